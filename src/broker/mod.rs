@@ -1,0 +1,1 @@
+//! The only user of `lapin`: session, topology, consume, publish, settle.

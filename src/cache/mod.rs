@@ -1,0 +1,1 @@
+//! The only user of `redis`: connection, apply, tags, leases.

@@ -1,0 +1,223 @@
+//! Environment → checked [`Config`]; the only reader of the environment.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::quantity::Rate;
+
+/// Every setting, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The broker's side.
+    pub amqp: AmqpConfig,
+    /// The cache's side.
+    pub redis: RedisConfig,
+    /// Where the registry is and what it reads.
+    pub registry: RegistryConfig,
+    /// Limits over all loaders.
+    pub warm: WarmConfig,
+    /// `UNSTALE_BATCH`: how many events are applied together at most.
+    pub batch: usize,
+    /// `UNSTALE_UNKNOWN`: what becomes of an event that no entry knows.
+    pub unknown: UnknownPolicy,
+    /// `UNSTALE_MAX_BODY_BYTES`: a larger body is malformed.
+    pub max_body_bytes: usize,
+    /// `UNSTALE_HTTP_ADDR`; `None` is `off`.
+    pub http_addr: Option<SocketAddr>,
+    /// `UNSTALE_LOG`: directives of `tracing-subscriber`'s `EnvFilter`.
+    pub log: String,
+    /// `UNSTALE_LOG_FORMAT`
+    pub log_format: LogFormat,
+    /// `UNSTALE_SHUTDOWN_GRACE`: how long what is in hand may take to settle.
+    pub shutdown_grace: Duration,
+    /// `UNSTALE_HEAL_WINDOW`; `None` is `off`.
+    pub heal_window: Option<Duration>,
+}
+
+/// The broker's side.
+#[derive(Debug, Clone)]
+pub struct AmqpConfig {
+    /// `UNSTALE_AMQP_URL`: the nodes of one cluster, tried in turn.
+    pub urls: Vec<SecretUrl>,
+    /// `UNSTALE_AMQP_TLS_*`
+    pub tls: TlsConfig,
+    /// `UNSTALE_EXCHANGE`
+    pub exchange: String,
+    /// `UNSTALE_QUEUE`: names every queue of ours.
+    pub queue: String,
+    /// `UNSTALE_BIND`: routing keys to bind beside the registry's.
+    pub bind: Vec<String>,
+    /// `UNSTALE_DECLARE`
+    pub declare: DeclarePolicy,
+    /// `UNSTALE_PREFETCH`
+    pub prefetch: u16,
+    /// `UNSTALE_RETRY_DELAYS`: the rungs of the ladder, in order.
+    pub retry_delays: Vec<Duration>,
+    /// `UNSTALE_HISTORY`, `_MAX_AGE`, `_MAX_BYTES`; `None` is `off`.
+    pub history: Option<HistoryConfig>,
+}
+
+/// How much of the past the history keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryConfig {
+    /// Older segments go.
+    pub max_age: Duration,
+    /// Beyond it the oldest segments go.
+    pub max_bytes: u64,
+}
+
+/// What may be created on the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeclarePolicy {
+    /// The exchange, the queues and their bindings.
+    #[default]
+    All,
+    /// The queues and their bindings.
+    Queues,
+    /// Nothing.
+    None,
+}
+
+/// What becomes of an event that no entry of the registry knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownPolicy {
+    /// The ladder, then the dead-letter queue: an older worker may meet a newer event.
+    #[default]
+    Retry,
+    /// The dead-letter queue at once.
+    Dead,
+    /// Acknowledged and counted.
+    Drop,
+}
+
+/// The cache's side.
+#[derive(Debug, Clone)]
+pub struct RedisConfig {
+    /// `UNSTALE_REDIS_URL`: one server, or the known nodes of a cluster, or the sentinels.
+    pub urls: Vec<SecretUrl>,
+    /// `UNSTALE_REDIS_MODE`
+    pub mode: RedisMode,
+    /// `UNSTALE_REDIS_TLS_*`
+    pub tls: TlsConfig,
+    /// `UNSTALE_TAG_PREFIX`: before the name of a tag's set.
+    pub tag_prefix: String,
+    /// `UNSTALE_FENCE_TTL`
+    pub fence_ttl: Duration,
+}
+
+/// How many Redis servers there are and who says which of them is the primary.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum RedisMode {
+    /// One server, or one address in front of it.
+    #[default]
+    Single,
+    /// Redis Cluster.
+    Cluster,
+    /// Sentinels that watch the named primary.
+    Sentinel {
+        /// `UNSTALE_REDIS_SENTINEL_MASTER`
+        master: String,
+    },
+}
+
+/// PEM texts: from the variable itself, or from the file its `_FILE` form names.
+#[derive(Clone, Default)]
+pub struct TlsConfig {
+    /// Certificates to trust instead of the system's.
+    pub ca_pem: Option<String>,
+    /// Our certificate.
+    pub cert_pem: Option<String>,
+    /// Its key.
+    pub key_pem: Option<String>,
+}
+
+impl fmt::Debug for TlsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsConfig")
+            .field("ca", &self.ca_pem.is_some())
+            .field("cert", &self.cert_pem.is_some())
+            .field("key", &self.key_pem.is_some())
+            .finish()
+    }
+}
+
+/// Where the registry is and what it reads.
+#[derive(Debug, Clone)]
+pub struct RegistryConfig {
+    /// `UNSTALE_SCHEMAS`
+    pub schemas: PathBuf,
+    /// `UNSTALE_KEY_PREFIX`: before every key, ahead of a file's own.
+    pub key_prefix: String,
+    /// `UNSTALE_VAR_<NAME>` by `NAME`: what `{vars.NAME}` reads.
+    pub vars: Vars,
+    /// `UNSTALE_MAX_KEYS_PER_EVENT`
+    pub max_keys_per_event: usize,
+}
+
+/// What `{vars.NAME}` reads. May hold secrets: `Debug` shows names alone.
+#[derive(Clone, Default)]
+pub struct Vars(pub BTreeMap<String, String>);
+
+impl fmt::Debug for Vars {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// Limits over all loaders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WarmConfig {
+    /// `UNSTALE_WARM_CONCURRENCY`: loads at once.
+    pub concurrency: usize,
+    /// `UNSTALE_WARM_TIMEOUT`: of one load, where the loader has none of its own.
+    pub timeout: Duration,
+    /// `UNSTALE_WARM_RATE`; `None` is `off`.
+    pub rate: Option<Rate>,
+    /// `UNSTALE_WARM_MAX_BYTES`: of one answer, where the loader has none of its own.
+    pub max_bytes: usize,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A URL that may hold a password: shown without it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretUrl(url::Url);
+
+impl SecretUrl {
+    /// Holds a URL.
+    pub fn new(url: url::Url) -> Self {
+        Self(url)
+    }
+
+    /// The URL with its password: for connecting, never for showing.
+    pub fn expose(&self) -> &url::Url {
+        &self.0
+    }
+}
+
+impl fmt::Display for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.0.clone();
+        if shown.password().is_some() && shown.set_password(Some("***")).is_err() {
+            return f.write_str("***");
+        }
+        write!(f, "{shown}")
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

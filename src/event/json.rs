@@ -1,0 +1,455 @@
+//! A JSON value as it was published: its text, read one level at a time.
+//!
+//! Keys, their order and the text of numbers matter to what is written to a cache, and most events need two or three of their members: so the
+//! text is kept, checked once, and a level is taken apart when somebody looks into it.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer as _, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// The deepest nesting that is read; beyond it a body is malformed. `serde_json` itself ends at 128.
+pub const MAX_DEPTH: usize = 100;
+
+/// One value, as text known to be valid JSON without white space around it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Json<'a>(&'a str);
+
+/// What kind of value stands there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JsonKind {
+    /// `null`
+    Null,
+    /// `true` or `false`
+    Bool,
+    /// A number, as text.
+    Number,
+    /// A string, still escaped.
+    String,
+    /// `[…]`
+    Array,
+    /// `{…}`
+    Object,
+}
+
+/// Why a text is no JSON value of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JsonError {
+    /// Not JSON.
+    #[error("not JSON: syntax error at line {line}, column {column}")]
+    Syntax {
+        /// 1-based.
+        line: usize,
+        /// 1-based, in bytes.
+        column: usize,
+    },
+    /// A `\\u` escape of half a surrogate pair: no text has that character (RFC 8259, section 8.2).
+    #[error("not JSON: a string holds half of a surrogate pair")]
+    LoneSurrogate,
+    /// Nested beyond [`MAX_DEPTH`].
+    #[error("nested deeper than {MAX_DEPTH} levels")]
+    TooDeep,
+}
+
+impl<'a> Json<'a> {
+    /// The empty object.
+    pub const EMPTY_OBJECT: Json<'static> = Json("{}");
+
+    /// Checks a text and holds it.
+    ///
+    /// # Errors
+    /// [`JsonError`] when it is not JSON, or nested too deep.
+    pub fn parse(text: &'a str) -> Result<Self, JsonError> {
+        let raw: &RawValue =
+            serde_json::from_str(text).map_err(|error| JsonError::Syntax { line: error.line(), column: error.column() })?;
+        if is_too_deep(raw.get()) {
+            return Err(JsonError::TooDeep);
+        }
+        let json = Self(raw.get());
+        if may_hold_surrogates(raw.get()) && !json.strings_are_text() {
+            return Err(JsonError::LoneSurrogate);
+        }
+        Ok(json)
+    }
+
+    /// Holds a text that [`Json::parse`] has accepted before: no second check in release builds.
+    pub fn trusted(text: &'a str) -> Self {
+        debug_assert!(Self::parse(text).is_ok(), "text was not checked");
+        Self(text.trim_ascii())
+    }
+
+    /// The text as published, white space inside included.
+    pub fn text(self) -> &'a str {
+        self.0
+    }
+
+    /// What kind of value it is.
+    pub fn kind(self) -> JsonKind {
+        match self.0.as_bytes()[0] {
+            b'n' => JsonKind::Null,
+            b't' | b'f' => JsonKind::Bool,
+            b'"' => JsonKind::String,
+            b'[' => JsonKind::Array,
+            b'{' => JsonKind::Object,
+            _ => JsonKind::Number,
+        }
+    }
+
+    /// Whether it is `null`.
+    pub fn is_null(self) -> bool {
+        self.kind() == JsonKind::Null
+    }
+
+    /// The boolean.
+    pub fn as_bool(self) -> Option<bool> {
+        match self.0 {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        }
+    }
+
+    /// The string, unescaped; borrowed where nothing was escaped.
+    pub fn as_str(self) -> Option<Cow<'a, str>> {
+        if self.kind() != JsonKind::String {
+            return None;
+        }
+        let inner = &self.0[1..self.0.len() - 1];
+        if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
+            return Some(Cow::Borrowed(inner));
+        }
+        serde_json::from_str::<String>(self.0).ok().map(Cow::Owned)
+    }
+
+    /// The text of the number.
+    pub fn as_number(self) -> Option<&'a str> {
+        (self.kind() == JsonKind::Number).then_some(self.0)
+    }
+
+    /// The number, where it is an unsigned integer written as digits.
+    pub fn as_u64(self) -> Option<u64> {
+        self.as_number()?.parse().ok()
+    }
+
+    /// The members of an object, in order, duplicate names included (the last one counts); empty for anything else.
+    pub fn members(self) -> Vec<(Cow<'a, str>, Json<'a>)> {
+        let mut members = Vec::new();
+        if self.kind() == JsonKind::Object {
+            let mut deserializer = serde_json::Deserializer::from_str(self.0);
+            let read = deserializer.deserialize_map(Members(&mut members));
+            debug_assert!(read.is_ok(), "checked text does not read");
+        }
+        members
+    }
+
+    /// The elements of an array; empty for anything else.
+    pub fn elements(self) -> Vec<Json<'a>> {
+        let mut elements = Vec::new();
+        if self.kind() == JsonKind::Array {
+            let mut deserializer = serde_json::Deserializer::from_str(self.0);
+            let read = deserializer.deserialize_seq(Elements(&mut elements));
+            debug_assert!(read.is_ok(), "checked text does not read");
+        }
+        elements
+    }
+
+    /// The member of that name; of several the last.
+    pub fn get(self, name: &str) -> Option<Json<'a>> {
+        self.members().into_iter().rev().find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+
+    /// The value as `serde_json`'s: numbers beyond 64 bits rounded to a double, those beyond a double to the largest of their sign.
+    pub fn to_value(self) -> serde_json::Value {
+        serde_json::from_str(self.0).unwrap_or_else(|_| self.to_clamped_value())
+    }
+
+    /// `serde_json` refuses a number beyond a double's range; this way round it is slower.
+    fn to_clamped_value(self) -> serde_json::Value {
+        match self.kind() {
+            JsonKind::Object => self.members().into_iter().map(|(name, value)| (name.into_owned(), value.to_clamped_value())).collect(),
+            JsonKind::Array => self.elements().into_iter().map(Self::to_clamped_value).collect(),
+            JsonKind::Number if self.0.starts_with('-') => serde_json::from_str(self.0).unwrap_or_else(|_| f64::MIN.into()),
+            JsonKind::Number => serde_json::from_str(self.0).unwrap_or_else(|_| f64::MAX.into()),
+            JsonKind::Null | JsonKind::Bool | JsonKind::String => serde_json::from_str(self.0).unwrap_or_default(),
+        }
+    }
+
+    fn strings_are_text(self) -> bool {
+        match self.kind() {
+            JsonKind::String => self.as_str().is_some(),
+            JsonKind::Array => self.elements().into_iter().all(Self::strings_are_text),
+            JsonKind::Object => {
+                let mut names_and_values = Vec::new();
+                let mut deserializer = serde_json::Deserializer::from_str(self.0);
+                deserializer.deserialize_map(Members(&mut names_and_values)).is_ok()
+                    && names_and_values.into_iter().all(|(_, value)| value.strings_are_text())
+            }
+            JsonKind::Null | JsonKind::Bool | JsonKind::Number => true,
+        }
+    }
+
+    /// Appends the value as compact UTF-8: no white space, no needless escapes, order and number text as published, one member a name.
+    pub fn write_compact(self, out: &mut String) {
+        match self.kind() {
+            JsonKind::Object => {
+                let members = self.members();
+                out.push('{');
+                let mut first = true;
+                for (at, (name, _)) in members.iter().enumerate() {
+                    if members[..at].iter().any(|(earlier, _)| earlier == name) {
+                        continue;
+                    }
+                    let value = members.iter().rev().find(|(later, _)| later == name).map_or(Json("null"), |(_, value)| *value);
+                    if !std::mem::take(&mut first) {
+                        out.push(',');
+                    }
+                    write_string(name, out);
+                    out.push(':');
+                    value.write_compact(out);
+                }
+                out.push('}');
+            }
+            JsonKind::Array => {
+                out.push('[');
+                for (at, element) in self.elements().into_iter().enumerate() {
+                    if at > 0 {
+                        out.push(',');
+                    }
+                    element.write_compact(out);
+                }
+                out.push(']');
+            }
+            JsonKind::String => write_string(&self.as_str().unwrap_or_default(), out),
+            JsonKind::Null | JsonKind::Bool | JsonKind::Number => out.push_str(self.0),
+        }
+    }
+}
+
+/// The text itself: for values of an event only where values may be shown.
+impl fmt::Debug for Json<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// Appends a string as JSON, quoted and escaped no more than it must be.
+pub fn write_string(text: &str, out: &mut String) {
+    out.push('"');
+    let mut plain_from = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
+            continue;
+        }
+        out.push_str(&text[plain_from..at]);
+        plain_from = at + 1;
+        match byte {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\r' => out.push_str("\\r"),
+            b'\t' => out.push_str("\\t"),
+            0x08 => out.push_str("\\b"),
+            0x0c => out.push_str("\\f"),
+            _ => {
+                out.push_str("\\u00");
+                out.push(char::from(b"0123456789abcdef"[usize::from(byte >> 4)]));
+                out.push(char::from(b"0123456789abcdef"[usize::from(byte & 15)]));
+            }
+        }
+    }
+    out.push_str(&text[plain_from..]);
+    out.push('"');
+}
+
+fn may_hold_surrogates(text: &str) -> bool {
+    memchr::memmem::find(text.as_bytes(), b"\\ud").is_some() || memchr::memmem::find(text.as_bytes(), b"\\uD").is_some()
+}
+
+fn is_too_deep(text: &str) -> bool {
+    // Two bytes a level: a shorter text cannot be that deep.
+    if text.len() <= 2 * MAX_DEPTH {
+        return false;
+    }
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in text.bytes() {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return true;
+                }
+            }
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+    }
+    false
+}
+
+struct Members<'m, 'a>(&'m mut Vec<(Cow<'a, str>, Json<'a>)>);
+
+impl<'de> Visitor<'de> for Members<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key_seed(Name)? {
+            let value: &'de RawValue = map.next_value()?;
+            self.0.push((name, Json(value.get())));
+        }
+        Ok(())
+    }
+}
+
+struct Elements<'m, 'a>(&'m mut Vec<Json<'a>>);
+
+impl<'de> Visitor<'de> for Elements<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while let Some(value) = seq.next_element::<&'de RawValue>()? {
+            self.0.push(Json(value.get()));
+        }
+        Ok(())
+    }
+}
+
+/// A member's name, borrowed where nothing was escaped (`Cow`'s own `Deserialize` always owns).
+struct Name;
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(name))
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_level_is_read_with_its_order_and_number_text() {
+        let json = Json::parse(r#" { "b" : 1.50, "a\u00e9": [1e3, "x\"y"], "b": null } "#).unwrap();
+        let members = json.members();
+        assert_eq!(members[0].0, "b");
+        assert_eq!(members[0].1.as_number(), Some("1.50"));
+        assert_eq!(members[1].0, "aé");
+        assert_eq!(members[1].1.elements()[1].as_str().unwrap(), "x\"y");
+        assert!(json.get("b").unwrap().is_null(), "the last of two counts");
+        assert!(json.get("c").is_none());
+    }
+
+    #[test]
+    fn compact_text_keeps_order_and_numbers() {
+        let json = Json::parse("{ \"z\": 1.50, \"a\": { \"k\\u00e9\\u0001\\n\": [ 1 , 2e1 ] }, \"z\": 7.0 }").unwrap();
+        let mut out = String::new();
+        json.write_compact(&mut out);
+        assert_eq!(out, "{\"z\":7.0,\"a\":{\"ké\\u0001\\n\":[1,2e1]}}");
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(Json::parse(&nested(MAX_DEPTH)).is_ok());
+        assert_eq!(Json::parse(&nested(MAX_DEPTH + 1)), Err(JsonError::TooDeep));
+        assert_eq!(Json::parse(&nested(1_000_000)), Err(JsonError::TooDeep));
+        assert!(Json::parse(&format!("\"{}\"", "[".repeat(1_000))).is_ok(), "brackets in a string are text");
+    }
+
+    #[test]
+    fn what_is_not_json_says_where() {
+        assert_eq!(Json::parse("{\"a\":\n tru}"), Err(JsonError::Syntax { line: 2, column: 5 }));
+        for text in ["", " ", "{", "{}{}", "nul", "01", "\"\\x\"", "'a'"] {
+            assert!(matches!(Json::parse(text), Err(JsonError::Syntax { .. })), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_is_no_text() {
+        for text in [r#""\ud800""#, r#"{"a":["\uDC00"]}"#, r#"{"\ud83d":1}"#] {
+            assert_eq!(Json::parse(text), Err(JsonError::LoneSurrogate), "{text}");
+        }
+        assert_eq!(Json::parse(r#""\ud83d\ude00""#).unwrap().as_str().unwrap(), "😀");
+    }
+
+    #[test]
+    fn a_number_beyond_a_double_is_clamped_as_a_value_and_kept_as_text() {
+        let json = Json::parse(r#"{"n":[1e999,-1e999,1e-999],"s":"x"}"#).unwrap();
+        assert_eq!(json.to_value(), serde_json::json!({"n": [f64::MAX, f64::MIN, 0.0], "s": "x"}));
+        assert_eq!(json.get("n").unwrap().elements()[0].as_number(), Some("1e999"));
+    }
+
+    fn any_json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            any::<String>().prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 32, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
+                prop::collection::btree_map(any::<String>(), inner, 0..5)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_serde_json(value in any_json(), pretty: bool) {
+            let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
+            let json = Json::parse(&text).unwrap();
+            prop_assert_eq!(json.to_value(), value.clone());
+            let mut compact = String::new();
+            json.write_compact(&mut compact);
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&compact).unwrap(), value);
+        }
+
+        #[test]
+        fn no_text_panics(text: String) {
+            if let Ok(json) = Json::parse(&text) {
+                json.members();
+                json.elements();
+                json.write_compact(&mut String::new());
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Bytes → [`Event`]: what a message means, whoever published it. Knows no socket, clock or runtime.
+
+pub mod json;
+
+use std::borrow::Cow;
+
+pub use json::Json;
+
+/// One message as it came from a broker, in no AMQP library's types.
+#[derive(Debug, Clone, Default)]
+pub struct Message<'a> {
+    /// The exchange it was published to; empty for the default exchange.
+    pub exchange: &'a str,
+    /// The routing key it was published with.
+    pub routing_key: &'a str,
+    /// The AMQP properties that say something about the event.
+    pub properties: Properties<'a>,
+    /// The header table, in the broker's order.
+    pub headers: Headers<'a>,
+    /// The body, byte for byte.
+    pub body: &'a [u8],
+}
+
+/// The AMQP 0-9-1 basic properties that say something about the event.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Properties<'a> {
+    /// `content-type`
+    pub content_type: Option<&'a str>,
+    /// `message-id`
+    pub message_id: Option<&'a str>,
+    /// `type`
+    pub event_type: Option<&'a str>,
+    /// `timestamp`, in seconds since the Unix epoch.
+    pub timestamp_s: Option<u64>,
+}
+
+/// A header table.
+#[derive(Debug, Clone, Default)]
+pub struct Headers<'a>(pub Vec<(Cow<'a, str>, HeaderValue<'a>)>);
+
+impl Headers<'_> {
+    /// The header of exactly that name.
+    pub fn get(&self, name: &str) -> Option<&HeaderValue<'_>> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+
+    /// The header of exactly that name, where it is text.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        match self.get(name) {
+            Some(HeaderValue::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// A header's value, as far as an event is made of it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HeaderValue<'a> {
+    /// Valid UTF-8.
+    Text(Cow<'a, str>),
+    /// Any integer.
+    Integer(i128),
+    /// A float or a double.
+    Double(f64),
+    /// A boolean.
+    Bool(bool),
+    /// In seconds since the Unix epoch.
+    Timestamp(u64),
+    /// Void, an array, a table, a decimal, or bytes that are no UTF-8: nothing an attribute can be.
+    Opaque,
+}
+
+/// How the event was read: it is read the same way when a copy of ours brings it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// CloudEvents, attributes in headers.
+    Binary,
+    /// CloudEvents, attributes beside the data.
+    Structured,
+    /// A change event of Debezium's.
+    Debezium,
+    /// The type in the header `unstale-event-type`, the body is the data.
+    Header,
+    /// `type` and `data` in the body.
+    Envelope,
+    /// The body is the data.
+    Bare,
+}
+
+impl Form {
+    /// Every form, in order of precedence.
+    pub const ALL: [Self; 6] = [Self::Binary, Self::Structured, Self::Debezium, Self::Header, Self::Envelope, Self::Bare];
+
+    /// The name in the header `unstale-form`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Binary => "binary",
+            Self::Structured => "structured",
+            Self::Debezium => "debezium",
+            Self::Header => "header",
+            Self::Envelope => "envelope",
+            Self::Bare => "bare",
+        }
+    }
+
+    /// The form of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|form| form.as_str() == name)
+    }
+}
+
+/// What happened in an application, as far as a cache cares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// Names the event and breaks ties of equal versions; never used to drop one.
+    pub id: Cow<'a, str>,
+    /// What happened, such as `user.updated`: what entries of the registry match.
+    pub event_type: Cow<'a, str>,
+    /// The payload: the text of a JSON object, checked. See [`Event::data`].
+    pub data_text: Cow<'a, str>,
+    /// The state before, checked like `data_text`, where the publisher gave it.
+    pub previous_text: Option<Cow<'a, str>>,
+    /// When it happened: RFC 3339, UTC.
+    pub time: Option<Cow<'a, str>>,
+    /// Who said so.
+    pub source: Option<Cow<'a, str>>,
+    /// What it is about.
+    pub subject: Option<Cow<'a, str>>,
+    /// An integer that orders the source's events (Debezium alone).
+    pub position: Option<u64>,
+    /// W3C trace context, passed on to loaders.
+    pub traceparent: Option<Cow<'a, str>>,
+    /// How it was read.
+    pub form: Form,
+}
+
+impl Event<'_> {
+    /// The payload; always an object.
+    pub fn data(&self) -> Json<'_> {
+        Json::trusted(&self.data_text)
+    }
+
+    /// The state before, where the publisher gave it.
+    pub fn previous(&self) -> Option<Json<'_>> {
+        self.previous_text.as_deref().map(Json::trusted)
+    }
+}
+
+/// What a message turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "an event is the rule, anything else the exception")]
+pub enum Decoded<'a> {
+    /// An event.
+    Event(Event<'a>),
+    /// Nothing to do, on purpose: acknowledged and counted.
+    Tombstone,
+}
+
+/// Why a message is no event: the dead letter's `malformed`. Its text names fields and limits, never values.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub Cow<'static, str>);

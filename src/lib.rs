@@ -1,0 +1,16 @@
+//! # unstale
+//!
+//! Keeps Redis honest: events from RabbitMQ, resolved into the cache keys and tags they make stale.
+
+pub mod broker;
+pub mod cache;
+pub mod cli;
+pub mod config;
+pub mod event;
+pub mod http;
+pub mod plan;
+pub mod quantity;
+pub mod reason;
+pub mod registry;
+pub mod telemetry;
+pub mod warm;

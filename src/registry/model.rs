@@ -1,0 +1,212 @@
+//! The compiled registry: what the files say, ready to resolve events with.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::effect::{LoaderId, RuleId, Verb};
+use super::expression::Expression;
+use super::template::{Template, UrlTemplate, ValueTemplate};
+use crate::quantity::Rate;
+
+/// Every rule of a directory of schema files.
+#[derive(Debug)]
+pub struct Registry {
+    /// SHA-256 in hex over every file's path and bytes: two workers with the same digest decide alike.
+    pub digest: String,
+    /// Exact names first, then patterns, each in byte order of name and file: the order in which effects add up.
+    pub entries: Vec<Entry>,
+    /// The entries of an exact name, in order.
+    pub by_name: HashMap<String, Vec<u32>>,
+    /// The entries of patterns, in order.
+    pub patterns: Vec<(Pattern, u32)>,
+    /// The name of each rule, by [`RuleId`].
+    pub rules: Vec<RuleName>,
+    /// By [`LoaderId`].
+    pub loaders: Vec<Loader>,
+    /// What to bind, without duplicates, in byte order; retired entries bind nothing.
+    pub routing_keys: Vec<String>,
+    /// `UNSTALE_VAR_*` that the registry reads, by name; those without a value are not here.
+    pub vars: HashMap<String, String>,
+    /// `UNSTALE_MAX_KEYS_PER_EVENT`
+    pub max_keys_per_event: usize,
+}
+
+/// What one file says of one event or pattern.
+#[derive(Debug)]
+pub struct Entry {
+    /// The event type or the topic pattern, as written.
+    pub name: String,
+    /// The file's path below the registry's directory, with `/`.
+    pub file: String,
+    /// Nothing is done any more.
+    pub retired: bool,
+    /// JSON Schema of the payload.
+    pub schema: Option<jsonschema::Validator>,
+    /// What a violation of it means.
+    pub validate: Validate,
+    /// Orders the writes of one entity.
+    pub version: Option<VersionRule>,
+    /// Named expressions, in the order written.
+    pub lets: Vec<(String, Expression)>,
+    /// In the order written.
+    pub rules: Vec<Rule>,
+    /// This entry's own limit of targets an event.
+    pub max_keys: Option<usize>,
+}
+
+/// What a violation of an entry's `data` schema means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Validate {
+    /// None of the entry's effects is applied; the event is dead-lettered.
+    #[default]
+    Enforce,
+    /// Counted and logged.
+    Warn,
+}
+
+/// A topic pattern: words between dots, `*` for one word, `#` for any number (AMQP 0-9-1, section 3.1.3.3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    /// The words, in order.
+    pub words: Vec<String>,
+}
+
+/// One element of an entry's `effects`.
+#[derive(Debug)]
+pub struct Rule {
+    /// Its place in [`Registry::rules`].
+    pub id: RuleId,
+    /// Once per element, as `item`.
+    pub each: Option<Expression>,
+    /// Asked per element.
+    pub when: Option<Expression>,
+    /// Before every key of the rule: `UNSTALE_KEY_PREFIX`, then the file's `key_prefix` unless the rule takes it off. Not before tags' names.
+    pub key_prefix: String,
+    /// The keys or tags.
+    pub targets: Vec<Template>,
+    /// What to do with them.
+    pub body: RuleBody,
+}
+
+/// A rule's verb and what goes with it.
+#[derive(Debug)]
+pub enum RuleBody {
+    /// See [`Verb::Delete`].
+    Delete,
+    /// See [`Verb::InvalidateTags`].
+    InvalidateTags,
+    /// See [`Verb::BumpVersion`].
+    BumpVersion,
+    /// See [`Verb::Expire`].
+    Expire(ExpiryRule),
+    /// See [`Verb::Write`].
+    Write {
+        /// What the key is set to.
+        value: ValueTemplate,
+        /// For how long.
+        expiry: ExpiryRule,
+        /// The tags the key is added to.
+        tags: Vec<Template>,
+        /// The rule's own version, else the entry's.
+        version: Option<VersionRule>,
+    },
+    /// See [`Verb::Warm`].
+    Warm {
+        /// Who limits the load.
+        loader: LoaderId,
+        /// Where from.
+        url: UrlTemplate,
+        /// For how long.
+        expiry: ExpiryRule,
+        /// The tags the key is added to.
+        tags: Vec<Template>,
+    },
+}
+
+impl RuleBody {
+    /// The verb it belongs to.
+    pub const fn verb(&self) -> Verb {
+        match self {
+            Self::Delete => Verb::Delete,
+            Self::InvalidateTags => Verb::InvalidateTags,
+            Self::BumpVersion => Verb::BumpVersion,
+            Self::Expire(_) => Verb::Expire,
+            Self::Write { .. } => Verb::Write,
+            Self::Warm { .. } => Verb::Warm,
+        }
+    }
+}
+
+/// How long a value may live, before the event is known.
+#[derive(Debug)]
+pub enum ExpiryRule {
+    /// `ttl`, spread by `jitter` (0 to 1).
+    After {
+        /// The longest.
+        ttl: Duration,
+        /// The part of it that chance may take off.
+        jitter: f64,
+    },
+    /// `at`: RFC 3339 text, or an integer of Unix seconds.
+    At(Template),
+    /// `ttl: none`.
+    Never,
+}
+
+/// Orders the writes of one entity.
+#[derive(Debug)]
+pub struct VersionRule {
+    /// An integer 0..2^63-1 or RFC 3339.
+    pub of: Template,
+    /// The entity that the version orders.
+    pub family: Family,
+}
+
+/// The entity that a version orders.
+#[derive(Debug)]
+pub enum Family {
+    /// The event's type without its last word.
+    EventType,
+    /// Named by the rule.
+    Entity(Template),
+}
+
+/// Which rule of which file: what `plan`, metrics and dead letters name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleName {
+    /// `<file>#<entry>/<place in effects, from 0>`, such as `user.yaml#user.updated/0`.
+    pub name: String,
+    /// Its verb.
+    pub verb: Verb,
+    /// The entry's place in [`Registry::entries`].
+    pub entry: u32,
+}
+
+/// Where values are loaded from. Its URL and headers have their `{vars.…}` filled in.
+#[derive(Debug)]
+pub struct Loader {
+    /// As in the file.
+    pub name: String,
+    /// Before the rule's path; for an absolute URL in `from`, scheme and host of that.
+    pub url: String,
+    /// Sent with every request. May hold secrets.
+    pub headers: LoaderHeaders,
+    /// Instead of `UNSTALE_WARM_TIMEOUT`.
+    pub timeout: Option<Duration>,
+    /// Within `UNSTALE_WARM_CONCURRENCY`.
+    pub concurrency: Option<usize>,
+    /// Within `UNSTALE_WARM_RATE`.
+    pub rate: Option<Rate>,
+    /// Instead of `UNSTALE_WARM_MAX_BYTES`.
+    pub max_bytes: Option<usize>,
+}
+
+/// Names and values of headers: `Debug` shows names alone.
+#[derive(Clone, Default)]
+pub struct LoaderHeaders(pub Vec<(String, String)>);
+
+impl std::fmt::Debug for LoaderHeaders {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}

@@ -1,0 +1,1 @@
+//! Loaders: where `warm` gets its values from.

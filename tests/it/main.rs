@@ -1,0 +1,9 @@
+//! Integration tests against real servers that the tests start themselves: one binary, so that they share them.
+
+mod broker;
+mod cache;
+mod cli;
+mod events;
+mod http;
+mod registry;
+mod warm;
