@@ -1,1 +1,7 @@
 //! Effects of many events → one coalesced batch; outcomes → a settlement. Knows no socket, clock or runtime.
+
+mod outcome;
+mod settlement;
+
+pub use outcome::{EffectOutcome, EventOutcome, Slot};
+pub use settlement::{CopyOrder, Destination, Ladder, SettlePolicy, Settlement, settle};
