@@ -4,6 +4,7 @@
 //! text is kept, checked once, and a level is taken apart when somebody looks into it.
 
 use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer as _, MapAccess, SeqAccess, Visitor};
@@ -31,6 +32,19 @@ pub enum JsonKind {
     Array,
     /// `{…}`
     Object,
+}
+
+impl fmt::Display for JsonKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Null => "null",
+            Self::Bool => "a boolean",
+            Self::Number => "a number",
+            Self::String => "a string",
+            Self::Array => "an array",
+            Self::Object => "an object",
+        })
+    }
 }
 
 /// Why a text is no JSON value of ours.
@@ -66,11 +80,36 @@ impl<'a> Json<'a> {
         if is_too_deep(raw.get()) {
             return Err(JsonError::TooDeep);
         }
-        let json = Self(raw.get());
-        if may_hold_surrogates(raw.get()) && !json.strings_are_text() {
+        if !surrogates_are_paired(raw.get()) {
             return Err(JsonError::LoneSurrogate);
         }
-        Ok(json)
+        Ok(Self(raw.get()))
+    }
+
+    /// Checks a text and takes its outermost level apart in the same pass. What is no object has no members.
+    ///
+    /// # Errors
+    /// Those of [`Json::parse`].
+    pub fn parse_members(text: &'a str) -> Result<(Self, Vec<(Cow<'a, str>, Self)>), JsonError> {
+        let value = text.trim_matches([' ', '\t', '\n', '\r']);
+        if !value.starts_with('{') {
+            return Self::parse(text).map(|json| (json, Vec::new()));
+        }
+        let mut members = Vec::new();
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let read = deserializer.deserialize_map(Members(&mut members)).and_then(|()| deserializer.end());
+        if let Err(error) = read {
+            // A name that is no text ends this pass early, and the other says so.
+            Self::parse(text)?;
+            return Err(JsonError::Syntax { line: error.line(), column: error.column() });
+        }
+        if is_too_deep(value) {
+            return Err(JsonError::TooDeep);
+        }
+        if !surrogates_are_paired(value) {
+            return Err(JsonError::LoneSurrogate);
+        }
+        Ok((Self(value), members))
     }
 
     /// Holds a text that [`Json::parse`] has accepted before: no second check in release builds.
@@ -175,32 +214,21 @@ impl<'a> Json<'a> {
         }
     }
 
-    fn strings_are_text(self) -> bool {
-        match self.kind() {
-            JsonKind::String => self.as_str().is_some(),
-            JsonKind::Array => self.elements().into_iter().all(Self::strings_are_text),
-            JsonKind::Object => {
-                let mut names_and_values = Vec::new();
-                let mut deserializer = serde_json::Deserializer::from_str(self.0);
-                deserializer.deserialize_map(Members(&mut names_and_values)).is_ok()
-                    && names_and_values.into_iter().all(|(_, value)| value.strings_are_text())
-            }
-            JsonKind::Null | JsonKind::Bool | JsonKind::Number => true,
-        }
-    }
-
     /// Appends the value as compact UTF-8: no white space, no needless escapes, order and number text as published, one member a name.
     pub fn write_compact(self, out: &mut String) {
         match self.kind() {
             JsonKind::Object => {
                 let members = self.members();
+                let last_of_name: HashMap<&str, Json<'_>> = members.iter().map(|(name, value)| (name.as_ref(), *value)).collect();
+                let has_duplicates = last_of_name.len() < members.len();
+                let mut written = HashSet::new();
                 out.push('{');
                 let mut first = true;
-                for (at, (name, _)) in members.iter().enumerate() {
-                    if members[..at].iter().any(|(earlier, _)| earlier == name) {
+                for (name, value) in &members {
+                    if has_duplicates && !written.insert(name.as_ref()) {
                         continue;
                     }
-                    let value = members.iter().rev().find(|(later, _)| later == name).map_or(Json("null"), |(_, value)| *value);
+                    let value = if has_duplicates { last_of_name.get(name.as_ref()).unwrap_or(value) } else { value };
                     if !std::mem::take(&mut first) {
                         out.push(',');
                     }
@@ -262,13 +290,29 @@ pub fn write_string(text: &str, out: &mut String) {
     out.push('"');
 }
 
-fn may_hold_surrogates(text: &str) -> bool {
-    memchr::memmem::find(text.as_bytes(), b"\\ud").is_some() || memchr::memmem::find(text.as_bytes(), b"\\uD").is_some()
+/// Whether every `\\u` escape of half a surrogate pair stands beside its other half. The text is JSON: backslashes stand in strings alone.
+fn surrogates_are_paired(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let unit = |at: usize| -> Option<u16> {
+        let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let mut at = 0;
+    while let Some(found) = memchr::memchr(b'\\', &bytes[at..]) {
+        at += found;
+        at += match unit(at) {
+            Some(0xD800..=0xDBFF) if matches!(unit(at + 6), Some(0xDC00..=0xDFFF)) => 12,
+            Some(0xD800..=0xDFFF) => return false,
+            Some(_) => 6,
+            None => 2,
+        };
+    }
+    true
 }
 
 fn is_too_deep(text: &str) -> bool {
-    // Two bytes a level: a shorter text cannot be that deep.
-    if text.len() <= 2 * MAX_DEPTH {
+    // Too few brackets, wherever they stand, cannot be that deep.
+    if memchr::memchr2_iter(b'{', b'[', text.as_bytes()).nth(MAX_DEPTH).is_none() {
         return false;
     }
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
@@ -407,6 +451,16 @@ mod tests {
             assert_eq!(Json::parse(text), Err(JsonError::LoneSurrogate), "{text}");
         }
         assert_eq!(Json::parse(r#""\ud83d\ude00""#).unwrap().as_str().unwrap(), "😀");
+        assert!(Json::parse(r#""\\ud800""#).is_ok(), "an escaped backslash before letters");
+        assert_eq!(Json::parse_members(r#"{"\ud83d":1}"#), Err(JsonError::LoneSurrogate));
+    }
+
+    #[test]
+    fn many_members_stay_linear() {
+        let text = format!("{{{}}}", (0..100_000).map(|n| format!("\"{n}\":0")).collect::<Vec<_>>().join(","));
+        let mut out = String::new();
+        Json::parse(&text).unwrap().write_compact(&mut out);
+        assert_eq!(out, text);
     }
 
     #[test]
@@ -437,6 +491,7 @@ mod tests {
         fn agrees_with_serde_json(value in any_json(), pretty: bool) {
             let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
             let json = Json::parse(&text).unwrap();
+            prop_assert_eq!(Json::parse_members(&text), Ok((json, json.members())));
             prop_assert_eq!(json.to_value(), value.clone());
             let mut compact = String::new();
             json.write_compact(&mut compact);
@@ -445,6 +500,7 @@ mod tests {
 
         #[test]
         fn no_text_panics(text: String) {
+            prop_assert_eq!(Json::parse_members(&text), Json::parse(&text).map(|json| (json, json.members())));
             if let Ok(json) = Json::parse(&text) {
                 json.members();
                 json.elements();
