@@ -1,1 +1,147 @@
-//! Health and metrics over HTTP.
+//! Health and metrics over HTTP: `/livez`, `/readyz`, `/metrics`.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::Metrics;
+
+/// How long open requests may take once the server is asked to stop.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// Why something is not as it must be: shown to whoever asks, so no secrets.
+pub type Cause = Cow<'static, str>;
+
+/// Whether this worker does its work. Clones share it; whoever knows a part of the answer sets it.
+#[derive(Debug, Clone)]
+pub struct Readiness(watch::Sender<Conditions>);
+
+#[derive(Debug)]
+struct Conditions {
+    consuming: Result<(), Cause>,
+    redis: Result<(), Cause>,
+    healed: Result<(), Cause>,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self(watch::Sender::new(Conditions {
+            consuming: Err("not connected to RabbitMQ yet".into()),
+            redis: Err("has not answered yet".into()),
+            healed: Err("not known yet whether Redis lost writes".into()),
+        }))
+    }
+}
+
+impl Readiness {
+    /// Not ready: nothing is known yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether deliveries are consumed.
+    pub fn set_consuming(&self, state: Result<(), Cause>) {
+        self.0.send_if_modified(|conditions| set(&mut conditions.consuming, state));
+    }
+
+    /// Whether Redis answers.
+    pub fn set_redis(&self, state: Result<(), Cause>) {
+        self.0.send_if_modified(|conditions| set(&mut conditions.redis, state));
+    }
+
+    /// Whether Redis holds every write it confirmed.
+    pub fn set_healed(&self, state: Result<(), Cause>) {
+        self.0.send_if_modified(|conditions| set(&mut conditions.healed, state));
+    }
+
+    /// Why this worker is not ready; empty where it is.
+    pub fn causes(&self) -> Vec<String> {
+        self.0.borrow().causes()
+    }
+
+    /// Waits until this worker is ready.
+    pub async fn ready(&self) {
+        // It fails only where the sender is gone, and `self` is one.
+        let _ = self.0.subscribe().wait_for(|conditions| conditions.causes().is_empty()).await;
+    }
+}
+
+impl Conditions {
+    fn causes(&self) -> Vec<String> {
+        [("consuming", &self.consuming), ("redis", &self.redis), ("healed", &self.healed)]
+            .into_iter()
+            .filter_map(|(name, state)| state.as_ref().err().map(|cause| format!("{name}: {cause}")))
+            .collect()
+    }
+}
+
+fn set(current: &mut Result<(), Cause>, new: Result<(), Cause>) -> bool {
+    let changed = *current != new;
+    *current = new;
+    changed
+}
+
+/// The address of `UNSTALE_HTTP_ADDR` cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("UNSTALE_HTTP_ADDR: cannot listen on {addr} ({source}): choose another address or port, or off")]
+pub struct BindError {
+    addr: SocketAddr,
+    source: std::io::Error,
+}
+
+/// Listens, so that a worker that cannot says so before it works.
+///
+/// # Errors
+/// [`BindError`] where the address is taken or not ours.
+pub async fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
+    TcpListener::bind(addr).await.map_err(|source| BindError { addr, source })
+}
+
+/// Answers until told to stop, and then within [`STOP_GRACE`].
+///
+/// # Errors
+/// Where the listener fails for good.
+pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Metrics, shutdown: CancellationToken) -> std::io::Result<()> {
+    let routes = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz).with_state(readiness))
+        .route("/metrics", get(exposition).with_state(metrics));
+    let serving = axum::serve(listener, routes).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    // A client that never finishes its request must not hold up the end.
+    let overdue = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(STOP_GRACE).await;
+    };
+    tokio::select! {
+        served = serving => served,
+        () = overdue => Ok(()),
+    }
+}
+
+async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
+    let causes = readiness.causes();
+    if causes.is_empty() {
+        return (StatusCode::OK, "ready\n".to_owned());
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", causes.join("\n")))
+}
+
+async fn exposition(State(metrics): State<Metrics>, headers: HeaderMap) -> impl IntoResponse {
+    let accepts = |media_type: &str| {
+        headers.get_all(header::ACCEPT).iter().any(|accept| accept.to_str().is_ok_and(|accept| accept.contains(media_type)))
+    };
+    if accepts("application/openmetrics-text") {
+        ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.openmetrics())
+    } else {
+        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.prometheus_text())
+    }
+}

@@ -1,12 +1,60 @@
 //! Environment → checked [`Config`]; the only reader of the environment.
 
+mod describe;
+mod environment;
+mod nodes;
+mod parse;
+mod problem;
+mod secret_url;
+mod settings;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use describe::Description;
+use environment::Environment;
+pub use problem::{ConfigProblem, ConfigProblems, Warning};
+pub use secret_url::SecretUrl;
+pub use settings::{SETTINGS, Setting};
+
 use crate::quantity::Rate;
+
+/// The largest file that a `_FILE` variable may name, in bytes: what is larger is no setting.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Which settings are read: what a command does not need cannot fail it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All.
+    All,
+    /// What resolving events takes: the registry, its limits, and the logs. The others have their defaults.
+    Offline,
+}
+
+impl Scope {
+    fn reads(self, name: &str) -> bool {
+        use settings::setting;
+        const OFFLINE: [Setting; 8] = [
+            setting::schemas,
+            setting::key_prefix,
+            setting::tag_prefix,
+            setting::unknown,
+            setting::max_keys_per_event,
+            setting::max_body_bytes,
+            setting::log,
+            setting::log_format,
+        ];
+        self == Self::All || OFFLINE.iter().any(|setting| setting.name == name)
+    }
+}
 
 /// Every setting, checked.
 #[derive(Debug, Clone)]
@@ -35,6 +83,37 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// `UNSTALE_HEAL_WINDOW`; `None` is `off`.
     pub heal_window: Option<Duration>,
+}
+
+impl Config {
+    /// Reads the environment of this process, and the files it names.
+    ///
+    /// # Errors
+    /// [`ConfigProblems`]: every setting that cannot be used.
+    pub fn from_env(scope: Scope) -> Result<(Self, Vec<Warning>), ConfigProblems> {
+        Self::from_pairs(std::env::vars_os(), read_file, scope)
+    }
+
+    /// Reads variables from wherever they come, and files however they are read.
+    ///
+    /// # Errors
+    /// [`ConfigProblems`]: every setting that cannot be used.
+    pub fn from_pairs(
+        pairs: impl IntoIterator<Item = (OsString, OsString)>,
+        read_file: impl Fn(&Path) -> io::Result<Vec<u8>>,
+        scope: Scope,
+    ) -> Result<(Self, Vec<Warning>), ConfigProblems> {
+        Environment::read(pairs.into_iter(), read_file, scope).check()
+    }
+}
+
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(bytes)
 }
 
 /// The broker's side.
@@ -188,36 +267,4 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-/// A URL that may hold a password: shown without it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SecretUrl(url::Url);
-
-impl SecretUrl {
-    /// Holds a URL.
-    pub fn new(url: url::Url) -> Self {
-        Self(url)
-    }
-
-    /// The URL with its password: for connecting, never for showing.
-    pub fn expose(&self) -> &url::Url {
-        &self.0
-    }
-}
-
-impl fmt::Display for SecretUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.0.clone();
-        if shown.password().is_some() && shown.set_password(Some("***")).is_err() {
-            return f.write_str("***");
-        }
-        write!(f, "{shown}")
-    }
-}
-
-impl fmt::Debug for SecretUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
 }

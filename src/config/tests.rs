@@ -1,0 +1,221 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn load(pairs: &[(&str, &str)], files: &[(&str, &str)]) -> Result<(Config, Vec<Warning>), ConfigProblems> {
+    Config::from_pairs(
+        pairs.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))),
+        |path| {
+            let file = files.iter().find(|(name, _)| Path::new(name) == path);
+            file.map(|(_, text)| text.as_bytes().to_vec()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        },
+        Scope::All,
+    )
+}
+
+fn config(pairs: &[(&str, &str)]) -> Config {
+    load(pairs, &[]).unwrap().0
+}
+
+fn problems(pairs: &[(&str, &str)]) -> Vec<String> {
+    load(pairs, &[]).unwrap_err().0.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn an_empty_environment_gives_every_default() {
+    let (config, warnings) = load(&[("PATH", "/bin")], &[]).unwrap();
+    assert_eq!(warnings, []);
+    let ms = Duration::from_millis;
+    assert_eq!(config.amqp.urls[0].expose().as_str(), "amqp://guest:guest@127.0.0.1:5672/%2f");
+    assert_eq!(config.redis.urls[0].expose().as_str(), "redis://127.0.0.1:6379/0");
+    assert_eq!(config.redis.mode, RedisMode::Single);
+    assert_eq!(config.registry.schemas, Path::new("schemas"));
+    assert_eq!((config.amqp.exchange.as_str(), config.amqp.queue.as_str()), ("events", "unstale"));
+    assert_eq!(config.amqp.bind, Vec::<String>::new());
+    assert_eq!((config.amqp.declare, config.unknown), (DeclarePolicy::All, UnknownPolicy::Retry));
+    assert_eq!((config.redis.tag_prefix.as_str(), config.registry.key_prefix.as_str()), ("cache_tag:", ""));
+    assert_eq!(config.amqp.history, Some(HistoryConfig { max_age: ms(604_800_000), max_bytes: 10 << 30 }));
+    assert_eq!((config.amqp.prefetch, config.batch), (1_000, 256));
+    assert_eq!(config.amqp.retry_delays, [ms(1_000), ms(10_000), ms(60_000), ms(600_000)]);
+    assert_eq!((config.max_body_bytes, config.registry.max_keys_per_event), (1 << 20, 10_000));
+    let rate = Some(Rate { count: 200, per: ms(1_000) });
+    assert_eq!(config.warm, WarmConfig { concurrency: 16, timeout: ms(5_000), rate, max_bytes: 8 << 20 });
+    assert_eq!((config.redis.fence_ttl, config.heal_window), (ms(86_400_000), Some(ms(300_000))));
+    assert_eq!(config.http_addr, Some(SocketAddr::from(([127, 0, 0, 1], 9477))));
+    assert_eq!((config.log.as_str(), config.log_format), ("info", LogFormat::Text));
+    assert_eq!(config.shutdown_grace, ms(25_000));
+    for tls in [&config.amqp.tls, &config.redis.tls] {
+        assert!(tls.ca_pem.is_none() && tls.cert_pem.is_none() && tls.key_pem.is_none());
+    }
+}
+
+/// Each setting, a value that it takes (with what it needs beside it), how the line at start shows it, and values that it does not take.
+#[test]
+fn every_setting_takes_what_it_should_and_refuses_the_rest() {
+    const CERT: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----";
+    const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----";
+    type Row = (&'static str, &'static str, &'static [(&'static str, &'static str)], (&'static str, &'static str), &'static [&'static str]);
+    let rows: [Row; 36] = [
+        ("AMQP_URL", "amqps://a,b/v", &[], ("amqp_url", "amqps://a/v,amqps://b/v"), &["", "host:5672", "http://h", "amqp://h/"]),
+        ("AMQP_TLS_CA", CERT, &[("UNSTALE_AMQP_URL", "amqps://h")], ("amqp_tls", "own-roots"), &["", "/etc/ca.pem"]),
+        ("AMQP_TLS_CERT", CERT, &[("UNSTALE_AMQP_URL", "amqps://h"), ("UNSTALE_AMQP_TLS_KEY", KEY)], ("amqp_tls", "system-roots,client-certificate"), &[CERT]),
+        ("AMQP_TLS_KEY", KEY, &[("UNSTALE_AMQP_URL", "amqps://h"), ("UNSTALE_AMQP_TLS_CERT", CERT)], ("amqp_tls", "system-roots,client-certificate"), &[KEY]),
+        ("REDIS_URL", "rediss://u:pw@h:6380/2", &[], ("redis_url", "rediss://u:***@h:6380/2"), &["", "redis://h/x", "redis://a,b"]),
+        ("REDIS_MODE", "cluster", &[], ("redis_mode", "cluster"), &["", "Single", "sentinel"]),
+        ("REDIS_SENTINEL_MASTER", "m", &[("UNSTALE_REDIS_MODE", "sentinel")], ("redis_mode", "sentinel:m"), &["", "m"]),
+        ("REDIS_TLS_CA", CERT, &[("UNSTALE_REDIS_URL", "rediss://h")], ("redis_tls", "own-roots"), &["", "x"]),
+        ("REDIS_TLS_CERT", CERT, &[("UNSTALE_REDIS_URL", "rediss://h"), ("UNSTALE_REDIS_TLS_KEY", KEY)], ("redis_tls", "system-roots,client-certificate"), &[CERT]),
+        ("REDIS_TLS_KEY", KEY, &[("UNSTALE_REDIS_URL", "rediss://h"), ("UNSTALE_REDIS_TLS_CERT", CERT)], ("redis_tls", "system-roots,client-certificate"), &[KEY]),
+        ("SCHEMAS", "/etc/rules", &[], ("schemas", "/etc/rules"), &[""]),
+        ("EXCHANGE", "domain", &[], ("exchange", "domain"), &["", "a\nb"]),
+        ("QUEUE", "team-a", &[], ("queue", "team-a"), &["", "amq.x"]),
+        ("BIND", "a.*, b.#,a.*", &[], ("bind", "a.*,b.#"), &["a,,b", ","]),
+        ("DECLARE", "none", &[], ("declare", "none"), &["", "some"]),
+        ("UNKNOWN", "drop", &[], ("unknown", "drop"), &["", "ignore"]),
+        ("TAG_PREFIX", "t:", &[], ("tag_prefix", "t:"), &["", "\t"]),
+        ("HISTORY", "off", &[], ("history", "off"), &["", "false"]),
+        ("HISTORY_MAX_AGE", "48h", &[], ("history_max_age", "2d"), &["", "7D", "0s", "1500ms"]),
+        ("HISTORY_MAX_BYTES", "1024MiB", &[], ("history_max_bytes", "1GiB"), &["", "10GB", "0B"]),
+        ("KEY_PREFIX", "eu:", &[], ("key_prefix", "eu:"), &["\u{7f}"]),
+        ("PREFETCH", "65535", &[], ("prefetch", "65535"), &["", "0", "65536", "+5", "1e3"]),
+        ("BATCH", "1000", &[], ("batch", "1000"), &["", "0", "1001", "-1"]),
+        ("RETRY_DELAYS", "500ms, 60s", &[], ("retry_delays", "500ms,1m"), &["", "1s,1s", "60s,1m", "10s,1s", "0s,1s", "1s,50d", "1s,"]),
+        ("MAX_BODY_BYTES", "64KiB", &[], ("max_body_bytes", "64KiB"), &["", "1", "0B"]),
+        ("MAX_KEYS_PER_EVENT", "1", &[], ("max_keys_per_event", "1"), &["", "0", "x"]),
+        ("WARM_CONCURRENCY", "4", &[], ("warm_concurrency", "4"), &["", "0"]),
+        ("WARM_TIMEOUT", "250ms", &[], ("warm_timeout", "250ms"), &["", "0s", "5"]),
+        ("WARM_RATE", "off", &[], ("warm_rate", "off"), &["", "200", "0/s"]),
+        ("WARM_MAX_BYTES", "1MiB", &[], ("warm_max_bytes", "1MiB"), &["", "0B"]),
+        // Twice 11 min 11 s, and a minute.
+        ("FENCE_TTL", "1402s", &[], ("fence_ttl", "1402s"), &["", "1401s", "1d1h"]),
+        ("HEAL_WINDOW", "off", &[], ("heal_window", "off"), &["", "0s", "no"]),
+        ("HTTP_ADDR", "[::]:80", &[], ("http_addr", "[::]:80"), &["", "localhost:80", ":80", "9477"]),
+        ("LOG", "warn,unstale::broker=debug", &[], ("log", "warn,unstale::broker=debug"), &["", "verbose", "unstale=loud"]),
+        ("LOG_FORMAT", "json", &[], ("log_format", "json"), &["", "pretty"]),
+        ("SHUTDOWN_GRACE", "1m", &[], ("shutdown_grace", "1m"), &["", "0s"]),
+    ];
+    assert_eq!(rows.len(), SETTINGS.len());
+    for ((name, good, beside, shown, bad), setting) in rows.iter().zip(SETTINGS) {
+        let name = format!("UNSTALE_{name}");
+        assert_eq!(name, setting.name);
+        let mut pairs = beside.to_vec();
+        pairs.push((&name, good));
+        let description = config(&pairs).describe();
+        assert!(description.0.contains(&(shown.0, shown.1.to_owned())), "{name}: {description}");
+        for bad in *bad {
+            let found = problems(&[(&name, bad)]);
+            // A certificate without its key is told of the key.
+            assert!(found.iter().any(|problem| problem.starts_with(&name) || problem.contains(&format!("{name} needs")) || problem.starts_with("UNSTALE_REDIS_SENTINEL_MASTER: missing")), "{name}={bad:?}: {found:?}");
+            assert_eq!(found.len(), 1, "{name}={bad:?}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn every_problem_is_told_at_once_and_no_value() {
+    let pairs = [
+        ("UNSTALE_AMQP_URL", "amqp://user:hunter2#@host"),
+        ("UNSTALE_PREFETCH", "hunter2"),
+        ("UNSTALE_BATCH", "hunter2"),
+        ("UNSTALE_RETRY_DELAYS", "1s,hunter2"),
+        ("UNSTALE_REDIS_MODE", "hunter2"),
+        ("UNSTALE_HTTP_ADDR", "hunter2"),
+        ("UNSTALE_LOG", "hunter2"),
+        ("UNSTALE_QUEUE", "a"),
+        ("UNSTALE_QUEUE_FILE", "/hunter2"),
+        ("UNSTALE_REDIS_URL_FILE", "/hunter2"),
+        ("UNSTALE_REDIS_TLS_CERT", "hunter2"),
+        ("UNSTALE_WARM_RATE", "hunter2"),
+    ];
+    let problems = load(&pairs, &[]).unwrap_err().to_string();
+    assert!(!problems.contains("hunter2"), "{problems}");
+    insta::assert_snapshot!(problems);
+}
+
+#[test]
+fn a_setting_may_stand_in_a_file() {
+    let pairs = [
+        ("UNSTALE_AMQP_URL_FILE", "/run/secrets/amqp"),
+        ("UNSTALE_VAR_TOKEN_FILE", "/run/secrets/token"),
+        ("UNSTALE_VAR_CATALOGUE_URL", "http://c"),
+        ("UNSTALE_VAR_FILE", "a variable named FILE"),
+    ];
+    let files = [("/run/secrets/amqp", "amqp://h/%2f\r\n"), ("/run/secrets/token", "s3cret\n\n")];
+    let (config, warnings) = load(&pairs, &files).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.amqp.urls[0].expose().as_str(), "amqp://h/%2f");
+    let vars = &config.registry.vars.0;
+    assert_eq!(vars["TOKEN"], "s3cret\n", "one newline is cut, not two");
+    assert_eq!((vars["CATALOGUE_URL"].as_str(), vars["FILE"].as_str()), ("http://c", "a variable named FILE"));
+    assert!(!config.describe().to_string().contains("s3cret") && !format!("{config:?}").contains("s3cret"));
+}
+
+#[test]
+fn both_forms_at_once_are_an_error_for_settings_and_for_vars() {
+    let found = load(
+        &[("UNSTALE_QUEUE", "a"), ("UNSTALE_QUEUE_FILE", "/f"), ("UNSTALE_VAR_X", "a"), ("UNSTALE_VAR_X_FILE", "/f")],
+        &[("/f", "a")],
+    );
+    let found: Vec<_> = found.unwrap_err().0.into_iter().map(|problem| problem.setting).collect();
+    assert_eq!(found, ["UNSTALE_QUEUE", "UNSTALE_VAR_X"]);
+}
+
+#[test]
+fn what_is_no_setting_of_ours_is_warned_of() {
+    let pairs = [
+        ("UNSTALE_PREFECTH", "10"),
+        ("UNSTALE_AMQP_URI_FILE", "/f"),
+        ("UNSTALE_PORT", "tcp://10.0.0.1:9477"),
+        ("UNSTALE_PORT_9477_TCP_ADDR", "10.0.0.1"),
+        ("UNSTALE_SERVICE_HOST", "10.0.0.1"),
+        ("UNSTALE_VAR_", "x"),
+        ("UNSTALE_COLOUR_OF_THE_SEA", "blue"),
+    ];
+    let (_, warnings) = load(&pairs, &[]).unwrap();
+    insta::assert_snapshot!(warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn tls_settings_without_tls_are_warned_of() {
+    let (_, warnings) = load(&[("UNSTALE_AMQP_TLS_CA", "-----BEGIN CERTIFICATE-----")], &[]).unwrap();
+    assert!(warnings[0].to_string().starts_with("UNSTALE_AMQP_URL: does not begin with amqps://"), "{warnings:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_not_utf_8_is_named() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let bytes = OsString::from_vec(vec![b'h', 0xff]);
+    let pairs = ["UNSTALE_QUEUE", "UNSTALE_VAR_X", "UNSTALE_ODD", "ELSE"].map(|name| (OsString::from(name), bytes.clone()));
+    let found = Config::from_pairs(pairs, |_| unreachable!("no file is named"), Scope::All).unwrap_err();
+    assert_eq!(found.0.iter().map(|problem| problem.setting.as_str()).collect::<Vec<_>>(), ["UNSTALE_QUEUE", "UNSTALE_VAR_X"]);
+}
+
+#[test]
+fn an_offline_command_is_not_failed_by_what_it_does_not_read() {
+    let pairs = [("UNSTALE_AMQP_URL_FILE", "/missing"), ("UNSTALE_PREFETCH", "x"), ("UNSTALE_KEY_PREFIX", "eu:")];
+    let pairs = pairs.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let (config, _) = Config::from_pairs(pairs, |_| unreachable!("it is not read"), Scope::Offline).unwrap();
+    assert_eq!(config.registry.key_prefix, "eu:");
+}
+
+proptest! {
+    #[test]
+    fn no_environment_panics_and_no_value_is_shown(
+        values in prop::collection::vec((0..SETTINGS.len(), any::<bool>(), ".{0,30}"), 0..12),
+        secret in "[a-z0-9]{24}",
+    ) {
+        // The secret stands in every value: where one is refused, its text must not be told.
+        let pairs: Vec<_> = values
+            .iter()
+            .map(|(at, file, text)| {
+                let suffix = if *file { "_FILE" } else { "" };
+                (format!("{}{suffix}", SETTINGS[*at].name).into(), format!("{text}{secret}").into())
+            })
+            .collect();
+        match Config::from_pairs(pairs, |_| Err(io::Error::other(secret.clone())), Scope::All) {
+            Ok((_, warnings)) => prop_assert!(warnings.iter().all(|warning| !warning.to_string().contains(&secret))),
+            Err(problems) => prop_assert!(!problems.to_string().contains(&secret)),
+        }
+    }
+}

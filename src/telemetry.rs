@@ -1,1 +1,0 @@
-//! Logs, and the name of every metric, once.

@@ -1,0 +1,395 @@
+//! Every metric: its name, once, and the handles that count without looking anything up.
+//!
+//! Labels come from the registry, never from an event's values: their number is bounded by the rules that people wrote.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::histogram::Histogram;
+use crate::reason::Reason;
+use crate::registry::{Matched, RuleId, RuleName};
+
+/// What became of an event, each time it was handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Every effect took hold.
+    Applied,
+    /// What failed went to the retry ladder.
+    Retried,
+    /// What one round trip cannot do went to the slow lane.
+    Slow,
+    /// What failed went to the dead-letter queue.
+    Dead,
+    /// An entry says that nothing is done any more.
+    Retired,
+    /// Unknown, and `UNSTALE_UNKNOWN=drop`.
+    Dropped,
+    /// A message that asks for nothing, on purpose.
+    Tombstone,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of the documentation.
+    pub const ALL: [Self; 7] = [Self::Applied, Self::Retried, Self::Slow, Self::Dead, Self::Retired, Self::Dropped, Self::Tombstone];
+
+    /// The label's value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Retried => "retried",
+            Self::Slow => "slow",
+            Self::Dead => "dead",
+            Self::Retired => "retired",
+            Self::Dropped => "dropped",
+            Self::Tombstone => "tombstone",
+        }
+    }
+}
+
+/// The label `type` of events that no entry knows.
+pub const UNKNOWN_TYPE: &str = "unknown";
+
+type Labels<const N: usize> = [(&'static str, String); N];
+
+/// The metrics of this process. Clones share their counts.
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    exposed: Registry,
+    events: Family<Labels<2>, Counter>,
+    effects: Family<Labels<2>, Counter>,
+    keys: Family<Labels<3>, Counter>,
+    violations: Family<Labels<1>, Counter>,
+    event_to_applied: Histogram,
+    oldest_unsettled_seconds: Gauge<f64, AtomicU64>,
+    /// Milliseconds since the Unix epoch; 0 for none.
+    oldest_unsettled_ms: AtomicU64,
+    paused: Family<Labels<1>, Gauge>,
+    retries: Counter,
+    dead: HashMap<Reason, Counter>,
+    batch_events: Histogram,
+    in_flight: Gauge,
+    registry_info: Family<Labels<1>, Gauge>,
+    /// The digest that `registry_info` shows.
+    digest: Mutex<Option<String>>,
+    reload_failures: Counter,
+    heals: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All of them, at nothing.
+    pub fn new() -> Self {
+        let dead_family = Family::<Labels<1>, Counter>::default();
+        let mut inner = Inner {
+            exposed: Registry::default(),
+            events: Family::default(),
+            effects: Family::default(),
+            keys: Family::default(),
+            violations: Family::default(),
+            event_to_applied: Histogram::with_bounds_micros(seconds_bounds()),
+            oldest_unsettled_seconds: Gauge::default(),
+            oldest_unsettled_ms: AtomicU64::new(0),
+            paused: Family::default(),
+            retries: Counter::default(),
+            dead: Reason::ALL.map(|reason| (reason, dead_family.get_or_create_owned(&[("reason", reason.as_str().to_owned())]))).into(),
+            batch_events: Histogram::with_bounds_micros((0..=16).map(|power| (1 << power) * 1_000_000).collect()),
+            in_flight: Gauge::default(),
+            registry_info: Family::default(),
+            digest: Mutex::default(),
+            reload_failures: Counter::default(),
+            heals: Counter::default(),
+        };
+        // `_total` is added to the names of counters.
+        let names = &mut inner.exposed;
+        names.register("unstale_events", "Events handled, by matched entry and what became of them", inner.events.clone());
+        names.register("unstale_effects", "Effects that took hold", inner.effects.clone());
+        names.register("unstale_keys", "Keys that effects were about, and whether they existed", inner.keys.clone());
+        names.register("unstale_violations", "Events that violate a schema with validate: warn", inner.violations.clone());
+        names.register("unstale_event_to_applied_seconds", "From the event's time to its effects", inner.event_to_applied.clone());
+        names.register("unstale_oldest_unsettled_seconds", "Age of the oldest delivery in hand", inner.oldest_unsettled_seconds.clone());
+        names.register("unstale_paused", "1 while consuming pauses for that cause", inner.paused.clone());
+        names.register("unstale_retries", "Copies sent to the retry ladder", inner.retries.clone());
+        names.register("unstale_dead", "Copies sent to the dead-letter queue", dead_family);
+        names.register("unstale_batch_events", "Events applied together", inner.batch_events.clone());
+        names.register("unstale_in_flight", "Deliveries not yet acknowledged", inner.in_flight.clone());
+        names.register("unstale_registry_info", "The registry in force", inner.registry_info.clone());
+        names.register("unstale_registry_reload_failures", "Changes of the registry that did not load", inner.reload_failures.clone());
+        names.register("unstale_heals", "Times the history was re-applied because Redis had lost writes", inner.heals.clone());
+        Self(Arc::new(inner))
+    }
+
+    /// The handles of one registry: rules by [`RuleId`], entries' names by their place in the registry. Counts of names that stay go on.
+    pub fn for_registry<'n>(&self, digest: &str, rules: &[RuleName], entries: impl IntoIterator<Item = &'n str>) -> RegistryMetrics {
+        let inner = &self.0;
+        let mut shown = inner.digest.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.as_deref() != Some(digest) {
+            if let Some(old) = shown.replace(digest.to_owned()) {
+                inner.registry_info.remove(&[("digest", old)]);
+            }
+            inner.registry_info.get_or_create(&[("digest", digest.to_owned())]).set(1);
+        }
+        RegistryMetrics {
+            entries: entries.into_iter().map(|name| self.entry(name)).collect(),
+            unknown: self.entry(UNKNOWN_TYPE),
+            rules: rules.iter().map(|rule| self.rule(rule)).collect(),
+        }
+    }
+
+    fn entry(&self, name: &str) -> EntryMetrics {
+        let outcomes = Outcome::ALL
+            .map(|outcome| self.0.events.get_or_create_owned(&[("type", name.to_owned()), ("outcome", outcome.as_str().to_owned())]));
+        EntryMetrics { outcomes, violations: self.0.violations.get_or_create_owned(&[("type", name.to_owned())]) }
+    }
+
+    fn rule(&self, rule: &RuleName) -> RuleMetrics {
+        let rule_and_verb = || [("rule", rule.name.clone()), ("verb", rule.verb.as_str().to_owned())];
+        let keys = |hit: &str| {
+            let [rule, verb] = rule_and_verb();
+            self.0.keys.get_or_create_owned(&[rule, verb, ("hit", hit.to_owned())])
+        };
+        RuleMetrics { effects: self.0.effects.get_or_create_owned(&rule_and_verb()), hits: keys("yes"), misses: keys("no") }
+    }
+
+    /// From the event's time until its effects took hold.
+    pub fn event_to_applied(&self, duration: Duration) {
+        self.0.event_to_applied.observe_duration(duration);
+    }
+
+    /// When the oldest delivery in hand arrived; its age is taken when the metrics are read.
+    pub fn set_oldest_unsettled(&self, arrived: Option<SystemTime>) {
+        let millis = arrived.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |since| since.as_millis());
+        self.0.oldest_unsettled_ms.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether consuming pauses for that cause.
+    pub fn set_paused(&self, cause: &'static str, paused: bool) {
+        self.0.paused.get_or_create(&[("cause", cause.to_owned())]).set(i64::from(paused));
+    }
+
+    /// A copy went to the retry ladder.
+    pub fn retried(&self) {
+        self.0.retries.inc();
+    }
+
+    /// A copy went to the dead-letter queue.
+    pub fn dead(&self, reason: Reason) {
+        if let Some(counter) = self.0.dead.get(&reason) {
+            counter.inc();
+        }
+    }
+
+    /// So many events were applied together.
+    pub fn batch(&self, events: usize) {
+        self.0.batch_events.observe_count(events);
+    }
+
+    /// So many deliveries are not yet acknowledged.
+    pub fn set_in_flight(&self, deliveries: usize) {
+        self.0.in_flight.set(i64::try_from(deliveries).unwrap_or(i64::MAX));
+    }
+
+    /// A change of the registry did not load.
+    pub fn reload_failed(&self) {
+        self.0.reload_failures.inc();
+    }
+
+    /// The history was re-applied because Redis had lost writes.
+    pub fn healed(&self) {
+        self.0.heals.inc();
+    }
+
+    /// All of them as OpenMetrics 1.0 text.
+    pub fn openmetrics(&self) -> String {
+        let since = match self.0.oldest_unsettled_ms.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            millis => SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_millis(millis)).unwrap_or_default(),
+        };
+        self.0.oldest_unsettled_seconds.set(since.as_secs_f64());
+        let mut out = String::new();
+        // Writing to a String does not fail; if encoding did, what is there already is valid.
+        let _ = text::encode(&mut out, &self.0.exposed);
+        out
+    }
+
+    /// All of them in Prometheus' text format 0.0.4, in which a counter's name holds its `_total` in the comments too.
+    pub fn prometheus_text(&self) -> String {
+        let openmetrics = self.openmetrics();
+        let mut out = String::with_capacity(openmetrics.len() + 256);
+        let mut help = None;
+        for line in openmetrics.lines() {
+            if line.starts_with("# HELP ") {
+                help = line.strip_prefix("# HELP ").and_then(|help| help.split_once(' '));
+                continue;
+            }
+            if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|declared| declared.split_once(' ')) {
+                let total = if kind == "counter" { "_total" } else { "" };
+                if let Some((_, help)) = help.take() {
+                    out.extend(["# HELP ", name, total, " ", help, "\n"]);
+                }
+                out.extend(["# TYPE ", name, total, " ", kind, "\n"]);
+            } else if line != "# EOF" {
+                out.extend([line, "\n"]);
+            }
+        }
+        out
+    }
+}
+
+/// The handles of one registry: what is counted per event, without a look-up.
+#[derive(Debug)]
+pub struct RegistryMetrics {
+    entries: Vec<EntryMetrics>,
+    unknown: EntryMetrics,
+    rules: Vec<RuleMetrics>,
+}
+
+#[derive(Debug)]
+struct EntryMetrics {
+    /// In the order of [`Outcome::ALL`], which is that of the variants.
+    outcomes: [Counter; Outcome::ALL.len()],
+    violations: Counter,
+}
+
+#[derive(Debug)]
+struct RuleMetrics {
+    effects: Counter,
+    hits: Counter,
+    misses: Counter,
+}
+
+impl RegistryMetrics {
+    /// An event was handled.
+    pub fn event(&self, matched: Matched, outcome: Outcome) {
+        self.entry(matched).outcomes[outcome as usize].inc();
+    }
+
+    /// A payload violates the schema of so many entries with `validate: warn`.
+    pub fn violations(&self, matched: Matched, entries: u32) {
+        self.entry(matched).violations.inc_by(u64::from(entries));
+    }
+
+    /// So many effects of the rule took hold.
+    pub fn effects(&self, rule: RuleId, count: u64) {
+        if let Some(rule) = self.rules.get(rule.0 as usize) {
+            rule.effects.inc_by(count);
+        }
+    }
+
+    /// So many keys of the rule existed, and so many did not.
+    pub fn keys(&self, rule: RuleId, hits: u64, misses: u64) {
+        if let Some(rule) = self.rules.get(rule.0 as usize) {
+            rule.hits.inc_by(hits);
+            rule.misses.inc_by(misses);
+        }
+    }
+
+    fn entry(&self, matched: Matched) -> &EntryMetrics {
+        match matched {
+            Matched::Entry(entry) | Matched::Retired(entry) => self.entries.get(entry as usize).unwrap_or(&self.unknown),
+            Matched::Unknown => &self.unknown,
+        }
+    }
+}
+
+/// From 1 ms, where one round trip is, to 10 min, where the ladder's last rung is; in microseconds.
+fn seconds_bounds() -> Vec<u64> {
+    const MILLIS: [u64; 18] =
+        [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000];
+    MILLIS.map(|millis| millis * 1_000).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Verb;
+
+    fn rules() -> Vec<RuleName> {
+        vec![RuleName { name: "user.yaml#user.updated/0".to_owned(), verb: Verb::Delete, entry: 0 }]
+    }
+
+    #[test]
+    fn every_name_of_the_contract_is_exposed_as_written() {
+        let metrics = Metrics::new();
+        let handles = metrics.for_registry("abc", &rules(), ["user.updated"]);
+        handles.event(Matched::Entry(0), Outcome::Applied);
+        handles.event(Matched::Unknown, Outcome::Dead);
+        handles.event(Matched::Retired(0), Outcome::Retired);
+        handles.effects(RuleId(0), 3);
+        handles.keys(RuleId(0), 2, 1);
+        metrics.event_to_applied(Duration::from_millis(1));
+        metrics.event_to_applied(Duration::from_secs(3_000));
+        metrics.set_paused("redis", true);
+        metrics.retried();
+        metrics.dead(Reason::Malformed);
+        metrics.batch(256);
+        metrics.set_in_flight(7);
+        metrics.reload_failed();
+        metrics.healed();
+        let text = metrics.prometheus_text();
+        for line in [
+            r#"unstale_events_total{type="user.updated",outcome="applied"} 1"#,
+            r#"unstale_events_total{type="user.updated",outcome="retired"} 1"#,
+            r#"unstale_events_total{type="unknown",outcome="dead"} 1"#,
+            r#"unstale_effects_total{rule="user.yaml#user.updated/0",verb="delete"} 3"#,
+            r#"unstale_keys_total{rule="user.yaml#user.updated/0",verb="delete",hit="yes"} 2"#,
+            r#"unstale_keys_total{rule="user.yaml#user.updated/0",verb="delete",hit="no"} 1"#,
+            r#"unstale_event_to_applied_seconds_bucket{le="0.001"} 1"#,
+            r#"unstale_event_to_applied_seconds_bucket{le="600.0"} 1"#,
+            r#"unstale_event_to_applied_seconds_bucket{le="+Inf"} 2"#,
+            "unstale_event_to_applied_seconds_count 2",
+            "unstale_oldest_unsettled_seconds 0.0",
+            r#"unstale_paused{cause="redis"} 1"#,
+            "unstale_retries_total 1",
+            r#"unstale_dead_total{reason="malformed"} 1"#,
+            r#"unstale_dead_total{reason="panicked"} 0"#,
+            r#"unstale_batch_events_bucket{le="256.0"} 1"#,
+            r#"unstale_batch_events_bucket{le="128.0"} 0"#,
+            "unstale_in_flight 7",
+            r#"unstale_registry_info{digest="abc"} 1"#,
+            "unstale_registry_reload_failures_total 1",
+            "unstale_heals_total 1",
+            "# TYPE unstale_retries_total counter",
+            "# TYPE unstale_in_flight gauge",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing of\n{text}");
+        }
+        assert!(!text.contains("# EOF"));
+        assert!(metrics.openmetrics().ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_reload_keeps_counts_and_names_the_new_digest_alone() {
+        let metrics = Metrics::new();
+        metrics.for_registry("old", &rules(), ["user.updated"]).event(Matched::Entry(0), Outcome::Applied);
+        let handles = metrics.for_registry("new", &rules(), ["order.*", "user.updated"]);
+        handles.event(Matched::Entry(1), Outcome::Applied);
+        let text = metrics.openmetrics();
+        assert!(text.contains(r#"unstale_events_total{type="user.updated",outcome="applied"} 2"#), "{text}");
+        assert!(text.contains(r#"digest="new""#) && !text.contains(r#"digest="old""#), "{text}");
+    }
+
+    #[test]
+    fn the_oldest_unsettled_ages_by_itself() {
+        let metrics = Metrics::new();
+        metrics.set_oldest_unsettled(Some(SystemTime::now() - Duration::from_secs(90)));
+        let text = metrics.openmetrics();
+        let age = text.lines().find_map(|line| line.strip_prefix("unstale_oldest_unsettled_seconds ")).unwrap();
+        assert!((90.0..150.0).contains(&age.parse::<f64>().unwrap()), "{age}");
+    }
+}

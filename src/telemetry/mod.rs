@@ -1,0 +1,7 @@
+//! Logs, and the name of every metric, once.
+
+pub mod histogram;
+pub mod logs;
+pub mod metrics;
+
+pub use metrics::{Metrics, Outcome, RegistryMetrics};
