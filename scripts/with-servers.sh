@@ -113,9 +113,8 @@ start_installed() {
 start_containers() {
     echo "Starting Redis and RabbitMQ in containers (Compose project $project, removed at the end)."
     echo containers >&9
-    export UNSTALE_COMPOSE_AMQP_PORT=0 UNSTALE_COMPOSE_REDIS_PORT=0 UNSTALE_COMPOSE_MANAGEMENT_PORT=0
-    docker compose -p "$project" up --detach --wait rabbitmq redis
-    local amqp redis user password
+    AMQP_PORT=0 REDIS_PORT=0 MANAGEMENT_PORT=0 docker compose -p "$project" up --detach --wait rabbitmq redis
+    local amqp redis
     amqp=$(docker compose -p "$project" port rabbitmq 5672)
     redis=$(docker compose -p "$project" port redis 6379)
     export UNSTALE_REDIS_URL="redis://$redis/0"
