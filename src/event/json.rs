@@ -4,6 +4,7 @@
 //! text is kept, checked once, and a level is taken apart when somebody looks into it.
 
 use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer as _, MapAccess, SeqAccess, Visitor};
@@ -15,6 +16,9 @@ pub const MAX_DEPTH: usize = 100;
 /// One value, as text known to be valid JSON without white space around it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Json<'a>(&'a str);
+
+/// An object's members in order: names, unescaped, and values.
+pub type MemberList<'a> = Vec<(Cow<'a, str>, Json<'a>)>;
 
 /// What kind of value stands there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,19 @@ pub enum JsonKind {
     Array,
     /// `{…}`
     Object,
+}
+
+impl fmt::Display for JsonKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Null => "null",
+            Self::Bool => "a boolean",
+            Self::Number => "a number",
+            Self::String => "a string",
+            Self::Array => "an array",
+            Self::Object => "an object",
+        })
+    }
 }
 
 /// Why a text is no JSON value of ours.
@@ -66,11 +83,36 @@ impl<'a> Json<'a> {
         if is_too_deep(raw.get()) {
             return Err(JsonError::TooDeep);
         }
-        let json = Self(raw.get());
-        if may_hold_surrogates(raw.get()) && !json.strings_are_text() {
+        if !surrogates_are_paired(raw.get()) {
             return Err(JsonError::LoneSurrogate);
         }
-        Ok(json)
+        Ok(Self(raw.get()))
+    }
+
+    /// Checks a text and takes its outermost level apart in the same pass. What is no object has no members.
+    ///
+    /// # Errors
+    /// Those of [`Json::parse`].
+    pub fn parse_members(text: &'a str) -> Result<(Self, MemberList<'a>), JsonError> {
+        let value = text.trim_matches([' ', '\t', '\n', '\r']);
+        if !value.starts_with('{') {
+            return Self::parse(text).map(|json| (json, Vec::new()));
+        }
+        let mut members = Vec::new();
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let read = deserializer.deserialize_map(Members(&mut members)).and_then(|()| deserializer.end());
+        if let Err(error) = read {
+            // A name that is no text ends this pass early, and the other says so.
+            Self::parse(text)?;
+            return Err(JsonError::Syntax { line: error.line(), column: error.column() });
+        }
+        if is_too_deep(value) {
+            return Err(JsonError::TooDeep);
+        }
+        if !surrogates_are_paired(value) {
+            return Err(JsonError::LoneSurrogate);
+        }
+        Ok((Self(value), members))
     }
 
     /// Holds a text that [`Json::parse`] has accepted before: no second check in release builds.
@@ -133,7 +175,7 @@ impl<'a> Json<'a> {
     }
 
     /// The members of an object, in order, duplicate names included (the last one counts); empty for anything else.
-    pub fn members(self) -> Vec<(Cow<'a, str>, Json<'a>)> {
+    pub fn members(self) -> MemberList<'a> {
         let mut members = Vec::new();
         if self.kind() == JsonKind::Object {
             let mut deserializer = serde_json::Deserializer::from_str(self.0);
@@ -175,32 +217,21 @@ impl<'a> Json<'a> {
         }
     }
 
-    fn strings_are_text(self) -> bool {
-        match self.kind() {
-            JsonKind::String => self.as_str().is_some(),
-            JsonKind::Array => self.elements().into_iter().all(Self::strings_are_text),
-            JsonKind::Object => {
-                let mut names_and_values = Vec::new();
-                let mut deserializer = serde_json::Deserializer::from_str(self.0);
-                deserializer.deserialize_map(Members(&mut names_and_values)).is_ok()
-                    && names_and_values.into_iter().all(|(_, value)| value.strings_are_text())
-            }
-            JsonKind::Null | JsonKind::Bool | JsonKind::Number => true,
-        }
-    }
-
     /// Appends the value as compact UTF-8: no white space, no needless escapes, order and number text as published, one member a name.
     pub fn write_compact(self, out: &mut String) {
         match self.kind() {
             JsonKind::Object => {
                 let members = self.members();
+                let last_of_name: HashMap<&str, Json<'_>> = members.iter().map(|(name, value)| (name.as_ref(), *value)).collect();
+                let has_duplicates = last_of_name.len() < members.len();
+                let mut written = HashSet::new();
                 out.push('{');
                 let mut first = true;
-                for (at, (name, _)) in members.iter().enumerate() {
-                    if members[..at].iter().any(|(earlier, _)| earlier == name) {
+                for (name, value) in &members {
+                    if has_duplicates && !written.insert(name.as_ref()) {
                         continue;
                     }
-                    let value = members.iter().rev().find(|(later, _)| later == name).map_or(Json("null"), |(_, value)| *value);
+                    let value = if has_duplicates { last_of_name.get(name.as_ref()).unwrap_or(value) } else { value };
                     if !std::mem::take(&mut first) {
                         out.push(',');
                     }
@@ -262,13 +293,29 @@ pub fn write_string(text: &str, out: &mut String) {
     out.push('"');
 }
 
-fn may_hold_surrogates(text: &str) -> bool {
-    memchr::memmem::find(text.as_bytes(), b"\\ud").is_some() || memchr::memmem::find(text.as_bytes(), b"\\uD").is_some()
+/// Whether every `\\u` escape of half a surrogate pair stands beside its other half. The text is JSON: backslashes stand in strings alone.
+fn surrogates_are_paired(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let unit = |at: usize| -> Option<u16> {
+        let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let mut at = 0;
+    while let Some(found) = memchr::memchr(b'\\', &bytes[at..]) {
+        at += found;
+        at += match unit(at) {
+            Some(0xD800..=0xDBFF) if matches!(unit(at + 6), Some(0xDC00..=0xDFFF)) => 12,
+            Some(0xD800..=0xDFFF) => return false,
+            Some(_) => 6,
+            None => 2,
+        };
+    }
+    true
 }
 
 fn is_too_deep(text: &str) -> bool {
-    // Two bytes a level: a shorter text cannot be that deep.
-    if text.len() <= 2 * MAX_DEPTH {
+    // Too few brackets, wherever they stand, cannot be that deep.
+    if memchr::memchr2_iter(b'{', b'[', text.as_bytes()).nth(MAX_DEPTH).is_none() {
         return false;
     }
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
@@ -297,7 +344,7 @@ fn is_too_deep(text: &str) -> bool {
     false
 }
 
-struct Members<'m, 'a>(&'m mut Vec<(Cow<'a, str>, Json<'a>)>);
+struct Members<'m, 'a>(&'m mut MemberList<'a>);
 
 impl<'de> Visitor<'de> for Members<'_, 'de> {
     type Value = ();
@@ -360,96 +407,4 @@ impl<'de> Visitor<'de> for Name {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_level_is_read_with_its_order_and_number_text() {
-        let json = Json::parse(r#" { "b" : 1.50, "a\u00e9": [1e3, "x\"y"], "b": null } "#).unwrap();
-        let members = json.members();
-        assert_eq!(members[0].0, "b");
-        assert_eq!(members[0].1.as_number(), Some("1.50"));
-        assert_eq!(members[1].0, "aé");
-        assert_eq!(members[1].1.elements()[1].as_str().unwrap(), "x\"y");
-        assert!(json.get("b").unwrap().is_null(), "the last of two counts");
-        assert!(json.get("c").is_none());
-    }
-
-    #[test]
-    fn compact_text_keeps_order_and_numbers() {
-        let json = Json::parse("{ \"z\": 1.50, \"a\": { \"k\\u00e9\\u0001\\n\": [ 1 , 2e1 ] }, \"z\": 7.0 }").unwrap();
-        let mut out = String::new();
-        json.write_compact(&mut out);
-        assert_eq!(out, "{\"z\":7.0,\"a\":{\"ké\\u0001\\n\":[1,2e1]}}");
-    }
-
-    #[test]
-    fn depth_is_bounded() {
-        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(Json::parse(&nested(MAX_DEPTH)).is_ok());
-        assert_eq!(Json::parse(&nested(MAX_DEPTH + 1)), Err(JsonError::TooDeep));
-        assert_eq!(Json::parse(&nested(1_000_000)), Err(JsonError::TooDeep));
-        assert!(Json::parse(&format!("\"{}\"", "[".repeat(1_000))).is_ok(), "brackets in a string are text");
-    }
-
-    #[test]
-    fn what_is_not_json_says_where() {
-        assert_eq!(Json::parse("{\"a\":\n tru}"), Err(JsonError::Syntax { line: 2, column: 5 }));
-        for text in ["", " ", "{", "{}{}", "nul", "01", "\"\\x\"", "'a'"] {
-            assert!(matches!(Json::parse(text), Err(JsonError::Syntax { .. })), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn half_a_surrogate_pair_is_no_text() {
-        for text in [r#""\ud800""#, r#"{"a":["\uDC00"]}"#, r#"{"\ud83d":1}"#] {
-            assert_eq!(Json::parse(text), Err(JsonError::LoneSurrogate), "{text}");
-        }
-        assert_eq!(Json::parse(r#""\ud83d\ude00""#).unwrap().as_str().unwrap(), "😀");
-    }
-
-    #[test]
-    fn a_number_beyond_a_double_is_clamped_as_a_value_and_kept_as_text() {
-        let json = Json::parse(r#"{"n":[1e999,-1e999,1e-999],"s":"x"}"#).unwrap();
-        assert_eq!(json.to_value(), serde_json::json!({"n": [f64::MAX, f64::MIN, 0.0], "s": "x"}));
-        assert_eq!(json.get("n").unwrap().elements()[0].as_number(), Some("1e999"));
-    }
-
-    fn any_json() -> impl Strategy<Value = serde_json::Value> {
-        let leaf = prop_oneof![
-            Just(serde_json::Value::Null),
-            any::<bool>().prop_map(Into::into),
-            any::<i64>().prop_map(Into::into),
-            any::<String>().prop_map(Into::into),
-        ];
-        leaf.prop_recursive(4, 32, 5, |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
-                prop::collection::btree_map(any::<String>(), inner, 0..5)
-                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
-            ]
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn agrees_with_serde_json(value in any_json(), pretty: bool) {
-            let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
-            let json = Json::parse(&text).unwrap();
-            prop_assert_eq!(json.to_value(), value.clone());
-            let mut compact = String::new();
-            json.write_compact(&mut compact);
-            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&compact).unwrap(), value);
-        }
-
-        #[test]
-        fn no_text_panics(text: String) {
-            if let Ok(json) = Json::parse(&text) {
-                json.members();
-                json.elements();
-                json.write_compact(&mut String::new());
-            }
-        }
-    }
-}
+mod tests;

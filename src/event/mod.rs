@@ -1,10 +1,23 @@
 //! Bytes → [`Event`]: what a message means, whoever published it. Knows no socket, clock or runtime.
 
+mod cloudevents;
+mod debezium;
+mod decode;
+mod envelope;
+pub mod header;
+mod identity;
 pub mod json;
+pub mod line;
+mod object;
+mod provenance;
+mod time;
 
 use std::borrow::Cow;
 
+pub use decode::decode;
 pub use json::Json;
+pub use line::{LineError, OwnedMessage, OwnedProperties, OwnedValue};
+pub use provenance::Provenance;
 
 /// One message as it came from a broker, in no AMQP library's types.
 #[derive(Debug, Clone, Default)]
@@ -144,6 +157,23 @@ impl Event<'_> {
     pub fn previous(&self) -> Option<Json<'_>> {
         self.previous_text.as_deref().map(Json::trusted)
     }
+
+    /// The same event, free of the message it was read from.
+    pub fn into_owned(self) -> Event<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        Event {
+            id: owned(self.id),
+            event_type: owned(self.event_type),
+            data_text: owned(self.data_text),
+            previous_text: self.previous_text.map(owned),
+            time: self.time.map(owned),
+            source: self.source.map(owned),
+            subject: self.subject.map(owned),
+            position: self.position,
+            traceparent: self.traceparent.map(owned),
+            form: self.form,
+        }
+    }
 }
 
 /// What a message turned out to be.
@@ -156,7 +186,21 @@ pub enum Decoded<'a> {
     Tombstone,
 }
 
+impl Decoded<'_> {
+    /// The same, free of the message it was read from.
+    pub fn into_owned(self) -> Decoded<'static> {
+        match self {
+            Self::Event(event) => Decoded::Event(event.into_owned()),
+            Self::Tombstone => Decoded::Tombstone,
+        }
+    }
+}
+
 /// Why a message is no event: the dead letter's `malformed`. Its text names fields and limits, never values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(pub Cow<'static, str>);
+
+fn malformed(message: String) -> Malformed {
+    Malformed(Cow::Owned(message))
+}

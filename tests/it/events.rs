@@ -1,1 +1,278 @@
+//! Samples of what other tools really publish, and what they must be read as: `tests/events/<form>/<name>.json` holds the message, in the form that
+//! `unstale plan` reads, and `<name>.expect.json` the event.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use unstale::event::json::JsonKind;
+use unstale::event::{
+    Decoded, Event, Form, HeaderValue, Headers, Json, Malformed, Message, OwnedMessage, OwnedValue, Properties, Provenance,
+};
+use unstale::event::{decode, header};
+
+const MAX_BODY_BYTES: usize = 1 << 20;
+
+fn samples() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/events");
+    let mut samples = Vec::new();
+    for form in fs::read_dir(root).unwrap() {
+        for file in fs::read_dir(form.unwrap().path()).unwrap() {
+            let path = file.unwrap().path();
+            if !path.to_string_lossy().ends_with(".expect.json") {
+                samples.push(path);
+            }
+        }
+    }
+    samples.sort();
+    samples
+}
+
+fn shown(decoded: &Result<Decoded<'_>, Malformed>) -> Value {
+    match decoded {
+        Ok(Decoded::Event(event)) => {
+            let mut shown = json!({
+                "form": event.form.as_str(),
+                "id": event.id,
+                "type": event.event_type,
+                "time": event.time,
+                "source": event.source,
+                "subject": event.subject,
+                "position": event.position,
+                "traceparent": event.traceparent,
+                "data": event.data().to_value(),
+                "previous": event.previous().map(Json::to_value),
+            });
+            shown.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+            shown
+        }
+        Ok(Decoded::Tombstone) => json!("tombstone"),
+        Err(Malformed(message)) => json!({ "malformed": message }),
+    }
+}
+
+#[test]
+fn every_sample_is_read_as_it_should_be() {
+    let samples = samples();
+    assert!(samples.len() > 50, "the samples are missing");
+    let mut wrong = String::new();
+    for path in samples {
+        let message = OwnedMessage::from_line(&fs::read_to_string(&path).unwrap()).unwrap();
+        let read = shown(&decode(&message.message(), MAX_BODY_BYTES));
+        let expected = fs::read_to_string(path.with_extension("expect.json")).unwrap_or_default();
+        if serde_json::from_str::<Value>(&expected).ok().as_ref() != Some(&read) {
+            wrong.push_str(&format!("{}:\nexpected {expected}\nread {read:#}\n", path.display()));
+        }
+        let form = path.parent().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+        if let (Some(form), Some(read_as)) = (Form::from_name(&form), read.get("form")) {
+            assert_eq!(read_as, form.as_str(), "{}", path.display());
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn a_copy_of_every_sample_is_the_same_event() {
+    for path in samples() {
+        let message = OwnedMessage::from_line(&fs::read_to_string(&path).unwrap()).unwrap();
+        let message = message.message();
+        if let Ok(Decoded::Event(event)) = decode(&message, MAX_BODY_BYTES) {
+            let copy = copy_of(&message, &event);
+            assert_eq!(decode(&copy, MAX_BODY_BYTES), Ok(Decoded::Event(event.clone())), "{}", path.display());
+            let copy_of_copy = copy_of(&copy, &event);
+            assert_eq!(decode(&copy_of_copy, MAX_BODY_BYTES), Ok(Decoded::Event(event)), "{}", path.display());
+        }
+    }
+}
+
+/// The message as a retry brings it back.
+fn copy_of<'a>(message: &Message<'a>, event: &Event<'_>) -> Message<'a> {
+    let provenance = Provenance::of(message);
+    let exchange = provenance.as_ref().map_or(message.exchange, |first| first.exchange).to_owned();
+    let routing_key = provenance.as_ref().map_or(message.routing_key, |first| first.routing_key).to_owned();
+    let mut headers = message.headers.clone();
+    headers.0.retain(|(name, _)| !name.starts_with(header::PREFIX));
+    for (name, text) in [
+        (header::EXCHANGE, exchange),
+        (header::ROUTING_KEY, routing_key),
+        (header::FORM, event.form.as_str().to_owned()),
+        (header::EVENT_TYPE, event.event_type.to_string()),
+        (header::EVENT_ID, event.id.to_string()),
+    ] {
+        headers.0.push((name.into(), HeaderValue::Text(text.into())));
+    }
+    headers.0.push((header::ATTEMPT.into(), HeaderValue::Integer(1)));
+    Message { exchange: "", routing_key: "unstale.retry.1s", headers, ..message.clone() }
+}
+
+#[test]
+fn the_usual_event_borrows_everything() {
+    use std::borrow::Cow::Borrowed;
+    let body = br#"{"id":"e-1","type":"user.updated","time":"2026-03-01T10:15:30Z","data":{"id":42}}"#;
+    let message = Message { exchange: "events", routing_key: "user.updated", body, ..Message::default() };
+    let Ok(Decoded::Event(event)) = decode(&message, MAX_BODY_BYTES) else { panic!("no event") };
+    assert!(matches!(
+        (&event.id, &event.event_type, &event.data_text, &event.time),
+        (Borrowed(_), Borrowed(_), Borrowed(_), Some(Borrowed(_)))
+    ));
+}
+
+#[test]
+fn a_body_beyond_the_limit_is_malformed() {
+    let message = Message { exchange: "events", routing_key: "user.updated", body: b"{\"id\":1}", ..Message::default() };
+    assert!(decode(&message, 8).is_ok());
+    let error = decode(&message, 7).unwrap_err().to_string();
+    assert_eq!(error, "the body has 8 bytes, more than UNSTALE_MAX_BODY_BYTES allows (7): publish less, or raise it");
+}
+
+#[test]
+fn an_id_is_made_of_the_first_arrival() {
+    let id = |exchange: &'static str, routing_key: &'static str, body: &'static [u8]| {
+        let message = Message { exchange, routing_key, body, ..Message::default() };
+        match decode(&message, MAX_BODY_BYTES) {
+            Ok(Decoded::Event(event)) => event.id.into_owned(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(id("events", "a", b"{}"), id("other", "a", b"{}"));
+    assert_ne!(id("events", "a", b"{}"), id("events", "b", b"{}"));
+    assert_ne!(id("events", "a", b"{}"), id("events", "a", b"{ }"));
+    assert_eq!(id("events", "a", b"{}").len(), 64);
+}
+
+/// Words that the decoder knows, so that chance finds its branches.
+fn any_name() -> impl Strategy<Value = String> {
+    const KNOWN: &[&str] = &[
+        "ce-type",
+        "ce_id",
+        "cloudEvents:time",
+        "cloudEvents_previous",
+        "CE-SOURCE",
+        "ce-iodebeziumop",
+        "traceparent",
+        "unstale-event-type",
+        "unstale-routing-key",
+        "unstale-form",
+        "unstale-event-id",
+        "unstale-attempt",
+        "unstale-effects",
+    ];
+    prop_oneof![4 => prop::sample::select(KNOWN).prop_map(str::to_owned), 1 => any::<String>()]
+}
+
+fn any_text() -> impl Strategy<Value = String> {
+    const KNOWN: &[&str] = &[
+        "",
+        "user.updated",
+        "unstale.x",
+        "io.debezium.connector.mysql.DataChangeEvent",
+        "2026-03-01T10:15:30Z",
+        "{\"a\":1}",
+        "binary",
+        "structured",
+        "debezium",
+        "header",
+        "envelope",
+        "bare",
+        "c",
+        "1,2",
+    ];
+    prop_oneof![4 => prop::sample::select(KNOWN).prop_map(str::to_owned), 1 => any::<String>()]
+}
+
+fn any_value() -> impl Strategy<Value = OwnedValue> {
+    prop_oneof![
+        6 => any_text().prop_map(OwnedValue::Text),
+        1 => any::<i64>().prop_map(OwnedValue::Integer),
+        1 => any::<f64>().prop_map(OwnedValue::Double),
+        1 => any::<bool>().prop_map(OwnedValue::Bool),
+        1 => any::<u64>().prop_map(OwnedValue::Timestamp),
+        1 => Just(OwnedValue::Null),
+    ]
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    const MEMBERS: &[&str] = &[
+        "type",
+        "data",
+        "data_base64",
+        "id",
+        "time",
+        "previous",
+        "source",
+        "specversion",
+        "op",
+        "payload",
+        "before",
+        "after",
+        "name",
+        "db",
+        "schema",
+        "table",
+        "lsn",
+        "file",
+        "pos",
+        "ts_ms",
+        "iodebeziumop",
+        "traceparent",
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        any_text().prop_map(Into::into),
+        Just(json!("__debezium_unavailable_value")),
+    ];
+    leaf.prop_recursive(4, 40, 8, |inner| {
+        let name = prop_oneof![5 => prop::sample::select(MEMBERS).prop_map(str::to_owned), 1 => any::<String>()];
+        prop_oneof![
+            1 => prop::collection::vec(inner.clone(), 0..3).prop_map(Into::into),
+            4 => prop::collection::btree_map(name, inner, 0..8).prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+fn any_body() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        8 => any_json().prop_map(|value| value.to_string().into_bytes()),
+        1 => prop::collection::vec(any::<u8>(), 0..100),
+        1 => any::<String>().prop_map(String::into_bytes),
+        1 => Just(b"default".to_vec()),
+    ]
+}
+
+const CONTENT_TYPES: &[&str] = &["application/json", "application/cloudevents+json", "application/cloudevents-batch+json"];
+
+proptest! {
+    #[test]
+    fn no_message_panics_and_every_copy_is_the_same_event(
+        exchange in prop_oneof![Just("events"), Just("")],
+        routing_key in any_text(),
+        content_type in prop::option::of(prop::sample::select(CONTENT_TYPES)),
+        message_id in prop::option::of(any_text()),
+        event_type in prop::option::of(any_text()),
+        timestamp_s: Option<u64>,
+        headers in prop::collection::vec((any_name(), any_value()), 0..5),
+        body in any_body(),
+    ) {
+        let message = Message {
+            exchange,
+            routing_key: &routing_key,
+            properties: Properties { content_type, message_id: message_id.as_deref(), event_type: event_type.as_deref(), timestamp_s },
+            headers: Headers(headers.iter().map(|(name, value)| (name.as_str().into(), value.borrowed())).collect()),
+            body: &body,
+        };
+        Provenance::of(&message);
+        if let Ok(Decoded::Event(event)) = decode(&message, MAX_BODY_BYTES) {
+            prop_assert!(!event.event_type.is_empty() && !event.event_type.starts_with("unstale."));
+            prop_assert!(!event.id.is_empty());
+            prop_assert_eq!(event.data().kind(), JsonKind::Object);
+            prop_assert!(event.previous().is_none_or(|previous| previous.kind() == JsonKind::Object));
+            prop_assert!(event.time.as_ref().is_none_or(|time| time.ends_with('Z')));
+            prop_assert_eq!(event.clone().into_owned(), event.clone());
+            let copy = copy_of(&message, &event);
+            prop_assert_eq!(decode(&copy, MAX_BODY_BYTES), Ok(Decoded::Event(event)));
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Which form a message has, and what every form has in common.
+
+use std::borrow::Cow;
+
+use super::cloudevents::{self, Attributes, MediaType};
+use super::object::Object;
+use super::{Decoded, Event, Form, HeaderValue, Malformed, Message, debezium, envelope, header, identity, malformed, provenance};
+
+/// Reads a message as an event: the first form that fits decides (CloudEvents in headers, CloudEvents in the body, Debezium, the header
+/// `unstale-event-type`, the envelope, a bare payload). A copy of ours is read as it was at first arrival.
+///
+/// # Errors
+/// [`Malformed`] when it is no event and never will be; the text names fields and limits, never values.
+pub fn decode<'a>(message: &'a Message<'a>, max_body_bytes: usize) -> Result<Decoded<'a>, Malformed> {
+    let body_bytes = message.body.len();
+    if body_bytes > max_body_bytes {
+        return Err(malformed(format!(
+            "the body has {body_bytes} bytes, more than UNSTALE_MAX_BODY_BYTES allows ({max_body_bytes}): publish less, or raise it"
+        )));
+    }
+    let media_type = MediaType::of(message.properties.content_type);
+    if media_type == MediaType::Batch {
+        return Err(Malformed(Cow::Borrowed("the content type is a batch of CloudEvents: publish one event a message")));
+    }
+    let arrival = Arrival::of(message);
+    let headers = Attributes::Headers(&message.headers);
+    let is_binary = headers.contains("type") || (arrival.form == Some(Form::Binary) && arrival.event_type.is_some());
+    if !is_binary && media_type == MediaType::OtherFormat {
+        return Err(Malformed(Cow::Borrowed(
+            "the content type is a CloudEvents format other than JSON: publish application/cloudevents+json",
+        )));
+    }
+    let header_type = arrival.header_type();
+    let is_plain = !is_binary && media_type != MediaType::Structured && header_type.is_none();
+    if is_plain && debezium::is_tombstone(message.body) {
+        return Ok(Decoded::Tombstone);
+    }
+    let body = if message.body.is_empty() { Object::empty() } else { Object::parse(message.body, "the body")? };
+    let rows = Rows { arrival: &arrival, is_binary, is_structured: media_type == MediaType::Structured, header_type, body: &body };
+    if let Some(form) = arrival.form
+        && let Some(decoded) = rows.read(Some(form))?
+    {
+        return Ok(decoded);
+    }
+    rows.read(None)?.ok_or(Malformed(Cow::Borrowed("no form of event fits the message")))
+}
+
+/// The message as it was at first arrival.
+#[derive(Debug)]
+pub(super) struct Arrival<'a> {
+    pub(super) message: &'a Message<'a>,
+    pub(super) routing_key: &'a str,
+    /// A copy's: how it was read then.
+    form: Option<Form>,
+    /// A copy's: what it was read as then.
+    event_type: Option<&'a str>,
+    /// A copy's: the id that was made for it then.
+    event_id: Option<&'a str>,
+    /// Whether a header `unstale-event-type` is the publisher's. On a copy that was read it is ours; one that was malformed has no form and
+    /// keeps the publisher's.
+    has_publisher_type: bool,
+}
+
+impl<'a> Arrival<'a> {
+    fn of(message: &'a Message<'a>) -> Self {
+        let Some(routing_key) = provenance::routing_key(message) else {
+            return Self {
+                message,
+                routing_key: message.routing_key,
+                form: None,
+                event_type: None,
+                event_id: None,
+                has_publisher_type: true,
+            };
+        };
+        let headers = &message.headers;
+        let form = headers.get(header::FORM);
+        Self {
+            message,
+            routing_key,
+            form: headers.text(header::FORM).and_then(Form::from_name),
+            event_type: headers.text(header::EVENT_TYPE).filter(|event_type| !event_type.is_empty()),
+            event_id: headers.text(header::EVENT_ID).filter(|id| !id.is_empty()),
+            has_publisher_type: form.is_none(),
+        }
+    }
+
+    fn header_type(&self) -> Option<&'a HeaderValue<'a>> {
+        if !self.has_publisher_type && self.form != Some(Form::Header) {
+            return None;
+        }
+        self.message.headers.get(header::EVENT_TYPE)
+    }
+
+    /// The `traceparent` that instrumented publishers set beside the body.
+    fn traceparent(&self) -> Option<Cow<'a, str>> {
+        self.message.headers.text("traceparent").map(Cow::Borrowed)
+    }
+
+    /// What a copy was read as, for a form whose own type was lost on the way.
+    pub(super) fn type_on_copy(&self) -> Option<Cow<'a, str>> {
+        self.event_type.map(Cow::Borrowed)
+    }
+}
+
+/// The table of forms, for one message.
+struct Rows<'m, 'a> {
+    arrival: &'m Arrival<'a>,
+    is_binary: bool,
+    is_structured: bool,
+    header_type: Option<&'a HeaderValue<'a>>,
+    body: &'m Object<'a>,
+}
+
+impl<'a> Rows<'_, 'a> {
+    /// The first form that fits, of all or of one; `None` when that one does not fit.
+    fn read(&self, only: Option<Form>) -> Result<Option<Decoded<'a>>, Malformed> {
+        let Self { arrival, body, .. } = *self;
+        let may_be = |form| only.is_none_or(|only| only == form);
+        if self.is_binary && (may_be(Form::Binary) || may_be(Form::Debezium)) {
+            let decoded = cloudevents::binary(arrival, body, only)?;
+            if decoded.is_some() {
+                return Ok(decoded);
+            }
+        }
+        let is_structured = self.is_structured || body.get("specversion").is_some();
+        if is_structured && (may_be(Form::Structured) || may_be(Form::Debezium)) {
+            let decoded = cloudevents::structured(arrival, body, only)?;
+            if decoded.is_some() {
+                return Ok(decoded);
+            }
+        }
+        if may_be(Form::Debezium)
+            && let Some(change) = debezium::Change::in_body(body)
+        {
+            return change.decode(arrival, debezium::Around::default()).map(Some);
+        }
+        if may_be(Form::Header)
+            && let Some(header_type) = self.header_type
+        {
+            return envelope::header(arrival, header_type, body).map(Some);
+        }
+        if may_be(Form::Envelope)
+            && let Some(decoded) = envelope::envelope(arrival, body)?
+        {
+            return Ok(Some(decoded));
+        }
+        if may_be(Form::Bare) { envelope::bare(arrival, body).map(Some) } else { Ok(None) }
+    }
+}
+
+/// An event but for what every form has in common.
+#[derive(Debug)]
+pub(super) struct Draft<'a> {
+    pub(super) form: Form,
+    pub(super) event_type: Cow<'a, str>,
+    pub(super) data_text: Cow<'a, str>,
+    pub(super) previous_text: Option<Cow<'a, str>>,
+    pub(super) id: Option<Cow<'a, str>>,
+    pub(super) time: Option<Cow<'a, str>>,
+    pub(super) source: Option<Cow<'a, str>>,
+    pub(super) subject: Option<Cow<'a, str>>,
+    pub(super) position: Option<u64>,
+    pub(super) traceparent: Option<Cow<'a, str>>,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) const fn new(form: Form, event_type: Cow<'a, str>, data_text: Cow<'a, str>) -> Self {
+        Self {
+            form,
+            event_type,
+            data_text,
+            previous_text: None,
+            id: None,
+            time: None,
+            source: None,
+            subject: None,
+            position: None,
+            traceparent: None,
+        }
+    }
+
+    pub(super) fn finish(self, arrival: &Arrival<'a>) -> Result<Decoded<'a>, Malformed> {
+        if self.event_type.is_empty() {
+            return Err(Malformed(Cow::Borrowed(
+                "the event has no type: publish with the type as routing key, or as AMQP property `type`, or with `type` and `data` in the body",
+            )));
+        }
+        if self.event_type.starts_with("unstale.") {
+            return Err(Malformed(Cow::Borrowed("types under `unstale.` are reserved: name the event otherwise")));
+        }
+        let id = self
+            .id
+            .filter(|id| !id.is_empty())
+            .or(arrival.event_id.map(Cow::Borrowed))
+            .unwrap_or_else(|| Cow::Owned(identity::event_id(arrival.message, arrival.routing_key)));
+        Ok(Decoded::Event(Event {
+            id,
+            event_type: self.event_type,
+            data_text: self.data_text,
+            previous_text: self.previous_text,
+            time: self.time,
+            source: self.source,
+            subject: self.subject,
+            position: self.position,
+            traceparent: self.traceparent.filter(is_traceparent).or_else(|| arrival.traceparent().filter(is_traceparent)),
+            form: self.form,
+        }))
+    }
+}
+
+/// Whether loaders may be sent it: W3C Trace Context, section 3.2, `version-trace_id-parent_id-flags` in lower-case hex, and what later versions
+/// add after another dash.
+#[expect(clippy::ptr_arg, reason = "a predicate for Option<Cow<str>>")]
+fn is_traceparent(text: &Cow<'_, str>) -> bool {
+    let bytes = text.as_bytes();
+    let Some((known, later)) = bytes.split_at_checked(55) else { return false };
+    let shaped = known.iter().zip(b"00-00000000000000000000000000000000-0000000000000000-00").all(|(byte, shape)| match shape {
+        b'-' => *byte == b'-',
+        _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+    });
+    shaped && (later.is_empty() || (later[0] == b'-' && later.len() <= 200 && later.iter().all(u8::is_ascii_graphic)))
+}

@@ -1,0 +1,57 @@
+//! The names of the headers that are ours. All but [`EVENT_TYPE`] are believed only on a copy of ours: see [`Provenance`](super::Provenance).
+
+/// How many attempts have been made: 1 on the first retry copy.
+pub const ATTEMPT: &str = "unstale-attempt";
+/// Why the copy stands where it stands: a [`Reason`](crate::reason::Reason)'s name.
+pub const REASON: &str = "unstale-reason";
+/// The reason in words: paths and rules, never payload values; at most 1 KiB.
+pub const ERROR: &str = "unstale-error";
+/// The event's type. Set by a publisher it says what the body is the data of.
+pub const EVENT_TYPE: &str = "unstale-event-type";
+/// The exchange of the first arrival.
+pub const EXCHANGE: &str = "unstale-exchange";
+/// The routing key of the first arrival: its presence is what makes a message from the default exchange a copy.
+pub const ROUTING_KEY: &str = "unstale-routing-key";
+/// When the event was first handled: RFC 3339.
+pub const FIRST_TIME: &str = "unstale-first-time";
+/// When this copy was made: RFC 3339.
+pub const TIME: &str = "unstale-time";
+/// What is still to do, where not all: positions in the `effects` of `plan --json`, separated by commas.
+pub const EFFECTS: &str = "unstale-effects";
+/// The digest of the registry that [`EFFECTS`] counts by.
+pub const REGISTRY: &str = "unstale-registry";
+/// The id that was made for an event without one of its own.
+pub const EVENT_ID: &str = "unstale-event-id";
+/// How the event was read: a [`Form`](super::Form)'s name.
+pub const FORM: &str = "unstale-form";
+/// The `expiration` that the copy had to clear.
+pub const EXPIRATION: &str = "unstale-expiration";
+/// The `user_id` that the copy had to clear.
+pub const USER_ID: &str = "unstale-user-id";
+/// The `CC` that the copy had to drop.
+pub const CC: &str = "unstale-cc";
+/// `true` where the publisher's headers did not fit a frame beside ours.
+pub const HEADERS_DROPPED: &str = "unstale-headers-dropped";
+
+/// What every name of ours starts with.
+pub const PREFIX: &str = "unstale-";
+
+/// Every name.
+pub const ALL: [&str; 16] = [
+    ATTEMPT,
+    REASON,
+    ERROR,
+    EVENT_TYPE,
+    EXCHANGE,
+    ROUTING_KEY,
+    FIRST_TIME,
+    TIME,
+    EFFECTS,
+    REGISTRY,
+    EVENT_ID,
+    FORM,
+    EXPIRATION,
+    USER_ID,
+    CC,
+    HEADERS_DROPPED,
+];

@@ -1,0 +1,116 @@
+//! A body's outermost level, taken apart once.
+
+use std::borrow::Cow;
+
+use super::json::{Json, JsonKind, MAX_DEPTH, MemberList};
+use super::{Malformed, malformed};
+
+/// A JSON object and its members.
+#[derive(Debug)]
+pub(super) struct Object<'a> {
+    json: Json<'a>,
+    members: MemberList<'a>,
+}
+
+/// Some writers put it before their UTF-8; RFC 8259, section 8.1, lets readers ignore it.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+impl<'a> Object<'a> {
+    /// `{}`
+    pub(super) const fn empty() -> Self {
+        Self { json: Json::EMPTY_OBJECT, members: Vec::new() }
+    }
+
+    /// Reads the bytes of a body.
+    pub(super) fn parse(body: &'a [u8], what: &str) -> Result<Self, Malformed> {
+        let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+        let text = std::str::from_utf8(body).map_err(|error| {
+            malformed(format!("{what} is not UTF-8 from byte {} on: publish one JSON object in UTF-8, not compressed", error.valid_up_to()))
+        })?;
+        let (json, members) = Json::parse_members(text)
+            .map_err(|error| malformed(format!("{what} is {error}; publish one JSON object of at most {MAX_DEPTH} levels")))?;
+        if json.kind() != JsonKind::Object {
+            return Err(malformed(format!("{what} is {}: publish one JSON object a message", json.kind())));
+        }
+        Ok(Self { json, members })
+    }
+
+    /// Takes a value apart, where it is an object.
+    pub(super) fn of(json: Json<'a>) -> Option<Self> {
+        (json.kind() == JsonKind::Object).then(|| Self { json, members: json.members() })
+    }
+
+    /// The text of the whole object.
+    pub(super) fn text(&self) -> &'a str {
+        self.json.text()
+    }
+
+    /// The members in order, duplicate names and nulls included.
+    pub(super) fn members(&self) -> &[(Cow<'a, str>, Json<'a>)] {
+        &self.members
+    }
+
+    /// Whether there is a member of that name, null included.
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.members.iter().any(|(key, _)| key == name)
+    }
+
+    /// The member of that name, of several the last; null is as good as absent.
+    pub(super) fn get(&self, name: &str) -> Option<Json<'a>> {
+        self.members.iter().rev().find(|(key, _)| key == name).map(|(_, value)| *value).filter(|value| !value.is_null())
+    }
+
+    /// The member as text: a string, or a number or boolean as it is written.
+    pub(super) fn scalar(&self, name: &str) -> Option<Cow<'a, str>> {
+        let value = self.get(name)?;
+        match value.kind() {
+            JsonKind::String => value.as_str(),
+            JsonKind::Number | JsonKind::Bool => Some(Cow::Borrowed(value.text())),
+            JsonKind::Null | JsonKind::Array | JsonKind::Object => None,
+        }
+    }
+
+    /// The member where it is an object; `None` where it is absent or null.
+    ///
+    /// # Errors
+    /// When it is anything else.
+    pub(super) fn object(&self, name: &str) -> Result<Option<Json<'a>>, Malformed> {
+        match self.get(name) {
+            Some(value) if value.kind() != JsonKind::Object => {
+                Err(malformed(format!("`{name}` is {}: it must be a JSON object or absent", value.kind())))
+            }
+            value => Ok(value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_object_says_what_it_is() {
+        for (body, message) in [
+            (&b"[1]"[..], "the body is an array: publish one JSON object a message"),
+            (b"\"x\"", "the body is a string: publish one JSON object a message"),
+            (b"null", "the body is null: publish one JSON object a message"),
+            (b"{\"a\":}", "the body is not JSON: syntax error at line 1, column 6; publish one JSON object of at most 100 levels"),
+            (b"{\"a\":\xff}", "the body is not UTF-8 from byte 5 on: publish one JSON object in UTF-8, not compressed"),
+        ] {
+            assert_eq!(Object::parse(body, "the body").unwrap_err().to_string(), message);
+        }
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(100), "]".repeat(100));
+        let error = Object::parse(deep.as_bytes(), "the body").unwrap_err();
+        assert_eq!(error.to_string(), "the body is nested deeper than 100 levels; publish one JSON object of at most 100 levels");
+    }
+
+    #[test]
+    fn members_are_found() {
+        let object = Object::parse(b"\xEF\xBB\xBF {\"a\":1,\"a\":true,\"n\":null,\"o\":{}}\n", "the body").unwrap();
+        assert_eq!(object.scalar("a").as_deref(), Some("true"));
+        assert!(object.contains("n") && object.get("n").is_none());
+        assert!(object.object("o").unwrap().is_some() && object.object("n").unwrap().is_none());
+        assert!(object.object("a").is_err());
+        assert_eq!(object.text(), "{\"a\":1,\"a\":true,\"n\":null,\"o\":{}}");
+    }
+}

@@ -1,0 +1,142 @@
+//! Where a copy of ours comes from: what its headers say of the first arrival and of the work so far.
+
+use super::{Form, HeaderValue, Message, header};
+
+/// What a copy says of itself. The default exchange cannot be bound, and only who may publish to our queues by name can write to it: so headers
+/// of ours are believed on messages from there alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provenance<'a> {
+    /// The exchange of the first arrival; empty for the default exchange.
+    pub exchange: &'a str,
+    /// The routing key of the first arrival.
+    pub routing_key: &'a str,
+    /// Attempts made so far; 0 where the header is missing or no count.
+    pub attempt: u32,
+    /// When the event was first handled: RFC 3339.
+    pub first_time: Option<&'a str>,
+    /// When this copy was made: RFC 3339.
+    pub time: Option<&'a str>,
+    /// Positions of the effects still to do, in ascending order; `None` for all, and for a list that does not read. See
+    /// [`Provenance::effects_by`].
+    pub effects: Option<Vec<u32>>,
+    /// The digest of the registry that `effects` counts by.
+    pub registry: Option<&'a str>,
+    /// The event's type, as it was read.
+    pub event_type: Option<&'a str>,
+    /// The id made for an event without one of its own.
+    pub event_id: Option<&'a str>,
+    /// How the event was read.
+    pub form: Option<Form>,
+    /// Why the copy stands where it stands: a [`Reason`](crate::reason::Reason)'s name, or one of another version.
+    pub reason: Option<&'a str>,
+    /// The reason in words.
+    pub error: Option<&'a str>,
+}
+
+impl<'a> Provenance<'a> {
+    /// What the message says of itself, where it is a copy of ours.
+    pub fn of(message: &'a Message<'a>) -> Option<Self> {
+        let routing_key = routing_key(message)?;
+        let headers = &message.headers;
+        Some(Self {
+            exchange: headers.text(header::EXCHANGE).unwrap_or_default(),
+            routing_key,
+            attempt: headers.get(header::ATTEMPT).and_then(count).unwrap_or(0),
+            first_time: headers.text(header::FIRST_TIME),
+            time: headers.text(header::TIME),
+            effects: headers.text(header::EFFECTS).and_then(positions),
+            registry: headers.text(header::REGISTRY),
+            event_type: headers.text(header::EVENT_TYPE),
+            event_id: headers.text(header::EVENT_ID),
+            form: headers.text(header::FORM).and_then(Form::from_name),
+            reason: headers.text(header::REASON),
+            error: headers.text(header::ERROR),
+        })
+    }
+
+    /// The positions still to do under that registry: `None` means all of them, as it does when another registry counted.
+    pub fn effects_by(&self, registry_digest: &str) -> Option<&[u32]> {
+        self.effects.as_deref().filter(|_| self.registry == Some(registry_digest))
+    }
+}
+
+/// The routing key of the first arrival, where the message is a copy of ours.
+pub(super) fn routing_key<'a>(message: &'a Message<'a>) -> Option<&'a str> {
+    if !message.exchange.is_empty() {
+        return None;
+    }
+    message.headers.text(header::ROUTING_KEY)
+}
+
+fn count(value: &HeaderValue<'_>) -> Option<u32> {
+    match value {
+        HeaderValue::Integer(count) => u32::try_from(*count).ok(),
+        HeaderValue::Text(digits) => digits.parse().ok(),
+        _ => None,
+    }
+}
+
+/// An empty list would be a copy with nothing to do, which nobody makes: it is read as one that does not read.
+fn positions(list: &str) -> Option<Vec<u32>> {
+    let mut positions = list.split(',').map(|position| position.trim().parse().ok()).collect::<Option<Vec<u32>>>()?;
+    positions.sort_unstable();
+    positions.dedup();
+    Some(positions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Headers;
+    use super::*;
+
+    fn message<'a>(exchange: &'a str, headers: &[(&'a str, HeaderValue<'a>)]) -> Message<'a> {
+        Message {
+            exchange,
+            routing_key: "unstale",
+            headers: Headers(headers.iter().map(|(name, value)| ((*name).into(), value.clone())).collect()),
+            ..Message::default()
+        }
+    }
+
+    #[test]
+    fn a_copy_tells_where_it_comes_from() {
+        let message = message(
+            "",
+            &[
+                (header::EXCHANGE, HeaderValue::Text("events".into())),
+                (header::ROUTING_KEY, HeaderValue::Text("user.updated".into())),
+                (header::ATTEMPT, HeaderValue::Integer(3)),
+                (header::EFFECTS, HeaderValue::Text("4,1, 1".into())),
+                (header::REGISTRY, HeaderValue::Text("abc".into())),
+                (header::FORM, HeaderValue::Text("envelope".into())),
+                (header::REASON, HeaderValue::Text("redis_refused".into())),
+            ],
+        );
+        let provenance = Provenance::of(&message).unwrap();
+        assert_eq!((provenance.exchange, provenance.routing_key), ("events", "user.updated"));
+        assert_eq!(provenance.attempt, 3);
+        assert_eq!(provenance.form, Some(Form::Envelope));
+        assert_eq!(provenance.reason, Some("redis_refused"));
+        assert_eq!(provenance.effects_by("abc"), Some(&[1, 4][..]));
+        assert_eq!(provenance.effects_by("def"), None, "another registry counts otherwise: all are done");
+    }
+
+    #[test]
+    fn only_the_default_exchange_is_believed() {
+        let headers = [(header::ROUTING_KEY, HeaderValue::Text("user.updated".into()))];
+        assert!(Provenance::of(&message("events", &headers)).is_none());
+        assert!(Provenance::of(&message("", &[])).is_none());
+        assert!(Provenance::of(&message("", &[(header::ROUTING_KEY, HeaderValue::Integer(1))])).is_none());
+    }
+
+    #[test]
+    fn what_does_not_read_means_the_most_work() {
+        for list in ["", ",", "1,", "-1", "1;2", "x", "99999999999"] {
+            assert_eq!(positions(list), None, "{list:?}");
+        }
+        for attempt in [HeaderValue::Integer(-1), HeaderValue::Bool(true), HeaderValue::Text("many".into())] {
+            let message = message("", &[(header::ROUTING_KEY, HeaderValue::Text("k".into())), (header::ATTEMPT, attempt)]);
+            assert_eq!(Provenance::of(&message).unwrap().attempt, 0);
+        }
+    }
+}
