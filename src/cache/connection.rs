@@ -219,7 +219,8 @@ impl Link {
 impl Live {
     async fn send(&self, pipeline: &Pipeline, silence: Duration) -> Result<Vec<Value>, Outage> {
         let mut connection = self.connection.clone();
-        let mut answer = pin!(connection.send_packed_commands(pipeline, 0, pipeline.len()));
+        // Unconstrained: a task that has used up its budget must not be kept from sending, or what comes after would go first.
+        let mut answer = pin!(tokio::task::unconstrained(connection.send_packed_commands(pipeline, 0, pipeline.len())));
         let result = loop {
             let seen = self.answers.load(Ordering::Relaxed);
             match tokio::time::timeout(silence, answer.as_mut()).await {

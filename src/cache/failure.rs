@@ -144,3 +144,44 @@ pub(super) fn too_old(version: &str) -> Outage {
 pub(super) fn no_side_keys() -> Outage {
     Outage::for_person("Redis gives us no right to write our own keys: the ACL of our user needs ~unstale:* (NOPERM)")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(code: &str, detail: &str) -> CommandError {
+        let error = redis::make_extension_error(code.into(), Some(detail.into()));
+        let errors = error.into_server_errors().unwrap();
+        classify("SET", &errors[0].1)
+    }
+
+    #[test]
+    fn the_servers_own_trouble_is_an_outage() {
+        for (code, _) in OUTAGES {
+            assert!(matches!(of(code, ""), CommandError::Outage(_)), "{code}");
+        }
+        assert!(matches!(of("ERR", "max number of clients reached"), CommandError::Outage(_)));
+        assert!(matches!(of("NOAUTH", ""), CommandError::Outage(Outage { needs_person: true, .. })));
+        assert!(matches!(of("LOADING", ""), CommandError::Outage(Outage { needs_person: false, .. })));
+    }
+
+    #[test]
+    fn a_refusal_names_command_and_code_and_nothing_of_the_text() {
+        for (code, detail, message) in [
+            ("WRONGTYPE", "Operation against key secret", "SET: WRONGTYPE"),
+            ("NOPERM", "No permissions to access the 'secret' key", "SET: NOPERM"),
+            ("ERR", "value is not an integer or out of range", "SET: ERR not an integer or out of range"),
+            ("ERR", "Error running script (call to f_1): @user_script:3: WRONGTYPE Operation against secret", "SET: WRONGTYPE"),
+            ("ERR", "The user executing the script can't run this command", "SET: ERR no permission"),
+        ] {
+            assert_eq!(of(code, detail), CommandError::Refused(message.into()));
+        }
+        let nested = of("ERR", "Error running script (call to f_1): @user_script:3: -OOM command not allowed");
+        assert!(matches!(nested, CommandError::Outage(_)), "{nested}");
+    }
+
+    #[test]
+    fn what_nobody_knows_is_tried_again() {
+        assert_eq!(of("NEWCODE", "secret"), CommandError::Failed("SET: NEWCODE".into()));
+    }
+}
