@@ -22,7 +22,7 @@ pub use model::{
 };
 pub use path::{EventField, Names, Path, Root, Step, TextProblem};
 pub use resolve::{Explanation, Note};
-pub use template::Template;
+pub use template::{Template, unbound_array};
 pub use url_template::UrlTemplate;
 pub use value_template::ValueTemplate;
 

@@ -383,6 +383,17 @@ fn values_keep_types_and_text() {
 }
 
 #[test]
+fn one_key_has_one_value() {
+    let names = Names { lets: &[], in_each: false, vars: &Vars::default() };
+    let template = |text: &str| Template::parse(text, &names).unwrap();
+    let unbound = |target: &str, used: &str| unbound_array(&[template(target)], template(used).paths()).map(ToString::to_string);
+    assert_eq!(unbound("{xs[].a}", "{data.xs[].b}"), None);
+    assert_eq!(unbound("{xs[].a[].b}", "{xs[].c}"), None);
+    assert_eq!(unbound("k", "{id}{xs[].b}"), Some("xs[].b".to_owned()));
+    assert_eq!(unbound("{xs[].c}", "{xs[].a[].b}"), Some("xs[].a[].b".to_owned()));
+}
+
+#[test]
 fn a_write_in_doubt_deletes_its_key() {
     let resolution = Builder::new().entry("user.updated").write("k", &json!({"a": "{gone}"}), &[]).resolve("{}");
     assert_eq!(lines(&resolution), ["delete p:k"]);
