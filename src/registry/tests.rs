@@ -341,6 +341,26 @@ fn lets_are_for_the_effects_that_use_them() {
 }
 
 #[test]
+fn numbers_keep_their_digits_through_expressions_or_fail() {
+    let delete = |_: &Names<'_>| RuleBody::Delete;
+    let data = r#"{"ids":[123456789012345678901234567890,18446744073709551615,7.0]}"#;
+    let plain = Builder::new().entry("user.updated").rule(&["{item}"], Some("data.ids"), None, delete).resolve(data);
+    assert_eq!(lines(&plain), ["delete p:123456789012345678901234567890", "delete p:18446744073709551615", "delete p:7"]);
+    let filtered = Builder::new().entry("user.updated").rule(&["{item}"], Some("data.ids.filter(i, true)"), None, delete).resolve(data);
+    assert_eq!((lines(&filtered).len(), filtered.failure.map(|failure| failure.reason)), (0, Some(Reason::Unresolvable)));
+}
+
+#[test]
+fn an_expression_names_what_it_reads() {
+    let names = Names { lets: &[], in_each: true, vars: &Vars::default() };
+    let expression =
+        Expression::compile("data.a.b[0] == item.c && has(previous.d) && changed('e') && data.xs.all(x, x.y > 0)", &names).unwrap();
+    let paths: Vec<_> = expression.paths().iter().map(|path| (path.to_string(), path.is_optional())).collect();
+    let expected = [("data.a.b[0]", false), ("item.c", false), ("previous.d", true), ("e", true), ("data.xs", false)];
+    assert_eq!(paths, expected.map(|(path, optional)| (path.to_owned(), optional)));
+}
+
+#[test]
 fn each_stands_for_every_element() {
     let body = |_: &Names<'_>| RuleBody::Delete;
     let builder = Builder::new().entry("user.updated");
