@@ -81,6 +81,10 @@ pub(super) fn write_json(value: &dyn Val, out: &mut String) -> Result<(), String
     } else if let Some(uint) = value.downcast_ref::<CelUInt>() {
         out.push_str(&uint.inner().to_string());
     } else if let Some(double) = value.downcast_ref::<CelDouble>() {
+        // Beyond 2^53 a double no longer says which integer was meant: it would make the wrong key.
+        if double.inner().abs() >= 9_007_199_254_740_992.0 {
+            return Err("a double beyond 2^53, no exact number".to_owned());
+        }
         let number = serde_json::Number::from_f64(*double.inner()).ok_or("a double that is no number")?;
         out.push_str(&number.to_string());
     } else if let Some(bool) = value.downcast_ref::<CelBool>() {

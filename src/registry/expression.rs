@@ -178,7 +178,13 @@ impl Check<'_> {
             return Ok(());
         }
         if let Some(path) = self.chain(node) {
+            match path.root() {
+                Root::Previous => self.uses.previous = true,
+                Root::Item => self.uses.item = true,
+                _ => self.uses.data = true,
+            }
             self.paths.push(path);
+            return Ok(());
         }
         let id = node.id;
         match &mut node.expr {

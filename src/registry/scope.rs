@@ -5,6 +5,7 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::ops::Range;
 
+use cel::common::ast::Expr;
 use cel::common::types::{CelBool, CelInt, CelMap, CelMapKey, CelNull, CelString, CelUInt};
 use cel::common::value::Val;
 use cel::{Context, ExecutionError, Value};
@@ -330,6 +331,9 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
                 }
                 _ => Err(Fault::absence(format!("`{path}` is absent or null"))),
             };
+        }
+        if let (Expr::Ident(_), [path]) = (&expression.ast.expr, &*expression.changed) {
+            return Ok(self.event.changed(path));
         }
         self.evaluate(expression, |value| match value.downcast_ref::<CelBool>() {
             Some(answer) => Ok(*answer.inner()),

@@ -1,10 +1,12 @@
 //! Whole entries, built by hand, against events.
 
+mod properties;
+mod texts;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
@@ -341,6 +343,26 @@ fn lets_are_for_the_effects_that_use_them() {
 }
 
 #[test]
+fn numbers_keep_their_digits_through_expressions_or_fail() {
+    let delete = |_: &Names<'_>| RuleBody::Delete;
+    let data = r#"{"ids":[123456789012345678901234567890,18446744073709551615,7.0]}"#;
+    let plain = Builder::new().entry("user.updated").rule(&["{item}"], Some("data.ids"), None, delete).resolve(data);
+    assert_eq!(lines(&plain), ["delete p:123456789012345678901234567890", "delete p:18446744073709551615", "delete p:7"]);
+    let filtered = Builder::new().entry("user.updated").rule(&["{item}"], Some("data.ids.filter(i, true)"), None, delete).resolve(data);
+    assert_eq!((lines(&filtered).len(), filtered.failure.map(|failure| failure.reason)), (0, Some(Reason::Unresolvable)));
+}
+
+#[test]
+fn an_expression_names_what_it_reads() {
+    let names = Names { lets: &[], in_each: true, vars: &Vars::default() };
+    let expression =
+        Expression::compile("data.a.b[0] == item.c && has(previous.d) && changed('e') && data.xs.all(x, x.y > 0)", &names).unwrap();
+    let paths: Vec<_> = expression.paths().iter().map(|path| (path.to_string(), path.is_optional())).collect();
+    let expected = [("data.a.b[0]", false), ("item.c", false), ("previous.d", true), ("e", true), ("data.xs", false)];
+    assert_eq!(paths, expected.map(|(path, optional)| (path.to_owned(), optional)));
+}
+
+#[test]
 fn each_stands_for_every_element() {
     let body = |_: &Names<'_>| RuleBody::Delete;
     let builder = Builder::new().entry("user.updated");
@@ -508,111 +530,4 @@ fn an_explanation_says_why_not() {
             (2, "`when` had no answer (a field is absent), so the safe side holds: data.gone == 2"),
         ]
     );
-}
-
-#[test]
-fn what_is_wrong_with_a_text_is_told_with_its_place() {
-    let (vars, lets) = (Vars::default(), ["page".to_owned()]);
-    let names = Names { lets: &lets, in_each: false, vars: &vars };
-    for (text, at) in [
-        ("a}b", 1),
-        ("a{", 2),
-        ("a{id", 4),
-        ("{}", 1),
-        ("{ id }", 1),
-        ("{a..b}", 3),
-        ("{a[x]}", 3),
-        ("{a[\"x}", 4),
-        ("{item.x}", 1),
-        ("{let.nope}", 5),
-        ("{event}", 1),
-        ("{event.nope}", 7),
-        ("{vars}", 1),
-        ("{a-b}", 2),
-        ("{0}", 1),
-    ] {
-        assert_eq!(Template::parse(text, &names).map_err(|problem| problem.at), Err(at), "{text}");
-    }
-    for (text, at) in [
-        ("", 0),
-        ("nope.x == 1", 0),
-        ("data.a == 1 && nope", 15),
-        ("foo(data.a)", 3),
-        ("data.a.lower()", 12),
-        ("lets.nope == 1", 4),
-        ("item.a", 0),
-        ("data.a.matches(data.b)", 14),
-    ] {
-        assert_eq!(Expression::compile(text, &names).map_err(|problem| problem.at).err(), Some(at), "{text}");
-    }
-    for text in
-        ["let.page == 1", "data.in == 1", "data.a ==", "a b", "\u{0}", &"(".repeat(3000), &"-".repeat(3000), &vec!["1"; 2000].join("+")]
-    {
-        assert!(Expression::compile(text, &names).is_err(), "{text}");
-    }
-    assert!(Expression::compile("let.page == 1", &names).unwrap_err().hint.unwrap().contains("lets"));
-}
-
-fn any_json(depth: u32) -> impl Strategy<Value = serde_json::Value> {
-    let leaf = prop_oneof![
-        Just(serde_json::Value::Null),
-        any::<bool>().prop_map(Into::into),
-        any::<i64>().prop_map(Into::into),
-        any::<f64>().prop_map(Into::into),
-        ".{0,6}".prop_map(Into::into),
-    ];
-    leaf.prop_recursive(depth, 24, 4, |inner| {
-        prop_oneof![
-            prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
-            prop::collection::btree_map("[a-d]", inner, 0..4).prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
-        ]
-    })
-}
-
-proptest! {
-    #[test]
-    fn no_event_panics(data in prop::collection::btree_map("[a-d]", any_json(3), 0..4), previous in any_json(2)) {
-        let builder = Builder::new().entry("user.updated").let_("x", "data.a + 1").let_("y", "data.b");
-        let builder = builder.delete("{a}:{b[].c}:{c[0].d?}:{let.x}").delete("{let.y.a}:{let.y[].b}");
-        let builder = builder.rule(&["{item}", "{item.a?}"], Some("data.c.map(x, x)"), Some("item.a > 1 || changed('b')"), |_| RuleBody::Delete);
-        let builder = builder.write("k:{a}", &json!({"a": "{a}", "b": "{b?}", "c": "x{c}"}), &["{d[]}"]);
-        let builder = builder.rule(&["w"], None, Some("size(data.d) > 0 && -data.a < 3 && data.b % data.c == 0"), |_| RuleBody::Delete);
-        let data = serde_json::to_string(&data).unwrap();
-        let previous = previous.to_string();
-        let event = event("user.updated", &data, Some(&previous));
-        let explanation = builder.registry.explain(&event);
-        prop_assert_eq!(&explanation.resolution, &builder.registry.resolve(&event));
-        if let Some(failure) = explanation.resolution.failure {
-            prop_assert!(failure.at as usize <= explanation.resolution.effects.len());
-        }
-    }
-
-    #[test]
-    fn a_key_holds_exactly_the_string_or_is_unresolvable(value in "\\PC{0,12}|.{0,6}|[\\x00-\\x1f{}\\[\\]\".]{0,6}") {
-        let data = json!({"v": value}).to_string();
-        let (keys, reason) = targets("a:{v}:b", &data);
-        if value.is_empty() || value.chars().any(char::is_control) {
-            prop_assert_eq!((keys.len(), reason), (0, Some(Reason::Unresolvable)));
-        } else {
-            prop_assert_eq!((keys, reason), (vec![format!("a:{value}:b")], None));
-        }
-    }
-
-    #[test]
-    fn different_arrays_multiply_and_one_goes_in_step(xs in prop::collection::vec(0..50_u32, 0..6), ys in prop::collection::vec(0..50_u32, 0..6)) {
-        let data = json!({"xs": xs, "ys": ys}).to_string();
-        let (keys, _) = targets("{xs[]}:{ys[]}:{xs[]}", &data);
-        let expected: Vec<_> = xs.iter().flat_map(|x| ys.iter().map(move |y| format!("{x}:{y}:{x}"))).collect();
-        prop_assert_eq!(keys, expected);
-    }
-
-    #[test]
-    fn no_text_panics_the_compilers(text in ".{0,24}|[{}a-c.\\[\\]\"?0-9]{0,16}|[a-c.()+&|!=<>\" ]{0,16}") {
-        let names = Names { lets: &[], in_each: true, vars: &Vars::default() };
-        let _ = Template::parse(&text, &names);
-        let _ = UrlTemplate::parse(&text, &names);
-        if let Err(problem) = Expression::compile(&text, &names) {
-            prop_assert!(problem.at <= text.len());
-        }
-    }
 }
