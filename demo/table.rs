@@ -7,7 +7,7 @@ use crate::cache::{Snapshot, State};
 use crate::steps::Step;
 
 const KEY_WIDTH: usize = 30;
-const CELL_WIDTH: usize = 34;
+const CELL_WIDTH: usize = 40;
 
 /// Colour, where someone looks and has not said no (<https://no-color.org>).
 pub(crate) struct Paint {

@@ -1,18 +1,20 @@
 //! lapin's deliveries, properties and tables ⇄ our own words.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use super::failure::PublishError;
 use super::lane::Tag;
-use crate::event::{HeaderValue, Headers, Message, Properties};
+use crate::event::json::JsonKind;
+use crate::event::{HeaderValue, Headers, Json, Message, OwnedMessage, OwnedValue, Properties};
 
 /// How often a quorum queue has delivered a message before; absent the first time.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
 /// One message, as it came from a queue.
-#[derive(Debug)]
 pub struct Delivery {
     tag: Tag,
     exchange: ShortString,
@@ -96,6 +98,13 @@ fn text(property: Option<&ShortString>) -> Option<&str> {
     property.map(ShortString::as_str)
 }
 
+/// Neither headers nor body: payload values never reach a log.
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("tag", &self.tag).field("routing_key", &self.routing_key).finish_non_exhaustive()
+    }
+}
+
 /// The value as far as an event is made of it.
 fn header_value(value: &AMQPValue) -> HeaderValue<'_> {
     let bytes = match value {
@@ -143,6 +152,82 @@ pub(super) fn for_copy(from: &BasicProperties, headers: FieldTable) -> BasicProp
         correlation_id => with_correlation_id, reply_to => with_reply_to, message_id => with_message_id, timestamp => with_timestamp,
         kind => with_type, app_id => with_app_id, cluster_id => with_cluster_id);
     to
+}
+
+/// The properties to publish a message with.
+pub(super) fn properties_of(message: &OwnedMessage) -> Result<BasicProperties, PublishError> {
+    let checked = |what: &str, text: &str| {
+        short(text).ok_or_else(|| PublishError::Unsendable(format!("{what} is longer than the 255 bytes that AMQP allows")))
+    };
+    let from = &message.properties;
+    let mut to = BasicProperties::default().with_delivery_mode(from.delivery_mode.unwrap_or(2));
+    macro_rules! write {
+        ($($field:ident => $write:ident, $what:literal;)*) => {
+            $(if let Some(text) = &from.$field { to = to.$write(checked($what, text)?); })*
+        };
+    }
+    write! {
+        content_type => with_content_type, "`content_type`";
+        content_encoding => with_content_encoding, "`content_encoding`";
+        correlation_id => with_correlation_id, "`correlation_id`";
+        reply_to => with_reply_to, "`reply_to`";
+        expiration => with_expiration, "`expiration`";
+        message_id => with_message_id, "`message_id`";
+        event_type => with_type, "the property `type`";
+        user_id => with_user_id, "`user_id`";
+        app_id => with_app_id, "`app_id`";
+        cluster_id => with_cluster_id, "`cluster_id`";
+    }
+    if let Some(priority) = from.priority {
+        to = to.with_priority(priority);
+    }
+    if let Some(seconds) = from.timestamp_s {
+        to = to.with_timestamp(seconds);
+    }
+    if !message.headers.is_empty() {
+        let mut table = FieldTable::default();
+        for (name, value) in &message.headers {
+            table.insert(checked("a header's name", name)?, owned_value(value)?);
+        }
+        to = to.with_headers(table);
+    }
+    Ok(to)
+}
+
+fn owned_value(value: &OwnedValue) -> Result<AMQPValue, PublishError> {
+    Ok(match value {
+        OwnedValue::Text(text) => long(text.as_str()),
+        OwnedValue::Integer(integer) => AMQPValue::LongLongInt(*integer),
+        OwnedValue::Double(double) => AMQPValue::Double(*double),
+        OwnedValue::Bool(value) => AMQPValue::Boolean(*value),
+        OwnedValue::Timestamp(seconds) => AMQPValue::Timestamp(*seconds),
+        OwnedValue::Null => AMQPValue::Void,
+        OwnedValue::Bytes(bytes) => long(bytes.clone()),
+        OwnedValue::Json(text) => json_value(Json::parse(text).map_err(|error| PublishError::Unsendable(format!("a header is {error}")))?)?,
+    })
+}
+
+fn json_value(json: Json<'_>) -> Result<AMQPValue, PublishError> {
+    let unsendable = |what: &str| PublishError::Unsendable(format!("a header {what}"));
+    Ok(match json.kind() {
+        JsonKind::Null => AMQPValue::Void,
+        JsonKind::Bool => AMQPValue::Boolean(json.as_bool() == Some(true)),
+        JsonKind::String => long(json.as_str().unwrap_or_default().as_ref()),
+        JsonKind::Number => match (json.text().parse(), json.text().parse()) {
+            (Ok(integer), _) => AMQPValue::LongLongInt(integer),
+            (_, Ok(double)) => AMQPValue::Double(double),
+            _ => return Err(unsendable("holds a number that AMQP cannot")),
+        },
+        JsonKind::Array => AMQPValue::FieldArray(json.elements().into_iter().map(json_value).collect::<Result<Vec<_>, _>>()?.into()),
+        JsonKind::Object => {
+            let mut table = FieldTable::default();
+            for (name, value) in json.members() {
+                let name = short(&name).ok_or_else(|| unsendable("holds a name longer than the 255 bytes that AMQP allows"))?;
+                table.insert(name, json_value(value)?);
+            }
+            AMQPValue::FieldTable(table)
+        }
+    })
 }
 
 #[cfg(test)]
@@ -211,6 +296,19 @@ pub(super) mod tests {
             &Opaque,
         ];
         assert_eq!(values, expected);
+    }
+
+    #[test]
+    fn a_line_of_json_is_published_as_it_says() {
+        let line = r#"{"routing_key":"k","headers":{"a":[1,"x",null,{"b":true}],"n":1.5},"properties":{"content_type":"t"},"body":"{}"}"#;
+        let message = OwnedMessage::from_line(line).unwrap();
+        let made = properties_of(&message).unwrap();
+        assert_eq!((made.content_type(), made.delivery_mode()), (&Some("t".into()), &Some(2)));
+        let inner = AMQPValue::FieldTable(table(&[("b", AMQPValue::Boolean(true))]));
+        let array = AMQPValue::FieldArray(vec![AMQPValue::LongLongInt(1), long("x"), AMQPValue::Void, inner].into());
+        assert_eq!(made.headers(), &Some(table(&[("a", array), ("n", AMQPValue::Double(1.5))])));
+        let long_id = OwnedMessage { headers: vec![("h".repeat(256), OwnedValue::Null)], ..OwnedMessage::default() };
+        assert!(matches!(properties_of(&long_id), Err(PublishError::Unsendable(_))), "lapin would send it broken");
     }
 
     #[test]

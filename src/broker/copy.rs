@@ -12,28 +12,8 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use super::convert::{Delivery, for_copy, long};
 use super::publisher::Outgoing;
 use super::wire::content_header_bytes;
-use crate::event::Form;
+use crate::event::{Form, header};
 use crate::reason::Reason;
-
-mod header {
-    pub(super) const ATTEMPT: &str = "unstale-attempt";
-    pub(super) const REASON: &str = "unstale-reason";
-    pub(super) const ERROR: &str = "unstale-error";
-    pub(super) const EVENT_TYPE: &str = "unstale-event-type";
-    pub(super) const EXCHANGE: &str = "unstale-exchange";
-    pub(super) const ROUTING_KEY: &str = "unstale-routing-key";
-    pub(super) const FIRST_TIME: &str = "unstale-first-time";
-    pub(super) const TIME: &str = "unstale-time";
-    pub(super) const EFFECTS: &str = "unstale-effects";
-    pub(super) const REGISTRY: &str = "unstale-registry";
-    pub(super) const EVENT_ID: &str = "unstale-event-id";
-    pub(super) const FORM: &str = "unstale-form";
-    pub(super) const EXPIRATION: &str = "unstale-expiration";
-    pub(super) const USER_ID: &str = "unstale-user-id";
-    pub(super) const CC: &str = "unstale-cc";
-    pub(super) const HEADERS_DROPPED: &str = "unstale-headers-dropped";
-    pub(super) const PREFIX: &str = "unstale-";
-}
 
 /// The longest `unstale-error`.
 const ERROR_MAX_BYTES: usize = 1024;

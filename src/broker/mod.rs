@@ -23,5 +23,5 @@ pub use failure::{BrokerError, PublishError, SessionEnded, TopologyProblem};
 pub use lane::{Acker, Lane, LaneName, Tag};
 pub use names::Names;
 pub use prefetch::Prefetch;
-pub use publisher::{EventProperties, HeaderText, Outgoing, Publisher};
+pub use publisher::{Outgoing, Publisher};
 pub use session::{Rebound, Session, SessionWatch};

@@ -1,21 +1,22 @@
 //! Publishing that is known to have arrived: mandatory, confirmed one by one, and not returned.
 
+use std::fmt;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::convert::{long, short};
+use super::convert::{properties_of, short};
 use super::failure::{BrokerError, PublishError, Refusal, SessionEnded};
 use super::link::{ANSWER_TIMEOUT, EndSignal, Link, answered};
 use super::wire::content_header_bytes;
 use crate::config::AmqpConfig;
+use crate::event::OwnedMessage;
 
 /// Messages without their confirm at a time: lapin looks through all of them at every confirm.
 const MAX_IN_FLIGHT: usize = 500;
@@ -24,7 +25,6 @@ const MAX_IN_FLIGHT: usize = 500;
 const MAX_IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
 
 /// A message to publish.
-#[derive(Debug)]
 pub struct Outgoing<'a> {
     exchange: &'a str,
     routing_key: &'a str,
@@ -32,22 +32,12 @@ pub struct Outgoing<'a> {
     body: &'a [u8],
 }
 
-/// A header of an event to publish.
-pub type HeaderText<'a> = (&'a str, &'a str);
-
-/// The properties of an event to publish.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct EventProperties<'a> {
-    /// `content-type`
-    pub content_type: Option<&'a str>,
-    /// `message-id`
-    pub message_id: Option<&'a str>,
-    /// `type`
-    pub event_type: Option<&'a str>,
-    /// `timestamp`, in seconds since the Unix epoch.
-    pub timestamp_s: Option<u64>,
-    /// Text headers.
-    pub headers: &'a [HeaderText<'a>],
+/// Neither headers nor body: payload values never reach a log.
+impl fmt::Debug for Outgoing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (exchange, routing_key) = (self.exchange, self.routing_key);
+        f.debug_struct("Outgoing").field("exchange", &exchange).field("routing_key", &routing_key).finish_non_exhaustive()
+    }
 }
 
 impl<'a> Outgoing<'a> {
@@ -55,35 +45,13 @@ impl<'a> Outgoing<'a> {
         Self { exchange, routing_key, properties, body }
     }
 
-    /// An event, as any application would publish it; persistent.
+    /// A message as any application would publish it; persistent unless it says otherwise.
     ///
     /// # Errors
     /// [`PublishError::Unsendable`] when a property or a header's name is beyond AMQP's 255 bytes.
-    pub fn event(exchange: &'a str, routing_key: &'a str, with: &EventProperties<'_>, body: &'a [u8]) -> Result<Self, PublishError> {
-        let checked = |what: &str, text: &str| {
-            short(text).ok_or_else(|| PublishError::Unsendable(format!("{what} is longer than the 255 bytes that AMQP allows")))
-        };
-        let mut properties = BasicProperties::default().with_delivery_mode(2);
-        if let Some(text) = with.content_type {
-            properties = properties.with_content_type(checked("the content type", text)?);
-        }
-        if let Some(text) = with.message_id {
-            properties = properties.with_message_id(checked("the message id", text)?);
-        }
-        if let Some(text) = with.event_type {
-            properties = properties.with_type(checked("the type property", text)?);
-        }
-        if let Some(seconds) = with.timestamp_s {
-            properties = properties.with_timestamp(seconds);
-        }
-        if !with.headers.is_empty() {
-            let mut table = FieldTable::default();
-            for (name, value) in with.headers {
-                table.insert(checked("a header's name", name)?, long(*value));
-            }
-            properties = properties.with_headers(table);
-        }
-        Ok(Self { exchange, routing_key, properties, body })
+    pub fn of(message: &'a OwnedMessage) -> Result<Self, PublishError> {
+        let properties = properties_of(message)?;
+        Ok(Self { exchange: &message.exchange, routing_key: &message.routing_key, properties, body: &message.body })
     }
 
     /// Where it goes.
@@ -153,18 +121,12 @@ impl Publisher {
         let _ = self.blocked.clone().wait_for(|blocked| !blocked).await;
     }
 
-    /// Publishes an event, and waits until a queue has it.
+    /// Publishes a message, and waits until a queue has it.
     ///
     /// # Errors
     /// [`PublishError`]
-    pub async fn publish_event(
-        &mut self,
-        exchange: &str,
-        routing_key: &str,
-        properties: &EventProperties<'_>,
-        body: &[u8],
-    ) -> Result<(), PublishError> {
-        let message = Outgoing::event(exchange, routing_key, properties, body)?;
+    pub async fn publish(&mut self, message: &OwnedMessage) -> Result<(), PublishError> {
+        let message = Outgoing::of(message)?;
         self.publish_all(&[message]).await.pop().unwrap_or(Ok(()))
     }
 
@@ -185,7 +147,7 @@ impl Publisher {
             while in_flight.len() < MAX_IN_FLIGHT && (in_flight.is_empty() || in_flight_bytes < MAX_IN_FLIGHT_BYTES) {
                 let Some(at) = waiting.pop() else { break };
                 in_flight_bytes += messages[at].body.len();
-                in_flight.push(publish(self.channel.clone(), at, &messages[at]));
+                in_flight.push(publish_one(self.channel.clone(), at, &messages[at]));
             }
             if in_flight.is_empty() {
                 break;
@@ -272,7 +234,7 @@ async fn confirming(link: &Link) -> Result<Channel, SessionEnded> {
     Ok(channel)
 }
 
-async fn publish(channel: Channel, at: usize, message: &Outgoing<'_>) -> (usize, lapin::Result<Confirmation>) {
+async fn publish_one(channel: Channel, at: usize, message: &Outgoing<'_>) -> (usize, lapin::Result<Confirmation>) {
     let options = BasicPublishOptions { mandatory: true, immediate: false };
     let (exchange, routing_key) = (message.exchange.into(), message.routing_key.into());
     let sent = channel.basic_publish(exchange, routing_key, options, message.body, message.properties.clone()).await;

@@ -223,7 +223,10 @@ impl Objects<'_> {
             Refusal::Forbidden(words) => {
                 self.problem(object, words, "grant the permission, or declare it by other means and set UNSTALE_DECLARE=none");
             }
-            Refusal::Unsupported(words) => self.problem(object, words, "unstale needs RabbitMQ 3.10 or later with quorum queues"),
+            Refusal::Unsupported(words) => {
+                self.problem(object, words, "unstale needs RabbitMQ 3.10 or later with quorum queues");
+                return Err(BrokerError::Topology(std::mem::take(&mut self.problems)));
+            }
             Refusal::Passing(words) => return Err(BrokerError::Unreachable(words)),
         }
         Ok(())

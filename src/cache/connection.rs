@@ -62,6 +62,8 @@ pub(super) struct Link {
     probe_key: String,
     current: ArcSwap<Current>,
     pace: tokio::sync::Mutex<Pace>,
+    /// Probes that have ended.
+    probes: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -87,6 +89,7 @@ impl fmt::Debug for Live {
 struct Pace {
     failures: u32,
     last: Option<Instant>,
+    result: Option<Result<(), Outage>>,
 }
 
 impl Link {
@@ -101,7 +104,7 @@ impl Link {
         };
         let client = client(url.expose(), &config.tls)?;
         let current = ArcSwap::from_pointee(Current::Down(Outage::new("not connected to Redis yet")));
-        Ok(Self { client, probe_key, current, pace: tokio::sync::Mutex::default() })
+        Ok(Self { client, probe_key, current, pace: tokio::sync::Mutex::default(), probes: AtomicU64::new(0) })
     }
 
     pub(super) fn state(&self) -> State {
@@ -144,11 +147,19 @@ impl Link {
     }
 
     /// Connects where there is no connection, and finds out whether Redis takes writes. Paces itself: after a failure the next call waits.
+    /// Who calls while a probe is under way shares its result: many callers wait no longer than one.
     pub(super) async fn probe(&self) -> Result<(), Outage> {
+        let seen = self.probes.load(Ordering::SeqCst);
         let mut pace = self.pace.lock().await;
+        if self.probes.load(Ordering::SeqCst) != seen
+            && let Some(result) = &pace.result
+        {
+            return result.clone();
+        }
         pace.wait().await;
         let result = self.connect_and_write().await;
-        pace.note(result.is_ok());
+        pace.note(&result);
+        self.probes.fetch_add(1, Ordering::SeqCst);
         result
     }
 
@@ -248,9 +259,10 @@ impl Pace {
         tokio::time::sleep(pause.saturating_sub(last.elapsed())).await;
     }
 
-    fn note(&mut self, success: bool) {
-        self.failures = if success { 0 } else { self.failures.saturating_add(1) };
+    fn note(&mut self, result: &Result<(), Outage>) {
+        self.failures = if result.is_ok() { 0 } else { self.failures.saturating_add(1) };
         self.last = Some(Instant::now());
+        self.result = Some(result.clone());
     }
 }
 

@@ -74,7 +74,8 @@ fn check(url: &Url, schemes: &[&str]) -> Result<(), &'static str> {
 
 /// Splits at each comma that a URL follows: a password may hold commas of its own.
 fn split_at_schemes<'t>(text: &'t str, schemes: &[&str]) -> Vec<&'t str> {
-    let begins_url = |rest: &str| schemes.iter().any(|scheme| rest.trim_start().strip_prefix(scheme).is_some_and(|rest| rest.starts_with("://")));
+    let begins_url =
+        |rest: &str| schemes.iter().any(|scheme| rest.trim_start().strip_prefix(scheme).is_some_and(|rest| rest.starts_with("://")));
     let mut parts = Vec::new();
     let mut from = 0;
     for (comma, _) in text.match_indices(',') {

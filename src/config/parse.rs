@@ -8,8 +8,8 @@ use super::environment::Environment;
 use super::problem::{ConfigProblem, ConfigProblems, Warning};
 use super::settings::{RawSettings, Setting, setting};
 use super::{
-    AmqpConfig, Config, DeclarePolicy, HistoryConfig, LogFormat, RedisConfig, RedisMode, RegistryConfig, SecretUrl, TlsConfig, UnknownPolicy,
-    WarmConfig, nodes,
+    AmqpConfig, Config, DeclarePolicy, HistoryConfig, LogFormat, RedisConfig, RedisMode, RegistryConfig, SecretUrl, TlsConfig,
+    UnknownPolicy, WarmConfig, nodes,
 };
 use crate::quantity::{Rate, format_duration, parse_duration, parse_size_bytes};
 
@@ -36,9 +36,8 @@ impl Environment {
             schemas: checker.read(setting::schemas, raw.schemas.as_deref(), path),
             key_prefix: checker.read(setting::key_prefix, raw.key_prefix.as_deref(), printable),
             vars: self.vars,
-            max_keys_per_event: checker.read(setting::max_keys_per_event, raw.max_keys_per_event.as_deref(), |text| {
-                whole(text, 1, 100_000_000, "10000")
-            }),
+            max_keys_per_event: checker
+                .read(setting::max_keys_per_event, raw.max_keys_per_event.as_deref(), |text| whole(text, 1, 100_000_000, "10000")),
         };
         let warm = WarmConfig {
             concurrency: checker.read(setting::warm_concurrency, raw.warm_concurrency.as_deref(), |text| whole(text, 1, 65_535, "16")),
@@ -127,7 +126,10 @@ fn redis_mode(checker: &mut Checker, raw: &RawSettings, urls: &[SecretUrl]) -> R
     if !checker.has_problem(setting::redis_mode) && !checker.has_problem(setting::redis_sentinel_master) {
         match (&mode, &master) {
             (RedisMode::Sentinel { .. }, None) => {
-                checker.problem(setting::redis_sentinel_master, "missing: UNSTALE_REDIS_MODE=sentinel needs the name of the primary, as the sentinels call it");
+                checker.problem(
+                    setting::redis_sentinel_master,
+                    "missing: UNSTALE_REDIS_MODE=sentinel needs the name of the primary, as the sentinels call it",
+                );
             }
             (RedisMode::Single | RedisMode::Cluster, Some(_)) => {
                 let message = format!("set, but only UNSTALE_REDIS_MODE=sentinel reads it: set that, or unset {master_name}");
@@ -138,7 +140,10 @@ fn redis_mode(checker: &mut Checker, raw: &RawSettings, urls: &[SecretUrl]) -> R
     }
     if !checker.has_problem(setting::redis_mode) && !checker.has_problem(setting::redis_url) {
         if mode == RedisMode::Single && urls.len() > 1 {
-            checker.problem(setting::redis_url, "several servers, but UNSTALE_REDIS_MODE=single takes one: name one, or set the mode to cluster or sentinel");
+            checker.problem(
+                setting::redis_url,
+                "several servers, but UNSTALE_REDIS_MODE=single takes one: name one, or set the mode to cluster or sentinel",
+            );
         }
         if mode == RedisMode::Cluster && urls.iter().any(|url| !matches!(url.expose().path(), "" | "/" | "/0")) {
             checker.problem(setting::redis_url, "a cluster has database 0 alone: end the URL with /0");
@@ -159,8 +164,12 @@ fn tls(checker: &mut Checker, ca: Given<'_>, cert: Given<'_>, key: Given<'_>) ->
         key_pem: checker.optional(key.0, key.1, |text| pem(text, "PRIVATE KEY-----")),
     };
     match (cert.1, key.1) {
-        (Some(_), None) if !checker.has_problem(key.0) => checker.problem(key.0, &format!("missing: {} needs its private key", cert.0.name)),
-        (None, Some(_)) if !checker.has_problem(cert.0) => checker.problem(cert.0, &format!("missing: {} needs its certificate", key.0.name)),
+        (Some(_), None) if !checker.has_problem(key.0) => {
+            checker.problem(key.0, &format!("missing: {} needs its private key", cert.0.name))
+        }
+        (None, Some(_)) if !checker.has_problem(cert.0) => {
+            checker.problem(cert.0, &format!("missing: {} needs its certificate", key.0.name))
+        }
         _ => {}
     }
     tls
@@ -226,7 +235,8 @@ impl Checker {
     fn tls_is_used(&mut self, url: Setting, urls: &[SecretUrl], tls: &TlsConfig, scheme: &str) {
         let given = tls.ca_pem.is_some() || tls.cert_pem.is_some() || tls.key_pem.is_some();
         if given && !self.has_problem(url) && urls.iter().all(|url| url.expose().scheme() != scheme) {
-            let message = format!("does not begin with {scheme}://, so the connection is not encrypted and its _TLS_ settings are not used");
+            let message =
+                format!("does not begin with {scheme}://, so the connection is not encrypted and its _TLS_ settings are not used");
             self.warnings.push(Warning { setting: url.name.to_owned(), message });
         }
     }
@@ -264,9 +274,11 @@ fn quantity<T>(read: Result<T, crate::quantity::QuantityError>) -> Result<T, Exp
 }
 
 fn duration_above_zero(text: &str) -> Result<Duration, Expected> {
-    quantity(parse_duration(text)).and_then(|duration| {
-        if duration.is_zero() { Err("expected a duration above 0".to_owned()) } else { Ok(duration) }
-    })
+    quantity(parse_duration(text)).and_then(
+        |duration| {
+            if duration.is_zero() { Err("expected a duration above 0".to_owned()) } else { Ok(duration) }
+        },
+    )
 }
 
 /// A stream's `x-max-age` knows no smaller unit.
@@ -333,7 +345,11 @@ fn routing_keys(text: &str) -> Result<Vec<String>, Expected> {
 }
 
 fn path(text: &str) -> Result<PathBuf, Expected> {
-    if text.is_empty() || text.contains('\0') { Err("expected the path of a directory, such as schemas".to_owned()) } else { Ok(text.into()) }
+    if text.is_empty() || text.contains('\0') {
+        Err("expected the path of a directory, such as schemas".to_owned())
+    } else {
+        Ok(text.into())
+    }
 }
 
 fn socket_addr(text: &str) -> Result<SocketAddr, Expected> {
@@ -341,10 +357,13 @@ fn socket_addr(text: &str) -> Result<SocketAddr, Expected> {
 }
 
 fn log_directives(text: &str) -> Result<String, Expected> {
-    const EXPECTED: &str = "expected a level (off, error, warn, info, debug), or levels by target between commas, such as info,unstale::broker=debug";
+    const EXPECTED: &str =
+        "expected a level (off, error, warn, info, debug), or levels by target between commas, such as info,unstale::broker=debug";
     // EnvFilter takes any bare word for a target and would then silence everything else: `verbose`, `warning`.
-    let bare_words_are_levels =
-        text.split(',').map(str::trim).all(|directive| directive.contains(['=', '[']) || directive.parse::<tracing::level_filters::LevelFilter>().is_ok());
+    let bare_words_are_levels = text
+        .split(',')
+        .map(str::trim)
+        .all(|directive| directive.contains(['=', '[']) || directive.parse::<tracing::level_filters::LevelFilter>().is_ok());
     if !bare_words_are_levels || tracing_subscriber::EnvFilter::builder().parse(text).is_err() {
         return Err(EXPECTED.to_owned());
     }

@@ -58,14 +58,38 @@ fn every_setting_takes_what_it_should_and_refuses_the_rest() {
     let rows: [Row; 36] = [
         ("AMQP_URL", "amqps://a,b/v", &[], ("amqp_url", "amqps://a/v,amqps://b/v"), &["", "host:5672", "http://h", "amqp://h/"]),
         ("AMQP_TLS_CA", CERT, &[("UNSTALE_AMQP_URL", "amqps://h")], ("amqp_tls", "own-roots"), &["", "/etc/ca.pem"]),
-        ("AMQP_TLS_CERT", CERT, &[("UNSTALE_AMQP_URL", "amqps://h"), ("UNSTALE_AMQP_TLS_KEY", KEY)], ("amqp_tls", "system-roots,client-certificate"), &[CERT]),
-        ("AMQP_TLS_KEY", KEY, &[("UNSTALE_AMQP_URL", "amqps://h"), ("UNSTALE_AMQP_TLS_CERT", CERT)], ("amqp_tls", "system-roots,client-certificate"), &[KEY]),
+        (
+            "AMQP_TLS_CERT",
+            CERT,
+            &[("UNSTALE_AMQP_URL", "amqps://h"), ("UNSTALE_AMQP_TLS_KEY", KEY)],
+            ("amqp_tls", "system-roots,client-certificate"),
+            &[CERT],
+        ),
+        (
+            "AMQP_TLS_KEY",
+            KEY,
+            &[("UNSTALE_AMQP_URL", "amqps://h"), ("UNSTALE_AMQP_TLS_CERT", CERT)],
+            ("amqp_tls", "system-roots,client-certificate"),
+            &[KEY],
+        ),
         ("REDIS_URL", "rediss://u:pw@h:6380/2", &[], ("redis_url", "rediss://u:***@h:6380/2"), &["", "redis://h/x", "redis://a,b"]),
         ("REDIS_MODE", "cluster", &[], ("redis_mode", "cluster"), &["", "Single", "sentinel"]),
         ("REDIS_SENTINEL_MASTER", "m", &[("UNSTALE_REDIS_MODE", "sentinel")], ("redis_mode", "sentinel:m"), &["", "m"]),
         ("REDIS_TLS_CA", CERT, &[("UNSTALE_REDIS_URL", "rediss://h")], ("redis_tls", "own-roots"), &["", "x"]),
-        ("REDIS_TLS_CERT", CERT, &[("UNSTALE_REDIS_URL", "rediss://h"), ("UNSTALE_REDIS_TLS_KEY", KEY)], ("redis_tls", "system-roots,client-certificate"), &[CERT]),
-        ("REDIS_TLS_KEY", KEY, &[("UNSTALE_REDIS_URL", "rediss://h"), ("UNSTALE_REDIS_TLS_CERT", CERT)], ("redis_tls", "system-roots,client-certificate"), &[KEY]),
+        (
+            "REDIS_TLS_CERT",
+            CERT,
+            &[("UNSTALE_REDIS_URL", "rediss://h"), ("UNSTALE_REDIS_TLS_KEY", KEY)],
+            ("redis_tls", "system-roots,client-certificate"),
+            &[CERT],
+        ),
+        (
+            "REDIS_TLS_KEY",
+            KEY,
+            &[("UNSTALE_REDIS_URL", "rediss://h"), ("UNSTALE_REDIS_TLS_CERT", CERT)],
+            ("redis_tls", "system-roots,client-certificate"),
+            &[KEY],
+        ),
         ("SCHEMAS", "/etc/rules", &[], ("schemas", "/etc/rules"), &[""]),
         ("EXCHANGE", "domain", &[], ("exchange", "domain"), &["", "a\nb"]),
         ("QUEUE", "team-a", &[], ("queue", "team-a"), &["", "amq.x"]),
@@ -105,7 +129,12 @@ fn every_setting_takes_what_it_should_and_refuses_the_rest() {
         for bad in *bad {
             let found = problems(&[(&name, bad)]);
             // A certificate without its key is told of the key.
-            assert!(found.iter().any(|problem| problem.starts_with(&name) || problem.contains(&format!("{name} needs")) || problem.starts_with("UNSTALE_REDIS_SENTINEL_MASTER: missing")), "{name}={bad:?}: {found:?}");
+            assert!(
+                found.iter().any(|problem| problem.starts_with(&name)
+                    || problem.contains(&format!("{name} needs"))
+                    || problem.starts_with("UNSTALE_REDIS_SENTINEL_MASTER: missing")),
+                "{name}={bad:?}: {found:?}"
+            );
             assert_eq!(found.len(), 1, "{name}={bad:?}: {found:?}");
         }
     }
@@ -152,10 +181,8 @@ fn a_setting_may_stand_in_a_file() {
 
 #[test]
 fn both_forms_at_once_are_an_error_for_settings_and_for_vars() {
-    let found = load(
-        &[("UNSTALE_QUEUE", "a"), ("UNSTALE_QUEUE_FILE", "/f"), ("UNSTALE_VAR_X", "a"), ("UNSTALE_VAR_X_FILE", "/f")],
-        &[("/f", "a")],
-    );
+    let found =
+        load(&[("UNSTALE_QUEUE", "a"), ("UNSTALE_QUEUE_FILE", "/f"), ("UNSTALE_VAR_X", "a"), ("UNSTALE_VAR_X_FILE", "/f")], &[("/f", "a")]);
     let found: Vec<_> = found.unwrap_err().0.into_iter().map(|problem| problem.setting).collect();
     assert_eq!(found, ["UNSTALE_QUEUE", "UNSTALE_VAR_X"]);
 }

@@ -126,7 +126,8 @@ impl fmt::Display for Problem {
         write!(f, ": {warning}{}", self.message)?;
         if let Some(line) = &self.source_line {
             let column = usize::try_from(self.column).unwrap_or(1).max(1) - 1;
-            let skipped = column.saturating_sub(SHOWN_LINE_CHARS / 2);
+            let is_long = line.chars().count() > SHOWN_LINE_CHARS;
+            let skipped = if is_long { column.saturating_sub(SHOWN_LINE_CHARS / 2) } else { 0 };
             // A tab stays one column wide, so that the caret stands under its character.
             let shown: String = line.chars().skip(skipped).take(SHOWN_LINE_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
             write!(f, "\n{:>5} | {}", self.line, shown.trim_end())?;

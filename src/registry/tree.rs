@@ -2,12 +2,18 @@
 //!
 //! Anchors are resolved, within a budget; merge keys, tags and duplicate keys are problems.
 
+mod number;
+mod trap;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Tag};
 
 use super::diagnostic::{Pos, Report};
+use crate::event::json::write_string;
+use number::{core_kind, json_number};
+use trap::syntax_hint;
 
 /// The deepest nesting that is read.
 const MAX_DEPTH: usize = 100;
@@ -106,6 +112,38 @@ impl Node {
         }
     }
 
+    /// Appends the node as compact JSON, the text of numbers as written.
+    pub(crate) fn write_json(&self, out: &mut String) {
+        match &self.content {
+            Content::Scalar(scalar) => match scalar.number_text() {
+                Some(number) => out.push_str(&number),
+                None => out.push_str(&scalar.to_json().to_string()),
+            },
+            Content::Array(items) => {
+                out.push('[');
+                for (at, item) in items.iter().enumerate() {
+                    if at > 0 {
+                        out.push(',');
+                    }
+                    item.write_json(out);
+                }
+                out.push(']');
+            }
+            Content::Object(members) => {
+                out.push('{');
+                for (at, member) in members.iter().enumerate() {
+                    if at > 0 {
+                        out.push(',');
+                    }
+                    write_string(&member.key, out);
+                    out.push(':');
+                    member.value.write_json(out);
+                }
+                out.push('}');
+            }
+        }
+    }
+
     fn count(&self) -> usize {
         1 + match &self.content {
             Content::Scalar(_) => 0,
@@ -128,13 +166,6 @@ impl Scalar {
             ScalarKind::Number => self.number_text().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
             ScalarKind::Text => self.text.as_str().into(),
         }
-    }
-
-    /// Where the character at that byte of the text stands in the file; where that is not known, `otherwise`.
-    pub(crate) fn place_of(&self, byte: usize, otherwise: Pos) -> Pos {
-        let Some(from) = self.verbatim_from else { return otherwise };
-        let before = self.text.get(..byte).unwrap_or(&self.text).chars().count();
-        Pos { line: from.line, column: from.column + u32::try_from(before).unwrap_or(0) }
     }
 }
 
@@ -262,10 +293,12 @@ impl Builder<'_, '_> {
                 self.place(node);
             }
             Event::Scalar(text, style, anchor, tag) => {
+                let mut scalar = self.scalar(text.into_owned(), style, at);
                 if let Some(tag) = tag {
-                    self.tag(&tag, at);
+                    // Taken for the text that was meant: it is told once.
+                    let written = self.tag(&tag, at);
+                    scalar = Scalar { kind: ScalarKind::Text, text: format!("{written} {}", scalar.text), verbatim_from: None };
                 }
-                let scalar = self.scalar(text.into_owned(), style, at);
                 self.finish(Node { at, content: Content::Scalar(scalar) }, anchor);
             }
             Event::SequenceStart(anchor, tag) => {
@@ -338,7 +371,8 @@ impl Builder<'_, '_> {
         Scalar { kind, verbatim_from: stands_there.then_some(inner), text }
     }
 
-    fn tag(&mut self, tag: &Tag, at: Pos) {
+    /// Reports a tag and returns it as written.
+    fn tag(&mut self, tag: &Tag, at: Pos) -> String {
         let at = self.place_of_tag(at);
         let written: String = self.report.source.rest_of_line(at).unwrap_or("").split(char::is_whitespace).next().unwrap_or("").to_owned();
         let hint = if tag.handle == "!" {
@@ -347,26 +381,33 @@ impl Builder<'_, '_> {
             "remove the tag; quote a value to make it text".to_owned()
         };
         self.report.error_with_hint(at, format!("`{written}` is a YAML tag, and tags are not supported"), hint);
+        written
     }
 
     /// The parser gives the place of the value behind the tag.
     fn place_of_tag(&self, at: Pos) -> Pos {
-        let before: String =
-            self.report.source.line(at.line).unwrap_or("").chars().take(usize::try_from(at.column).unwrap_or(1).saturating_sub(1)).collect();
+        let before: String = self
+            .report
+            .source
+            .line(at.line)
+            .unwrap_or("")
+            .chars()
+            .take(usize::try_from(at.column).unwrap_or(1).saturating_sub(1))
+            .collect();
         if self.report.source.rest_of_line(at).is_some_and(|rest| rest.starts_with('!')) {
             return at;
         }
-        before.rfind('!').map_or(at, |byte| Pos {
-            line: at.line,
-            column: u32::try_from(before[..byte].chars().count()).unwrap_or(0) + 1,
-        })
+        before.rfind('!').map_or(at, |byte| Pos { line: at.line, column: u32::try_from(before[..byte].chars().count()).unwrap_or(0) + 1 })
     }
 
     fn syntax_error(&mut self, error: &ScanError) {
         let mut at = pos(error.marker());
         let last_line = u32::try_from(self.report.source.text.lines().count()).unwrap_or(u32::MAX).max(1);
         if at.line > last_line {
-            at = Pos { line: last_line, column: u32::try_from(self.report.source.line(last_line).unwrap_or("").chars().count()).unwrap_or(0) + 1 };
+            at = Pos {
+                line: last_line,
+                column: u32::try_from(self.report.source.line(last_line).unwrap_or("").chars().count()).unwrap_or(0) + 1,
+            };
         }
         let (at, hint) = syntax_hint(self.report, at);
         let message = format!("not YAML: {}", error.info());
@@ -412,108 +453,6 @@ fn depth(node: &Node) -> usize {
         Content::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
         Content::Object(members) => 1 + members.iter().map(|member| depth(&member.value)).max().unwrap_or(0),
     }
-}
-
-/// YAML's own traps, told from the line that the parser stumbled over.
-fn syntax_hint(report: &Report<'_>, at: Pos) -> (Pos, Option<String>) {
-    let line = report.source.line(at.line).unwrap_or("");
-    let indent = line.len() - line.trim_start().len();
-    if line[..indent].contains('\t') {
-        return (at, Some("YAML indents with spaces, not with tabs".to_owned()));
-    }
-    // The value, or the key, that begins with a character that means something to YAML.
-    let bytes = line.as_bytes();
-    let mut quote = None;
-    for (i, c) in line.char_indices() {
-        match (quote, c) {
-            (Some(q), c) if c == q => quote = None,
-            (Some(_), _) => continue,
-            (None, '"' | '\'') => quote = Some(c),
-            (None, '#') if i == 0 || bytes[i - 1] == b' ' => break,
-            _ => {}
-        }
-        let begins = i == indent || (i >= 2 && bytes[i - 1] == b' ' && matches!(bytes[i - 2], b':' | b'-' | b',' | b'[')) || (i >= 1 && matches!(bytes[i - 1], b'[' | b','));
-        let hint = match c {
-            '*' if begins => "`*` begins an alias in YAML: quote the text, \"*.deleted\"",
-            '!' if begins => "`!` begins a tag in YAML: quote the text, \"!has(data.x)\"",
-            '&' if begins => "`&` begins an anchor in YAML: quote the text",
-            '%' | '@' | '`' if begins => "a text that begins with this character must be quoted in YAML",
-            '{' if begins && line[i..].split_once('}').is_some_and(|(_, after)| after.starts_with(|c: char| !" ,]}".contains(c))) => {
-                "a text that begins with `{` must be quoted in YAML, \"{id}:page\""
-            }
-            '{' if i > 0 && !begins && !matches!(bytes[i - 1], b' ' | b'{' | b'[') => {
-                "a template inside `[…]` or `{…}` must be quoted in YAML, \"user:{id}\""
-            }
-            _ => continue,
-        };
-        let column = u32::try_from(line[..i].chars().count()).unwrap_or(0) + 1;
-        return (Pos { line: at.line, column }, Some(hint.to_owned()));
-    }
-    let mapping_in_text = line.trim_start().split_once(": ").is_some_and(|(_, value)| value.contains(": "));
-    (at, mapping_in_text.then(|| "a text that holds `: ` must be quoted in YAML".to_owned()))
-}
-
-/// The core schema's tag resolution of a plain scalar (YAML 1.2.2, section 10.3.2).
-fn core_kind(text: &str) -> ScalarKind {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => ScalarKind::Null,
-        "true" | "True" | "TRUE" | "false" | "False" | "FALSE" => ScalarKind::Bool,
-        _ if is_core_number(text) => ScalarKind::Number,
-        _ => ScalarKind::Text,
-    }
-}
-
-fn is_core_number(text: &str) -> bool {
-    let all = |digits: &str, allowed: fn(&u8) -> bool| !digits.is_empty() && digits.as_bytes().iter().all(allowed);
-    if let Some(octal) = text.strip_prefix("0o") {
-        return all(octal, |b| matches!(b, b'0'..=b'7'));
-    }
-    if let Some(hex) = text.strip_prefix("0x") {
-        return all(hex, u8::is_ascii_hexdigit);
-    }
-    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
-    if matches!(unsigned, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
-        return true;
-    }
-    let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
-        None => (unsigned, None),
-    };
-    if let Some(exponent) = exponent
-        && !all(exponent.strip_prefix(['-', '+']).unwrap_or(exponent), u8::is_ascii_digit)
-    {
-        return false;
-    }
-    match mantissa.split_once('.') {
-        Some(("", fraction)) => all(fraction, u8::is_ascii_digit),
-        Some((whole, fraction)) => all(whole, u8::is_ascii_digit) && fraction.bytes().all(|b| b.is_ascii_digit()),
-        None => all(mantissa, u8::is_ascii_digit),
-    }
-}
-
-/// A number of the core schema as JSON writes it; `None` for infinities, what is no number, and what 128 bits do not hold in octal or hex.
-fn json_number(text: &str) -> Option<Cow<'_, str>> {
-    if let Some(octal) = text.strip_prefix("0o") {
-        return u128::from_str_radix(octal, 8).ok().map(|n| Cow::Owned(n.to_string()));
-    }
-    if let Some(hex) = text.strip_prefix("0x") {
-        return u128::from_str_radix(hex, 16).ok().map(|n| Cow::Owned(n.to_string()));
-    }
-    if text.to_ascii_lowercase().ends_with(['f', 'n']) {
-        return None;
-    }
-    if serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok() {
-        return Some(Cow::Borrowed(text));
-    }
-    let (sign, unsigned) = match text.strip_prefix('-') {
-        Some(rest) => ("-", rest),
-        None => ("", text.strip_prefix('+').unwrap_or(text)),
-    };
-    let (mantissa, exponent) = unsigned.split_at(unsigned.find(['e', 'E']).unwrap_or(unsigned.len()));
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let whole = Some(whole.trim_start_matches('0')).filter(|digits| !digits.is_empty()).unwrap_or("0");
-    let point = if fraction.is_empty() { "" } else { "." };
-    Some(Cow::Owned(format!("{sign}{whole}{point}{fraction}{exponent}")))
 }
 
 #[cfg(test)]

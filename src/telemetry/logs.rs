@@ -52,11 +52,9 @@ mod tests {
 
     #[test]
     fn libraries_are_quiet_unless_asked_for() {
-        for (directives, expected) in [
-            ("info", "lapin=warn"),
-            ("debug,lapin=debug", "lapin=debug"),
-            ("debug,lapin::channel=trace", "lapin::channel=trace"),
-        ] {
+        for (directives, expected) in
+            [("info", "lapin=warn"), ("debug,lapin=debug", "lapin=debug"), ("debug,lapin::channel=trace", "lapin::channel=trace")]
+        {
             assert!(filter(directives).unwrap().to_string().split(',').any(|d| d == expected), "{directives}");
         }
         for directives in ["error", "off", "warn", "unstale=debug"] {

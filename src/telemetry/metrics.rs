@@ -309,8 +309,7 @@ impl RegistryMetrics {
 
 /// From 1 ms, where one round trip is, to 10 min, where the ladder's last rung is; in microseconds.
 fn seconds_bounds() -> Vec<u64> {
-    const MILLIS: [u64; 18] =
-        [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000];
+    const MILLIS: [u64; 18] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000];
     MILLIS.map(|millis| millis * 1_000).to_vec()
 }
 

@@ -9,8 +9,9 @@ use std::time::Duration;
 use lapin::options::{BasicGetOptions, ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, ExchangeKind};
-use unstale::broker::{Delivery, EventProperties, Lane, Session};
+use unstale::broker::{Delivery, Lane, Session};
 use unstale::config::{AmqpConfig, DeclarePolicy, SecretUrl, TlsConfig};
+use unstale::event::OwnedMessage;
 
 use crate::support::{RabbitMq, unique, wait_for};
 
@@ -59,7 +60,11 @@ async fn take(channel: &Channel, queue: &str) -> lapin::message::Delivery {
 
 async fn publish(session: &Session, config: &AmqpConfig, routing_key: &str, body: &[u8]) {
     let mut publisher = session.publisher().await.unwrap();
-    publisher.publish_event(&config.exchange, routing_key, &EventProperties::default(), body).await.unwrap();
+    publisher.publish(&message(&config.exchange, routing_key, body)).await.unwrap();
+}
+
+fn message(exchange: &str, routing_key: &str, body: &[u8]) -> OwnedMessage {
+    OwnedMessage { exchange: exchange.into(), routing_key: routing_key.into(), body: body.into(), ..OwnedMessage::default() }
 }
 
 async fn next(lane: &mut Lane) -> Delivery {

@@ -5,6 +5,7 @@ mod law;
 mod leases;
 mod outages;
 mod refusals;
+mod tls;
 mod verbs;
 
 use std::time::Duration;

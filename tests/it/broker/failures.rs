@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use unstale::broker::{BrokerError, EventProperties, LaneName, Outgoing, PublishError, Session};
+use unstale::broker::{BrokerError, LaneName, Outgoing, PublishError, Session};
 use unstale::config::SecretUrl;
+use unstale::event::OwnedMessage;
 
-use super::{SOON, config, depth, keys, next, open, other, publish};
+use super::{SOON, config, depth, keys, message, next, open, other, publish};
 use crate::support::rabbitmq::url_at;
 use crate::support::{Proxy, RabbitMq, port, rabbitmq, wait_for, wait_until};
 
 async fn publish_many(session: &Session, exchange: &str, count: usize) {
     let mut publisher = session.publisher().await.unwrap();
-    let bodies: Vec<String> = (0..count).map(|number| number.to_string()).collect();
-    let messages: Vec<Outgoing<'_>> =
-        bodies.iter().map(|body| Outgoing::event(exchange, "k", &EventProperties::default(), body.as_bytes()).unwrap()).collect();
+    let messages: Vec<OwnedMessage> = (0..count).map(|number| message(exchange, "k", number.to_string().as_bytes())).collect();
+    let messages: Vec<Outgoing<'_>> = messages.iter().map(|message| Outgoing::of(message).unwrap()).collect();
     assert!(publisher.publish_all(&messages).await.iter().all(Result::is_ok));
 }
 
@@ -131,7 +131,7 @@ async fn a_cut_connection_ends_the_session_everywhere() {
     proxy.cut().await;
     tokio::time::timeout(SOON, lane.next_batch(1)).await.unwrap().unwrap_err();
     tokio::time::timeout(SOON, session.watch().ended()).await.unwrap();
-    let lost = publisher.publish_event("", &config.queue, &EventProperties::default(), b"{}").await.unwrap_err();
+    let lost = publisher.publish(&message("", &config.queue, b"{}")).await.unwrap_err();
     assert!(matches!(lost, PublishError::Ended(_)), "{lost:?}");
     drop(session);
     // And anew.
@@ -217,14 +217,14 @@ async fn a_blocked_publisher_says_so_and_acks_go_on() {
     let first = next(&mut lane).await;
     own.ctl(&["set_vm_memory_high_watermark", "0.000001"]).await;
     wait_until(SOON, "the broker blocks us", async || watch.is_blocked()).await;
-    let refused = publisher.publish_event("", &config.queue, &EventProperties::default(), b"{}").await.unwrap_err();
+    let refused = publisher.publish(&message("", &config.queue, b"{}")).await.unwrap_err();
     assert_eq!(refused, PublishError::Blocked);
     lane.ack_one(first.tag()).unwrap();
     let second = next(&mut lane).await;
     lane.ack_one(second.tag()).unwrap();
     own.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
     tokio::time::timeout(SOON, publisher.unblocked()).await.unwrap();
-    publisher.publish_event("", &config.queue, &EventProperties::default(), b"later").await.unwrap();
+    publisher.publish(&message("", &config.queue, b"later")).await.unwrap();
     assert_eq!(next(&mut lane).await.body(), b"later");
     wait_for(SOON, "not blocked", async || (!watch.is_blocked()).then_some(())).await;
 }

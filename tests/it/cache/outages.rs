@@ -161,3 +161,16 @@ async fn a_connection_closed_by_the_server_is_an_outage_once() {
     outage(&cache).await;
     recovers(&cache).await;
 }
+
+#[tokio::test]
+async fn many_that_wait_for_redis_share_one_probe() {
+    let server = Redis::start().await;
+    let cache = Cache::connect(&config(&server.url()), "q").unwrap();
+    server.freeze();
+    let asked = std::time::Instant::now();
+    let results = futures_util::future::join_all((0..32).map(|_| cache.probe())).await;
+    assert!(results.iter().all(Result::is_err));
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}: one after the other", asked.elapsed());
+    server.thaw();
+    recovers(&cache).await;
+}

@@ -134,6 +134,19 @@ async fn many_keys_take_many_chunks_and_batches_take_hold_in_the_order_of_their_
     assert_eq!(run::<u64>(&mut redis, &["EXISTS", &names.of("0"), &names.of("2999")]).await, 0);
 }
 
+/// A worker spawns what it applies.
+#[tokio::test]
+async fn applying_may_move_between_threads() {
+    let server = support::redis().await;
+    let cache = std::sync::Arc::new(cache(&server.url(), "q").await);
+    let key = Names::new().of("k");
+    let task = tokio::spawn(async move {
+        let effects = [effect(0, key, Action::Delete)];
+        apply(&cache, &effects).await.unsettled.len()
+    });
+    assert_eq!(task.await.unwrap(), 0);
+}
+
 #[tokio::test]
 async fn a_flush_of_the_scripts_goes_unnoticed() {
     let (names, server) = (Names::new(), support::redis().await);

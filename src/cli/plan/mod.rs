@@ -1,0 +1,144 @@
+//! `unstale plan [FILE…]`
+
+mod json;
+mod text;
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{CommandError, Exit};
+use crate::config::UnknownPolicy;
+use crate::event::line::OwnedMessage;
+use crate::event::{Decoded, Event, decode};
+use crate::reason::Reason;
+use crate::registry::{Effect, Failure, Matched, Resolution, RuleName};
+
+/// Reads events, one JSON object a line, and prints what each would do to the cache. Nothing is changed and no server is asked.
+///
+/// A line with `body` (or `body_base64`) and otherwise only `exchange`, `routing_key`, `headers` and `properties` is a whole message; any
+/// other line is the body of one.
+///
+///   echo '{"type":"user.updated","data":{"id":42}}' | unstale plan
+///   unstale plan --json events.jsonl | jq -r '.effects[].target'
+///
+/// Exits with 1 where an event would end in the dead-letter queue.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct PlanArgs {
+    /// Files of events, `-` for stdin
+    #[arg(default_value = "-")]
+    files: Vec<PathBuf>,
+    /// Print one JSON object for each event
+    #[arg(long)]
+    json: bool,
+}
+
+/// What one line turned out to be, and what it would do.
+struct Plan<'e> {
+    /// Absent where the line is no event.
+    event: Option<&'e Event<'e>>,
+    matched: Matched,
+    effects: Vec<Effect>,
+    error: Option<(Reason, String)>,
+    /// Why a `when` said no, in words: a line each.
+    notes: Vec<String>,
+}
+
+/// What resolves events: the registry, without the files it was loaded from.
+struct Planner<'r, R, E> {
+    rules: &'r [RuleName],
+    resolve: R,
+    explain: E,
+    unknown: UnknownPolicy,
+    max_body_bytes: usize,
+    json: bool,
+}
+
+impl<R: Fn(&Event<'_>) -> Resolution, E: Fn(&Event<'_>) -> Vec<String>> Planner<'_, R, E> {
+    /// Plans every line of the files. Says whether every event would be applied whole.
+    fn files(&self, files: &[PathBuf], out: &mut impl Write) -> Result<bool, CommandError> {
+        let mut all_good = true;
+        for path in files {
+            if path == Path::new("-") {
+                all_good &= self.lines(io::stdin().lock(), "stdin", out)?;
+            } else {
+                let shown = path.display().to_string();
+                let file = File::open(path).map_err(|error| CommandError::usage(format_args!("{shown}: {error}")))?;
+                all_good &= self.lines(BufReader::new(file), &shown, out)?;
+            }
+        }
+        Ok(all_good)
+    }
+
+    fn lines(&self, mut input: impl BufRead, source: &str, out: &mut impl Write) -> Result<bool, CommandError> {
+        let mut all_good = true;
+        let mut line = Vec::new();
+        for number in 1_u64.. {
+            line.clear();
+            if input.read_until(b'\n', &mut line).map_err(|error| CommandError::usage(format_args!("{source}: {error}")))? == 0 {
+                break;
+            }
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            all_good &= self.line(&line, &format!("{source}:{number}"), out)?;
+            // A reader that follows along sees each event at once.
+            out.flush()?;
+        }
+        Ok(all_good)
+    }
+
+    fn line(&self, line: &[u8], place: &str, out: &mut impl Write) -> Result<bool, CommandError> {
+        let read = std::str::from_utf8(line)
+            .map_err(|_| "the line is not UTF-8".to_owned())
+            .and_then(|line| OwnedMessage::from_line(line).map_err(|error| error.to_string()));
+        let malformed = |message| Plan {
+            event: None,
+            matched: Matched::Unknown,
+            effects: vec![],
+            error: Some((Reason::Malformed, message)),
+            notes: vec![],
+        };
+        let owned = match read {
+            Ok(owned) => owned,
+            Err(message) => return self.print(&malformed(message), place, out),
+        };
+        let message = owned.message();
+        match decode(&message, self.max_body_bytes) {
+            Ok(Decoded::Event(event)) => self.print(&self.plan(&event), place, out),
+            Ok(Decoded::Tombstone) => {
+                self.print(&Plan { event: None, matched: Matched::Unknown, effects: vec![], error: None, notes: vec![] }, place, out)
+            }
+            Err(problem) => self.print(&malformed(problem.to_string()), place, out),
+        }
+    }
+
+    fn plan<'e>(&self, event: &'e Event<'e>) -> Plan<'e> {
+        let Resolution { matched, effects, failure, .. } = (self.resolve)(event);
+        let error = match failure {
+            Some(Failure { reason, message, .. }) => Some((reason, message)),
+            None if matched == Matched::Unknown && self.unknown != UnknownPolicy::Drop => {
+                Some((Reason::UnknownEvent, "no entry of the registry has this name or a pattern that matches it".to_owned()))
+            }
+            None => None,
+        };
+        let notes = if self.json { Vec::new() } else { (self.explain)(event) };
+        Plan { event: Some(event), matched, effects, error, notes }
+    }
+
+    fn print(&self, plan: &Plan<'_>, place: &str, out: &mut impl Write) -> Result<bool, CommandError> {
+        let text = if self.json { json::line(plan, self.rules) } else { text::block(plan, self.rules, place) };
+        out.write_all(text.as_bytes())?;
+        Ok(plan.error.is_none())
+    }
+}
+
+pub(super) fn run(_args: &PlanArgs) -> Result<Exit, CommandError> {
+    Err(CommandError::internal("not built in yet"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! A block for each event, for people.
+
+use std::fmt::Write as _;
+
+use super::Plan;
+use crate::quantity::format_duration;
+use crate::registry::{Action, Effect, Expiry, Matched, RuleName};
+
+/// The widest a target makes its column.
+const MAX_TARGET_CHARS: usize = 48;
+
+pub(super) fn block(plan: &Plan<'_>, rules: &[RuleName], place: &str) -> String {
+    let mut out = String::new();
+    match plan.event {
+        Some(event) => line(&mut out, format_args!("{}  ({place}, id {})", shown(&event.event_type), shown(&event.id))),
+        None if plan.error.is_none() => line(&mut out, format_args!("tombstone  ({place})")),
+        None => line(&mut out, format_args!("no event  ({place})")),
+    }
+    let width = plan.effects.iter().map(|effect| shown(&effect.target).chars().count()).max().unwrap_or(0).min(MAX_TARGET_CHARS);
+    for effect in &plan.effects {
+        let rule = rules.get(effect.rule.0 as usize).map_or("", |rule| rule.name.as_str());
+        let (verb, target) = (effect.action.verb().as_str(), shown(&effect.target));
+        line(&mut out, format_args!("  {verb:<15}  {target:<width$}  {rule}"));
+        for detail in details(effect) {
+            line(&mut out, format_args!("  {:<15}    {detail}", ""));
+        }
+    }
+    for note in &plan.notes {
+        line(&mut out, format_args!("  not done: {}", shown(note)));
+    }
+    match &plan.error {
+        Some((reason, message)) => line(&mut out, format_args!("  dead letter: {reason}: {}", shown(message))),
+        None if plan.effects.is_empty() => line(&mut out, format_args!("  nothing to do{}", why_nothing(plan))),
+        None => {}
+    }
+    out.push('\n');
+    out
+}
+
+fn why_nothing(plan: &Plan<'_>) -> &'static str {
+    match (plan.event, plan.matched) {
+        (None, _) => "",
+        (Some(_), Matched::Retired(_)) => ": the event is retired",
+        (Some(_), Matched::Unknown) => ": no entry knows the event, and UNSTALE_UNKNOWN=drop",
+        (Some(_), Matched::Entry(_)) => ": no rule applies",
+    }
+}
+
+fn details(effect: &Effect) -> Vec<String> {
+    match &effect.action {
+        Action::Delete | Action::InvalidateTag | Action::BumpVersion => Vec::new(),
+        Action::Expire(expires) => vec![expiry(*expires)],
+        Action::Write(write) => {
+            let mut details = vec![format!("= {}", shown(&write.value)), expiry(write.expiry)];
+            details.extend(tags(&write.tags));
+            details.extend(write.version.as_ref().map(|version| format!("version {} of {}", version.digits, shown(&version.family))));
+            details
+        }
+        Action::Warm(warm) => {
+            let mut details = vec![format!("from {}", shown(&warm.url)), expiry(warm.expiry)];
+            details.extend(tags(&warm.tags));
+            details
+        }
+    }
+}
+
+fn expiry(expiry: Expiry) -> String {
+    match expiry {
+        Expiry::After { ttl, jitter } if jitter > 0.0 => {
+            format!("for at most {}, less up to {:.0} %", format_duration(ttl), jitter * 100.0)
+        }
+        Expiry::After { ttl, .. } => format!("for at most {}", format_duration(ttl)),
+        Expiry::At(millis) => format!("until {}", moment(millis)),
+        Expiry::Never => "without end".to_owned(),
+    }
+}
+
+fn tags(tags: &[String]) -> Option<String> {
+    (!tags.is_empty()).then(|| format!("tagged {}", shown(&tags.join(", "))))
+}
+
+/// A moment as RFC 3339 in UTC; beyond what has a date, the milliseconds.
+pub(super) fn moment(millis: i64) -> String {
+    jiff::Timestamp::from_millisecond(millis).map_or_else(|_| millis.to_string(), |moment| moment.to_string())
+}
+
+/// Text of an event on a terminal: control characters must not reach it.
+fn shown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a String does not fail.
+    let _ = out.write_fmt(text);
+    out.truncate(out.trim_end_matches(' ').len());
+    out.push('\n');
+}

@@ -1,0 +1,206 @@
+//! `unstale publish TYPE [DATA]`
+
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{CommandError, Exit, configure};
+use crate::config::Scope;
+use crate::event::Json;
+use crate::event::json::{JsonKind, write_string};
+use crate::event::line::{OwnedMessage, OwnedProperties};
+
+/// Publishes an event and waits until the broker has taken it. An event that no queue is bound for is an error.
+///
+/// DATA is a JSON object, read from stdin where it is left out:
+///
+///   unstale publish user.updated '{"id":42}'
+///   jq -c .user dump.json | unstale publish user.updated
+///
+/// Many at once, in the form that `unstale plan` reads; a line that is no whole message is published with its `type` as routing key:
+///
+///   unstale publish --file events.jsonl
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct PublishArgs {
+    /// The event's type, and the routing key
+    #[arg(required_unless_present = "file", conflicts_with = "file", value_name = "TYPE")]
+    event_type: Option<String>,
+    /// The payload, a JSON object; `-` or nothing for stdin
+    #[arg(conflicts_with = "file")]
+    data: Option<String>,
+    /// Publish every line of a file; `-` for stdin
+    #[arg(long, value_name = "EVENTS.JSONL", conflicts_with_all = ["id", "source", "subject", "time", "previous"])]
+    file: Option<PathBuf>,
+    /// Names the event
+    #[arg(long)]
+    id: Option<String>,
+    /// Who says so
+    #[arg(long)]
+    source: Option<String>,
+    /// What the event is about
+    #[arg(long)]
+    subject: Option<String>,
+    /// When it happened, RFC 3339
+    #[arg(long)]
+    time: Option<String>,
+    /// The state before, a JSON object
+    #[arg(long, value_name = "DATA")]
+    previous: Option<String>,
+    /// Print what would be published, in the form that `unstale plan` reads, and publish nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) fn run(args: &PublishArgs) -> Result<Exit, CommandError> {
+    let config = configure(Scope::All)?;
+    let messages = match &args.file {
+        Some(path) => from_lines(&read(path.to_str().unwrap_or_default(), path)?, &config.amqp.exchange)?,
+        None => vec![from_args(args, &config.amqp.exchange)?],
+    };
+    if args.dry_run {
+        let mut out = io::stdout().lock();
+        for message in &messages {
+            writeln!(out, "{}", message.to_line())?;
+        }
+        let count = messages.len();
+        writeln!(io::stderr(), "would publish {count} event{}", if count == 1 { "" } else { "s" })?;
+        return Ok(Exit::Clean);
+    }
+    Err(CommandError::internal("publishing is not built in yet: --dry-run prints what would be published"))
+}
+
+fn read(name: &str, path: &PathBuf) -> Result<String, CommandError> {
+    let read = if name == "-" { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(path) };
+    read.map_err(|error| CommandError::usage(format_args!("{}: {error}", path.display())))
+}
+
+/// The envelope of one event, on its way to the exchange.
+fn from_args(args: &PublishArgs, exchange: &str) -> Result<OwnedMessage, CommandError> {
+    let event_type = args.event_type.as_deref().unwrap_or_default();
+    let data = match args.data.as_deref() {
+        Some(data) if data != "-" => data.to_owned(),
+        _ => {
+            if io::stdin().is_terminal() {
+                let _ = writeln!(io::stderr(), "reading the event's data from the terminal; end it with Ctrl-D");
+            }
+            let mut data = String::new();
+            io::stdin().read_to_string(&mut data).map_err(|error| CommandError::usage(format_args!("stdin: {error}")))?;
+            data
+        }
+    };
+    let mut body = String::from("{\"type\":");
+    write_string(event_type, &mut body);
+    for (name, value) in [("id", &args.id), ("time", &args.time), ("source", &args.source), ("subject", &args.subject)] {
+        if let Some(value) = value {
+            body.push_str(&format!(",\"{name}\":"));
+            write_string(value, &mut body);
+        }
+    }
+    for (name, what, text) in [("data", "DATA", Some(data.as_str())), ("previous", "--previous", args.previous.as_deref())] {
+        if let Some(text) = text {
+            body.push_str(&format!(",\"{name}\":"));
+            body.push_str(object(what, text)?);
+        }
+    }
+    body.push('}');
+    check_routing_key(event_type)?;
+    Ok(OwnedMessage {
+        exchange: exchange.to_owned(),
+        routing_key: event_type.to_owned(),
+        properties: OwnedProperties {
+            content_type: Some("application/json".to_owned()),
+            delivery_mode: Some(2),
+            message_id: args.id.clone(),
+            ..OwnedProperties::default()
+        },
+        body: body.into_bytes(),
+        ..OwnedMessage::default()
+    })
+}
+
+fn object<'t>(what: &str, text: &'t str) -> Result<&'t str, CommandError> {
+    let json = Json::parse(text).map_err(|error| CommandError::usage(format_args!("{what}: {error}: expected a JSON object")))?;
+    if json.kind() == JsonKind::Object { Ok(json.text()) } else { Err(CommandError::usage(format_args!("{what}: not a JSON object"))) }
+}
+
+fn check_routing_key(key: &str) -> Result<(), CommandError> {
+    if key.is_empty() || key.len() > 255 {
+        return Err(CommandError::usage("TYPE: expected 1 to 255 bytes, which is what a routing key may have"));
+    }
+    Ok(())
+}
+
+/// Whole messages go where they say; of others the `type` in the body says where.
+fn from_lines(text: &str, exchange: &str) -> Result<Vec<OwnedMessage>, CommandError> {
+    let mut messages = Vec::new();
+    let mut problems = Vec::new();
+    for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        match from_line(line, exchange) {
+            Ok(message) => messages.push(message),
+            Err(problem) => problems.push(format!("line {}: {problem}", at + 1)),
+        }
+    }
+    if problems.is_empty() { Ok(messages) } else { Err(CommandError::usage(problems.join("\n"))) }
+}
+
+fn from_line(line: &str, exchange: &str) -> Result<OwnedMessage, String> {
+    let mut message = OwnedMessage::from_line(line).map_err(|error| error.to_string())?;
+    if message.exchange.is_empty() {
+        exchange.clone_into(&mut message.exchange);
+    }
+    if message.routing_key.is_empty() {
+        let body = std::str::from_utf8(&message.body).ok().and_then(|body| Json::parse(body).ok());
+        let event_type = body.and_then(|body| body.get("type")).and_then(|name| name.as_str().map(std::borrow::Cow::into_owned));
+        message.routing_key =
+            event_type.filter(|name| (1..=255).contains(&name.len())).ok_or("no routing key: give it one, or a `type` in the body")?;
+        message.properties.content_type.get_or_insert_with(|| "application/json".to_owned());
+    }
+    Ok(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn args(line: &[&str]) -> PublishArgs {
+        match Cli::try_parse_from([&["unstale", "publish"], line].concat()).unwrap().command {
+            Command::Publish(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_event_is_published_as_an_envelope() {
+        let args = args(&["user.updated", r#" {"id": 1.50} "#, "--id", "e\"1", "--source", "crm", "--previous", "{}"]);
+        let message = from_args(&args, "events").unwrap();
+        assert_eq!((message.exchange.as_str(), message.routing_key.as_str()), ("events", "user.updated"));
+        let body = String::from_utf8(message.body).unwrap();
+        assert_eq!(body, r#"{"type":"user.updated","id":"e\"1","source":"crm","data":{"id": 1.50},"previous":{}}"#);
+        assert_eq!(message.properties.message_id.as_deref(), Some("e\"1"));
+    }
+
+    #[test]
+    fn what_is_no_payload_is_refused() {
+        for (data, part) in [("", "not JSON"), ("[1]", "not a JSON object"), ("{", "not JSON")] {
+            let error = from_args(&args(&["user.updated", data]), "events").unwrap_err();
+            assert!(error.exit == Exit::Usage && error.message.starts_with("DATA: ") && error.message.contains(part), "{error}");
+        }
+        assert!(Cli::try_parse_from(["unstale", "publish"]).is_err(), "neither a type nor a file");
+        assert!(Cli::try_parse_from(["unstale", "publish", "a", "--file", "f"]).is_err(), "both");
+    }
+
+    #[test]
+    fn lines_go_where_they_say_and_every_bad_one_is_told() {
+        let good = "{\"type\":\"a.b\",\"data\":{}}\n\n{\"routing_key\":\"k\",\"exchange\":\"other\",\"body\":\"{}\"}\n";
+        let messages = from_lines(good, "events").unwrap();
+        let places: Vec<_> = messages.iter().map(|message| (message.exchange.as_str(), message.routing_key.as_str())).collect();
+        assert_eq!(places, [("events", "a.b"), ("other", "k")]);
+        let error = from_lines("{\"id\":1}\nx\n", "events").unwrap_err().to_string();
+        assert!(error.contains("line 1: no routing key") && error.contains("line 2: "), "{error}");
+    }
+}
