@@ -102,7 +102,7 @@ impl Expression {
             vars: Vec::new(),
             unset: Vec::new(),
         };
-        let whole = check.chain(&ast);
+        let whole = check.chain(&ast).filter(|path| !path.is_optional());
         check.node(&mut ast, 0)?;
         let Check { uses, changed, paths, vars, unset, .. } = check;
         Ok(Self { ast, uses, changed, whole, paths, vars, unset, text: text.to_owned() })
@@ -178,7 +178,13 @@ impl Check<'_> {
             return Ok(());
         }
         if let Some(path) = self.chain(node) {
+            match path.root() {
+                Root::Previous => self.uses.previous = true,
+                Root::Item => self.uses.item = true,
+                _ => self.uses.data = true,
+            }
             self.paths.push(path);
+            return Ok(());
         }
         let id = node.id;
         match &mut node.expr {

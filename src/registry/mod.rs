@@ -1,11 +1,17 @@
 //! Files → [`Registry`]; [`Event`](crate::event::Event) → effects. Knows no socket, clock or runtime.
 
+mod cel_value;
 mod diagnostic;
 mod effect;
 mod expression;
 mod functions;
 mod model;
+mod number;
 mod path;
+mod pattern;
+mod render;
+mod resolve;
+mod scope;
 mod template;
 mod tree;
 mod url_template;
@@ -18,6 +24,10 @@ pub use model::{
     Encoding, Entry, ExpiryRule, Family, Loader, LoaderHeaders, Pattern, Registry, Rule, RuleBody, RuleName, Validate, VersionRule,
 };
 pub use path::{EventField, Names, Path, Root, Step, TextProblem};
-pub use template::Template;
+pub use resolve::{Explanation, Note};
+pub use template::{Template, unbound_array};
 pub use url_template::UrlTemplate;
 pub use value_template::ValueTemplate;
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Templates: `user:{id}` → text.
 
-use super::path::{Cursor, Names, Path, Root, TextProblem};
+use super::path::{Cursor, Names, Path, Root, Step, TextProblem};
 
 /// A compiled template.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +110,18 @@ impl Template {
             _ => None,
         }
     }
+}
+
+/// The first path with a `[]` that some target does not have: a value, URL, time or version of one key cannot stand for many elements. (Tags
+/// can: each element gives one.)
+pub fn unbound_array<'p>(targets: &[Template], mut used: impl Iterator<Item = &'p Path>) -> Option<&'p Path> {
+    let is_in = |target: &Template, path: &Path, end: usize| {
+        target.paths().any(|other| other.start == path.start && other.steps().starts_with(&path.steps()[..end]))
+    };
+    used.find(|path| {
+        let mut arrays = (1..=path.steps().len()).filter(|&end| path.steps()[end - 1] == Step::Each);
+        arrays.any(|end| !targets.iter().all(|target| is_in(target, path, end)))
+    })
 }
 
 fn var_value<'n>(path: &Path, names: &Names<'n>) -> Option<&'n str> {
