@@ -178,9 +178,10 @@ fn collect(directory: &Path, below: &str, depth: usize, found: &mut BTreeMap<Str
                 "does a link lead back up?",
             )),
             Ok(metadata) if metadata.is_dir() => collect(&path, &relative, depth + 1, found, problems),
-            Ok(_) if is_schema => {
+            Ok(metadata) if is_schema && metadata.is_file() => {
                 found.insert(relative, path);
             }
+            Ok(_) if is_schema => problems.push(Problem::of_path(path.display().to_string(), "this is no regular file", "")),
             Err(error) if is_schema => {
                 problems.push(Problem::of_path(path.display().to_string(), format!("the file cannot be read: {}", reason(&error)), ""));
             }

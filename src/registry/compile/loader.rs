@@ -31,8 +31,11 @@ impl Loaders {
             } else if ["host", "content-length", "transfer-encoding", "connection"].contains(&header.text.to_ascii_lowercase().as_str()) {
                 compiler.report.error_with_hint(header.at, format!("`{}` is set for each request", header.text), "remove it");
             }
-            if let Some(value) = compiler.literal(value, "a loader", true) {
-                headers.push((header.text.clone(), value));
+            if let Some(filled) = compiler.literal(value, "a loader", true) {
+                if filled.bytes().any(|b| !(0x20..0x7f).contains(&b)) {
+                    compiler.report.error(value.at, format!("the value of `{}` holds a character that no header has", header.text));
+                }
+                headers.push((header.text.clone(), filled));
             }
             compiler.hide_lines(problems);
         }

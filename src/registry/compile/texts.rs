@@ -122,7 +122,14 @@ impl Compiler<'_, '_, '_> {
             Content::Scalar(scalar) => match scalar.kind {
                 ScalarKind::Null => ValueTemplate::Null,
                 ScalarKind::Bool => ValueTemplate::Bool(scalar.text.eq_ignore_ascii_case("true")),
-                ScalarKind::Number => ValueTemplate::Number(scalar.number_text()?.into_owned()),
+                ScalarKind::Number => {
+                    let number = scalar.number_text()?;
+                    if number != scalar.text {
+                        let message = format!("`{}` is the number {number} in YAML", scalar.text);
+                        self.report.warn(node.at, message, "quote it to make it text, or write the number that is meant");
+                    }
+                    ValueTemplate::Number(number.into_owned())
+                }
                 ScalarKind::Text => {
                     let text = Text { at: node.at, text: scalar.text.clone(), verbatim_from: scalar.verbatim_from };
                     ValueTemplate::Text(self.template(&text, context, lets, in_each, Role::Other)?)

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::super::document;
 use super::super::model::{ExpiryRule, Family, RuleBody};
 use super::super::value_template::ValueTemplate;
@@ -200,5 +202,23 @@ fn keys_that_are_read_are_those_of_the_file_schema() {
         read.sort();
         let described = if name == "SchemaFile" { keys(&schema) } else { keys(&schema["$defs"][name]) };
         assert_eq!(read, described, "{name}");
+    }
+}
+
+proptest! {
+    /// Whatever a person leaves half-typed is told, not died of.
+    #[test]
+    fn no_half_typed_file_panics(from in 0usize..3_000, length in 0usize..40, typed in "[a-z{}\\[\\]:\"'*!&#?., \n\t-]{0,6}", is_json: bool) {
+        let (path, text) = if is_json {
+            ("a.json", include_str!("../../../tests/registry/sample.json"))
+        } else {
+            ("a.yaml", include_str!("../../../tests/registry/warned/fields.yaml"))
+        };
+        let from = text.len() * from / 3_000;
+        let to = (from + length).min(text.len());
+        let text = format!("{}{typed}{}", &text[..from], &text[to..]);
+        if let Ok(loaded) = compile_texts(&[(path, &text)], &options()) {
+            super::super::run_examples(&loaded);
+        }
     }
 }
