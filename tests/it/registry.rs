@@ -222,3 +222,19 @@ fn examples_are_run_against_their_own_entry() {
         assert!(told.starts_with(&format!("{}: {message}", line_of(mark))), "{told}");
     }
 }
+
+#[test]
+fn the_format_s_own_sample_loads_and_its_examples_hold() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("shop.yaml"), include_str!("../registry/shop.yaml")).unwrap();
+    let vars = [("CATALOGUE_URL", "https://catalogue.example.com"), ("CATALOGUE_TOKEN", "t0ken")];
+    let vars = Vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    let loaded = Registry::load(&LoadOptions { vars, key_prefix: "eu:".to_owned(), ..options(directory.path()) })
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(loaded.examples.len(), 3);
+    let failing = run_examples(&loaded);
+    assert!(failing.is_empty(), "{}", Problems(failing));
+    assert_eq!(loaded.registry.routing_keys(), ["order.*", "product.updated"]);
+    assert_eq!(loaded.registry.loaders().len(), 1);
+    assert!(!format!("{:?}", loaded.registry).contains("Bearer"), "a header's value is shown");
+}
