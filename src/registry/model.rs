@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::effect::{LoaderId, RuleId, Verb};
 use super::expression::Expression;
-use super::template::{Template, UrlTemplate, ValueTemplate};
+use super::template::Template;
+use super::url_template::UrlTemplate;
+use super::value_template::ValueTemplate;
 use crate::quantity::Rate;
 
 /// Every rule of a directory of schema files.
@@ -103,6 +105,8 @@ pub enum RuleBody {
     Write {
         /// What the key is set to.
         value: ValueTemplate,
+        /// How the value becomes bytes.
+        encoding: Encoding,
         /// For how long.
         expiry: ExpiryRule,
         /// The tags the key is added to.
@@ -135,6 +139,16 @@ impl RuleBody {
             Self::Warm { .. } => Verb::Warm,
         }
     }
+}
+
+/// How a `write`'s value becomes bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Encoding {
+    /// Compact JSON in UTF-8, key order and number text as published.
+    #[default]
+    Json,
+    /// A string, as is: the value is one [`ValueTemplate::Text`].
+    Raw,
 }
 
 /// How long a value may live, before the event is known.

@@ -1,11 +1,129 @@
-//! Templates: `user:{id}`.
+//! Templates: `user:{id}` → text.
+
+use super::path::{Cursor, Names, Path, Root, Step, TextProblem};
 
 /// A compiled template.
-#[derive(Debug)]
-pub struct Template;
-/// A compiled value.
-#[derive(Debug)]
-pub struct ValueTemplate;
-/// A compiled URL.
-#[derive(Debug)]
-pub struct UrlTemplate;
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    pub(super) pieces: Box<[Piece]>,
+    unset: Box<[Box<str>]>,
+    vars: Box<[Box<str>]>,
+}
+
+/// A part of a template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Piece {
+    Literal(Box<str>),
+    Path(Path),
+}
+
+impl Template {
+    /// Compiles a text. `{vars.X}` is filled in from `names`; one without a value stays as written and is named by [`Template::unset_vars`].
+    ///
+    /// # Errors
+    /// What is wrong with the text, and where.
+    pub fn parse(text: &str, names: &Names<'_>) -> Result<Self, TextProblem> {
+        let mut cursor = Cursor { text, at: 0 };
+        let mut pieces = Vec::new();
+        let mut literal = String::new();
+        let (mut vars, mut unset) = (Vec::new(), Vec::new());
+        while cursor.at < text.len() {
+            if cursor.eat("{{") {
+                literal.push('{');
+            } else if cursor.eat("}}") {
+                literal.push('}');
+            } else if cursor.rest().starts_with('}') {
+                return Err(TextProblem::new(cursor.at, "this `}` closes nothing").hint("a literal brace is }}"));
+            } else if cursor.eat("{") {
+                let from = cursor.at - 1;
+                let path = cursor.placeholder(names)?;
+                if path.root() == Root::Vars && !(path.is_optional() && var_value(&path, names).is_none()) {
+                    let name = path.name().unwrap_or_default();
+                    if !path.steps().is_empty() {
+                        return Err(TextProblem::new(from, format!("`vars.{name}` is text: nothing follows its name")));
+                    }
+                    vars.push(name.into());
+                    match var_value(&path, names) {
+                        Some(value) if value.is_empty() || value.contains(char::is_control) => {
+                            return Err(TextProblem::new(from, format!("UNSTALE_VAR_{name} is empty or holds a control character")));
+                        }
+                        Some(value) => literal.push_str(value),
+                        None => {
+                            unset.push(name.into());
+                            literal.push_str(&text[from..cursor.at]);
+                        }
+                    }
+                    continue;
+                }
+                if !literal.is_empty() {
+                    pieces.push(Piece::Literal(std::mem::take(&mut literal).into()));
+                }
+                pieces.push(Piece::Path(path));
+            } else {
+                let plain = cursor.rest().find(['{', '}']).unwrap_or(cursor.rest().len());
+                literal.push_str(&cursor.rest()[..plain]);
+                cursor.at += plain;
+            }
+        }
+        if !literal.is_empty() {
+            pieces.push(Piece::Literal(literal.into()));
+        }
+        Ok(Self { pieces: pieces.into(), unset: unset.into(), vars: vars.into() })
+    }
+
+    /// The paths it reads, in order; filled-in variables are not among them.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Path(path) => Some(path),
+            Piece::Literal(_) => None,
+        })
+    }
+
+    /// The variables it names, those without a value included.
+    pub fn vars(&self) -> impl Iterator<Item = &str> {
+        self.vars.iter().map(|name| &**name)
+    }
+
+    /// The variables that have no value: `run` refuses to start, `check` and `plan` warn.
+    pub fn unset_vars(&self) -> impl Iterator<Item = &str> {
+        self.unset.iter().map(|name| &**name)
+    }
+
+    /// Whether anything is read from the event.
+    pub fn has_placeholder(&self) -> bool {
+        self.paths().next().is_some()
+    }
+
+    /// The text where nothing is read from the event, variables filled in.
+    pub fn as_literal(&self) -> Option<&str> {
+        match &*self.pieces {
+            [] => Some(""),
+            [Piece::Literal(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The path, where the template is one placeholder and nothing else.
+    pub(super) fn single_path(&self) -> Option<&Path> {
+        match &*self.pieces {
+            [Piece::Path(path)] => Some(path),
+            _ => None,
+        }
+    }
+}
+
+/// The first path with a `[]` that some target does not have: a value, URL, time or version of one key cannot stand for many elements. (Tags
+/// can: each element gives one.)
+pub fn unbound_array<'p>(targets: &[Template], mut used: impl Iterator<Item = &'p Path>) -> Option<&'p Path> {
+    let is_in = |target: &Template, path: &Path, end: usize| {
+        target.paths().any(|other| other.start == path.start && other.steps().starts_with(&path.steps()[..end]))
+    };
+    used.find(|path| {
+        let mut arrays = (1..=path.steps().len()).filter(|&end| path.steps()[end - 1] == Step::Each);
+        arrays.any(|end| !targets.iter().all(|target| is_in(target, path, end)))
+    })
+}
+
+fn var_value<'n>(path: &Path, names: &Names<'n>) -> Option<&'n str> {
+    names.vars.0.get(path.name()?).map(String::as_str)
+}

@@ -1,0 +1,228 @@
+//! Templates filled in: text, JSON, URLs, and one text for each element of the arrays they name.
+
+use percent_encoding::utf8_percent_encode;
+
+use super::functions::ENCODED;
+use super::number::integer_digits;
+use super::path::{Path, Step};
+use super::scope::{Binding, Fault, Found, Scope};
+use super::template::{Piece, Template};
+use super::url_template::{UrlTemplate, has_dot_segment};
+use super::value_template::ValueTemplate;
+use crate::event::Json;
+use crate::event::json::{JsonKind, write_string};
+
+/// Why a template gave nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Miss {
+    /// `{path?}`, and nothing is there: on purpose.
+    Dropped,
+    /// A value is missing or cannot be used: paths, never values.
+    Unresolvable(String),
+}
+
+impl From<Fault> for Miss {
+    fn from(fault: Fault) -> Self {
+        Self::Unresolvable(fault.message)
+    }
+}
+
+/// Why an expansion ended early.
+pub(super) struct TooMany;
+
+impl Template {
+    /// Appends the text. What was appended before a miss is left there.
+    pub(super) fn render(&self, scope: &Scope<'_, '_>, bindings: &[Binding<'_>], out: &mut String) -> Result<(), Miss> {
+        self.render_with(scope, bindings, out, |text, out| out.push_str(text))
+    }
+
+    fn render_with(
+        &self,
+        scope: &Scope<'_, '_>,
+        bindings: &[Binding<'_>],
+        out: &mut String,
+        push: fn(&str, &mut String),
+    ) -> Result<(), Miss> {
+        let mut miss = None;
+        for piece in &self.pieces {
+            match piece {
+                Piece::Literal(text) => out.push_str(text),
+                Piece::Path(path) => match interpolate(path, scope, bindings, out, push) {
+                    Ok(()) => {}
+                    Err(Miss::Dropped) => return Err(Miss::Dropped),
+                    // A later `{path?}` may still drop the whole.
+                    Err(unresolvable) => miss = miss.or(Some(unresolvable)),
+                },
+            }
+        }
+        miss.map_or(Ok(()), Err)
+    }
+
+    /// Calls `each` for every combination of elements of the arrays that the template names and `bindings` does not yet bind.
+    pub(super) fn expand<'t>(
+        &'t self,
+        scope: &Scope<'_, '_>,
+        bindings: &mut Vec<Binding<'t>>,
+        each: &mut dyn FnMut(&[Binding<'t>]) -> Result<(), TooMany>,
+        missed: &mut dyn FnMut(Miss),
+    ) -> Result<(), TooMany> {
+        let next = self.paths().find_map(|path| {
+            let end = (1..=path.steps().len()).find(|&end| {
+                path.steps()[end - 1] == Step::Each
+                    && !bindings.iter().any(|bound| bound.start == path.start && *bound.steps == path.steps()[..end])
+            })?;
+            Some((path, &path.steps()[..end]))
+        });
+        let Some((path, steps)) = next else { return each(bindings) };
+        match scope.length(path, &steps[..steps.len() - 1], bindings) {
+            Err(fault) => missed(fault.into()),
+            Ok(None) => {
+                let uses_it = |other: &Path| other.is_optional() && other.start == path.start && other.steps().starts_with(steps);
+                missed(if self.paths().any(uses_it) { Miss::Dropped } else { Miss::Unresolvable(format!("`{path}`: there is no array")) });
+            }
+            Ok(Some(length)) => {
+                for at in 0..length {
+                    bindings.push(Binding { start: path.start, steps, at });
+                    let done = self.expand(scope, bindings, each, missed);
+                    bindings.pop();
+                    done?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn interpolate(
+    path: &Path,
+    scope: &Scope<'_, '_>,
+    bindings: &[Binding<'_>],
+    out: &mut String,
+    push: fn(&str, &mut String),
+) -> Result<(), Miss> {
+    let unusable = |what: &str| Miss::Unresolvable(format!("`{path}` {what}"));
+    let mut push_text = |text: &str| {
+        if text.is_empty() {
+            return Err(unusable("is an empty string"));
+        }
+        if text.chars().any(char::is_control) {
+            return Err(unusable("holds a control character"));
+        }
+        push(text, out);
+        Ok(())
+    };
+    match scope.read(path, bindings)? {
+        None if path.is_optional() => Err(Miss::Dropped),
+        None => Err(unusable("is absent")),
+        Some(Found::Text(text)) => push_text(text),
+        Some(Found::Integer(integer)) => push_text(&integer.to_string()),
+        Some(Found::Json(json)) => match json.kind() {
+            JsonKind::String => push_text(&json.as_str().unwrap_or_default()),
+            JsonKind::Bool => push_text(json.text()),
+            JsonKind::Number => push_text(&integer_digits(json.text()).ok_or_else(|| unusable("is a number that is no integer"))?),
+            JsonKind::Null if path.is_optional() => Err(Miss::Dropped),
+            JsonKind::Null => Err(unusable("is null")),
+            JsonKind::Array => Err(unusable("is an array")),
+            JsonKind::Object => Err(unusable("is an object")),
+        },
+    }
+}
+
+impl UrlTemplate {
+    /// The whole URL, behind a loader's base.
+    pub(super) fn render(&self, base: &str, scope: &Scope<'_, '_>, bindings: &[Binding<'_>]) -> Result<String, Miss> {
+        let mut url = String::from(base.trim_end_matches('/'));
+        let base_ends = url.len();
+        self.template.render_with(scope, bindings, &mut url, |text, out| out.extend(utf8_percent_encode(text, ENCODED)))?;
+        if has_dot_segment(&url[base_ends..]) {
+            return Err(Miss::Unresolvable("the URL would have a `.` or `..` segment".to_owned()));
+        }
+        Ok(url)
+    }
+}
+
+impl ValueTemplate {
+    /// Appends the value as compact JSON.
+    pub(super) fn render_json(&self, scope: &Scope<'_, '_>, bindings: &[Binding<'_>], out: &mut String) -> Result<(), Miss> {
+        match self {
+            Self::Null => out.push_str("null"),
+            Self::Bool(bool) => out.push_str(if *bool { "true" } else { "false" }),
+            Self::Number(text) => out.push_str(text),
+            Self::Text(template) => return render_text(template, scope, bindings, out),
+            Self::Array(elements) => {
+                out.push('[');
+                let first = out.len();
+                for element in elements {
+                    let before = out.len();
+                    if before > first {
+                        out.push(',');
+                    }
+                    keep_or_drop(element.render_json(scope, bindings, out), before, out)?;
+                }
+                out.push(']');
+            }
+            Self::Object(members) => {
+                out.push('{');
+                let first = out.len();
+                for (name, value) in members {
+                    let before = out.len();
+                    if before > first {
+                        out.push(',');
+                    }
+                    write_string(name, out);
+                    out.push(':');
+                    keep_or_drop(value.render_json(scope, bindings, out), before, out)?;
+                }
+                out.push('}');
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the value as is: a string.
+    pub(super) fn render_raw(&self, scope: &Scope<'_, '_>, bindings: &[Binding<'_>], out: &mut String) -> Result<(), Miss> {
+        let Self::Text(template) = self else { return Err(Miss::Unresolvable("a raw value must be a string".to_owned())) };
+        if let Some(path) = template.single_path() {
+            match scope.read(path, bindings)? {
+                Some(Found::Text(text)) => {
+                    out.push_str(text);
+                    return Ok(());
+                }
+                Some(Found::Json(json)) if json.kind() == JsonKind::String => {
+                    out.push_str(&json.as_str().unwrap_or_default());
+                    return Ok(());
+                }
+                _ => {}
+            }
+        }
+        template.render(scope, bindings, out)
+    }
+}
+
+fn keep_or_drop(rendered: Result<(), Miss>, before: usize, out: &mut String) -> Result<(), Miss> {
+    match rendered {
+        Err(Miss::Dropped) => {
+            out.truncate(before);
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn render_text(template: &Template, scope: &Scope<'_, '_>, bindings: &[Binding<'_>], out: &mut String) -> Result<(), Miss> {
+    let Some(path) = template.single_path() else {
+        let mut text = String::new();
+        template.render(scope, bindings, &mut text)?;
+        write_string(&text, out);
+        return Ok(());
+    };
+    match scope.read(path, bindings)? {
+        None if path.is_optional() => return Err(Miss::Dropped),
+        None => return Err(Miss::Unresolvable(format!("`{path}` is absent"))),
+        Some(Found::Json(json)) if json.is_null() && path.is_optional() => return Err(Miss::Dropped),
+        Some(Found::Json(json)) => Json::write_compact(json, out),
+        Some(Found::Text(text)) => write_string(text, out),
+        Some(Found::Integer(integer)) => out.push_str(&integer.to_string()),
+    }
+    Ok(())
+}

@@ -1,0 +1,457 @@
+//! One event → what it does to the cache.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+
+use super::effect::{Action, Effect, Expiry, Failure, Matched, Resolution, RuleId, Version, Warm, Write};
+use super::model::{Encoding, Entry, ExpiryRule, Family, Registry, Rule, RuleBody, Validate, VersionRule};
+use super::render::{Miss, TooMany};
+use super::scope::{Arrays, Binding, EventScope, Lets, Scope};
+use super::template::Template;
+use crate::event::{Event, Json};
+use crate::reason::Reason;
+
+/// How often templates may be filled in for one event: what `{path?}` drops is no target, but takes time.
+const MAX_ATTEMPTS: usize = 1_000_000;
+
+/// What an event does, and why it does not do the rest: what `plan` shows.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Explanation {
+    /// What would be applied.
+    pub resolution: Resolution,
+    /// Why rules had no or other effects, in order.
+    pub notes: Vec<Note>,
+}
+
+/// Why a rule had no effect, or another one than its verb says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The rule.
+    pub rule: RuleId,
+    /// How many effects of the resolution stand before it (before a limit took them away).
+    pub at: u32,
+    /// The element of `each`, from 0.
+    pub item: Option<usize>,
+    /// Paths and rules, never payload values.
+    pub message: String,
+}
+
+/// Who is told why. The worker's does nothing, and costs nothing.
+trait Observer {
+    fn note(&mut self, rule: &Rule, at: usize, item: Option<usize>, message: impl FnOnce() -> String);
+}
+
+struct Nobody;
+
+impl Observer for Nobody {
+    fn note(&mut self, _: &Rule, _: usize, _: Option<usize>, _: impl FnOnce() -> String) {}
+}
+
+impl Observer for Vec<Note> {
+    fn note(&mut self, rule: &Rule, at: usize, item: Option<usize>, message: impl FnOnce() -> String) {
+        self.push(Note { rule: rule.id, at: position(at), item, message: message() });
+    }
+}
+
+impl Registry {
+    /// What the event does.
+    pub fn resolve(&self, event: &Event<'_>) -> Resolution {
+        self.run(event, &mut Nobody)
+    }
+
+    /// What the event does, and why not more.
+    pub fn explain(&self, event: &Event<'_>) -> Explanation {
+        let mut notes = Vec::new();
+        let resolution = self.run(event, &mut notes);
+        Explanation { resolution, notes }
+    }
+
+    /// What one entry makes of the event, whatever the event's type: what an example of that entry expects.
+    pub fn resolve_entry(&self, entry: u32, event: &Event<'_>) -> Resolution {
+        let Some(found) = self.entries.get(entry as usize) else { return Resolution::default() };
+        if found.retired {
+            return Resolution { matched: Matched::Retired(entry), ..Resolution::default() };
+        }
+        let scope = EventScope::new(event);
+        let mut nobody = Nobody;
+        let mut run = Run::new(self, &scope, &mut nobody);
+        run.entry(found);
+        run.finish(Matched::Entry(entry))
+    }
+
+    fn run<O: Observer>(&self, event: &Event<'_>, observer: &mut O) -> Resolution {
+        let exact = self.by_name.get(&*event.event_type).map_or(&[][..], Vec::as_slice);
+        let is_retired = |entry: u32| self.entries.get(entry as usize).is_some_and(|entry| entry.retired);
+        if let Some(&retired) = exact.iter().find(|&&entry| is_retired(entry)) {
+            return Resolution { matched: Matched::Retired(retired), ..Resolution::default() };
+        }
+        let patterns = self.patterns.iter().filter(|(pattern, _)| pattern.matches(&event.event_type)).map(|(_, entry)| *entry);
+        let scope = EventScope::new(event);
+        let mut run = Run::new(self, &scope, observer);
+        let mut matched = Matched::Unknown;
+        for index in exact.iter().copied().chain(patterns) {
+            let Some(entry) = self.entries.get(index as usize) else { continue };
+            if entry.retired {
+                if matched == Matched::Unknown {
+                    matched = Matched::Retired(index);
+                }
+                continue;
+            }
+            if !matches!(matched, Matched::Entry(_)) {
+                matched = Matched::Entry(index);
+            }
+            if !run.is_over_limit {
+                run.entry(entry);
+            }
+        }
+        run.finish(matched)
+    }
+}
+
+fn position(effects: usize) -> u32 {
+    u32::try_from(effects).unwrap_or(u32::MAX)
+}
+
+struct Run<'r, 'e, O> {
+    registry: &'r Registry,
+    event: &'r EventScope<'e>,
+    observer: &'r mut O,
+    effects: Vec<Effect>,
+    failure: Option<Failure>,
+    violations: u32,
+    data: Option<serde_json::Value>,
+    /// More effects than this are too many: of the event, or of the entry at hand.
+    limit: usize,
+    attempts: usize,
+    is_over_limit: bool,
+}
+
+impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
+    fn new(registry: &'r Registry, event: &'r EventScope<'e>, observer: &'r mut O) -> Self {
+        Self {
+            registry,
+            event,
+            observer,
+            effects: Vec::new(),
+            failure: None,
+            violations: 0,
+            data: None,
+            limit: registry.max_keys_per_event,
+            attempts: 0,
+            is_over_limit: false,
+        }
+    }
+
+    fn finish(self, matched: Matched) -> Resolution {
+        Resolution { matched, effects: self.effects, failure: self.failure, violations: self.violations }
+    }
+
+    fn fail(&mut self, reason: Reason, message: impl FnOnce() -> String) {
+        if self.failure.is_none() {
+            self.failure = Some(Failure { reason, message: message(), at: position(self.effects.len()) });
+        }
+    }
+
+    fn entry(&mut self, entry: &'r Entry) {
+        if let Some(message) = self.violation(entry) {
+            match entry.validate {
+                Validate::Warn => self.violations += 1,
+                Validate::Enforce => return self.fail(Reason::InvalidData, || format!("{}#{}: {message}", entry.file, entry.name)),
+            }
+        }
+        let before = self.effects.len();
+        let failed_before = self.failure.is_some();
+        let event_limit = self.registry.max_keys_per_event;
+        let entry_limit = entry.max_keys.map_or(usize::MAX, |most| before.saturating_add(most));
+        self.limit = event_limit.min(entry_limit);
+        let lets = Lets::new(&entry.lets);
+        if self.rules(entry, &lets).is_ok() {
+            return;
+        }
+        if !failed_before {
+            self.failure = None;
+        }
+        if self.effects.len() > entry_limit {
+            self.effects.truncate(before);
+            let most = entry.max_keys.unwrap_or_default();
+            self.fail(Reason::BlastRadius, || format!("{}#{}: more than max_keys {most} targets", entry.file, entry.name));
+        } else {
+            self.effects.clear();
+            let message = format!("{}#{}: more than UNSTALE_MAX_KEYS_PER_EVENT {event_limit} targets", entry.file, entry.name);
+            self.failure = Some(Failure { reason: Reason::BlastRadius, message, at: 0 });
+            self.is_over_limit = true;
+        }
+    }
+
+    /// Where the payload violates the entry's schema.
+    fn violation(&mut self, entry: &Entry) -> Option<String> {
+        let schema = entry.schema.as_ref()?;
+        let data = self.data.get_or_insert_with(|| self.event.data.to_value());
+        if schema.is_valid(data) {
+            return None;
+        }
+        let Some(error) = schema.iter_errors(data).next() else { return Some("the payload violates its schema".to_owned()) };
+        let mut message = format!("the payload at `{}` violates `{}`", error.instance_path(), error.schema_path());
+        if let jsonschema::error::ValidationErrorKind::Required { property } = error.kind() {
+            let _ = write!(message, ": {property} is missing");
+        }
+        Some(message)
+    }
+
+    fn rules(&mut self, entry: &'r Entry, lets: &Lets<'_>) -> Result<(), TooMany> {
+        for rule in &entry.rules {
+            let arrays = Arrays::default();
+            let scope = Scope { event: self.event, lets, item: None, arrays: &arrays };
+            let Some(each) = &rule.each else {
+                self.rule(entry, rule, &scope, None)?;
+                continue;
+            };
+            let items = match scope.json(each) {
+                Ok(items) => items,
+                Err(fault) => {
+                    self.unresolvable(rule, None, || format!("`each` failed: {}", fault.message));
+                    continue;
+                }
+            };
+            let items = Json::trusted(&items);
+            if items.kind() != crate::event::json::JsonKind::Array {
+                self.unresolvable(rule, None, || "`each` is no list".to_owned());
+                continue;
+            }
+            for (at, item) in items.elements().into_iter().enumerate() {
+                let scope = Scope { item: Some(item), ..scope };
+                self.rule(entry, rule, &scope, Some(at))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unresolvable(&mut self, rule: &Rule, item: Option<usize>, message: impl FnOnce() -> String) {
+        let message = message();
+        self.observer.note(rule, self.effects.len(), item, || message.clone());
+        let names = &self.registry.rules;
+        self.fail(Reason::Unresolvable, || match names.get(rule.id.0 as usize) {
+            Some(name) => format!("{}: {message}", name.name),
+            None => message,
+        });
+    }
+
+    fn rule(&mut self, entry: &'r Entry, rule: &'r Rule, scope: &Scope<'_, '_>, item: Option<usize>) -> Result<(), TooMany> {
+        let mut in_doubt = false;
+        if let Some(when) = &rule.when {
+            match scope.condition(when) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.observer.note(rule, self.effects.len(), item, || format!("`when` said no: {}", when.text()));
+                    return Ok(());
+                }
+                Err(fault) => {
+                    in_doubt = true;
+                    if fault.is_absence {
+                        let message = || format!("`when` had no answer ({}), so the safe side holds: {}", fault.message, when.text());
+                        self.observer.note(rule, self.effects.len(), item, message);
+                    } else {
+                        self.unresolvable(rule, item, || format!("`when` failed: {}", fault.message));
+                    }
+                }
+            }
+        }
+        let prefix = if matches!(rule.body, RuleBody::InvalidateTags) { "" } else { &rule.key_prefix };
+        for target in &rule.targets {
+            if !target.paths().any(super::path::Path::fans_out) {
+                self.target(entry, rule, scope, item, target, &[], prefix, in_doubt)?;
+                continue;
+            }
+            let mut misses = Vec::new();
+            let expanded = target.expand(
+                scope,
+                &mut Vec::new(),
+                &mut |bindings| self.target(entry, rule, scope, item, target, bindings, prefix, in_doubt),
+                &mut |miss| misses.push(miss),
+            );
+            misses.into_iter().for_each(|miss| self.missed(rule, item, "target", miss));
+            expanded?;
+        }
+        Ok(())
+    }
+
+    fn missed(&mut self, rule: &Rule, item: Option<usize>, what: &str, miss: Miss) {
+        match miss {
+            Miss::Dropped => {
+                self.observer.note(rule, self.effects.len(), item, || format!("{what}: an optional value is absent, so it is dropped"))
+            }
+            Miss::Unresolvable(message) => self.unresolvable(rule, item, || format!("{what}: {message}")),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what stays the same within a rule, and one target")]
+    fn target(
+        &mut self,
+        entry: &Entry,
+        rule: &Rule,
+        scope: &Scope<'_, '_>,
+        item: Option<usize>,
+        template: &Template,
+        bindings: &[Binding<'_>],
+        prefix: &str,
+        in_doubt: bool,
+    ) -> Result<(), TooMany> {
+        self.attempts += 1;
+        if self.attempts > MAX_ATTEMPTS {
+            return Err(TooMany);
+        }
+        let mut target = String::with_capacity(prefix.len() + 40);
+        target.push_str(prefix);
+        if let Err(miss) = template.render(scope, bindings, &mut target) {
+            self.missed(rule, item, "target", miss);
+            return Ok(());
+        }
+        let action = match self.action(entry, rule, scope, item, bindings, in_doubt) {
+            Some(action) => action,
+            None => return Ok(()),
+        };
+        self.effects.push(Effect { rule: rule.id, target, action });
+        if self.effects.len() > self.limit { Err(TooMany) } else { Ok(()) }
+    }
+
+    /// What is done with a target; `None` drops it.
+    fn action(
+        &mut self,
+        entry: &Entry,
+        rule: &Rule,
+        scope: &Scope<'_, '_>,
+        item: Option<usize>,
+        bindings: &[Binding<'_>],
+        in_doubt: bool,
+    ) -> Option<Action> {
+        let (what, filled) = match &rule.body {
+            RuleBody::Delete => return Some(Action::Delete),
+            RuleBody::InvalidateTags => return Some(Action::InvalidateTag),
+            RuleBody::BumpVersion => return Some(Action::BumpVersion),
+            RuleBody::Expire(expiry) => {
+                return match expiry_of(expiry, scope, bindings) {
+                    Ok(expiry) => Some(Action::Expire(expiry)),
+                    Err(miss) => {
+                        self.missed(rule, item, "at", miss);
+                        None
+                    }
+                };
+            }
+            RuleBody::Write { .. } | RuleBody::Warm { .. } if in_doubt => return Some(Action::Delete),
+            RuleBody::Write { value, encoding, expiry, tags, version } => {
+                let write = || {
+                    let mut text = String::new();
+                    match encoding {
+                        Encoding::Json => value.render_json(scope, bindings, &mut text),
+                        Encoding::Raw => value.render_raw(scope, bindings, &mut text),
+                    }
+                    .map_err(|miss| ("value", miss))?;
+                    let version = version.as_ref().or(entry.version.as_ref());
+                    Ok(Action::Write(Box::new(Write {
+                        value: text,
+                        expiry: expiry_of(expiry, scope, bindings).map_err(|miss| ("at", miss))?,
+                        tags: tags_of(tags, scope, bindings, self.limit).map_err(|miss| ("tags", miss))?,
+                        version: version.map(|rule| version_of(rule, scope, bindings)).transpose().map_err(|miss| ("version", miss))?,
+                    })))
+                };
+                ("write", write())
+            }
+            RuleBody::Warm { loader, url, expiry, tags } => {
+                let warm = || {
+                    let base = self.registry.loaders.get(loader.0 as usize).map_or("", |loader| &loader.url);
+                    Ok(Action::Warm(Box::new(Warm {
+                        loader: *loader,
+                        url: url.render(base, scope, bindings).map_err(|miss| ("from", miss))?,
+                        expiry: expiry_of(expiry, scope, bindings).map_err(|miss| ("at", miss))?,
+                        tags: tags_of(tags, scope, bindings, self.limit).map_err(|miss| ("tags", miss))?,
+                    })))
+                };
+                ("warm", warm())
+            }
+        };
+        match filled {
+            Ok(action) => Some(action),
+            Err((part, miss)) => {
+                self.missed(rule, item, part, miss);
+                self.observer.note(rule, self.effects.len(), item, || format!("{what} becomes delete"));
+                Some(Action::Delete)
+            }
+        }
+    }
+}
+
+fn expiry_of(rule: &ExpiryRule, scope: &Scope<'_, '_>, bindings: &[Binding<'_>]) -> Result<Expiry, Miss> {
+    match rule {
+        ExpiryRule::After { ttl, jitter } => Ok(Expiry::After { ttl: *ttl, jitter: *jitter }),
+        ExpiryRule::Never => Ok(Expiry::Never),
+        ExpiryRule::At(template) => {
+            let mut text = String::new();
+            template.render(scope, bindings, &mut text)?;
+            let seconds = || text.parse::<i64>().ok().filter(|_| !text.starts_with('+'))?.checked_mul(1000);
+            let moment = || text.parse::<Timestamp>().ok().map(Timestamp::as_millisecond);
+            seconds().or_else(moment).map(Expiry::At).ok_or_else(|| Miss::Unresolvable("neither RFC 3339 nor Unix seconds".to_owned()))
+        }
+    }
+}
+
+fn tags_of(tags: &[Template], scope: &Scope<'_, '_>, bindings: &[Binding<'_>], limit: usize) -> Result<Vec<String>, Miss> {
+    let mut names = Vec::with_capacity(tags.len());
+    for template in tags {
+        let (mut miss, mut no_array, mut attempts) = (None, None, 0);
+        let expanded = template.expand(
+            scope,
+            &mut bindings.to_vec(),
+            &mut |bindings| {
+                let mut name = String::new();
+                attempts += 1;
+                match template.render(scope, bindings, &mut name) {
+                    Ok(()) => names.push(name),
+                    Err(Miss::Dropped) => {}
+                    Err(unresolvable) => miss = Some(unresolvable),
+                }
+                if attempts > limit { Err(TooMany) } else { Ok(()) }
+            },
+            &mut |missed| {
+                if missed != Miss::Dropped {
+                    no_array = Some(missed);
+                }
+            },
+        );
+        if expanded.is_err() {
+            return Err(Miss::Unresolvable("more tags than an event may have targets".to_owned()));
+        }
+        if let Some(miss) = miss.or(no_array) {
+            return Err(miss);
+        }
+    }
+    Ok(names)
+}
+
+fn version_of(rule: &VersionRule, scope: &Scope<'_, '_>, bindings: &[Binding<'_>]) -> Result<Version, Miss> {
+    let needed = |miss| match miss {
+        Miss::Dropped => Miss::Unresolvable("an optional value is absent".to_owned()),
+        unresolvable => unresolvable,
+    };
+    let mut text = String::new();
+    rule.of.render(scope, bindings, &mut text).map_err(needed)?;
+    let unusable = || Miss::Unresolvable("neither an integer from 0 to 2^63-1 nor RFC 3339 since 1970".to_owned());
+    let digits = if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        text.parse::<i64>().map_err(|_| unusable())?.to_string()
+    } else {
+        let time: Timestamp = text.parse().map_err(|_| unusable())?;
+        u128::try_from(time.as_nanosecond()).map_err(|_| unusable())?.to_string()
+    };
+    let family = match &rule.family {
+        Family::EventType => {
+            let event_type = &*scope.event.event.event_type;
+            event_type.rsplit_once('.').map_or(event_type, |(family, _)| family).to_owned()
+        }
+        Family::Entity(template) => {
+            let mut family = String::new();
+            template.render(scope, bindings, &mut family).map_err(needed)?;
+            family
+        }
+    };
+    Ok(Version { family, digits })
+}
