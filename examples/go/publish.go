@@ -30,26 +30,21 @@ func main() {
 	check(err)
 	check(channel.Confirm(false))
 	returns := channel.NotifyReturn(make(chan amqp.Return, 1))
-	closed := channel.NotifyClose(make(chan *amqp.Error, 1))
+	confirms := channel.NotifyPublish(make(chan amqp.Confirmation, 1)) // both channels close with the AMQP channel
 
-	confirmed := make(chan bool, 1)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	confirmation, err := channel.PublishWithDeferredConfirmWithContext(ctx, "events", eventType, true, false, amqp.Publishing{
+	check(channel.PublishWithContext(ctx, "events", eventType, true, false, amqp.Publishing{
 		ContentType:  "application/json",
 		DeliveryMode: amqp.Persistent,
 		Body:         []byte(body),
-	})
-	check(err)
-	go func() { confirmed <- confirmation.Wait() }()
+	}))
 
 	select {
-	case ok := <-confirmed:
-		if !ok {
+	case confirmation := <-confirms:
+		if !confirmation.Ack {
 			log.Fatalf("%s was not taken by the broker", eventType)
 		}
-	case err := <-closed:
-		log.Fatalf("%s was not confirmed: %v", eventType, err)
 	case <-ctx.Done():
 		log.Fatalf("%s was not confirmed: %v", eventType, ctx.Err())
 	}
