@@ -115,7 +115,7 @@ async fn what_stands_with_other_arguments_is_told_in_the_brokers_words_and_left_
     let config = config(&rabbitmq.url());
     let quorum = ("x-queue-type", text("quorum"));
     declare_queue(&channel, &config.queue, table(&[])).await;
-    declare_queue(&channel, &format!("{}.slow", config.queue), table(&[quorum.clone()])).await;
+    declare_queue(&channel, &format!("{}.slow", config.queue), table(std::slice::from_ref(&quorum))).await;
     declare_queue(&channel, &format!("{}.dead", config.queue), table(&[quorum, ("x-delivery-limit", AMQPValue::LongLongInt(5))])).await;
     channel.basic_publish("".into(), config.queue.as_str().into(), Default::default(), b"kept", with_headers(table(&[]))).await.unwrap();
     let told = problems(Session::open(&config, &keys(&["a"])).await.unwrap_err());
