@@ -137,7 +137,7 @@ fn write_ours(table: &mut BTreeMap<ShortString, AMQPValue>, delivery: &Delivery,
     write(header::EVENT_TYPE, headers.event_type.or_else(|| earlier(header::EVENT_TYPE)).filter(fits));
     write(header::EVENT_ID, headers.event_id.or_else(|| earlier(header::EVENT_ID)).filter(fits));
     let error = headers.error.filter(|_| ours == Ours::Whole);
-    write(header::ERROR, error.map(|error| &error[..error.floor_char_boundary(ERROR_MAX_BYTES)]));
+    write(header::ERROR, error.map(cut_error));
     let effects = headers.effects.map(|positions| positions.iter().map(u32::to_string).collect::<Vec<_>>().join(","));
     write(header::EFFECTS, effects.as_deref().filter(fits));
     let properties = delivery.properties();
@@ -147,6 +147,12 @@ fn write_ours(table: &mut BTreeMap<ShortString, AMQPValue>, delivery: &Delivery,
     );
     write(header::USER_ID, properties.user_id().as_ref().map(ShortString::as_str).or_else(|| earlier(header::USER_ID)).filter(fits));
     table.insert(header::ATTEMPT.into(), AMQPValue::LongInt(i32::try_from(headers.attempt).unwrap_or(i32::MAX)));
+}
+
+/// The text up to [`ERROR_MAX_BYTES`], ending on a whole character.
+fn cut_error(error: &str) -> &str {
+    let end = (0..=error.len().min(ERROR_MAX_BYTES)).rev().find(|&at| error.is_char_boundary(at));
+    &error[..end.unwrap_or(0)]
 }
 
 /// Ours are believed on messages from the default exchange alone: anybody may write to the others.

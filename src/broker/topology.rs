@@ -133,24 +133,30 @@ impl Objects<'_> {
         let object = format!("queue `{}`", spec.name);
         let Some(name) = short(&spec.name) else { return self.too_long(object) };
         let passive = self.policy == DeclarePolicy::None;
-        let outcome = self
-            .ask(async |channel| {
-                let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
-                channel.queue_declare(name.clone(), options, spec.arguments.clone()).await.map(drop)
-            })
-            .await?;
+        let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
+        let mut arguments = spec.arguments.clone();
+        let mut retention = Vec::new();
+        let outcome = loop {
+            let declared =
+                self.ask(async |channel| channel.queue_declare(name.clone(), options, arguments.clone()).await.map(drop)).await?;
+            match declared {
+                // The broker names the first difference only: behind the retention there may be a worse one, such as another type of queue.
+                Err(Refusal::Differs(words)) if spec.is_history && adopt_retention(&words, &mut arguments) => retention.push(words),
+                declared => break declared,
+            }
+        };
+        if outcome.is_ok() && !retention.is_empty() {
+            self.warnings.push(format!(
+                "{object} keeps another span than UNSTALE_HISTORY_MAX_AGE and _MAX_BYTES ask for: {}; it is used as it is (a policy changes \
+                 the retention of a stream that exists)",
+                retention.join("; ")
+            ));
+        }
         match outcome {
             Ok(()) => Ok(()),
             Err(Refusal::Missing(words)) => {
                 let off = if spec.is_history { ", or do without it with UNSTALE_HISTORY=off" } else { "" };
                 self.problem(object, words, format!("declare it, or let unstale do so with UNSTALE_DECLARE=queues{off}"));
-                Ok(())
-            }
-            Err(Refusal::Differs(words)) if spec.is_history && is_retention(&words) => {
-                self.warnings.push(format!(
-                    "{object} keeps another span than UNSTALE_HISTORY_MAX_AGE and _MAX_BYTES ask for: {words}; it is used as it is \
-                     (a policy changes the retention of a stream that exists)"
-                ));
                 Ok(())
             }
             Err(Refusal::Differs(words)) if spec.is_history && !words.contains("inequivalent") => self.no_streams(object, words),
@@ -248,9 +254,21 @@ impl Objects<'_> {
     }
 }
 
-/// The broker names the first argument that differs: these two only say how much is kept.
-fn is_retention(words: &str) -> bool {
-    ["x-max-age", "x-max-length-bytes"].iter().any(|argument| words.contains(&format!("inequivalent arg '{argument}'")))
+/// Takes over what the broker has for `x-max-age` or `x-max-length-bytes`, where its words say that this differs. Each is asked for once: taken
+/// over, it no longer differs.
+fn adopt_retention(words: &str, arguments: &mut FieldTable) -> bool {
+    let argument = ["x-max-age", "x-max-length-bytes"].into_iter().find(|name| words.contains(&format!("inequivalent arg '{name}'")));
+    let (Some(argument), Some((_, current))) = (argument, words.split_once("but current is ")) else { return false };
+    let mut table = arguments.inner().clone();
+    let before = table.remove(argument);
+    // Written as `'1m'`, as `the value '1m' of type 'longstr'`, or `none`.
+    if let Some(value) = current.split('\'').nth(1) {
+        let value = if argument == "x-max-age" { Some(long(value)) } else { value.parse().ok().map(AMQPValue::LongLongInt) };
+        let Some(value) = value.filter(|value| Some(value) != before.as_ref()) else { return false };
+        table.insert(argument.into(), value);
+    }
+    *arguments = FieldTable::from(table);
+    before.is_some()
 }
 
 #[cfg(test)]
@@ -294,6 +312,21 @@ mod tests {
         assert_eq!(arguments(&specs, "q.retry.1m"), retry);
         assert_eq!(arguments(&specs, "q.history"), ["x-max-age=7D", "x-max-length-bytes=10737418240", "x-queue-type=stream"]);
         assert_eq!(queue_specs(&names, None).len(), specs.len() - 1);
+    }
+
+    #[test]
+    fn a_retention_is_taken_over_once() {
+        let words = |current: &str| {
+            format!("PRECONDITION_FAILED - inequivalent arg 'x-max-age' for queue 'q': received '1D' but current is {current}")
+        };
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-max-age".into(), long("1D"));
+        assert!(adopt_retention(&words("the value '7D' of type 'longstr'"), &mut arguments));
+        assert_eq!(arguments.inner().get("x-max-age"), Some(&long("7D")));
+        assert!(!adopt_retention(&words("the value '7D' of type 'longstr'"), &mut arguments), "no endless asking");
+        assert!(adopt_retention(&words("none"), &mut arguments));
+        assert!(!adopt_retention(&words("none"), &mut arguments));
+        assert!(!adopt_retention("inequivalent arg 'x-queue-type' but current is none", &mut arguments));
     }
 
     #[test]

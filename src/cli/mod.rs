@@ -111,7 +111,8 @@ mod tests {
         let mut root = Cli::command();
         let mut all = root.render_long_help().to_string();
         for command in root.get_subcommands_mut() {
-            all += &format!("\n---- {}\n{}", command.get_name(), command.render_long_help());
+            let help = command.render_long_help();
+            all += &format!("\n---- {}\n{help}", command.get_name());
         }
         insta::assert_snapshot!(all);
     }

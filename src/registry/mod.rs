@@ -1,16 +1,23 @@
 //! Files → [`Registry`]; [`Event`](crate::event::Event) → effects. Knows no socket, clock or runtime.
 
 mod cel_value;
+mod compile;
+mod data_schema;
 mod diagnostic;
+mod document;
 mod effect;
+mod example;
 mod expression;
 mod functions;
+mod lint;
+mod load;
 mod model;
 mod number;
 mod path;
 mod pattern;
 mod render;
 mod resolve;
+mod schema;
 mod scope;
 mod template;
 mod tree;
@@ -19,12 +26,15 @@ mod value_template;
 
 pub use diagnostic::{Problem, Problems, Severity};
 pub use effect::{Action, Effect, Expiry, Failure, LoaderId, Matched, Resolution, RuleId, Verb, Version, Warm, Write};
+pub use example::{Example, run_examples};
 pub use expression::Expression;
+pub use load::{LoadOptions, Loaded, MissingVars, digest_of};
 pub use model::{
     Encoding, Entry, ExpiryRule, Family, Loader, LoaderHeaders, Pattern, Registry, Rule, RuleBody, RuleName, Validate, VersionRule,
 };
 pub use path::{EventField, Names, Path, Root, Step, TextProblem};
 pub use resolve::{Explanation, Note};
+pub use schema::file_schema;
 pub use template::{Template, unbound_array};
 pub use url_template::UrlTemplate;
 pub use value_template::ValueTemplate;

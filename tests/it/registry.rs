@@ -1,1 +1,240 @@
+//! The registry's files: what is wrong with each broken one, and what is surely wrong with some that load.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use unstale::config::Vars;
+use unstale::registry::{LoadOptions, Loaded, MissingVars, Problem, Problems, Registry, file_schema, run_examples};
+
+fn options(schemas: &Path) -> LoadOptions {
+    LoadOptions {
+        schemas: schemas.to_owned(),
+        key_prefix: String::new(),
+        vars: Vars::default(),
+        max_keys_per_event: 10_000,
+        missing_vars: MissingVars::Refuse,
+    }
+}
+
+/// Loads one file on its own; its problems name it by its name alone.
+fn load_alone(file: &Path) -> Result<Loaded, Problems> {
+    let directory = tempfile::tempdir().unwrap();
+    fs::copy(file, directory.path().join(file.file_name().unwrap())).unwrap();
+    let named = |problem: &mut Problem| {
+        problem.file = Path::new(&problem.file).file_name().unwrap().to_str().unwrap().to_owned();
+    };
+    match Registry::load(&options(directory.path())) {
+        Ok(mut loaded) => {
+            loaded.warnings.iter_mut().for_each(named);
+            Ok(loaded)
+        }
+        Err(Problems(mut problems)) => {
+            problems.iter_mut().for_each(named);
+            Err(Problems(problems))
+        }
+    }
+}
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/registry").join(folder);
+    let mut files: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "json"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty());
+    files
+}
+
+/// Compares with the snapshot that stands beside the file.
+fn assert_beside(folder: &str, file: &Path, text: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(Path::new("../registry").join(folder));
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(file.file_stem().unwrap().to_str().unwrap(), text));
+}
+
+#[test]
+fn every_problem_of_a_broken_file_is_told_at_once() {
+    for file in files("broken") {
+        let problems = load_alone(&file).expect_err(&file.display().to_string());
+        let text = problems.to_string();
+        for secret in ["hunter2", "secret"] {
+            assert!(!text.contains(secret), "{}: {secret} is shown", file.display());
+        }
+        assert_beside("broken", &file, &text);
+    }
+}
+
+#[test]
+fn what_is_legal_and_surely_wrong_is_warned_of() {
+    for file in files("warned") {
+        let loaded = load_alone(&file).unwrap_or_else(|problems| panic!("{problems}"));
+        assert_beside("warned", &file, &Problems(loaded.warnings).to_string());
+    }
+}
+
+#[test]
+fn problems_of_several_files_come_together() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("team")).unwrap();
+    fs::write(directory.path().join("b.yaml"), "events: [").unwrap();
+    fs::write(directory.path().join("team/a.yml"), "event: {}").unwrap();
+    fs::write(directory.path().join("c.json"), [b'{', 0xff]).unwrap();
+    fs::write(directory.path().join("notes.txt"), "events: [").unwrap();
+    let Problems(problems) = Registry::load(&options(directory.path())).unwrap_err();
+    let mut files: Vec<&str> = problems.iter().map(|problem| problem.file.rsplit('/').next().unwrap()).collect();
+    files.sort_unstable();
+    assert_eq!(files, ["a.yml", "b.yaml", "c.json"], "{problems:?}");
+}
+
+#[test]
+fn a_directory_without_schema_files_says_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let empty = Registry::load(&options(directory.path())).unwrap_err().to_string();
+    assert!(empty.contains("is empty") && empty.contains("UNSTALE_SCHEMAS"), "{empty}");
+    let missing = Registry::load(&options(&directory.path().join("none"))).unwrap_err().to_string();
+    assert!(missing.contains("does not exist") && missing.contains("UNSTALE_SCHEMAS"), "{missing}");
+    let file = directory.path().join("file.txt");
+    fs::write(&file, "").unwrap();
+    let no_directory = Registry::load(&options(&file)).unwrap_err().to_string();
+    assert!(no_directory.contains("not a directory"), "{no_directory}");
+}
+
+/// A mounted ConfigMap: `user.yaml` → `..data/user.yaml`, `..data` → `..2026_01_31`.
+#[cfg(unix)]
+#[test]
+fn a_config_map_is_read_once() {
+    use std::os::unix::fs::symlink;
+
+    let directory = tempfile::tempdir().unwrap();
+    let at = |path: &str| directory.path().join(path);
+    fs::create_dir(at("..2026_01_31")).unwrap();
+    fs::write(at("..2026_01_31/user.yaml"), "events: { user.updated: { effects: [{ delete: 'user:{id}' }] } }").unwrap();
+    symlink("..2026_01_31", at("..data")).unwrap();
+    symlink("..data/user.yaml", at("user.yaml")).unwrap();
+    let loaded = Registry::load(&options(directory.path())).unwrap();
+    let rules: Vec<&str> = loaded.registry.rules.iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!(rules, ["user.yaml#user.updated/0"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_that_leads_back_up_is_no_endless_walk() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("a.yaml"), "events: {}").unwrap();
+    std::os::unix::fs::symlink(directory.path(), directory.path().join("again")).unwrap();
+    let problems = Registry::load(&options(directory.path())).unwrap_err().to_string();
+    assert!(problems.contains("does a link lead back up?"), "{problems}");
+}
+
+#[test]
+fn the_digest_is_that_of_names_and_bytes() {
+    let digest_of = |files: &[(&str, &str)]| {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+        Registry::load(&options(directory.path())).unwrap().registry.digest
+    };
+    let (a, b) = (("a.yaml", "events: {}"), ("b.yaml", "events: {} # b"));
+    let digest = digest_of(&[a, b]);
+    assert_eq!(digest.len(), 64);
+    assert_eq!(digest, digest_of(&[b, a]));
+    assert_ne!(digest, digest_of(&[a]));
+    assert_ne!(digest, digest_of(&[a, ("c.yaml", b.1)]));
+    assert_ne!(digest, digest_of(&[("a.yaml", b.1), ("b.yaml", a.1)]));
+}
+
+#[test]
+fn the_schema_of_schema_files_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/registry.schema.json");
+    let current = format!("{:#}\n", file_schema());
+    let kept = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        kept == current,
+        "docs/registry.schema.json is not what the types say: unstale check --print-schema > docs/registry.schema.json"
+    );
+}
+
+fn is_valid(yaml_or_json: &Value) -> Vec<String> {
+    let validator = jsonschema::validator_for(&file_schema()).unwrap();
+    validator.iter_errors(yaml_or_json).map(|error| format!("{}: {error}", error.instance_path())).collect()
+}
+
+#[test]
+fn the_schema_of_schema_files_accepts_what_loads_and_refuses_what_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let loads = |file: &Value| {
+        fs::write(directory.path().join("a.json"), file.to_string()).unwrap();
+        Registry::load(&options(directory.path())).is_ok()
+    };
+    let sample: Value = serde_json::from_str(include_str!("../registry/sample.json")).unwrap();
+    assert_eq!(is_valid(&sample), [""; 0]);
+    assert!(loads(&sample));
+    for (pointer, broken) in [
+        ("/format", serde_json::json!(2)),
+        ("/defaults/ttl", serde_json::json!("1 hour")),
+        ("/defaults/jitter", serde_json::json!(1.5)),
+        ("/defaults/key_prefix", serde_json::json!(null)),
+        ("/loaders/api/url", serde_json::json!(["https://a.example.com"])),
+        ("/loaders/api/rate", serde_json::json!("50")),
+        ("/loaders/api", serde_json::json!({"timeout": "2s"})),
+        ("/events/user.updated/data", serde_json::json!({"type": "objekt"})),
+        ("/events/user.updated/validate", serde_json::json!("strict")),
+        ("/events/user.updated/max_keys", serde_json::json!(0)),
+        ("/events/user.updated/effects/0", serde_json::json!({"delete": "a", "expire": "a"})),
+        ("/events/user.updated/effects/0", serde_json::json!({"when": "true"})),
+        ("/events/user.updated/effects/0", serde_json::json!({"delete": []})),
+        ("/events/user.updated/effects/0", serde_json::json!({"delete": "a", "wehn": "true"})),
+        ("/events/user.updated/effects/0/delete", serde_json::json!({"id": null})),
+        ("/events/user.updated/version", serde_json::json!({"entity": "user:{id}"})),
+        ("/events/user.updated/examples/0/expect_error", serde_json::json!("nonsense")),
+        ("/events/user.updated/retired", serde_json::json!("yes")),
+    ] {
+        let mut file = sample.clone();
+        *file.pointer_mut(pointer).unwrap_or_else(|| panic!("{pointer} is not in the sample")) = broken;
+        assert!(!is_valid(&file).is_empty(), "{pointer}: the schema accepts {file}");
+        assert!(!loads(&file), "{pointer}: the registry loads {file}");
+    }
+}
+
+#[test]
+fn examples_are_run_against_their_own_entry() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = include_str!("../registry/examples.yaml");
+    fs::write(directory.path().join("examples.yaml"), file).unwrap();
+    fs::write(directory.path().join("other.yaml"), "events: { user.updated: { effects: [{ delete: 'other:{id}' }] } }").unwrap();
+    let loaded = Registry::load(&LoadOptions { key_prefix: "eu:".to_owned(), ..options(directory.path()) }).unwrap();
+    let failing = run_examples(&loaded);
+    let told: Vec<String> = failing.iter().map(|problem| format!("{}: {}", problem.line, problem.message)).collect();
+    let line_of = |mark: &str| file.lines().position(|line| line.contains(mark)).unwrap() + 1;
+    let expected = [
+        ("# misses", "this example misses `delete shop:user:8`, and has instead `delete shop:user:7`, `invalidate_tags users`"),
+        ("# unmet", "this example should fail with unresolvable, and resolves"),
+        ("# fails", "this example fails: unresolvable: "),
+    ];
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    for (told, (mark, message)) in told.iter().zip(expected) {
+        assert!(told.starts_with(&format!("{}: {message}", line_of(mark))), "{told}");
+    }
+}
+
+#[test]
+fn the_format_s_own_sample_loads_and_its_examples_hold() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("shop.yaml"), include_str!("../registry/shop.yaml")).unwrap();
+    let vars = [("CATALOGUE_URL", "https://catalogue.example.com"), ("CATALOGUE_TOKEN", "t0ken")];
+    let vars = Vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    let loaded = Registry::load(&LoadOptions { vars, key_prefix: "eu:".to_owned(), ..options(directory.path()) })
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(loaded.examples.len(), 3);
+    let failing = run_examples(&loaded);
+    assert!(failing.is_empty(), "{}", Problems(failing));
+    assert_eq!(loaded.registry.routing_keys(), ["order.*", "product.updated"]);
+    assert_eq!(loaded.registry.loaders().len(), 1);
+    assert!(!format!("{:?}", loaded.registry).contains("t0ken"), "a header's value is shown");
+}

@@ -270,7 +270,7 @@ async fn servers_never_see_more_at_once_than_the_limits() {
     let same = Loader { concurrency: Some(2), ..loader("limited", &bases[0]) };
     let reloaded = loaders.reload(&[same, loader("free", &bases[1])]).unwrap();
     let loads = (0..60).map(|n: usize| {
-        let (loaders, to) = (if n % 3 == 0 { &reloaded } else { &loaders }, n % 2);
+        let (loaders, to) = (if n.is_multiple_of(3) { &reloaded } else { &loaders }, n % 2);
         let warm = warm(u32::try_from(to).unwrap(), format!("{}/{n}", bases[to]));
         async move { loaders.load(&warm, &CONTEXT).await }
     });

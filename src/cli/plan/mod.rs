@@ -14,7 +14,7 @@ use crate::config::UnknownPolicy;
 use crate::event::line::OwnedMessage;
 use crate::event::{Decoded, Event, decode};
 use crate::reason::Reason;
-use crate::registry::{Effect, Failure, Matched, Resolution, RuleName};
+use crate::registry::{Effect, Explanation, Failure, Matched, Note, Resolution, RuleName};
 
 /// Reads events, one JSON object a line, and prints what each would do to the cache. Nothing is changed and no server is asked.
 ///
@@ -43,21 +43,20 @@ struct Plan<'e> {
     matched: Matched,
     effects: Vec<Effect>,
     error: Option<(Reason, String)>,
-    /// Why a `when` said no, in words: a line each.
-    notes: Vec<String>,
+    /// Why rules had no or other effects.
+    notes: Vec<Note>,
 }
 
 /// What resolves events: the registry, without the files it was loaded from.
-struct Planner<'r, R, E> {
+struct Planner<'r, E> {
     rules: &'r [RuleName],
-    resolve: R,
     explain: E,
     unknown: UnknownPolicy,
     max_body_bytes: usize,
     json: bool,
 }
 
-impl<R: Fn(&Event<'_>) -> Resolution, E: Fn(&Event<'_>) -> Vec<String>> Planner<'_, R, E> {
+impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
     /// Plans every line of the files. Says whether every event would be applied whole.
     fn files(&self, files: &[PathBuf], out: &mut impl Write) -> Result<bool, CommandError> {
         let mut all_good = true;
@@ -117,7 +116,8 @@ impl<R: Fn(&Event<'_>) -> Resolution, E: Fn(&Event<'_>) -> Vec<String>> Planner<
     }
 
     fn plan<'e>(&self, event: &'e Event<'e>) -> Plan<'e> {
-        let Resolution { matched, effects, failure, .. } = (self.resolve)(event);
+        let Explanation { resolution, notes } = (self.explain)(event);
+        let Resolution { matched, effects, failure, .. } = resolution;
         let error = match failure {
             Some(Failure { reason, message, .. }) => Some((reason, message)),
             None if matched == Matched::Unknown && self.unknown != UnknownPolicy::Drop => {
@@ -125,7 +125,6 @@ impl<R: Fn(&Event<'_>) -> Resolution, E: Fn(&Event<'_>) -> Vec<String>> Planner<
             }
             None => None,
         };
-        let notes = if self.json { Vec::new() } else { (self.explain)(event) };
         Plan { event: Some(event), matched, effects, error, notes }
     }
 

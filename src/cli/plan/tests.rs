@@ -57,8 +57,10 @@ fn resolve(event: &Event<'_>) -> Resolution {
     }
 }
 
-fn explain(event: &Event<'_>) -> Vec<String> {
-    if event.event_type == "product.seen" { vec!["shop.yaml#product.seen/0: `when` is false".to_owned()] } else { vec![] }
+fn explain(event: &Event<'_>) -> Explanation {
+    let seen = event.event_type == "product.seen";
+    let note = Note { rule: RuleId(0), at: 0, item: Some(1), message: "`when` is false".to_owned() };
+    Explanation { resolution: resolve(event), notes: if seen { vec![note] } else { vec![] } }
 }
 
 const EVENTS: &str = r#"{"type":"product.updated","id":"e1","time":"2026-01-02T03:04:05Z","data":{"id":7},"previous":{"id":7}}
@@ -73,7 +75,7 @@ const EVENTS: &str = r#"{"type":"product.updated","id":"e1","time":"2026-01-02T0
 
 fn planned(json: bool, unknown: UnknownPolicy, events: &str) -> (String, bool) {
     let rules = rules();
-    let planner = Planner { rules: &rules, resolve, explain, unknown, max_body_bytes: 1 << 20, json };
+    let planner = Planner { rules: &rules, explain, unknown, max_body_bytes: 1 << 20, json };
     let mut out = Vec::new();
     let all_good = planner.lines(events.as_bytes(), "stdin", &mut out).unwrap();
     (String::from_utf8(out).unwrap(), all_good)

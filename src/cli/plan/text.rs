@@ -26,7 +26,9 @@ pub(super) fn block(plan: &Plan<'_>, rules: &[RuleName], place: &str) -> String 
         }
     }
     for note in &plan.notes {
-        line(&mut out, format_args!("  not done: {}", shown(note)));
+        let rule = rules.get(note.rule.0 as usize).map_or("", |rule| rule.name.as_str());
+        let item = note.item.map(|item| format!(", element {item}")).unwrap_or_default();
+        line(&mut out, format_args!("  not so: {rule}{item}: {}", shown(&note.message)));
     }
     match &plan.error {
         Some((reason, message)) => line(&mut out, format_args!("  dead letter: {reason}: {}", shown(message))),

@@ -1,0 +1,157 @@
+//! Documents → [`Registry`].
+
+mod effect;
+mod loader;
+mod texts;
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::data_schema::{self, DataSchema};
+use super::diagnostic::{Problem, Report, SourceFile};
+use super::document::{Document, EntryDocument, Text};
+use super::effect::RuleId;
+use super::example::{self, Example};
+use super::lint;
+use super::load::LoadOptions;
+use super::model::{Entry, Pattern, Registry, RuleName, Validate};
+use super::tree::Node;
+use loader::Loaders;
+use texts::Compiler;
+
+pub(super) use texts::Context;
+
+/// One file, read.
+#[derive(Debug)]
+pub(super) struct File<'s> {
+    pub(super) source: &'s SourceFile,
+    pub(super) root: Option<Node>,
+    pub(super) document: Document,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// A registry as far as it could be compiled: not to be used where a problem is an error.
+pub(super) struct Compiled {
+    pub(super) registry: Registry,
+    pub(super) examples: Vec<Example>,
+    /// In the order of files and lines.
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Compiles files that stand in byte order of their paths.
+pub(super) fn compile(files: Vec<File<'_>>, options: &LoadOptions, digest: String) -> Compiled {
+    let mut reports: Vec<Report<'_>> = Vec::new();
+    let mut documents = Vec::new();
+    for file in files {
+        reports.push(Report { source: file.source, problems: file.problems });
+        documents.push((file.document, file.root));
+    }
+    let mut loaders = Loaders::default();
+    for (at, (document, _)) in documents.iter().enumerate() {
+        for (name, loader) in &document.loaders {
+            let mut compiler = Compiler { options, report: &mut reports[at] };
+            loaders.declare(at, name, loader, &mut compiler);
+        }
+    }
+
+    let mut sorted: Vec<(usize, &Text, &EntryDocument)> = documents
+        .iter()
+        .enumerate()
+        .flat_map(|(at, (document, _))| document.events.iter().map(move |(name, entry)| (at, name, entry)))
+        .collect();
+    sorted.sort_by_key(|(file, name, _)| (Pattern::is_pattern(&name.text), name.text.as_bytes(), *file));
+    let retired: Vec<String> = sorted
+        .iter()
+        .filter(|(_, name, entry)| entry.retired && !Pattern::is_pattern(&name.text))
+        .map(|(_, name, _)| name.text.clone())
+        .collect();
+
+    let mut registry = Registry {
+        digest,
+        entries: Vec::new(),
+        by_name: HashMap::new(),
+        patterns: Vec::new(),
+        rules: Vec::new(),
+        loaders: Vec::new(),
+        routing_keys: Vec::new(),
+        max_keys_per_event: options.max_keys_per_event,
+    };
+    let mut routing_keys = BTreeSet::new();
+    let mut examples = Vec::new();
+    for (file, name, document) in sorted {
+        let (defaults, root) = (&documents[file].0.defaults, &documents[file].1);
+        let place = u32::try_from(registry.entries.len()).unwrap_or(u32::MAX);
+        let mut compiler = Compiler { options, report: &mut reports[file] };
+        let schema = match (&document.data, root) {
+            (Some(node), Some(root)) => data_schema::compile(node, root, compiler.report),
+            _ => None,
+        };
+        let context = Context { name, file, place, defaults: defaults.as_ref(), schema: schema.as_ref().map(|schema| &schema.json) };
+        let entry = compile_entry(&context, document, &mut loaders, &mut registry.rules, &mut compiler);
+        if !document.retired && retired.contains(&name.text) {
+            lint::warn_of_retired(name, compiler.report);
+        } else if !document.retired {
+            let own = [name.clone()];
+            for key in document.bind.as_deref().unwrap_or(&own) {
+                lint::check_bind(key, &name.text, &retired, compiler.report);
+                routing_keys.insert(key.text.clone());
+            }
+        }
+        for document in &document.examples {
+            examples.extend(example::compile(&context, document, compiler.report));
+        }
+        if Pattern::is_pattern(&name.text) {
+            registry.patterns.push((Pattern::parse(&name.text), place));
+        } else {
+            registry.by_name.entry(name.text.clone()).or_default().push(place);
+        }
+        registry.entries.push(Entry { schema: schema.map(|DataSchema { validator, .. }| validator), ..entry });
+    }
+    registry.loaders = loaders.finish();
+    registry.routing_keys = routing_keys.into_iter().collect();
+    let problems = reports.into_iter().flat_map(|report| in_order(report.problems)).collect();
+    Compiled { registry, examples, problems }
+}
+
+fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
+    problems.sort_by(|a, b| (a.line, a.column, &a.message).cmp(&(b.line, b.column, &b.message)));
+    problems.dedup();
+    problems
+}
+
+fn compile_entry(
+    context: &Context<'_>,
+    document: &EntryDocument,
+    loaders: &mut Loaders,
+    rules: &mut Vec<RuleName>,
+    compiler: &mut Compiler<'_, '_, '_>,
+) -> Entry {
+    let file = compiler.report.source.path.clone();
+    let mut names = Vec::new();
+    let mut lets = Vec::new();
+    for (name, text) in &document.lets {
+        // One that does not compile is known all the same: what names it is not wrong.
+        if let Some(expression) = compiler.expression(text, context, &names, false) {
+            lets.push((name.text.clone(), expression));
+        }
+        names.push(name.text.clone());
+    }
+    let version = document.version.as_ref().and_then(|version| compiler.version(version, context, &names, false));
+    lint::check_order(&document.effects, compiler.report);
+    let mut compiled = Vec::new();
+    for (place, effect) in document.effects.iter().enumerate() {
+        let id = RuleId(u32::try_from(rules.len()).unwrap_or(u32::MAX));
+        rules.push(RuleName { name: format!("{file}#{}/{place}", context.name.text), verb: effect.verb, entry: context.place });
+        compiled.extend(effect::compile(id, effect, context, &names, version.as_ref(), loaders, compiler));
+    }
+    Entry {
+        name: context.name.text.clone(),
+        file,
+        retired: document.retired,
+        schema: None,
+        validate: document.validate.as_ref().map_or(Validate::default(), |validate| validate.value),
+        version,
+        lets,
+        rules: compiled,
+        max_keys: document.max_keys,
+    }
+}

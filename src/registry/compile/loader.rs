@@ -1,0 +1,158 @@
+//! Loaders, and what a rule's `from` makes of them.
+
+use std::collections::HashMap;
+
+use super::super::diagnostic::{Problem, nearest};
+use super::super::document::{LoaderDocument, Text};
+use super::super::effect::LoaderId;
+use super::super::model::{Loader, LoaderHeaders};
+use super::texts::{Compiler, Context};
+
+/// Every loader of a registry: those of the files, and one for each host that an absolute URL names.
+#[derive(Default)]
+pub(super) struct Loaders {
+    loaders: Vec<Loader>,
+    /// By file and name.
+    declared: HashMap<(usize, String), LoaderId>,
+    /// By scheme and host.
+    implicit: HashMap<String, LoaderId>,
+}
+
+impl Loaders {
+    pub(super) fn declare(&mut self, file: usize, name: &Text, document: &LoaderDocument, compiler: &mut Compiler<'_, '_, '_>) {
+        let problems = compiler.report.problems.len();
+        let url = document.url.as_ref().and_then(|url| base_url(url, compiler));
+        compiler.hide_lines(problems);
+        let mut headers: Vec<(String, String)> = Vec::new();
+        for (header, value) in &document.headers {
+            let problems = compiler.report.problems.len();
+            if !is_header_name(&header.text) {
+                compiler.report.error(header.at, format!("`{}` is no name of a header", header.text));
+            } else if ["host", "content-length", "transfer-encoding", "connection"].contains(&header.text.to_ascii_lowercase().as_str()) {
+                compiler.report.error_with_hint(header.at, format!("`{}` is set for each request", header.text), "remove it");
+            }
+            if let Some(filled) = compiler.literal(value, "a loader", true) {
+                if filled.bytes().any(|b| !(0x20..0x7f).contains(&b)) {
+                    compiler.report.error(value.at, format!("the value of `{}` holds a character that no header has", header.text));
+                }
+                headers.push((header.text.clone(), filled));
+            }
+            compiler.hide_lines(problems);
+        }
+        let id = self.push(Loader {
+            name: name.text.clone(),
+            url: url.unwrap_or_default(),
+            headers: LoaderHeaders(headers),
+            timeout: document.timeout,
+            concurrency: document.concurrency,
+            rate: document.rate,
+            max_bytes: document.max_bytes,
+        });
+        self.declared.insert((file, name.text.clone()), id);
+    }
+
+    /// A rule's `from`: its loader, and the path and query as a text of its own.
+    pub(super) fn resolve(&mut self, from: &Text, context: &Context<'_>, compiler: &mut Compiler<'_, '_, '_>) -> Option<(LoaderId, Text)> {
+        let text = &from.text;
+        if let Some(host_at) = host_begins(text) {
+            let ends = text[host_at..].find(['/', '?', '#']).map_or(text.len(), |at| host_at + at);
+            let origin = Text { text: text[..ends].to_owned(), ..from.clone() };
+            let url = base_url(&origin, compiler)?;
+            let id = match self.implicit.get(&url) {
+                Some(id) => *id,
+                None => {
+                    let id = self.push(Loader {
+                        name: url.clone(),
+                        url: url.clone(),
+                        headers: LoaderHeaders::default(),
+                        timeout: None,
+                        concurrency: None,
+                        rate: None,
+                        max_bytes: None,
+                    });
+                    self.implicit.insert(url, id);
+                    id
+                }
+            };
+            let path = if text[ends..].starts_with('/') {
+                from.tail(ends)
+            } else {
+                Text { at: from.at, text: format!("/{}", &text[ends..]), verbatim_from: None }
+            };
+            return Some((id, path));
+        }
+        let hint = "a `from` is `loader:/path`, or an absolute URL; an event never chooses the host";
+        let Some((name, _)) = text.split_once(':').filter(|(name, _)| !name.contains(['/', '{'])) else {
+            compiler.report.error_with_hint(from.at, "this `from` names no loader", hint);
+            return None;
+        };
+        let id = self.find(name, context.file);
+        match id {
+            Ok(id) => Some((id, from.tail(name.len() + 1))),
+            Err(message) => {
+                let known = self.declared.keys().map(|(_, name)| name.as_str());
+                let hint = nearest(name, known).map_or_else(|| hint.to_owned(), |name| format!("did you mean `{name}`?"));
+                compiler.report.error_with_hint(from.at, message, hint);
+                None
+            }
+        }
+    }
+
+    /// The file's own loader of that name, else the only one of the others.
+    fn find(&self, name: &str, file: usize) -> Result<LoaderId, String> {
+        if let Some(id) = self.declared.get(&(file, name.to_owned())) {
+            return Ok(*id);
+        }
+        let mut others = self.declared.iter().filter(|((_, known), _)| known == name).map(|(_, id)| *id);
+        match (others.next(), others.next()) {
+            (Some(id), None) => Ok(id),
+            (Some(_), Some(_)) => Err(format!("several other files have a loader `{name}`: declare it in this one")),
+            _ => Err(format!("no loader is named `{name}`")),
+        }
+    }
+
+    fn push(&mut self, loader: Loader) -> LoaderId {
+        self.loaders.push(loader);
+        LoaderId(u32::try_from(self.loaders.len() - 1).unwrap_or(u32::MAX))
+    }
+
+    pub(super) fn finish(self) -> Vec<Loader> {
+        self.loaders
+    }
+}
+
+/// Where the host begins in a text that is an absolute URL, or begins with a variable that holds one.
+fn host_begins(text: &str) -> Option<usize> {
+    let is_scheme = |scheme: &str| scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || scheme.starts_with("{vars.");
+    match text.split_once("://") {
+        Some((scheme, _)) if is_scheme(scheme) && !scheme.contains('/') => Some(scheme.len() + 3),
+        _ => text.starts_with("{vars.").then_some(0),
+    }
+}
+
+/// A scheme and host with perhaps a path, variables filled in, without a slash at its end.
+fn base_url(text: &Text, compiler: &mut Compiler<'_, '_, '_>) -> Option<String> {
+    let problems = compiler.report.problems.len();
+    let filled = compiler.literal(text, "the host", false)?;
+    if compiler.report.problems.len() > problems {
+        // A variable without a value, as written: nothing to check.
+        return Some(filled.trim_end_matches('/').to_owned());
+    }
+    let problem = match url::Url::parse(&filled) {
+        Err(error) => Some(format!("not an absolute URL: {error}")),
+        Ok(url) if !matches!(url.scheme(), "http" | "https") => Some("a loader's URL begins with http:// or https://".to_owned()),
+        Ok(url) if url.query().is_some() || url.fragment().is_some() => Some("a loader's URL has no query and no fragment".to_owned()),
+        Ok(_) => None,
+    };
+    if let Some(message) = problem {
+        let problem = Problem::at(compiler.report.source, text.at, message).hint("such as https://api.example.com").without_line();
+        compiler.report.problems.push(problem);
+        return None;
+    }
+    Some(filled.trim_end_matches('/').to_owned())
+}
+
+/// A token (RFC 9110, section 5.6.2).
+fn is_header_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}

@@ -1,0 +1,161 @@
+//! Texts of a file → templates and expressions, their problems in their place.
+
+use serde_json::Value;
+
+use super::super::diagnostic::{Problem, Report};
+use super::super::document::{Defaults, Text, VersionDocument};
+use super::super::expression::Expression;
+use super::super::lint::{self, Role};
+use super::super::load::{LoadOptions, MissingVars};
+use super::super::model::{Family, VersionRule};
+use super::super::path::{Names, TextProblem};
+use super::super::template::Template;
+use super::super::tree::{Content, Node, ScalarKind};
+use super::super::url_template::UrlTemplate;
+use super::super::value_template::ValueTemplate;
+
+/// The entry that a text belongs to.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Context<'d> {
+    /// Its name.
+    pub(in super::super) name: &'d Text,
+    /// Its file's place among the files.
+    pub(in super::super) file: usize,
+    /// Its place among the registry's entries.
+    pub(in super::super) place: u32,
+    /// What its file says of all its rules.
+    pub(in super::super) defaults: Option<&'d Defaults>,
+    /// JSON Schema of its payload.
+    pub(in super::super) schema: Option<&'d Value>,
+}
+
+/// Compiles the texts of one file.
+pub(in super::super) struct Compiler<'c, 'r, 's> {
+    pub(in super::super) options: &'c LoadOptions,
+    pub(in super::super) report: &'r mut Report<'s>,
+}
+
+impl Compiler<'_, '_, '_> {
+    /// A template of an entry.
+    pub(super) fn template(&mut self, text: &Text, context: &Context<'_>, lets: &[String], in_each: bool, role: Role) -> Option<Template> {
+        let compiled = Template::parse(&text.text, &Names { lets, in_each, vars: &self.options.vars });
+        let template = self.checked(text, compiled)?;
+        self.vars(text, template.vars().map(str::to_owned).collect());
+        lint::check_paths(text, template.paths(), context.schema, role, self.report);
+        Some(template)
+    }
+
+    /// An expression of an entry.
+    pub(super) fn expression(&mut self, text: &Text, context: &Context<'_>, lets: &[String], in_each: bool) -> Option<Expression> {
+        let compiled = Expression::compile(&text.text, &Names { lets, in_each, vars: &self.options.vars });
+        let expression = self.checked(text, compiled)?;
+        self.vars(text, expression.vars().map(str::to_owned).collect());
+        lint::check_paths(text, expression.paths().iter(), context.schema, Role::Expression, self.report);
+        Some(expression)
+    }
+
+    /// The path and query of a rule's URL.
+    pub(super) fn url(&mut self, text: &Text, context: &Context<'_>, lets: &[String], in_each: bool) -> Option<UrlTemplate> {
+        let compiled = UrlTemplate::parse(&text.text, &Names { lets, in_each, vars: &self.options.vars });
+        let url = self.checked(text, compiled)?;
+        self.vars(text, url.vars().map(str::to_owned).collect());
+        lint::check_paths(text, url.paths(), context.schema, Role::Other, self.report);
+        Some(url)
+    }
+
+    /// A text that reads variables alone. `None` also where one of them has no value.
+    pub(super) fn literal(&mut self, text: &Text, what: &str, is_secret: bool) -> Option<String> {
+        let problems = self.report.problems.len();
+        let compiled = Template::parse(&text.text, &Names { lets: &[], in_each: false, vars: &self.options.vars });
+        let template = self.checked(text, compiled);
+        let literal = template.and_then(|template| {
+            self.vars(text, template.vars().map(str::to_owned).collect());
+            if let Some(path) = template.paths().next() {
+                let message = format!("`{path}` cannot stand here: {what} does not depend on the event");
+                self.report.error_with_hint(text.at, message, "{vars.NAME} reads UNSTALE_VAR_NAME; a literal brace is {{");
+            }
+            template.as_literal().map(str::to_owned)
+        });
+        if is_secret {
+            self.hide_lines(problems);
+        }
+        literal
+    }
+
+    /// Takes the lines off the problems from that one on.
+    pub(super) fn hide_lines(&mut self, from: usize) {
+        for problem in &mut self.report.problems[from..] {
+            problem.source_line = None;
+        }
+    }
+
+    /// A version of writes.
+    pub(super) fn version(
+        &mut self,
+        version: &VersionDocument,
+        context: &Context<'_>,
+        lets: &[String],
+        in_each: bool,
+    ) -> Option<VersionRule> {
+        let of = self.template(&version.of, context, lets, in_each, Role::Other);
+        let family = match &version.entity {
+            None => Family::EventType,
+            Some(entity) => Family::Entity(self.template(entity, context, lets, in_each, Role::Other)?),
+        };
+        Some(VersionRule { of: of?, family })
+    }
+
+    /// A value with templates in it.
+    pub(super) fn value(&mut self, node: &Node, context: &Context<'_>, lets: &[String], in_each: bool) -> Option<ValueTemplate> {
+        Some(match &node.content {
+            Content::Object(members) => {
+                let compiled = members.iter().map(|member| Some((member.key.clone(), self.value(&member.value, context, lets, in_each)?)));
+                ValueTemplate::Object(compiled.collect::<Vec<_>>().into_iter().collect::<Option<_>>()?)
+            }
+            Content::Array(items) => {
+                let compiled: Vec<_> = items.iter().map(|item| self.value(item, context, lets, in_each)).collect();
+                ValueTemplate::Array(compiled.into_iter().collect::<Option<_>>()?)
+            }
+            Content::Scalar(scalar) => match scalar.kind {
+                ScalarKind::Null => ValueTemplate::Null,
+                ScalarKind::Bool => ValueTemplate::Bool(scalar.text.eq_ignore_ascii_case("true")),
+                ScalarKind::Number => {
+                    let number = scalar.number_text()?;
+                    if number != scalar.text {
+                        let message = format!("`{}` is the number {number} in YAML", scalar.text);
+                        self.report.warn(node.at, message, "quote it to make it text, or write the number that is meant");
+                    }
+                    ValueTemplate::Number(number.into_owned())
+                }
+                ScalarKind::Text => {
+                    let text = Text { at: node.at, text: scalar.text.clone(), verbatim_from: scalar.verbatim_from };
+                    ValueTemplate::Text(self.template(&text, context, lets, in_each, Role::Other)?)
+                }
+            },
+        })
+    }
+
+    fn checked<T>(&mut self, text: &Text, compiled: Result<T, TextProblem>) -> Option<T> {
+        compiled
+            .map_err(|problem| {
+                let mut located = Problem::at(self.report.source, text.place_of(problem.at), problem.message);
+                located.hint = problem.hint;
+                self.report.problems.push(located);
+            })
+            .ok()
+    }
+
+    fn vars(&mut self, text: &Text, names: Vec<String>) {
+        for name in names {
+            if !self.options.vars.0.contains_key(&name) {
+                let at = text.place_of(text.text.find(&format!("vars.{name}")).unwrap_or(0));
+                let mut problem = Problem::at(self.report.source, at, format!("`vars.{name}` has no value"))
+                    .hint(format!("set UNSTALE_VAR_{name}, or UNSTALE_VAR_{name}_FILE to the file that holds it"));
+                if self.options.missing_vars == MissingVars::Warn {
+                    problem = problem.warning();
+                }
+                self.report.problems.push(problem);
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! One element of `effects`.
+
+use super::super::diagnostic::{Pos, Report, nearest};
+use super::super::effect::Verb;
+use super::super::model::Encoding;
+use super::super::tree::{Content, Member, Node};
+use super::fields::{Fields, duration, jitter, mapping, text, texts, ttl, word};
+use super::{EffectDocument, FORMAT, Text, VersionDocument};
+
+/// Every option beside the verb, and the verbs that know it.
+pub(super) const OPTIONS: [(&str, &[Verb]); 14] = [
+    ("each", &Verb::ALL),
+    ("when", &Verb::ALL),
+    ("prefix", &[Verb::Delete, Verb::BumpVersion, Verb::Expire, Verb::Write, Verb::Warm]),
+    ("ttl", &[Verb::Expire, Verb::Write, Verb::Warm]),
+    ("jitter", &[Verb::Expire, Verb::Write, Verb::Warm]),
+    ("at", &[Verb::Expire, Verb::Write, Verb::Warm]),
+    ("tags", &[Verb::Write, Verb::Warm]),
+    ("value", &[Verb::Write]),
+    ("encoding", &[Verb::Write]),
+    ("version", &[Verb::Write]),
+    ("from", &[Verb::Warm]),
+    ("stale", &[Verb::Warm]),
+    ("only", &[Verb::Warm]),
+    ("again", &[Verb::Delete, Verb::InvalidateTags]),
+];
+
+pub(super) fn read_effect(node: &Node, report: &mut Report<'_>) -> Option<EffectDocument> {
+    let members = mapping(node, "an effect", report)?;
+    let verb = read_verb(node.at, members, report);
+    for member in members {
+        check_key(member, verb.as_ref().map(|(verb, _)| *verb), report);
+    }
+    let (verb, targets) = verb?;
+    let fields = Fields::known(members);
+    refuse_what_is_not_built(&fields, report);
+    let effect = EffectDocument {
+        at: node.at,
+        verb,
+        targets,
+        _delete: (),
+        _invalidate_tags: (),
+        _bump_version: (),
+        _expire: (),
+        _write: (),
+        _warm: (),
+        each: fields.text("each", report),
+        when: fields.text("when", report),
+        prefix: fields.text("prefix", report),
+        ttl: fields.node("ttl").and_then(|node| ttl(node, report)),
+        jitter: fields.node("jitter").and_then(|node| jitter(node, report)),
+        expires_at: fields.text("at", report),
+        tags: fields.node("tags").map(|node| texts(node, "`tags`", report)).unwrap_or_default(),
+        value: fields.node("value").cloned(),
+        encoding: fields
+            .node("encoding")
+            .and_then(|node| word(node, "`encoding`", &[("json", Encoding::Json), ("raw", Encoding::Raw)], report)),
+        version: fields.node("version").and_then(|node| read_version(node, report)),
+        from: fields.text("from", report),
+        _stale: (),
+        _only: (),
+        _again: (),
+    };
+    check_together(verb, &fields, &effect, report);
+    Some(effect)
+}
+
+fn read_verb(at: Pos, members: &[Member], report: &mut Report<'_>) -> Option<(Verb, Vec<Text>)> {
+    let mut verbs = members.iter().filter_map(|member| Some((Verb::ALL.into_iter().find(|verb| verb.as_str() == member.key)?, member)));
+    let Some((verb, member)) = verbs.next() else {
+        let is_misspelt = members.iter().any(|member| nearest(&member.key, known_keys()).is_some_and(is_verb));
+        if !is_misspelt {
+            report.error_with_hint(at, "this effect has no verb", format!("one of {}", Verb::ALL.map(Verb::as_str).join(", ")));
+        }
+        return None;
+    };
+    for (_, second) in verbs {
+        report.error_with_hint(
+            second.key_at,
+            format!("`{}` is this effect's second verb, beside `{verb}`", second.key),
+            "one effect has one verb: begin a new element of the list",
+        );
+    }
+    let problems = report.problems.len();
+    let targets = texts(&member.value, &format!("`{verb}`"), report);
+    if targets.is_empty() && report.problems.len() == problems {
+        report.error_with_hint(member.value.at, format!("`{verb}` has nothing to act on"), "write a template, or a list of them");
+    }
+    for target in targets.iter().filter(|target| target.text.is_empty()) {
+        report.error(target.at, format!("`{verb}` of an empty text"));
+    }
+    Some((verb, targets))
+}
+
+pub(super) fn known_keys() -> impl Iterator<Item = &'static str> {
+    OPTIONS.iter().map(|(name, _)| *name).chain(Verb::ALL.iter().map(|verb| verb.as_str()))
+}
+
+fn is_verb(key: &str) -> bool {
+    Verb::ALL.iter().any(|verb| verb.as_str() == key)
+}
+
+fn check_key(member: &Member, verb: Option<Verb>, report: &mut Report<'_>) {
+    let key = member.key.as_str();
+    if key.starts_with("x-") || is_verb(key) {
+        return;
+    }
+    let Some((_, verbs)) = OPTIONS.iter().find(|(name, _)| *name == key) else {
+        let hint = match nearest(key, known_keys()) {
+            Some(name) => format!("did you mean `{name}`?"),
+            None => "keys that begin with x- are yours".to_owned(),
+        };
+        report.error_with_hint(member.key_at, format!("an effect has no key `{key}` in format {FORMAT}"), hint);
+        return;
+    };
+    if let Some(verb) = verb
+        && !verbs.contains(&verb)
+    {
+        let names: Vec<&str> = verbs.iter().map(|verb| verb.as_str()).collect();
+        report.error_with_hint(
+            member.key_at,
+            format!("`{key}` means nothing beside `{verb}`"),
+            format!("it belongs to {}", names.join(", ")),
+        );
+    }
+}
+
+/// Checked, then refused by name: an option that is ignored would be a promise broken in silence.
+fn refuse_what_is_not_built(fields: &Fields<'_>, report: &mut Report<'_>) {
+    let not_built = |key: &str, report: &mut Report<'_>| {
+        if let Some(member) = fields.member(key) {
+            report.error_with_hint(member.key_at, format!("this build does not do `{key}` yet"), "remove it, or use a build that does");
+        }
+    };
+    let well_formed = [
+        ("again", fields.node("again").is_none_or(|node| duration(node, "`again`", report).is_some())),
+        ("stale", fields.node("stale").is_none_or(|node| word(node, "`stale`", &[("serve", ()), ("drop", ())], report).is_some())),
+        ("only", fields.node("only").is_none_or(|node| word(node, "`only`", &[("present", ()), ("always", ())], report).is_some())),
+    ];
+    for (key, well_formed) in well_formed {
+        if well_formed {
+            not_built(key, report);
+        }
+    }
+}
+
+fn check_together(verb: Verb, fields: &Fields<'_>, effect: &EffectDocument, report: &mut Report<'_>) {
+    if let (Some(_), Some(at)) = (&effect.ttl, fields.member("at")) {
+        report.error_with_hint(at.key_at, "`at` and `ttl` exclude each other", "keep one of them");
+    }
+    if let (Some(_), Some(jitter)) = (fields.member("at"), fields.member("jitter")) {
+        report.error_with_hint(jitter.key_at, "`jitter` means nothing beside `at`", "`at` is exact");
+    }
+    match verb {
+        Verb::Expire if fields.member("ttl").is_none() && fields.member("at").is_none() => {
+            report.error_with_hint(
+                effect.at,
+                "`expire` needs its own `ttl` or `at`",
+                "the file's default ttl is for values that are stored",
+            );
+        }
+        Verb::Write if fields.member("value").is_none() => {
+            report.error_with_hint(effect.at, "`write` needs a `value`", "`value: \"{data}\"` is the whole payload");
+        }
+        Verb::Warm if fields.member("from").is_none() => {
+            report.error_with_hint(effect.at, "`warm` needs a `from`", "`from: loader:/path`, or an absolute URL");
+        }
+        _ => {}
+    }
+}
+
+/// `version: "{rev}"`, or `version: {of: "{rev}", entity: "post:{id}"}`.
+pub(super) fn read_version(node: &Node, report: &mut Report<'_>) -> Option<VersionDocument> {
+    let is_long_form = mapping_has(node, "of") || mapping_has(node, "entity");
+    if !is_long_form {
+        return Some(VersionDocument { of: text(node, "`version`", report)?, entity: None });
+    }
+    let fields = Fields::open(node, "`version`", &["of", "entity"], report)?;
+    let of: Option<Text> = fields.text("of", report);
+    if fields.member("of").is_none() {
+        report.error_with_hint(node.at, "`version` needs `of`", "version: {of: \"{rev}\", entity: \"post:{id}\"}");
+    }
+    Some(VersionDocument { of: of?, entity: fields.text("entity", report) })
+}
+
+fn mapping_has(node: &Node, key: &str) -> bool {
+    match &node.content {
+        Content::Object(members) => members.iter().any(|member| member.key == key && !(members.len() == 1 && member.value.is_null())),
+        _ => false,
+    }
+}

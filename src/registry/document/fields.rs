@@ -1,0 +1,218 @@
+//! Reading typed values out of a located tree; what cannot be read is reported and left out.
+
+use std::time::Duration;
+
+use super::super::diagnostic::{Report, nearest};
+use super::super::tree::{Content, Member, Node, ScalarKind};
+use super::{At, FORMAT, Jitter, Text, Ttl};
+use crate::quantity::{Rate, parse_duration, parse_size_bytes};
+
+/// The members of a mapping whose keys are known beforehand.
+pub(super) struct Fields<'n> {
+    members: &'n [Member],
+}
+
+impl<'n> Fields<'n> {
+    /// Opens a mapping and reports its unknown keys. Keys that begin with `x-` belong to the file's author.
+    pub(super) fn open(node: &'n Node, what: &str, known: &[&str], report: &mut Report<'_>) -> Option<Self> {
+        let members = mapping(node, what, report)?;
+        for member in members {
+            if known.contains(&member.key.as_str()) || member.key.starts_with("x-") {
+                continue;
+            }
+            let hint = match nearest(&member.key, known.iter().copied()) {
+                Some(name) => format!("did you mean `{name}`?"),
+                None => format!("known here: {}; keys that begin with x- are yours", known.join(", ")),
+            };
+            report.error_with_hint(member.key_at, format!("{what} has no key `{}` in format {FORMAT}", member.key), hint);
+        }
+        Some(Self { members })
+    }
+
+    /// The members of a mapping whose keys are checked elsewhere.
+    pub(super) fn known(members: &'n [Member]) -> Self {
+        Self { members }
+    }
+
+    pub(super) fn member(&self, key: &str) -> Option<&'n Member> {
+        self.members.iter().find(|member| member.key == key)
+    }
+
+    pub(super) fn node(&self, key: &str) -> Option<&'n Node> {
+        self.member(key).map(|member| &member.value)
+    }
+
+    pub(super) fn text(&self, key: &str, report: &mut Report<'_>) -> Option<Text> {
+        text(self.node(key)?, &format!("`{key}`"), report)
+    }
+}
+
+/// The members of a mapping.
+pub(super) fn mapping<'n>(node: &'n Node, what: &str, report: &mut Report<'_>) -> Option<&'n [Member]> {
+    match &node.content {
+        Content::Object(members) => Some(members),
+        Content::Array(_) | Content::Scalar(_) => {
+            report.error(node.at, format!("{what} must be a mapping of keys to values; this is {}", node.describe()));
+            None
+        }
+    }
+}
+
+/// The elements of a list.
+pub(super) fn list<'n>(node: &'n Node, what: &str, report: &mut Report<'_>) -> Option<&'n [Node]> {
+    match &node.content {
+        Content::Array(items) => Some(items),
+        Content::Object(_) | Content::Scalar(_) => {
+            report.error(node.at, format!("{what} must be a list; this is {}", node.describe()));
+            None
+        }
+    }
+}
+
+/// A text, or a plain number or boolean taken as written.
+pub(super) fn text(node: &Node, what: &str, report: &mut Report<'_>) -> Option<Text> {
+    match &node.content {
+        Content::Scalar(scalar) if scalar.kind != ScalarKind::Null => {
+            Some(Text { at: node.at, text: scalar.text.clone(), verbatim_from: scalar.verbatim_from })
+        }
+        Content::Scalar(_) => {
+            report.error_with_hint(node.at, format!("{what} is empty"), "write its text; an empty text is \"\"");
+            None
+        }
+        Content::Object(_) | Content::Array(_) => {
+            let message = format!("{what} must be text; this is {}", node.describe());
+            match unquoted_placeholder(node) {
+                Some(written) => {
+                    report.error_with_hint(
+                        node.at,
+                        message,
+                        format!("an unquoted {written} is a mapping in YAML: quote it, \"{written}\""),
+                    );
+                }
+                None => report.error(node.at, message),
+            }
+            None
+        }
+    }
+}
+
+/// `{x}` as it was written, where it became a mapping without values.
+fn unquoted_placeholder(node: &Node) -> Option<String> {
+    let Content::Object(members) = &node.content else { return None };
+    let [member] = members.as_slice() else { return None };
+    let valueless = member.value.as_scalar().is_some_and(|scalar| scalar.kind == ScalarKind::Null && scalar.text.is_empty());
+    valueless.then(|| format!("{{{}}}", member.key))
+}
+
+/// One text or a list of texts.
+pub(super) fn texts(node: &Node, what: &str, report: &mut Report<'_>) -> Vec<Text> {
+    match &node.content {
+        Content::Array(items) => items.iter().filter_map(|item| text(item, &format!("an element of {what}"), report)).collect(),
+        Content::Object(_) | Content::Scalar(_) => text(node, what, report).into_iter().collect(),
+    }
+}
+
+/// A mapping of names to texts, in the order written.
+pub(super) fn named_texts(node: &Node, what: &str, report: &mut Report<'_>) -> Vec<(Text, Text)> {
+    let Some(members) = mapping(node, what, report) else { return Vec::new() };
+    members.iter().filter_map(|member| Some((name(member), text(&member.value, &format!("`{}`", member.key), report)?))).collect()
+}
+
+/// A member's key as a text.
+pub(super) fn name(member: &Member) -> Text {
+    Text { at: member.key_at, text: member.key.clone(), verbatim_from: None }
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(node: &Node, what: &str, report: &mut Report<'_>) -> Option<bool> {
+    let read = node.as_scalar().filter(|scalar| scalar.kind == ScalarKind::Bool).map(|scalar| scalar.text.eq_ignore_ascii_case("true"));
+    if read.is_none() {
+        report.error_with_hint(node.at, format!("{what} must be true or false"), "in YAML 1.2, yes, no, on and off are texts");
+    }
+    read
+}
+
+/// A whole number of at least `least`.
+pub(super) fn integer(node: &Node, what: &str, least: u64, report: &mut Report<'_>) -> Option<u64> {
+    let read = node.as_scalar().and_then(|scalar| scalar.number_text()).and_then(|text| text.parse().ok()).filter(|&n: &u64| n >= least);
+    if read.is_none() {
+        report.error(node.at, format!("{what} must be a whole number of at least {least}"));
+    }
+    read
+}
+
+/// A count of at least one.
+pub(super) fn count(node: &Node, what: &str, report: &mut Report<'_>) -> Option<usize> {
+    integer(node, what, 1, report).and_then(|n| usize::try_from(n).ok())
+}
+
+/// A number from 0 to 1.
+pub(super) fn jitter(node: &Node, report: &mut Report<'_>) -> Option<At<Jitter>> {
+    let read = node.as_scalar().and_then(|scalar| scalar.number_text()).and_then(|text| text.parse().ok());
+    match read {
+        Some(jitter) if (0.0..=1.0).contains(&jitter) => Some(At { at: node.at, value: Jitter(jitter) }),
+        _ => {
+            report.error_with_hint(node.at, "`jitter` must be a number from 0 to 1", "0.1 spreads a ttl of 1h over 54m to 1h");
+            None
+        }
+    }
+}
+
+/// A duration above zero.
+pub(super) fn duration(node: &Node, what: &str, report: &mut Report<'_>) -> Option<Duration> {
+    let text = text(node, what, report)?;
+    match parse_duration(&text.text) {
+        Ok(duration) if !duration.is_zero() => Some(duration),
+        Ok(_) => {
+            report.error(node.at, format!("{what} must be longer than nothing"));
+            None
+        }
+        Err(error) => {
+            report.error(node.at, format!("{what} is {error}"));
+            None
+        }
+    }
+}
+
+/// A duration above zero, or `none`.
+pub(super) fn ttl(node: &Node, report: &mut Report<'_>) -> Option<At<Ttl>> {
+    let value = match node.as_scalar() {
+        Some(scalar) if scalar.text == "none" => Ttl::Never,
+        _ => Ttl::For(duration(node, "`ttl`", report)?),
+    };
+    Some(At { at: node.at, value })
+}
+
+/// A rate above zero.
+pub(super) fn rate(node: &Node, report: &mut Report<'_>) -> Option<Rate> {
+    let text = text(node, "`rate`", report)?;
+    Rate::parse(&text.text).map_err(|error| report.error(node.at, format!("`rate` is {error}"))).ok()
+}
+
+/// A size above zero, in bytes.
+pub(super) fn size_bytes(node: &Node, what: &str, report: &mut Report<'_>) -> Option<usize> {
+    let text = text(node, what, report)?;
+    match parse_size_bytes(&text.text) {
+        Ok(bytes) if bytes > 0 => usize::try_from(bytes).ok(),
+        Ok(_) => {
+            report.error(node.at, format!("{what} must be above zero"));
+            None
+        }
+        Err(error) => {
+            report.error(node.at, format!("{what} is {error}"));
+            None
+        }
+    }
+}
+
+/// One of a few words.
+pub(super) fn word<T: Copy>(node: &Node, what: &str, words: &[(&str, T)], report: &mut Report<'_>) -> Option<At<T>> {
+    let text = text(node, what, report)?;
+    let found = words.iter().find(|(name, _)| *name == text.text).map(|(_, value)| At { at: node.at, value: *value });
+    if found.is_none() {
+        let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
+        let hint = nearest(&text.text, names.iter().copied()).map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
+        report.error(node.at, format!("{what} must be one of {}{hint}", names.join(", ")));
+    }
+    found
+}

@@ -1,0 +1,147 @@
+//! The examples of schema files: tests of their entry's rules.
+
+use std::borrow::Cow;
+
+use super::compile::Context;
+use super::diagnostic::{Problem, Report};
+use super::document::{ExampleDocument, Text};
+use super::effect::{Effect, Verb};
+use super::load::Loaded;
+use super::model::Pattern;
+use super::tree::Node;
+use crate::event::{Event, Form, Json};
+use crate::reason::Reason;
+
+/// One example, ready to run.
+#[derive(Debug, Clone)]
+pub struct Example {
+    /// The entry that it tests: its place in `Registry::entries`.
+    pub entry: u32,
+    /// What happens in it.
+    pub event: Event<'static>,
+    /// `verb target` for every key and tag, without `UNSTALE_KEY_PREFIX`; `None`: it must merely resolve.
+    pub expect: Option<Vec<String>>,
+    /// The reason for which the event must be dead-lettered.
+    pub expect_error: Option<Reason>,
+    /// Where it stands.
+    place: Problem,
+}
+
+pub(super) fn compile(context: &Context<'_>, document: &ExampleDocument, report: &mut Report<'_>) -> Option<Example> {
+    let event_type = event_type(context.name, document, report)?;
+    let time = document.event.time.as_ref().and_then(|time| match time.text.parse::<jiff::Timestamp>() {
+        Ok(read) => Some(Cow::Owned(read.to_string())),
+        Err(_) => {
+            report.error_with_hint(time.at, "`time` must be RFC 3339", "such as 2026-01-31T09:30:00Z");
+            None
+        }
+    });
+    let data_text = document.data.as_ref().map_or_else(|| "{}".to_owned(), json_text);
+    let previous_text = document.previous.as_ref().map(json_text);
+    for (text, node) in [(Some(&data_text), &document.data), (previous_text.as_ref(), &document.previous)] {
+        if let (Some(text), Some(node)) = (text, node)
+            && let Err(error) = Json::parse(text)
+        {
+            report.error(node.at, format!("this is no payload: {error}"));
+            return None;
+        }
+    }
+    let text = |text: &Option<Text>| text.as_ref().map(|text| Cow::Owned(text.text.clone()));
+    Some(Example {
+        entry: context.place,
+        event: Event {
+            id: text(&document.event.id).unwrap_or(Cow::Borrowed("example")),
+            event_type: Cow::Owned(event_type),
+            data_text: Cow::Owned(data_text),
+            previous_text: previous_text.map(Cow::Owned),
+            time,
+            source: text(&document.event.source),
+            subject: text(&document.event.subject),
+            position: document.event.position,
+            traceparent: None,
+            form: Form::Bare,
+        },
+        expect: document.expect.as_ref().map(|expect| expect.value.iter().map(|line| line.text.trim().to_owned()).collect()),
+        expect_error: document.expect_error.as_ref().map(|reason| reason.value),
+        place: Problem::at(report.source, document.at, ""),
+    })
+}
+
+/// The event's type: the entry's name, or for a pattern what the example says.
+fn event_type(entry: &Text, document: &ExampleDocument, report: &mut Report<'_>) -> Option<String> {
+    match &document.event_type {
+        None if Pattern::is_pattern(&entry.text) => {
+            let hint = format!("`{}` matches many: name the one that this example is of", entry.text);
+            report.error_with_hint(document.at, "this example needs a `type`", hint);
+            None
+        }
+        None => Some(entry.text.clone()),
+        Some(given) if Pattern::parse(&entry.text).matches(&given.text) => Some(given.text.clone()),
+        Some(given) => {
+            report.error(given.at, format!("`{}` does not match `{}`", given.text, entry.text));
+            None
+        }
+    }
+}
+
+/// The node as compact JSON, the text of numbers as written.
+fn json_text(node: &Node) -> String {
+    let mut out = String::new();
+    node.write_json(&mut out);
+    out
+}
+
+/// Runs every example and returns those that fail.
+pub fn run_examples(loaded: &Loaded) -> Vec<Problem> {
+    loaded.examples.iter().filter_map(|example| run(loaded, example)).collect()
+}
+
+fn run(loaded: &Loaded, example: &Example) -> Option<Problem> {
+    let resolution = loaded.registry.resolve_entry(example.entry, &example.event);
+    let failure = resolution.failure.as_ref();
+    let message = match (failure, example.expect_error) {
+        (Some(failure), Some(expected)) if failure.reason == expected => None,
+        (None, None) => None,
+        (Some(failure), None) => Some(format!("this example fails: {}: {}", failure.reason, failure.message)),
+        (Some(failure), Some(expected)) => {
+            Some(format!("this example should fail with {expected}, and fails with {}: {}", failure.reason, failure.message))
+        }
+        (None, Some(expected)) => Some(format!("this example should fail with {expected}, and resolves")),
+    };
+    let message = message.or_else(|| {
+        let actual: Vec<String> = resolution.effects.iter().map(|effect| line(effect, &loaded.key_prefix)).collect();
+        differences(example.expect.as_deref()?, actual)
+    })?;
+    Some(Problem { message, ..example.place.clone() })
+}
+
+/// `verb target`, as `expect` has it.
+fn line(effect: &Effect, key_prefix: &str) -> String {
+    let verb = effect.action.verb();
+    let target = match verb {
+        Verb::InvalidateTags => &effect.target,
+        _ => effect.target.strip_prefix(key_prefix).unwrap_or(&effect.target),
+    };
+    format!("{verb} {target}")
+}
+
+fn differences(expected: &[String], mut actual: Vec<String>) -> Option<String> {
+    let mut missing = Vec::new();
+    for line in expected {
+        match actual.iter().position(|found| found == line) {
+            Some(at) => {
+                actual.swap_remove(at);
+            }
+            None => missing.push(line.as_str()),
+        }
+    }
+    actual.sort_unstable();
+    let quoted = |lines: &[&str]| lines.iter().map(|line| format!("`{line}`")).collect::<Vec<_>>().join(", ");
+    let unexpected: Vec<&str> = actual.iter().map(String::as_str).collect();
+    match (missing.is_empty(), unexpected.is_empty()) {
+        (true, true) => None,
+        (false, true) => Some(format!("this example misses {}", quoted(&missing))),
+        (true, false) => Some(format!("this example has, beyond `expect`, {}", quoted(&unexpected))),
+        (false, false) => Some(format!("this example misses {}, and has instead {}", quoted(&missing), quoted(&unexpected))),
+    }
+}

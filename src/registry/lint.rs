@@ -1,0 +1,175 @@
+//! What is legal in a registry and surely wrong.
+
+use serde_json::Value;
+
+use super::data_schema::decoded;
+use super::diagnostic::Report;
+use super::document::{EffectDocument, Text};
+use super::effect::Verb;
+use super::model::Pattern;
+use super::path::{Path, Root, Step};
+
+/// What a text becomes a part of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// A key: what stands in it chooses whose value is touched.
+    Key,
+    /// A tag, a value, a URL, a version.
+    Other,
+    /// An expression: an absent field is provided for.
+    Expression,
+}
+
+/// Paths into a payload that its schema knows nothing of, does not promise, or leaves free.
+pub(super) fn check_paths<'p>(
+    text: &Text,
+    paths: impl Iterator<Item = &'p Path>,
+    schema: Option<&Value>,
+    role: Role,
+    report: &mut Report<'_>,
+) {
+    let Some(schema) = schema else { return };
+    for path in paths.filter(|path| path.root() == Root::Data && !path.is_optional()) {
+        let in_braces = text.text.find(&format!("{{{}", path.text())).map(|brace| brace + 1);
+        let at = text.place_of(in_braces.or_else(|| text.text.find(path.text())).unwrap_or(0));
+        match look_up(schema, path.steps()) {
+            Finding::Undeclared => report.warn(
+                at,
+                format!("`data` does not declare `{}`", path.text()),
+                match role {
+                    Role::Expression => "declare it under `properties`, or correct its name",
+                    Role::Key | Role::Other => "declare it under `properties`, correct its name, or write {name?} where it may be absent",
+                },
+            ),
+            Finding::NotRequired if role != Role::Expression => report.warn(
+                at,
+                format!("`data` does not require `{}`: without it the effect is unresolvable", path.text()),
+                "name it under `required`, or write {name?} where it may be absent",
+            ),
+            Finding::FreeText if role == Role::Key => report.warn(
+                at,
+                format!("`{}` is any text, and stands in a key", path.text()),
+                "give it a `pattern`, a `format` or an `enum`: a publisher's text should not reach another's key",
+            ),
+            Finding::NotRequired | Finding::FreeText | Finding::Fine => {}
+        }
+    }
+}
+
+enum Finding {
+    Fine,
+    Undeclared,
+    NotRequired,
+    FreeText,
+}
+
+/// How far references and `allOf` are followed.
+const MAX_FOLLOWED: usize = 32;
+
+fn look_up(root: &Value, steps: &[Step]) -> Finding {
+    let mut schemas = vec![root];
+    let mut is_required = true;
+    for step in steps {
+        let Some(known) = all_of(root, &schemas) else { return Finding::Fine };
+        let next: Vec<&Value> = match step {
+            Step::Member(name) => {
+                is_required &= known.iter().any(|schema| {
+                    schema["required"].as_array().is_some_and(|names| names.iter().any(|known| known.as_str() == Some(name)))
+                });
+                known.iter().filter_map(|schema| schema.get("properties")?.get(&**name)).collect()
+            }
+            Step::Index(_) | Step::Each => {
+                let items: Vec<&Value> = known.iter().filter_map(|schema| schema.get("items")).collect();
+                if items.is_empty() {
+                    return Finding::Fine;
+                }
+                items
+            }
+        };
+        if next.is_empty() {
+            return Finding::Undeclared;
+        }
+        schemas = next;
+    }
+    if !is_required {
+        return Finding::NotRequired;
+    }
+    let Some(known) = all_of(root, &schemas) else { return Finding::Fine };
+    let is_text = known.iter().any(|schema| match &schema["type"] {
+        Value::Array(types) => types.iter().any(|name| name == "string"),
+        name => name == "string",
+    });
+    let is_bounded = known.iter().any(|schema| ["pattern", "format", "enum", "const"].iter().any(|keyword| schema.get(keyword).is_some()));
+    if is_text && !is_bounded { Finding::FreeText } else { Finding::Fine }
+}
+
+/// The schemas and all that they refer to; `None` where what holds depends on the value.
+fn all_of<'v>(root: &'v Value, schemas: &[&'v Value]) -> Option<Vec<&'v Value>> {
+    let mut known = schemas.to_vec();
+    let mut at = 0;
+    while let Some(&schema) = known.get(at) {
+        let depends = ["anyOf", "oneOf", "if", "$dynamicRef", "patternProperties", "dependentSchemas"];
+        if schema.as_object().is_none_or(|schema| depends.iter().any(|keyword| schema.contains_key(*keyword))) || at > MAX_FOLLOWED {
+            return None;
+        }
+        if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
+            known.push(root.pointer(&decoded(target.strip_prefix('#')?))?);
+        }
+        known.extend(schema.get("allOf").and_then(Value::as_array).into_iter().flatten());
+        at += 1;
+    }
+    Some(known)
+}
+
+/// A value that a later effect of the same event takes away again.
+pub(super) fn check_order(effects: &[EffectDocument], report: &mut Report<'_>) {
+    for (place, effect) in effects.iter().enumerate().filter(|(_, effect)| effect.verb == Verb::InvalidateTags) {
+        for tag in &effect.targets {
+            let stored = effects[..place].iter().find(|earlier| earlier.tags.iter().any(|stored| stored.text == tag.text));
+            if let Some(stored) = stored {
+                report.warn(
+                    tag.at,
+                    format!("this invalidates what the `{}` at line {} has just stored", stored.verb, stored.at.line),
+                    "effects take hold in the order written: put `invalidate_tags` first",
+                );
+            }
+        }
+    }
+}
+
+/// A write that an older event may undo, or whose version orders what it does not name.
+pub(super) fn check_version(effect: &EffectDocument, is_versioned: bool, key_has_placeholder: bool, report: &mut Report<'_>) {
+    if effect.verb != Verb::Write {
+        return;
+    }
+    if !is_versioned {
+        report.warn(
+            effect.at,
+            "this `write` has no `version`: of two events that arrive out of order, the older may win",
+            "give the event a `version`, such as \"{rev}\" or \"{updated_at}\"; or `delete` the key instead",
+        );
+    } else if !key_has_placeholder {
+        report.warn(
+            effect.at,
+            "this versioned `write` has the same key for every entity",
+            "versions order the writes of one entity: put its id into the key",
+        );
+    }
+}
+
+/// An entry whose event another file has retired.
+pub(super) fn warn_of_retired(name: &Text, report: &mut Report<'_>) {
+    report.warn(name.at, format!("`{}` is retired in another file: nothing here is ever done", name.text), "remove one of the two");
+}
+
+/// A routing key that binds an event which another entry calls retired.
+pub(super) fn check_bind(text: &Text, entry: &str, retired: &[String], report: &mut Report<'_>) {
+    let pattern = Pattern::parse(&text.text);
+    if let Some(name) = retired.iter().find(|name| *name != entry && pattern.matches(name)) {
+        report.warn(
+            text.at,
+            format!("this binds `{name}`, which is retired"),
+            "a narrower pattern spares the workers messages that nobody needs",
+        );
+    }
+}

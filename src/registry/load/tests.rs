@@ -1,0 +1,223 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::super::document;
+use super::super::model::{ExpiryRule, Family, RuleBody};
+use super::super::value_template::ValueTemplate;
+use super::*;
+
+fn options() -> LoadOptions {
+    LoadOptions {
+        schemas: PathBuf::new(),
+        key_prefix: "eu:".to_owned(),
+        vars: Vars([("API".to_owned(), "https://api.example.com/".to_owned()), ("TENANT".to_owned(), "acme".to_owned())].into()),
+        max_keys_per_event: 10,
+        missing_vars: MissingVars::Refuse,
+    }
+}
+
+fn compile_texts(files: &[(&str, &str)], options: &LoadOptions) -> Result<Loaded, Problems> {
+    let sources: Vec<SourceFile> =
+        files.iter().map(|(path, text)| SourceFile { path: (*path).into(), shown_path: (*path).into(), text: (*text).into() }).collect();
+    compile_sources(&sources, options, "digest".to_owned(), Vec::new())
+}
+
+fn registry(files: &[(&str, &str)]) -> Registry {
+    compile_texts(files, &options()).unwrap_or_else(|problems| panic!("{problems}")).registry
+}
+
+fn problems(text: &str) -> String {
+    compile_texts(&[("a.yaml", text)], &options()).expect_err("it loads").to_string()
+}
+
+#[test]
+fn entries_stand_exact_names_first_then_patterns_each_by_name_and_file() {
+    let effects = "effects: [{ delete: x }, { delete: y }]";
+    let (a, b) = (
+        format!("events: {{ '#': {{ {effects} }}, b.z: {{ {effects} }}, 'b.*': {{ {effects} }} }}"),
+        format!("events: {{ b.z: {{ {effects} }}, a.z: {{ {effects} }} }}"),
+    );
+    let registry = registry(&[("1/a.yaml", &a), ("2.yaml", &b)]);
+    let entries: Vec<_> = registry.entries().iter().map(|entry| (entry.name.as_str(), entry.file.as_str())).collect();
+    assert_eq!(entries, [("a.z", "2.yaml"), ("b.z", "1/a.yaml"), ("b.z", "2.yaml"), ("#", "1/a.yaml"), ("b.*", "1/a.yaml")]);
+    assert_eq!(registry.by_name["b.z"], [1, 2]);
+    assert_eq!(registry.patterns.iter().map(|(_, entry)| *entry).collect::<Vec<_>>(), [3, 4]);
+    let rules: Vec<_> = registry.rules().iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!(rules[..3], ["2.yaml#a.z/0", "2.yaml#a.z/1", "1/a.yaml#b.z/0"]);
+    assert_eq!(registry.entries()[4].rules[1].id.0, 9);
+    assert_eq!(registry.rules()[9].entry, 4);
+    assert_eq!(registry.routing_keys(), ["#", "a.z", "b.*", "b.z"]);
+}
+
+#[test]
+fn prefixes_add_up_and_an_effect_takes_the_file_s_off() {
+    let file = "defaults: { key_prefix: '{vars.TENANT}:' }
+events:
+  a:
+    effects: [{ delete: x }, { delete: x, prefix: '' }, { delete: x, prefix: 'own:' }, { invalidate_tags: x }]
+";
+    let registry = registry(&[("a.yaml", file), ("b.yaml", "events: { a: { effects: [{ delete: x }] } }")]);
+    let prefixes: Vec<_> = registry.entries().iter().flat_map(|entry| &entry.rules).map(|rule| rule.key_prefix.as_str()).collect();
+    assert_eq!(prefixes, ["eu:acme:", "eu:", "eu:own:", "", "eu:"]);
+}
+
+#[test]
+fn time_to_live_comes_from_the_rule_then_from_the_file() {
+    let file = "defaults: { ttl: 1h, jitter: 0.5 }
+events:
+  a:
+    version: '{rev}'
+    effects:
+      - { write: x, value: 1 }
+      - { write: x, value: 1, ttl: none }
+      - { write: x, value: 1, ttl: 30s, jitter: 0, version: { of: '{at}', entity: 'x:{id}' } }
+      - { write: x, value: 1, at: '{until}' }
+      - { expire: x, ttl: 5m }
+";
+    let registry = registry(&[("a.yaml", file)]);
+    let of = |place: usize| match &registry.entries()[0].rules[place].body {
+        RuleBody::Write { expiry, version, .. } => (expiry, version.as_ref()),
+        RuleBody::Expire(expiry) => (expiry, None),
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(of(0).0, ExpiryRule::After { ttl, jitter: 0.5 } if *ttl == Duration::from_secs(3_600)));
+    assert!(matches!(of(0).1.unwrap().family, Family::EventType));
+    assert!(matches!(of(1).0, ExpiryRule::Never));
+    assert!(matches!(of(2).0, ExpiryRule::After { ttl, jitter: 0.0 } if *ttl == Duration::from_secs(30)));
+    assert!(matches!(of(2).1.unwrap().family, Family::Entity(_)));
+    assert!(matches!(of(3).0, ExpiryRule::At(_)));
+    assert!(matches!(of(4).0, ExpiryRule::After { ttl, .. } if *ttl == Duration::from_secs(300)));
+}
+
+#[test]
+fn values_keep_order_types_and_the_text_of_numbers() {
+    let file = "defaults: { ttl: 1h }
+events:
+  a: { effects: [{ write: x, value: { z: 1.50, a: ['{id}', true, null, '7'], m: {} } }] }
+";
+    let registry = registry(&[("a.yaml", file)]);
+    let RuleBody::Write { value: ValueTemplate::Object(members), .. } = &registry.entries()[0].rules[0].body else { panic!("no write") };
+    assert_eq!(members.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["z", "a", "m"]);
+    assert_eq!(members[0].1, ValueTemplate::Number("1.50".to_owned()));
+    let ValueTemplate::Array(items) = &members[1].1 else { panic!("{members:?}") };
+    assert!(matches!(items[..], [ValueTemplate::Text(_), ValueTemplate::Bool(true), ValueTemplate::Null, ValueTemplate::Text(_)]));
+}
+
+#[test]
+fn a_from_finds_its_loader() {
+    let file = "defaults: { ttl: 1h }
+loaders: { api: { url: '{vars.API}', headers: { A: 'b {vars.TENANT}' }, timeout: 2s, concurrency: 3, rate: 50/s, max_bytes: 1KiB } }
+events:
+  a:
+    effects:
+      - { warm: a, from: 'api:/x/{id}' }
+      - { warm: b, from: 'other:/x' }
+      - { warm: c, from: 'https://h.example.com/x/{id}?y={z}' }
+      - { warm: d, from: 'https://h.example.com' }
+      - { warm: e, from: '{vars.API}/x/{id}' }
+";
+    let other = "loaders: { other: { url: 'http://10.0.0.1:8080/base' }, api: { url: 'http://elsewhere.example.com' } }";
+    let registry = registry(&[("a.yaml", file), ("b.yaml", other)]);
+    let urls: Vec<_> = registry.entries()[0]
+        .rules
+        .iter()
+        .map(|rule| match &rule.body {
+            RuleBody::Warm { loader, .. } => registry.loaders()[usize::try_from(loader.0).unwrap()].url.as_str(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let host = "https://h.example.com";
+    assert_eq!(urls, ["https://api.example.com", "http://10.0.0.1:8080/base", host, host, "https://api.example.com"]);
+    let api = &registry.loaders()[0];
+    assert_eq!(api.headers.0, [("A".to_owned(), "b acme".to_owned())]);
+    assert_eq!((api.timeout, api.concurrency, api.max_bytes), (Some(Duration::from_secs(2)), Some(3), Some(1_024)));
+    assert_eq!(registry.loaders().len(), 5, "one for each host that is named");
+    let ambiguous = [
+        ("a.yaml", other),
+        ("b.yaml", other),
+        ("c.yaml", "defaults: { ttl: 1h }\nevents: { a: { effects: [{ warm: x, from: 'api:/x' }] } }"),
+    ];
+    assert!(compile_texts(&ambiguous, &options()).unwrap_err().to_string().contains("several other files"));
+}
+
+#[test]
+fn retired_events_bind_nothing() {
+    let file = "events: { a.gone: { retired: true }, a.here: { bind: [b.here, a.here] } }";
+    let loaded = compile_texts(&[("a.yaml", file), ("b.yaml", "events: { a.gone: { effects: [{ delete: x }] } }")], &options()).unwrap();
+    assert_eq!(loaded.registry.routing_keys(), ["a.here", "b.here"]);
+    assert_eq!(loaded.warnings.len(), 1);
+    assert!(loaded.warnings[0].message.contains("is retired in another file"));
+}
+
+#[test]
+fn a_variable_without_a_value_is_refused_or_left_as_written() {
+    let file = "loaders: { api: { url: '{vars.NONE}' } }\nevents: { a: { effects: [{ delete: 'x:{vars.NONE}' }] } }";
+    let refused = problems(file);
+    assert_eq!(refused.matches("`vars.NONE` has no value").count(), 2, "{refused}");
+    let warned = compile_texts(&[("a.yaml", file)], &LoadOptions { missing_vars: MissingVars::Warn, ..options() }).unwrap();
+    assert_eq!(warned.warnings.len(), 2);
+    assert_eq!(warned.registry.entries()[0].rules[0].targets[0].as_literal(), Some("x:{vars.NONE}"));
+}
+
+#[test]
+fn references_stay_within_the_file() {
+    let file = "x-money: { type: object, properties: { next: { $ref: '#/x-money' }, amount: { $ref: '#/$defs/whole' } } }
+events:
+  a:
+    data:
+      $defs: { whole: { type: integer } }
+      properties: { price: { $ref: '#/x-money' }, count: { $ref: '#/$defs/whole' } }
+";
+    let registry = registry(&[("a.yaml", file)]);
+    let schema = registry.entries()[0].schema.as_ref().unwrap();
+    for (data, is_valid) in [
+        (serde_json::json!({"price": {"amount": 1, "next": {"amount": 2}}, "count": 3}), true),
+        (serde_json::json!({"price": {"next": {"amount": "2"}}}), false),
+        (serde_json::json!({"count": "3"}), false),
+    ] {
+        assert_eq!(schema.is_valid(&data), is_valid, "{data}");
+    }
+}
+
+#[test]
+fn the_format_keyword_is_asserted() {
+    let registry = registry(&[("a.yaml", "events: { a: { data: { properties: { mail: { format: email } } } } }")]);
+    let schema = registry.entries()[0].schema.as_ref().unwrap();
+    assert!(schema.is_valid(&serde_json::json!({"mail": "a@example.com"})));
+    assert!(!schema.is_valid(&serde_json::json!({"mail": "nobody"})));
+}
+
+#[test]
+fn keys_that_are_read_are_those_of_the_file_schema() {
+    let schema = super::super::file_schema();
+    let keys = |schema: &serde_json::Value| {
+        let mut keys: Vec<String> = schema["properties"].as_object().unwrap().keys().cloned().collect();
+        keys.sort();
+        keys
+    };
+    for (name, read) in document::known_keys() {
+        let mut read: Vec<String> = read.into_iter().map(str::to_owned).collect();
+        read.sort();
+        let described = if name == "SchemaFile" { keys(&schema) } else { keys(&schema["$defs"][name]) };
+        assert_eq!(read, described, "{name}");
+    }
+}
+
+proptest! {
+    /// Whatever a person leaves half-typed is told, not died of.
+    #[test]
+    fn no_half_typed_file_panics(from in 0usize..3_000, length in 0usize..40, typed in "[a-z{}\\[\\]:\"'*!&#?., \n\t-]{0,6}", is_json: bool) {
+        let (path, text) = if is_json {
+            ("a.json", include_str!("../../../tests/registry/sample.json"))
+        } else {
+            ("a.yaml", include_str!("../../../tests/registry/warned/fields.yaml"))
+        };
+        let from = text.len() * from / 3_000;
+        let to = (from + length).min(text.len());
+        let text = format!("{}{typed}{}", &text[..from], &text[to..]);
+        if let Ok(loaded) = compile_texts(&[(path, &text)], &options()) {
+            super::super::run_examples(&loaded);
+        }
+    }
+}
