@@ -1,1 +1,27 @@
 //! The only user of `lapin`: session, topology, consume, publish, settle.
+//!
+//! A [`Session`] is two connections and the objects of the contract, found or declared. It is never repaired: whatever goes wrong ends it
+//! ([`SessionEnded`]), its owner drops it whole and opens another after a [`Backoff`].
+
+mod backoff;
+mod convert;
+mod copy;
+mod failure;
+mod lane;
+mod link;
+mod names;
+mod prefetch;
+mod publisher;
+mod session;
+mod topology;
+mod wire;
+
+pub use backoff::Backoff;
+pub use convert::Delivery;
+pub use copy::{CopyHeaders, copy_to};
+pub use failure::{BrokerError, PublishError, SessionEnded, TopologyProblem};
+pub use lane::{Acker, Lane, LaneName, Tag};
+pub use names::Names;
+pub use prefetch::Prefetch;
+pub use publisher::{Outgoing, Publisher};
+pub use session::{Rebound, Session, SessionWatch};

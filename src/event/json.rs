@@ -17,6 +17,9 @@ pub const MAX_DEPTH: usize = 100;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Json<'a>(&'a str);
 
+/// An object's members in order: names, unescaped, and values.
+pub type MemberList<'a> = Vec<(Cow<'a, str>, Json<'a>)>;
+
 /// What kind of value stands there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JsonKind {
@@ -90,7 +93,7 @@ impl<'a> Json<'a> {
     ///
     /// # Errors
     /// Those of [`Json::parse`].
-    pub fn parse_members(text: &'a str) -> Result<(Self, Vec<(Cow<'a, str>, Self)>), JsonError> {
+    pub fn parse_members(text: &'a str) -> Result<(Self, MemberList<'a>), JsonError> {
         let value = text.trim_matches([' ', '\t', '\n', '\r']);
         if !value.starts_with('{') {
             return Self::parse(text).map(|json| (json, Vec::new()));
@@ -172,7 +175,7 @@ impl<'a> Json<'a> {
     }
 
     /// The members of an object, in order, duplicate names included (the last one counts); empty for anything else.
-    pub fn members(self) -> Vec<(Cow<'a, str>, Json<'a>)> {
+    pub fn members(self) -> MemberList<'a> {
         let mut members = Vec::new();
         if self.kind() == JsonKind::Object {
             let mut deserializer = serde_json::Deserializer::from_str(self.0);
@@ -341,7 +344,7 @@ fn is_too_deep(text: &str) -> bool {
     false
 }
 
-struct Members<'m, 'a>(&'m mut Vec<(Cow<'a, str>, Json<'a>)>);
+struct Members<'m, 'a>(&'m mut MemberList<'a>);
 
 impl<'de> Visitor<'de> for Members<'_, 'de> {
     type Value = ();
@@ -404,108 +407,4 @@ impl<'de> Visitor<'de> for Name {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_level_is_read_with_its_order_and_number_text() {
-        let json = Json::parse(r#" { "b" : 1.50, "a\u00e9": [1e3, "x\"y"], "b": null } "#).unwrap();
-        let members = json.members();
-        assert_eq!(members[0].0, "b");
-        assert_eq!(members[0].1.as_number(), Some("1.50"));
-        assert_eq!(members[1].0, "aé");
-        assert_eq!(members[1].1.elements()[1].as_str().unwrap(), "x\"y");
-        assert!(json.get("b").unwrap().is_null(), "the last of two counts");
-        assert!(json.get("c").is_none());
-    }
-
-    #[test]
-    fn compact_text_keeps_order_and_numbers() {
-        let json = Json::parse("{ \"z\": 1.50, \"a\": { \"k\\u00e9\\u0001\\n\": [ 1 , 2e1 ] }, \"z\": 7.0 }").unwrap();
-        let mut out = String::new();
-        json.write_compact(&mut out);
-        assert_eq!(out, "{\"z\":7.0,\"a\":{\"ké\\u0001\\n\":[1,2e1]}}");
-    }
-
-    #[test]
-    fn depth_is_bounded() {
-        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(Json::parse(&nested(MAX_DEPTH)).is_ok());
-        assert_eq!(Json::parse(&nested(MAX_DEPTH + 1)), Err(JsonError::TooDeep));
-        assert_eq!(Json::parse(&nested(1_000_000)), Err(JsonError::TooDeep));
-        assert!(Json::parse(&format!("\"{}\"", "[".repeat(1_000))).is_ok(), "brackets in a string are text");
-    }
-
-    #[test]
-    fn what_is_not_json_says_where() {
-        assert_eq!(Json::parse("{\"a\":\n tru}"), Err(JsonError::Syntax { line: 2, column: 5 }));
-        for text in ["", " ", "{", "{}{}", "nul", "01", "\"\\x\"", "'a'"] {
-            assert!(matches!(Json::parse(text), Err(JsonError::Syntax { .. })), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn half_a_surrogate_pair_is_no_text() {
-        for text in [r#""\ud800""#, r#"{"a":["\uDC00"]}"#, r#"{"\ud83d":1}"#] {
-            assert_eq!(Json::parse(text), Err(JsonError::LoneSurrogate), "{text}");
-        }
-        assert_eq!(Json::parse(r#""\ud83d\ude00""#).unwrap().as_str().unwrap(), "😀");
-        assert!(Json::parse(r#""\\ud800""#).is_ok(), "an escaped backslash before letters");
-        assert_eq!(Json::parse_members(r#"{"\ud83d":1}"#), Err(JsonError::LoneSurrogate));
-    }
-
-    #[test]
-    fn many_members_stay_linear() {
-        let text = format!("{{{}}}", (0..100_000).map(|n| format!("\"{n}\":0")).collect::<Vec<_>>().join(","));
-        let mut out = String::new();
-        Json::parse(&text).unwrap().write_compact(&mut out);
-        assert_eq!(out, text);
-    }
-
-    #[test]
-    fn a_number_beyond_a_double_is_clamped_as_a_value_and_kept_as_text() {
-        let json = Json::parse(r#"{"n":[1e999,-1e999,1e-999],"s":"x"}"#).unwrap();
-        assert_eq!(json.to_value(), serde_json::json!({"n": [f64::MAX, f64::MIN, 0.0], "s": "x"}));
-        assert_eq!(json.get("n").unwrap().elements()[0].as_number(), Some("1e999"));
-    }
-
-    fn any_json() -> impl Strategy<Value = serde_json::Value> {
-        let leaf = prop_oneof![
-            Just(serde_json::Value::Null),
-            any::<bool>().prop_map(Into::into),
-            any::<i64>().prop_map(Into::into),
-            any::<String>().prop_map(Into::into),
-        ];
-        leaf.prop_recursive(4, 32, 5, |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
-                prop::collection::btree_map(any::<String>(), inner, 0..5)
-                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
-            ]
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn agrees_with_serde_json(value in any_json(), pretty: bool) {
-            let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
-            let json = Json::parse(&text).unwrap();
-            prop_assert_eq!(Json::parse_members(&text), Ok((json, json.members())));
-            prop_assert_eq!(json.to_value(), value.clone());
-            let mut compact = String::new();
-            json.write_compact(&mut compact);
-            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&compact).unwrap(), value);
-        }
-
-        #[test]
-        fn no_text_panics(text: String) {
-            prop_assert_eq!(Json::parse_members(&text), Json::parse(&text).map(|json| (json, json.members())));
-            if let Ok(json) = Json::parse(&text) {
-                json.members();
-                json.elements();
-                json.write_compact(&mut String::new());
-            }
-        }
-    }
-}
+mod tests;

@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 
-use super::json::{Json, JsonKind};
+use super::json::{Json, JsonKind, MAX_DEPTH, MemberList};
 use super::{Malformed, malformed};
 
 /// A JSON object and its members.
 #[derive(Debug)]
 pub(super) struct Object<'a> {
     json: Json<'a>,
-    members: Vec<(Cow<'a, str>, Json<'a>)>,
+    members: MemberList<'a>,
 }
 
 /// Some writers put it before their UTF-8; RFC 8259, section 8.1, lets readers ignore it.
@@ -27,8 +27,8 @@ impl<'a> Object<'a> {
         let text = std::str::from_utf8(body).map_err(|error| {
             malformed(format!("{what} is not UTF-8 from byte {} on: publish one JSON object in UTF-8, not compressed", error.valid_up_to()))
         })?;
-        let (json, members) =
-            Json::parse_members(text).map_err(|error| malformed(format!("{what} is {error}; publish one JSON object")))?;
+        let (json, members) = Json::parse_members(text)
+            .map_err(|error| malformed(format!("{what} is {error}; publish one JSON object of at most {MAX_DEPTH} levels")))?;
         if json.kind() != JsonKind::Object {
             return Err(malformed(format!("{what} is {}: publish one JSON object a message", json.kind())));
         }
@@ -94,14 +94,14 @@ mod tests {
             (&b"[1]"[..], "the body is an array: publish one JSON object a message"),
             (b"\"x\"", "the body is a string: publish one JSON object a message"),
             (b"null", "the body is null: publish one JSON object a message"),
-            (b"{\"a\":}", "the body is not JSON: syntax error at line 1, column 6; publish one JSON object"),
+            (b"{\"a\":}", "the body is not JSON: syntax error at line 1, column 6; publish one JSON object of at most 100 levels"),
             (b"{\"a\":\xff}", "the body is not UTF-8 from byte 5 on: publish one JSON object in UTF-8, not compressed"),
         ] {
             assert_eq!(Object::parse(body, "the body").unwrap_err().to_string(), message);
         }
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(100), "]".repeat(100));
         let error = Object::parse(deep.as_bytes(), "the body").unwrap_err();
-        assert_eq!(error.to_string(), "the body is nested deeper than 100 levels; publish one JSON object");
+        assert_eq!(error.to_string(), "the body is nested deeper than 100 levels; publish one JSON object of at most 100 levels");
     }
 
     #[test]

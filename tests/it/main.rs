@@ -1,9 +1,13 @@
 //! Integration tests against real servers that the tests start themselves: one binary, so that they share them.
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod broker;
 mod cache;
 mod cli;
 mod events;
 mod http;
 mod registry;
+mod support_self;
 mod warm;

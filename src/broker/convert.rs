@@ -1,0 +1,324 @@
+//! lapin's deliveries, properties and tables ⇄ our own words.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+use super::failure::PublishError;
+use super::lane::Tag;
+use crate::event::json::JsonKind;
+use crate::event::{HeaderValue, Headers, Json, Message, OwnedMessage, OwnedValue, Properties};
+
+/// How often a quorum queue has delivered a message before; absent the first time.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+
+/// One message, as it came from a queue.
+pub struct Delivery {
+    tag: Tag,
+    exchange: ShortString,
+    routing_key: ShortString,
+    redelivered: bool,
+    properties: BasicProperties,
+    body: Vec<u8>,
+}
+
+impl Delivery {
+    pub(super) fn new(epoch: u64, delivery: lapin::message::Delivery) -> Self {
+        Self {
+            tag: Tag { epoch, number: delivery.delivery_tag },
+            exchange: delivery.exchange,
+            routing_key: delivery.routing_key,
+            redelivered: delivery.redelivered,
+            properties: delivery.properties,
+            body: delivery.data,
+        }
+    }
+
+    /// What to acknowledge it by.
+    pub fn tag(&self) -> Tag {
+        self.tag
+    }
+
+    /// The exchange it came through last; empty for the default exchange.
+    pub fn exchange(&self) -> &str {
+        self.exchange.as_str()
+    }
+
+    /// The routing key it came with last.
+    pub fn routing_key(&self) -> &str {
+        self.routing_key.as_str()
+    }
+
+    /// Whether it was delivered before, to whomever.
+    pub fn redelivered(&self) -> bool {
+        self.redelivered
+    }
+
+    /// How often it was delivered in vain before (`x-delivery-count`): what the delivery limit counts.
+    pub fn delivery_count(&self) -> u64 {
+        self.header(DELIVERY_COUNT).and_then(integer).and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
+    }
+
+    /// The body, byte for byte.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The message as the event's decoder reads it; the body is not copied.
+    pub fn message(&self) -> Message<'_> {
+        let headers = self.properties.headers().as_ref().map_or_else(Vec::new, |table| {
+            table.inner().iter().map(|(name, value)| (Cow::Borrowed(name.as_str()), header_value(value))).collect()
+        });
+        Message {
+            exchange: self.exchange(),
+            routing_key: self.routing_key(),
+            properties: Properties {
+                content_type: text(self.properties.content_type().as_ref()),
+                message_id: text(self.properties.message_id().as_ref()),
+                event_type: text(self.properties.kind().as_ref()),
+                timestamp_s: *self.properties.timestamp(),
+            },
+            headers: Headers(headers),
+            body: &self.body,
+        }
+    }
+
+    pub(super) fn properties(&self) -> &BasicProperties {
+        &self.properties
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<&AMQPValue> {
+        self.properties.headers().as_ref().and_then(|table| table.inner().get(name))
+    }
+}
+
+fn text(property: Option<&ShortString>) -> Option<&str> {
+    property.map(ShortString::as_str)
+}
+
+/// Neither headers nor body: payload values never reach a log.
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("tag", &self.tag).field("routing_key", &self.routing_key).finish_non_exhaustive()
+    }
+}
+
+/// The value as far as an event is made of it.
+fn header_value(value: &AMQPValue) -> HeaderValue<'_> {
+    let bytes = match value {
+        AMQPValue::LongString(text) => text.as_bytes(),
+        AMQPValue::ShortString(text) => text.as_str().as_bytes(),
+        AMQPValue::ByteArray(bytes) => bytes.as_slice(),
+        AMQPValue::Boolean(value) => return HeaderValue::Bool(*value),
+        AMQPValue::Float(value) => return HeaderValue::Double(f64::from(*value)),
+        AMQPValue::Double(value) => return HeaderValue::Double(*value),
+        AMQPValue::Timestamp(seconds) => return HeaderValue::Timestamp(*seconds),
+        other => return integer(other).map_or(HeaderValue::Opaque, HeaderValue::Integer),
+    };
+    std::str::from_utf8(bytes).map_or(HeaderValue::Opaque, |text| HeaderValue::Text(Cow::Borrowed(text)))
+}
+
+fn integer(value: &AMQPValue) -> Option<i128> {
+    Some(match value {
+        AMQPValue::ShortShortInt(value) => i128::from(*value),
+        AMQPValue::ShortShortUInt(value) => i128::from(*value),
+        AMQPValue::ShortInt(value) => i128::from(*value),
+        AMQPValue::ShortUInt(value) => i128::from(*value),
+        AMQPValue::LongInt(value) => i128::from(*value),
+        AMQPValue::LongUInt(value) => i128::from(*value),
+        AMQPValue::LongLongInt(value) => i128::from(*value),
+        _ => return None,
+    })
+}
+
+/// A short string, or `None` beyond the 255 bytes that AMQP allows: lapin would send it broken.
+pub(super) fn short(text: &str) -> Option<ShortString> {
+    ShortString::try_new(text).ok()
+}
+
+pub(super) fn long(text: impl Into<Vec<u8>>) -> AMQPValue {
+    AMQPValue::LongString(text.into().into())
+}
+
+/// The properties with other headers and without those that a copy must not have: `BasicProperties` has no way to clear one.
+pub(super) fn for_copy(from: &BasicProperties, headers: FieldTable) -> BasicProperties {
+    let mut to = BasicProperties::default().with_headers(headers).with_delivery_mode(2);
+    macro_rules! keep {
+        ($($read:ident => $write:ident),*) => { $(if let Some(value) = from.$read() { to = to.$write(value.clone()); })* };
+    }
+    keep!(content_type => with_content_type, content_encoding => with_content_encoding, priority => with_priority,
+        correlation_id => with_correlation_id, reply_to => with_reply_to, message_id => with_message_id, timestamp => with_timestamp,
+        kind => with_type, app_id => with_app_id, cluster_id => with_cluster_id);
+    to
+}
+
+/// The properties to publish a message with.
+pub(super) fn properties_of(message: &OwnedMessage) -> Result<BasicProperties, PublishError> {
+    let checked = |what: &str, text: &str| {
+        short(text).ok_or_else(|| PublishError::Unsendable(format!("{what} is longer than the 255 bytes that AMQP allows")))
+    };
+    let from = &message.properties;
+    let mut to = BasicProperties::default().with_delivery_mode(from.delivery_mode.unwrap_or(2));
+    macro_rules! write {
+        ($($field:ident => $write:ident, $what:literal;)*) => {
+            $(if let Some(text) = &from.$field { to = to.$write(checked($what, text)?); })*
+        };
+    }
+    write! {
+        content_type => with_content_type, "`content_type`";
+        content_encoding => with_content_encoding, "`content_encoding`";
+        correlation_id => with_correlation_id, "`correlation_id`";
+        reply_to => with_reply_to, "`reply_to`";
+        expiration => with_expiration, "`expiration`";
+        message_id => with_message_id, "`message_id`";
+        event_type => with_type, "the property `type`";
+        user_id => with_user_id, "`user_id`";
+        app_id => with_app_id, "`app_id`";
+        cluster_id => with_cluster_id, "`cluster_id`";
+    }
+    if let Some(priority) = from.priority {
+        to = to.with_priority(priority);
+    }
+    if let Some(seconds) = from.timestamp_s {
+        to = to.with_timestamp(seconds);
+    }
+    if !message.headers.is_empty() {
+        let mut table = FieldTable::default();
+        for (name, value) in &message.headers {
+            table.insert(checked("a header's name", name)?, owned_value(value)?);
+        }
+        to = to.with_headers(table);
+    }
+    Ok(to)
+}
+
+fn owned_value(value: &OwnedValue) -> Result<AMQPValue, PublishError> {
+    Ok(match value {
+        OwnedValue::Text(text) => long(text.as_str()),
+        OwnedValue::Integer(integer) => AMQPValue::LongLongInt(*integer),
+        OwnedValue::Double(double) => AMQPValue::Double(*double),
+        OwnedValue::Bool(value) => AMQPValue::Boolean(*value),
+        OwnedValue::Timestamp(seconds) => AMQPValue::Timestamp(*seconds),
+        OwnedValue::Null => AMQPValue::Void,
+        OwnedValue::Bytes(bytes) => long(bytes.clone()),
+        OwnedValue::Json(text) => json_value(Json::parse(text).map_err(|error| PublishError::Unsendable(format!("a header is {error}")))?)?,
+    })
+}
+
+fn json_value(json: Json<'_>) -> Result<AMQPValue, PublishError> {
+    let unsendable = |what: &str| PublishError::Unsendable(format!("a header {what}"));
+    Ok(match json.kind() {
+        JsonKind::Null => AMQPValue::Void,
+        JsonKind::Bool => AMQPValue::Boolean(json.as_bool() == Some(true)),
+        JsonKind::String => long(json.as_str().unwrap_or_default().as_ref()),
+        JsonKind::Number => match (json.text().parse(), json.text().parse()) {
+            (Ok(integer), _) => AMQPValue::LongLongInt(integer),
+            (_, Ok(double)) => AMQPValue::Double(double),
+            _ => return Err(unsendable("holds a number that AMQP cannot")),
+        },
+        JsonKind::Array => AMQPValue::FieldArray(json.elements().into_iter().map(json_value).collect::<Result<Vec<_>, _>>()?.into()),
+        JsonKind::Object => {
+            let mut table = FieldTable::default();
+            for (name, value) in json.members() {
+                let name = short(&name).ok_or_else(|| unsendable("holds a name longer than the 255 bytes that AMQP allows"))?;
+                table.insert(name, json_value(value)?);
+            }
+            AMQPValue::FieldTable(table)
+        }
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use lapin::types::{DecimalValue, FieldArray};
+
+    use super::*;
+
+    /// A delivery as lapin would hand it over.
+    pub(in super::super) fn delivery(exchange: &str, routing_key: &str, properties: BasicProperties, body: &[u8]) -> Delivery {
+        let mut raw = lapin::message::Delivery::mock(7, exchange.into(), routing_key.into(), false, body.to_vec());
+        raw.properties = properties;
+        Delivery::new(1, raw)
+    }
+
+    pub(in super::super) fn table(entries: &[(&str, AMQPValue)]) -> FieldTable {
+        let mut table = FieldTable::default();
+        for (name, value) in entries {
+            table.insert((*name).into(), value.clone());
+        }
+        table
+    }
+
+    #[test]
+    fn a_delivery_is_read_as_a_message() {
+        let headers = table(&[
+            ("array", AMQPValue::FieldArray(FieldArray::default())),
+            ("bool", AMQPValue::Boolean(true)),
+            ("bytes", AMQPValue::ByteArray(vec![0xff].into())),
+            ("decimal", AMQPValue::DecimalValue(DecimalValue { scale: 2, value: 314 })),
+            ("double", AMQPValue::Double(1.5)),
+            ("float", AMQPValue::Float(0.5)),
+            ("int", AMQPValue::ShortShortInt(-1)),
+            ("not text", AMQPValue::LongString(vec![0xc3].into())),
+            ("text", long("kä")),
+            ("time", AMQPValue::Timestamp(12)),
+            ("uint", AMQPValue::LongUInt(u32::MAX)),
+            ("void", AMQPValue::Void),
+        ]);
+        let properties = BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_message_id("m-1".into())
+            .with_type("user.updated".into())
+            .with_timestamp(99)
+            .with_headers(headers);
+        let delivery = delivery("events", "user.updated", properties, b"{}");
+        let message = delivery.message();
+        assert_eq!((message.exchange, message.routing_key, message.body), ("events", "user.updated", &b"{}"[..]));
+        let properties = message.properties;
+        assert_eq!((properties.content_type, properties.message_id), (Some("application/json"), Some("m-1")));
+        assert_eq!((properties.event_type, properties.timestamp_s), (Some("user.updated"), Some(99)));
+        let values: Vec<&HeaderValue<'_>> = message.headers.0.iter().map(|(_, value)| value).collect();
+        use HeaderValue::{Bool, Double, Integer, Opaque, Text, Timestamp};
+        let expected = [
+            &Opaque,
+            &Bool(true),
+            &Opaque,
+            &Opaque,
+            &Double(1.5),
+            &Double(0.5),
+            &Integer(-1),
+            &Opaque,
+            &Text("kä".into()),
+            &Timestamp(12),
+            &Integer(i128::from(u32::MAX)),
+            &Opaque,
+        ];
+        assert_eq!(values, expected);
+    }
+
+    #[test]
+    fn a_line_of_json_is_published_as_it_says() {
+        let line = r#"{"routing_key":"k","headers":{"a":[1,"x",null,{"b":true}],"n":1.5},"properties":{"content_type":"t"},"body":"{}"}"#;
+        let message = OwnedMessage::from_line(line).unwrap();
+        let made = properties_of(&message).unwrap();
+        assert_eq!((made.content_type(), made.delivery_mode()), (&Some("t".into()), &Some(2)));
+        let inner = AMQPValue::FieldTable(table(&[("b", AMQPValue::Boolean(true))]));
+        let array = AMQPValue::FieldArray(vec![AMQPValue::LongLongInt(1), long("x"), AMQPValue::Void, inner].into());
+        assert_eq!(made.headers(), &Some(table(&[("a", array), ("n", AMQPValue::Double(1.5))])));
+        let long_id = OwnedMessage { headers: vec![("h".repeat(256), OwnedValue::Null)], ..OwnedMessage::default() };
+        assert!(matches!(properties_of(&long_id), Err(PublishError::Unsendable(_))), "lapin would send it broken");
+    }
+
+    #[test]
+    fn the_delivery_count_is_read_whatever_its_integer_type() {
+        for (value, count) in
+            [(AMQPValue::LongLongInt(3), 3), (AMQPValue::ShortShortUInt(4), 4), (long("5"), 0), (AMQPValue::LongInt(-1), 0)]
+        {
+            let properties = BasicProperties::default().with_headers(table(&[(DELIVERY_COUNT, value)]));
+            assert_eq!(delivery("", "q", properties, b"").delivery_count(), count);
+        }
+        assert_eq!(delivery("", "q", BasicProperties::default(), b"").delivery_count(), 0);
+    }
+}

@@ -1,0 +1,210 @@
+//! A consumer and what it delivered: batches in, acknowledgements out.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::{FutureExt, StreamExt};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, Consumer};
+use tokio::sync::watch;
+
+use super::convert::Delivery;
+use super::failure::SessionEnded;
+use super::link::{EndSignal, answered};
+
+/// Numbers the lanes of this process: a tag means something on its own channel only.
+static EPOCH: AtomicU64 = AtomicU64::new(0);
+
+/// Which queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LaneName {
+    /// Where events arrive.
+    Main,
+    /// What one round trip cannot finish.
+    Slow,
+}
+
+/// Names a delivery of one lane; those of a lane come in rising order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tag {
+    pub(super) epoch: u64,
+    pub(super) number: u64,
+}
+
+/// One channel with at most one consumer: `ack multiple` reaches across all consumers of a channel.
+#[derive(Debug)]
+pub struct Lane {
+    queue: ShortString,
+    acker: Acker,
+    consumer: Option<Consumer>,
+    /// Had arrived when the consumer was cancelled.
+    left_over: VecDeque<Delivery>,
+    ended: watch::Receiver<Option<SessionEnded>>,
+}
+
+impl Lane {
+    pub(super) fn new(channel: Channel, queue: ShortString, signal: EndSignal) -> Self {
+        let ended = signal.subscribe();
+        let epoch = EPOCH.fetch_add(1, Ordering::Relaxed);
+        Self { queue, acker: Acker { channel, epoch, signal }, consumer: None, left_over: VecDeque::new(), ended }
+    }
+
+    /// Starts to consume with this prefetch; a consumer that stands is cancelled first, since a prefetch counts for new consumers only. What
+    /// was delivered before stays valid, and what had arrived is given out first. A prefetch of 0 would be no limit and counts as 1.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub async fn consume(&mut self, prefetch: u16) -> Result<(), SessionEnded> {
+        self.cancel().await?;
+        let channel = &self.acker.channel;
+        let started = async {
+            channel.basic_qos(prefetch.max(1), BasicQosOptions { global: false }).await?;
+            channel.basic_consume(self.queue.clone(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await
+        };
+        self.consumer = Some(answered(started).await.map_err(|ended| self.acker.signal.end(ended))?);
+        Ok(())
+    }
+
+    /// Stops consuming. What had arrived by then is still given out by [`next_batch`](Self::next_batch), or given back by
+    /// [`nack_all`](Self::nack_all).
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub async fn cancel(&mut self) -> Result<(), SessionEnded> {
+        let Some(mut consumer) = self.consumer.take() else { return Ok(()) };
+        let cancelled = self.acker.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        answered(cancelled).await.map_err(|ended| self.acker.signal.end(ended))?;
+        // lapin ends the stream when the broker has confirmed, behind everything that came before.
+        while let Some(arrived) = consumer.next().await {
+            let delivery = arrived.map_err(|error| self.acker.signal.end(error))?;
+            self.left_over.push_back(Delivery::new(self.acker.epoch, delivery));
+        }
+        Ok(())
+    }
+
+    /// Whether a consumer stands.
+    pub fn is_consuming(&self) -> bool {
+        self.consumer.is_some()
+    }
+
+    /// Waits for a delivery, and gives it with what else has arrived, `max` at most; never waits for more. Without a consumer it waits for
+    /// the end of the session. Nothing is lost when the future is dropped.
+    ///
+    /// # Errors
+    /// When the session is over, for whatever reason: also when the broker cancels the consumer because the queue is gone.
+    pub async fn next_batch(&mut self, max: usize) -> Result<Vec<Delivery>, SessionEnded> {
+        let max = max.max(1);
+        if self.left_over.is_empty() {
+            let Some(consumer) = &mut self.consumer else { return Err(self.end().await) };
+            let first = tokio::select! {
+                // Once the session is over what was delivered can no longer be acknowledged.
+                biased;
+                ended = self.ended.wait_for(Option::is_some) => return Err(cause(ended.ok().as_deref())),
+                arrived = consumer.next() => arrived,
+            };
+            let first = self.arrived(first)?;
+            self.left_over.push_back(first);
+        }
+        let mut batch: Vec<Delivery> = Vec::with_capacity(max.min(256));
+        while batch.len() < max {
+            if let Some(delivery) = self.left_over.pop_front() {
+                batch.push(delivery);
+                continue;
+            }
+            let Some(next) = self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never()) else { break };
+            batch.push(self.arrived(next)?);
+        }
+        Ok(batch)
+    }
+
+    fn arrived(&self, next: Option<lapin::Result<lapin::message::Delivery>>) -> Result<Delivery, SessionEnded> {
+        match next {
+            Some(Ok(delivery)) => Ok(Delivery::new(self.acker.epoch, delivery)),
+            Some(Err(error)) => Err(self.acker.signal.end(error)),
+            None => {
+                let why = format!("the broker cancelled the consumer of `{}`: the queue was deleted or has moved", self.queue);
+                Err(self.acker.signal.end(SessionEnded::new(why)))
+            }
+        }
+    }
+
+    async fn end(&mut self) -> SessionEnded {
+        cause(self.ended.wait_for(Option::is_some).await.ok().as_deref())
+    }
+
+    /// Acknowledges this lane's deliveries, also from another task.
+    pub fn acker(&self) -> Acker {
+        self.acker.clone()
+    }
+
+    /// See [`Acker::ack_through`].
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub fn ack_through(&self, tag: Tag) -> Result<(), SessionEnded> {
+        self.acker.ack_through(tag)
+    }
+
+    /// See [`Acker::ack_one`].
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub fn ack_one(&self, tag: Tag) -> Result<(), SessionEnded> {
+        self.acker.ack_one(tag)
+    }
+
+    /// Gives everything unacknowledged back to the queue, in one go and after [`cancel`](Self::cancel), or it would come straight back. Up
+    /// to RabbitMQ 4.2 this counts towards the delivery limit.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub async fn nack_all(&mut self) -> Result<(), SessionEnded> {
+        self.cancel().await?;
+        self.left_over.clear();
+        // Delivery tag 0 means all (AMQP 0-9-1, basic.ack).
+        let nacked = self.acker.channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true });
+        answered(nacked).await.map_err(|ended| self.acker.signal.end(ended))
+    }
+}
+
+fn cause(ended: Option<&Option<SessionEnded>>) -> SessionEnded {
+    ended.cloned().flatten().unwrap_or_else(|| SessionEnded::new("dropped by us"))
+}
+
+/// Acknowledges deliveries of one lane. Frames are queued and written by the connection's own thread, many a write; nobody waits for that.
+#[derive(Debug, Clone)]
+pub struct Acker {
+    channel: Channel,
+    epoch: u64,
+    signal: EndSignal,
+}
+
+impl Acker {
+    /// Acknowledges this delivery and every earlier one of the lane. A tag of an earlier session is dropped: its delivery comes back anyway.
+    ///
+    /// # Errors
+    /// When the session is over. What the broker says later ends the session, which is seen wherever it is waited on.
+    pub fn ack_through(&self, tag: Tag) -> Result<(), SessionEnded> {
+        self.ack(tag, true)
+    }
+
+    /// Acknowledges this delivery alone.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub fn ack_one(&self, tag: Tag) -> Result<(), SessionEnded> {
+        self.ack(tag, false)
+    }
+
+    fn ack(&self, tag: Tag, multiple: bool) -> Result<(), SessionEnded> {
+        if tag.epoch != self.epoch {
+            return Ok(());
+        }
+        // The first poll queues the frame; the rest would be waiting until it is written.
+        match self.channel.basic_ack(tag.number, BasicAckOptions { multiple }).now_or_never() {
+            Some(Err(error)) => Err(self.signal.end(error)),
+            Some(Ok(())) | None => self.signal.cause().map_or(Ok(()), Err),
+        }
+    }
+}

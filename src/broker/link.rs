@@ -1,0 +1,324 @@
+//! One connection to the broker: dialled with timeouts, watched, and cut off for certain when dropped.
+
+use std::io;
+use std::net::{Shutdown, TcpStream as StdTcpStream};
+use std::os::fd::AsFd;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use lapin::tcp::{AsyncTcpStream, RustlsConnector, RustlsConnectorConfig};
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Channel, Connection, ConnectionProperties, ConnectionStatus, Event};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::watch;
+use tokio::time::{interval, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::failure::{BrokerError, SessionEnded, connect_error};
+use crate::config::{AmqpConfig, SecretUrl, TlsConfig};
+
+/// For each node: name resolution, TCP, TLS and the AMQP handshake together. lapin itself has no such limit.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For one exchange of a request and its answer. Declaring a quorum queue takes seconds on a busy cluster.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For the closing handshake, before the socket is shut anyway.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// lapin gives a peer up after twice this: a half-open socket is noticed within 20 s. RabbitMQ advises against less than 5 s.
+const HEARTBEAT_S: u16 = 10;
+
+/// How often a connection's state is looked at, beside listening to its events: not every way to end emits one.
+const STATE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where a session's end is announced: the first cause stays.
+#[derive(Debug, Clone)]
+pub(super) struct EndSignal(Arc<watch::Sender<Option<SessionEnded>>>);
+
+impl EndSignal {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(None)))
+    }
+
+    /// Announces the end, and gives the cause that holds: the first.
+    pub(super) fn end(&self, ended: impl Into<SessionEnded>) -> SessionEnded {
+        let ended = ended.into();
+        let mut first = ended.clone();
+        self.0.send_if_modified(|cause| match cause {
+            Some(earlier) => {
+                // A connection's parsing error reaches its channels as a mere closing.
+                if ended.by_unreadable_message() && !earlier.by_unreadable_message() {
+                    *earlier = ended;
+                }
+                first = earlier.clone();
+                false
+            }
+            None => {
+                *cause = Some(ended);
+                true
+            }
+        });
+        first
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Option<SessionEnded>> {
+        self.0.subscribe()
+    }
+
+    pub(super) fn cause(&self) -> Option<SessionEnded> {
+        self.0.borrow().clone()
+    }
+}
+
+/// A connection, its socket, and the task that watches it.
+#[derive(Debug)]
+pub(super) struct Link {
+    connection: Connection,
+    socket: Arc<OnceLock<StdTcpStream>>,
+    signal: EndSignal,
+    _watch: AbortOnDropHandle<()>,
+}
+
+impl Link {
+    /// Connects to the first of the URLs that answers. `role` goes into the connection's name.
+    pub(super) async fn connect(
+        config: &AmqpConfig,
+        role: &str,
+        signal: &EndSignal,
+        blocked: &Arc<watch::Sender<bool>>,
+    ) -> Result<Self, BrokerError> {
+        let (mut refused, mut unreachable) = (Vec::new(), Vec::new());
+        for url in &config.urls {
+            match dial(url, &config.tls, &format!("unstale {}{role}", config.queue)).await {
+                Ok((connection, socket)) => {
+                    let (events, status) = (connection.events_listener(), connection.status().clone());
+                    let task = tokio::spawn(watch_events(events, status, signal.clone(), Arc::clone(blocked)));
+                    return Ok(Self { connection, socket, signal: signal.clone(), _watch: AbortOnDropHandle::new(task) });
+                }
+                Err(BrokerError::Refused(why)) => refused.push(format!("{url}: {why}")),
+                Err(BrokerError::Unreachable(why)) => unreachable.push(format!("{url}: {why}")),
+                Err(other) => return Err(other),
+            }
+        }
+        if refused.is_empty() {
+            Err(BrokerError::Unreachable(unreachable.join("; ")))
+        } else {
+            Err(BrokerError::Refused(refused.join("; ")))
+        }
+    }
+
+    /// A new channel.
+    pub(super) async fn channel(&self) -> Result<Channel, SessionEnded> {
+        answered(self.connection.create_channel()).await
+    }
+
+    /// The largest frame that either side may send, in bytes.
+    pub(super) fn frame_max_bytes(&self) -> u32 {
+        self.connection.configuration().frame_max()
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.status().connected()
+    }
+
+    /// Says goodbye, within [`CLOSE_TIMEOUT`]: what was written before is received before.
+    pub(super) async fn close(self) {
+        self.signal.end(SessionEnded::new("closed by us"));
+        // A refusal to close is no news: the socket is shut next.
+        let _ = timeout(CLOSE_TIMEOUT, self.connection.close(200, "bye".into())).await;
+    }
+}
+
+/// lapin's own way to drop a connection waits for the peer, and, while the broker blocks us, for ever, with a thread and 8 MiB of buffers.
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.signal.end(SessionEnded::new("dropped by us"));
+        hang_up(&self.socket);
+    }
+}
+
+fn hang_up(socket: &OnceLock<StdTcpStream>) {
+    if let Some(socket) = socket.get() {
+        // Already closed is as good.
+        let _ = socket.shutdown(Shutdown::Both);
+    }
+}
+
+/// Awaits an answer of the broker, for [`ANSWER_TIMEOUT`].
+pub(super) async fn answered<T>(asked: impl Future<Output = lapin::Result<T>>) -> Result<T, SessionEnded> {
+    match timeout(ANSWER_TIMEOUT, asked).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(SessionEnded::new(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
+    }
+}
+
+async fn dial(url: &SecretUrl, tls: &TlsConfig, name: &str) -> Result<(Connection, Arc<OnceLock<StdTcpStream>>), BrokerError> {
+    let uri = amqp_uri(url)?;
+    let connector = match uri.scheme {
+        AMQPScheme::AMQP => None,
+        AMQPScheme::AMQPS => Some(tls_connector(tls)?),
+    };
+    let socket = Arc::new(OnceLock::new());
+    let kept = Arc::clone(&socket);
+    let runtime = lapin::runtime::default_runtime().map_err(|error| BrokerError::Unreachable(error.to_string()))?;
+    let properties = ConnectionProperties::default()
+        .with_connection_name(name.into())
+        .with_client_property("product".into(), "unstale".into())
+        .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
+    // The closure runs on lapin's own thread, which would wait for as long as the kernel does: hence its own limit.
+    let connecting = Connection::connector(
+        uri,
+        runtime,
+        async move |uri, runtime| {
+            let open = async {
+                let host = uri.authority.host.as_str();
+                let mut outcome = Err(io::Error::new(io::ErrorKind::NotFound, "the host name has no address"));
+                for address in tokio::net::lookup_host((host, uri.authority.port)).await? {
+                    outcome = AsyncTcpStream::connect(&runtime, address).await;
+                    if outcome.is_ok() {
+                        break;
+                    }
+                }
+                let stream = outcome?;
+                if let AsyncTcpStream::Plain(plain) = &stream {
+                    let _ = kept.set(StdTcpStream::from(plain.get_ref().as_fd().try_clone_to_owned()?));
+                }
+                match &connector {
+                    Some(connector) => stream.into_rustls(connector, host).await,
+                    None => Ok(stream),
+                }
+            };
+            Ok(timeout(CONNECT_TIMEOUT, open).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten()?)
+        },
+        properties,
+    );
+    match timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(connection)) => Ok((connection, socket)),
+        Ok(Err(error)) => Err(connect_error(&error)),
+        Err(_) => {
+            hang_up(&socket);
+            Err(BrokerError::Unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())))
+        }
+    }
+}
+
+/// lapin's reading of the URL, with what it gets wrong: an IPv6 address becomes `localhost`, and `amqp://host/` would be the virtual host
+/// of the empty name, which nobody means.
+fn amqp_uri(url: &SecretUrl) -> Result<AMQPUri, BrokerError> {
+    // The reason may hold the URL with its password.
+    let mut uri: AMQPUri = url.expose().as_str().parse().map_err(|_| BrokerError::Settings(format!("{url} is not an AMQP URL")))?;
+    if let Some(url::Host::Ipv6(address)) = url.expose().host() {
+        uri.authority.host = address.to_string();
+    }
+    if uri.vhost.is_empty() {
+        "/".clone_into(&mut uri.vhost);
+    }
+    uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+    Ok(uri)
+}
+
+/// Trusts `UNSTALE_AMQP_TLS_CA` alone where it is set, else the system's roots.
+fn tls_connector(tls: &TlsConfig) -> Result<RustlsConnector, BrokerError> {
+    let unusable =
+        |what: &str, why: &dyn std::fmt::Display| BrokerError::Settings(format!("UNSTALE_AMQP_TLS_{what} cannot be used: {why}"));
+    let certificates = |what: &str, pem: &str| -> Result<Vec<CertificateDer<'static>>, BrokerError> {
+        let read: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|why| unusable(what, &why))?;
+        if read.is_empty() { Err(unusable(what, &"it holds no PEM certificate")) } else { Ok(read) }
+    };
+    let roots = match &tls.ca_pem {
+        Some(pem) => RustlsConnectorConfig::default().with_parsable_certificates(certificates("CA", pem)?),
+        None => RustlsConnectorConfig::new_with_native_certs().map_err(|why| {
+            BrokerError::Settings(format!("the system has no certificates to trust: {why}; set UNSTALE_AMQP_TLS_CA_FILE"))
+        })?,
+    };
+    match (&tls.cert_pem, &tls.key_pem) {
+        (None, None) => roots.connector_with_no_client_auth().map_err(|why| unusable("CA", &why)),
+        (Some(certificate), Some(key)) => {
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|why| unusable("KEY", &why))?;
+            roots.connector_with_single_cert(certificates("CERT", certificate)?, key).map_err(|why| unusable("CERT", &why))
+        }
+        _ => Err(BrokerError::Settings("UNSTALE_AMQP_TLS_CERT and UNSTALE_AMQP_TLS_KEY go together: set both or neither".into())),
+    }
+}
+
+async fn watch_events(events: impl Stream<Item = Event>, status: ConnectionStatus, signal: EndSignal, blocked: Arc<watch::Sender<bool>>) {
+    let mut events = std::pin::pin!(events);
+    let mut look = interval(STATE_INTERVAL);
+    loop {
+        let ended = tokio::select! {
+            event = events.next() => match event {
+                Some(Event::ConnectionBlocked(reason)) => {
+                    tracing::warn!(reason, "RabbitMQ takes no messages from us");
+                    blocked.send_replace(true);
+                    continue;
+                }
+                Some(Event::ConnectionUnblocked) => {
+                    tracing::info!("RabbitMQ takes messages from us again");
+                    blocked.send_replace(false);
+                    continue;
+                }
+                // A channel's end is its owner's business.
+                Some(Event::Error(error)) if error.is_amqp_soft_error() => continue,
+                Some(Event::Error(error)) => SessionEnded::from(error),
+                Some(_) => continue,
+                None => SessionEnded::new("the connection is gone"),
+            },
+            _ = look.tick() => {
+                if status.connected() {
+                    continue;
+                }
+                SessionEnded::new("the connection is closed")
+            }
+        };
+        signal.end(ended);
+        return;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uri(text: &str) -> AMQPUri {
+        amqp_uri(&SecretUrl::new(text.parse().unwrap())).unwrap()
+    }
+
+    #[test]
+    fn urls_are_read_as_meant() {
+        let full = uri("amqps://me:p%40ss@rabbit.example:5999/a%2fb?heartbeat=30");
+        assert_eq!((full.authority.host.as_str(), full.authority.port, full.vhost.as_str()), ("rabbit.example", 5999, "a/b"));
+        assert_eq!((full.authority.userinfo.password.as_str(), full.query.heartbeat), ("p@ss", Some(30)));
+        let bare = uri("amqp://127.0.0.1");
+        assert_eq!((bare.authority.host.as_str(), bare.authority.port, bare.vhost.as_str()), ("127.0.0.1", 5672, "/"));
+        assert_eq!(bare.query.heartbeat, Some(HEARTBEAT_S));
+        assert_eq!(uri("amqp://[::1]:5673/").authority.host, "::1", "not localhost");
+        assert_eq!(uri("amqp://host/").vhost, "/");
+    }
+
+    #[test]
+    fn an_unusable_url_is_refused_without_its_password() {
+        let url = SecretUrl::new("http://me:secret@host/".parse().unwrap());
+        let error = amqp_uri(&url).unwrap_err();
+        assert!(error.is_final());
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn unusable_certificates_are_named() {
+        let pem = "-----BEGIN NOTHING-----\n-----END NOTHING-----\n".to_owned();
+        let ca = TlsConfig { ca_pem: Some(pem.clone()), ..TlsConfig::default() };
+        assert!(tls_connector(&ca).unwrap_err().to_string().contains("UNSTALE_AMQP_TLS_CA "));
+    }
+
+    #[test]
+    fn the_first_cause_of_an_end_stays() {
+        let signal = EndSignal::new();
+        assert_eq!(signal.cause(), None);
+        let first = signal.end(SessionEnded::new("first"));
+        assert_eq!(signal.end(SessionEnded::new("second")), first);
+        assert_eq!(signal.cause(), Some(first));
+    }
+}

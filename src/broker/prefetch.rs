@@ -1,0 +1,114 @@
+//! How many deliveries may be under way at once: a count, bounded by the memory that their bodies take.
+
+/// The bodies of one prefetch window may take this much on average.
+const WINDOW_BYTES: f64 = 16.0 * 1024.0 * 1024.0;
+
+/// A window that shrinks or grows aims at this, so that it does not do so again at once.
+const AIM_BYTES: f64 = WINDOW_BYTES / 2.0;
+
+/// The weight of one more body in the mean: about the last 200 count.
+const WEIGHT: f64 = 1.0 / 200.0;
+
+/// Follows the mean size of bodies and says when to consume anew with another prefetch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prefetch {
+    full: u16,
+    current: u16,
+    mean_body_bytes: f64,
+    seen: u32,
+}
+
+impl Prefetch {
+    /// Starts at `full` (`UNSTALE_PREFETCH`), beyond which it never goes. A prefetch of 0 would be no limit at all and counts as 1.
+    pub fn new(full: u16) -> Self {
+        let full = full.max(1);
+        Self { full, current: full, mean_body_bytes: 0.0, seen: 0 }
+    }
+
+    /// What to consume with.
+    pub fn current(&self) -> u16 {
+        self.current
+    }
+
+    /// One more body came.
+    pub fn observe(&mut self, body_bytes: usize) {
+        #[expect(clippy::cast_precision_loss, reason = "a mean")]
+        let bytes = body_bytes as f64;
+        self.seen = self.seen.saturating_add(1);
+        // A plain mean at first: a moving one would take long to leave its starting point.
+        let weight = WEIGHT.max(1.0 / f64::from(self.seen));
+        self.mean_body_bytes += (bytes - self.mean_body_bytes) * weight;
+    }
+
+    /// The prefetch to consume anew with, where the current one no longer fits; it is then taken as the current one.
+    pub fn adapt(&mut self) -> Option<u16> {
+        let window = self.mean_body_bytes * f64::from(self.current);
+        let grown = self.mean_body_bytes * f64::from(self.current) * 4.0;
+        let wanted = if window > WINDOW_BYTES || (self.current < self.full && grown < AIM_BYTES) { self.fitting() } else { self.current };
+        (wanted != self.current).then(|| {
+            self.current = wanted;
+            wanted
+        })
+    }
+
+    fn fitting(&self) -> u16 {
+        let count = (AIM_BYTES / self.mean_body_bytes.max(1.0)).clamp(1.0, f64::from(self.full));
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 1..=full")]
+        let count = count as u16;
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn after(full: u16, bodies: &[(usize, usize)]) -> Prefetch {
+        let mut prefetch = Prefetch::new(full);
+        for &(count, bytes) in bodies {
+            for _ in 0..count {
+                prefetch.observe(bytes);
+                prefetch.adapt();
+            }
+        }
+        prefetch
+    }
+
+    #[test]
+    fn small_bodies_leave_it_alone() {
+        assert_eq!(after(1_000, &[(5_000, 500)]).current(), 1_000);
+        assert_eq!(after(1_000, &[(5_000, 16_000)]).current(), 1_000);
+    }
+
+    #[test]
+    fn large_bodies_shrink_it_and_small_ones_bring_it_back() {
+        assert_eq!(after(1_000, &[(10, 1 << 20)]).current(), 8);
+        assert_eq!(after(1_000, &[(10, 1 << 20), (5_000, 500)]).current(), 1_000);
+        assert_eq!(after(1_000, &[(10, 1 << 30)]).current(), 1, "never below one");
+    }
+
+    #[test]
+    fn one_large_body_among_many_small_changes_nothing() {
+        assert_eq!(after(1_000, &[(1_000, 500), (1, 1 << 20)]).current(), 1_000);
+    }
+
+    #[test]
+    fn no_limit_at_all_is_not_to_be_had() {
+        assert_eq!(Prefetch::new(0).current(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn stays_within_its_bounds_and_settles(full: u16, sizes in prop::collection::vec(0_usize..40_000_000, 1..200)) {
+            let mut prefetch = Prefetch::new(full);
+            for bytes in sizes {
+                prefetch.observe(bytes);
+                prefetch.adapt();
+                prop_assert!((1..=full.max(1)).contains(&prefetch.current()));
+                prop_assert_eq!(prefetch.adapt(), None, "the same mean asks once");
+                prop_assert!(prefetch.current() == 1 || prefetch.mean_body_bytes * f64::from(prefetch.current()) <= WINDOW_BYTES);
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What is found, declared, bound, or named as missing.
+
+use std::time::Duration;
+
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use unstale::broker::{BrokerError, LaneName, Session};
+use unstale::config::{DeclarePolicy, HistoryConfig};
+
+use super::{SOON, config, declare_exchange, declare_queue, depth, keys, next, open, other, publish, with_headers};
+use crate::support::{rabbitmq, wait_until};
+
+fn table(entries: &[(&str, AMQPValue)]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in entries {
+        table.insert((*name).into(), value.clone());
+    }
+    table
+}
+
+fn text(text: &str) -> AMQPValue {
+    AMQPValue::LongString(text.into())
+}
+
+fn problems(error: BrokerError) -> String {
+    assert!(error.is_final(), "{error}");
+    assert!(matches!(error, BrokerError::Topology(_)), "{error:?}");
+    error.to_string()
+}
+
+#[tokio::test]
+async fn everything_is_declared_bound_and_found_again() {
+    let rabbitmq = rabbitmq().await;
+    let mut config = config(&rabbitmq.url());
+    config.history = Some(HistoryConfig { max_age: Duration::from_secs(3_600), max_bytes: 1 << 30 });
+    config.bind = keys(&["by.hand"]);
+    let session = Session::open(&config, &keys(&["user.*"])).await.unwrap();
+    assert!(session.warnings().is_empty());
+    for key in ["user.updated", "by.hand"] {
+        publish(&session, &config, key, b"{}").await;
+    }
+    let channel = other(rabbitmq).await;
+    let names = session.names().clone();
+    assert_eq!(depth(&channel, &names.main).await, 2);
+    for queue in [&names.slow, &names.dead, &names.retry[0].1, &names.retry[1].1] {
+        assert_eq!(depth(&channel, queue).await, 0, "{queue}");
+    }
+    // The history has them too.
+    channel.basic_qos(10, BasicQosOptions::default()).await.unwrap();
+    let from_first = table(&[("x-stream-offset", text("first"))]);
+    let history =
+        channel.basic_consume(names.history.as_str().into(), "".into(), BasicConsumeOptions::default(), from_first).await.unwrap();
+    let read: Vec<_> =
+        tokio::time::timeout(SOON, futures_util::StreamExt::collect(futures_util::StreamExt::take(history, 2))).await.unwrap();
+    assert!(read.iter().all(Result::is_ok));
+
+    // A second worker finds them as they are, whatever it may declare.
+    for policy in [DeclarePolicy::All, DeclarePolicy::Queues, DeclarePolicy::None] {
+        config.declare = policy;
+        let second = Session::open(&config, &keys(&["user.*"])).await.unwrap();
+        assert!(second.warnings().is_empty(), "{policy:?}");
+        second.close().await;
+    }
+    session.close().await;
+}
+
+#[tokio::test]
+async fn a_changed_registry_is_bound_and_nothing_is_unbound() {
+    let rabbitmq = rabbitmq().await;
+    let config = config(&rabbitmq.url());
+    let mut session = Session::open(&config, &keys(&["a", "b"])).await.unwrap();
+    let rebound = session.bind(&keys(&["b", "c"])).await.unwrap();
+    assert_eq!((rebound.added, rebound.left_bound), (keys(&["c"]), keys(&["a"])));
+    for key in ["a", "b", "c"] {
+        publish(&session, &config, key, b"{}").await;
+    }
+    assert_eq!(depth(&other(rabbitmq).await, &config.queue).await, 3);
+}
+
+#[tokio::test]
+async fn what_is_missing_and_may_not_be_declared_is_named() {
+    let rabbitmq = rabbitmq().await;
+    let mut config = config(&rabbitmq.url());
+    config.declare = DeclarePolicy::None;
+    config.history = Some(HistoryConfig { max_age: Duration::from_secs(60), max_bytes: 1 << 30 });
+    let told = problems(Session::open(&config, &keys(&["a"])).await.unwrap_err());
+    let queue = &config.queue;
+    for name in [
+        config.exchange.clone(),
+        queue.clone(),
+        format!("{queue}.slow"),
+        format!("{queue}.retry.200ms"),
+        format!("{queue}.retry.10m"),
+        format!("{queue}.dead"),
+        format!("{queue}.history"),
+    ] {
+        assert!(told.contains(&format!("`{name}`: ")), "{name} in {told}");
+    }
+    assert_eq!(told.lines().count(), 7, "{told}");
+    assert!(told.contains("UNSTALE_HISTORY=off"));
+
+    config.declare = DeclarePolicy::Queues;
+    let told = problems(Session::open(&config, &keys(&["a"])).await.unwrap_err());
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(told.contains(&config.exchange) && told.contains("UNSTALE_DECLARE=all"), "{told}");
+    declare_exchange(&other(rabbitmq).await, &config.exchange).await;
+    let session = Session::open(&config, &keys(&["a"])).await.unwrap();
+    publish(&session, &config, "a", b"{}").await;
+}
+
+#[tokio::test]
+async fn what_stands_with_other_arguments_is_told_in_the_brokers_words_and_left_alone() {
+    let rabbitmq = rabbitmq().await;
+    let channel = other(rabbitmq).await;
+    let config = config(&rabbitmq.url());
+    let quorum = ("x-queue-type", text("quorum"));
+    declare_queue(&channel, &config.queue, table(&[])).await;
+    declare_queue(&channel, &format!("{}.slow", config.queue), table(std::slice::from_ref(&quorum))).await;
+    declare_queue(&channel, &format!("{}.dead", config.queue), table(&[quorum, ("x-delivery-limit", AMQPValue::LongLongInt(5))])).await;
+    channel.basic_publish("".into(), config.queue.as_str().into(), Default::default(), b"kept", with_headers(table(&[]))).await.unwrap();
+    let told = problems(Session::open(&config, &keys(&["a"])).await.unwrap_err());
+    assert_eq!(told.lines().count(), 3, "each of them: {told}");
+    for (object, argument) in [("", "x-dead-letter"), (".slow", "x-dead-letter"), (".dead", "x-delivery-limit")] {
+        let line = told.lines().find(|line| line.starts_with(&format!("queue `{}{object}`", config.queue))).unwrap();
+        assert!(line.contains("PRECONDITION_FAILED - inequivalent arg") && line.contains(argument), "{line}");
+        assert!(line.contains("nothing was changed") && line.contains("UNSTALE_QUEUE"), "{line}");
+    }
+    let kept = other(rabbitmq).await;
+    wait_until(SOON, "the message is still there", async || depth(&kept, &config.queue).await == 1).await;
+}
+
+#[tokio::test]
+async fn another_retention_of_the_history_is_a_warning() {
+    let rabbitmq = rabbitmq().await;
+    let mut config = config(&rabbitmq.url());
+    config.history = Some(HistoryConfig { max_age: Duration::from_secs(60), max_bytes: 1 << 30 });
+    open(&config).await.close().await;
+    for (max_age, max_bytes) in [(120, 1 << 30), (60, 2 << 30)] {
+        config.history = Some(HistoryConfig { max_age: Duration::from_secs(max_age), max_bytes });
+        let session = open(&config).await;
+        let [warning] = session.warnings() else { panic!("one warning: {:?}", session.warnings()) };
+        assert!(warning.contains(".history") && warning.contains("inequivalent arg"), "{warning}");
+        session.close().await;
+    }
+    // A history that is no stream is no matter of retention.
+    let mut classic = super::config(&rabbitmq.url());
+    classic.history = config.history;
+    declare_queue(&other(rabbitmq).await, &format!("{}.history", classic.queue), table(&[])).await;
+    let told = problems(Session::open(&classic, &keys(&["a"])).await.unwrap_err());
+    assert!(told.contains("PRECONDITION_FAILED") && told.contains(".history"), "{told}");
+}
+
+#[tokio::test]
+async fn a_user_without_permissions_is_told_which() {
+    let rabbitmq = rabbitmq().await;
+    let mut config = config(&rabbitmq.url());
+    let url = rabbitmq.add_user(&config.queue, "secret-password", "/", ["^$", "^$", "^$"]).await;
+    config.urls = super::config(&url).urls;
+    let told = problems(Session::open(&config, &keys(&["a"])).await.unwrap_err());
+    assert!(told.contains("ACCESS_REFUSED") || told.contains("access to"), "{told}");
+    assert!(!told.contains("secret-password"));
+}
+
+#[tokio::test]
+async fn a_rung_gives_its_messages_back_after_its_delay() {
+    let rabbitmq = rabbitmq().await;
+    let config = config(&rabbitmq.url());
+    let session = open(&config).await;
+    let mut lane = session.lane(LaneName::Main).await.unwrap();
+    lane.consume(10).await.unwrap();
+    let channel = other(rabbitmq).await;
+    let rung = session.names().rung(1).unwrap();
+    channel.basic_publish("".into(), rung.into(), Default::default(), b"again", with_headers(table(&[]))).await.unwrap();
+    let back = next(&mut lane).await;
+    assert_eq!((back.body(), back.exchange(), back.routing_key()), (&b"again"[..], "", config.queue.as_str()));
+    lane.ack_through(back.tag()).unwrap();
+    wait_until(SOON, "the rung is empty", async || depth(&channel, rung).await == 0).await;
+}

@@ -1,0 +1,136 @@
+//! The test support keeps its own promises.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use redis::AsyncCommands;
+
+use crate::support::guard::Guarded;
+use crate::support::{self, Proxy, RabbitMq, Redis, unique, wait_until};
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn alive(pid: u32) -> bool {
+    // A zombie is dead: `kill -0` would call it alive until its parent waits for it.
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[tokio::test]
+async fn a_child_and_its_folder_go_when_the_watchdogs_pipe_closes() {
+    let folder = tempfile::tempdir().unwrap().keep();
+    let mut sleeper = Command::new("sleep");
+    sleeper.arg("600").stdout(Stdio::null());
+    let mut guarded = Guarded::spawn(sleeper, Some(&folder));
+    let pid = guarded.pid();
+    assert!(alive(pid));
+    guarded.lose_pipe();
+    wait_until(SOON, "the watchdog ends the child", async || !alive(pid)).await;
+    wait_until(SOON, "the watchdog removes the folder", async || !folder.exists()).await;
+}
+
+#[tokio::test]
+async fn a_dropped_redis_is_gone() {
+    let server = Redis::start().await;
+    let pid = server.pid().unwrap();
+    assert!(alive(pid));
+    drop(server);
+    assert!(!alive(pid));
+}
+
+#[tokio::test]
+async fn a_restarted_redis_keeps_what_it_persisted() {
+    let server = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let _: () = server.connection().await.set("kept", 1).await.unwrap();
+    let port = server.port();
+    server.restart().await;
+    assert_eq!(server.port(), port);
+    assert_eq!(server.connection().await.get::<_, i64>("kept").await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_restarted_broker_keeps_confirmed_messages() {
+    let node = RabbitMq::start().await;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    {
+        let connection = node.connection().await;
+        let channel = connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        channel.queue_declare("kept".into(), options, arguments).await.unwrap();
+        let properties = lapin::BasicProperties::default().with_delivery_mode(2);
+        let publish = channel.basic_publish("".into(), "kept".into(), BasicPublishOptions::default(), b"body", properties);
+        publish.await.unwrap().await.unwrap();
+    }
+    node.restart().await;
+    let channel = node.connection().await.create_channel().await.unwrap();
+    // The queue's leader is elected a moment after the listener opens.
+    wait_until(Duration::from_secs(30), "the message is there after the restart", async || {
+        let got = channel.basic_get("kept".into(), BasicGetOptions { no_ack: true }).await;
+        matches!(got, Ok(Some(message)) if message.data == b"body")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rabbitmqctl_reaches_the_shared_node_and_no_other() {
+    let node = support::rabbitmq().await;
+    let vhost = unique("vhost");
+    let url = node.add_vhost(&vhost).await;
+    assert!(node.ctl(&["list_vhosts"]).await.contains(&vhost));
+    lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_proxy_cuts_refuses_stalls_and_delays() {
+    let server = support::redis().await;
+    let proxy = Proxy::start(&server.addr()).await;
+    let client = redis::Client::open(format!("redis://{}/", proxy.addr())).unwrap();
+    let ping = async || {
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        redis::cmd("PING").query_async::<String>(&mut connection).await
+    };
+    ping().await.unwrap();
+
+    let mut standing = client.get_multiplexed_async_connection().await.unwrap();
+    proxy.cut().await;
+    assert_eq!(proxy.connections(), 0);
+    redis::cmd("PING").query_async::<String>(&mut standing).await.unwrap_err();
+    ping().await.expect("a cut closes only the connections that stood");
+
+    proxy.refuse().await;
+    let refused = tokio::net::TcpStream::connect(proxy.addr()).await.unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    proxy.resume().await;
+
+    let mut standing = client.get_multiplexed_async_connection().await.unwrap();
+    proxy.stall();
+    let mut held = tokio::spawn(async move { redis::cmd("PING").query_async::<String>(&mut standing).await });
+    tokio::time::timeout(Duration::from_millis(200), &mut held).await.expect_err("nothing is passed on while it stalls");
+    proxy.resume().await;
+    // redis-rs gives up after its own half second: then it is an error, but never a hang.
+    let _ = tokio::time::timeout(SOON, held).await.expect("what was held back is passed on");
+
+    let mut standing = client.get_multiplexed_async_connection().await.unwrap();
+    proxy.delay(Duration::from_millis(60));
+    let start = std::time::Instant::now();
+    redis::cmd("PING").query_async::<String>(&mut standing).await.unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(120), "{:?}: 60 ms each way", start.elapsed());
+}
+
+#[tokio::test]
+#[should_panic(expected = "the moon is blue")]
+async fn a_wait_names_what_it_waited_for() {
+    wait_until(Duration::from_millis(30), "the moon is blue", async || false).await;
+}
+
+#[test]
+fn metrics_are_summed_by_label() {
+    let text = "# TYPE x counter\nx_total{type=\"a\",outcome=\"applied\"} 2\nx_total{type=\"b\",outcome=\"applied\"} 3\nx_total{type=\"b\",outcome=\"dead\"} 5\ny 7\n";
+    let metrics = crate::support::worker::Metrics::parse(text);
+    assert_eq!(metrics.sum("x_total", &[("outcome", "applied")]), 5.0);
+    assert_eq!(metrics.sum("x_total", &[]), 10.0);
+    assert_eq!(metrics.sum("y", &[]), 7.0);
+}

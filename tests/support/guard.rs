@@ -1,0 +1,103 @@
+//! Child processes that never outlive the test process, not even one ended by `kill -9`.
+
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+/// Waits on a pipe that only the test process holds. A line means that all was put away properly; the end of the pipe without one means
+/// that the test process is gone, so the watchdog ends the child and removes its folder.
+/// The second removal is for what a dying server's own children still wrote.
+const WATCHDOG: &str = r#"
+    if read -r _; then exit 0; fi
+    kill -9 "$0" 2>/dev/null
+    [ -n "$1" ] || exit 0
+    rm -rf -- "$1"; sleep 1; rm -rf -- "$1"
+"#;
+
+/// A running child. Dropped, it is killed.
+#[derive(Debug)]
+pub(crate) struct Guarded {
+    child: Child,
+    watchdog: Child,
+}
+
+impl Guarded {
+    /// Starts `command` in a process group of its own, so that Ctrl-C on the tests reaches it only through us. `folder` is what the
+    /// watchdog removes when the test process dies.
+    pub(crate) fn spawn(mut command: Command, folder: Option<&Path>) -> Self {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let child = command.stdin(Stdio::null()).process_group(0).spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        let watchdog = Command::new("sh")
+            .args(["-c", WATCHDOG, &child.id().to_string()])
+            .arg(folder.unwrap_or(Path::new("")))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("sh is there on every system that these tests support");
+        Self { child, watchdog }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The child's stdout and stderr, where the command piped them.
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child of ours can be waited for")
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        send_signal(name, self.pid());
+    }
+
+    /// Closes the pipe as the death of the test process would.
+    pub(crate) fn lose_pipe(&mut self) {
+        drop(self.watchdog.stdin.take());
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        if self.exited().is_none() {
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.kill();
+        if let Some(mut pipe) = self.watchdog.stdin.take() {
+            let _ = pipe.write_all(b"done\n");
+        }
+        let _ = self.watchdog.wait();
+    }
+}
+
+/// Sends a signal by name (`TERM`, `STOP`, `CONT`): the shell's `kill`, since Rust's own would need `unsafe`.
+pub(crate) fn send_signal(name: &str, pid: u32) {
+    let status = Command::new("sh").args(["-c", r#"kill -s "$0" "$1""#, name, &pid.to_string()]).status().expect("sh runs");
+    assert!(status.success(), "kill -s {name} {pid}: {status}");
+}
+
+/// The full path of a program, from the given folders and then `PATH`.
+pub(crate) fn find_program(name: &str, folders: &[&str]) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let known = folders.iter().map(std::path::PathBuf::from);
+    known.chain(std::env::split_paths(&path)).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+/// The end of a log, for the message of a server that did not start.
+pub(crate) fn tail(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}

@@ -1,0 +1,39 @@
+//! What integration tests stand on: real servers on private ports, a proxy that injects faults, and the real worker.
+//!
+//! Every server is ended and its folder removed when its owner is dropped, and also when the test process dies in any way (see
+//! [`guard`]). `redis()` and `rabbitmq()` are shared by the tests of one process: keep apart by [`unique`] names. A test that kills,
+//! restarts or fills a server starts its own.
+#![allow(dead_code, unused_imports, reason = "each test file uses a part")]
+
+pub(crate) mod guard;
+pub(crate) mod port;
+pub(crate) mod proxy;
+pub(crate) mod rabbitmq;
+pub(crate) mod redis;
+pub(crate) mod wait;
+pub(crate) mod worker;
+
+use tokio::sync::OnceCell;
+
+pub(crate) use proxy::Proxy;
+pub(crate) use rabbitmq::RabbitMq;
+pub(crate) use redis::Redis;
+pub(crate) use wait::{wait_for, wait_until};
+pub(crate) use worker::Worker;
+
+/// The Redis that the tests of this process share.
+pub(crate) async fn redis() -> &'static Redis {
+    static SHARED: OnceCell<Redis> = OnceCell::const_new();
+    SHARED.get_or_init(Redis::start).await
+}
+
+/// The RabbitMQ node that the tests of this process share. The first caller waits some seconds for it.
+pub(crate) async fn rabbitmq() -> &'static RabbitMq {
+    static SHARED: OnceCell<RabbitMq> = OnceCell::const_new();
+    SHARED.get_or_init(RabbitMq::start).await
+}
+
+/// A name that no other test uses: for queues, exchanges and key prefixes on the shared servers.
+pub(crate) fn unique(what: &str) -> String {
+    format!("{what}-{:08x}{:08x}", std::process::id(), fastrand::u32(..))
+}

@@ -1,0 +1,174 @@
+//! A TCP proxy that injects the faults of a network.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::port;
+
+/// How much is under way before the proxy stops reading: chunks of up to 64 KiB.
+const CHUNKS_UNDER_WAY: usize = 256;
+
+#[derive(Debug, Clone, Default)]
+struct Faults {
+    refuse: bool,
+    stall: bool,
+    delay: Duration,
+    /// Connections made before the current count are closed.
+    cuts: u64,
+}
+
+/// Stands before a server (`host:port`) on a port of its own. Dropped, it is gone with its connections.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    port: u16,
+    faults: watch::Sender<Faults>,
+    listening: watch::Receiver<bool>,
+    open: watch::Receiver<usize>,
+    _stop: DropGuard,
+}
+
+impl Proxy {
+    pub(crate) async fn start(upstream: &str) -> Self {
+        let port = port::free();
+        let upstream: SocketAddr = upstream.parse().expect("host:port");
+        let (faults, seen) = watch::channel(Faults::default());
+        let (listening_tx, mut listening) = watch::channel(false);
+        let (open_tx, open) = watch::channel(0);
+        let stop = CancellationToken::new();
+        let accept = accept(port, upstream, seen, listening_tx, open_tx);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(accept));
+        listening.wait_for(|up| *up).await.expect("the proxy runs");
+        Self { port, faults, listening, open, _stop: stop.drop_guard() }
+    }
+
+    pub(crate) fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Connections that stand now.
+    pub(crate) fn connections(&self) -> usize {
+        *self.open.borrow()
+    }
+
+    /// Closes every connection that stands; new ones are accepted. Returns when all are closed.
+    pub(crate) async fn cut(&self) {
+        self.faults.send_modify(|faults| faults.cuts += 1);
+        self.open.clone().wait_for(|open| *open == 0).await.expect("the proxy runs");
+    }
+
+    /// Accepts and reads, and passes nothing on, in either direction, until [`resume`](Self::resume).
+    pub(crate) fn stall(&self) {
+        self.faults.send_modify(|faults| faults.stall = true);
+    }
+
+    /// Refuses new connections, until [`resume`](Self::resume). Those that stand go on: see [`cut`](Self::cut).
+    pub(crate) async fn refuse(&self) {
+        self.faults.send_modify(|faults| faults.refuse = true);
+        self.listening.clone().wait_for(|up| !up).await.expect("the proxy runs");
+    }
+
+    /// As if the server were gone: refuses new connections and closes the old.
+    pub(crate) async fn down(&self) {
+        self.refuse().await;
+        self.cut().await;
+    }
+
+    /// Passes everything on this much later, each way.
+    pub(crate) fn delay(&self, delay: Duration) {
+        self.faults.send_modify(|faults| faults.delay = delay);
+    }
+
+    /// Ends all faults; what was held back is passed on.
+    pub(crate) async fn resume(&self) {
+        self.faults.send_modify(|faults| *faults = Faults { cuts: faults.cuts, ..Faults::default() });
+        self.listening.clone().wait_for(|up| *up).await.expect("the proxy runs");
+    }
+}
+
+async fn accept(
+    port: u16,
+    upstream: SocketAddr,
+    mut faults: watch::Receiver<Faults>,
+    listening: watch::Sender<bool>,
+    open: watch::Sender<usize>,
+) {
+    // Ends the connections with the proxy.
+    let stop = CancellationToken::new();
+    let _stop_with_us = stop.clone().drop_guard();
+    loop {
+        if faults.wait_for(|faults| !faults.refuse).await.is_err() {
+            return;
+        }
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("the proxy's port is ours");
+        listening.send_replace(true);
+        loop {
+            let client = tokio::select! {
+                accepted = listener.accept() => accepted,
+                refused = faults.wait_for(|faults| faults.refuse) => if refused.is_ok() { break } else { return },
+            };
+            let Ok((client, _)) = client else { continue };
+            open.send_modify(|open| *open += 1);
+            let (faults, open, stop) = (faults.clone(), open.clone(), stop.clone());
+            let born = faults.borrow().cuts;
+            tokio::spawn(async move {
+                let mut cut = faults.clone();
+                tokio::select! {
+                    () = relay(client, upstream, faults) => {}
+                    _ = cut.wait_for(|faults| faults.cuts > born) => {}
+                    () = stop.cancelled() => {}
+                }
+                open.send_modify(|open| *open -= 1);
+            });
+        }
+        drop(listener);
+        listening.send_replace(false);
+    }
+}
+
+async fn relay(client: TcpStream, upstream: SocketAddr, faults: watch::Receiver<Faults>) {
+    let Ok(server) = TcpStream::connect(upstream).await else { return };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (client_read, client_write) = client.into_split();
+    let (server_read, server_write) = server.into_split();
+    tokio::join!(pump(client_read, server_write, faults.clone()), pump(server_read, client_write, faults));
+}
+
+/// Reader and writer apart, so that a delay adds latency without taking throughput.
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut faults: watch::Receiver<Faults>) {
+    let (chunks_tx, mut chunks) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS_UNDER_WAY);
+    let delays = faults.clone();
+    let read = async move {
+        loop {
+            let mut chunk = Vec::with_capacity(64 * 1024);
+            match from.read_buf(&mut chunk).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+            let due = Instant::now() + delays.borrow().delay;
+            if chunks_tx.send((due, chunk)).await.is_err() {
+                return;
+            }
+        }
+    };
+    let write = async move {
+        while let Some((due, chunk)) = chunks.recv().await {
+            tokio::time::sleep_until(due).await;
+            if faults.wait_for(|faults| !faults.stall).await.is_err() || to.write_all(&chunk).await.is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown().await;
+    };
+    tokio::join!(read, write);
+}

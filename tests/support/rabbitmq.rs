@@ -1,0 +1,196 @@
+//! A private RabbitMQ node.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::guard::{Guarded, find_program, tail};
+use super::port;
+
+/// Where Debian keeps the scripts that do not switch to the `rabbitmq` user.
+const DEBIAN: &str = "/usr/lib/rabbitmq/bin";
+const MISSING: &str = "rabbitmq-server is not installed: run scripts/install-servers.sh";
+
+/// A node with its own name, ports, data, cookie and epmd, and no plugins unless asked for.
+#[derive(Debug)]
+pub(crate) struct RabbitMq {
+    amqp_port: u16,
+    dist_port: u16,
+    epmd_port: u16,
+    /// Before `folder`: the servers go before their files do.
+    process: Mutex<Option<Guarded>>,
+    epmd: Guarded,
+    folder: TempDir,
+}
+
+impl RabbitMq {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[], "").await
+    }
+
+    /// With plugins enabled (`rabbitmq_management`) and more lines for its `rabbitmq.conf`.
+    pub(crate) async fn start_with(plugins: &[&str], config: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("unstale-rabbitmq-").tempdir().expect("a temporary folder");
+        let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).expect("the folder is ours");
+        write("enabled_plugins", format!("[{}].\n", plugins.join(",")));
+        // The default limit is 50 MB free on the disk: a crowded test machine would block every publisher.
+        write("rabbitmq.conf", format!("disk_free_limit.absolute = 1MB\n{config}\n"));
+        let epmd_port = port::free();
+        let epmd = start_epmd(epmd_port, folder.path()).await;
+        let process = Mutex::new(None);
+        let node = Self { amqp_port: port::free(), dist_port: port::free(), epmd_port, process, epmd, folder };
+        node.launch().await;
+        node
+    }
+
+    async fn launch(&self) {
+        let log = self.folder.path().join("log");
+        let output = std::fs::File::options().create(true).append(true).open(&log).expect("the log opens");
+        let mut command = self.command("rabbitmq-server");
+        command.stdout(output.try_clone().expect("the log opens")).stderr(output);
+        let mut process = Guarded::spawn(command, Some(self.folder.path()));
+        super::wait_until(Duration::from_secs(90), "rabbitmq-server takes an AMQP connection", async || {
+            if let Some(status) = process.exited() {
+                panic!("rabbitmq-server ended at start with {status}:\n{}", tail(&log));
+            }
+            self.answers().await
+        })
+        .await;
+        *self.process.lock().unwrap() = Some(process);
+    }
+
+    async fn answers(&self) -> bool {
+        // A plain connect first: it costs nothing while the node boots.
+        if tokio::net::TcpStream::connect(("127.0.0.1", self.amqp_port)).await.is_err() {
+            return false;
+        }
+        let Ok(connection) = lapin::Connection::connect(&self.url(), lapin::ConnectionProperties::default()).await else { return false };
+        let opened = connection.create_channel().await.is_ok();
+        let _ = connection.close(200, "bye".into()).await;
+        opened
+    }
+
+    /// One of the node's own scripts, in the node's own environment.
+    fn command(&self, script: &str) -> Command {
+        let folder = |name: &str| self.folder.path().join(name);
+        let mut command = Command::new(script_path(script));
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/homebrew/sbin:/opt/homebrew/bin")
+            .env("LANG", "C.UTF-8")
+            .env("HOME", self.folder.path())
+            .env("ERL_EPMD_PORT", self.epmd_port.to_string())
+            .env("RABBITMQ_NODENAME", format!("unstale-{}@localhost", self.amqp_port))
+            .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODE_PORT", self.amqp_port.to_string())
+            .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
+            .env("RABBITMQ_MNESIA_BASE", folder("mnesia"))
+            .env("RABBITMQ_LOG_BASE", folder("logs"))
+            .env("RABBITMQ_PID_FILE", folder("pid"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", folder("enabled_plugins"))
+            .env("RABBITMQ_CONFIG_FILE", folder("rabbitmq.conf"))
+            .env("RABBITMQ_CONF_ENV_FILE", folder("no-env.conf"))
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", folder("advanced.config"))
+            // Makes the script become the Erlang VM instead of waiting on it: the pid we hold is the server's.
+            .env("RUNNING_UNDER_SYSTEMD", "true")
+            // Idle schedulers must not spin: the tests share their cores with other servers.
+            .env(
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+                "+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}",
+            );
+        command
+    }
+
+    pub(crate) fn amqp_port(&self) -> u16 {
+        self.amqp_port
+    }
+
+    pub(crate) fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.amqp_port)
+    }
+
+    /// As `guest`, who may do anything, in the default virtual host.
+    pub(crate) fn url(&self) -> String {
+        self.url_as("guest", "guest", "/")
+    }
+
+    pub(crate) fn url_as(&self, user: &str, password: &str, vhost: &str) -> String {
+        url_at(&self.addr(), user, password, vhost)
+    }
+
+    pub(crate) async fn connection(&self) -> lapin::Connection {
+        lapin::Connection::connect(&self.url(), lapin::ConnectionProperties::default()).await.expect("RabbitMQ takes a connection")
+    }
+
+    /// Runs `rabbitmqctl` against this node and returns what it printed; panics where it fails. It takes a second or two.
+    pub(crate) async fn ctl(&self, args: &[&str]) -> String {
+        let mut command = self.command("rabbitmqctl");
+        command.arg("--quiet").args(args).stdin(Stdio::null());
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("rabbitmqctl runs");
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "rabbitmqctl {}: {}\n{stdout}{stderr}", args.join(" "), output.status);
+        stdout.into_owned()
+    }
+
+    /// Adds a virtual host that `guest` may do anything in, and returns its URL.
+    pub(crate) async fn add_vhost(&self, vhost: &str) -> String {
+        self.ctl(&["add_vhost", vhost]).await;
+        self.ctl(&["set_permissions", "-p", vhost, "guest", ".*", ".*", ".*"]).await;
+        self.url_as("guest", "guest", vhost)
+    }
+
+    /// Adds a user with these permissions (regular expressions: configure, write, read) in a virtual host, and returns its URL.
+    pub(crate) async fn add_user(&self, user: &str, password: &str, vhost: &str, [configure, write, read]: [&str; 3]) -> String {
+        self.ctl(&["add_user", user, password]).await;
+        self.ctl(&["set_permissions", "-p", vhost, user, configure, write, read]).await;
+        self.url_as(user, password, vhost)
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub(crate) fn kill(&self) {
+        drop(self.process.lock().unwrap().take());
+    }
+
+    /// Kills it if it runs, and starts it again on the same ports and data.
+    pub(crate) async fn restart(&self) {
+        self.kill();
+        self.launch().await;
+    }
+
+    /// Freezes it: connections stand, nothing is answered, until [`thaw`](Self::thaw).
+    pub(crate) fn freeze(&self) {
+        self.process.lock().unwrap().as_ref().expect("RabbitMQ runs").signal("STOP");
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.process.lock().unwrap().as_ref().expect("RabbitMQ runs").signal("CONT");
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.process.lock().unwrap().as_ref().map(Guarded::pid)
+    }
+}
+
+/// An AMQP URL for `host:port`, such as a proxy's.
+pub(crate) fn url_at(addr: &str, user: &str, password: &str, vhost: &str) -> String {
+    let vhost = percent_encoding::utf8_percent_encode(vhost, percent_encoding::NON_ALPHANUMERIC);
+    format!("amqp://{user}:{password}@{addr}/{vhost}")
+}
+
+/// In the foreground and on our own port: left to itself, a node starts an epmd that outlives it.
+async fn start_epmd(port: u16, folder: &Path) -> Guarded {
+    let program = find_program("epmd", &[]).expect(MISSING);
+    let mut command = Command::new(program);
+    command.args(["-address", "127.0.0.1", "-port", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+    let epmd = Guarded::spawn(command, Some(folder));
+    super::wait_until(Duration::from_secs(10), "epmd listens", async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok())
+        .await;
+    epmd
+}
+
+fn script_path(name: &str) -> PathBuf {
+    find_program(name, &[DEBIAN]).expect(MISSING)
+}

@@ -1,0 +1,108 @@
+//! A private Redis server.
+
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use tempfile::TempDir;
+
+use super::guard::{Guarded, find_program, tail};
+use super::port;
+
+/// A `redis-server` on a port of its own, without persistence unless asked for.
+#[derive(Debug)]
+pub(crate) struct Redis {
+    port: u16,
+    args: Vec<String>,
+    /// Before `folder`: the server goes before its files do.
+    process: Mutex<Option<Guarded>>,
+    folder: TempDir,
+}
+
+impl Redis {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With more arguments, such as `["--appendonly", "yes", "--appendfsync", "always"]` for data that survives [`kill`](Self::kill).
+    pub(crate) async fn start_with(args: &[&str]) -> Self {
+        let folder = tempfile::Builder::new().prefix("unstale-redis-").tempdir().expect("a temporary folder");
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let server = Self { port: port::free(), args, process: Mutex::new(None), folder };
+        server.launch().await;
+        server
+    }
+
+    async fn launch(&self) {
+        let program = find_program("redis-server", &[]).expect("redis-server is not installed: run scripts/install-servers.sh");
+        let log = self.folder.path().join("log");
+        let output = std::fs::File::options().create(true).append(true).open(&log).expect("the log opens");
+        let mut command = Command::new(program);
+        command
+            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", "", "--appendonly", "no", "--dir"])
+            .arg(self.folder.path())
+            .args(&self.args)
+            .stdout(output)
+            .stderr(Stdio::null());
+        let mut process = Guarded::spawn(command, Some(self.folder.path()));
+        super::wait_until(Duration::from_secs(20), "redis-server answers PING", async || {
+            if let Some(status) = process.exited() {
+                panic!("redis-server ended at start with {status}:\n{}", tail(&log));
+            }
+            let Ok(mut connection) = self.client().get_multiplexed_async_connection().await else { return false };
+            redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
+        })
+        .await;
+        *self.process.lock().unwrap() = Some(process);
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.db_url(0)
+    }
+
+    /// Redis has databases 0 to 15.
+    pub(crate) fn db_url(&self, db: u8) -> String {
+        format!("redis://127.0.0.1:{}/{db}", self.port)
+    }
+
+    pub(crate) fn client(&self) -> redis::Client {
+        redis::Client::open(self.url()).expect("the URL is ours")
+    }
+
+    pub(crate) async fn connection(&self) -> MultiplexedConnection {
+        self.client().get_multiplexed_async_connection().await.expect("Redis takes a connection")
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub(crate) fn kill(&self) {
+        drop(self.process.lock().unwrap().take());
+    }
+
+    /// Kills it if it runs, and starts it again on the same port and folder.
+    pub(crate) async fn restart(&self) {
+        self.kill();
+        self.launch().await;
+    }
+
+    /// Freezes it: connections stand, nothing is answered, until [`thaw`](Self::thaw).
+    pub(crate) fn freeze(&self) {
+        self.process.lock().unwrap().as_ref().expect("Redis runs").signal("STOP");
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.process.lock().unwrap().as_ref().expect("Redis runs").signal("CONT");
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.process.lock().unwrap().as_ref().map(Guarded::pid)
+    }
+}

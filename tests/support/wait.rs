@@ -1,0 +1,27 @@
+//! Bounded waits on a condition, instead of sleeps.
+
+use std::time::{Duration, Instant};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Waits until `condition` holds; panics after `deadline`, naming what was awaited.
+pub(crate) async fn wait_until(deadline: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    wait_for(deadline, what, async || condition().await.then_some(())).await;
+}
+
+/// Waits until `probe` gives a value, and returns it; panics after `deadline`, naming what was awaited.
+pub(crate) async fn wait_for<T>(deadline: Duration, what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let left = deadline.saturating_sub(start.elapsed());
+        // The probe is bounded too: one that hangs would hide what it waits for.
+        if let Ok(Some(value)) = tokio::time::timeout(left.max(LONGEST_PAUSE), probe()).await {
+            return value;
+        }
+        assert!(start.elapsed() < deadline, "after {deadline:?} still not so: {what}");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}

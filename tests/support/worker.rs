@@ -1,0 +1,144 @@
+//! The real worker: the binary that users run.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::guard::Guarded;
+use super::{port, wait_for, wait_until};
+
+/// `unstale run`, with no environment but what the test gives. Dropped, it is killed.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    process: Guarded,
+    http_port: u16,
+    stderr: Arc<Mutex<String>>,
+}
+
+impl Worker {
+    /// Starts it without waiting for anything. `UNSTALE_HTTP_ADDR` is a free port unless the test names one.
+    pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
+        let http_port = port::free();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_unstale"));
+        command
+            .arg("run")
+            .env_clear()
+            .env("UNSTALE_HTTP_ADDR", format!("127.0.0.1:{http_port}"))
+            .envs(settings.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut process = Guarded::spawn(command, None);
+        let lines = BufReader::new(process.child().stderr.take().expect("stderr is piped"));
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let buffer = Arc::clone(&stderr);
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                let mut buffer = buffer.lock().unwrap();
+                buffer.push_str(&line);
+                buffer.push('\n');
+            }
+        });
+        Self { process, http_port, stderr }
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(crate) async fn start_ready(settings: &[(&str, &str)]) -> Self {
+        let mut worker = Self::start(settings);
+        worker.wait_ready().await;
+        worker
+    }
+
+    /// Waits for 200 of `/readyz`; panics with its log where it ends instead, or is not ready within 30 s.
+    pub(crate) async fn wait_ready(&mut self) {
+        let stderr = Arc::clone(&self.stderr);
+        let start = std::time::Instant::now();
+        wait_until(Duration::from_secs(40), "the worker is ready", async || {
+            if let Some(status) = self.process.exited() {
+                panic!("the worker ended with {status}:\n{}", stderr.lock().unwrap());
+            }
+            assert!(start.elapsed() < Duration::from_secs(30), "the worker is not ready after 30 s:\n{}", stderr.lock().unwrap());
+            matches!(self.get("/readyz").await, Some((200, _)))
+        })
+        .await;
+    }
+
+    /// What it logged so far.
+    pub(crate) fn stderr(&self) -> String {
+        self.stderr.lock().unwrap().clone()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Status and body of a path of its HTTP address; `None` where nothing answers.
+    pub(crate) async fn get(&self, path: &str) -> Option<(u16, String)> {
+        http_get(&format!("127.0.0.1:{}", self.http_port), path).await
+    }
+
+    pub(crate) async fn metrics(&self) -> Metrics {
+        let (status, body) = self.get("/metrics").await.unwrap_or_else(|| panic!("/metrics does not answer:\n{}", self.stderr()));
+        assert_eq!(status, 200, "/metrics: {body}");
+        Metrics::parse(&body)
+    }
+
+    /// SIGTERM, and waits for the end; panics where it takes longer than 40 s.
+    pub(crate) async fn terminate(mut self) -> ExitStatus {
+        self.process.signal("TERM");
+        self.wait_exit(Duration::from_secs(40)).await
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
+    /// Waits for it to end by itself.
+    pub(crate) async fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
+        wait_for(deadline, "the worker ends", async || self.process.exited()).await
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub(crate) fn kill(mut self) {
+        self.process.kill();
+    }
+}
+
+/// What `/metrics` said: each series as written (`name{label="value"}`) and its value.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Metrics(pub(crate) BTreeMap<String, f64>);
+
+impl Metrics {
+    pub(crate) fn parse(text: &str) -> Self {
+        let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        });
+        Self(series.collect())
+    }
+
+    /// The sum of the series of this name that carry all these labels; 0 where there is none.
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let wanted: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+        let matching = self.0.iter().filter(|(series, _)| {
+            let (series_name, series_labels) = series.split_once('{').unwrap_or((series, ""));
+            series_name == name && wanted.iter().all(|label| series_labels.contains(label.as_str()))
+        });
+        matching.map(|(_, value)| value).sum()
+    }
+}
+
+/// A plain HTTP/1.1 GET.
+pub(crate) async fn http_get(addr: &str, path: &str) -> Option<(u16, String)> {
+    let mut stream = tokio::net::TcpStream::connect(addr).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
+}
