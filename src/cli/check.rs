@@ -1,19 +1,22 @@
 //! `unstale check [DIR]`
 
+use std::collections::BTreeSet;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::json;
 
-use super::{CommandError, Exit};
+use super::{CommandError, Exit, configure};
+use crate::config::{RegistryConfig, Scope};
+use crate::registry::{LoadOptions, Loaded, MissingVars, Problem, Registry, Severity, file_schema, run_examples};
 
-/// Checks every schema file of a directory and runs the examples in them. Every problem is told at once, as `file:line:column: message`.
+/// Check schema files and run their examples; needs no server
 ///
-///   unstale check
-///   unstale check ./schemas && git push
-///
-/// Exits with 64 where there is a problem or an example fails; warnings alone are 0.
+/// Every problem is told at once, as `file:line:column: message`, with what to do about it. Exits with 64 where there is a problem or an
+/// example fails; warnings alone are 0.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct CheckArgs {
     /// The directory; without it, UNSTALE_SCHEMAS
     dir: Option<PathBuf>,
@@ -25,6 +28,138 @@ pub struct CheckArgs {
     json: bool,
 }
 
-pub(super) fn run(_args: &CheckArgs) -> Result<Exit, CommandError> {
-    Err(CommandError::internal("not built in yet"))
+const EXAMPLES: &str = "\
+Examples:
+
+  unstale check
+  unstale check ./schemas && git push
+  unstale check --print-schema > registry.schema.json";
+
+pub(super) fn run(args: &CheckArgs) -> Result<Exit, CommandError> {
+    if args.print_schema {
+        writeln!(io::stdout(), "{:#}", file_schema())?;
+        return Ok(Exit::Clean);
+    }
+    let mut config = configure(Scope::Offline)?.registry;
+    if let Some(dir) = &args.dir {
+        config.schemas.clone_from(dir);
+    }
+    let findings = Findings::of(config);
+    if args.json {
+        writeln!(io::stdout(), "{}", findings.json())?;
+    } else {
+        let mut err = io::stderr().lock();
+        for problem in &findings.problems {
+            writeln!(err, "{problem}")?;
+        }
+        writeln!(io::stdout(), "{}", findings.summary())?;
+    }
+    Ok(if findings.is_ok() { Exit::Clean } else { Exit::Usage })
+}
+
+/// What `plan` and `check` load: a variable without a value is only warned of.
+pub(super) fn offline(config: RegistryConfig) -> LoadOptions {
+    LoadOptions {
+        schemas: config.schemas,
+        key_prefix: config.key_prefix,
+        vars: config.vars,
+        max_keys_per_event: config.max_keys_per_event,
+        missing_vars: MissingVars::Warn,
+    }
+}
+
+/// What a registry holds; nothing of it where it did not load.
+#[derive(Default)]
+struct Counts {
+    files: usize,
+    events: usize,
+    effects: usize,
+    examples: usize,
+}
+
+struct Findings {
+    counts: Option<Counts>,
+    problems: Vec<Problem>,
+}
+
+impl Findings {
+    fn of(config: RegistryConfig) -> Self {
+        match Registry::load(&offline(config)) {
+            Ok(loaded) => {
+                let failed = run_examples(&loaded);
+                let counts = Some(Counts::of(&loaded));
+                Self { counts, problems: loaded.warnings.into_iter().chain(failed).collect() }
+            }
+            Err(problems) => Self { counts: None, problems: problems.0 },
+        }
+    }
+
+    fn of_severity(&self, severity: Severity) -> usize {
+        self.problems.iter().filter(|problem| problem.severity == severity).count()
+    }
+
+    fn is_ok(&self) -> bool {
+        self.counts.is_some() && self.of_severity(Severity::Error) == 0
+    }
+
+    fn summary(&self) -> String {
+        let mut verdict = match self.of_severity(Severity::Error) {
+            0 => "ok".to_owned(),
+            problems => count(problems, "problem"),
+        };
+        match self.of_severity(Severity::Warning) {
+            0 => {}
+            warnings => verdict = format!("{verdict}, {}", count(warnings, "warning")),
+        }
+        match &self.counts {
+            None => format!("not loaded: {verdict}"),
+            Some(Counts { files, events, effects, examples }) => format!(
+                "{}, {}, {}, {}: {verdict}",
+                count(*files, "file"),
+                count(*events, "event"),
+                count(*effects, "effect"),
+                count(*examples, "example")
+            ),
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let counts = self
+            .counts
+            .as_ref()
+            .map(|counts| json!({"files": counts.files, "events": counts.events, "effects": counts.effects, "examples": counts.examples}));
+        let problems: Vec<_> = self.problems.iter().map(problem).collect();
+        json!({"ok": self.is_ok(), "counts": counts, "problems": problems})
+    }
+}
+
+impl Counts {
+    fn of(loaded: &Loaded) -> Self {
+        let entries = &loaded.registry.entries;
+        Self {
+            files: entries.iter().map(|entry| &entry.file).collect::<BTreeSet<_>>().len(),
+            events: entries.len(),
+            effects: loaded.registry.rules.len(),
+            examples: loaded.examples.len(),
+        }
+    }
+}
+
+fn problem(problem: &Problem) -> serde_json::Value {
+    let place = |number: u32| (number > 0).then_some(number);
+    json!({
+        "file": problem.file,
+        "line": place(problem.line),
+        "column": place(problem.column),
+        "severity": match problem.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        },
+        "message": problem.message,
+        "hint": problem.hint,
+    })
+}
+
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use super::{Cli, CommandError, Exit};
 
-/// Prints a script that completes commands and options.
+/// Print completions for a shell
 ///
 /// For bash: `unstale completions bash > /etc/bash_completion.d/unstale`
 #[derive(Debug, Args)]

@@ -32,15 +32,10 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the worker: events in, cache right
     Run(run::RunArgs),
-    /// Check schema files and run their examples; needs no server
     Check(check::CheckArgs),
-    /// Show what events would do to the cache; needs no server
     Plan(plan::PlanArgs),
-    /// Publish an event, and wait until the broker has it
     Publish(publish::PublishArgs),
-    /// Print completions for a shell
     Completions(completions::CompletionsArgs),
 }
 
@@ -55,10 +50,17 @@ Settings come from the environment alone; these are the ones to begin with:
   UNSTALE_LOG          info; also off, error, warn, debug, or by target
   UNSTALE_HTTP_ADDR    127.0.0.1:9477; /livez, /readyz, /metrics; or off
 
-A value may stand in a file: UNSTALE_AMQP_URL_FILE=/run/secrets/amqp. docs/OPERATIONS.md has them all.
+A value may stand in a file: UNSTALE_AMQP_URL_FILE=/run/secrets/amqp.
+docs/OPERATIONS.md has all settings.
 
-Exit codes: 0 done; 1 the answer is no; 64 bad usage, settings or schema files; 69 a server refused us or is out of reach;
-70 a bug; 75 stopped before all was settled.";
+Exit codes:
+
+  0   done
+  1   the answer is no
+  64  bad usage, settings or schema files
+  69  a server refused us, or is out of reach
+  70  a bug
+  75  stopped before all was settled";
 
 /// Runs the command that the arguments name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
@@ -109,6 +111,7 @@ mod tests {
     #[test]
     fn help_is_worth_reading() {
         let mut root = Cli::command();
+        root.build();
         let mut all = root.render_long_help().to_string();
         for command in root.get_subcommands_mut() {
             let help = command.render_long_help();

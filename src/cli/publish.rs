@@ -2,27 +2,33 @@
 
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+use indicatif::ProgressBar;
 
 use super::{CommandError, Exit, configure};
-use crate::config::Scope;
-use crate::event::Json;
+use crate::broker::{BrokerError, Outgoing, PublishError, Publisher};
+use crate::config::{AmqpConfig, Scope};
 use crate::event::json::{JsonKind, write_string};
 use crate::event::line::{OwnedMessage, OwnedProperties};
+use crate::event::{Decoded, Json, decode};
 
-/// Publishes an event and waits until the broker has taken it. An event that no queue is bound for is an error.
+/// How long a broker that does not answer is waited for.
+const REACH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two attempts to reach it.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Events published before progress is shown again.
+const CHUNK: usize = 500;
+
+/// Publish an event, and wait until the broker has it
 ///
-/// DATA is a JSON object, read from stdin where it is left out:
-///
-///   unstale publish user.updated '{"id":42}'
-///   jq -c .user dump.json | unstale publish user.updated
-///
-/// Many at once, in the form that `unstale plan` reads; a line that is no whole message is published with its `type` as routing key:
-///
-///   unstale publish --file events.jsonl
+/// DATA is a JSON object, read from stdin where it is left out. With --file, many at once, in the form that `unstale plan` reads: whole
+/// messages go where they say, any other line goes by its `type`. Exits with 1 where no queue is bound for an event.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct PublishArgs {
     /// The event's type, and the routing key
     #[arg(required_unless_present = "file", conflicts_with = "file", value_name = "TYPE")]
@@ -53,6 +59,13 @@ pub struct PublishArgs {
     dry_run: bool,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+
+  unstale publish user.updated '{\"id\":42}'
+  jq -c .user dump.json | unstale publish user.updated
+  unstale publish --file events.jsonl";
+
 pub(super) fn run(args: &PublishArgs) -> Result<Exit, CommandError> {
     let config = configure(Scope::All)?;
     let messages = match &args.file {
@@ -68,7 +81,60 @@ pub(super) fn run(args: &PublishArgs) -> Result<Exit, CommandError> {
         writeln!(io::stderr(), "would publish {count} event{}", if count == 1 { "" } else { "s" })?;
         return Ok(Exit::Clean);
     }
-    Err(CommandError::internal("publishing is not built in yet: --dry-run prints what would be published"))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CommandError::internal)?;
+    runtime.block_on(publish(&config.amqp, &messages))
+}
+
+/// Publishes all of them; the answer is no where one could not be routed.
+async fn publish(config: &AmqpConfig, messages: &[OwnedMessage]) -> Result<Exit, CommandError> {
+    let mut publisher = connect(config).await?;
+    let progress = if messages.len() > CHUNK { ProgressBar::new(messages.len() as u64) } else { ProgressBar::hidden() };
+    let (mut published, mut unroutable) = (0, 0);
+    let mut failed = None;
+    'all: for chunk in messages.chunks(CHUNK) {
+        let outgoing = chunk.iter().map(Outgoing::of).collect::<Result<Vec<_>, _>>().map_err(CommandError::usage)?;
+        for (message, result) in chunk.iter().zip(publisher.publish_all(&outgoing).await) {
+            match result {
+                Ok(()) => published += 1,
+                Err(PublishError::Returned(_)) => {
+                    unroutable += 1;
+                    let (key, exchange) = (&message.routing_key, &message.exchange);
+                    writeln!(io::stderr(), "unstale: no queue is bound to exchange {exchange:?} for routing key {key:?}")?;
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    break 'all;
+                }
+            }
+            progress.inc(1);
+        }
+    }
+    progress.finish_and_clear();
+    publisher.close().await;
+    writeln!(io::stderr(), "published {published} of {} event{}", messages.len(), if messages.len() == 1 { "" } else { "s" })?;
+    match failed {
+        Some(error @ PublishError::Unsendable(_)) => Err(CommandError::usage(error)),
+        Some(error) => Err(CommandError::unavailable(error)),
+        None if unroutable > 0 => Ok(Exit::No),
+        None => Ok(Exit::Clean),
+    }
+}
+
+async fn connect(config: &AmqpConfig) -> Result<Publisher, CommandError> {
+    let deadline = tokio::time::Instant::now() + REACH_TIMEOUT;
+    let mut last = format!("RabbitMQ gave no answer within {} s", REACH_TIMEOUT.as_secs());
+    loop {
+        match tokio::time::timeout_at(deadline, Publisher::connect(config)).await {
+            Ok(Ok(publisher)) => return Ok(publisher),
+            Ok(Err(error @ BrokerError::Settings(_))) => return Err(CommandError::usage(error)),
+            Ok(Err(error)) if error.is_final() => return Err(CommandError::unavailable(error)),
+            Ok(Err(error)) => last = error.to_string(),
+            Err(_) => return Err(CommandError::unavailable(last)),
+        }
+        if tokio::time::timeout_at(deadline, tokio::time::sleep(RETRY_AFTER)).await.is_err() {
+            return Err(CommandError::unavailable(last));
+        }
+    }
 }
 
 fn read(name: &str, path: &PathBuf) -> Result<String, CommandError> {
@@ -106,7 +172,7 @@ fn from_args(args: &PublishArgs, exchange: &str) -> Result<OwnedMessage, Command
     }
     body.push('}');
     check_routing_key(event_type)?;
-    Ok(OwnedMessage {
+    let message = OwnedMessage {
         exchange: exchange.to_owned(),
         routing_key: event_type.to_owned(),
         properties: OwnedProperties {
@@ -117,7 +183,16 @@ fn from_args(args: &PublishArgs, exchange: &str) -> Result<OwnedMessage, Command
         },
         body: body.into_bytes(),
         ..OwnedMessage::default()
-    })
+    };
+    // What no worker would take as it is meant is better refused here: a type that is ours, a time that is none.
+    match decode(&message.message(), usize::MAX) {
+        Err(problem) => return Err(CommandError::usage(problem)),
+        Ok(Decoded::Event(event)) if args.time.is_some() && event.time.is_none() => {
+            return Err(CommandError::usage("--time: expected RFC 3339, such as 2026-01-31T12:00:00Z"));
+        }
+        Ok(_) => {}
+    }
+    Ok(message)
 }
 
 fn object<'t>(what: &str, text: &'t str) -> Result<&'t str, CommandError> {
@@ -189,6 +264,9 @@ mod tests {
         for (data, part) in [("", "not JSON"), ("[1]", "not a JSON object"), ("{", "not JSON")] {
             let error = from_args(&args(&["user.updated", data]), "events").unwrap_err();
             assert!(error.exit == Exit::Usage && error.message.starts_with("DATA: ") && error.message.contains(part), "{error}");
+        }
+        for line in [&["a.b", "{}", "--time", "yesterday"][..], &["unstale.x", "{}"]] {
+            assert_eq!(from_args(&args(line), "events").unwrap_err().exit, Exit::Usage, "{line:?}");
         }
         assert!(Cli::try_parse_from(["unstale", "publish"]).is_err(), "neither a type nor a file");
         assert!(Cli::try_parse_from(["unstale", "publish", "a", "--file", "f"]).is_err(), "both");

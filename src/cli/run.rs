@@ -12,19 +12,24 @@ use crate::registry::{LoadOptions, Problems, Registry, run_examples};
 use crate::telemetry::Metrics;
 use crate::worker::{self, Ended, Signals, StartError};
 
-/// Runs the worker until SIGTERM or SIGINT: consumes events, applies their effects to Redis, and acknowledges them once they hold.
+/// Run the worker: events in, cache right
 ///
-/// A worker waits for servers that are not there yet, picks up changed schema files by itself, and on a signal settles what it has in hand
-/// within UNSTALE_SHUTDOWN_GRACE. Start more of them to go faster: workers with the same UNSTALE_QUEUE share the work.
-///
-///   UNSTALE_SCHEMAS=./schemas unstale run
+/// Consumes events until SIGTERM or SIGINT, applies their effects to Redis, and acknowledges them once they hold. It waits for servers that
+/// are not there yet, picks up changed schema files by itself, and on a signal settles what it has in hand within UNSTALE_SHUTDOWN_GRACE.
+/// Workers with the same UNSTALE_QUEUE share the work: start more of them to go faster.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct RunArgs {}
+
+const EXAMPLES: &str = "\
+Examples:
+
+  UNSTALE_SCHEMAS=./schemas unstale run
+  curl -s http://127.0.0.1:9477/readyz";
 
 pub(super) fn run(_args: &RunArgs) -> Result<Exit, CommandError> {
     let config = configure(Scope::All)?;
-    info!(version = env!("CARGO_PKG_VERSION"), "starting: {}", config.describe());
+    info!(version = env!("CARGO_PKG_VERSION"), settings = %config.describe(), "starting");
     let registry = load(&config)?;
     // One thread for the lanes, one for what surrounds them: lapin has threads of its own.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(CommandError::internal)?;

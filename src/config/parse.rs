@@ -64,6 +64,7 @@ impl Environment {
             redis: redis(&mut checker, &raw),
         };
         cross_check(&mut checker, &config);
+        checker.problems.sort_by(|a, b| a.setting.cmp(&b.setting));
         if checker.problems.is_empty() { Ok((config, checker.warnings)) } else { Err(ConfigProblems(checker.problems)) }
     }
 }
@@ -364,7 +365,7 @@ fn log_directives(text: &str) -> Result<String, Expected> {
         .split(',')
         .map(str::trim)
         .all(|directive| directive.contains(['=', '[']) || directive.parse::<tracing::level_filters::LevelFilter>().is_ok());
-    if !bare_words_are_levels || tracing_subscriber::EnvFilter::builder().parse(text).is_err() {
+    if text.is_empty() || !bare_words_are_levels || tracing_subscriber::EnvFilter::builder().parse(text).is_err() {
         return Err(EXPECTED.to_owned());
     }
     Ok(text.to_owned())

@@ -1,1 +1,152 @@
+//! The program itself: what it prints, and how it exits.
 
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+const SCHEMA: &str = r#"
+events:
+  user.updated:
+    data:
+      type: object
+      required: [id]
+      properties: { id: { type: integer } }
+    effects:
+      - delete: "user:{id}"
+      - invalidate_tags: "users"
+        when: changed("name")
+    examples:
+      - data: { id: 7 }
+        expect: ["delete user:7", "invalidate_tags users"]
+"#;
+
+fn registry(schema: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("user.yaml"), schema).unwrap();
+    dir
+}
+
+fn unstale(args: &[&str], settings: &[(&str, &str)], stdin: &str) -> (i32, String, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_unstale"))
+        .args(args)
+        .env_clear()
+        .envs(settings.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that ends without reading closes its end.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+    (status.code().unwrap(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+fn schemas(dir: &Path) -> [(&'static str, &str); 2] {
+    [("UNSTALE_SCHEMAS", dir.to_str().unwrap()), ("UNSTALE_KEY_PREFIX", "eu:")]
+}
+
+#[test]
+fn check_counts_what_is_good() {
+    let dir = registry(SCHEMA);
+    let (code, out, err) = unstale(&["check", dir.path().to_str().unwrap()], &[], "");
+    assert_eq!((code, out.as_str()), (0, "1 file, 1 event, 2 effects, 1 example: ok\n"), "{err}");
+}
+
+#[test]
+fn check_tells_every_problem_and_exits_with_64() {
+    let dir = registry(&SCHEMA.replace("delete user:7", "delete user:8"));
+    std::fs::write(dir.path().join("b.yaml"), "events: { a.b: { effects: [ { remove: x } ] } }").unwrap();
+    let (code, out, err) = unstale(&["check", dir.path().to_str().unwrap()], &[], "");
+    assert_eq!(code, 64);
+    assert!(err.contains("b.yaml:1:") && out.starts_with("not loaded: "), "{out}{err}");
+    std::fs::remove_file(dir.path().join("b.yaml")).unwrap();
+    let (code, out, err) = unstale(&["check", dir.path().to_str().unwrap()], &[], "");
+    assert_eq!(code, 64);
+    assert!(err.contains("user.yaml:") && err.contains("delete user:8"), "{err}");
+    assert_eq!(out, "1 file, 1 event, 2 effects, 1 example: 1 problem\n");
+    let (code, out, _) = unstale(&["check", "--json"], &schemas(dir.path()), "");
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &found["ok"], found["problems"].as_array().unwrap().len()), (64, &false.into(), 1), "{out}");
+}
+
+#[test]
+fn the_schema_of_schema_files_is_json() {
+    let (code, out, _) = unstale(&["check", "--print-schema"], &[], "");
+    assert_eq!(code, 0);
+    assert!(serde_json::from_str::<serde_json::Value>(&out).unwrap()["properties"]["events"].is_object());
+}
+
+#[test]
+fn plan_shows_targets_with_the_prefix_and_says_no_for_a_dead_letter() {
+    let dir = registry(SCHEMA);
+    let good = r#"{"type":"user.updated","id":"e","data":{"id":42,"name":"a"},"previous":{"name":"a"}}"#;
+    let (code, out, err) = unstale(&["plan", "--json"], &schemas(dir.path()), good);
+    assert_eq!(code, 0, "{err}");
+    let plan: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(plan["effects"], serde_json::json!([{"verb": "delete", "target": "eu:user:42", "rule": "user.yaml#user.updated/0"}]));
+    assert!(plan["error"].is_null());
+    let (code, out, _) = unstale(&["plan"], &schemas(dir.path()), good);
+    assert_eq!(code, 0);
+    insta::assert_snapshot!(out);
+    let (code, out, _) = unstale(&["plan", "--json", "-"], &schemas(dir.path()), "{\"type\":\"user.updated\",\"data\":{}}\nnot json\n");
+    assert_eq!(code, 1);
+    assert!(out.contains("invalid_data") && out.contains("\"effects\":[],\"error\":{\"reason\":\"malformed\""), "{out}");
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let dir = registry(SCHEMA);
+    let events = "{\"type\":\"user.updated\",\"data\":{\"id\":1}}\n".repeat(20_000);
+    let file = dir.path().join("events.jsonl");
+    std::fs::write(&file, events).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_unstale"))
+        .args(["plan", file.to_str().unwrap()])
+        .env_clear()
+        .envs(schemas(dir.path()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+}
+
+#[test]
+fn bad_usage_and_bad_settings_are_64() {
+    for args in [&[][..], &["walk"], &["plan", "--yaml"], &["publish"], &["plan", "/no/such/file"]] {
+        let dir = registry(SCHEMA);
+        let (code, out, err) = unstale(args, &schemas(dir.path()), "");
+        assert_eq!((code, out.as_str()), (64, ""), "{args:?}");
+        assert!(!err.is_empty());
+    }
+    let (code, _, err) = unstale(&["publish", "a.b", "{}"], &[("UNSTALE_PREFETCH", "hunter2"), ("UNSTALE_LOG", "hunter2")], "");
+    assert_eq!(code, 64);
+    assert!(err.contains("2 settings cannot be used") && err.contains("UNSTALE_PREFETCH") && !err.contains("hunter2"), "{err}");
+}
+
+#[test]
+fn help_version_and_completions_are_0() {
+    for args in [&["--help"][..], &["-h"], &["--version"], &["run", "--help"], &["completions", "bash"], &["completions", "fish"]] {
+        let (code, out, err) = unstale(args, &[], "");
+        assert!(code == 0 && !out.is_empty() && err.is_empty(), "{args:?}: {err}");
+    }
+    assert_eq!(unstale(&["--version"], &[], "").1, concat!("unstale ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+fn a_dry_run_prints_what_plan_reads() {
+    let dir = registry(SCHEMA);
+    let (code, line, err) = unstale(&["publish", "user.updated", "--dry-run", "--id", "e1"], &[], "{\"id\":7}");
+    assert_eq!(code, 0, "{err}");
+    let (code, out, _) = unstale(&["plan", "--json"], &schemas(dir.path()), &line);
+    assert!(code == 0 && out.contains("\"target\":\"eu:user:7\"") && out.contains("\"id\":\"e1\""), "{out}");
+}
+
+#[test]
+fn a_broker_out_of_reach_is_69() {
+    // Nothing listens on port 1 of a machine that runs tests.
+    let (code, _, err) = unstale(&["publish", "a.b", "{}"], &[("UNSTALE_AMQP_URL", "amqp://127.0.0.1:1")], "");
+    assert!(code == 69 && err.contains("RabbitMQ"), "{code}: {err}");
+}

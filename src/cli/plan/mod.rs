@@ -4,29 +4,25 @@ mod json;
 mod text;
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{CommandError, Exit};
-use crate::config::UnknownPolicy;
+use super::check::offline;
+use super::{CommandError, Exit, configure};
+use crate::config::{Scope, UnknownPolicy};
 use crate::event::line::OwnedMessage;
 use crate::event::{Decoded, Event, decode};
 use crate::reason::Reason;
-use crate::registry::{Effect, Explanation, Failure, Matched, Note, Resolution, RuleName};
+use crate::registry::{Effect, Explanation, Failure, Matched, Note, Registry, Resolution, RuleName};
 
-/// Reads events, one JSON object a line, and prints what each would do to the cache. Nothing is changed and no server is asked.
+/// Show what events would do to the cache; needs no server
 ///
-/// A line with `body` (or `body_base64`) and otherwise only `exchange`, `routing_key`, `headers` and `properties` is a whole message; any
-/// other line is the body of one.
-///
-///   echo '{"type":"user.updated","data":{"id":42}}' | unstale plan
-///   unstale plan --json events.jsonl | jq -r '.effects[].target'
-///
-/// Exits with 1 where an event would end in the dead-letter queue.
+/// Reads events, one JSON object a line. A line with `body` (or `body_base64`) and otherwise only `exchange`, `routing_key`, `headers` and
+/// `properties` is a whole message; any other line is the body of one. Exits with 1 where an event would end in the dead-letter queue.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct PlanArgs {
     /// Files of events, `-` for stdin
     #[arg(default_value = "-")]
@@ -35,6 +31,12 @@ pub struct PlanArgs {
     #[arg(long)]
     json: bool,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+
+  echo '{\"type\":\"user.updated\",\"data\":{\"id\":42}}' | unstale plan
+  unstale plan --json events.jsonl | jq -r '.effects[].target'";
 
 /// What one line turned out to be, and what it would do.
 struct Plan<'e> {
@@ -135,8 +137,22 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
     }
 }
 
-pub(super) fn run(_args: &PlanArgs) -> Result<Exit, CommandError> {
-    Err(CommandError::internal("not built in yet"))
+pub(super) fn run(args: &PlanArgs) -> Result<Exit, CommandError> {
+    let config = configure(Scope::Offline)?;
+    let loaded = Registry::load(&offline(config.registry)).map_err(CommandError::usage)?;
+    for warning in &loaded.warnings {
+        writeln!(io::stderr(), "{warning}")?;
+    }
+    let planner = Planner {
+        rules: &loaded.registry.rules,
+        explain: |event: &Event<'_>| loaded.registry.explain(event),
+        unknown: config.unknown,
+        max_body_bytes: config.max_body_bytes,
+        json: args.json,
+    };
+    let mut out = BufWriter::new(io::stdout().lock());
+    let all_good = planner.files(&args.files, &mut out)?;
+    Ok(if all_good { Exit::Clean } else { Exit::No })
 }
 
 #[cfg(test)]
