@@ -14,3 +14,4 @@ pub mod reason;
 pub mod registry;
 pub mod telemetry;
 pub mod warm;
+pub mod worker;

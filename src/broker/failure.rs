@@ -54,7 +54,8 @@ pub struct SessionEnded {
 }
 
 impl SessionEnded {
-    pub(super) fn new(cause: impl Into<Arc<str>>) -> Self {
+    /// Ended for that cause.
+    pub fn new(cause: impl Into<Arc<str>>) -> Self {
         Self { cause: cause.into(), unreadable: false }
     }
 

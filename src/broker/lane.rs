@@ -88,6 +88,11 @@ impl Lane {
         self.consumer.is_some()
     }
 
+    /// Whether something had arrived when the consumer was cancelled that [`next_batch`](Self::next_batch) has not given out.
+    pub fn has_left_over(&self) -> bool {
+        !self.left_over.is_empty()
+    }
+
     /// Waits for a delivery, and gives it with what else has arrived, `max` at most; never waits for more. Without a consumer it waits for
     /// the end of the session. Nothing is lost when the future is dropped.
     ///

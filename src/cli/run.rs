@@ -1,10 +1,16 @@
 //! `unstale run`
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
 
 use super::{CommandError, Exit, configure};
-use crate::config::Scope;
-use crate::registry::{LoadOptions, MissingVars, Registry};
+use crate::config::{Config, Scope};
+use crate::http::{self, Readiness};
+use crate::registry::{LoadOptions, Problems, Registry, run_examples};
+use crate::telemetry::Metrics;
+use crate::worker::{self, Ended, Signals, StartError};
 
 /// Run the worker: events in, cache right
 ///
@@ -23,15 +29,76 @@ Examples:
 
 pub(super) fn run(_args: &RunArgs) -> Result<Exit, CommandError> {
     let config = configure(Scope::All)?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), settings = %config.describe(), "starting");
-    let loaded = Registry::load(&LoadOptions {
-        schemas: config.registry.schemas.clone(),
-        key_prefix: config.registry.key_prefix.clone(),
-        vars: config.registry.vars.clone(),
-        max_keys_per_event: config.registry.max_keys_per_event,
-        missing_vars: MissingVars::Refuse,
-    })
-    .map_err(CommandError::usage)?;
-    tracing::info!(digest = loaded.registry.digest, rules = loaded.registry.rules.len(), "registry loaded");
-    Err(CommandError::internal("the worker is not built in yet"))
+    info!(version = env!("CARGO_PKG_VERSION"), "starting: {}", config.describe());
+    let registry = load(&config)?;
+    // One thread for the lanes, one for what surrounds them: lapin has threads of its own.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(CommandError::internal)?;
+    let ended = runtime.block_on(serve(config, registry));
+    // A load that does not end must not hold up the end.
+    runtime.shutdown_background();
+    ended
+}
+
+/// The registry, with examples that hold: rules that fail their own tests are not run.
+fn load(config: &Config) -> Result<Registry, CommandError> {
+    let loaded = Registry::load(&LoadOptions::for_run(&config.registry)).map_err(CommandError::usage)?;
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    let failing = run_examples(&loaded);
+    if !failing.is_empty() {
+        return Err(CommandError::usage(Problems(failing)));
+    }
+    let registry = loaded.registry;
+    info!(digest = registry.digest(), entries = registry.entries().len(), rules = registry.rules().len(), "registry loaded");
+    Ok(registry)
+}
+
+async fn serve(config: Config, registry: Registry) -> Result<Exit, CommandError> {
+    let (metrics, readiness, signals) = (Metrics::new(), Readiness::new(), Signals::default());
+    // Nothing looks yet whether Redis lost writes.
+    readiness.set_healed(Ok(()));
+    listen_for_signals(&signals)?;
+    let served = match config.http_addr {
+        Some(addr) => {
+            let listener = http::bind(addr).await.map_err(CommandError::usage)?;
+            Some(tokio::spawn(http::serve(listener, readiness.clone(), metrics.clone(), signals.cut.clone())))
+        }
+        None => None,
+    };
+    let ended = worker::run(config, registry, metrics, readiness, signals.clone()).await;
+    signals.cut.cancel();
+    close(served).await;
+    match ended {
+        Ok(Ended::Clean) => Ok(Exit::Clean),
+        Ok(Ended::Cut) => Ok(Exit::Unfinished),
+        Err(error @ (StartError::Broker(_) | StartError::Redis(_))) => Err(CommandError::unavailable(error)),
+        Err(error @ (StartError::Cache(_) | StartError::Loaders(_))) => Err(CommandError::usage(error)),
+    }
+}
+
+async fn close(served: Option<JoinHandle<std::io::Result<()>>>) {
+    if let Some(served) = served
+        && let Ok(Err(error)) = served.await
+    {
+        warn!(%error, "the HTTP server failed");
+    }
+}
+
+/// The first SIGTERM or SIGINT asks to stop, the second ends at once.
+fn listen_for_signals(signals: &Signals) -> Result<(), CommandError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::internal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::internal)?;
+    let signals = signals.clone();
+    tokio::spawn(async move {
+        for token in [&signals.stop, &signals.cut] {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            info!(signal = name, "told to end");
+            token.cancel();
+        }
+    });
+    Ok(())
 }

@@ -1,1 +1,9 @@
 //! Effects of many events → one coalesced batch; outcomes → a settlement. Knows no socket, clock or runtime.
+
+mod coalesce;
+mod outcome;
+mod settlement;
+
+pub use coalesce::{Batch, Command, Operation, OperationId, Plan};
+pub use outcome::{EffectOutcome, EventOutcome, Slot};
+pub use settlement::{CopyOrder, Destination, Ladder, SettlePolicy, Settlement, settle};

@@ -45,11 +45,10 @@ pub(super) fn compile(files: Vec<File<'_>>, options: &LoadOptions, digest: Strin
         reports.push(Report { source: file.source, problems: file.problems });
         documents.push((file.document, file.root));
     }
-    let mut vars_read = BTreeSet::new();
     let mut loaders = Loaders::default();
     for (at, (document, _)) in documents.iter().enumerate() {
         for (name, loader) in &document.loaders {
-            let mut compiler = Compiler { options, report: &mut reports[at], vars_read: &mut vars_read };
+            let mut compiler = Compiler { options, report: &mut reports[at] };
             loaders.declare(at, name, loader, &mut compiler);
         }
     }
@@ -74,7 +73,6 @@ pub(super) fn compile(files: Vec<File<'_>>, options: &LoadOptions, digest: Strin
         rules: Vec::new(),
         loaders: Vec::new(),
         routing_keys: Vec::new(),
-        vars: HashMap::new(),
         max_keys_per_event: options.max_keys_per_event,
     };
     let mut routing_keys = BTreeSet::new();
@@ -82,7 +80,7 @@ pub(super) fn compile(files: Vec<File<'_>>, options: &LoadOptions, digest: Strin
     for (file, name, document) in sorted {
         let (defaults, root) = (&documents[file].0.defaults, &documents[file].1);
         let place = u32::try_from(registry.entries.len()).unwrap_or(u32::MAX);
-        let mut compiler = Compiler { options, report: &mut reports[file], vars_read: &mut vars_read };
+        let mut compiler = Compiler { options, report: &mut reports[file] };
         let schema = match (&document.data, root) {
             (Some(node), Some(root)) => data_schema::compile(node, root, compiler.report),
             _ => None,
@@ -110,7 +108,6 @@ pub(super) fn compile(files: Vec<File<'_>>, options: &LoadOptions, digest: Strin
     }
     registry.loaders = loaders.finish();
     registry.routing_keys = routing_keys.into_iter().collect();
-    registry.vars = vars_read.into_iter().filter_map(|name| options.vars.0.get(&name).cloned().map(|value| (name, value))).collect();
     let problems = reports.into_iter().flat_map(|report| in_order(report.problems)).collect();
     Compiled { registry, examples, problems }
 }

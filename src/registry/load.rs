@@ -12,7 +12,7 @@ use super::document::{self, Document};
 use super::example::Example;
 use super::model::{Entry, Loader, Registry, RuleName};
 use super::tree;
-use crate::config::Vars;
+use crate::config::{RegistryConfig, Vars};
 
 /// What to load, and what stands around it.
 #[derive(Debug, Clone)]
@@ -27,6 +27,19 @@ pub struct LoadOptions {
     pub max_keys_per_event: usize,
     /// What a variable without a value means.
     pub missing_vars: MissingVars,
+}
+
+impl LoadOptions {
+    /// What the worker loads: a variable without a value is refused.
+    pub fn for_run(config: &RegistryConfig) -> Self {
+        Self {
+            schemas: config.schemas.clone(),
+            key_prefix: config.key_prefix.clone(),
+            vars: config.vars.clone(),
+            max_keys_per_event: config.max_keys_per_event,
+            missing_vars: MissingVars::Refuse,
+        }
+    }
 }
 
 /// What a variable without a value means.
@@ -83,39 +96,58 @@ impl Registry {
     /// # Errors
     /// Every problem of every file at once, warnings included; of syntax errors the first of each file.
     pub fn load(options: &LoadOptions) -> Result<Loaded, Problems> {
-        let shown_root = options.schemas.display().to_string();
-        let mut found = BTreeMap::new();
         let mut problems = Vec::new();
-        if let Err(error) = std::fs::metadata(&options.schemas) {
-            let hint = "UNSTALE_SCHEMAS names the directory of schema files";
-            return Err(Problems(vec![Problem::of_path(shown_root, format!("the registry cannot be read: {}", reason(&error)), hint)]));
-        }
-        collect(&options.schemas, "", 0, &mut found, &mut problems);
-        if found.is_empty() && problems.is_empty() {
-            let hint = "put *.yaml, *.yml or *.json files there, or name another directory in UNSTALE_SCHEMAS";
-            problems.push(Problem::of_path(shown_root, "the registry is empty: no schema file stands in this directory", hint));
-        }
-        let mut digest = Sha256::new();
-        let mut sources = Vec::new();
-        for (path, file) in found {
-            let shown_path = file.display().to_string();
-            match std::fs::read(&file) {
-                Ok(bytes) => {
-                    for part in [path.as_bytes(), &bytes] {
-                        digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-                        digest.update(part);
-                    }
-                    match String::from_utf8(bytes) {
-                        Ok(text) => sources.push(SourceFile { path, shown_path, text }),
-                        Err(error) => problems.push(not_utf8(&shown_path, &error)),
-                    }
-                }
-                Err(error) => problems.push(Problem::of_path(shown_path, format!("the file cannot be read: {}", reason(&error)), "")),
+        let (files, digest) = read_all(&options.schemas, &mut problems)?;
+        let mut sources = Vec::with_capacity(files.len());
+        for (path, shown_path, bytes) in files {
+            match String::from_utf8(bytes) {
+                Ok(text) => sources.push(SourceFile { path, shown_path, text }),
+                Err(error) => problems.push(not_utf8(&shown_path, &error)),
             }
         }
-        let digest = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         compile_sources(&sources, options, digest, problems)
     }
+}
+
+/// The digest that the registry in this directory would have, without compiling it.
+///
+/// # Errors
+/// What cannot be read.
+pub fn digest_of(schemas: &Path) -> Result<String, Problems> {
+    let mut problems = Vec::new();
+    let (_, digest) = read_all(schemas, &mut problems)?;
+    if problems.is_empty() { Ok(digest) } else { Err(Problems(problems)) }
+}
+
+/// The files of a directory (path below it, path to show, bytes) in byte order of their paths, and the digest over them.
+fn read_all(schemas: &Path, problems: &mut Vec<Problem>) -> Result<(Vec<(String, String, Vec<u8>)>, String), Problems> {
+    let shown_root = schemas.display().to_string();
+    if let Err(error) = std::fs::metadata(schemas) {
+        let hint = "UNSTALE_SCHEMAS names the directory of schema files";
+        return Err(Problems(vec![Problem::of_path(shown_root, format!("the registry cannot be read: {}", reason(&error)), hint)]));
+    }
+    let mut found = BTreeMap::new();
+    collect(schemas, "", 0, &mut found, problems);
+    if found.is_empty() && problems.is_empty() {
+        let hint = "put *.yaml, *.yml or *.json files there, or name another directory in UNSTALE_SCHEMAS";
+        problems.push(Problem::of_path(shown_root, "the registry is empty: no schema file stands in this directory", hint));
+    }
+    let mut digest = Sha256::new();
+    let mut files = Vec::with_capacity(found.len());
+    for (path, file) in found {
+        let shown_path = file.display().to_string();
+        match std::fs::read(&file) {
+            Ok(bytes) => {
+                for part in [path.as_bytes(), &bytes] {
+                    digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+                    digest.update(part);
+                }
+                files.push((path, shown_path, bytes));
+            }
+            Err(error) => problems.push(Problem::of_path(shown_path, format!("the file cannot be read: {}", reason(&error)), "")),
+        }
+    }
+    Ok((files, digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
 }
 
 /// Compiles files that stand in byte order of their paths.

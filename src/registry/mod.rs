@@ -28,7 +28,7 @@ pub use diagnostic::{Problem, Problems, Severity};
 pub use effect::{Action, Effect, Expiry, Failure, LoaderId, Matched, Resolution, RuleId, Verb, Version, Warm, Write};
 pub use example::{Example, run_examples};
 pub use expression::Expression;
-pub use load::{LoadOptions, Loaded, MissingVars};
+pub use load::{LoadOptions, Loaded, MissingVars, digest_of};
 pub use model::{
     Encoding, Entry, ExpiryRule, Family, Loader, LoaderHeaders, Pattern, Registry, Rule, RuleBody, RuleName, Validate, VersionRule,
 };

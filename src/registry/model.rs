@@ -27,8 +27,6 @@ pub struct Registry {
     pub loaders: Vec<Loader>,
     /// What to bind, without duplicates, in byte order; retired entries bind nothing.
     pub routing_keys: Vec<String>,
-    /// `UNSTALE_VAR_*` that the registry reads, by name; those without a value are not here.
-    pub vars: HashMap<String, String>,
     /// `UNSTALE_MAX_KEYS_PER_EVENT`
     pub max_keys_per_event: usize,
 }

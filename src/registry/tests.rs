@@ -53,7 +53,6 @@ impl Builder {
                 max_bytes: None,
             }],
             routing_keys: Vec::new(),
-            vars: HashMap::new(),
             max_keys_per_event: 100,
         };
         Self { registry, vars: Vars(BTreeMap::from([("REGION".to_owned(), "eu".to_owned())])), lets: Vec::new() }

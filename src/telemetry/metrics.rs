@@ -14,45 +14,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::histogram::Histogram;
+use crate::plan::EventOutcome;
 use crate::reason::Reason;
 use crate::registry::{Matched, RuleId, RuleName};
-
-/// What became of an event, each time it was handled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// Every effect took hold.
-    Applied,
-    /// What failed went to the retry ladder.
-    Retried,
-    /// What one round trip cannot do went to the slow lane.
-    Slow,
-    /// What failed went to the dead-letter queue.
-    Dead,
-    /// An entry says that nothing is done any more.
-    Retired,
-    /// Unknown, and `UNSTALE_UNKNOWN=drop`.
-    Dropped,
-    /// A message that asks for nothing, on purpose.
-    Tombstone,
-}
-
-impl Outcome {
-    /// Every outcome, in the order of the documentation.
-    pub const ALL: [Self; 7] = [Self::Applied, Self::Retried, Self::Slow, Self::Dead, Self::Retired, Self::Dropped, Self::Tombstone];
-
-    /// The label's value.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Applied => "applied",
-            Self::Retried => "retried",
-            Self::Slow => "slow",
-            Self::Dead => "dead",
-            Self::Retired => "retired",
-            Self::Dropped => "dropped",
-            Self::Tombstone => "tombstone",
-        }
-    }
-}
 
 /// The label `type` of events that no entry knows.
 pub const UNKNOWN_TYPE: &str = "unknown";
@@ -152,7 +116,7 @@ impl Metrics {
     }
 
     fn entry(&self, name: &str) -> EntryMetrics {
-        let outcomes = Outcome::ALL
+        let outcomes = EventOutcome::ALL
             .map(|outcome| self.0.events.get_or_create_owned(&[("type", name.to_owned()), ("outcome", outcome.as_str().to_owned())]));
         EntryMetrics { outcomes, violations: self.0.violations.get_or_create_owned(&[("type", name.to_owned())]) }
     }
@@ -261,8 +225,8 @@ pub struct RegistryMetrics {
 
 #[derive(Debug)]
 struct EntryMetrics {
-    /// In the order of [`Outcome::ALL`], which is that of the variants.
-    outcomes: [Counter; Outcome::ALL.len()],
+    /// In the order of [`EventOutcome::ALL`], which is that of the variants.
+    outcomes: [Counter; EventOutcome::ALL.len()],
     violations: Counter,
 }
 
@@ -275,7 +239,7 @@ struct RuleMetrics {
 
 impl RegistryMetrics {
     /// An event was handled.
-    pub fn event(&self, matched: Matched, outcome: Outcome) {
+    pub fn event(&self, matched: Matched, outcome: EventOutcome) {
         self.entry(matched).outcomes[outcome as usize].inc();
     }
 
@@ -326,9 +290,9 @@ mod tests {
     fn every_name_of_the_contract_is_exposed_as_written() {
         let metrics = Metrics::new();
         let handles = metrics.for_registry("abc", &rules(), ["user.updated"]);
-        handles.event(Matched::Entry(0), Outcome::Applied);
-        handles.event(Matched::Unknown, Outcome::Dead);
-        handles.event(Matched::Retired(0), Outcome::Retired);
+        handles.event(Matched::Entry(0), EventOutcome::Applied);
+        handles.event(Matched::Unknown, EventOutcome::Dead);
+        handles.event(Matched::Retired(0), EventOutcome::Retired);
         handles.effects(RuleId(0), 3);
         handles.keys(RuleId(0), 2, 1);
         metrics.event_to_applied(Duration::from_millis(1));
@@ -375,9 +339,9 @@ mod tests {
     #[test]
     fn a_reload_keeps_counts_and_names_the_new_digest_alone() {
         let metrics = Metrics::new();
-        metrics.for_registry("old", &rules(), ["user.updated"]).event(Matched::Entry(0), Outcome::Applied);
+        metrics.for_registry("old", &rules(), ["user.updated"]).event(Matched::Entry(0), EventOutcome::Applied);
         let handles = metrics.for_registry("new", &rules(), ["order.*", "user.updated"]);
-        handles.event(Matched::Entry(1), Outcome::Applied);
+        handles.event(Matched::Entry(1), EventOutcome::Applied);
         let text = metrics.openmetrics();
         assert!(text.contains(r#"unstale_events_total{type="user.updated",outcome="applied"} 2"#), "{text}");
         assert!(text.contains(r#"digest="new""#) && !text.contains(r#"digest="old""#), "{text}");

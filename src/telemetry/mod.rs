@@ -4,4 +4,4 @@ pub mod histogram;
 pub mod logs;
 pub mod metrics;
 
-pub use metrics::{Metrics, Outcome, RegistryMetrics};
+pub use metrics::{Metrics, RegistryMetrics};

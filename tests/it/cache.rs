@@ -1,1 +1,86 @@
+//! The cache against real Redis: the six verbs, the batch law, tags, leases, refusals and outages.
 
+mod big_tags;
+mod law;
+mod leases;
+mod outages;
+mod refusals;
+mod tls;
+mod verbs;
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use unstale::cache::{Applied, Cache};
+use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
+use unstale::plan::{Batch, Slot};
+use unstale::registry::{Action, Effect, Expiry, RuleId, Write};
+
+const HOUR: Expiry = Expiry::After { ttl: Duration::from_secs(3_600), jitter: 0.0 };
+
+fn config(url: &str) -> RedisConfig {
+    RedisConfig {
+        urls: vec![SecretUrl::new(url.parse().unwrap())],
+        mode: RedisMode::Single,
+        tls: TlsConfig::default(),
+        tag_prefix: "cache_tag:".into(),
+        fence_ttl: Duration::from_secs(86_400),
+    }
+}
+
+/// A cache that stands.
+async fn cache(url: &str, queue: &str) -> Cache {
+    let cache = Cache::connect(&config(url), queue).unwrap();
+    cache.probe().await.unwrap();
+    cache
+}
+
+/// Keeps tests that share a server apart.
+struct Names(String);
+
+impl Names {
+    fn new() -> Self {
+        Self(crate::support::unique("cache"))
+    }
+
+    fn of(&self, name: &str) -> String {
+        format!("{}:{name}", self.0)
+    }
+}
+
+fn effect(rule: u32, target: impl Into<String>, action: Action) -> Effect {
+    Effect { rule: RuleId(rule), target: target.into(), action }
+}
+
+fn write(value: &str, expiry: Expiry, tags: &[&str]) -> Action {
+    Action::Write(Box::new(Write { value: value.into(), expiry, tags: tags.iter().map(|&tag| tag.into()).collect(), version: None }))
+}
+
+fn slot(position: usize) -> Slot {
+    Slot { event: 0, position: u32::try_from(position).unwrap() }
+}
+
+/// Applies effects together: each one's slot is its place.
+async fn apply(cache: &Cache, effects: &[Effect]) -> Applied {
+    try_apply(cache, effects).await.unwrap()
+}
+
+async fn try_apply(cache: &Cache, effects: &[Effect]) -> Result<Applied, unstale::cache::Outage> {
+    let mut batch = Batch::new(cache.tag_prefix(), effects.len());
+    for (position, effect) in effects.iter().enumerate() {
+        batch.push(slot(position), effect);
+    }
+    cache.apply(&batch.finish()).await
+}
+
+async fn run<T: redis::FromRedisValue>(connection: &mut MultiplexedConnection, command: &[&str]) -> T {
+    try_run(connection, command).await.unwrap()
+}
+
+async fn try_run<T: redis::FromRedisValue>(connection: &mut MultiplexedConnection, command: &[&str]) -> redis::RedisResult<T> {
+    let mut cmd = redis::cmd(command[0]);
+    for argument in &command[1..] {
+        cmd.arg(argument);
+    }
+    cmd.query_async(connection).await
+}

@@ -236,5 +236,5 @@ fn the_format_s_own_sample_loads_and_its_examples_hold() {
     assert!(failing.is_empty(), "{}", Problems(failing));
     assert_eq!(loaded.registry.routing_keys(), ["order.*", "product.updated"]);
     assert_eq!(loaded.registry.loaders().len(), 1);
-    assert!(!format!("{:?}", loaded.registry).contains("Bearer"), "a header's value is shown");
+    assert!(!format!("{:?}", loaded.registry).contains("t0ken"), "a header's value is shown");
 }

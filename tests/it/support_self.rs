@@ -60,15 +60,18 @@ async fn a_restarted_broker_keeps_confirmed_messages() {
         let channel = connection.create_channel().await.unwrap();
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         channel.queue_declare("kept".into(), options, arguments).await.unwrap();
+        node.flush_declarations().await;
         let properties = lapin::BasicProperties::default().with_delivery_mode(2);
         let publish = channel.basic_publish("".into(), "kept".into(), BasicPublishOptions::default(), b"body", properties);
         publish.await.unwrap().await.unwrap();
     }
     node.restart().await;
-    let channel = node.connection().await.create_channel().await.unwrap();
-    // The queue's leader is elected a moment after the listener opens.
+    let connection = node.connection().await;
+    // The queue's leader is elected a moment after the listener opens; a get before that closes its channel.
     wait_until(Duration::from_secs(30), "the message is there after the restart", async || {
-        let got = channel.basic_get("kept".into(), BasicGetOptions { no_ack: true }).await;
+        let channel = connection.create_channel().await.unwrap();
+        let got = channel.basic_get("kept".into(), BasicGetOptions { no_ack: false }).await;
+        println!("{got:?}");
         matches!(got, Ok(Some(message)) if message.data == b"body")
     })
     .await;

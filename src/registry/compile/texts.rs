@@ -1,7 +1,5 @@
 //! Texts of a file → templates and expressions, their problems in their place.
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 use super::super::diagnostic::{Problem, Report};
@@ -35,7 +33,6 @@ pub(in super::super) struct Context<'d> {
 pub(in super::super) struct Compiler<'c, 'r, 's> {
     pub(in super::super) options: &'c LoadOptions,
     pub(in super::super) report: &'r mut Report<'s>,
-    pub(in super::super) vars_read: &'r mut BTreeSet<String>,
 }
 
 impl Compiler<'_, '_, '_> {
@@ -159,7 +156,6 @@ impl Compiler<'_, '_, '_> {
                 }
                 self.report.problems.push(problem);
             }
-            self.vars_read.insert(name);
         }
     }
 }

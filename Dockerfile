@@ -1,0 +1,29 @@
+# syntax=docker/dockerfile:1
+
+FROM rust:1-bookworm AS build
+WORKDIR /src
+COPY . .
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    cargo build --locked --release --bin unstale \
+    && install -D target/release/unstale /out/unstale
+
+FROM debian:bookworm-slim
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --no-create-home --uid 10001 --user-group --shell /usr/sbin/nologin unstale
+COPY --from=build /out/unstale /usr/local/bin/unstale
+# A number, so that Kubernetes' runAsNonRoot can tell.
+USER 10001:10001
+# Mount your registry here. The worker writes nothing to the file system: run it read-only.
+WORKDIR /etc/unstale
+ENV UNSTALE_HTTP_ADDR=0.0.0.0:9477 \
+    UNSTALE_SCHEMAS=/etc/unstale/schemas
+EXPOSE 9477
+STOPSIGNAL SIGTERM
+# Live, not ready: a restart does not bring back a Redis that is away. The slim image has neither curl nor wget; bash speaks enough HTTP.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
+    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/${UNSTALE_HTTP_ADDR##*:} && printf 'GET /livez HTTP/1.0\\r\\n\\r\\n' >&3 && read -r -t 2 status <&3 && [[ $status == *' 200 '* ]]"]
+ENTRYPOINT ["unstale"]
+CMD ["run"]

@@ -1,0 +1,52 @@
+# `make` lists what there is. Nothing here hides a failure: a target fails where any command in it does.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+BIN := $${CARGO_TARGET_DIR:-target}/debug/unstale
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1mmake %-16s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Install what is missing, start private servers and a worker, and play the tour of the patterns
+	cargo build --locked --bin unstale --example tour
+	scripts/with-servers.sh scripts/demo.sh
+
+.PHONY: run
+run: ## The same servers, and a worker on schemas/ in the foreground, until Ctrl-C
+	cargo build --locked --bin unstale
+	UNSTALE_VAR_CATALOGUE_URL="$${UNSTALE_VAR_CATALOGUE_URL:-http://127.0.0.1:8080}" \
+	UNSTALE_VAR_CATALOGUE_TOKEN="$${UNSTALE_VAR_CATALOGUE_TOKEN:-demo-token}" \
+	scripts/with-servers.sh scripts/run.sh $(BIN)
+
+.PHONY: servers
+servers: ## Only the servers, with a shell whose environment points to them, until you leave it
+	scripts/with-servers.sh "$${SHELL:-bash}" -i
+
+.PHONY: test
+test: install-servers ## Install what is missing, and run every test against servers that the tests start themselves
+	cargo test --locked
+
+.PHONY: test-languages
+test-languages: install-servers ## Publish from every language of examples/ and see each event's effect (installs their clients)
+	cargo build --locked --bin unstale
+	scripts/test-languages.sh
+
+.PHONY: lint
+lint: ## Formatting, clippy and the documentation, warnings being errors
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+.PHONY: fmt
+fmt: ## Format the code
+	cargo fmt
+
+.PHONY: install-servers
+install-servers: ## Install redis-server and rabbitmq-server where they are missing (Debian)
+	scripts/install-servers.sh

@@ -1,0 +1,366 @@
+//! A plan in one round trip: leases of all keys first, then a variadic UNLINK a rule, then the rest in order.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use redis::{Cmd, Pipeline, Value};
+
+use super::connection::{Live, poll_once_each};
+use super::failure::{self, CommandError, Outage};
+use super::lifetime::{self, Lifetime, Unit};
+use super::script::{Sent, WRITE_TAGGED};
+use super::side_keys::{Kind, side_key};
+use super::{Cache, tags};
+use crate::plan::{Command, EffectOutcome, Operation, OperationId, Plan, Slot};
+use crate::registry::{RuleId, Write};
+
+/// Keys in one UNLINK: beyond some hundreds, longer commands gain nothing and block for longer.
+const KEYS_PER_COMMAND: usize = 500;
+
+/// What is written in one go. All chunks of a plan are under way at once; smaller ones keep replies and buffers within bounds.
+const CHUNK_COMMANDS: usize = 512;
+const CHUNK_BYTES: usize = 256 * 1_024;
+
+/// What became of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// The effects that are not simply done, in no particular order.
+    pub unsettled: Vec<(Slot, EffectOutcome)>,
+    /// For `unstale_keys_total`, one entry a rule.
+    pub hits: Vec<KeyHits>,
+}
+
+/// Whether a rule's keys were there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyHits {
+    /// Whose keys.
+    pub rule: RuleId,
+    /// Keys that existed (`expire`: and lived longer).
+    pub yes: u64,
+    /// Keys that did not, or that another effect of the batch dealt with.
+    pub no: u64,
+}
+
+/// What an answer is about.
+#[derive(Debug, Clone, Copy)]
+enum Asked {
+    /// The leases of these keys, as places in [`Commands::voids`].
+    Leases { first: usize, end: usize },
+    /// The deletions of these keys, as places in [`Plan::deletions`].
+    Deletions { first: usize, end: usize },
+    /// Whether the key of an operation exists; its `SET … NX` tells the same.
+    Existence(OperationId),
+    /// An operation.
+    Operation(OperationId),
+}
+
+/// A plan in Redis' commands.
+struct Commands {
+    chunks: Vec<Pipeline>,
+    asked: Vec<Asked>,
+    /// The operations whose keys' leases are void.
+    voids: Vec<OperationId>,
+    chunk_bytes: usize,
+    sent: Sent,
+}
+
+impl Cache {
+    /// Applies a plan. Everything is on its way to Redis when the future was polled once, so plans whose futures are polled in order take
+    /// hold in order, however many are under way.
+    ///
+    /// # Errors
+    /// An [`Outage`]: some of the plan may have taken hold, and all of it is to be applied again once a [`probe`](Self::probe) succeeds.
+    /// Plans polled after it are to be applied again behind it, even those that succeeded.
+    pub async fn apply(&self, plan: &Plan<'_>) -> Result<Applied, Outage> {
+        if plan.is_empty() {
+            return Ok(Applied::default());
+        }
+        let live = self.link.live()?;
+        let commands = self.commands(plan);
+        let answers = self.send_all(&live, &commands.chunks).await?;
+        let mut outcome = Outcome::new(plan);
+        for (asked, answer) in commands.asked.iter().zip(answers) {
+            outcome.note(*asked, &answer, &commands.voids).inspect_err(|outage| self.link.give_up(&live, outage))?;
+        }
+        if !outcome.again.is_empty() {
+            self.delete_one_by_one(&live, &mut outcome).await?;
+        }
+        Ok(outcome.finish())
+    }
+
+    fn commands(&self, plan: &Plan<'_>) -> Commands {
+        let now_ms = lifetime::now_ms();
+        let mut commands = Commands::new(plan, now_ms);
+        let mut first = 0;
+        for (_, deletions) in plan.deletions_by_rule() {
+            for keys in deletions.chunks(KEYS_PER_COMMAND) {
+                let end = first + keys.len();
+                let unlink = unlink(keys.iter().map(|&id| plan.operation(id).target.as_bytes()), keys.len());
+                commands.push(Asked::Deletions { first, end }, unlink);
+                first = end;
+            }
+        }
+        for &id in plan.in_order() {
+            let Operation { target, command, .. } = *plan.operation(id);
+            let asked = Asked::Operation(id);
+            match command {
+                Command::Delete => commands.push(asked, unlink([target.as_bytes()].into_iter(), 1)),
+                Command::InvalidateTag => {
+                    let command = self.invalidation(target, &mut commands.sent);
+                    commands.push(asked, command);
+                }
+                Command::Bump(by) => {
+                    commands.push(Asked::Existence(id), arguments(redis::cmd("SET"), &[target, "1", "NX"]));
+                    let mut command = redis::cmd("INCRBY");
+                    command.arg(target).arg(by);
+                    commands.push(asked, command);
+                }
+                Command::Expire(expiry) => match Lifetime::draw(expiry, now_ms) {
+                    None => commands.push(asked, unlink([target.as_bytes()].into_iter(), 1)),
+                    Some(Lifetime { unit, millis, .. }) => {
+                        let mut command = redis::cmd(unit.command());
+                        command.arg(target).arg(millis).arg("LT");
+                        commands.push(asked, command);
+                    }
+                },
+                Command::Write(write) => self.write(&mut commands, id, target, write, now_ms),
+            }
+        }
+        commands
+    }
+
+    fn write(&self, commands: &mut Commands, id: OperationId, key: &str, write: &Write, now_ms: i64) {
+        let Some(Lifetime { unit, millis, set_millis }) = Lifetime::draw(write.expiry, now_ms) else {
+            // A value that is over already: nothing to be read, and nothing left of the one before.
+            return commands.push(Asked::Operation(id), unlink([key.as_bytes()].into_iter(), 1));
+        };
+        if write.tags.is_empty() {
+            commands.push(Asked::Existence(id), arguments(redis::cmd("EXISTS"), &[key]));
+            let mut command = arguments(redis::cmd("SET"), &[key, &write.value]);
+            if unit != Unit::Never {
+                command.arg(unit.option()).arg(millis);
+            }
+            return commands.push(Asked::Operation(id), command);
+        }
+        let sets: Vec<String> = write.tags.iter().map(|tag| self.tag_set(tag)).collect();
+        let keys: Vec<&[u8]> = std::iter::once(key.as_bytes()).chain(sets.iter().map(String::as_bytes)).collect();
+        let mut command = WRITE_TAGGED.call(&mut commands.sent, keys.into_iter());
+        command.arg(&write.value).arg(unit.option()).arg(millis).arg(set_millis);
+        commands.push(Asked::Operation(id), command);
+    }
+
+    /// Sends chunks so that they follow each other without gaps, and awaits all their answers.
+    async fn send_all(&self, live: &Arc<Live>, chunks: &[Pipeline]) -> Result<Vec<Value>, Outage> {
+        if let [only] = chunks {
+            return self.link.send(live, only).await;
+        }
+        let mut under_way: Vec<_> = chunks.iter().map(|chunk| Box::pin(self.link.send(live, chunk))).collect();
+        let first_poll = poll_once_each(&mut under_way).await;
+        let mut answers = Vec::new();
+        for (future, ready) in under_way.into_iter().zip(first_poll) {
+            let values = match ready {
+                Some(result) => result?,
+                None => future.await?,
+            };
+            answers.extend(values);
+        }
+        Ok(answers)
+    }
+
+    /// Redis refused a command of many keys for the sake of some of them: each is asked for by itself. A deletion that a value followed is
+    /// left out: that value has replaced what was to be deleted.
+    async fn delete_one_by_one(&self, live: &Arc<Live>, outcome: &mut Outcome<'_, '_>) -> Result<(), Outage> {
+        let again: Vec<(OperationId, bool)> = std::mem::take(&mut outcome.again).into_iter().collect();
+        for ids in again.chunks(CHUNK_COMMANDS / 2) {
+            let mut pipeline = Pipeline::with_capacity(ids.len() * 2);
+            for &(id, _) in ids {
+                let key = outcome.plan.operation(id).target;
+                let lease = side_key(Kind::Lease, key.as_bytes());
+                pipeline.add_command(unlink([lease.as_slice()].into_iter(), 1));
+                let deletes = outcome.plan.operation(id).command == Command::Delete && !outcome.plan.is_followed_by_value(id);
+                // The lease once more where there is no key to delete: every id has two answers.
+                let target = if deletes { key.as_bytes() } else { &lease };
+                pipeline.add_command(unlink([target].into_iter(), 1));
+            }
+            let answers = self.link.send(live, &pipeline).await?;
+            for (&(id, uncounted), pair) in ids.iter().zip(answers.chunks(2)) {
+                for answer in pair {
+                    if let Value::ServerError(error) = answer {
+                        let error = failure::classify("UNLINK", error);
+                        outcome.fail(id, error).inspect_err(|outage| self.link.give_up(live, outage))?;
+                    }
+                }
+                if uncounted {
+                    outcome.hit(id, u64::from(pair.last() == Some(&Value::Int(1))), 1);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Commands {
+    fn new(plan: &Plan<'_>, now_ms: i64) -> Self {
+        let mut voids = Vec::with_capacity(plan.deletions().len() + plan.in_order().len());
+        voids.extend_from_slice(plan.deletions());
+        voids.extend(plan.in_order().iter().filter(|&&id| match plan.operation(id).command {
+            Command::Delete | Command::Write(_) => true,
+            Command::Expire(expiry) => Lifetime::draw(expiry, now_ms).is_none(),
+            Command::InvalidateTag | Command::Bump(_) => false,
+        }));
+        let mut commands = Self { chunks: vec![Pipeline::new()], asked: Vec::new(), voids, chunk_bytes: 0, sent: Sent::default() };
+        for first in (0..commands.voids.len()).step_by(KEYS_PER_COMMAND) {
+            let end = commands.voids.len().min(first + KEYS_PER_COMMAND);
+            let leases: Vec<Vec<u8>> =
+                commands.voids[first..end].iter().map(|&id| side_key(Kind::Lease, plan.operation(id).target.as_bytes())).collect();
+            let unlink = unlink(leases.iter().map(Vec::as_slice), leases.len());
+            commands.push(Asked::Leases { first, end }, unlink);
+        }
+        commands
+    }
+
+    fn push(&mut self, asked: Asked, command: Cmd) {
+        let bytes: usize = command.args_iter().map(|argument| if let redis::Arg::Simple(bytes) = argument { bytes.len() } else { 0 }).sum();
+        let full = |chunk: &Pipeline| chunk.len() >= CHUNK_COMMANDS || (!chunk.is_empty() && self.chunk_bytes + bytes > CHUNK_BYTES);
+        if self.chunks.last().is_none_or(full) {
+            self.chunks.push(Pipeline::new());
+            self.chunk_bytes = 0;
+        }
+        self.chunk_bytes += bytes;
+        self.asked.push(asked);
+        if let Some(chunk) = self.chunks.last_mut() {
+            chunk.add_command(command);
+        }
+    }
+}
+
+/// What the answers to a plan's commands add up to.
+struct Outcome<'p, 'e> {
+    plan: &'p Plan<'e>,
+    failed: HashMap<OperationId, EffectOutcome>,
+    /// Keys to be asked for one by one, and whether their hits are not counted yet.
+    again: HashMap<OperationId, bool>,
+    slow: Vec<OperationId>,
+    hits: BTreeMap<RuleId, (u64, u64)>,
+}
+
+impl<'p, 'e> Outcome<'p, 'e> {
+    fn new(plan: &'p Plan<'e>) -> Self {
+        let mut hits = BTreeMap::<RuleId, (u64, u64)>::new();
+        for rule in plan.absorbed() {
+            hits.entry(*rule).or_default().1 += 1;
+        }
+        Self { plan, failed: HashMap::new(), again: HashMap::new(), slow: Vec::new(), hits }
+    }
+
+    fn note(&mut self, asked: Asked, answer: &Value, voids: &[OperationId]) -> Result<(), Outage> {
+        if let Value::ServerError(error) = answer {
+            return self.note_error(asked, error, voids);
+        }
+        let one = u64::from(*answer == Value::Int(1));
+        match asked {
+            Asked::Leases { .. } => {}
+            Asked::Deletions { first, end } => {
+                let existed = if let Value::Int(existed) = answer { u64::try_from(*existed).unwrap_or(0) } else { 0 };
+                if let Some(&id) = self.plan.deletions().get(first) {
+                    self.hit(id, existed, (end - first) as u64);
+                }
+            }
+            // EXISTS says 1; SET NX says nothing where the key exists.
+            Asked::Existence(id) => self.hit(id, one.max(u64::from(*answer == Value::Nil)), 1),
+            Asked::Operation(id) => match self.plan.operation(id).command {
+                Command::InvalidateTag => {
+                    if let Some(done) = tags::invalidated(answer) {
+                        self.hit(id, done.existed, done.existed + done.gone);
+                        if done.draining {
+                            self.slow.push(id);
+                        }
+                    }
+                }
+                Command::Delete | Command::Expire(_) => self.hit(id, one, 1),
+                // The others' existence was asked for by itself.
+                Command::Write(write) if !write.tags.is_empty() => self.hit(id, one, 1),
+                Command::Write(_) | Command::Bump(_) => {}
+            },
+        }
+        Ok(())
+    }
+
+    fn note_error(&mut self, asked: Asked, error: &redis::ServerError, voids: &[OperationId]) -> Result<(), Outage> {
+        let ids = match asked {
+            Asked::Leases { first, end } => &voids[first..end],
+            Asked::Deletions { first, end } => &self.plan.deletions()[first..end],
+            Asked::Existence(id) | Asked::Operation(id) => {
+                let command = self.plan.operation(id).command;
+                let error = failure::classify(command_name(command), error);
+                // Not to be told whether a key exists costs a metric alone; a counter needs its SET.
+                let metric_only = matches!((asked, command), (Asked::Existence(_), Command::Write(_)));
+                return if metric_only && !matches!(error, CommandError::Outage(_)) { Ok(()) } else { self.fail(id, error) };
+            }
+        };
+        if let CommandError::Outage(outage) = failure::classify("UNLINK", error) {
+            return Err(outage);
+        }
+        let uncounted = matches!(asked, Asked::Deletions { .. });
+        for &id in ids {
+            *self.again.entry(id).or_default() |= uncounted;
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, id: OperationId, error: CommandError) -> Result<(), Outage> {
+        let outcome = error.into_outcome()?;
+        self.failed.insert(id, outcome);
+        Ok(())
+    }
+
+    fn hit(&mut self, id: OperationId, yes: u64, of: u64) {
+        let (all_yes, all_no) = self.hits.entry(self.plan.operation(id).rule).or_default();
+        *all_yes += yes;
+        *all_no += of.saturating_sub(yes);
+    }
+
+    fn finish(self) -> Applied {
+        let mut unsettled = Vec::new();
+        for (&id, outcome) in &self.failed {
+            unsettled.extend(self.plan.slots(id).map(|slot| (slot, outcome.clone())));
+        }
+        for &id in &self.slow {
+            unsettled.extend(self.plan.slots(id).map(|slot| (slot, EffectOutcome::Slow)));
+        }
+        let loads = self.plan.warms().iter().filter(|(_, deletion)| !self.failed.contains_key(deletion));
+        unsettled.extend(loads.map(|&(slot, _)| (slot, EffectOutcome::Slow)));
+        let hits = self.hits.into_iter().map(|(rule, (yes, no))| KeyHits { rule, yes, no }).collect();
+        Applied { unsettled, hits }
+    }
+}
+
+/// What a message about an operation calls it.
+fn command_name(command: Command<'_>) -> &'static str {
+    match command {
+        Command::Delete => "UNLINK",
+        Command::InvalidateTag => "invalidate_tag",
+        Command::Bump(_) => "INCRBY",
+        Command::Expire(_) => "PEXPIRE",
+        Command::Write(write) if write.tags.is_empty() => "SET",
+        Command::Write(_) => "SADD, SET",
+    }
+}
+
+fn unlink<'k>(keys: impl Iterator<Item = &'k [u8]>, count: usize) -> Cmd {
+    /// Room for most keys with their prefixes: a longer one makes the buffer grow.
+    const BYTES_PER_KEY: usize = 40;
+    let mut command = Cmd::with_capacity(count + 1, 6 + count * BYTES_PER_KEY);
+    command.arg("UNLINK");
+    for key in keys {
+        command.arg(key);
+    }
+    command
+}
+
+fn arguments(mut command: Cmd, arguments: &[&str]) -> Cmd {
+    for argument in arguments {
+        command.arg(argument);
+    }
+    command
+}

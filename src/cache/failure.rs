@@ -1,0 +1,187 @@
+//! What Redis' errors mean: whose fault they are, and whether asking again can help.
+
+use redis::{ErrorKind, RedisError, ServerError};
+
+use crate::plan::EffectOutcome;
+use crate::reason::Reason;
+
+/// Redis cannot be worked with. Nothing is blamed on an event: what was asked for is asked again later, whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{cause}")]
+pub struct Outage {
+    /// For logs and `unstale_paused`: Redis' code and what it means, never keys or values.
+    pub cause: String,
+    /// Waiting will not end it: somebody must mend credentials, rights or versions.
+    pub needs_person: bool,
+}
+
+impl Outage {
+    pub(super) fn new(cause: impl Into<String>) -> Self {
+        Self { cause: cause.into(), needs_person: false }
+    }
+
+    fn for_person(cause: impl Into<String>) -> Self {
+        Self { cause: cause.into(), needs_person: true }
+    }
+}
+
+/// Why a command that is no part of a batch was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// Redis cannot be worked with.
+    #[error(transparent)]
+    Outage(#[from] Outage),
+    /// Redis refuses this one command for good: the command and Redis' code.
+    #[error("{0}")]
+    Refused(String),
+    /// Redis did not do this one command, for a reason that may pass.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl CommandError {
+    /// What it means for the effect that the command was for.
+    ///
+    /// # Errors
+    /// The outage, which is no effect's fault.
+    pub fn into_outcome(self) -> Result<EffectOutcome, Outage> {
+        match self {
+            Self::Outage(outage) => Err(outage),
+            Self::Refused(message) => Ok(EffectOutcome::Dead { reason: Reason::RedisRefused, message }),
+            Self::Failed(message) => Ok(EffectOutcome::Retry { message, after: None }),
+        }
+    }
+}
+
+/// The codes of errors that say something of the server and nothing of the command. NOSCRIPT is among them because the whole batch must run
+/// again, and before the ones after it.
+const OUTAGES: [(&str, &str); 19] = [
+    ("LOADING", "Redis is loading its data"),
+    ("READONLY", "Redis is a read-only replica"),
+    ("OOM", "Redis has reached maxmemory"),
+    ("MISCONF", "Redis cannot save to disk and refuses writes"),
+    ("BUSY", "Redis is busy running a script"),
+    ("UNKILLABLE", "Redis is busy running a script"),
+    ("MASTERDOWN", "Redis is a replica that has lost its primary"),
+    ("CLUSTERDOWN", "the Redis cluster is down"),
+    ("TRYAGAIN", "the Redis cluster is moving slots"),
+    ("MOVED", "Redis is a node of a cluster: UNSTALE_REDIS_MODE"),
+    ("ASK", "Redis is a node of a cluster: UNSTALE_REDIS_MODE"),
+    ("NOREPLICAS", "Redis has too few replicas to accept writes"),
+    ("NOAUTH", "Redis asks for a password: UNSTALE_REDIS_URL"),
+    ("WRONGPASS", "Redis refuses the credentials in UNSTALE_REDIS_URL"),
+    ("DENIED", "Redis is in protected mode: set a password or protected-mode no"),
+    ("NOSCRIPT", "Redis lost its scripts in the middle of a batch"),
+    ("EXECABORT", "Redis aborted a transaction"),
+    ("INPROG", "Redis is failing over"),
+    ("NOMASTERLINK", "Redis is a replica that has lost its primary"),
+];
+
+/// Codes that waiting does not end.
+const FOR_A_PERSON: [&str; 5] = ["NOAUTH", "WRONGPASS", "DENIED", "MOVED", "ASK"];
+
+/// What an answer of Redis' means for the command named.
+pub(super) fn classify(command: &str, error: &ServerError) -> CommandError {
+    let details = error.details().unwrap_or_default();
+    let code = code(error, details);
+    if let Some((code, meaning)) = OUTAGES.iter().find(|(outage, _)| *outage == code) {
+        let cause = format!("{meaning} ({code})");
+        return if FOR_A_PERSON.contains(code) { Outage::for_person(cause).into() } else { Outage::new(cause).into() };
+    }
+    if details.contains("max number of clients") {
+        return Outage::new("Redis has reached maxclients").into();
+    }
+    let known = [
+        ("not an integer", "not an integer or out of range"),
+        ("would overflow", "the counter would overflow"),
+        ("invalid expire", "invalid expire time"),
+        ("unknown command", "unknown command: Redis 7.0 or newer is needed"),
+        ("Unsupported option", "unsupported option: Redis 7.0 or newer is needed"),
+        ("user executing the script can't", "no permission"),
+    ];
+    match (code, known.iter().find(|(sign, _)| details.contains(sign))) {
+        ("ERR", Some((_, meaning))) => CommandError::Refused(format!("{command}: ERR {meaning}")),
+        ("WRONGTYPE" | "NOPERM" | "CROSSSLOT", _) => CommandError::Refused(format!("{command}: {code}")),
+        _ => CommandError::Failed(format!("{command}: {code}")),
+    }
+}
+
+/// Redis' code. Before 7.0, errors within scripts came as `ERR` with the code inside the text.
+fn code<'e>(error: &'e ServerError, details: &'e str) -> &'e str {
+    let code = error.code();
+    if code != "ERR" || !details.contains("Error running script") {
+        return code;
+    }
+    details.split([' ', '-']).find(|word| OUTAGES.iter().any(|(outage, _)| outage == word) || *word == "WRONGTYPE").unwrap_or(code)
+}
+
+/// What became of a connection.
+pub(super) fn broken(error: &RedisError) -> Outage {
+    match error.kind() {
+        ErrorKind::AuthenticationFailed => Outage::for_person("Redis refuses the credentials in UNSTALE_REDIS_URL"),
+        ErrorKind::Server(_) | ErrorKind::Extension => match error.clone().into_server_errors().as_deref() {
+            Some([(_, error), ..]) => match classify("connect", error) {
+                CommandError::Outage(outage) => outage,
+                CommandError::Refused(message) | CommandError::Failed(message) => {
+                    Outage::new(format!("Redis refuses the connection: {message}"))
+                }
+            },
+            _ => Outage::new(format!("Redis refuses the connection: {}", error.category())),
+        },
+        _ if error.is_connection_refusal() => Outage::new("Redis cannot be reached: connection refused"),
+        _ if error.is_timeout() => Outage::new("Redis cannot be reached: timed out"),
+        _ if error.is_connection_dropped() => Outage::new("the connection to Redis was lost"),
+        _ => Outage::new(format!("Redis cannot be reached: {error}")),
+    }
+}
+
+/// A version that lacks what the scripts and commands here need (`PEXPIRE … LT` and `GT`).
+pub(super) fn too_old(version: &str) -> Outage {
+    Outage::for_person(format!("Redis is {version}: 7.0 or newer is needed"))
+}
+
+/// No right to the keys that we keep beside the application's.
+pub(super) fn no_side_keys() -> Outage {
+    Outage::for_person("Redis gives us no right to write our own keys: the ACL of our user needs ~unstale:* (NOPERM)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(code: &str, detail: &str) -> CommandError {
+        let error = redis::make_extension_error(code.into(), Some(detail.into()));
+        let errors = error.into_server_errors().unwrap();
+        classify("SET", &errors[0].1)
+    }
+
+    #[test]
+    fn the_servers_own_trouble_is_an_outage() {
+        for (code, _) in OUTAGES {
+            assert!(matches!(of(code, ""), CommandError::Outage(_)), "{code}");
+        }
+        assert!(matches!(of("ERR", "max number of clients reached"), CommandError::Outage(_)));
+        assert!(matches!(of("NOAUTH", ""), CommandError::Outage(Outage { needs_person: true, .. })));
+        assert!(matches!(of("LOADING", ""), CommandError::Outage(Outage { needs_person: false, .. })));
+    }
+
+    #[test]
+    fn a_refusal_names_command_and_code_and_nothing_of_the_text() {
+        for (code, detail, message) in [
+            ("WRONGTYPE", "Operation against key secret", "SET: WRONGTYPE"),
+            ("NOPERM", "No permissions to access the 'secret' key", "SET: NOPERM"),
+            ("ERR", "value is not an integer or out of range", "SET: ERR not an integer or out of range"),
+            ("ERR", "Error running script (call to f_1): @user_script:3: WRONGTYPE Operation against secret", "SET: WRONGTYPE"),
+            ("ERR", "The user executing the script can't run this command", "SET: ERR no permission"),
+        ] {
+            assert_eq!(of(code, detail), CommandError::Refused(message.into()));
+        }
+        let nested = of("ERR", "Error running script (call to f_1): @user_script:3: -OOM command not allowed");
+        assert!(matches!(nested, CommandError::Outage(_)), "{nested}");
+    }
+
+    #[test]
+    fn what_nobody_knows_is_tried_again() {
+        assert_eq!(of("NEWCODE", "secret"), CommandError::Failed("SET: NEWCODE".into()));
+    }
+}

@@ -1,0 +1,6 @@
+-- KEYS: the key's lease, the sequence. ARGV: token, how long it is granted (ms).
+-- Returns the sequence as it stands, or nothing while another holds the lease.
+if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
+  return false
+end
+return redis.call('GET', KEYS[2]) or '0'

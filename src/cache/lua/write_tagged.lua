@@ -1,0 +1,12 @@
+-- KEYS: the key, then its tags' sets. ARGV: value, unit, millis of the key, millis of the sets.
+-- Returns whether the key was there. A refused tag deletes the key: a value that no tag can invalidate is worse than none.
+local existed = redis.call('EXISTS', KEYS[1])
+for i = 2, #KEYS do
+  local refused = tag_member(KEYS[i], KEYS[1], ARGV[2], ARGV[4])
+  if refused then
+    redis.call('UNLINK', KEYS[1])
+    return refused
+  end
+end
+set_value(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+return existed

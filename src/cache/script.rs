@@ -1,0 +1,55 @@
+//! The Lua scripts, each in a file of its own, and how a pipeline calls them.
+
+use std::sync::LazyLock;
+
+use redis::Cmd;
+
+/// A script and its name in Redis' cache of scripts.
+#[derive(Debug)]
+pub(super) struct Script {
+    source: &'static str,
+    sha1: String,
+    /// Its bit in [`Sent`].
+    bit: u8,
+}
+
+/// Which scripts a pipeline has sent whole so far.
+#[derive(Debug, Default)]
+pub(super) struct Sent(u8);
+
+impl Script {
+    fn new(bit: u8, source: &'static str) -> Self {
+        Self { source, sha1: redis::Script::new(source).get_hash().to_owned(), bit }
+    }
+
+    /// A call of the script. The first of a batch sends it whole (EVAL), which also puts it into the cache for those after it: so a
+    /// `SCRIPT FLUSH`, a restart or a failover between two batches costs nothing, and none has to run again behind its successor.
+    pub(super) fn call<'k>(&self, sent: &mut Sent, keys: impl ExactSizeIterator<Item = &'k [u8]>) -> Cmd {
+        let mut command = Cmd::new();
+        if sent.0 & (1 << self.bit) == 0 {
+            sent.0 |= 1 << self.bit;
+            command.arg("EVAL").arg(self.source);
+        } else {
+            command.arg("EVALSHA").arg(&self.sha1);
+        }
+        command.arg(keys.len());
+        for key in keys {
+            command.arg(key);
+        }
+        command
+    }
+}
+
+macro_rules! script {
+    ($name:ident, $bit:literal, $($file:literal),+) => {
+        #[doc = concat!("See ", $("`lua/", $file, "` ",)+ ".")]
+        pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script::new($bit, concat!($(include_str!(concat!("lua/", $file))),+)));
+    };
+}
+
+script!(WRITE_TAGGED, 0, "tag_member.lua", "write_tagged.lua");
+script!(INVALIDATE_TAG, 1, "side_key.lua", "invalidate_tag.lua");
+script!(DRAIN_SLICE, 2, "side_key.lua", "drain_slice.lua");
+script!(GRANT_LEASE, 3, "grant_lease.lua");
+script!(FILL, 4, "tag_member.lua", "fill.lua");
+script!(RELEASE_LEASE, 5, "release_lease.lua");

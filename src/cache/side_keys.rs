@@ -1,0 +1,88 @@
+//! The names of the keys that we keep beside the application's. All begin with `unstale:`, so that one pattern of a Redis ACL covers them.
+
+use std::fmt;
+
+/// What a side key is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Who may fill the key.
+    Lease,
+    /// When the tag was last invalidated.
+    Generation,
+    /// A set of the tag's that was detached and is being drained.
+    Drain,
+}
+
+impl Kind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Lease => "lease",
+            Self::Generation => "gen",
+            Self::Drain => "drain",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The side key of a key, in the same slot of a Redis Cluster wherever that can be: a key's own hash tag decides, else the key becomes one.
+/// A key with a `}` and no hash tag has no such name; what it gets is good for a single server. `lua/side_key.lua` has the same rule.
+pub(super) fn side_key(kind: Kind, key: &[u8]) -> Vec<u8> {
+    let (before, after): (&[u8], &[u8]) = if key.contains(&b'}') { (b":", b"") } else { (b"/{", b"}") };
+    [b"unstale:", kind.as_str().as_bytes(), before, key, after].concat()
+}
+
+/// The counter that orders invalidations of tags and grants of leases.
+pub(super) const SEQUENCE: &[u8] = b"unstale:seq";
+
+/// The record of the drains that the workers of a queue have begun.
+pub(super) fn drains(queue: &str) -> String {
+    format!("unstale:drains:{queue}")
+}
+
+/// What a probe writes.
+pub(super) fn probe(queue: &str) -> String {
+    format!("unstale:probe:{queue}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The slot's input as the Redis Cluster specification has it: between the first `{` and the first `}` after it, unless empty.
+    fn hash_tag(key: &str) -> &str {
+        let Some((_, rest)) = key.split_once('{') else { return key };
+        rest.split_once('}').map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(key)
+    }
+
+    #[test]
+    fn a_side_key_shares_the_slot_of_its_key() {
+        for (key, expected) in [
+            ("a", "unstale:lease/{a}"),
+            ("{a}", "unstale:lease:{a}"),
+            ("{a", "unstale:lease/{{a}"),
+            ("x:{user:{42}:p}", "unstale:lease:x:{user:{42}:p}"),
+            ("a}b{c}", "unstale:lease:a}b{c}"),
+            ("", "unstale:lease/{}"),
+        ] {
+            let side = String::from_utf8(side_key(Kind::Lease, key.as_bytes())).unwrap();
+            assert_eq!(side, expected);
+            if !key.is_empty() {
+                assert_eq!(hash_tag(&side), hash_tag(key), "{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_keys_share_a_side_key() {
+        let keys = ["a", "{a}", "a}", "{a", "{}", "{}a", "/{a}", ":a", "a}b", "{}{x}", "{{a}}"];
+        let mut sides: Vec<_> = keys.iter().map(|key| side_key(Kind::Lease, key.as_bytes())).collect();
+        sides.sort();
+        sides.dedup();
+        assert_eq!(sides.len(), keys.len());
+    }
+}

@@ -1,0 +1,423 @@
+//! Effects of many events → the fewest operations that leave Redis as the effects would, one by one, in order of arrival.
+//!
+//! Why each shortcut is exact (keys of a tag that still drains aside, which may turn into misses):
+//! - A deletion commutes with everything but operations on the same key: it removes no key from a tag's set and reads none. So the deletions
+//!   of keys that nothing must precede go first, together.
+//! - What a later deletion or write of a key makes unseen is dropped: deletions, expiries, counters and writes without tags. A write with tags
+//!   also fills the tags' sets, which a deletion leaves alone: it stays, and the deletion stays behind it; a later write replaces it only
+//!   where that fills the same sets for at least as long.
+//! - Of two invalidations of a tag the second finds an empty set, unless a write with that tag lies between.
+//! - Two bumps of a counter add up, unless an invalidation between them may have deleted it.
+//! - Of two expiries the sooner one counts; an invalidation between them deletes the key in both orders.
+//! - A key that may itself be a tag's set shares none of this: it keeps its place, and nothing moves across it.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use super::outcome::Slot;
+use crate::registry::{Action, Effect, Expiry, RuleId, Write};
+
+/// An operation of one plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OperationId(u32);
+
+impl OperationId {
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What Redis is to do with a target.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Command<'e> {
+    /// Delete the key.
+    Delete,
+    /// Delete the tag's members and its set.
+    InvalidateTag,
+    /// Add so much to the counter; an absent one starts from 1.
+    Bump(u32),
+    /// Shorten the key's time to live.
+    Expire(Expiry),
+    /// Set the key.
+    Write(&'e Write),
+}
+
+/// One command on one target, standing for the effects whose outcome it decides.
+#[derive(Debug, Clone, Copy)]
+pub struct Operation<'e> {
+    /// The whole key, or the tag's name without its prefix.
+    pub target: &'e str,
+    /// The rule of the effect that it came from first.
+    pub rule: RuleId,
+    /// What to do.
+    pub command: Command<'e>,
+    place: Place,
+    /// The newest operation before this one that is still to be done on the same key.
+    previous: Option<OperationId>,
+    first_share: u32,
+    last_share: u32,
+}
+
+/// Where an operation is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Before all that is in order.
+    Front,
+    /// Where it arrived.
+    InOrder,
+    /// Nowhere: a later operation has made it unseen.
+    Dropped,
+}
+
+/// An effect whose outcome is an operation's. A list, so that joining two of them costs nothing.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    slot: Slot,
+    next: Option<u32>,
+}
+
+/// Effects on their way to a [`Plan`].
+#[derive(Debug)]
+pub struct Batch<'e> {
+    tag_prefix: &'e str,
+    operations: Vec<Operation<'e>>,
+    shares: Vec<Share>,
+    keys: HashMap<&'e str, KeyState>,
+    /// The invalidation of each tag that a further one would find its set empty after.
+    tags: HashMap<&'e str, OperationId>,
+    last_invalidation: Option<OperationId>,
+    absorbed: Vec<RuleId>,
+    warms: Vec<(Slot, OperationId)>,
+    hoisting: bool,
+}
+
+/// What is still to be done on a key.
+#[derive(Debug, Clone, Copy, Default)]
+struct KeyState {
+    /// Its deletion before all that is in order.
+    front: Option<OperationId>,
+    /// The newest operation in order; older ones by [`Operation::previous`].
+    newest: Option<OperationId>,
+}
+
+impl<'e> Batch<'e> {
+    /// An empty batch. Keys that begin with `tag_prefix` (`UNSTALE_TAG_PREFIX`) may be sets of tags and are left in their place.
+    pub fn new(tag_prefix: &'e str, effects: usize) -> Self {
+        Self {
+            tag_prefix,
+            operations: Vec::with_capacity(effects),
+            shares: Vec::with_capacity(effects),
+            keys: HashMap::with_capacity(effects),
+            tags: HashMap::new(),
+            last_invalidation: None,
+            absorbed: Vec::new(),
+            warms: Vec::new(),
+            hoisting: true,
+        }
+    }
+
+    /// Adds the next effect, in order of arrival.
+    pub fn push(&mut self, slot: Slot, effect: &'e Effect) {
+        let share = id(self.shares.len());
+        self.shares.push(Share { slot, next: None });
+        let arrival = Arrival { target: &effect.target, rule: effect.rule, share };
+        match &effect.action {
+            Action::InvalidateTag => self.invalidate(arrival),
+            action if effect.target.starts_with(self.tag_prefix) => self.keep_in_place(arrival, action, slot),
+            Action::Delete => {
+                self.delete(arrival);
+            }
+            Action::Warm(_) => {
+                let deletion = self.delete(arrival);
+                self.warms.push((slot, deletion));
+            }
+            Action::BumpVersion => self.bump(arrival),
+            Action::Expire(expiry) => self.expire(arrival, *expiry),
+            Action::Write(write) => self.write(arrival, write),
+        }
+    }
+
+    /// The operations in the order in which Redis is to do them.
+    pub fn finish(self) -> Plan<'e> {
+        let place = |place| move |(_, operation): &(usize, &Operation<'_>)| operation.place == place;
+        let ids = |wanted| self.operations.iter().enumerate().filter(place(wanted)).map(|(index, _)| OperationId(id(index)));
+        let mut front: Vec<_> = ids(Place::Front).collect();
+        front.sort_by_key(|operation| self.operations[operation.index()].rule);
+        let in_order = ids(Place::InOrder).collect();
+        Plan { operations: self.operations, shares: self.shares, front, in_order, absorbed: self.absorbed, warms: self.warms }
+    }
+
+    fn delete(&mut self, arrival: Arrival<'e>) -> OperationId {
+        let mut state = self.keys.get(arrival.target).copied().unwrap_or_default();
+        let unseen_from = self.shares_of_unseen(&mut state);
+        let existing = state.newest.or(state.front);
+        let deletion = if let Some(existing) = existing.filter(|&newest| self.operations[newest.index()].command == Command::Delete) {
+            self.absorb(existing, arrival);
+            existing
+        } else {
+            let place = if self.hoisting && state.newest.is_none() { Place::Front } else { Place::InOrder };
+            let deletion = self.add(arrival, Command::Delete, place, state.newest);
+            if place == Place::Front {
+                state.front = Some(deletion);
+            } else {
+                state.newest = Some(deletion);
+            }
+            deletion
+        };
+        self.adopt(deletion, unseen_from);
+        self.keys.insert(arrival.target, state);
+        deletion
+    }
+
+    /// Drops the newest operations on a key as far as a deletion makes them unseen, and returns the list of their shares.
+    fn shares_of_unseen(&mut self, state: &mut KeyState) -> Option<(u32, u32)> {
+        let mut unseen = None;
+        while let Some(newest) = state.newest {
+            let operation = self.operations[newest.index()];
+            match operation.command {
+                Command::Delete => break,
+                Command::Write(write) if !write.tags.is_empty() => break,
+                _ => {}
+            }
+            state.newest = operation.previous;
+            unseen = Some(self.drop_operation(newest, unseen));
+        }
+        unseen
+    }
+
+    fn write(&mut self, arrival: Arrival<'e>, write: &'e Write) {
+        let mut state = self.keys.get(arrival.target).copied().unwrap_or_default();
+        let mut unseen = None;
+        let mut newer: Option<OperationId> = None;
+        let mut current = state.newest;
+        while let Some(operation) = current {
+            let Operation { command, previous, .. } = self.operations[operation.index()];
+            let dropped = match command {
+                Command::Write(earlier) => gives_way(earlier, write),
+                Command::Bump(_) | Command::Expire(_) => true,
+                Command::Delete | Command::InvalidateTag => false,
+            };
+            if dropped {
+                match newer {
+                    Some(newer) => self.operations[newer.index()].previous = previous,
+                    None => state.newest = previous,
+                }
+                unseen = Some(self.drop_operation(operation, unseen));
+            } else {
+                newer = Some(operation);
+            }
+            current = previous;
+        }
+        let operation = self.add(arrival, Command::Write(write), Place::InOrder, state.newest);
+        self.adopt(operation, unseen);
+        state.newest = Some(operation);
+        self.keys.insert(arrival.target, state);
+        if !self.tags.is_empty() {
+            for tag in &write.tags {
+                self.tags.remove(tag.as_str());
+            }
+        }
+    }
+
+    fn bump(&mut self, arrival: Arrival<'e>) {
+        let state = self.keys.entry(arrival.target).or_default();
+        if let Some(newest) = state.newest.filter(|&newest| self.last_invalidation.is_none_or(|last| last < newest))
+            && let Command::Bump(by) = &mut self.operations[newest.index()].command
+            && let Some(sum) = by.checked_add(1)
+        {
+            *by = sum;
+            self.absorb(newest, arrival);
+        } else {
+            self.add_newest(arrival, Command::Bump(1));
+        }
+    }
+
+    fn expire(&mut self, arrival: Arrival<'e>, expiry: Expiry) {
+        let mut current = self.keys.entry(arrival.target).or_default().newest;
+        while let Some(operation) = current {
+            let Operation { command: Command::Expire(earlier), previous, .. } = &mut self.operations[operation.index()] else { break };
+            if let Some(sooner) = sooner(*earlier, expiry) {
+                *earlier = sooner;
+                return self.absorb(operation, arrival);
+            }
+            current = *previous;
+        }
+        self.add_newest(arrival, Command::Expire(expiry));
+    }
+
+    fn invalidate(&mut self, arrival: Arrival<'e>) {
+        if let Some(&earlier) = self.tags.get(arrival.target) {
+            return self.absorb(earlier, arrival);
+        }
+        let operation = self.add(arrival, Command::InvalidateTag, Place::InOrder, None);
+        self.tags.insert(arrival.target, operation);
+        self.last_invalidation = Some(operation);
+    }
+
+    /// A key that may be a tag's set: what it holds decides what an invalidation deletes.
+    fn keep_in_place(&mut self, arrival: Arrival<'e>, action: &'e Action, slot: Slot) {
+        let command = match action {
+            Action::Delete | Action::Warm(_) => Command::Delete,
+            Action::InvalidateTag => Command::InvalidateTag,
+            Action::BumpVersion => Command::Bump(1),
+            Action::Expire(expiry) => Command::Expire(*expiry),
+            Action::Write(write) => Command::Write(write),
+        };
+        let operation = self.add(arrival, command, Place::InOrder, None);
+        if matches!(action, Action::Warm(_)) {
+            self.warms.push((slot, operation));
+        }
+        self.keys.clear();
+        self.tags.clear();
+        self.hoisting = false;
+    }
+
+    fn add(&mut self, arrival: Arrival<'e>, command: Command<'e>, place: Place, previous: Option<OperationId>) -> OperationId {
+        let operation = OperationId(id(self.operations.len()));
+        let Arrival { target, rule, share } = arrival;
+        self.operations.push(Operation { target, rule, command, place, previous, first_share: share, last_share: share });
+        operation
+    }
+
+    fn add_newest(&mut self, arrival: Arrival<'e>, command: Command<'e>) {
+        let previous = self.keys.get(arrival.target).and_then(|state| state.newest);
+        let operation = self.add(arrival, command, Place::InOrder, previous);
+        self.keys.entry(arrival.target).or_default().newest = Some(operation);
+    }
+
+    /// Lets an operation decide the outcome of one more effect.
+    fn absorb(&mut self, operation: OperationId, arrival: Arrival<'e>) {
+        self.absorbed.push(arrival.rule);
+        self.adopt(operation, Some((arrival.share, arrival.share)));
+    }
+
+    fn adopt(&mut self, operation: OperationId, shares: Option<(u32, u32)>) {
+        let Some((first, last)) = shares else { return };
+        let operation = &mut self.operations[operation.index()];
+        self.shares[operation.last_share as usize].next = Some(first);
+        operation.last_share = last;
+    }
+
+    /// Puts the shares of an operation that need not be done before those of `unseen`.
+    fn drop_operation(&mut self, operation: OperationId, unseen: Option<(u32, u32)>) -> (u32, u32) {
+        let operation = &mut self.operations[operation.index()];
+        operation.place = Place::Dropped;
+        self.absorbed.push(operation.rule);
+        let (first, last) = (operation.first_share, operation.last_share);
+        match unseen {
+            Some((next, end)) => {
+                self.shares[last as usize].next = Some(next);
+                (first, end)
+            }
+            None => (first, last),
+        }
+    }
+}
+
+/// An effect that has just arrived, its share already in the list.
+#[derive(Debug, Clone, Copy)]
+struct Arrival<'e> {
+    target: &'e str,
+    rule: RuleId,
+    share: u32,
+}
+
+/// What Redis is to do, in order.
+#[derive(Debug)]
+pub struct Plan<'e> {
+    operations: Vec<Operation<'e>>,
+    shares: Vec<Share>,
+    front: Vec<OperationId>,
+    in_order: Vec<OperationId>,
+    absorbed: Vec<RuleId>,
+    warms: Vec<(Slot, OperationId)>,
+}
+
+impl<'e> Plan<'e> {
+    /// An operation of this plan.
+    pub fn operation(&self, operation: OperationId) -> &Operation<'e> {
+        &self.operations[operation.index()]
+    }
+
+    /// The deletions to be done before all else, a slice a rule.
+    pub fn deletions_by_rule(&self) -> impl Iterator<Item = (RuleId, &[OperationId])> {
+        let rule = |operation: &OperationId| self.operations[operation.index()].rule;
+        self.front.chunk_by(move |a, b| rule(a) == rule(b)).map(move |chunk| (rule(&chunk[0]), chunk))
+    }
+
+    /// The deletions to be done before all else.
+    pub fn deletions(&self) -> &[OperationId] {
+        &self.front
+    }
+
+    /// The operations to be done after those, in this order.
+    pub fn in_order(&self) -> &[OperationId] {
+        &self.in_order
+    }
+
+    /// The effects whose outcome the operation decides.
+    pub fn slots(&self, operation: OperationId) -> impl Iterator<Item = Slot> {
+        let share = |index: u32| self.shares[index as usize];
+        std::iter::successors(Some(share(self.operation(operation).first_share)), move |current| current.next.map(share))
+            .map(|share| share.slot)
+    }
+
+    /// The rules of effects that need no command of their own, one entry an effect.
+    pub fn absorbed(&self) -> &[RuleId] {
+        &self.absorbed
+    }
+
+    /// The loads still to be done once the operation, which deletes their key, is.
+    pub fn warms(&self) -> &[(Slot, OperationId)] {
+        &self.warms
+    }
+
+    /// Whether a later operation gives the key of this deletion a value.
+    pub fn is_followed_by_value(&self, deletion: OperationId) -> bool {
+        let target = self.operation(deletion).target;
+        let later = |other: &&OperationId| self.operation(deletion).place == Place::Front || **other > deletion;
+        self.in_order
+            .iter()
+            .filter(later)
+            .map(|&other| self.operation(other))
+            .any(|other| other.target == target && matches!(other.command, Command::Write(_) | Command::Bump(_)))
+    }
+
+    /// Nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+}
+
+/// Whether the later write of a key leaves nothing to be seen of the earlier one. Versions, once compared, are decided here.
+fn gives_way(earlier: &Write, later: &Write) -> bool {
+    earlier.tags.is_empty() || (outlasts(later.expiry, earlier.expiry) && earlier.tags.iter().all(|tag| later.tags.contains(tag)))
+}
+
+/// Whether a tag's set is kept at least as long for the first as for the second.
+fn outlasts(first: Expiry, second: Expiry) -> bool {
+    match (first, second) {
+        (Expiry::Never, _) => true,
+        (Expiry::After { ttl, .. }, Expiry::After { ttl: other, .. }) => ttl >= other,
+        (Expiry::At(at), Expiry::At(other)) => at >= other,
+        _ => false,
+    }
+}
+
+/// The one expiry that does what both do, if one can.
+fn sooner(first: Expiry, second: Expiry) -> Option<Expiry> {
+    match (first, second) {
+        (Expiry::At(at), Expiry::At(other)) => Some(Expiry::At(at.min(other))),
+        (Expiry::After { ttl, jitter }, Expiry::After { ttl: other, jitter: spread }) if jitter == spread => {
+            Some(Expiry::After { ttl: ttl.min(other), jitter })
+        }
+        _ => None,
+    }
+}
+
+/// A place in a list that is never as long as `u32::MAX`: effects are limited by event and events by batch.
+fn id(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}

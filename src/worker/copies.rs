@@ -1,0 +1,111 @@
+//! Orders for copies → copies that the broker has confirmed.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::Mutex;
+use tracing::{info, warn};
+
+use super::{Live, Shared};
+use crate::broker::{self, CopyHeaders, Delivery, Names, Outgoing, PublishError, SessionEnded, copy_to};
+use crate::event::{Decoded, Event, decode};
+use crate::plan::{CopyOrder, Destination};
+
+/// Before what the broker could not store is tried again.
+const NACKED_PAUSE: Duration = Duration::from_millis(500);
+
+/// One lane's publisher: batches take their turns on it.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    channel: Mutex<broker::Publisher>,
+    names: Names,
+}
+
+impl Publisher {
+    pub(super) fn new(publisher: broker::Publisher, names: Names) -> Self {
+        Self { channel: Mutex::new(publisher), names }
+    }
+
+    /// Publishes what is ordered, and waits until each copy is confirmed and not returned, through alarms of the broker and full queues.
+    pub(super) async fn publish(&self, shared: &Shared, live: &Live, orders: &[(&Delivery, CopyOrder)]) -> Result<(), SessionEnded> {
+        let mut channel = self.channel.lock().await;
+        let now = Timestamp::now().to_string();
+        let mut copies: Vec<Outgoing<'_>> = orders
+            .iter()
+            .map(|(delivery, order)| {
+                match order.destination {
+                    Destination::Slow => {}
+                    Destination::Retry(_) => shared.metrics.retried(),
+                    Destination::Dead(reason) => shared.metrics.dead(reason),
+                }
+                let message = delivery.message();
+                // Rare: what a copy says of its event is read once more from the delivery.
+                let event = match decode(&message, shared.config.max_body_bytes) {
+                    Ok(Decoded::Event(event)) => Some(event),
+                    Ok(Decoded::Tombstone) | Err(_) => None,
+                };
+                let headers = headers(order, event.as_ref(), live.registry.digest(), &now);
+                copy_to(self.queue(order.destination), delivery, &headers, channel.frame_max_bytes())
+            })
+            .collect();
+        loop {
+            let results = channel.publish_all(&copies).await;
+            let mut again = Vec::new();
+            let mut pause = None;
+            for (copy, result) in copies.into_iter().zip(results) {
+                match result {
+                    Ok(()) => {}
+                    Err(PublishError::Ended(ended)) => return Err(ended),
+                    Err(PublishError::Blocked) => again.push(copy),
+                    Err(PublishError::Nacked) => {
+                        pause = Some(NACKED_PAUSE);
+                        again.push(copy);
+                    }
+                    // A queue of ours is gone, or not ours to write to: a new session finds or declares it, or says what is wrong.
+                    Err(error) => return Err(SessionEnded::new(error.to_string())),
+                }
+            }
+            if again.is_empty() {
+                return Ok(());
+            }
+            copies = again;
+            if let Some(pause) = pause {
+                warn!(copies = copies.len(), "RabbitMQ could not store copies (a queue is full or has lost its quorum): trying again");
+                tokio::time::sleep(pause).await;
+            }
+            if channel.is_blocked() {
+                warn!(copies = copies.len(), "RabbitMQ takes no messages (a memory or disk alarm): copies wait");
+                shared.metrics.set_paused("broker", true);
+                channel.unblocked().await;
+                shared.metrics.set_paused("broker", false);
+                info!("RabbitMQ takes messages again");
+            }
+        }
+    }
+
+    fn queue(&self, destination: Destination) -> &str {
+        match destination {
+            Destination::Slow => &self.names.slow,
+            Destination::Retry(rung) => self.names.retry.get(rung).map_or(&self.names.dead, |(_, name)| name),
+            Destination::Dead(_) => &self.names.dead,
+        }
+    }
+}
+
+fn headers<'a>(order: &'a CopyOrder, event: Option<&'a Event<'_>>, registry: &'a str, time: &'a str) -> CopyHeaders<'a> {
+    let reason = match order.destination {
+        Destination::Dead(reason) => Some(reason),
+        Destination::Slow | Destination::Retry(_) => None,
+    };
+    CopyHeaders {
+        attempt: order.attempt,
+        reason,
+        error: order.error.as_deref(),
+        event_type: event.map(|event| &*event.event_type),
+        event_id: event.map(|event| &*event.id),
+        form: event.map(|event| event.form),
+        effects: order.effects.as_deref(),
+        registry,
+        time,
+    }
+}

@@ -1,0 +1,82 @@
+//! Whether Redis takes writes, as every lane sees it.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::cache::{Cache, Outage};
+use crate::http::Readiness;
+use crate::telemetry::Metrics;
+
+/// How long a lane keeps what it has in hand while Redis is away, before it gives it back to the broker: short enough for the broker's
+/// acknowledgement timeout (30 minutes by default), long enough for a failover.
+pub(super) const HOLD: Duration = Duration::from_secs(60);
+
+/// Open while Redis takes writes. Closed by whoever meets an outage, opened by the probe alone.
+#[derive(Debug)]
+pub(super) struct Gate {
+    closed_since: watch::Sender<Option<Instant>>,
+    readiness: Readiness,
+    metrics: Metrics,
+}
+
+impl Gate {
+    /// Closed until the first probe succeeds.
+    pub(super) fn new(readiness: Readiness, metrics: Metrics) -> Self {
+        Self { closed_since: watch::Sender::new(Some(Instant::now())), readiness, metrics }
+    }
+
+    /// Closes it.
+    pub(super) fn close(&self, outage: &Outage) {
+        let closed = self.closed_since.send_if_modified(|since| {
+            let was_open = since.is_none();
+            since.get_or_insert_with(Instant::now);
+            was_open
+        });
+        if closed {
+            warn!(cause = %outage.cause, "Redis is out: consuming pauses, what is in hand is held");
+            self.readiness.set_redis(Err(outage.cause.clone().into()));
+            self.metrics.set_paused("redis", true);
+        }
+    }
+
+    /// Waits until it is open.
+    pub(super) async fn open(&self) {
+        let mut closed_since = self.closed_since.subscribe();
+        // The sender lives as long as `self`: waiting cannot fail.
+        let _ = closed_since.wait_for(Option::is_none).await;
+    }
+
+    /// Waits until it is open with deliveries in hand. False when they are to be given back: [`HOLD`] is over, or we are to stop.
+    pub(super) async fn hold(&self, stop: &CancellationToken) -> bool {
+        let Some(since) = *self.closed_since.borrow() else { return true };
+        let opened = tokio::time::timeout_at(since + HOLD, self.open());
+        stop.run_until_cancelled(opened).await.is_some_and(|opened| opened.is_ok())
+    }
+
+    /// Probes whenever it is closed. Ends only where it never was open and Redis refuses us until a person changes something.
+    pub(super) async fn keep(&self, cache: &Cache) -> Outage {
+        let mut closed_since = self.closed_since.subscribe();
+        let mut opened_before = false;
+        loop {
+            // The sender lives as long as `self`: waiting cannot fail.
+            let _ = closed_since.wait_for(Option::is_some).await;
+            // It paces itself.
+            match cache.probe().await {
+                Ok(()) => {
+                    opened_before = true;
+                    let since = self.closed_since.send_replace(None);
+                    let after_s = since.map_or(0.0, |since| since.elapsed().as_secs_f64());
+                    self.readiness.set_redis(Ok(()));
+                    self.metrics.set_paused("redis", false);
+                    info!(after_s, "Redis answers");
+                }
+                Err(outage) if outage.needs_person && !opened_before => return outage,
+                Err(outage) => self.readiness.set_redis(Err(outage.cause.into())),
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Work that is begun and ended in one order, with several pieces under way.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::future::{MaybeDone, maybe_done};
+
+/// Futures begun in order and ended in order. Each is polled once when it is pushed, so that what it sends leaves in the order of the
+/// pushes; from then on only the oldest is waited for: what the others wait for arrives without them.
+pub(super) struct InOrder<F: Future> {
+    queue: VecDeque<Pin<Box<MaybeDone<F>>>>,
+}
+
+impl<F: Future> InOrder<F> {
+    pub(super) fn new() -> Self {
+        Self { queue: VecDeque::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Begins a piece of work behind all others.
+    pub(super) async fn push(&mut self, work: F) {
+        let mut work = Box::pin(maybe_done(work));
+        poll_fn(|context| {
+            let _begun = work.as_mut().poll(context);
+            Poll::Ready(())
+        })
+        .await;
+        self.queue.push_back(work);
+    }
+
+    /// The oldest piece's result; waits for ever while there is none. Cancel-safe.
+    pub(super) async fn next(&mut self) -> F::Output {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<F::Output> {
+        let Some(oldest) = self.queue.front_mut() else { return Poll::Pending };
+        if oldest.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        let output = oldest.as_mut().take_output();
+        self.queue.pop_front();
+        output.map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn begins_at_once_and_ends_in_order() {
+        let begun = Mutex::new(Vec::new());
+        let (mut senders, mut in_order) = (Vec::new(), InOrder::new());
+        for n in 0..3 {
+            let (sender, receiver) = oneshot::channel();
+            senders.push(sender);
+            let begun = &begun;
+            in_order
+                .push(async move {
+                    begun.lock().unwrap().push(n);
+                    receiver.await.unwrap()
+                })
+                .await;
+        }
+        assert_eq!(*begun.lock().unwrap(), [0, 1, 2]);
+        let mut senders = senders.into_iter();
+        let (first, second, third) = (senders.next().unwrap(), senders.next().unwrap(), senders.next().unwrap());
+        third.send("third").unwrap();
+        assert!(futures_util::FutureExt::now_or_never(in_order.next()).is_none(), "the oldest is not done");
+        first.send("first").unwrap();
+        assert_eq!(in_order.next().await, "first");
+        second.send("second").unwrap();
+        assert_eq!(in_order.next().await, "second");
+        assert_eq!(in_order.next().await, "third");
+        assert!(in_order.is_empty());
+    }
+}

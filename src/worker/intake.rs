@@ -1,0 +1,75 @@
+//! A delivery → what it asks for: decoded and resolved, with whatever goes wrong turned into a settlement.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use jiff::Timestamp;
+use tracing::debug;
+
+use super::Live;
+use crate::broker::Delivery;
+use crate::event::{Decoded, Event, Provenance, decode};
+use crate::plan::{EventOutcome, Settlement};
+use crate::reason::Reason;
+use crate::registry::Resolution;
+
+/// What a delivery asks for.
+#[derive(Debug, Default)]
+pub(super) struct Request {
+    /// What to apply. Empty where `verdict` is set.
+    pub(super) resolution: Resolution,
+    /// The positions that this delivery is to do; `None` is all.
+    pub(super) only: Option<Vec<u32>>,
+    /// How often the event was tried before.
+    pub(super) attempts_before: u32,
+    /// When it happened, where the event says so.
+    pub(super) happened_at: Option<Timestamp>,
+    /// The message is settled without Redis.
+    pub(super) verdict: Option<Settlement>,
+}
+
+impl Request {
+    /// Reads a delivery with today's registry. Never panics: a panic inside is this message's own dead letter.
+    pub(super) fn of(delivery: &Delivery, live: &Live, max_body_bytes: usize) -> Self {
+        // Nothing is shared with what may panic: a half-made request is dropped.
+        catch_unwind(AssertUnwindSafe(|| Self::read(delivery, live, max_body_bytes))).unwrap_or_else(|_| {
+            let error = "decoding or resolving the event panicked: please report it, with the event's shape".to_owned();
+            Self { verdict: Some(Settlement::dead(Reason::Panicked, error, 0)), ..Self::default() }
+        })
+    }
+
+    fn read(delivery: &Delivery, live: &Live, max_body_bytes: usize) -> Self {
+        let message = delivery.message();
+        let provenance = Provenance::of(&message);
+        let attempts_before = provenance.as_ref().map_or(0, |provenance| provenance.attempt);
+        let event = match decode(&message, max_body_bytes) {
+            Ok(Decoded::Event(event)) => event,
+            Ok(Decoded::Tombstone) => {
+                return Self { verdict: Some(Settlement::clean(EventOutcome::Tombstone)), attempts_before, ..Self::default() };
+            }
+            Err(malformed) => {
+                let verdict = Some(Settlement::dead(Reason::Malformed, malformed.to_string(), attempts_before));
+                return Self { verdict, attempts_before, ..Self::default() };
+            }
+        };
+        let resolution = live.registry.resolve(&event);
+        let only = provenance.and_then(|provenance| heeded(provenance, live.registry.digest(), &resolution));
+        debug!(id = %event.id, event_type = %event.event_type, effects = resolution.effects.len(), "resolved");
+        Self { resolution, only, attempts_before, happened_at: happened_at(&event), verdict: None }
+    }
+
+    /// Whether this delivery is to do the effect at that position.
+    pub(super) fn asks_for(&self, position: u32) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(&position))
+    }
+}
+
+/// The positions a copy names, where they mean today what they meant when it was made.
+fn heeded(provenance: Provenance<'_>, digest: &str, resolution: &Resolution) -> Option<Vec<u32>> {
+    let positions = provenance.effects.filter(|_| provenance.registry == Some(digest))?;
+    let all_exist = positions.iter().all(|position| (*position as usize) < resolution.effects.len());
+    all_exist.then_some(positions)
+}
+
+fn happened_at(event: &Event<'_>) -> Option<Timestamp> {
+    event.time.as_deref()?.parse().ok()
+}

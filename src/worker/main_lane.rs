@@ -1,0 +1,83 @@
+//! The main lane: batches that form by themselves, applied in one round trip each, acknowledged whole and in order.
+
+use std::collections::VecDeque;
+
+use tokio_util::sync::CancellationToken;
+
+use super::batch::{Batch, Unsettled};
+use super::in_order::InOrder;
+use super::window::Window;
+use super::{LaneEnd, Shared, copies};
+use crate::broker::{Lane, SessionEnded, Tag};
+use crate::cache::Outage;
+
+/// Batches that may be on their way to Redis at once: enough to fill a slow link; the prefetch bounds them anyway.
+const MAX_APPLYING: usize = 8;
+
+/// Consumes until told to stop, until the session ends, or until Redis was away too long.
+pub(super) async fn run(
+    shared: &Shared,
+    lane: &mut Lane,
+    publisher: &copies::Publisher,
+    mut window: Window,
+    stop: &CancellationToken,
+) -> Result<LaneEnd, SessionEnded> {
+    let mut applying = InOrder::new();
+    let mut settling = InOrder::new();
+    let mut stopping = false;
+    lane.consume(window.prefetch()).await?;
+    loop {
+        tokio::select! {
+            biased;
+            settled = settling.next(), if !settling.is_empty() => {
+                let settled: Result<Option<Tag>, SessionEnded> = settled;
+                if let Some(tag) = settled? {
+                    lane.ack_through(tag)?;
+                }
+            }
+            applied = applying.next(), if !applying.is_empty() => {
+                let (batch, applied): (Batch, Result<Unsettled, Outage>) = applied;
+                match applied {
+                    Ok(unsettled) => settling.push(settle(shared, publisher, batch, unsettled)).await,
+                    Err(outage) => {
+                        shared.gate.close(&outage);
+                        // What was sent behind the failed batch is applied again behind it: order is kept.
+                        let mut held = VecDeque::from([batch]);
+                        while !applying.is_empty() {
+                            let (behind, _): (Batch, Result<Unsettled, Outage>) = applying.next().await;
+                            held.push_back(behind);
+                        }
+                        if !shared.gate.hold(stop).await {
+                            return Ok(LaneEnd::GaveBack);
+                        }
+                        for batch in held {
+                            applying.push(apply(shared, batch)).await;
+                        }
+                    }
+                }
+            }
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                lane.cancel().await?;
+            }
+            arrived = lane.next_batch(shared.config.batch), if (!stopping || lane.has_left_over()) && applying.len() < MAX_APPLYING => {
+                let deliveries = arrived?;
+                if let Some(prefetch) = window.after(&deliveries) {
+                    lane.consume(prefetch).await?;
+                }
+                applying.push(apply(shared, Batch::read(shared, deliveries))).await;
+            }
+            else => return Ok(LaneEnd::Stopped),
+        }
+    }
+}
+
+async fn apply(shared: &Shared, batch: Batch) -> (Batch, Result<Unsettled, Outage>) {
+    let applied = batch.apply(shared).await;
+    (batch, applied)
+}
+
+async fn settle(shared: &Shared, publisher: &copies::Publisher, batch: Batch, unsettled: Unsettled) -> Result<Option<Tag>, SessionEnded> {
+    batch.settle(shared, publisher, unsettled).await?;
+    Ok(batch.last_tag())
+}

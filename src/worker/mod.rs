@@ -1,0 +1,157 @@
+//! The worker: what its lanes share, and how it starts and ends.
+
+mod batch;
+mod copies;
+mod fill;
+mod gate;
+mod in_hand;
+mod in_order;
+mod intake;
+mod main_lane;
+mod reload;
+mod slow_lane;
+mod supervisor;
+mod window;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::broker::BrokerError;
+use crate::cache::{Cache, CacheError, Outage};
+use crate::config::Config;
+use crate::http::Readiness;
+use crate::plan::{Ladder, SettlePolicy};
+use crate::registry::Registry;
+use crate::telemetry::{Metrics, RegistryMetrics};
+use crate::warm::{LoaderProblems, Loaders};
+
+use gate::Gate;
+use in_hand::InHand;
+use supervisor::Supervisor;
+
+/// A registry in use, with what is made from it.
+#[derive(Debug)]
+struct Live {
+    registry: Registry,
+    metrics: RegistryMetrics,
+    loaders: Loaders,
+}
+
+/// What every lane sees.
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    policy: SettlePolicy,
+    live: ArcSwap<Live>,
+    cache: Cache,
+    gate: Gate,
+    in_hand: InHand,
+    metrics: Metrics,
+}
+
+/// Why a lane ended while its session stood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LaneEnd {
+    /// Told to stop; everything in hand is settled.
+    Stopped,
+    /// Redis was away too long, or we were told to stop while it was: what was in hand goes back.
+    GaveBack,
+}
+
+/// How the worker ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Told to stop, everything in hand settled or given back.
+    Clean,
+    /// The grace period ran out, or a second signal came.
+    Cut,
+}
+
+/// Why the worker cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The broker refuses us for good.
+    #[error(transparent)]
+    Broker(BrokerError),
+    /// Redis cannot be used as it is set.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// Redis refuses us until a person changes something.
+    #[error("{0}")]
+    Redis(Outage),
+    /// The registry's loaders cannot be used.
+    #[error(transparent)]
+    Loaders(#[from] LoaderProblems),
+}
+
+/// What tells the worker to end.
+#[derive(Debug, Clone, Default)]
+pub struct Signals {
+    /// Stop consuming, settle what is in hand, close.
+    pub stop: CancellationToken,
+    /// End at once.
+    pub cut: CancellationToken,
+}
+
+/// Runs the worker until it is told to end.
+///
+/// # Errors
+/// [`StartError`] when a server refuses us for good before the first session stood; once one has, refusals mean back-off.
+pub async fn run(
+    config: Config,
+    registry: Registry,
+    metrics: Metrics,
+    readiness: Readiness,
+    signals: Signals,
+) -> Result<Ended, StartError> {
+    let grace = config.shutdown_grace;
+    let loaders = Loaders::new(&config.warm, registry.loaders())?;
+    let shared = Arc::new(Shared {
+        policy: SettlePolicy { ladder: Ladder(config.amqp.retry_delays.clone()), unknown: config.unknown },
+        cache: Cache::connect(&config.redis, &config.amqp.queue)?,
+        live: ArcSwap::from_pointee(Live::new(registry, loaders, &metrics)),
+        gate: Gate::new(readiness.clone(), metrics.clone()),
+        in_hand: InHand::new(metrics.clone()),
+        metrics,
+        config,
+    });
+    let background = CancellationToken::new();
+    let _ends_background = background.clone().drop_guard();
+    let (new_keys, keys_to_bind) = mpsc::channel(1);
+    tokio::spawn(reload::watch(Arc::clone(&shared), new_keys, background.clone()));
+    let sessions = Supervisor::new(&shared, readiness, keys_to_bind);
+    tokio::select! {
+        ended = sessions.run(&signals.stop) => ended.map(|()| Ended::Clean).map_err(StartError::Broker),
+        refused = shared.gate.keep(&shared.cache) => Err(StartError::Redis(refused)),
+        () = signals.cut.cancelled() => Ok(Ended::Cut),
+        () = after_stop(&signals.stop, grace) => {
+            warn!(grace_s = grace.as_secs(), "the grace period ran out: what is in hand comes again from the broker");
+            Ok(Ended::Cut)
+        }
+    }
+}
+
+async fn after_stop(stop: &CancellationToken, grace: Duration) {
+    stop.cancelled().await;
+    tokio::time::sleep(grace).await;
+}
+
+impl Live {
+    /// Brings a registry into use.
+    fn new(registry: Registry, loaders: Loaders, metrics: &Metrics) -> Self {
+        let entries = registry.entries().iter().map(|entry| entry.name.as_str());
+        Self { metrics: metrics.for_registry(registry.digest(), registry.rules(), entries), loaders, registry }
+    }
+}
+
+impl Shared {
+    /// Deliveries of the slow lane in hand at once: loads are bounded by their own limits, and some must be waiting for them.
+    fn slow_prefetch(&self) -> u16 {
+        u16::try_from(2 * self.config.warm.concurrency + 8).unwrap_or(u16::MAX)
+    }
+}

@@ -1,0 +1,65 @@
+//! The registry's files, looked at every second: what loads replaces what is in use, what does not changes nothing.
+//!
+//! Looking is what works everywhere: a `ConfigMap`'s symlink swap, bind mounts and network file systems do not all tell of their changes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{Live, Shared};
+use crate::registry::{self, LoadOptions, Loaded, Registry};
+
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Watches until `stop`. The routing keys of each registry that came into use are sent on.
+pub(super) async fn watch(shared: Arc<Shared>, new_keys: mpsc::Sender<Vec<String>>, stop: CancellationToken) {
+    let mut judged = shared.live.load().registry.digest().to_owned();
+    let mut seen = judged.clone();
+    while stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
+        let options = LoadOptions::for_run(&shared.config.registry);
+        let schemas = options.schemas.clone();
+        // A tree that cannot be read now (a swap under way) is looked at again.
+        let Ok(Ok(digest)) = tokio::task::spawn_blocking(move || registry::digest_of(&schemas)).await else { continue };
+        // Twice the same: nobody is in the midst of writing.
+        let settled = digest == seen;
+        seen.clone_from(&digest);
+        if !settled || digest == judged {
+            continue;
+        }
+        judged = digest;
+        let loaded = tokio::task::spawn_blocking(move || Registry::load(&options)).await;
+        match loaded {
+            Ok(Ok(loaded)) => take(&shared, loaded, &new_keys),
+            Ok(Err(problems)) => {
+                shared.metrics.reload_failed();
+                error!(digest = %judged, "the changed registry does not load, the last good one stays:\n{problems}");
+            }
+            Err(panicked) => {
+                shared.metrics.reload_failed();
+                error!(digest = %judged, error = %panicked, "loading the changed registry panicked, the last good one stays");
+            }
+        }
+    }
+}
+
+fn take(shared: &Shared, loaded: Loaded, new_keys: &mpsc::Sender<Vec<String>>) {
+    let keys = loaded.registry.routing_keys().to_vec();
+    let loaders = match shared.live.load().loaders.reload(loaded.registry.loaders()) {
+        Ok(loaders) => loaders,
+        Err(problems) => {
+            shared.metrics.reload_failed();
+            error!("the changed registry's loaders cannot be used, the last good one stays:\n{problems}");
+            return;
+        }
+    };
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    info!(digest = loaded.registry.digest(), "registry reloaded");
+    shared.live.store(Arc::new(Live::new(loaded.registry, loaders, &shared.metrics)));
+    // Without a session nobody binds now: the next one binds all.
+    let _ = new_keys.try_send(keys);
+}

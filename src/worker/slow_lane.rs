@@ -1,0 +1,116 @@
+//! The slow lane: what one round trip cannot finish — loads, and drains of big tags — under its own permits.
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio_util::sync::CancellationToken;
+
+use super::batch::{Batch, Unsettled};
+use super::{LaneEnd, Shared, copies, fill};
+use crate::broker::{Delivery, Lane, SessionEnded, Tag};
+use crate::cache::Outage;
+use crate::plan::{self, EffectOutcome, Slot};
+use crate::registry::{Action, Effect};
+
+/// Consumes until told to stop, until the session ends, or until Redis was away too long.
+pub(super) async fn run(
+    shared: &Shared,
+    lane: &mut Lane,
+    publisher: &copies::Publisher,
+    stop: &CancellationToken,
+) -> Result<LaneEnd, SessionEnded> {
+    let mut in_hand = FuturesUnordered::new();
+    let mut stopping = false;
+    lane.consume(shared.slow_prefetch()).await?;
+    loop {
+        tokio::select! {
+            biased;
+            Some(done) = in_hand.next(), if !in_hand.is_empty() => {
+                let done: Result<Option<Tag>, SessionEnded> = done;
+                match done? {
+                    Some(tag) => lane.ack_one(tag)?,
+                    None => return Ok(LaneEnd::GaveBack),
+                }
+            }
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                lane.cancel().await?;
+            }
+            // The prefetch bounds what is in hand.
+            arrived = lane.next_batch(usize::from(shared.slow_prefetch())), if !stopping || lane.has_left_over() => {
+                in_hand.extend(arrived?.into_iter().map(|delivery| handle(shared, publisher, stop, delivery)));
+            }
+            else => return Ok(LaneEnd::Stopped),
+        }
+    }
+}
+
+/// Settles one delivery; `None` when it is to be given back, since Redis is away.
+async fn handle(
+    shared: &Shared,
+    publisher: &copies::Publisher,
+    stop: &CancellationToken,
+    delivery: Delivery,
+) -> Result<Option<Tag>, SessionEnded> {
+    let batch = Batch::read(shared, vec![delivery]);
+    loop {
+        match work(shared, &batch).await {
+            Ok(unsettled) => {
+                batch.settle(shared, publisher, unsettled).await?;
+                return Ok(batch.last_tag());
+            }
+            Err(outage) => {
+                shared.gate.close(&outage);
+                if !shared.gate.hold(stop).await {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}
+
+/// Does all that the delivery asks for, and gives what is left. A copy of the main lane's making asks for nothing that was done there.
+async fn work(shared: &Shared, batch: &Batch) -> Result<Unsettled, Outage> {
+    let (slow, mut rest) = match &batch.requests[0].only {
+        Some(only) => (only.clone(), Vec::new()),
+        // Made with another registry: all of it is done here, the quick part first.
+        None => quick_part(shared, batch).await?,
+    };
+    let mut pending: FuturesUnordered<_> = slow.into_iter().map(|position| finish(shared, batch, position)).collect();
+    while let Some(finished) = pending.next().await {
+        rest.extend(finished?);
+    }
+    rest.sort_unstable_by_key(|(position, _)| *position);
+    Ok(if rest.is_empty() { Unsettled::new() } else { Unsettled::from([(0, rest)]) })
+}
+
+/// Applies what one round trip can do. The positions that it cannot, and the other effects that are not done.
+async fn quick_part(shared: &Shared, batch: &Batch) -> Result<(Vec<u32>, Vec<(u32, EffectOutcome)>), Outage> {
+    let unsettled = batch.apply(shared).await?.remove(&0).unwrap_or_default();
+    let (slow, rest): (Vec<_>, Vec<_>) = unsettled.into_iter().partition(|(_, outcome)| *outcome == EffectOutcome::Slow);
+    Ok((slow.into_iter().map(|(position, _)| position).collect(), rest))
+}
+
+/// Finishes one effect; what is left of it, if anything.
+async fn finish(shared: &Shared, batch: &Batch, position: u32) -> Result<Option<(u32, EffectOutcome)>, Outage> {
+    let effect = &batch.requests[0].resolution.effects[position as usize];
+    let outcome = match &effect.action {
+        Action::Warm(warm) => fill::warm(shared, &batch.live, &batch.deliveries[0], &effect.target, warm).await?,
+        Action::InvalidateTag => drain(shared, batch, effect).await?,
+        // Nobody sends these here; a hand-made copy that does is done.
+        Action::Delete | Action::BumpVersion | Action::Expire(_) | Action::Write(_) => {
+            let mut plan = plan::Batch::new(shared.cache.tag_prefix(), 1);
+            plan.push(Slot { event: 0, position }, effect);
+            shared.cache.apply(&plan.finish()).await?.unsettled.pop().map(|(_, outcome)| outcome)
+        }
+    };
+    Ok(outcome.map(|outcome| (position, batch.named(Slot { event: 0, position }, outcome))))
+}
+
+/// Deletes the members of a big tag, slice by slice: what this event's invalidation detached, and what others' did.
+async fn drain(shared: &Shared, batch: &Batch, effect: &Effect) -> Result<Option<EffectOutcome>, Outage> {
+    let count = |existed, gone| batch.live.metrics.keys(effect.rule, existed, gone);
+    match shared.cache.drain_tag(&effect.target, &CancellationToken::new(), count).await {
+        Ok(_) => Ok(None),
+        Err(error) => error.into_outcome().map(Some),
+    }
+}

@@ -1,0 +1,150 @@
+//! Sessions, one after another: none is repaired, each is built whole.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::window::Window;
+use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
+use crate::broker::{Backoff, BrokerError, LaneName, Session, SessionEnded};
+use crate::http::Readiness;
+
+/// A session that lasted so long starts the back-off anew: one that ends sooner may do so again at once.
+const PROVEN: Duration = Duration::from_secs(30);
+
+/// Opens sessions until told to stop.
+pub(super) struct Supervisor<'s> {
+    shared: &'s Shared,
+    readiness: Readiness,
+    keys_to_bind: mpsc::Receiver<Vec<String>>,
+    /// Before the first session a refusal ends the worker, after it a refusal means back-off.
+    stood_before: bool,
+    /// The last session ended by a message that cannot be read: the next one takes one at a time at first.
+    careful: bool,
+}
+
+impl<'s> Supervisor<'s> {
+    pub(super) fn new(shared: &'s Shared, readiness: Readiness, keys_to_bind: mpsc::Receiver<Vec<String>>) -> Self {
+        Self { shared, readiness, keys_to_bind, stood_before: false, careful: false }
+    }
+
+    /// Returns when told to stop, or refused for good before a session ever stood.
+    pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<(), BrokerError> {
+        let mut backoff = Backoff::new();
+        while stop.run_until_cancelled(self.shared.gate.open()).await.is_some() {
+            let Some(opened) = stop.run_until_cancelled(self.open()).await else { break };
+            let cause = match opened {
+                Ok(session) => {
+                    self.stood_before = true;
+                    let stood_since = Instant::now();
+                    let ended = self.serve(session, stop).await;
+                    if stop.is_cancelled() {
+                        break;
+                    }
+                    if stood_since.elapsed() > PROVEN {
+                        backoff.reset();
+                    }
+                    match ended {
+                        Ok(LaneEnd::Stopped) => break,
+                        // The gate decides when to go on.
+                        Ok(LaneEnd::GaveBack) => continue,
+                        Err(ended) => {
+                            self.careful = ended.by_unreadable_message();
+                            ended.to_string()
+                        }
+                    }
+                }
+                Err(refused) if refused.is_final() && !self.stood_before => return Err(refused),
+                Err(failed) => failed.to_string(),
+            };
+            let wait = backoff.next_delay(fastrand::f64());
+            warn!(cause = %cause, retry_in_ms = wait.as_millis(), "no session with RabbitMQ");
+            self.readiness.set_consuming(Err(cause.into()));
+            if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn open(&self) -> Result<Session, BrokerError> {
+        let routing_keys = self.shared.live.load().registry.routing_keys().to_vec();
+        Session::open(&self.shared.config.amqp, &routing_keys).await
+    }
+
+    /// Runs both lanes on one session until it ends, and closes it.
+    async fn serve(&mut self, mut session: Session, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
+        for warning in session.warnings() {
+            warn!("{warning}");
+        }
+        let ended = self.run_lanes(&mut session, stop).await;
+        self.readiness.set_consuming(Err("no session with RabbitMQ".into()));
+        match &ended {
+            Ok(LaneEnd::Stopped) => info!("stopped: everything in hand is settled"),
+            Ok(LaneEnd::GaveBack) => warn!("what was in hand is given back to RabbitMQ until Redis answers"),
+            Err(_) => {}
+        }
+        session.close().await;
+        ended
+    }
+
+    async fn run_lanes(&mut self, session: &mut Session, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
+        let shared = self.shared;
+        let mut main = session.lane(LaneName::Main).await?;
+        let mut slow = session.lane(LaneName::Slow).await?;
+        let main_publisher = copies::Publisher::new(session.publisher().await?, session.names().clone());
+        let slow_publisher = copies::Publisher::new(session.publisher().await?, session.names().clone());
+        let window = Window::new(shared.config.amqp.prefetch, std::mem::take(&mut self.careful));
+        self.readiness.set_consuming(Ok(()));
+        info!(queue = session.names().main, "consuming");
+        let mut watch = session.watch();
+        let end = tokio::select! {
+            end = both(
+                main_lane::run(shared, &mut main, &main_publisher, window, stop),
+                slow_lane::run(shared, &mut slow, &slow_publisher, stop),
+            ) => end?,
+            ended = watch.ended() => return Err(ended),
+            ended = bind(session, &mut self.keys_to_bind) => return Err(ended),
+        };
+        if end == LaneEnd::GaveBack {
+            main.nack_all().await?;
+            slow.nack_all().await?;
+        }
+        Ok(end)
+    }
+}
+
+/// Binds what each newer registry asks for; returns when that fails.
+async fn bind(session: &mut Session, keys_to_bind: &mut mpsc::Receiver<Vec<String>>) -> SessionEnded {
+    while let Some(routing_keys) = keys_to_bind.recv().await {
+        match session.bind(&routing_keys).await {
+            Ok(rebound) if rebound.left_bound.is_empty() => info!(added = ?rebound.added, "bound the registry's routing keys"),
+            Ok(rebound) => warn!(
+                added = ?rebound.added, left_bound = ?rebound.left_bound,
+                "bound the registry's routing keys; what it no longer names stays bound until somebody unbinds it"
+            ),
+            Err(error) => return SessionEnded::new(error.to_string()),
+        }
+    }
+    std::future::pending().await
+}
+
+/// Both lanes' end: at once that of the first which did not end cleanly, else that of the slower one.
+async fn both(
+    main: impl Future<Output = Result<LaneEnd, SessionEnded>>,
+    slow: impl Future<Output = Result<LaneEnd, SessionEnded>>,
+) -> Result<LaneEnd, SessionEnded> {
+    tokio::pin!(main, slow);
+    let (first, main_is_first) = tokio::select! {
+        end = &mut main => (end?, true),
+        end = &mut slow => (end?, false),
+    };
+    match (first, main_is_first) {
+        (LaneEnd::GaveBack, _) => Ok(first),
+        (LaneEnd::Stopped, true) => slow.await,
+        (LaneEnd::Stopped, false) => main.await,
+    }
+}

@@ -1,0 +1,109 @@
+//! Tags of many keys: detached at once, drained in slices, resumed after a crash.
+
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use tokio_util::sync::CancellationToken;
+use unstale::plan::EffectOutcome;
+use unstale::registry::Action;
+
+use super::{HOUR, Names, apply, cache, effect, run, slot, write};
+use crate::support::{self, Redis};
+
+/// Fills a tag's set with so many keys that exist.
+async fn fill_tag(redis: &mut MultiplexedConnection, set: &str, prefix: &str, keys: usize) {
+    for first in (0..keys).step_by(10_000) {
+        let (mut values, mut members) = (redis::cmd("MSET"), redis::cmd("SADD"));
+        members.arg(set);
+        for n in first..keys.min(first + 10_000) {
+            let key = format!("{prefix}{n}");
+            values.arg(&key).arg("v");
+            members.arg(key);
+        }
+        values.exec_async(redis).await.unwrap();
+        members.exec_async(redis).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_tag_of_100_000_keys_is_drained_without_blocking_redis() {
+    let server = Redis::start().await;
+    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
+    fill_tag(&mut redis, "cache_tag:big", "key:", 100_000).await;
+
+    let applied = apply(&cache, &[effect(0, "big", Action::InvalidateTag), effect(0, "big", Action::InvalidateTag)]).await;
+    assert_eq!(applied.unsettled, [(slot(0), EffectOutcome::Slow), (slot(1), EffectOutcome::Slow)]);
+    assert_eq!(run::<u64>(&mut redis, &["EXISTS", "cache_tag:big"]).await, 0, "detached");
+    let again = apply(&cache, &[effect(0, "big", Action::InvalidateTag)]).await;
+    assert_eq!(again.unsettled, [(slot(0), EffectOutcome::Slow)], "nothing to detach, yet not done before the drain is");
+    assert_eq!(apply(&cache, &[effect(0, "bi", Action::InvalidateTag)]).await.unsettled, [], "another tag does not wait");
+
+    // What comes in while it drains is not lost from the index.
+    apply(&cache, &[effect(0, "new", write("v", HOUR, &["big"]))]).await;
+    let stop = CancellationToken::new();
+    let pings = tokio::spawn({
+        let (stop, mut redis) = (stop.clone(), server.connection().await);
+        async move {
+            let (mut count, mut worst) = (0, Duration::ZERO);
+            while !stop.is_cancelled() {
+                let sent = Instant::now();
+                run::<()>(&mut redis, &["PING"]).await;
+                (count, worst) = (count + 1, worst.max(sent.elapsed()));
+            }
+            (count, worst)
+        }
+    });
+    let mut largest = 0;
+    let drained = cache.drain_tag("big", &CancellationToken::new(), |existed, gone| largest = largest.max(existed + gone)).await.unwrap();
+    stop.cancel();
+    let (pings, worst) = pings.await.unwrap();
+    assert_eq!((drained.existed, drained.gone, drained.complete), (100_000, 0, true));
+    assert!(largest <= 1_000, "a slice of {largest}");
+    // What a slice costs is bounded by its size; that others are served between slices, the PINGs show. A tight bound on their time would
+    // measure the machine.
+    assert!(pings > 20 && worst < Duration::from_secs(1), "{pings} PINGs, the worst {worst:?}");
+    assert_eq!(run::<Vec<String>>(&mut redis, &["SMEMBERS", "cache_tag:big"]).await, ["new"]);
+    assert_eq!(run::<String>(&mut redis, &["GET", "new"]).await, "v");
+    assert_eq!(run::<u64>(&mut redis, &["EXISTS", "unstale:drains:q"]).await, 0, "the record is dropped");
+    assert_eq!(apply(&cache, &[effect(0, "big", Action::InvalidateTag)]).await.unsettled, []);
+}
+
+#[tokio::test]
+async fn another_worker_finishes_what_one_left() {
+    let (names, server) = (Names::new(), support::redis().await);
+    let queue = names.of("q");
+    let (first, mut redis) = (cache(&server.url(), &queue).await, server.connection().await);
+    let (tag, prefix) = (names.of("t"), names.of("k"));
+    let set = format!("cache_tag:{tag}");
+    fill_tag(&mut redis, &set, &prefix, 2_000).await;
+    assert!(first.invalidate_tag(&tag).await.unwrap().draining);
+    fill_tag(&mut redis, &set, &format!("{prefix}again"), 700).await;
+    assert!(first.invalidate_tag(&tag).await.unwrap().draining);
+
+    let cancel = CancellationToken::new();
+    let partly = first.drain_tag(&tag, &cancel, |_, _| cancel.cancel()).await.unwrap();
+    assert!(!partly.complete && partly.existed > 0, "{partly:?}");
+    drop(first);
+
+    let second = cache(&server.url(), &queue).await;
+    let rest = second.drain_all(&CancellationToken::new(), |_, _| {}).await.unwrap();
+    assert!(rest.complete);
+    assert_eq!(partly.existed + rest.existed, 2_700);
+    assert_eq!(run::<u64>(&mut redis, &["EXISTS", &format!("{prefix}0"), &format!("{prefix}1999"), &format!("{prefix}again1")]).await, 0);
+    assert_eq!(run::<u64>(&mut redis, &["EXISTS", &format!("unstale:drains:{queue}")]).await, 0);
+}
+
+#[tokio::test]
+async fn two_workers_may_drain_the_same_tag() {
+    let (names, server) = (Names::new(), support::redis().await);
+    let (one, other) = (cache(&server.url(), &names.of("q")).await, cache(&server.url(), &names.of("q")).await);
+    let mut redis = server.connection().await;
+    let tag = names.of("t");
+    fill_tag(&mut redis, &format!("cache_tag:{tag}"), &names.of("k"), 5_000).await;
+    one.invalidate_tag(&tag).await.unwrap();
+    let cancel = CancellationToken::new();
+    let (a, b) = tokio::join!(one.drain_tag(&tag, &cancel, |_, _| {}), other.drain_tag(&tag, &cancel, |_, _| {}));
+    let (a, b) = (a.unwrap(), b.unwrap());
+    assert!(a.complete && b.complete);
+    assert_eq!(a.existed + b.existed, 5_000);
+}

@@ -1,0 +1,94 @@
+//! A batch leaves Redis as its effects would one by one: the same effects applied together and singly, on two databases.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use redis::aio::MultiplexedConnection;
+use unstale::registry::{Action, Effect, Expiry};
+
+use super::{apply, cache, effect, run, write};
+use crate::support::Redis;
+
+/// Type, content and whether it will go, of every key that is not ours.
+async fn dump(connection: &mut MultiplexedConnection) -> BTreeMap<String, (String, Vec<String>, bool)> {
+    let mut all = BTreeMap::new();
+    for key in run::<Vec<String>>(connection, &["KEYS", "*"]).await {
+        if key.starts_with("unstale:") {
+            continue;
+        }
+        let kind: String = run(connection, &["TYPE", &key]).await;
+        let mut content: Vec<String> = match kind.as_str() {
+            "set" => run(connection, &["SMEMBERS", &key]).await,
+            _ => vec![run(connection, &["GET", &key]).await],
+        };
+        content.sort();
+        let expires = run::<i64>(connection, &["PTTL", &key]).await >= 0;
+        all.insert(key, (kind, content, expires));
+    }
+    all
+}
+
+fn any_effect() -> impl Strategy<Value = Effect> {
+    let key = prop::sample::select(vec!["a", "{b}", "c}d", "cache_tag:T"]);
+    let tag = prop::sample::select(vec!["T", "U"]);
+    let ttl = |seconds| Expiry::After { ttl: Duration::from_secs(seconds), jitter: 0.0 };
+    let expiry = prop_oneof![
+        3 => (1u64..4).prop_map(move |n| ttl(n * 1_000)),
+        1 => Just(Expiry::At(1)),
+        1 => (1i64..3).prop_map(|n| Expiry::At(32_503_680_000_000 + n)),
+    ];
+    let lasting = prop_oneof![4 => expiry.clone(), 1 => Just(Expiry::Never)];
+    let tags = prop::sample::subsequence(vec!["T", "U"], 0..=2);
+    let text = prop::sample::select(vec!["x", "7"]);
+    prop_oneof![
+        3 => key.clone().prop_map(|key| effect(0, key, Action::Delete)),
+        3 => tag.prop_map(|tag| effect(1, tag, Action::InvalidateTag)),
+        2 => key.clone().prop_map(|key| effect(2, key, Action::BumpVersion)),
+        2 => (key.clone(), expiry).prop_map(|(key, expiry)| effect(3, key, Action::Expire(expiry))),
+        4 => (key, text, lasting, tags).prop_map(|(key, text, expiry, tags)| {
+            let tags: Vec<&'static str> = tags;
+            effect(4, key, write(text, expiry, &tags))
+        }),
+    ]
+}
+
+#[test]
+fn a_batch_leaves_redis_as_its_effects_would_one_by_one() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let server = runtime.block_on(Redis::start());
+    let (together, singly) = runtime.block_on(async { (cache(&server.db_url(1), "q").await, cache(&server.db_url(2), "q").await) });
+    let before = prop::collection::vec((prop::sample::select(vec!["a", "{b}", "c}d"]), prop::bool::ANY, prop::option::of(0..2usize)), 0..6);
+    let mut runner =
+        proptest::test_runner::TestRunner::new(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() });
+    runner
+        .run(&(before, prop::collection::vec(any_effect(), 0..14)), |(before, effects)| {
+            let (expected, found) = runtime.block_on(async {
+                let mut dumps = Vec::new();
+                for db in [1, 2] {
+                    let client = redis::Client::open(server.db_url(db)).unwrap();
+                    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+                    run::<()>(&mut redis, &["FLUSHDB"]).await;
+                    for (key, number, tag) in &before {
+                        run::<()>(&mut redis, &["SET", key, if *number { "3" } else { "old" }, "PX", "5000000"]).await;
+                        if let Some(tag) = tag {
+                            run::<()>(&mut redis, &["SADD", ["cache_tag:T", "cache_tag:U"][*tag], key]).await;
+                        }
+                    }
+                    if db == 1 {
+                        apply(&together, &effects).await;
+                    } else {
+                        for effect in &effects {
+                            apply(&singly, std::slice::from_ref(effect)).await;
+                        }
+                    }
+                    dumps.push(dump(&mut redis).await);
+                }
+                let found = dumps.remove(0);
+                (dumps.remove(0), found)
+            });
+            prop_assert_eq!(found, expected);
+            Ok(())
+        })
+        .unwrap();
+}

@@ -1,0 +1,104 @@
+//! A value loaded before an invalidation is not to be read after it.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use unstale::cache::{Cache, Fill, Grant, new_token};
+use unstale::registry::{Action, Expiry};
+
+use super::{HOUR, Names, apply, cache, effect, run, write};
+use crate::support;
+
+const LEASE: Duration = Duration::from_secs(30);
+
+async fn grant(cache: &Cache, key: &str) -> (String, u64) {
+    let token = new_token();
+    let Grant::Granted { since } = cache.grant_lease(key, &token, LEASE).await.unwrap() else { panic!("{key} is held") };
+    (token, since)
+}
+
+#[tokio::test]
+async fn one_holder_fills_and_the_next_may_load_then() {
+    let (names, server) = (Names::new(), support::redis().await);
+    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (key, tag) = (names.of("k"), names.of("t"));
+    let (token, since) = grant(&cache, &key).await;
+    assert_eq!(cache.grant_lease(&key, "another", LEASE).await.unwrap(), Grant::Held);
+    assert_eq!(cache.fill(&key, "another", since, b"x", HOUR, &[]).await.unwrap(), Fill::Refused);
+    assert_eq!(cache.fill(&key, &token, since, b"\xff\0", HOUR, std::slice::from_ref(&tag)).await.unwrap(), Fill::Filled);
+    assert_eq!(run::<Vec<u8>>(&mut redis, &["GET", &key]).await, b"\xff\0");
+    assert_eq!(run::<Vec<String>>(&mut redis, &["SMEMBERS", &format!("cache_tag:{tag}")]).await, [key.as_str()]);
+    let (token, _) = grant(&cache, &key).await;
+    cache.release_lease(&key, "another").await.unwrap();
+    assert_eq!(cache.grant_lease(&key, "another", LEASE).await.unwrap(), Grant::Held);
+    cache.release_lease(&key, &token).await.unwrap();
+    grant(&cache, &key).await;
+}
+
+#[tokio::test]
+async fn whatever_invalidates_the_key_voids_its_lease() {
+    let (names, server) = (Names::new(), support::redis().await);
+    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let tag = names.of("t");
+    // Every form of a key, so that the names of its lease in Rust and in Lua are the same.
+    for name in ["k", "{k}", "x:{u:{42}:p}", "a}b", "{a", "{}{x}", "{}"] {
+        let key = names.of(name);
+        for action in
+            [Action::Delete, write("v", HOUR, &[]), write("v", HOUR, &[&tag]), Action::Expire(Expiry::At(1)), Action::InvalidateTag]
+        {
+            let (token, since) = grant(&cache, &key).await;
+            let target = if action == Action::InvalidateTag {
+                // A member that the fill itself does not know to be one: only the member's own lease can tell.
+                run::<()>(&mut redis, &["SADD", &format!("cache_tag:{tag}"), &key]).await;
+                &tag
+            } else {
+                &key
+            };
+            apply(&cache, &[effect(0, target, action.clone())]).await;
+            assert_eq!(cache.fill(&key, &token, since, b"stale", HOUR, &[]).await.unwrap(), Fill::Refused, "{key} {action:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_drain_voids_the_leases_of_the_members() {
+    let (names, server) = (Names::new(), support::redis().await);
+    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (tag, key) = (names.of("t"), names.of("k}1"));
+    let mut add = redis::cmd("SADD");
+    add.arg(format!("cache_tag:{tag}")).arg(&key);
+    for n in 0..600 {
+        add.arg(names.of(&n.to_string()));
+    }
+    add.exec_async(&mut redis).await.unwrap();
+    let (token, since) = grant(&cache, &key).await;
+    assert!(cache.invalidate_tag(&tag).await.unwrap().draining);
+    cache.drain_tag(&tag, &CancellationToken::new(), |_, _| {}).await.unwrap();
+    assert_eq!(cache.fill(&key, &token, since, b"stale", HOUR, &[]).await.unwrap(), Fill::Refused);
+}
+
+#[tokio::test]
+async fn a_tag_invalidated_during_the_load_refuses_a_value_that_was_not_in_it_yet() {
+    let (names, server) = (Names::new(), support::redis().await);
+    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (key, tag) = (names.of("k"), names.of("t"));
+    let (token, since) = grant(&cache, &key).await;
+    apply(&cache, &[effect(0, &tag, Action::InvalidateTag)]).await;
+    assert_eq!(cache.fill(&key, &token, since, b"stale", HOUR, std::slice::from_ref(&tag)).await.unwrap(), Fill::Refused);
+    assert_eq!(run::<u64>(&mut redis, &["EXISTS", &key, &format!("cache_tag:{tag}")]).await, 0);
+    let (token, since) = grant(&cache, &key).await;
+    assert_eq!(cache.fill(&key, &token, since, b"fresh", HOUR, &[tag]).await.unwrap(), Fill::Filled);
+}
+
+#[tokio::test]
+async fn a_lost_sequence_does_not_let_a_stale_value_in() {
+    let server = support::Redis::start().await;
+    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
+    for _ in 0..3 {
+        cache.invalidate_tag("t").await.unwrap();
+    }
+    let (token, since) = grant(&cache, "k").await;
+    run::<()>(&mut redis, &["DEL", "unstale:seq"]).await;
+    cache.invalidate_tag("t").await.unwrap();
+    assert_eq!(cache.fill("k", &token, since, b"stale", HOUR, &["t".into()]).await.unwrap(), Fill::Refused);
+}

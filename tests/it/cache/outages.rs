@@ -1,0 +1,176 @@
+//! What is Redis' own trouble is blamed on no event, and ends by itself.
+
+use std::time::Duration;
+
+use unstale::cache::{Cache, CacheError, Outage, State};
+use unstale::config::RedisMode;
+use unstale::registry::{Action, Effect};
+
+use super::{HOUR, apply, cache, config, effect, run, try_apply, try_run, write};
+use crate::support::{Redis, wait_until};
+
+fn effects() -> [Effect; 2] {
+    [effect(0, "k", Action::Delete), effect(0, "w", write("v", HOUR, &["t"]))]
+}
+
+async fn outage(cache: &Cache) -> Outage {
+    let outage = try_apply(cache, &effects()).await.unwrap_err();
+    assert_ne!(cache.state(), State::Up);
+    outage
+}
+
+async fn recovers(cache: &Cache) {
+    wait_until(Duration::from_secs(10), "a probe succeeds", async || cache.probe().await.is_ok()).await;
+    assert_eq!(cache.state(), State::Up);
+    assert_eq!(apply(cache, &effects()).await.unsettled, []);
+}
+
+#[tokio::test]
+async fn a_killed_redis_and_its_return() {
+    let server = Redis::start().await;
+    let cache = cache(&server.url(), "q").await;
+    apply(&cache, &effects()).await;
+    server.kill();
+    let lost = outage(&cache).await;
+    assert!(!lost.needs_person && lost.cause.contains("connection"), "{lost}");
+    assert!(cache.probe().await.unwrap_err().cause.contains("refused"));
+    server.restart().await;
+    assert!(try_apply(&cache, &effects()).await.is_err(), "nothing is applied before a probe");
+    recovers(&cache).await;
+}
+
+#[tokio::test]
+async fn a_frozen_redis_is_given_up_and_everything_under_way_with_it() {
+    let server = Redis::start().await;
+    let cache = cache(&server.url(), "q").await;
+    server.freeze();
+    let (effects, others) = (effects(), [effect(0, "x", Action::Delete)]);
+    let (first, second) = tokio::join!(try_apply(&cache, &effects), try_apply(&cache, &others));
+    assert!(first.unwrap_err().cause.contains("not answered"));
+    second.unwrap_err();
+    cache.probe().await.unwrap_err();
+    server.thaw();
+    recovers(&cache).await;
+}
+
+#[tokio::test]
+async fn a_primary_that_became_a_replica() {
+    let (server, other) = (Redis::start().await, Redis::start().await);
+    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
+    run::<()>(&mut redis, &["REPLICAOF", "127.0.0.1", &other.port().to_string()]).await;
+    let readonly = outage(&cache).await;
+    assert!(readonly.cause.contains("READONLY"), "{readonly}");
+    let probed = cache.probe().await.unwrap_err();
+    assert!(["READONLY", "LOADING"].iter().any(|code| probed.cause.contains(code)), "{probed}");
+    run::<()>(&mut redis, &["REPLICAOF", "NO", "ONE"]).await;
+    recovers(&cache).await;
+}
+
+#[tokio::test]
+async fn out_of_memory() {
+    let server = Redis::start().await;
+    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
+    run::<()>(&mut redis, &["CONFIG", "SET", "maxmemory", "1mb"]).await;
+    for effects in [effects().to_vec(), vec![effect(0, "t", Action::InvalidateTag)], vec![effect(0, "v", Action::BumpVersion)]] {
+        let oom = try_apply(&cache, &effects).await.unwrap_err();
+        assert!(oom.cause.contains("OOM"), "{oom}");
+        assert!(cache.probe().await.unwrap_err().cause.contains("OOM"));
+        run::<()>(&mut redis, &["CONFIG", "SET", "maxmemory", "0"]).await;
+        recovers(&cache).await;
+        run::<()>(&mut redis, &["CONFIG", "SET", "maxmemory", "1mb"]).await;
+    }
+}
+
+#[tokio::test]
+async fn too_few_replicas() {
+    let server = Redis::start().await;
+    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
+    run::<()>(&mut redis, &["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    assert!(outage(&cache).await.cause.contains("NOREPLICAS"));
+    assert!(cache.probe().await.unwrap_err().cause.contains("NOREPLICAS"));
+    run::<()>(&mut redis, &["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    recovers(&cache).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_is_loading() {
+    let server = Redis::start_with(&[
+        "--enable-debug-command",
+        "yes",
+        "--key-load-delay",
+        "2000",
+        "--loading-process-events-interval-bytes",
+        "1024",
+    ])
+    .await;
+    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
+    run::<()>(&mut redis, &["DEBUG", "POPULATE", "500", "filler", "200"]).await;
+    let reload = tokio::spawn(async move {
+        // Takes longer than a client waits.
+        let _ = try_run::<()>(&mut redis, &["DEBUG", "RELOAD"]).await;
+    });
+    let mut seen = String::new();
+    wait_until(Duration::from_secs(10), "an outage for LOADING", async || {
+        let found = match try_apply(&cache, &effects()).await {
+            Ok(_) => Ok(()),
+            Err(outage) if outage.cause.contains("LOADING") => Err(outage),
+            Err(_) => cache.probe().await,
+        };
+        seen = found.err().map(|outage| outage.cause).unwrap_or_default();
+        seen.contains("LOADING")
+    })
+    .await;
+    reload.await.unwrap();
+    recovers(&cache).await;
+}
+
+#[tokio::test]
+async fn credentials_are_for_a_person_to_mend() {
+    let server = Redis::start().await;
+    run::<()>(&mut server.connection().await, &["CONFIG", "SET", "requirepass", "right"]).await;
+    for (url, code) in [(server.url(), "NOAUTH"), (format!("redis://:wrong@{}/0", server.addr()), "credentials")] {
+        let cache = Cache::connect(&config(&url), "q").unwrap();
+        let outage = cache.probe().await.unwrap_err();
+        assert!(outage.needs_person && outage.cause.contains(code), "{outage}");
+        assert!(!outage.cause.contains("wrong@"));
+    }
+    recovers(&Cache::connect(&config(&format!("redis://:right@{}/0", server.addr())), "q").unwrap()).await;
+}
+
+#[tokio::test]
+async fn settings_that_cannot_work_are_refused_by_name() {
+    for (mode, word) in [(RedisMode::Cluster, "cluster"), (RedisMode::Sentinel { master: "m".into() }, "sentinel")] {
+        let error = Cache::connect(&unstale::config::RedisConfig { mode, ..config("redis://h/") }, "q").unwrap_err();
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    let mut two = config("redis://h/");
+    two.urls.push(two.urls[0].clone());
+    assert!(matches!(Cache::connect(&two, "q"), Err(CacheError::Url(_))));
+    let error = Cache::connect(&config("redis://:hunter2@h/notadb"), "q").unwrap_err();
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+    let mut tls = config("rediss://h/");
+    tls.tls.cert_pem = Some("x".into());
+    assert!(matches!(Cache::connect(&tls, "q"), Err(CacheError::Tls(_))));
+}
+
+#[tokio::test]
+async fn a_connection_closed_by_the_server_is_an_outage_once() {
+    let server = Redis::start().await;
+    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
+    try_run::<()>(&mut redis, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await.unwrap();
+    outage(&cache).await;
+    recovers(&cache).await;
+}
+
+#[tokio::test]
+async fn many_that_wait_for_redis_share_one_probe() {
+    let server = Redis::start().await;
+    let cache = Cache::connect(&config(&server.url()), "q").unwrap();
+    server.freeze();
+    let asked = std::time::Instant::now();
+    let results = futures_util::future::join_all((0..32).map(|_| cache.probe())).await;
+    assert!(results.iter().all(Result::is_err));
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}: one after the other", asked.elapsed());
+    server.thaw();
+    recovers(&cache).await;
+}

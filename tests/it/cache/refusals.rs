@@ -1,0 +1,85 @@
+//! What Redis refuses is told of the effect that it was for, and of no other.
+
+use std::time::Duration;
+
+use unstale::plan::EffectOutcome;
+use unstale::reason::Reason;
+use unstale::registry::{Action, Expiry};
+
+use super::{HOUR, Names, apply, cache, effect, run, slot, write};
+use crate::support::{self, Redis};
+
+fn refused(message: &str) -> EffectOutcome {
+    EffectOutcome::Dead { reason: Reason::RedisRefused, message: message.into() }
+}
+
+#[tokio::test]
+async fn a_counter_that_is_none_and_a_tag_that_is_no_set() {
+    let (names, server) = (Names::new(), support::redis().await);
+    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (hash, text, huge, tag) = (names.of("hash"), names.of("text"), names.of("huge"), names.of("tag"));
+    run::<()>(&mut redis, &["HSET", &hash, "f", "v"]).await;
+    run::<()>(&mut redis, &["MSET", &text, "secret", &huge, "9223372036854775807", &format!("cache_tag:{tag}"), "no set"]).await;
+    run::<()>(&mut redis, &["MSET", &names.of("k"), "old", &names.of("w"), "old"]).await;
+    let effects = [
+        effect(0, &hash, Action::BumpVersion),
+        effect(0, &text, Action::BumpVersion),
+        effect(0, &huge, Action::BumpVersion),
+        effect(0, &tag, Action::InvalidateTag),
+        effect(0, names.of("w"), write("new", HOUR, &[&tag])),
+        effect(0, names.of("k"), Action::Delete),
+        effect(0, names.of("v"), Action::BumpVersion),
+    ];
+    let mut applied = apply(&cache, &effects).await;
+    applied.unsettled.sort_by_key(|(slot, _)| *slot);
+    assert_eq!(
+        applied.unsettled,
+        [
+            (slot(0), refused("INCRBY: WRONGTYPE")),
+            (slot(1), refused("INCRBY: ERR not an integer or out of range")),
+            (slot(2), refused("INCRBY: ERR the counter would overflow")),
+            (slot(3), refused("invalidate_tag: WRONGTYPE")),
+            (slot(4), refused("SADD, SET: WRONGTYPE")),
+        ]
+    );
+    assert_eq!(run::<u64>(&mut redis, &["EXISTS", &names.of("k"), &names.of("w")]).await, 0, "a value that no tag can reach is deleted");
+    assert_eq!(run::<u64>(&mut redis, &["GET", &names.of("v")]).await, 2);
+}
+
+#[tokio::test]
+async fn a_key_that_we_may_not_touch_leaves_its_neighbours_innocent() {
+    let server = Redis::start().await;
+    let mut redis = server.connection().await;
+    let acl = ["ACL", "SETUSER", "worker", "on", ">pw", "+@all", "~unstale:*", "~ours:*", "~cache_tag:*"];
+    run::<()>(&mut redis, &acl).await;
+    let cache = cache(&format!("redis://worker:pw@{}/0", server.addr()), "q").await;
+    run::<()>(&mut redis, &["MSET", "ours:a", "1", "ours:b", "1", "ours:w", "1", "theirs:x", "1"]).await;
+    let effects = [
+        effect(0, "ours:a", Action::Delete),
+        effect(0, "theirs:x", Action::Delete),
+        effect(0, "ours:w", Action::Delete),
+        effect(0, "ours:b", Action::Delete),
+        effect(1, "ours:w", write("new", HOUR, &[])),
+        effect(1, "theirs:y", write("new", HOUR, &["t"])),
+        effect(1, "theirs:x", Action::Expire(Expiry::After { ttl: Duration::from_secs(1), jitter: 0.0 })),
+    ];
+    let mut applied = apply(&cache, &effects).await;
+    applied.unsettled.sort_by_key(|(slot, _)| *slot);
+    let slots: Vec<_> = applied.unsettled.iter().map(|(slot, _)| slot.position).collect();
+    assert_eq!(slots, [1, 5, 6], "{:?}", applied.unsettled);
+    assert_eq!(applied.unsettled[0].1, refused("UNLINK: NOPERM"));
+    assert!(applied.unsettled.iter().all(|(_, outcome)| matches!(outcome, EffectOutcome::Dead { reason: Reason::RedisRefused, .. })));
+    assert_eq!(run::<Vec<Option<String>>>(&mut redis, &["MGET", "ours:a", "ours:b"]).await, [None, None]);
+    assert_eq!(run::<String>(&mut redis, &["GET", "ours:w"]).await, "new", "the deletion before it is not done after it");
+    assert_eq!(applied.hits[0].yes, 2, "{:?}", applied.hits);
+}
+
+#[tokio::test]
+async fn without_a_right_to_our_own_keys_the_probe_says_what_to_grant() {
+    let server = Redis::start().await;
+    let mut redis = server.connection().await;
+    run::<()>(&mut redis, &["ACL", "SETUSER", "worker", "on", ">pw", "+@all", "~ours:*"]).await;
+    let url = format!("redis://worker:pw@{}/0", server.addr());
+    let outage = unstale::cache::Cache::connect(&super::config(&url), "q").unwrap().probe().await.unwrap_err();
+    assert!(outage.needs_person && outage.cause.contains("~unstale:*"), "{outage}");
+}

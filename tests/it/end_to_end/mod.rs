@@ -1,0 +1,7 @@
+//! From a stranger's publish to a fresh cache: the real worker, a real broker, a real Redis.
+
+mod forms;
+mod lifecycle;
+mod load;
+mod stage;
+mod verbs;

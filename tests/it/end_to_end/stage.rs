@@ -1,0 +1,206 @@
+//! A registry, a Redis, names of its own on a broker, and a stranger's AMQP client: no code of ours but the worker.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ExchangeKind};
+use redis::AsyncCommands;
+use redis::aio::MultiplexedConnection;
+use tempfile::TempDir;
+
+use crate::support::{self, RabbitMq, Redis, Worker, unique, wait_until};
+
+/// Long enough for anything on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+pub(crate) struct Stage {
+    pub(crate) redis: Redis,
+    pub(crate) queue: String,
+    pub(crate) exchange: String,
+    pub(crate) schemas: TempDir,
+    amqp_url: String,
+    client: Connection,
+    channel: Channel,
+}
+
+/// What stands in a dead-letter queue.
+pub(crate) struct DeadLetter {
+    pub(crate) body: Vec<u8>,
+    pub(crate) headers: FieldTable,
+}
+
+impl DeadLetter {
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        match self.headers.inner().get(name)? {
+            AMQPValue::LongString(text) => Some(text.to_string()),
+            AMQPValue::ShortString(text) => Some(text.to_string()),
+            AMQPValue::LongInt(number) => Some(number.to_string()),
+            AMQPValue::LongLongInt(number) => Some(number.to_string()),
+            AMQPValue::LongUInt(number) => Some(number.to_string()),
+            other => Some(format!("{other:?}")),
+        }
+    }
+}
+
+impl Stage {
+    /// On the shared broker.
+    pub(crate) async fn new(files: &[(&str, &str)]) -> Self {
+        let broker = support::rabbitmq().await;
+        Self::on(&broker.url(), files).await
+    }
+
+    /// On a broker of the test's own.
+    pub(crate) async fn on_broker(broker: &RabbitMq, files: &[(&str, &str)]) -> Self {
+        Self::on(&broker.url(), files).await
+    }
+
+    async fn on(amqp_url: &str, files: &[(&str, &str)]) -> Self {
+        let schemas = tempfile::tempdir().unwrap();
+        let client = connect(amqp_url).await;
+        let channel = confirming(&client).await;
+        let stage = Self {
+            redis: Redis::start().await,
+            queue: unique("queue"),
+            exchange: unique("events"),
+            schemas,
+            amqp_url: amqp_url.to_owned(),
+            client,
+            channel,
+        };
+        for (name, text) in files {
+            stage.write_schema(name, text);
+        }
+        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let declared = stage.channel.exchange_declare(stage.exchange.as_str().into(), ExchangeKind::Topic, options, FieldTable::default());
+        declared.await.unwrap();
+        stage
+    }
+
+    pub(crate) fn write_schema(&self, name: &str, text: &str) {
+        std::fs::write(self.schemas.path().join(name), text).unwrap();
+    }
+
+    /// A new connection of the stranger's, after the broker was away.
+    pub(crate) async fn reconnect(&mut self) {
+        self.client = connect(&self.amqp_url).await;
+        self.channel = confirming(&self.client).await;
+    }
+
+    /// Starts a worker and waits until it is ready. Later settings win.
+    pub(crate) async fn worker(&self, settings: &[(&str, &str)]) -> Worker {
+        let mut worker = self.start_worker(settings);
+        worker.wait_ready().await;
+        worker
+    }
+
+    /// Starts a worker without waiting.
+    pub(crate) fn start_worker(&self, settings: &[(&str, &str)]) -> Worker {
+        let redis_url = self.redis.url();
+        let schemas = self.schemas.path().to_str().unwrap();
+        let mut all = vec![
+            ("UNSTALE_AMQP_URL", self.amqp_url.as_str()),
+            ("UNSTALE_REDIS_URL", &redis_url),
+            ("UNSTALE_SCHEMAS", schemas),
+            ("UNSTALE_EXCHANGE", &self.exchange),
+            ("UNSTALE_QUEUE", &self.queue),
+        ];
+        all.extend_from_slice(settings);
+        Worker::start(&all)
+    }
+
+    pub(crate) async fn connection(&self) -> MultiplexedConnection {
+        self.redis.connection().await
+    }
+
+    pub(crate) async fn set(&self, key: &str, value: &str) {
+        let _: () = self.connection().await.set(key, value).await.unwrap();
+    }
+
+    pub(crate) async fn get(&self, key: &str) -> Option<String> {
+        self.connection().await.get(key).await.unwrap()
+    }
+
+    pub(crate) async fn exists(&self, key: &str) -> bool {
+        self.connection().await.exists(key).await.unwrap()
+    }
+
+    pub(crate) async fn wait_gone(&self, key: &str) {
+        wait_until(SOON, &format!("{key} is gone"), async || !self.exists(key).await).await;
+    }
+
+    /// Publishes and waits for the confirm; panics when no queue took it.
+    pub(crate) async fn publish(&self, routing_key: &str, body: &str) {
+        self.publish_with(routing_key, BasicProperties::default(), body.as_bytes()).await;
+    }
+
+    pub(crate) async fn publish_with(&self, routing_key: &str, properties: BasicProperties, body: &[u8]) {
+        let confirm = self.send(&self.exchange, routing_key, properties, body).await;
+        assert!(matches!(confirm.await.unwrap(), Confirmation::Ack(None)), "{routing_key} was not taken");
+    }
+
+    /// Publishes without waiting for the confirm.
+    pub(crate) async fn send(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> BoxFuture<'static, lapin::Result<Confirmation>> {
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let properties = properties.with_delivery_mode(2);
+        Box::pin(self.channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties).await.unwrap())
+    }
+
+    /// Messages ready in a queue of ours: `""`, `".slow"`, `".dead"`…; none where there is no such queue.
+    pub(crate) async fn ready(&self, suffix: &str) -> u32 {
+        let channel = self.client.create_channel().await.unwrap();
+        let queue = format!("{}{suffix}", self.queue);
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let Ok(declared) = channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await else { return 0 };
+        let count = declared.message_count();
+        channel.close(200, "".into()).await.unwrap();
+        count
+    }
+
+    /// Waits until the dead-letter queue holds so many, and takes them out.
+    pub(crate) async fn dead_letters(&self, count: u32) -> Vec<DeadLetter> {
+        wait_until(SOON, &format!("{count} dead letters"), async || self.ready(".dead").await >= count).await;
+        let queue = format!("{}.dead", self.queue);
+        let mut letters = Vec::new();
+        while let Some(got) = self.channel.basic_get(queue.as_str().into(), BasicGetOptions { no_ack: true }).await.unwrap() {
+            let headers = got.delivery.properties.headers().clone().unwrap_or_default();
+            letters.push(DeadLetter { body: got.delivery.data, headers });
+        }
+        letters
+    }
+
+    /// Waits until no queue of ours but the dead-letter queue holds anything, and no worker has anything in hand.
+    pub(crate) async fn wait_settled(&self, workers: &[&Worker]) {
+        wait_until(SOON, "the queues are empty", async || {
+            for suffix in ["", ".slow", ".retry.50ms", ".retry.100ms", ".retry.200ms", ".retry.1s"] {
+                if self.ready(suffix).await > 0 {
+                    return false;
+                }
+            }
+            for worker in workers {
+                if worker.metrics().await.sum("unstale_in_flight", &[]) > 0.0 {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+    }
+}
+
+async fn connect(amqp_url: &str) -> Connection {
+    Connection::connect(amqp_url, lapin::ConnectionProperties::default()).await.unwrap()
+}
+
+async fn confirming(client: &Connection) -> Channel {
+    let channel = client.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    channel
+}

@@ -1,0 +1,87 @@
+//! Six registries as real teams would write them, each with events and what they must resolve to.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use unstale::config::Vars;
+use unstale::event::{Decoded, OwnedMessage, decode};
+use unstale::registry::{LoadOptions, Loaded, Matched, MissingVars, Registry};
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    line: serde_json::Value,
+    /// `verb target`, in order.
+    effects: Vec<String>,
+    /// The reason of the dead letter the event would become.
+    error: Option<String>,
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/registries").join(name)
+}
+
+fn load(name: &str) -> Loaded {
+    let vars = ["ORIGIN_URL", "CALENDAR_URL"].map(|name| (name.to_owned(), "http://127.0.0.1:1".to_owned()));
+    let options = LoadOptions {
+        schemas: folder(name).join("schemas"),
+        key_prefix: String::new(),
+        vars: Vars(vars.into_iter().collect()),
+        max_keys_per_event: 10_000,
+        missing_vars: MissingVars::Refuse,
+    };
+    Registry::load(&options).unwrap_or_else(|problems| panic!("{name} does not load:\n{problems}"))
+}
+
+fn resolves_as_told(registry_name: &str) {
+    let loaded = load(registry_name);
+    let cases = std::fs::read_to_string(folder(registry_name).join("cases.json")).unwrap();
+    let cases: Vec<Case> = serde_json::from_str(&cases).unwrap();
+    assert!(!cases.is_empty());
+    for case in cases {
+        let message = OwnedMessage::from_line(&case.line.to_string()).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        let message = message.message();
+        let Decoded::Event(event) = decode(&message, 1 << 20).unwrap_or_else(|error| panic!("{}: {error}", case.name)) else {
+            panic!("{}: not an event", case.name)
+        };
+        let resolution = loaded.registry.resolve(&event);
+        let effects: Vec<String> = resolution.effects.iter().map(|effect| format!("{} {}", effect.action.verb(), effect.target)).collect();
+        assert_eq!(effects, case.effects, "{registry_name}: {}", case.name);
+        let error = match (&resolution.failure, resolution.matched) {
+            (Some(failure), _) => Some(failure.reason.as_str()),
+            (None, Matched::Unknown) => Some("unknown_event"),
+            (None, Matched::Entry(_) | Matched::Retired(_)) => None,
+        };
+        assert_eq!(error, case.error.as_deref(), "{registry_name}: {}: {:?}", case.name, resolution.failure);
+    }
+}
+
+#[test]
+fn a_catalogue_with_debezium() {
+    resolves_as_told("catalogue");
+}
+
+#[test]
+fn a_multi_tenant_application() {
+    resolves_as_told("saas");
+}
+
+#[test]
+fn a_news_site() {
+    resolves_as_told("news");
+}
+
+#[test]
+fn a_social_feed() {
+    resolves_as_told("social");
+}
+
+#[test]
+fn feature_flags() {
+    resolves_as_told("flags");
+}
+
+#[test]
+fn a_booking_site() {
+    resolves_as_told("booking");
+}
