@@ -12,6 +12,9 @@ use crate::config::LogFormat;
 /// Crates that say at `info` and below what interests their authors: capped at `warn` unless asked for by name.
 const NOISY: [&str; 10] = ["lapin", "amq_protocol", "redis", "hyper", "hyper_util", "h2", "reqwest", "rustls", "notify", "mio"];
 
+/// Shows returned messages whole, bodies included, at `warn`; what was returned is told by us.
+const QUOTES_PAYLOADS: &str = "lapin::returned_messages";
+
 /// Starts logging, and logs panics from then on.
 ///
 /// # Errors
@@ -35,7 +38,7 @@ fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     } else {
         String::new()
     };
-    EnvFilter::builder().parse(format!("{caps}{directives}"))
+    EnvFilter::builder().parse(format!("{QUOTES_PAYLOADS}=off,{caps}{directives}"))
 }
 
 /// Where it panicked; what it said only where that is fixed text, since a formatted message may quote a payload.
@@ -58,7 +61,18 @@ mod tests {
             assert!(filter(directives).unwrap().to_string().split(',').any(|d| d == expected), "{directives}");
         }
         for directives in ["error", "off", "warn", "unstale=debug"] {
-            assert_eq!(filter(directives).unwrap().to_string(), directives, "no library is louder than all else");
+            let filter = filter(directives).unwrap().to_string();
+            let mut parts: Vec<&str> = filter.split(',').collect();
+            parts.retain(|part| *part != "lapin::returned_messages=off");
+            assert_eq!(parts, [directives], "no library is louder than all else");
+        }
+    }
+
+    #[test]
+    fn returned_messages_are_never_shown_unless_asked_for_by_their_full_name() {
+        for directives in ["info", "warn", "debug", "debug,lapin=debug", "lapin=warn"] {
+            let filter = filter(directives).unwrap().to_string();
+            assert!(filter.split(',').any(|part| part == "lapin::returned_messages=off"), "{directives}: {filter}");
         }
     }
 }
