@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn what_a_library_says_of_a_message_is_written_at_no_setting() {
-        for directives in ["trace", "lapin=trace,amq_protocol=trace", "error,lapin::returned_messages=warn", "warn"] {
+        for directives in ["trace", "error,lapin=trace,amq_protocol=trace", "error,lapin::returned_messages=warn", "warn"] {
             for format in [LogFormat::Text, LogFormat::Json] {
                 let written = Written::default();
                 let writer = written.clone();
