@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -13,6 +14,11 @@ use super::names::Names;
 use super::publisher::Publisher;
 use super::topology;
 use crate::config::AmqpConfig;
+
+/// Between the last acknowledgement and the goodbye. RabbitMQ's channel passes 32 of them on to a quorum queue (`quorum_commands_soft_limit`)
+/// and keeps the rest until the queue has written those to disk; closed before, it forgets what it keeps, and all of that is delivered again.
+/// AMQP gives no sign by which to wait. One write to disk is enough, for then the rest goes out in one command.
+const ACKS_TAKE_HOLD: Duration = Duration::from_millis(200);
 
 /// One connection consumes and acknowledges, the other publishes: a broker that blocks publishers must not freeze acknowledgements.
 ///
@@ -112,9 +118,12 @@ impl Session {
         SessionWatch { ended: self.signal.subscribe(), blocked: self.blocked.clone() }
     }
 
-    /// Says goodbye, so that the acknowledgements made before still arrive; takes 4 s at most.
+    /// Says goodbye, so that the acknowledgements made before still take hold; takes 4 s and a little at most.
     pub async fn close(self) {
-        let Self { consume, publish, .. } = self;
+        let Self { consume, publish, signal, .. } = self;
+        if signal.cause().is_none() {
+            tokio::time::sleep(ACKS_TAKE_HOLD).await;
+        }
         publish.close().await;
         consume.close().await;
     }
@@ -137,6 +146,14 @@ impl SessionWatch {
     /// Whether the broker takes no messages at the moment (a memory or disk alarm): it says so only to a connection that has published.
     pub fn is_blocked(&self) -> bool {
         *self.blocked.borrow()
+    }
+
+    /// Waits until the broker begins or ceases to take messages; true where it takes none. For ever once the session is over.
+    pub async fn blocked_changed(&mut self) -> bool {
+        if self.blocked.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        *self.blocked.borrow_and_update()
     }
 
     /// Waits until the broker takes messages, or the session is over.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::Mutex;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{Live, Shared};
 use crate::broker::{self, CopyHeaders, Delivery, Names, Outgoing, PublishError, SessionEnded, copy_to};
@@ -74,11 +74,7 @@ impl Publisher {
                 tokio::time::sleep(pause).await;
             }
             if channel.is_blocked() {
-                warn!(copies = copies.len(), "RabbitMQ takes no messages (a memory or disk alarm): copies wait");
-                shared.metrics.set_paused("broker", true);
                 channel.unblocked().await;
-                shared.metrics.set_paused("broker", false);
-                info!("RabbitMQ takes messages again");
             }
         }
     }

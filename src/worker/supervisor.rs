@@ -1,5 +1,6 @@
 //! Sessions, one after another: none is repaired, each is built whole.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -9,11 +10,15 @@ use tracing::{info, warn};
 
 use super::window::Window;
 use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
-use crate::broker::{Backoff, BrokerError, LaneName, Session, SessionEnded};
+use crate::broker::{Backoff, BrokerError, LaneName, Session, SessionEnded, SessionWatch};
 use crate::http::Readiness;
 
 /// A session that lasted so long starts the back-off anew: one that ends sooner may do so again at once.
 const PROVEN: Duration = Duration::from_secs(30);
+
+/// After a session that a message ended, the slow lane waits for so long: the next session may end the same way, and each end counts against
+/// the delivery limit of whatever is in hand.
+const CAREFUL: Duration = Duration::from_secs(5);
 
 /// Opens sessions until told to stop.
 pub(super) struct Supervisor<'s> {
@@ -53,6 +58,10 @@ impl<'s> Supervisor<'s> {
                         Ok(LaneEnd::GaveBack) => continue,
                         Err(ended) => {
                             self.careful = ended.by_unreadable_message();
+                            if self.careful {
+                                // The broker is well; the queue stands still until its delivery limit has taken the message out.
+                                backoff.reset();
+                            }
                             ended.to_string()
                         }
                     }
@@ -81,14 +90,20 @@ impl<'s> Supervisor<'s> {
             warn!("{warning}");
         }
         let ended = self.run_lanes(&mut session, stop).await;
+        self.shared.metrics.set_paused("broker", false);
         self.readiness.set_consuming(Err("no session with RabbitMQ".into()));
         match &ended {
             Ok(LaneEnd::Stopped) => info!("stopped: everything in hand is settled"),
             Ok(LaneEnd::GaveBack) => warn!("what was in hand is given back to RabbitMQ until Redis answers"),
             Err(_) => {}
         }
+        let mut watch = session.watch();
         session.close().await;
-        ended
+        match ended {
+            Ok(end) => Ok(end),
+            // By now the first cause is known: a lane may have seen but a consequence of it.
+            Err(_) => Err(watch.ended().await),
+        }
     }
 
     async fn run_lanes(&mut self, session: &mut Session, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
@@ -97,17 +112,20 @@ impl<'s> Supervisor<'s> {
         let mut slow = session.lane(LaneName::Slow).await?;
         let main_publisher = copies::Publisher::new(session.publisher().await?, session.names().clone());
         let slow_publisher = copies::Publisher::new(session.publisher().await?, session.names().clone());
-        let window = Window::new(shared.config.amqp.prefetch, std::mem::take(&mut self.careful));
+        let careful = std::mem::take(&mut self.careful);
+        let window = Window::new(shared.config.amqp.prefetch, careful);
+        let slow_after = if careful { CAREFUL } else { Duration::ZERO };
         self.readiness.set_consuming(Ok(()));
         info!(queue = session.names().main, "consuming");
-        let mut watch = session.watch();
+        let (mut watch, alarms) = (session.watch(), session.watch());
         let end = tokio::select! {
             end = both(
                 main_lane::run(shared, &mut main, &main_publisher, window, stop),
-                slow_lane::run(shared, &mut slow, &slow_publisher, stop),
+                slow_lane::run(shared, &mut slow, &slow_publisher, slow_after, stop),
             ) => end?,
             ended = watch.ended() => return Err(ended),
             ended = bind(session, &mut self.keys_to_bind) => return Err(ended),
+            never = tell_of_alarms(shared, alarms) => match never {},
         };
         if end == LaneEnd::GaveBack {
             main.nack_all().await?;
@@ -130,6 +148,19 @@ async fn bind(session: &mut Session, keys_to_bind: &mut mpsc::Receiver<Vec<Strin
         }
     }
     std::future::pending().await
+}
+
+/// Says whenever the broker begins or ceases to take messages; never returns.
+async fn tell_of_alarms(shared: &Shared, mut watch: SessionWatch) -> Infallible {
+    loop {
+        let blocked = watch.blocked_changed().await;
+        shared.metrics.set_paused("broker", blocked);
+        if blocked {
+            warn!("RabbitMQ takes no messages (a memory or disk alarm): copies wait, and what stands behind them");
+        } else {
+            info!("RabbitMQ takes messages again");
+        }
+    }
 }
 
 /// Both lanes' end: at once that of the first which did not end cleanly, else that of the slower one.

@@ -8,6 +8,7 @@ mod cache;
 mod cli;
 mod end_to_end;
 mod events;
+mod faults;
 mod http;
 mod registries;
 mod registry;
