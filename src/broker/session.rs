@@ -1,9 +1,9 @@
 //! Two connections and what stands on them, from the first handshake to whatever ends them.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use lapin::Channel;
 use tokio::sync::watch;
 
 use super::convert::short;
@@ -12,13 +12,9 @@ use super::lane::{Lane, LaneName};
 use super::link::{EndSignal, Link};
 use super::names::Names;
 use super::publisher::Publisher;
+use super::recent_acks::RecentAcks;
 use super::topology;
 use crate::config::AmqpConfig;
-
-/// Between the last acknowledgement and the goodbye. RabbitMQ's channel passes 32 of them on to a quorum queue (`quorum_commands_soft_limit`)
-/// and keeps the rest until the queue has written those to disk; closed before, it forgets what it keeps, and all of that is delivered again.
-/// AMQP gives no sign by which to wait. One write to disk is enough, for then the rest goes out in one command.
-const ACKS_TAKE_HOLD: Duration = Duration::from_millis(200);
 
 /// One connection consumes and acknowledges, the other publishes: a broker that blocks publishers must not freeze acknowledgements.
 ///
@@ -33,6 +29,9 @@ pub struct Session {
     blocked: watch::Receiver<bool>,
     consume: Link,
     publish: Link,
+    recent_acks: RecentAcks,
+    /// The lanes' channels. lapin closes a channel with its last handle, and the broker forgets what it had not passed on yet.
+    kept_open: Mutex<Vec<Channel>>,
 }
 
 /// What [`Session::bind`] did.
@@ -60,7 +59,18 @@ impl Session {
         let bound: BTreeSet<String> = routing_keys.iter().chain(&config.bind).cloned().collect();
         let keys: Vec<String> = bound.iter().cloned().collect();
         let warnings = topology::ensure(&consume, config, &names, &keys).await?;
-        Ok(Self { config: config.clone(), names, bound, warnings, signal, blocked: blocked_receiver, consume, publish })
+        Ok(Self {
+            config: config.clone(),
+            names,
+            bound,
+            warnings,
+            signal,
+            blocked: blocked_receiver,
+            consume,
+            publish,
+            recent_acks: RecentAcks::default(),
+            kept_open: Mutex::default(),
+        })
     }
 
     /// The names of the queues.
@@ -97,7 +107,8 @@ impl Session {
         };
         let channel = self.consume.channel().await.map_err(|ended| self.signal.end(ended))?;
         let queue = short(queue).ok_or_else(|| SessionEnded::new("the queue's name is too long"))?;
-        Ok(Lane::new(channel, queue, self.signal.clone()))
+        self.kept_open.lock().unwrap_or_else(PoisonError::into_inner).push(channel.clone());
+        Ok(Lane::new(channel, queue, self.signal.clone(), self.recent_acks.clone()))
     }
 
     /// A publisher, with a channel to itself.
@@ -118,11 +129,11 @@ impl Session {
         SessionWatch { ended: self.signal.subscribe(), blocked: self.blocked.clone() }
     }
 
-    /// Says goodbye, so that the acknowledgements made before still take hold; takes 4 s and a little at most.
+    /// Says goodbye, so that the acknowledgements made before still take hold; takes 5 s at most.
     pub async fn close(self) {
-        let Self { consume, publish, signal, .. } = self;
+        let Self { consume, publish, signal, recent_acks, kept_open: _kept_open, .. } = self;
         if signal.cause().is_none() {
-            tokio::time::sleep(ACKS_TAKE_HOLD).await;
+            tokio::time::sleep(recent_acks.take_hold_in()).await;
         }
         publish.close().await;
         consume.close().await;

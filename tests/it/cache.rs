@@ -16,9 +16,9 @@ use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
 use unstale::plan::{Batch, Slot};
 use unstale::registry::{Action, Effect, Expiry, RuleId, Write};
 
-pub(crate) const HOUR: Expiry = Expiry::After { ttl: Duration::from_secs(3_600), jitter: 0.0 };
+const HOUR: Expiry = Expiry::After { ttl: Duration::from_secs(3_600), jitter: 0.0 };
 
-pub(crate) fn config(url: &str) -> RedisConfig {
+fn config(url: &str) -> RedisConfig {
     RedisConfig {
         urls: vec![SecretUrl::new(url.parse().unwrap())],
         mode: RedisMode::Single,
@@ -48,11 +48,11 @@ impl Names {
     }
 }
 
-pub(crate) fn effect(rule: u32, target: impl Into<String>, action: Action) -> Effect {
+fn effect(rule: u32, target: impl Into<String>, action: Action) -> Effect {
     Effect { rule: RuleId(rule), target: target.into(), action }
 }
 
-pub(crate) fn write(value: &str, expiry: Expiry, tags: &[&str]) -> Action {
+fn write(value: &str, expiry: Expiry, tags: &[&str]) -> Action {
     Action::Write(Box::new(Write { value: value.into(), expiry, tags: tags.iter().map(|&tag| tag.into()).collect(), version: None }))
 }
 
@@ -61,11 +61,11 @@ fn slot(position: usize) -> Slot {
 }
 
 /// Applies effects together: each one's slot is its place.
-pub(crate) async fn apply(cache: &Cache, effects: &[Effect]) -> Applied {
+async fn apply(cache: &Cache, effects: &[Effect]) -> Applied {
     try_apply(cache, effects).await.unwrap()
 }
 
-pub(crate) async fn try_apply(cache: &Cache, effects: &[Effect]) -> Result<Applied, unstale::cache::Outage> {
+async fn try_apply(cache: &Cache, effects: &[Effect]) -> Result<Applied, unstale::cache::Outage> {
     let mut batch = Batch::new(cache.tag_prefix(), effects.len());
     for (position, effect) in effects.iter().enumerate() {
         batch.push(slot(position), effect);

@@ -60,6 +60,7 @@ async fn acks_made_just_before_the_close_arrive() {
         for tag in tags {
             lane.ack_one(tag).unwrap();
         }
+        drop(lane);
         session.close().await;
         let channel = other(rabbitmq).await;
         // What was not acknowledged comes back when the broker has seen the channel end.
