@@ -356,6 +356,10 @@ impl Cursor<'_> {
         let hint =
             "paths are a.b, a[0].b, a[\"first-name\"], xs[], xs[].sku; `?` ends one that may be absent; literal braces are {{ and }}";
         let what = match self.rest().chars().next() {
+            Some(c @ ('(' | '|' | '+')) => {
+                let what = format!("`{c}` cannot stand here: a placeholder reads a value, and computes nothing");
+                return TextProblem::new(self.at, what).hint("compute it under `let`, and write {let.name}");
+            }
             Some(c) => format!("`{}` cannot stand here in a path", c.escape_debug()),
             None => "the path has no end".to_owned(),
         };

@@ -118,7 +118,9 @@ fn the_table_of_dead_letters_names_every_reason() {
 #[test]
 fn links_between_the_pages_lead_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for (page, folder, text) in [("docs/SCHEMAS.md", "docs", SCHEMAS), ("docs/OPERATIONS.md", "docs", OPERATIONS), ("README.md", "", README)] {
+    for (page, folder, text) in
+        [("docs/SCHEMAS.md", "docs", SCHEMAS), ("docs/OPERATIONS.md", "docs", OPERATIONS), ("README.md", "", README)]
+    {
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for target in targets.filter(|target| !target.contains("://")) {
             let (file, anchor) = target.split_once('#').unwrap_or((target, ""));

@@ -130,7 +130,8 @@ impl Case {
 
     async fn publish(&self, channel: &Channel, routing_key: &str, body: &str) {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let sent = channel.basic_publish(self.exchange.as_str().into(), routing_key.into(), options, body.as_bytes(), BasicProperties::default());
+        let sent =
+            channel.basic_publish(self.exchange.as_str().into(), routing_key.into(), options, body.as_bytes(), BasicProperties::default());
         let confirm = sent.await.unwrap().await.unwrap();
         assert!(matches!(confirm, Confirmation::Ack(None)), "{routing_key}: {confirm:?}");
     }
