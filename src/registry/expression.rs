@@ -7,7 +7,7 @@ use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, Select
 use cel::common::types::{CelBool, CelString};
 
 use super::functions::{self, METER, SCAN, STEP};
-use super::path::{EventField, Names, Path, Root, Start, Step, TextProblem};
+use super::path::{self, EventField, Names, Path, Root, Start, Step, TextProblem};
 
 /// The longest expression: with it the depth of its tree is bounded before it is parsed.
 const MAX_BYTES: usize = 4096;
@@ -149,7 +149,12 @@ fn syntax_problem(text: &str, errors: &cel::ParseErrors) -> TextProblem {
     let at = text[line_from..].char_indices().nth(column).map_or(text.len(), |(at, _)| line_from + at);
     let message = first.msg.lines().next().unwrap_or_default();
     // What else might stand there is a list of every token that CEL has.
-    let message = message.split(" expecting {").next().unwrap_or_default().trim_start_matches("Syntax error: ");
+    let message = message
+        .split(" expecting {")
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches("Syntax error: ")
+        .replace("'<EOF>'", "the end of the text");
     let problem = TextProblem::new(at, format!("not an expression: {message}"));
     let has_word = |word: &str| text.split(|c: char| !(c == '_' || c.is_ascii_alphanumeric())).any(|known| known == word);
     let is_lone_equals = || {
@@ -299,10 +304,8 @@ impl Check<'_> {
             }
             "lets" => {
                 let Some(place) = self.names.lets.iter().position(|known| *known == key) else {
-                    let known = self.names.lets.join(", ");
-                    return Err(self
-                        .problem(node.id, format!("no `let` named `{key}` stands before this"))
-                        .hint(format!("known here: {known}")));
+                    let known = path::known(self.names.lets);
+                    return Err(self.problem(node.id, format!("no `let` named `{key}` stands before this")).hint(known));
                 };
                 if asked_for {
                     return Ok(Expr::Literal(LiteralValue::Boolean(CelBool::from(true))));

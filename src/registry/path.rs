@@ -371,6 +371,6 @@ fn is_word(name: &str) -> bool {
     !name.starts_with(char::is_numeric) && !name.is_empty() && name.chars().all(|c| c == '_' || c.is_alphanumeric())
 }
 
-fn known(names: &[String]) -> String {
+pub(super) fn known(names: &[String]) -> String {
     if names.is_empty() { "none is known here".to_owned() } else { format!("known here: {}", names.join(", ")) }
 }
