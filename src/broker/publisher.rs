@@ -132,6 +132,9 @@ impl Publisher {
 
     /// Publishes messages, and waits until each is confirmed or has failed; the results are in the same order.
     ///
+    /// Within a session an alarm of the broker's is waited out, however long: a new session would meet it too, and each costs the deliveries
+    /// in hand one of those that the delivery limit allows.
+    ///
     /// After [`PublishError::Ended`] a message may have arrived or not, and the session is over. To be awaited to its end: dropped half-way,
     /// it leaves messages whose fate nobody knows, and the publisher is not to be used again.
     pub async fn publish_all(&mut self, messages: &[Outgoing<'_>]) -> Vec<Result<(), PublishError>> {
@@ -169,6 +172,8 @@ impl Publisher {
                     });
                 }
                 Ok(None) => break,
+                // An alarm that came in between: what is under way is confirmed when it is over, and fails where the connection is gone.
+                Err(_) if self.own.is_none() && self.is_blocked() => {}
                 Err(_) => {
                     self.over(SessionEnded::new(format!("no publisher confirm within {} s", ANSWER_TIMEOUT.as_secs())));
                     break;

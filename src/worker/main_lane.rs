@@ -1,6 +1,7 @@
 //! The main lane: batches that form by themselves, applied in one round trip each, acknowledged whole and in order.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 
 use tokio_util::sync::CancellationToken;
 
@@ -29,12 +30,7 @@ pub(super) async fn run(
     loop {
         tokio::select! {
             biased;
-            settled = settling.next(), if !settling.is_empty() => {
-                let settled: Result<Option<Tag>, SessionEnded> = settled;
-                if let Some(tag) = settled? {
-                    lane.ack_through(tag)?;
-                }
-            }
+            settled = settling.next(), if !settling.is_empty() => acknowledge(lane, settled)?,
             applied = applying.next(), if !applying.is_empty() => {
                 let (batch, applied): (Batch, Result<Unsettled, Outage>) = applied;
                 match applied {
@@ -47,7 +43,16 @@ pub(super) async fn run(
                             let (behind, _): (Batch, Result<Unsettled, Outage>) = applying.next().await;
                             held.push_back(behind);
                         }
-                        if !shared.gate.hold(stop).await {
+                        let mut hold = pin!(shared.gate.hold(stop));
+                        // What took hold before is settled meanwhile: it need not come again.
+                        let opened = loop {
+                            tokio::select! {
+                                biased;
+                                settled = settling.next(), if !settling.is_empty() => acknowledge(lane, settled)?,
+                                opened = &mut hold => break opened,
+                            }
+                        };
+                        if !opened {
                             return Ok(LaneEnd::GaveBack);
                         }
                         for batch in held {
@@ -62,7 +67,8 @@ pub(super) async fn run(
             }
             arrived = lane.next_batch(shared.config.batch), if (!stopping || lane.has_left_over()) && applying.len() < MAX_APPLYING => {
                 let deliveries = arrived?;
-                if let Some(prefetch) = window.after(&deliveries) {
+                shared.metrics.batch(deliveries.len());
+                if let Some(prefetch) = window.after(&deliveries).filter(|_| !stopping) {
                     lane.consume(prefetch).await?;
                 }
                 applying.push(apply(shared, Batch::read(shared, deliveries))).await;
@@ -72,12 +78,16 @@ pub(super) async fn run(
     }
 }
 
+fn acknowledge(lane: &Lane, settled: Result<Option<Tag>, SessionEnded>) -> Result<(), SessionEnded> {
+    settled?.map_or(Ok(()), |tag| lane.ack_through(tag))
+}
+
 async fn apply(shared: &Shared, batch: Batch) -> (Batch, Result<Unsettled, Outage>) {
     let applied = batch.apply(shared).await;
     (batch, applied)
 }
 
 async fn settle(shared: &Shared, publisher: &copies::Publisher, batch: Batch, unsettled: Unsettled) -> Result<Option<Tag>, SessionEnded> {
-    batch.settle(shared, publisher, unsettled).await?;
+    batch.settle(shared, publisher, &unsettled).await?;
     Ok(batch.last_tag())
 }

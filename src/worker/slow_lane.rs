@@ -55,7 +55,7 @@ async fn handle(
     loop {
         match work(shared, &batch).await {
             Ok(unsettled) => {
-                batch.settle(shared, publisher, unsettled).await?;
+                batch.settle(shared, publisher, &unsettled).await?;
                 return Ok(batch.last_tag());
             }
             Err(outage) => {

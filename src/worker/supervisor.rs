@@ -1,16 +1,17 @@
 //! Sessions, one after another: none is repaired, each is built whole.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::window::Window;
 use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
-use crate::broker::{Backoff, BrokerError, LaneName, Session, SessionEnded};
+use crate::broker::{Backoff, BrokerError, LaneName, Session, SessionEnded, SessionWatch};
 use crate::http::Readiness;
+use crate::telemetry::Metrics;
 
 /// A session that lasted so long starts the back-off anew: one that ends sooner may do so again at once.
 const PROVEN: Duration = Duration::from_secs(30);
@@ -19,7 +20,6 @@ const PROVEN: Duration = Duration::from_secs(30);
 pub(super) struct Supervisor<'s> {
     shared: &'s Shared,
     readiness: Readiness,
-    keys_to_bind: mpsc::Receiver<Vec<String>>,
     /// Before the first session a refusal ends the worker, after it a refusal means back-off.
     stood_before: bool,
     /// The last session ended by a message that cannot be read: the next one takes one at a time at first.
@@ -27,8 +27,8 @@ pub(super) struct Supervisor<'s> {
 }
 
 impl<'s> Supervisor<'s> {
-    pub(super) fn new(shared: &'s Shared, readiness: Readiness, keys_to_bind: mpsc::Receiver<Vec<String>>) -> Self {
-        Self { shared, readiness, keys_to_bind, stood_before: false, careful: false }
+    pub(super) fn new(shared: &'s Shared, readiness: Readiness) -> Self {
+        Self { shared, readiness, stood_before: false, careful: false }
     }
 
     /// Returns when told to stop, or refused for good before a session ever stood.
@@ -100,15 +100,18 @@ impl<'s> Supervisor<'s> {
         let window = Window::new(shared.config.amqp.prefetch, std::mem::take(&mut self.careful));
         self.readiness.set_consuming(Ok(()));
         info!(queue = session.names().main, "consuming");
-        let mut watch = session.watch();
+        let (mut watch, alarms) = (session.watch(), session.watch());
         let end = tokio::select! {
             end = both(
                 main_lane::run(shared, &mut main, &main_publisher, window, stop),
                 slow_lane::run(shared, &mut slow, &slow_publisher, stop),
-            ) => end?,
-            ended = watch.ended() => return Err(ended),
-            ended = bind(session, &mut self.keys_to_bind) => return Err(ended),
+            ) => end,
+            ended = watch.ended() => Err(ended),
+            ended = bind(shared, session) => Err(ended),
+            never = show_alarms(alarms, &shared.metrics) => match never {},
         };
+        shared.metrics.set_paused("broker", false);
+        let end = end?;
         if end == LaneEnd::GaveBack {
             main.nack_all().await?;
             slow.nack_all().await?;
@@ -118,8 +121,10 @@ impl<'s> Supervisor<'s> {
 }
 
 /// Binds what each newer registry asks for; returns when that fails.
-async fn bind(session: &mut Session, keys_to_bind: &mut mpsc::Receiver<Vec<String>>) -> SessionEnded {
-    while let Some(routing_keys) = keys_to_bind.recv().await {
+async fn bind(shared: &Shared, session: &mut Session) -> SessionEnded {
+    loop {
+        shared.reloaded.notified().await;
+        let routing_keys = shared.live.load().registry.routing_keys().to_vec();
         match session.bind(&routing_keys).await {
             Ok(rebound) if rebound.left_bound.is_empty() => info!(added = ?rebound.added, "bound the registry's routing keys"),
             Ok(rebound) => warn!(
@@ -129,7 +134,13 @@ async fn bind(session: &mut Session, keys_to_bind: &mut mpsc::Receiver<Vec<Strin
             Err(error) => return SessionEnded::new(error.to_string()),
         }
     }
-    std::future::pending().await
+}
+
+/// Shows in the metrics whether the broker takes messages of ours.
+async fn show_alarms(mut watch: SessionWatch, metrics: &Metrics) -> Infallible {
+    loop {
+        metrics.set_paused("broker", watch.blocked_changed().await);
+    }
 }
 
 /// Both lanes' end: at once that of the first which did not end cleanly, else that of the slower one.

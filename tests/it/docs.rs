@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 
 use unstale::config::{SETTINGS, Vars};
 use unstale::reason::Reason;
@@ -12,16 +13,23 @@ const SCHEMAS: &str = include_str!("../../docs/SCHEMAS.md");
 const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
 const README: &str = include_str!("../../README.md");
 
-/// What stands between ```` ```yaml ```` and its end, with the line it begins at.
-fn yaml_blocks(page: &str) -> Vec<(usize, String)> {
+/// A fenced block of a page.
+struct Block<'p> {
+    /// The line it begins at.
+    line: usize,
+    language: &'p str,
+    text: String,
+}
+
+fn blocks(page: &str) -> Vec<Block<'_>> {
     let mut blocks = Vec::new();
-    let mut open: Option<(usize, String)> = None;
+    let mut open: Option<Block<'_>> = None;
     for (number, line) in (1..).zip(page.lines()) {
-        match &mut open {
-            Some(_) if line.starts_with("```") => blocks.extend(open.take()),
-            Some((_, text)) => text.extend([line, "\n"]),
-            None if line == "```yaml" => open = Some((number + 1, String::new())),
-            None => {}
+        match (&mut open, line.strip_prefix("```")) {
+            (Some(_), Some(_)) => blocks.extend(open.take()),
+            (Some(block), None) => block.text.extend([line, "\n"]),
+            (None, Some(language)) => open = Some(Block { line: number + 1, language, text: String::new() }),
+            (None, None) => {}
         }
     }
     assert!(open.is_none(), "a block has no end");
@@ -54,16 +62,55 @@ fn check(page: &str, line: usize, name: &str, text: &str) {
 fn every_rule_file_shown_loads_without_a_warning_and_its_examples_hold() {
     let mut files = 0;
     for (page, text) in [("docs/SCHEMAS.md", SCHEMAS), ("README.md", README)] {
-        for (line, block) in yaml_blocks(text) {
-            let Some(name) = file_name(&block) else {
+        for Block { line, text, .. } in blocks(text).into_iter().filter(|block| block.language == "yaml") {
+            let Some(name) = file_name(&text) else {
                 assert_ne!(page, "docs/SCHEMAS.md", "{page}:{line}: every block there is a whole file: begin it with `# schemas/<name>`");
                 continue;
             };
-            check(page, line, name, &block);
+            check(page, line, name, &text);
             files += 1;
         }
     }
     assert!(files >= 10, "only {files} files were found: has the pages' form changed?");
+}
+
+/// Each command of a session (`$ …`) and what the page says it prints.
+fn commands(session: &str) -> Vec<(&str, String)> {
+    let mut commands: Vec<(&str, String)> = Vec::new();
+    for line in session.lines() {
+        match (line.strip_prefix("$ "), commands.last_mut()) {
+            (Some(command), _) => commands.push((command, String::new())),
+            (None, Some((_, printed))) => printed.extend([line, "\n"]),
+            (None, None) => panic!("a session begins with `$ `, not with `{line}`"),
+        }
+    }
+    commands
+}
+
+#[test]
+fn commands_print_what_the_page_shows() {
+    let programs = Path::new(env!("CARGO_BIN_EXE_unstale")).parent().unwrap().display();
+    let folder = tempfile::tempdir().unwrap();
+    let schemas = folder.path().join("schemas");
+    let mut ran = 0;
+    for Block { line, language, text } in blocks(SCHEMAS) {
+        if let Some(name) = file_name(&text).filter(|_| language == "yaml") {
+            // A session is about the file shown before it.
+            let _ = std::fs::remove_dir_all(&schemas);
+            std::fs::create_dir(&schemas).unwrap();
+            std::fs::write(schemas.join(name), text).unwrap();
+        } else if language == "console" {
+            for (command, printed) in commands(&text) {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("exec 2>&1; {command}")]).current_dir(folder.path()).env_clear();
+                let output = shell.env("PATH", format!("{programs}:/usr/bin:/bin")).output().unwrap();
+                let actual = String::from_utf8_lossy(&output.stdout);
+                assert_eq!(actual.trim_end(), printed.trim_end(), "docs/SCHEMAS.md:{line}: {command}");
+                ran += 1;
+            }
+        }
+    }
+    assert!(ran > 0, "no session was found");
 }
 
 /// The words in backquotes in the first cells of the first table below a heading.

@@ -116,12 +116,17 @@ impl Case {
         assert!(worker.terminate().await.success());
     }
 
-    /// A publisher with the documented permissions, and its channel.
-    async fn publisher(&self) -> Channel {
+    /// The URL of a publisher with the documented permissions.
+    async fn publisher_url(&self) -> String {
         let user = unique("publisher");
         self.broker.ctl(&["add_user", &user, "secret"]).await;
         self.permit(&user, documented_permissions("# a publisher")).await;
-        let url = self.broker.url_as(&user, "secret", "/");
+        self.broker.url_as(&user, "secret", "/")
+    }
+
+    /// Its channel.
+    async fn publisher(&self) -> Channel {
+        let url = self.publisher_url().await;
         let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
@@ -134,6 +139,15 @@ impl Case {
             channel.basic_publish(self.exchange.as_str().into(), routing_key.into(), options, body.as_bytes(), BasicProperties::default());
         let confirm = sent.await.unwrap().await.unwrap();
         assert!(matches!(confirm, Confirmation::Ack(None)), "{routing_key}: {confirm:?}");
+    }
+
+    /// `unstale publish`, with a publisher's permissions.
+    async fn publish_by_command(&self, event_type: &str) {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_unstale"));
+        command.args(["publish", event_type, "{}"]).env_clear();
+        command.env("UNSTALE_AMQP_URL", self.publisher_url().await).env("UNSTALE_EXCHANGE", &self.exchange);
+        let output = command.output().await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     async fn depth(&self, suffix: &str) -> u32 {
@@ -236,8 +250,7 @@ async fn with_all_the_worker_declares_everything_and_does_everything() {
     std::fs::write(case.schemas.path().join("new.yaml"), "events: { brand.new: { effects: [ { delete: 'shop:new' } ] } }").unwrap();
     let _: () = case.redis.connection().await.set("shop:new", "old").await.unwrap();
     wait_until(SOON, "the new key is bound", async || worker.stderr().contains("brand.new")).await;
-    let publisher = case.publisher().await;
-    case.publish(&publisher, "brand.new", "{}").await;
+    case.publish_by_command("brand.new").await;
     wait_until(SOON, "the new rule holds", async || {
         let exists: bool = case.redis.connection().await.exists("shop:new").await.unwrap();
         !exists
