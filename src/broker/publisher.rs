@@ -196,7 +196,8 @@ impl Publisher {
                 confirm = in_flight.next() => return Ok(confirm),
                 // Its clock starts anew.
                 Ok(()) = blocked.changed() => {}
-                () = sleep(ANSWER_TIMEOUT), if !is_blocked => return Err(Silent),
+                // Outside a session somebody waits for an answer.
+                () = sleep(ANSWER_TIMEOUT), if !is_blocked || self.own.is_some() => return Err(Silent),
                 else => return Err(Silent),
             }
         }
