@@ -12,6 +12,7 @@ mod link;
 mod names;
 mod prefetch;
 mod publisher;
+mod recent_acks;
 mod session;
 mod topology;
 mod wire;

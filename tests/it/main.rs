@@ -9,6 +9,7 @@ mod cli;
 mod docs;
 mod end_to_end;
 mod events;
+mod faults;
 mod http;
 mod permissions;
 mod registries;
