@@ -27,6 +27,9 @@ impl From<Fault> for Miss {
     }
 }
 
+/// Who is told of each combination of elements, and of each array that is not there.
+type Expanded<'f, 't> = dyn FnMut(Result<&[Binding<'t>], Miss>) -> Result<(), TooMany> + 'f;
+
 /// Why an expansion ended early.
 pub(super) struct TooMany;
 
@@ -64,7 +67,7 @@ impl Template {
         &'t self,
         scope: &Scope<'_, '_>,
         bindings: &mut Vec<Binding<'t>>,
-        each: &mut dyn FnMut(Result<&[Binding<'t>], Miss>) -> Result<(), TooMany>,
+        each: &mut Expanded<'_, 't>,
     ) -> Result<(), TooMany> {
         let next = self.paths().find_map(|path| {
             let end = (1..=path.steps().len()).find(|&end| {
