@@ -71,3 +71,33 @@ async fn an_invalidation_by_whichever_worker_voids_the_load() {
     wait_until(SOON, "the page is filled", async || stage.exists("page:3").await).await;
     assert_eq!(stage.ready(".dead").await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_events_on_one_key_loads_it_once_a_batch() {
+    let stage = Stage::new(&[("pages.yaml", RULES)]).await;
+    let catalogue = Catalogue::start().await;
+    let settings = [("UNSTALE_VAR_CATALOGUE_URL", catalogue.url.as_str())];
+    let once = stage.worker(&settings).await;
+    // The backlog forms while nobody consumes, so that it arrives as one batch.
+    assert_eq!(once.terminate().await.code(), Some(0));
+    for _ in 0..40 {
+        stage.publish("page.changed", r#"{"id":1}"#).await;
+    }
+    for _ in 0..40 {
+        catalogue.answer.notify_one();
+    }
+    let worker = stage.worker(&settings).await;
+    wait_until(SOON, "the page is filled", async || {
+        catalogue.answer.notify_one();
+        stage.exists("page:1").await
+    })
+    .await;
+    wait_until(SOON, "all of it is settled", async || {
+        catalogue.answer.notify_one();
+        let metrics = worker.metrics().await;
+        stage.ready("").await + stage.ready(".slow").await == 0 && metrics.sum("unstale_in_flight", &[]) == 0.0
+    })
+    .await;
+    let slow = worker.metrics().await.sum("unstale_events_total", &[("outcome", "slow")]);
+    assert!(slow < 40.0, "{slow} loads for 40 events");
+}
