@@ -55,8 +55,8 @@ async fn publish(channel: &Channel, exchange: &str, routing_key: &str, events: u
     let mut confirms = FuturesUnordered::new();
     for id in 0..events {
         let properties = BasicProperties::default().with_delivery_mode(2);
-        let sent =
-            channel.basic_publish(exchange.into(), routing_key.into(), BasicPublishOptions::default(), body(id).as_bytes(), properties);
+        let body = body(id);
+        let sent = channel.basic_publish(exchange.into(), routing_key.into(), BasicPublishOptions::default(), body.as_bytes(), properties);
         confirms.push(sent.await.unwrap());
         if confirms.len() >= 1_000 {
             confirms.next().await;

@@ -132,6 +132,9 @@ impl Publisher {
 
     /// Publishes messages, and waits until each is confirmed or has failed; the results are in the same order.
     ///
+    /// Within a session an alarm of the broker's is waited out, however long: a new session would meet it too, and each costs the deliveries
+    /// in hand one of those that the delivery limit allows.
+    ///
     /// After [`PublishError::Ended`] a message may have arrived or not, and the session is over. To be awaited to its end: dropped half-way,
     /// it leaves messages whose fate nobody knows, and the publisher is not to be used again.
     pub async fn publish_all(&mut self, messages: &[Outgoing<'_>]) -> Vec<Result<(), PublishError>> {
@@ -187,14 +190,14 @@ impl Publisher {
     async fn next_confirm<C: Stream + Unpin>(&self, in_flight: &mut C) -> Result<Option<C::Item>, Silent> {
         let mut blocked = self.blocked.clone();
         loop {
-            let is_blocked = *blocked.borrow_and_update();
+            // Who publishes outside a session is told of the alarm instead.
+            let is_blocked = *blocked.borrow_and_update() && self.own.is_none();
             tokio::select! {
                 biased;
                 confirm = in_flight.next() => return Ok(confirm),
                 // Its clock starts anew.
-                Ok(()) = blocked.changed() => {}
+                Ok(()) = blocked.changed(), if self.own.is_none() => {}
                 () = sleep(ANSWER_TIMEOUT), if !is_blocked => return Err(Silent),
-                else => return Err(Silent),
             }
         }
     }

@@ -159,19 +159,11 @@ impl SessionWatch {
         *self.blocked.borrow()
     }
 
-    /// Waits until the broker begins or ceases to take messages; true where it takes none. For ever once the session is over.
+    /// Waits until [`is_blocked`](Self::is_blocked) is something else, and gives that; for ever once the session is over.
     pub async fn blocked_changed(&mut self) -> bool {
         if self.blocked.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
-        *self.blocked.borrow_and_update()
-    }
-
-    /// Waits until the broker takes messages, or the session is over.
-    pub async fn unblocked(&mut self) {
-        tokio::select! {
-            _ = self.blocked.wait_for(|blocked| !blocked) => {}
-            _ = self.ended.wait_for(Option::is_some) => {}
-        }
+        self.is_blocked()
     }
 }

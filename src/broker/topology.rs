@@ -89,12 +89,9 @@ fn queue_specs(names: &Names, history: Option<HistoryConfig>) -> Vec<QueueSpec> 
     specs
 }
 
-/// A stream's age has units of its own, `D h m s`, and nothing below a second.
+/// Always in seconds: to the broker `7D` and `604800s` are two different arguments, and whoever else declares the stream must agree with us.
 fn stream_age(age: Duration) -> String {
-    let seconds = age.as_secs().max(1);
-    let (size, unit) =
-        [(86_400, "D"), (3_600, "h"), (60, "m")].into_iter().find(|(size, _)| seconds.is_multiple_of(*size)).unwrap_or((1, "s"));
-    format!("{}{unit}", seconds / size)
+    format!("{}s", age.as_secs().max(1))
 }
 
 /// Asks the broker about one object after another. A refusal closes the channel it is given on: then the next question gets a new one.
@@ -310,7 +307,7 @@ mod tests {
             "x-queue-type=quorum",
         ];
         assert_eq!(arguments(&specs, "q.retry.1m"), retry);
-        assert_eq!(arguments(&specs, "q.history"), ["x-max-age=7D", "x-max-length-bytes=10737418240", "x-queue-type=stream"]);
+        assert_eq!(arguments(&specs, "q.history"), ["x-max-age=604800s", "x-max-length-bytes=10737418240", "x-queue-type=stream"]);
         assert_eq!(queue_specs(&names, None).len(), specs.len() - 1);
     }
 
@@ -330,8 +327,8 @@ mod tests {
     }
 
     #[test]
-    fn a_streams_age_is_written_in_its_own_units() {
-        for (millis, text) in [(500, "1s"), (90_000, "90s"), (120_000, "2m"), (7_200_000, "2h"), (604_800_000, "7D")] {
+    fn a_streams_age_is_written_in_seconds() {
+        for (millis, text) in [(500, "1s"), (90_000, "90s"), (7_200_000, "7200s"), (604_800_000, "604800s")] {
             assert_eq!(stream_age(Duration::from_millis(millis)), text);
         }
     }

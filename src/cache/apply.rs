@@ -90,7 +90,7 @@ impl Cache {
 
     fn commands(&self, plan: &Plan<'_>) -> Commands {
         let now_ms = lifetime::now_ms();
-        let mut commands = Commands::new(plan, now_ms);
+        let mut commands = Commands::new(plan);
         let mut first = 0;
         for (_, deletions) in plan.deletions_by_rule() {
             for keys in deletions.chunks(KEYS_PER_COMMAND) {
@@ -200,12 +200,13 @@ impl Cache {
 }
 
 impl Commands {
-    fn new(plan: &Plan<'_>, now_ms: i64) -> Self {
+    fn new(plan: &Plan<'_>) -> Self {
         let mut voids = Vec::with_capacity(plan.deletions().len() + plan.in_order().len());
         voids.extend_from_slice(plan.deletions());
         voids.extend(plan.in_order().iter().filter(|&&id| match plan.operation(id).command {
-            Command::Delete | Command::Write(_) => true,
-            Command::Expire(expiry) => Lifetime::draw(expiry, now_ms).is_none(),
+            // A load that began before an expiry would undo it: its value would live for as long as any.
+            Command::Delete | Command::Write(_) | Command::Expire(_) => true,
+            // An invalidation finds the leases of its members itself; nobody loads counters.
             Command::InvalidateTag | Command::Bump(_) => false,
         }));
         let mut commands = Self { chunks: vec![Pipeline::new()], asked: Vec::new(), voids, chunk_bytes: 0, sent: Sent::default() };

@@ -44,7 +44,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<Exit, CommandError> {
     if let Some(dir) = &args.dir {
         config.schemas.clone_from(dir);
     }
-    let findings = Findings::of(config);
+    let findings = Findings::of(&config);
     if args.json {
         writeln!(io::stdout(), "{}", findings.json())?;
     } else {
@@ -58,14 +58,8 @@ pub(super) fn run(args: &CheckArgs) -> Result<Exit, CommandError> {
 }
 
 /// What `plan` and `check` load: a variable without a value is only warned of.
-pub(super) fn offline(config: RegistryConfig) -> LoadOptions {
-    LoadOptions {
-        schemas: config.schemas,
-        key_prefix: config.key_prefix,
-        vars: config.vars,
-        max_keys_per_event: config.max_keys_per_event,
-        missing_vars: MissingVars::Warn,
-    }
+pub(super) fn offline(config: &RegistryConfig) -> LoadOptions {
+    LoadOptions { missing_vars: MissingVars::Warn, ..LoadOptions::for_run(config) }
 }
 
 /// What a registry holds; nothing of it where it did not load.
@@ -83,7 +77,7 @@ struct Findings {
 }
 
 impl Findings {
-    fn of(config: RegistryConfig) -> Self {
+    fn of(config: &RegistryConfig) -> Self {
         match Registry::load(&offline(config)) {
             Ok(loaded) => {
                 let failed = run_examples(&loaded);

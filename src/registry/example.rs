@@ -67,14 +67,9 @@ pub(super) fn compile(context: &Context<'_>, document: &ExampleDocument, report:
     })
 }
 
-/// The event's type: the entry's name, or for a pattern what the example says.
+/// The event's type: what the example says, else the entry's name, a pattern being taken as it stands.
 fn event_type(entry: &Text, document: &ExampleDocument, report: &mut Report<'_>) -> Option<String> {
     match &document.event_type {
-        None if Pattern::is_pattern(&entry.text) => {
-            let hint = format!("`{}` matches many: name the one that this example is of", entry.text);
-            report.error_with_hint(document.at, "this example needs a `type`", hint);
-            None
-        }
         None => Some(entry.text.clone()),
         Some(given) if Pattern::parse(&entry.text).matches(&given.text) => Some(given.text.clone()),
         Some(given) => {

@@ -119,8 +119,11 @@ pub fn digest_of(schemas: &Path) -> Result<String, Problems> {
     if problems.is_empty() { Ok(digest) } else { Err(Problems(problems)) }
 }
 
-/// The files of a directory (path below it, path to show, bytes) in byte order of their paths, and the digest over them.
-fn read_all(schemas: &Path, problems: &mut Vec<Problem>) -> Result<(Vec<(String, String, Vec<u8>)>, String), Problems> {
+/// A file's path below the directory, the path to show, and its bytes.
+type ReadFile = (String, String, Vec<u8>);
+
+/// The files of a directory in byte order of their paths, and the digest over them.
+fn read_all(schemas: &Path, problems: &mut Vec<Problem>) -> Result<(Vec<ReadFile>, String), Problems> {
     let shown_root = schemas.display().to_string();
     if let Err(error) = std::fs::metadata(schemas) {
         let hint = "UNSTALE_SCHEMAS names the directory of schema files";

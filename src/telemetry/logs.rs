@@ -4,27 +4,51 @@ use std::io::IsTerminal as _;
 use std::panic::PanicHookInfo;
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::filter::{EnvFilter, FilterExt, FilterFn, ParseError, filter_fn};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::LogFormat;
 
 /// Crates that say at `info` and below what interests their authors: capped at `warn` unless asked for by name.
-const NOISY: [&str; 10] = ["lapin", "amq_protocol", "redis", "hyper", "hyper_util", "h2", "reqwest", "rustls", "notify", "mio"];
+const NOISY: [&str; 8] = ["redis", "hyper", "hyper_util", "h2", "reqwest", "rustls", "notify", "mio"];
+
+/// Crates that log whole messages below `error`, bodies and headers included (lapin each one that is returned, at `warn`, and each frame at
+/// `trace`): no setting makes them do so here.
+const INDISCREET: [&str; 2] = ["lapin", "amq_protocol"];
+
+/// Shows returned messages whole, bodies included, at `warn`; what was returned is told by us.
+const QUOTES_PAYLOADS: &str = "lapin::returned_messages";
 
 /// Starts logging, and logs panics from then on.
 ///
 /// # Errors
 /// Where the directives cannot be read, or logging has been started before.
 pub fn init(directives: &str, format: LogFormat) -> anyhow::Result<()> {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter(directives)?).with_writer(std::io::stderr);
-    let started = match format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
-    };
-    started.map_err(|error| anyhow::anyhow!(error))?;
+    tracing_subscriber::registry().with(layer(filter(directives)?, format, std::io::stderr)).try_init()?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+fn layer<S, W>(filter: EnvFilter, format: LogFormat, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    let filter = filter.and(discreet());
+    match format {
+        LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_filter(filter).boxed(),
+    }
+}
+
+/// Passes over what [`INDISCREET`] crates say below `error`.
+fn discreet() -> FilterFn<fn(&Metadata<'_>) -> bool> {
+    filter_fn(|metadata| *metadata.level() == Level::ERROR || !INDISCREET.iter().any(|name| metadata.target().starts_with(name)))
 }
 
 /// The directives as asked for, behind the caps: the last of two for one target counts, and the longer target before the shorter.
@@ -35,7 +59,7 @@ fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     } else {
         String::new()
     };
-    EnvFilter::builder().parse(format!("{caps}{directives}"))
+    EnvFilter::builder().parse(format!("{QUOTES_PAYLOADS}=off,{caps}{directives}"))
 }
 
 /// Where it panicked; what it said only where that is fixed text, since a formatted message may quote a payload.
@@ -49,16 +73,61 @@ fn log_panic(info: &PanicHookInfo<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_library_says_of_a_message_is_written_at_no_setting() {
+        for directives in ["trace", "lapin=trace,amq_protocol=trace", "error,lapin::returned_messages=warn", "warn"] {
+            for format in [LogFormat::Text, LogFormat::Json] {
+                let written = Written::default();
+                let writer = written.clone();
+                let layer = layer(filter(directives).unwrap(), format, move || writer.clone());
+                tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+                    tracing::warn!(target: "lapin::returned_messages", message = "a payload");
+                    tracing::trace!(target: "lapin::channels", frame = "a payload");
+                    tracing::debug!(target: "amq_protocol::frame", "a payload");
+                    tracing::error!(target: "lapin::io_loop", "an error");
+                });
+                let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+                assert!(!text.contains("payload"), "{directives}: {text}");
+                assert!(text.contains("an error"), "{directives}: {text}");
+            }
+        }
+    }
 
     #[test]
     fn libraries_are_quiet_unless_asked_for() {
         for (directives, expected) in
-            [("info", "lapin=warn"), ("debug,lapin=debug", "lapin=debug"), ("debug,lapin::channel=trace", "lapin::channel=trace")]
+            [("info", "redis=warn"), ("debug,redis=debug", "redis=debug"), ("debug,redis::aio=trace", "redis::aio=trace")]
         {
             assert!(filter(directives).unwrap().to_string().split(',').any(|d| d == expected), "{directives}");
         }
         for directives in ["error", "off", "warn", "unstale=debug"] {
-            assert_eq!(filter(directives).unwrap().to_string(), directives, "no library is louder than all else");
+            let filter = filter(directives).unwrap().to_string();
+            let mut parts: Vec<&str> = filter.split(',').collect();
+            parts.retain(|part| *part != "lapin::returned_messages=off");
+            assert_eq!(parts, [directives], "no library is louder than all else");
+        }
+    }
+
+    #[test]
+    fn returned_messages_are_never_shown_unless_asked_for_by_their_full_name() {
+        for directives in ["info", "warn", "debug", "debug,lapin=debug", "lapin=warn"] {
+            let filter = filter(directives).unwrap().to_string();
+            assert!(filter.split(',').any(|part| part == "lapin::returned_messages=off"), "{directives}: {filter}");
         }
     }
 }

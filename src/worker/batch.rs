@@ -22,7 +22,7 @@ pub(super) struct Batch {
     _held: Held,
 }
 
-/// The effects that are not done, by event.
+/// The effects that are not done, by event, in order of position.
 pub(super) type Unsettled = BTreeMap<u32, Vec<(u32, EffectOutcome)>>;
 
 impl Batch {
@@ -30,7 +30,6 @@ impl Batch {
     pub(super) fn read(shared: &Shared, deliveries: Vec<Delivery>) -> Self {
         let live = shared.live.load_full();
         let requests = deliveries.iter().map(|delivery| Request::of(delivery, &live, shared.config.max_body_bytes)).collect();
-        shared.metrics.batch(deliveries.len());
         Self { _held: shared.in_hand.take(deliveries.len()), deliveries, requests, live }
     }
 
@@ -73,19 +72,14 @@ impl Batch {
     }
 
     /// Has every copy of what is unsettled confirmed, then counts. After that the batch may be acknowledged.
-    pub(super) async fn settle(
-        &self,
-        shared: &Shared,
-        publisher: &copies::Publisher,
-        mut unsettled: Unsettled,
-    ) -> Result<(), SessionEnded> {
+    pub(super) async fn settle(&self, shared: &Shared, publisher: &copies::Publisher, unsettled: &Unsettled) -> Result<(), SessionEnded> {
         let mut orders = Vec::new();
         let mut outcomes = Vec::with_capacity(self.requests.len());
         for (event, (request, delivery)) in (0_u32..).zip(self.requests.iter().zip(&self.deliveries)) {
-            let rest = unsettled.remove(&event).unwrap_or_default();
+            let rest = rest(unsettled, event);
             let Settlement { copies, outcome } = match &request.verdict {
                 Some(verdict) => verdict.clone(),
-                None => settle(&shared.policy, &request.resolution, request.only.as_deref(), &rest, request.attempts_before),
+                None => settle(&shared.policy, &request.resolution, request.only.as_deref(), rest, request.attempts_before),
             };
             outcomes.push(outcome);
             orders.extend(copies.into_iter().map(|order| (delivery, order)));
@@ -93,17 +87,18 @@ impl Batch {
         if !orders.is_empty() {
             publisher.publish(shared, &self.live, &orders).await?;
         }
-        self.count(shared, &outcomes);
+        self.count(shared, &outcomes, unsettled);
         Ok(())
     }
 
-    fn count(&self, shared: &Shared, outcomes: &[EventOutcome]) {
+    fn count(&self, shared: &Shared, outcomes: &[EventOutcome], unsettled: &Unsettled) {
         let metrics = &self.live.metrics;
         let now = Timestamp::now();
-        for (request, outcome) in self.requests.iter().zip(outcomes) {
+        for (event, (request, outcome)) in (0_u32..).zip(self.requests.iter().zip(outcomes)) {
             metrics.event(request.resolution.matched, *outcome);
+            let rest = rest(unsettled, event);
             for (position, effect) in (0_u32..).zip(&request.resolution.effects) {
-                if request.asks_for(position) {
+                if request.asks_for(position) && rest.binary_search_by_key(&position, |(position, _)| *position).is_err() {
                     metrics.effects(effect.rule, 1);
                 }
             }
@@ -115,4 +110,9 @@ impl Batch {
             }
         }
     }
+}
+
+/// What is left to do of an event, in order of position.
+fn rest(unsettled: &Unsettled, event: u32) -> &[(u32, EffectOutcome)] {
+    unsettled.get(&event).map_or(&[], Vec::as_slice)
 }

@@ -33,11 +33,6 @@ impl Publisher {
         let mut copies: Vec<Outgoing<'_>> = orders
             .iter()
             .map(|(delivery, order)| {
-                match order.destination {
-                    Destination::Slow => {}
-                    Destination::Retry(_) => shared.metrics.retried(),
-                    Destination::Dead(reason) => shared.metrics.dead(reason),
-                }
                 let message = delivery.message();
                 // Rare: what a copy says of its event is read once more from the delivery.
                 let event = match decode(&message, shared.config.max_body_bytes) {
@@ -66,17 +61,23 @@ impl Publisher {
                 }
             }
             if again.is_empty() {
-                return Ok(());
+                break;
             }
             copies = again;
             if let Some(pause) = pause {
                 warn!(copies = copies.len(), "RabbitMQ could not store copies (a queue is full or has lost its quorum): trying again");
                 tokio::time::sleep(pause).await;
             }
-            if channel.is_blocked() {
-                channel.unblocked().await;
+            channel.unblocked().await;
+        }
+        for (_, order) in orders {
+            match order.destination {
+                Destination::Slow => {}
+                Destination::Retry(_) => shared.metrics.retried(),
+                Destination::Dead(reason) => shared.metrics.dead(reason),
             }
         }
+        Ok(())
     }
 
     fn queue(&self, destination: Destination) -> &str {

@@ -15,6 +15,10 @@ use crate::telemetry::Metrics;
 /// acknowledgement timeout (30 minutes by default), long enough for a failover.
 pub(super) const HOLD: Duration = Duration::from_secs(60);
 
+/// A gate that is closed again so soon after it was opened is not opened at once: a Redis that takes the probe's write and refuses others'
+/// (a node of a cluster, memory at its limit) would be asked without end. Within the 2 s in which consuming must resume.
+const FLAPPING: Duration = Duration::from_secs(1);
+
 /// Open while Redis takes writes. Closed by whoever meets an outage, opened by the probe alone.
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -60,21 +64,24 @@ impl Gate {
     /// Probes whenever it is closed. Ends only where it never was open and Redis refuses us until a person changes something.
     pub(super) async fn keep(&self, cache: &Cache) -> Outage {
         let mut closed_since = self.closed_since.subscribe();
-        let mut opened_before = false;
+        let mut opened: Option<Instant> = None;
         loop {
             // The sender lives as long as `self`: waiting cannot fail.
             let _ = closed_since.wait_for(Option::is_some).await;
+            if let Some(opened) = opened {
+                tokio::time::sleep_until(opened + FLAPPING).await;
+            }
             // It paces itself.
             match cache.probe().await {
                 Ok(()) => {
-                    opened_before = true;
+                    opened = Some(Instant::now());
                     let since = self.closed_since.send_replace(None);
                     let after_s = since.map_or(0.0, |since| since.elapsed().as_secs_f64());
                     self.readiness.set_redis(Ok(()));
                     self.metrics.set_paused("redis", false);
                     info!(after_s, "Redis answers");
                 }
-                Err(outage) if outage.needs_person && !opened_before => return outage,
+                Err(outage) if outage.needs_person && opened.is_none() => return outage,
                 Err(outage) => self.readiness.set_redis(Err(outage.cause.into())),
             }
         }

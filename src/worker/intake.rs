@@ -17,7 +17,7 @@ use crate::registry::Resolution;
 pub(super) struct Request {
     /// What to apply. Empty where `verdict` is set.
     pub(super) resolution: Resolution,
-    /// The positions that this delivery is to do; `None` is all.
+    /// The positions that this delivery is to do, in order; `None` is all.
     pub(super) only: Option<Vec<u32>>,
     /// How often the event was tried before.
     pub(super) attempts_before: u32,
@@ -59,14 +59,16 @@ impl Request {
 
     /// Whether this delivery is to do the effect at that position.
     pub(super) fn asks_for(&self, position: u32) -> bool {
-        self.only.as_ref().is_none_or(|only| only.contains(&position))
+        self.only.as_ref().is_none_or(|only| only.binary_search(&position).is_ok())
     }
 }
 
 /// The positions a copy names, where they mean today what they meant when it was made.
 fn heeded(provenance: Provenance<'_>, digest: &str, resolution: &Resolution) -> Option<Vec<u32>> {
-    let positions = provenance.effects.filter(|_| provenance.registry == Some(digest))?;
+    let mut positions = provenance.effects.filter(|_| provenance.registry == Some(digest))?;
     let all_exist = positions.iter().all(|position| (*position as usize) < resolution.effects.len());
+    positions.sort_unstable();
+    positions.dedup();
     all_exist.then_some(positions)
 }
 

@@ -34,10 +34,7 @@ pub(super) async fn run(
     loop {
         tokio::select! {
             biased;
-            settled = settling.next(), if !settling.is_empty() => {
-                let settled: Result<Option<Tag>, SessionEnded> = settled;
-                acknowledge(lane, settled?)?;
-            }
+            settled = settling.next(), if !settling.is_empty() => acknowledge(lane, settled)?,
             applied = applying.next(), if !applying.is_empty() => {
                 let (batch, applied): (Batch, Result<Unsettled, Outage>) = applied;
                 match applied {
@@ -50,7 +47,24 @@ pub(super) async fn run(
                             let (behind, _): (Batch, Result<Unsettled, Outage>) = applying.next().await;
                             held.push_back(behind);
                         }
-                        if !hold(shared, lane, &mut settling, stop).await? {
+                        let mut hold = pin!(shared.gate.hold(stop));
+                        // What took hold before is settled meanwhile: it need not come again.
+                        let opened = loop {
+                            tokio::select! {
+                                biased;
+                                settled = settling.next(), if !settling.is_empty() => acknowledge(lane, settled)?,
+                                opened = &mut hold => break opened,
+                            }
+                        };
+                        if !opened {
+                            // Given back, its copies would be made twice. An alarm of the broker may make it take for ever.
+                            let settle_all = async {
+                                while !settling.is_empty() {
+                                    acknowledge(lane, settling.next().await)?;
+                                }
+                                Ok::<(), SessionEnded>(())
+                            };
+                            tokio::time::timeout(SETTLE_BEFORE_GIVING_BACK, settle_all).await.unwrap_or(Ok(()))?;
                             return Ok(LaneEnd::GaveBack);
                         }
                         for batch in held {
@@ -65,7 +79,8 @@ pub(super) async fn run(
             }
             arrived = lane.next_batch(shared.config.batch), if (!stopping || lane.has_left_over()) && applying.len() < MAX_APPLYING => {
                 let deliveries = arrived?;
-                if let Some(prefetch) = window.after(&deliveries) {
+                shared.metrics.batch(deliveries.len());
+                if let Some(prefetch) = window.after(&deliveries).filter(|_| !stopping) {
                     lane.consume(prefetch).await?;
                 }
                 applying.push(apply(shared, Batch::read(shared, deliveries))).await;
@@ -75,37 +90,8 @@ pub(super) async fn run(
     }
 }
 
-/// Waits for Redis while what was applied before the outage is settled. False when the rest is to be given back: by then all that could be
-/// settled is, or its copies would be made twice.
-async fn hold<F>(shared: &Shared, lane: &Lane, settling: &mut InOrder<F>, stop: &CancellationToken) -> Result<bool, SessionEnded>
-where
-    F: Future<Output = Result<Option<Tag>, SessionEnded>>,
-{
-    let opened = {
-        let mut opens = pin!(shared.gate.hold(stop));
-        loop {
-            tokio::select! {
-                biased;
-                settled = settling.next(), if !settling.is_empty() => acknowledge(lane, settled?)?,
-                opened = &mut opens => break opened,
-            }
-        }
-    };
-    if !opened {
-        // An alarm of the broker may make this take for ever.
-        let settle_all = async {
-            while !settling.is_empty() {
-                acknowledge(lane, settling.next().await?)?;
-            }
-            Ok::<(), SessionEnded>(())
-        };
-        tokio::time::timeout(SETTLE_BEFORE_GIVING_BACK, settle_all).await.unwrap_or(Ok(()))?;
-    }
-    Ok(opened)
-}
-
-fn acknowledge(lane: &Lane, through: Option<Tag>) -> Result<(), SessionEnded> {
-    through.map_or(Ok(()), |tag| lane.ack_through(tag))
+fn acknowledge(lane: &Lane, settled: Result<Option<Tag>, SessionEnded>) -> Result<(), SessionEnded> {
+    settled?.map_or(Ok(()), |tag| lane.ack_through(tag))
 }
 
 async fn apply(shared: &Shared, batch: Batch) -> (Batch, Result<Unsettled, Outage>) {
@@ -114,6 +100,6 @@ async fn apply(shared: &Shared, batch: Batch) -> (Batch, Result<Unsettled, Outag
 }
 
 async fn settle(shared: &Shared, publisher: &copies::Publisher, batch: Batch, unsettled: Unsettled) -> Result<Option<Tag>, SessionEnded> {
-    batch.settle(shared, publisher, unsettled).await?;
+    batch.settle(shared, publisher, &unsettled).await?;
     Ok(batch.last_tag())
 }

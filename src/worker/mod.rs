@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -48,6 +48,8 @@ struct Shared {
     config: Config,
     policy: SettlePolicy,
     live: ArcSwap<Live>,
+    /// Told whenever `live` was replaced.
+    reloaded: Notify,
     cache: Cache,
     gate: Gate,
     in_hand: InHand,
@@ -115,6 +117,7 @@ pub async fn run(
         policy: SettlePolicy { ladder: Ladder(config.amqp.retry_delays.clone()), unknown: config.unknown },
         cache: Cache::connect(&config.redis, &config.amqp.queue)?,
         live: ArcSwap::from_pointee(Live::new(registry, loaders, &metrics)),
+        reloaded: Notify::new(),
         gate: Gate::new(readiness.clone(), metrics.clone()),
         in_hand: InHand::new(metrics.clone()),
         metrics,
@@ -122,9 +125,8 @@ pub async fn run(
     });
     let background = CancellationToken::new();
     let _ends_background = background.clone().drop_guard();
-    let (new_keys, keys_to_bind) = mpsc::channel(1);
-    tokio::spawn(reload::watch(Arc::clone(&shared), new_keys, background.clone()));
-    let sessions = Supervisor::new(&shared, readiness, keys_to_bind);
+    tokio::spawn(reload::watch(Arc::clone(&shared), background.clone()));
+    let sessions = Supervisor::new(&shared, readiness);
     tokio::select! {
         ended = sessions.run(&signals.stop) => ended.map(|()| Ended::Clean).map_err(StartError::Broker),
         refused = shared.gate.keep(&shared.cache) => Err(StartError::Redis(refused)),

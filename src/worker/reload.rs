@@ -5,17 +5,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{Live, Shared};
-use crate::registry::{self, LoadOptions, Loaded, Registry};
+use crate::registry::{self, LoadOptions, Loaded, Problems, Registry, run_examples};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Watches until `stop`. The routing keys of each registry that came into use are sent on.
-pub(super) async fn watch(shared: Arc<Shared>, new_keys: mpsc::Sender<Vec<String>>, stop: CancellationToken) {
+/// Watches until `stop`.
+pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
     let mut judged = shared.live.load().registry.digest().to_owned();
     let mut seen = judged.clone();
     while stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
@@ -30,9 +29,9 @@ pub(super) async fn watch(shared: Arc<Shared>, new_keys: mpsc::Sender<Vec<String
             continue;
         }
         judged = digest;
-        let loaded = tokio::task::spawn_blocking(move || Registry::load(&options)).await;
+        let loaded = tokio::task::spawn_blocking(move || load(&options)).await;
         match loaded {
-            Ok(Ok(loaded)) => take(&shared, loaded, &new_keys),
+            Ok(Ok(loaded)) => take(&shared, loaded),
             Ok(Err(problems)) => {
                 shared.metrics.reload_failed();
                 error!(digest = %judged, "the changed registry does not load, the last good one stays:\n{problems}");
@@ -45,8 +44,14 @@ pub(super) async fn watch(shared: Arc<Shared>, new_keys: mpsc::Sender<Vec<String
     }
 }
 
-fn take(shared: &Shared, loaded: Loaded, new_keys: &mpsc::Sender<Vec<String>>) {
-    let keys = loaded.registry.routing_keys().to_vec();
+/// A registry whose examples hold: the next start would refuse any other.
+fn load(options: &LoadOptions) -> Result<Loaded, Problems> {
+    let loaded = Registry::load(options)?;
+    let failing = run_examples(&loaded);
+    if failing.is_empty() { Ok(loaded) } else { Err(Problems(failing)) }
+}
+
+fn take(shared: &Shared, loaded: Loaded) {
     let loaders = match shared.live.load().loaders.reload(loaded.registry.loaders()) {
         Ok(loaders) => loaders,
         Err(problems) => {
@@ -61,5 +66,5 @@ fn take(shared: &Shared, loaded: Loaded, new_keys: &mpsc::Sender<Vec<String>>) {
     info!(digest = loaded.registry.digest(), "registry reloaded");
     shared.live.store(Arc::new(Live::new(loaded.registry, loaders, &shared.metrics)));
     // Without a session nobody binds now: the next one binds all.
-    let _ = new_keys.try_send(keys);
+    shared.reloaded.notify_one();
 }

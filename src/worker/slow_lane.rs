@@ -63,7 +63,7 @@ async fn handle(
     loop {
         match work(shared, &batch, &tokens).await {
             Ok(unsettled) => {
-                batch.settle(shared, publisher, unsettled).await?;
+                batch.settle(shared, publisher, &unsettled).await?;
                 return Ok(batch.last_tag());
             }
             Err(outage) => {

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -12,6 +11,7 @@ use super::window::Window;
 use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
 use crate::broker::{Backoff, BrokerError, LaneName, Session, SessionEnded, SessionWatch};
 use crate::http::Readiness;
+use crate::telemetry::Metrics;
 
 /// A session that lasted so long starts the back-off anew: one that ends sooner may do so again at once.
 const PROVEN: Duration = Duration::from_secs(30);
@@ -24,7 +24,6 @@ const CAREFUL: Duration = Duration::from_secs(5);
 pub(super) struct Supervisor<'s> {
     shared: &'s Shared,
     readiness: Readiness,
-    keys_to_bind: mpsc::Receiver<Vec<String>>,
     /// Before the first session a refusal ends the worker, after it a refusal means back-off.
     stood_before: bool,
     /// The last session ended by a message that cannot be read: the next one takes one at a time at first.
@@ -32,8 +31,8 @@ pub(super) struct Supervisor<'s> {
 }
 
 impl<'s> Supervisor<'s> {
-    pub(super) fn new(shared: &'s Shared, readiness: Readiness, keys_to_bind: mpsc::Receiver<Vec<String>>) -> Self {
-        Self { shared, readiness, keys_to_bind, stood_before: false, careful: false }
+    pub(super) fn new(shared: &'s Shared, readiness: Readiness) -> Self {
+        Self { shared, readiness, stood_before: false, careful: false }
     }
 
     /// Returns when told to stop, or refused for good before a session ever stood.
@@ -90,7 +89,6 @@ impl<'s> Supervisor<'s> {
             warn!("{warning}");
         }
         let ended = self.run_lanes(&mut session, stop).await;
-        self.shared.metrics.set_paused("broker", false);
         self.readiness.set_consuming(Err("no session with RabbitMQ".into()));
         match &ended {
             Ok(LaneEnd::Stopped) => info!("stopped: everything in hand is settled"),
@@ -122,11 +120,13 @@ impl<'s> Supervisor<'s> {
             end = both(
                 main_lane::run(shared, &mut main, &main_publisher, window, stop),
                 slow_lane::run(shared, &mut slow, &slow_publisher, slow_after, stop),
-            ) => end?,
-            ended = watch.ended() => return Err(ended),
-            ended = bind(session, &mut self.keys_to_bind) => return Err(ended),
-            never = tell_of_alarms(shared, alarms) => match never {},
+            ) => end,
+            ended = watch.ended() => Err(ended),
+            ended = bind(shared, session) => Err(ended),
+            never = show_alarms(alarms, &shared.metrics) => match never {},
         };
+        shared.metrics.set_paused("broker", false);
+        let end = end?;
         if end == LaneEnd::GaveBack {
             main.nack_all().await?;
             slow.nack_all().await?;
@@ -136,8 +136,10 @@ impl<'s> Supervisor<'s> {
 }
 
 /// Binds what each newer registry asks for; returns when that fails.
-async fn bind(session: &mut Session, keys_to_bind: &mut mpsc::Receiver<Vec<String>>) -> SessionEnded {
-    while let Some(routing_keys) = keys_to_bind.recv().await {
+async fn bind(shared: &Shared, session: &mut Session) -> SessionEnded {
+    loop {
+        shared.reloaded.notified().await;
+        let routing_keys = shared.live.load().registry.routing_keys().to_vec();
         match session.bind(&routing_keys).await {
             Ok(rebound) if rebound.left_bound.is_empty() => info!(added = ?rebound.added, "bound the registry's routing keys"),
             Ok(rebound) => warn!(
@@ -147,19 +149,12 @@ async fn bind(session: &mut Session, keys_to_bind: &mut mpsc::Receiver<Vec<Strin
             Err(error) => return SessionEnded::new(error.to_string()),
         }
     }
-    std::future::pending().await
 }
 
-/// Says whenever the broker begins or ceases to take messages; never returns.
-async fn tell_of_alarms(shared: &Shared, mut watch: SessionWatch) -> Infallible {
+/// Shows in the metrics whether the broker takes messages of ours.
+async fn show_alarms(mut watch: SessionWatch, metrics: &Metrics) -> Infallible {
     loop {
-        let blocked = watch.blocked_changed().await;
-        shared.metrics.set_paused("broker", blocked);
-        if blocked {
-            warn!("RabbitMQ takes no messages (a memory or disk alarm): copies wait, and what stands behind them");
-        } else {
-            info!("RabbitMQ takes messages again");
-        }
+        metrics.set_paused("broker", watch.blocked_changed().await);
     }
 }
 

@@ -71,7 +71,6 @@ async fn a_restarted_broker_keeps_confirmed_messages() {
     wait_until(Duration::from_secs(30), "the message is there after the restart", async || {
         let channel = connection.create_channel().await.unwrap();
         let got = channel.basic_get("kept".into(), BasicGetOptions { no_ack: false }).await;
-        println!("{got:?}");
         matches!(got, Ok(Some(message)) if message.data == b"body")
     })
     .await;

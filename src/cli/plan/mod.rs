@@ -139,7 +139,7 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
 
 pub(super) fn run(args: &PlanArgs) -> Result<Exit, CommandError> {
     let config = configure(Scope::Offline)?;
-    let loaded = Registry::load(&offline(config.registry)).map_err(CommandError::usage)?;
+    let loaded = Registry::load(&offline(&config.registry)).map_err(CommandError::usage)?;
     for warning in &loaded.warnings {
         writeln!(io::stderr(), "{warning}")?;
     }

@@ -232,6 +232,8 @@ async fn a_blocked_publisher_says_so_and_acks_go_on() {
     lane.ack_one(first.tag()).unwrap();
     let second = next(&mut lane).await;
     lane.ack_one(second.tag()).unwrap();
+    // Longer than any answer may take: an alarm is no reason to end the session.
+    tokio::time::sleep(Duration::from_secs(32)).await;
     own.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
     tokio::time::timeout(SOON, publisher.unblocked()).await.unwrap();
     assert_eq!(held.await.unwrap(), Ok(()));

@@ -43,9 +43,14 @@ async fn whatever_invalidates_the_key_voids_its_lease() {
     // Every form of a key, so that the names of its lease in Rust and in Lua are the same.
     for name in ["k", "{k}", "x:{u:{42}:p}", "a}b", "{a", "{}{x}", "{}"] {
         let key = names.of(name);
-        for action in
-            [Action::Delete, write("v", HOUR, &[]), write("v", HOUR, &[&tag]), Action::Expire(Expiry::At(1)), Action::InvalidateTag]
-        {
+        for action in [
+            Action::Delete,
+            write("v", HOUR, &[]),
+            write("v", HOUR, &[&tag]),
+            Action::Expire(Expiry::At(1)),
+            Action::Expire(Expiry::After { ttl: Duration::from_secs(30), jitter: 0.0 }),
+            Action::InvalidateTag,
+        ] {
             let (token, since) = grant(&cache, &key).await;
             let target = if action == Action::InvalidateTag {
                 // A member that the fill itself does not know to be one: only the member's own lease can tell.

@@ -168,6 +168,12 @@ async fn a_changed_registry_is_taken_and_a_broken_one_is_not() {
         worker.metrics().await.sum("unstale_registry_reload_failures_total", &[]) >= 1.0
     })
     .await;
+    let failing = r#"{ effects: [ { delete: "user:{id}" } ], examples: [ { data: { id: 1 }, expect: ["delete member:1"] } ] }"#;
+    stage.write_schema("users.yaml", &format!("events: {{ user.updated: {failing} }}"));
+    wait_until(SOON, "so is the one that fails its own example", async || {
+        worker.metrics().await.sum("unstale_registry_reload_failures_total", &[]) >= 2.0
+    })
+    .await;
     assert_eq!(digests().await, before);
     stage.set("user:1", "old").await;
     stage.publish("user.updated", r#"{"id":1}"#).await;

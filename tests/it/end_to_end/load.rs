@@ -46,7 +46,7 @@ enum Fate {
 }
 
 fn case(n: u32) -> Case {
-    if n % BROKEN == 0 {
+    if n.is_multiple_of(BROKEN) {
         return broken(n);
     }
     let (routing_key, headers, body, fate) = match n % 5 {

@@ -157,6 +157,10 @@ async fn a_loader_that_fails_leaves_a_miss_and_a_dead_letter() {
     }
     stage.wait_settled(&[&worker]).await;
     assert_eq!(stage.ready(".dead").await, 0);
+    let metrics = worker.metrics().await;
+    assert_eq!(metrics.sum("unstale_effects_total", &[("verb", "warm")]), 1.0, "the page that is gone took hold, once");
+    assert_eq!(metrics.sum("unstale_retries_total", &[]), 2.0);
+    assert_eq!(metrics.sum("unstale_dead_total", &[]), 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,26 @@
+//! The least privileges that docs/OPERATIONS.md names are enough for all the worker does, and one less is not.
+
+mod rabbitmq;
+mod redis_acl;
+
+const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
+
+/// The permissions (configure, write, read) on the line below `comment`, as a shell would give them to `rabbitmqctl`.
+fn documented_permissions(comment: &str) -> [&'static str; 3] {
+    let mut lines = OPERATIONS.lines().skip_while(|line| !line.starts_with(comment)).skip(1);
+    let command = lines.next().unwrap_or_else(|| panic!("no line follows `{comment}`"));
+    assert!(command.starts_with("rabbitmqctl set_permissions "), "{command}");
+    let quoted: Vec<&str> = command.split('\'').skip(1).step_by(2).collect();
+    quoted.try_into().unwrap_or_else(|quoted| panic!("three quoted expressions are expected: {quoted:?}"))
+}
+
+/// The rules of the documented `ACL SETUSER`, for a user of that name and password, whose keys begin with `keys` where the page has `shop:`.
+fn documented_acl(password: &str, keys: &str) -> Vec<String> {
+    let line = OPERATIONS.lines().find_map(|line| line.strip_prefix("ACL SETUSER unstale ")).expect("the page names the ACL");
+    let rules = line.split_whitespace().map(|rule| match rule {
+        ">PASSWORD" => format!(">{password}"),
+        "~shop:*" => format!("~{keys}*"),
+        rule => rule.to_owned(),
+    });
+    rules.collect()
+}

@@ -1,0 +1,341 @@
+//! The documented permissions, for each `UNSTALE_DECLARE`: the real worker does all it does with them, beside a Redis user with the
+//! documented ACL.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
+use redis::AsyncCommands;
+
+use super::{documented_acl, documented_permissions};
+use crate::support::{self, RabbitMq, Redis, Worker, unique, wait_until};
+
+const SOON: Duration = Duration::from_secs(30);
+
+const RULES: &str = r#"
+defaults: { key_prefix: "shop:", ttl: 1h }
+loaders: { catalogue: { url: "{vars.CATALOGUE}" } }
+events:
+  all.verbs:
+    effects:
+      - delete: "deleted"
+      - invalidate_tags: ["small", "big"]
+      - bump_version: "version"
+      - expire: "expiring"
+        ttl: 30s
+      - write: "written"
+        value: "{data}"
+        tags: ["written"]
+      - warm: "page"
+        from: "catalogue:/page"
+        tags: ["pages"]
+  loader.broken:
+    effects: [ { warm: "broken", from: "catalogue:/broken" } ]
+  foreign.key:
+    effects: [ { delete: "key", prefix: "other:" } ]
+"#;
+
+/// The names and users of one test on the shared broker, and a Redis of its own.
+struct Case {
+    broker: &'static RabbitMq,
+    redis: Redis,
+    user: String,
+    exchange: String,
+    queue: String,
+    schemas: tempfile::TempDir,
+    catalogue: String,
+}
+
+impl Case {
+    async fn new() -> Self {
+        let broker = support::rabbitmq().await;
+        let schemas = tempfile::tempdir().unwrap();
+        std::fs::write(schemas.path().join("shop.yaml"), RULES).unwrap();
+        let case = Self {
+            broker,
+            redis: Redis::start().await,
+            user: unique("worker"),
+            exchange: unique("events"),
+            queue: unique("queue"),
+            schemas,
+            catalogue: catalogue().await,
+        };
+        broker.ctl(&["add_user", &case.user, "secret"]).await;
+        let mut command = redis::cmd("ACL");
+        command.arg("SETUSER").arg("unstale").arg("reset").arg(documented_acl("secret", "shop:"));
+        command.exec_async(&mut case.redis.connection().await).await.unwrap();
+        case
+    }
+
+    /// Nothing of these names exists: what a test declared before does not count.
+    fn take_new_names(&mut self) {
+        (self.exchange, self.queue) = (unique("events"), unique("queue"));
+    }
+
+    /// A documented expression with this case's names for the default ones.
+    fn named(&self, expression: &str) -> String {
+        expression.replace("unstale", &self.queue).replace("events", &self.exchange)
+    }
+
+    async fn permit(&self, user: &str, permissions: [&str; 3]) {
+        let [configure, write, read] = permissions.map(|expression| self.named(expression));
+        self.broker.ctl(&["set_permissions", user, &configure, &write, &read]).await;
+    }
+
+    /// As the case's own user, with nothing but what it was permitted.
+    fn start(&self, declare: &str) -> Worker {
+        self.start_at(&self.broker.url_as(&self.user, "secret", "/"), declare)
+    }
+
+    fn start_at(&self, amqp_url: &str, declare: &str) -> Worker {
+        Worker::start(&[
+            ("UNSTALE_AMQP_URL", amqp_url),
+            ("UNSTALE_REDIS_URL", &format!("redis://unstale:secret@{}/0", self.redis.addr())),
+            ("UNSTALE_SCHEMAS", self.schemas.path().to_str().unwrap()),
+            ("UNSTALE_EXCHANGE", &self.exchange),
+            ("UNSTALE_QUEUE", &self.queue),
+            ("UNSTALE_DECLARE", declare),
+            ("UNSTALE_RETRY_DELAYS", "100ms,200ms"),
+            ("UNSTALE_VAR_CATALOGUE", &self.catalogue),
+        ])
+    }
+
+    async fn declare_exchange(&self) {
+        let channel = self.broker.connection().await.create_channel().await.unwrap();
+        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        channel.exchange_declare(self.exchange.as_str().into(), ExchangeKind::Topic, options, FieldTable::default()).await.unwrap();
+    }
+
+    /// A worker that may do anything declares everything, and ends.
+    async fn declare_everything(&self) {
+        let mut worker = self.start_at(&self.broker.url(), "all");
+        worker.wait_ready().await;
+        assert!(worker.terminate().await.success());
+    }
+
+    /// The URL of a publisher with the documented permissions.
+    async fn publisher_url(&self) -> String {
+        let user = unique("publisher");
+        self.broker.ctl(&["add_user", &user, "secret"]).await;
+        self.permit(&user, documented_permissions("# a publisher")).await;
+        self.broker.url_as(&user, "secret", "/")
+    }
+
+    /// Its channel.
+    async fn publisher(&self) -> Channel {
+        let url = self.publisher_url().await;
+        let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        channel
+    }
+
+    async fn publish(&self, channel: &Channel, routing_key: &str, body: &str) {
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let sent =
+            channel.basic_publish(self.exchange.as_str().into(), routing_key.into(), options, body.as_bytes(), BasicProperties::default());
+        let confirm = sent.await.unwrap().await.unwrap();
+        assert!(matches!(confirm, Confirmation::Ack(None)), "{routing_key}: {confirm:?}");
+    }
+
+    /// `unstale publish`, with a publisher's permissions.
+    async fn publish_by_command(&self, event_type: &str) {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_unstale"));
+        command.args(["publish", event_type, "{}"]).env_clear();
+        command.env("UNSTALE_AMQP_URL", self.publisher_url().await).env("UNSTALE_EXCHANGE", &self.exchange);
+        let output = command.output().await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    async fn depth(&self, suffix: &str) -> u32 {
+        let channel = self.broker.connection().await.create_channel().await.unwrap();
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let queue = format!("{}{suffix}", self.queue);
+        channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap().message_count()
+    }
+
+    /// Every verb, both lanes, the ladder, the dead-letter queue.
+    async fn do_everything(&self, worker: &Worker) {
+        let mut redis = self.redis.connection().await;
+        let members: Vec<String> = (0..600).map(|n| format!("shop:member:{n}")).collect();
+        let _: () = redis.sadd("cache_tag:big", &members).await.unwrap();
+        let _: () = redis.sadd("cache_tag:small", "shop:listed").await.unwrap();
+        for key in ["shop:deleted", "shop:listed", "shop:member:599", "shop:expiring", "shop:page"] {
+            let _: () = redis.set(key, "old").await.unwrap();
+        }
+        let publisher = self.publisher().await;
+        self.publish(&publisher, "all.verbs", r#"{"n":1}"#).await;
+        self.publish(&publisher, "all.verbs", "not JSON").await;
+        self.publish(&publisher, "loader.broken", "{}").await;
+        self.publish(&publisher, "foreign.key", "{}").await;
+
+        for key in ["shop:deleted", "shop:listed", "shop:member:599", "cache_tag:small", "cache_tag:big"] {
+            wait_until(SOON, &format!("{key} is gone"), async || {
+                let exists: bool = self.redis.connection().await.exists(key).await.unwrap();
+                !exists
+            })
+            .await;
+        }
+        for (key, value) in [("shop:version", "2"), ("shop:written", r#"{"n":1}"#), ("shop:page", "fresh")] {
+            wait_until(SOON, &format!("{key} is {value}"), async || {
+                let found: Option<String> = self.redis.connection().await.get(key).await.unwrap();
+                found.as_deref() == Some(value)
+            })
+            .await;
+        }
+        let ttl: i64 = redis.ttl("shop:expiring").await.unwrap();
+        assert!((1..=30).contains(&ttl), "{ttl}");
+        wait_until(SOON, "three dead letters", async || self.depth(".dead").await == 3).await;
+        let metrics = worker.metrics().await;
+        for reason in ["malformed", "attempts_exhausted", "redis_refused"] {
+            assert!((metrics.sum("unstale_dead_total", &[("reason", reason)]) - 1.0).abs() < 0.1, "{reason}:\n{}", worker.stderr());
+        }
+    }
+
+    /// The worker ends with 69 and names what it may not.
+    async fn assert_refused(&self, declare: &str, permissions: [&str; 3], named: &str) {
+        self.permit(&self.user, permissions).await;
+        let mut worker = self.start(declare);
+        let status = worker.wait_exit(SOON).await;
+        let told = worker.stderr();
+        assert_eq!(status.code(), Some(69), "with {permissions:?}:\n{told}");
+        let named = self.named(named);
+        assert!(told.contains("ACCESS_REFUSED") && told.contains(&named), "with {permissions:?} {named} is not named:\n{told}");
+        assert!(told.contains("grant the permission"), "{told}");
+    }
+}
+
+async fn catalogue() -> String {
+    let app = Router::new()
+        .route("/page", get(|| async { "fresh" }))
+        .route("/broken", get(|| async { axum::http::StatusCode::SERVICE_UNAVAILABLE }));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_all_the_worker_declares_everything_and_does_everything() {
+    let mut case = Case::new().await;
+    let permissions = documented_permissions("# UNSTALE_DECLARE=all");
+    let [configure, write, read] = permissions;
+
+    // One step less, on a broker that has none of the objects yet.
+    let without_events = documented_permissions("# UNSTALE_DECLARE=queues")[0];
+    let without_default = write.replace(r"amq\.default|", "");
+    let without_history = write.replace(r"(\.history)?", "");
+    let without_binding = read.replace("events|", "");
+    for (less, named) in [
+        ([without_events, write, read], "exchange `events`"),
+        ([configure, &without_default, read], "exchange 'amq.default'"),
+        ([configure, &without_history, read], "queue 'unstale.history'"),
+        ([configure, write, &without_binding], "exchange 'events'"),
+    ] {
+        assert_ne!(less, permissions);
+        case.take_new_names();
+        case.assert_refused("all", less, named).await;
+    }
+
+    case.take_new_names();
+    case.permit(&case.user, permissions).await;
+    let mut worker = case.start("all");
+    worker.wait_ready().await;
+    case.do_everything(&worker).await;
+
+    // A changed registry is bound by the running worker.
+    std::fs::write(case.schemas.path().join("new.yaml"), "events: { brand.new: { effects: [ { delete: 'shop:new' } ] } }").unwrap();
+    let _: () = case.redis.connection().await.set("shop:new", "old").await.unwrap();
+    wait_until(SOON, "the new key is bound", async || worker.stderr().contains("brand.new")).await;
+    case.publish_by_command("brand.new").await;
+    wait_until(SOON, "the new rule holds", async || {
+        let exists: bool = case.redis.connection().await.exists("shop:new").await.unwrap();
+        !exists
+    })
+    .await;
+    assert!(worker.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_queues_the_exchange_is_somebody_elses() {
+    let case = Case::new().await;
+    let permissions = documented_permissions("# UNSTALE_DECLARE=queues");
+    let [configure, write, read] = permissions;
+
+    case.permit(&case.user, permissions).await;
+    let mut worker = case.start("queues");
+    assert_eq!(worker.wait_exit(SOON).await.code(), Some(69));
+    assert!(worker.stderr().contains(&case.named("exchange `events`")), "{}", worker.stderr());
+
+    case.declare_exchange().await;
+    let without_ladder = configure.replace(r"(\..*)?", r"(\.(slow|dead|history))?");
+    case.assert_refused("queues", [&without_ladder, write, read], "queue 'unstale.retry.100ms'").await;
+    case.permit(&case.user, permissions).await;
+    let mut worker = case.start("queues");
+    worker.wait_ready().await;
+    case.do_everything(&worker).await;
+    assert!(worker.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_none_the_worker_only_consumes_and_copies() {
+    let case = Case::new().await;
+    let permissions = documented_permissions("# UNSTALE_DECLARE=none");
+    let [configure, write, read] = permissions;
+
+    case.permit(&case.user, permissions).await;
+    let mut worker = case.start("none");
+    assert_eq!(worker.wait_exit(SOON).await.code(), Some(69));
+    for missing in ["exchange `events`", "queue `unstale`", "queue `unstale.retry.200ms`", "queue `unstale.history`"] {
+        assert!(worker.stderr().contains(&case.named(missing)), "{missing} is not named:\n{}", worker.stderr());
+    }
+
+    case.declare_everything().await;
+    // Nothing is declared, so nothing is refused before it is used.
+    case.permit(&case.user, [configure, write, &read.replace(r"(\.slow)?", "")]).await;
+    let worker = case.start("none");
+    let refused = case.named("queue 'unstale.slow'");
+    wait_until(SOON, "the refusal is told", async || {
+        worker.stderr().contains(&refused) && matches!(worker.get("/readyz").await, Some((503, cause)) if cause.contains("ACCESS_REFUSED"))
+    })
+    .await;
+    worker.kill();
+
+    case.permit(&case.user, permissions).await;
+    let mut worker = case.start("none");
+    worker.wait_ready().await;
+    case.do_everything(&worker).await;
+    assert!(worker.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_user_with_less_is_refused_at_start() {
+    let case = Case::new().await;
+    for (less, told) in [("~unstale:*", "the ACL of our user needs ~unstale:*"), (">secret", "refuses the credentials")] {
+        let rules: Vec<String> = documented_acl("secret", "shop:").into_iter().filter(|rule| rule != less).collect();
+        let mut command = redis::cmd("ACL");
+        command.arg("SETUSER").arg("unstale").arg("reset").arg(rules);
+        command.exec_async(&mut case.redis.connection().await).await.unwrap();
+        let mut worker = case.start_at(&case.broker.url(), "all");
+        assert_eq!(worker.wait_exit(SOON).await.code(), Some(69), "without {less}:\n{}", worker.stderr());
+        assert!(worker.stderr().contains(told), "without {less}:\n{}", worker.stderr());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_may_not_be_published_is_told_and_its_event_kept() {
+    let case = Case::new().await;
+    case.declare_everything().await;
+    let [configure, _, read] = documented_permissions("# UNSTALE_DECLARE=none");
+    case.permit(&case.user, [configure, "^$", read]).await;
+    let mut worker = case.start("none");
+    worker.wait_ready().await;
+    let publisher = case.publisher().await;
+    case.publish(&publisher, "all.verbs", "not JSON").await;
+    wait_until(SOON, "the refusal is told", async || worker.stderr().contains("access to exchange 'amq.default'")).await;
+    worker.kill();
+    wait_until(SOON, "the event is back", async || case.depth("").await + case.depth(".dead").await == 1).await;
+}

@@ -1,0 +1,181 @@
+//! The documented ACL, against every command that the cache sends, and every one that its scripts call.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use tokio_util::sync::CancellationToken;
+use unstale::cache::{Cache, CommandError, Fill, Grant, Outage, new_token};
+use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
+use unstale::plan::{Batch, EffectOutcome, Slot};
+use unstale::registry::{Action, Effect, Expiry, RuleId, Write};
+
+use super::{OPERATIONS, documented_acl};
+use crate::support::Redis;
+
+const HOUR: Expiry = Expiry::After { ttl: Duration::from_secs(3_600), jitter: 0.0 };
+/// The year 2100.
+const THEN: Expiry = Expiry::At(4_102_444_800_000);
+
+fn connect(server: &Redis) -> Cache {
+    let url = format!("redis://unstale:secret@{}/0", server.addr());
+    let config = RedisConfig {
+        urls: vec![SecretUrl::new(url.parse().unwrap())],
+        mode: RedisMode::Single,
+        tls: TlsConfig::default(),
+        tag_prefix: "cache_tag:".into(),
+        fence_ttl: Duration::from_secs(86_400),
+    };
+    Cache::connect(&config, "q").unwrap()
+}
+
+/// Gives the user these rules and no others, in an empty Redis.
+async fn grant(admin: &mut MultiplexedConnection, rules: &[String]) {
+    let mut command = redis::cmd("ACL");
+    command.arg("SETUSER").arg("unstale").arg("reset").arg(rules);
+    command.exec_async(admin).await.unwrap();
+    redis::cmd("FLUSHALL").exec_async(admin).await.unwrap();
+}
+
+fn write(expiry: Expiry, tags: &[&str]) -> Action {
+    Action::Write(Box::new(Write { value: "v".into(), expiry, tags: tags.iter().map(|&tag| tag.into()).collect(), version: None }))
+}
+
+/// What a registry makes use of, beside deleting, expiring and writing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Uses {
+    bump: bool,
+    tags: bool,
+    warm: bool,
+}
+
+const ALL: Uses = Uses { bump: true, tags: true, warm: true };
+
+/// Does everything there is to do with Redis, and gives what was refused.
+async fn everything(cache: &Cache, admin: &mut MultiplexedConnection, uses: Uses) -> Result<Vec<String>, Outage> {
+    cache.probe().await?;
+    let mut refused = Vec::new();
+    let mut members = redis::cmd("SADD");
+    members.arg("cache_tag:big");
+    members.arg((0..600).map(|n| format!("shop:member:{n}")).collect::<Vec<_>>());
+    members.exec_async(admin).await.unwrap();
+    redis::cmd("SADD").arg("cache_tag:small").arg("shop:a").exec_async(admin).await.unwrap();
+
+    let effects = [
+        ("shop:a", Action::Delete),
+        ("small", Action::InvalidateTag),
+        ("big", Action::InvalidateTag),
+        ("shop:version", Action::BumpVersion),
+        ("shop:b", Action::Expire(HOUR)),
+        ("shop:b", Action::Expire(THEN)),
+        ("shop:b", write(HOUR, &[])),
+        ("shop:b", write(THEN, &[])),
+        ("shop:c", write(HOUR, &["t"])),
+        ("shop:d", write(THEN, &["t"])),
+        ("shop:e", write(Expiry::Never, &["t"])),
+    ];
+    let is_used = |action: &Action| match action {
+        Action::BumpVersion => uses.bump,
+        Action::InvalidateTag => uses.tags,
+        Action::Write(write) => uses.tags || write.tags.is_empty(),
+        _ => true,
+    };
+    let used = effects.into_iter().filter(|(_, action)| is_used(action));
+    let effects: Vec<Effect> = used.map(|(target, action)| Effect { rule: RuleId(0), target: target.into(), action }).collect();
+    let mut batch = Batch::new(cache.tag_prefix(), effects.len());
+    for (position, effect) in (0_u32..).zip(&effects) {
+        batch.push(Slot { event: 0, position }, effect);
+    }
+    for (_, outcome) in cache.apply(&batch.finish()).await?.unsettled {
+        match outcome {
+            EffectOutcome::Slow => {}
+            EffectOutcome::Dead { message, .. } | EffectOutcome::Retry { message, .. } => refused.push(message),
+        }
+    }
+    if uses.tags {
+        note(&mut refused, cache.drain_tag("big", &CancellationToken::new(), |_, _| {}).await)?;
+    }
+    if !uses.warm {
+        return Ok(refused);
+    }
+    let token = new_token();
+    let lease = Duration::from_secs(10);
+    if let Some(Grant::Granted { since }) = note(&mut refused, cache.grant_lease("shop:page", &token, lease).await)? {
+        let tags = if uses.tags { vec!["t".to_owned()] } else { vec![] };
+        let filled = note(&mut refused, cache.fill("shop:page", &token, since, b"v", HOUR, &tags).await)?;
+        assert!(filled.is_none_or(|filled| filled == Fill::Filled));
+        let _ = note(&mut refused, cache.grant_lease("shop:other", &token, lease).await)?;
+        note(&mut refused, cache.release_lease("shop:other", &token).await)?;
+    }
+    Ok(refused)
+}
+
+fn note<T>(refused: &mut Vec<String>, result: Result<T, CommandError>) -> Result<Option<T>, Outage> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(CommandError::Outage(outage)) => Err(outage),
+        Err(CommandError::Refused(message) | CommandError::Failed(message)) => {
+            refused.push(message);
+            Ok(None)
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_documented_acl_is_enough_and_nothing_in_it_is_too_much() {
+    let server = Redis::start().await;
+    let mut admin = server.connection().await;
+    let rules = documented_acl("secret", "shop:");
+    grant(&mut admin, &rules).await;
+    assert_eq!(everything(&connect(&server), &mut admin, ALL).await, Ok(vec![]));
+
+    // INFO only tells the version: without it nothing is refused, and nothing is checked.
+    let least = rules.iter().filter(|rule| rule.starts_with(['+', '~']) && *rule != "+info");
+    for rule in least {
+        let others: Vec<String> = rules.iter().filter(|other| *other != rule).cloned().collect();
+        grant(&mut admin, &others).await;
+        match everything(&connect(&server), &mut admin, ALL).await {
+            Ok(refused) => {
+                assert!(!refused.is_empty(), "{rule} is not needed");
+                let told = refused.iter().any(|message| message.contains("NOPERM") || message.contains("no permission"));
+                assert!(told, "without {rule} the messages are {refused:?}");
+            }
+            Err(outage) => {
+                assert!(["~unstale:*", "+set"].contains(&rule.as_str()), "without {rule}: {outage}");
+                assert!(outage.needs_person && outage.cause.contains("the ACL of our user needs ~unstale:*"), "without {rule}: {outage}");
+            }
+        }
+    }
+}
+
+/// The rules that the page takes away in the row that begins so, as they stand in the ACL.
+fn taken_away(row: &str) -> Vec<String> {
+    let row = OPERATIONS.lines().find(|line| line.starts_with(row)).unwrap_or_else(|| panic!("no row begins with `{row}`"));
+    let cell = row.split(" | ").nth(1).expect("a second cell");
+    let rules = cell.split('`').skip(1).step_by(2).flat_map(str::split_whitespace);
+    rules.map(|rule| rule.strip_prefix('-').map_or_else(|| rule.to_owned(), |command| format!("+{command}"))).collect()
+}
+
+#[tokio::test]
+async fn what_the_page_leaves_out_for_smaller_registries_is_not_needed_there() {
+    let server = Redis::start().await;
+    let mut admin = server.connection().await;
+    for (row, uses) in [
+        ("| no rule has `bump_version` |", Uses { bump: false, ..ALL }),
+        ("| no tag anywhere", Uses { tags: false, ..ALL }),
+        ("| no rule has `warm` |", Uses { warm: false, ..ALL }),
+    ] {
+        let taken = taken_away(row);
+        let documented = documented_acl("secret", "shop:");
+        let rules: Vec<String> = documented.iter().filter(|rule| !taken.contains(rule)).cloned().collect();
+        assert_eq!(rules.len() + taken.len(), documented.len(), "{row} takes away what is not there: {taken:?}");
+        grant(&mut admin, &rules).await;
+        assert_eq!(everything(&connect(&server), &mut admin, uses).await, Ok(vec![]), "{row}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_told() {
+    let server = Redis::start().await;
+    let outage = connect(&server).probe().await.unwrap_err();
+    assert!(outage.needs_person && outage.cause.contains("refuses the credentials"), "{outage}");
+}
