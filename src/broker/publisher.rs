@@ -190,14 +190,15 @@ impl Publisher {
     async fn next_confirm<C: Stream + Unpin>(&self, in_flight: &mut C) -> Result<Option<C::Item>, Silent> {
         let mut blocked = self.blocked.clone();
         loop {
-            // Who publishes outside a session is told of the alarm instead.
-            let is_blocked = *blocked.borrow_and_update() && self.own.is_none();
+            let is_blocked = *blocked.borrow_and_update();
             tokio::select! {
                 biased;
                 confirm = in_flight.next() => return Ok(confirm),
                 // Its clock starts anew.
-                Ok(()) = blocked.changed(), if self.own.is_none() => {}
-                () = sleep(ANSWER_TIMEOUT), if !is_blocked => return Err(Silent),
+                Ok(()) = blocked.changed() => {}
+                // Outside a session somebody waits for an answer.
+                () = sleep(ANSWER_TIMEOUT), if !is_blocked || self.own.is_some() => return Err(Silent),
+                else => return Err(Silent),
             }
         }
     }

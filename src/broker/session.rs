@@ -154,16 +154,29 @@ impl SessionWatch {
         cause.unwrap_or_else(|| SessionEnded::new("dropped by us"))
     }
 
+    /// What ended the session first, if anything has.
+    pub fn cause(&self) -> Option<SessionEnded> {
+        self.ended.borrow().clone()
+    }
+
     /// Whether the broker takes no messages at the moment (a memory or disk alarm): it says so only to a connection that has published.
     pub fn is_blocked(&self) -> bool {
         *self.blocked.borrow()
     }
 
-    /// Waits until [`is_blocked`](Self::is_blocked) is something else, and gives that; for ever once the session is over.
+    /// Waits until the broker begins or ceases to take messages; true where it takes none. For ever once the session is over.
     pub async fn blocked_changed(&mut self) -> bool {
         if self.blocked.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
-        self.is_blocked()
+        *self.blocked.borrow_and_update()
+    }
+
+    /// Waits until the broker takes messages, or the session is over.
+    pub async fn unblocked(&mut self) {
+        tokio::select! {
+            _ = self.blocked.wait_for(|blocked| !blocked) => {}
+            _ = self.ended.wait_for(Option::is_some) => {}
+        }
     }
 }

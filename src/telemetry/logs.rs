@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::panic::PanicHookInfo;
 
 use tracing::level_filters::LevelFilter;
-use tracing::{Level, Metadata, Subscriber};
+use tracing::{Metadata, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, FilterExt, FilterFn, ParseError, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -16,12 +16,9 @@ use crate::config::LogFormat;
 /// Crates that say at `info` and below what interests their authors: capped at `warn` unless asked for by name.
 const NOISY: [&str; 8] = ["redis", "hyper", "hyper_util", "h2", "reqwest", "rustls", "notify", "mio"];
 
-/// Crates that log whole messages below `error`, bodies and headers included (lapin each one that is returned, at `warn`, and each frame at
-/// `trace`): no setting makes them do so here.
+/// Crates that log whole messages, bodies and headers included (lapin each one that is returned, at `warn`, and each frame at `trace`), and as
+/// errors what is none (an object that we ask for and is not there). No setting lets them speak: what matters of it is told by us.
 const INDISCREET: [&str; 2] = ["lapin", "amq_protocol"];
-
-/// Shows returned messages whole, bodies included, at `warn`; what was returned is told by us.
-const QUOTES_PAYLOADS: &str = "lapin::returned_messages";
 
 /// Starts logging, and logs panics from then on.
 ///
@@ -46,9 +43,9 @@ where
     }
 }
 
-/// Passes over what [`INDISCREET`] crates say below `error`.
+/// Passes over what [`INDISCREET`] crates say.
 fn discreet() -> FilterFn<fn(&Metadata<'_>) -> bool> {
-    filter_fn(|metadata| *metadata.level() == Level::ERROR || !INDISCREET.iter().any(|name| metadata.target().starts_with(name)))
+    filter_fn(|metadata| !INDISCREET.iter().any(|name| metadata.target().starts_with(name)))
 }
 
 /// The directives as asked for, behind the caps: the last of two for one target counts, and the longer target before the shorter.
@@ -59,7 +56,7 @@ fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     } else {
         String::new()
     };
-    EnvFilter::builder().parse(format!("{QUOTES_PAYLOADS}=off,{caps}{directives}"))
+    EnvFilter::builder().parse(format!("{caps}{directives}"))
 }
 
 /// Where it panicked; what it said only where that is fixed text, since a formatted message may quote a payload.
@@ -90,7 +87,7 @@ mod tests {
 
     #[test]
     fn what_a_library_says_of_a_message_is_written_at_no_setting() {
-        for directives in ["trace", "lapin=trace,amq_protocol=trace", "error,lapin::returned_messages=warn", "warn"] {
+        for directives in ["trace", "error,lapin=trace,amq_protocol=trace", "error,lapin::returned_messages=warn", "warn"] {
             for format in [LogFormat::Text, LogFormat::Json] {
                 let written = Written::default();
                 let writer = written.clone();
@@ -99,11 +96,12 @@ mod tests {
                     tracing::warn!(target: "lapin::returned_messages", message = "a payload");
                     tracing::trace!(target: "lapin::channels", frame = "a payload");
                     tracing::debug!(target: "amq_protocol::frame", "a payload");
-                    tracing::error!(target: "lapin::io_loop", "an error");
+                    tracing::error!(target: "lapin::io_loop", "a payload");
+                    tracing::error!("an error of ours");
                 });
                 let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
                 assert!(!text.contains("payload"), "{directives}: {text}");
-                assert!(text.contains("an error"), "{directives}: {text}");
+                assert!(text.contains("an error of ours"), "{directives}: {text}");
             }
         }
     }
@@ -116,18 +114,7 @@ mod tests {
             assert!(filter(directives).unwrap().to_string().split(',').any(|d| d == expected), "{directives}");
         }
         for directives in ["error", "off", "warn", "unstale=debug"] {
-            let filter = filter(directives).unwrap().to_string();
-            let mut parts: Vec<&str> = filter.split(',').collect();
-            parts.retain(|part| *part != "lapin::returned_messages=off");
-            assert_eq!(parts, [directives], "no library is louder than all else");
-        }
-    }
-
-    #[test]
-    fn returned_messages_are_never_shown_unless_asked_for_by_their_full_name() {
-        for directives in ["info", "warn", "debug", "debug,lapin=debug", "lapin=warn"] {
-            let filter = filter(directives).unwrap().to_string();
-            assert!(filter.split(',').any(|part| part == "lapin::returned_messages=off"), "{directives}: {filter}");
+            assert_eq!(filter(directives).unwrap().to_string(), directives, "no library is louder than all else");
         }
     }
 }

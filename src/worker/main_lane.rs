@@ -34,7 +34,10 @@ pub(super) async fn run(
     loop {
         tokio::select! {
             biased;
-            settled = settling.next(), if !settling.is_empty() => acknowledge(lane, settled)?,
+            settled = settling.next(), if !settling.is_empty() => {
+                let settled: Result<Option<Tag>, SessionEnded> = settled;
+                acknowledge(lane, settled?)?;
+            }
             applied = applying.next(), if !applying.is_empty() => {
                 let (batch, applied): (Batch, Result<Unsettled, Outage>) = applied;
                 match applied {
@@ -47,24 +50,7 @@ pub(super) async fn run(
                             let (behind, _): (Batch, Result<Unsettled, Outage>) = applying.next().await;
                             held.push_back(behind);
                         }
-                        let mut hold = pin!(shared.gate.hold(stop));
-                        // What took hold before is settled meanwhile: it need not come again.
-                        let opened = loop {
-                            tokio::select! {
-                                biased;
-                                settled = settling.next(), if !settling.is_empty() => acknowledge(lane, settled)?,
-                                opened = &mut hold => break opened,
-                            }
-                        };
-                        if !opened {
-                            // Given back, its copies would be made twice. An alarm of the broker may make it take for ever.
-                            let settle_all = async {
-                                while !settling.is_empty() {
-                                    acknowledge(lane, settling.next().await)?;
-                                }
-                                Ok::<(), SessionEnded>(())
-                            };
-                            tokio::time::timeout(SETTLE_BEFORE_GIVING_BACK, settle_all).await.unwrap_or(Ok(()))?;
+                        if !hold(shared, lane, &mut settling, stop).await? {
                             return Ok(LaneEnd::GaveBack);
                         }
                         for batch in held {
@@ -90,8 +76,37 @@ pub(super) async fn run(
     }
 }
 
-fn acknowledge(lane: &Lane, settled: Result<Option<Tag>, SessionEnded>) -> Result<(), SessionEnded> {
-    settled?.map_or(Ok(()), |tag| lane.ack_through(tag))
+/// Waits for Redis while what was applied before the outage is settled. False when the rest is to be given back: by then all that could be
+/// settled is, or its copies would be made twice.
+async fn hold<F>(shared: &Shared, lane: &Lane, settling: &mut InOrder<F>, stop: &CancellationToken) -> Result<bool, SessionEnded>
+where
+    F: Future<Output = Result<Option<Tag>, SessionEnded>>,
+{
+    let opened = {
+        let mut opens = pin!(shared.gate.hold(stop));
+        loop {
+            tokio::select! {
+                biased;
+                settled = settling.next(), if !settling.is_empty() => acknowledge(lane, settled?)?,
+                opened = &mut opens => break opened,
+            }
+        }
+    };
+    if !opened {
+        // An alarm of the broker may make this take for ever.
+        let settle_all = async {
+            while !settling.is_empty() {
+                acknowledge(lane, settling.next().await?)?;
+            }
+            Ok::<(), SessionEnded>(())
+        };
+        tokio::time::timeout(SETTLE_BEFORE_GIVING_BACK, settle_all).await.unwrap_or(Ok(()))?;
+    }
+    Ok(opened)
+}
+
+fn acknowledge(lane: &Lane, through: Option<Tag>) -> Result<(), SessionEnded> {
+    through.map_or(Ok(()), |tag| lane.ack_through(tag))
 }
 
 async fn apply(shared: &Shared, batch: Batch) -> (Batch, Result<Unsettled, Outage>) {

@@ -11,7 +11,6 @@ use super::window::Window;
 use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
 use crate::broker::{Backoff, BrokerError, LaneName, Session, SessionEnded, SessionWatch};
 use crate::http::Readiness;
-use crate::telemetry::Metrics;
 
 /// A session that lasted so long starts the back-off anew: one that ends sooner may do so again at once.
 const PROVEN: Duration = Duration::from_secs(30);
@@ -89,19 +88,17 @@ impl<'s> Supervisor<'s> {
             warn!("{warning}");
         }
         let ended = self.run_lanes(&mut session, stop).await;
+        self.shared.metrics.set_paused("broker", false);
         self.readiness.set_consuming(Err("no session with RabbitMQ".into()));
         match &ended {
             Ok(LaneEnd::Stopped) => info!("stopped: everything in hand is settled"),
             Ok(LaneEnd::GaveBack) => warn!("what was in hand is given back to RabbitMQ until Redis answers"),
             Err(_) => {}
         }
-        let mut watch = session.watch();
+        let watch = session.watch();
         session.close().await;
-        match ended {
-            Ok(end) => Ok(end),
-            // By now the first cause is known: a lane may have seen but a consequence of it.
-            Err(_) => Err(watch.ended().await),
-        }
+        // By now the first cause is known: a lane may have seen but a consequence of it.
+        ended.map_err(|ended| watch.cause().unwrap_or(ended))
     }
 
     async fn run_lanes(&mut self, session: &mut Session, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
@@ -120,13 +117,11 @@ impl<'s> Supervisor<'s> {
             end = both(
                 main_lane::run(shared, &mut main, &main_publisher, window, stop),
                 slow_lane::run(shared, &mut slow, &slow_publisher, slow_after, stop),
-            ) => end,
-            ended = watch.ended() => Err(ended),
-            ended = bind(shared, session) => Err(ended),
-            never = show_alarms(alarms, &shared.metrics) => match never {},
+            ) => end?,
+            ended = watch.ended() => return Err(ended),
+            ended = bind(shared, session) => return Err(ended),
+            never = tell_of_alarms(shared, alarms) => match never {},
         };
-        shared.metrics.set_paused("broker", false);
-        let end = end?;
         if end == LaneEnd::GaveBack {
             main.nack_all().await?;
             slow.nack_all().await?;
@@ -151,10 +146,16 @@ async fn bind(shared: &Shared, session: &mut Session) -> SessionEnded {
     }
 }
 
-/// Shows in the metrics whether the broker takes messages of ours.
-async fn show_alarms(mut watch: SessionWatch, metrics: &Metrics) -> Infallible {
+/// Says whenever the broker begins or ceases to take messages; never returns.
+async fn tell_of_alarms(shared: &Shared, mut watch: SessionWatch) -> Infallible {
     loop {
-        metrics.set_paused("broker", watch.blocked_changed().await);
+        let blocked = watch.blocked_changed().await;
+        shared.metrics.set_paused("broker", blocked);
+        if blocked {
+            warn!("RabbitMQ takes no messages (a memory or disk alarm): copies wait, and what stands behind them");
+        } else {
+            info!("RabbitMQ takes messages again");
+        }
     }
 }
 
