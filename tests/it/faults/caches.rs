@@ -223,12 +223,15 @@ async fn copies_under_way_are_settled_during_an_outage() {
     let proxy = Proxy::start(&broker.addr()).await;
     let amqp_url = broker.url().replace(&broker.addr(), &proxy.addr());
     let worker = stage.worker(&[("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:9"), ("UNSTALE_AMQP_URL", &amqp_url)]).await;
+    // The first delivery makes it ask for more than one at a time.
+    stage.publish("user.updated", r#"{"id":99}"#).await;
+    wait_until(SOON, "it is settled", async || worker.metrics().await.sum("unstale_events_total", &[]) > 0.0).await;
     // So that each confirm takes its time.
     proxy.delay(Duration::from_millis(400));
     for n in 0..5 {
         stage.publish("user.updated", &format!("not JSON {n}")).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    wait_until(SOON, "they are in hand", async || worker.metrics().await.sum("unstale_in_flight", &[]) >= 3.0).await;
     stage.redis.kill();
     for n in 0..5 {
         stage.publish("user.updated", &format!(r#"{{"id":{n}}}"#)).await;

@@ -149,10 +149,9 @@ impl Kinds {
 
     /// Waits until Redis is as all events want it, and every queue but the dead-letter queue is empty.
     pub(super) async fn settled(self, stage: &Stage, workers: &[&Worker], numbers: std::ops::Range<u32>) {
-        let mut last = Vec::new();
         let start = std::time::Instant::now();
         loop {
-            last.clone_from(&self.wrong(stage, numbers.clone()).await);
+            let last = self.wrong(stage, numbers.clone()).await;
             if last.is_empty() {
                 break;
             }
@@ -172,7 +171,7 @@ impl Kinds {
             let chunk: Vec<u32> = (0..100).map_while(|_| waiting.pop_front()).collect();
             if !self.publish_chunk(stage, &chunk).await {
                 waiting.extend(chunk);
-                let _ = wait_until(SETTLES, "the broker takes a connection", async || stage.try_reconnect().await).await;
+                wait_until(SETTLES, "the broker takes a connection", async || stage.try_reconnect().await).await;
             }
             tokio::time::sleep(pause).await;
         }
