@@ -80,6 +80,11 @@ impl Stage {
         std::fs::write(self.schemas.path().join(name), text).unwrap();
     }
 
+    /// What a command needs to reach the broker under this stage's names.
+    pub(crate) fn broker_settings(&self) -> [(&str, &str); 3] {
+        [("UNSTALE_AMQP_URL", &self.amqp_url), ("UNSTALE_EXCHANGE", &self.exchange), ("UNSTALE_QUEUE", &self.queue)]
+    }
+
     /// A new connection of the stranger's, after the broker was away.
     pub(crate) async fn reconnect(&mut self) {
         self.client = connect(&self.amqp_url).await;
