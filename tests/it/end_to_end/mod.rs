@@ -3,5 +3,5 @@
 mod forms;
 mod lifecycle;
 mod load;
-mod stage;
+pub(crate) mod stage;
 mod verbs;
