@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::convert::Delivery;
 use super::failure::SessionEnded;
 use super::link::{EndSignal, answered};
+use super::recent_acks::RecentAcks;
 
 /// Numbers the lanes of this process: a tag means something on its own channel only.
 static EPOCH: AtomicU64 = AtomicU64::new(0);
@@ -44,10 +45,10 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(channel: Channel, queue: ShortString, signal: EndSignal) -> Self {
+    pub(super) fn new(channel: Channel, queue: ShortString, signal: EndSignal, recent: RecentAcks) -> Self {
         let ended = signal.subscribe();
         let epoch = EPOCH.fetch_add(1, Ordering::Relaxed);
-        Self { queue, acker: Acker { channel, epoch, signal }, consumer: None, left_over: VecDeque::new(), ended }
+        Self { queue, acker: Acker { channel, epoch, signal, recent }, consumer: None, left_over: VecDeque::new(), ended }
     }
 
     /// Starts to consume with this prefetch; a consumer that stands is cancelled first, since a prefetch counts for new consumers only. What
@@ -183,6 +184,7 @@ pub struct Acker {
     channel: Channel,
     epoch: u64,
     signal: EndSignal,
+    recent: RecentAcks,
 }
 
 impl Acker {
@@ -206,6 +208,7 @@ impl Acker {
         if tag.epoch != self.epoch {
             return Ok(());
         }
+        self.recent.note();
         // The first poll queues the frame; the rest would be waiting until it is written.
         match self.channel.basic_ack(tag.number, BasicAckOptions { multiple }).now_or_never() {
             Some(Err(error)) => Err(self.signal.end(error)),

@@ -14,6 +14,7 @@ mod names;
 mod owned;
 mod prefetch;
 mod publisher;
+mod recent_acks;
 mod session;
 mod topology;
 mod wire;

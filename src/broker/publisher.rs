@@ -3,13 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{Stream, StreamExt};
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use super::convert::{properties_of, short};
 use super::failure::{BrokerError, PublishError, Refusal, SessionEnded};
@@ -155,7 +155,7 @@ impl Publisher {
             if in_flight.is_empty() {
                 break;
             }
-            match timeout(ANSWER_TIMEOUT, in_flight.next()).await {
+            match self.next_confirm(&mut in_flight).await {
                 Ok(Some((at, confirmation))) => {
                     in_flight_bytes -= messages[at].body.len();
                     results[at] = Some(match confirmation {
@@ -172,9 +172,7 @@ impl Publisher {
                     });
                 }
                 Ok(None) => break,
-                // An alarm that came in between: what is under way is confirmed when it is over, and fails where the connection is gone.
-                Err(_) if self.own.is_none() && self.is_blocked() => {}
-                Err(_) => {
+                Err(Silent) => {
                     self.over(SessionEnded::new(format!("no publisher confirm within {} s", ANSWER_TIMEOUT.as_secs())));
                     break;
                 }
@@ -184,6 +182,25 @@ impl Publisher {
         attribute(&returned, messages, &mut results);
         let lost = self.signal.cause().unwrap_or_else(|| SessionEnded::new("the channel is closed"));
         results.into_iter().map(|result| result.unwrap_or_else(|| Err(PublishError::Ended(lost.clone())))).collect()
+    }
+
+    /// The next confirm, within [`ANSWER_TIMEOUT`]. An alarm of the broker stops that clock: the broker tells a connection that it is blocked
+    /// only once it publishes, keeps what was sent, and confirms it when the alarm is over. To give up instead would count a redelivery
+    /// against everything in hand, over and over.
+    async fn next_confirm<C: Stream + Unpin>(&self, in_flight: &mut C) -> Result<Option<C::Item>, Silent> {
+        let mut blocked = self.blocked.clone();
+        loop {
+            let is_blocked = *blocked.borrow_and_update();
+            tokio::select! {
+                biased;
+                confirm = in_flight.next() => return Ok(confirm),
+                // Its clock starts anew.
+                Ok(()) = blocked.changed() => {}
+                // Outside a session somebody waits for an answer.
+                () = sleep(ANSWER_TIMEOUT), if !is_blocked || self.own.is_some() => return Err(Silent),
+                else => return Err(Silent),
+            }
+        }
     }
 
     /// Closes a connection of its own properly.
@@ -232,6 +249,9 @@ impl Publisher {
         PublishError::Ended(self.signal.end(ended))
     }
 }
+
+/// No confirm came.
+struct Silent;
 
 async fn confirming(link: &Link) -> Result<Channel, SessionEnded> {
     let channel = link.channel().await?;

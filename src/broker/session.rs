@@ -1,8 +1,9 @@
 //! Two connections and what stands on them, from the first handshake to whatever ends them.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use lapin::Channel;
 use tokio::sync::watch;
 
 use super::convert::short;
@@ -11,6 +12,7 @@ use super::lane::{Lane, LaneName};
 use super::link::{EndSignal, Link};
 use super::names::Names;
 use super::publisher::Publisher;
+use super::recent_acks::RecentAcks;
 use super::topology;
 use crate::config::AmqpConfig;
 
@@ -27,6 +29,9 @@ pub struct Session {
     blocked: watch::Receiver<bool>,
     consume: Link,
     publish: Link,
+    recent_acks: RecentAcks,
+    /// The lanes' channels. lapin closes a channel with its last handle, and the broker forgets what it had not passed on yet.
+    kept_open: Mutex<Vec<Channel>>,
 }
 
 /// What [`Session::bind`] did.
@@ -54,7 +59,18 @@ impl Session {
         let bound: BTreeSet<String> = routing_keys.iter().chain(&config.bind).cloned().collect();
         let keys: Vec<String> = bound.iter().cloned().collect();
         let warnings = topology::ensure(&consume, config, &names, &keys).await?;
-        Ok(Self { config: config.clone(), names, bound, warnings, signal, blocked: blocked_receiver, consume, publish })
+        Ok(Self {
+            config: config.clone(),
+            names,
+            bound,
+            warnings,
+            signal,
+            blocked: blocked_receiver,
+            consume,
+            publish,
+            recent_acks: RecentAcks::default(),
+            kept_open: Mutex::default(),
+        })
     }
 
     /// The names of the queues.
@@ -91,7 +107,8 @@ impl Session {
         };
         let channel = self.consume.channel().await.map_err(|ended| self.signal.end(ended))?;
         let queue = short(queue).ok_or_else(|| SessionEnded::new("the queue's name is too long"))?;
-        Ok(Lane::new(channel, queue, self.signal.clone()))
+        self.kept_open.lock().unwrap_or_else(PoisonError::into_inner).push(channel.clone());
+        Ok(Lane::new(channel, queue, self.signal.clone(), self.recent_acks.clone()))
     }
 
     /// A publisher, with a channel to itself.
@@ -112,9 +129,12 @@ impl Session {
         SessionWatch { ended: self.signal.subscribe(), blocked: self.blocked.clone() }
     }
 
-    /// Says goodbye, so that the acknowledgements made before still arrive; takes 4 s at most.
+    /// Says goodbye, so that the acknowledgements made before still take hold; takes 5 s at most.
     pub async fn close(self) {
-        let Self { consume, publish, .. } = self;
+        let Self { consume, publish, signal, recent_acks, kept_open: _kept_open, .. } = self;
+        if signal.cause().is_none() {
+            tokio::time::sleep(recent_acks.take_hold_in()).await;
+        }
         publish.close().await;
         consume.close().await;
     }
@@ -134,16 +154,29 @@ impl SessionWatch {
         cause.unwrap_or_else(|| SessionEnded::new("dropped by us"))
     }
 
+    /// What ended the session first, if anything has.
+    pub fn cause(&self) -> Option<SessionEnded> {
+        self.ended.borrow().clone()
+    }
+
     /// Whether the broker takes no messages at the moment (a memory or disk alarm): it says so only to a connection that has published.
     pub fn is_blocked(&self) -> bool {
         *self.blocked.borrow()
     }
 
-    /// Waits until [`is_blocked`](Self::is_blocked) is something else, and gives that; for ever once the session is over.
+    /// Waits until the broker begins or ceases to take messages; true where it takes none. For ever once the session is over.
     pub async fn blocked_changed(&mut self) -> bool {
         if self.blocked.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
-        self.is_blocked()
+        *self.blocked.borrow_and_update()
+    }
+
+    /// Waits until the broker takes messages, or the session is over.
+    pub async fn unblocked(&mut self) {
+        tokio::select! {
+            _ = self.blocked.wait_for(|blocked| !blocked) => {}
+            _ = self.ended.wait_for(Option::is_some) => {}
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! A plan in one round trip: leases of all keys first, then a variadic UNLINK a rule, then the rest in order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use redis::{Cmd, Pipeline, Value};
@@ -270,14 +270,15 @@ impl<'p, 'e> Outcome<'p, 'e> {
             // EXISTS says 1; SET NX says nothing where the key exists.
             Asked::Existence(id) => self.hit(id, one.max(u64::from(*answer == Value::Nil)), 1),
             Asked::Operation(id) => match self.plan.operation(id).command {
-                Command::InvalidateTag => {
-                    if let Some(done) = tags::invalidated(answer) {
+                Command::InvalidateTag => match tags::invalidated(answer) {
+                    Some(done) => {
                         self.hit(id, done.existed, done.existed + done.gone);
                         if done.draining {
                             self.slow.push(id);
                         }
                     }
-                }
+                    None => self.fail(id, tags::unexpected())?,
+                },
                 Command::Delete | Command::Expire(_) => self.hit(id, one, 1),
                 // The others' existence was asked for by itself.
                 Command::Write(write) if !write.tags.is_empty() => self.hit(id, one, 1),
@@ -329,8 +330,11 @@ impl<'p, 'e> Outcome<'p, 'e> {
         for &id in &self.slow {
             unsettled.extend(self.plan.slots(id).map(|slot| (slot, EffectOutcome::Slow)));
         }
-        let loads = self.plan.warms().iter().filter(|(_, deletion)| !self.failed.contains_key(deletion));
-        unsettled.extend(loads.map(|&(slot, _)| (slot, EffectOutcome::Slow)));
+        // Of several loads of one key the last does: its value is no older than what the others would have filled.
+        let mut loading = HashSet::new();
+        let loads = self.plan.warms().iter().rev().filter(|(_, deletion)| !self.failed.contains_key(deletion));
+        let last_loads = loads.filter(|(_, deletion)| loading.insert(self.plan.operation(*deletion).target));
+        unsettled.extend(last_loads.map(|&(slot, _)| (slot, EffectOutcome::Slow)));
         let hits = self.hits.into_iter().map(|(rule, (yes, no))| KeyHits { rule, yes, no }).collect();
         Applied { unsettled, hits }
     }

@@ -27,6 +27,10 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between failing probes: from the first to the last, each jittered down to a half. Below the 2 s in which consuming must resume.
 const PROBE_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(1_000)];
 
+/// A success that an outage follows sooner counts as a failure: a probe may promise what no other command can keep (a cluster's node that
+/// owns the probe's slot alone), and nothing else would slow down the loop.
+const STEADY: Duration = Duration::from_secs(5);
+
 /// Requests that may wait for the socket before senders wait (redis-rs: 50).
 const PIPELINE_BUFFER: usize = 1_024;
 
@@ -252,7 +256,10 @@ impl Live {
 }
 
 impl Pace {
-    async fn wait(&self) {
+    async fn wait(&mut self) {
+        if self.last.is_some_and(|last| matches!(self.result, Some(Ok(()))) && last.elapsed() > STEADY) {
+            self.failures = 0;
+        }
         let (Some(last), Some(doublings)) = (self.last, self.failures.checked_sub(1)) else { return };
         let [first, longest] = PROBE_PAUSES;
         let pause = first.saturating_mul(2u32.saturating_pow(doublings)).min(longest).mul_f64(0.5 + fastrand::f64() / 2.0);
@@ -260,7 +267,7 @@ impl Pace {
     }
 
     fn note(&mut self, result: &Result<(), Outage>) {
-        self.failures = if result.is_ok() { 0 } else { self.failures.saturating_add(1) };
+        self.failures = self.failures.saturating_add(1);
         self.last = Some(Instant::now());
         self.result = Some(result.clone());
     }

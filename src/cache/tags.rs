@@ -131,6 +131,6 @@ fn detached_set(entry: &[u8]) -> Option<Vec<u8>> {
     Some([&side_key(Kind::Drain, set), b":".as_slice(), number].concat())
 }
 
-fn unexpected() -> CommandError {
+pub(super) fn unexpected() -> CommandError {
     CommandError::Failed("tags: an answer of another shape than expected".into())
 }

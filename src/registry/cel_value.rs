@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use cel::ExecutionError;
@@ -322,5 +323,50 @@ impl Indexer for AbsentPrevious {
         Self: 'v,
     {
         Err(ExecutionError::no_such_key(""))
+    }
+}
+
+/// How many steps expressions may still take for an event: a publisher could make a loop within a loop run for hours.
+#[derive(Debug, Clone)]
+pub(super) struct Meter(Arc<AtomicU64>);
+
+impl Meter {
+    pub(super) fn of(steps: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(steps)))
+    }
+
+    /// Whether so many were left.
+    pub(super) fn spend(&self, steps: u64) -> bool {
+        // One event is resolved by one thread; that it is atomic is for the bound of `Val`.
+        let left = self.0.load(Relaxed);
+        self.0.store(left.saturating_sub(steps), Relaxed);
+        left >= steps && left > 0
+    }
+}
+
+impl StaticVal for Meter {}
+
+impl Val for Meter {
+    fn get_type(&self) -> &Type {
+        <Self as Val>::cel_type()
+    }
+
+    fn cel_type() -> &'static Type {
+        &NULL_TYPE
+    }
+
+    fn equals(&self, _other: &dyn Val) -> bool {
+        false
+    }
+
+    fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v>
+    where
+        Self: 'v,
+    {
+        Box::new(self.clone())
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 }

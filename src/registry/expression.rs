@@ -6,8 +6,8 @@ use cel::Env;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators};
 use cel::common::types::{CelBool, CelString};
 
-use super::functions;
-use super::path::{EventField, Names, Path, Root, Start, Step, TextProblem};
+use super::functions::{self, METER, SCAN, STEP};
+use super::path::{self, EventField, Names, Path, Root, Start, Step, TextProblem};
 
 /// The longest expression: with it the depth of its tree is bounded before it is parsed.
 const MAX_BYTES: usize = 4096;
@@ -75,6 +75,8 @@ pub(super) struct Uses {
     pub(super) lets: Vec<usize>,
     /// A map written in the expression: CEL's own maps are compared with no others.
     pub(super) map_literals: bool,
+    /// What takes longer the larger the event is, within what is done many times: it is counted.
+    pub(super) steps: bool,
 }
 
 impl Expression {
@@ -146,8 +148,27 @@ fn syntax_problem(text: &str, errors: &cel::ParseErrors) -> TextProblem {
     let column = usize::try_from(first.pos.1.saturating_sub(1)).unwrap_or(0);
     let at = text[line_from..].char_indices().nth(column).map_or(text.len(), |(at, _)| line_from + at);
     let message = first.msg.lines().next().unwrap_or_default();
+    // What else might stand there is a list of every token that CEL has.
+    let message = message
+        .split(" expecting {")
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches("Syntax error: ")
+        .replace("'<EOF>'", "the end of the text");
     let problem = TextProblem::new(at, format!("not an expression: {message}"));
-    if text.contains("let.") {
+    let has_word = |word: &str| text.split(|c: char| !(c == '_' || c.is_ascii_alphanumeric())).any(|known| known == word);
+    let is_lone_equals = || {
+        let bytes = text.as_bytes();
+        let beside = |at: usize| bytes.get(at).is_some_and(|byte| b"=!<>".contains(byte));
+        (0..bytes.len()).any(|at| bytes[at] == b'=' && !beside(at + 1) && !(at > 0 && beside(at - 1)))
+    };
+    if text.trim_start().starts_with('{') || text.contains("{{") {
+        problem.hint("an expression is no template: a field is data.name, without braces")
+    } else if text.contains("===") || text.contains("!==") || is_lone_equals() {
+        problem.hint("CEL compares with == and !=")
+    } else if ["and", "or", "not"].into_iter().any(has_word) {
+        problem.hint("CEL's words for and, or and not are &&, || and !")
+    } else if text.contains("let.") {
         problem.hint("`let` is a reserved word of CEL: in expressions that root is `lets`")
     } else {
         problem.hint("CEL, such as data.status == \"sold\"; a field named like a word of CEL is data[\"in\"]")
@@ -175,6 +196,9 @@ impl Check<'_> {
         if let Some((name, key)) = named_member(node) {
             let replacement = self.named(node, name, key)?;
             node.expr = replacement;
+            if name == "lets" && self.is_repeated() {
+                self.meter(node, SCAN);
+            }
             return Ok(());
         }
         if let Some(path) = self.chain(node) {
@@ -182,6 +206,9 @@ impl Check<'_> {
                 Root::Previous => self.uses.previous = true,
                 Root::Item => self.uses.item = true,
                 _ => self.uses.data = true,
+            }
+            if !path.is_optional() && self.is_repeated() && (path.root() != Root::Item || !self.bound.is_empty()) {
+                self.meter(node, SCAN);
             }
             self.paths.push(path);
             return Ok(());
@@ -222,10 +249,24 @@ impl Check<'_> {
                 self.node(&mut comprehension.loop_step, depth + 1)?;
                 self.node(&mut comprehension.result, depth + 1)?;
                 self.bound.truncate(outer);
+                self.meter(&mut comprehension.loop_cond, STEP);
                 Ok(())
             }
             Expr::Struct(_) => Err(self.problem(id, "messages with named types cannot be built here").hint("a map is {\"a\": 1}")),
         }
+    }
+
+    /// Whether what stands here may be asked once per element of a list.
+    fn is_repeated(&self) -> bool {
+        self.names.in_each || !self.bound.is_empty()
+    }
+
+    /// Puts a function around a node that counts, and answers with the node's value.
+    fn meter(&mut self, node: &mut IdedExpr, function: &str) {
+        self.uses.steps = true;
+        let metered = IdedExpr { id: node.id, expr: std::mem::replace(&mut node.expr, Expr::Unspecified) };
+        let meter = IdedExpr { id: node.id, expr: Expr::Ident(METER.to_owned()) };
+        node.expr = Expr::Call(CallExpr { func_name: function.to_owned(), target: None, args: vec![meter, metered] });
     }
 
     fn ident(&mut self, id: u64, name: &str) -> Result<(), TextProblem> {
@@ -263,10 +304,8 @@ impl Check<'_> {
             }
             "lets" => {
                 let Some(place) = self.names.lets.iter().position(|known| *known == key) else {
-                    let known = self.names.lets.join(", ");
-                    return Err(self
-                        .problem(node.id, format!("no `let` named `{key}` stands before this"))
-                        .hint(format!("known here: {known}")));
+                    let known = path::known(self.names.lets);
+                    return Err(self.problem(node.id, format!("no `let` named `{key}` stands before this")).hint(known));
                 };
                 if asked_for {
                     return Ok(Expr::Literal(LiteralValue::Boolean(CelBool::from(true))));
@@ -330,6 +369,7 @@ impl Check<'_> {
         if name == "matches" && !matches!(call.args.last(), Some(IdedExpr { expr: Expr::Literal(_), .. })) {
             return Err(self.problem(id, "the pattern of `matches` must be written here: an event may not choose it"));
         }
+        self.literals(name, call)?;
         // CEL's null equals nothing but CEL's null: where `previous` is absent ours must stand on the left.
         if matches!(name, operators::EQUALS | operators::NOT_EQUALS)
             && matches!(call.args.first(), Some(IdedExpr { expr: Expr::Literal(LiteralValue::Null), .. }))
@@ -340,6 +380,40 @@ impl Check<'_> {
             self.node(target, depth + 1)?;
         }
         call.args.iter_mut().try_for_each(|argument| self.node(argument, depth + 1))
+    }
+
+    /// Patterns, formats and zones that are written here can be tried now.
+    fn literals(&self, name: &str, call: &CallExpr) -> Result<(), TextProblem> {
+        let literal = |argument: Option<&IdedExpr>| match argument {
+            Some(IdedExpr { id, expr: Expr::Literal(LiteralValue::String(text)) }) => Some((*id, text.inner().to_owned())),
+            _ => None,
+        };
+        match name {
+            "matches" => {
+                if let Some((id, pattern)) = literal(call.args.last())
+                    && let Err(why) = functions::try_pattern(&pattern)
+                {
+                    let problem = self.problem(id, format!("not a regular expression: {why}"));
+                    return Err(problem.hint("the syntax is RE2's: no look-around, no back-references"));
+                }
+            }
+            "date" => {
+                if let Some((id, format)) = literal(call.args.get(1))
+                    && !functions::is_date_format(&format)
+                {
+                    return Err(self.problem(id, format!("`{format}` is no format of strftime")).hint("such as %Y-%m-%d or %H:%M"));
+                }
+                if let Some((id, zone)) = literal(call.args.get(2))
+                    && !functions::is_zone(&zone)
+                {
+                    return Err(self
+                        .problem(id, format!("`{zone}` is no IANA time zone that this machine knows"))
+                        .hint("such as UTC or Europe/Berlin"));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// The path that a chain of fields and literal indices on `data`, `previous` or `item` is.

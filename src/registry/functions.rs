@@ -1,19 +1,32 @@
 //! The functions that expressions have beside CEL's own: `lower upper trim md5 sha1 sha256 urlencode date`.
 
+use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue};
 use cel::common::types::{
-    CelDouble, CelInt, CelString, CelTimestamp, CelUInt, DOUBLE_TYPE, INT_TYPE, STRING_TYPE, TIMESTAMP_TYPE, UINT_TYPE,
+    CelDouble, CelInt, CelString, CelTimestamp, CelUInt, DOUBLE_TYPE, DYN_TYPE, INT_TYPE, STRING_TYPE, TIMESTAMP_TYPE, UINT_TYPE,
 };
-use cel::common::value::CowVal;
-use cel::{Env, ExecutionError};
+use cel::common::value::{CowVal, Val};
+use cel::{Context, Env, ExecutionError, Value};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
+
+use super::cel_value::Meter;
+use super::expression::ENV;
 
 /// Their names.
 pub(super) const NAMES: [&str; 9] = ["changed", "date", "lower", "md5", "sha1", "sha256", "trim", "upper", "urlencode"];
 
 /// Everything but the unreserved characters of RFC 3986, section 2.3.
 pub(super) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The variable that holds the event's [`Meter`].
+pub(super) const METER: &str = "@meter";
+
+/// Counts one round of a loop.
+pub(super) const STEP: &str = "@step";
+
+/// Counts what it takes to read a whole value.
+pub(super) const SCAN: &str = "@scan";
 
 type Answer<'b, 'v> = Result<CowVal<'b, 'v>, ExecutionError>;
 type Call = for<'b, 'v> fn(Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v>;
@@ -37,12 +50,56 @@ pub(super) fn declare(env: &mut Env) {
     for (name, time) in times {
         declared &= env.add_overload("date", &format!("date_{name}"), vec![time, STRING_TYPE, STRING_TYPE], date).is_ok();
     }
+    declared &= env.add_overload(STEP, STEP, vec![DYN_TYPE, DYN_TYPE], |args| metered(args, |_| 1)).is_ok();
+    declared &= env.add_overload(SCAN, SCAN, vec![DYN_TYPE, DYN_TYPE], |args| metered(args, scanning_steps)).is_ok();
     debug_assert!(declared, "a function of ours has the name of one of CEL's");
 }
 
 fn of_text<'b, 'v>(args: &[CowVal<'b, 'v>], f: impl Fn(&str) -> String) -> Answer<'b, 'v> {
     let text = text_of(args, 0)?;
     Ok(CowVal::owned(CelString::from(f(text))))
+}
+
+/// The second argument, after the meter has counted it.
+fn metered<'b, 'v>(mut args: Vec<CowVal<'b, 'v>>, steps: fn(&dyn Val) -> u64) -> Answer<'b, 'v> {
+    let value = args.pop().ok_or_else(|| ExecutionError::function_error("", "nothing to count"))?;
+    match args.first().and_then(|meter| meter.downcast_ref::<Meter>()) {
+        Some(meter) if meter.spend(steps(value.as_ref())) => Ok(value),
+        _ => Err(ExecutionError::function_error(STEP, "")),
+    }
+}
+
+/// In steps of a loop: comparing an element takes a small part of one, copying text a smaller one.
+fn scanning_steps(value: &dyn Val) -> u64 {
+    match value.downcast_ref::<CelString>() {
+        Some(text) => text.inner().len() as u64 / 64,
+        None => value.as_sizer().map_or(0, |list| u64::try_from(*list.size().inner()).unwrap_or(0) / 16),
+    }
+}
+
+/// Asks CEL itself whether it reads a pattern of `matches`.
+pub(super) fn try_pattern(pattern: &str) -> Result<(), String> {
+    let literal = |text: &str| IdedExpr { id: 0, expr: Expr::Literal(LiteralValue::String(CelString::from(text.to_owned()))) };
+    let call = CallExpr { func_name: "matches".to_owned(), target: Some(Box::new(literal(""))), args: vec![literal(pattern)] };
+    let asked = IdedExpr { id: 0, expr: Expr::Call(call) };
+    let context = Context::with_env(ENV.clone());
+    match Value::resolve_val(&asked, &context) {
+        Err(ExecutionError::FunctionError { message, .. }) => {
+            Err(message.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned())
+        }
+        Err(_) => Err("CEL does not read it".to_owned()),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Whether strftime knows the format.
+pub(super) fn is_date_format(format: &str) -> bool {
+    jiff::fmt::strtime::format(format, &Timestamp::UNIX_EPOCH.to_zoned(jiff::tz::TimeZone::UTC)).is_ok()
+}
+
+/// Whether IANA's data base, as this machine has it, knows the zone.
+pub(super) fn is_zone(zone: &str) -> bool {
+    jiff::tz::TimeZone::get(zone).is_ok()
 }
 
 fn text_of<'a>(args: &'a [CowVal<'_, '_>], at: usize) -> Result<&'a str, ExecutionError> {

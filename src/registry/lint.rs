@@ -56,6 +56,29 @@ pub(super) fn check_paths<'p>(
     }
 }
 
+/// Placeholders as other languages write them: `{{id}}` is the literal text `{id}` here, and `${id}` keeps its `$`.
+pub(super) fn check_foreign(text: &Text, has_placeholder: bool, schema: Option<&Value>, report: &mut Report<'_>) {
+    if let Some(at) = text.text.find("${") {
+        let hint = "a placeholder is {id}, without `$`";
+        report.warn(text.place_of(at), "`$` before a placeholder is a part of the text: user:${id} becomes user:$42", hint);
+    }
+    let Some((before, rest)) = text.text.split_once("{{") else { return };
+    let Some((inner, after)) = rest.split_once("}}") else { return };
+    let name = inner.trim();
+    let is_name = !name.is_empty() && name.split('.').all(|word| !word.is_empty() && word.chars().all(|c| c == '_' || c.is_alphanumeric()));
+    let is_field = || {
+        let field = name.split('.').next().unwrap_or_default();
+        schema.is_some_and(|schema| schema["properties"].get(field).is_some())
+    };
+    if is_name && !after.starts_with('}') && (!has_placeholder || is_field()) {
+        report.warn(
+            text.place_of(before.len()),
+            format!("`{{{{{inner}}}}}` is the literal text {{{inner}}}, the same for every event"),
+            format!("a placeholder has single braces, {{{name}}}; one within literal braces is {{{{{{{name}}}}}}}"),
+        );
+    }
+}
+
 enum Finding {
     Fine,
     Undeclared,

@@ -97,7 +97,7 @@ impl Registry {
     /// Every problem of every file at once, warnings included; of syntax errors the first of each file.
     pub fn load(options: &LoadOptions) -> Result<Loaded, Problems> {
         let mut problems = Vec::new();
-        let (files, digest) = read_all(&options.schemas, &mut problems)?;
+        let (files, digest) = read_all(&options.schemas, &options.vars, &mut problems)?;
         let mut sources = Vec::with_capacity(files.len());
         for (path, shown_path, bytes) in files {
             match String::from_utf8(bytes) {
@@ -113,17 +113,29 @@ impl Registry {
 ///
 /// # Errors
 /// What cannot be read.
-pub fn digest_of(schemas: &Path) -> Result<String, Problems> {
+pub fn digest_of(options: &LoadOptions) -> Result<String, Problems> {
     let mut problems = Vec::new();
-    let (_, digest) = read_all(schemas, &mut problems)?;
+    let (_, digest) = read_all(&options.schemas, &options.vars, &mut problems)?;
     if problems.is_empty() { Ok(digest) } else { Err(Problems(problems)) }
+}
+
+/// Two bytes over the variables' names and values, which decide along with the files what an event does. No more of them: the digest is shown,
+/// and a variable may be a secret that somebody could then guess at.
+fn checksum(vars: &Vars) -> [u8; 2] {
+    let mut all = Sha256::new();
+    for part in vars.0.iter().flat_map(|(name, value)| [name, value]) {
+        all.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        all.update(part);
+    }
+    let all = all.finalize();
+    [all[0], all[1]]
 }
 
 /// A file's path below the directory, the path to show, and its bytes.
 type ReadFile = (String, String, Vec<u8>);
 
 /// The files of a directory in byte order of their paths, and the digest over them.
-fn read_all(schemas: &Path, problems: &mut Vec<Problem>) -> Result<(Vec<ReadFile>, String), Problems> {
+fn read_all(schemas: &Path, vars: &Vars, problems: &mut Vec<Problem>) -> Result<(Vec<ReadFile>, String), Problems> {
     let shown_root = schemas.display().to_string();
     if let Err(error) = std::fs::metadata(schemas) {
         let hint = "UNSTALE_SCHEMAS names the directory of schema files";
@@ -150,6 +162,8 @@ fn read_all(schemas: &Path, problems: &mut Vec<Problem>) -> Result<(Vec<ReadFile
             Err(error) => problems.push(Problem::of_path(shown_path, format!("the file cannot be read: {}", reason(&error)), "")),
         }
     }
+    digest.update(env!("CARGO_PKG_VERSION"));
+    digest.update(checksum(vars));
     Ok((files, digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
 }
 

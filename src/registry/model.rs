@@ -13,7 +13,7 @@ use crate::quantity::Rate;
 /// Every rule of a directory of schema files.
 #[derive(Debug)]
 pub struct Registry {
-    /// SHA-256 in hex over every file's path and bytes: two workers with the same digest decide alike.
+    /// SHA-256 in hex over every file's path and bytes, this build's version and the variables: two workers with the same digest decide alike.
     pub digest: String,
     /// Exact names first, then patterns, each in byte order of name and file: the order in which effects add up.
     pub entries: Vec<Entry>,

@@ -356,6 +356,10 @@ impl Cursor<'_> {
         let hint =
             "paths are a.b, a[0].b, a[\"first-name\"], xs[], xs[].sku; `?` ends one that may be absent; literal braces are {{ and }}";
         let what = match self.rest().chars().next() {
+            Some(c @ ('(' | '|' | '+')) => {
+                let what = format!("`{c}` cannot stand here: a placeholder reads a value, and computes nothing");
+                return TextProblem::new(self.at, what).hint("compute it under `let`, and write {let.name}");
+            }
             Some(c) => format!("`{}` cannot stand here in a path", c.escape_debug()),
             None => "the path has no end".to_owned(),
         };
@@ -367,6 +371,6 @@ fn is_word(name: &str) -> bool {
     !name.starts_with(char::is_numeric) && !name.is_empty() && name.chars().all(|c| c == '_' || c.is_alphanumeric())
 }
 
-fn known(names: &[String]) -> String {
+pub(super) fn known(names: &[String]) -> String {
     if names.is_empty() { "none is known here".to_owned() } else { format!("known here: {}", names.join(", ")) }
 }

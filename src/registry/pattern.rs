@@ -15,30 +15,37 @@ impl Pattern {
 
     /// Whether an event type matches.
     pub fn matches(&self, event_type: &str) -> bool {
-        matches(&self.words, Some(event_type))
+        matches(&self.words, event_type)
     }
 }
 
-/// `text` is what is left of the type; `None` after its last word.
-fn matches(words: &[String], text: Option<&str>) -> bool {
-    let Some((first, rest)) = words.split_first() else { return text.is_none() };
-    if first == "#" {
-        // Two in a row are one: without this a row of them would be tried in every way.
-        let rest = &words[words.iter().take_while(|word| *word == "#").count()..];
-        let mut left = text;
-        loop {
-            if matches(rest, left) {
-                return true;
+/// A `#` takes as few words as it can, and one more whenever what follows does not fit: only the last one met needs to, so the time taken is
+/// bounded by the product of both lengths.
+fn matches(words: &[String], event_type: &str) -> bool {
+    // What is left of the type; `None` after its last word.
+    let mut text = Some(event_type);
+    let mut at = 0;
+    let mut last_hash: Option<(usize, Option<&str>)> = None;
+    loop {
+        match (words.get(at).map(String::as_str), text) {
+            (None, None) => return true,
+            (Some("#"), _) => {
+                at += 1;
+                last_hash = Some((at, text));
+                continue;
             }
-            match left {
-                Some(text) => left = after_word(text),
-                None => return false,
+            (Some(word), Some(left)) if word == "*" || left.split('.').next() == Some(word) => {
+                at += 1;
+                text = after_word(left);
+                continue;
             }
+            _ => {}
         }
+        let Some((after_hash, Some(left))) = last_hash else { return false };
+        at = after_hash;
+        text = after_word(left);
+        last_hash = Some((after_hash, text));
     }
-    let Some(text) = text else { return false };
-    let word = text.split('.').next().unwrap_or_default();
-    (first == "*" || first == word) && matches(rest, after_word(text))
 }
 
 fn after_word(text: &str) -> Option<&str> {
@@ -48,6 +55,7 @@ fn after_word(text: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn patterns_match_as_topic_exchanges_do() {
@@ -64,5 +72,29 @@ mod tests {
             yes.iter().for_each(|text| assert!(pattern_words.matches(text), "{pattern} {text}"));
             no.iter().for_each(|text| assert!(!pattern_words.matches(text), "{pattern} {text}"));
         }
+    }
+
+    /// The definition: `#` stands for any number of words, `*` for one.
+    fn by_definition(words: &[&str], text: &[&str]) -> bool {
+        match (words, text) {
+            ([], text) => text.is_empty(),
+            (["#", rest @ ..], text) => (0..=text.len()).any(|taken| by_definition(rest, &text[taken..])),
+            ([word, rest @ ..], [first, text @ ..]) => (*word == "*" || word == first) && by_definition(rest, text),
+            (_, []) => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn matches_are_those_of_the_definition(words in prop::collection::vec("[ab*#]?", 1..7), text in prop::collection::vec("[ab]?", 1..9)) {
+            let (words, text): (Vec<&str>, Vec<&str>) = (words.iter().map(String::as_str).collect(), text.iter().map(String::as_str).collect());
+            prop_assert_eq!(Pattern::parse(&words.join(".")).matches(&text.join(".")), by_definition(&words, &text));
+        }
+    }
+
+    #[test]
+    fn a_long_type_takes_no_long_time() {
+        let event_type = "a.".repeat(20_000);
+        assert!(!Pattern::parse("#.a.#.a.#.a.#.a.#.b").matches(&event_type));
     }
 }

@@ -27,6 +27,9 @@ impl From<Fault> for Miss {
     }
 }
 
+/// Who is told of each combination of elements, and of each array that is not there.
+type Expanded<'f, 't> = dyn FnMut(Result<&[Binding<'t>], Miss>) -> Result<(), TooMany> + 'f;
+
 /// Why an expansion ended early.
 pub(super) struct TooMany;
 
@@ -58,13 +61,13 @@ impl Template {
         miss.map_or(Ok(()), Err)
     }
 
-    /// Calls `each` for every combination of elements of the arrays that the template names and `bindings` does not yet bind.
+    /// Calls `each` for every combination of elements of the arrays that the template names and `bindings` does not yet bind, and for every
+    /// array that is not there.
     pub(super) fn expand<'t>(
         &'t self,
         scope: &Scope<'_, '_>,
         bindings: &mut Vec<Binding<'t>>,
-        each: &mut dyn FnMut(&[Binding<'t>]) -> Result<(), TooMany>,
-        missed: &mut dyn FnMut(Miss),
+        each: &mut Expanded<'_, 't>,
     ) -> Result<(), TooMany> {
         let next = self.paths().find_map(|path| {
             let end = (1..=path.steps().len()).find(|&end| {
@@ -73,23 +76,27 @@ impl Template {
             })?;
             Some((path, &path.steps()[..end]))
         });
-        let Some((path, steps)) = next else { return each(bindings) };
+        let Some((path, steps)) = next else { return each(Ok(bindings)) };
         match scope.length(path, &steps[..steps.len() - 1], bindings) {
-            Err(fault) => missed(fault.into()),
+            Err(fault) => each(Err(fault.into())),
             Ok(None) => {
                 let uses_it = |other: &Path| other.is_optional() && other.start == path.start && other.steps().starts_with(steps);
-                missed(if self.paths().any(uses_it) { Miss::Dropped } else { Miss::Unresolvable(format!("`{path}`: there is no array")) });
+                let is_dropped = self.paths().any(uses_it);
+                each(Err(if is_dropped { Miss::Dropped } else { Miss::Unresolvable(format!("`{path}`: there is no array")) }))
             }
             Ok(Some(length)) => {
                 for at in 0..length {
+                    if !scope.event.may_fill() {
+                        return Err(TooMany);
+                    }
                     bindings.push(Binding { start: path.start, steps, at });
-                    let done = self.expand(scope, bindings, each, missed);
+                    let done = self.expand(scope, bindings, each);
                     bindings.pop();
                     done?;
                 }
+                Ok(())
             }
         }
-        Ok(())
     }
 }
 

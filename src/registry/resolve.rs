@@ -12,8 +12,8 @@ use super::template::Template;
 use crate::event::{Event, Json};
 use crate::reason::Reason;
 
-/// How often templates may be filled in for one event: what `{path?}` drops is no target, but takes time.
-const MAX_ATTEMPTS: usize = 1_000_000;
+/// The most that the values written for one event may take: a whole payload in each of many keys would be more than a worker has.
+const MAX_VALUE_BYTES: usize = 64 * 1024 * 1024;
 
 /// What an event does, and why it does not do the rest: what `plan` shows.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -123,7 +123,8 @@ struct Run<'r, 'e, O> {
     data: Option<serde_json::Value>,
     /// More effects than this are too many: of the event, or of the entry at hand.
     limit: usize,
-    attempts: usize,
+    /// Of values written.
+    value_bytes: usize,
     is_over_limit: bool,
 }
 
@@ -138,7 +139,7 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
             violations: 0,
             data: None,
             limit: registry.max_keys_per_event,
-            attempts: 0,
+            value_bytes: 0,
             is_over_limit: false,
         }
     }
@@ -227,13 +228,12 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
         Ok(())
     }
 
-    fn unresolvable(&mut self, rule: &Rule, item: Option<usize>, message: impl FnOnce() -> String) {
-        let message = message();
-        self.observer.note(rule, self.effects.len(), item, || message.clone());
+    fn unresolvable(&mut self, rule: &Rule, item: Option<usize>, message: impl Fn() -> String) {
+        self.observer.note(rule, self.effects.len(), item, &message);
         let names = &self.registry.rules;
         self.fail(Reason::Unresolvable, || match names.get(rule.id.0 as usize) {
-            Some(name) => format!("{}: {message}", name.name),
-            None => message,
+            Some(name) => format!("{}: {}", name.name, message()),
+            None => message(),
         });
     }
 
@@ -263,15 +263,13 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
                 self.target(entry, rule, scope, item, target, &[], prefix, in_doubt)?;
                 continue;
             }
-            let mut misses = Vec::new();
-            let expanded = target.expand(
-                scope,
-                &mut Vec::new(),
-                &mut |bindings| self.target(entry, rule, scope, item, target, bindings, prefix, in_doubt),
-                &mut |miss| misses.push(miss),
-            );
-            misses.into_iter().for_each(|miss| self.missed(rule, item, "target", miss));
-            expanded?;
+            target.expand(scope, &mut Vec::new(), &mut |expanded| match expanded {
+                Ok(bindings) => self.target(entry, rule, scope, item, target, bindings, prefix, in_doubt),
+                Err(miss) => {
+                    self.missed(rule, item, "target", miss);
+                    Ok(())
+                }
+            })?;
         }
         Ok(())
     }
@@ -297,8 +295,7 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
         prefix: &str,
         in_doubt: bool,
     ) -> Result<(), TooMany> {
-        self.attempts += 1;
-        if self.attempts > MAX_ATTEMPTS {
+        if !self.event.may_fill() {
             return Err(TooMany);
         }
         let mut target = String::with_capacity(prefix.len() + 40);
@@ -371,7 +368,18 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
             }
         };
         match filled {
-            Ok(action) => Some(action),
+            Ok(Action::Write(write)) if self.value_bytes.saturating_add(write.value.len()) > MAX_VALUE_BYTES => {
+                let message =
+                    || format!("the values written for one event take more than {MAX_VALUE_BYTES} bytes; this one becomes delete");
+                self.unresolvable(rule, item, message);
+                Some(Action::Delete)
+            }
+            Ok(action) => {
+                if let Action::Write(write) = &action {
+                    self.value_bytes += write.value.len();
+                }
+                Some(action)
+            }
             Err((part, miss)) => {
                 self.missed(rule, item, part, miss);
                 self.observer.note(rule, self.effects.len(), item, || format!("{what} becomes delete"));
@@ -388,9 +396,16 @@ fn expiry_of(rule: &ExpiryRule, scope: &Scope<'_, '_>, bindings: &[Binding<'_>])
         ExpiryRule::At(template) => {
             let mut text = String::new();
             template.render(scope, bindings, &mut text)?;
-            let seconds = || text.parse::<i64>().ok().filter(|_| !text.starts_with('+'))?.checked_mul(1000);
+            let seconds = || {
+                let seconds = text.parse::<i64>().ok().filter(|_| !text.starts_with('+'))?;
+                // Milliseconds by mistake would never come: beyond the year 9999 nothing is meant.
+                Timestamp::from_second(seconds).ok().map(Timestamp::as_millisecond)
+            };
             let moment = || text.parse::<Timestamp>().ok().map(Timestamp::as_millisecond);
-            seconds().or_else(moment).map(Expiry::At).ok_or_else(|| Miss::Unresolvable("neither RFC 3339 nor Unix seconds".to_owned()))
+            seconds()
+                .or_else(moment)
+                .map(Expiry::At)
+                .ok_or_else(|| Miss::Unresolvable("neither RFC 3339 nor Unix seconds before the year 10000".to_owned()))
         }
     }
 }
@@ -398,30 +413,21 @@ fn expiry_of(rule: &ExpiryRule, scope: &Scope<'_, '_>, bindings: &[Binding<'_>])
 fn tags_of(tags: &[Template], scope: &Scope<'_, '_>, bindings: &[Binding<'_>], limit: usize) -> Result<Vec<String>, Miss> {
     let mut names = Vec::with_capacity(tags.len());
     for template in tags {
-        let (mut miss, mut no_array, mut attempts) = (None, None, 0);
-        let expanded = template.expand(
-            scope,
-            &mut bindings.to_vec(),
-            &mut |bindings| {
-                let mut name = String::new();
-                attempts += 1;
-                match template.render(scope, bindings, &mut name) {
-                    Ok(()) => names.push(name),
-                    Err(Miss::Dropped) => {}
-                    Err(unresolvable) => miss = Some(unresolvable),
-                }
-                if attempts > limit { Err(TooMany) } else { Ok(()) }
-            },
-            &mut |missed| {
-                if missed != Miss::Dropped {
-                    no_array = Some(missed);
-                }
-            },
-        );
+        let (mut miss, mut attempts) = (None, 0);
+        let expanded = template.expand(scope, &mut bindings.to_vec(), &mut |expanded| {
+            let mut name = String::new();
+            attempts += 1;
+            match expanded.and_then(|bindings| template.render(scope, bindings, &mut name)) {
+                Ok(()) => names.push(name),
+                Err(Miss::Dropped) => {}
+                Err(unresolvable) => miss = Some(unresolvable),
+            }
+            if attempts > limit { Err(TooMany) } else { Ok(()) }
+        });
         if expanded.is_err() {
             return Err(Miss::Unresolvable("more tags than an event may have targets".to_owned()));
         }
-        if let Some(miss) = miss.or(no_array) {
+        if let Some(miss) = miss {
             return Err(miss);
         }
     }

@@ -1,7 +1,7 @@
 //! What the paths and expressions of an entry read while one event is resolved.
 
 use std::borrow::Cow;
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -10,8 +10,9 @@ use cel::common::types::{CelBool, CelInt, CelMap, CelMapKey, CelNull, CelString,
 use cel::common::value::Val;
 use cel::{Context, ExecutionError, Value};
 
-use super::cel_value::{AbsentPrevious, cel_value, write_json};
+use super::cel_value::{AbsentPrevious, Meter, cel_value, write_json};
 use super::expression::{ENV, Expression, changed_variable, let_variable};
+use super::functions::{METER, STEP};
 use super::path::{EventField, Path, Start, Step};
 use crate::event::json::JsonKind;
 use crate::event::{Event, Json};
@@ -56,7 +57,18 @@ pub(super) struct EventScope<'e> {
     /// Deeper levels, by the address of their text.
     levels: RefCell<HashMap<usize, Level<'e>>>,
     lazy: [OnceCell<Box<dyn Val>>; 2],
+    /// The answers of `changed(…)`, by the path's address: `each` asks again for every element.
+    changed: RefCell<HashMap<usize, bool>>,
+    meter: OnceCell<Meter>,
+    /// How often templates were filled in, or an array gone through for them.
+    fillings: Cell<usize>,
 }
+
+/// The most steps that the expressions of one event may take: less than a second. Fewer in tests, whose build takes fifty times as long for each.
+const MAX_STEPS: u64 = if cfg!(test) { 10_000 } else { 1_000_000 };
+
+/// How often templates may be filled in for one event: what `{path?}` drops is no target, but takes time.
+const MAX_FILLINGS: usize = 1_000_000;
 
 impl<'e> EventScope<'e> {
     pub(super) fn new(event: &'e Event<'e>) -> Self {
@@ -68,6 +80,9 @@ impl<'e> EventScope<'e> {
             members: OnceCell::new(),
             levels: RefCell::default(),
             lazy: [OnceCell::new(), OnceCell::new()],
+            changed: RefCell::default(),
+            meter: OnceCell::new(),
+            fillings: Cell::new(0),
         }
     }
 
@@ -122,9 +137,24 @@ impl<'e> EventScope<'e> {
         self.lazy[usize::from(start == Start::Previous)].get_or_init(|| cel_value(json, false)).clone()
     }
 
+    fn meter(&self) -> &Meter {
+        self.meter.get_or_init(|| Meter::of(MAX_STEPS))
+    }
+
+    /// Counts one; whether that was still allowed.
+    pub(super) fn may_fill(&self) -> bool {
+        self.fillings.set(self.fillings.get() + 1);
+        self.fillings.get() <= MAX_FILLINGS
+    }
+
     /// Whether the payload and the state before differ at a path; always where there is no state before.
     fn changed(&self, path: &Path) -> bool {
         let Some(previous) = self.previous else { return true };
+        let address = std::ptr::from_ref(path) as usize;
+        *self.changed.borrow_mut().entry(address).or_insert_with(|| self.differs(previous, path))
+    }
+
+    fn differs(&self, previous: Json<'e>, path: &Path) -> bool {
         let (mut now, mut before) = (Vec::new(), Vec::new());
         collect(Some(self.data), path.steps(), &mut now);
         collect(Some(previous), path.steps(), &mut before);
@@ -363,7 +393,11 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
 
     fn evaluate<T>(&self, expression: &Expression, read: impl FnOnce(&dyn Val) -> Result<T, Fault>) -> Result<T, Fault> {
         let uses = &expression.uses;
+        self.spend_on_preparation(expression)?;
         let mut context = Context::with_env(ENV.clone());
+        if uses.steps {
+            context.add_variable_as_val(METER, Box::new(self.event.meter().clone()));
+        }
         if uses.data {
             context.add_variable_as_val("data", self.event.cel(Start::Data, uses.map_literals));
         }
@@ -395,6 +429,21 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
         }
     }
 
+    /// What is taken apart anew whenever an expression is asked, as it is for every element of an `each`.
+    fn spend_on_preparation(&self, expression: &Expression) -> Result<(), Fault> {
+        let Some(item) = self.item else { return Ok(()) };
+        let uses = &expression.uses;
+        let mut bytes = if uses.item { item.text().len() } else { 0 };
+        if uses.map_literals {
+            bytes += if uses.data { self.event.event.data_text.len() } else { 0 };
+            bytes += if uses.previous { self.event.previous.map_or(0, |previous| previous.text().len()) } else { 0 };
+        }
+        for &at in &uses.lets {
+            bytes += self.lets.value(at, self.event).map_or(0, |json| json.text().len());
+        }
+        if self.event.meter().spend(1 + bytes as u64 / 64) { Ok(()) } else { Err(too_many_steps()) }
+    }
+
     fn event_value(&self) -> CelMap<'static> {
         let fields = EventField::ALL.into_iter().filter_map(|field| {
             let value: Box<dyn Val> = match self.event_field(field)? {
@@ -415,6 +464,10 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
 fn place(path: &Path, steps: &[Step], bindings: &[Binding<'_>]) -> Result<usize, Fault> {
     let bound = bindings.iter().find(|bound| bound.start == path.start && bound.steps == steps);
     bound.map(|bound| bound.at).ok_or_else(|| Fault::new(format!("`{path}` has a `[]` that its target does not have")))
+}
+
+fn too_many_steps() -> Fault {
+    Fault::new(format!("the event makes its rules' expressions take more than {MAX_STEPS} steps: fewer elements, or no loop within a loop"))
 }
 
 /// An error of CEL's without the values in it.
@@ -442,6 +495,7 @@ fn fault_of(error: &ExecutionError) -> Fault {
         ExecutionError::Overflow(operator, ..) => Fault::new(format!("`{operator}` overflowed")),
         ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => Fault::new("division by zero"),
         ExecutionError::UnexpectedType { got, .. } if got == "null_type" || got == "Null" => Fault::absence("a value is null"),
+        ExecutionError::FunctionError { function, .. } if function == STEP => too_many_steps(),
         // Our own functions' messages hold no values; CEL's do.
         ExecutionError::FunctionError { function, message } if function == "date" => Fault::new(format!("`date`: {message}")),
         ExecutionError::FunctionError { function, .. } => Fault::new(format!("`{function}` failed")),

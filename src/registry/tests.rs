@@ -1,5 +1,6 @@
 //! Whole entries, built by hand, against events.
 
+mod bounds;
 mod properties;
 mod texts;
 
@@ -325,9 +326,10 @@ fn functions_answer() {
         assert_eq!(lines(&resolution), [format!("delete p:{answer}")], "{expression}");
     }
     for expression in
-        ["date('x', '%Y', 'UTC')", "date(0, '%Y', 'Mars/Base')", "date(0, '%!', 'UTC')", "date(9223372036854775807, '%Y', 'UTC')"]
+        ["date('x', '%Y', 'UTC')", "date(0, '%Y', data.zone)", "date(0, data.format, 'UTC')", "date(9223372036854775807, '%Y', 'UTC')"]
     {
-        let resolution = Builder::new().entry("user.updated").let_("x", expression).delete("{let.x}").resolve("{}");
+        let resolution = Builder::new().entry("user.updated").let_("x", expression).delete("{let.x}");
+        let resolution = resolution.resolve(r#"{"zone":"Mars/Base","format":"%!"}"#);
         assert_eq!(resolution.failure.map(|failure| failure.reason), Some(Reason::Unresolvable), "{expression}");
     }
 }

@@ -19,6 +19,37 @@ const LEASE_MARGIN: Duration = Duration::from_secs(5);
 /// Between two looks at a lease that somebody else holds.
 const HELD_INTERVAL: Duration = Duration::from_millis(50);
 
+/// What the leases of one delivery are known by: others each time that an outage of Redis interrupts it.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    stem: String,
+    round: u32,
+}
+
+/// What one effect's lease is known by, and what it was known by before the outage.
+#[derive(Debug)]
+pub(super) struct Token {
+    token: String,
+    before: Option<String>,
+}
+
+impl Tokens {
+    pub(super) fn new() -> Self {
+        Self { stem: new_token(), round: 0 }
+    }
+
+    /// There was an outage: nobody knows which leases were granted.
+    pub(super) fn renew(&mut self) {
+        self.round += 1;
+    }
+
+    /// For the effect at that position.
+    pub(super) fn of(&self, position: u32) -> Token {
+        let name = |round: u32| format!("{}-{position}-{round}", self.stem);
+        Token { token: name(self.round), before: self.round.checked_sub(1).map(name) }
+    }
+}
+
 /// Loads and fills `key`, which was deleted before; what is left to do, if anything.
 ///
 /// # Errors
@@ -29,8 +60,9 @@ pub(super) async fn warm(
     delivery: &Delivery,
     key: &str,
     warm: &Warm,
+    token: &Token,
 ) -> Result<Option<EffectOutcome>, Outage> {
-    match load_and_fill(shared, live, delivery, key, warm).await {
+    match load_and_fill(shared, live, delivery, key, warm, token).await {
         Ok(()) => Ok(None),
         Err(Unfilled::Load(LoadError::Retry { after, message })) => Ok(Some(EffectOutcome::Retry { message, after })),
         Err(Unfilled::Load(LoadError::Refused { message })) => Ok(Some(EffectOutcome::Dead { reason: Reason::LoaderRefused, message })),
@@ -61,21 +93,31 @@ impl From<CommandError> for Unfilled {
     }
 }
 
-async fn load_and_fill(shared: &Shared, live: &Live, delivery: &Delivery, key: &str, warm: &Warm) -> Result<(), Unfilled> {
+async fn load_and_fill(
+    shared: &Shared,
+    live: &Live,
+    delivery: &Delivery,
+    key: &str,
+    warm: &Warm,
+    Token { token, before }: &Token,
+) -> Result<(), Unfilled> {
     let cache = &shared.cache;
+    if let Some(before) = before {
+        // Else it would be waited for until it runs out. A fill by it that still comes is refused.
+        cache.release_lease(key, before).await?;
+    }
     // Its turn comes before its lease: others must not wait for a load that only waits itself.
     let admitted = live.loaders.admit(warm).await?;
     let lease = admitted.timeout() + LEASE_MARGIN;
-    let token = new_token();
-    let since = grant(shared, key, &token, lease).await?;
+    let since = grant(shared, key, token, lease).await?;
     match load(shared, admitted, delivery).await {
         Ok(Loaded::Value(value)) => {
             // Refused, it was invalidated since the load began: whoever did that left a miss, and a miss is right.
-            cache.fill(key, &token, since, &value, warm.expiry, &warm.tags).await?;
+            cache.fill(key, token, since, &value, warm.expiry, &warm.tags).await?;
         }
-        Ok(Loaded::Absent) => cache.release_lease(key, &token).await?,
+        Ok(Loaded::Absent) => cache.release_lease(key, token).await?,
         Err(error) => {
-            cache.release_lease(key, &token).await?;
+            cache.release_lease(key, token).await?;
             return Err(error.into());
         }
     }

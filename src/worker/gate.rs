@@ -15,10 +15,6 @@ use crate::telemetry::Metrics;
 /// acknowledgement timeout (30 minutes by default), long enough for a failover.
 pub(super) const HOLD: Duration = Duration::from_secs(60);
 
-/// A gate that is closed again so soon after it was opened is not opened at once: a Redis that takes the probe's write and refuses others'
-/// (a node of a cluster, memory at its limit) would be asked without end. Within the 2 s in which consuming must resume.
-const FLAPPING: Duration = Duration::from_secs(1);
-
 /// Open while Redis takes writes. Closed by whoever meets an outage, opened by the probe alone.
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -30,6 +26,7 @@ pub(super) struct Gate {
 impl Gate {
     /// Closed until the first probe succeeds.
     pub(super) fn new(readiness: Readiness, metrics: Metrics) -> Self {
+        metrics.set_paused("redis", true);
         Self { closed_since: watch::Sender::new(Some(Instant::now())), readiness, metrics }
     }
 
@@ -64,24 +61,21 @@ impl Gate {
     /// Probes whenever it is closed. Ends only where it never was open and Redis refuses us until a person changes something.
     pub(super) async fn keep(&self, cache: &Cache) -> Outage {
         let mut closed_since = self.closed_since.subscribe();
-        let mut opened: Option<Instant> = None;
+        let mut opened_before = false;
         loop {
             // The sender lives as long as `self`: waiting cannot fail.
             let _ = closed_since.wait_for(Option::is_some).await;
-            if let Some(opened) = opened {
-                tokio::time::sleep_until(opened + FLAPPING).await;
-            }
             // It paces itself.
             match cache.probe().await {
                 Ok(()) => {
-                    opened = Some(Instant::now());
+                    opened_before = true;
                     let since = self.closed_since.send_replace(None);
                     let after_s = since.map_or(0.0, |since| since.elapsed().as_secs_f64());
                     self.readiness.set_redis(Ok(()));
                     self.metrics.set_paused("redis", false);
                     info!(after_s, "Redis answers");
                 }
-                Err(outage) if outage.needs_person && opened.is_none() => return outage,
+                Err(outage) if outage.needs_person && !opened_before => return outage,
                 Err(outage) => self.readiness.set_redis(Err(outage.cause.into())),
             }
         }

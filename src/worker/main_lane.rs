@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +15,9 @@ use crate::cache::Outage;
 
 /// Batches that may be on their way to Redis at once: enough to fill a slow link; the prefetch bounds them anyway.
 const MAX_APPLYING: usize = 8;
+
+/// For copies under way when everything else is given back.
+const SETTLE_BEFORE_GIVING_BACK: Duration = Duration::from_secs(5);
 
 /// Consumes until told to stop, until the session ends, or until Redis was away too long.
 pub(super) async fn run(
@@ -30,7 +34,10 @@ pub(super) async fn run(
     loop {
         tokio::select! {
             biased;
-            settled = settling.next(), if !settling.is_empty() => acknowledge(lane, settled)?,
+            settled = settling.next(), if !settling.is_empty() => {
+                let settled: Result<Option<Tag>, SessionEnded> = settled;
+                acknowledge(lane, settled?)?;
+            }
             applied = applying.next(), if !applying.is_empty() => {
                 let (batch, applied): (Batch, Result<Unsettled, Outage>) = applied;
                 match applied {
@@ -43,16 +50,7 @@ pub(super) async fn run(
                             let (behind, _): (Batch, Result<Unsettled, Outage>) = applying.next().await;
                             held.push_back(behind);
                         }
-                        let mut hold = pin!(shared.gate.hold(stop));
-                        // What took hold before is settled meanwhile: it need not come again.
-                        let opened = loop {
-                            tokio::select! {
-                                biased;
-                                settled = settling.next(), if !settling.is_empty() => acknowledge(lane, settled)?,
-                                opened = &mut hold => break opened,
-                            }
-                        };
-                        if !opened {
+                        if !hold(shared, lane, &mut settling, stop).await? {
                             return Ok(LaneEnd::GaveBack);
                         }
                         for batch in held {
@@ -78,8 +76,37 @@ pub(super) async fn run(
     }
 }
 
-fn acknowledge(lane: &Lane, settled: Result<Option<Tag>, SessionEnded>) -> Result<(), SessionEnded> {
-    settled?.map_or(Ok(()), |tag| lane.ack_through(tag))
+/// Waits for Redis while what was applied before the outage is settled. False when the rest is to be given back: by then all that could be
+/// settled is, or its copies would be made twice.
+async fn hold<F>(shared: &Shared, lane: &Lane, settling: &mut InOrder<F>, stop: &CancellationToken) -> Result<bool, SessionEnded>
+where
+    F: Future<Output = Result<Option<Tag>, SessionEnded>>,
+{
+    let opened = {
+        let mut opens = pin!(shared.gate.hold(stop));
+        loop {
+            tokio::select! {
+                biased;
+                settled = settling.next(), if !settling.is_empty() => acknowledge(lane, settled?)?,
+                opened = &mut opens => break opened,
+            }
+        }
+    };
+    if !opened {
+        // An alarm of the broker may make this take for ever.
+        let settle_all = async {
+            while !settling.is_empty() {
+                acknowledge(lane, settling.next().await?)?;
+            }
+            Ok::<(), SessionEnded>(())
+        };
+        tokio::time::timeout(SETTLE_BEFORE_GIVING_BACK, settle_all).await.unwrap_or(Ok(()))?;
+    }
+    Ok(opened)
+}
+
+fn acknowledge(lane: &Lane, through: Option<Tag>) -> Result<(), SessionEnded> {
+    through.map_or(Ok(()), |tag| lane.ack_through(tag))
 }
 
 async fn apply(shared: &Shared, batch: Batch) -> (Batch, Result<Unsettled, Outage>) {

@@ -19,9 +19,9 @@ pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
     let mut seen = judged.clone();
     while stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
         let options = LoadOptions::for_run(&shared.config.registry);
-        let schemas = options.schemas.clone();
+        let looked_at = options.clone();
         // A tree that cannot be read now (a swap under way) is looked at again.
-        let Ok(Ok(digest)) = tokio::task::spawn_blocking(move || registry::digest_of(&schemas)).await else { continue };
+        let Ok(Ok(digest)) = tokio::task::spawn_blocking(move || registry::digest_of(&looked_at)).await else { continue };
         // Twice the same: nobody is in the midst of writing.
         let settled = digest == seen;
         seen.clone_from(&digest);

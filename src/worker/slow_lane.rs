@@ -1,23 +1,30 @@
 //! The slow lane: what one round trip cannot finish — loads, and drains of big tags — under its own permits.
 
+use std::time::Duration;
+
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{Batch, Unsettled};
-use super::{LaneEnd, Shared, copies, fill};
+use super::fill::{self, Tokens};
+use super::{LaneEnd, Shared, copies};
 use crate::broker::{Delivery, Lane, SessionEnded, Tag};
 use crate::cache::Outage;
 use crate::plan::{self, EffectOutcome, Slot};
 use crate::registry::{Action, Effect};
 
-/// Consumes until told to stop, until the session ends, or until Redis was away too long.
+/// Consumes, after a while, until told to stop, until the session ends, or until Redis was away too long.
 pub(super) async fn run(
     shared: &Shared,
     lane: &mut Lane,
     publisher: &copies::Publisher,
+    after: Duration,
     stop: &CancellationToken,
 ) -> Result<LaneEnd, SessionEnded> {
+    if stop.run_until_cancelled(tokio::time::sleep(after)).await.is_none() {
+        return Ok(LaneEnd::Stopped);
+    }
     let mut in_hand = FuturesUnordered::new();
     let mut stopping = false;
     lane.consume(shared.slow_prefetch()).await?;
@@ -52,8 +59,9 @@ async fn handle(
     delivery: Delivery,
 ) -> Result<Option<Tag>, SessionEnded> {
     let batch = Batch::read(shared, vec![delivery]);
+    let mut tokens = Tokens::new();
     loop {
-        match work(shared, &batch).await {
+        match work(shared, &batch, &tokens).await {
             Ok(unsettled) => {
                 batch.settle(shared, publisher, &unsettled).await?;
                 return Ok(batch.last_tag());
@@ -63,19 +71,20 @@ async fn handle(
                 if !shared.gate.hold(stop).await {
                     return Ok(None);
                 }
+                tokens.renew();
             }
         }
     }
 }
 
 /// Does all that the delivery asks for, and gives what is left. A copy of the main lane's making asks for nothing that was done there.
-async fn work(shared: &Shared, batch: &Batch) -> Result<Unsettled, Outage> {
+async fn work(shared: &Shared, batch: &Batch, tokens: &Tokens) -> Result<Unsettled, Outage> {
     let (slow, mut rest) = match &batch.requests[0].only {
         Some(only) => (only.clone(), Vec::new()),
         // Made with another registry: all of it is done here, the quick part first.
         None => quick_part(shared, batch).await?,
     };
-    let mut pending: FuturesUnordered<_> = slow.into_iter().map(|position| finish(shared, batch, position)).collect();
+    let mut pending: FuturesUnordered<_> = slow.into_iter().map(|position| finish(shared, batch, position, tokens)).collect();
     while let Some(finished) = pending.next().await {
         rest.extend(finished?);
     }
@@ -91,10 +100,10 @@ async fn quick_part(shared: &Shared, batch: &Batch) -> Result<(Vec<u32>, Vec<(u3
 }
 
 /// Finishes one effect; what is left of it, if anything.
-async fn finish(shared: &Shared, batch: &Batch, position: u32) -> Result<Option<(u32, EffectOutcome)>, Outage> {
+async fn finish(shared: &Shared, batch: &Batch, position: u32, tokens: &Tokens) -> Result<Option<(u32, EffectOutcome)>, Outage> {
     let effect = &batch.requests[0].resolution.effects[position as usize];
     let outcome = match &effect.action {
-        Action::Warm(warm) => fill::warm(shared, &batch.live, &batch.deliveries[0], &effect.target, warm).await?,
+        Action::Warm(warm) => fill::warm(shared, &batch.live, &batch.deliveries[0], &effect.target, warm, &tokens.of(position)).await?,
         Action::InvalidateTag => drain(shared, batch, effect).await?,
         // Nobody sends these here; a hand-made copy that does is done.
         Action::Delete | Action::BumpVersion | Action::Expire(_) | Action::Write(_) => {

@@ -11,10 +11,13 @@ use super::window::Window;
 use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
 use crate::broker::{Backoff, BrokerError, LaneName, Session, SessionEnded, SessionWatch};
 use crate::http::Readiness;
-use crate::telemetry::Metrics;
 
 /// A session that lasted so long starts the back-off anew: one that ends sooner may do so again at once.
 const PROVEN: Duration = Duration::from_secs(30);
+
+/// After a session that a message ended, the slow lane waits for so long: the next session may end the same way, and each end counts against
+/// the delivery limit of whatever is in hand.
+const CAREFUL: Duration = Duration::from_secs(5);
 
 /// Opens sessions until told to stop.
 pub(super) struct Supervisor<'s> {
@@ -53,6 +56,10 @@ impl<'s> Supervisor<'s> {
                         Ok(LaneEnd::GaveBack) => continue,
                         Err(ended) => {
                             self.careful = ended.by_unreadable_message();
+                            if self.careful {
+                                // The broker is well; the queue stands still until its delivery limit has taken the message out.
+                                backoff.reset();
+                            }
                             ended.to_string()
                         }
                     }
@@ -81,14 +88,17 @@ impl<'s> Supervisor<'s> {
             warn!("{warning}");
         }
         let ended = self.run_lanes(&mut session, stop).await;
+        self.shared.metrics.set_paused("broker", false);
         self.readiness.set_consuming(Err("no session with RabbitMQ".into()));
         match &ended {
             Ok(LaneEnd::Stopped) => info!("stopped: everything in hand is settled"),
             Ok(LaneEnd::GaveBack) => warn!("what was in hand is given back to RabbitMQ until Redis answers"),
             Err(_) => {}
         }
+        let watch = session.watch();
         session.close().await;
-        ended
+        // By now the first cause is known: a lane may have seen but a consequence of it.
+        ended.map_err(|ended| watch.cause().unwrap_or(ended))
     }
 
     async fn run_lanes(&mut self, session: &mut Session, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
@@ -97,21 +107,21 @@ impl<'s> Supervisor<'s> {
         let mut slow = session.lane(LaneName::Slow).await?;
         let main_publisher = copies::Publisher::new(session.publisher().await?, session.names().clone());
         let slow_publisher = copies::Publisher::new(session.publisher().await?, session.names().clone());
-        let window = Window::new(shared.config.amqp.prefetch, std::mem::take(&mut self.careful));
+        let careful = std::mem::take(&mut self.careful);
+        let window = Window::new(shared.config.amqp.prefetch, careful);
+        let slow_after = if careful { CAREFUL } else { Duration::ZERO };
         self.readiness.set_consuming(Ok(()));
         info!(queue = session.names().main, "consuming");
         let (mut watch, alarms) = (session.watch(), session.watch());
         let end = tokio::select! {
             end = both(
                 main_lane::run(shared, &mut main, &main_publisher, window, stop),
-                slow_lane::run(shared, &mut slow, &slow_publisher, stop),
-            ) => end,
-            ended = watch.ended() => Err(ended),
-            ended = bind(shared, session) => Err(ended),
-            never = show_alarms(alarms, &shared.metrics) => match never {},
+                slow_lane::run(shared, &mut slow, &slow_publisher, slow_after, stop),
+            ) => end?,
+            ended = watch.ended() => return Err(ended),
+            ended = bind(shared, session) => return Err(ended),
+            never = tell_of_alarms(shared, alarms) => match never {},
         };
-        shared.metrics.set_paused("broker", false);
-        let end = end?;
         if end == LaneEnd::GaveBack {
             main.nack_all().await?;
             slow.nack_all().await?;
@@ -136,10 +146,16 @@ async fn bind(shared: &Shared, session: &mut Session) -> SessionEnded {
     }
 }
 
-/// Shows in the metrics whether the broker takes messages of ours.
-async fn show_alarms(mut watch: SessionWatch, metrics: &Metrics) -> Infallible {
+/// Says whenever the broker begins or ceases to take messages; never returns.
+async fn tell_of_alarms(shared: &Shared, mut watch: SessionWatch) -> Infallible {
     loop {
-        metrics.set_paused("broker", watch.blocked_changed().await);
+        let blocked = watch.blocked_changed().await;
+        shared.metrics.set_paused("broker", blocked);
+        if blocked {
+            warn!("RabbitMQ takes no messages (a memory or disk alarm): copies wait, and what stands behind them");
+        } else {
+            info!("RabbitMQ takes messages again");
+        }
     }
 }
 

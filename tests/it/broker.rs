@@ -18,7 +18,7 @@ use crate::support::{RabbitMq, unique, wait_for};
 const SOON: Duration = Duration::from_secs(20);
 
 /// As a worker's, on names of its own.
-fn config(url: &str) -> AmqpConfig {
+pub(crate) fn config(url: &str) -> AmqpConfig {
     AmqpConfig {
         urls: vec![SecretUrl::new(url.parse().unwrap())],
         tls: TlsConfig::default(),
@@ -36,16 +36,16 @@ fn keys(keys: &[&str]) -> Vec<String> {
     keys.iter().map(|&key| key.to_owned()).collect()
 }
 
-async fn open(config: &AmqpConfig) -> Session {
+pub(crate) async fn open(config: &AmqpConfig) -> Session {
     Session::open(config, &keys(&["#"])).await.unwrap()
 }
 
 /// A plain channel, as another program has it.
-async fn other(rabbitmq: &RabbitMq) -> Channel {
+pub(crate) async fn other(rabbitmq: &RabbitMq) -> Channel {
     rabbitmq.connection().await.create_channel().await.unwrap()
 }
 
-async fn depth(channel: &Channel, queue: &str) -> u32 {
+pub(crate) async fn depth(channel: &Channel, queue: &str) -> u32 {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap().message_count()
 }
@@ -63,11 +63,11 @@ async fn publish(session: &Session, config: &AmqpConfig, routing_key: &str, body
     publisher.publish(&message(&config.exchange, routing_key, body)).await.unwrap();
 }
 
-fn message(exchange: &str, routing_key: &str, body: &[u8]) -> OwnedMessage {
+pub(crate) fn message(exchange: &str, routing_key: &str, body: &[u8]) -> OwnedMessage {
     OwnedMessage { exchange: exchange.into(), routing_key: routing_key.into(), body: body.into(), ..OwnedMessage::default() }
 }
 
-async fn next(lane: &mut Lane) -> Delivery {
+pub(crate) async fn next(lane: &mut Lane) -> Delivery {
     let batch = tokio::time::timeout(SOON, lane.next_batch(1)).await.expect("a delivery comes").unwrap();
     batch.into_iter().next().unwrap()
 }

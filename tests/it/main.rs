@@ -10,6 +10,7 @@ mod dlq;
 mod docs;
 mod end_to_end;
 mod events;
+mod faults;
 mod http;
 mod permissions;
 mod registries;

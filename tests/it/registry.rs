@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
+use proptest::prelude::*;
 use serde_json::Value;
 use unstale::config::Vars;
+use unstale::event::{Decoded, Message, decode};
 use unstale::registry::{LoadOptions, Loaded, MissingVars, Problem, Problems, Registry, file_schema, run_examples};
 
 fn options(schemas: &Path) -> LoadOptions {
@@ -237,4 +240,77 @@ fn the_format_s_own_sample_loads_and_its_examples_hold() {
     assert_eq!(loaded.registry.routing_keys(), ["order.*", "product.updated"]);
     assert_eq!(loaded.registry.loaders().len(), 1);
     assert!(!format!("{:?}", loaded.registry).contains("t0ken"), "a header's value is shown");
+}
+
+/// What strangers of ten trades wrote, each file with its examples.
+#[test]
+fn registries_of_ten_trades_load_and_their_examples_hold() {
+    let files = files("trades");
+    assert_eq!(files.len(), 10);
+    for file in files {
+        let loaded = load_alone(&file).unwrap_or_else(|problems| panic!("{problems}"));
+        assert!(!loaded.examples.is_empty(), "{}", file.display());
+        let failing = run_examples(&loaded);
+        assert!(failing.is_empty(), "{}", Problems(failing));
+    }
+}
+
+#[test]
+fn the_registries_that_we_ship_load_without_a_warning_and_their_examples_hold() {
+    let vars = [("CATALOGUE_URL", "https://catalogue.example.com"), ("CATALOGUE_TOKEN", "t0ken")];
+    let vars = Vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    for folder in ["schemas", "examples/registry"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let loaded =
+            Registry::load(&LoadOptions { vars: vars.clone(), ..options(&folder) }).unwrap_or_else(|problems| panic!("{problems}"));
+        assert!(loaded.warnings.is_empty(), "{}", Problems(loaded.warnings));
+        let failing = run_examples(&loaded);
+        assert!(failing.is_empty(), "{}", Problems(failing));
+    }
+}
+
+proptest! {
+    /// From bytes to effects, with a registry that uses everything: nothing panics, and both ways of asking agree.
+    #[test]
+    fn no_message_panics_on_its_way_to_effects(
+        trade in 0..10_usize,
+        data in hostile_json(),
+        previous in hostile_json(),
+        cut in prop::option::of(0..200_usize),
+    ) {
+        static LOADED: LazyLock<Vec<Loaded>> = LazyLock::new(|| files("trades").iter().map(|file| load_alone(file).unwrap()).collect());
+        let registry = &LOADED[trade].registry;
+        for entry in registry.entries() {
+            let event_type = entry.name.replace('*', "x").replace('#', "x.y");
+            let body = serde_json::json!({"type": event_type, "data": data, "previous": previous}).to_string();
+            let body = &body.as_bytes()[..cut.unwrap_or(usize::MAX).min(body.len())];
+            let message = Message { exchange: "events", routing_key: "r", body, ..Message::default() };
+            if let Ok(Decoded::Event(event)) = decode(&message, 1 << 20) {
+                let explanation = registry.explain(&event);
+                prop_assert_eq!(&explanation.resolution, &registry.resolve(&event));
+                if let Some(failure) = explanation.resolution.failure {
+                    prop_assert!(failure.at as usize <= explanation.resolution.effects.len());
+                }
+            }
+        }
+    }
+}
+
+/// Objects whose members have the names that the trades' rules read, and whatever values.
+fn hostile_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        Just(Value::from("2026-03-01T23:30:00Z")),
+        ".{0,5}".prop_map(Value::from),
+    ];
+    let names = "id|seq|iban|balance|appointment|starts_at|clinic|patient|grades|published|class|pupil_id|vin|lat|lon|ts|slug|sections|languages|show|row|seat|hold|shelf|skus|station|unit|quality|account_id|rev|rules";
+    leaf.prop_recursive(4, 32, 5, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(names, inner, 0..8).prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
 }

@@ -42,6 +42,7 @@ impl Compiler<'_, '_, '_> {
         let template = self.checked(text, compiled)?;
         self.vars(text, template.vars().map(str::to_owned).collect());
         lint::check_paths(text, template.paths(), context.schema, role, self.report);
+        lint::check_foreign(text, template.has_placeholder(), context.schema, self.report);
         Some(template)
     }
 

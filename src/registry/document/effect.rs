@@ -4,7 +4,7 @@ use super::super::diagnostic::{Pos, Report, nearest};
 use super::super::effect::Verb;
 use super::super::model::Encoding;
 use super::super::tree::{Content, Member, Node};
-use super::fields::{Fields, duration, jitter, mapping, text, texts, ttl, word};
+use super::fields::{Fields, duration, jitter, mapping, text, texts, ttl_or_stand_in, word};
 use super::{EffectDocument, FORMAT, Text, VersionDocument};
 
 /// Every option beside the verb, and the verbs that know it.
@@ -26,7 +26,7 @@ pub(super) const OPTIONS: [(&str, &[Verb]); 14] = [
 ];
 
 pub(super) fn read_effect(node: &Node, report: &mut Report<'_>) -> Option<EffectDocument> {
-    let members = mapping(node, "an effect", report)?;
+    let members = mapping(node, "an effect", "such as delete: \"user:{id}\"", report)?;
     let verb = read_verb(node.at, members, report);
     for member in members {
         check_key(member, verb.as_ref().map(|(verb, _)| *verb), report);
@@ -47,7 +47,7 @@ pub(super) fn read_effect(node: &Node, report: &mut Report<'_>) -> Option<Effect
         each: fields.text("each", report),
         when: fields.text("when", report),
         prefix: fields.text("prefix", report),
-        ttl: fields.node("ttl").and_then(|node| ttl(node, report)),
+        ttl: fields.node("ttl").map(|node| ttl_or_stand_in(node, report)),
         jitter: fields.node("jitter").and_then(|node| jitter(node, report)),
         expires_at: fields.text("at", report),
         tags: fields.node("tags").map(|node| texts(node, "`tags`", report)).unwrap_or_default(),
@@ -70,7 +70,12 @@ fn read_verb(at: Pos, members: &[Member], report: &mut Report<'_>) -> Option<(Ve
     let Some((verb, member)) = verbs.next() else {
         let is_misspelt = members.iter().any(|member| nearest(&member.key, known_keys()).is_some_and(is_verb));
         if !is_misspelt {
-            report.error_with_hint(at, "this effect has no verb", format!("one of {}", Verb::ALL.map(Verb::as_str).join(", ")));
+            let meant = members.iter().find_map(|member| meant_verb(&member.key));
+            let hint = match meant {
+                Some(verb) => format!("did you mean `{verb}`? The verbs are {}", Verb::ALL.map(Verb::as_str).join(", ")),
+                None => format!("one of {}", Verb::ALL.map(Verb::as_str).join(", ")),
+            };
+            report.error_with_hint(at, "this effect has no verb", hint);
         }
         return None;
     };
@@ -94,6 +99,19 @@ fn read_verb(at: Pos, members: &[Member], report: &mut Report<'_>) -> Option<(Ve
 
 pub(super) fn known_keys() -> impl Iterator<Item = &'static str> {
     OPTIONS.iter().map(|(name, _)| *name).chain(Verb::ALL.iter().map(|verb| verb.as_str()))
+}
+
+/// What other caches call it.
+fn meant_verb(key: &str) -> Option<Verb> {
+    Some(match key.to_ascii_lowercase().as_str() {
+        "del" | "unlink" | "remove" | "evict" | "invalidate" | "purge" | "forget" | "key" | "keys" => Verb::Delete,
+        "tag" | "invalidate_tag" | "purge_tags" | "flush_tags" => Verb::InvalidateTags,
+        "set" | "put" | "store" | "update" | "cache" => Verb::Write,
+        "bump" | "incr" | "increment" => Verb::BumpVersion,
+        "touch" | "ttl" => Verb::Expire,
+        "load" | "reload" | "refresh" | "fetch" | "prefetch" => Verb::Warm,
+        _ => return None,
+    })
 }
 
 fn is_verb(key: &str) -> bool {

@@ -15,13 +15,19 @@ pub(super) struct Fields<'n> {
 impl<'n> Fields<'n> {
     /// Opens a mapping and reports its unknown keys. Keys that begin with `x-` belong to the file's author.
     pub(super) fn open(node: &'n Node, what: &str, known: &[&str], report: &mut Report<'_>) -> Option<Self> {
-        let members = mapping(node, what, report)?;
+        let hint = match what {
+            "a schema file" => "such as events: { user.updated: { effects: [ … ] } }",
+            "an event" => "its rules stand under `effects:`; one that does nothing is {}",
+            _ => "",
+        };
+        let members = mapping(node, what, hint, report)?;
         for member in members {
             if known.contains(&member.key.as_str()) || member.key.starts_with("x-") {
                 continue;
             }
             let hint = match nearest(&member.key, known.iter().copied()) {
                 Some(name) => format!("did you mean `{name}`?"),
+                None if what == "a schema file" && member.key.contains('.') => "events stand under `events:`, indented".to_owned(),
                 None => format!("known here: {}; keys that begin with x- are yours", known.join(", ")),
             };
             report.error_with_hint(member.key_at, format!("{what} has no key `{}` in format {FORMAT}", member.key), hint);
@@ -48,11 +54,16 @@ impl<'n> Fields<'n> {
 }
 
 /// The members of a mapping.
-pub(super) fn mapping<'n>(node: &'n Node, what: &str, report: &mut Report<'_>) -> Option<&'n [Member]> {
+pub(super) fn mapping<'n>(node: &'n Node, what: &str, hint: &str, report: &mut Report<'_>) -> Option<&'n [Member]> {
     match &node.content {
         Content::Object(members) => Some(members),
         Content::Array(_) | Content::Scalar(_) => {
-            report.error(node.at, format!("{what} must be a mapping of keys to values; this is {}", node.describe()));
+            let message = format!("{what} must be a mapping of keys to values; this is {}", node.describe());
+            if hint.is_empty() {
+                report.error(node.at, message);
+            } else {
+                report.error_with_hint(node.at, message, hint);
+            }
             None
         }
     }
@@ -63,7 +74,8 @@ pub(super) fn list<'n>(node: &'n Node, what: &str, report: &mut Report<'_>) -> O
     match &node.content {
         Content::Array(items) => Some(items),
         Content::Object(_) | Content::Scalar(_) => {
-            report.error(node.at, format!("{what} must be a list; this is {}", node.describe()));
+            let message = format!("{what} must be a list; this is {}", node.describe());
+            report.error_with_hint(node.at, message, "begin each of its elements with `- `");
             None
         }
     }
@@ -114,7 +126,7 @@ pub(super) fn texts(node: &Node, what: &str, report: &mut Report<'_>) -> Vec<Tex
 
 /// A mapping of names to texts, in the order written.
 pub(super) fn named_texts(node: &Node, what: &str, report: &mut Report<'_>) -> Vec<(Text, Text)> {
-    let Some(members) = mapping(node, what, report) else { return Vec::new() };
+    let Some(members) = mapping(node, what, "", report) else { return Vec::new() };
     members.iter().filter_map(|member| Some((name(member), text(&member.value, &format!("`{}`", member.key), report)?))).collect()
 }
 
@@ -181,6 +193,11 @@ pub(super) fn ttl(node: &Node, report: &mut Report<'_>) -> Option<At<Ttl>> {
         _ => Ttl::For(duration(node, "`ttl`", report)?),
     };
     Some(At { at: node.at, value })
+}
+
+/// The same; where it cannot be read any value, so that nothing else misses one.
+pub(super) fn ttl_or_stand_in(node: &Node, report: &mut Report<'_>) -> At<Ttl> {
+    ttl(node, report).unwrap_or(At { at: node.at, value: Ttl::For(Duration::from_secs(1)) })
 }
 
 /// A rate above zero.

@@ -5,7 +5,8 @@ use super::super::model::Validate;
 use super::super::tree::{Content, Node};
 use super::effect::{read_effect, read_version};
 use super::fields::{
-    Fields, boolean, count, duration, integer, jitter, list, mapping, name, named_texts, rate, size_bytes, text, texts, ttl, word,
+    Fields, boolean, count, duration, integer, jitter, list, mapping, name, named_texts, rate, size_bytes, text, texts, ttl_or_stand_in,
+    word,
 };
 use super::{At, Defaults, Document, EntryDocument, ExampleDocument, ExampleEvent, FORMAT, LoaderDocument, Text};
 use crate::reason::Reason;
@@ -59,13 +60,13 @@ fn read_defaults(node: &Node, report: &mut Report<'_>) -> Option<Defaults> {
     let fields = Fields::open(node, "`defaults`", &DEFAULTS_KEYS, report)?;
     Some(Defaults {
         key_prefix: fields.text("key_prefix", report),
-        ttl: fields.node("ttl").and_then(|node| ttl(node, report)),
+        ttl: fields.node("ttl").map(|node| ttl_or_stand_in(node, report)),
         jitter: fields.node("jitter").and_then(|node| jitter(node, report)),
     })
 }
 
 fn read_loaders(node: &Node, report: &mut Report<'_>) -> Vec<(Text, LoaderDocument)> {
-    let Some(members) = mapping(node, "`loaders`", report) else { return Vec::new() };
+    let Some(members) = mapping(node, "`loaders`", "", report) else { return Vec::new() };
     let mut loaders = Vec::new();
     for member in members {
         let key = &member.key;
@@ -95,7 +96,7 @@ fn read_loaders(node: &Node, report: &mut Report<'_>) -> Vec<(Text, LoaderDocume
 }
 
 fn read_events(node: &Node, report: &mut Report<'_>) -> Vec<(Text, EntryDocument)> {
-    let Some(members) = mapping(node, "`events`", report) else { return Vec::new() };
+    let Some(members) = mapping(node, "`events`", "such as user.updated: { effects: [ … ] }", report) else { return Vec::new() };
     let mut events = Vec::new();
     for member in members {
         check_routing_key(&member.key, member.key_at, "an event", report);
@@ -187,7 +188,7 @@ fn read_example(node: &Node, report: &mut Report<'_>) -> Option<ExampleDocument>
     fields.text("description", report);
     let object = |key: &str, report: &mut Report<'_>| {
         let node = fields.node(key)?;
-        mapping(node, &format!("`{key}`"), report).map(|_| node.clone())
+        mapping(node, &format!("`{key}`"), "", report).map(|_| node.clone())
     };
     let reasons = Reason::ALL.map(|reason| (reason.as_str(), reason));
     Some(ExampleDocument {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use unstale::broker::{BrokerError, LaneName, Outgoing, PublishError, Session};
+use unstale::broker::{BrokerError, LaneName, Outgoing, PublishError, Publisher, Session};
 use unstale::config::SecretUrl;
 use unstale::event::OwnedMessage;
 
@@ -232,8 +232,11 @@ async fn a_blocked_publisher_says_so_and_acks_go_on() {
     lane.ack_one(first.tag()).unwrap();
     let second = next(&mut lane).await;
     lane.ack_one(second.tag()).unwrap();
-    // Longer than any answer may take: an alarm is no reason to end the session.
-    tokio::time::sleep(Duration::from_secs(32)).await;
+    // Somebody waits for a command's answer, so that it gives up; a session does not, however long the alarm lasts.
+    let mut outside = Publisher::connect(&config).await.unwrap();
+    let dead = format!("{}.dead", config.queue);
+    let given_up = tokio::time::timeout(Duration::from_secs(40), outside.publish(&message("", &dead, b"{}"))).await.unwrap();
+    assert!(matches!(given_up, Err(PublishError::Ended(_))), "{given_up:?}");
     own.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
     tokio::time::timeout(SOON, publisher.unblocked()).await.unwrap();
     assert_eq!(held.await.unwrap(), Ok(()));

@@ -174,3 +174,23 @@ async fn many_that_wait_for_redis_share_one_probe() {
     server.thaw();
     recovers(&cache).await;
 }
+
+/// A node of a cluster may own the probe's slot and not the key's: the probe promises what no work can keep.
+#[tokio::test]
+async fn a_redis_that_fails_what_its_probe_promises_is_not_hammered() {
+    let server = Redis::start_with(&["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"]).await;
+    let mut redis = server.connection().await;
+    run::<()>(&mut redis, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
+    let cache = Cache::connect(&config(&server.url()), "q").unwrap();
+    wait_until(Duration::from_secs(10), "the node takes writes", async || cache.probe().await.is_ok()).await;
+    let slot: i64 = run(&mut redis, &["CLUSTER", "KEYSLOT", "k"]).await;
+    run::<()>(&mut redis, &["CLUSTER", "DELSLOTS", &slot.to_string()]).await;
+    let since = std::time::Instant::now();
+    let mut outages = 0;
+    while since.elapsed() < Duration::from_secs(3) {
+        if cache.probe().await.is_ok() && try_apply(&cache, &[effect(0, "k", Action::BumpVersion)]).await.is_err() {
+            outages += 1;
+        }
+    }
+    assert!((2..=12).contains(&outages), "{outages} outages in 3 s");
+}

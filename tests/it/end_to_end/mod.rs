@@ -5,3 +5,4 @@ mod lifecycle;
 mod load;
 pub(crate) mod stage;
 mod verbs;
+mod warm;

@@ -57,18 +57,16 @@ impl Stage {
     }
 
     async fn on(amqp_url: &str, files: &[(&str, &str)]) -> Self {
+        Self::with(amqp_url, Redis::start().await, files).await
+    }
+
+    /// With a Redis of the test's own making, such as one whose data survives a kill.
+    pub(crate) async fn with(amqp_url: &str, redis: Redis, files: &[(&str, &str)]) -> Self {
         let schemas = tempfile::tempdir().unwrap();
         let client = connect(amqp_url).await;
         let channel = confirming(&client).await;
-        let stage = Self {
-            redis: Redis::start().await,
-            queue: unique("queue"),
-            exchange: unique("events"),
-            schemas,
-            amqp_url: amqp_url.to_owned(),
-            client,
-            channel,
-        };
+        let stage =
+            Self { redis, queue: unique("queue"), exchange: unique("events"), schemas, amqp_url: amqp_url.to_owned(), client, channel };
         for (name, text) in files {
             stage.write_schema(name, text);
         }
@@ -90,6 +88,22 @@ impl Stage {
     pub(crate) async fn reconnect(&mut self) {
         self.client = connect(&self.amqp_url).await;
         self.channel = confirming(&self.client).await;
+    }
+
+    /// As [`reconnect`](Self::reconnect), where the broker may still be away.
+    pub(crate) async fn try_reconnect(&mut self) -> bool {
+        let Ok(client) = Connection::connect(&self.amqp_url, lapin::ConnectionProperties::default()).await else { return false };
+        let Ok(channel) = client.create_channel().await else { return false };
+        if channel.confirm_select(ConfirmSelectOptions::default()).await.is_err() {
+            return false;
+        }
+        (self.client, self.channel) = (client, channel);
+        true
+    }
+
+    /// A channel of the stranger's.
+    pub(crate) async fn new_channel(&self) -> Channel {
+        self.client.create_channel().await.unwrap()
     }
 
     /// Starts a worker and waits until it is ready. Later settings win.
@@ -152,9 +166,20 @@ impl Stage {
         properties: BasicProperties,
         body: &[u8],
     ) -> BoxFuture<'static, lapin::Result<Confirmation>> {
+        self.try_send(exchange, routing_key, properties, body).await.unwrap()
+    }
+
+    /// As [`send`](Self::send), where the broker may be away.
+    pub(crate) async fn try_send(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> lapin::Result<BoxFuture<'static, lapin::Result<Confirmation>>> {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let properties = properties.with_delivery_mode(2);
-        Box::pin(self.channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties).await.unwrap())
+        Ok(Box::pin(self.channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties).await?))
     }
 
     /// Messages ready in a queue of ours: `""`, `".slow"`, `".dead"`…; none where there is no such queue.
@@ -166,6 +191,37 @@ impl Stage {
         let count = declared.message_count();
         channel.close(200, "".into()).await.unwrap();
         count
+    }
+
+    /// Whether there is such a queue.
+    pub(crate) async fn exists_queue(&self, queue: &str) -> bool {
+        let channel = self.client.create_channel().await.unwrap();
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(queue.into(), options, FieldTable::default()).await.is_ok()
+    }
+
+    /// How many consumers a queue has.
+    pub(crate) async fn consumers(&self, queue: &str) -> u32 {
+        let channel = self.client.create_channel().await.unwrap();
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap();
+        let count = declared.consumer_count();
+        channel.close(200, "".into()).await.unwrap();
+        count
+    }
+
+    /// Looks at what is ready in a queue, and puts it back: the highest `x-delivery-count` among it.
+    pub(crate) async fn highest_delivery_count(&self, queue: &str) -> i64 {
+        let channel = self.client.create_channel().await.unwrap();
+        let mut highest = 0;
+        while let Some(got) = channel.basic_get(queue.into(), BasicGetOptions { no_ack: false }).await.unwrap() {
+            let headers = got.delivery.properties.headers().clone().unwrap_or_default();
+            if let Some(AMQPValue::LongLongInt(count)) = headers.inner().get("x-delivery-count") {
+                highest = highest.max(*count);
+            }
+        }
+        channel.close(200, "".into()).await.unwrap();
+        highest
     }
 
     /// Waits until the dead-letter queue holds so many, and takes them out.

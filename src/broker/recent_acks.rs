@@ -1,0 +1,57 @@
+//! How long a goodbye must wait for the acknowledgements before it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A RabbitMQ channel passes so many acknowledgements on to a quorum queue (`quorum_commands_soft_limit`, 32) and keeps the rest until the
+/// queue has written those to disk. Closed before, it forgets what it keeps, and all of that is delivered again. AMQP gives no sign by which
+/// to wait.
+const PASSED_ON: usize = 32;
+
+/// Ample for one write to disk; what was kept then goes out in one command.
+const ONE_WRITE: Duration = Duration::from_secs(1);
+
+/// When the last acknowledgements of a session were made.
+#[derive(Debug, Clone, Default)]
+pub(super) struct RecentAcks(Arc<Mutex<VecDeque<Instant>>>);
+
+impl RecentAcks {
+    /// One more, now.
+    pub(super) fn note(&self) {
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.len() == PASSED_ON {
+            made.pop_front();
+        }
+        made.push_back(Instant::now());
+    }
+
+    /// How long until the broker has passed all of them on: no time unless there were many of late.
+    pub(super) fn take_hold_in(&self) -> Duration {
+        let made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match (made.front(), made.back()) {
+            (Some(first), Some(last)) if made.len() == PASSED_ON && first.elapsed() < ONE_WRITE => ONE_WRITE.saturating_sub(last.elapsed()),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_goodbye_waits_for_many_acknowledgements_and_not_for_few() {
+        let acks = RecentAcks::default();
+        for _ in 0..PASSED_ON - 1 {
+            acks.note();
+        }
+        assert_eq!(acks.take_hold_in(), Duration::ZERO);
+        acks.note();
+        acks.note();
+        assert!(acks.take_hold_in() > ONE_WRITE / 2);
+        let long_ago = Instant::now().checked_sub(ONE_WRITE).unwrap();
+        acks.0.lock().unwrap()[0] = long_ago;
+        assert_eq!(acks.take_hold_in(), Duration::ZERO);
+    }
+}

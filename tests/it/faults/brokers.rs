@@ -1,0 +1,129 @@
+//! RabbitMQ in every kind of trouble, under load.
+
+use std::time::Duration;
+
+use lapin::options::QueueDeleteOptions;
+
+use super::load::{Kinds, Pages, SETTINGS, no_blame, stage};
+use crate::end_to_end::stage::SOON;
+use crate::support::{Proxy, RabbitMq, rabbitmq, wait_until};
+
+const EVENTS: u32 = 3_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_killed_under_load() {
+    let broker = RabbitMq::start().await;
+    let mut stage = stage(&broker.url()).await;
+    let pages = Pages::serve().await;
+    let settings: Vec<(&str, &str)> = SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", pages.as_str())]).collect();
+    Kinds::MIXED.seed(&stage, 0..EVENTS).await;
+    let (one, two) = (stage.worker(&settings).await, stage.worker(&settings).await);
+    broker.flush_declarations().await;
+    let publishing = async {
+        Kinds::MIXED.publish(&mut stage, 0..EVENTS, Duration::from_millis(50)).await;
+        stage
+    };
+    let breaking = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        broker.restart().await;
+    };
+    let (stage, ()) = tokio::join!(publishing, breaking);
+    Kinds::MIXED.settled(&stage, &[&one, &two], 0..EVENTS).await;
+    assert_eq!(stage.ready(".dead").await, 0);
+    assert_eq!(one.terminate().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_cut_then_stalled_in_the_middle_of_whatever_was_being_said() {
+    let broker = rabbitmq().await;
+    let mut stage = stage(&broker.url()).await;
+    let pages = Pages::serve().await;
+    let proxy = Proxy::start(&broker.addr()).await;
+    let amqp_url = broker.url().replace(&broker.addr(), &proxy.addr());
+    let settings: Vec<(&str, &str)> =
+        SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", pages.as_str()), ("UNSTALE_AMQP_URL", &amqp_url)]).collect();
+    Kinds::MIXED.seed(&stage, 0..EVENTS).await;
+    let worker = stage.worker(&settings).await;
+    let third = EVENTS / 3;
+    for cut in 0..4 {
+        Kinds::MIXED.publish(&mut stage, cut * third / 4..(cut + 1) * third / 4, Duration::ZERO).await;
+        proxy.cut().await;
+    }
+    Kinds::MIXED.publish(&mut stage, third..2 * third, Duration::ZERO).await;
+    wait_until(SOON, "it consumes", async || matches!(worker.get("/readyz").await, Some((200, _)))).await;
+    proxy.stall();
+    Kinds::MIXED.publish(&mut stage, 2 * third..EVENTS, Duration::ZERO).await;
+    wait_until(SOON, "the silence is noticed", async || matches!(worker.get("/readyz").await, Some((503, _)))).await;
+    proxy.resume().await;
+    Kinds::MIXED.settled(&stage, &[&worker], 0..EVENTS).await;
+    assert_eq!(stage.ready(".dead").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queues_deleted_under_load_are_declared_again() {
+    let mut stage = stage(&rabbitmq().await.url()).await;
+    let pages = Pages::serve().await;
+    let settings: Vec<(&str, &str)> = SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", pages.as_str())]).collect();
+    Kinds::MIXED.seed(&stage, 0..EVENTS).await;
+    let worker = stage.worker(&settings).await;
+    for (round, suffix) in ["", ".slow", ".retry.50ms"].into_iter().enumerate() {
+        let channel = stage.new_channel().await;
+        let queue = format!("{}{suffix}", stage.queue);
+        channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+        // What a deleted queue held is gone by the deleter's will; what comes after is not.
+        let from = u32::try_from(round).unwrap() * 1_000;
+        let came_back = async || worker.get("/readyz").await.is_some_and(|(status, _)| status == 200);
+        if suffix.is_empty() {
+            wait_until(SOON, "the queue is back", async || {
+                stage.try_reconnect().await && came_back().await && stage.exists_queue(&queue).await
+            })
+            .await;
+        }
+        Kinds::MIXED.publish(&mut stage, from..from + 1_000, Duration::ZERO).await;
+        Kinds::MIXED.settled(&stage, &[&worker], from..from + 1_000).await;
+    }
+    assert_eq!(stage.ready(".dead").await, 0);
+}
+
+/// The broker tells a connection that it is blocked only once that publishes. Longer than any answer is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_memory_alarm_while_copies_must_be_published() {
+    let broker = RabbitMq::start().await;
+    let mut stage = stage(&broker.url()).await;
+    let pages = Pages::serve().await;
+    let settings: Vec<(&str, &str)> = SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", pages.as_str())]).collect();
+    Kinds::MIXED.seed(&stage, 0..EVENTS).await;
+    // So that the queues are there, and full.
+    assert_eq!(stage.worker(&settings).await.terminate().await.code(), Some(0));
+    Kinds::MIXED.publish(&mut stage, 0..EVENTS, Duration::ZERO).await;
+    broker.ctl(&["set_vm_memory_high_watermark", "0.000001"]).await;
+    let worker = stage.worker(&settings).await;
+    wait_until(SOON, "the broker blocks it", async || worker.stderr().contains("takes no messages")).await;
+    // What came before the first event that needs a copy is done and acknowledged.
+    stage.wait_gone("user:2").await;
+    tokio::time::sleep(Duration::from_secs(35)).await;
+    let sessions = worker.stderr().matches("consuming queue").count();
+    assert_eq!(sessions, 1, "{}", worker.stderr());
+    assert!(worker.metrics().await.sum("unstale_paused", &[("cause", "broker")]) > 0.0, "{}", worker.get("/metrics").await.unwrap().1);
+    broker.ctl(&["set_vm_memory_high_watermark", "0.6"]).await;
+    Kinds::MIXED.settled(&stage, &[&worker], 0..EVENTS).await;
+    assert_eq!(stage.ready(".dead").await, 0);
+    let retried = worker.metrics().await.sum("unstale_retries_total", &[]);
+    assert!(retried <= 8.0, "{retried} retries: only what the loader failed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_broker_costs_nothing() {
+    let broker = RabbitMq::start().await;
+    let mut stage = stage(&broker.url()).await;
+    Kinds::QUICK.seed(&stage, 0..EVENTS).await;
+    let settings: Vec<(&str, &str)> = SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:9")]).collect();
+    let worker = stage.worker(&settings).await;
+    Kinds::QUICK.publish(&mut stage, 0..EVENTS, Duration::ZERO).await;
+    broker.freeze();
+    wait_until(Duration::from_secs(31), "the silence is noticed", async || matches!(worker.get("/readyz").await, Some((503, _)))).await;
+    broker.thaw();
+    wait_until(SOON, "the broker answers", async || stage.try_reconnect().await).await;
+    Kinds::QUICK.settled(&stage, &[&worker], 0..EVENTS).await;
+    no_blame(&stage, &[&worker]).await;
+}

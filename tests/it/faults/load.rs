@@ -1,0 +1,208 @@
+//! A load of events of every kind, what they must come to, and a publisher that outlives its broker.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use lapin::{BasicProperties, Confirmation};
+
+use crate::end_to_end::stage::Stage;
+use crate::support::{Redis, Worker, wait_until};
+
+/// The worker's retries, short; the loader waits no longer than a second.
+pub(super) const SETTINGS: &[(&str, &str)] = &[("UNSTALE_RETRY_DELAYS", "50ms,100ms,200ms,1s")];
+
+/// For everything to settle on a busy machine: leases of killed loads must run out first (1 s and a margin of 5 s).
+pub(super) const SETTLES: Duration = Duration::from_secs(60);
+
+const RULES: &str = r#"
+defaults: { ttl: 1h }
+loaders: { pages: { url: "{vars.PAGES_URL}", timeout: 1s } }
+events:
+  user.updated:
+    effects: [ { delete: "user:{id}" } ]
+  price.changed:
+    effects: [ { write: "price:{id}", value: "{cents}", encoding: raw, tags: ["prices:{id}"] } ]
+  tag.changed:
+    effects: [ { invalidate_tags: "big:{id}" } ]
+  page.changed:
+    effects: [ { warm: "page:{id}", from: "pages:/{id}" } ]
+"#;
+
+/// Members of each big tag: more than one round trip deletes.
+const MEMBERS: u32 = 600;
+
+/// A stage whose Redis keeps its data through a kill.
+pub(super) async fn stage(amqp_url: &str) -> Stage {
+    let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    Stage::with(amqp_url, redis, &[("rules.yaml", RULES)]).await
+}
+
+/// Loaders' server: each tenth page fails the first time.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pages(Arc<Mutex<BTreeMap<u32, u32>>>);
+
+impl Pages {
+    pub(super) async fn serve() -> String {
+        let app = Router::new().route("/{id}", get(Self::page)).with_state(Self::default());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        url
+    }
+
+    async fn page(State(pages): State<Self>, Path(id): Path<u32>) -> (StatusCode, String) {
+        let loads = {
+            let mut loads = pages.0.lock().unwrap();
+            let loads = loads.entry(id).or_default();
+            *loads += 1;
+            *loads
+        };
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if id.is_multiple_of(10) && loads == 1 {
+            return (StatusCode::SERVICE_UNAVAILABLE, String::new());
+        }
+        (StatusCode::OK, format!("page {id}"))
+    }
+}
+
+/// Events by number: mostly deletions and writes, with loads, retries and drains among them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kinds {
+    /// One in so many is a load.
+    pub(super) loads: u32,
+    /// One in so many drains a tag.
+    pub(super) drains: u32,
+}
+
+impl Kinds {
+    pub(super) const MIXED: Self = Self { loads: 40, drains: 400 };
+    /// No loads: nothing ever has a reason to retry.
+    pub(super) const QUICK: Self = Self { loads: u32::MAX, drains: 200 };
+
+    fn event(self, n: u32) -> (&'static str, String) {
+        if n % self.drains == 1 {
+            ("tag.changed", format!(r#"{{"id":{n}}}"#))
+        } else if n.is_multiple_of(self.loads) && n > 0 {
+            ("page.changed", format!(r#"{{"id":{}}}"#, n / self.loads))
+        } else if n.is_multiple_of(2) {
+            ("user.updated", format!(r#"{{"id":{n}}}"#))
+        } else {
+            ("price.changed", format!(r#"{{"id":{n},"cents":{n}}}"#))
+        }
+    }
+
+    fn key(self, n: u32) -> (String, Option<String>) {
+        match self.event(n).0 {
+            "tag.changed" => (format!("big:{n}:0"), None),
+            "page.changed" => (format!("page:{}", n / self.loads), Some(format!("page {}", n / self.loads))),
+            "user.updated" => (format!("user:{n}"), None),
+            _ => (format!("price:{n}"), Some(n.to_string())),
+        }
+    }
+
+    pub(super) async fn seed(self, stage: &Stage, numbers: std::ops::Range<u32>) {
+        let mut redis = stage.connection().await;
+        let numbers: Vec<u32> = numbers.collect();
+        for chunk in numbers.chunks(500) {
+            let mut pipe = redis::pipe();
+            for &n in chunk {
+                pipe.set(self.key(n).0, "old").ignore();
+                if self.event(n).0 == "tag.changed" {
+                    let members: Vec<String> = (0..MEMBERS).map(|member| format!("big:{n}:{member}")).collect();
+                    for member in &members {
+                        pipe.set(member, "old").ignore();
+                    }
+                    pipe.sadd(format!("cache_tag:big:{n}"), members).ignore();
+                }
+            }
+            let _: () = pipe.query_async(&mut redis).await.unwrap();
+        }
+    }
+
+    /// The keys that are not as their events want them, and members of tags that are left.
+    async fn wrong(self, stage: &Stage, numbers: std::ops::Range<u32>) -> Vec<String> {
+        let Ok(mut redis) = stage.redis.client().get_multiplexed_async_connection().await else { return vec!["Redis is away".into()] };
+        let mut wrong = Vec::new();
+        let range = numbers.clone();
+        let numbers: Vec<u32> = numbers.collect();
+        for chunk in numbers.chunks(1_000) {
+            let mut pipe = redis::pipe();
+            for &n in chunk {
+                pipe.get(self.key(n).0);
+            }
+            let Ok(values) = pipe.query_async::<Vec<Option<String>>>(&mut redis).await else { return vec!["Redis is away".into()] };
+            let pairs = chunk.iter().map(|&n| self.key(n)).zip(values);
+            wrong.extend(pairs.filter(|((_, wanted), found)| wanted != found).map(|((key, _), found)| format!("{key}: {found:?}")));
+        }
+        if let Ok(left) = redis::cmd("KEYS").arg("big:*").query_async::<Vec<String>>(&mut redis).await {
+            let number = |key: &str| key.split(':').nth(1).and_then(|number| number.parse::<u32>().ok());
+            wrong.extend(left.into_iter().filter(|key| number(key).is_some_and(|number| range.contains(&number))));
+        }
+        wrong
+    }
+
+    /// Waits until Redis is as all events want it, and every queue but the dead-letter queue is empty.
+    pub(super) async fn settled(self, stage: &Stage, workers: &[&Worker], numbers: std::ops::Range<u32>) {
+        let start = std::time::Instant::now();
+        loop {
+            let last = self.wrong(stage, numbers.clone()).await;
+            if last.is_empty() {
+                break;
+            }
+            if start.elapsed() > SETTLES {
+                let logs: String = workers.iter().map(|worker| worker.stderr()).collect();
+                panic!("{} keys are wrong, such as {:?}\n{logs}", last.len(), &last[..last.len().min(5)]);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        stage.wait_settled(workers).await;
+    }
+
+    /// Publishes until each is confirmed; what was under way when the broker went is published again on a new connection.
+    pub(super) async fn publish(self, stage: &mut Stage, numbers: std::ops::Range<u32>, pause: Duration) {
+        let mut waiting: VecDeque<u32> = numbers.collect();
+        while !waiting.is_empty() {
+            let chunk: Vec<u32> = (0..100).map_while(|_| waiting.pop_front()).collect();
+            if !self.publish_chunk(stage, &chunk).await {
+                waiting.extend(chunk);
+                wait_until(SETTLES, "the broker takes a connection", async || stage.try_reconnect().await).await;
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn publish_chunk(self, stage: &Stage, chunk: &[u32]) -> bool {
+        let mut confirms = FuturesUnordered::new();
+        for &n in chunk {
+            let (routing_key, body) = self.event(n);
+            match stage.try_send(&stage.exchange, routing_key, BasicProperties::default(), body.as_bytes()).await {
+                Ok(confirm) => confirms.push(confirm),
+                Err(_) => return false,
+            }
+        }
+        while let Some(confirm) = confirms.next().await {
+            match confirm {
+                Ok(Confirmation::Ack(None)) => {}
+                // No queue is bound for the moment, or the broker is gone.
+                _ => return false,
+            }
+        }
+        true
+    }
+}
+
+/// No attempt was spent, and nothing was dead-lettered.
+pub(super) async fn no_blame(stage: &Stage, workers: &[&Worker]) {
+    assert_eq!(stage.ready(".dead").await, 0, "dead letters");
+    for worker in workers {
+        let metrics = worker.metrics().await;
+        let blamed = metrics.sum("unstale_retries_total", &[]) + metrics.sum("unstale_dead_total", &[]);
+        assert!(blamed.abs() < f64::EPSILON, "{blamed} retries or dead letters:\n{}", worker.stderr());
+    }
+}
