@@ -28,11 +28,12 @@ use crate::config::AmqpConfig;
 /// Letters held by one channel: the prefetch has 16 bits.
 const CHANNEL_MAX: u16 = 50_000;
 
-/// Nothing came for so long: are there any left? Somebody else may have taken them.
-const QUIET: Duration = Duration::from_secs(1);
+/// Nothing came for so long: are there any left? Somebody else may have taken them. A busy broker takes seconds to send the first of 50,000, and
+/// meanwhile none of them counts as ready.
+const QUIET: Duration = Duration::from_secs(10);
 
-/// How long a queue may take to have the letters of a closed channel back, and how often it is asked.
-const RETURN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a queue may go without getting more of a closed channel's letters back, and how often it is asked.
+const RETURN_TIMEOUT: Duration = Duration::from_secs(10);
 const RETURN_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A letter, read as it was at first arrival where the broker put it there itself.
@@ -212,16 +213,21 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Waits until so many are ready. Says whether they are: somebody else may have taken some.
+    /// Waits until so many are ready, for as long as they become more. Says whether they are: somebody else may have taken some.
     async fn has_back(&self, letters: u32) -> Result<bool, SessionEnded> {
-        let deadline = Instant::now() + RETURN_TIMEOUT;
-        while ready(&self.link, &self.names.dead).await? < letters {
-            if Instant::now() >= deadline {
+        let (mut seen, mut since) = (0, Instant::now());
+        loop {
+            let ready = ready(&self.link, &self.names.dead).await?;
+            if ready >= letters {
+                return Ok(true);
+            }
+            if ready > seen {
+                (seen, since) = (ready, Instant::now());
+            } else if since.elapsed() > RETURN_TIMEOUT {
                 return Ok(false);
             }
             sleep(RETURN_INTERVAL).await;
         }
-        Ok(true)
     }
 }
 

@@ -136,3 +136,16 @@ async fn a_missing_queue_is_named_and_bad_usage_is_refused() {
         assert_eq!((code, out.as_str()), (64, ""), "{args:?} {err}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_out_of_reach_is_69() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    // Nothing listens on port 1 of a machine that runs tests.
+    let mut command = super::command(&stage, &["list"]);
+    command.env("UNSTALE_AMQP_URL", "amqp://127.0.0.1:1");
+    let start = std::time::Instant::now();
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{err}");
+    assert!(err.contains("RabbitMQ") && start.elapsed() < std::time::Duration::from_secs(15), "{err}");
+}
