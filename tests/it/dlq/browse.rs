@@ -80,6 +80,7 @@ async fn twenty_thousand_letters_are_listed_twice_alike() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes a minute or two: run it by hand"]
+#[expect(clippy::print_stderr, reason = "its times are what it is run for")]
 async fn a_hundred_thousand_letters_are_listed_alike_and_replayed_though_killed() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;
