@@ -76,6 +76,10 @@ impl Stage {
         stage
     }
 
+    pub(crate) fn amqp_url(&self) -> &str {
+        &self.amqp_url
+    }
+
     pub(crate) fn write_schema(&self, name: &str, text: &str) {
         std::fs::write(self.schemas.path().join(name), text).unwrap();
     }
