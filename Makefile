@@ -8,18 +8,21 @@ MAKEFLAGS += --no-builtin-rules
 
 BIN := $${CARGO_TARGET_DIR:-target}/debug/unstale
 
+# With an example beside it the worker's dependencies are built as for the tests, and so only once.
+BUILD := cargo build --locked --bin unstale --example tour
+
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1mmake %-16s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## Install what is missing, start private servers and a worker, and play the tour of the patterns
-	cargo build --locked --bin unstale --example tour
+	$(BUILD)
 	scripts/with-servers.sh scripts/demo.sh
 
 .PHONY: run
 run: ## The same servers, and a worker on schemas/ in the foreground, until Ctrl-C
-	cargo build --locked --bin unstale
+	$(BUILD)
 	UNSTALE_VAR_CATALOGUE_URL="$${UNSTALE_VAR_CATALOGUE_URL:-http://127.0.0.1:8080}" \
 	UNSTALE_VAR_CATALOGUE_TOKEN="$${UNSTALE_VAR_CATALOGUE_TOKEN:-demo-token}" \
 	scripts/with-servers.sh scripts/run.sh $(BIN)
@@ -34,7 +37,7 @@ test: install-servers ## Install what is missing, and run every test against ser
 
 .PHONY: test-languages
 test-languages: install-servers ## Publish from every language of examples/ and see each event's effect (installs their clients)
-	cargo build --locked --bin unstale
+	$(BUILD)
 	scripts/test-languages.sh
 
 .PHONY: lint
