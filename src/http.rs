@@ -106,7 +106,7 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(addr).await.map_err(|source| BindError { addr, source })
 }
 
-/// Answers until told to stop, and then within [`STOP_GRACE`].
+/// Answers until told to stop, and then for a second at most.
 ///
 /// # Errors
 /// Where the listener fails for good.

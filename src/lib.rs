@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod event;
 pub mod http;
+pub mod ops;
 pub mod plan;
 pub mod quantity;
 pub mod reason;

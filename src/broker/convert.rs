@@ -36,6 +36,12 @@ impl Delivery {
         }
     }
 
+    /// One that never was on a broker.
+    #[cfg(test)]
+    pub(crate) fn of(exchange: &str, routing_key: &str, body: &[u8]) -> Self {
+        tests::delivery(exchange, routing_key, BasicProperties::default(), body)
+    }
+
     /// What to acknowledge it by.
     pub fn tag(&self) -> Tag {
         self.tag
@@ -82,6 +88,13 @@ impl Delivery {
             },
             headers: Headers(headers),
             body: &self.body,
+        }
+    }
+
+    /// Tells where it first came from, where the broker has moved it since. A name beyond AMQP's 255 bytes cannot have come over the wire.
+    pub(super) fn arrived_by(&mut self, exchange: &str, routing_key: &str) {
+        if let (Some(exchange), Some(routing_key)) = (short(exchange), short(routing_key)) {
+            (self.exchange, self.routing_key) = (exchange, routing_key);
         }
     }
 

@@ -31,8 +31,8 @@ const DROPPED: [&str; 6] = ["x-death", "x-delivery-count", "x-acquired-count", "
 /// As above: `-queue`, `-reason` and `-exchange` each.
 const DROPPED_PREFIXES: [&str; 2] = ["x-first-death-", "x-last-death-"];
 
-/// Where the first copy kept what it had to clear; later copies keep that.
-const KEPT: [&str; 4] = [header::EXPIRATION, header::USER_ID, header::CC, header::HEADERS_DROPPED];
+/// Where the first copy kept what it had to clear, and a replayed one its history; later copies keep that.
+const KEPT: [&str; 5] = [header::EXPIRATION, header::USER_ID, header::CC, header::HEADERS_DROPPED, header::EARLIER_REASONS];
 
 /// What the headers of a copy say. What is `None` is not written, but for the event's type, id and form, which are then those of the earlier
 /// copy. The exchange, the routing key and the time of the first arrival are taken from the delivery, or from the earlier copy that it is.
@@ -52,6 +52,8 @@ pub struct CopyHeaders<'a> {
     pub form: Option<Form>,
     /// Positions of the effects still to do, where not all.
     pub effects: Option<&'a [u32]>,
+    /// The reasons of earlier dead letters, on a replayed one; `None` keeps those of the earlier copy.
+    pub earlier_reasons: Option<&'a str>,
     /// The registry's digest.
     pub registry: &'a str,
     /// Now: RFC 3339.
@@ -131,7 +133,8 @@ fn write_ours(table: &mut BTreeMap<ShortString, AMQPValue>, delivery: &Delivery,
     write(header::ROUTING_KEY, Some(routing_key).filter(fits).or(Some("")));
     write(header::FIRST_TIME, earlier(header::FIRST_TIME).filter(fits).or(Some(headers.time)));
     write(header::TIME, Some(headers.time));
-    write(header::REGISTRY, Some(headers.registry));
+    write(header::REGISTRY, Some(headers.registry).filter(|digest| !digest.is_empty()));
+    write(header::EARLIER_REASONS, headers.earlier_reasons.filter(fits));
     write(header::REASON, headers.reason.map(Reason::as_str));
     write(header::FORM, headers.form.map(Form::as_str).or_else(|| earlier(header::FORM)).filter(fits));
     write(header::EVENT_TYPE, headers.event_type.or_else(|| earlier(header::EVENT_TYPE)).filter(fits));

@@ -2,9 +2,11 @@
 
 mod check;
 mod completions;
+mod dlq;
 mod exit;
 mod plan;
 mod publish;
+mod reach;
 mod run;
 
 use std::ffi::OsString;
@@ -36,6 +38,7 @@ pub enum Command {
     Check(check::CheckArgs),
     Plan(plan::PlanArgs),
     Publish(publish::PublishArgs),
+    Dlq(dlq::DlqArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -77,6 +80,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Publish(args) => publish::run(&args),
+        Command::Dlq(args) => dlq::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     ended.unwrap_or_else(|error| {
@@ -116,6 +120,11 @@ mod tests {
         for command in root.get_subcommands_mut() {
             let help = command.render_long_help();
             all += &format!("\n---- {}\n{help}", command.get_name());
+            let name = command.get_name().to_owned();
+            for sub in command.get_subcommands_mut() {
+                let help = sub.render_long_help();
+                all += &format!("\n---- {name} {}\n{help}", sub.get_name());
+            }
         }
         insta::assert_snapshot!(all);
     }

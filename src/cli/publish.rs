@@ -2,23 +2,17 @@
 
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 use indicatif::ProgressBar;
 
+use super::reach::reach;
 use super::{CommandError, Exit, configure};
-use crate::broker::{BrokerError, Outgoing, PublishError, Publisher};
+use crate::broker::{Outgoing, PublishError, Publisher};
 use crate::config::{AmqpConfig, Scope};
 use crate::event::json::{JsonKind, write_string};
 use crate::event::line::{OwnedMessage, OwnedProperties};
 use crate::event::{Decoded, Json, decode};
-
-/// How long a broker that does not answer is waited for.
-const REACH_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Between two attempts to reach it.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// Events published before progress is shown again.
 const CHUNK: usize = 500;
@@ -87,7 +81,7 @@ pub(super) fn run(args: &PublishArgs) -> Result<Exit, CommandError> {
 
 /// Publishes all of them; the answer is no where one could not be routed.
 async fn publish(config: &AmqpConfig, messages: &[OwnedMessage]) -> Result<Exit, CommandError> {
-    let mut publisher = connect(config).await?;
+    let mut publisher = reach(async || Publisher::connect(config).await).await?;
     let progress = if messages.len() > CHUNK { ProgressBar::new(messages.len() as u64) } else { ProgressBar::hidden() };
     let (mut published, mut unroutable) = (0, 0);
     let mut failed = None;
@@ -117,23 +111,6 @@ async fn publish(config: &AmqpConfig, messages: &[OwnedMessage]) -> Result<Exit,
         Some(error) => Err(CommandError::unavailable(error)),
         None if unroutable > 0 => Ok(Exit::No),
         None => Ok(Exit::Clean),
-    }
-}
-
-async fn connect(config: &AmqpConfig) -> Result<Publisher, CommandError> {
-    let deadline = tokio::time::Instant::now() + REACH_TIMEOUT;
-    let mut last = format!("RabbitMQ gave no answer within {} s", REACH_TIMEOUT.as_secs());
-    loop {
-        match tokio::time::timeout_at(deadline, Publisher::connect(config)).await {
-            Ok(Ok(publisher)) => return Ok(publisher),
-            Ok(Err(error @ BrokerError::Settings(_))) => return Err(CommandError::usage(error)),
-            Ok(Err(error)) if error.is_final() => return Err(CommandError::unavailable(error)),
-            Ok(Err(error)) => last = error.to_string(),
-            Err(_) => return Err(CommandError::unavailable(last)),
-        }
-        if tokio::time::timeout_at(deadline, tokio::time::sleep(RETRY_AFTER)).await.is_err() {
-            return Err(CommandError::unavailable(last));
-        }
     }
 }
 

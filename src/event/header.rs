@@ -32,12 +32,14 @@ pub const USER_ID: &str = "unstale-user-id";
 pub const CC: &str = "unstale-cc";
 /// `true` where the publisher's headers did not fit a frame beside ours.
 pub const HEADERS_DROPPED: &str = "unstale-headers-dropped";
+/// The reasons for which it stood in the dead-letter queue before it was replayed, oldest first: `reason@time`, separated by commas.
+pub const EARLIER_REASONS: &str = "unstale-earlier-reasons";
 
 /// What every name of ours starts with.
 pub const PREFIX: &str = "unstale-";
 
 /// Every name.
-pub const ALL: [&str; 16] = [
+pub const ALL: [&str; 17] = [
     ATTEMPT,
     REASON,
     ERROR,
@@ -54,4 +56,5 @@ pub const ALL: [&str; 16] = [
     USER_ID,
     CC,
     HEADERS_DROPPED,
+    EARLIER_REASONS,
 ];

@@ -102,6 +102,7 @@ fn headers<'a>(order: &'a CopyOrder, event: Option<&'a Event<'_>>, registry: &'a
         event_id: event.map(|event| &*event.id),
         form: event.map(|event| event.form),
         effects: order.effects.as_deref(),
+        earlier_reasons: None,
         registry,
         time,
     }

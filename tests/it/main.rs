@@ -6,6 +6,7 @@ mod support;
 mod broker;
 mod cache;
 mod cli;
+mod dlq;
 mod docs;
 mod end_to_end;
 mod events;

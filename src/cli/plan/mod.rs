@@ -9,13 +9,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+pub(super) use text::shown;
+
 use super::check::offline;
 use super::{CommandError, Exit, configure};
 use crate::config::{Scope, UnknownPolicy};
 use crate::event::line::OwnedMessage;
-use crate::event::{Decoded, Event, decode};
+use crate::event::{Decoded, Event, Message, decode};
 use crate::reason::Reason;
-use crate::registry::{Effect, Explanation, Failure, Matched, Note, Registry, Resolution, RuleName};
+use crate::registry::{Action, Effect, Explanation, Failure, Matched, Note, Registry, Resolution, RuleName};
 
 /// Show what events would do to the cache; needs no server
 ///
@@ -38,6 +40,9 @@ Examples:
   echo '{\"type\":\"user.updated\",\"data\":{\"id\":42}}' | unstale plan
   unstale plan --json events.jsonl | jq -r '.effects[].target'";
 
+/// What stands for a value that is not shown.
+const HIDDEN: &str = "(hidden)";
+
 /// What one line turned out to be, and what it would do.
 struct Plan<'e> {
     /// Absent where the line is no event.
@@ -50,12 +55,14 @@ struct Plan<'e> {
 }
 
 /// What resolves events: the registry, without the files it was loaded from.
-struct Planner<'r, E> {
-    rules: &'r [RuleName],
-    explain: E,
-    unknown: UnknownPolicy,
-    max_body_bytes: usize,
-    json: bool,
+pub(super) struct Planner<'r, E> {
+    pub(super) rules: &'r [RuleName],
+    pub(super) explain: E,
+    pub(super) unknown: UnknownPolicy,
+    pub(super) max_body_bytes: usize,
+    pub(super) json: bool,
+    /// Without the payload and the values to write.
+    pub(super) redact: bool,
 }
 
 impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
@@ -96,24 +103,31 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
         let read = std::str::from_utf8(line)
             .map_err(|_| "the line is not UTF-8".to_owned())
             .and_then(|line| OwnedMessage::from_line(line).map_err(|error| error.to_string()));
-        let malformed = |message| Plan {
-            event: None,
-            matched: Matched::Unknown,
-            effects: vec![],
-            error: Some((Reason::Malformed, message)),
-            notes: vec![],
+        let (text, good) = match read {
+            Ok(owned) => self.message(&owned.message(), place),
+            Err(message) => self.render(&malformed(message), place),
         };
-        let owned = match read {
-            Ok(owned) => owned,
-            Err(message) => return self.print(&malformed(message), place, out),
-        };
-        let message = owned.message();
-        match decode(&message, self.max_body_bytes) {
-            Ok(Decoded::Event(event)) => self.print(&self.plan(&event), place, out),
-            Ok(Decoded::Tombstone) => {
-                self.print(&Plan { event: None, matched: Matched::Unknown, effects: vec![], error: None, notes: vec![] }, place, out)
+        out.write_all(text.as_bytes())?;
+        Ok(good)
+    }
+
+    /// The plan of one message as text, and whether it would be applied whole.
+    pub(super) fn message(&self, message: &Message<'_>, place: &str) -> (String, bool) {
+        match decode(message, self.max_body_bytes) {
+            Ok(Decoded::Event(event)) => {
+                let mut plan = self.plan(&event);
+                let hidden;
+                if self.redact {
+                    hidden = Event { data_text: "{}".into(), previous_text: None, ..event.clone() };
+                    plan.event = Some(&hidden);
+                    plan.effects.iter_mut().for_each(redact);
+                }
+                self.render(&plan, place)
             }
-            Err(problem) => self.print(&malformed(problem.to_string()), place, out),
+            Ok(Decoded::Tombstone) => {
+                self.render(&Plan { event: None, matched: Matched::Unknown, effects: vec![], error: None, notes: vec![] }, place)
+            }
+            Err(problem) => self.render(&malformed(problem.to_string()), place),
         }
     }
 
@@ -130,10 +144,19 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
         Plan { event: Some(event), matched, effects, error, notes }
     }
 
-    fn print(&self, plan: &Plan<'_>, place: &str, out: &mut impl Write) -> Result<bool, CommandError> {
+    fn render(&self, plan: &Plan<'_>, place: &str) -> (String, bool) {
         let text = if self.json { json::line(plan, self.rules) } else { text::block(plan, self.rules, place) };
-        out.write_all(text.as_bytes())?;
-        Ok(plan.error.is_none())
+        (text, plan.error.is_none())
+    }
+}
+
+fn malformed(message: String) -> Plan<'static> {
+    Plan { event: None, matched: Matched::Unknown, effects: vec![], error: Some((Reason::Malformed, message)), notes: vec![] }
+}
+
+fn redact(effect: &mut Effect) {
+    if let Action::Write(write) = &mut effect.action {
+        HIDDEN.clone_into(&mut write.value);
     }
 }
 
@@ -149,6 +172,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<Exit, CommandError> {
         unknown: config.unknown,
         max_body_bytes: config.max_body_bytes,
         json: args.json,
+        redact: false,
     };
     let mut out = BufWriter::new(io::stdout().lock());
     let all_good = planner.files(&args.files, &mut out)?;

@@ -87,7 +87,7 @@ pub(super) fn moment(millis: i64) -> String {
 }
 
 /// Text of an event on a terminal: control characters must not reach it.
-fn shown(text: &str) -> String {
+pub(in crate::cli) fn shown(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() {

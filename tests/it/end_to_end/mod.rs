@@ -3,6 +3,7 @@
 mod forms;
 mod lifecycle;
 mod load;
+mod publish;
 pub(crate) mod stage;
 mod verbs;
 mod warm;

@@ -76,8 +76,17 @@ impl Stage {
         stage
     }
 
+    pub(crate) fn amqp_url(&self) -> &str {
+        &self.amqp_url
+    }
+
     pub(crate) fn write_schema(&self, name: &str, text: &str) {
         std::fs::write(self.schemas.path().join(name), text).unwrap();
+    }
+
+    /// What a command needs to reach the broker under this stage's names.
+    pub(crate) fn broker_settings(&self) -> [(&str, &str); 3] {
+        [("UNSTALE_AMQP_URL", &self.amqp_url), ("UNSTALE_EXCHANGE", &self.exchange), ("UNSTALE_QUEUE", &self.queue)]
     }
 
     /// A new connection of the stranger's, after the broker was away.

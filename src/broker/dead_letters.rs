@@ -1,0 +1,264 @@
+//! The dead-letter queue, looked through: every letter is delivered, few or none are acknowledged, the others go back in their order.
+//!
+//! What the obvious way loses: a prefetch of 0 delivers 2,000 letters, a prefetch has 16 bits, a nack of many scrambles them. So: channels of
+//! 50,000, one filled after the other; at the end all consumers are cancelled first, then the channels are closed in order of their opening, each
+//! once the letters of the one before it are back.
+
+mod death;
+
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use futures_util::{FutureExt, StreamExt};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Consumer};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+pub use death::Death;
+
+use super::convert::{Delivery, short};
+use super::failure::{BrokerError, Refusal, SessionEnded, TopologyProblem};
+use super::lane::Tag;
+use super::link::{ANSWER_TIMEOUT, EndSignal, Link, answered};
+use super::names::Names;
+use crate::config::AmqpConfig;
+
+/// Letters held by one channel: the prefetch has 16 bits.
+const CHANNEL_MAX: u16 = 50_000;
+
+/// Nothing came for so long: are there any left? Somebody else may have taken them. A busy broker takes seconds to send the first of 50,000, and
+/// meanwhile none of them counts as ready.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// How long a queue may go without getting more of a closed channel's letters back, and how often it is asked.
+const RETURN_TIMEOUT: Duration = Duration::from_secs(10);
+const RETURN_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A letter, read as it was at first arrival where the broker put it there itself.
+#[derive(Debug)]
+pub struct DeadLetter {
+    /// The message; its exchange and routing key are those of `death` where ours do not stand in its headers.
+    pub delivery: Delivery,
+    /// What the broker says of it, where it was the broker that dead-lettered it.
+    pub death: Option<Death>,
+}
+
+/// A look through the dead-letter queue. While it lasts nobody else sees what it has read; dropped, all of it goes back.
+#[derive(Debug)]
+pub struct DeadLetters {
+    /// Before the channels: dropped, the socket is shut first, and nothing is said about them.
+    link: Link,
+    ended: watch::Receiver<Option<SessionEnded>>,
+    names: Names,
+    readings: Vec<Reading>,
+    total: u32,
+    left: u32,
+    channel_max: u16,
+}
+
+/// A channel and what it holds.
+#[derive(Debug)]
+struct Reading {
+    channel: Channel,
+    consumer: Consumer,
+    prefetch: usize,
+    /// Given out and not acknowledged.
+    held: usize,
+}
+
+impl DeadLetters {
+    /// Connects, and counts what stands in the dead-letter queue: what comes later is not looked at. Declares nothing.
+    ///
+    /// # Errors
+    /// [`BrokerError`]: also when there is no such queue.
+    pub async fn connect(config: &AmqpConfig) -> Result<Self, BrokerError> {
+        let signal = EndSignal::new();
+        let blocked = std::sync::Arc::new(watch::Sender::new(false));
+        let link = Link::connect(config, " dlq", &signal, &blocked).await?;
+        let names = Names::new(&config.queue, &config.retry_delays);
+        let total = count(&link, &names.dead).await?;
+        Ok(Self { link, ended: signal.subscribe(), names, readings: Vec::new(), total, left: total, channel_max: CHANNEL_MAX })
+    }
+
+    /// With fewer letters to a channel than the protocol allows: more channels for the same queue.
+    #[must_use]
+    pub fn with_channel_max(mut self, letters: std::num::NonZeroU16) -> Self {
+        self.channel_max = letters.get().min(CHANNEL_MAX);
+        self
+    }
+
+    /// How many letters there were at first.
+    pub fn total(&self) -> u32 {
+        self.total
+    }
+
+    /// The names of the queues.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Whether the queue of events is there to replay to.
+    ///
+    /// # Errors
+    /// [`BrokerError`]: when it is not.
+    pub async fn find_main(&self) -> Result<(), BrokerError> {
+        count(&self.link, &self.names.main).await.map(drop)
+    }
+
+    /// The next letters in the queue's order, `max` at most; none at the end. Letters that [`take`](Self::take) has not taken by the next call are held
+    /// until [`close`](Self::close).
+    ///
+    /// # Errors
+    /// When the connection is over.
+    pub async fn next_batch(&mut self, max: usize) -> Result<Vec<DeadLetter>, SessionEnded> {
+        let mut batch = Vec::new();
+        while batch.len() < max && self.left > 0 {
+            // A channel is full only once everything of it that was to be taken is: so no later letter ever comes to an earlier channel.
+            if self.readings.last().is_none_or(|reading| reading.held >= reading.prefetch) {
+                if !batch.is_empty() {
+                    break;
+                }
+                self.open().await?;
+            }
+            let epoch = self.readings.len() as u64 - 1;
+            let Some(reading) = self.readings.last_mut() else { break };
+            let next = if batch.is_empty() {
+                tokio::select! {
+                    biased;
+                    ended = self.ended.wait_for(Option::is_some) => {
+                        return Err(ended.ok().and_then(|cause| cause.clone()).unwrap_or_else(|| SessionEnded::new("dropped by us")));
+                    }
+                    next = timeout(QUIET, reading.consumer.next()) => match next {
+                        Ok(next) => next,
+                        Err(_) => {
+                            if ready(&self.link, &self.names.dead).await? == 0 {
+                                self.left = 0;
+                            }
+                            continue;
+                        }
+                    },
+                }
+            } else {
+                let Some(next) = reading.consumer.next().now_or_never() else { break };
+                next
+            };
+            let delivery =
+                next.ok_or_else(|| SessionEnded::new("the broker cancelled the consumer: the queue was deleted or has moved"))??;
+            reading.held += 1;
+            self.left -= 1;
+            batch.push(death::read(Delivery::new(epoch, delivery), &self.names));
+        }
+        Ok(batch)
+    }
+
+    async fn open(&mut self) -> Result<(), SessionEnded> {
+        let prefetch = u16::try_from(self.left).unwrap_or(u16::MAX).min(self.channel_max);
+        let channel = self.link.channel().await?;
+        let queue = short(&self.names.dead).ok_or_else(|| SessionEnded::new("the queue's name is too long"))?;
+        let started = async {
+            channel.basic_qos(prefetch, BasicQosOptions { global: false }).await?;
+            channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await
+        };
+        let consumer = answered(started).await?;
+        self.readings.push(Reading { channel, consumer, prefetch: usize::from(prefetch), held: 0 });
+        Ok(())
+    }
+
+    /// Takes letters out of the queue for good; waits until that is written.
+    ///
+    /// # Errors
+    /// When the connection is over: then some of them may come back.
+    pub async fn take(&mut self, tags: &[Tag]) -> Result<(), SessionEnded> {
+        for (epoch, reading) in (0_u64..).zip(&mut self.readings) {
+            let mut numbers: Vec<u64> = tags.iter().filter(|tag| tag.epoch == epoch).map(|tag| tag.number).collect();
+            let taken = numbers.len();
+            if taken == reading.held {
+                // One for all.
+                numbers = numbers.into_iter().max().into_iter().collect();
+            }
+            let multiple = taken == reading.held;
+            let acks = numbers.into_iter().map(|number| reading.channel.basic_ack(number, BasicAckOptions { multiple }));
+            answered(try_join_all(acks)).await?;
+            reading.held -= taken;
+        }
+        Ok(())
+    }
+
+    /// Gives back what was not taken, in its order, and waits until it is back.
+    ///
+    /// # Errors
+    /// When the connection is over before that: then everything goes back as well, in whatever order the broker likes.
+    pub async fn close(mut self) -> Result<(), SessionEnded> {
+        for reading in &mut self.readings {
+            answered(reading.channel.basic_cancel(reading.consumer.tag(), BasicCancelOptions::default())).await?;
+            // lapin ends the stream when the broker has confirmed, behind everything that came before.
+            while let Some(unread) = reading.consumer.next().await {
+                unread?;
+                reading.held += 1;
+            }
+        }
+        let mut back = ready(&self.link, &self.names.dead).await?;
+        let mut patient = true;
+        for reading in &self.readings {
+            // Thousands of letters go back: that takes its time.
+            let closed = reading.channel.close(200, "bye".into());
+            timeout(ANSWER_TIMEOUT, closed).await.map_err(|_| SessionEnded::new("no answer to the closing of a channel"))??;
+            // The broker answers before the queue has heard of it, and the queue hears of two channels in any order.
+            back = back.saturating_add(u32::try_from(reading.held).unwrap_or(u32::MAX));
+            patient = patient && self.has_back(back).await?;
+        }
+        self.link.close().await;
+        Ok(())
+    }
+
+    /// Waits until so many are ready, for as long as they become more. Says whether they are: somebody else may have taken some.
+    async fn has_back(&self, letters: u32) -> Result<bool, SessionEnded> {
+        let (mut seen, mut since) = (0, Instant::now());
+        loop {
+            let ready = ready(&self.link, &self.names.dead).await?;
+            if ready >= letters {
+                return Ok(true);
+            }
+            if ready > seen {
+                (seen, since) = (ready, Instant::now());
+            } else if since.elapsed() > RETURN_TIMEOUT {
+                return Ok(false);
+            }
+            sleep(RETURN_INTERVAL).await;
+        }
+    }
+}
+
+async fn ready(link: &Link, queue: &str) -> Result<u32, SessionEnded> {
+    count(link, queue).await.map_err(|error| SessionEnded::new(error.to_string()))
+}
+
+/// How many messages a queue holds; refused by name where there is none.
+async fn count(link: &Link, queue: &str) -> Result<u32, BrokerError> {
+    let name = short(queue).ok_or_else(|| BrokerError::Settings(format!("UNSTALE_QUEUE makes a name that is too long: {queue}")))?;
+    let channel = link.channel().await?;
+    let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+    let asked = timeout(ANSWER_TIMEOUT, channel.queue_declare(name, options, FieldTable::default())).await;
+    let declared = asked.map_err(|_| BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))?;
+    let problem = |what: String, advice: &str| {
+        BrokerError::Topology(vec![TopologyProblem { object: format!("queue `{queue}`"), what, advice: advice.to_owned() }])
+    };
+    match declared {
+        Ok(declared) => {
+            let count = declared.message_count();
+            answered(channel.close(200, "bye".into())).await?;
+            Ok(count)
+        }
+        Err(error) => Err(match Refusal::from(&error) {
+            Refusal::Missing(words) => problem(
+                words,
+                "workers declare it when they start: start one with `unstale run`, or look at UNSTALE_QUEUE and at the virtual host in UNSTALE_AMQP_URL",
+            ),
+            Refusal::Forbidden(words) => problem(words, "the user needs the permission `read` on it"),
+            Refusal::Differs(words) => problem(words, "somebody holds it for himself"),
+            Refusal::Unsupported(words) | Refusal::Passing(words) => BrokerError::Unreachable(words),
+        }),
+    }
+}

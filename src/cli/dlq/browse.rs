@@ -1,0 +1,98 @@
+//! Looking through the queue from beginning to end, with everything going back that is not taken.
+
+use std::io::{self, Write as _};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::super::reach::reach;
+use super::super::{CommandError, Exit};
+use crate::broker::{DeadLetter, DeadLetters};
+use crate::config::Config;
+use crate::ops::dead_letters::{Filter, Letter};
+
+/// Letters read before progress is shown again, and before a signal is heeded.
+const BATCH: usize = 500;
+
+/// Connects, and says on stderr what it means for others.
+pub(super) async fn connect(config: &Config) -> Result<DeadLetters, CommandError> {
+    let letters = reach(async || DeadLetters::connect(&config.amqp).await).await?;
+    if letters.total() > 0 {
+        let (total, queue) = (super::text::letters(letters.total() as usize), &letters.names().dead);
+        writeln!(io::stderr(), "reading {total} of `{queue}`: nobody else sees them until this ends")?;
+    }
+    Ok(letters)
+}
+
+/// Reads every letter, and shows those that are meant to `visit`. Nothing is taken.
+pub(super) async fn browse(
+    letters: &mut DeadLetters,
+    config: &Config,
+    filter: &Filter,
+    stop: &CancellationToken,
+    mut visit: impl FnMut(&DeadLetter, Letter) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    let progress = progress(letters.total(), "read");
+    loop {
+        let batch = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(interrupted("nothing was changed")),
+            batch = letters.next_batch(BATCH) => batch.map_err(CommandError::unavailable)?,
+        };
+        if batch.is_empty() {
+            progress.finish_and_clear();
+            return Ok(());
+        }
+        for dead in &batch {
+            let letter = Letter::read(dead, config.max_body_bytes);
+            if filter.matches(&letter) {
+                visit(dead, letter)?;
+            }
+        }
+        progress.inc(batch.len() as u64);
+    }
+}
+
+/// Gives back what was not taken, whatever came of the command; its own failure is the one to tell.
+pub(super) async fn close<T>(letters: DeadLetters, outcome: Result<T, CommandError>) -> Result<T, CommandError> {
+    let closed = letters.close().await;
+    let outcome = outcome?;
+    closed.map_err(CommandError::unavailable)?;
+    Ok(outcome)
+}
+
+pub(super) fn interrupted(what: &str) -> CommandError {
+    CommandError { exit: Exit::No, message: format!("interrupted: {what}") }
+}
+
+/// Shown on a terminal only.
+pub(super) fn progress(total: u32, verb: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(&format!("{verb} {{pos}} of {{len}} {{wide_bar}} {{per_sec}}, {{eta}} left"));
+    let bar = ProgressBar::new(u64::from(total));
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// Cancelled by the first SIGINT or SIGTERM; the second ends the program at once.
+pub(super) fn stop_on_signal() -> Result<CancellationToken, CommandError> {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::internal)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::internal)?;
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    tokio::spawn(async move {
+        for second in [false, true] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if second {
+                std::process::exit(Exit::Unfinished as i32);
+            }
+            token.cancel();
+        }
+    });
+    Ok(stop)
+}

@@ -1,0 +1,109 @@
+//! `unstale dlq drop`
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::super::{CommandError, Exit};
+use super::browse::{browse, close, connect, interrupted, progress, stop_on_signal};
+use super::select::Selection;
+use super::text;
+use crate::broker::{DeadLetters, Tag};
+use crate::config::Config;
+use crate::ops::dead_letters::groups;
+
+/// Letters dropped before progress is shown again, and before a signal is heeded.
+const BATCH: usize = 1000;
+
+/// Drop dead letters for good
+///
+/// Says which, and asks; where nobody can be asked, it needs --yes. Exactly the letters that were counted are dropped, none that came since.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct DropArgs {
+    #[command(flatten)]
+    selection: Selection,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Say what would be dropped, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+
+  unstale dlq drop --reason malformed --dry-run
+  unstale dlq drop --id 42
+  unstale dlq drop --type 'test.#' --yes";
+
+pub(super) async fn drop(args: &DropArgs, config: &Config) -> Result<Exit, CommandError> {
+    if !args.yes && !args.dry_run && !io::stdin().is_terminal() {
+        return Err(CommandError::usage("there is no terminal to ask on: add --yes to drop, or --dry-run to see what would be dropped"));
+    }
+    let stop = stop_on_signal()?;
+    let mut letters = connect(config).await?;
+    let outcome = drop_meant(args, config, &mut letters, &stop).await;
+    close(letters, outcome).await
+}
+
+async fn drop_meant(args: &DropArgs, config: &Config, letters: &mut DeadLetters, stop: &CancellationToken) -> Result<Exit, CommandError> {
+    let mut meant = Vec::new();
+    browse(letters, config, &args.selection.filter(), stop, |_, letter| {
+        meant.push(letter);
+        Ok(())
+    })
+    .await?;
+    meant.sort_by_key(|letter| letter.time);
+    meant.truncate(args.selection.limit());
+    let queue = letters.names().dead.clone();
+    if !meant.is_empty() {
+        text::write_groups(&groups(&meant), &mut io::stdout().lock())?;
+    }
+    let all = text::letters(meant.len());
+    if args.dry_run {
+        writeln!(io::stderr(), "would drop {all} of `{queue}`")?;
+        return Ok(Exit::Clean);
+    }
+    if !meant.is_empty() && !args.yes && !asked(&format!("drop {all} of `{queue}` for good?"), stop).await? {
+        writeln!(io::stderr(), "dropped nothing")?;
+        return Ok(Exit::No);
+    }
+    let tags: Vec<Tag> = meant.iter().map(|letter| letter.tag).collect();
+    let mut dropped = 0;
+    let progress = progress(u32::try_from(tags.len()).unwrap_or(u32::MAX), "dropped");
+    for some in tags.chunks(BATCH) {
+        if stop.is_cancelled() {
+            return Err(interrupted(&format!("dropped {dropped} of {all}")));
+        }
+        letters
+            .take(some)
+            .await
+            .map_err(|ended| CommandError { exit: Exit::No, message: format!("dropped {dropped} of {all}: {ended}") })?;
+        dropped += some.len();
+        progress.inc(some.len() as u64);
+    }
+    progress.finish_and_clear();
+    writeln!(io::stderr(), "dropped {} of `{queue}`", text::letters(dropped))?;
+    Ok(Exit::Clean)
+}
+
+/// Asks on the terminal. Anything but a yes is a no.
+async fn asked(question: &str, stop: &CancellationToken) -> Result<bool, CommandError> {
+    write!(io::stderr(), "{question} [y/N] ")?;
+    io::stderr().flush()?;
+    // The connection must be kept alive while a person thinks.
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).map(|_| answer)
+    });
+    tokio::select! {
+        () = stop.cancelled() => Err(interrupted("dropped nothing")),
+        answer = answer => {
+            let answer = answer.map_err(CommandError::internal)?.map_err(CommandError::internal)?;
+            Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+        }
+    }
+}

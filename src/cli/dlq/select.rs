@@ -1,0 +1,48 @@
+//! Which letters a command is about.
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use jiff::Timestamp;
+
+use crate::ops::dead_letters::{Filter, since};
+use crate::reason::Reason;
+use crate::registry::Pattern;
+
+/// Which letters; all where nothing is said.
+#[derive(Debug, Args)]
+pub(super) struct Selection {
+    /// Only letters of this reason; may be given more than once
+    #[arg(long, value_name = "REASON", value_parser = PossibleValuesParser::new(Reason::ALL.map(Reason::as_str)))]
+    reason: Vec<String>,
+    /// Only events of this type, or of types that match this topic pattern, such as 'user.*'
+    #[arg(long = "type", value_name = "PATTERN")]
+    types: Vec<String>,
+    /// Only letters dead-lettered since then: a duration, such as 2h, or an RFC 3339 time
+    #[arg(long, value_name = "WHEN", value_parser = moment)]
+    since: Option<Timestamp>,
+    /// Only the event of this id; may be given more than once
+    #[arg(long)]
+    id: Vec<String>,
+    /// Only so many, the oldest first
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+}
+
+impl Selection {
+    pub(super) fn filter(&self) -> Filter {
+        Filter {
+            reasons: self.reason.clone(),
+            types: self.types.iter().map(|pattern| Pattern::parse(pattern)).collect(),
+            since: self.since,
+            ids: self.id.clone(),
+        }
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+    }
+}
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    since(text, Timestamp::now())
+}

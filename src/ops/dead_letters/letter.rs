@@ -1,0 +1,112 @@
+//! What one dead letter says of itself, without its body.
+
+use jiff::Timestamp;
+
+use crate::broker::{DeadLetter, Tag};
+use crate::event::{Decoded, Provenance, decode, header};
+
+/// How many earlier reasons a letter carries along: the newest.
+const EARLIER_MAX: usize = 10;
+
+/// What stands for a reason where nobody gave one: a message that neither we nor the broker put there.
+const NO_REASON: &str = "unknown";
+
+/// A dead letter without its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    /// What to take it by.
+    pub tag: Tag,
+    /// Why: a [`Reason`](crate::reason::Reason)'s name, or another word of the broker's.
+    pub reason: String,
+    /// The reason in words.
+    pub error: Option<String>,
+    /// The event's type; of what is no event, the routing key.
+    pub event_type: String,
+    /// The event's id, where it is one.
+    pub id: Option<String>,
+    /// When it was dead-lettered.
+    pub time: Option<Timestamp>,
+    /// When the event was first handled: RFC 3339.
+    pub first_time: Option<String>,
+    /// Attempts made before it was dead-lettered.
+    pub attempts: u32,
+    /// The exchange it first came through; empty for the default exchange.
+    pub exchange: String,
+    /// The routing key it first came with.
+    pub routing_key: String,
+    /// Positions of the effects still to do, where not all, and the registry that counts so.
+    pub effects: Option<(Vec<u32>, String)>,
+    /// The registry's digest.
+    pub registry: Option<String>,
+    /// Why it was here before: `reason@time`, oldest first.
+    pub earlier: Vec<String>,
+    /// The size of the body.
+    pub body_bytes: usize,
+}
+
+impl Letter {
+    /// Reads a letter. What no worker has read (the broker dead-lettered it) is decoded for its type and id.
+    pub fn read(dead: &DeadLetter, max_body_bytes: usize) -> Self {
+        let delivery = &dead.delivery;
+        let message = delivery.message();
+        let provenance = Provenance::of(&message);
+        let copy = provenance.as_ref();
+        let text = |value: Option<&str>| value.map(str::to_owned);
+        let told_type = copy.and_then(|copy| copy.event_type).filter(|name| !name.is_empty());
+        let told_id = copy.and_then(|copy| copy.event_id);
+        let decoded = match (told_type, told_id) {
+            (Some(event_type), Some(id)) => Some((event_type.to_owned(), id.to_owned())),
+            _ => event_of(dead, max_body_bytes),
+        };
+        let (event_type, id) = decoded.unzip();
+        let routing_key = copy.map_or(delivery.routing_key(), |copy| copy.routing_key).to_owned();
+        let told_reason = copy.and_then(|copy| copy.reason);
+        let reason = dead.death.as_ref().map(|death| death.reason.as_str()).or(told_reason).unwrap_or(NO_REASON);
+        let death_time = dead.death.as_ref().and_then(|death| Timestamp::from_second(i64::try_from(death.time_s?).ok()?).ok());
+        let told_time = copy.and_then(|copy| copy.time?.parse().ok());
+        let earlier = copy.and_then(|_| message.headers.text(header::EARLIER_REASONS)).unwrap_or_default();
+        Self {
+            tag: delivery.tag(),
+            reason: reason.to_owned(),
+            error: text(copy.and_then(|copy| copy.error)),
+            event_type: event_type.or(text(told_type)).unwrap_or_else(|| routing_key.clone()),
+            id: id.or(text(told_id)).or(text(message.properties.message_id)),
+            // The broker's is the later one where there are both: a copy that was redelivered too often.
+            time: death_time.or(told_time),
+            first_time: text(copy.and_then(|copy| copy.first_time)),
+            attempts: copy.map_or(0, |copy| copy.attempt),
+            exchange: copy.map_or(delivery.exchange(), |copy| copy.exchange).to_owned(),
+            effects: copy.and_then(|copy| Some((copy.effects.clone()?, copy.registry?.to_owned()))),
+            registry: text(copy.and_then(|copy| copy.registry)),
+            earlier: earlier.split(',').filter(|one| !one.is_empty()).map(str::to_owned).collect(),
+            routing_key,
+            body_bytes: message.body.len(),
+        }
+    }
+
+    /// The history that a replayed copy carries along: this reason after the earlier ones.
+    pub fn history(&self) -> String {
+        let mut all = self.earlier.clone();
+        all.push(match self.time {
+            Some(time) => format!("{}@{time}", self.reason),
+            None => self.reason.clone(),
+        });
+        all.drain(..all.len().saturating_sub(EARLIER_MAX));
+        all.join(",")
+    }
+
+    /// When it was dead-lettered, as text.
+    pub fn time_text(&self) -> String {
+        self.time.map_or_else(|| "-".to_owned(), |time| time.to_string())
+    }
+}
+
+/// Type and id of the event. A letter may be here because reading it panics: then it has neither.
+fn event_of(dead: &DeadLetter, max_body_bytes: usize) -> Option<(String, String)> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match decode(&dead.delivery.message(), max_body_bytes) {
+        Ok(Decoded::Event(event)) => Some((event.event_type.into_owned(), event.id.into_owned())),
+        Ok(Decoded::Tombstone) | Err(_) => None,
+    }))
+    .ok()
+    .flatten()
+}

@@ -1,0 +1,3 @@
+//! What people do to a running system: look, replay, repair.
+
+pub mod dead_letters;

@@ -1,0 +1,154 @@
+//! `dlq replay`: applied, whatever happens on the way.
+
+use std::process::Child;
+use std::time::Duration;
+
+use redis::AsyncCommands as _;
+
+use super::{LONG_AGO, command, declare, dlq, publish_letters};
+use crate::end_to_end::stage::{SOON, Stage};
+use crate::support::{wait_for, wait_until};
+
+const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
+
+/// Letters in flight at a time, and those whose acknowledgement was on its way.
+const IN_FLIGHT: u32 = 2 * 250;
+
+async fn set_all(stage: &Stage, count: u32) {
+    let pairs: Vec<(String, &str)> = (0..count).map(|id| (format!("user:{id}"), "old")).collect();
+    let _: () = stage.connection().await.mset(&pairs).await.unwrap();
+}
+
+async fn users(stage: &Stage) -> Vec<String> {
+    stage.connection().await.keys("user:*").await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_are_applied_by_filter() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    declare(&stage).await;
+    publish_letters(&stage, 0..10).await;
+    set_all(&stage, 10).await;
+    let (code, out, err) = dlq(&stage, &["replay", "--dry-run", "--limit", "4"]).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("4  loader_refused  user.updated") && err.contains("would replay 4 dead letters"), "{out}{err}");
+    assert_eq!((stage.ready("").await, stage.ready(".dead").await), (0, 10), "a dry run changes nothing");
+    let worker = stage.worker(&[]).await;
+    let (code, _, err) = dlq(&stage, &["replay", "--id", "e3", "--id", "e7"]).await;
+    assert!(code == 0 && err.contains("replayed 2 dead letters"), "{err}");
+    stage.wait_gone("user:3").await;
+    stage.wait_gone("user:7").await;
+    let (code, _, err) = dlq(&stage, &["replay", "--limit", "5", "--rate", "100/s"]).await;
+    assert!(code == 0 && err.contains("replayed 5 dead letters"), "{err}");
+    wait_until(SOON, "seven are applied", async || users(&stage).await.len() == 3).await;
+    assert_eq!(stage.ready(".dead").await, 3);
+    assert_eq!(dlq(&stage, &["replay"]).await.0, 0);
+    wait_until(SOON, "all are applied", async || users(&stage).await.is_empty()).await;
+    let (code, _, err) = dlq(&stage, &["replay"]).await;
+    assert!(code == 0 && err.contains("replayed 0 dead letters"), "{err}");
+    assert!(worker.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_does_not_see_a_replay_and_what_fails_again_brings_its_own_back() {
+    let stage = Stage::new(&[("user.yaml", r#"events: { user.updated: { effects: [ { delete: "user:{nothing}" } ] } }"#)]).await;
+    let _worker = stage.worker(&[]).await;
+    publish_letters(&stage, 0..1).await;
+    let history = stage.ready(".history").await;
+    for _ in 0..2 {
+        assert_eq!(dlq(&stage, &["replay"]).await.0, 0);
+        wait_until(SOON, "it has failed again", async || stage.ready(".dead").await == 1).await;
+    }
+    assert_eq!(stage.ready(".history").await, history);
+    let (_, shown, _) = dlq(&stage, &["show"]).await;
+    assert!(shown.contains(&format!("here before    loader_refused@{LONG_AGO}, unresolvable@")), "{shown}");
+    let letter = stage.dead_letters(1).await.pop().unwrap();
+    assert_eq!(letter.header("unstale-first-time").as_deref(), Some(LONG_AGO));
+    assert_eq!(letter.header("unstale-reason").as_deref(), Some("unresolvable"));
+    assert_eq!(letter.header("unstale-attempt").as_deref(), Some("1"), "attempts began at 0");
+    let earlier = letter.header("unstale-earlier-reasons").unwrap();
+    assert!(earlier.starts_with(&format!("loader_refused@{LONG_AGO},unresolvable@")), "{earlier}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_broker_dead_lettered_is_read_as_at_first_arrival() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    declare(&stage).await;
+    stage.set("user:1", "old").await;
+    let properties = lapin::BasicProperties::default().with_expiration("1".into());
+    stage.publish_with("user.updated", properties, br#"{"id":1}"#).await;
+    wait_until(SOON, "it has expired", async || stage.ready(".dead").await == 1).await;
+    let _worker = stage.worker(&[]).await;
+    let (code, _, err) = dlq(&stage, &["replay", "--reason", "expired", "--type", "user.updated"]).await;
+    assert!(code == 0 && err.contains("replayed 1 dead letter "), "{err}");
+    stage.wait_gone("user:1").await;
+    assert_eq!(stage.ready(".dead").await, 0);
+}
+
+/// Starts a replay of 4,000, slow enough to be ended in the middle, and waits for that.
+async fn half_way(stage: &Stage) -> Child {
+    declare(stage).await;
+    publish_letters(stage, 0..4000).await;
+    set_all(stage, 4000).await;
+    let child = command(stage, &["replay", "--rate", "2000/s"]).spawn().unwrap();
+    wait_until(SOON, "it is in the middle", async || stage.ready("").await >= 1000).await;
+    child
+}
+
+async fn all_given_back(stage: &Stage) -> (u32, u32) {
+    wait_for(SOON, "what was not replayed is back", async || {
+        let (main, dead) = (stage.ready("").await, stage.ready(".dead").await);
+        (main + dead >= 4000).then_some((main, dead))
+    })
+    .await
+}
+
+async fn replay_the_rest(stage: &Stage) {
+    let (code, _, err) = dlq(stage, &["replay"]).await;
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(stage.ready(".dead").await, 0, "none is left behind");
+    let worker = stage.worker(&[]).await;
+    wait_until(SOON, "each is applied", async || users(stage).await.is_empty()).await;
+    stage.wait_settled(&[&worker]).await;
+    assert_eq!(stage.ready(".dead").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_half_way_it_loses_none_and_doubles_few() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    let mut child = half_way(&stage).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (main, dead) = all_given_back(&stage).await;
+    assert!(dead > 0, "it was killed too late to show anything");
+    assert!(main + dead <= 4000 + IN_FLIGHT, "{main} replayed and {dead} left of 4000");
+    replay_the_rest(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupted_half_way_it_loses_and_doubles_none() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    let child = half_way(&stage).await;
+    let signalled = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(signalled.success());
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("interrupted: nothing is lost"), "{err}");
+    let (main, dead) = all_given_back(&stage).await;
+    assert!(dead > 0 && main + dead == 4000, "{main} replayed and {dead} left of 4000");
+    assert!(err.contains(&format!("replayed {main} dead letters")), "{err}");
+    replay_the_rest(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_is_kept() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    declare(&stage).await;
+    publish_letters(&stage, 0..60).await;
+    let start = std::time::Instant::now();
+    let (code, _, err) = dlq(&stage, &["replay", "--rate", "40/s"]).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(start.elapsed() >= Duration::from_millis(1300), "{:?}", start.elapsed());
+    assert_eq!(stage.ready("").await, 60);
+}
