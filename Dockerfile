@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 
-FROM rust:1-bookworm AS build
+FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
@@ -23,6 +23,7 @@ ENV UNSTALE_HTTP_ADDR=0.0.0.0:9477 \
 EXPOSE 9477
 STOPSIGNAL SIGTERM
 # Live, not ready: a restart does not bring back a Redis that is away. The slim image has neither curl nor wget; bash speaks enough HTTP.
+# With UNSTALE_HTTP_ADDR=off nothing answers: run with --no-healthcheck then.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
     CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/${UNSTALE_HTTP_ADDR##*:} && printf 'GET /livez HTTP/1.0\\r\\n\\r\\n' >&3 && read -r -t 2 status <&3 && [[ $status == *' 200 '* ]]"]
 ENTRYPOINT ["unstale"]

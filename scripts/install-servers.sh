@@ -17,7 +17,7 @@ fi
 command="apt-get install -y --no-install-recommends ${missing[*]}"
 
 if ! command -v apt-get >/dev/null 2>&1; then
-    echo "Missing: ${missing[*]}. This is no Debian: install Redis (6.2 or newer) and RabbitMQ (3.10 or newer) with your package manager," >&2
+    echo "Missing: ${missing[*]}. This is no Debian: install Redis (7.0 or newer) and RabbitMQ (3.10 or newer) with your package manager," >&2
     echo "on macOS: brew install redis rabbitmq" >&2
     exit 1
 fi
