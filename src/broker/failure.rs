@@ -13,7 +13,7 @@ pub enum BrokerError {
     #[error("RabbitMQ cannot be reached: {0}")]
     Unreachable(String),
     /// Trying again will not help: credentials, virtual host, permissions.
-    #[error("RabbitMQ refused us: {0}")]
+    #[error("RabbitMQ refused us: {0}; check the user, the password and the virtual host in UNSTALE_AMQP_URL")]
     Refused(String),
     /// A setting cannot be used.
     #[error("{0}")]

@@ -108,6 +108,10 @@ async fn publish(config: &AmqpConfig, messages: &[OwnedMessage]) -> Result<Exit,
     writeln!(io::stderr(), "published {published} of {} event{}", messages.len(), if messages.len() == 1 { "" } else { "s" })?;
     match failed {
         Some(error @ PublishError::Unsendable(_)) => Err(CommandError::usage(error)),
+        Some(PublishError::Refused(words)) if words.contains("no exchange") => {
+            let advice = "start a worker once, which declares it, or name another in UNSTALE_EXCHANGE";
+            Err(CommandError::unavailable(format_args!("RabbitMQ refused the message: {words}; {advice}")))
+        }
         Some(error) => Err(CommandError::unavailable(error)),
         None if unroutable > 0 => Ok(Exit::No),
         None => Ok(Exit::Clean),

@@ -82,7 +82,7 @@ impl Metrics {
         // `_total` is added to the names of counters.
         let names = &mut inner.exposed;
         names.register("unstale_events", "Events handled, by matched entry and what became of them", inner.events.clone());
-        names.register("unstale_effects", "Effects handled, each time, failed attempts included", inner.effects.clone());
+        names.register("unstale_effects", "Effects that took hold", inner.effects.clone());
         names.register("unstale_keys", "Keys that effects were about, and whether they existed", inner.keys.clone());
         names.register("unstale_violations", "Events that violate a schema with validate: warn", inner.violations.clone());
         names.register("unstale_event_to_applied_seconds", "From the event's time to its effects", inner.event_to_applied.clone());

@@ -62,6 +62,7 @@ impl Gate {
     pub(super) async fn keep(&self, cache: &Cache) -> Outage {
         let mut closed_since = self.closed_since.subscribe();
         let mut opened_before = false;
+        let mut told = None;
         loop {
             // The sender lives as long as `self`: waiting cannot fail.
             let _ = closed_since.wait_for(Option::is_some).await;
@@ -69,6 +70,7 @@ impl Gate {
             match cache.probe().await {
                 Ok(()) => {
                     opened_before = true;
+                    told = None;
                     let since = self.closed_since.send_replace(None);
                     let after_s = since.map_or(0.0, |since| since.elapsed().as_secs_f64());
                     self.readiness.set_redis(Ok(()));
@@ -76,7 +78,13 @@ impl Gate {
                     info!(after_s, "Redis answers");
                 }
                 Err(outage) if outage.needs_person && !opened_before => return outage,
-                Err(outage) => self.readiness.set_redis(Err(outage.cause.into())),
+                Err(outage) => {
+                    self.readiness.set_redis(Err(outage.cause.clone().into()));
+                    if told.as_ref() != Some(&outage.cause) {
+                        warn!(cause = %outage.cause, "waiting for Redis");
+                        told = Some(outage.cause);
+                    }
+                }
             }
         }
     }

@@ -67,6 +67,7 @@ async fn waits_for_its_servers_at_start() {
     let mut worker = stage.start_worker(&[("UNSTALE_AMQP_URL", &amqp_url), ("UNSTALE_REDIS_URL", &redis_url)]);
     wait_until(SOON, "it lives", async || matches!(worker.get("/livez").await, Some((200, _)))).await;
     assert!(matches!(worker.get("/readyz").await, Some((503, _))));
+    wait_until(SOON, "the log says what is waited for", async || worker.stderr().contains("waiting for Redis")).await;
     redis.resume().await;
     wait_until(SOON, "it waits for the broker alone", async || {
         worker.get("/readyz").await.is_some_and(|(status, cause)| status == 503 && cause.contains("RabbitMQ"))
@@ -87,6 +88,7 @@ async fn refused_credentials_at_start_end_with_69() {
     let mut worker = stage.start_worker(&[("UNSTALE_AMQP_URL", &wrong)]);
     assert_eq!(worker.wait_exit(SOON).await.code(), Some(69), "{}", worker.stderr());
     assert!(!worker.stderr().contains("a-wrong-secret"));
+    assert!(worker.stderr().contains("UNSTALE_AMQP_URL"), "{}", worker.stderr());
 }
 
 #[tokio::test(flavor = "multi_thread")]
