@@ -139,25 +139,20 @@ impl Lane {
         cause(self.ended.wait_for(Option::is_some).await.ok().as_deref())
     }
 
-    /// Acknowledges this lane's deliveries, also from another task.
-    pub fn acker(&self) -> Acker {
-        self.acker.clone()
-    }
-
-    /// See [`Acker::ack_through`].
+    /// Acknowledges this delivery and every earlier one of the lane. A tag of an earlier session is dropped: its delivery comes back anyway.
     ///
     /// # Errors
-    /// When the session is over.
+    /// When the session is over. What the broker says later ends the session, which is seen wherever it is waited on.
     pub fn ack_through(&self, tag: Tag) -> Result<(), SessionEnded> {
-        self.acker.ack_through(tag)
+        self.acker.ack(tag, true)
     }
 
-    /// See [`Acker::ack_one`].
+    /// Acknowledges this delivery alone.
     ///
     /// # Errors
-    /// When the session is over.
+    /// As for [`ack_through`](Self::ack_through).
     pub fn ack_one(&self, tag: Tag) -> Result<(), SessionEnded> {
-        self.acker.ack_one(tag)
+        self.acker.ack(tag, false)
     }
 
     /// Gives everything unacknowledged back to the queue, in one go and after [`cancel`](Self::cancel), or it would come straight back. Up
@@ -179,8 +174,8 @@ fn cause(ended: Option<&Option<SessionEnded>>) -> SessionEnded {
 }
 
 /// Acknowledges deliveries of one lane. Frames are queued and written by the connection's own thread, many a write; nobody waits for that.
-#[derive(Debug, Clone)]
-pub struct Acker {
+#[derive(Debug)]
+struct Acker {
     channel: Channel,
     epoch: u64,
     signal: EndSignal,
@@ -188,22 +183,6 @@ pub struct Acker {
 }
 
 impl Acker {
-    /// Acknowledges this delivery and every earlier one of the lane. A tag of an earlier session is dropped: its delivery comes back anyway.
-    ///
-    /// # Errors
-    /// When the session is over. What the broker says later ends the session, which is seen wherever it is waited on.
-    pub fn ack_through(&self, tag: Tag) -> Result<(), SessionEnded> {
-        self.ack(tag, true)
-    }
-
-    /// Acknowledges this delivery alone.
-    ///
-    /// # Errors
-    /// When the session is over.
-    pub fn ack_one(&self, tag: Tag) -> Result<(), SessionEnded> {
-        self.ack(tag, false)
-    }
-
     fn ack(&self, tag: Tag, multiple: bool) -> Result<(), SessionEnded> {
         if tag.epoch != self.epoch {
             return Ok(());

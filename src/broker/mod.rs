@@ -24,7 +24,7 @@ pub use convert::Delivery;
 pub use copy::{CopyHeaders, copy_to};
 pub use dead_letters::{DeadLetter, DeadLetters, Death};
 pub use failure::{BrokerError, PublishError, SessionEnded, TopologyProblem};
-pub use lane::{Acker, Lane, LaneName, Tag};
+pub use lane::{Lane, LaneName, Tag};
 pub use names::Names;
 pub use prefetch::Prefetch;
 pub use publisher::{Outgoing, Publisher};

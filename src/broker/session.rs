@@ -119,11 +119,6 @@ impl Session {
         Publisher::on(&self.publish, self.blocked.clone(), &self.signal).await.map_err(|ended| self.signal.end(ended))
     }
 
-    /// The largest frame, which the headers of a copy have to fit.
-    pub fn frame_max_bytes(&self) -> u32 {
-        self.publish.frame_max_bytes()
-    }
-
     /// Whether and when it is over, and whether the broker takes messages; outlives the session.
     pub fn watch(&self) -> SessionWatch {
         SessionWatch { ended: self.signal.subscribe(), blocked: self.blocked.clone() }
@@ -170,13 +165,5 @@ impl SessionWatch {
             std::future::pending::<()>().await;
         }
         *self.blocked.borrow_and_update()
-    }
-
-    /// Waits until the broker takes messages, or the session is over.
-    pub async fn unblocked(&mut self) {
-        tokio::select! {
-            _ = self.blocked.wait_for(|blocked| !blocked) => {}
-            _ = self.ended.wait_for(Option::is_some) => {}
-        }
     }
 }
