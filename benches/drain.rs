@@ -1,6 +1,9 @@
 //! How fast a full quorum queue is drained: `unstale run` beside a bare lapin loop that does nothing, on the same broker, in turn.
 //!
 //! `cargo bench --bench drain` (`-- 300000 3` for that many events and rounds). Ratios of one run count; machines are noisy.
+//!
+//! Two cores with RabbitMQ 3.10.8 and Redis 7.0.15 on them, 300,000 events, three rounds: bare 98,000 to 109,000 events/s, the worker 58,000 to
+//! 110,000, ratios 0.53, 0.71 and 1.05.
 
 #[path = "../tests/support/mod.rs"]
 mod support;

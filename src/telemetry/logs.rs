@@ -14,7 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::LogFormat;
 
 /// Crates that say at `info` and below what interests their authors: capped at `warn` unless asked for by name.
-const NOISY: [&str; 8] = ["redis", "hyper", "hyper_util", "h2", "reqwest", "rustls", "notify", "mio"];
+const NOISY: [&str; 7] = ["redis", "hyper", "hyper_util", "h2", "reqwest", "rustls", "mio"];
 
 /// Crates that log whole messages, bodies and headers included (lapin each one that is returned, at `warn`, and each frame at `trace`), and as
 /// errors what is none (an object that we ask for and is not there). No setting lets them speak: what matters of it is told by us.
