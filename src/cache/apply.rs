@@ -1,15 +1,14 @@
 //! A plan in one round trip: leases of all keys first, then a variadic UNLINK a rule, then the rest in order.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
 use redis::{Cmd, Pipeline, Value};
 
-use super::connection::{Live, poll_once_each};
 use super::failure::{self, CommandError, Outage};
 use super::lifetime::{self, Lifetime, Unit};
 use super::script::{Sent, WRITE_TAGGED};
 use super::side_keys::{Kind, side_key};
+use super::socket::{Socket, poll_once_each};
 use super::{Cache, tags};
 use crate::plan::{Command, EffectOutcome, Operation, OperationId, Plan, Slot};
 use crate::registry::{RuleId, Write};
@@ -150,7 +149,7 @@ impl Cache {
     }
 
     /// Sends chunks so that they follow each other without gaps, and awaits all their answers.
-    async fn send_all(&self, live: &Arc<Live>, chunks: &[Pipeline]) -> Result<Vec<Value>, Outage> {
+    async fn send_all(&self, live: &Socket, chunks: &[Pipeline]) -> Result<Vec<Value>, Outage> {
         if let [only] = chunks {
             return self.link.send(live, only).await;
         }
@@ -169,7 +168,7 @@ impl Cache {
 
     /// Redis refused a command of many keys for the sake of some of them: each is asked for by itself. A deletion that a value followed is
     /// left out: that value has replaced what was to be deleted.
-    async fn delete_one_by_one(&self, live: &Arc<Live>, outcome: &mut Outcome<'_, '_>) -> Result<(), Outage> {
+    async fn delete_one_by_one(&self, live: &Socket, outcome: &mut Outcome<'_, '_>) -> Result<(), Outage> {
         let again: Vec<(OperationId, bool)> = std::mem::take(&mut outcome.again).into_iter().collect();
         for ids in again.chunks(CHUNK_COMMANDS / 2) {
             let mut pipeline = Pipeline::with_capacity(ids.len() * 2);

@@ -9,12 +9,15 @@ mod lease;
 mod lifetime;
 mod script;
 mod side_keys;
+mod socket;
+mod standing;
 mod tags;
 
 pub use apply::{Applied, KeyHits};
-pub use connection::{CacheError, State};
+pub use connection::CacheError;
 pub use failure::{CommandError, Outage};
 pub use lease::{Fill, Grant, LONGEST_LEASE, new_token};
+pub use standing::State;
 pub use tags::{Drained, Invalidated};
 
 use redis::{Cmd, Pipeline, Value};

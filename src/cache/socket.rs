@@ -1,0 +1,182 @@
+//! A connection to one Redis server: how it is made, what is sent on it, and when it counts as silent.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{AsyncConnectionConfig, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, Pipeline, TlsCertificates, Value};
+use url::Url;
+
+use super::connection::CacheError;
+use super::failure::{self, CommandError, Outage};
+use super::standing::Live;
+use crate::config::TlsConfig;
+
+/// For the connection, its handshake included.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A connection on which nothing at all was answered for so long is given up: what it carried is done again on the next.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A probe that takes longer is no good news either.
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Requests that may wait for the socket before senders wait (redis-rs: 50).
+const PIPELINE_BUFFER: usize = 1_024;
+
+/// Bytes written before the socket is flushed (tokio-util: 8 KiB).
+const WRITE_BOUNDARY_BYTES: usize = 64 * 1_024;
+
+/// A connection that nothing bad is known of, unless it was given up.
+pub(super) struct Socket {
+    connection: MultiplexedConnection,
+    answers: AtomicU64,
+    given_up: OnceLock<Outage>,
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("answers", &self.answers).field("given_up", &self.given_up).finish_non_exhaustive()
+    }
+}
+
+impl Live for Socket {
+    fn give_up(&self, outage: &Outage) {
+        let _earlier = self.given_up.set(outage.clone());
+    }
+
+    fn given_up(&self) -> Option<&Outage> {
+        self.given_up.get()
+    }
+}
+
+impl Socket {
+    /// Connects to a server of a version that will do.
+    pub(super) async fn connect(client: &redis::Client) -> Result<Self, Outage> {
+        let socket = Self::connect_to_any(client).await?;
+        let mut hello = Pipeline::new();
+        hello.cmd("INFO").arg("server");
+        let answers = socket.ask(&hello).await?;
+        match version(&answers) {
+            Some(version) if major(version) < 7 => Err(failure::too_old(version)),
+            _ => Ok(socket),
+        }
+    }
+
+    /// Connects to whatever speaks Redis' protocol.
+    pub(super) async fn connect_to_any(client: &redis::Client) -> Result<Self, Outage> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(PIPELINE_BUFFER)
+            .set_write_backpressure_boundary(WRITE_BOUNDARY_BYTES);
+        let connecting = client.get_multiplexed_async_connection_with_config(&config);
+        let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .map_err(|_| Outage::new("Redis cannot be reached: timed out"))?
+            .map_err(|error| failure::broken(&error))?;
+        Ok(Self { connection, answers: AtomicU64::new(0), given_up: OnceLock::new() })
+    }
+
+    /// Sends commands in one go and awaits their answers, errors of single commands among them. Polled once, they are on their way.
+    pub(super) async fn send(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Outage> {
+        self.send_within(pipeline, SILENCE_TIMEOUT).await
+    }
+
+    /// As [`send`](Self::send), with a probe's patience.
+    pub(super) async fn ask(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Outage> {
+        self.send_within(pipeline, PROBE_TIMEOUT).await
+    }
+
+    async fn send_within(&self, pipeline: &Pipeline, silence: Duration) -> Result<Vec<Value>, Outage> {
+        let mut connection = self.connection.clone();
+        // Unconstrained: a task that has used up its budget must not be kept from sending, or what comes after would go first.
+        let mut answer = pin!(tokio::task::unconstrained(connection.send_packed_commands(pipeline, 0, pipeline.len())));
+        let result = loop {
+            let seen = self.answers.load(Ordering::Relaxed);
+            match tokio::time::timeout(silence, answer.as_mut()).await {
+                Ok(result) => break result,
+                Err(_) if self.answers.load(Ordering::Relaxed) == seen => {
+                    return Err(Outage::new(format!("Redis has not answered for {} s", silence.as_secs())));
+                }
+                Err(_) => {}
+            }
+        };
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        let values = result.map_err(|error| failure::broken(&error))?;
+        self.given_up.get().map_or(Ok(values), |outage| Err(outage.clone()))
+    }
+
+    /// Writes a key that is soon gone.
+    pub(super) async fn check(&self, probe_key: &str) -> Result<(), Outage> {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("SET").arg(probe_key).arg(1).arg("PX").arg(1_000);
+        match self.ask(&pipeline).await?.first() {
+            Some(Value::ServerError(error)) => match failure::classify("SET", error) {
+                CommandError::Outage(outage) => Err(outage),
+                CommandError::Refused(_) if error.code() == "NOPERM" => Err(failure::no_side_keys()),
+                CommandError::Refused(cause) | CommandError::Failed(cause) => Err(Outage::new(format!("Redis takes no writes: {cause}"))),
+            },
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What connections to a server are made from.
+pub(super) fn client(url: &Url, tls: &TlsConfig) -> Result<redis::Client, CacheError> {
+    let wrong = |error: redis::RedisError| CacheError::Url(error.to_string());
+    let info = url.clone().into_connection_info().map_err(wrong)?;
+    // Linger 0: closing throws away what is still to be sent, so that a connection given up cannot act behind the next one's back.
+    let tcp = TcpSettings::default()
+        .set_nodelay(true)
+        .set_keepalive(TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5)))
+        .set_linger_time(Duration::ZERO);
+    let info = info.set_tcp_settings(tcp);
+    let encrypted = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+    if !encrypted {
+        if tls.ca_pem.is_some() || tls.cert_pem.is_some() || tls.key_pem.is_some() {
+            return Err(CacheError::Tls("certificates are for rediss:// and UNSTALE_REDIS_URL is not".into()));
+        }
+        return redis::Client::open(info).map_err(wrong);
+    }
+    // Another part of the program may have installed it before: it is the same one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client_tls = match (&tls.cert_pem, &tls.key_pem) {
+        (None, None) => None,
+        (Some(cert), Some(key)) => Some(ClientTlsConfig { client_cert: cert.clone().into(), client_key: key.clone().into() }),
+        _ => return Err(CacheError::Tls("a client certificate and its key go together".into())),
+    };
+    let certificates = TlsCertificates { client_tls, root_cert: tls.ca_pem.clone().map(String::into_bytes) };
+    redis::Client::build_with_tls(info, certificates).map_err(|error| CacheError::Tls(error.to_string()))
+}
+
+fn version(answers: &[Value]) -> Option<&str> {
+    let text = match answers.first()? {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?,
+        Value::VerbatimString { text, .. } => text,
+        _ => return None,
+    };
+    text.lines().find_map(|line| line.strip_prefix("redis_version:"))
+}
+
+fn major(version: &str) -> u32 {
+    version.split('.').next().and_then(|number| number.parse().ok()).unwrap_or(u32::MAX)
+}
+
+/// Futures that were each polled once, in order, so that what they ask for is under way in that order.
+pub(super) async fn poll_once_each<F: Future>(futures: &mut [Pin<Box<F>>]) -> Vec<Option<F::Output>> {
+    let mut results = Vec::with_capacity(futures.len());
+    for future in futures {
+        results.push(match futures_util::poll!(future.as_mut()) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        });
+    }
+    results
+}
