@@ -11,6 +11,7 @@ pub mod http;
 pub mod ops;
 pub mod plan;
 pub mod quantity;
+pub mod reader;
 pub mod reason;
 pub mod registry;
 pub mod telemetry;

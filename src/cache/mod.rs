@@ -1,4 +1,4 @@
-//! The only user of `redis`: connection, apply, tags, leases.
+//! Redis as the worker uses it: connection, apply, tags, leases. Nothing else but [`reader`](crate::reader) speaks to it.
 //!
 //! A [`Cache`] has one connection that all share. Only [`Cache::probe`] makes one; an outage ends it, with everything under way on it.
 
@@ -7,8 +7,8 @@ mod connection;
 mod failure;
 mod lease;
 mod lifetime;
-mod script;
-mod side_keys;
+pub(crate) mod script;
+pub(crate) mod side_keys;
 mod socket;
 mod standing;
 mod tags;
@@ -17,6 +17,7 @@ pub use apply::{Applied, KeyHits};
 pub use connection::CacheError;
 pub use failure::{CommandError, Outage};
 pub use lease::{Fill, Grant, LONGEST_LEASE, new_token};
+pub use script::READER_SCRIPTS;
 pub use standing::State;
 pub use tags::{Drained, Invalidated};
 

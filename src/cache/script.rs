@@ -53,3 +53,15 @@ script!(DRAIN_SLICE, 2, "side_key.lua", "drain_slice.lua");
 script!(GRANT_LEASE, 3, "grant_lease.lua");
 script!(FILL, 4, "tag_member.lua", "fill.lua");
 script!(RELEASE_LEASE, 5, "release_lease.lua");
+
+/// The scripts of the readers' protocol, whole, by their published names: docs/READERS.md prints them, and every client sends them.
+pub const READER_SCRIPTS: [(&str, &str); 4] = [("read", READ), ("join", JOIN), ("fill", FILL_SOURCE), ("release", RELEASE_SOURCE)];
+
+/// Finds a value, or takes the lease.
+pub(crate) const READ: &str = include_str!("lua/read.lua");
+/// Adds a key to a tag's set and looks at the tag's generation: a fill's step for a tag whose set has another slot than the key.
+pub(crate) const JOIN: &str = concat!(include_str!("lua/tag_member.lua"), include_str!("lua/join_tag.lua"));
+/// The fill itself, with the tags whose sets are on the key's server.
+pub(crate) const FILL_SOURCE: &str = concat!(include_str!("lua/tag_member.lua"), include_str!("lua/fill.lua"));
+/// Gives a lease back.
+pub(crate) const RELEASE_SOURCE: &str = include_str!("lua/release_lease.lua");

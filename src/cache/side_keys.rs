@@ -4,7 +4,7 @@ use std::fmt;
 
 /// What a side key is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Who may fill the key.
     Lease,
     /// When the tag was last invalidated.
@@ -31,13 +31,13 @@ impl fmt::Display for Kind {
 
 /// The side key of a key, in the same slot of a Redis Cluster wherever that can be: a key's own hash tag decides, else the key becomes one.
 /// A key with a `}` and no hash tag has no such name; what it gets is good for a single server. `lua/side_key.lua` has the same rule.
-pub(super) fn side_key(kind: Kind, key: &[u8]) -> Vec<u8> {
+pub(crate) fn side_key(kind: Kind, key: &[u8]) -> Vec<u8> {
     let (before, after): (&[u8], &[u8]) = if key.contains(&b'}') { (b":", b"") } else { (b"/{", b"}") };
     [b"unstale:", kind.as_str().as_bytes(), before, key, after].concat()
 }
 
 /// The counter that orders invalidations of tags and grants of leases.
-pub(super) const SEQUENCE: &[u8] = b"unstale:seq";
+pub(crate) const SEQUENCE: &[u8] = b"unstale:seq";
 
 /// The record of the drains that the workers of a queue have begun.
 pub(super) fn drains(queue: &str) -> String {

@@ -11,17 +11,18 @@ use unstale::telemetry::Metrics;
 
 const SCHEMAS: &str = include_str!("../../docs/SCHEMAS.md");
 const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
+const READERS: &str = include_str!("../../docs/READERS.md");
 const README: &str = include_str!("../../README.md");
 
 /// A fenced block of a page.
-struct Block<'p> {
+pub(crate) struct Block<'p> {
     /// The line it begins at.
-    line: usize,
-    language: &'p str,
-    text: String,
+    pub(crate) line: usize,
+    pub(crate) language: &'p str,
+    pub(crate) text: String,
 }
 
-fn blocks(page: &str) -> Vec<Block<'_>> {
+pub(crate) fn blocks(page: &str) -> Vec<Block<'_>> {
     let mut blocks = Vec::new();
     let mut open: Option<Block<'_>> = None;
     for (number, line) in (1..).zip(page.lines()) {
@@ -75,7 +76,7 @@ fn every_rule_file_shown_loads_without_a_warning_and_its_examples_hold() {
 }
 
 /// Each command of a session (`$ …`) and what the page says it prints.
-fn commands(session: &str) -> Vec<(&str, String)> {
+pub(crate) fn commands(session: &str) -> Vec<(&str, String)> {
     let mut commands: Vec<(&str, String)> = Vec::new();
     for line in session.lines() {
         match (line.strip_prefix("$ "), commands.last_mut()) {
@@ -165,9 +166,12 @@ fn the_table_of_dead_letters_names_every_reason() {
 #[test]
 fn links_between_the_pages_lead_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for (page, folder, text) in
-        [("docs/SCHEMAS.md", "docs", SCHEMAS), ("docs/OPERATIONS.md", "docs", OPERATIONS), ("README.md", "", README)]
-    {
+    for (page, folder, text) in [
+        ("docs/SCHEMAS.md", "docs", SCHEMAS),
+        ("docs/OPERATIONS.md", "docs", OPERATIONS),
+        ("docs/READERS.md", "docs", READERS),
+        ("README.md", "", README),
+    ] {
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for target in targets.filter(|target| !target.contains("://")) {
             let (file, anchor) = target.split_once('#').unwrap_or((target, ""));

@@ -13,6 +13,7 @@ mod events;
 mod faults;
 mod http;
 mod permissions;
+mod readers;
 mod registries;
 mod registry;
 mod support_self;

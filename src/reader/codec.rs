@@ -1,0 +1,35 @@
+//! Values as bytes.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub(super) trait Codec<T> {
+    /// `None` where it cannot be written down.
+    fn encode(value: &T) -> Option<Vec<u8>>;
+    /// `None` where it is something else.
+    fn decode(bytes: &[u8]) -> Option<T>;
+}
+
+pub(super) struct Bytes;
+
+impl Codec<Vec<u8>> for Bytes {
+    fn encode(value: &Vec<u8>) -> Option<Vec<u8>> {
+        Some(value.clone())
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Vec<u8>> {
+        Some(bytes.to_vec())
+    }
+}
+
+pub(super) struct Json;
+
+impl<T: Serialize + DeserializeOwned> Codec<T> for Json {
+    fn encode(value: &T) -> Option<Vec<u8>> {
+        serde_json::to_vec(value).ok()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<T> {
+        serde_json::from_slice(bytes).ok()
+    }
+}

@@ -1,0 +1,78 @@
+//! What a read's keys are called, and which of them share a slot of a Redis Cluster.
+
+use super::Options;
+use crate::cache::side_keys::{Kind, side_key};
+
+/// The keys of one read.
+#[derive(Debug)]
+pub(super) struct Names {
+    pub(super) key: Vec<u8>,
+    pub(super) lease: Vec<u8>,
+}
+
+/// The keys of one tag.
+#[derive(Debug)]
+pub(super) struct TagNames {
+    pub(super) set: Vec<u8>,
+    pub(super) generation: Vec<u8>,
+}
+
+impl Names {
+    /// `None` where the lease cannot stand beside the key: a cluster's key with a `}` and no hash tag.
+    pub(super) fn of(options: &Options, key: &str) -> Option<Self> {
+        let key = [options.key_prefix.as_bytes(), key.as_bytes()].concat();
+        let lease = side_key(Kind::Lease, &key);
+        (!options.cluster || hash_tag(&lease) == hash_tag(&key)).then_some(Self { key, lease })
+    }
+}
+
+impl TagNames {
+    /// `None` where the generation cannot stand beside the set.
+    pub(super) fn of(options: &Options, tag: &str) -> Option<Self> {
+        let set = [options.tag_prefix.as_bytes(), tag.as_bytes()].concat();
+        let generation = side_key(Kind::Generation, &set);
+        (!options.cluster || hash_tag(&generation) == hash_tag(&set)).then_some(Self { set, generation })
+    }
+
+    /// Whether one script may touch this tag and that key.
+    pub(super) fn is_beside(&self, options: &Options, key: &[u8]) -> bool {
+        !options.cluster || hash_tag(&self.set) == hash_tag(key)
+    }
+}
+
+/// What decides the slot: between the first `{` and the first `}` after it, unless empty; else all of it.
+fn hash_tag(key: &[u8]) -> &[u8] {
+    let Some(open) = key.iter().position(|&byte| byte == b'{') else { return key };
+    let rest = &key[open + 1..];
+    match rest.iter().position(|&byte| byte == b'}') {
+        Some(end) if end > 0 => &rest[..end],
+        _ => key,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_a_cluster_a_side_key_must_share_the_slot() {
+        let single = Options::default();
+        let cluster = Options { cluster: true, ..Options::default() };
+        for (key, fits) in
+            [("a", true), ("{a", true), ("{a}", true), ("x:{u:{42}:p}", true), ("a}b{c}", true), ("a}b", false), ("{}", false)]
+        {
+            assert!(Names::of(&single, key).is_some());
+            assert_eq!(Names::of(&cluster, key).is_some(), fits, "{key}");
+            assert_eq!(TagNames::of(&cluster, key).is_some(), fits, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_tag_is_beside_a_key_of_the_same_hash_tag() {
+        let cluster = Options { cluster: true, ..Options::default() };
+        let tag = TagNames::of(&cluster, "{shop}:products").unwrap();
+        assert!(tag.is_beside(&cluster, b"{shop}:product:7"));
+        assert!(!tag.is_beside(&cluster, b"shop:product:7"));
+        assert!(tag.is_beside(&Options::default(), b"shop:product:7"));
+    }
+}
