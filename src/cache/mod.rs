@@ -1,12 +1,14 @@
-//! Redis as the worker uses it: connection, apply, tags, leases. Nothing else but [`reader`](crate::reader) speaks to it.
+//! Redis as the worker uses it: connection, apply, tags and their upkeep, leases. Nothing else but [`reader`](crate::reader) speaks to it.
 //!
 //! A [`Cache`] has one connection that all share. Only [`Cache::probe`] makes one; an outage ends it, with everything under way on it.
 
 mod apply;
 mod connection;
+mod eviction;
 mod failure;
 mod lease;
 mod lifetime;
+mod prune;
 pub(crate) mod script;
 pub(crate) mod side_keys;
 mod socket;
@@ -15,8 +17,10 @@ mod tags;
 
 pub use apply::{Applied, KeyHits};
 pub use connection::CacheError;
+pub use eviction::Eviction;
 pub use failure::{CommandError, Outage};
 pub use lease::{Fill, Grant, LONGEST_LEASE, new_token};
+pub use prune::{PRUNE_STEP, Pruned, TagSets};
 pub use script::READER_SCRIPTS;
 pub use standing::State;
 pub use tags::{Drained, Invalidated};
@@ -31,7 +35,6 @@ use connection::Link;
 pub struct Cache {
     link: Link,
     tag_prefix: String,
-    drains: String,
 }
 
 impl Cache {
@@ -40,11 +43,7 @@ impl Cache {
     /// # Errors
     /// A mode that is not supported, a URL or PEM texts that cannot be used.
     pub fn connect(config: &RedisConfig, queue: &str) -> Result<Self, CacheError> {
-        Ok(Self {
-            link: Link::new(config, side_keys::probe(queue))?,
-            tag_prefix: config.tag_prefix.clone(),
-            drains: side_keys::drains(queue),
-        })
+        Ok(Self { link: Link::new(config, side_keys::probe(queue))?, tag_prefix: config.tag_prefix.clone() })
     }
 
     /// Finds out whether Redis can be worked with: it answers, has its data loaded, and takes writes. Connects where nothing stands.

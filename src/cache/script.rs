@@ -15,7 +15,7 @@ pub(super) struct Script {
 
 /// Which scripts a pipeline has sent whole so far.
 #[derive(Debug, Default)]
-pub(super) struct Sent(u8);
+pub(super) struct Sent(u32);
 
 impl Script {
     fn new(bit: u8, source: &'static str) -> Self {
@@ -53,6 +53,8 @@ script!(DRAIN_SLICE, 2, "side_key.lua", "drain_slice.lua");
 script!(GRANT_LEASE, 3, "grant_lease.lua");
 script!(FILL, 4, "tag_member.lua", "fill.lua");
 script!(RELEASE_LEASE, 5, "release_lease.lua");
+script!(PRUNE_SLICE, 6, "prune_slice.lua");
+script!(KEEP_LOCK, 7, "keep_lock.lua");
 
 /// The scripts of the readers' protocol, whole, by their published names: docs/READERS.md prints them, and every client sends them.
 pub const READER_SCRIPTS: [(&str, &str); 4] = [("read", READ), ("join", JOIN), ("fill", FILL_SOURCE), ("release", RELEASE_SOURCE)];

@@ -9,7 +9,7 @@ pub(crate) enum Kind {
     Lease,
     /// When the tag was last invalidated.
     Generation,
-    /// A set of the tag's that was detached and is being drained.
+    /// The record of the tag's drains; with a colon and a drain's number behind it, the set that was detached and is being drained.
     Drain,
 }
 
@@ -39,9 +39,12 @@ pub(crate) fn side_key(kind: Kind, key: &[u8]) -> Vec<u8> {
 /// The counter that orders invalidations of tags and grants of leases.
 pub(crate) const SEQUENCE: &[u8] = b"unstale:seq";
 
-/// The record of the drains that the workers of a queue have begun.
-pub(super) fn drains(queue: &str) -> String {
-    format!("unstale:drains:{queue}")
+/// The sets of tags that drain, so that whoever starts up finds them; a tag's own record has the rest.
+pub(super) const DRAINING_TAGS: &[u8] = b"unstale:drains";
+
+/// The lock of the worker that looks after the sets of tags under that prefix.
+pub(super) fn upkeep(tag_prefix: &str) -> String {
+    format!("unstale:upkeep:{tag_prefix}")
 }
 
 /// What a probe writes.

@@ -1,5 +1,6 @@
 //! Invalidation of tags. A small tag goes at once; of a big one the set is detached at once, and its members are deleted slice by slice, by
-//! any worker: the detached set and its entry in the record are all there is to know, so a crash at any point is resumed.
+//! any worker: the detached set and its number in the tag's record are all there is to know, so a crash at any point is resumed. The record
+//! belongs to the tag: workers of another queue that invalidate the same tag wait for its drains too.
 
 use redis::{Cmd, Value};
 use tokio_util::sync::CancellationToken;
@@ -7,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::failure::CommandError;
 use super::lease::LONGEST_LEASE;
 use super::script::{DRAIN_SLICE, INVALIDATE_TAG, Sent};
-use super::side_keys::{Kind, SEQUENCE, side_key};
+use super::side_keys::{DRAINING_TAGS, Kind, SEQUENCE, side_key};
 use super::{Cache, integers, lifetime};
 
 /// Members that are deleted in one go: a few milliseconds of Redis' time at most.
@@ -34,6 +35,8 @@ pub struct Drained {
     pub existed: u64,
     /// Members whose keys were gone before.
     pub gone: u64,
+    /// Detached sets that were gone before they were drained, which only an eviction or a person does: their members may still be there.
+    pub lost: u64,
     /// Nothing of what had been detached when it began is left; false where it was cancelled.
     pub complete: bool,
 }
@@ -51,7 +54,7 @@ impl Cache {
     pub(super) fn invalidation(&self, tag: &str, sent: &mut Sent) -> Cmd {
         let set = self.tag_set(tag);
         let (generation, drain) = (side_key(Kind::Generation, set.as_bytes()), side_key(Kind::Drain, set.as_bytes()));
-        let keys = [set.as_bytes(), &generation, &drain, SEQUENCE, self.drains.as_bytes()];
+        let keys = [set.as_bytes(), &generation, &drain, SEQUENCE, DRAINING_TAGS];
         let mut command = INVALIDATE_TAG.call(sent, keys.into_iter());
         command.arg(lifetime::millis(LONGEST_LEASE * GENERATION_TTL_IN_LEASES)).arg(SLICE);
         command
@@ -68,67 +71,87 @@ impl Cache {
         cancel: &CancellationToken,
         progress: impl FnMut(u64, u64) + Send,
     ) -> Result<Drained, CommandError> {
-        let set = self.tag_set(tag);
-        let (first, end) = ([b"[", set.as_bytes(), b"\0"].concat(), [b"(", set.as_bytes(), b"\x01"].concat());
-        let entries = self.entries(&first, &end).await?;
-        self.drain(entries, cancel, progress).await
+        self.drain(self.tag_set(tag).as_bytes(), cancel, progress).await
     }
 
     /// Deletes whatever invalidations of any tag detached and nobody has finished.
     ///
     /// # Errors
     /// An outage, or Redis refuses; either way what is left stays recorded.
-    pub async fn drain_all(&self, cancel: &CancellationToken, progress: impl FnMut(u64, u64) + Send) -> Result<Drained, CommandError> {
-        let entries = self.entries(b"-", b"+").await?;
-        self.drain(entries, cancel, progress).await
-    }
-
-    /// The entries of the record between two bounds: a tag's set, a NUL, the drain's number.
-    async fn entries(&self, first: &[u8], end: &[u8]) -> Result<Vec<Vec<u8>>, CommandError> {
-        let mut command = redis::cmd("ZRANGEBYLEX");
-        command.arg(&self.drains).arg(first).arg(end);
-        let Value::Array(entries) = self.call("ZRANGEBYLEX", command).await? else { return Err(unexpected()) };
-        Ok(entries.into_iter().filter_map(|entry| if let Value::BulkString(entry) = entry { Some(entry) } else { None }).collect())
+    pub async fn drain_all(&self, cancel: &CancellationToken, mut progress: impl FnMut(u64, u64) + Send) -> Result<Drained, CommandError> {
+        let mut all = Drained { complete: true, ..Drained::default() };
+        for set in self.texts("SMEMBERS", arguments("SMEMBERS", &[DRAINING_TAGS])).await? {
+            let drained = self.drain(&set, cancel, &mut progress).await?;
+            all.existed += drained.existed;
+            all.gone += drained.gone;
+            all.lost += drained.lost;
+            all.complete &= drained.complete;
+        }
+        Ok(all)
     }
 
     async fn drain(
         &self,
-        entries: Vec<Vec<u8>>,
+        set: &[u8],
         cancel: &CancellationToken,
         mut progress: impl FnMut(u64, u64) + Send,
     ) -> Result<Drained, CommandError> {
+        let record = side_key(Kind::Drain, set);
         let mut drained = Drained { complete: true, ..Drained::default() };
-        for entry in entries {
-            let Some(set) = detached_set(&entry) else { continue };
+        for number in self.drains(set, &record).await? {
+            let detached = [&record, b":".as_slice(), &number].concat();
             let (mut cursor, mut left) = (0, true);
             while left {
                 if cancel.is_cancelled() {
                     return Ok(Drained { complete: false, ..drained });
                 }
-                let keys = [set.as_slice(), self.drains.as_bytes()];
-                let mut command = DRAIN_SLICE.call(&mut Sent::default(), keys.into_iter());
-                command.arg(cursor).arg(SLICE).arg(&entry);
+                let mut command = DRAIN_SLICE.call(&mut Sent::default(), [&detached, &record, DRAINING_TAGS].into_iter());
+                command.arg(cursor).arg(SLICE).arg(&number).arg(set);
                 let value = self.call("drain", command).await?;
-                let [next, existed, gone, more] = integers(&value).ok_or_else(unexpected)?;
+                let [next, existed, gone, more, lost] = integers(&value).ok_or_else(unexpected)?;
                 drained.existed += existed;
                 drained.gone += gone;
+                drained.lost += lost;
                 progress(existed, gone);
                 (cursor, left) = (next, more == 1);
             }
         }
         Ok(drained)
     }
+
+    /// The numbers of a tag's drains. That of its last invalidation is among them even where Redis has evicted the record: the set that it
+    /// detached, if it did, is looked for all the same.
+    async fn drains(&self, set: &[u8], record: &[u8]) -> Result<Vec<Vec<u8>>, CommandError> {
+        let mut numbers = self.texts("SMEMBERS", arguments("SMEMBERS", &[record])).await?;
+        if let Value::BulkString(last) = self.call("GET", arguments("GET", &[&side_key(Kind::Generation, set)])).await?
+            && !numbers.contains(&last)
+        {
+            numbers.push(last);
+        }
+        if numbers.is_empty() {
+            // A drain that never was: asked for, it takes the tag off the list.
+            numbers.push(b"0".to_vec());
+        }
+        Ok(numbers)
+    }
+
+    async fn texts(&self, name: &str, command: Cmd) -> Result<Vec<Vec<u8>>, CommandError> {
+        // RESP3 has sets, RESP2 has not.
+        let (Value::Array(items) | Value::Set(items)) = self.call(name, command).await? else { return Err(unexpected()) };
+        Ok(items.into_iter().filter_map(|item| if let Value::BulkString(text) = item { Some(text) } else { None }).collect())
+    }
+}
+
+fn arguments(name: &str, arguments: &[&[u8]]) -> Cmd {
+    let mut command = redis::cmd(name);
+    for argument in arguments {
+        command.arg(argument);
+    }
+    command
 }
 
 pub(super) fn invalidated(value: &Value) -> Option<Invalidated> {
     integers(value).map(|[existed, gone, draining]| Invalidated { existed, gone, draining: draining == 1 })
-}
-
-/// Where the members of an entry of the record are.
-fn detached_set(entry: &[u8]) -> Option<Vec<u8>> {
-    let separator = entry.iter().rposition(|&byte| byte == 0)?;
-    let (set, number) = (&entry[..separator], &entry[separator + 1..]);
-    Some([&side_key(Kind::Drain, set), b":".as_slice(), number].concat())
 }
 
 pub(super) fn unexpected() -> CommandError {

@@ -8,6 +8,7 @@ mod plan;
 mod publish;
 mod reach;
 mod run;
+mod tags;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -39,6 +40,7 @@ pub enum Command {
     Plan(plan::PlanArgs),
     Publish(publish::PublishArgs),
     Dlq(dlq::DlqArgs),
+    Tags(tags::TagsArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -81,6 +83,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Plan(args) => plan::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Dlq(args) => dlq::run(&args),
+        Command::Tags(args) => tags::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     ended.unwrap_or_else(|error| {

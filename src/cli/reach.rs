@@ -6,8 +6,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::CommandError;
 use crate::broker::BrokerError;
+use crate::cache::Cache;
 
-/// How long a broker that does not answer is waited for.
+/// How long a server that does not answer is waited for.
 const REACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Between two attempts to reach it.
@@ -27,6 +28,21 @@ pub(super) async fn reach<T>(connect: impl AsyncFn() -> Result<T, BrokerError>) 
         }
         if timeout_at(deadline, sleep(RETRY_AFTER)).await.is_err() {
             return Err(CommandError::unavailable(last));
+        }
+    }
+}
+
+/// Waits until Redis can be worked with, for [`REACH_TIMEOUT`].
+pub(super) async fn reach_redis(cache: &Cache) -> Result<(), CommandError> {
+    let deadline = Instant::now() + REACH_TIMEOUT;
+    let mut last = format!("Redis gave no answer within {} s", REACH_TIMEOUT.as_secs());
+    loop {
+        // It paces itself.
+        match timeout_at(deadline, cache.probe()).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(outage)) if outage.needs_person => return Err(CommandError::unavailable(outage)),
+            Ok(Err(outage)) => last = outage.cause,
+            Err(_) => return Err(CommandError::unavailable(last)),
         }
     }
 }

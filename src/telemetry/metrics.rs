@@ -48,6 +48,7 @@ struct Inner {
     digest: Mutex<Option<String>>,
     reload_failures: Counter,
     heals: Counter,
+    pruned: Counter,
 }
 
 impl Default for Metrics {
@@ -78,6 +79,7 @@ impl Metrics {
             digest: Mutex::default(),
             reload_failures: Counter::default(),
             heals: Counter::default(),
+            pruned: Counter::default(),
         };
         // `_total` is added to the names of counters.
         let names = &mut inner.exposed;
@@ -95,6 +97,7 @@ impl Metrics {
         names.register("unstale_registry_info", "The registry in force", inner.registry_info.clone());
         names.register("unstale_registry_reload_failures", "Changes of the registry that did not load", inner.reload_failures.clone());
         names.register("unstale_heals", "Times the history was re-applied because Redis had lost writes", inner.heals.clone());
+        names.register("unstale_pruned_members", "Members of tags taken out because their keys were gone", inner.pruned.clone());
         Self(Arc::new(inner))
     }
 
@@ -176,6 +179,11 @@ impl Metrics {
     /// The history was re-applied because Redis had lost writes.
     pub fn healed(&self) {
         self.0.heals.inc();
+    }
+
+    /// So many members were taken out of tags' sets, their keys being gone.
+    pub fn pruned(&self, members: u64) {
+        self.0.pruned.inc_by(members);
     }
 
     /// All of them as OpenMetrics 1.0 text.

@@ -11,6 +11,7 @@ mod main_lane;
 mod reload;
 mod slow_lane;
 mod supervisor;
+mod upkeep;
 mod window;
 
 use std::sync::Arc;
@@ -126,6 +127,7 @@ pub async fn run(
     let background = CancellationToken::new();
     let _ends_background = background.clone().drop_guard();
     tokio::spawn(reload::watch(Arc::clone(&shared), background.clone()));
+    tokio::spawn(upkeep::run(Arc::clone(&shared), background.clone()));
     let sessions = Supervisor::new(&shared, readiness);
     tokio::select! {
         ended = sessions.run(&signals.stop) => ended.map(|()| Ended::Clean).map_err(StartError::Broker),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use super::batch::{Batch, Unsettled};
 use super::fill::{self, Tokens};
@@ -119,7 +120,21 @@ async fn finish(shared: &Shared, batch: &Batch, position: u32, tokens: &Tokens) 
 async fn drain(shared: &Shared, batch: &Batch, effect: &Effect) -> Result<Option<EffectOutcome>, Outage> {
     let count = |existed, gone| batch.live.metrics.keys(effect.rule, existed, gone);
     match shared.cache.drain_tag(&effect.target, &CancellationToken::new(), count).await {
-        Ok(_) => Ok(None),
+        Ok(drained) => {
+            tell_of_lost(drained.lost);
+            Ok(None)
+        }
         Err(error) => error.into_outcome().map(Some),
+    }
+}
+
+/// Says that members of tags stay, though their tags were invalidated.
+pub(super) fn tell_of_lost(detached_sets: u64) {
+    if detached_sets > 0 {
+        error!(
+            detached_sets,
+            "sets of invalidated tags were gone before they were drained: Redis evicted them (maxmemory-policy), or somebody deleted \
+             unstale:drain*; their members stay until their TTL"
+        );
     }
 }

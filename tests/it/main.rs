@@ -17,4 +17,5 @@ mod readers;
 mod registries;
 mod registry;
 mod support_self;
+mod tags;
 mod warm;

@@ -1,6 +1,6 @@
--- KEYS: the tag's set, its generation, the name of its drains, the sequence, the record of drains.
+-- KEYS: the tag's set, its generation, its record of drains, the sequence, the list of tags that drain.
 -- ARGV: how long the generation is kept (ms), how many members are deleted here at most.
--- Returns how many members were there as keys, how many were not, and whether the tag still drains.
+-- Returns how many members were there as keys, how many were not, and whether the tag still drains, whoever began that.
 local size = redis.call('SCARD', KEYS[1])
 local n = redis.call('INCR', KEYS[4])
 if n == 1 then
@@ -14,10 +14,11 @@ redis.call('SET', KEYS[2], n, 'PX', ARGV[1])
 
 local existed, gone = 0, 0
 if size > tonumber(ARGV[2]) then
-  local drain = KEYS[3] .. ':' .. n
-  redis.call('RENAME', KEYS[1], drain)
-  redis.call('PERSIST', drain)
-  redis.call('ZADD', KEYS[5], 0, KEYS[1] .. '\0' .. n)
+  local detached = KEYS[3] .. ':' .. n
+  redis.call('RENAME', KEYS[1], detached)
+  redis.call('PERSIST', detached)
+  redis.call('SADD', KEYS[3], n)
+  redis.call('SADD', KEYS[5], KEYS[1])
 elseif size > 0 then
   local members = redis.call('SMEMBERS', KEYS[1])
   local leases = {}
@@ -29,5 +30,4 @@ elseif size > 0 then
   gone = #members - existed
   redis.call('UNLINK', KEYS[1])
 end
-local draining = redis.call('ZLEXCOUNT', KEYS[5], '[' .. KEYS[1] .. '\0', '(' .. KEYS[1] .. '\1')
-return { existed, gone, draining > 0 and 1 or 0 }
+return { existed, gone, redis.call('EXISTS', KEYS[3]) }

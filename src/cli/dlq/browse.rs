@@ -77,7 +77,7 @@ pub(super) fn progress(total: u32, verb: &str) -> ProgressBar {
 }
 
 /// Cancelled by the first SIGINT or SIGTERM; the second ends the program at once.
-pub(super) fn stop_on_signal() -> Result<CancellationToken, CommandError> {
+pub(in crate::cli) fn stop_on_signal() -> Result<CancellationToken, CommandError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::internal)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::internal)?;
     let stop = CancellationToken::new();

@@ -64,13 +64,15 @@ async fn a_tag_of_100_000_keys_is_drained_without_blocking_redis() {
     assert!(pings > 20 && worst < Duration::from_secs(1), "{pings} PINGs, the worst {worst:?}");
     assert_eq!(run::<Vec<String>>(&mut redis, &["SMEMBERS", "cache_tag:big"]).await, ["new"]);
     assert_eq!(run::<String>(&mut redis, &["GET", "new"]).await, "v");
-    assert_eq!(run::<u64>(&mut redis, &["EXISTS", "unstale:drains:q"]).await, 0, "the record is dropped");
+    let record = ["EXISTS", "unstale:drains", "unstale:drain/{cache_tag:big}"];
+    assert_eq!(run::<u64>(&mut redis, &record).await, 0, "the record is dropped");
     assert_eq!(apply(&cache, &[effect(0, "big", Action::InvalidateTag)]).await.unsettled, []);
 }
 
 #[tokio::test]
 async fn another_worker_finishes_what_one_left() {
-    let (names, server) = (Names::new(), support::redis().await);
+    // A server of its own: what is left over is drained whoever left it.
+    let (names, server) = (Names::new(), Redis::start().await);
     let queue = names.of("q");
     let (first, mut redis) = (cache(&server.url(), &queue).await, server.connection().await);
     let (tag, prefix) = (names.of("t"), names.of("k"));
@@ -90,7 +92,49 @@ async fn another_worker_finishes_what_one_left() {
     assert!(rest.complete);
     assert_eq!(partly.existed + rest.existed, 2_700);
     assert_eq!(run::<u64>(&mut redis, &["EXISTS", &format!("{prefix}0"), &format!("{prefix}1999"), &format!("{prefix}again1")]).await, 0);
-    assert_eq!(run::<u64>(&mut redis, &["EXISTS", &format!("unstale:drains:{queue}")]).await, 0);
+    assert_eq!(run::<Vec<String>>(&mut redis, &["KEYS", "unstale:drain*"]).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn whoever_invalidates_a_tag_that_drains_waits_for_it_of_whatever_queue() {
+    let (names, server) = (Names::new(), support::redis().await);
+    let (one, other) = (cache(&server.url(), &names.of("q")).await, cache(&server.url(), &names.of("another q")).await);
+    let mut redis = server.connection().await;
+    let (tag, last) = (names.of("t"), names.of("k599"));
+    fill_tag(&mut redis, &format!("cache_tag:{tag}"), &names.of("k"), 600).await;
+    assert!(one.invalidate_tag(&tag).await.unwrap().draining);
+    let again = apply(&other, &[effect(0, &tag, Action::InvalidateTag)]).await;
+    assert_eq!(again.unsettled, [(slot(0), EffectOutcome::Slow)], "done only once the members are gone");
+    assert!(other.drain_tag(&tag, &CancellationToken::new(), |_, _| {}).await.unwrap().complete);
+    assert_eq!(run::<u64>(&mut redis, &["EXISTS", &last]).await, 0);
+    assert!(!one.invalidate_tag(&tag).await.unwrap().draining);
+}
+
+#[tokio::test]
+async fn a_drain_whose_record_was_evicted_is_found_by_its_tag() {
+    let server = Redis::start().await;
+    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
+    fill_tag(&mut redis, "cache_tag:t", "k", 600).await;
+    assert!(cache.invalidate_tag("t").await.unwrap().draining);
+    assert_eq!(run::<u64>(&mut redis, &["DEL", "unstale:drain/{cache_tag:t}"]).await, 1);
+    let drained = cache.drain_tag("t", &CancellationToken::new(), |_, _| {}).await.unwrap();
+    assert_eq!((drained.existed, drained.lost), (600, 0));
+    assert_eq!(run::<u64>(&mut redis, &["EXISTS", "k0", "k599"]).await, 0);
+    assert_eq!(run::<Vec<String>>(&mut redis, &["KEYS", "unstale:drain*"]).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_detached_set_that_was_evicted_is_told() {
+    let server = Redis::start().await;
+    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
+    fill_tag(&mut redis, "cache_tag:t", "k", 600).await;
+    cache.invalidate_tag("t").await.unwrap();
+    let detached = run::<Vec<String>>(&mut redis, &["KEYS", "unstale:drain/{cache_tag:t}:*"]).await;
+    assert_eq!(run::<u64>(&mut redis, &["DEL", &detached[0]]).await, 1);
+    let drained = cache.drain_all(&CancellationToken::new(), |_, _| {}).await.unwrap();
+    assert_eq!((drained.existed, drained.lost), (0, 1));
+    assert_eq!(cache.drain_tag("t", &CancellationToken::new(), |_, _| {}).await.unwrap().lost, 0, "told once");
+    assert_eq!(run::<Vec<String>>(&mut redis, &["KEYS", "unstale:drain*"]).await, [""; 0]);
 }
 
 #[tokio::test]

@@ -1,0 +1,95 @@
+//! Upkeep of the tags' sets: members whose keys expired, were evicted or were deleted by others leave them, so that an index does not outgrow
+//! what it indexes.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::failure::CommandError;
+use super::script::{KEEP_LOCK, PRUNE_SLICE, Sent};
+use super::{Cache, integers, lifetime, side_keys, tags};
+
+/// Keys that one step of a scan looks at, and members that one slice of a set holds: well below a millisecond of Redis' time.
+pub const PRUNE_STEP: usize = 500;
+
+/// Some of the tags' sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagSets {
+    /// Where to go on; 0 where all of Redis was looked through.
+    pub next: u64,
+    /// Whole keys; one may come twice.
+    pub sets: Vec<Vec<u8>>,
+}
+
+/// What one slice of a tag's set held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pruned {
+    /// Where to go on; 0 where all of the set was looked through.
+    pub next: u64,
+    /// Members looked at.
+    pub looked: u64,
+    /// Members whose keys were gone.
+    pub gone: u64,
+}
+
+impl Cache {
+    /// The next of the tags' sets, whoever made them: there is no list of them, so all keys are looked through, about [`PRUNE_STEP`] at a time.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn tag_sets(&self, cursor: u64) -> Result<TagSets, CommandError> {
+        let mut command = redis::cmd("SCAN");
+        command.arg(cursor).arg("MATCH").arg(pattern(&self.tag_prefix)).arg("COUNT").arg(PRUNE_STEP).arg("TYPE").arg("set");
+        let Value::Array(answer) = self.call("SCAN", command).await? else { return Err(tags::unexpected()) };
+        let [Value::BulkString(next), Value::Array(sets)] = answer.as_slice() else { return Err(tags::unexpected()) };
+        let next = std::str::from_utf8(next).ok().and_then(|next| next.parse().ok()).ok_or_else(tags::unexpected)?;
+        let sets = sets.iter().filter_map(|set| if let Value::BulkString(set) = set { Some(set.clone()) } else { None });
+        Ok(TagSets { next, sets: sets.collect() })
+    }
+
+    /// Takes out of a slice of a tag's set what is no key any more, or only counts it.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn prune_slice(&self, set: &[u8], cursor: u64, only_count: bool) -> Result<Pruned, CommandError> {
+        let mut command = PRUNE_SLICE.call(&mut Sent::default(), [set].into_iter());
+        command.arg(cursor).arg(PRUNE_STEP).arg(u8::from(!only_count));
+        let [next, looked, gone] = integers(&self.call("prune", command).await?).ok_or_else(tags::unexpected)?;
+        Ok(Pruned { next, looked, gone })
+    }
+
+    /// Takes or keeps the lock of whoever looks after the tags: one worker at a time over all queues. Whether it is ours.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn lock_upkeep(&self, token: &str, ttl: Duration) -> Result<bool, CommandError> {
+        let lock = side_keys::upkeep(&self.tag_prefix);
+        let mut command = KEEP_LOCK.call(&mut Sent::default(), [lock.as_bytes()].into_iter());
+        command.arg(token).arg(lifetime::millis(ttl));
+        Ok(self.call("lock", command).await? == Value::Int(1))
+    }
+}
+
+/// What SCAN takes for "begins with".
+fn pattern(prefix: &str) -> String {
+    let mut pattern = String::with_capacity(prefix.len() + 1);
+    for c in prefix.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern.push('*');
+    pattern
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_taken_literally() {
+        assert_eq!(pattern("cache_tag:"), "cache_tag:*");
+        assert_eq!(pattern("[a]*?\\"), "\\[a\\]\\*\\?\\\\*");
+    }
+}

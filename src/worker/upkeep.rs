@@ -1,0 +1,158 @@
+//! What nobody's event asks for: drains that were left over, tags' sets that have outgrown what they index, and a look at what Redis may evict.
+//!
+//! One worker at a time looks after the tags, over all queues: a lock in Redis says which. Each step is a fraction of a millisecond of Redis'
+//! time, and steps are spread.
+
+mod rounds;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use self::rounds::{Rounds, Step};
+use super::{Shared, slow_lane};
+use crate::cache::{CommandError, Eviction, Outage, PRUNE_STEP, new_token};
+
+/// The lock outlives the longest pause between two renewals; who dies is followed after so long.
+const LOCK_TTL: Duration = Duration::from_secs(15);
+const LOCK_RENEWED_AFTER: Duration = Duration::from_secs(4);
+
+/// Between two looks for drains that nobody goes on with: their events do, unless they are lost or dead.
+const DRAINS_INTERVAL: Duration = Duration::from_secs(60);
+
+/// After Redis refused: rights change rarely.
+const REFUSED_PAUSE: Duration = Duration::from_secs(300);
+
+/// Redis' time for a key: what is looked at is spread to 20,000 a second, and to 100,000 where much of it is gone. A key that a scan passes over
+/// costs a tenth of a member.
+const PER_MEMBER: Duration = Duration::from_micros(50);
+const PER_MEMBER_IN_A_HURRY: Duration = Duration::from_micros(10);
+const PER_SCANNED_KEY: Duration = Duration::from_micros(10);
+
+/// Looks after Redis until `stop`.
+pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    let work = async {
+        let (mut eviction, mut refused) = (Eviction::Safe, None);
+        loop {
+            shared.gate.open().await;
+            let Err(error) = stand(&shared, &mut eviction).await;
+            match error {
+                CommandError::Outage(outage) => shared.gate.close(&outage),
+                CommandError::Refused(cause) | CommandError::Failed(cause) => {
+                    if refused.as_ref() != Some(&cause) {
+                        info!(
+                            %cause,
+                            "tags are not looked after: members whose keys are gone stay in their sets; docs/OPERATIONS.md has the ACL for it"
+                        );
+                    }
+                    refused = Some(cause);
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                }
+            }
+        }
+    };
+    stop.run_until_cancelled(work).await;
+}
+
+/// As long as Redis stands.
+async fn stand(shared: &Shared, told: &mut Eviction) -> Result<Infallible, CommandError> {
+    tell_of_eviction(shared, told).await?;
+    let token = new_token();
+    loop {
+        if shared.cache.lock_upkeep(&token, LOCK_TTL).await? {
+            debug!("the upkeep of tags is this worker's");
+            look_after_tags(shared, &token).await?;
+        }
+        tokio::time::sleep(LOCK_TTL / 2).await;
+    }
+}
+
+async fn tell_of_eviction(shared: &Shared, told: &mut Eviction) -> Result<(), Outage> {
+    let eviction = shared.cache.eviction().await?;
+    if eviction != *told {
+        match &eviction {
+            Eviction::Risky { policy, consequence } => warn!(
+                maxmemory_policy = %policy,
+                "Redis {consequence}. Set maxmemory-policy noeviction, with room to spare, or give the cache of other data a Redis of its own"
+            ),
+            Eviction::Unknown => info!(
+                "Redis does not tell its maxmemory-policy (INFO and CONFIG GET are refused, or do not have it): make sure that it is noeviction, or \
+                 that memory suffices"
+            ),
+            Eviction::Safe => info!("Redis evicts no keys any more"),
+        }
+        *told = eviction;
+    }
+    Ok(())
+}
+
+/// As long as the lock is ours.
+async fn look_after_tags(shared: &Shared, token: &str) -> Result<(), CommandError> {
+    let mut renewed = Instant::now();
+    let mut drained: Option<Instant> = None;
+    let mut rounds = Rounds::new(Instant::now());
+    loop {
+        if renewed.elapsed() > LOCK_RENEWED_AFTER {
+            if !shared.cache.lock_upkeep(token, LOCK_TTL).await? {
+                return Ok(());
+            }
+            renewed = Instant::now();
+        }
+        if drained.is_none_or(|last| last.elapsed() > DRAINS_INTERVAL) {
+            if !drain_left_over(shared, renewed).await? {
+                continue;
+            }
+            drained = Some(Instant::now());
+        }
+        let pause = step(shared, &mut rounds).await?;
+        tokio::time::sleep(pause.min(LOCK_RENEWED_AFTER)).await;
+    }
+}
+
+/// Goes on with drains whose events nobody handles any more. Whether it came to the end before the lock is to be renewed.
+async fn drain_left_over(shared: &Shared, renewed: Instant) -> Result<bool, CommandError> {
+    let cancel = CancellationToken::new();
+    let give_up_in_time = |_, _| {
+        if renewed.elapsed() > LOCK_RENEWED_AFTER {
+            cancel.cancel();
+        }
+    };
+    let drained = shared.cache.drain_all(&cancel, give_up_in_time).await?;
+    slow_lane::tell_of_lost(drained.lost);
+    if drained.existed + drained.gone > 0 {
+        info!(keys = drained.existed, "drained tags that an earlier invalidation had left over");
+    }
+    Ok(drained.complete)
+}
+
+/// One step, and how long to leave Redis alone after it.
+async fn step(shared: &Shared, rounds: &mut Rounds) -> Result<Duration, CommandError> {
+    let now = Instant::now();
+    match rounds.next(now) {
+        Step::Wait(until) => Ok(until.saturating_duration_since(now)),
+        Step::Scan(cursor) => {
+            let found = shared.cache.tag_sets(cursor).await?;
+            if let Some(found) = rounds.scanned(found.next, found.sets, Instant::now()) {
+                debug!(sets = found.looks, members = found.looked, pruned = found.gone, "looked through the tags");
+            }
+            Ok(PER_SCANNED_KEY * u32::try_from(PRUNE_STEP).unwrap_or(u32::MAX))
+        }
+        Step::Slice { set, cursor } => match shared.cache.prune_slice(&set, cursor, false).await {
+            Ok(slice) => {
+                rounds.sliced(slice.next, slice.looked, slice.gone, Instant::now());
+                shared.metrics.pruned(slice.gone);
+                let per_member = if slice.gone * 10 > slice.looked { PER_MEMBER_IN_A_HURRY } else { PER_MEMBER };
+                Ok(per_member * u32::try_from(slice.looked).unwrap_or(u32::MAX))
+            }
+            Err(CommandError::Outage(outage)) => Err(outage.into()),
+            // It is no set any more, or not ours to touch.
+            Err(CommandError::Refused(_) | CommandError::Failed(_)) => {
+                rounds.skipped();
+                Ok(PER_MEMBER)
+            }
+        },
+    }
+}

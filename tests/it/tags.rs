@@ -1,0 +1,198 @@
+//! Upkeep of tags: `unstale tags gc`, what the worker does of it by itself, and what it says of a Redis that evicts.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+
+use crate::end_to_end::stage::{SOON, Stage};
+use crate::support::{Redis, wait_until};
+
+const RULES: &str = r#"events: { pages.imported: { effects: [ { invalidate_tags: "pages" } ] } }"#;
+
+/// Keys that exist and keys that do not, all members of a tag.
+async fn fill(redis: &mut MultiplexedConnection, tag: &str, live: usize, gone: usize) {
+    let mut pipeline = redis::pipe();
+    for n in 0..live {
+        pipeline.set(format!("{tag}:{n}"), "v").ignore();
+    }
+    for n in 0..live + gone {
+        pipeline.sadd(format!("cache_tag:{tag}"), format!("{tag}:{n}")).ignore();
+    }
+    pipeline.exec_async(redis).await.unwrap();
+}
+
+async fn ask<T: redis::FromRedisValue>(redis: &mut MultiplexedConnection, command: &[&str]) -> T {
+    let mut cmd = redis::cmd(command[0]);
+    cmd.arg(&command[1..]);
+    cmd.query_async(redis).await.unwrap()
+}
+
+async fn gc(server: &Redis, args: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unstale"));
+    command.args(["tags", "gc"]).args(args).env_clear().env("UNSTALE_REDIS_URL", server.url()).env("UNSTALE_LOG", "warn");
+    command.stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gc_takes_out_the_members_whose_keys_are_gone_and_nothing_else() {
+    let server = Redis::start().await;
+    let mut redis = server.connection().await;
+    fill(&mut redis, "clean", 3, 0).await;
+    fill(&mut redis, "small", 2, 5).await;
+    fill(&mut redis, "big", 1_500, 2_500).await;
+    fill(&mut redis, "dead", 0, 4).await;
+    let _: u64 = ask(&mut redis, &["SADD", "their:set", "no key"]).await;
+    let _: u64 = ask(&mut redis, &["LPUSH", "cache_tag:list", "no key"]).await;
+    let keys = async || {
+        ask::<Vec<String>>(&mut server.connection().await, &["KEYS", "*"]).await.iter().filter(|key| !key.starts_with("unstale:")).count()
+    };
+    let before = keys().await;
+
+    let (code, out, err) = gc(&server, &["--dry-run"]).await;
+    assert_eq!((code, err.as_str()), (0, "would take 2509 of 4014 members out of 4 tags\n"), "{out}");
+    assert_eq!(ask::<u64>(&mut redis, &["SCARD", "cache_tag:big"]).await, 4_000);
+
+    let (code, out, err) = gc(&server, &["--json"]).await;
+    assert_eq!((code, err.as_str()), (0, "took 2509 of 4014 members out of 4 tags\n"));
+    let mut lines: Vec<&str> = out.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            r#"{"tag":"big","members":4000,"gone":2500}"#,
+            r#"{"tag":"dead","members":4,"gone":4}"#,
+            r#"{"tag":"small","members":7,"gone":5}"#
+        ]
+    );
+    for (set, members) in [("clean", 3), ("small", 2), ("big", 1_500), ("dead", 0)] {
+        assert_eq!(ask::<u64>(&mut redis, &["SCARD", &format!("cache_tag:{set}")]).await, members, "{set}");
+    }
+    assert_eq!(ask::<u64>(&mut redis, &["SCARD", "their:set"]).await, 1);
+    assert_eq!(keys().await, before - 1, "no key but the empty set is gone");
+    assert_eq!(gc(&server, &[]).await, (0, String::new(), "took 0 of 1505 members out of 3 tags\n".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gc_keeps_its_rate_and_says_what_is_in_the_way() {
+    let server = Redis::start().await;
+    fill(&mut server.connection().await, "t", 500, 1_500).await;
+    let start = Instant::now();
+    // 2,000 members and one step of the scan at least; the last step is not waited for.
+    assert_eq!(gc(&server, &["--rate", "2000/s"]).await.0, 0);
+    assert!(start.elapsed() > Duration::from_millis(900), "{:?}", start.elapsed());
+    server.kill();
+    let (code, _, err) = gc(&server, &[]).await;
+    assert_eq!(code, 69);
+    assert!(err.contains("Redis cannot be reached"), "{err}");
+}
+
+/// An hour of adds and expiries, compressed: members live 4 s instead of 10 min.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_churned_tag_stays_within_1_2_times_its_live_members() {
+    const LIFETIME_MS: u64 = 4_000;
+    const ADDS_PER_TICK: u64 = 10;
+    let stage = Stage::new(&[("pages.yaml", RULES)]).await;
+    let worker = stage.worker(&[]).await;
+    let mut redis = stage.connection().await;
+    let count = redis::Script::new(
+        "local live = 0 \
+         for _, member in ipairs(redis.call('SMEMBERS', KEYS[1])) do live = live + redis.call('EXISTS', member) end \
+         return {redis.call('SCARD', KEYS[1]), live}",
+    );
+    let start = Instant::now();
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    let (mut added, mut worst, mut samples) = (0, 0.0_f64, 0);
+    while start.elapsed() < Duration::from_millis(6 * LIFETIME_MS) {
+        ticks.tick().await;
+        let mut pipeline = redis::pipe();
+        pipeline.atomic();
+        for n in added..added + ADDS_PER_TICK {
+            let key = format!("page:{n}");
+            pipeline.sadd("cache_tag:pages", &key).ignore().pset_ex(key, "v", LIFETIME_MS).ignore();
+        }
+        pipeline.exec_async(&mut redis).await.unwrap();
+        added += ADDS_PER_TICK;
+        // Three lifetimes in, it has found out how often to look.
+        if start.elapsed() > Duration::from_millis(3 * LIFETIME_MS) {
+            let (members, live): (f64, f64) = count.key("cache_tag:pages").invoke_async(&mut redis).await.unwrap();
+            worst = worst.max(members / live);
+            samples += 1;
+        }
+    }
+    assert!(samples > 50 && worst <= 1.2, "{worst} times its live members, {samples} samples, {added} were added");
+    let pruned = worker.metrics().await.sum("unstale_pruned_members_total", &[]);
+    assert!(pruned > 1_000.0, "{pruned}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_worker_prunes_and_another_follows_it() {
+    let stage = Stage::new(&[("pages.yaml", RULES)]).await;
+    let mut redis = stage.connection().await;
+    fill(&mut redis, "t", 10, 10).await;
+    let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
+    wait_until(SOON, "the tag is pruned", async || ask::<u64>(&mut stage.connection().await, &["SCARD", "cache_tag:t"]).await == 10).await;
+    let pruned = async |worker: &crate::support::Worker| worker.metrics().await.sum("unstale_pruned_members_total", &[]);
+    let (by_one, by_two) = (pruned(&one).await, pruned(&two).await);
+    assert_eq!((by_one.max(by_two), by_one.min(by_two)), (10.0, 0.0));
+    let (pruner, other) = if by_one > by_two { (one, two) } else { (two, one) };
+    pruner.kill();
+    fill(&mut redis, "u", 10, 10).await;
+    wait_until(SOON, "the other one prunes", async || pruned(&other).await == 10.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_nobody_goes_on_with_is_finished_by_whoever_starts() {
+    let stage = Stage::new(&[("pages.yaml", RULES)]).await;
+    let mut redis = stage.connection().await;
+    fill(&mut redis, "pages", 2_000, 0).await;
+    // What a worker leaves whose event was dropped by hand in the middle of it.
+    for command in [
+        ["RENAME", "cache_tag:pages", "unstale:drain/{cache_tag:pages}:7"],
+        ["SADD", "unstale:drain/{cache_tag:pages}", "7"],
+        ["SADD", "unstale:drains", "cache_tag:pages"],
+    ] {
+        let _: redis::Value = ask(&mut redis, &command).await;
+    }
+    let worker = stage.worker(&[]).await;
+    wait_until(SOON, "the keys are gone", async || {
+        ask::<Vec<String>>(&mut stage.connection().await, &["KEYS", "pages:*"]).await.is_empty()
+    })
+    .await;
+    wait_until(SOON, "it is told", async || worker.stderr().contains("an earlier invalidation had left over")).await;
+    assert_eq!(ask::<Vec<String>>(&mut redis, &["KEYS", "unstale:drain*"]).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_may_evict_what_is_needed_is_warned_of() {
+    for (arguments, warned) in [
+        (&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"][..], true),
+        (&["--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru"], true),
+        (&["--maxmemory", "100mb", "--maxmemory-policy", "noeviction"], false),
+        (&["--maxmemory-policy", "allkeys-lru"], false),
+        // Where INFO tells nothing, CONFIG does.
+        (&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru", "--rename-command", "INFO", ""], true),
+    ] {
+        let stage =
+            Stage::with(&crate::support::rabbitmq().await.url(), Redis::start_with(arguments).await, &[("pages.yaml", RULES)]).await;
+        let mut redis = stage.connection().await;
+        fill(&mut redis, "t", 1, 1).await;
+        let worker = stage.worker(&[]).await;
+        // The look at the policy comes before the first prune.
+        wait_until(SOON, "the tag is pruned", async || ask::<u64>(&mut stage.connection().await, &["SCARD", "cache_tag:t"]).await == 1)
+            .await;
+        let log = worker.stderr();
+        assert_eq!(log.contains("Set maxmemory-policy noeviction"), warned, "{arguments:?}: {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_does_not_tell_its_policy_is_worked_with() {
+    let server = Redis::start_with(&["--rename-command", "INFO", "", "--rename-command", "CONFIG", ""]).await;
+    let stage = Stage::with(&crate::support::rabbitmq().await.url(), server, &[("pages.yaml", RULES)]).await;
+    let worker = stage.worker(&[]).await;
+    wait_until(SOON, "it says so", async || worker.stderr().contains("does not tell its maxmemory-policy")).await;
+}
