@@ -1,10 +1,11 @@
-//! The connection to a single Redis server.
+//! The connection to the one Redis server that takes writes.
 
 use std::sync::Arc;
 
 use redis::{Pipeline, Value};
 
 use super::failure::Outage;
+use super::sentinel::Primary;
 use super::socket::{self, Socket};
 use super::standing::{Connect, Standing, State};
 use crate::config::{RedisConfig, RedisMode};
@@ -23,12 +24,16 @@ pub enum CacheError {
     Tls(String),
 }
 
+/// The connection to the server that takes writes: the one that is named, or the one that the sentinels name.
 #[derive(Debug)]
-pub(super) struct Link(Standing<Server>);
+pub(super) enum Link {
+    Named(Standing<Server>),
+    Watched(Standing<Primary>),
+}
 
-/// Where the connection goes.
+/// Where the connection goes, as it is set.
 #[derive(Debug)]
-struct Server {
+pub(super) struct Server {
     client: redis::Client,
     probe_key: String,
 }
@@ -38,26 +43,35 @@ impl Link {
         match &config.mode {
             RedisMode::Single => {}
             RedisMode::Cluster => return Err(CacheError::Mode("cluster")),
-            RedisMode::Sentinel { .. } => return Err(CacheError::Mode("sentinel")),
+            RedisMode::Sentinel { master } => return Ok(Self::Watched(Standing::new(Primary::new(config, master, probe_key)?))),
         }
         let [url] = config.urls.as_slice() else {
             return Err(CacheError::Url("one address is expected with UNSTALE_REDIS_MODE=single".into()));
         };
         let client = socket::client(url.expose(), &config.tls)?;
-        Ok(Self(Standing::new(Server { client, probe_key })))
+        Ok(Self::Named(Standing::new(Server { client, probe_key })))
     }
 
     pub(super) fn state(&self) -> State {
-        self.0.state()
+        match self {
+            Self::Named(standing) => standing.state(),
+            Self::Watched(standing) => standing.state(),
+        }
     }
 
     pub(super) fn live(&self) -> Result<Arc<Socket>, Outage> {
-        self.0.live()
+        match self {
+            Self::Named(standing) => standing.live(),
+            Self::Watched(standing) => standing.live(),
+        }
     }
 
     /// See [`Standing::give_up`].
     pub(super) fn give_up(&self, live: &Socket, outage: &Outage) {
-        self.0.give_up(live, outage);
+        match self {
+            Self::Named(standing) => standing.give_up(live, outage),
+            Self::Watched(standing) => standing.give_up(live, outage),
+        }
     }
 
     /// Sends commands in one go and awaits their answers, errors of single commands among them. Polled once, they are on their way.
@@ -71,7 +85,10 @@ impl Link {
 
     /// See [`Standing::probe`].
     pub(super) async fn probe(&self) -> Result<(), Outage> {
-        self.0.probe().await
+        match self {
+            Self::Named(standing) => standing.probe().await,
+            Self::Watched(standing) => standing.probe().await,
+        }
     }
 }
 

@@ -140,9 +140,33 @@ pub(super) fn too_old(version: &str) -> Outage {
     Outage::for_person(format!("Redis is {version}: 7.0 or newer is needed"))
 }
 
-/// No right to the keys that we keep beside the application's.
-pub(super) fn no_side_keys() -> Outage {
-    Outage::for_person("Redis gives us no right to write our own keys: the ACL of our user needs ~unstale:* (NOPERM)")
+/// The server may be a replica, and we may not ask.
+pub(super) fn no_right_to_role(cause: &str) -> Outage {
+    Outage::for_person(format!("Redis does not say whether it is a primary: the ACL of our user needs +role ({cause})"))
+}
+
+/// The sentinels answer, and none knows the name.
+pub(super) fn unknown_primary(name: &str) -> Outage {
+    Outage::for_person(format!("the sentinels watch no primary named {name}: UNSTALE_REDIS_SENTINEL_MASTER"))
+}
+
+/// A sentinel refuses to say which server is the primary.
+pub(super) fn of_sentinel(error: &ServerError) -> Outage {
+    Outage::for_person(format!(
+        "a sentinel refuses us: credentials in UNSTALE_REDIS_URL, or its ACL lacks +sentinel|master ({})",
+        error.code()
+    ))
+}
+
+/// What a probe's error means.
+pub(super) fn takes_no_writes(error: &ServerError) -> Outage {
+    match classify("SET", error) {
+        CommandError::Outage(outage) => outage,
+        CommandError::Refused(_) if error.code() == "NOPERM" => {
+            Outage::for_person("Redis gives us no right to write our own keys: the ACL of our user needs ~unstale:* (NOPERM)")
+        }
+        CommandError::Refused(cause) | CommandError::Failed(cause) => Outage::new(format!("Redis takes no writes: {cause}")),
+    }
 }
 
 #[cfg(test)]

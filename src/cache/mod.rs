@@ -2,6 +2,7 @@
 //!
 //! A [`Cache`] has one connection that all share. Only [`Cache::probe`] makes one; an outage ends it, with everything under way on it.
 
+mod address;
 mod apply;
 mod connection;
 mod eviction;
@@ -10,6 +11,7 @@ mod lease;
 mod lifetime;
 mod prune;
 pub(crate) mod script;
+mod sentinel;
 pub(crate) mod side_keys;
 mod socket;
 mod standing;

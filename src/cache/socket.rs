@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, Pipeline, TlsCertificates, Value};
+use redis::{AsyncConnectionConfig, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, Pipeline, ServerError, TlsCertificates, Value};
 use url::Url;
 
 use super::connection::CacheError;
-use super::failure::{self, CommandError, Outage};
+use super::failure::{self, Outage};
 use super::standing::Live;
 use crate::config::TlsConfig;
 
@@ -113,18 +113,17 @@ impl Socket {
         self.given_up.get().map_or(Ok(values), |outage| Err(outage.clone()))
     }
 
-    /// Writes a key that is soon gone.
+    /// Finds out whether writes are taken.
     pub(super) async fn check(&self, probe_key: &str) -> Result<(), Outage> {
+        self.write_probe(probe_key).await?.map_or(Ok(()), |error| Err(failure::takes_no_writes(&error)))
+    }
+
+    /// Writes a key that is soon gone; the server's error, if it has one.
+    pub(super) async fn write_probe(&self, key: &str) -> Result<Option<ServerError>, Outage> {
         let mut pipeline = Pipeline::new();
-        pipeline.cmd("SET").arg(probe_key).arg(1).arg("PX").arg(1_000);
-        match self.ask(&pipeline).await?.first() {
-            Some(Value::ServerError(error)) => match failure::classify("SET", error) {
-                CommandError::Outage(outage) => Err(outage),
-                CommandError::Refused(_) if error.code() == "NOPERM" => Err(failure::no_side_keys()),
-                CommandError::Refused(cause) | CommandError::Failed(cause) => Err(Outage::new(format!("Redis takes no writes: {cause}"))),
-            },
-            _ => Ok(()),
-        }
+        pipeline.cmd("SET").arg(key).arg(1).arg("PX").arg(1_000);
+        let answer = self.ask(&pipeline).await?.pop();
+        Ok(if let Some(Value::ServerError(error)) = answer { Some(error) } else { None })
     }
 }
 

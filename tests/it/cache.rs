@@ -16,9 +16,9 @@ use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
 use unstale::plan::{Batch, Slot};
 use unstale::registry::{Action, Effect, Expiry, RuleId, Write};
 
-const HOUR: Expiry = Expiry::After { ttl: Duration::from_secs(3_600), jitter: 0.0 };
+pub(crate) const HOUR: Expiry = Expiry::After { ttl: Duration::from_secs(3_600), jitter: 0.0 };
 
-fn config(url: &str) -> RedisConfig {
+pub(crate) fn config(url: &str) -> RedisConfig {
     RedisConfig {
         urls: vec![SecretUrl::new(url.parse().unwrap())],
         mode: RedisMode::Single,
@@ -29,7 +29,7 @@ fn config(url: &str) -> RedisConfig {
 }
 
 /// A cache that stands.
-async fn cache(url: &str, queue: &str) -> Cache {
+pub(crate) async fn cache(url: &str, queue: &str) -> Cache {
     let cache = Cache::connect(&config(url), queue).unwrap();
     cache.probe().await.unwrap();
     cache
@@ -48,24 +48,24 @@ impl Names {
     }
 }
 
-fn effect(rule: u32, target: impl Into<String>, action: Action) -> Effect {
+pub(crate) fn effect(rule: u32, target: impl Into<String>, action: Action) -> Effect {
     Effect { rule: RuleId(rule), target: target.into(), action }
 }
 
-fn write(value: &str, expiry: Expiry, tags: &[&str]) -> Action {
+pub(crate) fn write(value: &str, expiry: Expiry, tags: &[&str]) -> Action {
     Action::Write(Box::new(Write { value: value.into(), expiry, tags: tags.iter().map(|&tag| tag.into()).collect(), version: None }))
 }
 
-fn slot(position: usize) -> Slot {
+pub(crate) fn slot(position: usize) -> Slot {
     Slot { event: 0, position: u32::try_from(position).unwrap() }
 }
 
 /// Applies effects together: each one's slot is its place.
-async fn apply(cache: &Cache, effects: &[Effect]) -> Applied {
+pub(crate) async fn apply(cache: &Cache, effects: &[Effect]) -> Applied {
     try_apply(cache, effects).await.unwrap()
 }
 
-async fn try_apply(cache: &Cache, effects: &[Effect]) -> Result<Applied, unstale::cache::Outage> {
+pub(crate) async fn try_apply(cache: &Cache, effects: &[Effect]) -> Result<Applied, unstale::cache::Outage> {
     let mut batch = Batch::new(cache.tag_prefix(), effects.len());
     for (position, effect) in effects.iter().enumerate() {
         batch.push(slot(position), effect);
@@ -73,7 +73,7 @@ async fn try_apply(cache: &Cache, effects: &[Effect]) -> Result<Applied, unstale
     cache.apply(&batch.finish()).await
 }
 
-async fn run<T: redis::FromRedisValue>(connection: &mut MultiplexedConnection, command: &[&str]) -> T {
+pub(crate) async fn run<T: redis::FromRedisValue>(connection: &mut MultiplexedConnection, command: &[&str]) -> T {
     try_run(connection, command).await.unwrap()
 }
 

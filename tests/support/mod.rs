@@ -10,6 +10,8 @@ pub(crate) mod port;
 pub(crate) mod proxy;
 pub(crate) mod rabbitmq;
 pub(crate) mod redis;
+pub(crate) mod redis_cluster;
+pub(crate) mod sentinels;
 pub(crate) mod wait;
 pub(crate) mod worker;
 
@@ -18,6 +20,8 @@ use tokio::sync::OnceCell;
 pub(crate) use proxy::Proxy;
 pub(crate) use rabbitmq::RabbitMq;
 pub(crate) use redis::Redis;
+pub(crate) use redis_cluster::RedisCluster;
+pub(crate) use sentinels::Sentinels;
 pub(crate) use wait::{wait_for, wait_until};
 pub(crate) use worker::Worker;
 
@@ -25,6 +29,12 @@ pub(crate) use worker::Worker;
 pub(crate) async fn redis() -> &'static Redis {
     static SHARED: OnceCell<Redis> = OnceCell::const_new();
     SHARED.get_or_init(Redis::start).await
+}
+
+/// The Redis Cluster that the tests of this process share: nobody kills its nodes, and slots that are moved come back.
+pub(crate) async fn redis_cluster() -> &'static RedisCluster {
+    static SHARED: OnceCell<RedisCluster> = OnceCell::const_new();
+    SHARED.get_or_init(RedisCluster::start).await
 }
 
 /// The RabbitMQ node that the tests of this process share. The first caller waits some seconds for it.

@@ -51,7 +51,8 @@ impl Redis {
                 panic!("redis-server ended at start with {status}:\n{}", tail(&log));
             }
             let Ok(mut connection) = self.client().get_multiplexed_async_connection().await else { return false };
-            redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
+            // One that asks for a password answers too.
+            redis::cmd("PING").query_async::<String>(&mut connection).await.map_or_else(|error| error.code() == Some("NOAUTH"), |_| true)
         })
         .await;
         *self.process.lock().unwrap() = Some(process);

@@ -1,0 +1,4 @@
+//! A primary that three sentinels watch: found, left, and found again.
+
+mod discovery;
+mod failover;

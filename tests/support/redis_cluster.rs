@@ -1,0 +1,167 @@
+//! A Redis Cluster: three primaries, a replica each.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::cluster_async::ClusterConnection;
+
+use super::{Redis, port, wait_for, wait_until};
+
+const PRIMARIES: usize = 3;
+const SLOTS: u16 = 16_384;
+
+/// Six servers. Dropped, all of them are gone.
+#[derive(Debug)]
+pub(crate) struct RedisCluster {
+    /// The primaries, then the replica of each; until a failover changes that.
+    pub(crate) nodes: Vec<Redis>,
+}
+
+impl RedisCluster {
+    /// A cluster in which nobody fails over by himself.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(Duration::from_secs(60), &[]).await
+    }
+
+    /// A cluster in which a primary that is silent for so long is replaced, with more arguments for the servers. Returns when all six agree
+    /// and every replica has its primary's data.
+    pub(crate) async fn start_with(node_timeout: Duration, args: &[&str]) -> Self {
+        let node_timeout = node_timeout.as_millis().to_string();
+        let starting = (0..2 * PRIMARIES).map(|_| async {
+            let bus = port::free().to_string();
+            let own = [
+                "--cluster-enabled",
+                "yes",
+                "--cluster-port",
+                &bus,
+                "--cluster-node-timeout",
+                &node_timeout,
+                "--cluster-replica-validity-factor",
+                "0",
+                "--repl-diskless-sync-delay",
+                "0",
+            ];
+            (Redis::start_with(&[&own, args].concat()).await, bus)
+        });
+        let (nodes, buses): (Vec<_>, Vec<_>) = futures_util::future::join_all(starting).await.into_iter().unzip();
+        let cluster = Self { nodes };
+        cluster.assemble(&buses).await;
+        cluster
+    }
+
+    async fn assemble(&self, buses: &[String]) {
+        for (node, part) in (0..PRIMARIES).zip(0u16..) {
+            let share = SLOTS.div_ceil(PRIMARIES as u16);
+            let (first, last) = (part * share, (part * share + share).min(SLOTS) - 1);
+            self.ask::<()>(node, &["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]).await;
+        }
+        for node in 0..self.nodes.len() {
+            self.ask::<()>(node, &["CLUSTER", "SET-CONFIG-EPOCH", &(node + 1).to_string()]).await;
+        }
+        for (node, bus) in self.nodes.iter().zip(buses).skip(1) {
+            self.ask::<()>(0, &["CLUSTER", "MEET", "127.0.0.1", &node.port().to_string(), bus]).await;
+        }
+        let all = self.nodes.len();
+        for node in 0..all {
+            wait_until(Duration::from_secs(20), "every node knows the others", async || {
+                let known: String = self.ask(node, &["CLUSTER", "NODES"]).await;
+                known.lines().count() == all && !known.contains("handshake")
+            })
+            .await;
+        }
+        for replica in PRIMARIES..all {
+            let primary = self.id(replica - PRIMARIES).await;
+            self.ask::<()>(replica, &["CLUSTER", "REPLICATE", &primary]).await;
+        }
+        for node in 0..all {
+            wait_until(Duration::from_secs(30), "the cluster is whole", async || {
+                let info: String = self.ask(node, &["CLUSTER", "INFO"]).await;
+                let nodes: String = self.ask(node, &["CLUSTER", "NODES"]).await;
+                let replication: String = self.ask(node, &["INFO", "replication"]).await;
+                let linked = node < PRIMARIES || replication.contains("master_link_status:up");
+                info.contains("cluster_state:ok") && nodes.matches(" slave ").count() + nodes.matches("myself,slave").count() == 3 && linked
+            })
+            .await;
+        }
+    }
+
+    /// The nodes' addresses, as `UNSTALE_REDIS_URL` takes them.
+    pub(crate) fn urls(&self) -> String {
+        let hosts: Vec<_> = self.nodes.iter().map(Redis::addr).collect();
+        format!("redis://{}", hosts.join(","))
+    }
+
+    /// A stranger's client, which finds its way by itself.
+    pub(crate) async fn client(&self) -> ClusterConnection {
+        let urls = self.nodes.iter().map(Redis::url);
+        let client =
+            redis::cluster::ClusterClient::builder(urls).response_timeout(Duration::from_secs(5)).build().expect("the URLs are ours");
+        client.get_async_connection().await.expect("the cluster takes a connection")
+    }
+
+    pub(crate) async fn connection(&self, node: usize) -> MultiplexedConnection {
+        self.nodes[node].connection().await
+    }
+
+    pub(crate) async fn ask<T: redis::FromRedisValue>(&self, node: usize, command: &[&str]) -> T {
+        let mut cmd = redis::cmd(command[0]);
+        cmd.arg(&command[1..]);
+        cmd.query_async(&mut self.connection(node).await).await.unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    }
+
+    pub(crate) async fn id(&self, node: usize) -> String {
+        self.ask(node, &["CLUSTER", "MYID"]).await
+    }
+
+    /// The slot of a key, as Redis counts.
+    pub(crate) async fn slot(&self, key: &str) -> u16 {
+        self.ask(0, &["CLUSTER", "KEYSLOT", key]).await
+    }
+
+    /// The node that serves a slot, as `by` sees it.
+    pub(crate) async fn owner(&self, slot: u16, by: usize) -> usize {
+        let ranges: Vec<(u16, u16, Vec<redis::Value>)> =
+            self.ask::<Vec<Vec<redis::Value>>>(by, &["CLUSTER", "SLOTS"]).await.into_iter().map(range).collect();
+        let (_, _, node) = ranges.into_iter().find(|(first, last, _)| (*first..=*last).contains(&slot)).expect("a slot that is served");
+        let port: u16 = redis::from_redis_value(node[1].clone()).unwrap();
+        self.nodes.iter().position(|node| node.port() == port).expect("a node of ours")
+    }
+
+    /// Begins to move a slot: from now on the one answers ASK for what it does not have.
+    pub(crate) async fn begin_move(&self, slot: u16, from: usize, to: usize) {
+        let (slot, from_id, to_id) = (slot.to_string(), self.id(from).await, self.id(to).await);
+        self.ask::<()>(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).await;
+        self.ask::<()>(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).await;
+    }
+
+    /// Moves the keys of a slot and then the slot, as `redis-cli --cluster reshard` does.
+    pub(crate) async fn end_move(&self, slot: u16, from: usize, to: usize) {
+        let to_port = self.nodes[to].port().to_string();
+        loop {
+            let keys: Vec<String> = self.ask(from, &["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "100"]).await;
+            if keys.is_empty() {
+                break;
+            }
+            let mut migrate = vec!["MIGRATE", "127.0.0.1", &to_port, "", "0", "5000", "KEYS"];
+            migrate.extend(keys.iter().map(String::as_str));
+            self.ask::<String>(from, &migrate).await;
+        }
+        let to_id = self.id(to).await;
+        // The importer first: nobody must be sent to a node that does not know of its luck yet.
+        for node in [to, from] {
+            self.ask::<()>(node, &["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &to_id]).await;
+        }
+    }
+
+    pub(crate) async fn move_slot(&self, slot: u16, from: usize, to: usize) {
+        self.begin_move(slot, from, to).await;
+        self.end_move(slot, from, to).await;
+    }
+}
+
+fn range(range: Vec<redis::Value>) -> (u16, u16, Vec<redis::Value>) {
+    let mut range = range.into_iter();
+    let mut next = || range.next().expect("first, last, nodes");
+    let (first, last) = (redis::from_redis_value(next()).unwrap(), redis::from_redis_value(next()).unwrap());
+    (first, last, redis::from_redis_value(next()).unwrap())
+}

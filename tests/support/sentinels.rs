@@ -1,0 +1,106 @@
+//! A primary, a replica, and three sentinels that watch them.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::guard::{Guarded, find_program};
+use super::{Redis, port, wait_until};
+
+/// The primary's name.
+pub(crate) const NAME: &str = "main";
+
+/// A primary with one replica. Dropped, all of it is gone.
+#[derive(Debug)]
+pub(crate) struct Sentinels {
+    /// The first is the primary until the sentinels decide otherwise.
+    pub(crate) servers: [Redis; 2],
+    sentinels: Vec<Sentinel>,
+}
+
+#[derive(Debug)]
+struct Sentinel {
+    port: u16,
+    password: String,
+    _process: Guarded,
+    _folder: TempDir,
+}
+
+impl Sentinels {
+    /// Returns when every sentinel knows the others and the replica. A primary that is silent for a second is replaced.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[], "", "").await
+    }
+
+    /// As [`start`](Self::start), with a password that servers and sentinels ask for: `args` and `lines` are how they are told.
+    pub(crate) async fn start_secured(args: &[&str], lines: &str, password: &str) -> Self {
+        Self::start_with(args, lines, password).await
+    }
+
+    async fn start_with(args: &[&str], lines: &str, password: &str) -> Self {
+        let primary = Redis::start_with(args).await;
+        let port = primary.port().to_string();
+        let replica = Redis::start_with(&[&["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"], args].concat()).await;
+        let sentinels: Vec<_> = (0..3).map(|_| Sentinel::start(primary.port(), lines, password)).collect();
+        let sentinels = Self { servers: [primary, replica], sentinels };
+        wait_until(Duration::from_secs(20), "the sentinels know each other and the replica", async || {
+            for sentinel in &sentinels.sentinels {
+                let Some(fields) = sentinel.master().await else { return false };
+                let field = |name: &str| fields.chunks(2).find(|pair| pair[0] == name).map(|pair| pair[1].clone());
+                if field("num-other-sentinels").as_deref() != Some("2") || field("num-slaves").as_deref() != Some("1") {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+        sentinels
+    }
+
+    /// The sentinels' addresses, as `UNSTALE_REDIS_URL` takes them.
+    pub(crate) fn urls(&self) -> String {
+        let hosts: Vec<_> = self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
+        format!("redis://{}/0", hosts.join(","))
+    }
+
+    /// Makes the sentinels replace the primary now, alive as it is; false while they will not.
+    pub(crate) async fn try_fail_over(&self) -> bool {
+        let Ok(mut connection) = self.sentinels[0].client().get_multiplexed_async_connection().await else { return false };
+        redis::cmd("SENTINEL").arg("FAILOVER").arg(NAME).exec_async(&mut connection).await.is_ok()
+    }
+
+    /// Whether a server is a primary, as it sees itself.
+    pub(crate) async fn is_primary(&self, server: usize) -> bool {
+        let Ok(mut connection) = self.servers[server].client().get_multiplexed_async_connection().await else { return false };
+        let role: redis::RedisResult<Vec<redis::Value>> = redis::cmd("ROLE").query_async(&mut connection).await;
+        role.is_ok_and(|role| role.first() == Some(&redis::Value::BulkString(b"master".to_vec())))
+    }
+}
+
+impl Sentinel {
+    fn start(primary: u16, lines: &str, password: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("unstale-sentinel-").tempdir().expect("a temporary folder");
+        let (port, dir) = (port::free(), folder.path().display().to_string());
+        let configuration = format!(
+            "port {port}\nbind 127.0.0.1\ndir {dir}\nsentinel monitor {NAME} 127.0.0.1 {primary} 2\n\
+             sentinel down-after-milliseconds {NAME} 1000\nsentinel failover-timeout {NAME} 5000\n{lines}\n"
+        );
+        let file = folder.path().join("sentinel.conf");
+        std::fs::write(&file, configuration).expect("the folder is ours");
+        let program = find_program("redis-server", &[]).expect("redis-server is not installed: run scripts/install-servers.sh");
+        let mut command = Command::new(program);
+        command.arg(&file).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());
+        Self { port, password: password.to_owned(), _process: Guarded::spawn(command, Some(folder.path())), _folder: folder }
+    }
+
+    fn client(&self) -> redis::Client {
+        let user = if self.password.is_empty() { String::new() } else { format!(":{}@", self.password) };
+        redis::Client::open(format!("redis://{user}127.0.0.1:{}/", self.port)).expect("the URL is ours")
+    }
+
+    async fn master(&self) -> Option<Vec<String>> {
+        let mut connection = self.client().get_multiplexed_async_connection().await.ok()?;
+        redis::cmd("SENTINEL").arg("MASTER").arg(NAME).query_async(&mut connection).await.ok()
+    }
+}
