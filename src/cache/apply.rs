@@ -1,16 +1,18 @@
-//! A plan in one round trip: leases of all keys first, then a variadic UNLINK a rule, then the rest in order.
+//! A plan in one round trip: leases of all keys first, then the fences of keys to be deleted, then a variadic UNLINK a rule, then the rest in
+//! order.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use redis::{Cmd, Pipeline, Value};
 
 use super::failure::{self, CommandError, Outage};
+use super::fence::{self, FENCES_PER_CALL};
 use super::lifetime::{self, Lifetime, Unit};
 use super::script::{Sent, WRITE_TAGGED};
 use super::side_keys::{Kind, side_key};
 use super::socket::{Socket, poll_once_each};
 use super::{Cache, tags};
-use crate::plan::{Command, EffectOutcome, Operation, OperationId, Plan, Slot};
+use crate::plan::{Command, EffectOutcome, Mark, Operation, OperationId, Plan, Slot};
 use crate::registry::{RuleId, Write};
 
 /// Keys in one UNLINK: beyond some hundreds, longer commands gain nothing and block for longer.
@@ -45,6 +47,8 @@ pub struct KeyHits {
 enum Asked {
     /// The leases of these keys, as places in [`Commands::voids`].
     Leases { first: usize, end: usize },
+    /// The fences of deletions, as places in [`Commands::fenced`].
+    Fences { first: usize, end: usize },
     /// The deletions of these keys, as places in [`Plan::deletions`].
     Deletions { first: usize, end: usize },
     /// Whether the key of an operation exists; its `SET … NX` tells the same.
@@ -59,6 +63,8 @@ struct Commands {
     asked: Vec<Asked>,
     /// The operations whose keys' leases are void.
     voids: Vec<OperationId>,
+    /// The deletions that raise a fence.
+    fenced: Vec<OperationId>,
     chunk_bytes: usize,
     sent: Sent,
 }
@@ -79,7 +85,7 @@ impl Cache {
         let answers = self.send_all(&live, &commands.chunks).await?;
         let mut outcome = Outcome::new(plan);
         for (asked, answer) in commands.asked.iter().zip(answers) {
-            outcome.note(*asked, &answer, &commands.voids).inspect_err(|outage| self.link.give_up(&live, outage))?;
+            outcome.note(*asked, &answer, &commands).inspect_err(|outage| self.link.give_up(&live, outage))?;
         }
         if !outcome.again.is_empty() {
             self.delete_one_by_one(&live, &mut outcome).await?;
@@ -90,6 +96,10 @@ impl Cache {
     fn commands(&self, plan: &Plan<'_>) -> Commands {
         let now_ms = lifetime::now_ms();
         let mut commands = Commands::new(plan);
+        let fenced: Vec<_> = plan.deletions().iter().copied().filter(|&id| plan.operation(id).mark.is_some()).collect();
+        for ids in fenced.chunks(FENCES_PER_CALL) {
+            self.raise_fences(&mut commands, plan, ids);
+        }
         let mut first = 0;
         for (_, deletions) in plan.deletions_by_rule() {
             for keys in deletions.chunks(KEYS_PER_COMMAND) {
@@ -100,10 +110,15 @@ impl Cache {
             }
         }
         for &id in plan.in_order() {
-            let Operation { target, command, .. } = *plan.operation(id);
+            let Operation { target, command, mark, .. } = *plan.operation(id);
             let asked = Asked::Operation(id);
             match command {
-                Command::Delete => commands.push(asked, unlink([target.as_bytes()].into_iter(), 1)),
+                Command::Delete => {
+                    if mark.is_some() {
+                        self.raise_fences(&mut commands, plan, &[id]);
+                    }
+                    commands.push(asked, unlink([target.as_bytes()].into_iter(), 1));
+                }
                 Command::InvalidateTag => {
                     let command = self.invalidation(target, &mut commands.sent);
                     commands.push(asked, command);
@@ -122,10 +137,37 @@ impl Cache {
                         commands.push(asked, command);
                     }
                 },
-                Command::Write(write) => self.write(&mut commands, id, target, write, now_ms),
+                Command::Write(write) => match mark {
+                    Some(mark) => self.write_fenced(&mut commands, id, target, write, &mark, now_ms),
+                    None => self.write(&mut commands, id, target, write, now_ms),
+                },
             }
         }
         commands
+    }
+
+    fn raise_fences(&self, commands: &mut Commands, plan: &Plan<'_>, ids: &[OperationId]) {
+        let first = commands.fenced.len();
+        commands.fenced.extend(ids);
+        let marked = |&id: &OperationId| plan.operation(id).mark.map(|mark| (plan.operation(id).target, mark));
+        let fences: Vec<_> = ids.iter().filter_map(marked).collect();
+        let command = fence::raise(&fences, self.fence_ttl_ms, &mut commands.sent);
+        commands.push(Asked::Fences { first, end: commands.fenced.len() }, command);
+    }
+
+    fn write_fenced(&self, commands: &mut Commands, id: OperationId, key: &str, write: &Write, mark: &Mark<'_>, now_ms: i64) {
+        let sets: Vec<String> = write.tags.iter().map(|tag| self.tag_set(tag)).collect();
+        let mut command = fence::begin_write(key, mark, &sets, &mut commands.sent);
+        match Lifetime::draw(write.expiry, now_ms) {
+            Some(Lifetime { unit, millis, set_millis }) => {
+                command.arg(&write.value).arg(unit.option()).arg(millis).arg(set_millis);
+            }
+            None => {
+                command.arg("").arg("OVER").arg(0).arg(0);
+            }
+        }
+        fence::end(&mut command, mark, self.fence_ttl_ms);
+        commands.push(Asked::Operation(id), command);
     }
 
     fn write(&self, commands: &mut Commands, id: OperationId, key: &str, write: &Write, now_ms: i64) {
@@ -208,7 +250,8 @@ impl Commands {
             // An invalidation finds the leases of its members itself; nobody loads counters.
             Command::InvalidateTag | Command::Bump(_) => false,
         }));
-        let mut commands = Self { chunks: vec![Pipeline::new()], asked: Vec::new(), voids, chunk_bytes: 0, sent: Sent::default() };
+        let mut commands =
+            Self { chunks: vec![Pipeline::new()], asked: Vec::new(), voids, fenced: Vec::new(), chunk_bytes: 0, sent: Sent::default() };
         for first in (0..commands.voids.len()).step_by(KEYS_PER_COMMAND) {
             let end = commands.voids.len().min(first + KEYS_PER_COMMAND);
             let leases: Vec<Vec<u8>> =
@@ -253,13 +296,13 @@ impl<'p, 'e> Outcome<'p, 'e> {
         Self { plan, failed: HashMap::new(), again: HashMap::new(), slow: Vec::new(), hits }
     }
 
-    fn note(&mut self, asked: Asked, answer: &Value, voids: &[OperationId]) -> Result<(), Outage> {
+    fn note(&mut self, asked: Asked, answer: &Value, commands: &Commands) -> Result<(), Outage> {
         if let Value::ServerError(error) = answer {
-            return self.note_error(asked, error, voids);
+            return self.note_error(asked, error, commands);
         }
         let one = u64::from(*answer == Value::Int(1));
         match asked {
-            Asked::Leases { .. } => {}
+            Asked::Leases { .. } | Asked::Fences { .. } => {}
             Asked::Deletions { first, end } => {
                 let existed = if let Value::Int(existed) = answer { u64::try_from(*existed).unwrap_or(0) } else { 0 };
                 if let Some(&id) = self.plan.deletions().get(first) {
@@ -280,16 +323,23 @@ impl<'p, 'e> Outcome<'p, 'e> {
                 },
                 Command::Delete | Command::Expire(_) => self.hit(id, one, 1),
                 // The others' existence was asked for by itself.
-                Command::Write(write) if !write.tags.is_empty() => self.hit(id, one, 1),
+                Command::Write(write) if !write.tags.is_empty() || self.plan.operation(id).mark.is_some() => self.hit(id, one, 1),
                 Command::Write(_) | Command::Bump(_) => {}
             },
         }
         Ok(())
     }
 
-    fn note_error(&mut self, asked: Asked, error: &redis::ServerError, voids: &[OperationId]) -> Result<(), Outage> {
+    fn note_error(&mut self, asked: Asked, error: &redis::ServerError, commands: &Commands) -> Result<(), Outage> {
         let ids = match asked {
-            Asked::Leases { first, end } => &voids[first..end],
+            Asked::Leases { first, end } => &commands.voids[first..end],
+            Asked::Fences { first, end } => {
+                // The keys are deleted all the same; but an older write may come back.
+                for &id in &commands.fenced[first..end] {
+                    self.fail(id, failure::classify("SET", error))?;
+                }
+                return Ok(());
+            }
             Asked::Deletions { first, end } => &self.plan.deletions()[first..end],
             Asked::Existence(id) | Asked::Operation(id) => {
                 let command = self.plan.operation(id).command;

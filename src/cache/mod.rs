@@ -7,6 +7,7 @@ mod apply;
 mod connection;
 mod eviction;
 mod failure;
+mod fence;
 mod lease;
 mod lifetime;
 mod prune;
@@ -37,6 +38,7 @@ use connection::Link;
 pub struct Cache {
     link: Link,
     tag_prefix: String,
+    fence_ttl_ms: i64,
 }
 
 impl Cache {
@@ -45,7 +47,11 @@ impl Cache {
     /// # Errors
     /// A mode that is not supported, a URL or PEM texts that cannot be used.
     pub fn connect(config: &RedisConfig, queue: &str) -> Result<Self, CacheError> {
-        Ok(Self { link: Link::new(config, side_keys::probe(queue))?, tag_prefix: config.tag_prefix.clone() })
+        Ok(Self {
+            link: Link::new(config, side_keys::probe(queue))?,
+            tag_prefix: config.tag_prefix.clone(),
+            fence_ttl_ms: lifetime::millis(config.fence_ttl),
+        })
     }
 
     /// Finds out whether Redis can be worked with: it answers, has its data loaded, and takes writes. Connects where nothing stands.

@@ -7,6 +7,8 @@ use std::fmt;
 pub(crate) enum Kind {
     /// Who may fill the key.
     Lease,
+    /// The highest version that was written to the key or deleted from it.
+    Fence,
     /// When the tag was last invalidated.
     Generation,
     /// The record of the tag's drains; with a colon and a drain's number behind it, the set that was detached and is being drained.
@@ -17,6 +19,7 @@ impl Kind {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Lease => "lease",
+            Self::Fence => "fence",
             Self::Generation => "gen",
             Self::Drain => "drain",
         }
@@ -34,6 +37,17 @@ impl fmt::Display for Kind {
 pub(crate) fn side_key(kind: Kind, key: &[u8]) -> Vec<u8> {
     let (before, after): (&[u8], &[u8]) = if key.contains(&b'}') { (b":", b"") } else { (b"/{", b"}") };
     [b"unstale:", kind.as_str().as_bytes(), before, key, after].concat()
+}
+
+/// The fence of a key for one family. Only where the key has a `}` it could be taken for one of a longer key's: the family's length tells.
+pub(super) fn fence(key: &[u8], family: &str) -> Vec<u8> {
+    let mut name = side_key(Kind::Fence, key);
+    name.push(b':');
+    name.extend(family.as_bytes());
+    if key.contains(&b'}') {
+        name.extend(format!(":{}", family.len()).as_bytes());
+    }
+    name
 }
 
 /// The counter that orders invalidations of tags and grants of leases.
@@ -78,6 +92,20 @@ mod tests {
                 assert_eq!(hash_tag(&side), hash_tag(key), "{key}");
             }
         }
+    }
+
+    #[test]
+    fn no_two_fences_share_a_name_and_each_is_in_the_slot_of_its_key() {
+        let pairs =
+            [("a", "b:c"), ("a:b", "c"), ("{a}", "b:c"), ("{a}:b", "c"), ("{a}:b:1", "c"), ("{a}", "b:c:1"), ("a", "{x}"), ("a", "")];
+        let mut names: Vec<_> = pairs.iter().map(|(key, family)| String::from_utf8(fence(key.as_bytes(), family)).unwrap()).collect();
+        for ((key, _), name) in pairs.iter().zip(&names) {
+            assert_eq!(hash_tag(name), hash_tag(key), "{name}");
+        }
+        assert_eq!(names[0], "unstale:fence/{a}:b:c");
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), pairs.len());
     }
 
     #[test]

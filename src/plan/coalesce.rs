@@ -10,12 +10,16 @@
 //! - Two bumps of a counter add up, unless an invalidation between them may have deleted it.
 //! - Of two expiries the sooner one counts; an invalidation between them deletes the key in both orders.
 //! - A key that may itself be a tag's set shares none of this: it keeps its place, and nothing moves across it.
+//! - Whether a versioned write sets its key, only Redis can tell: it makes unseen nothing but older writes of its entity, which set the key
+//!   only where it would. One that is older than what stands before it in the batch does nothing, and gives way. Raising a fence is a join
+//!   ([`Mark`]): what is dropped leaves its version to the deletion that made it unseen.
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 
+use super::mark::{Mark, Standing};
 use super::outcome::Slot;
 use crate::registry::{Action, Effect, Expiry, RuleId, Write};
 
@@ -53,6 +57,8 @@ pub struct Operation<'e> {
     pub rule: RuleId,
     /// What to do.
     pub command: Command<'e>,
+    /// Of a write: what decides whether it is done. Of a write or deletion: what the key's fence is raised to.
+    pub mark: Option<Mark<'e>>,
     place: Place,
     /// The newest operation before this one that is still to be done on the same key.
     previous: Option<OperationId>,
@@ -122,7 +128,8 @@ impl<'e> Batch<'e> {
     pub fn push(&mut self, slot: Slot, effect: &'e Effect) {
         let share = id(self.shares.len());
         self.shares.push(Share { slot, next: None });
-        let arrival = Arrival { target: &effect.target, rule: effect.rule, share };
+        let mark = effect.version.as_deref().map(Mark::of);
+        let arrival = Arrival { target: &effect.target, rule: effect.rule, mark, share };
         match &effect.action {
             Action::InvalidateTag => self.invalidate(arrival),
             action if effect.target.starts_with(self.tag_prefix) => self.keep_in_place(arrival, action, slot),
@@ -149,15 +156,18 @@ impl<'e> Batch<'e> {
         Plan { operations: self.operations, shares: self.shares, front, in_order, absorbed: self.absorbed, warms: self.warms }
     }
 
-    fn delete(&mut self, arrival: Arrival<'e>) -> OperationId {
+    fn delete(&mut self, mut arrival: Arrival<'e>) -> OperationId {
         let mut state = self.keys.get(arrival.target).copied().unwrap_or_default();
-        let unseen_from = self.shares_of_unseen(&mut state);
+        let unseen_from = self.shares_of_unseen(&mut state, &mut arrival.mark);
         let existing = state.newest.or(state.front);
-        let deletion = if let Some(existing) = existing.filter(|&newest| self.operations[newest.index()].command == Command::Delete) {
+        let is_same = |existing: &Operation<'e>| existing.command == Command::Delete && is_one_family(existing.mark, arrival.mark);
+        let deletion = if let Some(existing) = existing.filter(|&existing| is_same(&self.operations[existing.index()])) {
+            let operation = &mut self.operations[existing.index()];
+            operation.mark = joined(operation.mark, arrival.mark);
             self.absorb(existing, arrival);
             existing
         } else {
-            let place = if self.hoisting && state.newest.is_none() { Place::Front } else { Place::InOrder };
+            let place = if self.hoisting && state.newest.is_none() && state.front.is_none() { Place::Front } else { Place::InOrder };
             let deletion = self.add(arrival, Command::Delete, place, state.newest);
             if place == Place::Front {
                 state.front = Some(deletion);
@@ -171,15 +181,17 @@ impl<'e> Batch<'e> {
         deletion
     }
 
-    /// Drops the newest operations on a key as far as a deletion makes them unseen, and returns the list of their shares.
-    fn shares_of_unseen(&mut self, state: &mut KeyState) -> Option<(u32, u32)> {
+    /// Drops the newest operations on a key as far as a deletion makes them unseen and can raise the fence for them, and returns the list of
+    /// their shares.
+    fn shares_of_unseen(&mut self, state: &mut KeyState, mark: &mut Option<Mark<'e>>) -> Option<(u32, u32)> {
         let mut unseen = None;
         while let Some(newest) = state.newest {
             let operation = self.operations[newest.index()];
             match operation.command {
                 Command::Delete => break,
                 Command::Write(write) if !write.tags.is_empty() => break,
-                _ => {}
+                _ if !is_one_family(operation.mark, *mark) => break,
+                _ => *mark = joined(operation.mark, *mark),
             }
             state.newest = operation.previous;
             unseen = Some(self.drop_operation(newest, unseen));
@@ -189,14 +201,17 @@ impl<'e> Batch<'e> {
 
     fn write(&mut self, arrival: Arrival<'e>, write: &'e Write) {
         let mut state = self.keys.get(arrival.target).copied().unwrap_or_default();
+        if let Some(newer) = arrival.mark.and_then(|mark| self.newer_than(mark, state)) {
+            return self.absorb(newer, arrival);
+        }
         let mut unseen = None;
         let mut newer: Option<OperationId> = None;
         let mut current = state.newest;
         while let Some(operation) = current {
-            let Operation { command, previous, .. } = self.operations[operation.index()];
+            let Operation { command, previous, mark, .. } = self.operations[operation.index()];
             let dropped = match command {
-                Command::Write(earlier) => gives_way(earlier, write),
-                Command::Bump(_) | Command::Expire(_) => true,
+                Command::Write(earlier) => gives_way((earlier, mark), (write, arrival.mark)),
+                Command::Bump(_) | Command::Expire(_) => arrival.mark.is_none(),
                 Command::Delete | Command::InvalidateTag => false,
             };
             if dropped {
@@ -219,6 +234,25 @@ impl<'e> Batch<'e> {
                 self.tags.remove(tag.as_str());
             }
         }
+    }
+
+    /// The operation on a key that leaves nothing to do for a write of that version: what stands before raised the fence beyond it.
+    fn newer_than(&self, mark: Mark<'e>, state: KeyState) -> Option<OperationId> {
+        let mut newest = true;
+        let mut current = state.newest.or(state.front);
+        while let Some(id) = current {
+            let operation = &self.operations[id.index()];
+            if let Some(before) = operation.mark.filter(|before| before.is_of_family(&mark)) {
+                let is_lower = (before.version.digits.len(), &before.version.digits) > (mark.version.digits.len(), &mark.version.digits);
+                // The same event once more does nothing, or deletes where another event had the same version: seen only if the key was set since.
+                if is_lower || (newest && mark.against(&before) == Standing::Old) {
+                    return Some(id);
+                }
+            }
+            newest = false;
+            current = operation.previous.or(state.front.filter(|&front| front != id));
+        }
+        None
     }
 
     fn bump(&mut self, arrival: Arrival<'e>) {
@@ -276,8 +310,8 @@ impl<'e> Batch<'e> {
 
     fn add(&mut self, arrival: Arrival<'e>, command: Command<'e>, place: Place, previous: Option<OperationId>) -> OperationId {
         let operation = OperationId(id(self.operations.len()));
-        let Arrival { target, rule, share } = arrival;
-        self.operations.push(Operation { target, rule, command, place, previous, first_share: share, last_share: share });
+        let Arrival { target, rule, mark, share } = arrival;
+        self.operations.push(Operation { target, rule, command, mark, place, previous, first_share: share, last_share: share });
         operation
     }
 
@@ -321,6 +355,7 @@ impl<'e> Batch<'e> {
 struct Arrival<'e> {
     target: &'e str,
     rule: RuleId,
+    mark: Option<Mark<'e>>,
     share: u32,
 }
 
@@ -374,7 +409,7 @@ impl<'e> Plan<'e> {
         &self.warms
     }
 
-    /// Whether a later operation gives the key of this deletion a value.
+    /// Whether a later operation surely gives the key of this deletion a value.
     pub fn is_followed_by_value(&self, deletion: OperationId) -> bool {
         let target = self.operation(deletion).target;
         let later = |other: &&OperationId| self.operation(deletion).place == Place::Front || **other > deletion;
@@ -382,7 +417,7 @@ impl<'e> Plan<'e> {
             .iter()
             .filter(later)
             .map(|&other| self.operation(other))
-            .any(|other| other.target == target && matches!(other.command, Command::Write(_) | Command::Bump(_)))
+            .any(|other| other.target == target && other.mark.is_none() && matches!(other.command, Command::Write(_) | Command::Bump(_)))
     }
 
     /// Nothing to do.
@@ -391,9 +426,27 @@ impl<'e> Plan<'e> {
     }
 }
 
-/// Whether the later write of a key leaves nothing to be seen of the earlier one. Versions, once compared, are decided here.
-fn gives_way(earlier: &Write, later: &Write) -> bool {
-    earlier.tags.is_empty() || (outlasts(later.expiry, earlier.expiry) && earlier.tags.iter().all(|tag| later.tags.contains(tag)))
+/// Whether the later write of a key leaves nothing to be seen of the earlier one: it is done wherever that one is, and fills the same sets.
+fn gives_way((earlier, before): (&Write, Option<Mark<'_>>), (later, mark): (&Write, Option<Mark<'_>>)) -> bool {
+    let is_done = match (before, mark) {
+        (None, None) => true,
+        (Some(before), Some(mark)) => mark.is_of_family(&before) && mark.against(&before) == Standing::Newer,
+        _ => false,
+    };
+    is_done
+        && (earlier.tags.is_empty() || (outlasts(later.expiry, earlier.expiry) && earlier.tags.iter().all(|tag| later.tags.contains(tag))))
+}
+
+/// Whether one operation can raise the fence for both.
+fn is_one_family(first: Option<Mark<'_>>, second: Option<Mark<'_>>) -> bool {
+    first.zip(second).is_none_or(|(first, second)| first.is_of_family(&second))
+}
+
+fn joined<'e>(first: Option<Mark<'e>>, second: Option<Mark<'e>>) -> Option<Mark<'e>> {
+    match (first, second) {
+        (Some(first), Some(second)) => Some(first.join(second)),
+        (first, second) => first.or(second),
+    }
 }
 
 /// Whether a tag's set is kept at least as long for the first as for the second.

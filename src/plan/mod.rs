@@ -1,9 +1,11 @@
 //! Effects of many events → one coalesced batch; outcomes → a settlement. Knows no socket, clock or runtime.
 
 mod coalesce;
+mod mark;
 mod outcome;
 mod settlement;
 
 pub use coalesce::{Batch, Command, Operation, OperationId, Plan};
+pub use mark::{Mark, Standing};
 pub use outcome::{EffectOutcome, EventOutcome, Slot};
 pub use settlement::{CopyOrder, Destination, Ladder, SettlePolicy, Settlement, settle};

@@ -1,6 +1,7 @@
 //! Documents → [`Registry`].
 
 mod effect;
+mod fences;
 mod loader;
 mod texts;
 
@@ -18,6 +19,7 @@ use super::tree::Node;
 use loader::Loaders;
 use texts::Compiler;
 
+pub(super) use fences::family_of;
 pub(super) use texts::Context;
 
 /// One file, read.
@@ -106,6 +108,7 @@ pub(super) fn compile(files: Vec<File<'_>>, options: &LoadOptions, digest: Strin
         }
         registry.entries.push(Entry { schema: schema.map(|DataSchema { validator, .. }| validator), ..entry });
     }
+    fences::find(&mut registry.entries);
     registry.loaders = loaders.finish();
     registry.routing_keys = routing_keys.into_iter().collect();
     let problems = reports.into_iter().flat_map(|report| in_order(report.problems)).collect();

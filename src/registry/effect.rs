@@ -62,6 +62,9 @@ pub struct Effect {
     pub target: String,
     /// What to do with it.
     pub action: Action,
+    /// Its place among the writes and deletions of its entity: of a versioned `write`, and of a `delete` or `warm` whose key some versioned
+    /// rule may write.
+    pub version: Option<Box<Version>>,
 }
 
 /// What to do with a target.
@@ -114,10 +117,14 @@ pub enum Expiry {
 /// What orders the writes of one entity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
-    /// The entity that the version orders: writes of other families are not compared.
+    /// The entity that the version orders: those of other families are not compared.
     pub family: String,
     /// Decimal digits without leading zeros; RFC 3339 times are nanoseconds since the Unix epoch.
     pub digits: String,
+    /// A hash of the event's id and source: of equal versions, those of one event are one event come again.
+    pub event: u64,
+    /// The place among the event's effects, from 1: effects of one event take hold in the order written.
+    pub place: u32,
 }
 
 /// A `write`'s value and what goes with it.
@@ -129,8 +136,6 @@ pub struct Write {
     pub expiry: Expiry,
     /// The tags the key is added to, without `UNSTALE_TAG_PREFIX`.
     pub tags: Vec<String>,
-    /// What orders the writes of this entity.
-    pub version: Option<Version>,
 }
 
 /// Where a `warm` loads from, and what goes with it.

@@ -6,8 +6,9 @@ use super::data_schema::decoded;
 use super::diagnostic::Report;
 use super::document::{EffectDocument, Text};
 use super::effect::Verb;
-use super::model::Pattern;
+use super::model::{Family, Pattern, VersionRule};
 use super::path::{Path, Root, Step};
+use super::template::Template;
 
 /// What a text becomes a part of.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -160,23 +161,39 @@ pub(super) fn check_order(effects: &[EffectDocument], report: &mut Report<'_>) {
     }
 }
 
-/// A write that an older event may undo, or whose version orders what it does not name.
-pub(super) fn check_version(effect: &EffectDocument, is_versioned: bool, key_has_placeholder: bool, report: &mut Report<'_>) {
+/// A write that an older event may undo, or whose version orders what the key does not name. `version`: `Some(None)` where it does not compile.
+pub(super) fn check_version(effect: &EffectDocument, version: Option<Option<&VersionRule>>, targets: &[Template], report: &mut Report<'_>) {
     if effect.verb != Verb::Write {
         return;
     }
-    if !is_versioned {
-        report.warn(
+    let Some(version) = version else {
+        return report.warn(
             effect.at,
             "this `write` has no `version`: of two events that arrive out of order, the older may win",
             "give the event a `version`, such as \"{rev}\" or \"{updated_at}\"; or `delete` the key instead",
         );
-    } else if !key_has_placeholder {
-        report.warn(
+    };
+    let entity = version.and_then(|version| match &version.family {
+        Family::Entity(entity) => Some(entity),
+        Family::EventType => None,
+    });
+    match entity {
+        Some(entity) if entity.has_placeholder() => {
+            let names_it = |target: &Template| target.paths().any(|path| entity.paths().any(|of_entity| path.reads_as(of_entity)));
+            if !targets.iter().all(names_it) {
+                report.warn(
+                    effect.at,
+                    "this versioned `write` has a key with no placeholder of its entity: entities overwrite each other in any order",
+                    "versions order the writes of one entity: put its id into the key, or `delete` the key instead",
+                );
+            }
+        }
+        None if !targets.iter().all(Template::has_placeholder) => report.warn(
             effect.at,
             "this versioned `write` has the same key for every entity",
-            "versions order the writes of one entity: put its id into the key",
-        );
+            "versions order the writes of one entity: put its id into the key; if there is but one, say so: version: {of: \"{rev}\", entity: site}",
+        ),
+        _ => {}
     }
 }
 

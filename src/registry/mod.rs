@@ -9,6 +9,7 @@ mod effect;
 mod example;
 mod expression;
 mod functions;
+mod key_shape;
 mod lint;
 mod load;
 mod model;
@@ -28,6 +29,7 @@ pub use diagnostic::{Problem, Problems, Severity};
 pub use effect::{Action, Effect, Expiry, Failure, LoaderId, Matched, Resolution, RuleId, Verb, Version, Warm, Write};
 pub use example::{Example, run_examples};
 pub use expression::Expression;
+pub use key_shape::KeyShape;
 pub use load::{LoadOptions, Loaded, MissingVars, digest_of};
 pub use model::{
     Encoding, Entry, ExpiryRule, Family, Loader, LoaderHeaders, Pattern, Registry, Rule, RuleBody, RuleName, Validate, VersionRule,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::effect::{LoaderId, RuleId, Verb};
 use super::expression::Expression;
+use super::key_shape::KeyShape;
 use super::template::Template;
 use super::url_template::UrlTemplate;
 use super::value_template::ValueTemplate;
@@ -86,6 +87,9 @@ pub struct Rule {
     pub targets: Vec<Template>,
     /// What to do with them.
     pub body: RuleBody,
+    /// Of a `delete` or `warm` in an entry with a `version`: what versioned rules write that these keys may be. Such a key's deletion has the
+    /// version of its event, so that an older `write` does not revive what it deleted.
+    pub written: Vec<KeyShape>,
 }
 
 /// A rule's verb and what goes with it.

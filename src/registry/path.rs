@@ -189,6 +189,11 @@ impl Path {
         &self.steps
     }
 
+    /// Whether the two read the same value.
+    pub(super) fn reads_as(&self, other: &Self) -> bool {
+        self.start == other.start && self.steps == other.steps
+    }
+
     /// Whether it ends in `?`.
     pub fn is_optional(&self) -> bool {
         self.optional

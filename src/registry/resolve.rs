@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
+use super::compile::family_of;
 use super::effect::{Action, Effect, Expiry, Failure, Matched, Resolution, RuleId, Version, Warm, Write};
 use super::model::{Encoding, Entry, ExpiryRule, Family, Registry, Rule, RuleBody, Validate, VersionRule};
 use super::render::{Miss, TooMany};
@@ -304,18 +305,53 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
             self.missed(rule, item, "target", miss);
             return Ok(());
         }
-        let action = match self.action(entry, rule, scope, item, bindings, in_doubt) {
-            Some(action) => action,
-            None => return Ok(()),
+        let (version, in_doubt) = match self.version(entry, rule, scope, item, bindings, &target) {
+            Ok(version) => (version, in_doubt),
+            Err(Unordered) => (None, true),
         };
-        self.effects.push(Effect { rule: rule.id, target, action });
+        let Some(action) = self.action(rule, scope, item, bindings, in_doubt) else { return Ok(()) };
+        self.effects.push(Effect { rule: rule.id, target, action, version: version.map(Box::new) });
         if self.effects.len() > self.limit { Err(TooMany) } else { Ok(()) }
+    }
+
+    /// The place of a target's effect among those of its entity, where it has one.
+    ///
+    /// # Errors
+    /// It cannot be told: what is in doubt is deleted.
+    fn version(
+        &mut self,
+        entry: &Entry,
+        rule: &Rule,
+        scope: &Scope<'_, '_>,
+        item: Option<usize>,
+        bindings: &[Binding<'_>],
+        target: &str,
+    ) -> Result<Option<Version>, Unordered> {
+        let of = match &rule.body {
+            RuleBody::Write { version, .. } => version.as_ref().or(entry.version.as_ref()),
+            _ if rule.written.iter().any(|shape| shape.includes(target)) => entry.version.as_ref(),
+            _ => None,
+        };
+        let Some(of) = of else { return Ok(None) };
+        let is_write = matches!(rule.body, RuleBody::Write { .. });
+        let message = match version_of(of, position(self.effects.len() + 1), scope, bindings) {
+            Ok(version) => return Ok(Some(version)),
+            // A deletion needs no order to take hold, and `{rev?}` says that there may be none.
+            Err(Miss::Dropped) if !is_write => return Ok(None),
+            Err(Miss::Dropped) => "an optional value is absent".to_owned(),
+            Err(Miss::Unresolvable(message)) => message,
+        };
+        self.unresolvable(rule, item, || format!("version: {message}"));
+        if !is_write {
+            return Ok(None);
+        }
+        self.observer.note(rule, self.effects.len(), item, || "write becomes delete".to_owned());
+        Err(Unordered)
     }
 
     /// What is done with a target; `None` drops it.
     fn action(
         &mut self,
-        entry: &Entry,
         rule: &Rule,
         scope: &Scope<'_, '_>,
         item: Option<usize>,
@@ -336,7 +372,7 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
                 };
             }
             RuleBody::Write { .. } | RuleBody::Warm { .. } if in_doubt => return Some(Action::Delete),
-            RuleBody::Write { value, encoding, expiry, tags, version } => {
+            RuleBody::Write { value, encoding, expiry, tags, version: _ } => {
                 let write = || {
                     let mut text = String::new();
                     match encoding {
@@ -344,12 +380,10 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
                         Encoding::Raw => value.render_raw(scope, bindings, &mut text),
                     }
                     .map_err(|miss| ("value", miss))?;
-                    let version = version.as_ref().or(entry.version.as_ref());
                     Ok(Action::Write(Box::new(Write {
                         value: text,
                         expiry: expiry_of(expiry, scope, bindings).map_err(|miss| ("at", miss))?,
                         tags: tags_of(tags, scope, bindings, self.limit).map_err(|miss| ("tags", miss))?,
-                        version: version.map(|rule| version_of(rule, scope, bindings)).transpose().map_err(|miss| ("version", miss))?,
                     })))
                 };
                 ("write", write())
@@ -434,13 +468,12 @@ fn tags_of(tags: &[Template], scope: &Scope<'_, '_>, bindings: &[Binding<'_>], l
     Ok(names)
 }
 
-fn version_of(rule: &VersionRule, scope: &Scope<'_, '_>, bindings: &[Binding<'_>]) -> Result<Version, Miss> {
-    let needed = |miss| match miss {
-        Miss::Dropped => Miss::Unresolvable("an optional value is absent".to_owned()),
-        unresolvable => unresolvable,
-    };
+/// A version that a `write` needs cannot be told.
+struct Unordered;
+
+fn version_of(rule: &VersionRule, place: u32, scope: &Scope<'_, '_>, bindings: &[Binding<'_>]) -> Result<Version, Miss> {
     let mut text = String::new();
-    rule.of.render(scope, bindings, &mut text).map_err(needed)?;
+    rule.of.render(scope, bindings, &mut text)?;
     let unusable = || Miss::Unresolvable("neither an integer from 0 to 2^63-1 nor RFC 3339 since 1970".to_owned());
     let digits = if text.bytes().all(|byte| byte.is_ascii_digit()) {
         text.parse::<i64>().map_err(|_| unusable())?.to_string()
@@ -449,15 +482,12 @@ fn version_of(rule: &VersionRule, scope: &Scope<'_, '_>, bindings: &[Binding<'_>
         u128::try_from(time.as_nanosecond()).map_err(|_| unusable())?.to_string()
     };
     let family = match &rule.family {
-        Family::EventType => {
-            let event_type = &*scope.event.event.event_type;
-            event_type.rsplit_once('.').map_or(event_type, |(family, _)| family).to_owned()
-        }
+        Family::EventType => family_of(&scope.event.event.event_type).to_owned(),
         Family::Entity(template) => {
             let mut family = String::new();
-            template.render(scope, bindings, &mut family).map_err(needed)?;
+            template.render(scope, bindings, &mut family)?;
             family
         }
     };
-    Ok(Version { family, digits })
+    Ok(Version { family, digits, event: scope.event.hash(), place })
 }

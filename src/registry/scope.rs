@@ -9,6 +9,7 @@ use cel::common::ast::Expr;
 use cel::common::types::{CelBool, CelInt, CelMap, CelMapKey, CelNull, CelString, CelUInt};
 use cel::common::value::Val;
 use cel::{Context, ExecutionError, Value};
+use sha2::{Digest, Sha256};
 
 use super::cel_value::{AbsentPrevious, Meter, cel_value, write_json};
 use super::expression::{ENV, Expression, changed_variable, let_variable};
@@ -62,6 +63,7 @@ pub(super) struct EventScope<'e> {
     meter: OnceCell<Meter>,
     /// How often templates were filled in, or an array gone through for them.
     fillings: Cell<usize>,
+    hash: OnceCell<u64>,
 }
 
 /// The most steps that the expressions of one event may take: less than a second. Fewer in tests, whose build takes fifty times as long for each.
@@ -83,7 +85,21 @@ impl<'e> EventScope<'e> {
             changed: RefCell::default(),
             meter: OnceCell::new(),
             fillings: Cell::new(0),
+            hash: OnceCell::new(),
         }
+    }
+
+    /// Tells this event from others of the same version, on every worker and after every redelivery alike.
+    pub(super) fn hash(&self) -> u64 {
+        *self.hash.get_or_init(|| {
+            let mut hasher = Sha256::new();
+            // An id is its source's own.
+            for part in [&*self.event.id, self.event.source.as_deref().unwrap_or_default()] {
+                hasher.update((part.len() as u64).to_be_bytes());
+                hasher.update(part);
+            }
+            hasher.finalize().iter().take(8).fold(0, |hash, &byte| hash << 8 | u64::from(byte))
+        })
     }
 
     fn member(&self, of: Json<'e>, name: &str) -> Option<Json<'e>> {

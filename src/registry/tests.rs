@@ -107,6 +107,7 @@ impl Builder {
             key_prefix: "p:".to_owned(),
             targets: targets.iter().map(|text| Template::parse(text, &names).unwrap()).collect(),
             body,
+            written: Vec::new(),
         };
         let entry = self.registry.entries.last_mut().unwrap();
         let name = format!("{}#{}/{}", entry.file, entry.name, entry.rules.len());
@@ -452,8 +453,9 @@ fn versions_order_entities() {
     ] {
         let resolution = build("{rev}").resolve(data);
         match (&resolution.effects[0].action, digits) {
-            (Action::Write(write), Some(digits)) => {
-                assert_eq!(write.version, Some(Version { family: "user".to_owned(), digits: digits.to_owned() }), "{data}");
+            (Action::Write(_), Some(digits)) => {
+                let version = resolution.effects[0].version.as_deref().unwrap();
+                assert_eq!((&*version.family, &*version.digits, version.place), ("user", digits, 1), "{data}");
             }
             (Action::Delete, None) => assert_eq!(resolution.failure.unwrap().reason, Reason::Unresolvable),
             other => panic!("{data} {other:?}"),

@@ -1,6 +1,7 @@
 //! The cache against real Redis: the six verbs, the batch law, tags, leases, refusals and outages.
 
 mod big_tags;
+mod fences;
 mod law;
 mod leases;
 mod outages;
@@ -14,7 +15,7 @@ use redis::aio::MultiplexedConnection;
 use unstale::cache::{Applied, Cache};
 use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
 use unstale::plan::{Batch, Slot};
-use unstale::registry::{Action, Effect, Expiry, RuleId, Write};
+use unstale::registry::{Action, Effect, Expiry, RuleId, Version, Write};
 
 pub(crate) const HOUR: Expiry = Expiry::After { ttl: Duration::from_secs(3_600), jitter: 0.0 };
 
@@ -49,11 +50,17 @@ impl Names {
 }
 
 pub(crate) fn effect(rule: u32, target: impl Into<String>, action: Action) -> Effect {
-    Effect { rule: RuleId(rule), target: target.into(), action }
+    Effect { rule: RuleId(rule), target: target.into(), action, version: None }
 }
 
 pub(crate) fn write(value: &str, expiry: Expiry, tags: &[&str]) -> Action {
-    Action::Write(Box::new(Write { value: value.into(), expiry, tags: tags.iter().map(|&tag| tag.into()).collect(), version: None }))
+    Action::Write(Box::new(Write { value: value.into(), expiry, tags: tags.iter().map(|&tag| tag.into()).collect() }))
+}
+
+/// The effect at a version: `(family, digits)` of the event and at the place `(event, place)`.
+pub(crate) fn at((family, digits): (&str, &str), (event, place): (u64, u32), effect: Effect) -> Effect {
+    let version = Version { family: family.into(), digits: digits.into(), event, place };
+    Effect { version: Some(Box::new(version)), ..effect }
 }
 
 pub(crate) fn slot(position: usize) -> Slot {

@@ -65,19 +65,19 @@ fn effect(out: &mut String, effect: &Effect, rules: &[RuleName]) {
             text(out, "value", &write.value);
             expiry(out, write.expiry);
             tags(out, &write.tags);
-            if let Some(version) = &write.version {
-                name(out, "version");
-                out.push('{');
-                text(out, "family", &version.family);
-                text(out, "digits", &version.digits);
-                out.push('}');
-            }
         }
         Action::Warm(warm) => {
             text(out, "url", &warm.url);
             expiry(out, warm.expiry);
             tags(out, &warm.tags);
         }
+    }
+    if let Some(version) = &effect.version {
+        name(out, "version");
+        out.push('{');
+        text(out, "family", &version.family);
+        text(out, "digits", &version.digits);
+        out.push('}');
     }
     out.push('}');
 }

@@ -14,22 +14,25 @@ fn rules() -> Vec<RuleName> {
 
 /// Stands for a registry: what is printed is the subject here.
 fn resolve(event: &Event<'_>) -> Resolution {
-    let effect = |rule, target: &str, action| Effect { rule: RuleId(rule), target: target.to_owned(), action };
+    let effect = |rule, target: &str, action| Effect { rule: RuleId(rule), target: target.to_owned(), action, version: None };
+    let ordered = |version: Version, effect: Effect| Effect { version: Some(Box::new(version)), ..effect };
     let hour = Expiry::After { ttl: Duration::from_secs(3_600), jitter: 0.1 };
     match event.event_type.as_ref() {
         "product.updated" => Resolution {
             matched: Matched::Entry(0),
             effects: vec![
                 effect(0, "shop:product:7", Action::Delete),
-                effect(
-                    1,
-                    "shop:product:7:summary",
-                    Action::Write(Box::new(WriteEffect {
-                        value: "{\"name\":\"K\u{1b}ite\"}".to_owned(),
-                        expiry: hour,
-                        tags: vec!["products".to_owned(), "toys".to_owned()],
-                        version: Some(Version { family: "product".to_owned(), digits: "12".to_owned() }),
-                    })),
+                ordered(
+                    Version { family: "product".to_owned(), digits: "12".to_owned(), event: 1, place: 2 },
+                    effect(
+                        1,
+                        "shop:product:7:summary",
+                        Action::Write(Box::new(WriteEffect {
+                            value: "{\"name\":\"K\u{1b}ite\"}".to_owned(),
+                            expiry: hour,
+                            tags: vec!["products".to_owned(), "toys".to_owned()],
+                        })),
+                    ),
                 ),
                 effect(
                     2,

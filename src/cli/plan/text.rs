@@ -49,13 +49,12 @@ fn why_nothing(plan: &Plan<'_>) -> &'static str {
 }
 
 fn details(effect: &Effect) -> Vec<String> {
-    match &effect.action {
+    let mut details = match &effect.action {
         Action::Delete | Action::InvalidateTag | Action::BumpVersion => Vec::new(),
         Action::Expire(expires) => vec![expiry(*expires)],
         Action::Write(write) => {
             let mut details = vec![format!("= {}", shown(&write.value)), expiry(write.expiry)];
             details.extend(tags(&write.tags));
-            details.extend(write.version.as_ref().map(|version| format!("version {} of {}", version.digits, shown(&version.family))));
             details
         }
         Action::Warm(warm) => {
@@ -63,7 +62,9 @@ fn details(effect: &Effect) -> Vec<String> {
             details.extend(tags(&warm.tags));
             details
         }
-    }
+    };
+    details.extend(effect.version.as_ref().map(|version| format!("version {} of {}", version.digits, shown(&version.family))));
+    details
 }
 
 fn expiry(expiry: Expiry) -> String {

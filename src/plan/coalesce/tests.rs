@@ -4,7 +4,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::registry::{LoaderId, Warm};
+use crate::registry::{LoaderId, Version, Warm};
 
 /// Milliseconds: every operation of the model happens at once.
 const NOW: i64 = 1_000_000;
@@ -14,6 +14,15 @@ const NOW: i64 = 1_000_000;
 struct Model {
     values: BTreeMap<String, Value>,
     sets: BTreeMap<String, Set>,
+    /// By key and family.
+    fences: BTreeMap<(String, String), Fence>,
+}
+
+/// The highest version; which event's, and how far that event came, unless two events had it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Fence {
+    number: u64,
+    by: Option<(u64, u32)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +38,38 @@ struct Set {
 }
 
 impl Model {
-    fn apply(&mut self, target: &str, command: Command<'_>) {
+    /// Raises the fence, and says whether the mark was newer than it; `None`: of another event of the same version.
+    fn raise(&mut self, target: &str, mark: &Mark<'_>) -> Option<bool> {
+        let Version { family, digits, event, place } = mark.version;
+        let number: u64 = digits.parse().expect("small");
+        let by = (!mark.tied).then_some((*event, *place));
+        let at = (target.to_owned(), family.clone());
+        let before = self.fences.get(&at).cloned();
+        let (standing, by) = match before {
+            Some(before) if number < before.number => return Some(false),
+            Some(before) if number == before.number => match (before.by, by) {
+                (Some((old_event, old_place)), Some((event, place))) if old_event == event => {
+                    (Some(place > old_place), Some((event, place.max(old_place))))
+                }
+                _ => (None, None),
+            },
+            _ => (Some(true), by),
+        };
+        self.fences.insert(at, Fence { number, by });
+        standing
+    }
+
+    fn apply(&mut self, target: &str, command: Command<'_>, mark: Option<&Mark<'_>>) {
+        if let Some(mark) = mark {
+            match (self.raise(target, mark), command) {
+                (Some(false), Command::Write(_)) => return,
+                (None, Command::Write(_)) => {
+                    self.values.remove(target);
+                    return;
+                }
+                _ => {}
+            }
+        }
         match command {
             Command::Delete => {
                 self.values.remove(target);
@@ -93,7 +133,7 @@ fn one_by_one(model: &mut Model, effects: &[Effect]) {
             Action::Expire(expiry) => Command::Expire(*expiry),
             Action::Write(write) => Command::Write(write),
         };
-        model.apply(&effect.target, command);
+        model.apply(&effect.target, command, effect.version.as_deref().map(Mark::of).as_ref());
     }
 }
 
@@ -107,17 +147,26 @@ fn plan(effects: &[Effect]) -> Plan<'_> {
 
 fn run(model: &mut Model, plan: &Plan<'_>) {
     for &operation in plan.deletions().iter().chain(plan.in_order()) {
-        let Operation { target, command, .. } = *plan.operation(operation);
-        model.apply(target, command);
+        let Operation { target, command, mark, .. } = *plan.operation(operation);
+        model.apply(target, command, mark.as_ref());
     }
 }
 
 fn effect(target: &str, action: Action) -> Effect {
-    Effect { rule: RuleId(0), target: target.into(), action }
+    Effect { rule: RuleId(0), target: target.into(), action, version: None }
 }
 
 fn write(value: &str, expiry: Expiry, tags: &[&str]) -> Action {
-    Action::Write(Box::new(Write { value: value.into(), expiry, tags: tags.iter().map(|&tag| tag.into()).collect(), version: None }))
+    Action::Write(Box::new(Write { value: value.into(), expiry, tags: tags.iter().map(|&tag| tag.into()).collect() }))
+}
+
+fn at(digits: &str, event: u64, effect: Effect) -> Effect {
+    of("F", digits, event, 1, effect)
+}
+
+fn of(family: &str, digits: &str, event: u64, place: u32, effect: Effect) -> Effect {
+    let version = Version { family: family.into(), digits: digits.into(), event, place };
+    Effect { version: Some(Box::new(version)), ..effect }
 }
 
 fn after(seconds: u64) -> Expiry {
@@ -129,6 +178,7 @@ fn shape(effects: &[Effect]) -> Vec<String> {
     let show = |&operation: &OperationId| {
         let Operation { target, command, .. } = plan.operation(operation);
         let slots: Vec<_> = plan.slots(operation).map(|slot| slot.event).collect();
+        let version = plan.operation(operation).mark.map(|mark| format!("@{}{}", mark.version.digits, if mark.tied { "tied" } else { "" }));
         let verb = match command {
             Command::Delete => "delete".to_owned(),
             Command::InvalidateTag => "invalidate".to_owned(),
@@ -136,7 +186,7 @@ fn shape(effects: &[Effect]) -> Vec<String> {
             Command::Expire(expiry) => format!("expire {}", moment(*expiry).expect("set") - NOW),
             Command::Write(write) => format!("write {}", write.value),
         };
-        format!("{verb} {target} {slots:?}")
+        format!("{verb}{} {target} {slots:?}", version.unwrap_or_default())
     };
     plan.deletions().iter().chain(plan.in_order()).map(show).collect()
 }
@@ -182,6 +232,43 @@ fn what_coalesces_and_what_does_not() {
 }
 
 #[test]
+fn what_coalesces_by_version() {
+    let (d, w) = (|| effect("a", Action::Delete), |value: &str| effect("a", write(value, after(60), &[])));
+    let tagged = |value: &str| effect("a", write(value, after(60), &["T"]));
+    for (why, effects, expected) in [
+        ("a newer write wins", vec![at("9", 1, w("9")), at("10", 2, w("10"))], vec!["write 10@10 a [1, 0]"]),
+        ("an older one gives way", vec![at("10", 2, w("10")), at("9", 1, w("9"))], vec!["write 10@10 a [0, 1]"]),
+        ("an event once more", vec![at("9", 1, w("9")), at("9", 1, w("9"))], vec!["write 9@9 a [0, 1]"]),
+        ("a later effect of one event", vec![of("F", "9", 1, 1, w("x")), of("F", "9", 1, 2, w("y"))], vec!["write y@9 a [1, 0]"]),
+        ("only Redis knows of a tie", vec![at("9", 1, w("x")), at("9", 2, w("y"))], vec!["write x@9 a [0]", "write y@9 a [1]"]),
+        ("a deletion adds up", vec![at("9", 1, d()), at("8", 2, d()), d()], vec!["delete@9 a [0, 1, 2]"]),
+        ("a tie of deletions", vec![at("9", 1, d()), at("9", 2, d())], vec!["delete@9tied a [0, 1]"]),
+        ("what is deleted leaves its version", vec![at("9", 1, w("9")), d(), at("8", 2, w("8"))], vec!["delete@9 a [1, 0, 2]"]),
+        (
+            "deleted at a version",
+            vec![at("9", 1, d()), at("8", 2, w("8")), at("10", 3, w("10"))],
+            vec!["delete@9 a [0, 1]", "write 10@10 a [2]"],
+        ),
+        (
+            "families are apart",
+            vec![at("9", 1, w("9")), of("G", "1", 2, 1, w("g")), of("G", "1", 3, 1, d())],
+            vec!["write 9@9 a [0]", "delete@1tied a [2, 1]"],
+        ),
+        ("a write without a version stays, whatever comes", vec![w("x"), at("9", 1, w("9"))], vec!["write x a [0]", "write 9@9 a [1]"]),
+        ("and sees nothing give way", vec![at("9", 1, w("9")), w("x")], vec!["write 9@9 a [0]", "write x a [1]"]),
+        ("sets are filled all the same", vec![at("8", 1, tagged("8")), at("9", 2, w("9"))], vec!["write 8@8 a [0]", "write 9@9 a [1]"]),
+        ("the same sets", vec![at("8", 1, tagged("8")), at("9", 2, tagged("9"))], vec!["write 9@9 a [1, 0]"]),
+        (
+            "an older write adds no member",
+            vec![at("9", 1, w("9")), effect("T", Action::InvalidateTag), at("8", 2, tagged("8")), effect("T", Action::InvalidateTag)],
+            vec!["write 9@9 a [0, 2]", "invalidate T [1, 3]"],
+        ),
+    ] {
+        assert_eq!(shape(&effects), expected, "{why}");
+    }
+}
+
+#[test]
 fn a_warm_deletes_now_and_loads_later() {
     let warm = Action::Warm(Box::new(Warm { loader: LoaderId(0), url: String::new(), expiry: Expiry::Never, tags: vec![] }));
     let effects = [effect("a", Action::Delete), effect("a", warm)];
@@ -193,7 +280,7 @@ fn a_warm_deletes_now_and_loads_later() {
 fn deletions_are_grouped_by_rule() {
     let rules = [1, 0, 1, 0, 1];
     let effects: Vec<_> =
-        rules.iter().enumerate().map(|(n, &rule)| Effect { rule: RuleId(rule), target: format!("k{n}"), action: Action::Delete }).collect();
+        rules.iter().enumerate().map(|(n, &rule)| Effect { rule: RuleId(rule), ..effect(&format!("k{n}"), Action::Delete) }).collect();
     let plan = plan(&effects);
     let groups: Vec<_> = plan.deletions_by_rule().map(|(rule, operations)| (rule.0, operations.len())).collect();
     assert_eq!(groups, [(0, 2), (1, 3)]);
@@ -212,13 +299,19 @@ fn any_effect() -> impl Strategy<Value = Effect> {
     let expiry_of_write = prop_oneof![4 => any_expiry(), 1 => Just(Expiry::Never)];
     let tags = prop::sample::subsequence(vec!["T", "U"], 0..=2).prop_map(|tags: Vec<&'static str>| tags);
     let text = prop::sample::select(vec!["x", "7", "y"]);
-    prop_oneof![
+    let version = (prop::sample::select(vec!["F", "G"]), prop::sample::select(vec!["8", "9", "10"]), 1u64..4, 1u32..3);
+    let with_version = |effect: Effect, version: Option<(&str, &str, u64, u32)>| match (version, &effect.action) {
+        (Some((family, digits, event, place)), Action::Delete | Action::Write(_)) => of(family, digits, event, place, effect),
+        _ => effect,
+    };
+    let effects = prop_oneof![
         3 => key.clone().prop_map(|key| effect(key, Action::Delete)),
         3 => tag.prop_map(|tag| effect(tag, Action::InvalidateTag)),
         2 => key.clone().prop_map(|key| effect(key, Action::BumpVersion)),
         2 => (key.clone(), any_expiry()).prop_map(|(key, expiry)| effect(key, Action::Expire(expiry))),
         4 => (key, text, expiry_of_write, tags).prop_map(|(key, text, expiry, tags)| effect(key, write(text, expiry, &tags))),
-    ]
+    ];
+    (effects, prop::option::weighted(0.6, version)).prop_map(move |(effect, version)| with_version(effect, version))
 }
 
 fn any_model() -> impl Strategy<Value = Model> {
@@ -226,16 +319,18 @@ fn any_model() -> impl Strategy<Value = Model> {
         .prop_map(|(text, ttl)| Value { text: text.into(), expires_at: ttl.map(|ttl| NOW + ttl) });
     let members = prop::collection::btree_set(prop::sample::select(vec!["a", "b", "c", "d"]).prop_map(String::from), 1..4);
     let set = (members, prop::option::of(1i64..5_000_000)).prop_map(|(members, ttl)| Set { members, expires_at: ttl.map(|ttl| NOW + ttl) });
+    let fence = (8u64..11, prop::option::of((1u64..4, 1u32..3))).prop_map(|(number, by)| Fence { number, by });
     let names = |names: Vec<&'static str>| prop::sample::select(names).prop_map(String::from);
     (
         prop::collection::btree_map(names(vec!["a", "b", "c", "d"]), value, 0..4),
         prop::collection::btree_map(names(vec!["T", "U"]), set, 0..3),
+        prop::collection::btree_map((names(vec!["a", "b", "c"]), names(vec!["F", "G"])), fence, 0..4),
     )
-        .prop_map(|(values, sets)| Model { values, sets })
+        .prop_map(|(values, sets, fences)| Model { values, sets, fences })
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8192, ..ProptestConfig::default() })]
 
     #[test]
     fn a_batch_leaves_redis_as_its_effects_would_one_by_one(before in any_model(), effects in prop::collection::vec(any_effect(), 0..14)) {

@@ -36,9 +36,11 @@ pub(super) fn compile(
     let key_prefix = key_prefix(document, context, compiler);
     let expiry = expiry(document, context, lets, in_each, compiler);
     let version = document.version.as_ref().map(|version| compiler.version(version, context, lets, in_each));
-    let is_versioned = version.is_some() || entry_version.is_some();
-    let key_has_placeholder = targets.as_ref().is_none_or(|targets| targets.iter().all(|target| target.has_placeholder()));
-    lint::check_version(document, is_versioned, key_has_placeholder, compiler.report);
+    let versions = match &version {
+        Some(own) => Some(own.as_ref()),
+        None => entry_version.map(Some),
+    };
+    lint::check_version(document, versions, targets.as_deref().unwrap_or_default(), compiler.report);
 
     let body = match document.verb {
         Verb::Delete => RuleBody::Delete,
@@ -72,7 +74,15 @@ pub(super) fn compile(
         }
     };
     check_arrays(&body, targets.as_deref().unwrap_or_default(), document, compiler);
-    Some(Rule { id, each: transposed(each)?, when: transposed(when)?, key_prefix: key_prefix?, targets: targets?, body })
+    Some(Rule {
+        id,
+        each: transposed(each)?,
+        when: transposed(when)?,
+        key_prefix: key_prefix?,
+        targets: targets?,
+        body,
+        written: Vec::new(),
+    })
 }
 
 /// What belongs to one key must have one value for it.

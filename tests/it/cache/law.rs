@@ -7,14 +7,14 @@ use proptest::prelude::*;
 use redis::aio::MultiplexedConnection;
 use unstale::registry::{Action, Effect, Expiry};
 
-use super::{apply, cache, effect, run, write};
+use super::{apply, at, cache, effect, run, write};
 use crate::support::Redis;
 
-/// Type, content and whether it will go, of every key that is not ours.
+/// Type, content and whether it will go, of every key that is not ours, and of every fence.
 async fn dump(connection: &mut MultiplexedConnection) -> BTreeMap<String, (String, Vec<String>, bool)> {
     let mut all = BTreeMap::new();
     for key in run::<Vec<String>>(connection, &["KEYS", "*"]).await {
-        if key.starts_with("unstale:") {
+        if key.starts_with("unstale:") && !key.starts_with("unstale:fence") {
             continue;
         }
         let kind: String = run(connection, &["TYPE", &key]).await;
@@ -41,7 +41,13 @@ fn any_effect() -> impl Strategy<Value = Effect> {
     let lasting = prop_oneof![4 => expiry.clone(), 1 => Just(Expiry::Never)];
     let tags = prop::sample::subsequence(vec!["T", "U"], 0..=2);
     let text = prop::sample::select(vec!["x", "7"]);
-    prop_oneof![
+    let version = (
+        prop::sample::select(vec!["F", "{G}"]),
+        prop::sample::select(vec!["8", "9", "10", "9007199254740992", "9007199254740993"]),
+        1u64..3,
+        1u32..3,
+    );
+    let effects = prop_oneof![
         3 => key.clone().prop_map(|key| effect(0, key, Action::Delete)),
         3 => tag.prop_map(|tag| effect(1, tag, Action::InvalidateTag)),
         2 => key.clone().prop_map(|key| effect(2, key, Action::BumpVersion)),
@@ -50,7 +56,11 @@ fn any_effect() -> impl Strategy<Value = Effect> {
             let tags: Vec<&'static str> = tags;
             effect(4, key, write(text, expiry, &tags))
         }),
-    ]
+    ];
+    (effects, prop::option::weighted(0.6, version)).prop_map(|(effect, version)| match (version, &effect.action) {
+        (Some((family, digits, event, place)), Action::Delete | Action::Write(_)) => at((family, digits), (event, place), effect),
+        _ => effect,
+    })
 }
 
 #[test]
@@ -60,7 +70,7 @@ fn a_batch_leaves_redis_as_its_effects_would_one_by_one() {
     let (together, singly) = runtime.block_on(async { (cache(&server.db_url(1), "q").await, cache(&server.db_url(2), "q").await) });
     let before = prop::collection::vec((prop::sample::select(vec!["a", "{b}", "c}d"]), prop::bool::ANY, prop::option::of(0..2usize)), 0..6);
     let mut runner =
-        proptest::test_runner::TestRunner::new(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() });
+        proptest::test_runner::TestRunner::new(ProptestConfig { cases: 160, failure_persistence: None, ..ProptestConfig::default() });
     runner
         .run(&(before, prop::collection::vec(any_effect(), 0..14)), |(before, effects)| {
             let (expected, found) = runtime.block_on(async {

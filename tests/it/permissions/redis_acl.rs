@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use unstale::cache::{Cache, CommandError, Fill, Grant, Outage, new_token};
 use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
 use unstale::plan::{Batch, EffectOutcome, Slot};
-use unstale::registry::{Action, Effect, Expiry, RuleId, Write};
+use unstale::registry::{Action, Effect, Expiry, RuleId, Version, Write};
 
 use super::{OPERATIONS, documented_acl};
 use crate::support::Redis;
@@ -37,7 +37,7 @@ async fn grant(admin: &mut MultiplexedConnection, rules: &[String]) {
 }
 
 fn write(expiry: Expiry, tags: &[&str]) -> Action {
-    Action::Write(Box::new(Write { value: "v".into(), expiry, tags: tags.iter().map(|&tag| tag.into()).collect(), version: None }))
+    Action::Write(Box::new(Write { value: "v".into(), expiry, tags: tags.iter().map(|&tag| tag.into()).collect() }))
 }
 
 /// What a registry makes use of, beside deleting, expiring and writing.
@@ -80,7 +80,12 @@ async fn everything(cache: &Cache, admin: &mut MultiplexedConnection, uses: Uses
         _ => true,
     };
     let used = effects.into_iter().filter(|(_, action)| is_used(action));
-    let effects: Vec<Effect> = used.map(|(target, action)| Effect { rule: RuleId(0), target: target.into(), action }).collect();
+    let version = |place| Version { family: "f".into(), digits: "1".into(), event: 1, place };
+    let ordered = |place, target: &str, action| {
+        let has_version = matches!(action, Action::Delete | Action::Write(_));
+        Effect { rule: RuleId(0), target: target.into(), action, version: has_version.then(|| Box::new(version(place))) }
+    };
+    let effects: Vec<Effect> = (1_u32..).zip(used).map(|(place, (target, action))| ordered(place, target, action)).collect();
     let mut batch = Batch::new(cache.tag_prefix(), effects.len());
     for (position, effect) in (0_u32..).zip(&effects) {
         batch.push(Slot { event: 0, position }, effect);

@@ -1,0 +1,215 @@
+//! Which keys need a version's order: those that a versioned rule may write.
+
+use super::super::key_shape::KeyShape;
+use super::super::model::{Entry, Family, Pattern, Rule, RuleBody, VersionRule};
+
+use super::super::template::unbound_array;
+
+/// What one versioned rule writes, and whose version orders it.
+struct Written {
+    keys: Vec<KeyShape>,
+    /// `None`: whatever the event's type is.
+    families: Option<KeyShape>,
+}
+
+/// Tells each `delete` and `warm` which keys of its own some versioned rule of the same family may write.
+pub(super) fn find(entries: &mut [Entry]) {
+    let written: Vec<Written> = entries.iter().filter(|entry| !entry.retired).flat_map(written_by).collect();
+    for entry in entries.iter_mut() {
+        let Some(version) = &entry.version else { continue };
+        let families = families(version, &entry.name);
+        for rule in &mut entry.rules {
+            if !matches!(rule.body, RuleBody::Delete | RuleBody::Warm { .. }) || !has_one_version(rule, version) {
+                continue;
+            }
+            let own: Vec<KeyShape> = keys(rule).collect();
+            let of_family = written.iter().filter(|written| may_be_one(&written.families, &families)).flat_map(|written| &written.keys);
+            for shape in of_family {
+                if !rule.written.contains(shape) && own.iter().any(|own| own.meets(shape)) {
+                    rule.written.push(shape.clone());
+                }
+            }
+        }
+    }
+}
+
+fn written_by(entry: &Entry) -> impl Iterator<Item = Written> + '_ {
+    entry.rules.iter().filter_map(|rule| {
+        let RuleBody::Write { version, .. } = &rule.body else { return None };
+        let version = version.as_ref().or(entry.version.as_ref())?;
+        Some(Written { keys: keys(rule).collect(), families: families(version, &entry.name) })
+    })
+}
+
+fn keys(rule: &Rule) -> impl Iterator<Item = KeyShape> + '_ {
+    rule.targets.iter().map(|target| KeyShape::of_key(&rule.key_prefix, target))
+}
+
+/// The families that a version may belong to.
+fn families(version: &VersionRule, entry: &str) -> Option<KeyShape> {
+    match &version.family {
+        Family::Entity(entity) => Some(KeyShape::of_key("", entity)),
+        Family::EventType if Pattern::is_pattern(entry) => None,
+        Family::EventType => Some(KeyShape::of_literal(family_of(entry))),
+    }
+}
+
+fn may_be_one(first: &Option<KeyShape>, second: &Option<KeyShape>) -> bool {
+    first.as_ref().zip(second.as_ref()).is_none_or(|(first, second)| first.meets(second))
+}
+
+/// The family of an event whose rules name none: its type without the last word.
+pub(in super::super) fn family_of(event_type: &str) -> &str {
+    event_type.rsplit_once('.').map_or(event_type, |(family, _)| family)
+}
+
+/// A version of an array's elements belongs to a key only where the key names the same array.
+fn has_one_version(rule: &Rule, version: &VersionRule) -> bool {
+    let entity = match &version.family {
+        Family::Entity(entity) => Some(entity),
+        Family::EventType => None,
+    };
+    unbound_array(&rule.targets, version.of.paths().chain(entity.into_iter().flat_map(|entity| entity.paths()))).is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::super::super::diagnostic::SourceFile;
+    use super::super::super::load::compile_sources;
+    use crate::config::Vars;
+    use crate::event::{Event, Form};
+    use crate::reason::Reason;
+    use crate::registry::{LoadOptions, MissingVars, Registry, Resolution};
+
+    fn registry(text: &str) -> Registry {
+        let options = LoadOptions {
+            schemas: PathBuf::new(),
+            key_prefix: "eu:".to_owned(),
+            vars: Vars::default(),
+            max_keys_per_event: 10,
+            missing_vars: MissingVars::Refuse,
+        };
+        let source = SourceFile { path: "a.yaml".into(), shown_path: "a.yaml".into(), text: text.into() };
+        compile_sources(&[source], &options, String::new(), Vec::new()).unwrap_or_else(|problems| panic!("{problems}")).registry
+    }
+
+    fn resolve(registry: &Registry, event_type: &str, id: &str, data: &str) -> Resolution {
+        let event = Event {
+            id: id.to_owned().into(),
+            event_type: event_type.to_owned().into(),
+            data_text: data.to_owned().into(),
+            previous_text: None,
+            time: None,
+            source: None,
+            subject: None,
+            position: None,
+            traceparent: None,
+            form: Form::Bare,
+        };
+        registry.resolve(&event)
+    }
+
+    /// `delete eu:post:7 @12 of post/1`, the place last.
+    fn lines(resolution: &Resolution) -> Vec<String> {
+        let line = |effect: &crate::registry::Effect| {
+            let order = effect.version.as_ref().map(|version| format!(" @{} of {}/{}", version.digits, version.family, version.place));
+            format!("{} {}{}", effect.action.verb(), effect.target, order.unwrap_or_default())
+        };
+        resolution.effects.iter().map(line).collect()
+    }
+
+    const POSTS: &str = r#"
+defaults: { ttl: 1h }
+loaders: { l: { url: "http://l" } }
+events:
+  post.updated:
+    version: "{rev}"
+    effects:
+      - write: "post:{id}:summary"
+        value: "{data}"
+      - write: "post:{id}:draft"
+        value: "{gone}"
+      - delete: "list:{id}"
+  post.deleted:
+    version: "{rev}"
+    effects:
+      - delete: ["post:{id}", "post:{id}:summary", "post:{id}:draft", "post:{id}:page"]
+      - warm: "post:{key}"
+        from: "l:/{key}"
+      - expire: "post:{id}:summary"
+        ttl: 1s
+      - bump_version: "post:{id}:summary"
+  post.maybe:
+    version: "{rev?}"
+    effects: [ { delete: "post:{id}:summary" } ]
+  post.unordered:
+    effects: [ { delete: "post:{id}:summary" } ]
+  author.renamed:
+    version: "{rev}"
+    effects: [ { delete: "post:{id}:summary" } ]
+  author.moved:
+    version: { of: "{rev}", entity: "{kind}" }
+    effects: [ { delete: "post:{id}:summary" } ]
+  "*.gone":
+    version: "{rev}"
+    effects: [ { delete: "{kind}:{id}:summary" } ]
+"#;
+
+    #[test]
+    fn deletions_of_what_some_rule_writes_have_their_events_version() {
+        let registry = registry(POSTS);
+        for (event_type, data, expected) in [
+            (
+                "post.updated",
+                r#"{"id": 7, "rev": 12}"#,
+                vec!["write eu:post:7:summary @12 of post/1", "delete eu:post:7:draft @12 of post/2", "delete eu:list:7"],
+            ),
+            (
+                "post.deleted",
+                r#"{"id": 7, "rev": 13, "key": "8:summary"}"#,
+                vec![
+                    "delete eu:post:7",
+                    "delete eu:post:7:summary @13 of post/2",
+                    "delete eu:post:7:draft @13 of post/3",
+                    "delete eu:post:7:page",
+                    "warm eu:post:8:summary @13 of post/5",
+                    "expire eu:post:7:summary",
+                    "bump_version eu:post:7:summary",
+                ],
+            ),
+            ("post.maybe", r#"{"id": 7}"#, vec!["delete eu:post:7:summary"]),
+            ("post.maybe", r#"{"id": 7, "rev": 1}"#, vec!["delete eu:post:7:summary @1 of post/1"]),
+            ("post.unordered", r#"{"id": 7, "rev": 1}"#, vec!["delete eu:post:7:summary"]),
+            ("author.renamed", r#"{"id": 7, "rev": 1}"#, vec!["delete eu:post:7:summary"]),
+            ("author.moved", r#"{"id": 7, "rev": 1, "kind": "post"}"#, vec!["delete eu:post:7:summary @1 of post/1"]),
+            ("post.gone", r#"{"id": 7, "rev": 1, "kind": "post"}"#, vec!["delete eu:post:7:summary @1 of post/1"]),
+            ("post.gone", r#"{"id": 7, "rev": 1, "kind": "user"}"#, vec!["delete eu:user:7:summary"]),
+        ] {
+            assert_eq!(lines(&resolve(&registry, event_type, "e", data)), expected, "{event_type} {data}");
+        }
+    }
+
+    #[test]
+    fn a_deletion_takes_hold_whatever_its_version_and_says_that_it_had_none() {
+        let resolution = resolve(&registry(POSTS), "post.deleted", "e", r#"{"id": 7, "key": "k"}"#);
+        assert_eq!(lines(&resolution).len(), 7);
+        assert!(resolution.effects.iter().all(|effect| effect.version.is_none()));
+        let failure = resolution.failure.unwrap();
+        assert_eq!((failure.reason, &*failure.message), (Reason::Unresolvable, "a.yaml#post.deleted/0: version: `rev` is absent"));
+    }
+
+    #[test]
+    fn an_event_is_known_by_id_and_source() {
+        let registry = registry(POSTS);
+        let hash = |id: &str| {
+            let resolution = resolve(&registry, "post.updated", id, r#"{"id": 7, "rev": 12}"#);
+            let hashes: Vec<u64> = resolution.effects.iter().filter_map(|effect| Some(effect.version.as_ref()?.event)).collect();
+            assert_eq!(hashes[0], hashes[1]);
+            hashes[0]
+        };
+        assert_eq!(hash("e"), hash("e"));
+        assert_ne!(hash("e"), hash("f"));
+    }
+}
