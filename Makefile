@@ -35,6 +35,10 @@ servers: ## Only the servers, with a shell whose environment points to them, unt
 test: install-servers ## Install what is missing, and run every test against servers that the tests start themselves
 	cargo test --locked
 
+.PHONY: soak
+soak: install-servers ## The tests that have a full size, at that size: an hour and more (UNSTALE_SOAK_SEEDS=3,7 picks seeds)
+	UNSTALE_FULL_RUNS=1 cargo test --locked --test it -- --nocapture --test-threads 1 soak:: full_size
+
 .PHONY: test-languages
 test-languages: install-servers ## Publish from every language of examples/ and see each event's effect (installs their clients)
 	$(BUILD)

@@ -18,6 +18,7 @@ mod readers;
 mod registries;
 mod registry;
 mod sentinel;
+mod soak;
 mod support_self;
 mod tags;
 mod warm;

@@ -17,7 +17,7 @@ pub(crate) mod worker;
 
 use tokio::sync::OnceCell;
 
-pub(crate) use proxy::Proxy;
+pub(crate) use proxy::{Proxy, Tap, Way};
 pub(crate) use rabbitmq::RabbitMq;
 pub(crate) use redis::Redis;
 pub(crate) use redis_cluster::RedisCluster;
@@ -46,4 +46,9 @@ pub(crate) async fn rabbitmq() -> &'static RabbitMq {
 /// A name that no other test uses: for queues, exchanges and key prefixes on the shared servers.
 pub(crate) fn unique(what: &str) -> String {
     format!("{what}-{:08x}{:08x}", std::process::id(), fastrand::u32(..))
+}
+
+/// Whether this is `make soak`: tests that have a small and a full size take the full one, of minutes and more.
+pub(crate) fn full_runs() -> bool {
+    std::env::var_os("UNSTALE_FULL_RUNS").is_some_and(|value| value == "1")
 }

@@ -1,6 +1,9 @@
 //! A TCP proxy that injects the faults of a network.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,25 +27,58 @@ struct Faults {
     cuts: u64,
 }
 
+/// How many connections stand, by the count of cuts at which each was made.
+type Open = BTreeMap<u64, usize>;
+
+/// Which way something passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Way {
+    ToServer,
+    ToClient,
+}
+
+/// Sees all that passes, by the number of its connection. Where it says false, that way of the connection stands still from there on.
+#[derive(Clone)]
+pub(crate) struct Tap(Arc<Sees>);
+
+type Sees = dyn Fn(u64, Way, &[u8]) -> bool + Send + Sync;
+
+impl Tap {
+    pub(crate) fn new(sees: impl Fn(u64, Way, &[u8]) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(sees))
+    }
+}
+
+impl fmt::Debug for Tap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tap")
+    }
+}
+
 /// Stands before a server (`host:port`) on a port of its own. Dropped, it is gone with its connections.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     port: u16,
     faults: watch::Sender<Faults>,
     listening: watch::Receiver<bool>,
-    open: watch::Receiver<usize>,
+    open: watch::Receiver<Open>,
     _stop: DropGuard,
 }
 
 impl Proxy {
     pub(crate) async fn start(upstream: &str) -> Self {
+        Self::start_tapped(upstream, Tap::new(|_, _, _| true)).await
+    }
+
+    /// With somebody who listens in.
+    pub(crate) async fn start_tapped(upstream: &str, tap: Tap) -> Self {
         let port = port::free();
         let upstream: SocketAddr = upstream.parse().expect("host:port");
         let (faults, seen) = watch::channel(Faults::default());
         let (listening_tx, mut listening) = watch::channel(false);
-        let (open_tx, open) = watch::channel(0);
+        let (open_tx, open) = watch::channel(Open::new());
         let stop = CancellationToken::new();
-        let accept = accept(port, upstream, seen, listening_tx, open_tx);
+        let accept = accept(port, upstream, tap, seen, listening_tx, open_tx);
         tokio::spawn(stop.clone().run_until_cancelled_owned(accept));
         listening.wait_for(|up| *up).await.expect("the proxy runs");
         Self { port, faults, listening, open, _stop: stop.drop_guard() }
@@ -58,13 +94,17 @@ impl Proxy {
 
     /// Connections that stand now.
     pub(crate) fn connections(&self) -> usize {
-        *self.open.borrow()
+        self.open.borrow().values().sum()
     }
 
-    /// Closes every connection that stands; new ones are accepted. Returns when all are closed.
+    /// Closes every connection that stands; new ones are accepted. Returns when all of those are closed.
     pub(crate) async fn cut(&self) {
-        self.faults.send_modify(|faults| faults.cuts += 1);
-        self.open.clone().wait_for(|open| *open == 0).await.expect("the proxy runs");
+        let mut cuts = 0;
+        self.faults.send_modify(|faults| {
+            faults.cuts += 1;
+            cuts = faults.cuts;
+        });
+        self.open.clone().wait_for(|open| open.range(..cuts).all(|(_, count)| *count == 0)).await.expect("the proxy runs");
     }
 
     /// Accepts and reads, and passes nothing on, in either direction, until [`resume`](Self::resume).
@@ -99,13 +139,15 @@ impl Proxy {
 async fn accept(
     port: u16,
     upstream: SocketAddr,
+    tap: Tap,
     mut faults: watch::Receiver<Faults>,
     listening: watch::Sender<bool>,
-    open: watch::Sender<usize>,
+    open: watch::Sender<Open>,
 ) {
     // Ends the connections with the proxy.
     let stop = CancellationToken::new();
     let _stop_with_us = stop.clone().drop_guard();
+    let mut number = 0;
     loop {
         if faults.wait_for(|faults| !faults.refuse).await.is_err() {
             return;
@@ -118,17 +160,18 @@ async fn accept(
                 refused = faults.wait_for(|faults| faults.refuse) => if refused.is_ok() { break } else { return },
             };
             let Ok((client, _)) = client else { continue };
-            open.send_modify(|open| *open += 1);
-            let (faults, open, stop) = (faults.clone(), open.clone(), stop.clone());
+            number += 1;
+            let (tap, faults, open, stop) = (tap.clone(), faults.clone(), open.clone(), stop.clone());
             let born = faults.borrow().cuts;
+            open.send_modify(|open| *open.entry(born).or_default() += 1);
             tokio::spawn(async move {
                 let mut cut = faults.clone();
                 tokio::select! {
-                    () = relay(client, upstream, faults) => {}
+                    () = relay(client, upstream, (number, tap), faults) => {}
                     _ = cut.wait_for(|faults| faults.cuts > born) => {}
                     () = stop.cancelled() => {}
                 }
-                open.send_modify(|open| *open -= 1);
+                open.send_modify(|open| *open.entry(born).or_default() -= 1);
             });
         }
         drop(listener);
@@ -136,16 +179,19 @@ async fn accept(
     }
 }
 
-async fn relay(client: TcpStream, upstream: SocketAddr, faults: watch::Receiver<Faults>) {
+async fn relay(client: TcpStream, upstream: SocketAddr, (number, tap): (u64, Tap), faults: watch::Receiver<Faults>) {
     let Ok(server) = TcpStream::connect(upstream).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
-    tokio::join!(pump(client_read, server_write, faults.clone()), pump(server_read, client_write, faults));
+    let back = tap.clone();
+    let there = move |bytes: &[u8]| (tap.0)(number, Way::ToServer, bytes);
+    let back = move |bytes: &[u8]| (back.0)(number, Way::ToClient, bytes);
+    tokio::join!(pump(client_read, server_write, there, faults.clone()), pump(server_read, client_write, back, faults));
 }
 
 /// Reader and writer apart, so that a delay adds latency without taking throughput.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut faults: watch::Receiver<Faults>) {
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, tap: impl Fn(&[u8]) -> bool, mut faults: watch::Receiver<Faults>) {
     let (chunks_tx, mut chunks) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS_UNDER_WAY);
     let delays = faults.clone();
     let read = async move {
@@ -154,6 +200,9 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut faults: watch
             match from.read_buf(&mut chunk).await {
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
+            }
+            if !tap(&chunk) {
+                return std::future::pending().await;
             }
             let due = Instant::now() + delays.borrow().delay;
             if chunks_tx.send((due, chunk)).await.is_err() {

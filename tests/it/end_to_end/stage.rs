@@ -198,6 +198,15 @@ impl Stage {
         count
     }
 
+    /// Messages ready in that queue, and its consumers; `None` while the broker gives no answer, or has no such queue.
+    pub(crate) async fn look(&self, queue: &str) -> Option<(u32, u32)> {
+        let channel = self.client.create_channel().await.ok()?;
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await.ok()?;
+        channel.close(200, "".into()).await.ok()?;
+        Some((declared.message_count(), declared.consumer_count()))
+    }
+
     /// Whether there is such a queue.
     pub(crate) async fn exists_queue(&self, queue: &str) -> bool {
         let channel = self.client.create_channel().await.unwrap();

@@ -1,0 +1,99 @@
+//! The control: a worker as one writes it in an afternoon. It acknowledges, then does what the event asks for, one event at a time; an error
+//! of Redis is logged, as it were, and the next event taken.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use redis::aio::MultiplexedConnection;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::application::{Event, Thing};
+use crate::end_to_end::stage::Stage;
+
+/// Dropped, it is killed: between any two steps.
+#[derive(Debug)]
+pub(super) struct Naive {
+    busy: Arc<AtomicBool>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Naive {
+    pub(super) fn start(amqp_url: String, redis_url: String, queue: String) -> Self {
+        let busy = Arc::new(AtomicBool::new(false));
+        let task = tokio::spawn(run(amqp_url, redis_url, queue, Arc::clone(&busy)));
+        Self { busy, _task: AbortOnDropHandle::new(task) }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        !self.busy.load(Ordering::Relaxed)
+    }
+}
+
+/// The control's queue: durable and replicated as ours, bound to every event.
+pub(super) async fn declare(stage: &Stage, queue: &str) {
+    let channel = stage.new_channel().await;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(queue.into(), options, arguments).await.unwrap();
+    let (exchange, options) = (stage.exchange.as_str().into(), QueueBindOptions::default());
+    channel.queue_bind(queue.into(), exchange, "#".into(), options, FieldTable::default()).await.unwrap();
+}
+
+async fn run(amqp_url: String, redis_url: String, queue: String, busy: Arc<AtomicBool>) {
+    loop {
+        // Its author thought of that much: it connects again.
+        let _ended = serve(&amqp_url, &redis_url, &queue, &busy).await;
+        busy.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn serve(amqp_url: &str, redis_url: &str, queue: &str, busy: &AtomicBool) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let connection = lapin::Connection::connect(&format!("{amqp_url}?heartbeat=5"), lapin::ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.basic_qos(100, BasicQosOptions { global: false }).await?;
+    let mut consumer = channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
+    let client = redis::Client::open(redis_url)?;
+    let mut redis = None;
+    while let Some(delivery) = consumer.next().await {
+        let delivery = delivery?;
+        busy.store(true, Ordering::Relaxed);
+        delivery.acker.ack(BasicAckOptions::default()).await?;
+        if redis.is_none() {
+            redis = client.get_multiplexed_async_connection().await.ok();
+        }
+        let done = match &mut redis {
+            Some(connection) => apply(connection, Event::read(&delivery.data)).await.is_ok(),
+            None => false,
+        };
+        if !done {
+            redis = None;
+        }
+        busy.store(false, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+async fn apply(redis: &mut MultiplexedConnection, event: Event) -> redis::RedisResult<()> {
+    let id = event.id;
+    match event.thing {
+        Thing::Item => redis::cmd("DEL").arg(format!("item:{id}")).query_async(redis).await?,
+        Thing::Group => invalidate_tag(redis, &format!("cache_tag:group:{id}")).await?,
+        Thing::Crowd => invalidate_tag(redis, &format!("cache_tag:crowd:{id}")).await?,
+        Thing::Counter => redis::cmd("INCRBY").arg(format!("counter:{id}")).arg(1).query_async(redis).await?,
+        Thing::Price => redis::cmd("SET").arg(format!("price:{id}")).arg(event.rev).query_async(redis).await?,
+        Thing::Page => redis::cmd("DEL").arg(format!("page:{id}")).query_async(redis).await?,
+    }
+    redis::cmd("DEL").arg(format!("pending:{}", event.n)).query_async(redis).await
+}
+
+async fn invalidate_tag(redis: &mut MultiplexedConnection, set: &str) -> redis::RedisResult<()> {
+    let mut keys: Vec<String> = redis::cmd("SMEMBERS").arg(set).query_async(redis).await?;
+    keys.push(set.to_owned());
+    redis::cmd("DEL").arg(keys).query_async(redis).await
+}
