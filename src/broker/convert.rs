@@ -6,10 +6,11 @@ use std::fmt;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use super::copy;
 use super::failure::PublishError;
 use super::lane::Tag;
 use crate::event::json::JsonKind;
-use crate::event::{HeaderValue, Headers, Json, Message, OwnedMessage, OwnedValue, Properties};
+use crate::event::{HeaderValue, Headers, Json, Message, OwnedMessage, OwnedValue, Properties, header};
 
 /// How often a quorum queue has delivered a message before; absent the first time.
 const DELIVERY_COUNT: &str = "x-delivery-count";
@@ -65,6 +66,13 @@ impl Delivery {
     /// How often it was delivered in vain before (`x-delivery-count`): what the delivery limit counts.
     pub fn delivery_count(&self) -> u64 {
         self.header(DELIVERY_COUNT).and_then(integer).and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
+    }
+
+    /// How often it was delivered in vain before, as the broker counts and as the copy that it is says; `None` the first time.
+    pub fn in_vain(&self) -> Option<u64> {
+        let before = if copy::is_copy(self) { self.header(header::REDELIVERED).and_then(integer) } else { None };
+        let before = before.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
+        (self.redelivered || before > 0).then(|| self.delivery_count().saturating_add(before))
     }
 
     /// The body, byte for byte.

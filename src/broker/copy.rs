@@ -54,6 +54,8 @@ pub struct CopyHeaders<'a> {
     pub effects: Option<&'a [u32]>,
     /// The reasons of earlier dead letters, on a replayed one; `None` keeps those of the earlier copy.
     pub earlier_reasons: Option<&'a str>,
+    /// How often it was delivered in vain, where it is set aside for that.
+    pub redelivered: Option<u64>,
     /// The registry's digest.
     pub registry: &'a str,
     /// Now: RFC 3339.
@@ -149,6 +151,9 @@ fn write_ours(table: &mut BTreeMap<ShortString, AMQPValue>, delivery: &Delivery,
         properties.expiration().as_ref().map(ShortString::as_str).or_else(|| earlier(header::EXPIRATION)).filter(fits),
     );
     write(header::USER_ID, properties.user_id().as_ref().map(ShortString::as_str).or_else(|| earlier(header::USER_ID)).filter(fits));
+    if let Some(redelivered) = headers.redelivered {
+        table.insert(header::REDELIVERED.into(), AMQPValue::LongLongInt(i64::try_from(redelivered).unwrap_or(i64::MAX)));
+    }
     table.insert(header::ATTEMPT.into(), AMQPValue::LongInt(i32::try_from(headers.attempt).unwrap_or(i32::MAX)));
 }
 
@@ -159,7 +164,7 @@ fn cut_error(error: &str) -> &str {
 }
 
 /// Ours are believed on messages from the default exchange alone: anybody may write to the others.
-fn is_copy(delivery: &Delivery) -> bool {
+pub(super) fn is_copy(delivery: &Delivery) -> bool {
     delivery.exchange().is_empty() && text(delivery, header::ROUTING_KEY).is_some()
 }
 

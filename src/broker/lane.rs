@@ -155,6 +155,11 @@ impl Lane {
         self.acker.ack(tag, false)
     }
 
+    /// Waits until the acknowledgements made before hold even if this process dies; a second at most.
+    pub async fn acks_take_hold(&self) {
+        tokio::time::sleep(self.acker.recent.take_hold_in()).await;
+    }
+
     /// Gives everything unacknowledged back to the queue, in one go and after [`cancel`](Self::cancel), or it would come straight back. Up
     /// to RabbitMQ 4.2 this counts towards the delivery limit.
     ///

@@ -29,3 +29,4 @@ pub use names::Names;
 pub use prefetch::Prefetch;
 pub use publisher::{Outgoing, Publisher};
 pub use session::{Rebound, Session, SessionWatch};
+pub use topology::DELIVERY_LIMIT;

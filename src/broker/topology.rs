@@ -14,7 +14,7 @@ use super::names::Names;
 use crate::config::{AmqpConfig, DeclarePolicy, HistoryConfig};
 
 /// How often a message may be redelivered before the broker dead-letters it: RabbitMQ's own default since 4.0.
-const DELIVERY_LIMIT: i64 = 20;
+pub const DELIVERY_LIMIT: u32 = 20;
 
 /// Looking at a dead letter counts as a delivery: in effect without limit.
 const DEAD_DELIVERY_LIMIT: i64 = 1_000_000_000;
@@ -69,7 +69,7 @@ fn queue_specs(names: &Names, history: Option<HistoryConfig>) -> Vec<QueueSpec> 
     };
     let limit = |count| ("x-delivery-limit", AMQPValue::LongLongInt(count));
     let mut events = dead_lettering_to(&names.dead);
-    events.push(limit(DELIVERY_LIMIT));
+    events.push(limit(DELIVERY_LIMIT.into()));
     let mut specs = vec![
         spec(&names.dead, vec![quorum.clone(), limit(DEAD_DELIVERY_LIMIT)]),
         spec(&names.main, events.clone()),

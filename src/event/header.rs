@@ -35,11 +35,14 @@ pub const HEADERS_DROPPED: &str = "unstale-headers-dropped";
 /// The reasons for which it stood in the dead-letter queue before it was replayed, oldest first: `reason@time`, separated by commas.
 pub const EARLIER_REASONS: &str = "unstale-earlier-reasons";
 
+/// How often it had been delivered in vain when it was set aside: added to what the broker counts from then on.
+pub const REDELIVERED: &str = "unstale-redelivered";
+
 /// What every name of ours starts with.
 pub const PREFIX: &str = "unstale-";
 
 /// Every name.
-pub const ALL: [&str; 17] = [
+pub const ALL: [&str; 18] = [
     ATTEMPT,
     REASON,
     ERROR,
@@ -57,4 +60,5 @@ pub const ALL: [&str; 17] = [
     CC,
     HEADERS_DROPPED,
     EARLIER_REASONS,
+    REDELIVERED,
 ];

@@ -8,9 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::{Batch, Unsettled};
 use super::in_order::InOrder;
+use super::suspects::Suspects;
 use super::window::Window;
 use super::{LaneEnd, Shared, copies};
-use crate::broker::{Lane, SessionEnded, Tag};
+use crate::broker::{Delivery, Lane, SessionEnded, Tag};
 use crate::cache::Outage;
 
 /// Batches that may be on their way to Redis at once: enough to fill a slow link; the prefetch bounds them anyway.
@@ -26,6 +27,7 @@ pub(super) async fn run(
     publisher: &copies::Publisher,
     mut window: Window,
     stop: &CancellationToken,
+    suspects: &mut Suspects<'_>,
 ) -> Result<LaneEnd, SessionEnded> {
     let mut applying = InOrder::new();
     let mut settling = InOrder::new();
@@ -35,8 +37,8 @@ pub(super) async fn run(
         tokio::select! {
             biased;
             settled = settling.next(), if !settling.is_empty() => {
-                let settled: Result<Option<Tag>, SessionEnded> = settled;
-                acknowledge(lane, settled?)?;
+                let settled: Result<Batch, SessionEnded> = settled;
+                acknowledge(lane, &settled?, suspects)?;
             }
             applied = applying.next(), if !applying.is_empty() => {
                 let (batch, applied): (Batch, Result<Unsettled, Outage>) = applied;
@@ -50,7 +52,7 @@ pub(super) async fn run(
                             let (behind, _): (Batch, Result<Unsettled, Outage>) = applying.next().await;
                             held.push_back(behind);
                         }
-                        if !hold(shared, lane, &mut settling, stop).await? {
+                        if !hold(shared, lane, &mut settling, stop, suspects).await? {
                             return Ok(LaneEnd::GaveBack);
                         }
                         for batch in held {
@@ -59,14 +61,18 @@ pub(super) async fn run(
                     }
                 }
             }
-            () = stop.cancelled(), if !stopping => {
+            () = suspects.wound_down(), if !stopping => {
                 stopping = true;
                 lane.cancel().await?;
             }
             arrived = lane.next_batch(shared.config.batch), if (!stopping || lane.has_left_over()) && applying.len() < MAX_APPLYING => {
-                let deliveries = arrived?;
+                let mut deliveries = arrived?;
+                suspects.take_from(&mut deliveries);
+                if deliveries.is_empty() {
+                    continue;
+                }
                 shared.metrics.batch(deliveries.len());
-                if let Some(prefetch) = window.after(&deliveries).filter(|_| !stopping) {
+                if let Some(prefetch) = window.after(&deliveries).filter(|_| !stopping && !suspects.any()) {
                     lane.consume(prefetch).await?;
                 }
                 applying.push(apply(shared, Batch::read(shared, deliveries))).await;
@@ -78,16 +84,22 @@ pub(super) async fn run(
 
 /// Waits for Redis while what was applied before the outage is settled. False when the rest is to be given back: by then all that could be
 /// settled is, or its copies would be made twice.
-async fn hold<F>(shared: &Shared, lane: &Lane, settling: &mut InOrder<F>, stop: &CancellationToken) -> Result<bool, SessionEnded>
+async fn hold<F>(
+    shared: &Shared,
+    lane: &Lane,
+    settling: &mut InOrder<F>,
+    stop: &CancellationToken,
+    suspects: &Suspects<'_>,
+) -> Result<bool, SessionEnded>
 where
-    F: Future<Output = Result<Option<Tag>, SessionEnded>>,
+    F: Future<Output = Result<Batch, SessionEnded>>,
 {
     let opened = {
         let mut opens = pin!(shared.gate.hold(stop));
         loop {
             tokio::select! {
                 biased;
-                settled = settling.next(), if !settling.is_empty() => acknowledge(lane, settled?)?,
+                settled = settling.next(), if !settling.is_empty() => acknowledge(lane, &settled?, suspects)?,
                 opened = &mut opens => break opened,
             }
         }
@@ -96,7 +108,7 @@ where
         // An alarm of the broker may make this take for ever.
         let settle_all = async {
             while !settling.is_empty() {
-                acknowledge(lane, settling.next().await?)?;
+                acknowledge(lane, &settling.next().await?, suspects)?;
             }
             Ok::<(), SessionEnded>(())
         };
@@ -105,8 +117,36 @@ where
     Ok(opened)
 }
 
-fn acknowledge(lane: &Lane, through: Option<Tag>) -> Result<(), SessionEnded> {
-    through.map_or(Ok(()), |tag| lane.ack_through(tag))
+/// One acknowledgement for the whole batch, since all before it is settled; unless suspects that wait stand among it.
+fn acknowledge(lane: &Lane, settled: &Batch, suspects: &Suspects<'_>) -> Result<(), SessionEnded> {
+    if suspects.any() {
+        return settled.deliveries.iter().try_for_each(|delivery| lane.ack_one(delivery.tag()));
+    }
+    settled.last_tag().map_or(Ok(()), |tag| lane.ack_through(tag))
+}
+
+/// Settles one delivery by itself; `None` when it is to be given back, since Redis is away.
+pub(super) async fn handle(
+    shared: &Shared,
+    publisher: &copies::Publisher,
+    stop: &CancellationToken,
+    delivery: Delivery,
+) -> Result<Option<Tag>, SessionEnded> {
+    let batch = Batch::read(shared, vec![delivery]);
+    loop {
+        match batch.apply(shared).await {
+            Ok(unsettled) => {
+                batch.settle(shared, publisher, &unsettled).await?;
+                return Ok(batch.last_tag());
+            }
+            Err(outage) => {
+                shared.gate.close(&outage);
+                if !shared.gate.hold(stop).await {
+                    return Ok(None);
+                }
+            }
+        }
+    }
 }
 
 async fn apply(shared: &Shared, batch: Batch) -> (Batch, Result<Unsettled, Outage>) {
@@ -114,7 +154,7 @@ async fn apply(shared: &Shared, batch: Batch) -> (Batch, Result<Unsettled, Outag
     (batch, applied)
 }
 
-async fn settle(shared: &Shared, publisher: &copies::Publisher, batch: Batch, unsettled: Unsettled) -> Result<Option<Tag>, SessionEnded> {
+async fn settle(shared: &Shared, publisher: &copies::Publisher, batch: Batch, unsettled: Unsettled) -> Result<Batch, SessionEnded> {
     batch.settle(shared, publisher, &unsettled).await?;
-    Ok(batch.last_tag())
+    Ok(batch)
 }

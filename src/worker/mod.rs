@@ -11,6 +11,7 @@ mod main_lane;
 mod reload;
 mod slow_lane;
 mod supervisor;
+mod suspects;
 mod upkeep;
 mod window;
 

@@ -9,6 +9,7 @@ use tracing::error;
 
 use super::batch::{Batch, Unsettled};
 use super::fill::{self, Tokens};
+use super::suspects::Suspects;
 use super::{LaneEnd, Shared, copies};
 use crate::broker::{Delivery, Lane, SessionEnded, Tag};
 use crate::cache::Outage;
@@ -22,9 +23,11 @@ pub(super) async fn run(
     publisher: &copies::Publisher,
     after: Duration,
     stop: &CancellationToken,
+    suspects: &mut Suspects<'_>,
 ) -> Result<LaneEnd, SessionEnded> {
-    if stop.run_until_cancelled(tokio::time::sleep(after)).await.is_none() {
-        return Ok(LaneEnd::Stopped);
+    tokio::select! {
+        () = suspects.wound_down() => return Ok(LaneEnd::Stopped),
+        () = tokio::time::sleep(after) => {}
     }
     let mut in_hand = FuturesUnordered::new();
     let mut stopping = false;
@@ -39,13 +42,15 @@ pub(super) async fn run(
                     None => return Ok(LaneEnd::GaveBack),
                 }
             }
-            () = stop.cancelled(), if !stopping => {
+            () = suspects.wound_down(), if !stopping => {
                 stopping = true;
                 lane.cancel().await?;
             }
             // The prefetch bounds what is in hand.
             arrived = lane.next_batch(usize::from(shared.slow_prefetch())), if !stopping || lane.has_left_over() => {
-                in_hand.extend(arrived?.into_iter().map(|delivery| handle(shared, publisher, stop, delivery)));
+                let mut arrived = arrived?;
+                suspects.take_from(&mut arrived);
+                in_hand.extend(arrived.into_iter().map(|delivery| handle(shared, publisher, stop, delivery)));
             }
             else => return Ok(LaneEnd::Stopped),
         }
@@ -53,7 +58,7 @@ pub(super) async fn run(
 }
 
 /// Settles one delivery; `None` when it is to be given back, since Redis is away.
-async fn handle(
+pub(super) async fn handle(
     shared: &Shared,
     publisher: &copies::Publisher,
     stop: &CancellationToken,

@@ -7,9 +7,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::suspects::{self, Suspects, WoundDown};
 use super::window::Window;
 use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
-use crate::broker::{Backoff, BrokerError, LaneName, Session, SessionEnded, SessionWatch};
+use crate::broker::{Backoff, BrokerError, Lane, LaneName, Session, SessionEnded, SessionWatch};
 use crate::http::Readiness;
 
 /// A session that lasted so long starts the back-off anew: one that ends sooner may do so again at once.
@@ -108,16 +109,11 @@ impl<'s> Supervisor<'s> {
         let main_publisher = copies::Publisher::new(session.publisher().await?, session.names().clone());
         let slow_publisher = copies::Publisher::new(session.publisher().await?, session.names().clone());
         let careful = std::mem::take(&mut self.careful);
-        let window = Window::new(shared.config.amqp.prefetch, careful);
-        let slow_after = if careful { CAREFUL } else { Duration::ZERO };
         self.readiness.set_consuming(Ok(()));
         info!(queue = session.names().main, "consuming");
         let (mut watch, alarms) = (session.watch(), session.watch());
         let end = tokio::select! {
-            end = both(
-                main_lane::run(shared, &mut main, &main_publisher, window, stop),
-                slow_lane::run(shared, &mut slow, &slow_publisher, slow_after, stop),
-            ) => end?,
+            end = lanes(shared, (&mut main, &main_publisher), (&mut slow, &slow_publisher), careful, stop) => end?,
             ended = watch.ended() => return Err(ended),
             ended = bind(shared, session) => return Err(ended),
             never = tell_of_alarms(shared, alarms) => match never {},
@@ -127,6 +123,39 @@ impl<'s> Supervisor<'s> {
             slow.nack_all().await?;
         }
         Ok(end)
+    }
+}
+
+/// Runs both lanes, over and over where they wind down for suspects, until told to stop or until Redis was away too long.
+async fn lanes(
+    shared: &Shared,
+    (main, main_publisher): (&mut Lane, &copies::Publisher),
+    (slow, slow_publisher): (&mut Lane, &copies::Publisher),
+    careful: bool,
+    stop: &CancellationToken,
+) -> Result<LaneEnd, SessionEnded> {
+    let mut window = Window::new(shared.config.amqp.prefetch, careful);
+    let mut slow_after = if careful { CAREFUL } else { Duration::ZERO };
+    loop {
+        let wind_down = stop.child_token();
+        let (mut in_main, mut in_slow) = (Suspects::new(&wind_down), Suspects::new(&wind_down));
+        let end = both(
+            main_lane::run(shared, main, main_publisher, window, stop, &mut in_main),
+            slow_lane::run(shared, slow, slow_publisher, slow_after, stop, &mut in_slow),
+        )
+        .await?;
+        if end == LaneEnd::GaveBack || !(in_main.any() || in_slow.any()) {
+            return Ok(end);
+        }
+        let lanes = [
+            WoundDown { name: LaneName::Main, lane: &mut *main, publisher: main_publisher, suspects: in_main.into_found() },
+            WoundDown { name: LaneName::Slow, lane: &mut *slow, publisher: slow_publisher, suspects: in_slow.into_found() },
+        ];
+        let end = suspects::handle(shared, lanes, stop).await?;
+        if end == LaneEnd::GaveBack || stop.is_cancelled() {
+            return Ok(end);
+        }
+        (window, slow_after) = (Window::new(shared.config.amqp.prefetch, true), Duration::ZERO);
     }
 }
 

@@ -1,15 +1,13 @@
 //! How many deliveries a session asks for at once: one at first, then few, then all, never more than memory allows.
 //!
-//! A message that kills the worker costs everything in hand a redelivery, and the broker's delivery limit counts those. So after the second
-//! death at the latest it is handled alone: its neighbours stay far from the limit, and only the message itself comes to it.
+//! A message that kills the worker costs everything in hand a redelivery, and the broker's delivery limit counts those. A session that
+//! follows such a death begins with little in hand. What has come in vain more than once is not for this module: see
+//! [`suspects`](super::suspects).
 
 use crate::broker::{Delivery, Prefetch};
 
 /// Between one at a time and all.
 const FEW: u16 = 16;
-
-/// A message delivered in vain so often may be what kills the worker.
-const SUSPECT: u64 = 2;
 
 /// The prefetch of one session's lane, from its first consumer on.
 #[derive(Debug)]
@@ -20,7 +18,7 @@ pub(super) struct Window {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// One at a time: until a delivery that is no suspect or, after a session that a message ended, until [`FEW`] new ones in a row.
+    /// One at a time: until the first delivery or, after a session that a message ended, until [`FEW`] new ones in a row.
     Alone { new_wanted: u16 },
     /// Until [`FEW`] new ones in a row.
     Few { new_wanted: u16 },
@@ -47,8 +45,7 @@ impl Window {
     pub(super) fn after(&mut self, deliveries: &[Delivery]) -> Option<u16> {
         let before = self.prefetch();
         for delivery in deliveries {
-            let in_vain = if delivery.redelivered() { Some(delivery.delivery_count()) } else { None };
-            self.note(delivery.body().len(), in_vain);
+            self.note(delivery.body().len(), delivery.in_vain());
         }
         self.prefetch.adapt();
         let now = self.prefetch();
@@ -59,7 +56,6 @@ impl Window {
     fn note(&mut self, body_bytes: usize, in_vain: Option<u64>) {
         self.prefetch.observe(body_bytes);
         self.stage = match (self.stage, in_vain) {
-            (_, Some(SUSPECT..)) => Stage::Alone { new_wanted: 0 },
             (Stage::Alone { new_wanted: 0 }, _) => Stage::Few { new_wanted: FEW },
             (Stage::Alone { new_wanted: 1 }, None) | (Stage::Few { new_wanted: 1 }, None) | (Stage::Full, _) => Stage::Full,
             (Stage::Alone { new_wanted }, None) => Stage::Alone { new_wanted: new_wanted - 1 },
@@ -93,15 +89,6 @@ mod tests {
         assert_eq!(after(&mut window, 1, Some(1)), 1_000);
         assert_eq!(Window::new(4, false).prefetch(), 1);
         assert_eq!(after(&mut Window::new(4, false), 1, None), 4);
-    }
-
-    #[test]
-    fn what_came_in_vain_twice_is_handled_alone() {
-        let mut window = Window::new(1_000, false);
-        assert_eq!(after(&mut window, 100, Some(2)), 1, "from the first on");
-        assert_eq!(after(&mut window, 1, Some(1)), 16);
-        assert_eq!(after(&mut window, 16, None), 1_000);
-        assert_eq!(after(&mut window, 1, Some(7)), 1, "and from all");
     }
 
     #[test]

@@ -225,3 +225,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_suspect_that_is_set_aside_carries_its_count_and_no_other_copy_does() {
+    let came = |exchange: &str, headers: &[(&str, AMQPValue)]| {
+        delivery(exchange, "q", BasicProperties::default().with_headers(table(headers)), b"{}")
+    };
+    let count = ("x-delivery-count", AMQPValue::LongLongInt(2));
+    let fresh = came("events", std::slice::from_ref(&count));
+    let aside = copied(&fresh, &CopyHeaders { redelivered: Some(5), ..headers() });
+    let aside: Vec<(&str, AMQPValue)> = aside.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    assert_eq!(came("", &aside).in_vain(), Some(5));
+    assert_eq!(came("events", &aside).in_vain(), None, "not believed from elsewhere");
+    let again: Vec<(&str, AMQPValue)> = aside.iter().cloned().chain([count]).collect();
+    assert_eq!(came("", &again).in_vain(), Some(7), "the broker's count comes on top");
+    assert_eq!(copied(&came("", &aside), &headers()).get(header::REDELIVERED), None, "a retry begins anew");
+}

@@ -5,5 +5,6 @@ mod caches;
 mod crashes;
 mod load;
 mod order;
+mod poison;
 mod stops;
 mod unreadable;

@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::load::{Kinds, Pages, SETTINGS, stage};
+use crate::end_to_end::stage::SOON;
 use crate::support::{rabbitmq, wait_until};
 
 const EVENTS: u32 = 400;
@@ -26,7 +27,7 @@ async fn an_unreadable_message_ends_in_the_dead_letter_queue_and_harms_no_neighb
     Kinds::MIXED.settled(&stage, &[&workers[0], &workers[1]], 0..EVENTS).await;
     assert_eq!(stage.ready(".dead").await, 1, "nothing else is:\n{}", workers[0].stderr());
     for worker in &workers {
-        assert!(matches!(worker.get("/readyz").await, Some((200, _))));
+        wait_until(SOON, "it consumes", async || matches!(worker.get("/readyz").await, Some((200, _)))).await;
     }
 }
 
