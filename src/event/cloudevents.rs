@@ -118,7 +118,8 @@ pub(super) fn structured<'a>(arrival: &Arrival<'a>, body: &Object<'a>, only: Opt
     let bytes = encoded.as_str().and_then(|text| base64::engine::general_purpose::STANDARD.decode(text.as_bytes()).ok());
     let bytes = bytes.ok_or(Malformed(Cow::Borrowed("the CloudEvent's `data_base64` is not a string of padded standard base64")))?;
     let data = if bytes.is_empty() { Object::empty() } else { Object::parse(&bytes, "the CloudEvent's `data_base64`, decoded,")? };
-    Ok(read(arrival, attributes, &data, Form::Structured, only)?.map(Decoded::into_owned))
+    let attributes = body.reborrowed();
+    Ok(read(arrival, Attributes::Members(&attributes), &data, Form::Structured, only)?.map(Decoded::into_owned))
 }
 
 fn read<'a>(

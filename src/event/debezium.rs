@@ -85,6 +85,7 @@ pub(super) struct Change<'m, 'a> {
 
 /// Where a change says where it comes from.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack")]
 enum Source<'m, 'a> {
     Object(Object<'a>),
     /// Debezium's CloudEvents have the members of `source` as extensions, `iodebezium` before them and their `_` taken out.

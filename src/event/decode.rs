@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::cloudevents::{self, Attributes, MediaType};
 use super::object::Object;
-use super::{Decoded, Event, Form, HeaderValue, Malformed, Message, debezium, envelope, header, identity, malformed, provenance};
+use super::{Decoded, Event, EventId, Form, HeaderValue, Malformed, Message, debezium, envelope, header, malformed, provenance};
 
 /// Reads a message as an event: the first form that fits decides (CloudEvents in headers, CloudEvents in the body, Debezium, the header
 /// `unstale-event-type`, the envelope, a bare payload). A copy of ours is read as it was at first arrival.
@@ -193,7 +193,7 @@ impl<'a> Draft<'a> {
             .id
             .filter(|id| !id.is_empty())
             .or(arrival.event_id.map(Cow::Borrowed))
-            .unwrap_or_else(|| Cow::Owned(identity::event_id(arrival.message, arrival.routing_key)));
+            .map_or_else(|| EventId::of(arrival.message, arrival.routing_key), EventId::from);
         Ok(Decoded::Event(Event {
             id,
             event_type: self.event_type,

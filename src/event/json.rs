@@ -3,12 +3,15 @@
 //! Keys, their order and the text of numbers matter to what is written to a cache, and most events need two or three of their members: so the
 //! text is kept, checked once, and a level is taken apart when somebody looks into it.
 
+mod scan;
+
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
 /// The deepest nesting that is read; beyond it a body is malformed. `serde_json` itself ends at 128.
 pub const MAX_DEPTH: usize = 100;
@@ -17,8 +20,8 @@ pub const MAX_DEPTH: usize = 100;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Json<'a>(&'a str);
 
-/// An object's members in order: names, unescaped, and values.
-pub type MemberList<'a> = Vec<(Cow<'a, str>, Json<'a>)>;
+/// An object's members in order: names, unescaped, and values. Most objects have few.
+pub type MemberList<'a> = SmallVec<[(Cow<'a, str>, Json<'a>); 8]>;
 
 /// What kind of value stands there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,15 +81,7 @@ impl<'a> Json<'a> {
     /// # Errors
     /// [`JsonError`] when it is not JSON, or nested too deep.
     pub fn parse(text: &'a str) -> Result<Self, JsonError> {
-        let raw: &RawValue =
-            serde_json::from_str(text).map_err(|error| JsonError::Syntax { line: error.line(), column: error.column() })?;
-        if is_too_deep(raw.get()) {
-            return Err(JsonError::TooDeep);
-        }
-        if !surrogates_are_paired(raw.get()) {
-            return Err(JsonError::LoneSurrogate);
-        }
-        Ok(Self(raw.get()))
+        scan::value(text).map_or_else(|| read_value(text), Ok)
     }
 
     /// Checks a text and takes its outermost level apart in the same pass. What is no object has no members.
@@ -94,25 +89,7 @@ impl<'a> Json<'a> {
     /// # Errors
     /// Those of [`Json::parse`].
     pub fn parse_members(text: &'a str) -> Result<(Self, MemberList<'a>), JsonError> {
-        let value = text.trim_matches([' ', '\t', '\n', '\r']);
-        if !value.starts_with('{') {
-            return Self::parse(text).map(|json| (json, Vec::new()));
-        }
-        let mut members = Vec::new();
-        let mut deserializer = serde_json::Deserializer::from_str(text);
-        let read = deserializer.deserialize_map(Members(&mut members)).and_then(|()| deserializer.end());
-        if let Err(error) = read {
-            // A name that is no text ends this pass early, and the other says so.
-            Self::parse(text)?;
-            return Err(JsonError::Syntax { line: error.line(), column: error.column() });
-        }
-        if is_too_deep(value) {
-            return Err(JsonError::TooDeep);
-        }
-        if !surrogates_are_paired(value) {
-            return Err(JsonError::LoneSurrogate);
-        }
-        Ok((Self(value), members))
+        scan::object(text).map_or_else(|| read_members(text), Ok)
     }
 
     /// Holds a text that [`Json::parse`] has accepted before: no second check in release builds.
@@ -176,24 +153,18 @@ impl<'a> Json<'a> {
 
     /// The members of an object, in order, duplicate names included (the last one counts); empty for anything else.
     pub fn members(self) -> MemberList<'a> {
-        let mut members = Vec::new();
-        if self.kind() == JsonKind::Object {
-            let mut deserializer = serde_json::Deserializer::from_str(self.0);
-            let read = deserializer.deserialize_map(Members(&mut members));
-            debug_assert!(read.is_ok(), "checked text does not read");
+        if self.kind() != JsonKind::Object {
+            return MemberList::new();
         }
-        members
+        scan::object(self.0).map(|(_, members)| members).unwrap_or_default()
     }
 
     /// The elements of an array; empty for anything else.
     pub fn elements(self) -> Vec<Json<'a>> {
-        let mut elements = Vec::new();
-        if self.kind() == JsonKind::Array {
-            let mut deserializer = serde_json::Deserializer::from_str(self.0);
-            let read = deserializer.deserialize_seq(Elements(&mut elements));
-            debug_assert!(read.is_ok(), "checked text does not read");
+        if self.kind() != JsonKind::Array {
+            return Vec::new();
         }
-        elements
+        scan::array(self.0).unwrap_or_default()
     }
 
     /// The member of that name; of several the last.
@@ -293,6 +264,41 @@ pub fn write_string(text: &str, out: &mut String) {
     out.push('"');
 }
 
+/// [`Json::parse`], slower, and says what is wrong.
+fn read_value(text: &str) -> Result<Json<'_>, JsonError> {
+    let raw: &RawValue = serde_json::from_str(text).map_err(|error| JsonError::Syntax { line: error.line(), column: error.column() })?;
+    if is_too_deep(raw.get()) {
+        return Err(JsonError::TooDeep);
+    }
+    if !surrogates_are_paired(raw.get()) {
+        return Err(JsonError::LoneSurrogate);
+    }
+    Ok(Json(raw.get()))
+}
+
+/// [`Json::parse_members`], slower, and says what is wrong.
+fn read_members(text: &str) -> Result<(Json<'_>, MemberList<'_>), JsonError> {
+    let value = text.trim_matches([' ', '\t', '\n', '\r']);
+    if !value.starts_with('{') {
+        return Json::parse(text).map(|json| (json, MemberList::new()));
+    }
+    let mut members = MemberList::new();
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let read = deserializer.deserialize_map(Members(&mut members)).and_then(|()| deserializer.end());
+    if let Err(error) = read {
+        // A name that is no text ends this pass early, and the other says so.
+        Json::parse(text)?;
+        return Err(JsonError::Syntax { line: error.line(), column: error.column() });
+    }
+    if is_too_deep(value) {
+        return Err(JsonError::TooDeep);
+    }
+    if !surrogates_are_paired(value) {
+        return Err(JsonError::LoneSurrogate);
+    }
+    Ok((Json(value), members))
+}
+
 /// Whether every `\\u` escape of half a surrogate pair stands beside its other half. The text is JSON: backslashes stand in strings alone.
 fn surrogates_are_paired(text: &str) -> bool {
     let bytes = text.as_bytes();
@@ -357,23 +363,6 @@ impl<'de> Visitor<'de> for Members<'_, 'de> {
         while let Some(name) = map.next_key_seed(Name)? {
             let value: &'de RawValue = map.next_value()?;
             self.0.push((name, Json(value.get())));
-        }
-        Ok(())
-    }
-}
-
-struct Elements<'m, 'a>(&'m mut Vec<Json<'a>>);
-
-impl<'de> Visitor<'de> for Elements<'_, 'de> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(value) = seq.next_element::<&'de RawValue>()? {
-            self.0.push(Json(value.get()));
         }
         Ok(())
     }

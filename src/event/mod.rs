@@ -15,6 +15,7 @@ mod time;
 use std::borrow::Cow;
 
 pub use decode::decode;
+pub use identity::EventId;
 pub use json::Json;
 pub use line::{LineError, OwnedMessage, OwnedProperties, OwnedValue};
 pub use provenance::Provenance;
@@ -126,7 +127,7 @@ impl Form {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event<'a> {
     /// Names the event and breaks ties of equal versions; never used to drop one.
-    pub id: Cow<'a, str>,
+    pub id: EventId<'a>,
     /// What happened, such as `user.updated`: what entries of the registry match.
     pub event_type: Cow<'a, str>,
     /// The payload: the text of a JSON object, checked. See [`Event::data`].
@@ -162,7 +163,7 @@ impl Event<'_> {
     pub fn into_owned(self) -> Event<'static> {
         let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
         Event {
-            id: owned(self.id),
+            id: Cow::<str>::Owned(self.id.into_owned()).into(),
             event_type: owned(self.event_type),
             data_text: owned(self.data_text),
             previous_text: self.previous_text.map(owned),

@@ -18,7 +18,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 impl<'a> Object<'a> {
     /// `{}`
     pub(super) const fn empty() -> Self {
-        Self { json: Json::EMPTY_OBJECT, members: Vec::new() }
+        Self { json: Json::EMPTY_OBJECT, members: MemberList::new_const() }
     }
 
     /// Reads the bytes of a body.
@@ -38,6 +38,12 @@ impl<'a> Object<'a> {
     /// Takes a value apart, where it is an object.
     pub(super) fn of(json: Json<'a>) -> Option<Self> {
         (json.kind() == JsonKind::Object).then(|| Self { json, members: json.members() })
+    }
+
+    /// The same for a shorter time.
+    pub(super) fn reborrowed(&self) -> Object<'_> {
+        let members = self.members.iter().map(|(name, value)| (Cow::Borrowed(&**name), *value));
+        Object { json: self.json, members: members.collect() }
     }
 
     /// The text of the whole object.

@@ -17,7 +17,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt};
 
 use super::mark::{Mark, Standing};
 use super::outcome::Slot;

@@ -5,7 +5,7 @@ mod fences;
 mod loader;
 mod texts;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use super::data_schema::{self, DataSchema};
 use super::diagnostic::{Problem, Report, SourceFile};
@@ -70,7 +70,7 @@ pub(super) fn compile(files: Vec<File<'_>>, options: &LoadOptions, digest: Strin
     let mut registry = Registry {
         digest,
         entries: Vec::new(),
-        by_name: HashMap::new(),
+        by_name: foldhash::HashMap::default(),
         patterns: Vec::new(),
         rules: Vec::new(),
         loaders: Vec::new(),

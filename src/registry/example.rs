@@ -50,7 +50,7 @@ pub(super) fn compile(context: &Context<'_>, document: &ExampleDocument, report:
     Some(Example {
         entry: context.place,
         event: Event {
-            id: text(&document.event.id).unwrap_or(Cow::Borrowed("example")),
+            id: text(&document.event.id).unwrap_or(Cow::Borrowed("example")).into(),
             event_type: Cow::Owned(event_type),
             data_text: Cow::Owned(data_text),
             previous_text: previous_text.map(Cow::Owned),

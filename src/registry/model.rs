@@ -1,6 +1,5 @@
 //! The compiled registry: what the files say, ready to resolve events with.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use super::effect::{LoaderId, RuleId, Verb};
@@ -19,7 +18,7 @@ pub struct Registry {
     /// Exact names first, then patterns, each in byte order of name and file: the order in which effects add up.
     pub entries: Vec<Entry>,
     /// The entries of an exact name, in order.
-    pub by_name: HashMap<String, Vec<u32>>,
+    pub by_name: foldhash::HashMap<String, Vec<u32>>,
     /// The entries of patterns, in order.
     pub patterns: Vec<(Pattern, u32)>,
     /// The name of each rule, by [`RuleId`].

@@ -15,7 +15,7 @@ use super::cel_value::{AbsentPrevious, Meter, cel_value, write_json};
 use super::expression::{ENV, Expression, changed_variable, let_variable};
 use super::functions::{METER, STEP};
 use super::path::{EventField, Path, Start, Step};
-use crate::event::json::JsonKind;
+use crate::event::json::{JsonKind, MemberList};
 use crate::event::{Event, Json};
 
 /// What a path found.
@@ -54,7 +54,7 @@ pub(super) struct EventScope<'e> {
     pub(super) event: &'e Event<'e>,
     pub(super) data: Json<'e>,
     previous: Option<Json<'e>>,
-    members: OnceCell<Vec<(Cow<'e, str>, Json<'e>)>>,
+    members: OnceCell<MemberList<'e>>,
     /// Deeper levels, by the address of their text.
     levels: RefCell<HashMap<usize, Level<'e>>>,
     lazy: [OnceCell<Box<dyn Val>>; 2],
@@ -116,7 +116,7 @@ impl<'e> EventScope<'e> {
         let mut levels = self.levels.borrow_mut();
         let address = of.text().as_ptr() as usize;
         match of.kind() {
-            JsonKind::Object => read(levels.entry(address).or_insert_with(|| Level::Object(of.members()))),
+            JsonKind::Object => read(levels.entry(address).or_insert_with(|| Level::Object(of.members().into_vec()))),
             JsonKind::Array => read(levels.entry(address).or_insert_with(|| Level::Array(of.elements()))),
             _ => None,
         }

@@ -5,7 +5,7 @@ mod properties;
 mod texts;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::json;
@@ -41,7 +41,7 @@ impl Builder {
         let registry = Registry {
             digest: String::new(),
             entries: Vec::new(),
-            by_name: HashMap::new(),
+            by_name: foldhash::HashMap::default(),
             patterns: Vec::new(),
             rules: Vec::new(),
             loaders: vec![Loader {

@@ -1,0 +1,61 @@
+//! The pure middle, step by step, on one batch of the events that most benchmarks publish.
+
+use unstale::config::{UnknownPolicy, Vars};
+use unstale::event::{Decoded, Event, Message, decode};
+use unstale::plan::{Batch, Ladder, Plan, SettlePolicy, Settlement, Slot, settle};
+use unstale::registry::{LoadOptions, MissingVars, Registry, Resolution};
+
+pub(crate) const ONE_DELETE: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
+
+/// `UNSTALE_BATCH` is as many by default.
+pub(crate) const EVENTS: u32 = 256;
+
+const MAX_BODY_BYTES: usize = 1 << 20;
+
+pub(crate) fn bodies() -> Vec<String> {
+    let body = |id| format!(r#"{{"id":"e-{id}","type":"user.updated","data":{{"id":{id},"email":"user{id}@example.org","plan":"team"}}}}"#);
+    (0..EVENTS).map(body).collect()
+}
+
+pub(crate) fn messages(bodies: &[String]) -> Vec<Message<'_>> {
+    let usual = || Message { exchange: "events", routing_key: "user.updated", ..Message::default() };
+    bodies.iter().map(|body| Message { body: body.as_bytes(), ..usual() }).collect()
+}
+
+pub(crate) fn registry(rules: &str) -> Registry {
+    let schemas = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(schemas.path().join("users.yaml"), rules).expect("the folder is ours");
+    let options = LoadOptions {
+        schemas: schemas.path().to_owned(),
+        key_prefix: String::new(),
+        vars: Vars::default(),
+        max_keys_per_event: 10_000,
+        missing_vars: MissingVars::Refuse,
+    };
+    Registry::load(&options).expect("the rules load").registry
+}
+
+pub(crate) fn decoded<'m>(message: &'m Message<'m>) -> Event<'m> {
+    match decode(message, MAX_BODY_BYTES) {
+        Ok(Decoded::Event(event)) => event,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) fn coalesced(resolutions: &[Resolution]) -> Plan<'_> {
+    let mut batch = Batch::new("cache_tag:", resolutions.len());
+    for (event, resolution) in (0..).zip(resolutions) {
+        for (position, effect) in (0..).zip(&resolution.effects) {
+            batch.push(Slot { event, position }, effect);
+        }
+    }
+    batch.finish()
+}
+
+pub(crate) fn policy() -> SettlePolicy {
+    SettlePolicy { ladder: Ladder(Vec::new()), unknown: UnknownPolicy::Dead }
+}
+
+pub(crate) fn settled(policy: &SettlePolicy, resolutions: &[Resolution]) -> Vec<Settlement> {
+    resolutions.iter().map(|resolution| settle(policy, resolution, None, &[], 0)).collect()
+}
