@@ -68,6 +68,15 @@ impl Readiness {
         self.0.borrow().causes()
     }
 
+    /// Tells whenever anything of it changes.
+    pub fn changes(&self) -> impl AsyncFnMut() + use<> {
+        let mut changes = self.0.subscribe();
+        async move || {
+            // It fails only where the sender is gone, and whoever has `self` has one.
+            let _ = changes.changed().await;
+        }
+    }
+
     /// Waits until this worker is ready.
     pub async fn ready(&self) {
         // It fails only where the sender is gone, and `self` is one.

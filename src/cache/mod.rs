@@ -13,10 +13,12 @@ mod lifetime;
 mod prune;
 pub(crate) mod script;
 mod sentinel;
+mod server;
 pub(crate) mod side_keys;
 mod socket;
 mod standing;
 mod tags;
+mod workers;
 
 pub use apply::{Applied, KeyHits};
 pub use connection::CacheError;
@@ -25,8 +27,10 @@ pub use failure::{CommandError, Outage};
 pub use lease::{Fill, Grant, LONGEST_LEASE, new_token};
 pub use prune::{PRUNE_STEP, Pruned, TagSets};
 pub use script::READER_SCRIPTS;
+pub use server::Server;
 pub use standing::State;
 pub use tags::{Drained, Invalidated};
+pub use workers::{REPORT_COUNTS_FOR, Report, Reported};
 
 use redis::{Cmd, Pipeline, Value};
 
@@ -39,6 +43,7 @@ pub struct Cache {
     link: Link,
     tag_prefix: String,
     fence_ttl_ms: i64,
+    workers: String,
 }
 
 impl Cache {
@@ -51,6 +56,7 @@ impl Cache {
             link: Link::new(config, side_keys::probe(queue))?,
             tag_prefix: config.tag_prefix.clone(),
             fence_ttl_ms: lifetime::millis(config.fence_ttl),
+            workers: side_keys::workers(queue),
         })
     }
 

@@ -57,6 +57,7 @@ script!(PRUNE_SLICE, 6, "prune_slice.lua");
 script!(KEEP_LOCK, 7, "keep_lock.lua");
 script!(RAISE_FENCES, 8, "fence.lua", "raise_fences.lua");
 script!(WRITE_FENCED, 9, "tag_member.lua", "fence.lua", "write_fenced.lua");
+script!(REPORT_WORKER, 16, "report_worker.lua");
 
 /// The scripts of the readers' protocol, whole, by their published names: docs/READERS.md prints them, and every client sends them.
 pub const READER_SCRIPTS: [(&str, &str); 4] = [("read", READ), ("join", JOIN), ("fill", FILL_SOURCE), ("release", RELEASE_SOURCE)];

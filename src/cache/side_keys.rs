@@ -61,6 +61,11 @@ pub(super) fn upkeep(tag_prefix: &str) -> String {
     format!("unstale:upkeep:{tag_prefix}")
 }
 
+/// What the workers of a queue say of themselves.
+pub(super) fn workers(queue: &str) -> String {
+    format!("unstale:workers:{queue}")
+}
+
 /// What a probe writes.
 pub(super) fn probe(queue: &str) -> String {
     format!("unstale:probe:{queue}")

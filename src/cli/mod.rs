@@ -8,6 +8,7 @@ mod plan;
 mod publish;
 mod reach;
 mod run;
+mod status;
 mod tags;
 
 use std::ffi::OsString;
@@ -40,6 +41,7 @@ pub enum Command {
     Plan(plan::PlanArgs),
     Publish(publish::PublishArgs),
     Dlq(dlq::DlqArgs),
+    Status(status::StatusArgs),
     Tags(tags::TagsArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -83,6 +85,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Plan(args) => plan::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Dlq(args) => dlq::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Tags(args) => tags::run(&args),
         Command::Completions(args) => completions::run(&args),
     };

@@ -1,3 +1,4 @@
 //! What people do to a running system: look, replay, repair.
 
 pub mod dead_letters;
+pub mod status;

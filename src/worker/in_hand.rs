@@ -48,6 +48,12 @@ impl InHand {
         Held { in_hand: self.clone(), number }
     }
 
+    /// How many deliveries are in hand, and when the oldest of them arrived.
+    pub(super) fn now(&self) -> (usize, Option<SystemTime>) {
+        let batches = self.0.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        (batches.deliveries, batches.arrived.values().next().map(|(arrived, _)| *arrived))
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut Batches) -> T) -> T {
         let mut batches = self.0.batches.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = change(&mut batches);

@@ -9,6 +9,7 @@ mod in_order;
 mod intake;
 mod main_lane;
 mod reload;
+mod report;
 mod slow_lane;
 mod supervisor;
 mod suspects;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::broker::BrokerError;
-use crate::cache::{Cache, CacheError, Outage};
+use crate::cache::{Cache, CacheError, Outage, new_token};
 use crate::config::Config;
 use crate::http::Readiness;
 use crate::plan::{Ladder, SettlePolicy};
@@ -34,6 +35,7 @@ use crate::warm::{LoaderProblems, Loaders};
 
 use gate::Gate;
 use in_hand::InHand;
+use report::Reporter;
 use supervisor::Supervisor;
 
 /// A registry in use, with what is made from it.
@@ -47,6 +49,8 @@ struct Live {
 /// What every lane sees.
 #[derive(Debug)]
 struct Shared {
+    /// Other than that of any other process.
+    id: String,
     config: Config,
     policy: SettlePolicy,
     live: ArcSwap<Live>,
@@ -116,6 +120,7 @@ pub async fn run(
     let grace = config.shutdown_grace;
     let loaders = Loaders::new(&config.warm, registry.loaders())?;
     let shared = Arc::new(Shared {
+        id: new_token(),
         policy: SettlePolicy { ladder: Ladder(config.amqp.retry_delays.clone()), unknown: config.unknown },
         cache: Cache::connect(&config.redis, &config.amqp.queue)?,
         live: ArcSwap::from_pointee(Live::new(registry, loaders, &metrics)),
@@ -129,16 +134,22 @@ pub async fn run(
     let _ends_background = background.clone().drop_guard();
     tokio::spawn(reload::watch(Arc::clone(&shared), background.clone()));
     tokio::spawn(upkeep::run(Arc::clone(&shared), background.clone()));
+    let mut reporter = Reporter::new(&shared, readiness.clone());
     let sessions = Supervisor::new(&shared, readiness);
-    tokio::select! {
+    let ended = tokio::select! {
         ended = sessions.run(&signals.stop) => ended.map(|()| Ended::Clean).map_err(StartError::Broker),
+        never = reporter.keep() => match never {},
         refused = shared.gate.keep(&shared.cache) => Err(StartError::Redis(refused)),
         () = signals.cut.cancelled() => Ok(Ended::Cut),
         () = after_stop(&signals.stop, grace) => {
             warn!(grace_s = grace.as_secs(), "the grace period ran out: what is in hand comes again from the broker");
             Ok(Ended::Cut)
         }
+    };
+    if let Ok(Ended::Clean) = ended {
+        reporter.retract().await;
     }
+    ended
 }
 
 async fn after_stop(stop: &CancellationToken, grace: Duration) {

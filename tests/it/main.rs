@@ -19,6 +19,7 @@ mod registries;
 mod registry;
 mod sentinel;
 mod soak;
+mod status;
 mod support_self;
 mod tags;
 mod warm;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use tokio_util::sync::CancellationToken;
-use unstale::cache::{Cache, CommandError, Fill, Grant, Outage, new_token};
+use unstale::cache::{Cache, CommandError, Fill, Grant, Outage, Report, new_token};
 use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
 use unstale::plan::{Batch, EffectOutcome, Slot};
 use unstale::registry::{Action, Effect, Expiry, RuleId, Version, Write};
@@ -54,6 +54,9 @@ const ALL: Uses = Uses { bump: true, tags: true, warm: true };
 async fn everything(cache: &Cache, admin: &mut MultiplexedConnection, uses: Uses) -> Result<Vec<String>, Outage> {
     cache.probe().await?;
     let mut refused = Vec::new();
+    note(&mut refused, cache.report("worker", Some(&Report::default())).await)?;
+    note(&mut refused, cache.reports().await)?;
+    note(&mut refused, cache.report("worker", None).await)?;
     let mut members = redis::cmd("SADD");
     members.arg("cache_tag:big");
     members.arg((0..600).map(|n| format!("shop:member:{n}")).collect::<Vec<_>>());

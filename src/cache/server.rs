@@ -1,0 +1,58 @@
+//! What Redis says of itself.
+
+use super::Cache;
+use super::failure::CommandError;
+use super::workers::text_of;
+
+/// What a server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Server {
+    /// `7.0.15`; `None` where our user may not ask.
+    pub version: Option<String>,
+    /// `master` or `slave`, as Redis calls them.
+    pub role: Option<String>,
+    /// How many replicas follow it.
+    pub replicas: Option<u32>,
+}
+
+impl Cache {
+    /// Asks what the server is. A user without `INFO` learns nothing.
+    ///
+    /// # Errors
+    /// An outage.
+    pub async fn server(&self) -> Result<Server, CommandError> {
+        let mut told = String::new();
+        for section in ["server", "replication"] {
+            let mut command = redis::cmd("INFO");
+            command.arg(section);
+            match self.call("INFO", command).await {
+                Ok(value) => told.extend(text_of(&value)),
+                Err(error @ CommandError::Outage(_)) => return Err(error),
+                Err(CommandError::Refused(_) | CommandError::Failed(_)) => {}
+            }
+        }
+        Ok(read(&told))
+    }
+}
+
+fn read(info: &str) -> Server {
+    let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    Server {
+        version: value("redis_version").map(str::to_owned),
+        role: value("role").map(str::to_owned),
+        replicas: value("connected_slaves").and_then(|count| count.parse().ok()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn info_is_read_as_far_as_it_goes() {
+        let info = "# Server\r\nredis_version:7.0.15\r\n# Replication\r\nrole:master\r\nconnected_slaves:2\r\n";
+        let expected = Server { version: Some("7.0.15".into()), role: Some("master".into()), replicas: Some(2) };
+        assert_eq!(read(info), expected);
+        assert_eq!(read(""), Server::default());
+    }
+}

@@ -1,0 +1,170 @@
+//! `unstale status`
+
+use std::io::{self, BufWriter, Write};
+
+use clap::Args;
+use serde_json::json;
+
+use super::{CommandError, Exit, configure};
+use crate::config::Scope;
+use crate::ops::status::{Findings, HistoryFacts, QueueFacts, QueueKind, Status, gather, judge, short_digest, span};
+
+/// Show how everything stands: queues, dead letters, the history, Redis, workers
+///
+/// What needs a person comes first, with what to do about it; exits with 1 where there is such a thing, a server that is away included. Asks RabbitMQ by
+/// AMQP alone, and Redis for what the workers said of themselves in the last 30 seconds. It answers within 10 seconds.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct StatusArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+
+  unstale status
+  unstale status --json | jq -r '.problems[].what'
+  watch -n 5 unstale status";
+
+pub(super) fn run(args: &StatusArgs) -> Result<Exit, CommandError> {
+    let config = configure(Scope::All)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(CommandError::internal)?;
+    let gathered = runtime.block_on(gather(&config));
+    runtime.shutdown_background();
+    let status = gathered.map_err(CommandError::usage)?;
+    let findings = judge(&status);
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.json {
+        writeln!(out, "{}", object(&status, &findings))?;
+    } else {
+        write_text(&status, &findings, &mut out)?;
+    }
+    out.flush()?;
+    Ok(if findings.problems.is_empty() { Exit::Clean } else { Exit::No })
+}
+
+fn object(status: &Status, findings: &Findings) -> serde_json::Value {
+    let side = |told: Result<serde_json::Value, &String>| told.unwrap_or_else(|cause| json!({ "error": cause }));
+    json!({
+        "ok": findings.problems.is_empty(),
+        "time": status.time.to_string(),
+        "problems": findings.problems,
+        "notes": findings.notes,
+        "rabbitmq": side(status.rabbitmq.as_ref().map(|facts| json!(facts))),
+        "redis": side(status.redis.as_ref().map(|facts| json!(facts))),
+    })
+}
+
+fn write_text(status: &Status, findings: &Findings, out: &mut impl Write) -> io::Result<()> {
+    match findings.problems.len() {
+        0 => writeln!(out, "nothing needs a person")?,
+        1 => writeln!(out, "1 thing needs a person:")?,
+        count => writeln!(out, "{count} things need a person:")?,
+    }
+    for (mark, list) in [("!", &findings.problems), ("-", &findings.notes)] {
+        if !list.is_empty() {
+            writeln!(out)?;
+        }
+        for finding in list {
+            writeln!(out, "  {mark} {}\n      {}", finding.what, finding.advice)?;
+        }
+    }
+    if let Ok(broker) = &status.rabbitmq {
+        writeln!(out, "\nRabbitMQ  {}", broker.node)?;
+        write_queues(&broker.queues, out)?;
+        writeln!(out, "  history: {}", history(&broker.history))?;
+    }
+    if let Ok(redis) = &status.redis {
+        let unknown = || "version unknown".to_owned();
+        let role = match redis.role.as_deref() {
+            Some("master") => "primary",
+            Some("slave") => "replica",
+            _ => "role unknown",
+        };
+        let replicas = redis.replicas.map_or_else(String::new, |count| format!(", replicas: {count}"));
+        writeln!(out, "\nRedis  {}  {}, {role}{replicas}", redis.address, redis.version.clone().unwrap_or_else(unknown))?;
+        if redis.workers.is_empty() {
+            writeln!(out, "\nno worker has reported within 30 s")?;
+        } else {
+            write_workers(status, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_queues(queues: &[QueueFacts], out: &mut impl Write) -> io::Result<()> {
+    let rows = queues.iter().map(|queue| {
+        let known = queue.exists && queue.unknown.is_none();
+        let number = |count: u32| if known { count.to_string() } else { "-".to_owned() };
+        let consumed = matches!(queue.kind, QueueKind::Main | QueueKind::Slow);
+        [queue.name.clone(), number(queue.ready), if consumed { number(queue.consumers) } else { String::new() }]
+    });
+    table(["queue", "waiting", "consumers"], [false, true, true], rows.collect(), out)
+}
+
+fn write_workers(status: &Status, out: &mut impl Write) -> io::Result<()> {
+    let Ok(redis) = &status.redis else { return Ok(()) };
+    writeln!(out)?;
+    let rows = redis.workers.iter().map(|worker| {
+        [
+            worker.name.clone(),
+            short_digest(&worker.digest).to_owned(),
+            worker.in_hand.to_string(),
+            worker.oldest_unsettled_s.map_or_else(|| "-".to_owned(), span),
+            if worker.not_ready.is_empty() { "ready".to_owned() } else { "not ready".to_owned() },
+        ]
+    });
+    table(["worker", "registry", "in hand", "oldest", ""], [false, false, true, true, false], rows.collect(), out)
+}
+
+fn history(facts: &HistoryFacts) -> String {
+    match facts {
+        HistoryFacts::Off => "off".to_owned(),
+        HistoryFacts::Missing => "missing".to_owned(),
+        HistoryFacts::Unknown(_) => "unknown".to_owned(),
+        HistoryFacts::Stands => "kept".to_owned(),
+    }
+}
+
+/// Columns as wide as what stands in them; numbers to the right.
+fn table<const N: usize>(head: [&str; N], to_the_right: [bool; N], rows: Vec<[String; N]>, out: &mut impl Write) -> io::Result<()> {
+    let mut widths = head.map(|cell| cell.chars().count());
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    for row in std::iter::once(&head.map(str::to_owned)).chain(&rows) {
+        let mut line = String::new();
+        for ((cell, width), right) in row.iter().zip(widths).zip(to_the_right) {
+            line += &if right { format!("  {cell:>width$}") } else { format!("  {cell:<width$}") };
+        }
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::status::tests::{dark, troubled, well};
+
+    fn text(status: &Status) -> String {
+        let mut out = Vec::new();
+        write_text(status, &judge(status), &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn what_is_wrong_comes_first() {
+        insta::assert_snapshot!(format!("{}\n----\n{}\n----\n{}", text(&well()), text(&troubled()), text(&dark())));
+    }
+
+    #[test]
+    fn programs_read_the_same() {
+        let status = troubled();
+        insta::assert_snapshot!(format!("{:#}\n{:#}", object(&status, &judge(&status)), object(&dark(), &judge(&dark()))));
+    }
+}

@@ -1,0 +1,128 @@
+//! What was found out, in the words of `--json`.
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+/// Everything that was found out.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// When, by this machine's clock.
+    pub time: Timestamp,
+    /// RabbitMQ's side, or why there is none.
+    pub rabbitmq: Result<BrokerFacts, String>,
+    /// Redis' side, or why there is none.
+    pub redis: Result<RedisFacts, String>,
+}
+
+/// RabbitMQ's side.
+#[derive(Debug, Clone, Serialize)]
+pub struct BrokerFacts {
+    /// The node that answered.
+    pub node: String,
+    /// The queues, in the order of an event's way.
+    pub queues: Vec<QueueFacts>,
+    /// The first letter of the dead-letter queue, where there is one that can be looked at.
+    pub oldest_dead_letter: Option<OldestLetter>,
+    /// The stream of all events.
+    pub history: HistoryFacts,
+}
+
+/// One queue.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+pub struct QueueFacts {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub kind: QueueKind,
+    /// Whether there is one.
+    pub exists: bool,
+    /// Messages that wait.
+    pub ready: u32,
+    /// How many consume it.
+    pub consumers: u32,
+    /// Why the broker does not tell, in its words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<String>,
+}
+
+/// What a queue is for.
+#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueKind {
+    /// Where events arrive.
+    Main,
+    /// Loads and long drains.
+    Slow,
+    /// A rung of the ladder that is set here.
+    Rung,
+    /// A rung of another ladder, which a worker has or remembers.
+    LeftRung,
+    /// Dead letters.
+    Dead,
+}
+
+/// The first letter of the dead-letter queue.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+pub struct OldestLetter {
+    /// Why it is there.
+    pub reason: String,
+    /// The event's type.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// Since when.
+    #[serde(serialize_with = "as_text")]
+    pub time: Option<Timestamp>,
+}
+
+/// The stream of all events.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum HistoryFacts {
+    /// `UNSTALE_HISTORY=off`
+    Off,
+    /// It is to be there, and is not.
+    Missing,
+    /// Nobody can tell: why.
+    Unknown(String),
+    /// It is there.
+    Stands,
+}
+
+/// Redis' side.
+#[derive(Debug, Clone, Serialize)]
+pub struct RedisFacts {
+    /// Its address, without a password.
+    pub address: String,
+    /// `7.0.15`
+    pub version: Option<String>,
+    /// `master` or `slave`
+    pub role: Option<String>,
+    /// How many replicas follow it.
+    pub replicas: Option<u32>,
+    /// The workers of this `UNSTALE_QUEUE` that have reported within 30 s.
+    pub workers: Vec<WorkerFacts>,
+}
+
+/// What a worker said of itself.
+#[derive(Debug, Clone, Serialize, PartialEq)]
+pub struct WorkerFacts {
+    /// `host:pid`
+    pub name: String,
+    /// Of the program.
+    pub version: String,
+    /// The digest of its registry.
+    pub digest: String,
+    /// The rungs of its ladder.
+    pub ladder: Vec<String>,
+    /// Deliveries in hand.
+    pub in_hand: usize,
+    /// The age of the oldest of them, in seconds.
+    pub oldest_unsettled_s: Option<f64>,
+    /// Why it is not ready; empty where it is.
+    pub not_ready: Vec<String>,
+}
+
+/// RFC 3339, or null.
+fn as_text<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.to_string()).serialize(serializer)
+}

@@ -1,0 +1,129 @@
+//! Asks both servers, at once and within bounds.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::facts::{BrokerFacts, HistoryFacts, OldestLetter, QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts};
+use crate::broker::{BrokerError, DeadLetters, Inspector, QueueState};
+use crate::cache::{Cache, CacheError, CommandError, Report, Reported};
+use crate::config::Config;
+use crate::ops::dead_letters::Letter;
+use crate::quantity::format_duration;
+
+/// For all there is to ask: `status` answers within 10 s, whatever is away.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// For the first dead letter: another command may hold it.
+const LETTER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Finds out how everything stands. What cannot be asked is told in place of the answer.
+///
+/// # Errors
+/// Settings that no connection can be made with.
+pub async fn gather(config: &Config) -> Result<Status, CacheError> {
+    let cache = Cache::connect(&config.redis, &config.amqp.queue)?;
+    let deadline = Instant::now() + PATIENCE;
+    let redis = async { timeout_at(deadline, ask_redis(config, &cache)).await.unwrap_or_else(|_| Err(silent("Redis"))) };
+    let broker = async {
+        match timeout_at(deadline, Inspector::connect(&config.amqp)).await {
+            Ok(connected) => connected.map_err(|error| error.to_string()),
+            Err(_) => Err(silent("RabbitMQ")),
+        }
+    };
+    let (redis, inspector) = tokio::join!(redis, broker);
+    let rabbitmq = match inspector {
+        Ok(inspector) => {
+            // Which rungs to look for is known from the workers.
+            let reports = redis.as_ref().map(|(_, reports)| reports.as_slice()).unwrap_or_default();
+            let asked = timeout_at(deadline, ask_broker(config, &inspector, reports)).await;
+            let asked = asked.map_or_else(|_| Err(silent("RabbitMQ")), |asked| asked.map_err(|error| error.to_string()));
+            let _ = timeout(Duration::from_secs(1), inspector.close()).await;
+            asked
+        }
+        Err(cause) => Err(cause),
+    };
+    Ok(Status { time: Timestamp::now(), rabbitmq, redis: redis.map(|(facts, _)| facts) })
+}
+
+fn silent(server: &str) -> String {
+    format!("{server} gave no answer within {} s", PATIENCE.as_secs())
+}
+
+async fn ask_redis(config: &Config, cache: &Cache) -> Result<(RedisFacts, Vec<Reported>), String> {
+    cache.probe().await.map_err(|outage| outage.to_string())?;
+    let cause = |error: CommandError| error.to_string();
+    let server = cache.server().await.map_err(cause)?;
+    let reports = cache.reports().await.map_err(cause)?;
+    let addresses: Vec<String> = config.redis.urls.iter().map(ToString::to_string).collect();
+    let mut workers: Vec<WorkerFacts> = reports.iter().map(worker).collect();
+    workers.sort_by(|one, other| one.name.cmp(&other.name));
+    let facts = RedisFacts { address: addresses.join(","), version: server.version, role: server.role, replicas: server.replicas, workers };
+    Ok((facts, reports))
+}
+
+fn worker(reported: &Reported) -> WorkerFacts {
+    let Report { host, pid, version, digest, ladder, in_hand, oldest_unsettled_ms, not_ready, .. } = reported.report.clone();
+    let oldest = oldest_unsettled_ms.map(|ms| Duration::from_millis(ms) + reported.age);
+    let name = if host.is_empty() { format!("pid {pid}") } else { format!("{host}:{pid}") };
+    WorkerFacts { name, version, digest, ladder, in_hand, oldest_unsettled_s: oldest.map(|age| age.as_secs_f64()), not_ready }
+}
+
+async fn ask_broker(config: &Config, inspector: &Inspector, reports: &[Reported]) -> Result<BrokerFacts, BrokerError> {
+    let names = inspector.names();
+    let mut asked = vec![(QueueKind::Main, names.main.clone()), (QueueKind::Slow, names.slow.clone())];
+    asked.extend(names.retry.iter().map(|(_, name)| (QueueKind::Rung, name.clone())));
+    asked.extend(left_rungs(config, reports).into_iter().map(|rung| (QueueKind::LeftRung, format!("{}.retry.{rung}", names.main))));
+    asked.push((QueueKind::Dead, names.dead.clone()));
+    let mut queues = Vec::with_capacity(asked.len());
+    for (kind, name) in asked {
+        let state = inspector.queue(&name).await?;
+        // One that its owner has deleted is forgotten.
+        if kind != QueueKind::LeftRung || state != QueueState::Missing {
+            queues.push(queue(name, kind, state));
+        }
+    }
+    let history = match &config.amqp.history {
+        None => HistoryFacts::Off,
+        Some(_) => match inspector.queue(&names.history).await? {
+            QueueState::Stands { .. } => HistoryFacts::Stands,
+            QueueState::Missing => HistoryFacts::Missing,
+            QueueState::Unknown(words) => HistoryFacts::Unknown(words),
+        },
+    };
+    let any_dead = queues.iter().any(|queue| queue.kind == QueueKind::Dead && queue.ready > 0);
+    let oldest_dead_letter = if any_dead { oldest_dead_letter(config).await } else { None };
+    Ok(BrokerFacts { node: inspector.node().to_owned(), queues, oldest_dead_letter, history })
+}
+
+/// Rungs that workers have, or remember of others, and that the settings here do not name.
+fn left_rungs(config: &Config, reports: &[Reported]) -> BTreeSet<String> {
+    let known: BTreeSet<String> = config.amqp.retry_delays.iter().map(|delay| format_duration(*delay)).collect();
+    let told = reports.iter().flat_map(|reported| reported.report.ladder.iter().chain(&reported.report.other_rungs));
+    told.filter(|rung| !known.contains(*rung)).cloned().collect()
+}
+
+fn queue(name: String, kind: QueueKind, state: QueueState) -> QueueFacts {
+    let facts = QueueFacts { name, kind, exists: true, ready: 0, consumers: 0, unknown: None };
+    match state {
+        QueueState::Stands { ready, consumers } => QueueFacts { ready, consumers, ..facts },
+        QueueState::Missing => QueueFacts { exists: false, ..facts },
+        QueueState::Unknown(words) => QueueFacts { unknown: Some(words), ..facts },
+    }
+}
+
+/// The first letter, taken in hand alone and given back. `None` where it cannot be looked at: its number is known anyway.
+async fn oldest_dead_letter(config: &Config) -> Option<OldestLetter> {
+    let mut letters =
+        timeout(LETTER_PATIENCE, DeadLetters::connect(&config.amqp)).await.ok()?.ok()?.with_channel_max(std::num::NonZeroU16::MIN);
+    let first = timeout(LETTER_PATIENCE, letters.next_batch(1)).await;
+    let oldest = first.ok().and_then(Result::ok).and_then(|batch| {
+        let letter = Letter::read(batch.first()?, config.max_body_bytes);
+        Some(OldestLetter { reason: letter.reason, event_type: letter.event_type, time: letter.time })
+    });
+    // Not waited for, it goes back all the same.
+    let _ = timeout(LETTER_PATIENCE, letters.close()).await;
+    oldest
+}

@@ -1,0 +1,103 @@
+//! What this worker says of itself in Redis, for `unstale status`.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::MissedTickBehavior;
+use tracing::warn;
+
+use super::Shared;
+use crate::cache::{CommandError, Report, Reported};
+use crate::http::Readiness;
+use crate::quantity::format_duration;
+
+/// Well below the 30 s for which it counts.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// For the goodbye: whoever waits for our end does not wait for a Redis that is away.
+const RETRACT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Rungs of other ladders that are remembered at most.
+const OTHER_RUNGS_MAX: usize = 64;
+
+/// Keeps one worker's field.
+pub(super) struct Reporter<'s> {
+    shared: &'s Shared,
+    readiness: Readiness,
+    host: String,
+    ladder: Vec<String>,
+    /// A queue of a ladder that is no more holds what nobody would find: whoever saw a worker with that ladder passes it on.
+    other_rungs: BTreeSet<String>,
+    refused: bool,
+}
+
+impl<'s> Reporter<'s> {
+    pub(super) fn new(shared: &'s Shared, readiness: Readiness) -> Self {
+        let ladder = shared.config.amqp.retry_delays.iter().map(|delay| format_duration(*delay)).collect();
+        Self { shared, readiness, host: host(), ladder, other_rungs: BTreeSet::new(), refused: false }
+    }
+
+    /// Reports while Redis can be worked with; never returns.
+    pub(super) async fn keep(&mut self) -> Infallible {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut readiness_changed = self.readiness.changes();
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = readiness_changed() => {}
+            }
+            self.shared.gate.open().await;
+            match self.shared.cache.report(&self.shared.id, Some(&self.report())).await {
+                Ok(others) => {
+                    self.refused = false;
+                    self.remember(&others);
+                }
+                Err(CommandError::Outage(outage)) => self.shared.gate.close(&outage),
+                Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
+                    if !std::mem::replace(&mut self.refused, true) {
+                        warn!(%cause, "cannot tell Redis of this worker: `unstale status` does not see it");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says goodbye.
+    pub(super) async fn retract(self) {
+        // Unheard, the report runs out by itself.
+        let _ = tokio::time::timeout(RETRACT_TIMEOUT, self.shared.cache.report(&self.shared.id, None)).await;
+    }
+
+    fn report(&self) -> Report {
+        let (in_hand, oldest) = self.shared.in_hand.now();
+        let age = oldest.map(|arrived| SystemTime::now().duration_since(arrived).unwrap_or_default());
+        Report {
+            host: self.host.clone(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            digest: self.shared.live.load().registry.digest().to_owned(),
+            ladder: self.ladder.clone(),
+            other_rungs: self.other_rungs.iter().cloned().collect(),
+            in_hand,
+            oldest_unsettled_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            not_ready: self.readiness.causes(),
+        }
+    }
+
+    fn remember(&mut self, others: &[Reported]) {
+        let rungs = others.iter().flat_map(|other| other.report.ladder.iter().chain(&other.report.other_rungs));
+        for rung in rungs.filter(|rung| !self.ladder.contains(rung)) {
+            if self.other_rungs.len() < OTHER_RUNGS_MAX {
+                self.other_rungs.insert(rung.clone());
+            }
+        }
+    }
+}
+
+/// The machine's name as Linux tells it; a container's is that of its pod.
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::fs::read_to_string("/etc/hostname"));
+    name.map(|name| name.trim().to_owned()).unwrap_or_default()
+}

@@ -1,0 +1,163 @@
+//! `unstale status`: the program that people run, on real servers.
+
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::end_to_end::stage::{SOON, Stage};
+use crate::support::{Proxy, wait_until};
+
+const USERS: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
+
+/// By contract, and some seconds for a machine that runs many tests at once.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(13);
+
+async fn status(stage: &Stage, args: &[&str], settings: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unstale"));
+    command
+        .arg("status")
+        .args(args)
+        .env_clear()
+        .envs(stage.broker_settings())
+        .env("UNSTALE_REDIS_URL", stage.redis.url())
+        .env("UNSTALE_LOG", "error")
+        .envs(settings.iter().copied())
+        .stdin(Stdio::null());
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+async fn json(stage: &Stage, settings: &[(&str, &str)]) -> (i32, Value) {
+    let output = status(stage, &["--json"], settings).await;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr)));
+    (output.status.code().unwrap(), value)
+}
+
+async fn text(stage: &Stage) -> (i32, String) {
+    let output = status(stage, &[], &[]).await;
+    (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+}
+
+fn queue<'v>(status: &'v Value, name: &str) -> Option<&'v Value> {
+    status["rabbitmq"]["queues"].as_array()?.iter().find(|queue| queue["name"] == name)
+}
+
+fn told<'v>(status: &'v Value, kind: &str) -> Vec<&'v str> {
+    status[kind].as_array().unwrap().iter().map(|finding| finding["what"].as_str().unwrap()).collect()
+}
+
+/// Waits until so many workers have reported.
+async fn wait_reported(stage: &Stage, workers: usize) {
+    wait_until(SOON, "the workers report", async || json(stage, &[]).await.1["redis"]["workers"].as_array().unwrap().len() == workers)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_that_works_needs_nobody() {
+    let stage = Stage::new(&[("users.yaml", USERS)]).await;
+    let (code, before) = json(&stage, &[]).await;
+    assert_eq!((code, told(&before, "problems").len()), (1, 1), "{before:#}");
+    assert!(told(&before, "problems")[0].contains("there is no queue"), "{before:#}");
+    let worker = stage.worker(&[]).await;
+    wait_reported(&stage, 1).await;
+    let (code, status) = json(&stage, &[]).await;
+    assert_eq!((code, &status["ok"]), (0, &true.into()), "{status:#}");
+    assert_eq!(queue(&status, &stage.queue).unwrap()["consumers"], 1);
+    assert_eq!(queue(&status, &format!("{}.retry.10m", stage.queue)).unwrap()["exists"], true);
+    assert_eq!((&status["redis"]["role"], &status["redis"]["workers"][0]["not_ready"]), (&"master".into(), &Value::Array(vec![])));
+    let (code, shown) = text(&stage).await;
+    assert!(code == 0 && shown.starts_with("nothing needs a person\n") && shown.contains(&format!(":{}", worker.pid())), "{shown}");
+    assert!(worker.terminate().await.success());
+    let (_, status) = json(&stage, &[]).await;
+    assert_eq!(status["redis"]["workers"], Value::Array(vec![]), "it said goodbye");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_and_missing_workers_come_first() {
+    let stage = Stage::new(&[("users.yaml", USERS)]).await;
+    let worker = stage.worker(&[]).await;
+    for body in ["no JSON", "neither"] {
+        stage.publish("user.updated", body).await;
+    }
+    wait_until(SOON, "both are dead letters", async || stage.ready(".dead").await == 2).await;
+    assert!(worker.terminate().await.success());
+    stage.publish("user.updated", r#"{"id":1}"#).await;
+    let (code, shown) = text(&stage).await;
+    assert_eq!(code, 1, "{shown}");
+    assert!(shown.starts_with("3 things need a person:\n"), "{shown}");
+    assert!(shown.contains(&format!("nobody consumes `{}`: 1 event waiting", stage.queue)), "{shown}");
+    assert!(shown.contains(&format!("2 dead letters in `{}.dead`, the oldest", stage.queue)) && shown.contains("malformed"), "{shown}");
+    assert_eq!(stage.ready(".dead").await, 2, "looked at, not taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_are_away_are_told_within_ten_seconds() {
+    let stage = Stage::new(&[("users.yaml", USERS)]).await;
+    let began = Instant::now();
+    let (code, away) =
+        json(&stage, &[("UNSTALE_AMQP_URL", "amqp://me:hunter2@127.0.0.1:1"), ("UNSTALE_REDIS_URL", "redis://127.0.0.1:1")]).await;
+    assert_eq!((code, told(&away, "problems").len()), (1, 2), "{away:#}");
+    assert!(!away.to_string().contains("hunter2") && away["rabbitmq"]["error"].is_string(), "{away:#}");
+    assert!(began.elapsed() < ANSWERS_WITHIN);
+
+    // They take connections and say nothing.
+    let broker = crate::support::rabbitmq().await;
+    let (amqp, redis) = (Proxy::start(&broker.addr()).await, Proxy::start(&stage.redis.addr()).await);
+    amqp.stall();
+    redis.stall();
+    let urls = (broker.url().replace(&broker.addr(), &amqp.addr()), format!("redis://{}/0", redis.addr()));
+    let began = Instant::now();
+    let (code, silent) = json(&stage, &[("UNSTALE_AMQP_URL", &urls.0), ("UNSTALE_REDIS_URL", &urls.1)]).await;
+    assert_eq!((code, told(&silent, "problems").len()), (1, 2), "{silent:#}");
+    assert!(began.elapsed() < ANSWERS_WITHIN, "{:?}", began.elapsed());
+
+    // A silent node does not hide the one that answers.
+    let nodes = format!("{},{}", urls.0, broker.url());
+    let (_, status) = json(&stage, &[("UNSTALE_AMQP_URL", &nodes)]).await;
+    assert!(status["rabbitmq"]["queues"].is_array(), "{status:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_told() {
+    let stage = Stage::new(&[("users.yaml", USERS)]).await;
+    let _: () = redis::cmd("REPLICAOF").arg("127.0.0.1").arg("1").query_async(&mut stage.connection().await).await.unwrap();
+    let (code, status) = json(&stage, &[]).await;
+    assert_eq!(code, 1);
+    assert!(told(&status, "problems")[0].contains("replica"), "{status:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rungs_of_a_ladder_that_is_no_more_are_remembered() {
+    let stage = Stage::new(&[("users.yaml", USERS)]).await;
+    let old = stage.worker(&[("UNSTALE_RETRY_DELAYS", "1s,7s")]).await;
+    wait_reported(&stage, 1).await;
+    // An event that only the ladder's last rung keeps, when its worker is gone.
+    let new = stage.worker(&[("UNSTALE_RETRY_DELAYS", "1s,9s")]).await;
+    wait_reported(&stage, 2).await;
+    let left = format!("{}.retry.7s", stage.queue);
+    let here = [("UNSTALE_RETRY_DELAYS", "1s,9s")];
+    let (code, status) = json(&stage, &here).await;
+    assert_eq!((code, &queue(&status, &left).unwrap()["kind"]), (0, &"left_rung".into()), "{status:#}");
+    assert!(old.terminate().await.success());
+    // The other one reports every five seconds; by now it has seen the old one's ladder, or never will.
+    wait_until(SOON, "only the new one reports, and it remembers", async || {
+        let (_, status) = json(&stage, &here).await;
+        status["redis"]["workers"].as_array().unwrap().len() == 1 && queue(&status, &left).is_some()
+    })
+    .await;
+    assert!(new.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn different_registries_are_told_and_alarm_nobody() {
+    let stage = Stage::new(&[("users.yaml", USERS)]).await;
+    let _one = stage.worker(&[]).await;
+    let others = tempfile::tempdir().unwrap();
+    std::fs::write(others.path().join("users.yaml"), USERS.replace("user:", "member:")).unwrap();
+    let _other = stage.worker(&[("UNSTALE_SCHEMAS", others.path().to_str().unwrap())]).await;
+    wait_reported(&stage, 2).await;
+    let (code, status) = json(&stage, &[]).await;
+    assert_eq!(code, 0, "{status:#}");
+    assert!(told(&status, "notes")[0].starts_with("workers run different registries: "), "{status:#}");
+}
