@@ -44,6 +44,11 @@ test-languages: install-servers ## Publish from every language of examples/ and 
 	$(BUILD)
 	scripts/test-languages.sh
 
+.PHONY: test-clients
+test-clients: install-servers ## Test the readers of clients/ (Python, Node) beside a worker (installs redis-py and ioredis)
+	$(BUILD)
+	scripts/test-clients.sh
+
 .PHONY: lint
 lint: ## Formatting, clippy and the documentation, warnings being errors
 	cargo fmt --check

@@ -9,7 +9,7 @@ use crate::docs::{blocks, commands};
 use crate::support::Redis;
 
 const PAGE: &str = "docs/READERS.md";
-const FOLDERS: [&str; 1] = ["clients/lua"];
+const FOLDERS: [&str; 3] = ["clients/lua", "clients/python/src/unstale_reader/lua", "clients/node/lua"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,0 +1,39 @@
+-- Adds a key to a tag's set, which must outlive its longest member: `unit` is PX (`millis` from now), PXAT (at `millis`) or '' (for ever).
+-- A set without a time to live belongs to an application, or has a member that stays: it is left so.
+-- Returns the error, if Redis refuses.
+local function tag_member(set, key, unit, millis)
+  local before = redis.call('PTTL', set)
+  local added = redis.pcall('SADD', set, key)
+  if type(added) == 'table' and added.err then
+    return added
+  end
+  local command = unit == 'PXAT' and 'PEXPIREAT' or 'PEXPIRE'
+  if unit == '' then
+    if before >= 0 then
+      redis.call('PERSIST', set)
+    end
+  elseif before == -2 then
+    redis.call(command, set, millis)
+  elseif before >= 0 then
+    redis.call(command, set, millis, 'GT')
+  end
+end
+
+-- Sets a key for as long as `unit` and `millis` say.
+local function set_value(key, value, unit, millis)
+  if unit == '' then
+    return redis.call('SET', key, value)
+  end
+  return redis.call('SET', key, value, unit, millis)
+end
+-- KEYS: a tag's set, its generation. ARGV: the key, sequence at the grant, unit, millis of the set.
+-- Returns 1, or 0 where the tag was invalidated since the grant.
+local refused = tag_member(KEYS[1], ARGV[1], ARGV[3], ARGV[4])
+if refused then
+  return refused
+end
+local generation = redis.call('GET', KEYS[2])
+if generation and tonumber(generation) > tonumber(ARGV[2]) then
+  return 0
+end
+return 1

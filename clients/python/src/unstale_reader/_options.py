@@ -1,0 +1,85 @@
+"""How a reader reads, checked; and the names of its keys."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Optional, Union
+
+from ._outcome import Outcome
+
+Seconds = Union[float, int, timedelta]
+
+LONGEST_LEASE_MS = 360_000
+"""Tags remember their invalidations for ten times as long."""
+
+LONGEST_TTL_MS = 2**62
+
+
+@dataclass(frozen=True)
+class Options:
+    key_prefix: bytes
+    tag_prefix: bytes
+    cluster: bool
+    lease_ms: int
+    wait_s: float
+    stale_ms: int
+    jitter: float
+    observe: Optional[Callable[[Outcome], None]]
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        key_prefix: str,
+        tag_prefix: str,
+        cluster: bool,
+        lease: Seconds,
+        wait: Seconds,
+        stale: Seconds,
+        jitter: float,
+        observe: Optional[Callable[[Outcome], None]],
+    ) -> Options:
+        lease_ms = millis("lease", lease)
+        if lease_ms > LONGEST_LEASE_MS:
+            raise ValueError(f"lease: at most {LONGEST_LEASE_MS // 1000} seconds")
+        if not 0 <= jitter <= 1:
+            raise ValueError("jitter: from 0 to 1")
+        return cls(
+            key_prefix=key_prefix.encode(),
+            tag_prefix=tag_prefix.encode(),
+            cluster=cluster,
+            lease_ms=lease_ms,
+            wait_s=millis("wait", wait, least=0) / 1000,
+            stale_ms=millis("stale", stale, least=0),
+            jitter=jitter,
+            observe=observe,
+        )
+
+    def drawn(self, ttl_ms: int) -> int:
+        """Keys filled together do not all expire together."""
+        return max(1, ttl_ms - int(ttl_ms * self.jitter * random.random()))
+
+
+def millis(name: str, duration: Seconds, least: int = 1) -> int:
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    if not seconds >= 0 or seconds * 1000 > LONGEST_TTL_MS:
+        raise ValueError(f"{name}: a number of seconds, or a timedelta, that is not negative")
+    whole = int(seconds * 1000)
+    if whole < least:
+        raise ValueError(f"{name}: at least {least} ms")
+    return whole
+
+
+def side_key(kind: bytes, key: bytes) -> bytes:
+    """The name beside a key, in the same slot of a Redis Cluster: but for a key with a `}` and no hash tag, which has none there."""
+    return b"unstale:" + kind + (b":" + key if b"}" in key else b"/{" + key + b"}")
+
+
+def hash_tag(key: bytes) -> bytes:
+    """What decides the slot."""
+    _, opened, rest = key.partition(b"{")
+    tag, closed, _ = rest.partition(b"}")
+    return tag if opened and closed and tag else key

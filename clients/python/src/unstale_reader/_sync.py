@@ -1,0 +1,132 @@
+"""The reader over a client of redis-py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Optional, TypeVar, Union
+
+from redis import Redis
+from redis.client import NEVER_DECODE
+from redis.cluster import RedisCluster
+from redis.exceptions import ConnectionError, NoScriptError
+
+from ._options import Options, Seconds, millis
+from ._outcome import Outcome
+from ._protocol import AWAY, BYTES, JSON, POOL_PAUSE_S, Call, Failed, Get, Lease, Load, Pause, Read, Tags, is_pool_empty, log
+from ._scripts import RELEASE
+
+T = TypeVar("T")
+
+POOL_WAIT_S = 1
+
+
+class Reader:
+    """Reads through the cache. Never fails for its sake: where Redis is away, values are loaded and not cached.
+
+    The prefixes are those of the worker: `UNSTALE_KEY_PREFIX` with the file's `key_prefix`, and `UNSTALE_TAG_PREFIX`. Durations are seconds.
+
+    lease    how long a load may take; a slower one is not cached. At most 360
+    wait     how long to wait for the load of another before loading by oneself, uncached. Longer than `lease`
+    stale    so long before its end a value is loaded again by one reader, while the others get it as it is
+    jitter   the part of a TTL that chance may take off
+    observe  told of each read, for metrics
+
+    How long an answer is waited for is the client's: give it `socket_timeout`, `socket_connect_timeout` and few retries. Threads may share a
+    reader as they share its client.
+    """
+
+    def __init__(
+        self,
+        client: Union[Redis, RedisCluster],
+        *,
+        key_prefix: str = "",
+        tag_prefix: str = "cache_tag:",
+        lease: Seconds = 5,
+        wait: Seconds = 10,
+        stale: Seconds = 0,
+        jitter: float = 0.1,
+        observe: Optional[Callable[[Outcome], None]] = None,
+    ) -> None:
+        self._client: Any = client
+        self._options = Options.of(
+            key_prefix=key_prefix,
+            tag_prefix=tag_prefix,
+            cluster=isinstance(client, RedisCluster),
+            lease=lease,
+            wait=wait,
+            stale=stale,
+            jitter=jitter,
+            observe=observe,
+        )
+
+    def get_or_load(
+        self, key: str, load: Callable[[], Optional[bytes]], ttl: Seconds, tags: Tags[bytes] = ()
+    ) -> Optional[bytes]:
+        """The bytes at `key`; where there are none, what `load` gives, cached for at most `ttl` under `tags`.
+
+        `tags` are names, or a function of the loaded value. `None` from `load` is not cached. `load` is called once at most; what it raises
+        is raised, and the lease is given back first. A value that was invalidated while it loaded is returned to this call alone.
+        """
+        value: Optional[bytes] = self._read(Read(self._options, key, millis("ttl", ttl), tags, BYTES), load)
+        return value
+
+    def get_or_load_json(self, key: str, load: Callable[[], T], ttl: Seconds, tags: Tags[T] = ()) -> T:
+        """As `get_or_load`, with values as JSON: what is returned has been through JSON, cached or not.
+
+        What is no JSON at the key counts as not cached, and stays.
+        """
+        value: T = self._read(Read(self._options, key, millis("ttl", ttl), tags, JSON), load)
+        return value
+
+    def _read(self, read: Read[Any], load: Callable[[], Any]) -> Any:
+        steps, answer = read.steps(), None
+        try:
+            while True:
+                step = steps.send(answer)
+                if isinstance(step, Load):
+                    try:
+                        answer = load()
+                    except Exception as error:
+                        answer = Failed(error)
+                elif isinstance(step, Pause):
+                    time.sleep(step.seconds)
+                    answer = None
+                else:
+                    answer = self._ask(step)
+        except StopIteration as end:
+            result = end.value
+        finally:
+            if read.lease.armed:
+                self._release(read.lease)
+        if isinstance(result, Failed):
+            raise result.error
+        if self._options.observe:
+            self._options.observe(result.outcome)
+        return result.value
+
+    def _release(self, lease: Lease) -> None:
+        self._ask(Call(RELEASE, [lease.name], [lease.token]))
+
+    def _ask(self, step: Union[Get, Call]) -> Any:
+        try:
+            if isinstance(step, Get):
+                return self._execute("GET", step.key)
+            try:
+                return self._execute("EVALSHA", step.script.sha1, len(step.keys), *step.keys, *step.arguments)
+            except NoScriptError:
+                return self._execute("EVAL", step.script.source, len(step.keys), *step.keys, *step.arguments)
+        except Exception as error:  # redis-py's cluster raises bare ones, too
+            # Not the text: it may quote what was sent.
+            log.warning("the cache cannot be used: %s", type(error).__name__)
+            return AWAY
+
+    def _execute(self, *command: Any) -> Any:
+        patience = time.monotonic() + POOL_WAIT_S
+        while True:
+            try:
+                return self._client.execute_command(*command, **{NEVER_DECODE: []})
+            except ConnectionError as error:
+                if not is_pool_empty(error) or time.monotonic() >= patience:
+                    raise
+                time.sleep(POOL_PAUSE_S)

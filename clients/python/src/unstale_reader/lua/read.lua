@@ -1,0 +1,17 @@
+-- KEYS: the key, its lease, and, on a single server, the sequence. ARGV: token, how long a lease is granted (ms), how long before its end a
+-- value may be loaded again (ms).
+-- Returns 'value' and the value; or 'lease', the sequence as it stands ('' without its name) and, before a value's end, that value: the asker
+-- loads; or 'held': another loads.
+local value = redis.call('GET', KEYS[1])
+if value then
+  local left = redis.call('PTTL', KEYS[1])
+  if left < 0 or left >= tonumber(ARGV[3]) then
+    return { 'value', value }
+  end
+end
+-- A client that asks again, for want of an answer, finds its own token.
+if not redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) and redis.call('GET', KEYS[2]) ~= ARGV[1] then
+  return value and { 'value', value } or { 'held' }
+end
+local since = KEYS[3] and (redis.call('GET', KEYS[3]) or '0') or ''
+return { 'lease', since, value or nil }
