@@ -20,6 +20,17 @@ impl Display for Address {
 }
 
 impl Address {
+    /// Where a URL leads.
+    pub(super) fn of(url: &Url) -> Self {
+        let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
+        Self { host, port: url.port().unwrap_or(6379) }
+    }
+
+    /// With the host of another where this one has none: a node that does not know its own announces none.
+    pub(super) fn or_host_of(self, other: &Self) -> Self {
+        if self.host.is_empty() || self.host == "?" { Self { host: other.host.clone(), ..self } } else { self }
+    }
+
     /// Another server's URL, with this one's address.
     pub(super) fn in_url(&self, url: &Url) -> Result<Url, Outage> {
         let mut url = url.clone();
@@ -40,7 +51,8 @@ mod tests {
             let address = Address { host: host.into(), port: 7000 };
             let moved = address.in_url(&url).unwrap();
             assert_eq!(moved.as_str(), expected);
+            assert_eq!(Address::of(&moved), address);
         }
-        assert_eq!(Address { host: "h".into(), port: 1 }.to_string(), "h:1");
+        assert_eq!(Address::of(&Url::parse("redis://h").unwrap()).to_string(), "h:6379");
     }
 }

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use redis::{Cmd, Pipeline, Value};
 
+use super::connection::Link;
 use super::failure::{self, CommandError, Outage};
 use super::fence::{self, FENCES_PER_CALL};
 use super::lifetime::{self, Lifetime, Unit};
 use super::script::{Sent, WRITE_TAGGED};
 use super::side_keys::{Kind, side_key};
 use super::socket::{Socket, poll_once_each};
-use super::{Cache, tags};
+use super::{Cache, Redis, tags};
 use crate::plan::{Command, EffectOutcome, Mark, Operation, OperationId, Plan, Slot};
 use crate::registry::{RuleId, Write};
 
@@ -19,8 +20,8 @@ use crate::registry::{RuleId, Write};
 const KEYS_PER_COMMAND: usize = 500;
 
 /// What is written in one go. All chunks of a plan are under way at once; smaller ones keep replies and buffers within bounds.
-const CHUNK_COMMANDS: usize = 512;
-const CHUNK_BYTES: usize = 256 * 1_024;
+pub(super) const CHUNK_COMMANDS: usize = 512;
+pub(super) const CHUNK_BYTES: usize = 256 * 1_024;
 
 /// What became of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -44,7 +45,7 @@ pub struct KeyHits {
 
 /// What an answer is about.
 #[derive(Debug, Clone, Copy)]
-enum Asked {
+pub(super) enum Asked {
     /// The leases of these keys, as places in [`Commands::voids`].
     Leases { first: usize, end: usize },
     /// The fences of deletions, as places in [`Commands::fenced`].
@@ -55,18 +56,24 @@ enum Asked {
     Existence(OperationId),
     /// An operation.
     Operation(OperationId),
+    /// Part of an operation, which only fails or does not.
+    Quiet(OperationId),
+    /// The key of a member of the tag that an operation invalidates.
+    Member(OperationId),
+    /// What was detached of that tag.
+    Detachment(OperationId),
 }
 
 /// A plan in Redis' commands.
-struct Commands {
-    chunks: Vec<Pipeline>,
-    asked: Vec<Asked>,
+pub(super) struct Commands {
+    pub(super) chunks: Vec<Pipeline>,
+    pub(super) asked: Vec<Asked>,
     /// The operations whose keys' leases are void.
-    voids: Vec<OperationId>,
+    pub(super) voids: Vec<OperationId>,
     /// The deletions that raise a fence.
     fenced: Vec<OperationId>,
     chunk_bytes: usize,
-    sent: Sent,
+    pub(super) sent: Sent,
 }
 
 impl Cache {
@@ -80,15 +87,19 @@ impl Cache {
         if plan.is_empty() {
             return Ok(Applied::default());
         }
-        let live = self.link.live()?;
+        let link = match &self.redis {
+            Redis::Primary(link) => link,
+            Redis::Cluster(cluster) => return self.apply_in_cluster(cluster, plan).await,
+        };
+        let live = link.live()?;
         let commands = self.commands(plan);
-        let answers = self.send_all(&live, &commands.chunks).await?;
+        let answers = send_all(link, &live, &commands.chunks).await?;
         let mut outcome = Outcome::new(plan);
         for (asked, answer) in commands.asked.iter().zip(answers) {
-            outcome.note(*asked, &answer, &commands).inspect_err(|outage| self.link.give_up(&live, outage))?;
+            outcome.note(*asked, &answer, &commands).inspect_err(|outage| link.give_up(&live, outage))?;
         }
         if !outcome.again.is_empty() {
-            self.delete_one_by_one(&live, &mut outcome).await?;
+            delete_one_by_one(link, &live, &mut outcome).await?;
         }
         Ok(outcome.finish())
     }
@@ -110,43 +121,12 @@ impl Cache {
             }
         }
         for &id in plan.in_order() {
-            let Operation { target, command, mark, .. } = *plan.operation(id);
-            let asked = Asked::Operation(id);
-            match command {
-                Command::Delete => {
-                    if mark.is_some() {
-                        self.raise_fences(&mut commands, plan, &[id]);
-                    }
-                    commands.push(asked, unlink([target.as_bytes()].into_iter(), 1));
-                }
-                Command::InvalidateTag => {
-                    let command = self.invalidation(target, &mut commands.sent);
-                    commands.push(asked, command);
-                }
-                Command::Bump(by) => {
-                    commands.push(Asked::Existence(id), arguments(redis::cmd("SET"), &[target, "1", "NX"]));
-                    let mut command = redis::cmd("INCRBY");
-                    command.arg(target).arg(by);
-                    commands.push(asked, command);
-                }
-                Command::Expire(expiry) => match Lifetime::draw(expiry, now_ms) {
-                    None => commands.push(asked, unlink([target.as_bytes()].into_iter(), 1)),
-                    Some(Lifetime { unit, millis, .. }) => {
-                        let mut command = redis::cmd(unit.command());
-                        command.arg(target).arg(millis).arg("LT");
-                        commands.push(asked, command);
-                    }
-                },
-                Command::Write(write) => match mark {
-                    Some(mark) => self.write_fenced(&mut commands, id, target, write, &mark, now_ms),
-                    None => self.write(&mut commands, id, target, write, now_ms),
-                },
-            }
+            self.operation(&mut commands, plan, id, now_ms);
         }
         commands
     }
 
-    fn raise_fences(&self, commands: &mut Commands, plan: &Plan<'_>, ids: &[OperationId]) {
+    pub(super) fn raise_fences(&self, commands: &mut Commands, plan: &Plan<'_>, ids: &[OperationId]) {
         let first = commands.fenced.len();
         commands.fenced.extend(ids);
         let marked = |&id: &OperationId| plan.operation(id).mark.map(|mark| (plan.operation(id).target, mark));
@@ -155,9 +135,17 @@ impl Cache {
         commands.push(Asked::Fences { first, end: commands.fenced.len() }, command);
     }
 
-    fn write_fenced(&self, commands: &mut Commands, id: OperationId, key: &str, write: &Write, mark: &Mark<'_>, now_ms: i64) {
-        let sets: Vec<String> = write.tags.iter().map(|tag| self.tag_set(tag)).collect();
-        let mut command = fence::begin_write(key, mark, &sets, &mut commands.sent);
+    /// Writes a value where its fence lets it, and adds its key to those sets.
+    pub(super) fn write_fenced(
+        &self,
+        commands: &mut Commands,
+        asked: Asked,
+        key: &str,
+        write: &Write,
+        (mark, sets): (&Mark<'_>, &[String]),
+        now_ms: i64,
+    ) {
+        let mut command = fence::begin_write(key, mark, sets, &mut commands.sent);
         match Lifetime::draw(write.expiry, now_ms) {
             Some(Lifetime { unit, millis, set_millis }) => {
                 command.arg(&write.value).arg(unit.option()).arg(millis).arg(set_millis);
@@ -167,22 +155,56 @@ impl Cache {
             }
         }
         fence::end(&mut command, mark, self.fence_ttl_ms);
-        commands.push(Asked::Operation(id), command);
+        commands.push(asked, command);
+    }
+
+    /// An operation in its place.
+    pub(super) fn operation(&self, commands: &mut Commands, plan: &Plan<'_>, id: OperationId, now_ms: i64) {
+        let Operation { target, command, mark, .. } = *plan.operation(id);
+        let asked = Asked::Operation(id);
+        match command {
+            Command::Delete => {
+                if mark.is_some() {
+                    self.raise_fences(commands, plan, &[id]);
+                }
+                commands.push(asked, unlink([target.as_bytes()].into_iter(), 1));
+            }
+            Command::InvalidateTag => {
+                let command = self.invalidation(target, &mut commands.sent);
+                commands.push(asked, command);
+            }
+            Command::Bump(by) => {
+                commands.push(Asked::Existence(id), arguments(redis::cmd("SET"), &[target, "1", "NX"]));
+                let mut command = redis::cmd("INCRBY");
+                command.arg(target).arg(by);
+                commands.push(asked, command);
+            }
+            Command::Expire(expiry) => match Lifetime::draw(expiry, now_ms) {
+                None => commands.push(asked, unlink([target.as_bytes()].into_iter(), 1)),
+                Some(Lifetime { unit, millis, .. }) => {
+                    let mut command = redis::cmd(unit.command());
+                    command.arg(target).arg(millis).arg("LT");
+                    commands.push(asked, command);
+                }
+            },
+            Command::Write(write) => match mark {
+                Some(mark) => {
+                    let sets: Vec<String> = write.tags.iter().map(|tag| self.tag_set(tag)).collect();
+                    self.write_fenced(commands, asked, target, write, (&mark, &sets), now_ms);
+                }
+                None => self.write(commands, id, target, write, now_ms),
+            },
+        }
     }
 
     fn write(&self, commands: &mut Commands, id: OperationId, key: &str, write: &Write, now_ms: i64) {
+        if write.tags.is_empty() {
+            return self.set(commands, id, key, write, now_ms);
+        }
         let Some(Lifetime { unit, millis, set_millis }) = Lifetime::draw(write.expiry, now_ms) else {
             // A value that is over already: nothing to be read, and nothing left of the one before.
             return commands.push(Asked::Operation(id), unlink([key.as_bytes()].into_iter(), 1));
         };
-        if write.tags.is_empty() {
-            commands.push(Asked::Existence(id), arguments(redis::cmd("EXISTS"), &[key]));
-            let mut command = arguments(redis::cmd("SET"), &[key, &write.value]);
-            if unit != Unit::Never {
-                command.arg(unit.option()).arg(millis);
-            }
-            return commands.push(Asked::Operation(id), command);
-        }
         let sets: Vec<String> = write.tags.iter().map(|tag| self.tag_set(tag)).collect();
         let keys: Vec<&[u8]> = std::iter::once(key.as_bytes()).chain(sets.iter().map(String::as_bytes)).collect();
         let mut command = WRITE_TAGGED.call(&mut commands.sent, keys.into_iter());
@@ -190,68 +212,72 @@ impl Cache {
         commands.push(Asked::Operation(id), command);
     }
 
-    /// Sends chunks so that they follow each other without gaps, and awaits all their answers.
-    async fn send_all(&self, live: &Socket, chunks: &[Pipeline]) -> Result<Vec<Value>, Outage> {
-        if let [only] = chunks {
-            return self.link.send(live, only).await;
+    /// Writes a value that no fence guards, whatever its tags.
+    pub(super) fn set(&self, commands: &mut Commands, id: OperationId, key: &str, write: &Write, now_ms: i64) {
+        let Some(Lifetime { unit, millis, .. }) = Lifetime::draw(write.expiry, now_ms) else {
+            return commands.push(Asked::Operation(id), unlink([key.as_bytes()].into_iter(), 1));
+        };
+        commands.push(Asked::Existence(id), arguments(redis::cmd("EXISTS"), &[key]));
+        let mut command = arguments(redis::cmd("SET"), &[key, &write.value]);
+        if unit != Unit::Never {
+            command.arg(unit.option()).arg(millis);
         }
-        let mut under_way: Vec<_> = chunks.iter().map(|chunk| Box::pin(self.link.send(live, chunk))).collect();
-        let first_poll = poll_once_each(&mut under_way).await;
-        let mut answers = Vec::new();
-        for (future, ready) in under_way.into_iter().zip(first_poll) {
-            let values = match ready {
-                Some(result) => result?,
-                None => future.await?,
-            };
-            answers.extend(values);
-        }
-        Ok(answers)
+        commands.push(Asked::Operation(id), command);
     }
+}
 
-    /// Redis refused a command of many keys for the sake of some of them: each is asked for by itself. A deletion that a value followed is
-    /// left out: that value has replaced what was to be deleted.
-    async fn delete_one_by_one(&self, live: &Socket, outcome: &mut Outcome<'_, '_>) -> Result<(), Outage> {
-        let again: Vec<(OperationId, bool)> = std::mem::take(&mut outcome.again).into_iter().collect();
-        for ids in again.chunks(CHUNK_COMMANDS / 2) {
-            let mut pipeline = Pipeline::with_capacity(ids.len() * 2);
-            for &(id, _) in ids {
-                let key = outcome.plan.operation(id).target;
-                let lease = side_key(Kind::Lease, key.as_bytes());
-                pipeline.add_command(unlink([lease.as_slice()].into_iter(), 1));
-                let deletes = outcome.plan.operation(id).command == Command::Delete && !outcome.plan.is_followed_by_value(id);
-                // The lease once more where there is no key to delete: every id has two answers.
-                let target = if deletes { key.as_bytes() } else { &lease };
-                pipeline.add_command(unlink([target].into_iter(), 1));
+/// Sends chunks so that they follow each other without gaps, and awaits all their answers.
+async fn send_all(link: &Link, live: &Socket, chunks: &[Pipeline]) -> Result<Vec<Value>, Outage> {
+    if let [only] = chunks {
+        return link.send(live, only).await;
+    }
+    let mut under_way: Vec<_> = chunks.iter().map(|chunk| Box::pin(link.send(live, chunk))).collect();
+    let first_poll = poll_once_each(&mut under_way).await;
+    let mut answers = Vec::new();
+    for (future, ready) in under_way.into_iter().zip(first_poll) {
+        let values = match ready {
+            Some(result) => result?,
+            None => future.await?,
+        };
+        answers.extend(values);
+    }
+    Ok(answers)
+}
+
+/// Redis refused a command of many keys for the sake of some of them: each is asked for by itself. A deletion that a value followed is
+/// left out: that value has replaced what was to be deleted.
+async fn delete_one_by_one(link: &Link, live: &Socket, outcome: &mut Outcome<'_, '_>) -> Result<(), Outage> {
+    let again: Vec<(OperationId, bool)> = std::mem::take(&mut outcome.again).into_iter().collect();
+    for ids in again.chunks(CHUNK_COMMANDS / 2) {
+        let mut pipeline = Pipeline::with_capacity(ids.len() * 2);
+        for &(id, _) in ids {
+            let key = outcome.plan.operation(id).target;
+            let lease = side_key(Kind::Lease, key.as_bytes());
+            pipeline.add_command(unlink([lease.as_slice()].into_iter(), 1));
+            let deletes = outcome.plan.operation(id).command == Command::Delete && !outcome.plan.is_followed_by_value(id);
+            // The lease once more where there is no key to delete: every id has two answers.
+            let target = if deletes { key.as_bytes() } else { &lease };
+            pipeline.add_command(unlink([target].into_iter(), 1));
+        }
+        let answers = link.send(live, &pipeline).await?;
+        for (&(id, uncounted), pair) in ids.iter().zip(answers.chunks(2)) {
+            for answer in pair {
+                if let Value::ServerError(error) = answer {
+                    let error = failure::classify("UNLINK", error);
+                    outcome.fail(id, error).inspect_err(|outage| link.give_up(live, outage))?;
+                }
             }
-            let answers = self.link.send(live, &pipeline).await?;
-            for (&(id, uncounted), pair) in ids.iter().zip(answers.chunks(2)) {
-                for answer in pair {
-                    if let Value::ServerError(error) = answer {
-                        let error = failure::classify("UNLINK", error);
-                        outcome.fail(id, error).inspect_err(|outage| self.link.give_up(live, outage))?;
-                    }
-                }
-                if uncounted {
-                    outcome.hit(id, u64::from(pair.last() == Some(&Value::Int(1))), 1);
-                }
+            if uncounted {
+                outcome.hit(id, u64::from(pair.last() == Some(&Value::Int(1))), 1);
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 impl Commands {
     fn new(plan: &Plan<'_>) -> Self {
-        let mut voids = Vec::with_capacity(plan.deletions().len() + plan.in_order().len());
-        voids.extend_from_slice(plan.deletions());
-        voids.extend(plan.in_order().iter().filter(|&&id| match plan.operation(id).command {
-            // A load that began before an expiry would undo it: its value would live for as long as any.
-            Command::Delete | Command::Write(_) | Command::Expire(_) => true,
-            // An invalidation finds the leases of its members itself; nobody loads counters.
-            Command::InvalidateTag | Command::Bump(_) => false,
-        }));
-        let mut commands =
-            Self { chunks: vec![Pipeline::new()], asked: Vec::new(), voids, fenced: Vec::new(), chunk_bytes: 0, sent: Sent::default() };
+        let mut commands = Self { voids: Self::voided(plan), ..Self::none(Sent::default()) };
         for first in (0..commands.voids.len()).step_by(KEYS_PER_COMMAND) {
             let end = commands.voids.len().min(first + KEYS_PER_COMMAND);
             let leases: Vec<Vec<u8>> =
@@ -262,7 +288,29 @@ impl Commands {
         commands
     }
 
-    fn push(&mut self, asked: Asked, command: Cmd) {
+    /// None yet, and for nodes that know the scripts or ask for them.
+    pub(super) fn in_cluster() -> Self {
+        Self::none(Sent::all())
+    }
+
+    fn none(sent: Sent) -> Self {
+        Self { chunks: vec![Pipeline::new()], asked: Vec::new(), voids: Vec::new(), fenced: Vec::new(), chunk_bytes: 0, sent }
+    }
+
+    /// The operations that void the leases of their keys.
+    pub(super) fn voided(plan: &Plan<'_>) -> Vec<OperationId> {
+        let mut voids = Vec::with_capacity(plan.deletions().len() + plan.in_order().len());
+        voids.extend_from_slice(plan.deletions());
+        voids.extend(plan.in_order().iter().filter(|&&id| match plan.operation(id).command {
+            // A load that began before an expiry would undo it: its value would live for as long as any.
+            Command::Delete | Command::Write(_) | Command::Expire(_) => true,
+            // An invalidation finds the leases of its members itself; nobody loads counters.
+            Command::InvalidateTag | Command::Bump(_) => false,
+        }));
+        voids
+    }
+
+    pub(super) fn push(&mut self, asked: Asked, command: Cmd) {
         let bytes: usize = command.args_iter().map(|argument| if let redis::Arg::Simple(bytes) = argument { bytes.len() } else { 0 }).sum();
         let full = |chunk: &Pipeline| chunk.len() >= CHUNK_COMMANDS || (!chunk.is_empty() && self.chunk_bytes + bytes > CHUNK_BYTES);
         if self.chunks.last().is_none_or(full) {
@@ -278,7 +326,7 @@ impl Commands {
 }
 
 /// What the answers to a plan's commands add up to.
-struct Outcome<'p, 'e> {
+pub(super) struct Outcome<'p, 'e> {
     plan: &'p Plan<'e>,
     failed: HashMap<OperationId, EffectOutcome>,
     /// Keys to be asked for one by one, and whether their hits are not counted yet.
@@ -288,7 +336,7 @@ struct Outcome<'p, 'e> {
 }
 
 impl<'p, 'e> Outcome<'p, 'e> {
-    fn new(plan: &'p Plan<'e>) -> Self {
+    pub(super) fn new(plan: &'p Plan<'e>) -> Self {
         let mut hits = BTreeMap::<RuleId, (u64, u64)>::new();
         for rule in plan.absorbed() {
             hits.entry(*rule).or_default().1 += 1;
@@ -296,13 +344,14 @@ impl<'p, 'e> Outcome<'p, 'e> {
         Self { plan, failed: HashMap::new(), again: HashMap::new(), slow: Vec::new(), hits }
     }
 
-    fn note(&mut self, asked: Asked, answer: &Value, commands: &Commands) -> Result<(), Outage> {
+    pub(super) fn note(&mut self, asked: Asked, answer: &Value, commands: &Commands) -> Result<(), Outage> {
         if let Value::ServerError(error) = answer {
             return self.note_error(asked, error, commands);
         }
         let one = u64::from(*answer == Value::Int(1));
         match asked {
-            Asked::Leases { .. } | Asked::Fences { .. } => {}
+            Asked::Leases { .. } | Asked::Fences { .. } | Asked::Quiet(_) | Asked::Detachment(_) => {}
+            Asked::Member(id) => self.hit(id, one, 1),
             Asked::Deletions { first, end } => {
                 let existed = if let Value::Int(existed) = answer { u64::try_from(*existed).unwrap_or(0) } else { 0 };
                 if let Some(&id) = self.plan.deletions().get(first) {
@@ -322,8 +371,8 @@ impl<'p, 'e> Outcome<'p, 'e> {
                     None => self.fail(id, tags::unexpected())?,
                 },
                 Command::Delete | Command::Expire(_) => self.hit(id, one, 1),
-                // The others' existence was asked for by itself.
-                Command::Write(write) if !write.tags.is_empty() || self.plan.operation(id).mark.is_some() => self.hit(id, one, 1),
+                // A script says it itself; of what SET does, existence was asked for before.
+                Command::Write(_) if matches!(answer, Value::Int(_)) => self.hit(id, one, 1),
                 Command::Write(_) | Command::Bump(_) => {}
             },
         }
@@ -341,7 +390,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
                 return Ok(());
             }
             Asked::Deletions { first, end } => &self.plan.deletions()[first..end],
-            Asked::Existence(id) | Asked::Operation(id) => {
+            Asked::Existence(id) | Asked::Operation(id) | Asked::Quiet(id) | Asked::Member(id) | Asked::Detachment(id) => {
                 let command = self.plan.operation(id).command;
                 let error = failure::classify(command_name(command), error);
                 // Not to be told whether a key exists costs a metric alone; a counter needs its SET.
@@ -352,6 +401,9 @@ impl<'p, 'e> Outcome<'p, 'e> {
         if let CommandError::Outage(outage) = failure::classify("UNLINK", error) {
             return Err(outage);
         }
+        if let [only] = ids {
+            return self.fail(*only, failure::classify("UNLINK", error));
+        }
         let uncounted = matches!(asked, Asked::Deletions { .. });
         for &id in ids {
             *self.again.entry(id).or_default() |= uncounted;
@@ -359,24 +411,38 @@ impl<'p, 'e> Outcome<'p, 'e> {
         Ok(())
     }
 
-    fn fail(&mut self, id: OperationId, error: CommandError) -> Result<(), Outage> {
+    pub(super) fn fail(&mut self, id: OperationId, error: CommandError) -> Result<(), Outage> {
         let outcome = error.into_outcome()?;
-        self.failed.insert(id, outcome);
+        self.end(id, outcome);
         Ok(())
     }
 
-    fn hit(&mut self, id: OperationId, yes: u64, of: u64) {
+    /// What became of an operation, whatever else is done for it.
+    pub(super) fn end(&mut self, id: OperationId, outcome: EffectOutcome) {
+        self.failed.insert(id, outcome);
+    }
+
+    pub(super) fn has_ended(&self, id: OperationId) -> bool {
+        self.failed.contains_key(&id)
+    }
+
+    /// The slow lane has the rest of it.
+    pub(super) fn go_on(&mut self, id: OperationId) {
+        self.slow.push(id);
+    }
+
+    pub(super) fn hit(&mut self, id: OperationId, yes: u64, of: u64) {
         let (all_yes, all_no) = self.hits.entry(self.plan.operation(id).rule).or_default();
         *all_yes += yes;
         *all_no += of.saturating_sub(yes);
     }
 
-    fn finish(self) -> Applied {
+    pub(super) fn finish(self) -> Applied {
         let mut unsettled = Vec::new();
         for (&id, outcome) in &self.failed {
             unsettled.extend(self.plan.slots(id).map(|slot| (slot, outcome.clone())));
         }
-        for &id in &self.slow {
+        for &id in self.slow.iter().filter(|id| !self.failed.contains_key(id)) {
             unsettled.extend(self.plan.slots(id).map(|slot| (slot, EffectOutcome::Slow)));
         }
         // Of several loads of one key the last does: its value is no older than what the others would have filled.
@@ -401,7 +467,7 @@ fn command_name(command: Command<'_>) -> &'static str {
     }
 }
 
-fn unlink<'k>(keys: impl Iterator<Item = &'k [u8]>, count: usize) -> Cmd {
+pub(super) fn unlink<'k>(keys: impl Iterator<Item = &'k [u8]>, count: usize) -> Cmd {
     /// Room for most keys with their prefixes: a longer one makes the buffer grow.
     const BYTES_PER_KEY: usize = 40;
     let mut command = Cmd::with_capacity(count + 1, 6 + count * BYTES_PER_KEY);

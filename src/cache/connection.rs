@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use redis::{Pipeline, Value};
+use redis::{Cmd, Pipeline, Value};
 
-use super::failure::Outage;
+use super::failure::{self, CommandError, Outage};
 use super::sentinel::Primary;
 use super::socket::{self, Socket};
 use super::standing::{Connect, Standing, State};
@@ -13,9 +13,6 @@ use crate::config::{RedisConfig, RedisMode};
 /// Settings that no connection can be made with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CacheError {
-    /// A mode that this build does not speak.
-    #[error("UNSTALE_REDIS_MODE: {0} is not supported yet; use single, with the address of the primary or of a proxy in front of it")]
-    Mode(&'static str),
     /// Not one usable URL. Says what is wrong, never the URL: it may hold a password.
     #[error("UNSTALE_REDIS_URL: {0}")]
     Url(String),
@@ -40,10 +37,8 @@ pub(super) struct Server {
 
 impl Link {
     pub(super) fn new(config: &RedisConfig, probe_key: String) -> Result<Self, CacheError> {
-        match &config.mode {
-            RedisMode::Single => {}
-            RedisMode::Cluster => return Err(CacheError::Mode("cluster")),
-            RedisMode::Sentinel { master } => return Ok(Self::Watched(Standing::new(Primary::new(config, master, probe_key)?))),
+        if let RedisMode::Sentinel { master } = &config.mode {
+            return Ok(Self::Watched(Standing::new(Primary::new(config, master, probe_key)?)));
         }
         let [url] = config.urls.as_slice() else {
             return Err(CacheError::Url("one address is expected with UNSTALE_REDIS_MODE=single".into()));
@@ -81,6 +76,18 @@ impl Link {
             self.give_up(live, outage);
         }
         result
+    }
+
+    /// One command by itself.
+    pub(super) async fn call(&self, name: &str, command: Cmd) -> Result<Value, CommandError> {
+        let live = self.live()?;
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.add_command(command);
+        let answer = failure::of_answer(name, self.send(&live, &pipeline).await?.pop());
+        if let Err(CommandError::Outage(outage)) = &answer {
+            self.give_up(&live, outage);
+        }
+        answer
     }
 
     /// See [`Standing::probe`].

@@ -1,6 +1,6 @@
 //! What Redis' errors mean: whose fault they are, and whether asking again can help.
 
-use redis::{ErrorKind, RedisError, ServerError};
+use redis::{ErrorKind, RedisError, ServerError, Value};
 
 use crate::plan::EffectOutcome;
 use crate::reason::Reason;
@@ -106,6 +106,15 @@ pub(super) fn classify(command: &str, error: &ServerError) -> CommandError {
     }
 }
 
+/// The answer to the command named, or what its error means.
+pub(super) fn of_answer(name: &str, answer: Option<Value>) -> Result<Value, CommandError> {
+    match answer {
+        Some(Value::ServerError(error)) => Err(classify(name, &error)),
+        Some(value) => Ok(value),
+        None => Err(CommandError::Failed(format!("{name}: no answer"))),
+    }
+}
+
 /// Redis' code. Before 7.0, errors within scripts came as `ERR` with the code inside the text.
 fn code<'e>(error: &'e ServerError, details: &'e str) -> &'e str {
     let code = error.code();
@@ -138,6 +147,11 @@ pub(super) fn broken(error: &RedisError) -> Outage {
 /// A version that lacks what the scripts and commands here need (`PEXPIRE … LT` and `GT`).
 pub(super) fn too_old(version: &str) -> Outage {
     Outage::for_person(format!("Redis is {version}: 7.0 or newer is needed"))
+}
+
+/// The address of a cluster's node leads to something else.
+pub(super) fn no_cluster(cause: &str) -> Outage {
+    Outage::for_person(format!("Redis does not say who serves which slot: is it a cluster, and has our user +cluster? ({cause})"))
 }
 
 /// The server may be a replica, and we may not ask.

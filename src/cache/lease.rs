@@ -8,7 +8,7 @@ use super::failure::CommandError;
 use super::lifetime::{self, Lifetime};
 use super::script::{FILL, GRANT_LEASE, RELEASE_LEASE, Sent};
 use super::side_keys::{Kind, SEQUENCE, side_key};
-use super::{Cache, integers};
+use super::{Cache, Redis, integers};
 use crate::registry::Expiry;
 
 /// A longer lease is cut to this: tags remember their invalidations for a multiple of it.
@@ -46,9 +46,13 @@ impl Cache {
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn grant_lease(&self, key: &str, token: &str, ttl: Duration) -> Result<Grant, CommandError> {
+        let ttl_ms = lifetime::millis(ttl.min(LONGEST_LEASE));
+        if let Redis::Cluster(_) = &self.redis {
+            return self.grant_in_cluster(key, token, ttl_ms).await;
+        }
         let lease = side_key(Kind::Lease, key.as_bytes());
         let mut command = GRANT_LEASE.call(&mut Sent::default(), [lease.as_slice(), SEQUENCE].into_iter());
-        command.arg(token).arg(lifetime::millis(ttl.min(LONGEST_LEASE)));
+        command.arg(token).arg(ttl_ms);
         match self.call("lease", command).await? {
             Value::Nil => Ok(Grant::Held),
             since => {
@@ -71,6 +75,9 @@ impl Cache {
         expiry: Expiry,
         tags: &[String],
     ) -> Result<Fill, CommandError> {
+        if let Redis::Cluster(cluster) = &self.redis {
+            return self.fill_in_cluster(cluster, (key, token), since, value, expiry, tags).await;
+        }
         let Some(Lifetime { unit, millis, set_millis }) = Lifetime::draw(expiry, lifetime::now_ms()) else {
             self.release_lease(key, token).await?;
             return Ok(Fill::Refused);

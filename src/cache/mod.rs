@@ -1,9 +1,11 @@
 //! Redis as the worker uses it: connection, apply, tags and their upkeep, leases. Nothing else but [`reader`](crate::reader) speaks to it.
 //!
-//! A [`Cache`] has one connection that all share. Only [`Cache::probe`] makes one; an outage ends it, with everything under way on it.
+//! A [`Cache`] has one connection that all share, to a cluster one for each of its primaries. Only [`Cache::probe`] makes them; an outage ends
+//! them, with everything under way there.
 
 mod address;
 mod apply;
+mod cluster;
 mod connection;
 mod eviction;
 mod failure;
@@ -15,6 +17,7 @@ pub(crate) mod script;
 mod sentinel;
 mod server;
 pub(crate) mod side_keys;
+pub(crate) mod slot;
 mod socket;
 mod standing;
 mod tags;
@@ -32,18 +35,28 @@ pub use standing::State;
 pub use tags::{Drained, Invalidated};
 pub use workers::{REPORT_COUNTS_FOR, Report, Reported};
 
-use redis::{Cmd, Pipeline, Value};
+use redis::{Cmd, Value};
 
-use crate::config::RedisConfig;
+use crate::config::{RedisConfig, RedisMode};
+use cluster::Cluster;
 use connection::Link;
 
 /// Redis, as far as this program uses it.
 #[derive(Debug)]
 pub struct Cache {
-    link: Link,
+    redis: Redis,
     tag_prefix: String,
     fence_ttl_ms: i64,
     workers: String,
+}
+
+/// What Redis is.
+#[derive(Debug)]
+enum Redis {
+    /// One server takes all writes.
+    Primary(Link),
+    /// Each of several takes those of its slots.
+    Cluster(Cluster),
 }
 
 impl Cache {
@@ -52,8 +65,12 @@ impl Cache {
     /// # Errors
     /// A mode that is not supported, a URL or PEM texts that cannot be used.
     pub fn connect(config: &RedisConfig, queue: &str) -> Result<Self, CacheError> {
+        let redis = match config.mode {
+            RedisMode::Cluster => Redis::Cluster(Cluster::new(config, queue)?),
+            RedisMode::Single | RedisMode::Sentinel { .. } => Redis::Primary(Link::new(config, side_keys::probe(queue))?),
+        };
         Ok(Self {
-            link: Link::new(config, side_keys::probe(queue))?,
+            redis,
             tag_prefix: config.tag_prefix.clone(),
             fence_ttl_ms: lifetime::millis(config.fence_ttl),
             workers: side_keys::workers(queue),
@@ -66,12 +83,18 @@ impl Cache {
     /// # Errors
     /// What is in the way.
     pub async fn probe(&self) -> Result<(), Outage> {
-        self.link.probe().await
+        match &self.redis {
+            Redis::Primary(link) => link.probe().await,
+            Redis::Cluster(cluster) => cluster.probe().await,
+        }
     }
 
     /// Whether Redis can be worked with, as far as is known without asking.
     pub fn state(&self) -> State {
-        self.link.state()
+        match &self.redis {
+            Redis::Primary(link) => link.state(),
+            Redis::Cluster(cluster) => cluster.state(),
+        }
     }
 
     /// What begins the names of tags' sets (`UNSTALE_TAG_PREFIX`).
@@ -85,19 +108,9 @@ impl Cache {
 
     /// One command by itself, outside any batch.
     async fn call(&self, name: &str, command: Cmd) -> Result<Value, CommandError> {
-        let live = self.link.live()?;
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.add_command(command);
-        match self.link.send(&live, &pipeline).await?.pop() {
-            Some(Value::ServerError(error)) => {
-                let error = failure::classify(name, &error);
-                if let CommandError::Outage(outage) = &error {
-                    self.link.give_up(&live, outage);
-                }
-                Err(error)
-            }
-            Some(value) => Ok(value),
-            None => Err(CommandError::Failed(format!("{name}: no answer"))),
+        match &self.redis {
+            Redis::Primary(link) => link.call(name, command).await,
+            Redis::Cluster(cluster) => cluster.call(name, &command).await,
         }
     }
 }

@@ -7,7 +7,7 @@ use redis::Value;
 
 use super::failure::CommandError;
 use super::script::{KEEP_LOCK, PRUNE_SLICE, Sent};
-use super::{Cache, integers, lifetime, side_keys, tags};
+use super::{Cache, Redis, integers, lifetime, side_keys, tags};
 
 /// Keys that one step of a scan looks at, and members that one slice of a set holds: well below a millisecond of Redis' time.
 pub const PRUNE_STEP: usize = 500;
@@ -33,6 +33,12 @@ pub struct Pruned {
 }
 
 impl Cache {
+    /// Whether tags can be pruned. In a cluster a write joins its tags' sets before its key is set, in another slot: a member that is no key yet
+    /// could be taken for one that is none any more.
+    pub fn prunes_tags(&self) -> bool {
+        matches!(self.redis, Redis::Primary(_))
+    }
+
     /// The next of the tags' sets, whoever made them: there is no list of them, so all keys are looked through, about [`PRUNE_STEP`] at a time.
     ///
     /// # Errors

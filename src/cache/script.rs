@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use redis::Cmd;
+use redis::{Arg, Cmd};
 
 /// A script and its name in Redis' cache of scripts.
 #[derive(Debug)]
@@ -16,6 +16,13 @@ pub(super) struct Script {
 /// Which scripts a pipeline has sent whole so far.
 #[derive(Debug, Default)]
 pub(super) struct Sent(u32);
+
+impl Sent {
+    /// As if all had been sent: where the script is not known, it is sent whole then (see [`whole`]).
+    pub(super) fn all() -> Self {
+        Self(u32::MAX)
+    }
+}
 
 impl Script {
     fn new(bit: u8, source: &'static str) -> Self {
@@ -40,6 +47,25 @@ impl Script {
     }
 }
 
+/// The call of a script by its name as one that sends it whole.
+pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
+    let mut arguments = call.args_iter().map(|argument| match argument {
+        Arg::Simple(bytes) => bytes,
+        _ => b"",
+    });
+    let (_, name) = (arguments.next()?, arguments.next()?);
+    let script = ALL.iter().find(|script| script.sha1.as_bytes() == name)?;
+    let mut command = Cmd::new();
+    command.arg("EVAL").arg(script.source);
+    for argument in arguments {
+        command.arg(argument);
+    }
+    Some(command)
+}
+
+/// The scripts that are called by their name where nobody has sent them before: in a cluster, by plans and fills.
+static ALL: [&LazyLock<Script>; 8] = [&NUMBERS, &DETACH_TAG, &DROP_DETACHED, &ADD_MEMBER, &JOIN_TAG, &FILL, &RAISE_FENCES, &WRITE_FENCED];
+
 macro_rules! script {
     ($name:ident, $bit:literal, $($file:literal),+) => {
         #[doc = concat!("See ", $("`lua/", $file, "` ",)+ ".")]
@@ -58,6 +84,11 @@ script!(KEEP_LOCK, 7, "keep_lock.lua");
 script!(RAISE_FENCES, 8, "fence.lua", "raise_fences.lua");
 script!(WRITE_FENCED, 9, "tag_member.lua", "fence.lua", "write_fenced.lua");
 script!(REPORT_WORKER, 16, "report_worker.lua");
+script!(NUMBERS, 24, "numbers.lua");
+script!(DETACH_TAG, 25, "detach_tag.lua");
+script!(DROP_DETACHED, 26, "drop_detached.lua");
+script!(ADD_MEMBER, 27, "tag_member.lua", "add_member.lua");
+script!(JOIN_TAG, 28, "tag_member.lua", "join_tag.lua");
 
 /// The scripts of the readers' protocol, whole, by their published names: docs/READERS.md prints them, and every client sends them.
 pub const READER_SCRIPTS: [(&str, &str); 4] = [("read", READ), ("join", JOIN), ("fill", FILL_SOURCE), ("release", RELEASE_SOURCE)];

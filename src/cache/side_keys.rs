@@ -71,6 +71,11 @@ pub(super) fn probe(queue: &str) -> String {
     format!("unstale:probe:{queue}")
 }
 
+/// What a probe writes to one node of a cluster.
+pub(super) fn probe_with_tag(tag: &str, queue: &str) -> String {
+    format!("unstale:probe:{{{tag}}}:{queue}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

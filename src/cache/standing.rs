@@ -75,6 +75,10 @@ impl<C: Connect> Standing<C> {
         Self { connect, current, pace: tokio::sync::Mutex::default(), probes: AtomicU64::new(0) }
     }
 
+    pub(super) fn connect(&self) -> &C {
+        &self.connect
+    }
+
     pub(super) fn state(&self) -> State {
         match self.live() {
             Ok(_) => State::Up,

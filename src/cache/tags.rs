@@ -2,6 +2,8 @@
 //! any worker: the detached set and its number in the tag's record are all there is to know, so a crash at any point is resumed. The record
 //! belongs to the tag: workers of another queue that invalidate the same tag wait for its drains too.
 
+use std::time::Duration;
+
 use redis::{Cmd, Value};
 use tokio_util::sync::CancellationToken;
 
@@ -9,13 +11,13 @@ use super::failure::CommandError;
 use super::lease::LONGEST_LEASE;
 use super::script::{DRAIN_SLICE, INVALIDATE_TAG, Sent};
 use super::side_keys::{DRAINING_TAGS, Kind, SEQUENCE, side_key};
-use super::{Cache, integers, lifetime};
+use super::{Cache, Redis, integers, lifetime};
 
 /// Members that are deleted in one go: a few milliseconds of Redis' time at most.
-const SLICE: usize = 500;
+pub(super) const SLICE: usize = 500;
 
 /// A generation outlives every lease that was granted before it.
-const GENERATION_TTL_IN_LEASES: u32 = 10;
+pub(super) const GENERATION_TTL: Duration = LONGEST_LEASE.saturating_mul(10);
 
 /// What an invalidation of a tag did at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,9 @@ impl Cache {
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn invalidate_tag(&self, tag: &str) -> Result<Invalidated, CommandError> {
+        if let Redis::Cluster(cluster) = &self.redis {
+            return self.invalidate_in_cluster(cluster, tag).await;
+        }
         let value = self.call("invalidate_tag", self.invalidation(tag, &mut Sent::default())).await?;
         invalidated(&value).ok_or_else(unexpected)
     }
@@ -56,7 +61,7 @@ impl Cache {
         let (generation, drain) = (side_key(Kind::Generation, set.as_bytes()), side_key(Kind::Drain, set.as_bytes()));
         let keys = [set.as_bytes(), &generation, &drain, SEQUENCE, DRAINING_TAGS];
         let mut command = INVALIDATE_TAG.call(sent, keys.into_iter());
-        command.arg(lifetime::millis(LONGEST_LEASE * GENERATION_TTL_IN_LEASES)).arg(SLICE);
+        command.arg(lifetime::millis(GENERATION_TTL)).arg(SLICE);
         command
     }
 
@@ -105,10 +110,14 @@ impl Cache {
                 if cancel.is_cancelled() {
                     return Ok(Drained { complete: false, ..drained });
                 }
-                let mut command = DRAIN_SLICE.call(&mut Sent::default(), [&detached, &record, DRAINING_TAGS].into_iter());
-                command.arg(cursor).arg(SLICE).arg(&number).arg(set);
-                let value = self.call("drain", command).await?;
-                let [next, existed, gone, more, lost] = integers(&value).ok_or_else(unexpected)?;
+                let [next, existed, gone, more, lost] = match &self.redis {
+                    Redis::Primary(_) => {
+                        let mut command = DRAIN_SLICE.call(&mut Sent::default(), [&detached, &record, DRAINING_TAGS].into_iter());
+                        command.arg(cursor).arg(SLICE).arg(&number).arg(set);
+                        integers(&self.call("drain", command).await?).ok_or_else(unexpected)?
+                    }
+                    Redis::Cluster(cluster) => self.drain_slice_in_cluster(cluster, set, &number, cursor).await?,
+                };
                 drained.existed += existed;
                 drained.gone += gone;
                 drained.lost += lost;

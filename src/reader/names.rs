@@ -2,6 +2,7 @@
 
 use super::Options;
 use crate::cache::side_keys::{Kind, side_key};
+use crate::cache::slot::hash_tag;
 
 /// The keys of one read.
 #[derive(Debug)]
@@ -37,16 +38,6 @@ impl TagNames {
     /// Whether one script may touch this tag and that key.
     pub(super) fn is_beside(&self, options: &Options, key: &[u8]) -> bool {
         !options.cluster || hash_tag(&self.set) == hash_tag(key)
-    }
-}
-
-/// What decides the slot: between the first `{` and the first `}` after it, unless empty; else all of it.
-fn hash_tag(key: &[u8]) -> &[u8] {
-    let Some(open) = key.iter().position(|&byte| byte == b'{') else { return key };
-    let rest = &key[open + 1..];
-    match rest.iter().position(|&byte| byte == b'}') {
-        Some(end) if end > 0 => &rest[..end],
-        _ => key,
     }
 }
 

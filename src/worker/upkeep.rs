@@ -107,7 +107,7 @@ async fn look_after_tags(shared: &Shared, token: &str) -> Result<(), CommandErro
             }
             drained = Some(Instant::now());
         }
-        let pause = step(shared, &mut rounds).await?;
+        let pause = if shared.cache.prunes_tags() { step(shared, &mut rounds).await? } else { LOCK_RENEWED_AFTER };
         tokio::time::sleep(pause.min(LOCK_RENEWED_AFTER)).await;
     }
 }

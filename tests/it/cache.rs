@@ -2,7 +2,7 @@
 
 mod big_tags;
 mod fences;
-mod law;
+pub(crate) mod law;
 mod leases;
 mod outages;
 mod refusals;
@@ -37,14 +37,14 @@ pub(crate) async fn cache(url: &str, queue: &str) -> Cache {
 }
 
 /// Keeps tests that share a server apart.
-struct Names(String);
+pub(crate) struct Names(String);
 
 impl Names {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(crate::support::unique("cache"))
     }
 
-    fn of(&self, name: &str) -> String {
+    pub(crate) fn of(&self, name: &str) -> String {
         format!("{}:{name}", self.0)
     }
 }

@@ -3,7 +3,7 @@
 mod rabbitmq;
 mod redis_acl;
 
-const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
+pub(crate) const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
 
 /// The permissions (configure, write, read) on the line below `comment`, as a shell would give them to `rabbitmqctl`.
 fn documented_permissions(comment: &str) -> [&'static str; 3] {
@@ -15,7 +15,7 @@ fn documented_permissions(comment: &str) -> [&'static str; 3] {
 }
 
 /// The rules of the documented `ACL SETUSER`, for a user of that name and password, whose keys begin with `keys` where the page has `shop:`.
-fn documented_acl(password: &str, keys: &str) -> Vec<String> {
+pub(crate) fn documented_acl(password: &str, keys: &str) -> Vec<String> {
     let line = OPERATIONS.lines().find_map(|line| line.strip_prefix("ACL SETUSER unstale ")).expect("the page names the ACL");
     let rules = line.split_whitespace().map(|rule| match rule {
         ">PASSWORD" => format!(">{password}"),

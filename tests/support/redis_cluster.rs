@@ -91,12 +91,11 @@ impl RedisCluster {
         format!("redis://{}", hosts.join(","))
     }
 
-    /// A stranger's client, which finds its way by itself.
+    /// A stranger's client, which finds its way by itself. Left to itself it would wait for minutes between two attempts.
     pub(crate) async fn client(&self) -> ClusterConnection {
-        let urls = self.nodes.iter().map(Redis::url);
-        let client =
-            redis::cluster::ClusterClient::builder(urls).response_timeout(Duration::from_secs(5)).build().expect("the URLs are ours");
-        client.get_async_connection().await.expect("the cluster takes a connection")
+        let builder = redis::cluster::ClusterClient::builder(self.nodes.iter().map(Redis::url));
+        let builder = builder.response_timeout(Duration::from_secs(5)).retries(8).min_retry_wait(10).max_retry_wait(250);
+        builder.build().expect("the URLs are ours").get_async_connection().await.expect("the cluster takes a connection")
     }
 
     pub(crate) async fn connection(&self, node: usize) -> MultiplexedConnection {
@@ -127,35 +126,55 @@ impl RedisCluster {
         self.nodes.iter().position(|node| node.port() == port).expect("a node of ours")
     }
 
-    /// Begins to move a slot: from now on the one answers ASK for what it does not have.
-    pub(crate) async fn begin_move(&self, slot: u16, from: usize, to: usize) {
-        let (slot, from_id, to_id) = (slot.to_string(), self.id(from).await, self.id(to).await);
-        self.ask::<()>(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).await;
-        self.ask::<()>(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).await;
+    /// Connections for moving many slots, each from a node to another.
+    pub(crate) async fn mover(&self) -> Mover {
+        let mut nodes = Vec::new();
+        for (place, node) in self.nodes.iter().enumerate() {
+            nodes.push((self.connection(place).await, self.id(place).await, node.port().to_string()));
+        }
+        Mover(nodes)
+    }
+}
+
+/// Moves slots as `redis-cli --cluster reshard` does.
+#[derive(Debug)]
+pub(crate) struct Mover(Vec<(MultiplexedConnection, String, String)>);
+
+impl Mover {
+    async fn ask<T: redis::FromRedisValue>(&self, node: usize, command: &[&str]) -> T {
+        let mut cmd = redis::cmd(command[0]);
+        cmd.arg(&command[1..]);
+        cmd.query_async(&mut self.0[node].0.clone()).await.unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }
 
-    /// Moves the keys of a slot and then the slot, as `redis-cli --cluster reshard` does.
-    pub(crate) async fn end_move(&self, slot: u16, from: usize, to: usize) {
-        let to_port = self.nodes[to].port().to_string();
+    /// From now on the one answers ASK for what it does not have.
+    pub(crate) async fn begin(&self, slot: u16, from: usize, to: usize) {
+        let slot = slot.to_string();
+        self.ask::<()>(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &self.0[from].1]).await;
+        self.ask::<()>(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &self.0[to].1]).await;
+    }
+
+    /// Moves keys of a slot that moves.
+    pub(crate) async fn migrate(&self, keys: &[String], from: usize, to: usize) {
+        let mut migrate = vec!["MIGRATE", "127.0.0.1", &self.0[to].2, "", "0", "5000", "KEYS"];
+        migrate.extend(keys.iter().map(String::as_str));
+        self.ask::<String>(from, &migrate).await;
+    }
+
+    /// Moves the keys that are left, and then the slot.
+    pub(crate) async fn end(&self, slot: u16, from: usize, to: usize) {
+        let slot = slot.to_string();
         loop {
-            let keys: Vec<String> = self.ask(from, &["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "100"]).await;
+            let keys: Vec<String> = self.ask(from, &["CLUSTER", "GETKEYSINSLOT", &slot, "100"]).await;
             if keys.is_empty() {
                 break;
             }
-            let mut migrate = vec!["MIGRATE", "127.0.0.1", &to_port, "", "0", "5000", "KEYS"];
-            migrate.extend(keys.iter().map(String::as_str));
-            self.ask::<String>(from, &migrate).await;
+            self.migrate(&keys, from, to).await;
         }
-        let to_id = self.id(to).await;
         // The importer first: nobody must be sent to a node that does not know of its luck yet.
         for node in [to, from] {
-            self.ask::<()>(node, &["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &to_id]).await;
+            self.ask::<()>(node, &["CLUSTER", "SETSLOT", &slot, "NODE", &self.0[to].1]).await;
         }
-    }
-
-    pub(crate) async fn move_slot(&self, slot: u16, from: usize, to: usize) {
-        self.begin_move(slot, from, to).await;
-        self.end_move(slot, from, to).await;
     }
 }
 

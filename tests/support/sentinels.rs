@@ -28,7 +28,8 @@ struct Sentinel {
 }
 
 impl Sentinels {
-    /// Returns when every sentinel knows the others and the replica. A primary that is silent for a second is replaced.
+    /// Returns when every sentinel knows the others and the replica. A primary that is silent for three
+    /// seconds is replaced: on a busy machine a living one may be silent for one.
     pub(crate) async fn start() -> Self {
         Self::start_with(&[], "", "").await
     }
@@ -84,7 +85,7 @@ impl Sentinel {
         let (port, dir) = (port::free(), folder.path().display().to_string());
         let configuration = format!(
             "port {port}\nbind 127.0.0.1\ndir {dir}\nsentinel monitor {NAME} 127.0.0.1 {primary} 2\n\
-             sentinel down-after-milliseconds {NAME} 1000\nsentinel failover-timeout {NAME} 5000\n{lines}\n"
+             sentinel down-after-milliseconds {NAME} 3000\nsentinel failover-timeout {NAME} 5000\n{lines}\n"
         );
         let file = folder.path().join("sentinel.conf");
         std::fs::write(&file, configuration).expect("the folder is ours");

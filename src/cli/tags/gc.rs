@@ -60,6 +60,10 @@ struct Total {
 pub(super) async fn gc(args: &GcArgs, config: &Config) -> Result<Exit, CommandError> {
     let stop = stop_on_signal()?;
     let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(CommandError::usage)?;
+    if !cache.prunes_tags() {
+        let message = "UNSTALE_REDIS_MODE=cluster: tags of a Redis Cluster are not pruned in this build; their sets go with their TTL";
+        return Err(CommandError::usage(message));
+    }
     reach_redis(&cache).await?;
     let progress = progress();
     let mut total = Total::default();

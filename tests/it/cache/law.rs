@@ -10,8 +10,10 @@ use unstale::registry::{Action, Effect, Expiry};
 use super::{apply, at, cache, effect, run, write};
 use crate::support::Redis;
 
+pub(crate) type Dump = BTreeMap<String, (String, Vec<String>, bool)>;
+
 /// Type, content and whether it will go, of every key that is not ours, and of every fence.
-async fn dump(connection: &mut MultiplexedConnection) -> BTreeMap<String, (String, Vec<String>, bool)> {
+pub(crate) async fn dump(connection: &mut MultiplexedConnection) -> Dump {
     let mut all = BTreeMap::new();
     for key in run::<Vec<String>>(connection, &["KEYS", "*"]).await {
         if key.starts_with("unstale:") && !key.starts_with("unstale:fence") {
@@ -29,8 +31,8 @@ async fn dump(connection: &mut MultiplexedConnection) -> BTreeMap<String, (Strin
     all
 }
 
-fn any_effect() -> impl Strategy<Value = Effect> {
-    let key = prop::sample::select(vec!["a", "{b}", "c}d", "cache_tag:T"]);
+pub(crate) fn any_effect(keys: &[&'static str]) -> impl Strategy<Value = Effect> + use<> {
+    let key = prop::sample::select(keys.to_vec());
     let tag = prop::sample::select(vec!["T", "U"]);
     let ttl = |seconds| Expiry::After { ttl: Duration::from_secs(seconds), jitter: 0.0 };
     let expiry = prop_oneof![
@@ -72,7 +74,7 @@ fn a_batch_leaves_redis_as_its_effects_would_one_by_one() {
     let mut runner =
         proptest::test_runner::TestRunner::new(ProptestConfig { cases: 160, failure_persistence: None, ..ProptestConfig::default() });
     runner
-        .run(&(before, prop::collection::vec(any_effect(), 0..14)), |(before, effects)| {
+        .run(&(before, prop::collection::vec(any_effect(&["a", "{b}", "c}d", "cache_tag:T"]), 0..14)), |(before, effects)| {
             let (expected, found) = runtime.block_on(async {
                 let mut dumps = Vec::new();
                 for db in [1, 2] {

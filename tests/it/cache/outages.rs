@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use unstale::cache::{Cache, CacheError, Outage, State};
-use unstale::config::RedisMode;
 use unstale::registry::{Action, Effect};
 
 use super::{HOUR, apply, cache, config, effect, run, try_apply, try_run, write};
@@ -139,9 +138,6 @@ async fn credentials_are_for_a_person_to_mend() {
 
 #[tokio::test]
 async fn settings_that_cannot_work_are_refused_by_name() {
-    let cluster = unstale::config::RedisConfig { mode: RedisMode::Cluster, ..config("redis://h/") };
-    let error = Cache::connect(&cluster, "q").unwrap_err();
-    assert!(error.to_string().contains("cluster"), "{error}");
     let mut two = config("redis://h/");
     two.urls.push(two.urls[0].clone());
     assert!(matches!(Cache::connect(&two, "q"), Err(CacheError::Url(_))));

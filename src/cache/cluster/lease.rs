@@ -1,0 +1,84 @@
+//! Leases in a cluster: the sequence, the key and its tags are in slots of their own, so grant and fill take steps.
+
+use redis::Value;
+
+use super::super::Cache;
+use super::super::failure::{self, CommandError};
+use super::super::lease::{Fill, Grant};
+use super::super::lifetime::{self, Lifetime};
+use super::super::script::{FILL, JOIN_TAG, Sent};
+use super::super::side_keys::{Kind, SEQUENCE, side_key};
+use super::super::slot;
+use super::super::tags::unexpected;
+use super::Cluster;
+use crate::registry::Expiry;
+
+impl Cache {
+    /// The lease first: what is invalidated after it voids it, what is invalidated before the sequence is read is known to the load.
+    pub(in crate::cache) async fn grant_in_cluster(&self, key: &str, token: &str, ttl_ms: i64) -> Result<Grant, CommandError> {
+        if !slot::has_side_keys(key.as_bytes()) {
+            return Err(homeless());
+        }
+        let mut lease = redis::cmd("SET");
+        lease.arg(side_key(Kind::Lease, key.as_bytes())).arg(token).arg("NX").arg("PX").arg(ttl_ms);
+        if self.call("lease", lease).await? == Value::Nil {
+            return Ok(Grant::Held);
+        }
+        let mut since = redis::cmd("GET");
+        since.arg(SEQUENCE);
+        let since = match self.call("lease", since).await? {
+            Value::Nil => 0,
+            Value::BulkString(number) => std::str::from_utf8(&number).ok().and_then(|number| number.parse().ok()).ok_or_else(unexpected)?,
+            _ => return Err(unexpected()),
+        };
+        Ok(Grant::Granted { since })
+    }
+
+    /// In this order: the key joins its tags' sets, and is refused where one was invalidated since the grant; the value is set if the lease
+    /// stands. An invalidation after the first finds the key there and voids its lease.
+    pub(in crate::cache) async fn fill_in_cluster(
+        &self,
+        cluster: &Cluster,
+        (key, token): (&str, &str),
+        since: u64,
+        value: &[u8],
+        expiry: Expiry,
+        tags: &[String],
+    ) -> Result<Fill, CommandError> {
+        if !slot::has_side_keys(key.as_bytes()) || tags.iter().any(|tag| !slot::has_side_keys(self.tag_set(tag).as_bytes())) {
+            return Err(homeless());
+        }
+        let Some(Lifetime { unit, millis, set_millis }) = Lifetime::draw(expiry, lifetime::now_ms()) else {
+            self.release_lease(key, token).await?;
+            return Ok(Fill::Refused);
+        };
+        let join = |tag: &String| {
+            let set = self.tag_set(tag).into_bytes();
+            let mut command = JOIN_TAG.call(&mut Sent::all(), [set.as_slice(), &side_key(Kind::Generation, &set)].into_iter());
+            command.arg(key).arg(since).arg(unit.option()).arg(set_millis);
+            command
+        };
+        for answer in cluster.run_standing(&tags.iter().map(join).collect::<Vec<_>>()).await? {
+            if answer != Value::Int(1) {
+                self.release_lease(key, token).await?;
+                return match failure::of_answer("fill", Some(answer))? {
+                    Value::Int(0) => Ok(Fill::Refused),
+                    _ => Err(unexpected()),
+                };
+            }
+        }
+        let keys = [key.as_bytes().to_vec(), side_key(Kind::Lease, key.as_bytes())];
+        let mut command = FILL.call(&mut Sent::all(), keys.iter().map(Vec::as_slice));
+        command.arg(token).arg(since).arg(value).arg(unit.option()).arg(millis).arg(set_millis);
+        match self.call("fill", command).await? {
+            Value::Int(1) => Ok(Fill::Filled),
+            Value::Int(0) => Ok(Fill::Refused),
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+/// A key or tag whose side keys would be in another slot.
+fn homeless() -> CommandError {
+    CommandError::Refused("a } in a key or tag without a {…} before it: in a Redis Cluster such a key cannot be kept right".into())
+}

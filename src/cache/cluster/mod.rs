@@ -1,0 +1,265 @@
+//! Redis Cluster: commands go to the node that serves their slot, and follow a slot that moves.
+//!
+//! What keeps the order: a plan is sent once the one before it is done ([`Cluster::turn`]). Within one, the commands of a slot are in one
+//! pipeline, in order. Where a node sends one of them elsewhere, the rest of its slot is done again behind it, one by one: what was done
+//! twice leaves the cache as what was done once. So events never meet a redirection; they wait for it.
+
+mod apply;
+mod lease;
+mod nodes;
+mod tags;
+mod topology;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use redis::{Arg, Cmd, Pipeline, ServerError, Value};
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
+
+use super::address::Address;
+use super::apply::{CHUNK_BYTES, CHUNK_COMMANDS};
+use super::connection::CacheError;
+use super::failure::{self, CommandError, Outage};
+use super::script;
+use super::slot;
+use super::socket::poll_once_each;
+use super::standing::{Standing, State};
+use crate::config::RedisConfig;
+use nodes::{Node, Nodes};
+use topology::Topology;
+
+/// How long one command is sent from node to node, or waits for its slot to have moved. After that the cluster counts as down.
+const FOLLOW: Duration = Duration::from_secs(10);
+
+/// Before a command whose keys are on their way is sent again.
+const MOVING_PAUSE: Duration = Duration::from_millis(20);
+
+/// Slots that are followed at once.
+const FOLLOWED_AT_ONCE: usize = 64;
+
+/// A cluster that all share.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    standing: Standing<Topology>,
+    turn: Mutex<()>,
+}
+
+/// Where a node sends us.
+#[derive(Debug, PartialEq, Eq)]
+enum Elsewhere {
+    /// The slot is another's.
+    Moved(Address),
+    /// This once.
+    Ask(Address),
+    /// Nowhere: some of the keys are here and some have moved on.
+    Wait,
+    /// Here, but whole: the script is not known.
+    Script,
+}
+
+impl Cluster {
+    pub(super) fn new(config: &RedisConfig, queue: &str) -> Result<Self, CacheError> {
+        Ok(Self { standing: Standing::new(Topology::new(config, queue)?), turn: Mutex::default() })
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.standing.state()
+    }
+
+    pub(super) async fn probe(&self) -> Result<(), Outage> {
+        self.standing.probe().await
+    }
+
+    /// The right to send a plan. In the order of the first polls.
+    async fn turn(&self) -> MutexGuard<'_, ()> {
+        // Unconstrained: a task that has used up its budget must not be kept from queueing, or what comes after would go first.
+        tokio::task::unconstrained(self.turn.lock()).await
+    }
+
+    /// One command by itself.
+    pub(super) async fn call(&self, name: &str, command: &Cmd) -> Result<Value, CommandError> {
+        let nodes = self.standing.live()?;
+        let answer = match self.follow(&nodes, slot::of_command(command), command).await {
+            Ok(answer) => failure::of_answer(name, Some(answer)),
+            Err(outage) => Err(outage.into()),
+        };
+        if let Err(CommandError::Outage(outage)) = &answer {
+            self.standing.give_up(&nodes, outage);
+        }
+        answer
+    }
+
+    /// As [`run`](Self::run), outside any plan.
+    async fn run_standing(&self, commands: &[Cmd]) -> Result<Vec<Value>, Outage> {
+        let nodes = self.standing.live()?;
+        self.run(&nodes, &commands.iter().collect::<Vec<_>>()).await
+    }
+
+    /// Sends commands, those of a slot in order, and awaits their answers, errors of single commands among them. Any outage is one of the
+    /// whole cluster.
+    async fn run(&self, nodes: &Nodes, commands: &[&Cmd]) -> Result<Vec<Value>, Outage> {
+        self.run_or_fail(nodes, commands).await.inspect_err(|outage| self.standing.give_up(nodes, outage))
+    }
+
+    async fn run_or_fail(&self, nodes: &Nodes, commands: &[&Cmd]) -> Result<Vec<Value>, Outage> {
+        let slots: Vec<u16> = commands.iter().map(|command| slot::of_command(command)).collect();
+        let mut answers = vec![Value::Nil; commands.len()];
+        {
+            let batches = by_node(nodes, commands, &slots);
+            let mut under_way: Vec<_> = batches.iter().map(|batch| Box::pin(batch.node.socket.send(&batch.pipeline))).collect();
+            let first_poll = poll_once_each(&mut under_way).await;
+            for ((future, ready), batch) in under_way.into_iter().zip(first_poll).zip(&batches) {
+                let values = match ready {
+                    Some(result) => result?,
+                    None => future.await?,
+                };
+                for (&place, value) in batch.places.iter().zip(values) {
+                    answers[place] = value;
+                }
+            }
+        }
+        let mut left: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        for (place, answer) in answers.iter().enumerate() {
+            if let Some(places) = left.get_mut(&slots[place]) {
+                places.push(place);
+            } else if elsewhere(answer).is_some() {
+                left.insert(slots[place], vec![place]);
+            }
+        }
+        if left.is_empty() {
+            return Ok(answers);
+        }
+        let follow = async |(slot, places): (u16, Vec<usize>)| {
+            let mut followed = Vec::with_capacity(places.len());
+            for place in places {
+                followed.push((place, self.follow(nodes, slot, commands[place]).await?));
+            }
+            Ok::<_, Outage>(followed)
+        };
+        let followed: Vec<_> = stream::iter(left).map(follow).buffer_unordered(FOLLOWED_AT_ONCE).try_collect().await?;
+        for (place, answer) in followed.into_iter().flatten() {
+            answers[place] = match (&answers[place], answer) {
+                // Done twice: what counts is what was there the first time.
+                (Value::Int(first), Value::Int(again)) => Value::Int(again.max(*first)),
+                (_, answer) => answer,
+            };
+        }
+        Ok(answers)
+    }
+
+    /// Sends a command wherever it is told to.
+    async fn follow(&self, nodes: &Nodes, slot: u16, command: &Cmd) -> Result<Value, Outage> {
+        let deadline = Instant::now() + FOLLOW;
+        let mut whole = None;
+        let mut asking = None;
+        loop {
+            let node = asking.take();
+            let mut pipeline = Pipeline::with_capacity(2);
+            if node.is_some() {
+                pipeline.cmd("ASKING");
+            }
+            pipeline.add_command(whole.as_ref().unwrap_or(command).clone());
+            let node = node.unwrap_or_else(|| nodes.owner(slot));
+            let answer = node.socket.send(&pipeline).await?.pop().unwrap_or(Value::Nil);
+            let late = Instant::now() > deadline;
+            match elsewhere(&answer) {
+                None => return Ok(answer),
+                Some(_) if late => return Err(Outage::new("the Redis cluster is moving slots and does not come to an end")),
+                Some(Elsewhere::Moved(to)) => nodes.move_slot(slot, &self.node(nodes, &to.or_host_of(&node.address)).await?),
+                Some(Elsewhere::Ask(to)) => asking = Some(self.node(nodes, &to.or_host_of(&node.address)).await?),
+                Some(Elsewhere::Wait) => tokio::time::sleep(MOVING_PAUSE).await,
+                Some(Elsewhere::Script) => match script::whole(command) {
+                    Some(script) if whole.is_none() => whole = Some(script),
+                    _ => return Err(Outage::new("Redis lost its scripts in the middle of a batch (NOSCRIPT)")),
+                },
+            }
+        }
+    }
+
+    /// The node at an address, connected to if it is new.
+    async fn node(&self, nodes: &Nodes, address: &Address) -> Result<Arc<Node>, Outage> {
+        match nodes.at(address) {
+            Some(node) => Ok(node),
+            None => Ok(nodes.add(self.standing.connect().node(address, &[]).await?)),
+        }
+    }
+}
+
+/// What goes to one node in one go.
+struct NodeBatch {
+    node: Arc<Node>,
+    pipeline: Pipeline,
+    bytes: usize,
+    /// Of its commands.
+    places: Vec<usize>,
+}
+
+fn by_node(nodes: &Nodes, commands: &[&Cmd], slots: &[u16]) -> Vec<NodeBatch> {
+    nodes.read(|nodes, owners| {
+        let mut batches: Vec<NodeBatch> = Vec::with_capacity(nodes.len());
+        let mut open: Vec<Option<usize>> = vec![None; nodes.len()];
+        for (place, (command, &slot)) in commands.iter().zip(slots).enumerate() {
+            let owner = usize::from(owners[usize::from(slot)]);
+            let bytes: usize = command.args_iter().map(|argument| if let Arg::Simple(bytes) = argument { bytes.len() } else { 0 }).sum();
+            let full = |batch: &NodeBatch| batch.places.len() >= CHUNK_COMMANDS || batch.bytes + bytes > CHUNK_BYTES;
+            let batch = match open[owner] {
+                Some(batch) if !full(&batches[batch]) => batch,
+                _ => {
+                    batches.push(NodeBatch { node: Arc::clone(&nodes[owner]), pipeline: Pipeline::new(), bytes: 0, places: Vec::new() });
+                    batches.len() - 1
+                }
+            };
+            open[owner] = Some(batch);
+            let batch = &mut batches[batch];
+            batch.pipeline.add_command((*command).clone());
+            batch.bytes += bytes;
+            batch.places.push(place);
+        }
+        batches
+    })
+}
+
+fn elsewhere(answer: &Value) -> Option<Elsewhere> {
+    let Value::ServerError(error) = answer else { return None };
+    match error.code() {
+        "MOVED" => address(error).map(Elsewhere::Moved),
+        "ASK" => address(error).map(Elsewhere::Ask),
+        "TRYAGAIN" => Some(Elsewhere::Wait),
+        "NOSCRIPT" => Some(Elsewhere::Script),
+        _ => None,
+    }
+}
+
+/// `slot host:port`
+fn address(error: &ServerError) -> Option<Address> {
+    let (_, endpoint) = error.details()?.split_once(' ')?;
+    let (host, port) = endpoint.trim().rsplit_once(':')?;
+    Some(Address { host: host.to_owned(), port: port.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(code: &str, details: &str) -> Option<Elsewhere> {
+        let error = redis::make_extension_error(code.into(), Some(details.into()));
+        let errors = error.into_server_errors().unwrap();
+        elsewhere(&Value::ServerError(errors[0].1.clone()))
+    }
+
+    #[test]
+    fn redirections_say_where_to() {
+        let at = |host: &str, port| Address { host: host.into(), port };
+        assert_eq!(answered("MOVED", "3999 127.0.0.1:6381"), Some(Elsewhere::Moved(at("127.0.0.1", 6_381))));
+        assert_eq!(answered("ASK", "3999 ::1:6381"), Some(Elsewhere::Ask(at("::1", 6_381))));
+        let nameless = at("", 6_381);
+        assert_eq!(answered("MOVED", "3999 :6381"), Some(Elsewhere::Moved(nameless.clone())));
+        assert_eq!(nameless.or_host_of(&at("h", 1)), at("h", 6_381));
+        assert_eq!(answered("TRYAGAIN", "Multiple keys request during rehashing of slot"), Some(Elsewhere::Wait));
+        assert_eq!(answered("WRONGTYPE", ""), None);
+        assert_eq!(elsewhere(&Value::Int(1)), None);
+    }
+}

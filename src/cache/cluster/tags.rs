@@ -1,0 +1,177 @@
+//! Tags in a cluster: a set is detached in its own slot, its members are deleted in theirs, and only then they leave the set.
+
+use redis::{Cmd, Value};
+
+use super::super::Cache;
+use super::super::failure::{self, CommandError};
+use super::super::lifetime::{self, Lifetime};
+use super::super::script::{ADD_MEMBER, DETACH_TAG, DROP_DETACHED, NUMBERS, Sent};
+use super::super::side_keys::{DRAINING_TAGS, Kind, SEQUENCE, side_key};
+use super::super::tags::{GENERATION_TTL, Invalidated, unexpected};
+use super::Cluster;
+use crate::plan::OperationId;
+use crate::registry::Expiry;
+
+pub(super) use super::super::tags::SLICE;
+
+/// What an invalidation detached.
+#[derive(Debug)]
+pub(super) struct Detached {
+    pub(super) id: OperationId,
+    /// The tag's set, under the name that it had.
+    pub(super) set: Vec<u8>,
+    pub(super) number: u64,
+    /// How many there were.
+    size: u64,
+    /// All of them, where there are few.
+    pub(super) members: Vec<Vec<u8>>,
+    /// Earlier drains of the tag have not ended.
+    pub(super) others: bool,
+}
+
+impl Detached {
+    /// From the answer of `detach_tag.lua`.
+    pub(super) fn read(id: OperationId, set: Vec<u8>, number: u64, answer: &Value) -> Option<Self> {
+        let Value::Array(parts) = answer else { return None };
+        let [Value::Int(others), Value::Int(size), members @ ..] = parts.as_slice() else { return None };
+        let members =
+            members.iter().filter_map(|member| if let Value::BulkString(key) = member { Some(key.clone()) } else { None }).collect();
+        Some(Self { id, set, number, size: u64::try_from(*size).ok()?, members, others: *others > 0 })
+    }
+
+    /// Once the keys of all members are gone: whether there is a set to be dropped.
+    pub(super) fn is_drained(&self) -> bool {
+        self.size > 0 && !self.members.is_empty()
+    }
+
+    /// Whether there are more members than could be told.
+    pub(super) fn is_left(&self) -> bool {
+        self.size > 0 && self.members.is_empty()
+    }
+}
+
+/// So many numbers of the sequence, in a row.
+pub(super) fn numbers(count: usize) -> Cmd {
+    let mut command = NUMBERS.call(&mut Sent::all(), [SEQUENCE].into_iter());
+    command.arg(count);
+    command
+}
+
+pub(super) fn first_number(answer: &Value) -> Result<u64, CommandError> {
+    match answer {
+        Value::ServerError(error) => Err(failure::classify("invalidate_tag", error)),
+        Value::BulkString(number) => std::str::from_utf8(number).ok().and_then(|number| number.parse().ok()).ok_or_else(unexpected),
+        _ => Err(unexpected()),
+    }
+}
+
+/// Detaches a tag's set; of one with at most `most` members, they are told.
+pub(super) fn detach(set: &[u8], number: u64, most: usize) -> Cmd {
+    let (generation, record, detached) =
+        (side_key(Kind::Generation, set), side_key(Kind::Drain, set), detached(set, number.to_string().as_bytes()));
+    let mut command = DETACH_TAG.call(&mut Sent::all(), [set, &generation, &record, &detached].into_iter());
+    command.arg(number).arg(lifetime::millis(GENERATION_TTL)).arg(most);
+    command
+}
+
+/// Drops what was detached under that number, and its entry in the tag's record.
+pub(super) fn drop_detached(set: &[u8], number: &[u8]) -> Cmd {
+    let mut command = DROP_DETACHED.call(&mut Sent::all(), [detached(set, number).as_slice(), &side_key(Kind::Drain, set)].into_iter());
+    command.arg(number);
+    command
+}
+
+/// Puts a tag's set on the list of those that drain.
+pub(super) fn list(set: &[u8]) -> Cmd {
+    let mut command = redis::cmd("SADD");
+    command.arg(DRAINING_TAGS).arg(set);
+    command
+}
+
+fn detached(set: &[u8], number: &[u8]) -> Vec<u8> {
+    [&side_key(Kind::Drain, set), b":".as_slice(), number].concat()
+}
+
+impl Cache {
+    /// Adds a key to a tag's set, for as long as the value may live; nothing where its time is over.
+    pub(super) fn add_member(&self, key: &str, tag: &str, expiry: Expiry, now_ms: i64) -> Option<Cmd> {
+        let Lifetime { unit, set_millis, .. } = Lifetime::draw(expiry, now_ms)?;
+        let mut command = ADD_MEMBER.call(&mut Sent::all(), [self.tag_set(tag).as_bytes()].into_iter());
+        command.arg(key).arg(unit.option()).arg(set_millis);
+        Some(command)
+    }
+
+    /// See [`Cache::invalidate_tag`].
+    pub(in crate::cache) async fn invalidate_in_cluster(&self, cluster: &Cluster, tag: &str) -> Result<Invalidated, CommandError> {
+        let set = self.tag_set(tag).into_bytes();
+        let number = first_number(&self.call("invalidate_tag", numbers(1)).await?)?;
+        // Not even few are told: the drain is the same for all.
+        let answer = self.call("invalidate_tag", detach(&set, number, 0)).await?;
+        let Value::Array(parts) = answer else { return Err(unexpected()) };
+        let [Value::Int(others), Value::Int(size), ..] = parts.as_slice() else { return Err(unexpected()) };
+        if usize::try_from(*size).is_ok_and(|size| size > SLICE) {
+            self.call("SADD", list(&set)).await?;
+            return Ok(Invalidated { existed: 0, gone: 0, draining: true });
+        }
+        if *size == 0 {
+            return Ok(Invalidated { existed: 0, gone: 0, draining: *others > 0 });
+        }
+        let [_, existed, gone, left, _] = self.drain_slice_in_cluster(cluster, &set, number.to_string().as_bytes(), 0).await?;
+        Ok(Invalidated { existed, gone, draining: *others > 0 || left == 1 })
+    }
+
+    /// What `drain_slice.lua` does, and its answer: members leave the set only after their keys are gone. Whether a set was lost cannot be told:
+    /// another worker may be about to take its number out of the record.
+    pub(in crate::cache) async fn drain_slice_in_cluster(
+        &self,
+        cluster: &Cluster,
+        set: &[u8],
+        number: &[u8],
+        cursor: u64,
+    ) -> Result<[u64; 5], CommandError> {
+        let detached = detached(set, number);
+        let mut scan = redis::cmd("SSCAN");
+        scan.arg(&detached).arg(cursor).arg("COUNT").arg(SLICE);
+        let (next, members) = slice(&self.call("SSCAN", scan).await?).ok_or_else(unexpected)?;
+        let existed = self.delete_members(cluster, &members).await?;
+        if !members.is_empty() {
+            let mut leave = redis::cmd("SREM");
+            leave.arg(&detached).arg(&members);
+            self.call("SREM", leave).await?;
+        }
+        if next == 0 && self.call("drain", drop_detached(set, number)).await? == Value::Int(0) {
+            let mut unlist = redis::cmd("SREM");
+            unlist.arg(DRAINING_TAGS).arg(set);
+            self.call("SREM", unlist).await?;
+        }
+        Ok([next, existed, members.len() as u64 - existed, u64::from(next != 0), 0])
+    }
+
+    /// Deletes keys and their leases, the leases first; how many existed.
+    async fn delete_members(&self, cluster: &Cluster, members: &[Vec<u8>]) -> Result<u64, CommandError> {
+        let key = |key: &[u8]| {
+            let mut command = redis::cmd("UNLINK");
+            command.arg(key);
+            command
+        };
+        let commands: Vec<Cmd> = members.iter().flat_map(|member| [key(&side_key(Kind::Lease, member)), key(member)]).collect();
+        let mut existed = 0;
+        for pair in cluster.run_standing(&commands).await?.chunks(2) {
+            for answer in pair {
+                if let Value::ServerError(error) = answer {
+                    return Err(failure::classify("UNLINK", error));
+                }
+            }
+            existed += u64::from(pair.last() == Some(&Value::Int(1)));
+        }
+        Ok(existed)
+    }
+}
+
+/// `SSCAN`: the next cursor and some members.
+fn slice(answer: &Value) -> Option<(u64, Vec<Vec<u8>>)> {
+    let Value::Array(parts) = answer else { return None };
+    let [Value::BulkString(cursor), Value::Array(members)] = parts.as_slice() else { return None };
+    let cursor = std::str::from_utf8(cursor).ok()?.parse().ok()?;
+    Some((cursor, members.iter().filter_map(|member| if let Value::BulkString(key) = member { Some(key.clone()) } else { None }).collect()))
+}

@@ -1,0 +1,112 @@
+//! Which of a cluster's slots a key is in, as the Redis Cluster specification counts, and what of a command decides it.
+
+use redis::{Arg, Cmd};
+
+/// How many slots every cluster has.
+pub(crate) const SLOTS: u16 = 16_384;
+
+/// The slot of a key.
+pub(crate) fn slot(key: &[u8]) -> u16 {
+    crc16(hash_tag(key)) % SLOTS
+}
+
+/// The slot of a command's first key: all its keys are in one.
+pub(crate) fn of_command(command: &Cmd) -> u16 {
+    let argument = |position: usize| match command.args_iter().nth(position) {
+        Some(Arg::Simple(bytes)) => bytes,
+        _ => b"",
+    };
+    slot(argument(if argument(0).starts_with(b"EVAL") { 3 } else { 1 }))
+}
+
+/// Whether the side keys of a key are in its slot: see `side_keys.rs`.
+pub(crate) fn has_side_keys(key: &[u8]) -> bool {
+    !key.contains(&b'}') || hash_tag(key).len() < key.len()
+}
+
+/// A hash tag whose slot is in one of these ranges, ends included.
+pub(crate) fn tag_within(ranges: &[(u16, u16)]) -> String {
+    let within = |tag: &String| ranges.iter().any(|(first, last)| (*first..=*last).contains(&slot(tag.as_bytes())));
+    // Some thousand numbers reach every slot; a range that is none gives a tag that belongs to another.
+    (0_u32..1_000_000).map(|number| number.to_string()).find(within).unwrap_or_default()
+}
+
+/// What of a key is hashed: what stands between the first `{` and the first `}` after it, unless nothing does.
+pub(crate) fn hash_tag(key: &[u8]) -> &[u8] {
+    let Some(open) = key.iter().position(|&byte| byte == b'{') else { return key };
+    match key[open + 1..].iter().position(|&byte| byte == b'}') {
+        Some(length) if length > 0 => &key[open + 1..=open + length],
+        _ => key,
+    }
+}
+
+/// CRC-16/XMODEM.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, &byte| (crc << 8) ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)])
+}
+
+const CRC16: [u16; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = (byte as u16) << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!(crc16(b"123456789"), 0x31C3);
+        // As `CLUSTER KEYSLOT` of Redis 7.0 says.
+        for (key, expected) in [("foo", 12_182), ("somekey", 11_058), ("foo{hash_tag}", 2_515), ("", 0), ("{}a", slot_of("{}a"))] {
+            assert_eq!(slot(key.as_bytes()), expected, "{key}");
+        }
+        for (key, same) in [("{user1000}.following", "user1000"), ("foo{{bar}}zap", "{bar"), ("foo{bar}{zap}", "bar"), ("x{y", "x{y")] {
+            assert_eq!(slot(key.as_bytes()), slot_of(same), "{key}");
+        }
+    }
+
+    fn slot_of(hashed: &str) -> u16 {
+        crc16(hashed.as_bytes()) % SLOTS
+    }
+
+    #[test]
+    fn a_command_goes_where_its_first_key_is() {
+        let mut unlink = redis::cmd("UNLINK");
+        unlink.arg("foo").arg("other");
+        assert_eq!(of_command(&unlink), slot(b"foo"));
+        for name in ["EVAL", "EVALSHA"] {
+            let mut script = redis::cmd(name);
+            script.arg("return 1").arg(1).arg("foo").arg("argument");
+            assert_eq!(of_command(&script), slot(b"foo"));
+        }
+    }
+
+    #[test]
+    fn side_keys_share_the_slot_of_their_key_or_there_are_none() {
+        use super::super::side_keys::{Kind, side_key};
+        for key in ["a", "{a}", "x:{u:{42}:p}", "{a", "a}b", "{}{x}", "{}a", "a}{b}"] {
+            let shares = slot(&side_key(Kind::Lease, key.as_bytes())) == slot(key.as_bytes());
+            assert_eq!(has_side_keys(key.as_bytes()), shares, "{key}");
+        }
+    }
+
+    #[test]
+    fn every_range_of_slots_has_a_hash_tag() {
+        for range in [(0, 0), (16_383, 16_383), (5_461, 10_922)] {
+            let tag = tag_within(&[range]);
+            assert!((range.0..=range.1).contains(&slot(tag.as_bytes())), "{range:?}: {tag}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Tags whose members live in all slots.
+
+use redis::AsyncCommands;
+use redis::cluster_async::ClusterConnection;
+use tokio_util::sync::CancellationToken;
+use unstale::cache::KeyHits;
+use unstale::plan::EffectOutcome;
+use unstale::registry::{Action, RuleId};
+
+use super::{cache, get, members};
+use crate::cache::{HOUR, Names, apply, effect, slot, write};
+use crate::support;
+
+async fn fill_tag(redis: &mut ClusterConnection, tag: &str, prefix: &str, keys: usize) {
+    for n in 0..keys {
+        let _: () = redis.set(format!("{prefix}{n}"), "old").await.unwrap();
+    }
+    let all: Vec<String> = (0..keys).map(|n| format!("{prefix}{n}")).collect();
+    let _: () = redis.sadd(format!("cache_tag:{tag}"), all).await.unwrap();
+}
+
+async fn left(redis: &mut ClusterConnection, prefix: &str, keys: usize) -> usize {
+    let mut left = 0;
+    for n in 0..keys {
+        left += usize::from(redis.exists::<_, bool>(format!("{prefix}{n}")).await.unwrap());
+    }
+    left
+}
+
+#[tokio::test]
+async fn a_small_tag_goes_at_once() {
+    let (names, cluster) = (Names::new(), support::redis_cluster().await);
+    let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
+    let (tag, key) = (names.of("t"), names.of("k"));
+    fill_tag(&mut redis, &tag, &key, 300).await;
+    let _: () = redis.sadd(format!("cache_tag:{tag}"), "gone-before").await.unwrap();
+    let applied = apply(&cache, &[effect(0, &tag, Action::InvalidateTag), effect(1, names.of("other"), Action::InvalidateTag)]).await;
+    assert_eq!(applied.unsettled, []);
+    assert_eq!(applied.hits, [KeyHits { rule: RuleId(0), yes: 300, no: 1 }]);
+    assert_eq!(left(&mut redis, &key, 300).await, 0);
+    assert_eq!(members(&mut redis, &tag).await, <[&str; 0]>::default());
+    let record: usize = redis.scard(format!("unstale:drain/{{cache_tag:{tag}}}")).await.unwrap();
+    assert_eq!(record, 0, "nothing is left to be drained");
+}
+
+#[tokio::test]
+async fn a_big_tag_is_detached_and_drained_by_whoever_comes() {
+    let (names, cluster) = (Names::new(), support::redis_cluster().await);
+    let queue = names.of("q");
+    let (one, mut redis) = (cache(cluster, &queue).await, cluster.client().await);
+    let (tag, key) = (names.of("t"), names.of("k"));
+    fill_tag(&mut redis, &tag, &key, 1_200).await;
+    let applied = apply(&one, &[effect(0, &tag, Action::InvalidateTag)]).await;
+    assert_eq!(applied.unsettled, [(slot(0), EffectOutcome::Slow)]);
+    // What comes in while it drains is not lost from the index.
+    apply(&one, &[effect(0, names.of("new"), write("v", HOUR, &[&tag]))]).await;
+    // Of another queue, to which the tag is the same.
+    let other = cache(cluster, &names.of("another")).await;
+    let again = apply(&other, &[effect(0, &tag, Action::InvalidateTag)]).await;
+    assert_eq!(again.unsettled, [(slot(0), EffectOutcome::Slow)], "not done before the drain is");
+    assert_eq!(get(&mut redis, &names.of("new")).await, None);
+    drop(one);
+
+    let stop = CancellationToken::new();
+    let partly = other.drain_tag(&tag, &stop, |_, _| stop.cancel()).await.unwrap();
+    assert!(!partly.complete && partly.existed > 0, "{partly:?}");
+    let rest = cache(cluster, &queue).await.drain_all(&CancellationToken::new(), |_, _| {}).await.unwrap();
+    assert!(rest.complete);
+    assert_eq!(left(&mut redis, &key, 1_200).await, 0);
+    assert_eq!(apply(&other, &[effect(0, &tag, Action::InvalidateTag)]).await.unsettled, []);
+    let draining: bool = redis.sismember("unstale:drains", format!("cache_tag:{tag}")).await.unwrap();
+    assert!(!draining, "the list of tags that drain");
+}
+
+/// What a worker that died between the two left behind.
+#[tokio::test]
+async fn what_was_detached_and_not_deleted_is_found_again() {
+    let (names, cluster) = (Names::new(), support::redis_cluster().await);
+    let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
+    let (tag, key) = (names.of("t"), names.of("k"));
+    fill_tag(&mut redis, &tag, &key, 10).await;
+    let record = format!("unstale:drain/{{cache_tag:{tag}}}");
+    let _: () = redis.rename(format!("cache_tag:{tag}"), format!("{record}:7")).await.unwrap();
+    let _: () = redis.sadd(&record, 7).await.unwrap();
+    assert_eq!(apply(&cache, &[effect(0, &tag, Action::InvalidateTag)]).await.unsettled, [(slot(0), EffectOutcome::Slow)]);
+    assert!(cache.drain_tag(&tag, &CancellationToken::new(), |_, _| {}).await.unwrap().complete);
+    assert_eq!(left(&mut redis, &key, 10).await, 0);
+}
+
+#[tokio::test]
+async fn within_a_batch_writes_and_invalidations_of_their_tags_keep_their_order() {
+    let (names, cluster) = (Names::new(), support::redis_cluster().await);
+    let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
+    let (tag, key) = (names.of("t"), names.of("k"));
+    let (invalidate, before) = (effect(0, &tag, Action::InvalidateTag), effect(1, &key, write("before", HOUR, &[&tag])));
+    let (after, bump) = (effect(1, &key, write("after", HOUR, &[&tag])), effect(2, names.of("c"), Action::BumpVersion));
+
+    // The counter is a member: it starts anew.
+    let _: () = redis.set(names.of("c"), "8").await.unwrap();
+    let _: () = redis.sadd(format!("cache_tag:{tag}"), names.of("c")).await.unwrap();
+    apply(&cache, &[bump.clone(), before.clone(), invalidate.clone(), after.clone(), bump]).await;
+    assert_eq!(get(&mut redis, &key).await.as_deref(), Some("after"));
+    assert_eq!(get(&mut redis, &names.of("c")).await.as_deref(), Some("2"));
+    assert_eq!(members(&mut redis, &tag).await, [key.as_str()]);
+
+    apply(&cache, &[after, before, invalidate]).await;
+    assert_eq!(get(&mut redis, &key).await, None);
+    assert_eq!(members(&mut redis, &tag).await, <[&str; 0]>::default());
+}
