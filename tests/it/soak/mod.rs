@@ -131,7 +131,7 @@ async fn storm(seed: u64, events: u32, faults: usize) -> Storm {
 /// Waits until no queue but the dead-letter queue holds anything, and nobody has anything in hand.
 async fn settled(scene: &Scene, workers: &[Worker], control: &[Naive], events: u32) {
     let start = Instant::now();
-    let deadline = Duration::from_secs(60) + Duration::from_millis(u64::from(events) * 2);
+    let deadline = Duration::from_secs(60) + Duration::from_millis(u64::from(events) * 4);
     while let Some(unsettled) = unsettled(scene, workers, control).await {
         if start.elapsed() > deadline {
             let logs: String = workers.iter().map(Worker::stderr).collect();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -81,19 +82,23 @@ async fn serve(amqp_url: &str, redis_url: &str, queue: &str, busy: &AtomicBool) 
 
 async fn apply(redis: &mut MultiplexedConnection, event: Event) -> redis::RedisResult<()> {
     let id = event.id;
+    let mut pipe = redis::pipe();
     match event.thing {
-        Thing::Item => redis::cmd("DEL").arg(format!("item:{id}")).query_async(redis).await?,
-        Thing::Group => invalidate_tag(redis, &format!("cache_tag:group:{id}")).await?,
-        Thing::Crowd => invalidate_tag(redis, &format!("cache_tag:crowd:{id}")).await?,
-        Thing::Counter => redis::cmd("INCRBY").arg(format!("counter:{id}")).arg(1).query_async(redis).await?,
-        Thing::Price => redis::cmd("SET").arg(format!("price:{id}")).arg(event.rev).query_async(redis).await?,
-        Thing::Page => redis::cmd("DEL").arg(format!("page:{id}")).query_async(redis).await?,
-    }
-    redis::cmd("DEL").arg(format!("pending:{}", event.n)).query_async(redis).await
+        Thing::Item => pipe.del(format!("item:{id}")),
+        Thing::Group => pipe.del(members(redis, format!("cache_tag:group:{id}")).await?),
+        Thing::Crowd => pipe.del(members(redis, format!("cache_tag:crowd:{id}")).await?),
+        // Readers take absent as 1.
+        Thing::Counter => pipe.set_nx(format!("counter:{id}"), 1).incr(format!("counter:{id}"), 1),
+        Thing::Price => pipe.set(format!("price:{id}"), event.rev),
+        Thing::Page => pipe.del(format!("page:{id}")),
+    };
+    pipe.del(format!("pending:{}", event.n));
+    pipe.query_async(redis).await
 }
 
-async fn invalidate_tag(redis: &mut MultiplexedConnection, set: &str) -> redis::RedisResult<()> {
-    let mut keys: Vec<String> = redis::cmd("SMEMBERS").arg(set).query_async(redis).await?;
-    keys.push(set.to_owned());
-    redis::cmd("DEL").arg(keys).query_async(redis).await
+/// The members of a tag, and its set.
+async fn members(redis: &mut MultiplexedConnection, set: String) -> redis::RedisResult<Vec<String>> {
+    let mut keys: Vec<String> = redis.smembers(&set).await?;
+    keys.push(set);
+    Ok(keys)
 }
