@@ -7,7 +7,7 @@ use redis::AsyncCommands as _;
 
 use super::{LONG_AGO, command, declare, dlq, publish_letters};
 use crate::end_to_end::stage::{SOON, Stage};
-use crate::support::{wait_for, wait_until};
+use crate::support::{full_runs, wait_for, wait_until};
 
 const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
@@ -85,20 +85,25 @@ async fn what_the_broker_dead_lettered_is_read_as_at_first_arrival() {
     assert_eq!(stage.ready(".dead").await, 0);
 }
 
-/// Starts a replay of 4,000, slow enough to be ended in the middle, and waits for that.
+/// How many are being replayed when it ends in the middle.
+fn letters() -> u32 {
+    if full_runs() { 100_000 } else { 4_000 }
+}
+
+/// Starts a replay of so many, by filter and slow enough to be ended in the middle, and waits for that.
 async fn half_way(stage: &Stage) -> Child {
     declare(stage).await;
-    publish_letters(stage, 0..4000).await;
-    set_all(stage, 4000).await;
-    let child = command(stage, &["replay", "--rate", "2000/s"]).spawn().unwrap();
-    wait_until(SOON, "it is in the middle", async || stage.ready("").await >= 1000).await;
+    publish_letters(stage, 0..letters()).await;
+    set_all(stage, letters()).await;
+    let child = command(stage, &["replay", "--type", "user.*", "--rate", &format!("{}/s", letters() / 4)]).spawn().unwrap();
+    wait_until(SOON, "it is in the middle", async || stage.ready("").await >= letters() / 4).await;
     child
 }
 
 async fn all_given_back(stage: &Stage) -> (u32, u32) {
     wait_for(SOON, "what was not replayed is back", async || {
         let (main, dead) = (stage.ready("").await, stage.ready(".dead").await);
-        (main + dead >= 4000).then_some((main, dead))
+        (main + dead >= letters()).then_some((main, dead))
     })
     .await
 }
@@ -121,7 +126,7 @@ async fn killed_half_way_it_loses_none_and_doubles_few() {
     child.wait().unwrap();
     let (main, dead) = all_given_back(&stage).await;
     assert!(dead > 0, "it was killed too late to show anything");
-    assert!(main + dead <= 4000 + IN_FLIGHT, "{main} replayed and {dead} left of 4000");
+    assert!(main + dead <= letters() + IN_FLIGHT, "{main} replayed and {dead} left of {}", letters());
     replay_the_rest(&stage).await;
 }
 
@@ -136,7 +141,7 @@ async fn interrupted_half_way_it_loses_and_doubles_none() {
     assert_eq!(output.status.code(), Some(1), "{err}");
     assert!(err.contains("interrupted: nothing is lost"), "{err}");
     let (main, dead) = all_given_back(&stage).await;
-    assert!(dead > 0 && main + dead == 4000, "{main} replayed and {dead} left of 4000");
+    assert!(dead > 0 && main + dead == letters(), "{main} replayed and {dead} left of {}", letters());
     assert!(err.contains(&format!("replayed {main} dead letters")), "{err}");
     replay_the_rest(&stage).await;
 }
