@@ -30,8 +30,12 @@ pub(super) struct Request {
 impl Request {
     /// Reads a delivery with today's registry. Never panics: a panic inside is this message's own dead letter.
     pub(super) fn of(delivery: &Delivery, live: &Live, max_body_bytes: usize) -> Self {
+        Self::or_dead_letter(|| Self::read(delivery, live, max_body_bytes))
+    }
+
+    fn or_dead_letter(read: impl FnOnce() -> Self) -> Self {
         // Nothing is shared with what may panic: a half-made request is dropped.
-        catch_unwind(AssertUnwindSafe(|| Self::read(delivery, live, max_body_bytes))).unwrap_or_else(|_| {
+        catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
             let error = "decoding or resolving the event panicked: please report it, with the event's shape".to_owned();
             Self { verdict: Some(Settlement::dead(Reason::Panicked, error, 0)), ..Self::default() }
         })
@@ -74,4 +78,19 @@ fn heeded(provenance: Provenance<'_>, digest: &str, resolution: &Resolution) -> 
 
 fn happened_at(event: &Event<'_>) -> Option<Timestamp> {
     event.time.as_deref()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Destination;
+
+    #[test]
+    fn a_panic_dead_letters_its_own_event_alone() {
+        let request = Request::or_dead_letter(|| panic!("a bug"));
+        let Some(Settlement { copies, outcome: EventOutcome::Dead }) = request.verdict else { panic!("{:?}", request.verdict) };
+        assert_eq!(copies.len(), 1);
+        assert_eq!(copies[0].destination, Destination::Dead(Reason::Panicked));
+        assert!(request.resolution.effects.is_empty(), "nothing of it is applied");
+    }
 }

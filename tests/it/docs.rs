@@ -12,6 +12,7 @@ use unstale::telemetry::Metrics;
 const SCHEMAS: &str = include_str!("../../docs/SCHEMAS.md");
 const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
 const READERS: &str = include_str!("../../docs/READERS.md");
+const FAULTS: &str = include_str!("../../docs/FAULTS.md");
 const README: &str = include_str!("../../README.md");
 
 /// A fenced block of a page.
@@ -190,4 +191,52 @@ fn links_between_the_pages_lead_somewhere() {
 fn slug(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_')).map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// The tests of a tree, by their full names: `faults::caches::redis_killed_and_started_again`.
+fn tests_in(folder: &Path, root: &Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            tests_in(&path, root, found);
+            continue;
+        }
+        if path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let mut module: Vec<String> =
+            path.strip_prefix(root).unwrap().with_extension("").iter().map(|part| part.to_str().unwrap().into()).collect();
+        module.retain(|part| part != "mod" && part != "main" && part != "lib");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut is_test = false;
+        for line in text.lines().map(str::trim_start) {
+            if line.starts_with("mod tests {") {
+                module.push("tests".into());
+            } else if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+                is_test = true;
+            } else if let Some(rest) = line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn "))
+                && std::mem::take(&mut is_test)
+            {
+                let name = rest.split('(').next().unwrap();
+                found.insert(module.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join("::"));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_fault_has_its_test_and_every_fault_test_its_row() {
+    let (mut integration, mut units) = (BTreeSet::new(), BTreeSet::new());
+    for (folder, found) in [("tests/it", &mut integration), ("src", &mut units)] {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        tests_in(&root, &root, found);
+    }
+    let rows = FAULTS.lines().filter(|line| line.starts_with("| ")).filter_map(|line| line.strip_suffix("` |")?.rsplit_once("| `"));
+    let listed: BTreeSet<&str> = rows.map(|(_, test)| test).collect();
+    assert!(listed.len() > 40, "only {} rows were found: has the page's form changed?", listed.len());
+    let missing: Vec<&&str> = listed.iter().filter(|test| !integration.contains(**test) && !units.contains(**test)).collect();
+    assert!(missing.is_empty(), "docs/FAULTS.md lists tests that are not there: {missing:?}");
+    let is_fault = |test: &&String| test.starts_with("faults::") || test.starts_with("soak::");
+    let unlisted: Vec<&String> = integration.iter().filter(is_fault).filter(|test| !listed.contains(test.as_str())).collect();
+    assert!(unlisted.is_empty(), "docs/FAULTS.md lacks a row for {unlisted:?}");
 }

@@ -17,7 +17,7 @@ pub(crate) mod worker;
 
 use tokio::sync::OnceCell;
 
-pub(crate) use proxy::{Proxy, Tap, Way};
+pub(crate) use proxy::{Flow, Proxy, Tap, Way};
 pub(crate) use rabbitmq::RabbitMq;
 pub(crate) use redis::Redis;
 pub(crate) use redis_cluster::RedisCluster;

@@ -22,6 +22,8 @@ const CHUNKS_UNDER_WAY: usize = 256;
 struct Faults {
     refuse: bool,
     stall: bool,
+    /// What comes during a stall is passed on by half.
+    halve: bool,
     delay: Duration,
     /// Connections made before the current count are closed.
     cuts: u64,
@@ -37,14 +39,24 @@ pub(crate) enum Way {
     ToClient,
 }
 
-/// Sees all that passes, by the number of its connection. Where it says false, that way of the connection stands still from there on.
+/// What becomes of a piece of what passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Pass,
+    /// It is lost, and the rest goes on.
+    Swallow,
+    /// That way of the connection stands still from there on.
+    Halt,
+}
+
+/// Sees all that passes, by the number of its connection, and says what becomes of it.
 #[derive(Clone)]
 pub(crate) struct Tap(Arc<Sees>);
 
-type Sees = dyn Fn(u64, Way, &[u8]) -> bool + Send + Sync;
+type Sees = dyn Fn(u64, Way, &[u8]) -> Flow + Send + Sync;
 
 impl Tap {
-    pub(crate) fn new(sees: impl Fn(u64, Way, &[u8]) -> bool + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(sees: impl Fn(u64, Way, &[u8]) -> Flow + Send + Sync + 'static) -> Self {
         Self(Arc::new(sees))
     }
 }
@@ -67,7 +79,7 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) async fn start(upstream: &str) -> Self {
-        Self::start_tapped(upstream, Tap::new(|_, _, _| true)).await
+        Self::start_tapped(upstream, Tap::new(|_, _, _| Flow::Pass)).await
     }
 
     /// With somebody who listens in.
@@ -110,6 +122,11 @@ impl Proxy {
     /// Accepts and reads, and passes nothing on, in either direction, until [`resume`](Self::resume).
     pub(crate) fn stall(&self) {
         self.faults.send_modify(|faults| faults.stall = true);
+    }
+
+    /// As [`stall`](Self::stall), but what comes next is passed on by half first: in the middle of a frame.
+    pub(crate) fn stall_half_way(&self) {
+        self.faults.send_modify(|faults| (faults.stall, faults.halve) = (true, true));
     }
 
     /// Refuses new connections, until [`resume`](Self::resume). Those that stand go on: see [`cut`](Self::cut).
@@ -191,7 +208,7 @@ async fn relay(client: TcpStream, upstream: SocketAddr, (number, tap): (u64, Tap
 }
 
 /// Reader and writer apart, so that a delay adds latency without taking throughput.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, tap: impl Fn(&[u8]) -> bool, mut faults: watch::Receiver<Faults>) {
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, tap: impl Fn(&[u8]) -> Flow, mut faults: watch::Receiver<Faults>) {
     let (chunks_tx, mut chunks) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS_UNDER_WAY);
     let delays = faults.clone();
     let read = async move {
@@ -201,8 +218,10 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, tap: impl Fn(&[u8
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
             }
-            if !tap(&chunk) {
-                return std::future::pending().await;
+            match tap(&chunk) {
+                Flow::Pass => {}
+                Flow::Swallow => continue,
+                Flow::Halt => return std::future::pending().await,
             }
             let due = Instant::now() + delays.borrow().delay;
             if chunks_tx.send((due, chunk)).await.is_err() {
@@ -213,7 +232,12 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, tap: impl Fn(&[u8
     let write = async move {
         while let Some((due, chunk)) = chunks.recv().await {
             tokio::time::sleep_until(due).await;
-            if faults.wait_for(|faults| !faults.stall).await.is_err() || to.write_all(&chunk).await.is_err() {
+            let half = if faults.borrow().halve { chunk.len() / 2 } else { 0 };
+            let (first, rest) = chunk.split_at(half);
+            if to.write_all(first).await.is_err()
+                || faults.wait_for(|faults| !faults.stall).await.is_err()
+                || to.write_all(rest).await.is_err()
+            {
                 return;
             }
         }

@@ -1,8 +1,9 @@
-//! A private RabbitMQ node.
+//! Private RabbitMQ nodes.
 
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -19,11 +20,18 @@ const MISSING: &str = "rabbitmq-server is not installed: run scripts/install-ser
 pub(crate) struct RabbitMq {
     amqp_port: u16,
     dist_port: u16,
-    epmd_port: u16,
     /// Before `folder`: the servers go before their files do.
     process: Mutex<Option<Guarded>>,
-    epmd: Guarded,
+    epmd: Arc<Epmd>,
     folder: TempDir,
+}
+
+/// Where Erlang nodes find each other.
+#[derive(Debug)]
+struct Epmd {
+    port: u16,
+    process: Guarded,
+    _folder: TempDir,
 }
 
 impl RabbitMq {
@@ -33,17 +41,53 @@ impl RabbitMq {
 
     /// With plugins enabled (`rabbitmq_management`) and more lines for its `rabbitmq.conf`.
     pub(crate) async fn start_with(plugins: &[&str], config: &str) -> Self {
-        let folder = tempfile::Builder::new().prefix("unstale-rabbitmq-").tempdir().expect("a temporary folder");
-        let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).expect("the folder is ours");
-        write("enabled_plugins", format!("[{}].\n", plugins.join(",")));
-        // The default limit is 50 MB free on the disk: a crowded test machine would block every publisher.
-        write("rabbitmq.conf", format!("disk_free_limit.absolute = 1MB\n{config}\n"));
-        let epmd_port = port::free();
-        let epmd = start_epmd(epmd_port, folder.path()).await;
-        let process = Mutex::new(None);
-        let node = Self { amqp_port: port::free(), dist_port: port::free(), epmd_port, process, epmd, folder };
+        let node = Self::prepared(Arc::new(Epmd::start().await), plugins);
+        node.configure(config);
         node.launch().await;
         node
+    }
+
+    /// A cluster of three, formed at their start. Takes half a minute on two cores.
+    pub(crate) async fn start_cluster() -> [Self; 3] {
+        let epmd = Arc::new(Epmd::start().await);
+        let nodes = std::array::from_fn(|_| Self::prepared(Arc::clone(&epmd), &[]));
+        let members = |nodes: &[Self; 3]| -> String {
+            let lines = (1..).zip(nodes).map(|(at, node)| format!("cluster_formation.classic_config.nodes.{at} = {}\n", node.name()));
+            lines.collect()
+        };
+        let config = format!("cluster_formation.peer_discovery_backend = classic_config\n{}", members(&nodes));
+        for node in &nodes {
+            node.configure(&config);
+            // What a retry queue was handing on when the leader died is handed on again after this; three minutes by default.
+            let advanced = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}].\n";
+            std::fs::write(node.folder.path().join("advanced.config"), advanced).expect("the folder is ours");
+        }
+        let [one, two, three] = &nodes;
+        tokio::join!(one.launch(), two.launch(), three.launch());
+        one.ctl(&["await_online_nodes", "3", "--timeout", "60"]).await;
+        nodes
+    }
+
+    /// Not running yet.
+    fn prepared(epmd: Arc<Epmd>, plugins: &[&str]) -> Self {
+        let folder = folder();
+        std::fs::write(folder.path().join("enabled_plugins"), format!("[{}].\n", plugins.join(","))).expect("the folder is ours");
+        // The same for all, so that nodes of one epmd may meet.
+        let cookie = folder.path().join(".erlang.cookie");
+        std::fs::write(&cookie, "unstale").expect("the folder is ours");
+        std::fs::set_permissions(&cookie, std::fs::Permissions::from_mode(0o400)).expect("the file is ours");
+        Self { amqp_port: port::free(), dist_port: port::free(), process: Mutex::new(None), epmd, folder }
+    }
+
+    fn configure(&self, config: &str) {
+        // The default limit is 50 MB free on the disk: a crowded test machine would block every publisher.
+        let config = format!("disk_free_limit.absolute = 1MB\n{config}\n");
+        std::fs::write(self.folder.path().join("rabbitmq.conf"), config).expect("the folder is ours");
+    }
+
+    /// Its Erlang name.
+    pub(crate) fn name(&self) -> String {
+        format!("unstale-{}@localhost", self.amqp_port)
     }
 
     async fn launch(&self) {
@@ -82,8 +126,8 @@ impl RabbitMq {
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/homebrew/sbin:/opt/homebrew/bin")
             .env("LANG", "C.UTF-8")
             .env("HOME", self.folder.path())
-            .env("ERL_EPMD_PORT", self.epmd_port.to_string())
-            .env("RABBITMQ_NODENAME", format!("unstale-{}@localhost", self.amqp_port))
+            .env("ERL_EPMD_PORT", self.epmd.port.to_string())
+            .env("RABBITMQ_NODENAME", self.name())
             .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
             .env("RABBITMQ_NODE_PORT", self.amqp_port.to_string())
             .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
@@ -187,15 +231,22 @@ pub(crate) fn url_at(addr: &str, user: &str, password: &str, vhost: &str) -> Str
     format!("amqp://{user}:{password}@{addr}/{vhost}")
 }
 
-/// In the foreground and on our own port: left to itself, a node starts an epmd that outlives it.
-async fn start_epmd(port: u16, folder: &Path) -> Guarded {
-    let program = find_program("epmd", &[]).expect(MISSING);
-    let mut command = Command::new(program);
-    command.args(["-address", "127.0.0.1", "-port", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
-    let epmd = Guarded::spawn(command, Some(folder));
-    super::wait_until(Duration::from_secs(10), "epmd listens", async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok())
-        .await;
-    epmd
+fn folder() -> TempDir {
+    tempfile::Builder::new().prefix("unstale-rabbitmq-").tempdir().expect("a temporary folder")
+}
+
+impl Epmd {
+    /// In the foreground and on our own port: left to itself, a node starts an epmd that outlives it.
+    async fn start() -> Self {
+        let (port, folder) = (port::free(), folder());
+        let program = find_program("epmd", &[]).expect(MISSING);
+        let mut command = Command::new(program);
+        command.args(["-address", "127.0.0.1", "-port", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = Guarded::spawn(command, Some(folder.path()));
+        let listens = async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok();
+        super::wait_until(Duration::from_secs(10), "epmd listens", listens).await;
+        Self { port, process, _folder: folder }
+    }
 }
 
 fn script_path(name: &str) -> PathBuf {

@@ -190,6 +190,27 @@ async fn a_changed_registry_is_taken_and_a_broken_one_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_at_once() {
+    let rules = r#"
+defaults: { ttl: 1h }
+loaders: { slow: { url: "{vars.SLOW_URL}", timeout: 30s } }
+events: { page.changed: { effects: [ { warm: "page", from: "slow:/" } ] } }
+"#;
+    let stage = Stage::new(&[("pages.yaml", rules)]).await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let mut worker = stage.worker(&[("UNSTALE_VAR_SLOW_URL", &url)]).await;
+    stage.publish("page.changed", "{}").await;
+    let (_loading, _) = tokio::time::timeout(SOON, silent.accept()).await.unwrap().unwrap();
+    worker.signal("TERM");
+    wait_until(SOON, "it stops consuming", async || stage.consumers(&stage.queue).await == 0).await;
+    worker.signal("INT");
+    assert_eq!(worker.wait_exit(Duration::from_secs(5)).await.code(), Some(75), "{}", worker.stderr());
+    let slow = format!("{}.slow", stage.queue);
+    wait_until(SOON, "what was in hand is back", async || matches!(stage.look(&slow).await, Some((1, 0)))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_grace_period_ends_what_does_not_end() {
     let rules = r#"
 defaults: { ttl: 1h }

@@ -1,12 +1,15 @@
 //! RabbitMQ in every kind of trouble, under load.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lapin::options::QueueDeleteOptions;
 
 use super::load::{Kinds, Pages, SETTINGS, no_blame, stage};
+use super::wire::Deliveries;
 use crate::end_to_end::stage::SOON;
-use crate::support::{Proxy, RabbitMq, rabbitmq, wait_until};
+use crate::support::{Flow, Proxy, RabbitMq, Tap, Way, rabbitmq, wait_until};
 
 const EVENTS: u32 = 3_000;
 
@@ -57,6 +60,81 @@ async fn connections_cut_then_stalled_in_the_middle_of_whatever_was_being_said()
     proxy.resume().await;
     Kinds::MIXED.settled(&stage, &[&worker], 0..EVENTS).await;
     assert_eq!(stage.ready(".dead").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_frozen_in_the_middle_of_a_frame() {
+    let broker = rabbitmq().await;
+    let mut stage = stage(&broker.url()).await;
+    let proxy = Proxy::start(&broker.addr()).await;
+    let amqp_url = broker.url().replace(&broker.addr(), &proxy.addr());
+    let settings: Vec<(&str, &str)> =
+        SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:9"), ("UNSTALE_AMQP_URL", &amqp_url)]).collect();
+    Kinds::QUICK.seed(&stage, 0..EVENTS).await;
+    let worker = stage.worker(&settings).await;
+    Kinds::QUICK.publish(&mut stage, 0..EVENTS / 2, Duration::ZERO).await;
+    proxy.stall_half_way();
+    Kinds::QUICK.publish(&mut stage, EVENTS / 2..EVENTS, Duration::ZERO).await;
+    wait_until(Duration::from_secs(31), "the silence is noticed", async || matches!(worker.get("/readyz").await, Some((503, _)))).await;
+    // The old connections are given up; new ones get through.
+    proxy.resume().await;
+    Kinds::QUICK.settled(&stage, &[&worker], 0..EVENTS).await;
+    no_blame(&stage, &[&worker]).await;
+}
+
+/// The broker's acknowledgement timeout, 30 minutes by default, ends a channel in whose hand something stays: here in an outage of Redis, and
+/// within a second, since RabbitMQ 3.10 does not look after a channel that has gone to sleep.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_closed_by_the_broker_during_an_outage_of_redis() {
+    let broker = RabbitMq::start_with(&[], "consumer_timeout = 700").await;
+    broker.ctl(&["eval", "application:set_env(rabbit, channel_tick_interval, 100)."]).await;
+    let mut stage = stage(&broker.url()).await;
+    let deliveries = Deliveries::default();
+    let proxy = Proxy::start_tapped(&broker.addr(), deliveries.tap(0)).await;
+    let amqp_url = broker.url().replace(&broker.addr(), &proxy.addr());
+    let settings: Vec<(&str, &str)> =
+        SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:9"), ("UNSTALE_AMQP_URL", &amqp_url)]).collect();
+    Kinds::QUICK.seed(&stage, 0..EVENTS).await;
+    let worker = stage.worker(&settings).await;
+    Kinds::QUICK.publish(&mut stage, 0..100, Duration::ZERO).await;
+    let (_, before) = deliveries.worst("");
+    stage.redis.kill();
+    Kinds::QUICK.publish(&mut stage, 100..EVENTS, Duration::ZERO).await;
+    wait_until(SOON, "the broker closes the channel", async || matches!(stage.look(&stage.queue).await, Some((_, 0)))).await;
+    stage.redis.restart().await;
+    Kinds::QUICK.settled(&stage, &[&worker], 0..EVENTS).await;
+    assert!(worker.stderr().contains("PRECONDITION_FAILED"), "the session ended for it:\n{}", worker.stderr());
+    no_blame(&stage, &[&worker]).await;
+    let (_, in_vain) = deliveries.worst("");
+    assert!(in_vain <= before + 1, "a message was delivered {in_vain} times in vain, and {before} before");
+}
+
+/// The connection stands and is alive; only the confirms of copies are missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_that_are_never_confirmed_are_made_again() {
+    /// `basic.ack`, by class and method.
+    const CONFIRM: [u8; 4] = [0, 60, 0, 80];
+    let broker = rabbitmq().await;
+    let stage = stage(&broker.url()).await;
+    let silent = Arc::new(AtomicBool::new(true));
+    let confirms = Arc::clone(&silent);
+    // To the client RabbitMQ says `basic.ack` on the publishing connection alone.
+    let tap = Tap::new(move |_, way, bytes| {
+        let is_confirm = way == Way::ToClient && bytes.windows(4).any(|window| window == CONFIRM);
+        if is_confirm && confirms.load(Ordering::Relaxed) { Flow::Swallow } else { Flow::Pass }
+    });
+    let proxy = Proxy::start_tapped(&broker.addr(), tap).await;
+    let amqp_url = broker.url().replace(&broker.addr(), &proxy.addr());
+    let worker = stage.worker(&[("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:9"), ("UNSTALE_AMQP_URL", &amqp_url)]).await;
+    stage.publish("user.updated", "no JSON").await;
+    wait_until(Duration::from_secs(40), "it is given up", async || worker.stderr().contains("no publisher confirm within")).await;
+    silent.store(false, Ordering::Relaxed);
+    stage.set("user:1", "old").await;
+    stage.publish("user.updated", r#"{"id":1}"#).await;
+    stage.wait_gone("user:1").await;
+    stage.wait_settled(&[&worker]).await;
+    // Once by the copy whose confirm was lost, once by the one that was made again: nobody can know better.
+    assert_eq!(stage.dead_letters(2).await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use redis::AsyncCommands;
 
-use super::load::{Kinds, SETTINGS, no_blame, stage};
+use super::load::{Kinds, SETTINGS, no_blame, stage, stage_with};
 use crate::end_to_end::stage::{SOON, Stage};
 use crate::support::{Proxy, Redis, Worker, rabbitmq, wait_until};
 
@@ -142,6 +142,46 @@ async fn the_connection_to_redis_cut_and_stalled() {
         proxy.stall();
         on.noticed().await;
         proxy.resume().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_that_takes_seconds_to_load_its_data() {
+    let stage =
+        stage_with(&rabbitmq().await.url(), &["--enable-debug-command", "yes", "--loading-process-events-interval-bytes", "1024"]).await;
+    through(&[], stage, async |on| {
+        on.config("key-load-delay", "300").await;
+        let mut redis = on.stage.connection().await;
+        let reload = tokio::spawn(async move {
+            // Takes longer than a client waits.
+            let _ = redis::cmd("DEBUG").arg("RELOAD").query_async::<()>(&mut redis).await;
+        });
+        on.noticed().await;
+        let cause = on.worker.get("/readyz").await.unwrap().1;
+        assert!(cause.contains("LOADING"), "{cause}");
+        reload.await.unwrap();
+        wait_until(SOON, "Redis has loaded", async || {
+            let Ok(mut redis) = on.stage.redis.client().get_multiplexed_async_connection().await else { return false };
+            redis::cmd("PING").query_async::<String>(&mut redis).await.is_ok()
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_to_redis_closed_at_random() {
+    let stage = on_shared_broker().await;
+    let proxy = Proxy::start(&stage.redis.addr()).await;
+    let url = format!("redis://{}/0", proxy.addr());
+    through(&[("UNSTALE_REDIS_URL", &url)], stage, async |on| {
+        for _ in 0..30 {
+            on.poke().await;
+            // No condition to wait for: any moment is as good.
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..150))).await;
+            proxy.cut().await;
+        }
     })
     .await;
 }

@@ -39,7 +39,13 @@ const MEMBERS: u32 = 600;
 
 /// A stage whose Redis keeps its data through a kill.
 pub(super) async fn stage(amqp_url: &str) -> Stage {
-    let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    stage_with(amqp_url, &[]).await
+}
+
+/// As [`stage`], with more arguments for its Redis.
+pub(super) async fn stage_with(amqp_url: &str, args: &[&str]) -> Stage {
+    let args = [&["--appendonly", "yes", "--appendfsync", "always"], args].concat();
+    let redis = Redis::start_with(&args).await;
     Stage::with(amqp_url, redis, &[("rules.yaml", RULES)]).await
 }
 

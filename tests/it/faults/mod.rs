@@ -2,9 +2,12 @@
 
 mod brokers;
 mod caches;
+mod cluster;
 mod crashes;
 mod load;
 mod order;
+mod outage;
 mod poison;
 mod stops;
 mod unreadable;
+mod wire;
