@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests the readers of clients/ (Python, Node) against real servers, beside a real worker whose rules are clients/registry:
+# Tests the readers of clients/ (Python, Node) against real servers, beside a real worker, and runs the readers of examples/:
 #   scripts/test-clients.sh
 # Installs what they need from PyPI and npm into .local/clients, starts private servers and a small Redis Cluster, and stops all it started.
 set -euo pipefail
@@ -60,13 +60,35 @@ start_cluster() {
     done
 }
 
+gone() { [ "$(redis EXISTS "$1")" = 0 ]; }
+
+# example LANGUAGE COMMAND…: its first run loads, its second does not, and after an event it loads again.
+example() {
+    local language=$1 expected said
+    shift
+    redis UNLINK user:42 >/dev/null
+    for expected in filled hit filled; do
+        said=$("$@") || true
+        if [[ $said != "$expected "* ]]; then
+            echo "FAILED  the example in $language: $expected was expected, not: $said" >&2
+            return 1
+        fi
+        if [ "$expected" = hit ]; then
+            "$UNSTALE_TEST_BINARY" publish user.updated '{"id":42}' >/dev/null
+            wait_for 20 "user:42 is gone" gone user:42
+        fi
+    done
+    echo "ok      the example in $language"
+}
+
 test_all() {
     started=()
     trap 'kill "${started[@]}" 2>/dev/null; wait "${started[@]}" 2>/dev/null || true' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
     http_port=$(free_port)
-    UNSTALE_SCHEMAS=clients/registry UNSTALE_HTTP_ADDR="127.0.0.1:$http_port" \
+    rm -rf "$work/registry" && mkdir "$work/registry" && cp clients/registry/*.yaml examples/registry/*.yaml "$work/registry/"
+    UNSTALE_SCHEMAS="$work/registry" UNSTALE_HTTP_ADDR="127.0.0.1:$http_port" \
         "$UNSTALE_TEST_BINARY" run </dev/null >"$work/worker.log" 2>&1 &
     worker=$!
     started+=("$worker")
@@ -91,6 +113,10 @@ test_all() {
         echo "==> Node, $release"
         (cd "$work/$release" && npm test --silent) || failed=1
     done
+    example Python "$work/${pythons[-1]}/bin/python" examples/python/read.py || failed=1
+    # A package finds itself by its own name.
+    cp examples/node/read.js "$work/${nodes[-1]}/"
+    example Node node "$work/${nodes[-1]}/read.js" || failed=1
     [ "$failed" -eq 0 ] || exit 1
     echo "The readers of clients/ pass."
 }

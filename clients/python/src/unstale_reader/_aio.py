@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Optional, TypeVar, Union
 
@@ -39,6 +40,7 @@ class AsyncReader:
         observe: Optional[Callable[[Outcome], None]] = None,
     ) -> None:
         self._client: Any = client
+        self._away = False
         self._timeout_s = millis("timeout", timeout) / 1000
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._first = asyncio.Lock()
@@ -102,16 +104,22 @@ class AsyncReader:
 
     async def _ask(self, step: Union[Get, Call]) -> Any:
         try:
-            if isinstance(step, Get):
-                return await self._execute("GET", step.key)
-            try:
-                return await self._execute("EVALSHA", step.script.sha1, len(step.keys), *step.keys, *step.arguments)
-            except NoScriptError:
-                return await self._execute("EVAL", step.script.source, len(step.keys), *step.keys, *step.arguments)
+            answer = await self._answer(step)
         except Exception as error:  # redis-py's cluster raises bare ones, too
-            # Not the text: it may quote what was sent.
-            log.warning("the cache cannot be used: %s", type(error).__name__)
+            # Not the text: it may quote what was sent. Once, until it can be used again.
+            log.log(logging.DEBUG if self._away else logging.WARNING, "the cache cannot be used: %s", type(error).__name__)
+            self._away = True
             return AWAY
+        self._away = False
+        return answer
+
+    async def _answer(self, step: Union[Get, Call]) -> Any:
+        if isinstance(step, Get):
+            return await self._execute("GET", step.key)
+        try:
+            return await self._execute("EVALSHA", step.script.sha1, len(step.keys), *step.keys, *step.arguments)
+        except NoScriptError:
+            return await self._execute("EVAL", step.script.source, len(step.keys), *step.keys, *step.arguments)
 
     async def _execute(self, *command: Any) -> Any:
         return await asyncio.wait_for(self._execute_unbounded(*command), self._timeout_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Optional, TypeVar, Union
@@ -49,6 +50,7 @@ class Reader:
         observe: Optional[Callable[[Outcome], None]] = None,
     ) -> None:
         self._client: Any = client
+        self._away = False
         self._options = Options.of(
             key_prefix=key_prefix,
             tag_prefix=tag_prefix,
@@ -110,16 +112,22 @@ class Reader:
 
     def _ask(self, step: Union[Get, Call]) -> Any:
         try:
-            if isinstance(step, Get):
-                return self._execute("GET", step.key)
-            try:
-                return self._execute("EVALSHA", step.script.sha1, len(step.keys), *step.keys, *step.arguments)
-            except NoScriptError:
-                return self._execute("EVAL", step.script.source, len(step.keys), *step.keys, *step.arguments)
+            answer = self._answer(step)
         except Exception as error:  # redis-py's cluster raises bare ones, too
-            # Not the text: it may quote what was sent.
-            log.warning("the cache cannot be used: %s", type(error).__name__)
+            # Not the text: it may quote what was sent. Once, until it can be used again.
+            log.log(logging.DEBUG if self._away else logging.WARNING, "the cache cannot be used: %s", type(error).__name__)
+            self._away = True
             return AWAY
+        self._away = False
+        return answer
+
+    def _answer(self, step: Union[Get, Call]) -> Any:
+        if isinstance(step, Get):
+            return self._execute("GET", step.key)
+        try:
+            return self._execute("EVALSHA", step.script.sha1, len(step.keys), *step.keys, *step.arguments)
+        except NoScriptError:
+            return self._execute("EVAL", step.script.source, len(step.keys), *step.keys, *step.arguments)
 
     def _execute(self, *command: Any) -> Any:
         patience = time.monotonic() + POOL_WAIT_S
