@@ -1,6 +1,7 @@
 //! `unstale::reader` together with the real worker: what a reader loads is cached, unless an event overtakes the load.
 
 mod acl;
+mod cluster;
 mod crowds;
 mod errors;
 mod overtaken;
