@@ -33,6 +33,8 @@ pub enum Fill {
     Filled,
     /// It is not: the key or one of its tags was invalidated since the grant, or the lease ran out.
     Refused,
+    /// It is not, and need not be: its time was over before it was loaded.
+    Over,
 }
 
 /// A token that no other holder of a lease has.
@@ -80,7 +82,7 @@ impl Cache {
         }
         let Some(Lifetime { unit, millis, set_millis }) = Lifetime::draw(expiry, lifetime::now_ms()) else {
             self.release_lease(key, token).await?;
-            return Ok(Fill::Refused);
+            return Ok(Fill::Over);
         };
         let mut keys = vec![key.as_bytes().to_vec(), side_key(Kind::Lease, key.as_bytes())];
         for tag in tags {
@@ -97,15 +99,15 @@ impl Cache {
         }
     }
 
-    /// Gives a lease back unused, so that the next may load at once. Only its holder's token does.
+    /// Gives a lease back unused, so that the next may load at once. Only its holder's token does; whether it still was the holder's.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn release_lease(&self, key: &str, token: &str) -> Result<(), CommandError> {
+    pub async fn release_lease(&self, key: &str, token: &str) -> Result<bool, CommandError> {
         let lease = side_key(Kind::Lease, key.as_bytes());
         let mut command = RELEASE_LEASE.call(&mut Sent::default(), [lease.as_slice()].into_iter());
         command.arg(token);
-        self.call("lease", command).await.map(drop)
+        Ok(self.call("lease", command).await? == Value::Int(1))
     }
 }
 

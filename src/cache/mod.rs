@@ -5,6 +5,7 @@
 
 mod address;
 mod apply;
+mod claim;
 mod cluster;
 mod connection;
 mod eviction;
@@ -24,6 +25,7 @@ mod tags;
 mod workers;
 
 pub use apply::{Applied, KeyHits};
+pub use claim::{Claim, LoadToken};
 pub use connection::CacheError;
 pub use eviction::Eviction;
 pub use failure::{CommandError, Outage};

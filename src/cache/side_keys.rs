@@ -7,6 +7,10 @@ use std::fmt;
 pub(crate) enum Kind {
     /// Who may fill the key.
     Lease,
+    /// Which warm loads the key.
+    Load,
+    /// Which warm loads the key next.
+    NextLoad,
     /// The highest version that was written to the key or deleted from it.
     Fence,
     /// When the tag was last invalidated.
@@ -19,6 +23,8 @@ impl Kind {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Lease => "lease",
+            Self::Load => "load",
+            Self::NextLoad => "next",
             Self::Fence => "fence",
             Self::Generation => "gen",
             Self::Drain => "drain",

@@ -39,6 +39,7 @@ struct Inner {
     /// Milliseconds since the Unix epoch; 0 for none.
     oldest_unsettled_ms: AtomicU64,
     paused: Family<Labels<1>, Gauge>,
+    loader_open: Family<Labels<1>, Gauge>,
     retries: Counter,
     dead: HashMap<Reason, Counter>,
     batch_events: Histogram,
@@ -71,6 +72,7 @@ impl Metrics {
             oldest_unsettled_seconds: Gauge::default(),
             oldest_unsettled_ms: AtomicU64::new(0),
             paused: Family::default(),
+            loader_open: Family::default(),
             retries: Counter::default(),
             dead: Reason::ALL.map(|reason| (reason, dead_family.get_or_create_owned(&[("reason", reason.as_str().to_owned())]))).into(),
             batch_events: Histogram::with_bounds_micros((0..=16).map(|power| (1 << power) * 1_000_000).collect()),
@@ -90,6 +92,7 @@ impl Metrics {
         names.register("unstale_event_to_applied_seconds", "From the event's time to its effects", inner.event_to_applied.clone());
         names.register("unstale_oldest_unsettled_seconds", "Age of the oldest delivery in hand", inner.oldest_unsettled_seconds.clone());
         names.register("unstale_paused", "1 while consuming pauses for that cause", inner.paused.clone());
+        names.register("unstale_loader_open", "1 while a loader is not asked since its last loads failed", inner.loader_open.clone());
         names.register("unstale_retries", "Copies sent to the retry ladder", inner.retries.clone());
         names.register("unstale_dead", "Copies sent to the dead-letter queue", dead_family);
         names.register("unstale_batch_events", "Events applied together", inner.batch_events.clone());
@@ -147,6 +150,19 @@ impl Metrics {
     /// Whether consuming pauses for that cause.
     pub fn set_paused(&self, cause: &'static str, paused: bool) {
         self.0.paused.get_or_create(&[("cause", cause.to_owned())]).set(i64::from(paused));
+    }
+
+    /// The loaders there are, and whether each is not asked for now; others are forgotten.
+    pub fn set_loaders<'n>(&self, standings: impl IntoIterator<Item = (&'n str, bool)>) {
+        self.0.loader_open.clear();
+        for (loader, open) in standings {
+            self.set_loader_open(loader, open);
+        }
+    }
+
+    /// Whether a loader is not asked for now.
+    pub fn set_loader_open(&self, loader: &str, open: bool) {
+        self.0.loader_open.get_or_create(&[("loader", loader.to_owned())]).set(i64::from(open));
     }
 
     /// A copy went to the retry ladder.

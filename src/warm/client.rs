@@ -9,6 +9,7 @@ use reqwest::{Client, redirect};
 use url::Url;
 
 use super::answer;
+use super::breaker::Breaker;
 use super::limits::LoaderLimits;
 use super::{LoadContext, LoadError, Loaded, LoaderProblem};
 use crate::config::WarmConfig;
@@ -29,10 +30,11 @@ pub(super) struct Endpoint {
     pub(super) timeout: Duration,
     max_bytes: usize,
     pub(super) limits: Arc<LoaderLimits>,
+    pub(super) breaker: Arc<Breaker>,
 }
 
 impl Endpoint {
-    /// `old` are the endpoints of the registry before: limits that stayed the same carry over.
+    /// `old` are the endpoints of the registry before: limits that stayed the same carry over, and what is known of an address.
     pub(super) fn new(config: &WarmConfig, loader: &Loader, old: &[Self]) -> Result<Self, Vec<LoaderProblem>> {
         let name = loader.name.clone();
         let base = Url::parse(&loader.url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
@@ -60,6 +62,8 @@ impl Endpoint {
             .iter()
             .find(|endpoint| endpoint.name == name && endpoint.limits.are(loader.concurrency, loader.rate))
             .map_or_else(|| Arc::new(LoaderLimits::new(loader.concurrency, loader.rate)), |endpoint| Arc::clone(&endpoint.limits));
+        let known = old.iter().find(|endpoint| endpoint.name == name && endpoint.base == base);
+        let breaker = known.map(|endpoint| Arc::clone(&endpoint.breaker)).unwrap_or_default();
         Ok(Self {
             name,
             base,
@@ -67,7 +71,12 @@ impl Endpoint {
             timeout: loader.timeout.unwrap_or(config.timeout),
             max_bytes: loader.max_bytes.unwrap_or(config.max_bytes),
             limits,
+            breaker,
         })
+    }
+
+    pub(super) fn standing(&self) -> (&str, bool) {
+        (&self.name, self.breaker.is_open())
     }
 
     pub(super) fn uses_tls(&self) -> bool {

@@ -4,6 +4,7 @@
 //! starts: a lease that ran while the load stood in line would have to be as long as the line.
 
 mod answer;
+mod breaker;
 mod client;
 mod limits;
 mod retry_after;
@@ -13,11 +14,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Client;
+use tokio::time::Instant;
+use tracing::{info, warn};
 
+use self::breaker::{Breaker, Health, Pass, Turn};
 use self::client::Endpoint;
 use self::limits::{Limit, Permit};
 use crate::config::WarmConfig;
-use crate::registry::{Loader, Warm};
+use crate::quantity::format_duration;
+use crate::registry::{Loader, LoaderId, Warm};
 
 /// What a load came back with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,15 +148,39 @@ impl Loaders {
     /// a busy loader holds up no quiet one. Dropping the future gives up the place and spends nothing.
     ///
     /// # Errors
-    /// At once, where the load could never be made: a URL outside its loader, a `warm` of another registry.
+    /// At once, where the load could never be made: a URL outside its loader, a `warm` of another registry. And where the loader is not asked
+    /// for now, since its last loads failed.
     pub async fn admit<'a>(&'a self, warm: &Warm) -> Result<Admitted<'a>, LoadError> {
         let endpoint = self.endpoints.get(warm.loader.0 as usize).ok_or_else(|| LoadError::Retry {
             after: None,
             message: "the loader is not in the registry in use; the event is resolved anew".to_owned(),
         })?;
         let url = endpoint.check(&warm.url)?;
+        let not_asked = |left: Duration| LoadError::Retry {
+            after: Some(left),
+            message: format!("loader `{}` is not asked for now: most of its last loads failed", endpoint.name),
+        };
+        if let Some(left) = endpoint.breaker.open_for(Instant::now()) {
+            return Err(not_asked(left));
+        }
         let permit = endpoint.limits.admit(&self.all).await;
-        Ok(Admitted { client: &self.client, endpoint, url, _permit: permit })
+        match endpoint.breaker.pass(Instant::now()) {
+            Pass::Open { left } => Err(not_asked(left)),
+            pass => {
+                let pass = Admission { breaker: &endpoint.breaker, pass: Some(pass) };
+                Ok(Admitted { client: &self.client, endpoint, url, pass, _permit: permit })
+            }
+        }
+    }
+
+    /// A loader's name, and whether it is not asked for now.
+    pub fn standing(&self, loader: LoaderId) -> Option<(&str, bool)> {
+        self.endpoints.get(loader.0 as usize).map(Endpoint::standing)
+    }
+
+    /// The same of all loaders.
+    pub fn standings(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.endpoints.iter().map(Endpoint::standing)
     }
 
     /// Waits for its turn, then loads.
@@ -169,7 +198,29 @@ pub struct Admitted<'a> {
     client: &'a Client,
     endpoint: &'a Endpoint,
     url: url::Url,
+    pass: Admission<'a>,
     _permit: Permit,
+}
+
+/// What the breaker let through. Dropped untold, the load was broken off.
+#[derive(Debug)]
+struct Admission<'a> {
+    breaker: &'a Breaker,
+    pass: Option<Pass>,
+}
+
+impl Admission<'_> {
+    fn ended(mut self, health: Health) -> Option<Turn> {
+        self.pass.take().and_then(|pass| self.breaker.ended(pass, health, Instant::now()))
+    }
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        if let Some(pass) = self.pass.take() {
+            self.breaker.given_up(pass);
+        }
+    }
 }
 
 impl Admitted<'_> {
@@ -183,6 +234,21 @@ impl Admitted<'_> {
     /// # Errors
     /// [`LoadError`]: worth another try, or not.
     pub async fn load(self, context: &LoadContext<'_>) -> Result<Loaded, LoadError> {
-        self.endpoint.get(self.client, self.url, context).await
+        let Self { client, endpoint, url, pass, _permit } = self;
+        let loaded = endpoint.get(client, url, context).await;
+        let health = if matches!(loaded, Err(LoadError::Retry { .. })) { Health::Bad } else { Health::Good };
+        match pass.ended(health) {
+            Some(Turn::Opened { for_so_long, again: false }) => warn!(
+                loader = endpoint.name,
+                for_so_long = format_duration(for_so_long),
+                "most of the loader's last loads failed: it is not asked for a while, its warms climb the retry ladder, all else goes on"
+            ),
+            Some(Turn::Opened { for_so_long, again: true }) => {
+                info!(loader = endpoint.name, for_so_long = format_duration(for_so_long), "the loader still fails");
+            }
+            Some(Turn::Closed) => info!(loader = endpoint.name, "the loader answers again"),
+            None => {}
+        }
+        loaded
     }
 }

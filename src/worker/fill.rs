@@ -1,35 +1,45 @@
-//! One `warm`: a lease, a load, a fill that an invalidation in between makes void.
+//! One `warm`: a claim, a lease, a load, a fill. Of a key one load is under way at a time over all workers and leasing readers. A value that an
+//! invalidation overtook is thrown away and loaded again, so whoever invalidated the key meanwhile for the same load is done with.
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use sha2::{Digest, Sha256};
+use tokio::time::{Instant, sleep};
 
 use super::{Live, Shared};
 use crate::broker::Delivery;
-use crate::cache::{CommandError, Grant, Outage, new_token};
+use crate::cache::{Claim, CommandError, Fill, Grant, LONGEST_LEASE, LoadToken, Outage, new_token};
 use crate::event::{Decoded, decode};
 use crate::plan::EffectOutcome;
+use crate::quantity::format_duration;
 use crate::reason::Reason;
 use crate::registry::Warm;
 use crate::warm::{Admitted, LoadContext, LoadError, Loaded};
 
-/// Beyond the load's own timeout: for the fill, and for clocks.
-const LEASE_MARGIN: Duration = Duration::from_secs(5);
+/// Claims and leases are renewed while they are needed: after a worker's death the next one waits for so long.
+const CLAIM_TTL: Duration = Duration::from_secs(6);
+const RENEWED_AFTER: Duration = Duration::from_secs(2);
 
-/// Between two looks at a lease that somebody else holds.
+/// Between two looks at what somebody else holds.
 const HELD_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What the leases of one delivery are known by: others each time that an outage of Redis interrupts it.
+/// Others' loads of the same key are waited for so long.
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
+
+/// Loads in a row that may be overtaken by invalidations, before the retry ladder gives the key some rest.
+const MOST_OVERTAKEN: u32 = 8;
+
+/// What the loads of one delivery are known by: others each time that an outage of Redis interrupts it.
 #[derive(Debug)]
 pub(super) struct Tokens {
     stem: String,
     round: u32,
 }
 
-/// What one effect's lease is known by, and what it was known by before the outage.
+/// Who asks for one effect's load, and who asked before the outage.
 #[derive(Debug)]
-pub(super) struct Token {
-    token: String,
+pub(super) struct Asker {
+    name: String,
     before: Option<String>,
 }
 
@@ -38,15 +48,15 @@ impl Tokens {
         Self { stem: new_token(), round: 0 }
     }
 
-    /// There was an outage: nobody knows which leases were granted.
+    /// There was an outage: nobody knows what was granted.
     pub(super) fn renew(&mut self) {
         self.round += 1;
     }
 
     /// For the effect at that position.
-    pub(super) fn of(&self, position: u32) -> Token {
+    pub(super) fn of(&self, position: u32) -> Asker {
         let name = |round: u32| format!("{}-{position}-{round}", self.stem);
-        Token { token: name(self.round), before: self.round.checked_sub(1).map(name) }
+        Asker { name: name(self.round), before: self.round.checked_sub(1).map(name) }
     }
 }
 
@@ -60,14 +70,34 @@ pub(super) async fn warm(
     delivery: &Delivery,
     key: &str,
     warm: &Warm,
-    token: &Token,
+    asker: &Asker,
 ) -> Result<Option<EffectOutcome>, Outage> {
-    match load_and_fill(shared, live, delivery, key, warm, token).await {
+    let message = delivery.message();
+    let event = match decode(&message, shared.config.max_body_bytes) {
+        Ok(Decoded::Event(event)) => Some(event),
+        Ok(_) | Err(_) => None,
+    };
+    let event_id = event.as_ref().map_or("", |event| &*event.id);
+    let (what, of_event) = (hash_of_load(warm), hash(&[event_id.as_bytes()]));
+    let token = |name: &str| LoadToken::new(what, of_event, name);
+    let load = Load {
+        shared,
+        live,
+        context: LoadContext { event_id, traceparent: event.as_ref().and_then(|event| event.traceparent.as_deref()) },
+        key,
+        warm,
+        token: token(&asker.name),
+    };
+    match load.claimed(asker.before.as_deref().map(token)).await {
         Ok(()) => Ok(None),
         Err(Unfilled::Load(LoadError::Retry { after, message })) => Ok(Some(EffectOutcome::Retry { message, after })),
         Err(Unfilled::Load(LoadError::Refused { message })) => Ok(Some(EffectOutcome::Dead { reason: Reason::LoaderRefused, message })),
         Err(Unfilled::Held) => {
             let message = "another load of the same key did not end in time".to_owned();
+            Ok(Some(EffectOutcome::Retry { message, after: None }))
+        }
+        Err(Unfilled::Overtaken) => {
+            let message = format!("the key was invalidated {MOST_OVERTAKEN} times in a row while it was loaded");
             Ok(Some(EffectOutcome::Retry { message, after: None }))
         }
         Err(Unfilled::Redis(error)) => error.into_outcome().map(Some),
@@ -78,6 +108,7 @@ pub(super) async fn warm(
 enum Unfilled {
     Load(LoadError),
     Held,
+    Overtaken,
     Redis(CommandError),
 }
 
@@ -93,58 +124,140 @@ impl From<CommandError> for Unfilled {
     }
 }
 
-async fn load_and_fill(
-    shared: &Shared,
-    live: &Live,
-    delivery: &Delivery,
-    key: &str,
-    warm: &Warm,
-    Token { token, before }: &Token,
-) -> Result<(), Unfilled> {
-    let cache = &shared.cache;
-    if let Some(before) = before {
-        // Else it would be waited for until it runs out. A fill by it that still comes is refused.
-        cache.release_lease(key, before).await?;
-    }
-    // Its turn comes before its lease: others must not wait for a load that only waits itself.
-    let admitted = live.loaders.admit(warm).await?;
-    let lease = admitted.timeout() + LEASE_MARGIN;
-    let since = grant(shared, key, token, lease).await?;
-    match load(shared, admitted, delivery).await {
-        Ok(Loaded::Value(value)) => {
-            // Refused, it was invalidated since the load began: whoever did that left a miss, and a miss is right.
-            cache.fill(key, token, since, &value, warm.expiry, &warm.tags).await?;
-        }
-        Ok(Loaded::Absent) => cache.release_lease(key, token).await?,
-        Err(error) => {
-            cache.release_lease(key, token).await?;
-            return Err(error.into());
-        }
-    }
-    Ok(())
+/// One effect's load.
+struct Load<'l> {
+    shared: &'l Shared,
+    live: &'l Live,
+    context: LoadContext<'l>,
+    key: &'l str,
+    warm: &'l Warm,
+    token: LoadToken,
 }
 
-/// Waits for the lease, as long as anybody's load may take.
-async fn grant(shared: &Shared, key: &str, token: &str, lease: Duration) -> Result<u64, Unfilled> {
-    let deadline = Instant::now() + lease;
-    loop {
-        match shared.cache.grant_lease(key, token, lease).await? {
-            Grant::Granted { since } => return Ok(since),
-            Grant::Held if Instant::now() >= deadline => return Err(Unfilled::Held),
-            Grant::Held => tokio::time::sleep(HELD_INTERVAL).await,
+impl Load<'_> {
+    /// Loads if nobody else does the same, holding nothing while it waits.
+    async fn claimed(&self, before: Option<LoadToken>) -> Result<(), Unfilled> {
+        let cache = &self.shared.cache;
+        if let Some(before) = before {
+            // Else it would be waited for until it runs out. A fill by it that still comes is refused.
+            cache.end_load(self.key, &before).await?;
+        }
+        let deadline = Instant::now() + LONGEST_WAIT;
+        let mut first = true;
+        loop {
+            match cache.claim_load(self.key, &self.token, CLAIM_TTL, first).await? {
+                Claim::Covered => return Ok(()),
+                Claim::Load => break,
+                Claim::Wait if Instant::now() >= deadline => {
+                    cache.end_load(self.key, &self.token).await?;
+                    return Err(Unfilled::Held);
+                }
+                Claim::Wait => sleep(HELD_INTERVAL).await,
+            }
+            first = false;
+        }
+        let ended = self.until_filled().await;
+        if let Err(Unfilled::Redis(CommandError::Outage(outage))) = ended {
+            return Err(CommandError::Outage(outage).into());
+        }
+        cache.end_load(self.key, &self.token).await?;
+        ended
+    }
+
+    /// Loads until no invalidation came in between.
+    async fn until_filled(&self) -> Result<(), Unfilled> {
+        let cache = &self.shared.cache;
+        let deadline = Instant::now() + LONGEST_WAIT;
+        let mut overtaken = 0;
+        while overtaken < MOST_OVERTAKEN {
+            cache.keep_load(self.key, &self.token, CLAIM_TTL).await?;
+            if self.keeping(self.filled_by_a_reader(deadline)).await?? {
+                return Ok(());
+            }
+            let admitted = self.keeping(self.live.loaders.admit(self.warm)).await?;
+            self.tell_of_loader();
+            let admitted = admitted?;
+            // Its turn comes before its lease: readers must not wait for a load that only waits itself.
+            let Grant::Granted { since } = cache.grant_lease(self.key, self.token.as_str(), CLAIM_TTL).await? else { continue };
+            cache.keep_load(self.key, &self.token, CLAIM_TTL).await?;
+            let loaded = self.keeping(self.load(admitted)).await?;
+            self.tell_of_loader();
+            let holds = match loaded {
+                Ok(Loaded::Value(value)) => {
+                    let fill = cache.fill(self.key, self.token.as_str(), since, &value, self.warm.expiry, &self.warm.tags).await?;
+                    fill != Fill::Refused
+                }
+                Ok(Loaded::Absent) => cache.release_lease(self.key, self.token.as_str()).await?,
+                Err(error @ LoadError::Retry { .. }) => return Err(error.into()),
+                Err(error @ LoadError::Refused { .. }) => {
+                    if cache.release_lease(self.key, self.token.as_str()).await? {
+                        return Err(error.into());
+                    }
+                    false
+                }
+            };
+            if holds {
+                return Ok(());
+            }
+            overtaken += 1;
+        }
+        Err(Unfilled::Overtaken)
+    }
+
+    /// Waits while a reader holds the lease. Whether it has filled the key: it began after our deletion, so that is as good as a load of ours.
+    async fn filled_by_a_reader(&self, deadline: Instant) -> Result<bool, Unfilled> {
+        let cache = &self.shared.cache;
+        let mut was_held = false;
+        while cache.lease_is_held(self.key).await? {
+            if Instant::now() >= deadline {
+                return Err(Unfilled::Held);
+            }
+            was_held = true;
+            sleep(HELD_INTERVAL).await;
+        }
+        Ok(was_held && cache.has_value(self.key).await?)
+    }
+
+    async fn load(&self, admitted: Admitted<'_>) -> Result<Loaded, LoadError> {
+        // Tags remember their invalidations for some time longer, and not for ever.
+        tokio::time::timeout(LONGEST_LEASE, admitted.load(&self.context)).await.unwrap_or_else(|_| {
+            let message = format!("the load took more than {}", format_duration(LONGEST_LEASE));
+            Err(LoadError::Retry { after: None, message })
+        })
+    }
+
+    /// Does the work while the claim and the lease are kept.
+    async fn keeping<T>(&self, work: impl Future<Output = T>) -> Result<T, CommandError> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = sleep(RENEWED_AFTER) => self.shared.cache.keep_load(self.key, &self.token, CLAIM_TTL).await?,
+            }
+        }
+    }
+
+    fn tell_of_loader(&self) {
+        if let Some((name, open)) = self.live.loaders.standing(self.warm.loader) {
+            self.shared.metrics.set_loader_open(name, open);
         }
     }
 }
 
-async fn load(shared: &Shared, admitted: Admitted<'_>, delivery: &Delivery) -> Result<Loaded, LoadError> {
-    let message = delivery.message();
-    let event = match decode(&message, shared.config.max_body_bytes) {
-        Ok(Decoded::Event(event)) => Some(event),
-        Ok(_) | Err(_) => None,
-    };
-    let context = LoadContext {
-        event_id: event.as_ref().map_or("", |event| &*event.id),
-        traceparent: event.as_ref().and_then(|event| event.traceparent.as_deref()),
-    };
-    admitted.load(&context).await
+/// What decides what a load would leave in the cache.
+fn hash_of_load(warm: &Warm) -> u64 {
+    let expiry = format!("{:?}", warm.expiry);
+    let fields = [warm.url.as_bytes(), expiry.as_bytes()];
+    hash(&fields.into_iter().chain(warm.tags.iter().map(String::as_bytes)).collect::<Vec<_>>())
+}
+
+/// The same in every worker.
+fn hash(fields: &[&[u8]]) -> u64 {
+    let mut hasher = Sha256::new();
+    for field in fields {
+        hasher.update((field.len() as u64).to_be_bytes());
+        hasher.update(field);
+    }
+    hasher.finalize().iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
 }

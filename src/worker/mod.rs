@@ -161,6 +161,7 @@ impl Live {
     /// Brings a registry into use.
     fn new(registry: Registry, loaders: Loaders, metrics: &Metrics) -> Self {
         let entries = registry.entries().iter().map(|entry| entry.name.as_str());
+        metrics.set_loaders(loaders.standings());
         Self { metrics: metrics.for_registry(registry.digest(), registry.rules(), entries), loaders, registry }
     }
 }

@@ -1,6 +1,7 @@
 //! The cache against real Redis: the six verbs, the batch law, tags, leases, refusals and outages.
 
 mod big_tags;
+mod claims;
 mod fences;
 pub(crate) mod law;
 mod leases;

@@ -153,6 +153,7 @@ fn the_metrics_table_names_every_metric() {
     let rule = RuleName { name: "user.yaml#user.updated/0".to_owned(), verb: Verb::Delete, entry: 0 };
     metrics.for_registry("digest", &[rule], ["user.updated"]);
     metrics.set_paused("redis", false);
+    metrics.set_loader_open("catalogue", false);
     let exposed = metrics.prometheus_text();
     let known: Vec<&str> = exposed.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     assert!(known.len() > 10, "{exposed}");

@@ -50,7 +50,7 @@ impl Cache {
         }
         let Some(Lifetime { unit, millis, set_millis }) = Lifetime::draw(expiry, lifetime::now_ms()) else {
             self.release_lease(key, token).await?;
-            return Ok(Fill::Refused);
+            return Ok(Fill::Over);
         };
         let join = |tag: &String| {
             let set = self.tag_set(tag).into_bytes();

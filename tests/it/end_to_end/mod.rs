@@ -1,5 +1,7 @@
 //! From a stranger's publish to a fresh cache: the real worker, a real broker, a real Redis.
 
+mod breaker;
+mod catalogue;
 mod forms;
 mod lifecycle;
 mod load;

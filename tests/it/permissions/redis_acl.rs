@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use tokio_util::sync::CancellationToken;
-use unstale::cache::{Cache, CommandError, Fill, Grant, Outage, Report, new_token};
+use unstale::cache::{Cache, CommandError, Fill, Grant, LoadToken, Outage, Report, new_token};
 use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
 use unstale::plan::{Batch, EffectOutcome, Slot};
 use unstale::registry::{Action, Effect, Expiry, RuleId, Version, Write};
@@ -111,8 +111,15 @@ async fn everything(cache: &Cache, admin: &mut MultiplexedConnection, uses: Uses
     if !uses.warm {
         return Ok(refused);
     }
-    let token = new_token();
     let lease = Duration::from_secs(10);
+    let load = LoadToken::new(1, 1, "worker");
+    note(&mut refused, cache.claim_load("shop:page", &load, lease, true).await)?;
+    note(&mut refused, cache.claim_load("shop:page", &LoadToken::new(1, 2, "worker"), lease, true).await)?;
+    note(&mut refused, cache.lease_is_held("shop:page").await)?;
+    note(&mut refused, cache.has_value("shop:page").await)?;
+    note(&mut refused, cache.keep_load("shop:page", &load, lease).await)?;
+    note(&mut refused, cache.end_load("shop:page", &load).await)?;
+    let token = new_token();
     if let Some(Grant::Granted { since }) = note(&mut refused, cache.grant_lease("shop:page", &token, lease).await)? {
         let tags = if uses.tags { vec!["t".to_owned()] } else { vec![] };
         let filled = note(&mut refused, cache.fill("shop:page", &token, since, b"v", HOUR, &tags).await)?;

@@ -1,0 +1,100 @@
+//! Who loads a key: one worker at a time, with at most one behind it. A lease alone does not tell: an invalidation voids it while the load goes
+//! on. Claims are short and renewed, so that a killed worker's is soon over.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::failure::CommandError;
+use super::script::{CLAIM_LOAD, END_LOAD, KEEP_LOAD, Sent};
+use super::side_keys::{Kind, side_key};
+use super::{Cache, lifetime};
+
+/// What is to be done for a load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// Load, and end it with [`Cache::end_load`].
+    Load,
+    /// Nothing: another event's load does it, or will.
+    Covered,
+    /// Ask again in a moment.
+    Wait,
+}
+
+/// What a load is known by: what is loaded, for which event, by whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadToken(String);
+
+impl LoadToken {
+    /// `what` and `event` are hashes in hex of 16 digits.
+    pub fn new(what: u64, event: u64, who: &str) -> Self {
+        Self(format!("{what:016x}.{event:016x}.{who}"))
+    }
+
+    /// As a lease's token.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Cache {
+    /// Asks to load a key, after the invalidation that the load is to follow took hold. `first`: it did not ask before with this token.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn claim_load(&self, key: &str, token: &LoadToken, ttl: Duration, first: bool) -> Result<Claim, CommandError> {
+        let keys = [Kind::Load, Kind::NextLoad, Kind::Lease].map(|kind| side_key(kind, key.as_bytes()));
+        let mut command = CLAIM_LOAD.call(&mut Sent::default(), keys.iter().map(Vec::as_slice));
+        command.arg(&token.0).arg(lifetime::millis(ttl)).arg(u8::from(first));
+        match self.call("load", command).await? {
+            Value::BulkString(answer) if answer == b"load" => Ok(Claim::Load),
+            Value::BulkString(answer) if answer == b"covered" => Ok(Claim::Covered),
+            Value::BulkString(answer) if answer == b"wait" => Ok(Claim::Wait),
+            _ => Err(CommandError::Failed("load: an answer of another shape than expected".into())),
+        }
+    }
+
+    /// Keeps the claim, and the lease where it is still valid, for so long. To be called once a lease is granted, and while it is needed.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn keep_load(&self, key: &str, token: &LoadToken, ttl: Duration) -> Result<(), CommandError> {
+        let keys = [Kind::Load, Kind::NextLoad, Kind::Lease].map(|kind| side_key(kind, key.as_bytes()));
+        let mut command = KEEP_LOAD.call(&mut Sent::default(), keys.iter().map(Vec::as_slice));
+        command.arg(&token.0).arg(lifetime::millis(ttl));
+        self.call("load", command).await.map(drop)
+    }
+
+    /// Gives back the claim, the place behind it and the lease, as far as they are the token's.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn end_load(&self, key: &str, token: &LoadToken) -> Result<(), CommandError> {
+        let keys = [Kind::Load, Kind::NextLoad, Kind::Lease].map(|kind| side_key(kind, key.as_bytes()));
+        let mut command = END_LOAD.call(&mut Sent::default(), keys.iter().map(Vec::as_slice));
+        command.arg(&token.0);
+        self.call("load", command).await.map(drop)
+    }
+
+    /// Whether anybody, a reader perhaps, holds the key's lease.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn lease_is_held(&self, key: &str) -> Result<bool, CommandError> {
+        self.is_there(&side_key(Kind::Lease, key.as_bytes())).await
+    }
+
+    /// Whether the key has a value.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn has_value(&self, key: &str) -> Result<bool, CommandError> {
+        self.is_there(key.as_bytes()).await
+    }
+
+    async fn is_there(&self, key: &[u8]) -> Result<bool, CommandError> {
+        let mut command = redis::cmd("EXISTS");
+        command.arg(key);
+        Ok(self.call("EXISTS", command).await? == Value::Int(1))
+    }
+}

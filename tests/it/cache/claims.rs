@@ -1,0 +1,116 @@
+//! Which warm loads a key: one at a time, one behind it, the others are done.
+
+use std::time::Duration;
+
+use unstale::cache::{Cache, Claim, Grant, LoadToken, new_token};
+use unstale::registry::Action;
+
+use super::{Names, apply, cache, effect};
+use crate::support::{self, wait_until};
+
+const TTL: Duration = Duration::from_secs(30);
+
+/// What is loaded, and for which event.
+fn token(what: u64, event: u64) -> LoadToken {
+    LoadToken::new(what, event, &new_token())
+}
+
+async fn claim(cache: &Cache, key: &str, token: &LoadToken, first: bool) -> Claim {
+    cache.claim_load(key, token, TTL, first).await.unwrap()
+}
+
+async fn take_lease(cache: &Cache, key: &str, token: &LoadToken) {
+    assert!(matches!(cache.grant_lease(key, token.as_str(), TTL).await.unwrap(), Grant::Granted { .. }));
+}
+
+#[tokio::test]
+async fn one_loads_one_waits_and_the_others_are_covered() {
+    let (names, server) = (Names::new(), support::redis().await);
+    let cache = cache(&server.url(), &names.of("q")).await;
+    for key in ["k", "{k}", "a}b"] {
+        let key = names.of(key);
+        let (a, b, c, d) = (token(1, 1), token(1, 2), token(1, 3), token(1, 4));
+        assert_eq!(claim(&cache, &key, &a, true).await, Claim::Load);
+        take_lease(&cache, &key, &a).await;
+        assert_eq!(claim(&cache, &key, &b, true).await, Claim::Covered, "its load began after b's deletion");
+
+        apply(&cache, &[effect(0, &key, Action::Delete)]).await;
+        assert_eq!(claim(&cache, &key, &b, true).await, Claim::Wait, "its load is void, and it may not know yet");
+        assert_eq!(claim(&cache, &key, &c, true).await, Claim::Covered, "b loads later");
+        assert_eq!(claim(&cache, &key, &b, false).await, Claim::Wait);
+        take_lease(&cache, &key, &a).await;
+        assert_eq!(claim(&cache, &key, &b, false).await, Claim::Covered, "it loads anew");
+        assert_eq!(claim(&cache, &key, &d, true).await, Claim::Covered);
+
+        cache.end_load(&key, &a).await.unwrap();
+        assert!(!cache.lease_is_held(&key).await.unwrap());
+        assert_eq!(claim(&cache, &key, &d, true).await, Claim::Load, "nobody is left in its place");
+        cache.end_load(&key, &d).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn another_load_covers_nothing_and_the_newest_waits() {
+    let (names, server) = (Names::new(), support::redis().await);
+    let cache = cache(&server.url(), &names.of("q")).await;
+    let key = names.of("k");
+    let (a, b, c) = (token(1, 1), token(2, 2), token(3, 3));
+    assert_eq!(claim(&cache, &key, &a, true).await, Claim::Load);
+    take_lease(&cache, &key, &a).await;
+    assert_eq!(claim(&cache, &key, &b, true).await, Claim::Wait);
+    assert_eq!(claim(&cache, &key, &c, true).await, Claim::Wait);
+    assert_eq!(claim(&cache, &key, &b, false).await, Claim::Covered, "c came later");
+    cache.end_load(&key, &a).await.unwrap();
+    assert_eq!(claim(&cache, &key, &c, false).await, Claim::Load);
+}
+
+#[tokio::test]
+async fn who_waits_is_covered_by_a_load_that_is_over_before_it_asks_again() {
+    let (names, server) = (Names::new(), support::redis().await);
+    let cache = cache(&server.url(), &names.of("q")).await;
+    let key = names.of("k");
+    let (a, b, c, d) = (token(1, 1), token(1, 2), token(1, 3), token(1, 4));
+    assert_eq!(claim(&cache, &key, &a, true).await, Claim::Load);
+    assert_eq!(claim(&cache, &key, &b, true).await, Claim::Wait);
+    take_lease(&cache, &key, &a).await;
+    cache.keep_load(&key, &a, TTL).await.unwrap();
+    cache.end_load(&key, &a).await.unwrap();
+    // Who comes now was invalidated since, perhaps.
+    assert_eq!(claim(&cache, &key, &c, true).await, Claim::Load);
+    assert_eq!(claim(&cache, &key, &d, true).await, Claim::Wait, "what covers b says nothing of d");
+    assert_eq!(claim(&cache, &key, &b, false).await, Claim::Covered);
+}
+
+/// The claim of a killed worker stays for a while, and its event comes again: it must not count as somebody who does the work.
+#[tokio::test]
+async fn an_event_that_comes_again_is_not_covered_by_itself() {
+    let (names, server) = (Names::new(), support::redis().await);
+    let cache = cache(&server.url(), &names.of("q")).await;
+    let key = names.of("k");
+    let (dead, again, other) = (token(1, 1), token(1, 1), token(1, 2));
+    assert_eq!(cache.claim_load(&key, &dead, Duration::from_millis(300), true).await.unwrap(), Claim::Load);
+    cache.grant_lease(&key, dead.as_str(), Duration::from_millis(300)).await.unwrap();
+    assert_eq!(claim(&cache, &key, &again, true).await, Claim::Wait);
+    assert_eq!(claim(&cache, &key, &other, true).await, Claim::Covered, "by the event that comes again");
+    wait_until(Duration::from_secs(10), "it is over", async || claim(&cache, &key, &again, false).await == Claim::Load).await;
+}
+
+#[tokio::test]
+async fn what_is_kept_outlives_its_time_and_what_is_void_is_not_kept() {
+    let (names, server) = (Names::new(), support::redis().await);
+    let cache = cache(&server.url(), &names.of("q")).await;
+    let key = names.of("k");
+    let (a, b) = (token(1, 1), token(2, 2));
+    let short = Duration::from_millis(200);
+    cache.claim_load(&key, &a, short, true).await.unwrap();
+    cache.grant_lease(&key, a.as_str(), short).await.unwrap();
+    for _ in 0..6 {
+        cache.keep_load(&key, &a, Duration::from_secs(5)).await.unwrap();
+        tokio::time::sleep(short / 2).await;
+    }
+    assert_eq!(claim(&cache, &key, &b, true).await, Claim::Wait);
+    assert!(cache.lease_is_held(&key).await.unwrap());
+    apply(&cache, &[effect(0, &key, Action::Delete)]).await;
+    cache.keep_load(&key, &a, TTL).await.unwrap();
+    assert!(!cache.lease_is_held(&key).await.unwrap());
+}

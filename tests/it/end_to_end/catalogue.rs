@@ -1,0 +1,116 @@
+//! A loader's server: what it holds, what it was asked, how much at once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use tokio::sync::Semaphore;
+
+use super::stage::SOON;
+use crate::support::wait_until;
+
+#[derive(Default)]
+struct Inner {
+    values: HashMap<String, String>,
+    /// Loads by id: so far, under way, most at once.
+    loads: HashMap<String, [usize; 3]>,
+    broken: bool,
+    longest_ms: u64,
+}
+
+/// Answers `/{id}` with the value that the id had when the request came, whatever happens until the answer.
+#[derive(Clone)]
+pub(super) struct Catalogue {
+    pub(super) url: String,
+    inner: Arc<Mutex<Inner>>,
+    gate: Arc<Semaphore>,
+}
+
+/// A load that ends, however it ends.
+struct UnderWay(Arc<Mutex<Inner>>, String);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().loads.get_mut(&self.1).unwrap()[1] -= 1;
+    }
+}
+
+impl Catalogue {
+    /// Each request waits until [`answer`](Self::answer) lets it through.
+    pub(super) async fn gated() -> Self {
+        Self::start(Semaphore::new(0)).await
+    }
+
+    /// Answers by itself, after up to so long.
+    pub(super) async fn open(longest_ms: u64) -> Self {
+        let catalogue = Self::start(Semaphore::new(Semaphore::MAX_PERMITS)).await;
+        catalogue.inner.lock().unwrap().longest_ms = longest_ms;
+        catalogue
+    }
+
+    async fn start(gate: Semaphore) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let catalogue = Self { url, inner: Arc::default(), gate: Arc::new(gate) };
+        let app = Router::new().route("/{id}", get(Self::load)).with_state(catalogue.clone());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        catalogue
+    }
+
+    async fn load(State(catalogue): State<Self>, Path(id): Path<String>) -> (StatusCode, String) {
+        let (value, broken, delay_ms) = {
+            let mut inner = catalogue.inner.lock().unwrap();
+            let [so_far, under_way, most] = inner.loads.entry(id.clone()).or_default();
+            *so_far += 1;
+            *under_way += 1;
+            *most = (*most).max(*under_way);
+            (inner.values.get(&id).cloned(), inner.broken, fastrand::u64(0..=inner.longest_ms))
+        };
+        let _under_way = UnderWay(Arc::clone(&catalogue.inner), id);
+        if broken {
+            return (StatusCode::SERVICE_UNAVAILABLE, String::new());
+        }
+        catalogue.gate.acquire().await.unwrap().forget();
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        value.map_or((StatusCode::NOT_FOUND, String::new()), |value| (StatusCode::OK, value))
+    }
+
+    pub(super) fn set(&self, id: &str, value: &str) {
+        self.inner.lock().unwrap().values.insert(id.to_owned(), value.to_owned());
+    }
+
+    pub(super) fn remove(&self, id: &str) {
+        self.inner.lock().unwrap().values.remove(id);
+    }
+
+    /// Whether each request is answered with 503 at once.
+    pub(super) fn set_broken(&self, broken: bool) {
+        self.inner.lock().unwrap().broken = broken;
+    }
+
+    /// Lets so many requests through, those that are still to come among them.
+    pub(super) fn answer(&self, requests: usize) {
+        self.gate.add_permits(requests);
+    }
+
+    pub(super) fn loads(&self, id: &str) -> usize {
+        self.inner.lock().unwrap().loads.get(id).map_or(0, |[so_far, ..]| *so_far)
+    }
+
+    pub(super) fn all_loads(&self) -> usize {
+        self.inner.lock().unwrap().loads.values().map(|[so_far, ..]| so_far).sum()
+    }
+
+    /// The most loads of one id at once.
+    pub(super) fn most_at_once(&self, id: &str) -> usize {
+        self.inner.lock().unwrap().loads.get(id).map_or(0, |[_, _, most]| *most)
+    }
+
+    pub(super) async fn wait_asked(&self, id: &str, times: usize) {
+        wait_until(SOON, &format!("{id} is asked for {times} times"), async || self.loads(id) >= times).await;
+    }
+}
