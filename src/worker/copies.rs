@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use tokio::sync::Mutex;
 use tracing::warn;
 
+use super::suspects::Suspect;
 use super::{Live, Shared};
 use crate::broker::{self, CopyHeaders, DELIVERY_LIMIT, Delivery, LaneName, Names, Outgoing, PublishError, SessionEnded, copy_to};
 use crate::event::{Decoded, Event, Provenance, decode};
@@ -57,11 +58,11 @@ impl Publisher {
 
     /// Publishes suspects, unread, to the end of the queue they came from; to the dead-letter queue what has had its deliveries. Waits as
     /// [`publish`](Self::publish) does.
-    pub(super) async fn set_aside(&self, shared: &Shared, lane: LaneName, suspects: &[Delivery]) -> Result<(), SessionEnded> {
+    pub(super) async fn set_aside(&self, shared: &Shared, lane: LaneName, suspects: &[Suspect]) -> Result<(), SessionEnded> {
         let mut channel = self.channel.lock().await;
         let now = Timestamp::now().to_string();
         let mut copies = Vec::with_capacity(suspects.len());
-        for suspect in suspects {
+        for Suspect { delivery: suspect, .. } in suspects {
             let message = suspect.message();
             let earlier = Provenance::of(&message);
             let in_vain = suspect.in_vain().unwrap_or_default();

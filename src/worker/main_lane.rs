@@ -67,7 +67,7 @@ pub(super) async fn run(
             }
             arrived = lane.next_batch(shared.config.batch), if (!stopping || lane.has_left_over()) && applying.len() < MAX_APPLYING => {
                 let mut deliveries = arrived?;
-                suspects.take_from(&mut deliveries);
+                suspects.take_from(shared, &mut deliveries);
                 if deliveries.is_empty() {
                     continue;
                 }

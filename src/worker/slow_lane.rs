@@ -49,7 +49,7 @@ pub(super) async fn run(
             // The prefetch bounds what is in hand.
             arrived = lane.next_batch(usize::from(shared.slow_prefetch())), if !stopping || lane.has_left_over() => {
                 let mut arrived = arrived?;
-                suspects.take_from(&mut arrived);
+                suspects.take_from(shared, &mut arrived);
                 in_hand.extend(arrived.into_iter().map(|delivery| handle(shared, publisher, stop, delivery)));
             }
             else => return Ok(LaneEnd::Stopped),

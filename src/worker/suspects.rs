@@ -1,9 +1,10 @@
 //! Deliveries that may be what kills workers: each is begun alone.
 //!
 //! A worker that dies costs everything in its hands a redelivery, and the broker's delivery limit counts those. What was in hand whenever
-//! the culprit was begun cannot have come in vain more often than the culprit itself. So a delivery that came in vain [`SUSPECT`] times is begun only
-//! with nothing else in hand, in either lane: no neighbour of a culprit comes in vain more often than that for its sake. Suspects that are
-//! in hand together cannot be given back without one more count each: all but one go to the end of their queue as copies that say how often they came.
+//! the culprit was begun cannot have come in vain more often than the culprit itself. So a delivery that came in vain [`SUSPECT`] times is
+//! begun only with nothing else in hand, in either lane: no neighbour of a culprit comes in vain more often than that for its sake.
+//! Suspects that are in hand together cannot be given back without one more count each: all but one go to the end of their queue as copies
+//! that say how often they came.
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::in_hand::Held;
 use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
 use crate::broker::{Delivery, Lane, LaneName, SessionEnded, Tag};
 
@@ -27,7 +29,21 @@ const IDLE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Suspects<'w> {
     wind_down: &'w CancellationToken,
-    found: Vec<Delivery>,
+    found: Vec<Suspect>,
+}
+
+/// One of them, in hand until it is dropped.
+#[derive(Debug)]
+pub(super) struct Suspect {
+    pub(super) delivery: Delivery,
+    _held: Held,
+}
+
+impl Suspect {
+    /// For who takes it in hand anew.
+    fn into_delivery(self) -> Delivery {
+        self.delivery
+    }
 }
 
 impl<'w> Suspects<'w> {
@@ -36,11 +52,12 @@ impl<'w> Suspects<'w> {
     }
 
     /// Takes the suspects out of what arrived.
-    pub(super) fn take_from(&mut self, arrived: &mut Vec<Delivery>) {
+    pub(super) fn take_from(&mut self, shared: &Shared, arrived: &mut Vec<Delivery>) {
         if !arrived.iter().any(is_suspect) {
             return;
         }
-        self.found.extend(arrived.extract_if(.., |delivery| is_suspect(delivery)));
+        let suspects = arrived.extract_if(.., |delivery| is_suspect(delivery));
+        self.found.extend(suspects.map(|delivery| Suspect { delivery, _held: shared.in_hand.take(1) }));
         self.wind_down.cancel();
     }
 
@@ -54,7 +71,7 @@ impl<'w> Suspects<'w> {
         self.wind_down.cancelled().await;
     }
 
-    pub(super) fn into_found(self) -> Vec<Delivery> {
+    pub(super) fn into_found(self) -> Vec<Suspect> {
         self.found
     }
 }
@@ -68,7 +85,7 @@ pub(super) struct WoundDown<'l> {
     pub(super) name: LaneName,
     pub(super) lane: &'l mut Lane,
     pub(super) publisher: &'l copies::Publisher,
-    pub(super) suspects: Vec<Delivery>,
+    pub(super) suspects: Vec<Suspect>,
 }
 
 /// Handles one of the suspects alone, the others from their queues' ends as they come. Told to stop, it begins none.
@@ -81,14 +98,14 @@ pub(super) async fn handle(shared: &Shared, mut lanes: [WoundDown<'_>; 2], stop:
     for lane in &mut lanes {
         let aside = std::mem::take(&mut lane.suspects);
         lane.publisher.set_aside(shared, lane.name, &aside).await?;
-        for delivery in &aside {
-            lane.lane.ack_one(delivery.tag())?;
+        for suspect in &aside {
+            lane.lane.ack_one(suspect.delivery.tag())?;
         }
     }
     let Some((at, one)) = first else { return Ok(LaneEnd::Stopped) };
     // Forgotten by the broker when we die, they would count.
     lanes[at].lane.acks_take_hold().await;
-    if begin(shared, &mut lanes[at], one, stop).await? == LaneEnd::GaveBack {
+    if begin(shared, &mut lanes[at], one.into_delivery(), stop).await? == LaneEnd::GaveBack {
         return Ok(LaneEnd::GaveBack);
     }
     for (lane, concerned) in lanes.iter_mut().zip(concerned) {
