@@ -17,6 +17,9 @@ use super::recent_acks::RecentAcks;
 /// Numbers the lanes of this process: a tag means something on its own channel only.
 static EPOCH: AtomicU64 = AtomicU64::new(0);
 
+/// Bodies of one batch: what is larger waits for the next, so that the prefetch is adapted before much more has arrived.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
 /// Which queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LaneName {
@@ -94,8 +97,8 @@ impl Lane {
         !self.left_over.is_empty()
     }
 
-    /// Waits for a delivery, and gives it with what else has arrived, `max` at most; never waits for more. Without a consumer it waits for
-    /// the end of the session. Nothing is lost when the future is dropped.
+    /// Waits for a delivery, and gives it with what else has arrived, `max` at most and no more than 4 MiB of bodies and one; never waits for
+    /// more. Without a consumer it waits for the end of the session. Nothing is lost when the future is dropped.
     ///
     /// # Errors
     /// When the session is over, for whatever reason: also when the broker cancels the consumer because the queue is gone.
@@ -113,13 +116,17 @@ impl Lane {
             self.left_over.push_back(first);
         }
         let mut batch: Vec<Delivery> = Vec::with_capacity(max.min(256));
-        while batch.len() < max {
-            if let Some(delivery) = self.left_over.pop_front() {
-                batch.push(delivery);
-                continue;
-            }
-            let Some(next) = self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never()) else { break };
-            batch.push(self.arrived(next)?);
+        let mut body_bytes = 0;
+        while batch.len() < max && body_bytes < BATCH_BYTES {
+            let delivery = match self.left_over.pop_front() {
+                Some(delivery) => delivery,
+                None => {
+                    let Some(next) = self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never()) else { break };
+                    self.arrived(next)?
+                }
+            };
+            body_bytes += delivery.body().len();
+            batch.push(delivery);
         }
         Ok(batch)
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Shutdown, TcpStream as StdTcpStream};
 use std::os::fd::AsFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -12,6 +12,7 @@ use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, ConnectionStatus, Event};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -33,6 +34,11 @@ const HEARTBEAT_S: u16 = 10;
 
 /// How often a connection's state is looked at, beside listening to its events: not every way to end emits one.
 const STATE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Polls the sockets of all connections. Not the caller's runtime: whoever drops lapin's last handle is blocked until lapin's own thread has
+/// ended, and that may wait for the socket.
+static RUNTIME: LazyLock<io::Result<Runtime>> =
+    LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).thread_name("amqp").enable_all().build());
 
 /// Where a session's end is announced: the first cause stays.
 #[derive(Debug, Clone)]
@@ -163,7 +169,10 @@ async fn dial(url: &SecretUrl, tls: &TlsConfig, name: &str) -> Result<(Connectio
     };
     let socket = Arc::new(OnceLock::new());
     let kept = Arc::clone(&socket);
-    let runtime = lapin::runtime::default_runtime().map_err(|error| BrokerError::Unreachable(error.to_string()))?;
+    let runtime = {
+        let _on_it = RUNTIME.as_ref().map_err(|error| BrokerError::Unreachable(format!("no thread for connections: {error}")))?.enter();
+        lapin::runtime::default_runtime().map_err(|error| BrokerError::Unreachable(error.to_string()))?
+    };
     let properties = ConnectionProperties::default()
         .with_connection_name(name.into())
         .with_client_property("product".into(), "unstale".into())

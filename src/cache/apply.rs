@@ -10,7 +10,7 @@ use super::failure::{self, CommandError, Outage};
 use super::fence::{self, FENCES_PER_CALL};
 use super::lifetime::{self, Lifetime, Unit};
 use super::script::{Sent, WRITE_TAGGED};
-use super::side_keys::{Kind, side_key};
+use super::side_keys::{Kind, side_key, write_side_key};
 use super::socket::{Socket, poll_once_each};
 use super::{Cache, Redis, tags};
 use crate::plan::{Command, EffectOutcome, Mark, Operation, OperationId, Plan, Slot};
@@ -280,9 +280,13 @@ impl Commands {
         let mut commands = Self { voids: Self::voided(plan), ..Self::none(Sent::default()) };
         for first in (0..commands.voids.len()).step_by(KEYS_PER_COMMAND) {
             let end = commands.voids.len().min(first + KEYS_PER_COMMAND);
-            let leases: Vec<Vec<u8>> =
-                commands.voids[first..end].iter().map(|&id| side_key(Kind::Lease, plan.operation(id).target.as_bytes())).collect();
-            let unlink = unlink(leases.iter().map(Vec::as_slice), leases.len());
+            let mut unlink = empty_unlink(end - first);
+            let mut lease = Vec::new();
+            for &id in &commands.voids[first..end] {
+                lease.clear();
+                write_side_key(Kind::Lease, plan.operation(id).target.as_bytes(), &mut lease);
+                unlink.arg(&lease);
+            }
             commands.push(Asked::Leases { first, end }, unlink);
         }
         commands
@@ -467,11 +471,17 @@ fn command_name(command: Command<'_>) -> &'static str {
     }
 }
 
-pub(super) fn unlink<'k>(keys: impl Iterator<Item = &'k [u8]>, count: usize) -> Cmd {
-    /// Room for most keys with their prefixes: a longer one makes the buffer grow.
+/// UNLINK without keys, with room for so many.
+fn empty_unlink(count: usize) -> Cmd {
+    /// Enough for most keys with their prefixes: a longer one makes the buffer grow.
     const BYTES_PER_KEY: usize = 40;
     let mut command = Cmd::with_capacity(count + 1, 6 + count * BYTES_PER_KEY);
     command.arg("UNLINK");
+    command
+}
+
+pub(super) fn unlink<'k>(keys: impl Iterator<Item = &'k [u8]>, count: usize) -> Cmd {
+    let mut command = empty_unlink(count);
     for key in keys {
         command.arg(key);
     }

@@ -41,8 +41,17 @@ impl fmt::Display for Kind {
 /// The side key of a key, in the same slot of a Redis Cluster wherever that can be: a key's own hash tag decides, else the key becomes one.
 /// A key with a `}` and no hash tag has no such name; what it gets is good for a single server. `lua/side_key.lua` has the same rule.
 pub(crate) fn side_key(kind: Kind, key: &[u8]) -> Vec<u8> {
-    let (before, after): (&[u8], &[u8]) = if key.contains(&b'}') { (b":", b"") } else { (b"/{", b"}") };
-    [b"unstale:", kind.as_str().as_bytes(), before, key, after].concat()
+    let mut name = Vec::with_capacity(key.len() + 18);
+    write_side_key(kind, key, &mut name);
+    name
+}
+
+/// Appends [`side_key`] to a buffer.
+pub(super) fn write_side_key(kind: Kind, key: &[u8], name: &mut Vec<u8>) {
+    let (before, after): (&[u8], &[u8]) = if memchr::memchr(b'}', key).is_some() { (b":", b"") } else { (b"/{", b"}") };
+    for part in [b"unstale:", kind.as_str().as_bytes(), before, key, after] {
+        name.extend_from_slice(part);
+    }
 }
 
 /// The fence of a key for one family. Only where the key has a `}` it could be taken for one of a longer key's: the family's length tells.

@@ -1,6 +1,7 @@
 //! `unstale run`
 
 use clap::Args;
+use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
@@ -31,11 +32,14 @@ pub(super) fn run(_args: &RunArgs) -> Result<Exit, CommandError> {
     let config = configure(Scope::All)?;
     info!(version = env!("CARGO_PKG_VERSION"), settings = %config.describe(), "starting");
     let registry = load(&config)?;
-    // One thread for the lanes, one for what surrounds them: lapin has threads of its own.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(CommandError::internal)?;
-    let ended = runtime.block_on(serve(config, registry));
+    // One thread for the lanes and Redis, so that a batch changes threads nowhere but where lapin's own hands it over; and one for signals and
+    // for those who ask how the worker is, whatever the first is busy with.
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(CommandError::internal)?;
+    let beside = Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(CommandError::internal)?;
+    let ended = runtime.block_on(serve(config, registry, beside.handle()));
     // A load that does not end must not hold up the end.
     runtime.shutdown_background();
+    beside.shutdown_background();
     ended
 }
 
@@ -54,15 +58,15 @@ fn load(config: &Config) -> Result<Registry, CommandError> {
     Ok(registry)
 }
 
-async fn serve(config: Config, registry: Registry) -> Result<Exit, CommandError> {
+async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Exit, CommandError> {
     let (metrics, readiness, signals) = (Metrics::new(), Readiness::new(), Signals::default());
     // Nothing looks yet whether Redis lost writes.
     readiness.set_healed(Ok(()));
-    listen_for_signals(&signals)?;
+    listen_for_signals(&signals, beside)?;
     let served = match config.http_addr {
         Some(addr) => {
-            let listener = http::bind(addr).await.map_err(CommandError::usage)?;
-            Some(tokio::spawn(http::serve(listener, readiness.clone(), metrics.clone(), signals.cut.clone())))
+            let listener = beside.spawn(http::bind(addr)).await.map_err(CommandError::internal)?.map_err(CommandError::usage)?;
+            Some(beside.spawn(http::serve(listener, readiness.clone(), metrics.clone(), signals.cut.clone())))
         }
         None => None,
     };
@@ -86,7 +90,8 @@ async fn close(served: Option<JoinHandle<std::io::Result<()>>>) {
 }
 
 /// The first SIGTERM or SIGINT asks to stop, the second ends at once.
-fn listen_for_signals(signals: &Signals) -> Result<(), CommandError> {
+fn listen_for_signals(signals: &Signals, beside: &Handle) -> Result<(), CommandError> {
+    let _beside = beside.enter();
     let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::internal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::internal)?;
     let signals = signals.clone();

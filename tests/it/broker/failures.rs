@@ -46,6 +46,28 @@ async fn batches_come_in_order_and_one_ack_settles_each() {
 }
 
 #[tokio::test]
+async fn a_batch_of_large_bodies_ends_early() {
+    let rabbitmq = rabbitmq().await;
+    let config = config(&rabbitmq.url());
+    let session = open(&config).await;
+    let body = vec![b'x'; 1 << 20];
+    for _ in 0..10 {
+        publish(&session, &config, "k", &body).await;
+    }
+    let mut lane = session.lane(LaneName::Main).await.unwrap();
+    lane.consume(100).await.unwrap();
+    let channel = other(rabbitmq).await;
+    wait_until(SOON, "all are delivered", async || depth(&channel, &config.queue).await == 0).await;
+    // What was sent before the broker's answer has arrived with it.
+    lane.cancel().await.unwrap();
+    for expected in [4, 4, 2] {
+        let batch = tokio::time::timeout(SOON, lane.next_batch(256)).await.unwrap().unwrap();
+        assert_eq!(batch.len(), expected, "4 MiB of bodies");
+    }
+    session.close().await;
+}
+
+#[tokio::test]
 async fn a_cancelled_lane_gives_out_what_had_arrived_or_gives_it_back() {
     let rabbitmq = rabbitmq().await;
     let config = config(&rabbitmq.url());
