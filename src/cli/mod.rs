@@ -7,7 +7,9 @@ mod exit;
 mod plan;
 mod publish;
 mod reach;
+mod replay;
 mod run;
+mod signal;
 mod status;
 mod tags;
 
@@ -43,6 +45,7 @@ pub enum Command {
     Dlq(dlq::DlqArgs),
     Status(status::StatusArgs),
     Tags(tags::TagsArgs),
+    Replay(replay::ReplayArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -87,6 +90,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Dlq(args) => dlq::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Tags(args) => tags::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     ended.unwrap_or_else(|error| {

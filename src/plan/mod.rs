@@ -1,11 +1,13 @@
-//! Effects of many events → one coalesced batch; outcomes → a settlement. Knows no socket, clock or runtime.
+//! Effects of many events → one coalesced batch; effects of a span of the past → the few that still matter; outcomes → a settlement. Knows no socket, clock or runtime.
 
 mod coalesce;
+mod fold;
 mod mark;
 mod outcome;
 mod settlement;
 
 pub use coalesce::{Batch, Command, Operation, OperationId, Plan};
+pub use fold::{Fold, FoldLimits, Folded};
 pub use mark::{Mark, Standing};
 pub use outcome::{EffectOutcome, EventOutcome, Slot};
 pub use settlement::{CopyOrder, Destination, Ladder, SettlePolicy, Settlement, settle};

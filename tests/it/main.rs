@@ -17,6 +17,7 @@ mod permissions;
 mod readers;
 mod registries;
 mod registry;
+mod replay;
 mod sentinel;
 mod soak;
 mod status;

@@ -3,7 +3,6 @@
 use std::io::{self, Write as _};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::super::reach::reach;
@@ -74,25 +73,4 @@ pub(super) fn progress(total: u32, verb: &str) -> ProgressBar {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
-}
-
-/// Cancelled by the first SIGINT or SIGTERM; the second ends the program at once.
-pub(in crate::cli) fn stop_on_signal() -> Result<CancellationToken, CommandError> {
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::internal)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::internal)?;
-    let stop = CancellationToken::new();
-    let token = stop.clone();
-    tokio::spawn(async move {
-        for second in [false, true] {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            if second {
-                std::process::exit(Exit::Unfinished as i32);
-            }
-            token.cancel();
-        }
-    });
-    Ok(stop)
 }

@@ -5,8 +5,9 @@ use std::io::{self, IsTerminal as _, Write as _};
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use super::super::signal::stop_on_signal;
 use super::super::{CommandError, Exit};
-use super::browse::{browse, close, connect, interrupted, progress, stop_on_signal};
+use super::browse::{browse, close, connect, interrupted, progress};
 use super::select::Selection;
 use super::text;
 use crate::broker::{DeadLetters, Tag};

@@ -4,8 +4,9 @@ use std::io::{self, BufWriter, Write as _};
 
 use clap::Args;
 
+use super::super::signal::stop_on_signal;
 use super::super::{CommandError, Exit};
-use super::browse::{browse, close, connect, stop_on_signal};
+use super::browse::{browse, close, connect};
 use super::select::Selection;
 use super::text;
 use crate::config::Config;

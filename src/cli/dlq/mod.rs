@@ -15,8 +15,6 @@ use clap::{Args, Subcommand};
 use super::{CommandError, Exit, configure};
 use crate::config::Scope;
 
-pub(super) use browse::stop_on_signal;
-
 /// Look at dead letters, replay them, or drop them
 ///
 /// What could not be applied stands in the queue `unstale.dead` with its reason. While one of these commands runs, nobody else sees the letters that it

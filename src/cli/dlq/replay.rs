@@ -8,13 +8,15 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::super::reach::reach;
+use super::super::signal::stop_on_signal;
 use super::super::{CommandError, Exit};
-use super::browse::{browse, close, connect, progress, stop_on_signal};
+use super::browse::{browse, close, connect, progress};
 use super::select::Selection;
 use super::text;
 use crate::broker::{DeadLetter, DeadLetters, PublishError, Publisher};
 use crate::config::Config;
-use crate::ops::dead_letters::{Letter, Pace, groups, replay_batch};
+use crate::ops::Pace;
+use crate::ops::dead_letters::{Letter, groups, replay_batch};
 use crate::quantity::Rate;
 
 /// Letters in flight: what may be applied twice where the program is killed.

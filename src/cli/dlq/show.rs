@@ -8,8 +8,9 @@ use clap::Args;
 
 use super::super::check::offline;
 use super::super::plan::{Planner, shown};
+use super::super::signal::stop_on_signal;
 use super::super::{CommandError, Exit};
-use super::browse::{browse, close, connect, stop_on_signal};
+use super::browse::{browse, close, connect};
 use super::select::Selection;
 use crate::config::Config;
 use crate::event::line::{OwnedMessage, OwnedValue};

@@ -8,14 +8,14 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
-use super::super::dlq::stop_on_signal;
 use super::super::plan::shown;
 use super::super::reach::reach_redis;
+use super::super::signal::stop_on_signal;
 use super::super::{CommandError, Exit};
 use crate::cache::{self, Cache, PRUNE_STEP};
 use crate::config::Config;
 use crate::event::json::write_string;
-use crate::ops::dead_letters::Pace;
+use crate::ops::Pace;
 use crate::quantity::Rate;
 
 /// How long a command waits for a Redis that went away while it runs.

@@ -3,13 +3,11 @@
 mod filter;
 mod group;
 mod letter;
-mod pace;
 mod replay;
 mod spool;
 
 pub use filter::{Filter, since};
 pub use group::{Group, groups};
 pub use letter::Letter;
-pub use pace::Pace;
 pub use replay::{Replayed, replay_batch};
 pub use spool::Spool;

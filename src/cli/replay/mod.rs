@@ -1,0 +1,184 @@
+//! `unstale replay`
+
+mod text;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+
+use super::reach::{reach, reach_redis};
+use super::signal::stop_on_signal;
+use super::{CommandError, Exit, configure};
+use crate::broker::{History, Place};
+use crate::cache::Cache;
+use crate::config::{Config, Scope};
+use crate::ops::dead_letters::since;
+use crate::ops::replay::{Observer, Replay, Report, Span};
+use crate::plan::FoldLimits;
+use crate::quantity::Rate;
+use crate::registry::{LoadOptions, Pattern, Registry};
+
+/// Apply the history again, or a part of it
+///
+/// Reads the stream `unstale.history` from a moment on, resolves its events with today's schema files, folds what they do to each key and tag
+/// into one effect, and applies that straight to Redis. At any time, twice, and beside running workers it never makes anything staler; it costs
+/// misses. Values are written only where a version orders them and only while that can be told; else their keys are deleted, and loads are left
+/// to readers. Later events that are not chosen are not applied, but what is applied gives way to them. Interrupted, it says how to go on. Exits
+/// with 1 where something could not be applied.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct ReplayArgs {
+    /// From then on: a duration, such as 2h, an RFC 3339 time, or an offset of the stream, such as offset:1200
+    #[arg(long, value_name = "WHEN", value_parser = place)]
+    since: Place,
+    /// Only what came before then: as for --since; an offset is that of the first event left out
+    #[arg(long, value_name = "WHEN", value_parser = place)]
+    until: Option<Place>,
+    /// Only events of this type, or of types that match this topic pattern, such as 'user.*'; may be given more than once
+    #[arg(long = "type", value_name = "PATTERN")]
+    types: Vec<String>,
+    /// No more than so many effects sent to Redis, to spare what readers load misses from: 500/s, 600/m
+    #[arg(long, value_parser = |text: &str| Rate::parse(text))]
+    rate: Option<Rate>,
+    /// Say what would be done, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the outcome as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+
+  unstale replay --since 2h --dry-run
+  unstale replay --since 2026-11-23T10:00:00Z --until 2026-11-23T11:30:00Z
+  unstale replay --since 1d --type 'user.*' --type order.paid --rate 500/s
+  unstale replay --since offset:120000 --json";
+
+fn place(text: &str) -> Result<Place, String> {
+    match text.strip_prefix("offset:") {
+        Some(offset) => offset.parse().map(Place::Offset).map_err(|_| "expected a whole number after `offset:`".to_owned()),
+        None => since(text, Timestamp::now()).map(Place::Time).map_err(|error| format!("{error}, or offset:N")),
+    }
+}
+
+pub(super) fn run(args: &ReplayArgs) -> Result<Exit, CommandError> {
+    let config = configure(Scope::All)?;
+    let span = Span { since: args.since, until: args.until };
+    if span.is_reversed() {
+        return Err(CommandError::usage("--until comes before --since: nothing lies between them"));
+    }
+    let loaded = Registry::load(&LoadOptions::for_run(&config.registry)).map_err(CommandError::usage)?;
+    for warning in &loaded.warnings {
+        writeln!(io::stderr(), "{warning}")?;
+    }
+    // lapin and redis-rs have tasks of their own beside what reads and folds.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(CommandError::internal)?;
+    let ended = runtime.block_on(replay(args, &config, &loaded.registry, span));
+    runtime.shutdown_background();
+    ended
+}
+
+async fn replay(args: &ReplayArgs, config: &Config, registry: &Registry, span: Span) -> Result<Exit, CommandError> {
+    let stop = stop_on_signal()?;
+    let replay = Replay {
+        span,
+        types: args.types.iter().map(|pattern| Pattern::parse(pattern)).collect(),
+        rate: args.rate,
+        tag_prefix: config.redis.tag_prefix.clone(),
+        max_body_bytes: config.max_body_bytes,
+        unknown: config.unknown,
+        fence_ttl: config.redis.fence_ttl,
+        limits: FoldLimits::default(),
+    };
+    let cache = if args.dry_run { None } else { Some(Cache::connect(&config.redis, &config.amqp.queue).map_err(CommandError::usage)?) };
+    if let Some(cache) = &cache {
+        reach_redis(cache).await?;
+    }
+    let mut history = reach(async || History::connect(&config.amqp).await).await?;
+    let mut progress = Progress::new();
+    let report = replay.run(&mut history, registry, cache.as_ref(), &mut progress, &stop).await;
+    progress.bar.finish_and_clear();
+    let report = report.map_err(CommandError::unavailable)?;
+    history.close().await;
+    tell(args, registry, &report)
+}
+
+/// What to say at the end, and the exit code.
+fn tell(args: &ReplayArgs, registry: &Registry, report: &Report) -> Result<Exit, CommandError> {
+    let mut stderr = io::stderr();
+    if args.json {
+        writeln!(io::stdout(), "{}", text::json(registry, report, args.dry_run))?;
+    } else if args.dry_run {
+        text::write_rules(registry, report, &mut io::stdout().lock())?;
+    }
+    for warning in text::warnings(args.since, report) {
+        writeln!(stderr, "{warning}")?;
+    }
+    for problem in text::problems(report) {
+        writeln!(stderr, "{problem}")?;
+    }
+    writeln!(stderr, "{}", text::summary(report, args.dry_run))?;
+    if let Some(rest) = &report.rest {
+        let command = text::resume(args, report, rest);
+        return Err(CommandError { exit: Exit::No, message: format!("{}: nothing is lost; go on with: {command}", rest.cause) });
+    }
+    Ok(if report.is_whole() { Exit::Clean } else { Exit::No })
+}
+
+/// Shown on a terminal only; what is waited for is told everywhere.
+struct Progress {
+    bar: ProgressBar,
+    is_applying: bool,
+    waiting_for: String,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let bar = ProgressBar::new(0).with_style(style("read"));
+        // Often nothing comes for a while: the time that passes is shown all the same.
+        if io::stderr().is_terminal() {
+            bar.enable_steady_tick(Duration::from_millis(500));
+        }
+        Self { bar, is_applying: false, waiting_for: String::new() }
+    }
+
+    fn show(&mut self, done: u64, of: u64, is_applying: bool) {
+        if self.is_applying != is_applying {
+            self.is_applying = is_applying;
+            self.bar.reset();
+            self.bar.set_style(style(if is_applying { "applied" } else { "read" }));
+        }
+        self.bar.set_length(of);
+        self.bar.set_position(done);
+        self.waiting_for.clear();
+    }
+}
+
+impl Observer for Progress {
+    fn read(&mut self, done: u64, of: u64) {
+        self.show(done, of, false);
+    }
+
+    fn applied(&mut self, done: u64, of: u64) {
+        self.show(done, of, true);
+    }
+
+    fn waiting(&mut self, cause: &str) {
+        if self.waiting_for != cause {
+            cause.clone_into(&mut self.waiting_for);
+            self.bar.suspend(|| {
+                let _ = writeln!(io::stderr(), "waiting: {cause}");
+            });
+        }
+    }
+}
+
+fn style(verb: &str) -> ProgressStyle {
+    let template = format!("{verb} {{pos}} of {{len}} {{wide_bar}} {{per_sec}}, {{eta}} left");
+    ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}

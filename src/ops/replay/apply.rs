@@ -1,0 +1,146 @@
+//! What stands goes to Redis, in order, a slice at a time; an outage is waited for.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::report::{Report, Rest};
+use super::{INTERRUPTED, Observer};
+use crate::cache::{Cache, CommandError, Outage};
+use crate::ops::Pace;
+use crate::plan::{Batch, EffectOutcome, Folded, Slot};
+use crate::reason::Reason;
+use crate::registry::{Action, Effect, Registry};
+
+/// Effects in one round trip.
+const SLICE: usize = 1_000;
+
+/// How often an effect is tried that Redis does not do for a reason that may pass, and how far apart.
+const ATTEMPTS: u32 = 4;
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Applies what stands, or counts it where there is no cache.
+pub(super) struct Applier<'a, O> {
+    pub(super) registry: &'a Registry,
+    pub(super) cache: Option<&'a Cache>,
+    pub(super) observer: &'a mut O,
+    pub(super) stop: &'a CancellationToken,
+    pub(super) pace: Pace,
+    /// From then on writes may have lost their fences: they are deletions.
+    pub(super) fenced_until: Instant,
+}
+
+/// Told to stop.
+struct Stopped;
+
+impl<O: Observer> Applier<'_, O> {
+    /// Applies all. What is left, if we are told to stop: what stands for the history from an offset on.
+    pub(super) async fn apply(&mut self, folded: Vec<Folded>, report: &mut Report) -> Option<Rest> {
+        let Some(cache) = self.cache else {
+            folded.iter().for_each(|folded| report.sends(&folded.effect));
+            return None;
+        };
+        // What is left at each place follows from the history from here on.
+        let mut since: Vec<u64> = folded.iter().map(|folded| folded.since).collect();
+        for at in (1..since.len()).rev() {
+            since[at - 1] = since[at - 1].min(since[at]);
+        }
+        let all = folded.len() as u64;
+        let mut effects: Vec<Effect> = folded.into_iter().map(|folded| folded.effect).collect();
+        let mut done = 0;
+        while done < effects.len() {
+            let end = effects.len().min(done + self.pace.step(SLICE));
+            let slice = &mut effects[done..end];
+            if Instant::now() >= self.fenced_until {
+                slice
+                    .iter_mut()
+                    .filter(|effect| matches!(effect.action, Action::Write(_)))
+                    .for_each(|effect| effect.action = Action::Delete);
+            }
+            if self.slice(cache, slice, since[done], report).await.is_err() {
+                return Some(Rest { since: since[done], cause: INTERRUPTED.to_owned() });
+            }
+            slice.iter().for_each(|effect| report.sends(effect));
+            self.pace.went(slice.len(), Instant::now().into_std());
+            done = end;
+            self.observer.applied(done as u64, all);
+        }
+        None
+    }
+
+    /// Applies a slice until Redis has answered for each of its effects.
+    async fn slice(&mut self, cache: &Cache, slice: &[Effect], offset: u64, report: &mut Report) -> Result<(), Stopped> {
+        if let Some(due) = self.pace.due() {
+            self.stop.run_until_cancelled(sleep_until(due.into())).await.ok_or(Stopped)?;
+        }
+        let mut left: Vec<&Effect> = slice.iter().collect();
+        for attempt in 1..=ATTEMPTS {
+            let mut again = Vec::new();
+            for (Slot { event, .. }, outcome) in self.round_trip(cache, &left).await? {
+                let effect = left[event as usize];
+                let outcome = if outcome == EffectOutcome::Slow { self.drain(cache, effect).await? } else { Some(outcome) };
+                match outcome {
+                    None => {}
+                    Some(EffectOutcome::Dead { reason, message }) => self.refused(effect, reason, &message, offset, report),
+                    Some(EffectOutcome::Retry { message, .. }) if attempt == ATTEMPTS => {
+                        self.refused(effect, Reason::AttemptsExhausted, &message, offset, report);
+                    }
+                    // A slow effect was drained: that it is slow again cannot be.
+                    Some(EffectOutcome::Retry { .. } | EffectOutcome::Slow) => again.push(event),
+                }
+            }
+            if again.is_empty() {
+                return Ok(());
+            }
+            again.sort_unstable();
+            left = again.into_iter().map(|event| left[event as usize]).collect();
+            self.stop.run_until_cancelled(sleep(RETRY_AFTER)).await.ok_or(Stopped)?;
+        }
+        Ok(())
+    }
+
+    /// The effects that are not simply done.
+    async fn round_trip(&mut self, cache: &Cache, effects: &[&Effect]) -> Result<Vec<(Slot, EffectOutcome)>, Stopped> {
+        let mut batch = Batch::new(cache.tag_prefix(), effects.len());
+        for (event, effect) in (0..).zip(effects) {
+            batch.push(Slot { event, position: 0 }, effect);
+        }
+        let plan = batch.finish();
+        loop {
+            let applied = self.stop.run_until_cancelled(cache.apply(&plan)).await.ok_or(Stopped)?;
+            match applied {
+                Ok(applied) => return Ok(applied.unsettled),
+                Err(outage) => self.wait_for(cache, &outage).await?,
+            }
+        }
+    }
+
+    /// Deletes the members of a big tag: all that was detached, so that no worker is needed for the rest.
+    async fn drain(&mut self, cache: &Cache, effect: &Effect) -> Result<Option<EffectOutcome>, Stopped> {
+        loop {
+            let outage = match cache.drain_tag(&effect.target, self.stop, |_, _| {}).await {
+                Ok(drained) if drained.complete => return Ok(None),
+                Ok(_) => return Err(Stopped),
+                Err(CommandError::Outage(outage)) => outage,
+                Err(error) => match error.into_outcome() {
+                    Ok(outcome) => return Ok(Some(outcome)),
+                    Err(outage) => outage,
+                },
+            };
+            self.wait_for(cache, &outage).await?;
+        }
+    }
+
+    async fn wait_for(&mut self, cache: &Cache, outage: &Outage) -> Result<(), Stopped> {
+        self.observer.waiting(&outage.cause);
+        // It paces itself.
+        let answers = async { while cache.probe().await.is_err() {} };
+        self.stop.run_until_cancelled(answers).await.ok_or(Stopped)
+    }
+
+    fn refused(&self, effect: &Effect, reason: Reason, message: &str, offset: u64, report: &mut Report) {
+        let rule = self.registry.rules().get(effect.rule.0 as usize).map_or("", |rule| rule.name.as_str());
+        report.problem(reason, 1, offset, || format!("{rule}: {message}"));
+    }
+}

@@ -1,0 +1,91 @@
+//! What a replay came to.
+
+use std::collections::BTreeMap;
+
+use crate::reason::Reason;
+use crate::registry::{Effect, RuleId, Verb};
+
+/// What a replay did, or would do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Report {
+    /// The first offset of the span.
+    pub from: u64,
+    /// The offset behind the span.
+    pub to: u64,
+    /// The offset behind the history, as it was at the start.
+    pub end: u64,
+    /// The history begins at this offset only: what the span asked for before it is gone.
+    pub cut: Option<u64>,
+    /// Messages that were gone before they could be read: the history's retention moved on meanwhile.
+    pub missing: u64,
+    /// Events of the span, of the types asked for.
+    pub events: u64,
+    /// Of these, events whose entry is retired.
+    pub retired: u64,
+    /// Keys whose effects gave way to later events that are not applied.
+    pub gave_way: u64,
+    /// The effects that the events had one by one, by [`RuleId`].
+    pub effects: Vec<u64>,
+    /// What they folded into, which went to Redis unless it is a dry run: by rule, and by the verb that it came to.
+    pub sent: BTreeMap<(RuleId, Verb), u64>,
+    /// What could not be applied.
+    pub problems: BTreeMap<Reason, Problem>,
+    /// Where it ended, if not at the end.
+    pub rest: Option<Rest>,
+}
+
+/// What could not be applied, for one reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Events, or effects where Redis refused them.
+    pub count: u64,
+    /// The first one's offset.
+    pub offset: u64,
+    /// What was said of the first one: paths and rules, never payload values.
+    pub message: String,
+}
+
+/// What is left to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rest {
+    /// A replay from this offset does it.
+    pub since: u64,
+    /// Why it is left.
+    pub cause: String,
+}
+
+impl Report {
+    pub(super) fn new(rules: usize, from: u64, to: u64, end: u64) -> Self {
+        Self { from, to, end, effects: vec![0; rules], ..Self::default() }
+    }
+
+    /// The effects that the events had one by one.
+    pub fn effects(&self) -> u64 {
+        self.effects.iter().sum()
+    }
+
+    /// The effects that they folded into.
+    pub fn sent(&self) -> u64 {
+        self.sent.values().sum()
+    }
+
+    /// Whether all of it is done.
+    pub fn is_whole(&self) -> bool {
+        self.rest.is_none() && self.problems.is_empty()
+    }
+
+    pub(super) fn had(&mut self, effect: &Effect) {
+        if let Some(count) = self.effects.get_mut(effect.rule.0 as usize) {
+            *count += 1;
+        }
+    }
+
+    pub(super) fn sends(&mut self, effect: &Effect) {
+        *self.sent.entry((effect.rule, effect.action.verb())).or_default() += 1;
+    }
+
+    pub(super) fn problem(&mut self, reason: Reason, count: u64, offset: u64, message: impl FnOnce() -> String) {
+        let problem = self.problems.entry(reason).or_insert_with(|| Problem { count: 0, offset, message: message() });
+        problem.count += count;
+    }
+}

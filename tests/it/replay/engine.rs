@@ -1,0 +1,75 @@
+//! The engine itself, as healing calls it: with little room, and told to stop.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use unstale::broker::{History, Place};
+use unstale::cache::Cache;
+use unstale::config::{Config, Scope, UnknownPolicy};
+use unstale::ops::replay::{Observer, Replay, Span};
+use unstale::plan::FoldLimits;
+use unstale::registry::{LoadOptions, Registry};
+
+use super::{declare, publish_users, users, wait_recorded};
+use crate::end_to_end::stage::Stage;
+
+const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
+
+fn replay(limits: FoldLimits) -> Replay {
+    Replay {
+        span: Span { since: Place::Offset(0), until: None },
+        types: Vec::new(),
+        rate: None,
+        tag_prefix: "cache_tag:".into(),
+        max_body_bytes: 1 << 20,
+        unknown: UnknownPolicy::Retry,
+        fence_ttl: Duration::from_secs(86_400),
+        limits,
+    }
+}
+
+fn config(stage: &Stage) -> Config {
+    let (redis, schemas) = (stage.redis.url(), stage.schemas.path().to_str().unwrap().to_owned());
+    let pairs = [("UNSTALE_REDIS_URL", redis.as_str()), ("UNSTALE_SCHEMAS", &schemas)].into_iter().chain(stage.broker_settings());
+    let pairs = pairs.map(|(name, value)| (name.into(), value.into()));
+    Config::from_pairs(pairs, |_| unreachable!(), Scope::All).unwrap().0
+}
+
+/// Tells to stop once so many effects are applied.
+struct StopsAfter<'s>(u64, &'s CancellationToken);
+
+impl Observer for StopsAfter<'_> {
+    fn applied(&mut self, _done: u64, _of: u64) {
+        self.0 -= 1;
+        if self.0 == 0 {
+            self.1.cancel();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_little_room_it_applies_before_it_reads_on() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    declare(&stage).await;
+    for _ in 0..2 {
+        publish_users(&stage, 0..3_000).await;
+    }
+    wait_recorded(&stage, 6_000).await;
+    let pairs: Vec<(String, &str)> = (0..3_000).map(|id| (format!("user:{id}"), "old")).collect();
+    let _: () = redis::AsyncCommands::mset(&mut stage.connection().await, &pairs).await.unwrap();
+    let config = config(&stage);
+    let registry = Registry::load(&LoadOptions::for_run(&config.registry)).unwrap().registry;
+    let cache = Cache::connect(&config.redis, &config.amqp.queue).unwrap();
+    cache.probe().await.unwrap();
+    let mut history = History::connect(&config.amqp).await.unwrap();
+    let limits = FoldLimits { targets: 1_000, bytes: 1 << 20 };
+    let stop = CancellationToken::new();
+    let report = replay(limits).run(&mut history, &registry, Some(&cache), &mut StopsAfter(2, &stop), &stop).await.unwrap();
+    let rest = report.rest.unwrap();
+    assert!((1_000..6_000).contains(&rest.since), "what was applied before it read on is not left: {rest:?}");
+    let goes_on = Replay { span: Span { since: Place::Offset(rest.since), until: None }, ..replay(limits) };
+    let report = goes_on.run(&mut history, &registry, Some(&cache), &mut (), &CancellationToken::new()).await.unwrap();
+    assert!(report.is_whole() && report.sent() >= 3_000, "{report:?}");
+    assert_eq!(users(&stage).await, 0);
+    history.close().await;
+}
