@@ -239,7 +239,8 @@ impl History {
         };
         let mut batch: Vec<(u64, Delivery)> = Vec::with_capacity(max.clamp(1, 1_000));
         let mut arrived = Some(first);
-        let mut newest = 0;
+        // What an error leaves behind here comes again: only what is given out counts as read.
+        let (mut newest, mut behind) = (0, self.next);
         while let Some(next) = arrived {
             let delivery = next.ok_or_else(|| BrokerError::Unreachable(cancelled(&self.queue)))?.map_err(SessionEnded::from)?;
             newest = delivery.delivery_tag;
@@ -247,7 +248,7 @@ impl History {
             let Some(at) = delivery.header(STREAM_OFFSET).and_then(offset) else {
                 return Err(not_a_stream(&self.queue));
             };
-            self.next = at + 1;
+            behind = at + 1;
             self.prefetch.observe(delivery.body().len());
             batch.push((at, delivery));
             arrived = if batch.len() < max { reading.consumer.next().now_or_never() } else { None };
@@ -256,6 +257,7 @@ impl History {
         if let Some(Err(error)) = reading.channel.basic_ack(newest, BasicAckOptions { multiple: true }).now_or_never() {
             return Err(SessionEnded::from(error).into());
         }
+        self.next = behind;
         Ok(batch)
     }
 

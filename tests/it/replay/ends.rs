@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::{Replayed, command, declare, publish_users, replay, run, users, wait_recorded};
 use crate::end_to_end::stage::{SOON, Stage};
-use crate::support::proxy::{Tap, Way};
+use crate::support::proxy::{Flow, Tap, Way};
 use crate::support::rabbitmq::url_at;
 use crate::support::{Proxy, Redis, rabbitmq, wait_until};
 
@@ -98,11 +98,11 @@ async fn rabbitmq_away_in_the_middle_is_waited_for() {
     let holds = Arc::clone(&held);
     let tap = Tap::new(move |connection, way, bytes| {
         let is_read = way == Way::ToClient && connection == 1;
-        let passes = !is_read || came.fetch_add(bytes.len(), Ordering::Relaxed) < 1 << 20;
-        if !passes {
-            holds.notify_one();
+        if !is_read || came.fetch_add(bytes.len(), Ordering::Relaxed) < 1 << 20 {
+            return Flow::Pass;
         }
-        passes
+        holds.notify_one();
+        Flow::Halt
     });
     let proxy = Proxy::start_tapped(&rabbitmq().await.addr(), tap).await;
     let mut command = command(&stage, &["--since", "1h", "--json"]);
