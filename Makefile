@@ -49,6 +49,13 @@ test-languages: install-servers ## Publish from every language of examples/ and 
 test-clients: install-servers ## Test the readers of clients/ (Python, Node) beside a worker (installs redis-py and ioredis)
 	$(BUILD)
 	scripts/test-clients.sh
+BENCH ?=
+ROUNDS ?= 5
+OUT ?= target/bench
+
+.PHONY: bench
+bench: install-servers ## Measure the worker beside its peers: BENCH="a f" and ROUNDS=3 choose, OUT=docs/bench keeps the report
+	cargo bench --locked --bench compare -- $(BENCH) --rounds $(ROUNDS) --out $(OUT)
 
 .PHONY: lint
 lint: ## Formatting, clippy and the documentation, warnings being errors

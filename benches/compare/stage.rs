@@ -1,0 +1,178 @@
+//! Both servers, and what is done to them before, between and after measurements.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use lapin::options::{BasicPublishOptions, QueueDeclareOptions, QueuePurgeOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection};
+use redis::aio::MultiplexedConnection;
+
+use crate::contender::Target;
+use crate::support::{RabbitMq, Redis, Worker, unique, wait_until};
+
+/// Messages handed to the connection at once.
+const AT_ONCE: u64 = 500;
+
+/// Keys that one command seeds.
+const KEYS_AT_ONCE: usize = 1_000;
+
+/// Both servers of one run of the benchmark.
+pub(crate) struct Stage {
+    pub(crate) broker: RabbitMq,
+    pub(crate) redis: Redis,
+    pub(crate) cache: MultiplexedConnection,
+    connection: Connection,
+}
+
+impl Stage {
+    pub(crate) async fn start() -> Self {
+        let broker = RabbitMq::start().await;
+        // Seeding a million keys takes longer than redis-rs waits by itself.
+        let redis = Redis::start().await;
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(60)));
+        let cache = redis.client().get_multiplexed_async_connection_with_config(&config).await.expect("Redis takes a connection");
+        let connection = broker.connection().await;
+        Self { broker, redis, cache, connection }
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        self.connection.create_channel().await.expect("the broker gives a channel")
+    }
+
+    /// A registry in a folder of its own and a queue of a new name, declared by the worker as it always does.
+    pub(crate) async fn target(&self, what: &str, rules: &str) -> Target {
+        self.target_with(what, rules, Vec::new()).await
+    }
+
+    /// The same with settings of the worker's that are not as by default.
+    pub(crate) async fn target_with(&self, what: &str, rules: &str, more: Vec<(&'static str, String)>) -> Target {
+        let schemas = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(schemas.path().join("bench.yaml"), rules).expect("the folder is ours");
+        let target = Target::new(self.broker.url(), self.redis.url(), unique(what), schemas, more);
+        Worker::start_ready(&target.settings()).await.terminate().await;
+        target
+    }
+
+    /// Publishes to the exchange of a target, as applications do.
+    pub(crate) async fn publish(&self, channel: &Channel, target: &Target, routing_key: &str, body: &str) {
+        let options = BasicPublishOptions::default();
+        let exchange = target.exchange().into();
+        channel.basic_publish(exchange, routing_key.into(), options, body.as_bytes(), persistent()).await.expect("the broker takes it");
+    }
+
+    /// Puts events straight into a target's queue and waits until all of them stand there.
+    pub(crate) async fn fill(&self, target: &Target, events: u64, body: impl Fn(u64) -> String) {
+        let channel = self.channel().await;
+        let before = self.ready(target).await;
+        let mut next = 0;
+        while next < events {
+            let end = events.min(next + AT_ONCE);
+            let bodies: Vec<String> = (next..end).map(&body).collect();
+            let publish = bodies.iter().map(|body| {
+                let options = BasicPublishOptions::default();
+                channel.basic_publish("".into(), target.queue().into(), options, body.as_bytes(), persistent())
+            });
+            join_all(publish).await.into_iter().for_each(|sent| drop(sent.expect("the broker takes it")));
+            next = end;
+        }
+        wait_until(Duration::from_secs(180), "the backlog stands", async || self.ready(target).await >= before + events).await;
+        let _ = channel.close(200, "".into()).await;
+        // What the queue still writes to disk belongs to the publisher.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+
+    /// Messages that wait in a target's queue for a consumer.
+    pub(crate) async fn ready(&self, target: &Target) -> u64 {
+        self.ready_in(target.queue()).await
+    }
+
+    pub(crate) async fn ready_in(&self, queue: &str) -> u64 {
+        let channel = self.channel().await;
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let queue = channel.queue_declare(queue.into(), options, FieldTable::default()).await.expect("the queue is there");
+        let ready = queue.message_count().into();
+        let _ = channel.close(200, "".into()).await;
+        ready
+    }
+
+    /// What a contender left in the queue, and every key.
+    pub(crate) async fn clear(&self, target: &Target) {
+        let channel = self.channel().await;
+        // What was given back when the contender ended may take a moment to stand in the queue again.
+        wait_until(Duration::from_secs(60), "the queue is empty", async || {
+            let _ = channel.queue_purge(target.queue().into(), QueuePurgeOptions::default()).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            self.ready(target).await == 0
+        })
+        .await;
+        let _ = channel.close(200, "".into()).await;
+        self.flush().await;
+    }
+
+    pub(crate) async fn flush(&self) {
+        self.query::<()>(redis::cmd("FLUSHALL").arg("SYNC")).await;
+    }
+
+    /// Gives keys a value.
+    pub(crate) async fn seed(&self, keys: impl Iterator<Item = String>) {
+        let keys: Vec<String> = keys.collect();
+        for keys in keys.chunks(KEYS_AT_ONCE) {
+            let mut command = redis::cmd("MSET");
+            for key in keys {
+                command.arg(key).arg("a value that some reader has cached");
+            }
+            self.query::<()>(&command).await;
+        }
+    }
+
+    /// Gives keys a value and makes them the members of a tag.
+    pub(crate) async fn seed_tag(&self, tag: &str, members: impl Iterator<Item = String>) {
+        let members: Vec<String> = members.collect();
+        for members in members.chunks(KEYS_AT_ONCE) {
+            self.query::<()>(redis::cmd("SADD").arg(format!("cache_tag:{tag}")).arg(members)).await;
+        }
+        self.seed(members.into_iter()).await;
+    }
+
+    /// Makes each key, with a value, the one member of its tag.
+    pub(crate) async fn seed_small_tags(&self, tags: impl Iterator<Item = (String, String)>) {
+        let tags: Vec<(String, String)> = tags.collect();
+        for tags in tags.chunks(KEYS_AT_ONCE) {
+            let mut pipeline = redis::Pipeline::with_capacity(tags.len());
+            for (tag, member) in tags {
+                pipeline.cmd("SADD").arg(format!("cache_tag:{tag}")).arg(member).ignore();
+            }
+            pipeline.query_async::<()>(&mut self.cache.clone()).await.expect("Redis answers");
+        }
+        self.seed(tags.into_iter().map(|(_, member)| member)).await;
+    }
+
+    /// Keys in Redis.
+    pub(crate) async fn keys(&self) -> u64 {
+        self.query(&redis::cmd("DBSIZE")).await
+    }
+
+    /// Commands that Redis has done since it started.
+    pub(crate) async fn commands(&self) -> u64 {
+        let info: String = self.query(redis::cmd("INFO").arg("stats")).await;
+        let total = info.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
+        total.and_then(|total| total.trim().parse().ok()).expect("INFO says how many")
+    }
+
+    pub(crate) async fn query<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> T {
+        command.query_async(&mut self.cache.clone()).await.expect("Redis answers")
+    }
+
+    /// The versions of both servers.
+    pub(crate) async fn versions(&self) -> String {
+        let info: String = self.query(redis::cmd("INFO").arg("server")).await;
+        let redis = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("?").trim().to_owned();
+        let rabbitmq = self.broker.ctl(&["version"]).await;
+        format!("RabbitMQ {}, Redis {redis}", rabbitmq.trim())
+    }
+}
+
+fn persistent() -> BasicProperties {
+    BasicProperties::default().with_delivery_mode(2)
+}

@@ -1,0 +1,116 @@
+//! A full queue is drained, and somebody looks at the clock.
+
+use std::time::{Duration, Instant};
+
+use crate::contender::{Contender, Running, Target};
+use crate::events;
+use crate::results::Results;
+use crate::stage::Stage;
+
+/// A drain that takes longer is judged by what it did until then.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// Between two looks at the number of keys in Redis: it costs Redis some 20 µs.
+const LOOK_AT_KEYS: Duration = Duration::from_millis(3);
+
+/// Between two looks at the worker's own count: it costs the worker some 100 µs.
+const LOOK_AT_COUNT: Duration = Duration::from_millis(20);
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Drained {
+    pub(crate) events_per_s: f64,
+    /// Of the contender's processes.
+    pub(crate) cpu_us_per_event: f64,
+}
+
+impl Drained {
+    pub(crate) fn note(self, results: &mut Results, workload: char, who: &str) {
+        results.note(workload, who, "events/s", self.events_per_s);
+        results.note(workload, who, "µs of CPU an event", self.cpu_us_per_event);
+    }
+}
+
+/// How far a drain has come.
+#[derive(Clone, Copy)]
+struct Mark {
+    at: Instant,
+    done: u64,
+    cpu: Duration,
+}
+
+impl Mark {
+    fn of(running: &[Running], done: u64) -> Self {
+        Self { at: Instant::now(), done, cpu: running.iter().map(Running::cpu).sum() }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts of events")]
+    fn to(self, end: Self) -> Drained {
+        let events = end.done.saturating_sub(self.done) as f64;
+        Drained {
+            events_per_s: events / (end.at - self.at).as_secs_f64(),
+            cpu_us_per_event: end.cpu.saturating_sub(self.cpu).as_secs_f64() * 1e6 / events,
+        }
+    }
+}
+
+/// The bare loop takes `events`, which wait already; it tells the time itself, from the first delivery to the last acknowledgement.
+pub(crate) async fn bare(target: &Target, events: u64) -> Drained {
+    let mut running = Contender::Bare.start(target, events);
+    let line = running.last_line().await;
+    running.stop().await;
+    let mut numbers = line.split(' ').filter_map(|number| number.parse::<f64>().ok());
+    let (Some(seconds), Some(cpu_us)) = (numbers.next(), numbers.next()) else { panic!("the bare drain said `{line}`") };
+    #[expect(clippy::cast_precision_loss, reason = "a count of events")]
+    let events = events as f64;
+    Drained { events_per_s: events / seconds, cpu_us_per_event: cpu_us / events }
+}
+
+/// Each of `events` deletes a key of its own, and Redis holds those keys alone: from the first key that is gone to the last.
+pub(crate) async fn by_keys(stage: &Stage, running: &[Running], events: u64) -> Drained {
+    // Beside them stands the key by which the worker finds out whether Redis takes writes, for a second each time.
+    let done = async || events.saturating_sub(stage.keys().await.saturating_sub(1));
+    let from = Mark::of(running, first(async || done().await > 1, &done).await);
+    let mut now = from;
+    while now.done + 1 < events && from.at.elapsed() < LONGEST {
+        tokio::time::sleep(LOOK_AT_KEYS).await;
+        now = Mark::of(running, done().await);
+    }
+    from.to(now)
+}
+
+/// By the worker's own count of events of a type whose effects took hold.
+pub(crate) async fn by_count(running: &Running, event_type: &str, events: u64) -> Drained {
+    let done = async || running.counted(event_type, "applied").await;
+    let from = Mark::of(std::slice::from_ref(running), first(async || done().await > 0, &done).await);
+    let mut now = from;
+    while now.done < events {
+        assert!(from.at.elapsed() < Duration::from_secs(120), "the drain stands still at {} of {events}", now.done);
+        tokio::time::sleep(LOOK_AT_COUNT).await;
+        now = Mark::of(std::slice::from_ref(running), done().await);
+    }
+    from.to(now)
+}
+
+async fn first(begun: impl AsyncFn() -> bool, done: &impl AsyncFn() -> u64) -> u64 {
+    let start = Instant::now();
+    while !begun().await {
+        assert!(start.elapsed() < Duration::from_secs(60), "the drain does not begin");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    done().await
+}
+
+/// Fills the queue with events that delete one key each, gives the keys a value, and drains it.
+pub(crate) async fn one_delete(stage: &Stage, contender: Contender, target: &Target, events: u64) -> Drained {
+    stage.fill(target, events, events::user_updated).await;
+    if contender == Contender::Bare {
+        return bare(target, events).await;
+    }
+    stage.seed((0..events).map(|id| format!("user:{id}"))).await;
+    let running = [contender.start(target, events)];
+    let drained = by_keys(stage, &running, events).await;
+    let [running] = running;
+    running.stop().await;
+    stage.clear(target).await;
+    drained
+}

@@ -1,0 +1,28 @@
+//! (d) 100,000 events about 100 keys: how few commands Redis sees.
+
+use super::{ONE_DELETE, drain};
+use crate::contender::Contender;
+use crate::events;
+use crate::results::Results;
+use crate::stage::Stage;
+
+const EVENTS: u64 = 100_000;
+const KEYS: u64 = 100;
+
+pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
+    let target = stage.target("hot-set", ONE_DELETE).await;
+    for _ in 0..rounds {
+        stage.fill(&target, EVENTS, |id| events::user_updated(id % KEYS)).await;
+        stage.seed((0..KEYS).map(|id| format!("user:{id}"))).await;
+        let before = stage.commands().await;
+        let worker = Contender::Unstale.start(&target, EVENTS);
+        let drained = drain::by_count(&worker, "user.updated", EVENTS).await;
+        // What the worker sends besides, such as its probes, counts too; our own question does not.
+        #[expect(clippy::cast_precision_loss, reason = "counts")]
+        let commands = (stage.commands().await - before).saturating_sub(1) as f64 / EVENTS as f64;
+        drained.note(results, 'd', Contender::Unstale.name());
+        results.note('d', Contender::Unstale.name(), "commands an event", commands);
+        worker.stop().await;
+        stage.clear(&target).await;
+    }
+}

@@ -1,0 +1,37 @@
+//! The workloads, one file a kind; what they are for is in docs/bench/README.md.
+
+mod drain;
+mod hot_set;
+pub(crate) mod latency;
+mod link;
+mod loader;
+pub(crate) mod memory;
+mod one_delete;
+mod realistic;
+pub(crate) mod scale;
+pub(crate) mod tag;
+mod tracking;
+pub(crate) mod warm;
+pub(crate) mod write_through;
+
+use crate::results::Results;
+use crate::stage::Stage;
+
+/// Of one event one key is deleted: what most workloads are about.
+pub(crate) const ONE_DELETE: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
+
+pub(crate) async fn run(workload: char, stage: &Stage, rounds: usize, results: &mut Results) {
+    match workload {
+        'a' => one_delete::run(stage, rounds, results).await,
+        'b' => realistic::run(stage, rounds, results).await,
+        'c' => write_through::run(stage, rounds, results).await,
+        'd' => hot_set::run(stage, rounds, results).await,
+        'e' => tag::run(stage, rounds, results).await,
+        'f' => latency::run(stage, rounds, results).await,
+        'g' => memory::run(stage, results).await,
+        'h' => scale::run(stage, rounds, results).await,
+        'i' => link::run(stage, rounds, results).await,
+        'j' => warm::run(stage, results).await,
+        other => unreachable!("{other} was refused"),
+    }
+}

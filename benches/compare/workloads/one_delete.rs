@@ -1,0 +1,27 @@
+//! (a) One event deletes one key: the worker beside the ceiling and beside its peers.
+
+use super::{ONE_DELETE, drain};
+use crate::contender::Contender;
+use crate::peers;
+use crate::results::Results;
+use crate::stage::Stage;
+
+/// Each contender and its backlog: one that the fast need seconds for, and the slow no more than some.
+const CONTENDERS: [(Contender, u64); 6] = [
+    (Contender::Bare, 300_000),
+    (Contender::Unstale, 300_000),
+    (Contender::Sketch, 300_000),
+    (Contender::Node, 200_000),
+    (Contender::AioPika, 40_000),
+    (Contender::FastStream, 25_000),
+];
+
+pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
+    peers::install();
+    let target = stage.target("one-delete", ONE_DELETE).await;
+    for _ in 0..rounds {
+        for (contender, events) in CONTENDERS {
+            drain::one_delete(stage, contender, &target, events).await.note(results, 'a', contender.name());
+        }
+    }
+}

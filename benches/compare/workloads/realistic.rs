@@ -1,0 +1,63 @@
+//! (b) What a schema of some months looks like: a JSON Schema, a condition, one fenced key, two plain keys, two small tags.
+
+use super::drain;
+use crate::contender::Contender;
+use crate::events;
+use crate::results::Results;
+use crate::stage::Stage;
+
+const EVENTS: u64 = 100_000;
+const TEAMS: u64 = 1_000;
+
+/// `user:{id}:summary` is fenced: another entry writes it.
+const RULES: &str = r#"
+defaults: { ttl: 1h }
+events:
+  user.updated:
+    data:
+      type: object
+      required: [id, email, plan, team, rev]
+      properties:
+        id: { type: integer, minimum: 0 }
+        email: { type: string, format: email, maxLength: 254 }
+        plan: { enum: [free, team, enterprise] }
+        team: { type: integer }
+        rev: { type: integer, minimum: 0 }
+    version: "{rev}"
+    effects:
+      - delete: "user:{id}:summary"
+      - delete: ["user:{id}", "user:{id}:page"]
+      - invalidate_tags: ["user:{id}", "team:{team}"]
+        when: data.plan != "free"
+  user.renamed:
+    version: "{rev}"
+    effects:
+      - write: "user:{id}:summary"
+        value: { id: "{id}", email: "{email}" }
+"#;
+
+pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
+    let target = stage.target("realistic", RULES).await;
+    let body = |id| events::user_revised(id, TEAMS);
+    for _ in 0..rounds {
+        stage.fill(&target, EVENTS, body).await;
+        drain::bare(&target, EVENTS).await.note(results, 'b', Contender::Bare.name());
+        stage.fill(&target, EVENTS, body).await;
+        seed(stage).await;
+        let worker = Contender::Unstale.start(&target, EVENTS);
+        drain::by_count(&worker, "user.updated", EVENTS).await.note(results, 'b', Contender::Unstale.name());
+        worker.stop().await;
+        stage.clear(&target).await;
+    }
+}
+
+/// Every key that an event deletes is there, every tag has members.
+async fn seed(stage: &Stage) {
+    for key in ["", ":summary", ":page"] {
+        stage.seed((0..EVENTS).map(|id| format!("user:{id}{key}"))).await;
+    }
+    for team in 0..TEAMS {
+        stage.seed_tag(&format!("team:{team}"), (0..20).map(|member| format!("team:{team}:{member}"))).await;
+    }
+    stage.seed_small_tags((0..EVENTS).map(|id| (format!("user:{id}"), format!("user:{id}:badge")))).await;
+}
