@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests the readers of clients/ (Python, Node) against real servers, beside a real worker, and runs the readers of examples/:
+# Tests the readers of clients/ (Python, Node) against real servers, beside real workers, and runs the readers of examples/:
 #   scripts/test-clients.sh
 # Installs what they need from PyPI and npm into .local/clients, starts private servers and a small Redis Cluster, and stops all it started.
 set -euo pipefail
@@ -34,8 +34,20 @@ install() {
 }
 
 redis() { redis-cli -u "$UNSTALE_REDIS_URL" "$@"; }
-ready() {
-    kill -0 "$worker" && [[ $(exec 3<>"/dev/tcp/127.0.0.1/$http_port" && printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3 && head -n 1 <&3) == *" 200 "* ]]
+ready() { [[ $(exec 3<>"/dev/tcp/127.0.0.1/$1" && printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3 && head -n 1 <&3) == *" 200 "* ]]; }
+
+# worker NAME SETTING…: starts a worker and waits until it is ready.
+worker() {
+    local name=$1 port
+    shift
+    port=$(free_port)
+    env UNSTALE_SCHEMAS="$work/registry" UNSTALE_HTTP_ADDR="127.0.0.1:$port" "$@" \
+        "$READERS_TEST_BINARY" run </dev/null >"$work/$name.log" 2>&1 &
+    started+=("$!")
+    if ! wait_for 60 "the worker is ready" ready "$port"; then
+        tail -n 30 "$work/$name.log" >&2
+        exit 69
+    fi
 }
 
 cluster_is_up() { [[ $(redis-cli -p "$1" CLUSTER INFO) == *cluster_state:ok* ]]; }
@@ -53,8 +65,8 @@ start_cluster() {
         addresses+=("127.0.0.1:$port")
     done
     redis-cli --cluster create "${addresses[@]}" --cluster-yes >"$work/cluster/create.log"
-    UNSTALE_TEST_CLUSTER=$(IFS=,; echo "${addresses[*]}")
-    export UNSTALE_TEST_CLUSTER
+    READERS_TEST_CLUSTER=$(IFS=,; echo "${addresses[*]}")
+    export READERS_TEST_CLUSTER
     for port in "${addresses[@]#*:}"; do
         wait_for 30 "the cluster is up" cluster_is_up "$port"
     done
@@ -74,7 +86,7 @@ example() {
             return 1
         fi
         if [ "$expected" = hit ]; then
-            "$UNSTALE_TEST_BINARY" publish user.updated '{"id":42}' >/dev/null
+            "$READERS_TEST_BINARY" publish user.updated '{"id":42}' >/dev/null 2>&1
             wait_for 20 "user:42 is gone" gone user:42
         fi
     done
@@ -86,32 +98,26 @@ test_all() {
     trap 'kill "${started[@]}" 2>/dev/null; wait "${started[@]}" 2>/dev/null || true' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
-    http_port=$(free_port)
     rm -rf "$work/registry" && mkdir "$work/registry" && cp clients/registry/*.yaml examples/registry/*.yaml "$work/registry/"
-    UNSTALE_SCHEMAS="$work/registry" UNSTALE_HTTP_ADDR="127.0.0.1:$http_port" \
-        "$UNSTALE_TEST_BINARY" run </dev/null >"$work/worker.log" 2>&1 &
-    worker=$!
-    started+=("$worker")
     start_cluster
-    if ! wait_for 60 "the worker is ready" ready; then
-        tail -n 30 "$work/worker.log" >&2
-        exit 69
-    fi
+    worker single
+    # On the same broker, under other names.
+    worker cluster UNSTALE_QUEUE=clustered UNSTALE_EXCHANGE=clustered UNSTALE_REDIS_MODE=cluster UNSTALE_REDIS_URL="redis://$READERS_TEST_CLUSTER"
     # As the user whose rights the page names, which the tests' keys and the clients' own commands are added to.
     local rules
     rules=$(sed -n 's/^ACL SETUSER reader //p' docs/READERS.md)
     # shellcheck disable=SC2086 # the words of one command
     redis ACL SETUSER reader ${rules/>PASSWORD/>secret} '~product:*' +ping +info +client >/dev/null
-    export UNSTALE_TEST_READER_URL="redis://reader:secret@${UNSTALE_REDIS_URL#redis://}"
+    export READERS_TEST_URL="redis://reader:secret@${UNSTALE_REDIS_URL#redis://}"
     local release failed=0
     for release in "${pythons[@]}"; do
         echo "==> Python, $release"
-        (cd clients/python/tests && PYTHONDONTWRITEBYTECODE=1 "$work/$release/bin/python" -m unittest --quiet) || failed=1
+        (cd clients/python/tests && PYTHONDONTWRITEBYTECODE=1 timeout 600 "$work/$release/bin/python" -m unittest --quiet) || failed=1
     done
     "$work/${pythons[-1]}/bin/mypy" --cache-dir "$work/mypy" --config-file clients/python/pyproject.toml clients/python/src || failed=1
     for release in "${nodes[@]}"; do
         echo "==> Node, $release"
-        (cd "$work/$release" && npm test --silent) || failed=1
+        (cd "$work/$release" && timeout 600 npm test --silent) || failed=1
     done
     example Python "$work/${pythons[-1]}/bin/python" examples/python/read.py || failed=1
     # A package finds itself by its own name.
@@ -126,6 +132,6 @@ if [ "${1:-}" = --with-servers ]; then
 else
     install
     cargo build --locked --quiet --bin unstale
-    export UNSTALE_TEST_BINARY="$(cd "${CARGO_TARGET_DIR:-target}" && pwd)/debug/unstale"
+    export READERS_TEST_BINARY="$(cd "${CARGO_TARGET_DIR:-target}" && pwd)/debug/unstale"
     scripts/with-servers.sh "$PWD/scripts/test-clients.sh" --with-servers
 fi

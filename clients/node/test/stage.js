@@ -8,8 +8,8 @@ import { Cluster, Redis } from "ioredis";
 import { Reader } from "../index.js";
 
 export const HOUR = { ttlMs: 3_600_000 };
-export const READER_URL = process.env.UNSTALE_TEST_READER_URL;
-const NODES = process.env.UNSTALE_TEST_CLUSTER.split(",").map((node) => ({ host: node.split(":")[0], port: Number(node.split(":")[1]) }));
+export const READER_URL = process.env.READERS_TEST_URL;
+const NODES = process.env.READERS_TEST_CLUSTER.split(",").map((node) => ({ host: node.split(":")[0], port: Number(node.split(":")[1]) }));
 
 const open = [];
 export const opened = (client) => {
@@ -30,9 +30,10 @@ export function reader(options = {}, client = opened(new Redis(READER_URL))) {
 }
 
 /** Publishes an event, and waits until the worker has applied it. */
-export async function applied(redis, event, data = "{}") {
+export async function applied(redis, event, data = "{}", exchange = "events") {
   await redis.set("marker", "there");
-  await promisify(execFile)(process.env.UNSTALE_TEST_BINARY, ["publish", event, data], { timeout: 30_000 });
+  const options = { timeout: 30_000, env: { ...process.env, UNSTALE_EXCHANGE: exchange } };
+  await promisify(execFile)(process.env.READERS_TEST_BINARY, ["publish", event, data], options);
   await waitUntil(`${event} is applied`, async () => !(await redis.exists("marker")));
 }
 

@@ -18,9 +18,9 @@ from redis.retry import Retry
 from unstale_reader import AsyncReader, Reader
 
 REDIS_URL = os.environ["UNSTALE_REDIS_URL"]
-READER_URL = os.environ["UNSTALE_TEST_READER_URL"]
+READER_URL = os.environ["READERS_TEST_URL"]
 """Redis as the user whose rights docs/READERS.md names."""
-CLUSTER = [tuple(node.split(":")) for node in os.environ["UNSTALE_TEST_CLUSTER"].split(",")]
+CLUSTER = [tuple(node.split(":")) for node in os.environ["READERS_TEST_CLUSTER"].split(",")]
 HOUR = 3600
 SOON = 30
 
@@ -30,16 +30,17 @@ threads = ThreadPoolExecutor(256)
 Load = Callable[[], Awaitable[Any]]
 
 
-def publish(event: str, data: str = "{}") -> None:
+def publish(event: str, data: str, exchange: str) -> None:
     """Until the broker has confirmed it."""
-    subprocess.run([os.environ["UNSTALE_TEST_BINARY"], "publish", event, data], check=True, capture_output=True, timeout=SOON)
+    command = [os.environ["READERS_TEST_BINARY"], "publish", event, data]
+    subprocess.run(command, check=True, capture_output=True, timeout=SOON, env={**os.environ, "UNSTALE_EXCHANGE": exchange})
 
 
-async def applied(event: str, data: str = "{}") -> None:
+async def applied(event: str, data: str = "{}", on: Any = admin, exchange: str = "events") -> None:
     """Publishes an event, and waits until the worker has applied it."""
-    admin.set("marker", "there")
-    await asyncio.to_thread(publish, event, data)
-    await wait_until(f"{event} is applied", lambda: not admin.exists("marker"))
+    on.set("marker", "there")
+    await asyncio.to_thread(publish, event, data, exchange)
+    await wait_until(f"{event} is applied", lambda: not on.exists("marker"))
 
 
 async def wait_until(what: str, holds: Callable[[], Any]) -> None:
