@@ -58,6 +58,8 @@ pub struct CopyHeaders<'a> {
     pub redelivered: Option<u64>,
     /// The registry's digest.
     pub registry: &'a str,
+    /// A time before which the event did not arrive, RFC 3339, unless an earlier copy has it.
+    pub arrived_after: Option<&'a str>,
     /// Now: RFC 3339.
     pub time: &'a str,
 }
@@ -134,6 +136,7 @@ fn write_ours(table: &mut BTreeMap<ShortString, AMQPValue>, delivery: &Delivery,
     write(header::EXCHANGE, Some(exchange).filter(fits));
     write(header::ROUTING_KEY, Some(routing_key).filter(fits).or(Some("")));
     write(header::FIRST_TIME, earlier(header::FIRST_TIME).filter(fits).or(Some(headers.time)));
+    write(header::ARRIVED_AFTER, earlier(header::ARRIVED_AFTER).or(headers.arrived_after).filter(fits));
     write(header::TIME, Some(headers.time));
     write(header::REGISTRY, Some(headers.registry).filter(|digest| !digest.is_empty()));
     write(header::EARLIER_REASONS, headers.earlier_reasons.filter(fits));

@@ -97,6 +97,20 @@ impl Lane {
         !self.left_over.is_empty()
     }
 
+    /// Whether nothing that has arrived is left to be given out.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub fn all_read(&mut self) -> Result<bool, SessionEnded> {
+        if self.left_over.is_empty()
+            && let Some(next) = self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never())
+        {
+            let delivery = self.arrived(next)?;
+            self.left_over.push_back(delivery);
+        }
+        Ok(self.left_over.is_empty())
+    }
+
     /// Waits for a delivery, and gives it with what else has arrived, `max` at most and no more than 4 MiB of bodies and one; never waits for
     /// more. Without a consumer it waits for the end of the session. Nothing is lost when the future is dropped.
     ///

@@ -10,6 +10,7 @@ use super::convert::short;
 use super::failure::{BrokerError, SessionEnded};
 use super::lane::{Lane, LaneName};
 use super::link::{EndSignal, Link};
+use super::look::Looker;
 use super::names::Names;
 use super::publisher::Publisher;
 use super::recent_acks::RecentAcks;
@@ -23,7 +24,7 @@ use crate::config::AmqpConfig;
 pub struct Session {
     config: AmqpConfig,
     names: Names,
-    bound: BTreeSet<String>,
+    bound: Mutex<BTreeSet<String>>,
     warnings: Vec<String>,
     signal: EndSignal,
     blocked: watch::Receiver<bool>,
@@ -62,7 +63,7 @@ impl Session {
         Ok(Self {
             config: config.clone(),
             names,
-            bound,
+            bound: Mutex::new(bound),
             warnings,
             signal,
             blocked: blocked_receiver,
@@ -87,12 +88,13 @@ impl Session {
     ///
     /// # Errors
     /// [`BrokerError`], as for [`open`](Self::open).
-    pub async fn bind(&mut self, routing_keys: &[String]) -> Result<Rebound, BrokerError> {
+    pub async fn bind(&self, routing_keys: &[String]) -> Result<Rebound, BrokerError> {
         let wanted: BTreeSet<String> = routing_keys.iter().chain(&self.config.bind).cloned().collect();
-        let added: Vec<String> = wanted.difference(&self.bound).cloned().collect();
+        let bound = || self.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        let added: Vec<String> = wanted.difference(&bound()).cloned().collect();
         topology::bind(&self.consume, &self.config, &self.names, &added).await?;
-        self.bound.extend(added.iter().cloned());
-        let left_bound = self.bound.difference(&wanted).cloned().collect();
+        bound().extend(added.iter().cloned());
+        let left_bound = bound().difference(&wanted).cloned().collect();
         Ok(Rebound { added, left_bound })
     }
 
@@ -117,6 +119,11 @@ impl Session {
     /// When the session is over.
     pub async fn publisher(&self) -> Result<Publisher, SessionEnded> {
         Publisher::on(&self.publish, self.blocked.clone(), &self.signal).await.map_err(|ended| self.signal.end(ended))
+    }
+
+    /// Looks at the lanes' queues, beside all else that goes on.
+    pub fn looker(&self) -> Looker<'_> {
+        Looker::new(&self.consume, [&self.names.main, &self.names.slow])
     }
 
     /// Whether and when it is over, and whether the broker takes messages; outlives the session.

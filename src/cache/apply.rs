@@ -9,6 +9,7 @@ use super::connection::Link;
 use super::failure::{self, CommandError, Outage};
 use super::fence::{self, FENCES_PER_CALL};
 use super::lifetime::{self, Lifetime, Unit};
+use super::marks::Seal;
 use super::script::{Sent, WRITE_TAGGED};
 use super::side_keys::{Kind, side_key, write_side_key};
 use super::socket::{Socket, poll_once_each};
@@ -62,6 +63,8 @@ pub(super) enum Asked {
     Member(OperationId),
     /// What was detached of that tag.
     Detachment(OperationId),
+    /// Whether all of it stands in the Redis that we know.
+    Seal(Seal),
 }
 
 /// A plan in Redis' commands.
@@ -92,14 +95,26 @@ impl Cache {
             Redis::Cluster(cluster) => return self.apply_in_cluster(cluster, plan).await,
         };
         let live = link.live()?;
-        let commands = self.commands(plan);
-        let answers = send_all(link, &live, &commands.chunks).await?;
+        let mut commands = self.commands(plan);
+        let sealed = &mut commands;
+        let sending = self.in_order(|| {
+            if let Some((seal, command)) = self.seal(&mut sealed.sent) {
+                sealed.push(Asked::Seal(seal), command);
+            }
+            send_all(link, &live, &sealed.chunks)
+        });
+        let answers = sending.await?;
         let mut outcome = Outcome::new(plan);
         for (asked, answer) in commands.asked.iter().zip(answers) {
-            outcome.note(*asked, &answer, &commands).inspect_err(|outage| link.give_up(&live, outage))?;
+            let noted = match asked {
+                Asked::Seal(seal) => self.sealed(*seal, &answer),
+                asked => outcome.note(*asked, &answer, &commands),
+            };
+            noted.inspect_err(|outage| link.give_up(&live, outage))?;
         }
         if !outcome.again.is_empty() {
             delete_one_by_one(link, &live, &mut outcome).await?;
+            self.seal_alone().await?;
         }
         Ok(outcome.finish())
     }
@@ -354,7 +369,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
         }
         let one = u64::from(*answer == Value::Int(1));
         match asked {
-            Asked::Leases { .. } | Asked::Fences { .. } | Asked::Quiet(_) | Asked::Detachment(_) => {}
+            Asked::Leases { .. } | Asked::Fences { .. } | Asked::Quiet(_) | Asked::Detachment(_) | Asked::Seal(_) => {}
             Asked::Member(id) => self.hit(id, one, 1),
             Asked::Deletions { first, end } => {
                 let existed = if let Value::Int(existed) = answer { u64::try_from(*existed).unwrap_or(0) } else { 0 };
@@ -394,6 +409,8 @@ impl<'p, 'e> Outcome<'p, 'e> {
                 return Ok(());
             }
             Asked::Deletions { first, end } => &self.plan.deletions()[first..end],
+            // Read by whoever made it.
+            Asked::Seal(_) => return Ok(()),
             Asked::Existence(id) | Asked::Operation(id) | Asked::Quiet(id) | Asked::Member(id) | Asked::Detachment(id) => {
                 let command = self.plan.operation(id).command;
                 let error = failure::classify(command_name(command), error);

@@ -16,8 +16,21 @@ pub struct Outage {
 }
 
 impl Outage {
-    pub(super) fn new(cause: impl Into<String>) -> Self {
+    /// Waiting may end it.
+    pub fn new(cause: impl Into<String>) -> Self {
         Self { cause: cause.into(), needs_person: false }
+    }
+
+    /// What Redis had confirmed is not there any more.
+    pub fn went_back() -> Self {
+        Self::new("Redis has lost writes that it had confirmed: it came back from an older state")
+    }
+
+    /// Without them nobody would notice that Redis went back.
+    pub fn no_marks(cause: &str) -> Self {
+        Self::for_person(format!(
+            "Redis does not let us keep our marks ({cause}): the ACL of our user needs ~unstale:* and the commands in docs/OPERATIONS.md"
+        ))
     }
 
     fn for_person(cause: impl Into<String>) -> Self {

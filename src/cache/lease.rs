@@ -92,7 +92,7 @@ impl Cache {
         }
         let mut command = FILL.call(&mut Sent::default(), keys.iter().map(Vec::as_slice));
         command.arg(token).arg(since).arg(value).arg(unit.option()).arg(millis).arg(set_millis);
-        match self.call("fill", command).await? {
+        match self.call_sealed("fill", command).await? {
             Value::Int(1) => Ok(Fill::Filled),
             Value::Int(0) => Ok(Fill::Refused),
             _ => Err(unexpected()),

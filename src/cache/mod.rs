@@ -13,6 +13,7 @@ mod failure;
 mod fence;
 mod lease;
 mod lifetime;
+mod marks;
 mod prune;
 pub(crate) mod script;
 mod sentinel;
@@ -30,6 +31,7 @@ pub use connection::CacheError;
 pub use eviction::Eviction;
 pub use failure::{CommandError, Outage};
 pub use lease::{Fill, Grant, LONGEST_LEASE, new_token};
+pub use marks::{Entered, HealRecord, Marks, Tick, Turn};
 pub use prune::{PRUNE_STEP, Pruned, TagSets};
 pub use script::READER_SCRIPTS;
 pub use server::Server;
@@ -42,6 +44,7 @@ use redis::{Cmd, Value};
 use crate::config::{RedisConfig, RedisMode};
 use cluster::Cluster;
 use connection::Link;
+use marks::Chain;
 
 /// Redis, as far as this program uses it.
 #[derive(Debug)]
@@ -50,6 +53,9 @@ pub struct Cache {
     tag_prefix: String,
     fence_ttl_ms: i64,
     workers: String,
+    marks: String,
+    id: String,
+    chain: Chain,
 }
 
 /// What Redis is.
@@ -76,6 +82,9 @@ impl Cache {
             tag_prefix: config.tag_prefix.clone(),
             fence_ttl_ms: lifetime::millis(config.fence_ttl),
             workers: side_keys::workers(queue),
+            marks: side_keys::marks(queue),
+            id: new_token(),
+            chain: Chain::default(),
         })
     }
 
@@ -106,6 +115,15 @@ impl Cache {
 
     fn tag_set(&self, tag: &str) -> String {
         [&self.tag_prefix, tag].concat()
+    }
+
+    /// Takes for known that Redis cannot be worked with, so that nothing more is sent before the next probe.
+    pub fn give_up(&self, outage: &Outage) {
+        if let Redis::Primary(link) = &self.redis
+            && let Ok(live) = link.live()
+        {
+            link.give_up(&live, outage);
+        }
     }
 
     /// One command by itself, outside any batch.

@@ -92,6 +92,14 @@ script!(DETACH_TAG, 25, "detach_tag.lua");
 script!(DROP_DETACHED, 26, "drop_detached.lua");
 script!(ADD_MEMBER, 27, "tag_member.lua", "add_member.lua");
 script!(JOIN_TAG, 28, "tag_member.lua", "join_tag.lua");
+script!(MARK_SEAL, 17, "mark_seal.lua");
+script!(MARK_TICK, 18, "mark.lua", "mark_tick.lua");
+script!(MARK_ENTER, 19, "mark.lua", "mark_enter.lua");
+script!(MARK_HOLD, 20, "mark.lua", "mark_hold.lua");
+script!(HEAL_TAKE, 21, "mark.lua", "heal_take.lua");
+script!(HEAL_SEAL, 22, "heal_seal.lua");
+script!(HEAL_FINISH, 23, "mark.lua", "heal_finish.lua");
+script!(FORWARD_SEQUENCE, 29, "forward_sequence.lua");
 
 /// The scripts of the readers' protocol, whole, by their published names: docs/READERS.md prints them, and every client sends them.
 pub const READER_SCRIPTS: [(&str, &str); 4] = [("read", READ), ("join", JOIN), ("fill", FILL_SOURCE), ("release", RELEASE_SOURCE)];

@@ -81,6 +81,11 @@ pub(super) fn workers(queue: &str) -> String {
     format!("unstale:workers:{queue}")
 }
 
+/// The marks of the workers of a queue, by which they notice that Redis went back.
+pub(super) fn marks(queue: &str) -> String {
+    format!("unstale:mark:{queue}")
+}
+
 /// What a probe writes.
 pub(super) fn probe(queue: &str) -> String {
     format!("unstale:probe:{queue}")

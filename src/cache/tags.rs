@@ -52,7 +52,7 @@ impl Cache {
         if let Redis::Cluster(cluster) = &self.redis {
             return self.invalidate_in_cluster(cluster, tag).await;
         }
-        let value = self.call("invalidate_tag", self.invalidation(tag, &mut Sent::default())).await?;
+        let value = self.call_sealed("invalidate_tag", self.invalidation(tag, &mut Sent::default())).await?;
         invalidated(&value).ok_or_else(unexpected)
     }
 
@@ -114,7 +114,7 @@ impl Cache {
                     Redis::Primary(_) => {
                         let mut command = DRAIN_SLICE.call(&mut Sent::default(), [&detached, &record, DRAINING_TAGS].into_iter());
                         command.arg(cursor).arg(SLICE).arg(&number).arg(set);
-                        integers(&self.call("drain", command).await?).ok_or_else(unexpected)?
+                        integers(&self.call_sealed("drain", command).await?).ok_or_else(unexpected)?
                     }
                     Redis::Cluster(cluster) => self.drain_slice_in_cluster(cluster, set, &number, cursor).await?,
                 };

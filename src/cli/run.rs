@@ -60,8 +60,6 @@ fn load(config: &Config) -> Result<Registry, CommandError> {
 
 async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Exit, CommandError> {
     let (metrics, readiness, signals) = (Metrics::new(), Readiness::new(), Signals::default());
-    // Nothing looks yet whether Redis lost writes.
-    readiness.set_healed(Ok(()));
     listen_for_signals(&signals, beside)?;
     let served = match config.http_addr {
         Some(addr) => {

@@ -74,7 +74,7 @@ fn write_text(status: &Status, findings: &Findings, out: &mut impl Write) -> io:
     if let Ok(broker) = &status.rabbitmq {
         writeln!(out, "\nRabbitMQ  {}", broker.node)?;
         write_queues(&broker.queues, out)?;
-        writeln!(out, "  history: {}", history(&broker.history))?;
+        writeln!(out, "  history: {}", history(&broker.history, status))?;
     }
     if let Ok(redis) = &status.redis {
         let unknown = || "version unknown".to_owned();
@@ -119,12 +119,18 @@ fn write_workers(status: &Status, out: &mut impl Write) -> io::Result<()> {
     table(["worker", "registry", "in hand", "oldest", ""], [false, false, true, true, false], rows.collect(), out)
 }
 
-fn history(facts: &HistoryFacts) -> String {
+fn history(facts: &HistoryFacts, status: &Status) -> String {
     match facts {
         HistoryFacts::Off => "off".to_owned(),
         HistoryFacts::Missing => "missing".to_owned(),
         HistoryFacts::Unknown(_) => "unknown".to_owned(),
-        HistoryFacts::Stands => "kept".to_owned(),
+        HistoryFacts::Empty => "empty".to_owned(),
+        HistoryFacts::Stands { first, last, since } => {
+            let reaches = since.map_or_else(String::new, |since| {
+                format!(", reaching back {} or more", span(status.time.duration_since(since).as_secs_f64()))
+            });
+            format!("offsets {first} to {last}{reaches}")
+        }
     }
 }
 

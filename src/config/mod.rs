@@ -86,6 +86,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether anybody looks whether Redis went back, and heals it. In a cluster each primary goes back by itself, which one mark cannot tell.
+    pub fn heals(&self) -> bool {
+        self.heal_window.is_some() && self.redis.mode != RedisMode::Cluster
+    }
+
     /// Reads the environment of this process, and the files it names.
     ///
     /// # Errors

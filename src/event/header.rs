@@ -14,6 +14,8 @@ pub const EXCHANGE: &str = "unstale-exchange";
 pub const ROUTING_KEY: &str = "unstale-routing-key";
 /// When the event was first handled: RFC 3339.
 pub const FIRST_TIME: &str = "unstale-first-time";
+/// A time before which the event did not arrive: RFC 3339. From there on the history holds it.
+pub const ARRIVED_AFTER: &str = "unstale-arrived-after";
 /// When this copy was made: RFC 3339.
 pub const TIME: &str = "unstale-time";
 /// What is still to do, where not all: positions in the `effects` of `plan --json`, separated by commas.
@@ -42,7 +44,7 @@ pub const REDELIVERED: &str = "unstale-redelivered";
 pub const PREFIX: &str = "unstale-";
 
 /// Every name.
-pub const ALL: [&str; 18] = [
+pub const ALL: [&str; 19] = [
     ATTEMPT,
     REASON,
     ERROR,
@@ -50,6 +52,7 @@ pub const ALL: [&str; 18] = [
     EXCHANGE,
     ROUTING_KEY,
     FIRST_TIME,
+    ARRIVED_AFTER,
     TIME,
     EFFECTS,
     REGISTRY,

@@ -14,6 +14,8 @@ pub struct Provenance<'a> {
     pub attempt: u32,
     /// When the event was first handled: RFC 3339.
     pub first_time: Option<&'a str>,
+    /// A time before which it did not arrive: RFC 3339.
+    pub arrived_after: Option<&'a str>,
     /// When this copy was made: RFC 3339.
     pub time: Option<&'a str>,
     /// Positions of the effects still to do, in ascending order; `None` for all, and for a list that does not read. See
@@ -43,6 +45,7 @@ impl<'a> Provenance<'a> {
             routing_key,
             attempt: headers.get(header::ATTEMPT).and_then(count).unwrap_or(0),
             first_time: headers.text(header::FIRST_TIME),
+            arrived_after: headers.text(header::ARRIVED_AFTER),
             time: headers.text(header::TIME),
             effects: headers.text(header::EFFECTS).and_then(positions),
             registry: headers.text(header::REGISTRY),

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::in_hand::Held;
 use super::intake::Request;
+use super::low::Holding;
 use super::{Live, Shared, copies};
 use crate::broker::{Delivery, SessionEnded, Tag};
 use crate::cache::Outage;
@@ -20,6 +21,7 @@ pub(super) struct Batch {
     /// The registry they were resolved with.
     pub(super) live: Arc<Live>,
     _held: Held,
+    holding: Holding,
 }
 
 /// The effects that are not done, by event, in order of position.
@@ -30,7 +32,7 @@ impl Batch {
     pub(super) fn read(shared: &Shared, deliveries: Vec<Delivery>) -> Self {
         let live = shared.live.load_full();
         let requests = deliveries.iter().map(|delivery| Request::of(delivery, &live, shared.config.max_body_bytes)).collect();
-        Self { _held: shared.in_hand.take(deliveries.len()), deliveries, requests, live }
+        Self { _held: shared.in_hand.take(deliveries.len()), holding: shared.low.take(&deliveries), deliveries, requests, live }
     }
 
     /// The newest delivery's tag: acknowledging through it settles the batch.
@@ -82,11 +84,12 @@ impl Batch {
                 None => settle(&shared.policy, &request.resolution, request.only.as_deref(), rest, request.attempts_before),
             };
             outcomes.push(outcome);
-            orders.extend(copies.into_iter().map(|order| (delivery, order)));
+            orders.extend(copies.into_iter().map(|order| (delivery, self.holding.bound_of(delivery), order)));
         }
         if !orders.is_empty() {
             publisher.publish(shared, &self.live, &orders).await?;
         }
+        self.holding.settled();
         self.count(shared, &outcomes, unsettled);
         Ok(())
     }

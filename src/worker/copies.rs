@@ -29,27 +29,34 @@ impl Publisher {
     }
 
     /// Publishes what is ordered, and waits until each copy is confirmed and not returned, through alarms of the broker and full queues.
-    pub(super) async fn publish(&self, shared: &Shared, live: &Live, orders: &[(&Delivery, CopyOrder)]) -> Result<(), SessionEnded> {
+    /// Beside each order stands a bound for the arrival of its event.
+    pub(super) async fn publish(&self, shared: &Shared, live: &Live, orders: &[(&Delivery, u64, CopyOrder)]) -> Result<(), SessionEnded> {
         let mut channel = self.channel.lock().await;
         let now = Timestamp::now().to_string();
         let copies: Vec<Outgoing<'_>> = orders
             .iter()
-            .map(|(delivery, order)| {
+            .map(|(delivery, arrived_after, order)| {
                 let message = delivery.message();
                 // Rare: what a copy says of its event is read once more from the delivery.
                 let event = match decode(&message, shared.config.max_body_bytes) {
                     Ok(Decoded::Event(event)) => Some(event),
                     Ok(Decoded::Tombstone) | Err(_) => None,
                 };
-                let headers = headers(order, event.as_ref(), live.registry.digest(), &now);
+                let arrived_after = text(*arrived_after);
+                let headers = headers(order, event.as_ref(), live.registry.digest(), arrived_after.as_deref(), &now);
                 copy_to(self.queue(order.destination), delivery, &headers, channel.frame_max_bytes())
             })
             .collect();
         confirmed(&mut channel, copies).await?;
-        for (_, order) in orders {
+        for (_, arrived_after, order) in orders {
             match order.destination {
-                Destination::Slow => {}
-                Destination::Retry(_) => shared.metrics.retried(),
+                Destination::Slow => shared.low.copied(LaneName::Slow, Duration::ZERO, *arrived_after),
+                Destination::Retry(rung) => {
+                    let delay = self.names.retry.get(rung).map_or(Duration::ZERO, |(delay, _)| *delay);
+                    shared.low.copied(LaneName::Main, delay, *arrived_after);
+                    shared.metrics.retried();
+                }
+                // Whoever replays it answers for it.
                 Destination::Dead(reason) => shared.metrics.dead(reason),
             }
         }
@@ -62,7 +69,9 @@ impl Publisher {
         let mut channel = self.channel.lock().await;
         let now = Timestamp::now().to_string();
         let mut copies = Vec::with_capacity(suspects.len());
+        let bounds = shared.low.bounds();
         for Suspect { delivery: suspect, .. } in suspects {
+            let arrived_after = text(bounds.of(suspect));
             let message = suspect.message();
             let earlier = Provenance::of(&message);
             let in_vain = suspect.in_vain().unwrap_or_default();
@@ -75,6 +84,7 @@ impl Publisher {
                 effects: earlier.as_ref().and_then(|earlier| earlier.effects.as_deref()),
                 registry: earlier.as_ref().and_then(|earlier| earlier.registry).unwrap_or_default(),
                 redelivered: (!given_up).then_some(in_vain),
+                arrived_after: arrived_after.as_deref(),
                 time: &now,
                 ..CopyHeaders::default()
             };
@@ -88,7 +98,11 @@ impl Publisher {
             }
             copies.push(copy_to(queue, suspect, &headers, channel.frame_max_bytes()));
         }
-        confirmed(&mut channel, copies).await
+        confirmed(&mut channel, copies).await?;
+        for Suspect { delivery: suspect, .. } in suspects {
+            shared.low.copied(lane, Duration::ZERO, bounds.of(suspect));
+        }
+        Ok(())
     }
 
     fn queue(&self, destination: Destination) -> &str {
@@ -131,7 +145,19 @@ async fn confirmed(channel: &mut broker::Publisher, mut copies: Vec<Outgoing<'_>
     }
 }
 
-fn headers<'a>(order: &'a CopyOrder, event: Option<&'a Event<'_>>, registry: &'a str, time: &'a str) -> CopyHeaders<'a> {
+/// `None` where nothing is known.
+fn text(arrived_after_ms: u64) -> Option<String> {
+    let millis = i64::try_from(arrived_after_ms).ok().filter(|millis| *millis > 0)?;
+    Timestamp::from_millisecond(millis).ok().map(|time| time.to_string())
+}
+
+fn headers<'a>(
+    order: &'a CopyOrder,
+    event: Option<&'a Event<'_>>,
+    registry: &'a str,
+    arrived_after: Option<&'a str>,
+    time: &'a str,
+) -> CopyHeaders<'a> {
     let reason = match order.destination {
         Destination::Dead(reason) => Some(reason),
         Destination::Slow | Destination::Retry(_) => None,
@@ -147,6 +173,7 @@ fn headers<'a>(order: &'a CopyOrder, event: Option<&'a Event<'_>>, registry: &'a
         earlier_reasons: None,
         redelivered: None,
         registry,
+        arrived_after,
         time,
     }
 }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::healing::{Healer, Unhealed};
 use crate::cache::{Cache, Outage};
 use crate::http::Readiness;
 use crate::telemetry::Metrics;
@@ -14,6 +15,9 @@ use crate::telemetry::Metrics;
 /// How long a lane keeps what it has in hand while Redis is away, before it gives it back to the broker: short enough for the broker's
 /// acknowledgement timeout (30 minutes by default), long enough for a failover.
 pub(super) const HOLD: Duration = Duration::from_secs(60);
+
+/// Between two tries at a broker that refuses us the history.
+const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 
 /// Open while Redis takes writes. Closed by whoever meets an outage, opened by the probe alone.
 #[derive(Debug)]
@@ -58,8 +62,9 @@ impl Gate {
         stop.run_until_cancelled(opened).await.is_some_and(|opened| opened.is_ok())
     }
 
-    /// Probes whenever it is closed. Ends only where it never was open and Redis refuses us until a person changes something.
-    pub(super) async fn keep(&self, cache: &Cache) -> Outage {
+    /// Probes whenever it is closed, and opens it once Redis holds all that it confirmed. Ends only where it never was open and a server refuses us until
+    /// a person changes something.
+    pub(super) async fn keep(&self, cache: &Cache, healer: &Healer<'_>) -> Unhealed {
         let mut closed_since = self.closed_since.subscribe();
         let mut opened_before = false;
         let mut told = None;
@@ -67,7 +72,14 @@ impl Gate {
             // The sender lives as long as `self`: waiting cannot fail.
             let _ = closed_since.wait_for(Option::is_some).await;
             // It paces itself.
-            match cache.probe().await {
+            let usable = match cache.probe().await {
+                Ok(()) => {
+                    self.readiness.set_redis(Ok(()));
+                    healer.ensure().await
+                }
+                Err(outage) => Err(outage.into()),
+            };
+            match usable {
                 Ok(()) => {
                     opened_before = true;
                     told = None;
@@ -77,8 +89,13 @@ impl Gate {
                     self.metrics.set_paused("redis", false);
                     info!(after_s, "Redis answers");
                 }
-                Err(outage) if outage.needs_person && !opened_before => return outage,
-                Err(outage) => {
+                Err(refused) if refused.needs_person() && !opened_before => return refused,
+                Err(Unhealed::Broker(error)) => {
+                    self.readiness.set_healed(Err(format!("the history cannot be read to heal Redis: {error}").into()));
+                    warn!(cause = %error, "the history cannot be read to heal Redis");
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                }
+                Err(Unhealed::Redis(outage)) => {
                     self.readiness.set_redis(Err(outage.cause.clone().into()));
                     if told.as_ref() != Some(&outage.cause) {
                         warn!(cause = %outage.cause, "waiting for Redis");

@@ -74,6 +74,11 @@ pub(super) async fn run(
                 stopping = true;
                 lane.cancel().await?;
             }
+            () = shared.low.asks(), if !stopping => {
+                if lane.all_read()? {
+                    shared.low.all_read();
+                }
+            }
             arrived = gather(lane, shared.config.batch, until),
                 if (!stopping || lane.has_left_over()) && applying.len() < MAX_APPLYING =>
             {
@@ -88,6 +93,9 @@ pub(super) async fn run(
                 }
                 applying.push(apply(shared, Batch::read(shared, deliveries))).await;
                 gathering = Instant::now() + GATHERING;
+                if lane.all_read()? {
+                    shared.low.all_read();
+                }
             }
             else => return Ok(LaneEnd::Stopped),
         }

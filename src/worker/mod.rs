@@ -4,9 +4,11 @@ mod batch;
 mod copies;
 mod fill;
 mod gate;
+mod healing;
 mod in_hand;
 mod in_order;
 mod intake;
+mod low;
 mod main_lane;
 mod reload;
 mod report;
@@ -25,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::broker::BrokerError;
-use crate::cache::{Cache, CacheError, Outage, new_token};
+use crate::cache::{Cache, CacheError, Outage};
 use crate::config::Config;
 use crate::http::Readiness;
 use crate::plan::{Ladder, SettlePolicy};
@@ -34,7 +36,9 @@ use crate::telemetry::{Metrics, RegistryMetrics};
 use crate::warm::{LoaderProblems, Loaders};
 
 use gate::Gate;
+use healing::{Healer, Unhealed};
 use in_hand::InHand;
+use low::Low;
 use report::Reporter;
 use supervisor::Supervisor;
 
@@ -49,8 +53,6 @@ struct Live {
 /// What every lane sees.
 #[derive(Debug)]
 struct Shared {
-    /// Other than that of any other process.
-    id: String,
     config: Config,
     policy: SettlePolicy,
     live: ArcSwap<Live>,
@@ -59,6 +61,7 @@ struct Shared {
     cache: Cache,
     gate: Gate,
     in_hand: InHand,
+    low: Low,
     metrics: Metrics,
 }
 
@@ -120,13 +123,13 @@ pub async fn run(
     let grace = config.shutdown_grace;
     let loaders = Loaders::new(&config.warm, registry.loaders())?;
     let shared = Arc::new(Shared {
-        id: new_token(),
         policy: SettlePolicy { ladder: Ladder(config.amqp.retry_delays.clone()), unknown: config.unknown },
         cache: Cache::connect(&config.redis, &config.amqp.queue)?,
         live: ArcSwap::from_pointee(Live::new(registry, loaders, &metrics)),
         reloaded: Notify::new(),
         gate: Gate::new(readiness.clone(), metrics.clone()),
         in_hand: InHand::new(metrics.clone()),
+        low: Low::new(),
         metrics,
         config,
     });
@@ -135,11 +138,16 @@ pub async fn run(
     tokio::spawn(reload::watch(Arc::clone(&shared), background.clone()));
     tokio::spawn(upkeep::run(Arc::clone(&shared), background.clone()));
     let mut reporter = Reporter::new(&shared, readiness.clone());
+    let healer = Healer::new(&shared, readiness.clone());
     let sessions = Supervisor::new(&shared, readiness);
     let ended = tokio::select! {
         ended = sessions.run(&signals.stop) => ended.map(|()| Ended::Clean).map_err(StartError::Broker),
         never = reporter.keep() => match never {},
-        refused = shared.gate.keep(&shared.cache) => Err(StartError::Redis(refused)),
+        never = healing::tick(&shared) => match never {},
+        refused = shared.gate.keep(&shared.cache, &healer) => Err(match refused {
+            Unhealed::Redis(outage) => StartError::Redis(outage),
+            Unhealed::Broker(error) => StartError::Broker(error),
+        }),
         () = signals.cut.cancelled() => Ok(Ended::Cut),
         () = after_stop(&signals.stop, grace) => {
             warn!(grace_s = grace.as_secs(), "the grace period ran out: what is in hand comes again from the broker");

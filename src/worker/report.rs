@@ -49,7 +49,7 @@ impl<'s> Reporter<'s> {
                 () = readiness_changed() => {}
             }
             self.shared.gate.open().await;
-            match self.shared.cache.report(&self.shared.id, Some(&self.report())).await {
+            match self.shared.cache.report(self.shared.cache.id(), Some(&self.report())).await {
                 Ok(others) => {
                     self.refused = false;
                     self.remember(&others);
@@ -67,7 +67,7 @@ impl<'s> Reporter<'s> {
     /// Says goodbye.
     pub(super) async fn retract(self) {
         // Unheard, the report runs out by itself.
-        let _ = tokio::time::timeout(RETRACT_TIMEOUT, self.shared.cache.report(&self.shared.id, None)).await;
+        let _ = tokio::time::timeout(RETRACT_TIMEOUT, self.shared.cache.report(self.shared.cache.id(), None)).await;
     }
 
     fn report(&self) -> Report {

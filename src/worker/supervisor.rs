@@ -1,7 +1,7 @@
 //! Sessions, one after another: none is repaired, each is built whole.
 
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::suspects::{self, Suspects, WoundDown};
 use super::window::Window;
 use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
-use crate::broker::{Backoff, BrokerError, Lane, LaneName, Session, SessionEnded, SessionWatch};
+use crate::broker::{Backoff, BrokerError, Lane, LaneName, Looker, Session, SessionEnded, SessionWatch};
 use crate::http::Readiness;
 
 /// A session that lasted so long starts the back-off anew: one that ends sooner may do so again at once.
@@ -19,6 +19,9 @@ const PROVEN: Duration = Duration::from_secs(30);
 /// After a session that a message ended, the slow lane waits for so long: the next session may end the same way, and each end counts against
 /// the delivery limit of whatever is in hand.
 const CAREFUL: Duration = Duration::from_secs(5);
+
+/// Between two looks at the queues.
+const LOOKS: Duration = Duration::from_secs(1);
 
 /// Opens sessions until told to stop.
 pub(super) struct Supervisor<'s> {
@@ -84,11 +87,12 @@ impl<'s> Supervisor<'s> {
     }
 
     /// Runs both lanes on one session until it ends, and closes it.
-    async fn serve(&mut self, mut session: Session, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
+    async fn serve(&mut self, session: Session, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
         for warning in session.warnings() {
             warn!("{warning}");
         }
-        let ended = self.run_lanes(&mut session, stop).await;
+        let ended = self.run_lanes(&session, stop).await;
+        self.shared.low.session_ended();
         self.shared.metrics.set_paused("broker", false);
         self.readiness.set_consuming(Err("no session with RabbitMQ".into()));
         match &ended {
@@ -102,7 +106,7 @@ impl<'s> Supervisor<'s> {
         ended.map_err(|ended| watch.cause().unwrap_or(ended))
     }
 
-    async fn run_lanes(&mut self, session: &mut Session, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
+    async fn run_lanes(&mut self, session: &Session, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
         let shared = self.shared;
         let mut main = session.lane(LaneName::Main).await?;
         let mut slow = session.lane(LaneName::Slow).await?;
@@ -117,6 +121,7 @@ impl<'s> Supervisor<'s> {
             ended = watch.ended() => return Err(ended),
             ended = bind(shared, session) => return Err(ended),
             never = tell_of_alarms(shared, alarms) => match never {},
+            never = look(shared, session.looker()) => match never {},
         };
         if end == LaneEnd::GaveBack {
             main.nack_all().await?;
@@ -160,7 +165,7 @@ async fn lanes(
 }
 
 /// Binds what each newer registry asks for; returns when that fails.
-async fn bind(shared: &Shared, session: &mut Session) -> SessionEnded {
+async fn bind(shared: &Shared, session: &Session) -> SessionEnded {
     loop {
         shared.reloaded.notified().await;
         let routing_keys = shared.live.load().registry.routing_keys().to_vec();
@@ -172,6 +177,18 @@ async fn bind(shared: &Shared, session: &mut Session) -> SessionEnded {
             ),
             Err(error) => return SessionEnded::new(error.to_string()),
         }
+    }
+}
+
+/// Looks at the queues, again and again; never returns.
+async fn look(shared: &Shared, mut looker: Looker<'_>) -> Infallible {
+    loop {
+        let began = SystemTime::now();
+        // No answer says nothing of a queue's emptiness.
+        if let Some([main_empty, slow_empty]) = looker.are_empty().await {
+            shared.low.looked(began, main_empty, slow_empty);
+        }
+        tokio::time::sleep(LOOKS).await;
     }
 }
 

@@ -12,6 +12,7 @@ mod docs;
 mod end_to_end;
 mod events;
 mod faults;
+mod heal;
 mod http;
 mod permissions;
 mod readers;

@@ -27,6 +27,12 @@ struct Faults {
     delay: Duration,
     /// Connections made before the current count are closed.
     cuts: u64,
+    /// Where new connections lead.
+    upstream: Option<SocketAddr>,
+}
+
+fn address(upstream: &str) -> SocketAddr {
+    upstream.parse().expect("host:port")
 }
 
 /// How many connections stand, by the count of cuts at which each was made.
@@ -85,12 +91,11 @@ impl Proxy {
     /// With somebody who listens in.
     pub(crate) async fn start_tapped(upstream: &str, tap: Tap) -> Self {
         let port = port::free();
-        let upstream: SocketAddr = upstream.parse().expect("host:port");
-        let (faults, seen) = watch::channel(Faults::default());
+        let (faults, seen) = watch::channel(Faults { upstream: Some(address(upstream)), ..Faults::default() });
         let (listening_tx, mut listening) = watch::channel(false);
         let (open_tx, open) = watch::channel(Open::new());
         let stop = CancellationToken::new();
-        let accept = accept(port, upstream, tap, seen, listening_tx, open_tx);
+        let accept = accept(port, tap, seen, listening_tx, open_tx);
         tokio::spawn(stop.clone().run_until_cancelled_owned(accept));
         listening.wait_for(|up| *up).await.expect("the proxy runs");
         Self { port, faults, listening, open, _stop: stop.drop_guard() }
@@ -141,6 +146,12 @@ impl Proxy {
         self.cut().await;
     }
 
+    /// Leads new connections to another server, and closes the old.
+    pub(crate) async fn redirect(&self, upstream: &str) {
+        self.faults.send_modify(|faults| faults.upstream = Some(address(upstream)));
+        self.cut().await;
+    }
+
     /// Passes everything on this much later, each way.
     pub(crate) fn delay(&self, delay: Duration) {
         self.faults.send_modify(|faults| faults.delay = delay);
@@ -148,19 +159,12 @@ impl Proxy {
 
     /// Ends all faults; what was held back is passed on.
     pub(crate) async fn resume(&self) {
-        self.faults.send_modify(|faults| *faults = Faults { cuts: faults.cuts, ..Faults::default() });
+        self.faults.send_modify(|faults| *faults = Faults { cuts: faults.cuts, upstream: faults.upstream, ..Faults::default() });
         self.listening.clone().wait_for(|up| *up).await.expect("the proxy runs");
     }
 }
 
-async fn accept(
-    port: u16,
-    upstream: SocketAddr,
-    tap: Tap,
-    mut faults: watch::Receiver<Faults>,
-    listening: watch::Sender<bool>,
-    open: watch::Sender<Open>,
-) {
+async fn accept(port: u16, tap: Tap, mut faults: watch::Receiver<Faults>, listening: watch::Sender<bool>, open: watch::Sender<Open>) {
     // Ends the connections with the proxy.
     let stop = CancellationToken::new();
     let _stop_with_us = stop.clone().drop_guard();
@@ -184,7 +188,7 @@ async fn accept(
             tokio::spawn(async move {
                 let mut cut = faults.clone();
                 tokio::select! {
-                    () = relay(client, upstream, (number, tap), faults) => {}
+                    () = relay(client, (number, tap), faults) => {}
                     _ = cut.wait_for(|faults| faults.cuts > born) => {}
                     () = stop.cancelled() => {}
                 }
@@ -196,7 +200,8 @@ async fn accept(
     }
 }
 
-async fn relay(client: TcpStream, upstream: SocketAddr, (number, tap): (u64, Tap), faults: watch::Receiver<Faults>) {
+async fn relay(client: TcpStream, (number, tap): (u64, Tap), faults: watch::Receiver<Faults>) {
+    let upstream = faults.borrow().upstream.expect("it is set at the start");
     let Ok(server) = TcpStream::connect(upstream).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (client_read, client_write) = client.into_split();

@@ -94,6 +94,19 @@ impl Redis {
         self.launch().await;
     }
 
+    /// What it holds now, as a snapshot.
+    pub(crate) async fn snapshot(&self) -> Vec<u8> {
+        redis::cmd("SAVE").exec_async(&mut self.connection().await).await.expect("Redis saves");
+        std::fs::read(self.folder.path().join("dump.rdb")).expect("the snapshot is there")
+    }
+
+    /// As after a disaster: kills it, and starts it again from that snapshot. Not for one with an append-only file.
+    pub(crate) async fn restore(&self, snapshot: &[u8]) {
+        self.kill();
+        std::fs::write(self.folder.path().join("dump.rdb"), snapshot).expect("the folder is ours");
+        self.launch().await;
+    }
+
     /// Freezes it: connections stand, nothing is answered, until [`thaw`](Self::thaw).
     pub(crate) fn freeze(&self) {
         self.process.lock().unwrap().as_ref().expect("Redis runs").signal("STOP");

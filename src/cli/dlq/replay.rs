@@ -14,9 +14,10 @@ use super::browse::{browse, close, connect, progress};
 use super::select::Selection;
 use super::text;
 use crate::broker::{DeadLetter, DeadLetters, PublishError, Publisher};
+use crate::cache::Cache;
 use crate::config::Config;
-use crate::ops::Pace;
 use crate::ops::dead_letters::{Letter, groups, replay_batch};
+use crate::ops::{Mark, Pace};
 use crate::quantity::Rate;
 
 /// Letters in flight: what may be applied twice where the program is killed.
@@ -55,14 +56,28 @@ pub(super) async fn replay(args: &ReplayArgs, config: &Config) -> Result<Exit, C
         return dry_run(args, config, letters, &stop).await;
     }
     let mut publisher = reach(async || Publisher::connect(&config.amqp).await).await?;
+    let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(CommandError::usage)?;
+    let mut mark = if config.heals() { marking(&cache).await? } else { None };
     let mut done = 0;
-    let outcome = replay_all(args, config, &mut letters, &mut publisher, &stop, &mut done).await;
+    let outcome = replay_all(args, config, &mut letters, &mut publisher, &mut mark, &stop, &mut done).await;
     publisher.close().await;
     let queue = letters.names().main.clone();
     let closed = close(letters, Ok(())).await;
     writeln!(io::stderr(), "replayed {} to `{queue}`", text::letters(done))?;
     outcome?;
     closed.map(|()| Exit::Clean)
+}
+
+/// Should Redis go back after workers have applied the letters, it is healed from when their events arrived. The mark stays for an hour: nobody knows
+/// when they are applied.
+async fn marking(cache: &Cache) -> Result<Option<Mark<'_>>, CommandError> {
+    match cache.probe().await {
+        Ok(()) => Ok(Some(Mark::new(cache, "dlq"))),
+        Err(outage) => {
+            writeln!(io::stderr(), "{outage}: replaying all the same; should Redis lose writes, what these letters do is not made again")?;
+            Ok(None)
+        }
+    }
 }
 
 async fn dry_run(args: &ReplayArgs, config: &Config, mut letters: DeadLetters, stop: &CancellationToken) -> Result<Exit, CommandError> {
@@ -90,6 +105,7 @@ async fn replay_all(
     config: &Config,
     letters: &mut DeadLetters,
     publisher: &mut Publisher,
+    mark: &mut Option<Mark<'_>>,
     stop: &CancellationToken,
     done: &mut usize,
 ) -> Result<(), CommandError> {
@@ -119,6 +135,10 @@ async fn replay_all(
             .collect();
         for step in meant.chunks(pace.step(IN_FLIGHT)) {
             wait(&pace, publisher, stop).await.map_err(|()| partial(INTERRUPTED.to_owned()))?;
+            if let Some(mark) = mark {
+                let earliest = step.iter().map(|(_, letter)| letter.earliest_ms()).min().unwrap_or(0);
+                mark.hold(earliest).await.map_err(|error| partial(format!("{error}: {RUN_AGAIN}")))?;
+            }
             let now = Timestamp::now().to_string();
             let replayed = replay_batch(letters, publisher, step, &now).await.map_err(|ended| partial(format!("{ended}: {RUN_AGAIN}")))?;
             pace.went(step.len(), Instant::now());

@@ -15,6 +15,7 @@ use super::{CommandError, Exit, configure};
 use crate::broker::{History, Place};
 use crate::cache::Cache;
 use crate::config::{Config, Scope};
+use crate::ops::Mark;
 use crate::ops::dead_letters::since;
 use crate::ops::replay::{Observer, Replay, Report, Span};
 use crate::plan::FoldLimits;
@@ -101,11 +102,37 @@ async fn replay(args: &ReplayArgs, config: &Config, registry: &Registry, span: S
     }
     let mut history = reach(async || History::connect(&config.amqp).await).await?;
     let mut progress = Progress::new();
-    let report = replay.run(&mut history, registry, cache.as_ref(), &mut progress, &stop).await;
+    // Should Redis go back meanwhile, it is healed from where this begins.
+    let mut mark = cache.as_ref().filter(|_| config.heals()).map(|cache| Mark::new(cache, "replay"));
+    if let Some(mark) = &mut mark {
+        mark.hold(earliest_ms(span.since)).await.map_err(CommandError::unavailable)?;
+    }
+    let kept = async {
+        match &mark {
+            Some(mark) => mark.keep().await,
+            None => std::future::pending().await,
+        }
+    };
+    let report = tokio::select! {
+        report = replay.run(&mut history, registry, cache.as_ref(), &mut progress, &stop) => report,
+        never = kept => match never {},
+    };
     progress.bar.finish_and_clear();
+    if let Some(mark) = mark {
+        // Not taken back, it goes by itself in an hour.
+        let _ = mark.release().await;
+    }
     let report = report.map_err(CommandError::unavailable)?;
     history.close().await;
     tell(args, registry, &report)
+}
+
+/// A time before which nothing of the span arrived: of an offset nobody knows.
+fn earliest_ms(since: Place) -> u64 {
+    match since {
+        Place::Time(time) => u64::try_from(time.as_millisecond()).unwrap_or(0),
+        Place::Offset(_) => 0,
+    }
 }
 
 /// What to say at the end, and the exit code.

@@ -28,6 +28,8 @@ pub struct Letter {
     pub time: Option<Timestamp>,
     /// When the event was first handled: RFC 3339.
     pub first_time: Option<String>,
+    /// A time before which the event did not arrive: RFC 3339.
+    pub arrived_after: Option<String>,
     /// Attempts made before it was dead-lettered.
     pub attempts: u32,
     /// The exchange it first came through; empty for the default exchange.
@@ -74,6 +76,7 @@ impl Letter {
             // The broker's is the later one where there are both: a copy that was redelivered too often.
             time: death_time.or(told_time),
             first_time: text(copy.and_then(|copy| copy.first_time)),
+            arrived_after: text(copy.and_then(|copy| copy.arrived_after)),
             attempts: copy.map_or(0, |copy| copy.attempt),
             exchange: copy.map_or(delivery.exchange(), |copy| copy.exchange).to_owned(),
             effects: copy.and_then(|copy| Some((copy.effects.clone()?, copy.registry?.to_owned()))),
@@ -93,6 +96,12 @@ impl Letter {
         });
         all.drain(..all.len().saturating_sub(EARLIER_MAX));
         all.join(",")
+    }
+
+    /// A time before which the event did not arrive, in milliseconds since the Unix epoch; 0 where nobody knows.
+    pub fn earliest_ms(&self) -> u64 {
+        let told = self.arrived_after.as_deref().or(self.first_time.as_deref()).and_then(|time| time.parse::<Timestamp>().ok());
+        told.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or(0)
     }
 
     /// When it was dead-lettered, as text.

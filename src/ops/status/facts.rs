@@ -84,8 +84,18 @@ pub enum HistoryFacts {
     Missing,
     /// Nobody can tell: why.
     Unknown(String),
+    /// It is there, and holds nothing.
+    Empty,
     /// It is there.
-    Stands,
+    Stands {
+        /// The oldest offset.
+        first: u64,
+        /// The newest offset.
+        last: u64,
+        /// It reaches back at least so far.
+        #[serde(serialize_with = "as_text")]
+        since: Option<Timestamp>,
+    },
 }
 
 /// Redis' side.
@@ -99,8 +109,27 @@ pub struct RedisFacts {
     pub role: Option<String>,
     /// How many replicas follow it.
     pub replicas: Option<u32>,
+    /// Whether the history is being applied again, since Redis lost writes, or may have.
+    pub healing: bool,
+    /// The last time that it was.
+    pub last_heal: Option<HealFacts>,
     /// The workers of this `UNSTALE_QUEUE` that have reported within 30 s.
     pub workers: Vec<WorkerFacts>,
+}
+
+/// A time that the history was applied again.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+pub struct HealFacts {
+    /// When it was done, by Redis' clock.
+    #[serde(serialize_with = "as_text")]
+    pub time: Option<Timestamp>,
+    /// From when on.
+    #[serde(serialize_with = "as_text")]
+    pub from: Option<Timestamp>,
+    /// How many there have been.
+    pub count: u64,
+    /// Whether the history reached back so far.
+    pub complete: bool,
 }
 
 /// What a worker said of itself.

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::facts::{BrokerFacts, HistoryFacts, OldestLetter, QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts};
-use crate::broker::{BrokerError, DeadLetters, Inspector, QueueState};
+use super::facts::{BrokerFacts, HealFacts, HistoryFacts, OldestLetter, QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts};
+use crate::broker::{BrokerError, DeadLetters, History, Inspector, Place, QueueState};
 use crate::cache::{Cache, CacheError, CommandError, Report, Reported};
 use crate::config::Config;
 use crate::ops::dead_letters::Letter;
@@ -15,6 +15,13 @@ use crate::quantity::format_duration;
 
 /// For all there is to ask: `status` answers within 10 s, whatever is away.
 const PATIENCE: Duration = Duration::from_secs(8);
+
+/// For the history, which takes some seconds where it is empty.
+const HISTORY_PATIENCE: Duration = Duration::from_secs(4);
+
+/// How many times back are tried, each so much nearer than the one before.
+const HISTORY_STEPS: i32 = 24;
+const HISTORY_RATIO: f64 = 0.7;
 
 /// For the first dead letter: another command may hold it.
 const LETTER_PATIENCE: Duration = Duration::from_secs(2);
@@ -60,7 +67,23 @@ async fn ask_redis(config: &Config, cache: &Cache) -> Result<(RedisFacts, Vec<Re
     let addresses: Vec<String> = config.redis.urls.iter().map(ToString::to_string).collect();
     let mut workers: Vec<WorkerFacts> = reports.iter().map(worker).collect();
     workers.sort_by(|one, other| one.name.cmp(&other.name));
-    let facts = RedisFacts { address: addresses.join(","), version: server.version, role: server.role, replicas: server.replicas, workers };
+    let marks = cache.read_marks().await.map_err(cause)?;
+    let time = |ms: u64| Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok();
+    let last_heal = marks.last_heal().map(|heal| HealFacts {
+        time: time(heal.ended_ms),
+        from: time(heal.from_ms),
+        count: heal.count,
+        complete: heal.complete,
+    });
+    let facts = RedisFacts {
+        address: addresses.join(","),
+        version: server.version,
+        role: server.role,
+        replicas: server.replicas,
+        healing: marks.is_wanted(),
+        last_heal,
+        workers,
+    };
     Ok((facts, reports))
 }
 
@@ -88,7 +111,7 @@ async fn ask_broker(config: &Config, inspector: &Inspector, reports: &[Reported]
     let history = match &config.amqp.history {
         None => HistoryFacts::Off,
         Some(_) => match inspector.queue(&names.history).await? {
-            QueueState::Stands { .. } => HistoryFacts::Stands,
+            QueueState::Stands { .. } => history(config).await,
             QueueState::Missing => HistoryFacts::Missing,
             QueueState::Unknown(words) => HistoryFacts::Unknown(words),
         },
@@ -96,6 +119,32 @@ async fn ask_broker(config: &Config, inspector: &Inspector, reports: &[Reported]
     let any_dead = queues.iter().any(|queue| queue.kind == QueueKind::Dead && queue.ready > 0);
     let oldest_dead_letter = if any_dead { oldest_dead_letter(config).await } else { None };
     Ok(BrokerFacts { node: inspector.node().to_owned(), queues, oldest_dead_letter, history })
+}
+
+/// What the history holds. A stream does not tell how old its messages are: places are looked for, from the farthest that it may reach back to.
+async fn history(config: &Config) -> HistoryFacts {
+    let farthest = config.amqp.history.map_or(Duration::ZERO, |history| history.max_age);
+    let now = Timestamp::now();
+    let times: Vec<Timestamp> = (0..HISTORY_STEPS)
+        .filter_map(|step| now.checked_sub(SignedDuration::try_from(farthest.mul_f64(HISTORY_RATIO.powi(step))).ok()?).ok())
+        .collect();
+    let places: Vec<Place> = times.iter().copied().map(Place::Time).collect();
+    let surveyed = async {
+        let history = History::connect(&config.amqp).await?;
+        let survey = history.survey(&places).await;
+        let _ = timeout(Duration::from_secs(1), history.close()).await;
+        survey
+    };
+    match timeout(HISTORY_PATIENCE, surveyed).await {
+        Err(_) => HistoryFacts::Unknown(format!("no answer within {} s", HISTORY_PATIENCE.as_secs())),
+        Ok(Err(error)) => HistoryFacts::Unknown(error.to_string()),
+        Ok(Ok(survey)) if survey.is_empty() => HistoryFacts::Empty,
+        Ok(Ok(survey)) => {
+            // Where it attaches behind the first message there was something older.
+            let reached = times.iter().zip(&survey.places).find(|(_, place)| **place > survey.first);
+            HistoryFacts::Stands { first: survey.first, last: survey.end - 1, since: reached.map(|(time, _)| *time) }
+        }
+    }
 }
 
 /// Rungs that workers have, or remember of others, and that the settings here do not name.

@@ -5,10 +5,13 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::facts::{BrokerFacts, HistoryFacts, QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts};
+use super::facts::{BrokerFacts, HealFacts, HistoryFacts, QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts};
 
 /// A delivery in hand for longer than an outage is held (60 s), twice over, is stuck.
 const STUCK_S: f64 = 120.0;
+
+/// A heal is told for a day.
+const FORGOTTEN_S: f64 = 86_400.0;
 
 /// Something to know, and what to do about it.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
@@ -47,7 +50,7 @@ pub fn judge(status: &Status) -> Findings {
             format!("Redis cannot be worked with: {cause}"),
             "nothing is applied, and nothing is lost: workers pause, and go on by themselves once it takes writes; look at Redis, or at UNSTALE_REDIS_URL",
         ),
-        Ok(redis) => judge_redis(redis, &mut findings),
+        Ok(redis) => judge_redis(redis, status.time, &mut findings),
     }
     if let Ok(redis) = &status.redis {
         judge_workers(&redis.workers, &mut findings);
@@ -62,10 +65,25 @@ pub fn judge(status: &Status) -> Findings {
     findings
 }
 
-fn judge_redis(redis: &RedisFacts, findings: &mut Findings) {
+fn judge_redis(redis: &RedisFacts, now: Timestamp, findings: &mut Findings) {
     if redis.role.as_deref().is_some_and(|role| role != "master") {
         // It takes writes, or there would be no facts: a writable replica loses them at its next synchronization.
         findings.problem("Redis is a replica that takes writes, and will lose them", "set UNSTALE_REDIS_URL to the primary");
+    }
+    if redis.healing {
+        findings.note("Redis lost writes, or may have: the history is being applied again", "workers wait for it, and go on by themselves");
+    }
+    let age_s = |heal: &HealFacts| heal.time.map_or(0.0, |time| now.duration_since(time).as_secs_f64());
+    match &redis.last_heal {
+        Some(heal) if !heal.complete && age_s(heal) < FORGOTTEN_S => findings.problem(
+            format!("{} ago Redis lost writes, and the history did not reach back to all of them", seconds(age_s(heal))),
+            "what they had invalidated stays readable until its TTL: flush what must be right (this is told for a day)",
+        ),
+        Some(heal) if age_s(heal) < FORGOTTEN_S => findings.note(
+            format!("{} ago the history was applied again: Redis had lost writes, or may have", seconds(age_s(heal))),
+            "nothing is left to do; find out why Redis went back",
+        ),
+        Some(_) | None => {}
     }
 }
 
@@ -96,7 +114,7 @@ fn judge_broker(broker: &BrokerFacts, redis: Option<&RedisFacts>, now: Timestamp
             "restart a worker, which declares it; or set UNSTALE_HISTORY=off where the broker has no streams",
         ),
         HistoryFacts::Unknown(words) => findings.problem(format!("the history cannot be looked at: {words}"), "grant `read` on it"),
-        HistoryFacts::Missing | HistoryFacts::Stands => {}
+        HistoryFacts::Missing | HistoryFacts::Empty | HistoryFacts::Stands { .. } => {}
     }
 }
 

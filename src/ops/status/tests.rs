@@ -32,13 +32,15 @@ pub(crate) fn well() -> Status {
                 queue("unstale.dead", QueueKind::Dead, 0, 0),
             ],
             oldest_dead_letter: None,
-            history: HistoryFacts::Stands,
+            history: HistoryFacts::Stands { first: 0, last: 99_999, since: Some("2026-11-24T21:00:00Z".parse().unwrap()) },
         }),
         redis: Ok(RedisFacts {
             address: "redis://127.0.0.1:6379/0".to_owned(),
             version: Some("7.0.15".to_owned()),
             role: Some("master".to_owned()),
             replicas: Some(1),
+            healing: false,
+            last_heal: None,
             workers: vec![worker("a:1"), worker("b:2")],
         }),
     }
@@ -66,6 +68,8 @@ pub(crate) fn troubled() -> Status {
         time: Some("2026-11-23T22:30:10Z".parse().unwrap()),
     });
     facts.history = HistoryFacts::Off;
+    let heal = HealFacts { time: Some("2026-11-25T02:58:00Z".parse().unwrap()), from: None, count: 1, complete: false };
+    redis(&mut status).last_heal = Some(heal);
     let workers = &mut redis(&mut status).workers;
     workers[0].oldest_unsettled_s = Some(260.0);
     workers[0].in_hand = 17;
@@ -108,6 +112,22 @@ fn queues_that_are_not_there_are_told_once() {
     broker(&mut status).queues.iter_mut().for_each(|queue| queue.exists = false);
     broker(&mut status).history = HistoryFacts::Missing;
     assert_eq!(problems(&status), ["there is no queue `unstale` nor any beside it"]);
+}
+
+#[test]
+fn a_heal_is_told_for_a_day_and_needs_a_person_where_it_was_not_whole() {
+    let mut status = well();
+    let mut heal = HealFacts { time: Some("2026-11-25T02:58:00Z".parse().unwrap()), from: None, count: 1, complete: true };
+    redis(&mut status).last_heal = Some(heal.clone());
+    let told = |status: &Status| (judge(status).problems.len(), judge(status).notes.len());
+    assert_eq!(told(&status), (0, 1));
+    heal.complete = false;
+    redis(&mut status).last_heal = Some(heal.clone());
+    assert_eq!(told(&status), (1, 0));
+    heal.time = Some("2026-11-23T02:58:00Z".parse().unwrap());
+    redis(&mut status).last_heal = Some(heal);
+    redis(&mut status).healing = true;
+    assert_eq!(told(&status), (0, 1));
 }
 
 #[test]

@@ -68,7 +68,7 @@ async fn everything_is_declared_bound_and_found_again() {
 async fn a_changed_registry_is_bound_and_nothing_is_unbound() {
     let rabbitmq = rabbitmq().await;
     let config = config(&rabbitmq.url());
-    let mut session = Session::open(&config, &keys(&["a", "b"])).await.unwrap();
+    let session = Session::open(&config, &keys(&["a", "b"])).await.unwrap();
     let rebound = session.bind(&keys(&["b", "c"])).await.unwrap();
     assert_eq!((rebound.added, rebound.left_bound), (keys(&["c"]), keys(&["a"])));
     for key in ["a", "b", "c"] {

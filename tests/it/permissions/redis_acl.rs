@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use tokio_util::sync::CancellationToken;
-use unstale::cache::{Cache, CommandError, Fill, Grant, LoadToken, Outage, Report, new_token};
+use unstale::cache::{Cache, CommandError, Fill, Grant, LoadToken, Outage, Report, Turn, new_token};
 use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
 use unstale::plan::{Batch, EffectOutcome, Slot};
 use unstale::registry::{Action, Effect, Expiry, RuleId, Version, Write};
@@ -57,6 +57,7 @@ async fn everything(cache: &Cache, admin: &mut MultiplexedConnection, uses: Uses
     note(&mut refused, cache.report("worker", Some(&Report::default())).await)?;
     note(&mut refused, cache.reports().await)?;
     note(&mut refused, cache.report("worker", None).await)?;
+    marks(cache, &mut refused).await?;
     let mut members = redis::cmd("SADD");
     members.arg("cache_tag:big");
     members.arg((0..600).map(|n| format!("shop:member:{n}")).collect::<Vec<_>>());
@@ -128,6 +129,27 @@ async fn everything(cache: &Cache, admin: &mut MultiplexedConnection, uses: Uses
         note(&mut refused, cache.release_lease("shop:other", &token).await)?;
     }
     Ok(refused)
+}
+
+/// A worker's first start, a heal that has nothing to do, and a command's mark.
+async fn marks(cache: &Cache, refused: &mut Vec<String>) -> Result<(), Outage> {
+    note(refused, cache.enter(1).await)?;
+    if let Some(Turn::Ours(_)) = note(refused, cache.take_heal().await)? {
+        match cache.renew_heal().await {
+            Ok(()) => {}
+            // What is refused here keeps a worker from working.
+            Err(outage) if outage.needs_person => refused.push(outage.cause),
+            Err(outage) => return Err(outage),
+        }
+        note(refused, cache.forward_sequence().await)?;
+        note(refused, cache.finish_heal(None, 1).await)?;
+        note(refused, cache.tick(1).await)?;
+    }
+    note(refused, cache.hold_mark("replay", 1).await)?;
+    note(refused, cache.release_mark("replay").await)?;
+    note(refused, cache.read_marks().await)?;
+    cache.give_up(&Outage::new("the rest is done without marks"));
+    cache.probe().await
 }
 
 fn note<T>(refused: &mut Vec<String>, result: Result<T, CommandError>) -> Result<Option<T>, Outage> {

@@ -1,0 +1,140 @@
+//! The history, applied again from before Redis lost writes.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::broker::{BrokerError, History, Inspector, Place, QueueState};
+use crate::cache::{Cache, CommandError, Outage, State};
+use crate::config::Config;
+use crate::ops::replay::{Observer, Replay, Span};
+use crate::plan::FoldLimits;
+use crate::registry::Registry;
+
+/// Well below the lock's own time.
+const RENEW: Duration = Duration::from_secs(3);
+
+/// What a heal came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Healed {
+    /// The history was applied.
+    Applied {
+        /// Events of the span.
+        events: u64,
+        /// What they folded into.
+        effects: u64,
+        /// Whether the history reached back as far as was asked for.
+        complete: bool,
+    },
+    /// There is none, or not yet.
+    NoHistory,
+}
+
+/// Why it did not come to its end.
+#[derive(Debug)]
+pub enum NotHealed {
+    /// Redis cannot be worked with, or went back once more.
+    Redis(Outage),
+    /// The history cannot be read.
+    Broker(BrokerError),
+}
+
+impl From<Outage> for NotHealed {
+    fn from(outage: Outage) -> Self {
+        Self::Redis(outage)
+    }
+}
+
+impl From<BrokerError> for NotHealed {
+    fn from(error: BrokerError) -> Self {
+        Self::Broker(error)
+    }
+}
+
+/// Applies the history again, from that time to where it ends now. Our turn to heal must have come ([`Cache::take_heal`]).
+///
+/// # Errors
+/// [`NotHealed`]: all is to be done again.
+pub async fn heal(config: &Config, registry: &Registry, cache: &Cache, from: Timestamp) -> Result<Healed, NotHealed> {
+    if config.amqp.history.is_none() || !exists(config).await? {
+        return Ok(Healed::NoHistory);
+    }
+    let replay = Replay {
+        span: Span { since: Place::Time(from), until: None },
+        types: Vec::new(),
+        rate: None,
+        tag_prefix: config.redis.tag_prefix.clone(),
+        max_body_bytes: config.max_body_bytes,
+        unknown: config.unknown,
+        fence_ttl: config.redis.fence_ttl,
+        limits: FoldLimits::default(),
+    };
+    let mut history = History::connect(&config.amqp).await?;
+    let stop = CancellationToken::new();
+    let mut observer = Outages { cache, stop: &stop };
+    let report = tokio::select! {
+        report = replay.run(&mut history, registry, Some(cache), &mut observer, &stop) => report?,
+        outage = renew(cache) => return Err(outage.into()),
+    };
+    history.close().await;
+    if let Some(rest) = report.rest {
+        return Err(match cache.state() {
+            State::Down(outage) => outage.into(),
+            State::Up => BrokerError::Unreachable(rest.cause).into(),
+        });
+    }
+    for (reason, problem) in &report.problems {
+        warn!(
+            reason = reason.as_str(), count = problem.count, first_offset = problem.offset, first = %problem.message,
+            "the heal could not apply everything, as the workers could not when it happened"
+        );
+    }
+    // A drain whose end was lost has its record back.
+    cache.drain_all(&stop, |_, _| {}).await.map_err(|error| match error {
+        CommandError::Outage(outage) => outage,
+        CommandError::Refused(cause) | CommandError::Failed(cause) => Outage::new(cause),
+    })?;
+    Ok(Healed::Applied {
+        events: report.events,
+        effects: report.sent.values().sum(),
+        complete: report.cut.is_none() && report.missing == 0,
+    })
+}
+
+/// Whether there is a history: where no worker has declared one yet, there is nothing to heal from.
+async fn exists(config: &Config) -> Result<bool, BrokerError> {
+    let inspector = Inspector::connect(&config.amqp).await?;
+    let state = inspector.queue(&inspector.names().history).await?;
+    inspector.close().await;
+    match state {
+        QueueState::Stands { .. } => Ok(true),
+        QueueState::Missing => Ok(false),
+        QueueState::Unknown(words) => Err(BrokerError::Unreachable(words)),
+    }
+}
+
+/// Keeps the lock while nothing is sent; returns when it is lost.
+async fn renew(cache: &Cache) -> Outage {
+    loop {
+        tokio::time::sleep(RENEW).await;
+        if let Err(outage) = cache.renew_heal().await {
+            return outage;
+        }
+    }
+}
+
+/// Stops when Redis is away: nobody knows what the lock is worth then.
+struct Outages<'h> {
+    cache: &'h Cache,
+    stop: &'h CancellationToken,
+}
+
+impl Observer for Outages<'_> {
+    fn waiting(&mut self, _cause: &str) {
+        if matches!(self.cache.state(), State::Down(_)) {
+            self.stop.cancel();
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! How far back lies what is not applied yet: from there the history is to be applied again, should Redis go back to what it holds now.
+//!
+//! At any moment somebody's mark covers every event that some queue or worker still holds: the one that holds it, or the one that let go of it, until
+//! whoever has it next must have said so. When an event arrived nobody tells us, so a bound stands for it, in milliseconds since the Unix epoch:
+//! - the start of a look at the queue that saw nothing waiting: what comes to us first-hand after it arrived after it;
+//! - what a copy says of itself (`unstale-arrived-after`);
+//! - for what is redelivered, the lowest of all marks: whoever had it covers it there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+
+use crate::broker::{Delivery, LaneName};
+use crate::event::Provenance;
+
+/// After the queue was seen empty: longer than a worker holds what it has in hand through an outage, and then some.
+const OVERLAP: Duration = Duration::from_secs(120);
+
+/// What the broker had delivered when it answered a look has arrived by then.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+
+/// The bound of this worker, and all that makes it.
+#[derive(Debug, Clone)]
+pub(super) struct Low(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    /// Told after each look that saw nothing waiting.
+    looked: Notify,
+    since: Instant,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What comes first-hand arrived after this.
+    quiet: u64,
+    /// The start of a newer look that saw nothing waiting, and when it was answered; it counts once nothing delivered before is left unread.
+    quieter: Option<(u64, Instant)>,
+    /// The lowest of all marks, as of the last tick.
+    lowest: u64,
+    next: u64,
+    in_hand: HashMap<u64, u64>,
+    /// What we let go of, by the queue that it went to, and the second in which it is back from there at the latest.
+    let_go: BTreeMap<(Queue, u64), LetGo>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Queue {
+    Main,
+    Slow,
+}
+
+#[derive(Debug)]
+struct LetGo {
+    bound: u64,
+    /// When the queue was first seen empty after that second.
+    seen_empty: Option<Instant>,
+}
+
+/// The bounds that hold for what was taken in hand at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    quiet: u64,
+    lowest: u64,
+}
+
+impl Bounds {
+    /// A bound for the arrival of one delivery.
+    pub(super) fn of(&self, delivery: &Delivery) -> u64 {
+        // Only the default exchange has copies.
+        if delivery.exchange().is_empty() {
+            let message = delivery.message();
+            if let Some(copy) = Provenance::of(&message) {
+                let told = copy.arrived_after.or(copy.first_time).and_then(|time| time.parse::<Timestamp>().ok());
+                return told.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or(self.lowest);
+            }
+        }
+        if delivery.redelivered() { self.lowest } else { self.quiet }
+    }
+}
+
+/// Deliveries in hand. Dropped, they go back to their queue, unless they are settled.
+#[derive(Debug)]
+pub(super) struct Holding {
+    low: Low,
+    number: u64,
+    bounds: Bounds,
+}
+
+impl Low {
+    /// Nothing is known: what is in the queue may be as old as anything.
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Inner { state: Mutex::default(), looked: Notify::new(), since: Instant::now() }))
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.0.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The earliest arrival of anything that is not applied yet, as far as this worker is to answer for it.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.change(|state| state.lowest_bound(Instant::now()))
+    }
+
+    /// What was found when this worker began: it answers for what those that are gone answered for.
+    pub(super) fn inherit(&self, lowest: Option<u64>) {
+        let Some(lowest) = lowest else { return };
+        let now = self.second(Duration::ZERO);
+        self.change(|state| {
+            state.quiet = state.quiet.max(lowest);
+            state.lowest = lowest;
+            for queue in [Queue::Main, Queue::Slow] {
+                state.let_go(queue, now, lowest);
+            }
+        });
+    }
+
+    /// Nothing arrived before now: there was no queue.
+    pub(super) fn begin(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        self.change(|state| (state.quiet, state.lowest) = (state.quiet.max(now), now));
+    }
+
+    /// The lowest of all marks is this.
+    pub(super) fn set_lowest(&self, lowest: Option<u64>) {
+        self.change(|state| state.lowest = lowest.unwrap_or(0));
+    }
+
+    /// The bounds that hold now.
+    pub(super) fn bounds(&self) -> Bounds {
+        self.change(|state| Bounds { quiet: state.quiet, lowest: state.lowest })
+    }
+
+    /// Takes deliveries in hand.
+    pub(super) fn take(&self, deliveries: &[Delivery]) -> Holding {
+        let (number, bounds) = self.change(|state| {
+            let bounds = Bounds { quiet: state.quiet, lowest: state.lowest };
+            let bound = deliveries.iter().map(|delivery| bounds.of(delivery)).min().unwrap_or(bounds.quiet);
+            state.next += 1;
+            state.in_hand.insert(state.next, bound);
+            (state.next, bounds)
+        });
+        Holding { low: self.clone(), number, bounds }
+    }
+
+    /// A copy went to a lane's queue, and comes back from wherever it waits before within `delay`.
+    pub(super) fn copied(&self, lane: LaneName, delay: Duration, bound: u64) {
+        let queue = match lane {
+            LaneName::Main => Queue::Main,
+            LaneName::Slow => Queue::Slow,
+        };
+        let back = self.second(delay);
+        self.change(|state| state.let_go(queue, back, bound));
+    }
+
+    /// The session is over: what was delivered and not yet read goes back.
+    pub(super) fn session_ended(&self) {
+        let now = self.second(Duration::ZERO);
+        self.change(|state| {
+            state.quieter = None;
+            let bound = state.quiet;
+            state.let_go(Queue::Main, now, bound);
+            let bound = state.lowest;
+            state.let_go(Queue::Slow, now, bound);
+        });
+    }
+
+    /// A look at the queues, begun at `began`, saw nothing waiting in those that are said to be empty.
+    pub(super) fn looked(&self, began: SystemTime, main_empty: bool, slow_empty: bool) {
+        let began_ms = began.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        let second = self.second(Duration::ZERO);
+        self.change(|state| state.looked(began_ms, second, Instant::now(), main_empty, slow_empty));
+        if main_empty {
+            self.0.looked.notify_one();
+        }
+    }
+
+    /// Waits until it is worth while to find out whether anything delivered is left unread.
+    pub(super) async fn asks(&self) {
+        self.0.looked.notified().await;
+    }
+
+    /// Nothing that was delivered to the main lane is left unread.
+    pub(super) fn all_read(&self) {
+        self.change(|state| state.all_read(Instant::now()));
+    }
+
+    fn second(&self, delay: Duration) -> u64 {
+        (self.0.since.elapsed() + delay).as_secs()
+    }
+}
+
+impl State {
+    fn lowest_bound(&mut self, now: Instant) -> u64 {
+        self.let_go.retain(|_, gone| gone.seen_empty.is_none_or(|seen| now.duration_since(seen) < OVERLAP));
+        let others = self.in_hand.values().copied().chain(self.let_go.values().map(|gone| gone.bound));
+        others.fold(self.quiet, u64::min)
+    }
+
+    fn looked(&mut self, began_ms: u64, second: u64, now: Instant, main_empty: bool, slow_empty: bool) {
+        if main_empty {
+            self.quieter.get_or_insert((began_ms, now));
+        }
+        for ((queue, back), gone) in &mut self.let_go {
+            let empty = match queue {
+                Queue::Main => main_empty,
+                Queue::Slow => slow_empty,
+            };
+            if empty && *back < second {
+                gone.seen_empty.get_or_insert(now);
+            }
+        }
+    }
+
+    fn all_read(&mut self, now: Instant) {
+        if let Some((quiet, answered)) = self.quieter
+            && now.duration_since(answered) >= UNDER_WAY
+        {
+            self.quiet = quiet.max(self.quiet);
+            self.quieter = None;
+        }
+    }
+
+    fn let_go(&mut self, queue: Queue, back: u64, bound: u64) {
+        let gone = self.let_go.entry((queue, back)).or_insert(LetGo { bound, seen_empty: None });
+        gone.bound = gone.bound.min(bound);
+        gone.seen_empty = None;
+    }
+}
+
+impl Holding {
+    /// A bound for the arrival of one of the deliveries.
+    pub(super) fn bound_of(&self, delivery: &Delivery) -> u64 {
+        self.bounds.of(delivery)
+    }
+
+    /// Their effects hold, and their copies are covered.
+    pub(super) fn settled(&self) {
+        self.low.change(|state| state.in_hand.remove(&self.number));
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        let now = self.low.second(Duration::ZERO);
+        self.low.change(|state| {
+            if let Some(bound) = state.in_hand.remove(&self.number) {
+                for queue in [Queue::Main, Queue::Slow] {
+                    state.let_go(queue, now, bound);
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LATER: Duration = Duration::from_secs(2);
+
+    fn event() -> [Delivery; 1] {
+        [Delivery::of("events", "user.updated", b"{}")]
+    }
+
+    /// The queue was seen empty at that time, and everything is read.
+    fn quiet(low: &Low, began_ms: u64) {
+        low.looked(UNIX_EPOCH + Duration::from_millis(began_ms), true, true);
+        low.change(|state| state.all_read(Instant::now() + LATER));
+    }
+
+    /// So long from now, after a look that saw both queues empty.
+    fn seen_empty_in(low: &Low, delay: Duration) {
+        let second = low.second(delay);
+        low.change(|state| state.looked(0, second, Instant::now() + delay, true, true));
+    }
+
+    fn bound_in(low: &Low, delay: Duration) -> u64 {
+        low.change(|state| state.lowest_bound(Instant::now() + delay))
+    }
+
+    #[test]
+    fn a_queue_that_was_empty_moves_it_on_once_all_that_was_delivered_is_read() {
+        let low = Low::new();
+        assert_eq!(low.now_ms(), 0, "the queue may hold what is as old as anything");
+        low.looked(UNIX_EPOCH + Duration::from_millis(500), true, true);
+        assert_eq!(low.now_ms(), 0, "what was delivered before may wait to be read");
+        low.all_read();
+        assert_eq!(low.now_ms(), 0, "or be under way");
+        low.change(|state| state.all_read(Instant::now() + LATER));
+        assert_eq!(low.now_ms(), 500);
+        low.looked(UNIX_EPOCH + Duration::from_millis(900), false, true);
+        low.change(|state| state.all_read(Instant::now() + LATER));
+        assert_eq!(low.now_ms(), 500, "an hour's backlog keeps it where it began");
+    }
+
+    #[test]
+    fn what_is_in_hand_keeps_it_back_and_so_does_what_is_given_back() {
+        let low = Low::new();
+        quiet(&low, 500);
+        let (settled, given_back) = (low.take(&event()), low.take(&event()));
+        quiet(&low, 900);
+        assert_eq!(low.now_ms(), 500);
+        settled.settled();
+        drop(settled);
+        assert_eq!(low.now_ms(), 500);
+        drop(given_back);
+        assert_eq!(bound_in(&low, OVERLAP * 2), 500, "nobody has seen it gone from the queue");
+        seen_empty_in(&low, LATER);
+        assert_eq!(bound_in(&low, LATER), 500, "whoever has it must have said so first");
+        assert_eq!(bound_in(&low, OVERLAP + LATER), 900);
+    }
+
+    #[test]
+    fn copies_keep_it_back_until_they_are_due_and_gone() {
+        let low = Low::new();
+        quiet(&low, 900);
+        low.copied(LaneName::Main, Duration::from_secs(600), 300);
+        seen_empty_in(&low, LATER);
+        assert_eq!(bound_in(&low, Duration::from_secs(599) + OVERLAP), 300, "an empty queue says nothing of what still waits");
+        seen_empty_in(&low, Duration::from_secs(602));
+        assert_eq!(bound_in(&low, Duration::from_secs(603) + OVERLAP), 900);
+    }
+
+    #[test]
+    fn a_session_that_ends_gives_back_what_nobody_has_read() {
+        let low = Low::new();
+        quiet(&low, 500);
+        low.set_lowest(Some(400));
+        low.session_ended();
+        quiet(&low, 900);
+        assert_eq!(low.now_ms(), 400, "copies among it may be as old as the lowest mark");
+        seen_empty_in(&low, LATER);
+        assert_eq!(bound_in(&low, OVERLAP + LATER), 900);
+    }
+
+    #[test]
+    fn a_new_worker_answers_for_those_that_are_gone() {
+        let low = Low::new();
+        low.inherit(Some(200));
+        quiet(&low, 900);
+        assert_eq!(low.now_ms(), 200);
+        seen_empty_in(&low, LATER);
+        assert_eq!(bound_in(&low, OVERLAP + LATER), 900);
+        let taken = low.take(&event());
+        assert_eq!(taken.bound_of(&event()[0]), 900, "what comes first-hand arrived after the queue was empty");
+    }
+}

@@ -1,0 +1,132 @@
+//! Several workers, workers that die, workers that have nothing to heal.
+
+use std::time::Duration;
+
+use redis::AsyncCommands;
+
+use super::{WITHIN, heals, mark_fields, on, publish, seed, stage, wait_gone, wait_healed, wait_marks};
+use crate::end_to_end::stage::SOON;
+use crate::support::{Proxy, Redis, rabbitmq, wait_until};
+
+const SOME: u32 = 500;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_workers_one_heals_for_both() {
+    let stage = stage().await;
+    let mut one = stage.worker(&[]).await;
+    let mut other = stage.worker(&[]).await;
+    wait_marks(&stage, 2).await;
+    seed(&stage.redis, SOME).await;
+    let snapshot = stage.redis.snapshot().await;
+    publish(&stage, SOME).await;
+    wait_gone(&stage.redis, SOON).await;
+    stage.wait_settled(&[&one, &other]).await;
+    // Both have moved their marks on since the snapshot.
+    let before = mark_fields(&stage).await;
+    wait_until(SOON, "both marks have moved", async || {
+        let now = mark_fields(&stage).await;
+        before.iter().all(|mark| !now.contains(mark))
+    })
+    .await;
+    stage.redis.restore(&snapshot).await;
+    wait_gone(&stage.redis, WITHIN).await;
+    wait_healed(&mut [&mut one, &mut other]).await;
+    assert_eq!(heals(&one).await + heals(&other).await, 1.0, "{}\n----\n{}", one.stderr(), other.stderr());
+    assert!(!mark_fields(&stage).await.iter().any(|(field, _)| field == "wanted" || field == "lock"));
+}
+
+/// What it leaves behind says that a heal is wanted: the next one does it, without a memory of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_in_the_heal_is_followed_by_the_next() {
+    let stage = stage().await;
+    let broker = rabbitmq().await;
+    let proxy = Proxy::start(&broker.addr()).await;
+    let amqp_url = broker.url().replace(&broker.addr(), &proxy.addr());
+    let doomed = stage.worker(&[("UNSTALE_AMQP_URL", &amqp_url)]).await;
+    seed(&stage.redis, SOME).await;
+    let snapshot = stage.redis.snapshot().await;
+    publish(&stage, SOME).await;
+    wait_gone(&stage.redis, SOON).await;
+    stage.wait_settled(&[&doomed]).await;
+    // It will not get beyond the beginning.
+    proxy.stall();
+    stage.redis.restore(&snapshot).await;
+    wait_until(SOON, "it heals", async || {
+        let Ok(mut redis) = stage.redis.client().get_multiplexed_async_connection().await else { return false };
+        redis.hexists::<_, _, bool>(format!("unstale:mark:{}", stage.queue), "lock").await.unwrap_or(false)
+    })
+    .await;
+    doomed.kill();
+    let mut next = stage.start_worker(&[]);
+    // The lock of the dead has to run out first.
+    wait_gone(&stage.redis, SOON).await;
+    next.wait_ready().await;
+    assert_eq!(heals(&next).await, 1.0, "{}", next.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restarts_that_lose_nothing_heal_nothing() {
+    let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let stage = on(redis).await;
+    let mut worker = stage.worker(&[]).await;
+    assert_eq!(heals(&worker).await, 0.0, "a fresh system: {}", worker.stderr());
+    seed(&stage.redis, SOME).await;
+    publish(&stage, SOME).await;
+    stage.redis.kill();
+    stage.redis.restart().await;
+    wait_gone(&stage.redis, SOON).await;
+    worker.wait_ready().await;
+    assert_eq!(heals(&worker).await, 0.0, "Redis was killed and lost nothing: {}", worker.stderr());
+    worker.kill();
+    let next = stage.worker(&[]).await;
+    assert_eq!(heals(&next).await, 0.0, "the worker was killed: {}", next.stderr());
+    assert!(next.terminate().await.success());
+    let next = stage.worker(&[]).await;
+    assert_eq!(heals(&next).await, 0.0, "the worker was stopped: {}", next.stderr());
+}
+
+/// It cannot know whether Redis went back meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn marks_that_nobody_has_kept_for_long_mean_a_heal() {
+    let stage = stage().await;
+    let worker = stage.worker(&[]).await;
+    seed(&stage.redis, SOME).await;
+    let snapshot = stage.redis.snapshot().await;
+    publish(&stage, SOME).await;
+    wait_gone(&stage.redis, SOON).await;
+    stage.wait_settled(&[&worker]).await;
+    worker.kill();
+    stage.redis.restore(&snapshot).await;
+    // By Redis' clock.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let next = stage.worker(&[]).await;
+    wait_gone(&stage.redis, Duration::ZERO).await;
+    assert_eq!(heals(&next).await, 1.0, "{}", next.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_history_the_loss_is_told() {
+    let stage = stage().await;
+    let mut worker = stage.worker(&[("UNSTALE_HISTORY", "off")]).await;
+    wait_marks(&stage, 1).await;
+    let snapshot = stage.redis.snapshot().await;
+    publish(&stage, 10).await;
+    stage.wait_settled(&[&worker]).await;
+    stage.redis.restore(&snapshot).await;
+    wait_until(SOON, "it says so", async || worker.stderr().contains("there is no history to heal Redis from")).await;
+    worker.wait_ready().await;
+    assert_eq!(heals(&worker).await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn turned_off_it_leaves_no_mark_and_heals_nothing() {
+    let stage = stage().await;
+    let mut worker = stage.worker(&[("UNSTALE_HEAL_WINDOW", "off")]).await;
+    let snapshot = stage.redis.snapshot().await;
+    publish(&stage, 10).await;
+    stage.wait_settled(&[&worker]).await;
+    assert_eq!(mark_fields(&stage).await, []);
+    stage.redis.restore(&snapshot).await;
+    worker.wait_ready().await;
+    assert_eq!(heals(&worker).await, 0.0);
+}
