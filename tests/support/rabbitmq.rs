@@ -111,7 +111,10 @@ impl RabbitMq {
         if tokio::net::TcpStream::connect(("127.0.0.1", self.amqp_port)).await.is_err() {
             return false;
         }
-        let Ok(connection) = lapin::Connection::connect(&self.url(), lapin::ConnectionProperties::default()).await else { return false };
+        // lapin itself would wait for ever for a handshake that a booting node has left.
+        let url = self.url();
+        let connecting = lapin::Connection::connect(&url, lapin::ConnectionProperties::default());
+        let Ok(Ok(connection)) = tokio::time::timeout(Duration::from_secs(10), connecting).await else { return false };
         let opened = connection.create_channel().await.is_ok();
         let _ = connection.close(200, "bye".into()).await;
         opened

@@ -55,7 +55,10 @@ async fn run(amqp_url: String, redis_url: String, queue: String, busy: Arc<Atomi
 }
 
 async fn serve(amqp_url: &str, redis_url: &str, queue: &str, busy: &AtomicBool) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let connection = lapin::Connection::connect(&format!("{amqp_url}?heartbeat=5"), lapin::ConnectionProperties::default()).await?;
+    let url = format!("{amqp_url}?heartbeat=5");
+    // lapin itself would wait for ever for a handshake that a fault has interrupted.
+    let connecting = lapin::Connection::connect(&url, lapin::ConnectionProperties::default());
+    let connection = tokio::time::timeout(Duration::from_secs(10), connecting).await??;
     let channel = connection.create_channel().await?;
     channel.basic_qos(100, BasicQosOptions { global: false }).await?;
     let mut consumer = channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
