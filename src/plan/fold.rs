@@ -16,7 +16,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt};
 
 use super::mark::{self, Mark};
 use crate::registry::{Action, Effect, Expiry, RuleId, Version, Write};
