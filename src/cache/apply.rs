@@ -14,7 +14,7 @@ use super::script::{Sent, WRITE_TAGGED};
 use super::side_keys::{Kind, side_key, write_side_key};
 use super::socket::{Socket, poll_once_each};
 use super::{Cache, Redis, tags};
-use crate::plan::{Command, EffectOutcome, Mark, Operation, OperationId, Plan, Slot};
+use crate::plan::{Command, EffectOutcome, Load, Mark, Operation, OperationId, Plan, Slot};
 use crate::registry::{RuleId, Write};
 
 /// Keys in one UNLINK: beyond some hundreds, longer commands gain nothing and block for longer.
@@ -202,6 +202,15 @@ impl Cache {
                     commands.push(asked, command);
                 }
             },
+            Command::Serve => {
+                if mark.is_some() {
+                    self.raise_fences(commands, plan, &[id]);
+                }
+                commands.push(Asked::Existence(id), arguments(redis::cmd("EXISTS"), &[target]));
+                let mut command = redis::cmd("PEXPIRE");
+                command.arg(target).arg(self.served_stale_ms).arg("LT");
+                commands.push(asked, command);
+            }
             Command::Write(write) => match mark {
                 Some(mark) => {
                     let sets: Vec<String> = write.tags.iter().map(|tag| self.tag_set(tag)).collect();
@@ -322,7 +331,7 @@ impl Commands {
         voids.extend_from_slice(plan.deletions());
         voids.extend(plan.in_order().iter().filter(|&&id| match plan.operation(id).command {
             // A load that began before an expiry would undo it: its value would live for as long as any.
-            Command::Delete | Command::Write(_) | Command::Expire(_) => true,
+            Command::Delete | Command::Write(_) | Command::Expire(_) | Command::Serve => true,
             // An invalidation finds the leases of its members itself; nobody loads counters.
             Command::InvalidateTag | Command::Bump(_) => false,
         }));
@@ -351,6 +360,8 @@ pub(super) struct Outcome<'p, 'e> {
     /// Keys to be asked for one by one, and whether their hits are not counted yet.
     again: HashMap<OperationId, bool>,
     slow: Vec<OperationId>,
+    /// Operations whose key was there, as far as a load asks for that.
+    existed: HashSet<OperationId>,
     hits: BTreeMap<RuleId, (u64, u64)>,
 }
 
@@ -360,7 +371,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
         for rule in plan.absorbed() {
             hits.entry(*rule).or_default().1 += 1;
         }
-        Self { plan, failed: HashMap::new(), again: HashMap::new(), slow: Vec::new(), hits }
+        Self { plan, failed: HashMap::new(), again: HashMap::new(), slow: Vec::new(), existed: HashSet::new(), hits }
     }
 
     pub(super) fn note(&mut self, asked: Asked, answer: &Value, commands: &Commands) -> Result<(), Outage> {
@@ -378,7 +389,12 @@ impl<'p, 'e> Outcome<'p, 'e> {
                 }
             }
             // EXISTS says 1; SET NX says nothing where the key exists.
-            Asked::Existence(id) => self.hit(id, one.max(u64::from(*answer == Value::Nil)), 1),
+            Asked::Existence(id) => {
+                self.hit(id, one.max(u64::from(*answer == Value::Nil)), 1);
+                if one == 1 && self.plan.operation(id).command == Command::Serve {
+                    self.existed.insert(id);
+                }
+            }
             Asked::Operation(id) => match self.plan.operation(id).command {
                 Command::InvalidateTag => match tags::invalidated(answer) {
                     Some(done) => {
@@ -389,10 +405,16 @@ impl<'p, 'e> Outcome<'p, 'e> {
                     }
                     None => self.fail(id, tags::unexpected())?,
                 },
-                Command::Delete | Command::Expire(_) => self.hit(id, one, 1),
+                Command::Delete => {
+                    self.hit(id, one, 1);
+                    if one == 1 {
+                        self.existed.insert(id);
+                    }
+                }
+                Command::Expire(_) => self.hit(id, one, 1),
                 // A script says it itself; of what SET does, existence was asked for before.
                 Command::Write(_) if matches!(answer, Value::Int(_)) => self.hit(id, one, 1),
-                Command::Write(_) | Command::Bump(_) => {}
+                Command::Write(_) | Command::Bump(_) | Command::Serve => {}
             },
         }
         Ok(())
@@ -468,9 +490,10 @@ impl<'p, 'e> Outcome<'p, 'e> {
         }
         // Of several loads of one key the last does: its value is no older than what the others would have filled.
         let mut loading = HashSet::new();
-        let loads = self.plan.warms().iter().rev().filter(|(_, deletion)| !self.failed.contains_key(deletion));
-        let last_loads = loads.filter(|(_, deletion)| loading.insert(self.plan.operation(*deletion).target));
-        unsettled.extend(last_loads.map(|&(slot, _)| (slot, EffectOutcome::Slow)));
+        let is_due = |load: &&Load| !self.failed.contains_key(&load.after) && (!load.only_if_existed || self.existed.contains(&load.after));
+        let loads = self.plan.warms().iter().rev().filter(is_due);
+        let last_loads = loads.filter(|load| loading.insert(self.plan.operation(load.after).target));
+        unsettled.extend(last_loads.map(|load| (load.slot, EffectOutcome::Slow)));
         let hits = self.hits.into_iter().map(|(rule, (yes, no))| KeyHits { rule, yes, no }).collect();
         Applied { unsettled, hits }
     }
@@ -482,7 +505,7 @@ fn command_name(command: Command<'_>) -> &'static str {
         Command::Delete => "UNLINK",
         Command::InvalidateTag => "invalidate_tag",
         Command::Bump(_) => "INCRBY",
-        Command::Expire(_) => "PEXPIRE",
+        Command::Expire(_) | Command::Serve => "PEXPIRE",
         Command::Write(write) if write.tags.is_empty() => "SET",
         Command::Write(_) => "SADD, SET",
     }

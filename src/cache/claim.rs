@@ -76,6 +76,16 @@ impl Cache {
         self.call("load", command).await.map(drop)
     }
 
+    /// Deletes the key's value, and voids whatever load is to replace it.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn delete_value(&self, key: &str) -> Result<(), CommandError> {
+        let mut command = redis::cmd("UNLINK");
+        command.arg(side_key(Kind::Lease, key.as_bytes())).arg(key);
+        self.call("UNLINK", command).await.map(drop)
+    }
+
     /// Whether anybody, a reader perhaps, holds the key's lease.
     ///
     /// # Errors

@@ -39,6 +39,8 @@ pub use standing::State;
 pub use tags::{Drained, Invalidated};
 pub use workers::{REPORT_COUNTS_FOR, Report, Reported};
 
+use std::time::Duration;
+
 use redis::{Cmd, Value};
 
 use crate::config::{RedisConfig, RedisMode};
@@ -52,6 +54,7 @@ pub struct Cache {
     redis: Redis,
     tag_prefix: String,
     fence_ttl_ms: i64,
+    served_stale_ms: i64,
     workers: String,
     marks: String,
     id: String,
@@ -67,6 +70,9 @@ enum Redis {
     Cluster(Cluster),
 }
 
+/// How long an old value may be read at most while a new one is loaded, where nobody says otherwise: the default retry ladder and some more.
+const SERVED_STALE: Duration = Duration::from_secs(15 * 60);
+
 impl Cache {
     /// Checks the settings. Nothing is asked of the server before the first [`probe`](Self::probe).
     ///
@@ -81,11 +87,18 @@ impl Cache {
             redis,
             tag_prefix: config.tag_prefix.clone(),
             fence_ttl_ms: lifetime::millis(config.fence_ttl),
+            served_stale_ms: lifetime::millis(SERVED_STALE),
             workers: side_keys::workers(queue),
             marks: side_keys::marks(queue),
             id: new_token(),
             chain: Chain::default(),
         })
+    }
+
+    /// With another bound for how long an old value may be read while a new one is loaded (`stale: serve`), whatever becomes of the load.
+    #[must_use]
+    pub fn serving_stale_for(self, longest: Duration) -> Self {
+        Self { served_stale_ms: lifetime::millis(longest), ..self }
     }
 
     /// Finds out whether Redis can be worked with: it answers, has its data loaded, and takes writes. Connects where nothing stands.

@@ -9,6 +9,8 @@
 //! - Of two invalidations of a tag the second finds an empty set, unless a write with that tag lies between.
 //! - Two bumps of a counter add up, unless an invalidation between them may have deleted it.
 //! - Of two expiries the sooner one counts; an invalidation between them deletes the key in both orders.
+//! - What is warmed only if it was cached must learn that at its own turn: its deletion keeps its place. What is served while it loads is no
+//!   deletion: it keeps its place too, behind everything on its key.
 //! - A key that may itself be a tag's set shares none of this: it keeps its place, and nothing moves across it.
 //! - Whether a versioned write sets its key, only Redis can tell: it makes unseen nothing but older writes of its entity, which set the key
 //!   only where it would. One that is older than what stands before it in the batch does nothing, and gives way. Raising a fence is a join
@@ -21,7 +23,7 @@ use foldhash::{HashMap, HashMapExt};
 
 use super::mark::{Mark, Standing};
 use super::outcome::Slot;
-use crate::registry::{Action, Effect, Expiry, RuleId, Write};
+use crate::registry::{Action, Effect, Expiry, Only, RuleId, Stale, Warm, Write};
 
 /// An operation of one plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +46,8 @@ pub enum Command<'e> {
     Bump(u32),
     /// Shorten the key's time to live.
     Expire(Expiry),
+    /// Let the key be read for no longer than its load may take, retries included.
+    Serve,
     /// Set the key.
     Write(&'e Write),
 }
@@ -60,6 +64,8 @@ pub struct Operation<'e> {
     /// Of a write: what decides whether it is done. Of a write or deletion: what the key's fence is raised to.
     pub mark: Option<Mark<'e>>,
     place: Place,
+    /// A load depends on whether the key exists when the operation's turn comes: what stands before it must not be dropped.
+    asks: bool,
     /// The newest operation before this one that is still to be done on the same key.
     previous: Option<OperationId>,
     first_share: u32,
@@ -95,8 +101,19 @@ pub struct Batch<'e> {
     tags: HashMap<&'e str, OperationId>,
     last_invalidation: Option<OperationId>,
     absorbed: Vec<RuleId>,
-    warms: Vec<(Slot, OperationId)>,
+    warms: Vec<Load>,
     hoisting: bool,
+}
+
+/// A load that is still to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// The effect.
+    pub slot: Slot,
+    /// The operation that takes hold on its key first.
+    pub after: OperationId,
+    /// It is made only if the key existed when that took hold.
+    pub only_if_existed: bool,
 }
 
 /// What is still to be done on a key.
@@ -126,20 +143,26 @@ impl<'e> Batch<'e> {
 
     /// Adds the next effect, in order of arrival.
     pub fn push(&mut self, slot: Slot, effect: &'e Effect) {
+        self.add_effect(slot, effect, false);
+    }
+
+    /// Adds an effect that was tried before: what was to be warmed only if it was cached was cached then.
+    pub fn push_again(&mut self, slot: Slot, effect: &'e Effect) {
+        self.add_effect(slot, effect, true);
+    }
+
+    fn add_effect(&mut self, slot: Slot, effect: &'e Effect, again: bool) {
         let share = id(self.shares.len());
         self.shares.push(Share { slot, next: None });
         let mark = effect.version.as_deref().map(Mark::of);
         let arrival = Arrival { target: &effect.target, rule: effect.rule, mark, share };
         match &effect.action {
             Action::InvalidateTag => self.invalidate(arrival),
-            action if effect.target.starts_with(self.tag_prefix) => self.keep_in_place(arrival, action, slot),
+            action if effect.target.starts_with(self.tag_prefix) => self.keep_in_place(arrival, action, slot, again),
             Action::Delete => {
                 self.delete(arrival);
             }
-            Action::Warm(_) => {
-                let deletion = self.delete(arrival);
-                self.warms.push((slot, deletion));
-            }
+            Action::Warm(warm) => self.warm(arrival, warm, slot, again),
             Action::BumpVersion => self.bump(arrival),
             Action::Expire(expiry) => self.expire(arrival, *expiry),
             Action::Write(write) => self.write(arrival, write),
@@ -154,6 +177,38 @@ impl<'e> Batch<'e> {
         front.sort_by_key(|operation| self.operations[operation.index()].rule);
         let in_order = ids(Place::InOrder).collect();
         Plan { operations: self.operations, shares: self.shares, front, in_order, absorbed: self.absorbed, warms: self.warms }
+    }
+
+    fn warm(&mut self, arrival: Arrival<'e>, warm: &Warm, slot: Slot, again: bool) {
+        let only_if_existed = warm.only == Only::Present && !again;
+        let newest = self.keys.get(arrival.target).and_then(|state| state.newest.or(state.front));
+        let newest_is = |command| newest.filter(|&newest| self.operations[newest.index()].command == command);
+        let after = match warm.stale {
+            Stale::Drop if only_if_existed => {
+                if newest_is(Command::Delete).is_some() {
+                    // Nothing is there to be warmed; who deleted it warms it, perhaps.
+                    self.delete(arrival);
+                    return;
+                }
+                self.add_newest(arrival, Command::Delete)
+            }
+            Stale::Drop => self.delete(arrival),
+            Stale::Serve => {
+                let unmoved = |&newest: &OperationId| self.last_invalidation.is_none_or(|last| last < newest);
+                let same = newest_is(Command::Serve).filter(unmoved);
+                match same.filter(|&same| is_one_family(self.operations[same.index()].mark, arrival.mark)) {
+                    Some(same) => {
+                        let operation = &mut self.operations[same.index()];
+                        operation.mark = joined(operation.mark, arrival.mark);
+                        self.absorb(same, arrival);
+                        same
+                    }
+                    None => self.add_newest(arrival, Command::Serve),
+                }
+            }
+        };
+        self.operations[after.index()].asks |= only_if_existed;
+        self.warms.push(Load { slot, after, only_if_existed });
     }
 
     fn delete(&mut self, mut arrival: Arrival<'e>) -> OperationId {
@@ -188,7 +243,7 @@ impl<'e> Batch<'e> {
         while let Some(newest) = state.newest {
             let operation = self.operations[newest.index()];
             match operation.command {
-                Command::Delete => break,
+                Command::Delete | Command::Serve => break,
                 Command::Write(write) if !write.tags.is_empty() => break,
                 _ if !is_one_family(operation.mark, *mark) => break,
                 _ => *mark = joined(operation.mark, *mark),
@@ -208,11 +263,14 @@ impl<'e> Batch<'e> {
         let mut newer: Option<OperationId> = None;
         let mut current = state.newest;
         while let Some(operation) = current {
-            let Operation { command, previous, mark, .. } = self.operations[operation.index()];
+            let Operation { command, previous, mark, asks, .. } = self.operations[operation.index()];
+            if asks {
+                break;
+            }
             let dropped = match command {
                 Command::Write(earlier) => gives_way((earlier, mark), (write, arrival.mark)),
                 Command::Bump(_) | Command::Expire(_) => arrival.mark.is_none(),
-                Command::Delete | Command::InvalidateTag => false,
+                Command::Delete | Command::Serve | Command::InvalidateTag => false,
             };
             if dropped {
                 match newer {
@@ -291,8 +349,9 @@ impl<'e> Batch<'e> {
     }
 
     /// A key that may be a tag's set: what it holds decides what an invalidation deletes.
-    fn keep_in_place(&mut self, arrival: Arrival<'e>, action: &'e Action, slot: Slot) {
+    fn keep_in_place(&mut self, arrival: Arrival<'e>, action: &'e Action, slot: Slot, again: bool) {
         let command = match action {
+            Action::Warm(warm) if warm.stale == Stale::Serve => Command::Serve,
             Action::Delete | Action::Warm(_) => Command::Delete,
             Action::InvalidateTag => Command::InvalidateTag,
             Action::BumpVersion => Command::Bump(1),
@@ -300,8 +359,8 @@ impl<'e> Batch<'e> {
             Action::Write(write) => Command::Write(write),
         };
         let operation = self.add(arrival, command, Place::InOrder, None);
-        if matches!(action, Action::Warm(_)) {
-            self.warms.push((slot, operation));
+        if let Action::Warm(warm) = action {
+            self.warms.push(Load { slot, after: operation, only_if_existed: warm.only == Only::Present && !again });
         }
         self.keys.clear();
         self.tags.clear();
@@ -311,14 +370,25 @@ impl<'e> Batch<'e> {
     fn add(&mut self, arrival: Arrival<'e>, command: Command<'e>, place: Place, previous: Option<OperationId>) -> OperationId {
         let operation = OperationId(id(self.operations.len()));
         let Arrival { target, rule, mark, share } = arrival;
-        self.operations.push(Operation { target, rule, command, mark, place, previous, first_share: share, last_share: share });
+        self.operations.push(Operation {
+            target,
+            rule,
+            command,
+            mark,
+            place,
+            asks: false,
+            previous,
+            first_share: share,
+            last_share: share,
+        });
         operation
     }
 
-    fn add_newest(&mut self, arrival: Arrival<'e>, command: Command<'e>) {
+    fn add_newest(&mut self, arrival: Arrival<'e>, command: Command<'e>) -> OperationId {
         let previous = self.keys.get(arrival.target).and_then(|state| state.newest);
         let operation = self.add(arrival, command, Place::InOrder, previous);
         self.keys.entry(arrival.target).or_default().newest = Some(operation);
+        operation
     }
 
     /// Lets an operation decide the outcome of one more effect.
@@ -367,7 +437,7 @@ pub struct Plan<'e> {
     front: Vec<OperationId>,
     in_order: Vec<OperationId>,
     absorbed: Vec<RuleId>,
-    warms: Vec<(Slot, OperationId)>,
+    warms: Vec<Load>,
 }
 
 impl<'e> Plan<'e> {
@@ -404,8 +474,8 @@ impl<'e> Plan<'e> {
         &self.absorbed
     }
 
-    /// The loads still to be done once the operation, which deletes their key, is.
-    pub fn warms(&self) -> &[(Slot, OperationId)] {
+    /// The loads still to be made, in order.
+    pub fn warms(&self) -> &[Load] {
         &self.warms
     }
 

@@ -6,7 +6,7 @@ mod mark;
 mod outcome;
 mod settlement;
 
-pub use coalesce::{Batch, Command, Operation, OperationId, Plan};
+pub use coalesce::{Batch, Command, Load, Operation, OperationId, Plan};
 pub use fold::{Fold, FoldLimits, Folded};
 pub use mark::{Mark, Standing};
 pub use outcome::{EffectOutcome, EventOutcome, Slot};

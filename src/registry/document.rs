@@ -11,7 +11,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::diagnostic::Pos;
-use super::effect::Verb;
+use super::effect::{Only, Stale, Verb};
 use super::model::{Encoding, Validate};
 use super::tree::Node;
 use crate::quantity::Rate;
@@ -202,11 +202,11 @@ pub(crate) struct EffectDocument {
     /// Where `warm` loads from: `loader:/path`, or an absolute URL.
     pub(crate) from: Option<Text>,
     /// Keep the old value readable while `warm` loads, or not.
-    #[schemars(rename = "stale", with = "Option<StaleName>")]
-    pub(crate) _stale: (),
+    #[schemars(with = "Option<StaleName>")]
+    pub(crate) stale: Option<At<Stale>>,
     /// Warm just what was cached, or always.
-    #[schemars(rename = "only", with = "Option<OnlyName>")]
-    pub(crate) _only: (),
+    #[schemars(with = "Option<OnlyName>")]
+    pub(crate) only: Option<At<Only>>,
     /// A second pass after so long, for readers that take no part.
     #[schemars(rename = "again", with = "Option<DurationText>")]
     pub(crate) _again: (),

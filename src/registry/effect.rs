@@ -149,6 +149,30 @@ pub struct Warm {
     pub expiry: Expiry,
     /// The tags the key is added to, without `UNSTALE_TAG_PREFIX`.
     pub tags: Vec<String>,
+    /// What readers get meanwhile.
+    pub stale: Stale,
+    /// Which keys are loaded.
+    pub only: Only,
+}
+
+/// What readers of a key get while it is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stale {
+    /// A miss: the key is deleted first.
+    #[default]
+    Drop,
+    /// The old value, until the new one is there or loading has failed for good.
+    Serve,
+}
+
+/// Which keys are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Only {
+    /// All.
+    #[default]
+    Always,
+    /// Those that had a value.
+    Present,
 }
 
 /// Why an event, or a part of it, would be dead-lettered, found without asking a server.

@@ -26,7 +26,7 @@ mod url_template;
 mod value_template;
 
 pub use diagnostic::{Problem, Problems, Severity};
-pub use effect::{Action, Effect, Expiry, Failure, LoaderId, Matched, Resolution, RuleId, Verb, Version, Warm, Write};
+pub use effect::{Action, Effect, Expiry, Failure, LoaderId, Matched, Only, Resolution, RuleId, Stale, Verb, Version, Warm, Write};
 pub use example::{Example, run_examples};
 pub use expression::Expression;
 pub use key_shape::KeyShape;

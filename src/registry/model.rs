@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::effect::{LoaderId, RuleId, Verb};
+use super::effect::{LoaderId, Only, RuleId, Stale, Verb};
 use super::expression::Expression;
 use super::key_shape::KeyShape;
 use super::template::Template;
@@ -125,6 +125,10 @@ pub enum RuleBody {
         expiry: ExpiryRule,
         /// The tags the key is added to.
         tags: Vec<Template>,
+        /// What readers get meanwhile.
+        stale: Stale,
+        /// Which keys are loaded.
+        only: Only,
     },
 }
 

@@ -388,7 +388,7 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
                 };
                 ("write", write())
             }
-            RuleBody::Warm { loader, url, expiry, tags } => {
+            RuleBody::Warm { loader, url, expiry, tags, stale, only } => {
                 let warm = || {
                     let base = self.registry.loaders.get(loader.0 as usize).map_or("", |loader| &loader.url);
                     Ok(Action::Warm(Box::new(Warm {
@@ -396,6 +396,8 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
                         url: url.render(base, scope, bindings).map_err(|miss| ("from", miss))?,
                         expiry: expiry_of(expiry, scope, bindings).map_err(|miss| ("at", miss))?,
                         tags: tags_of(tags, scope, bindings, self.limit).map_err(|miss| ("tags", miss))?,
+                        stale: *stale,
+                        only: *only,
                     })))
                 };
                 ("warm", warm())

@@ -471,6 +471,8 @@ fn a_warm_never_leaves_its_loader() {
             url: UrlTemplate::parse(url, names).unwrap(),
             expiry: ExpiryRule::Never,
             tags: vec![],
+            stale: Stale::Drop,
+            only: Only::Always,
         })
     };
     let url = |url: &str, data: &str| match &build(url).resolve(data).effects[0].action {

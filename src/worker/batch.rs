@@ -46,8 +46,11 @@ impl Batch {
         let mut batch = plan::Batch::new(shared.cache.tag_prefix(), effects);
         for (event, request) in (0_u32..).zip(&self.requests) {
             for (position, effect) in (0_u32..).zip(&request.resolution.effects) {
-                if request.asks_for(position) {
-                    batch.push(Slot { event, position }, effect);
+                let slot = Slot { event, position };
+                match (request.asks_for(position), request.is_copy) {
+                    (false, _) => {}
+                    (true, false) => batch.push(slot, effect),
+                    (true, true) => batch.push_again(slot, effect),
                 }
             }
         }

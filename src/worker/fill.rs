@@ -6,14 +6,14 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep};
 
+use super::batch::Batch;
 use super::{Live, Shared};
-use crate::broker::Delivery;
 use crate::cache::{Claim, CommandError, Fill, Grant, LONGEST_LEASE, LoadToken, Outage, new_token};
 use crate::event::{Decoded, decode};
 use crate::plan::EffectOutcome;
 use crate::quantity::format_duration;
 use crate::reason::Reason;
-use crate::registry::Warm;
+use crate::registry::{Stale, Warm};
 use crate::warm::{Admitted, LoadContext, LoadError, Loaded};
 
 /// Claims and leases are renewed while they are needed: after a worker's death the next one waits for so long.
@@ -60,19 +60,13 @@ impl Tokens {
     }
 }
 
-/// Loads and fills `key`, which was deleted before; what is left to do, if anything.
+/// Loads and fills `key`, which was deleted before unless its old value is served, for the one event of `batch`; what is left to do, if
+/// anything.
 ///
 /// # Errors
 /// The outage: to be done again, whole.
-pub(super) async fn warm(
-    shared: &Shared,
-    live: &Live,
-    delivery: &Delivery,
-    key: &str,
-    warm: &Warm,
-    asker: &Asker,
-) -> Result<Option<EffectOutcome>, Outage> {
-    let message = delivery.message();
+pub(super) async fn warm(shared: &Shared, batch: &Batch, key: &str, warm: &Warm, asker: &Asker) -> Result<Option<EffectOutcome>, Outage> {
+    let message = batch.deliveries[0].message();
     let event = match decode(&message, shared.config.max_body_bytes) {
         Ok(Decoded::Event(event)) => Some(event),
         Ok(_) | Err(_) => None,
@@ -82,34 +76,61 @@ pub(super) async fn warm(
     let token = |name: &str| LoadToken::new(what, of_event, name);
     let load = Load {
         shared,
-        live,
+        live: &batch.live,
         context: LoadContext { event_id, traceparent: event.as_ref().and_then(|event| event.traceparent.as_deref()) },
         key,
         warm,
         token: token(&asker.name),
     };
-    match load.claimed(asker.before.as_deref().map(token)).await {
-        Ok(()) => Ok(None),
-        Err(Unfilled::Load(LoadError::Retry { after, message })) => Ok(Some(EffectOutcome::Retry { message, after })),
-        Err(Unfilled::Load(LoadError::Refused { message })) => Ok(Some(EffectOutcome::Dead { reason: Reason::LoaderRefused, message })),
-        Err(Unfilled::Held) => {
-            let message = "another load of the same key did not end in time".to_owned();
-            Ok(Some(EffectOutcome::Retry { message, after: None }))
+    let (outcome, is_empty) = match load.claimed(asker.before.as_deref().map(token)).await {
+        Ok(Ended::Filled) => (None, false),
+        Ok(Ended::Empty) => (None, true),
+        Err(unfilled) => (Some(unfilled.into_outcome()?), false),
+    };
+    let attempts_made = batch.requests[0].attempts_before + 1;
+    let for_good = match &outcome {
+        None => is_empty,
+        Some(EffectOutcome::Retry { after, .. }) => shared.policy.ladder.rung(attempts_made, *after).is_none(),
+        Some(EffectOutcome::Dead { .. } | EffectOutcome::Slow) => true,
+    };
+    if warm.stale == Stale::Serve && for_good {
+        // What was served meanwhile is not to be served any longer.
+        match shared.cache.delete_value(key).await {
+            Err(CommandError::Outage(outage)) => return Err(outage),
+            Err(error) => return error.into_outcome().map(Some),
+            Ok(()) => {}
         }
-        Err(Unfilled::Overtaken) => {
-            let message = format!("the key was invalidated {MOST_OVERTAKEN} times in a row while it was loaded");
-            Ok(Some(EffectOutcome::Retry { message, after: None }))
-        }
-        Err(Unfilled::Redis(error)) => error.into_outcome().map(Some),
     }
+    Ok(outcome)
 }
 
-/// Why a key was left deleted.
+/// What a load came to.
+enum Ended {
+    /// The key has a value that was loaded after the event, by us or by another.
+    Filled,
+    /// There is nothing to fill it with.
+    Empty,
+}
+
+/// Why a key was left as it was.
 enum Unfilled {
     Load(LoadError),
     Held,
     Overtaken,
     Redis(CommandError),
+}
+
+impl Unfilled {
+    fn into_outcome(self) -> Result<EffectOutcome, Outage> {
+        let again = |message: String| Ok(EffectOutcome::Retry { message, after: None });
+        match self {
+            Self::Load(LoadError::Retry { after, message }) => Ok(EffectOutcome::Retry { message, after }),
+            Self::Load(LoadError::Refused { message }) => Ok(EffectOutcome::Dead { reason: Reason::LoaderRefused, message }),
+            Self::Held => again("another load of the same key did not end in time".to_owned()),
+            Self::Overtaken => again(format!("the key was invalidated {MOST_OVERTAKEN} times in a row while it was loaded")),
+            Self::Redis(error) => error.into_outcome(),
+        }
+    }
 }
 
 impl From<LoadError> for Unfilled {
@@ -136,7 +157,7 @@ struct Load<'l> {
 
 impl Load<'_> {
     /// Loads if nobody else does the same, holding nothing while it waits.
-    async fn claimed(&self, before: Option<LoadToken>) -> Result<(), Unfilled> {
+    async fn claimed(&self, before: Option<LoadToken>) -> Result<Ended, Unfilled> {
         let cache = &self.shared.cache;
         if let Some(before) = before {
             // Else it would be waited for until it runs out. A fill by it that still comes is refused.
@@ -146,7 +167,7 @@ impl Load<'_> {
         let mut first = true;
         loop {
             match cache.claim_load(self.key, &self.token, CLAIM_TTL, first).await? {
-                Claim::Covered => return Ok(()),
+                Claim::Covered => return Ok(Ended::Filled),
                 Claim::Load => break,
                 Claim::Wait if Instant::now() >= deadline => {
                     cache.end_load(self.key, &self.token).await?;
@@ -165,14 +186,14 @@ impl Load<'_> {
     }
 
     /// Loads until no invalidation came in between.
-    async fn until_filled(&self) -> Result<(), Unfilled> {
+    async fn until_filled(&self) -> Result<Ended, Unfilled> {
         let cache = &self.shared.cache;
         let deadline = Instant::now() + LONGEST_WAIT;
         let mut overtaken = 0;
         while overtaken < MOST_OVERTAKEN {
             cache.keep_load(self.key, &self.token, CLAIM_TTL).await?;
             if self.keeping(self.filled_by_a_reader(deadline)).await?? {
-                return Ok(());
+                return Ok(Ended::Filled);
             }
             let admitted = self.keeping(self.live.loaders.admit(self.warm)).await?;
             self.tell_of_loader();
@@ -182,22 +203,19 @@ impl Load<'_> {
             cache.keep_load(self.key, &self.token, CLAIM_TTL).await?;
             let loaded = self.keeping(self.load(admitted)).await?;
             self.tell_of_loader();
-            let holds = match loaded {
+            match loaded {
                 Ok(Loaded::Value(value)) => {
-                    let fill = cache.fill(self.key, self.token.as_str(), since, &value, self.warm.expiry, &self.warm.tags).await?;
-                    fill != Fill::Refused
-                }
-                Ok(Loaded::Absent) => cache.release_lease(self.key, self.token.as_str()).await?,
-                Err(error @ LoadError::Retry { .. }) => return Err(error.into()),
-                Err(error @ LoadError::Refused { .. }) => {
-                    if cache.release_lease(self.key, self.token.as_str()).await? {
-                        return Err(error.into());
+                    match cache.fill(self.key, self.token.as_str(), since, &value, self.warm.expiry, &self.warm.tags).await? {
+                        Fill::Filled => return Ok(Ended::Filled),
+                        Fill::Over => return Ok(Ended::Empty),
+                        Fill::Refused => {}
                     }
-                    false
                 }
-            };
-            if holds {
-                return Ok(());
+                Err(error @ LoadError::Retry { .. }) => return Err(error.into()),
+                // Said of what was there before an invalidation, it says nothing of now.
+                Ok(Loaded::Absent) | Err(LoadError::Refused { .. }) if !cache.release_lease(self.key, self.token.as_str()).await? => {}
+                Ok(Loaded::Absent) => return Ok(Ended::Empty),
+                Err(error @ LoadError::Refused { .. }) => return Err(error.into()),
             }
             overtaken += 1;
         }
@@ -205,6 +223,7 @@ impl Load<'_> {
     }
 
     /// Waits while a reader holds the lease. Whether it has filled the key: it began after our deletion, so that is as good as a load of ours.
+    /// An old value that is served tells nothing.
     async fn filled_by_a_reader(&self, deadline: Instant) -> Result<bool, Unfilled> {
         let cache = &self.shared.cache;
         let mut was_held = false;
@@ -215,7 +234,7 @@ impl Load<'_> {
             was_held = true;
             sleep(HELD_INTERVAL).await;
         }
-        Ok(was_held && cache.has_value(self.key).await?)
+        Ok(was_held && self.warm.stale == Stale::Drop && cache.has_value(self.key).await?)
     }
 
     async fn load(&self, admitted: Admitted<'_>) -> Result<Loaded, LoadError> {

@@ -19,6 +19,8 @@ pub(super) struct Request {
     pub(super) resolution: Resolution,
     /// The positions that this delivery is to do, in order; `None` is all.
     pub(super) only: Option<Vec<u32>>,
+    /// It is a copy of ours: some of the event took hold before.
+    pub(super) is_copy: bool,
     /// How often the event was tried before.
     pub(super) attempts_before: u32,
     /// When it happened, where the event says so.
@@ -44,7 +46,7 @@ impl Request {
     fn read(delivery: &Delivery, live: &Live, max_body_bytes: usize) -> Self {
         let message = delivery.message();
         let provenance = Provenance::of(&message);
-        let attempts_before = provenance.as_ref().map_or(0, |provenance| provenance.attempt);
+        let (is_copy, attempts_before) = (provenance.is_some(), provenance.as_ref().map_or(0, |provenance| provenance.attempt));
         let event = match decode(&message, max_body_bytes) {
             Ok(Decoded::Event(event)) => event,
             Ok(Decoded::Tombstone) => {
@@ -58,7 +60,7 @@ impl Request {
         let resolution = live.registry.resolve(&event);
         let only = provenance.and_then(|provenance| heeded(provenance, live.registry.digest(), &resolution));
         debug!(id = %event.id, event_type = %event.event_type, effects = resolution.effects.len(), "resolved");
-        Self { resolution, only, attempts_before, happened_at: happened_at(&event), verdict: None }
+        Self { resolution, only, is_copy, attempts_before, happened_at: happened_at(&event), verdict: None }
     }
 
     /// Whether this delivery is to do the effect at that position.

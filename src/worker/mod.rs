@@ -124,7 +124,7 @@ pub async fn run(
     let loaders = Loaders::new(&config.warm, registry.loaders())?;
     let shared = Arc::new(Shared {
         policy: SettlePolicy { ladder: Ladder(config.amqp.retry_delays.clone()), unknown: config.unknown },
-        cache: Cache::connect(&config.redis, &config.amqp.queue)?,
+        cache: Cache::connect(&config.redis, &config.amqp.queue)?.serving_stale_for(longest_warm(&config)),
         live: ArcSwap::from_pointee(Live::new(registry, loaders, &metrics)),
         reloaded: Notify::new(),
         gate: Gate::new(readiness.clone(), metrics.clone()),
@@ -158,6 +158,13 @@ pub async fn run(
         reporter.retract().await;
     }
     ended
+}
+
+/// How long a `warm` may take, from its event to its last attempt's end, while the lanes keep up.
+fn longest_warm(config: &Config) -> Duration {
+    let delays: Duration = config.amqp.retry_delays.iter().sum();
+    let attempts = u32::try_from(config.amqp.retry_delays.len()).unwrap_or(u32::MAX).saturating_add(1);
+    delays.saturating_add(config.warm.timeout.saturating_mul(attempts)).saturating_add(gate::HOLD)
 }
 
 async fn after_stop(stop: &CancellationToken, grace: Duration) {

@@ -109,12 +109,12 @@ async fn quick_part(shared: &Shared, batch: &Batch) -> Result<(Vec<u32>, Vec<(u3
 async fn finish(shared: &Shared, batch: &Batch, position: u32, tokens: &Tokens) -> Result<Option<(u32, EffectOutcome)>, Outage> {
     let effect = &batch.requests[0].resolution.effects[position as usize];
     let outcome = match &effect.action {
-        Action::Warm(warm) => fill::warm(shared, &batch.live, &batch.deliveries[0], &effect.target, warm, &tokens.of(position)).await?,
+        Action::Warm(warm) => fill::warm(shared, batch, &effect.target, warm, &tokens.of(position)).await?,
         Action::InvalidateTag => drain(shared, batch, effect).await?,
         // Nobody sends these here; a hand-made copy that does is done.
         Action::Delete | Action::BumpVersion | Action::Expire(_) | Action::Write(_) => {
             let mut plan = plan::Batch::new(shared.cache.tag_prefix(), 1);
-            plan.push(Slot { event: 0, position }, effect);
+            plan.push_again(Slot { event: 0, position }, effect);
             shared.cache.apply(&plan.finish()).await?.unsettled.pop().map(|(_, outcome)| outcome)
         }
     };

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use unstale::config::WarmConfig;
 use unstale::quantity::Rate;
-use unstale::registry::{Expiry, Loader, LoaderHeaders, LoaderId, Warm};
+use unstale::registry::{Expiry, Loader, LoaderHeaders, LoaderId, Only, Stale, Warm};
 use unstale::warm::{LoadContext, LoadError, Loaded, LoaderProblem, Loaders};
 
 const CONFIG: WarmConfig = WarmConfig { concurrency: 16, timeout: Duration::from_secs(5), rate: None, max_bytes: 1 << 20 };
@@ -34,7 +34,7 @@ fn loader(name: &str, url: &str) -> Loader {
 }
 
 fn warm(loader: u32, url: String) -> Warm {
-    Warm { loader: LoaderId(loader), url, expiry: Expiry::Never, tags: Vec::new() }
+    Warm { loader: LoaderId(loader), url, expiry: Expiry::Never, tags: Vec::new(), stale: Stale::Drop, only: Only::Always }
 }
 
 async fn serve(app: Router) -> SocketAddr {

@@ -75,7 +75,7 @@ impl Cache {
                     !slot::has_side_keys(target.as_bytes())
                         || write.tags.iter().any(|tag| !slot::has_side_keys(self.tag_set(tag).as_bytes()))
                 }
-                Command::Delete | Command::Expire(_) => !slot::has_side_keys(target.as_bytes()),
+                Command::Delete | Command::Expire(_) | Command::Serve => !slot::has_side_keys(target.as_bytes()),
             };
             if homeless {
                 let message = "a } in a key or tag without a {…} before it: in a Redis Cluster such a key cannot be kept right".into();

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::Plan;
 use crate::event::json::write_string;
 use crate::quantity::format_duration;
-use crate::registry::{Action, Effect, Expiry, RuleName};
+use crate::registry::{Action, Effect, Expiry, Only, RuleName, Stale};
 
 pub(super) fn line(plan: &Plan<'_>, rules: &[RuleName]) -> String {
     let mut out = String::from("{\"event\":");
@@ -70,6 +70,12 @@ fn effect(out: &mut String, effect: &Effect, rules: &[RuleName]) {
             text(out, "url", &warm.url);
             expiry(out, warm.expiry);
             tags(out, &warm.tags);
+            if warm.stale == Stale::Serve {
+                text(out, "stale", "serve");
+            }
+            if warm.only == Only::Present {
+                text(out, "only", "present");
+            }
         }
     }
     if let Some(version) = &effect.version {

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::registry::LoaderId;
-use crate::registry::{Action, Expiry, RuleId, Verb, Version, Warm, Write as WriteEffect};
+use crate::registry::{Action, Expiry, Only, RuleId, Stale, Verb, Version, Warm, Write as WriteEffect};
 
 fn rules() -> Vec<RuleName> {
     [Verb::Delete, Verb::Write, Verb::Warm, Verb::Expire]
@@ -42,6 +42,8 @@ fn resolve(event: &Event<'_>) -> Resolution {
                         url: "http://c/products/7".to_owned(),
                         expiry: Expiry::Never,
                         tags: vec![],
+                        stale: Stale::Serve,
+                        only: Only::Present,
                     })),
                 ),
                 effect(3, "shop:product:7:related", Action::Expire(Expiry::At(1_700_000_000_000))),

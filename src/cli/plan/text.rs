@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::Plan;
 use crate::quantity::format_duration;
-use crate::registry::{Action, Effect, Expiry, Matched, RuleName};
+use crate::registry::{Action, Effect, Expiry, Matched, Only, RuleName, Stale};
 
 /// The widest a target makes its column.
 const MAX_TARGET_CHARS: usize = 48;
@@ -60,6 +60,8 @@ fn details(effect: &Effect) -> Vec<String> {
         Action::Warm(warm) => {
             let mut details = vec![format!("from {}", shown(&warm.url)), expiry(warm.expiry)];
             details.extend(tags(&warm.tags));
+            details.extend((warm.only == Only::Present).then(|| "only where it was cached".to_owned()));
+            details.extend((warm.stale == Stale::Serve).then(|| "the old value is served meanwhile".to_owned()));
             details
         }
     };

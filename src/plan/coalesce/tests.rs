@@ -9,6 +9,9 @@ use crate::registry::{LoaderId, Version, Warm};
 /// Milliseconds: every operation of the model happens at once.
 const NOW: i64 = 1_000_000;
 
+/// What is served while it loads may be read for so long.
+const SERVED_MS: i64 = 900_000;
+
 /// What Redis holds, as far as effects can tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Model {
@@ -92,6 +95,11 @@ impl Model {
                 }
                 self.values.retain(|_, value| value.expires_at.is_none_or(|at| at > NOW));
             }
+            Command::Serve => {
+                if let Some(value) = self.values.get_mut(target) {
+                    value.expires_at = Some(value.expires_at.map_or(NOW + SERVED_MS, |earlier| earlier.min(NOW + SERVED_MS)));
+                }
+            }
             Command::Write(write) => {
                 let at = moment(write.expiry);
                 if at.is_some_and(|at| at <= NOW) {
@@ -124,9 +132,17 @@ fn moment(expiry: Expiry) -> Option<i64> {
     }
 }
 
-fn one_by_one(model: &mut Model, effects: &[Effect]) {
+/// The keys to be loaded in the end.
+fn one_by_one(model: &mut Model, effects: &[Effect]) -> BTreeSet<String> {
+    let mut loads = BTreeSet::new();
     for effect in effects {
+        if let Action::Warm(warm) = &effect.action
+            && (warm.only == Only::Always || model.values.contains_key(&effect.target))
+        {
+            loads.insert(effect.target.clone());
+        }
         let command = match &effect.action {
+            Action::Warm(warm) if warm.stale == Stale::Serve => Command::Serve,
             Action::Delete | Action::Warm(_) => Command::Delete,
             Action::InvalidateTag => Command::InvalidateTag,
             Action::BumpVersion => Command::Bump(1),
@@ -135,6 +151,7 @@ fn one_by_one(model: &mut Model, effects: &[Effect]) {
         };
         model.apply(&effect.target, command, effect.version.as_deref().map(Mark::of).as_ref());
     }
+    loads
 }
 
 fn plan(effects: &[Effect]) -> Plan<'_> {
@@ -145,11 +162,18 @@ fn plan(effects: &[Effect]) -> Plan<'_> {
     batch.finish()
 }
 
-fn run(model: &mut Model, plan: &Plan<'_>) {
+/// The keys to be loaded in the end.
+fn run(model: &mut Model, plan: &Plan<'_>) -> BTreeSet<String> {
+    let mut existed = BTreeSet::new();
     for &operation in plan.deletions().iter().chain(plan.in_order()) {
         let Operation { target, command, mark, .. } = *plan.operation(operation);
+        if model.values.contains_key(target) {
+            existed.insert(operation);
+        }
         model.apply(target, command, mark.as_ref());
     }
+    let due = plan.warms().iter().filter(|load| !load.only_if_existed || existed.contains(&load.after));
+    due.map(|load| plan.operation(load.after).target.to_owned()).collect()
 }
 
 fn effect(target: &str, action: Action) -> Effect {
@@ -158,6 +182,10 @@ fn effect(target: &str, action: Action) -> Effect {
 
 fn write(value: &str, expiry: Expiry, tags: &[&str]) -> Action {
     Action::Write(Box::new(Write { value: value.into(), expiry, tags: tags.iter().map(|&tag| tag.into()).collect() }))
+}
+
+fn warm(stale: Stale, only: Only) -> Action {
+    Action::Warm(Box::new(Warm { loader: LoaderId(0), url: String::new(), expiry: Expiry::Never, tags: vec![], stale, only }))
 }
 
 fn at(digits: &str, event: u64, effect: Effect) -> Effect {
@@ -184,6 +212,7 @@ fn shape(effects: &[Effect]) -> Vec<String> {
             Command::InvalidateTag => "invalidate".to_owned(),
             Command::Bump(by) => format!("bump {by}"),
             Command::Expire(expiry) => format!("expire {}", moment(*expiry).expect("set") - NOW),
+            Command::Serve => "serve".to_owned(),
             Command::Write(write) => format!("write {}", write.value),
         };
         format!("{verb}{} {target} {slots:?}", version.unwrap_or_default())
@@ -270,10 +299,38 @@ fn what_coalesces_by_version() {
 
 #[test]
 fn a_warm_deletes_now_and_loads_later() {
-    let warm = Action::Warm(Box::new(Warm { loader: LoaderId(0), url: String::new(), expiry: Expiry::Never, tags: vec![] }));
-    let effects = [effect("a", Action::Delete), effect("a", warm)];
+    let effects = [effect("a", Action::Delete), effect("a", warm(Stale::Drop, Only::Always))];
     let plan = plan(&effects);
-    assert_eq!(plan.warms(), [(Slot { event: 1, position: 0 }, plan.deletions()[0])]);
+    assert_eq!(plan.warms(), [Load { slot: Slot { event: 1, position: 0 }, after: plan.deletions()[0], only_if_existed: false }]);
+}
+
+#[test]
+fn warms_that_ask_or_serve_keep_their_place() {
+    let present = || effect("a", warm(Stale::Drop, Only::Present));
+    let served = || effect("a", warm(Stale::Serve, Only::Always));
+    let delete = || effect("a", Action::Delete);
+    let invalidate = || effect("T", Action::InvalidateTag);
+    let conditional = |effects: &[Effect]| plan(effects).warms().iter().map(|load| load.only_if_existed).collect::<Vec<_>>();
+    for (why, effects, expected, conditions) in [
+        ("a tag may delete it first", vec![invalidate(), present()], vec!["invalidate T [0]", "delete a [1]"], vec![true]),
+        ("what is deleted is not there", vec![delete(), present()], vec!["delete a [0, 1]"], vec![]),
+        ("once is enough", vec![present(), present(), delete()], vec!["delete a [0, 1, 2]"], vec![true]),
+        ("served once", vec![served(), served()], vec!["serve a [0, 1]"], vec![false, false]),
+        (
+            "not past a tag",
+            vec![served(), invalidate(), served()],
+            vec!["serve a [0]", "invalidate T [1]", "serve a [2]"],
+            vec![false, false],
+        ),
+        ("a deletion stays behind it", vec![served(), delete()], vec!["serve a [0]", "delete a [1]"], vec![false]),
+    ] {
+        assert_eq!(shape(&effects), expected, "{why}");
+        assert_eq!(conditional(&effects), conditions, "{why}");
+    }
+    let effects = [present()];
+    let mut batch = Batch::new("tag:", 1);
+    batch.push_again(Slot { event: 0, position: 0 }, &effects[0]);
+    assert!(!batch.finish().warms()[0].only_if_existed, "it was there when the event was tried first");
 }
 
 #[test]
@@ -293,6 +350,11 @@ fn any_expiry() -> impl Strategy<Value = Expiry> {
     ]
 }
 
+fn any_warm() -> impl Strategy<Value = Action> {
+    let stale = prop::sample::select(vec![Stale::Drop, Stale::Serve]);
+    (stale, prop::sample::select(vec![Only::Always, Only::Present])).prop_map(|(stale, only)| warm(stale, only))
+}
+
 fn any_effect() -> impl Strategy<Value = Effect> {
     let key = prop::sample::select(vec!["a", "b", "c", "tag:T"]);
     let tag = prop::sample::select(vec!["T", "U"]);
@@ -301,12 +363,15 @@ fn any_effect() -> impl Strategy<Value = Effect> {
     let text = prop::sample::select(vec!["x", "7", "y"]);
     let version = (prop::sample::select(vec!["F", "G"]), prop::sample::select(vec!["8", "9", "10"]), 1u64..4, 1u32..3);
     let with_version = |effect: Effect, version: Option<(&str, &str, u64, u32)>| match (version, &effect.action) {
-        (Some((family, digits, event, place)), Action::Delete | Action::Write(_)) => of(family, digits, event, place, effect),
+        (Some((family, digits, event, place)), Action::Delete | Action::Write(_) | Action::Warm(_)) => {
+            of(family, digits, event, place, effect)
+        }
         _ => effect,
     };
     let effects = prop_oneof![
         3 => key.clone().prop_map(|key| effect(key, Action::Delete)),
         3 => tag.prop_map(|tag| effect(tag, Action::InvalidateTag)),
+        3 => (key.clone(), any_warm()).prop_map(|(key, action)| effect(key, action)),
         2 => key.clone().prop_map(|key| effect(key, Action::BumpVersion)),
         2 => (key.clone(), any_expiry()).prop_map(|(key, expiry)| effect(key, Action::Expire(expiry))),
         4 => (key, text, expiry_of_write, tags).prop_map(|(key, text, expiry, tags)| effect(key, write(text, expiry, &tags))),
@@ -335,10 +400,11 @@ proptest! {
     #[test]
     fn a_batch_leaves_redis_as_its_effects_would_one_by_one(before in any_model(), effects in prop::collection::vec(any_effect(), 0..14)) {
         let (mut expected, mut found) = (before.clone(), before);
-        one_by_one(&mut expected, &effects);
+        let expected_loads = one_by_one(&mut expected, &effects);
         let plan = plan(&effects);
-        run(&mut found, &plan);
+        let loads = run(&mut found, &plan);
         prop_assert_eq!(found, expected);
+        prop_assert_eq!(loads, expected_loads);
 
         let mut slots: Vec<_> =
             plan.deletions().iter().chain(plan.in_order()).flat_map(|&operation| plan.slots(operation)).map(|slot| slot.event).collect();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::diagnostic::Pos;
 use super::super::document::{EffectDocument, Ttl};
-use super::super::effect::{RuleId, Verb};
+use super::super::effect::{Only, RuleId, Stale, Verb};
 use super::super::lint::{self, Role};
 use super::super::model::{Encoding, ExpiryRule, Family, Rule, RuleBody, VersionRule};
 use super::super::path::Path;
@@ -70,7 +70,14 @@ pub(super) fn compile(
             let from = document.from.as_ref()?;
             let (loader, path) = loaders.resolve(from, context, compiler)?;
             let url = compiler.url(&path, context, lets, in_each);
-            RuleBody::Warm { loader, url: url?, expiry: expiry?, tags: tags? }
+            RuleBody::Warm {
+                loader,
+                url: url?,
+                expiry: expiry?,
+                tags: tags?,
+                stale: document.stale.as_ref().map_or(Stale::Drop, |stale| stale.value),
+                only: document.only.as_ref().map_or(Only::Always, |only| only.value),
+            }
         }
     };
     check_arrays(&body, targets.as_deref().unwrap_or_default(), document, compiler);

@@ -1,7 +1,7 @@
 //! One element of `effects`.
 
 use super::super::diagnostic::{Pos, Report, nearest};
-use super::super::effect::Verb;
+use super::super::effect::{Only, Stale, Verb};
 use super::super::model::Encoding;
 use super::super::tree::{Content, Member, Node};
 use super::fields::{Fields, duration, jitter, mapping, text, texts, ttl_or_stand_in, word};
@@ -57,8 +57,8 @@ pub(super) fn read_effect(node: &Node, report: &mut Report<'_>) -> Option<Effect
             .and_then(|node| word(node, "`encoding`", &[("json", Encoding::Json), ("raw", Encoding::Raw)], report)),
         version: fields.node("version").and_then(|node| read_version(node, report)),
         from: fields.text("from", report),
-        _stale: (),
-        _only: (),
+        stale: fields.node("stale").and_then(|node| word(node, "`stale`", &[("drop", Stale::Drop), ("serve", Stale::Serve)], report)),
+        only: fields.node("only").and_then(|node| word(node, "`only`", &[("always", Only::Always), ("present", Only::Present)], report)),
         _again: (),
     };
     check_together(verb, &fields, &effect, report);
@@ -150,15 +150,8 @@ fn refuse_what_is_not_built(fields: &Fields<'_>, report: &mut Report<'_>) {
             report.error_with_hint(member.key_at, format!("this build does not do `{key}` yet"), "remove it, or use a build that does");
         }
     };
-    let well_formed = [
-        ("again", fields.node("again").is_none_or(|node| duration(node, "`again`", report).is_some())),
-        ("stale", fields.node("stale").is_none_or(|node| word(node, "`stale`", &[("serve", ()), ("drop", ())], report).is_some())),
-        ("only", fields.node("only").is_none_or(|node| word(node, "`only`", &[("present", ()), ("always", ())], report).is_some())),
-    ];
-    for (key, well_formed) in well_formed {
-        if well_formed {
-            not_built(key, report);
-        }
+    if fields.node("again").is_none_or(|node| duration(node, "`again`", report).is_some()) {
+        not_built("again", report);
     }
 }
 

@@ -1,11 +1,13 @@
 //! A batch leaves Redis as its effects would one by one: the same effects applied together and singly, on two databases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use redis::aio::MultiplexedConnection;
-use unstale::registry::{Action, Effect, Expiry};
+use unstale::cache::Applied;
+use unstale::plan::EffectOutcome;
+use unstale::registry::{Action, Effect, Expiry, LoaderId, Only, Stale, Warm};
 
 use super::{apply, at, cache, effect, run, write};
 use crate::support::Redis;
@@ -52,6 +54,7 @@ pub(crate) fn any_effect(keys: &[&'static str]) -> impl Strategy<Value = Effect>
     let effects = prop_oneof![
         3 => key.clone().prop_map(|key| effect(0, key, Action::Delete)),
         3 => tag.prop_map(|tag| effect(1, tag, Action::InvalidateTag)),
+        3 => (key.clone(), any_warm()).prop_map(|(key, action)| effect(5, key, action)),
         2 => key.clone().prop_map(|key| effect(2, key, Action::BumpVersion)),
         2 => (key.clone(), expiry).prop_map(|(key, expiry)| effect(3, key, Action::Expire(expiry))),
         4 => (key, text, lasting, tags).prop_map(|(key, text, expiry, tags)| {
@@ -60,9 +63,24 @@ pub(crate) fn any_effect(keys: &[&'static str]) -> impl Strategy<Value = Effect>
         }),
     ];
     (effects, prop::option::weighted(0.6, version)).prop_map(|(effect, version)| match (version, &effect.action) {
-        (Some((family, digits, event, place)), Action::Delete | Action::Write(_)) => at((family, digits), (event, place), effect),
+        (Some((family, digits, event, place)), Action::Delete | Action::Write(_) | Action::Warm(_)) => {
+            at((family, digits), (event, place), effect)
+        }
         _ => effect,
     })
+}
+
+fn any_warm() -> impl Strategy<Value = Action> {
+    let stale = prop::sample::select(vec![Stale::Drop, Stale::Serve]);
+    (stale, prop::sample::select(vec![Only::Always, Only::Present])).prop_map(|(stale, only)| {
+        Action::Warm(Box::new(Warm { loader: LoaderId(0), url: String::new(), expiry: Expiry::Never, tags: vec![], stale, only }))
+    })
+}
+
+/// The keys that are still to be loaded.
+fn loads(applied: &Applied, effects: &[Effect]) -> impl Iterator<Item = String> {
+    let slow = applied.unsettled.iter().filter(|(_, outcome)| *outcome == EffectOutcome::Slow);
+    slow.map(|(slot, _)| effects[slot.position as usize].target.clone())
 }
 
 #[test]
@@ -87,14 +105,16 @@ fn a_batch_leaves_redis_as_its_effects_would_one_by_one() {
                             run::<()>(&mut redis, &["SADD", ["cache_tag:T", "cache_tag:U"][*tag], key]).await;
                         }
                     }
+                    let mut to_load = BTreeSet::new();
                     if db == 1 {
-                        apply(&together, &effects).await;
+                        to_load.extend(loads(&apply(&together, &effects).await, &effects));
                     } else {
                         for effect in &effects {
-                            apply(&singly, std::slice::from_ref(effect)).await;
+                            let effect = std::slice::from_ref(effect);
+                            to_load.extend(loads(&apply(&singly, effect).await, effect));
                         }
                     }
-                    dumps.push(dump(&mut redis).await);
+                    dumps.push((dump(&mut redis).await, to_load));
                 }
                 let found = dumps.remove(0);
                 (dumps.remove(0), found)

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use unstale::cache::KeyHits;
 use unstale::plan::EffectOutcome;
-use unstale::registry::{Action, Expiry, LoaderId, RuleId, Warm};
+use unstale::registry::{Action, Expiry, LoaderId, Only, RuleId, Stale, Warm};
 
 use super::{HOUR, Names, apply, cache, effect, run, slot, write};
 use crate::support;
@@ -116,7 +116,14 @@ async fn warm_deletes_now_and_leaves_the_load_to_the_slow_lane() {
     let (names, server) = (Names::new(), support::redis().await);
     let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
     run::<()>(&mut redis, &["SET", &names.of("k"), "old"]).await;
-    let warm = Action::Warm(Box::new(Warm { loader: LoaderId(0), url: "http://x/".into(), expiry: HOUR, tags: vec![] }));
+    let warm = Action::Warm(Box::new(Warm {
+        loader: LoaderId(0),
+        url: "http://x/".into(),
+        expiry: HOUR,
+        tags: vec![],
+        stale: Stale::Drop,
+        only: Only::Always,
+    }));
     let applied = apply(&cache, &[effect(0, names.of("k"), warm)]).await;
     assert_eq!(applied.unsettled, [(slot(0), EffectOutcome::Slow)]);
     assert_eq!(run::<u64>(&mut redis, &["EXISTS", &names.of("k")]).await, 0);

@@ -28,7 +28,7 @@ async fn a_loader_that_is_down_is_left_alone_and_asked_again_once_it_is_well() {
     let worker = stage.worker(&settings).await;
     let open = async |loader: &str| worker.metrics().await.sum("unstale_loader_open", &[("loader", loader)]);
     assert!(worker.get("/metrics").await.unwrap().1.contains(r#"unstale_loader_open{loader="sick"} 0"#));
-    sick.set_broken(true);
+    sick.fail_with(503);
     for id in 0..EVENTS {
         sick.set(&id.to_string(), "value");
         stage.publish("sick.changed", &format!(r#"{{"id":{id}}}"#)).await;
@@ -46,7 +46,7 @@ async fn a_loader_that_is_down_is_left_alone_and_asked_again_once_it_is_well() {
     wait_until(SOON, "the other loader is asked", async || stage.exists("well:1").await).await;
     assert_eq!(open("well").await, 0.0);
 
-    sick.set_broken(false);
+    sick.fail_with(None);
     wait_until(2 * SOON, "every key is filled", async || {
         for id in 0..EVENTS {
             if !stage.exists(&format!("sick:{id}")).await {

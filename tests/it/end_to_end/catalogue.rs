@@ -18,7 +18,7 @@ struct Inner {
     values: HashMap<String, String>,
     /// Loads by id: so far, under way, most at once.
     loads: HashMap<String, [usize; 3]>,
-    broken: bool,
+    failing_with: Option<u16>,
     longest_ms: u64,
 }
 
@@ -62,17 +62,17 @@ impl Catalogue {
     }
 
     async fn load(State(catalogue): State<Self>, Path(id): Path<String>) -> (StatusCode, String) {
-        let (value, broken, delay_ms) = {
+        let (value, failing_with, delay_ms) = {
             let mut inner = catalogue.inner.lock().unwrap();
             let [so_far, under_way, most] = inner.loads.entry(id.clone()).or_default();
             *so_far += 1;
             *under_way += 1;
             *most = (*most).max(*under_way);
-            (inner.values.get(&id).cloned(), inner.broken, fastrand::u64(0..=inner.longest_ms))
+            (inner.values.get(&id).cloned(), inner.failing_with, fastrand::u64(0..=inner.longest_ms))
         };
         let _under_way = UnderWay(Arc::clone(&catalogue.inner), id);
-        if broken {
-            return (StatusCode::SERVICE_UNAVAILABLE, String::new());
+        if let Some(code) = failing_with {
+            return (StatusCode::from_u16(code).unwrap(), String::new());
         }
         catalogue.gate.acquire().await.unwrap().forget();
         tokio::time::sleep(Duration::from_millis(delay_ms)).await;
@@ -87,9 +87,9 @@ impl Catalogue {
         self.inner.lock().unwrap().values.remove(id);
     }
 
-    /// Whether each request is answered with 503 at once.
-    pub(super) fn set_broken(&self, broken: bool) {
-        self.inner.lock().unwrap().broken = broken;
+    /// Whether each request is answered with this status at once.
+    pub(super) fn fail_with(&self, code: impl Into<Option<u16>>) {
+        self.inner.lock().unwrap().failing_with = code.into();
     }
 
     /// Lets so many requests through, those that are still to come among them.

@@ -9,3 +9,4 @@ mod publish;
 pub(crate) mod stage;
 mod verbs;
 mod warm;
+mod warm_options;
