@@ -1,7 +1,7 @@
 //! The history, applied again: at any time, over any span, twice, beside live workers. It never makes anything staler; it may cost misses.
 //!
 //! The stream is read once, from the span's beginning to where it ended at the start: what is behind the span, or of other types, is not
-//! applied, but what is applied gives way to it (see [`Fold`]). Then what stands goes straight to Redis.
+//! applied, but what is applied gives way to it (see [`Fold`](crate::plan::Fold)). Then what stands goes straight to Redis.
 
 mod apply;
 mod intake;
