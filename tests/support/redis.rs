@@ -80,7 +80,9 @@ impl Redis {
     }
 
     pub(crate) async fn connection(&self) -> MultiplexedConnection {
-        self.client().get_multiplexed_async_connection().await.expect("Redis takes a connection")
+        // redis-rs waits for 500 ms, which a busy machine may need.
+        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(10)));
+        self.client().get_multiplexed_async_connection_with_config(&patient).await.expect("Redis takes a connection")
     }
 
     /// `kill -9`, and waits until it is gone.

@@ -10,6 +10,12 @@ use super::{Redis, port, wait_for, wait_until};
 const PRIMARIES: usize = 3;
 const SLOTS: u16 = 16_384;
 
+/// A node of its own, in no cluster yet. The port of its bus is ours: the default one may be anybody's.
+pub(crate) async fn lone_node(args: &[&str]) -> Redis {
+    let bus = port::free().to_string();
+    Redis::start_with(&[&["--cluster-enabled", "yes", "--cluster-port", &bus], args].concat()).await
+}
+
 /// Six servers. Dropped, all of them are gone.
 #[derive(Debug)]
 pub(crate) struct RedisCluster {

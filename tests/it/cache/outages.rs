@@ -173,7 +173,7 @@ async fn many_that_wait_for_redis_share_one_probe() {
 /// A node of a cluster may own the probe's slot and not the key's: the probe promises what no work can keep.
 #[tokio::test]
 async fn a_redis_that_fails_what_its_probe_promises_is_not_hammered() {
-    let server = Redis::start_with(&["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"]).await;
+    let server = crate::support::redis_cluster::lone_node(&["--cluster-require-full-coverage", "no"]).await;
     let mut redis = server.connection().await;
     run::<()>(&mut redis, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
     let cache = Cache::connect(&config(&server.url()), "q").unwrap();

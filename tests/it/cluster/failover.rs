@@ -27,6 +27,6 @@ async fn nothing_is_lost_when_a_primary_is_killed() {
         cluster.ask::<String>(0, &["CLUSTER", "INFO"]).await.contains("cluster_state:ok")
     })
     .await;
-    traffic.settled(&stage, &worker, &cluster.client().await).await;
+    traffic.settled(&stage, &worker, async || cluster.client().await).await;
     assert_eq!(worker.terminate().await.code(), Some(0));
 }

@@ -101,7 +101,7 @@ async fn many_slots_move_under_load_and_nothing_is_lost() {
         }
     };
     tokio::join!(traffic.publish(&stage), moving);
-    traffic.settled(&stage, &worker, &redis).await;
+    traffic.settled(&stage, &worker, async || cluster.client().await).await;
     assert!(!worker.stderr().contains("Redis is out"), "no slot that moves is an outage:\n{}", worker.stderr());
     assert_eq!(worker.terminate().await.code(), Some(0));
 }

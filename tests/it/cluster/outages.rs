@@ -8,7 +8,7 @@ use unstale::registry::Action;
 
 use super::{cache, config};
 use crate::cache::{Names, apply, effect, try_apply};
-use crate::support::{self, Redis, RedisCluster, wait_until};
+use crate::support::{self, RedisCluster, wait_until};
 
 /// Events reach all of them: one that is away is an outage of the whole.
 #[tokio::test(flavor = "multi_thread")]
@@ -30,7 +30,7 @@ async fn a_node_that_is_away_is_an_outage_and_its_replica_ends_it() {
 
 #[tokio::test]
 async fn slots_that_nobody_serves_are_told() {
-    let server = Redis::start_with(&["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"]).await;
+    let server = crate::support::redis_cluster::lone_node(&["--cluster-require-full-coverage", "no"]).await;
     let mut redis = server.connection().await;
     crate::cache::run::<()>(&mut redis, &["CLUSTER", "ADDSLOTSRANGE", "0", "16000"]).await;
     let settings = RedisConfig { urls: vec![SecretUrl::new(server.url().parse().unwrap())], ..config(support::redis_cluster().await) };

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use futures_util::stream::{self, FuturesUnordered, StreamExt};
+use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 use lapin::{BasicProperties, Confirmation};
 use redis::AsyncCommands;
 use redis::aio::ConnectionLike;
@@ -95,10 +95,16 @@ impl Traffic {
     }
 
     /// Waits until nothing in Redis is stale and the queues are empty. Then no attempt may have been spent, and nothing dead-lettered.
-    pub(crate) async fn settled<C: ConnectionLike + Clone + Send + Sync>(&self, stage: &Stage, worker: &Worker, redis: &C) {
+    /// Each look is on a connection of its own: one that saw a primary die may never recover.
+    pub(crate) async fn settled<C: ConnectionLike + Clone + Send + Sync>(
+        &self,
+        stage: &Stage,
+        worker: &Worker,
+        connect: impl AsyncFn() -> C,
+    ) {
         let start = Instant::now();
         loop {
-            let wrong = self.wrong(redis).await;
+            let wrong = self.wrong(&connect().await).await;
             if wrong.is_empty() {
                 break;
             }
@@ -117,10 +123,13 @@ impl Traffic {
         let look = async |(key, expected): (String, Option<String>)| {
             let found: redis::RedisResult<Option<String>> = redis.clone().get(&key).await;
             match found {
-                Ok(found) if found == expected => None,
-                found => Some(format!("{key}: {found:?}")),
+                Ok(found) if found == expected => Ok(None),
+                Ok(found) => Ok(Some(format!("{key}: {found:?}"))),
+                Err(error) => Err(format!("{key}: {error}")),
             }
         };
-        stream::iter(self.0.clone().flat_map(Self::keys)).map(look).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
+        let looks = stream::iter(self.0.clone().flat_map(Self::keys)).map(look).buffer_unordered(AT_ONCE);
+        // Where Redis does not answer, one look is enough.
+        looks.try_filter_map(async |wrong| Ok(wrong)).try_collect().await.unwrap_or_else(|error: String| vec![error])
     }
 }

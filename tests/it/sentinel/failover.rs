@@ -24,6 +24,6 @@ async fn nothing_is_lost_when_the_primary_is_killed() {
     };
     tokio::join!(traffic.publish(&stage), kill);
     wait_until(SOON, "the replica is the primary", async || watch.is_primary(1).await).await;
-    traffic.settled(&stage, &worker, &watch.servers[1].connection().await).await;
+    traffic.settled(&stage, &worker, async || watch.servers[1].connection().await).await;
     assert_eq!(worker.terminate().await.code(), Some(0));
 }
