@@ -11,7 +11,7 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::convert::{Delivery, long, short};
 use super::failure::{BrokerError, Refusal, SessionEnded, TopologyProblem};
@@ -32,6 +32,9 @@ const CHUNK_MAX: u16 = u16::MAX;
 /// How often, and how far apart, the broker is asked whether it has sent anything of the last chunk, before the stream counts as empty.
 const EMPTY_ROUNDS: u32 = 20;
 const EMPTY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// For what was sent before the last chunk, and comes after it all the same: on a busy machine it does.
+const LATE: Duration = Duration::from_secs(2);
 
 /// A place in the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,16 +137,31 @@ impl History {
             return Ok(Survey { first: 0, end: 0, places: vec![0; places.len()] });
         };
         let end = newest + 1;
-        let first = self.given(&mut first)?.unwrap_or(newest);
-        let mut found = Vec::new();
-        for (place, consumer) in places.iter().zip(&mut at_times) {
-            let offset = match (place, consumer) {
-                (Place::Offset(offset), _) => Some(*offset),
-                (Place::Time(_), Some(consumer)) => self.given(consumer)?,
-                (Place::Time(_), None) => None,
-            };
-            found.push(offset.unwrap_or(end).clamp(first, end));
+        let (mut oldest, mut given) = (None, vec![None; places.len()]);
+        let deadline = Instant::now() + LATE;
+        loop {
+            oldest = oldest.or(self.given(&mut first)?);
+            for ((place, consumer), given) in places.iter().zip(&mut at_times).zip(&mut given) {
+                match (place, consumer) {
+                    (Place::Offset(offset), _) => *given = Some(*offset),
+                    (Place::Time(_), Some(consumer)) if given.is_none() => *given = self.given(consumer)?,
+                    (Place::Time(_), _) => {}
+                }
+            }
+            // A time behind the last chunk is given nothing, and to take a late answer for that would leave events out.
+            if oldest.is_some() && (given.iter().all(Option::is_some) || Instant::now() >= deadline) {
+                break;
+            }
+            if Instant::now() >= deadline + ANSWER_TIMEOUT {
+                return Err(BrokerError::Unreachable(format!(
+                    "the history's first message did not come within {} s",
+                    ANSWER_TIMEOUT.as_secs()
+                )));
+            }
+            sleep(LATE / 40).await;
         }
+        let first = oldest.unwrap_or(newest);
+        let found = given.into_iter().map(|offset: Option<u64>| offset.unwrap_or(end).clamp(first, end)).collect();
         // A refusal to close is no news.
         let _ = answered(channel.close(200, "bye".into())).await;
         Ok(Survey { first, end, places: found })
