@@ -40,6 +40,10 @@ soak: install-servers ## The tests that have a full size, at that size: an hour 
 	UNSTALE_FULL_RUNS=1 cargo test --locked --test it -- --nocapture --test-threads 1 \
 		soak::a_seeded faults::outage dlq::browse::many_letters dlq::replay::killed_half_way dlq::replay::interrupted_half_way
 
+.PHONY: model
+model: install-servers ## Try 100,000 interleavings of readers, writers and workers, and what must lose some (a quarter of an hour)
+	MODEL_INTERLEAVINGS=$${MODEL_INTERLEAVINGS:-100000} cargo test --locked --test it -- model:: --nocapture
+
 .PHONY: test-languages
 test-languages: install-servers ## Publish from every language of examples/ and see each event's effect (installs their clients)
 	$(BUILD)

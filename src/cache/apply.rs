@@ -1,13 +1,14 @@
-//! A plan in one round trip: leases of all keys first, then the fences of keys to be deleted, then a variadic UNLINK a rule, then the rest in
+//! A plan in one round trip: leases of all keys first, then a variadic UNLINK a rule, or a script that also raises their fences, then the rest in
 //! order.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use redis::{Cmd, Pipeline, Value};
 
+use super::again::{self, Again, TARGETS_PER_CALL};
 use super::connection::Link;
 use super::failure::{self, CommandError, Outage};
-use super::fence::{self, FENCES_PER_CALL};
+use super::fence;
 use super::lifetime::{self, Lifetime, Unit};
 use super::marks::Seal;
 use super::script::{Sent, WRITE_TAGGED};
@@ -49,8 +50,8 @@ pub struct KeyHits {
 pub(super) enum Asked {
     /// The leases of these keys, as places in [`Commands::voids`].
     Leases { first: usize, end: usize },
-    /// The fences of deletions, as places in [`Commands::fenced`].
-    Fences { first: usize, end: usize },
+    /// The second passes of these operations, as places in [`Plan::agains`].
+    Agains { first: usize, end: usize },
     /// The deletions of these keys, as places in [`Plan::deletions`].
     Deletions { first: usize, end: usize },
     /// Whether the key of an operation exists; its `SET … NX` tells the same.
@@ -73,8 +74,6 @@ pub(super) struct Commands {
     pub(super) asked: Vec<Asked>,
     /// The operations whose keys' leases are void.
     pub(super) voids: Vec<OperationId>,
-    /// The deletions that raise a fence.
-    fenced: Vec<OperationId>,
     chunk_bytes: usize,
     pub(super) sent: Sent,
 }
@@ -113,7 +112,7 @@ impl Cache {
             noted.inspect_err(|outage| link.give_up(&live, outage))?;
         }
         if !outcome.again.is_empty() {
-            delete_one_by_one(link, &live, &mut outcome).await?;
+            self.delete_one_by_one(link, &live, &mut outcome).await?;
             self.seal_alone().await?;
         }
         Ok(outcome.finish())
@@ -122,16 +121,13 @@ impl Cache {
     fn commands(&self, plan: &Plan<'_>) -> Commands {
         let now_ms = lifetime::now_ms();
         let mut commands = Commands::new(plan);
-        let fenced: Vec<_> = plan.deletions().iter().copied().filter(|&id| plan.operation(id).mark.is_some()).collect();
-        for ids in fenced.chunks(FENCES_PER_CALL) {
-            self.raise_fences(&mut commands, plan, ids);
-        }
+        self.schedule_agains(&mut commands, plan);
         let mut first = 0;
-        for (_, deletions) in plan.deletions_by_rule() {
-            for keys in deletions.chunks(KEYS_PER_COMMAND) {
-                let end = first + keys.len();
-                let unlink = unlink(keys.iter().map(|&id| plan.operation(id).target.as_bytes()), keys.len());
-                commands.push(Asked::Deletions { first, end }, unlink);
+        for (_, is_fenced, deletions) in plan.deletions_by_rule() {
+            for ids in deletions.chunks(if is_fenced { fence::KEYS_PER_CALL } else { KEYS_PER_COMMAND }) {
+                let end = first + ids.len();
+                let deletion = self.deletion(plan, ids, &mut commands.sent);
+                commands.push(Asked::Deletions { first, end }, deletion);
                 first = end;
             }
         }
@@ -141,13 +137,25 @@ impl Cache {
         commands
     }
 
-    pub(super) fn raise_fences(&self, commands: &mut Commands, plan: &Plan<'_>, ids: &[OperationId]) {
-        let first = commands.fenced.len();
-        commands.fenced.extend(ids);
+    /// Schedules the second passes that the plan asks for.
+    pub(super) fn schedule_agains(&self, commands: &mut Commands, plan: &Plan<'_>) {
+        for (first, agains) in (0..).step_by(TARGETS_PER_CALL).zip(plan.agains().chunks(TARGETS_PER_CALL)) {
+            let targets = agains.iter().map(|&(id, after)| {
+                let Operation { target, command, .. } = plan.operation(id);
+                (if *command == Command::InvalidateTag { Again::Tag(target) } else { Again::Key(target) }, after)
+            });
+            let schedule = again::schedule(&self.again, targets, &mut commands.sent);
+            commands.push(Asked::Agains { first, end: first + agains.len() }, schedule);
+        }
+    }
+
+    /// Deletes the keys of some operations: of all with a fence, or of none.
+    pub(super) fn deletion(&self, plan: &Plan<'_>, ids: &[OperationId], sent: &mut Sent) -> Cmd {
         let marked = |&id: &OperationId| plan.operation(id).mark.map(|mark| (plan.operation(id).target, mark));
-        let fences: Vec<_> = ids.iter().filter_map(marked).collect();
-        let command = fence::raise(&fences, self.fence_ttl_ms, &mut commands.sent);
-        commands.push(Asked::Fences { first, end: commands.fenced.len() }, command);
+        match ids.iter().map(marked).collect::<Option<Vec<_>>>() {
+            Some(fenced) => fence::delete(&fenced, self.fence_ttl_ms, sent),
+            None => unlink(ids.iter().map(|&id| plan.operation(id).target.as_bytes()), ids.len()),
+        }
     }
 
     /// Writes a value where its fence lets it, and adds its key to those sets.
@@ -179,10 +187,8 @@ impl Cache {
         let asked = Asked::Operation(id);
         match command {
             Command::Delete => {
-                if mark.is_some() {
-                    self.raise_fences(commands, plan, &[id]);
-                }
-                commands.push(asked, unlink([target.as_bytes()].into_iter(), 1));
+                let deletion = self.deletion(plan, &[id], &mut commands.sent);
+                commands.push(asked, deletion);
             }
             Command::InvalidateTag => {
                 let command = self.invalidation(target, &mut commands.sent);
@@ -203,8 +209,9 @@ impl Cache {
                 }
             },
             Command::Serve => {
-                if mark.is_some() {
-                    self.raise_fences(commands, plan, &[id]);
+                if let Some(mark) = mark {
+                    let raise = fence::raise(target, &mark, self.fence_ttl_ms, &mut commands.sent);
+                    commands.push(Asked::Quiet(id), raise);
                 }
                 commands.push(Asked::Existence(id), arguments(redis::cmd("EXISTS"), &[target]));
                 let mut command = redis::cmd("PEXPIRE");
@@ -248,6 +255,38 @@ impl Cache {
         }
         commands.push(Asked::Operation(id), command);
     }
+
+    /// Redis refused a command of many keys for the sake of some of them: each is asked for by itself. A deletion that a value followed is
+    /// left out: that value has replaced what was to be deleted.
+    async fn delete_one_by_one(&self, link: &Link, live: &Socket, outcome: &mut Outcome<'_, '_>) -> Result<(), Outage> {
+        let again: Vec<(OperationId, bool)> = std::mem::take(&mut outcome.again).into_iter().collect();
+        for ids in again.chunks(CHUNK_COMMANDS / 2) {
+            let (mut pipeline, mut sent) = (Pipeline::with_capacity(ids.len() * 2), Sent::default());
+            for &(id, _) in ids {
+                let Operation { target, command, mark, .. } = *outcome.plan.operation(id);
+                let lease = side_key(Kind::Lease, target.as_bytes());
+                let unlink_lease = unlink([lease.as_slice()].into_iter(), 1);
+                let deletes = command == Command::Delete && (mark.is_some() || !outcome.plan.is_followed_by_value(id));
+                // The lease once more where there is no key to delete: every id has two answers.
+                let second = if deletes { self.deletion(outcome.plan, &[id], &mut sent) } else { unlink_lease.clone() };
+                pipeline.add_command(unlink_lease);
+                pipeline.add_command(second);
+            }
+            let answers = link.send(live, &pipeline).await?;
+            for (&(id, uncounted), pair) in ids.iter().zip(answers.chunks(2)) {
+                for answer in pair {
+                    if let Value::ServerError(error) = answer {
+                        let error = failure::classify("UNLINK", error);
+                        outcome.fail(id, error).inspect_err(|outage| link.give_up(live, outage))?;
+                    }
+                }
+                if uncounted {
+                    outcome.hit(id, u64::from(pair.last() == Some(&Value::Int(1))), 1);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Sends chunks so that they follow each other without gaps, and awaits all their answers.
@@ -266,37 +305,6 @@ async fn send_all(link: &Link, live: &Socket, chunks: &[Pipeline]) -> Result<Vec
         answers.extend(values);
     }
     Ok(answers)
-}
-
-/// Redis refused a command of many keys for the sake of some of them: each is asked for by itself. A deletion that a value followed is
-/// left out: that value has replaced what was to be deleted.
-async fn delete_one_by_one(link: &Link, live: &Socket, outcome: &mut Outcome<'_, '_>) -> Result<(), Outage> {
-    let again: Vec<(OperationId, bool)> = std::mem::take(&mut outcome.again).into_iter().collect();
-    for ids in again.chunks(CHUNK_COMMANDS / 2) {
-        let mut pipeline = Pipeline::with_capacity(ids.len() * 2);
-        for &(id, _) in ids {
-            let key = outcome.plan.operation(id).target;
-            let lease = side_key(Kind::Lease, key.as_bytes());
-            pipeline.add_command(unlink([lease.as_slice()].into_iter(), 1));
-            let deletes = outcome.plan.operation(id).command == Command::Delete && !outcome.plan.is_followed_by_value(id);
-            // The lease once more where there is no key to delete: every id has two answers.
-            let target = if deletes { key.as_bytes() } else { &lease };
-            pipeline.add_command(unlink([target].into_iter(), 1));
-        }
-        let answers = link.send(live, &pipeline).await?;
-        for (&(id, uncounted), pair) in ids.iter().zip(answers.chunks(2)) {
-            for answer in pair {
-                if let Value::ServerError(error) = answer {
-                    let error = failure::classify("UNLINK", error);
-                    outcome.fail(id, error).inspect_err(|outage| link.give_up(live, outage))?;
-                }
-            }
-            if uncounted {
-                outcome.hit(id, u64::from(pair.last() == Some(&Value::Int(1))), 1);
-            }
-        }
-    }
-    Ok(())
 }
 
 impl Commands {
@@ -322,7 +330,7 @@ impl Commands {
     }
 
     fn none(sent: Sent) -> Self {
-        Self { chunks: vec![Pipeline::new()], asked: Vec::new(), voids: Vec::new(), fenced: Vec::new(), chunk_bytes: 0, sent }
+        Self { chunks: vec![Pipeline::new()], asked: Vec::new(), voids: Vec::new(), chunk_bytes: 0, sent }
     }
 
     /// The operations that void the leases of their keys.
@@ -380,7 +388,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
         }
         let one = u64::from(*answer == Value::Int(1));
         match asked {
-            Asked::Leases { .. } | Asked::Fences { .. } | Asked::Quiet(_) | Asked::Detachment(_) | Asked::Seal(_) => {}
+            Asked::Leases { .. } | Asked::Agains { .. } | Asked::Quiet(_) | Asked::Detachment(_) | Asked::Seal(_) => {}
             Asked::Member(id) => self.hit(id, one, 1),
             Asked::Deletions { first, end } => {
                 let existed = if let Value::Int(existed) = answer { u64::try_from(*existed).unwrap_or(0) } else { 0 };
@@ -423,10 +431,9 @@ impl<'p, 'e> Outcome<'p, 'e> {
     fn note_error(&mut self, asked: Asked, error: &redis::ServerError, commands: &Commands) -> Result<(), Outage> {
         let ids = match asked {
             Asked::Leases { first, end } => &commands.voids[first..end],
-            Asked::Fences { first, end } => {
-                // The keys are deleted all the same; but an older write may come back.
-                for &id in &commands.fenced[first..end] {
-                    self.fail(id, failure::classify("SET", error))?;
+            Asked::Agains { first, end } => {
+                for &(id, _) in &self.plan.agains()[first..end] {
+                    self.fail(id, failure::classify("again", error))?;
                 }
                 return Ok(());
             }

@@ -2,21 +2,29 @@
 
 use redis::Cmd;
 
-use super::script::{RAISE_FENCES, Sent, WRITE_FENCED};
+use super::script::{DELETE_FENCED, RAISE_FENCE, Sent, WRITE_FENCED};
 use super::side_keys::fence;
 use crate::plan::Mark;
 
-/// Fences raised by one call: some hundred microseconds of Redis' time.
-pub(super) const FENCES_PER_CALL: usize = 200;
+/// Keys in one call: some hundred microseconds of Redis' time.
+pub(super) const KEYS_PER_CALL: usize = 200;
 
-/// Raises the fences of keys that are to be deleted.
-pub(super) fn raise(fences: &[(&str, Mark<'_>)], ttl_ms: i64, sent: &mut Sent) -> Cmd {
-    let names: Vec<Vec<u8>> = fences.iter().map(|(key, mark)| fence(key.as_bytes(), &mark.version.family)).collect();
-    let mut command = RAISE_FENCES.call(sent, names.iter().map(Vec::as_slice));
+/// Deletes keys, and raises their fences.
+pub(super) fn delete(deletions: &[(&str, Mark<'_>)], ttl_ms: i64, sent: &mut Sent) -> Cmd {
+    let mut keys: Vec<Vec<u8>> = deletions.iter().map(|(key, _)| key.as_bytes().to_vec()).collect();
+    keys.extend(deletions.iter().map(|(key, mark)| fence(key.as_bytes(), &mark.version.family)));
+    let mut command = DELETE_FENCED.call(sent, keys.iter().map(Vec::as_slice));
     command.arg(ttl_ms);
-    for (_, mark) in fences {
+    for (_, mark) in deletions {
         command.arg(text(mark));
     }
+    command
+}
+
+/// Raises the fence of a key that keeps its value for now.
+pub(super) fn raise(key: &str, mark: &Mark<'_>, ttl_ms: i64, sent: &mut Sent) -> Cmd {
+    let mut command = RAISE_FENCE.call(sent, [fence(key.as_bytes(), &mark.version.family).as_slice()].into_iter());
+    command.arg(ttl_ms).arg(text(mark));
     command
 }
 

@@ -4,6 +4,7 @@
 //! them, with everything under way there.
 
 mod address;
+mod again;
 mod apply;
 mod claim;
 mod cluster;
@@ -25,6 +26,7 @@ mod standing;
 mod tags;
 mod workers;
 
+pub use again::{Again, Due};
 pub use apply::{Applied, KeyHits};
 pub use claim::{Claim, LoadToken};
 pub use connection::CacheError;
@@ -59,6 +61,7 @@ pub struct Cache {
     marks: String,
     id: String,
     chain: Chain,
+    again: String,
 }
 
 /// What Redis is.
@@ -92,6 +95,7 @@ impl Cache {
             marks: side_keys::marks(queue),
             id: new_token(),
             chain: Chain::default(),
+            again: side_keys::again(queue),
         })
     }
 

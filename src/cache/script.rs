@@ -64,7 +64,8 @@ pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
 }
 
 /// The scripts that are called by their name where nobody has sent them before: in a cluster, by plans and fills.
-static ALL: [&LazyLock<Script>; 8] = [&NUMBERS, &DETACH_TAG, &DROP_DETACHED, &ADD_MEMBER, &JOIN_TAG, &FILL, &RAISE_FENCES, &WRITE_FENCED];
+static ALL: [&LazyLock<Script>; 10] =
+    [&NUMBERS, &DETACH_TAG, &DROP_DETACHED, &ADD_MEMBER, &JOIN_TAG, &FILL, &DELETE_FENCED, &WRITE_FENCED, &RAISE_FENCE, &SCHEDULE_AGAIN];
 
 macro_rules! script {
     ($name:ident, $bit:literal, $($file:literal),+) => {
@@ -84,8 +85,12 @@ script!(KEEP_LOCK, 7, "keep_lock.lua");
 script!(CLAIM_LOAD, 10, "claim_load.lua");
 script!(KEEP_LOAD, 11, "keep_load.lua");
 script!(END_LOAD, 12, "end_load.lua");
-script!(RAISE_FENCES, 8, "fence.lua", "raise_fences.lua");
+script!(DELETE_FENCED, 8, "fence.lua", "delete_fenced.lua");
 script!(WRITE_FENCED, 9, "tag_member.lua", "fence.lua", "write_fenced.lua");
+script!(SCHEDULE_AGAIN, 20, "schedule_again.lua");
+script!(RAISE_FENCE, 23, "fence.lua", "raise_fence.lua");
+script!(DUE_AGAIN, 21, "due_again.lua");
+script!(DONE_AGAIN, 22, "done_again.lua");
 script!(REPORT_WORKER, 16, "report_worker.lua");
 script!(NUMBERS, 24, "numbers.lua");
 script!(DETACH_TAG, 25, "detach_tag.lua");

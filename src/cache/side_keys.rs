@@ -86,6 +86,11 @@ pub(super) fn marks(queue: &str) -> String {
     format!("unstale:mark:{queue}")
 }
 
+/// The second passes of a queue: targets by when they are due.
+pub(super) fn again(queue: &str) -> String {
+    format!("unstale:again:{queue}")
+}
+
 /// What a probe writes.
 pub(super) fn probe(queue: &str) -> String {
     format!("unstale:probe:{queue}")

@@ -19,6 +19,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use foldhash::{HashMap, HashMapExt};
 
 use super::mark::{Mark, Standing};
@@ -102,6 +104,7 @@ pub struct Batch<'e> {
     last_invalidation: Option<OperationId>,
     absorbed: Vec<RuleId>,
     warms: Vec<Load>,
+    agains: Vec<(OperationId, Duration)>,
     hoisting: bool,
 }
 
@@ -137,6 +140,7 @@ impl<'e> Batch<'e> {
             last_invalidation: None,
             absorbed: Vec::new(),
             warms: Vec::new(),
+            agains: Vec::new(),
             hoisting: true,
         }
     }
@@ -156,16 +160,17 @@ impl<'e> Batch<'e> {
         self.shares.push(Share { slot, next: None });
         let mark = effect.version.as_deref().map(Mark::of);
         let arrival = Arrival { target: &effect.target, rule: effect.rule, mark, share };
-        match &effect.action {
+        let deletion = match &effect.action {
             Action::InvalidateTag => self.invalidate(arrival),
             action if effect.target.starts_with(self.tag_prefix) => self.keep_in_place(arrival, action, slot, again),
-            Action::Delete => {
-                self.delete(arrival);
-            }
-            Action::Warm(warm) => self.warm(arrival, warm, slot, again),
-            Action::BumpVersion => self.bump(arrival),
-            Action::Expire(expiry) => self.expire(arrival, *expiry),
-            Action::Write(write) => self.write(arrival, write),
+            Action::Delete => self.delete(arrival),
+            Action::Warm(warm) => return self.warm(arrival, warm, slot, again),
+            Action::BumpVersion => return self.bump(arrival),
+            Action::Expire(expiry) => return self.expire(arrival, *expiry),
+            Action::Write(write) => return self.write(arrival, write),
+        };
+        if let Some(after) = effect.again {
+            self.agains.push((deletion, after));
         }
     }
 
@@ -174,9 +179,20 @@ impl<'e> Batch<'e> {
         let place = |place| move |(_, operation): &(usize, &Operation<'_>)| operation.place == place;
         let ids = |wanted| self.operations.iter().enumerate().filter(place(wanted)).map(|(index, _)| OperationId(id(index)));
         let mut front: Vec<_> = ids(Place::Front).collect();
-        front.sort_by_key(|operation| self.operations[operation.index()].rule);
+        front.sort_by_key(|operation| {
+            let operation = &self.operations[operation.index()];
+            (operation.rule, operation.mark.is_some())
+        });
         let in_order = ids(Place::InOrder).collect();
-        Plan { operations: self.operations, shares: self.shares, front, in_order, absorbed: self.absorbed, warms: self.warms }
+        Plan {
+            operations: self.operations,
+            shares: self.shares,
+            front,
+            in_order,
+            absorbed: self.absorbed,
+            warms: self.warms,
+            agains: self.agains,
+        }
     }
 
     fn warm(&mut self, arrival: Arrival<'e>, warm: &Warm, slot: Slot, again: bool) {
@@ -339,17 +355,19 @@ impl<'e> Batch<'e> {
         self.add_newest(arrival, Command::Expire(expiry));
     }
 
-    fn invalidate(&mut self, arrival: Arrival<'e>) {
+    fn invalidate(&mut self, arrival: Arrival<'e>) -> OperationId {
         if let Some(&earlier) = self.tags.get(arrival.target) {
-            return self.absorb(earlier, arrival);
+            self.absorb(earlier, arrival);
+            return earlier;
         }
         let operation = self.add(arrival, Command::InvalidateTag, Place::InOrder, None);
         self.tags.insert(arrival.target, operation);
         self.last_invalidation = Some(operation);
+        operation
     }
 
     /// A key that may be a tag's set: what it holds decides what an invalidation deletes.
-    fn keep_in_place(&mut self, arrival: Arrival<'e>, action: &'e Action, slot: Slot, again: bool) {
+    fn keep_in_place(&mut self, arrival: Arrival<'e>, action: &'e Action, slot: Slot, again: bool) -> OperationId {
         let command = match action {
             Action::Warm(warm) if warm.stale == Stale::Serve => Command::Serve,
             Action::Delete | Action::Warm(_) => Command::Delete,
@@ -365,6 +383,7 @@ impl<'e> Batch<'e> {
         self.keys.clear();
         self.tags.clear();
         self.hoisting = false;
+        operation
     }
 
     fn add(&mut self, arrival: Arrival<'e>, command: Command<'e>, place: Place, previous: Option<OperationId>) -> OperationId {
@@ -438,6 +457,7 @@ pub struct Plan<'e> {
     in_order: Vec<OperationId>,
     absorbed: Vec<RuleId>,
     warms: Vec<Load>,
+    agains: Vec<(OperationId, Duration)>,
 }
 
 impl<'e> Plan<'e> {
@@ -446,10 +466,16 @@ impl<'e> Plan<'e> {
         &self.operations[operation.index()]
     }
 
-    /// The deletions to be done before all else, a slice a rule.
-    pub fn deletions_by_rule(&self) -> impl Iterator<Item = (RuleId, &[OperationId])> {
-        let rule = |operation: &OperationId| self.operations[operation.index()].rule;
-        self.front.chunk_by(move |a, b| rule(a) == rule(b)).map(move |chunk| (rule(&chunk[0]), chunk))
+    /// The deletions to be done before all else, a slice for each rule, those that raise a fence apart (`true`).
+    pub fn deletions_by_rule(&self) -> impl Iterator<Item = (RuleId, bool, &[OperationId])> {
+        let kind = |operation: &OperationId| {
+            let operation = &self.operations[operation.index()];
+            (operation.rule, operation.mark.is_some())
+        };
+        self.front.chunk_by(move |a, b| kind(a) == kind(b)).map(move |chunk| {
+            let (rule, is_fenced) = kind(&chunk[0]);
+            (rule, is_fenced, chunk)
+        })
     }
 
     /// The deletions to be done before all else.
@@ -477,6 +503,11 @@ impl<'e> Plan<'e> {
     /// The loads still to be made, in order.
     pub fn warms(&self) -> &[Load] {
         &self.warms
+    }
+
+    /// The deletions and invalidations that are to be done once more, each so long after.
+    pub fn agains(&self) -> &[(OperationId, Duration)] {
+        &self.agains
     }
 
     /// Whether a later operation surely gives the key of this deletion a value.

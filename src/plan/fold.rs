@@ -118,7 +118,7 @@ impl Fold {
 
     /// Adds the next effect of a chosen event, which stands at that offset. `fenced`: the event is younger than fences are.
     pub fn choose(&mut self, at: u64, effect: Effect, fenced: bool) {
-        let Effect { rule, target, action, version } = effect;
+        let Effect { rule, target, action, version, again: _ } = effect;
         if let Some(tag) = self.tag_of(&target, &action) {
             let tag = tag.to_owned();
             return self.invalidate(at, Some(rule), &tag);
@@ -167,7 +167,7 @@ impl Fold {
         };
         for (target, Standing { at, since, rule, what, mut versions }) in self.keys.drain() {
             let mut push = |rule, action, version: Option<Box<Version>>| {
-                all.push((at, Folded { since, effect: Effect { rule, target: target.clone(), action, version } }));
+                all.push((at, Folded { since, effect: Effect { rule, target: target.clone(), action, version, again: None } }));
             };
             match what {
                 What::Bump => push(rule, Action::BumpVersion, None),
@@ -189,7 +189,10 @@ impl Fold {
         }
         for (target, invalidations) in tags {
             let Some((at, rule)) = invalidations.chosen else { continue };
-            all.push((at, Folded { since: at, effect: Effect { rule, target, action: Action::InvalidateTag, version: None } }));
+            all.push((
+                at,
+                Folded { since: at, effect: Effect { rule, target, action: Action::InvalidateTag, version: None, again: None } },
+            ));
         }
         self.bytes = 0;
         // Stable: a key's deletion stays before its write.

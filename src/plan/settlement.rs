@@ -226,8 +226,9 @@ mod tests {
     }
 
     fn resolution(effects: usize, failure: Option<(Reason, u32)>) -> Resolution {
-        let effects =
-            (0..effects).map(|n| Effect { rule: RuleId(0), target: format!("k{n}"), action: Action::Delete, version: None }).collect();
+        let effects = (0..effects)
+            .map(|n| Effect { rule: RuleId(0), target: format!("k{n}"), action: Action::Delete, version: None, again: None })
+            .collect();
         let failure = failure.map(|(reason, at)| Failure { reason, message: "rule".into(), at });
         Resolution { matched: Matched::Entry(0), effects, failure, violations: 0 }
     }

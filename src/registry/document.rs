@@ -207,9 +207,9 @@ pub(crate) struct EffectDocument {
     /// Warm just what was cached, or always.
     #[schemars(with = "Option<OnlyName>")]
     pub(crate) only: Option<At<Only>>,
-    /// A second pass after so long, for readers that take no part.
-    #[schemars(rename = "again", with = "Option<DurationText>")]
-    pub(crate) _again: (),
+    /// A second pass after so long, for readers that take no part; at most `1h`.
+    #[schemars(with = "Option<DurationText>")]
+    pub(crate) again: Option<Duration>,
 }
 
 /// What orders the writes of one entity.

@@ -65,6 +65,8 @@ pub struct Effect {
     /// Its place among the writes and deletions of its entity: of a versioned `write`, and of a `delete` or `warm` whose key some versioned
     /// rule may write.
     pub version: Option<Box<Version>>,
+    /// Of a `delete` or `invalidate_tags`: once more after so long, for readers that take no part.
+    pub again: Option<Duration>,
 }
 
 /// What to do with a target.

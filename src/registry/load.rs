@@ -85,6 +85,11 @@ impl Registry {
         &self.entries
     }
 
+    /// Whether some rule asks for a second pass.
+    pub fn has_second_passes(&self) -> bool {
+        self.entries.iter().any(|entry| !entry.retired && entry.rules.iter().any(|rule| rule.again.is_some()))
+    }
+
     /// By [`LoaderId`](super::LoaderId).
     pub fn loaders(&self) -> &[Loader] {
         &self.loaders

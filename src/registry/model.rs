@@ -89,6 +89,8 @@ pub struct Rule {
     /// Of a `delete` or `warm` in an entry with a `version`: what versioned rules write that these keys may be. Such a key's deletion has the
     /// version of its event, so that an older `write` does not revive what it deleted.
     pub written: Vec<KeyShape>,
+    /// Of a `delete` or `invalidate_tags`: a second pass after so long.
+    pub again: Option<Duration>,
 }
 
 /// A rule's verb and what goes with it.

@@ -310,7 +310,7 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
             Err(Unordered) => (None, true),
         };
         let Some(action) = self.action(rule, scope, item, bindings, in_doubt) else { return Ok(()) };
-        self.effects.push(Effect { rule: rule.id, target, action, version: version.map(Box::new) });
+        self.effects.push(Effect { rule: rule.id, target, action, version: version.map(Box::new), again: rule.again });
         if self.effects.len() > self.limit { Err(TooMany) } else { Ok(()) }
     }
 

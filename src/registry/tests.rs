@@ -108,6 +108,7 @@ impl Builder {
             targets: targets.iter().map(|text| Template::parse(text, &names).unwrap()).collect(),
             body,
             written: Vec::new(),
+            again: None,
         };
         let entry = self.registry.entries.last_mut().unwrap();
         let name = format!("{}#{}/{}", entry.file, entry.name, entry.rules.len());

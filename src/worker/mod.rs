@@ -1,5 +1,6 @@
 //! The worker: what its lanes share, and how it starts and ends.
 
+mod again;
 mod batch;
 mod copies;
 mod fill;
@@ -137,6 +138,7 @@ pub async fn run(
     let _ends_background = background.clone().drop_guard();
     tokio::spawn(reload::watch(Arc::clone(&shared), background.clone()));
     tokio::spawn(upkeep::run(Arc::clone(&shared), background.clone()));
+    tokio::spawn(again::run(Arc::clone(&shared), background.clone()));
     let mut reporter = Reporter::new(&shared, readiness.clone());
     let healer = Healer::new(&shared, readiness.clone());
     let sessions = Supervisor::new(&shared, readiness);

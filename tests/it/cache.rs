@@ -1,5 +1,6 @@
 //! The cache against real Redis: the six verbs, the batch law, tags, leases, refusals and outages.
 
+mod again;
 mod big_tags;
 mod claims;
 mod fences;
@@ -51,7 +52,7 @@ impl Names {
 }
 
 pub(crate) fn effect(rule: u32, target: impl Into<String>, action: Action) -> Effect {
-    Effect { rule: RuleId(rule), target: target.into(), action, version: None }
+    Effect { rule: RuleId(rule), target: target.into(), action, version: None, again: None }
 }
 
 pub(crate) fn write(value: &str, expiry: Expiry, tags: &[&str]) -> Action {

@@ -14,6 +14,7 @@ mod events;
 mod faults;
 mod heal;
 mod http;
+mod model;
 mod permissions;
 mod readers;
 mod registries;

@@ -155,18 +155,15 @@ impl Cache {
     async fn change_keys(&self, step: &Step<'_>, detached: &[Detached], outcome: &mut Outcome<'_, '_>) -> Result<(), Outage> {
         let plan = step.plan;
         let mut commands = Commands::in_cluster();
+        self.schedule_agains(&mut commands, plan);
         commands.voids = Commands::voided(plan);
         for place in 0..commands.voids.len() {
             let lease = side_key(Kind::Lease, plan.operation(commands.voids[place]).target.as_bytes());
             commands.push(Asked::Leases { first: place, end: place + 1 }, unlink([lease.as_slice()].into_iter(), 1));
         }
         for (place, &id) in plan.deletions().iter().enumerate() {
-            let Operation { target, mark, .. } = *plan.operation(id);
-            let key = target.as_bytes();
-            if mark.is_some() && slot::has_side_keys(key) {
-                self.raise_fences(&mut commands, plan, &[id]);
-            }
-            commands.push(Asked::Deletions { first: place, end: place + 1 }, unlink([key].into_iter(), 1));
+            let deletion = self.deletion_of_any(&mut commands, plan, id);
+            commands.push(Asked::Deletions { first: place, end: place + 1 }, deletion);
         }
         let mut invalidated: HashMap<&[u8], OperationId> = HashMap::new();
         for one in detached {
@@ -185,10 +182,8 @@ impl Cache {
                 _ if self.is_in_place(target, command) => {}
                 // No value that its tags could not invalidate, and none that could not be kept right. What is older must not come back.
                 _ if unseen || outcome.has_ended(id) => {
-                    if mark.is_some() && slot::has_side_keys(target.as_bytes()) {
-                        self.raise_fences(&mut commands, plan, &[id]);
-                    }
-                    commands.push(Asked::Quiet(id), unlink([target.as_bytes()].into_iter(), 1));
+                    let deletion = self.deletion_of_any(&mut commands, plan, id);
+                    commands.push(Asked::Quiet(id), deletion);
                     outcome.hit(id, 0, 1);
                 }
                 Command::Write(write) if !write.tags.is_empty() => match mark {
@@ -221,6 +216,12 @@ impl Cache {
             outcome.note(asked, &answer, &commands)?;
         }
         Ok(())
+    }
+
+    /// Deletes the key of an operation, which may be one that cannot have a fence.
+    fn deletion_of_any(&self, commands: &mut Commands, plan: &Plan<'_>, id: OperationId) -> Cmd {
+        let key = plan.operation(id).target.as_bytes();
+        if slot::has_side_keys(key) { self.deletion(plan, &[id], &mut commands.sent) } else { unlink([key].into_iter(), 1) }
     }
 
     /// Whether an operation is on what may itself be the set of a tag: done while the sets change.

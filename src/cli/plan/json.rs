@@ -78,6 +78,9 @@ fn effect(out: &mut String, effect: &Effect, rules: &[RuleName]) {
             }
         }
     }
+    if let Some(again) = effect.again {
+        text(out, "again", &format_duration(again));
+    }
     if let Some(version) = &effect.version {
         name(out, "version");
         out.push('{');

@@ -14,7 +14,7 @@ fn rules() -> Vec<RuleName> {
 
 /// Stands for a registry: what is printed is the subject here.
 fn resolve(event: &Event<'_>) -> Resolution {
-    let effect = |rule, target: &str, action| Effect { rule: RuleId(rule), target: target.to_owned(), action, version: None };
+    let effect = |rule, target: &str, action| Effect { rule: RuleId(rule), target: target.to_owned(), action, version: None, again: None };
     let ordered = |version: Version, effect: Effect| Effect { version: Some(Box::new(version)), ..effect };
     let hour = Expiry::After { ttl: Duration::from_secs(3_600), jitter: 0.1 };
     match event.event_type.as_ref() {

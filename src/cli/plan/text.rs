@@ -65,6 +65,7 @@ fn details(effect: &Effect) -> Vec<String> {
             details
         }
     };
+    details.extend(effect.again.map(|again| format!("again after {}", format_duration(again))));
     details.extend(effect.version.as_ref().map(|version| format!("version {} of {}", version.digits, shown(&version.family))));
     details
 }

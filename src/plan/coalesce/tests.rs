@@ -177,7 +177,7 @@ fn run(model: &mut Model, plan: &Plan<'_>) -> BTreeSet<String> {
 }
 
 fn effect(target: &str, action: Action) -> Effect {
-    Effect { rule: RuleId(0), target: target.into(), action, version: None }
+    Effect { rule: RuleId(0), target: target.into(), action, version: None, again: None }
 }
 
 fn write(value: &str, expiry: Expiry, tags: &[&str]) -> Action {
@@ -334,12 +334,27 @@ fn warms_that_ask_or_serve_keep_their_place() {
 }
 
 #[test]
+fn a_second_pass_belongs_to_what_stands_for_its_effect() {
+    let again = |seconds, effect: Effect| Effect { again: Some(Duration::from_secs(seconds)), ..effect };
+    let effects = [
+        again(1, effect("a", Action::Delete)),
+        again(2, effect("a", Action::Delete)),
+        effect("T", Action::InvalidateTag),
+        again(3, effect("T", Action::InvalidateTag)),
+        effect("b", Action::Delete),
+    ];
+    let plan = plan(&effects);
+    let agains: Vec<_> = plan.agains().iter().map(|&(id, after)| (plan.operation(id).target, after.as_secs())).collect();
+    assert_eq!(agains, [("a", 1), ("a", 2), ("T", 3)]);
+}
+
+#[test]
 fn deletions_are_grouped_by_rule() {
     let rules = [1, 0, 1, 0, 1];
     let effects: Vec<_> =
         rules.iter().enumerate().map(|(n, &rule)| Effect { rule: RuleId(rule), ..effect(&format!("k{n}"), Action::Delete) }).collect();
     let plan = plan(&effects);
-    let groups: Vec<_> = plan.deletions_by_rule().map(|(rule, operations)| (rule.0, operations.len())).collect();
+    let groups: Vec<_> = plan.deletions_by_rule().map(|(rule, _, operations)| (rule.0, operations.len())).collect();
     assert_eq!(groups, [(0, 2), (1, 3)]);
 }
 

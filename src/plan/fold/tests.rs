@@ -8,7 +8,7 @@ use super::*;
 const RULE: RuleId = RuleId(0);
 
 fn effect(target: &str, action: Action, version: Option<Version>) -> Effect {
-    Effect { rule: RULE, target: target.into(), action, version: version.map(Box::new) }
+    Effect { rule: RULE, target: target.into(), action, version: version.map(Box::new), again: None }
 }
 
 /// The entity's, of the event that its letter names; of one event, in the order written.

@@ -89,6 +89,7 @@ pub(super) fn compile(
         targets: targets?,
         body,
         written: Vec::new(),
+        again: document.again,
     })
 }
 

@@ -1,5 +1,7 @@
 //! One element of `effects`.
 
+use std::time::Duration;
+
 use super::super::diagnostic::{Pos, Report, nearest};
 use super::super::effect::{Only, Stale, Verb};
 use super::super::model::Encoding;
@@ -33,7 +35,6 @@ pub(super) fn read_effect(node: &Node, report: &mut Report<'_>) -> Option<Effect
     }
     let (verb, targets) = verb?;
     let fields = Fields::known(members);
-    refuse_what_is_not_built(&fields, report);
     let effect = EffectDocument {
         at: node.at,
         verb,
@@ -59,7 +60,7 @@ pub(super) fn read_effect(node: &Node, report: &mut Report<'_>) -> Option<Effect
         from: fields.text("from", report),
         stale: fields.node("stale").and_then(|node| word(node, "`stale`", &[("drop", Stale::Drop), ("serve", Stale::Serve)], report)),
         only: fields.node("only").and_then(|node| word(node, "`only`", &[("always", Only::Always), ("present", Only::Present)], report)),
-        _again: (),
+        again: fields.node("again").and_then(|node| read_again(node, report)),
     };
     check_together(verb, &fields, &effect, report);
     Some(effect)
@@ -143,18 +144,6 @@ fn check_key(member: &Member, verb: Option<Verb>, report: &mut Report<'_>) {
     }
 }
 
-/// Checked, then refused by name: an option that is ignored would be a promise broken in silence.
-fn refuse_what_is_not_built(fields: &Fields<'_>, report: &mut Report<'_>) {
-    let not_built = |key: &str, report: &mut Report<'_>| {
-        if let Some(member) = fields.member(key) {
-            report.error_with_hint(member.key_at, format!("this build does not do `{key}` yet"), "remove it, or use a build that does");
-        }
-    };
-    if fields.node("again").is_none_or(|node| duration(node, "`again`", report).is_some()) {
-        not_built("again", report);
-    }
-}
-
 fn check_together(verb: Verb, fields: &Fields<'_>, effect: &EffectDocument, report: &mut Report<'_>) {
     if let (Some(_), Some(at)) = (&effect.ttl, fields.member("at")) {
         report.error_with_hint(at.key_at, "`at` and `ttl` exclude each other", "keep one of them");
@@ -178,6 +167,18 @@ fn check_together(verb: Verb, fields: &Fields<'_>, effect: &EffectDocument, repo
         }
         _ => {}
     }
+}
+
+/// The longest wait for a second pass: what was loaded before the first is stored by then, or never.
+const LONGEST_AGAIN: Duration = Duration::from_secs(3_600);
+
+fn read_again(node: &Node, report: &mut Report<'_>) -> Option<Duration> {
+    let again = duration(node, "`again`", report)?;
+    if again > LONGEST_AGAIN {
+        report.error_with_hint(node.at, "`again` is longer than 1h", "a little longer than your readers take to load and store: 500ms, 5s");
+        return None;
+    }
+    Some(again)
 }
 
 /// `version: "{rev}"`, or `version: {of: "{rev}", entity: "post:{id}"}`.

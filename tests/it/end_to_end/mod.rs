@@ -1,5 +1,6 @@
 //! From a stranger's publish to a fresh cache: the real worker, a real broker, a real Redis.
 
+mod again;
 mod breaker;
 mod catalogue;
 mod forms;

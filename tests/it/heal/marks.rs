@@ -40,7 +40,7 @@ async fn worker(server: &Redis) -> Cache {
 }
 
 async fn delete(cache: &Cache, key: &str) -> Result<(), String> {
-    let effect = Effect { rule: RuleId(0), target: key.into(), action: Action::Delete, version: None };
+    let effect = Effect { rule: RuleId(0), target: key.into(), action: Action::Delete, version: None, again: None };
     let mut batch = Batch::new("cache_tag:", 1);
     batch.push(Slot { event: 0, position: 0 }, &effect);
     cache.apply(&batch.finish()).await.map(drop).map_err(|outage| outage.cause)

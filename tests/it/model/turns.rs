@@ -1,0 +1,81 @@
+//! Whose turn it is: actors run one at a time, each from one round trip to its next, in an order that a seed decides.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use tokio::sync::{mpsc, oneshot};
+
+enum Notice {
+    Waits { actor: usize, go: oneshot::Sender<()> },
+    Ended,
+}
+
+/// One actor's place at the table.
+#[derive(Clone)]
+pub(super) struct Turns {
+    actor: usize,
+    notices: mpsc::UnboundedSender<Notice>,
+    steps: Rc<Cell<u64>>,
+}
+
+impl Turns {
+    /// Waits until it is this actor's turn. What comes before the next call is one step.
+    pub(super) async fn next(&self) {
+        let (go, gone) = oneshot::channel();
+        self.notices.send(Notice::Waits { actor: self.actor, go }).expect("the scheduler lives");
+        gone.await.expect("the scheduler lives");
+        self.steps.set(self.steps.get() + 1);
+    }
+
+    /// A token that no other actor has, nor this one before.
+    pub(super) fn token(&self) -> String {
+        format!("{}-{}", self.actor, self.now())
+    }
+
+    /// How many steps were taken by all.
+    pub(super) fn now(&self) -> u64 {
+        self.steps.get()
+    }
+}
+
+/// An actor, to be run with its place.
+pub(super) type Actor<'a> = Box<dyn FnOnce(Turns) -> Pin<Box<dyn Future<Output = ()> + 'a>> + 'a>;
+
+/// Runs all actors to their ends. `choose` picks one of so many that wait. How many steps it took.
+pub(super) async fn interleave(actors: Vec<Actor<'_>>, mut choose: impl FnMut(usize) -> usize) -> u64 {
+    let (notices, mut noticed) = mpsc::unbounded_channel();
+    let steps = Rc::new(Cell::new(0));
+    let mut running = actors.len();
+    let seated = actors.into_iter().enumerate().map(|(actor, run)| {
+        let turns = Turns { actor, notices: notices.clone(), steps: Rc::clone(&steps) };
+        async move {
+            run(turns.clone()).await;
+            turns.notices.send(Notice::Ended).expect("the scheduler lives");
+        }
+    });
+    let all = futures_util::future::join_all(seated);
+    let schedule = async {
+        let mut waiting: Vec<(usize, oneshot::Sender<()>)> = Vec::new();
+        loop {
+            // Everybody waits or has ended before the next is chosen: nothing but the seed decides.
+            while running > 0 {
+                match noticed.recv().await.expect("a sender is kept") {
+                    Notice::Waits { actor, go } => waiting.push((actor, go)),
+                    Notice::Ended => {}
+                }
+                running -= 1;
+            }
+            if waiting.is_empty() {
+                return;
+            }
+            waiting.sort_unstable_by_key(|(actor, _)| *actor);
+            let (_, go) = waiting.swap_remove(choose(waiting.len()));
+            running += 1;
+            go.send(()).expect("the actor waits");
+        }
+    };
+    futures_util::future::join(all, schedule).await;
+    steps.get()
+}
