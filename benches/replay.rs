@@ -3,8 +3,6 @@
 //!
 //! `cargo bench --bench replay` (`-- 1000000 3` for that many events, over 20,000 entities, and rounds). Ratios of one run count; machines are
 //! noisy. It fails beyond the limits below.
-//!
-//! Two busy cores, a build without optimization on both sides, 100,000 events: bare reading 13,000 events/s, the replay 17,000, time ratio 0.76.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
