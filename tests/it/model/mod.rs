@@ -197,7 +197,7 @@ fn the_seeds_snippets_and_each_plausible_protocol_are_found_out() {
             Worker(WrongWorker::NoFences),
         ] {
             for seed in 0..seeds {
-                let found = bench.search(protocol, seed, 5_000).await;
+                let found = bench.search(protocol, seed, 20_000).await;
                 assert!(found.first.is_some(), "{protocol:?} lost nothing in {} interleavings of seed {seed}", found.interleavings);
                 println!("{protocol:?}, seed {seed}: interleaving {}: {:?}", found.interleavings, found.violations);
             }
