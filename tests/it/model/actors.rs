@@ -4,7 +4,7 @@ use redis::{Cmd, Value};
 use tokio_util::sync::CancellationToken;
 use unstale::cache::{Cache, Fill, Grant, READER_SCRIPTS};
 use unstale::plan::{Batch, EffectOutcome, Slot};
-use unstale::registry::{Action, Effect, LoaderId, Warm, Write};
+use unstale::registry::{Action, Effect, LoaderId, Only, Stale, Warm, Write};
 
 use super::tap::Tap;
 use super::turns::Turns;
@@ -165,7 +165,8 @@ fn as_effect(event: &Event) -> Effect {
         }
         Change::Delete { key, version } => ordered(*version, Action::Delete)(*key),
         Change::Warm { key, version } => {
-            let warm = Warm { loader: LoaderId(0), url: String::new(), expiry: HOUR, tags: Vec::new() };
+            let warm =
+                Warm { loader: LoaderId(0), url: String::new(), expiry: HOUR, tags: Vec::new(), stale: Stale::Drop, only: Only::Always };
             ordered(*version, Action::Warm(Box::new(warm)))(*key)
         }
         Change::InvalidateTag(tag) => effect(0, TAGS[*tag], Action::InvalidateTag),
