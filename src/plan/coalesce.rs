@@ -278,12 +278,15 @@ impl<'e> Batch<'e> {
         let mut unseen = None;
         let mut newer: Option<OperationId> = None;
         let mut current = state.newest;
+        // What stays between may be done, or not, for the version of what came before it; and the arrival for that of what stays.
+        let mut version_between = false;
         while let Some(operation) = current {
             let Operation { command, previous, mark, asks, .. } = self.operations[operation.index()];
             if asks {
                 break;
             }
             let dropped = match command {
+                Command::Write(_) if mark.is_some() && version_between => false,
                 Command::Write(earlier) => gives_way((earlier, mark), (write, arrival.mark)),
                 Command::Bump(_) | Command::Expire(_) => arrival.mark.is_none(),
                 Command::Delete | Command::Serve | Command::InvalidateTag => false,
@@ -296,6 +299,7 @@ impl<'e> Batch<'e> {
                 unseen = Some(self.drop_operation(operation, unseen));
             } else {
                 newer = Some(operation);
+                version_between |= mark.is_some();
             }
             current = previous;
         }

@@ -288,6 +288,16 @@ fn what_coalesces_by_version() {
         ("sets are filled all the same", vec![at("8", 1, tagged("8")), at("9", 2, w("9"))], vec!["write 8@8 a [0]", "write 9@9 a [1]"]),
         ("the same sets", vec![at("8", 1, tagged("8")), at("9", 2, tagged("9"))], vec!["write 9@9 a [1, 0]"]),
         (
+            "a tie does not stand for what came before its twin",
+            vec![at("8", 1, tagged("8")), at("10", 2, w("x")), at("10", 1, tagged("y"))],
+            vec!["write 8@8 a [0]", "write x@10 a [1]", "write y@10 a [2]"],
+        ),
+        (
+            "what a tie is told by stays before it",
+            vec![at("8", 1, w("x")), at("8", 2, tagged("y")), at("9", 1, w("9"))],
+            vec!["write x@8 a [0]", "write y@8 a [1]", "write 9@9 a [2]"],
+        ),
+        (
             "an older write adds no member",
             vec![at("9", 1, w("9")), effect("T", Action::InvalidateTag), at("8", 2, tagged("8")), effect("T", Action::InvalidateTag)],
             vec!["write 9@9 a [0, 2]", "invalidate T [1, 3]"],
