@@ -67,44 +67,60 @@ pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
 static ALL: [&LazyLock<Script>; 10] =
     [&NUMBERS, &DETACH_TAG, &DROP_DETACHED, &ADD_MEMBER, &JOIN_TAG, &FILL, &DELETE_FENCED, &WRITE_FENCED, &RAISE_FENCE, &SCHEDULE_AGAIN];
 
-macro_rules! script {
-    ($name:ident, $bit:literal, $($file:literal),+) => {
-        #[doc = concat!("See ", $("`lua/", $file, "` ",)+ ".")]
-        pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script::new($bit, concat!($(include_str!(concat!("lua/", $file))),+)));
+macro_rules! scripts {
+    ($($name:ident = $bit:literal: $($file:literal),+;)+) => {
+        $(
+            #[doc = concat!("See ", $("`lua/", $file, "` ",)+ ".")]
+            pub(super) static $name: LazyLock<Script> =
+                LazyLock::new(|| Script::new($bit, concat!($(include_str!(concat!("lua/", $file))),+)));
+        )+
+
+        /// Two with one bit in a pipeline: the second would not be sent whole, and not be known.
+        const _: () = {
+            let bits = [$($bit),+];
+            let (mut taken, mut at) = (0_u32, 0);
+            while at < bits.len() {
+                assert!(taken & (1 << bits[at]) == 0, "two scripts have the same bit");
+                taken |= 1 << bits[at];
+                at += 1;
+            }
+        };
     };
 }
 
-script!(WRITE_TAGGED, 0, "tag_member.lua", "write_tagged.lua");
-script!(INVALIDATE_TAG, 1, "side_key.lua", "invalidate_tag.lua");
-script!(DRAIN_SLICE, 2, "side_key.lua", "drain_slice.lua");
-script!(GRANT_LEASE, 3, "grant_lease.lua");
-script!(FILL, 4, "tag_member.lua", "fill.lua");
-script!(RELEASE_LEASE, 5, "release_lease.lua");
-script!(PRUNE_SLICE, 6, "prune_slice.lua");
-script!(KEEP_LOCK, 7, "keep_lock.lua");
-script!(CLAIM_LOAD, 10, "claim_load.lua");
-script!(KEEP_LOAD, 11, "keep_load.lua");
-script!(END_LOAD, 12, "end_load.lua");
-script!(DELETE_FENCED, 8, "fence.lua", "delete_fenced.lua");
-script!(WRITE_FENCED, 9, "tag_member.lua", "fence.lua", "write_fenced.lua");
-script!(SCHEDULE_AGAIN, 20, "schedule_again.lua");
-script!(RAISE_FENCE, 23, "fence.lua", "raise_fence.lua");
-script!(DUE_AGAIN, 21, "due_again.lua");
-script!(DONE_AGAIN, 22, "done_again.lua");
-script!(REPORT_WORKER, 16, "report_worker.lua");
-script!(NUMBERS, 24, "numbers.lua");
-script!(DETACH_TAG, 25, "detach_tag.lua");
-script!(DROP_DETACHED, 26, "drop_detached.lua");
-script!(ADD_MEMBER, 27, "tag_member.lua", "add_member.lua");
-script!(JOIN_TAG, 28, "tag_member.lua", "join_tag.lua");
-script!(MARK_SEAL, 17, "mark_seal.lua");
-script!(MARK_TICK, 18, "mark.lua", "mark_tick.lua");
-script!(MARK_ENTER, 19, "mark.lua", "mark_enter.lua");
-script!(MARK_HOLD, 20, "mark.lua", "mark_hold.lua");
-script!(HEAL_TAKE, 21, "mark.lua", "heal_take.lua");
-script!(HEAL_SEAL, 22, "heal_seal.lua");
-script!(HEAL_FINISH, 23, "mark.lua", "heal_finish.lua");
-script!(FORWARD_SEQUENCE, 29, "forward_sequence.lua");
+scripts! {
+    WRITE_TAGGED = 0: "tag_member.lua", "write_tagged.lua";
+    INVALIDATE_TAG = 1: "side_key.lua", "invalidate_tag.lua";
+    DRAIN_SLICE = 2: "side_key.lua", "drain_slice.lua";
+    GRANT_LEASE = 3: "grant_lease.lua";
+    FILL = 4: "tag_member.lua", "fill.lua";
+    RELEASE_LEASE = 5: "release_lease.lua";
+    PRUNE_SLICE = 6: "prune_slice.lua";
+    KEEP_LOCK = 7: "keep_lock.lua";
+    CLAIM_LOAD = 10: "claim_load.lua";
+    KEEP_LOAD = 11: "keep_load.lua";
+    END_LOAD = 12: "end_load.lua";
+    DELETE_FENCED = 8: "fence.lua", "delete_fenced.lua";
+    WRITE_FENCED = 9: "tag_member.lua", "fence.lua", "write_fenced.lua";
+    SCHEDULE_AGAIN = 13: "schedule_again.lua";
+    RAISE_FENCE = 30: "fence.lua", "raise_fence.lua";
+    DUE_AGAIN = 14: "due_again.lua";
+    DONE_AGAIN = 15: "done_again.lua";
+    REPORT_WORKER = 16: "report_worker.lua";
+    NUMBERS = 24: "numbers.lua";
+    DETACH_TAG = 25: "detach_tag.lua";
+    DROP_DETACHED = 26: "drop_detached.lua";
+    ADD_MEMBER = 27: "tag_member.lua", "add_member.lua";
+    JOIN_TAG = 28: "tag_member.lua", "join_tag.lua";
+    MARK_SEAL = 17: "mark_seal.lua";
+    MARK_TICK = 18: "mark.lua", "mark_tick.lua";
+    MARK_ENTER = 19: "mark.lua", "mark_enter.lua";
+    MARK_HOLD = 20: "mark.lua", "mark_hold.lua";
+    HEAL_TAKE = 21: "mark.lua", "heal_take.lua";
+    HEAL_SEAL = 22: "heal_seal.lua";
+    HEAL_FINISH = 23: "mark.lua", "heal_finish.lua";
+    FORWARD_SEQUENCE = 29: "forward_sequence.lua";
+}
 
 /// The scripts of the readers' protocol, whole, by their published names: docs/READERS.md prints them, and every client sends them.
 pub const READER_SCRIPTS: [(&str, &str); 4] = [("read", READ), ("join", JOIN), ("fill", FILL_SOURCE), ("release", RELEASE_SOURCE)];
