@@ -143,7 +143,7 @@ export class Reader {
   }
 
   async #fill(key, lease, data, ttlMs, sets) {
-    const { cluster, jitter } = this.#options;
+    const { cluster, jitter, leaseMs } = this.#options;
     const keys = [key, lease.name];
     for (const set of sets) {
       const generation = sideKey("gen", set);
@@ -152,7 +152,8 @@ export class Reader {
       } else if (hashTag(generation) !== hashTag(set)) {
         return "away";
       } else {
-        const joined = await this.#run(JOIN, [set, generation], [key, lease.since, "PX", ttlMs]);
+        // The value's time begins after the set's, by what is left of the lease at most.
+        const joined = await this.#run(JOIN, [set, generation], [key, lease.since, "PX", ttlMs + leaseMs]);
         if (joined !== 1) return joined === 0 ? "void" : "away";
       }
     }

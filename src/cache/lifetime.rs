@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::lease::LONGEST_LEASE;
 use crate::registry::Expiry;
 
 /// Redis refuses times to live near 2^63 ms (it adds the clock to them); this is 146 million years.
@@ -60,6 +61,13 @@ impl Lifetime {
                 Some(Self { unit: Unit::After, millis: (longest - off).max(1), set_millis: longest })
             }
         }
+    }
+}
+
+impl Lifetime {
+    /// Of a tag's set that the key joins in a step of its own, before its value is set: the value's time begins later, by a lease at most.
+    pub(super) fn joined_millis(self) -> i64 {
+        if self.unit == Unit::Never { 0 } else { self.set_millis.saturating_add(millis(LONGEST_LEASE)).min(LONGEST_MS) }
     }
 }
 

@@ -64,13 +64,15 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         let longest_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 2).clamp(1, i64::MAX / 2);
         let millis = drawn(longest_ms, self.options.jitter).to_string();
         let set_millis = longest_ms.to_string();
+        // The value's time begins after the set's, by what is left of the lease at most.
+        let joined_millis = longest_ms.saturating_add(i64::try_from(self.options.lease.as_millis()).unwrap_or(0)).to_string();
         let mut beside = Vec::new();
         for tag in tags {
             let tag = TagNames::of(&self.options, tag).ok_or(Away)?;
             if tag.is_beside(&self.options, &names.key) {
                 beside.push(tag);
             } else {
-                let arguments: [&[u8]; 4] = [&names.key, &lease.since, b"PX", set_millis.as_bytes()];
+                let arguments: [&[u8]; 4] = [&names.key, &lease.since, b"PX", joined_millis.as_bytes()];
                 if !said_yes(&self.run(&JOIN_SCRIPT, &[&tag.set, &tag.generation], &arguments).await?)? {
                     return Ok(Outcome::Void);
                 }

@@ -48,14 +48,14 @@ impl Cache {
         if !slot::has_side_keys(key.as_bytes()) || tags.iter().any(|tag| !slot::has_side_keys(self.tag_set(tag).as_bytes())) {
             return Err(homeless());
         }
-        let Some(Lifetime { unit, millis, set_millis }) = Lifetime::draw(expiry, lifetime::now_ms()) else {
+        let Some(lifetime @ Lifetime { unit, millis, set_millis }) = Lifetime::draw(expiry, lifetime::now_ms()) else {
             self.release_lease(key, token).await?;
             return Ok(Fill::Over);
         };
         let join = |tag: &String| {
             let set = self.tag_set(tag).into_bytes();
             let mut command = JOIN_TAG.call(&mut Sent::all(), [set.as_slice(), &side_key(Kind::Generation, &set)].into_iter());
-            command.arg(key).arg(since).arg(unit.option()).arg(set_millis);
+            command.arg(key).arg(since).arg(unit.option()).arg(lifetime.joined_millis());
             command
         };
         for answer in cluster.run_standing(&tags.iter().map(join).collect::<Vec<_>>()).await? {

@@ -95,9 +95,9 @@ fn detached(set: &[u8], number: &[u8]) -> Vec<u8> {
 impl Cache {
     /// Adds a key to a tag's set, for as long as the value may live; nothing where its time is over.
     pub(super) fn add_member(&self, key: &str, tag: &str, expiry: Expiry, now_ms: i64) -> Option<Cmd> {
-        let Lifetime { unit, set_millis, .. } = Lifetime::draw(expiry, now_ms)?;
+        let lifetime = Lifetime::draw(expiry, now_ms)?;
         let mut command = ADD_MEMBER.call(&mut Sent::all(), [self.tag_set(tag).as_bytes()].into_iter());
-        command.arg(key).arg(unit.option()).arg(set_millis);
+        command.arg(key).arg(lifetime.unit.option()).arg(lifetime.joined_millis());
         Some(command)
     }
 

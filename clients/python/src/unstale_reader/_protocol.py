@@ -206,7 +206,9 @@ class Read(Generic[T]):
             elif hash_tag(generation) != hash_tag(tag_set):
                 return "away"
             else:
-                joined = yield Call(JOIN, [tag_set, generation], [self._key, lease.since, b"PX", self._ttl_ms])
+                # The value's time begins after the set's, by what is left of the lease at most.
+                set_ms = self._ttl_ms + options.lease_ms
+                joined = yield Call(JOIN, [tag_set, generation], [self._key, lease.since, b"PX", set_ms])
                 if joined != 1:
                     return "void" if joined == 0 else "away"
         # Last: from here on every tag reaches the key, and so voids its lease.
