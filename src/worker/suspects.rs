@@ -16,8 +16,8 @@ use super::in_hand::Held;
 use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
 use crate::broker::{Delivery, Lane, LaneName, SessionEnded, Tag};
 
-/// Delivered in vain so often, a message may be what kills workers.
-const SUSPECT: u64 = 2;
+/// Delivered in vain so often, a message may be what kills workers. Not fewer: an outage, a restart and somebody's look at the queue make two.
+const SUSPECT: u64 = 3;
 
 /// As many that are no suspects, in a row, end the search for more.
 const UNSUSPECTED: u32 = 16;
