@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,6 +18,8 @@ pub(crate) struct Worker {
     process: Guarded,
     http_port: u16,
     stderr: Arc<Mutex<String>>,
+    /// Ends with the last line.
+    listener: JoinHandle<()>,
 }
 
 impl Worker {
@@ -35,14 +38,14 @@ impl Worker {
         let lines = BufReader::new(process.child().stderr.take().expect("stderr is piped"));
         let stderr = Arc::new(Mutex::new(String::new()));
         let buffer = Arc::clone(&stderr);
-        std::thread::spawn(move || {
+        let listener = std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
                 let mut buffer = buffer.lock().unwrap();
                 buffer.push_str(&line);
                 buffer.push('\n');
             }
         });
-        Self { process, http_port, stderr }
+        Self { process, http_port, stderr, listener }
     }
 
     /// Starts it and waits until it is ready.
@@ -96,9 +99,11 @@ impl Worker {
         self.process.signal(name);
     }
 
-    /// Waits for it to end by itself.
+    /// Waits for it to end by itself; from then on `stderr` has all that it said.
     pub(crate) async fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
-        wait_for(deadline, "the worker ends", async || self.process.exited()).await
+        let status = wait_for(deadline, "the worker ends", async || self.process.exited()).await;
+        wait_until(deadline, "its last line is read", async || self.listener.is_finished()).await;
+        status
     }
 
     /// `kill -9`, and waits until it is gone.
