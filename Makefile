@@ -37,7 +37,7 @@ test: install-servers ## Install what is missing, and run every test against ser
 
 .PHONY: soak
 soak: install-servers ## The tests that have a full size, at that size: an hour and more (UNSTALE_SOAK_SEEDS=3,7 picks seeds)
-	UNSTALE_FULL_RUNS=1 cargo test --locked --test it -- --nocapture --test-threads 1 \
+	UNSTALE_FULL_RUNS=1 cargo test --locked --test it -- --include-ignored --nocapture --test-threads 1 \
 		soak::a_seeded faults::outage dlq::browse::many_letters dlq::replay::killed_half_way dlq::replay::interrupted_half_way
 
 .PHONY: model
