@@ -17,7 +17,10 @@ mod results;
 mod stage;
 mod workloads;
 
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
+
+use futures_util::FutureExt;
 
 use arguments::Arguments;
 use report::Conditions;
@@ -37,7 +40,7 @@ async fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-#[expect(clippy::print_stderr, reason = "progress, for whoever waits")]
+#[expect(clippy::print_stderr, clippy::print_stdout, reason = "progress, for whoever waits, and the report")]
 async fn measure(Arguments { workloads, rounds, out }: &Arguments) -> ExitCode {
     let load_average_before = std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned();
     eprintln!("starting RabbitMQ and Redis");
@@ -51,17 +54,28 @@ async fn measure(Arguments { workloads, rounds, out }: &Arguments) -> ExitCode {
         time: jiff::Timestamp::now().to_string(),
         load_average_before,
     };
+    let (mut failed, mut table) = (Vec::new(), String::new());
     for &workload in workloads {
         eprintln!("workload {workload}");
-        workloads::run(workload, &stage, *rounds, &mut results).await;
+        stage.flush().await;
+        // What the others measured is worth keeping.
+        if AssertUnwindSafe(workloads::run(workload, &stage, *rounds, &mut results)).catch_unwind().await.is_err() {
+            failed.push(workload);
+        }
+        if workload == 'a' {
+            conditions.peers = peers::versions();
+        }
+        match report::write(out, &conditions, &results) {
+            Ok(written) => table = written,
+            Err(error) => return refuse(&format!("the report cannot be written to {}: {error}", out.display())),
+        }
     }
-    if workloads.contains(&'a') {
-        conditions.peers = peers::versions();
+    println!("{table}\nwritten: results.json, results.md, events.svg and figures.svg in {}", out.display());
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
     }
-    match report::write(out, &conditions, &results, &figures::figures(&results)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => refuse(&format!("the report cannot be written to {}: {error}", out.display())),
-    }
+    eprintln!("not measured to the end, for the reasons above: {failed:?}");
+    ExitCode::FAILURE
 }
 
 #[expect(clippy::print_stderr, reason = "what went wrong")]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::figures::Figure;
+use crate::figures::{self, Figure};
 use crate::results::Results;
 
 /// Where and with what it was measured.
@@ -29,20 +29,18 @@ struct Report<'a> {
     results: &'a Results,
 }
 
-/// Shows the table and writes the files.
+/// Writes the files, and returns the table.
 ///
 /// # Errors
 /// When a file cannot be written.
-#[expect(clippy::print_stdout, reason = "a benchmark's report")]
-pub(crate) fn write(out: &Path, conditions: &Conditions, results: &Results, figures: &[Figure]) -> std::io::Result<()> {
+pub(crate) fn write(out: &Path, conditions: &Conditions, results: &Results) -> std::io::Result<String> {
+    let figures = &figures::figures(results);
     let text = markdown::report(conditions, results, figures);
-    println!("{text}");
     std::fs::create_dir_all(out)?;
     let report = Report { conditions, figures, results };
     std::fs::write(out.join("results.json"), serde_json::to_string_pretty(&report)? + "\n")?;
-    std::fs::write(out.join("results.md"), text)?;
+    std::fs::write(out.join("results.md"), &text)?;
     std::fs::write(out.join("events.svg"), plot::events(results))?;
     std::fs::write(out.join("figures.svg"), plot::figures(figures))?;
-    println!("written: results.json, results.md, events.svg and figures.svg in {}", out.display());
-    Ok(())
+    Ok(text)
 }
