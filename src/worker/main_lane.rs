@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{Batch, Unsettled};
@@ -17,10 +16,6 @@ use crate::cache::Outage;
 
 /// Batches that may be on their way to Redis at once: enough to fill a slow link; the prefetch bounds them anyway.
 const MAX_APPLYING: usize = 8;
-
-/// While a batch is on its way to Redis, what arrives waits for its return, and so becomes a larger batch: fewer commands, and fewer
-/// acknowledgements, which cost a quorum queue more than messages do. On a slow link it waits no longer than this: several batches fill it.
-const GATHERING: Duration = Duration::from_millis(1);
 
 /// For copies under way when everything else is given back.
 const SETTLE_BEFORE_GIVING_BACK: Duration = Duration::from_secs(5);
@@ -37,11 +32,8 @@ pub(super) async fn run(
     let mut applying = InOrder::new();
     let mut settling = InOrder::new();
     let mut stopping = false;
-    // Until when what arrives waits for the batches on their way.
-    let mut gathering = Instant::now();
     lane.consume(window.prefetch()).await?;
     loop {
-        let until = (!applying.is_empty()).then_some(gathering);
         tokio::select! {
             biased;
             settled = settling.next(), if !settling.is_empty() => {
@@ -50,7 +42,6 @@ pub(super) async fn run(
             }
             applied = applying.next(), if !applying.is_empty() => {
                 let (batch, applied): (Batch, Result<Unsettled, Outage>) = applied;
-                gathering = Instant::now();
                 match applied {
                     Ok(unsettled) => settling.push(settle(shared, publisher, batch, unsettled)).await,
                     Err(outage) => {
@@ -79,9 +70,7 @@ pub(super) async fn run(
                     shared.low.all_read();
                 }
             }
-            arrived = gather(lane, shared.config.batch, until),
-                if (!stopping || lane.has_left_over()) && applying.len() < MAX_APPLYING =>
-            {
+            arrived = lane.next_batch(shared.config.batch), if (!stopping || lane.has_left_over()) && applying.len() < MAX_APPLYING => {
                 let mut deliveries = arrived?;
                 suspects.take_from(shared, &mut deliveries);
                 if deliveries.is_empty() {
@@ -92,7 +81,6 @@ pub(super) async fn run(
                     lane.consume(prefetch).await?;
                 }
                 applying.push(apply(shared, Batch::read(shared, deliveries))).await;
-                gathering = Instant::now() + GATHERING;
                 if lane.all_read()? {
                     shared.low.all_read();
                 }
@@ -100,14 +88,6 @@ pub(super) async fn run(
             else => return Ok(LaneEnd::Stopped),
         }
     }
-}
-
-/// The next batch; what arrives before `until` is left to gather. Nothing is lost when the future is dropped.
-async fn gather(lane: &mut Lane, max: usize, until: Option<Instant>) -> Result<Vec<Delivery>, SessionEnded> {
-    if let Some(until) = until {
-        sleep_until(until).await;
-    }
-    lane.next_batch(max).await
 }
 
 /// Waits for Redis while what was applied before the outage is settled. False when the rest is to be given back: by then all that could be
