@@ -5,9 +5,11 @@
 
 mod address;
 mod again;
+mod applied;
 mod apply;
 mod claim;
 mod cluster;
+mod commands;
 mod connection;
 mod eviction;
 mod failure;
@@ -27,7 +29,7 @@ mod tags;
 mod workers;
 
 pub use again::{Again, Due};
-pub use apply::{Applied, KeyHits};
+pub use applied::{Applied, KeyHits};
 pub use claim::{Claim, LoadToken};
 pub use connection::CacheError;
 pub use eviction::Eviction;

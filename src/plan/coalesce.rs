@@ -24,73 +24,9 @@ use std::time::Duration;
 use foldhash::{HashMap, HashMapExt};
 
 use super::mark::{Mark, Standing};
+use super::operation::{Command, Load, Operation, OperationId, Place, Plan, Share};
 use super::outcome::Slot;
 use crate::registry::{Action, Effect, Expiry, Only, RuleId, Stale, Warm, Write};
-
-/// An operation of one plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct OperationId(u32);
-
-impl OperationId {
-    fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// What Redis is to do with a target.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Command<'e> {
-    /// Delete the key.
-    Delete,
-    /// Delete the tag's members and its set.
-    InvalidateTag,
-    /// Add so much to the counter; an absent one starts from 1.
-    Bump(u32),
-    /// Shorten the key's time to live.
-    Expire(Expiry),
-    /// Let the key be read for no longer than its load may take, retries included.
-    Serve,
-    /// Set the key.
-    Write(&'e Write),
-}
-
-/// One command on one target, standing for the effects whose outcome it decides.
-#[derive(Debug, Clone, Copy)]
-pub struct Operation<'e> {
-    /// The whole key, or the tag's name without its prefix.
-    pub target: &'e str,
-    /// The rule of the effect that it came from first.
-    pub rule: RuleId,
-    /// What to do.
-    pub command: Command<'e>,
-    /// Of a write: what decides whether it is done. Of a write or deletion: what the key's fence is raised to.
-    pub mark: Option<Mark<'e>>,
-    place: Place,
-    /// A load depends on whether the key exists when the operation's turn comes: what stands before it must not be dropped.
-    asks: bool,
-    /// The newest operation before this one that is still to be done on the same key.
-    previous: Option<OperationId>,
-    first_share: u32,
-    last_share: u32,
-}
-
-/// Where an operation is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// Before all that is in order.
-    Front,
-    /// Where it arrived.
-    InOrder,
-    /// Nowhere: a later operation has made it unseen.
-    Dropped,
-}
-
-/// An effect whose outcome is an operation's. A list, so that joining two of them costs nothing.
-#[derive(Debug, Clone, Copy)]
-struct Share {
-    slot: Slot,
-    next: Option<u32>,
-}
 
 /// Effects on their way to a [`Plan`].
 #[derive(Debug)]
@@ -106,17 +42,6 @@ pub struct Batch<'e> {
     warms: Vec<Load>,
     agains: Vec<(OperationId, Duration)>,
     hoisting: bool,
-}
-
-/// A load that is still to be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Load {
-    /// The effect.
-    pub slot: Slot,
-    /// The operation that takes hold on its key first.
-    pub after: OperationId,
-    /// It is made only if the key existed when that took hold.
-    pub only_if_existed: bool,
 }
 
 /// What is still to be done on a key.
@@ -452,94 +377,15 @@ struct Arrival<'e> {
     share: u32,
 }
 
-/// What Redis is to do, in order.
-#[derive(Debug)]
-pub struct Plan<'e> {
-    operations: Vec<Operation<'e>>,
-    shares: Vec<Share>,
-    front: Vec<OperationId>,
-    in_order: Vec<OperationId>,
-    absorbed: Vec<RuleId>,
-    warms: Vec<Load>,
-    agains: Vec<(OperationId, Duration)>,
-}
-
-impl<'e> Plan<'e> {
-    /// An operation of this plan.
-    pub fn operation(&self, operation: OperationId) -> &Operation<'e> {
-        &self.operations[operation.index()]
-    }
-
-    /// The deletions to be done before all else, a slice for each rule, those that raise a fence apart (`true`).
-    pub fn deletions_by_rule(&self) -> impl Iterator<Item = (RuleId, bool, &[OperationId])> {
-        let kind = |operation: &OperationId| {
-            let operation = &self.operations[operation.index()];
-            (operation.rule, operation.mark.is_some())
-        };
-        self.front.chunk_by(move |a, b| kind(a) == kind(b)).map(move |chunk| {
-            let (rule, is_fenced) = kind(&chunk[0]);
-            (rule, is_fenced, chunk)
-        })
-    }
-
-    /// The deletions to be done before all else.
-    pub fn deletions(&self) -> &[OperationId] {
-        &self.front
-    }
-
-    /// The operations to be done after those, in this order.
-    pub fn in_order(&self) -> &[OperationId] {
-        &self.in_order
-    }
-
-    /// The effects whose outcome the operation decides.
-    pub fn slots(&self, operation: OperationId) -> impl Iterator<Item = Slot> {
-        let share = |index: u32| self.shares[index as usize];
-        std::iter::successors(Some(share(self.operation(operation).first_share)), move |current| current.next.map(share))
-            .map(|share| share.slot)
-    }
-
-    /// The rules of effects that need no command of their own, one entry an effect.
-    pub fn absorbed(&self) -> &[RuleId] {
-        &self.absorbed
-    }
-
-    /// The loads still to be made, in order.
-    pub fn warms(&self) -> &[Load] {
-        &self.warms
-    }
-
-    /// The deletions and invalidations that are to be done once more, each so long after.
-    pub fn agains(&self) -> &[(OperationId, Duration)] {
-        &self.agains
-    }
-
-    /// Whether a later operation surely gives the key of this deletion a value.
-    pub fn is_followed_by_value(&self, deletion: OperationId) -> bool {
-        let target = self.operation(deletion).target;
-        let later = |other: &&OperationId| self.operation(deletion).place == Place::Front || **other > deletion;
-        self.in_order
-            .iter()
-            .filter(later)
-            .map(|&other| self.operation(other))
-            .any(|other| other.target == target && other.mark.is_none() && matches!(other.command, Command::Write(_) | Command::Bump(_)))
-    }
-
-    /// Nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.operations.is_empty()
-    }
-}
-
 /// Whether the later write of a key leaves nothing to be seen of the earlier one: it is done wherever that one is, and fills the same sets.
+/// They are filled in order, up to the first that is refused: those of the earlier one must come first.
 fn gives_way((earlier, before): (&Write, Option<Mark<'_>>), (later, mark): (&Write, Option<Mark<'_>>)) -> bool {
     let is_done = match (before, mark) {
         (None, None) => true,
         (Some(before), Some(mark)) => mark.is_of_family(&before) && mark.against(&before) == Standing::Newer,
         _ => false,
     };
-    is_done
-        && (earlier.tags.is_empty() || (outlasts(later.expiry, earlier.expiry) && earlier.tags.iter().all(|tag| later.tags.contains(tag))))
+    is_done && (earlier.tags.is_empty() || (outlasts(later.expiry, earlier.expiry) && later.tags.starts_with(&earlier.tags)))
 }
 
 /// Whether one operation can raise the fence for both.

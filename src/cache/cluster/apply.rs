@@ -17,7 +17,8 @@ use std::sync::Arc;
 use redis::{Cmd, Pipeline, Value};
 
 use super::super::Cache;
-use super::super::apply::{Applied, Asked, Commands, Outcome, unlink};
+use super::super::applied::{Applied, Outcome};
+use super::super::commands::{Asked, Commands, unlink};
 use super::super::failure::Outage;
 use super::super::lifetime;
 use super::super::side_keys::{Kind, side_key};

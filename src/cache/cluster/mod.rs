@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::address::Address;
-use super::apply::{CHUNK_BYTES, CHUNK_COMMANDS};
+use super::commands::{CHUNK_BYTES, CHUNK_COMMANDS};
 use super::connection::CacheError;
 use super::failure::{self, CommandError, Outage};
 use super::script;

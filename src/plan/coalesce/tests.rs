@@ -230,6 +230,11 @@ fn what_coalesces_and_what_does_not() {
         ("a deletion makes a write unseen", vec![("a", w("1", &[])), ("a", Delete)], vec!["delete a [1, 0]"]),
         ("a tagged write stays", vec![("a", w("1", &["T"])), ("a", Delete)], vec!["write 1 a [0]", "delete a [1]"]),
         ("a later write wins", vec![("a", w("1", &["T"])), ("a", w("2", &["T", "U"]))], vec!["write 2 a [1, 0]"]),
+        (
+            "not where a tag that may be refused comes first",
+            vec![("a", w("1", &["U"])), ("a", w("2", &["T", "U"]))],
+            vec!["write 1 a [0]", "write 2 a [1]"],
+        ),
         ("not with other tags", vec![("a", w("1", &["T"])), ("a", w("2", &["U"]))], vec!["write 1 a [0]", "write 2 a [1]"]),
         ("bumps add up", vec![("v", Bump), ("v", Bump), ("v", Bump)], vec!["bump 3 v [0, 1, 2]"]),
         ("not past a tag", vec![("v", Bump), ("T", Invalidate), ("v", Bump)], vec!["bump 1 v [0]", "invalidate T [1]", "bump 1 v [2]"]),

@@ -90,7 +90,7 @@ fn a_batch_leaves_redis_as_its_effects_would_one_by_one() {
     let (together, singly) = runtime.block_on(async { (cache(&server.db_url(1), "q").await, cache(&server.db_url(2), "q").await) });
     let before = prop::collection::vec((prop::sample::select(vec!["a", "{b}", "c}d"]), prop::bool::ANY, prop::option::of(0..2usize)), 0..6);
     let mut runner =
-        proptest::test_runner::TestRunner::new(ProptestConfig { cases: 160, failure_persistence: None, ..ProptestConfig::default() });
+        proptest::test_runner::TestRunner::new(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() });
     runner
         .run(&(before, prop::collection::vec(any_effect(&["a", "{b}", "c}d", "cache_tag:T"]), 0..14)), |(before, effects)| {
             let (expected, found) = runtime.block_on(async {

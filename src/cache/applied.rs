@@ -1,0 +1,188 @@
+//! What Redis' answers to a plan's commands add up to.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use redis::Value;
+
+use super::commands::{Asked, Commands};
+use super::failure::{self, CommandError, Outage};
+use super::tags;
+use crate::plan::{Command, EffectOutcome, Load, OperationId, Plan, Slot};
+use crate::registry::RuleId;
+
+/// What became of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// The effects that are not simply done, in no particular order.
+    pub unsettled: Vec<(Slot, EffectOutcome)>,
+    /// For `unstale_keys_total`, one entry a rule.
+    pub hits: Vec<KeyHits>,
+}
+
+/// Whether a rule's keys were there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyHits {
+    /// Whose keys.
+    pub rule: RuleId,
+    /// Keys that existed (`expire`: and lived longer).
+    pub yes: u64,
+    /// Keys that did not, or that another effect of the batch dealt with.
+    pub no: u64,
+}
+
+/// What the answers to a plan's commands add up to.
+pub(super) struct Outcome<'p, 'e> {
+    pub(super) plan: &'p Plan<'e>,
+    failed: HashMap<OperationId, EffectOutcome>,
+    /// Keys to be asked for one by one, and whether their hits are not counted yet.
+    pub(super) again: HashMap<OperationId, bool>,
+    slow: Vec<OperationId>,
+    /// Operations whose key was there, as far as a load asks for that.
+    existed: HashSet<OperationId>,
+    hits: BTreeMap<RuleId, (u64, u64)>,
+}
+
+impl<'p, 'e> Outcome<'p, 'e> {
+    pub(super) fn new(plan: &'p Plan<'e>) -> Self {
+        let mut hits = BTreeMap::<RuleId, (u64, u64)>::new();
+        for rule in plan.absorbed() {
+            hits.entry(*rule).or_default().1 += 1;
+        }
+        Self { plan, failed: HashMap::new(), again: HashMap::new(), slow: Vec::new(), existed: HashSet::new(), hits }
+    }
+
+    pub(super) fn note(&mut self, asked: Asked, answer: &Value, commands: &Commands) -> Result<(), Outage> {
+        if let Value::ServerError(error) = answer {
+            return self.note_error(asked, error, commands);
+        }
+        let one = u64::from(*answer == Value::Int(1));
+        match asked {
+            Asked::Leases { .. } | Asked::Agains { .. } | Asked::Quiet(_) | Asked::Detachment(_) | Asked::Seal(_) => {}
+            Asked::Member(id) => self.hit(id, one, 1),
+            Asked::Deletions { first, end } => {
+                let existed = if let Value::Int(existed) = answer { u64::try_from(*existed).unwrap_or(0) } else { 0 };
+                if let Some(&id) = self.plan.deletions().get(first) {
+                    self.hit(id, existed, (end - first) as u64);
+                }
+            }
+            // EXISTS says 1; SET NX says nothing where the key exists.
+            Asked::Existence(id) => {
+                self.hit(id, one.max(u64::from(*answer == Value::Nil)), 1);
+                if one == 1 && self.plan.operation(id).command == Command::Serve {
+                    self.existed.insert(id);
+                }
+            }
+            Asked::Operation(id) => match self.plan.operation(id).command {
+                Command::InvalidateTag => match tags::invalidated(answer) {
+                    Some(done) => {
+                        self.hit(id, done.existed, done.existed + done.gone);
+                        if done.draining {
+                            self.slow.push(id);
+                        }
+                    }
+                    None => self.fail(id, tags::unexpected())?,
+                },
+                Command::Delete => {
+                    self.hit(id, one, 1);
+                    if one == 1 {
+                        self.existed.insert(id);
+                    }
+                }
+                Command::Expire(_) => self.hit(id, one, 1),
+                // A script says it itself; of what SET does, existence was asked for before.
+                Command::Write(_) if matches!(answer, Value::Int(_)) => self.hit(id, one, 1),
+                Command::Write(_) | Command::Bump(_) | Command::Serve => {}
+            },
+        }
+        Ok(())
+    }
+
+    fn note_error(&mut self, asked: Asked, error: &redis::ServerError, commands: &Commands) -> Result<(), Outage> {
+        let ids = match asked {
+            Asked::Leases { first, end } => &commands.voids[first..end],
+            Asked::Agains { first, end } => {
+                for &(id, _) in &self.plan.agains()[first..end] {
+                    self.fail(id, failure::classify("again", error))?;
+                }
+                return Ok(());
+            }
+            Asked::Deletions { first, end } => &self.plan.deletions()[first..end],
+            // Read by whoever made it.
+            Asked::Seal(_) => return Ok(()),
+            Asked::Existence(id) | Asked::Operation(id) | Asked::Quiet(id) | Asked::Member(id) | Asked::Detachment(id) => {
+                let command = self.plan.operation(id).command;
+                let error = failure::classify(command_name(command), error);
+                // Not to be told whether a key exists costs a metric alone; a counter needs its SET.
+                let metric_only = matches!((asked, command), (Asked::Existence(_), Command::Write(_)));
+                return if metric_only && !matches!(error, CommandError::Outage(_)) { Ok(()) } else { self.fail(id, error) };
+            }
+        };
+        if let CommandError::Outage(outage) = failure::classify("UNLINK", error) {
+            return Err(outage);
+        }
+        if let [only] = ids {
+            return self.fail(*only, failure::classify("UNLINK", error));
+        }
+        let uncounted = matches!(asked, Asked::Deletions { .. });
+        for &id in ids {
+            *self.again.entry(id).or_default() |= uncounted;
+        }
+        Ok(())
+    }
+
+    pub(super) fn fail(&mut self, id: OperationId, error: CommandError) -> Result<(), Outage> {
+        let outcome = error.into_outcome()?;
+        self.end(id, outcome);
+        Ok(())
+    }
+
+    /// What became of an operation, whatever else is done for it.
+    pub(super) fn end(&mut self, id: OperationId, outcome: EffectOutcome) {
+        self.failed.insert(id, outcome);
+    }
+
+    pub(super) fn has_ended(&self, id: OperationId) -> bool {
+        self.failed.contains_key(&id)
+    }
+
+    /// The slow lane has the rest of it.
+    pub(super) fn go_on(&mut self, id: OperationId) {
+        self.slow.push(id);
+    }
+
+    pub(super) fn hit(&mut self, id: OperationId, yes: u64, of: u64) {
+        let (all_yes, all_no) = self.hits.entry(self.plan.operation(id).rule).or_default();
+        *all_yes += yes;
+        *all_no += of.saturating_sub(yes);
+    }
+
+    pub(super) fn finish(self) -> Applied {
+        let mut unsettled = Vec::new();
+        for (&id, outcome) in &self.failed {
+            unsettled.extend(self.plan.slots(id).map(|slot| (slot, outcome.clone())));
+        }
+        for &id in self.slow.iter().filter(|id| !self.failed.contains_key(id)) {
+            unsettled.extend(self.plan.slots(id).map(|slot| (slot, EffectOutcome::Slow)));
+        }
+        // Of several loads of one key the last does: its value is no older than what the others would have filled.
+        let mut loading = HashSet::new();
+        let is_due = |load: &&Load| !self.failed.contains_key(&load.after) && (!load.only_if_existed || self.existed.contains(&load.after));
+        let loads = self.plan.warms().iter().rev().filter(is_due);
+        let last_loads = loads.filter(|load| loading.insert(self.plan.operation(load.after).target));
+        unsettled.extend(last_loads.map(|load| (load.slot, EffectOutcome::Slow)));
+        let hits = self.hits.into_iter().map(|(rule, (yes, no))| KeyHits { rule, yes, no }).collect();
+        Applied { unsettled, hits }
+    }
+}
+
+/// What a message about an operation calls it.
+fn command_name(command: Command<'_>) -> &'static str {
+    match command {
+        Command::Delete => "UNLINK",
+        Command::InvalidateTag => "invalidate_tag",
+        Command::Bump(_) => "INCRBY",
+        Command::Expire(_) | Command::Serve => "PEXPIRE",
+        Command::Write(write) if write.tags.is_empty() => "SET",
+        Command::Write(_) => "SADD, SET",
+    }
+}

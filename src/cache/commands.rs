@@ -1,0 +1,272 @@
+//! A plan in Redis' commands: leases of all keys first, then a variadic UNLINK a rule, or a script that also raises their fences, then the rest
+//! in order.
+
+use redis::{Cmd, Pipeline};
+
+use super::Cache;
+use super::again::{self, Again, TARGETS_PER_CALL};
+use super::fence;
+use super::lifetime::{self, Lifetime, Unit};
+use super::marks::Seal;
+use super::script::{Sent, WRITE_TAGGED};
+use super::side_keys::{Kind, write_side_key};
+use crate::plan::{Command, Mark, Operation, OperationId, Plan};
+use crate::registry::Write;
+
+/// Keys in one UNLINK: beyond some hundreds, longer commands gain nothing and block for longer.
+const KEYS_PER_COMMAND: usize = 500;
+
+/// What is written in one go. All chunks of a plan are under way at once; smaller ones keep replies and buffers within bounds.
+pub(super) const CHUNK_COMMANDS: usize = 512;
+pub(super) const CHUNK_BYTES: usize = 256 * 1_024;
+
+/// What an answer is about.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Asked {
+    /// The leases of these keys, as places in [`Commands::voids`].
+    Leases { first: usize, end: usize },
+    /// The second passes of these operations, as places in [`Plan::agains`].
+    Agains { first: usize, end: usize },
+    /// The deletions of these keys, as places in [`Plan::deletions`].
+    Deletions { first: usize, end: usize },
+    /// Whether the key of an operation exists; its `SET … NX` tells the same.
+    Existence(OperationId),
+    /// An operation.
+    Operation(OperationId),
+    /// Part of an operation, which only fails or does not.
+    Quiet(OperationId),
+    /// The key of a member of the tag that an operation invalidates.
+    Member(OperationId),
+    /// What was detached of that tag.
+    Detachment(OperationId),
+    /// Whether all of it stands in the Redis that we know.
+    Seal(Seal),
+}
+
+/// A plan in Redis' commands.
+pub(super) struct Commands {
+    pub(super) chunks: Vec<Pipeline>,
+    pub(super) asked: Vec<Asked>,
+    /// The operations whose keys' leases are void.
+    pub(super) voids: Vec<OperationId>,
+    chunk_bytes: usize,
+    pub(super) sent: Sent,
+}
+
+impl Cache {
+    pub(super) fn commands(&self, plan: &Plan<'_>) -> Commands {
+        let now_ms = lifetime::now_ms();
+        let mut commands = Commands::new(plan);
+        self.schedule_agains(&mut commands, plan);
+        let mut first = 0;
+        for (_, is_fenced, deletions) in plan.deletions_by_rule() {
+            for ids in deletions.chunks(if is_fenced { fence::KEYS_PER_CALL } else { KEYS_PER_COMMAND }) {
+                let end = first + ids.len();
+                let deletion = self.deletion(plan, ids, &mut commands.sent);
+                commands.push(Asked::Deletions { first, end }, deletion);
+                first = end;
+            }
+        }
+        for &id in plan.in_order() {
+            self.operation(&mut commands, plan, id, now_ms);
+        }
+        commands
+    }
+
+    /// Schedules the second passes that the plan asks for.
+    pub(super) fn schedule_agains(&self, commands: &mut Commands, plan: &Plan<'_>) {
+        for (first, agains) in (0..).step_by(TARGETS_PER_CALL).zip(plan.agains().chunks(TARGETS_PER_CALL)) {
+            let targets = agains.iter().map(|&(id, after)| {
+                let Operation { target, command, .. } = plan.operation(id);
+                (if *command == Command::InvalidateTag { Again::Tag(target) } else { Again::Key(target) }, after)
+            });
+            let schedule = again::schedule(&self.again, targets, &mut commands.sent);
+            commands.push(Asked::Agains { first, end: first + agains.len() }, schedule);
+        }
+    }
+
+    /// Deletes the keys of some operations: of all with a fence, or of none.
+    pub(super) fn deletion(&self, plan: &Plan<'_>, ids: &[OperationId], sent: &mut Sent) -> Cmd {
+        let marked = |&id: &OperationId| plan.operation(id).mark.map(|mark| (plan.operation(id).target, mark));
+        match ids.iter().map(marked).collect::<Option<Vec<_>>>() {
+            Some(fenced) => fence::delete(&fenced, self.fence_ttl_ms, sent),
+            None => unlink(ids.iter().map(|&id| plan.operation(id).target.as_bytes()), ids.len()),
+        }
+    }
+
+    /// Writes a value where its fence lets it, and adds its key to those sets.
+    pub(super) fn write_fenced(
+        &self,
+        commands: &mut Commands,
+        asked: Asked,
+        key: &str,
+        write: &Write,
+        (mark, sets): (&Mark<'_>, &[String]),
+        now_ms: i64,
+    ) {
+        let mut command = fence::begin_write(key, mark, sets, &mut commands.sent);
+        match Lifetime::draw(write.expiry, now_ms) {
+            Some(Lifetime { unit, millis, set_millis }) => {
+                command.arg(&write.value).arg(unit.option()).arg(millis).arg(set_millis);
+            }
+            None => {
+                command.arg("").arg("OVER").arg(0).arg(0);
+            }
+        }
+        fence::end(&mut command, mark, self.fence_ttl_ms);
+        commands.push(asked, command);
+    }
+
+    /// An operation in its place.
+    pub(super) fn operation(&self, commands: &mut Commands, plan: &Plan<'_>, id: OperationId, now_ms: i64) {
+        let Operation { target, command, mark, .. } = *plan.operation(id);
+        let asked = Asked::Operation(id);
+        match command {
+            Command::Delete => {
+                let deletion = self.deletion(plan, &[id], &mut commands.sent);
+                commands.push(asked, deletion);
+            }
+            Command::InvalidateTag => {
+                let command = self.invalidation(target, &mut commands.sent);
+                commands.push(asked, command);
+            }
+            Command::Bump(by) => {
+                commands.push(Asked::Existence(id), arguments(redis::cmd("SET"), &[target, "1", "NX"]));
+                let mut command = redis::cmd("INCRBY");
+                command.arg(target).arg(by);
+                commands.push(asked, command);
+            }
+            Command::Expire(expiry) => match Lifetime::draw(expiry, now_ms) {
+                None => commands.push(asked, unlink([target.as_bytes()].into_iter(), 1)),
+                Some(Lifetime { unit, millis, .. }) => {
+                    let mut command = redis::cmd(unit.command());
+                    command.arg(target).arg(millis).arg("LT");
+                    commands.push(asked, command);
+                }
+            },
+            Command::Serve => {
+                if let Some(mark) = mark {
+                    let raise = fence::raise(target, &mark, self.fence_ttl_ms, &mut commands.sent);
+                    commands.push(Asked::Quiet(id), raise);
+                }
+                commands.push(Asked::Existence(id), arguments(redis::cmd("EXISTS"), &[target]));
+                let mut command = redis::cmd("PEXPIRE");
+                command.arg(target).arg(self.served_stale_ms).arg("LT");
+                commands.push(asked, command);
+            }
+            Command::Write(write) => match mark {
+                Some(mark) => {
+                    let sets: Vec<String> = write.tags.iter().map(|tag| self.tag_set(tag)).collect();
+                    self.write_fenced(commands, asked, target, write, (&mark, &sets), now_ms);
+                }
+                None => self.write(commands, id, target, write, now_ms),
+            },
+        }
+    }
+
+    fn write(&self, commands: &mut Commands, id: OperationId, key: &str, write: &Write, now_ms: i64) {
+        if write.tags.is_empty() {
+            return self.set(commands, id, key, write, now_ms);
+        }
+        let Some(Lifetime { unit, millis, set_millis }) = Lifetime::draw(write.expiry, now_ms) else {
+            // A value that is over already: nothing to be read, and nothing left of the one before.
+            return commands.push(Asked::Operation(id), unlink([key.as_bytes()].into_iter(), 1));
+        };
+        let sets: Vec<String> = write.tags.iter().map(|tag| self.tag_set(tag)).collect();
+        let keys: Vec<&[u8]> = std::iter::once(key.as_bytes()).chain(sets.iter().map(String::as_bytes)).collect();
+        let mut command = WRITE_TAGGED.call(&mut commands.sent, keys.into_iter());
+        command.arg(&write.value).arg(unit.option()).arg(millis).arg(set_millis);
+        commands.push(Asked::Operation(id), command);
+    }
+
+    /// Writes a value that no fence guards, whatever its tags.
+    pub(super) fn set(&self, commands: &mut Commands, id: OperationId, key: &str, write: &Write, now_ms: i64) {
+        let Some(Lifetime { unit, millis, .. }) = Lifetime::draw(write.expiry, now_ms) else {
+            return commands.push(Asked::Operation(id), unlink([key.as_bytes()].into_iter(), 1));
+        };
+        commands.push(Asked::Existence(id), arguments(redis::cmd("EXISTS"), &[key]));
+        let mut command = arguments(redis::cmd("SET"), &[key, &write.value]);
+        if unit != Unit::Never {
+            command.arg(unit.option()).arg(millis);
+        }
+        commands.push(Asked::Operation(id), command);
+    }
+}
+
+impl Commands {
+    fn new(plan: &Plan<'_>) -> Self {
+        let mut commands = Self { voids: Self::voided(plan), ..Self::none(Sent::default()) };
+        for first in (0..commands.voids.len()).step_by(KEYS_PER_COMMAND) {
+            let end = commands.voids.len().min(first + KEYS_PER_COMMAND);
+            let mut unlink = empty_unlink(end - first);
+            let mut lease = Vec::new();
+            for &id in &commands.voids[first..end] {
+                lease.clear();
+                write_side_key(Kind::Lease, plan.operation(id).target.as_bytes(), &mut lease);
+                unlink.arg(&lease);
+            }
+            commands.push(Asked::Leases { first, end }, unlink);
+        }
+        commands
+    }
+
+    /// None yet, and for nodes that know the scripts or ask for them.
+    pub(super) fn in_cluster() -> Self {
+        Self::none(Sent::all())
+    }
+
+    fn none(sent: Sent) -> Self {
+        Self { chunks: vec![Pipeline::new()], asked: Vec::new(), voids: Vec::new(), chunk_bytes: 0, sent }
+    }
+
+    /// The operations that void the leases of their keys.
+    pub(super) fn voided(plan: &Plan<'_>) -> Vec<OperationId> {
+        let mut voids = Vec::with_capacity(plan.deletions().len() + plan.in_order().len());
+        voids.extend_from_slice(plan.deletions());
+        voids.extend(plan.in_order().iter().filter(|&&id| match plan.operation(id).command {
+            // A load that began before an expiry would undo it: its value would live for as long as any.
+            Command::Delete | Command::Write(_) | Command::Expire(_) | Command::Serve => true,
+            // An invalidation finds the leases of its members itself; nobody loads counters.
+            Command::InvalidateTag | Command::Bump(_) => false,
+        }));
+        voids
+    }
+
+    pub(super) fn push(&mut self, asked: Asked, command: Cmd) {
+        let bytes: usize = command.args_iter().map(|argument| if let redis::Arg::Simple(bytes) = argument { bytes.len() } else { 0 }).sum();
+        let full = |chunk: &Pipeline| chunk.len() >= CHUNK_COMMANDS || (!chunk.is_empty() && self.chunk_bytes + bytes > CHUNK_BYTES);
+        if self.chunks.last().is_none_or(full) {
+            self.chunks.push(Pipeline::new());
+            self.chunk_bytes = 0;
+        }
+        self.chunk_bytes += bytes;
+        self.asked.push(asked);
+        if let Some(chunk) = self.chunks.last_mut() {
+            chunk.add_command(command);
+        }
+    }
+}
+
+/// UNLINK without keys, with room for so many.
+fn empty_unlink(count: usize) -> Cmd {
+    /// Enough for most keys with their prefixes: a longer one makes the buffer grow.
+    const BYTES_PER_KEY: usize = 40;
+    let mut command = Cmd::with_capacity(count + 1, 6 + count * BYTES_PER_KEY);
+    command.arg("UNLINK");
+    command
+}
+
+pub(super) fn unlink<'k>(keys: impl Iterator<Item = &'k [u8]>, count: usize) -> Cmd {
+    let mut command = empty_unlink(count);
+    for key in keys {
+        command.arg(key);
+    }
+    command
+}
+
+fn arguments(mut command: Cmd, arguments: &[&str]) -> Cmd {
+    for argument in arguments {
+        command.arg(argument);
+    }
+    command
+}
