@@ -1,21 +1,27 @@
 //! Marks, by which workers notice that Redis went back: a restore from an old snapshot, or the promotion of a replica that missed writes.
 //!
-//! Snapshots and replication keep a prefix of the writes. Each worker has a field in one hash whose number it moves on, from the very number that it knows,
+//! Snapshots and replication keep a prefix of the writes. Each worker has a field in a hash whose number it moves on, from the very number that it knows,
 //! behind each batch and each second. What Redis lost of a batch that it had confirmed, it lost of that field too; and a script that finds another number
 //! than it must writes nothing, so that the evidence stays. Beside the number stands how far back lies what the worker has not applied yet (see
 //! `worker/low.rs`): it came back with the rest, and tells from where the history is to be applied again.
+//!
+//! The primaries of a cluster go back one by one. There, 128 hashes lie evenly over the slots, wherever these are served: each second moves on all of
+//! them, and behind a batch stands, on each primary that did something of it, one that lies there (`cluster/seal.rs`). All else is as with one hash.
 
-use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+mod calls;
+mod chain;
+mod heal;
+
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use redis::{Cmd, Pipeline, Value};
+use redis::{Cmd, Value};
 
-use super::failure::{self, CommandError, Outage};
-use super::script::{FORWARD_SEQUENCE, HEAL_FINISH, HEAL_SEAL, HEAL_TAKE, MARK_ENTER, MARK_HOLD, MARK_SEAL, MARK_TICK, Script, Sent};
-use super::side_keys::SEQUENCE;
+pub(super) use chain::{Chain, Seal};
+
+use super::failure::CommandError;
+use super::slot::{self, SLOTS};
 use super::workers::text_pairs;
-use super::{Cache, Redis, lifetime};
 
 /// Whoever remembers nothing takes a mark of another worker for fresh that is no older. An older one may mean that Redis went back, or that nobody ran.
 const FRESH: Duration = Duration::from_secs(10);
@@ -26,42 +32,15 @@ const HEAL_LOCK: Duration = Duration::from_secs(10);
 /// The fields of workers that are gone are kept for so long: what they had in hand may have come to nobody yet.
 const DEAD_KEPT: Duration = Duration::from_secs(3_600);
 
-/// Where this process stands among the marks.
-#[derive(Debug, Default)]
-pub(super) struct Chain {
-    state: Mutex<State>,
-    /// Held while a seal is made and sent with what it stands behind.
-    order: Mutex<()>,
-}
+/// From one slot with marks to the next: a primary that serves so many in a row has some.
+const SLOTS_PER_MARK: u16 = 128;
 
-#[derive(Debug, Default)]
-struct State {
-    mode: Mode,
-    /// The number sent last for our field.
-    sent: u64,
-    /// The number confirmed last for our field, and Redis' clock when it last said the time; nothing before the first.
-    confirmed: Option<(u64, u64)>,
-    /// As in the last tick, for the seals until the next.
-    low_ms: u64,
-    /// The number sent last for the lock.
-    lock: u64,
-}
+/// The slot of the first; no multiple of anything that slots are moved by.
+const FIRST_SLOT: u16 = 97;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Mode {
-    /// Commands of people have no field, and their batches no seals.
-    #[default]
-    Off,
-    Worker,
-    Healer,
-}
-
-/// What stands behind a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seal {
-    mode: Mode,
-    number: u64,
-}
+/// The hash tags of a cluster's marks, whose slots are these, and no worker's to choose: all must find the same.
+static CLUSTER_TAGS: LazyLock<Vec<String>> =
+    LazyLock::new(|| slot::tags_of((0..SLOTS / SLOTS_PER_MARK).map(|mark| slot_of(usize::from(mark)))));
 
 /// Whether a worker may go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,7 +75,7 @@ pub enum Turn {
     Done,
 }
 
-/// The hash of marks as it was at one moment.
+/// The hash of marks as it was at one moment; of a cluster, all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Marks {
     /// Redis' clock, in milliseconds since the Unix epoch.
@@ -131,18 +110,34 @@ impl Marks {
 
     /// Whether a heal is wanted, or under way.
     pub fn is_wanted(&self) -> bool {
-        self.value("wanted").is_some()
+        self.values("wanted").next().is_some()
     }
 
     /// The last heal.
     pub fn last_heal(&self) -> Option<HealRecord> {
-        let parts: Vec<u64> = self.value("heal")?.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
-        let [began_ms, ended_ms, from_ms, count, complete] = parts[..] else { return None };
-        Some(HealRecord { began_ms, ended_ms, from_ms, count, complete: complete == 1 })
+        self.values("heal").filter_map(HealRecord::read).max_by_key(|record| record.ended_ms)
     }
 
-    fn value(&self, field: &str) -> Option<&str> {
-        self.fields.iter().find(|(name, _)| name == field).map(|(_, value)| value.as_str())
+    fn values(&self, field: &str) -> impl Iterator<Item = &str> {
+        self.fields.iter().filter(move |(name, _)| name == field).map(|(_, value)| value.as_str())
+    }
+
+    /// What all say together; the clock is the first one's.
+    fn together(all: impl Iterator<Item = Self>) -> Self {
+        all.reduce(|mut together, marks| {
+            together.fields.extend(marks.fields);
+            together
+        })
+        .unwrap_or_default()
+    }
+}
+
+impl HealRecord {
+    /// The value of a field `heal`.
+    fn read(text: &str) -> Option<Self> {
+        let parts: Vec<u64> = text.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+        let [began_ms, ended_ms, from_ms, count, complete] = parts[..] else { return None };
+        Some(Self { began_ms, ended_ms, from_ms, count, complete: complete == 1 })
     }
 }
 
@@ -153,274 +148,32 @@ fn low_of(mark: &str) -> Option<u64> {
     low.parse().ok()
 }
 
-impl Chain {
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+/// The names of the hashes of a queue's marks: one, or in a cluster several.
+pub(super) fn names(queue: &str, in_cluster: bool) -> Vec<String> {
+    if in_cluster {
+        CLUSTER_TAGS.iter().map(|tag| super::side_keys::marks_with_tag(tag, queue)).collect()
+    } else {
+        vec![super::side_keys::marks(queue)]
     }
 }
 
-impl Cache {
-    /// What this process is known by among workers and marks: other than any other process.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
+/// In a cluster: the slot of the hash at that place.
+pub(super) fn slot_of(mark: usize) -> u16 {
+    u16::try_from(mark).unwrap_or(0) % (SLOTS / SLOTS_PER_MARK) * SLOTS_PER_MARK + FIRST_SLOT
+}
 
-    /// What is to stand behind commands that are sent now. It must leave before any other seal does: nothing may be awaited before its pipeline is sent.
-    pub(super) fn seal(&self, sent: &mut Sent) -> Option<(Seal, Cmd)> {
-        let (mode, expected, number, low_ms) = self.chain.change(|state| {
-            let last = match state.mode {
-                Mode::Off => return None,
-                Mode::Worker => &mut state.sent,
-                Mode::Healer => &mut state.lock,
-            };
-            let expected = *last;
-            *last += 1;
-            Some((state.mode, expected, *last, state.low_ms))
-        })?;
-        let script = if mode == Mode::Healer { &HEAL_SEAL } else { &MARK_SEAL };
-        let mut command = script.call(sent, [self.marks.as_bytes()].into_iter());
-        command.arg(&self.id).arg(expected).arg(number);
-        match mode {
-            Mode::Healer => command.arg(lifetime::millis(HEAL_LOCK)),
-            Mode::Off | Mode::Worker => command.arg(low_ms),
-        };
-        Some((Seal { mode, number }, command))
-    }
+/// A script's word, then what it tells: its server's clock and, where there are any, all fields.
+fn read_answer(answer: &Value) -> Result<(i64, Marks), CommandError> {
+    let Value::Array(answer) = answer else { return Err(unexpected()) };
+    let (Some(Value::Int(word)), Some(Value::Int(now_ms))) = (answer.first(), answer.get(1)) else { return Err(unexpected()) };
+    let fields = answer.get(2).map_or(Some(Vec::new()), text_pairs).ok_or_else(unexpected)?;
+    Ok((*word, Marks { now_ms: u64::try_from(*now_ms).unwrap_or(0), fields }))
+}
 
-    /// What `begin` sends leaves in one go, with the seal that it makes, before what anybody else sends with a seal.
-    pub(super) async fn in_order<F: Future>(&self, begin: impl FnOnce() -> F) -> F::Output {
-        let (sending, begun) = {
-            let _order = self.chain.order.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut sending = Box::pin(begin());
-            // Polled once, it is on its way. Whoever awaits it polls it again at once.
-            let begun = sending.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-            (sending, begun)
-        };
-        match begun {
-            Poll::Ready(output) => output,
-            Poll::Pending => sending.await,
-        }
-    }
-
-    /// One command by itself, outside any batch, whose effect is not to be lost unnoticed.
-    pub(super) async fn call_sealed(&self, name: &str, command: Cmd) -> Result<Value, CommandError> {
-        let Redis::Primary(link) = &self.redis else { return self.call(name, command).await };
-        let live = link.live()?;
-        let (mut pipeline, mut seal) = (Pipeline::with_capacity(2), None);
-        pipeline.add_command(command);
-        let (sealed, made) = (&mut pipeline, &mut seal);
-        let sending = self.in_order(|| {
-            if let Some((seal, command)) = self.seal(&mut Sent::default()) {
-                *made = Some(seal);
-                sealed.add_command(command);
-            }
-            link.send(&live, sealed)
-        });
-        let mut answers = sending.await?.into_iter();
-        let answer = failure::of_answer(name, answers.next());
-        if let Err(CommandError::Outage(outage)) = &answer {
-            link.give_up(&live, outage);
-        }
-        if let Some(seal) = seal {
-            self.sealed(seal, &answers.next().unwrap_or(Value::Nil)).inspect_err(|outage| link.give_up(&live, outage))?;
-        }
-        answer
-    }
-
-    /// A seal behind what was sent without one.
-    pub(super) async fn seal_alone(&self) -> Result<(), Outage> {
-        match self.call_sealed("TIME", redis::cmd("TIME")).await {
-            Err(CommandError::Outage(outage)) => Err(outage),
-            _ => Ok(()),
-        }
-    }
-
-    /// What a seal's answer means for what stood before it.
-    pub(super) fn sealed(&self, seal: Seal, answer: &Value) -> Result<(), Outage> {
-        match answer {
-            Value::Int(1) => {
-                self.chain.change(|state| {
-                    if let (Some((confirmed, _)), Mode::Worker) = (&mut state.confirmed, seal.mode) {
-                        *confirmed = (*confirmed).max(seal.number);
-                    }
-                });
-                Ok(())
-            }
-            Value::ServerError(error) => Err(match failure::classify("marks", error) {
-                CommandError::Outage(outage) => outage,
-                CommandError::Refused(cause) | CommandError::Failed(cause) => Outage::no_marks(&cause),
-            }),
-            _ => Err(Outage::went_back()),
-        }
-    }
-
-    /// Takes up this worker's mark, or takes it up again after an outage, unless Redis went back meanwhile. From then on batches are sealed.
-    /// `low_ms`: the earliest arrival of anything that is not applied yet.
-    ///
-    /// # Errors
-    /// An outage, or Redis refuses.
-    pub async fn enter(&self, low_ms: u64) -> Result<Entered, CommandError> {
-        let (confirmed, greatest, next) = self.chain.change(|state| {
-            state.mode = Mode::Off;
-            state.low_ms = low_ms;
-            let greatest = state.sent;
-            state.sent += 1;
-            (state.confirmed, greatest, state.sent)
-        });
-        let (least, known_at) = confirmed.map_or((String::new(), 0), |(number, at)| (number.to_string(), at));
-        let mut command = self.marks_call(&MARK_ENTER);
-        command.arg(&self.id).arg(least).arg(greatest).arg(known_at).arg(next).arg(low_ms).arg(lifetime::millis(FRESH));
-        let (answer, marks) = self.ask_marks(command).await?;
-        if answer != 1 {
-            return Ok(Entered::ToHeal(marks));
-        }
-        self.chain.change(|state| {
-            state.mode = Mode::Worker;
-            state.confirmed = Some((next, marks.now_ms));
-        });
-        Ok(Entered::Good(marks))
-    }
-
-    /// Moves this worker's mark on.
-    ///
-    /// # Errors
-    /// An outage, or Redis refuses.
-    pub async fn tick(&self, low_ms: u64) -> Result<Tick, CommandError> {
-        let step = self.chain.change(|state| {
-            state.low_ms = low_ms;
-            (state.mode == Mode::Worker).then(|| {
-                state.sent += 1;
-                (state.sent - 1, state.sent)
-            })
-        });
-        let Some((expected, next)) = step else { return Ok(Tick::NotEntered) };
-        let mut command = self.marks_call(&MARK_TICK);
-        command.arg(&self.id).arg(expected).arg(next).arg(low_ms).arg(lifetime::millis(DEAD_KEPT));
-        let (answer, marks) = self.ask_marks(command).await?;
-        match answer {
-            1 => {
-                self.chain.change(|state| {
-                    let number = state.confirmed.map_or(next, |(confirmed, _)| confirmed.max(next));
-                    state.confirmed = Some((number, marks.now_ms));
-                });
-                Ok(Tick::Good(marks))
-            }
-            2 => Ok(Tick::ToHeal),
-            _ => Ok(Tick::WentBack),
-        }
-    }
-
-    /// Asks for the turn to heal. Once it is ours, batches are sealed on the lock, and renew it.
-    ///
-    /// # Errors
-    /// An outage, or Redis refuses.
-    pub async fn take_heal(&self) -> Result<Turn, CommandError> {
-        let number = self.chain.change(|state| {
-            state.mode = Mode::Off;
-            state.lock += 1;
-            state.lock
-        });
-        let mut command = self.marks_call(&HEAL_TAKE);
-        command.arg(&self.id).arg(number).arg(lifetime::millis(HEAL_LOCK));
-        let (answer, marks) = self.ask_marks(command).await?;
-        Ok(match answer {
-            1 => {
-                self.chain.change(|state| state.mode = Mode::Healer);
-                Turn::Ours(marks)
-            }
-            2 => Turn::Done,
-            _ => Turn::Anothers,
-        })
-    }
-
-    /// Keeps the lock of the heal, and finds out whether it still is ours and Redis has not gone back since.
-    ///
-    /// # Errors
-    /// An outage (also when it is not ours), or Redis refuses.
-    pub async fn renew_heal(&self) -> Result<(), Outage> {
-        self.seal_alone().await
-    }
-
-    /// Ends the heal: this worker's mark stands again, and nobody is to heal. Without a record there was nothing to do; `ended_ms` is Redis' to say. False where Redis went back meanwhile, or the lock was lost.
-    ///
-    /// # Errors
-    /// An outage, or Redis refuses.
-    pub async fn finish_heal(&self, record: Option<HealRecord>, low_ms: u64) -> Result<bool, CommandError> {
-        let (lock, next) = self.chain.change(|state| {
-            state.mode = Mode::Off;
-            state.low_ms = low_ms;
-            state.sent += 1;
-            (state.lock, state.sent)
-        });
-        let mut command = self.marks_call(&HEAL_FINISH);
-        command.arg(&self.id).arg(lock).arg(next).arg(low_ms);
-        match record {
-            Some(HealRecord { began_ms, from_ms, count, complete, .. }) => {
-                command.arg(began_ms).arg(format!("{from_ms}:{count}:{}", u8::from(complete)))
-            }
-            None => command.arg("").arg(""),
-        };
-        let (answer, marks) = self.ask_marks(command).await?;
-        if answer == 1 {
-            self.chain.change(|state| {
-                state.mode = Mode::Worker;
-                state.confirmed = Some((next, marks.now_ms));
-            });
-        }
-        Ok(answer == 1)
-    }
-
-    /// Says how far back lies what a command of a person's is applying: a Redis that goes back meanwhile, or for an hour after, is healed from there.
-    ///
-    /// # Errors
-    /// An outage, or Redis refuses.
-    pub async fn hold_mark(&self, command_name: &str, low_ms: u64) -> Result<(), CommandError> {
-        let mut command = self.marks_call(&MARK_HOLD);
-        command.arg(format!("{command_name}:{}", self.id)).arg(low_ms);
-        self.call("marks", command).await.map(drop)
-    }
-
-    /// Takes back what [`hold_mark`](Self::hold_mark) said.
-    ///
-    /// # Errors
-    /// An outage, or Redis refuses.
-    pub async fn release_mark(&self, command_name: &str) -> Result<(), CommandError> {
-        let mut command = redis::cmd("HDEL");
-        command.arg(&self.marks).arg(format!("{command_name}:{}", self.id));
-        self.call("marks", command).await.map(drop)
-    }
-
-    /// What all marks say. Changes nothing.
-    ///
-    /// # Errors
-    /// An outage, or Redis refuses.
-    pub async fn read_marks(&self) -> Result<Marks, CommandError> {
-        let now_ms = self.time_ms().await?;
-        let mut command = redis::cmd("HGETALL");
-        command.arg(&self.marks);
-        let fields = text_pairs(&self.call("HGETALL", command).await?).ok_or_else(unexpected)?;
-        Ok(Marks { now_ms, fields })
-    }
-
-    /// Has the sequence that orders leases and invalidations of tags run ahead of all that was given out before Redis went back.
-    ///
-    /// # Errors
-    /// An outage, or Redis refuses.
-    pub async fn forward_sequence(&self) -> Result<(), CommandError> {
-        self.call("sequence", FORWARD_SEQUENCE.call(&mut Sent::default(), [SEQUENCE].into_iter())).await.map(drop)
-    }
-
-    fn marks_call(&self, script: &Script) -> Cmd {
-        script.call(&mut Sent::default(), [self.marks.as_bytes()].into_iter())
-    }
-
-    /// A script's word, Redis' clock and, where there are any, all fields.
-    async fn ask_marks(&self, command: Cmd) -> Result<(i64, Marks), CommandError> {
-        let Value::Array(answer) = self.call("marks", command).await? else { return Err(unexpected()) };
-        let (Some(Value::Int(word)), Some(Value::Int(now_ms))) = (answer.first(), answer.get(1)) else { return Err(unexpected()) };
-        let fields = answer.get(2).map_or(Some(Vec::new()), text_pairs).ok_or_else(unexpected)?;
-        Ok((*word, Marks { now_ms: u64::try_from(*now_ms).unwrap_or(0), fields }))
-    }
+fn arguments(name: &str, arguments: &[&str]) -> Cmd {
+    let mut command = redis::cmd(name);
+    command.arg(arguments);
+    command
 }
 
 fn unexpected() -> CommandError {
@@ -447,6 +200,17 @@ mod tests {
         assert_eq!((marks.lowest_ms(), marks.is_wanted()), (Some(100), true));
         let heal = HealRecord { began_ms: 1, ended_ms: 2, from_ms: 3, count: 4, complete: true };
         assert_eq!(marks.last_heal(), Some(heal));
+        let later = Marks { now_ms: 8, fields: vec![("heal".into(), "5:6:7:8:0".into()), ("d".into(), "1:90:9".into())] };
+        let together = Marks::together([marks, later].into_iter());
+        assert_eq!((together.now_ms, together.lowest_ms(), together.last_heal().map(|heal| heal.count)), (9, Some(90), Some(8)));
         assert_eq!((Marks::default().lowest_ms(), Marks::default().last_heal()), (None, None));
+    }
+
+    #[test]
+    fn the_marks_of_a_cluster_lie_evenly_over_its_slots() {
+        let names = names("q{x}", true);
+        let slots: Vec<u16> = names.iter().map(|name| slot::slot(name.as_bytes())).collect();
+        assert_eq!(slots, (0..128).map(|mark| mark * 128 + 97).collect::<Vec<u16>>());
+        assert_eq!(super::names("q", false), ["unstale:mark:q"]);
     }
 }

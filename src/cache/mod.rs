@@ -60,7 +60,8 @@ pub struct Cache {
     fence_ttl_ms: i64,
     served_stale_ms: i64,
     workers: String,
-    marks: String,
+    /// The hashes of marks.
+    marks: Vec<String>,
     id: String,
     chain: Chain,
     again: String,
@@ -88,15 +89,16 @@ impl Cache {
             RedisMode::Cluster => Redis::Cluster(Cluster::new(config, queue)?),
             RedisMode::Single | RedisMode::Sentinel { .. } => Redis::Primary(Link::new(config, side_keys::probe(queue))?),
         };
+        let marks = marks::names(queue, matches!(redis, Redis::Cluster(_)));
         Ok(Self {
             redis,
             tag_prefix: config.tag_prefix.clone(),
             fence_ttl_ms: lifetime::millis(config.fence_ttl),
             served_stale_ms: lifetime::millis(SERVED_STALE),
             workers: side_keys::workers(queue),
-            marks: side_keys::marks(queue),
             id: new_token(),
-            chain: Chain::default(),
+            chain: Chain::new(marks.len()),
+            marks,
             again: side_keys::again(queue),
         })
     }
@@ -138,10 +140,13 @@ impl Cache {
 
     /// Takes for known that Redis cannot be worked with, so that nothing more is sent before the next probe.
     pub fn give_up(&self, outage: &Outage) {
-        if let Redis::Primary(link) = &self.redis
-            && let Ok(live) = link.live()
-        {
-            link.give_up(&live, outage);
+        match &self.redis {
+            Redis::Primary(link) => {
+                if let Ok(live) = link.live() {
+                    link.give_up(&live, outage);
+                }
+            }
+            Redis::Cluster(cluster) => cluster.give_up(outage),
         }
     }
 

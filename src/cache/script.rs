@@ -63,9 +63,26 @@ pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
     Some(command)
 }
 
-/// The scripts that are called by their name where nobody has sent them before: in a cluster, by plans and fills.
-static ALL: [&LazyLock<Script>; 10] =
-    [&NUMBERS, &DETACH_TAG, &DROP_DETACHED, &ADD_MEMBER, &JOIN_TAG, &FILL, &DELETE_FENCED, &WRITE_FENCED, &RAISE_FENCE, &SCHEDULE_AGAIN];
+/// The scripts that are called by their name where nobody has sent them before: in a cluster, by plans and fills, and by those who ask marks.
+static ALL: [&LazyLock<Script>; 17] = [
+    &NUMBERS,
+    &DETACH_TAG,
+    &DROP_DETACHED,
+    &ADD_MEMBER,
+    &JOIN_TAG,
+    &FILL,
+    &DELETE_FENCED,
+    &WRITE_FENCED,
+    &RAISE_FENCE,
+    &SCHEDULE_AGAIN,
+    &MARK_SEAL,
+    &MARK_TICK,
+    &MARK_ENTER,
+    &MARK_HOLD,
+    &HEAL_TAKE,
+    &HEAL_SEAL,
+    &HEAL_FINISH,
+];
 
 macro_rules! scripts {
     ($($name:ident = $bit:literal: $($file:literal),+;)+) => {

@@ -86,6 +86,11 @@ pub(super) fn marks(queue: &str) -> String {
     format!("unstale:mark:{queue}")
 }
 
+/// Some of them, in a cluster.
+pub(super) fn marks_with_tag(tag: &str, queue: &str) -> String {
+    format!("unstale:mark:{{{tag}}}:{queue}")
+}
+
 /// The second passes of a queue: targets by when they are due.
 pub(super) fn again(queue: &str) -> String {
     format!("unstale:again:{queue}")

@@ -31,6 +31,24 @@ pub(crate) fn tag_within(ranges: &[(u16, u16)]) -> String {
     (0_u32..1_000_000).map(|number| number.to_string()).find(within).unwrap_or_default()
 }
 
+/// A hash tag for each of these slots.
+pub(crate) fn tags_of(slots: impl Iterator<Item = u16>) -> Vec<String> {
+    let wanted: Vec<u16> = slots.collect();
+    let mut tags = vec![String::new(); wanted.len()];
+    let mut left = wanted.len();
+    for tag in (0_u32..10_000_000).map(|number| number.to_string()) {
+        if left == 0 {
+            break;
+        }
+        let slot = slot(tag.as_bytes());
+        for (found, _) in tags.iter_mut().zip(&wanted).filter(|(found, wanted)| found.is_empty() && **wanted == slot) {
+            found.clone_from(&tag);
+            left -= 1;
+        }
+    }
+    tags
+}
+
 /// What of a key is hashed: what stands between the first `{` and the first `}` after it, unless nothing does.
 pub(crate) fn hash_tag(key: &[u8]) -> &[u8] {
     let Some(open) = key.iter().position(|&byte| byte == b'{') else { return key };

@@ -86,9 +86,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether anybody looks whether Redis went back, and heals it. In a cluster each primary goes back by itself, which one mark cannot tell.
+    /// Whether anybody looks whether Redis went back, and heals it.
     pub fn heals(&self) -> bool {
-        self.heal_window.is_some() && self.redis.mode != RedisMode::Cluster
+        self.heal_window.is_some()
     }
 
     /// Reads the environment of this process, and the files it names.

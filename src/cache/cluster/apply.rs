@@ -8,6 +8,8 @@
 //!    is left out, and a value that comes after it comes after its deletion.
 //! 4. What was detached is dropped. Of a set that is too big for this, the slow lane deletes the members.
 //!
+//! Behind the third step, and behind the fourth where there is one, stands a seal on each primary that did something.
+//!
 //! A plan that is cut short by an outage is applied again, whole: what it had detached by then stands in the tag's record of drains, and its
 //! invalidation finds it there.
 
@@ -23,9 +25,9 @@ use super::super::failure::Outage;
 use super::super::lifetime;
 use super::super::side_keys::{Kind, side_key};
 use super::super::slot;
-use super::super::standing::Live;
 use super::Cluster;
 use super::nodes::Nodes;
+use super::seal::Unsealed;
 use super::tags::{Detached, SLICE};
 use crate::plan::{Command, EffectOutcome, Operation, OperationId, Plan};
 use crate::reason::Reason;
@@ -44,12 +46,7 @@ struct Step<'s> {
 impl Cache {
     /// See [`Cache::apply`]. Plans take hold one after another, in the order of their first polls.
     pub(in crate::cache) async fn apply_in_cluster(&self, cluster: &Cluster, plan: &Plan<'_>) -> Result<Applied, Outage> {
-        let nodes = cluster.standing.live()?;
-        let _turn = cluster.turn().await;
-        // What the plan before met is this one's too: it must not take hold before that one is applied again.
-        if let Some(outage) = nodes.given_up() {
-            return Err(outage.clone());
-        }
+        let (nodes, _turn) = cluster.in_turn().await?;
         let step = Step { cluster, nodes: &nodes, plan, now_ms: lifetime::now_ms() };
         let mut outcome = Outcome::new(plan);
         let applied = self.take_steps(&step, &mut outcome).await;
@@ -58,10 +55,11 @@ impl Cache {
     }
 
     async fn take_steps(&self, step: &Step<'_>, outcome: &mut Outcome<'_, '_>) -> Result<(), Outage> {
+        let mut unsealed = Unsealed::default();
         self.refuse_homeless(step, outcome);
-        let detached = self.change_sets(step, outcome).await?;
-        self.change_keys(step, &detached, outcome).await?;
-        self.end_drains(step, &detached, outcome).await
+        let detached = self.change_sets(step, outcome, &mut unsealed).await?;
+        self.change_keys(step, &detached, outcome, &mut unsealed).await?;
+        self.end_drains(step, &detached, outcome, &mut unsealed).await
     }
 
     /// A key whose side keys would be in another slot is deleted and no more: who loads it, and what is newer, could not be told.
@@ -86,7 +84,7 @@ impl Cache {
     }
 
     /// The sets of tags, and what else may be one.
-    async fn change_sets(&self, step: &Step<'_>, outcome: &mut Outcome<'_, '_>) -> Result<Vec<Detached>, Outage> {
+    async fn change_sets(&self, step: &Step<'_>, outcome: &mut Outcome<'_, '_>, unsealed: &mut Unsealed) -> Result<Vec<Detached>, Outage> {
         let plan = step.plan;
         let invalidations: Vec<OperationId> = (plan.in_order().iter().copied())
             .filter(|&id| plan.operation(id).command == Command::InvalidateTag && !outcome.has_ended(id))
@@ -94,7 +92,7 @@ impl Cache {
         let mut number = 0;
         if !invalidations.is_empty() {
             let command = super::tags::numbers(invalidations.len());
-            let answer = step.cluster.run(step.nodes, &[&command]).await?.pop().unwrap_or(Value::Nil);
+            let answer = step.cluster.run(step.nodes, &[&command], None, unsealed).await?.pop().unwrap_or(Value::Nil);
             match super::tags::first_number(&answer) {
                 Ok(first) => number = first,
                 Err(error) => {
@@ -136,7 +134,7 @@ impl Cache {
             }
         }
         let mut detached = Vec::new();
-        for (asked, answer) in self.answers(step, &commands).await? {
+        for (asked, answer) in self.answers(step, &commands, None, unsealed).await? {
             if let Asked::Detachment(id) = asked
                 && !matches!(answer, Value::ServerError(_))
             {
@@ -153,7 +151,13 @@ impl Cache {
     }
 
     /// Everything else, the members of small detached sets first.
-    async fn change_keys(&self, step: &Step<'_>, detached: &[Detached], outcome: &mut Outcome<'_, '_>) -> Result<(), Outage> {
+    async fn change_keys(
+        &self,
+        step: &Step<'_>,
+        detached: &[Detached],
+        outcome: &mut Outcome<'_, '_>,
+        unsealed: &mut Unsealed,
+    ) -> Result<(), Outage> {
         let plan = step.plan;
         let mut commands = Commands::in_cluster();
         self.schedule_agains(&mut commands, plan);
@@ -194,14 +198,20 @@ impl Cache {
                 _ => self.operation(&mut commands, plan, id, step.now_ms),
             }
         }
-        for (asked, answer) in self.answers(step, &commands).await? {
+        for (asked, answer) in self.answers(step, &commands, Some(self), unsealed).await? {
             outcome.note(asked, &answer, &commands)?;
         }
         Ok(())
     }
 
     /// What was detached and is empty now is dropped; for the rest the slow lane is asked.
-    async fn end_drains(&self, step: &Step<'_>, detached: &[Detached], outcome: &mut Outcome<'_, '_>) -> Result<(), Outage> {
+    async fn end_drains(
+        &self,
+        step: &Step<'_>,
+        detached: &[Detached],
+        outcome: &mut Outcome<'_, '_>,
+        unsealed: &mut Unsealed,
+    ) -> Result<(), Outage> {
         let mut commands = Commands::in_cluster();
         for one in detached {
             if one.is_drained() && !outcome.has_ended(one.id) {
@@ -213,7 +223,7 @@ impl Cache {
                 outcome.go_on(one.id);
             }
         }
-        for (asked, answer) in self.answers(step, &commands).await? {
+        for (asked, answer) in self.answers(step, &commands, Some(self), unsealed).await? {
             outcome.note(asked, &answer, &commands)?;
         }
         Ok(())
@@ -231,9 +241,15 @@ impl Cache {
         !tagged && command != Command::InvalidateTag && target.starts_with(&self.tag_prefix)
     }
 
-    async fn answers(&self, step: &Step<'_>, commands: &Commands) -> Result<Vec<(Asked, Value)>, Outage> {
+    async fn answers(
+        &self,
+        step: &Step<'_>,
+        commands: &Commands,
+        seals: Option<&Self>,
+        unsealed: &mut Unsealed,
+    ) -> Result<Vec<(Asked, Value)>, Outage> {
         let all: Vec<&Cmd> = commands.chunks.iter().flat_map(Pipeline::cmd_iter).collect();
-        let answers = step.cluster.run(step.nodes, &all).await?;
+        let answers = step.cluster.run(step.nodes, &all, seals, unsealed).await?;
         Ok(commands.asked.iter().copied().zip(answers).collect())
     }
 }

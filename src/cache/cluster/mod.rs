@@ -1,12 +1,13 @@
 //! Redis Cluster: commands go to the node that serves their slot, and follow a slot that moves.
 //!
-//! What keeps the order: a plan is sent once the one before it is done ([`Cluster::turn`]). Within one, the commands of a slot are in one
+//! What keeps the order: a plan is sent once the one before it is done ([`Cluster::in_turn`]). Within one, the commands of a slot are in one
 //! pipeline, in order. Where a node sends one of them elsewhere, the rest of its slot is done again behind it, one by one: what was done
 //! twice leaves the cache as what was done once. So events never meet a redirection; they wait for it.
 
 mod apply;
 mod lease;
 mod nodes;
+mod seal;
 mod tags;
 mod topology;
 
@@ -19,16 +20,19 @@ use redis::{Arg, Cmd, Pipeline, ServerError, Value};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
+use super::Cache;
 use super::address::Address;
 use super::commands::{CHUNK_BYTES, CHUNK_COMMANDS};
 use super::connection::CacheError;
 use super::failure::{self, CommandError, Outage};
+use super::marks::Seal;
 use super::script;
 use super::slot;
 use super::socket::poll_once_each;
-use super::standing::{Standing, State};
+use super::standing::{Live, Standing, State};
 use crate::config::RedisConfig;
 use nodes::{Node, Nodes};
+use seal::Unsealed;
 use topology::Topology;
 
 /// How long one command is sent from node to node, or waits for its slot to have moved. After that the cluster counts as down.
@@ -73,17 +77,28 @@ impl Cluster {
         self.standing.probe().await
     }
 
-    /// The right to send a plan. In the order of the first polls.
-    async fn turn(&self) -> MutexGuard<'_, ()> {
+    /// Takes for known that the cluster cannot be worked with, so that nothing more is sent before the next probe.
+    pub(super) fn give_up(&self, outage: &Outage) {
+        if let Ok(nodes) = self.standing.live() {
+            self.standing.give_up(&nodes, outage);
+        }
+    }
+
+    /// The right to send a plan, or whatever is sealed. In the order of the first polls.
+    async fn in_turn(&self) -> Result<(Arc<Nodes>, MutexGuard<'_, ()>), Outage> {
+        let nodes = self.standing.live()?;
         // Unconstrained: a task that has used up its budget must not be kept from queueing, or what comes after would go first.
-        tokio::task::unconstrained(self.turn.lock()).await
+        let turn = tokio::task::unconstrained(self.turn.lock()).await;
+        // What the plan before met is this one's too: it must not take hold before that one is applied again.
+        nodes.given_up().map_or(Ok(()), |outage| Err(outage.clone()))?;
+        Ok((nodes, turn))
     }
 
     /// One command by itself.
     pub(super) async fn call(&self, name: &str, command: &Cmd) -> Result<Value, CommandError> {
         let nodes = self.standing.live()?;
         let answer = match self.follow(&nodes, slot::of_command(command), command).await {
-            Ok(answer) => failure::of_answer(name, Some(answer)),
+            Ok((answer, _)) => failure::of_answer(name, Some(answer)),
             Err(outage) => Err(outage.into()),
         };
         if let Err(CommandError::Outage(outage)) = &answer {
@@ -95,32 +110,65 @@ impl Cluster {
     /// As [`run`](Self::run), outside any plan.
     async fn run_standing(&self, commands: &[Cmd]) -> Result<Vec<Value>, Outage> {
         let nodes = self.standing.live()?;
-        self.run(&nodes, &commands.iter().collect::<Vec<_>>()).await
+        self.run(&nodes, &commands.iter().collect::<Vec<_>>(), None, &mut Unsealed::default()).await
     }
 
     /// Sends commands, those of a slot in order, and awaits their answers, errors of single commands among them. Any outage is one of the
-    /// whole cluster.
-    async fn run(&self, nodes: &Nodes, commands: &[&Cmd]) -> Result<Vec<Value>, Outage> {
-        self.run_or_fail(nodes, commands).await.inspect_err(|outage| self.standing.give_up(nodes, outage))
+    /// whole cluster. With `seals` (the turn must be ours), all that was done is sealed, what is `unsealed` from before included; without,
+    /// servers that did something are added there.
+    async fn run(&self, nodes: &Nodes, commands: &[&Cmd], seals: Option<&Cache>, unsealed: &mut Unsealed) -> Result<Vec<Value>, Outage> {
+        self.run_or_fail(nodes, commands, seals, unsealed).await.inspect_err(|outage| self.standing.give_up(nodes, outage))
     }
 
-    async fn run_or_fail(&self, nodes: &Nodes, commands: &[&Cmd]) -> Result<Vec<Value>, Outage> {
+    async fn run_or_fail(
+        &self,
+        nodes: &Nodes,
+        commands: &[&Cmd],
+        seals: Option<&Cache>,
+        unsealed: &mut Unsealed,
+    ) -> Result<Vec<Value>, Outage> {
         let slots: Vec<u16> = commands.iter().map(|command| slot::of_command(command)).collect();
         let mut answers = vec![Value::Nil; commands.len()];
         {
-            let batches = by_node(nodes, commands, &slots);
+            let mut batches = by_node(nodes, commands, &slots);
+            if let Some(cache) = seals {
+                seal::seal_batches(cache, nodes, &mut batches, unsealed);
+            }
             let mut under_way: Vec<_> = batches.iter().map(|batch| Box::pin(batch.node.socket.send(&batch.pipeline))).collect();
             let first_poll = poll_once_each(&mut under_way).await;
             for ((future, ready), batch) in under_way.into_iter().zip(first_poll).zip(&batches) {
-                let values = match ready {
+                let mut values = match ready {
                     Some(result) => result?,
                     None => future.await?,
                 };
+                let sealed = batch.seal.map(|seal| (seal, values.pop().unwrap_or(Value::Nil)));
                 for (&place, value) in batch.places.iter().zip(values) {
+                    if elsewhere(&value).is_none() {
+                        unsealed.add(&batch.node);
+                    }
                     answers[place] = value;
+                }
+                if let (Some(cache), Some((seal, answer))) = (seals, sealed) {
+                    Self::note_seal(cache, unsealed, &batch.node, seal, &answer)?;
                 }
             }
         }
+        self.follow_all(nodes, commands, &slots, &mut answers, unsealed).await?;
+        if let Some(cache) = seals {
+            self.seal_rest(cache, nodes, unsealed).await?;
+        }
+        Ok(answers)
+    }
+
+    /// Sends commands that were sent elsewhere there, and again what came after one in its slot.
+    async fn follow_all(
+        &self,
+        nodes: &Nodes,
+        commands: &[&Cmd],
+        slots: &[u16],
+        answers: &mut [Value],
+        unsealed: &mut Unsealed,
+    ) -> Result<(), Outage> {
         let mut left: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
         for (place, answer) in answers.iter().enumerate() {
             if let Some(places) = left.get_mut(&slots[place]) {
@@ -130,7 +178,7 @@ impl Cluster {
             }
         }
         if left.is_empty() {
-            return Ok(answers);
+            return Ok(());
         }
         let follow = async |(slot, places): (u16, Vec<usize>)| {
             let mut followed = Vec::with_capacity(places.len());
@@ -140,18 +188,19 @@ impl Cluster {
             Ok::<_, Outage>(followed)
         };
         let followed: Vec<_> = stream::iter(left).map(follow).buffer_unordered(FOLLOWED_AT_ONCE).try_collect().await?;
-        for (place, answer) in followed.into_iter().flatten() {
+        for (place, (answer, node)) in followed.into_iter().flatten() {
+            unsealed.add(&node);
             answers[place] = match (&answers[place], answer) {
                 // Done twice: what counts is what was there the first time.
                 (Value::Int(first), Value::Int(again)) => Value::Int(again.max(*first)),
                 (_, answer) => answer,
             };
         }
-        Ok(answers)
+        Ok(())
     }
 
-    /// Sends a command wherever it is told to.
-    async fn follow(&self, nodes: &Nodes, slot: u16, command: &Cmd) -> Result<Value, Outage> {
+    /// Sends a command wherever it is told to; who did it.
+    async fn follow(&self, nodes: &Nodes, slot: u16, command: &Cmd) -> Result<(Value, Arc<Node>), Outage> {
         let deadline = Instant::now() + FOLLOW;
         let mut whole = None;
         let mut asking = None;
@@ -166,7 +215,7 @@ impl Cluster {
             let answer = node.socket.send(&pipeline).await?.pop().unwrap_or(Value::Nil);
             let late = Instant::now() > deadline;
             match elsewhere(&answer) {
-                None => return Ok(answer),
+                None => return Ok((answer, node)),
                 Some(_) if late => return Err(Outage::new("the Redis cluster is moving slots and does not come to an end")),
                 Some(Elsewhere::Moved(to)) => nodes.move_slot(slot, &self.node(nodes, &to.or_host_of(&node.address)).await?),
                 Some(Elsewhere::Ask(to)) => asking = Some(self.node(nodes, &to.or_host_of(&node.address)).await?),
@@ -195,6 +244,14 @@ struct NodeBatch {
     bytes: usize,
     /// Of its commands.
     places: Vec<usize>,
+    /// What stands behind them.
+    seal: Option<Seal>,
+}
+
+impl NodeBatch {
+    fn empty(node: Arc<Node>) -> Self {
+        Self { node, pipeline: Pipeline::new(), bytes: 0, places: Vec::new(), seal: None }
+    }
 }
 
 fn by_node(nodes: &Nodes, commands: &[&Cmd], slots: &[u16]) -> Vec<NodeBatch> {
@@ -208,7 +265,7 @@ fn by_node(nodes: &Nodes, commands: &[&Cmd], slots: &[u16]) -> Vec<NodeBatch> {
             let batch = match open[owner] {
                 Some(batch) if !full(&batches[batch]) => batch,
                 _ => {
-                    batches.push(NodeBatch { node: Arc::clone(&nodes[owner]), pipeline: Pipeline::new(), bytes: 0, places: Vec::new() });
+                    batches.push(NodeBatch::empty(Arc::clone(&nodes[owner])));
                     batches.len() - 1
                 }
             };

@@ -106,7 +106,7 @@ impl Cache {
         let set = self.tag_set(tag).into_bytes();
         let number = first_number(&self.call("invalidate_tag", numbers(1)).await?)?;
         // Not even few are told: the drain is the same for all.
-        let answer = self.call("invalidate_tag", detach(&set, number, 0)).await?;
+        let answer = self.call_sealed("invalidate_tag", detach(&set, number, 0)).await?;
         let Value::Array(parts) = answer else { return Err(unexpected()) };
         let [Value::Int(others), Value::Int(size), ..] = parts.as_slice() else { return Err(unexpected()) };
         if usize::try_from(*size).is_ok_and(|size| size > SLICE) {
@@ -156,7 +156,7 @@ impl Cache {
         };
         let commands: Vec<Cmd> = members.iter().flat_map(|member| [key(&side_key(Kind::Lease, member)), key(member)]).collect();
         let mut existed = 0;
-        for pair in cluster.run_standing(&commands).await?.chunks(2) {
+        for pair in cluster.run_sealed(self, &commands).await?.chunks(2) {
             for answer in pair {
                 if let Value::ServerError(error) = answer {
                     return Err(failure::classify("UNLINK", error));

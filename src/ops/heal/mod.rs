@@ -1,5 +1,6 @@
 //! The history, applied again from before Redis lost writes.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -74,9 +75,10 @@ pub async fn heal(config: &Config, registry: &Registry, cache: &Cache, from: Tim
     let mut history = History::connect(&config.amqp).await?;
     let stop = CancellationToken::new();
     let mut observer = Outages { cache, stop: &stop };
+    let mut renewed = pin!(renew(cache));
     let report = tokio::select! {
         report = replay.run(&mut history, registry, Some(cache), &mut observer, &stop) => report?,
-        outage = renew(cache) => return Err(outage.into()),
+        outage = &mut renewed => return Err(outage.into()),
     };
     history.close().await;
     if let Some(rest) = report.rest {
@@ -92,7 +94,11 @@ pub async fn heal(config: &Config, registry: &Registry, cache: &Cache, from: Tim
         );
     }
     // A drain whose end was lost has its record back.
-    cache.drain_all(&stop, |_, _| {}).await.map_err(|error| match error {
+    let drained = tokio::select! {
+        drained = cache.drain_all(&stop, |_, _| {}) => drained,
+        outage = &mut renewed => return Err(outage.into()),
+    };
+    drained.map_err(|error| match error {
         CommandError::Outage(outage) => outage,
         CommandError::Refused(cause) | CommandError::Failed(cause) => Outage::new(cause),
     })?;

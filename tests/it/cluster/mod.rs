@@ -19,14 +19,14 @@ use unstale::config::{RedisConfig, RedisMode, SecretUrl};
 
 use crate::support::RedisCluster;
 
-fn config(cluster: &RedisCluster) -> RedisConfig {
+pub(crate) fn config(cluster: &RedisCluster) -> RedisConfig {
     // Two of six: the others are found.
     let urls = cluster.nodes[1..3].iter().map(|node| SecretUrl::new(format!("redis://{}", node.addr()).parse().unwrap())).collect();
     RedisConfig { urls, mode: RedisMode::Cluster, ..crate::cache::config("redis://h/") }
 }
 
 /// A cache that stands.
-async fn cache(cluster: &RedisCluster, queue: &str) -> Cache {
+pub(crate) async fn cache(cluster: &RedisCluster, queue: &str) -> Cache {
     let cache = Cache::connect(&config(cluster), queue).unwrap();
     cache.probe().await.unwrap();
     cache

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::AsyncCommands;
 use tokio_util::sync::CancellationToken;
-use unstale::cache::{Cache, Fill, Grant};
+use unstale::cache::{Cache, Entered, Fill, Grant, Tick, Turn};
 use unstale::config::{RedisConfig, SecretUrl};
 use unstale::plan::EffectOutcome;
 use unstale::registry::Action;
@@ -32,6 +32,13 @@ async fn the_documented_acl_is_enough_for_a_cluster() {
     let urls = vec![SecretUrl::new(format!("redis://unstale:secret@{}", cluster.nodes[0].addr()).parse().unwrap())];
     let cache = Cache::connect(&RedisConfig { urls, ..config(&cluster) }, "q").unwrap();
     cache.probe().await.unwrap();
+    assert!(matches!(cache.enter(1).await.unwrap(), Entered::ToHeal(_)));
+    assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)));
+    cache.renew_heal().await.unwrap();
+    assert!(cache.finish_heal(None, 1).await.unwrap());
+    assert!(matches!(cache.tick(1).await.unwrap(), Tick::Good(_)));
+    cache.hold_mark("replay", 1).await.unwrap();
+    cache.release_mark("replay").await.unwrap();
     let mut redis = cluster.client().await;
     let members: Vec<String> = (0..600).map(|n| format!("shop:member:{n}")).collect();
     let _: () = redis.sadd("cache_tag:big", &members).await.unwrap();

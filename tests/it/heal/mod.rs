@@ -1,5 +1,6 @@
 //! Redis comes back without writes that it had confirmed: they are made again before anybody is ready.
 
+mod cluster;
 mod commands;
 mod marks;
 mod restores;

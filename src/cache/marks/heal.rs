@@ -1,0 +1,128 @@
+//! Whose turn it is to heal, and when it is done.
+
+use redis::Cmd;
+
+use super::super::failure::{CommandError, Outage};
+use super::super::script::{FORWARD_SEQUENCE, HEAL_FINISH, HEAL_TAKE, Sent};
+use super::super::side_keys::SEQUENCE;
+use super::super::{Cache, Redis, lifetime};
+use super::chain::{Mode, State};
+use super::{HEAL_LOCK, HealRecord, Marks, Turn};
+
+impl Cache {
+    /// Asks for the turn to heal. Once it is ours, batches are sealed on the lock, and renew it.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn take_heal(&self) -> Result<Turn, CommandError> {
+        if let Redis::Cluster(_) = &self.redis {
+            return self.take_heal_in_cluster().await;
+        }
+        let (answers, _) = self.ask_marks(|state| vec![self.take(state, 0, "if wanted")]).await?;
+        Ok(match answers.first() {
+            Some((1, _)) => self.taken(answers),
+            Some((2, _)) => Turn::Done,
+            _ => Turn::Anothers,
+        })
+    }
+
+    /// Who has the first lock gets all. What one primary lost, all heal: their marks are wanted, and their locks sealed, as well.
+    async fn take_heal_in_cluster(&self) -> Result<Turn, CommandError> {
+        let (first, _) = self.ask_marks(|state| vec![self.take(state, 0, "in any case")]).await?;
+        if !matches!(first.first(), Some((1, _))) {
+            return Ok(Turn::Anothers);
+        }
+        if !self.read_marks().await?.is_wanted() {
+            self.call("marks", super::arguments("HDEL", &[&self.marks[0], "lock"])).await?;
+            return Ok(Turn::Done);
+        }
+        let (all, _) = self.ask_marks(|state| (0..self.marks.len()).map(|place| self.take(state, place, "and want")).collect()).await?;
+        Ok(if all.iter().all(|(word, _)| *word == 1) { self.taken(all) } else { Turn::Anothers })
+    }
+
+    fn take(&self, state: &mut State, place: usize, when: &str) -> Cmd {
+        state.mode = Mode::Off;
+        state.marks[place].lock += 1;
+        let mut command = self.mark_call(&HEAL_TAKE, place);
+        command.arg(&self.id).arg(state.marks[place].lock).arg(lifetime::millis(HEAL_LOCK)).arg(when);
+        command
+    }
+
+    fn taken(&self, answers: Vec<(i64, Marks)>) -> Turn {
+        self.chain.change(|state| {
+            state.mode = Mode::Healer;
+            for (mark, (_, marks)) in state.marks.iter_mut().zip(&answers) {
+                mark.lock_since_ms = marks.now_ms;
+            }
+        });
+        Turn::Ours(Marks::together(answers.into_iter().map(|(_, marks)| marks)))
+    }
+
+    /// Keeps the lock of the heal, and finds out whether it still is ours and Redis has not gone back since.
+    ///
+    /// # Errors
+    /// An outage (also when it is not ours), or Redis refuses.
+    pub async fn renew_heal(&self) -> Result<(), Outage> {
+        match &self.redis {
+            Redis::Primary(_) => self.seal_alone().await,
+            Redis::Cluster(cluster) => cluster.seal_all(self).await,
+        }
+    }
+
+    /// Ends the heal: this worker's mark stands again, and nobody is to heal. Without a record there was nothing to do; when it began and ended is
+    /// Redis' to say. False where Redis went back meanwhile, or the lock was lost.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn finish_heal(&self, record: Option<HealRecord>, low_ms: u64) -> Result<bool, CommandError> {
+        let mut all = Vec::with_capacity(self.marks.len());
+        let mut homes = Vec::new();
+        // The first last: while it is locked nobody else can find that the others want healing.
+        for places in [1..self.marks.len(), 0..1] {
+            let mut numbers = Vec::new();
+            let (answers, served) = self
+                .ask_marks(|state| {
+                    state.mode = Mode::Off;
+                    state.low_ms = low_ms;
+                    let calls = places.clone().map(|place| {
+                        let mark = &mut state.marks[place];
+                        mark.sent += 1;
+                        numbers.push((place, mark.sent));
+                        let mut command = self.mark_call(&HEAL_FINISH, place);
+                        command.arg(&self.id).arg(mark.lock).arg(mark.sent).arg(low_ms);
+                        match record {
+                            Some(HealRecord { from_ms, count, complete, .. }) => {
+                                command.arg(mark.lock_since_ms).arg(format!("{from_ms}:{count}:{}", u8::from(complete)))
+                            }
+                            None => command.arg("").arg(""),
+                        };
+                        command
+                    });
+                    calls.collect()
+                })
+                .await?;
+            if answers.iter().any(|(word, _)| *word != 1) {
+                return Ok(false);
+            }
+            all.extend(numbers.into_iter().zip(answers));
+            homes = served;
+        }
+        self.chain.change(|state| {
+            for ((place, number), (_, marks)) in all {
+                state.marks[place].confirmed = Some((number, marks.now_ms));
+            }
+            state.mode = Mode::Worker;
+            state.uncovered.clear();
+            state.all_moved_on(homes);
+        });
+        Ok(true)
+    }
+
+    /// Has the sequence that orders leases and invalidations of tags run ahead of all that was given out before Redis went back.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn forward_sequence(&self) -> Result<(), CommandError> {
+        self.call("sequence", FORWARD_SEQUENCE.call(&mut Sent::default(), [SEQUENCE].into_iter())).await.map(drop)
+    }
+}
