@@ -5,16 +5,23 @@ use std::time::Duration;
 
 use redis::{Cmd, Value};
 
+use tokio_util::sync::CancellationToken;
+
 use super::failure::CommandError;
 use super::script::{DONE_AGAIN, DUE_AGAIN, SCHEDULE_AGAIN, Sent};
 use super::side_keys::{Kind, side_key};
 use super::{Cache, lifetime};
+use crate::plan::{Batch, EffectOutcome, Slot};
+use crate::registry::{Action, Effect, RuleId};
 
 /// Targets scheduled, and done, by one call.
 pub(super) const TARGETS_PER_CALL: usize = 200;
 
 /// Who does second passes goes on with them; another one follows so long after its last look.
 const LOCK_TTL: Duration = Duration::from_secs(2);
+
+/// A second pass that Redis does not do for a reason that may pass is due again so long after.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// What a second pass is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +51,17 @@ impl Due {
     }
 }
 
+/// What a round of second passes came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SecondPasses {
+    /// What was due.
+    pub due: Vec<Due>,
+    /// Why some of it was not done: rules and codes, never keys.
+    pub failed: Vec<String>,
+    /// As [`Drained::lost`](super::Drained::lost).
+    pub lost: u64,
+}
+
 /// Schedules second passes, each so long from now.
 pub(super) fn schedule<'t>(set: &str, targets: impl Iterator<Item = (Again<'t>, Duration)>, sent: &mut Sent) -> Cmd {
     let mut command = SCHEDULE_AGAIN.call(sent, [set.as_bytes()].into_iter());
@@ -58,6 +76,51 @@ pub(super) fn schedule<'t>(set: &str, targets: impl Iterator<Item = (Again<'t>, 
 }
 
 impl Cache {
+    /// Does the second passes of this queue that are due, as many as one call of Redis tells; none while another worker is at it.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses to tell: what was due stays so.
+    pub async fn pass_again(&self, token: &str) -> Result<SecondPasses, CommandError> {
+        let due = self.due_again(token).await?;
+        let mut passes = SecondPasses { due, ..SecondPasses::default() };
+        let effects: Vec<Effect> = passes.due.iter().filter_map(Due::target).map(second_pass).collect();
+        let mut batch = Batch::new(&self.tag_prefix, effects.len());
+        for (position, effect) in (0_u32..).zip(&effects) {
+            batch.push(Slot { event: 0, position }, effect);
+        }
+        let mut later = Vec::new();
+        for (slot, outcome) in self.apply(&batch.finish()).await?.unsettled {
+            let effect = &effects[slot.position as usize];
+            let outcome = match outcome {
+                EffectOutcome::Slow => match self.drain_tag(&effect.target, &CancellationToken::new(), |_, _| {}).await {
+                    Ok(drained) => {
+                        passes.lost += drained.lost;
+                        continue;
+                    }
+                    Err(error) => error.into_outcome()?,
+                },
+                outcome => outcome,
+            };
+            match outcome {
+                // The first pass met the same, and its event says so.
+                EffectOutcome::Dead { message, .. } => passes.failed.push(message),
+                EffectOutcome::Retry { message, .. } => {
+                    later.push(target(effect));
+                    passes.failed.push(message);
+                }
+                EffectOutcome::Slow => {}
+            }
+        }
+        for part in later.chunks(TARGETS_PER_CALL) {
+            let targets = part.iter().map(|target| (*target, RETRY_AFTER));
+            self.call("again", schedule(&self.again, targets, &mut Sent::default())).await?;
+        }
+        if !passes.due.is_empty() {
+            self.done_again(&passes.due).await?;
+        }
+        Ok(passes)
+    }
+
     /// The second passes of this queue that are due, as many as one call does; none while another worker is at it. They stay scheduled until
     /// [`done_again`](Self::done_again).
     ///
@@ -88,6 +151,19 @@ impl Cache {
         }
         self.call("again", command).await.map(drop)
     }
+}
+
+fn second_pass(target: Again<'_>) -> Effect {
+    let (target, action) = match target {
+        Again::Key(key) => (key, Action::Delete),
+        Again::Tag(tag) => (tag, Action::InvalidateTag),
+    };
+    // Of no rule: nothing is counted.
+    Effect { rule: RuleId(0), target: target.to_owned(), action, version: None, again: None }
+}
+
+fn target(effect: &Effect) -> Again<'_> {
+    if effect.action == Action::InvalidateTag { Again::Tag(&effect.target) } else { Again::Key(&effect.target) }
 }
 
 fn unexpected() -> CommandError {

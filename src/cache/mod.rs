@@ -28,7 +28,7 @@ mod standing;
 mod tags;
 mod workers;
 
-pub use again::{Again, Due};
+pub use again::{Again, Due, SecondPasses};
 pub use applied::{Applied, KeyHits};
 pub use claim::{Claim, LoadToken};
 pub use connection::CacheError;

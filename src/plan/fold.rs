@@ -195,8 +195,12 @@ impl Fold {
             ));
         }
         self.bytes = 0;
-        // Stable: a key's deletion stays before its write.
-        all.sort_by_key(|(at, _)| *at);
+        // Stable: a key's deletion stays before its write. Of one event, keys go before tags, in the same order each time.
+        let is_tag = |folded: &Folded| folded.effect.action == Action::InvalidateTag;
+        all.sort_by(|(at, one), (other_at, other)| {
+            let in_event = || is_tag(one).cmp(&is_tag(other)).then_with(|| one.effect.target.cmp(&other.effect.target));
+            at.cmp(other_at).then_with(in_event)
+        });
         all.into_iter().map(|(_, folded)| folded).collect()
     }
 

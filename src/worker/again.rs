@@ -7,9 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::Shared;
-use crate::cache::{Again, CommandError, Due, new_token};
-use crate::plan::{self, EffectOutcome, Slot};
-use crate::registry::{Action, Effect, RuleId};
+use crate::cache::{CommandError, new_token};
 
 /// Between two looks: a second pass comes at most so much late.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -51,36 +49,13 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 
 /// Does what is due now, as far as one call goes. Whether there may be more.
 async fn pass(shared: &Shared, token: &str) -> Result<bool, CommandError> {
-    let due = shared.cache.due_again(token).await?;
-    if due.is_empty() {
-        return Ok(false);
+    let passes = shared.cache.pass_again(token).await?;
+    super::slow_lane::tell_of_lost(passes.lost);
+    for cause in &passes.failed {
+        warn!(%cause, "a second pass failed");
     }
-    let effects: Vec<Effect> = due.iter().filter_map(Due::target).map(second_pass).collect();
-    let mut batch = plan::Batch::new(shared.cache.tag_prefix(), effects.len());
-    for (position, effect) in (0_u32..).zip(&effects) {
-        batch.push(Slot { event: 0, position }, effect);
+    if !passes.due.is_empty() {
+        debug!(targets = passes.due.len(), "deleted a second time");
     }
-    for (slot, outcome) in shared.cache.apply(&batch.finish()).await?.unsettled {
-        match outcome {
-            EffectOutcome::Slow => {
-                let tag = &effects[slot.position as usize].target;
-                let drained = shared.cache.drain_tag(tag, &CancellationToken::new(), |_, _| {}).await?;
-                super::slow_lane::tell_of_lost(drained.lost);
-            }
-            // The first pass of the same target met the same, and its event says so.
-            EffectOutcome::Retry { message, .. } | EffectOutcome::Dead { message, .. } => warn!(cause = %message, "a second pass failed"),
-        }
-    }
-    shared.cache.done_again(&due).await?;
-    debug!(targets = due.len(), "deleted a second time");
-    Ok(true)
-}
-
-fn second_pass(target: Again<'_>) -> Effect {
-    let (target, action) = match target {
-        Again::Key(key) => (key, Action::Delete),
-        Again::Tag(tag) => (tag, Action::InvalidateTag),
-    };
-    // Of no rule: nothing is counted.
-    Effect { rule: RuleId(0), target: target.to_owned(), action, version: None, again: None }
+    Ok(!passes.due.is_empty())
 }

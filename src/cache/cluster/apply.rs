@@ -6,7 +6,8 @@
 //!    what was detached, and no value is ever set that no tag could invalidate.
 //! 3. Leases, deletions and the members of what was detached go; then values come, in order. What an invalidation in the plan makes unseen
 //!    is left out, and a value that comes after it comes after its deletion.
-//! 4. What was detached is dropped. Of a set that is too big for this, the slow lane deletes the members.
+//! 4. The keys that got values join their sets once more: another worker may have detached those between the second step and the third, with
+//!    nothing but the old value to be deleted. What was detached is dropped. Of a set that is too big for this, the slow lane deletes the members.
 //!
 //! Behind the third step, and behind the fourth where there is one, stands a seal on each primary that did something.
 //!
@@ -58,8 +59,8 @@ impl Cache {
         let mut unsealed = Unsealed::default();
         self.refuse_homeless(step, outcome);
         let detached = self.change_sets(step, outcome, &mut unsealed).await?;
-        self.change_keys(step, &detached, outcome, &mut unsealed).await?;
-        self.end_drains(step, &detached, outcome, &mut unsealed).await
+        let tagged = self.change_keys(step, &detached, outcome, &mut unsealed).await?;
+        self.change_sets_again(step, &detached, &tagged, outcome, &mut unsealed).await
     }
 
     /// A key whose side keys would be in another slot is deleted and no more: who loads it, and what is newer, could not be told.
@@ -150,16 +151,17 @@ impl Cache {
         Ok(detached)
     }
 
-    /// Everything else, the members of small detached sets first.
+    /// Everything else, the members of small detached sets first. The writes with tags that were sent.
     async fn change_keys(
         &self,
         step: &Step<'_>,
         detached: &[Detached],
         outcome: &mut Outcome<'_, '_>,
         unsealed: &mut Unsealed,
-    ) -> Result<(), Outage> {
+    ) -> Result<Vec<OperationId>, Outage> {
         let plan = step.plan;
         let mut commands = Commands::in_cluster();
+        let mut tagged = Vec::new();
         self.schedule_agains(&mut commands, plan);
         commands.voids = Commands::voided(plan);
         for place in 0..commands.voids.len() {
@@ -191,28 +193,38 @@ impl Cache {
                     commands.push(Asked::Quiet(id), deletion);
                     outcome.hit(id, 0, 1);
                 }
-                Command::Write(write) if !write.tags.is_empty() => match mark {
-                    Some(mark) => self.write_fenced(&mut commands, Asked::Operation(id), target, write, (&mark, &[]), step.now_ms),
-                    None => self.set(&mut commands, id, target, write, step.now_ms),
-                },
+                Command::Write(write) if !write.tags.is_empty() => {
+                    tagged.push(id);
+                    match mark {
+                        Some(mark) => self.write_fenced(&mut commands, Asked::Operation(id), target, write, (&mark, &[]), step.now_ms),
+                        None => self.set(&mut commands, id, target, write, step.now_ms),
+                    }
+                }
                 _ => self.operation(&mut commands, plan, id, step.now_ms),
             }
         }
         for (asked, answer) in self.answers(step, &commands, Some(self), unsealed).await? {
             outcome.note(asked, &answer, &commands)?;
         }
-        Ok(())
+        Ok(tagged)
     }
 
-    /// What was detached and is empty now is dropped; for the rest the slow lane is asked.
-    async fn end_drains(
+    /// What got a value is surely in its sets. What was detached and is empty now is dropped; for the rest the slow lane is asked.
+    async fn change_sets_again(
         &self,
         step: &Step<'_>,
         detached: &[Detached],
+        tagged: &[OperationId],
         outcome: &mut Outcome<'_, '_>,
         unsealed: &mut Unsealed,
     ) -> Result<(), Outage> {
         let mut commands = Commands::in_cluster();
+        for &id in tagged {
+            let Operation { target, command: Command::Write(write), .. } = *step.plan.operation(id) else { continue };
+            for command in write.tags.iter().filter_map(|tag| self.add_member(target, tag, write.expiry, step.now_ms)) {
+                commands.push(Asked::Quiet(id), command);
+            }
+        }
         for one in detached {
             if one.is_drained() && !outcome.has_ended(one.id) {
                 commands.push(Asked::Quiet(one.id), super::tags::drop_detached(&one.set, one.number.to_string().as_bytes()));

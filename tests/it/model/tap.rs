@@ -1,37 +1,47 @@
 //! Stands between a `Cache` and Redis, and passes its commands on one at a time, each in a turn of its own: so that others' steps come between the
-//! commands of one pipeline, as they may between those of any client.
+//! commands of one pipeline, as they may between those of any client. Before a cluster, each of its nodes has a port here: what goes to several
+//! nodes at once passes in an order that a seed decides.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 
 use super::turns::Turns;
 
 /// Whose turns its commands take; none while nobody plays.
 type Seat = Rc<RefCell<Option<Turns>>>;
 
+/// Everything that is ready to run has run, and what it sent has arrived, some times over: what a client sends to several nodes it has sent by then.
+const SETTLED: usize = 4;
+
 pub(super) struct Tap {
-    pub(super) port: u16,
+    /// One for each server.
+    pub(super) ports: Vec<u16>,
     seat: Seat,
+    random: Rc<RefCell<fastrand::Rng>>,
 }
 
 impl Tap {
-    /// Before a server at `upstream`. Runs on the `LocalSet` at hand, for as long as that does.
-    pub(super) async fn start(upstream: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let tap = Self { port: listener.local_addr().unwrap().port(), seat: Seat::default() };
-        let seat = Rc::clone(&tap.seat);
-        tokio::task::spawn_local(async move {
-            loop {
-                let (client, _) = listener.accept().await.unwrap();
-                let server = TcpStream::connect(&upstream).await.unwrap();
-                client.set_nodelay(true).unwrap();
-                server.set_nodelay(true).unwrap();
-                tokio::task::spawn_local(pass(client, server, Rc::clone(&seat)));
-            }
-        });
+    /// Before servers at those ports. Runs on the `LocalSet` at hand, for as long as that does.
+    pub(super) async fn start(servers: &[u16]) -> Self {
+        let mut listeners = Vec::new();
+        for _ in servers {
+            listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        }
+        let ports: Vec<u16> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        let tap = Self { ports, seat: Seat::default(), random: Rc::new(RefCell::new(fastrand::Rng::with_seed(0))) };
+        let (arrivals, arrived) = mpsc::unbounded_channel();
+        for ((place, listener), &server) in listeners.into_iter().enumerate().zip(servers) {
+            tokio::task::spawn_local(accept(place, listener, server, arrivals.clone()));
+        }
+        let ports = servers.iter().copied().zip(tap.ports.iter().copied()).collect();
+        let passing = Passing { lines: BTreeMap::new(), ports, seat: Rc::clone(&tap.seat), random: Rc::clone(&tap.random) };
+        tokio::task::spawn_local(passing.run(arrived));
         tap
     }
 
@@ -39,26 +49,128 @@ impl Tap {
     pub(super) fn seat(&self, turns: Option<Turns>) {
         *self.seat.borrow_mut() = turns;
     }
-}
 
-async fn pass(mut client: TcpStream, mut server: TcpStream, seat: Seat) {
-    let (mut asked, mut answered) = (Vec::new(), Vec::new());
-    loop {
-        let Some(command) = frame(&mut client, &mut asked).await else { return };
-        let turns = seat.borrow().clone();
-        if let Some(turns) = turns {
-            turns.next().await;
-        }
-        server.write_all(&command).await.unwrap();
-        let answer = frame(&mut server, &mut answered).await.expect("Redis answers");
-        if client.write_all(&answer).await.is_err() {
-            return;
-        }
+    /// What decides between its nodes.
+    pub(super) fn shuffle(&self, random: fastrand::Rng) {
+        *self.random.borrow_mut() = random;
     }
 }
 
+/// A connection: its server's place, and which of those there it is.
+type Name = (usize, u64);
+
+enum Arrival {
+    Connected { name: Name, client: OwnedWriteHalf, server: TcpStream },
+    Asked { name: Name, command: Vec<u8> },
+    Gone { name: Name },
+}
+
+struct Line {
+    client: OwnedWriteHalf,
+    server: TcpStream,
+    answered: Vec<u8>,
+    waiting: VecDeque<Vec<u8>>,
+}
+
+/// All the connections of one client.
+struct Passing {
+    lines: BTreeMap<Name, Line>,
+    /// The servers' ports, and ours.
+    ports: BTreeMap<u16, u16>,
+    seat: Seat,
+    random: Rc<RefCell<fastrand::Rng>>,
+}
+
+async fn accept(place: usize, listener: TcpListener, server: u16, arrivals: mpsc::UnboundedSender<Arrival>) {
+    for number in 0.. {
+        let (client, _) = listener.accept().await.unwrap();
+        let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+        client.set_nodelay(true).unwrap();
+        server.set_nodelay(true).unwrap();
+        let (asked, client) = client.into_split();
+        let name = (place, number);
+        if arrivals.send(Arrival::Connected { name, client, server }).is_err() {
+            return;
+        }
+        tokio::task::spawn_local(listen(name, asked, arrivals.clone()));
+    }
+}
+
+async fn listen(name: Name, mut client: OwnedReadHalf, arrivals: mpsc::UnboundedSender<Arrival>) {
+    let mut buffer = Vec::new();
+    while let Some(command) = frame(&mut client, &mut buffer).await {
+        if arrivals.send(Arrival::Asked { name, command }).is_err() {
+            return;
+        }
+    }
+    let _ended = arrivals.send(Arrival::Gone { name });
+}
+
+impl Passing {
+    async fn run(mut self, mut arrived: mpsc::UnboundedReceiver<Arrival>) {
+        while let Some(first) = arrived.recv().await {
+            self.take(first);
+            if self.ports.len() > 1 {
+                for _ in 0..SETTLED {
+                    tokio::task::yield_now().await;
+                }
+            }
+            loop {
+                while let Ok(more) = arrived.try_recv() {
+                    self.take(more);
+                }
+                if !self.pass_one().await {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Connected { name, client, server } => {
+                self.lines.insert(name, Line { client, server, answered: Vec::new(), waiting: VecDeque::new() });
+            }
+            Arrival::Asked { name, command } => self.lines.get_mut(&name).unwrap().waiting.push_back(command),
+            Arrival::Gone { name } => drop(self.lines.remove(&name)),
+        }
+    }
+
+    /// Passes a command on, and its answer back; false where none waits.
+    async fn pass_one(&mut self) -> bool {
+        let waiting: Vec<Name> = self.lines.iter().filter(|(_, line)| !line.waiting.is_empty()).map(|(name, _)| *name).collect();
+        let name = match &waiting[..] {
+            [] => return false,
+            [only] => *only,
+            several => several[self.random.borrow_mut().usize(..several.len())],
+        };
+        let turns = self.seat.borrow().clone();
+        if let Some(turns) = turns {
+            turns.next().await;
+        }
+        let line = self.lines.get_mut(&name).unwrap();
+        let command = line.waiting.pop_front().unwrap();
+        line.server.write_all(&command).await.unwrap();
+        let mut answer = frame(&mut line.server, &mut line.answered).await.expect("Redis answers");
+        if command.ends_with(b"CLUSTER\r\n$5\r\nSLOTS\r\n") {
+            answer = announcing(&answer, &self.ports);
+        }
+        let _gone = line.client.write_all(&answer).await;
+        true
+    }
+}
+
+/// The answer to `CLUSTER SLOTS` with other ports: no slot is called as they are.
+fn announcing(answer: &[u8], ports: &BTreeMap<u16, u16>) -> Vec<u8> {
+    let mut lines = String::from_utf8(answer.to_vec()).unwrap();
+    for (server, ours) in ports {
+        lines = lines.replace(&format!(":{server}\r\n"), &format!(":{ours}\r\n"));
+    }
+    lines.into_bytes()
+}
+
 /// The next whole command or answer; `None` where the other side has gone.
-async fn frame(from: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
+async fn frame(from: &mut (impl AsyncReadExt + Unpin), buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
     loop {
         if let Some(end) = end_of_frame(buffer) {
             let rest = buffer.split_off(end);

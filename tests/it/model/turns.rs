@@ -29,6 +29,12 @@ impl Turns {
         self.steps.set(self.steps.get() + 1);
     }
 
+    /// As many steps later: for what is played after something else.
+    pub(super) fn after(self, steps: u64) -> Self {
+        self.steps.set(self.steps.get() + steps);
+        self
+    }
+
     /// A token that no other actor has, nor this one before.
     pub(super) fn token(&self) -> String {
         format!("{}-{}", self.actor, self.now())
