@@ -15,6 +15,15 @@ use super::port;
 const DEBIAN: &str = "/usr/lib/rabbitmq/bin";
 const MISSING: &str = "rabbitmq-server is not installed: run scripts/install-servers.sh";
 
+/// A connection. lapin itself would wait for ever for a handshake that a dying or a booting node has left.
+///
+/// # Errors
+/// Where there is none within 10 s.
+pub(crate) async fn connect(url: &str) -> Result<lapin::Connection, Box<dyn std::error::Error + Send + Sync>> {
+    let connecting = lapin::Connection::connect(url, lapin::ConnectionProperties::default());
+    Ok(tokio::time::timeout(Duration::from_secs(10), connecting).await??)
+}
+
 /// A node with its own name, ports, data, cookie and epmd, and no plugins unless asked for.
 #[derive(Debug)]
 pub(crate) struct RabbitMq {
@@ -111,10 +120,7 @@ impl RabbitMq {
         if tokio::net::TcpStream::connect(("127.0.0.1", self.amqp_port)).await.is_err() {
             return false;
         }
-        // lapin itself would wait for ever for a handshake that a booting node has left.
-        let url = self.url();
-        let connecting = lapin::Connection::connect(&url, lapin::ConnectionProperties::default());
-        let Ok(Ok(connection)) = tokio::time::timeout(Duration::from_secs(10), connecting).await else { return false };
+        let Ok(connection) = connect(&self.url()).await else { return false };
         let opened = connection.create_channel().await.is_ok();
         let _ = connection.close(200, "bye".into()).await;
         opened
@@ -169,7 +175,7 @@ impl RabbitMq {
     }
 
     pub(crate) async fn connection(&self) -> lapin::Connection {
-        lapin::Connection::connect(&self.url(), lapin::ConnectionProperties::default()).await.expect("RabbitMQ takes a connection")
+        connect(&self.url()).await.expect("RabbitMQ takes a connection")
     }
 
     /// Runs `rabbitmqctl` against this node and returns what it printed; panics where it fails. It takes a second or two.

@@ -10,6 +10,15 @@ use tempfile::TempDir;
 use super::guard::{Guarded, find_program, tail};
 use super::port;
 
+/// redis-rs waits 500 ms for an answer and a second for a connection: a busy machine may need more.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection that waits as long as a busy machine needs.
+pub(crate) async fn connect(client: &redis::Client) -> redis::RedisResult<MultiplexedConnection> {
+    let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE)).set_connection_timeout(Some(PATIENCE));
+    client.get_multiplexed_async_connection_with_config(&patient).await
+}
+
 /// A `redis-server` on a port of its own, without persistence unless asked for.
 #[derive(Debug)]
 pub(crate) struct Redis {
@@ -50,7 +59,7 @@ impl Redis {
             if let Some(status) = process.exited() {
                 panic!("redis-server ended at start with {status}:\n{}", tail(&log));
             }
-            let Ok(mut connection) = self.client().get_multiplexed_async_connection().await else { return false };
+            let Some(mut connection) = self.try_connection().await else { return false };
             // One that asks for a password answers too.
             redis::cmd("PING").query_async::<String>(&mut connection).await.map_or_else(|error| error.code() == Some("NOAUTH"), |_| true)
         })
@@ -80,9 +89,12 @@ impl Redis {
     }
 
     pub(crate) async fn connection(&self) -> MultiplexedConnection {
-        // redis-rs waits for 500 ms, which a busy machine may need.
-        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(10)));
-        self.client().get_multiplexed_async_connection_with_config(&patient).await.expect("Redis takes a connection")
+        connect(&self.client()).await.expect("Redis takes a connection")
+    }
+
+    /// As [`connection`](Self::connection), where Redis may be away.
+    pub(crate) async fn try_connection(&self) -> Option<MultiplexedConnection> {
+        connect(&self.client()).await.ok()
     }
 
     /// `kill -9`, and waits until it is gone.

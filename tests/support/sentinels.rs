@@ -6,6 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::guard::{Guarded, find_program};
+use super::redis::connect;
 use super::{Redis, port, wait_until};
 
 /// The primary's name.
@@ -67,13 +68,13 @@ impl Sentinels {
 
     /// Makes the sentinels replace the primary now, alive as it is; false while they will not.
     pub(crate) async fn try_fail_over(&self) -> bool {
-        let Ok(mut connection) = self.sentinels[0].client().get_multiplexed_async_connection().await else { return false };
+        let Ok(mut connection) = connect(&self.sentinels[0].client()).await else { return false };
         redis::cmd("SENTINEL").arg("FAILOVER").arg(NAME).exec_async(&mut connection).await.is_ok()
     }
 
     /// Whether a server is a primary, as it sees itself.
     pub(crate) async fn is_primary(&self, server: usize) -> bool {
-        let Ok(mut connection) = self.servers[server].client().get_multiplexed_async_connection().await else { return false };
+        let Some(mut connection) = self.servers[server].try_connection().await else { return false };
         let role: redis::RedisResult<Vec<redis::Value>> = redis::cmd("ROLE").query_async(&mut connection).await;
         role.is_ok_and(|role| role.first() == Some(&redis::Value::BulkString(b"master".to_vec())))
     }
@@ -101,7 +102,7 @@ impl Sentinel {
     }
 
     async fn master(&self) -> Option<Vec<String>> {
-        let mut connection = self.client().get_multiplexed_async_connection().await.ok()?;
+        let mut connection = connect(&self.client()).await.ok()?;
         redis::cmd("SENTINEL").arg("MASTER").arg(NAME).query_async(&mut connection).await.ok()
     }
 }

@@ -10,7 +10,7 @@ use unstale::plan::EffectOutcome;
 use unstale::registry::{Action, Effect, Expiry, LoaderId, Only, Stale, Warm};
 
 use super::{apply, at, cache, effect, run, write};
-use crate::support::Redis;
+use crate::support::{self, Redis};
 
 pub(crate) type Dump = BTreeMap<String, (String, Vec<String>, bool)>;
 
@@ -97,7 +97,7 @@ fn a_batch_leaves_redis_as_its_effects_would_one_by_one() {
                 let mut dumps = Vec::new();
                 for db in [1, 2] {
                     let client = redis::Client::open(server.db_url(db)).unwrap();
-                    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+                    let mut redis = support::redis::connect(&client).await.unwrap();
                     run::<()>(&mut redis, &["FLUSHDB"]).await;
                     for (key, number, tag) in &before {
                         run::<()>(&mut redis, &["SET", key, if *number { "3" } else { "old" }, "PX", "5000000"]).await;

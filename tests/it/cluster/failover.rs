@@ -19,7 +19,7 @@ async fn nothing_is_lost_when_a_primary_is_killed() {
     let urls = cluster.urls();
     let worker = stage.worker(&[("UNSTALE_REDIS_MODE", "cluster"), ("UNSTALE_REDIS_URL", &urls)]).await;
     let kill = async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        traffic.reached(&redis, 2_000).await;
         cluster.nodes[1].kill();
     };
     tokio::join!(traffic.publish(&stage), kill);

@@ -9,7 +9,7 @@ use super::traffic::{RULES, Traffic};
 use super::{cache, get};
 use crate::cache::{HOUR, Names, apply, effect, write};
 use crate::end_to_end::stage::Stage;
-use crate::support::{self, RedisCluster};
+use crate::support::{self, RedisCluster, wait_until};
 
 #[tokio::test]
 async fn a_slot_that_is_on_its_way_is_followed() {
@@ -44,7 +44,11 @@ async fn a_slot_that_is_on_its_way_is_followed() {
     // A script with several keys waits for the slot.
     let invalidate = [effect(0, key("t"), Action::InvalidateTag), effect(1, key("tagged"), write("x", HOUR, &[&key("t")]))];
     let (applied, ()) = tokio::join!(apply(&cache, &invalidate), async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        wait_until(Duration::from_secs(10), "a script is told to wait", async || {
+            let told = async |node| cluster.ask::<String>(node, &["INFO", "errorstats"]).await.contains("errorstat_TRYAGAIN");
+            told(from).await || told(to).await
+        })
+        .await;
         mover.end(slot, from, to).await;
     });
     assert_eq!(applied.unsettled, []);

@@ -10,7 +10,7 @@ use redis::aio::ConnectionLike;
 use tokio::time::Instant;
 
 use crate::end_to_end::stage::Stage;
-use crate::support::Worker;
+use crate::support::{Worker, wait_until};
 
 pub(crate) const RULES: &str = r#"
 defaults: { ttl: 1h }
@@ -92,6 +92,11 @@ impl Traffic {
         while let Some(confirm) = confirms.next().await {
             assert!(matches!(confirm, Ok(Confirmation::Ack(None))), "the broker took an event");
         }
+    }
+
+    /// Waits until the worker has come as far as that event.
+    pub(crate) async fn reached<C: ConnectionLike + Clone + Send + Sync>(&self, redis: &C, n: u32) {
+        wait_until(SETTLES, "the worker is in the middle of it", async || Self(n..n + 1).wrong(redis).await.is_empty()).await;
     }
 
     /// Waits until nothing in Redis is stale and the queues are empty. Then no attempt may have been spent, and nothing dead-lettered.

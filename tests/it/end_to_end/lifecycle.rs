@@ -24,7 +24,7 @@ async fn seed_users(stage: &Stage, ids: std::ops::Range<u32>) {
 
 async fn wait_no_users(stage: &Stage) {
     wait_until(SOON, "every user is gone", async || {
-        let Ok(mut redis) = stage.redis.client().get_multiplexed_async_connection().await else { return false };
+        let Some(mut redis) = stage.redis.try_connection().await else { return false };
         redis.keys::<_, Vec<String>>("user:*").await.is_ok_and(|keys| keys.is_empty())
     })
     .await;

@@ -63,7 +63,7 @@ impl Stage {
     /// With a Redis of the test's own making, such as one whose data survives a kill.
     pub(crate) async fn with(amqp_url: &str, redis: Redis, files: &[(&str, &str)]) -> Self {
         let schemas = tempfile::tempdir().unwrap();
-        let client = connect(amqp_url).await;
+        let client = support::rabbitmq::connect(amqp_url).await.unwrap();
         let channel = confirming(&client).await;
         let stage =
             Self { redis, queue: unique("queue"), exchange: unique("events"), schemas, amqp_url: amqp_url.to_owned(), client, channel };
@@ -91,13 +91,13 @@ impl Stage {
 
     /// A new connection of the stranger's, after the broker was away.
     pub(crate) async fn reconnect(&mut self) {
-        self.client = connect(&self.amqp_url).await;
+        self.client = support::rabbitmq::connect(&self.amqp_url).await.unwrap();
         self.channel = confirming(&self.client).await;
     }
 
     /// As [`reconnect`](Self::reconnect), where the broker may still be away.
     pub(crate) async fn try_reconnect(&mut self) -> bool {
-        let Ok(client) = Connection::connect(&self.amqp_url, lapin::ConnectionProperties::default()).await else { return false };
+        let Ok(client) = support::rabbitmq::connect(&self.amqp_url).await else { return false };
         let Ok(channel) = client.create_channel().await else { return false };
         if channel.confirm_select(ConfirmSelectOptions::default()).await.is_err() {
             return false;
@@ -267,10 +267,6 @@ impl Stage {
         })
         .await;
     }
-}
-
-async fn connect(amqp_url: &str) -> Connection {
-    Connection::connect(amqp_url, lapin::ConnectionProperties::default()).await.unwrap()
 }
 
 async fn confirming(client: &Connection) -> Channel {

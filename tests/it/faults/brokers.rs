@@ -22,12 +22,13 @@ async fn a_broker_killed_under_load() {
     Kinds::MIXED.seed(&stage, 0..EVENTS).await;
     let (one, two) = (stage.worker(&settings).await, stage.worker(&settings).await);
     broker.flush_declarations().await;
+    let redis = stage.connection().await;
     let publishing = async {
         Kinds::MIXED.publish(&mut stage, 0..EVENTS, Duration::from_millis(50)).await;
         stage
     };
     let breaking = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        Kinds::MIXED.reached(&redis, 500).await;
         broker.restart().await;
     };
     let (stage, ()) = tokio::join!(publishing, breaking);
@@ -179,6 +180,7 @@ async fn a_memory_alarm_while_copies_must_be_published() {
     wait_until(SOON, "the broker blocks it", async || worker.stderr().contains("takes no messages")).await;
     // What came before the first event that needs a copy is done and acknowledged.
     stage.wait_gone("user:2").await;
+    // Nothing happens, for longer than any answer is waited for.
     tokio::time::sleep(Duration::from_secs(35)).await;
     let sessions = worker.stderr().matches("consuming queue").count();
     assert_eq!(sessions, 1, "{}", worker.stderr());

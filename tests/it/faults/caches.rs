@@ -162,7 +162,7 @@ async fn redis_that_takes_seconds_to_load_its_data() {
         assert!(cause.contains("LOADING"), "{cause}");
         reload.await.unwrap();
         wait_until(SOON, "Redis has loaded", async || {
-            let Ok(mut redis) = on.stage.redis.client().get_multiplexed_async_connection().await else { return false };
+            let Some(mut redis) = on.stage.redis.try_connection().await else { return false };
             redis::cmd("PING").query_async::<String>(&mut redis).await.is_ok()
         })
         .await;
@@ -205,7 +205,11 @@ async fn a_long_outage_gives_back_once_and_leaves_no_consumer() {
     let given_back = worker.stderr().matches("given back to RabbitMQ").count();
     assert_eq!(given_back, 1, "{}", worker.stderr());
     // Probes go on; nobody consumes while they fail.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let listener = tokio::net::TcpListener::bind(stage.redis.addr()).await.unwrap();
+    for _ in 0..3 {
+        tokio::time::timeout(SOON, listener.accept()).await.expect("the worker probes").unwrap();
+    }
+    drop(listener);
     assert_eq!(stage.consumers(&main).await + stage.consumers(&slow).await, 0);
     assert!(stage.highest_delivery_count(&main).await <= 1);
     stage.redis.restart().await;

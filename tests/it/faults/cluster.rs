@@ -28,12 +28,13 @@ async fn the_leader_of_a_cluster_killed_under_load() {
     let worker = stage.worker(&settings).await;
     let queue = stage.queue.clone();
     assert_eq!(leader(&nodes[0], &queue, &nodes).await, Some(0), "the worker's node leads");
+    let redis = stage.connection().await;
     let publishing = async {
         Kinds::MIXED.publish(&mut stage, 0..EVENTS, Duration::from_millis(50)).await;
         stage
     };
     let breaking = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        Kinds::MIXED.reached(&redis, 500).await;
         nodes[0].kill();
     };
     let (stage, ()) = tokio::join!(publishing, breaking);

@@ -10,6 +10,8 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::{BasicProperties, Confirmation};
+use redis::AsyncCommands;
+use redis::aio::MultiplexedConnection;
 
 use crate::end_to_end::stage::Stage;
 use crate::support::{Redis, Worker, wait_until};
@@ -133,7 +135,7 @@ impl Kinds {
 
     /// The keys that are not as their events want them, and members of tags that are left.
     async fn wrong(self, stage: &Stage, numbers: std::ops::Range<u32>) -> Vec<String> {
-        let Ok(mut redis) = stage.redis.client().get_multiplexed_async_connection().await else { return vec!["Redis is away".into()] };
+        let Some(mut redis) = stage.redis.try_connection().await else { return vec!["Redis is away".into()] };
         let mut wrong = Vec::new();
         let range = numbers.clone();
         let numbers: Vec<u32> = numbers.collect();
@@ -151,6 +153,13 @@ impl Kinds {
             wrong.extend(left.into_iter().filter(|key| number(key).is_some_and(|number| range.contains(&number))));
         }
         wrong
+    }
+
+    /// Waits until that event is applied.
+    pub(super) async fn reached(self, redis: &MultiplexedConnection, n: u32) {
+        let (key, wanted) = self.key(n);
+        let found = async || redis.clone().get::<_, Option<String>>(&key).await.unwrap();
+        wait_until(SETTLES, "the worker is in the middle of it", async || found().await == wanted).await;
     }
 
     /// Waits until Redis is as all events want it, and every queue but the dead-letter queue is empty.

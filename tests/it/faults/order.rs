@@ -1,7 +1,5 @@
 //! Writes without a version end with the last that was published, whatever Redis went through.
 
-use std::time::Duration;
-
 use redis::AsyncCommands;
 
 use crate::end_to_end::stage::{SOON, Stage};
@@ -33,11 +31,14 @@ events: { price.changed: { effects: [ { write: "price:{id}", value: "{cents} {te
         }
     };
     let trouble = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let ready = async |status| {
+            wait_until(SOON, "it is noticed", async || matches!(worker.get("/readyz").await, Some((is, _)) if is == status)).await
+        };
+        wait_until(SOON, "the worker is in the middle of it", async || stage.exists("price:1").await).await;
         stage.redis.freeze();
-        tokio::time::sleep(Duration::from_secs(6)).await;
+        ready(503).await;
         stage.redis.thaw();
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        ready(200).await;
         stage.redis.restart().await;
     };
     tokio::join!(publish, trouble);
@@ -45,10 +46,13 @@ events: { price.changed: { effects: [ { write: "price:{id}", value: "{cents} {te
         stage.ready("").await == 0 && worker.metrics().await.sum("unstale_in_flight", &[]) < 1.0
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
     let mut redis = stage.connection().await;
     for key in 0..KEYS {
-        let value: String = redis.get(format!("price:{key}")).await.unwrap();
-        assert_eq!(value.split(' ').next().unwrap(), (WRITES - KEYS + key).to_string(), "price:{key}");
+        let last = (WRITES - KEYS + key).to_string();
+        wait_until(SOON, &format!("price:{key} holds the last that was published"), async || {
+            let value: String = redis.get(format!("price:{key}")).await.unwrap();
+            value.split(' ').next() == Some(&last)
+        })
+        .await;
     }
 }

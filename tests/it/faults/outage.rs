@@ -46,7 +46,7 @@ impl Load {
 }
 
 async fn left(stage: &Stage) -> u64 {
-    let Ok(mut redis) = stage.redis.client().get_multiplexed_async_connection().await else { return u64::MAX };
+    let Some(mut redis) = stage.redis.try_connection().await else { return u64::MAX };
     redis::cmd("DBSIZE").query_async(&mut redis).await.unwrap_or(u64::MAX)
 }
 

@@ -7,7 +7,7 @@ use unstale::broker::{LaneName, Outgoing, Session};
 use unstale::event::OwnedMessage;
 
 use crate::broker::{config, depth, message, next, open, other};
-use crate::end_to_end::stage::Stage;
+use crate::end_to_end::stage::{SOON, Stage};
 use crate::support::{rabbitmq, wait_until};
 
 const EVENTS: u32 = 4_000;
@@ -37,9 +37,7 @@ async fn sigterm_under_load_leaves_nothing_done_and_unacknowledged() {
         wait_until(Duration::from_secs(20), "it is in the middle of it", async || visits().await >= (before + 700).min(EVENTS)).await;
         assert_eq!(worker.terminate().await.code(), Some(0));
         before = visits().await;
-        wait_until(Duration::from_secs(2), "what is left comes back", async || stage.ready("").await > 0 || before >= EVENTS).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        assert_eq!(before + stage.ready("").await, EVENTS, "counted and queued");
+        wait_until(SOON, "counted and queued add up", async || before + stage.ready("").await == EVENTS).await;
     }
     assert_eq!(visits().await, EVENTS);
 }

@@ -53,7 +53,7 @@ async fn publish(stage: &Stage, count: u32) {
 
 /// How many users can be read; `None` while Redis is away.
 async fn readable(redis: &Redis) -> Option<usize> {
-    let mut connection = redis.client().get_multiplexed_async_connection().await.ok()?;
+    let mut connection = redis.try_connection().await?;
     let keys: Vec<String> = connection.keys("user:*").await.ok()?;
     Some(keys.len())
 }

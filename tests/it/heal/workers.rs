@@ -52,7 +52,7 @@ async fn a_worker_killed_in_the_heal_is_followed_by_the_next() {
     proxy.stall();
     stage.redis.restore(&snapshot).await;
     wait_until(SOON, "it heals", async || {
-        let Ok(mut redis) = stage.redis.client().get_multiplexed_async_connection().await else { return false };
+        let Some(mut redis) = stage.redis.try_connection().await else { return false };
         redis.hexists::<_, _, bool>(format!("unstale:mark:{}", stage.queue), "lock").await.unwrap_or(false)
     })
     .await;

@@ -6,7 +6,7 @@ use redis::aio::MultiplexedConnection;
 use unstale::reader::{Options, Outcome, Reader};
 
 use super::{HOUR, Outcomes};
-use crate::support::Redis;
+use crate::support::{self, Redis};
 
 fn documented() -> Vec<String> {
     let page = include_str!("../../../docs/READERS.md");
@@ -20,7 +20,7 @@ async fn everything(server: &Redis, admin: &mut MultiplexedConnection, rules: &[
     redis::cmd("FLUSHALL").exec_async(admin).await.unwrap();
     redis::cmd("SCRIPT").arg("FLUSH").exec_async(admin).await.unwrap();
     let client = redis::Client::open(format!("redis://reader:secret@{}/0", server.addr())).unwrap();
-    let Ok(connection) = client.get_multiplexed_async_connection().await else { return false };
+    let Ok(connection) = support::redis::connect(&client).await else { return false };
     let outcomes = Outcomes::default();
     let plain = Reader::new(connection.clone(), outcomes.options());
     let early = Reader::new(connection, Options { stale: Duration::from_secs(1), ..outcomes.options() });

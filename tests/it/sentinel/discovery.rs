@@ -7,7 +7,7 @@ use unstale::config::{RedisConfig, RedisMode, SecretUrl};
 use unstale::registry::Action;
 
 use crate::cache::{HOUR, apply, config, effect, run, write};
-use crate::support::{Redis, Sentinels, port, sentinels, wait_until};
+use crate::support::{self, Redis, Sentinels, port, sentinels, wait_until};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -75,7 +75,7 @@ async fn passwords_are_the_servers_and_the_sentinels_that_ask_for_one() {
     stands(&cache).await;
     apply(&cache, &[effect(0, "k", write("1", HOUR, &[]))]).await;
     let url = format!("redis://:secret@{}/3", watch.servers[0].addr());
-    let mut database = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let mut database = support::redis::connect(&redis::Client::open(url).unwrap()).await.unwrap();
     assert_eq!(run::<String>(&mut database, &["GET", "k"]).await, "1", "the database of the URL");
 
     let refused = Cache::connect(&watched(&with("wrong"), sentinels::NAME), "q").unwrap().probe().await.unwrap_err();

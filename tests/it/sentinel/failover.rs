@@ -1,7 +1,5 @@
 //! The primary dies under load.
 
-use std::time::Duration;
-
 use crate::cluster::traffic::{RULES, Traffic};
 use crate::end_to_end::stage::{SOON, Stage};
 use crate::support::{Sentinels, sentinels, wait_until};
@@ -19,7 +17,7 @@ async fn nothing_is_lost_when_the_primary_is_killed() {
     let settings = [("UNSTALE_REDIS_MODE", "sentinel"), ("UNSTALE_REDIS_URL", &urls), ("UNSTALE_REDIS_SENTINEL_MASTER", sentinels::NAME)];
     let worker = stage.worker(&settings).await;
     let kill = async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        traffic.reached(&primary, 2_000).await;
         watch.servers[0].kill();
     };
     tokio::join!(traffic.publish(&stage), kill);

@@ -12,12 +12,14 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use fastrand::Rng;
 use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use super::schedule::{Progress, Schedule};
 use super::{NAIVE, OURS};
 use crate::end_to_end::stage::Stage;
+use crate::support;
 
 /// Each event also deletes a key of its own, `pending:{n}`: what is left of these was never applied.
 pub(super) const RULES: &str = r#"
@@ -39,8 +41,9 @@ const THINGS: u32 = 400;
 const GROUP: u32 = 5;
 const CROWD: u32 = 600;
 
-/// Events published at a time.
+/// Events published at a time; confirmed within this time, or published again.
 const CHUNK: u32 = 100;
+const SENT_WITHIN: Duration = Duration::from_secs(30);
 
 /// What an event may be about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,7 +180,8 @@ impl Application {
             for event in &mut chunk {
                 event.rev = self.truth.of(event.thing, event.id).fetch_add(1, Ordering::SeqCst) + 1;
             }
-            while self.send(&chunk).await.is_err() {
+            // Bounded: a client that has missed the broker's death would wait for ever for its confirms.
+            while !matches!(timeout(SENT_WITHIN, self.send(&chunk)).await, Ok(Ok(()))) {
                 self.channel = None;
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -200,7 +204,7 @@ impl Application {
     /// What a cache holds before the change: the present revision.
     async fn fill(&self, chunk: &[Event]) -> redis::RedisResult<()> {
         for client in &self.redis {
-            let mut redis = patient(client).await?;
+            let mut redis = support::redis::connect(client).await?;
             // As one transaction: nobody sees a tag's set without the values of its members.
             let mut pipe = redis::pipe();
             pipe.atomic();
@@ -227,7 +231,7 @@ impl Application {
 
     async fn send(&mut self, chunk: &[Event]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         if self.channel.is_none() {
-            let connection = Connection::connect(&self.amqp_url, ConnectionProperties::default()).await?;
+            let connection = support::rabbitmq::connect(&self.amqp_url).await?;
             let channel = connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
             self.channel = Some((connection, channel));
@@ -252,7 +256,7 @@ impl Application {
 
     /// The numbers of the events that are dead-lettered.
     pub(super) async fn dead_letters(&self, stage: &Stage) -> HashSet<u32> {
-        let connection = Connection::connect(&self.amqp_url, ConnectionProperties::default()).await.unwrap();
+        let connection = support::rabbitmq::connect(&self.amqp_url).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         let queue = format!("{}.dead", stage.queue);
         let mut numbers = HashSet::new();
@@ -265,7 +269,7 @@ impl Application {
     /// Compares a database with what the events said.
     pub(super) async fn check(&self, stage: &Stage, db: u8, dead: &HashSet<u32>) -> Verdict {
         let client = redis::Client::open(stage.redis.db_url(db)).unwrap();
-        let mut redis = patient(&client).await.unwrap();
+        let mut redis = support::redis::connect(&client).await.unwrap();
         let mut verdict = Verdict { dead: dead.len(), ..Verdict::default() };
         let pending: Vec<String> = redis::cmd("KEYS").arg("pending:*").query_async(&mut redis).await.unwrap();
         let numbers = pending.iter().map(|key| key["pending:".len()..].parse::<u32>().unwrap());
@@ -291,12 +295,6 @@ impl Application {
         }
         verdict
     }
-}
-
-/// A connection that waits for more than half a second: a crowded machine needs that.
-async fn patient(client: &redis::Client) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
-    let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
-    client.get_multiplexed_async_connection_with_config(&config).await
 }
 
 /// The loader: pages as the source has them. One load in twenty fails, and comes again by the ladder.

@@ -2,7 +2,7 @@
 //! of Redis is logged, as it were, and the next event taken.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -14,24 +14,37 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::application::{Event, Thing};
 use crate::end_to_end::stage::Stage;
+use crate::support;
 
 /// Dropped, it is killed: between any two steps.
 #[derive(Debug)]
 pub(super) struct Naive {
-    busy: Arc<AtomicBool>,
+    did: Arc<Did>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Naive {
     pub(super) fn start(amqp_url: String, redis_url: String, queue: String) -> Self {
-        let busy = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(run(amqp_url, redis_url, queue, Arc::clone(&busy)));
-        Self { busy, _task: AbortOnDropHandle::new(task) }
+        let did = Arc::new(Did::default());
+        let task = tokio::spawn(run(amqp_url, redis_url, queue, Arc::clone(&did)));
+        Self { did, _task: AbortOnDropHandle::new(task) }
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        !self.busy.load(Ordering::Relaxed)
+        !self.did.busy.load(Ordering::Relaxed)
     }
+
+    /// How many it has taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.did.taken.load(Ordering::Relaxed)
+    }
+}
+
+/// What is seen of it from outside.
+#[derive(Debug, Default)]
+struct Did {
+    busy: AtomicBool,
+    taken: AtomicU64,
 }
 
 /// The control's queue: durable and replicated as ours, bound to every event.
@@ -45,20 +58,18 @@ pub(super) async fn declare(stage: &Stage, queue: &str) {
     channel.queue_bind(queue.into(), exchange, "#".into(), options, FieldTable::default()).await.unwrap();
 }
 
-async fn run(amqp_url: String, redis_url: String, queue: String, busy: Arc<AtomicBool>) {
+async fn run(amqp_url: String, redis_url: String, queue: String, did: Arc<Did>) {
     loop {
         // Its author thought of that much: it connects again.
-        let _ended = serve(&amqp_url, &redis_url, &queue, &busy).await;
-        busy.store(false, Ordering::Relaxed);
+        let _ended = serve(&amqp_url, &redis_url, &queue, &did).await;
+        did.busy.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
-async fn serve(amqp_url: &str, redis_url: &str, queue: &str, busy: &AtomicBool) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn serve(amqp_url: &str, redis_url: &str, queue: &str, did: &Did) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let url = format!("{amqp_url}?heartbeat=5");
-    // lapin itself would wait for ever for a handshake that a fault has interrupted.
-    let connecting = lapin::Connection::connect(&url, lapin::ConnectionProperties::default());
-    let connection = tokio::time::timeout(Duration::from_secs(10), connecting).await??;
+    let connection = support::rabbitmq::connect(&url).await?;
     let channel = connection.create_channel().await?;
     channel.basic_qos(100, BasicQosOptions { global: false }).await?;
     let mut consumer = channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
@@ -66,7 +77,8 @@ async fn serve(amqp_url: &str, redis_url: &str, queue: &str, busy: &AtomicBool) 
     let mut redis = None;
     while let Some(delivery) = consumer.next().await {
         let delivery = delivery?;
-        busy.store(true, Ordering::Relaxed);
+        did.busy.store(true, Ordering::Relaxed);
+        did.taken.fetch_add(1, Ordering::Relaxed);
         delivery.acker.ack(BasicAckOptions::default()).await?;
         if redis.is_none() {
             redis = client.get_multiplexed_async_connection().await.ok();
@@ -78,7 +90,7 @@ async fn serve(amqp_url: &str, redis_url: &str, queue: &str, busy: &AtomicBool) 
         if !done {
             redis = None;
         }
-        busy.store(false, Ordering::Relaxed);
+        did.busy.store(false, Ordering::Relaxed);
     }
     Ok(())
 }
