@@ -117,17 +117,28 @@ impl Lane {
     /// # Errors
     /// When the session is over, for whatever reason: also when the broker cancels the consumer because the queue is gone.
     pub async fn next_batch(&mut self, max: usize) -> Result<Vec<Delivery>, SessionEnded> {
+        self.next_batch_of(1, max).await
+    }
+
+    /// As [`next_batch`](Self::next_batch), but waits until so many deliveries have arrived, or `max`, or 4 MiB of bodies.
+    ///
+    /// # Errors
+    /// As for [`next_batch`](Self::next_batch).
+    pub async fn next_batch_of(&mut self, least: usize, max: usize) -> Result<Vec<Delivery>, SessionEnded> {
         let max = max.max(1);
-        if self.left_over.is_empty() {
+        let least = if self.consumer.is_some() { least.clamp(1, max) } else { 1 };
+        let mut body_bytes: usize = self.left_over.iter().map(|delivery| delivery.body().len()).sum();
+        while self.left_over.len() < least && body_bytes < BATCH_BYTES {
             let Some(consumer) = &mut self.consumer else { return Err(self.end().await) };
-            let first = tokio::select! {
+            let next = tokio::select! {
                 // Once the session is over what was delivered can no longer be acknowledged.
                 biased;
                 ended = self.ended.wait_for(Option::is_some) => return Err(cause(ended.ok().as_deref())),
                 arrived = consumer.next() => arrived,
             };
-            let first = self.arrived(first)?;
-            self.left_over.push_back(first);
+            let delivery = self.arrived(next)?;
+            body_bytes += delivery.body().len();
+            self.left_over.push_back(delivery);
         }
         let mut batch: Vec<Delivery> = Vec::with_capacity(max.min(256));
         let mut body_bytes = 0;

@@ -36,6 +36,8 @@ pub(super) struct Outcome<'p, 'e> {
     failed: HashMap<OperationId, EffectOutcome>,
     /// Keys to be asked for one by one, and whether their hits are not counted yet.
     pub(super) again: HashMap<OperationId, bool>,
+    /// Tags to be invalidated one by one.
+    pub(super) tags_again: Vec<OperationId>,
     slow: Vec<OperationId>,
     /// Operations whose key was there, as far as a load asks for that.
     existed: HashSet<OperationId>,
@@ -48,7 +50,15 @@ impl<'p, 'e> Outcome<'p, 'e> {
         for rule in plan.absorbed() {
             hits.entry(*rule).or_default().1 += 1;
         }
-        Self { plan, failed: HashMap::new(), again: HashMap::new(), slow: Vec::new(), existed: HashSet::new(), hits }
+        Self {
+            plan,
+            failed: HashMap::new(),
+            again: HashMap::new(),
+            tags_again: Vec::new(),
+            slow: Vec::new(),
+            existed: HashSet::new(),
+            hits,
+        }
     }
 
     pub(super) fn note(&mut self, asked: Asked, answer: &Value, commands: &Commands) -> Result<(), Outage> {
@@ -72,16 +82,21 @@ impl<'p, 'e> Outcome<'p, 'e> {
                     self.existed.insert(id);
                 }
             }
-            Asked::Operation(id) => match self.plan.operation(id).command {
-                Command::InvalidateTag => match tags::invalidated(answer) {
-                    Some(done) => {
-                        self.hit(id, done.existed, done.existed + done.gone);
-                        if done.draining {
-                            self.slow.push(id);
+            Asked::Tags { first, end } => {
+                let of_each = if let Value::Array(of_each) = answer { of_each.as_slice() } else { &[] };
+                for (at, &id) in commands.tags[first..end].iter().enumerate() {
+                    match tags::invalidated(of_each.get(at).unwrap_or(&Value::Nil)) {
+                        Ok(done) => {
+                            self.hit(id, done.existed, done.existed + done.gone);
+                            if done.draining {
+                                self.slow.push(id);
+                            }
                         }
+                        Err(error) => self.fail(id, error)?,
                     }
-                    None => self.fail(id, tags::unexpected())?,
-                },
+                }
+            }
+            Asked::Operation(id) => match self.plan.operation(id).command {
                 Command::Delete => {
                     self.hit(id, one, 1);
                     if one == 1 {
@@ -91,7 +106,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
                 Command::Expire(_) => self.hit(id, one, 1),
                 // A script says it itself; of what SET does, existence was asked for before.
                 Command::Write(_) if matches!(answer, Value::Int(_)) => self.hit(id, one, 1),
-                Command::Write(_) | Command::Bump(_) | Command::Serve => {}
+                Command::Write(_) | Command::Bump(_) | Command::Serve | Command::InvalidateTag => {}
             },
         }
         Ok(())
@@ -107,6 +122,15 @@ impl<'p, 'e> Outcome<'p, 'e> {
                 return Ok(());
             }
             Asked::Deletions { first, end } => &self.plan.deletions()[first..end],
+            Asked::Tags { first, end } => {
+                let ids = &commands.tags[first..end];
+                match (failure::classify(tags::INVALIDATE, error), ids) {
+                    (CommandError::Outage(outage), _) => return Err(outage),
+                    (error, [only]) => self.fail(*only, error)?,
+                    _ => self.tags_again.extend(ids),
+                }
+                return Ok(());
+            }
             // Read by whoever made it.
             Asked::Seal(_) => return Ok(()),
             Asked::Existence(id) | Asked::Operation(id) | Asked::Quiet(id) | Asked::Member(id) | Asked::Detachment(id) => {
@@ -179,7 +203,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
 fn command_name(command: Command<'_>) -> &'static str {
     match command {
         Command::Delete => "UNLINK",
-        Command::InvalidateTag => "invalidate_tag",
+        Command::InvalidateTag => tags::INVALIDATE,
         Command::Bump(_) => "INCRBY",
         Command::Expire(_) | Command::Serve => "PEXPIRE",
         Command::Write(write) if write.tags.is_empty() => "SET",

@@ -3,7 +3,7 @@
 use redis::{Pipeline, Value};
 
 use super::applied::{Applied, Outcome};
-use super::commands::{Asked, CHUNK_COMMANDS, unlink};
+use super::commands::{Asked, CHUNK_COMMANDS, Commands, unlink};
 use super::connection::Link;
 use super::failure::{self, Outage};
 use super::script::Sent;
@@ -45,11 +45,30 @@ impl Cache {
             };
             noted.inspect_err(|outage| link.give_up(&live, outage))?;
         }
-        if !outcome.again.is_empty() {
+        let (tags, keys) = (!outcome.tags_again.is_empty(), !outcome.again.is_empty());
+        if tags {
+            self.invalidate_one_by_one(link, &live, &mut outcome).await?;
+        }
+        if keys {
             self.delete_one_by_one(link, &live, &mut outcome).await?;
+        }
+        if tags || keys {
             self.seal_alone().await?;
         }
         Ok(outcome.finish())
+    }
+
+    /// Redis refused a call of many tags for the sake of some of them. What was written behind it with such a tag may go too.
+    async fn invalidate_one_by_one(&self, link: &Link, live: &Socket, outcome: &mut Outcome<'_, '_>) -> Result<(), Outage> {
+        let mut commands = Commands::one_by_one();
+        for id in std::mem::take(&mut outcome.tags_again) {
+            self.invalidations(&mut commands, outcome.plan, &[id]);
+        }
+        let answers = send_all(link, live, &commands.chunks).await?;
+        for (asked, answer) in commands.asked.iter().zip(answers) {
+            outcome.note(*asked, &answer, &commands).inspect_err(|outage| link.give_up(live, outage))?;
+        }
+        Ok(())
     }
 
     /// Redis refused a command of many keys for the sake of some of them: each is asked for by itself. A deletion that a value followed is

@@ -10,6 +10,7 @@ use super::lifetime::{self, Lifetime, Unit};
 use super::marks::Seal;
 use super::script::{Sent, WRITE_TAGGED};
 use super::side_keys::{Kind, write_side_key};
+use super::tags::TAGS_PER_CALL;
 use crate::plan::{Command, Mark, Operation, OperationId, Plan};
 use crate::registry::Write;
 
@@ -29,6 +30,8 @@ pub(super) enum Asked {
     Agains { first: usize, end: usize },
     /// The deletions of these keys, as places in [`Plan::deletions`].
     Deletions { first: usize, end: usize },
+    /// The invalidations of these tags, as places in [`Commands::tags`].
+    Tags { first: usize, end: usize },
     /// Whether the key of an operation exists; its `SET … NX` tells the same.
     Existence(OperationId),
     /// An operation.
@@ -49,6 +52,8 @@ pub(super) struct Commands {
     pub(super) asked: Vec<Asked>,
     /// The operations whose keys' leases are void.
     pub(super) voids: Vec<OperationId>,
+    /// The operations that invalidate tags.
+    pub(super) tags: Vec<OperationId>,
     chunk_bytes: usize,
     pub(super) sent: Sent,
 }
@@ -67,8 +72,13 @@ impl Cache {
                 first = end;
             }
         }
-        for &id in plan.in_order() {
-            self.operation(&mut commands, plan, id, now_ms);
+        let is_tag = |id: &OperationId| plan.operation(*id).command == Command::InvalidateTag;
+        for ids in plan.in_order().chunk_by(|one, next| is_tag(one) && is_tag(next)) {
+            if ids.first().is_some_and(is_tag) {
+                self.invalidations(&mut commands, plan, ids);
+            } else {
+                ids.iter().for_each(|&id| self.operation(&mut commands, plan, id, now_ms));
+            }
         }
         commands
     }
@@ -117,6 +127,17 @@ impl Cache {
         commands.push(asked, command);
     }
 
+    /// Invalidations of tags that follow each other.
+    pub(super) fn invalidations(&self, commands: &mut Commands, plan: &Plan<'_>, ids: &[OperationId]) {
+        for ids in ids.chunks(TAGS_PER_CALL) {
+            let tags: Vec<&str> = ids.iter().map(|&id| plan.operation(id).target).collect();
+            let command = self.invalidation(&tags, &mut commands.sent);
+            let first = commands.tags.len();
+            commands.tags.extend_from_slice(ids);
+            commands.push(Asked::Tags { first, end: commands.tags.len() }, command);
+        }
+    }
+
     /// An operation in its place.
     pub(super) fn operation(&self, commands: &mut Commands, plan: &Plan<'_>, id: OperationId, now_ms: i64) {
         let Operation { target, command, mark, .. } = *plan.operation(id);
@@ -126,10 +147,7 @@ impl Cache {
                 let deletion = self.deletion(plan, &[id], &mut commands.sent);
                 commands.push(asked, deletion);
             }
-            Command::InvalidateTag => {
-                let command = self.invalidation(target, &mut commands.sent);
-                commands.push(asked, command);
-            }
+            Command::InvalidateTag => self.invalidations(commands, plan, &[id]),
             Command::Bump(by) => {
                 commands.push(Asked::Existence(id), arguments(redis::cmd("SET"), &[target, "1", "NX"]));
                 let mut command = redis::cmd("INCRBY");
@@ -210,13 +228,18 @@ impl Commands {
         commands
     }
 
+    /// None yet; what Redis refused is asked for once more.
+    pub(super) fn one_by_one() -> Self {
+        Self::none(Sent::default())
+    }
+
     /// None yet, and for nodes that know the scripts or ask for them.
     pub(super) fn in_cluster() -> Self {
         Self::none(Sent::all())
     }
 
     fn none(sent: Sent) -> Self {
-        Self { chunks: vec![Pipeline::new()], asked: Vec::new(), voids: Vec::new(), chunk_bytes: 0, sent }
+        Self { chunks: vec![Pipeline::new()], asked: Vec::new(), voids: Vec::new(), tags: Vec::new(), chunk_bytes: 0, sent }
     }
 
     /// The operations that void the leases of their keys.

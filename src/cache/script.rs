@@ -107,7 +107,7 @@ macro_rules! scripts {
 
 scripts! {
     WRITE_TAGGED = 0: "tag_member.lua", "write_tagged.lua";
-    INVALIDATE_TAG = 1: "side_key.lua", "invalidate_tag.lua";
+    INVALIDATE_TAGS = 1: "side_key.lua", "invalidate_tags.lua";
     DRAIN_SLICE = 2: "side_key.lua", "drain_slice.lua";
     GRANT_LEASE = 3: "grant_lease.lua";
     FILL = 4: "tag_member.lua", "fill.lua";

@@ -7,14 +7,20 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 use tokio_util::sync::CancellationToken;
 
-use super::failure::CommandError;
+use super::failure::{self, CommandError};
 use super::lease::LONGEST_LEASE;
-use super::script::{DRAIN_SLICE, INVALIDATE_TAG, Sent};
+use super::script::{DRAIN_SLICE, INVALIDATE_TAGS, Sent};
 use super::side_keys::{DRAINING_TAGS, Kind, SEQUENCE, side_key};
 use super::{Cache, Redis, integers, lifetime};
 
 /// Members that are deleted in one go: a few milliseconds of Redis' time at most.
 pub(super) const SLICE: usize = 500;
+
+/// Tags in one call: what a call costs by itself is shared.
+pub(super) const TAGS_PER_CALL: usize = 32;
+
+/// What a message calls it.
+pub(super) const INVALIDATE: &str = "invalidate_tag";
 
 /// A generation outlives every lease that was granted before it.
 pub(super) const GENERATION_TTL: Duration = LONGEST_LEASE.saturating_mul(10);
@@ -52,15 +58,20 @@ impl Cache {
         if let Redis::Cluster(cluster) = &self.redis {
             return self.invalidate_in_cluster(cluster, tag).await;
         }
-        let value = self.call_sealed("invalidate_tag", self.invalidation(tag, &mut Sent::default())).await?;
-        invalidated(&value).ok_or_else(unexpected)
+        let value = self.call_sealed(INVALIDATE, self.invalidation(&[tag], &mut Sent::default())).await?;
+        let Value::Array(mut of_each) = value else { return Err(unexpected()) };
+        invalidated(&of_each.pop().unwrap_or(Value::Nil))
     }
 
-    pub(super) fn invalidation(&self, tag: &str, sent: &mut Sent) -> Cmd {
-        let set = self.tag_set(tag);
-        let (generation, drain) = (side_key(Kind::Generation, set.as_bytes()), side_key(Kind::Drain, set.as_bytes()));
-        let keys = [set.as_bytes(), &generation, &drain, SEQUENCE, DRAINING_TAGS];
-        let mut command = INVALIDATE_TAG.call(sent, keys.into_iter());
+    /// Invalidates tags, in this order.
+    pub(super) fn invalidation(&self, tags: &[&str], sent: &mut Sent) -> Cmd {
+        let mut keys = vec![SEQUENCE.to_vec(), DRAINING_TAGS.to_vec()];
+        for tag in tags {
+            let set = self.tag_set(tag).into_bytes();
+            let (generation, drain) = (side_key(Kind::Generation, &set), side_key(Kind::Drain, &set));
+            keys.extend([set, generation, drain]);
+        }
+        let mut command = INVALIDATE_TAGS.call(sent, keys.iter().map(Vec::as_slice));
         command.arg(lifetime::millis(GENERATION_TTL)).arg(SLICE);
         command
     }
@@ -159,8 +170,13 @@ fn arguments(name: &str, arguments: &[&[u8]]) -> Cmd {
     command
 }
 
-pub(super) fn invalidated(value: &Value) -> Option<Invalidated> {
-    integers(value).map(|[existed, gone, draining]| Invalidated { existed, gone, draining: draining == 1 })
+/// What the answer to an invalidation says of one of its tags.
+pub(super) fn invalidated(of_one: &Value) -> Result<Invalidated, CommandError> {
+    if let Value::ServerError(error) = of_one {
+        return Err(failure::classify(INVALIDATE, error));
+    }
+    let [existed, gone, draining] = integers(of_one).ok_or_else(unexpected)?;
+    Ok(Invalidated { existed, gone, draining: draining == 1 })
 }
 
 pub(super) fn unexpected() -> CommandError {

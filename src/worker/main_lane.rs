@@ -17,6 +17,13 @@ use crate::cache::Outage;
 /// Batches that may be on their way to Redis at once: enough to fill a slow link; the prefetch bounds them anyway.
 const MAX_APPLYING: usize = 8;
 
+/// With a batch on its way, so many must have arrived for the next: what comes meanwhile makes larger batches, which cost Redis fewer commands;
+/// and that many in each of eight fill a slow link.
+const GATHERED: usize = 125;
+
+/// So many settled deliveries are acknowledged at once while more arrive: to a quorum queue an acknowledgement is an entry in its log.
+const ACKNOWLEDGED_AT_ONCE: usize = 250;
+
 /// For copies under way when everything else is given back.
 const SETTLE_BEFORE_GIVING_BACK: Duration = Duration::from_secs(5);
 
@@ -31,14 +38,16 @@ pub(super) async fn run(
 ) -> Result<LaneEnd, SessionEnded> {
     let mut applying = InOrder::new();
     let mut settling = InOrder::new();
+    let mut settled = Settled::default();
     let mut stopping = false;
     lane.consume(window.prefetch()).await?;
     loop {
+        let least = if applying.is_empty() { 1 } else { GATHERED };
         tokio::select! {
             biased;
-            settled = settling.next(), if !settling.is_empty() => {
-                let settled: Result<Batch, SessionEnded> = settled;
-                acknowledge(lane, &settled?, suspects)?;
+            batch = settling.next(), if !settling.is_empty() => {
+                let batch: Result<Batch, SessionEnded> = batch;
+                settled.note(lane, &batch?, suspects)?;
             }
             applied = applying.next(), if !applying.is_empty() => {
                 let (batch, applied): (Batch, Result<Unsettled, Outage>) = applied;
@@ -52,7 +61,7 @@ pub(super) async fn run(
                             let (behind, _): (Batch, Result<Unsettled, Outage>) = applying.next().await;
                             held.push_back(behind);
                         }
-                        if !hold(shared, lane, &mut settling, stop, suspects).await? {
+                        if !hold(shared, lane, &mut settling, &mut settled, stop, suspects).await? {
                             return Ok(LaneEnd::GaveBack);
                         }
                         for batch in held {
@@ -70,7 +79,9 @@ pub(super) async fn run(
                     shared.low.all_read();
                 }
             }
-            arrived = lane.next_batch(shared.config.batch), if (!stopping || lane.has_left_over()) && applying.len() < MAX_APPLYING => {
+            arrived = lane.next_batch_of(least, shared.config.batch),
+                if (!stopping || lane.has_left_over()) && applying.len() < MAX_APPLYING =>
+            {
                 let mut deliveries = arrived?;
                 suspects.take_from(shared, &mut deliveries);
                 if deliveries.is_empty() {
@@ -85,8 +96,40 @@ pub(super) async fn run(
                     shared.low.all_read();
                 }
             }
+            // Nothing else to do for now.
+            () = std::future::ready(()), if settled.any() && applying.is_empty() && settling.is_empty() => settled.acknowledge(lane)?,
             else => return Ok(LaneEnd::Stopped),
         }
+    }
+}
+
+/// What is settled and not acknowledged yet: all up to a tag.
+#[derive(Debug, Default)]
+struct Settled {
+    through: Option<Tag>,
+    deliveries: usize,
+}
+
+impl Settled {
+    fn any(&self) -> bool {
+        self.through.is_some()
+    }
+
+    /// One more batch, and all before it are.
+    fn note(&mut self, lane: &Lane, batch: &Batch, suspects: &Suspects<'_>) -> Result<(), SessionEnded> {
+        if suspects.any() {
+            // Those stand among what is settled, and are not.
+            self.acknowledge(lane)?;
+            return batch.deliveries.iter().try_for_each(|delivery| lane.ack_one(delivery.tag()));
+        }
+        self.through = batch.last_tag();
+        self.deliveries += batch.deliveries.len();
+        if self.deliveries >= ACKNOWLEDGED_AT_ONCE { self.acknowledge(lane) } else { Ok(()) }
+    }
+
+    fn acknowledge(&mut self, lane: &Lane) -> Result<(), SessionEnded> {
+        self.deliveries = 0;
+        self.through.take().map_or(Ok(()), |tag| lane.ack_through(tag))
     }
 }
 
@@ -96,18 +139,23 @@ async fn hold<F>(
     shared: &Shared,
     lane: &Lane,
     settling: &mut InOrder<F>,
+    settled: &mut Settled,
     stop: &CancellationToken,
     suspects: &Suspects<'_>,
 ) -> Result<bool, SessionEnded>
 where
     F: Future<Output = Result<Batch, SessionEnded>>,
 {
+    settled.acknowledge(lane)?;
     let opened = {
         let mut opens = pin!(shared.gate.hold(stop));
         loop {
             tokio::select! {
                 biased;
-                settled = settling.next(), if !settling.is_empty() => acknowledge(lane, &settled?, suspects)?,
+                batch = settling.next(), if !settling.is_empty() => {
+                    settled.note(lane, &batch?, suspects)?;
+                    settled.acknowledge(lane)?;
+                }
                 opened = &mut opens => break opened,
             }
         }
@@ -116,21 +164,14 @@ where
         // An alarm of the broker may make this take for ever.
         let settle_all = async {
             while !settling.is_empty() {
-                acknowledge(lane, &settling.next().await?, suspects)?;
+                settled.note(lane, &settling.next().await?, suspects)?;
+                settled.acknowledge(lane)?;
             }
             Ok::<(), SessionEnded>(())
         };
         tokio::time::timeout(SETTLE_BEFORE_GIVING_BACK, settle_all).await.unwrap_or(Ok(()))?;
     }
     Ok(opened)
-}
-
-/// One acknowledgement for the whole batch, since all before it is settled; unless suspects that wait stand among it.
-fn acknowledge(lane: &Lane, settled: &Batch, suspects: &Suspects<'_>) -> Result<(), SessionEnded> {
-    if suspects.any() {
-        return settled.deliveries.iter().try_for_each(|delivery| lane.ack_one(delivery.tag()));
-    }
-    settled.last_tag().map_or(Ok(()), |tag| lane.ack_through(tag))
 }
 
 /// Settles one delivery by itself; `None` when it is to be given back, since Redis is away.

@@ -16,6 +16,9 @@ const LOOK_AT_KEYS: Duration = Duration::from_millis(3);
 /// Between two looks at the worker's own count: it costs the worker some 100 µs.
 const LOOK_AT_COUNT: Duration = Duration::from_millis(20);
 
+/// Beside the keys of events stand those of the workers: marks, reports, the key by which they find out whether Redis takes writes. Not more.
+const WORKERS_OWN_KEYS: u64 = 16;
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Drained {
     pub(crate) events_per_s: f64,
@@ -67,11 +70,10 @@ pub(crate) async fn bare(target: &Target, events: u64) -> Drained {
 
 /// Each of `events` deletes a key of its own, and Redis holds those keys alone: from the first key that is gone to the last.
 pub(crate) async fn by_keys(stage: &Stage, running: &[Running], events: u64) -> Drained {
-    // Beside them stands the key by which the worker finds out whether Redis takes writes, for a second each time.
-    let done = async || events.saturating_sub(stage.keys().await.saturating_sub(1));
-    let from = Mark::of(running, first(async || done().await > 1, &done).await);
+    let done = async || events.saturating_sub(stage.keys().await);
+    let from = Mark::of(running, first(async || done().await > 0, &done).await);
     let mut now = from;
-    while now.done + 1 < events && from.at.elapsed() < LONGEST {
+    while now.done + WORKERS_OWN_KEYS < events && from.at.elapsed() < LONGEST {
         tokio::time::sleep(LOOK_AT_KEYS).await;
         now = Mark::of(running, done().await);
     }

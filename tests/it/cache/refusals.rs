@@ -75,6 +75,27 @@ async fn a_key_that_we_may_not_touch_leaves_its_neighbours_innocent() {
 }
 
 #[tokio::test]
+async fn a_member_that_we_may_not_touch_leaves_the_other_tags_of_its_call_innocent() {
+    let server = Redis::start().await;
+    let mut redis = server.connection().await;
+    run::<()>(&mut redis, &["ACL", "SETUSER", "worker", "on", ">pw", "+@all", "~unstale:*", "~ours:*", "~cache_tag:*"]).await;
+    let cache = cache(&format!("redis://worker:pw@{}/0", server.addr()), "q").await;
+    run::<()>(&mut redis, &["MSET", "ours:a", "1", "ours:b", "1", "theirs:x", "1", "cache_tag:no-set", "1"]).await;
+    for (tag, member) in [("cache_tag:A", "ours:a"), ("cache_tag:X", "theirs:x"), ("cache_tag:B", "ours:b")] {
+        run::<()>(&mut redis, &["SADD", tag, member]).await;
+    }
+    let effects = ["A", "X", "no-set", "B"].map(|tag| effect(0, tag, Action::InvalidateTag));
+    let mut applied = apply(&cache, &effects).await;
+    applied.unsettled.sort_by_key(|(slot, _)| *slot);
+    assert_eq!(
+        applied.unsettled,
+        [(slot(1), refused("invalidate_tag: ERR no permission")), (slot(2), refused("invalidate_tag: WRONGTYPE"))]
+    );
+    assert_eq!(run::<u64>(&mut redis, &["EXISTS", "ours:a", "ours:b", "cache_tag:A", "cache_tag:B"]).await, 0);
+    assert_eq!(run::<u64>(&mut redis, &["EXISTS", "theirs:x"]).await, 1);
+}
+
+#[tokio::test]
 async fn without_a_right_to_our_own_keys_the_probe_says_what_to_grant() {
     let server = Redis::start().await;
     let mut redis = server.connection().await;
