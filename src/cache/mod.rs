@@ -36,7 +36,7 @@ pub use eviction::Eviction;
 pub use failure::{CommandError, Outage};
 pub use lease::{Fill, Grant, LONGEST_LEASE, new_token};
 pub use marks::{Entered, HealRecord, Marks, Tick, Turn};
-pub use prune::{PRUNE_STEP, Pruned, TagSets};
+pub use prune::{Asides, PRUNE_STEP, Pruned, TagSets};
 pub use script::READER_SCRIPTS;
 pub use server::Server;
 pub use standing::State;
@@ -59,6 +59,7 @@ pub struct Cache {
     tag_prefix: String,
     fence_ttl_ms: i64,
     served_stale_ms: i64,
+    aside_filled_for: Duration,
     workers: String,
     /// The hashes of marks.
     marks: Vec<String>,
@@ -95,6 +96,7 @@ impl Cache {
             tag_prefix: config.tag_prefix.clone(),
             fence_ttl_ms: lifetime::millis(config.fence_ttl),
             served_stale_ms: lifetime::millis(SERVED_STALE),
+            aside_filled_for: cluster::prune::FILLED_FOR,
             workers: side_keys::workers(queue),
             id: new_token(),
             chain: Chain::new(marks.len()),
@@ -107,6 +109,12 @@ impl Cache {
     #[must_use]
     pub fn serving_stale_for(self, longest: Duration) -> Self {
         Self { served_stale_ms: lifetime::millis(longest), ..self }
+    }
+
+    /// In a cluster, with another time for which upkeep fills one set of members that it sets aside: they are looked at again after twice as long.
+    #[must_use]
+    pub fn setting_aside_for(self, filled_for: Duration) -> Self {
+        Self { aside_filled_for: filled_for, ..self }
     }
 
     /// Finds out whether Redis can be worked with: it answers, has its data loaded, and takes writes. Connects where nothing stands.

@@ -5,12 +5,17 @@ use std::time::Duration;
 
 use redis::Value;
 
+pub use super::cluster::prune::Asides;
+use super::cluster::prune::CURSOR_BITS;
 use super::failure::CommandError;
 use super::script::{KEEP_LOCK, PRUNE_SLICE, Sent};
 use super::{Cache, Redis, integers, lifetime, side_keys, tags};
 
 /// Keys that one step of a scan looks at, and members that one slice of a set holds: well below a millisecond of Redis' time.
 pub const PRUNE_STEP: usize = 500;
+
+/// What of a place in a scan is the server's own cursor.
+const CURSOR: u64 = (1 << CURSOR_BITS) - 1;
 
 /// Some of the tags' sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,19 +38,16 @@ pub struct Pruned {
 }
 
 impl Cache {
-    /// Whether tags can be pruned. In a cluster a write joins its tags' sets before its key is set, in another slot: a member that is no key yet
-    /// could be taken for one that is none any more.
-    pub fn prunes_tags(&self) -> bool {
-        matches!(self.redis, Redis::Primary(_))
-    }
-
     /// The next of the tags' sets, whoever made them: there is no list of them, so all keys are looked through, about [`PRUNE_STEP`] at a time.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn tag_sets(&self, cursor: u64) -> Result<TagSets, CommandError> {
         let mut command = redis::cmd("SCAN");
-        command.arg(cursor).arg("MATCH").arg(pattern(&self.tag_prefix)).arg("COUNT").arg(PRUNE_STEP).arg("TYPE").arg("set");
+        command.arg(cursor & CURSOR).arg("MATCH").arg(pattern(&self.tag_prefix)).arg("COUNT").arg(PRUNE_STEP).arg("TYPE").arg("set");
+        if let Redis::Cluster(cluster) = &self.redis {
+            return self.tag_sets_in_cluster(cluster, cursor, command).await;
+        }
         let Value::Array(answer) = self.call("SCAN", command).await? else { return Err(tags::unexpected()) };
         let [Value::BulkString(next), Value::Array(sets)] = answer.as_slice() else { return Err(tags::unexpected()) };
         let next = std::str::from_utf8(next).ok().and_then(|next| next.parse().ok()).ok_or_else(tags::unexpected)?;
@@ -53,15 +55,34 @@ impl Cache {
         Ok(TagSets { next, sets: sets.collect() })
     }
 
-    /// Takes out of a slice of a tag's set what is no key any more, or only counts it.
+    /// Takes out of a slice of a tag's set what is no key any more, or only counts it. In a cluster it is set aside: see [`asides`](Self::asides).
     ///
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn prune_slice(&self, set: &[u8], cursor: u64, only_count: bool) -> Result<Pruned, CommandError> {
+        if let Redis::Cluster(cluster) = &self.redis {
+            return self.prune_slice_in_cluster(cluster, set, cursor, only_count).await;
+        }
         let mut command = PRUNE_SLICE.call(&mut Sent::default(), [set].into_iter());
         command.arg(cursor).arg(PRUNE_STEP).arg(u8::from(!only_count));
         let [next, looked, gone] = integers(&self.call("prune", command).await?).ok_or_else(tags::unexpected)?;
         Ok(Pruned { next, looked, gone })
+    }
+
+    /// For keeping account of what is set aside, where anything is.
+    pub fn asides(&self) -> Option<Asides> {
+        matches!(self.redis, Redis::Cluster(_)).then(|| Asides::new(self.aside_filled_for))
+    }
+
+    /// Looks for the second time at some of what was set aside of a tag's set, and takes out what is no key now either. Whether there may be more.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn settle_aside(&self, set: &[u8]) -> Result<bool, CommandError> {
+        match &self.redis {
+            Redis::Primary(_) => Ok(false),
+            Redis::Cluster(cluster) => self.settle_in_cluster(cluster, set).await,
+        }
     }
 
     /// Takes or keeps the lock of whoever looks after the tags: one worker at a time over all queues. Whether it is ours.

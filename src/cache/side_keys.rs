@@ -65,6 +65,11 @@ pub(super) fn fence(key: &[u8], family: &str) -> Vec<u8> {
     name
 }
 
+/// In a cluster: the sets of members that upkeep has set aside from a tag's set, filled one after another.
+pub(super) fn aside(set: &[u8]) -> [Vec<u8>; 4] {
+    std::array::from_fn(|place| [&side_key(Kind::Drain, set), b":aside".as_slice(), place.to_string().as_bytes()].concat())
+}
+
 /// The counter that orders invalidations of tags and grants of leases.
 pub(crate) const SEQUENCE: &[u8] = b"unstale:seq";
 

@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use self::rounds::{Rounds, Step};
 use super::{Shared, slow_lane};
-use crate::cache::{CommandError, Eviction, Outage, PRUNE_STEP, new_token};
+use crate::cache::{Asides, CommandError, Eviction, Outage, PRUNE_STEP, new_token};
 
 /// The lock outlives the longest pause between two renewals; who dies is followed after so long.
 const LOCK_TTL: Duration = Duration::from_secs(15);
@@ -93,7 +93,7 @@ async fn tell_of_eviction(shared: &Shared, told: &mut Eviction) -> Result<(), Ou
 async fn look_after_tags(shared: &Shared, token: &str) -> Result<(), CommandError> {
     let mut renewed = Instant::now();
     let mut drained: Option<Instant> = None;
-    let mut rounds = Rounds::new(Instant::now());
+    let (mut rounds, mut asides) = (Rounds::new(Instant::now()), shared.cache.asides());
     loop {
         if renewed.elapsed() > LOCK_RENEWED_AFTER {
             if !shared.cache.lock_upkeep(token, LOCK_TTL).await? {
@@ -107,7 +107,10 @@ async fn look_after_tags(shared: &Shared, token: &str) -> Result<(), CommandErro
             }
             drained = Some(Instant::now());
         }
-        let pause = if shared.cache.prunes_tags() { step(shared, &mut rounds).await? } else { LOCK_RENEWED_AFTER };
+        let pause = match asides.as_mut().and_then(|asides| Some((asides.due(Instant::now())?, asides))) {
+            Some((set, asides)) => settle(shared, &set, asides).await?,
+            None => step(shared, &mut rounds, asides.as_mut()).await?,
+        };
         tokio::time::sleep(pause.min(LOCK_RENEWED_AFTER)).await;
     }
 }
@@ -128,11 +131,25 @@ async fn drain_left_over(shared: &Shared, renewed: Instant) -> Result<bool, Comm
     Ok(drained.complete)
 }
 
+/// Looks at some of what was set aside for the second time, and how long to leave Redis alone after it.
+async fn settle(shared: &Shared, set: &[u8], asides: &mut Asides) -> Result<Duration, CommandError> {
+    match shared.cache.settle_aside(set).await {
+        Ok(true) => return Ok(PER_MEMBER_IN_A_HURRY * u32::try_from(PRUNE_STEP).unwrap_or(u32::MAX)),
+        Ok(false) => asides.settled(set, Instant::now()),
+        Err(CommandError::Outage(outage)) => return Err(outage.into()),
+        Err(CommandError::Refused(_) | CommandError::Failed(_)) => asides.forget(set),
+    }
+    Ok(Duration::ZERO)
+}
+
 /// One step, and how long to leave Redis alone after it.
-async fn step(shared: &Shared, rounds: &mut Rounds) -> Result<Duration, CommandError> {
+async fn step(shared: &Shared, rounds: &mut Rounds, asides: Option<&mut Asides>) -> Result<Duration, CommandError> {
     let now = Instant::now();
     match rounds.next(now) {
-        Step::Wait(until) => Ok(until.saturating_duration_since(now)),
+        Step::Wait(until) => {
+            let until = asides.and_then(|asides| asides.next_due()).map_or(until, |due| due.min(until));
+            Ok(until.saturating_duration_since(now))
+        }
         Step::Scan(cursor) => {
             let found = shared.cache.tag_sets(cursor).await?;
             if let Some(found) = rounds.scanned(found.next, found.sets, Instant::now()) {
@@ -144,6 +161,9 @@ async fn step(shared: &Shared, rounds: &mut Rounds) -> Result<Duration, CommandE
             Ok(slice) => {
                 rounds.sliced(slice.next, slice.looked, slice.gone, Instant::now());
                 shared.metrics.pruned(slice.gone);
+                if let Some(asides) = asides.filter(|_| slice.gone > 0) {
+                    asides.note(&set, Instant::now());
+                }
                 let per_member = if slice.gone * 10 > slice.looked { PER_MEMBER_IN_A_HURRY } else { PER_MEMBER };
                 Ok(per_member * u32::try_from(slice.looked).unwrap_or(u32::MAX))
             }

@@ -228,10 +228,9 @@ impl Cache {
         for one in detached {
             if one.is_drained() && !outcome.has_ended(one.id) {
                 commands.push(Asked::Quiet(one.id), super::tags::drop_detached(&one.set, one.number.to_string().as_bytes()));
-            } else if one.is_left() {
-                commands.push(Asked::Quiet(one.id), super::tags::list(&one.set));
             }
             if one.is_left() || one.others {
+                commands.push(Asked::Quiet(one.id), super::tags::list(&one.set));
                 outcome.go_on(one.id);
             }
         }

@@ -7,6 +7,7 @@
 mod apply;
 mod lease;
 mod nodes;
+pub(super) mod prune;
 mod seal;
 mod tags;
 mod topology;

@@ -6,7 +6,7 @@ use super::super::Cache;
 use super::super::failure::{self, CommandError};
 use super::super::lifetime::{self, Lifetime};
 use super::super::script::{ADD_MEMBER, DETACH_TAG, DROP_DETACHED, NUMBERS, Sent};
-use super::super::side_keys::{DRAINING_TAGS, Kind, SEQUENCE, side_key};
+use super::super::side_keys::{DRAINING_TAGS, Kind, SEQUENCE, aside, side_key};
 use super::super::tags::{GENERATION_TTL, Invalidated, unexpected};
 use super::Cluster;
 use crate::plan::OperationId;
@@ -69,8 +69,10 @@ pub(super) fn first_number(answer: &Value) -> Result<u64, CommandError> {
 pub(super) fn detach(set: &[u8], number: u64, most: usize) -> Cmd {
     let (generation, record, detached) =
         (side_key(Kind::Generation, set), side_key(Kind::Drain, set), detached(set, number.to_string().as_bytes()));
-    let mut command = DETACH_TAG.call(&mut Sent::all(), [set, &generation, &record, &detached].into_iter());
-    command.arg(number).arg(lifetime::millis(GENERATION_TTL)).arg(most);
+    let [first, second, third, fourth] = aside(set);
+    let keys = [set, &generation, &record, &detached, &first, &second, &third, &fourth];
+    let mut command = DETACH_TAG.call(&mut Sent::all(), keys.into_iter());
+    command.arg(number).arg(lifetime::millis(GENERATION_TTL)).arg(most).arg(SLICE);
     command
 }
 
@@ -169,7 +171,7 @@ impl Cache {
 }
 
 /// `SSCAN`: the next cursor and some members.
-fn slice(answer: &Value) -> Option<(u64, Vec<Vec<u8>>)> {
+pub(super) fn slice(answer: &Value) -> Option<(u64, Vec<Vec<u8>>)> {
     let Value::Array(parts) = answer else { return None };
     let [Value::BulkString(cursor), Value::Array(members)] = parts.as_slice() else { return None };
     let cursor = std::str::from_utf8(cursor).ok()?.parse().ok()?;

@@ -7,6 +7,7 @@ mod leases;
 mod moves;
 mod outages;
 mod permissions;
+mod prune;
 mod tags;
 pub(crate) mod traffic;
 mod verbs;

@@ -12,7 +12,7 @@ use unstale::registry::Action;
 use super::config;
 use crate::cache::{HOUR, apply, effect, slot, write};
 use crate::permissions::{OPERATIONS, documented_acl};
-use crate::support::RedisCluster;
+use crate::support::{RedisCluster, wait_until};
 
 /// The rules that the page adds for a cluster.
 fn added() -> Vec<String> {
@@ -30,7 +30,7 @@ async fn the_documented_acl_is_enough_for_a_cluster() {
         cluster.ask::<()>(node, &command).await;
     }
     let urls = vec![SecretUrl::new(format!("redis://unstale:secret@{}", cluster.nodes[0].addr()).parse().unwrap())];
-    let cache = Cache::connect(&RedisConfig { urls, ..config(&cluster) }, "q").unwrap();
+    let cache = Cache::connect(&RedisConfig { urls, ..config(&cluster) }, "q").unwrap().setting_aside_for(Duration::from_millis(200));
     cache.probe().await.unwrap();
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::ToHeal(_)));
     assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)));
@@ -62,6 +62,14 @@ async fn the_documented_acl_is_enough_for_a_cluster() {
     assert!(cache.drain_tag("big", &CancellationToken::new(), |_, _| {}).await.unwrap().complete);
     assert!(cache.drain_all(&CancellationToken::new(), |_, _| {}).await.unwrap().complete);
     assert!(cache.lock_upkeep("token", Duration::from_secs(10)).await.unwrap());
+    for member in ["shop:gone", "shop:back"] {
+        let _: () = redis.sadd("cache_tag:pruned", member).await.unwrap();
+    }
+    assert!(cache.tag_sets(0).await.unwrap().next != 0, "the next primary");
+    assert_eq!(cache.prune_slice(b"cache_tag:pruned", 0, false).await.unwrap().gone, 2);
+    let _: () = redis.set("shop:back", "v").await.unwrap();
+    wait_until(Duration::from_secs(10), "they are looked at again", async || cache.settle_aside(b"cache_tag:pruned").await.unwrap()).await;
+    assert_eq!(redis.smembers::<_, Vec<String>>("cache_tag:pruned").await.unwrap(), ["shop:back"]);
     let Grant::Granted { since } = cache.grant_lease("shop:page", "token", Duration::from_secs(10)).await.unwrap() else { panic!("held") };
     assert_eq!(cache.fill("shop:page", "token", since, b"v", HOUR, &["t".into()]).await.unwrap(), Fill::Filled);
     cache.release_lease("shop:page", "token").await.unwrap();

@@ -1,0 +1,255 @@
+//! Upkeep of tags' sets in a cluster, where asking for a key and taking it out of a set are two steps: between them the key may be set.
+//!
+//! So nothing is taken out at once. A member whose key and lease are gone is set aside, in its tag's slot, and is still the tag's: an invalidation
+//! detaches it with the rest. It is looked at for the second time after [`FILLED_FOR`] and more: those whose keys or leases are there come back into the
+//! set, the others are gone for good. By then a reader's fill has its lease or will be refused; a plan's write is long set, and its key joins the set
+//! once more behind it.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, Value};
+
+use super::super::Cache;
+use super::super::address::Address;
+use super::super::failure::{self, CommandError};
+use super::super::prune::{PRUNE_STEP, Pruned, TagSets};
+use super::super::side_keys::{Kind, aside, side_key};
+use super::super::slot;
+use super::super::tags::unexpected;
+use super::Cluster;
+use super::nodes::Node;
+use super::tags::slice;
+
+/// Members are set aside in four sets by turns, each of which is filled for so long, then left alone for as long: much longer than a plan
+/// takes from joining a set to setting its keys.
+pub(in crate::cache) const FILLED_FOR: Duration = Duration::from_secs(15);
+
+/// Sent whole each time: one for some hundred members.
+const SET_ASIDE: &str = include_str!("../lua/set_aside.lua");
+const LOOK_ASIDE: &str = include_str!("../lua/look_aside.lua");
+const COME_BACK: &str = include_str!("../lua/come_back.lua");
+
+/// A scan's place: the primary in the upper bits, its own cursor in the lower ones.
+pub(in crate::cache) const CURSOR_BITS: u32 = 52;
+
+/// Tags of which something is set aside.
+#[derive(Debug)]
+pub struct Asides {
+    filled_for: Duration,
+    sets: HashMap<Vec<u8>, Aside>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Aside {
+    last: Instant,
+    due: Instant,
+}
+
+impl Asides {
+    pub(in crate::cache) fn new(filled_for: Duration) -> Self {
+        Self { filled_for, sets: HashMap::new() }
+    }
+
+    /// Something of a tag's set was set aside.
+    pub fn note(&mut self, set: &[u8], now: Instant) {
+        let due = now + self.settles_after();
+        self.sets.entry(set.to_owned()).or_insert(Aside { last: now, due }).last = now;
+    }
+
+    /// A set that is due to be settled.
+    pub fn due(&self, now: Instant) -> Option<Vec<u8>> {
+        self.sets.iter().find(|(_, aside)| aside.due <= now).map(|(set, _)| set.clone())
+    }
+
+    /// When the next one is due, if one is.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.sets.values().map(|aside| aside.due).min()
+    }
+
+    /// Nothing that is due is left of it.
+    pub fn settled(&mut self, set: &[u8], now: Instant) {
+        let after = self.settles_after();
+        if let Some(aside) = self.sets.get_mut(set) {
+            if aside.last + after <= aside.due {
+                self.sets.remove(set);
+            } else {
+                // Each of the four is due for as long as two are filled.
+                aside.due = (now + self.filled_for).min(aside.last + after).max(now);
+            }
+        }
+    }
+
+    /// It cannot be settled.
+    pub fn forget(&mut self, set: &[u8]) {
+        self.sets.remove(set);
+    }
+
+    fn settles_after(&self) -> Duration {
+        self.filled_for * 2 + self.filled_for / 10
+    }
+}
+
+impl Cache {
+    /// See [`Cache::tag_sets`]: one primary after the other.
+    pub(in crate::cache) async fn tag_sets_in_cluster(&self, cluster: &Cluster, cursor: u64, scan: Cmd) -> Result<TagSets, CommandError> {
+        let nodes = cluster.standing.live()?;
+        let primaries = nodes.read(|nodes, owners| {
+            let mut places: Vec<u16> = owners.to_vec();
+            places.sort_unstable();
+            places.dedup();
+            let mut primaries: Vec<_> = places.iter().filter_map(|place| nodes.get(usize::from(*place))).cloned().collect();
+            primaries.sort_by_key(|node| order(&node.address));
+            primaries
+        });
+        let place = cursor >> CURSOR_BITS;
+        let Some(node) = usize::try_from(place).ok().and_then(|place| primaries.get(place)) else {
+            return Ok(TagSets { next: 0, sets: Vec::new() });
+        };
+        let answer = failure::of_answer("SCAN", Some(self.ask_node(node, scan).await.inspect_err(|outage| cluster.give_up(outage))?))?;
+        let (next, sets) = slice(&answer).ok_or_else(unexpected)?;
+        let next = match next {
+            0 if place + 1 < primaries.len() as u64 => (place + 1) << CURSOR_BITS,
+            0 => 0,
+            next => place << CURSOR_BITS | next,
+        };
+        Ok(TagSets { next, sets })
+    }
+
+    async fn ask_node(&self, node: &Node, command: Cmd) -> Result<Value, failure::Outage> {
+        let mut pipeline = redis::Pipeline::with_capacity(1);
+        pipeline.add_command(command);
+        Ok(node.socket.send(&pipeline).await?.pop().unwrap_or(Value::Nil))
+    }
+
+    /// See [`Cache::prune_slice`]. What is gone is set aside.
+    pub(in crate::cache) async fn prune_slice_in_cluster(
+        &self,
+        cluster: &Cluster,
+        set: &[u8],
+        cursor: u64,
+        only_count: bool,
+    ) -> Result<Pruned, CommandError> {
+        let mut scan = redis::cmd("SSCAN");
+        scan.arg(set).arg(cursor).arg("COUNT").arg(PRUNE_STEP);
+        let (next, members) = slice(&self.call("SSCAN", scan).await?).ok_or_else(unexpected)?;
+        let looked = members.len() as u64;
+        let (_, gone) = self.there_and_gone(cluster, members).await?;
+        if !only_count && !gone.is_empty() {
+            let keys = aside(set);
+            let keys: Vec<&[u8]> = std::iter::once(set).chain(keys.iter().map(Vec::as_slice)).collect();
+            let mut command = eval(SET_ASIDE, &keys);
+            command.arg(self.aside_ms()).arg(&gone);
+            self.call("prune", command).await?;
+        }
+        Ok(Pruned { next, looked, gone: gone.len() as u64 })
+    }
+
+    /// Looks for the second time at some of what was set aside of a tag's set; whether there may be more.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub(in crate::cache) async fn settle_in_cluster(&self, cluster: &Cluster, set: &[u8]) -> Result<bool, CommandError> {
+        let keys = aside(set);
+        let mut look = eval(LOOK_ASIDE, &keys.each_ref().map(Vec::as_slice));
+        look.arg(self.aside_ms()).arg(PRUNE_STEP);
+        let Value::Array(found) = self.call("prune", look).await? else { return Err(unexpected()) };
+        let [Value::Int(place), members @ ..] = found.as_slice() else { return Ok(false) };
+        let filled = usize::try_from(*place).ok().and_then(|place| keys.get(place)).ok_or_else(unexpected)?;
+        let members = members.iter().filter_map(|member| if let Value::BulkString(key) = member { Some(key.clone()) } else { None });
+        let (there, gone) = self.there_and_gone(cluster, members.collect()).await?;
+        let mut command = eval(COME_BACK, &[filled, set]);
+        command.arg(there.len()).arg(gone.len()).arg(&there).arg(&gone);
+        self.call("prune", command).await?;
+        Ok(true)
+    }
+
+    /// Members whose keys or leases are there, or that we may not ask about; and the others.
+    async fn there_and_gone(&self, cluster: &Cluster, members: Vec<Vec<u8>>) -> Result<(Vec<Vec<u8>>, Vec<Vec<u8>>), CommandError> {
+        let exists = |member: &Vec<u8>| {
+            let mut command = redis::cmd("EXISTS");
+            command.arg(member);
+            if slot::has_side_keys(member) {
+                command.arg(side_key(Kind::Lease, member));
+            }
+            command
+        };
+        let answers = cluster.run_standing(&members.iter().map(exists).collect::<Vec<_>>()).await?;
+        let (mut there, mut gone) = (Vec::new(), Vec::new());
+        for (member, answer) in members.into_iter().zip(answers) {
+            if let Err(CommandError::Outage(outage)) = failure::of_answer("EXISTS", Some(answer.clone())) {
+                cluster.give_up(&outage);
+                return Err(outage.into());
+            }
+            if answer == Value::Int(0) { gone.push(member) } else { there.push(member) }
+        }
+        Ok((there, gone))
+    }
+
+    fn aside_ms(&self) -> i64 {
+        super::super::lifetime::millis(self.aside_filled_for)
+    }
+}
+
+fn eval(script: &str, keys: &[&[u8]]) -> Cmd {
+    let mut command = redis::cmd("EVAL");
+    command.arg(script).arg(keys.len()).arg(keys);
+    command
+}
+
+/// One order for all looks, whatever else is met on the way.
+fn order(address: &Address) -> (String, u16) {
+    (address.host.clone(), address.port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILLED: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn what_is_set_aside_is_settled_while_it_is_due() {
+        let start = Instant::now();
+        let mut asides = Asides::new(FILLED);
+        asides.note(b"t", start);
+        assert_eq!(asides.due(start + 2 * FILLED), None, "it may still be joined by what was under way");
+        let due = asides.next_due().unwrap();
+        assert!(due > start + 2 * FILLED && due < start + 3 * FILLED);
+        asides.settled(b"t", due);
+        assert_eq!(asides.next_due(), None);
+    }
+
+    /// Each of the four sets is due from two fillings after its own to the end of the fourth.
+    #[test]
+    fn whenever_something_was_set_aside_a_look_comes_in_time() {
+        let start = Instant::now();
+        for notes in 1..40_u32 {
+            let mut asides = Asides::new(FILLED);
+            let noted: Vec<Instant> = (0..notes).map(|note| start + FILLED * note / 7).collect();
+            let (mut looks, mut left) = (Vec::new(), noted.as_slice());
+            loop {
+                match (left.first(), asides.next_due()) {
+                    (Some(&at), due) if due.is_none_or(|due| at <= due) => {
+                        asides.note(b"t", at);
+                        left = &left[1..];
+                    }
+                    (_, Some(due)) => {
+                        looks.push(due);
+                        asides.settled(b"t", due);
+                    }
+                    (_, None) => break,
+                }
+            }
+            for at in noted {
+                let filling = (at - start).as_millis() / FILLED.as_millis();
+                let is_due = |look: &&Instant| {
+                    let back =
+                        (**look - start).as_millis() / FILLED.as_millis() - filling.min((**look - start).as_millis() / FILLED.as_millis());
+                    back == 2 || back == 3
+                };
+                assert!(looks.iter().any(|look| is_due(&look)), "{notes} notes: nobody looked for what was set aside {:?} in", at - start);
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+-- KEYS: one of a tag's sets of what is set aside, the tag's set. ARGV: how many come back, how many do not, their names.
+-- Those whose keys are there after all are members as before; of the others nothing is left. What is not there any more was invalidated meanwhile.
+local lasts = redis.call('PTTL', KEYS[1])
+local back = {}
+for i = 3, #ARGV do
+  if redis.call('SREM', KEYS[1], ARGV[i]) == 1 and i - 2 <= tonumber(ARGV[1]) then
+    back[#back + 1] = ARGV[i]
+  end
+end
+if #back > 0 then
+  local before = redis.call('PTTL', KEYS[2])
+  redis.call('SADD', KEYS[2], unpack(back))
+  if before == -2 and lasts >= 0 then
+    redis.call('PEXPIRE', KEYS[2], lasts)
+  elseif before >= 0 and lasts >= 0 then
+    -- It may have begun anew, for members that live less long.
+    redis.call('PEXPIRE', KEYS[2], lasts, 'GT')
+  end
+end
+return #back

@@ -1,0 +1,18 @@
+-- KEYS: a tag's set, its four sets of what is set aside. ARGV: how long one of those is filled (ms), members whose keys seem to be gone.
+-- The members leave the tag's set, and are its members still (`detach_tag.lua`): a key that had joined before, and is set only now, may be among them.
+-- Returns how many there were.
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local aside = KEYS[2 + math.floor(now / tonumber(ARGV[1])) % 4]
+local lasts = math.max(redis.call('PTTL', KEYS[1]), redis.call('PTTL', aside), 3600000)
+local moved = 0
+for i = 2, #ARGV do
+  if redis.call('SREM', KEYS[1], ARGV[i]) == 1 then
+    redis.call('SADD', aside, ARGV[i])
+    moved = moved + 1
+  end
+end
+if moved > 0 then
+  redis.call('PEXPIRE', aside, lasts)
+end
+return moved
