@@ -117,18 +117,20 @@ impl Lane {
     /// # Errors
     /// When the session is over, for whatever reason: also when the broker cancels the consumer because the queue is gone.
     pub async fn next_batch(&mut self, max: usize) -> Result<Vec<Delivery>, SessionEnded> {
-        self.next_batch_of(1, max).await
+        self.next_batch_of(|_| true, max).await
     }
 
-    /// As [`next_batch`](Self::next_batch), but waits until so many deliveries have arrived, or `max`, or 4 MiB of bodies.
+    /// As [`next_batch`](Self::next_batch), but waits until as many have arrived as are `enough`, or `max`, or 4 MiB of bodies. Whether they are is
+    /// asked when one more arrives.
     ///
     /// # Errors
     /// As for [`next_batch`](Self::next_batch).
-    pub async fn next_batch_of(&mut self, least: usize, max: usize) -> Result<Vec<Delivery>, SessionEnded> {
+    pub async fn next_batch_of(&mut self, enough: impl Fn(usize) -> bool, max: usize) -> Result<Vec<Delivery>, SessionEnded> {
         let max = max.max(1);
-        let least = if self.consumer.is_some() { least.clamp(1, max) } else { 1 };
         let mut body_bytes: usize = self.left_over.iter().map(|delivery| delivery.body().len()).sum();
-        while self.left_over.len() < least && body_bytes < BATCH_BYTES {
+        // Nothing more comes to what was left over by a consumer that is cancelled.
+        let is_enough = |count| count > 0 && (count >= max || enough(count));
+        while !is_enough(self.left_over.len()) && body_bytes < BATCH_BYTES && !(self.consumer.is_none() && self.has_left_over()) {
             let Some(consumer) = &mut self.consumer else { return Err(self.end().await) };
             let next = tokio::select! {
                 // Once the session is over what was delivered can no longer be acknowledged.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -15,14 +15,17 @@ use crate::broker::{Delivery, Lane, SessionEnded, Tag};
 use crate::cache::Outage;
 
 /// Batches that may be on their way to Redis at once: enough to fill a slow link; the prefetch bounds them anyway.
-const MAX_APPLYING: usize = 8;
+const MAX_APPLYING: usize = 16;
 
-/// With a batch on its way, so many must have arrived for the next: what comes meanwhile makes larger batches, which cost Redis fewer commands;
-/// and that many in each of eight fill a slow link.
-const GATHERED: usize = 125;
+/// With a batch on its way, so many must have arrived for the next: larger batches cost Redis fewer commands.
+const GATHERED: usize = 250;
+
+/// On a slow link, where the latest batch is on its way for this long, so many are enough: several batches fill the link.
+const SLOW_LINK: Duration = Duration::from_micros(500);
+const GATHERED_ON_SLOW_LINK: usize = 50;
 
 /// So many settled deliveries are acknowledged at once while more arrive: to a quorum queue an acknowledgement is an entry in its log.
-const ACKNOWLEDGED_AT_ONCE: usize = 250;
+const ACKNOWLEDGED_AT_ONCE: usize = 125;
 
 /// For copies under way when everything else is given back.
 const SETTLE_BEFORE_GIVING_BACK: Duration = Duration::from_secs(5);
@@ -39,10 +42,12 @@ pub(super) async fn run(
     let mut applying = InOrder::new();
     let mut settling = InOrder::new();
     let mut settled = Settled::default();
+    let mut sent_at = Instant::now();
     let mut stopping = false;
     lane.consume(window.prefetch()).await?;
     loop {
-        let least = if applying.is_empty() { 1 } else { GATHERED };
+        let is_alone = applying.is_empty();
+        let enough = |arrived| is_alone || arrived >= GATHERED || (arrived >= GATHERED_ON_SLOW_LINK && sent_at.elapsed() >= SLOW_LINK);
         tokio::select! {
             biased;
             batch = settling.next(), if !settling.is_empty() => {
@@ -79,7 +84,7 @@ pub(super) async fn run(
                     shared.low.all_read();
                 }
             }
-            arrived = lane.next_batch_of(least, shared.config.batch),
+            arrived = lane.next_batch_of(enough, shared.config.batch),
                 if (!stopping || lane.has_left_over()) && applying.len() < MAX_APPLYING =>
             {
                 let mut deliveries = arrived?;
@@ -92,6 +97,7 @@ pub(super) async fn run(
                     lane.consume(prefetch).await?;
                 }
                 applying.push(apply(shared, Batch::read(shared, deliveries))).await;
+                sent_at = Instant::now();
                 if lane.all_read()? {
                     shared.low.all_read();
                 }

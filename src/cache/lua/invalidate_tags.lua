@@ -11,41 +11,43 @@ if n == 1 then
 end
 n = string.format('%.0f', n)
 
+local call, pcall, insert = redis.call, redis.pcall, table.insert
+local kept, most = ARGV[1], tonumber(ARGV[2])
 local answers, records, leases = {}, {}, {}
 for i = 3, #KEYS, 3 do
   local set, record = KEYS[i], KEYS[i + 2]
-  local size = redis.pcall('SCARD', set)
+  local size = pcall('SCARD', set)
   if type(size) == 'table' then
-    table.insert(answers, size)
+    insert(answers, size)
   else
-    redis.call('SET', KEYS[i + 1], n, 'PX', ARGV[1])
+    call('SET', KEYS[i + 1], n, 'PX', kept)
     local existed = 0
-    if size > tonumber(ARGV[2]) then
+    if size > most then
       local detached = record .. ':' .. n
-      redis.call('RENAME', set, detached)
-      redis.call('PERSIST', detached)
-      redis.call('SADD', record, n)
-      redis.call('SADD', KEYS[2], set)
+      call('RENAME', set, detached)
+      call('PERSIST', detached)
+      call('SADD', record, n)
+      call('SADD', KEYS[2], set)
       size = 0
     elseif size > 0 then
-      local doomed = redis.call('SMEMBERS', set)
+      local doomed = call('SMEMBERS', set)
       for _, member in ipairs(doomed) do
-        table.insert(leases, side_key('lease', member))
+        insert(leases, side_key('lease', member))
       end
-      table.insert(doomed, set)
-      existed = redis.call('UNLINK', unpack(doomed)) - 1
+      insert(doomed, set)
+      existed = call('UNLINK', unpack(doomed)) - 1
     end
-    table.insert(answers, { existed, size - existed, 0 })
+    insert(answers, { existed, size - existed, 0 })
   end
-  table.insert(records, record)
+  insert(records, record)
 end
 
 for first = 1, #leases, 1000 do
-  redis.call('UNLINK', unpack(leases, first, math.min(first + 999, #leases)))
+  call('UNLINK', unpack(leases, first, math.min(first + 999, #leases)))
 end
-if redis.call('EXISTS', unpack(records)) > 0 then
+if call('EXISTS', unpack(records)) > 0 then
   for i, record in ipairs(records) do
-    answers[i][3] = redis.call('EXISTS', record)
+    answers[i][3] = call('EXISTS', record)
   end
 end
 return answers
