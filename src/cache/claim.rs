@@ -65,14 +65,15 @@ impl Cache {
         self.call("load", command).await.map(drop)
     }
 
-    /// Gives back the claim, the place behind it and the lease, as far as they are the token's.
+    /// Gives back the claim, the place behind it and the lease, as far as they are the token's. `filled`: the key has a value that was loaded after
+    /// its deletion; then, for so long, who waits to load the same is told that it need not, if its own deletion was before that value too.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn end_load(&self, key: &str, token: &LoadToken) -> Result<(), CommandError> {
-        let keys = [Kind::Load, Kind::NextLoad, Kind::Lease].map(|kind| side_key(kind, key.as_bytes()));
-        let mut command = END_LOAD.call(&mut Sent::default(), keys.iter().map(Vec::as_slice));
-        command.arg(&token.0);
+    pub async fn end_load(&self, key: &str, token: &LoadToken, filled: Option<Duration>) -> Result<(), CommandError> {
+        let [load, next, lease] = [Kind::Load, Kind::NextLoad, Kind::Lease].map(|kind| side_key(kind, key.as_bytes()));
+        let mut command = END_LOAD.call(&mut Sent::default(), [load.as_slice(), &next, &lease, key.as_bytes()].into_iter());
+        command.arg(&token.0).arg(filled.map_or(0, lifetime::millis));
         self.call("load", command).await.map(drop)
     }
 

@@ -9,12 +9,15 @@
 //! - A write becomes a deletion where a later event, chosen or not, invalidated one of its tags or shortened the key's life.
 //! - Whatever stands raises the fences that all of it would have raised.
 //! - A counter is bumped once, however often it was: what counts is that it becomes a number that it has not had.
+//! - The longest second pass (`again`) that any of its deletions asked for is asked for.
 //! - A key that may itself be a tag's set is not touched alone: its tag is invalidated, or its members could no longer be found.
 //!
 //! What stands depends on nothing but what came later, fences aside: so a span may be cut at any place, and what is behind the cut be folded anew.
 
 #[cfg(test)]
 mod tests;
+
+use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt};
 
@@ -53,6 +56,7 @@ struct Invalidations {
     newest: u64,
     /// The newest one that is chosen.
     chosen: Option<(u64, RuleId)>,
+    again: Option<Duration>,
 }
 
 /// What is to be done to a key.
@@ -66,6 +70,8 @@ struct Standing {
     what: What,
     /// The highest version of each entity; two of one entity where two events had it.
     versions: Vec<Version>,
+    /// After how long it is to be deleted a second time.
+    again: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -118,17 +124,17 @@ impl Fold {
 
     /// Adds the next effect of a chosen event, which stands at that offset. `fenced`: the event is younger than fences are.
     pub fn choose(&mut self, at: u64, effect: Effect, fenced: bool) {
-        let Effect { rule, target, action, version, again: _ } = effect;
+        let Effect { rule, target, action, version, again } = effect;
         if let Some(tag) = self.tag_of(&target, &action) {
             let tag = tag.to_owned();
-            return self.invalidate(at, Some(rule), &tag);
+            return self.invalidate(at, Some((rule, again)), &tag);
         }
         match (action, version) {
-            (Action::InvalidateTag, _) => self.invalidate(at, Some(rule), &target),
-            (Action::BumpVersion, _) => self.stand(at, rule, target, What::Bump, None),
+            (Action::InvalidateTag, _) => self.invalidate(at, Some((rule, again)), &target),
+            (Action::BumpVersion, _) => self.stand(at, rule, target, What::Bump, None, None),
             (Action::Expire(expiry), _) => self.expire(at, rule, target, expiry),
             (Action::Write(write), Some(version)) if fenced => self.write(at, rule, target, write, version),
-            (Action::Delete | Action::Warm(_) | Action::Write(_), version) => self.stand(at, rule, target, What::Delete, version),
+            (Action::Delete | Action::Warm(_) | Action::Write(_), version) => self.stand(at, rule, target, What::Delete, version, again),
         }
     }
 
@@ -165,9 +171,10 @@ impl Fold {
         let is_last_word = |write: &Write, at: u64| {
             whole && !write.tags.iter().any(|tag| tags.get(tag).is_some_and(|invalidations| invalidations.newest > at))
         };
-        for (target, Standing { at, since, rule, what, mut versions }) in self.keys.drain() {
+        for (target, Standing { at, since, rule, what, mut versions, mut again }) in self.keys.drain() {
             let mut push = |rule, action, version: Option<Box<Version>>| {
-                all.push((at, Folded { since, effect: Effect { rule, target: target.clone(), action, version, again: None } }));
+                let again = if action == Action::Delete { again.take() } else { None };
+                all.push((at, Folded { since, effect: Effect { rule, target: target.clone(), action, version, again } }));
             };
             match what {
                 What::Bump => push(rule, Action::BumpVersion, None),
@@ -189,10 +196,8 @@ impl Fold {
         }
         for (target, invalidations) in tags {
             let Some((at, rule)) = invalidations.chosen else { continue };
-            all.push((
-                at,
-                Folded { since: at, effect: Effect { rule, target, action: Action::InvalidateTag, version: None, again: None } },
-            ));
+            let effect = Effect { rule, target, action: Action::InvalidateTag, version: None, again: invalidations.again };
+            all.push((at, Folded { since: at, effect }));
         }
         self.bytes = 0;
         // Stable: a key's deletion stays before its write. Of one event, keys go before tags, in the same order each time.
@@ -213,24 +218,26 @@ impl Fold {
         }
     }
 
-    /// `rule`: of a chosen event.
-    fn invalidate(&mut self, at: u64, rule: Option<RuleId>, tag: &str) {
-        let chosen = rule.map(|rule| (at, rule));
+    /// `chosen`: the rule of a chosen event, and the second pass that it asks for.
+    fn invalidate(&mut self, at: u64, chosen: Option<(RuleId, Option<Duration>)>, tag: &str) {
+        let (chosen, again) = (chosen.map(|(rule, _)| (at, rule)), chosen.and_then(|(_, again)| again));
         match self.tags.get_mut(tag) {
             Some(invalidations) => {
                 invalidations.newest = at;
                 invalidations.chosen = chosen.or(invalidations.chosen);
+                invalidations.again = invalidations.again.max(again);
             }
             None => {
                 self.bytes += tag.len();
-                self.tags.insert(tag.to_owned(), Invalidations { newest: at, chosen });
+                self.tags.insert(tag.to_owned(), Invalidations { newest: at, chosen, again });
             }
         }
     }
 
     /// What makes all that came before unseen.
-    fn stand(&mut self, at: u64, rule: RuleId, key: String, what: What, version: Option<Box<Version>>) {
-        let Some(standing) = self.keys.get_mut(&key) else { return self.insert(at, rule, key, what, version) };
+    fn stand(&mut self, at: u64, rule: RuleId, key: String, what: What, version: Option<Box<Version>>, again: Option<Duration>) {
+        let Some(standing) = self.keys.get_mut(&key) else { return self.insert(at, rule, key, what, version, again) };
+        standing.again = standing.again.max(again);
         self.bytes = self.bytes + weight(&key, &what) - weight(&key, &standing.what);
         if let Some(version) = version {
             raise(&mut standing.versions, &version);
@@ -239,7 +246,7 @@ impl Fold {
     }
 
     fn expire(&mut self, at: u64, rule: RuleId, key: String, expiry: Expiry) {
-        let Some(standing) = self.keys.get_mut(&key) else { return self.insert(at, rule, key, What::Expire(expiry), None) };
+        let Some(standing) = self.keys.get_mut(&key) else { return self.insert(at, rule, key, What::Expire(expiry), None, None) };
         match &mut standing.what {
             // Stronger than any shortening; and a counter that is to be bumped will live on.
             What::Delete | What::Bump => return,
@@ -262,11 +269,11 @@ impl Fold {
     fn write(&mut self, at: u64, rule: RuleId, key: String, write: Box<Write>, version: Box<Version>) {
         let Some(standing) = self.keys.get_mut(&key) else {
             let what = What::Write { write, version: version.clone(), deleted: None };
-            return self.insert(at, rule, key, what, Some(version));
+            return self.insert(at, rule, key, what, Some(version), None);
         };
         match raise(&mut standing.versions, &version) {
             Some(mark::Standing::Old) => return,
-            Some(mark::Standing::Tied) => return self.stand(at, rule, key, What::Delete, None),
+            Some(mark::Standing::Tied) => return self.stand(at, rule, key, What::Delete, None, None),
             // Of another entity, or the first one: the later stands.
             Some(mark::Standing::Newer) | None => {}
         }
@@ -281,10 +288,10 @@ impl Fold {
         (standing.at, standing.since, standing.rule, standing.what) = (at, since, rule, what);
     }
 
-    fn insert(&mut self, at: u64, rule: RuleId, key: String, what: What, version: Option<Box<Version>>) {
+    fn insert(&mut self, at: u64, rule: RuleId, key: String, what: What, version: Option<Box<Version>>, again: Option<Duration>) {
         self.bytes += weight(&key, &what);
         let versions = version.into_iter().map(|version| *version).collect();
-        self.keys.insert(key, Standing { at, since: at, rule, what, versions });
+        self.keys.insert(key, Standing { at, since: at, rule, what, versions, again });
     }
 }
 

@@ -161,7 +161,7 @@ impl Load<'_> {
         let cache = &self.shared.cache;
         if let Some(before) = before {
             // Else it would be waited for until it runs out. A fill by it that still comes is refused.
-            cache.end_load(self.key, &before).await?;
+            cache.end_load(self.key, &before, None).await?;
         }
         let deadline = Instant::now() + LONGEST_WAIT;
         let mut first = true;
@@ -170,7 +170,7 @@ impl Load<'_> {
                 Claim::Covered => return Ok(Ended::Filled),
                 Claim::Load => break,
                 Claim::Wait if Instant::now() >= deadline => {
-                    cache.end_load(self.key, &self.token).await?;
+                    cache.end_load(self.key, &self.token, None).await?;
                     return Err(Unfilled::Held);
                 }
                 Claim::Wait => sleep(HELD_INTERVAL).await,
@@ -181,7 +181,9 @@ impl Load<'_> {
         if let Err(Unfilled::Redis(CommandError::Outage(outage))) = ended {
             return Err(CommandError::Outage(outage).into());
         }
-        cache.end_load(self.key, &self.token).await?;
+        // An old value that is served tells nothing.
+        let is_filled = matches!(ended, Ok(Ended::Filled)) && self.warm.stale == Stale::Drop;
+        cache.end_load(self.key, &self.token, is_filled.then_some(CLAIM_TTL)).await?;
         ended
     }
 
@@ -264,10 +266,10 @@ impl Load<'_> {
     }
 }
 
-/// What decides what a load would leave in the cache.
+/// What decides what a load would leave in the cache, and whether an old value may be there meanwhile.
 fn hash_of_load(warm: &Warm) -> u64 {
-    let expiry = format!("{:?}", warm.expiry);
-    let fields = [warm.url.as_bytes(), expiry.as_bytes()];
+    let (expiry, stale) = (format!("{:?}", warm.expiry), format!("{:?}", warm.stale));
+    let fields = [warm.url.as_bytes(), expiry.as_bytes(), stale.as_bytes()];
     hash(&fields.into_iter().chain(warm.tags.iter().map(String::as_bytes)).collect::<Vec<_>>())
 }
 

@@ -13,6 +13,7 @@ const SCHEMAS: &str = include_str!("../../docs/SCHEMAS.md");
 const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
 const READERS: &str = include_str!("../../docs/READERS.md");
 const FAULTS: &str = include_str!("../../docs/FAULTS.md");
+const CONSISTENCY: &str = include_str!("../../docs/CONSISTENCY.md");
 const README: &str = include_str!("../../README.md");
 
 /// A fenced block of a page.
@@ -225,15 +226,38 @@ fn tests_in(folder: &Path, root: &Path, found: &mut BTreeSet<String>) {
     }
 }
 
-#[test]
-fn every_fault_has_its_test_and_every_fault_test_its_row() {
+/// All tests: the integration tests, and those in `src`.
+fn all_tests() -> (BTreeSet<String>, BTreeSet<String>) {
     let (mut integration, mut units) = (BTreeSet::new(), BTreeSet::new());
     for (folder, found) in [("tests/it", &mut integration), ("src", &mut units)] {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
         tests_in(&root, &root, found);
     }
-    let rows = FAULTS.lines().filter(|line| line.starts_with("| ")).filter_map(|line| line.strip_suffix("` |")?.rsplit_once("| `"));
-    let listed: BTreeSet<&str> = rows.map(|(_, test)| test).collect();
+    (integration, units)
+}
+
+/// The tests that the rows of a page end with.
+fn tests_of_rows(page: &str) -> BTreeSet<&str> {
+    let rows = page.lines().filter(|line| line.starts_with("| ")).filter_map(|line| line.strip_suffix("` |")?.rsplit_once("| `"));
+    rows.map(|(_, test)| test).collect()
+}
+
+#[test]
+fn what_holds_names_a_test_that_tries_it() {
+    let (integration, _) = all_tests();
+    let (_, holds) = CONSISTENCY.split_once("## What holds").unwrap();
+    let (holds, _) = holds.split_once("## What does not").unwrap();
+    let listed = tests_of_rows(holds);
+    let rows = holds.lines().filter(|line| line.starts_with("| **")).count();
+    assert_eq!(listed.len(), rows, "a row of docs/CONSISTENCY.md names no test, or another's");
+    let missing: Vec<&&str> = listed.iter().filter(|test| !integration.contains(**test)).collect();
+    assert!(missing.is_empty(), "docs/CONSISTENCY.md names tests that are not there: {missing:?}");
+}
+
+#[test]
+fn every_fault_has_its_test_and_every_fault_test_its_row() {
+    let (integration, units) = all_tests();
+    let listed = tests_of_rows(FAULTS);
     assert!(listed.len() > 40, "only {} rows were found: has the page's form changed?", listed.len());
     let missing: Vec<&&str> = listed.iter().filter(|test| !integration.contains(**test) && !units.contains(**test)).collect();
     assert!(missing.is_empty(), "docs/FAULTS.md lists tests that are not there: {missing:?}");

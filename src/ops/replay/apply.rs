@@ -29,10 +29,18 @@ pub(super) struct Applier<'a, O> {
     pub(super) pace: Pace,
     /// From then on writes may have lost their fences: they are deletions.
     pub(super) fenced_until: Instant,
+    /// All that is replayed was published before.
+    pub(super) begun: Instant,
 }
 
 /// Told to stop.
 struct Stopped;
+
+/// What is left of the time until a second pass. Whoever it is for had loaded before the event was published, and so before the replay began:
+/// a pass so long after that is the second one, and none must follow.
+fn second_pass(again: Duration, past: Duration) -> Option<Duration> {
+    again.checked_sub(past).filter(|left| !left.is_zero())
+}
 
 impl<O: Observer> Applier<'_, O> {
     /// Applies all. What is left, if we are told to stop: what stands for the history from an offset on.
@@ -52,6 +60,10 @@ impl<O: Observer> Applier<'_, O> {
         while done < effects.len() {
             let end = effects.len().min(done + self.pace.step(SLICE));
             let slice = &mut effects[done..end];
+            let past = self.begun.elapsed();
+            for effect in slice.iter_mut() {
+                effect.again = effect.again.and_then(|again| second_pass(again, past));
+            }
             if Instant::now() >= self.fenced_until {
                 slice
                     .iter_mut()

@@ -87,10 +87,11 @@ impl Replay {
         let survey = history.survey(&[self.span.first(), self.span.end(), self.oldest_fence()]).await?;
         let [from, to, fenced_from] = survey.places[..] else { return Err(BrokerError::Unreachable("an incomplete survey".into())) };
         let to = to.max(from);
+        let begun = Instant::now();
         let mut report = Report::new(registry.rules().len(), from, to, survey.end);
         report.cut = self.span.is_cut(from, survey.first);
         let mut intake = Intake::new(self, registry, from..to, fenced_from);
-        let mut applier = Applier { registry, cache, observer, stop, pace: Pace::new(self.rate), fenced_until };
+        let mut applier = Applier { registry, cache, observer, stop, pace: Pace::new(self.rate), fenced_until, begun };
         // What is behind the span can only be given way to.
         let end = if from < to { survey.end } else { from };
         let (mut next, mut applied_to) = (from, from);

@@ -52,6 +52,38 @@ fn folded(steps: &[Step<'_>]) -> Vec<String> {
 }
 
 #[test]
+fn the_longest_second_pass_is_asked_for() {
+    let mut fold = Fold::new("tag:");
+    let again = |effect, millis| Effect { again: Some(Duration::from_millis(millis)), ..effect };
+    for (at, (target, millis)) in (0..).zip([("a", 200), ("a", 500), ("a", 100), ("b", 300), ("c", 400), ("n", 400)]) {
+        fold.choose(at, again(effect(target, Action::Delete, version("f", 1, 'x', 1)), millis), true);
+        fold.choose(at, again(effect(target, Action::InvalidateTag, None), millis), true);
+    }
+    fold.choose(6, effect("b", write("v", &[]), version("f", 2, 'y', 1)), true);
+    // What was not chosen counts for nothing, and makes what came before it give way.
+    fold.pass_over(7, &again(effect("c", Action::Delete, None), 900));
+    fold.pass_over(8, &again(effect("a", Action::InvalidateTag, None), 900));
+    // A counter is not set back.
+    fold.choose(9, effect("n", Action::BumpVersion, None), true);
+    let asked: BTreeSet<_> = (fold.take(true).into_iter())
+        .map(|Folded { effect: Effect { target, action, again, .. }, .. }| {
+            format!("{} {target} {}", action.verb(), again.map_or(0, |again| again.as_millis()))
+        })
+        .collect();
+    let expected = [
+        "delete a 500",
+        "delete b 300",
+        "write b 0",
+        "bump_version n 0",
+        "invalidate_tags a 500",
+        "invalidate_tags b 300",
+        "invalidate_tags c 400",
+        "invalidate_tags n 400",
+    ];
+    assert_eq!(asked, BTreeSet::from(expected.map(str::to_owned)));
+}
+
+#[test]
 fn what_stands_for_what() {
     use Action::{BumpVersion as Bump, Delete, InvalidateTag as Invalidate};
     for (why, steps, expected) in [

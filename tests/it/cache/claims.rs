@@ -5,7 +5,7 @@ use std::time::Duration;
 use unstale::cache::{Cache, Claim, Grant, LoadToken, new_token};
 use unstale::registry::Action;
 
-use super::{Names, apply, cache, effect};
+use super::{HOUR, Names, apply, cache, effect, write};
 use crate::support::{self, wait_until};
 
 const TTL: Duration = Duration::from_secs(30);
@@ -42,10 +42,10 @@ async fn one_loads_one_waits_and_the_others_are_covered() {
         assert_eq!(claim(&cache, &key, &b, false).await, Claim::Covered, "it loads anew");
         assert_eq!(claim(&cache, &key, &d, true).await, Claim::Covered);
 
-        cache.end_load(&key, &a).await.unwrap();
+        cache.end_load(&key, &a, None).await.unwrap();
         assert!(!cache.lease_is_held(&key).await.unwrap());
         assert_eq!(claim(&cache, &key, &d, true).await, Claim::Load, "nobody is left in its place");
-        cache.end_load(&key, &d).await.unwrap();
+        cache.end_load(&key, &d, None).await.unwrap();
     }
 }
 
@@ -60,7 +60,7 @@ async fn another_load_covers_nothing_and_the_newest_waits() {
     assert_eq!(claim(&cache, &key, &b, true).await, Claim::Wait);
     assert_eq!(claim(&cache, &key, &c, true).await, Claim::Wait);
     assert_eq!(claim(&cache, &key, &b, false).await, Claim::Covered, "c came later");
-    cache.end_load(&key, &a).await.unwrap();
+    cache.end_load(&key, &a, None).await.unwrap();
     assert_eq!(claim(&cache, &key, &c, false).await, Claim::Load);
 }
 
@@ -74,11 +74,36 @@ async fn who_waits_is_covered_by_a_load_that_is_over_before_it_asks_again() {
     assert_eq!(claim(&cache, &key, &b, true).await, Claim::Wait);
     take_lease(&cache, &key, &a).await;
     cache.keep_load(&key, &a, TTL).await.unwrap();
-    cache.end_load(&key, &a).await.unwrap();
+    cache.end_load(&key, &a, None).await.unwrap();
     // Who comes now was invalidated since, perhaps.
     assert_eq!(claim(&cache, &key, &c, true).await, Claim::Load);
     assert_eq!(claim(&cache, &key, &d, true).await, Claim::Wait, "what covers b says nothing of d");
     assert_eq!(claim(&cache, &key, &b, false).await, Claim::Covered);
+}
+
+/// A reader's load, which a worker waited for.
+#[tokio::test]
+async fn who_waits_is_covered_by_a_value_that_came_after_its_own_deletion() {
+    let (names, server) = (Names::new(), support::redis().await);
+    let cache = cache(&server.url(), &names.of("q")).await;
+    let write_value = async |key: &str| apply(&cache, &[effect(0, key, write("v", HOUR, &[]))]).await;
+    for (what, is_there, expected) in [(1, true, Claim::Covered), (1, false, Claim::Load), (2, true, Claim::Load)] {
+        let key = names.of(&format!("{what}:{is_there}"));
+        let (a, b) = (token(1, 1), token(what, 2));
+        assert_eq!(claim(&cache, &key, &a, true).await, Claim::Load);
+        write_value(&key).await;
+        apply(&cache, &[effect(0, &key, Action::Delete)]).await;
+        assert_eq!(claim(&cache, &key, &b, true).await, Claim::Wait);
+        if is_there {
+            write_value(&key).await;
+        }
+        cache.end_load(&key, &a, Some(TTL)).await.unwrap();
+        assert_eq!(claim(&cache, &key, &b, false).await, expected, "of {what}, {is_there}");
+        // Who comes now was invalidated since, perhaps.
+        let c = token(1, 3);
+        let found = if expected == Claim::Covered { Claim::Load } else { Claim::Wait };
+        assert_eq!(claim(&cache, &key, &c, true).await, found, "of {what}, {is_there}");
+    }
 }
 
 /// The claim of a killed worker stays for a while, and its event comes again: it must not count as somebody who does the work.

@@ -1,5 +1,6 @@
 //! Redis Cluster: keys, tags and leases in whatever slots they fall into, slots that move, primaries that die.
 
+mod again;
 mod failover;
 mod fences;
 mod law;
@@ -8,6 +9,7 @@ mod moves;
 mod outages;
 mod permissions;
 mod prune;
+mod readers;
 mod tags;
 pub(crate) mod traffic;
 mod verbs;

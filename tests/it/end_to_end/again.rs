@@ -1,9 +1,11 @@
 //! Second passes, with a worker: for readers that store late what they loaded before.
 
+use std::time::Duration;
+
 use redis::AsyncCommands;
 
 use super::stage::{SOON, Stage};
-use crate::support::wait_until;
+use crate::support::{self, Redis, wait_until};
 
 const RULES: &str = r#"
 events:
@@ -53,6 +55,25 @@ async fn a_second_pass_outlives_the_worker_that_scheduled_it() {
     worker.kill();
     stage.store_late().await;
     let worker = stage.worker(&[]).await;
+    stage.wait_gone("user:7").await;
+    stage.wait_gone("list:red").await;
+    wait_until(SOON, "nothing is left", async || stage.scheduled().await == 0).await;
+    assert!(worker.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_pass_that_is_due_while_redis_is_away_is_done_when_it_is_back() {
+    let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let stage = Stage::with(&support::rabbitmq().await.url(), redis, &[("users.yaml", RULES)]).await;
+    let worker = stage.worker(&[]).await;
+    stage.publish("user.updated", r#"{"id": 7, "team": "red"}"#).await;
+    wait_until(SOON, "the first pass", async || stage.scheduled().await == 2).await;
+    stage.wait_settled(&[&worker]).await;
+    stage.store_late().await;
+    stage.redis.kill();
+    // It is the time itself that is waited for.
+    tokio::time::sleep(Duration::from_millis(5_500)).await;
+    stage.redis.restart().await;
     stage.wait_gone("user:7").await;
     stage.wait_gone("list:red").await;
     wait_until(SOON, "nothing is left", async || stage.scheduled().await == 0).await;

@@ -24,8 +24,8 @@ struct Inner {
 
 /// Answers `/{id}` with the value that the id had when the request came, whatever happens until the answer.
 #[derive(Clone)]
-pub(super) struct Catalogue {
-    pub(super) url: String,
+pub(crate) struct Catalogue {
+    pub(crate) url: String,
     inner: Arc<Mutex<Inner>>,
     gate: Arc<Semaphore>,
 }
@@ -41,12 +41,12 @@ impl Drop for UnderWay {
 
 impl Catalogue {
     /// Each request waits until [`answer`](Self::answer) lets it through.
-    pub(super) async fn gated() -> Self {
+    pub(crate) async fn gated() -> Self {
         Self::start(Semaphore::new(0)).await
     }
 
     /// Answers by itself, after up to so long.
-    pub(super) async fn open(longest_ms: u64) -> Self {
+    pub(crate) async fn open(longest_ms: u64) -> Self {
         let catalogue = Self::start(Semaphore::new(Semaphore::MAX_PERMITS)).await;
         catalogue.inner.lock().unwrap().longest_ms = longest_ms;
         catalogue
@@ -79,38 +79,38 @@ impl Catalogue {
         value.map_or((StatusCode::NOT_FOUND, String::new()), |value| (StatusCode::OK, value))
     }
 
-    pub(super) fn set(&self, id: &str, value: &str) {
+    pub(crate) fn set(&self, id: &str, value: &str) {
         self.inner.lock().unwrap().values.insert(id.to_owned(), value.to_owned());
     }
 
-    pub(super) fn remove(&self, id: &str) {
+    pub(crate) fn remove(&self, id: &str) {
         self.inner.lock().unwrap().values.remove(id);
     }
 
     /// Whether each request is answered with this status at once.
-    pub(super) fn fail_with(&self, code: impl Into<Option<u16>>) {
+    pub(crate) fn fail_with(&self, code: impl Into<Option<u16>>) {
         self.inner.lock().unwrap().failing_with = code.into();
     }
 
     /// Lets so many requests through, those that are still to come among them.
-    pub(super) fn answer(&self, requests: usize) {
+    pub(crate) fn answer(&self, requests: usize) {
         self.gate.add_permits(requests);
     }
 
-    pub(super) fn loads(&self, id: &str) -> usize {
+    pub(crate) fn loads(&self, id: &str) -> usize {
         self.inner.lock().unwrap().loads.get(id).map_or(0, |[so_far, ..]| *so_far)
     }
 
-    pub(super) fn all_loads(&self) -> usize {
+    pub(crate) fn all_loads(&self) -> usize {
         self.inner.lock().unwrap().loads.values().map(|[so_far, ..]| so_far).sum()
     }
 
     /// The most loads of one id at once.
-    pub(super) fn most_at_once(&self, id: &str) -> usize {
+    pub(crate) fn most_at_once(&self, id: &str) -> usize {
         self.inner.lock().unwrap().loads.get(id).map_or(0, |[_, _, most]| *most)
     }
 
-    pub(super) async fn wait_asked(&self, id: &str, times: usize) {
+    pub(crate) async fn wait_asked(&self, id: &str, times: usize) {
         wait_until(SOON, &format!("{id} is asked for {times} times"), async || self.loads(id) >= times).await;
     }
 }

@@ -2,7 +2,7 @@
 
 mod again;
 mod breaker;
-mod catalogue;
+pub(crate) mod catalogue;
 mod forms;
 mod lifecycle;
 mod load;

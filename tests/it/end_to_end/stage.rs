@@ -189,7 +189,11 @@ impl Stage {
 
     /// Messages ready in a queue of ours: `""`, `".slow"`, `".dead"`…; none where there is no such queue.
     pub(crate) async fn ready(&self, suffix: &str) -> u32 {
-        let channel = self.client.create_channel().await.unwrap();
+        let channel = match self.client.create_channel().await {
+            Ok(channel) => channel,
+            // The channel before it may have ended with a queue that is not there, and this one hear of it.
+            Err(_) => self.client.create_channel().await.unwrap(),
+        };
         let queue = format!("{}{suffix}", self.queue);
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let Ok(declared) = channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await else { return 0 };

@@ -119,7 +119,7 @@ async fn everything(cache: &Cache, admin: &mut MultiplexedConnection, uses: Uses
     note(&mut refused, cache.lease_is_held("shop:page").await)?;
     note(&mut refused, cache.has_value("shop:page").await)?;
     note(&mut refused, cache.keep_load("shop:page", &load, lease).await)?;
-    note(&mut refused, cache.end_load("shop:page", &load).await)?;
+    note(&mut refused, cache.end_load("shop:page", &load, Some(Duration::from_secs(5))).await)?;
     let token = new_token();
     if let Some(Grant::Granted { since }) = note(&mut refused, cache.grant_lease("shop:page", &token, lease).await)? {
         let tags = if uses.tags { vec!["t".to_owned()] } else { vec![] };

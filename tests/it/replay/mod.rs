@@ -6,6 +6,7 @@ mod ends;
 mod engine;
 mod fences;
 mod places;
+mod second_passes;
 mod verbs;
 
 use std::process::{Command, Stdio};

@@ -1,0 +1,149 @@
+//! Leasing readers beside invalidations, while slots move and primaries are replaced: what they are given is never older than the last
+//! invalidation that had taken hold when they asked.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use unstale::cache::Cache;
+use unstale::reader::{Options, Outcome, Reader};
+use unstale::registry::{Action, Effect};
+
+use super::cache;
+use crate::cache::{effect, try_apply};
+use crate::end_to_end::stage::SOON;
+use crate::support::{RedisCluster, wait_until};
+
+const KEYS: usize = 24;
+const TAGS: usize = 4;
+const READERS: usize = 12;
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn key(n: usize) -> String {
+    format!("page:{n}")
+}
+
+fn tag(n: usize) -> String {
+    format!("shelf:{}", n % TAGS)
+}
+
+/// What keys are loaded from: how often each has changed, and the change whose invalidation has taken hold.
+#[derive(Default)]
+struct Source {
+    changes: [AtomicU64; KEYS],
+    invalidated: [AtomicU64; KEYS],
+    stale: Mutex<Vec<String>>,
+    outcomes: Mutex<Vec<Outcome>>,
+    ended: AtomicBool,
+}
+
+impl Source {
+    /// Changes a row, or all of a tag, and invalidates; over and over.
+    async fn change(&self, cache: &Cache) {
+        while !self.ended.load(SeqCst) {
+            let n = fastrand::usize(..KEYS);
+            let whole_tag = fastrand::u8(..3) == 0;
+            let changed = (0..KEYS).filter(|&other| if whole_tag { tag(other) == tag(n) } else { other == n });
+            let changed: Vec<(usize, u64)> = changed.map(|n| (n, self.changes[n].fetch_add(1, SeqCst) + 1)).collect();
+            let invalidation = if whole_tag { effect(0, tag(n), Action::InvalidateTag) } else { effect(0, key(n), Action::Delete) };
+            apply(cache, &[invalidation]).await;
+            changed.into_iter().for_each(|(n, change)| self.invalidated[n].store(change, SeqCst));
+        }
+    }
+
+    async fn read(&self, reader: &Reader<redis::cluster_async::ClusterConnection>, n: usize) {
+        let least = self.invalidated[n].load(SeqCst);
+        let load = async || {
+            let change = self.changes[n].load(SeqCst);
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(..8))).await;
+            Ok::<_, ()>(Some(change.to_string().into_bytes()))
+        };
+        let value = reader.get_or_load(&key(n), load, HOUR, [tag(n)]).await.unwrap().unwrap();
+        let value: u64 = String::from_utf8(value).unwrap().parse().unwrap();
+        if value < least {
+            self.stale.lock().unwrap().push(format!("{}: change {value} was read after {least} had been invalidated", key(n)));
+        }
+    }
+}
+
+/// As a worker does: what an outage interrupts is done again behind it.
+async fn apply(cache: &Cache, effects: &[Effect]) {
+    while try_apply(cache, effects).await.is_err() {
+        while cache.probe().await.is_err() {}
+    }
+}
+
+/// Reads and invalidates while `trouble` goes on.
+async fn nothing_stale_is_read_while(cluster: &RedisCluster, trouble: impl Future<Output = ()>) {
+    let source = Arc::new(Source::default());
+    let cache = cache(cluster, "q").await;
+    let observe = {
+        let source = Arc::clone(&source);
+        Arc::new(move |outcome| source.outcomes.lock().unwrap().push(outcome))
+    };
+    let options = Options { cluster: true, observe: Some(observe), ..Options::default() };
+    let reader = Reader::new(cluster.client().await, options);
+    let reading = join_all((0..READERS).map(|_| async {
+        while !source.ended.load(SeqCst) {
+            source.read(&reader, fastrand::usize(..KEYS)).await;
+        }
+    }));
+    let trouble = async {
+        trouble.await;
+        source.ended.store(true, SeqCst);
+    };
+    tokio::join!(source.change(&cache), reading, trouble);
+    for n in 0..KEYS {
+        source.read(&reader, n).await;
+    }
+    assert_eq!(*source.stale.lock().unwrap(), <[String; 0]>::default());
+    let outcomes = std::mem::take(&mut *source.outcomes.lock().unwrap());
+    for expected in [Outcome::Hit, Outcome::Filled, Outcome::Void] {
+        assert!(outcomes.contains(&expected), "{expected:?} never happened in {} reads", outcomes.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_stale_is_read_while_slots_move() {
+    let cluster = RedisCluster::start().await;
+    let moves = async {
+        let mover = cluster.mover().await;
+        let names = (0..KEYS).map(key).chain((0..TAGS).map(|n| format!("cache_tag:{}", tag(n)))).chain(["unstale:seq".to_owned()]);
+        for name in names {
+            let slot = cluster.slot(&name).await;
+            let from = cluster.owner(slot, 0).await;
+            for (from, to) in [(from, (from + 1) % 3), ((from + 1) % 3, from)] {
+                mover.begin(slot, from, to).await;
+                // Both are asked for a while.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                mover.end(slot, from, to).await;
+            }
+        }
+    };
+    nothing_stale_is_read_while(&cluster, moves).await;
+}
+
+/// Each primary hands over to its replica, with nothing lost: what a failover loses is not the readers' to keep.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_stale_is_read_while_primaries_are_replaced() {
+    let cluster = RedisCluster::start().await;
+    let replacements = async {
+        for replica in 3..6 {
+            cluster.ask::<()>(replica, &["CLUSTER", "FAILOVER"]).await;
+            wait_until(SOON, "it is a primary, and all know", async || {
+                for node in 0..6 {
+                    let nodes: String = cluster.ask(node, &["CLUSTER", "NODES"]).await;
+                    let id = cluster.id(replica).await;
+                    if !nodes.lines().any(|line| line.starts_with(&id) && line.contains("master")) {
+                        return false;
+                    }
+                }
+                true
+            })
+            .await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    nothing_stale_is_read_while(&cluster, replacements).await;
+}
