@@ -54,7 +54,7 @@ pub struct CopyHeaders<'a> {
     pub effects: Option<&'a [u32]>,
     /// The reasons of earlier dead letters, on a replayed one; `None` keeps those of the earlier copy.
     pub earlier_reasons: Option<&'a str>,
-    /// How often it was delivered in vain, where it is set aside for that.
+    /// How often it was delivered in vain by then, where it was.
     pub redelivered: Option<u64>,
     /// The registry's digest.
     pub registry: &'a str,

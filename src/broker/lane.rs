@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
@@ -42,6 +43,10 @@ pub struct Lane {
     queue: ShortString,
     acker: Acker,
     consumer: Option<Consumer>,
+    /// When the last consumer was asked for.
+    consumed_at: Option<Instant>,
+    /// How many deliveries the consumer gave so far, where it gives one at a time.
+    one_by_one: Option<u64>,
     /// Had arrived when the consumer was cancelled.
     left_over: VecDeque<Delivery>,
     ended: watch::Receiver<Option<SessionEnded>>,
@@ -51,7 +56,15 @@ impl Lane {
     pub(super) fn new(channel: Channel, queue: ShortString, signal: EndSignal, recent: RecentAcks) -> Self {
         let ended = signal.subscribe();
         let epoch = EPOCH.fetch_add(1, Ordering::Relaxed);
-        Self { queue, acker: Acker { channel, epoch, signal, recent }, consumer: None, left_over: VecDeque::new(), ended }
+        Self {
+            queue,
+            acker: Acker { channel, epoch, signal, recent },
+            consumer: None,
+            consumed_at: None,
+            one_by_one: None,
+            left_over: VecDeque::new(),
+            ended,
+        }
     }
 
     /// Starts to consume with this prefetch; a consumer that stands is cancelled first, since a prefetch counts for new consumers only. What
@@ -60,6 +73,7 @@ impl Lane {
     /// # Errors
     /// When the session is over.
     pub async fn consume(&mut self, prefetch: u16) -> Result<(), SessionEnded> {
+        let began = Instant::now();
         self.cancel().await?;
         let channel = &self.acker.channel;
         let started = async {
@@ -67,6 +81,11 @@ impl Lane {
             channel.basic_consume(self.queue.clone(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await
         };
         self.consumer = Some(answered(started).await.map_err(|ended| self.acker.signal.end(ended))?);
+        self.one_by_one = (prefetch <= 1).then_some(0);
+        // The queue has put down all that came before the last consumer, whose beginning it put down itself.
+        if let Some(last) = self.consumed_at.replace(began) {
+            self.acker.recent.took_hold(last);
+        }
         Ok(())
     }
 
@@ -158,7 +177,15 @@ impl Lane {
         Ok(batch)
     }
 
-    fn arrived(&self, next: Option<lapin::Result<lapin::message::Delivery>>) -> Result<Delivery, SessionEnded> {
+    fn arrived(&mut self, next: Option<lapin::Result<lapin::message::Delivery>>) -> Result<Delivery, SessionEnded> {
+        if let Some(before) = &mut self.one_by_one {
+            // The queue gives the next one once it has put down that the one before is acknowledged; and what the channel kept back went
+            // along.
+            if *before > 0 {
+                self.acker.recent.took_hold(Instant::now());
+            }
+            *before += 1;
+        }
         match next {
             Some(Ok(delivery)) => Ok(Delivery::new(self.acker.epoch, delivery)),
             Some(Err(error)) => Err(self.acker.signal.end(error)),
@@ -192,6 +219,7 @@ impl Lane {
     /// Waits until the acknowledgements made before hold even if this process dies; a second at most.
     pub async fn acks_take_hold(&self) {
         tokio::time::sleep(self.acker.recent.take_hold_in()).await;
+        self.acker.recent.took_hold(Instant::now());
     }
 
     /// Gives everything unacknowledged back to the queue, in one go and after [`cancel`](Self::cancel), or it would come straight back. Up

@@ -12,7 +12,7 @@ const PASSED_ON: usize = 32;
 /// Ample for one write to disk; what was kept then goes out in one command.
 const ONE_WRITE: Duration = Duration::from_secs(1);
 
-/// When the last acknowledgements of a session were made.
+/// When the last acknowledgements on a channel were made.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RecentAcks(Arc<Mutex<VecDeque<Instant>>>);
 
@@ -24,6 +24,11 @@ impl RecentAcks {
             made.pop_front();
         }
         made.push_back(Instant::now());
+    }
+
+    /// Those made before then were passed on.
+    pub(super) fn took_hold(&self, before: Instant) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|made| *made >= before);
     }
 
     /// How long until the broker has passed all of them on: no time unless there were many of late.
@@ -48,6 +53,11 @@ mod tests {
         }
         assert_eq!(acks.take_hold_in(), Duration::ZERO);
         acks.note();
+        acks.note();
+        assert!(acks.take_hold_in() > ONE_WRITE / 2);
+        let passed_on = acks.0.lock().unwrap()[1];
+        acks.took_hold(passed_on);
+        assert_eq!(acks.take_hold_in(), Duration::ZERO);
         acks.note();
         assert!(acks.take_hold_in() > ONE_WRITE / 2);
         let long_ago = Instant::now().checked_sub(ONE_WRITE).unwrap();

@@ -30,9 +30,8 @@ pub struct Session {
     blocked: watch::Receiver<bool>,
     consume: Link,
     publish: Link,
-    recent_acks: RecentAcks,
     /// The lanes' channels. lapin closes a channel with its last handle, and the broker forgets what it had not passed on yet.
-    kept_open: Mutex<Vec<Channel>>,
+    kept_open: Mutex<Vec<(Channel, RecentAcks)>>,
 }
 
 /// What [`Session::bind`] did.
@@ -69,7 +68,6 @@ impl Session {
             blocked: blocked_receiver,
             consume,
             publish,
-            recent_acks: RecentAcks::default(),
             kept_open: Mutex::default(),
         })
     }
@@ -109,8 +107,9 @@ impl Session {
         };
         let channel = self.consume.channel().await.map_err(|ended| self.signal.end(ended))?;
         let queue = short(queue).ok_or_else(|| SessionEnded::new("the queue's name is too long"))?;
-        self.kept_open.lock().unwrap_or_else(PoisonError::into_inner).push(channel.clone());
-        Ok(Lane::new(channel, queue, self.signal.clone(), self.recent_acks.clone()))
+        let recent = RecentAcks::default();
+        self.kept_open.lock().unwrap_or_else(PoisonError::into_inner).push((channel.clone(), recent.clone()));
+        Ok(Lane::new(channel, queue, self.signal.clone(), recent))
     }
 
     /// A publisher, with a channel to itself.
@@ -133,9 +132,11 @@ impl Session {
 
     /// Says goodbye, so that the acknowledgements made before still take hold; takes 5 s at most.
     pub async fn close(self) {
-        let Self { consume, publish, signal, recent_acks, kept_open: _kept_open, .. } = self;
+        let Self { consume, publish, signal, kept_open, .. } = self;
+        let kept_open = kept_open.into_inner().unwrap_or_else(PoisonError::into_inner);
         if signal.cause().is_none() {
-            tokio::time::sleep(recent_acks.take_hold_in()).await;
+            let take_hold_in = kept_open.iter().map(|(_, recent)| recent.take_hold_in()).max();
+            tokio::time::sleep(take_hold_in.unwrap_or_default()).await;
         }
         publish.close().await;
         consume.close().await;

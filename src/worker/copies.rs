@@ -43,7 +43,10 @@ impl Publisher {
                     Ok(Decoded::Tombstone) | Err(_) => None,
                 };
                 let arrived_after = text(*arrived_after);
-                let headers = headers(order, event.as_ref(), live.registry.digest(), arrived_after.as_deref(), &now);
+                let headers = CopyHeaders {
+                    redelivered: in_vain_so_far(delivery, order.destination),
+                    ..headers(order, event.as_ref(), live.registry.digest(), arrived_after.as_deref(), &now)
+                };
                 copy_to(self.queue(order.destination), delivery, &headers, channel.frame_max_bytes())
             })
             .collect();
@@ -142,6 +145,15 @@ async fn confirmed(channel: &mut broker::Publisher, mut copies: Vec<Outgoing<'_>
             tokio::time::sleep(pause).await;
         }
         channel.unblocked().await;
+    }
+}
+
+/// How often it came in vain goes on counting on a copy that is delivered again by us: a neighbour of what kills workers must not begin
+/// anew, and the culprit has no second life.
+fn in_vain_so_far(delivery: &Delivery, destination: Destination) -> Option<u64> {
+    match destination {
+        Destination::Slow | Destination::Retry(_) => delivery.in_vain().filter(|times| *times > 0),
+        Destination::Dead(_) => None,
     }
 }
 

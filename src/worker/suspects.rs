@@ -16,14 +16,15 @@ use super::in_hand::Held;
 use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
 use crate::broker::{Delivery, Lane, LaneName, SessionEnded, Tag};
 
-/// Delivered in vain so often, a message may be what kills workers. Not fewer: an outage, a restart and somebody's look at the queue make two.
-const SUSPECT: u64 = 3;
+/// Delivered in vain so often, a message may be what kills workers. Not more: no neighbour is to come in vain more than three times, and
+/// RabbitMQ, busy, may count twice when a consumer dies.
+const SUSPECT: u64 = 2;
 
 /// As many that are no suspects, in a row, end the search for more.
 const UNSUSPECTED: u32 = 16;
 
-/// A queue that gives nothing for so long has no more of them.
-const IDLE: Duration = Duration::from_millis(500);
+/// A queue that gives nothing for so long has no more of them; what comes later is met with little in hand all the same.
+const IDLE: Duration = Duration::from_millis(100);
 
 /// What one lane has found; found, both lanes wind down.
 #[derive(Debug)]
@@ -90,11 +91,11 @@ pub(super) struct WoundDown<'l> {
 
 /// Handles one of the suspects alone, the others from their queues' ends as they come. Told to stop, it begins none.
 pub(super) async fn handle(shared: &Shared, mut lanes: [WoundDown<'_>; 2], stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
+    let concerned = lanes.each_ref().map(|lane| !lane.suspects.is_empty());
     let mut first = None;
     if !stop.is_cancelled() {
         first = lanes.iter_mut().enumerate().find_map(|(at, lane)| Some((at, lane.suspects.pop()?)));
     }
-    let concerned = lanes.each_ref().map(|lane| !lane.suspects.is_empty());
     for lane in &mut lanes {
         let aside = std::mem::take(&mut lane.suspects);
         lane.publisher.set_aside(shared, lane.name, &aside).await?;
@@ -103,8 +104,9 @@ pub(super) async fn handle(shared: &Shared, mut lanes: [WoundDown<'_>; 2], stop:
         }
     }
     let Some((at, one)) = first else { return Ok(LaneEnd::Stopped) };
-    // Forgotten by the broker when we die, they would count.
-    lanes[at].lane.acks_take_hold().await;
+    for lane in &lanes {
+        lane.lane.acks_take_hold().await;
+    }
     if begin(shared, &mut lanes[at], one.into_delivery(), stop).await? == LaneEnd::GaveBack {
         return Ok(LaneEnd::GaveBack);
     }
@@ -129,22 +131,37 @@ async fn search(shared: &Shared, on: &mut WoundDown<'_>, stop: &CancellationToke
         let Some(Ok(arrived)) = stop.run_until_cancelled(timeout(IDLE, on.lane.next_batch(1))).await else { break };
         for delivery in arrived? {
             unsuspected = if is_suspect(&delivery) { 0 } else { unsuspected + 1 };
-            if unsuspected == enough {
-                // What has arrived by then is begun too, alone.
+            // Should we die of it, a busy broker would give the next one to a consumer that still stands, in vain. Once that is likely, none
+            // stands. What has arrived by then is begun too, alone.
+            let is_likely = delivery.in_vain().is_some_and(|times| times > SUSPECT);
+            if is_likely || unsuspected == enough {
                 on.lane.cancel().await?;
             }
             if begin(shared, on, delivery, stop).await? == LaneEnd::GaveBack {
                 return Ok(LaneEnd::GaveBack);
             }
+            if unsuspected < enough && !on.lane.is_consuming() && !on.lane.has_left_over() {
+                on.lane.consume(1).await?;
+            }
         }
     }
     on.lane.cancel().await?;
+    // One may have come just then.
+    while on.lane.has_left_over() && !stop.is_cancelled() {
+        for delivery in on.lane.next_batch(1).await? {
+            if begin(shared, on, delivery, stop).await? == LaneEnd::GaveBack {
+                return Ok(LaneEnd::GaveBack);
+            }
+        }
+    }
     Ok(LaneEnd::Stopped)
 }
 
 /// Handles one delivery with nothing else in hand.
 async fn begin(shared: &Shared, on: &mut WoundDown<'_>, delivery: Delivery, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
     if is_suspect(&delivery) {
+        // What was settled before it would count, if the broker forgot that when we die.
+        on.lane.acks_take_hold().await;
         let in_vain = delivery.in_vain().unwrap_or_default();
         warn!(in_vain, routing_key = delivery.routing_key(), "handled alone: delivered in vain before, it may be what ends workers");
     }

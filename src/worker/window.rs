@@ -1,7 +1,7 @@
 //! How many deliveries a session asks for at once: one at first, then few, then all, never more than memory allows.
 //!
 //! A message that kills the worker costs everything in hand a redelivery, and the broker's delivery limit counts those. A session that
-//! follows such a death begins with little in hand. What has come in vain more than once is not for this module: see
+//! follows such a death begins with little in hand, and goes on by doubling where suspects were met. What has come in vain more than once is not for this module: see
 //! [`suspects`](super::suspects).
 
 use crate::broker::{Delivery, Prefetch};
@@ -13,30 +13,31 @@ const FEW: u16 = 16;
 #[derive(Debug)]
 pub(super) struct Window {
     prefetch: Prefetch,
+    /// Comes to all by doubling, not in one step.
+    careful: bool,
     stage: Stage,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// One at a time: until the first delivery or, after a session that a message ended, until [`FEW`] new ones in a row.
-    Alone { new_wanted: u16 },
-    /// Until [`FEW`] new ones in a row.
-    Few { new_wanted: u16 },
+    /// So many at once, until so many new ones in a row; at none wanted, until the first delivery.
+    Part { at_once: u16, new_wanted: u16 },
     /// As many as memory allows.
     Full,
 }
 
 impl Window {
-    /// A window that may grow to `full`. `careful`: the last session ended by a message that cannot even be read.
+    /// A window that may grow to `full`. `careful`: what it will meet may be a message that ended the last session since it cannot even be
+    /// read, or suspects, of which the fewer should be in hand together the more there are.
     pub(super) fn new(full: u16, careful: bool) -> Self {
-        Self { prefetch: Prefetch::new(full), stage: Stage::Alone { new_wanted: if careful { FEW } else { 0 } } }
+        let stage = Stage::Part { at_once: 1, new_wanted: if careful { FEW } else { 0 } };
+        Self { prefetch: Prefetch::new(full), careful, stage }
     }
 
     /// What to consume with now.
     pub(super) fn prefetch(&self) -> u16 {
         match self.stage {
-            Stage::Alone { .. } => 1,
-            Stage::Few { .. } => FEW.min(self.prefetch.current()),
+            Stage::Part { at_once, .. } => at_once.min(self.prefetch.current()),
             Stage::Full => self.prefetch.current(),
         }
     }
@@ -55,14 +56,20 @@ impl Window {
     /// One delivery; `in_vain` is how often it came before, if it did.
     fn note(&mut self, body_bytes: usize, in_vain: Option<u64>) {
         self.prefetch.observe(body_bytes);
-        self.stage = match (self.stage, in_vain) {
-            (Stage::Alone { new_wanted: 0 }, _) => Stage::Few { new_wanted: FEW },
-            (Stage::Alone { new_wanted: 1 }, None) | (Stage::Few { new_wanted: 1 }, None) | (Stage::Full, _) => Stage::Full,
-            (Stage::Alone { new_wanted }, None) => Stage::Alone { new_wanted: new_wanted - 1 },
-            (Stage::Few { new_wanted }, None) => Stage::Few { new_wanted: new_wanted - 1 },
-            (Stage::Alone { .. }, Some(_)) => Stage::Alone { new_wanted: FEW },
-            (Stage::Few { .. }, Some(_)) => Stage::Few { new_wanted: FEW },
+        let Stage::Part { at_once, new_wanted } = self.stage else { return };
+        self.stage = match (new_wanted, in_vain) {
+            (0, _) | (1, None) => self.next(at_once),
+            (_, None) => Stage::Part { at_once, new_wanted: new_wanted - 1 },
+            (_, Some(_)) => Stage::Part { at_once, new_wanted: at_once.max(FEW) },
         };
+    }
+
+    fn next(&self, at_once: u16) -> Stage {
+        let grown = if at_once < FEW { FEW } else { at_once.saturating_mul(2) };
+        if at_once >= FEW && (!self.careful || grown >= self.prefetch.current()) {
+            return Stage::Full;
+        }
+        Stage::Part { at_once: grown, new_wanted: grown }
     }
 }
 
@@ -92,10 +99,16 @@ mod tests {
     }
 
     #[test]
-    fn careful_waits_for_many_new_ones() {
+    fn careful_waits_for_many_new_ones_and_doubles() {
         let mut window = Window::new(1_000, true);
         assert_eq!(after(&mut window, 15, None), 1);
         assert_eq!(after(&mut window, 1, Some(0)), 1);
-        assert_eq!(after(&mut window, 16, None), 1_000);
+        assert_eq!(after(&mut window, 16, None), 16);
+        assert_eq!(after(&mut window, 16, None), 32);
+        assert_eq!(after(&mut window, 31, None), 32);
+        assert_eq!(after(&mut window, 1, Some(1)), 32, "not while deliveries come again");
+        assert_eq!(after(&mut window, 32 + 64 + 128 + 256, None), 512);
+        assert_eq!(after(&mut window, 512, None), 1_000);
+        assert_eq!(after(&mut Window::new(16, true), 16 + 16, None), 16);
     }
 }

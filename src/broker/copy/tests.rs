@@ -239,5 +239,5 @@ fn a_suspect_that_is_set_aside_carries_its_count_and_no_other_copy_does() {
     assert_eq!(came("events", &aside).in_vain(), None, "not believed from elsewhere");
     let again: Vec<(&str, AMQPValue)> = aside.iter().cloned().chain([count]).collect();
     assert_eq!(came("", &again).in_vain(), Some(7), "the broker's count comes on top");
-    assert_eq!(copied(&came("", &aside), &headers()).get(header::REDELIVERED), None, "a retry begins anew");
+    assert_eq!(copied(&came("", &aside), &headers()).get(header::REDELIVERED), None, "only where the worker says so");
 }

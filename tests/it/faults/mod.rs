@@ -9,5 +9,6 @@ mod order;
 mod outage;
 mod poison;
 mod stops;
+mod suspects;
 mod unreadable;
 mod wire;

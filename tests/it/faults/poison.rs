@@ -1,5 +1,7 @@
 //! A message that ends every worker that begins it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -35,6 +37,8 @@ struct Scene {
     proxies: Vec<(Proxy, Proxy)>,
     workers: Vec<Worker>,
     begun: mpsc::UnboundedReceiver<usize>,
+    /// Which of them have begun it and are not dead yet.
+    halted: Arc<[AtomicBool; WORKERS]>,
 }
 
 impl Scene {
@@ -43,12 +47,14 @@ impl Scene {
         let stage = Stage::on_broker(&broker, &[("rules.yaml", RULES)]).await;
         let deliveries = Deliveries::default();
         let (tell, begun) = mpsc::unbounded_channel();
+        let halted: Arc<[AtomicBool; WORKERS]> = Arc::default();
         let mut proxies = Vec::new();
         for worker in 0..WORKERS {
-            let tell = tell.clone();
+            let (tell, halted) = (tell.clone(), Arc::clone(&halted));
             let tripwire = Tap::new(move |_, way, bytes| {
                 let poisoned = way == Way::ToServer && begins_it(bytes);
-                if poisoned {
+                // It may try again before it is killed: that is no second death.
+                if poisoned && !halted[worker].swap(true, Ordering::SeqCst) {
                     tell.send(worker).unwrap();
                 }
                 if poisoned { Flow::Halt } else { Flow::Pass }
@@ -56,7 +62,7 @@ impl Scene {
             let amqp = Proxy::start_tapped(&broker.addr(), deliveries.tap(worker)).await;
             proxies.push((amqp, Proxy::start_tapped(&stage.redis.addr(), tripwire).await));
         }
-        let mut scene = Self { stage, broker, pages: pages.to_owned(), deliveries, proxies, workers: Vec::new(), begun };
+        let mut scene = Self { stage, broker, pages: pages.to_owned(), deliveries, proxies, workers: Vec::new(), begun, halted };
         for worker in 0..WORKERS {
             let mut worker = scene.start_worker(worker);
             worker.wait_ready().await;
@@ -105,10 +111,11 @@ impl Scene {
                 Ok(worker) => {
                     let at = worker.unwrap();
                     died += 1;
-                    // Dropped, the old one is killed.
-                    self.workers[at] = self.start_worker(at);
+                    self.workers.remove(at).kill();
+                    self.halted[at].store(false, Ordering::SeqCst);
+                    self.workers.insert(at, self.start_worker(at));
                 }
-                Err(_) => assert!(died < 40, "{died} workers died, and it is not dead-lettered yet"),
+                Err(_) => assert!(died < 80, "{died} workers died, and it is not dead-lettered yet"),
             }
         }
         for worker in &mut self.workers {
@@ -123,14 +130,16 @@ fn holds(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-/// As the worst neighbour has it, and the dead-letter queue.
+/// As the worst neighbour has it, over itself and its copies in both lanes, and the dead-letter queue.
+#[expect(clippy::print_stderr, reason = "what it came to")]
 async fn assert_no_neighbour_suffered(scene: &Scene, died: u32) {
+    assert!(died >= 10, "it killed {died} workers, and did not end for that");
     let letter = scene.stage.dead_letters(1).await.pop().unwrap();
     assert!(holds(&letter.body, POISON), "an innocent is dead-lettered");
-    let (deliveries, in_vain) = scene.deliveries.worst(POISON);
-    assert!(in_vain <= 3, "a neighbour was delivered {in_vain} times in vain; {died} workers died");
-    // Set aside, unbegun, by each worker that found it among suspects; and once more in the slow lane.
-    assert!(deliveries as usize <= 4 + WORKERS, "a neighbour was delivered {deliveries} times; {died} workers died");
+    let worst = scene.deliveries.worst(POISON);
+    eprintln!("the worst of its neighbours: {worst:?}; {died} workers died");
+    let culprit = scene.deliveries.of(POISON);
+    assert!(worst.redelivered <= 3 && worst.in_vain <= 3, "a neighbour came again too often: {worst:?}\nthe culprit: {culprit:?}");
 }
 
 async fn seed(scene: &Scene, kind: &str, ids: std::ops::Range<u32>) {
@@ -168,16 +177,19 @@ async fn a_poison_message_costs_no_neighbour_more_than_three_redeliveries() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poison_message_in_the_slow_lane_harms_neither_lane() {
     const PAGES: u32 = 300;
+    // Who says that he loads it is in the slow lane: the main lane has deleted the key.
+    const LOAD: &str = "unstale:load/{page:the-poison}";
     let pages = Pages::serve().await;
-    // The main lane deletes the key; the slow lane asks for a lease, by a script.
-    let mut scene = Scene::start(&pages, |bytes| holds(bytes, POISON) && holds(bytes, "EVAL")).await;
+    let mut scene = Scene::start(&pages, |bytes| holds(bytes, LOAD)).await;
     scene.warm_up().await;
     scene.proxies.iter().for_each(|(_, redis)| redis.delay(Duration::from_millis(50)));
-    seed(&scene, "user", 0..NEIGHBOURS).await;
+    // No number twice: the wire knows events by them.
+    let users = PAGES..PAGES + NEIGHBOURS;
+    seed(&scene, "user", users.clone()).await;
     seed(&scene, "page", 1..PAGES).await;
     let ids = (1..PAGES / 2).map(|id| id.to_string()).chain([POISON.to_owned()]).chain((PAGES / 2..PAGES).map(|id| id.to_string()));
     scene.publish("page.changed", ids).await;
-    scene.publish("user.updated", (0..NEIGHBOURS).map(|id| id.to_string())).await;
+    scene.publish("user.updated", users.map(|id| id.to_string())).await;
     let died = scene.until_it_is_dead().await;
     assert_no_neighbour_suffered(&scene, died).await;
     wait_until(SOON, "every neighbour is applied", async || old_ones(&scene).await == 0).await;
