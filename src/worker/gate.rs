@@ -74,6 +74,8 @@ impl Gate {
             // It paces itself.
             let usable = match cache.probe().await {
                 Ok(()) => {
+                    // First, or there were a moment in which nothing keeps us from being ready.
+                    self.readiness.set_healed(Err("whether Redis holds all that it confirmed is not known yet".into()));
                     self.readiness.set_redis(Ok(()));
                     healer.ensure().await
                 }

@@ -49,11 +49,12 @@ pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
 
 async fn measure(stage: &Stage, target: &Target, contender: Contender, beside_per_s: f64) -> Vec<f64> {
     let running = contender.start(target, 0);
+    // Before there are keys: a worker that finds Redis emptied since the last one first applies the history again.
+    ready(stage, target, &running).await;
     let mut tracker = Tracker::start(stage).await;
     let keys: Vec<String> = (0..WATCHED).map(|id| format!("user:{id}")).collect();
     stage.seed(keys.iter().cloned()).await;
     tracker.watch(&keys).await;
-    ready(stage, target, &running).await;
     let (published, seen) = unbounded_channel();
     let publish = async move {
         let channel = stage.channel().await;

@@ -3,7 +3,7 @@
 mod drain;
 mod hot_set;
 pub(crate) mod latency;
-mod link;
+pub(crate) mod link;
 mod loader;
 pub(crate) mod memory;
 mod one_delete;

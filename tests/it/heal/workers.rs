@@ -1,12 +1,14 @@
 //! Several workers, workers that die, workers that have nothing to heal.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::AsyncCommands;
 
 use super::{WITHIN, heals, mark_fields, on, publish, seed, stage, wait_gone, wait_healed, wait_marks};
 use crate::end_to_end::stage::SOON;
-use crate::support::{Proxy, Redis, rabbitmq, wait_until};
+use crate::support::{Flow, Proxy, Redis, Tap, Way, rabbitmq, wait_until};
 
 const SOME: u32 = 500;
 
@@ -129,4 +131,32 @@ async fn turned_off_it_leaves_no_mark_and_heals_nothing() {
     stage.redis.restore(&snapshot).await;
     worker.wait_ready().await;
     assert_eq!(heals(&worker).await, 0.0);
+}
+
+/// Redis answers, and whether it holds all that it confirmed cannot be found out.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_ready_before_the_marks_were_read() {
+    let stage = stage().await;
+    let halted = Arc::new(Mutex::new(None::<BTreeSet<u64>>));
+    let halts = Arc::clone(&halted);
+    let tap = Tap::new(move |connection, way, bytes| match &mut *halts.lock().unwrap() {
+        Some(halted) if way == Way::ToServer && bytes.windows(13).any(|window| window == b"unstale:mark:") => {
+            halted.insert(connection);
+            Flow::Halt
+        }
+        _ => Flow::Pass,
+    });
+    let proxy = Proxy::start_tapped(&stage.redis.addr(), tap).await;
+    let worker = stage.worker(&[("UNSTALE_REDIS_URL", &format!("redis://{}/0", proxy.addr()))]).await;
+    *halted.lock().unwrap() = Some(BTreeSet::new());
+    let is_ready = async || matches!(worker.get("/readyz").await, Some((200, _)));
+    wait_until(SOON, "its mark cannot be moved on", async || !is_ready().await).await;
+    // The probe of each further connection succeeded, or there would be nothing to halt.
+    wait_until(Duration::from_secs(40), "it has tried again twice", async || {
+        assert!(!is_ready().await, "nobody knows whether Redis holds what it confirmed:\n{}", worker.stderr());
+        halted.lock().unwrap().as_ref().is_some_and(|halted| halted.len() >= 3)
+    })
+    .await;
+    *halted.lock().unwrap() = None;
+    wait_until(SOON, "it is ready again", is_ready).await;
 }
