@@ -1,7 +1,7 @@
 //! Publishing that is known to have arrived: mandatory, confirmed one by one, and not returned.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt};
@@ -83,13 +83,21 @@ pub struct Publisher {
     blocked: watch::Receiver<bool>,
     signal: EndSignal,
     /// A publisher outside a session has its connection to itself, and may open a channel anew.
-    own: Option<Link>,
+    own: Option<Arc<Link>>,
+    link: Weak<Link>,
 }
 
 impl Publisher {
-    pub(super) async fn on(link: &Link, blocked: watch::Receiver<bool>, signal: &EndSignal) -> Result<Self, SessionEnded> {
+    pub(super) async fn on(link: &Arc<Link>, blocked: watch::Receiver<bool>, signal: &EndSignal) -> Result<Self, SessionEnded> {
         let channel = confirming(link).await?;
-        Ok(Self { channel, frame_max_bytes: link.frame_max_bytes(), blocked, signal: signal.clone(), own: None })
+        Ok(Self {
+            channel,
+            frame_max_bytes: link.frame_max_bytes(),
+            blocked,
+            signal: signal.clone(),
+            own: None,
+            link: Arc::downgrade(link),
+        })
     }
 
     /// A publisher with a connection of its own, outside any session: declares nothing.
@@ -99,7 +107,7 @@ impl Publisher {
     pub async fn connect(config: &AmqpConfig) -> Result<Self, BrokerError> {
         let signal = EndSignal::new();
         let blocked = Arc::new(watch::Sender::new(false));
-        let link = Link::connect(config, " publish", &signal, &blocked).await?;
+        let link = Arc::new(Link::connect(config, " publish", &signal, &blocked).await?);
         let mut publisher = Self::on(&link, blocked.subscribe(), &signal).await?;
         publisher.own = Some(link);
         Ok(publisher)
@@ -203,9 +211,25 @@ impl Publisher {
         }
     }
 
+    /// Goes on with another channel. One that was opened while a quorum queue had no leader may be told for ever that the queue cannot store
+    /// anything, though it has a leader again: seen with RabbitMQ 3.10 in a cluster that lost a node. To be called with nothing under way.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub async fn renew(&mut self) -> Result<(), SessionEnded> {
+        let renewed = match self.link.upgrade() {
+            Some(link) => confirming(&link).await,
+            None => Err(SessionEnded::new("dropped by us")),
+        };
+        let old = std::mem::replace(&mut self.channel, renewed.map_err(|ended| self.signal.end(ended))?);
+        // A refusal to close is no news.
+        let _ = answered(old.close(200, "bye".into())).await;
+        Ok(())
+    }
+
     /// Closes a connection of its own properly.
     pub async fn close(self) {
-        if let Some(link) = self.own {
+        if let Some(link) = self.own.and_then(Arc::into_inner) {
             link.close().await;
         }
     }

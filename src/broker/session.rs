@@ -29,7 +29,7 @@ pub struct Session {
     signal: EndSignal,
     blocked: watch::Receiver<bool>,
     consume: Link,
-    publish: Link,
+    publish: Arc<Link>,
     /// The lanes' channels. lapin closes a channel with its last handle, and the broker forgets what it had not passed on yet.
     kept_open: Mutex<Vec<(Channel, RecentAcks)>>,
 }
@@ -54,7 +54,7 @@ impl Session {
         let (blocked, blocked_receiver) = watch::channel(false);
         let blocked = Arc::new(blocked);
         let consume = Link::connect(config, "", &signal, &blocked).await?;
-        let publish = Link::connect(config, " publish", &signal, &blocked).await?;
+        let publish = Arc::new(Link::connect(config, " publish", &signal, &blocked).await?);
         let names = Names::new(&config.queue, &config.retry_delays);
         let bound: BTreeSet<String> = routing_keys.iter().chain(&config.bind).cloned().collect();
         let keys: Vec<String> = bound.iter().cloned().collect();
@@ -138,7 +138,9 @@ impl Session {
             let take_hold_in = kept_open.iter().map(|(_, recent)| recent.take_hold_in()).max();
             tokio::time::sleep(take_hold_in.unwrap_or_default()).await;
         }
-        publish.close().await;
+        if let Some(publish) = Arc::into_inner(publish) {
+            publish.close().await;
+        }
         consume.close().await;
     }
 }

@@ -16,6 +16,9 @@ use crate::reason::Reason;
 /// Before what the broker could not store is tried again.
 const NACKED_PAUSE: Duration = Duration::from_millis(500);
 
+/// After so many tries in a row it may be the channel that knows no better: see [`broker::Publisher::renew`].
+const NACKED_TRIES: u32 = 6;
+
 /// One lane's publisher: batches take their turns on it.
 #[derive(Debug)]
 pub(super) struct Publisher {
@@ -119,6 +122,7 @@ impl Publisher {
 
 /// Publishes until each is confirmed and not returned, through alarms of the broker and full queues.
 async fn confirmed(channel: &mut broker::Publisher, mut copies: Vec<Outgoing<'_>>) -> Result<(), SessionEnded> {
+    let mut nacked_tries = 0;
     loop {
         let results = channel.publish_all(&copies).await;
         let mut again = Vec::new();
@@ -143,6 +147,10 @@ async fn confirmed(channel: &mut broker::Publisher, mut copies: Vec<Outgoing<'_>
         if let Some(pause) = pause {
             warn!(copies = copies.len(), "RabbitMQ could not store copies (a queue is full or has lost its quorum): trying again");
             tokio::time::sleep(pause).await;
+            nacked_tries += 1;
+            if nacked_tries % NACKED_TRIES == 0 {
+                channel.renew().await?;
+            }
         }
         channel.unblocked().await;
     }

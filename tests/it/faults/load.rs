@@ -172,7 +172,12 @@ impl Kinds {
             }
             if start.elapsed() > SETTLES {
                 let logs: String = workers.iter().map(|worker| worker.stderr()).collect();
-                panic!("{} keys are wrong, such as {:?}\n{logs}", last.len(), &last[..last.len().min(5)]);
+                let mut queues = String::new();
+                for suffix in ["", ".slow", ".retry.50ms", ".retry.100ms", ".retry.200ms", ".retry.1s", ".dead"] {
+                    let look = stage.look(&format!("{}{suffix}", stage.queue)).await;
+                    queues += &format!("{suffix:?} {look:?}; ");
+                }
+                panic!("{} keys are wrong, such as {:?}; (messages, consumers): {queues}\n{logs}", last.len(), &last[..last.len().min(5)]);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
