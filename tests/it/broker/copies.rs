@@ -186,6 +186,23 @@ async fn no_copy_is_lost_doubled_or_refused() {
 }
 
 #[tokio::test]
+async fn a_publisher_goes_on_with_another_channel() {
+    let rabbitmq = rabbitmq().await;
+    let config = config(&rabbitmq.url());
+    let session = open(&config).await;
+    let mut publisher = session.publisher().await.unwrap();
+    let (dead, nowhere) = (session.names().dead.clone(), format!("{}.nowhere", config.queue));
+    for _ in 0..3 {
+        publisher.publish(&message("", &dead, b"stored")).await.unwrap();
+        publisher.publish(&message("", &nowhere, b"returned")).await.unwrap_err();
+        publisher.renew().await.unwrap();
+    }
+    assert!(session.watch().cause().is_none(), "to close a channel ends no session");
+    let channel = other(rabbitmq).await;
+    wait_until(SOON, "all are stored", async || depth(&channel, &dead).await == 3).await;
+}
+
+#[tokio::test]
 async fn what_no_queue_takes_is_told_of_exactly_that_message() {
     let rabbitmq = rabbitmq().await;
     let config = config(&rabbitmq.url());
