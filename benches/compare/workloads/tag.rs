@@ -37,11 +37,12 @@ pub(crate) const EVENT_P99: &str = "ms, single-key events' p99";
 pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
     let target = stage.target("tag", RULES).await;
     for _ in 0..rounds {
+        // Before there are keys: a worker that finds Redis emptied since the last one first applies the history again.
+        let worker = Contender::Unstale.start(&target, 0);
+        wait_until(Duration::from_secs(30), "the worker is ready", async || worker.is_ready().await).await;
         stage.seed_tag("team:1", (0..MEMBERS).map(|member| format!("member:{member}"))).await;
         let keys: Vec<String> = (0..WATCHED).map(|id| format!("user:{id}")).collect();
         stage.seed(keys.iter().cloned()).await;
-        let worker = Contender::Unstale.start(&target, 0);
-        wait_until(Duration::from_secs(30), "the worker is ready", async || worker.is_ready().await).await;
         let mut tracker = Tracker::start(stage).await;
         tracker.watch(&keys).await;
         let (quiet, draining) = keys.split_at(keys.len() / 2);
