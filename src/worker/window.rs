@@ -1,8 +1,8 @@
 //! How many deliveries a session asks for at once: one at first, then few, then all, never more than memory allows.
 //!
 //! A message that kills the worker costs everything in hand a redelivery, and the broker's delivery limit counts those. A session that
-//! follows such a death begins with little in hand, and goes on by doubling where suspects were met. What has come in vain more than once is not for this module: see
-//! [`suspects`](super::suspects).
+//! follows such a death begins with little in hand, and goes on by doubling where suspects were met. What has come in vain more than once is
+//! not for this module: see [`suspects`](super::suspects).
 
 use crate::broker::{Delivery, Prefetch};
 

@@ -40,7 +40,7 @@ impl ConnectionLike for Seat {
     }
 
     fn req_packed_commands<'a>(&'a mut self, _: &'a Pipeline, _: usize, _: usize) -> RedisFuture<'a, Vec<Value>> {
-        unimplemented!("a reader sends one command at a time")
+        unreachable!("a reader sends one command at a time")
     }
 
     fn get_db(&self) -> i64 {
