@@ -20,7 +20,139 @@ fn any_json(depth: u32) -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
+/// Text that a library reads as something: times, durations, zones, formats, numbers, at their ends and beyond.
+const TEXTS: [&str; 24] = [
+    "",
+    "\u{0}ä💥",
+    "0001-01-01T00:00:00Z",
+    "9999-12-31T23:59:59.999999999Z",
+    "2016-12-31T23:59:60Z",
+    "9999-12-31T23:59:59-23:59",
+    "0000-01-01T00:00:00+23:59",
+    "9223372036854775807ns",
+    "-9223372036854775808ns",
+    "--1e300h",
+    "1e999h",
+    "NaNs",
+    "-infh",
+    "-23:59",
+    "23:60",
+    "ä:é",
+    "Europe/Berlin",
+    "Pacific/Apia",
+    "%255Y%99f%:::z",
+    "%Q%é%",
+    "-9223372036854775808",
+    "18446744073709551615",
+    "1e400",
+    "{/a*,b:3}",
+];
+
+const NUMBERS: [&str; 12] = [
+    "0",
+    "-1",
+    "1.5",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "18446744073709551615",
+    "123456789012345678901234567890",
+    "1e308",
+    "1e400",
+    "253402300799",
+    "-62135596801",
+    "9007199254740993",
+];
+
+fn hostile_json() -> impl Strategy<Value = String> {
+    let text = prop_oneof![prop::sample::select(&TEXTS[..]).prop_map(str::to_owned), ".{0,4}"];
+    let leaf = prop_oneof![
+        prop::sample::select(&NUMBERS[..]).prop_map(str::to_owned),
+        text.prop_map(|text| json!(text).to_string()),
+        Just("null".to_owned()),
+    ];
+    leaf.prop_recursive(2, 12, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(|elements| format!("[{}]", elements.join(","))),
+            (inner.clone(), inner).prop_map(|(a, b)| format!(r#"{{"a":{a},"b":{b}}}"#)),
+        ]
+    })
+}
+
+/// Expressions that compile, of every operator and function that there is.
+fn expression() -> impl Strategy<Value = String> {
+    let values =
+        ["data.a", "data.b", "data.b.a", "data['a'][0]", "previous.a", "data", "event.position", "event.time", "1", "-1", "0u", "1e308"];
+    let literals =
+        ["9223372036854775807", "-9223372036854775808", "18446744073709551615u", "[]", "{}", "{'a': 1}", "b'\\xff'", "null", "true"];
+    let texts = TEXTS.map(|text| json!(text).to_string());
+    let leaf = prop_oneof![4 => prop::sample::select(values.map(str::to_owned).to_vec()), 1 => prop::sample::select(literals.map(str::to_owned).to_vec()),
+        2 => prop::sample::select(texts.to_vec())];
+    let binary = ["+", "-", "*", "/", "%", "==", "!=", "<", "<=", ">", ">=", "in", "&&", "||"];
+    let functions = [
+        "!",
+        "-",
+        "bool",
+        "bytes",
+        "double",
+        "duration",
+        "dyn",
+        "int",
+        "size",
+        "string",
+        "timestamp",
+        "type",
+        "uint",
+        "lower",
+        "upper",
+        "trim",
+        "md5",
+        "sha1",
+        "sha256",
+        "urlencode",
+    ];
+    let times = [
+        "getDate",
+        "getDayOfMonth",
+        "getDayOfWeek",
+        "getDayOfYear",
+        "getFullYear",
+        "getHours",
+        "getMilliseconds",
+        "getMinutes",
+        "getMonth",
+        "getSeconds",
+    ];
+    let macros = ["all", "exists", "exists_one", "map", "filter"];
+    leaf.prop_recursive(3, 16, 3, move |inner| {
+        let e = || inner.clone();
+        prop_oneof![
+            (e(), prop::sample::select(binary.to_vec()), e()).prop_map(|(a, op, b)| format!("({a} {op} {b})")),
+            (prop::sample::select(functions.to_vec()), e()).prop_map(|(f, a)| format!("{f}({a})")),
+            (e(), prop::sample::select(times.to_vec()), prop::option::of(e()))
+                .prop_map(|(a, f, zone)| format!("timestamp({a}).{f}({})", zone.unwrap_or_default())),
+            (e(), prop::sample::select(vec!["+", "-"]), e()).prop_map(|(a, op, b)| format!("(timestamp({a}) {op} duration({b}))")),
+            (e(), e(), e()).prop_map(|(a, b, c)| format!("date({a}, {b}, {c})")),
+            (e(), prop::sample::select(macros.to_vec()), e()).prop_map(|(a, f, b)| format!("({a}).{f}(x, {b})")),
+            (e(), e()).prop_map(|(a, b)| format!("({a})[{b}]")),
+            (e(), e()).prop_map(|(a, b)| format!("(true ? {a} : {b})")),
+        ]
+    })
+}
+
 proptest! {
+    #[test]
+    fn no_expression_panics(when in expression(), x in expression(), data in prop::collection::vec((hostile_json(), hostile_json()), 4)) {
+        let names = Names { lets: &[], in_each: false, vars: &Vars::default() };
+        // A format or a zone that is written in it may be none.
+        prop_assume!([&when, &x].into_iter().all(|text| Expression::compile(text, &names).is_ok()));
+        let builder = Builder::new().entry("user.updated").let_("x", &x).rule(&["k:{let.x}"], None, Some(&when), |_| RuleBody::Delete);
+        for (a, b) in data {
+            let (data, previous) = (format!(r#"{{"a":{a},"b":{b}}}"#), format!(r#"{{"a":{b}}}"#));
+            let resolution = builder.registry.resolve(&event("user.updated", &data, Some(&previous)));
+            prop_assert!(resolution.effects.len() <= 1);
+        }
+    }
+
     #[test]
     fn no_event_panics(data in prop::collection::btree_map("[a-d]", any_json(3), 0..4), previous in any_json(2)) {
         let builder = Builder::new().entry("user.updated").let_("x", "data.a + 1").let_("y", "data.b");

@@ -7,6 +7,7 @@ mod crashes;
 mod load;
 mod order;
 mod outage;
+mod panics;
 mod poison;
 mod stops;
 mod suspects;
