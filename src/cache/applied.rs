@@ -6,7 +6,7 @@ use redis::Value;
 
 use super::commands::{Asked, Commands};
 use super::failure::{self, CommandError, Outage};
-use super::tags;
+use super::tags::{self, Invalidations};
 use crate::plan::{Command, EffectOutcome, Load, OperationId, Plan, Slot};
 use crate::registry::RuleId;
 
@@ -83,17 +83,10 @@ impl<'p, 'e> Outcome<'p, 'e> {
                 }
             }
             Asked::Tags { first, end } => {
-                let of_each = if let Value::Array(of_each) = answer { of_each.as_slice() } else { &[] };
-                for (at, &id) in commands.tags[first..end].iter().enumerate() {
-                    match tags::invalidated(of_each.get(at).unwrap_or(&Value::Nil)) {
-                        Ok(done) => {
-                            self.hit(id, done.existed, done.existed + done.gone);
-                            if done.draining {
-                                self.slow.push(id);
-                            }
-                        }
-                        Err(error) => self.fail(id, error)?,
-                    }
+                let ids = &commands.tags[first..end];
+                match Invalidations::read(answer) {
+                    Ok(done) => self.invalidated(ids, done)?,
+                    Err(error) => ids.iter().try_for_each(|&id| self.fail(id, error.clone()))?,
                 }
             }
             Asked::Operation(id) => match self.plan.operation(id).command {
@@ -150,6 +143,21 @@ impl<'p, 'e> Outcome<'p, 'e> {
         let uncounted = matches!(asked, Asked::Deletions { .. });
         for &id in ids {
             *self.again.entry(id).or_default() |= uncounted;
+        }
+        Ok(())
+    }
+
+    /// Of a call of tags; all are of one rule.
+    fn invalidated(&mut self, ids: &[OperationId], done: Invalidations) -> Result<(), Outage> {
+        if let Some(&id) = ids.first() {
+            self.hit(id, done.existed, done.existed + done.gone);
+        }
+        self.slow.extend(done.draining.iter().filter_map(|&place| ids.get(place)));
+        self.tags_again.extend(done.left_from.and_then(|place| ids.get(place..)).unwrap_or_default());
+        for (place, error) in done.refused {
+            if let Some(&id) = ids.get(place) {
+                self.fail(id, error)?;
+            }
         }
         Ok(())
     }

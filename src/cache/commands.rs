@@ -127,9 +127,12 @@ impl Cache {
         commands.push(asked, command);
     }
 
-    /// Invalidations of tags that follow each other.
+    /// Invalidations of tags that follow each other, whose order is the same to all: a call has those of one rule, whose hits are counted together.
     pub(super) fn invalidations(&self, commands: &mut Commands, plan: &Plan<'_>, ids: &[OperationId]) {
-        for ids in ids.chunks(TAGS_PER_CALL) {
+        let rule = |id: &OperationId| plan.operation(*id).rule;
+        let mut ids = ids.to_vec();
+        ids.sort_by_key(rule);
+        for ids in ids.chunk_by(|one, next| rule(one) == rule(next)).flat_map(|ids| ids.chunks(TAGS_PER_CALL)) {
             let tags: Vec<&str> = ids.iter().map(|&id| plan.operation(id).target).collect();
             let command = self.invalidation(&tags, &mut commands.sent);
             let first = commands.tags.len();

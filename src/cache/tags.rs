@@ -19,6 +19,9 @@ pub(super) const SLICE: usize = 500;
 /// Tags in one call: what a call costs by itself is shared.
 pub(super) const TAGS_PER_CALL: usize = 32;
 
+/// Once a call has this many members to delete it begins no other tag: a few milliseconds of Redis' time at most.
+const ENOUGH_PER_CALL: usize = 2 * SLICE;
+
 /// What a message calls it.
 pub(super) const INVALIDATE: &str = "invalidate_tag";
 
@@ -59,20 +62,23 @@ impl Cache {
             return self.invalidate_in_cluster(cluster, tag).await;
         }
         let value = self.call_sealed(INVALIDATE, self.invalidation(&[tag], &mut Sent::default())).await?;
-        let Value::Array(mut of_each) = value else { return Err(unexpected()) };
-        invalidated(&of_each.pop().unwrap_or(Value::Nil))
+        let mut done = Invalidations::read(&value)?;
+        match done.refused.pop() {
+            Some((_, error)) => Err(error),
+            None => Ok(Invalidated { existed: done.existed, gone: done.gone, draining: !done.draining.is_empty() }),
+        }
     }
 
-    /// Invalidates tags, in this order.
+    /// Invalidates tags.
     pub(super) fn invalidation(&self, tags: &[&str], sent: &mut Sent) -> Cmd {
         let mut keys = vec![SEQUENCE.to_vec(), DRAINING_TAGS.to_vec()];
         for tag in tags {
             let set = self.tag_set(tag).into_bytes();
-            let (generation, drain) = (side_key(Kind::Generation, &set), side_key(Kind::Drain, &set));
-            keys.extend([set, generation, drain]);
+            let generation = side_key(Kind::Generation, &set);
+            keys.extend([set, generation]);
         }
         let mut command = INVALIDATE_TAGS.call(sent, keys.iter().map(Vec::as_slice));
-        command.arg(lifetime::millis(GENERATION_TTL)).arg(SLICE);
+        command.arg(lifetime::millis(GENERATION_TTL)).arg(SLICE).arg(ENOUGH_PER_CALL);
         command
     }
 
@@ -170,13 +176,43 @@ fn arguments(name: &str, arguments: &[&[u8]]) -> Cmd {
     command
 }
 
-/// What the answer to an invalidation says of one of its tags.
-pub(super) fn invalidated(of_one: &Value) -> Result<Invalidated, CommandError> {
-    if let Value::ServerError(error) = of_one {
-        return Err(failure::classify(INVALIDATE, error));
+/// What a call did with its tags, by their places in it.
+pub(super) struct Invalidations {
+    /// Members whose keys were deleted.
+    pub(super) existed: u64,
+    /// Members whose keys were gone before.
+    pub(super) gone: u64,
+    /// This tag and those behind it were not begun.
+    pub(super) left_from: Option<usize>,
+    pub(super) draining: Vec<usize>,
+    pub(super) refused: Vec<(usize, CommandError)>,
+}
+
+impl Invalidations {
+    /// From the answer of `invalidate_tags.lua`.
+    pub(super) fn read(answer: &Value) -> Result<Self, CommandError> {
+        let Value::Array(parts) = answer else { return Err(unexpected()) };
+        let [Value::Int(existed), Value::Int(gone), Value::Int(left), Value::Array(draining), Value::Array(refused)] = parts.as_slice()
+        else {
+            return Err(unexpected());
+        };
+        let count = |number: &i64| u64::try_from(*number).map_err(|_| unexpected());
+        let place = |value: &Value| match value {
+            Value::Int(place) => usize::try_from(*place).map_err(|_| unexpected()),
+            _ => Err(unexpected()),
+        };
+        let refusal = |pair: &[Value]| match pair {
+            [at, Value::ServerError(error)] => Ok((place(at)?, failure::classify(INVALIDATE, error))),
+            _ => Err(unexpected()),
+        };
+        Ok(Self {
+            existed: count(existed)?,
+            gone: count(gone)?,
+            left_from: usize::try_from(*left).ok(),
+            draining: draining.iter().map(place).collect::<Result<_, _>>()?,
+            refused: refused.chunks(2).map(refusal).collect::<Result<_, _>>()?,
+        })
     }
-    let [existed, gone, draining] = integers(of_one).ok_or_else(unexpected)?;
-    Ok(Invalidated { existed, gone, draining: draining == 1 })
 }
 
 pub(super) fn unexpected() -> CommandError {

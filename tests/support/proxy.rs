@@ -212,6 +212,16 @@ async fn relay(client: TcpStream, (number, tap): (u64, Tap), faults: watch::Rece
     tokio::join!(pump(client_read, server_write, there, faults.clone()), pump(server_read, client_write, back, faults));
 }
 
+/// The runtime's own timers are good to a millisecond, which here would be as long as what is delayed; a thread's are good to some 60 µs.
+async fn sleep_exactly_until(due: Instant) {
+    const COARSE: Duration = Duration::from_millis(2);
+    tokio::time::sleep_until(due - COARSE.min(due.saturating_duration_since(Instant::now()))).await;
+    let left = due.saturating_duration_since(Instant::now());
+    if !left.is_zero() {
+        let _ = tokio::task::spawn_blocking(move || std::thread::sleep(left)).await;
+    }
+}
+
 /// Reader and writer apart, so that a delay adds latency without taking throughput.
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, tap: impl Fn(&[u8]) -> Flow, mut faults: watch::Receiver<Faults>) {
     let (chunks_tx, mut chunks) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS_UNDER_WAY);
@@ -236,7 +246,7 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, tap: impl Fn(&[u8
     };
     let write = async move {
         while let Some((due, chunk)) = chunks.recv().await {
-            tokio::time::sleep_until(due).await;
+            sleep_exactly_until(due).await;
             let half = if faults.borrow().halve { chunk.len() / 2 } else { 0 };
             let (first, rest) = chunk.split_at(half);
             if to.write_all(first).await.is_err()

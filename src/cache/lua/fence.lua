@@ -3,23 +3,8 @@
 
 local NEWER, TIED, OLD = 1, 0, -1
 
--- What a fence holds, if anything. Another type's key under this name is none of ours, and is replaced.
-local function read_fence(key)
-  local fence = redis.pcall('GET', key)
-  if type(fence) == 'table' then
-    if not string.find(fence.err, 'WRONGTYPE', 1, true) then
-      error(fence)
-    end
-    return nil
-  end
-  return fence or nil
-end
-
 -- How a mark stands to what the fence holds. A text that is none of ours counts as none.
 local function stands(mark, fence)
-  if not fence then
-    return NEWER
-  end
   local digits, event, place = string.match(mark, '^(%d+):(%x*):(%d*)$')
   local their_digits, their_event, their_place = string.match(fence, '^(%d+):(%x*):(%d*)$')
   if not their_digits then
@@ -37,7 +22,17 @@ end
 
 -- Raises a fence to a mark, and returns how the mark stood to what was there.
 local function raise_fence(key, mark, millis)
-  local standing = stands(mark, read_fence(key))
+  local fence = redis.pcall('SET', key, mark, 'PX', millis, 'NX', 'GET')
+  if not fence then
+    return NEWER
+  end
+  local standing = NEWER
+  if type(fence) == 'string' then
+    standing = stands(mark, fence)
+  elseif not string.find(fence.err, 'WRONGTYPE', 1, true) then
+    error(fence)
+  end
+  -- Another type's key under this name is none of ours, and is replaced.
   if standing == NEWER then
     redis.call('SET', key, mark, 'PX', millis)
   elseif standing == TIED then

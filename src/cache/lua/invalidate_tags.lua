@@ -1,53 +1,67 @@
--- KEYS: the sequence, the list of tags that drain; then of each tag its set, its generation and its record of drains.
--- ARGV: how long generations are kept (ms), how many members of a tag are deleted here at most.
--- Returns for each tag how many members were there as keys, how many were not, and whether it still drains, whoever began that; or what is wrong
--- with its set.
-local n = redis.call('INCR', KEYS[1])
+-- KEYS: the sequence, the list of tags that drain; then of each tag its set and its generation.
+-- ARGV: how long generations are kept (ms), how many members of a tag are deleted here at most, after how many members of all no other tag is begun.
+-- Returns how many members were there as keys and how many were not, the place of the first tag that was not begun (-1: none), the places of those
+-- that still drain, whoever began that, and of those whose set is none each place and what is wrong.
+local call, pcall = redis.call, redis.pcall
+local n = call('INCR', KEYS[1])
 if n == 1 then
   -- The sequence is new, or was lost: it must not run behind what leases remember, so it goes on from the clock (microseconds, exact in a double).
-  local now = redis.call('TIME')
+  local now = call('TIME')
   n = tonumber(now[1]) * 1000000 + tonumber(now[2])
-  redis.call('SET', KEYS[1], string.format('%.0f', n))
+  call('SET', KEYS[1], string.format('%.0f', n))
 end
 n = string.format('%.0f', n)
 
-local call, pcall, insert = redis.call, redis.pcall, table.insert
-local kept, most = ARGV[1], tonumber(ARGV[2])
-local answers, records, leases = {}, {}, {}
-for i = 3, #KEYS, 3 do
-  local set, record = KEYS[i], KEYS[i + 2]
-  local size = pcall('SCARD', set)
-  if type(size) == 'table' then
-    insert(answers, size)
+local kept, most, enough = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local sets, emptied, members, leases, refused = {}, {}, {}, {}, {}
+local left = -1
+for i = 3, #KEYS, 2 do
+  if #members >= enough then
+    left = (i - 3) / 2
+    break
+  end
+  local set = KEYS[i]
+  sets[#sets + 1] = set
+  -- All of a set that has no more than that.
+  local some = pcall('SRANDMEMBER', set, most + 1)
+  if some.err then
+    refused[#refused + 1] = (i - 3) / 2
+    refused[#refused + 1] = some
   else
     call('SET', KEYS[i + 1], n, 'PX', kept)
-    local existed = 0
-    if size > most then
+    if #some > most then
+      local record = side_key('drain', set)
       local detached = record .. ':' .. n
       call('RENAME', set, detached)
       call('PERSIST', detached)
       call('SADD', record, n)
       call('SADD', KEYS[2], set)
-      size = 0
-    elseif size > 0 then
-      local doomed = call('SMEMBERS', set)
-      for _, member in ipairs(doomed) do
-        insert(leases, side_key('lease', member))
+    elseif #some > 0 then
+      emptied[#emptied + 1] = set
+      for _, member in ipairs(some) do
+        members[#members + 1] = member
+        leases[#leases + 1] = side_key('lease', member)
       end
-      insert(doomed, set)
-      existed = call('UNLINK', unpack(doomed)) - 1
     end
-    insert(answers, { existed, size - existed, 0 })
   end
-  insert(records, record)
 end
 
-for first = 1, #leases, 1000 do
-  call('UNLINK', unpack(leases, first, math.min(first + 999, #leases)))
+local existed = 0
+for first = 1, #members, 1000 do
+  local last = math.min(first + 999, #members)
+  call('UNLINK', unpack(leases, first, last))
+  existed = existed + call('UNLINK', unpack(members, first, last))
 end
-if call('EXISTS', unpack(records)) > 0 then
-  for i, record in ipairs(records) do
-    answers[i][3] = call('EXISTS', record)
+if #emptied > 0 then
+  call('UNLINK', unpack(emptied))
+end
+
+local draining = {}
+if call('EXISTS', KEYS[2]) == 1 then
+  for place, drains in ipairs(call('SMISMEMBER', KEYS[2], unpack(sets))) do
+    if drains == 1 then
+      draining[#draining + 1] = place - 1
+    end
   end
 end
-return answers
+return { existed, #members - existed, left, draining, refused }

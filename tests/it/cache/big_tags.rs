@@ -151,3 +151,27 @@ async fn two_workers_may_drain_the_same_tag() {
     assert!(a.complete && b.complete);
     assert_eq!(a.existed + b.existed, 5_000);
 }
+
+#[tokio::test]
+async fn many_small_tags_are_more_than_one_call_deletes() {
+    let (names, server) = (Names::new(), support::redis().await);
+    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let tags: Vec<String> = (0..9).map(|n| names.of(&format!("tag{n}"))).collect();
+    for tag in &tags {
+        fill_tag(&mut redis, &format!("cache_tag:{tag}"), &format!("{tag}:"), 400).await;
+    }
+    let no_set = names.of("no set");
+    run::<()>(&mut redis, &["SET", &format!("cache_tag:{no_set}"), "text"]).await;
+    // Of two rules in turn, and one that Redis refuses among them.
+    let mut effects: Vec<_> = (0..).zip(&tags).map(|(n, tag)| effect(n % 2, tag, Action::InvalidateTag)).collect();
+    effects.insert(2, effect(0, &no_set, Action::InvalidateTag));
+    let applied = apply(&cache, &effects).await;
+    let [(slot, EffectOutcome::Dead { .. })] = applied.unsettled.as_slice() else { panic!("{:?}", applied.unsettled) };
+    assert_eq!(slot.position, 2);
+    let hits: Vec<_> = applied.hits.iter().map(|hits| (hits.rule.0, hits.yes, hits.no)).collect();
+    assert_eq!(hits, [(0, 5 * 400, 0), (1, 4 * 400, 0)]);
+    for tag in &tags {
+        let (first, last, set) = (format!("{tag}:0"), format!("{tag}:399"), format!("cache_tag:{tag}"));
+        assert_eq!(run::<u64>(&mut redis, &["EXISTS", &first, &last, &set]).await, 0, "{tag}");
+    }
+}
