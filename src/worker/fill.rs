@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
 use super::{Live, Shared};
@@ -65,7 +66,14 @@ impl Tokens {
 ///
 /// # Errors
 /// The outage: to be done again, whole.
-pub(super) async fn warm(shared: &Shared, batch: &Batch, key: &str, warm: &Warm, asker: &Asker) -> Result<Option<EffectOutcome>, Outage> {
+pub(super) async fn warm(
+    shared: &Shared,
+    batch: &Batch,
+    key: &str,
+    warm: &Warm,
+    asker: &Asker,
+    stop: &CancellationToken,
+) -> Result<Option<EffectOutcome>, Outage> {
     let message = batch.deliveries[0].message();
     let event = match decode(&message, shared.config.max_body_bytes) {
         Ok(Decoded::Event(event)) => Some(event),
@@ -81,6 +89,7 @@ pub(super) async fn warm(shared: &Shared, batch: &Batch, key: &str, warm: &Warm,
         key,
         warm,
         token: token(&asker.name),
+        stop,
     };
     let (outcome, is_empty) = match load.claimed(asker.before.as_deref().map(token)).await {
         Ok(Ended::Filled) => (None, false),
@@ -91,7 +100,9 @@ pub(super) async fn warm(shared: &Shared, batch: &Batch, key: &str, warm: &Warm,
     let for_good = match &outcome {
         None => is_empty,
         Some(EffectOutcome::Retry { after, .. }) => shared.policy.ladder.rung(attempts_made, *after).is_none(),
-        Some(EffectOutcome::Dead { .. } | EffectOutcome::Slow) => true,
+        Some(EffectOutcome::Dead { .. }) => true,
+        // Another worker loads it in a moment.
+        Some(EffectOutcome::Slow) => false,
     };
     if warm.stale == Stale::Serve && for_good {
         // What was served meanwhile is not to be served any longer.
@@ -117,6 +128,8 @@ enum Unfilled {
     Load(LoadError),
     Held,
     Overtaken,
+    /// We are to stop: what is not under way is left to the next worker.
+    Stopped,
     Redis(CommandError),
 }
 
@@ -128,6 +141,7 @@ impl Unfilled {
             Self::Load(LoadError::Refused { message }) => Ok(EffectOutcome::Dead { reason: Reason::LoaderRefused, message }),
             Self::Held => again("another load of the same key did not end in time".to_owned()),
             Self::Overtaken => again(format!("the key was invalidated {MOST_OVERTAKEN} times in a row while it was loaded")),
+            Self::Stopped => Ok(EffectOutcome::Slow),
             Self::Redis(error) => error.into_outcome(),
         }
     }
@@ -153,6 +167,7 @@ struct Load<'l> {
     key: &'l str,
     warm: &'l Warm,
     token: LoadToken,
+    stop: &'l CancellationToken,
 }
 
 impl Load<'_> {
@@ -169,9 +184,9 @@ impl Load<'_> {
             match cache.claim_load(self.key, &self.token, CLAIM_TTL, first).await? {
                 Claim::Covered => return Ok(Ended::Filled),
                 Claim::Load => break,
-                Claim::Wait if Instant::now() >= deadline => {
+                Claim::Wait if Instant::now() >= deadline || self.stop.is_cancelled() => {
                     cache.end_load(self.key, &self.token, None).await?;
-                    return Err(Unfilled::Held);
+                    return Err(if self.stop.is_cancelled() { Unfilled::Stopped } else { Unfilled::Held });
                 }
                 Claim::Wait => sleep(HELD_INTERVAL).await,
             }
@@ -187,19 +202,22 @@ impl Load<'_> {
         ended
     }
 
-    /// Loads until no invalidation came in between.
+    /// Loads until no invalidation came in between. Told to stop, it ends the load under way and begins no other.
     async fn until_filled(&self) -> Result<Ended, Unfilled> {
         let cache = &self.shared.cache;
         let deadline = Instant::now() + LONGEST_WAIT;
         let mut overtaken = 0;
         while overtaken < MOST_OVERTAKEN {
+            if self.stop.is_cancelled() {
+                return Err(Unfilled::Stopped);
+            }
             cache.keep_load(self.key, &self.token, CLAIM_TTL).await?;
             if self.keeping(self.filled_by_a_reader(deadline)).await?? {
                 return Ok(Ended::Filled);
             }
-            let admitted = self.keeping(self.live.loaders.admit(self.warm)).await?;
+            let admitted = self.keeping(self.stop.run_until_cancelled(self.live.loaders.admit(self.warm))).await?;
             self.tell_of_loader();
-            let admitted = admitted?;
+            let admitted = admitted.ok_or(Unfilled::Stopped)??;
             // Its turn comes before its lease: readers must not wait for a load that only waits itself.
             let Grant::Granted { since } = cache.grant_lease(self.key, self.token.as_str(), CLAIM_TTL).await? else { continue };
             cache.keep_load(self.key, &self.token, CLAIM_TTL).await?;
@@ -230,6 +248,9 @@ impl Load<'_> {
         let cache = &self.shared.cache;
         let mut was_held = false;
         while cache.lease_is_held(self.key).await? {
+            if self.stop.is_cancelled() {
+                return Err(Unfilled::Stopped);
+            }
             if Instant::now() >= deadline {
                 return Err(Unfilled::Held);
             }

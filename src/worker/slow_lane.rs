@@ -67,7 +67,7 @@ pub(super) async fn handle(
     let batch = Batch::read(shared, vec![delivery]);
     let mut tokens = Tokens::new();
     loop {
-        match work(shared, &batch, &tokens).await {
+        match work(shared, &batch, &tokens, stop).await {
             Ok(unsettled) => {
                 batch.settle(shared, publisher, &unsettled).await?;
                 return Ok(batch.last_tag());
@@ -84,13 +84,13 @@ pub(super) async fn handle(
 }
 
 /// Does all that the delivery asks for, and gives what is left. A copy of the main lane's making asks for nothing that was done there.
-async fn work(shared: &Shared, batch: &Batch, tokens: &Tokens) -> Result<Unsettled, Outage> {
+async fn work(shared: &Shared, batch: &Batch, tokens: &Tokens, stop: &CancellationToken) -> Result<Unsettled, Outage> {
     let (slow, mut rest) = match &batch.requests[0].only {
         Some(only) => (only.clone(), Vec::new()),
         // Made with another registry: all of it is done here, the quick part first.
         None => quick_part(shared, batch).await?,
     };
-    let mut pending: FuturesUnordered<_> = slow.into_iter().map(|position| finish(shared, batch, position, tokens)).collect();
+    let mut pending: FuturesUnordered<_> = slow.into_iter().map(|position| finish(shared, batch, position, tokens, stop)).collect();
     while let Some(finished) = pending.next().await {
         rest.extend(finished?);
     }
@@ -105,12 +105,18 @@ async fn quick_part(shared: &Shared, batch: &Batch) -> Result<(Vec<u32>, Vec<(u3
     Ok((slow.into_iter().map(|(position, _)| position).collect(), rest))
 }
 
-/// Finishes one effect; what is left of it, if anything.
-async fn finish(shared: &Shared, batch: &Batch, position: u32, tokens: &Tokens) -> Result<Option<(u32, EffectOutcome)>, Outage> {
+/// Finishes one effect; what is left of it, if anything: told to stop, what takes longer goes on in another worker's slow lane.
+async fn finish(
+    shared: &Shared,
+    batch: &Batch,
+    position: u32,
+    tokens: &Tokens,
+    stop: &CancellationToken,
+) -> Result<Option<(u32, EffectOutcome)>, Outage> {
     let effect = &batch.requests[0].resolution.effects[position as usize];
     let outcome = match &effect.action {
-        Action::Warm(warm) => fill::warm(shared, batch, &effect.target, warm, &tokens.of(position)).await?,
-        Action::InvalidateTag => drain(shared, batch, effect).await?,
+        Action::Warm(warm) => fill::warm(shared, batch, &effect.target, warm, &tokens.of(position), stop).await?,
+        Action::InvalidateTag => drain(shared, batch, effect, stop).await?,
         // Nobody sends these here; a hand-made copy that does is done.
         Action::Delete | Action::BumpVersion | Action::Expire(_) | Action::Write(_) => {
             let mut plan = plan::Batch::new(shared.cache.tag_prefix(), 1);
@@ -122,12 +128,12 @@ async fn finish(shared: &Shared, batch: &Batch, position: u32, tokens: &Tokens) 
 }
 
 /// Deletes the members of a big tag, slice by slice: what this event's invalidation detached, and what others' did.
-async fn drain(shared: &Shared, batch: &Batch, effect: &Effect) -> Result<Option<EffectOutcome>, Outage> {
+async fn drain(shared: &Shared, batch: &Batch, effect: &Effect, stop: &CancellationToken) -> Result<Option<EffectOutcome>, Outage> {
     let count = |existed, gone| batch.live.metrics.keys(effect.rule, existed, gone);
-    match shared.cache.drain_tag(&effect.target, &CancellationToken::new(), count).await {
+    match shared.cache.drain_tag(&effect.target, stop, count).await {
         Ok(drained) => {
             tell_of_lost(drained.lost);
-            Ok(None)
+            Ok((!drained.complete).then_some(EffectOutcome::Slow))
         }
         Err(error) => error.into_outcome().map(Some),
     }

@@ -210,3 +210,39 @@ async fn nothing_loaded_before_an_invalidation_is_read_after_it() {
     }
     assert_eq!(stage.ready(".dead").await, 0);
 }
+
+/// What was overtaken would be loaded again, and what stands in line would be loaded yet: both go on in the slow lane of the next worker, at no cost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_the_load_under_way_and_begins_no_other() {
+    let stage = Stage::new(&[("pages.yaml", RULES)]).await;
+    let catalogue = Catalogue::gated().await;
+    let settings = [("UNSTALE_VAR_CATALOGUE_URL", catalogue.url.as_str()), ("UNSTALE_WARM_CONCURRENCY", "1")];
+    let mut first = stage.worker(&settings).await;
+    catalogue.set("1", "before");
+    catalogue.set("2", "another");
+    stage.publish("page.changed", r#"{"id":1}"#).await;
+    catalogue.wait_asked("1", 1).await;
+    stage.publish("page.changed", r#"{"id":2}"#).await;
+    stage.set("marker:0", "there").await;
+    catalogue.set("1", "after");
+    stage.publish("page.removed", r#"{"id":1}"#).await;
+    stage.wait_gone("marker:0").await;
+    wait_until(SOON, "both are in the slow lane", async || first.metrics().await.sum("unstale_in_flight", &[]) >= 2.0).await;
+    first.signal("TERM");
+    wait_until(SOON, "it is told to", async || first.stderr().contains("SIGTERM")).await;
+    catalogue.answer(1);
+    let told = std::time::Instant::now();
+    assert_eq!(first.wait_exit(SOON).await.code(), Some(0), "{}", first.stderr());
+    assert!(told.elapsed() < Duration::from_secs(15), "it took {:?}", told.elapsed());
+    assert_eq!((catalogue.loads("1"), catalogue.loads("2"), stage.ready(".slow").await), (1, 0, 2));
+    assert_eq!(stage.highest_delivery_count(&format!("{}.slow", stage.queue)).await, 0);
+    catalogue.answer(2);
+    let second = stage.worker(&settings).await;
+    wait_until(SOON, "the pages are warm", async || stage.exists("page:1").await && stage.exists("page:2").await).await;
+    stage.wait_settled(&[&second]).await;
+    assert_eq!(stage.get("page:1").await.as_deref(), Some("after"));
+    assert_eq!((catalogue.loads("1"), catalogue.loads("2")), (2, 1));
+    assert_eq!(stage.ready(".dead").await, 0);
+    let blamed = second.metrics().await.sum("unstale_retries_total", &[]);
+    assert!(blamed.abs() < f64::EPSILON, "an attempt was spent");
+}
