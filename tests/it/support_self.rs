@@ -30,6 +30,13 @@ async fn a_child_and_its_folder_go_when_the_watchdogs_pipe_closes() {
     wait_until(SOON, "the watchdog removes the folder", async || !folder.exists()).await;
 }
 
+#[test]
+fn a_port_is_given_to_one_process() {
+    let port = support::port::free();
+    let elsewhere = std::fs::File::open(support::port::lock_path(port)).unwrap();
+    assert!(elsewhere.try_lock().is_err(), "another process would be given {port}");
+}
+
 #[tokio::test]
 async fn a_dropped_redis_is_gone() {
     let server = Redis::start().await;

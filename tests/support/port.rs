@@ -1,23 +1,46 @@
 //! Ports for servers that must come back on the port they had.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 /// Below the kernel's range for outgoing connections (from 32768 on Linux), so that nobody takes it while a server is down.
 const RANGE: std::ops::Range<u16> = 20_000..32_000;
 
-/// A port on loopback that is free now and is given out once in this process.
+/// A port on loopback that is free now, and that no other test process is given while this one lives.
 pub(crate) fn free() -> u16 {
-    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+    // The locks go with the process. (A child does not inherit them.)
+    static GIVEN: Mutex<Option<HashMap<u16, Option<File>>>> = Mutex::new(None);
     let mut given = GIVEN.lock().unwrap();
     let given = given.get_or_insert_default();
     for _ in 0..1000 {
         let port = fastrand::u16(RANGE);
-        if !given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            given.insert(port);
+        if given.contains_key(&port) {
+            continue;
+        }
+        let lock = match lock_file(port) {
+            Ok(file) if file.try_lock().is_err() => continue,
+            Ok(file) => Some(file),
+            // Somebody else's folder: then whether it is free now is all there is to know.
+            Err(_) => None,
+        };
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            given.insert(port, lock);
             return port;
         }
     }
     panic!("no free port in {RANGE:?}");
+}
+
+fn lock_file(port: u16) -> std::io::Result<File> {
+    let path = lock_path(port);
+    std::fs::create_dir_all(path.parent().expect("it is in a folder"))?;
+    File::options().create(true).append(true).open(path)
+}
+
+/// The file that who has a port holds locked.
+pub(crate) fn lock_path(port: u16) -> PathBuf {
+    std::env::temp_dir().join("unstale-test-ports").join(port.to_string())
 }
