@@ -15,12 +15,12 @@ pub(super) struct Script {
 
 /// Which scripts a pipeline has sent whole so far.
 #[derive(Debug, Default)]
-pub(super) struct Sent(u32);
+pub(super) struct Sent(u64);
 
 impl Sent {
     /// As if all had been sent: where the script is not known, it is sent whole then (see [`whole`]).
     pub(super) fn all() -> Self {
-        Self(u32::MAX)
+        Self(u64::MAX)
     }
 }
 
@@ -63,8 +63,8 @@ pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
     Some(command)
 }
 
-/// The scripts that are called by their name where nobody has sent them before: in a cluster, by plans and fills, and by those who ask marks.
-static ALL: [&LazyLock<Script>; 17] = [
+/// The scripts that are called by their name where nobody has sent them before: in a cluster, by plans, fills and upkeep, and by those who ask marks.
+static ALL: [&LazyLock<Script>; 20] = [
     &NUMBERS,
     &DETACH_TAG,
     &DROP_DETACHED,
@@ -75,6 +75,9 @@ static ALL: [&LazyLock<Script>; 17] = [
     &WRITE_FENCED,
     &RAISE_FENCE,
     &SCHEDULE_AGAIN,
+    &SET_ASIDE,
+    &LOOK_ASIDE,
+    &COME_BACK,
     &MARK_SEAL,
     &MARK_TICK,
     &MARK_ENTER,
@@ -95,7 +98,7 @@ macro_rules! scripts {
         /// Two with one bit in a pipeline: the second would not be sent whole, and not be known.
         const _: () = {
             let bits = [$($bit),+];
-            let (mut taken, mut at) = (0_u32, 0);
+            let (mut taken, mut at) = (0_u64, 0);
             while at < bits.len() {
                 assert!(taken & (1 << bits[at]) == 0, "two scripts have the same bit");
                 taken |= 1 << bits[at];
@@ -137,6 +140,9 @@ scripts! {
     HEAL_SEAL = 22: "heal_seal.lua";
     HEAL_FINISH = 23: "mark.lua", "heal_finish.lua";
     FORWARD_SEQUENCE = 29: "forward_sequence.lua";
+    SET_ASIDE = 31: "set_aside.lua";
+    LOOK_ASIDE = 32: "look_aside.lua";
+    COME_BACK = 33: "come_back.lua";
 }
 
 /// The scripts of the readers' protocol, whole, by their published names: docs/READERS.md prints them, and every client sends them.

@@ -14,6 +14,7 @@ use super::super::Cache;
 use super::super::address::Address;
 use super::super::failure::{self, CommandError};
 use super::super::prune::{PRUNE_STEP, Pruned, TagSets};
+use super::super::script::{COME_BACK, LOOK_ASIDE, SET_ASIDE, Sent};
 use super::super::side_keys::{Kind, aside, side_key};
 use super::super::slot;
 use super::super::tags::unexpected;
@@ -24,11 +25,6 @@ use super::tags::slice;
 /// Members are set aside in four sets by turns, each of which is filled for so long, then left alone for as long: much longer than a plan
 /// takes from joining a set to setting its keys.
 pub(in crate::cache) const FILLED_FOR: Duration = Duration::from_secs(15);
-
-/// Sent whole each time: one for some hundred members.
-const SET_ASIDE: &str = include_str!("../lua/set_aside.lua");
-const LOOK_ASIDE: &str = include_str!("../lua/look_aside.lua");
-const COME_BACK: &str = include_str!("../lua/come_back.lua");
 
 /// A scan's place: the primary in the upper bits, its own cursor in the lower ones.
 pub(in crate::cache) const CURSOR_BITS: u32 = 52;
@@ -137,8 +133,8 @@ impl Cache {
         let (_, gone) = self.there_and_gone(cluster, members).await?;
         if !only_count && !gone.is_empty() {
             let keys = aside(set);
-            let keys: Vec<&[u8]> = std::iter::once(set).chain(keys.iter().map(Vec::as_slice)).collect();
-            let mut command = eval(SET_ASIDE, &keys);
+            let [first, second, third, fourth] = &keys;
+            let mut command = SET_ASIDE.call(&mut Sent::all(), [set, first, second, third, fourth].into_iter());
             command.arg(self.aside_ms()).arg(&gone);
             self.call("prune", command).await?;
         }
@@ -151,14 +147,14 @@ impl Cache {
     /// An outage, or Redis refuses.
     pub(in crate::cache) async fn settle_in_cluster(&self, cluster: &Cluster, set: &[u8]) -> Result<bool, CommandError> {
         let keys = aside(set);
-        let mut look = eval(LOOK_ASIDE, &keys.each_ref().map(Vec::as_slice));
+        let mut look = LOOK_ASIDE.call(&mut Sent::all(), keys.iter().map(Vec::as_slice));
         look.arg(self.aside_ms()).arg(PRUNE_STEP);
         let Value::Array(found) = self.call("prune", look).await? else { return Err(unexpected()) };
         let [Value::Int(place), members @ ..] = found.as_slice() else { return Ok(false) };
         let filled = usize::try_from(*place).ok().and_then(|place| keys.get(place)).ok_or_else(unexpected)?;
         let members = members.iter().filter_map(|member| if let Value::BulkString(key) = member { Some(key.clone()) } else { None });
         let (there, gone) = self.there_and_gone(cluster, members.collect()).await?;
-        let mut command = eval(COME_BACK, &[filled, set]);
+        let mut command = COME_BACK.call(&mut Sent::all(), [filled.as_slice(), set].into_iter());
         command.arg(there.len()).arg(gone.len()).arg(&there).arg(&gone);
         self.call("prune", command).await?;
         Ok(true)
@@ -189,12 +185,6 @@ impl Cache {
     fn aside_ms(&self) -> i64 {
         super::super::lifetime::millis(self.aside_filled_for)
     }
-}
-
-fn eval(script: &str, keys: &[&[u8]]) -> Cmd {
-    let mut command = redis::cmd("EVAL");
-    command.arg(script).arg(keys.len()).arg(keys);
-    command
 }
 
 /// One order for all looks, whatever else is met on the way.
