@@ -4,6 +4,7 @@ mod again;
 mod batch;
 mod copies;
 mod fill;
+pub mod filling;
 mod gate;
 mod healing;
 mod in_hand;

@@ -1,34 +1,46 @@
-//! Who acts: writers at the source, readers that take leases or take no part, and workers, replays and second passes with the production code.
+//! Who acts: writers at the source, readers that take leases or take no part, second passes and upkeep with the production code, and the clock.
 
 use std::time::Duration;
 
 use redis::{Cmd, Value};
 use tokio_util::sync::CancellationToken;
-use unstale::cache::{Again, Cache, Fill, Grant, READER_SCRIPTS};
-use unstale::plan::{Batch, EffectOutcome, Plan, Slot};
+use unstale::cache::{Again, Cache, READER_SCRIPTS};
 use unstale::reader::{Options, Reader};
-use unstale::registry::{Action, Effect, LoaderId, Only, Stale, Warm, Write};
 
+use super::event::{Change, Life, loaded, stored};
 use super::seat::Seat;
 use super::tap::Tap;
 use super::turns::Turns;
-use super::world::{Change, Event, KEYS, TAGS, World, loaded, stored, written};
-use crate::cache::{HOUR, at, effect};
+use super::world::{KEYS, TAGS, World};
 
 /// Commits a few changes.
-pub(super) async fn writer(world: &World, turns: Turns, mut random: fastrand::Rng) {
+pub(super) async fn writer(world: &World, turns: Turns, mut random: fastrand::Rng, is_slow: bool) {
     for _ in 0..random.usize(1..=3) {
+        if is_slow {
+            turns.rest(&mut random).await;
+        }
         turns.next().await;
         world.commit(&mut random);
     }
     world.writer_ended();
 }
 
-const LEASE_MS: u64 = 60_000;
+pub(super) const LEASE: Duration = Duration::from_secs(60);
 
-/// For how long what is filled lives; in milliseconds.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Life(pub(super) u64);
+/// Who does its work with production code: the code, and what its commands pass through.
+#[derive(Clone, Copy)]
+pub(super) struct Hands<'h> {
+    pub(super) cache: &'h Cache,
+    pub(super) tap: &'h Tap,
+}
+
+/// A while in which the shortest lives end and second passes are due, or one in which leases end too.
+pub(super) async fn clock(world: &World, turns: Turns, mut random: fastrand::Rng) {
+    for _ in 0..random.usize(1..=2) {
+        turns.rest(&mut random).await;
+        world.advance(Duration::from_secs(if random.bool() { 100 } else { 31 })).await;
+    }
+}
 
 /// The readers' scripts, by their names in Redis' cache.
 #[derive(Debug)]
@@ -85,7 +97,7 @@ pub(super) async fn reader(world: &World, turns: Turns, how: Reading) {
     let forever = Duration::from_secs(86_400);
     let options = Options {
         cluster: how.in_steps,
-        lease: Duration::from_millis(LEASE_MS),
+        lease: LEASE,
         // Nobody waits by the clock: where another loads, it loads for itself.
         wait: Duration::ZERO,
         stale: if how.early { forever } else { Duration::ZERO },
@@ -105,15 +117,15 @@ pub(super) async fn reader(world: &World, turns: Turns, how: Reading) {
         let numbers = text.rsplit(':').next().unwrap().split(',').filter_map(|tag| tag.parse::<usize>().ok());
         numbers.map(|tag| TAGS[tag].to_owned()).collect::<Vec<_>>()
     };
-    let life = Duration::from_millis(how.life.0);
+    let life = how.life.time().unwrap_or(forever);
     let _value =
         Seat::with(world, &turns, async |seat| Reader::new(seat, options).get_or_load(KEYS[how.key], load, life, tags).await).await;
     world.check().await;
 }
 
 /// A reader that takes no part: `GET`, load, `SETEX`.
-pub(super) async fn stranger(world: &World, turns: Turns, key: usize) {
-    turns.next().await;
+pub(super) async fn stranger(world: &World, turns: Turns, key: usize, mut random: fastrand::Rng) {
+    turns.rest(&mut random).await;
     if world.ask(redis::cmd("GET").arg(KEYS[key])).await != Value::Nil {
         return;
     }
@@ -123,126 +135,51 @@ pub(super) async fn stranger(world: &World, turns: Turns, key: usize) {
     world.check().await;
 }
 
-/// Applies events in batches, some of them again, as the worker does: one plan, one pipeline, then what it cannot finish.
-pub(super) async fn worker(world: &World, cache: &Cache, tap: &Tap, turns: Turns, mut random: fastrand::Rng) {
-    loop {
-        turns.next().await;
-        let Some(deliveries) = world.take(&mut random) else { return };
-        if deliveries.is_empty() {
-            continue;
-        }
-        let effects: Vec<(usize, bool)> =
-            deliveries.iter().flat_map(|delivery| delivery.effects.iter().map(|&effect| (effect, delivery.is_copy))).collect();
-        let applications = world.begin(effects.iter().map(|(event, _)| *event), turns.now());
-        let events: Vec<(usize, Event, bool)> = effects.iter().map(|&(at, is_copy)| (at, world.event(at), is_copy)).collect();
-        let warms = apply(cache, tap, &turns, &events).await;
-        world.ended(&applications, turns.now());
-        world.redeliver(deliveries, &mut random);
-        world.check().await;
-        for key in warms {
-            warm(world, cache, tap, &turns, key).await;
-        }
-    }
-}
-
-/// The keys that are still to be loaded.
-pub(super) async fn apply(cache: &Cache, tap: &Tap, turns: &Turns, events: &[(usize, Event, bool)]) -> Vec<usize> {
-    let effects: Vec<Effect> = events.iter().map(|(at, event, _)| as_effect(*at, event)).collect();
-    let mut batch = Batch::new(cache.tag_prefix(), effects.len());
-    for ((slot, effect), (_, _, is_copy)) in (0_u32..).zip(&effects).zip(events) {
-        let slot = Slot { event: slot, position: 0 };
-        if *is_copy { batch.push_again(slot, effect) } else { batch.push(slot, effect) }
-    }
-    let mut warms = Vec::new();
-    for slot in send(cache, tap, turns, &batch.finish(), &effects).await {
-        match events[slot.event as usize].1.change {
-            Change::Warm { key, .. } => warms.push(key),
-            ref other => panic!("{other:?}"),
-        }
-    }
-    warms.sort_unstable();
-    warms.dedup();
-    warms
-}
-
-/// Applies a plan and ends its drains; the loads are left.
-pub(super) async fn send(cache: &Cache, tap: &Tap, turns: &Turns, plan: &Plan<'_>, effects: &[Effect]) -> Vec<Slot> {
-    tap.seat(Some(turns.clone()));
-    let mut left = Vec::new();
-    for (slot, outcome) in cache.apply(plan).await.unwrap().unsettled {
-        assert_eq!(outcome, EffectOutcome::Slow);
-        let Effect { action, target, .. } = &effects[slot.event as usize];
-        if *action == Action::InvalidateTag {
-            assert!(cache.drain_tag(target, &CancellationToken::new(), |_, _| {}).await.unwrap().complete);
-        } else {
-            left.push(slot);
-        }
-    }
-    tap.seat(None);
-    left
-}
-
-/// After how long a second pass is due.
-const AGAIN: Duration = Duration::from_millis(1);
-
-pub(super) fn as_effect(place: usize, event: &Event) -> Effect {
-    let ordered = |version: u64, action| {
-        let digits = version.to_string();
-        move |key: usize| at(("row", &digits), (event.id, event.place), effect(0, KEYS[key], action))
+/// Does the second passes that are due, as any worker does, whoever dies over it.
+pub(super) async fn second_passes(world: &World, hands: Hands<'_>, turns: Turns, dies_after: Option<u32>) {
+    turns.next().await;
+    world.advance_to_second_passes().await;
+    hands.tap.seat(Some(turns.clone()));
+    hands.tap.dies_after(dies_after);
+    let start = turns.now();
+    let passes = hands.cache.pass_again("second passes").await;
+    hands.tap.seat(None);
+    let Ok(passes) = passes else {
+        assert!(hands.tap.is_dead(), "{passes:?}");
+        return hands.tap.dies_after(None);
     };
-    let effect = match &event.change {
-        Change::Write { key, version, tags } => {
-            let names = tags.iter().map(|&tag| TAGS[tag].to_owned()).collect();
-            ordered(*version, Action::Write(Box::new(Write { value: written(place, tags), expiry: HOUR, tags: names })))(*key)
-        }
-        Change::Delete { key, version } => ordered(*version, Action::Delete)(*key),
-        Change::Warm { key, version } => {
-            let warm =
-                Warm { loader: LoaderId(0), url: String::new(), expiry: HOUR, tags: Vec::new(), stale: Stale::Drop, only: Only::Always };
-            ordered(*version, Action::Warm(Box::new(warm)))(*key)
-        }
-        Change::InvalidateTag(tag) => effect(0, TAGS[*tag], Action::InvalidateTag),
-        Change::DeleteAgain(_) => panic!("no event's"),
-    };
-    let has_again = event.again && matches!(effect.action, Action::Delete | Action::InvalidateTag);
-    Effect { again: has_again.then_some(AGAIN), ..effect }
-}
-
-async fn warm(world: &World, cache: &Cache, tap: &Tap, turns: &Turns, key: usize) {
-    let token = turns.token();
-    tap.seat(Some(turns.clone()));
-    let granted = cache.grant_lease(KEYS[key], &token, Duration::from_secs(60)).await.unwrap();
-    if let Grant::Granted { since } = granted {
-        turns.next().await;
-        let tags = world.load(key);
-        let names: Vec<String> = tags.iter().map(|&tag| TAGS[tag].to_owned()).collect();
-        let value = loaded(turns.now(), &tags);
-        let filled = cache.fill(KEYS[key], &token, since, value.as_bytes(), HOUR, &names).await.unwrap();
-        assert!(matches!(filled, Fill::Filled | Fill::Refused));
+    if !hands.tap.is_dead() {
+        assert_eq!((&passes.failed[..], passes.lost), (&[][..], 0));
+        let events: Vec<usize> = passes.due.iter().filter_map(unstale::cache::Due::target).map(|due| world.made(again(due))).collect();
+        world.ended(&world.begin(events, start), turns.now());
     }
-    tap.seat(None);
+    hands.tap.dies_after(None);
     world.check().await;
 }
 
-/// Does the second passes that are due, as any worker does.
-pub(super) async fn second_passes(world: &World, cache: &Cache, tap: &Tap, turns: Turns, times: usize) {
-    for _ in 0..times {
-        turns.next().await;
-        // So long that all that were scheduled so far are due, whatever the machine does.
-        tokio::time::sleep(AGAIN + Duration::from_millis(2)).await;
-        tap.seat(Some(turns.clone()));
-        let start = turns.now();
-        let passes = cache.pass_again("second passes").await.unwrap();
-        tap.seat(None);
-        assert_eq!((&passes.failed[..], passes.lost), (&[][..], 0));
-        let place = |names: &[&str], name: &str| names.iter().position(|other| *other == name).expect("a name of ours");
-        let changes = passes.due.iter().map(|due| match due.target() {
-            Some(Again::Key(key)) => Change::DeleteAgain(place(&KEYS, key)),
-            Some(Again::Tag(tag)) => Change::InvalidateTag(place(&TAGS, tag)),
-            None => panic!("{due:?}"),
-        });
-        let events: Vec<usize> = changes.map(|change| world.second_pass(change)).collect();
-        world.ended(&world.begin(events, start), turns.now());
+pub(super) fn again(due: Again<'_>) -> Change {
+    let place = |names: &[&str], name: &str| names.iter().position(|other| *other == name).expect("a name of ours");
+    match due {
+        Again::Key(key) => Change::Delete { key: place(&KEYS, key), order: None },
+        Again::Tag(tag) => Change::InvalidateTag(place(&TAGS, tag)),
+    }
+}
+
+/// Looks after the tags' sets, and goes on with drains that somebody left.
+pub(super) async fn upkeep(world: &World, hands: Hands<'_>, turns: Turns, mut random: fastrand::Rng) {
+    for _ in 0..random.usize(1..=3) {
+        turns.rest(&mut random).await;
+        hands.tap.seat(Some(turns.clone()));
+        hands.tap.dies_after((random.u8(..4) == 0).then(|| random.u32(..6)));
+        if random.u8(..4) == 0 {
+            let drained = hands.cache.drain_all(&CancellationToken::new(), |_, _| {}).await;
+            assert!(drained.is_ok_and(|drained| drained.complete && drained.lost == 0) || hands.tap.is_dead());
+        } else {
+            let pruned = hands.cache.prune_slice(set(random.usize(..TAGS.len())).as_bytes(), 0, false).await;
+            assert!(pruned.is_ok() || hands.tap.is_dead(), "{pruned:?}");
+        }
+        hands.tap.dies_after(None);
+        hands.tap.seat(None);
         world.check().await;
     }
 }

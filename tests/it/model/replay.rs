@@ -2,14 +2,26 @@
 
 use std::collections::BTreeSet;
 
-use unstale::cache::Cache;
 use unstale::plan::{Batch, Fold, Folded, Slot};
 use unstale::registry::{Action, Effect, Version};
 
-use super::actors::{as_effect, send};
-use super::tap::Tap;
+use super::actors::Hands;
+use super::event::{Change, Event};
 use super::turns::Turns;
-use super::world::{Change, Event, KEYS, TAGS, World};
+use super::worker::{apply as apply_plan, drain};
+use super::world::{KEYS, TAGS, World};
+use super::wrong::WrongReplay;
+
+/// What became of Redis since the history was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Past {
+    /// It has all that it was told.
+    Kept,
+    /// The fences of events before that one have ended.
+    Unfenced { before: u64 },
+    /// It has nothing. All of the history is looked at.
+    Lost,
+}
 
 /// What a span of the history came to.
 struct Span {
@@ -17,35 +29,111 @@ struct Span {
     folded: Vec<Folded>,
 }
 
-/// Replays any part of what was published so far, of any types, with writes that may have lost their fences or not.
-pub(super) async fn replay(world: &World, cache: &Cache, tap: &Tap, turns: Turns, mut random: fastrand::Rng) {
-    turns.next().await;
-    let history: Vec<(usize, Event)> = world.history().into_iter().map(|at| (at, world.event(at))).collect();
-    let messages = history.last().map_or(0, |(_, event)| event.id);
-    let (since, until) = (random.u64(..=messages), random.u64(..=messages + 1));
-    let (types, fenced_from) = (random.u8(..), random.u64(..=messages) * u64::from(random.bool()));
-    let is_chosen = |event: &Event, of: &Event| (since..until).contains(&event.id) && types & (1 << kind(of)) > 0;
-    let mut fold = Fold::new(cache.tag_prefix());
-    let mut chosen = Vec::new();
-    for (at, event) in &history {
-        let effect = as_effect(*at, event);
-        // A message is of its first effect's type.
-        let (_, first) = history.iter().find(|(_, first)| first.id == event.id).expect("itself, if no other");
-        if is_chosen(event, first) {
-            fold.choose(event.id, effect, event.id >= fenced_from);
-            chosen.push((*at, event.clone()));
-        } else {
-            fold.pass_over(event.id, &effect);
+/// A run of `unstale replay`.
+pub(super) struct Replay<'r> {
+    pub(super) world: &'r World,
+    pub(super) hands: Hands<'r>,
+    pub(super) turns: Turns,
+    pub(super) random: fastrand::Rng,
+    pub(super) past: Past,
+    pub(super) wrong: Option<WrongReplay>,
+}
+
+impl Replay<'_> {
+    /// Replays any part of what was published so far, of any types, with writes that may have lost their fences or not. Now and then it dies.
+    pub(super) async fn run(mut self) {
+        self.turns.next().await;
+        let history: Vec<(usize, Event)> = self.world.history().into_iter().map(|at| (at, self.world.event(at))).collect();
+        let messages = history.last().map_or(0, |(_, event)| event.id);
+        let random = &mut self.random;
+        let (since, until) = (random.u64(..=messages), random.u64(..=messages + 1));
+        let (types, any) = (random.u8(..) | random.u8(..), random.u64(..=messages) * u64::from(random.bool()));
+        let (since, fenced_from) = match self.past {
+            Past::Kept => (since, any),
+            Past::Unfenced { .. } if self.wrong == Some(WrongReplay::AppliesOld) => (since, 0),
+            Past::Unfenced { before } => (since, before.max(any)),
+            Past::Lost => (0, any),
+        };
+        let is_chosen = |event: &Event, of: &Event| (since..until).contains(&event.id) && types & (1 << kind(of)) > 0;
+        let dies_after = (self.wrong.is_none() && self.random.u8(..4) == 0).then(|| self.random.u32(..8));
+        self.hands.tap.dies_after(dies_after);
+        let mut fold = Fold::new(self.hands.cache.tag_prefix());
+        let mut chosen = Vec::new();
+        for (at, event) in &history {
+            let effect = event.as_effect(*at);
+            // A message is of its first effect's type.
+            let (_, first) = history.iter().find(|(_, first)| first.id == event.id).expect("itself, if no other");
+            if is_chosen(event, first) {
+                fold.choose(event.id, effect, event.id >= fenced_from);
+                chosen.push((*at, event.clone()));
+            } else if self.wrong != Some(WrongReplay::GivesNoWay) {
+                fold.pass_over(event.id, &effect);
+            }
+            // No more is kept: what stands is applied, and the reading goes on.
+            if self.random.u8(..16) == 0 {
+                let whole = self.wrong == Some(WrongReplay::CutsAsIfWhole);
+                let span = Span { chosen: std::mem::take(&mut chosen), folded: fold.take(whole) };
+                if !self.apply(span).await {
+                    return self.hands.tap.dies_after(None);
+                }
+            }
+            if self.random.bool() {
+                self.turns.next().await;
+            }
         }
-        // No more is kept: what stands is applied, and the reading goes on.
-        if event.place > 1 && random.u8(..8) == 0 {
-            apply(world, cache, tap, &turns, Span { chosen: std::mem::take(&mut chosen), folded: fold.take(false) }, &mut random).await;
-        }
-        if random.bool() {
-            turns.next().await;
-        }
+        self.apply(Span { chosen, folded: fold.take(true) }).await;
+        self.hands.tap.dies_after(None);
     }
-    apply(world, cache, tap, &turns, Span { chosen, folded: fold.take(true) }, &mut random).await;
+
+    /// Whether it lives.
+    async fn apply(&mut self, span: Span) -> bool {
+        let (world, turns) = (self.world, self.turns.clone());
+        let keys = span.chosen.iter().filter(|(_, event)| event.row().is_some()).map(|(at, _)| *at);
+        let stands: BTreeSet<usize> = span.folded.iter().filter_map(|folded| written(&folded.effect, &span.chosen)).collect();
+        let known = world.begin_folded(keys.filter(|at| !stands.contains(at)), turns.now());
+        let effects = span.folded.into_iter().map(|folded| folded.effect);
+        let mut effects: Vec<Effect> = match self.wrong {
+            Some(WrongReplay::AppliesUnversioned) => effects.map(|effect| unversioned(&effect, &span.chosen).unwrap_or(effect)).collect(),
+            _ => effects.collect(),
+        };
+        while !effects.is_empty() {
+            let rest = effects.split_off(effects.len().min(self.random.usize(1..=3)));
+            // As fast as it may go (`--rate`).
+            turns.rest(&mut self.random).await;
+            let meant: Vec<usize> = effects.iter().flat_map(|effect| meaning(world, effect, &span.chosen)).collect();
+            let applications = world.begin(meant, turns.now());
+            self.hands.tap.seat(Some(turns.clone()));
+            let lives = self.send(&effects).await;
+            self.hands.tap.seat(None);
+            if !lives {
+                world.died(&applications, turns.now());
+                world.check().await;
+                return false;
+            }
+            world.ended(&applications, turns.now());
+            world.check().await;
+            effects = rest;
+        }
+        world.ended(&known, turns.now());
+        true
+    }
+
+    /// Applies some effects and ends their drains. Whether it lives.
+    async fn send(&self, effects: &[Effect]) -> bool {
+        let mut batch = Batch::new(self.hands.cache.tag_prefix(), effects.len());
+        for (event, effect) in (0..).zip(effects) {
+            batch.push(Slot { event, position: 0 }, effect);
+        }
+        let Some(left) = apply_plan(self.hands, &batch.finish()).await else { return false };
+        for slot in left {
+            let Effect { action, target, .. } = &effects[slot.event as usize];
+            assert_eq!(*action, Action::InvalidateTag, "a replay loads nothing");
+            if !drain(self.hands, target).await {
+                return false;
+            }
+        }
+        true
+    }
 }
 
 fn kind(event: &Event) -> u8 {
@@ -53,34 +141,21 @@ fn kind(event: &Event) -> u8 {
         Change::Write { .. } => 0,
         Change::Delete { .. } => 1,
         Change::Warm { .. } => 2,
-        Change::InvalidateTag(_) | Change::DeleteAgain(_) => 3,
+        Change::InvalidateTag(_) => 3,
     }
-}
-
-async fn apply(world: &World, cache: &Cache, tap: &Tap, turns: &Turns, span: Span, random: &mut fastrand::Rng) {
-    let keys = span.chosen.iter().filter(|(_, event)| event.row().is_some()).map(|(at, _)| *at);
-    let stands: BTreeSet<usize> = span.folded.iter().filter_map(|folded| written(&folded.effect, &span.chosen)).collect();
-    let known = world.begin_folded(keys.filter(|at| !stands.contains(at)), turns.now());
-    let mut effects: Vec<Effect> = span.folded.into_iter().map(|folded| folded.effect).collect();
-    while !effects.is_empty() {
-        let rest = effects.split_off(effects.len().min(random.usize(1..=3)));
-        let mut batch = Batch::new(cache.tag_prefix(), effects.len());
-        for (event, effect) in (0..).zip(&effects) {
-            batch.push(Slot { event, position: 0 }, effect);
-        }
-        let meant: Vec<usize> = effects.iter().flat_map(|effect| meaning(world, effect, &span.chosen)).collect();
-        let applications = world.begin(meant, turns.now());
-        assert_eq!(send(cache, tap, turns, &batch.finish(), &effects).await, [], "a replay loads nothing");
-        world.ended(&applications, turns.now());
-        world.check().await;
-        effects = rest;
-    }
-    world.ended(&known, turns.now());
 }
 
 /// The write that an effect is.
 fn written(effect: &Effect, chosen: &[(usize, Event)]) -> Option<usize> {
     matches!(effect.action, Action::Write(_)).then(|| original(effect.version.as_deref()?, chosen)).flatten()
+}
+
+/// The write without a version that became this deletion.
+fn unversioned(deletion: &Effect, chosen: &[(usize, Event)]) -> Option<Effect> {
+    let of_key = |event: &Event| event.change.key().is_some_and(|key| KEYS[key] == deletion.target);
+    let (at, last) = chosen.iter().rfind(|(_, event)| of_key(event))?;
+    let is_write = matches!(last.change, Change::Write { .. }) && last.row().is_none();
+    (is_write && deletion.action == Action::Delete && deletion.version.is_none()).then(|| last.as_effect(*at))
 }
 
 fn original(version: &Version, chosen: &[(usize, Event)]) -> Option<usize> {
@@ -93,7 +168,7 @@ fn meaning(world: &World, effect: &Effect, chosen: &[(usize, Event)]) -> Vec<usi
     match (&effect.action, effect.version.as_deref()) {
         (Action::Write(_), _) => written(effect, chosen).into_iter().collect(),
         (Action::Delete, Some(version)) => vec![world.replayed(original(version, chosen).expect("of a chosen event"))],
-        (Action::Delete, None) => vec![world.second_pass(Change::DeleteAgain(place(&KEYS)))],
+        (Action::Delete, None) => vec![world.made(Change::Delete { key: place(&KEYS), order: None })],
         (Action::InvalidateTag, _) => {
             let tag = Change::InvalidateTag(place(&TAGS));
             chosen.iter().filter(|(_, event)| event.change == tag).map(|(at, _)| *at).collect()

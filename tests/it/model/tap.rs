@@ -1,8 +1,8 @@
 //! Stands between a `Cache` and Redis, and passes its commands on one at a time, each in a turn of its own: so that others' steps come between the
 //! commands of one pipeline, as they may between those of any client. Before a cluster, each of its nodes has a port here: what goes to several
-//! nodes at once passes in an order that a seed decides.
+//! nodes at once passes in an order that a seed decides. Who is to die over its work gets nothing through from some command on.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
@@ -24,6 +24,15 @@ pub(super) struct Tap {
     pub(super) ports: Vec<u16>,
     seat: Seat,
     random: Rc<RefCell<fastrand::Rng>>,
+    life: Rc<Cell<Life>>,
+}
+
+/// How many commands still pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Endless,
+    Commands(u32),
+    Over,
 }
 
 impl Tap {
@@ -34,13 +43,24 @@ impl Tap {
             listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
         }
         let ports: Vec<u16> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
-        let tap = Self { ports, seat: Seat::default(), random: Rc::new(RefCell::new(fastrand::Rng::with_seed(0))) };
+        let tap = Self {
+            ports,
+            seat: Seat::default(),
+            random: Rc::new(RefCell::new(fastrand::Rng::with_seed(0))),
+            life: Rc::new(Cell::new(Life::Endless)),
+        };
         let (arrivals, arrived) = mpsc::unbounded_channel();
         for ((place, listener), &server) in listeners.into_iter().enumerate().zip(servers) {
             tokio::task::spawn_local(accept(place, listener, server, arrivals.clone()));
         }
         let ports = servers.iter().copied().zip(tap.ports.iter().copied()).collect();
-        let passing = Passing { lines: BTreeMap::new(), ports, seat: Rc::clone(&tap.seat), random: Rc::clone(&tap.random) };
+        let passing = Passing {
+            lines: BTreeMap::new(),
+            ports,
+            seat: Rc::clone(&tap.seat),
+            random: Rc::clone(&tap.random),
+            life: Rc::clone(&tap.life),
+        };
         tokio::task::spawn_local(passing.run(arrived));
         tap
     }
@@ -48,6 +68,16 @@ impl Tap {
     /// From here on its commands take these turns.
     pub(super) fn seat(&self, turns: Option<Turns>) {
         *self.seat.borrow_mut() = turns;
+    }
+
+    /// From here on so many commands pass: then it is dead, and Redis hears nothing more of it. `None`: it lives.
+    pub(super) fn dies_after(&self, commands: Option<u32>) {
+        self.life.set(commands.map_or(Life::Endless, Life::Commands));
+    }
+
+    /// Whether a command was held back for that.
+    pub(super) fn is_dead(&self) -> bool {
+        self.life.get() == Life::Over
     }
 
     /// What decides between its nodes.
@@ -79,6 +109,7 @@ struct Passing {
     ports: BTreeMap<u16, u16>,
     seat: Seat,
     random: Rc<RefCell<fastrand::Rng>>,
+    life: Rc<Cell<Life>>,
 }
 
 async fn accept(place: usize, listener: TcpListener, server: u16, arrivals: mpsc::UnboundedSender<Arrival>) {
@@ -144,12 +175,21 @@ impl Passing {
             [only] => *only,
             several => several[self.random.borrow_mut().usize(..several.len())],
         };
+        let line = self.lines.get_mut(&name).unwrap();
+        let command = line.waiting.pop_front().unwrap();
+        self.life.set(match self.life.get() {
+            Life::Commands(0) => Life::Over,
+            Life::Commands(left) => Life::Commands(left - 1),
+            other => other,
+        });
+        if self.life.get() == Life::Over {
+            let _gone = line.client.write_all(b"-ERR nobody is there to ask\r\n").await;
+            return true;
+        }
         let turns = self.seat.borrow().clone();
         if let Some(turns) = turns {
             turns.next().await;
         }
-        let line = self.lines.get_mut(&name).unwrap();
-        let command = line.waiting.pop_front().unwrap();
         line.server.write_all(&command).await.unwrap();
         let mut answer = frame(&mut line.server, &mut line.answered).await.expect("Redis answers");
         if command.ends_with(b"CLUSTER\r\n$5\r\nSLOTS\r\n") {

@@ -29,10 +29,11 @@ impl Turns {
         self.steps.set(self.steps.get() + 1);
     }
 
-    /// As many steps later: for what is played after something else.
-    pub(super) fn after(self, steps: u64) -> Self {
-        self.steps.set(self.steps.get() + steps);
-        self
+    /// Waits for some of them: who has little to do would do it at the beginning.
+    pub(super) async fn rest(&self, random: &mut fastrand::Rng) {
+        for _ in 0..=random.u8(..16) {
+            self.next().await;
+        }
     }
 
     /// A token that no other actor has, nor this one before.
@@ -49,10 +50,10 @@ impl Turns {
 /// An actor, to be run with its place.
 pub(super) type Actor<'a> = Box<dyn FnOnce(Turns) -> Pin<Box<dyn Future<Output = ()> + 'a>> + 'a>;
 
-/// Runs all actors to their ends. `choose` picks one of so many that wait. How many steps it took.
-pub(super) async fn interleave(actors: Vec<Actor<'_>>, mut choose: impl FnMut(usize) -> usize) -> u64 {
+/// Runs all actors to their ends, after so many steps of others. `choose` picks one of so many that wait. How many steps that makes.
+pub(super) async fn interleave(actors: Vec<Actor<'_>>, after: u64, mut choose: impl FnMut(usize) -> usize) -> u64 {
     let (notices, mut noticed) = mpsc::unbounded_channel();
-    let steps = Rc::new(Cell::new(0));
+    let steps = Rc::new(Cell::new(after));
     let mut running = actors.len();
     let seated = actors.into_iter().enumerate().map(|(actor, run)| {
         let turns = Turns { actor, notices: notices.clone(), steps: Rc::clone(&steps) };

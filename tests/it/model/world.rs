@@ -1,133 +1,96 @@
-//! What happens outside the cache: rows, the events of their changes, and what must never be read.
+//! What happens outside the cache: rows, the events of their changes, and what of them is still to be done.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Arg, Cmd, RedisResult, Value};
+use unstale::registry::{Only, Stale};
+
+use super::event::{AGAIN, Change, Event, FIRST_VERSIONS, Life, Order, read};
+use super::judge::Judge;
 
 /// In a cluster of three: each key, each tag and the sequence have a node beside which something else is on another.
 pub(super) const KEYS: [&str; 2] = ["k0", "k1"];
 pub(super) const TAGS: [&str; 2] = ["t0", "t1"];
 
-/// Where versions begin: a double cannot tell those above apart.
-const FIRST_VERSION: u64 = 9_007_199_254_740_992;
+/// Time goes by: what lives no longer than that ends, and what is due in that time is due.
+const ADVANCE: &str = "
+local by = tonumber(ARGV[1])
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  local left = redis.call('PTTL', key)
+  if left >= 0 and left <= by then
+    redis.call('UNLINK', key)
+  elseif left >= 0 then
+    redis.call('PEXPIRE', key, left - by)
+  end
+  if string.sub(key, 1, 14) == 'unstale:again:' then
+    for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do
+      redis.call('ZINCRBY', key, -by, member)
+    end
+  end
+end";
 
-/// What must never be read.
-pub(super) const STALE_LOAD: &str = "a value loaded before an invalidation is read after it";
-pub(super) const STALE_STORE: &str = "a value stored before a deletion is read after it";
-pub(super) const OLDER_WRITE: &str = "an older write stands where a newer event of its entity took hold";
-pub(super) const SKIPPED: &str = "an invalidation was skipped: what stood before it is read after it";
+/// Attempts at a load.
+pub(super) const ATTEMPTS: u32 = 2;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Change {
-    Write {
-        key: usize,
-        version: u64,
-        tags: Vec<usize>,
-    },
-    Delete {
-        key: usize,
-        version: u64,
-    },
-    Warm {
-        key: usize,
-        version: u64,
-    },
-    InvalidateTag(usize),
-    /// A second pass.
-    DeleteAgain(usize),
-}
-
-/// One effect of an event.
-#[derive(Debug, Clone)]
-pub(super) struct Event {
-    pub(super) id: u64,
-    /// Which effect of the event it is, from 1.
-    pub(super) place: u32,
-    pub(super) change: Change,
-    /// It asks for a second pass.
-    pub(super) again: bool,
-    /// What a replay made of it.
-    is_replay: bool,
-}
-
-impl Event {
-    /// The key and the version of a change of a row.
-    pub(super) fn row(&self) -> Option<(usize, u64)> {
-        match self.change {
-            Change::Write { key, version, .. } | Change::Delete { key, version } | Change::Warm { key, version } => Some((key, version)),
-            Change::InvalidateTag(_) | Change::DeleteAgain(_) => None,
-        }
-    }
-
-    /// Whether it leaves nothing of what another wrote to the key of both.
-    fn outdoes(&self, write: &Self) -> bool {
-        let (Some((key, version)), Some((of, its))) = (self.row(), write.row()) else { return false };
-        let is_same = self.id == write.id;
-        key == of
-            && (version > its
-                || (version == its && !is_same)
-                || (is_same && (self.place > write.place || (self.is_replay && self.place == write.place))))
-    }
-}
-
-/// What a write stores: it tells which effect's it is, and its tags.
-pub(super) fn written(event: usize, tags: &[usize]) -> String {
-    format!("w:{event}:{}", text(tags))
-}
-
-/// What a reader or a warm stores: it tells when it was loaded, and its tags.
-pub(super) fn loaded(at: u64, tags: &[usize]) -> String {
-    format!("r:{at}:{}", text(tags))
-}
-
-/// What a reader that takes no part stores: it tells when it was stored.
-pub(super) fn stored(at: u64) -> String {
-    format!("s:{at}:")
-}
-
-fn text(tags: &[usize]) -> String {
-    tags.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
-}
-
-/// A message in the queue: the effects that are to be applied.
+/// A message in the main queue: the effects that are to be applied.
 #[derive(Debug, Clone)]
 pub(super) struct Delivery {
     pub(super) effects: Vec<usize>,
     /// It was tried before, and these are left.
     pub(super) is_copy: bool,
+    pub(super) attempt: u32,
     times: u32,
 }
 
-/// One application of an effect.
+/// A message in the slow queue: an effect that one round trip could not finish.
+#[derive(Debug, Clone)]
+pub(super) struct Task {
+    pub(super) effect: usize,
+    /// What ends with it.
+    pub(super) applications: Vec<usize>,
+    pub(super) attempt: u32,
+}
+
+/// What a worker does next.
 #[derive(Debug)]
-struct Applied {
-    event: usize,
-    start: u64,
-    end: Option<u64>,
-    /// Else something else may have been done in its place.
-    takes_hold: bool,
+pub(super) enum Work {
+    Batch(Vec<Delivery>),
+    Slow(Task),
+    Nothing,
+}
+
+/// What events are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Leaning {
+    #[default]
+    Rows,
+    /// All rows have tags, and events are about these.
+    Tags,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Of each key's row.
-    versions: [u64; 2],
+    /// Of each family, of each key's row.
+    versions: [[u64; 2]; 2],
     tags: [Vec<usize>; 2],
-    has_second_passes: bool,
-    events: Vec<Event>,
-    /// So many of them are whole and published.
+    judge: Judge,
+    /// So many events are published.
     published: u64,
+    /// Committed, and to be published behind the next.
+    held_back: Option<Vec<(Change, bool)>>,
+    leaning: Leaning,
+    has_second_passes: bool,
     queue: Vec<Delivery>,
-    applied: Vec<Applied>,
+    slow: Vec<Task>,
     writers: usize,
     violations: BTreeSet<&'static str>,
     /// The same for people.
     seen: Vec<String>,
 }
 
-/// Rows, events and their queue.
+/// Rows, events and their queues.
 #[derive(Debug)]
 pub(super) struct World {
     inner: RefCell<Inner>,
@@ -136,19 +99,14 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(servers: Vec<MultiplexedConnection>, writers: usize, random: &mut fastrand::Rng) -> Self {
-        let tags = std::array::from_fn(|_| (0..TAGS.len()).filter(|_| random.bool()).collect());
-        let has_second_passes = random.u8(..4) == 0;
-        let inner = Inner { writers, tags, has_second_passes, versions: [FIRST_VERSION; 2], ..Inner::default() };
+    pub(super) fn new(servers: Vec<MultiplexedConnection>, leaning: Leaning, has_second_passes: bool, random: &mut fastrand::Rng) -> Self {
+        let tags = std::array::from_fn(|_| leaning.some_tags(random));
+        let inner = Inner { leaning, has_second_passes, tags, versions: FIRST_VERSIONS.map(|first| [first; 2]), ..Inner::default() };
         Self { inner: RefCell::new(inner), servers }
     }
 
     pub(super) fn is_cluster(&self) -> bool {
         self.servers.len() > 1
-    }
-
-    pub(super) fn has_second_passes(&self) -> bool {
-        self.inner.borrow().has_second_passes
     }
 
     /// One command by itself.
@@ -182,51 +140,70 @@ impl World {
         usize::from(slot(key)) * self.servers.len() / 16_384
     }
 
+    /// Time goes by.
+    pub(super) async fn advance(&self, by: std::time::Duration) {
+        let mut command = redis::cmd("EVAL");
+        command.arg(ADVANCE).arg(0).arg(u64::try_from(by.as_millis()).unwrap());
+        self.ask_all(&command).await;
+    }
+
+    /// As much of it as second passes wait for.
+    pub(super) async fn advance_to_second_passes(&self) {
+        self.advance(AGAIN + std::time::Duration::from_secs(1)).await;
+    }
+
     /// A row as it is now: its tags.
     pub(super) fn load(&self, key: usize) -> Vec<usize> {
         self.inner.borrow().tags[key].clone()
     }
 
-    /// Changes a row or two, or what a tag stands for, and publishes the event.
+    /// So many writers will commit, newer versions than those before.
+    pub(super) fn writers_begin(&self, count: usize) {
+        let mut inner = self.inner.borrow_mut();
+        inner.writers += count;
+        inner.versions.iter_mut().flatten().for_each(|version| *version += 1);
+    }
+
+    /// Changes a row or two, or what a tag stands for, and publishes the event: now and then behind the next one.
     pub(super) fn commit(&self, random: &mut fastrand::Rng) {
         let mut inner = self.inner.borrow_mut();
-        inner.published += 1;
-        let first = inner.events.len();
+        let family = match random.u8(..8) {
+            0 | 1 => None,
+            2 | 3 => Some(1),
+            _ => Some(0),
+        };
         let mut changed = None;
-        for place in 1..=(1 + u32::from(random.u8(..4) == 0)) {
-            let change = if random.u8(..4) == 0 {
-                Change::InvalidateTag(random.usize(..TAGS.len()))
-            } else {
-                let key = random.usize(..KEYS.len());
-                // Now and then two events have one version; the effects of one event always have.
-                inner.versions[key] += u64::from(changed.replace(key) != Some(key) && random.u8(..8) > 0);
-                let version = inner.versions[key];
-                if random.bool() {
-                    inner.tags[key] = (0..TAGS.len()).filter(|_| random.bool()).collect();
-                }
-                match random.u8(..5) {
-                    0 | 1 => Change::Write { key, version, tags: inner.tags[key].clone() },
-                    2 | 3 => Change::Delete { key, version },
-                    _ => Change::Warm { key, version },
-                }
-            };
-            let again = inner.has_second_passes && random.bool();
-            let id = inner.published;
-            inner.events.push(Event { id, place, change, again, is_replay: false });
-        }
-        let effects = (first..inner.events.len()).collect();
-        inner.queue.push(Delivery { effects, is_copy: false, times: 0 });
+        let changes = (0..(1 + u32::from(random.u8(..4) == 0))).map(|_| {
+            let change = inner.change(family, &mut changed, random);
+            (change, inner.has_second_passes && random.bool())
+        });
+        let changes = changes.collect();
+        let late = if random.u8(..4) == 0 {
+            inner.held_back.replace(changes)
+        } else {
+            inner.publish(changes);
+            inner.held_back.take()
+        };
+        late.into_iter().for_each(|changes| inner.publish(changes));
     }
 
     pub(super) fn writer_ended(&self) {
-        self.inner.borrow_mut().writers -= 1;
+        let mut inner = self.inner.borrow_mut();
+        inner.writers -= 1;
+        if inner.writers == 0 {
+            inner.held_back.take().into_iter().for_each(|changes| inner.publish(changes));
+        }
     }
 
     /// Some messages that wait, in any order; `None` where none will ever come.
-    pub(super) fn take(&self, random: &mut fastrand::Rng) -> Option<Vec<Delivery>> {
+    pub(super) fn take(&self, random: &mut fastrand::Rng) -> Option<Work> {
         let mut inner = self.inner.borrow_mut();
+        if !inner.slow.is_empty() && (inner.queue.is_empty() || random.bool()) {
+            let at = random.usize(..inner.slow.len());
+            return Some(Work::Slow(inner.slow.swap_remove(at)));
+        }
         if inner.queue.is_empty() {
-            return (inner.writers > 0).then(Vec::new);
+            return (inner.writers > 0).then_some(Work::Nothing);
         }
         let count = random.usize(1..=3).min(inner.queue.len());
         let mut deliveries = Vec::new();
@@ -236,60 +213,82 @@ impl World {
             // One of its effects fails: a copy with that one alone will come later.
             if delivery.effects.len() > 1 && random.u8(..4) == 0 {
                 let left = delivery.effects.swap_remove(random.usize(..delivery.effects.len()));
-                inner.queue.push(Delivery { effects: vec![left], is_copy: true, times: 0 });
+                inner.queue.push(Delivery::copy(left, delivery.attempt));
             }
             deliveries.push(delivery);
         }
-        Some(deliveries)
+        Some(Work::Batch(deliveries))
     }
 
     pub(super) fn event(&self, at: usize) -> Event {
-        self.inner.borrow().events[at].clone()
+        self.inner.borrow().judge.events[at].clone()
     }
 
     /// All that was published so far, in order.
     pub(super) fn history(&self) -> Vec<usize> {
         let inner = self.inner.borrow();
-        let is_published = |&at: &usize| !inner.events[at].is_replay && !matches!(inner.events[at].change, Change::DeleteAgain(_));
-        (0..inner.events.len()).filter(is_published).collect()
+        let events = &inner.judge.events;
+        (0..events.len()).filter(|&at| !events[at].is_made).collect()
+    }
+
+    /// How many events were published so far.
+    pub(super) fn published(&self) -> u64 {
+        self.inner.borrow().published
     }
 
     /// Somebody begins to apply these. The places of the applications.
     pub(super) fn begin(&self, events: impl IntoIterator<Item = usize>, now: u64) -> Vec<usize> {
-        let mut inner = self.inner.borrow_mut();
-        let first = inner.applied.len();
-        inner.applied.extend(events.into_iter().map(|event| Applied { event, start: now, end: None, takes_hold: true }));
-        (first..inner.applied.len()).collect()
+        self.inner.borrow_mut().judge.begin(events, now, true)
     }
 
     /// A replay begins to apply what folded into something else: that it takes hold cannot be told, but other things must not be expected either.
     pub(super) fn begin_folded(&self, events: impl IntoIterator<Item = usize>, now: u64) -> Vec<usize> {
-        let applications = self.begin(events, now);
-        let mut inner = self.inner.borrow_mut();
-        applications.iter().for_each(|&at| inner.applied[at].takes_hold = false);
-        applications
+        self.inner.borrow_mut().judge.begin(events, now, false)
     }
 
     /// A deletion that is in no event: what a replay made of the effect at that place.
     pub(super) fn replayed(&self, of: usize) -> usize {
-        let mut inner = self.inner.borrow_mut();
-        let original = inner.events[of].clone();
-        let (key, version) = original.row().expect("a key's");
-        inner.events.push(Event { change: Change::Delete { key, version }, is_replay: true, ..original });
-        inner.events.len() - 1
+        let original = self.event(of);
+        let (key, order) = original.row().expect("a key's");
+        self.add(Event { change: Change::Delete { key, order: Some(order) }, is_made: true, ..original })
     }
 
-    /// A second pass of a key.
-    pub(super) fn second_pass(&self, change: Change) -> usize {
+    /// A second pass, or a deletion that says nothing of versions.
+    pub(super) fn made(&self, change: Change) -> usize {
+        self.add(Event::made(change))
+    }
+
+    fn add(&self, event: Event) -> usize {
         let mut inner = self.inner.borrow_mut();
-        inner.events.push(Event { id: 0, place: 0, change, again: false, is_replay: true });
-        inner.events.len() - 1
+        inner.judge.events.push(event);
+        inner.judge.events.len() - 1
     }
 
     /// They took hold.
     pub(super) fn ended(&self, applications: &[usize], now: u64) {
-        let mut inner = self.inner.borrow_mut();
-        applications.iter().for_each(|&at| inner.applied[at].end = Some(now));
+        self.inner.borrow_mut().judge.ended(applications, now);
+    }
+
+    /// Who applied them died over it.
+    pub(super) fn died(&self, applications: &[usize], now: u64) {
+        self.inner.borrow_mut().judge.died(applications, now);
+    }
+
+    /// What one round trip did not finish.
+    pub(super) fn is_slow(&self, task: Task) {
+        self.inner.borrow_mut().slow.push(task);
+    }
+
+    /// Done, or given up: its acknowledgement may be lost.
+    pub(super) fn settled(&self, task: Task, random: &mut fastrand::Rng) {
+        if random.u8(..8) == 0 {
+            self.is_slow(Task { applications: Vec::new(), ..task });
+        }
+    }
+
+    /// A load failed, and is tried again.
+    pub(super) fn retry(&self, task: &Task) {
+        self.inner.borrow_mut().queue.push(Delivery::copy(task.effect, task.attempt + 1));
     }
 
     /// Some come again: an acknowledgement was lost, or somebody replays dead letters.
@@ -300,6 +299,30 @@ impl World {
                 self.inner.borrow_mut().queue.push(delivery);
             }
         }
+    }
+
+    /// All come again: who had them died.
+    pub(super) fn give_back(&self, deliveries: Vec<Delivery>) {
+        self.inner.borrow_mut().queue.extend(deliveries);
+    }
+
+    /// The fences of all that was applied so far end.
+    pub(super) async fn end_fences(&self) {
+        let mut command = redis::cmd("EVAL");
+        command.arg("for _, key in ipairs(redis.call('KEYS', 'unstale:fence*')) do redis.call('UNLINK', key) end").arg(0);
+        self.ask_all(&command).await;
+    }
+
+    /// Redis lost all that it had.
+    pub(super) async fn lose_all(&self) {
+        self.ask_all(&redis::cmd("FLUSHDB")).await;
+        self.inner.borrow_mut().judge.lost();
+    }
+
+    /// Nothing is under way, and nothing is still to come: reads every key once more.
+    pub(super) async fn check_at_last(&self) {
+        self.inner.borrow_mut().judge.is_over();
+        self.check().await;
     }
 
     /// Reads every key, and notes what must not be read.
@@ -313,14 +336,11 @@ impl World {
         let mut inner = self.inner.borrow_mut();
         for (key, value) in values.iter().enumerate() {
             let Some(value) = value else { continue };
-            let mut parts = value.split(':');
-            let kind = parts.next().unwrap();
-            let number: u64 = parts.next().unwrap().parse().unwrap();
-            let tags: Vec<usize> = parts.next().unwrap().split(',').filter_map(|tag| tag.parse().ok()).collect();
+            let (kind, number, tags) = read(value);
             let violation = match kind {
-                "r" => inner.stale_load(key, number, &tags),
-                "s" => inner.kept_store(key, number),
-                _ => inner.wrong_write(key, usize::try_from(number).unwrap(), &tags),
+                "r" => inner.judge.stale_load(key, number, &tags),
+                "s" => inner.judge.kept_store(key, number),
+                _ => inner.judge.wrong_write(key, usize::try_from(number).unwrap(), &tags),
             };
             if let Some(violation) = violation
                 && inner.violations.insert(violation)
@@ -336,51 +356,59 @@ impl World {
     }
 }
 
+impl Delivery {
+    /// One of its effects.
+    pub(super) fn only(&self, effect: usize) -> Self {
+        Self { effects: vec![effect], ..self.clone() }
+    }
+
+    fn copy(effect: usize, attempt: u32) -> Self {
+        Self { effects: vec![effect], is_copy: true, attempt, times: 0 }
+    }
+}
+
 impl Inner {
-    /// Applications that took hold. Of a write the first alone: come again, it does nothing.
-    fn ended(&self) -> impl Iterator<Item = (&Applied, &Event)> {
-        let is_first = |at: usize, event: usize| self.applied[..at].iter().all(|earlier| earlier.event != event);
-        let ended = self.applied.iter().enumerate().filter(|(_, applied)| applied.end.is_some() && applied.takes_hold);
-        ended.map(|(at, applied)| (at, applied, &self.events[applied.event])).filter_map(move |(at, applied, event)| {
-            (!matches!(event.change, Change::Write { .. }) || is_first(at, applied.event)).then_some((applied, event))
-        })
-    }
-
-    fn invalidates(&self, event: &Event, key: usize, tags: &[usize]) -> bool {
-        match event.change {
-            Change::Delete { key: of, .. } | Change::Warm { key: of, .. } | Change::DeleteAgain(of) => of == key,
-            Change::InvalidateTag(tag) => tags.contains(&tag),
-            // Of writes only the newest must take hold, and only if no other event has its version.
-            Change::Write { key: of, .. } => of == key && !self.applied.iter().any(|applied| self.events[applied.event].outdoes(event)),
+    fn change(&mut self, family: Option<usize>, changed: &mut Option<usize>, random: &mut fastrand::Rng) -> Change {
+        if random.u8(..4) < if self.leaning == Leaning::Tags { 3 } else { 1 } {
+            return Change::InvalidateTag(random.usize(..TAGS.len()));
         }
-    }
-
-    /// A value that was loaded before an invalidation of its key or of one of its tags.
-    fn stale_load(&self, key: usize, at: u64, tags: &[usize]) -> Option<&'static str> {
-        let is_stale = self.ended().any(|(applied, event)| at < applied.start && self.invalidates(event, key, tags));
-        is_stale.then_some(STALE_LOAD)
-    }
-
-    /// A value that a stranger stored before a deletion of its key, a second pass perhaps.
-    fn kept_store(&self, key: usize, at: u64) -> Option<&'static str> {
-        let is_kept = self.ended().any(|(applied, event)| at < applied.start && self.invalidates(event, key, &[]));
-        is_kept.then_some(STALE_STORE)
-    }
-
-    fn wrong_write(&self, key: usize, at: usize, tags: &[usize]) -> Option<&'static str> {
-        let own = &self.events[at];
-        if self.ended().any(|(_, event)| event.outdoes(own)) {
-            return Some(OLDER_WRITE);
-        }
-        // It was there before, and nobody wrote it since.
-        let was_there_before = |start: u64| {
-            let its = self.applied.iter().filter(|applied| applied.event == at);
-            its.clone().all(|applied| applied.end.is_some_and(|end| end < start))
-        };
-        let skipped = self.ended().any(|(applied, event)| {
-            !matches!(event.change, Change::Write { .. }) && self.invalidates(event, key, tags) && was_there_before(applied.start)
+        let key = random.usize(..KEYS.len());
+        let is_first = changed.replace(key) != Some(key);
+        let order = family.map(|family| {
+            let version = &mut self.versions[family][key];
+            // Now and then two events have one version; the effects of one event always have.
+            *version += u64::from(is_first && random.u8(..8) > 0);
+            Order { family, version: *version }
         });
-        skipped.then_some(SKIPPED)
+        if random.bool() {
+            self.tags[key] = self.leaning.some_tags(random);
+        }
+        let tags = self.tags[key].clone();
+        match random.u8(..5) {
+            0 | 1 => Change::Write { key, order, tags, life: Life::any(random) },
+            2 | 3 => Change::Delete { key, order },
+            _ => {
+                let stale = if random.bool() { Stale::Serve } else { Stale::Drop };
+                let only = if random.u8(..4) == 0 { Only::Present } else { Only::Always };
+                Change::Warm { key, order, tags, stale, only }
+            }
+        }
+    }
+
+    fn publish(&mut self, changes: Vec<(Change, bool)>) {
+        self.published += 1;
+        let (id, first) = (self.published, self.judge.events.len());
+        for (place, (change, again)) in (1..).zip(changes) {
+            self.judge.events.push(Event { id, place, change, again, is_made: false });
+        }
+        self.queue.push(Delivery { effects: (first..self.judge.events.len()).collect(), is_copy: false, attempt: 1, times: 0 });
+    }
+}
+
+impl Leaning {
+    fn some_tags(self, random: &mut fastrand::Rng) -> Vec<usize> {
+        let some: Vec<usize> = (0..TAGS.len()).filter(|_| random.bool()).collect();
+        if some.is_empty() && self == Self::Tags { vec![0] } else { some }
     }
 }
 

@@ -1,0 +1,193 @@
+//! Workers: their two lanes, with the production code of both. Some die over their work, and others go on with it.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use redis::Value;
+use tokio_util::sync::CancellationToken;
+use unstale::cache::LONGEST_LEASE;
+use unstale::plan::{Batch, EffectOutcome, Plan, Slot};
+use unstale::registry::{Action, Effect, Warm};
+use unstale::warm::{LoadError, Loaded};
+use unstale::worker::filling::{Asker, Filling, Pace, Source};
+
+use super::actors::{Hands, LEASE};
+use super::event::{Change, Event, loaded};
+use super::turns::Turns;
+use super::world::{ATTEMPTS, Delivery, KEYS, Task, Work, World};
+
+/// Takes events in batches, and what they left for the slow lane, some of it again. A mortal one dies now and then, and another is started.
+pub(super) async fn worker(world: &World, hands: Hands<'_>, turns: Turns, mut random: fastrand::Rng, is_mortal: bool) {
+    loop {
+        turns.next().await;
+        let Some(work) = world.take(&mut random) else { return };
+        hands.tap.seat(Some(turns.clone()));
+        hands.tap.dies_after((is_mortal && random.u8(..4) == 0).then(|| random.u32(..8)));
+        match work {
+            Work::Nothing => {
+                hands.tap.dies_after(None);
+                continue;
+            }
+            Work::Batch(deliveries) => {
+                if main_lane(world, hands, &turns, &deliveries).await {
+                    world.redeliver(deliveries, &mut random);
+                } else {
+                    world.give_back(deliveries);
+                }
+            }
+            Work::Slow(task) => slow_lane(world, hands, &turns, task, &mut random).await,
+        }
+        hands.tap.dies_after(None);
+        hands.tap.seat(None);
+        world.check().await;
+    }
+}
+
+/// One plan, one pipeline; what it does not finish is left to the slow lane. Whether who did it lives.
+pub(super) async fn main_lane(world: &World, hands: Hands<'_>, turns: &Turns, deliveries: &[Delivery]) -> bool {
+    let places: Vec<(usize, &Delivery)> = deliveries.iter().flat_map(|one| one.effects.iter().map(move |&effect| (effect, one))).collect();
+    let applications = world.begin(places.iter().map(|(at, _)| *at), turns.now());
+    let effects: Vec<Effect> = places.iter().map(|(at, _)| world.event(*at).as_effect(*at)).collect();
+    let mut batch = Batch::new(hands.cache.tag_prefix(), effects.len());
+    for ((slot, effect), (_, delivery)) in (0_u32..).zip(&effects).zip(&places) {
+        let slot = Slot { event: slot, position: 0 };
+        if delivery.is_copy { batch.push_again(slot, effect) } else { batch.push(slot, effect) }
+    }
+    let unsettled = apply(hands, &batch.finish()).await;
+    let Some(unsettled) = unsettled else {
+        world.died(&applications, turns.now());
+        return false;
+    };
+    let mut done = applications.clone();
+    for slot in &unsettled {
+        let (effect, delivery) = places[slot.event as usize];
+        let application = applications[slot.event as usize];
+        // A value that is not served is gone already.
+        let is_done = matches!(&effects[slot.event as usize].action, Action::Warm(_)) && !world.event(effect).change.serves();
+        done.retain(|&other| is_done || other != application);
+        world.is_slow(Task { effect, applications: if is_done { Vec::new() } else { vec![application] }, attempt: delivery.attempt });
+    }
+    world.ended(&done, turns.now());
+    true
+}
+
+/// Applies a plan: what it does not finish; `None` where who did it died.
+pub(super) async fn apply(hands: Hands<'_>, plan: &Plan<'_>) -> Option<Vec<Slot>> {
+    let applied = hands.cache.apply(plan).await;
+    if hands.tap.is_dead() {
+        return None;
+    }
+    let slow = applied.unwrap().unsettled.into_iter().map(|(slot, outcome)| {
+        assert_eq!(outcome, EffectOutcome::Slow);
+        slot
+    });
+    Some(slow.collect())
+}
+
+/// Deletes what is left of a tag. Whether who did it lives.
+pub(super) async fn drain(hands: Hands<'_>, tag: &str) -> bool {
+    let drained = hands.cache.drain_tag(tag, &CancellationToken::new(), |_, _| {}).await;
+    let lives = !hands.tap.is_dead();
+    assert!(!lives || drained.is_ok_and(|drained| drained.complete && drained.lost == 0));
+    lives
+}
+
+pub(super) async fn slow_lane(world: &World, hands: Hands<'_>, turns: &Turns, task: Task, random: &mut fastrand::Rng) {
+    let event = world.event(task.effect);
+    let effect = event.as_effect(task.effect);
+    let is_done = match &effect.action {
+        Action::InvalidateTag => drain(hands, &effect.target).await.then_some(true),
+        Action::Warm(warm) => load(world, hands, turns, (&event, &effect, warm), task.attempt, random).await,
+        other => panic!("{other:?}"),
+    };
+    match is_done {
+        None => world.is_slow(task),
+        Some(true) => {
+            world.ended(&task.applications, turns.now());
+            world.settled(task, random);
+        }
+        Some(false) => world.retry(&task),
+    }
+}
+
+/// Whether a load is done with, for good or ill, or must be tried again; `None` where who made it died, or was told to stop.
+async fn load(
+    world: &World,
+    hands: Hands<'_>,
+    turns: &Turns,
+    (event, effect, warm): (&Event, &Effect, &Warm),
+    attempt: u32,
+    random: &mut fastrand::Rng,
+) -> Option<bool> {
+    let Change::Warm { key, tags, .. } = &event.change else { panic!("{event:?}") };
+    let source = Rows { turns, tags, random: RefCell::new(fastrand::Rng::with_seed(random.u64(..))), stop: CancellationToken::new() };
+    if random.u8(..16) == 0 {
+        source.stop.cancel();
+    }
+    let (id, name) = (event.id.to_string(), turns.token());
+    let asker = Asker { event: &id, name: &name, before: None };
+    // Whoever waits does it by turns, and nothing ends by itself.
+    let forever = Duration::from_secs(86_400);
+    let pace = Pace { claim_ttl: LEASE, renewed_after: forever, held_interval: Duration::ZERO, longest_wait: forever };
+    assert!(pace.claim_ttl < LONGEST_LEASE);
+    let outcome = Filling::new(hands.cache, (&effect.target, warm), &source, asker, pace, &source.stop).fill(|_| attempt < ATTEMPTS).await;
+    if hands.tap.is_dead() {
+        hands.tap.dies_after(None);
+        for _ in 0..random.usize(..4) {
+            turns.next().await;
+        }
+        forget(world, turns, *key, &name).await;
+        return None;
+    }
+    match outcome.unwrap() {
+        None | Some(EffectOutcome::Dead { .. }) => Some(true),
+        Some(EffectOutcome::Retry { .. }) => Some(attempt >= ATTEMPTS),
+        Some(EffectOutcome::Slow) => None,
+    }
+}
+
+/// The claims and the lease of who died end: nobody renews them.
+async fn forget(world: &World, turns: &Turns, key: usize, name: &str) {
+    for kind in ["load", "next", "lease"] {
+        turns.next().await;
+        let mut get = redis::cmd("GET");
+        let side_key = format!("unstale:{kind}/{{{}}}", KEYS[key]);
+        get.arg(&side_key);
+        if let Value::BulkString(token) = world.ask(&get).await
+            && String::from_utf8_lossy(&token).ends_with(&format!(".{name}"))
+        {
+            world.ask(redis::cmd("UNLINK").arg(&side_key)).await;
+        }
+    }
+}
+
+/// Where warms load from.
+struct Rows<'r> {
+    turns: &'r Turns,
+    tags: &'r [usize],
+    random: RefCell<fastrand::Rng>,
+    /// Who loads is told to stop.
+    stop: CancellationToken,
+}
+
+impl Source for Rows<'_> {
+    type Turn = ();
+
+    async fn admit(&self) -> Result<(), LoadError> {
+        Ok(())
+    }
+
+    async fn load(&self, (): ()) -> Result<Loaded, LoadError> {
+        self.turns.next().await;
+        if self.random.borrow_mut().u8(..8) == 0 {
+            self.stop.cancel();
+        }
+        let message = "the source is away".to_owned();
+        match self.random.borrow_mut().u8(..8) {
+            0 => Ok(Loaded::Absent),
+            1 => Err(LoadError::Refused { message }),
+            2 => Err(LoadError::Retry { after: None, message }),
+            _ => Ok(Loaded::Value(loaded(self.turns.now(), self.tags).into_bytes())),
+        }
+    }
+}
