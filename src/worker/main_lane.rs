@@ -102,12 +102,8 @@ pub(super) async fn run(
                     shared.low.all_read();
                 }
             }
-            // Nothing else to do for now; on a slow link there always is something under way.
-            () = std::future::ready(()),
-                if settled.any() && ((applying.is_empty() && settling.is_empty()) || sent_at.elapsed() >= SLOW_LINK) =>
-            {
-                settled.acknowledge(lane)?;
-            }
+            // Nothing else to do for now.
+            () = std::future::ready(()), if settled.any() && applying.is_empty() && settling.is_empty() => settled.acknowledge(lane)?,
             else => return Ok(LaneEnd::Stopped),
         }
     }
