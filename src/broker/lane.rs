@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::convert::Delivery;
 use super::failure::SessionEnded;
-use super::link::{EndSignal, answered};
+use super::link::{EndSignal, STATE_INTERVAL, answered};
 use super::recent_acks::RecentAcks;
 
 /// Numbers the lanes of this process: a tag means something on its own channel only.
@@ -196,8 +196,27 @@ impl Lane {
         }
     }
 
-    async fn end(&mut self) -> SessionEnded {
-        cause(self.ended.wait_for(Option::is_some).await.ok().as_deref())
+    /// Waits for the end of the session, for who waits for something else too: it may show on this channel alone, where else nobody looks. What
+    /// arrives meanwhile is kept for [`next_batch`](Self::next_batch).
+    pub async fn end(&mut self) -> SessionEnded {
+        loop {
+            let next = tokio::select! {
+                biased;
+                ended = self.ended.wait_for(Option::is_some) => return cause(ended.ok().as_deref()),
+                next = next_of(&mut self.consumer) => next,
+                // Without a consumer nothing else tells.
+                () = tokio::time::sleep(STATE_INTERVAL) => {
+                    if self.acker.channel.status().connected() {
+                        continue;
+                    }
+                    return self.acker.signal.end(SessionEnded::new("the broker closed the channel"));
+                }
+            };
+            match self.arrived(next) {
+                Ok(delivery) => self.left_over.push_back(delivery),
+                Err(ended) => return ended,
+            }
+        }
     }
 
     /// Acknowledges this delivery and every earlier one of the lane. A tag of an earlier session is dropped: its delivery comes back anyway.
@@ -233,6 +252,14 @@ impl Lane {
         // Delivery tag 0 means all (AMQP 0-9-1, basic.ack).
         let nacked = self.acker.channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true });
         answered(nacked).await.map_err(|ended| self.acker.signal.end(ended))
+    }
+}
+
+/// Waits for ever where there is no consumer.
+async fn next_of(consumer: &mut Option<Consumer>) -> Option<lapin::Result<lapin::message::Delivery>> {
+    match consumer {
+        Some(consumer) => consumer.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -37,7 +37,7 @@ const HEARTBEAT_S: u16 = 10;
 const FRAME_MAX_BYTES: u32 = 131_072;
 
 /// How often a connection's state is looked at, beside listening to its events: not every way to end emits one.
-const STATE_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const STATE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Polls the sockets of all connections. Not the caller's runtime: whoever drops lapin's last handle is blocked until lapin's own thread has
 /// ended, and that may wait for the socket.

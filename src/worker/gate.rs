@@ -48,6 +48,11 @@ impl Gate {
         }
     }
 
+    /// Whether it is open now.
+    pub(super) fn is_open(&self) -> bool {
+        self.closed_since.borrow().is_none()
+    }
+
     /// Waits until it is open.
     pub(super) async fn open(&self) {
         let mut closed_since = self.closed_since.subscribe();

@@ -143,7 +143,7 @@ impl Settled {
 /// settled is, or its copies would be made twice.
 async fn hold<F>(
     shared: &Shared,
-    lane: &Lane,
+    lane: &mut Lane,
     settling: &mut InOrder<F>,
     settled: &mut Settled,
     stop: &CancellationToken,
@@ -163,6 +163,7 @@ where
                     settled.acknowledge(lane)?;
                 }
                 opened = &mut opens => break opened,
+                ended = lane.end() => return Err(ended),
             }
         }
     };

@@ -46,8 +46,8 @@ pub(super) async fn run(
                 stopping = true;
                 lane.cancel().await?;
             }
-            // The prefetch bounds what is in hand.
-            arrived = lane.next_batch(usize::from(shared.slow_prefetch())), if !stopping || lane.has_left_over() => {
+            // The prefetch bounds what is in hand. Without a consumer it tells of the session's end, which nothing in hand does in an outage of Redis.
+            arrived = lane.next_batch(usize::from(shared.slow_prefetch())), if !stopping || lane.has_left_over() || !in_hand.is_empty() => {
                 let mut arrived = arrived?;
                 suspects.take_from(shared, &mut arrived);
                 in_hand.extend(arrived.into_iter().map(|delivery| handle(shared, publisher, stop, delivery)));

@@ -41,7 +41,11 @@ impl<'s> Supervisor<'s> {
     /// Returns when told to stop, or refused for good before a session ever stood.
     pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<(), BrokerError> {
         let mut backoff = Backoff::new();
-        while stop.run_until_cancelled(self.shared.gate.open()).await.is_some() {
+        while !stop.is_cancelled() {
+            // The first one waits for Redis: that there were no queues before tells that there is nothing to heal.
+            if !self.stood_before && stop.run_until_cancelled(self.shared.gate.open()).await.is_none() {
+                break;
+            }
             let Some(opened) = stop.run_until_cancelled(self.open()).await else { break };
             let cause = match opened {
                 Ok(session) => {
@@ -56,7 +60,7 @@ impl<'s> Supervisor<'s> {
                     }
                     match ended {
                         Ok(LaneEnd::Stopped) => break,
-                        // The gate decides when to go on.
+                        // The next session waits for Redis.
                         Ok(LaneEnd::GaveBack) => continue,
                         Err(ended) => {
                             self.careful = ended.by_unreadable_message();
@@ -108,6 +112,12 @@ impl<'s> Supervisor<'s> {
 
     async fn run_lanes(&mut self, session: &Session, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
         let shared = self.shared;
+        if !shared.gate.is_open() {
+            self.readiness.set_consuming(Err("RabbitMQ answers; nothing is consumed until Redis takes writes".into()));
+            if !redis_awaited(shared, session, stop).await? {
+                return Ok(LaneEnd::Stopped);
+            }
+        }
         let mut main = session.lane(LaneName::Main).await?;
         let mut slow = session.lane(LaneName::Slow).await?;
         let main_publisher = copies::Publisher::new(session.publisher().await?, session.names().clone());
@@ -162,6 +172,27 @@ async fn lanes(
         }
         (window, slow_after) = (Window::new(shared.config.amqp.prefetch, true), Duration::ZERO);
     }
+}
+
+/// Waits for Redis with a session that consumes nothing: the queues are there and bound meanwhile, or events would be lost that come during an
+/// outage. False when told to stop.
+async fn redis_awaited(shared: &Shared, session: &Session, stop: &CancellationToken) -> Result<bool, SessionEnded> {
+    let mut watch = session.watch();
+    tokio::select! {
+        biased;
+        opened = stop.run_until_cancelled(shared.gate.open()) => Ok(opened.is_some()),
+        ended = watch.ended() => Err(ended),
+        ended = bind(shared, session) => Err(ended),
+        ended = missing(session.looker()) => Err(ended),
+    }
+}
+
+/// Looks at the queues until one of them is not there: without a consumer nothing else tells.
+async fn missing(mut looker: Looker<'_>) -> SessionEnded {
+    while looker.are_empty().await.is_some() {
+        tokio::time::sleep(LOOKS).await;
+    }
+    SessionEnded::new("a queue of ours is gone, or does not answer")
 }
 
 /// Binds what each newer registry asks for; returns when that fails.

@@ -165,9 +165,16 @@ async fn begin(shared: &Shared, on: &mut WoundDown<'_>, delivery: Delivery, stop
         let in_vain = delivery.in_vain().unwrap_or_default();
         warn!(in_vain, routing_key = delivery.routing_key(), "handled alone: delivered in vain before, it may be what ends workers");
     }
-    let settled: Option<Tag> = match on.name {
-        LaneName::Main => main_lane::handle(shared, on.publisher, stop, delivery).await?,
-        LaneName::Slow => slow_lane::handle(shared, on.publisher, stop, delivery).await?,
+    let (name, publisher) = (on.name, on.publisher);
+    let settling = async {
+        match name {
+            LaneName::Main => main_lane::handle(shared, publisher, stop, delivery).await,
+            LaneName::Slow => slow_lane::handle(shared, publisher, stop, delivery).await,
+        }
+    };
+    let settled: Option<Tag> = tokio::select! {
+        settled = settling => settled?,
+        ended = on.lane.end() => return Err(ended),
     };
     let Some(tag) = settled else { return Ok(LaneEnd::GaveBack) };
     on.lane.ack_one(tag)?;

@@ -9,7 +9,7 @@ use lapin::options::QueueDeleteOptions;
 use super::load::{Kinds, Pages, SETTINGS, no_blame, stage};
 use super::wire::Deliveries;
 use crate::end_to_end::stage::SOON;
-use crate::support::{Flow, Proxy, RabbitMq, Tap, Way, rabbitmq, wait_until};
+use crate::support::{Flow, Proxy, RabbitMq, Tap, Way, Worker, rabbitmq, wait_until};
 
 const EVENTS: u32 = 3_000;
 
@@ -102,12 +102,57 @@ async fn a_channel_closed_by_the_broker_during_an_outage_of_redis() {
     stage.redis.kill();
     Kinds::QUICK.publish(&mut stage, 100..EVENTS, Duration::ZERO).await;
     wait_until(SOON, "the broker closes the channel", async || matches!(stage.look(&stage.queue).await, Some((_, 0)))).await;
+    wait_until(SOON, "the session ends for it", async || worker.stderr().contains("PRECONDITION_FAILED")).await;
+    wait_until(SOON, "the next one consumes nothing", async || said(&worker, &["consuming: RabbitMQ answers", "redis: "]).await).await;
+    assert_eq!(stage.look(&stage.queue).await.unwrap().1, 0);
     stage.redis.restart().await;
     Kinds::QUICK.settled(&stage, &[&worker], 0..EVENTS).await;
-    assert!(worker.stderr().contains("PRECONDITION_FAILED"), "the session ended for it:\n{}", worker.stderr());
     no_blame(&stage, &[&worker]).await;
     let in_vain = deliveries.worst("").in_vain;
     assert!(in_vain <= before + 1, "a message was delivered {in_vain} times in vain, and {before} before");
+}
+
+/// Whether the worker is not ready, for all of these.
+async fn said(worker: &Worker, causes: &[&str]) -> bool {
+    worker.get("/readyz").await.is_some_and(|(status, says)| status == 503 && causes.iter().all(|cause| says.contains(cause)))
+}
+
+/// A queue that is deleted with deliveries in hand, and again while nobody consumes, and the broker killed: what comes meanwhile finds its queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn queues_and_the_broker_lost_during_an_outage_of_redis() {
+    let broker = RabbitMq::start().await;
+    let mut stage = stage(&broker.url()).await;
+    let settings: Vec<(&str, &str)> = SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:9")]).collect();
+    Kinds::QUICK.seed(&stage, 0..EVENTS).await;
+    let worker = stage.worker(&settings).await;
+    stage.redis.kill();
+    Kinds::QUICK.publish(&mut stage, 0..200, Duration::ZERO).await;
+    wait_until(SOON, "deliveries are held", async || {
+        said(&worker, &["redis: "]).await && worker.metrics().await.sum("unstale_in_flight", &[]) > 0.0
+    })
+    .await;
+    for _ in 0..2 {
+        let channel = stage.new_channel().await;
+        channel.queue_delete(stage.queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+        wait_until(SOON, "the queue is back, without a consumer", async || {
+            stage.look(&stage.queue).await == Some((0, 0)) && said(&worker, &["consuming: RabbitMQ answers", "redis: "]).await
+        })
+        .await;
+    }
+    // What the queue held is gone by the deleter's will; what comes after is not.
+    Kinds::QUICK.publish(&mut stage, 0..EVENTS / 2, Duration::ZERO).await;
+    broker.flush_declarations().await;
+    broker.kill();
+    wait_until(SOON, "both are out", async || {
+        said(&worker, &["consuming: ", "redis: "]).await && !said(&worker, &["RabbitMQ answers"]).await
+    })
+    .await;
+    broker.restart().await;
+    wait_until(SOON, "RabbitMQ is back", async || said(&worker, &["consuming: RabbitMQ answers", "redis: "]).await).await;
+    Kinds::QUICK.publish(&mut stage, EVENTS / 2..EVENTS, Duration::ZERO).await;
+    stage.redis.restart().await;
+    Kinds::QUICK.settled(&stage, &[&worker], 0..EVENTS).await;
+    no_blame(&stage, &[&worker]).await;
 }
 
 /// The connection stands and is alive; only the confirms of copies are missing.
