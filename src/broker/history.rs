@@ -90,16 +90,31 @@ impl History {
     /// # Errors
     /// [`BrokerError`]; that there is no history is told by [`survey`](Self::survey).
     pub async fn connect(config: &AmqpConfig) -> Result<Self, BrokerError> {
-        let (link, ended) = Self::link(config).await?;
         let queue = Names::new(&config.queue, &config.retry_delays).history;
+        let (link, ended) = Self::link(config, &queue).await?;
         Ok(Self { link, ended, config: config.clone(), queue, reading: None, next: 0, prefetch: Prefetch::new(PREFETCH) })
     }
 
-    async fn link(config: &AmqpConfig) -> Result<(Link, watch::Receiver<Option<SessionEnded>>), BrokerError> {
-        let signal = EndSignal::new();
-        let blocked = std::sync::Arc::new(watch::Sender::new(false));
-        let link = Link::connect(config, " history", &signal, &blocked).await?;
-        Ok((link, signal.subscribe()))
+    /// To the first node that answers and lets the stream be read.
+    async fn link(config: &AmqpConfig, queue: &str) -> Result<(Link, watch::Receiver<Option<SessionEnded>>), BrokerError> {
+        let mut failures = Vec::new();
+        for url in &config.urls {
+            let one = AmqpConfig { urls: vec![url.clone()], ..config.clone() };
+            let signal = EndSignal::new();
+            let blocked = std::sync::Arc::new(watch::Sender::new(false));
+            let linked = async {
+                let link = Link::connect(&one, " history", &signal, &blocked).await?;
+                has_replica(&link, queue).await?;
+                Ok((link, signal.subscribe()))
+            };
+            match linked.await {
+                Ok(linked) => return Ok(linked),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        // A refusal says more than a node that is away.
+        let worst = failures.iter().position(BrokerError::is_final).unwrap_or(0);
+        Err(if failures.is_empty() { BrokerError::Unreachable("no node is named".into()) } else { failures.swap_remove(worst) })
     }
 
     /// A new connection for one that is over: reading goes on behind what was given out.
@@ -108,7 +123,7 @@ impl History {
     /// [`BrokerError`], as for [`connect`](Self::connect).
     pub async fn reconnect(&mut self) -> Result<(), BrokerError> {
         self.reading = None;
-        (self.link, self.ended) = Self::link(&self.config).await?;
+        (self.link, self.ended) = Self::link(&self.config, &self.queue).await?;
         Ok(())
     }
 
@@ -298,6 +313,32 @@ impl History {
             Refusal::Differs(words) | Refusal::Unsupported(words) | Refusal::Passing(words) => BrokerError::Unreachable(words),
         }
     }
+}
+
+/// A stream can be read at nodes alone that have a replica of it. What else is wrong with it is told by whoever reads.
+async fn has_replica(link: &Link, queue: &str) -> Result<(), BrokerError> {
+    let Some(name) = short(queue) else { return Ok(()) };
+    let channel = link.channel().await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert(STREAM_OFFSET.into(), long("next"));
+    let started = async {
+        channel.basic_qos(1, BasicQosOptions { global: false }).await?;
+        channel.basic_consume(name, "".into(), BasicConsumeOptions::default(), arguments).await
+    };
+    let started = timeout(ANSWER_TIMEOUT, started).await;
+    match started.map_err(|_| BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))? {
+        // A refusal to close is no news.
+        Ok(_) => drop(answered(channel.close(200, "bye".into())).await),
+        Err(error) => match Refusal::from(&error) {
+            Refusal::Differs(words) if words.contains("replica") => {
+                return Err(BrokerError::Unreachable(format!(
+                    "{words}: name a node that has one in UNSTALE_AMQP_URL, or give this one a replica (rabbitmq-streams add_replica)"
+                )));
+            }
+            _ => {}
+        },
+    }
+    Ok(())
 }
 
 fn problem(queue: &str, what: &str, advice: &str) -> BrokerError {

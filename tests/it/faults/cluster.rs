@@ -37,8 +37,7 @@ async fn the_leader_of_a_cluster_killed_under_load() {
     };
     let breaking = async {
         Kinds::MIXED.reached(&redis, 500).await;
-        // Its first load fails. A retry queue that has never handed on anything may keep what it hands on while the leader dies until the next copy
-        // comes through it (RabbitMQ 3.10).
+        // Its first load fails. What a retry queue hands on while the leader dies may stay there until the node is back (RabbitMQ 3.10).
         let page = async || redis.clone().get::<_, Option<String>>("page:10").await.unwrap();
         wait_until(SOON, "a retry queue has handed on a copy", async || page().await.as_deref() == Some("page 10")).await;
         nodes[0].kill();

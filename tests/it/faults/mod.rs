@@ -9,6 +9,7 @@ mod order;
 mod outage;
 mod panics;
 mod poison;
+mod replicas;
 mod stops;
 mod suspects;
 mod unreadable;
