@@ -32,6 +32,8 @@ servers: ## Only the servers, with a shell whose environment points to them, unt
 	scripts/with-servers.sh "$${SHELL:-bash}" -i
 
 .PHONY: test
+# Most tests wait for servers most of the time: two for each core.
+test: export RUST_TEST_THREADS := $(or $(RUST_TEST_THREADS),$(shell expr 2 '*' "$$(getconf _NPROCESSORS_ONLN)"))
 test: install-servers ## Install what is missing, and run every test against servers that the tests start themselves
 	cargo test --locked
 

@@ -15,7 +15,7 @@ const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}
 const SUSPECTS: u32 = 1_000;
 
 /// Seconds on two idle cores; a crowded machine has more.
-const SHORT_WORK: Duration = Duration::from_secs(60);
+const SHORT_WORK: Duration = Duration::from_secs(120);
 
 async fn seeded(users: u32) -> Stage {
     let stage = Stage::new(&[("rules.yaml", RULES)]).await;
