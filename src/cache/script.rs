@@ -115,7 +115,7 @@ scripts! {
     GRANT_LEASE = 3: "grant_lease.lua";
     FILL = 4: "tag_member.lua", "fill.lua";
     RELEASE_LEASE = 5: "release_lease.lua";
-    PRUNE_SLICE = 6: "prune_slice.lua";
+    PRUNE_SLICE = 6: "side_key.lua", "prune_slice.lua";
     KEEP_LOCK = 7: "keep_lock.lua";
     CLAIM_LOAD = 10: "claim_load.lua";
     KEEP_LOAD = 11: "keep_load.lua";

@@ -35,6 +35,23 @@ async fn one_holder_fills_and_the_next_may_load_then() {
     grant(&cache, &key).await;
 }
 
+/// A reader that fills in the steps of a cluster has joined the set, and its value is still to come.
+#[tokio::test]
+async fn upkeep_leaves_a_member_whose_lease_stands() {
+    let (names, server) = (Names::new(), support::redis().await);
+    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let set = format!("cache_tag:{}", names.of("t"));
+    for name in ["k", "{k}", "x:{u:{42}:p}", "a}b"] {
+        let (key, gone) = (names.of(name), names.of("gone"));
+        let (token, _) = grant(&cache, &key).await;
+        run::<()>(&mut redis, &["SADD", &set, &key, &gone]).await;
+        assert_eq!(cache.prune_slice(set.as_bytes(), 0, false).await.unwrap().gone, 1);
+        assert_eq!(run::<Vec<String>>(&mut redis, &["SMEMBERS", &set]).await, [key.as_str()]);
+        cache.release_lease(&key, &token).await.unwrap();
+        assert_eq!(cache.prune_slice(set.as_bytes(), 0, false).await.unwrap().gone, 1);
+    }
+}
+
 #[tokio::test]
 async fn whatever_invalidates_the_key_voids_its_lease() {
     let (names, server) = (Names::new(), support::redis().await);

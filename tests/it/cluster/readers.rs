@@ -12,7 +12,7 @@ use unstale::registry::{Action, Effect};
 
 use super::cache;
 use crate::cache::{effect, try_apply};
-use crate::end_to_end::stage::SOON;
+use crate::end_to_end::stage::{SOON, Stage};
 use crate::support::{RedisCluster, wait_until};
 
 const KEYS: usize = 24;
@@ -102,6 +102,72 @@ async fn nothing_stale_is_read_while(cluster: &RedisCluster, trouble: impl Futur
     for expected in [Outcome::Hit, Outcome::Filled, Outcome::Void] {
         assert!(outcomes.contains(&expected), "{expected:?} never happened in {} reads", outcomes.len());
     }
+}
+
+const PAGES: &str = r#"
+events:
+  page.changed:
+    effects: [ { invalidate_tags: "shelf:{shelf}" }, { delete: "page:{id}" } ]
+"#;
+
+/// The replica that takes over may lack what its primary had confirmed: leases that were void, values that were gone. Once the worker has applied
+/// all, and is ready again, nothing of that is left at the keys that its events name.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_stale_is_left_when_a_primary_is_killed() {
+    let cluster = RedisCluster::start_with(Duration::from_secs(3), &[]).await;
+    let stage = Stage::new(&[("pages.yaml", PAGES)]).await;
+    let mut worker = stage.worker(&[("UNSTALE_REDIS_MODE", "cluster"), ("UNSTALE_REDIS_URL", &cluster.urls())]).await;
+    let source = Arc::new(Source::default());
+    let reader = async || {
+        let source = Arc::clone(&source);
+        let observe = Arc::new(move |outcome| source.outcomes.lock().unwrap().push(outcome));
+        Reader::new(cluster.client().await, Options { cluster: true, observe: Some(observe), ..Options::default() })
+    };
+    let saw_all = || {
+        let outcomes = source.outcomes.lock().unwrap();
+        [Outcome::Hit, Outcome::Filled, Outcome::Void].iter().all(|expected| outcomes.contains(expected))
+    };
+    let changes = async {
+        while !source.ended.load(SeqCst) {
+            let n = fastrand::usize(..KEYS);
+            source.changes[n].fetch_add(1, SeqCst);
+            let body = format!(r#"{{"id":{n},"shelf":{}}}"#, n % TAGS);
+            stage.send(&stage.exchange, "page.changed", Default::default(), body.as_bytes()).await.await.unwrap();
+        }
+    };
+    let first = reader().await;
+    let reading = join_all((0..READERS).map(|_| async {
+        while !source.ended.load(SeqCst) {
+            source.read(&first, fastrand::usize(..KEYS)).await;
+        }
+    }));
+    let trouble = async {
+        wait_until(SOON, "readers hit, fill, and are overtaken", async || saw_all()).await;
+        cluster.nodes[1].kill();
+        wait_until(SOON, "the replica has taken its place", async || {
+            let replication: String = cluster.ask(4, &["INFO", "replication"]).await;
+            replication.contains("role:master") && cluster.ask::<String>(0, &["CLUSTER", "INFO"]).await.contains("cluster_state:ok")
+        })
+        .await;
+        // On a new connection: one that saw a primary die may never recover.
+        source.outcomes.lock().unwrap().clear();
+        let second = reader().await;
+        wait_until(SOON, "readers do so again", async || {
+            join_all((0..READERS).map(|_| source.read(&second, fastrand::usize(..KEYS)))).await;
+            saw_all()
+        })
+        .await;
+        source.ended.store(true, SeqCst);
+    };
+    tokio::join!(changes, reading, trouble);
+    stage.wait_settled(&[&worker]).await;
+    worker.wait_ready().await;
+    let last = reader().await;
+    for n in 0..KEYS {
+        source.invalidated[n].store(source.changes[n].load(SeqCst), SeqCst);
+        source.read(&last, n).await;
+    }
+    assert_eq!(*source.stale.lock().unwrap(), <[String; 0]>::default(), "{}", worker.stderr());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use super::{USERS, WITHIN, heals, publish};
 use crate::cache::{effect, try_apply};
 use crate::cluster::{cache, config};
 use crate::end_to_end::stage::{SOON, Stage};
-use crate::support::{RedisCluster, Worker, wait_until};
+use crate::support::{Proxy, RedisCluster, Worker, rabbitmq, wait_until};
 
 const SOME: u32 = 3_000;
 
@@ -173,6 +173,47 @@ async fn one_primary_that_comes_back_from_an_old_snapshot_is_healed() {
     assert_eq!(heals(&one).await + heals(&other).await, 1.0, "one heals for both:\n{}\n----\n{}", one.stderr(), other.stderr());
     assert_eq!(last_heal(&cluster, &stage).await.map(|heal| heal.count), Some(1));
     assert_goes_on(&cluster, &stage, &one, [0, 1, 2]).await;
+}
+
+/// Killed with -9 after it began and before it has read the history: what it leaves in the marks of each primary says that a heal is wanted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_in_the_heal_of_a_cluster_is_followed_by_another() {
+    let cluster = RedisCluster::start().await;
+    let stage = stage().await;
+    let broker = rabbitmq().await;
+    let proxy = Proxy::start(&broker.addr()).await;
+    let (amqp_url, urls) = (broker.url().replace(&broker.addr(), &proxy.addr()), cluster.urls());
+    let settings = [("UNSTALE_REDIS_MODE", "cluster"), ("UNSTALE_REDIS_URL", urls.as_str())];
+    let doomed = stage.worker(&[settings[0], settings[1], ("UNSTALE_AMQP_URL", &amqp_url)]).await;
+    seed(&cluster).await;
+    let snapshot = cluster.nodes[0].snapshot().await;
+    publish(&stage, SOME).await;
+    wait_gone(&cluster, [0, 1, 2], SOON).await;
+    stage.wait_settled(&[&doomed]).await;
+    // It will not get beyond the beginning.
+    proxy.stall();
+    cluster.nodes[0].restore(&snapshot).await;
+    wait_until(SOON, "it heals", async || {
+        for primary in 0..3 {
+            let Some(mut redis) = cluster.nodes[primary].try_connection().await else { return false };
+            for marks in redis.keys::<_, Vec<String>>("unstale:mark:*").await.unwrap_or_default() {
+                if redis.hexists::<_, _, bool>(marks, "lock").await.unwrap_or(false) {
+                    return true;
+                }
+            }
+        }
+        false
+    })
+    .await;
+    assert!(held(&cluster, 0).await > 0, "old values are back");
+    doomed.kill();
+    let mut next = stage.start_worker(&settings);
+    // The lock of the dead has to run out first.
+    wait_gone(&cluster, [0, 1, 2], SOON).await;
+    next.wait_ready().await;
+    assert_eq!(heals(&next).await, 1.0, "{}", next.stderr());
+    assert_eq!(last_heal(&cluster, &stage).await.map(|heal| heal.complete), Some(true));
+    assert_goes_on(&cluster, &stage, &next, [0, 1, 2]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

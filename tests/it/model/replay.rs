@@ -42,6 +42,11 @@ pub(super) struct Replay<'r> {
 impl Replay<'_> {
     /// Replays any part of what was published so far, of any types, with writes that may have lost their fences or not. Now and then it dies.
     pub(super) async fn run(mut self) {
+        self.play().await;
+        self.hands.begin_anew().await;
+    }
+
+    async fn play(&mut self) {
         self.turns.next().await;
         let history: Vec<(usize, Event)> = self.world.history().into_iter().map(|at| (at, self.world.event(at))).collect();
         let messages = history.last().map_or(0, |(_, event)| event.id);
@@ -74,7 +79,7 @@ impl Replay<'_> {
                 let whole = self.wrong == Some(WrongReplay::CutsAsIfWhole);
                 let span = Span { chosen: std::mem::take(&mut chosen), folded: fold.take(whole) };
                 if !self.apply(span).await {
-                    return self.hands.tap.dies_after(None);
+                    return;
                 }
             }
             if self.random.bool() {
@@ -82,7 +87,6 @@ impl Replay<'_> {
             }
         }
         self.apply(Span { chosen, folded: fold.take(true) }).await;
-        self.hands.tap.dies_after(None);
     }
 
     /// Whether it lives.

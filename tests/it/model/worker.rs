@@ -25,7 +25,7 @@ pub(super) async fn worker(world: &World, hands: Hands<'_>, turns: Turns, mut ra
         hands.tap.dies_after((is_mortal && random.u8(..4) == 0).then(|| random.u32(..8)));
         match work {
             Work::Nothing => {
-                hands.tap.dies_after(None);
+                hands.begin_anew().await;
                 continue;
             }
             Work::Batch(deliveries) => {
@@ -37,8 +37,7 @@ pub(super) async fn worker(world: &World, hands: Hands<'_>, turns: Turns, mut ra
             }
             Work::Slow(task) => slow_lane(world, hands, &turns, task, &mut random).await,
         }
-        hands.tap.dies_after(None);
-        hands.tap.seat(None);
+        hands.begin_anew().await;
         world.check().await;
     }
 }
@@ -132,7 +131,6 @@ async fn load(
     assert!(pace.claim_ttl < LONGEST_LEASE);
     let outcome = Filling::new(hands.cache, (&effect.target, warm), &source, asker, pace, &source.stop).fill(|_| attempt < ATTEMPTS).await;
     if hands.tap.is_dead() {
-        hands.tap.dies_after(None);
         for _ in 0..random.usize(..4) {
             turns.next().await;
         }
