@@ -1,11 +1,10 @@
 //! One `warm`: its key filled from the loader that the registry names.
 
-use super::Live;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use super::batch::Batch;
 use super::filling::{self, Filling, Pace, Source};
+use super::{Live, Shared};
 use crate::cache::{Outage, new_token};
 use crate::event::{Decoded, decode};
 use crate::plan::EffectOutcome;

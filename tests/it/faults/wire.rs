@@ -48,11 +48,17 @@ impl Deliveries {
         })
     }
 
-    /// The worst of all events but that one.
+    /// What came redelivered most often, of all events but that one.
     pub(super) fn worst(&self, but: &str) -> Seen {
         let wire = self.0.lock().unwrap();
         let innocent = wire.events.iter().filter(|(id, _)| *id != but).map(|(_, seen)| seen);
-        innocent.max_by_key(|seen| (seen.redelivered.max(u32::try_from(seen.in_vain).unwrap()), seen.deliveries.len())).unwrap().clone()
+        innocent.max_by_key(|seen| (seen.redelivered, seen.in_vain, seen.deliveries.len())).unwrap().clone()
+    }
+
+    /// The broker's highest count of deliveries in vain, of all events but that one.
+    pub(super) fn most_in_vain(&self, but: &str) -> u64 {
+        let wire = self.0.lock().unwrap();
+        wire.events.iter().filter(|(id, _)| *id != but).map(|(_, seen)| seen.in_vain).max().unwrap()
     }
 
     /// What became of that one.
