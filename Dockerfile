@@ -16,7 +16,8 @@ RUN apt-get update \
 COPY --from=build /out/unstale /usr/local/bin/unstale
 # A number, so that Kubernetes' runAsNonRoot can tell.
 USER 10001:10001
-# Mount your registry here. The worker writes nothing to the file system: run it read-only.
+# Mount your registry here. The worker writes nothing to the file system: run it read-only, with a tmpfs at /tmp for `unstale dlq show` and
+# `dlq list --json` in it.
 WORKDIR /etc/unstale
 ENV UNSTALE_HTTP_ADDR=0.0.0.0:9477 \
     UNSTALE_SCHEMAS=/etc/unstale/schemas
