@@ -4,11 +4,16 @@ import sys
 import time
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from unstale_reader import Reader
 
 user_id = sys.argv[1] if len(sys.argv) > 1 else "42"
 client = redis.Redis.from_url(
-    os.environ.get("UNSTALE_REDIS_URL", "redis://127.0.0.1:6379/0"), socket_timeout=0.5, socket_connect_timeout=0.5
+    os.environ.get("UNSTALE_REDIS_URL", "redis://127.0.0.1:6379/0"),
+    socket_timeout=0.5,
+    socket_connect_timeout=0.5,
+    retry=Retry(NoBackoff(), 1),
 )
 outcomes = []
 cache = Reader(client, observe=outcomes.append)
