@@ -43,7 +43,7 @@ soak: install-servers ## The tests that have a full size, at that size: an hour 
 		soak::a_seeded faults::outage dlq::browse::many_letters dlq::replay::killed_half_way dlq::replay::interrupted_half_way
 
 .PHONY: model
-model: install-servers ## Try 100,000 interleavings of readers, writers and workers, on one Redis and on a cluster, and what must lose some: an hour and more (MODEL_SEEDS=3,7 picks seeds)
+model: install-servers ## Try 100,000 interleavings of readers, writers and workers, on one Redis and on a cluster, and what must lose some: an hour and more (MODEL_SEEDS=3,7 picks seeds; with MODEL_ONLY=955 too, each plays that interleaving alone and prints its steps)
 	MODEL_INTERLEAVINGS=$${MODEL_INTERLEAVINGS:-100000} cargo test --locked --test it -- model:: --nocapture
 
 .PHONY: test-languages

@@ -104,14 +104,18 @@ impl Event {
         Some((self.change.key()?, self.change.order()?))
     }
 
+    /// Whether it is the newer one of the events of one entity.
+    pub(super) fn is_newer_than(&self, other: &Self) -> bool {
+        let (Some((key, own)), Some((of, its))) = (self.row(), other.row()) else { return false };
+        let is_later = self.id == other.id && self.place > other.place;
+        (key, own.family) == (of, its.family) && (own.version > its.version || (own.version == its.version && is_later))
+    }
+
     /// Whether it leaves nothing of what another wrote to the key of both.
     pub(super) fn outdoes(&self, write: &Self) -> bool {
-        let (Some((key, own)), Some((of, its))) = (self.row(), write.row()) else { return false };
-        let is_same = self.id == write.id;
-        (key, own.family) == (of, its.family)
-            && (own.version > its.version
-                || (own.version == its.version && !is_same)
-                || (is_same && (self.place > write.place || (self.is_made && self.place == write.place))))
+        let is_tied = self.row().is_some() && self.row() == write.row();
+        let is_another = self.id != write.id || (self.is_made && self.place == write.place);
+        self.is_newer_than(write) || (is_tied && is_another)
     }
 
     /// As the registry would give it, for the event at that place of all.

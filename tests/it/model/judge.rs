@@ -14,6 +14,8 @@ struct Application {
     event: usize,
     start: u64,
     end: Option<u64>,
+    /// All that it does in one round trip was done by then, and the rest is left to the slow lane.
+    left: Option<u64>,
     /// Else something else may have been done in its place, or nothing.
     takes_hold: bool,
 }
@@ -21,6 +23,8 @@ struct Application {
 /// One that took hold, somewhen from there on.
 struct Held<'j> {
     start: u64,
+    /// And surely by then.
+    end: u64,
     event: &'j Event,
 }
 
@@ -38,8 +42,13 @@ impl Judge {
     /// The places of the applications that begin.
     pub(super) fn begin(&mut self, events: impl IntoIterator<Item = usize>, now: u64, takes_hold: bool) -> Vec<usize> {
         let first = self.applied.len();
-        self.applied.extend(events.into_iter().map(|event| Application { event, start: now, end: None, takes_hold }));
+        self.applied.extend(events.into_iter().map(|event| Application { event, start: now, end: None, left: None, takes_hold }));
         (first..self.applied.len()).collect()
+    }
+
+    /// The slow lane goes on with it.
+    pub(super) fn left(&mut self, application: usize, now: u64) {
+        self.applied[application].left = Some(now);
     }
 
     /// They took hold.
@@ -74,18 +83,17 @@ impl Judge {
     }
 
     fn held(&self) -> impl Iterator<Item = Held<'_>> {
-        let ended = self.applied.iter().enumerate().filter(|(_, application)| application.end.is_some() && application.takes_hold);
-        ended.filter_map(|(at, application)| {
-            let event = &self.events[application.event];
+        self.applied.iter().enumerate().filter(|(_, application)| application.takes_hold).filter_map(|(at, application)| {
+            let (end, event) = (application.end?, &self.events[application.event]);
             if event.change.serves() && !self.is_over {
                 // The old value may be read until another's load, which does for this one too, has ended.
                 return None;
             }
             if !matches!(event.change, Change::Write { .. }) || event.row().is_none() {
-                return Some(Held { start: application.start, event });
+                return Some(Held { start: application.start, end, event });
             }
             let start = self.applied[..=at].iter().find(|earlier| earlier.event == application.event)?.start;
-            Some(Held { start, event })
+            Some(Held { start, end, event })
         })
     }
 
@@ -115,13 +123,88 @@ impl Judge {
         (self.is_over && is_owed).then_some(LOST_PASS)
     }
 
+    /// Whether a warm that is newer than another write may have come between what it serves, a value of the write at that place, and the other: that
+    /// one was then too old to do anything, and the value is there until the warm's load has ended. Deletions always delete.
+    fn is_served(&self, value_of: usize, other: &Held<'_>) -> bool {
+        let applied = &self.applied[self.era..];
+        let serves = |warm: &Application| {
+            let event = &self.events[warm.event];
+            event.change.serves() && event.is_newer_than(other.event) && warm.start <= other.end
+        };
+        let was_fenced = |by: usize, start: u64| applied.iter().any(|warm| warm.event == by && warm.left.is_some_and(|left| left < start));
+        let stood = |warm: &Application| self.settings(value_of).any(|setting| !was_fenced(warm.event, setting.start));
+        let is_write = matches!(other.event.change, Change::Write { .. });
+        !self.is_over && is_write && applied.iter().any(|warm| serves(warm) && stood(warm))
+    }
+
     pub(super) fn wrong_write(&self, key: usize, at: usize, tags: &[usize]) -> Option<&'static str> {
         let own = &self.events[at];
-        if self.held().any(|held| held.event.outdoes(own)) {
+        if self.held().any(|held| held.event.outdoes(own) && !self.is_served(at, &held)) {
             return Some(OLDER_WRITE);
         }
         // It was there before, and nobody wrote it since.
         let was_there_before = |start: u64| self.settings(at).all(|setting| setting.end.is_some_and(|end| end < start));
         self.held().any(|held| self.invalidates(held.event, key, tags) && was_there_before(held.start)).then_some(SKIPPED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use unstale::registry::{Only, Stale};
+
+    use super::super::event::{Life, Order};
+    use super::*;
+
+    fn order(version: u64) -> Option<Order> {
+        Some(Order { family: 0, version })
+    }
+
+    fn write(version: u64) -> Change {
+        Change::Write { key: 0, order: order(version), tags: Vec::new(), life: Life::Hour }
+    }
+
+    fn warm(version: u64, stale: Stale) -> Change {
+        Change::Warm { key: 0, order: order(version), tags: Vec::new(), stale, only: Only::Always }
+    }
+
+    /// What is said of the first write's value when the others were applied in turn, two steps each; warms that serve still load.
+    fn judged(others: Vec<Change>) -> (Judge, Option<&'static str>) {
+        let mut judge = Judge::default();
+        for (id, change) in (1..).zip([write(4)].into_iter().chain(others)) {
+            let (at, now, serves) = (judge.events.len(), 2 * id, change.serves());
+            judge.events.push(Event { id, place: 1, change, again: false, is_made: false });
+            let applications = judge.begin([at], now, true);
+            if serves { judge.left(applications[0], now + 1) } else { judge.ended(&applications, now + 1) }
+        }
+        let said = judge.wrong_write(0, 0, &[]);
+        (judge, said)
+    }
+
+    #[test]
+    fn what_a_warm_serves_is_there_until_its_load_has_ended_unless_something_else_removed_it() {
+        let serve = || warm(6, Stale::Serve);
+        for too_old in [write(4), write(5)] {
+            let (mut judge, said) = judged(vec![serve(), too_old]);
+            assert_eq!(said, None);
+            judge.ended(&[1], 9);
+            judge.is_over();
+            assert_eq!(judge.wrong_write(0, 0, &[]), Some(OLDER_WRITE));
+        }
+        let deletion = Change::Delete { key: 0, order: order(5) };
+        for removed in [vec![serve(), write(6)], vec![serve(), write(7)], vec![serve(), deletion], vec![serve(), warm(5, Stale::Drop)]] {
+            assert_eq!(judged(removed).1, Some(OLDER_WRITE));
+        }
+        assert_eq!(judged(vec![write(5), serve()]).1, Some(OLDER_WRITE), "the other was there before the warm");
+        assert_eq!(judged(vec![warm(5, Stale::Drop), write(5)]).1, Some(OLDER_WRITE), "nothing is served");
+    }
+
+    #[test]
+    fn what_is_set_behind_a_warm_that_is_newer_was_not_there_to_be_served() {
+        let mut judge = Judge { events: judged(vec![warm(6, Stale::Serve), write(5)]).0.events, ..Judge::default() };
+        for (step, event) in (1..).zip([1, 2, 0]) {
+            let applications = judge.begin([event], 2 * step, true);
+            if event == 1 { judge.left(applications[0], 3) } else { judge.ended(&applications, 2 * step + 1) }
+        }
+        assert_eq!(judge.wrong_write(0, 0, &[]), Some(OLDER_WRITE));
     }
 }

@@ -20,6 +20,7 @@ mod world;
 mod wrong;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use redis::aio::MultiplexedConnection;
 use tokio::task::LocalSet;
@@ -136,7 +137,7 @@ impl Bench {
         }
         let mut choice = fork(random);
         let mut choose = |waiting| choice.usize(..waiting);
-        let mut steps = interleave(actors, 0, &mut choose).await;
+        let mut steps = interleave(actors, 0, cast.is_shown, &mut choose).await;
         if let Extra::LaterReplay(is_lost) = cast.extra {
             let past = if is_lost {
                 world.lose_all().await;
@@ -149,11 +150,11 @@ impl Bench {
             actors.extend(self.workers(world, cast, 1, random));
             actors.extend(self.readers(world, scripts, cast, 1..=1, random));
             actors.push(self.replay(world, cast, past, random));
-            steps = interleave(actors, steps, &mut choose).await;
+            steps = interleave(actors, steps, cast.is_shown, &mut choose).await;
         }
         if cast.extra == Extra::SecondPasses {
             let last: Actor<'_> = Box::new(|turns| Box::pin(actors::second_passes(world, hands, turns, None)));
-            steps = interleave(vec![last], steps, choose).await;
+            steps = interleave(vec![last], steps, cast.is_shown, choose).await;
         }
         world.check_at_last().await;
         steps
@@ -205,14 +206,23 @@ impl Bench {
         Box::new(move |turns| Box::pin(Replay { world, hands, turns, random, past, wrong }.run()))
     }
 
-    /// Up to so many interleavings of a seed, until one finds a violation: how many were run, how many steps they took, and what was found.
+    /// Up to so many interleavings of a seed, until one finds a violation: how many were run, how many steps they took, and what was found. With
+    /// `MODEL_ONLY`, that one alone, whose steps are printed.
     async fn search(&self, wrong: Option<Wrong>, seed: u64, most: u64) -> Found {
+        let Some(only) = number_in("MODEL_ONLY") else { return self.play(wrong, seed, 0..most, false).await };
+        for _teaches_the_servers_their_scripts in 0..2 {
+            self.play(wrong, seed, only..only + 1, false).await;
+        }
+        self.play(wrong, seed, only..only + 1, true).await
+    }
+
+    async fn play(&self, wrong: Option<Wrong>, seed: u64, interleavings: Range<u64>, is_shown: bool) -> Found {
         let connections = self.connections().await;
         let mut found = Found::default();
         let scripts = Scripts::load(&World::new(connections.clone(), Leaning::Rows, false, &mut fastrand::Rng::with_seed(0))).await;
-        for n in 0..most {
+        for n in interleavings {
             let mut random = fastrand::Rng::with_seed(seed << 32 | n);
-            let cast = Cast::new(wrong, &mut random);
+            let cast = Cast { is_shown, ..Cast::new(wrong, &mut random) };
             let world = World::new(connections.clone(), cast.leaning, cast.extra == Extra::SecondPasses, &mut random);
             world.ask_all(&redis::cmd("FLUSHDB")).await;
             if random.u8(..32) == 0 {
@@ -269,6 +279,8 @@ struct Cast {
     is_mortal: bool,
     leaning: Leaning,
     extra: Extra,
+    /// Their steps are printed.
+    is_shown: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -294,7 +306,7 @@ impl Cast {
         let (is_mortal, has_clock) = (random.u8(..3) == 0, random.u8(..3) == 0);
         let leaning = if random.u8(..3) == 0 { Leaning::Tags } else { Leaning::Rows };
         let is_slow = has_clock && random.bool();
-        let Some(known) = wrong else { return Self { wrong, has_clock, is_slow, is_mortal, leaning, extra } };
+        let Some(known) = wrong else { return Self { wrong, has_clock, is_slow, is_mortal, leaning, extra, is_shown: false } };
         let extra = match known {
             Wrong::Upkeep(_) => Extra::Upkeep,
             Wrong::PopsFirst => Extra::SecondPasses,
@@ -305,7 +317,7 @@ impl Cast {
         };
         let leaning = if known.is_of_tags() { Leaning::Tags } else { Leaning::Rows };
         let (has_clock, is_slow) = (known.needs_clock(), known.needs_clock() && known.reader().is_some());
-        Self { wrong, has_clock, is_slow, is_mortal: false, leaning, extra }
+        Self { wrong, has_clock, is_slow, is_mortal: false, leaning, extra, is_shown: false }
     }
 }
 
@@ -333,7 +345,11 @@ struct Found {
 
 /// How many interleavings in all `make model` asks for.
 fn asked_for() -> Option<u64> {
-    std::env::var("MODEL_INTERLEAVINGS").ok().map(|text| text.parse().expect("MODEL_INTERLEAVINGS is a number"))
+    number_in("MODEL_INTERLEAVINGS")
+}
+
+fn number_in(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
 }
 
 /// Those in `MODEL_SEEDS`, or all.

@@ -4,6 +4,7 @@ use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 use tokio::sync::{mpsc, oneshot};
 
+use super::tap::shown;
 use super::turns::Turns;
 use super::world::World;
 
@@ -20,7 +21,9 @@ impl Seat {
         let serve = async {
             while let Some((command, answer)) = asked.recv().await {
                 turns.next().await;
-                let _nobody_waits = answer.send(world.try_ask(&command).await);
+                let answered = world.try_ask(&command).await;
+                turns.show(|| format!("{} -> {answered:?}", shown(&command.get_packed_command())));
+                let _nobody_waits = answer.send(answered);
             }
             std::future::pending::<()>().await;
         };

@@ -187,11 +187,14 @@ impl Passing {
             return true;
         }
         let turns = self.seat.borrow().clone();
-        if let Some(turns) = turns {
+        if let Some(turns) = &turns {
             turns.next().await;
         }
         line.server.write_all(&command).await.unwrap();
         let mut answer = frame(&mut line.server, &mut line.answered).await.expect("Redis answers");
+        if let Some(turns) = &turns {
+            turns.show(|| format!("{} -> {}", shown(&command), shown(&answer)));
+        }
         if command.ends_with(b"CLUSTER\r\n$5\r\nSLOTS\r\n") {
             answer = announcing(&answer, &self.ports);
         }
@@ -220,6 +223,12 @@ async fn frame(from: &mut (impl AsyncReadExt + Unpin), buffer: &mut Vec<u8>) -> 
             return None;
         }
     }
+}
+
+/// A command or an answer for people: without the lengths of what it holds.
+pub(super) fn shown(frame: &[u8]) -> String {
+    let text = String::from_utf8_lossy(frame);
+    text.split("\r\n").filter(|line| !line.starts_with(['*', '$']) || *line == "$-1").collect::<Vec<_>>().join(" ")
 }
 
 /// Where the first frame of RESP2 ends, if it is whole.

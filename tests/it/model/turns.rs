@@ -18,6 +18,7 @@ pub(super) struct Turns {
     actor: usize,
     notices: mpsc::UnboundedSender<Notice>,
     steps: Rc<Cell<u64>>,
+    is_shown: bool,
 }
 
 impl Turns {
@@ -41,6 +42,13 @@ impl Turns {
         format!("{}-{}", self.actor, self.now())
     }
 
+    /// What this actor does now, for who looks on.
+    pub(super) fn show(&self, what: impl FnOnce() -> String) {
+        if self.is_shown {
+            println!("{:5} {:2} {}", self.now(), self.actor, what());
+        }
+    }
+
     /// How many steps were taken by all.
     pub(super) fn now(&self) -> u64 {
         self.steps.get()
@@ -50,13 +58,14 @@ impl Turns {
 /// An actor, to be run with its place.
 pub(super) type Actor<'a> = Box<dyn FnOnce(Turns) -> Pin<Box<dyn Future<Output = ()> + 'a>> + 'a>;
 
-/// Runs all actors to their ends, after so many steps of others. `choose` picks one of so many that wait. How many steps that makes.
-pub(super) async fn interleave(actors: Vec<Actor<'_>>, after: u64, mut choose: impl FnMut(usize) -> usize) -> u64 {
+/// Runs all actors to their ends, after so many steps of others. `choose` picks one of so many that wait. How many steps that makes. `is_shown`:
+/// what they do is printed.
+pub(super) async fn interleave(actors: Vec<Actor<'_>>, after: u64, is_shown: bool, mut choose: impl FnMut(usize) -> usize) -> u64 {
     let (notices, mut noticed) = mpsc::unbounded_channel();
     let steps = Rc::new(Cell::new(after));
     let mut running = actors.len();
     let seated = actors.into_iter().enumerate().map(|(actor, run)| {
-        let turns = Turns { actor, notices: notices.clone(), steps: Rc::clone(&steps) };
+        let turns = Turns { actor, notices: notices.clone(), steps: Rc::clone(&steps), is_shown };
         async move {
             run(turns.clone()).await;
             turns.notices.send(Notice::Ended).expect("the scheduler lives");

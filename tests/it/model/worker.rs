@@ -47,6 +47,7 @@ pub(super) async fn main_lane(world: &World, hands: Hands<'_>, turns: &Turns, de
     let places: Vec<(usize, &Delivery)> = deliveries.iter().flat_map(|one| one.effects.iter().map(move |&effect| (effect, one))).collect();
     let applications = world.begin(places.iter().map(|(at, _)| *at), turns.now());
     let effects: Vec<Effect> = places.iter().map(|(at, _)| world.event(*at).as_effect(*at)).collect();
+    turns.show(|| format!("takes events {:?}", places.iter().map(|(at, _)| at).collect::<Vec<_>>()));
     let mut batch = Batch::new(hands.cache.tag_prefix(), effects.len());
     for ((slot, effect), (_, delivery)) in (0_u32..).zip(&effects).zip(&places) {
         let slot = Slot { event: slot, position: 0 };
@@ -64,6 +65,7 @@ pub(super) async fn main_lane(world: &World, hands: Hands<'_>, turns: &Turns, de
         // A value that is not served is gone already.
         let is_done = matches!(&effects[slot.event as usize].action, Action::Warm(_)) && !world.event(effect).change.serves();
         done.retain(|&other| is_done || other != application);
+        world.left(application, turns.now());
         world.is_slow(Task { effect, applications: if is_done { Vec::new() } else { vec![application] }, attempt: delivery.attempt });
     }
     world.ended(&done, turns.now());
@@ -99,6 +101,7 @@ pub(super) async fn slow_lane(world: &World, hands: Hands<'_>, turns: &Turns, ta
         Action::Warm(warm) => load(world, hands, turns, (&event, &effect, warm), task.attempt, random).await,
         other => panic!("{other:?}"),
     };
+    turns.show(|| format!("slow lane, event {}: done? {is_done:?}", task.effect));
     match is_done {
         None => world.is_slow(task),
         Some(true) => {

@@ -264,6 +264,11 @@ impl World {
         inner.judge.events.len() - 1
     }
 
+    /// What of it one round trip does is done.
+    pub(super) fn left(&self, application: usize, now: u64) {
+        self.inner.borrow_mut().judge.left(application, now);
+    }
+
     /// They took hold.
     pub(super) fn ended(&self, applications: &[usize], now: u64) {
         self.inner.borrow_mut().judge.ended(applications, now);
