@@ -129,15 +129,17 @@ impl Stage {
     /// Gives keys a value and makes them the members of a tag.
     pub(crate) async fn seed_tag(&self, tag: &str, members: impl Iterator<Item = String>) {
         let members: Vec<String> = members.collect();
+        // Keys first: a worker that runs takes members whose keys are not there out of their sets.
+        self.seed(members.iter().cloned()).await;
         for members in members.chunks(KEYS_AT_ONCE) {
             self.query::<()>(redis::cmd("SADD").arg(format!("cache_tag:{tag}")).arg(members)).await;
         }
-        self.seed(members.into_iter()).await;
     }
 
     /// Makes each key, with a value, the one member of its tag.
     pub(crate) async fn seed_small_tags(&self, tags: impl Iterator<Item = (String, String)>) {
         let tags: Vec<(String, String)> = tags.collect();
+        self.seed(tags.iter().map(|(_, member)| member.clone())).await;
         for tags in tags.chunks(KEYS_AT_ONCE) {
             let mut pipeline = redis::Pipeline::with_capacity(tags.len());
             for (tag, member) in tags {
@@ -145,7 +147,6 @@ impl Stage {
             }
             pipeline.query_async::<()>(&mut self.cache.clone()).await.expect("Redis answers");
         }
-        self.seed(tags.into_iter().map(|(_, member)| member)).await;
     }
 
     /// Keys in Redis.

@@ -148,11 +148,16 @@ pub(super) fn broken(error: &RedisError) -> Outage {
                     Outage::new(format!("Redis refuses the connection: {message}"))
                 }
             },
+            // The library gives this refusal no other mark.
+            _ if error.to_string().contains("refused to switch database") => Outage::for_person(
+                "Redis refuses the database that UNSTALE_REDIS_URL names: is it there (`databases`), and has our user +select?",
+            ),
             _ => Outage::new(format!("Redis refuses the connection: {}", error.category())),
         },
         _ if error.is_connection_refusal() => Outage::new("Redis cannot be reached: connection refused"),
         _ if error.is_timeout() => Outage::new("Redis cannot be reached: timed out"),
         _ if error.is_connection_dropped() => Outage::new("the connection to Redis was lost"),
+        ErrorKind::Parse => Outage::new("Redis cannot be reached: what answers there does not speak its protocol"),
         _ => Outage::new(format!("Redis cannot be reached: {error}")),
     }
 }
@@ -180,7 +185,7 @@ pub(super) fn unknown_primary(name: &str) -> Outage {
 /// A sentinel refuses to say which server is the primary.
 pub(super) fn of_sentinel(error: &ServerError) -> Outage {
     Outage::for_person(format!(
-        "a sentinel refuses us: credentials in UNSTALE_REDIS_URL, or its ACL lacks +sentinel|master ({})",
+        "a sentinel refuses us: is it one, are the credentials in UNSTALE_REDIS_URL right, has our user +sentinel|master? ({})",
         error.code()
     ))
 }

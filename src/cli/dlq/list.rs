@@ -40,7 +40,7 @@ pub(super) async fn list(args: &ListArgs, config: &Config) -> Result<Exit, Comma
     let limit = args.selection.limit();
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
-        let mut spool = Spool::new()?;
+        let mut spool = Spool::new().map_err(CommandError::usage)?;
         let outcome = browse(&mut letters, config, &filter, &stop, |dead, letter| {
             let line = dead.delivery.to_owned_message().to_line() + "\n";
             Ok(spool.push(letter.time, &line)?)

@@ -65,7 +65,7 @@ async fn show<E: Fn(&Event<'_>) -> Explanation>(
 ) -> Result<Exit, CommandError> {
     let stop = stop_on_signal()?;
     let mut letters = connect(config).await?;
-    let mut spool = Spool::new()?;
+    let mut spool = Spool::new().map_err(CommandError::usage)?;
     let filter = args.selection.filter();
     let outcome = browse(&mut letters, config, &filter, &stop, |dead, letter| {
         let message = dead.delivery.to_owned_message();

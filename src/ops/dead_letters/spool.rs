@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
 use jiff::Timestamp;
 
@@ -27,7 +28,17 @@ impl Spool {
     /// # Errors
     /// When no file can be made there.
     pub fn new() -> io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("unstale-{}-{:016x}", std::process::id(), fastrand::u64(..)));
+        let folder = std::env::temp_dir();
+        Self::new_in(&folder).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("no temporary file can be made in {}: {error}; TMPDIR names another folder", folder.display()),
+            )
+        })
+    }
+
+    fn new_in(folder: &Path) -> io::Result<Self> {
+        let path = folder.join(format!("unstale-{}-{:016x}", std::process::id(), fastrand::u64(..)));
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
         std::fs::remove_file(&path)?;
         Ok(Self { file: BufWriter::new(file), texts: Vec::new(), end: 0 })
@@ -80,6 +91,7 @@ mod tests {
 
     #[test]
     fn texts_come_out_by_time() {
+        assert!(Spool::new_in(Path::new("/no such folder")).is_err());
         let mut spool = Spool::new().unwrap();
         let at = |second| Some(Timestamp::from_second(second).unwrap());
         for (time, text) in [(at(3), "c\n"), (at(1), "first a\n"), (at(1), "second a\n"), (None, "none\n"), (at(2), "b\n")] {

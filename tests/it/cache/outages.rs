@@ -133,6 +133,9 @@ async fn credentials_are_for_a_person_to_mend() {
         assert!(outage.needs_person && outage.cause.contains(code), "{outage}");
         assert!(!outage.cause.contains("wrong@"));
     }
+    let other = Cache::connect(&config(&format!("redis://:right@{}/99", server.addr())), "q").unwrap();
+    let outage = other.probe().await.unwrap_err();
+    assert!(outage.needs_person && outage.cause.contains("refuses the database that UNSTALE_REDIS_URL names"), "{outage}");
     recovers(&Cache::connect(&config(&format!("redis://:right@{}/0", server.addr())), "q").unwrap()).await;
 }
 
