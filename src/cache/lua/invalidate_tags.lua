@@ -22,23 +22,22 @@ for i = 3, #KEYS, 2 do
   end
   local set = KEYS[i]
   sets[#sets + 1] = set
-  -- All of a set that has no more than that.
-  local some = pcall('SRANDMEMBER', set, most + 1)
-  if some.err then
+  local size = pcall('SCARD', set)
+  if type(size) == 'table' then
     refused[#refused + 1] = (i - 3) / 2
-    refused[#refused + 1] = some
+    refused[#refused + 1] = size
   else
     call('SET', KEYS[i + 1], n, 'PX', kept)
-    if #some > most then
+    if size > most then
       local record = side_key('drain', set)
       local detached = record .. ':' .. n
       call('RENAME', set, detached)
       call('PERSIST', detached)
       call('SADD', record, n)
       call('SADD', KEYS[2], set)
-    elseif #some > 0 then
+    elseif size > 0 then
       emptied[#emptied + 1] = set
-      for _, member in ipairs(some) do
+      for _, member in ipairs(call('SMEMBERS', set)) do
         members[#members + 1] = member
         leases[#leases + 1] = side_key('lease', member)
       end
