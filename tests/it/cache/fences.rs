@@ -6,7 +6,7 @@ use redis::aio::MultiplexedConnection;
 use unstale::cache::Cache;
 use unstale::plan::EffectOutcome;
 use unstale::reason::Reason;
-use unstale::registry::{Action, Effect, Expiry};
+use unstale::registry::{Action, Effect, Expiry, LoaderId, Only, Stale, Warm};
 
 use super::{HOUR, Names, apply, at, cache, effect, run, write};
 use crate::support;
@@ -79,6 +79,22 @@ async fn of_two_events_of_one_version_neither_wins() {
     let effects =
         [stage.write("5", 1, "a"), stage.write("5", 2, "b"), stage.write("5", 1, "a"), stage.write("5", 2, "b"), stage.write("6", 3, "c")];
     assert_eq!(stage.values(&effects).await, some(&["a", "", "", "", "c"]));
+}
+
+#[tokio::test]
+async fn what_a_warm_serves_stays_behind_an_older_write_and_goes_with_any_deletion() {
+    let warm = Warm { loader: LoaderId(0), url: String::new(), expiry: HOUR, tags: vec![], stale: Stale::Serve, only: Only::Always };
+    for at_once in [1, 3] {
+        let mut stage = Stage::new("k").await;
+        let serve = at(("post", "6"), (6, 1), effect(0, stage.key.clone(), Action::Warm(Box::new(warm.clone()))));
+        assert_eq!(stage.values(&[stage.write("4", 4, "served")]).await, some(&["served"]));
+        for batch in [serve, stage.write("4", 3, "of the same version"), stage.write("5", 5, "between")].chunks(at_once) {
+            apply(&stage.cache, batch).await;
+            let value: Option<String> = run(&mut stage.redis, &["GET", &stage.key]).await;
+            assert_eq!(value.as_deref(), Some("served"), "{at_once} at once");
+        }
+        assert_eq!(stage.values(&[stage.delete("3", 7)]).await, some(&[""]));
+    }
 }
 
 #[tokio::test]
