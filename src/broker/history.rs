@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::{try_join, try_join_all};
 use futures_util::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
@@ -33,7 +34,7 @@ const CHUNK_MAX: u16 = u16::MAX;
 const EMPTY_ROUNDS: u32 = 20;
 const EMPTY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// For what was sent before the last chunk, and comes after it all the same: on a busy machine it does.
+/// For what was asked for before the last chunk, and comes after it: each comes on a channel of its own.
 const LATE: Duration = Duration::from_secs(2);
 
 /// A place in the history.
@@ -137,29 +138,25 @@ impl History {
     /// # Errors
     /// [`BrokerError`]: also when there is no such stream.
     pub async fn survey(&self, places: &[Place]) -> Result<Survey, BrokerError> {
-        let channel = self.link.channel().await?;
+        let attached = places.iter().map(async |place| match place {
+            Place::Offset(_) => Ok(None),
+            Place::Time(time) => self.attach(1, AMQPValue::Timestamp(unix_s(*time))).await.map(Some),
+        });
+        let (mut first, mut at_times) = try_join(self.attach(1, long("first")), try_join_all(attached)).await?;
         // The last chunk is asked for last: once it comes, the others have what there is for them.
-        let mut first = self.attach(&channel, 1, long("first")).await?;
-        let mut at_times = Vec::new();
-        for place in places {
-            at_times.push(match place {
-                Place::Offset(_) => None,
-                Place::Time(time) => Some(self.attach(&channel, 1, AMQPValue::Timestamp(unix_s(*time))).await?),
-            });
-        }
-        let mut last = self.attach(&channel, CHUNK_MAX, long("last")).await?;
-        let Some(newest) = self.newest(&channel, &mut last).await? else {
+        let mut last = self.attach(CHUNK_MAX, long("last")).await?;
+        let Some(newest) = self.newest(&mut last).await? else {
             return Ok(Survey { first: 0, end: 0, places: vec![0; places.len()] });
         };
         let end = newest + 1;
         let (mut oldest, mut given) = (None, vec![None; places.len()]);
         let deadline = Instant::now() + LATE;
         loop {
-            oldest = oldest.or(self.given(&mut first)?);
-            for ((place, consumer), given) in places.iter().zip(&mut at_times).zip(&mut given) {
-                match (place, consumer) {
+            oldest = oldest.or(self.given(&mut first.consumer)?);
+            for ((place, reading), given) in places.iter().zip(&mut at_times).zip(&mut given) {
+                match (place, reading) {
                     (Place::Offset(offset), _) => *given = Some(*offset),
-                    (Place::Time(_), Some(consumer)) if given.is_none() => *given = self.given(consumer)?,
+                    (Place::Time(_), Some(reading)) if given.is_none() => *given = self.given(&mut reading.consumer)?,
                     (Place::Time(_), _) => {}
                 }
             }
@@ -177,21 +174,19 @@ impl History {
         }
         let first = oldest.unwrap_or(newest);
         let found = given.into_iter().map(|offset: Option<u64>| offset.unwrap_or(end).clamp(first, end)).collect();
-        // A refusal to close is no news.
-        let _ = answered(channel.close(200, "bye".into())).await;
         Ok(Survey { first, end, places: found })
     }
 
     /// The newest offset, by a consumer attached to the last chunk.
-    async fn newest(&self, channel: &Channel, last: &mut Consumer) -> Result<Option<u64>, BrokerError> {
+    async fn newest(&self, last: &mut Reading) -> Result<Option<u64>, BrokerError> {
         let mut newest = None;
         for round in 0.. {
             // The broker answers behind all that it has sent: a chunk is sent in one go, so two rounds after its first message all of it is here.
             for _ in 0..2 {
-                answered(channel.basic_qos(1, BasicQosOptions { global: false })).await?;
+                answered(last.channel.basic_qos(1, BasicQosOptions { global: false })).await?;
             }
             let seen = newest;
-            while let Some(offset) = self.given(last)? {
+            while let Some(offset) = self.given(&mut last.consumer)? {
                 newest = newest.max(Some(offset));
             }
             if (newest.is_some() && seen.is_some()) || round > EMPTY_ROUNDS {
@@ -217,8 +212,11 @@ impl History {
         }
     }
 
-    async fn attach(&self, channel: &Channel, prefetch: u16, offset: AMQPValue) -> Result<Consumer, BrokerError> {
+    /// A consumer on a channel of its own: where another one of the stream stands on the same channel, RabbitMQ may send the new one's messages before
+    /// it says that there is such a consumer (3.10: the one waits in the channel's mailbox behind the other), and they reach nobody.
+    async fn attach(&self, prefetch: u16, offset: AMQPValue) -> Result<Reading, BrokerError> {
         let queue = self.short_name()?;
+        let channel = self.link.channel().await?;
         let mut arguments = FieldTable::default();
         arguments.insert(STREAM_OFFSET.into(), offset);
         let started = async {
@@ -226,9 +224,10 @@ impl History {
             channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), arguments).await
         };
         let started = timeout(ANSWER_TIMEOUT, started).await;
-        started
+        let consumer = started
             .map_err(|_| BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))?
-            .map_err(|error| self.refused(&error))
+            .map_err(|error| self.refused(&error))?;
+        Ok(Reading { channel, consumer })
     }
 
     fn short_name(&self) -> Result<ShortString, BrokerError> {
@@ -259,10 +258,9 @@ impl History {
         let reading = match &mut self.reading {
             Some(reading) => reading,
             None => {
-                let channel = self.link.channel().await?;
                 let at = AMQPValue::LongLongInt(i64::try_from(self.next).unwrap_or(i64::MAX));
-                let consumer = self.attach(&channel, self.prefetch.current(), at).await?;
-                self.reading.insert(Reading { channel, consumer })
+                let reading = self.attach(self.prefetch.current(), at).await?;
+                self.reading.insert(reading)
             }
         };
         let first = tokio::select! {

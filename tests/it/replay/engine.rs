@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
-use unstale::broker::{History, Place};
+use unstale::broker::{History, Place, Survey};
 use unstale::cache::Cache;
 use unstale::config::{Config, Scope, UnknownPolicy};
 use unstale::ops::replay::{Observer, Replay, Span};
@@ -72,4 +73,19 @@ async fn with_little_room_it_applies_before_it_reads_on() {
     assert!(report.is_whole() && report.sent() >= 3_000, "{report:?}");
     assert_eq!(users(&stage).await, 0);
     history.close().await;
+}
+
+/// RabbitMQ may send what a consumer asks for before it says that there is such a consumer, where another stands on the same channel: the client
+/// then knows nobody to give it to, and the place would count as one behind the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_in_time_is_found_however_many_are_looked_for() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    declare(&stage).await;
+    publish_users(&stage, 0..1).await;
+    wait_recorded(&stage, 1).await;
+    let history = History::connect(&config(&stage).amqp).await.unwrap();
+    let an_hour_ago = Timestamp::now() - SignedDuration::from_hours(1);
+    let survey = history.survey(&[Place::Time(an_hour_ago); 200]).await.unwrap();
+    history.close().await;
+    assert_eq!(survey, Survey { first: 0, end: 1, places: vec![0; 200] });
 }
