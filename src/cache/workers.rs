@@ -24,6 +24,8 @@ pub struct Report {
     pub version: String,
     /// The digest of the registry in force.
     pub digest: String,
+    /// Why it did not take the registry's files as they are now; `None` where it did.
+    pub refused_registry: Option<String>,
     /// The rungs of its retry ladder, as their queues' names end: `1s`.
     pub ladder: Vec<String>,
     /// Rungs of other workers' ladders that it has seen, and that its own does not have.

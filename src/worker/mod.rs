@@ -23,7 +23,7 @@ mod window;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -60,6 +60,8 @@ struct Shared {
     live: ArcSwap<Live>,
     /// Told whenever `live` was replaced.
     reloaded: Notify,
+    /// Why the registry's files as they are now were not taken.
+    refused_registry: ArcSwapOption<String>,
     cache: Cache,
     gate: Gate,
     in_hand: InHand,
@@ -129,6 +131,7 @@ pub async fn run(
         cache: Cache::connect(&config.redis, &config.amqp.queue)?.serving_stale_for(longest_warm(&config)),
         live: ArcSwap::from_pointee(Live::new(registry, loaders, &metrics)),
         reloaded: Notify::new(),
+        refused_registry: ArcSwapOption::empty(),
         gate: Gate::new(readiness.clone(), metrics.clone()),
         in_hand: InHand::new(metrics.clone()),
         low: Low::new(),

@@ -2,6 +2,7 @@
 //!
 //! Looking is what works everywhere: a `ConfigMap`'s symlink swap, bind mounts and network file systems do not all tell of their changes.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use super::{Live, Shared};
 use crate::registry::{self, LoadOptions, Loaded, Problems, Registry, run_examples};
 
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Of what is told of a registry that was not taken.
+const CAUSE_MAX_CHARS: usize = 400;
 
 /// Watches until `stop`.
 pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
@@ -33,12 +37,12 @@ pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
         match loaded {
             Ok(Ok(loaded)) => take(&shared, loaded),
             Ok(Err(problems)) => {
-                shared.metrics.reload_failed();
                 error!(digest = %judged, "the changed registry does not load, the last good one stays:\n{problems}");
+                refuse(&shared, &problems);
             }
             Err(panicked) => {
-                shared.metrics.reload_failed();
                 error!(digest = %judged, error = %panicked, "loading the changed registry panicked, the last good one stays");
+                refuse(&shared, &panicked);
             }
         }
     }
@@ -55,9 +59,8 @@ fn take(shared: &Shared, loaded: Loaded) {
     let loaders = match shared.live.load().loaders.reload(loaded.registry.loaders()) {
         Ok(loaders) => loaders,
         Err(problems) => {
-            shared.metrics.reload_failed();
             error!("the changed registry's loaders cannot be used, the last good one stays:\n{problems}");
-            return;
+            return refuse(shared, &problems);
         }
     };
     for warning in &loaded.warnings {
@@ -65,6 +68,14 @@ fn take(shared: &Shared, loaded: Loaded) {
     }
     info!(digest = loaded.registry.digest(), "registry reloaded");
     shared.live.store(Arc::new(Live::new(loaded.registry, loaders, &shared.metrics)));
+    shared.refused_registry.store(None);
     // Without a session nobody binds now: the next one binds all.
     shared.reloaded.notify_one();
+}
+
+/// For whoever asks how things stand: the first of the problems, whose first line says where and what. The log has all of it.
+fn refuse(shared: &Shared, problems: &impl Display) {
+    shared.metrics.reload_failed();
+    let first: String = problems.to_string().lines().next().unwrap_or_default().chars().take(CAUSE_MAX_CHARS).collect();
+    shared.refused_registry.store(Some(Arc::new(first)));
 }

@@ -78,6 +78,7 @@ impl<'s> Reporter<'s> {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             digest: self.shared.live.load().registry.digest().to_owned(),
+            refused_registry: self.shared.refused_registry.load().as_deref().cloned(),
             ladder: self.ladder.clone(),
             other_rungs: self.other_rungs.iter().cloned().collect(),
             in_hand,

@@ -141,6 +141,8 @@ pub struct WorkerFacts {
     pub version: String,
     /// The digest of its registry.
     pub digest: String,
+    /// Why it did not take the registry's files as they are now; null where it did.
+    pub refused_registry: Option<String>,
     /// The rungs of its ladder.
     pub ladder: Vec<String>,
     /// Deliveries in hand.

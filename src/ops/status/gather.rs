@@ -88,10 +88,11 @@ async fn ask_redis(config: &Config, cache: &Cache) -> Result<(RedisFacts, Vec<Re
 }
 
 fn worker(reported: &Reported) -> WorkerFacts {
-    let Report { host, pid, version, digest, ladder, in_hand, oldest_unsettled_ms, not_ready, .. } = reported.report.clone();
+    let Report { host, pid, version, digest, refused_registry, ladder, in_hand, oldest_unsettled_ms, not_ready, .. } = reported.report.clone();
     let oldest = oldest_unsettled_ms.map(|ms| Duration::from_millis(ms) + reported.age);
     let name = if host.is_empty() { format!("pid {pid}") } else { format!("{host}:{pid}") };
-    WorkerFacts { name, version, digest, ladder, in_hand, oldest_unsettled_s: oldest.map(|age| age.as_secs_f64()), not_ready }
+    let oldest_unsettled_s = oldest.map(|age| age.as_secs_f64());
+    WorkerFacts { name, version, digest, refused_registry, ladder, in_hand, oldest_unsettled_s, not_ready }
 }
 
 async fn ask_broker(config: &Config, inspector: &Inspector, reports: &[Reported]) -> Result<BrokerFacts, BrokerError> {

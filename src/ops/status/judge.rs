@@ -176,6 +176,14 @@ fn judge_workers(workers: &[WorkerFacts], findings: &mut Findings) {
             );
         }
     }
+    for worker in workers {
+        if let Some(cause) = &worker.refused_registry {
+            findings.problem(
+                format!("worker {} works with an older registry, since the files as they are now do not load: {cause}", worker.name),
+                "mend them, which is taken within seconds: `unstale check` shows all that is wrong; a worker that starts now will not",
+            );
+        }
+    }
     let digests: BTreeSet<&str> = workers.iter().map(|worker| worker.digest.as_str()).collect();
     if digests.len() > 1 {
         let each = workers.iter().map(|worker| format!("{} {}", worker.name, short(&worker.digest)));

@@ -8,6 +8,7 @@ pub(crate) fn worker(name: &str) -> WorkerFacts {
         name: name.to_owned(),
         version: "0.1.0".to_owned(),
         digest: "aaaaaaaaaaaaaaaaaaaa".to_owned(),
+        refused_registry: None,
         ladder: vec!["1s".to_owned()],
         in_hand: 0,
         oldest_unsettled_s: None,
@@ -73,6 +74,7 @@ pub(crate) fn troubled() -> Status {
     let workers = &mut redis(&mut status).workers;
     workers[0].oldest_unsettled_s = Some(260.0);
     workers[0].in_hand = 17;
+    workers[0].refused_registry = Some("schemas/user.yaml:3:7: unknown key `efects`".to_owned());
     workers[1].digest = "bbbbbbbbbbbbbbbbbbbb".to_owned();
     workers[1].not_ready = vec!["consuming: no session with RabbitMQ".to_owned()];
     status

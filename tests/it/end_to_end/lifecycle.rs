@@ -5,6 +5,7 @@ use std::time::Duration;
 use redis::AsyncCommands;
 
 use super::stage::{SOON, Stage};
+use crate::status::json;
 use crate::support::{Proxy, RabbitMq, wait_until};
 
 const USERS: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
@@ -177,12 +178,16 @@ async fn a_changed_registry_is_taken_and_a_broken_one_is_not() {
     })
     .await;
     assert_eq!(digests().await, before);
+    let refused = async || json(&stage, &[]).await.1["redis"]["workers"][0]["refused_registry"].clone();
+    wait_until(SOON, "`unstale status` tells", async || refused().await.as_str().is_some_and(|cause| cause.contains("users.yaml"))).await;
+    assert_eq!(json(&stage, &[]).await.0, 1, "it needs a person");
     stage.set("user:1", "old").await;
     stage.publish("user.updated", r#"{"id":1}"#).await;
     stage.wait_gone("user:1").await;
 
     stage.write_schema("users.yaml", r#"events: { member.updated: { effects: [ { delete: "member:{id}" } ] } }"#);
     wait_until(SOON, "the changed registry is in use", async || digests().await != before).await;
+    wait_until(SOON, "`unstale status` has no more to tell", async || refused().await.is_null()).await;
     stage.set("member:1", "old").await;
     wait_until(SOON, "its routing key is bound", async || worker.stderr().contains("member.updated")).await;
     stage.publish("member.updated", r#"{"id":1}"#).await;

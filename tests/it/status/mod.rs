@@ -27,7 +27,7 @@ async fn status(stage: &Stage, args: &[&str], settings: &[(&str, &str)]) -> Outp
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
-async fn json(stage: &Stage, settings: &[(&str, &str)]) -> (i32, Value) {
+pub(crate) async fn json(stage: &Stage, settings: &[(&str, &str)]) -> (i32, Value) {
     let output = status(stage, &["--json"], settings).await;
     let text = String::from_utf8_lossy(&output.stdout);
     let value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr)));
