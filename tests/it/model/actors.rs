@@ -1,10 +1,13 @@
 //! Who acts: writers at the source, readers that take leases or take no part, second passes and upkeep with the production code, and the clock.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use redis::{Cmd, Value};
 use tokio_util::sync::CancellationToken;
 use unstale::cache::{Again, Cache, READER_SCRIPTS};
+use unstale::config::RedisConfig;
 use unstale::reader::{Options, Reader};
 
 use super::event::{Change, Life, loaded, stored};
@@ -30,17 +33,38 @@ pub(super) const LEASE: Duration = Duration::from_secs(60);
 /// Who does its work with production code: the code, and what its commands pass through.
 #[derive(Clone, Copy)]
 pub(super) struct Hands<'h> {
-    pub(super) cache: &'h Cache,
+    pub(super) process: &'h Process,
     pub(super) tap: &'h Tap,
 }
 
 impl Hands<'_> {
-    /// The next one is started where it died: nothing is known of Redis before a probe. Nobody's turns are taken for that.
+    pub(super) fn cache(&self) -> Rc<Cache> {
+        Rc::clone(&self.process.cache.borrow())
+    }
+
+    /// The next one is started where it died. Nobody's turns are taken for that.
     pub(super) async fn begin_anew(&self) {
         let was_dead = self.tap.is_dead();
         self.tap.dies_after(None);
         self.tap.seat(None);
-        while was_dead && self.cache.probe().await.is_err() {}
+        if was_dead {
+            let process = Process::start(self.process.config.clone()).await;
+            self.process.cache.swap(&process.cache);
+        }
+    }
+}
+
+/// What one process knows of Redis, and the next one does not. (One that went on would also wait longer before each probe, for a real second soon.)
+pub(super) struct Process {
+    config: RedisConfig,
+    cache: RefCell<Rc<Cache>>,
+}
+
+impl Process {
+    pub(super) async fn start(config: RedisConfig) -> Self {
+        let cache = Cache::connect(&config, "q").unwrap();
+        cache.probe().await.unwrap();
+        Self { config, cache: RefCell::new(Rc::new(cache)) }
     }
 }
 
@@ -151,9 +175,9 @@ pub(super) async fn second_passes(world: &World, hands: Hands<'_>, turns: Turns,
     world.advance_to_second_passes().await;
     hands.tap.seat(Some(turns.clone()));
     hands.tap.dies_after(dies_after);
-    let start = turns.now();
-    let passes = hands.cache.pass_again("second passes").await;
-    if !hands.tap.is_dead() {
+    let passes = hands.cache().pass_again("second passes").await;
+    // When it asked what is due, which may be long after it was let.
+    if let Some(start) = hands.tap.began().filter(|_| !hands.tap.is_dead()) {
         let passes = passes.unwrap();
         assert_eq!((&passes.failed[..], passes.lost), (&[][..], 0));
         let events: Vec<usize> = passes.due.iter().filter_map(unstale::cache::Due::target).map(|due| world.made(again(due))).collect();
@@ -178,10 +202,10 @@ pub(super) async fn upkeep(world: &World, hands: Hands<'_>, turns: Turns, mut ra
         hands.tap.seat(Some(turns.clone()));
         hands.tap.dies_after((random.u8(..4) == 0).then(|| random.u32(..6)));
         if random.u8(..4) == 0 {
-            let drained = hands.cache.drain_all(&CancellationToken::new(), |_, _| {}).await;
+            let drained = hands.cache().drain_all(&CancellationToken::new(), |_, _| {}).await;
             assert!(drained.is_ok_and(|drained| drained.complete && drained.lost == 0) || hands.tap.is_dead());
         } else {
-            let pruned = hands.cache.prune_slice(set(random.usize(..TAGS.len())).as_bytes(), 0, false).await;
+            let pruned = hands.cache().prune_slice(set(random.usize(..TAGS.len())).as_bytes(), 0, false).await;
             assert!(pruned.is_ok() || hands.tap.is_dead(), "{pruned:?}");
         }
         hands.begin_anew().await;

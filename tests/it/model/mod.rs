@@ -24,10 +24,9 @@ use std::ops::Range;
 
 use redis::aio::MultiplexedConnection;
 use tokio::task::LocalSet;
-use unstale::cache::Cache;
 use unstale::config::{RedisConfig, RedisMode, SecretUrl};
 
-use self::actors::{Hands, Reading, Scripts};
+use self::actors::{Hands, Process, Reading, Scripts};
 use self::event::Life;
 use self::replay::{Past, Replay};
 use self::tap::Tap;
@@ -50,7 +49,7 @@ enum Server {
 struct Bench {
     server: Server,
     taps: Vec<Tap>,
-    caches: Vec<Cache>,
+    processes: Vec<Process>,
 }
 
 impl Bench {
@@ -74,16 +73,14 @@ impl Bench {
     }
 
     async fn over(server: Server) -> Self {
-        let mut bench = Self { server, taps: Vec::new(), caches: Vec::new() };
+        let mut bench = Self { server, taps: Vec::new(), processes: Vec::new() };
         let ports: Vec<u16> = bench.primaries().iter().map(Redis::port).collect();
         let mode = if ports.len() > 1 { RedisMode::Cluster } else { RedisMode::Single };
         for _ in 0..3 {
             let tap = Tap::start(&ports).await;
             let urls = tap.ports.iter().map(|port| SecretUrl::new(format!("redis://127.0.0.1:{port}").parse().unwrap())).collect();
             let config = RedisConfig { urls, mode: mode.clone(), ..crate::cache::config("redis://h/") };
-            let cache = Cache::connect(&config, "q").unwrap();
-            cache.probe().await.unwrap();
-            bench.caches.push(cache);
+            bench.processes.push(Process::start(config).await);
             bench.taps.push(tap);
         }
         bench
@@ -100,7 +97,7 @@ impl Bench {
     }
 
     fn hands(&self, place: usize) -> Hands<'_> {
-        Hands { cache: &self.caches[place], tap: &self.taps[place] }
+        Hands { process: &self.processes[place], tap: &self.taps[place] }
     }
 
     /// Runs an interleaving: how many steps it took.

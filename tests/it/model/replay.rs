@@ -62,7 +62,7 @@ impl Replay<'_> {
         let is_chosen = |event: &Event, of: &Event| (since..until).contains(&event.id) && types & (1 << kind(of)) > 0;
         let dies_after = (self.wrong.is_none() && self.random.u8(..4) == 0).then(|| self.random.u32(..8));
         self.hands.tap.dies_after(dies_after);
-        let mut fold = Fold::new(self.hands.cache.tag_prefix());
+        let mut fold = Fold::new(self.hands.cache().tag_prefix());
         let mut chosen = Vec::new();
         for (at, event) in &history {
             let effect = event.as_effect(*at);
@@ -124,7 +124,8 @@ impl Replay<'_> {
 
     /// Applies some effects and ends their drains. Whether it lives.
     async fn send(&self, effects: &[Effect]) -> bool {
-        let mut batch = Batch::new(self.hands.cache.tag_prefix(), effects.len());
+        let cache = self.hands.cache();
+        let mut batch = Batch::new(cache.tag_prefix(), effects.len());
         for (event, effect) in (0..).zip(effects) {
             batch.push(Slot { event, position: 0 }, effect);
         }

@@ -25,6 +25,7 @@ pub(super) struct Tap {
     seat: Seat,
     random: Rc<RefCell<fastrand::Rng>>,
     life: Rc<Cell<Life>>,
+    began: Rc<Cell<Option<u64>>>,
 }
 
 /// How many commands still pass.
@@ -48,6 +49,7 @@ impl Tap {
             seat: Seat::default(),
             random: Rc::new(RefCell::new(fastrand::Rng::with_seed(0))),
             life: Rc::new(Cell::new(Life::Endless)),
+            began: Rc::default(),
         };
         let (arrivals, arrived) = mpsc::unbounded_channel();
         for ((place, listener), &server) in listeners.into_iter().enumerate().zip(servers) {
@@ -60,6 +62,7 @@ impl Tap {
             seat: Rc::clone(&tap.seat),
             random: Rc::clone(&tap.random),
             life: Rc::clone(&tap.life),
+            began: Rc::clone(&tap.began),
         };
         tokio::task::spawn_local(passing.run(arrived));
         tap
@@ -68,6 +71,12 @@ impl Tap {
     /// From here on its commands take these turns.
     pub(super) fn seat(&self, turns: Option<Turns>) {
         *self.seat.borrow_mut() = turns;
+        self.began.set(None);
+    }
+
+    /// When the first command passed since somebody has its turns.
+    pub(super) fn began(&self) -> Option<u64> {
+        self.began.get()
     }
 
     /// From here on so many commands pass: then it is dead, and Redis hears nothing more of it. `None`: it lives.
@@ -110,6 +119,7 @@ struct Passing {
     seat: Seat,
     random: Rc<RefCell<fastrand::Rng>>,
     life: Rc<Cell<Life>>,
+    began: Rc<Cell<Option<u64>>>,
 }
 
 async fn accept(place: usize, listener: TcpListener, server: u16, arrivals: mpsc::UnboundedSender<Arrival>) {
@@ -189,6 +199,7 @@ impl Passing {
         let turns = self.seat.borrow().clone();
         if let Some(turns) = &turns {
             turns.next().await;
+            self.began.set(self.began.get().or(Some(turns.now())));
         }
         line.server.write_all(&command).await.unwrap();
         let mut answer = frame(&mut line.server, &mut line.answered).await.expect("Redis answers");

@@ -48,7 +48,8 @@ pub(super) async fn main_lane(world: &World, hands: Hands<'_>, turns: &Turns, de
     let applications = world.begin(places.iter().map(|(at, _)| *at), turns.now());
     let effects: Vec<Effect> = places.iter().map(|(at, _)| world.event(*at).as_effect(*at)).collect();
     turns.show(|| format!("takes events {:?}", places.iter().map(|(at, _)| at).collect::<Vec<_>>()));
-    let mut batch = Batch::new(hands.cache.tag_prefix(), effects.len());
+    let cache = hands.cache();
+    let mut batch = Batch::new(cache.tag_prefix(), effects.len());
     for ((slot, effect), (_, delivery)) in (0_u32..).zip(&effects).zip(&places) {
         let slot = Slot { event: slot, position: 0 };
         if delivery.is_copy { batch.push_again(slot, effect) } else { batch.push(slot, effect) }
@@ -74,7 +75,7 @@ pub(super) async fn main_lane(world: &World, hands: Hands<'_>, turns: &Turns, de
 
 /// Applies a plan: what it does not finish; `None` where who did it died.
 pub(super) async fn apply(hands: Hands<'_>, plan: &Plan<'_>) -> Option<Vec<Slot>> {
-    let applied = hands.cache.apply(plan).await;
+    let applied = hands.cache().apply(plan).await;
     if hands.tap.is_dead() {
         return None;
     }
@@ -87,7 +88,7 @@ pub(super) async fn apply(hands: Hands<'_>, plan: &Plan<'_>) -> Option<Vec<Slot>
 
 /// Deletes what is left of a tag. Whether who did it lives.
 pub(super) async fn drain(hands: Hands<'_>, tag: &str) -> bool {
-    let drained = hands.cache.drain_tag(tag, &CancellationToken::new(), |_, _| {}).await;
+    let drained = hands.cache().drain_tag(tag, &CancellationToken::new(), |_, _| {}).await;
     let lives = !hands.tap.is_dead();
     assert!(!lives || drained.is_ok_and(|drained| drained.complete && drained.lost == 0));
     lives
@@ -132,7 +133,8 @@ async fn load(
     let forever = Duration::from_secs(86_400);
     let pace = Pace { claim_ttl: LEASE, renewed_after: forever, held_interval: Duration::ZERO, longest_wait: forever };
     assert!(pace.claim_ttl < LONGEST_LEASE);
-    let outcome = Filling::new(hands.cache, (&effect.target, warm), &source, asker, pace, &source.stop).fill(|_| attempt < ATTEMPTS).await;
+    let cache = hands.cache();
+    let outcome = Filling::new(&cache, (&effect.target, warm), &source, asker, pace, &source.stop).fill(|_| attempt < ATTEMPTS).await;
     if hands.tap.is_dead() {
         for _ in 0..random.usize(..4) {
             turns.next().await;

@@ -150,15 +150,16 @@ pub(in super::super) async fn second_passes(world: &World, hands: Hands<'_>, tur
     world.advance_to_second_passes().await;
     hands.tap.seat(Some(turns.clone()));
     let start = turns.now();
-    let due = hands.cache.due_again("second passes").await.unwrap();
+    let due = hands.cache().due_again("second passes").await.unwrap();
     if !due.is_empty() {
-        hands.cache.done_again(&due).await.unwrap();
+        hands.cache().done_again(&due).await.unwrap();
     }
     if !dies {
         let changes: Vec<Change> = due.iter().filter_map(unstale::cache::Due::target).map(again).collect();
         let effects: Vec<Effect> =
             changes.iter().filter_map(|change| change.key()).map(|key| effect(0, KEYS[key], Action::Delete)).collect();
-        let mut batch = Batch::new(hands.cache.tag_prefix(), effects.len());
+        let cache = hands.cache();
+        let mut batch = Batch::new(cache.tag_prefix(), effects.len());
         for (event, effect) in (0..).zip(&effects) {
             batch.push(Slot { event, position: 0 }, effect);
         }
