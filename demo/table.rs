@@ -102,8 +102,9 @@ pub(crate) fn summary(paint: &Paint, steps: &[Step], took: &[Duration], failed: 
     println!();
     println!("What to try next:");
     println!("  make run                      the same servers and a worker, to publish to from your own code");
-    println!("  target/debug/unstale check    validates schemas/ and runs its examples; change a rule and see");
-    println!("  echo '{{\"type\":\"user.updated\",\"data\":{{\"id\":42}}}}' | target/debug/unstale plan");
+    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
+    println!("  {target}/debug/unstale check    validates schemas/ and runs its examples; change a rule and see");
+    println!("  echo '{{\"type\":\"user.updated\",\"data\":{{\"id\":42}}}}' | {target}/debug/unstale plan");
     println!("  docs/SCHEMAS.md               each pattern in depth, and what your application must do for it");
 }
 

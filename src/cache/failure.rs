@@ -1,6 +1,8 @@
 //! What Redis' errors mean: whose fault they are, and whether asking again can help.
 
-use redis::{ErrorKind, RedisError, ServerError, Value};
+use std::fmt::Display;
+
+use redis::{ConnectionAddr, ErrorKind, RedisError, ServerError, Value};
 
 use crate::plan::EffectOutcome;
 use crate::reason::Reason;
@@ -137,6 +139,22 @@ fn code<'e>(error: &'e ServerError, details: &'e str) -> &'e str {
     details.split([' ', '-']).find(|word| OUTAGES.iter().any(|(outage, _)| outage == word) || *word == "WRONGTYPE").unwrap_or(code)
 }
 
+/// Nothing of use answers at an address: say why.
+pub(super) fn unreachable(address: &ConnectionAddr, cause: impl Display) -> Outage {
+    Outage::new(format!("Redis cannot be reached at {address}: {cause}"))
+}
+
+/// Why a connection does not come about.
+pub(super) fn not_connected(address: &ConnectionAddr, error: &RedisError) -> Outage {
+    match error.kind() {
+        _ if error.is_connection_refusal() => unreachable(address, "connection refused"),
+        _ if error.is_timeout() => unreachable(address, "timed out"),
+        ErrorKind::Parse => unreachable(address, "what answers there does not speak its protocol"),
+        ErrorKind::Io if !error.is_connection_dropped() => unreachable(address, error),
+        _ => broken(error),
+    }
+}
+
 /// What became of a connection.
 pub(super) fn broken(error: &RedisError) -> Outage {
     match error.kind() {
@@ -154,11 +172,9 @@ pub(super) fn broken(error: &RedisError) -> Outage {
             ),
             _ => Outage::new(format!("Redis refuses the connection: {}", error.category())),
         },
-        _ if error.is_connection_refusal() => Outage::new("Redis cannot be reached: connection refused"),
-        _ if error.is_timeout() => Outage::new("Redis cannot be reached: timed out"),
         _ if error.is_connection_dropped() => Outage::new("the connection to Redis was lost"),
-        ErrorKind::Parse => Outage::new("Redis cannot be reached: what answers there does not speak its protocol"),
-        _ => Outage::new(format!("Redis cannot be reached: {error}")),
+        ErrorKind::Parse => Outage::new("the connection to Redis is given up: what answers there does not speak its protocol"),
+        _ => Outage::new(format!("the connection to Redis was lost: {error}")),
     }
 }
 

@@ -76,11 +76,12 @@ impl Socket {
             .set_response_timeout(None)
             .set_pipeline_buffer_size(PIPELINE_BUFFER)
             .set_write_backpressure_boundary(WRITE_BOUNDARY_BYTES);
+        let address = client.get_connection_info().addr();
         let connecting = client.get_multiplexed_async_connection_with_config(&config);
         let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
-            .map_err(|_| Outage::new("Redis cannot be reached: timed out"))?
-            .map_err(|error| failure::broken(&error))?;
+            .map_err(|_| failure::unreachable(address, "timed out"))?
+            .map_err(|error| failure::not_connected(address, &error))?;
         Ok(Self { connection, answers: AtomicU64::new(0), given_up: OnceLock::new() })
     }
 

@@ -149,7 +149,7 @@ impl<C: Connect> Standing<C> {
         }
         if fresh {
             self.current.store(Arc::new(Current::Live(live)));
-            tracing::info!("Redis answers and takes writes");
+            tracing::debug!("Redis answers and takes writes");
         }
         Ok(())
     }

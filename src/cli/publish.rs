@@ -210,10 +210,20 @@ fn from_line(line: &str, exchange: &str) -> Result<OwnedMessage, String> {
         let body = std::str::from_utf8(&message.body).ok().and_then(|body| Json::parse(body).ok());
         let event_type = body.and_then(|body| body.get("type")).and_then(|name| name.as_str().map(std::borrow::Cow::into_owned));
         message.routing_key =
-            event_type.filter(|name| (1..=255).contains(&name.len())).ok_or("no routing key: give it one, or a `type` in the body")?;
+            event_type.filter(|name| (1..=255).contains(&name.len())).ok_or_else(|| nowhere_to(&message.body))?;
         message.properties.content_type.get_or_insert_with(|| "application/json".to_owned());
     }
     Ok(message)
+}
+
+/// Why nobody knows where a body goes.
+fn nowhere_to(body: &[u8]) -> &'static str {
+    let is_json = std::str::from_utf8(body).is_ok_and(|body| Json::parse(body).is_ok());
+    if is_json {
+        "no routing key: give it one, or a `type` in the body"
+    } else {
+        "not JSON, so no `type` says where it goes: write an event, or a message with its `routing_key` and its `body`"
+    }
 }
 
 #[cfg(test)]
@@ -260,6 +270,6 @@ mod tests {
         let places: Vec<_> = messages.iter().map(|message| (message.exchange.as_str(), message.routing_key.as_str())).collect();
         assert_eq!(places, [("events", "a.b"), ("other", "k")]);
         let error = from_lines("{\"id\":1}\nx\n", "events").unwrap_err().to_string();
-        assert!(error.contains("line 1: no routing key") && error.contains("line 2: "), "{error}");
+        assert!(error.contains("line 1: no routing key") && error.contains("line 2: not JSON"), "{error}");
     }
 }

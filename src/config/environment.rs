@@ -117,7 +117,10 @@ fn resolve(name: &str, given: Given, read_file: impl Fn(&Path) -> io::Result<Vec
 
 /// The kind of the error alone: a message may quote the path, and the path may be a secret in the wrong variable.
 fn reason(error: &io::Error) -> String {
-    error.kind().to_string()
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file".to_owned(),
+        kind => kind.to_string(),
+    }
 }
 
 fn unknown(name: &OsStr) -> Warning {

@@ -65,7 +65,8 @@ impl Environment {
         };
         cross_check(&mut checker, &config);
         checker.problems.sort_by(|a, b| a.setting.cmp(&b.setting));
-        if checker.problems.is_empty() { Ok((config, checker.warnings)) } else { Err(ConfigProblems(checker.problems)) }
+        let Checker { problems, warnings } = checker;
+        if problems.is_empty() { Ok((config, warnings)) } else { Err(ConfigProblems { problems, ignored: warnings }) }
     }
 }
 

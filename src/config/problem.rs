@@ -19,15 +19,21 @@ impl fmt::Display for ConfigProblem {
 
 /// Every setting that cannot be used: never empty.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct ConfigProblems(pub Vec<ConfigProblem>);
+pub struct ConfigProblems {
+    /// Settings that cannot be used.
+    pub problems: Vec<ConfigProblem>,
+    /// Variables that change nothing: one may be meant for what is missing.
+    pub ignored: Vec<Warning>,
+}
 
 impl fmt::Display for ConfigProblems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.len() {
+        match self.problems.len() {
             1 => write!(f, "1 setting cannot be used:")?,
             n => write!(f, "{n} settings cannot be used:")?,
         }
-        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+        self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))?;
+        self.ignored.iter().try_for_each(|Warning { setting, message }| write!(f, "\n  {setting}: {message}"))
     }
 }
 

@@ -18,7 +18,7 @@ fn config(pairs: &[(&str, &str)]) -> Config {
 }
 
 fn problems(pairs: &[(&str, &str)]) -> Vec<String> {
-    load(pairs, &[]).unwrap_err().0.iter().map(ToString::to_string).collect()
+    load(pairs, &[]).unwrap_err().problems.iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn a_setting_may_stand_in_a_file() {
 fn both_forms_at_once_are_an_error_for_settings_and_for_vars() {
     let found =
         load(&[("UNSTALE_QUEUE", "a"), ("UNSTALE_QUEUE_FILE", "/f"), ("UNSTALE_VAR_X", "a"), ("UNSTALE_VAR_X_FILE", "/f")], &[("/f", "a")]);
-    let found: Vec<_> = found.unwrap_err().0.into_iter().map(|problem| problem.setting).collect();
+    let found: Vec<_> = found.unwrap_err().problems.into_iter().map(|problem| problem.setting).collect();
     assert_eq!(found, ["UNSTALE_QUEUE", "UNSTALE_VAR_X"]);
 }
 
@@ -215,7 +215,13 @@ fn what_is_not_utf_8_is_named() {
     let bytes = OsString::from_vec(vec![b'h', 0xff]);
     let pairs = ["UNSTALE_QUEUE", "UNSTALE_VAR_X", "UNSTALE_ODD", "ELSE"].map(|name| (OsString::from(name), bytes.clone()));
     let found = Config::from_pairs(pairs, |_| unreachable!("no file is named"), Scope::All).unwrap_err();
-    assert_eq!(found.0.iter().map(|problem| problem.setting.as_str()).collect::<Vec<_>>(), ["UNSTALE_QUEUE", "UNSTALE_VAR_X"]);
+    assert_eq!(found.problems.iter().map(|problem| problem.setting.as_str()).collect::<Vec<_>>(), ["UNSTALE_QUEUE", "UNSTALE_VAR_X"]);
+}
+
+#[test]
+fn a_misspelt_setting_is_told_with_what_is_missing() {
+    let found = load(&[("UNSTALE_REDIS_UR", "redis://h/"), ("UNSTALE_PREFETCH", "x")], &[]).unwrap_err().to_string();
+    assert!(found.ends_with("\n  UNSTALE_REDIS_UR: ignored: no such setting; did you mean UNSTALE_REDIS_URL?"), "{found}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Tag};
 
-use super::diagnostic::{Pos, Report};
+use super::diagnostic::{Pos, Report, SourceFile};
 use crate::event::json::write_string;
 use number::{core_kind, json_number};
 use trap::syntax_hint;
@@ -401,6 +401,9 @@ impl Builder<'_, '_> {
     }
 
     fn syntax_error(&mut self, error: &ScanError) {
+        if let Some((at, message)) = json_error(self.report.source) {
+            return self.report.error(at, message);
+        }
         let mut at = pos(error.marker());
         let last_line = u32::try_from(self.report.source.text.lines().count()).unwrap_or(u32::MAX).max(1);
         if at.line > last_line {
@@ -416,6 +419,15 @@ impl Builder<'_, '_> {
             None => self.report.error(at, message),
         }
     }
+}
+
+/// What is wrong with a JSON file, in JSON's terms and at JSON's place; `None` where it is none, or good JSON.
+fn json_error(source: &SourceFile) -> Option<(Pos, String)> {
+    let error = source.path.ends_with(".json").then(|| serde_json::from_str::<serde::de::IgnoredAny>(&source.text).err())??;
+    let place = |number: usize| u32::try_from(number).unwrap_or(u32::MAX).max(1);
+    let text = error.to_string();
+    let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+    Some((Pos { line: place(error.line()), column: place(error.column()) }, format!("not JSON: {what}")))
 }
 
 fn read_key(node: &Node, members: &[Member], report: &mut Report<'_>) -> Key {

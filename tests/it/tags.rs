@@ -87,7 +87,8 @@ async fn gc_keeps_its_rate_and_says_what_is_in_the_way() {
     server.kill();
     let (code, _, err) = gc(&server, &[]).await;
     assert_eq!(code, 69);
-    assert!(err.contains("Redis cannot be reached"), "{err}");
+    let expected = format!("Redis cannot be reached at {}: connection refused", server.addr());
+    assert!(err.contains(&expected), "{err}");
 }
 
 /// An hour of adds and expiries, compressed: members live 4 s instead of 10 min.

@@ -24,7 +24,7 @@ pub(super) struct Selection {
     #[arg(long)]
     id: Vec<String>,
     /// Only so many, the oldest first
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = count)]
     limit: Option<u32>,
 }
 
@@ -41,6 +41,10 @@ impl Selection {
     pub(super) fn limit(&self) -> usize {
         self.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
     }
+}
+
+fn count(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| format!("expected a whole number from 1 to {}", u32::MAX))
 }
 
 fn moment(text: &str) -> Result<Timestamp, String> {

@@ -77,6 +77,10 @@ pub(super) fn warnings(since: Place, report: &Report) -> Vec<String> {
         )),
         (None, _) => {}
     }
+    if report.from >= report.to {
+        let held = if report.end == 0 { "it holds nothing".to_owned() } else { format!("it ends with offset:{}", report.end - 1) };
+        warnings.push(format!("warning: nothing of the history lies in that span: {held}"));
+    }
     if report.missing > 0 {
         warnings.push(format!("warning: {} were gone before they could be read", count(report.missing, "message")));
     }

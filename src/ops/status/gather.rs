@@ -88,7 +88,8 @@ async fn ask_redis(config: &Config, cache: &Cache) -> Result<(RedisFacts, Vec<Re
 }
 
 fn worker(reported: &Reported) -> WorkerFacts {
-    let Report { host, pid, version, digest, refused_registry, ladder, in_hand, oldest_unsettled_ms, not_ready, .. } = reported.report.clone();
+    let Report { host, pid, version, digest, refused_registry, ladder, in_hand, oldest_unsettled_ms, not_ready, .. } =
+        reported.report.clone();
     let oldest = oldest_unsettled_ms.map(|ms| Duration::from_millis(ms) + reported.age);
     let name = if host.is_empty() { format!("pid {pid}") } else { format!("{host}:{pid}") };
     let oldest_unsettled_s = oldest.map(|age| age.as_secs_f64());
