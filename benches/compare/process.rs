@@ -7,10 +7,38 @@ const TICKS_PER_S: f64 = 100.0;
 
 /// The CPU time that a process and its threads, ended ones included, have used so far. Zero once it is gone.
 pub(crate) fn cpu(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name in parentheses may hold spaces; `utime` and `stime` are the 12th and 13th fields behind it (proc(5)).
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_ascii_whitespace();
-    let ticks: f64 = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
+    stat(&pid.to_string()).map_or(Duration::ZERO, |stat| stat.cpu)
+}
+
+/// The same of all the processes of a group: a server may be a script that has started others.
+pub(crate) fn cpu_of_group(group: u32) -> Duration {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(|process| stat(process.file_name().to_str()?)).filter(|stat| stat.group == group).map(|stat| stat.cpu).sum()
+}
+
+/// The time that cores of this machine have had nothing to do so far, all of them together.
+pub(crate) fn idle() -> Duration {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    // `idle` and `iowait` are the fourth and fifth of the line of all cores (proc(5)).
+    let all = stat.lines().next().unwrap_or_default().split_ascii_whitespace();
+    ticks(all.skip(4).take(2))
+}
+
+struct Stat {
+    group: u32,
+    cpu: Duration,
+}
+
+fn stat(process: &str) -> Option<Stat> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name in parentheses may hold spaces; `pgrp`, `utime` and `stime` are the 3rd, 12th and 13th fields behind it (proc(5)).
+    let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let group = fields.clone().nth(2)?.parse().ok()?;
+    Some(Stat { group, cpu: ticks(fields.skip(11).take(2)) })
+}
+
+fn ticks<'f>(fields: impl Iterator<Item = &'f str>) -> Duration {
+    let ticks: f64 = fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
     Duration::from_secs_f64(ticks / TICKS_PER_S)
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::contender::{Contender, Running, Target};
 use crate::events;
+use crate::process;
 use crate::results::Results;
 use crate::stage::Stage;
 
@@ -24,12 +25,48 @@ pub(crate) struct Drained {
     pub(crate) events_per_s: f64,
     /// Of the contender's processes.
     pub(crate) cpu_us_per_event: f64,
+    machine: Machine,
+}
+
+/// Where the rest of the machine's time went, for each event.
+#[derive(Debug, Clone, Copy)]
+struct Machine {
+    rabbitmq_us: f64,
+    redis_us: f64,
+    idle_us: f64,
 }
 
 impl Drained {
     pub(crate) fn note(self, results: &mut Results, workload: char, who: &str) {
         results.note(workload, who, "events/s", self.events_per_s);
         results.note(workload, who, "µs of CPU an event", self.cpu_us_per_event);
+        results.note(workload, who, "µs an event: RabbitMQ", self.machine.rabbitmq_us);
+        results.note(workload, who, "µs an event: Redis", self.machine.redis_us);
+        results.note(workload, who, "µs an event: cores that had nothing to do", self.machine.idle_us);
+    }
+}
+
+/// What the servers have used so far, and nobody.
+#[derive(Clone, Copy)]
+struct Clocks {
+    rabbitmq: Duration,
+    redis: Duration,
+    idle: Duration,
+}
+
+impl Clocks {
+    fn read(stage: &Stage) -> Self {
+        let of = |pid: Option<u32>| pid.map_or(Duration::ZERO, process::cpu_of_group);
+        Self { rabbitmq: of(stage.broker.pid()), redis: of(stage.redis.pid()), idle: process::idle() }
+    }
+
+    fn to(self, end: Self, events: f64) -> Machine {
+        let each = |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64() * 1e6 / events;
+        Machine {
+            rabbitmq_us: each(self.rabbitmq, end.rabbitmq),
+            redis_us: each(self.redis, end.redis),
+            idle_us: each(self.idle, end.idle),
+        }
     }
 }
 
@@ -39,11 +76,13 @@ struct Mark {
     at: Instant,
     done: u64,
     cpu: Duration,
+    clocks: Clocks,
 }
 
 impl Mark {
-    fn of(running: &[Running], done: u64) -> Self {
-        Self { at: Instant::now(), done, cpu: running.iter().map(Running::cpu).sum() }
+    fn of(stage: &Stage, running: &[Running], done: u64) -> Self {
+        // The time first: what is read of all processes takes a millisecond.
+        Self { at: Instant::now(), done, cpu: running.iter().map(Running::cpu).sum(), clocks: Clocks::read(stage) }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "counts of events")]
@@ -52,45 +91,52 @@ impl Mark {
         Drained {
             events_per_s: events / (end.at - self.at).as_secs_f64(),
             cpu_us_per_event: end.cpu.saturating_sub(self.cpu).as_secs_f64() * 1e6 / events,
+            machine: self.clocks.to(end.clocks, events),
         }
     }
 }
 
-/// The bare loop takes `events`, which wait already; it tells the time itself, from the first delivery to the last acknowledgement.
-pub(crate) async fn bare(target: &Target, events: u64) -> Drained {
+/// The bare loop takes `events`, which wait already; it tells the time itself, from the first delivery to the last acknowledgement. What the servers
+/// use counts from its start.
+pub(crate) async fn bare(stage: &Stage, target: &Target, events: u64) -> Drained {
+    let clocks = Clocks::read(stage);
     let mut running = Contender::Bare.start(target, events);
     let line = running.last_line().await;
+    let ended = Clocks::read(stage);
     running.stop().await;
     let mut numbers = line.split(' ').filter_map(|number| number.parse::<f64>().ok());
     let (Some(seconds), Some(cpu_us)) = (numbers.next(), numbers.next()) else { panic!("the bare drain said `{line}`") };
     #[expect(clippy::cast_precision_loss, reason = "a count of events")]
     let events = events as f64;
-    Drained { events_per_s: events / seconds, cpu_us_per_event: cpu_us / events }
+    Drained { events_per_s: events / seconds, cpu_us_per_event: cpu_us / events, machine: clocks.to(ended, events) }
 }
 
 /// Each of `events` deletes a key of its own, and Redis holds those keys alone: from the first key that is gone to the last.
 pub(crate) async fn by_keys(stage: &Stage, running: &[Running], events: u64) -> Drained {
     let done = async || events.saturating_sub(stage.keys().await);
-    let from = Mark::of(running, first(async || done().await > 0, &done).await);
-    let mut now = from;
-    while now.done + WORKERS_OWN_KEYS < events && from.at.elapsed() < LONGEST {
+    let begun = first(async || done().await > 0, &done).await;
+    let from = Mark::of(stage, running, begun);
+    let mut now = begun;
+    while now + WORKERS_OWN_KEYS < events && from.at.elapsed() < LONGEST {
         tokio::time::sleep(LOOK_AT_KEYS).await;
-        now = Mark::of(running, done().await);
+        now = done().await;
     }
-    from.to(now)
+    from.to(Mark::of(stage, running, now))
 }
 
 /// By the worker's own count of events of a type whose effects took hold.
-pub(crate) async fn by_count(running: &Running, event_type: &str, events: u64) -> Drained {
+pub(crate) async fn by_count(stage: &Stage, running: &Running, event_type: &str, events: u64) -> Drained {
     let done = async || running.counted(event_type, "applied").await;
-    let from = Mark::of(std::slice::from_ref(running), first(async || done().await > 0, &done).await);
-    let mut now = from;
-    while now.done < events {
-        assert!(from.at.elapsed() < Duration::from_secs(120), "the drain stands still at {} of {events}", now.done);
+    let running_alone = std::slice::from_ref(running);
+    let begun = first(async || done().await > 0, &done).await;
+    let from = Mark::of(stage, running_alone, begun);
+    let mut now = begun;
+    while now < events {
+        assert!(from.at.elapsed() < Duration::from_secs(120), "the drain stands still at {now} of {events}");
         tokio::time::sleep(LOOK_AT_COUNT).await;
-        now = Mark::of(std::slice::from_ref(running), done().await);
+        now = done().await;
     }
-    from.to(now)
+    from.to(Mark::of(stage, running_alone, now))
 }
 
 async fn first(begun: impl AsyncFn() -> bool, done: &impl AsyncFn() -> u64) -> u64 {
@@ -106,7 +152,7 @@ async fn first(begun: impl AsyncFn() -> bool, done: &impl AsyncFn() -> u64) -> u
 pub(crate) async fn one_delete(stage: &Stage, contender: Contender, target: &Target, events: u64) -> Drained {
     stage.fill(target, events, events::user_updated).await;
     if contender == Contender::Bare {
-        return bare(target, events).await;
+        return bare(stage, target, events).await;
     }
     stage.seed((0..events).map(|id| format!("user:{id}"))).await;
     let running = [contender.start(target, events)];

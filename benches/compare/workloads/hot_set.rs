@@ -16,7 +16,7 @@ pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
         stage.seed((0..KEYS).map(|id| format!("user:{id}"))).await;
         let before = stage.commands().await;
         let worker = Contender::Unstale.start(&target, EVENTS);
-        let drained = drain::by_count(&worker, "user.updated", EVENTS).await;
+        let drained = drain::by_count(stage, &worker, "user.updated", EVENTS).await;
         let after = stage.commands().await;
         // What the worker sends besides, such as its probes, counts too; our own question does not.
         #[expect(clippy::cast_precision_loss, reason = "counts")]

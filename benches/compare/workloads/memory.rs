@@ -22,7 +22,7 @@ pub(super) async fn run(stage: &Stage, results: &mut Results) {
     let target = stage.target("backlog", ONE_DELETE).await;
     stage.fill(&target, BACKLOG, events::user_updated).await;
     let worker = Contender::Unstale.start(&target, BACKLOG);
-    drain::by_count(&worker, "user.updated", BACKLOG).await.note(results, 'g', WITH_BACKLOG);
+    drain::by_count(stage, &worker, "user.updated", BACKLOG).await.note(results, 'g', WITH_BACKLOG);
     results.note('g', WITH_BACKLOG, "MiB resident at most", worker.peak_resident_mib());
     worker.stop().await;
     stage.clear(&target).await;

@@ -36,7 +36,7 @@ pub(super) async fn run(stage: &Stage, results: &mut Results) {
 
     backlog(stage, &target).await;
     let worker = Contender::Unstale.start(&target, 0);
-    drain::by_count(&worker, "user.updated", SINGLE_KEYS).await.note(results, 'j', ALONE);
+    drain::by_count(stage, &worker, "user.updated", SINGLE_KEYS).await.note(results, 'j', ALONE);
     worker.stop().await;
     stage.clear(&target).await;
 
@@ -46,7 +46,7 @@ pub(super) async fn run(stage: &Stage, results: &mut Results) {
     let before = loader.loads();
     wait_until(Duration::from_secs(30), "the first page is loaded", async || loader.loads() > before).await;
     let (before, start) = (loader.loads(), Instant::now());
-    drain::by_count(&worker, "user.updated", SINGLE_KEYS).await.note(results, 'j', BESIDE);
+    drain::by_count(stage, &worker, "user.updated", SINGLE_KEYS).await.note(results, 'j', BESIDE);
     let slow = format!("{}.slow", target.queue());
     wait_until(Duration::from_secs(180), "every page is loaded", async || stage.ready_in(&slow).await == 0).await;
     #[expect(clippy::cast_precision_loss, reason = "a count")]
