@@ -4,11 +4,12 @@ use jsonschema::{Draft, Validator};
 use serde_json::Value;
 
 use super::diagnostic::{Report, nearest};
+use super::payload_json::PayloadJson;
 use super::tree::{Content, Node, ScalarKind};
 
 /// A compiled schema, and its text with every reference inside it.
 pub(super) struct DataSchema {
-    pub(super) validator: Validator,
+    pub(super) validator: Validator<PayloadJson>,
     pub(super) json: Value,
 }
 
@@ -39,7 +40,7 @@ pub(super) fn compile(node: &Node, file_root: &Node, report: &mut Report<'_>) ->
     {
         definitions.extend(borrowed.into_iter().enumerate().map(|(at, (_, schema))| (borrowed_name(at), schema)));
     }
-    let built = jsonschema::options()
+    let built = jsonschema::options_for::<PayloadJson>()
         .with_draft(Draft::Draft202012)
         .should_validate_formats(true)
         .should_ignore_unknown_formats(false)

@@ -16,6 +16,7 @@ mod model;
 mod number;
 mod path;
 mod pattern;
+mod payload_json;
 mod render;
 mod resolve;
 mod schema;

@@ -121,7 +121,6 @@ struct Run<'r, 'e, O> {
     effects: Vec<Effect>,
     failure: Option<Failure>,
     violations: u32,
-    data: Option<serde_json::Value>,
     /// More effects than this are too many: of the event, or of the entry at hand.
     limit: usize,
     /// Of values written.
@@ -138,7 +137,6 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
             effects: Vec::new(),
             failure: None,
             violations: 0,
-            data: None,
             limit: registry.max_keys_per_event,
             value_bytes: 0,
             is_over_limit: false,
@@ -189,7 +187,7 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
     /// Where the payload violates the entry's schema.
     fn violation(&mut self, entry: &Entry) -> Option<String> {
         let schema = entry.schema.as_ref()?;
-        let data = self.data.get_or_insert_with(|| self.event.data.to_value());
+        let data = self.event.payload();
         if schema.is_valid(data) {
             return None;
         }

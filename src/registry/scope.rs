@@ -15,6 +15,7 @@ use super::cel_value::{AbsentPrevious, Meter, cel_value, write_json};
 use super::expression::{ENV, Expression, changed_variable, let_variable};
 use super::functions::{METER, STEP};
 use super::path::{EventField, Path, Start, Step};
+use super::payload_json::PayloadNode;
 use crate::event::json::{JsonKind, MemberList};
 use crate::event::{Event, Json};
 
@@ -110,6 +111,14 @@ impl<'e> EventScope<'e> {
             Level::Object(members) => last_of(members, name),
             Level::Array(_) => None,
         })
+    }
+
+    /// The payload, with its members where it has some.
+    pub(super) fn payload(&self) -> PayloadNode<'_> {
+        match self.data.kind() {
+            JsonKind::Object => PayloadNode::Known(self.data, self.members.get_or_init(|| self.data.members())),
+            _ => PayloadNode::Value(self.data),
+        }
     }
 
     fn level<T>(&self, of: Json<'e>, read: impl FnOnce(&Level<'e>) -> Option<T>) -> Option<T> {

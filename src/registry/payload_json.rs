@@ -1,0 +1,387 @@
+//! A payload as the JSON Schema library reads it: in place, without a tree of its own. Of members of one name the last counts, as everywhere.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use jsonschema::JsonType;
+use jsonschema::json::{Array, JsonNumber, Node, NodeIdentity, Object};
+use serde_json::{Number, Value};
+
+use crate::event::Json;
+use crate::event::json::{JsonKind, MemberList};
+
+/// Names the representation; see [`jsonschema::json`].
+#[derive(Debug)]
+pub struct PayloadJson;
+
+/// A value of a payload.
+#[derive(Debug, Clone, Copy)]
+pub enum PayloadNode<'a> {
+    /// An object whose members are known already.
+    Known(Json<'a>, &'a [(Cow<'a, str>, Json<'a>)]),
+    /// Any other value.
+    Value(Json<'a>),
+    /// A member's name, which `propertyNames` takes for a value.
+    Name(&'a str),
+}
+
+impl<'a> PayloadNode<'a> {
+    fn json(self) -> Option<Json<'a>> {
+        match self {
+            Self::Known(json, _) | Self::Value(json) => Some(json),
+            Self::Name(_) => None,
+        }
+    }
+}
+
+impl jsonschema::json::Json for PayloadJson {
+    type Node<'a> = PayloadNode<'a>;
+    type PreparedKey = String;
+    type StringBuffer = ();
+
+    const ACYCLIC: bool = true;
+
+    fn prepare_key(key: &str) -> String {
+        key.to_owned()
+    }
+
+    fn with_string_node<T>((): &mut (), string: &str, f: impl FnOnce(PayloadNode<'_>) -> T) -> T {
+        f(PayloadNode::Name(string))
+    }
+}
+
+impl<'a> Node<'a, PayloadJson> for PayloadNode<'a> {
+    type Object = Members<'a>;
+    type Array = Elements<'a>;
+    type Number = PayloadNumber<'a>;
+
+    fn as_object(&self) -> Option<Members<'a>> {
+        match *self {
+            Self::Known(_, members) if has_one_of_each(members) => Some(Members::Known(members)),
+            Self::Known(json, _) => Some(Members::Own(Rc::new(last_of_each(json.members())))),
+            Self::Value(json) => (json.kind() == JsonKind::Object).then(|| Members::Own(Rc::new(last_of_each(json.members())))),
+            Self::Name(_) => None,
+        }
+    }
+
+    fn as_array(&self) -> Option<Elements<'a>> {
+        let json = self.json().filter(|json| json.kind() == JsonKind::Array)?;
+        Some(Elements { all: json.elements().into(), next: 0 })
+    }
+
+    fn as_string(&self) -> Option<Cow<'a, str>> {
+        match *self {
+            Self::Value(json) => json.as_str(),
+            Self::Name(name) => Some(Cow::Borrowed(name)),
+            Self::Known(..) => None,
+        }
+    }
+
+    fn as_number(&self) -> Option<PayloadNumber<'a>> {
+        self.json()?.as_number().map(PayloadNumber)
+    }
+
+    fn as_boolean(&self) -> Option<bool> {
+        self.json()?.as_bool()
+    }
+
+    fn is_null(&self) -> bool {
+        self.json().is_some_and(Json::is_null)
+    }
+
+    fn json_type(&self) -> JsonType {
+        self.json().map_or(JsonType::String, |json| match json.kind() {
+            JsonKind::Null => JsonType::Null,
+            JsonKind::Bool => JsonType::Boolean,
+            JsonKind::Number => JsonType::Number,
+            JsonKind::String => JsonType::String,
+            JsonKind::Array => JsonType::Array,
+            JsonKind::Object => JsonType::Object,
+        })
+    }
+
+    fn equals_value(&self, expected: &Value) -> bool {
+        match expected {
+            Value::Null => self.is_null(),
+            Value::Bool(expected) => self.as_boolean() == Some(*expected),
+            Value::String(expected) => self.as_string().is_some_and(|string| string == *expected),
+            Value::Number(_) | Value::Array(_) | Value::Object(_) => jsonschema::json::cmp::equal(&self.to_value(), expected),
+        }
+    }
+
+    fn to_value(&self) -> Cow<'a, Value> {
+        Cow::Owned(match *self {
+            Self::Known(json, _) | Self::Value(json) => json.to_value(),
+            Self::Name(name) => Value::String(name.to_owned()),
+        })
+    }
+
+    fn identity(&self) -> Option<NodeIdentity> {
+        // Each value begins at a byte of its own.
+        self.json().map(|json| NodeIdentity::new(json.text().as_ptr() as usize))
+    }
+}
+
+/// An object's members, one of each name.
+#[derive(Debug, Clone)]
+pub enum Members<'a> {
+    /// Taken apart by others.
+    Known(&'a [(Cow<'a, str>, Json<'a>)]),
+    /// Taken apart here.
+    Own(Rc<MemberList<'a>>),
+}
+
+impl<'a> Members<'a> {
+    fn all(&self) -> &[(Cow<'a, str>, Json<'a>)] {
+        match self {
+            Self::Known(members) => members,
+            Self::Own(members) => members,
+        }
+    }
+}
+
+impl<'a> Object<'a, PayloadJson> for Members<'a> {
+    type Node = PayloadNode<'a>;
+    type MemberName = Cow<'a, str>;
+    type MembersIter = MembersIter<'a>;
+
+    fn len(&self) -> usize {
+        self.all().len()
+    }
+
+    fn get(&self, key: &String) -> Option<PayloadNode<'a>> {
+        self.all().iter().find(|(name, _)| name == key).map(|(_, value)| PayloadNode::Value(*value))
+    }
+
+    fn members(&self) -> MembersIter<'a> {
+        MembersIter { members: self.clone(), next: 0 }
+    }
+}
+
+/// One member after the other.
+#[derive(Debug)]
+pub struct MembersIter<'a> {
+    members: Members<'a>,
+    next: usize,
+}
+
+impl<'a> Iterator for MembersIter<'a> {
+    type Item = (Cow<'a, str>, PayloadNode<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (name, value) = self.members.all().get(self.next)?;
+        self.next += 1;
+        Some((name.clone(), PayloadNode::Value(*value)))
+    }
+}
+
+/// An array's elements, and those that are left of them.
+#[derive(Debug, Clone)]
+pub struct Elements<'a> {
+    all: Rc<[Json<'a>]>,
+    next: usize,
+}
+
+impl<'a> Array<'a, PayloadJson> for Elements<'a> {
+    type Node = PayloadNode<'a>;
+    type ElementsIter = Self;
+
+    fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    fn elements(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = PayloadNode<'a>;
+
+    fn next(&mut self) -> Option<PayloadNode<'a>> {
+        let element = self.all.get(self.next)?;
+        self.next += 1;
+        Some(PayloadNode::Value(*element))
+    }
+}
+
+/// A number's text. Beyond a double's range it counts as the largest of its sign, as in [`Json::to_value`].
+#[derive(Debug, Clone, Copy)]
+pub struct PayloadNumber<'a>(&'a str);
+
+impl JsonNumber for PayloadNumber<'_> {
+    fn as_u64(&self) -> Option<u64> {
+        self.0.parse().ok()
+    }
+
+    fn as_i64(&self) -> Option<i64> {
+        self.0.parse().ok()
+    }
+
+    fn as_f64(&self) -> Option<f64> {
+        self.0.parse::<f64>().ok().map(|number| number.clamp(f64::MIN, f64::MAX))
+    }
+
+    fn as_str(&self) -> Cow<'_, str> {
+        Cow::Borrowed(self.0)
+    }
+
+    fn to_number(&self) -> Cow<'_, Number> {
+        let number = serde_json::from_str(self.0).ok().or_else(|| Number::from_f64(self.as_f64()?));
+        Cow::Owned(number.unwrap_or_else(|| 0.into()))
+    }
+
+    fn is_integer(&self) -> bool {
+        self.is_written_as_integer() || self.as_f64().is_some_and(|number| number.fract() == 0.0)
+    }
+
+    fn is_written_as_integer(&self) -> bool {
+        !self.0.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E'))
+    }
+}
+
+/// Up to so many members are compared each with each.
+const FEW: usize = 16;
+
+fn has_one_of_each(members: &[(Cow<'_, str>, Json<'_>)]) -> bool {
+    if members.len() > FEW {
+        let mut names = HashSet::with_capacity(members.len());
+        return members.iter().all(|(name, _)| names.insert(&**name));
+    }
+    members.iter().enumerate().all(|(at, (name, _))| members[..at].iter().all(|(other, _)| other != name))
+}
+
+fn last_of_each(mut members: MemberList<'_>) -> MemberList<'_> {
+    if has_one_of_each(&members) {
+        return members;
+    }
+    let mut names = HashSet::new();
+    let mut last: MemberList<'_> = members.drain(..).rev().filter(|(name, _)| names.insert(name.clone())).collect();
+    last.reverse();
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use jsonschema::{Draft, ValidationOptions};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Where a payload is wrong, and by which keyword: read in place, and from a tree of values.
+    fn judged(schema: &Value, text: &str) -> [Vec<String>; 2] {
+        let payload = Json::parse(text).unwrap();
+        let members = payload.members();
+        let node = if payload.kind() == JsonKind::Object { PayloadNode::Known(payload, &members) } else { PayloadNode::Value(payload) };
+        let in_place = jsonschema::options_for::<PayloadJson>().with_draft(Draft::Draft202012).should_validate_formats(true);
+        let in_place = in_place.build(schema).unwrap();
+        let tree: ValidationOptions<'_> = jsonschema::options().with_draft(Draft::Draft202012).should_validate_formats(true);
+        let (tree, value) = (tree.build(schema).unwrap(), payload.to_value());
+        let told = |error: jsonschema::ValidationError<'_>| format!("{} {}", error.instance_path(), error.schema_path());
+        let all = [in_place.iter_errors(node).map(told).collect::<Vec<_>>(), tree.iter_errors(&value).map(told).collect()];
+        assert_eq!([in_place.is_valid(node), tree.is_valid(&value)], [all[0].is_empty(), all[1].is_empty()], "{schema} {text}");
+        all
+    }
+
+    #[test]
+    fn keywords_mean_what_they_mean_for_a_tree() {
+        let is_valid = |schema: Value, text: &str| {
+            let [in_place, tree] = judged(&schema, text);
+            assert_eq!(in_place, tree, "{schema} {text}");
+            in_place.is_empty()
+        };
+        for (schema, text, expected) in [
+            (json!({"type": "integer"}), "1.0", true),
+            (json!({"type": "integer"}), "123456789012345678901234567890", true),
+            (json!({"type": "integer"}), "1e400", true),
+            (json!({"type": "integer"}), "1.5", false),
+            (json!({"maximum": 9_007_199_254_740_992_u64}), "9007199254740993", false),
+            (json!({"exclusiveMinimum": 0}), "-0", false),
+            (json!({"multipleOf": 0.1}), "0.3", true),
+            (json!({"const": 1}), "1.0", true),
+            (json!({"enum": ["a", null, true, {"a": [1]}]}), r#"{"a":[1.0]}"#, true),
+            (json!({"enum": ["a"]}), r#""\u0061""#, true),
+            (json!({"maxLength": 1}), r#""\ud83d\ude00""#, true),
+            (json!({"uniqueItems": true}), r#"[1,{"a":1},{"a":1.0}]"#, false),
+            (json!({"properties": {"a": {"type": "string"}}}), r#"{"a":1,"a":"x"}"#, true),
+            (json!({"properties": {"n": {"properties": {"a": {"type": "string"}}}}}), r#"{"n":{"a":"x","a":1}}"#, false),
+            (json!({"maxProperties": 1}), r#"{"a":1,"a":2}"#, true),
+            (json!({"propertyNames": {"pattern": "^a"}}), r#"{"a":1,"b":2}"#, false),
+            (json!({"additionalProperties": false, "patternProperties": {"^a": {}}}), r#"{"ab":1,"\u0061c":2}"#, true),
+            (json!({"unevaluatedProperties": false, "allOf": [{"properties": {"a": {}}}]}), r#"{"a":1,"b":2}"#, false),
+            (json!({"contains": {"const": 2}, "maxContains": 1}), "[1,2,2]", false),
+            (
+                json!({"$ref": "#/$defs/n", "$defs": {"n": {"properties": {"n": {"$ref": "#/$defs/n"}}, "type": "object"}}}),
+                r#"{"n":{"n":1}}"#,
+                false,
+            ),
+        ] {
+            assert_eq!(is_valid(schema.clone(), text), expected, "{schema} {text}");
+        }
+    }
+
+    fn any_text() -> impl Strategy<Value = String> {
+        let scalar = prop_oneof![
+            Just("null".to_owned()),
+            any::<bool>().prop_map(|value| value.to_string()),
+            (-3_i32..300).prop_map(|number| number.to_string()),
+            prop::sample::select(vec!["-0", "1.0", "2.5e1", "1E2", "18446744073709551616", "-1e999"]).prop_map(str::to_owned),
+            prop::sample::select(vec![r#""a""#, r#""""#, r#""a@b.example""#, r#""\u0061\n""#, r#""é🦀""#]).prop_map(str::to_owned),
+        ];
+        scalar.prop_recursive(3, 24, 5, |inner| {
+            let member = (prop::sample::select(vec!["a", "b", r"\u0061", "é"]), inner.clone());
+            prop_oneof![
+                prop::collection::vec(inner, 0..5).prop_map(|elements| format!("[{}]", elements.join(","))),
+                prop::collection::vec(member, 0..20).prop_map(|members| {
+                    let mut text = String::from("{");
+                    for (at, (name, value)) in members.iter().enumerate() {
+                        let _ = write!(text, "{}\"{name}\" : {value}", if at > 0 { " , " } else { "" });
+                    }
+                    text + "}"
+                }),
+            ]
+        })
+    }
+
+    fn any_schema() -> impl Strategy<Value = Value> {
+        let leaf = prop::sample::select(vec![
+            json!({}),
+            json!(false),
+            json!({"type": "string", "minLength": 1}),
+            json!({"type": ["integer", "null"]}),
+            json!({"minimum": 0, "maximum": 25}),
+            json!({"format": "email"}),
+            json!({"enum": ["a", 1, null, [], {}]}),
+            json!({"pattern": "^a"}),
+            json!({"multipleOf": 5}),
+        ]);
+        leaf.prop_recursive(3, 12, 3, |inner| {
+            prop_oneof![
+                (inner.clone(), inner.clone()).prop_map(|(a, b)| json!({"properties": {"a": a, "é": b}, "required": ["a"]})),
+                inner.clone().prop_map(|of| json!({"additionalProperties": of, "minProperties": 1, "maxProperties": 2})),
+                inner.clone().prop_map(|of| json!({"patternProperties": {"^[ab]": of}, "propertyNames": {"maxLength": 1}})),
+                inner.clone().prop_map(|of| json!({"items": of, "uniqueItems": true})),
+                inner.clone().prop_map(|of| json!({"prefixItems": [of], "minItems": 1})),
+                inner.clone().prop_map(|of| json!({"contains": of})),
+                (inner.clone(), inner.clone()).prop_map(|(a, b)| json!({"anyOf": [a, b]})),
+                (inner.clone(), inner.clone()).prop_map(|(a, b)| json!({"oneOf": [a, b], "unevaluatedProperties": false})),
+                (inner.clone(), inner).prop_map(|(a, b)| json!({"if": a, "then": b, "else": {"not": {"type": "object"}}})),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn in_place_is_as_in_a_tree(schema in any_schema(), text in any_text()) {
+            let [mut in_place, mut tree] = judged(&schema, &text);
+            // A tree has its members in another order.
+            in_place.sort();
+            tree.sort();
+            prop_assert_eq!(in_place, tree);
+        }
+    }
+}
