@@ -104,7 +104,7 @@ impl Cache {
         }
     }
 
-    /// Writes a value where its fence lets it, and adds its key to those sets.
+    /// Writes a value where its fence lets it, and adds its key to those sets: of all its tags, or of none where they are in other slots.
     pub(super) fn write_fenced(
         &self,
         commands: &mut Commands,
@@ -123,7 +123,7 @@ impl Cache {
                 command.arg("").arg("OVER").arg(0).arg(0);
             }
         }
-        fence::end(&mut command, mark, self.fence_ttl_ms);
+        fence::end(&mut command, mark, self.fence_ttl_ms, sets.is_empty() && !write.tags.is_empty());
         commands.push(asked, command);
     }
 

@@ -35,9 +35,10 @@ pub(super) fn begin_write(key: &str, mark: &Mark<'_>, sets: &[String], sent: &mu
     WRITE_FENCED.call(sent, keys.into_iter())
 }
 
-/// What the arguments of a fenced write end with.
-pub(super) fn end(command: &mut Cmd, mark: &Mark<'_>, ttl_ms: i64) {
-    command.arg(text(mark)).arg(ttl_ms);
+/// What the arguments of a fenced write end with. Where its tags' sets are in other slots, a write that comes again deletes: nobody knows whether it was
+/// in them all the while.
+pub(super) fn end(command: &mut Cmd, mark: &Mark<'_>, ttl_ms: i64, sets_are_elsewhere: bool) {
+    command.arg(text(mark)).arg(ttl_ms).arg(u8::from(sets_are_elsewhere));
 }
 
 /// As `fence.lua` reads it.

@@ -209,8 +209,7 @@ fn from_line(line: &str, exchange: &str) -> Result<OwnedMessage, String> {
     if message.routing_key.is_empty() {
         let body = std::str::from_utf8(&message.body).ok().and_then(|body| Json::parse(body).ok());
         let event_type = body.and_then(|body| body.get("type")).and_then(|name| name.as_str().map(std::borrow::Cow::into_owned));
-        message.routing_key =
-            event_type.filter(|name| (1..=255).contains(&name.len())).ok_or_else(|| nowhere_to(&message.body))?;
+        message.routing_key = event_type.filter(|name| (1..=255).contains(&name.len())).ok_or_else(|| nowhere_to(&message.body))?;
         message.properties.content_type.get_or_insert_with(|| "application/json".to_owned());
     }
     Ok(message)

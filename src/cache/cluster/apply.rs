@@ -12,7 +12,8 @@
 //! Behind the third step, and behind the fourth where there is one, stands a seal on each primary that did something.
 //!
 //! A plan that is cut short by an outage is applied again, whole: what it had detached by then stands in the tag's record of drains, and its
-//! invalidation finds it there.
+//! invalidation finds it there. A fenced write that had set its value by then deletes it: an invalidation that came between the third step and the
+//! fourth would not have found its key.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,8 +1,13 @@
--- KEYS: the key, its fence, then its tags' sets. ARGV: value, unit, millis of the key, millis of the sets, mark, how long the fence is kept (ms).
+-- KEYS: the key, its fence, then its tags' sets. ARGV: value, unit, millis of the key, millis of the sets, mark, how long the fence is kept (ms),
+-- whether its tags' sets are elsewhere (1).
 -- The unit OVER stands for a value that has expired already. Returns whether the key was there.
 local existed = redis.call('EXISTS', KEYS[1])
 local standing = raise_fence(KEYS[2], ARGV[5], ARGV[6])
 if standing == OLD then
+  if ARGV[7] == '1' and redis.call('GET', KEYS[2]) == ARGV[5] then
+    -- Tried before, and maybe cut short before the key was surely in its sets: an invalidation of a tag that came then did not find it.
+    redis.call('UNLINK', KEYS[1])
+  end
   return existed
 end
 if standing == TIED or ARGV[2] == 'OVER' then

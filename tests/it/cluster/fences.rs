@@ -1,5 +1,6 @@
 //! An older write neither replaces a newer one nor revives what a newer event deleted: the fence stands in its key's slot.
 
+use redis::AsyncCommands as _;
 use unstale::registry::{Action, Effect};
 
 use super::{cache, get, members};
@@ -34,4 +35,21 @@ async fn what_is_older_is_refused_whatever_became_of_the_newer() {
         }
         assert!(members(&mut redis, &tag).await.contains(&key));
     }
+}
+
+/// Whoever wrote it died before the key was in its set once more, another worker had emptied that meanwhile, and an invalidation found nothing in it.
+#[tokio::test]
+async fn what_stood_outside_its_tag_goes_when_its_event_comes_again() {
+    let (names, cluster) = (Names::new(), support::redis_cluster().await);
+    let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
+    let (tag, key, untagged) = (names.of("t"), names.of("k"), names.of("u"));
+    let wrote = |key: &str, tags: &[&str]| at(("post", "9"), (9, 1), effect(0, key, write("9", HOUR, tags)));
+    let first = [wrote(&key, &[&tag]), wrote(&untagged, &[])];
+    apply(&cache, &first).await;
+    let _: () = redis.srem(format!("cache_tag:{tag}"), &key).await.unwrap();
+    apply(&cache, &[effect(1, &tag, Action::InvalidateTag)]).await;
+    assert_eq!(get(&mut redis, &key).await.as_deref(), Some("9"), "nobody could know of it");
+    apply(&cache, &first).await;
+    assert_eq!(get(&mut redis, &key).await, None);
+    assert_eq!(get(&mut redis, &untagged).await.as_deref(), Some("9"), "it has no tag that could have missed it");
 }

@@ -14,7 +14,7 @@ use super::event::{Change, Life, loaded, stored};
 use super::seat::Seat;
 use super::tap::Tap;
 use super::turns::Turns;
-use super::world::{KEYS, TAGS, World};
+use super::world::{ASIDE_FILLED_FOR, KEYS, TAGS, World};
 
 /// Commits a few changes.
 pub(super) async fn writer(world: &World, turns: Turns, mut random: fastrand::Rng, is_slow: bool) {
@@ -62,7 +62,7 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) async fn start(config: RedisConfig) -> Self {
-        let cache = Cache::connect(&config, "q").unwrap();
+        let cache = Cache::connect(&config, "q").unwrap().setting_aside_for(ASIDE_FILLED_FOR);
         cache.probe().await.unwrap();
         Self { config, cache: RefCell::new(Rc::new(cache)) }
     }
@@ -124,6 +124,8 @@ pub(super) struct Reading {
     /// Loads before the value's end, whenever that is.
     pub(super) early: bool,
     pub(super) fails: bool,
+    /// So many commands, and it is dead.
+    pub(super) dies_after: Option<u32>,
 }
 
 /// The shipped reader.
@@ -152,8 +154,10 @@ pub(super) async fn reader(world: &World, turns: Turns, how: Reading) {
         numbers.map(|tag| TAGS[tag].to_owned()).collect::<Vec<_>>()
     };
     let life = how.life.time().unwrap_or(forever);
-    let _value =
-        Seat::with(world, &turns, async |seat| Reader::new(seat, options).get_or_load(KEYS[how.key], load, life, tags).await).await;
+    let _value = Seat::with(world, &turns, how.dies_after, async |seat| {
+        Reader::new(seat, options).get_or_load(KEYS[how.key], load, life, tags).await
+    })
+    .await;
     world.check().await;
 }
 
@@ -197,16 +201,27 @@ pub(super) fn again(due: Again<'_>) -> Change {
 
 /// Looks after the tags' sets, and goes on with drains that somebody left.
 pub(super) async fn upkeep(world: &World, hands: Hands<'_>, turns: Turns, mut random: fastrand::Rng) {
-    for _ in 0..random.usize(1..=3) {
+    for _ in 0..random.usize(1..=4) {
         turns.rest(&mut random).await;
         hands.tap.seat(Some(turns.clone()));
         hands.tap.dies_after((random.u8(..4) == 0).then(|| random.u32(..6)));
-        if random.u8(..4) == 0 {
-            let drained = hands.cache().drain_all(&CancellationToken::new(), |_, _| {}).await;
-            assert!(drained.is_ok_and(|drained| drained.complete && drained.lost == 0) || hands.tap.is_dead());
-        } else {
-            let pruned = hands.cache().prune_slice(set(random.usize(..TAGS.len())).as_bytes(), 0, false).await;
-            assert!(pruned.is_ok() || hands.tap.is_dead(), "{pruned:?}");
+        let cache = hands.cache();
+        match random.u8(..6) {
+            0 => {
+                let drained = cache.drain_all(&CancellationToken::new(), |_, _| {}).await;
+                assert!(drained.is_ok_and(|drained| drained.complete && drained.lost == 0) || hands.tap.is_dead());
+            }
+            1 | 2 if world.is_cluster() => {
+                world.advance(ASIDE_FILLED_FOR * 2).await;
+                for tag in 0..TAGS.len() {
+                    let settled = cache.settle_aside(set(tag).as_bytes()).await;
+                    assert!(settled.is_ok() || hands.tap.is_dead(), "{settled:?}");
+                }
+            }
+            _ => {
+                let pruned = cache.prune_slice(set(random.usize(..TAGS.len())).as_bytes(), 0, false).await;
+                assert!(pruned.is_ok() || hands.tap.is_dead(), "{pruned:?}");
+            }
         }
         hands.begin_anew().await;
         world.check().await;

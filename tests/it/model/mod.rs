@@ -189,7 +189,9 @@ impl Bench {
         let reader = |_| -> Actor<'w> {
             let (key, life) = (random.usize(..KEYS.len()), Life::any(random));
             let in_steps = self.primaries().len() > 1 || random.bool();
-            let how = Reading { key, life, in_steps, early: random.u8(..4) == 0, fails: random.u8(..16) == 0 };
+            let (early, fails) = (random.u8(..4) == 0, random.u8(..16) == 0);
+            let dies_after = (cast.is_mortal && random.u8(..8) == 0).then(|| random.u32(..6));
+            let how = Reading { key, life, in_steps, early, fails, dies_after };
             match cast.wrong.and_then(Wrong::reader) {
                 None => Box::new(move |turns| Box::pin(actors::reader(world, turns, how))),
                 Some(wrong) => Box::new(move |turns| Box::pin(wrong::reader(world, scripts, turns, key, life, wrong))),

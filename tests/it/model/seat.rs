@@ -15,11 +15,16 @@ type Asked = (Cmd, oneshot::Sender<RedisResult<Value>>);
 pub(super) struct Seat(mpsc::UnboundedSender<Asked>);
 
 impl Seat {
-    /// Does the work over such a connection.
-    pub(super) async fn with<T>(world: &World, turns: &Turns, work: impl AsyncFnOnce(Self) -> T) -> T {
+    /// Does the work over such a connection, which breaks after so many commands: whoever died says no more to Redis.
+    pub(super) async fn with<T>(world: &World, turns: &Turns, breaks_after: Option<u32>, work: impl AsyncFnOnce(Self) -> T) -> T {
         let (asks, mut asked) = mpsc::unbounded_channel::<Asked>();
         let serve = async {
-            while let Some((command, answer)) = asked.recv().await {
+            for passed in 0.. {
+                let Some((command, answer)) = asked.recv().await else { break };
+                if breaks_after.is_some_and(|commands| passed >= commands) {
+                    let _nobody_waits = answer.send(Err(broken()));
+                    continue;
+                }
                 turns.next().await;
                 let answered = world.try_ask(&command).await;
                 turns.show(|| format!("{} -> {answered:?}", shown(&command.get_packed_command())));
@@ -38,8 +43,9 @@ impl Seat {
 impl ConnectionLike for Seat {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         let (answer, answered) = oneshot::channel();
-        self.0.send((command.clone(), answer)).expect("it is served");
-        Box::pin(async move { answered.await.expect("it is served") })
+        // What a reader leaves to a task of its own may come when its turns are over.
+        let _nobody_serves = self.0.send((command.clone(), answer));
+        Box::pin(async move { answered.await.unwrap_or_else(|_| Err(broken())) })
     }
 
     fn req_packed_commands<'a>(&'a mut self, _: &'a Pipeline, _: usize, _: usize) -> RedisFuture<'a, Vec<Value>> {
@@ -49,4 +55,8 @@ impl ConnectionLike for Seat {
     fn get_db(&self) -> i64 {
         0
     }
+}
+
+fn broken() -> redis::RedisError {
+    std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()
 }

@@ -14,9 +14,12 @@ use super::judge::Judge;
 pub(super) const KEYS: [&str; 2] = ["k0", "k1"];
 pub(super) const TAGS: [&str; 2] = ["t0", "t1"];
 
-/// Time goes by: what lives no longer than that ends, and what is due in that time is due.
+/// Time goes by: what lives no longer than that ends, what is due in that time is due, and of a tag's four sets of what is set aside others are old
+/// enough to be looked at.
 const ADVANCE: &str = "
 local by = tonumber(ARGV[1])
+local fillings = math.floor(by / tonumber(ARGV[2])) % 4
+local asides = {}
 for _, key in ipairs(redis.call('KEYS', '*')) do
   local left = redis.call('PTTL', key)
   if left >= 0 and left <= by then
@@ -29,7 +32,18 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
       redis.call('ZINCRBY', key, -by, member)
     end
   end
+  local base, place = string.match(key, '^(.*:aside)(%d)$')
+  if base and redis.call('EXISTS', key) == 1 then
+    redis.call('RENAME', key, key .. ':moves')
+    asides[#asides + 1] = { key .. ':moves', base .. (tonumber(place) - fillings) % 4 }
+  end
+end
+for _, moves in ipairs(asides) do
+  redis.call('RENAME', moves[1], moves[2])
 end";
+
+/// For how long one of them is filled.
+pub(super) const ASIDE_FILLED_FOR: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// Attempts at a load.
 pub(super) const ATTEMPTS: u32 = 2;
@@ -143,7 +157,8 @@ impl World {
     /// Time goes by.
     pub(super) async fn advance(&self, by: std::time::Duration) {
         let mut command = redis::cmd("EVAL");
-        command.arg(ADVANCE).arg(0).arg(u64::try_from(by.as_millis()).unwrap());
+        let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap();
+        command.arg(ADVANCE).arg(0).arg(millis(by)).arg(millis(ASIDE_FILLED_FOR));
         self.ask_all(&command).await;
     }
 
