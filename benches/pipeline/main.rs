@@ -8,7 +8,7 @@ mod steps;
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use steps::{EVENTS, ONE_DELETE, coalesced, decoded, settled};
+use steps::{EVENTS, ONE_DELETE, WITH_SCHEMA, coalesced, decoded, settled};
 use unstale::registry::Resolution;
 
 #[expect(clippy::print_stderr, reason = "a benchmark's report")]
@@ -20,7 +20,7 @@ fn allocations(step: &str, work: impl FnOnce()) {
 }
 
 fn pipeline(criterion: &mut Criterion) {
-    let registry = steps::registry(ONE_DELETE);
+    let (registry, with_schema) = (steps::registry(ONE_DELETE), steps::registry(WITH_SCHEMA));
     let policy = steps::policy();
     let bodies = steps::bodies();
     let messages = steps::messages(&bodies);
@@ -29,11 +29,13 @@ fn pipeline(criterion: &mut Criterion) {
 
     let decode = || messages.iter().for_each(|message| drop(black_box(decoded(black_box(message)))));
     let resolve = || events.iter().for_each(|event| drop(black_box(registry.resolve(black_box(event)))));
+    let resolve_with_schema = || events.iter().for_each(|event| drop(black_box(with_schema.resolve(black_box(event)))));
     let coalesce = || drop(black_box(coalesced(black_box(&resolutions))));
     let settle = || drop(black_box(settled(&policy, black_box(&resolutions))));
 
     allocations("decode", decode);
     allocations("resolve", resolve);
+    allocations("resolve, with a schema", resolve_with_schema);
     allocations("coalesce", coalesce);
     allocations("settle", settle);
 
@@ -41,6 +43,7 @@ fn pipeline(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(EVENTS.into()));
     group.bench_function("decode", |bencher| bencher.iter(decode));
     group.bench_function("resolve", |bencher| bencher.iter(resolve));
+    group.bench_function("resolve, with a schema", |bencher| bencher.iter(resolve_with_schema));
     group.bench_function("coalesce", |bencher| bencher.iter(coalesce));
     group.bench_function("settle", |bencher| bencher.iter(settle));
     group.finish();

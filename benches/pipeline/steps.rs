@@ -7,6 +7,20 @@ use unstale::registry::{LoadOptions, MissingVars, Registry, Resolution};
 
 pub(crate) const ONE_DELETE: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
+/// The same with a JSON Schema before it.
+pub(crate) const WITH_SCHEMA: &str = r#"
+events:
+  user.updated:
+    data:
+      type: object
+      required: [id, email, plan]
+      properties:
+        id: { type: integer, minimum: 0 }
+        email: { type: string, format: email, maxLength: 254 }
+        plan: { enum: [free, team, enterprise] }
+    effects: [ { delete: "user:{id}" } ]
+"#;
+
 /// `UNSTALE_BATCH` is as many by default.
 pub(crate) const EVENTS: u32 = 256;
 
