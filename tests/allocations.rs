@@ -3,15 +3,18 @@
 #[path = "../benches/pipeline/steps.rs"]
 mod steps;
 
-use steps::{EVENTS, ONE_DELETE, coalesced, decoded, settled};
+use steps::{EVENTS, ONE_DELETE, WITH_SCHEMA, coalesced, decoded, settled};
 use unstale::registry::Resolution;
 
 /// The text of the key, and the list that it stands in; and a batch has a handful for itself.
 const MOST_AN_EVENT: f64 = 2.1;
 
-#[test]
-fn an_event_that_deletes_one_key_allocates_little() {
-    let registry = steps::registry(ONE_DELETE);
+/// A payload is checked in place, but for what a format has to take apart.
+const MOST_FOR_A_SCHEMA: f64 = 1.0;
+
+/// From bytes to what is to be settled, of a batch.
+fn allocations_an_event(rules: &str) -> f64 {
+    let registry = steps::registry(rules);
     let policy = steps::policy();
     let bodies = steps::bodies();
     let messages = steps::messages(&bodies);
@@ -26,5 +29,13 @@ fn an_event_that_deletes_one_key_allocates_little() {
     let counted = allocation_counter::measure(pipeline).count_total;
     #[expect(clippy::cast_precision_loss, reason = "a mean")]
     let an_event = counted as f64 / f64::from(EVENTS);
+    an_event
+}
+
+#[test]
+fn an_event_that_deletes_one_key_allocates_little() {
+    let an_event = allocations_an_event(ONE_DELETE);
     assert!(an_event <= MOST_AN_EVENT, "{an_event} allocations an event");
+    let with_schema = allocations_an_event(WITH_SCHEMA);
+    assert!(with_schema <= an_event + MOST_FOR_A_SCHEMA, "{with_schema} allocations an event with a schema, {an_event} without");
 }

@@ -36,9 +36,15 @@ pub(super) struct Judge {
     era: usize,
     /// Nothing is under way, and nothing is still to come.
     is_over: bool,
+    /// In a cluster a write sets its value between the two times that its key joins its tags' sets.
+    sets_are_elsewhere: bool,
 }
 
 impl Judge {
+    pub(super) fn new(sets_are_elsewhere: bool) -> Self {
+        Self { sets_are_elsewhere, ..Self::default() }
+    }
+
     /// The places of the applications that begin.
     pub(super) fn begin(&mut self, events: impl IntoIterator<Item = usize>, now: u64, takes_hold: bool) -> Vec<usize> {
         let first = self.applied.len();
@@ -142,9 +148,14 @@ impl Judge {
         if self.held().any(|held| held.event.outdoes(own) && !self.is_served(at, &held)) {
             return Some(OLDER_WRITE);
         }
-        // It was there before, and nobody wrote it since.
-        let was_there_before = |start: u64| self.settings(at).all(|setting| setting.end.is_some_and(|end| end < start));
-        self.held().any(|held| self.invalidates(held.event, key, tags) && was_there_before(held.start)).then_some(SKIPPED)
+        // It was there before, and nobody wrote it since. Who died over it may have left it outside its tags' sets: until its event comes again.
+        let is_found = |by: &Held<'_>| {
+            let is_by_tag = self.sets_are_elsewhere && matches!(by.event.change, Change::InvalidateTag(_));
+            !is_by_tag || self.settings(at).last().is_none_or(|setting| setting.takes_hold)
+        };
+        let was_there_before =
+            |held: &Held<'_>| is_found(held) && self.settings(at).all(|setting| setting.end.is_some_and(|end| end < held.start));
+        self.held().any(|held| self.invalidates(held.event, key, tags) && was_there_before(&held)).then_some(SKIPPED)
     }
 }
 
@@ -206,5 +217,28 @@ mod tests {
             if event == 1 { judge.left(applications[0], 3) } else { judge.ended(&applications, 2 * step + 1) }
         }
         assert_eq!(judge.wrong_write(0, 0, &[]), Some(OLDER_WRITE));
+    }
+
+    #[test]
+    fn in_a_cluster_whoever_died_over_a_write_may_have_left_it_outside_its_tag() {
+        let row = Change::Write { key: 0, order: order(4), tags: vec![0], life: Life::Hour };
+        let events = [row, Change::InvalidateTag(0)].into_iter().zip(1..);
+        let events: Vec<Event> = events.map(|(change, id)| Event { id, place: 1, change, again: false, is_made: false }).collect();
+        for sets_are_elsewhere in [false, true] {
+            let mut judge = Judge { events: events.clone(), sets_are_elsewhere, ..Judge::default() };
+            let mut now = 0;
+            let mut said = Vec::new();
+            for (event, dies) in [(0, true), (1, false), (0, false), (1, false)] {
+                now += 2;
+                let applications = judge.begin([event], now, true);
+                if dies {
+                    judge.died(&applications, now + 1)
+                } else {
+                    judge.ended(&applications, now + 1)
+                }
+                said.push(judge.wrong_write(0, 0, &[0]).is_some());
+            }
+            assert_eq!(said, [false, !sets_are_elsewhere, false, true]);
+        }
     }
 }

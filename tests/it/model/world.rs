@@ -115,7 +115,8 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(servers: Vec<MultiplexedConnection>, leaning: Leaning, has_second_passes: bool, random: &mut fastrand::Rng) -> Self {
         let tags = std::array::from_fn(|_| leaning.some_tags(random));
-        let inner = Inner { leaning, has_second_passes, tags, versions: FIRST_VERSIONS.map(|first| [first; 2]), ..Inner::default() };
+        let judge = Judge::new(servers.len() > 1);
+        let inner = Inner { judge, leaning, has_second_passes, tags, versions: FIRST_VERSIONS.map(|first| [first; 2]), ..Inner::default() };
         Self { inner: RefCell::new(inner), servers }
     }
 
