@@ -16,7 +16,7 @@ const MAX_BYTES: usize = 4096;
 const MAX_DEPTH: usize = 100;
 
 /// CEL's standard functions that are called on a value.
-const METHODS: [&str; 15] = [
+pub(super) const METHODS: [&str; 15] = [
     "contains",
     "endsWith",
     "getDate",

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::expression::METHODS;
 use super::*;
 
 fn any_json(depth: u32) -> impl Strategy<Value = serde_json::Value> {
@@ -110,25 +111,14 @@ fn expression() -> impl Strategy<Value = String> {
         "sha256",
         "urlencode",
     ];
-    let times = [
-        "getDate",
-        "getDayOfMonth",
-        "getDayOfWeek",
-        "getDayOfYear",
-        "getFullYear",
-        "getHours",
-        "getMilliseconds",
-        "getMinutes",
-        "getMonth",
-        "getSeconds",
-    ];
+    let times = METHODS.into_iter().filter(|method| method.starts_with("get")).collect::<Vec<_>>();
     let macros = ["all", "exists", "exists_one", "map", "filter"];
     leaf.prop_recursive(3, 16, 3, move |inner| {
         let e = || inner.clone();
         prop_oneof![
             (e(), prop::sample::select(binary.to_vec()), e()).prop_map(|(a, op, b)| format!("({a} {op} {b})")),
             (prop::sample::select(functions.to_vec()), e()).prop_map(|(f, a)| format!("{f}({a})")),
-            (e(), prop::sample::select(times.to_vec()), prop::option::of(e()))
+            (e(), prop::sample::select(times.clone()), prop::option::of(e()))
                 .prop_map(|(a, f, zone)| format!("timestamp({a}).{f}({})", zone.unwrap_or_default())),
             (e(), prop::sample::select(vec!["+", "-"]), e()).prop_map(|(a, op, b)| format!("(timestamp({a}) {op} duration({b}))")),
             (e(), e(), e()).prop_map(|(a, b, c)| format!("date({a}, {b}, {c})")),
