@@ -18,7 +18,7 @@ pub struct PayloadJson;
 /// A value of a payload.
 #[derive(Debug, Clone, Copy)]
 pub enum PayloadNode<'a> {
-    /// An object whose members are known already.
+    /// An object whose members are known already, one of each name.
     Known(Json<'a>, &'a [(Cow<'a, str>, Json<'a>)]),
     /// Any other value.
     Value(Json<'a>),
@@ -27,6 +27,11 @@ pub enum PayloadNode<'a> {
 }
 
 impl<'a> PayloadNode<'a> {
+    /// A value, and its members where it is an object.
+    pub(super) fn of(json: Json<'a>, members: &'a [(Cow<'a, str>, Json<'a>)]) -> Self {
+        if json.kind() == JsonKind::Object && has_one_of_each(members) { Self::Known(json, members) } else { Self::Value(json) }
+    }
+
     fn json(self) -> Option<Json<'a>> {
         match self {
             Self::Known(json, _) | Self::Value(json) => Some(json),
@@ -58,8 +63,7 @@ impl<'a> Node<'a, PayloadJson> for PayloadNode<'a> {
 
     fn as_object(&self) -> Option<Members<'a>> {
         match *self {
-            Self::Known(_, members) if has_one_of_each(members) => Some(Members::Known(members)),
-            Self::Known(json, _) => Some(Members::Own(Rc::new(last_of_each(json.members())))),
+            Self::Known(_, members) => Some(Members::Known(members)),
             Self::Value(json) => (json.kind() == JsonKind::Object).then(|| Members::Own(Rc::new(last_of_each(json.members())))),
             Self::Name(_) => None,
         }
@@ -276,7 +280,7 @@ mod tests {
     fn judged(schema: &Value, text: &str) -> [Vec<String>; 2] {
         let payload = Json::parse(text).unwrap();
         let members = payload.members();
-        let node = if payload.kind() == JsonKind::Object { PayloadNode::Known(payload, &members) } else { PayloadNode::Value(payload) };
+        let node = PayloadNode::of(payload, &members);
         let in_place = jsonschema::options_for::<PayloadJson>().with_draft(Draft::Draft202012).should_validate_formats(true);
         let in_place = in_place.build(schema).unwrap();
         let tree: ValidationOptions<'_> = jsonschema::options().with_draft(Draft::Draft202012).should_validate_formats(true);

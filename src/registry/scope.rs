@@ -115,10 +115,7 @@ impl<'e> EventScope<'e> {
 
     /// The payload, with its members where it has some.
     pub(super) fn payload(&self) -> PayloadNode<'_> {
-        match self.data.kind() {
-            JsonKind::Object => PayloadNode::Known(self.data, self.members.get_or_init(|| self.data.members())),
-            _ => PayloadNode::Value(self.data),
-        }
+        PayloadNode::of(self.data, self.members.get_or_init(|| self.data.members()))
     }
 
     fn level<T>(&self, of: Json<'e>, read: impl FnOnce(&Level<'e>) -> Option<T>) -> Option<T> {
