@@ -5,14 +5,16 @@
 //! - The last deletion or write stands for what came before it. Where it is not to be done itself (its event is known, but not chosen), nothing
 //!   is: what came before gives way to it.
 //! - A write stands only where a fence can tell whether it is still the newest: it has a version, and is younger than fences are. Else the key
-//!   is deleted. Of two writes of one entity the higher version stands; where they are equal, nobody knows which is newer: the key is deleted.
+//!   is deleted. Of two writes of one entity the higher version stands; where they are equal, nobody knows which is newer: the key is deleted. The
+//!   versions of events that are not chosen count in that: Redis may have lost their fences.
 //! - A write becomes a deletion where a later event, chosen or not, invalidated one of its tags or shortened the key's life.
 //! - Whatever stands raises the fences that all of it would have raised.
 //! - A counter is bumped once, however often it was: what counts is that it becomes a number that it has not had.
 //! - The longest second pass (`again`) that any of its deletions asked for is asked for.
 //! - A key that may itself be a tag's set is not touched alone: its tag is invalidated, or its members could no longer be found.
 //!
-//! What stands depends on nothing but what came later, fences aside: so a span may be cut at any place, and what is behind the cut be folded anew.
+//! What stands depends on what came later, and on the versions that came before: so a span may be cut at any place, and what is behind the cut be
+//! folded anew. Versions from before the cut are in the fences that were raised; where some were but known, no write stands behind it.
 
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,8 @@ pub struct Fold {
     tags: HashMap<String, Invalidations>,
     gave_way: u64,
     bytes: usize,
+    /// There were versions that neither are known any more nor raised a fence.
+    forgot: bool,
 }
 
 /// Of one tag.
@@ -76,6 +80,8 @@ struct Standing {
 
 #[derive(Debug)]
 enum What {
+    /// Its versions are those of events that are not chosen.
+    Nothing,
     Delete,
     Bump,
     Expire(Expiry),
@@ -99,7 +105,7 @@ pub struct Folded {
 impl Fold {
     /// Of nothing yet. Keys that begin with `tag_prefix` (`UNSTALE_TAG_PREFIX`) may be sets of tags.
     pub fn new(tag_prefix: &str) -> Self {
-        Self { tag_prefix: tag_prefix.to_owned(), keys: HashMap::new(), tags: HashMap::new(), gave_way: 0, bytes: 0 }
+        Self { tag_prefix: tag_prefix.to_owned(), keys: HashMap::new(), tags: HashMap::new(), gave_way: 0, bytes: 0, forgot: false }
     }
 
     /// Keys and tags that something is known of.
@@ -133,13 +139,24 @@ impl Fold {
             (Action::InvalidateTag, _) => self.invalidate(at, Some((rule, again)), &target),
             (Action::BumpVersion, _) => self.stand(at, rule, target, What::Bump, None, None),
             (Action::Expire(expiry), _) => self.expire(at, rule, target, expiry),
-            (Action::Write(write), Some(version)) if fenced => self.write(at, rule, target, write, version),
+            (Action::Write(write), Some(version)) if fenced && !self.forgot => self.write(at, rule, target, write, version),
             (Action::Delete | Action::Warm(_) | Action::Write(_), version) => self.stand(at, rule, target, What::Delete, version, again),
         }
     }
 
-    /// Adds the next effect of an event that is not chosen: it is not done, but what came before gives way to it.
+    /// Adds the next effect of an event that is not chosen: it is not done, but what came before gives way to it, and so does what comes later and is
+    /// older.
     pub fn pass_over(&mut self, at: u64, effect: &Effect) {
+        self.give_way(at, effect);
+        let Some(version) = effect.version.as_deref().filter(|_| self.tag_of(&effect.target, &effect.action).is_none()) else { return };
+        match self.keys.get_mut(&effect.target) {
+            Some(standing) => drop(raise(&mut standing.versions, version)),
+            None => self.insert(at, effect.rule, effect.target.clone(), What::Nothing, Some(Box::new(version.clone())), None),
+        }
+    }
+
+    /// As [`pass_over`](Self::pass_over), for an event behind all that may be chosen.
+    pub fn give_way(&mut self, at: u64, effect: &Effect) {
         if let Action::InvalidateTag = effect.action {
             return self.invalidate(at, None, &effect.target);
         }
@@ -157,9 +174,17 @@ impl Fold {
             }
             return;
         }
-        self.bytes -= weight(&effect.target, &standing.what);
-        self.keys.remove(&effect.target);
+        if matches!(standing.what, What::Nothing) {
+            return;
+        }
         self.gave_way += 1;
+        self.bytes -= weight(&effect.target, &standing.what);
+        if standing.versions.is_empty() {
+            self.keys.remove(&effect.target);
+            return;
+        }
+        (standing.what, standing.again) = (What::Nothing, None);
+        self.bytes += weight(&effect.target, &standing.what);
     }
 
     /// What stands, in the history's order, and is kept no longer. `whole`: nothing that is known of the history is still to come; else a write
@@ -177,6 +202,7 @@ impl Fold {
                 all.push((at, Folded { since, effect: Effect { rule, target: target.clone(), action, version, again } }));
             };
             match what {
+                What::Nothing => self.forgot |= !whole,
                 What::Bump => push(rule, Action::BumpVersion, None),
                 What::Expire(expiry) => push(rule, Action::Expire(expiry), None),
                 What::Write { write, version, deleted } if is_last_word(&write, at) => {
@@ -248,6 +274,7 @@ impl Fold {
     fn expire(&mut self, at: u64, rule: RuleId, key: String, expiry: Expiry) {
         let Some(standing) = self.keys.get_mut(&key) else { return self.insert(at, rule, key, What::Expire(expiry), None, None) };
         match &mut standing.what {
+            What::Nothing => (standing.what, standing.since) = (What::Expire(expiry), at),
             // Stronger than any shortening; and a counter that is to be bumped will live on.
             What::Delete | What::Bump => return,
             What::Expire(earlier) => match sooner(*earlier, expiry) {
@@ -272,13 +299,16 @@ impl Fold {
             return self.insert(at, rule, key, what, Some(version), None);
         };
         match raise(&mut standing.versions, &version) {
-            Some(mark::Standing::Old) => return,
+            Some(mark::Standing::Old) => {
+                self.gave_way += u64::from(matches!(standing.what, What::Nothing));
+                return;
+            }
             Some(mark::Standing::Tied) => return self.stand(at, rule, key, What::Delete, None, None),
             // Of another entity, or the first one: the later stands.
             Some(mark::Standing::Newer) | None => {}
         }
         let (since, deleted) = match standing.what {
-            What::Write { deleted: None, .. } | What::Bump => (at, None),
+            What::Nothing | What::Write { deleted: None, .. } | What::Bump => (at, None),
             What::Write { deleted, .. } => (standing.since, deleted),
             // A shorter life, too, would be lost with a write that is not the newest.
             What::Delete | What::Expire(_) => (standing.since, Some(standing.rule)),

@@ -56,7 +56,7 @@ impl<'r> Intake<'r> {
             Message::Event { resolution, is_of_type } if in_span && is_of_type => self.choose(offset, resolution, report),
             Message::Event { resolution, .. } => {
                 for effect in &resolution.effects {
-                    self.fold.pass_over(offset, effect);
+                    if in_span { self.fold.pass_over(offset, effect) } else { self.fold.give_way(offset, effect) }
                 }
             }
             // One that might be of another type is not asked for.

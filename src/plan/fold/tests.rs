@@ -189,7 +189,29 @@ fn what_is_kept_is_bounded() {
     assert!(fold.is_full(limits));
     fold.pass_over(3, &effect("b", Action::Delete, None));
     fold.choose(4, effect("a", Action::Delete, None), true);
-    assert_eq!(fold.bytes, 1);
+    assert_eq!(fold.bytes, 2, "the names, and b's version");
+}
+
+#[test]
+fn a_write_gives_way_to_a_newer_version_of_what_is_not_chosen() {
+    let passed = || (OTHERS, "k", Action::Delete, version("f", 5, 'a', 1));
+    for (write_of, stands) in [
+        (version("f", 4, 'b', 1), vec![]),
+        (version("f", 5, 'b', 1), vec!["delete k f5 @1", "delete k f5 @1"]),
+        (version("f", 6, 'b', 1), vec!["write k f6 = v @1"]),
+        (version("g", 1, 'b', 1), vec!["delete k f5 @1", "write k g1 = v @1"]),
+    ] {
+        assert_eq!(folded(&[passed(), (OURS, "k", write("v", &[]), write_of)]), stands);
+    }
+    assert_eq!(folded(&[passed(), (OURS, "k", after(5), None)]), ["expire k 5 @1"]);
+    assert_eq!(folded(&[passed(), passed(), (OTHERS, "l", Action::Delete, None)]), <[&str; 0]>::default());
+
+    // Behind a cut nobody knows it any more.
+    let mut fold = Fold::new("tag:");
+    fold.pass_over(0, &effect("k", Action::Delete, version("f", 5, 'a', 1)));
+    assert_eq!(fold.take(false), []);
+    fold.choose(1, effect("k", write("v", &[]), version("f", 4, 'b', 1)), true);
+    assert_eq!(fold.take(true)[0].effect.action, Action::Delete);
 }
 
 /// Redis, and what is true of what it holds: a value is as of the event that it was written or loaded after, and made of what its tags stand for.

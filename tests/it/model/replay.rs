@@ -26,6 +26,8 @@ pub(super) enum Past {
 /// What a span of the history came to.
 struct Span {
     chosen: Vec<(usize, Event)>,
+    /// Known, and not chosen.
+    passed: Vec<(usize, Event)>,
     folded: Vec<Folded>,
 }
 
@@ -63,7 +65,7 @@ impl Replay<'_> {
         let dies_after = (self.wrong.is_none() && self.random.u8(..4) == 0).then(|| self.random.u32(..8));
         self.hands.tap.dies_after(dies_after);
         let mut fold = Fold::new(self.hands.cache().tag_prefix());
-        let mut chosen = Vec::new();
+        let (mut chosen, mut passed) = (Vec::new(), Vec::new());
         for (at, event) in &history {
             let effect = event.as_effect(*at);
             // A message is of its first effect's type.
@@ -73,11 +75,12 @@ impl Replay<'_> {
                 chosen.push((*at, event.clone()));
             } else if self.wrong != Some(WrongReplay::GivesNoWay) {
                 fold.pass_over(event.id, &effect);
+                passed.push((*at, event.clone()));
             }
             // No more is kept: what stands is applied, and the reading goes on.
             if self.random.u8(..16) == 0 {
                 let whole = self.wrong == Some(WrongReplay::CutsAsIfWhole);
-                let span = Span { chosen: std::mem::take(&mut chosen), folded: fold.take(whole) };
+                let span = Span { chosen: std::mem::take(&mut chosen), passed: std::mem::take(&mut passed), folded: fold.take(whole) };
                 if !self.apply(span).await {
                     return;
                 }
@@ -86,7 +89,7 @@ impl Replay<'_> {
                 self.turns.next().await;
             }
         }
-        self.apply(Span { chosen, folded: fold.take(true) }).await;
+        self.apply(Span { chosen, passed, folded: fold.take(true) }).await;
     }
 
     /// Whether it lives.
@@ -104,7 +107,7 @@ impl Replay<'_> {
             let rest = effects.split_off(effects.len().min(self.random.usize(1..=3)));
             // As fast as it may go (`--rate`).
             turns.rest(&mut self.random).await;
-            let meant: Vec<usize> = effects.iter().flat_map(|effect| meaning(world, effect, &span.chosen)).collect();
+            let meant: Vec<usize> = effects.iter().flat_map(|effect| meaning(world, effect, &span.chosen, &span.passed)).collect();
             let applications = world.begin(meant, turns.now());
             self.hands.tap.seat(Some(turns.clone()));
             let lives = self.send(&effects).await;
@@ -168,11 +171,14 @@ fn original(version: &Version, chosen: &[(usize, Event)]) -> Option<usize> {
 }
 
 /// What takes hold with an effect.
-fn meaning(world: &World, effect: &Effect, chosen: &[(usize, Event)]) -> Vec<usize> {
+fn meaning(world: &World, effect: &Effect, chosen: &[(usize, Event)], passed: &[(usize, Event)]) -> Vec<usize> {
     let place = |names: &[&str]| names.iter().position(|name| *name == effect.target).expect("a name of ours");
     match (&effect.action, effect.version.as_deref()) {
         (Action::Write(_), _) => written(effect, chosen).into_iter().collect(),
-        (Action::Delete, Some(version)) => vec![world.replayed(original(version, chosen).expect("of a chosen event"))],
+        (Action::Delete, Some(version)) => {
+            let of = original(version, chosen).or_else(|| original(version, passed)).expect("of an event that it has read");
+            vec![world.replayed(of)]
+        }
         (Action::Delete, None) => vec![world.made(Change::Delete { key: place(&KEYS), order: None })],
         (Action::InvalidateTag, _) => {
             let tag = Change::InvalidateTag(place(&TAGS));
