@@ -370,12 +370,12 @@ fn play(game: impl Future<Output = ()>) {
 
 #[test]
 fn nothing_stale_is_read_and_nothing_older_stands_whatever_the_order() {
-    play(async { Bench::single().await.finds_nothing(600).await });
+    play(async { Bench::single().await.finds_nothing(2_000).await });
 }
 
 #[test]
 fn nor_in_a_cluster() {
-    play(async { Bench::cluster().await.finds_nothing(300).await });
+    play(async { Bench::cluster().await.finds_nothing(800).await });
 }
 
 #[test]

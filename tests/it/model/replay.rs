@@ -66,7 +66,8 @@ impl Replay<'_> {
         self.hands.tap.dies_after(dies_after);
         let mut fold = Fold::new(self.hands.cache().tag_prefix());
         let (mut chosen, mut passed) = (Vec::new(), Vec::new());
-        for (at, event) in &history {
+        // What comes before the span is not read, or fences would not matter.
+        for (at, event) in history.iter().filter(|(_, event)| event.id >= since) {
             let effect = event.as_effect(*at);
             // A message is of its first effect's type.
             let (_, first) = history.iter().find(|(_, first)| first.id == event.id).expect("itself, if no other");
