@@ -123,7 +123,7 @@ impl Fold {
         self.len() >= limits.targets || self.bytes >= limits.bytes
     }
 
-    /// Keys whose effects gave way to an event that is not chosen.
+    /// Effects that gave way to events that are not chosen.
     pub fn gave_way(&self) -> u64 {
         self.gave_way
     }
@@ -201,8 +201,10 @@ impl Fold {
                 let again = if action == Action::Delete { again.take() } else { None };
                 all.push((at, Folded { since, effect: Effect { rule, target: target.clone(), action, version, again } }));
             };
+            // These raise no fences.
+            self.forgot |= !whole && !versions.is_empty() && matches!(what, What::Nothing | What::Bump | What::Expire(_));
             match what {
-                What::Nothing => self.forgot |= !whole,
+                What::Nothing => {}
                 What::Bump => push(rule, Action::BumpVersion, None),
                 What::Expire(expiry) => push(rule, Action::Expire(expiry), None),
                 What::Write { write, version, deleted } if is_last_word(&write, at) => {

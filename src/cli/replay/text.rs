@@ -56,7 +56,7 @@ pub(super) fn summary(report: &Report, dry_run: bool) -> String {
     let (events, effects) = (count(report.events, "event"), count(report.effects(), "effect"));
     let mut line = format!("{verb} {events}: {effects} folded into {}", report.sent());
     if report.gave_way > 0 {
-        line += &format!(", {} gave way to later events", report.gave_way);
+        line += &format!(", {} gave way to events that are not applied", report.gave_way);
     }
     if report.retired > 0 {
         line += &format!(", {} retired", count(report.retired, "event"));

@@ -22,7 +22,7 @@ pub struct Report {
     pub events: u64,
     /// Of these, events whose entry is retired.
     pub retired: u64,
-    /// Keys whose effects gave way to later events that are not applied.
+    /// Effects that gave way to later events, or to newer versions, that are not applied.
     pub gave_way: u64,
     /// The effects that the events had one by one, by [`RuleId`].
     pub effects: Vec<u64>,

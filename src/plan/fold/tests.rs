@@ -206,12 +206,17 @@ fn a_write_gives_way_to_a_newer_version_of_what_is_not_chosen() {
     assert_eq!(folded(&[passed(), (OURS, "k", after(5), None)]), ["expire k 5 @1"]);
     assert_eq!(folded(&[passed(), passed(), (OTHERS, "l", Action::Delete, None)]), <[&str; 0]>::default());
 
-    // Behind a cut nobody knows it any more.
-    let mut fold = Fold::new("tag:");
-    fold.pass_over(0, &effect("k", Action::Delete, version("f", 5, 'a', 1)));
-    assert_eq!(fold.take(false), []);
-    fold.choose(1, effect("k", write("v", &[]), version("f", 4, 'b', 1)), true);
-    assert_eq!(fold.take(true)[0].effect.action, Action::Delete);
+    // Behind a cut nobody knows it any more, but by the fences that a deletion raised.
+    for (chosen, is_fenced) in [(None, false), (Some(after(5)), false), (Some(Action::BumpVersion), false), (Some(Action::Delete), true)] {
+        let mut fold = Fold::new("tag:");
+        fold.pass_over(0, &effect("k", Action::Delete, version("f", 5, 'a', 1)));
+        if let Some(action) = chosen {
+            fold.choose(1, effect("k", action, None), true);
+        }
+        fold.take(false);
+        fold.choose(2, effect("k", write("v", &[]), version("f", 4, 'b', 1)), true);
+        assert_eq!(fold.take(true)[0].effect.action == Action::Delete, !is_fenced);
+    }
 }
 
 /// Redis, and what is true of what it holds: a value is as of the event that it was written or loaded after, and made of what its tags stand for.
