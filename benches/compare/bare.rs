@@ -12,7 +12,6 @@ use crate::process;
 pub(crate) const DRAIN: &str = "bare-drain";
 pub(crate) const SKETCH: &str = "bare-unlink";
 
-const PREFETCH: u16 = 1_000;
 const ACKNOWLEDGED_AT_ONCE: u64 = 250;
 const BATCH: usize = 256;
 
@@ -23,7 +22,8 @@ fn setting(name: &str) -> String {
 async fn consume() -> (Connection, Channel, Consumer) {
     let connection = Connection::connect(&setting("AMQP_URL"), ConnectionProperties::default()).await.expect("the broker is there");
     let channel = connection.create_channel().await.expect("the broker gives a channel");
-    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await.expect("the broker takes a prefetch");
+    let prefetch = setting("PREFETCH").parse().expect("PREFETCH is a number");
+    channel.basic_qos(prefetch, BasicQosOptions::default()).await.expect("the broker takes a prefetch");
     let queue = setting("QUEUE");
     let consumer = channel.basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
     let consumer = consumer.await.expect("the queue is there");

@@ -59,7 +59,9 @@ impl Target {
 pub(crate) enum Contender {
     /// lapin, prefetch 1,000, acknowledges 250 at a time, and does nothing else.
     Bare,
-    /// The same, with one variadic UNLINK and one acknowledgement for what has arrived.
+    /// The same with a prefetch of 3,000.
+    BareWide,
+    /// The first, with one variadic UNLINK and one acknowledgement for what has arrived.
     Sketch,
     /// `unstale run`
     Unstale,
@@ -75,6 +77,7 @@ impl Contender {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare lapin drain",
+            Self::BareWide => "bare lapin drain, prefetch 3,000",
             Self::Sketch => "bare loop with one UNLINK",
             Self::Unstale => "unstale run",
             Self::Node => "Node, amqplib + ioredis",
@@ -89,9 +92,10 @@ impl Contender {
             return Running::Worker(Worker::start(&target.settings()));
         }
         let mut command = match self {
-            Self::Bare | Self::Sketch => {
+            Self::Bare | Self::BareWide | Self::Sketch => {
                 let mut command = Command::new(std::env::current_exe().expect("this program has a file"));
-                command.arg(if self == Self::Bare { crate::bare::DRAIN } else { crate::bare::SKETCH });
+                command.arg(if self == Self::Sketch { crate::bare::SKETCH } else { crate::bare::DRAIN });
+                command.env("PREFETCH", if self == Self::BareWide { "3000" } else { "1000" });
                 command
             }
             Self::Node => peers::node(),

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use crate::contender::Contender::{AioPika, Bare, FastStream, Node, Sketch, Unstale};
+use crate::contender::Contender::{AioPika, Bare, BareWide, FastStream, Node, Sketch, Unstale};
 use crate::results::Results;
-use crate::workloads::{latency, memory, scale, tag, warm, write_through};
+use crate::workloads::{NARROW_UNSTALE, latency, memory, scale, tag, warm, write_through};
 
 const RATE: &str = "events/s";
 const CPU: &str = "µs of CPU an event";
@@ -58,6 +58,8 @@ pub(crate) fn figures(results: &Results) -> Vec<Figure> {
     let (ours, bare) = (Unstale.name(), Bare.name());
     let mut all = vec![
         figure('a', "events/s against the bare lapin drain", rate('a', ours, bare), AtLeast(0.90)),
+        figure('a', "the same with UNSTALE_PREFETCH=1000", rate('a', NARROW_UNSTALE, bare), None),
+        figure('a', "events/s against the bare drain with a prefetch of 3,000", rate('a', ours, BareWide.name()), None),
         figure('a', "events/s against hand-written Node", rate('a', ours, Node.name()), AtLeast(2.5)),
         figure('a', "events/s against aio-pika", rate('a', ours, AioPika.name()), None),
         figure('a', "events/s against FastStream", rate('a', ours, FastStream.name()), AtLeast(25.0)),
@@ -82,6 +84,8 @@ pub(crate) fn figures(results: &Results) -> Vec<Figure> {
         figure('g', "MiB resident with 1,000 tags of 1,000", results.median('g', memory::WITH_TAGS, MEMORY), AtMost(32.0)),
         figure('h', "CPU an event of four workers against one", results.ratio('h', CPU, four, one), AtMost(1.2)),
         figure('i', "events/s against the bare drain over the same link", rate('i', ours, bare), AtLeast(0.85)),
+        figure('i', "the same with UNSTALE_PREFETCH=1000", rate('i', NARROW_UNSTALE, bare), None),
+        figure('i', "events/s against the bare drain with a prefetch of 3,000", rate('i', ours, BareWide.name()), None),
         figure('j', "loads/s against the loader's own limit", results.across(('j', warm::BESIDE, LOADS), ('j', warm::LOADER, LOADS)), AtLeast(0.90)),
         figure('j', "events/s beside warms against alone", rate('j', warm::BESIDE, warm::ALONE), AtLeast(0.80)),
     ]);

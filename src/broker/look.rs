@@ -1,4 +1,4 @@
-//! Whether queues are empty, asked on a session's own connection.
+//! How much waits in queues, asked on a session's own connection.
 
 use lapin::Channel;
 use lapin::options::QueueDeclareOptions;
@@ -21,20 +21,20 @@ impl<'l> Looker<'l> {
         Self { link, queues: queues.map(String::as_str), channel: None }
     }
 
-    /// Whether nothing waits in either queue; what is in a consumer's hand does not wait. `None` where the broker does not tell: what ends a session is
-    /// noticed elsewhere.
-    pub async fn are_empty(&mut self) -> Option<[bool; 2]> {
+    /// How many messages wait in either queue; what is in a consumer's hand does not wait. `None` where the broker does not tell: what ends a session
+    /// is noticed elsewhere.
+    pub async fn waiting(&mut self) -> Option<[u32; 2]> {
         let channel = match self.channel.take().filter(|channel| channel.status().connected()) {
             Some(channel) => channel,
             None => self.link.channel().await.ok()?,
         };
-        let mut empty = [false; 2];
-        for (empty, queue) in empty.iter_mut().zip(self.queues) {
+        let mut waiting = [0; 2];
+        for (waiting, queue) in waiting.iter_mut().zip(self.queues) {
             let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
             let asked = timeout(ANSWER_TIMEOUT, channel.queue_declare(short(queue)?, options, FieldTable::default())).await;
-            *empty = asked.ok()?.ok()?.message_count() == 0;
+            *waiting = asked.ok()?.ok()?.message_count();
         }
         self.channel = Some(channel);
-        Some(empty)
+        Some(waiting)
     }
 }

@@ -6,6 +6,9 @@ const WINDOW_BYTES: f64 = 16.0 * 1024.0 * 1024.0;
 /// A window that shrinks or grows aims at this, so that it does not do so again at once.
 const AIM_BYTES: f64 = WINDOW_BYTES / 2.0;
 
+/// So many windows that wait are a backlog: enough to be worth consuming anew for.
+const BACKLOG_WINDOWS: u32 = 8;
+
 /// The weight of one more body in the mean: about the last 200 count.
 const WEIGHT: f64 = 1.0 / 200.0;
 
@@ -13,16 +16,35 @@ const WEIGHT: f64 = 1.0 / 200.0;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prefetch {
     full: u16,
+    backlog_full: u16,
+    has_backlog: bool,
     current: u16,
     mean_body_bytes: f64,
     seen: u32,
 }
 
 impl Prefetch {
-    /// Starts at `full` (`UNSTALE_PREFETCH`), beyond which it never goes. A prefetch of 0 would be no limit at all and counts as 1.
+    /// Starts at `full`, beyond which it does not go by itself. A prefetch of 0 would be no limit at all and counts as 1.
     pub fn new(full: u16) -> Self {
         let full = full.max(1);
-        Self { full, current: full, mean_body_bytes: 0.0, seen: 0 }
+        Self { full, backlog_full: full, has_backlog: false, current: full, mean_body_bytes: 0.0, seen: 0 }
+    }
+
+    /// Goes as far as this while a backlog waits: how much is under way is then what bounds the rate, since each message comes from the broker and its
+    /// acknowledgement goes back.
+    pub fn rising_to(self, backlog_full: u16) -> Self {
+        Self { backlog_full: backlog_full.max(self.full), ..self }
+    }
+
+    /// So many messages wait in the queue.
+    pub fn note_waiting(&mut self, waiting: u32) {
+        let full = u32::from(self.full);
+        self.has_backlog = if self.has_backlog { waiting >= full } else { waiting >= full.saturating_mul(BACKLOG_WINDOWS) };
+    }
+
+    /// What it never goes beyond, as things are.
+    fn bound(&self) -> u16 {
+        if self.has_backlog { self.backlog_full } else { self.full }
     }
 
     /// What to consume with.
@@ -44,7 +66,8 @@ impl Prefetch {
     pub fn adapt(&mut self) -> Option<u16> {
         let window = self.mean_body_bytes * f64::from(self.current);
         let grown = self.mean_body_bytes * f64::from(self.current) * 4.0;
-        let wanted = if window > WINDOW_BYTES || (self.current < self.full && grown < AIM_BYTES) { self.fitting() } else { self.current };
+        let fits = self.current <= self.bound() && window <= WINDOW_BYTES;
+        let wanted = if !fits || (self.current < self.bound() && grown < AIM_BYTES) { self.fitting() } else { self.current };
         (wanted != self.current).then(|| {
             self.current = wanted;
             wanted
@@ -52,7 +75,7 @@ impl Prefetch {
     }
 
     fn fitting(&self) -> u16 {
-        let count = (AIM_BYTES / self.mean_body_bytes.max(1.0)).clamp(1.0, f64::from(self.full));
+        let count = (AIM_BYTES / self.mean_body_bytes.max(1.0)).clamp(1.0, f64::from(self.bound()));
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 1..=full")]
         let count = count as u16;
         count
@@ -98,14 +121,35 @@ mod tests {
         assert_eq!(Prefetch::new(0).current(), 1);
     }
 
+    #[test]
+    fn a_backlog_of_small_bodies_widens_it_until_less_waits_than_a_window_holds() {
+        let mut prefetch = Prefetch::new(1_000).rising_to(3_000);
+        prefetch.observe(500);
+        for (waiting, wanted) in [(7_999, None), (8_000, Some(3_000)), (1_000, None), (999, Some(1_000)), (7_999, None)] {
+            prefetch.note_waiting(waiting);
+            assert_eq!(prefetch.adapt(), wanted, "{waiting} wait");
+        }
+        prefetch.observe(1 << 20);
+        prefetch.note_waiting(1_000_000);
+        assert_eq!(prefetch.adapt(), Some(15), "large bodies shrink it all the same");
+        let mut fixed = Prefetch::new(1_000);
+        fixed.note_waiting(1_000_000);
+        assert_eq!(fixed.adapt(), None, "a prefetch that somebody set");
+    }
+
     proptest! {
         #[test]
-        fn stays_within_its_bounds_and_settles(full: u16, sizes in prop::collection::vec(0_usize..40_000_000, 1..200)) {
-            let mut prefetch = Prefetch::new(full);
-            for bytes in sizes {
+        fn stays_within_its_bounds_and_settles(
+            full: u16,
+            backlog_full: u16,
+            steps in prop::collection::vec((0_usize..40_000_000, 0_u32..1_000_000), 1..200),
+        ) {
+            let mut prefetch = Prefetch::new(full).rising_to(backlog_full);
+            for (bytes, waiting) in steps {
                 prefetch.observe(bytes);
+                prefetch.note_waiting(waiting);
                 prefetch.adapt();
-                prop_assert!((1..=full.max(1)).contains(&prefetch.current()));
+                prop_assert!((1..=full.max(backlog_full).max(1)).contains(&prefetch.current()));
                 prop_assert_eq!(prefetch.adapt(), None, "the same mean asks once");
                 prop_assert!(prefetch.current() == 1 || prefetch.mean_body_bytes * f64::from(prefetch.current()) <= WINDOW_BYTES);
             }

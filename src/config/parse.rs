@@ -70,6 +70,10 @@ impl Environment {
     }
 }
 
+/// Of a backlog so many times as much is in hand: a window of 1,000 goes to the broker and back in 7 ms at full speed, and bounds the rate more than the
+/// worker does. Twice as many drain at 0.95 of what a bare loop does with 1,000, three times at 1.04 (`make bench`).
+const BACKLOG_PREFETCH: u16 = 3;
+
 fn amqp(checker: &mut Checker, raw: &RawSettings) -> AmqpConfig {
     let history = checker.read(setting::history, raw.history.as_deref(), |text| one_of(text, &[("on", true), ("off", false)]));
     let kept = HistoryConfig {
@@ -84,6 +88,7 @@ fn amqp(checker: &mut Checker, raw: &RawSettings) -> AmqpConfig {
         (setting::amqp_tls_key, raw.amqp_tls_key.as_deref()),
     );
     checker.tls_is_used(setting::amqp_url, &urls, &tls, "amqps");
+    let prefetch = checker.read(setting::prefetch, raw.prefetch.as_deref(), |text| whole(text, 1, 65_535, "1000"));
     AmqpConfig {
         urls,
         tls,
@@ -93,7 +98,9 @@ fn amqp(checker: &mut Checker, raw: &RawSettings) -> AmqpConfig {
         declare: checker.read(setting::declare, raw.declare.as_deref(), |text| {
             one_of(text, &[("all", DeclarePolicy::All), ("queues", DeclarePolicy::Queues), ("none", DeclarePolicy::None)])
         }),
-        prefetch: checker.read(setting::prefetch, raw.prefetch.as_deref(), |text| whole(text, 1, 65_535, "1000")),
+        prefetch,
+        // Whoever names a number means it.
+        backlog_prefetch: if raw.prefetch.is_some() { prefetch } else { prefetch.saturating_mul(BACKLOG_PREFETCH) },
         retry_delays: checker.read(setting::retry_delays, raw.retry_delays.as_deref(), retry_delays),
         history: history.then_some(kept),
     }

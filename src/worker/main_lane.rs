@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -93,7 +94,7 @@ pub(super) async fn run(
                     continue;
                 }
                 shared.metrics.batch(deliveries.len());
-                if let Some(prefetch) = window.after(&deliveries).filter(|_| !stopping && !suspects.any()) {
+                if let Some(prefetch) = window.after(&deliveries, shared.waiting.load(Ordering::Relaxed)).filter(|_| !stopping && !suspects.any()) {
                     lane.consume(prefetch).await?;
                 }
                 applying.push(apply(shared, Batch::read(shared, deliveries))).await;

@@ -21,6 +21,7 @@ mod upkeep;
 mod window;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -66,6 +67,8 @@ struct Shared {
     gate: Gate,
     in_hand: InHand,
     low: Low,
+    /// Events that waited in the main queue when it was last looked at.
+    waiting: AtomicU32,
     metrics: Metrics,
 }
 
@@ -135,6 +138,7 @@ pub async fn run(
         gate: Gate::new(readiness.clone(), metrics.clone()),
         in_hand: InHand::new(metrics.clone()),
         low: Low::new(),
+        waiting: AtomicU32::new(0),
         metrics,
         config,
     });

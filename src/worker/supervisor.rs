@@ -1,6 +1,7 @@
 //! Sessions, one after another: none is repaired, each is built whole.
 
 use std::convert::Infallible;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -149,7 +150,7 @@ async fn lanes(
     careful: bool,
     stop: &CancellationToken,
 ) -> Result<LaneEnd, SessionEnded> {
-    let mut window = Window::new(shared.config.amqp.prefetch, careful);
+    let mut window = Window::new(&shared.config.amqp, careful);
     let mut slow_after = if careful { CAREFUL } else { Duration::ZERO };
     loop {
         let wind_down = stop.child_token();
@@ -170,7 +171,7 @@ async fn lanes(
         if end == LaneEnd::GaveBack || stop.is_cancelled() {
             return Ok(end);
         }
-        (window, slow_after) = (Window::new(shared.config.amqp.prefetch, true), Duration::ZERO);
+        (window, slow_after) = (Window::new(&shared.config.amqp, true), Duration::ZERO);
     }
 }
 
@@ -189,7 +190,7 @@ async fn redis_awaited(shared: &Shared, session: &Session, stop: &CancellationTo
 
 /// Looks at the queues until one of them is not there: without a consumer nothing else tells.
 async fn missing(mut looker: Looker<'_>) -> SessionEnded {
-    while looker.are_empty().await.is_some() {
+    while looker.waiting().await.is_some() {
         tokio::time::sleep(LOOKS).await;
     }
     SessionEnded::new("a queue of ours is gone, or does not answer")
@@ -216,8 +217,9 @@ async fn look(shared: &Shared, mut looker: Looker<'_>) -> Infallible {
     loop {
         let began = SystemTime::now();
         // No answer says nothing of a queue's emptiness.
-        if let Some([main_empty, slow_empty]) = looker.are_empty().await {
-            shared.low.looked(began, main_empty, slow_empty);
+        if let Some([main, slow]) = looker.waiting().await {
+            shared.low.looked(began, main == 0, slow == 0);
+            shared.waiting.store(main, Ordering::Relaxed);
         }
         tokio::time::sleep(LOOKS).await;
     }

@@ -1,10 +1,11 @@
-//! How many deliveries a session asks for at once: one at first, then few, then all, never more than memory allows.
+//! How many deliveries a session asks for at once: one at first, then few, then all, never more than memory allows; more of a backlog.
 //!
 //! A message that kills the worker costs everything in hand a redelivery, and the broker's delivery limit counts those. A session that
 //! follows such a death begins with little in hand, and goes on by doubling where suspects were met. What has come in vain more than once is
 //! not for this module: see [`suspects`](super::suspects).
 
 use crate::broker::{Delivery, Prefetch};
+use crate::config::AmqpConfig;
 
 /// Between one at a time and all.
 const FEW: u16 = 16;
@@ -27,11 +28,15 @@ enum Stage {
 }
 
 impl Window {
-    /// A window that may grow to `full`. `careful`: what it will meet may be a message that ended the last session since it cannot even be
-    /// read, or suspects, of which the fewer should be in hand together the more there are.
-    pub(super) fn new(full: u16, careful: bool) -> Self {
+    /// A window that may grow as far as the settings let it. `careful`: what it will meet may be a message that ended the last session since it
+    /// cannot even be read, or suspects, of which the fewer should be in hand together the more there are.
+    pub(super) fn new(config: &AmqpConfig, careful: bool) -> Self {
+        Self::up_to(Prefetch::new(config.prefetch).rising_to(config.backlog_prefetch), careful)
+    }
+
+    fn up_to(prefetch: Prefetch, careful: bool) -> Self {
         let stage = Stage::Part { at_once: 1, new_wanted: if careful { FEW } else { 0 } };
-        Self { prefetch: Prefetch::new(full), careful, stage }
+        Self { prefetch, careful, stage }
     }
 
     /// What to consume with now.
@@ -42,12 +47,13 @@ impl Window {
         }
     }
 
-    /// Takes note of what arrived. The prefetch to consume anew with, where it changes.
-    pub(super) fn after(&mut self, deliveries: &[Delivery]) -> Option<u16> {
+    /// Takes note of what arrived, and of how many were left in the queue at the last look. The prefetch to consume anew with, where it changes.
+    pub(super) fn after(&mut self, deliveries: &[Delivery], waiting: u32) -> Option<u16> {
         let before = self.prefetch();
         for delivery in deliveries {
             self.note(delivery.body().len(), delivery.in_vain());
         }
+        self.prefetch.note_waiting(waiting);
         self.prefetch.adapt();
         let now = self.prefetch();
         (now != before).then_some(now)
@@ -77,6 +83,10 @@ impl Window {
 mod tests {
     use super::*;
 
+    fn up_to(full: u16, careful: bool) -> Window {
+        Window::up_to(Prefetch::new(full), careful)
+    }
+
     fn after(window: &mut Window, count: usize, in_vain: Option<u64>) -> u16 {
         for _ in 0..count {
             window.note(100, in_vain);
@@ -86,7 +96,7 @@ mod tests {
 
     #[test]
     fn grows_from_one_by_few_to_all() {
-        let mut window = Window::new(1_000, false);
+        let mut window = up_to(1_000, false);
         assert_eq!(window.prefetch(), 1);
         assert_eq!(after(&mut window, 1, None), 16);
         assert_eq!(after(&mut window, 15, None), 16);
@@ -94,13 +104,13 @@ mod tests {
         assert_eq!(after(&mut window, 15, None), 16);
         assert_eq!(after(&mut window, 1, None), 1_000);
         assert_eq!(after(&mut window, 1, Some(1)), 1_000);
-        assert_eq!(Window::new(4, false).prefetch(), 1);
-        assert_eq!(after(&mut Window::new(4, false), 1, None), 4);
+        assert_eq!(up_to(4, false).prefetch(), 1);
+        assert_eq!(after(&mut up_to(4, false), 1, None), 4);
     }
 
     #[test]
     fn careful_waits_for_many_new_ones_and_doubles() {
-        let mut window = Window::new(1_000, true);
+        let mut window = up_to(1_000, true);
         assert_eq!(after(&mut window, 15, None), 1);
         assert_eq!(after(&mut window, 1, Some(0)), 1);
         assert_eq!(after(&mut window, 16, None), 16);
@@ -109,6 +119,6 @@ mod tests {
         assert_eq!(after(&mut window, 1, Some(1)), 32, "not while deliveries come again");
         assert_eq!(after(&mut window, 32 + 64 + 128 + 256, None), 512);
         assert_eq!(after(&mut window, 512, None), 1_000);
-        assert_eq!(after(&mut Window::new(16, true), 16 + 16, None), 16);
+        assert_eq!(after(&mut up_to(16, true), 16 + 16, None), 16);
     }
 }

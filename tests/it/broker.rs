@@ -27,6 +27,7 @@ pub(crate) fn config(url: &str) -> AmqpConfig {
         bind: vec![],
         declare: DeclarePolicy::All,
         prefetch: 100,
+        backlog_prefetch: 100,
         retry_delays: vec![Duration::from_millis(200), Duration::from_secs(600)],
         history: None,
     }

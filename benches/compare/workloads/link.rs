@@ -1,16 +1,14 @@
-//! (i) One millisecond, each way, between the contender and both servers. Both are bound by what may be in hand: the worker's events go to Redis and
-//! back in that time too. With a prefetch of twice as many that shows.
+//! (i) One millisecond, each way, between the contender and both servers. What may be in hand bounds the rate: the worker's events go to Redis and
+//! back in that time too.
 
 use std::time::Duration;
 
-use super::{ONE_DELETE, drain};
+use super::{NARROW_UNSTALE, ONE_DELETE, drain, narrow};
 use crate::contender::{Contender, Target};
 use crate::results::Results;
 use crate::stage::Stage;
 use crate::support::Proxy;
 use crate::support::rabbitmq::url_at;
-
-pub(crate) const WIDE: &str = "unstale run, UNSTALE_PREFETCH=2000";
 
 const EVENTS: u64 = 200_000;
 const DELAY: Duration = Duration::from_millis(1);
@@ -22,11 +20,11 @@ pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
     }
     let by_link = |target: Target| target.by_way_of(url_at(&amqp.addr(), "guest", "guest", "/"), format!("redis://{}/0", redis.addr()));
     let target = by_link(stage.target("link", ONE_DELETE).await);
-    let wide = by_link(stage.target_with("wide-link", ONE_DELETE, vec![("UNSTALE_PREFETCH", "2000".to_owned())]).await);
+    let narrow = by_link(stage.target_with("link-narrow", ONE_DELETE, narrow()).await);
     for _ in 0..rounds {
-        for contender in [Contender::Bare, Contender::Unstale] {
+        for contender in [Contender::Bare, Contender::BareWide, Contender::Unstale] {
             drain::one_delete(stage, contender, &target, EVENTS).await.note(results, 'i', contender.name());
         }
-        drain::one_delete(stage, Contender::Unstale, &wide, EVENTS).await.note(results, 'i', WIDE);
+        drain::one_delete(stage, Contender::Unstale, &narrow, EVENTS).await.note(results, 'i', NARROW_UNSTALE);
     }
 }

@@ -3,7 +3,7 @@
 mod drain;
 mod hot_set;
 pub(crate) mod latency;
-pub(crate) mod link;
+mod link;
 mod loader;
 pub(crate) mod memory;
 mod one_delete;
@@ -19,6 +19,13 @@ use crate::stage::Stage;
 
 /// Of one event one key is deleted: what most workloads are about.
 pub(crate) const ONE_DELETE: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
+
+/// The worker with the prefetch of its peers, which does not rise while a backlog waits.
+pub(crate) const NARROW_UNSTALE: &str = "unstale run, UNSTALE_PREFETCH=1000";
+
+fn narrow() -> Vec<(&'static str, String)> {
+    vec![("UNSTALE_PREFETCH", "1000".to_owned())]
+}
 
 pub(crate) async fn run(workload: char, stage: &Stage, rounds: usize, results: &mut Results) {
     match workload {

@@ -41,7 +41,7 @@ pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
     let body = |id| events::user_revised(id, TEAMS);
     for _ in 0..rounds {
         stage.fill(&target, EVENTS, body).await;
-        drain::bare(stage, &target, EVENTS).await.note(results, 'b', Contender::Bare.name());
+        drain::bare(stage, Contender::Bare, &target, EVENTS).await.note(results, 'b', Contender::Bare.name());
         stage.fill(&target, EVENTS, body).await;
         seed(stage).await;
         let worker = Contender::Unstale.start(&target, EVENTS);

@@ -38,7 +38,7 @@ pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
     let body = |id| events::user_revised(id, TEAMS);
     for _ in 0..rounds {
         stage.fill(&plain, EVENTS, body).await;
-        drain::bare(stage, &plain, EVENTS).await.note(results, 'c', Contender::Bare.name());
+        drain::bare(stage, Contender::Bare, &plain, EVENTS).await.note(results, 'c', Contender::Bare.name());
         for (target, who) in [(&plain, Contender::Unstale.name()), (&versioned, WITH_VERSION_AND_TAGS)] {
             stage.fill(target, EVENTS, body).await;
             let worker = Contender::Unstale.start(target, EVENTS);

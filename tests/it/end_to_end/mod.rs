@@ -11,3 +11,4 @@ pub(crate) mod stage;
 mod verbs;
 mod warm;
 mod warm_options;
+mod window;

@@ -1,0 +1,58 @@
+//! How much is in hand at once: as much as the setting says, and three times as much of a backlog where nobody set it.
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use lapin::BasicProperties;
+
+use super::stage::{SOON, Stage};
+use crate::support::{self, Proxy, wait_until};
+
+const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
+
+const BACKLOG: u32 = 20_000;
+
+/// What the broker tells of the main queue, by `what` it is asked.
+async fn told(stage: &Stage, what: [&str; 2]) -> Option<u32> {
+    let told = support::rabbitmq().await.ctl(&["-q", what[0], if what[0] == "list_queues" { "name" } else { "queue_name" }, what[1]]).await;
+    told.lines().find_map(|line| line.strip_prefix(&stage.queue)?.strip_prefix('\t')?.trim().parse().ok())
+}
+
+/// A worker with these settings meets a backlog, and Redis falls silent in the midst of it: so much is then in hand.
+async fn in_hand_of_a_backlog(settings: &[(&str, &str)], wanted: u32) {
+    let stage = Stage::new(&[("users.yaml", RULES)]).await;
+    // For its queues.
+    stage.worker(&[]).await.terminate().await;
+    let bodies: Vec<String> = (0..BACKLOG).map(|id| format!(r#"{{"id":{id}}}"#)).collect();
+    let mut confirms = FuturesUnordered::new();
+    for body in &bodies {
+        confirms.push(stage.send(&stage.exchange, "user.updated", BasicProperties::default(), body.as_bytes()).await);
+    }
+    while confirms.next().await.is_some() {}
+    wait_until(SOON, "the backlog waits", async || stage.ready("").await == BACKLOG).await;
+
+    let proxy = Proxy::start(&stage.redis.addr()).await;
+    let redis_url = format!("redis://{}", proxy.addr());
+    let mut all = vec![("UNSTALE_REDIS_URL", redis_url.as_str())];
+    all.extend_from_slice(settings);
+    let worker = stage.worker(&all).await;
+    wait_until(SOON, "it is under way", async || stage.ready("").await < BACKLOG - 4_000).await;
+    proxy.stall();
+    wait_until(SOON, "so much is in hand", async || told(&stage, ["list_queues", "messages_unacknowledged"]).await == Some(wanted)).await;
+    assert!(stage.ready("").await >= 1_000, "a backlog is left");
+    proxy.resume().await;
+    stage.wait_settled(&[&worker]).await;
+    wait_until(SOON, "1000 again once more comes", async || {
+        stage.publish("user.updated", r#"{"id":0}"#).await;
+        told(&stage, ["list_consumers", "prefetch_count"]).await == Some(1_000)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_has_three_times_as_much_in_hand() {
+    in_hand_of_a_backlog(&[], 3_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefetch_that_is_set_is_kept_to() {
+    in_hand_of_a_backlog(&[("UNSTALE_PREFETCH", "1000")], 1_000).await;
+}
