@@ -78,11 +78,11 @@ pub(crate) fn figures(results: &Results) -> Vec<Figure> {
         all.push(figure('f', &format!("p50 against the bare loop with one UNLINK, {load}"), results.ratio('f', p50, ours, Sketch.name()), AtMost(1.15)));
         all.push(figure('f', &format!("p99 against the bare loop with one UNLINK, {load}"), results.ratio('f', p99, ours, Sketch.name()), AtMost(1.3)));
     }
-    let [(_, one), .., (_, four)] = scale::WORKERS;
     all.extend([
         figure('g', "MiB resident with a backlog of 1,000,000", results.median('g', memory::WITH_BACKLOG, MEMORY), AtMost(32.0)),
         figure('g', "MiB resident with 1,000 tags of 1,000", results.median('g', memory::WITH_TAGS, MEMORY), AtMost(32.0)),
-        figure('h', "CPU an event of four workers against one", results.ratio('h', CPU, four, one), AtMost(1.2)),
+        figure('h', "CPU an event of four workers against one", results.ratio('h', CPU, scale::FOUR, scale::ONE), AtMost(1.2)),
+        figure('h', "the same of the bare loop with one UNLINK", results.ratio('h', CPU, scale::FOUR_BARE, scale::ONE_BARE), None),
         figure('i', "events/s against the bare drain over the same link", rate('i', ours, bare), AtLeast(0.85)),
         figure('i', "the same with UNSTALE_PREFETCH=1000", rate('i', NARROW_UNSTALE, bare), None),
         figure('i', "events/s against the bare drain with a prefetch of 3,000", rate('i', ours, BareWide.name()), None),

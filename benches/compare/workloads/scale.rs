@@ -1,4 +1,4 @@
-//! (h) One, two and four workers on one queue.
+//! (h) One, two and four workers on one queue; beside them bare loops, which show what it costs to be four.
 
 use super::{ONE_DELETE, drain};
 use crate::contender::{Contender, Running};
@@ -8,15 +8,26 @@ use crate::stage::Stage;
 
 const EVENTS: u64 = 200_000;
 
-pub(crate) const WORKERS: [(usize, &str); 3] = [(1, "one worker"), (2, "two workers"), (4, "four workers")];
+pub(crate) const ONE: &str = "one worker";
+pub(crate) const FOUR: &str = "four workers";
+pub(crate) const ONE_BARE: &str = "one bare loop with one UNLINK";
+pub(crate) const FOUR_BARE: &str = "four bare loops with one UNLINK";
+
+const CONTENDERS: [(Contender, usize, &str); 5] = [
+    (Contender::Unstale, 1, ONE),
+    (Contender::Unstale, 2, "two workers"),
+    (Contender::Unstale, 4, FOUR),
+    (Contender::Sketch, 1, ONE_BARE),
+    (Contender::Sketch, 4, FOUR_BARE),
+];
 
 pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
     let target = stage.target("scale", ONE_DELETE).await;
     for _ in 0..rounds {
-        for (count, who) in WORKERS {
+        for (contender, count, who) in CONTENDERS {
             stage.fill(&target, EVENTS, events::user_updated).await;
             stage.seed((0..EVENTS).map(|id| format!("user:{id}"))).await;
-            let workers: Vec<Running> = (0..count).map(|_| Contender::Unstale.start(&target, EVENTS)).collect();
+            let workers: Vec<Running> = (0..count).map(|_| contender.start(&target, EVENTS)).collect();
             drain::by_keys(stage, &workers, EVENTS).await.note(results, 'h', who);
             for worker in workers {
                 worker.stop().await;
