@@ -63,8 +63,8 @@ impl Stage {
 
     /// Puts events straight into a target's queue and waits until all of them stand there.
     pub(crate) async fn fill(&self, target: &Target, events: u64, body: impl Fn(u64) -> String) {
-        // A quorum queue keeps what its log has taken since the log began a new file in memory, the rest on disk. By itself the log does so after 512 MiB,
-        // in the midst of every fourth fill or so, and whoever drained that one was slower by a third.
+        // The log of quorum queues begins a new file after 512 MiB, in the midst of every fourth fill or so. Some drains were slower by a third, whoever
+        // drained; none is since each fill begins with a new file. That such a drain reads from disk is likely and was not looked at.
         self.broker.ctl(&["eval", "ra_log_wal:force_roll_over(ra_log_wal)."]).await;
         let channel = self.channel().await;
         let before = self.ready(target).await;

@@ -71,7 +71,7 @@ impl Environment {
 }
 
 /// Of a backlog so many times as much is in hand: a window of 1,000 goes to the broker and back in 7 ms at full speed, and bounds the rate more than the
-/// worker does. Twice as many drain at 0.95 of what a bare loop does with 1,000, three times at 1.04 (`make bench`).
+/// worker does. Three times as many drain a fifth faster (docs/bench), four no faster.
 const BACKLOG_PREFETCH: u16 = 3;
 
 fn amqp(checker: &mut Checker, raw: &RawSettings) -> AmqpConfig {

@@ -11,7 +11,7 @@ use crate::stage::Stage;
 /// A drain that takes longer is judged by what it did until then.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Between two looks at the number of keys in Redis, once the end is near: a look costs the machine some 200 µs, and the bare drain is not looked at.
+/// Between two looks at the number of keys in Redis, once the end is near: a look costs some 200 µs (a trace of the scheduler), and the bare drain is not looked at.
 const LOOK_AT_KEYS: Duration = Duration::from_millis(3);
 
 /// Before that.
