@@ -76,8 +76,9 @@ impl Batch {
         outcome
     }
 
-    /// Has every copy of what is unsettled confirmed, then counts. After that the batch may be acknowledged.
-    pub(super) async fn settle(&self, shared: &Shared, publisher: &copies::Publisher, unsettled: &Unsettled) -> Result<(), SessionEnded> {
+    /// Has every copy of what is unsettled confirmed, then counts. After that the batch may be acknowledged; whether there are copies, which
+    /// would be made twice if it never were.
+    pub(super) async fn settle(&self, shared: &Shared, publisher: &copies::Publisher, unsettled: &Unsettled) -> Result<bool, SessionEnded> {
         let mut orders = Vec::new();
         let mut outcomes = Vec::with_capacity(self.requests.len());
         for (event, (request, delivery)) in (0_u32..).zip(self.requests.iter().zip(&self.deliveries)) {
@@ -94,7 +95,7 @@ impl Batch {
         }
         self.holding.settled();
         self.count(shared, &outcomes, unsettled);
-        Ok(())
+        Ok(!orders.is_empty())
     }
 
     fn count(&self, shared: &Shared, outcomes: &[EventOutcome], unsettled: &Unsettled) {

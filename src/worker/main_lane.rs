@@ -28,6 +28,9 @@ const GATHERED_ON_SLOW_LINK: usize = 50;
 /// So many settled deliveries are acknowledged at once while more arrive: to a quorum queue an acknowledgement is an entry in its log.
 const ACKNOWLEDGED_AT_ONCE: usize = 125;
 
+/// But never more than such a part of what may be in hand: the rest is to keep Redis busy.
+const ACKNOWLEDGED_PART: usize = 8;
+
 /// For copies under way when everything else is given back.
 const SETTLE_BEFORE_GIVING_BACK: Duration = Duration::from_secs(5);
 
@@ -42,7 +45,7 @@ pub(super) async fn run(
 ) -> Result<LaneEnd, SessionEnded> {
     let mut applying = InOrder::new();
     let mut settling = InOrder::new();
-    let mut settled = Settled::default();
+    let mut settled = Settled::new(window.prefetch());
     let mut sent_at = Instant::now();
     let mut stopping = false;
     lane.consume(window.prefetch()).await?;
@@ -52,7 +55,7 @@ pub(super) async fn run(
         tokio::select! {
             biased;
             batch = settling.next(), if !settling.is_empty() => {
-                let batch: Result<Batch, SessionEnded> = batch;
+                let batch: Result<SettledBatch, SessionEnded> = batch;
                 settled.note(lane, &batch?, suspects)?;
             }
             applied = applying.next(), if !applying.is_empty() => {
@@ -95,6 +98,7 @@ pub(super) async fn run(
                 }
                 shared.metrics.batch(deliveries.len());
                 if let Some(prefetch) = window.after(&deliveries, shared.waiting.load(Ordering::Relaxed)).filter(|_| !stopping && !suspects.any()) {
+                    settled.at_once = Settled::at_once(prefetch);
                     lane.consume(prefetch).await?;
                 }
                 applying.push(apply(shared, Batch::read(shared, deliveries))).await;
@@ -110,20 +114,32 @@ pub(super) async fn run(
     }
 }
 
+/// A batch, and whether copies were made of it.
+type SettledBatch = (Batch, bool);
+
 /// What is settled and not acknowledged yet: all up to a tag.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Settled {
     through: Option<Tag>,
     deliveries: usize,
+    at_once: usize,
 }
 
 impl Settled {
+    fn new(prefetch: u16) -> Self {
+        Self { through: None, deliveries: 0, at_once: Self::at_once(prefetch) }
+    }
+
+    fn at_once(prefetch: u16) -> usize {
+        (usize::from(prefetch) / ACKNOWLEDGED_PART).min(ACKNOWLEDGED_AT_ONCE)
+    }
+
     fn any(&self) -> bool {
         self.through.is_some()
     }
 
     /// One more batch, and all before it are.
-    fn note(&mut self, lane: &Lane, batch: &Batch, suspects: &Suspects<'_>) -> Result<(), SessionEnded> {
+    fn note(&mut self, lane: &Lane, (batch, copied): &SettledBatch, suspects: &Suspects<'_>) -> Result<(), SessionEnded> {
         if suspects.any() {
             // Those stand among what is settled, and are not.
             self.acknowledge(lane)?;
@@ -131,7 +147,7 @@ impl Settled {
         }
         self.through = batch.last_tag();
         self.deliveries += batch.deliveries.len();
-        if self.deliveries >= ACKNOWLEDGED_AT_ONCE { self.acknowledge(lane) } else { Ok(()) }
+        if *copied || self.deliveries >= self.at_once { self.acknowledge(lane) } else { Ok(()) }
     }
 
     fn acknowledge(&mut self, lane: &Lane) -> Result<(), SessionEnded> {
@@ -151,7 +167,7 @@ async fn hold<F>(
     suspects: &Suspects<'_>,
 ) -> Result<bool, SessionEnded>
 where
-    F: Future<Output = Result<Batch, SessionEnded>>,
+    F: Future<Output = Result<SettledBatch, SessionEnded>>,
 {
     settled.acknowledge(lane)?;
     let opened = {
@@ -211,7 +227,7 @@ async fn apply(shared: &Shared, batch: Batch) -> (Batch, Result<Unsettled, Outag
     (batch, applied)
 }
 
-async fn settle(shared: &Shared, publisher: &copies::Publisher, batch: Batch, unsettled: Unsettled) -> Result<Batch, SessionEnded> {
-    batch.settle(shared, publisher, &unsettled).await?;
-    Ok(batch)
+async fn settle(shared: &Shared, publisher: &copies::Publisher, batch: Batch, unsettled: Unsettled) -> Result<SettledBatch, SessionEnded> {
+    let copied = batch.settle(shared, publisher, &unsettled).await?;
+    Ok((batch, copied))
 }

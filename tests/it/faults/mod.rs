@@ -3,6 +3,7 @@
 mod brokers;
 mod caches;
 mod cluster;
+mod copies;
 mod crashes;
 mod load;
 mod order;
