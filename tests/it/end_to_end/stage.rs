@@ -10,7 +10,7 @@ use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
-use crate::support::{self, RabbitMq, Redis, Worker, unique, wait_until};
+use crate::support::{self, RabbitMq, Redis, Worker, unique, wait_for, wait_until};
 
 /// Long enough for anything on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -189,11 +189,8 @@ impl Stage {
 
     /// Messages ready in a queue of ours: `""`, `".slow"`, `".dead"`…; none where there is no such queue.
     pub(crate) async fn ready(&self, suffix: &str) -> u32 {
-        let channel = match self.client.create_channel().await {
-            Ok(channel) => channel,
-            // The channel before it may have ended with a queue that is not there, and this one hear of it.
-            Err(_) => self.client.create_channel().await.unwrap(),
-        };
+        // Channels before it may have ended with queues that are not there, and this one hear of it.
+        let channel = wait_for(SOON, "a channel opens", async || self.client.create_channel().await.ok()).await;
         let queue = format!("{}{suffix}", self.queue);
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let Ok(declared) = channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await else { return 0 };
@@ -256,20 +253,22 @@ impl Stage {
 
     /// Waits until no queue of ours but the dead-letter queue holds anything, and no worker has anything in hand.
     pub(crate) async fn wait_settled(&self, workers: &[&Worker]) {
-        wait_until(SOON, "the queues are empty", async || {
-            for suffix in ["", ".slow", ".retry.50ms", ".retry.100ms", ".retry.200ms", ".retry.1s"] {
-                if self.ready(suffix).await > 0 {
-                    return false;
-                }
+        wait_until(SOON, "the queues are empty", async || self.is_settled(workers).await).await;
+    }
+
+    /// Whether no queue but the dead letters' has anything ready, and no worker anything in hand.
+    pub(crate) async fn is_settled(&self, workers: &[&Worker]) -> bool {
+        for suffix in ["", ".slow", ".retry.50ms", ".retry.100ms", ".retry.200ms", ".retry.1s"] {
+            if self.ready(suffix).await > 0 {
+                return false;
             }
-            for worker in workers {
-                if worker.metrics().await.sum("unstale_in_flight", &[]) > 0.0 {
-                    return false;
-                }
+        }
+        for worker in workers {
+            if worker.metrics().await.sum("unstale_in_flight", &[]) > 0.0 {
+                return false;
             }
-            true
-        })
-        .await;
+        }
+        true
     }
 }
 
