@@ -138,7 +138,7 @@ pub struct AmqpConfig {
     pub declare: DeclarePolicy,
     /// `UNSTALE_PREFETCH`
     pub prefetch: u16,
-    /// The same while a backlog waits: three times as many, unless `UNSTALE_PREFETCH` is set.
+    /// The same while a backlog waits: six times as many, unless `UNSTALE_PREFETCH` is set.
     pub backlog_prefetch: u16,
     /// `UNSTALE_RETRY_DELAYS`: the rungs of the ladder, in order.
     pub retry_delays: Vec<Duration>,

@@ -18,12 +18,12 @@ use crate::cache::Outage;
 /// Batches that may be on their way to Redis at once: enough to fill a slow link; the prefetch bounds them anyway.
 const MAX_APPLYING: usize = 16;
 
-/// With a batch on its way, so many must have arrived for the next: larger batches cost Redis fewer commands.
-const GATHERED: usize = 250;
-
-/// On a slow link, where the latest batch is on its way for this long, so many are enough: several batches fill the link.
+/// With a batch on its way nothing more is taken for so long: by then a Redis that is near has answered, and a larger batch costs it fewer
+/// commands, and us fewer wakings. A slow link is filled with several batches.
 const SLOW_LINK: Duration = Duration::from_micros(500);
-const GATHERED_ON_SLOW_LINK: usize = 50;
+
+/// So many make a batch on a slow link, while others are on their way.
+const GATHERED: usize = 50;
 
 /// So many settled deliveries are acknowledged at once while more arrive: to a quorum queue an acknowledgement is an entry in its log.
 const ACKNOWLEDGED_AT_ONCE: usize = 125;
@@ -51,7 +51,8 @@ pub(super) async fn run(
     lane.consume(window.prefetch()).await?;
     loop {
         let is_alone = applying.is_empty();
-        let enough = |arrived| is_alone || arrived >= GATHERED || (arrived >= GATHERED_ON_SLOW_LINK && sent_at.elapsed() >= SLOW_LINK);
+        let gathering = !is_alone && sent_at.elapsed() < SLOW_LINK;
+        let enough = |arrived| is_alone || arrived >= GATHERED;
         tokio::select! {
             biased;
             batch = settling.next(), if !settling.is_empty() => {
@@ -89,7 +90,7 @@ pub(super) async fn run(
                 }
             }
             arrived = lane.next_batch_of(enough, shared.config.batch),
-                if (!stopping || lane.has_left_over()) && applying.len() < MAX_APPLYING =>
+                if (!stopping || lane.has_left_over()) && applying.len() < MAX_APPLYING && !gathering =>
             {
                 let mut deliveries = arrived?;
                 suspects.take_from(shared, &mut deliveries);
@@ -107,6 +108,7 @@ pub(super) async fn run(
                     shared.low.all_read();
                 }
             }
+            () = tokio::time::sleep_until((sent_at + SLOW_LINK).into()), if gathering => {}
             // Nothing else to do for now.
             () = std::future::ready(()), if settled.any() && applying.is_empty() && settling.is_empty() => settled.acknowledge(lane)?,
             else => return Ok(LaneEnd::Stopped),
