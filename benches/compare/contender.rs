@@ -59,7 +59,7 @@ impl Target {
 pub(crate) enum Contender {
     /// lapin, prefetch 1,000, acknowledges 250 at a time, and does nothing else.
     Bare,
-    /// The same with a prefetch of 3,000.
+    /// The same with a prefetch of 6,000.
     BareWide,
     /// The first, with one variadic UNLINK and one acknowledgement for what has arrived.
     Sketch,
@@ -77,7 +77,7 @@ impl Contender {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare lapin drain",
-            Self::BareWide => "bare lapin drain, prefetch 3,000",
+            Self::BareWide => "bare lapin drain, prefetch 6,000",
             Self::Sketch => "bare loop with one UNLINK",
             Self::Unstale => "unstale run",
             Self::Node => "Node, amqplib + ioredis",
@@ -95,7 +95,7 @@ impl Contender {
             Self::Bare | Self::BareWide | Self::Sketch => {
                 let mut command = Command::new(std::env::current_exe().expect("this program has a file"));
                 command.arg(if self == Self::Sketch { crate::bare::SKETCH } else { crate::bare::DRAIN });
-                command.env("PREFETCH", if self == Self::BareWide { "3000" } else { "1000" });
+                command.env("PREFETCH", if self == Self::BareWide { "6000" } else { "1000" });
                 command
             }
             Self::Node => peers::node(),

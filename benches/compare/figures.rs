@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::contender::Contender::{AioPika, Bare, BareWide, FastStream, Node, Sketch, Unstale};
 use crate::results::Results;
-use crate::workloads::{NARROW_UNSTALE, latency, memory, scale, tag, warm, write_through};
+use crate::workloads::{NARROW_UNSTALE, latency, memory, realistic, scale, tag, warm, write_through};
 
 const RATE: &str = "events/s";
 const CPU: &str = "µs of CPU an event";
@@ -59,13 +59,14 @@ pub(crate) fn figures(results: &Results) -> Vec<Figure> {
     let mut all = vec![
         figure('a', "events/s against the bare lapin drain", rate('a', ours, bare), AtLeast(0.90)),
         figure('a', "the same with UNSTALE_PREFETCH=1000", rate('a', NARROW_UNSTALE, bare), None),
-        figure('a', "events/s against the bare drain with a prefetch of 3,000", rate('a', ours, BareWide.name()), None),
+        figure('a', "events/s against the bare drain with a prefetch of 6,000", rate('a', ours, BareWide.name()), None),
         figure('a', "events/s against hand-written Node", rate('a', ours, Node.name()), AtLeast(2.5)),
         figure('a', "events/s against aio-pika", rate('a', ours, AioPika.name()), None),
         figure('a', "events/s against FastStream", rate('a', ours, FastStream.name()), AtLeast(25.0)),
         figure('a', "events/s of a bare loop with one UNLINK against the bare drain", rate('a', Sketch.name(), bare), None),
         figure('a', "CPU an event against the bare drain's", results.ratio('a', CPU, ours, bare), AtMost(1.6)),
         figure('b', "events/s against the bare drain", rate('b', ours, bare), AtLeast(0.45)),
+        figure('b', "events/s of Redis alone, sent the same again, against the bare drain", rate('b', realistic::REDIS_ALONE, bare), None),
         figure('c', "events/s against the bare drain", rate('c', ours, bare), AtLeast(0.60)),
         figure('c', "the same, versioned and tagged", rate('c', write_through::WITH_VERSION_AND_TAGS, bare), None),
         figure('d', "commands sent to Redis an event", results.median('d', ours, "commands an event"), AtMost(0.05)),
@@ -85,7 +86,7 @@ pub(crate) fn figures(results: &Results) -> Vec<Figure> {
         figure('h', "the same of the bare loop with one UNLINK", results.ratio('h', CPU, scale::FOUR_BARE, scale::ONE_BARE), None),
         figure('i', "events/s against the bare drain over the same link", rate('i', ours, bare), AtLeast(0.85)),
         figure('i', "the same with UNSTALE_PREFETCH=1000", rate('i', NARROW_UNSTALE, bare), None),
-        figure('i', "events/s against the bare drain with a prefetch of 3,000", rate('i', ours, BareWide.name()), None),
+        figure('i', "events/s against the bare drain with a prefetch of 6,000", rate('i', ours, BareWide.name()), None),
         figure('j', "loads/s against the loader's own limit", results.across(('j', warm::BESIDE, LOADS), ('j', warm::LOADER, LOADS)), AtLeast(0.90)),
         figure('j', "events/s beside warms against alone", rate('j', warm::BESIDE, warm::ALONE), AtLeast(0.80)),
     ]);

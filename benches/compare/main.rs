@@ -12,6 +12,7 @@ mod events;
 mod figures;
 mod peers;
 mod process;
+mod recording;
 mod report;
 mod results;
 mod stage;

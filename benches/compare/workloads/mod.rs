@@ -7,7 +7,7 @@ mod link;
 mod loader;
 pub(crate) mod memory;
 mod one_delete;
-mod realistic;
+pub(crate) mod realistic;
 pub(crate) mod scale;
 pub(crate) mod tag;
 mod tracking;

@@ -1,10 +1,14 @@
 //! (b) What a schema of some months looks like: a JSON Schema, a condition, one fenced key, two plain keys, two small tags.
 
-use super::drain;
-use crate::contender::Contender;
+use super::drain::{self, Drained};
+use crate::contender::{Contender, Target};
 use crate::events;
+use crate::recording::{self, Recorder};
 use crate::results::Results;
 use crate::stage::Stage;
+
+/// Whoever sends Redis what the worker sent, and does nothing else.
+pub(crate) const REDIS_ALONE: &str = "Redis alone, sent the same again";
 
 const EVENTS: u64 = 100_000;
 const TEAMS: u64 = 1_000;
@@ -38,17 +42,41 @@ events:
 
 pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
     let target = stage.target("realistic", RULES).await;
-    let body = |id| events::user_revised(id, TEAMS);
+    let recorded = record(stage).await;
     for _ in 0..rounds {
         stage.fill(&target, EVENTS, body).await;
         drain::bare(stage, Contender::Bare, &target, EVENTS).await.note(results, 'b', Contender::Bare.name());
-        stage.fill(&target, EVENTS, body).await;
+        drained(stage, &target).await.note(results, 'b', Contender::Unstale.name());
         seed(stage).await;
-        let worker = Contender::Unstale.start(&target, EVENTS);
-        drain::by_count(stage, &worker, "user.updated", EVENTS).await.note(results, 'b', Contender::Unstale.name());
-        worker.stop().await;
-        stage.clear(&target).await;
+        let (took, redis_cpu) = recording::replay(stage, recorded.clone()).await;
+        #[expect(clippy::cast_precision_loss, reason = "a count of events")]
+        let events = EVENTS as f64;
+        results.note('b', REDIS_ALONE, "events/s", events / took.as_secs_f64());
+        results.note('b', REDIS_ALONE, "µs an event: Redis", redis_cpu.as_secs_f64() * 1e6 / events);
+        stage.flush().await;
     }
+}
+
+fn body(id: u64) -> String {
+    events::user_revised(id, TEAMS)
+}
+
+async fn drained(stage: &Stage, target: &Target) -> Drained {
+    stage.fill(target, EVENTS, body).await;
+    seed(stage).await;
+    let worker = Contender::Unstale.start(target, EVENTS);
+    let drained = drain::by_count(stage, &worker, "user.updated", EVENTS).await;
+    worker.stop().await;
+    stage.clear(target).await;
+    drained
+}
+
+/// What the worker sends to Redis for those events.
+async fn record(stage: &Stage) -> Vec<u8> {
+    let recorder = Recorder::start(stage).await;
+    let target = recorder.target(stage, stage.target("realistic-recorded", RULES).await);
+    drained(stage, &target).await;
+    recorder.into_bytes()
 }
 
 /// Every key that an event deletes is there, every tag has members.
