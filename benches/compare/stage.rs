@@ -63,9 +63,7 @@ impl Stage {
 
     /// Puts events straight into a target's queue and waits until all of them stand there.
     pub(crate) async fn fill(&self, target: &Target, events: u64, body: impl Fn(u64) -> String) {
-        // The log of quorum queues begins a new file after 512 MiB, in the midst of every fourth fill or so. Some drains were slower by a third, whoever
-        // drained; none is since each fill begins with a new file. That such a drain reads from disk is likely and was not looked at.
-        self.broker.ctl(&["eval", "ra_log_wal:force_roll_over(ra_log_wal)."]).await;
+        self.begin_new_log().await;
         let channel = self.channel().await;
         let before = self.ready(target).await;
         let mut next = 0;
@@ -83,6 +81,12 @@ impl Stage {
         let _ = channel.close(200, "".into()).await;
         // What the queue still writes to disk belongs to the publisher.
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+
+    /// Has the log of quorum queues begin a new file. By itself it does so after 512 MiB, in every fourth fill or so, and some drains were slower by a
+    /// third, whoever drained; none is since each fill begins with a new file. That such a drain reads from disk is likely and was not looked at.
+    pub(crate) async fn begin_new_log(&self) {
+        self.broker.ctl(&["eval", "ra_log_wal:force_roll_over(ra_log_wal)."]).await;
     }
 
     /// Messages that wait in a target's queue for a consumer.

@@ -48,6 +48,7 @@ pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
 }
 
 async fn measure(stage: &Stage, target: &Target, contender: Contender, beside_per_s: f64) -> Vec<f64> {
+    stage.begin_new_log().await;
     let running = contender.start(target, 0);
     // Before there are keys: a worker that finds Redis emptied since the last one first applies the history again.
     ready(stage, target, &running).await;
