@@ -35,7 +35,7 @@ fn an_empty_environment_gives_every_default() {
     assert_eq!((config.amqp.declare, config.unknown), (DeclarePolicy::All, UnknownPolicy::Retry));
     assert_eq!((config.redis.tag_prefix.as_str(), config.registry.key_prefix.as_str()), ("cache_tag:", ""));
     assert_eq!(config.amqp.history, Some(HistoryConfig { max_age: ms(604_800_000), max_bytes: 10 << 30 }));
-    assert_eq!((config.amqp.prefetch, config.amqp.backlog_prefetch, config.batch), (1_000, 3_000, 256));
+    assert_eq!((config.amqp.prefetch, config.amqp.backlog_prefetch, config.batch), (1_000, 6_000, 256));
     let set = load(&[("UNSTALE_PREFETCH", "1000")], &[]).unwrap().0.amqp;
     assert_eq!((set.prefetch, set.backlog_prefetch), (1_000, 1_000), "whoever names a number means it");
     assert_eq!(config.amqp.retry_delays, [ms(1_000), ms(10_000), ms(60_000), ms(600_000)]);
