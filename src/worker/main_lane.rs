@@ -28,9 +28,6 @@ const GATHERED: usize = 50;
 /// So many settled deliveries are acknowledged at once while more arrive: to a quorum queue an acknowledgement is an entry in its log.
 const ACKNOWLEDGED_AT_ONCE: usize = 125;
 
-/// But never more than such a part of what may be in hand: the rest is to keep Redis busy.
-const ACKNOWLEDGED_PART: usize = 8;
-
 /// For copies under way when everything else is given back.
 const SETTLE_BEFORE_GIVING_BACK: Duration = Duration::from_secs(5);
 
@@ -45,7 +42,7 @@ pub(super) async fn run(
 ) -> Result<LaneEnd, SessionEnded> {
     let mut applying = InOrder::new();
     let mut settling = InOrder::new();
-    let mut settled = Settled::new(window.prefetch());
+    let mut settled = Settled::default();
     let mut sent_at = Instant::now();
     let mut stopping = false;
     lane.consume(window.prefetch()).await?;
@@ -99,7 +96,6 @@ pub(super) async fn run(
                 }
                 shared.metrics.batch(deliveries.len());
                 if let Some(prefetch) = window.after(&deliveries, shared.waiting.load(Ordering::Relaxed)).filter(|_| !stopping && !suspects.any()) {
-                    settled.at_once = Settled::at_once(prefetch);
                     lane.consume(prefetch).await?;
                 }
                 applying.push(apply(shared, Batch::read(shared, deliveries))).await;
@@ -120,22 +116,13 @@ pub(super) async fn run(
 type SettledBatch = (Batch, bool);
 
 /// What is settled and not acknowledged yet: all up to a tag.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Settled {
     through: Option<Tag>,
     deliveries: usize,
-    at_once: usize,
 }
 
 impl Settled {
-    fn new(prefetch: u16) -> Self {
-        Self { through: None, deliveries: 0, at_once: Self::at_once(prefetch) }
-    }
-
-    fn at_once(prefetch: u16) -> usize {
-        (usize::from(prefetch) / ACKNOWLEDGED_PART).min(ACKNOWLEDGED_AT_ONCE)
-    }
-
     fn any(&self) -> bool {
         self.through.is_some()
     }
@@ -149,7 +136,7 @@ impl Settled {
         }
         self.through = batch.last_tag();
         self.deliveries += batch.deliveries.len();
-        if *copied || self.deliveries >= self.at_once { self.acknowledge(lane) } else { Ok(()) }
+        if *copied || self.deliveries >= ACKNOWLEDGED_AT_ONCE { self.acknowledge(lane) } else { Ok(()) }
     }
 
     fn acknowledge(&mut self, lane: &Lane) -> Result<(), SessionEnded> {
