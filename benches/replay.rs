@@ -125,7 +125,8 @@ async fn read_bare(broker: &RabbitMq, queue: &str, events: u32) -> f64 {
     arguments.insert("x-stream-offset".into(), AMQPValue::LongString("first".into()));
     let start = Instant::now();
     let stream = format!("{queue}.history");
-    let mut consumer = channel.basic_consume(stream.as_str().into(), "".into(), BasicConsumeOptions::default(), arguments).await.unwrap();
+    // The tag is as short as that of `unstale replay`: it comes along with every message.
+    let mut consumer = channel.basic_consume(stream.as_str().into(), "1".into(), BasicConsumeOptions::default(), arguments).await.unwrap();
     let mut seen = 0;
     while seen < events {
         let delivery = consumer.next().await.unwrap().unwrap();

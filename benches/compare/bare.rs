@@ -24,8 +24,8 @@ async fn consume() -> (Connection, Channel, Consumer) {
     let channel = connection.create_channel().await.expect("the broker gives a channel");
     let prefetch = setting("PREFETCH").parse().expect("PREFETCH is a number");
     channel.basic_qos(prefetch, BasicQosOptions::default()).await.expect("the broker takes a prefetch");
-    let queue = setting("QUEUE");
-    let consumer = channel.basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+    let (queue, tag) = (setting("QUEUE"), setting("TAG"));
+    let consumer = channel.basic_consume(queue.as_str().into(), tag.as_str().into(), BasicConsumeOptions::default(), FieldTable::default());
     let consumer = consumer.await.expect("the queue is there");
     (connection, channel, consumer)
 }

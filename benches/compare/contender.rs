@@ -59,7 +59,7 @@ impl Target {
 pub(crate) enum Contender {
     /// lapin, prefetch 1,000, acknowledges 250 at a time, and does nothing else.
     Bare,
-    /// The same with a prefetch of 6,000.
+    /// The same, consuming as the worker does while a backlog waits: a prefetch of 6,000, and a tag of one byte.
     BareWide,
     /// The first, with one variadic UNLINK and one acknowledgement for what has arrived.
     Sketch,
@@ -95,7 +95,9 @@ impl Contender {
             Self::Bare | Self::BareWide | Self::Sketch => {
                 let mut command = Command::new(std::env::current_exe().expect("this program has a file"));
                 command.arg(if self == Self::Sketch { crate::bare::SKETCH } else { crate::bare::DRAIN });
-                command.env("PREFETCH", if self == Self::BareWide { "6000" } else { "1000" });
+                // An empty tag has the broker make one up.
+                let (prefetch, tag) = if self == Self::BareWide { ("6000", "1") } else { ("1000", "") };
+                command.env("PREFETCH", prefetch).env("TAG", tag);
                 command
             }
             Self::Node => peers::node(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use futures_util::{FutureExt, StreamExt};
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use tokio::sync::watch;
@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub use death::Death;
 
+use super::consume::consume;
 use super::convert::{Delivery, short};
 use super::failure::{BrokerError, Refusal, SessionEnded, TopologyProblem};
 use super::lane::Tag;
@@ -157,11 +158,7 @@ impl DeadLetters {
         let prefetch = u16::try_from(self.left).unwrap_or(u16::MAX).min(self.channel_max);
         let channel = self.link.channel().await?;
         let queue = short(&self.names.dead).ok_or_else(|| SessionEnded::new("the queue's name is too long"))?;
-        let started = async {
-            channel.basic_qos(prefetch, BasicQosOptions { global: false }).await?;
-            channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await
-        };
-        let consumer = answered(started).await?;
+        let consumer = answered(consume(&channel, 1, queue, prefetch, FieldTable::default())).await?;
         self.readings.push(Reading { channel, consumer, prefetch: usize::from(prefetch), held: 0 });
         Ok(())
     }

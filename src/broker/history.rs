@@ -8,12 +8,13 @@ use std::time::Duration;
 use futures_util::future::{try_join, try_join_all};
 use futures_util::{FutureExt, StreamExt};
 use jiff::Timestamp;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicAckOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::consume::consume;
 use super::convert::{Delivery, long, short};
 use super::failure::{BrokerError, Refusal, SessionEnded, TopologyProblem};
 use super::link::{ANSWER_TIMEOUT, EndSignal, Link, answered};
@@ -219,11 +220,7 @@ impl History {
         let channel = self.link.channel().await?;
         let mut arguments = FieldTable::default();
         arguments.insert(STREAM_OFFSET.into(), offset);
-        let started = async {
-            channel.basic_qos(prefetch, BasicQosOptions { global: false }).await?;
-            channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), arguments).await
-        };
-        let started = timeout(ANSWER_TIMEOUT, started).await;
+        let started = timeout(ANSWER_TIMEOUT, consume(&channel, 1, queue, prefetch, arguments)).await;
         let consumer = started
             .map_err(|_| BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))?
             .map_err(|error| self.refused(&error))?;
@@ -319,11 +316,7 @@ async fn has_replica(link: &Link, queue: &str) -> Result<(), BrokerError> {
     let channel = link.channel().await?;
     let mut arguments = FieldTable::default();
     arguments.insert(STREAM_OFFSET.into(), long("next"));
-    let started = async {
-        channel.basic_qos(1, BasicQosOptions { global: false }).await?;
-        channel.basic_consume(name, "".into(), BasicConsumeOptions::default(), arguments).await
-    };
-    let started = timeout(ANSWER_TIMEOUT, started).await;
+    let started = timeout(ANSWER_TIMEOUT, consume(&channel, 1, name, 1, arguments)).await;
     match started.map_err(|_| BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))? {
         // A refusal to close is no news.
         Ok(_) => drop(answered(channel.close(200, "bye".into())).await),

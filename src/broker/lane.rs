@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures_util::{FutureExt, StreamExt};
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 use tokio::sync::watch;
 
+use super::consume::consume;
 use super::convert::Delivery;
 use super::failure::SessionEnded;
 use super::link::{EndSignal, STATE_INTERVAL, answered};
@@ -43,6 +44,7 @@ pub struct Lane {
     queue: ShortString,
     acker: Acker,
     consumer: Option<Consumer>,
+    consumers_begun: u32,
     /// When the last consumer was asked for.
     consumed_at: Option<Instant>,
     /// How many deliveries the consumer gave so far, where it gives one at a time.
@@ -60,6 +62,7 @@ impl Lane {
             queue,
             acker: Acker { channel, epoch, signal, recent },
             consumer: None,
+            consumers_begun: 0,
             consumed_at: None,
             one_by_one: None,
             left_over: VecDeque::new(),
@@ -75,12 +78,10 @@ impl Lane {
     pub async fn consume(&mut self, prefetch: u16) -> Result<(), SessionEnded> {
         let began = Instant::now();
         self.cancel().await?;
-        let channel = &self.acker.channel;
-        let started = async {
-            channel.basic_qos(prefetch.max(1), BasicQosOptions { global: false }).await?;
-            channel.basic_consume(self.queue.clone(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await
-        };
-        self.consumer = Some(answered(started).await.map_err(|ended| self.acker.signal.end(ended))?);
+        // A number of its own: what an earlier one was given may not be acknowledged yet.
+        self.consumers_begun += 1;
+        let begun = consume(&self.acker.channel, self.consumers_begun, self.queue.clone(), prefetch.max(1), FieldTable::default());
+        self.consumer = Some(answered(begun).await.map_err(|ended| self.acker.signal.end(ended))?);
         self.one_by_one = (prefetch <= 1).then_some(0);
         // The queue has put down all that came before the last consumer, whose beginning it put down itself.
         if let Some(last) = self.consumed_at.replace(began) {

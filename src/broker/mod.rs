@@ -4,6 +4,7 @@
 //! ([`SessionEnded`]), its owner drops it whole and opens another after a [`Backoff`].
 
 mod backoff;
+mod consume;
 mod convert;
 mod copy;
 mod dead_letters;

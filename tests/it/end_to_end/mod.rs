@@ -3,6 +3,7 @@
 mod again;
 mod breaker;
 pub(crate) mod catalogue;
+mod consumers;
 mod forms;
 mod lifecycle;
 mod load;
