@@ -160,6 +160,13 @@ impl Mover {
         self.ask::<()>(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &self.0[to].1]).await;
     }
 
+    /// The epoch of a node's configuration, as `by` knows it.
+    async fn epoch(&self, node: usize, by: usize) -> u64 {
+        let nodes: String = self.ask(by, &["CLUSTER", "NODES"]).await;
+        let line = nodes.lines().find(|line| line.starts_with(&self.0[node].1)).expect("a node that all know");
+        line.split(' ').nth(6).expect("id, address, flags, primary, ping, pong, epoch").parse().expect("a number")
+    }
+
     /// Moves keys of a slot that moves.
     pub(crate) async fn migrate(&self, keys: &[String], from: usize, to: usize) {
         let mut migrate = vec!["MIGRATE", "127.0.0.1", &self.0[to].2, "", "0", "5000", "KEYS"];
@@ -177,6 +184,12 @@ impl Mover {
             }
             self.migrate(&keys, from, to).await;
         }
+        // Where the importer does not know how new the other's configuration is, it may take the slot with an older one, and lose it to what
+        // the other has just told: from then on either says that the slot is the other's.
+        wait_until(Duration::from_secs(10), "the importer knows the other's epoch", async || {
+            self.epoch(from, to).await == self.epoch(from, from).await
+        })
+        .await;
         // The importer first: nobody must be sent to a node that does not know of its luck yet.
         for node in [to, from] {
             self.ask::<()>(node, &["CLUSTER", "SETSLOT", &slot, "NODE", &self.0[to].1]).await;

@@ -39,7 +39,8 @@ use topology::Topology;
 /// How long one command is sent from node to node, or waits for its slot to have moved. After that the cluster counts as down.
 const FOLLOW: Duration = Duration::from_secs(10);
 
-/// Before a command whose keys are on their way is sent again.
+/// Before a command whose keys are on their way is sent again, or one that has been sent elsewhere before: nodes that disagree about a slot send it to
+/// and fro.
 const MOVING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Slots that are followed at once.
@@ -205,6 +206,7 @@ impl Cluster {
         let deadline = Instant::now() + FOLLOW;
         let mut whole = None;
         let mut asking = None;
+        let mut moved = false;
         loop {
             let node = asking.take();
             let mut pipeline = Pipeline::with_capacity(2);
@@ -218,7 +220,12 @@ impl Cluster {
             match elsewhere(&answer) {
                 None => return Ok((answer, node)),
                 Some(_) if late => return Err(Outage::new("the Redis cluster is moving slots and does not come to an end")),
-                Some(Elsewhere::Moved(to)) => nodes.move_slot(slot, &self.node(nodes, &to.or_host_of(&node.address)).await?),
+                Some(Elsewhere::Moved(to)) => {
+                    if std::mem::replace(&mut moved, true) {
+                        tokio::time::sleep(MOVING_PAUSE).await;
+                    }
+                    nodes.move_slot(slot, &self.node(nodes, &to.or_host_of(&node.address)).await?);
+                }
                 Some(Elsewhere::Ask(to)) => asking = Some(self.node(nodes, &to.or_host_of(&node.address)).await?),
                 Some(Elsewhere::Wait) => tokio::time::sleep(MOVING_PAUSE).await,
                 Some(Elsewhere::Script) => match script::whole(command) {

@@ -1,6 +1,6 @@
 //! Slots that move: commands wait or follow, and no event ever hears of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::AsyncCommands;
 use unstale::registry::Action;
@@ -67,6 +67,39 @@ async fn a_slot_that_is_on_its_way_is_followed() {
     assert_eq!(apply(&cache, &[effect(0, key("new"), Action::Delete)]).await.unsettled, []);
     assert_eq!(get(&mut redis, &key("new")).await, None);
     assert_eq!(cache.state(), unstale::cache::State::Up, "nothing of it was an outage");
+}
+
+/// Each of two nodes says that the other has the slot, as can be when slots move faster than nodes tell each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_name_each_other_are_not_stormed() {
+    let (names, cluster) = (Names::new(), RedisCluster::start().await);
+    let cache = cache(&cluster, "q").await;
+    let key = names.of("key");
+    let slot = cluster.slot(&key).await;
+    let owner = cluster.owner(slot, 0).await;
+    let (owner_id, other_id) = (cluster.id(owner).await, cluster.id((owner + 1) % 3).await);
+    let give_to = async |id: &str| cluster.ask::<()>(owner, &["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", id]).await;
+    let moved = async || {
+        let mut moved = 0;
+        for node in 0..3 {
+            let errors: String = cluster.ask(node, &["INFO", "errorstats"]).await;
+            let count = errors.lines().find_map(|line| line.strip_prefix("errorstat_MOVED:count="));
+            moved += count.map_or(0, |count| count.trim().parse::<u32>().unwrap());
+        }
+        moved
+    };
+    give_to(&other_id).await;
+    let begun = Instant::now();
+    let delete = [effect(0, key.clone(), Action::Delete)];
+    let (applied, asked) = tokio::join!(apply(&cache, &delete), async {
+        wait_until(Duration::from_secs(5), "it is sent to and fro", async || moved().await >= 10).await;
+        give_to(&owner_id).await;
+        moved().await
+    });
+    assert_eq!(applied.unsettled, [], "mended in time");
+    // One at once, then one each 20 ms.
+    let at_most = begun.elapsed().as_millis() / 20 + 5;
+    assert!(u128::from(asked) <= at_most, "{asked} times in {:?}", begun.elapsed());
 }
 
 #[tokio::test]

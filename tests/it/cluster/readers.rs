@@ -177,7 +177,7 @@ async fn nothing_stale_is_left_when_a_primary_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_stale_is_read_while_slots_move() {
     let cluster = RedisCluster::start().await;
-    let moves = async |_: &Source| {
+    let moves = async |source: &Source| {
         let mover = cluster.mover().await;
         let names = (0..KEYS).map(key).chain((0..TAGS).map(|n| format!("cache_tag:{}", tag(n)))).chain(["unstale:seq".to_owned()]);
         for name in names {
@@ -185,8 +185,8 @@ async fn nothing_stale_is_read_while_slots_move() {
             let from = cluster.owner(slot, 0).await;
             for (from, to) in [(from, (from + 1) % 3), ((from + 1) % 3, from)] {
                 mover.begin(slot, from, to).await;
-                // Both are asked for a while.
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                let reads = source.reads();
+                wait_until(SOON, "both are asked for a while", async || source.reads() >= reads + READERS).await;
                 mover.end(slot, from, to).await;
             }
         }
