@@ -67,7 +67,7 @@ pub struct Config {
     pub registry: RegistryConfig,
     /// Limits over all loaders.
     pub warm: WarmConfig,
-    /// `UNSTALE_BATCH`: how many events are applied together at most.
+    /// `UNSTALE_BATCH`: how many events are applied together at most; by default no more than the prefetch.
     pub batch: usize,
     /// `UNSTALE_UNKNOWN`: what becomes of an event that no entry knows.
     pub unknown: UnknownPolicy,

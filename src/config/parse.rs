@@ -45,7 +45,7 @@ impl Environment {
             rate: checker.read(setting::warm_rate, raw.warm_rate.as_deref(), |text| or_off(text, |text| quantity(Rate::parse(text)))),
             max_bytes: checker.read(setting::warm_max_bytes, raw.warm_max_bytes.as_deref(), size_in_memory),
         };
-        let config = Config {
+        let mut config = Config {
             registry,
             warm,
             batch: checker.read(setting::batch, raw.batch.as_deref(), |text| whole(text, 1, 65_535, "256")),
@@ -63,6 +63,9 @@ impl Environment {
             amqp: amqp(&mut checker, &raw),
             redis: redis(&mut checker, &raw),
         };
+        if raw.batch.is_none() {
+            config.batch = config.batch.min(config.amqp.prefetch.into());
+        }
         cross_check(&mut checker, &config);
         checker.problems.sort_by(|a, b| a.setting.cmp(&b.setting));
         let Checker { problems, warnings } = checker;

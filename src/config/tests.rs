@@ -38,6 +38,7 @@ fn an_empty_environment_gives_every_default() {
     assert_eq!((config.amqp.prefetch, config.amqp.backlog_prefetch, config.batch), (1_000, 6_000, 256));
     let set = load(&[("UNSTALE_PREFETCH", "1000")], &[]).unwrap().0.amqp;
     assert_eq!((set.prefetch, set.backlog_prefetch), (1_000, 1_000), "whoever names a number means it");
+    assert_eq!(load(&[("UNSTALE_PREFETCH", "20")], &[]).unwrap().0.batch, 20, "a batch nobody set fits into the prefetch");
     assert_eq!(config.amqp.retry_delays, [ms(1_000), ms(10_000), ms(60_000), ms(600_000)]);
     assert_eq!((config.max_body_bytes, config.registry.max_keys_per_event), (1 << 20, 10_000));
     let rate = Some(Rate { count: 200, per: ms(1_000) });
