@@ -201,8 +201,7 @@ fn collect(directory: &Path, below: &str, depth: usize, found: &mut BTreeMap<Str
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) => {
-            let message = format!("the directory cannot be read: {}", reason(&error));
-            problems.push(Problem::of_path(directory.display().to_string(), message, ""));
+            problems.push(unlisted(directory, &error));
             return;
         }
     };
@@ -210,8 +209,7 @@ fn collect(directory: &Path, below: &str, depth: usize, found: &mut BTreeMap<Str
         let path = match entry {
             Ok(entry) => entry.path(),
             Err(error) => {
-                let message = format!("the directory cannot be read: {}", reason(&error));
-                problems.push(Problem::of_path(directory.display().to_string(), message, ""));
+                problems.push(unlisted(directory, &error));
                 return;
             }
         };
@@ -242,6 +240,12 @@ fn collect(directory: &Path, below: &str, depth: usize, found: &mut BTreeMap<Str
             Ok(_) | Err(_) => {}
         }
     }
+}
+
+fn unlisted(directory: &Path, error: &io::Error) -> Problem {
+    let is_file = error.kind() == io::ErrorKind::NotADirectory;
+    let hint = if is_file { "give the directory that it is in: a registry is all the schema files of a directory" } else { "" };
+    Problem::of_path(directory.display().to_string(), format!("the directory cannot be read: {}", reason(error)), hint)
 }
 
 fn not_utf8(shown_path: &str, error: &std::string::FromUtf8Error) -> Problem {

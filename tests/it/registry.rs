@@ -104,7 +104,7 @@ fn a_directory_without_schema_files_says_what_to_do() {
     let file = directory.path().join("file.txt");
     fs::write(&file, "").unwrap();
     let no_directory = Registry::load(&options(&file)).unwrap_err().to_string();
-    assert!(no_directory.contains("not a directory"), "{no_directory}");
+    assert!(no_directory.contains("not a directory") && no_directory.contains("the directory that it is in"), "{no_directory}");
 }
 
 /// A mounted ConfigMap: `user.yaml` → `..data/user.yaml`, `..data` → `..2026_01_31`.
