@@ -17,11 +17,13 @@ help: ## List the targets
 
 .PHONY: demo
 demo: ## Install what is missing, start private servers and a worker, and play the tour of the patterns
+	scripts/with-servers.sh --prepare
 	$(BUILD)
 	scripts/with-servers.sh scripts/demo.sh
 
 .PHONY: run
 run: ## The same servers, and a worker on schemas/ in the foreground, until Ctrl-C
+	scripts/with-servers.sh --prepare
 	$(BUILD)
 	UNSTALE_VAR_CATALOGUE_URL="$${UNSTALE_VAR_CATALOGUE_URL:-http://127.0.0.1:8080}" \
 	UNSTALE_VAR_CATALOGUE_TOKEN="$${UNSTALE_VAR_CATALOGUE_TOKEN:-demo-token}" \

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command with a private Redis and RabbitMQ, told to it as UNSTALE_REDIS_URL and UNSTALE_AMQP_URL, and stops them when it ends:
 #   scripts/with-servers.sh COMMAND [ARGUMENT…]
+#   scripts/with-servers.sh --prepare     installs them where they are missing, and starts nothing
 # Every run has its own folder under .local/ and its own free ports, so that several can run side by side. Where the servers are not
 # installed and a Docker engine answers, they run in containers instead (docker-compose.yml).
 set -euo pipefail
@@ -8,8 +9,35 @@ cd "$(dirname "$0")/.."
 . scripts/ports.sh
 
 if [ $# -eq 0 ]; then
-    sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
     exit 64
+fi
+
+# The script that does not switch to another user, before the wrapper that does.
+find_program() {
+    local candidate
+    for candidate in "/usr/lib/rabbitmq/bin/$1" "$(command -v "$1" || true)" "/usr/sbin/$1"; do
+        if [ -n "$candidate" ] && [ -x "$candidate" ]; then
+            echo "$candidate"
+            return 0
+        fi
+    done
+    return 1
+}
+
+in_containers() {
+    ! { find_program rabbitmq-server && find_program redis-server; } >/dev/null &&
+        command -v docker >/dev/null 2>&1 && docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1
+}
+
+containers=no
+if in_containers; then
+    containers=yes
+else
+    scripts/install-servers.sh
+fi
+if [ "$1" = --prepare ]; then
+    exit 0
 fi
 
 mkdir -p .local
@@ -121,24 +149,9 @@ start_containers() {
     export UNSTALE_AMQP_URL="amqp://guest:guest@$amqp/%2f"
 }
 
-# The script that does not switch to another user, before the wrapper that does.
-find_program() {
-    local candidate
-    for candidate in "/usr/lib/rabbitmq/bin/$1" "$(command -v "$1" || true)" "/usr/sbin/$1"; do
-        if [ -n "$candidate" ] && [ -x "$candidate" ]; then
-            echo "$candidate"
-            return 0
-        fi
-    done
-    return 1
-}
-
-if rabbitmq=$(find_program rabbitmq-server) && redis=$(find_program redis-server); then
-    start_installed "$rabbitmq" "$redis"
-elif command -v docker >/dev/null 2>&1 && docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1; then
+if [ "$containers" = yes ]; then
     start_containers
 else
-    scripts/install-servers.sh
     start_installed "$(find_program rabbitmq-server)" "$(find_program redis-server)"
 fi
 
