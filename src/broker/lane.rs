@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures_util::{FutureExt, StreamExt};
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicGetOptions, BasicNackOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 use tokio::sync::watch;
@@ -47,8 +47,6 @@ pub struct Lane {
     consumers_begun: u32,
     /// When the last consumer was asked for.
     consumed_at: Option<Instant>,
-    /// How many deliveries the consumer gave so far, where it gives one at a time.
-    one_by_one: Option<u64>,
     /// Had arrived when the consumer was cancelled.
     left_over: VecDeque<Delivery>,
     ended: watch::Receiver<Option<SessionEnded>>,
@@ -64,7 +62,6 @@ impl Lane {
             consumer: None,
             consumers_begun: 0,
             consumed_at: None,
-            one_by_one: None,
             left_over: VecDeque::new(),
             ended,
         }
@@ -82,7 +79,6 @@ impl Lane {
         self.consumers_begun += 1;
         let begun = consume(&self.acker.channel, self.consumers_begun, self.queue.clone(), prefetch.max(1), FieldTable::default());
         self.consumer = Some(answered(begun).await.map_err(|ended| self.acker.signal.end(ended))?);
-        self.one_by_one = (prefetch <= 1).then_some(0);
         // The queue has put down all that came before the last consumer, whose beginning it put down itself.
         if let Some(last) = self.consumed_at.replace(began) {
             self.acker.recent.took_hold(last);
@@ -178,15 +174,21 @@ impl Lane {
         Ok(batch)
     }
 
+    /// Takes the next one from the queue without a consumer: whoever dies of it leaves none behind, to which a busy broker would give the next one
+    /// in vain. `None` when the queue has none.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub async fn get(&mut self) -> Result<Option<Delivery>, SessionEnded> {
+        let asked = Instant::now();
+        let got = self.acker.channel.basic_get(self.queue.clone(), BasicGetOptions { no_ack: false });
+        let got = answered(got).await.map_err(|ended| self.acker.signal.end(ended))?;
+        // The queue puts down what it gives out, behind all that came before.
+        self.acker.recent.took_hold(asked);
+        Ok(got.map(|message| Delivery::new(self.acker.epoch, message.delivery)))
+    }
+
     fn arrived(&mut self, next: Option<lapin::Result<lapin::message::Delivery>>) -> Result<Delivery, SessionEnded> {
-        if let Some(before) = &mut self.one_by_one {
-            // The queue gives the next one once it has put down that the one before is acknowledged; and what the channel kept back went
-            // along.
-            if *before > 0 {
-                self.acker.recent.took_hold(Instant::now());
-            }
-            *before += 1;
-        }
         match next {
             Some(Ok(delivery)) => Ok(Delivery::new(self.acker.epoch, delivery)),
             Some(Err(error)) => Err(self.acker.signal.end(error)),

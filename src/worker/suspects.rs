@@ -6,9 +6,6 @@
 //! Suspects that are in hand together cannot be given back without one more count each: all but one go to the end of their queue as copies
 //! that say how often they came.
 
-use std::time::Duration;
-
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -22,9 +19,6 @@ const SUSPECT: u64 = 2;
 
 /// As many that are no suspects, in a row, end the search for more.
 const UNSUSPECTED: u32 = 16;
-
-/// A queue that gives nothing for so long has no more of them; what comes later is met with little in hand all the same.
-const IDLE: Duration = Duration::from_millis(100);
 
 /// What one lane has found; found, both lanes wind down.
 #[derive(Debug)]
@@ -118,40 +112,21 @@ pub(super) async fn handle(shared: &Shared, mut lanes: [WoundDown<'_>; 2], stop:
     Ok(LaneEnd::Stopped)
 }
 
-/// Takes one at a time from a lane, while the other stands still, until there seem to be no more suspects.
+/// Takes one at a time from a lane, while the other stands still, until there seem to be no more suspects. No consumer stands meanwhile: should we
+/// die of one, a busy broker would give that the next one, in vain.
 async fn search(shared: &Shared, on: &mut WoundDown<'_>, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
     let enough = match on.name {
         LaneName::Main => UNSUSPECTED,
         // One may be a load of many seconds.
         LaneName::Slow => 1,
     };
-    on.lane.consume(1).await?;
     let mut unsuspected = 0;
-    while unsuspected < enough || on.lane.has_left_over() {
-        let Some(Ok(arrived)) = stop.run_until_cancelled(timeout(IDLE, on.lane.next_batch(1))).await else { break };
-        for delivery in arrived? {
-            unsuspected = if is_suspect(&delivery) { 0 } else { unsuspected + 1 };
-            // Should we die of it, a busy broker would give the next one to a consumer that still stands, in vain. Once that is likely, none
-            // stands. What has arrived by then is begun too, alone.
-            let is_likely = delivery.in_vain().is_some_and(|times| times > SUSPECT);
-            if is_likely || unsuspected == enough {
-                on.lane.cancel().await?;
-            }
-            if begin(shared, on, delivery, stop).await? == LaneEnd::GaveBack {
-                return Ok(LaneEnd::GaveBack);
-            }
-            if unsuspected < enough && !on.lane.is_consuming() && !on.lane.has_left_over() {
-                on.lane.consume(1).await?;
-            }
-        }
-    }
-    on.lane.cancel().await?;
-    // One may have come just then.
-    while on.lane.has_left_over() && !stop.is_cancelled() {
-        for delivery in on.lane.next_batch(1).await? {
-            if begin(shared, on, delivery, stop).await? == LaneEnd::GaveBack {
-                return Ok(LaneEnd::GaveBack);
-            }
+    while unsuspected < enough && !stop.is_cancelled() {
+        // What comes later is met with little in hand all the same.
+        let Some(delivery) = on.lane.get().await? else { break };
+        unsuspected = if is_suspect(&delivery) { 0 } else { unsuspected + 1 };
+        if begin(shared, on, delivery, stop).await? == LaneEnd::GaveBack {
+            return Ok(LaneEnd::GaveBack);
         }
     }
     Ok(LaneEnd::Stopped)

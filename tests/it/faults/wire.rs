@@ -15,8 +15,10 @@ pub(super) struct Deliveries(Arc<Mutex<Wire>>);
 pub(super) struct Seen {
     /// Every delivery: when, to which worker, on which channel, and with which count.
     deliveries: Vec<(u128, usize, u16, u64)>,
-    /// Those that the broker calls redelivered.
+    /// Those that the broker calls redelivered: it says so of what never arrived too, since it was on its way to a consumer that ended.
     pub(super) redelivered: u32,
+    /// How many workers died that had been given it and had not acknowledged it.
+    pub(super) died_with: u32,
     /// The highest count that a delivery carried: `x-delivery-count`, and what the worker adds to it on its copies.
     pub(super) in_vain: u64,
 }
@@ -24,41 +26,66 @@ pub(super) struct Seen {
 #[derive(Debug, Default)]
 struct Wire {
     /// By worker and number.
-    connections: HashMap<(usize, u64), Unread>,
+    connections: HashMap<(usize, u64), Connection>,
     events: BTreeMap<String, Seen>,
     start: Option<Instant>,
 }
 
-/// Bytes of a connection that are no whole frame yet, and what the last method and content header of each of its channels said.
 #[derive(Debug, Default)]
-struct Unread {
-    bytes: Vec<u8>,
-    redelivered: HashMap<u16, bool>,
-    counts: HashMap<u16, u64>,
+struct Connection {
+    from_broker: Unread,
+    from_worker: Unread,
+    channels: HashMap<u16, Channel>,
+}
+
+/// Bytes of one way that are no whole frame yet.
+#[derive(Debug, Default)]
+struct Unread(Vec<u8>);
+
+/// What the last method and content header said, and the events that are not acknowledged.
+#[derive(Debug, Default)]
+struct Channel {
+    delivery_tag: u64,
+    redelivered: bool,
+    in_vain: u64,
+    in_hand: BTreeMap<u64, String>,
+}
+
+struct Frame {
+    kind: u8,
+    channel: u16,
+    payload: Vec<u8>,
 }
 
 impl Deliveries {
     pub(super) fn tap(&self, worker: usize) -> Tap {
         let deliveries = self.clone();
         Tap::new(move |number, way, bytes| {
-            if way == Way::ToClient {
-                deliveries.0.lock().unwrap().read((worker, number), bytes);
+            let mut wire = deliveries.0.lock().unwrap();
+            match way {
+                Way::ToClient => wire.read((worker, number), bytes),
+                Way::ToServer => wire.read_acks((worker, number), bytes),
             }
             Flow::Pass
         })
     }
 
-    /// What came redelivered most often, of all events but that one.
-    pub(super) fn worst(&self, but: &str) -> Seen {
-        let wire = self.0.lock().unwrap();
-        let innocent = wire.events.iter().filter(|(id, _)| *id != but).map(|(_, seen)| seen);
-        innocent.max_by_key(|seen| (seen.redelivered, seen.in_vain, seen.deliveries.len())).unwrap().clone()
+    /// That worker is dead.
+    pub(super) fn died(&self, worker: usize) {
+        let mut wire = self.0.lock().unwrap();
+        let Wire { connections, events, .. } = &mut *wire;
+        for (_, connection) in connections.extract_if(|(of, _), _| *of == worker) {
+            for id in connection.channels.into_values().flat_map(|channel| channel.in_hand.into_values()) {
+                events.entry(id).or_default().died_with += 1;
+            }
+        }
     }
 
-    /// The broker's highest count of deliveries in vain, of all events but that one.
-    pub(super) fn most_in_vain(&self, but: &str) -> u64 {
+    /// The one with the highest such figure, of all events but that one.
+    pub(super) fn worst<O: Ord>(&self, but: &str, figure: impl Fn(&Seen) -> O) -> Seen {
         let wire = self.0.lock().unwrap();
-        wire.events.iter().filter(|(id, _)| *id != but).map(|(_, seen)| seen.in_vain).max().unwrap()
+        let innocent = wire.events.iter().filter(|(id, _)| *id != but).map(|(_, seen)| seen);
+        innocent.max_by_key(|seen| figure(seen)).unwrap().clone()
     }
 
     /// What became of that one.
@@ -68,41 +95,91 @@ impl Deliveries {
 }
 
 impl Wire {
-    /// Frames: type, channel, size, payload, end. A method (1) that delivers is followed by a content header (2) and its body (3) on the
-    /// same channel.
+    /// A method (1) that delivers is followed by a content header (2) and its body (3) on the same channel.
     fn read(&mut self, connection: (usize, u64), bytes: &[u8]) {
-        let Unread { bytes: unread, redelivered, counts } = self.connections.entry(connection).or_default();
-        unread.extend_from_slice(bytes);
         let start = *self.start.get_or_insert_with(Instant::now);
+        let Connection { from_broker, channels, .. } = self.connections.entry(connection).or_default();
+        for Frame { kind, channel: number, payload } in from_broker.frames(bytes) {
+            let channel = channels.entry(number).or_default();
+            match kind {
+                1 => {
+                    if let Some(delivered) = delivered(&payload) {
+                        (channel.delivery_tag, channel.redelivered) = delivered;
+                    }
+                }
+                2 => channel.in_vain = in_vain(&payload),
+                3 => {
+                    let event: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+                    let id = event["id"].as_str().map_or_else(|| event["id"].to_string(), str::to_owned);
+                    let seen = self.events.entry(id.clone()).or_default();
+                    seen.deliveries.push((start.elapsed().as_millis(), connection.0, number, channel.in_vain));
+                    seen.redelivered += u32::from(channel.redelivered);
+                    seen.in_vain = seen.in_vain.max(channel.in_vain);
+                    channel.in_hand.insert(channel.delivery_tag, id);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn read_acks(&mut self, connection: (usize, u64), bytes: &[u8]) {
+        let Connection { from_worker, channels, .. } = self.connections.entry(connection).or_default();
+        for Frame { kind, channel, payload } in from_worker.frames(bytes) {
+            if kind == 1
+                && let Some((tag, multiple)) = acknowledged(&payload)
+            {
+                let in_hand = &mut channels.entry(channel).or_default().in_hand;
+                if multiple {
+                    in_hand.retain(|other, _| *other > tag);
+                } else {
+                    in_hand.remove(&tag);
+                }
+            }
+        }
+    }
+}
+
+impl Unread {
+    /// Takes the frames that are whole: type, channel, size, payload, end.
+    fn frames(&mut self, bytes: &[u8]) -> Vec<Frame> {
+        /// What a client begins with, which is no frame.
+        const PROTOCOL_HEADER: &[u8] = b"AMQP\0\0\x09\x01";
+        let Self(unread) = self;
+        unread.extend_from_slice(bytes);
+        if unread.starts_with(PROTOCOL_HEADER) {
+            unread.drain(..PROTOCOL_HEADER.len());
+        }
+        let mut frames = Vec::new();
         while let Some(head) = unread.first_chunk::<7>() {
             let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
             let (kind, channel) = (head[0], u16::from_be_bytes([head[1], head[2]]));
             if unread.len() < size + 8 {
                 break;
             }
-            let payload: Vec<u8> = unread.drain(..size + 8).skip(7).take(size).collect();
-            match kind {
-                1 => _ = is_redelivered(&payload).map(|again| redelivered.insert(channel, again)),
-                2 => _ = counts.insert(channel, in_vain(&payload)),
-                3 => {
-                    let event: serde_json::Value = serde_json::from_slice(&payload).unwrap();
-                    let id = event["id"].as_str().map_or_else(|| event["id"].to_string(), str::to_owned);
-                    let seen = self.events.entry(id).or_default();
-                    seen.deliveries.push((start.elapsed().as_millis(), connection.0, channel, counts[&channel]));
-                    seen.redelivered += u32::from(redelivered[&channel]);
-                    seen.in_vain = seen.in_vain.max(counts[&channel]);
-                }
-                _ => {}
-            }
+            frames.push(Frame { kind, channel, payload: unread.drain(..size + 8).skip(7).take(size).collect() });
         }
+        frames
     }
 }
 
-/// Of `basic.deliver` (class 60, method 60): consumer tag, delivery tag, redelivered, and where it came from.
-fn is_redelivered(method: &[u8]) -> Option<bool> {
-    let arguments = method.strip_prefix(&[0, 60, 0, 60])?;
-    let consumer_tag = usize::from(arguments[0]);
-    Some(arguments[1 + consumer_tag + 8] != 0)
+/// The delivery tag, and whether it is redelivered, of `basic.deliver` (class 60, method 60), where the consumer's tag stands before, and of
+/// `basic.get-ok` (method 71).
+fn delivered(method: &[u8]) -> Option<(u64, bool)> {
+    let arguments = match method.strip_prefix(&[0, 60, 0, 60]) {
+        Some(arguments) => &arguments[1 + usize::from(arguments[0])..],
+        None => method.strip_prefix(&[0, 60, 0, 71])?,
+    };
+    Some(tag_and_bit(arguments))
+}
+
+/// The delivery tag, and whether all before it are meant too, of `basic.ack` (class 60, method 80).
+fn acknowledged(method: &[u8]) -> Option<(u64, bool)> {
+    Some(tag_and_bit(method.strip_prefix(&[0, 60, 0, 80])?))
+}
+
+fn tag_and_bit(arguments: &[u8]) -> (u64, bool) {
+    let (tag, rest) = arguments.split_first_chunk::<8>().unwrap();
+    (u64::from_be_bytes(*tag), rest[0] != 0)
 }
 
 /// How often the message was delivered in vain, itself and as what it is a copy of.
