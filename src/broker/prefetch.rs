@@ -42,6 +42,11 @@ impl Prefetch {
         self.has_backlog = if self.has_backlog { waiting >= full } else { waiting >= full.saturating_mul(BACKLOG_WINDOWS) };
     }
 
+    /// Whether many windows waited when one was last told.
+    pub fn has_backlog(&self) -> bool {
+        self.has_backlog
+    }
+
     /// What it never goes beyond, as things are.
     fn bound(&self) -> u16 {
         if self.has_backlog { self.backlog_full } else { self.full }

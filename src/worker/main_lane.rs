@@ -25,8 +25,12 @@ const SLOW_LINK: Duration = Duration::from_micros(500);
 /// So many make a batch on a slow link, while others are on their way.
 const GATHERED: usize = 50;
 
-/// So many settled deliveries are acknowledged at once while more arrive: to a quorum queue an acknowledgement is an entry in its log.
-const ACKNOWLEDGED_AT_ONCE: usize = 125;
+/// Of what may be in hand, settled deliveries make up so small a part when they are acknowledged while more arrive: to a quorum queue an
+/// acknowledgement is an entry in its log, and what it may then give out it reads at once.
+const ACKNOWLEDGED_PART: u16 = 8;
+
+/// Of a backlog more is to come: what is settled waits for it so long, and no longer.
+const MORE_COMES: Duration = Duration::from_millis(2);
 
 /// For copies under way when everything else is given back.
 const SETTLE_BEFORE_GIVING_BACK: Duration = Duration::from_secs(5);
@@ -54,7 +58,7 @@ pub(super) async fn run(
             biased;
             batch = settling.next(), if !settling.is_empty() => {
                 let batch: Result<SettledBatch, SessionEnded> = batch;
-                settled.note(lane, &batch?, suspects)?;
+                settled.note(lane, &batch?, suspects, window.prefetch() / ACKNOWLEDGED_PART)?;
             }
             applied = applying.next(), if !applying.is_empty() => {
                 let (batch, applied): (Batch, Result<Unsettled, Outage>) = applied;
@@ -106,9 +110,16 @@ pub(super) async fn run(
             }
             () = tokio::time::sleep_until((sent_at + SLOW_LINK).into()), if gathering => {}
             // Nothing else to do for now.
-            () = std::future::ready(()), if settled.any() && applying.is_empty() && settling.is_empty() => settled.acknowledge(lane)?,
+            () = nothing_comes(window.has_backlog()), if settled.any() && applying.is_empty() && settling.is_empty() => settled.acknowledge(lane)?,
             else => return Ok(LaneEnd::Stopped),
         }
+    }
+}
+
+/// Waits for what may still come, where more is known to wait.
+async fn nothing_comes(has_backlog: bool) {
+    if has_backlog {
+        tokio::time::sleep(MORE_COMES).await;
     }
 }
 
@@ -127,8 +138,8 @@ impl Settled {
         self.through.is_some()
     }
 
-    /// One more batch, and all before it are.
-    fn note(&mut self, lane: &Lane, (batch, copied): &SettledBatch, suspects: &Suspects<'_>) -> Result<(), SessionEnded> {
+    /// One more batch, and all before it are; acknowledges them once there are that many.
+    fn note(&mut self, lane: &Lane, (batch, copied): &SettledBatch, suspects: &Suspects<'_>, at_once: u16) -> Result<(), SessionEnded> {
         if suspects.any() {
             // Those stand among what is settled, and are not.
             self.acknowledge(lane)?;
@@ -136,7 +147,7 @@ impl Settled {
         }
         self.through = batch.last_tag();
         self.deliveries += batch.deliveries.len();
-        if *copied || self.deliveries >= ACKNOWLEDGED_AT_ONCE { self.acknowledge(lane) } else { Ok(()) }
+        if *copied || self.deliveries >= usize::from(at_once) { self.acknowledge(lane) } else { Ok(()) }
     }
 
     fn acknowledge(&mut self, lane: &Lane) -> Result<(), SessionEnded> {
@@ -165,8 +176,7 @@ where
             tokio::select! {
                 biased;
                 batch = settling.next(), if !settling.is_empty() => {
-                    settled.note(lane, &batch?, suspects)?;
-                    settled.acknowledge(lane)?;
+                    settled.note(lane, &batch?, suspects, 0)?;
                 }
                 opened = &mut opens => break opened,
                 ended = lane.end() => return Err(ended),
@@ -177,8 +187,7 @@ where
         // An alarm of the broker may make this take for ever.
         let settle_all = async {
             while !settling.is_empty() {
-                settled.note(lane, &settling.next().await?, suspects)?;
-                settled.acknowledge(lane)?;
+                settled.note(lane, &settling.next().await?, suspects, 0)?;
             }
             Ok::<(), SessionEnded>(())
         };

@@ -47,6 +47,11 @@ impl Window {
         }
     }
 
+    /// Whether so much waited at the last look that more is sure to come.
+    pub(super) fn has_backlog(&self) -> bool {
+        self.prefetch.has_backlog()
+    }
+
     /// Takes note of what arrived, and of how many were left in the queue at the last look. The prefetch to consume anew with, where it changes.
     pub(super) fn after(&mut self, deliveries: &[Delivery], waiting: u32) -> Option<u16> {
         let before = self.prefetch();

@@ -1,10 +1,14 @@
-//! How much is in hand at once: as much as the setting says, and six times as much of a backlog where nobody set it.
+//! How much is in hand at once: as much as the setting says, and six times as much of a backlog where nobody set it; and how much of it is
+//! acknowledged at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::BasicProperties;
 
 use super::stage::{SOON, Stage};
-use crate::support::{self, Proxy, wait_until};
+use crate::support::{self, Flow, Proxy, Tap, Way, wait_until};
 
 const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
@@ -16,8 +20,7 @@ async fn told(stage: &Stage, what: [&str; 2]) -> Option<u32> {
     told.lines().find_map(|line| line.strip_prefix(&stage.queue)?.strip_prefix('\t')?.trim().parse().ok())
 }
 
-/// A worker with these settings meets a backlog, and Redis falls silent in the midst of it: so much is then in hand.
-async fn in_hand_of_a_backlog(settings: &[(&str, &str)], wanted: u32) {
+async fn with_a_backlog() -> Stage {
     let stage = Stage::new(&[("users.yaml", RULES)]).await;
     // For its queues.
     stage.worker(&[]).await.terminate().await;
@@ -28,7 +31,12 @@ async fn in_hand_of_a_backlog(settings: &[(&str, &str)], wanted: u32) {
     }
     while confirms.next().await.is_some() {}
     wait_until(SOON, "the backlog waits", async || stage.ready("").await == BACKLOG).await;
+    stage
+}
 
+/// A worker with these settings meets a backlog, and Redis falls silent in the midst of it: so much is then in hand.
+async fn in_hand_of_a_backlog(settings: &[(&str, &str)], wanted: u32) {
+    let stage = with_a_backlog().await;
     let proxy = Proxy::start(&stage.redis.addr()).await;
     let redis_url = format!("redis://{}", proxy.addr());
     let mut all = vec![("UNSTALE_REDIS_URL", redis_url.as_str())];
@@ -55,4 +63,27 @@ async fn a_backlog_has_six_times_as_much_in_hand() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prefetch_that_is_set_is_kept_to() {
     in_hand_of_a_backlog(&[("UNSTALE_PREFETCH", "1000")], 1_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_is_acknowledged_by_an_eighth_of_what_is_in_hand() {
+    /// The end of an AMQP frame's head, which says how long it is, and of `basic.ack`'s (class 60, method 80).
+    const ACK: &[u8] = &[0, 0, 0, 13, 0, 60, 0, 80];
+    let stage = with_a_backlog().await;
+    let acks = Arc::new(AtomicU32::new(0));
+    let seen = Arc::clone(&acks);
+    let counts = Tap::new(move |_, way, bytes| {
+        if way == Way::ToServer {
+            let count = bytes.windows(ACK.len()).filter(|window| *window == ACK).count();
+            seen.fetch_add(u32::try_from(count).unwrap(), Ordering::Relaxed);
+        }
+        Flow::Pass
+    });
+    let broker = support::rabbitmq().await;
+    let proxy = Proxy::start_tapped(&broker.addr(), counts).await;
+    let worker = stage.worker(&[("UNSTALE_AMQP_URL", &broker.url().replace(&broker.addr(), &proxy.addr()))]).await;
+    stage.wait_settled(&[&worker]).await;
+    // 54 of 750; some more at either end. By batches of 256 it would be 157 at least.
+    let acks = acks.load(Ordering::Relaxed);
+    assert!((40..100).contains(&acks), "{acks} acknowledgements for {BACKLOG} events");
 }
