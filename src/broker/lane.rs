@@ -45,8 +45,8 @@ pub struct Lane {
     acker: Acker,
     consumer: Option<Consumer>,
     consumers_begun: u32,
-    /// When the last consumer was asked for.
-    consumed_at: Option<Instant>,
+    /// When the queue was last asked for a consumer, or for one message.
+    asked_at: Option<Instant>,
     /// Had arrived when the consumer was cancelled.
     left_over: VecDeque<Delivery>,
     ended: watch::Receiver<Option<SessionEnded>>,
@@ -61,7 +61,7 @@ impl Lane {
             acker: Acker { channel, epoch, signal, recent },
             consumer: None,
             consumers_begun: 0,
-            consumed_at: None,
+            asked_at: None,
             left_over: VecDeque::new(),
             ended,
         }
@@ -79,10 +79,7 @@ impl Lane {
         self.consumers_begun += 1;
         let begun = consume(&self.acker.channel, self.consumers_begun, self.queue.clone(), prefetch.max(1), FieldTable::default());
         self.consumer = Some(answered(begun).await.map_err(|ended| self.acker.signal.end(ended))?);
-        // The queue has put down all that came before the last consumer, whose beginning it put down itself.
-        if let Some(last) = self.consumed_at.replace(began) {
-            self.acker.recent.took_hold(last);
-        }
+        self.answered_since(began);
         Ok(())
     }
 
@@ -174,6 +171,14 @@ impl Lane {
         Ok(batch)
     }
 
+    /// By now the queue has put down all that came before it was asked the last time: it put down that question itself, and what the channel kept
+    /// back until then went out with its answer.
+    fn answered_since(&mut self, asked: Instant) {
+        if let Some(last) = self.asked_at.replace(asked) {
+            self.acker.recent.took_hold(last);
+        }
+    }
+
     /// Takes the next one from the queue without a consumer: whoever dies of it leaves none behind, to which a busy broker would give the next one
     /// in vain. `None` when the queue has none.
     ///
@@ -183,8 +188,7 @@ impl Lane {
         let asked = Instant::now();
         let got = self.acker.channel.basic_get(self.queue.clone(), BasicGetOptions { no_ack: false });
         let got = answered(got).await.map_err(|ended| self.acker.signal.end(ended))?;
-        // The queue puts down what it gives out, behind all that came before.
-        self.acker.recent.took_hold(asked);
+        self.answered_since(asked);
         Ok(got.map(|message| Delivery::new(self.acker.epoch, message.delivery)))
     }
 

@@ -42,7 +42,7 @@ impl Prefetch {
         self.has_backlog = if self.has_backlog { waiting >= full } else { waiting >= full.saturating_mul(BACKLOG_WINDOWS) };
     }
 
-    /// Whether many windows waited when one was last told.
+    /// Whether a backlog waits: from eight windows on, until less than one does.
     pub fn has_backlog(&self) -> bool {
         self.has_backlog
     }

@@ -29,8 +29,11 @@ const GATHERED: usize = 50;
 /// acknowledgement is an entry in its log, and what it may then give out it reads at once.
 const ACKNOWLEDGED_PART: u16 = 8;
 
-/// Of a backlog more is to come: what is settled waits for it so long, and no longer.
+/// Of a backlog more is to come: with nothing in hand otherwise, what is settled waits so long for it.
 const MORE_COMES: Duration = Duration::from_millis(2);
+
+/// Nor does it wait longer for what is in hand beside it: Redis may be silent, and the broker take no copies.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(100);
 
 /// For copies under way when everything else is given back.
 const SETTLE_BEFORE_GIVING_BACK: Duration = Duration::from_secs(5);
@@ -54,6 +57,7 @@ pub(super) async fn run(
         let is_alone = applying.is_empty();
         let gathering = !is_alone && sent_at.elapsed() < SLOW_LINK;
         let enough = |arrived| is_alone || arrived >= GATHERED;
+        let due = settled.due(is_alone && settling.is_empty(), window.has_backlog() && !stopping);
         tokio::select! {
             biased;
             batch = settling.next(), if !settling.is_empty() => {
@@ -65,6 +69,7 @@ pub(super) async fn run(
                 match applied {
                     Ok(unsettled) => settling.push(settle(shared, publisher, batch, unsettled)).await,
                     Err(outage) => {
+                        settled.acknowledge(lane)?;
                         shared.gate.close(&outage);
                         // What was sent behind the failed batch is applied again behind it: order is kept.
                         let mut held = VecDeque::from([batch]);
@@ -109,17 +114,9 @@ pub(super) async fn run(
                 }
             }
             () = tokio::time::sleep_until((sent_at + SLOW_LINK).into()), if gathering => {}
-            // Nothing else to do for now.
-            () = nothing_comes(window.has_backlog()), if settled.any() && applying.is_empty() && settling.is_empty() => settled.acknowledge(lane)?,
+            () = due, if settled.any() => settled.acknowledge(lane)?,
             else => return Ok(LaneEnd::Stopped),
         }
-    }
-}
-
-/// Waits for what may still come, where more is known to wait.
-async fn nothing_comes(has_backlog: bool) {
-    if has_backlog {
-        tokio::time::sleep(MORE_COMES).await;
     }
 }
 
@@ -130,6 +127,8 @@ type SettledBatch = (Batch, bool);
 #[derive(Debug, Default)]
 struct Settled {
     through: Option<Tag>,
+    /// When the first of it was.
+    since: Option<Instant>,
     deliveries: usize,
 }
 
@@ -146,11 +145,28 @@ impl Settled {
             return batch.deliveries.iter().try_for_each(|delivery| lane.ack_one(delivery.tag()));
         }
         self.through = batch.last_tag();
+        self.since.get_or_insert_with(Instant::now);
         self.deliveries += batch.deliveries.len();
         if *copied || self.deliveries >= usize::from(at_once) { self.acknowledge(lane) } else { Ok(()) }
     }
 
+    /// Waits until it is to be acknowledged, few as it may be.
+    fn due(&self, nothing_in_hand: bool, more_comes: bool) -> impl Future<Output = ()> + use<> {
+        let latest = self.since.map(|since| since + ACKNOWLEDGED_WITHIN);
+        let due = match (nothing_in_hand, more_comes) {
+            (true, false) => None,
+            (true, true) => latest.map(|latest| latest.min(Instant::now() + MORE_COMES)),
+            (false, _) => latest,
+        };
+        async move {
+            if let Some(due) = due {
+                tokio::time::sleep_until(due.into()).await;
+            }
+        }
+    }
+
     fn acknowledge(&mut self, lane: &Lane) -> Result<(), SessionEnded> {
+        self.since = None;
         self.deliveries = 0;
         self.through.take().map_or(Ok(()), |tag| lane.ack_through(tag))
     }
@@ -169,7 +185,6 @@ async fn hold<F>(
 where
     F: Future<Output = Result<SettledBatch, SessionEnded>>,
 {
-    settled.acknowledge(lane)?;
     let opened = {
         let mut opens = pin!(shared.gate.hold(stop));
         loop {

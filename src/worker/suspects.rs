@@ -2,7 +2,8 @@
 //!
 //! A worker that dies costs everything in its hands a redelivery, and the broker's delivery limit counts those. What was in hand whenever
 //! the culprit was begun cannot have come in vain more often than the culprit itself. So a delivery that came in vain [`SUSPECT`] times is
-//! begun only with nothing else in hand, in either lane: no neighbour of a culprit comes in vain more often than that for its sake.
+//! begun only with nothing else in hand, in either lane: no more workers than that die with a neighbour of a culprit in hand, and one more where
+//! the culprit was begun while the neighbour waited for its turn.
 //! Suspects that are in hand together cannot be given back without one more count each: all but one go to the end of their queue as copies
 //! that say how often they came.
 
@@ -13,8 +14,8 @@ use super::in_hand::Held;
 use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
 use crate::broker::{Delivery, Lane, LaneName, SessionEnded, Tag};
 
-/// Delivered in vain so often, a message may be what kills workers. Not more: no neighbour is to come in vain more than three times, and
-/// RabbitMQ, busy, may count twice when a consumer dies.
+/// Delivered in vain so often, a message may be what kills workers. Not more: no neighbour is to be redelivered more than three times, and
+/// RabbitMQ, busy, counts what was on its way to a consumer that dies or is cancelled too.
 const SUSPECT: u64 = 2;
 
 /// As many that are no suspects, in a row, end the search for more.

@@ -47,7 +47,7 @@ impl Window {
         }
     }
 
-    /// Whether so much waited at the last look that more is sure to come.
+    /// Whether a backlog waited at the last look, so that more is likely to come.
     pub(super) fn has_backlog(&self) -> bool {
         self.prefetch.has_backlog()
     }

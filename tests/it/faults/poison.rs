@@ -160,8 +160,11 @@ async fn assert_no_neighbour_suffered(scene: &Scene, died: u32) {
     eprintln!("the worst of its neighbours: {worst:?}; {died} workers died");
     let culprit = scene.deliveries.of(POISON);
     assert!(worst.died_with <= 3, "too many died with it in hand: {worst:?}\nthe culprit: {culprit:?}");
-    // RabbitMQ also counts and calls redelivered what was on its way to a consumer that ended or was cancelled, which nobody has seen.
-    let worst = scene.deliveries.worst(POISON, |seen| (seen.in_vain, seen.redelivered));
+    // RabbitMQ also counts and calls redelivered what was on its way to a consumer that ended or was cancelled, which nobody has seen. More would
+    // be acknowledgements that did not hold.
+    let worst = scene.deliveries.worst(POISON, |seen| (seen.redelivered, seen.in_vain));
+    assert!(worst.redelivered <= 5, "the broker gave it out too often: {worst:?}\nthe culprit: {culprit:?}");
+    let worst = scene.deliveries.worst(POISON, |seen| seen.in_vain);
     assert!(worst.in_vain <= 6, "the broker counted it too often: {worst:?}\nthe culprit: {culprit:?}");
 }
 
@@ -184,7 +187,7 @@ async fn old_ones(stage: &Stage) -> Vec<String> {
 
 /// Around it in the queue while six workers are in full swing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_poison_message_costs_no_neighbour_more_than_three_redeliveries() {
+async fn a_poison_message_harms_no_neighbour() {
     let mut scene = Scene::start("http://127.0.0.1:9", |bytes| holds(bytes, POISON)).await;
     scene.warm_up().await;
     // Slow answers of Redis: what is prefetched is still in hand when a worker dies.

@@ -1,6 +1,6 @@
 //! What RabbitMQ delivers, as the wire says it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -35,6 +35,7 @@ struct Wire {
 struct Connection {
     from_broker: Unread,
     from_worker: Unread,
+    is_dead: bool,
     channels: HashMap<u16, Channel>,
 }
 
@@ -70,14 +71,19 @@ impl Deliveries {
         })
     }
 
-    /// That worker is dead.
+    /// That worker is dead: what its connections still say, nobody has heard.
     pub(super) fn died(&self, worker: usize) {
         let mut wire = self.0.lock().unwrap();
         let Wire { connections, events, .. } = &mut *wire;
-        for (_, connection) in connections.extract_if(|(of, _), _| *of == worker) {
-            for id in connection.channels.into_values().flat_map(|channel| channel.in_hand.into_values()) {
-                events.entry(id).or_default().died_with += 1;
-            }
+        let of_its = connections.iter_mut().filter(|((of, _), connection)| *of == worker && !connection.is_dead);
+        // An event and its copy may both be in hand.
+        let mut in_hand = BTreeSet::new();
+        for (_, connection) in of_its {
+            connection.is_dead = true;
+            in_hand.extend(connection.channels.drain().flat_map(|(_, channel)| channel.in_hand.into_values()));
+        }
+        for id in in_hand {
+            events.entry(id).or_default().died_with += 1;
         }
     }
 
@@ -98,7 +104,10 @@ impl Wire {
     /// A method (1) that delivers is followed by a content header (2) and its body (3) on the same channel.
     fn read(&mut self, connection: (usize, u64), bytes: &[u8]) {
         let start = *self.start.get_or_insert_with(Instant::now);
-        let Connection { from_broker, channels, .. } = self.connections.entry(connection).or_default();
+        let Connection { from_broker, channels, is_dead, .. } = self.connections.entry(connection).or_default();
+        if *is_dead {
+            return;
+        }
         for Frame { kind, channel: number, payload } in from_broker.frames(bytes) {
             let channel = channels.entry(number).or_default();
             match kind {
@@ -123,7 +132,10 @@ impl Wire {
     }
 
     fn read_acks(&mut self, connection: (usize, u64), bytes: &[u8]) {
-        let Connection { from_worker, channels, .. } = self.connections.entry(connection).or_default();
+        let Connection { from_worker, channels, is_dead, .. } = self.connections.entry(connection).or_default();
+        if *is_dead {
+            return;
+        }
         for Frame { kind, channel, payload } in from_worker.frames(bytes) {
             if kind == 1
                 && let Some((tag, multiple)) = acknowledged(&payload)
