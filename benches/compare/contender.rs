@@ -59,7 +59,7 @@ impl Target {
 pub(crate) enum Contender {
     /// lapin, prefetch 1,000, acknowledges 250 at a time, and does nothing else.
     Bare,
-    /// The same, consuming as the worker does while a backlog waits: a prefetch of 6,000, and a tag of one byte.
+    /// The same, consuming as the worker does while a backlog waits: a prefetch of 6,000, and a short tag.
     BareWide,
     /// The first, with one variadic UNLINK and one acknowledgement for what has arrived.
     Sketch,

@@ -100,11 +100,6 @@ impl Lane {
         Ok(())
     }
 
-    /// Whether a consumer stands.
-    pub fn is_consuming(&self) -> bool {
-        self.consumer.is_some()
-    }
-
     /// Whether something had arrived when the consumer was cancelled that [`next_batch`](Self::next_batch) has not given out.
     pub fn has_left_over(&self) -> bool {
         !self.left_over.is_empty()
