@@ -76,6 +76,7 @@ pub(super) fn compile(files: Vec<File<'_>>, options: &LoadOptions, digest: Strin
         loaders: Vec::new(),
         routing_keys: Vec::new(),
         max_keys_per_event: options.max_keys_per_event,
+        tag_prefix: options.tag_prefix.clone(),
     };
     let mut routing_keys = BTreeSet::new();
     let mut examples = Vec::new();
