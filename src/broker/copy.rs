@@ -13,6 +13,7 @@ use super::convert::{Delivery, for_copy, long};
 use super::publisher::Outgoing;
 use super::wire::content_header_bytes;
 use crate::event::{Form, header};
+use crate::printable::printable;
 use crate::reason::Reason;
 
 /// The longest `unstale-error`.
@@ -145,7 +146,8 @@ fn write_ours(table: &mut BTreeMap<ShortString, AMQPValue>, delivery: &Delivery,
     write(header::EVENT_TYPE, headers.event_type.or_else(|| earlier(header::EVENT_TYPE)).filter(fits));
     write(header::EVENT_ID, headers.event_id.or_else(|| earlier(header::EVENT_ID)).filter(fits));
     let error = headers.error.filter(|_| ours == Ours::Whole);
-    write(header::ERROR, error.map(cut_error));
+    let error = error.map(printable);
+    write(header::ERROR, error.as_deref().map(cut_error));
     let effects = headers.effects.map(|positions| positions.iter().map(u32::to_string).collect::<Vec<_>>().join(","));
     write(header::EFFECTS, effects.as_deref().filter(fits));
     let properties = delivery.properties();

@@ -9,8 +9,9 @@ use super::problem::{ConfigProblem, ConfigProblems, Warning};
 use super::settings::{RawSettings, Setting, setting};
 use super::{
     AmqpConfig, Config, DeclarePolicy, HistoryConfig, LogFormat, RedisConfig, RedisMode, RegistryConfig, SecretUrl, TlsConfig,
-    UnknownPolicy, WarmConfig, nodes,
+    UnknownPolicy, WarmConfig, certificates, nodes,
 };
+use crate::event::{Reading, TypeFrom};
 use crate::quantity::{Rate, format_duration, parse_duration, parse_size_bytes};
 
 /// How long deliveries are held while Redis is away: part of how old an event may be when it is applied.
@@ -54,7 +55,12 @@ impl Environment {
             unknown: checker.read(setting::unknown, raw.unknown.as_deref(), |text| {
                 one_of(text, &[("retry", UnknownPolicy::Retry), ("dead", UnknownPolicy::Dead), ("drop", UnknownPolicy::Drop)])
             }),
-            max_body_bytes: checker.read(setting::max_body_bytes, raw.max_body_bytes.as_deref(), size_in_memory),
+            reading: Reading {
+                max_body_bytes: checker.read(setting::max_body_bytes, raw.max_body_bytes.as_deref(), size_in_memory),
+                type_from: checker.read(setting::type_from, raw.type_from.as_deref(), |text| {
+                    one_of(text, &[("any", TypeFrom::Any), ("routing_key", TypeFrom::RoutingKey)])
+                }),
+            },
             http_addr: checker.read(setting::http_addr, raw.http_addr.as_deref(), |text| or_off(text, socket_addr)),
             log: checker.read(setting::log, raw.log.as_deref(), log_directives),
             log_format: checker.read(setting::log_format, raw.log_format.as_deref(), |text| {
@@ -173,10 +179,16 @@ type Given<'r> = (Setting, Option<&'r str>);
 
 fn tls(checker: &mut Checker, ca: Given<'_>, cert: Given<'_>, key: Given<'_>) -> TlsConfig {
     let tls = TlsConfig {
-        ca_pem: checker.optional(ca.0, ca.1, |text| pem(text, "CERTIFICATE-----")),
-        cert_pem: checker.optional(cert.0, cert.1, |text| pem(text, "CERTIFICATE-----")),
-        key_pem: checker.optional(key.0, key.1, |text| pem(text, "PRIVATE KEY-----")),
+        ca_pem: checker.optional(ca.0, ca.1, |text| pem(text, "CERTIFICATE-----", certificates::check_roots)),
+        cert_pem: checker.optional(cert.0, cert.1, |text| pem(text, "CERTIFICATE-----", certificates::check_certificate)),
+        key_pem: checker.optional(key.0, key.1, |text| pem(text, "PRIVATE KEY-----", certificates::check_key)),
     };
+    if let (Some(cert_pem), Some(key_pem)) = (&tls.cert_pem, &tls.key_pem)
+        && !certificates::belong_together(cert_pem, key_pem)
+    {
+        let message = format!("not the key of the certificate in {}: give the key that the certificate was made for", cert.0.name);
+        checker.problem(key.0, &message);
+    }
     match (cert.1, key.1) {
         (Some(_), None) if !checker.has_problem(key.0) => {
             checker.problem(key.0, &format!("missing: {} needs its private key", cert.0.name))
@@ -392,9 +404,9 @@ fn log_directives(text: &str) -> Result<String, Expected> {
     Ok(text.to_owned())
 }
 
-fn pem(text: &str, label: &str) -> Result<String, Expected> {
+fn pem(text: &str, label: &str, check: impl Fn(&str) -> Result<(), &'static str>) -> Result<String, Expected> {
     if text.contains("-----BEGIN ") && text.contains(label) {
-        return Ok(text.to_owned());
+        return check(text).map(|()| text.to_owned()).map_err(str::to_owned);
     }
     Err(format!("expected PEM text, with a line -----BEGIN …{label}; for the path of a file, use the form of the name that ends in _FILE"))
 }

@@ -14,7 +14,7 @@ mod time;
 
 use std::borrow::Cow;
 
-pub use decode::decode;
+pub use decode::{Reading, TypeFrom, decode};
 pub use identity::EventId;
 pub use json::Json;
 pub use line::{LineError, OwnedMessage, OwnedProperties, OwnedValue};

@@ -41,7 +41,7 @@ impl Publisher {
             .map(|(delivery, arrived_after, order)| {
                 let message = delivery.message();
                 // Rare: what a copy says of its event is read once more from the delivery.
-                let event = match decode(&message, shared.config.max_body_bytes) {
+                let event = match decode(&message, shared.config.reading) {
                     Ok(Decoded::Event(event)) => Some(event),
                     Ok(Decoded::Tombstone) | Err(_) => None,
                 };

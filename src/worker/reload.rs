@@ -37,7 +37,8 @@ pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
         match loaded {
             Ok(Ok(loaded)) => take(&shared, loaded),
             Ok(Err(problems)) => {
-                error!(digest = %judged, "the changed registry does not load, the last good one stays:\n{problems}");
+                error!(digest = %judged, "the changed registry does not load, the last good one stays");
+                log_lines(&problems);
                 refuse(&shared, &problems);
             }
             Err(panicked) => {
@@ -59,18 +60,24 @@ fn take(shared: &Shared, loaded: Loaded) {
     let loaders = match shared.live.load().loaders.reload(loaded.registry.loaders()) {
         Ok(loaders) => loaders,
         Err(problems) => {
-            error!("the changed registry's loaders cannot be used, the last good one stays:\n{problems}");
+            error!("the changed registry's loaders cannot be used, the last good one stays");
+            log_lines(&problems);
             return refuse(shared, &problems);
         }
     };
     for warning in &loaded.warnings {
-        warn!("{warning}");
+        warning.to_string().lines().for_each(|line| warn!("{line}"));
     }
     info!(digest = loaded.registry.digest(), "registry reloaded");
     shared.live.store(Arc::new(Live::new(loaded.registry, loaders, &shared.metrics)));
     shared.refused_registry.store(None);
     // Without a session nobody binds now: the next one binds all.
     shared.reloaded.notify_one();
+}
+
+/// Logs each line of what is wrong as a record of its own.
+fn log_lines(problems: &impl Display) {
+    problems.to_string().lines().for_each(|line| error!("{line}"));
 }
 
 /// For whoever asks how things stand: the first of the problems, whose first line says where and what. The log has all of it.

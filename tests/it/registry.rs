@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use serde_json::Value;
 use unstale::config::Vars;
-use unstale::event::{Decoded, Message, decode};
+use unstale::event::{Decoded, Message, Reading, decode};
 use unstale::registry::{LoadOptions, Loaded, MissingVars, Problem, Problems, Registry, file_schema, run_examples};
 
 fn options(schemas: &Path) -> LoadOptions {
@@ -286,7 +286,7 @@ proptest! {
             let body = serde_json::json!({"type": event_type, "data": data, "previous": previous}).to_string();
             let body = &body.as_bytes()[..cut.unwrap_or(usize::MAX).min(body.len())];
             let message = Message { exchange: "events", routing_key: "r", body, ..Message::default() };
-            if let Ok(Decoded::Event(event)) = decode(&message, 1 << 20) {
+            if let Ok(Decoded::Event(event)) = decode(&message, Reading::default()) {
                 let explanation = registry.explain(&event);
                 prop_assert_eq!(&explanation.resolution, &registry.resolve(&event));
                 if let Some(failure) = explanation.resolution.failure {

@@ -128,7 +128,7 @@ async fn replay_all(
         let meant: Vec<(DeadLetter, Letter)> = read
             .into_iter()
             .map(|dead| {
-                let letter = Letter::read(&dead, config.max_body_bytes);
+                let letter = Letter::read(&dead, config.reading);
                 (dead, letter)
             })
             .filter(|(_, letter)| filter.matches(letter))

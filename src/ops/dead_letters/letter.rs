@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::broker::{DeadLetter, Tag};
-use crate::event::{Decoded, Provenance, decode, header};
+use crate::event::{Decoded, Provenance, Reading, decode, header};
 
 /// How many earlier reasons a letter carries along: the newest.
 const EARLIER_MAX: usize = 10;
@@ -48,7 +48,7 @@ pub struct Letter {
 
 impl Letter {
     /// Reads a letter. What no worker has read (the broker dead-lettered it) is decoded for its type and id.
-    pub fn read(dead: &DeadLetter, max_body_bytes: usize) -> Self {
+    pub fn read(dead: &DeadLetter, reading: Reading) -> Self {
         let delivery = &dead.delivery;
         let message = delivery.message();
         let provenance = Provenance::of(&message);
@@ -58,7 +58,7 @@ impl Letter {
         let told_id = copy.and_then(|copy| copy.event_id);
         let decoded = match (told_type, told_id) {
             (Some(event_type), Some(id)) => Some((event_type.to_owned(), id.to_owned())),
-            _ => event_of(dead, max_body_bytes),
+            _ => event_of(dead, reading),
         };
         let (event_type, id) = decoded.unzip();
         let routing_key = copy.map_or(delivery.routing_key(), |copy| copy.routing_key).to_owned();
@@ -111,8 +111,8 @@ impl Letter {
 }
 
 /// Type and id of the event. A letter may be here because reading it panics: then it has neither.
-fn event_of(dead: &DeadLetter, max_body_bytes: usize) -> Option<(String, String)> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match decode(&dead.delivery.message(), max_body_bytes) {
+fn event_of(dead: &DeadLetter, reading: Reading) -> Option<(String, String)> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match decode(&dead.delivery.message(), reading) {
         Ok(Decoded::Event(event)) => Some((event.event_type.into_owned(), event.id.into_owned())),
         Ok(Decoded::Tombstone) | Err(_) => None,
     }))

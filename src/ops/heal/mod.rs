@@ -67,7 +67,7 @@ pub async fn heal(config: &Config, registry: &Registry, cache: &Cache, from: Tim
         types: Vec::new(),
         rate: None,
         tag_prefix: config.redis.tag_prefix.clone(),
-        max_body_bytes: config.max_body_bytes,
+        reading: config.reading,
         unknown: config.unknown,
         fence_ttl: config.redis.fence_ttl,
         limits: FoldLimits::default(),

@@ -171,7 +171,7 @@ async fn oldest_dead_letter(config: &Config) -> Option<OldestLetter> {
         timeout(LETTER_PATIENCE, DeadLetters::connect(&config.amqp)).await.ok()?.ok()?.with_channel_max(std::num::NonZeroU16::MIN);
     let first = timeout(LETTER_PATIENCE, letters.next_batch(1)).await;
     let oldest = first.ok().and_then(Result::ok).and_then(|batch| {
-        let letter = Letter::read(batch.first()?, config.max_body_bytes);
+        let letter = Letter::read(batch.first()?, config.reading);
         Some(OldestLetter { reason: letter.reason, event_type: letter.event_type, time: letter.time })
     });
     // Not waited for, it goes back all the same.

@@ -62,7 +62,9 @@ impl Loaders {
                 Some(id) => *id,
                 None => {
                     let id = self.push(Loader {
-                        name: url.clone(),
+                        // As written: the value of a variable may be a secret, and the name is
+                        // logged.
+                        name: origin.text,
                         url: url.clone(),
                         headers: LoaderHeaders::default(),
                         timeout: None,
