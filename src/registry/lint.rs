@@ -1,5 +1,7 @@
 //! What is legal in a registry and surely wrong.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::data_schema::decoded;
@@ -203,9 +205,14 @@ pub(super) fn warn_of_retired(name: &Text, report: &mut Report<'_>) {
 }
 
 /// A routing key that binds an event which another entry calls retired.
-pub(super) fn check_bind(text: &Text, entry: &str, retired: &[String], report: &mut Report<'_>) {
-    let pattern = Pattern::parse(&text.text);
-    if let Some(name) = retired.iter().find(|name| *name != entry && pattern.matches(name)) {
+pub(super) fn check_bind(text: &Text, entry: &str, retired: &HashSet<String>, report: &mut Report<'_>) {
+    let bound = if Pattern::is_pattern(&text.text) {
+        let pattern = Pattern::parse(&text.text);
+        retired.iter().filter(|name| *name != entry && pattern.matches(name)).min()
+    } else {
+        retired.get(&text.text).filter(|name| *name != entry)
+    };
+    if let Some(name) = bound {
         report.warn(
             text.at,
             format!("this binds `{name}`, which is retired"),

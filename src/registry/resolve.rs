@@ -1,11 +1,10 @@
 //! One event → what it does to the cache.
 
-use std::fmt::Write as _;
-
 use jiff::Timestamp;
 
-use super::budget::Budget;
+use super::budget::{Budget, Spent};
 use super::compile::family_of;
+use super::data_schema::Verdict;
 use super::effect::{Action, Effect, Expiry, Failure, Matched, Resolution, RuleId, Version, Warm, Write};
 use super::model::{Encoding, Entry, ExpiryRule, Family, Registry, Rule, RuleBody, Validate, VersionRule};
 use super::render::{Miss, TooMany};
@@ -163,7 +162,14 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
     }
 
     fn entry(&mut self, entry: &'r Entry) {
-        if let Some(message) = self.violation(entry) {
+        let violation = match self.violation(entry, &Budget::for_event()) {
+            Ok(violation) => violation,
+            Err(spent) => {
+                let hint = "give its texts a `maxLength`, its lists `maxItems`, or simplify the schema";
+                return self.fail(Reason::Unresolvable, || format!("{}#{}: {spent} by `data`: {hint}", entry.file, entry.name));
+            }
+        };
+        if let Some(message) = violation {
             match entry.validate {
                 Validate::Warn => self.violations += 1,
                 Validate::Enforce => return self.fail(Reason::InvalidData, || format!("{}#{}: {message}", entry.file, entry.name)),
@@ -193,19 +199,16 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
         }
     }
 
-    /// Where the payload violates the entry's schema.
-    fn violation(&mut self, entry: &Entry) -> Option<String> {
-        let schema = entry.schema.as_ref()?;
-        let data = self.event.payload();
-        if schema.is_valid(data) {
-            return None;
+    /// Returns what the payload violates, if it does. With `validate: warn` it is not named.
+    fn violation(&self, entry: &Entry, budget: &Budget) -> Result<Option<String>, Spent> {
+        let Some(schema) = &entry.schema else { return Ok(None) };
+        let (data, members) = self.event.payload();
+        match schema.verdict(data, members, budget) {
+            Verdict::Valid => Ok(None),
+            Verdict::Invalid if entry.validate == Validate::Warn => Ok(Some(String::new())),
+            Verdict::Invalid => Ok(Some(schema.violation(data, members))),
+            Verdict::Spent => Err(budget.spent().unwrap_or(Spent::Work)),
         }
-        let Some(error) = schema.iter_errors(data).next() else { return Some("the payload violates its schema".to_owned()) };
-        let mut message = format!("the payload at `{}` violates `{}`", error.instance_path(), error.schema_path());
-        if let jsonschema::error::ValidationErrorKind::Required { property } = error.kind() {
-            let _ = write!(message, ": {property} is missing");
-        }
-        Some(message)
     }
 
     fn rules(&mut self, entry: &'r Entry, lets: &Lets<'_>) -> Result<(), TooMany> {

@@ -15,7 +15,6 @@ use super::cel_value::{AbsentPrevious, Meter, cel_value, write_json};
 use super::expression::{ENV, Expression, changed_variable, let_variable};
 use super::functions::{METER, STEP};
 use super::path::{EventField, Path, Start, Step};
-use super::payload_json::PayloadNode;
 use crate::event::json::{JsonKind, MemberList};
 use crate::event::{Event, Json};
 
@@ -113,9 +112,9 @@ impl<'e> EventScope<'e> {
         })
     }
 
-    /// The payload, with its members where it has some.
-    pub(super) fn payload(&self) -> PayloadNode<'_> {
-        PayloadNode::of(self.data, self.members.get_or_init(|| self.data.members()))
+    /// Returns the payload, and its members where it has some.
+    pub(super) fn payload(&self) -> (Json<'e>, &[(Cow<'e, str>, Json<'e>)]) {
+        (self.data, self.members.get_or_init(|| self.data.members()))
     }
 
     fn level<T>(&self, of: Json<'e>, read: impl FnOnce(&Level<'e>) -> Option<T>) -> Option<T> {

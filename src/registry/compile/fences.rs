@@ -91,7 +91,7 @@ mod tests {
             max_keys_per_event: 10,
             missing_vars: MissingVars::Refuse,
         };
-        let source = SourceFile { path: "a.yaml".into(), shown_path: "a.yaml".into(), text: text.into() };
+        let source = SourceFile::new("a.yaml", "a.yaml", text);
         compile_sources(&[source], &options, String::new(), Vec::new()).unwrap_or_else(|problems| panic!("{problems}")).registry
     }
 

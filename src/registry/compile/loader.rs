@@ -146,7 +146,7 @@ fn base_url(text: &Text, compiler: &mut Compiler<'_, '_, '_>) -> Option<String> 
     };
     if let Some(message) = problem {
         let problem = Problem::at(compiler.report.source, text.at, message).hint("such as https://api.example.com").without_line();
-        compiler.report.problems.push(problem);
+        compiler.report.push(problem);
         return None;
     }
     Some(filled.trim_end_matches('/').to_owned())
