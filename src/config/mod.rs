@@ -239,6 +239,8 @@ pub struct RegistryConfig {
     pub key_prefix: String,
     /// `UNSTALE_VAR_<NAME>` by `NAME`: what `{vars.NAME}` reads.
     pub vars: Vars,
+    /// `UNSTALE_TAG_PREFIX`: no rule may reach a key that begins with it.
+    pub tag_prefix: String,
     /// `UNSTALE_MAX_KEYS_PER_EVENT`
     pub max_keys_per_event: usize,
 }

@@ -32,9 +32,11 @@ impl Environment {
     pub(super) fn check(self) -> Result<(Config, Vec<Warning>), ConfigProblems> {
         let mut checker = Checker { problems: self.problems, warnings: self.warnings };
         let raw = self.settings;
+        let tag_prefix = checker.read(setting::tag_prefix, raw.tag_prefix.as_deref(), |text| name(text, usize::MAX).and_then(not_ours));
         let registry = RegistryConfig {
+            tag_prefix: tag_prefix.clone(),
             schemas: checker.read(setting::schemas, raw.schemas.as_deref(), path),
-            key_prefix: checker.read(setting::key_prefix, raw.key_prefix.as_deref(), printable),
+            key_prefix: checker.read(setting::key_prefix, raw.key_prefix.as_deref(), |text| printable(text).and_then(not_ours)),
             vars: self.vars,
             max_keys_per_event: checker
                 .read(setting::max_keys_per_event, raw.max_keys_per_event.as_deref(), |text| whole(text, 1, 100_000_000, "10000")),
@@ -61,7 +63,7 @@ impl Environment {
             shutdown_grace: checker.read(setting::shutdown_grace, raw.shutdown_grace.as_deref(), duration_above_zero),
             heal_window: checker.read(setting::heal_window, raw.heal_window.as_deref(), |text| or_off(text, duration_above_zero)),
             amqp: amqp(&mut checker, &raw),
-            redis: redis(&mut checker, &raw),
+            redis: redis(&mut checker, &raw, tag_prefix),
         };
         if raw.batch.is_none() {
             config.batch = config.batch.min(config.amqp.prefetch.into());
@@ -109,7 +111,7 @@ fn amqp(checker: &mut Checker, raw: &RawSettings) -> AmqpConfig {
     }
 }
 
-fn redis(checker: &mut Checker, raw: &RawSettings) -> RedisConfig {
+fn redis(checker: &mut Checker, raw: &RawSettings, tag_prefix: String) -> RedisConfig {
     let urls = checker.read(setting::redis_url, raw.redis_url.as_deref(), nodes::redis);
     let tls = tls(
         checker,
@@ -122,7 +124,7 @@ fn redis(checker: &mut Checker, raw: &RawSettings) -> RedisConfig {
         mode: redis_mode(checker, raw, &urls),
         urls,
         tls,
-        tag_prefix: checker.read(setting::tag_prefix, raw.tag_prefix.as_deref(), |text| name(text, usize::MAX)),
+        tag_prefix,
         fence_ttl: checker.read(setting::fence_ttl, raw.fence_ttl.as_deref(), duration_above_zero),
     }
 }
@@ -322,6 +324,14 @@ fn retry_delays(text: &str) -> Result<Vec<Duration>, Expected> {
 
 fn printable(text: &str) -> Result<String, Expected> {
     if text.chars().any(char::is_control) { Err("expected text without control characters".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// Refuses a prefix that names the keys of unstale itself.
+fn not_ours(prefix: String) -> Result<String, Expected> {
+    if prefix.starts_with("unstale:") {
+        return Err("expected a prefix that does not begin with unstale:, which is kept for the keys of unstale itself".to_owned());
+    }
+    Ok(prefix)
 }
 
 fn name(text: &str, most_bytes: usize) -> Result<String, Expected> {

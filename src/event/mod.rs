@@ -154,6 +154,11 @@ impl Event<'_> {
         Json::trusted(&self.data_text)
     }
 
+    /// Returns how many bytes the payload and the state before have.
+    pub fn bytes(&self) -> usize {
+        self.data_text.len() + self.previous_text.as_deref().map_or(0, str::len)
+    }
+
     /// The state before, where the publisher gave it.
     pub fn previous(&self) -> Option<Json<'_>> {
         self.previous_text.as_deref().map(Json::trusted)

@@ -75,6 +75,7 @@ pub(super) fn compile(files: Vec<File<'_>>, copies: &mut Aliases, options: &Load
         loaders: Vec::new(),
         routing_keys: Vec::new(),
         max_keys_per_event: options.max_keys_per_event,
+        tag_prefix: options.tag_prefix.clone(),
     };
     let roots: Vec<Option<FileRoot<'_>>> = documents.iter().map(|(_, root)| root.as_ref().map(FileRoot::new)).collect();
     let mut schemas = data_schema::Compiler::new(copies);

@@ -68,7 +68,7 @@ impl KeyShape {
                     let found = match (open, parts.peek().is_none()) {
                         (false, _) => rest.starts_with(literal).then_some(0),
                         (true, true) => rest.ends_with(literal).then(|| rest.len() - literal.len()),
-                        (true, false) => rest.windows(literal.len()).position(|window| window == literal),
+                        (true, false) => memchr::memmem::find(rest, literal),
                     };
                     let Some(at) = found else { return false };
                     rest = &rest[at + literal.len()..];

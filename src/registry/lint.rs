@@ -10,6 +10,7 @@ use super::document::{EffectDocument, Text};
 use super::effect::Verb;
 use super::model::{Family, Pattern, VersionRule};
 use super::path::{Path, Root, Step};
+use super::reserved::OWN_PREFIX;
 use super::template::Template;
 
 /// What a text becomes a part of.
@@ -79,6 +80,45 @@ pub(super) fn check_foreign(text: &Text, has_placeholder: bool, schema: Option<&
             format!("`{{{{{inner}}}}}` is the literal text {{{inner}}}, the same for every event"),
             format!("a placeholder has single braces, {{{name}}}; one within literal braces is {{{{{{{name}}}}}}}"),
         );
+    }
+}
+
+/// Keys that belong to unstale itself or may be sets of tags, and keys that a publisher may choose whole.
+pub(super) fn check_reserved(
+    effect: &EffectDocument,
+    targets: &[Template],
+    prefix: &str,
+    tag_prefix: &str,
+    schema: Option<&Value>,
+    report: &mut Report<'_>,
+) {
+    if effect.verb == Verb::InvalidateTags {
+        return;
+    }
+    for (text, target) in effect.targets.iter().zip(targets) {
+        let begins = [prefix, target.first_literal()].concat();
+        if begins.starts_with(OWN_PREFIX) {
+            report.error_with_hint(
+                text.at,
+                format!("this key begins with `{OWN_PREFIX}`, which is kept for the keys of unstale itself"),
+                "no rule may reach those: name a key of your own",
+            );
+        } else if !tag_prefix.is_empty() && begins.starts_with(tag_prefix) {
+            report.warn(
+                text.at,
+                format!("this key begins with `{tag_prefix}` (UNSTALE_TAG_PREFIX): it may be the set of a tag, and is unresolvable"),
+                "to delete what a tag names, use `invalidate_tags`",
+            );
+        } else if let (true, Some(path)) = (begins.is_empty(), target.paths().next())
+            && (schema.is_none() || path.root() == Root::Event)
+            && path.root() != Root::Let
+        {
+            report.warn(
+                text.at,
+                format!("the key begins with `{}`, which may be any text: the publisher chooses which keys the rule reaches", path.text()),
+                "put a literal before it, such as product:{id}; or bound the field in `data` with a `pattern` or an `enum`",
+            );
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub struct LoadOptions {
     pub schemas: PathBuf,
     /// `UNSTALE_KEY_PREFIX`
     pub key_prefix: String,
+    /// `UNSTALE_TAG_PREFIX`
+    pub tag_prefix: String,
     /// What `{vars.NAME}` reads.
     pub vars: Vars,
     /// `UNSTALE_MAX_KEYS_PER_EVENT`
@@ -38,6 +40,7 @@ impl LoadOptions {
         Self {
             schemas: config.schemas.clone(),
             key_prefix: config.key_prefix.clone(),
+            tag_prefix: config.tag_prefix.clone(),
             vars: config.vars.clone(),
             max_keys_per_event: config.max_keys_per_event,
             missing_vars: MissingVars::Refuse,

@@ -1,24 +1,29 @@
 //! Files → [`Registry`]; [`Event`](crate::event::Event) → effects. Knows no socket, clock or runtime.
 
 mod budget;
-mod cel_value;
 mod compile;
 mod data_schema;
 mod diagnostic;
+mod differs;
 mod document;
 mod effect;
 mod example;
+mod explain;
 mod expression;
+mod fault;
 mod functions;
 mod key_shape;
 mod lint;
 mod load;
 mod model;
+mod moments;
 mod number;
 mod path;
 mod pattern;
 mod payload_json;
+mod places;
 mod render;
+mod reserved;
 mod resolve;
 mod schema;
 mod scope;
@@ -33,6 +38,7 @@ pub use data_schema::DataSchema;
 pub use diagnostic::{Problem, Problems, Severity};
 pub use effect::{Action, Effect, Expiry, Failure, LoaderId, Matched, Only, Resolution, RuleId, Stale, Verb, Version, Warm, Write};
 pub use example::{Example, run_examples};
+pub use explain::{Explanation, Note};
 pub use expression::Expression;
 pub use key_shape::KeyShape;
 pub use load::{FileList, LoadOptions, Loaded, MissingVars, digest_of, list_files};
@@ -40,7 +46,6 @@ pub use model::{
     Encoding, Entry, ExpiryRule, Family, Loader, LoaderHeaders, Pattern, Registry, Rule, RuleBody, RuleName, Validate, VersionRule,
 };
 pub use path::{EventField, Names, Path, Root, Step, TextProblem};
-pub use resolve::{Explanation, Note};
 pub use schema::file_schema;
 pub use template::{Template, unbound_array};
 pub use url_template::UrlTemplate;

@@ -30,6 +30,8 @@ pub struct Registry {
     pub routing_keys: Vec<String>,
     /// `UNSTALE_MAX_KEYS_PER_EVENT`
     pub max_keys_per_event: usize,
+    /// `UNSTALE_TAG_PREFIX`
+    pub tag_prefix: String,
 }
 
 /// What one file says of one event or pattern.

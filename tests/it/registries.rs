@@ -27,6 +27,7 @@ fn load(name: &str) -> Loaded {
         schemas: folder(name).join("schemas"),
         key_prefix: String::new(),
         vars: Vars(vars.into_iter().collect()),
+        tag_prefix: "cache_tag:".to_owned(),
         max_keys_per_event: 10_000,
         missing_vars: MissingVars::Refuse,
     };

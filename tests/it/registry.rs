@@ -15,6 +15,7 @@ fn options(schemas: &Path) -> LoadOptions {
         schemas: schemas.to_owned(),
         key_prefix: String::new(),
         vars: Vars::default(),
+        tag_prefix: "cache_tag:".to_owned(),
         max_keys_per_event: 10_000,
         missing_vars: MissingVars::Refuse,
     }

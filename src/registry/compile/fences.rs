@@ -88,6 +88,7 @@ mod tests {
             schemas: PathBuf::new(),
             key_prefix: "eu:".to_owned(),
             vars: Vars::default(),
+            tag_prefix: "cache_tag:".to_owned(),
             max_keys_per_event: 10,
             missing_vars: MissingVars::Refuse,
         };

@@ -8,6 +8,7 @@ use jsonschema::error::ValidationErrorKind;
 use serde_json::Value;
 
 use super::super::budget::Budget;
+use super::super::fault::printable;
 use super::super::payload_json::{Meter, PayloadNode};
 use super::{DataSchema, pattern, references, walk};
 use crate::event::Json;
@@ -90,15 +91,8 @@ impl DataSchema {
 
 /// Returns a text of a schema as a message may show it: short, and without control characters.
 fn shown(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if shown.len() > MAX_PATH_BYTES {
-            shown.push('…');
-            break;
-        }
-        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
-    }
-    shown
+    let end = text.char_indices().map(|(byte, _)| byte).find(|byte| *byte > MAX_PATH_BYTES);
+    printable(end.map_or_else(|| text.to_owned(), |end| format!("{}…", &text[..end])))
 }
 
 /// Names the keywords of a schema whose errors are made of those of other values: the search ends at them.

@@ -12,6 +12,7 @@ fn options() -> LoadOptions {
         schemas: PathBuf::new(),
         key_prefix: "eu:".to_owned(),
         vars: Vars([("API".to_owned(), "https://api.example.com/".to_owned()), ("TENANT".to_owned(), "acme".to_owned())].into()),
+        tag_prefix: "cache_tag:".to_owned(),
         max_keys_per_event: 10,
         missing_vars: MissingVars::Refuse,
     }
@@ -157,6 +158,47 @@ fn a_variable_without_a_value_is_refused_or_left_as_written() {
     let warned = compile_texts(&[("a.yaml", file)], &LoadOptions { missing_vars: MissingVars::Warn, ..options() }).unwrap();
     assert_eq!(warned.warnings.len(), 2);
     assert_eq!(warned.registry.entries()[0].rules[0].targets[0].as_literal(), Some("x:{vars.NONE}"));
+}
+
+#[test]
+fn keys_of_unstale_itself_are_refused_and_free_ones_are_warned_of() {
+    let unprefixed = LoadOptions { key_prefix: String::new(), ..options() };
+    let load = |entry: &str, options: &LoadOptions| {
+        let file = format!("defaults: {{ ttl: 1h }}\nevents:\n  a: {entry}\n");
+        compile_texts(&[("a.yaml", &file)], options).map(|loaded| loaded.warnings).map_err(|problems| problems.0)
+    };
+    for entry in [
+        "{ effects: [{ delete: 'unstale:seq' }] }",
+        "{ effects: [{ delete: 'unstale:mark/{id}' }] }",
+        "{ effects: [{ write: 'unstale:{id}', value: 1 }] }",
+        "{ effects: [{ delete: 'seq', prefix: 'unstale:' }] }",
+        "{ effects: [{ delete: ['x', '{vars.OWN}:seq'] }] }",
+    ] {
+        let vars = Vars(std::collections::BTreeMap::from([("OWN".to_owned(), "unstale".to_owned())]));
+        let problems = load(entry, &LoadOptions { vars, ..unprefixed.clone() }).expect_err(entry);
+        let is_refused = |problem: &&Problem| problem.message.contains("kept for the keys of unstale itself");
+        let problem = problems.iter().find(is_refused).unwrap_or_else(|| panic!("{entry}: {problems:?}"));
+        assert!(problem.line == 3 && problem.column > 1 && problem.hint.is_some(), "{entry}: {problem:?}");
+    }
+    for (entry, options, says) in [
+        ("{ effects: [{ delete: 'cache_tag:{id}' }] }", &unprefixed, "UNSTALE_TAG_PREFIX"),
+        ("{ effects: [{ delete: '{id}' }] }", &unprefixed, "the publisher chooses"),
+        ("{ effects: [{ each: data.keys, delete: '{item}' }] }", &unprefixed, "the publisher chooses"),
+        ("{ effects: [{ delete: '{event.subject}:x' }] }", &unprefixed, "the publisher chooses"),
+    ] {
+        let warnings = load(entry, options).unwrap_or_else(|problems| panic!("{problems:?}"));
+        assert!(warnings.iter().any(|warning| warning.message.contains(says)), "{entry}: {warnings:?}");
+    }
+    for (entry, options) in [
+        ("{ effects: [{ delete: '{id}' }] }", &options()),
+        ("{ effects: [{ delete: 'unstaled:{id}' }, { delete: 'user:{id}' }] }", &unprefixed),
+        ("{ effects: [{ invalidate_tags: 'unstale:{id}' }, { invalidate_tags: '{id}' }] }", &unprefixed),
+        ("{ let: { h: sha1(data.id) }, effects: [{ delete: '{let.h}' }] }", &unprefixed),
+        ("{ data: { required: [id], properties: { id: { type: integer } } }, effects: [{ delete: '{id}' }] }", &unprefixed),
+    ] {
+        let warnings = load(entry, options).unwrap_or_else(|problems| panic!("{problems:?}"));
+        assert!(warnings.is_empty(), "{entry}: {warnings:?}");
+    }
 }
 
 #[test]
