@@ -36,6 +36,15 @@ impl KeyShape {
         shape
     }
 
+    /// Returns the text, where it is the only one.
+    pub(super) fn as_literal(&self) -> Option<&str> {
+        match self.parts.as_slice() {
+            [] => Some(""),
+            [Part::Literal(text)] => Some(text),
+            _ => None,
+        }
+    }
+
     fn push_literal(&mut self, text: &str) {
         match self.parts.last_mut() {
             _ if text.is_empty() => {}

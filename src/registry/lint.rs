@@ -1,5 +1,7 @@
 //! What is legal in a registry and surely wrong.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 
 use super::data_schema::decoded;
@@ -187,16 +189,20 @@ fn all_of<'v>(root: &'v Value, schemas: &[&'v Value]) -> Option<Vec<&'v Value>> 
 
 /// A value that a later effect of the same event takes away again.
 pub(super) fn check_order(effects: &[EffectDocument], report: &mut Report<'_>) {
-    for (place, effect) in effects.iter().enumerate().filter(|(_, effect)| effect.verb == Verb::InvalidateTags) {
-        for tag in &effect.targets {
-            let stored = effects[..place].iter().find(|earlier| earlier.tags.iter().any(|stored| stored.text == tag.text));
-            if let Some(stored) = stored {
+    // The first effect that stores each tag.
+    let mut stored: HashMap<&str, &EffectDocument> = HashMap::new();
+    for effect in effects {
+        for tag in effect.targets.iter().filter(|_| effect.verb == Verb::InvalidateTags) {
+            if let Some(stored) = stored.get(&*tag.text) {
                 report.warn(
                     tag.at,
                     format!("this invalidates what the `{}` at line {} has just stored", stored.verb, stored.at.line),
                     "effects take hold in the order written: put `invalidate_tags` first",
                 );
             }
+        }
+        for tag in &effect.tags {
+            stored.entry(&tag.text).or_insert(effect);
         }
     }
 }
@@ -243,9 +249,14 @@ pub(super) fn warn_of_retired(name: &Text, report: &mut Report<'_>) {
 }
 
 /// A routing key that binds an event which another entry calls retired.
-pub(super) fn check_bind(text: &Text, entry: &str, retired: &[String], report: &mut Report<'_>) {
-    let pattern = Pattern::parse(&text.text);
-    if let Some(name) = retired.iter().find(|name| *name != entry && pattern.matches(name)) {
+pub(super) fn check_bind(text: &Text, entry: &str, retired: &HashSet<String>, report: &mut Report<'_>) {
+    let bound = if Pattern::is_pattern(&text.text) {
+        let pattern = Pattern::parse(&text.text);
+        retired.iter().filter(|name| *name != entry && pattern.matches(name)).min()
+    } else {
+        retired.get(&text.text).filter(|name| *name != entry)
+    };
+    if let Some(name) = bound {
         report.warn(
             text.at,
             format!("this binds `{name}`, which is retired"),

@@ -27,19 +27,21 @@ mod reserved;
 mod resolve;
 mod schema;
 mod scope;
+mod source;
 mod template;
 mod tree;
 mod url_template;
 mod value_template;
 
 pub use budget::{BYTES_PER_EVENT, Budget, Spent, WORK_PER_EVENT};
+pub use data_schema::DataSchema;
 pub use diagnostic::{Problem, Problems, Severity};
 pub use effect::{Action, Effect, Expiry, Failure, LoaderId, Matched, Only, Resolution, RuleId, Stale, Verb, Version, Warm, Write};
 pub use example::{Example, run_examples};
 pub use explain::{Explanation, Note};
 pub use expression::Expression;
 pub use key_shape::KeyShape;
-pub use load::{LoadOptions, Loaded, MissingVars, digest_of};
+pub use load::{FileList, LoadOptions, Loaded, MissingVars, digest_of, list_files};
 pub use model::{
     Encoding, Entry, ExpiryRule, Family, Loader, LoaderHeaders, Pattern, Registry, Rule, RuleBody, RuleName, Validate, VersionRule,
 };

@@ -1,8 +1,7 @@
 //! One event → what it does to the cache.
 
-use std::fmt::Write as _;
-
 use super::budget::Budget;
+use super::data_schema::Verdict;
 use super::effect::{Action, Effect, Failure, Matched, Resolution, RuleId, Version, Warm, Write};
 use super::explain::{Explanation, Nobody, Observer};
 use super::fault::printable;
@@ -180,24 +179,21 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
     /// Says which rule spent the event's budget.
     fn spent(&mut self, entry: &Entry) {
         let rule = self.rule.and_then(|rule| self.registry.rules.get(rule.0 as usize));
-        let place = rule.map_or_else(|| format!("{}#{}", entry.file, entry.name), |rule| rule.name.clone());
+        let place = rule.map_or_else(|| format!("{}#{}: `data`", entry.file, entry.name), |rule| rule.name.clone());
         let (reason, message) = self.event.budget.complaint(&place);
         self.give_up(reason, message);
     }
 
-    /// Where the payload violates the entry's schema.
-    fn violation(&mut self, entry: &Entry) -> Option<String> {
+    /// Returns what the payload violates, if it does. With `validate: warn` it is not named.
+    fn violation(&self, entry: &Entry) -> Option<String> {
         let schema = entry.schema.as_ref()?;
-        let data = self.event.payload();
-        if schema.is_valid(data) {
-            return None;
+        let (data, members) = self.event.payload();
+        match schema.verdict(data, members, self.event.budget) {
+            // The caller asks the budget whether it is spent.
+            Verdict::Valid | Verdict::Spent => None,
+            Verdict::Invalid if entry.validate == Validate::Warn => Some(String::new()),
+            Verdict::Invalid => Some(schema.violation(data, members)),
         }
-        let Some(error) = schema.iter_errors(data).next() else { return Some("the payload violates its schema".to_owned()) };
-        let mut message = format!("the payload at `{}` violates `{}`", error.instance_path(), error.schema_path());
-        if let jsonschema::error::ValidationErrorKind::Required { property } = error.kind() {
-            let _ = write!(message, ": {property} is missing");
-        }
-        Some(message)
     }
 
     fn rules(&mut self, entry: &'r Entry, lets: &Lets<'_>) -> Result<(), Stop> {

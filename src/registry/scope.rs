@@ -11,7 +11,6 @@ use super::differs::differs;
 use super::expression::{Expression, Value};
 use super::fault::Fault;
 use super::path::{EventField, Path, Start, Step};
-use super::payload_json::PayloadNode;
 use super::places::{Elements, Places};
 use crate::event::json::{JsonKind, MemberList};
 use crate::event::{Event, Json};
@@ -85,9 +84,9 @@ impl<'e> EventScope<'e> {
         self.previous
     }
 
-    /// The payload, with its members where it has some.
-    pub(super) fn payload(&self) -> PayloadNode<'_> {
-        PayloadNode::of(self.data, self.members.get_or_init(|| self.data.members()))
+    /// Returns the payload, and its members where it has some.
+    pub(super) fn payload(&self) -> (Json<'e>, &[(Cow<'e, str>, Json<'e>)]) {
+        (self.data, self.members.get_or_init(|| self.data.members()))
     }
 
     /// Whether a value is a part of the event's own texts, which live as long as this scope.
