@@ -96,7 +96,8 @@ mod tests {
     #[test]
     fn what_is_written_through_it_is_escaped() {
         let mut out = Printable(String::new());
-        write!(out, "{}{}", "a\n", '\u{202e}').unwrap();
+        let text = "a\n\u{202e}";
+        write!(out, "{text}").unwrap();
         assert_eq!(out.0, "a\\n\\u{202e}");
     }
 

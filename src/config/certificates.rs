@@ -40,7 +40,8 @@ pub(super) fn belong_together(certificate_pem: &str, key_pem: &str) -> bool {
 }
 
 const UNREADABLE_CERTIFICATE: &str = "holds no certificate that can be read: expected PEM text of X.509 certificates";
-const UNREADABLE_KEY: &str = "holds no private key that can be read: expected PEM text of one unencrypted RSA, ECDSA or Ed25519 key";
+const UNREADABLE_KEY: &str =
+    "holds no private key that can be read: expected PEM text of one unencrypted key (RSA, ECDSA with P-256 or P-384, Ed25519)";
 
 fn read_certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, &'static str> {
     let read = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(|_| UNREADABLE_CERTIFICATE)?;
