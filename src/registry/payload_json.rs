@@ -174,7 +174,7 @@ impl<'a> Node<'a, PayloadJson> for PayloadNode<'a> {
 
     fn as_number(&self) -> Option<PayloadNumber<'a>> {
         let number = self.json().and_then(Json::as_number);
-        self.charge(1 + number.map_or(0, str::len) as u64 / 4);
+        self.charge(4 + number.map_or(0, str::len) as u64 / 4);
         number.map(PayloadNumber)
     }
 

@@ -37,8 +37,8 @@ fn a_violation_names_place_and_keyword_and_nothing_of_the_payload() {
             "the payload at `/of/*/1` violates `/properties/of/additionalProperties/items/pattern`",
         ),
         (json!({"properties": {"v": {"pattern": "(?<!a)b+c"}}}), r#"{"v":"b"}"#, "the payload at `/v` violates `/properties/v/pattern`"),
-        (json!({"additionalProperties": false}), r#"{"secret":1}"#, "the payload violates `/additionalProperties`"),
-        (json!({"propertyNames": {"maxLength": 2}}), r#"{"secret":1}"#, "the payload violates `/propertyNames`"),
+        (json!({"additionalProperties": false}), r#"{"secret":1}"#, "the payload at `/*` violates `/additionalProperties`"),
+        (json!({"propertyNames": {"maxLength": 2}}), r#"{"secret":1}"#, "the payload violates `/propertyNames/maxLength`"),
         (json!({"properties": {"a": {"enum": [1, 2]}}}), r#"{"a":3}"#, "the payload at `/a` violates `/properties/a/enum`"),
         (json!({"properties": {"a": {"uniqueItems": true}}}), r#"{"a":[3,3]}"#, "the payload at `/a` violates `/properties/a/uniqueItems`"),
         (json!({"properties": {"a": {"contains": {"const": 1}}}}), r#"{"a":[3]}"#, "the payload at `/a` violates `/properties/a/contains`"),
@@ -93,11 +93,11 @@ fn attacks() -> Vec<(&'static str, Value, String)> {
     };
     let doubled = {
         let mut definitions = json!({});
-        for level in 0..12 {
+        for level in 0..11 {
             let next = json!({"$ref": format!("#/$defs/d{}", level + 1)});
             definitions[format!("d{level}")] = json!({"allOf": [next, next]});
         }
-        definitions["d12"] = json!({});
+        definitions["d11"] = json!({});
         json!({"$defs": definitions, "properties": {"v": {"items": {"$ref": "#/$defs/d0"}}}})
     };
     let chain = {
@@ -179,7 +179,7 @@ fn attacks() -> Vec<(&'static str, Value, String)> {
 }
 
 /// Much for one event; the build of the tests takes ten times as long as a release.
-const MAX_CPU_NS: u64 = 10_000_000_000;
+const MAX_CPU_NS: u64 = 5_000_000_000;
 
 const MAX_PEAK_BYTES: u64 = 64 * 1024 * 1024;
 

@@ -17,6 +17,9 @@ use crate::event::json::JsonKind;
 /// Units of work for the search; beyond it a message names no place.
 const SEARCH_WORK: u64 = 1_000_000;
 
+/// Most bytes of the payload that are gone through to name a place, level by level.
+const MAX_SCANNED_BYTES: u64 = 8 * 1024 * 1024;
+
 /// Most bytes of a place, and of a keyword's.
 const MAX_PATH_BYTES: usize = 512;
 
@@ -60,7 +63,7 @@ impl DataSchema {
     fn place(&self, data: Json<'_>, address: usize) -> Option<String> {
         let mut path = String::new();
         let mut json = data;
-        let mut bytes_left = SEARCH_WORK;
+        let mut bytes_left = MAX_SCANNED_BYTES;
         let includes = |json: Json<'_>| {
             let start = json.text().as_ptr().addr();
             (start..start + json.text().len()).contains(&address)
