@@ -11,6 +11,8 @@
 mod calls;
 mod chain;
 mod heal;
+mod place;
+mod progress;
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -18,6 +20,8 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 
 pub(super) use chain::{Chain, Seal};
+pub use place::{HealFrom, LowWatermark};
+pub use progress::{Died, HealProgress};
 
 use super::failure::CommandError;
 use super::slot::{self, SLOTS};
@@ -26,8 +30,8 @@ use super::workers::text_pairs;
 /// Whoever remembers nothing takes a mark of another worker for fresh that is no older. An older one may mean that Redis went back, or that nobody ran.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// The lock of a heal, unless it is renewed: each batch of the heal does.
-const HEAL_LOCK: Duration = Duration::from_secs(10);
+/// Time that the lock of a heal holds, unless it is renewed: a thread of its own does, and so does each batch.
+const HEAL_LOCK: Duration = Duration::from_secs(3);
 
 /// The fields of workers that are gone are kept for so long: what they had in hand may have come to nobody yet.
 const DEAD_KEPT: Duration = Duration::from_secs(3_600);

@@ -64,7 +64,7 @@ pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
 }
 
 /// The scripts that are called by their name where nobody has sent them before: in a cluster, by plans, fills and upkeep, and by those who ask marks.
-static ALL: [&LazyLock<Script>; 20] = [
+static ALL: [&LazyLock<Script>; 21] = [
     &NUMBERS,
     &DETACH_TAG,
     &DROP_DETACHED,
@@ -85,6 +85,7 @@ static ALL: [&LazyLock<Script>; 20] = [
     &HEAL_TAKE,
     &HEAL_SEAL,
     &HEAL_FINISH,
+    &HEAL_KEEP,
 ];
 
 macro_rules! scripts {
@@ -143,6 +144,7 @@ scripts! {
     SET_ASIDE = 31: "set_aside.lua";
     LOOK_ASIDE = 32: "look_aside.lua";
     COME_BACK = 33: "come_back.lua";
+    HEAL_KEEP = 34: "heal_keep.lua";
 }
 
 /// The scripts of the readers' protocol, whole, by their published names: docs/READERS.md prints them, and every client sends them.

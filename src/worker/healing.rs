@@ -11,9 +11,9 @@ use tracing::{debug, error, info, warn};
 
 use super::Shared;
 use crate::broker::{Backoff, BrokerError};
-use crate::cache::{CommandError, Entered, HealRecord, Marks, Outage, Tick, Turn};
+use crate::cache::{CommandError, Entered, HealFrom, HealProgress, HealRecord, Marks, Outage, Tick, Turn};
 use crate::http::Readiness;
-use crate::ops::heal::{Healed, NotHealed, heal};
+use crate::ops::heal::{Guard, Healed, NotHealed, heal};
 
 /// Between two moves of our mark.
 const TICK: Duration = Duration::from_secs(1);
@@ -111,6 +111,10 @@ impl<'s> Healer<'s> {
                         }
                         Ok(false) => warn!("Redis went back once more during the heal: it begins anew"),
                         Err(NotHealed::Redis(outage)) => return Err(outage.into()),
+                        Err(NotHealed::History(cause)) => {
+                            warn!(%cause, "the history cannot be read to heal Redis");
+                            tokio::time::sleep(WAIT).await;
+                        }
                         Err(NotHealed::Broker(error)) if error.is_final() => return Err(Unhealed::Broker(error)),
                         Err(NotHealed::Broker(error)) => {
                             let wait = backoff.next_delay(fastrand::f64());
@@ -143,7 +147,10 @@ impl<'s> Healer<'s> {
         }
         cache.forward_sequence().await.map_err(outage)?;
         let live = self.shared.live.load_full();
-        let healed = heal(config, &live.registry, cache, from).await?;
+        let guard = Guard::begin(config, cache, HealProgress::default());
+        let place = HealFrom { offset: None, time: Some(from) };
+        let healed = heal(config, &live.registry, cache, place, &guard).await?;
+        drop(guard);
         let record = |complete| HealRecord {
             began_ms: marks.now_ms,
             ended_ms: marks.now_ms,
@@ -160,7 +167,7 @@ impl<'s> Healer<'s> {
             return Ok(false);
         }
         match healed {
-            Healed::Applied { events, effects, complete } => {
+            Healed::Applied { events, effects, complete, .. } => {
                 self.shared.metrics.healed();
                 info!(%from, events, effects, "healed: the history is applied again");
                 if !complete {

@@ -12,6 +12,7 @@ mod in_order;
 mod intake;
 mod low;
 mod main_lane;
+mod owed;
 mod reload;
 mod report;
 mod slow_lane;
@@ -42,6 +43,7 @@ use gate::Gate;
 use healing::{Healer, Unhealed};
 use in_hand::InHand;
 use low::Low;
+use owed::Owed;
 use report::Reporter;
 use supervisor::Supervisor;
 
@@ -67,6 +69,7 @@ struct Shared {
     gate: Gate,
     in_hand: InHand,
     low: Low,
+    owed: Owed,
     /// Events that waited in the main queue when it was last looked at.
     waiting: AtomicU32,
     metrics: Metrics,
@@ -138,6 +141,7 @@ pub async fn run(
         gate: Gate::new(readiness.clone(), metrics.clone()),
         in_hand: InHand::new(metrics.clone()),
         low: Low::new(),
+        owed: Owed::default(),
         waiting: AtomicU32::new(0),
         metrics,
         config,

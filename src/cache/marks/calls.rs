@@ -253,7 +253,7 @@ impl Cache {
     }
 
     /// As [`ask_marks`](Self::ask_marks), by any commands. The numbers in them are drawn, and they are sent, while no other seal is on its way.
-    async fn ask_all(&self, ask: impl FnOnce(&mut State) -> Vec<Cmd>) -> Result<(Vec<Value>, Vec<Address>), CommandError> {
+    pub(super) async fn ask_all(&self, ask: impl FnOnce(&mut State) -> Vec<Cmd>) -> Result<(Vec<Value>, Vec<Address>), CommandError> {
         match &self.redis {
             Redis::Primary(_) => {
                 let mut answers = Vec::new();
