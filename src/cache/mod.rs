@@ -35,7 +35,9 @@ pub use connection::CacheError;
 pub use eviction::Eviction;
 pub use failure::{CommandError, Outage};
 pub use lease::{Fill, Grant, LONGEST_LEASE, new_token};
-pub use marks::{Died, Entered, HealFrom, HealProgress, HealRecord, LowWatermark, Marks, Tick, Turn};
+pub use marks::{
+    Died, Doubt, Entered, HealDetails, HealFrom, HealProgress, HealRecord, LowWatermark, Marks, Owed, OwedHeal, OwedHeals, Paid, Tick, Turn,
+};
 pub use prune::{Asides, PRUNE_STEP, Pruned, TagSets};
 pub use script::READER_SCRIPTS;
 pub use server::Server;

@@ -15,6 +15,7 @@ mod main_lane;
 mod owed;
 mod reload;
 mod report;
+mod samples;
 mod slow_lane;
 mod supervisor;
 mod suspects;
@@ -151,6 +152,8 @@ pub async fn run(
     tokio::spawn(reload::watch(Arc::clone(&shared), background.clone()));
     tokio::spawn(upkeep::run(Arc::clone(&shared), background.clone()));
     tokio::spawn(again::run(Arc::clone(&shared), background.clone()));
+    tokio::spawn(owed::run(Arc::clone(&shared), background.clone()));
+    tokio::spawn(samples::run(Arc::clone(&shared), background.clone()));
     let mut reporter = Reporter::new(&shared, readiness.clone());
     let healer = Healer::new(&shared, readiness.clone());
     let sessions = Supervisor::new(&shared, readiness);
@@ -170,6 +173,7 @@ pub async fn run(
     };
     if let Ok(Ended::Clean) = ended {
         reporter.retract().await;
+        healing::leave(&shared).await;
     }
     ended
 }
@@ -196,6 +200,11 @@ impl Live {
 }
 
 impl Shared {
+    /// How long a retry copy waits at most.
+    fn longest_wait(&self) -> Duration {
+        self.config.amqp.retry_delays.iter().max().copied().unwrap_or_default()
+    }
+
     /// Deliveries of the slow lane in hand at once: loads are bounded by their own limits, and some must be waiting for them.
     fn slow_prefetch(&self) -> u16 {
         u16::try_from(2 * self.config.warm.concurrency + 8).unwrap_or(u16::MAX)

@@ -1,5 +1,7 @@
 //! Places in the history, as checkpoints and heals name them: by offset and by time.
 
+use std::fmt;
+
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +39,34 @@ pub struct HealFrom {
     /// An offset of the stream.
     pub offset: Option<u64>,
     /// A time by a worker's clock, which the broker's clock may contradict.
+    #[serde(with = "millis", rename = "time_ms")]
     pub time: Option<Timestamp>,
+}
+
+impl fmt::Display for HealFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.offset, self.time) {
+            (Some(offset), Some(time)) => write!(f, "offset {offset} or {time}"),
+            (Some(offset), None) => write!(f, "offset {offset}"),
+            (None, Some(time)) => write!(f, "{time}"),
+            (None, None) => f.write_str("UNSTALE_HEAL_WINDOW"),
+        }
+    }
+}
+
+/// Times as milliseconds since the Unix epoch.
+mod millis {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde asks for it")]
+    pub(super) fn serialize<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+        time.map(Timestamp::as_millisecond).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+        Ok(Option::<i64>::deserialize(deserializer)?.and_then(|ms| Timestamp::from_millisecond(ms).ok()))
+    }
 }
 
 impl HealFrom {

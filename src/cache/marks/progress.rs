@@ -30,6 +30,8 @@ pub struct HealProgress {
     pub(super) worker: String,
     /// The Redis servers on which all of this is true. Filled in when the heal is taken.
     pub(super) servers: Vec<String>,
+    /// What is done, and by which rules.
+    pub(super) work: String,
 }
 
 /// A range of offsets in whose work heals died.
@@ -65,7 +67,7 @@ impl HealProgress {
     }
 
     /// Returns what the next heal by `worker`, on those servers, is to begin with.
-    pub(super) fn taken_over(mut self, worker: &str, servers: Vec<String>, from: HealFrom) -> Self {
+    pub(super) fn taken_over(mut self, worker: &str, servers: Vec<String>, from: HealFrom, work: &str) -> Self {
         if let Some((first, end)) = self.in_work.take()
             && self.worker != worker
         {
@@ -73,11 +75,12 @@ impl HealProgress {
             self.died = Some(Died { first, end, deaths: before + 1 });
         }
         // What a server that was replaced since has lost of it is unknown, and so it is where no server tells its identity.
-        let goes_on = !servers.is_empty() && servers == self.servers && self.from.earlier(from) == self.from;
+        let goes_on = !servers.is_empty() && servers == self.servers && self.work == work && self.from.earlier(from) == self.from;
         if !goes_on {
             (self.from, self.first, self.applied_to, self.end) = (from, None, None, None);
         }
         worker.clone_into(&mut self.worker);
+        work.clone_into(&mut self.work);
         self.servers = servers;
         self
     }
@@ -137,7 +140,7 @@ mod tests {
 
     fn died_in(first: u64, end: u64, before: Option<Died>) -> Option<Died> {
         let progress = HealProgress { in_work: Some((first, end)), died: before, worker: "a".into(), ..HealProgress::default() };
-        progress.taken_over("b", Vec::new(), HealFrom::default()).died
+        progress.taken_over("b", Vec::new(), HealFrom::default(), "").died
     }
 
     #[test]
@@ -153,7 +156,7 @@ mod tests {
     #[test]
     fn a_worker_that_begins_again_has_not_died() {
         let progress = HealProgress { in_work: Some((1, 2)), worker: "a".into(), ..HealProgress::default() };
-        let taken = progress.taken_over("a", Vec::new(), HealFrom::default());
+        let taken = progress.taken_over("a", Vec::new(), HealFrom::default(), "");
         assert_eq!((taken.died, taken.in_work), (None, None));
     }
 
@@ -161,10 +164,13 @@ mod tests {
     fn a_heal_goes_on_only_where_no_server_was_replaced_and_nobody_asks_for_more() {
         let at = |offset| HealFrom { offset: Some(offset), time: None };
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
-        let taken = |servers: &[&str], from| {
-            let before = HealProgress { from: at(5), applied_to: Some(9), servers: names(&["r"]), ..HealProgress::default() };
-            before.taken_over("b", names(servers), from).applied_to
+        let taken_by = |work: &str, servers: &[&str], from| {
+            let before =
+                HealProgress { from: at(5), applied_to: Some(9), servers: names(&["r"]), work: "rules".into(), ..HealProgress::default() };
+            before.taken_over("b", names(servers), from, work).applied_to
         };
+        let taken = |servers: &[&str], from| taken_by("rules", servers, from);
+        assert_eq!(taken_by("other rules", &["r"], at(5)), None);
         assert_eq!(taken(&["r"], at(5)), Some(9));
         assert_eq!(taken(&["r"], at(6)), Some(9));
         assert_eq!(taken(&["s"], at(5)), None, "another server may have lost what was applied");

@@ -30,6 +30,8 @@ pub struct Letter {
     pub first_time: Option<String>,
     /// A time before which the event did not arrive: RFC 3339.
     pub arrived_after: Option<String>,
+    /// An offset of the history before which it does not hold the event, where that is known.
+    pub arrived_offset: Option<u64>,
     /// Attempts made before it was dead-lettered.
     pub attempts: u32,
     /// The exchange it first came through; empty for the default exchange.
@@ -77,6 +79,7 @@ impl Letter {
             time: death_time.or(told_time),
             first_time: text(copy.and_then(|copy| copy.first_time)),
             arrived_after: text(copy.and_then(|copy| copy.arrived_after)),
+            arrived_offset: copy.and_then(|copy| copy.arrived_offset),
             attempts: copy.map_or(0, |copy| copy.attempt),
             exchange: copy.map_or(delivery.exchange(), |copy| copy.exchange).to_owned(),
             effects: copy.and_then(|copy| Some((copy.effects.clone()?, copy.registry?.to_owned()))),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::cache::{Cache, HealProgress, Outage};
+use crate::cache::{Cache, HealProgress, Outage, State};
 use crate::config::Config;
 
 /// Time between two renewals: several fit into the lock's own time.
@@ -88,10 +88,11 @@ impl<'c> Guard<'c> {
     /// Waits until the turn to heal is lost.
     pub async fn lost(&self) -> Outage {
         let mut lost = self.lost.clone();
-        match lost.wait_for(Option::is_some).await {
-            Ok(outage) => outage.clone().unwrap_or_else(|| Outage::new("the turn to heal Redis was lost")),
+        let outage = lost.wait_for(Option::is_some).await.ok().and_then(|outage| outage.clone());
+        match outage {
+            Some(outage) => outage,
             // The thread has ended without a word: the seals behind each batch still tell.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 }
@@ -103,15 +104,14 @@ async fn keep(cache: &Cache, worker: &str, alive: &Alive) -> Outage {
         if alive.silence() > SILENCE_MAX {
             return Outage::new(format!("the heal has made no progress for {} s", SILENCE_MAX.as_secs()));
         }
-        let kept = match cache.probe().await {
-            Ok(()) => cache.keep_heal_of(worker).await,
-            Err(outage) => Err(outage),
-        };
-        match kept {
-            Ok(()) => missed = None,
-            // Redis' answer, twice: it says the same on the other connection.
-            Err(outage) if missed.as_ref() == Some(&outage) && cache.state() == crate::cache::State::Up => return outage,
-            Err(outage) => missed = Some(outage),
+        let is_up = cache.state() == State::Up || cache.probe().await.is_ok();
+        if is_up {
+            match cache.keep_heal_of(worker).await {
+                Ok(()) => missed = None,
+                // Said twice: it is not the end of a connection.
+                Err(outage) if missed.as_ref() == Some(&outage) && cache.state() == State::Up => return outage,
+                Err(outage) => missed = Some(outage),
+            }
         }
         tokio::time::sleep(RENEW).await;
     }

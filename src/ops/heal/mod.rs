@@ -2,6 +2,8 @@
 
 mod guard;
 
+use jiff::{SignedDuration, Timestamp};
+
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -67,7 +69,7 @@ pub async fn heal(config: &Config, registry: &Registry, cache: &Cache, from: Hea
         return Ok(Healed::NoHistory);
     }
     let replay = Replay {
-        span: Span { since: place(from), until: None },
+        span: Span { since: place(config, from), until: None },
         types: Vec::new(),
         rate: None,
         tag_prefix: config.redis.tag_prefix.clone(),
@@ -127,11 +129,15 @@ async fn exists(config: &Config) -> Result<bool, BrokerError> {
 }
 
 /// The place to read from.
-fn place(from: HealFrom) -> Place {
+fn place(config: &Config, from: HealFrom) -> Place {
     match (from.time, from.offset) {
         (Some(time), _) => Place::Time(time),
         (None, Some(offset)) => Place::Offset(offset),
-        (None, None) => Place::Offset(0),
+        (None, None) => {
+            let window = config.heal_window.and_then(|window| SignedDuration::try_from(window).ok());
+            let from = window.and_then(|window| Timestamp::now().checked_sub(window).ok());
+            Place::Time(from.unwrap_or(Timestamp::UNIX_EPOCH))
+        }
     }
 }
 
