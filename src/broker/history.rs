@@ -178,8 +178,8 @@ impl History {
         Ok(Survey { first, end, places: found })
     }
 
-    /// Returns an offset close before the end: that of the last chunk's first message. `None` where nothing comes in time, such as from an empty
-    /// stream.
+    /// Returns an offset close before the end: that of the last chunk's first message. `None` where
+    /// nothing comes in time, such as from an empty stream.
     ///
     /// # Errors
     /// [`BrokerError`]: also when there is no such stream.

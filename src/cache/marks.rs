@@ -37,7 +37,8 @@ use progress::{AFTER_LOSS, BESIDE};
 /// Whoever remembers nothing takes a mark of another worker for fresh that is no older. An older one may mean that Redis went back, or that nobody ran.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// Time that the lock of a heal holds, unless it is renewed: a thread of its own does, and so does each batch.
+/// Time that the lock of a heal holds, unless it is renewed: a thread of its own does, and so does
+/// each batch.
 const HEAL_LOCK: Duration = Duration::from_secs(3);
 
 /// The low watermark of a field that covers nothing any more.
@@ -77,7 +78,8 @@ pub enum Tick {
     Good(Marks),
     /// It does not.
     WentBack,
-    /// It was restarted, or a replica took its place: what it lost of other workers' writes, ours do not show.
+    /// It was restarted, or a replica took its place: what it lost of other workers' writes, ours
+    /// do not show.
     Replaced,
     /// Another worker found that it does not.
     ToHeal,
@@ -108,7 +110,8 @@ pub enum Doubt {
 /// The hash of marks as it was at one moment; of a cluster, all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Marks {
-    /// Redis' clock, in milliseconds since the Unix epoch; in a cluster, that of the first hash's primary.
+    /// Redis' clock, in milliseconds since the Unix epoch; in a cluster, that of the first hash's
+    /// primary.
     pub now_ms: u64,
     hashes: Vec<Hash>,
 }
@@ -128,7 +131,8 @@ impl Marks {
         Self { now_ms, hashes: vec![Hash { now_ms, server, fields }] }
     }
 
-    /// Returns the earliest arrival of anything that had not been applied yet, as far as anybody says.
+    /// Returns the earliest arrival of anything that had not been applied yet, as far as anybody
+    /// says.
     pub fn lowest(&self) -> Option<LowWatermark> {
         self.lowest_of(|_| true)
     }
@@ -144,8 +148,8 @@ impl Marks {
         lows.filter(|low| low.time_ms < NO_BOUND).reduce(LowWatermark::lower)
     }
 
-    /// Returns the fields of workers that have ended, or have been silent for so long that they count as dead, and whose arrivals nobody else
-    /// covers yet.
+    /// Returns the fields of workers that have ended, or have been silent for so long that they
+    /// count as dead, and whose arrivals nobody else covers yet.
     pub fn gone(&self, but: &str) -> Vec<String> {
         let mut silent: BTreeMap<&str, (bool, bool)> = BTreeMap::new();
         for hash in &self.hashes {
@@ -195,7 +199,8 @@ impl Marks {
         if servers.contains("") { Vec::new() } else { servers.into_iter().map(str::to_owned).collect() }
     }
 
-    /// Returns how far the heal is, of which we take over the turn. `work` names what is done, and by which rules: other work begins anew.
+    /// Returns how far the heal is, of which we take over the turn. `work` names what is done, and
+    /// by which rules: other work begins anew.
     pub fn take_over_progress(&self, cache: &Cache, from: HealFrom, work: &str) -> HealProgress {
         let text = self.values(cache.heal_kind().progress).next().unwrap_or_default();
         HealProgress::read(text).taken_over(cache.id(), self.servers(), from, work)
@@ -266,7 +271,8 @@ pub(super) fn slot_of(mark: usize) -> u16 {
     u16::try_from(mark).unwrap_or(0) % (SLOTS / SLOTS_PER_MARK) * SLOTS_PER_MARK + FIRST_SLOT
 }
 
-/// A script's word, then what it tells: its server's clock and, where there are any, all fields and the server's identity.
+/// A script's word, then what it tells: its server's clock and, where there are any, all fields and
+/// the server's identity.
 fn read_answer(answer: &Value) -> Result<(i64, Marks), CommandError> {
     let Value::Array(answer) = answer else { return Err(unexpected()) };
     let (Some(Value::Int(word)), Some(Value::Int(now_ms))) = (answer.first(), answer.get(1)) else { return Err(unexpected()) };

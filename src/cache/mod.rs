@@ -115,7 +115,8 @@ impl Cache {
         Self { served_stale_ms: lifetime::millis(longest), ..self }
     }
 
-    /// For heals beside live workers: it has a lock and a progress of its own, and batches without seals.
+    /// For heals beside live workers: it has a lock and a progress of its own, and batches without
+    /// seals.
     #[must_use]
     pub fn healing_beside(self) -> Self {
         Self { heals_beside: true, ..self }

@@ -1,5 +1,6 @@
 //! Whether Redis holds all that it confirmed, and what is done where it does not: nothing is consumed until the history was applied again from before
-//! the loss, by one worker for all. Where the broker cannot serve the history, the heal is owed (see `owed.rs`), and events go on.
+//! the loss, by one worker for all. Where the broker cannot serve the history, the heal is owed
+//! (see `owed.rs`), and events go on.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::Shared;
 use super::owed::{healed_by_other_rules, now_ms};
-use crate::broker::{Backoff, BrokerError, Inspector};
+use crate::broker::{Backoff, BrokerError, Inspector, QueueState};
 use crate::cache::{CommandError, Doubt, Entered, HealDetails, HealFrom, HealRecord, Marks, Outage, Owed, OwedHeal, Tick, Turn};
 use crate::http::Readiness;
 use crate::ops::heal::{Guard, Healed, NotHealed, heal};
@@ -177,8 +178,11 @@ impl<'s> Healer<'s> {
     /// Heals, in our turn. False where all is to be done again.
     async fn heal(&self, marks: &Marks) -> Result<bool, NotHealed> {
         let Shared { cache, config, low, .. } = self.shared;
-        // Nobody is told of a heal before both servers were met.
-        Inspector::connect(&config.amqp).await?.close().await;
+        // Nobody is told of a heal before both servers were met, nor of one that has nothing to
+        // read.
+        let inspector = Inspector::connect(&config.amqp).await?;
+        let is_new = config.amqp.history.is_none() || inspector.queue(&inspector.names().history).await? == QueueState::Missing;
+        inspector.close().await;
         let live = self.shared.live.load_full();
         let progress = marks.take_over_progress(cache, from(marks), live.registry.digest());
         let doubt = marks.doubt();
@@ -188,6 +192,7 @@ impl<'s> Healer<'s> {
             (Doubt::Lost, None) => {
                 warn!(%from, "Redis lost writes that it had confirmed (an old snapshot, or a replica promoted too early): applying the history again");
             }
+            (_, None) if is_new => {}
             (Doubt::Replaced, None) => {
                 info!(%from, "Redis was restarted, or a replica took its place: applying the history again, in case it lost writes");
             }
@@ -213,7 +218,8 @@ impl<'s> Healer<'s> {
                 Some(record(marks, from, *complete, details))
             }
             Healed::NoHistory if doubt == Doubt::Lost => Some(record(marks, from, false, HealDetails::default())),
-            // Where there is no history, there was no queue either: nothing can have arrived before.
+            // Where there is no history, there was no queue either: nothing can have arrived
+            // before.
             Healed::NoHistory => {
                 low.begin(began.1, 0);
                 None

@@ -1,10 +1,12 @@
-//! The low watermark: from there the history is to be applied again, should Redis go back to what it holds now.
+//! The low watermark: from there the history is to be applied again, should Redis go back to what
+//! it holds now.
 //!
 //! At any moment somebody's mark covers every event that some queue or worker still holds: the one that holds it, or the one that let go of it, until
-//! whoever has it next must have said so. When an event arrived nobody tells us, so a bound stands for it: a time by our clock, and an offset of the
-//! history, which no clock can spoil.
-//! - The start of a look at the queue that saw nothing waiting: what comes to us first-hand after it arrived after it. Beside it, the end of the history
-//!   as it was a minute before: what the queue gets later may already have been in the history.
+//! whoever has it next must have said so. When an event arrived nobody tells us, so a bound stands
+//! for it: a time by our clock, and an offset of the history, which no clock can spoil.
+//! - The start of a look at the queue that saw nothing waiting: what comes to us first-hand after
+//!   it arrived after it. Beside it, the end of the history as it was a minute before: what the
+//!   queue gets later may already have been in the history.
 //! - What a copy says of itself (`unstale-arrived-after`, `unstale-arrived-offset`).
 //! - For what is redelivered, the lowest of all marks: whoever had it covers it there.
 
@@ -140,7 +142,8 @@ impl Low {
         self.take_over(lowest, copies_wait);
     }
 
-    /// Answers for what a worker that is gone answered for: copies of its own wait for so long at most.
+    /// Answers for what a worker that is gone answered for: copies of its own wait for so long at
+    /// most.
     pub(super) fn take_over(&self, bound: LowWatermark, copies_wait: Duration) {
         let (now, back) = (self.second(Duration::ZERO), self.second(copies_wait));
         self.change(|state| {
@@ -149,8 +152,9 @@ impl Low {
         });
     }
 
-    /// Nothing arrived before that time, nor before that offset, that is not applied: there was no queue, or all of the history was applied again
-    /// since. What is in hand stays where it was: the history may get it later than its queue.
+    /// Nothing arrived before that time, nor before that offset, that is not applied: there was no
+    /// queue, or all of the history was applied again since. What is in hand stays where it was:
+    /// the history may get it later than its queue.
     pub(super) fn begin(&self, at: SystemTime, offset: u64) {
         let time_ms = at.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         self.change(|state| {
@@ -326,140 +330,4 @@ impl Drop for Holding {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LATER: Duration = Duration::from_secs(2);
-
-    fn event() -> [Delivery; 1] {
-        [Delivery::of("events", "user.updated", b"{}")]
-    }
-
-    /// The queue was seen empty at that time, and everything is read.
-    fn quiet(low: &Low, began_ms: u64) {
-        low.looked(UNIX_EPOCH + Duration::from_millis(began_ms), true, true);
-        low.change(|state| state.all_read(Instant::now() + LATER));
-    }
-
-    /// So long from now, after a look that saw both queues empty.
-    fn seen_empty_in(low: &Low, delay: Duration) {
-        let second = low.second(delay);
-        low.change(|state| state.looked(0, second, Instant::now() + delay, true, true));
-    }
-
-    fn bound_in(low: &Low, delay: Duration) -> u64 {
-        low.change(|state| state.lowest_bound(Instant::now() + delay)).time_ms
-    }
-
-    #[test]
-    fn a_queue_that_was_empty_moves_it_on_once_all_that_was_delivered_is_read() {
-        let low = Low::new();
-        assert_eq!(low.now().time_ms, 0, "the queue may hold what is as old as anything");
-        low.looked(UNIX_EPOCH + Duration::from_millis(500), true, true);
-        assert_eq!(low.now().time_ms, 0, "what was delivered before may wait to be read");
-        low.all_read();
-        assert_eq!(low.now().time_ms, 0, "or be under way");
-        low.change(|state| state.all_read(Instant::now() + LATER));
-        assert_eq!(low.now().time_ms, 500);
-        low.looked(UNIX_EPOCH + Duration::from_millis(900), false, true);
-        low.change(|state| state.all_read(Instant::now() + LATER));
-        assert_eq!(low.now().time_ms, 500, "an hour's backlog keeps it where it began");
-    }
-
-    #[test]
-    fn what_is_in_hand_keeps_it_back_and_so_does_what_is_given_back() {
-        let low = Low::new();
-        quiet(&low, 500);
-        let (settled, given_back) = (low.take(&event()), low.take(&event()));
-        quiet(&low, 900);
-        assert_eq!(low.now().time_ms, 500);
-        settled.settled();
-        drop(settled);
-        assert_eq!(low.now().time_ms, 500);
-        drop(given_back);
-        assert_eq!(bound_in(&low, OVERLAP * 2), 500, "nobody has seen it gone from the queue");
-        seen_empty_in(&low, LATER);
-        assert_eq!(bound_in(&low, LATER), 500, "whoever has it must have said so first");
-        assert_eq!(bound_in(&low, OVERLAP + LATER), 900);
-    }
-
-    #[test]
-    fn copies_keep_it_back_until_they_are_due_and_gone() {
-        let low = Low::new();
-        quiet(&low, 900);
-        low.copied(LaneName::Main, Duration::from_secs(600), 300.into());
-        seen_empty_in(&low, LATER);
-        assert_eq!(bound_in(&low, Duration::from_secs(599) + OVERLAP), 300, "an empty queue says nothing of what still waits");
-        seen_empty_in(&low, Duration::from_secs(602));
-        assert_eq!(bound_in(&low, Duration::from_secs(603) + OVERLAP), 900);
-    }
-
-    #[test]
-    fn a_session_that_ends_gives_back_what_nobody_has_read() {
-        let low = Low::new();
-        quiet(&low, 500);
-        low.set_lowest(Some(400.into()));
-        low.session_ended();
-        quiet(&low, 900);
-        assert_eq!(low.now().time_ms, 400, "copies among it may be as old as the lowest mark");
-        seen_empty_in(&low, LATER);
-        assert_eq!(bound_in(&low, OVERLAP + LATER), 900);
-    }
-
-    #[test]
-    fn a_new_worker_answers_for_those_that_are_gone() {
-        let low = Low::new();
-        low.inherit(Some(200.into()), Duration::ZERO);
-        quiet(&low, 900);
-        assert_eq!(low.now().time_ms, 200);
-        seen_empty_in(&low, LATER);
-        assert_eq!(bound_in(&low, OVERLAP + LATER), 900);
-        let taken = low.take(&event());
-        assert_eq!(taken.bound_of(&event()[0]).time_ms, 900, "what comes first-hand arrived after the queue was empty");
-    }
-
-    /// The history's end was there so long ago.
-    fn sampled_before(low: &Low, ago: Duration, offset: u64) {
-        low.change(|state| state.sampled(Instant::now().checked_sub(ago).unwrap(), offset));
-    }
-
-    #[test]
-    fn offsets_follow_a_minute_behind_whatever_the_clock_says() {
-        let low = Low::new();
-        low.begin(UNIX_EPOCH + Duration::from_millis(500), 10);
-        assert_eq!(low.now(), LowWatermark { time_ms: 500, offset: Some(10) });
-        sampled_before(&low, Duration::from_secs(70), 20);
-        sampled_before(&low, Duration::from_secs(5), 30);
-        quiet(&low, 400);
-        assert_eq!(low.now(), LowWatermark { time_ms: 500, offset: Some(20) }, "the clock went back, the history did not");
-        let taken = low.take(&event());
-        assert_eq!(taken.bound_of(&event()[0]).offset, Some(20));
-        sampled_before(&low, Duration::ZERO, 40);
-        low.change(|state| assert_eq!(state.samples.len(), 3, "one that is old enough is kept"));
-    }
-
-    #[test]
-    fn a_stream_that_began_anew_is_healed_from_its_beginning() {
-        let low = Low::new();
-        low.begin(UNIX_EPOCH + Duration::from_millis(500), 10);
-        let _taken = low.take(&event());
-        sampled_before(&low, Duration::from_secs(70), 20);
-        sampled_before(&low, Duration::ZERO, 3);
-        assert_eq!(low.now().offset, Some(0));
-    }
-
-    #[test]
-    fn after_a_heal_only_what_is_in_hand_lies_before_it() {
-        let low = Low::new();
-        low.inherit(Some(200.into()), Duration::from_secs(600));
-        assert!(!low.is_all_settled(), "copies of those that are gone may wait");
-        low.begin(UNIX_EPOCH + Duration::from_millis(900), 7);
-        assert_eq!(low.now(), LowWatermark { time_ms: 900, offset: Some(7) });
-        assert!(low.is_all_settled());
-        let taken = low.take(&event());
-        low.begin(UNIX_EPOCH + Duration::from_millis(1_900), 8);
-        assert_eq!(low.now(), LowWatermark { time_ms: 900, offset: Some(7) });
-        assert!(!low.is_all_settled());
-        taken.settled();
-    }
-}
+mod tests;

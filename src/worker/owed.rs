@@ -1,5 +1,6 @@
-//! Heals beside live workers, which are safe at any time: those that are owed, since the history could not be read when they were due, or since events
-//! went to the history alone; and those by the rules of this worker, where another one healed by its own.
+//! Heals beside live workers, which are safe at any time: those that are owed, since the history
+//! could not be read when they were due, or since events went to the history alone; and those by
+//! the rules of this worker, where another one healed by its own.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -60,7 +61,8 @@ impl Owed {
     }
 
     #[allow(dead_code, reason = "see above")]
-    /// Waits until Redis holds all that was owed so far: nothing is forgotten then, whatever becomes of this worker.
+    /// Waits until Redis holds all that was owed so far: nothing is forgotten then, whatever
+    /// becomes of this worker.
     pub(super) async fn saved(&self) {
         loop {
             let saved = self.saved.notified();
@@ -76,7 +78,8 @@ impl Owed {
         self.change(|state| state.any || state.unsaved.is_some())
     }
 
-    /// Redis holds that a heal is owed, for that cause: it was logged, and is tried again in a while.
+    /// Redis holds that a heal is owed, for that cause: it was logged, and is tried again in a
+    /// while.
     pub(super) fn knows(&self, cause: String) {
         self.change(|state| (state.any, state.tried_at, state.logged) = (true, Some(Instant::now()), Some(cause)));
     }
@@ -120,7 +123,8 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     stop.run_until_cancelled(work).await;
 }
 
-/// Says what Redis does not know, or pays what is due. How long to wait after it, unless there is news.
+/// Says what Redis does not know, or pays what is due. How long to wait after it, unless there is
+/// news.
 async fn step(shared: &Shared) -> Duration {
     let owed = &shared.owed;
     if let Some(unsaved) = owed.change(|state| state.unsaved.clone()) {
@@ -159,7 +163,8 @@ async fn step(shared: &Shared) -> Duration {
     AGAIN
 }
 
-/// Takes the turn to heal beside live workers, and does what is to be done. An error says why it is still owed.
+/// Takes the turn to heal beside live workers, and does what is to be done. An error says why it is
+/// still owed.
 async fn pay(shared: &Shared) -> Result<(), String> {
     let Shared { config, .. } = shared;
     let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(|error| error.to_string())?.healing_beside();

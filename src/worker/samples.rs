@@ -1,4 +1,5 @@
-//! Where the history ends: what low watermarks are made of that no clock can spoil. Asked now and then, and only while events come.
+//! Where the history ends: what low watermarks are made of that no clock can spoil. Asked now and
+//! then, and only while events come.
 
 use std::sync::Arc;
 use std::time::Duration;

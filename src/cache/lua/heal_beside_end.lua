@@ -1,5 +1,5 @@
--- KEYS: the marks. ARGV: who healed, 1 where it is done, a field and its text that say so or nothing twice, then fields of heals that were owed and
--- what they held when this one began.
+-- KEYS: the marks. ARGV: who healed, 1 where it is done, a field and its text that say so or
+-- nothing twice, then fields of heals that were owed and what they held when this one began.
 -- Ends a heal beside live workers. What was owed since stays.
 local token = string.match(redis.call('HGET', KEYS[1], 'lock:beside') or '', '^(%w+):')
 if ARGV[2] == '1' then

@@ -1,5 +1,6 @@
 -- KEYS: the marks. ARGV: who heals, the number that the lock must hold, the next number of its own field, how far back lies what is not applied, the
--- record's start (Redis' clock, ms) and rest, or nothing twice, how far back as an offset, the record's details.
+-- record's start (Redis' clock, ms) and rest, or nothing twice, how far back as an offset, the
+-- record's details.
 -- Ends a heal: nobody is wanted any more. Returns 1 and Redis' clock, or 0 where the lock is another's, or went back: then all is to be done again.
 local token, number = string.match(redis.call('HGET', KEYS[1], 'lock') or '', '^(%w+):(%d+):%d+$')
 local now = clock()

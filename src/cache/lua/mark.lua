@@ -1,7 +1,9 @@
 -- A field of a hash of marks is `<number>:<low>:<at>`: a count that only its owner moves on, the earliest arrival of anything that it has not
--- applied yet, and Redis' clock when it last said so; both in milliseconds. Beside it, `offset:<field>` holds the same arrival as an offset of the
--- history. Fields that count nothing are shaped alike: `<command>:<id>`, and `stopped:<id>` of a worker that has ended. Other fields: `server` (see
--- below), `wanted` and `why`, `lock`, `progress`, `heal`, `heal:details`, and what heals beside live workers need.
+-- applied yet, and Redis' clock when it last said so; both in milliseconds. Beside it,
+-- `offset:<field>` holds the same arrival as an offset of the history. Fields that count nothing
+-- are shaped alike: `<command>:<id>`, and `stopped:<id>` of a worker that has ended. Other fields:
+-- `server` (see below), `wanted` and `why`, `lock`, `progress`, `heal`, `heal:details`, and what
+-- heals beside live workers need.
 local NO_BOUND = '9007199254740991'
 
 local function clock()
@@ -21,8 +23,8 @@ local function write(marks, field, number, low, at, offset)
   end
 end
 
--- Returns the identity of the server, `<run id>:<replication id>`, and the replication id before it. A restart changes the former, a promotion the
--- latter. Nothing without the right to INFO.
+-- Returns the identity of the server, `<run id>:<replication id>`, and the replication id before
+-- it. A restart changes the former, a promotion the latter. Nothing without the right to INFO.
 local function identity()
   local info = redis.pcall('INFO', 'server', 'replication')
   if type(info) ~= 'string' then
@@ -35,8 +37,8 @@ local function identity()
   return run .. ':' .. id, string.match(info, 'master_replid2:(%x+)') or ''
 end
 
--- Whether the server that wrote `stored` has served all the time. The first replica, and an hour without any, change the replication id and clear the
--- one before it.
+-- Whether the server that wrote `stored` has served all the time. The first replica, and an hour
+-- without any, change the replication id and clear the one before it.
 local function is_same(stored, current, before)
   if stored == current then
     return true

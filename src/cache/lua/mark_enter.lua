@@ -1,9 +1,11 @@
 -- KEYS: the marks. ARGV: our field, the least and the greatest number that it may hold (empty: we remember none), Redis' clock when we last moved it on,
--- the next number, how far back lies what is not applied, how old the newest mark of a worker may be (ms) for one who remembers nothing and where no
--- server tells its identity, the same as an offset, `ask` where another hash may tell that a slot has moved, then identities of which that is known.
+-- the next number, how far back lies what is not applied, how old the newest mark of a worker may
+-- be (ms) for one who remembers nothing and where no server tells its identity, the same as an
+-- offset, `ask` where another hash may tell that a slot has moved, then identities of which that is
+-- known.
 -- Takes up, or takes up again, our field. Where Redis may have gone back that is written down instead, for whoever heals; it stays until that is done.
--- Returns 1, or 2 where somebody is to heal, or 3 (`ask`) where another server than this one wrote the marks; then Redis' clock, all fields as they
--- were, and the server's identity.
+-- Returns 1, or 2 where somebody is to heal, or 3 (`ask`) where another server than this one wrote
+-- the marks; then Redis' clock, all fields as they were, and the server's identity.
 local now = clock()
 local fields = redis.call('HGETALL', KEYS[1])
 local current, before = identity()

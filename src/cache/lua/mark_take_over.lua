@@ -1,5 +1,6 @@
--- KEYS: the marks. ARGV: how old a living worker's mark may be (ms), then fields of workers that have ended or died.
--- The caller's own mark covers what they covered. A worker that was but silent finds its number, and covers again what it has.
+-- KEYS: the marks. ARGV: how old a living worker's mark may be (ms), then fields of workers that
+-- have ended or died. The caller's own mark covers what they covered. A worker that was but silent
+-- finds its number, and covers again what it has.
 local now = clock()
 for i = 2, #ARGV do
   local field = ARGV[i]

@@ -1,7 +1,8 @@
--- KEYS: the marks. ARGV: our field, the number that it must hold, the next, how far back lies what is not applied, how long the dead are kept (ms),
--- the same as an offset.
--- Returns 1, or 2 where somebody is to heal, or 0 where the number is another one, or 3 where another server than this one wrote the marks; then
--- Redis' clock and, after 1 and 3, all fields as they were and the server's identity.
+-- KEYS: the marks. ARGV: our field, the number that it must hold, the next, how far back lies what
+-- is not applied, how long the dead are kept (ms), the same as an offset.
+-- Returns 1, or 2 where somebody is to heal, or 0 where the number is another one, or 3 where
+-- another server than this one wrote the marks; then Redis' clock and, after 1 and 3, all fields as
+-- they were and the server's identity.
 local now = clock()
 if redis.call('HEXISTS', KEYS[1], 'wanted') == 1 then
   return { 2, now }

@@ -9,10 +9,10 @@ use redis::{Cmd, Pipeline, Value};
 use super::super::address::Address;
 use super::super::failure::{self, CommandError, Outage};
 use super::super::script::{HEAL_SEAL, MARK_ENTER, MARK_HOLD, MARK_LEAVE, MARK_SEAL, MARK_TAKE_OVER, MARK_TICK, Script, Sent};
-use super::super::workers::text_pairs;
+use super::super::workers::{text_of, text_pairs};
 use super::super::{Cache, Redis, lifetime};
 use super::chain::{Draft, Mode, Seal, State};
-use super::{DEAD_KEPT, Entered, FRESH, HEAL_LOCK, LowWatermark, Marks, Tick, read_answer, unexpected};
+use super::{DEAD_KEPT, Entered, FRESH, HEAL_LOCK, Hash, LowWatermark, Marks, Tick, read_answer, unexpected};
 
 /// A script's word: another server than the one that answers wrote the marks last.
 const REPLACED: i64 = 3;
@@ -121,8 +121,9 @@ impl Cache {
         }
     }
 
-    /// Takes up this worker's marks, or takes them up again after an outage, unless Redis went back meanwhile, or was replaced. From then on
-    /// batches are sealed. `low`: the earliest arrival of anything that is not applied yet.
+    /// Takes up this worker's marks, or takes them up again after an outage, unless Redis went back
+    /// meanwhile, or was replaced. From then on batches are sealed. `low`: the earliest arrival of
+    /// anything that is not applied yet.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -131,7 +132,7 @@ impl Cache {
         let mut entering = self.ask_to_enter(low, &[]).await?;
         let mut doubt = None;
         if let Some(place) = entering.answers.iter().position(|(word, _)| *word == REPLACED) {
-            match moved_slots(&entering.answers) {
+            match self.moved_slots(&entering.answers).await {
                 Some(moved) => entering = self.ask_to_enter(low, &moved).await?,
                 None => doubt = Some((place, "replaced")),
             }
@@ -162,7 +163,8 @@ impl Cache {
         Ok(if good && doubt.is_none() { Entered::Good(marks) } else { Entered::ToHeal(marks) })
     }
 
-    /// One call for each hash. `moved`: identities of servers that wrote marks which other servers have now, and that serve on.
+    /// One call for each hash. `moved`: identities of servers that wrote marks which other servers
+    /// have now, and that serve on.
     async fn ask_to_enter(&self, low: LowWatermark, moved: &[String]) -> Result<Entering, CommandError> {
         let mut numbers = Vec::new();
         let may_move = matches!(self.redis, Redis::Cluster(_)) && moved.is_empty();
@@ -230,13 +232,28 @@ impl Cache {
             }
         });
         if words().any(|word| word == REPLACED) {
-            if moved_slots(&answers).is_none() {
+            if self.moved_slots(&answers).await.is_none() {
                 return Ok(Tick::Replaced);
             }
             self.note_new_homes(&answers).await?;
         }
         self.chain.change(|state| state.all_moved_on(homes));
         Ok(Tick::Good(Marks::together(answers.into_iter().map(|(_, marks)| marks))))
+    }
+
+    /// Returns the identities of the servers that wrote marks which others have now, where all of
+    /// them serve on: then slots have moved. `None` where one does not, and so was restarted, or is
+    /// followed by a replica.
+    async fn moved_slots(&self, answers: &[(i64, Marks)]) -> Option<Vec<String>> {
+        let Redis::Cluster(cluster) = &self.redis else { return None };
+        let answering = answers.iter().flat_map(|(_, marks)| &marks.hashes).map(|hash| hash.server.clone()).collect();
+        let moved = moved_slots(answers, &answering);
+        if moved.is_some() {
+            return moved;
+        }
+        // A primary that all marks have left may serve on.
+        let all: HashSet<String> = cluster.infos().await.iter().filter_map(text_of).filter_map(|info| identity(&info)).collect();
+        moved_slots(answers, &all)
     }
 
     /// Slots have moved: their marks are at home where they are now.
@@ -250,8 +267,9 @@ impl Cache {
         self.ask_all(|_| commands).await.map(drop)
     }
 
-    /// Takes this worker's field out of the marks, as the last thing that it does. `low` covers what it has let go of; `is_all_settled`: there
-    /// is nothing of that, but what waits in the queue.
+    /// Takes this worker's field out of the marks, as the last thing that it does. `low` covers
+    /// what it has let go of; `is_all_settled`: there is nothing of that, but what waits in the
+    /// queue.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -275,7 +293,8 @@ impl Cache {
         .map(drop)
     }
 
-    /// Takes over what these fields cover, of workers that are [`gone`](Marks::gone): our own must cover it already.
+    /// Takes over what these fields cover, of workers that are [`gone`](Marks::gone): our own must
+    /// cover it already.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -360,13 +379,23 @@ impl Cache {
     }
 }
 
-/// Returns the identities of the servers that wrote marks which others have now, where all of them serve on: then slots have moved. `None` where one
-/// does not, and so was restarted, or is followed by a replica.
-fn moved_slots(answers: &[(i64, Marks)]) -> Option<Vec<String>> {
-    let hashes = || answers.iter().flat_map(|(word, marks)| marks.hashes.iter().map(move |hash| (*word, hash)));
-    let serving: HashSet<&str> = hashes().map(|(_, hash)| hash.server.as_str()).collect();
-    let writers: BTreeSet<&str> = hashes().filter(|(word, _)| *word == REPLACED).filter_map(|(_, hash)| hash.written_on()).collect();
-    (serving.len() > 1 && writers.iter().all(|writer| serving.contains(writer))).then(|| writers.into_iter().map(str::to_owned).collect())
+/// Returns the identities of the servers that wrote marks which others have now, where all of them
+/// are among `serving`.
+fn moved_slots(answers: &[(i64, Marks)], serving: &HashSet<String>) -> Option<Vec<String>> {
+    let replaced = answers.iter().filter(|(word, _)| *word == REPLACED).flat_map(|(_, marks)| &marks.hashes);
+    let writers: BTreeSet<&str> = replaced.filter_map(Hash::written_on).collect();
+    writers.iter().all(|writer| serving.contains(*writer)).then(|| writers.into_iter().map(str::to_owned).collect())
+}
+
+/// Reads the identity of a primary, as `lua/mark.lua` does. One that was demoted keeps its
+/// replication id for a moment.
+fn identity(info: &str) -> Option<String> {
+    let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    if value("role").map(str::trim) != Some("master") {
+        return None;
+    }
+    let [run, replication] = ["run_id", "master_replid"].map(|name| value(name).map(str::trim));
+    Some(format!("{}:{}", run?, replication?))
 }
 
 /// As an argument of a script: nothing where it is not known.
@@ -384,10 +413,18 @@ mod tests {
 
     #[test]
     fn slots_have_moved_where_their_writers_serve_on() {
+        let serving = ["a:1", "b:1"].map(str::to_owned).into_iter().collect();
         let moved = [answer(1, "a:1", "a:1"), answer(REPLACED, "a:1", "b:1"), answer(1, "b:1", "b:1")];
-        assert_eq!(moved_slots(&moved), Some(vec!["a:1".to_owned()]));
-        let restarted = [answer(REPLACED, "a:1", "c:1"), answer(1, "b:1", "b:1")];
-        assert_eq!(moved_slots(&restarted), None);
-        assert_eq!(moved_slots(&[answer(REPLACED, "a:1", "c:1")]), None, "one server has nowhere to move to");
+        assert_eq!(moved_slots(&moved, &serving), Some(vec!["a:1".to_owned()]));
+        let restarted = [answer(REPLACED, "c:1", "a:1"), answer(1, "b:1", "b:1")];
+        assert_eq!(moved_slots(&restarted, &serving), None);
+    }
+
+    #[test]
+    fn an_identity_is_read_as_scripts_read_it() {
+        let info = "# Server\r\nrun_id:ab12\r\n# Replication\r\nrole:master\r\nmaster_replid:cd\r\nmaster_replid2:00\r\n";
+        assert_eq!(identity(info).as_deref(), Some("ab12:cd"));
+        assert_eq!(identity(&info.replace("role:master", "role:slave")), None);
+        assert_eq!(identity("run_id:ab12\r\n"), None);
     }
 }

@@ -1,4 +1,5 @@
-//! Heals that are owed, and heals beside live workers. They are safe at any time: replaying never makes anything staler.
+//! Heals that are owed, and heals beside live workers. They are safe at any time: replaying never
+//! makes anything staler.
 
 use redis::Value;
 use serde::{Deserialize, Serialize};
@@ -65,7 +66,8 @@ impl Marks {
 }
 
 impl Cache {
-    /// Owes a heal. Each of a cluster's hashes says so: a primary that goes back while it is paid, owes it again.
+    /// Owes a heal. Each of a cluster's hashes says so: a primary that goes back while it is paid,
+    /// owes it again.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -90,7 +92,8 @@ impl Cache {
         if first.0 != 1 {
             return Ok(Turn::Anothers);
         }
-        // The others' locks tell nothing: what they hold is what is needed, and the identities of their servers.
+        // The others' locks tell nothing: what they hold is what is needed, and the identities of
+        // their servers.
         let (others, _) = self.ask_all(|_| (1..self.marks.len()).map(take).collect()).await?;
         let others = others.iter().map(read_answer).collect::<Result<Vec<_>, _>>()?;
         Ok(Turn::Ours(Marks::together(std::iter::once(first).chain(others).map(|(_, marks)| marks))))

@@ -17,7 +17,16 @@ pub struct LowWatermark {
     pub offset: Option<u64>,
 }
 
+/// A time that bounds nothing; with an offset beside it, which does. Above it no field covers
+/// anything.
+const NO_TIME: u64 = super::NO_BOUND - 1;
+
 impl LowWatermark {
+    /// Returns the bound that an offset of the history is.
+    pub fn at_offset(offset: u64) -> Self {
+        Self { time_ms: NO_TIME, offset: Some(offset) }
+    }
+
     /// Returns the lower bound of both.
     #[must_use]
     pub fn lower(self, other: Self) -> Self {
@@ -31,8 +40,8 @@ impl From<u64> for LowWatermark {
     }
 }
 
-/// Where a heal begins in the history: at the earlier of both places. Without either it begins `UNSTALE_HEAL_WINDOW` before the
-/// history's newest chunk, by the broker's clock.
+/// Where a heal begins in the history: at the earlier of both places. Without either it begins
+/// `UNSTALE_HEAL_WINDOW` before the history's newest chunk, by the broker's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HealFrom {
@@ -70,8 +79,12 @@ mod millis {
 }
 
 impl HealFrom {
-    /// Returns the place that a low watermark asks for, with a margin for clocks. Offsets have theirs already.
+    /// Returns the place that a low watermark asks for, with a margin for clocks. Offsets have
+    /// theirs already.
     pub fn low(low: LowWatermark) -> Self {
+        if low.time_ms >= NO_TIME && low.offset.is_some() {
+            return Self { offset: low.offset, time: None };
+        }
         let time = i64::try_from(low.time_ms).ok().and_then(|low| Timestamp::from_millisecond(low).ok());
         let time = time.and_then(|low| low.checked_sub(MARGIN).ok()).unwrap_or(Timestamp::UNIX_EPOCH);
         Self { offset: low.offset, time: Some(time.max(Timestamp::UNIX_EPOCH)) }
@@ -80,7 +93,8 @@ impl HealFrom {
     /// Returns the place that covers both.
     #[must_use]
     pub fn earlier(self, other: Self) -> Self {
-        // A heal without any place takes the default window: that reaches back less far than a place that somebody knows.
+        // A heal without any place takes the default window: that reaches back less far than a
+        // place that somebody knows.
         Self { offset: lower(self.offset, other.offset), time: lower(self.time, other.time) }
     }
 }
@@ -111,5 +125,8 @@ mod tests {
         assert_eq!(from(90_000, Some(3)).offset, Some(3));
         assert_eq!(from(0, None).time, Some(Timestamp::UNIX_EPOCH), "nothing known means all of the history");
         assert_eq!(from(u64::MAX, None).time, Some(Timestamp::UNIX_EPOCH));
+        assert_eq!(HealFrom::low(LowWatermark::at_offset(3)), HealFrom { offset: Some(3), time: None });
+        let both = LowWatermark::at_offset(3).lower(90_000.into());
+        assert_eq!(HealFrom::low(both).time.unwrap().as_millisecond(), 30_000, "another bound's time counts");
     }
 }

@@ -1,4 +1,5 @@
-//! How far a heal is, kept in Redis beside its lock: whoever takes over goes on from there, and knows what it died of.
+//! How far a heal is, kept in Redis beside its lock: whoever takes over goes on from there, and
+//! knows what it died of.
 
 use redis::Value;
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,8 @@ pub struct HealProgress {
     pub from: HealFrom,
     /// The first offset of its span, once it is resolved.
     pub first: Option<u64>,
-    /// The offset behind all that is applied: whoever takes over begins here. `None` where it must begin at `from`.
+    /// The offset behind all that is applied: whoever takes over begins here. `None` where it must
+    /// begin at `from`.
     pub applied_to: Option<u64>,
     /// The offset behind the span.
     pub end: Option<u64>,
@@ -74,7 +76,8 @@ impl HealProgress {
             let before = self.died.filter(|died| died.first <= first && end <= died.end).map_or(0, |died| died.deaths);
             self.died = Some(Died { first, end, deaths: before + 1 });
         }
-        // What a server that was replaced since has lost of it is unknown, and so it is where no server tells its identity.
+        // What a server that was replaced since has lost of it is unknown, and so it is where no
+        // server tells its identity.
         let goes_on = !servers.is_empty() && servers == self.servers && self.work == work && self.from.earlier(from) == self.from;
         if !goes_on {
             (self.from, self.first, self.applied_to, self.end) = (from, None, None, None);
@@ -113,7 +116,8 @@ impl Cache {
         let kind = self.heal_kind();
         let answers = self
             .ask_all(|_| {
-                // The first of a cluster's hashes has the progress; a heal beside live workers has its lock there alone.
+                // The first of a cluster's hashes has the progress; a heal beside live workers has
+                // its lock there alone.
                 let places = if kind.locks_all { self.marks.len() } else { 1 };
                 (0..places)
                     .map(|place| {

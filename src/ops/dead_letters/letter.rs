@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use crate::broker::{DeadLetter, Tag};
+use crate::cache::LowWatermark;
 use crate::event::{Decoded, Provenance, decode, header};
 
 /// How many earlier reasons a letter carries along: the newest.
@@ -101,10 +102,11 @@ impl Letter {
         all.join(",")
     }
 
-    /// A time before which the event did not arrive, in milliseconds since the Unix epoch; 0 where nobody knows.
-    pub fn earliest_ms(&self) -> u64 {
+    /// Returns a lower bound of the event's arrival.
+    pub fn low(&self) -> LowWatermark {
         let told = self.arrived_after.as_deref().or(self.first_time.as_deref()).and_then(|time| time.parse::<Timestamp>().ok());
-        told.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or(0)
+        let time_ms = told.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or(0);
+        LowWatermark { time_ms, offset: self.arrived_offset }
     }
 
     /// When it was dead-lettered, as text.

@@ -1,4 +1,5 @@
-//! The turn to heal: its lock is kept on a thread of its own, so that no work of the heal can cost it.
+//! The turn to heal: its lock is kept on a thread of its own, so that no work of the heal can cost
+//! it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,8 @@ use crate::config::Config;
 /// Time between two renewals: several fit into the lock's own time.
 const RENEW: Duration = Duration::from_millis(700);
 
-/// Maximum time without a note of progress before the lock is left to another worker: this process hangs.
+/// Maximum time without a note of progress before the lock is left to another worker: this process
+/// hangs.
 const SILENCE_MAX: Duration = Duration::from_secs(300);
 
 /// Keeps the lock until it is dropped, and notes the progress of the heal.
@@ -44,7 +46,8 @@ impl Alive {
 }
 
 impl<'c> Guard<'c> {
-    /// Begins to keep the lock, which `cache` has taken. `found` is what heals before this one have noted.
+    /// Begins to keep the lock, which `cache` has taken. `found` is what heals before this one have
+    /// noted.
     pub fn begin(config: &Config, cache: &'c Cache, found: HealProgress) -> Self {
         let (tell, lost) = watch::channel(None);
         let stop = CancellationToken::new();
@@ -80,7 +83,8 @@ impl<'c> Guard<'c> {
         self.cache.note_heal_progress(progress).await
     }
 
-    /// Shows that the heal goes on where there is nothing to note, such as a broker that is waited for.
+    /// Shows that the heal goes on where there is nothing to note, such as a broker that is waited
+    /// for.
     pub fn alive(&self) {
         self.alive.note();
     }

@@ -25,7 +25,8 @@ pub enum Healed {
         events: u64,
         /// What they folded into.
         effects: u64,
-        /// Whether all that was asked for was read and applied: the history reached back so far, and nothing was passed over.
+        /// Whether all that was asked for was read and applied: the history reached back so far,
+        /// and nothing was passed over.
         complete: bool,
         /// The offset behind the history, as it was when the heal began: all before it is applied.
         end: u64,
@@ -43,7 +44,8 @@ pub enum NotHealed {
     Redis(Outage),
     /// The broker cannot be worked with.
     Broker(BrokerError),
-    /// The broker answers, and cannot serve the history: it is broken, or our user may not read it. Waiting may not end it.
+    /// The broker answers, and cannot serve the history: it is broken, or our user may not read it.
+    /// Waiting may not end it.
     History(String),
 }
 
@@ -59,8 +61,8 @@ impl From<BrokerError> for NotHealed {
     }
 }
 
-/// Applies the history again, from that place to where it ends now, or from where the heal before this one got to. Our turn to heal must
-/// have come ([`Cache::take_heal`]); `guard` keeps it.
+/// Applies the history again, from that place to where it ends now, or from where the heal before
+/// this one got to. Our turn to heal must have come ([`Cache::take_heal`]); `guard` keeps it.
 ///
 /// # Errors
 /// [`NotHealed`]: all is to be done again.

@@ -29,7 +29,8 @@ async fn status(stage: &Stage) -> String {
     String::from_utf8(command.output().await.unwrap().stdout).unwrap()
 }
 
-/// The broker lets nobody read the history: events go on all the same, and the heal is done once it can be.
+/// The broker lets nobody read the history: events go on all the same, and the heal is done once it
+/// can be.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_that_cannot_be_read_does_not_stop_events() {
     let stage = stage().await;
@@ -79,7 +80,8 @@ async fn what_is_owed_is_paid_by_the_next_worker() {
     assert!(!mark_fields(&stage).await.iter().any(|(field, _)| field.starts_with("owed:")));
 }
 
-/// During a rollout of rules, the worker with the older ones heals: what only the newer ones say is healed all the same, once.
+/// During a rollout of rules, the worker with the older ones heals: what only the newer ones say is
+/// healed all the same, once.
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_with_other_rules_heal_again_by_their_own() {
     const NEWER: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" }, { delete: "page:{id}" } ] } }"#;

@@ -1,4 +1,5 @@
-//! A restart and a promotion show by the server's identity, whoever remembers what: a worker that is gone may have seen more than those that are left.
+//! A restart and a promotion show by the server's identity, whoever remembers what: a worker that
+//! is gone may have seen more than those that are left.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use unstale::cache::{Doubt, Entered, Tick};
 use super::marks::{MARKS, bump, cache, delete, probe, worker};
 use super::{heals, mark_fields, publish, seed, stage, wait_gone, wait_marks};
 use crate::end_to_end::stage::SOON;
-use crate::support::{Redis, wait_until};
+use crate::support::{Proxy, Redis, rabbitmq, wait_until};
 
 const SOME: u32 = 300;
 
@@ -99,7 +100,8 @@ async fn without_the_right_to_info_marks_are_trusted_for_10_s() {
     assert_eq!((marks.lowest_ms(), marks.doubt()), (Some(1), Doubt::Unknown));
 }
 
-/// A counter that went back has given out higher numbers: the heal goes past them, and an ordinary bump does not jump.
+/// A counter that went back has given out higher numbers: the heal goes past them, and an ordinary
+/// bump does not jump.
 #[tokio::test]
 async fn a_heal_moves_counters_past_all_that_was_given_out() {
     let server = Redis::start().await;
@@ -123,7 +125,8 @@ async fn a_heal_moves_counters_past_all_that_was_given_out() {
     assert_eq!(redis.get::<_, u64>("version").await.unwrap(), healed + 1);
 }
 
-/// The first to come after a restart, within 10 s: the marks of the dead are fresh, and older than what was lost.
+/// The first to come after a restart, within 10 s: the marks of the dead are fresh, and older than
+/// what was lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_starts_after_a_restart_heals_at_once() {
     let stage = stage().await;
@@ -139,6 +142,34 @@ async fn a_worker_that_starts_after_a_restart_heals_at_once() {
     let next = stage.worker(&[]).await;
     wait_gone(&stage.redis, Duration::ZERO).await;
     assert_eq!(heals(&next).await, 1.0, "{}", next.stderr());
+}
+
+/// The survivor cannot reach the broker, and is silent while the other's batch is applied and lost:
+/// its own mark is as it left it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_survivor_heals_what_only_a_dead_worker_had_applied() {
+    let stage = stage().await;
+    let broker = rabbitmq().await;
+    let proxy = Proxy::start(&broker.addr()).await;
+    let amqp_url = broker.url().replace(&broker.addr(), &proxy.addr());
+    let survivor = stage.worker(&[("UNSTALE_AMQP_URL", &amqp_url)]).await;
+    proxy.down().await;
+    wait_until(SOON, "nobody consumes", async || stage.consumers(&stage.queue).await == 0).await;
+    let dead = stage.worker(&[]).await;
+    wait_marks(&stage, 2).await;
+    seed(&stage.redis, SOME).await;
+    survivor.signal("STOP");
+    let snapshot = stage.redis.snapshot().await;
+    publish(&stage, SOME).await;
+    wait_gone(&stage.redis, SOON).await;
+    stage.wait_settled(&[&dead]).await;
+    dead.kill();
+    stage.redis.restore(&snapshot).await;
+    proxy.resume().await;
+    survivor.signal("CONT");
+    wait_gone(&stage.redis, SOON).await;
+    wait_until(SOON, "it has healed", async || heals(&survivor).await == 1.0).await;
+    assert!(!survivor.stderr().contains("Redis lost writes"), "{}", survivor.stderr());
 }
 
 /// Stopped in good order, however long nobody runs: there is nothing to heal, and nothing to say.

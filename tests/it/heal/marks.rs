@@ -218,7 +218,8 @@ async fn a_heal_goes_on_where_the_one_before_it_died() {
     let stranger = cache(&server).await;
     assert!(stranger.note_heal_progress(&found).await.is_err(), "the turn is another's");
     other.note_heal_progress(&found).await.unwrap();
-    // Another server may have lost what was applied: its successor begins anew, and still knows what heals died in.
+    // Another server may have lost what was applied: its successor begins anew, and still knows
+    // what heals died in.
     let during = server.snapshot().await;
     server.restore(&during).await;
     let again = take_over(&stranger).await;

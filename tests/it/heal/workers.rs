@@ -24,9 +24,10 @@ async fn of_two_workers_one_heals_for_both() {
     wait_gone(&stage.redis, SOON).await;
     stage.wait_settled(&[&one, &other]).await;
     // Both have moved their marks on since the snapshot.
-    let before = mark_fields(&stage).await;
+    let marks = async || mark_fields(&stage).await.into_iter().filter(|(field, _)| field.len() == 32).collect::<Vec<_>>();
+    let before = marks().await;
     wait_until(SOON, "both marks have moved", async || {
-        let now = mark_fields(&stage).await;
+        let now = marks().await;
         before.iter().all(|mark| !now.contains(mark))
     })
     .await;
@@ -61,12 +62,13 @@ async fn a_worker_killed_in_the_heal_is_followed_by_the_next() {
     doomed.kill();
     let mut next = stage.start_worker(&[]);
     // The lock of the dead has to run out first.
-    wait_gone(&stage.redis, SOON).await;
+    wait_gone(&stage.redis, WITHIN).await;
     next.wait_ready().await;
     assert_eq!(heals(&next).await, 1.0, "{}", next.stderr());
 }
 
-/// Whether a restart lost anything, those that are left cannot always tell: each is answered by a heal of the recent past. Restarts of workers are not.
+/// Whether a restart lost anything, those that are left cannot always tell: each is answered by a
+/// heal of the recent past. Restarts of workers are not.
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_of_redis_are_healed_and_those_of_workers_are_not() {
     let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
@@ -80,7 +82,7 @@ async fn restarts_of_redis_are_healed_and_those_of_workers_are_not() {
     wait_gone(&stage.redis, SOON).await;
     worker.wait_ready().await;
     assert_eq!(heals(&worker).await, 1.0, "{}", worker.stderr());
-    assert!(!worker.stderr().contains("lost writes that it had confirmed"), "{}", worker.stderr());
+    assert!(!worker.stderr().contains("Redis lost writes"), "{}", worker.stderr());
     worker.kill();
     let next = stage.worker(&[]).await;
     assert_eq!(heals(&next).await, 0.0, "the worker was killed: {}", next.stderr());
