@@ -29,6 +29,11 @@ impl Outage {
         Self::new("Redis has lost writes that it had confirmed: it came back from an older state")
     }
 
+    /// What it confirmed to other workers may not be there any more.
+    pub fn replaced() -> Self {
+        Self::new("Redis was restarted, or a replica took its place: it may have lost writes that it had confirmed")
+    }
+
     /// Without them nobody would notice that Redis went back.
     pub fn no_marks(cause: &str) -> Self {
         Self::for_person(format!(

@@ -13,7 +13,7 @@ use super::reach::{reach, reach_redis};
 use super::signal::stop_on_signal;
 use super::{CommandError, Exit, configure};
 use crate::broker::{History, Place};
-use crate::cache::Cache;
+use crate::cache::{Cache, LowWatermark};
 use crate::config::{Config, Scope};
 use crate::ops::Mark;
 use crate::ops::dead_letters::since;
@@ -106,7 +106,7 @@ async fn replay(args: &ReplayArgs, config: &Config, registry: &Registry, span: S
     // Should Redis go back meanwhile, it is healed from where this begins.
     let mut mark = cache.as_ref().filter(|_| config.heals()).map(|cache| Mark::new(cache, "replay"));
     if let Some(mark) = &mut mark {
-        mark.hold(earliest_ms(span.since)).await.map_err(CommandError::unavailable)?;
+        mark.hold(earliest(span.since)).await.map_err(CommandError::unavailable)?;
     }
     let kept = async {
         match &mark {
@@ -128,11 +128,11 @@ async fn replay(args: &ReplayArgs, config: &Config, registry: &Registry, span: S
     tell(args, registry, &report)
 }
 
-/// A time before which nothing of the span arrived: of an offset nobody knows.
-fn earliest_ms(since: Place) -> u64 {
+/// Returns a lower bound of the span.
+fn earliest(since: Place) -> LowWatermark {
     match since {
-        Place::Time(time) => u64::try_from(time.as_millisecond()).unwrap_or(0),
-        Place::Offset(_) => 0,
+        Place::Time(time) => u64::try_from(time.as_millisecond()).unwrap_or(0).into(),
+        Place::Offset(offset) => LowWatermark::at_offset(offset),
     }
 }
 

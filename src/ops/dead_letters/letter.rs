@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use crate::broker::{DeadLetter, Tag};
+use crate::cache::LowWatermark;
 use crate::event::{Decoded, Provenance, Reading, decode, header};
 
 /// How many earlier reasons a letter carries along: the newest.
@@ -30,6 +31,8 @@ pub struct Letter {
     pub first_time: Option<String>,
     /// A time before which the event did not arrive: RFC 3339.
     pub arrived_after: Option<String>,
+    /// An offset of the history before which it does not hold the event, where that is known.
+    pub arrived_offset: Option<u64>,
     /// Attempts made before it was dead-lettered.
     pub attempts: u32,
     /// The exchange it first came through; empty for the default exchange.
@@ -77,6 +80,7 @@ impl Letter {
             time: death_time.or(told_time),
             first_time: text(copy.and_then(|copy| copy.first_time)),
             arrived_after: text(copy.and_then(|copy| copy.arrived_after)),
+            arrived_offset: copy.and_then(|copy| copy.arrived_offset),
             attempts: copy.map_or(0, |copy| copy.attempt),
             exchange: copy.map_or(delivery.exchange(), |copy| copy.exchange).to_owned(),
             effects: copy.and_then(|copy| Some((copy.effects.clone()?, copy.registry?.to_owned()))),
@@ -98,10 +102,11 @@ impl Letter {
         all.join(",")
     }
 
-    /// A time before which the event did not arrive, in milliseconds since the Unix epoch; 0 where nobody knows.
-    pub fn earliest_ms(&self) -> u64 {
+    /// Returns a lower bound of the event's arrival.
+    pub fn low(&self) -> LowWatermark {
         let told = self.arrived_after.as_deref().or(self.first_time.as_deref()).and_then(|time| time.parse::<Timestamp>().ok());
-        told.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or(0)
+        let time_ms = told.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or(0);
+        LowWatermark { time_ms, offset: self.arrived_offset }
     }
 
     /// When it was dead-lettered, as text.
