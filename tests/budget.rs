@@ -31,6 +31,7 @@ fn registry(rules: &str) -> Registry {
 }
 
 /// Resolves a payload with one rule, within the limits of memory and time, and shows what it took.
+#[expect(clippy::print_stdout, reason = "the figures, for a run with --nocapture")]
 fn resolve(name: &str, entry: &str, data: &str, previous: Option<&str>) -> Resolution {
     let registry = registry(&format!("defaults: {{ ttl: 1h }}\nevents:\n  a.b:\n{entry}"));
     let event = Event {
@@ -51,11 +52,11 @@ fn resolve(name: &str, entry: &str, data: &str, previous: Option<&str>) -> Resol
     let counted = allocation_counter::measure(|| resolution = registry.resolve_within(&event, &budget));
     let took = start.elapsed();
     println!(
-        "{name:28} {:8} B  {took:9.1?}  work {:9}  bytes {:9}  peak {:5.1} MiB  effects {:6}  {:?}",
+        "{name:28} {:8} B  {took:9.1?}  work {:9}  bytes {:9}  peak {:5} KiB  effects {:6}  {:?}",
         event.bytes(),
         budget.spent_work(),
         budget.spent_bytes(),
-        counted.bytes_max as f64 / 1024.0 / 1024.0,
+        counted.bytes_max / 1024,
         resolution.effects.len(),
         resolution.failure,
     );
@@ -110,7 +111,7 @@ fn long_fields_times_lists_are_too_many_bytes() {
     is_refused("whole payload in each key", values, &data, Reason::BlastRadius);
     let url = "    effects: [{ warm: 'k:{ks[]}', from: 'http://h/{text}' }]\n";
     let data = json!({"ks": (0..100).collect::<Vec<_>>(), "text": "ä".repeat(100_000)});
-    is_refused("long urls", url, &data, Reason::BlastRadius);
+    is_refused("long urls", url, &data, Reason::Unresolvable);
 }
 
 #[test]
@@ -133,7 +134,7 @@ fn loops_within_loops_end() {
     is_refused("sha256 in a loop", &lets("data.a.map(x, data.b.map(y, sha256(x)))"), &hashed, Reason::Unresolvable);
     let many = json!({"a": texts(60_000, 4), "b": texts(60_000, 4)});
     is_refused("all within all", &whens("data.a.all(x, data.b.all(y, x != y + 'z'))"), &many, Reason::BlastRadius);
-    is_refused("exists within all", &whens("data.a.all(x, data.b.exists(y, y == 'z'))"), &many, Reason::Unresolvable);
+    is_refused("exists within all", &whens("data.a.all(x, !data.b.exists(y, y == 'z'))"), &many, Reason::Unresolvable);
     is_refused("in within filter", &whens("data.a.filter(x, !(x + 'z' in data.b)).size() > 0"), &many, Reason::Unresolvable);
     is_refused("an error in each", &whens("data.a.all(x, data.b.all(y, x.gone))"), &many, Reason::Unresolvable);
     let doubled = format!("['x']{}", ".map(x, x + x)".repeat(40));
@@ -181,7 +182,7 @@ fn the_smallest_elements_of_a_full_body_fit() {
         {
             resolve(&format!("{name}: {expression}"), &whens(expression), &data, Some(&data));
         }
-        resolve(&format!("{name}: changed"), &whens("changed('a[].b')"), &data, Some(&data.replace(']', ",7]")));
+        resolve(&format!("{name}: changed"), &whens("changed('a[].b')"), &data, Some(&data.replace("]}", ",7]}")));
         resolve(&format!("{name}: each"), "    effects: [{ each: data.a, delete: '{item.b?}' }]\n", &data, None);
         resolve(&format!("{name}: fan"), "    effects: [{ delete: 'k:{a[].b?}' }]\n", &data, None);
         resolve(&format!("{name}: write"), "    effects: [{ write: k, value: '{data}' }]\n", &data, None);

@@ -4,6 +4,7 @@ mod evaluate;
 mod node;
 mod operate;
 mod pattern;
+mod syntax;
 mod value;
 
 use std::sync::{Arc, LazyLock};
@@ -19,6 +20,7 @@ use super::scope::Scope;
 use evaluate::Evaluator;
 use node::{Call, Literal, Loop, LoopKind, Node, OPERANDS, Operation};
 use pattern::TextPattern;
+use syntax::syntax_problem;
 pub(super) use value::Value;
 
 /// The longest expression: with it the depth of its tree is bounded before it is parsed.
@@ -132,44 +134,6 @@ impl Expression {
     /// The places of the `let`s that it reads.
     pub fn lets(&self) -> &[usize] {
         &self.lets
-    }
-}
-
-fn syntax_problem(text: &str, errors: &cel::ParseErrors) -> TextProblem {
-    let Some(first) = errors.errors.first() else {
-        return TextProblem::new(0, "not an expression");
-    };
-    let line_from = match usize::try_from(first.pos.0).unwrap_or(0) {
-        0 | 1 => 0,
-        line => text.split_inclusive('\n').take(line - 1).map(str::len).sum(),
-    };
-    let column = usize::try_from(first.pos.1.saturating_sub(1)).unwrap_or(0);
-    let at = text[line_from..].char_indices().nth(column).map_or(text.len(), |(at, _)| line_from + at);
-    let message = first.msg.lines().next().unwrap_or_default();
-    // What else might stand there is a list of every token that CEL has.
-    let message = message
-        .split(" expecting {")
-        .next()
-        .unwrap_or_default()
-        .trim_start_matches("Syntax error: ")
-        .replace("'<EOF>'", "the end of the text");
-    let problem = TextProblem::new(at, format!("not an expression: {message}"));
-    let has_word = |word: &str| text.split(|c: char| !(c == '_' || c.is_ascii_alphanumeric())).any(|known| known == word);
-    let is_lone_equals = || {
-        let bytes = text.as_bytes();
-        let beside = |at: usize| bytes.get(at).is_some_and(|byte| b"=!<>".contains(byte));
-        (0..bytes.len()).any(|at| bytes[at] == b'=' && !beside(at + 1) && !(at > 0 && beside(at - 1)))
-    };
-    if text.trim_start().starts_with('{') || text.contains("{{") {
-        problem.hint("an expression is no template: a field is data.name, without braces")
-    } else if text.contains("===") || text.contains("!==") || is_lone_equals() {
-        problem.hint("CEL compares with == and !=")
-    } else if ["and", "or", "not"].into_iter().any(has_word) {
-        problem.hint("CEL's words for and, or and not are &&, || and !")
-    } else if text.contains("let.") {
-        problem.hint("`let` is a reserved word of CEL: in expressions that root is `lets`")
-    } else {
-        problem.hint("CEL, such as data.status == \"sold\"; a field named like a word of CEL is data[\"in\"]")
     }
 }
 
@@ -373,7 +337,9 @@ impl Check<'_> {
                 problem.hint(functions_hint())
             });
         }
-        self.literals(name, call)?;
+        if name == "date" {
+            self.date_literals(call)?;
+        }
         let mut args = Vec::with_capacity(call.args.len() + 1);
         for arg in call.target.as_deref().into_iter().chain(&call.args) {
             args.push(inner(self, arg)?);
@@ -432,28 +398,22 @@ impl Check<'_> {
         })
     }
 
-    /// Patterns, formats and zones that are written here can be tried now.
-    fn literals(&self, name: &str, call: &CallExpr) -> Result<(), TextProblem> {
+    /// Tries the format and the zone of `date` where they are written in the expression.
+    fn date_literals(&self, call: &CallExpr) -> Result<(), TextProblem> {
         let literal = |argument: Option<&IdedExpr>| match argument {
             Some(IdedExpr { id, expr: Expr::Literal(LiteralValue::String(text)) }) => Some((*id, text.inner().to_owned())),
             _ => None,
         };
-        match name {
-            "date" => {
-                if let Some((id, format)) = literal(call.args.get(1))
-                    && !functions::is_date_format(&format)
-                {
-                    return Err(self.problem(id, format!("`{format}` is no format of strftime")).hint("such as %Y-%m-%d or %H:%M"));
-                }
-                if let Some((id, zone)) = literal(call.args.get(2))
-                    && !functions::is_zone(&zone)
-                {
-                    return Err(self
-                        .problem(id, format!("`{zone}` is no IANA time zone that this machine knows"))
-                        .hint("such as UTC or Europe/Berlin"));
-                }
-            }
-            _ => {}
+        if let Some((id, format)) = literal(call.args.get(1))
+            && !functions::is_date_format(&format)
+        {
+            return Err(self.problem(id, format!("`{format}` is no format of strftime")).hint("such as %Y-%m-%d or %H:%M"));
+        }
+        if let Some((id, zone)) = literal(call.args.get(2))
+            && !functions::is_zone(&zone)
+        {
+            let problem = self.problem(id, format!("`{zone}` is no IANA time zone that this machine knows"));
+            return Err(problem.hint("such as UTC or Europe/Berlin"));
         }
         Ok(())
     }

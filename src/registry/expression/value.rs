@@ -276,7 +276,7 @@ fn owned(value: &dyn Val) -> Option<Rc<dyn Val>> {
         return Some(Rc::new(time.clone()));
     }
     if let Some(duration) = value.downcast_ref::<CelDuration>() {
-        return Some(Rc::new(duration.clone()));
+        return Some(Rc::new(*duration));
     }
     Some(Rc::new(value.downcast_ref::<CelType>()?.clone()))
 }
