@@ -4,7 +4,8 @@
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// What a process calls instead of the C library. libfaketime does not go together with Redis' jemalloc.
+/// Functions that a process calls instead of those of the C library. libfaketime does not work
+/// with the jemalloc of Redis.
 const SHIM: &str = r#"
 #define _GNU_SOURCE
 #include <stdlib.h>

@@ -21,7 +21,7 @@ const FAILURES_MAX: u32 = 3;
 /// Maximum time for a message that the broker can read to come.
 const COMES_WITHIN: Duration = Duration::from_secs(5);
 
-/// What an end of the connection leaves for its cause to arrive.
+/// Maximum time after the end of a connection until its cause is known.
 const CAUSE_WITHIN: Duration = Duration::from_millis(200);
 
 /// How often the broker has failed at one offset.
@@ -52,12 +52,12 @@ impl Failures {
     }
 }
 
-/// Whether a connection ended because the broker itself failed.
+/// Returns whether a connection ended because the broker itself failed.
 pub(super) fn is_failure(cause: &str) -> bool {
     cause.contains("INTERNAL_ERROR")
 }
 
-/// What attaching at a place comes to.
+/// The outcome of attaching at a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Attached {
     /// A message came.

@@ -65,7 +65,7 @@ pub struct History {
     /// The offset behind the newest one, as the last survey found it.
     end: u64,
     prefetch: Prefetch,
-    /// Whether one message is read at a time, as somebody asked for.
+    /// True while the caller wants one message at a time.
     is_cautious: bool,
     /// Messages that are still to be read one at a time, since the broker failed.
     cautious_for: u32,
@@ -169,7 +169,7 @@ impl History {
         self.is_cautious || self.cautious_for > 0
     }
 
-    /// Stops reading for now. What is under way is thrown away, and comes again: a broker that
+    /// Stops reading for now. Deliveries under way are dropped, and come again: a broker that
     /// cannot send for some seconds gives a connection up.
     pub fn pause(&mut self) {
         self.connected = None;

@@ -1,4 +1,4 @@
-//! What the history holds, and where places are in it.
+//! Finds out how far the history reaches, and where places are in it.
 //!
 //! A stream over AMQP 0-9-1 says neither how much it holds, nor where it ends, nor when a message
 //! came. So consumers are attached, and the first offset that each gets tells; the end, a consumer

@@ -156,7 +156,7 @@ async fn drain(cache: &Cache, stop: &CancellationToken) -> Result<(), Outage> {
     })
 }
 
-/// What heals before this one have noted.
+/// Returns what heals before this one have noted.
 fn taken_over(found: &HealProgress) -> TakenOver {
     TakenOver {
         applied_to: found.applied_to,

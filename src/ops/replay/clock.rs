@@ -28,7 +28,7 @@ const GRID_S: [i64; 16] = [
     -8 * 86_400,
 ];
 
-/// How closely the newest chunk's time is looked for, in seconds: what is read in vain at most.
+/// How closely the newest chunk's time is looked for, in seconds: the most that is read needlessly.
 const CLOSE_S: i64 = 300;
 
 /// Looks between two times of the grid, and how often.
@@ -40,9 +40,9 @@ const LOOKS_MAX: u32 = 4;
 pub struct Beginning {
     /// The offset.
     pub offset: u64,
-    /// Whether the history reaches back as far as was asked for.
+    /// True if the history reaches back as far as was asked for.
     pub is_whole: bool,
-    /// Whether the history holds nothing.
+    /// True if the history holds nothing.
     pub is_empty: bool,
 }
 

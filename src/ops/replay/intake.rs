@@ -24,7 +24,7 @@ impl<'r> Intake<'r> {
         Self { replay, span, fenced_from, fold: Fold::new(&replay.tag_prefix) }
     }
 
-    /// Whether messages from that offset on change nothing: nothing could give way to them.
+    /// Returns whether messages from that offset on change nothing: nothing could give way.
     pub(super) fn is_done_at(&self, offset: u64) -> bool {
         offset >= self.span.end && self.fold.is_empty()
     }

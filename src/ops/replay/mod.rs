@@ -60,13 +60,13 @@ pub struct Replay {
     pub limits: FoldLimits,
     /// For how long it is kept before it is applied.
     pub apply_every: Option<Duration>,
-    /// What it takes over from replays before it.
+    /// State taken over from replays before it.
     pub taken_over: TakenOver,
 }
 
 /// Who is told how far it is.
 pub trait Observer: Send {
-    /// Notes how far it is, before more is done. What it says ends the replay.
+    /// Notes how far it is, before more is done. An error ends the replay.
     fn note(&mut self, _step: Step) -> impl Future<Output = Result<(), String>> + Send {
         std::future::ready(Ok(()))
     }

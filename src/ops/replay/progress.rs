@@ -1,4 +1,4 @@
-//! How far a replay is, for whoever takes over, and what replays before it died in.
+//! The progress of a replay, for the next one, and the offsets at which replays before it died.
 
 use std::ops::Range;
 
@@ -18,18 +18,18 @@ pub struct Step {
     pub end: u64,
     /// The offset behind all that is applied.
     pub applied_to: u64,
-    /// What is read, resolved or applied next.
+    /// Offsets that are read, resolved or applied next.
     pub in_work: Range<u64>,
     /// Offsets that were passed over.
     pub passed_over: Vec<u64>,
 }
 
-/// What a replay takes over from others that did not come to their end.
+/// State that a replay takes over from others that did not come to their end.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TakenOver {
     /// The offset behind all that they applied.
     pub applied_to: Option<u64>,
-    /// What they died in.
+    /// The offsets in whose work they died.
     pub died: Option<Died>,
     /// Offsets that they passed over.
     pub passed_over: Vec<u64>,
@@ -44,7 +44,7 @@ pub struct Died {
     pub deaths: u32,
 }
 
-/// What comes next at an offset.
+/// The next step at an offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     /// As many messages as there are, about up to `to`, and none from `barrier` on.
@@ -74,7 +74,7 @@ impl TakenOver {
         Next::Carefully { to: (offset + step).min(range.end) }
     }
 
-    /// Whether the last try at that offset is coming, before it is passed over.
+    /// Returns whether the next try at that offset is the last, before it is passed over.
     pub(super) fn is_last_try(&self, offset: u64) -> bool {
         self.died.as_ref().is_some_and(|died| died.range == (offset..offset + 1) && died.deaths + 1 == DEATHS_MAX)
     }

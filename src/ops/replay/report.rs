@@ -81,7 +81,7 @@ impl Report {
         self.rest.is_none() && self.problems.is_empty() && self.is_complete()
     }
 
-    /// Whether all of the span was read that the history still has.
+    /// Returns whether all of the span was read that the history still has.
     pub fn is_complete(&self) -> bool {
         self.passed_over.is_empty() && self.unreadable.is_empty()
     }

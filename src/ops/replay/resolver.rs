@@ -36,14 +36,14 @@ const SLICE_BYTES: usize = 8 << 20;
 /// Messages with their offsets.
 pub(super) type Messages = Arc<Vec<(u64, Delivery)>>;
 
-/// What a message turned out to be.
+/// A message that was resolved.
 #[derive(Debug)]
 pub(super) enum Message {
     /// An event.
     Event {
-        /// What it does.
+        /// Its effects.
         resolution: Resolution,
-        /// Whether it is of a type that is asked for.
+        /// True if it is of a type that is asked for.
         is_of_type: bool,
     },
     /// A deletion marker.
@@ -70,7 +70,7 @@ pub(super) struct Resolver {
     hanging: HashSet<u64>,
 }
 
-/// What is needed to resolve.
+/// Everything that resolution needs.
 #[derive(Debug)]
 pub(super) struct Rules {
     pub(super) registry: Arc<Registry>,

@@ -13,7 +13,7 @@ const SOME: u32 = 400;
 /// The offset, and the user: one publisher, one queue.
 const AT: u64 = 123;
 
-/// What a heal says that it has in work, where that is in there.
+/// Returns the range that a heal notes as in work, if the bytes hold such a note.
 fn in_work(bytes: &[u8]) -> Option<(u64, u64)> {
     let text = String::from_utf8_lossy(bytes);
     let (_, range) = text.split_once(r#""in_work":["#)?;
@@ -55,7 +55,7 @@ async fn an_event_at_which_three_heals_died_is_passed_over() {
     publish(&stage, SOME).await;
     stage.wait_settled(&[&first]).await;
     first.kill();
-    // No mark is left: whoever comes heals.
+    // Without checkpoints, the next worker heals.
     let _: () = redis::AsyncCommands::del(&mut stage.connection().await, format!("unstale:mark:{}", stage.queue)).await.unwrap();
     seed(&stage.redis, SOME).await;
 

@@ -61,7 +61,7 @@ async fn many_large_bodies_are_replayed_in_little_memory() {
     assert!(!stage.exists("user:7").await);
 }
 
-/// What is kept until it is applied has values, which may be large.
+/// Values that rules write are kept until they are applied, and may be large.
 #[tokio::test(flavor = "multi_thread")]
 async fn large_values_are_applied_before_they_fill_the_memory() {
     const COUNT: u32 = 500;
