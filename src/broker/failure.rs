@@ -23,12 +23,49 @@ pub enum BrokerError {
     /// Objects are missing or not as we need them; all of them are told.
     #[error("{}", list(.0))]
     Topology(Vec<TopologyProblem>),
+    /// The broker answers, and cannot serve the history.
+    #[error("stream `{queue}`: {words}; {}", .problem.advice())]
+    History {
+        /// What is wrong with it.
+        problem: HistoryProblem,
+        /// The stream's name.
+        queue: String,
+        /// The broker's words where it has any.
+        words: String,
+    },
+}
+
+/// Why the history cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HistoryProblem {
+    /// There is none.
+    Missing,
+    /// The user may not read it.
+    Forbidden,
+    /// A queue of another type has its name.
+    NotAStream,
+    /// It is there, and the broker fails over it.
+    Broken,
+}
+
+impl HistoryProblem {
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Missing => {
+                "workers declare it when they start, unless UNSTALE_HISTORY=off (which brokers without streams need): without it there is \
+                 nothing to replay. Look at UNSTALE_QUEUE and at the virtual host in UNSTALE_AMQP_URL"
+            }
+            Self::Forbidden => "the user needs the permission `read` on it",
+            Self::NotAStream => "move its messages and delete it by hand, or set UNSTALE_QUEUE to another name",
+            Self::Broken => "look at the broker's log; a stream that stays so is deleted by hand, and the workers declare it anew",
+        }
+    }
 }
 
 impl BrokerError {
     /// Whether trying again without a change by a person is in vain.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Self::Unreachable(_))
+        !matches!(self, Self::Unreachable(_) | Self::History { problem: HistoryProblem::Broken, .. })
     }
 }
 

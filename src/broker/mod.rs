@@ -20,6 +20,7 @@ mod prefetch;
 mod publisher;
 mod recent_acks;
 mod session;
+mod throttle;
 mod topology;
 mod wire;
 
@@ -27,8 +28,8 @@ pub use backoff::Backoff;
 pub use convert::Delivery;
 pub use copy::{CopyHeaders, copy_to};
 pub use dead_letters::{DeadLetter, DeadLetters, Death};
-pub use failure::{BrokerError, PublishError, SessionEnded, TopologyProblem};
-pub use history::{History, Place, Survey};
+pub use failure::{BrokerError, HistoryProblem, PublishError, SessionEnded, TopologyProblem};
+pub use history::{Found, History, Place, Survey};
 pub use inspect::{Inspector, QueueState};
 pub use lane::{Lane, LaneName, Tag};
 pub use look::Looker;

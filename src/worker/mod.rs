@@ -51,7 +51,7 @@ use supervisor::Supervisor;
 /// A registry in use, with what is made from it.
 #[derive(Debug)]
 struct Live {
-    registry: Registry,
+    registry: Arc<Registry>,
     metrics: RegistryMetrics,
     loaders: Loaders,
 }
@@ -195,7 +195,7 @@ impl Live {
     fn new(registry: Registry, loaders: Loaders, metrics: &Metrics) -> Self {
         let entries = registry.entries().iter().map(|entry| entry.name.as_str());
         metrics.set_loaders(loaders.standings());
-        Self { metrics: metrics.for_registry(registry.digest(), registry.rules(), entries), loaders, registry }
+        Self { metrics: metrics.for_registry(registry.digest(), registry.rules(), entries), loaders, registry: Arc::new(registry) }
     }
 }
 

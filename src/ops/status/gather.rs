@@ -144,7 +144,7 @@ async fn history(config: &Config) -> HistoryFacts {
         .collect();
     let places: Vec<Place> = times.iter().copied().map(Place::Time).collect();
     let surveyed = async {
-        let history = History::connect(&config.amqp).await?;
+        let mut history = History::connect(&config.amqp).await?;
         let survey = history.survey(&places).await;
         let _ = timeout(Duration::from_secs(1), history.close()).await;
         survey
@@ -155,7 +155,7 @@ async fn history(config: &Config) -> HistoryFacts {
         Ok(Ok(survey)) if survey.is_empty() => HistoryFacts::Empty,
         Ok(Ok(survey)) => {
             // Where it attaches behind the first message there was something older.
-            let reached = times.iter().zip(&survey.places).find(|(_, place)| **place > survey.first);
+            let reached = times.iter().zip(&survey.places).find(|(_, place)| place.earliest > survey.first);
             HistoryFacts::Stands { first: survey.first, last: survey.end - 1, since: reached.map(|(time, _)| *time) }
         }
     }
