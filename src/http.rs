@@ -30,6 +30,7 @@ struct Conditions {
     consuming: Result<(), Cause>,
     redis: Result<(), Cause>,
     healed: Result<(), Cause>,
+    objects: Result<(), Cause>,
 }
 
 impl Default for Readiness {
@@ -38,6 +39,7 @@ impl Default for Readiness {
             consuming: Err("not connected to RabbitMQ yet".into()),
             redis: Err("has not answered yet".into()),
             healed: Err("not known yet whether Redis lost writes".into()),
+            objects: Ok(()),
         }))
     }
 }
@@ -63,6 +65,11 @@ impl Readiness {
         self.0.send_if_modified(|conditions| set(&mut conditions.healed, state));
     }
 
+    /// Whether the exchange and the queues are there.
+    pub fn set_objects(&self, state: Result<(), Cause>) {
+        self.0.send_if_modified(|conditions| set(&mut conditions.objects, state));
+    }
+
     /// Why this worker is not ready; empty where it is.
     pub fn causes(&self) -> Vec<String> {
         self.0.borrow().causes()
@@ -86,7 +93,7 @@ impl Readiness {
 
 impl Conditions {
     fn causes(&self) -> Vec<String> {
-        [("consuming", &self.consuming), ("redis", &self.redis), ("healed", &self.healed)]
+        [("consuming", &self.consuming), ("redis", &self.redis), ("healed", &self.healed), ("objects", &self.objects)]
             .into_iter()
             .filter_map(|(name, state)| state.as_ref().err().map(|cause| format!("{name}: {cause}")))
             .collect()

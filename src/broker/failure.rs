@@ -90,12 +90,23 @@ fn list(problems: &[TopologyProblem]) -> String {
 pub struct SessionEnded {
     cause: Arc<str>,
     unreadable: bool,
+    queue_gone: bool,
 }
 
 impl SessionEnded {
     /// Ended for that cause.
     pub fn new(cause: impl Into<Arc<str>>) -> Self {
-        Self { cause: cause.into(), unreadable: false }
+        Self { cause: cause.into(), unreadable: false, queue_gone: false }
+    }
+
+    /// Ended since a queue was deleted, or may have been.
+    pub(super) fn by_deletion(cause: impl Into<Arc<str>>) -> Self {
+        Self { queue_gone: true, ..Self::new(cause) }
+    }
+
+    /// A queue was deleted, or may have been: whoever declares it anew, events may have gone to the history alone meanwhile.
+    pub fn queue_may_be_gone(&self) -> bool {
+        self.queue_gone
     }
 
     /// A message came that `lapin` cannot parse (a short string that is no UTF-8), and took the connection with it. It will come again:
@@ -115,7 +126,7 @@ impl std::error::Error for SessionEnded {}
 
 impl From<Error> for SessionEnded {
     fn from(error: Error) -> Self {
-        Self { cause: words(&error).into(), unreadable: matches!(error.kind(), ErrorKind::ParsingError(_)) }
+        Self { unreadable: matches!(error.kind(), ErrorKind::ParsingError(_)), ..Self::new(words(&error)) }
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) fn worker(name: &str) -> WorkerFacts {
         in_hand: 0,
         oldest_unsettled_s: None,
         not_ready: vec![],
+        history_fault: None,
     }
 }
 

@@ -5,6 +5,8 @@ mod caches;
 mod cluster;
 mod copies;
 mod crashes;
+mod deleted;
+mod forged;
 mod load;
 mod order;
 mod outage;
