@@ -29,7 +29,7 @@ impl Outage {
         Self::new("Redis has lost writes that it had confirmed: it came back from an older state")
     }
 
-    /// What it confirmed to other workers may not be there any more.
+    /// Writes that it confirmed to other workers may be lost.
     pub fn replaced() -> Self {
         Self::new("Redis was restarted, or a replica took its place: it may have lost writes that it had confirmed")
     }

@@ -182,8 +182,7 @@ impl<'s> Healer<'s> {
     /// Heals, in our turn. False where all is to be done again.
     async fn heal(&self, marks: &Marks) -> Result<bool, NotHealed> {
         let Shared { cache, config, low, .. } = self.shared;
-        // Nobody is told of a heal before both servers were met, nor of one that has nothing to
-        // read.
+        // The log mentions a heal once both servers were met, and where there is a history.
         let inspector = Inspector::connect(&config.amqp).await?;
         let is_new = config.amqp.history.is_none() || inspector.queue(&inspector.names().history).await? == QueueState::Missing;
         inspector.close().await;
@@ -213,6 +212,11 @@ impl<'s> Healer<'s> {
         cache.forward_sequence().await.map_err(outage)?;
         let healed = if is_first_ever { Healed::NoHistory } else { heal(config, &live.registry, cache, from, &guard).await? };
         let record = match &healed {
+            // A first start, with a queue and a history that are as new as the worker.
+            Healed::Applied { events: 0, complete: true, end, .. } if doubt == Doubt::Unknown => {
+                low.begin(began.1, *end);
+                None
+            }
             Healed::Applied { complete, end, passed_over, .. } => {
                 low.begin(began.1, *end);
                 let details = HealDetails {
@@ -236,6 +240,7 @@ impl<'s> Healer<'s> {
         }
         self.remembers.store(true, Ordering::Relaxed);
         match healed {
+            Healed::Applied { .. } if record.is_none() => {}
             Healed::Applied { events, effects, complete, passed_over, .. } => {
                 self.shared.metrics.healed();
                 info!(%from, events, effects, seconds = began.0.elapsed().as_secs_f64(), complete, "healed: the history is applied again");

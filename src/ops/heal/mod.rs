@@ -33,7 +33,7 @@ pub enum Healed {
         events: u64,
         /// What they folded into.
         effects: u64,
-        /// Whether all that was asked for was read and applied: the history reached back so far,
+        /// All that was asked for was read and applied: the history reached back so far,
         /// and nothing was passed over.
         complete: bool,
         /// The offset behind the history, as it was when the heal began: all before it is applied.

@@ -132,7 +132,7 @@ pub struct HealFacts {
     pub from: Option<Timestamp>,
     /// How many there have been.
     pub count: u64,
-    /// Whether all of it was read and applied.
+    /// All of it was read and applied.
     pub complete: bool,
     /// The digests of the registries by whose rules it was.
     pub digests: Vec<String>,
