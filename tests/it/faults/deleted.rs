@@ -102,8 +102,8 @@ async fn an_exchange_and_bindings_that_are_removed_come_back_by_themselves() {
     };
     applied(0).await;
     channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await.unwrap();
+    wait_until(MENDED, "it is declared again", async || worker.stderr().contains("objects in RabbitMQ were missing")).await;
     applied(1).await;
-    wait_until(SOON, "it says so", async || worker.stderr().contains("objects in RabbitMQ were missing")).await;
     assert!(ready(&worker).await);
 }
 
@@ -120,7 +120,8 @@ async fn a_history_that_is_deleted_is_declared_again_and_stops_nothing() {
     wait_until(MENDED, "the history is back", async || stage.exists_queue(&history).await).await;
     publish(&stage, 1..2).await;
     stage.wait_gone("user:1").await;
-    assert!(ready(&worker).await && worker.stderr().contains(".history"), "{}", worker.stderr());
+    wait_until(SOON, "it says so", async || worker.stderr().contains("objects in RabbitMQ were missing")).await;
+    assert!(ready(&worker).await, "{}", worker.stderr());
 }
 
 /// RabbitMQ, killed before it has written down a stream that is new, may be left with one that it cannot serve.

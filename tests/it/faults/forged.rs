@@ -118,7 +118,7 @@ async fn a_letter_that_hides_behind_a_death_of_its_own_has_all_its_effects_done(
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_secret_an_event_is_done_again_and_still_comes_to_its_end() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
-    let delays = [("UNSTALE_RETRY_DELAYS", "2s,2500ms")];
+    let delays = [("UNSTALE_RETRY_DELAYS", "2s,2500ms"), ("UNSTALE_BIND", "nobody.knows")];
     let worker = stage.worker(&delays).await;
     let first: String = redis::AsyncCommands::get(&mut stage.connection().await, "unstale:secret").await.unwrap();
     stage.publish("nobody.knows", r#"{"id":1}"#).await;
