@@ -51,12 +51,23 @@ fn list(problems: &[TopologyProblem]) -> String {
 pub struct SessionEnded {
     cause: Arc<str>,
     unreadable: bool,
+    is_lost_connection: bool,
 }
 
 impl SessionEnded {
     /// Ended for that cause.
     pub fn new(cause: impl Into<Arc<str>>) -> Self {
-        Self { cause: cause.into(), unreadable: false }
+        Self { cause: cause.into(), unreadable: false, is_lost_connection: false }
+    }
+
+    /// Returns the end of a session whose connection is gone, for whatever cause.
+    pub fn lost_connection(cause: impl Into<Arc<str>>) -> Self {
+        Self { is_lost_connection: true, ..Self::new(cause) }
+    }
+
+    /// Whether the network or the broker ended the connection: no sign that a message did.
+    pub fn is_lost_connection(&self) -> bool {
+        self.is_lost_connection
     }
 
     /// A message came that `lapin` cannot parse (a short string that is no UTF-8), and took the connection with it. It will come again:
@@ -76,7 +87,25 @@ impl std::error::Error for SessionEnded {}
 
 impl From<Error> for SessionEnded {
     fn from(error: Error) -> Self {
-        Self { cause: words(&error).into(), unreadable: matches!(error.kind(), ErrorKind::ParsingError(_)) }
+        Self {
+            cause: words(&error).into(),
+            unreadable: matches!(error.kind(), ErrorKind::ParsingError(_)),
+            is_lost_connection: is_lost_connection(&error),
+        }
+    }
+}
+
+/// Whether the error says that the connection is gone, and nothing of what was sent on it.
+fn is_lost_connection(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::IOError(_)
+        | ErrorKind::RuntimeShutdownError(_)
+        | ErrorKind::MissingHeartbeatError
+        | ErrorKind::InvalidConnectionState(_)
+        | ErrorKind::InvalidChannelState(..) => true,
+        // A node that shuts down, or an operator who closes connections.
+        ErrorKind::ProtocolError(protocol) => matches!(protocol.kind(), AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED)),
+        _ => false,
     }
 }
 

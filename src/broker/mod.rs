@@ -36,4 +36,4 @@ pub use names::Names;
 pub use prefetch::Prefetch;
 pub use publisher::{Outgoing, Publisher};
 pub use session::{Rebound, Session, SessionWatch};
-pub use topology::DELIVERY_LIMIT;
+pub use topology::DELIVERIES_AT_MOST;

@@ -1,5 +1,6 @@
 //! Orders for copies → copies that the broker has confirmed.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,16 +9,26 @@ use tracing::warn;
 
 use super::suspects::Suspect;
 use super::{Live, Shared};
-use crate::broker::{self, CopyHeaders, DELIVERY_LIMIT, Delivery, LaneName, Names, Outgoing, PublishError, SessionEnded, copy_to};
-use crate::event::{Decoded, Event, Provenance, decode};
+use crate::broker::{self, CopyHeaders, Delivery, LaneName, Names, Outgoing, PublishError, SessionEnded, copy_to};
+use crate::event::{Decoded, Event, Message, Provenance, decode};
 use crate::plan::{CopyOrder, Destination};
-use crate::reason::Reason;
 
 /// Before what the broker could not store is tried again.
 const NACKED_PAUSE: Duration = Duration::from_millis(500);
 
 /// After so many tries in a row it may be the channel that knows no better: see [`broker::Publisher::renew`].
 const NACKED_TRIES: u32 = 6;
+
+/// What is to be republished of one delivery.
+#[derive(Debug)]
+pub(super) struct Order<'d> {
+    pub(super) delivery: &'d Delivery,
+    /// A bound for the arrival of its event.
+    pub(super) arrived_after_ms: u64,
+    /// Its body is not to be decoded.
+    pub(super) is_unread: bool,
+    pub(super) order: CopyOrder,
+}
 
 /// One lane's publisher: batches take their turns on it.
 #[derive(Debug)]
@@ -32,20 +43,16 @@ impl Publisher {
     }
 
     /// Publishes what is ordered, and waits until each copy is confirmed and not returned, through alarms of the broker and full queues.
-    /// Beside each order stands a bound for the arrival of its event.
-    pub(super) async fn publish(&self, shared: &Shared, live: &Live, orders: &[(&Delivery, u64, CopyOrder)]) -> Result<(), SessionEnded> {
+    pub(super) async fn publish(&self, shared: &Shared, live: &Live, orders: &[Order<'_>]) -> Result<(), SessionEnded> {
         let mut channel = self.channel.lock().await;
         let now = Timestamp::now().to_string();
         let copies: Vec<Outgoing<'_>> = orders
             .iter()
-            .map(|(delivery, arrived_after, order)| {
+            .map(|Order { delivery, arrived_after_ms, is_unread, order }| {
                 let message = delivery.message();
                 // Rare: what a copy says of its event is read once more from the delivery.
-                let event = match decode(&message, shared.config.max_body_bytes) {
-                    Ok(Decoded::Event(event)) => Some(event),
-                    Ok(Decoded::Tombstone) | Err(_) => None,
-                };
-                let arrived_after = text(*arrived_after);
+                let event = if *is_unread { None } else { decoded(&message, shared.config.max_body_bytes) };
+                let arrived_after = text(*arrived_after_ms);
                 let headers = CopyHeaders {
                     redelivered: in_vain_so_far(delivery, order.destination),
                     ..headers(order, event.as_ref(), live.registry.digest(), arrived_after.as_deref(), &now)
@@ -54,7 +61,7 @@ impl Publisher {
             })
             .collect();
         confirmed(&mut channel, copies).await?;
-        for (_, arrived_after, order) in orders {
+        for Order { arrived_after_ms: arrived_after, order, .. } in orders {
             match order.destination {
                 Destination::Slow => shared.low.copied(LaneName::Slow, Duration::ZERO, *arrived_after),
                 Destination::Retry(rung) => {
@@ -69,8 +76,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes suspects, unread, to the end of the queue they came from; to the dead-letter queue what has had its deliveries. Waits as
-    /// [`publish`](Self::publish) does.
+    /// Publishes suspected poison messages, unread, to the end of the queue they came from. Waits as [`publish`](Self::publish) does.
     pub(super) async fn set_aside(&self, shared: &Shared, lane: LaneName, suspects: &[Suspect]) -> Result<(), SessionEnded> {
         let mut channel = self.channel.lock().await;
         let now = Timestamp::now().to_string();
@@ -81,27 +87,19 @@ impl Publisher {
             let message = suspect.message();
             let earlier = Provenance::of(&message);
             let in_vain = suspect.in_vain().unwrap_or_default();
-            let given_up = in_vain >= u64::from(DELIVERY_LIMIT);
-            let error = format!("delivered {in_vain} times in vain: it may be what ends workers");
             let headers = CopyHeaders {
                 attempt: earlier.as_ref().map_or(0, |earlier| earlier.attempt),
-                reason: given_up.then_some(Reason::DeliveryLimit),
-                error: given_up.then_some(&error),
                 effects: earlier.as_ref().and_then(|earlier| earlier.effects.as_deref()),
                 registry: earlier.as_ref().and_then(|earlier| earlier.registry).unwrap_or_default(),
-                redelivered: (!given_up).then_some(in_vain),
+                redelivered: Some(in_vain),
                 arrived_after: arrived_after.as_deref(),
                 time: &now,
                 ..CopyHeaders::default()
             };
             let queue = match lane {
-                _ if given_up => &self.names.dead,
                 LaneName::Main => &self.names.main,
                 LaneName::Slow => &self.names.slow,
             };
-            if given_up {
-                shared.metrics.dead(Reason::DeliveryLimit);
-            }
             copies.push(copy_to(queue, suspect, &headers, channel.frame_max_bytes()));
         }
         confirmed(&mut channel, copies).await?;
@@ -117,6 +115,14 @@ impl Publisher {
             Destination::Retry(rung) => self.names.retry.get(rung).map_or(&self.names.dead, |(_, name)| name),
             Destination::Dead(_) => &self.names.dead,
         }
+    }
+}
+
+/// The event that a message is, if it is one. A decoder that panicked before panics again: that must not end the worker.
+fn decoded<'m>(message: &'m Message<'m>, max_body_bytes: usize) -> Option<Event<'m>> {
+    match catch_unwind(AssertUnwindSafe(|| decode(message, max_body_bytes))) {
+        Ok(Ok(Decoded::Event(event))) => Some(event),
+        Ok(Ok(Decoded::Tombstone) | Err(_)) | Err(_) => None,
     }
 }
 
