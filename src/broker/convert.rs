@@ -73,20 +73,22 @@ impl Delivery {
         self.header(DELIVERY_COUNT).and_then(integer).and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
     }
 
-    /// Returns how often it was delivered before without an acknowledgement, less what is forgiven; `None` the first time.
+    /// Returns how often it was delivered before without an acknowledgement, less what is forgiven;
+    /// `None` the first time.
     pub fn in_vain(&self) -> Option<u64> {
         self.redelivery_count().map(|count| count.saturating_sub(self.forgiven))
     }
 
-    /// Returns how often it was delivered before without an acknowledgement, as the broker counts and as the republished message
-    /// that it is says; `None` the first time.
+    /// Returns how often it was delivered before without an acknowledgement, as the broker counts
+    /// and as the republished message that it is says; `None` the first time.
     pub fn redelivery_count(&self) -> Option<u64> {
         let before = if copy::is_copy(self) { self.header(header::REDELIVERED).and_then(integer) } else { None };
         let before = before.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
         (self.redelivered || before > 0).then(|| self.delivery_count().saturating_add(before))
     }
 
-    /// Leaves that many deliveries out of [`in_vain`](Self::in_vain): the process that had them is alive, so they ended no worker.
+    /// Leaves that many deliveries out of [`in_vain`](Self::in_vain): the process that had them is
+    /// alive, so they ended no worker.
     pub fn forgive(&mut self, deliveries: u64) {
         self.forgiven = deliveries;
     }

@@ -111,8 +111,8 @@ impl Lane {
         usize::try_from(self.newest.saturating_sub(self.acker.acknowledged.load(Ordering::Relaxed))).unwrap_or(usize::MAX)
     }
 
-    /// Takes in what has arrived, without waiting, so that [`in_flight`](Self::in_flight) counts it. [`next_batch`](Self::next_batch)
-    /// gives it out.
+    /// Takes in what has arrived, without waiting, so that [`in_flight`](Self::in_flight) counts
+    /// it. [`next_batch`](Self::next_batch) gives it out.
     ///
     /// # Errors
     /// When the session is over.
@@ -124,7 +124,8 @@ impl Lane {
         Ok(())
     }
 
-    /// Takes deliveries back that were given out last, in order: they are given out again before all others.
+    /// Takes deliveries back that were given out last, in order: they are given out again before
+    /// all others.
     pub fn put_back(&mut self, deliveries: Vec<Delivery>) {
         for delivery in deliveries.into_iter().rev() {
             self.left_over_bytes += delivery.body().len();

@@ -7,20 +7,22 @@ use std::time::Duration;
 use clap::Args;
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use super::{CommandError, Exit, configure};
 use crate::config::{Config, Scope};
+use crate::descriptors;
 use crate::http::{self, Readiness};
 use crate::registry::{LoadOptions, Problems, Registry, run_examples};
 use crate::telemetry::Metrics;
 use crate::worker::{self, Ended, Signals, StartError};
 
-/// How long the lanes may take to end by themselves, once they should have ended, before the process ends without them.
+/// How long the lanes may take to end by themselves, once they should have ended, before the
+/// process ends without them.
 const OVERDUE_AFTER: Duration = Duration::from_millis(500);
 
-/// How long a line of the log may take before the process ends without it: nobody may be reading it.
+/// How long a line of the log may take before the process ends without it: nobody may be reading
+/// it.
 const LOGGED_WITHIN: Duration = Duration::from_millis(200);
 
 /// Stack of each thread that resolves events: as much as the main thread has.
@@ -44,9 +46,13 @@ Examples:
 pub(super) fn run(_args: &RunArgs) -> Result<Exit, CommandError> {
     let config = configure(Scope::All)?;
     info!(version = env!("CARGO_PKG_VERSION"), settings = %config.describe(), "starting");
+    if let Err(too_few) = descriptors::ensure_for(http::MAX_CONNECTIONS + config.warm.concurrency) {
+        warn!("{too_few}");
+    }
     let registry = load(&config)?;
-    // One thread for the lanes and Redis, so that a batch changes threads nowhere but where lapin's own hands it over; and one for those who
-    // ask how the worker is, whatever the first is busy with.
+    // One thread for the lanes and Redis, so that a batch changes threads nowhere but where lapin's
+    // own hands it over; and one for those who ask how the worker is, whatever the first is busy
+    // with.
     let runtime = Builder::new_current_thread().thread_stack_size(STACK_BYTES).enable_all().build().map_err(CommandError::internal)?;
     let beside = Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(CommandError::internal)?;
     let ended = runtime.block_on(serve(config, registry, beside.handle()));
@@ -60,7 +66,8 @@ pub(super) fn run(_args: &RunArgs) -> Result<Exit, CommandError> {
 fn load(config: &Config) -> Result<Registry, CommandError> {
     let loaded = Registry::load(&LoadOptions::for_run(&config.registry)).map_err(CommandError::usage)?;
     for warning in &loaded.warnings {
-        warn!("{warning}");
+        // A record is one line.
+        warning.to_string().lines().for_each(|line| warn!("{line}"));
     }
     let failing = run_examples(&loaded);
     if !failing.is_empty() {
@@ -83,7 +90,10 @@ async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Ex
     };
     let ended = worker::run(config, registry, metrics, readiness, signals.clone()).await;
     signals.cut.cancel();
-    close(served).await;
+    if let Some(served) = served {
+        // A panic there has been logged.
+        let _ = served.await;
+    }
     match ended {
         Ok(Ended::Clean) => Ok(Exit::Clean),
         Ok(Ended::Cut) => Ok(Exit::Unfinished),
@@ -93,18 +103,11 @@ async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Ex
     }
 }
 
-async fn close(served: Option<JoinHandle<std::io::Result<()>>>) {
-    if let Some(served) = served
-        && let Ok(Err(error)) = served.await
-    {
-        warn!(%error, "the HTTP server failed");
-    }
-}
-
-/// Answers signals on a thread of their own: the first SIGTERM or SIGINT asks to stop, the second ends at once.
+/// Answers signals on a thread of their own: the first SIGTERM or SIGINT asks to stop, the second
+/// ends at once.
 ///
-/// That thread waits for nothing that another thread does. So the process ends in time even where the lanes' thread is busy, or blocked
-/// by a log that nobody reads.
+/// That thread waits for nothing that another thread does. So the process ends in time even where
+/// the lanes' thread is busy, or blocked by a log that nobody reads.
 fn listen_for_signals(signals: &Signals, grace: Duration) -> Result<(), CommandError> {
     let runtime = Builder::new_current_thread().enable_all().build().map_err(CommandError::internal)?;
     let mut both = {
@@ -143,7 +146,8 @@ async fn next((terminate, interrupt): &mut (Signal, Signal)) -> &'static str {
     }
 }
 
-/// Logs on a thread apart, which waits for whoever reads the log. Returns what is closed once the line is written.
+/// Logs on a thread apart, which waits for whoever reads the log. Returns what is closed once the
+/// line is written.
 fn log(line: impl FnOnce() + Send + 'static) -> mpsc::Receiver<()> {
     let (written, is_written) = mpsc::channel();
     thread::spawn(move || {

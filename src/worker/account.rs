@@ -1,6 +1,7 @@
 //! How many bytes a lane has built for the events that it has read and not settled.
 //!
-//! One event may build some MiB, and many are in flight. What a lane holds of them together stays within [`MOST_BYTES`].
+//! One event may build some MiB, and many are in flight. What a lane holds of them together stays
+//! within [`MOST_BYTES`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

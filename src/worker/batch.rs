@@ -60,12 +60,14 @@ impl Batch {
         self.broke_checkpoint = if outage.broke_checkpoint { self.broke_checkpoint + 1 } else { 0 };
     }
 
-    /// Whether one of its deliveries may be what breaks the checkpoint behind the batch: it must be applied with nothing else under way.
+    /// Whether one of its deliveries may be what breaks the checkpoint behind the batch: it must be
+    /// applied with nothing else under way.
     pub(super) fn is_suspected(&self) -> bool {
         self.broke_checkpoint >= SUSPECTED_AFTER
     }
 
-    /// Applies each delivery by itself. The one that breaks the checkpoint all the same is given up, and passed over the next time.
+    /// Applies each delivery by itself. The one that breaks the checkpoint all the same is given
+    /// up, and passed over the next time.
     async fn apply_one_by_one(&mut self, shared: &Shared) -> Result<Unsettled, Outage> {
         let mut unsettled = Unsettled::new();
         for event in 0..self.requests.len() {
@@ -128,7 +130,9 @@ impl Batch {
 
     /// The outcome with the name of the effect's rule in what it says.
     pub(super) fn named(&self, slot: Slot, mut outcome: EffectOutcome) -> EffectOutcome {
-        if let EffectOutcome::Retry { message, .. } | EffectOutcome::Dead { message, .. } = &mut outcome {
+        if let EffectOutcome::Retry { message, .. } | EffectOutcome::NotTried { message, .. } | EffectOutcome::Dead { message, .. } =
+            &mut outcome
+        {
             let rule = self.requests[slot.event as usize].resolution.effects[slot.position as usize].rule;
             *message = format!("{}: {message}", self.live.registry.rules()[rule.0 as usize].name);
         }
@@ -149,7 +153,7 @@ impl Batch {
             outcomes.push(outcome);
             orders.extend(copies.into_iter().map(|order| Order {
                 delivery,
-                arrived_after_ms: self.taken.bound_of(delivery),
+                arrived_after: self.taken.bound_of(delivery),
                 is_unread: request.is_unread,
                 order,
             }));

@@ -10,7 +10,8 @@ use tracing::warn;
 use super::suspects::Suspect;
 use super::{Live, Shared};
 use crate::broker::{self, CopyHeaders, Delivery, LaneName, Names, Outgoing, PublishError, SessionEnded, copy_to};
-use crate::event::{Decoded, Event, Message, Provenance, decode};
+use crate::cache::LowWatermark;
+use crate::event::{Decoded, Event, Message, Provenance, Reading, decode};
 use crate::plan::{CopyOrder, Destination};
 
 /// Before what the broker could not store is tried again.
@@ -24,7 +25,7 @@ const NACKED_TRIES: u32 = 6;
 pub(super) struct Order<'d> {
     pub(super) delivery: &'d Delivery,
     /// A bound for the arrival of its event.
-    pub(super) arrived_after_ms: u64,
+    pub(super) arrived_after: LowWatermark,
     /// Its body is not to be decoded.
     pub(super) is_unread: bool,
     pub(super) order: CopyOrder,
@@ -48,12 +49,14 @@ impl Publisher {
         let now = Timestamp::now().to_string();
         let copies: Vec<Outgoing<'_>> = orders
             .iter()
-            .map(|Order { delivery, arrived_after_ms, is_unread, order }| {
+            .map(|Order { delivery, arrived_after, is_unread, order }| {
                 let message = delivery.message();
                 // Rare: what a copy says of its event is read once more from the delivery.
-                let event = if *is_unread { None } else { decoded(&message, shared.config.max_body_bytes) };
-                let arrived_after = text(*arrived_after_ms);
+                let event = if *is_unread { None } else { decoded(&message, shared.config.reading) };
+                let arrived_offset = arrived_after.offset;
+                let arrived_after = text(arrived_after.time_ms);
                 let headers = CopyHeaders {
+                    arrived_offset,
                     redelivered: in_vain_so_far(delivery, order.destination),
                     ..headers(order, event.as_ref(), live.registry.digest(), arrived_after.as_deref(), &now)
                 };
@@ -61,7 +64,7 @@ impl Publisher {
             })
             .collect();
         confirmed(&mut channel, copies).await?;
-        for Order { arrived_after_ms: arrived_after, order, .. } in orders {
+        for Order { arrived_after, order, .. } in orders {
             match order.destination {
                 Destination::Slow => shared.low.copied(LaneName::Slow, Duration::ZERO, *arrived_after),
                 Destination::Retry(rung) => {
@@ -76,14 +79,16 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes suspected poison messages, unread, to the end of the queue they came from. Waits as [`publish`](Self::publish) does.
+    /// Publishes suspected poison messages, unread, to the end of the queue they came from. Waits
+    /// as [`publish`](Self::publish) does.
     pub(super) async fn set_aside(&self, shared: &Shared, lane: LaneName, suspects: &[Suspect]) -> Result<(), SessionEnded> {
         let mut channel = self.channel.lock().await;
         let now = Timestamp::now().to_string();
         let mut copies = Vec::with_capacity(suspects.len());
         let bounds = shared.low.bounds();
         for Suspect { delivery: suspect, .. } in suspects {
-            let arrived_after = text(bounds.of(suspect));
+            let bound = bounds.of(suspect);
+            let arrived_after = text(bound.time_ms);
             let message = suspect.message();
             let earlier = Provenance::of(&message);
             let in_vain = suspect.in_vain().unwrap_or_default();
@@ -93,6 +98,7 @@ impl Publisher {
                 registry: earlier.as_ref().and_then(|earlier| earlier.registry).unwrap_or_default(),
                 redelivered: Some(in_vain),
                 arrived_after: arrived_after.as_deref(),
+                arrived_offset: bound.offset,
                 time: &now,
                 ..CopyHeaders::default()
             };
@@ -118,9 +124,10 @@ impl Publisher {
     }
 }
 
-/// The event that a message is, if it is one. A decoder that panicked before panics again: that must not end the worker.
-fn decoded<'m>(message: &'m Message<'m>, max_body_bytes: usize) -> Option<Event<'m>> {
-    match catch_unwind(AssertUnwindSafe(|| decode(message, max_body_bytes))) {
+/// The event that a message is, if it is one. A decoder that panicked before panics again: that
+/// must not end the worker.
+fn decoded<'m>(message: &'m Message<'m>, reading: Reading) -> Option<Event<'m>> {
+    match catch_unwind(AssertUnwindSafe(|| decode(message, reading))) {
         Ok(Ok(Decoded::Event(event))) => Some(event),
         Ok(Ok(Decoded::Tombstone) | Err(_)) | Err(_) => None,
     }
@@ -200,6 +207,7 @@ fn headers<'a>(
         redelivered: None,
         registry,
         arrived_after,
+        arrived_offset: None,
         time,
     }
 }

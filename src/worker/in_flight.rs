@@ -8,7 +8,8 @@ use std::time::SystemTime;
 use crate::broker::LaneName;
 use crate::telemetry::Metrics;
 
-/// Counts what is delivered and not acknowledged, by lane, and remembers when what is not settled arrived.
+/// Counts what is delivered and not acknowledged, by lane, and remembers when what is not settled
+/// arrived.
 #[derive(Debug, Clone)]
 pub(super) struct InFlight(Arc<Inner>);
 

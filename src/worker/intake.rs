@@ -7,7 +7,7 @@ use tracing::debug;
 
 use super::Live;
 use crate::broker::{DELIVERIES_AT_MOST, Delivery, LaneName};
-use crate::event::{Decoded, Event, Provenance, decode};
+use crate::event::{Decoded, Event, Provenance, Reading, decode};
 use crate::plan::{EventOutcome, Settlement};
 use crate::reason::Reason;
 use crate::registry::{Budget, Resolution};
@@ -41,10 +41,12 @@ pub(super) struct Identity {
 }
 
 impl Request {
-    /// Reads a delivery with today's registry, as far as the budget allows. Never panics: a panic inside is this message's own dead letter.
+    /// Reads a delivery with today's registry, as far as the budget allows. Never panics: a panic
+    /// inside is this message's own dead letter.
     ///
-    /// A message that has been delivered as often as it may is not read: it may be what ends workers.
-    pub(super) fn of(delivery: &Delivery, live: &Live, max_body_bytes: usize, lane: LaneName, budget: &Budget) -> Self {
+    /// A message that has been delivered as often as it may is not read: it may be what ends
+    /// workers.
+    pub(super) fn of(delivery: &Delivery, live: &Live, reading: Reading, lane: LaneName, budget: &Budget) -> Self {
         let count = delivery.redelivery_count().unwrap_or(0);
         if count >= DELIVERIES_AT_MOST {
             let error = format!(
@@ -52,7 +54,7 @@ impl Request {
             );
             return Self::unread(delivery, Reason::DeliveryLimit, error);
         }
-        Self::or_dead_letter(|| Self::read(delivery, live, max_body_bytes, lane, budget))
+        Self::or_dead_letter(|| Self::read(delivery, live, reading, lane, budget))
     }
 
     /// Returns what dead-letters a delivery whose body is not looked at.
@@ -75,11 +77,11 @@ impl Request {
         })
     }
 
-    fn read(delivery: &Delivery, live: &Live, max_body_bytes: usize, lane: LaneName, budget: &Budget) -> Self {
+    fn read(delivery: &Delivery, live: &Live, reading: Reading, lane: LaneName, budget: &Budget) -> Self {
         let message = delivery.message();
         let provenance = Provenance::of(&message);
         let (is_copy, attempts_before) = (provenance.is_some(), provenance.as_ref().map_or(0, |provenance| provenance.attempt));
-        let event = match decode(&message, max_body_bytes) {
+        let event = match decode(&message, reading) {
             Ok(Decoded::Event(event)) => event,
             Ok(Decoded::Tombstone) => {
                 return Self { verdict: Some(Settlement::clean(EventOutcome::Tombstone)), attempts_before, ..Self::default() };

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::{Batch, Unsettled};
 use super::in_order::InOrder;
-use super::resolver::Reading;
+use super::resolver::FirstLook;
 use super::suspects::Suspects;
 use super::window::{FEW, Window};
 use super::yielding::{self, Yielding};
@@ -38,7 +38,8 @@ const MORE_COMES: Duration = Duration::from_millis(2);
 /// Nor does it wait longer for what is in hand beside it: Redis may be silent, and the broker take no copies.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(100);
 
-/// Between two signs of life, after which the deliveries that wait in the connection's buffer are counted too.
+/// Between two signs of life, after which the deliveries that wait in the connection's buffer are
+/// counted too.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// For copies under way when everything else is given back.
@@ -160,11 +161,11 @@ pub(super) async fn run(
                     lane.consume(window.prefetch()).await?;
                 }
                 match read {
-                    Reading::Done(batch) => {
+                    FirstLook::Done(batch) => {
                         applying.push(apply(shared, batch)).await;
                         sent_at = Instant::now();
                     }
-                    Reading::Heavy(heavy) => reading.push(resolver.read_apart(shared, heavy)).await,
+                    FirstLook::Heavy(heavy) => reading.push(resolver.read_apart(shared, heavy)).await,
                 }
                 if lane.all_read()? {
                     shared.low.all_read();
@@ -176,7 +177,8 @@ pub(super) async fn run(
     }
 }
 
-/// What to consume with: while the main lane yields, so little that few neighbours suffer if a message in the slow lane ends the worker.
+/// What to consume with: while the main lane yields, so little that few neighbours suffer if a
+/// message in the slow lane ends the worker.
 fn prefetch(window: &Window, yields: bool) -> u16 {
     if yields { window.prefetch().min(FEW) } else { window.prefetch() }
 }

@@ -1,7 +1,9 @@
-//! Reads deliveries: at once while that takes a few milliseconds, else on a thread apart from the lanes' loop, under a deadline.
+//! Reads deliveries: at once while that takes a few milliseconds, else on a thread apart from the
+//! lanes' loop, under a deadline.
 //!
-//! A thread cannot be stopped from outside. One that works on beyond the deadline is abandoned, and its event is dead-lettered. The
-//! worker ends in order once [`MOST_ABANDONED`] such threads run at a time: their memory and CPU time are not to be had back otherwise.
+//! A thread cannot be stopped from outside. One that works on beyond the deadline is abandoned, and
+//! its event is dead-lettered. The worker ends in order once [`MOST_ABANDONED`] such threads run at
+//! a time: their memory and CPU time are not to be had back otherwise.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -23,13 +25,15 @@ use crate::registry::{BYTES_PER_EVENT, Budget};
 /// Time that one event may take, by the clock on the wall.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Time by which a resolution that looks at the deadline itself has ended. Its message names the rule.
+/// Time by which a resolution that looks at the deadline itself has ended. Its message names the
+/// rule.
 const UNWINDING: Duration = Duration::from_millis(250);
 
 /// Abandoned threads with which the worker goes on no longer.
 const MOST_ABANDONED: usize = 3;
 
-/// Units of work that one batch may take in the lane's loop: a few milliseconds, and far more than a usual batch takes.
+/// Units of work that one batch may take in the lane's loop: a few milliseconds, and far more than
+/// a usual batch takes.
 const INLINE_WORK: u64 = 250_000;
 
 /// Bytes that one batch may build in the lane's loop.
@@ -51,7 +55,7 @@ pub(super) struct Resolver {
 
 /// What became of deliveries that were read at once.
 #[derive(Debug)]
-pub(super) enum Reading {
+pub(super) enum FirstLook {
     /// All of them are read.
     Done(Batch),
     /// One delivery, which takes more than a batch may take in the loop.
@@ -65,7 +69,7 @@ pub(super) struct Heavy {
     live: Arc<Live>,
 }
 
-impl Reading {
+impl FirstLook {
     /// Returns the deliveries that are read, or are to be read apart.
     pub(super) fn deliveries(&self) -> &[Delivery] {
         match self {
@@ -76,7 +80,8 @@ impl Reading {
 }
 
 impl Resolver {
-    /// Returns the reader of a lane. Threads that are abandoned are counted over both lanes, and `ends` is cancelled when there are too many.
+    /// Returns the reader of a lane. Threads that are abandoned are counted over both lanes, and
+    /// `ends` is cancelled when there are too many.
     pub(super) fn new(lane: LaneName, abandoned: &Arc<AtomicUsize>, ends: &CancellationToken) -> Self {
         let threads = Threads { turn: Semaphore::new(1), deadline: DEADLINE, abandoned: Arc::clone(abandoned), ends: ends.clone() };
         Self { lane, account: Account::default(), threads }
@@ -87,8 +92,9 @@ impl Resolver {
         self.account.has_room()
     }
 
-    /// Reads deliveries, as many of them as a batch may take in the loop. The others are returned too, to be read next.
-    pub(super) fn read(&self, shared: &Shared, deliveries: Vec<Delivery>) -> (Reading, Vec<Delivery>) {
+    /// Reads deliveries, as many of them as a batch may take in the loop. The others are returned
+    /// too, to be read next.
+    pub(super) fn read(&self, shared: &Shared, deliveries: Vec<Delivery>) -> (FirstLook, Vec<Delivery>) {
         let live = shared.live.load_full();
         let mut taken = Taken::new(shared, deliveries);
         let allowance = Budget::with_limits(INLINE_WORK, INLINE_BYTES);
@@ -99,7 +105,7 @@ impl Resolver {
             if body_bytes > INLINE_BODY_BYTES || delivery.body().len() > INLINE_BODY_MAX_BYTES {
                 break;
             }
-            let request = Request::of(delivery, &live, shared.config.max_body_bytes, self.lane, &allowance);
+            let request = Request::of(delivery, &live, shared.config.reading, self.lane, &allowance);
             if allowance.is_spent() {
                 break;
             }
@@ -107,29 +113,30 @@ impl Resolver {
         }
         let left = taken.deliveries.split_off(requests.len().max(1));
         if requests.is_empty() {
-            return (Reading::Heavy(Heavy { taken, live }), left);
+            return (FirstLook::Heavy(Heavy { taken, live }), left);
         }
         let charge = self.account.charge(allowance.spent_bytes());
-        (Reading::Done(Batch::new(taken, requests, live, charge)), left)
+        (FirstLook::Done(Batch::new(taken, requests, live, charge)), left)
     }
 
     /// Reads one delivery, wherever that may be done.
     pub(super) async fn read_one(&self, shared: &Shared, delivery: Delivery) -> Batch {
         match self.read(shared, vec![delivery]).0 {
-            Reading::Done(batch) => batch,
-            Reading::Heavy(heavy) => self.read_apart(shared, heavy).await,
+            FirstLook::Done(batch) => batch,
+            FirstLook::Heavy(heavy) => self.read_apart(shared, heavy).await,
         }
     }
 
-    /// Reads one delivery on a thread apart, within the budget of an event. Never fails: what cannot be read in time is dead-lettered.
+    /// Reads one delivery on a thread apart, within the budget of an event. Never fails: what
+    /// cannot be read in time is dead-lettered.
     pub(super) async fn read_apart(&self, shared: &Shared, Heavy { taken, live }: Heavy) -> Batch {
         let mut charge: Charge = self.account.reserve(BYTES_PER_EVENT).await;
-        let (max_body_bytes, lane) = (shared.config.max_body_bytes, self.lane);
+        let (reading, lane) = (shared.config.reading, self.lane);
         let delivery = &taken.deliveries[0];
         // A copy: the thread may keep it for ever.
         let (its_delivery, its_live) = (delivery.clone(), Arc::clone(&live));
         let read = self.threads.run(move |budget| {
-            let request = Request::of(&its_delivery, &its_live, max_body_bytes, lane, budget);
+            let request = Request::of(&its_delivery, &its_live, reading, lane, budget);
             (request, budget.spent_bytes())
         });
         let request = match read.await {

@@ -98,10 +98,13 @@ impl<'s> Supervisor<'s> {
             warn!("{warning}");
         }
         let ended = self.run_lanes(&session, stop).await;
-        self.shared.low.session_ended();
+        if !matches!(ended, Ok(LaneEnd::Stopped)) {
+            self.shared.low.session_ended();
+        }
         self.shared.in_flight.session_ended();
         self.readiness.beats_no_more();
-        // What a lost connection, or a requeue of ours, adds to redelivery counts is no sign of poison.
+        // What a lost connection, or a requeue of ours, adds to redelivery counts is no sign of
+        // poison.
         self.shared.survivors.session_ended(match &ended {
             Ok(_) => true,
             Err(ended) => session.watch().cause().as_ref().unwrap_or(ended).is_lost_connection(),
@@ -194,7 +197,8 @@ async fn lanes(
     }
 }
 
-/// Runs the slow lane until it is to wind down, and handles the suspected poison messages that it finds, each alone in this lane.
+/// Runs the slow lane until it is to wind down, and handles the suspected poison messages that it
+/// finds, each alone in this lane.
 async fn slow_side(
     shared: &Shared,
     lane: &mut Lane,

@@ -1,6 +1,7 @@
 //! Messages that were in flight when a connection was lost, and that this process has survived.
 //!
-//! The broker counts a delivery whose connection is lost as it counts one whose worker has died. Only the second is a sign of poison.
+//! The broker counts a delivery whose connection is lost as it counts one whose worker has died.
+//! Only the second is a sign of poison.
 
 use std::collections::HashMap;
 use std::hash::RandomState;
@@ -14,7 +15,8 @@ const REMEMBERED: usize = 16_384;
 /// So often a message is forgiven. More often, it may be the message that ends connections.
 const FORGIVEN_AT_MOST: u64 = 8;
 
-/// Remembers how often each message was survived, by fingerprint. The hasher's key is random, so nobody can make two messages look alike.
+/// Remembers how often each message was survived, by fingerprint. The hasher's key is random, so
+/// nobody can make two messages look alike.
 #[derive(Debug, Default)]
 pub(super) struct Survivors {
     hasher: RandomState,
@@ -36,7 +38,8 @@ impl Survivors {
         self.state().ended.extend(fingerprints);
     }
 
-    /// The session whose deliveries were dropped is over. `is_forgiven`: its connection was lost, or we gave its deliveries back.
+    /// The session whose deliveries were dropped is over. `is_forgiven`: its connection was lost,
+    /// or we gave its deliveries back.
     pub(super) fn session_ended(&self, is_forgiven: bool) {
         let mut state = self.state();
         let ended = std::mem::take(&mut state.ended);

@@ -1,8 +1,9 @@
 //! Suspected poison messages: each is begun alone.
 //!
-//! A worker that dies costs everything in flight a redelivery, and the broker's delivery limit counts those. What was in flight whenever
-//! a poison message was begun cannot have a higher redelivery count than the message itself. So a delivery with a count of [`SUSPECT`] is
-//! begun only with nothing else in flight in its lane.
+//! A worker that dies costs everything in flight a redelivery, and the broker's delivery limit
+//! counts those. What was in flight whenever a poison message was begun cannot have a higher
+//! redelivery count than the message itself. So a delivery with a count of [`SUSPECT`] is begun
+//! only with nothing else in flight in its lane.
 //!
 //! - A suspected poison message of the main lane stops both lanes first. One of the slow lane stops the slow lane, and the main lane goes
 //!   on with little in flight (see [`yielding`](super::yielding)): a load takes seconds.
@@ -17,8 +18,9 @@ use super::in_flight::Held;
 use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
 use crate::broker::{DELIVERIES_AT_MOST, Delivery, Lane, LaneName, SessionEnded, Tag};
 
-/// A message with this redelivery count may be what ends workers. Not a higher one: no neighbour is to be redelivered more than three
-/// times, and RabbitMQ, busy, counts what was on its way to a consumer that dies or is cancelled too.
+/// A message with this redelivery count may be what ends workers. Not a higher one: no neighbour is
+/// to be redelivered more than three times, and RabbitMQ, busy, counts what was on its way to a
+/// consumer that dies or is cancelled too.
 const SUSPECT: u64 = 2;
 
 /// As many that are not suspected, in a row, end the search for more.
@@ -81,7 +83,8 @@ impl<'w> Suspects<'w> {
     }
 }
 
-/// What has had its deliveries is no suspect: it is dead-lettered unread, like anything else that is.
+/// What has had its deliveries is no suspect: it is dead-lettered unread, like anything else that
+/// is.
 fn is_suspect(delivery: &Delivery) -> bool {
     delivery.in_vain().is_some_and(|times| times >= SUSPECT) && delivery.redelivery_count().is_some_and(|times| times < DELIVERIES_AT_MOST)
 }
@@ -108,7 +111,8 @@ pub(super) struct Until<'u> {
     pub(super) stop: &'u CancellationToken,
 }
 
-/// Handles one of the suspected poison messages alone, the others from their queues' ends as they come.
+/// Handles one of the suspected poison messages alone, the others from their queues' ends as they
+/// come.
 pub(super) async fn handle<const N: usize>(
     shared: &Shared,
     mut lanes: [WoundDown<'_>; N],
@@ -150,8 +154,9 @@ async fn set_aside(shared: &Shared, lane: &WoundDown<'_>, suspects: &[Suspect]) 
     suspects.iter().try_for_each(|suspect| lane.lane.ack_one(suspect.delivery.tag()))
 }
 
-/// Takes one at a time from a lane until there seem to be no more suspected poison messages. The lane has no consumer meanwhile: should
-/// the worker die of one, a busy broker would give that the next one, in vain.
+/// Takes one at a time from a lane until there seem to be no more suspected poison messages. The
+/// lane has no consumer meanwhile: should the worker die of one, a busy broker would give that the
+/// next one, in vain.
 async fn search(shared: &Shared, on: &mut WoundDown<'_>, until: Until<'_>) -> Result<LaneEnd, SessionEnded> {
     let enough = match on.name {
         LaneName::Main => UNSUSPECTED,

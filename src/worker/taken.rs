@@ -8,6 +8,7 @@ use super::in_flight::Held;
 use super::low::Holding;
 use super::survivors::Survivors;
 use crate::broker::Delivery;
+use crate::cache::LowWatermark;
 
 /// Deliveries in order. Dropped before they are settled, they go back to their queue.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ impl Taken {
     }
 
     /// Returns a bound for the arrival of one of the deliveries.
-    pub(super) fn bound_of(&self, delivery: &Delivery) -> u64 {
+    pub(super) fn bound_of(&self, delivery: &Delivery) -> LowWatermark {
         self.holding.bound_of(delivery)
     }
 

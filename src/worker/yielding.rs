@@ -1,7 +1,8 @@
-//! The main lane keeps little in flight while the slow lane handles a message that may end the worker.
+//! The main lane keeps little in flight while the slow lane handles a message that may end the
+//! worker.
 //!
-//! Loads take seconds, and plain deletes must not wait for them. So the main lane goes on, with a prefetch so small that such a death
-//! costs few of its deliveries a redelivery.
+//! Loads take seconds, and plain deletes must not wait for them. So the main lane goes on, with a
+//! prefetch so small that such a death costs few of its deliveries a redelivery.
 
 use tokio::sync::watch;
 

@@ -25,4 +25,5 @@ mod soak;
 mod status;
 mod support_self;
 mod tags;
+mod tls;
 mod warm;

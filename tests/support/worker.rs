@@ -86,6 +86,10 @@ impl Worker {
         self.stderr.lock().unwrap().clone()
     }
 
+    pub(crate) fn http_addr(&self) -> std::net::SocketAddr {
+        ([127, 0, 0, 1], self.http_port).into()
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
     }

@@ -1,4 +1,5 @@
-//! What was delivered as often as it may be is dead-lettered by the worker, before the broker does so.
+//! What was delivered as often as it may be is dead-lettered by the worker, before the broker does
+//! so.
 
 use lapin::BasicProperties;
 use lapin::options::BasicGetOptions;

@@ -115,7 +115,8 @@ async fn loads_that_outlive_killed_workers_do_not_hold_plain_deletes() {
     assert!(longest < Duration::from_secs(3), "{longest:?}\n{}", worker.stderr());
 }
 
-/// One worker, killed whenever it begins the poison: its neighbours do not wait until that is dead-lettered.
+/// One worker, killed whenever it begins the poison: its neighbours do not wait until that is
+/// dead-lettered.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_neighbours_of_a_poison_message_are_applied_before_it_is_begun_again() {
     const NEIGHBOURS: u32 = 60;

@@ -1,4 +1,5 @@
-//! A worker that is held up: whoever asks is told, its neighbours go on, and it ends when it is told to.
+//! A worker that is held up: whoever asks is told, its neighbours go on, and it ends when it is
+//! told to.
 
 use std::time::{Duration, Instant};
 
@@ -73,7 +74,8 @@ async fn a_second_signal_ends_a_stalled_worker_at_once() {
     assert_eq!(worker.wait_exit(Duration::from_secs(5)).await.code(), Some(75));
 }
 
-/// An event that takes far more work than its budget, or whose work nobody counts: its neighbours wait for its deadline at most.
+/// An event that takes far more work than its budget, or whose work nobody counts: its neighbours
+/// wait for its deadline at most.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heavy_event_does_not_hold_its_neighbours_nor_the_end() {
     let rules = r#"
