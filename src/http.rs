@@ -47,6 +47,7 @@ struct Conditions {
     consuming: Result<(), Cause>,
     redis: Result<(), Cause>,
     healed: Result<(), Cause>,
+    objects: Result<(), Cause>,
 }
 
 impl Default for Readiness {
@@ -55,6 +56,7 @@ impl Default for Readiness {
             consuming: Err("not connected to RabbitMQ yet".into()),
             redis: Err("has not answered yet".into()),
             healed: Err("not known yet whether Redis lost writes".into()),
+            objects: Ok(()),
         };
         let beats = Beats { since: Instant::now(), last: AtomicU64::new(0) };
         Self { conditions: watch::Sender::new(conditions), beats: Arc::new(beats) }
@@ -80,6 +82,11 @@ impl Readiness {
     /// Whether Redis holds every write it confirmed.
     pub fn set_healed(&self, state: Result<(), Cause>) {
         self.conditions.send_if_modified(|conditions| set(&mut conditions.healed, state));
+    }
+
+    /// Whether the exchange and the queues are there.
+    pub fn set_objects(&self, state: Result<(), Cause>) {
+        self.conditions.send_if_modified(|conditions| set(&mut conditions.objects, state));
     }
 
     /// Why this worker is not ready; empty where it is.
@@ -134,7 +141,7 @@ impl Beats {
 
 impl Conditions {
     fn causes(&self) -> Vec<String> {
-        [("consuming", &self.consuming), ("redis", &self.redis), ("healed", &self.healed)]
+        [("consuming", &self.consuming), ("redis", &self.redis), ("healed", &self.healed), ("objects", &self.objects)]
             .into_iter()
             .filter_map(|(name, state)| state.as_ref().err().map(|cause| format!("{name}: {cause}")))
             .collect()

@@ -14,6 +14,7 @@ use super::consume::consume;
 use super::convert::Delivery;
 use super::failure::SessionEnded;
 use super::link::{EndSignal, STATE_INTERVAL, answered};
+use super::origin::Origins;
 use super::recent_acks::RecentAcks;
 
 /// Numbers the lanes of this process: a tag means something on its own channel only.
@@ -43,6 +44,7 @@ pub struct Tag {
 pub struct Lane {
     queue: ShortString,
     acker: Acker,
+    origins: Origins,
     consumer: Option<Consumer>,
     consumers_begun: u32,
     /// When the queue was last asked for a consumer, or for one message.
@@ -56,12 +58,13 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(channel: Channel, queue: ShortString, signal: EndSignal, recent: RecentAcks) -> Self {
+    pub(super) fn new(channel: Channel, queue: ShortString, signal: EndSignal, recent: RecentAcks, origins: Origins) -> Self {
         let ended = signal.subscribe();
         let epoch = EPOCH.fetch_add(1, Ordering::Relaxed);
         Self {
             queue,
             acker: Acker { channel, epoch, signal, recent, acknowledged: AtomicU64::new(0) },
+            origins,
             consumer: None,
             consumers_begun: 0,
             asked_at: None,
@@ -100,7 +103,7 @@ impl Lane {
         // lapin ends the stream when the broker has confirmed, behind everything that came before.
         while let Some(arrived) = consumer.next().await {
             let delivery = arrived.map_err(|error| self.acker.signal.end(error))?;
-            let delivery = self.note(delivery);
+            let delivery = self.read(delivery);
             self.keep(delivery);
         }
         Ok(())
@@ -231,21 +234,21 @@ impl Lane {
         let got = self.acker.channel.basic_get(self.queue.clone(), BasicGetOptions { no_ack: false });
         let got = answered(got).await.map_err(|ended| self.acker.signal.end(ended))?;
         self.answered_since(asked);
-        Ok(got.map(|message| self.note(message.delivery)))
+        Ok(got.map(|message| self.read(message.delivery)))
     }
 
-    fn note(&mut self, delivery: lapin::message::Delivery) -> Delivery {
+    fn read(&mut self, delivery: lapin::message::Delivery) -> Delivery {
         self.newest = delivery.delivery_tag;
-        Delivery::new(self.acker.epoch, delivery)
+        self.origins.establish(Delivery::new(self.acker.epoch, delivery))
     }
 
     fn arrived(&mut self, next: Option<lapin::Result<lapin::message::Delivery>>) -> Result<Delivery, SessionEnded> {
         match next {
-            Some(Ok(delivery)) => Ok(self.note(delivery)),
+            Some(Ok(delivery)) => Ok(self.read(delivery)),
             Some(Err(error)) => Err(self.acker.signal.end(error)),
             None => {
                 let why = format!("the broker cancelled the consumer of `{}`: the queue was deleted or has moved", self.queue);
-                Err(self.acker.signal.end(SessionEnded::new(why)))
+                Err(self.acker.signal.end(SessionEnded::by_deletion(why)))
             }
         }
     }

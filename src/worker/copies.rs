@@ -60,7 +60,7 @@ impl Publisher {
                     redelivered: in_vain_so_far(delivery, order.destination),
                     ..headers(order, event.as_ref(), live.registry.digest(), arrived_after.as_deref(), &now)
                 };
-                copy_to(self.queue(order.destination), delivery, &headers, channel.frame_max_bytes())
+                copy_to(self.queue(order.destination), delivery, &headers, channel.frame_max_bytes(), &shared.signer)
             })
             .collect();
         confirmed(&mut channel, copies).await?;
@@ -106,7 +106,7 @@ impl Publisher {
                 LaneName::Main => &self.names.main,
                 LaneName::Slow => &self.names.slow,
             };
-            copies.push(copy_to(queue, suspect, &headers, channel.frame_max_bytes()));
+            copies.push(copy_to(queue, suspect, &headers, channel.frame_max_bytes(), &shared.signer));
         }
         confirmed(&mut channel, copies).await?;
         for Suspect { delivery: suspect, .. } in suspects {

@@ -83,10 +83,14 @@ impl<'s> Healer<'s> {
 
     /// Waits until Redis holds all that it confirmed, healing it where it is our turn.
     pub(super) async fn ensure(&self) -> Result<(), Unhealed> {
+        // A user whom RabbitMQ refuses must not heal first.
+        self.shared.is_first_ever().await;
         if self.shared.config.heals() {
             self.enter().await.inspect_err(|_| self.shared.metrics.set_paused("healing", false))?;
         }
         self.shared.metrics.set_paused("healing", false);
+        // From now on a loss is a loss.
+        self.shared.first_ever.send_replace(Some(false));
         self.readiness.set_healed(Ok(()));
         Ok(())
     }
@@ -187,7 +191,9 @@ impl<'s> Healer<'s> {
         let progress = marks.take_over_progress(cache, from(marks), live.registry.digest());
         let doubt = marks.doubt();
         let (from, goes_on) = (progress.from, progress.applied_to);
+        let is_first_ever = self.shared.is_first_ever().await;
         match (doubt, goes_on) {
+            _ if is_first_ever => {}
             (_, Some(offset)) => info!(%from, offset, "going on with the heal of another worker"),
             (Doubt::Lost, None) => {
                 warn!(%from, "Redis lost writes that it had confirmed (an old snapshot, or a replica promoted too early): applying the history again");
@@ -205,7 +211,7 @@ impl<'s> Healer<'s> {
         // How many heals died, and in what, must outlive this one.
         guard.note(guard.found()).await?;
         cache.forward_sequence().await.map_err(outage)?;
-        let healed = heal(config, &live.registry, cache, from, &guard).await?;
+        let healed = if is_first_ever { Healed::NoHistory } else { heal(config, &live.registry, cache, from, &guard).await? };
         let record = match &healed {
             Healed::Applied { complete, end, passed_over, .. } => {
                 low.begin(began.1, *end);

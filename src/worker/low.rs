@@ -95,7 +95,7 @@ impl Bounds {
                 return time_ms.map_or(self.lowest, |time_ms| LowWatermark { time_ms, offset: copy.arrived_offset.or(self.lowest.offset) });
             }
         }
-        if delivery.redelivered() { self.lowest } else { self.quiet }
+        if delivery.is_first_hand() && !delivery.redelivered() { self.quiet } else { self.lowest }
     }
 }
 

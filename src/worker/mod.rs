@@ -13,6 +13,7 @@ mod in_order;
 mod intake;
 mod low;
 mod main_lane;
+mod mend;
 mod owed;
 mod reload;
 mod report;
@@ -33,12 +34,12 @@ use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::broker::{BrokerError, LaneName};
-use crate::cache::{Cache, CacheError, Outage};
+use crate::broker::{BrokerError, LaneName, Signer};
+use crate::cache::{Cache, CacheError, CommandError, Outage};
 use crate::config::Config;
 use crate::http::Readiness;
 use crate::plan::{Ladder, SettlePolicy};
@@ -59,7 +60,7 @@ use survivors::Survivors;
 /// A registry in use, with what is made from it.
 #[derive(Debug)]
 struct Live {
-    registry: Registry,
+    registry: Arc<Registry>,
     metrics: RegistryMetrics,
     loaders: Loaders,
 }
@@ -74,7 +75,12 @@ struct Shared {
     reloaded: Notify,
     /// Why the registry's files as they are now were not taken.
     refused_registry: ArcSwapOption<String>,
+    /// Why the broker does not serve the history.
+    history_fault: ArcSwapOption<String>,
+    /// Whether there were no queues before, once the first session has looked.
+    first_ever: watch::Sender<Option<bool>>,
     cache: Cache,
+    signer: Signer,
     gate: Gate,
     in_flight: InFlight,
     survivors: Arc<Survivors>,
@@ -151,6 +157,9 @@ pub async fn run(
     let shared = Arc::new(Shared {
         policy: SettlePolicy { ladder: Ladder(config.amqp.retry_delays.clone()), unknown: config.unknown },
         cache: Cache::connect(&config.redis, &config.amqp.queue)?.serving_stale_for(longest_warm(&config)),
+        history_fault: ArcSwapOption::empty(),
+        first_ever: watch::Sender::new(None),
+        signer: Signer::default(),
         live: ArcSwap::from_pointee(Live::new(registry, loaders, &metrics)),
         reloaded: Notify::new(),
         refused_registry: ArcSwapOption::empty(),
@@ -222,11 +231,24 @@ impl Live {
     fn new(registry: Registry, loaders: Loaders, metrics: &Metrics) -> Self {
         let entries = registry.entries().iter().map(|entry| entry.name.as_str());
         metrics.set_loaders(loaders.standings());
-        Self { metrics: metrics.for_registry(registry.digest(), registry.rules(), entries), loaders, registry }
+        Self { metrics: metrics.for_registry(registry.digest(), registry.rules(), entries), loaders, registry: Arc::new(registry) }
     }
 }
 
 impl Shared {
+    /// Waits until the first session has begun, and says whether there were no queues before it.
+    async fn is_first_ever(&self) -> bool {
+        // The sender lives as long as `self`: waiting cannot fail.
+        self.first_ever.subscribe().wait_for(Option::is_some).await.is_ok_and(|known| *known == Some(true))
+    }
+
+    /// Learns by which secret the workers of this Redis sign republished messages now.
+    async fn learn_secret(&self) -> Result<(), CommandError> {
+        let secret = self.cache.signing_secret(self.signer.secret().as_deref()).await?;
+        self.signer.learn(&secret);
+        Ok(())
+    }
+
     /// How long a retry copy waits at most.
     fn longest_wait(&self) -> Duration {
         self.config.amqp.retry_delays.iter().max().copied().unwrap_or_default()

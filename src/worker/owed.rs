@@ -46,7 +46,6 @@ struct State {
 }
 
 impl Owed {
-    #[allow(dead_code, reason = "the broker's side owes heals where a queue was declared anew")]
     /// Owes a heal from that place on. Redis holds it within a moment, and a worker pays it.
     pub(super) fn owe(&self, from: HealFrom, cause: impl Into<String>) {
         let owed = OwedHeal { from, cause: cause.into(), since_ms: now_ms() };
@@ -60,7 +59,6 @@ impl Owed {
         self.changed.notify_one();
     }
 
-    #[allow(dead_code, reason = "see above")]
     /// Waits until Redis holds all that was owed so far: nothing is forgotten then, whatever
     /// becomes of this worker.
     pub(super) async fn saved(&self) {

@@ -84,6 +84,7 @@ impl<'s> Reporter<'s> {
             in_hand: in_flight,
             oldest_unsettled_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             not_ready: self.readiness.causes(),
+            history_fault: self.shared.history_fault.load().as_deref().cloned(),
         }
     }
 

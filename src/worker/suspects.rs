@@ -5,11 +5,14 @@
 //! redelivery count than the message itself. So a delivery with a count of [`SUSPECT`] is begun
 //! only with nothing else in flight in its lane.
 //!
-//! - A suspected poison message of the main lane stops both lanes first. One of the slow lane stops the slow lane, and the main lane goes
-//!   on with little in flight (see [`yielding`](super::yielding)): a load takes seconds.
-//! - One that came again since it was last published goes to the end of its queue first, as a republished message that says how often it
-//!   came. So its neighbours are applied before it is begun again.
-//! - Several that arrive together cannot be requeued without one more count each: they go to the end of their queue likewise.
+//! - A suspected poison message of the main lane stops both lanes first. One of the slow lane stops
+//!   the slow lane, and the main lane goes on with little in flight (see
+//!   [`yielding`](super::yielding)): a load takes seconds.
+//! - One that came again since it was last published goes to the end of its queue first, as a
+//!   republished message that says how often it came. So its neighbours are applied before it is
+//!   begun again.
+//! - Several that arrive together cannot be requeued without one more count each: they go to the end
+//!   of their queue likewise.
 
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -25,6 +28,9 @@ const SUSPECT: u64 = 2;
 
 /// As many that are not suspected, in a row, end the search for more.
 const UNSUSPECTED: u32 = 16;
+
+/// So many are set aside with one confirmation.
+const SET_ASIDE_TOGETHER: usize = 64;
 
 /// What one lane has found; found, it winds down, and with the main lane the slow one.
 #[derive(Debug)]
@@ -164,6 +170,7 @@ async fn search(shared: &Shared, on: &mut WoundDown<'_>, until: Until<'_>) -> Re
         LaneName::Slow => 1,
     };
     let mut unsuspected = 0;
+    let mut aside = Vec::new();
     while unsuspected < enough && !until.no_more.is_cancelled() {
         // What comes later is met with little in flight all the same.
         let Some(delivery) = on.lane.get().await? else { break };
@@ -173,17 +180,22 @@ async fn search(shared: &Shared, on: &mut WoundDown<'_>, until: Until<'_>) -> Re
         if is_suspect(&delivery) {
             unsuspected = 0;
             if !has_been_set_aside(&delivery) {
-                let suspect = Suspect { delivery, _held: shared.in_flight.hold() };
-                set_aside(shared, on, &[suspect]).await?;
+                aside.push(Suspect { delivery, _held: shared.in_flight.hold() });
+                if aside.len() >= SET_ASIDE_TOGETHER {
+                    set_aside(shared, on, &std::mem::take(&mut aside)).await?;
+                }
                 continue;
             }
         } else {
             unsuspected += 1;
         }
+        // Nothing else is in flight when it is begun.
+        set_aside(shared, on, &std::mem::take(&mut aside)).await?;
         if begin(shared, on, delivery, until.stop).await? == LaneEnd::GaveBack {
             return Ok(LaneEnd::GaveBack);
         }
     }
+    set_aside(shared, on, &aside).await?;
     Ok(LaneEnd::Stopped)
 }
 

@@ -184,6 +184,9 @@ pub struct WorkerFacts {
     pub oldest_unsettled_s: Option<f64>,
     /// Why it is not ready; empty where it is.
     pub not_ready: Vec<String>,
+    /// Why it does without the history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history_fault: Option<String>,
 }
 
 /// RFC 3339, or null.

@@ -45,6 +45,10 @@ impl Findings {
     }
 }
 
+/// What to do about a history that the broker does not serve.
+const BROKEN_HISTORY: &str = "workers go on without it, and try again by themselves; if it stays, the broker has broken the stream: delete it \
+     (`rabbitmqctl delete_queue`, or the management UI), and workers declare it anew; or set UNSTALE_HISTORY=off";
+
 /// Judges how things stand.
 pub fn judge(status: &Status) -> Findings {
     let mut findings = Findings::default();
@@ -134,7 +138,8 @@ fn judge_broker(broker: &BrokerFacts, redis: Option<&RedisFacts>, now: Timestamp
     } else if !missing.is_empty() {
         findings.problem(
             format!("missing: {}", missing.join(", ")),
-            "workers declare queues when they start: restart one, or look at UNSTALE_QUEUE and UNSTALE_RETRY_DELAYS",
+            "workers declare what is missing within half a minute, unless UNSTALE_DECLARE=none: look at their log, at UNSTALE_QUEUE and \
+             at UNSTALE_RETRY_DELAYS",
         );
     }
     for queue in &broker.queues {
@@ -147,9 +152,12 @@ fn judge_broker(broker: &BrokerFacts, redis: Option<&RedisFacts>, now: Timestamp
         ),
         HistoryFacts::Missing if !none_exists => findings.problem(
             "there is no history",
-            "restart a worker, which declares it; or set UNSTALE_HISTORY=off where the broker has no streams",
+            "workers declare it within half a minute, unless UNSTALE_DECLARE=none; or set UNSTALE_HISTORY=off where the broker has no streams",
         ),
-        HistoryFacts::Unknown(words) => findings.problem(format!("the history cannot be looked at: {words}"), "grant `read` on it"),
+        HistoryFacts::Unknown(words) if words.contains("ACCESS_REFUSED") => {
+            findings.problem(format!("the history cannot be looked at: {words}"), "grant `read` on it");
+        }
+        HistoryFacts::Unknown(words) => findings.problem(format!("the broker does not serve the history: {words}"), BROKEN_HISTORY),
         HistoryFacts::Missing | HistoryFacts::Empty | HistoryFacts::Stands { .. } => {}
     }
 }
@@ -220,6 +228,12 @@ fn judge_workers(workers: &[WorkerFacts], findings: &mut Findings) {
                 "a slow loader, the drain of a huge tag, or an alarm of RabbitMQ's: its log says more",
             );
         }
+    }
+    if let Some((name, cause)) = workers.iter().find_map(|worker| Some((&worker.name, worker.history_fault.as_ref()?))) {
+        findings.problem(
+            format!("worker {name} does without the history, which misses events since, and Redis cannot be healed by those: {cause}"),
+            BROKEN_HISTORY,
+        );
     }
     for worker in workers {
         if let Some(cause) = &worker.refused_registry {

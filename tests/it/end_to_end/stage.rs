@@ -9,6 +9,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection, ExchangeKind};
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
+use unstale::broker::Signer;
 
 use crate::support::{self, RabbitMq, Redis, Worker, unique, wait_for, wait_until};
 
@@ -106,6 +107,11 @@ impl Stage {
         true
     }
 
+    /// As [`new_channel`](Self::new_channel), where an earlier channel may just have ended.
+    pub(crate) async fn try_channel(&self) -> Option<Channel> {
+        self.client.create_channel().await.ok()
+    }
+
     /// A channel of the stranger's.
     pub(crate) async fn new_channel(&self) -> Channel {
         self.client.create_channel().await.unwrap()
@@ -140,6 +146,15 @@ impl Stage {
         ];
         all.extend_from_slice(settings);
         start(&all)
+    }
+
+    /// What signs as this stage's workers do.
+    pub(crate) async fn signer(&self) -> Signer {
+        let mut redis = self.connection().await;
+        let _: Option<String> =
+            redis::cmd("SET").arg("unstale:secret").arg(unique("secret-of-a-test")).arg("NX").query_async(&mut redis).await.unwrap();
+        let secret: String = redis.get("unstale:secret").await.unwrap();
+        Signer::with_secret(&secret)
     }
 
     pub(crate) async fn connection(&self) -> MultiplexedConnection {

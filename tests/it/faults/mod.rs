@@ -6,6 +6,8 @@ mod checkpoints;
 mod cluster;
 mod copies;
 mod crashes;
+mod deleted;
+mod forged;
 mod limits;
 mod load;
 mod neighbours;
