@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::hash::BuildHasher;
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -18,11 +19,14 @@ const DELIVERY_COUNT: &str = "x-delivery-count";
 const ACQUIRED_COUNT: &str = "x-acquired-count";
 
 /// One message, as it came from a queue.
+#[derive(Clone)]
 pub struct Delivery {
     tag: Tag,
     exchange: ShortString,
     routing_key: ShortString,
     redelivered: bool,
+    /// Deliveries that are no sign of poison: see [`Delivery::forgive`].
+    forgiven: u64,
     properties: BasicProperties,
     body: Vec<u8>,
     origin: Origin,
@@ -36,6 +40,7 @@ impl Delivery {
             exchange: delivery.exchange,
             routing_key: delivery.routing_key,
             redelivered: delivery.redelivered,
+            forgiven: 0,
             properties: delivery.properties,
             body: delivery.data,
             origin: Origin::Publisher,
@@ -82,11 +87,31 @@ impl Delivery {
         count(ACQUIRED_COUNT).map_or(failed, |acquired| failed.min(acquired))
     }
 
-    /// Returns how often it was redelivered, by the broker's count and by what a republished message says; `None` the first time.
+    /// Returns how often it was delivered before without an acknowledgement, less what is forgiven;
+    /// `None` the first time.
     pub fn in_vain(&self) -> Option<u64> {
+        self.redelivery_count().map(|count| count.saturating_sub(self.forgiven))
+    }
+
+    /// Returns how often it was redelivered, by the broker's count and by what a republished message
+    /// says; `None` the first time.
+    pub fn redelivery_count(&self) -> Option<u64> {
         let before = if self.origin == Origin::Worker { self.header(header::REDELIVERED).and_then(integer) } else { None };
         let before = before.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
         (self.redelivered || before > 0).then(|| self.delivery_count().saturating_add(before))
+    }
+
+    /// Leaves that many deliveries out of [`in_vain`](Self::in_vain): the process that had them is
+    /// alive, so they ended no worker.
+    pub fn forgive(&mut self, deliveries: u64) {
+        self.forgiven = deliveries;
+    }
+
+    /// Returns a number that tells this message from others, whichever delivery of it this is.
+    pub fn fingerprint(&self, hasher: &impl BuildHasher) -> u64 {
+        let properties = &self.properties;
+        let id = properties.message_id().as_ref().map(ShortString::as_str);
+        hasher.hash_one((self.exchange(), self.routing_key(), id, properties.timestamp(), &self.body))
     }
 
     /// The body, byte for byte.

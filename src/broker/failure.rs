@@ -90,13 +90,24 @@ fn list(problems: &[TopologyProblem]) -> String {
 pub struct SessionEnded {
     cause: Arc<str>,
     unreadable: bool,
+    is_lost_connection: bool,
     queue_gone: bool,
 }
 
 impl SessionEnded {
     /// Ended for that cause.
     pub fn new(cause: impl Into<Arc<str>>) -> Self {
-        Self { cause: cause.into(), unreadable: false, queue_gone: false }
+        Self { cause: cause.into(), unreadable: false, is_lost_connection: false, queue_gone: false }
+    }
+
+    /// Returns the end of a session whose connection is gone, for whatever cause.
+    pub fn lost_connection(cause: impl Into<Arc<str>>) -> Self {
+        Self { is_lost_connection: true, ..Self::new(cause) }
+    }
+
+    /// Whether the network or the broker ended the connection: no sign that a message did.
+    pub fn is_lost_connection(&self) -> bool {
+        self.is_lost_connection
     }
 
     /// Ended since a queue was deleted, or may have been.
@@ -126,7 +137,25 @@ impl std::error::Error for SessionEnded {}
 
 impl From<Error> for SessionEnded {
     fn from(error: Error) -> Self {
-        Self { unreadable: matches!(error.kind(), ErrorKind::ParsingError(_)), ..Self::new(words(&error)) }
+        Self {
+            unreadable: matches!(error.kind(), ErrorKind::ParsingError(_)),
+            is_lost_connection: is_lost_connection(&error),
+            ..Self::new(words(&error))
+        }
+    }
+}
+
+/// Whether the error says that the connection is gone, and nothing of what was sent on it.
+fn is_lost_connection(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::IOError(_)
+        | ErrorKind::RuntimeShutdownError(_)
+        | ErrorKind::MissingHeartbeatError
+        | ErrorKind::InvalidConnectionState(_)
+        | ErrorKind::InvalidChannelState(..) => true,
+        // A node that shuts down, or an operator who closes connections.
+        ErrorKind::ProtocolError(protocol) => matches!(protocol.kind(), AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED)),
+        _ => false,
     }
 }
 

@@ -173,7 +173,7 @@ fn hang_up(socket: &OnceLock<StdTcpStream>) {
 pub(super) async fn answered<T>(asked: impl Future<Output = lapin::Result<T>>) -> Result<T, SessionEnded> {
     match timeout(ANSWER_TIMEOUT, asked).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(SessionEnded::new(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
+        Err(_) => Err(SessionEnded::lost_connection(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
     }
 }
 
@@ -295,13 +295,13 @@ async fn watch_events(events: impl Stream<Item = Event>, status: ConnectionStatu
                 Some(Event::Error(error)) if error.is_amqp_soft_error() => continue,
                 Some(Event::Error(error)) => SessionEnded::from(error),
                 Some(_) => continue,
-                None => SessionEnded::new("the connection is gone"),
+                None => SessionEnded::lost_connection("the connection is gone"),
             },
             _ = look.tick() => {
                 if status.connected() {
                     continue;
                 }
-                SessionEnded::new("the connection is closed")
+                SessionEnded::lost_connection("the connection is closed")
             }
         };
         signal.end(ended);

@@ -41,6 +41,6 @@ pub use look::Looker;
 pub use names::Names;
 pub use prefetch::Prefetch;
 pub use publisher::{Outgoing, Publisher};
-pub use queue_specs::DELIVERY_LIMIT;
+pub use queue_specs::DELIVERIES_AT_MOST;
 pub use session::{Mended, Rebound, Session, SessionWatch, Start};
 pub use signature::Signer;

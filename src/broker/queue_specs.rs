@@ -9,7 +9,12 @@ use super::names::Names;
 use crate::config::HistoryConfig;
 
 /// Failed deliveries after which the broker dead-letters a message: RabbitMQ's own default since 4.0.
-pub const DELIVERY_LIMIT: u32 = 20;
+pub(super) const DELIVERY_LIMIT: u32 = 20;
+
+/// Deliveries without an acknowledgement after which a worker dead-letters a message itself: before
+/// the broker does. Up to RabbitMQ 3.13 a header of the publisher can break the broker's
+/// dead-lettering.
+pub const DELIVERIES_AT_MOST: u64 = DELIVERY_LIMIT as u64 - 1;
 
 /// Looking at a dead letter counts as a delivery: in effect without limit.
 const DEAD_DELIVERY_LIMIT: i64 = 1_000_000_000;

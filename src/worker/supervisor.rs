@@ -8,8 +8,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::suspects::{self, Suspects, WoundDown};
+use super::suspects::{self, Suspects, Until, WoundDown};
 use super::window::Window;
+use super::yielding::Yielding;
 use super::{LaneEnd, Shared, copies, main_lane, mend, slow_lane};
 use crate::broker::{Backoff, BrokerError, Lane, LaneName, Looker, Session, SessionEnded, SessionWatch, Start};
 use crate::cache::CommandError;
@@ -107,6 +108,14 @@ impl<'s> Supervisor<'s> {
         if !matches!(ended, Ok(LaneEnd::Stopped)) {
             self.shared.low.session_ended();
         }
+        self.shared.in_flight.session_ended();
+        self.readiness.beats_no_more();
+        // What a lost connection, or a requeue of ours, adds to redelivery counts is no sign of
+        // poison.
+        self.shared.survivors.session_ended(match &ended {
+            Ok(_) => true,
+            Err(ended) => session.watch().cause().as_ref().unwrap_or(ended).is_lost_connection(),
+        });
         self.shared.metrics.set_paused("broker", false);
         // The next session finds out anew.
         self.readiness.set_objects(Ok(()));
@@ -139,13 +148,19 @@ impl<'s> Supervisor<'s> {
         info!(queue = session.names().main, "consuming");
         let (mut watch, alarms) = (session.watch(), session.watch());
         let end = tokio::select! {
-            end = lanes(shared, (&mut main, &main_publisher), (&mut slow, &slow_publisher), careful, stop) => end?,
-            ended = watch.ended() => return Err(ended),
-            ended = bind(shared, session) => return Err(ended),
+            end = lanes(shared, (&mut main, &main_publisher), (&mut slow, &slow_publisher), careful, stop) => end,
+            ended = watch.ended() => Err(ended),
+            ended = bind(shared, session) => Err(ended),
             never = tell_of_alarms(shared, alarms) => match never {},
             never = look(shared, session.looker()) => match never {},
             never = mend::keep(shared, &self.readiness, session) => match never {},
         };
+        for lane in [&mut main, &mut slow] {
+            // What had arrived before the end can still be had.
+            let _ = lane.take_in();
+            shared.survivors.note(lane.not_given_out());
+        }
+        let end = end?;
         if end == LaneEnd::GaveBack {
             main.nack_all().await?;
             slow.nack_all().await?;
@@ -165,25 +180,66 @@ async fn lanes(
     let mut window = Window::new(&shared.config.amqp, careful);
     let mut slow_after = if careful { CAREFUL } else { Duration::ZERO };
     loop {
-        let wind_down = stop.child_token();
-        let (mut in_main, mut in_slow) = (Suspects::new(&wind_down), Suspects::new(&wind_down));
+        let (wind_down, yielding) = (stop.child_token(), Yielding::default());
+        let mut in_main = Suspects::new(&wind_down);
         let end = both(
-            main_lane::run(shared, main, main_publisher, window, stop, &mut in_main),
-            slow_lane::run(shared, slow, slow_publisher, slow_after, stop, &mut in_slow),
+            shared,
+            main_lane::run(shared, main, main_publisher, window, &yielding, stop, &mut in_main),
+            slow_side(shared, slow, slow_publisher, slow_after, &yielding, Until { no_more: &wind_down, stop }),
         )
         .await?;
-        if end == LaneEnd::GaveBack || !(in_main.any() || in_slow.any()) {
+        if end == LaneEnd::GaveBack || !in_main.any() {
             return Ok(end);
         }
         let lanes = [
             WoundDown { name: LaneName::Main, lane: &mut *main, publisher: main_publisher, suspects: in_main.into_found() },
-            WoundDown { name: LaneName::Slow, lane: &mut *slow, publisher: slow_publisher, suspects: in_slow.into_found() },
+            WoundDown { name: LaneName::Slow, lane: &mut *slow, publisher: slow_publisher, suspects: Vec::new() },
         ];
-        let end = suspects::handle(shared, lanes, stop).await?;
+        let until = Until { no_more: stop, stop };
+        let end = tokio::select! {
+            end = suspects::handle(shared, lanes, until) => end?,
+            never = beat(shared) => match never {},
+        };
         if end == LaneEnd::GaveBack || stop.is_cancelled() {
             return Ok(end);
         }
         (window, slow_after) = (Window::new(&shared.config.amqp, true), Duration::ZERO);
+    }
+}
+
+/// Runs the slow lane until it is to wind down, and handles the suspected poison messages that it
+/// finds, each alone in this lane.
+async fn slow_side(
+    shared: &Shared,
+    lane: &mut Lane,
+    publisher: &copies::Publisher,
+    mut after: Duration,
+    yielding: &Yielding,
+    until: Until<'_>,
+) -> Result<LaneEnd, SessionEnded> {
+    loop {
+        let wind_down = until.no_more.child_token();
+        let mut found = Suspects::new(&wind_down);
+        let end = slow_lane::run(shared, lane, publisher, after, until.stop, &mut found).await?;
+        if end == LaneEnd::GaveBack || !found.any() {
+            return Ok(end);
+        }
+        // The main lane winds down too, or has little in flight.
+        let _little = until.no_more.run_until_cancelled(yielding.ask()).await;
+        let lanes = [WoundDown { name: LaneName::Slow, lane: &mut *lane, publisher, suspects: found.into_found() }];
+        let end = suspects::handle(shared, lanes, until).await?;
+        if end == LaneEnd::GaveBack || until.no_more.is_cancelled() {
+            return Ok(end);
+        }
+        after = Duration::ZERO;
+    }
+}
+
+/// Says, again and again, that the loop runs; never returns.
+async fn beat(shared: &Shared) -> Infallible {
+    loop {
+        shared.readiness.beat();
+        tokio::time::sleep(LOOKS).await;
     }
 }
 
@@ -274,6 +330,7 @@ async fn tell_of_alarms(shared: &Shared, mut watch: SessionWatch) -> Infallible 
 
 /// Both lanes' end: at once that of the first which did not end cleanly, else that of the slower one.
 async fn both(
+    shared: &Shared,
     main: impl Future<Output = Result<LaneEnd, SessionEnded>>,
     slow: impl Future<Output = Result<LaneEnd, SessionEnded>>,
 ) -> Result<LaneEnd, SessionEnded> {
@@ -284,7 +341,10 @@ async fn both(
     };
     match (first, main_is_first) {
         (LaneEnd::GaveBack, _) => Ok(first),
-        (LaneEnd::Stopped, true) => slow.await,
+        (LaneEnd::Stopped, true) => tokio::select! {
+            end = slow => end,
+            never = beat(shared) => match never {},
+        },
         (LaneEnd::Stopped, false) => main.await,
     }
 }

@@ -117,8 +117,19 @@ impl Cache {
                 CommandError::Outage(outage) => outage,
                 CommandError::Refused(cause) | CommandError::Failed(cause) => Outage::no_marks(&cause),
             }),
-            _ => Err(Outage::went_back()),
+            _ => Err(Outage::broke_checkpoint()),
         }
+    }
+
+    /// Finds out whether the checkpoint is as it must be, right now.
+    ///
+    /// # Errors
+    /// An outage; the checkpoint is broken, which is nobody's fault that is known.
+    pub async fn confirm_checkpoint(&self) -> Result<(), Outage> {
+        if !self.chain.seals() {
+            return Ok(());
+        }
+        self.seal_alone().await.map_err(|outage| outage.for_others())
     }
 
     /// Takes up this worker's marks, or takes them up again after an outage, unless Redis went back

@@ -176,9 +176,11 @@ pub struct WorkerFacts {
     pub refused_registry: Option<String>,
     /// The rungs of its ladder.
     pub ladder: Vec<String>,
-    /// Deliveries in hand.
+    /// How long ago it said this, in seconds.
+    pub reported_s_ago: f64,
+    /// Deliveries in flight.
     pub in_hand: usize,
-    /// The age of the oldest of them, in seconds.
+    /// The age of the oldest that is not settled, in seconds.
     pub oldest_unsettled_s: Option<f64>,
     /// Why it is not ready; empty where it is.
     pub not_ready: Vec<String>,

@@ -105,7 +105,8 @@ fn worker(reported: &Reported) -> WorkerFacts {
     let oldest = oldest_unsettled_ms.map(|ms| Duration::from_millis(ms) + reported.age);
     let name = if host.is_empty() { format!("pid {pid}") } else { format!("{host}:{pid}") };
     let oldest_unsettled_s = oldest.map(|age| age.as_secs_f64());
-    WorkerFacts { name, version, digest, refused_registry, ladder, in_hand, oldest_unsettled_s, not_ready, history_fault }
+    let reported_s_ago = reported.age.as_secs_f64();
+    WorkerFacts { name, version, digest, refused_registry, ladder, reported_s_ago, in_hand, oldest_unsettled_s, not_ready, history_fault }
 }
 
 async fn ask_broker(config: &Config, inspector: &Inspector, reports: &[Reported]) -> Result<BrokerFacts, BrokerError> {

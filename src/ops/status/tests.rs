@@ -10,6 +10,7 @@ pub(crate) fn worker(name: &str) -> WorkerFacts {
         digest: "aaaaaaaaaaaaaaaaaaaa".to_owned(),
         refused_registry: None,
         ladder: vec!["1s".to_owned()],
+        reported_s_ago: 2.0,
         in_hand: 0,
         oldest_unsettled_s: None,
         not_ready: vec![],
@@ -114,6 +115,17 @@ fn a_worker_that_says_why_it_pauses_stands_for_the_missing_consumer() {
     assert_eq!(problems(&status), ["nobody consumes `unstale`: 12 events waiting"]);
     redis(&mut status).workers[0].not_ready = vec!["redis: loading".to_owned()];
     assert_eq!(problems(&status), ["worker a:1 is not ready: redis: loading"]);
+}
+
+#[test]
+fn a_worker_that_does_not_report_needs_a_person() {
+    let mut status = well();
+    redis(&mut status).workers[1].reported_s_ago = 17.0;
+    assert_eq!(problems(&status), ["worker b:2 has not reported for 17s"]);
+    redis(&mut status).workers.clear();
+    assert_eq!(problems(&status), ["`unstale` has 2 consumers, and no worker has reported within 30 s"]);
+    redis(&mut status).healing = true;
+    assert_eq!(problems(&status), Vec::<String>::new(), "workers do not report while the history is applied again");
 }
 
 #[test]

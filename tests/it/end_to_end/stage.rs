@@ -126,6 +126,15 @@ impl Stage {
 
     /// Starts a worker without waiting.
     pub(crate) fn start_worker(&self, settings: &[(&str, &str)]) -> Worker {
+        self.with_settings(settings, Worker::start)
+    }
+
+    /// Starts a worker whose log nobody reads, without waiting: it stalls once it has logged some 64 KiB.
+    pub(crate) fn start_unread_worker(&self, settings: &[(&str, &str)]) -> Worker {
+        self.with_settings(settings, Worker::start_unread)
+    }
+
+    fn with_settings(&self, settings: &[(&str, &str)], start: impl FnOnce(&[(&str, &str)]) -> Worker) -> Worker {
         let redis_url = self.redis.url();
         let schemas = self.schemas.path().to_str().unwrap();
         let mut all = vec![
@@ -136,7 +145,7 @@ impl Stage {
             ("UNSTALE_QUEUE", &self.queue),
         ];
         all.extend_from_slice(settings);
-        Worker::start(&all)
+        start(&all)
     }
 
     /// What signs as this stage's workers do.

@@ -62,15 +62,14 @@ async fn take_in_vain(stage: &Stage, count: u32) {
 #[expect(clippy::print_stderr, reason = "what it came to")]
 async fn all_begun(stage: &Stage, worker: &Worker, begun: Instant, what: &str) {
     wait_until(SHORT_WORK, what, async || {
-        let left: u64 = redis::cmd("DBSIZE").query_async(&mut stage.connection().await).await.unwrap();
-        // What is left are keys of the worker's own.
-        left < 10
+        let left: Vec<String> = redis::cmd("KEYS").arg("user:*").query_async(&mut stage.connection().await).await.unwrap();
+        left.is_empty()
     })
     .await;
     eprintln!("{what}: {:.1} s", begun.elapsed().as_secs_f64());
+    stage.wait_settled(&[worker]).await;
     let alone = worker.stderr().matches("handled alone").count();
     assert_eq!(alone, SUSPECTS as usize, "each was begun alone, and once");
-    stage.wait_settled(&[worker]).await;
     assert_eq!(stage.ready(".dead").await, 0);
 }
 
