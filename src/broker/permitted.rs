@@ -3,6 +3,9 @@
 //! `UNSTALE_DECLARE=none` declares nothing, so nothing else would refuse a user before the first retry
 //! message, with its event in flight.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel};
@@ -12,24 +15,36 @@ use tokio::time::timeout;
 use super::consume::consume;
 use super::convert::{long, short};
 use super::failure::{BrokerError, Refusal, TopologyProblem};
-use super::link::{ANSWER_TIMEOUT, Link};
+use super::link::{EndSignal, Link};
 use super::names::Names;
+use crate::config::AmqpConfig;
 
 const ADVICE: &str = "grant the permission: docs/OPERATIONS.md lists them";
 
-/// Finds out whether the user may publish to our queues and consume the main and the slow queue. Publishes and consumes nothing.
+/// Maximum time for one answer. A broker that says nothing, as in a memory alarm, has refused
+/// nothing: the worker goes on.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Finds out whether the user may publish to our queues and consume the main and the slow queue.
+/// Publishes and consumes nothing.
+///
+/// It uses a connection of its own: in an alarm RabbitMQ reads nothing more from a connection that
+/// has published, and the session's must open their channels then.
 ///
 /// # Errors
 /// [`BrokerError::Topology`] with what is refused; [`BrokerError::Unreachable`].
-pub(super) async fn check(consume: &Link, publish: &Link, blocked: &watch::Receiver<bool>, names: &Names) -> Result<(), BrokerError> {
+pub(super) async fn check(config: &AmqpConfig, names: &Names) -> Result<(), BrokerError> {
+    let blocked = Arc::new(watch::Sender::new(false));
+    let link = Link::connect(config, " permissions", &EndSignal::new(), &blocked).await?;
     let mut problems = Vec::new();
-    if let Some(words) = refused_publish(publish, blocked.clone(), names).await? {
-        problems.push(problem("the default exchange".to_owned(), words));
-    }
     for queue in [&names.main, &names.slow] {
-        if let Some(words) = refused_read(consume, queue).await? {
+        if let Some(words) = refused_read(&link, queue).await? {
             problems.push(problem(format!("queue `{queue}`"), words));
         }
+    }
+    // Last, since nothing may follow it in an alarm.
+    if let Some(words) = refused_publish(&link, names).await? {
+        problems.push(problem("the default exchange".to_owned(), words));
     }
     if problems.is_empty() { Ok(()) } else { Err(BrokerError::Topology(problems)) }
 }
@@ -39,7 +54,7 @@ fn problem(object: String, what: String) -> TopologyProblem {
 }
 
 /// Publishes a message that no queue can take: the broker checks the permission before it looks for a queue.
-async fn refused_publish(link: &Link, mut blocked: watch::Receiver<bool>, names: &Names) -> Result<Option<String>, BrokerError> {
+async fn refused_publish(link: &Link, names: &Names) -> Result<Option<String>, BrokerError> {
     let Some(nowhere) = short(&format!("{}.~nowhere", names.main)) else { return Ok(None) };
     let channel = link.channel().await?;
     let published = async {
@@ -47,35 +62,23 @@ async fn refused_publish(link: &Link, mut blocked: watch::Receiver<bool>, names:
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         channel.basic_publish("".into(), nowhere, options, b"", BasicProperties::default()).await?.await.map(drop)
     };
-    let answer = tokio::select! {
-        answer = timeout(ANSWER_TIMEOUT, published) => answer,
-        // An alarm of the broker: it takes nothing now, and says nothing either.
-        Ok(_) = blocked.wait_for(|blocked| *blocked) => return Ok(None),
-    };
-    forbidden(&channel, answer).await
+    Ok(timeout(PATIENCE, published).await.ok().and_then(forbidden))
 }
 
 /// Asks for a consumer that the broker must refuse: it checks the permission before the arguments.
 async fn refused_read(link: &Link, queue: &str) -> Result<Option<String>, BrokerError> {
     let Some(queue) = short(queue) else { return Ok(None) };
-    let channel = link.channel().await?;
+    let channel: Channel = link.channel().await?;
     let mut impossible = FieldTable::default();
     impossible.insert("x-priority".into(), long("a permission check: no number"));
-    let answer = timeout(ANSWER_TIMEOUT, consume(&channel, 1, queue, 1, impossible)).await;
-    forbidden(&channel, answer.map(|answer| answer.map(drop))).await
+    let answer = timeout(PATIENCE, consume(&channel, 1, queue, 1, impossible)).await;
+    Ok(answer.ok().and_then(|answer| forbidden(answer.map(drop))))
 }
 
 /// Any other refusal says nothing of permissions.
-async fn forbidden<E>(channel: &Channel, answer: Result<lapin::Result<()>, E>) -> Result<Option<String>, BrokerError> {
-    let Ok(answer) = answer else {
-        return Err(BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())));
-    };
-    if channel.status().connected() {
-        // A refusal to close is no news. Should a consumer have begun, this ends it.
-        let _ = timeout(ANSWER_TIMEOUT, channel.close(200, "bye".into())).await;
-    }
+fn forbidden(answer: lapin::Result<()>) -> Option<String> {
     match answer.as_ref().map_err(Refusal::from) {
-        Err(Refusal::Forbidden(words)) => Ok(Some(words)),
-        _ => Ok(None),
+        Err(Refusal::Forbidden(words)) => Some(words),
+        _ => None,
     }
 }

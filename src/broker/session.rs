@@ -110,7 +110,7 @@ impl Session {
         };
         let ensured = all_problems(ensured, &history_ensured, start)?;
         if start == Start::First {
-            permitted::check(&consume, &publish, &blocked_receiver, &names).await?;
+            permitted::check(config, &names).await?;
         }
         let mut warnings = ensured.warnings;
         let history_fault = match history_ensured {
