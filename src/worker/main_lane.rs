@@ -256,8 +256,13 @@ where
                 biased;
                 batch = settling.next(), if !settling.is_empty() => {
                     settled.note(lane, &batch?, suspects, 0)?;
+                    shared.in_flight.set(LaneName::Main, lane.in_flight());
                 }
-                _ = beats.tick() => shared.readiness.beat(),
+                _ = beats.tick() => {
+                    shared.readiness.beat();
+                    lane.take_in()?;
+                    shared.in_flight.set(LaneName::Main, lane.in_flight());
+                }
                 opened = &mut opens => break opened,
                 ended = lane.end() => return Err(ended),
             }
