@@ -6,6 +6,8 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses a part")]
 
 pub(crate) mod guard;
+#[cfg(target_os = "linux")]
+pub(crate) mod limits;
 pub(crate) mod port;
 pub(crate) mod proxy;
 pub(crate) mod rabbitmq;
