@@ -1,5 +1,6 @@
 //! Files → [`Registry`]; [`Event`](crate::event::Event) → effects. Knows no socket, clock or runtime.
 
+mod budget;
 mod cel_value;
 mod compile;
 mod data_schema;
@@ -26,6 +27,7 @@ mod tree;
 mod url_template;
 mod value_template;
 
+pub use budget::{BYTES_PER_EVENT, Budget, Spent, WORK_PER_EVENT};
 pub use diagnostic::{Problem, Problems, Severity};
 pub use effect::{Action, Effect, Expiry, Failure, LoaderId, Matched, Only, Resolution, RuleId, Stale, Verb, Version, Warm, Write};
 pub use example::{Example, run_examples};

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
+use super::budget::Budget;
 use super::compile::family_of;
 use super::effect::{Action, Effect, Expiry, Failure, Matched, Resolution, RuleId, Version, Warm, Write};
 use super::model::{Encoding, Entry, ExpiryRule, Family, Registry, Rule, RuleBody, Validate, VersionRule};
@@ -56,8 +57,16 @@ impl Observer for Vec<Note> {
 }
 
 impl Registry {
-    /// What the event does.
+    /// Returns what the event does, within the full budget of an event.
     pub fn resolve(&self, event: &Event<'_>) -> Resolution {
+        self.resolve_within(event, &Budget::for_event())
+    }
+
+    /// Returns what the event does, as far as the budget allows.
+    ///
+    /// When the budget runs out the resolution has no effects, and a failure that names the rule and what ran out. The caller may ask
+    /// [`Budget::is_spent`], discard it, and try again with more.
+    pub fn resolve_within(&self, event: &Event<'_>, _budget: &Budget) -> Resolution {
         self.run(event, &mut Nobody)
     }
 

@@ -1,0 +1,229 @@
+//! What one event may cost: units of work, and bytes that are built for it.
+//!
+//! Everything that reads, compares, copies or builds something of the event's size pays here before it does so.
+
+use std::cell::Cell;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Most units of work for one event. A unit takes some nanoseconds.
+pub const WORK_PER_EVENT: u64 = 16_000_000;
+
+/// Most bytes that may be built for one event: keys, tags, values, URLs, and what expressions build on the way.
+pub const BYTES_PER_EVENT: u64 = 16 * 1024 * 1024;
+
+/// The clock and the stop flag are read once per this many units of work.
+const WORK_BETWEEN_LOOKS: u64 = 8192;
+
+/// The account of one event.
+///
+/// Once it is spent it stays spent: every further charge of one or more fails.
+#[derive(Debug)]
+pub struct Budget {
+    /// Work that may be done before the next look at the clock and the flag.
+    work_until_look: Cell<u64>,
+    /// Work that is left beyond that.
+    work_left: Cell<u64>,
+    bytes_left: Cell<u64>,
+    work_limit: u64,
+    bytes_limit: u64,
+    deadline: Option<Instant>,
+    stop: Option<Arc<AtomicBool>>,
+    spent: Cell<Option<Spent>>,
+}
+
+/// What ran out. It is an error: the caller gives up at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spent {
+    /// The units of work.
+    Work,
+    /// The bytes.
+    Bytes,
+    /// The time: the deadline has passed, or the stop flag is set.
+    Time,
+}
+
+impl fmt::Display for Spent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Work => "the event's budget of work is spent",
+            Self::Bytes => "the event's budget of bytes is spent",
+            Self::Time => "the event's time is up",
+        })
+    }
+}
+
+impl std::error::Error for Spent {}
+
+impl Budget {
+    /// Returns the full budget of an event.
+    pub const fn for_event() -> Self {
+        Self::with_limits(WORK_PER_EVENT, BYTES_PER_EVENT)
+    }
+
+    /// Returns a budget of that much work and that many bytes.
+    pub const fn with_limits(work: u64, bytes: u64) -> Self {
+        Self {
+            work_until_look: Cell::new(0),
+            work_left: Cell::new(work),
+            bytes_left: Cell::new(bytes),
+            work_limit: work,
+            bytes_limit: bytes,
+            deadline: None,
+            stop: None,
+            spent: Cell::new(None),
+        }
+    }
+
+    /// Ends the budget at that moment, whatever is left of it.
+    #[must_use]
+    pub fn until(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Ends the budget soon after the flag is set, whatever is left of it.
+    #[must_use]
+    pub fn stopped_by(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.stop = Some(stop);
+        self
+    }
+
+    /// Charges units of work, before the work is done.
+    ///
+    /// # Errors
+    /// The budget is spent.
+    #[inline]
+    pub fn work(&self, units: u64) -> Result<(), Spent> {
+        match self.work_until_look.get().checked_sub(units) {
+            Some(left) => {
+                self.work_until_look.set(left);
+                Ok(())
+            }
+            None => self.look(units),
+        }
+    }
+
+    /// Charges bytes that are about to be built.
+    ///
+    /// # Errors
+    /// The budget is spent.
+    #[inline]
+    pub fn bytes(&self, count: usize) -> Result<(), Spent> {
+        match self.bytes_left.get().checked_sub(count as u64) {
+            Some(left) => {
+                self.bytes_left.set(left);
+                Ok(())
+            }
+            None => Err(self.spend(Spent::Bytes)),
+        }
+    }
+
+    /// Whether anything ran out.
+    pub const fn is_spent(&self) -> bool {
+        self.spent.get().is_some()
+    }
+
+    /// What ran out first, if anything.
+    pub const fn spent(&self) -> Option<Spent> {
+        self.spent.get()
+    }
+
+    /// Units of work done so far; all of them, once the budget is spent.
+    pub const fn spent_work(&self) -> u64 {
+        self.work_limit - self.work_left.get() - self.work_until_look.get()
+    }
+
+    /// Bytes built so far; all of them, once the budget is spent.
+    pub const fn spent_bytes(&self) -> u64 {
+        self.bytes_limit - self.bytes_left.get()
+    }
+
+    /// The units of work that it began with.
+    pub const fn work_limit(&self) -> u64 {
+        self.work_limit
+    }
+
+    /// The bytes that it began with.
+    pub const fn bytes_limit(&self) -> u64 {
+        self.bytes_limit
+    }
+
+    /// Looks at the clock and the flag, then charges.
+    #[cold]
+    fn look(&self, units: u64) -> Result<(), Spent> {
+        if let Some(spent) = self.spent.get() {
+            return Err(spent);
+        }
+        let is_stopped = self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed));
+        if is_stopped || self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(self.spend(Spent::Time));
+        }
+        let total = self.work_left.get() + self.work_until_look.get();
+        let Some(left) = total.checked_sub(units) else { return Err(self.spend(Spent::Work)) };
+        let until_look = left.min(WORK_BETWEEN_LOOKS);
+        self.work_until_look.set(until_look);
+        self.work_left.set(left - until_look);
+        Ok(())
+    }
+
+    #[cold]
+    fn spend(&self, spent: Spent) -> Spent {
+        self.work_until_look.set(0);
+        self.work_left.set(0);
+        self.bytes_left.set(0);
+        let first = self.spent.get().unwrap_or(spent);
+        self.spent.set(Some(first));
+        first
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Instant;
+
+    use proptest::prelude::*;
+
+    use super::{Budget, Spent, WORK_BETWEEN_LOOKS};
+
+    #[test]
+    fn a_spent_budget_stays_spent() {
+        let budget = Budget::with_limits(10, 10);
+        assert_eq!((budget.work(10), budget.bytes(10)), (Ok(()), Ok(())));
+        assert!(!budget.is_spent());
+        assert_eq!(budget.bytes(1), Err(Spent::Bytes));
+        assert_eq!((budget.work(1), budget.bytes(1)), (Err(Spent::Bytes), Err(Spent::Bytes)));
+        assert_eq!(budget.spent(), Some(Spent::Bytes));
+    }
+
+    #[test]
+    fn a_deadline_and_a_flag_end_it_within_one_look() {
+        let budget = Budget::for_event().until(Instant::now());
+        assert_eq!(budget.work(1), Err(Spent::Time));
+        let stop = Arc::new(AtomicBool::new(false));
+        let budget = Budget::for_event().stopped_by(Arc::clone(&stop));
+        assert_eq!(budget.work(1), Ok(()));
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!((0..=WORK_BETWEEN_LOOKS).find_map(|_| budget.work(1).err()), Some(Spent::Time));
+    }
+
+    proptest! {
+        #[test]
+        fn charges_add_up_to_the_limit_and_no_further(charges in prop::collection::vec(1..20_000_u64, 0..40), limit in 0..200_000_u64) {
+            let budget = Budget::with_limits(limit, 0);
+            let mut sum = 0;
+            for charge in charges {
+                let fits = !budget.is_spent() && sum + charge <= limit;
+                prop_assert_eq!(budget.work(charge).is_ok(), fits);
+                if fits {
+                    sum += charge;
+                    prop_assert_eq!(budget.spent_work(), sum);
+                }
+            }
+        }
+    }
+}
