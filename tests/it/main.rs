@@ -26,5 +26,7 @@ mod sentinel;
 mod soak;
 mod status;
 mod support_self;
+#[cfg(target_os = "linux")]
+mod survive;
 mod tags;
 mod warm;

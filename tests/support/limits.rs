@@ -61,11 +61,13 @@ pub(crate) struct SmallBox {
     pub(crate) bytes: u64,
     /// CPUs, in hundredths: at most 100, since it is bound to one.
     pub(crate) hundredths_of_a_cpu: u64,
+    /// Descriptors that it may have open.
+    pub(crate) files: u64,
 }
 
 impl SmallBox {
-    /// The box of the documentation: 256 MiB and half a CPU.
-    pub(crate) const USUAL: Self = Self { bytes: 256 << 20, hundredths_of_a_cpu: 50 };
+    /// The box of the documentation: 256 MiB, half a CPU and 1,024 descriptors.
+    pub(crate) const USUAL: Self = Self { bytes: 256 << 20, hundredths_of_a_cpu: 50, files: 1_024 };
 
     /// Puts a running process into the box, where it stays until the returned guard is dropped or the process ends.
     pub(crate) fn hold(self, pid: u32) -> Guarded {
@@ -75,8 +77,8 @@ impl SmallBox {
             assert!(status.success(), "{program} {args:?}: {status}");
         };
         let pid = pid.to_string();
-        limit("prlimit", &["--pid", &pid, &format!("--data={}", self.bytes)]);
-        limit("taskset", &["-a", "-p", "-c", "0", &pid]);
+        limit("prlimit", &["--pid", &pid, &format!("--data={}", self.bytes), &format!("--nofile={}", self.files)]);
+        limit("taskset", &["-a", "-p", "-c", &first_cpu(), &pid]);
         let period_ms = 100;
         let runs_ms = period_ms * self.hundredths_of_a_cpu / 100;
         let seconds = |ms: u64| format!("{}.{:03}", ms / 1000, ms % 1000);
@@ -85,4 +87,11 @@ impl SmallBox {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         Guarded::spawn(command, None)
     }
+}
+
+/// The first CPU that this process may use.
+fn first_cpu() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("Linux has it").trim();
+    allowed.chars().take_while(char::is_ascii_digit).collect()
 }

@@ -78,6 +78,11 @@ impl Worker {
         self.process.pid()
     }
 
+    /// `host:port` of its HTTP address, unless the test named another.
+    pub(crate) fn http_addr(&self) -> String {
+        format!("127.0.0.1:{}", self.http_port)
+    }
+
     /// Status and body of a path of its HTTP address; `None` where nothing answers.
     pub(crate) async fn get(&self, path: &str) -> Option<(u16, String)> {
         http_get(&format!("127.0.0.1:{}", self.http_port), path).await
