@@ -1,12 +1,15 @@
 //! Attacks by a publisher, a tenant and an application: the real worker, a real broker, a real Redis, and no code of ours in between.
 //!
-//! [`events`] costs CPU and memory by rules, [`shapes`] by the form of a message, [`own_keys`] reaches for unstale's own keys.
+//! [`events`] costs CPU and memory by rules, [`shapes`] by the form of a message, [`registries`] by rule files. [`own_keys`] reaches for
+//! unstale's own keys, [`headers`] for its own headers.
 //!
 //! Each attack is a row. It must cost less than [`CPU`] and [`MEMORY_BYTES`], end as a dead letter that names the rule or be applied, and leave
 //! the events behind it alone.
 
 mod events;
+mod headers;
 mod own_keys;
+mod registries;
 mod shapes;
 
 use std::time::Duration;
