@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use unstale::event::{Decoded, Message, decode};
 use unstale::plan::{Batch, Slot};
-use unstale::registry::{Budget, Registry, Resolution};
+use unstale::registry::{Action, Budget, Registry, Resolution};
 
 /// The most CPU for one event. A build without optimization is some twenty times as slow as the one that users run.
 pub(crate) const CPU: Duration = if cfg!(debug_assertions) { Duration::from_secs(20) } else { Duration::from_secs(1) };
@@ -95,7 +95,9 @@ fn judge(resolution: &Resolution, is_spent: bool) -> Result<(), String> {
     if is_spent && (resolution.failure.is_none() || !resolution.effects.is_empty()) {
         return Err(format!("the budget is spent, and yet {} effects, {:?}", resolution.effects.len(), resolution.failure));
     }
-    if let Some(effect) = resolution.effects.iter().find(|effect| effect.target.starts_with("unstale:")) {
+    // A tag's name is no key: its set has a prefix.
+    let mut keys = resolution.effects.iter().filter(|effect| effect.action != Action::InvalidateTag);
+    if let Some(effect) = keys.find(|effect| effect.target.starts_with("unstale:") || effect.target.starts_with("cache_tag:")) {
         return Err(format!("it reaches an own key by {:?}", effect.action.verb()));
     }
     if let Some(failure) = &resolution.failure {

@@ -25,7 +25,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use round::{EVENTS_PER_ROUND, Tally, play};
+use round::{Tally, play};
 use watch::Watch;
 
 fn setting(name: &str) -> Option<u64> {
@@ -62,7 +62,7 @@ fn no_generated_event_costs_more_than_its_budget() {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let is_over = match until {
                         Until::Time(end) => Instant::now() >= end,
-                        Until::Events(count) => at * EVENTS_PER_ROUND >= count,
+                        Until::Events(count) => total.lock().unwrap().events >= count,
                         Until::Rounds(count) => at >= count,
                     };
                     if is_over {

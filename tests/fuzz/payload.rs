@@ -51,8 +51,10 @@ impl Genome {
     /// Mostly small ones: large documents cost their own making.
     pub(crate) fn random(rng: &mut Rng) -> Self {
         let mut genes = [0; GENES].map(|_: u8| rng.u8(..));
+        // About a hundred elements at most; one document in thirty-two may have any size.
+        let most = if rng.u8(..32) == 0 { u8::MAX } else { 84 };
         for size in SIZES {
-            genes[size as usize] = rng.u8(..).min(rng.u8(..)).min(rng.u8(..));
+            genes[size as usize] = rng.u8(..=most).min(rng.u8(..=most));
         }
         Self(genes)
     }
@@ -148,7 +150,7 @@ impl Genome {
         out.push_str(r#","root":"#);
         let depth = self.gene(TreeDepth) % 46;
         let width = if depth < 12 { 1 + self.gene(TreeWidth) % 4 } else { 1 };
-        let mut nodes = fit(4_000, 40);
+        let mut nodes = fit(if self.gene(TreeWidth) < 16 { 4_000 } else { 60 }, 40);
         self.write_tree(out, depth, width, &mut nodes);
         for n in 0..fit(self.size(Members), 12) {
             match self.gene(MemberKind) % 4 {

@@ -15,9 +15,9 @@ use super::rules;
 use super::watch::Watch;
 
 /// Events of a round whose rules load.
-pub(crate) const EVENTS_PER_ROUND: u64 = 1_000;
+const EVENTS_PER_ROUND: u64 = 1_000;
 
-/// How many of them climb: each of those may take its whole budget.
+/// How many of them climb, until one has spent its budget.
 const CLIMBS: u64 = 12;
 
 /// Rule files that are tried until one loads.
@@ -118,7 +118,7 @@ pub(crate) fn play(seed: u64, watch: &Watch) -> Result<Tally, String> {
     let mut costliest: Option<(f64, Genome)> = None;
     for at in 0..EVENTS_PER_ROUND {
         let genome = match &costliest {
-            Some((_, genome)) if at >= EVENTS_PER_ROUND - CLIMBS || rng.u8(..32) == 0 => genome.mutated(&mut rng),
+            Some((_, genome)) if at >= EVENTS_PER_ROUND - CLIMBS && tally.spent == 0 => genome.mutated(&mut rng),
             _ => Genome::random(&mut rng),
         };
         watch.begin(seed);
