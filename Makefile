@@ -80,6 +80,10 @@ lint: ## Formatting, clippy and the documentation, warnings being errors
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 
+.PHONY: deny
+deny: ## Licences, sources and bans of the dependencies, by deny.toml; advisories where their database can be reached (installs cargo-deny)
+	scripts/deny.sh
+
 .PHONY: fmt
 fmt: ## Format the code
 	cargo fmt

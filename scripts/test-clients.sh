@@ -109,7 +109,8 @@ test_all() {
     rules=$(sed -n 's/^ACL SETUSER reader //p' docs/READERS.md)
     # shellcheck disable=SC2086 # the words of one command
     redis ACL SETUSER reader ${rules/>PASSWORD/>secret} '~product:*' +ping +info +client >/dev/null
-    export READERS_TEST_URL="redis://reader:secret@${UNSTALE_REDIS_URL#redis://}"
+    local address=${UNSTALE_REDIS_URL#redis://}
+    export READERS_TEST_URL="redis://reader:secret@${address#*@}"
     local release failed=0
     for release in "${pythons[@]}"; do
         echo "==> Python, $release"

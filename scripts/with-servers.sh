@@ -145,8 +145,9 @@ start_containers() {
     local amqp redis
     amqp=$(docker compose -p "$project" port rabbitmq 5672)
     redis=$(docker compose -p "$project" port redis 6379)
-    export UNSTALE_REDIS_URL="redis://$redis/0"
-    export UNSTALE_AMQP_URL="amqp://guest:guest@$amqp/%2f"
+    # The users of demo/: one that may everything, for the worker and the tour alike.
+    export UNSTALE_REDIS_URL="redis://default:shop-demo@$redis/0"
+    export UNSTALE_AMQP_URL="amqp://admin:admin-demo@$amqp/%2f"
 }
 
 if [ "$containers" = yes ]; then

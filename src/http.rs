@@ -1,8 +1,9 @@
 //! Health and metrics over HTTP: `/livez`, `/readyz`, `/metrics`.
 
+mod connections;
+
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -13,10 +14,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use self::connections::MAX_CONNECTIONS;
+use crate::printable::printable_lines;
 use crate::telemetry::Metrics;
-
-/// How long open requests may take once the server is asked to stop.
-const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// Why something is not as it must be: shown to whoever asks, so no secrets.
 pub type Cause = Cow<'static, str>;
@@ -115,25 +115,13 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(addr).await.map_err(|source| BindError { addr, source })
 }
 
-/// Answers until told to stop, and then for a second at most.
-///
-/// # Errors
-/// Where the listener fails for good.
-pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Metrics, shutdown: CancellationToken) -> std::io::Result<()> {
+/// Serves until `shutdown`, and then for at most a second.
+pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Metrics, shutdown: CancellationToken) {
     let routes = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz).with_state(readiness))
         .route("/metrics", get(exposition).with_state(metrics));
-    let serving = axum::serve(listener, routes).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    // A client that never finishes its request must not hold up the end.
-    let overdue = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(STOP_GRACE).await;
-    };
-    tokio::select! {
-        served = serving => served,
-        () = overdue => Ok(()),
-    }
+    connections::serve(listener, routes, &shutdown).await;
 }
 
 async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
@@ -141,7 +129,7 @@ async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
     if causes.is_empty() {
         return (StatusCode::OK, "ready\n".to_owned());
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", causes.join("\n")))
+    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", printable_lines(&causes.join("\n"))))
 }
 
 async fn exposition(State(metrics): State<Metrics>, headers: HeaderMap) -> impl IntoResponse {

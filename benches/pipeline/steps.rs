@@ -1,7 +1,7 @@
 //! The pure middle, step by step, on one batch of the events that most benchmarks publish.
 
 use unstale::config::{UnknownPolicy, Vars};
-use unstale::event::{Decoded, Event, Message, decode};
+use unstale::event::{Decoded, Event, Message, Reading, decode};
 use unstale::plan::{Batch, Ladder, Plan, SettlePolicy, Settlement, Slot, settle};
 use unstale::registry::{LoadOptions, MissingVars, Registry, Resolution};
 
@@ -24,8 +24,6 @@ events:
 /// `UNSTALE_BATCH` is as many by default.
 pub(crate) const EVENTS: u32 = 256;
 
-const MAX_BODY_BYTES: usize = 1 << 20;
-
 pub(crate) fn bodies() -> Vec<String> {
     let body = |id| format!(r#"{{"id":"e-{id}","type":"user.updated","data":{{"id":{id},"email":"user{id}@example.org","plan":"team"}}}}"#);
     (0..EVENTS).map(body).collect()
@@ -43,6 +41,7 @@ pub(crate) fn registry(rules: &str) -> Registry {
         schemas: schemas.path().to_owned(),
         key_prefix: String::new(),
         vars: Vars::default(),
+        tag_prefix: "cache_tag:".to_owned(),
         max_keys_per_event: 10_000,
         missing_vars: MissingVars::Refuse,
     };
@@ -50,7 +49,7 @@ pub(crate) fn registry(rules: &str) -> Registry {
 }
 
 pub(crate) fn decoded<'m>(message: &'m Message<'m>) -> Event<'m> {
-    match decode(message, MAX_BODY_BYTES) {
+    match decode(message, Reading::default()) {
         Ok(Decoded::Event(event)) => event,
         other => panic!("{other:?}"),
     }

@@ -13,6 +13,7 @@ use super::convert::{Delivery, for_copy, long};
 use super::publisher::Outgoing;
 use super::wire::content_header_bytes;
 use crate::event::{Form, header};
+use crate::printable::printable;
 use crate::reason::Reason;
 
 /// The longest `unstale-error`.
@@ -60,6 +61,8 @@ pub struct CopyHeaders<'a> {
     pub registry: &'a str,
     /// A time before which the event did not arrive, RFC 3339, unless an earlier copy has it.
     pub arrived_after: Option<&'a str>,
+    /// An offset of the history before which it does not hold the event, where that is known.
+    pub arrived_offset: Option<u64>,
     /// Now: RFC 3339.
     pub time: &'a str,
 }
@@ -137,6 +140,8 @@ fn write_ours(table: &mut BTreeMap<ShortString, AMQPValue>, delivery: &Delivery,
     write(header::ROUTING_KEY, Some(routing_key).filter(fits).or(Some("")));
     write(header::FIRST_TIME, earlier(header::FIRST_TIME).filter(fits).or(Some(headers.time)));
     write(header::ARRIVED_AFTER, earlier(header::ARRIVED_AFTER).or(headers.arrived_after).filter(fits));
+    let arrived_offset = headers.arrived_offset.map(|offset| offset.to_string());
+    write(header::ARRIVED_OFFSET, earlier(header::ARRIVED_OFFSET).or(arrived_offset.as_deref()).filter(fits));
     write(header::TIME, Some(headers.time));
     write(header::REGISTRY, Some(headers.registry).filter(|digest| !digest.is_empty()));
     write(header::EARLIER_REASONS, headers.earlier_reasons.filter(fits));
@@ -145,7 +150,8 @@ fn write_ours(table: &mut BTreeMap<ShortString, AMQPValue>, delivery: &Delivery,
     write(header::EVENT_TYPE, headers.event_type.or_else(|| earlier(header::EVENT_TYPE)).filter(fits));
     write(header::EVENT_ID, headers.event_id.or_else(|| earlier(header::EVENT_ID)).filter(fits));
     let error = headers.error.filter(|_| ours == Ours::Whole);
-    write(header::ERROR, error.map(cut_error));
+    let error = error.map(printable);
+    write(header::ERROR, error.as_deref().map(cut_error));
     let effects = headers.effects.map(|positions| positions.iter().map(u32::to_string).collect::<Vec<_>>().join(","));
     write(header::EFFECTS, effects.as_deref().filter(fits));
     let properties = delivery.properties();

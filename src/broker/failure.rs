@@ -6,6 +6,8 @@ use std::sync::Arc;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::{Error, ErrorKind};
 
+use crate::tls;
+
 /// Why there is no session.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BrokerError {
@@ -146,6 +148,9 @@ impl From<&Error> for Refusal {
 /// Sorts what a try to connect came to.
 pub(super) fn connect_error(error: &Error) -> BrokerError {
     let text = words(error);
+    if let Some(explained) = tls::AMQP.explain(&text) {
+        return BrokerError::Unreachable(explained);
+    }
     match error.kind() {
         ErrorKind::ProtocolError(protocol) => match protocol.kind() {
             AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => BrokerError::Refused(text),
@@ -153,6 +158,9 @@ pub(super) fn connect_error(error: &Error) -> BrokerError {
             AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) if !text.contains("limit") => BrokerError::Refused(text),
             _ => BrokerError::Unreachable(text),
         },
+        ErrorKind::ParsingError(_) => BrokerError::Unreachable(format!(
+            "what answers there speaks no AMQP: if the port speaks TLS, write amqps:// instead of amqp:// in UNSTALE_AMQP_URL ({text})"
+        )),
         ErrorKind::InvalidProtocolVersion(_) | ErrorKind::AuthProviderError(_) => BrokerError::Refused(text),
         _ => BrokerError::Unreachable(text),
     }

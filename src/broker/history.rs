@@ -178,6 +178,22 @@ impl History {
         Ok(Survey { first, end, places: found })
     }
 
+    /// Returns an offset close before the end: that of the last chunk's first message. `None` where
+    /// nothing comes in time, such as from an empty stream.
+    ///
+    /// # Errors
+    /// [`BrokerError`]: also when there is no such stream.
+    pub async fn last_chunk(&self) -> Result<Option<u64>, BrokerError> {
+        let mut last = self.attach(1, long("last")).await?;
+        let deadline = Instant::now() + LATE;
+        loop {
+            match self.given(&mut last.consumer)? {
+                None if Instant::now() < deadline => sleep(LATE / 40).await,
+                given => return Ok(given),
+            }
+        }
+    }
+
     /// The newest offset, by a consumer attached to the last chunk.
     async fn newest(&self, last: &mut Reading) -> Result<Option<u64>, BrokerError> {
         let mut newest = None;

@@ -104,7 +104,7 @@ impl Cache {
             match outcome {
                 // The first pass met the same, and its event says so.
                 EffectOutcome::Dead { message, .. } => passes.failed.push(message),
-                EffectOutcome::Retry { message, .. } => {
+                EffectOutcome::Retry { message, .. } | EffectOutcome::NotTried { message, .. } => {
                     later.push(target(effect));
                     passes.failed.push(message);
                 }

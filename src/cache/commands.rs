@@ -8,7 +8,7 @@ use super::again::{self, Again, TARGETS_PER_CALL};
 use super::fence;
 use super::lifetime::{self, Lifetime, Unit};
 use super::marks::Seal;
-use super::script::{Sent, WRITE_TAGGED};
+use super::script::{BUMP_PAST, Sent, WRITE_TAGGED};
 use super::side_keys::{Kind, write_side_key};
 use super::tags::TAGS_PER_CALL;
 use crate::plan::{Command, Mark, Operation, OperationId, Plan};
@@ -153,8 +153,13 @@ impl Cache {
             Command::InvalidateTag => self.invalidations(commands, plan, &[id]),
             Command::Bump(by) => {
                 commands.push(Asked::Existence(id), arguments(redis::cmd("SET"), &[target, "1", "NX"]));
-                let mut command = redis::cmd("INCRBY");
-                command.arg(target).arg(by);
+                // A Redis that lost writes has given out higher numbers than the one that it holds.
+                let mut command = if self.heals_beside || self.chain.heals() {
+                    BUMP_PAST.call(&mut commands.sent, [target.as_bytes()].into_iter())
+                } else {
+                    arguments(redis::cmd("INCRBY"), &[target])
+                };
+                command.arg(by);
                 commands.push(asked, command);
             }
             Command::Expire(expiry) => match Lifetime::draw(expiry, now_ms) {

@@ -6,6 +6,7 @@ use redis::{ConnectionAddr, ErrorKind, RedisError, ServerError, Value};
 
 use crate::plan::EffectOutcome;
 use crate::reason::Reason;
+use crate::tls;
 
 /// Redis cannot be worked with. Nothing is blamed on an event: what was asked for is asked again later, whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +27,11 @@ impl Outage {
     /// What Redis had confirmed is not there any more.
     pub fn went_back() -> Self {
         Self::new("Redis has lost writes that it had confirmed: it came back from an older state")
+    }
+
+    /// What it confirmed to other workers may not be there any more.
+    pub fn replaced() -> Self {
+        Self::new("Redis was restarted, or a replica took its place: it may have lost writes that it had confirmed")
     }
 
     /// Without them nobody would notice that Redis went back.
@@ -144,11 +150,25 @@ pub(super) fn unreachable(address: &ConnectionAddr, cause: impl Display) -> Outa
     Outage::new(format!("Redis cannot be reached at {address}: {cause}"))
 }
 
+/// Nothing answers at an address within the time for it. A server that waits for plain commands
+/// leaves a TLS handshake unanswered.
+pub(super) fn timed_out(address: &ConnectionAddr) -> Outage {
+    match address {
+        ConnectionAddr::TcpTls { .. } => {
+            unreachable(address, "timed out; does the port speak TLS? If not, write redis:// instead of rediss:// in UNSTALE_REDIS_URL")
+        }
+        _ => unreachable(address, "timed out"),
+    }
+}
+
 /// Why a connection does not come about.
 pub(super) fn not_connected(address: &ConnectionAddr, error: &RedisError) -> Outage {
+    if let Some(explained) = tls::REDIS.explain(&error.to_string()) {
+        return unreachable(address, explained);
+    }
     match error.kind() {
         _ if error.is_connection_refusal() => unreachable(address, "connection refused"),
-        _ if error.is_timeout() => unreachable(address, "timed out"),
+        _ if error.is_timeout() => timed_out(address),
         ErrorKind::Parse => unreachable(address, "what answers there does not speak its protocol"),
         ErrorKind::Io if !error.is_connection_dropped() => unreachable(address, error),
         _ => broken(error),

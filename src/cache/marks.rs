@@ -11,23 +11,41 @@
 mod calls;
 mod chain;
 mod heal;
+mod owed;
+mod place;
+mod progress;
+mod record;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::{Cmd, Value};
 
 pub(super) use chain::{Chain, Seal};
+pub use owed::{OwedHeal, OwedHeals, Paid};
+pub use place::{HealFrom, LowWatermark};
+pub use progress::{Died, HealProgress};
+pub use record::{HealDetails, HealRecord, Owed};
 
+use super::Cache;
 use super::failure::CommandError;
 use super::slot::{self, SLOTS};
-use super::workers::text_pairs;
+use super::workers::{text_of, text_pairs};
+use progress::{AFTER_LOSS, BESIDE};
 
 /// Whoever remembers nothing takes a mark of another worker for fresh that is no older. An older one may mean that Redis went back, or that nobody ran.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// The lock of a heal, unless it is renewed: each batch of the heal does.
-const HEAL_LOCK: Duration = Duration::from_secs(10);
+/// Time that the lock of a heal holds, unless it is renewed: a thread of its own does, and so does
+/// each batch.
+const HEAL_LOCK: Duration = Duration::from_secs(3);
+
+/// The low watermark of a field that covers nothing any more.
+const NO_BOUND: u64 = 9_007_199_254_740_991;
+
+/// What begins the field of a worker that has ended.
+const STOPPED: &str = "stopped:";
 
 /// The fields of workers that are gone are kept for so long: what they had in hand may have come to nobody yet.
 const DEAD_KEPT: Duration = Duration::from_secs(3_600);
@@ -60,6 +78,9 @@ pub enum Tick {
     Good(Marks),
     /// It does not.
     WentBack,
+    /// It was restarted, or a replica took its place: what it lost of other workers' writes, ours
+    /// do not show.
+    Replaced,
     /// Another worker found that it does not.
     ToHeal,
 }
@@ -75,37 +96,75 @@ pub enum Turn {
     Done,
 }
 
+/// Why Redis may not hold all that it confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Doubt {
+    /// No checkpoint tells.
+    Unknown,
+    /// It was restarted, or a replica took its place.
+    Replaced,
+    /// A worker's checkpoint is not what that worker had written.
+    Lost,
+}
+
 /// The hash of marks as it was at one moment; of a cluster, all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Marks {
-    /// Redis' clock, in milliseconds since the Unix epoch.
+    /// Redis' clock, in milliseconds since the Unix epoch; in a cluster, that of the first hash's
+    /// primary.
     pub now_ms: u64,
+    hashes: Vec<Hash>,
+}
+
+/// One hash.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Hash {
+    /// The clock of the server that has it.
+    now_ms: u64,
+    /// The identity of that server; empty where it does not tell.
+    server: String,
     fields: Vec<(String, String)>,
 }
 
-/// The last heal that was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HealRecord {
-    /// When it began and ended, by Redis' clock; milliseconds since the Unix epoch.
-    pub began_ms: u64,
-    /// See above.
-    pub ended_ms: u64,
-    /// From when on the history was applied again, by the worker's clock.
-    pub from_ms: u64,
-    /// How many there have been.
-    pub count: u64,
-    /// Whether the history reached back so far.
-    pub complete: bool,
-}
-
 impl Marks {
-    /// The earliest arrival of anything that had not been applied yet, as far as anybody says.
+    fn of(now_ms: u64, server: String, fields: Vec<(String, String)>) -> Self {
+        Self { now_ms, hashes: vec![Hash { now_ms, server, fields }] }
+    }
+
+    /// Returns the earliest arrival of anything that had not been applied yet, as far as anybody
+    /// says.
+    pub fn lowest(&self) -> Option<LowWatermark> {
+        self.lowest_of(|_| true)
+    }
+
+    /// As [`lowest`](Self::lowest), by time alone.
     pub fn lowest_ms(&self) -> Option<u64> {
-        self.fields
-            .iter()
-            .filter(|(field, _)| !["wanted", "lock", "heal"].contains(&field.as_str()))
-            .filter_map(|(_, mark)| low_of(mark))
-            .min()
+        self.lowest().map(|low| low.time_ms)
+    }
+
+    /// Returns the earliest of what these fields cover.
+    pub fn lowest_of(&self, is_meant: impl Fn(&str) -> bool) -> Option<LowWatermark> {
+        let lows = self.hashes.iter().flat_map(|hash| hash.marks().filter(|mark| is_meant(mark.field)).map(|mark| mark.low));
+        lows.filter(|low| low.time_ms < NO_BOUND).reduce(LowWatermark::lower)
+    }
+
+    /// Returns the fields of workers that have ended, or have been silent for so long that they
+    /// count as dead, and whose arrivals nobody else covers yet.
+    pub fn gone(&self, but: &str) -> Vec<String> {
+        let mut silent: BTreeMap<&str, (bool, bool)> = BTreeMap::new();
+        for hash in &self.hashes {
+            for Mark { field, low, at_ms } in hash.marks() {
+                let is_stopped = field.starts_with(STOPPED);
+                if field == but || (field.contains(':') && !is_stopped) {
+                    continue;
+                }
+                let is_silent = is_stopped || hash.now_ms.saturating_sub(at_ms) > millis(FRESH);
+                let (silent, covers) = silent.entry(field).or_insert((true, false));
+                *silent &= is_silent;
+                *covers |= low.time_ms < NO_BOUND;
+            }
+        }
+        silent.into_iter().filter(|(_, (silent, covers))| *silent && *covers).map(|(field, _)| field.to_owned()).collect()
     }
 
     /// Whether a heal is wanted, or under way.
@@ -113,39 +172,89 @@ impl Marks {
         self.values("wanted").next().is_some()
     }
 
-    /// The last heal.
+    /// Returns why a heal is wanted.
+    pub fn doubt(&self) -> Doubt {
+        let why = |why: &str| match why {
+            "lost" => Some(Doubt::Lost),
+            "replaced" => Some(Doubt::Replaced),
+            "elsewhere" => None,
+            _ => Some(Doubt::Unknown),
+        };
+        self.values("why").filter_map(why).max().unwrap_or(Doubt::Unknown)
+    }
+
+    /// Returns the last heal after a loss, or what may have been one.
     pub fn last_heal(&self) -> Option<HealRecord> {
-        self.values("heal").filter_map(HealRecord::read).max_by_key(|record| record.ended_ms)
+        let details = |record: &HealRecord| {
+            self.values("heal:details").find_map(|text| HealDetails::read(text).filter(|details| details.began_ms == record.began_ms))
+        };
+        let last = self.values("heal").filter_map(HealRecord::read).max_by_key(|record| record.ended_ms)?;
+        let details = details(&last).unwrap_or_default();
+        Some(HealRecord { complete: last.complete || details.owed == Some(Owed::Paid), details, ..last })
+    }
+
+    /// Returns the identities of all servers, each once; nothing where one does not tell.
+    fn servers(&self) -> Vec<String> {
+        let servers: BTreeSet<&str> = self.hashes.iter().map(|hash| hash.server.as_str()).collect();
+        if servers.contains("") { Vec::new() } else { servers.into_iter().map(str::to_owned).collect() }
+    }
+
+    /// Returns how far the heal is, of which we take over the turn. `work` names what is done, and
+    /// by which rules: other work begins anew.
+    pub fn take_over_progress(&self, cache: &Cache, from: HealFrom, work: &str) -> HealProgress {
+        let text = self.values(cache.heal_kind().progress).next().unwrap_or_default();
+        HealProgress::read(text).taken_over(cache.id(), self.servers(), from, work)
+    }
+
+    /// Returns how far the heal after a loss is, if one is under way.
+    pub fn progress(&self) -> Option<HealProgress> {
+        let texts = self.values(AFTER_LOSS.progress).chain(self.values(BESIDE.progress));
+        texts.map(HealProgress::read).next()
     }
 
     fn values(&self, field: &str) -> impl Iterator<Item = &str> {
-        self.fields.iter().filter(move |(name, _)| name == field).map(|(_, value)| value.as_str())
+        self.hashes.iter().flat_map(|hash| &hash.fields).filter(move |(name, _)| name == field).map(|(_, value)| value.as_str())
     }
 
     /// What all say together; the clock is the first one's.
     fn together(all: impl Iterator<Item = Self>) -> Self {
         all.reduce(|mut together, marks| {
-            together.fields.extend(marks.fields);
+            together.hashes.extend(marks.hashes);
             together
         })
         .unwrap_or_default()
     }
 }
 
-impl HealRecord {
-    /// The value of a field `heal`.
-    fn read(text: &str) -> Option<Self> {
-        let parts: Vec<u64> = text.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
-        let [began_ms, ended_ms, from_ms, count, complete] = parts[..] else { return None };
-        Some(Self { began_ms, ended_ms, from_ms, count, complete: complete == 1 })
-    }
+/// A field that covers arrivals.
+struct Mark<'f> {
+    field: &'f str,
+    low: LowWatermark,
+    at_ms: u64,
 }
 
-/// The second number of `number:low:at`.
-fn low_of(mark: &str) -> Option<u64> {
-    let mut parts = mark.split(':');
-    let (Some(_), Some(low), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else { return None };
-    low.parse().ok()
+impl Hash {
+    fn marks(&self) -> impl Iterator<Item = Mark<'_>> {
+        let offset = |field: &str| {
+            let offset = self.fields.iter().find(|(name, _)| name.strip_prefix("offset:") == Some(field));
+            offset.and_then(|(_, offset)| offset.parse().ok())
+        };
+        self.fields.iter().filter_map(move |(field, mark)| {
+            if field == "lock" || field == "heal" {
+                return None;
+            }
+            let mut parts = mark.split(':').map(str::parse::<u64>);
+            let (Some(Ok(_)), Some(Ok(time_ms)), Some(Ok(at_ms)), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+                return None;
+            };
+            Some(Mark { field, low: LowWatermark { time_ms, offset: offset(field) }, at_ms })
+        })
+    }
+
+    /// The identity of the server that wrote the marks last.
+    fn written_on(&self) -> Option<&str> {
+        self.fields.iter().find(|(field, _)| field == "server").map(|(_, server)| server.as_str())
+    }
 }
 
 /// The names of the hashes of a queue's marks: one, or in a cluster several.
@@ -162,12 +271,18 @@ pub(super) fn slot_of(mark: usize) -> u16 {
     u16::try_from(mark).unwrap_or(0) % (SLOTS / SLOTS_PER_MARK) * SLOTS_PER_MARK + FIRST_SLOT
 }
 
-/// A script's word, then what it tells: its server's clock and, where there are any, all fields.
+/// A script's word, then what it tells: its server's clock and, where there are any, all fields and
+/// the server's identity.
 fn read_answer(answer: &Value) -> Result<(i64, Marks), CommandError> {
     let Value::Array(answer) = answer else { return Err(unexpected()) };
     let (Some(Value::Int(word)), Some(Value::Int(now_ms))) = (answer.first(), answer.get(1)) else { return Err(unexpected()) };
     let fields = answer.get(2).map_or(Some(Vec::new()), text_pairs).ok_or_else(unexpected)?;
-    Ok((*word, Marks { now_ms: u64::try_from(*now_ms).unwrap_or(0), fields }))
+    let server = answer.get(3).and_then(text_of).unwrap_or_default();
+    Ok((*word, Marks::of(u64::try_from(*now_ms).unwrap_or(0), server, fields)))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn arguments(name: &str, arguments: &[&str]) -> Cmd {
@@ -184,26 +299,58 @@ fn unexpected() -> CommandError {
 mod tests {
     use super::*;
 
+    fn hash(now_ms: u64, server: &str, fields: &[(&str, &str)]) -> Marks {
+        let fields = fields.iter().map(|&(field, value)| (field.to_owned(), value.to_owned())).collect();
+        Marks::of(now_ms, server.to_owned(), fields)
+    }
+
     #[test]
     fn fields_are_read_as_far_as_they_are_marks() {
-        let fields = [
-            ("a", "7:300:9"),
-            ("b", "8:200:9"),
-            ("replay:x", "0:100:9"),
-            ("wanted", "5"),
-            ("lock", "1:2:3"),
-            ("heal", "1:2:3:4:1"),
-            ("c", "odd"),
-        ];
-        let fields = fields.map(|(field, value)| (field.to_owned(), value.to_owned())).to_vec();
-        let marks = Marks { now_ms: 9, fields };
-        assert_eq!((marks.lowest_ms(), marks.is_wanted()), (Some(100), true));
-        let heal = HealRecord { began_ms: 1, ended_ms: 2, from_ms: 3, count: 4, complete: true };
+        let marks = hash(
+            9,
+            "r:1",
+            &[
+                ("a", "7:300:9"),
+                ("offset:a", "30"),
+                ("b", "8:200:9"),
+                ("replay:x", "0:100:9"),
+                ("dead", "7:9007199254740991:9"),
+                ("offset:nobody", "1"),
+                ("wanted", "5"),
+                ("why", "lost"),
+                ("lock", "1:2:3"),
+                ("lock:beside", "abc:9007199254740991:3"),
+                ("heal", "1:2:3:4:1"),
+                ("heal:details", r#"{"began_ms":1,"from_offset":5,"digests":["d"],"passed_over":[6]}"#),
+                ("c", "odd"),
+            ],
+        );
+        assert_eq!(marks.lowest(), Some(LowWatermark { time_ms: 100, offset: Some(30) }));
+        assert_eq!((marks.is_wanted(), marks.doubt()), (true, Doubt::Lost));
+        let details = HealDetails { began_ms: 1, from_offset: Some(5), digests: vec!["d".into()], passed_over: vec![6], owed: None };
+        let heal = HealRecord { began_ms: 1, ended_ms: 2, from_ms: 3, count: 4, complete: true, details };
         assert_eq!(marks.last_heal(), Some(heal));
-        let later = Marks { now_ms: 8, fields: vec![("heal".into(), "5:6:7:8:0".into()), ("d".into(), "1:90:9".into())] };
+        let later = hash(8, "r:2", &[("heal", "5:6:7:8:0"), ("heal:details", r#"{"began_ms":1}"#), ("d", "1:90:9"), ("offset:d", "40")]);
         let together = Marks::together([marks, later].into_iter());
-        assert_eq!((together.now_ms, together.lowest_ms(), together.last_heal().map(|heal| heal.count)), (9, Some(90), Some(8)));
-        assert_eq!((Marks::default().lowest_ms(), Marks::default().last_heal()), (None, None));
+        assert_eq!((together.now_ms, together.lowest()), (9, Some(LowWatermark { time_ms: 90, offset: Some(30) })));
+        let heal = together.last_heal().unwrap();
+        assert_eq!((heal.count, heal.details), (8, HealDetails::default()), "the details of another heal are not its own");
+        assert_eq!(together.servers(), ["r:1", "r:2"]);
+        assert_eq!((Marks::default().lowest(), Marks::default().last_heal()), (None, None));
+    }
+
+    #[test]
+    fn workers_count_as_gone_that_no_server_has_heard_for_10_s() {
+        let one = hash(20_000, "", &[("me", "1:1:1"), ("quiet", "1:1:9000"), ("lives", "1:1:9000"), ("replay:x", "0:1:1")]);
+        let other = hash(
+            20_000,
+            "",
+            &[("quiet", "1:1:9999"), ("lives", "1:1:10000"), ("stopped:s", "0:7:20000"), ("done", "1:9007199254740991:1")],
+        );
+        let together = Marks::together([one, other].into_iter());
+        assert_eq!(together.gone("me"), ["quiet", "stopped:s"]);
+        assert_eq!(together.lowest_of(|field| field == "stopped:s"), Some(LowWatermark { time_ms: 7, offset: None }));
+        assert_eq!(together.servers(), Vec::<String>::new(), "nobody knows who they are");
     }
 
     #[test]

@@ -35,7 +35,9 @@ pub use connection::CacheError;
 pub use eviction::Eviction;
 pub use failure::{CommandError, Outage};
 pub use lease::{Fill, Grant, LONGEST_LEASE, new_token};
-pub use marks::{Entered, HealRecord, Marks, Tick, Turn};
+pub use marks::{
+    Died, Doubt, Entered, HealDetails, HealFrom, HealProgress, HealRecord, LowWatermark, Marks, Owed, OwedHeal, OwedHeals, Paid, Tick, Turn,
+};
 pub use prune::{Asides, PRUNE_STEP, Pruned, TagSets};
 pub use script::READER_SCRIPTS;
 pub use server::Server;
@@ -66,6 +68,7 @@ pub struct Cache {
     id: String,
     chain: Chain,
     again: String,
+    heals_beside: bool,
 }
 
 /// What Redis is.
@@ -102,6 +105,7 @@ impl Cache {
             chain: Chain::new(marks.len()),
             marks,
             again: side_keys::again(queue),
+            heals_beside: false,
         })
     }
 
@@ -109,6 +113,21 @@ impl Cache {
     #[must_use]
     pub fn serving_stale_for(self, longest: Duration) -> Self {
         Self { served_stale_ms: lifetime::millis(longest), ..self }
+    }
+
+    /// For heals beside live workers: it has a lock and a progress of its own, and batches without
+    /// seals.
+    #[must_use]
+    pub fn healing_beside(self) -> Self {
+        Self { heals_beside: true, ..self }
+    }
+
+    /// Another connection for the same kind of heal, which keeps this one's lock.
+    ///
+    /// # Errors
+    /// As for [`connect`](Self::connect).
+    pub fn for_keeper(&self, config: &RedisConfig, queue: &str) -> Result<Self, CacheError> {
+        Self::connect(config, queue).map(|keeper| Self { heals_beside: self.heals_beside, ..keeper })
     }
 
     /// In a cluster, with another time for which upkeep fills one set of members that it sets aside: they are looked at again after twice as long.

@@ -64,7 +64,7 @@ pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
 }
 
 /// The scripts that are called by their name where nobody has sent them before: in a cluster, by plans, fills and upkeep, and by those who ask marks.
-static ALL: [&LazyLock<Script>; 20] = [
+static ALL: [&LazyLock<Script>; 26] = [
     &NUMBERS,
     &DETACH_TAG,
     &DROP_DETACHED,
@@ -85,6 +85,12 @@ static ALL: [&LazyLock<Script>; 20] = [
     &HEAL_TAKE,
     &HEAL_SEAL,
     &HEAL_FINISH,
+    &HEAL_KEEP,
+    &HEAL_BESIDE,
+    &HEAL_BESIDE_END,
+    &MARK_LEAVE,
+    &MARK_TAKE_OVER,
+    &BUMP_PAST,
 ];
 
 macro_rules! scripts {
@@ -143,6 +149,12 @@ scripts! {
     SET_ASIDE = 31: "set_aside.lua";
     LOOK_ASIDE = 32: "look_aside.lua";
     COME_BACK = 33: "come_back.lua";
+    HEAL_KEEP = 34: "heal_keep.lua";
+    HEAL_BESIDE = 35: "mark.lua", "heal_beside.lua";
+    HEAL_BESIDE_END = 36: "heal_beside_end.lua";
+    MARK_LEAVE = 37: "mark.lua", "mark_leave.lua";
+    MARK_TAKE_OVER = 38: "mark.lua", "mark_take_over.lua";
+    BUMP_PAST = 39: "bump_past.lua";
 }
 
 /// The scripts of the readers' protocol, whole, by their published names: docs/READERS.md prints them, and every client sends them.

@@ -80,7 +80,7 @@ impl Socket {
         let connecting = client.get_multiplexed_async_connection_with_config(&config);
         let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
-            .map_err(|_| failure::unreachable(address, "timed out"))?
+            .map_err(|_| failure::timed_out(address))?
             .map_err(|error| failure::not_connected(address, &error))?;
         Ok(Self { connection, answers: AtomicU64::new(0), given_up: OnceLock::new() })
     }

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{CommandError, Exit, configure};
 use crate::config::{RegistryConfig, Scope};
+use crate::printable::{printable_json, printable_lines};
 use crate::registry::{LoadOptions, Loaded, MissingVars, Problem, Registry, Severity, file_schema, run_examples};
 
 /// Check schema files and run their examples; needs no server
@@ -46,11 +47,11 @@ pub(super) fn run(args: &CheckArgs) -> Result<Exit, CommandError> {
     }
     let findings = Findings::of(&config);
     if args.json {
-        writeln!(io::stdout(), "{}", findings.json())?;
+        writeln!(io::stdout(), "{}", printable_json(&findings.json().to_string()))?;
     } else {
         let mut err = io::stderr().lock();
         for problem in &findings.problems {
-            writeln!(err, "{problem}")?;
+            writeln!(err, "{}", printable_lines(&problem.to_string()))?;
         }
         writeln!(io::stdout(), "{}", findings.summary())?;
     }

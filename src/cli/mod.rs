@@ -21,6 +21,7 @@ use clap::{Parser, Subcommand};
 pub use exit::{CommandError, Exit};
 
 use crate::config::{Config, Scope};
+use crate::printable::printable_lines;
 use crate::telemetry::logs;
 
 /// Keeps Redis honest: turns domain events from RabbitMQ into cache invalidations.
@@ -95,7 +96,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
     };
     ended.unwrap_or_else(|error| {
         if !error.message.is_empty() {
-            let _ = writeln!(io::stderr(), "unstale: {error}");
+            let _ = writeln!(io::stderr(), "unstale: {}", printable_lines(&error.message));
         }
         error.exit
     })

@@ -12,7 +12,8 @@ use crate::broker::{Outgoing, PublishError, Publisher};
 use crate::config::{AmqpConfig, Scope};
 use crate::event::json::{JsonKind, write_string};
 use crate::event::line::{OwnedMessage, OwnedProperties};
-use crate::event::{Decoded, Json, decode};
+use crate::event::{Decoded, Json, Reading, decode};
+use crate::printable::printable_json;
 
 /// Events published before progress is shown again.
 const CHUNK: usize = 500;
@@ -69,7 +70,7 @@ pub(super) fn run(args: &PublishArgs) -> Result<Exit, CommandError> {
     if args.dry_run {
         let mut out = io::stdout().lock();
         for message in &messages {
-            writeln!(out, "{}", message.to_line())?;
+            writeln!(out, "{}", printable_json(&message.to_line()))?;
         }
         let count = messages.len();
         writeln!(io::stderr(), "would publish {count} event{}", if count == 1 { "" } else { "s" })?;
@@ -166,7 +167,7 @@ fn from_args(args: &PublishArgs, exchange: &str) -> Result<OwnedMessage, Command
         ..OwnedMessage::default()
     };
     // What no worker would take as it is meant is better refused here: a type that is ours, a time that is none.
-    match decode(&message.message(), usize::MAX) {
+    match decode(&message.message(), Reading { max_body_bytes: usize::MAX, ..Reading::default() }) {
         Err(problem) => return Err(CommandError::usage(problem)),
         Ok(Decoded::Event(event)) if args.time.is_some() && event.time.is_none() => {
             return Err(CommandError::usage("--time: expected RFC 3339, such as 2026-01-31T12:00:00Z"));

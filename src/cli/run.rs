@@ -3,11 +3,11 @@
 use clap::Args;
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::{CommandError, Exit, configure};
 use crate::config::{Config, Scope};
+use crate::descriptors;
 use crate::http::{self, Readiness};
 use crate::registry::{LoadOptions, Problems, Registry, run_examples};
 use crate::telemetry::Metrics;
@@ -31,6 +31,9 @@ Examples:
 pub(super) fn run(_args: &RunArgs) -> Result<Exit, CommandError> {
     let config = configure(Scope::All)?;
     info!(version = env!("CARGO_PKG_VERSION"), settings = %config.describe(), "starting");
+    if let Err(too_few) = descriptors::ensure_for(http::MAX_CONNECTIONS + config.warm.concurrency) {
+        warn!("{too_few}");
+    }
     let registry = load(&config)?;
     // One thread for the lanes and Redis, so that a batch changes threads nowhere but where lapin's own hands it over; and one for signals and
     // for those who ask how the worker is, whatever the first is busy with.
@@ -47,7 +50,8 @@ pub(super) fn run(_args: &RunArgs) -> Result<Exit, CommandError> {
 fn load(config: &Config) -> Result<Registry, CommandError> {
     let loaded = Registry::load(&LoadOptions::for_run(&config.registry)).map_err(CommandError::usage)?;
     for warning in &loaded.warnings {
-        warn!("{warning}");
+        // A record is one line.
+        warning.to_string().lines().for_each(|line| warn!("{line}"));
     }
     let failing = run_examples(&loaded);
     if !failing.is_empty() {
@@ -70,20 +74,15 @@ async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Ex
     };
     let ended = worker::run(config, registry, metrics, readiness, signals.clone()).await;
     signals.cut.cancel();
-    close(served).await;
+    if let Some(served) = served {
+        // A panic there has been logged.
+        let _ = served.await;
+    }
     match ended {
         Ok(Ended::Clean) => Ok(Exit::Clean),
         Ok(Ended::Cut) => Ok(Exit::Unfinished),
         Err(error @ (StartError::Broker(_) | StartError::Redis(_))) => Err(CommandError::unavailable(error)),
         Err(error @ (StartError::Cache(_) | StartError::Loaders(_))) => Err(CommandError::usage(error)),
-    }
-}
-
-async fn close(served: Option<JoinHandle<std::io::Result<()>>>) {
-    if let Some(served) = served
-        && let Ok(Err(error)) = served.await
-    {
-        warn!(%error, "the HTTP server failed");
     }
 }
 

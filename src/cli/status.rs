@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{CommandError, Exit, configure};
 use crate::config::Scope;
 use crate::ops::status::{Findings, HistoryFacts, QueueFacts, QueueKind, Status, gather, judge, short_digest, span};
+use crate::printable::{printable_json, printable_lines};
 
 /// Show how everything stands: queues, dead letters, the history, Redis, workers
 ///
@@ -37,9 +38,11 @@ pub(super) fn run(args: &StatusArgs) -> Result<Exit, CommandError> {
     let findings = judge(&status);
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
-        writeln!(out, "{}", object(&status, &findings))?;
+        writeln!(out, "{}", printable_json(&object(&status, &findings).to_string()))?;
     } else {
-        write_text(&status, &findings, &mut out)?;
+        let mut text = Vec::new();
+        write_text(&status, &findings, &mut text)?;
+        out.write_all(printable_lines(&String::from_utf8_lossy(&text)).as_bytes())?;
     }
     out.flush()?;
     Ok(if findings.problems.is_empty() { Exit::Clean } else { Exit::No })

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Config, DeclarePolicy, LogFormat, RedisMode, SecretUrl, TlsConfig, UnknownPolicy};
+use crate::event::TypeFrom;
 use crate::quantity::{format_duration, format_size_bytes};
 
 /// Every setting as `name=value`, secrets masked. Names are those of the variables, in lower case and without their prefix.
@@ -41,6 +42,7 @@ impl Config {
             ("bind", amqp.bind.join(",")),
             ("declare", declare(amqp.declare).to_owned()),
             ("unknown", unknown(self.unknown).to_owned()),
+            ("type_from", type_from(self.reading.type_from).to_owned()),
             ("tag_prefix", redis.tag_prefix.clone()),
             ("key_prefix", self.registry.key_prefix.clone()),
             ("vars", self.registry.vars.0.keys().map(String::as_str).collect::<Vec<_>>().join(",")),
@@ -57,7 +59,7 @@ impl Config {
             None => settings.push(("history", off())),
         }
         settings.extend([
-            ("max_body_bytes", format_size_bytes(self.max_body_bytes as u64)),
+            ("max_body_bytes", format_size_bytes(self.reading.max_body_bytes as u64)),
             ("max_keys_per_event", self.registry.max_keys_per_event.to_string()),
             ("warm_concurrency", self.warm.concurrency.to_string()),
             ("warm_timeout", format_duration(self.warm.timeout)),
@@ -105,6 +107,13 @@ const fn unknown(policy: UnknownPolicy) -> &'static str {
         UnknownPolicy::Retry => "retry",
         UnknownPolicy::Dead => "dead",
         UnknownPolicy::Drop => "drop",
+    }
+}
+
+const fn type_from(from: TypeFrom) -> &'static str {
+    match from {
+        TypeFrom::Any => "any",
+        TypeFrom::RoutingKey => "routing_key",
     }
 }
 

@@ -1,5 +1,6 @@
 //! Environment → checked [`Config`]; the only reader of the environment.
 
+mod certificates;
 mod describe;
 mod environment;
 mod nodes;
@@ -25,6 +26,7 @@ pub use problem::{ConfigProblem, ConfigProblems, Warning};
 pub use secret_url::SecretUrl;
 pub use settings::{SETTINGS, Setting};
 
+use crate::event::Reading;
 use crate::quantity::Rate;
 
 /// The largest file that a `_FILE` variable may name, in bytes: what is larger is no setting.
@@ -42,11 +44,12 @@ pub enum Scope {
 impl Scope {
     fn reads(self, name: &str) -> bool {
         use settings::setting;
-        const OFFLINE: [Setting; 8] = [
+        const OFFLINE: [Setting; 9] = [
             setting::schemas,
             setting::key_prefix,
             setting::tag_prefix,
             setting::unknown,
+            setting::type_from,
             setting::max_keys_per_event,
             setting::max_body_bytes,
             setting::log,
@@ -71,8 +74,8 @@ pub struct Config {
     pub batch: usize,
     /// `UNSTALE_UNKNOWN`: what becomes of an event that no entry knows.
     pub unknown: UnknownPolicy,
-    /// `UNSTALE_MAX_BODY_BYTES`: a larger body is malformed.
-    pub max_body_bytes: usize,
+    /// `UNSTALE_MAX_BODY_BYTES` and `UNSTALE_TYPE_FROM`
+    pub reading: Reading,
     /// `UNSTALE_HTTP_ADDR`; `None` is `off`.
     pub http_addr: Option<SocketAddr>,
     /// `UNSTALE_LOG`: directives of `tracing-subscriber`'s `EnvFilter`.
@@ -239,6 +242,8 @@ pub struct RegistryConfig {
     pub key_prefix: String,
     /// `UNSTALE_VAR_<NAME>` by `NAME`: what `{vars.NAME}` reads.
     pub vars: Vars,
+    /// `UNSTALE_TAG_PREFIX`: no rule may reach a key that begins with it.
+    pub tag_prefix: String,
     /// `UNSTALE_MAX_KEYS_PER_EVENT`
     pub max_keys_per_event: usize,
 }
@@ -246,6 +251,22 @@ pub struct RegistryConfig {
 /// What `{vars.NAME}` reads. May hold secrets: `Debug` shows names alone.
 #[derive(Clone, Default)]
 pub struct Vars(pub BTreeMap<String, String>);
+
+impl Vars {
+    /// Values shorter than this are masked nowhere: they are no secrets, and parts of too many
+    /// words.
+    const MIN_MASKED_BYTES: usize = 4;
+
+    /// Returns the text with the name of each variable, as `{vars.NAME}`, in the place of its
+    /// value.
+    pub fn mask(&self, text: &str) -> String {
+        // The longest first: one value may hold another.
+        let mut by_length: Vec<_> = self.0.iter().map(|(name, value)| (name, value.trim_end_matches('/'))).collect();
+        by_length.retain(|(_, value)| value.len() >= Self::MIN_MASKED_BYTES);
+        by_length.sort_by_key(|(_, value)| std::cmp::Reverse(value.len()));
+        by_length.into_iter().fold(text.to_owned(), |text, (name, value)| text.replace(value, &format!("{{vars.{name}}}")))
+    }
+}
 
 impl fmt::Debug for Vars {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

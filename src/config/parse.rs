@@ -9,8 +9,9 @@ use super::problem::{ConfigProblem, ConfigProblems, Warning};
 use super::settings::{RawSettings, Setting, setting};
 use super::{
     AmqpConfig, Config, DeclarePolicy, HistoryConfig, LogFormat, RedisConfig, RedisMode, RegistryConfig, SecretUrl, TlsConfig,
-    UnknownPolicy, WarmConfig, nodes,
+    UnknownPolicy, WarmConfig, certificates, nodes,
 };
+use crate::event::{Reading, TypeFrom};
 use crate::quantity::{Rate, format_duration, parse_duration, parse_size_bytes};
 
 /// How long deliveries are held while Redis is away: part of how old an event may be when it is applied.
@@ -32,9 +33,11 @@ impl Environment {
     pub(super) fn check(self) -> Result<(Config, Vec<Warning>), ConfigProblems> {
         let mut checker = Checker { problems: self.problems, warnings: self.warnings };
         let raw = self.settings;
+        let tag_prefix = checker.read(setting::tag_prefix, raw.tag_prefix.as_deref(), |text| name(text, usize::MAX).and_then(not_ours));
         let registry = RegistryConfig {
+            tag_prefix: tag_prefix.clone(),
             schemas: checker.read(setting::schemas, raw.schemas.as_deref(), path),
-            key_prefix: checker.read(setting::key_prefix, raw.key_prefix.as_deref(), printable),
+            key_prefix: checker.read(setting::key_prefix, raw.key_prefix.as_deref(), |text| printable(text).and_then(not_ours)),
             vars: self.vars,
             max_keys_per_event: checker
                 .read(setting::max_keys_per_event, raw.max_keys_per_event.as_deref(), |text| whole(text, 1, 100_000_000, "10000")),
@@ -52,7 +55,12 @@ impl Environment {
             unknown: checker.read(setting::unknown, raw.unknown.as_deref(), |text| {
                 one_of(text, &[("retry", UnknownPolicy::Retry), ("dead", UnknownPolicy::Dead), ("drop", UnknownPolicy::Drop)])
             }),
-            max_body_bytes: checker.read(setting::max_body_bytes, raw.max_body_bytes.as_deref(), size_in_memory),
+            reading: Reading {
+                max_body_bytes: checker.read(setting::max_body_bytes, raw.max_body_bytes.as_deref(), size_in_memory),
+                type_from: checker.read(setting::type_from, raw.type_from.as_deref(), |text| {
+                    one_of(text, &[("any", TypeFrom::Any), ("routing_key", TypeFrom::RoutingKey)])
+                }),
+            },
             http_addr: checker.read(setting::http_addr, raw.http_addr.as_deref(), |text| or_off(text, socket_addr)),
             log: checker.read(setting::log, raw.log.as_deref(), log_directives),
             log_format: checker.read(setting::log_format, raw.log_format.as_deref(), |text| {
@@ -61,7 +69,7 @@ impl Environment {
             shutdown_grace: checker.read(setting::shutdown_grace, raw.shutdown_grace.as_deref(), duration_above_zero),
             heal_window: checker.read(setting::heal_window, raw.heal_window.as_deref(), |text| or_off(text, duration_above_zero)),
             amqp: amqp(&mut checker, &raw),
-            redis: redis(&mut checker, &raw),
+            redis: redis(&mut checker, &raw, tag_prefix),
         };
         if raw.batch.is_none() {
             config.batch = config.batch.min(config.amqp.prefetch.into());
@@ -109,7 +117,7 @@ fn amqp(checker: &mut Checker, raw: &RawSettings) -> AmqpConfig {
     }
 }
 
-fn redis(checker: &mut Checker, raw: &RawSettings) -> RedisConfig {
+fn redis(checker: &mut Checker, raw: &RawSettings, tag_prefix: String) -> RedisConfig {
     let urls = checker.read(setting::redis_url, raw.redis_url.as_deref(), nodes::redis);
     let tls = tls(
         checker,
@@ -122,7 +130,7 @@ fn redis(checker: &mut Checker, raw: &RawSettings) -> RedisConfig {
         mode: redis_mode(checker, raw, &urls),
         urls,
         tls,
-        tag_prefix: checker.read(setting::tag_prefix, raw.tag_prefix.as_deref(), |text| name(text, usize::MAX)),
+        tag_prefix,
         fence_ttl: checker.read(setting::fence_ttl, raw.fence_ttl.as_deref(), duration_above_zero),
     }
 }
@@ -171,10 +179,16 @@ type Given<'r> = (Setting, Option<&'r str>);
 
 fn tls(checker: &mut Checker, ca: Given<'_>, cert: Given<'_>, key: Given<'_>) -> TlsConfig {
     let tls = TlsConfig {
-        ca_pem: checker.optional(ca.0, ca.1, |text| pem(text, "CERTIFICATE-----")),
-        cert_pem: checker.optional(cert.0, cert.1, |text| pem(text, "CERTIFICATE-----")),
-        key_pem: checker.optional(key.0, key.1, |text| pem(text, "PRIVATE KEY-----")),
+        ca_pem: checker.optional(ca.0, ca.1, |text| pem(text, "CERTIFICATE-----", certificates::check_roots)),
+        cert_pem: checker.optional(cert.0, cert.1, |text| pem(text, "CERTIFICATE-----", certificates::check_certificate)),
+        key_pem: checker.optional(key.0, key.1, |text| pem(text, "PRIVATE KEY-----", certificates::check_key)),
     };
+    if let (Some(cert_pem), Some(key_pem)) = (&tls.cert_pem, &tls.key_pem)
+        && !certificates::belong_together(cert_pem, key_pem)
+    {
+        let message = format!("not the key of the certificate in {}: give the key that the certificate was made for", cert.0.name);
+        checker.problem(key.0, &message);
+    }
     match (cert.1, key.1) {
         (Some(_), None) if !checker.has_problem(key.0) => {
             checker.problem(key.0, &format!("missing: {} needs its private key", cert.0.name))
@@ -324,6 +338,14 @@ fn printable(text: &str) -> Result<String, Expected> {
     if text.chars().any(char::is_control) { Err("expected text without control characters".to_owned()) } else { Ok(text.to_owned()) }
 }
 
+/// Refuses a prefix that names the keys of unstale itself.
+fn not_ours(prefix: String) -> Result<String, Expected> {
+    if prefix.starts_with("unstale:") {
+        return Err("expected a prefix that does not begin with unstale:, which is kept for the keys of unstale itself".to_owned());
+    }
+    Ok(prefix)
+}
+
 fn name(text: &str, most_bytes: usize) -> Result<String, Expected> {
     if text.is_empty() {
         return Err("empty: give it a value, or unset it".to_owned());
@@ -382,9 +404,9 @@ fn log_directives(text: &str) -> Result<String, Expected> {
     Ok(text.to_owned())
 }
 
-fn pem(text: &str, label: &str) -> Result<String, Expected> {
+fn pem(text: &str, label: &str, check: impl Fn(&str) -> Result<(), &'static str>) -> Result<String, Expected> {
     if text.contains("-----BEGIN ") && text.contains(label) {
-        return Ok(text.to_owned());
+        return check(text).map(|()| text.to_owned()).map_err(str::to_owned);
     }
     Err(format!("expected PEM text, with a line -----BEGIN …{label}; for the path of a file, use the form of the name that ends in _FILE"))
 }

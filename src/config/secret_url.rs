@@ -1,8 +1,8 @@
-//! URLs that may hold passwords.
+//! URLs that may hold secrets.
 
 use std::fmt;
 
-/// A URL that may hold a password: shown without it.
+/// A URL that may hold a password, or a secret in its query: shown without them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(url::Url);
 
@@ -12,7 +12,7 @@ impl SecretUrl {
         Self(url)
     }
 
-    /// The URL with its password: for connecting, never for showing.
+    /// The URL with its secrets: for connecting, never for showing.
     pub fn expose(&self) -> &url::Url {
         &self.0
     }
@@ -24,6 +24,9 @@ impl fmt::Display for SecretUrl {
         if shown.password().is_some() && shown.set_password(Some("***")).is_err() {
             return f.write_str("***");
         }
+        if shown.query().is_some() {
+            shown.set_query(Some("***"));
+        }
         write!(f, "{shown}")
     }
 }
@@ -31,5 +34,22 @@ impl fmt::Display for SecretUrl {
 impl fmt::Debug for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_password_nor_query_is_shown() {
+        for (url, shown) in [
+            ("amqps://me:secret@host:5671/v?heartbeat=5&password=secret", "amqps://me:***@host:5671/v?***"),
+            ("redis://:secret@host/0?token=secret", "redis://:***@host/0?***"),
+            ("redis://host/0", "redis://host/0"),
+        ] {
+            let url = SecretUrl::new(url.parse().unwrap());
+            assert_eq!((url.to_string(), format!("{url:?}")), (shown.to_owned(), shown.to_owned()));
+        }
     }
 }

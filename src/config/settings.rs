@@ -59,6 +59,7 @@ settings! {
     bind "UNSTALE_BIND" = Some("");
     declare "UNSTALE_DECLARE" = Some("all");
     unknown "UNSTALE_UNKNOWN" = Some("retry");
+    type_from "UNSTALE_TYPE_FROM" = Some("any");
     tag_prefix "UNSTALE_TAG_PREFIX" = Some("cache_tag:");
     history "UNSTALE_HISTORY" = Some("on");
     history_max_age "UNSTALE_HISTORY_MAX_AGE" = Some("7d");

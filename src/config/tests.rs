@@ -33,6 +33,7 @@ fn an_empty_environment_gives_every_default() {
     assert_eq!((config.amqp.exchange.as_str(), config.amqp.queue.as_str()), ("events", "unstale"));
     assert_eq!(config.amqp.bind, Vec::<String>::new());
     assert_eq!((config.amqp.declare, config.unknown), (DeclarePolicy::All, UnknownPolicy::Retry));
+    assert_eq!(config.reading.type_from, crate::event::TypeFrom::Any);
     assert_eq!((config.redis.tag_prefix.as_str(), config.registry.key_prefix.as_str()), ("cache_tag:", ""));
     assert_eq!(config.amqp.history, Some(HistoryConfig { max_age: ms(604_800_000), max_bytes: 10 << 30 }));
     assert_eq!((config.amqp.prefetch, config.amqp.backlog_prefetch, config.batch), (1_000, 6_000, 256));
@@ -40,7 +41,7 @@ fn an_empty_environment_gives_every_default() {
     assert_eq!((set.prefetch, set.backlog_prefetch), (1_000, 1_000), "whoever names a number means it");
     assert_eq!(load(&[("UNSTALE_PREFETCH", "20")], &[]).unwrap().0.batch, 20, "a batch nobody set fits into the prefetch");
     assert_eq!(config.amqp.retry_delays, [ms(1_000), ms(10_000), ms(60_000), ms(600_000)]);
-    assert_eq!((config.max_body_bytes, config.registry.max_keys_per_event), (1 << 20, 10_000));
+    assert_eq!((config.reading.max_body_bytes, config.registry.max_keys_per_event), (1 << 20, 10_000));
     let rate = Some(Rate { count: 200, per: ms(1_000) });
     assert_eq!(config.warm, WarmConfig { concurrency: 16, timeout: ms(5_000), rate, max_bytes: 8 << 20 });
     assert_eq!((config.redis.fence_ttl, config.heal_window), (ms(86_400_000), Some(ms(300_000))));
@@ -52,13 +53,16 @@ fn an_empty_environment_gives_every_default() {
     }
 }
 
+/// Self-signed, with its key, and another key: made for these tests alone.
+const CERT: &str = include_str!("tests/certificate.pem");
+const KEY: &str = include_str!("tests/key.pem");
+const OTHER_KEY: &str = include_str!("tests/other-key.pem");
+
 /// Each setting, a value that it takes (with what it needs beside it), how the line at start shows it, and values that it does not take.
 #[test]
 fn every_setting_takes_what_it_should_and_refuses_the_rest() {
-    const CERT: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----";
-    const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----";
     type Row = (&'static str, &'static str, &'static [(&'static str, &'static str)], (&'static str, &'static str), &'static [&'static str]);
-    let rows: [Row; 36] = [
+    let rows: [Row; 37] = [
         ("AMQP_URL", "amqps://a,b/v", &[], ("amqp_url", "amqps://a/v,amqps://b/v"), &["", "host:5672", "http://h", "amqp://h/"]),
         ("AMQP_TLS_CA", CERT, &[("UNSTALE_AMQP_URL", "amqps://h")], ("amqp_tls", "own-roots"), &["", "/etc/ca.pem"]),
         (
@@ -99,11 +103,12 @@ fn every_setting_takes_what_it_should_and_refuses_the_rest() {
         ("BIND", "a.*, b.#,a.*", &[], ("bind", "a.*,b.#"), &["a,,b", ","]),
         ("DECLARE", "none", &[], ("declare", "none"), &["", "some"]),
         ("UNKNOWN", "drop", &[], ("unknown", "drop"), &["", "ignore"]),
-        ("TAG_PREFIX", "t:", &[], ("tag_prefix", "t:"), &["", "\t"]),
+        ("TYPE_FROM", "routing_key", &[], ("type_from", "routing_key"), &["", "body"]),
+        ("TAG_PREFIX", "t:", &[], ("tag_prefix", "t:"), &["", "\t", "unstale:"]),
         ("HISTORY", "off", &[], ("history", "off"), &["", "false"]),
         ("HISTORY_MAX_AGE", "48h", &[], ("history_max_age", "2d"), &["", "7D", "0s", "1500ms"]),
         ("HISTORY_MAX_BYTES", "1024MiB", &[], ("history_max_bytes", "1GiB"), &["", "10GB", "0B"]),
-        ("KEY_PREFIX", "eu:", &[], ("key_prefix", "eu:"), &["\u{7f}"]),
+        ("KEY_PREFIX", "eu:", &[], ("key_prefix", "eu:"), &["\u{7f}", "unstale:x"]),
         ("PREFETCH", "65535", &[], ("prefetch", "65535"), &["", "0", "65536", "+5", "1e3"]),
         ("BATCH", "1000", &[], ("batch", "1000"), &["", "0", "1001", "-1"]),
         ("RETRY_DELAYS", "500ms, 60s", &[], ("retry_delays", "500ms,1m"), &["", "1s,1s", "60s,1m", "10s,1s", "0s,1s", "1s,50d", "1s,"]),
@@ -183,6 +188,14 @@ fn a_setting_may_stand_in_a_file() {
 }
 
 #[test]
+fn values_of_variables_are_masked_the_longest_first() {
+    let vars = [("URL", "https://h/"), ("KEY", "s3cret"), ("KEY_AND_MORE", "s3cret-more"), ("ONE", "1")];
+    let vars = Vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    let shown = vars.mask("https://h/p/1?key=s3cret&also=s3cret-more");
+    assert_eq!(shown, "{vars.URL}/p/1?key={vars.KEY}&also={vars.KEY_AND_MORE}");
+}
+
+#[test]
 fn both_forms_at_once_are_an_error_for_settings_and_for_vars() {
     let found =
         load(&[("UNSTALE_QUEUE", "a"), ("UNSTALE_QUEUE_FILE", "/f"), ("UNSTALE_VAR_X", "a"), ("UNSTALE_VAR_X_FILE", "/f")], &[("/f", "a")]);
@@ -207,8 +220,39 @@ fn what_is_no_setting_of_ours_is_warned_of() {
 
 #[test]
 fn tls_settings_without_tls_are_warned_of() {
-    let (_, warnings) = load(&[("UNSTALE_AMQP_TLS_CA", "-----BEGIN CERTIFICATE-----")], &[]).unwrap();
+    let (_, warnings) = load(&[("UNSTALE_AMQP_TLS_CA", CERT)], &[]).unwrap();
     assert!(warnings[0].to_string().starts_with("UNSTALE_AMQP_URL: does not begin with amqps://"), "{warnings:?}");
+}
+
+#[test]
+fn certificates_and_keys_that_cannot_be_used_are_refused_at_start_without_their_text() {
+    let broken = |label: &str| format!("-----BEGIN {label}-----\nc2VjcmV0\n-----END {label}-----\n");
+    let not_base64 = format!("-----BEGIN CERTIFICATE-----\nsecret!\n-----END CERTIFICATE-----\n{KEY}");
+    for server in ["AMQP", "REDIS"] {
+        let url = if server == "AMQP" { "amqps://h" } else { "rediss://h" };
+        let found = |ca: &str, cert: &str, key: &str| {
+            let [url_name, ca_name, cert_name, key_name] =
+                ["URL", "TLS_CA", "TLS_CERT", "TLS_KEY"].map(|name| format!("UNSTALE_{server}_{name}"));
+            let found = load(&[(&url_name, url), (&ca_name, ca), (&cert_name, cert), (&key_name, key)], &[]);
+            found.map_or_else(|problems| problems.to_string(), |_| String::new())
+        };
+        assert_eq!(found(CERT, CERT, KEY), "", "usable");
+        let chain = format!("{CERT}{CERT}");
+        assert_eq!(found(&chain, &chain, KEY), "", "usable");
+        for (ca, cert, key, named) in [
+            (CERT, CERT, OTHER_KEY, "TLS_KEY: not the key of the certificate in"),
+            (&broken("CERTIFICATE"), CERT, KEY, "TLS_CA: holds no certificate"),
+            (CERT, &broken("CERTIFICATE"), KEY, "TLS_CERT: holds no certificate"),
+            (CERT, &not_base64, KEY, "TLS_CERT: holds no certificate"),
+            (CERT, CERT, &broken("PRIVATE KEY"), "TLS_KEY: holds no private key"),
+            (CERT, CERT, &broken("ENCRYPTED PRIVATE KEY"), "TLS_KEY: holds no private key"),
+            (KEY, CERT, KEY, "TLS_CA: expected PEM text"),
+        ] {
+            let told = found(ca, cert, key);
+            assert!(told.starts_with(&format!("1 setting cannot be used:\n  UNSTALE_{server}_{named}")), "{told}");
+            assert!(!told.contains("c2VjcmV0") && !told.contains("secret"), "{told}");
+        }
+    }
 }
 
 #[cfg(unix)]

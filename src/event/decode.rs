@@ -6,12 +6,40 @@ use super::cloudevents::{self, Attributes, MediaType};
 use super::object::Object;
 use super::{Decoded, Event, EventId, Form, HeaderValue, Malformed, Message, debezium, envelope, header, malformed, provenance};
 
+/// Where an event's type is taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TypeFrom {
+    /// From wherever the message's form has it: a header, the body, a property, else the routing
+    /// key.
+    #[default]
+    Any,
+    /// From the routing key alone, whatever else the message names: the broker's topic permissions
+    /// then hold for types.
+    RoutingKey,
+}
+
+/// What the settings decide about reading a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// `UNSTALE_MAX_BODY_BYTES`: a larger body is malformed.
+    pub max_body_bytes: usize,
+    /// `UNSTALE_TYPE_FROM`
+    pub type_from: TypeFrom,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self { max_body_bytes: 1 << 20, type_from: TypeFrom::Any }
+    }
+}
+
 /// Reads a message as an event: the first form that fits decides (CloudEvents in headers, CloudEvents in the body, Debezium, the header
 /// `unstale-event-type`, the envelope, a bare payload). A copy of ours is read as it was at first arrival.
 ///
 /// # Errors
 /// [`Malformed`] when it is no event and never will be; the text names fields and limits, never values.
-pub fn decode<'a>(message: &'a Message<'a>, max_body_bytes: usize) -> Result<Decoded<'a>, Malformed> {
+pub fn decode<'a>(message: &'a Message<'a>, reading: Reading) -> Result<Decoded<'a>, Malformed> {
+    let Reading { max_body_bytes, type_from } = reading;
     let body_bytes = message.body.len();
     if body_bytes > max_body_bytes {
         return Err(malformed(format!(
@@ -22,7 +50,7 @@ pub fn decode<'a>(message: &'a Message<'a>, max_body_bytes: usize) -> Result<Dec
     if media_type == MediaType::Batch {
         return Err(Malformed(Cow::Borrowed("the content type is a batch of CloudEvents: publish one event a message")));
     }
-    let arrival = Arrival::of(message);
+    let arrival = Arrival::of(message, type_from);
     let headers = Attributes::Headers(&message.headers);
     let is_binary = headers.contains("type") || (arrival.form == Some(Form::Binary) && arrival.event_type.is_some());
     if !is_binary && media_type == MediaType::OtherFormat {
@@ -49,6 +77,7 @@ pub fn decode<'a>(message: &'a Message<'a>, max_body_bytes: usize) -> Result<Dec
 #[derive(Debug)]
 pub(super) struct Arrival<'a> {
     pub(super) message: &'a Message<'a>,
+    type_from: TypeFrom,
     pub(super) routing_key: &'a str,
     /// A copy's: how it was read then.
     form: Option<Form>,
@@ -62,10 +91,11 @@ pub(super) struct Arrival<'a> {
 }
 
 impl<'a> Arrival<'a> {
-    fn of(message: &'a Message<'a>) -> Self {
+    fn of(message: &'a Message<'a>, type_from: TypeFrom) -> Self {
         let Some(routing_key) = provenance::routing_key(message) else {
             return Self {
                 message,
+                type_from,
                 routing_key: message.routing_key,
                 form: None,
                 event_type: None,
@@ -77,6 +107,7 @@ impl<'a> Arrival<'a> {
         let form = headers.get(header::FORM);
         Self {
             message,
+            type_from,
             routing_key,
             form: headers.text(header::FORM).and_then(Form::from_name),
             event_type: headers.text(header::EVENT_TYPE).filter(|event_type| !event_type.is_empty()),
@@ -181,12 +212,23 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn finish(self, arrival: &Arrival<'a>) -> Result<Decoded<'a>, Malformed> {
-        if self.event_type.is_empty() {
-            return Err(Malformed(Cow::Borrowed(
-                "the event has no type: publish with the type as routing key, or as AMQP property `type`, or with `type` and `data` in the body",
-            )));
+        let event_type = match arrival.type_from {
+            TypeFrom::Any => self.event_type,
+            TypeFrom::RoutingKey => Cow::Borrowed(arrival.routing_key),
+        };
+        if event_type.is_empty() {
+            return Err(Malformed(Cow::Borrowed(match arrival.type_from {
+                TypeFrom::Any => {
+                    "the event has no type: publish with the type as routing key, or as AMQP property `type`, or with `type` and `data` in \
+                     the body"
+                }
+                TypeFrom::RoutingKey => {
+                    "the event has no type: UNSTALE_TYPE_FROM=routing_key takes it from the routing key alone, which is empty: publish with \
+                     the type as routing key"
+                }
+            })));
         }
-        if self.event_type.starts_with("unstale.") {
+        if event_type.starts_with("unstale.") {
             return Err(Malformed(Cow::Borrowed("types under `unstale.` are reserved: name the event otherwise")));
         }
         let id = self
@@ -196,7 +238,7 @@ impl<'a> Draft<'a> {
             .map_or_else(|| EventId::of(arrival.message, arrival.routing_key), EventId::from);
         Ok(Decoded::Event(Event {
             id,
-            event_type: self.event_type,
+            event_type,
             data_text: self.data_text,
             previous_text: self.previous_text,
             time: self.time,

@@ -16,6 +16,8 @@ pub const ROUTING_KEY: &str = "unstale-routing-key";
 pub const FIRST_TIME: &str = "unstale-first-time";
 /// A time before which the event did not arrive: RFC 3339. From there on the history holds it.
 pub const ARRIVED_AFTER: &str = "unstale-arrived-after";
+/// An offset of the history before which it does not hold the event. No clock can spoil it.
+pub const ARRIVED_OFFSET: &str = "unstale-arrived-offset";
 /// When this copy was made: RFC 3339.
 pub const TIME: &str = "unstale-time";
 /// What is still to do, where not all: positions in the `effects` of `plan --json`, separated by commas.
@@ -44,7 +46,7 @@ pub const REDELIVERED: &str = "unstale-redelivered";
 pub const PREFIX: &str = "unstale-";
 
 /// Every name.
-pub const ALL: [&str; 19] = [
+pub const ALL: [&str; 20] = [
     ATTEMPT,
     REASON,
     ERROR,
@@ -53,6 +55,7 @@ pub const ALL: [&str; 19] = [
     ROUTING_KEY,
     FIRST_TIME,
     ARRIVED_AFTER,
+    ARRIVED_OFFSET,
     TIME,
     EFFECTS,
     REGISTRY,

@@ -3,6 +3,7 @@
 //! Keys, their order and the text of numbers matter to what is written to a cache, and most events need two or three of their members: so the
 //! text is kept, checked once, and a level is taken apart when somebody looks into it.
 
+mod compact;
 mod scan;
 
 use std::borrow::Cow;
@@ -98,6 +99,11 @@ impl<'a> Json<'a> {
         Self(text.trim_ascii())
     }
 
+    /// Holds a part of this value that [`Json::elements`] or [`Json::members`] gave before: it is not checked again.
+    pub(crate) fn part(self, place: std::ops::Range<usize>) -> Self {
+        Self(self.0.get(place).filter(|text| !text.is_empty()).unwrap_or("null"))
+    }
+
     /// The text as published, white space inside included.
     pub fn text(self) -> &'a str {
         self.0
@@ -190,6 +196,24 @@ impl<'a> Json<'a> {
 
     /// Appends the value as compact UTF-8: no white space, no needless escapes, order and number text as published, one member a name.
     pub fn write_compact(self, out: &mut String) {
+        if !self.write_unique(out) {
+            self.write_last(out);
+        }
+    }
+
+    /// Does what [`Json::write_compact`] does, in one pass. Returns `false`, and appends nothing, where an object may have two members of
+    /// one name.
+    pub(crate) fn write_unique(self, out: &mut String) -> bool {
+        let before = out.len();
+        let is_done = compact::write(self.0, out);
+        if !is_done {
+            out.truncate(before);
+        }
+        is_done
+    }
+
+    /// Does what [`Json::write_compact`] does, whatever the names: each level is read once more than the one above it.
+    pub(crate) fn write_last(self, out: &mut String) {
         match self.kind() {
             JsonKind::Object => {
                 let members = self.members();
@@ -208,7 +232,7 @@ impl<'a> Json<'a> {
                     }
                     write_string(name, out);
                     out.push(':');
-                    value.write_compact(out);
+                    value.write_last(out);
                 }
                 out.push('}');
             }
@@ -218,7 +242,7 @@ impl<'a> Json<'a> {
                     if at > 0 {
                         out.push(',');
                     }
-                    element.write_compact(out);
+                    element.write_last(out);
                 }
                 out.push(']');
             }

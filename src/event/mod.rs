@@ -14,7 +14,7 @@ mod time;
 
 use std::borrow::Cow;
 
-pub use decode::decode;
+pub use decode::{Reading, TypeFrom, decode};
 pub use identity::EventId;
 pub use json::Json;
 pub use line::{LineError, OwnedMessage, OwnedProperties, OwnedValue};
@@ -152,6 +152,11 @@ impl Event<'_> {
     /// The payload; always an object.
     pub fn data(&self) -> Json<'_> {
         Json::trusted(&self.data_text)
+    }
+
+    /// Returns how many bytes the payload and the state before have.
+    pub fn bytes(&self) -> usize {
+        self.data_text.len() + self.previous_text.as_deref().map_or(0, str::len)
     }
 
     /// The state before, where the publisher gave it.

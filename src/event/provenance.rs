@@ -16,6 +16,8 @@ pub struct Provenance<'a> {
     pub first_time: Option<&'a str>,
     /// A time before which it did not arrive: RFC 3339.
     pub arrived_after: Option<&'a str>,
+    /// An offset of the history before which it does not hold the event.
+    pub arrived_offset: Option<u64>,
     /// When this copy was made: RFC 3339.
     pub time: Option<&'a str>,
     /// Positions of the effects still to do, in ascending order; `None` for all, and for a list that does not read. See
@@ -46,6 +48,7 @@ impl<'a> Provenance<'a> {
             attempt: headers.get(header::ATTEMPT).and_then(count).unwrap_or(0),
             first_time: headers.text(header::FIRST_TIME),
             arrived_after: headers.text(header::ARRIVED_AFTER),
+            arrived_offset: headers.text(header::ARRIVED_OFFSET).and_then(|offset| offset.parse().ok()),
             time: headers.text(header::TIME),
             effects: headers.text(header::EFFECTS).and_then(positions),
             registry: headers.text(header::REGISTRY),

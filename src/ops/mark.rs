@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use crate::cache::{Cache, CommandError};
+use crate::cache::{Cache, CommandError, LowWatermark};
 
 /// Well below the hour after which a mark that nobody keeps goes.
 const KEPT_EVERY: Duration = Duration::from_secs(300);
@@ -13,23 +13,24 @@ const KEPT_EVERY: Duration = Duration::from_secs(300);
 pub struct Mark<'c> {
     cache: &'c Cache,
     command: &'static str,
-    low_ms: Option<u64>,
+    low: Option<LowWatermark>,
 }
 
 impl<'c> Mark<'c> {
     /// Nothing is held yet.
     pub fn new(cache: &'c Cache, command: &'static str) -> Self {
-        Self { cache, command, low_ms: None }
+        Self { cache, command, low: None }
     }
 
-    /// What is applied from now on arrived at that time or later; what was held before still holds.
+    /// What is applied from now on arrived there or later; what was held before still holds.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn hold(&mut self, low_ms: u64) -> Result<(), CommandError> {
-        if self.low_ms.is_none_or(|held| low_ms < held) {
-            self.cache.hold_mark(self.command, low_ms).await?;
-            self.low_ms = Some(low_ms);
+    pub async fn hold(&mut self, low: LowWatermark) -> Result<(), CommandError> {
+        let low = self.low.map_or(low, |held| held.lower(low));
+        if self.low != Some(low) {
+            self.cache.hold_mark(self.command, low).await?;
+            self.low = Some(low);
         }
         Ok(())
     }
@@ -38,9 +39,9 @@ impl<'c> Mark<'c> {
     pub async fn keep(&self) -> Infallible {
         loop {
             tokio::time::sleep(KEPT_EVERY).await;
-            if let Some(low_ms) = self.low_ms {
+            if let Some(low) = self.low {
                 // Unheard, it is said again in time.
-                let _ = self.cache.hold_mark(self.command, low_ms).await;
+                let _ = self.cache.hold_mark(self.command, low).await;
             }
         }
     }

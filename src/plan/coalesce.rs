@@ -247,8 +247,10 @@ impl<'e> Batch<'e> {
             let operation = &self.operations[id.index()];
             if let Some(before) = operation.mark.filter(|before| before.is_of_family(&mark)) {
                 let is_lower = (before.version.digits.len(), &before.version.digits) > (mark.version.digits.len(), &mark.version.digits);
-                // The same event once more does nothing, or deletes where another event had the same version: seen only if the key was set since.
-                if is_lower || (newest && mark.against(&before) == Standing::Old) {
+                // The same event once more does nothing, or deletes where another event had the same version. That deletion is seen if the
+                // key was set since, or if the operation before it left the value alone.
+                let decides_the_value = newest && operation.command != Command::Serve;
+                if is_lower || (decides_the_value && mark.against(&before) == Standing::Old) {
                     return Some(id);
                 }
             }

@@ -25,6 +25,13 @@ pub enum EffectOutcome {
         /// Not before then, where the other side said so.
         after: Option<Duration>,
     },
+    /// Nothing was tried, since the other side is known to be in trouble: that costs no attempt.
+    NotTried {
+        /// Rules and codes, never payload values.
+        message: String,
+        /// Not before then.
+        after: Duration,
+    },
     /// It never will.
     Dead {
         /// What the dead letter says.

@@ -22,6 +22,13 @@ impl Ladder {
         let longest = after.map_or(climbed, |_| self.0.len() - 1);
         Some(climbed.max(patient.unwrap_or(longest)))
     }
+
+    /// Where an event waits that was not tried this time: at the step of its last attempt, or at a
+    /// longer one.
+    fn same_rung(&self, attempts_before: u32, after: Option<Duration>) -> Destination {
+        let last = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        Destination::Retry(self.rung(attempts_before.min(last).max(1), after).unwrap_or_default())
+    }
 }
 
 /// Where a copy goes.
@@ -104,6 +111,7 @@ pub fn settle(
         match outcome {
             EffectOutcome::Slow => sorted.slow.push(*position),
             EffectOutcome::Retry { message, after } => sorted.retry(*position, message, *after),
+            EffectOutcome::NotTried { message, after } => sorted.not_tried(*position, message, *after),
             EffectOutcome::Dead { reason, message } => sorted.dead(*position, *reason, message),
         }
     }
@@ -139,6 +147,9 @@ struct Sorted {
     retry: Vec<u32>,
     retry_message: Option<String>,
     retry_after: Option<Duration>,
+    not_tried: Vec<u32>,
+    not_tried_message: Option<String>,
+    not_tried_after: Option<Duration>,
     dead: Vec<u32>,
     dead_first: Option<(Reason, String)>,
 }
@@ -148,6 +159,12 @@ impl Sorted {
         self.retry.push(position);
         self.retry_message.get_or_insert_with(|| message.to_owned());
         self.retry_after = self.retry_after.max(after);
+    }
+
+    fn not_tried(&mut self, position: u32, message: &str, after: Duration) {
+        self.not_tried.push(position);
+        self.not_tried_message.get_or_insert_with(|| message.to_owned());
+        self.not_tried_after = self.not_tried_after.max(Some(after));
     }
 
     fn dead(&mut self, position: u32, reason: Reason, message: &str) {
@@ -186,6 +203,12 @@ impl Sorted {
                     self.exhaust(position, &message);
                 }
             }
+        }
+        if !self.not_tried.is_empty() {
+            outcome = EventOutcome::Retried;
+            let effects = spelled_out(std::mem::take(&mut self.not_tried), resolution);
+            let destination = policy.ladder.same_rung(attempts_before, self.not_tried_after);
+            copies.push(CopyOrder { destination, attempt: attempts_before, effects, error: self.not_tried_message.take() });
         }
         if let Some(copy) = self.dead_copy(resolution, failure, attempt) {
             outcome = EventOutcome::Dead;
@@ -303,6 +326,25 @@ mod tests {
         );
         let slow_copy = settle(&policy(), &resolution, Some(&[0]), &[], 0);
         assert_eq!(slow_copy, Settlement::clean(EventOutcome::Applied));
+    }
+
+    #[test]
+    fn what_was_not_tried_costs_no_attempt() {
+        let not_tried = |after_s| EffectOutcome::NotTried { message: "not asked".into(), after: Duration::from_secs(after_s) };
+        for (attempts_before, after_s, rung) in [(0, 1, 0), (0, 5, 1), (2, 1, 1), (3, 1, 2), (9, 1, 2), (1, 3_600, 2)] {
+            let settlement = settle(&policy(), &resolution(1, None), None, &[(0, not_tried(after_s))], attempts_before);
+            assert_eq!(summary(&settlement), [(Destination::Retry(rung), attempts_before, None)], "{attempts_before} {after_s}");
+            assert_eq!(settlement.outcome, EventOutcome::Retried);
+        }
+        let beside = [(0, not_tried(5)), (1, retry()), (2, refused())];
+        assert_eq!(
+            summary(&settle(&policy(), &resolution(3, None), None, &beside, 1)),
+            [
+                (Destination::Retry(1), 2, Some(&[1][..])),
+                (Destination::Retry(1), 1, Some(&[0][..])),
+                (Destination::Dead(Reason::RedisRefused), 2, Some(&[2][..])),
+            ]
+        );
     }
 
     #[test]

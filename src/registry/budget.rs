@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// Most units of work for one event. A unit takes some nanoseconds.
-pub const WORK_PER_EVENT: u64 = 16_000_000;
+use crate::reason::Reason;
+
+/// Most units of work for one event. A unit takes some ten nanoseconds.
+pub const WORK_PER_EVENT: u64 = 10_000_000;
 
 /// Most bytes that may be built for one event: keys, tags, values, URLs, and what expressions build on the way.
 pub const BYTES_PER_EVENT: u64 = 16 * 1024 * 1024;
@@ -61,6 +63,12 @@ impl Budget {
     /// Returns the full budget of an event.
     pub const fn for_event() -> Self {
         Self::with_limits(WORK_PER_EVENT, BYTES_PER_EVENT)
+    }
+
+    /// Returns the full budget of an event of that many bytes: a large body, where one is allowed, costs more to read.
+    pub const fn for_bytes(bytes: usize) -> Self {
+        let bytes = bytes as u64;
+        Self::with_limits(WORK_PER_EVENT.saturating_add(4 * bytes), BYTES_PER_EVENT.saturating_add(2 * bytes))
     }
 
     /// Returns a budget of that much work and that many bytes.
@@ -149,6 +157,24 @@ impl Budget {
     /// The bytes that it began with.
     pub const fn bytes_limit(&self) -> u64 {
         self.bytes_limit
+    }
+
+    /// Returns the reason and the message of an event that spent it, at that place in the registry.
+    pub(super) fn complaint(&self, place: &str) -> (Reason, String) {
+        let (reason, what, remedy) = match self.spent.get() {
+            Some(Spent::Bytes) => (
+                Reason::BlastRadius,
+                format!("keys, tags, values and results of expressions take more than {} bytes, the budget of one event", self.bytes_limit),
+                "let the rule name fewer keys or shorter fields",
+            ),
+            Some(Spent::Time) => (Reason::Unresolvable, "the event takes longer to resolve than one may".to_owned(), "simplify the rule"),
+            Some(Spent::Work) | None => (
+                Reason::Unresolvable,
+                format!("the event needs more than {} units of work, the budget of one event", self.work_limit),
+                "let the rule have no loop within a loop",
+            ),
+        };
+        (reason, format!("{place}: {what}: publish smaller events, or {remedy}"))
     }
 
     /// Looks at the clock and the flag, then charges.

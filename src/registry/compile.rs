@@ -5,17 +5,17 @@ mod fences;
 mod loader;
 mod texts;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
-use super::data_schema::{self, DataSchema};
-use super::diagnostic::{Problem, Report, SourceFile};
+use super::data_schema::{self, FileRoot};
+use super::diagnostic::{Problem, Report};
 use super::document::{Document, EntryDocument, Text};
 use super::effect::RuleId;
 use super::example::{self, Example};
 use super::lint;
 use super::load::LoadOptions;
 use super::model::{Entry, Pattern, Registry, RuleName, Validate};
-use super::tree::Node;
+use super::tree::{Aliases, Node};
 use loader::Loaders;
 use texts::Compiler;
 
@@ -25,10 +25,9 @@ pub(super) use texts::Context;
 /// One file, read.
 #[derive(Debug)]
 pub(super) struct File<'s> {
-    pub(super) source: &'s SourceFile,
+    pub(super) report: Report<'s>,
     pub(super) root: Option<Node>,
     pub(super) document: Document,
-    pub(super) problems: Vec<Problem>,
 }
 
 /// A registry as far as it could be compiled: not to be used where a problem is an error.
@@ -40,11 +39,11 @@ pub(super) struct Compiled {
 }
 
 /// Compiles files that stand in byte order of their paths.
-pub(super) fn compile(files: Vec<File<'_>>, options: &LoadOptions, digest: String) -> Compiled {
+pub(super) fn compile(files: Vec<File<'_>>, copies: &mut Aliases, options: &LoadOptions, digest: String) -> Compiled {
     let mut reports: Vec<Report<'_>> = Vec::new();
     let mut documents = Vec::new();
     for file in files {
-        reports.push(Report { source: file.source, problems: file.problems });
+        reports.push(file.report);
         documents.push((file.document, file.root));
     }
     let mut loaders = Loaders::default();
@@ -61,7 +60,7 @@ pub(super) fn compile(files: Vec<File<'_>>, options: &LoadOptions, digest: Strin
         .flat_map(|(at, (document, _))| document.events.iter().map(move |(name, entry)| (at, name, entry)))
         .collect();
     sorted.sort_by_key(|(file, name, _)| (Pattern::is_pattern(&name.text), name.text.as_bytes(), *file));
-    let retired: Vec<String> = sorted
+    let retired: HashSet<String> = sorted
         .iter()
         .filter(|(_, name, entry)| entry.retired && !Pattern::is_pattern(&name.text))
         .map(|(_, name, _)| name.text.clone())
@@ -76,18 +75,21 @@ pub(super) fn compile(files: Vec<File<'_>>, options: &LoadOptions, digest: Strin
         loaders: Vec::new(),
         routing_keys: Vec::new(),
         max_keys_per_event: options.max_keys_per_event,
+        tag_prefix: options.tag_prefix.clone(),
     };
+    let roots: Vec<Option<FileRoot<'_>>> = documents.iter().map(|(_, root)| root.as_ref().map(FileRoot::new)).collect();
+    let mut schemas = data_schema::Compiler::new(copies);
     let mut routing_keys = BTreeSet::new();
     let mut examples = Vec::new();
     for (file, name, document) in sorted {
-        let (defaults, root) = (&documents[file].0.defaults, &documents[file].1);
+        let defaults = &documents[file].0.defaults;
         let place = u32::try_from(registry.entries.len()).unwrap_or(u32::MAX);
         let mut compiler = Compiler { options, report: &mut reports[file] };
-        let schema = match (&document.data, root) {
-            (Some(node), Some(root)) => data_schema::compile(node, root, compiler.report),
+        let schema = match (&document.data, &roots[file]) {
+            (Some(node), Some(root)) => schemas.compile(node, root, compiler.report),
             _ => None,
         };
-        let context = Context { name, file, place, defaults: defaults.as_ref(), schema: schema.as_ref().map(|schema| &schema.json) };
+        let context = Context { name, file, place, defaults: defaults.as_ref(), schema: schema.as_ref().map(|(_, json)| json) };
         let entry = compile_entry(&context, document, &mut loaders, &mut registry.rules, &mut compiler);
         if !document.retired && retired.contains(&name.text) {
             lint::warn_of_retired(name, compiler.report);
@@ -106,7 +108,7 @@ pub(super) fn compile(files: Vec<File<'_>>, options: &LoadOptions, digest: Strin
         } else {
             registry.by_name.entry(name.text.clone()).or_default().push(place);
         }
-        registry.entries.push(Entry { schema: schema.map(|DataSchema { validator, .. }| validator), ..entry });
+        registry.entries.push(Entry { schema: schema.map(|(schema, _)| schema), ..entry });
     }
     fences::find(&mut registry.entries);
     registry.loaders = loaders.finish();

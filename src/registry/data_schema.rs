@@ -1,207 +1,182 @@
-//! An entry's `data`: JSON Schema 2020-12, compiled.
+//! An event definition's `data`: JSON Schema 2020-12, compiled, and what it says of a payload.
+//!
+//! Files: `walk` knows where a schema holds other schemas, `references` resolves `$ref` within a file, `bounds` refuses schemas that apply too
+//! many others to one value, `keywords` warns of misspelt ones, `pattern` matches regular expressions within the event's budget, `violation`
+//! finds the place that fails. Errors below `anyOf` and `oneOf` are never built: their number may grow exponentially with the payload.
 
-use jsonschema::{Draft, Validator};
+mod bounds;
+mod keywords;
+mod pattern;
+mod references;
+mod violation;
+mod walk;
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::collections::HashSet;
+
+use jsonschema::{Draft, PatternCache, PatternOptions, Validator};
 use serde_json::Value;
 
-use super::diagnostic::{Report, nearest};
-use super::payload_json::PayloadJson;
-use super::tree::{Content, Node, ScalarKind};
+use super::budget::Budget;
+use super::diagnostic::Report;
+use super::payload_json::{Costs, Meter, NAME_BACKTRACK_LIMIT, PayloadJson, PayloadNode};
+use super::tree::{Aliases, Node};
+use crate::event::Json;
+use pattern::Patterns;
 
-/// A compiled schema, and its text with every reference inside it.
-pub(super) struct DataSchema {
-    pub(super) validator: Validator<PayloadJson>,
-    pub(super) json: Value,
+pub(super) use references::decoded;
+
+/// A compiled schema.
+#[derive(Debug)]
+pub struct DataSchema {
+    validator: Validator<PayloadJson>,
+    costs: Costs,
+    /// Names of members that the schema speaks of. Messages show no others: a payload's own may be personal.
+    names: HashSet<Box<str>>,
+    /// Names the keywords at which the search for a violation ends.
+    branching: String,
+    /// Pointers into the file, by the number in the name of their copy in the schema's `$defs`.
+    borrowed: Vec<String>,
 }
 
-/// Compiles a schema. References may point into the schema itself, or from the root of its file.
-pub(super) fn compile(node: &Node, file_root: &Node, report: &mut Report<'_>) -> Option<DataSchema> {
-    let problems = report.problems.len();
-    check_references(node, node, file_root, report);
-    let mut json = node.to_json();
-    for error in jsonschema::draft202012::meta::validator().iter_errors(&json) {
-        let place = node.nearest_to(error.instance_path().as_str()).at;
-        if error.instance_path().as_str().ends_with("/type") {
-            let hint = "types are null, boolean, object, array, number, integer and string, or a list of them";
-            report.error_with_hint(place, format!("not a JSON Schema: {} is no type", error.instance()), hint);
-        } else {
-            report.error(place, format!("not a JSON Schema: {error}"));
+/// What a schema says of a payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Valid,
+    Invalid,
+    /// The event's budget does not suffice to tell.
+    Spent,
+}
+
+impl DataSchema {
+    /// Returns whether a payload satisfies the schema. `members` are those of the payload.
+    pub(super) fn verdict<'a>(&self, data: Json<'a>, members: &'a [(Cow<'a, str>, Json<'a>)], budget: &Budget) -> Verdict {
+        if budget.work(members.len() as u64).is_err() {
+            return Verdict::Spent;
         }
-    }
-    if report.problems.len() > problems {
-        return None;
-    }
-    check_keywords(node, report);
-    let own = json.clone();
-    let mut borrowed = Vec::new();
-    take_in(&mut json, &own, &file_root.to_json(), &mut borrowed);
-    if !borrowed.is_empty()
-        && let Some(schema) = json.as_object_mut()
-        && let Some(definitions) = schema.entry("$defs").or_insert_with(|| Value::Object(serde_json::Map::new())).as_object_mut()
-    {
-        definitions.extend(borrowed.into_iter().enumerate().map(|(at, (_, schema))| (borrowed_name(at), schema)));
-    }
-    let built = jsonschema::options_for::<PayloadJson>()
-        .with_draft(Draft::Draft202012)
-        .should_validate_formats(true)
-        .should_ignore_unknown_formats(false)
-        .offline()
-        .build(&json);
-    match built {
-        Ok(validator) => Some(DataSchema { validator, json }),
-        Err(error) => {
-            let pointer =
-                [error.instance_path().as_str(), error.schema_path().as_str()].into_iter().max_by_key(|path| path.len()).unwrap_or("");
-            let error = error.to_string();
-            // What follows speaks of the library's settings.
-            let error = error.split(". Adjust configuration").next().unwrap_or_default();
-            report.error(node.nearest_to(pointer).at, format!("not a JSON Schema: {error}"));
-            None
+        let meter = Meter::new(budget, self.costs);
+        match meter.run(|| self.validator.is_valid(PayloadNode::of(data, members, &meter))) {
+            Ok(true) => Verdict::Valid,
+            Ok(false) => Verdict::Invalid,
+            Err(_) => Verdict::Spent,
         }
     }
 }
 
-/// References that leave the file, or point at nothing; and schemas of another draft.
-fn check_references(node: &Node, schema: &Node, file_root: &Node, report: &mut Report<'_>) {
-    match &node.content {
-        Content::Scalar(_) => {}
-        Content::Array(items) => items.iter().for_each(|item| check_references(item, schema, file_root, report)),
-        Content::Object(members) => {
-            for member in members {
-                let text = member.value.as_scalar().filter(|scalar| scalar.kind == ScalarKind::Text).map(|scalar| scalar.text.as_str());
-                match (member.key.as_str(), text) {
-                    ("const" | "enum" | "default" | "examples", _) => {}
-                    ("$ref" | "$dynamicRef", Some(target)) => match target.strip_prefix('#') {
-                        None => report.error_with_hint(
-                            member.value.at,
-                            format!("`{target}` leaves this file"),
-                            "a `$ref` stays within the file: \"#/$defs/name\" of this schema, or \"#/x-name\" of the file",
-                        ),
-                        Some(pointer) if pointer.starts_with('/') => {
-                            let pointer = decoded(pointer);
-                            if schema.to_json().pointer(&pointer).is_none() && file_root.to_json().pointer(&pointer).is_none() {
-                                report.error(member.value.at, format!("`{target}` points at nothing, in this schema and in this file"));
-                            }
-                        }
-                        Some(_) => {}
-                    },
-                    ("$schema", Some(draft)) if draft.trim_end_matches('#') != "https://json-schema.org/draft/2020-12/schema" => {
-                        report.error_with_hint(
-                            member.value.at,
-                            "`data` is JSON Schema 2020-12",
-                            "remove `$schema`, and check the schema against that draft",
-                        );
-                    }
-                    _ => check_references(&member.value, schema, file_root, report),
-                }
+/// One file, as far as `$ref` reaches into it.
+pub(super) struct FileRoot<'n> {
+    node: &'n Node,
+    json: OnceCell<Value>,
+}
+
+impl<'n> FileRoot<'n> {
+    pub(super) fn new(node: &'n Node) -> Self {
+        Self { node, json: OnceCell::new() }
+    }
+
+    fn json(&self) -> &Value {
+        self.json.get_or_init(|| self.node.to_json())
+    }
+}
+
+/// Compiles the schemas of a registry.
+pub(super) struct Compiler<'a> {
+    /// What copies by `$ref` may still add.
+    copies: &'a mut Aliases,
+    cache: PatternCache,
+    patterns: Patterns,
+}
+
+/// Most complaints about one schema.
+const MAX_COMPLAINTS: usize = 20;
+
+impl<'a> Compiler<'a> {
+    pub(super) fn new(copies: &'a mut Aliases) -> Self {
+        let cache = PatternCache::new();
+        Self { copies, patterns: Patterns::new(cache.clone()), cache }
+    }
+
+    /// Compiles a schema; returns it, and its text with every reference inside it.
+    pub(super) fn compile(&mut self, node: &Node, file: &FileRoot<'_>, report: &mut Report<'_>) -> Option<(DataSchema, Value)> {
+        let problems = report.problems.len();
+        let mut json = node.to_json();
+        references::check(node, &json, file, report);
+        for error in jsonschema::draft202012::meta::validator().iter_errors(&json).take(MAX_COMPLAINTS) {
+            let place = node.nearest_to(error.instance_path().as_str()).at;
+            if error.instance_path().as_str().ends_with("/type") {
+                let hint = "types are null, boolean, object, array, number, integer and string, or a list of them";
+                report.error_with_hint(place, format!("not a JSON Schema: {} is no type", error.instance()), hint);
+            } else {
+                report.error(place, format!("not a JSON Schema: {error}"));
+            }
+        }
+        if report.problems.len() > problems || report.is_full() {
+            return None;
+        }
+        keywords::check(node, &mut self.patterns, report);
+        let Some(borrowed) = references::take_in(&mut json, file, self.copies) else {
+            let hint = "let fewer events refer to it, or keep it smaller: each of them has a copy of its own";
+            report.error_with_hint(node.at, "the schemas that `$ref` copies from their files are too large together", hint);
+            return None;
+        };
+        match self.build(&json, borrowed) {
+            Ok(schema) => Some((schema, json)),
+            Err(Refused { pointer, message }) => {
+                report.error(node.nearest_to(&pointer).at, format!("not a JSON Schema: {message}"));
+                None
+            }
+        }
+    }
+
+    fn build(&mut self, json: &Value, borrowed: Vec<String>) -> Result<DataSchema, Refused> {
+        let schemas_per_value = bounds::schemas_per_value(json).map_err(|message| Refused { pointer: String::new(), message })?;
+        let mut built = json.clone();
+        let costs = self.patterns.replace_costly(&mut built, schemas_per_value);
+        let mut options = jsonschema::options_for::<PayloadJson>()
+            .with_draft(Draft::Draft202012)
+            .should_validate_formats(true)
+            .should_ignore_unknown_formats(false)
+            .with_pattern_cache(self.cache.clone())
+            .offline();
+        if costs.backtracking_names > 0 {
+            options = options.with_pattern_options(PatternOptions::fancy_regex().backtrack_limit(NAME_BACKTRACK_LIMIT));
+        }
+        let built = self.patterns.register(options).build(&built);
+        match built {
+            Ok(validator) => {
+                Ok(DataSchema { validator, costs, names: violation::names(json), branching: violation::branching(json), borrowed })
+            }
+            Err(error) => {
+                let pointer =
+                    [error.instance_path().as_str(), error.schema_path().as_str()].into_iter().max_by_key(|path| path.len()).unwrap_or("");
+                let message = error.to_string();
+                // What follows speaks of the library's settings.
+                let message = message.split(". Adjust configuration").next().unwrap_or_default();
+                Err(Refused { pointer: pointer.replace(pattern::KEYWORD, "pattern"), message: message.to_owned() })
             }
         }
     }
 }
 
-/// The keywords of a schema object that are misspelt most; JSON Schema itself ignores what it does not know.
-const KEYWORDS: [&str; 40] = [
-    "type",
-    "properties",
-    "required",
-    "additionalProperties",
-    "patternProperties",
-    "propertyNames",
-    "items",
-    "prefixItems",
-    "contains",
-    "enum",
-    "const",
-    "format",
-    "pattern",
-    "minLength",
-    "maxLength",
-    "minimum",
-    "maximum",
-    "exclusiveMinimum",
-    "exclusiveMaximum",
-    "multipleOf",
-    "minItems",
-    "maxItems",
-    "uniqueItems",
-    "minProperties",
-    "maxProperties",
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "not",
-    "if",
-    "then",
-    "else",
-    "title",
-    "description",
-    "default",
-    "examples",
-    "deprecated",
-    "readOnly",
-    "writeOnly",
-    "unevaluatedProperties",
-];
+/// A schema that cannot be compiled, and why.
+struct Refused {
+    pointer: String,
+    message: String,
+}
 
-fn check_keywords(node: &Node, report: &mut Report<'_>) {
-    let Content::Object(members) = &node.content else { return };
-    for member in members {
-        match member.key.as_str() {
-            "properties" | "patternProperties" | "$defs" => {
-                if let Content::Object(schemas) = &member.value.content {
-                    schemas.iter().for_each(|schema| check_keywords(&schema.value, report));
-                }
-            }
-            "items" | "additionalProperties" | "not" | "if" | "then" | "else" => check_keywords(&member.value, report),
-            "allOf" | "anyOf" | "oneOf" | "prefixItems" => {
-                if let Content::Array(schemas) = &member.value.content {
-                    schemas.iter().for_each(|schema| check_keywords(schema, report));
-                }
-            }
-            key if KEYWORDS.contains(&key) || key.starts_with("x-") => {}
-            key => {
-                if let Some(meant) = nearest(key, KEYWORDS).filter(|_| key.len() > 2) {
-                    report.warn(member.key_at, format!("JSON Schema knows no `{key}`, and ignores it"), format!("did you mean `{meant}`?"));
-                }
-            }
-        }
+#[cfg(test)]
+impl DataSchema {
+    pub(super) fn of_json(json: &Value) -> Self {
+        let mut copies = Aliases::default();
+        Compiler::new(&mut copies).build(json, Vec::new()).map_err(|refused| refused.message).unwrap()
+    }
+
+    pub(super) fn is_valid(&self, text: &str) -> bool {
+        let data = Json::parse(text).unwrap();
+        self.verdict(data, &data.members(), &Budget::for_event()) == Verdict::Valid
     }
 }
 
-/// Points references from the root of the file at copies within the schema.
-fn take_in(schema: &mut Value, own: &Value, file: &Value, borrowed: &mut Vec<(String, Value)>) {
-    match schema {
-        Value::Array(items) => items.iter_mut().for_each(|item| take_in(item, own, file, borrowed)),
-        Value::Object(members) => {
-            for (key, value) in members.iter_mut() {
-                match value.as_str().and_then(|target| target.strip_prefix('#')).filter(|pointer| pointer.starts_with('/')) {
-                    Some(pointer) if key == "$ref" && own.pointer(&decoded(pointer)).is_none() => {
-                        let place = match borrowed.iter().position(|(known, _)| known == pointer) {
-                            Some(place) => place,
-                            None => {
-                                let pointer = pointer.to_owned();
-                                let mut copy = file.pointer(&decoded(&pointer)).cloned().unwrap_or_default();
-                                borrowed.push((pointer, Value::Null));
-                                let place = borrowed.len() - 1;
-                                take_in(&mut copy, own, file, borrowed);
-                                borrowed[place].1 = copy;
-                                place
-                            }
-                        };
-                        *value = format!("#/$defs/{}", borrowed_name(place)).into();
-                    }
-                    _ => take_in(value, own, file, borrowed),
-                }
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
-fn borrowed_name(place: usize) -> String {
-    format!("unstale-file-{place}")
-}
-
-/// A JSON pointer in a URI fragment is percent-encoded (RFC 6901, section 6).
-pub(super) fn decoded(fragment: &str) -> String {
-    percent_encoding::percent_decode_str(fragment).decode_utf8_lossy().into_owned()
-}
+#[cfg(test)]
+mod tests;

@@ -2,42 +2,13 @@
 
 use std::fmt;
 
-/// A place in a file: 1-based, columns in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Pos {
-    pub(crate) line: u32,
-    pub(crate) column: u32,
-}
+pub(crate) use super::source::{Pos, SourceFile};
 
-impl Pos {
-    /// Where a file begins.
-    pub(crate) const START: Self = Self { line: 1, column: 1 };
-}
+/// Most errors, and most warnings, that are reported for one file: more of them help nobody, and take memory.
+const MAX_PROBLEMS_PER_FILE: usize = 1_000;
 
-/// One schema file.
-#[derive(Debug, Clone)]
-pub(crate) struct SourceFile {
-    /// The path below the registry's directory, with `/`: what rules are named by.
-    pub(crate) path: String,
-    /// The path as a person would open it.
-    pub(crate) shown_path: String,
-    /// What stands in it.
-    pub(crate) text: String,
-}
-
-impl SourceFile {
-    /// A line without its end; `None` beyond the last.
-    pub(crate) fn line(&self, line: u32) -> Option<&str> {
-        self.text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?)
-    }
-
-    /// The rest of the line from that place on.
-    pub(crate) fn rest_of_line(&self, at: Pos) -> Option<&str> {
-        let line = self.line(at.line)?;
-        let (start, _) = line.char_indices().nth(usize::try_from(at.column).ok()?.checked_sub(1)?)?;
-        Some(&line[start..])
-    }
-}
+/// Most characters of one message: it may quote the file.
+const MAX_MESSAGE_CHARS: usize = 1_000;
 
 /// Whether a registry loads in spite of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,8 +34,10 @@ pub struct Problem {
     pub hint: Option<String>,
     /// Whether the registry loads in spite of it.
     pub severity: Severity,
-    /// The line it stands in, where that may be shown.
+    /// The line that it is in, where that may be shown; of a long line the part around the place.
     pub source_line: Option<String>,
+    /// Characters of the line that are left out before `source_line`.
+    pub(crate) skipped_chars: u32,
 }
 
 impl Problem {
@@ -78,25 +51,28 @@ impl Problem {
             hint: Some(hint.to_owned()).filter(|hint| !hint.is_empty()),
             severity: Severity::Error,
             source_line: None,
+            skipped_chars: 0,
         }
     }
 
     /// A problem at a place.
     pub(crate) fn at(source: &SourceFile, at: Pos, message: impl Into<String>) -> Self {
+        let (source_line, skipped_chars) = excerpt(source, at).unzip();
         Self {
             file: source.shown_path.clone(),
             line: at.line,
             column: at.column,
-            message: message.into(),
+            message: shortened(message.into()),
             hint: None,
             severity: Severity::Error,
-            source_line: source.line(at.line).map(str::to_owned),
+            source_line,
+            skipped_chars: skipped_chars.unwrap_or_default(),
         }
     }
 
     /// Adds what to do about it.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(shortened(hint.into()));
         self
     }
 
@@ -116,6 +92,34 @@ impl Problem {
 /// The longest line that is shown whole; of longer ones the part around the place.
 const SHOWN_LINE_CHARS: usize = 160;
 
+/// Returns the line of that place, or the part of it around the place, and how many characters are left out before it.
+fn excerpt(source: &SourceFile, at: Pos) -> Option<(String, u32)> {
+    let line = source.line(at.line)?;
+    let is_long = line.len() > 4 * SHOWN_LINE_CHARS || line.chars().count() > SHOWN_LINE_CHARS;
+    let skipped = if is_long { at.column.saturating_sub(1).saturating_sub(80) } else { 0 };
+    let from = source.line_and_byte(Pos { line: at.line, column: skipped + 1 }).map_or(0, |(_, byte)| byte);
+    // A tab stays one column wide, so that the caret is under its character.
+    let shown: String = line[from..].chars().take(SHOWN_LINE_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    Some((shown, skipped))
+}
+
+/// Escapes control characters: a message may quote names of a file, and nothing in a file may write to a terminal or forge a line of a log.
+fn shortened(message: String) -> String {
+    let is_plain = |c: char| !c.is_control() || c == '\n';
+    if message.len() <= MAX_MESSAGE_CHARS && message.chars().all(is_plain) {
+        return message;
+    }
+    let mut short = String::with_capacity(MAX_MESSAGE_CHARS);
+    for (count, c) in message.chars().enumerate() {
+        if count == MAX_MESSAGE_CHARS {
+            short.push('…');
+            break;
+        }
+        if is_plain(c) { short.push(c) } else { short.extend(c.escape_default()) }
+    }
+    short
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;
@@ -125,13 +129,9 @@ impl fmt::Display for Problem {
         let warning = if self.severity == Severity::Warning { "warning: " } else { "" };
         write!(f, ": {warning}{}", self.message)?;
         if let Some(line) = &self.source_line {
-            let column = usize::try_from(self.column).unwrap_or(1).max(1) - 1;
-            let is_long = line.chars().count() > SHOWN_LINE_CHARS;
-            let skipped = if is_long { column.saturating_sub(SHOWN_LINE_CHARS / 2) } else { 0 };
-            // A tab stays one column wide, so that the caret stands under its character.
-            let shown: String = line.chars().skip(skipped).take(SHOWN_LINE_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
-            write!(f, "\n{:>5} | {}", self.line, shown.trim_end())?;
-            write!(f, "\n      | {:>width$}", "^", width = column - skipped + 1)?;
+            write!(f, "\n{:>5} | {}", self.line, line.trim_end())?;
+            let caret = self.column.saturating_sub(self.skipped_chars).max(1);
+            write!(f, "\n      | {:>width$}", "^", width = usize::try_from(caret).unwrap_or(1))?;
         }
         if let Some(hint) = &self.hint {
             write!(f, "\n      = {hint}")?;
@@ -163,28 +163,53 @@ impl std::error::Error for Problems {}
 pub(crate) struct Report<'s> {
     pub(crate) source: &'s SourceFile,
     pub(crate) problems: Vec<Problem>,
+    errors: usize,
+    warnings: usize,
 }
 
 impl<'s> Report<'s> {
     pub(crate) fn new(source: &'s SourceFile) -> Self {
-        Self { source, problems: Vec::new() }
+        Self { source, problems: Vec::new(), errors: 0, warnings: 0 }
     }
 
     pub(crate) fn error(&mut self, at: Pos, message: impl Into<String>) {
-        self.problems.push(Problem::at(self.source, at, message));
+        self.push(Problem::at(self.source, at, message));
     }
 
     pub(crate) fn error_with_hint(&mut self, at: Pos, message: impl Into<String>, hint: impl Into<String>) {
-        self.problems.push(Problem::at(self.source, at, message).hint(hint));
+        self.push(Problem::at(self.source, at, message).hint(hint));
     }
 
     pub(crate) fn warn(&mut self, at: Pos, message: impl Into<String>, hint: impl Into<String>) {
-        self.problems.push(Problem::at(self.source, at, message).hint(hint).warning());
+        self.push(Problem::at(self.source, at, message).hint(hint).warning());
+    }
+
+    /// Adds a problem, unless the file has very many of its severity already.
+    pub(crate) fn push(&mut self, problem: Problem) {
+        let count = match problem.severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        if *count < MAX_PROBLEMS_PER_FILE {
+            *count += 1;
+            self.problems.push(problem);
+        }
+    }
+
+    /// Whether there are so many errors that more are not reported.
+    pub(crate) fn is_full(&self) -> bool {
+        self.errors >= MAX_PROBLEMS_PER_FILE
     }
 }
 
+/// The longest name that is compared with those known: the comparison costs the product of both lengths.
+const MAX_COMPARED_BYTES: usize = 128;
+
 /// The known name that a person most likely meant.
 pub(crate) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    if name.len() > MAX_COMPARED_BYTES {
+        return None;
+    }
     let allowed = (name.chars().count() / 3).clamp(1, 3);
     known
         .into_iter()
@@ -220,7 +245,7 @@ mod tests {
     use super::*;
 
     fn source(text: &str) -> SourceFile {
-        SourceFile { path: "user.yaml".into(), shown_path: "schemas/user.yaml".into(), text: text.into() }
+        SourceFile::new("user.yaml", "schemas/user.yaml", text)
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The examples of schema files: tests of their entry's rules.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use super::compile::Context;
 use super::diagnostic::{Problem, Report};
@@ -120,19 +121,20 @@ fn line(effect: &Effect, key_prefix: &str) -> String {
     format!("{verb} {target}")
 }
 
-fn differences(expected: &[String], mut actual: Vec<String>) -> Option<String> {
+fn differences(expected: &[String], actual: Vec<String>) -> Option<String> {
+    let mut left: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in &actual {
+        *left.entry(line).or_default() += 1;
+    }
     let mut missing = Vec::new();
     for line in expected {
-        match actual.iter().position(|found| found == line) {
-            Some(at) => {
-                actual.swap_remove(at);
-            }
+        match left.get_mut(line.as_str()).filter(|count| **count > 0) {
+            Some(count) => *count -= 1,
             None => missing.push(line.as_str()),
         }
     }
-    actual.sort_unstable();
+    let unexpected: Vec<&str> = left.into_iter().flat_map(|(line, count)| std::iter::repeat_n(line, count)).collect();
     let quoted = |lines: &[&str]| lines.iter().map(|line| format!("`{line}`")).collect::<Vec<_>>().join(", ");
-    let unexpected: Vec<&str> = actual.iter().map(String::as_str).collect();
     match (missing.is_empty(), unexpected.is_empty()) {
         (true, true) => None,
         (false, true) => Some(format!("this example misses {}", quoted(&missing))),

@@ -1,13 +1,27 @@
 //! CEL expressions (`when`, `let`, `each`): checked and prepared when the registry loads.
 
+mod evaluate;
+mod node;
+mod operate;
+mod pattern;
+mod syntax;
+mod value;
+
 use std::sync::{Arc, LazyLock};
 
 use cel::Env;
-use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators};
-use cel::common::types::{CelBool, CelString};
+use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators};
+use cel::common::types::CelType;
 
-use super::functions::{self, METER, SCAN, STEP};
+use super::fault::Fault;
+use super::functions;
 use super::path::{self, EventField, Names, Path, Root, Start, Step, TextProblem};
+use super::scope::Scope;
+use evaluate::Evaluator;
+use node::{Call, Literal, Loop, LoopKind, Node, OPERANDS, Operation};
+use pattern::TextPattern;
+use syntax::syntax_problem;
+pub(super) use value::Value;
 
 /// The longest expression: with it the depth of its tree is bounded before it is parsed.
 const MAX_BYTES: usize = 4096;
@@ -51,32 +65,14 @@ pub(super) static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
 /// A compiled expression.
 #[derive(Debug)]
 pub struct Expression {
-    pub(super) ast: IdedExpr,
-    /// What it reads, so that nothing else is prepared for it.
-    pub(super) uses: Uses,
-    /// The paths of its `changed("…")`: the tree reads them as `@changed0`, `@changed1`, …
-    pub(super) changed: Vec<Path>,
+    node: Node,
     /// The path that the whole expression is: it is read without CEL, and the text of its numbers stays as published.
     pub(super) whole: Option<Path>,
     paths: Vec<Path>,
+    lets: Vec<usize>,
     vars: Vec<String>,
     unset: Vec<String>,
     text: String,
-}
-
-/// What an expression reads.
-#[derive(Debug, Default)]
-pub(super) struct Uses {
-    pub(super) data: bool,
-    pub(super) previous: bool,
-    pub(super) event: bool,
-    pub(super) item: bool,
-    /// Places among the entry's `let`s: the tree reads them as `@let0`, `@let1`, …
-    pub(super) lets: Vec<usize>,
-    /// A map written in the expression: CEL's own maps are compared with no others.
-    pub(super) map_literals: bool,
-    /// What takes longer the larger the event is, within what is done many times: it is counted.
-    pub(super) steps: bool,
 }
 
 impl Expression {
@@ -92,22 +88,26 @@ impl Expression {
         if text.len() > MAX_BYTES {
             return Err(TextProblem::new(MAX_BYTES, format!("an expression has at most {MAX_BYTES} bytes")).hint("split it with `let`"));
         }
-        let (mut ast, places) = ENV.parser().parse_with_source_info(text).map_err(|errors| syntax_problem(text, &errors))?;
+        let (ast, places) = ENV.parser().parse_with_source_info(text).map_err(|errors| syntax_problem(text, &errors))?;
         let mut check = Check {
             text,
             names,
             places: &places,
             bound: Vec::new(),
-            uses: Uses::default(),
-            changed: Vec::new(),
+            lets: Vec::new(),
             paths: Vec::new(),
             vars: Vec::new(),
             unset: Vec::new(),
         };
         let whole = check.chain(&ast).filter(|path| !path.is_optional());
-        check.node(&mut ast, 0)?;
-        let Check { uses, changed, paths, vars, unset, .. } = check;
-        Ok(Self { ast, uses, changed, whole, paths, vars, unset, text: text.to_owned() })
+        let node = check.node(&ast, 0)?;
+        let Check { lets, paths, vars, unset, .. } = check;
+        Ok(Self { node, whole, paths, lets, vars, unset, text: text.to_owned() })
+    }
+
+    /// Computes the value for one event.
+    pub(super) fn evaluate<'v>(&'v self, scope: &'v Scope<'_, '_>) -> Result<Value<'v>, Fault> {
+        Evaluator { scope, budget: scope.event.budget, variables: Vec::new() }.node(&self.node)
     }
 
     /// As written.
@@ -133,45 +133,7 @@ impl Expression {
 
     /// The places of the `let`s that it reads.
     pub fn lets(&self) -> &[usize] {
-        &self.uses.lets
-    }
-}
-
-fn syntax_problem(text: &str, errors: &cel::ParseErrors) -> TextProblem {
-    let Some(first) = errors.errors.first() else {
-        return TextProblem::new(0, "not an expression");
-    };
-    let line_from = match usize::try_from(first.pos.0).unwrap_or(0) {
-        0 | 1 => 0,
-        line => text.split_inclusive('\n').take(line - 1).map(str::len).sum(),
-    };
-    let column = usize::try_from(first.pos.1.saturating_sub(1)).unwrap_or(0);
-    let at = text[line_from..].char_indices().nth(column).map_or(text.len(), |(at, _)| line_from + at);
-    let message = first.msg.lines().next().unwrap_or_default();
-    // What else might stand there is a list of every token that CEL has.
-    let message = message
-        .split(" expecting {")
-        .next()
-        .unwrap_or_default()
-        .trim_start_matches("Syntax error: ")
-        .replace("'<EOF>'", "the end of the text");
-    let problem = TextProblem::new(at, format!("not an expression: {message}"));
-    let has_word = |word: &str| text.split(|c: char| !(c == '_' || c.is_ascii_alphanumeric())).any(|known| known == word);
-    let is_lone_equals = || {
-        let bytes = text.as_bytes();
-        let beside = |at: usize| bytes.get(at).is_some_and(|byte| b"=!<>".contains(byte));
-        (0..bytes.len()).any(|at| bytes[at] == b'=' && !beside(at + 1) && !(at > 0 && beside(at - 1)))
-    };
-    if text.trim_start().starts_with('{') || text.contains("{{") {
-        problem.hint("an expression is no template: a field is data.name, without braces")
-    } else if text.contains("===") || text.contains("!==") || is_lone_equals() {
-        problem.hint("CEL compares with == and !=")
-    } else if ["and", "or", "not"].into_iter().any(has_word) {
-        problem.hint("CEL's words for and, or and not are &&, || and !")
-    } else if text.contains("let.") {
-        problem.hint("`let` is a reserved word of CEL: in expressions that root is `lets`")
-    } else {
-        problem.hint("CEL, such as data.status == \"sold\"; a field named like a word of CEL is data[\"in\"]")
+        &self.lets
     }
 }
 
@@ -181,156 +143,161 @@ struct Check<'c> {
     places: &'c SourceInfo,
     /// The variables of the macros around.
     bound: Vec<String>,
-    uses: Uses,
-    changed: Vec<Path>,
+    /// Places among the entry's `let`s.
+    lets: Vec<usize>,
     paths: Vec<Path>,
     vars: Vec<String>,
     unset: Vec<String>,
 }
 
 impl Check<'_> {
-    fn node(&mut self, node: &mut IdedExpr, depth: usize) -> Result<(), TextProblem> {
+    fn node(&mut self, node: &IdedExpr, depth: usize) -> Result<Node, TextProblem> {
         if depth > MAX_DEPTH {
             return Err(TextProblem::new(0, format!("nested deeper than {MAX_DEPTH} levels")).hint("split it with `let`"));
         }
         if let Some((name, key)) = named_member(node) {
-            let replacement = self.named(node, name, key)?;
-            node.expr = replacement;
-            if name == "lets" && self.is_repeated() {
-                self.meter(node, SCAN);
-            }
-            return Ok(());
+            return self.named(node, name, key);
         }
         if let Some(path) = self.chain(node) {
-            match path.root() {
-                Root::Previous => self.uses.previous = true,
-                Root::Item => self.uses.item = true,
-                _ => self.uses.data = true,
-            }
-            if !path.is_optional() && self.is_repeated() && (path.root() != Root::Item || !self.bound.is_empty()) {
-                self.meter(node, SCAN);
-            }
             self.paths.push(path);
-            return Ok(());
+            return self.parts(node, depth);
         }
-        let id = node.id;
-        match &mut node.expr {
-            Expr::Unspecified | Expr::Literal(_) => Ok(()),
-            Expr::Ident(name) => {
-                let name = name.clone();
-                self.ident(id, &name)
+        self.parts(node, depth)
+    }
+
+    /// Compiles a node whose path, if it is one, is known.
+    fn parts(&mut self, node: &IdedExpr, depth: usize) -> Result<Node, TextProblem> {
+        let is_path = self.chain(node).is_some();
+        let mut inner = |check: &mut Self, node: &IdedExpr| {
+            if is_path { check.parts(node, depth + 1) } else { check.node(node, depth + 1) }
+        };
+        match &node.expr {
+            Expr::Unspecified => Ok(Node::Literal(Literal::Null)),
+            Expr::Literal(literal) => Ok(Node::Literal(Literal::of(literal))),
+            Expr::Ident(name) => self.ident(node.id, name),
+            Expr::Select(select) => {
+                let of = Box::new(inner(self, &select.operand)?);
+                let call = Call::select(&select.field, select.test);
+                Ok(Node::Select { of, field: select.field.as_str().into(), is_test: select.test, call })
             }
-            Expr::Select(select) => self.node(&mut select.operand, depth + 1),
-            Expr::Call(call) if call.func_name == "changed" => {
-                let replacement = self.changed(id, call)?;
-                node.expr = replacement;
-                Ok(())
+            Expr::Call(call) if call.func_name == "changed" => self.changed(node.id, call),
+            Expr::Call(call) => self.call(node.id, call, &mut inner),
+            Expr::List(list) => {
+                let elements: Result<Vec<_>, _> = list.elements.iter().map(|element| inner(self, element)).collect();
+                Ok(Node::List(elements?.into()))
             }
-            Expr::Call(call) => self.call(id, call, depth),
-            Expr::List(list) => list.elements.iter_mut().try_for_each(|element| self.node(element, depth + 1)),
             Expr::Map(map) => {
-                self.uses.map_literals = true;
-                map.entries.iter_mut().try_for_each(|entry| match &mut entry.expr {
-                    EntryExpr::MapEntry(entry) => {
-                        self.node(&mut entry.key, depth + 1)?;
-                        self.node(&mut entry.value, depth + 1)
-                    }
-                    EntryExpr::StructField(field) => self.node(&mut field.value, depth + 1),
-                })
+                let entries: Result<Vec<_>, _> = map
+                    .entries
+                    .iter()
+                    .map(|entry| match &entry.expr {
+                        EntryExpr::MapEntry(entry) => Ok((inner(self, &entry.key)?, inner(self, &entry.value)?)),
+                        EntryExpr::StructField(_) => Err(self.no_struct(node.id)),
+                    })
+                    .collect();
+                Ok(Node::Map(entries?.into()))
             }
-            Expr::Comprehension(comprehension) => {
-                self.node(&mut comprehension.iter_range, depth + 1)?;
-                self.node(&mut comprehension.accu_init, depth + 1)?;
-                let outer = self.bound.len();
-                self.bound.push(comprehension.iter_var.clone());
-                self.bound.extend(comprehension.iter_var2.clone());
-                self.bound.push(comprehension.accu_var.clone());
-                self.node(&mut comprehension.loop_cond, depth + 1)?;
-                self.node(&mut comprehension.loop_step, depth + 1)?;
-                self.node(&mut comprehension.result, depth + 1)?;
-                self.bound.truncate(outer);
-                self.meter(&mut comprehension.loop_cond, STEP);
-                Ok(())
-            }
-            Expr::Struct(_) => Err(self.problem(id, "messages with named types cannot be built here").hint("a map is {\"a\": 1}")),
+            Expr::Comprehension(comprehension) => self.comprehension(node.id, comprehension, depth),
+            Expr::Struct(_) => Err(self.no_struct(node.id)),
         }
     }
 
-    /// Whether what stands here may be asked once per element of a list.
-    fn is_repeated(&self) -> bool {
-        self.names.in_each || !self.bound.is_empty()
+    fn no_struct(&self, id: u64) -> TextProblem {
+        self.problem(id, "messages with named types cannot be built here").hint("a map is {\"a\": 1}")
     }
 
-    /// Puts a function around a node that counts, and answers with the node's value.
-    fn meter(&mut self, node: &mut IdedExpr, function: &str) {
-        self.uses.steps = true;
-        let metered = IdedExpr { id: node.id, expr: std::mem::replace(&mut node.expr, Expr::Unspecified) };
-        let meter = IdedExpr { id: node.id, expr: Expr::Ident(METER.to_owned()) };
-        node.expr = Expr::Call(CallExpr { func_name: function.to_owned(), target: None, args: vec![meter, metered] });
+    /// Compiles what CEL's parser makes of a macro.
+    fn comprehension(&mut self, id: u64, comprehension: &ComprehensionExpr, depth: usize) -> Result<Node, TextProblem> {
+        let over = self.node(&comprehension.iter_range, depth + 1)?;
+        self.bound.push(comprehension.iter_var.clone());
+        let kind = self.loop_kind(&comprehension.loop_step, depth + 1);
+        self.bound.pop();
+        let kind = kind?.ok_or_else(|| self.problem(id, "this macro is not known here"))?;
+        Ok(Node::Loop(Box::new(Loop { over, kind })))
     }
 
-    fn ident(&mut self, id: u64, name: &str) -> Result<(), TextProblem> {
-        if self.bound.iter().any(|bound| bound == name) || TYPES.contains(&name) {
-            return Ok(());
+    /// Compiles the step of a loop: `@result && x`, `@result || x`, `@result + [x]`, `p ? @result + [x] : @result`, `p ? @result + 1 : @result`.
+    fn loop_kind(&mut self, step: &IdedExpr, depth: usize) -> Result<Option<LoopKind>, TextProblem> {
+        let Expr::Call(call) = &step.expr else { return Ok(None) };
+        Ok(match (call.func_name.as_str(), &*call.args) {
+            (operators::LOGICAL_AND, [_, body]) => Some(LoopKind::All(self.node(body, depth)?)),
+            (operators::LOGICAL_OR, [_, body]) => Some(LoopKind::Exists(self.node(body, depth)?)),
+            (operators::ADD, [_, IdedExpr { expr: Expr::List(list), .. }]) => match &*list.elements {
+                [to] => Some(LoopKind::Map { filter: None, to: self.node(to, depth)? }),
+                _ => None,
+            },
+            (operators::CONDITIONAL, [condition, IdedExpr { expr: Expr::Call(add), .. }, _]) => match &*add.args {
+                [_, IdedExpr { expr: Expr::Literal(_), .. }] => Some(LoopKind::ExistsOne(self.node(condition, depth)?)),
+                [_, IdedExpr { expr: Expr::List(list), .. }] => match &*list.elements {
+                    [to] => Some(LoopKind::Map { filter: Some(self.node(condition, depth)?), to: self.node(to, depth)? }),
+                    _ => None,
+                },
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
+    fn ident(&mut self, id: u64, name: &str) -> Result<Node, TextProblem> {
+        if let Some(place) = self.bound.iter().rposition(|bound| bound == name) {
+            return Ok(Node::Variable(place));
         }
         match name {
-            "data" => self.uses.data = true,
-            "previous" => self.uses.previous = true,
-            "item" if self.names.in_each => self.uses.item = true,
-            "item" => return Err(self.problem(id, "`item` is known only in a rule with `each`")),
+            "data" => Ok(Node::Data),
+            "previous" => Ok(Node::Previous),
+            "item" if self.names.in_each => Ok(Node::Item),
+            "item" => Err(self.problem(id, "`item` is known only in a rule with `each`")),
             "event" | "lets" | "vars" => {
-                return Err(self.problem(id, format!("`{name}` is a root: a name follows it")).hint(format!("such as {name}.x")));
+                Err(self.problem(id, format!("`{name}` is a root: a name follows it")).hint(format!("such as {name}.x")))
             }
-            _ => {
-                return Err(self
-                    .problem(id, format!("unknown root `{name}`"))
-                    .hint(format!("a field of the payload is data.{name}; the roots are data, previous, event, lets, item, vars")));
-            }
+            _ if TYPES.contains(&name) => Ok(Node::Literal(Literal::Other(Box::new(CelType::new(name))))),
+            _ => Err(self
+                .problem(id, format!("unknown root `{name}`"))
+                .hint(format!("a field of the payload is data.{name}; the roots are data, previous, event, lets, item, vars"))),
         }
-        Ok(())
     }
 
-    /// What `event.x`, `lets.x` and `vars.x` are replaced by.
-    fn named(&mut self, node: &IdedExpr, root: &'static str, key: String) -> Result<Expr, TextProblem> {
+    /// Compiles `event.x`, `lets.x` and `vars.x`.
+    fn named(&mut self, node: &IdedExpr, root: &'static str, key: String) -> Result<Node, TextProblem> {
         let asked_for = matches!(&node.expr, Expr::Select(select) if select.test);
         match root {
-            "event" => {
-                if EventField::from_name(&key).is_none() {
+            "event" => match EventField::from_name(&key) {
+                Some(field) if asked_for => Ok(Node::HasEvent(field)),
+                Some(field) => Ok(Node::Event(field)),
+                None => {
                     let hint = "known: id, type, time, source, subject, position";
-                    return Err(self.problem(node.id, format!("an event has no `{key}`")).hint(hint));
+                    Err(self.problem(node.id, format!("an event has no `{key}`")).hint(hint))
                 }
-                self.uses.event = true;
-                Ok(node.expr.clone())
-            }
+            },
             "lets" => {
                 let Some(place) = self.names.lets.iter().position(|known| *known == key) else {
                     let known = path::known(self.names.lets);
                     return Err(self.problem(node.id, format!("no `let` named `{key}` stands before this")).hint(known));
                 };
                 if asked_for {
-                    return Ok(Expr::Literal(LiteralValue::Boolean(CelBool::from(true))));
+                    return Ok(Node::Literal(Literal::Bool(true)));
                 }
-                if !self.uses.lets.contains(&place) {
-                    self.uses.lets.push(place);
+                if !self.lets.contains(&place) {
+                    self.lets.push(place);
                 }
-                Ok(Expr::Ident(let_variable(place)))
+                Ok(Node::Let(place))
             }
             _ => {
                 let value = self.names.vars.0.get(&key);
                 self.vars.push(key.clone());
                 Ok(match value {
-                    _ if asked_for => Expr::Literal(LiteralValue::Boolean(CelBool::from(value.is_some()))),
-                    Some(value) => Expr::Literal(LiteralValue::String(CelString::from(value.clone()))),
+                    _ if asked_for => Node::Literal(Literal::Bool(value.is_some())),
+                    Some(value) => Node::Literal(Literal::Text(value.as_str().into())),
                     None => {
                         self.unset.push(key);
-                        Expr::Ident("@unset".to_owned())
+                        Node::Unset
                     }
                 })
             }
         }
     }
 
-    fn changed(&mut self, id: u64, call: &CallExpr) -> Result<Expr, TextProblem> {
+    fn changed(&mut self, id: u64, call: &CallExpr) -> Result<Node, TextProblem> {
         let path = match (&call.target, &*call.args) {
             (None, [IdedExpr { expr: Expr::Literal(LiteralValue::String(path)), .. }]) => path.inner(),
             _ => return Err(self.problem(id, "`changed` takes one path in quotes").hint("such as changed(\"category\")")),
@@ -341,11 +308,15 @@ impl Check<'_> {
         }
         path.set_optional();
         self.paths.push(path.clone());
-        self.changed.push(path);
-        Ok(Expr::Ident(changed_variable(self.changed.len() - 1)))
+        Ok(Node::Changed(path))
     }
 
-    fn call(&mut self, id: u64, call: &mut CallExpr, depth: usize) -> Result<(), TextProblem> {
+    fn call(
+        &mut self,
+        id: u64,
+        call: &CallExpr,
+        inner: &mut impl FnMut(&mut Self, &IdedExpr) -> Result<Node, TextProblem>,
+    ) -> Result<Node, TextProblem> {
         let name = call.func_name.as_str();
         let is_operator = !name.starts_with(|c: char| c.is_ascii_alphabetic());
         if call.target.is_some() && !METHODS.contains(&name) {
@@ -366,52 +337,83 @@ impl Check<'_> {
                 problem.hint(functions_hint())
             });
         }
-        if name == "matches" && !matches!(call.args.last(), Some(IdedExpr { expr: Expr::Literal(_), .. })) {
-            return Err(self.problem(id, "the pattern of `matches` must be written here: an event may not choose it"));
+        if name == "date" {
+            self.date_literals(call)?;
         }
-        self.literals(name, call)?;
-        // CEL's null equals nothing but CEL's null: where `previous` is absent ours must stand on the left.
-        if matches!(name, operators::EQUALS | operators::NOT_EQUALS)
-            && matches!(call.args.first(), Some(IdedExpr { expr: Expr::Literal(LiteralValue::Null), .. }))
-        {
-            call.args.swap(0, 1);
+        let mut args = Vec::with_capacity(call.args.len() + 1);
+        for arg in call.target.as_deref().into_iter().chain(&call.args) {
+            args.push(inner(self, arg)?);
         }
-        if let Some(target) = &mut call.target {
-            self.node(target, depth + 1)?;
+        if args.len() > OPERANDS.len() {
+            return Err(self.problem(id, format!("`{name}` has fewer arguments")));
         }
-        call.args.iter_mut().try_for_each(|argument| self.node(argument, depth + 1))
+        let args = match (name, args.len()) {
+            (operators::CONDITIONAL, 3) => {
+                return Ok(args.try_into().map_or(Node::Literal(Literal::Null), |parts| Node::If(Box::new(parts))));
+            }
+            (operators::LOGICAL_AND | operators::LOGICAL_OR | operators::EQUALS | operators::NOT_EQUALS, 2) => {
+                let Ok(sides) = <[Node; 2]>::try_from(args).map(Box::new) else { return Ok(Node::Literal(Literal::Null)) };
+                return Ok(match name {
+                    operators::LOGICAL_AND => Node::And(sides),
+                    operators::LOGICAL_OR => Node::Or(sides),
+                    _ => Node::Equal { sides, is_negated: name == operators::NOT_EQUALS },
+                });
+            }
+            _ => args.into_boxed_slice(),
+        };
+        let does = self.operation(id, name, call, args.len())?;
+        Ok(Node::Call { does, call: Call::of(name, call.target.is_some(), args.len()), args })
     }
 
-    /// Patterns, formats and zones that are written here can be tried now.
-    fn literals(&self, name: &str, call: &CallExpr) -> Result<(), TextProblem> {
+    fn operation(&self, id: u64, name: &str, call: &CallExpr, operands: usize) -> Result<Operation, TextProblem> {
+        Ok(match (name, operands) {
+            (operators::LOGICAL_NOT, 1) => Operation::Not,
+            (operators::ADD, 2) => Operation::Add,
+            (operators::SUBSTRACT, 2) => Operation::Subtract,
+            (operators::MULTIPLY, 2) => Operation::Multiply,
+            (operators::MODULO, 2) => Operation::Remainder,
+            (operators::LESS, 2) => Operation::Less,
+            (operators::LESS_EQUALS, 2) => Operation::LessEquals,
+            (operators::GREATER, 2) => Operation::Greater,
+            (operators::GREATER_EQUALS, 2) => Operation::GreaterEquals,
+            (operators::IN, 2) => Operation::In,
+            (operators::INDEX, 2) => Operation::Index,
+            ("size", 1) => Operation::Size,
+            ("dyn", 1) => Operation::Same,
+            ("contains", 2) => Operation::Contains,
+            ("startsWith", 2) => Operation::StartsWith,
+            ("endsWith", 2) => Operation::EndsWith,
+            ("matches", 2) => match call.args.last() {
+                Some(IdedExpr { id, expr: Expr::Literal(LiteralValue::String(pattern)) }) => {
+                    Operation::Matches(TextPattern::compile(pattern.inner()).map_err(|why| {
+                        let problem = self.problem(*id, format!("not a regular expression: {why}"));
+                        problem.hint("the syntax is RE2's: no look-around, no back-references")
+                    })?)
+                }
+                _ => return Err(self.problem(id, "the pattern of `matches` must be written here, in quotes: an event may not choose it")),
+            },
+            ("date", _) => Operation::Cel { work_per_byte: 8 },
+            ("lower" | "upper" | "md5" | "sha1" | "sha256" | "urlencode", _) => Operation::Cel { work_per_byte: 2 },
+            _ => Operation::Cel { work_per_byte: 1 },
+        })
+    }
+
+    /// Tries the format and the zone of `date` where they are written in the expression.
+    fn date_literals(&self, call: &CallExpr) -> Result<(), TextProblem> {
         let literal = |argument: Option<&IdedExpr>| match argument {
             Some(IdedExpr { id, expr: Expr::Literal(LiteralValue::String(text)) }) => Some((*id, text.inner().to_owned())),
             _ => None,
         };
-        match name {
-            "matches" => {
-                if let Some((id, pattern)) = literal(call.args.last())
-                    && let Err(why) = functions::try_pattern(&pattern)
-                {
-                    let problem = self.problem(id, format!("not a regular expression: {why}"));
-                    return Err(problem.hint("the syntax is RE2's: no look-around, no back-references"));
-                }
-            }
-            "date" => {
-                if let Some((id, format)) = literal(call.args.get(1))
-                    && !functions::is_date_format(&format)
-                {
-                    return Err(self.problem(id, format!("`{format}` is no format of strftime")).hint("such as %Y-%m-%d or %H:%M"));
-                }
-                if let Some((id, zone)) = literal(call.args.get(2))
-                    && !functions::is_zone(&zone)
-                {
-                    return Err(self
-                        .problem(id, format!("`{zone}` is no IANA time zone that this machine knows"))
-                        .hint("such as UTC or Europe/Berlin"));
-                }
-            }
-            _ => {}
+        if let Some((id, format)) = literal(call.args.get(1))
+            && !functions::is_date_format(&format)
+        {
+            return Err(self.problem(id, format!("`{format}` is no format of strftime")).hint("such as %Y-%m-%d or %H:%M"));
+        }
+        if let Some((id, zone)) = literal(call.args.get(2))
+            && !functions::is_zone(&zone)
+        {
+            let problem = self.problem(id, format!("`{zone}` is no IANA time zone that this machine knows"));
+            return Err(problem.hint("such as UTC or Europe/Berlin"));
         }
         Ok(())
     }
@@ -472,14 +474,6 @@ fn named_member(node: &IdedExpr) -> Option<(&'static str, String)> {
     let Expr::Ident(root) = &operand.expr else { return None };
     let root = ["event", "lets", "vars"].into_iter().find(|known| known == root)?;
     Some((root, key.to_owned()))
-}
-
-pub(super) fn changed_variable(place: usize) -> String {
-    format!("@changed{place}")
-}
-
-pub(super) fn let_variable(place: usize) -> String {
-    format!("@let{place}")
 }
 
 fn functions_hint() -> String {

@@ -1,17 +1,13 @@
 //! The functions that expressions have beside CEL's own: `lower upper trim md5 sha1 sha256 urlencode date`.
 
-use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue};
 use cel::common::types::{
-    CelDouble, CelInt, CelString, CelTimestamp, CelUInt, DOUBLE_TYPE, DYN_TYPE, INT_TYPE, STRING_TYPE, TIMESTAMP_TYPE, UINT_TYPE,
+    CelDouble, CelInt, CelString, CelTimestamp, CelUInt, DOUBLE_TYPE, INT_TYPE, STRING_TYPE, TIMESTAMP_TYPE, UINT_TYPE,
 };
-use cel::common::value::{CowVal, Val};
-use cel::{Context, Env, ExecutionError, Value};
+use cel::common::value::CowVal;
+use cel::{Env, ExecutionError};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
-
-use super::cel_value::Meter;
-use super::expression::ENV;
 
 /// Their names.
 pub(super) const NAMES: [&str; 9] = ["changed", "date", "lower", "md5", "sha1", "sha256", "trim", "upper", "urlencode"];
@@ -19,14 +15,8 @@ pub(super) const NAMES: [&str; 9] = ["changed", "date", "lower", "md5", "sha1", 
 /// Everything but the unreserved characters of RFC 3986, section 2.3.
 pub(super) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The variable that holds the event's [`Meter`].
-pub(super) const METER: &str = "@meter";
-
-/// Counts one round of a loop.
-pub(super) const STEP: &str = "@step";
-
-/// Counts what it takes to read a whole value.
-pub(super) const SCAN: &str = "@scan";
+/// The longest format of `date`: a directive may become 255 characters.
+const MAX_FORMAT_BYTES: usize = 1024;
 
 type Answer<'b, 'v> = Result<CowVal<'b, 'v>, ExecutionError>;
 type Call = for<'b, 'v> fn(Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v>;
@@ -50,46 +40,12 @@ pub(super) fn declare(env: &mut Env) {
     for (name, time) in times {
         declared &= env.add_overload("date", &format!("date_{name}"), vec![time, STRING_TYPE, STRING_TYPE], date).is_ok();
     }
-    declared &= env.add_overload(STEP, STEP, vec![DYN_TYPE, DYN_TYPE], |args| metered(args, |_| 1)).is_ok();
-    declared &= env.add_overload(SCAN, SCAN, vec![DYN_TYPE, DYN_TYPE], |args| metered(args, scanning_steps)).is_ok();
     debug_assert!(declared, "a function of ours has the name of one of CEL's");
 }
 
 fn of_text<'b, 'v>(args: &[CowVal<'b, 'v>], f: impl Fn(&str) -> String) -> Answer<'b, 'v> {
     let text = text_of(args, 0)?;
     Ok(CowVal::owned(CelString::from(f(text))))
-}
-
-/// The second argument, after the meter has counted it.
-fn metered<'b, 'v>(mut args: Vec<CowVal<'b, 'v>>, steps: fn(&dyn Val) -> u64) -> Answer<'b, 'v> {
-    let value = args.pop().ok_or_else(|| ExecutionError::function_error("", "nothing to count"))?;
-    match args.first().and_then(|meter| meter.downcast_ref::<Meter>()) {
-        Some(meter) if meter.spend(steps(value.as_ref())) => Ok(value),
-        _ => Err(ExecutionError::function_error(STEP, "")),
-    }
-}
-
-/// In steps of a loop: comparing an element takes a small part of one, copying text a smaller one.
-fn scanning_steps(value: &dyn Val) -> u64 {
-    match value.downcast_ref::<CelString>() {
-        Some(text) => text.inner().len() as u64 / 64,
-        None => value.as_sizer().map_or(0, |list| u64::try_from(*list.size().inner()).unwrap_or(0) / 16),
-    }
-}
-
-/// Asks CEL itself whether it reads a pattern of `matches`.
-pub(super) fn try_pattern(pattern: &str) -> Result<(), String> {
-    let literal = |text: &str| IdedExpr { id: 0, expr: Expr::Literal(LiteralValue::String(CelString::from(text.to_owned()))) };
-    let call = CallExpr { func_name: "matches".to_owned(), target: Some(Box::new(literal(""))), args: vec![literal(pattern)] };
-    let asked = IdedExpr { id: 0, expr: Expr::Call(call) };
-    let context = Context::with_env(ENV.clone());
-    match Value::resolve_val(&asked, &context) {
-        Err(ExecutionError::FunctionError { message, .. }) => {
-            Err(message.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned())
-        }
-        Err(_) => Err("CEL does not read it".to_owned()),
-        Ok(_) => Ok(()),
-    }
 }
 
 /// Whether strftime knows the format.
@@ -111,9 +67,12 @@ fn text_of<'a>(args: &'a [CowVal<'_, '_>], at: usize) -> Result<&'a str, Executi
 fn date<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
     let wrong = |what: &str| ExecutionError::function_error("date", what);
     let time = timestamp_of(&args).ok_or_else(|| wrong("the time is neither RFC 3339 nor Unix seconds within the years -9999 to 9999"))?;
+    let format = text_of(&args, 1)?;
+    if format.len() > MAX_FORMAT_BYTES {
+        return Err(wrong("the format has more than 1024 bytes"));
+    }
     let zone = jiff::tz::TimeZone::get(text_of(&args, 2)?).map_err(|_| wrong("the zone is none of IANA's"))?;
-    let text =
-        jiff::fmt::strtime::format(text_of(&args, 1)?, &time.to_zoned(zone)).map_err(|_| wrong("the format is none of strftime's"))?;
+    let text = jiff::fmt::strtime::format(format, &time.to_zoned(zone)).map_err(|_| wrong("the format is none of strftime's"))?;
     Ok(CowVal::owned(CelString::from(text)))
 }
 

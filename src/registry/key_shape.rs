@@ -36,6 +36,15 @@ impl KeyShape {
         shape
     }
 
+    /// Returns the text, where it is the only one.
+    pub(super) fn as_literal(&self) -> Option<&str> {
+        match self.parts.as_slice() {
+            [] => Some(""),
+            [Part::Literal(text)] => Some(text),
+            _ => None,
+        }
+    }
+
     fn push_literal(&mut self, text: &str) {
         match self.parts.last_mut() {
             _ if text.is_empty() => {}
@@ -68,7 +77,7 @@ impl KeyShape {
                     let found = match (open, parts.peek().is_none()) {
                         (false, _) => rest.starts_with(literal).then_some(0),
                         (true, true) => rest.ends_with(literal).then(|| rest.len() - literal.len()),
-                        (true, false) => rest.windows(literal.len()).position(|window| window == literal),
+                        (true, false) => memchr::memmem::find(rest, literal),
                     };
                     let Some(at) = found else { return false };
                     rest = &rest[at + literal.len()..];

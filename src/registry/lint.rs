@@ -1,5 +1,7 @@
 //! What is legal in a registry and surely wrong.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 
 use super::data_schema::decoded;
@@ -8,6 +10,7 @@ use super::document::{EffectDocument, Text};
 use super::effect::Verb;
 use super::model::{Family, Pattern, VersionRule};
 use super::path::{Path, Root, Step};
+use super::reserved::OWN_PREFIX;
 use super::template::Template;
 
 /// What a text becomes a part of.
@@ -80,6 +83,45 @@ pub(super) fn check_foreign(text: &Text, has_placeholder: bool, schema: Option<&
     }
 }
 
+/// Keys that belong to unstale itself or may be sets of tags, and keys that a publisher may choose whole.
+pub(super) fn check_reserved(
+    effect: &EffectDocument,
+    targets: &[Template],
+    prefix: &str,
+    tag_prefix: &str,
+    schema: Option<&Value>,
+    report: &mut Report<'_>,
+) {
+    if effect.verb == Verb::InvalidateTags {
+        return;
+    }
+    for (text, target) in effect.targets.iter().zip(targets) {
+        let begins = [prefix, target.first_literal()].concat();
+        if begins.starts_with(OWN_PREFIX) {
+            report.error_with_hint(
+                text.at,
+                format!("this key begins with `{OWN_PREFIX}`, which is kept for the keys of unstale itself"),
+                "no rule may reach those: name a key of your own",
+            );
+        } else if !tag_prefix.is_empty() && begins.starts_with(tag_prefix) {
+            report.warn(
+                text.at,
+                format!("this key begins with `{tag_prefix}` (UNSTALE_TAG_PREFIX): it may be the set of a tag, and is unresolvable"),
+                "to delete what a tag names, use `invalidate_tags`",
+            );
+        } else if let (true, Some(path)) = (begins.is_empty(), target.paths().next())
+            && (schema.is_none() || path.root() == Root::Event)
+            && path.root() != Root::Let
+        {
+            report.warn(
+                text.at,
+                format!("the key begins with `{}`, which may be any text: the publisher chooses which keys the rule reaches", path.text()),
+                "put a literal before it, such as product:{id}; or bound the field in `data` with a `pattern` or an `enum`",
+            );
+        }
+    }
+}
+
 enum Finding {
     Fine,
     Undeclared,
@@ -147,16 +189,20 @@ fn all_of<'v>(root: &'v Value, schemas: &[&'v Value]) -> Option<Vec<&'v Value>> 
 
 /// A value that a later effect of the same event takes away again.
 pub(super) fn check_order(effects: &[EffectDocument], report: &mut Report<'_>) {
-    for (place, effect) in effects.iter().enumerate().filter(|(_, effect)| effect.verb == Verb::InvalidateTags) {
-        for tag in &effect.targets {
-            let stored = effects[..place].iter().find(|earlier| earlier.tags.iter().any(|stored| stored.text == tag.text));
-            if let Some(stored) = stored {
+    // The first effect that stores each tag.
+    let mut stored: HashMap<&str, &EffectDocument> = HashMap::new();
+    for effect in effects {
+        for tag in effect.targets.iter().filter(|_| effect.verb == Verb::InvalidateTags) {
+            if let Some(stored) = stored.get(&*tag.text) {
                 report.warn(
                     tag.at,
                     format!("this invalidates what the `{}` at line {} has just stored", stored.verb, stored.at.line),
                     "effects take hold in the order written: put `invalidate_tags` first",
                 );
             }
+        }
+        for tag in &effect.tags {
+            stored.entry(&tag.text).or_insert(effect);
         }
     }
 }
@@ -203,9 +249,14 @@ pub(super) fn warn_of_retired(name: &Text, report: &mut Report<'_>) {
 }
 
 /// A routing key that binds an event which another entry calls retired.
-pub(super) fn check_bind(text: &Text, entry: &str, retired: &[String], report: &mut Report<'_>) {
-    let pattern = Pattern::parse(&text.text);
-    if let Some(name) = retired.iter().find(|name| *name != entry && pattern.matches(name)) {
+pub(super) fn check_bind(text: &Text, entry: &str, retired: &HashSet<String>, report: &mut Report<'_>) {
+    let bound = if Pattern::is_pattern(&text.text) {
+        let pattern = Pattern::parse(&text.text);
+        retired.iter().filter(|name| *name != entry && pattern.matches(name)).min()
+    } else {
+        retired.get(&text.text).filter(|name| *name != entry)
+    };
+    if let Some(name) = bound {
         report.warn(
             text.at,
             format!("this binds `{name}`, which is retired"),

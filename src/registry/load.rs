@@ -1,8 +1,8 @@
 //! A directory of schema files → [`Loaded`]: whole, or every reason why not.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
+mod files;
+
+use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
@@ -11,8 +11,11 @@ use super::diagnostic::{Problem, Problems, Report, Severity, SourceFile};
 use super::document::{self, Document};
 use super::example::Example;
 use super::model::{Entry, Loader, Registry, RuleName};
-use super::tree;
+use super::tree::{self, Aliases};
 use crate::config::{RegistryConfig, Vars};
+use files::ReadFile;
+
+pub use files::FileList;
 
 /// What to load, and what stands around it.
 #[derive(Debug, Clone)]
@@ -21,6 +24,8 @@ pub struct LoadOptions {
     pub schemas: PathBuf,
     /// `UNSTALE_KEY_PREFIX`
     pub key_prefix: String,
+    /// `UNSTALE_TAG_PREFIX`
+    pub tag_prefix: String,
     /// What `{vars.NAME}` reads.
     pub vars: Vars,
     /// `UNSTALE_MAX_KEYS_PER_EVENT`
@@ -35,6 +40,7 @@ impl LoadOptions {
         Self {
             schemas: config.schemas.clone(),
             key_prefix: config.key_prefix.clone(),
+            tag_prefix: config.tag_prefix.clone(),
             vars: config.vars.clone(),
             max_keys_per_event: config.max_keys_per_event,
             missing_vars: MissingVars::Refuse,
@@ -95,18 +101,18 @@ impl Registry {
         &self.loaders
     }
 
-    /// Reads and compiles every `*.yaml`, `*.yml` and `*.json` file below the directory. Names that begin with a dot are passed over: Kubernetes
+    /// Reads and compiles every `*.yaml`, `*.yml` and `*.json` file below the directory. Names that begin with a dot are skipped: Kubernetes
     /// keeps a mounted ConfigMap in `..data`, and links to it from beside.
     ///
     /// # Errors
     /// Every problem of every file at once, warnings included; of syntax errors the first of each file.
     pub fn load(options: &LoadOptions) -> Result<Loaded, Problems> {
+        let (files, digest) = read_all(options)?;
         let mut problems = Vec::new();
-        let (files, digest) = read_all(&options.schemas, &options.vars, &mut problems)?;
         let mut sources = Vec::with_capacity(files.len());
-        for (path, shown_path, bytes) in files {
+        for ReadFile { path, shown_path, bytes } in files {
             match String::from_utf8(bytes) {
-                Ok(text) => sources.push(SourceFile { path, shown_path, text }),
+                Ok(text) => sources.push(SourceFile::new(path, shown_path, text)),
                 Err(error) => problems.push(not_utf8(&shown_path, &error)),
             }
         }
@@ -114,14 +120,20 @@ impl Registry {
     }
 }
 
-/// The digest that the registry in this directory would have, without compiling it.
+/// Returns the digest that the registry in this directory would have, without compiling it.
 ///
 /// # Errors
 /// What cannot be read.
 pub fn digest_of(options: &LoadOptions) -> Result<String, Problems> {
-    let mut problems = Vec::new();
-    let (_, digest) = read_all(&options.schemas, &options.vars, &mut problems)?;
-    if problems.is_empty() { Ok(digest) } else { Err(Problems(problems)) }
+    read_all(options).map(|(_, digest)| digest)
+}
+
+/// Lists the registry's files without reading them: the list of an unchanged registry is equal to the one before.
+///
+/// # Errors
+/// What cannot be listed, and links that lead out of the directory.
+pub fn list_files(options: &LoadOptions) -> Result<FileList, Problems> {
+    files::list(&options.schemas)
 }
 
 /// Two bytes over the variables' names and values, which decide along with the files what an event does. No more of them: the digest is shown,
@@ -136,39 +148,28 @@ fn checksum(vars: &Vars) -> [u8; 2] {
     [all[0], all[1]]
 }
 
-/// A file's path below the directory, the path to show, and its bytes.
-type ReadFile = (String, String, Vec<u8>);
+/// How often the files are listed anew because a listed one was gone: a swap of a ConfigMap is over by then.
+const MAX_LISTINGS: usize = 3;
 
-/// The files of a directory in byte order of their paths, and the digest over them.
-fn read_all(schemas: &Path, vars: &Vars, problems: &mut Vec<Problem>) -> Result<(Vec<ReadFile>, String), Problems> {
-    let shown_root = schemas.display().to_string();
-    if let Err(error) = std::fs::metadata(schemas) {
-        let hint = "UNSTALE_SCHEMAS names the directory of schema files";
-        return Err(Problems(vec![Problem::of_path(shown_root, format!("the registry cannot be read: {}", reason(&error)), hint)]));
-    }
-    let mut found = BTreeMap::new();
-    collect(schemas, "", 0, &mut found, problems);
-    if found.is_empty() && problems.is_empty() {
-        let hint = "put *.yaml, *.yml or *.json files there, or name another directory in UNSTALE_SCHEMAS";
-        problems.push(Problem::of_path(shown_root, "the registry is empty: no schema file stands in this directory", hint));
-    }
+/// Reads the files of a directory, in byte order of their paths, and makes the digest over them.
+fn read_all(options: &LoadOptions) -> Result<(Vec<ReadFile>, String), Problems> {
+    let mut listings = 1;
+    let files = loop {
+        match files::read(files::list(&options.schemas)?) {
+            Ok(files) => break files,
+            Err(error) if error.is_gone && listings < MAX_LISTINGS => listings += 1,
+            Err(error) => return Err(Problems(error.problems)),
+        }
+    };
     let mut digest = Sha256::new();
-    let mut files = Vec::with_capacity(found.len());
-    for (path, file) in found {
-        let shown_path = file.display().to_string();
-        match std::fs::read(&file) {
-            Ok(bytes) => {
-                for part in [path.as_bytes(), &bytes] {
-                    digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-                    digest.update(part);
-                }
-                files.push((path, shown_path, bytes));
-            }
-            Err(error) => problems.push(Problem::of_path(shown_path, format!("the file cannot be read: {}", reason(&error)), "")),
+    for ReadFile { path, bytes, .. } in &files {
+        for part in [path.as_bytes(), bytes] {
+            digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            digest.update(part);
         }
     }
     digest.update(env!("CARGO_PKG_VERSION"));
-    digest.update(checksum(vars));
+    digest.update(checksum(&options.vars));
     Ok((files, digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
 }
 
@@ -179,7 +180,9 @@ pub(super) fn compile_sources(
     digest: String,
     mut problems: Vec<Problem>,
 ) -> Result<Loaded, Problems> {
-    let compiled = compile::compile(sources.iter().map(read).collect(), options, digest);
+    let mut aliases = Aliases::default();
+    let files = sources.iter().map(|source| read(source, &mut aliases)).collect();
+    let compiled = compile::compile(files, &mut aliases, options, digest);
     problems.extend(compiled.problems);
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(Problems(problems));
@@ -187,65 +190,11 @@ pub(super) fn compile_sources(
     Ok(Loaded { registry: compiled.registry, warnings: problems, examples: compiled.examples, key_prefix: options.key_prefix.clone() })
 }
 
-fn read(source: &SourceFile) -> File<'_> {
+fn read<'s>(source: &'s SourceFile, aliases: &mut Aliases) -> File<'s> {
     let mut report = Report::new(source);
-    let root = tree::parse(&mut report);
+    let root = tree::parse(&mut report, aliases);
     let document = root.as_ref().map_or_else(Document::default, |root| document::read(root, &mut report));
-    File { source, root, document, problems: report.problems }
-}
-
-/// A link may lead back up.
-const MAX_DIRECTORY_DEPTH: usize = 16;
-
-fn collect(directory: &Path, below: &str, depth: usize, found: &mut BTreeMap<String, PathBuf>, problems: &mut Vec<Problem>) {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) => {
-            problems.push(unlisted(directory, &error));
-            return;
-        }
-    };
-    for entry in entries {
-        let path = match entry {
-            Ok(entry) => entry.path(),
-            Err(error) => {
-                problems.push(unlisted(directory, &error));
-                return;
-            }
-        };
-        let Some(name) = path.file_name() else { continue };
-        let Some(name) = name.to_str() else {
-            problems.push(Problem::of_path(path.display().to_string(), "the name is not UTF-8", "rename the file"));
-            continue;
-        };
-        if name.starts_with('.') {
-            continue;
-        }
-        let relative = if below.is_empty() { name.to_owned() } else { format!("{below}/{name}") };
-        let is_schema = [".yaml", ".yml", ".json"].iter().any(|ending| name.ends_with(ending));
-        match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.is_dir() && depth == MAX_DIRECTORY_DEPTH => problems.push(Problem::of_path(
-                path.display().to_string(),
-                format!("directories are nested deeper than {MAX_DIRECTORY_DEPTH}"),
-                "does a link lead back up?",
-            )),
-            Ok(metadata) if metadata.is_dir() => collect(&path, &relative, depth + 1, found, problems),
-            Ok(metadata) if is_schema && metadata.is_file() => {
-                found.insert(relative, path);
-            }
-            Ok(_) if is_schema => problems.push(Problem::of_path(path.display().to_string(), "this is no regular file", "")),
-            Err(error) if is_schema => {
-                problems.push(Problem::of_path(path.display().to_string(), format!("the file cannot be read: {}", reason(&error)), ""));
-            }
-            Ok(_) | Err(_) => {}
-        }
-    }
-}
-
-fn unlisted(directory: &Path, error: &io::Error) -> Problem {
-    let is_file = error.kind() == io::ErrorKind::NotADirectory;
-    let hint = if is_file { "give the directory that it is in: a registry is all the schema files of a directory" } else { "" };
-    Problem::of_path(directory.display().to_string(), format!("the directory cannot be read: {}", reason(error)), hint)
+    File { report, root, document }
 }
 
 fn not_utf8(shown_path: &str, error: &std::string::FromUtf8Error) -> Problem {
@@ -256,16 +205,6 @@ fn not_utf8(shown_path: &str, error: &std::string::FromUtf8Error) -> Problem {
     problem.line = u32::try_from(line).unwrap_or(u32::MAX);
     problem.column = u32::try_from(column).unwrap_or(u32::MAX);
     problem
-}
-
-/// What an error of the file system means, without its number.
-fn reason(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "it does not exist".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        io::ErrorKind::NotADirectory => "it is not a directory".to_owned(),
-        _ => error.to_string(),
-    }
 }
 
 #[cfg(test)]

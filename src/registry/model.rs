@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use super::data_schema::DataSchema;
 use super::effect::{LoaderId, Only, RuleId, Stale, Verb};
 use super::expression::Expression;
 use super::key_shape::KeyShape;
-use super::payload_json::PayloadJson;
 use super::template::Template;
 use super::url_template::UrlTemplate;
 use super::value_template::ValueTemplate;
@@ -30,6 +30,8 @@ pub struct Registry {
     pub routing_keys: Vec<String>,
     /// `UNSTALE_MAX_KEYS_PER_EVENT`
     pub max_keys_per_event: usize,
+    /// `UNSTALE_TAG_PREFIX`
+    pub tag_prefix: String,
 }
 
 /// What one file says of one event or pattern.
@@ -42,7 +44,7 @@ pub struct Entry {
     /// Nothing is done any more.
     pub retired: bool,
     /// JSON Schema of the payload.
-    pub schema: Option<jsonschema::Validator<PayloadJson>>,
+    pub schema: Option<DataSchema>,
     /// What a violation of it means.
     pub validate: Validate,
     /// Orders the writes of one entity.

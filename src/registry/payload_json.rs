@@ -1,7 +1,14 @@
-//! A payload as the JSON Schema library reads it: in place, without a tree of its own. Of members of one name the last counts, as everywhere.
+//! A payload as the JSON Schema library reads it: in place, without a tree of its own, and within the event's budget. Of members of one name
+//! the last counts, as everywhere.
+//!
+//! Files: `meter` charges the budget for each access and ends a validation that is beyond it, `compare` is equality and `uniqueItems`.
+
+mod compare;
+mod meter;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use jsonschema::JsonType;
@@ -11,13 +18,21 @@ use serde_json::{Number, Value};
 use crate::event::Json;
 use crate::event::json::{JsonKind, MemberList};
 
+pub(super) use meter::{BACKTRACKING, Costs, Meter, NAME_BACKTRACK_LIMIT, backtracking_units};
+
 /// Names the representation; see [`jsonschema::json`].
 #[derive(Debug)]
-pub struct PayloadJson;
+pub(super) struct PayloadJson;
 
-/// A value of a payload.
+/// A value of a payload, and the meter that its accesses run.
 #[derive(Debug, Clone, Copy)]
-pub enum PayloadNode<'a> {
+pub(super) struct PayloadNode<'a> {
+    value: PayloadValue<'a>,
+    meter: Option<&'a Meter<'a>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum PayloadValue<'a> {
     /// An object whose members are known already, one of each name.
     Known(Json<'a>, &'a [(Cow<'a, str>, Json<'a>)]),
     /// Any other value.
@@ -27,16 +42,51 @@ pub enum PayloadNode<'a> {
 }
 
 impl<'a> PayloadNode<'a> {
-    /// A value, and its members where it is an object.
-    pub(super) fn of(json: Json<'a>, members: &'a [(Cow<'a, str>, Json<'a>)]) -> Self {
-        if json.kind() == JsonKind::Object && has_one_of_each(members) { Self::Known(json, members) } else { Self::Value(json) }
+    /// Returns a value that is read within a budget. `members` are those of an object.
+    pub(super) fn of(json: Json<'a>, members: &'a [(Cow<'a, str>, Json<'a>)], meter: &'a Meter<'a>) -> Self {
+        let is_known = json.kind() == JsonKind::Object && has_one_of_each(members);
+        let value = if is_known { PayloadValue::Known(json, members) } else { PayloadValue::Value(json) };
+        Self { value, meter: Some(meter) }
     }
 
     fn json(self) -> Option<Json<'a>> {
-        match self {
-            Self::Known(json, _) | Self::Value(json) => Some(json),
-            Self::Name(_) => None,
+        match self.value {
+            PayloadValue::Known(json, _) | PayloadValue::Value(json) => Some(json),
+            PayloadValue::Name(_) => None,
         }
+    }
+
+    /// Charges for an access before it is made.
+    #[inline]
+    fn charge(self, units: u64) {
+        if let Some(meter) = self.meter {
+            meter.charge(units);
+        }
+    }
+
+    /// Returns the same value without a meter: what is read of it is paid already.
+    pub(super) fn unmetered(self) -> Self {
+        Self { meter: None, ..self }
+    }
+
+    /// Returns the bytes of a text as it was published; `None` for anything else.
+    pub(super) fn text_bytes(self) -> Option<u64> {
+        match self.value {
+            PayloadValue::Name(name) => Some(name.len() as u64),
+            PayloadValue::Known(json, _) | PayloadValue::Value(json) => {
+                (json.kind() == JsonKind::String).then_some(json.text().len() as u64)
+            }
+        }
+    }
+
+    /// Charges for a match of a text with a pattern.
+    pub(super) fn charge_match(self, units: u64) {
+        self.charge(units);
+    }
+
+    /// Ends the validation: a match with a pattern takes too long.
+    pub(super) fn give_up(self) {
+        self.charge(u64::MAX);
     }
 }
 
@@ -52,7 +102,7 @@ impl jsonschema::json::Json for PayloadJson {
     }
 
     fn with_string_node<T>((): &mut (), string: &str, f: impl FnOnce(PayloadNode<'_>) -> T) -> T {
-        f(PayloadNode::Name(string))
+        f(PayloadNode { value: PayloadValue::Name(string), meter: None })
     }
 }
 
@@ -62,39 +112,88 @@ impl<'a> Node<'a, PayloadJson> for PayloadNode<'a> {
     type Number = PayloadNumber<'a>;
 
     fn as_object(&self) -> Option<Members<'a>> {
-        match *self {
-            Self::Known(_, members) => Some(Members::Known(members)),
-            Self::Value(json) => (json.kind() == JsonKind::Object).then(|| Members::Own(Rc::new(last_of_each(json.members())))),
-            Self::Name(_) => None,
+        let list = match self.value {
+            PayloadValue::Known(_, members) => {
+                self.charge(1);
+                List::Known(members)
+            }
+            PayloadValue::Value(json) if json.kind() == JsonKind::Object => {
+                self.charge(1 + json.text().len() as u64 / 4);
+                List::Own(Rc::new(last_of_each(json.members())))
+            }
+            PayloadValue::Value(_) | PayloadValue::Name(_) => {
+                self.charge(1);
+                return None;
+            }
+        };
+        if let Some(meter) = self.meter {
+            meter.check_stack();
         }
+        Some(Members { list, meter: self.meter })
     }
 
     fn as_array(&self) -> Option<Elements<'a>> {
-        let json = self.json().filter(|json| json.kind() == JsonKind::Array)?;
-        Some(Elements { all: json.elements().into(), next: 0 })
+        let Some(json) = self.json().filter(|json| json.kind() == JsonKind::Array) else {
+            self.charge(1);
+            return None;
+        };
+        self.charge(1 + json.text().len() as u64 / 8);
+        if let Some(meter) = self.meter {
+            meter.check_stack();
+        }
+        Some(Elements { all: json.elements().into(), next: 0, meter: self.meter })
     }
 
     fn as_string(&self) -> Option<Cow<'a, str>> {
-        match *self {
-            Self::Value(json) => json.as_str(),
-            Self::Name(name) => Some(Cow::Borrowed(name)),
-            Self::Known(..) => None,
+        let units = |text: &str| 1 + text.len() as u64 * self.meter.map_or(0, |meter| meter.costs.sixteenths_per_byte) / 16;
+        match self.value {
+            PayloadValue::Value(json) => {
+                self.charge(if json.kind() == JsonKind::String { units(json.text()) } else { 1 });
+                json.as_str()
+            }
+            PayloadValue::Name(name) => {
+                self.charge(units(name));
+                Some(Cow::Borrowed(name))
+            }
+            PayloadValue::Known(..) => {
+                self.charge(1);
+                None
+            }
+        }
+    }
+
+    fn string_length(&self) -> Option<u64> {
+        self.charge(1 + self.text_bytes().unwrap_or_default() / 16);
+        let chars = |text: &str| text.chars().count() as u64;
+        match self.value {
+            PayloadValue::Value(json) => json.as_str().map(|text| chars(&text)),
+            PayloadValue::Name(name) => Some(chars(name)),
+            PayloadValue::Known(..) => None,
         }
     }
 
     fn as_number(&self) -> Option<PayloadNumber<'a>> {
-        self.json()?.as_number().map(PayloadNumber)
+        let number = self.json().and_then(Json::as_number);
+        self.charge(4 + number.map_or(0, str::len) as u64 / 4);
+        number.map(PayloadNumber)
     }
 
     fn as_boolean(&self) -> Option<bool> {
+        self.charge(1);
         self.json()?.as_bool()
     }
 
     fn is_null(&self) -> bool {
+        self.charge(1);
         self.json().is_some_and(Json::is_null)
     }
 
+    fn is_number(&self) -> bool {
+        self.json_type() == JsonType::Number
+    }
+
     fn json_type(&self) -> JsonType {
+        self.charge(1);
         self.json().map_or(JsonType::String, |json| match json.kind() {
             JsonKind::Null => JsonType::Null,
             JsonKind::Bool => JsonType::Boolean,
@@ -106,30 +205,39 @@ impl<'a> Node<'a, PayloadJson> for PayloadNode<'a> {
     }
 
     fn equals_value(&self, expected: &Value) -> bool {
-        match expected {
-            Value::Null => self.is_null(),
-            Value::Bool(expected) => self.as_boolean() == Some(*expected),
-            Value::String(expected) => self.as_string().is_some_and(|string| string == *expected),
-            Value::Number(_) | Value::Array(_) | Value::Object(_) => jsonschema::json::cmp::equal(&self.to_value(), expected),
+        match self.json() {
+            Some(json) => compare::equals_value(json, expected, &|units| self.charge(units)),
+            None => self.as_string().is_some_and(|name| expected.as_str() == Some(&name)),
         }
     }
 
+    /// Returns null: the library asks for a tree of values for its errors alone, and values are not shown.
     fn to_value(&self) -> Cow<'a, Value> {
-        Cow::Owned(match *self {
-            Self::Known(json, _) | Self::Value(json) => json.to_value(),
-            Self::Name(name) => Value::String(name.to_owned()),
-        })
+        if let Some(meter) = self.meter {
+            meter.fails_at(self.json());
+        }
+        Cow::Owned(Value::Null)
     }
 
     fn identity(&self) -> Option<NodeIdentity> {
-        // Each value begins at a byte of its own.
-        self.json().map(|json| NodeIdentity::new(json.text().as_ptr() as usize))
+        self.charge(1);
+        // Each value begins at a byte of its own, and a name at one where no value does.
+        Some(match self.value {
+            PayloadValue::Known(json, _) | PayloadValue::Value(json) => NodeIdentity::new(json.text().as_ptr().addr()),
+            PayloadValue::Name(name) => NodeIdentity::tagged(name.as_ptr().addr(), 1),
+        })
     }
 }
 
 /// An object's members, one of each name.
 #[derive(Debug, Clone)]
-pub enum Members<'a> {
+pub(super) struct Members<'a> {
+    list: List<'a>,
+    meter: Option<&'a Meter<'a>>,
+}
+
+#[derive(Debug, Clone)]
+enum List<'a> {
     /// Taken apart by others.
     Known(&'a [(Cow<'a, str>, Json<'a>)]),
     /// Taken apart here.
@@ -138,9 +246,16 @@ pub enum Members<'a> {
 
 impl<'a> Members<'a> {
     fn all(&self) -> &[(Cow<'a, str>, Json<'a>)] {
-        match self {
-            Self::Known(members) => members,
-            Self::Own(members) => members,
+        match &self.list {
+            List::Known(members) => members,
+            List::Own(members) => members,
+        }
+    }
+
+    /// Charges for the look at one member's name, and for the patterns that it is matched with.
+    fn charge_name(&self, name: &str) {
+        if let Some(meter) = self.meter {
+            meter.charge(meter.costs.of_name(name));
         }
     }
 }
@@ -155,17 +270,30 @@ impl<'a> Object<'a, PayloadJson> for Members<'a> {
     }
 
     fn get(&self, key: &String) -> Option<PayloadNode<'a>> {
-        self.all().iter().find(|(name, _)| name == key).map(|(_, value)| PayloadNode::Value(*value))
+        let all = self.all();
+        let found = all.iter().position(|(name, _)| name == key);
+        if let Some(meter) = self.meter {
+            meter.charge(meter.costs.child + found.unwrap_or(all.len()) as u64 / 4);
+        }
+        found.map(|at| PayloadNode { value: PayloadValue::Value(all[at].1), meter: self.meter })
     }
 
     fn members(&self) -> MembersIter<'a> {
         MembersIter { members: self.clone(), next: 0 }
     }
+
+    fn try_for_each_name_node<B>(&self, (): &mut (), mut f: impl FnMut(PayloadNode<'_>) -> ControlFlow<B>) -> ControlFlow<B> {
+        for (name, _) in self.all() {
+            self.charge_name(name);
+            f(PayloadNode { value: PayloadValue::Name(name), meter: self.meter })?;
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// One member after the other.
 #[derive(Debug)]
-pub struct MembersIter<'a> {
+pub(super) struct MembersIter<'a> {
     members: Members<'a>,
     next: usize,
 }
@@ -175,16 +303,18 @@ impl<'a> Iterator for MembersIter<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let (name, value) = self.members.all().get(self.next)?;
+        self.members.charge_name(name);
         self.next += 1;
-        Some((name.clone(), PayloadNode::Value(*value)))
+        Some((name.clone(), PayloadNode { value: PayloadValue::Value(*value), meter: self.members.meter }))
     }
 }
 
 /// An array's elements, and those that are left of them.
 #[derive(Debug, Clone)]
-pub struct Elements<'a> {
+pub(super) struct Elements<'a> {
     all: Rc<[Json<'a>]>,
     next: usize,
+    meter: Option<&'a Meter<'a>>,
 }
 
 impl<'a> Array<'a, PayloadJson> for Elements<'a> {
@@ -198,6 +328,14 @@ impl<'a> Array<'a, PayloadJson> for Elements<'a> {
     fn elements(&self) -> Self {
         self.clone()
     }
+
+    fn is_unique(&self) -> bool {
+        compare::is_unique(&self.all, &|units| {
+            if let Some(meter) = self.meter {
+                meter.charge(units);
+            }
+        })
+    }
 }
 
 impl<'a> Iterator for Elements<'a> {
@@ -205,14 +343,17 @@ impl<'a> Iterator for Elements<'a> {
 
     fn next(&mut self) -> Option<PayloadNode<'a>> {
         let element = self.all.get(self.next)?;
+        if let Some(meter) = self.meter {
+            meter.charge(meter.costs.child);
+        }
         self.next += 1;
-        Some(PayloadNode::Value(*element))
+        Some(PayloadNode { value: PayloadValue::Value(*element), meter: self.meter })
     }
 }
 
 /// A number's text. Beyond a double's range it counts as the largest of its sign, as in [`Json::to_value`].
 #[derive(Debug, Clone, Copy)]
-pub struct PayloadNumber<'a>(&'a str);
+pub(super) struct PayloadNumber<'a>(&'a str);
 
 impl JsonNumber for PayloadNumber<'_> {
     fn as_u64(&self) -> Option<u64> {
@@ -256,7 +397,7 @@ fn has_one_of_each(members: &[(Cow<'_, str>, Json<'_>)]) -> bool {
     members.iter().enumerate().all(|(at, (name, _))| members[..at].iter().all(|(other, _)| other != name))
 }
 
-fn last_of_each(mut members: MemberList<'_>) -> MemberList<'_> {
+pub(super) fn last_of_each(mut members: MemberList<'_>) -> MemberList<'_> {
     if has_one_of_each(&members) {
         return members;
     }
@@ -274,13 +415,16 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
+    use super::super::budget::Budget;
     use super::*;
 
     /// Where a payload is wrong, and by which keyword: read in place, and from a tree of values.
     fn judged(schema: &Value, text: &str) -> [Vec<String>; 2] {
         let payload = Json::parse(text).unwrap();
         let members = payload.members();
-        let node = PayloadNode::of(payload, &members);
+        let budget = Budget::for_event();
+        let meter = Meter::new(&budget, Costs::default());
+        let node = PayloadNode::of(payload, &members, &meter);
         let in_place = jsonschema::options_for::<PayloadJson>().with_draft(Draft::Draft202012).should_validate_formats(true);
         let in_place = in_place.build(schema).unwrap();
         let tree: ValidationOptions<'_> = jsonschema::options().with_draft(Draft::Draft202012).should_validate_formats(true);
@@ -311,10 +455,16 @@ mod tests {
             (json!({"enum": ["a"]}), r#""\u0061""#, true),
             (json!({"maxLength": 1}), r#""\ud83d\ude00""#, true),
             (json!({"uniqueItems": true}), r#"[1,{"a":1},{"a":1.0}]"#, false),
+            (json!({"uniqueItems": true}), r#"[9007199254740993,9007199254740992,9007199254740994]"#, true),
+            (json!({"uniqueItems": true}), r#"[[0],[-0.0]]"#, false),
+            (json!({"uniqueItems": true}), r#"[{"a":1,"b":2},{"b":2,"a":0,"a":1}]"#, false),
+            (json!({"const": {"a": [1], "b": null}}), r#"{"b":1,"b":null,"a":[1.0]}"#, true),
+            (json!({"const": {"a": [1], "b": null}}), r#"{"a":[1],"b":null,"c":1}"#, false),
             (json!({"properties": {"a": {"type": "string"}}}), r#"{"a":1,"a":"x"}"#, true),
             (json!({"properties": {"n": {"properties": {"a": {"type": "string"}}}}}), r#"{"n":{"a":"x","a":1}}"#, false),
             (json!({"maxProperties": 1}), r#"{"a":1,"a":2}"#, true),
             (json!({"propertyNames": {"pattern": "^a"}}), r#"{"a":1,"b":2}"#, false),
+            (json!({"propertyNames": {"$ref": "#"}, "allOf": [{"$ref": "#"}]}), r#"{"a":1}"#, true),
             (json!({"additionalProperties": false, "patternProperties": {"^a": {}}}), r#"{"ab":1,"\u0061c":2}"#, true),
             (json!({"unevaluatedProperties": false, "allOf": [{"properties": {"a": {}}}]}), r#"{"a":1,"b":2}"#, false),
             (json!({"contains": {"const": 2}, "maxContains": 1}), "[1,2,2]", false),

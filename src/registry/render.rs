@@ -2,15 +2,17 @@
 
 use percent_encoding::utf8_percent_encode;
 
+use super::budget::Spent;
+use super::fault::Fault;
 use super::functions::ENCODED;
 use super::number::integer_digits;
 use super::path::{Path, Step};
-use super::scope::{Binding, Fault, Found, Scope};
+use super::scope::{Binding, Found, Scope};
 use super::template::{Piece, Template};
 use super::url_template::{UrlTemplate, has_dot_segment};
 use super::value_template::ValueTemplate;
 use crate::event::Json;
-use crate::event::json::{JsonKind, write_string};
+use crate::event::json::{JsonKind, MAX_DEPTH, write_string};
 
 /// Why a template gave nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,10 +30,32 @@ impl From<Fault> for Miss {
 }
 
 /// Who is told of each combination of elements, and of each array that is not there.
-type Expanded<'f, 't> = dyn FnMut(Result<&[Binding<'t>], Miss>) -> Result<(), TooMany> + 'f;
+type Expanded<'f, 't> = dyn FnMut(Result<&[Binding<'t>], Miss>) -> Result<(), Stop> + 'f;
 
 /// Why an expansion ended early.
-pub(super) struct TooMany;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// More targets than the limit.
+    TooMany,
+    /// The event's budget is spent.
+    Spent,
+}
+
+impl From<Spent> for Stop {
+    fn from(_: Spent) -> Self {
+        Self::Spent
+    }
+}
+
+/// The caller looks at the budget itself.
+impl From<Spent> for Miss {
+    fn from(spent: Spent) -> Self {
+        Self::Unresolvable(spent.to_string())
+    }
+}
+
+/// Units of work for one combination of elements.
+const FILLING: u64 = 8;
 
 impl Template {
     /// Appends the text. What was appended before a miss is left there.
@@ -49,7 +73,10 @@ impl Template {
         let mut miss = None;
         for piece in &self.pieces {
             match piece {
-                Piece::Literal(text) => out.push_str(text),
+                Piece::Literal(text) => {
+                    scope.event.budget.bytes(text.len())?;
+                    out.push_str(text);
+                }
                 Piece::Path(path) => match interpolate(path, scope, bindings, out, push) {
                     Ok(()) => {}
                     Err(Miss::Dropped) => return Err(Miss::Dropped),
@@ -68,7 +95,7 @@ impl Template {
         scope: &Scope<'_, '_>,
         bindings: &mut Vec<Binding<'t>>,
         each: &mut Expanded<'_, 't>,
-    ) -> Result<(), TooMany> {
+    ) -> Result<(), Stop> {
         let next = self.paths().find_map(|path| {
             let end = (1..=path.steps().len()).find(|&end| {
                 path.steps()[end - 1] == Step::Each
@@ -86,9 +113,7 @@ impl Template {
             }
             Ok(Some(length)) => {
                 for at in 0..length {
-                    if !scope.event.may_fill() {
-                        return Err(TooMany);
-                    }
+                    scope.event.budget.work(FILLING)?;
                     bindings.push(Binding { start: path.start, steps, at });
                     let done = self.expand(scope, bindings, each);
                     bindings.pop();
@@ -109,6 +134,7 @@ fn interpolate(
 ) -> Result<(), Miss> {
     let unusable = |what: &str| Miss::Unresolvable(format!("`{path}` {what}"));
     let mut push_text = |text: &str| {
+        scope.event.budget.bytes(text.len())?;
         if text.is_empty() {
             return Err(unusable("is an empty string"));
         }
@@ -124,9 +150,14 @@ fn interpolate(
         Some(Found::Text(text)) => push_text(text),
         Some(Found::Integer(integer)) => push_text(&integer.to_string()),
         Some(Found::Json(json)) => match json.kind() {
-            JsonKind::String => push_text(&json.as_str().unwrap_or_default()),
+            JsonKind::Number | JsonKind::String => {
+                scope.event.budget.work(1 + json.text().len() as u64 / 16)?;
+                match json.as_str() {
+                    Some(text) => push_text(&text),
+                    None => push_text(&integer_digits(json.text()).ok_or_else(|| unusable("is a number that is no integer"))?),
+                }
+            }
             JsonKind::Bool => push_text(json.text()),
-            JsonKind::Number => push_text(&integer_digits(json.text()).ok_or_else(|| unusable("is a number that is no integer"))?),
             JsonKind::Null if path.is_optional() => Err(Miss::Dropped),
             JsonKind::Null => Err(unusable("is null")),
             JsonKind::Array => Err(unusable("is an array")),
@@ -140,7 +171,13 @@ impl UrlTemplate {
     pub(super) fn render(&self, base: &str, scope: &Scope<'_, '_>, bindings: &[Binding<'_>]) -> Result<String, Miss> {
         let mut url = String::from(base.trim_end_matches('/'));
         let base_ends = url.len();
+        let budget = scope.event.budget;
+        budget.bytes(url.len())?;
+        let before = budget.spent_bytes();
         self.template.render_with(scope, bindings, &mut url, |text, out| out.extend(utf8_percent_encode(text, ENCODED)))?;
+        // A byte becomes three; one is charged for already. Dots are looked for in the text decoded four times.
+        budget.bytes(2 * usize::try_from(budget.spent_bytes() - before).unwrap_or(usize::MAX))?;
+        budget.work(url.len() as u64 * 4)?;
         if has_dot_segment(&url[base_ends..]) {
             return Err(Miss::Unresolvable("the URL would have a `.` or `..` segment".to_owned()));
         }
@@ -151,6 +188,7 @@ impl UrlTemplate {
 impl ValueTemplate {
     /// Appends the value as compact JSON.
     pub(super) fn render_json(&self, scope: &Scope<'_, '_>, bindings: &[Binding<'_>], out: &mut String) -> Result<(), Miss> {
+        scope.event.budget.work(2)?;
         match self {
             Self::Null => out.push_str("null"),
             Self::Bool(bool) => out.push_str(if *bool { "true" } else { "false" }),
@@ -192,10 +230,12 @@ impl ValueTemplate {
         if let Some(path) = template.single_path() {
             match scope.read(path, bindings)? {
                 Some(Found::Text(text)) => {
+                    scope.event.budget.bytes(text.len())?;
                     out.push_str(text);
                     return Ok(());
                 }
                 Some(Found::Json(json)) if json.kind() == JsonKind::String => {
+                    scope.event.budget.bytes(json.text().len())?;
                     out.push_str(&json.as_str().unwrap_or_default());
                     return Ok(());
                 }
@@ -220,6 +260,8 @@ fn render_text(template: &Template, scope: &Scope<'_, '_>, bindings: &[Binding<'
     let Some(path) = template.single_path() else {
         let mut text = String::new();
         template.render(scope, bindings, &mut text)?;
+        // No control character is in it: a byte becomes two at most.
+        scope.event.budget.bytes(2 * text.len())?;
         write_string(&text, out);
         return Ok(());
     };
@@ -227,9 +269,36 @@ fn render_text(template: &Template, scope: &Scope<'_, '_>, bindings: &[Binding<'
         None if path.is_optional() => return Err(Miss::Dropped),
         None => return Err(Miss::Unresolvable(format!("`{path}` is absent"))),
         Some(Found::Json(json)) if json.is_null() && path.is_optional() => return Err(Miss::Dropped),
-        Some(Found::Json(json)) => Json::write_compact(json, out),
-        Some(Found::Text(text)) => write_string(text, out),
+        Some(Found::Json(json)) => {
+            let length = json.text().len();
+            scope.event.budget.bytes(length)?;
+            scope.event.budget.work(length as u64 / 2)?;
+            if !json.write_unique(out) {
+                scope.event.budget.work(length as u64 * depth_of(json))?;
+                json.write_last(out);
+            }
+        }
+        Some(Found::Text(text)) => {
+            scope.event.budget.bytes(6 * text.len())?;
+            write_string(text, out);
+        }
         Some(Found::Integer(integer)) => out.push_str(&integer.to_string()),
     }
     Ok(())
+}
+
+/// Returns how many levels a value has, at most: each is read once more than the one above it.
+fn depth_of(json: Json<'_>) -> u64 {
+    let (mut depth, mut deepest) = (0_i64, 0_i64);
+    for byte in json.text().bytes() {
+        match byte {
+            b'{' | b'[' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+    }
+    u64::try_from(deepest).unwrap_or(0).clamp(1, MAX_DEPTH as u64)
 }

@@ -103,6 +103,14 @@ impl Template {
         }
     }
 
+    /// The text before the first placeholder.
+    pub(super) fn first_literal(&self) -> &str {
+        match self.pieces.first() {
+            Some(Piece::Literal(text)) => text,
+            _ => "",
+        }
+    }
+
     /// The path, where the template is one placeholder and nothing else.
     pub(super) fn single_path(&self) -> Option<&Path> {
         match &*self.pieces {

@@ -1,6 +1,8 @@
 //! Whole entries, built by hand, against events.
 
 mod bounds;
+mod meaning;
+mod oracle;
 mod properties;
 mod texts;
 
@@ -12,7 +14,7 @@ use serde_json::json;
 
 use super::*;
 use crate::config::Vars;
-use crate::event::{Event, Form};
+use crate::event::{Event, Form, Json};
 use crate::reason::Reason;
 
 fn event<'a>(event_type: &'a str, data: &'a str, previous: Option<&'a str>) -> Event<'a> {
@@ -55,6 +57,7 @@ impl Builder {
             }],
             routing_keys: Vec::new(),
             max_keys_per_event: 100,
+            tag_prefix: "cache_tag:".to_owned(),
         };
         Self { registry, vars: Vars(BTreeMap::from([("REGION".to_owned(), "eu".to_owned())])), lets: Vec::new() }
     }
@@ -236,7 +239,7 @@ fn exact_names_come_before_patterns_and_retired_wins() {
 fn a_schema_that_fails_applies_nothing_of_its_entry() {
     let schema = || {
         let schema = json!({"type": "object", "required": ["id"], "properties": {"id": {"type": "integer"}}});
-        Some(jsonschema::options_for().build(&schema).unwrap())
+        Some(DataSchema::of_json(&schema))
     };
     let builder = Builder::new().entry("user.updated").delete("a").last(|entry| entry.schema = schema()).entry("user.*").delete("b");
     let resolution = builder.resolve(r#"{"id":"secret"}"#);
@@ -519,7 +522,8 @@ fn limits_hold() {
     let product = Builder::new().entry("user.updated").delete("{xs[]}:{data.ys[]}:{zs[].a?}");
     let many = (0..2000).collect::<Vec<_>>();
     let resolution = product.resolve(&json!({"xs": many, "ys": many, "zs": [{}]}).to_string());
-    assert_eq!(resolution.failure.map(|failure| failure.reason), Some(Reason::BlastRadius));
+    assert_eq!(resolution.failure.map(|failure| failure.reason), Some(Reason::Unresolvable));
+    assert!(resolution.effects.is_empty());
 }
 
 #[test]

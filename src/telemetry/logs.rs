@@ -1,17 +1,25 @@
 //! Logs to stderr: one line at start, one per state change, none per event above debug.
+//!
+//! Text from payloads, rule files and servers is escaped here: a record is one line, and no terminal
+//! acts on it.
 
-use std::io::IsTerminal as _;
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::panic::PanicHookInfo;
 
+use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
 use tracing::{Metadata, Subscriber};
+use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::{EnvFilter, FilterExt, FilterFn, ParseError, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::LogFormat;
+use crate::printable::{Printable, printable_json};
 
 /// Crates that say at `info` and below what interests their authors: capped at `warn` unless asked for by name.
 const NOISY: [&str; 7] = ["redis", "hyper", "hyper_util", "h2", "reqwest", "rustls", "mio"];
@@ -19,6 +27,9 @@ const NOISY: [&str; 7] = ["redis", "hyper", "hyper_util", "h2", "reqwest", "rust
 /// Crates that log whole messages, bodies and headers included (lapin each one that is returned, at `warn`, and each frame at `trace`), and as
 /// errors what is none (an object that we ask for and is not there). No setting lets them speak: what matters of it is told by us.
 const INDISCREET: [&str; 2] = ["lapin", "amq_protocol"];
+
+/// The field of a panic that may be of several lines.
+const BACKTRACE: &str = "backtrace";
 
 /// Starts logging, and logs panics from then on.
 ///
@@ -35,11 +46,56 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    let layer = tracing_subscriber::fmt::layer();
     let filter = filter.and(discreet());
     match format {
-        LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed(),
-        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_filter(filter).boxed(),
+        LogFormat::Text => {
+            let fields = debug_fn(write_field).delimited(" ");
+            layer.with_writer(writer).fmt_fields(fields).with_ansi(io::stderr().is_terminal()).with_filter(filter).boxed()
+        }
+        LogFormat::Json => {
+            let writer = PrintableJson(writer);
+            layer.with_writer(writer).json().flatten_event(true).with_current_span(false).with_filter(filter).boxed()
+        }
+    }
+}
+
+/// Writes a field as `name=value`, and the message as itself.
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let name = field.name();
+    match name {
+        "message" => {}
+        name if name.starts_with("log.") => return Ok(()),
+        name if writer.has_ansi_escapes() => write!(writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m")?,
+        name => write!(writer, "{name}=")?,
+    }
+    // A backtrace holds names of functions and files alone, a line each.
+    if name == BACKTRACE { write!(writer, "{value:?}") } else { write!(Printable(writer), "{value:?}") }
+}
+
+/// Writes JSON with what a terminal would act on escaped; `serde_json` escapes less.
+struct PrintableJson<M>(M);
+
+impl<'w, M: MakeWriter<'w>> MakeWriter<'w> for PrintableJson<M> {
+    type Writer = PrintableJson<M::Writer>;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        PrintableJson(self.0.make_writer())
+    }
+}
+
+impl<W: io::Write> io::Write for PrintableJson<W> {
+    /// The formatter writes a whole record at a time.
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        match std::str::from_utf8(record) {
+            Ok(text) => self.0.write_all(printable_json(text).as_bytes())?,
+            Err(_) => self.0.write_all(record)?,
+        }
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -102,6 +158,38 @@ mod tests {
                 let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
                 assert!(!text.contains("payload"), "{directives}: {text}");
                 assert!(text.contains("an error of ours"), "{directives}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_value_breaks_a_line_or_moves_a_terminal() {
+        const HOSTILE: &str = "a\n2026-01-01T00:00:00Z ERROR forged\r\x1b[2J\u{9b}2J\u{7f}\u{2028}\u{202e}b";
+        #[derive(Debug, thiserror::Error)]
+        #[error("{HOSTILE}")]
+        struct Hostile;
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let written = Written::default();
+            let writer = written.clone();
+            let layer = layer(filter("debug").unwrap(), format, move || writer.clone());
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+                let error: &dyn std::error::Error = &Hostile;
+                tracing::debug!(id = %HOSTILE, name = HOSTILE, debug = ?HOSTILE, error, "message {HOSTILE}");
+                tracing::warn!("{HOSTILE}");
+            });
+            let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(text.lines().count(), 2, "a record is a line: {text:?}");
+            assert!(text.ends_with('\n'));
+            let active = |c: char| c != '\n' && (c.is_control() || matches!(c, '\u{2028}' | '\u{202e}'));
+            assert!(!text.contains(active), "{text:?}");
+            for line in text.lines() {
+                match format {
+                    LogFormat::Text => assert!(line.contains(r"a\n2026-01-01T00:00:00Z ERROR forged\r\u{1b}[2J\u{9b}2J"), "{line}"),
+                    LogFormat::Json => {
+                        let record: serde_json::Value = serde_json::from_str(line).unwrap();
+                        assert!(record["message"].as_str().unwrap().contains(HOSTILE), "{line}");
+                    }
+                }
             }
         }
     }

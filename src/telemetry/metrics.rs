@@ -49,6 +49,7 @@ struct Inner {
     digest: Mutex<Option<String>>,
     reload_failures: Counter,
     heals: Counter,
+    heal_owed: Gauge,
     pruned: Counter,
 }
 
@@ -81,6 +82,7 @@ impl Metrics {
             digest: Mutex::default(),
             reload_failures: Counter::default(),
             heals: Counter::default(),
+            heal_owed: Gauge::default(),
             pruned: Counter::default(),
         };
         // `_total` is added to the names of counters.
@@ -99,6 +101,7 @@ impl Metrics {
         names.register("unstale_in_flight", "Deliveries not yet acknowledged", inner.in_flight.clone());
         names.register("unstale_registry_info", "The registry in force", inner.registry_info.clone());
         names.register("unstale_registry_reload_failures", "Changes of the registry that did not load", inner.reload_failures.clone());
+        names.register("unstale_heal_owed", "Whether a heal is owed: the history could not be read yet (1)", inner.heal_owed.clone());
         names.register("unstale_heals", "Times the history was re-applied because Redis had lost writes", inner.heals.clone());
         names.register("unstale_pruned_members", "Members of tags taken out because their keys were gone", inner.pruned.clone());
         Self(Arc::new(inner))
@@ -190,6 +193,11 @@ impl Metrics {
     /// A change of the registry did not load.
     pub fn reload_failed(&self) {
         self.0.reload_failures.inc();
+    }
+
+    /// Whether a heal is owed.
+    pub fn set_heal_owed(&self, owed: bool) {
+        self.0.heal_owed.set(i64::from(owed));
     }
 
     /// The history was re-applied because Redis had lost writes.

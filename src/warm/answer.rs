@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::time::SystemTime;
 
+use reqwest::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderMap};
 use reqwest::{Response, StatusCode};
 
 use super::retry_after::retry_after;
@@ -21,6 +22,9 @@ enum Meaning {
 fn meaning(status: StatusCode) -> Meaning {
     match status.as_u16() {
         204 | 404 | 410 => Meaning::Absent,
+        // No whole value: work not done yet, a part, a report on several resources, a difference.
+        // A status that nobody knows counts as 200 (RFC 9110, section 15).
+        202 | 206 | 207 | 208 | 226 => Meaning::Refused,
         200..=299 => Meaning::Body,
         408 | 429 | 500..=599 => Meaning::Retry,
         _ => Meaning::Refused,
@@ -41,11 +45,16 @@ pub(super) async fn read(loader: &str, mut answer: Response, max_bytes: usize) -
             let hint = match code {
                 300..=399 => ": redirects are not followed; let the schema name the final URL",
                 401 | 403 => ": check the loader's headers",
+                206 => ": a part is not stored as the whole; let the service ignore `Range`, or the cache before it answer in full",
+                200..=299 => ": a value comes with 200",
                 _ => "",
             };
             return Err(LoadError::Refused { message: format!("loader `{loader}` answered {code}{hint}") });
         }
         Meaning::Body => {}
+    }
+    if let Some(what) = incomplete(answer.headers()) {
+        return Err(LoadError::Refused { message: format!("loader `{loader}` answered {code} with {what}") });
     }
 
     let too_long = || {
@@ -66,6 +75,15 @@ pub(super) async fn read(loader: &str, mut answer: Response, max_bytes: usize) -
         body.extend_from_slice(&chunk);
     }
     Ok(if body.is_empty() { Loaded::Absent } else { Loaded::Value(body) })
+}
+
+/// Returns why the body is not the value itself, byte for byte and whole.
+fn incomplete(headers: &HeaderMap) -> Option<&'static str> {
+    let is_identity = |coding: &[u8]| coding.trim_ascii().is_empty() || coding.trim_ascii().eq_ignore_ascii_case(b"identity");
+    if headers.get_all(CONTENT_ENCODING).iter().any(|value| !value.as_bytes().split(|&b| b == b',').all(is_identity)) {
+        return Some("a `Content-Encoding`, though identity was asked for: let the service honour `Accept-Encoding: identity`");
+    }
+    headers.contains_key(CONTENT_RANGE).then_some("a `Content-Range`: a part is not stored as the whole")
 }
 
 fn broken_off(loader: &str) -> LoadError {
@@ -95,13 +113,38 @@ pub(super) fn innermost(error: &reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use reqwest::header::{HeaderName, HeaderValue};
+
     use super::*;
+
+    #[test]
+    fn a_coded_body_or_a_part_is_no_value() {
+        let table: [(&[(HeaderName, &'static str)], bool); 9] = [
+            (&[], true),
+            (&[(CONTENT_ENCODING, "identity")], true),
+            (&[(CONTENT_ENCODING, " Identity ,identity")], true),
+            (&[(CONTENT_ENCODING, "")], true),
+            (&[(CONTENT_ENCODING, "gzip")], false),
+            (&[(CONTENT_ENCODING, "identity, br")], false),
+            (&[(CONTENT_ENCODING, "identity"), (CONTENT_ENCODING, "zstd")], false),
+            (&[(CONTENT_ENCODING, "x-unheard-of")], false),
+            (&[(CONTENT_RANGE, "bytes 0-1/9")], false),
+        ];
+        for (given, whole) in table {
+            let mut headers = HeaderMap::new();
+            for (name, value) in given {
+                headers.append(name.clone(), HeaderValue::from_static(value));
+            }
+            assert_eq!(incomplete(&headers).is_none(), whole, "{given:?}");
+        }
+    }
 
     #[test]
     fn every_status_has_one_meaning() {
         for code in 100..=999 {
             let expected = match code {
                 204 | 404 | 410 => Meaning::Absent,
+                202 | 206 | 207 | 208 | 226 => Meaning::Refused,
                 200..300 => Meaning::Body,
                 408 | 429 | 500..600 => Meaning::Retry,
                 _ => Meaning::Refused,

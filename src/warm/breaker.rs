@@ -1,16 +1,20 @@
 //! A circuit breaker for one loader: while most of its loads fail, it is not asked. What would have been asked is tried again later, and the
 //! places and the time that hopeless loads would take go to other loaders.
+//!
+//! Events choose what is loaded. A resource that always fails counts once, so that events for one
+//! broken resource do not close the loader to all others.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 /// The last loads that decide.
-const WINDOW: u32 = 20;
+const WINDOW: usize = 20;
 
 /// So many of them must have failed, and at least half: fewer may be chance.
-const FAILURES: u32 = 5;
+const FAILURES: usize = 5;
 
 /// How long it stays open the first time, and at most; doubled each time that the trial fails too.
 const OPEN_FOR: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
@@ -20,8 +24,13 @@ const OPEN_FOR: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)
 pub(super) enum Health {
     /// It answered.
     Good,
-    /// It did not, or said that it cannot now.
+    /// It gave no answer: no connection, or none in time. Or it asked for fewer loads.
     Bad,
+    /// It failed to answer for one resource.
+    Failing {
+        /// A hash of its path and query.
+        resource: u64,
+    },
 }
 
 /// Who may load.
@@ -65,9 +74,8 @@ pub(super) struct Breaker(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     epoch: u64,
-    /// The last outcomes, newest lowest; a set bit is a failure.
-    outcomes: u32,
-    counted: u32,
+    /// The last outcomes, the newest last; each failing resource at most once.
+    outcomes: VecDeque<Health>,
     open: Option<Open>,
 }
 
@@ -109,16 +117,18 @@ impl Breaker {
         match pass {
             Pass::Trial { epoch } if epoch == state.epoch => {
                 let before = state.open.map_or(OPEN_FOR[0], |open| open.for_so_long);
+                let is_news = state.note(health);
                 Some(match health {
                     Health::Good => state.close(),
-                    Health::Bad => state.trip((before * 2).min(OPEN_FOR[1]), true, now),
+                    // A resource that failed before says nothing new of the others.
+                    Health::Failing { .. } if !is_news => state.trip(before, true, now),
+                    Health::Bad | Health::Failing { .. } => state.trip((before * 2).min(OPEN_FOR[1]), true, now),
                 })
             }
             Pass::Closed { epoch } if epoch == state.epoch => {
-                state.outcomes = (state.outcomes << 1 | u32::from(health == Health::Bad)) & ((1 << WINDOW) - 1);
-                state.counted = (state.counted + 1).min(WINDOW);
-                let failures = state.outcomes.count_ones();
-                (failures >= FAILURES && failures * 2 >= state.counted).then(|| state.trip(OPEN_FOR[0], false, now))
+                state.note(health);
+                let failures = state.outcomes.iter().filter(|outcome| **outcome != Health::Good).count();
+                (failures >= FAILURES && failures * 2 >= state.outcomes.len()).then(|| state.trip(OPEN_FOR[0], false, now))
             }
             Pass::Trial { .. } | Pass::Closed { .. } | Pass::Open { .. } => None,
         }
@@ -141,6 +151,19 @@ impl Breaker {
 }
 
 impl State {
+    /// Keeps the outcome among the last ones. False where the same resource is among them as
+    /// failing: it stays at its place.
+    fn note(&mut self, health: Health) -> bool {
+        if matches!(health, Health::Failing { .. }) && self.outcomes.contains(&health) {
+            return false;
+        }
+        if self.outcomes.len() == WINDOW {
+            self.outcomes.pop_front();
+        }
+        self.outcomes.push_back(health);
+        true
+    }
+
     fn trip(&mut self, for_so_long: Duration, again: bool, now: Instant) -> Turn {
         self.epoch += 1;
         self.open = Some(Open { until: now + for_so_long, for_so_long, trial_under_way: false });
@@ -210,6 +233,25 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(load(&breaker, Health::Bad, now), None, "most of the last twenty were good");
         }
+    }
+
+    #[test]
+    fn a_resource_that_always_fails_does_not_close_the_loader_to_others() {
+        let now = Instant::now();
+        let breaker = Breaker::default();
+        for _ in 0..100 {
+            assert_eq!(load(&breaker, Health::Failing { resource: 7 }, now), None);
+        }
+        for resource in 1..4 {
+            assert_eq!(load(&breaker, Health::Failing { resource }, now), None);
+        }
+        let opened = Some(Turn::Opened { for_so_long: OPEN_FOR[0], again: false });
+        assert_eq!(load(&breaker, Health::Failing { resource: 4 }, now), opened, "five resources fail, and none is answered");
+        let later = now + OPEN_FOR[1];
+        let again = |for_so_long| Some(Turn::Opened { for_so_long, again: true });
+        assert_eq!(load(&breaker, Health::Failing { resource: 7 }, later), again(OPEN_FOR[0]), "no longer for one that is known to fail");
+        let later = later + OPEN_FOR[1];
+        assert_eq!(load(&breaker, Health::Failing { resource: 8 }, later), again(OPEN_FOR[0] * 2));
     }
 
     #[test]

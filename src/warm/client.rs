@@ -1,5 +1,6 @@
 //! One loader as an HTTP client sees it: its address, its headers, and the request made of them.
 
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use reqwest::{Client, redirect};
 use url::Url;
 
 use super::answer;
-use super::breaker::Breaker;
+use super::breaker::{Breaker, Health};
 use super::limits::LoaderLimits;
 use super::{LoadContext, LoadError, Loaded, LoaderProblem};
 use crate::config::WarmConfig;
@@ -95,7 +96,9 @@ impl Endpoint {
         Ok(url)
     }
 
-    pub(super) async fn get(&self, client: &Client, url: Url, context: &LoadContext<'_>) -> Result<Loaded, LoadError> {
+    /// Loads, and says what that shows of the loader's health.
+    pub(super) async fn get(&self, client: &Client, url: Url, context: &LoadContext<'_>) -> (Result<Loaded, LoadError>, Health) {
+        let resource = foldhash::fast::FixedState::default().hash_one((url.path(), url.query()));
         let mut headers = self.headers.clone();
         if let Some(id) = event_id(context.event_id) {
             headers.insert("unstale-event-id", id);
@@ -104,14 +107,26 @@ impl Endpoint {
             headers.insert("traceparent", traceparent);
         }
         let load = async {
-            let answer = client.get(url).headers(headers).send().await.map_err(|error| answer::unanswered(&self.name, &error))?;
-            answer::read(&self.name, answer, self.max_bytes).await
+            let answer = match client.get(url).headers(headers).send().await {
+                Ok(answer) => answer,
+                Err(error) => return health(Err(answer::unanswered(&self.name, &error)), Health::Bad),
+            };
+            // An event chooses the resource, and some resource always fails. Asking for less of
+            // everything (429) concerns the loader.
+            let if_failed = if answer.status().is_client_error() { Health::Bad } else { Health::Failing { resource } };
+            health(answer::read(&self.name, answer, self.max_bytes).await, if_failed)
         };
         tokio::time::timeout(self.timeout, load).await.unwrap_or_else(|_| {
             let message = format!("loader `{}` gave no whole answer within {}", self.name, format_duration(self.timeout));
-            Err(LoadError::Retry { after: None, message })
+            (Err(LoadError::Retry { after: None, message }), Health::Bad)
         })
     }
+}
+
+/// A load that is worth another try has failed; any other was answered.
+fn health(loaded: Result<Loaded, LoadError>, if_failed: Health) -> (Result<Loaded, LoadError>, Health) {
+    let health = if matches!(loaded, Err(LoadError::Retry { .. })) { if_failed } else { Health::Good };
+    (loaded, health)
 }
 
 /// The client of all loaders. Without `tls` it trusts no certificate, so that `http` works on a system that has none.

@@ -44,6 +44,14 @@ pub enum LoadError {
         /// Which loader, and what it did.
         message: String,
     },
+    /// Its loader is not asked for now.
+    #[error("{message}")]
+    NotAsked {
+        /// For so long.
+        after: Duration,
+        /// Which loader, and why.
+        message: String,
+    },
     /// Asking again would change nothing.
     #[error("{message}")]
     Refused {
@@ -156,8 +164,8 @@ impl Loaders {
             message: "the loader is not in the registry in use; the event is resolved anew".to_owned(),
         })?;
         let url = endpoint.check(&warm.url)?;
-        let not_asked = |left: Duration| LoadError::Retry {
-            after: Some(left),
+        let not_asked = |left: Duration| LoadError::NotAsked {
+            after: left,
             message: format!("loader `{}` is not asked for now: most of its last loads failed", endpoint.name),
         };
         if let Some(left) = endpoint.breaker.open_for(Instant::now()) {
@@ -235,8 +243,7 @@ impl Admitted<'_> {
     /// [`LoadError`]: worth another try, or not.
     pub async fn load(self, context: &LoadContext<'_>) -> Result<Loaded, LoadError> {
         let Self { client, endpoint, url, pass, _permit } = self;
-        let loaded = endpoint.get(client, url, context).await;
-        let health = if matches!(loaded, Err(LoadError::Retry { .. })) { Health::Bad } else { Health::Good };
+        let (loaded, health) = endpoint.get(client, url, context).await;
         match pass.ended(health) {
             Some(Turn::Opened { for_so_long, again: false }) => warn!(
                 loader = endpoint.name,

@@ -31,7 +31,7 @@ impl Batch {
     /// Reads what deliveries ask for.
     pub(super) fn read(shared: &Shared, deliveries: Vec<Delivery>) -> Self {
         let live = shared.live.load_full();
-        let requests = deliveries.iter().map(|delivery| Request::of(delivery, &live, shared.config.max_body_bytes)).collect();
+        let requests = deliveries.iter().map(|delivery| Request::of(delivery, &live, shared.config.reading)).collect();
         Self { _held: shared.in_hand.take(deliveries.len()), holding: shared.low.take(&deliveries), deliveries, requests, live }
     }
 
@@ -69,7 +69,9 @@ impl Batch {
 
     /// The outcome with the name of the effect's rule in what it says.
     pub(super) fn named(&self, slot: Slot, mut outcome: EffectOutcome) -> EffectOutcome {
-        if let EffectOutcome::Retry { message, .. } | EffectOutcome::Dead { message, .. } = &mut outcome {
+        if let EffectOutcome::Retry { message, .. } | EffectOutcome::NotTried { message, .. } | EffectOutcome::Dead { message, .. } =
+            &mut outcome
+        {
             let rule = self.requests[slot.event as usize].resolution.effects[slot.position as usize].rule;
             *message = format!("{}: {message}", self.live.registry.rules()[rule.0 as usize].name);
         }

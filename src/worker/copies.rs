@@ -9,6 +9,7 @@ use tracing::warn;
 use super::suspects::Suspect;
 use super::{Live, Shared};
 use crate::broker::{self, CopyHeaders, DELIVERY_LIMIT, Delivery, LaneName, Names, Outgoing, PublishError, SessionEnded, copy_to};
+use crate::cache::LowWatermark;
 use crate::event::{Decoded, Event, Provenance, decode};
 use crate::plan::{CopyOrder, Destination};
 use crate::reason::Reason;
@@ -33,7 +34,12 @@ impl Publisher {
 
     /// Publishes what is ordered, and waits until each copy is confirmed and not returned, through alarms of the broker and full queues.
     /// Beside each order stands a bound for the arrival of its event.
-    pub(super) async fn publish(&self, shared: &Shared, live: &Live, orders: &[(&Delivery, u64, CopyOrder)]) -> Result<(), SessionEnded> {
+    pub(super) async fn publish(
+        &self,
+        shared: &Shared,
+        live: &Live,
+        orders: &[(&Delivery, LowWatermark, CopyOrder)],
+    ) -> Result<(), SessionEnded> {
         let mut channel = self.channel.lock().await;
         let now = Timestamp::now().to_string();
         let copies: Vec<Outgoing<'_>> = orders
@@ -41,12 +47,14 @@ impl Publisher {
             .map(|(delivery, arrived_after, order)| {
                 let message = delivery.message();
                 // Rare: what a copy says of its event is read once more from the delivery.
-                let event = match decode(&message, shared.config.max_body_bytes) {
+                let event = match decode(&message, shared.config.reading) {
                     Ok(Decoded::Event(event)) => Some(event),
                     Ok(Decoded::Tombstone) | Err(_) => None,
                 };
-                let arrived_after = text(*arrived_after);
+                let arrived_offset = arrived_after.offset;
+                let arrived_after = text(arrived_after.time_ms);
                 let headers = CopyHeaders {
+                    arrived_offset,
                     redelivered: in_vain_so_far(delivery, order.destination),
                     ..headers(order, event.as_ref(), live.registry.digest(), arrived_after.as_deref(), &now)
                 };
@@ -77,7 +85,8 @@ impl Publisher {
         let mut copies = Vec::with_capacity(suspects.len());
         let bounds = shared.low.bounds();
         for Suspect { delivery: suspect, .. } in suspects {
-            let arrived_after = text(bounds.of(suspect));
+            let bound = bounds.of(suspect);
+            let arrived_after = text(bound.time_ms);
             let message = suspect.message();
             let earlier = Provenance::of(&message);
             let in_vain = suspect.in_vain().unwrap_or_default();
@@ -91,6 +100,7 @@ impl Publisher {
                 registry: earlier.as_ref().and_then(|earlier| earlier.registry).unwrap_or_default(),
                 redelivered: (!given_up).then_some(in_vain),
                 arrived_after: arrived_after.as_deref(),
+                arrived_offset: bound.offset,
                 time: &now,
                 ..CopyHeaders::default()
             };
@@ -194,6 +204,7 @@ fn headers<'a>(
         redelivered: None,
         registry,
         arrived_after,
+        arrived_offset: None,
         time,
     }
 }

@@ -56,7 +56,7 @@ pub(super) async fn warm(
     stop: &CancellationToken,
 ) -> Result<Option<EffectOutcome>, Outage> {
     let message = batch.deliveries[0].message();
-    let event = match decode(&message, shared.config.max_body_bytes) {
+    let event = match decode(&message, shared.config.reading) {
         Ok(Decoded::Event(event)) => Some(event),
         Ok(_) | Err(_) => None,
     };

@@ -102,6 +102,7 @@ impl Unfilled {
         let again = |message: String| Ok(EffectOutcome::Retry { message, after: None });
         match self {
             Self::Load(LoadError::Retry { after, message }) => Ok(EffectOutcome::Retry { message, after }),
+            Self::Load(LoadError::NotAsked { after, message }) => Ok(EffectOutcome::NotTried { message, after }),
             Self::Load(LoadError::Refused { message }) => Ok(EffectOutcome::Dead { reason: Reason::LoaderRefused, message }),
             Self::Held => again("another load of the same key did not end in time".to_owned()),
             Self::Overtaken => again(format!("the key was invalidated {MOST_OVERTAKEN} times in a row while it was loaded")),
@@ -147,14 +148,14 @@ impl<'f, S: Source> Filling<'f, S> {
         let (outcome, is_empty) = match self.claimed().await {
             Ok(Ended::Filled) => (None, false),
             Ok(Ended::Empty) => (None, true),
-            Err(unfilled) => (Some(unfilled.into_outcome()?), false),
+            Err(unfilled) => (Some(self.bounded(unfilled.into_outcome()?)), false),
         };
         let for_good = match &outcome {
             None => is_empty,
             Some(EffectOutcome::Retry { after, .. }) => !is_tried_again(*after),
             Some(EffectOutcome::Dead { .. }) => true,
-            // Another worker loads it in a moment.
-            Some(EffectOutcome::Slow) => false,
+            // Another worker loads it in a moment, or it is tried in a while.
+            Some(EffectOutcome::Slow | EffectOutcome::NotTried { .. }) => false,
         };
         if self.warm.stale == Stale::Serve && for_good {
             // What was served meanwhile is not to be served any longer.
@@ -165,6 +166,17 @@ impl<'f, S: Source> Filling<'f, S> {
             }
         }
         Ok(outcome)
+    }
+
+    /// An old value that is served goes once the attempts are used up, so waiting for its loader
+    /// uses them up too.
+    fn bounded(&self, outcome: EffectOutcome) -> EffectOutcome {
+        match outcome {
+            EffectOutcome::NotTried { message, after } if self.warm.stale == Stale::Serve => {
+                EffectOutcome::Retry { message, after: Some(after) }
+            }
+            outcome => outcome,
+        }
     }
 
     /// Loads if nobody else does the same, holding nothing while it waits.
@@ -223,7 +235,7 @@ impl<'f, S: Source> Filling<'f, S> {
                         Fill::Refused => {}
                     }
                 }
-                Err(error @ LoadError::Retry { .. }) => return Err(error.into()),
+                Err(error @ (LoadError::Retry { .. } | LoadError::NotAsked { .. })) => return Err(error.into()),
                 // Said of what was there before an invalidation, it says nothing of now.
                 Ok(Loaded::Absent) | Err(LoadError::Refused { .. }) if !cache.release_lease(self.key, self.token.as_str()).await? => {}
                 Ok(Loaded::Absent) => return Ok(Ended::Empty),

@@ -1,19 +1,20 @@
 //! Whether Redis holds all that it confirmed, and what is done where it does not: nothing is consumed until the history was applied again from before
-//! the loss, by one worker for all.
+//! the loss, by one worker for all. Where the broker cannot serve the history, the heal is owed
+//! (see `owed.rs`), and events go on.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
-use jiff::{SignedDuration, Timestamp};
 use tokio::time::MissedTickBehavior;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::Shared;
-use crate::broker::{Backoff, BrokerError};
-use crate::cache::{CommandError, Entered, HealRecord, Marks, Outage, Tick, Turn};
+use super::owed::{healed_by_other_rules, now_ms};
+use crate::broker::{Backoff, BrokerError, Inspector, QueueState};
+use crate::cache::{CommandError, Doubt, Entered, HealDetails, HealFrom, HealRecord, Marks, Outage, Owed, OwedHeal, Tick, Turn};
 use crate::http::Readiness;
-use crate::ops::heal::{Healed, NotHealed, heal};
+use crate::ops::heal::{Guard, Healed, NotHealed, heal};
 
 /// Between two moves of our mark.
 const TICK: Duration = Duration::from_secs(1);
@@ -21,15 +22,18 @@ const TICK: Duration = Duration::from_secs(1);
 /// Between two looks at the heal of another worker.
 const WAIT: Duration = Duration::from_millis(200);
 
-/// Clocks differ, and a chunk of the stream is stamped when it is written.
-const MARGIN: SignedDuration = SignedDuration::from_secs(60);
+/// Maximum time that events wait for a history that the broker cannot serve.
+const HISTORY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// For the last word to the marks.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why it is not known that Redis holds all that it confirmed.
 #[derive(Debug)]
 pub(super) enum Unhealed {
     /// Redis cannot be worked with.
     Redis(Outage),
-    /// The broker refuses us the history.
+    /// The broker refuses us.
     Broker(BrokerError),
 }
 
@@ -56,7 +60,7 @@ impl From<CommandError> for Unhealed {
 }
 
 /// What is refused for good keeps a worker from working just as an outage does.
-fn outage(error: CommandError) -> Outage {
+pub(super) fn outage(error: CommandError) -> Outage {
     match error {
         CommandError::Outage(outage) => outage,
         CommandError::Refused(cause) | CommandError::Failed(cause) => Outage::no_marks(&cause),
@@ -88,107 +92,175 @@ impl<'s> Healer<'s> {
     }
 
     async fn enter(&self) -> Result<(), Unhealed> {
-        let Shared { cache, low, .. } = self.shared;
+        let Shared { cache, low, metrics, config, .. } = self.shared;
         let mut backoff = Backoff::new();
+        let mut unreadable_since: Option<Instant> = None;
         loop {
-            if let Entered::Good(marks) = cache.enter(low.now_ms()).await? {
-                self.entered(&marks);
+            if let Entered::Good(marks) = cache.enter(low.now()).await? {
+                if !self.remembers.swap(true, Ordering::Relaxed) {
+                    low.inherit(marks.lowest(), self.shared.longest_wait());
+                }
                 return Ok(());
             }
-            self.shared.metrics.set_paused("healing", true);
-            match cache.take_heal().await? {
-                Turn::Done => {}
+            metrics.set_paused("healing", true);
+            let marks = match cache.take_heal().await? {
+                Turn::Done => continue,
                 Turn::Anothers => {
                     self.readiness.set_healed(Err("Redis may have lost writes: another worker applies the history again".into()));
                     tokio::time::sleep(WAIT).await;
+                    continue;
                 }
-                Turn::Ours(marks) => {
-                    self.readiness.set_healed(Err("Redis may have lost writes: the history is applied again".into()));
-                    match self.heal(&marks).await {
-                        Ok(true) => {
-                            self.entered(&marks);
-                            return Ok(());
-                        }
-                        Ok(false) => warn!("Redis went back once more during the heal: it begins anew"),
-                        Err(NotHealed::Redis(outage)) => return Err(outage.into()),
-                        Err(NotHealed::Broker(error)) if error.is_final() => return Err(Unhealed::Broker(error)),
-                        Err(NotHealed::Broker(error)) => {
-                            let wait = backoff.next_delay(fastrand::f64());
-                            warn!(cause = %error, retry_in_ms = wait.as_millis(), "the history cannot be read to heal Redis");
-                            self.readiness
-                                .set_healed(Err(format!("Redis may have lost writes, and the history cannot be read: {error}").into()));
-                            tokio::time::sleep(wait).await;
-                        }
+                Turn::Ours(marks) => marks,
+            };
+            self.readiness.set_healed(Err("Redis may have lost writes: the history is applied again".into()));
+            let cause = match self.heal(&marks).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {
+                    warn!("Redis went back once more during the heal: it begins anew");
+                    continue;
+                }
+                Err(NotHealed::Redis(outage)) => return Err(outage.into()),
+                Err(NotHealed::History(cause)) => cause,
+                Err(NotHealed::Broker(error)) => match Inspector::connect(&config.amqp).await {
+                    Ok(inspector) => {
+                        inspector.close().await;
+                        error.to_string()
                     }
-                }
+                    Err(refused) if refused.is_final() => return Err(Unhealed::Broker(refused)),
+                    Err(away) => {
+                        // Nothing could be consumed either.
+                        unreadable_since = None;
+                        self.wait_for_broker(&away, &mut backoff).await;
+                        continue;
+                    }
+                },
+            };
+            if unreadable_since.get_or_insert_with(Instant::now).elapsed() < HISTORY_PATIENCE {
+                let wait = backoff.next_delay(fastrand::f64()).min(HISTORY_PATIENCE / 2);
+                warn!(%cause, retry_in_ms = wait.as_millis(), "the history cannot be read to heal Redis");
+                self.readiness.set_healed(Err(format!("Redis may have lost writes, and the history cannot be read: {cause}").into()));
+                tokio::time::sleep(wait).await;
+            } else if self.owe(&marks, cause).await? {
+                return Ok(());
             }
         }
     }
 
-    fn entered(&self, marks: &Marks) {
-        if !self.remembers.swap(true, Ordering::Relaxed) {
-            self.shared.low.inherit(marks.lowest_ms());
+    async fn wait_for_broker(&self, away: &BrokerError, backoff: &mut Backoff) {
+        let wait = backoff.next_delay(fastrand::f64());
+        warn!(cause = %away, retry_in_ms = wait.as_millis(), "waiting for RabbitMQ");
+        self.readiness.set_healed(Err(format!("Redis may have lost writes, and RabbitMQ is away: {away}").into()));
+        tokio::time::sleep(wait).await;
+    }
+
+    /// Events go on, and the heal is owed. False where it is to be tried again.
+    async fn owe(&self, marks: &Marks, cause: String) -> Result<bool, Unhealed> {
+        let Shared { cache, low, owed, .. } = self.shared;
+        let from = from(marks);
+        error!(
+            %cause, %from,
+            "the broker cannot serve the history: events are applied, and what Redis lost stays readable until the history was read; \
+             `unstale status` says what to do"
+        );
+        let said = cause.clone();
+        cache.owe_heal(&OwedHeal { from, cause, since_ms: now_ms() }).await?;
+        let record = record(marks, from, false, HealDetails { owed: Some(Owed::Due), ..HealDetails::default() });
+        if !cache.finish_heal(Some(&record), low.now()).await? {
+            return Ok(false);
         }
+        if !self.remembers.swap(true, Ordering::Relaxed) {
+            low.inherit(marks.lowest(), self.shared.longest_wait());
+        }
+        owed.knows(said);
+        Ok(true)
     }
 
     /// Heals, in our turn. False where all is to be done again.
     async fn heal(&self, marks: &Marks) -> Result<bool, NotHealed> {
         let Shared { cache, config, low, .. } = self.shared;
-        let from = self.from(marks);
-        let lost = self.remembers.load(Ordering::Relaxed);
-        if lost {
-            warn!(%from, "Redis lost writes that it had confirmed (an old snapshot, or a replica promoted too early): applying the history again");
-        } else {
-            debug!(%from, "no worker has kept a mark in Redis of late: applying the history again, in case Redis went back");
-        }
-        cache.forward_sequence().await.map_err(outage)?;
+        // Nobody is told of a heal before both servers were met, nor of one that has nothing to
+        // read.
+        let inspector = Inspector::connect(&config.amqp).await?;
+        let is_new = config.amqp.history.is_none() || inspector.queue(&inspector.names().history).await? == QueueState::Missing;
+        inspector.close().await;
         let live = self.shared.live.load_full();
-        let healed = heal(config, &live.registry, cache, from).await?;
-        let record = |complete| HealRecord {
-            began_ms: marks.now_ms,
-            ended_ms: marks.now_ms,
-            from_ms: u64::try_from(from.as_millisecond()).unwrap_or(0),
-            count: marks.last_heal().map_or(0, |last| last.count) + 1,
-            complete,
+        let progress = marks.take_over_progress(cache, from(marks), live.registry.digest());
+        let doubt = marks.doubt();
+        let (from, goes_on) = (progress.from, progress.applied_to);
+        match (doubt, goes_on) {
+            (_, Some(offset)) => info!(%from, offset, "going on with the heal of another worker"),
+            (Doubt::Lost, None) => {
+                warn!(%from, "Redis lost writes that it had confirmed (an old snapshot, or a replica promoted too early): applying the history again");
+            }
+            (_, None) if is_new => {}
+            (Doubt::Replaced, None) => {
+                info!(%from, "Redis was restarted, or a replica took its place: applying the history again, in case it lost writes");
+            }
+            (Doubt::Unknown, None) => {
+                info!(%from, "no checkpoint in Redis tells whether it lost writes: applying the history again");
+            }
+        }
+        let began = (Instant::now(), SystemTime::now());
+        let guard = Guard::begin(config, cache, progress);
+        // How many heals died, and in what, must outlive this one.
+        guard.note(guard.found()).await?;
+        cache.forward_sequence().await.map_err(outage)?;
+        let healed = heal(config, &live.registry, cache, from, &guard).await?;
+        let record = match &healed {
+            Healed::Applied { complete, end, passed_over, .. } => {
+                low.begin(began.1, *end);
+                let details = HealDetails {
+                    from_offset: from.offset,
+                    digests: vec![live.registry.digest().to_owned()],
+                    passed_over: passed_over.clone(),
+                    ..HealDetails::default()
+                };
+                Some(record(marks, from, *complete, details))
+            }
+            Healed::NoHistory if doubt == Doubt::Lost => Some(record(marks, from, false, HealDetails::default())),
+            // Where there is no history, there was no queue either: nothing can have arrived
+            // before.
+            Healed::NoHistory => {
+                low.begin(began.1, 0);
+                None
+            }
         };
-        let record = match healed {
-            Healed::Applied { complete, .. } => Some(record(complete)),
-            Healed::NoHistory if lost => Some(record(false)),
-            Healed::NoHistory => None,
-        };
-        if !cache.finish_heal(record, low.now_ms()).await.map_err(outage)? {
+        if !cache.finish_heal(record.as_ref(), low.now()).await.map_err(outage)? {
             return Ok(false);
         }
+        self.remembers.store(true, Ordering::Relaxed);
         match healed {
-            Healed::Applied { events, effects, complete } => {
+            Healed::Applied { events, effects, complete, passed_over, .. } => {
                 self.shared.metrics.healed();
-                info!(%from, events, effects, "healed: the history is applied again");
-                if !complete {
-                    warn!(%from, "the history begins later than the loss: what it does not reach stays readable until its TTL");
+                info!(%from, events, effects, seconds = began.0.elapsed().as_secs_f64(), complete, "healed: the history is applied again");
+                if !passed_over.is_empty() {
+                    error!(offsets = ?passed_over, "the heal passed over events at which heals died: nothing of them is applied again");
+                } else if !complete {
+                    warn!(%from, "the history does not hold all that was to be applied again: the rest stays readable until its TTL");
                 }
             }
-            Healed::NoHistory if lost => {
+            Healed::NoHistory if doubt == Doubt::Lost => {
                 error!("there is no history to heal Redis from: what it had lost stays readable until its TTL; flush what must be right");
             }
-            // Where there is no history, there was no queue either: nothing can have arrived before.
-            Healed::NoHistory => low.begin(),
+            Healed::NoHistory => {}
         }
         Ok(true)
     }
+}
 
-    /// From when on the history is to be applied again.
-    fn from(&self, marks: &Marks) -> Timestamp {
-        let from = match marks.lowest_ms() {
-            Some(lowest) => i64::try_from(lowest)
-                .ok()
-                .and_then(|lowest| Timestamp::from_millisecond(lowest).ok())
-                .and_then(|low| low.checked_sub(MARGIN).ok()),
-            None => {
-                let window = self.shared.config.heal_window.and_then(|window| SignedDuration::try_from(window).ok());
-                window.and_then(|window| Timestamp::now().checked_sub(window).ok())
-            }
-        };
-        from.unwrap_or(Timestamp::UNIX_EPOCH).max(Timestamp::UNIX_EPOCH)
+/// From where on the history is to be applied again.
+fn from(marks: &Marks) -> HealFrom {
+    marks.lowest().map_or_else(HealFrom::default, HealFrom::low)
+}
+
+fn record(marks: &Marks, from: HealFrom, complete: bool, details: HealDetails) -> HealRecord {
+    HealRecord {
+        began_ms: marks.now_ms,
+        ended_ms: marks.now_ms,
+        from_ms: from.time.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or(0),
+        count: marks.last_heal().map_or(0, |last| last.count) + 1,
+        complete,
+        details,
     }
 }
 
@@ -196,21 +268,47 @@ impl<'s> Healer<'s> {
 pub(super) async fn tick(shared: &Shared) -> Infallible {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut covered = Vec::new();
     loop {
         shared.gate.open().await;
         ticks.tick().await;
-        let found = match shared.cache.tick(shared.low.now_ms()).await {
-            Ok(Tick::NotEntered) => continue,
-            Ok(Tick::Good(marks)) => {
-                shared.low.set_lowest(marks.lowest_ms());
-                continue;
-            }
+        let found = match tick_once(shared, &mut covered).await {
+            Ok(Tick::NotEntered | Tick::Good(_)) => continue,
             Ok(Tick::WentBack) => Outage::went_back(),
+            Ok(Tick::Replaced) => Outage::replaced(),
             Ok(Tick::ToHeal) => Outage::new("another worker found that Redis has lost writes that it had confirmed"),
             Err(error) => outage(error),
         };
+        covered.clear();
         // The lanes notice by it.
         shared.cache.give_up(&found);
         shared.gate.close(&found);
     }
+}
+
+/// `covered`: what workers that are gone covered, and what our own mark covers as of this tick.
+async fn tick_once(shared: &Shared, covered: &mut Vec<String>) -> Result<Tick, CommandError> {
+    let Shared { cache, low, owed, .. } = shared;
+    let tick = cache.tick(low.now()).await?;
+    if let Tick::Good(marks) = &tick {
+        low.set_lowest(marks.lowest());
+        if !covered.is_empty() {
+            cache.take_over(covered).await?;
+        }
+        let gone: Vec<String> = marks.gone(cache.id()).into_iter().filter(|field| !covered.contains(field)).collect();
+        if let Some(bound) = marks.lowest_of(|field| gone.iter().any(|gone| gone == field)) {
+            low.take_over(bound, shared.longest_wait());
+        }
+        *covered = gone;
+        owed.saw(marks.owed().all, healed_by_other_rules(shared, marks).is_some());
+        shared.metrics.set_heal_owed(owed.any());
+    }
+    Ok(tick)
+}
+
+/// Takes our mark out, once all is settled or given back.
+pub(super) async fn leave(shared: &Shared) {
+    let left = shared.cache.leave(shared.low.now(), shared.low.is_all_settled());
+    // Without it another worker takes over after 10 s.
+    let _ = tokio::time::timeout(LEAVE_TIMEOUT, left).await;
 }

@@ -7,7 +7,7 @@ use tracing::debug;
 
 use super::Live;
 use crate::broker::Delivery;
-use crate::event::{Decoded, Event, Provenance, decode};
+use crate::event::{Decoded, Event, Provenance, Reading, decode};
 use crate::plan::{EventOutcome, Settlement};
 use crate::reason::Reason;
 use crate::registry::Resolution;
@@ -31,8 +31,8 @@ pub(super) struct Request {
 
 impl Request {
     /// Reads a delivery with today's registry. Never panics: a panic inside is this message's own dead letter.
-    pub(super) fn of(delivery: &Delivery, live: &Live, max_body_bytes: usize) -> Self {
-        Self::or_dead_letter(|| Self::read(delivery, live, max_body_bytes))
+    pub(super) fn of(delivery: &Delivery, live: &Live, reading: Reading) -> Self {
+        Self::or_dead_letter(|| Self::read(delivery, live, reading))
     }
 
     fn or_dead_letter(read: impl FnOnce() -> Self) -> Self {
@@ -43,11 +43,11 @@ impl Request {
         })
     }
 
-    fn read(delivery: &Delivery, live: &Live, max_body_bytes: usize) -> Self {
+    fn read(delivery: &Delivery, live: &Live, reading: Reading) -> Self {
         let message = delivery.message();
         let provenance = Provenance::of(&message);
         let (is_copy, attempts_before) = (provenance.is_some(), provenance.as_ref().map_or(0, |provenance| provenance.attempt));
-        let event = match decode(&message, max_body_bytes) {
+        let event = match decode(&message, reading) {
             Ok(Decoded::Event(event)) => event,
             Ok(Decoded::Tombstone) => {
                 return Self { verdict: Some(Settlement::clean(EventOutcome::Tombstone)), attempts_before, ..Self::default() };

@@ -1,12 +1,16 @@
-//! How far back lies what is not applied yet: from there the history is to be applied again, should Redis go back to what it holds now.
+//! The low watermark: from there the history is to be applied again, should Redis go back to what
+//! it holds now.
 //!
 //! At any moment somebody's mark covers every event that some queue or worker still holds: the one that holds it, or the one that let go of it, until
-//! whoever has it next must have said so. When an event arrived nobody tells us, so a bound stands for it, in milliseconds since the Unix epoch:
-//! - the start of a look at the queue that saw nothing waiting: what comes to us first-hand after it arrived after it;
-//! - what a copy says of itself (`unstale-arrived-after`);
-//! - for what is redelivered, the lowest of all marks: whoever had it covers it there.
+//! whoever has it next must have said so. When an event arrived nobody tells us, so a bound stands
+//! for it: a time by our clock, and an offset of the history, which no clock can spoil.
+//! - The start of a look at the queue that saw nothing waiting: what comes to us first-hand after
+//!   it arrived after it. Beside it, the end of the history as it was a minute before: what the
+//!   queue gets later may already have been in the history.
+//! - What a copy says of itself (`unstale-arrived-after`, `unstale-arrived-offset`).
+//! - For what is redelivered, the lowest of all marks: whoever had it covers it there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +18,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use crate::broker::{Delivery, LaneName};
+use crate::cache::LowWatermark;
 use crate::event::Provenance;
 
 /// After the queue was seen empty: longer than a worker holds what it has in hand through an outage, and then some.
@@ -21,6 +26,12 @@ const OVERLAP: Duration = Duration::from_secs(120);
 
 /// What the broker had delivered when it answered a look has arrived by then.
 const UNDER_WAY: Duration = Duration::from_secs(1);
+
+/// An event may be in the history for so long before its queue has it.
+const QUEUE_LAG: Duration = Duration::from_secs(60);
+
+/// While events come, and for so long after, it is worth knowing where the history ends.
+const SAMPLED_FOR: Duration = Duration::from_secs(90);
 
 /// The bound of this worker, and all that makes it.
 #[derive(Debug, Clone)]
@@ -37,15 +48,19 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     /// What comes first-hand arrived after this.
-    quiet: u64,
+    quiet: LowWatermark,
     /// The start of a newer look that saw nothing waiting, and when it was answered; it counts once nothing delivered before is left unread.
-    quieter: Option<(u64, Instant)>,
+    quieter: Option<(LowWatermark, Instant)>,
     /// The lowest of all marks, as of the last tick.
-    lowest: u64,
+    lowest: LowWatermark,
     next: u64,
-    in_hand: HashMap<u64, u64>,
+    in_hand: HashMap<u64, LowWatermark>,
     /// What we let go of, by the queue that it went to, and the second in which it is back from there at the latest.
     let_go: BTreeMap<(Queue, u64), LetGo>,
+    /// Offsets close before the history's end, and when it was there, oldest first.
+    samples: VecDeque<(Instant, u64)>,
+    /// When deliveries were taken last.
+    taken_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,7 +71,7 @@ enum Queue {
 
 #[derive(Debug)]
 struct LetGo {
-    bound: u64,
+    bound: LowWatermark,
     /// When the queue was first seen empty after that second.
     seen_empty: Option<Instant>,
 }
@@ -64,19 +79,20 @@ struct LetGo {
 /// The bounds that hold for what was taken in hand at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
-    quiet: u64,
-    lowest: u64,
+    quiet: LowWatermark,
+    lowest: LowWatermark,
 }
 
 impl Bounds {
     /// A bound for the arrival of one delivery.
-    pub(super) fn of(&self, delivery: &Delivery) -> u64 {
+    pub(super) fn of(&self, delivery: &Delivery) -> LowWatermark {
         // Only the default exchange has copies.
         if delivery.exchange().is_empty() {
             let message = delivery.message();
             if let Some(copy) = Provenance::of(&message) {
                 let told = copy.arrived_after.or(copy.first_time).and_then(|time| time.parse::<Timestamp>().ok());
-                return told.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or(self.lowest);
+                let time_ms = told.and_then(|time| u64::try_from(time.as_millisecond()).ok());
+                return time_ms.map_or(self.lowest, |time_ms| LowWatermark { time_ms, offset: copy.arrived_offset.or(self.lowest.offset) });
             }
         }
         if delivery.redelivered() { self.lowest } else { self.quiet }
@@ -102,32 +118,66 @@ impl Low {
     }
 
     /// The earliest arrival of anything that is not applied yet, as far as this worker is to answer for it.
-    pub(super) fn now_ms(&self) -> u64 {
+    pub(super) fn now(&self) -> LowWatermark {
         self.change(|state| state.lowest_bound(Instant::now()))
     }
 
-    /// What was found when this worker began: it answers for what those that are gone answered for.
-    pub(super) fn inherit(&self, lowest: Option<u64>) {
-        let Some(lowest) = lowest else { return };
-        let now = self.second(Duration::ZERO);
+    /// Whether all that this worker had is settled, and nothing that it let go of waits anywhere.
+    pub(super) fn is_all_settled(&self) -> bool {
         self.change(|state| {
-            state.quiet = state.quiet.max(lowest);
-            state.lowest = lowest;
-            for queue in [Queue::Main, Queue::Slow] {
-                state.let_go(queue, now, lowest);
+            state.lowest_bound(Instant::now());
+            state.in_hand.is_empty() && state.let_go.is_empty()
+        })
+    }
+
+    /// What was found when this worker began: it answers for what those that are gone answered for.
+    pub(super) fn inherit(&self, lowest: Option<LowWatermark>, copies_wait: Duration) {
+        let Some(lowest) = lowest else { return };
+        self.change(|state| {
+            if state.quiet.time_ms < lowest.time_ms {
+                state.quiet = LowWatermark { time_ms: lowest.time_ms, offset: lowest.offset.or(state.quiet.offset) };
             }
+            state.lowest = lowest;
+        });
+        self.take_over(lowest, copies_wait);
+    }
+
+    /// Answers for what a worker that is gone answered for: copies of its own wait for so long at
+    /// most.
+    pub(super) fn take_over(&self, bound: LowWatermark, copies_wait: Duration) {
+        let (now, back) = (self.second(Duration::ZERO), self.second(copies_wait));
+        self.change(|state| {
+            state.let_go(Queue::Main, back, bound);
+            state.let_go(Queue::Slow, now, bound);
         });
     }
 
-    /// Nothing arrived before now: there was no queue.
-    pub(super) fn begin(&self) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-        self.change(|state| (state.quiet, state.lowest) = (state.quiet.max(now), now));
+    /// Nothing arrived before that time, nor before that offset, that is not applied: there was no
+    /// queue, or all of the history was applied again since. What is in hand stays where it was:
+    /// the history may get it later than its queue.
+    pub(super) fn begin(&self, at: SystemTime, offset: u64) {
+        let time_ms = at.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        self.change(|state| {
+            state.quiet = LowWatermark { time_ms: time_ms.max(state.quiet.time_ms), offset: Some(offset) };
+            state.lowest = state.in_hand.values().copied().fold(state.quiet, LowWatermark::lower);
+            state.quieter = None;
+            state.let_go.clear();
+        });
     }
 
     /// The lowest of all marks is this.
-    pub(super) fn set_lowest(&self, lowest: Option<u64>) {
-        self.change(|state| state.lowest = lowest.unwrap_or(0));
+    pub(super) fn set_lowest(&self, lowest: Option<LowWatermark>) {
+        self.change(|state| state.lowest = lowest.unwrap_or_default());
+    }
+
+    /// Whether it is worth knowing where the history ends.
+    pub(super) fn wants_sample(&self) -> bool {
+        self.change(|state| state.samples.is_empty() || state.taken_at.is_some_and(|at| at.elapsed() < SAMPLED_FOR))
+    }
+
+    /// The history has a message of that offset, close before its end.
+    pub(super) fn sampled(&self, offset: u64) {
+        self.change(|state| state.sampled(Instant::now(), offset));
     }
 
     /// The bounds that hold now.
@@ -139,7 +189,8 @@ impl Low {
     pub(super) fn take(&self, deliveries: &[Delivery]) -> Holding {
         let (number, bounds) = self.change(|state| {
             let bounds = Bounds { quiet: state.quiet, lowest: state.lowest };
-            let bound = deliveries.iter().map(|delivery| bounds.of(delivery)).min().unwrap_or(bounds.quiet);
+            let bound = deliveries.iter().map(|delivery| bounds.of(delivery)).reduce(LowWatermark::lower).unwrap_or(bounds.quiet);
+            state.taken_at = Some(Instant::now());
             state.next += 1;
             state.in_hand.insert(state.next, bound);
             (state.next, bounds)
@@ -148,7 +199,7 @@ impl Low {
     }
 
     /// A copy went to a lane's queue, and comes back from wherever it waits before within `delay`.
-    pub(super) fn copied(&self, lane: LaneName, delay: Duration, bound: u64) {
+    pub(super) fn copied(&self, lane: LaneName, delay: Duration, bound: LowWatermark) {
         let queue = match lane {
             LaneName::Main => Queue::Main,
             LaneName::Slow => Queue::Slow,
@@ -195,15 +246,36 @@ impl Low {
 }
 
 impl State {
-    fn lowest_bound(&mut self, now: Instant) -> u64 {
+    fn lowest_bound(&mut self, now: Instant) -> LowWatermark {
         self.let_go.retain(|_, gone| gone.seen_empty.is_none_or(|seen| now.duration_since(seen) < OVERLAP));
         let others = self.in_hand.values().copied().chain(self.let_go.values().map(|gone| gone.bound));
-        others.fold(self.quiet, u64::min)
+        others.fold(self.quiet, LowWatermark::lower)
+    }
+
+    fn sampled(&mut self, now: Instant, offset: u64) {
+        if self.samples.back().is_some_and(|(_, newest)| offset < *newest) {
+            // The stream was deleted, and another one began: offsets of the old one say nothing.
+            self.samples.clear();
+            let held = self.in_hand.values_mut().chain(self.let_go.values_mut().map(|gone| &mut gone.bound));
+            held.chain([&mut self.quiet, &mut self.lowest]).for_each(|bound| bound.offset = Some(0));
+            self.quieter = None;
+        }
+        self.samples.push_back((now, offset));
+        // One that is old enough suffices.
+        while self.samples.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= QUEUE_LAG) {
+            self.samples.pop_front();
+        }
+    }
+
+    /// What the queue gets from now on, the history got at that offset or later.
+    fn end_before_lag(&self, now: Instant) -> Option<u64> {
+        let old = self.samples.iter().rev().find(|(at, _)| now.duration_since(*at) >= QUEUE_LAG);
+        old.map(|(_, offset)| *offset).max(self.quiet.offset)
     }
 
     fn looked(&mut self, began_ms: u64, second: u64, now: Instant, main_empty: bool, slow_empty: bool) {
-        if main_empty {
-            self.quieter.get_or_insert((began_ms, now));
+        if main_empty && self.quieter.is_none() {
+            self.quieter = Some((LowWatermark { time_ms: began_ms, offset: self.end_before_lag(now) }, now));
         }
         for ((queue, back), gone) in &mut self.let_go {
             let empty = match queue {
@@ -220,21 +292,21 @@ impl State {
         if let Some((quiet, answered)) = self.quieter
             && now.duration_since(answered) >= UNDER_WAY
         {
-            self.quiet = quiet.max(self.quiet);
+            self.quiet = LowWatermark { time_ms: quiet.time_ms.max(self.quiet.time_ms), offset: quiet.offset.max(self.quiet.offset) };
             self.quieter = None;
         }
     }
 
-    fn let_go(&mut self, queue: Queue, back: u64, bound: u64) {
+    fn let_go(&mut self, queue: Queue, back: u64, bound: LowWatermark) {
         let gone = self.let_go.entry((queue, back)).or_insert(LetGo { bound, seen_empty: None });
-        gone.bound = gone.bound.min(bound);
+        gone.bound = gone.bound.lower(bound);
         gone.seen_empty = None;
     }
 }
 
 impl Holding {
     /// A bound for the arrival of one of the deliveries.
-    pub(super) fn bound_of(&self, delivery: &Delivery) -> u64 {
+    pub(super) fn bound_of(&self, delivery: &Delivery) -> LowWatermark {
         self.bounds.of(delivery)
     }
 
@@ -258,95 +330,4 @@ impl Drop for Holding {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LATER: Duration = Duration::from_secs(2);
-
-    fn event() -> [Delivery; 1] {
-        [Delivery::of("events", "user.updated", b"{}")]
-    }
-
-    /// The queue was seen empty at that time, and everything is read.
-    fn quiet(low: &Low, began_ms: u64) {
-        low.looked(UNIX_EPOCH + Duration::from_millis(began_ms), true, true);
-        low.change(|state| state.all_read(Instant::now() + LATER));
-    }
-
-    /// So long from now, after a look that saw both queues empty.
-    fn seen_empty_in(low: &Low, delay: Duration) {
-        let second = low.second(delay);
-        low.change(|state| state.looked(0, second, Instant::now() + delay, true, true));
-    }
-
-    fn bound_in(low: &Low, delay: Duration) -> u64 {
-        low.change(|state| state.lowest_bound(Instant::now() + delay))
-    }
-
-    #[test]
-    fn a_queue_that_was_empty_moves_it_on_once_all_that_was_delivered_is_read() {
-        let low = Low::new();
-        assert_eq!(low.now_ms(), 0, "the queue may hold what is as old as anything");
-        low.looked(UNIX_EPOCH + Duration::from_millis(500), true, true);
-        assert_eq!(low.now_ms(), 0, "what was delivered before may wait to be read");
-        low.all_read();
-        assert_eq!(low.now_ms(), 0, "or be under way");
-        low.change(|state| state.all_read(Instant::now() + LATER));
-        assert_eq!(low.now_ms(), 500);
-        low.looked(UNIX_EPOCH + Duration::from_millis(900), false, true);
-        low.change(|state| state.all_read(Instant::now() + LATER));
-        assert_eq!(low.now_ms(), 500, "an hour's backlog keeps it where it began");
-    }
-
-    #[test]
-    fn what_is_in_hand_keeps_it_back_and_so_does_what_is_given_back() {
-        let low = Low::new();
-        quiet(&low, 500);
-        let (settled, given_back) = (low.take(&event()), low.take(&event()));
-        quiet(&low, 900);
-        assert_eq!(low.now_ms(), 500);
-        settled.settled();
-        drop(settled);
-        assert_eq!(low.now_ms(), 500);
-        drop(given_back);
-        assert_eq!(bound_in(&low, OVERLAP * 2), 500, "nobody has seen it gone from the queue");
-        seen_empty_in(&low, LATER);
-        assert_eq!(bound_in(&low, LATER), 500, "whoever has it must have said so first");
-        assert_eq!(bound_in(&low, OVERLAP + LATER), 900);
-    }
-
-    #[test]
-    fn copies_keep_it_back_until_they_are_due_and_gone() {
-        let low = Low::new();
-        quiet(&low, 900);
-        low.copied(LaneName::Main, Duration::from_secs(600), 300);
-        seen_empty_in(&low, LATER);
-        assert_eq!(bound_in(&low, Duration::from_secs(599) + OVERLAP), 300, "an empty queue says nothing of what still waits");
-        seen_empty_in(&low, Duration::from_secs(602));
-        assert_eq!(bound_in(&low, Duration::from_secs(603) + OVERLAP), 900);
-    }
-
-    #[test]
-    fn a_session_that_ends_gives_back_what_nobody_has_read() {
-        let low = Low::new();
-        quiet(&low, 500);
-        low.set_lowest(Some(400));
-        low.session_ended();
-        quiet(&low, 900);
-        assert_eq!(low.now_ms(), 400, "copies among it may be as old as the lowest mark");
-        seen_empty_in(&low, LATER);
-        assert_eq!(bound_in(&low, OVERLAP + LATER), 900);
-    }
-
-    #[test]
-    fn a_new_worker_answers_for_those_that_are_gone() {
-        let low = Low::new();
-        low.inherit(Some(200));
-        quiet(&low, 900);
-        assert_eq!(low.now_ms(), 200);
-        seen_empty_in(&low, LATER);
-        assert_eq!(bound_in(&low, OVERLAP + LATER), 900);
-        let taken = low.take(&event());
-        assert_eq!(taken.bound_of(&event()[0]), 900, "what comes first-hand arrived after the queue was empty");
-    }
-}
+mod tests;

@@ -12,8 +12,10 @@ mod in_order;
 mod intake;
 mod low;
 mod main_lane;
+mod owed;
 mod reload;
 mod report;
+mod samples;
 mod slow_lane;
 mod supervisor;
 mod suspects;
@@ -42,6 +44,7 @@ use gate::Gate;
 use healing::{Healer, Unhealed};
 use in_hand::InHand;
 use low::Low;
+use owed::Owed;
 use report::Reporter;
 use supervisor::Supervisor;
 
@@ -67,6 +70,7 @@ struct Shared {
     gate: Gate,
     in_hand: InHand,
     low: Low,
+    owed: Owed,
     /// Events that waited in the main queue when it was last looked at.
     waiting: AtomicU32,
     metrics: Metrics,
@@ -138,6 +142,7 @@ pub async fn run(
         gate: Gate::new(readiness.clone(), metrics.clone()),
         in_hand: InHand::new(metrics.clone()),
         low: Low::new(),
+        owed: Owed::default(),
         waiting: AtomicU32::new(0),
         metrics,
         config,
@@ -147,6 +152,8 @@ pub async fn run(
     tokio::spawn(reload::watch(Arc::clone(&shared), background.clone()));
     tokio::spawn(upkeep::run(Arc::clone(&shared), background.clone()));
     tokio::spawn(again::run(Arc::clone(&shared), background.clone()));
+    tokio::spawn(owed::run(Arc::clone(&shared), background.clone()));
+    tokio::spawn(samples::run(Arc::clone(&shared), background.clone()));
     let mut reporter = Reporter::new(&shared, readiness.clone());
     let healer = Healer::new(&shared, readiness.clone());
     let sessions = Supervisor::new(&shared, readiness);
@@ -166,6 +173,7 @@ pub async fn run(
     };
     if let Ok(Ended::Clean) = ended {
         reporter.retract().await;
+        healing::leave(&shared).await;
     }
     ended
 }
@@ -192,6 +200,11 @@ impl Live {
 }
 
 impl Shared {
+    /// How long a retry copy waits at most.
+    fn longest_wait(&self) -> Duration {
+        self.config.amqp.retry_delays.iter().max().copied().unwrap_or_default()
+    }
+
     /// Deliveries of the slow lane in hand at once: loads are bounded by their own limits, and some must be waiting for them.
     fn slow_prefetch(&self) -> u16 {
         u16::try_from(2 * self.config.warm.concurrency + 8).unwrap_or(u16::MAX)

@@ -17,31 +17,59 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Of what is told of a registry that was not taken.
 const CAUSE_MAX_CHARS: usize = 400;
 
+/// The contents are read after so many looks even if no file seems to have changed: a network file system may keep times of whole seconds.
+const LOOKS_PER_READ: u64 = 60;
+
+/// What one look at the files found. Problems count as a state too: they are reported once, and end when the files are right again.
+type Look = Result<registry::FileList, Problems>;
+
 /// Watches until `stop`.
 pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
-    let mut judged = shared.live.load().registry.digest().to_owned();
-    let mut seen = judged.clone();
+    let mut digest_judged = shared.live.load().registry.digest().to_owned();
+    let mut judged: Option<Look> = None;
+    let mut seen: Option<Look> = None;
+    let mut looks: u64 = 0;
     while stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
         let options = LoadOptions::for_run(&shared.config.registry);
         let looked_at = options.clone();
-        // A tree that cannot be read now (a swap under way) is looked at again.
-        let Ok(Ok(digest)) = tokio::task::spawn_blocking(move || registry::digest_of(&looked_at)).await else { continue };
-        // Twice the same: nobody is in the midst of writing.
-        let settled = digest == seen;
-        seen.clone_from(&digest);
-        if !settled || digest == judged {
+        let Ok(look) = tokio::task::spawn_blocking(move || registry::list_files(&looked_at)).await else { continue };
+        looks += 1;
+        // Twice the same: no swap is under way, and nobody is in the midst of writing.
+        let is_settled = seen.as_ref() == Some(&look);
+        let is_known = judged.as_ref() == Some(&look);
+        seen = Some(look);
+        if !is_settled || is_known && !looks.is_multiple_of(LOOKS_PER_READ) {
             continue;
         }
-        judged = digest;
+        judged.clone_from(&seen);
+        if let Some(Err(problems)) = &seen {
+            if !is_known {
+                error!("the changed registry cannot be read, the last good one stays:\n{problems}");
+                refuse(&shared, problems);
+                // It is loaded again when it can be read, even if it is what it was.
+                digest_judged.clear();
+            }
+            continue;
+        }
+        let looked_at = options.clone();
+        let Ok(Ok(digest)) = tokio::task::spawn_blocking(move || registry::digest_of(&looked_at)).await else {
+            judged = None;
+            continue;
+        };
+        if digest == digest_judged {
+            continue;
+        }
+        digest_judged = digest;
         let loaded = tokio::task::spawn_blocking(move || load(&options)).await;
         match loaded {
             Ok(Ok(loaded)) => take(&shared, loaded),
             Ok(Err(problems)) => {
-                error!(digest = %judged, "the changed registry does not load, the last good one stays:\n{problems}");
+                error!(digest = %digest_judged, "the changed registry does not load, the last good one stays");
+                log_lines(&problems);
                 refuse(&shared, &problems);
             }
             Err(panicked) => {
-                error!(digest = %judged, error = %panicked, "loading the changed registry panicked, the last good one stays");
+                error!(digest = %digest_judged, error = %panicked, "loading the changed registry panicked, the last good one stays");
                 refuse(&shared, &panicked);
             }
         }
@@ -59,18 +87,24 @@ fn take(shared: &Shared, loaded: Loaded) {
     let loaders = match shared.live.load().loaders.reload(loaded.registry.loaders()) {
         Ok(loaders) => loaders,
         Err(problems) => {
-            error!("the changed registry's loaders cannot be used, the last good one stays:\n{problems}");
+            error!("the changed registry's loaders cannot be used, the last good one stays");
+            log_lines(&problems);
             return refuse(shared, &problems);
         }
     };
     for warning in &loaded.warnings {
-        warn!("{warning}");
+        warning.to_string().lines().for_each(|line| warn!("{line}"));
     }
     info!(digest = loaded.registry.digest(), "registry reloaded");
     shared.live.store(Arc::new(Live::new(loaded.registry, loaders, &shared.metrics)));
     shared.refused_registry.store(None);
     // Without a session nobody binds now: the next one binds all.
     shared.reloaded.notify_one();
+}
+
+/// Logs each line of what is wrong as a record of its own.
+fn log_lines(problems: &impl Display) {
+    problems.to_string().lines().for_each(|line| error!("{line}"));
 }
 
 /// For whoever asks how things stand: the first of the problems, whose first line says where and what. The log has all of it.

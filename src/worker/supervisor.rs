@@ -97,7 +97,9 @@ impl<'s> Supervisor<'s> {
             warn!("{warning}");
         }
         let ended = self.run_lanes(&session, stop).await;
-        self.shared.low.session_ended();
+        if !matches!(ended, Ok(LaneEnd::Stopped)) {
+            self.shared.low.session_ended();
+        }
         self.shared.metrics.set_paused("broker", false);
         self.readiness.set_consuming(Err("no session with RabbitMQ".into()));
         match &ended {

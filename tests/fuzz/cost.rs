@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use unstale::event::{Decoded, Message, decode};
+use unstale::event::{Decoded, Message, Reading, decode};
 use unstale::plan::{Batch, Slot};
 use unstale::registry::{Action, Budget, Registry, Resolution};
 
@@ -14,9 +14,6 @@ pub(crate) const CPU: Duration = if cfg!(debug_assertions) { Duration::from_secs
 
 /// The most memory for one event, its body left out.
 pub(crate) const MEMORY_BYTES: u64 = 64 << 20;
-
-/// `UNSTALE_MAX_BODY_BYTES` by default.
-pub(crate) const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// The CPU clock of the thread that opened it.
 pub(crate) struct Clock(Option<File>);
@@ -64,7 +61,7 @@ pub(crate) fn measure(clock: &Clock, registry: &Registry, body: &[u8]) -> Result
     let mut ended = Ok(());
     let counted = allocation_counter::measure(|| {
         ended = catch_unwind(AssertUnwindSafe(|| {
-            let Ok(Decoded::Event(event)) = decode(&message, MAX_BODY_BYTES) else { return Ok(()) };
+            let Ok(Decoded::Event(event)) = decode(&message, Reading::default()) else { return Ok(()) };
             let budget = Budget::for_event();
             let resolution = registry.resolve_within(&event, &budget);
             let mut batch = Batch::new("cache_tag:", 1);

@@ -41,7 +41,6 @@ enum Until {
 }
 
 #[test]
-#[ignore = "events have no budget yet"]
 fn no_generated_event_costs_more_than_its_budget() {
     let (seconds, events, seed) = (setting("FUZZ_SECONDS"), setting("FUZZ_EVENTS"), setting("FUZZ_SEED"));
     let until = match (seconds, events, seed) {

@@ -94,6 +94,7 @@ pub(crate) fn load(file: &Value) -> Result<Loaded, Problems> {
         schemas: folder.path().to_owned(),
         key_prefix: String::new(),
         vars: Vars::default(),
+        tag_prefix: "cache_tag:".to_owned(),
         max_keys_per_event: 10_000,
         missing_vars: MissingVars::Refuse,
     })

@@ -94,6 +94,70 @@ fn plan_shows_targets_with_the_prefix_and_says_no_for_a_dead_letter() {
     assert!(out.contains("invalid_data") && out.contains("\"effects\":[],\"error\":{\"reason\":\"malformed\""), "{out}");
 }
 
+/// What a terminal would act on.
+fn active(text: &str) -> Option<char> {
+    text.chars().find(|c| *c != '\n' && (c.is_control() || matches!(c, '\u{200e}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')))
+}
+
+#[test]
+fn no_text_of_an_event_or_a_rule_file_reaches_a_terminal_raw() {
+    const HOSTILE: &str = "\\u001b[2J\\u009b2J\\r\\n\\u007f\\u2028\\u202e";
+    const RULES: &str = "events:
+  \"hostile.\\e[2J\\u202e\":
+    effects: [ { delete: x } ]
+  user.updated:
+    data: { type: object, additionalProperties: { type: integer } }
+    effects: [ { write: \"user:{id}\", value: \"{data}\", ttl: 1h } ]
+  any.thing:
+    effects: [ { invalidate_tags: \"t:{text?}\" } ]
+";
+    let dir = registry(RULES);
+    let (_, out, err) = unstale(&["check", dir.path().to_str().unwrap()], &[], "");
+    assert_eq!(active(&(out + &err)), None);
+    let lines = format!(
+        "{{\"type\":\"user.updated\",\"id\":\"{HOSTILE}\",\"data\":{{\"id\":1,\"{HOSTILE}\":\"x\"}}}}\n\
+         {{\"type\":\"any.thing{HOSTILE}\",\"data\":{{}}}}\n{{\"type\":\"any.thing\",\"data\":{{\"text\":\"{HOSTILE}\"}}}}\n\u{9b}2J\u{202e}\n"
+    );
+    for args in [&["plan"][..], &["plan", "--json"]] {
+        let (code, out, err) = unstale(args, &schemas(dir.path()), &lines);
+        assert_eq!(code, 1, "{err}");
+        assert!(out.contains("u{202e}") || out.contains("\\u202e"), "{out}");
+        assert_eq!(active(&(out + &err)), None, "{args:?}");
+    }
+    for args in [&["publish", "--dry-run", "--file", "-"][..], &["publish", "a\u{1b}[2J", "x\u{202e}"]] {
+        let (_, out, err) = unstale(args, &[("UNSTALE_AMQP_URL", "amqp://127.0.0.1:1/%2f")], &lines);
+        assert_eq!(active(&(out + &err)), None, "{args:?}");
+    }
+}
+
+#[test]
+fn a_url_of_a_loader_is_shown_without_the_values_of_variables() {
+    let rules = "loaders: { catalogue: { url: \"{vars.URL}\" } }
+events:
+  product.updated:
+    effects: [ { warm: \"product:{id}\", from: \"catalogue:/p/{id}?key={vars.KEY}\", ttl: 1h } ]
+";
+    let dir = registry(rules);
+    let [schemas, prefix] = schemas(dir.path());
+    let settings = [schemas, prefix, ("UNSTALE_VAR_URL", "https://user:hunter2@internal/api/"), ("UNSTALE_VAR_KEY", "s3cret")];
+    for args in [&["plan"][..], &["plan", "--json"]] {
+        let (_, out, err) = unstale(args, &settings, r#"{"type":"product.updated","data":{"id":7}}"#);
+        assert!(out.contains("{vars.URL}/p/7?key={vars.KEY}"), "{out}{err}");
+        assert!(!out.contains("hunter2") && !out.contains("s3cret"), "{out}");
+    }
+}
+
+#[test]
+fn plan_takes_types_as_the_worker_does() {
+    let dir = registry(SCHEMA);
+    let [schemas, prefix] = schemas(dir.path());
+    let line = r#"{"routing_key":"user.seen","headers":{"unstale-event-type":"user.updated"},"body":{"id":7}}"#;
+    let (code, out, _) = unstale(&["plan"], &[schemas, prefix], line);
+    assert!(code == 0 && out.contains("delete"), "{out}");
+    let (code, out, _) = unstale(&["plan"], &[schemas, prefix, ("UNSTALE_TYPE_FROM", "routing_key")], line);
+    assert!(code == 1 && out.starts_with("user.seen  ") && !out.contains("  delete "), "{out}");
+}
+
 #[test]
 fn a_reader_that_leaves_is_no_error() {
     let dir = registry(SCHEMA);

@@ -51,6 +51,7 @@ fn check(page: &str, line: usize, name: &str, text: &str) {
         schemas: folder.path().to_owned(),
         key_prefix: String::new(),
         vars: Vars::default(),
+        tag_prefix: "cache_tag:".to_owned(),
         max_keys_per_event: 10_000,
         missing_vars: MissingVars::Refuse,
     };

@@ -10,9 +10,7 @@ use unstale::event::json::JsonKind;
 use unstale::event::{
     Decoded, Event, Form, HeaderValue, Headers, Json, Malformed, Message, OwnedMessage, OwnedValue, Properties, Provenance,
 };
-use unstale::event::{decode, header};
-
-const MAX_BODY_BYTES: usize = 1 << 20;
+use unstale::event::{Reading, TypeFrom, decode, header};
 
 fn samples() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/events");
@@ -59,7 +57,7 @@ fn every_sample_is_read_as_it_should_be() {
     let mut wrong = String::new();
     for path in samples {
         let message = OwnedMessage::from_line(&fs::read_to_string(&path).unwrap()).unwrap();
-        let read = shown(&decode(&message.message(), MAX_BODY_BYTES));
+        let read = shown(&decode(&message.message(), Reading::default()));
         let expected = fs::read_to_string(path.with_extension("expect.json")).unwrap_or_default();
         if serde_json::from_str::<Value>(&expected).ok().as_ref() != Some(&read) {
             wrong.push_str(&format!("{}:\nexpected {expected}\nread {read:#}\n", path.display()));
@@ -77,13 +75,44 @@ fn a_copy_of_every_sample_is_the_same_event() {
     for path in samples() {
         let message = OwnedMessage::from_line(&fs::read_to_string(&path).unwrap()).unwrap();
         let message = message.message();
-        if let Ok(Decoded::Event(event)) = decode(&message, MAX_BODY_BYTES) {
+        if let Ok(Decoded::Event(event)) = decode(&message, Reading::default()) {
             let copy = copy_of(&message, &event);
-            assert_eq!(decode(&copy, MAX_BODY_BYTES), Ok(Decoded::Event(event.clone())), "{}", path.display());
+            assert_eq!(decode(&copy, Reading::default()), Ok(Decoded::Event(event.clone())), "{}", path.display());
             let copy_of_copy = copy_of(&copy, &event);
-            assert_eq!(decode(&copy_of_copy, MAX_BODY_BYTES), Ok(Decoded::Event(event)), "{}", path.display());
+            assert_eq!(decode(&copy_of_copy, Reading::default()), Ok(Decoded::Event(event)), "{}", path.display());
         }
     }
+}
+
+#[test]
+fn with_types_from_routing_keys_no_message_names_its_own_type() {
+    let reading = Reading { type_from: TypeFrom::RoutingKey, ..Reading::default() };
+    let mut events = 0;
+    for path in samples() {
+        let owned = OwnedMessage::from_line(&fs::read_to_string(&path).unwrap()).unwrap();
+        let any = decode(&owned.message(), Reading::default()).is_ok_and(|decoded| matches!(decoded, Decoded::Event(_)));
+        if !any || Provenance::of(&owned.message()).is_some() {
+            continue;
+        }
+        for routing_key in ["user.updated", ""] {
+            let message = Message { exchange: "events", routing_key, ..owned.message() };
+            match decode(&message, reading) {
+                Ok(Decoded::Event(event)) => {
+                    assert_eq!(event.event_type, "user.updated", "{}", path.display());
+                    let copy = copy_of(&message, &event);
+                    assert_eq!(decode(&copy, reading), Ok(Decoded::Event(event.clone())), "{}", path.display());
+                    // A worker without the setting made this copy: the routing key of the first
+                    // arrival still decides.
+                    let Ok(Decoded::Event(lax)) = decode(&message, Reading::default()) else { panic!("{}", path.display()) };
+                    assert_eq!(decode(&copy_of(&message, &lax), reading), Ok(Decoded::Event(event)), "{}", path.display());
+                    events += 1;
+                }
+                Ok(other) => panic!("{}: {other:?}", path.display()),
+                Err(problem) => assert!(routing_key.is_empty() && problem.to_string().contains("UNSTALE_TYPE_FROM"), "{problem}"),
+            }
+        }
+    }
+    assert!(events > 20, "{events}");
 }
 
 /// The message as a retry brings it back.
@@ -111,7 +140,7 @@ fn the_usual_event_borrows_everything() {
     use std::borrow::Cow::Borrowed;
     let body = br#"{"id":"e-1","type":"user.updated","time":"2026-03-01T10:15:30Z","data":{"id":42}}"#;
     let message = Message { exchange: "events", routing_key: "user.updated", body, ..Message::default() };
-    let Ok(Decoded::Event(event)) = decode(&message, MAX_BODY_BYTES) else { panic!("no event") };
+    let Ok(Decoded::Event(event)) = decode(&message, Reading::default()) else { panic!("no event") };
     assert!(matches!((&event.event_type, &event.data_text, &event.time), (Borrowed(_), Borrowed(_), Some(Borrowed(_)))));
     assert!(body.as_ptr_range().contains(&event.id.as_ptr()));
 }
@@ -119,8 +148,8 @@ fn the_usual_event_borrows_everything() {
 #[test]
 fn a_body_beyond_the_limit_is_malformed() {
     let message = Message { exchange: "events", routing_key: "user.updated", body: b"{\"id\":1}", ..Message::default() };
-    assert!(decode(&message, 8).is_ok());
-    let error = decode(&message, 7).unwrap_err().to_string();
+    assert!(decode(&message, Reading { max_body_bytes: 8, ..Reading::default() }).is_ok());
+    let error = decode(&message, Reading { max_body_bytes: 7, ..Reading::default() }).unwrap_err().to_string();
     assert_eq!(error, "the body has 8 bytes, more than UNSTALE_MAX_BODY_BYTES allows (7): publish less, or raise it");
 }
 
@@ -128,7 +157,7 @@ fn a_body_beyond_the_limit_is_malformed() {
 fn an_id_is_made_of_the_first_arrival() {
     let id = |exchange: &'static str, routing_key: &'static str, body: &'static [u8]| {
         let message = Message { exchange, routing_key, body, ..Message::default() };
-        match decode(&message, MAX_BODY_BYTES) {
+        match decode(&message, Reading::default()) {
             Ok(Decoded::Event(event)) => event.id.into_owned(),
             other => panic!("{other:?}"),
         }
@@ -262,7 +291,7 @@ proptest! {
             body: &body,
         };
         Provenance::of(&message);
-        if let Ok(Decoded::Event(event)) = decode(&message, MAX_BODY_BYTES) {
+        if let Ok(Decoded::Event(event)) = decode(&message, Reading::default()) {
             prop_assert!(!event.event_type.is_empty() && !event.event_type.starts_with("unstale."));
             prop_assert!(!event.id.is_empty());
             prop_assert_eq!(event.data().kind(), JsonKind::Object);
@@ -270,7 +299,7 @@ proptest! {
             prop_assert!(event.time.as_ref().is_none_or(|time| time.ends_with('Z')));
             prop_assert_eq!(event.clone().into_owned(), event.clone());
             let copy = copy_of(&message, &event);
-            prop_assert_eq!(decode(&copy, MAX_BODY_BYTES), Ok(Decoded::Event(event)));
+            prop_assert_eq!(decode(&copy, Reading::default()), Ok(Decoded::Event(event)));
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Health and metrics, asked over a bare socket.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -10,12 +11,15 @@ use tokio_util::sync::CancellationToken;
 use unstale::http::{self, Readiness};
 use unstale::telemetry::Metrics;
 
+use crate::end_to_end::stage::{SOON, Stage};
+use crate::support::{Proxy, Worker, wait_until};
+
 struct Server {
     addr: SocketAddr,
     readiness: Readiness,
     metrics: Metrics,
     shutdown: CancellationToken,
-    serving: JoinHandle<std::io::Result<()>>,
+    serving: JoinHandle<()>,
 }
 
 async fn start() -> Server {
@@ -74,7 +78,7 @@ async fn a_client_that_never_finishes_does_not_hold_up_the_end() {
     unfinished.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
     assert!(get(server.addr, "/livez", "").await.ends_with("ok\n"));
     server.shutdown.cancel();
-    tokio::time::timeout(Duration::from_secs(10), server.serving).await.expect("stops").unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(10), server.serving).await.expect("stops").unwrap();
     assert!(TcpStream::connect(server.addr).await.is_err(), "no longer listening");
 }
 
@@ -83,4 +87,103 @@ async fn a_taken_address_names_its_setting() {
     let server = start().await;
     let message = http::bind(server.addr).await.unwrap_err().to_string();
     assert!(message.starts_with("UNSTALE_HTTP_ADDR: cannot listen on 127.0.0.1:"), "{message}");
+}
+
+/// Connections that send half a request and then nothing.
+async fn half_open(addr: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let mut open = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        // It may have had to make room already.
+        let _ = stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n").await;
+        open.push(stream);
+    }
+    open
+}
+
+#[tokio::test]
+async fn half_open_connections_keep_nobody_from_an_answer() {
+    let server = start().await;
+    let held = half_open(server.addr, 1_000).await;
+    for _ in 0..20 {
+        let asked = Instant::now();
+        assert!(get(server.addr, "/livez", "").await.ends_with("ok\n"));
+        assert!(asked.elapsed() < Duration::from_secs(5), "answered after {:?}", asked.elapsed());
+    }
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_arrive_is_given_up() {
+    let server = start().await;
+    let mut silent = TcpStream::connect(server.addr).await.unwrap();
+    let mut half = TcpStream::connect(server.addr).await.unwrap();
+    half.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n").await.unwrap();
+    for stream in [&mut silent, &mut half] {
+        let mut answer = String::new();
+        // Closed, with 408 or without a word.
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut answer)).await;
+        read.expect("the server closes the connection").unwrap();
+        assert!(!answer.contains(" 200 "), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let server = start().await;
+    let answer = get(server.addr, "/livez", &format!("x: {}\r\n", "y".repeat(100_000))).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+}
+
+fn descriptors(worker: &Worker) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", worker.pid())).unwrap().count()
+}
+
+/// As a flood from another pod: connections that say half a request, connections that never read
+/// their answer, and few descriptors.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_reconnects_to_both_servers_while_a_thousand_half_open_connections_are_held() {
+    const SCHEMA: &str = "events: { user.updated: { effects: [ { delete: \"user:{id}\" } ] } }";
+    let stage = Stage::new(&[("user.yaml", SCHEMA)]).await;
+    let amqp_addr = stage.amqp_url().rsplit('@').next().unwrap().split('/').next().unwrap().to_owned();
+    let (amqp, redis) = (Proxy::start(&amqp_addr).await, Proxy::start(&stage.redis.addr()).await);
+    let amqp_url = stage.amqp_url().replace(&amqp_addr, &amqp.addr());
+    let redis_url = stage.redis.url().replace(&stage.redis.addr(), &redis.addr());
+    let worker = stage.worker(&[("UNSTALE_AMQP_URL", &amqp_url), ("UNSTALE_REDIS_URL", &redis_url)]).await;
+    let before = descriptors(&worker);
+    // Enough for 64 connections and the worker's own, and for no thousand.
+    let limit = Command::new("prlimit").args(["--pid", &worker.pid().to_string(), "--nofile=200:200"]).status().unwrap();
+    assert!(limit.success());
+
+    let addr = worker.http_addr();
+    let held = half_open(addr, 1_000).await;
+    let mut unread = Vec::new();
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        unread.push(stream);
+    }
+    assert!(descriptors(&worker) < 200);
+    assert_eq!(worker.get("/livez").await.map(|(status, _)| status), Some(200));
+    tokio::join!(amqp.cut(), redis.cut());
+    stage.set("user:1", "old").await;
+    stage.publish("user.updated", r#"{"id":1}"#).await;
+    stage.wait_gone("user:1").await;
+    wait_until(SOON, "it is ready", async || matches!(worker.get("/readyz").await, Some((200, _)))).await;
+
+    drop((held, unread));
+    wait_until(SOON, "nothing is left of them", async || descriptors(&worker) <= before + 4).await;
+    assert_eq!(worker.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn too_few_descriptors_are_warned_of() {
+    let mut worker = Command::new("prlimit")
+        .args(["--nofile=100:100", env!("CARGO_BIN_EXE_unstale"), "run"])
+        .env_clear()
+        .envs([("UNSTALE_SCHEMAS", "/nowhere"), ("PATH", "/usr/bin:/bin")])
+        .output()
+        .unwrap();
+    let log = String::from_utf8(std::mem::take(&mut worker.stderr)).unwrap();
+    assert!(log.contains("the process may open 100 files and needs up to"), "{log}");
 }

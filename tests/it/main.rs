@@ -29,4 +29,5 @@ mod support_self;
 #[cfg(target_os = "linux")]
 mod survive;
 mod tags;
+mod tls;
 mod warm;

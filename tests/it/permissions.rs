@@ -24,3 +24,19 @@ pub(crate) fn documented_acl(password: &str, keys: &str) -> Vec<String> {
     });
     rules.collect()
 }
+
+#[test]
+fn the_demonstration_has_the_documented_permissions() {
+    const DEFINITIONS: &str = include_str!("../../demo/rabbitmq/definitions.json");
+    const USERS: &str = include_str!("../../demo/redis/users.acl");
+    let definitions: serde_json::Value = serde_json::from_str(DEFINITIONS).unwrap();
+    for (user, comment) in [("unstale", "# UNSTALE_DECLARE=all"), ("shop", "# a publisher")] {
+        let [configure, write, read] = documented_permissions(comment);
+        let documented = serde_json::json!({ "user": user, "vhost": "/", "configure": configure, "write": write, "read": read });
+        let permissions = definitions["permissions"].as_array().unwrap();
+        assert!(permissions.contains(&documented), "{documented} is not in demo/rabbitmq/definitions.json");
+    }
+    let rules = documented_acl("unstale-demo", "shop:").join(" ");
+    // What `again` needs comes after it.
+    assert!(USERS.contains(&format!("user unstale {rules}")), "demo/redis/users.acl has not: {rules}");
+}

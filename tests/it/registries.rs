@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use unstale::config::Vars;
-use unstale::event::{Decoded, OwnedMessage, decode};
+use unstale::event::{Decoded, OwnedMessage, Reading, decode};
 use unstale::registry::{LoadOptions, Loaded, Matched, MissingVars, Registry};
 
 #[derive(Deserialize)]
@@ -27,6 +27,7 @@ fn load(name: &str) -> Loaded {
         schemas: folder(name).join("schemas"),
         key_prefix: String::new(),
         vars: Vars(vars.into_iter().collect()),
+        tag_prefix: "cache_tag:".to_owned(),
         max_keys_per_event: 10_000,
         missing_vars: MissingVars::Refuse,
     };
@@ -41,7 +42,7 @@ fn resolves_as_told(registry_name: &str) {
     for case in cases {
         let message = OwnedMessage::from_line(&case.line.to_string()).unwrap_or_else(|error| panic!("{}: {error}", case.name));
         let message = message.message();
-        let Decoded::Event(event) = decode(&message, 1 << 20).unwrap_or_else(|error| panic!("{}: {error}", case.name)) else {
+        let Decoded::Event(event) = decode(&message, Reading::default()).unwrap_or_else(|error| panic!("{}: {error}", case.name)) else {
             panic!("{}: not an event", case.name)
         };
         let resolution = loaded.registry.resolve(&event);

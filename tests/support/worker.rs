@@ -74,13 +74,12 @@ impl Worker {
         self.stderr.lock().unwrap().clone()
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.pid()
+    pub(crate) fn http_addr(&self) -> std::net::SocketAddr {
+        ([127, 0, 0, 1], self.http_port).into()
     }
 
-    /// `host:port` of its HTTP address, unless the test named another.
-    pub(crate) fn http_addr(&self) -> String {
-        format!("127.0.0.1:{}", self.http_port)
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Status and body of a path of its HTTP address; `None` where nothing answers.

@@ -162,6 +162,13 @@ fn an_error_ends_on_a_character_within_1_kib() {
 }
 
 #[test]
+fn an_error_holds_nothing_that_a_terminal_acts_on() {
+    let original = delivery("events", "k", BasicProperties::default(), b"{}");
+    let made = copied(&original, &CopyHeaders { error: Some("at `/a\u{1b}[2J\nERROR\u{202e}`"), ..headers() });
+    assert_eq!(made[header::ERROR], long(r"at `/a\u{1b}[2J\nERROR\u{202e}`"));
+}
+
+#[test]
 fn headers_that_do_not_fit_a_frame_give_way_ours_first() {
     let limit = FRAME_MAX as usize - BROKER_RESERVE_BYTES;
     let (error, id) = ("e".repeat(1_000), "i".repeat(2_000));

@@ -4,7 +4,7 @@ use redis::Value;
 
 use super::super::Cache;
 use super::super::failure::{self, CommandError};
-use super::super::lease::{Fill, Grant};
+use super::super::lease::{Fill, Grant, LONGEST_LEASE};
 use super::super::lifetime::{self, Lifetime};
 use super::super::script::{FILL, JOIN_TAG, Sent};
 use super::super::side_keys::{Kind, SEQUENCE, side_key};
@@ -22,6 +22,7 @@ impl Cache {
         let mut lease = redis::cmd("SET");
         lease.arg(side_key(Kind::Lease, key.as_bytes())).arg(token).arg("NX").arg("PX").arg(ttl_ms);
         if self.call("lease", lease).await? == Value::Nil {
+            self.cut_lease(key, ttl_ms).await?;
             return Ok(Grant::Held);
         }
         let mut since = redis::cmd("GET");
@@ -32,6 +33,19 @@ impl Cache {
             _ => return Err(unexpected()),
         };
         Ok(Grant::Granted { since })
+    }
+
+    /// Cuts another's lease that lasts longer than any: the server's clock was set back.
+    async fn cut_lease(&self, key: &str, ttl_ms: i64) -> Result<(), CommandError> {
+        let lease = side_key(Kind::Lease, key.as_bytes());
+        let mut left = redis::cmd("PTTL");
+        left.arg(&lease);
+        if matches!(self.call("lease", left).await?, Value::Int(left) if left > lifetime::millis(LONGEST_LEASE)) {
+            let mut cut = redis::cmd("PEXPIRE");
+            cut.arg(&lease).arg(ttl_ms);
+            self.call("lease", cut).await?;
+        }
+        Ok(())
     }
 
     /// In this order: the key joins its tags' sets, and is refused where one was invalidated since the grant; the value is set if the lease

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, Value};
 
 use super::super::Cache;
@@ -93,6 +94,19 @@ impl Cluster {
         let commands = ask();
         let answers = self.run(&nodes, &commands.iter().collect::<Vec<_>>(), None, &mut Unsealed::default()).await?;
         Ok((answers, (0..count).map(|mark| nodes.owner(marks::slot_of(mark)).address.clone()).collect()))
+    }
+
+    /// Returns what each server that is connected to says of itself, those that serve no slot any
+    /// more among them. One that does not answer says nothing.
+    pub(in crate::cache) async fn infos(&self) -> Vec<Value> {
+        let Ok(nodes) = self.standing.live() else { return Vec::new() };
+        let nodes = nodes.read(|nodes, _| nodes.to_vec());
+        let ask = |node: Arc<Node>| async move {
+            let mut info = Pipeline::with_capacity(1);
+            info.cmd("INFO").arg("server").arg("replication");
+            node.socket.ask(&info).await.ok()?.pop()
+        };
+        join_all(nodes.into_iter().map(ask)).await.into_iter().flatten().collect()
     }
 
     /// What the seal behind a server's commands came to.

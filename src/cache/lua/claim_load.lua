@@ -3,7 +3,12 @@
 -- Returns 'load' where the token may load; 'covered' where another event's load does, or will do, all that this one would; else 'wait'.
 -- The asker's invalidation came before: a load whose lease is still valid has begun after it, and a load that is still to come will.
 local token, asks_first = ARGV[1], ARGV[3] == '1'
-local loading, next = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])
+local function claim(key)
+  -- No claim is that long: the server's clock was set back. (Without tags, our user may lack PTTL.)
+  local left = redis.pcall('PTTL', key)
+  return not (type(left) == 'number' and left > 360000) and redis.call('GET', key)
+end
+local loading, next = claim(KEYS[1]), claim(KEYS[2])
 -- At most one waits: who has taken its place came later, and loads later. A dash says that the load of that token covers who waited.
 if next and next ~= token and not asks_first then
   return 'covered'

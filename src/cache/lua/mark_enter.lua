@@ -1,15 +1,22 @@
 -- KEYS: the marks. ARGV: our field, the least and the greatest number that it may hold (empty: we remember none), Redis' clock when we last moved it on,
--- the next number, how far back lies what is not applied, how old the newest mark of a worker may be (ms) for one who remembers nothing.
+-- the next number, how far back lies what is not applied, how old the newest mark of a worker may
+-- be (ms) for one who remembers nothing and where no server tells its identity, the same as an
+-- offset, `ask` where another hash may tell that a slot has moved, then identities of which that is
+-- known.
 -- Takes up, or takes up again, our field. Where Redis may have gone back that is written down instead, for whoever heals; it stays until that is done.
--- Returns 1, or 2 where somebody is to heal; then Redis' clock and all fields.
+-- Returns 1, or 2 where somebody is to heal, or 3 (`ask`) where another server than this one wrote
+-- the marks; then Redis' clock, all fields as they were, and the server's identity.
 local now = clock()
 local fields = redis.call('HGETALL', KEYS[1])
-local held, newest, healed, wanted
+local current, before = identity()
+local held, newest, healed, wanted, stored
 for i = 1, #fields, 2 do
   local field, value = fields[i], fields[i + 1]
   local number, _, at = read(value)
   if field == 'wanted' then
     wanted = true
+  elseif field == 'server' then
+    stored = value
   elseif field == 'heal' then
     healed = tonumber(string.match(value, '^(%d+):'))
   elseif number and not string.find(field, ':', 1, true) then
@@ -20,16 +27,29 @@ for i = 1, #fields, 2 do
   end
 end
 if not wanted then
-  local good
-  if ARGV[2] ~= '' then
-    good = (held and held >= tonumber(ARGV[2]) and held <= tonumber(ARGV[3])) or (healed and healed > tonumber(ARGV[4]))
-  else
-    good = newest and math.abs(now - newest) <= tonumber(ARGV[7])
+  local known = stored and current ~= ''
+  local same = known and is_same(stored, current, before)
+  for i = 10, #ARGV do
+    same = same or (known and ARGV[i] == stored)
   end
-  if good then
-    write(KEYS[1], ARGV[1], ARGV[5], ARGV[6], now)
-    return { 1, now, fields }
+  local why
+  if ARGV[2] ~= '' and not (held and held >= tonumber(ARGV[2]) and held <= tonumber(ARGV[3])) and not (healed and healed > tonumber(ARGV[4])) then
+    why = 'lost'
+  elseif known and not same then
+    if ARGV[9] == 'ask' then
+      return { 3, now, fields, current }
+    end
+    why = 'replaced'
+  elseif ARGV[2] == '' and not known and not (newest and math.abs(now - newest) <= tonumber(ARGV[7])) then
+    why = 'unknown'
   end
-  redis.call('HSET', KEYS[1], 'wanted', string.format('%.0f', now))
+  if not why then
+    write(KEYS[1], ARGV[1], ARGV[5], ARGV[6], now, ARGV[8])
+    if current ~= '' then
+      redis.call('HSET', KEYS[1], 'server', current)
+    end
+    return { 1, now, fields, current }
+  end
+  redis.call('HSET', KEYS[1], 'wanted', string.format('%.0f', now), 'why', why)
 end
-return { 2, now, fields }
+return { 2, now, redis.call('HGETALL', KEYS[1]), current }

@@ -10,8 +10,15 @@ if value then
   end
 end
 -- A client that asks again, for want of an answer, finds its own token.
-if not redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) and redis.call('GET', KEYS[2]) ~= ARGV[1] then
-  return value and { 'value', value } or { 'held' }
+if not redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
+  local holder = redis.call('GET', KEYS[2])
+  if holder ~= ARGV[1] then
+    -- No lease is that long: the server's clock was set back.
+    if redis.call('PTTL', KEYS[2]) > 360000 then
+      redis.call('SET', KEYS[2], holder, 'XX', 'PX', ARGV[2])
+    end
+    return value and { 'value', value } or { 'held' }
+  end
 end
 local since = KEYS[3] and (redis.call('GET', KEYS[3]) or '0') or ''
 return { 'lease', since, value or nil }

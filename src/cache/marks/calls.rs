@@ -1,5 +1,6 @@
 //! What workers and commands say to the marks, and learn from them.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::PoisonError;
 use std::task::{Context, Poll, Waker};
 
@@ -7,11 +8,21 @@ use redis::{Cmd, Pipeline, Value};
 
 use super::super::address::Address;
 use super::super::failure::{self, CommandError, Outage};
-use super::super::script::{HEAL_SEAL, MARK_ENTER, MARK_HOLD, MARK_SEAL, MARK_TICK, Script, Sent};
-use super::super::workers::text_pairs;
+use super::super::script::{HEAL_SEAL, MARK_ENTER, MARK_HOLD, MARK_LEAVE, MARK_SEAL, MARK_TAKE_OVER, MARK_TICK, Script, Sent};
+use super::super::workers::{text_of, text_pairs};
 use super::super::{Cache, Redis, lifetime};
 use super::chain::{Draft, Mode, Seal, State};
-use super::{DEAD_KEPT, Entered, FRESH, HEAL_LOCK, Marks, Tick, read_answer, unexpected};
+use super::{DEAD_KEPT, Entered, FRESH, HEAL_LOCK, Hash, LowWatermark, Marks, Tick, read_answer, unexpected};
+
+/// A script's word: another server than the one that answers wrote the marks last.
+const REPLACED: i64 = 3;
+
+/// What the hashes answer to a worker that takes up its marks.
+struct Entering {
+    answers: Vec<(i64, Marks)>,
+    homes: Vec<Address>,
+    numbers: Vec<u64>,
+}
 
 impl Cache {
     /// What this process is known by among workers and marks: other than any other process.
@@ -110,17 +121,57 @@ impl Cache {
         }
     }
 
-    /// Takes up this worker's marks, or takes them up again after an outage, unless Redis went back meanwhile. From then on batches are sealed.
-    /// `low_ms`: the earliest arrival of anything that is not applied yet.
+    /// Takes up this worker's marks, or takes them up again after an outage, unless Redis went back
+    /// meanwhile, or was replaced. From then on batches are sealed. `low`: the earliest arrival of
+    /// anything that is not applied yet.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn enter(&self, low_ms: u64) -> Result<Entered, CommandError> {
+    pub async fn enter(&self, low: impl Into<LowWatermark>) -> Result<Entered, CommandError> {
+        let low = low.into();
+        let mut entering = self.ask_to_enter(low, &[]).await?;
+        let mut doubt = None;
+        if let Some(place) = entering.answers.iter().position(|(word, _)| *word == REPLACED) {
+            match self.moved_slots(&entering.answers).await {
+                Some(moved) => entering = self.ask_to_enter(low, &moved).await?,
+                None => doubt = Some((place, "replaced")),
+            }
+        }
+        let Entering { answers, homes, numbers } = entering;
+        let good = doubt.is_none() && answers.iter().all(|(word, _)| *word == 1);
+        self.chain.change(|state| {
+            for ((place, (word, marks)), number) in answers.iter().enumerate().zip(&numbers) {
+                if *word == 1 {
+                    state.marks[place].confirmed = Some((*number, marks.now_ms));
+                }
+            }
+            if good {
+                doubt = state.doubtful(&homes).map(|place| (place, "unknown"));
+            }
+            if good && doubt.is_none() {
+                state.mode = Mode::Worker;
+                state.all_moved_on(homes);
+            }
+        });
+        let marks = Marks::together(answers.into_iter().map(|(_, marks)| marks));
+        if let Some((place, why)) = doubt {
+            // For whoever heals.
+            let mut command = redis::cmd("HSET");
+            command.arg(&self.marks[place]).arg("wanted").arg(marks.now_ms).arg("why").arg(why);
+            self.call("marks", command).await?;
+        }
+        Ok(if good && doubt.is_none() { Entered::Good(marks) } else { Entered::ToHeal(marks) })
+    }
+
+    /// One call for each hash. `moved`: identities of servers that wrote marks which other servers
+    /// have now, and that serve on.
+    async fn ask_to_enter(&self, low: LowWatermark, moved: &[String]) -> Result<Entering, CommandError> {
         let mut numbers = Vec::new();
+        let may_move = matches!(self.redis, Redis::Cluster(_)) && moved.is_empty();
         let (answers, homes) = self
             .ask_marks(|state| {
                 state.mode = Mode::Off;
-                state.low_ms = low_ms;
+                state.low = low;
                 (0..state.marks.len())
                     .map(|place| {
                         let mark = &mut state.marks[place];
@@ -129,46 +180,26 @@ impl Cache {
                         numbers.push(mark.sent);
                         let (least, known_at) = mark.confirmed.map_or((String::new(), 0), |(number, at)| (number.to_string(), at));
                         let mut command = self.mark_call(&MARK_ENTER, place);
-                        command.arg(&self.id).arg(least).arg(greatest).arg(known_at).arg(mark.sent).arg(low_ms);
-                        command.arg(lifetime::millis(FRESH));
+                        command.arg(&self.id).arg(least).arg(greatest).arg(known_at).arg(mark.sent).arg(low.time_ms);
+                        command.arg(lifetime::millis(FRESH)).arg(offset(low)).arg(if may_move { "ask" } else { "" }).arg(moved);
                         command
                     })
                     .collect()
             })
             .await?;
-        let (good, doubt) = self.chain.change(|state| {
-            for ((place, (word, marks)), number) in answers.iter().enumerate().zip(&numbers) {
-                if *word == 1 {
-                    state.marks[place].confirmed = Some((*number, marks.now_ms));
-                }
-            }
-            let good = answers.iter().all(|(word, _)| *word == 1);
-            let doubt = if good { state.doubtful(&homes) } else { None };
-            if good && doubt.is_none() {
-                state.mode = Mode::Worker;
-                state.all_moved_on(homes);
-            }
-            (good, doubt)
-        });
-        let marks = Marks::together(answers.into_iter().map(|(_, marks)| marks));
-        if let Some(place) = doubt {
-            // For whoever heals.
-            let mut command = redis::cmd("HSET");
-            command.arg(&self.marks[place]).arg("wanted").arg(marks.now_ms);
-            self.call("marks", command).await?;
-        }
-        Ok(if good && doubt.is_none() { Entered::Good(marks) } else { Entered::ToHeal(marks) })
+        Ok(Entering { answers, homes, numbers })
     }
 
     /// Moves this worker's marks on.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn tick(&self, low_ms: u64) -> Result<Tick, CommandError> {
+    pub async fn tick(&self, low: impl Into<LowWatermark>) -> Result<Tick, CommandError> {
+        let low = low.into();
         let mut numbers = Vec::new();
         let (answers, homes) = self
             .ask_marks(|state| {
-                state.low_ms = low_ms;
+                state.low = low;
                 if state.mode != Mode::Worker {
                     return Vec::new();
                 }
@@ -178,7 +209,8 @@ impl Cache {
                         let Draft { seal, expected, .. } = state.draft(place)?;
                         numbers.push(seal.number);
                         let mut command = self.mark_call(&MARK_TICK, place);
-                        command.arg(&self.id).arg(expected).arg(seal.number).arg(low_ms).arg(lifetime::millis(DEAD_KEPT));
+                        command.arg(&self.id).arg(expected).arg(seal.number).arg(low.time_ms).arg(lifetime::millis(DEAD_KEPT));
+                        command.arg(offset(low));
                         Some(command)
                     })
                     .collect()
@@ -188,7 +220,7 @@ impl Cache {
             return Ok(Tick::NotEntered);
         }
         let words = || answers.iter().map(|(word, _)| *word);
-        if words().any(|word| ![1, 2].contains(&word)) {
+        if words().any(|word| ![1, 2, REPLACED].contains(&word)) {
             return Ok(Tick::WentBack);
         }
         if words().any(|word| word == 2) {
@@ -198,20 +230,92 @@ impl Cache {
             for (place, ((_, marks), number)) in answers.iter().zip(&numbers).enumerate() {
                 state.moved_on(place, *number, marks.now_ms);
             }
-            state.all_moved_on(homes);
         });
+        if words().any(|word| word == REPLACED) {
+            if self.moved_slots(&answers).await.is_none() {
+                return Ok(Tick::Replaced);
+            }
+            self.note_new_homes(&answers).await?;
+        }
+        self.chain.change(|state| state.all_moved_on(homes));
         Ok(Tick::Good(Marks::together(answers.into_iter().map(|(_, marks)| marks))))
+    }
+
+    /// Returns the identities of the servers that wrote marks which others have now, where all of
+    /// them serve on: then slots have moved. `None` where one does not, and so was restarted, or is
+    /// followed by a replica.
+    async fn moved_slots(&self, answers: &[(i64, Marks)]) -> Option<Vec<String>> {
+        let Redis::Cluster(cluster) = &self.redis else { return None };
+        let answering = answers.iter().flat_map(|(_, marks)| &marks.hashes).map(|hash| hash.server.clone()).collect();
+        let moved = moved_slots(answers, &answering);
+        if moved.is_some() {
+            return moved;
+        }
+        // A primary that all marks have left may serve on.
+        let all: HashSet<String> = cluster.infos().await.iter().filter_map(text_of).filter_map(|info| identity(&info)).collect();
+        moved_slots(answers, &all)
+    }
+
+    /// Slots have moved: their marks are at home where they are now.
+    async fn note_new_homes(&self, answers: &[(i64, Marks)]) -> Result<(), CommandError> {
+        let moved = answers.iter().zip(&self.marks).filter(|((word, _), _)| *word == REPLACED);
+        let commands = moved.filter_map(|((_, marks), name)| {
+            let server = marks.hashes.first()?.server.as_str();
+            Some(super::arguments("HSET", &[name, "server", server]))
+        });
+        let commands: Vec<Cmd> = commands.collect();
+        self.ask_all(|_| commands).await.map(drop)
+    }
+
+    /// Takes this worker's field out of the marks, as the last thing that it does. `low` covers
+    /// what it has let go of; `is_all_settled`: there is nothing of that, but what waits in the
+    /// queue.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn leave(&self, low: impl Into<LowWatermark>, is_all_settled: bool) -> Result<(), CommandError> {
+        let low = low.into();
+        self.ask_all(|state| {
+            if std::mem::take(&mut state.mode) != Mode::Worker {
+                return Vec::new();
+            }
+            let leave = |place: usize| {
+                let mark = &state.marks[place];
+                let (least, _) = mark.confirmed?;
+                let mut command = self.mark_call(&MARK_LEAVE, place);
+                command.arg(&self.id).arg(least).arg(mark.sent).arg(low.time_ms).arg(offset(low));
+                command.arg(u8::from(is_all_settled)).arg(lifetime::millis(FRESH));
+                Some(command)
+            };
+            (0..state.marks.len()).filter_map(leave).collect()
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Takes over what these fields cover, of workers that are [`gone`](Marks::gone): our own must
+    /// cover it already.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn take_over(&self, gone: &[String]) -> Result<(), CommandError> {
+        let take_over = |place: usize| {
+            let mut command = self.mark_call(&MARK_TAKE_OVER, place);
+            command.arg(lifetime::millis(FRESH)).arg(gone);
+            command
+        };
+        self.ask_all(|_| (0..self.marks.len()).map(take_over).collect()).await.map(drop)
     }
 
     /// Says how far back lies what a command of a person's is applying: a Redis that goes back meanwhile, or for an hour after, is healed from there.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn hold_mark(&self, command_name: &str, low_ms: u64) -> Result<(), CommandError> {
-        let field = format!("{command_name}:{}", self.id);
+    pub async fn hold_mark(&self, command_name: &str, low: impl Into<LowWatermark>) -> Result<(), CommandError> {
+        let (low, field) = (low.into(), format!("{command_name}:{}", self.id));
         let hold = |place: usize| {
             let mut command = self.mark_call(&MARK_HOLD, place);
-            command.arg(&field).arg(low_ms);
+            command.arg(&field).arg(low.time_ms).arg(offset(low));
             command
         };
         self.ask_all(|_| (0..self.marks.len()).map(hold).collect()).await.map(drop)
@@ -223,7 +327,8 @@ impl Cache {
     /// An outage, or Redis refuses.
     pub async fn release_mark(&self, command_name: &str) -> Result<(), CommandError> {
         let field = format!("{command_name}:{}", self.id);
-        self.ask_all(|_| self.marks.iter().map(|marks| super::arguments("HDEL", &[marks, &field])).collect()).await.map(drop)
+        let offset = format!("offset:{field}");
+        self.ask_all(|_| self.marks.iter().map(|marks| super::arguments("HDEL", &[marks, &field, &offset])).collect()).await.map(drop)
     }
 
     /// What all marks say. Changes nothing.
@@ -233,8 +338,8 @@ impl Cache {
     pub async fn read_marks(&self) -> Result<Marks, CommandError> {
         let now_ms = self.time_ms().await?;
         let (answers, _) = self.ask_all(|_| self.marks.iter().map(|marks| super::arguments("HGETALL", &[marks])).collect()).await?;
-        let fields: Option<Vec<_>> = answers.iter().map(text_pairs).collect();
-        Ok(Marks { now_ms, fields: fields.ok_or_else(unexpected)?.concat() })
+        let fields = answers.iter().map(text_pairs).collect::<Option<Vec<_>>>().ok_or_else(unexpected)?;
+        Ok(Marks::together(fields.into_iter().map(|fields| Marks::of(now_ms, String::new(), fields))))
     }
 
     /// A script's call on one of the hashes.
@@ -253,7 +358,7 @@ impl Cache {
     }
 
     /// As [`ask_marks`](Self::ask_marks), by any commands. The numbers in them are drawn, and they are sent, while no other seal is on its way.
-    async fn ask_all(&self, ask: impl FnOnce(&mut State) -> Vec<Cmd>) -> Result<(Vec<Value>, Vec<Address>), CommandError> {
+    pub(super) async fn ask_all(&self, ask: impl FnOnce(&mut State) -> Vec<Cmd>) -> Result<(Vec<Value>, Vec<Address>), CommandError> {
         match &self.redis {
             Redis::Primary(_) => {
                 let mut answers = Vec::new();
@@ -271,5 +376,55 @@ impl Cache {
                 Ok((answers?, asked.1))
             }
         }
+    }
+}
+
+/// Returns the identities of the servers that wrote marks which others have now, where all of them
+/// are among `serving`.
+fn moved_slots(answers: &[(i64, Marks)], serving: &HashSet<String>) -> Option<Vec<String>> {
+    let replaced = answers.iter().filter(|(word, _)| *word == REPLACED).flat_map(|(_, marks)| &marks.hashes);
+    let writers: BTreeSet<&str> = replaced.filter_map(Hash::written_on).collect();
+    writers.iter().all(|writer| serving.contains(*writer)).then(|| writers.into_iter().map(str::to_owned).collect())
+}
+
+/// Reads the identity of a primary, as `lua/mark.lua` does. One that was demoted keeps its
+/// replication id for a moment.
+fn identity(info: &str) -> Option<String> {
+    let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    if value("role").map(str::trim) != Some("master") {
+        return None;
+    }
+    let [run, replication] = ["run_id", "master_replid"].map(|name| value(name).map(str::trim));
+    Some(format!("{}:{}", run?, replication?))
+}
+
+/// As an argument of a script: nothing where it is not known.
+fn offset(low: LowWatermark) -> String {
+    low.offset.map_or_else(String::new, |offset| offset.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(word: i64, written_on: &str, server: &str) -> (i64, Marks) {
+        (word, Marks::of(1, server.to_owned(), vec![("server".to_owned(), written_on.to_owned())]))
+    }
+
+    #[test]
+    fn slots_have_moved_where_their_writers_serve_on() {
+        let serving = ["a:1", "b:1"].map(str::to_owned).into_iter().collect();
+        let moved = [answer(1, "a:1", "a:1"), answer(REPLACED, "a:1", "b:1"), answer(1, "b:1", "b:1")];
+        assert_eq!(moved_slots(&moved, &serving), Some(vec!["a:1".to_owned()]));
+        let restarted = [answer(REPLACED, "c:1", "a:1"), answer(1, "b:1", "b:1")];
+        assert_eq!(moved_slots(&restarted, &serving), None);
+    }
+
+    #[test]
+    fn an_identity_is_read_as_scripts_read_it() {
+        let info = "# Server\r\nrun_id:ab12\r\n# Replication\r\nrole:master\r\nmaster_replid:cd\r\nmaster_replid2:00\r\n";
+        assert_eq!(identity(info).as_deref(), Some("ab12:cd"));
+        assert_eq!(identity(&info.replace("role:master", "role:slave")), None);
+        assert_eq!(identity("run_id:ab12\r\n"), None);
     }
 }

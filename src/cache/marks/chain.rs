@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::super::address::Address;
+use super::LowWatermark;
 
 /// What this process knows of its marks.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub(in crate::cache) struct Chain {
 pub(super) struct State {
     pub(super) mode: Mode,
     /// As in the last tick, for the seals until the next.
-    pub(super) low_ms: u64,
+    pub(super) low: LowWatermark,
     /// One a hash.
     pub(super) marks: Vec<Mark>,
     /// Primaries of a cluster that did something while none of the marks lay there.
@@ -77,6 +78,11 @@ impl Chain {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether a heal after a loss is ours.
+    pub(in crate::cache) fn heals(&self) -> bool {
+        self.change(|state| state.mode == Mode::Healer)
+    }
+
     /// Whether batches are sealed.
     pub(in crate::cache) fn seals(&self) -> bool {
         self.change(|state| state.mode != Mode::Off)
@@ -118,7 +124,7 @@ impl State {
         };
         let expected = *last;
         *last += 1;
-        Some(Draft { seal: Seal { mode: self.mode, mark, number: *last }, expected, low_ms: self.low_ms })
+        Some(Draft { seal: Seal { mode: self.mode, mark, number: *last }, expected, low_ms: self.low.time_ms })
     }
 
     /// That seal is there.

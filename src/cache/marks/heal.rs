@@ -7,7 +7,7 @@ use super::super::script::{FORWARD_SEQUENCE, HEAL_FINISH, HEAL_TAKE, Sent};
 use super::super::side_keys::SEQUENCE;
 use super::super::{Cache, Redis, lifetime};
 use super::chain::{Mode, State};
-use super::{HEAL_LOCK, HealRecord, Marks, Turn};
+use super::{HEAL_LOCK, HealDetails, HealRecord, LowWatermark, Marks, Turn};
 
 impl Cache {
     /// Asks for the turn to heal. Once it is ours, batches are sealed on the lock, and renew it.
@@ -74,7 +74,8 @@ impl Cache {
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn finish_heal(&self, record: Option<HealRecord>, low_ms: u64) -> Result<bool, CommandError> {
+    pub async fn finish_heal(&self, record: Option<&HealRecord>, low: impl Into<LowWatermark>) -> Result<bool, CommandError> {
+        let low = low.into();
         let mut all = Vec::with_capacity(self.marks.len());
         let mut homes = Vec::new();
         // The first last: while it is locked nobody else can find that the others want healing.
@@ -83,19 +84,24 @@ impl Cache {
             let (answers, served) = self
                 .ask_marks(|state| {
                     state.mode = Mode::Off;
-                    state.low_ms = low_ms;
+                    state.low = low;
                     let calls = places.clone().map(|place| {
                         let mark = &mut state.marks[place];
                         mark.sent += 1;
                         numbers.push((place, mark.sent));
                         let mut command = self.mark_call(&HEAL_FINISH, place);
-                        command.arg(&self.id).arg(mark.lock).arg(mark.sent).arg(low_ms);
-                        match record {
-                            Some(HealRecord { from_ms, count, complete, .. }) => {
-                                command.arg(mark.lock_since_ms).arg(format!("{from_ms}:{count}:{}", u8::from(complete)))
+                        command.arg(&self.id).arg(mark.lock).arg(mark.sent).arg(low.time_ms);
+                        let details = match record {
+                            Some(HealRecord { from_ms, count, complete, details, .. }) => {
+                                command.arg(mark.lock_since_ms).arg(format!("{from_ms}:{count}:{}", u8::from(*complete)));
+                                HealDetails { began_ms: mark.lock_since_ms, ..details.clone() }.text()
                             }
-                            None => command.arg("").arg(""),
+                            None => {
+                                command.arg("").arg("");
+                                String::new()
+                            }
                         };
+                        command.arg(low.offset.map_or_else(String::new, |offset| offset.to_string())).arg(details);
                         command
                     });
                     calls.collect()

@@ -44,7 +44,7 @@ pub(super) async fn browse(
             return Ok(());
         }
         for dead in &batch {
-            let letter = Letter::read(dead, config.max_body_bytes);
+            let letter = Letter::read(dead, config.reading);
             if filter.matches(&letter) {
                 visit(dead, letter)?;
             }

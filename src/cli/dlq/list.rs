@@ -11,6 +11,7 @@ use super::select::Selection;
 use super::text;
 use crate::config::Config;
 use crate::ops::dead_letters::{Spool, groups};
+use crate::printable::printable_json;
 
 /// List dead letters: by reason and type, then one line each
 ///
@@ -42,7 +43,7 @@ pub(super) async fn list(args: &ListArgs, config: &Config) -> Result<Exit, Comma
     if args.json {
         let mut spool = Spool::new().map_err(CommandError::usage)?;
         let outcome = browse(&mut letters, config, &filter, &stop, |dead, letter| {
-            let line = dead.delivery.to_owned_message().to_line() + "\n";
+            let line = printable_json(&dead.delivery.to_owned_message().to_line()).into_owned() + "\n";
             Ok(spool.push(letter.time, &line)?)
         });
         let outcome = outcome.await;

@@ -14,7 +14,7 @@ use super::browse::{browse, close, connect, progress};
 use super::select::Selection;
 use super::text;
 use crate::broker::{DeadLetter, DeadLetters, PublishError, Publisher};
-use crate::cache::Cache;
+use crate::cache::{Cache, LowWatermark};
 use crate::config::Config;
 use crate::ops::dead_letters::{Letter, groups, replay_batch};
 use crate::ops::{Mark, Pace};
@@ -128,7 +128,7 @@ async fn replay_all(
         let meant: Vec<(DeadLetter, Letter)> = read
             .into_iter()
             .map(|dead| {
-                let letter = Letter::read(&dead, config.max_body_bytes);
+                let letter = Letter::read(&dead, config.reading);
                 (dead, letter)
             })
             .filter(|(_, letter)| filter.matches(letter))
@@ -136,8 +136,8 @@ async fn replay_all(
         for step in meant.chunks(pace.step(IN_FLIGHT)) {
             wait(&pace, publisher, stop).await.map_err(|()| partial(INTERRUPTED.to_owned()))?;
             if let Some(mark) = mark {
-                let earliest = step.iter().map(|(_, letter)| letter.earliest_ms()).min().unwrap_or(0);
-                mark.hold(earliest).await.map_err(|error| partial(format!("{error}: {RUN_AGAIN}")))?;
+                let earliest = step.iter().map(|(_, letter)| letter.low()).reduce(LowWatermark::lower);
+                mark.hold(earliest.unwrap_or_default()).await.map_err(|error| partial(format!("{error}: {RUN_AGAIN}")))?;
             }
             let now = Timestamp::now().to_string();
             let replayed = replay_batch(letters, publisher, step, &now).await.map_err(|ended| partial(format!("{ended}: {RUN_AGAIN}")))?;

@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::event::line::{OwnedMessage, OwnedValue};
 use crate::event::{Event, header};
 use crate::ops::dead_letters::{Letter, Spool};
+use crate::printable::{printable_json, printable_lines};
 use crate::registry::{Explanation, Registry};
 
 /// Show dead letters whole: headers, body, and what the rules of today would do
@@ -44,13 +45,14 @@ Examples:
 pub(super) fn run(args: &ShowArgs, config: &Config) -> Result<Exit, CommandError> {
     let loaded = Registry::load(&offline(&config.registry)).map_err(CommandError::usage)?;
     for warning in &loaded.warnings {
-        writeln!(io::stderr(), "{warning}")?;
+        writeln!(io::stderr(), "{}", printable_lines(&warning.to_string()))?;
     }
     let planner = Planner {
         rules: loaded.registry.rules(),
         explain: |event: &Event<'_>| loaded.registry.explain(event),
         unknown: config.unknown,
-        max_body_bytes: config.max_body_bytes,
+        reading: config.reading,
+        vars: &config.registry.vars,
         json: args.json,
         redact: args.redact,
     };
@@ -92,7 +94,7 @@ fn as_json<E: Fn(&Event<'_>) -> Explanation>(args: &ShowArgs, planner: &Planner<
     if args.redact {
         message.body.clear();
     }
-    format!("{{\"message\":{},\"plan\":{}}}\n", message.to_line(), plan.trim_end())
+    format!("{{\"message\":{},\"plan\":{}}}\n", printable_json(&message.to_line()), plan.trim_end())
 }
 
 fn as_text<E: Fn(&Event<'_>) -> Explanation>(

@@ -13,9 +13,10 @@ pub(super) use text::shown;
 
 use super::check::offline;
 use super::{CommandError, Exit, configure};
-use crate::config::{Scope, UnknownPolicy};
+use crate::config::{Scope, UnknownPolicy, Vars};
 use crate::event::line::OwnedMessage;
-use crate::event::{Decoded, Event, Message, decode};
+use crate::event::{Decoded, Event, Message, Reading, decode};
+use crate::printable::{printable_json, printable_lines};
 use crate::reason::Reason;
 use crate::registry::{Action, Effect, Explanation, Failure, Matched, Note, Registry, Resolution, RuleName};
 
@@ -59,7 +60,9 @@ pub(super) struct Planner<'r, E> {
     pub(super) rules: &'r [RuleName],
     pub(super) explain: E,
     pub(super) unknown: UnknownPolicy,
-    pub(super) max_body_bytes: usize,
+    pub(super) reading: Reading,
+    /// Their values may be secrets: URLs of loaders are shown without them.
+    pub(super) vars: &'r Vars,
     pub(super) json: bool,
     /// Without the payload and the values to write.
     pub(super) redact: bool,
@@ -113,7 +116,7 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
 
     /// The plan of one message as text, and whether it would be applied whole.
     pub(super) fn message(&self, message: &Message<'_>, place: &str) -> (String, bool) {
-        match decode(message, self.max_body_bytes) {
+        match decode(message, self.reading) {
             Ok(Decoded::Event(event)) => {
                 let mut plan = self.plan(&event);
                 let hidden;
@@ -133,7 +136,12 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
 
     fn plan<'e>(&self, event: &'e Event<'e>) -> Plan<'e> {
         let Explanation { resolution, notes } = (self.explain)(event);
-        let Resolution { matched, effects, failure, .. } = resolution;
+        let Resolution { matched, mut effects, failure, .. } = resolution;
+        for effect in &mut effects {
+            if let Action::Warm(warm) = &mut effect.action {
+                warm.url = self.vars.mask(&warm.url);
+            }
+        }
         let error = match failure {
             Some(Failure { reason, message, .. }) => Some((reason, message)),
             None if matched == Matched::Unknown && self.unknown != UnknownPolicy::Drop => {
@@ -145,7 +153,8 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
     }
 
     fn render(&self, plan: &Plan<'_>, place: &str) -> (String, bool) {
-        let text = if self.json { json::line(plan, self.rules) } else { text::block(plan, self.rules, place) };
+        let text =
+            if self.json { printable_json(&json::line(plan, self.rules)).into_owned() } else { text::block(plan, self.rules, place) };
         (text, plan.error.is_none())
     }
 }
@@ -164,13 +173,14 @@ pub(super) fn run(args: &PlanArgs) -> Result<Exit, CommandError> {
     let config = configure(Scope::Offline)?;
     let loaded = Registry::load(&offline(&config.registry)).map_err(CommandError::usage)?;
     for warning in &loaded.warnings {
-        writeln!(io::stderr(), "{warning}")?;
+        writeln!(io::stderr(), "{}", printable_lines(&warning.to_string()))?;
     }
     let planner = Planner {
         rules: &loaded.registry.rules,
         explain: |event: &Event<'_>| loaded.registry.explain(event),
         unknown: config.unknown,
-        max_body_bytes: config.max_body_bytes,
+        reading: config.reading,
+        vars: &config.registry.vars,
         json: args.json,
         redact: false,
     };

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Plan;
+use crate::printable::printable;
 use crate::quantity::format_duration;
 use crate::registry::{Action, Effect, Expiry, Matched, Only, RuleName, Stale};
 
@@ -20,7 +21,7 @@ pub(super) fn block(plan: &Plan<'_>, rules: &[RuleName], place: &str) -> String 
     for effect in &plan.effects {
         let rule = rules.get(effect.rule.0 as usize).map_or("", |rule| rule.name.as_str());
         let (verb, target) = (effect.action.verb().as_str(), shown(&effect.target));
-        line(&mut out, format_args!("  {verb:<15}  {target:<width$}  {rule}"));
+        line(&mut out, format_args!("  {verb:<15}  {target:<width$}  {}", shown(rule)));
         for detail in details(effect) {
             line(&mut out, format_args!("  {:<15}    {detail}", ""));
         }
@@ -28,7 +29,7 @@ pub(super) fn block(plan: &Plan<'_>, rules: &[RuleName], place: &str) -> String 
     for note in &plan.notes {
         let rule = rules.get(note.rule.0 as usize).map_or("", |rule| rule.name.as_str());
         let item = note.item.map(|item| format!(", element {item}")).unwrap_or_default();
-        line(&mut out, format_args!("  not so: {rule}{item}: {}", shown(&note.message)));
+        line(&mut out, format_args!("  not so: {}{item}: {}", shown(rule), shown(&note.message)));
     }
     match &plan.error {
         Some((reason, message)) => line(&mut out, format_args!("  dead letter: {reason}: {}", shown(message))),
@@ -90,17 +91,9 @@ pub(super) fn moment(millis: i64) -> String {
     jiff::Timestamp::from_millisecond(millis).map_or_else(|_| millis.to_string(), |moment| moment.to_string())
 }
 
-/// Text of an event on a terminal: control characters must not reach it.
+/// Text of an event or a rule file on a terminal.
 pub(in crate::cli) fn shown(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    out
+    printable(text).into_owned()
 }
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {

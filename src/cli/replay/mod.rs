@@ -13,12 +13,13 @@ use super::reach::{reach, reach_redis};
 use super::signal::stop_on_signal;
 use super::{CommandError, Exit, configure};
 use crate::broker::{History, Place};
-use crate::cache::Cache;
+use crate::cache::{Cache, LowWatermark};
 use crate::config::{Config, Scope};
 use crate::ops::Mark;
 use crate::ops::dead_letters::since;
 use crate::ops::replay::{Observer, Replay, Report, Span};
 use crate::plan::FoldLimits;
+use crate::printable::{printable, printable_json, printable_lines};
 use crate::quantity::Rate;
 use crate::registry::{LoadOptions, Pattern, Registry};
 
@@ -75,7 +76,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, CommandError> {
     }
     let loaded = Registry::load(&LoadOptions::for_run(&config.registry)).map_err(CommandError::usage)?;
     for warning in &loaded.warnings {
-        writeln!(io::stderr(), "{warning}")?;
+        writeln!(io::stderr(), "{}", printable_lines(&warning.to_string()))?;
     }
     // lapin and redis-rs have tasks of their own beside what reads and folds.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(CommandError::internal)?;
@@ -91,7 +92,7 @@ async fn replay(args: &ReplayArgs, config: &Config, registry: &Registry, span: S
         types: args.types.iter().map(|pattern| Pattern::parse(pattern)).collect(),
         rate: args.rate,
         tag_prefix: config.redis.tag_prefix.clone(),
-        max_body_bytes: config.max_body_bytes,
+        reading: config.reading,
         unknown: config.unknown,
         fence_ttl: config.redis.fence_ttl,
         limits: FoldLimits::default(),
@@ -105,7 +106,7 @@ async fn replay(args: &ReplayArgs, config: &Config, registry: &Registry, span: S
     // Should Redis go back meanwhile, it is healed from where this begins.
     let mut mark = cache.as_ref().filter(|_| config.heals()).map(|cache| Mark::new(cache, "replay"));
     if let Some(mark) = &mut mark {
-        mark.hold(earliest_ms(span.since)).await.map_err(CommandError::unavailable)?;
+        mark.hold(earliest(span.since)).await.map_err(CommandError::unavailable)?;
     }
     let kept = async {
         match &mark {
@@ -127,11 +128,11 @@ async fn replay(args: &ReplayArgs, config: &Config, registry: &Registry, span: S
     tell(args, registry, &report)
 }
 
-/// A time before which nothing of the span arrived: of an offset nobody knows.
-fn earliest_ms(since: Place) -> u64 {
+/// Returns a lower bound of the span.
+fn earliest(since: Place) -> LowWatermark {
     match since {
-        Place::Time(time) => u64::try_from(time.as_millisecond()).unwrap_or(0),
-        Place::Offset(_) => 0,
+        Place::Time(time) => u64::try_from(time.as_millisecond()).unwrap_or(0).into(),
+        Place::Offset(offset) => LowWatermark::at_offset(offset),
     }
 }
 
@@ -139,7 +140,7 @@ fn earliest_ms(since: Place) -> u64 {
 fn tell(args: &ReplayArgs, registry: &Registry, report: &Report) -> Result<Exit, CommandError> {
     let mut stderr = io::stderr();
     if args.json {
-        writeln!(io::stdout(), "{}", text::json(registry, report, args.dry_run))?;
+        writeln!(io::stdout(), "{}", printable_json(&text::json(registry, report, args.dry_run).to_string()))?;
     } else if args.dry_run {
         text::write_rules(registry, report, &mut io::stdout().lock())?;
     }
@@ -147,7 +148,7 @@ fn tell(args: &ReplayArgs, registry: &Registry, report: &Report) -> Result<Exit,
         writeln!(stderr, "{warning}")?;
     }
     for problem in text::problems(report) {
-        writeln!(stderr, "{problem}")?;
+        writeln!(stderr, "{}", printable(&problem))?;
     }
     writeln!(stderr, "{}", text::summary(report, args.dry_run))?;
     if let Some(rest) = &report.rest {
@@ -199,7 +200,7 @@ impl Observer for Progress {
         if self.waiting_for != cause {
             cause.clone_into(&mut self.waiting_for);
             self.bar.suspend(|| {
-                let _ = writeln!(io::stderr(), "waiting: {cause}");
+                let _ = writeln!(io::stderr(), "waiting: {}", printable(cause));
             });
         }
     }

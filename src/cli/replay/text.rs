@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::ReplayArgs;
 use crate::broker::Place;
 use crate::ops::replay::{Report, Rest};
+use crate::printable::printable;
 use crate::registry::{Registry, RuleId, RuleName, Verb};
 
 /// One rule's part in it.
@@ -41,7 +42,7 @@ pub(super) fn write_rules(registry: &Registry, report: &Report, out: &mut impl W
     for Row { rule, effects, sent } in rows {
         let sent: Vec<String> = sent.iter().map(|(verb, count)| format!("{count} {verb}")).collect();
         let sent = if sent.is_empty() { "nothing: later events stand for it".to_owned() } else { sent.join(", ") };
-        writeln!(out, "  {:<15}  {:<width$}  {effects:>12}  {sent}", rule.verb.as_str(), rule.name)?;
+        writeln!(out, "  {:<15}  {:<width$}  {effects:>12}  {sent}", rule.verb.as_str(), printable(&rule.name))?;
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ use crate::cache::{self, Asides, Cache, PRUNE_STEP};
 use crate::config::Config;
 use crate::event::json::write_string;
 use crate::ops::Pace;
+use crate::printable::printable_json;
 use crate::quantity::Rate;
 
 /// How long a command waits for a Redis that went away while it runs.
@@ -176,7 +177,7 @@ impl Gc<'_> {
         if self.args.json {
             let mut quoted = String::new();
             write_string(&tag, &mut quoted);
-            writeln!(out, r#"{{"tag":{quoted},"members":{members},"gone":{gone}}}"#)
+            writeln!(out, r#"{{"tag":{},"members":{members},"gone":{gone}}}"#, printable_json(&quoted))
         } else {
             writeln!(out, "{}  {gone} of {members} members gone", shown(&tag))
         }

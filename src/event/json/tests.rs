@@ -91,6 +91,23 @@ proptest! {
     }
 
     #[test]
+    fn one_pass_writes_what_a_level_at_a_time_does(text in r#"[{}\[\]:, "ab1\\nu0]{0,40}|(\{("(a|b|\\u0061|\\n)" ?: ?(1|"x\\/y"|\[1, \{"a":2\}\]),?){0,4}\})"#) {
+        let text = text.replace(",}", "}");
+        if let Ok(json) = Json::parse(&text) {
+            let (mut once, mut levels) = (String::from("x"), String::from("x"));
+            json.write_last(&mut levels);
+            if json.write_unique(&mut once) {
+                prop_assert_eq!(&once, &levels);
+            } else {
+                prop_assert_eq!(once, "x");
+            }
+            let mut either = String::from("x");
+            json.write_compact(&mut either);
+            prop_assert_eq!(either, levels);
+        }
+    }
+
+    #[test]
     fn no_text_panics(text: String) {
         prop_assert_eq!(Json::parse_members(&text), Json::parse(&text).map(|json| (json, json.members())));
         if let Ok(json) = Json::parse(&text) {

@@ -53,7 +53,7 @@ pub(super) mod tests {
             event_type: event_type.to_owned(),
             id: Some("e-1".to_owned()),
             time: time.map(|time| time.parse().unwrap()),
-            ..Letter::read(&dead, 100)
+            ..Letter::read(&dead, crate::event::Reading::default())
         }
     }
 

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 
 use crate::broker::{DeadLetter, Tag};
-use crate::event::{Decoded, Provenance, decode, header};
+use crate::cache::LowWatermark;
+use crate::event::{Decoded, Provenance, Reading, decode, header};
 
 /// How many earlier reasons a letter carries along: the newest.
 const EARLIER_MAX: usize = 10;
@@ -30,6 +31,8 @@ pub struct Letter {
     pub first_time: Option<String>,
     /// A time before which the event did not arrive: RFC 3339.
     pub arrived_after: Option<String>,
+    /// An offset of the history before which it does not hold the event, where that is known.
+    pub arrived_offset: Option<u64>,
     /// Attempts made before it was dead-lettered.
     pub attempts: u32,
     /// The exchange it first came through; empty for the default exchange.
@@ -48,7 +51,7 @@ pub struct Letter {
 
 impl Letter {
     /// Reads a letter. What no worker has read (the broker dead-lettered it) is decoded for its type and id.
-    pub fn read(dead: &DeadLetter, max_body_bytes: usize) -> Self {
+    pub fn read(dead: &DeadLetter, reading: Reading) -> Self {
         let delivery = &dead.delivery;
         let message = delivery.message();
         let provenance = Provenance::of(&message);
@@ -58,7 +61,7 @@ impl Letter {
         let told_id = copy.and_then(|copy| copy.event_id);
         let decoded = match (told_type, told_id) {
             (Some(event_type), Some(id)) => Some((event_type.to_owned(), id.to_owned())),
-            _ => event_of(dead, max_body_bytes),
+            _ => event_of(dead, reading),
         };
         let (event_type, id) = decoded.unzip();
         let routing_key = copy.map_or(delivery.routing_key(), |copy| copy.routing_key).to_owned();
@@ -77,6 +80,7 @@ impl Letter {
             time: death_time.or(told_time),
             first_time: text(copy.and_then(|copy| copy.first_time)),
             arrived_after: text(copy.and_then(|copy| copy.arrived_after)),
+            arrived_offset: copy.and_then(|copy| copy.arrived_offset),
             attempts: copy.map_or(0, |copy| copy.attempt),
             exchange: copy.map_or(delivery.exchange(), |copy| copy.exchange).to_owned(),
             effects: copy.and_then(|copy| Some((copy.effects.clone()?, copy.registry?.to_owned()))),
@@ -98,10 +102,11 @@ impl Letter {
         all.join(",")
     }
 
-    /// A time before which the event did not arrive, in milliseconds since the Unix epoch; 0 where nobody knows.
-    pub fn earliest_ms(&self) -> u64 {
+    /// Returns a lower bound of the event's arrival.
+    pub fn low(&self) -> LowWatermark {
         let told = self.arrived_after.as_deref().or(self.first_time.as_deref()).and_then(|time| time.parse::<Timestamp>().ok());
-        told.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or(0)
+        let time_ms = told.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or(0);
+        LowWatermark { time_ms, offset: self.arrived_offset }
     }
 
     /// When it was dead-lettered, as text.
@@ -111,8 +116,8 @@ impl Letter {
 }
 
 /// Type and id of the event. A letter may be here because reading it panics: then it has neither.
-fn event_of(dead: &DeadLetter, max_body_bytes: usize) -> Option<(String, String)> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match decode(&dead.delivery.message(), max_body_bytes) {
+fn event_of(dead: &DeadLetter, reading: Reading) -> Option<(String, String)> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match decode(&dead.delivery.message(), reading) {
         Ok(Decoded::Event(event)) => Some((event.event_type.into_owned(), event.id.into_owned())),
         Ok(Decoded::Tombstone) | Err(_) => None,
     }))

@@ -1,24 +1,23 @@
 //! The history, applied again from before Redis lost writes.
 
-use std::pin::pin;
-use std::time::Duration;
+mod guard;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::broker::{BrokerError, History, Inspector, Place, QueueState};
-use crate::cache::{Cache, CommandError, Outage, State};
+use crate::cache::{Cache, CommandError, HealFrom, Outage, State};
 use crate::config::Config;
 use crate::ops::replay::{Observer, Replay, Span};
 use crate::plan::FoldLimits;
 use crate::registry::Registry;
 
-/// Well below the lock's own time.
-const RENEW: Duration = Duration::from_secs(3);
+pub use guard::Guard;
 
 /// What a heal came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Healed {
     /// The history was applied.
     Applied {
@@ -26,8 +25,13 @@ pub enum Healed {
         events: u64,
         /// What they folded into.
         effects: u64,
-        /// Whether the history reached back as far as was asked for.
+        /// Whether all that was asked for was read and applied: the history reached back so far,
+        /// and nothing was passed over.
         complete: bool,
+        /// The offset behind the history, as it was when the heal began: all before it is applied.
+        end: u64,
+        /// Offsets that were passed over, since heals died there.
+        passed_over: Vec<u64>,
     },
     /// There is none, or not yet.
     NoHistory,
@@ -38,8 +42,11 @@ pub enum Healed {
 pub enum NotHealed {
     /// Redis cannot be worked with, or went back once more.
     Redis(Outage),
-    /// The history cannot be read.
+    /// The broker cannot be worked with.
     Broker(BrokerError),
+    /// The broker answers, and cannot serve the history: it is broken, or our user may not read it.
+    /// Waiting may not end it.
+    History(String),
 }
 
 impl From<Outage> for NotHealed {
@@ -54,20 +61,21 @@ impl From<BrokerError> for NotHealed {
     }
 }
 
-/// Applies the history again, from that time to where it ends now. Our turn to heal must have come ([`Cache::take_heal`]).
+/// Applies the history again, from that place to where it ends now, or from where the heal before
+/// this one got to. Our turn to heal must have come ([`Cache::take_heal`]); `guard` keeps it.
 ///
 /// # Errors
 /// [`NotHealed`]: all is to be done again.
-pub async fn heal(config: &Config, registry: &Registry, cache: &Cache, from: Timestamp) -> Result<Healed, NotHealed> {
+pub async fn heal(config: &Config, registry: &Registry, cache: &Cache, from: HealFrom, guard: &Guard<'_>) -> Result<Healed, NotHealed> {
     if config.amqp.history.is_none() || !exists(config).await? {
         return Ok(Healed::NoHistory);
     }
     let replay = Replay {
-        span: Span { since: Place::Time(from), until: None },
+        span: Span { since: place(config, from), until: None },
         types: Vec::new(),
         rate: None,
         tag_prefix: config.redis.tag_prefix.clone(),
-        max_body_bytes: config.max_body_bytes,
+        reading: config.reading,
         unknown: config.unknown,
         fence_ttl: config.redis.fence_ttl,
         limits: FoldLimits::default(),
@@ -75,10 +83,9 @@ pub async fn heal(config: &Config, registry: &Registry, cache: &Cache, from: Tim
     let mut history = History::connect(&config.amqp).await?;
     let stop = CancellationToken::new();
     let mut observer = Outages { cache, stop: &stop };
-    let mut renewed = pin!(renew(cache));
     let report = tokio::select! {
         report = replay.run(&mut history, registry, Some(cache), &mut observer, &stop) => report?,
-        outage = &mut renewed => return Err(outage.into()),
+        outage = guard.lost() => return Err(outage.into()),
     };
     history.close().await;
     if let Some(rest) = report.rest {
@@ -96,7 +103,7 @@ pub async fn heal(config: &Config, registry: &Registry, cache: &Cache, from: Tim
     // A drain whose end was lost has its record back.
     let drained = tokio::select! {
         drained = cache.drain_all(&stop, |_, _| {}) => drained,
-        outage = &mut renewed => return Err(outage.into()),
+        outage = guard.lost() => return Err(outage.into()),
     };
     drained.map_err(|error| match error {
         CommandError::Outage(outage) => outage,
@@ -106,6 +113,8 @@ pub async fn heal(config: &Config, registry: &Registry, cache: &Cache, from: Tim
         events: report.events,
         effects: report.sent.values().sum(),
         complete: report.cut.is_none() && report.missing == 0,
+        end: report.end,
+        passed_over: Vec::new(),
     })
 }
 
@@ -121,12 +130,15 @@ async fn exists(config: &Config) -> Result<bool, BrokerError> {
     }
 }
 
-/// Keeps the lock while nothing is sent; returns when it is lost.
-async fn renew(cache: &Cache) -> Outage {
-    loop {
-        tokio::time::sleep(RENEW).await;
-        if let Err(outage) = cache.renew_heal().await {
-            return outage;
+/// The place to read from.
+fn place(config: &Config, from: HealFrom) -> Place {
+    match (from.time, from.offset) {
+        (Some(time), _) => Place::Time(time),
+        (None, Some(offset)) => Place::Offset(offset),
+        (None, None) => {
+            let window = config.heal_window.and_then(|window| SignedDuration::try_from(window).ok());
+            let from = window.and_then(|window| Timestamp::now().checked_sub(window).ok());
+            Place::Time(from.unwrap_or(Timestamp::UNIX_EPOCH))
         }
     }
 }

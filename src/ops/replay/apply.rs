@@ -95,11 +95,11 @@ impl<O: Observer> Applier<'_, O> {
                 match outcome {
                     None => {}
                     Some(EffectOutcome::Dead { reason, message }) => self.refused(effect, reason, &message, offset, report),
-                    Some(EffectOutcome::Retry { message, .. }) if attempt == ATTEMPTS => {
+                    Some(EffectOutcome::Retry { message, .. } | EffectOutcome::NotTried { message, .. }) if attempt == ATTEMPTS => {
                         self.refused(effect, Reason::AttemptsExhausted, &message, offset, report);
                     }
                     // A slow effect was drained: that it is slow again cannot be.
-                    Some(EffectOutcome::Retry { .. } | EffectOutcome::Slow) => again.push(event),
+                    Some(EffectOutcome::Retry { .. } | EffectOutcome::NotTried { .. } | EffectOutcome::Slow) => again.push(event),
                 }
             }
             if again.is_empty() {

@@ -70,7 +70,7 @@ impl<'r> Intake<'r> {
     }
 
     fn read(&self, delivery: &Delivery) -> Message {
-        match decode(&delivery.message(), self.replay.max_body_bytes) {
+        match decode(&delivery.message(), self.replay.reading) {
             Ok(Decoded::Event(event)) => {
                 let types = &self.replay.types;
                 let is_of_type = types.is_empty() || types.iter().any(|pattern| pattern.matches(&event.event_type));

@@ -20,6 +20,7 @@ pub use span::Span;
 use crate::broker::{Backoff, BrokerError, History, Place};
 use crate::cache::Cache;
 use crate::config::UnknownPolicy;
+use crate::event::Reading;
 use crate::ops::Pace;
 use crate::plan::FoldLimits;
 use crate::quantity::Rate;
@@ -47,8 +48,8 @@ pub struct Replay {
     pub rate: Option<Rate>,
     /// `UNSTALE_TAG_PREFIX`
     pub tag_prefix: String,
-    /// `UNSTALE_MAX_BODY_BYTES`
-    pub max_body_bytes: usize,
+    /// `UNSTALE_MAX_BODY_BYTES` and `UNSTALE_TYPE_FROM`
+    pub reading: Reading,
     /// `UNSTALE_UNKNOWN`: with `drop`, unknown events are no problem.
     pub unknown: UnknownPolicy,
     /// `UNSTALE_FENCE_TTL`

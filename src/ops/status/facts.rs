@@ -111,6 +111,10 @@ pub struct RedisFacts {
     pub replicas: Option<u32>,
     /// Whether the history is being applied again, since Redis lost writes, or may have.
     pub healing: bool,
+    /// How far that is.
+    pub heal_progress: Option<ProgressFacts>,
+    /// A heal that could not be done when it was due.
+    pub owed_heal: Option<OwedFacts>,
     /// The last time that it was.
     pub last_heal: Option<HealFacts>,
     /// The workers of this `UNSTALE_QUEUE` that have reported within 30 s.
@@ -128,8 +132,35 @@ pub struct HealFacts {
     pub from: Option<Timestamp>,
     /// How many there have been.
     pub count: u64,
-    /// Whether the history reached back so far.
+    /// Whether all of it was read and applied.
     pub complete: bool,
+    /// The digests of the registries by whose rules it was.
+    pub digests: Vec<String>,
+    /// Offsets that were passed over, since heals died there.
+    pub passed_over: Vec<u64>,
+}
+
+/// How far a heal is.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+pub struct ProgressFacts {
+    /// Messages that are applied.
+    pub done: u64,
+    /// Messages that are to be.
+    pub of: u64,
+    /// How many heals died in the range that is gone through one by one.
+    pub deaths: u32,
+}
+
+/// A heal that is owed.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+pub struct OwedFacts {
+    /// Since when.
+    #[serde(serialize_with = "as_text")]
+    pub since: Option<Timestamp>,
+    /// From where on the history is to be applied again.
+    pub from: String,
+    /// Why it could not be.
+    pub cause: String,
 }
 
 /// What a worker said of itself.

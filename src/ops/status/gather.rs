@@ -6,7 +6,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::facts::{BrokerFacts, HealFacts, HistoryFacts, OldestLetter, QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts};
+use super::facts::{
+    BrokerFacts, HealFacts, HistoryFacts, OldestLetter, OwedFacts, ProgressFacts, QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts,
+};
 use crate::broker::{BrokerError, DeadLetters, History, Inspector, Place, QueueState};
 use crate::cache::{Cache, CacheError, CommandError, Report, Reported};
 use crate::config::Config;
@@ -74,6 +76,14 @@ async fn ask_redis(config: &Config, cache: &Cache) -> Result<(RedisFacts, Vec<Re
         from: time(heal.from_ms),
         count: heal.count,
         complete: heal.complete,
+        digests: heal.details.digests,
+        passed_over: heal.details.passed_over,
+    });
+    let owed_heal = marks.owed().all.map(|owed| OwedFacts { since: time(owed.since_ms), from: owed.from.to_string(), cause: owed.cause });
+    let heal_progress = marks.progress().and_then(|progress| {
+        let (first, end) = (progress.first?, progress.end?);
+        let done = progress.applied_to.unwrap_or(first).saturating_sub(first);
+        Some(ProgressFacts { done, of: end.saturating_sub(first), deaths: progress.died.map_or(0, |died| died.deaths) })
     });
     let facts = RedisFacts {
         address: addresses.join(","),
@@ -81,6 +91,8 @@ async fn ask_redis(config: &Config, cache: &Cache) -> Result<(RedisFacts, Vec<Re
         role: server.role,
         replicas: server.replicas,
         healing: marks.is_wanted(),
+        heal_progress,
+        owed_heal,
         last_heal,
         workers,
     };
@@ -171,7 +183,7 @@ async fn oldest_dead_letter(config: &Config) -> Option<OldestLetter> {
         timeout(LETTER_PATIENCE, DeadLetters::connect(&config.amqp)).await.ok()?.ok()?.with_channel_max(std::num::NonZeroU16::MIN);
     let first = timeout(LETTER_PATIENCE, letters.next_batch(1)).await;
     let oldest = first.ok().and_then(Result::ok).and_then(|batch| {
-        let letter = Letter::read(batch.first()?, config.max_body_bytes);
+        let letter = Letter::read(batch.first()?, config.reading);
         Some(OldestLetter { reason: letter.reason, event_type: letter.event_type, time: letter.time })
     });
     // Not waited for, it goes back all the same.

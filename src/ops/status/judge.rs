@@ -71,12 +71,45 @@ fn judge_redis(redis: &RedisFacts, now: Timestamp, findings: &mut Findings) {
         findings.problem("Redis is a replica that takes writes, and will lose them", "set UNSTALE_REDIS_URL to the primary");
     }
     if redis.healing {
-        findings.note("Redis lost writes, or may have: the history is being applied again", "workers wait for it, and go on by themselves");
+        let progress = redis.heal_progress.as_ref().map_or_else(String::new, |progress| {
+            let deaths =
+                if progress.deaths > 0 { format!(", {} died on the way", counted(progress.deaths, "heal")) } else { String::new() };
+            format!(" ({} of {}{deaths})", progress.done, counted(u32::try_from(progress.of).unwrap_or(u32::MAX), "message"))
+        });
+        findings.note(
+            format!("Redis lost writes, or may have: the history is being applied again{progress}"),
+            "workers wait for it, and go on by themselves",
+        );
+    }
+    if let Some(owed) = &redis.owed_heal {
+        let since = owed.since.map_or_else(String::new, |since| format!("for {} ", age(since, now)));
+        findings.problem(
+            format!("{since}the history from {} on is to be applied again, and has not been: {}", owed.from, owed.cause),
+            "a worker tries every 30 s, and events are applied meanwhile: grant `read` on the history, delete a history that the broker has broken \
+             (workers declare it again), or set UNSTALE_HISTORY=off; then flush what must be right",
+        );
     }
     let age_s = |heal: &HealFacts| heal.time.map_or(0.0, |time| now.duration_since(time).as_secs_f64());
+    if let Some(heal) = redis.last_heal.as_ref().filter(|heal| age_s(heal) < FORGOTTEN_S && !heal.digests.is_empty()) {
+        let others = redis.workers.iter().filter(|worker| !heal.digests.contains(&worker.digest)).map(|worker| worker.name.as_str());
+        let others = others.collect::<Vec<_>>().join(", ");
+        if !others.is_empty() {
+            findings.note(
+                format!("the last heal did not apply the rules of {others}"),
+                "what only these rules invalidate stays readable until its TTL: `unstale replay` from before the loss, with these rules",
+            );
+        }
+    }
     match &redis.last_heal {
+        Some(heal) if !heal.passed_over.is_empty() && age_s(heal) < FORGOTTEN_S => {
+            let offsets = heal.passed_over.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+            findings.problem(
+                format!("{} ago a heal passed over the events at these offsets of the history, since heals died there: {offsets}", seconds(age_s(heal))),
+                "what they had invalidated stays readable until its TTL: `unstale replay --since offset:N` tries them again, in a process of its own",
+            );
+        }
         Some(heal) if !heal.complete && age_s(heal) < FORGOTTEN_S => findings.problem(
-            format!("{} ago Redis lost writes, and the history did not reach back to all of them", seconds(age_s(heal))),
+            format!("{} ago Redis lost writes, and the history did not hold all that was to be applied again", seconds(age_s(heal))),
             "what they had invalidated stays readable until its TTL: flush what must be right (this is told for a day)",
         ),
         Some(heal) if age_s(heal) < FORGOTTEN_S => findings.note(

@@ -41,6 +41,8 @@ pub(crate) fn well() -> Status {
             role: Some("master".to_owned()),
             replicas: Some(1),
             healing: false,
+            heal_progress: None,
+            owed_heal: None,
             last_heal: None,
             workers: vec![worker("a:1"), worker("b:2")],
         }),
@@ -69,7 +71,14 @@ pub(crate) fn troubled() -> Status {
         time: Some("2026-11-23T22:30:10Z".parse().unwrap()),
     });
     facts.history = HistoryFacts::Off;
-    let heal = HealFacts { time: Some("2026-11-25T02:58:00Z".parse().unwrap()), from: None, count: 1, complete: false };
+    let heal = HealFacts {
+        time: Some("2026-11-25T02:58:00Z".parse().unwrap()),
+        from: None,
+        count: 1,
+        complete: false,
+        digests: vec![],
+        passed_over: vec![],
+    };
     redis(&mut status).last_heal = Some(heal);
     let workers = &mut redis(&mut status).workers;
     workers[0].oldest_unsettled_s = Some(260.0);
@@ -119,7 +128,14 @@ fn queues_that_are_not_there_are_told_once() {
 #[test]
 fn a_heal_is_told_for_a_day_and_needs_a_person_where_it_was_not_whole() {
     let mut status = well();
-    let mut heal = HealFacts { time: Some("2026-11-25T02:58:00Z".parse().unwrap()), from: None, count: 1, complete: true };
+    let mut heal = HealFacts {
+        time: Some("2026-11-25T02:58:00Z".parse().unwrap()),
+        from: None,
+        count: 1,
+        complete: true,
+        digests: vec![],
+        passed_over: vec![],
+    };
     redis(&mut status).last_heal = Some(heal.clone());
     let told = |status: &Status| (judge(status).problems.len(), judge(status).notes.len());
     assert_eq!(told(&status), (0, 1));

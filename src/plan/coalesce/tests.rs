@@ -269,6 +269,7 @@ fn what_coalesces_and_what_does_not() {
 fn what_coalesces_by_version() {
     let (d, w) = (|| effect("a", Action::Delete), |value: &str| effect("a", write(value, after(60), &[])));
     let tagged = |value: &str| effect("a", write(value, after(60), &["T"]));
+    let served = || effect("a", warm(Stale::Serve, Only::Always));
     for (why, effects, expected) in [
         ("a newer write wins", vec![at("9", 1, w("9")), at("10", 2, w("10"))], vec!["write 10@10 a [1, 0]"]),
         ("an older one gives way", vec![at("10", 2, w("10")), at("9", 1, w("9"))], vec!["write 10@10 a [0, 1]"]),
@@ -296,6 +297,11 @@ fn what_coalesces_by_version() {
             "a tie does not stand for what came before its twin",
             vec![at("8", 1, tagged("8")), at("10", 2, w("x")), at("10", 1, tagged("y"))],
             vec!["write 8@8 a [0]", "write x@10 a [1]", "write y@10 a [2]"],
+        ),
+        (
+            "what is served while it loads leaves the value, which a tie deletes",
+            vec![at("10", 2, w("x")), at("10", 1, served()), at("10", 1, w("y"))],
+            vec!["write x@10 a [0]", "serve@10 a [1]", "write y@10 a [2]"],
         ),
         (
             "what a tie is told by stays before it",

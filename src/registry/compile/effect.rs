@@ -34,6 +34,9 @@ pub(super) fn compile(
     let tags: Vec<_> = document.tags.iter().map(|text| compiler.template(text, context, lets, in_each, Role::Other)).collect();
     let tags: Option<Vec<_>> = tags.into_iter().collect();
     let key_prefix = key_prefix(document, context, compiler);
+    if let (Some(targets), Some(prefix)) = (&targets, &key_prefix) {
+        lint::check_reserved(document, targets, prefix, &compiler.options.tag_prefix, context.schema, compiler.report);
+    }
     let expiry = expiry(document, context, lets, in_each, compiler);
     let version = document.version.as_ref().map(|version| compiler.version(version, context, lets, in_each));
     let versions = match &version {

@@ -1,5 +1,7 @@
 //! Which keys need a version's order: those that a versioned rule may write.
 
+use std::collections::BTreeMap;
+
 use super::super::key_shape::KeyShape;
 use super::super::model::{Entry, Family, Pattern, Rule, RuleBody, VersionRule};
 
@@ -12,9 +14,34 @@ struct Written {
     families: Option<KeyShape>,
 }
 
+/// What versioned rules write, by family where that is one text: most are.
+#[derive(Default)]
+struct Index {
+    of_literal: BTreeMap<String, Vec<Written>>,
+    of_any: Vec<Written>,
+}
+
+impl Index {
+    fn insert(&mut self, written: Written) {
+        match written.families.as_ref().and_then(KeyShape::as_literal).map(str::to_owned) {
+            Some(family) => self.of_literal.entry(family).or_default().push(written),
+            None => self.of_any.push(written),
+        }
+    }
+
+    /// Returns what may be of a family, and perhaps more.
+    fn find<'i>(&'i self, families: &Option<KeyShape>) -> Box<dyn Iterator<Item = &'i Written> + 'i> {
+        match families.as_ref().and_then(KeyShape::as_literal) {
+            Some(family) => Box::new(self.of_literal.get(family).into_iter().flatten().chain(&self.of_any)),
+            None => Box::new(self.of_literal.values().flatten().chain(&self.of_any)),
+        }
+    }
+}
+
 /// Tells each `delete` and `warm` which keys of its own some versioned rule of the same family may write.
 pub(super) fn find(entries: &mut [Entry]) {
-    let written: Vec<Written> = entries.iter().filter(|entry| !entry.retired).flat_map(written_by).collect();
+    let mut written = Index::default();
+    entries.iter().filter(|entry| !entry.retired).flat_map(written_by).for_each(|rule| written.insert(rule));
     for entry in entries.iter_mut() {
         let Some(version) = &entry.version else { continue };
         let families = families(version, &entry.name);
@@ -23,7 +50,8 @@ pub(super) fn find(entries: &mut [Entry]) {
                 continue;
             }
             let own: Vec<KeyShape> = keys(rule).collect();
-            let of_family = written.iter().filter(|written| may_be_one(&written.families, &families)).flat_map(|written| &written.keys);
+            let of_family =
+                written.find(&families).filter(|written| may_be_one(&written.families, &families)).flat_map(|written| &written.keys);
             for shape in of_family {
                 if !rule.written.contains(shape) && own.iter().any(|own| own.meets(shape)) {
                     rule.written.push(shape.clone());
@@ -88,10 +116,11 @@ mod tests {
             schemas: PathBuf::new(),
             key_prefix: "eu:".to_owned(),
             vars: Vars::default(),
+            tag_prefix: "cache_tag:".to_owned(),
             max_keys_per_event: 10,
             missing_vars: MissingVars::Refuse,
         };
-        let source = SourceFile { path: "a.yaml".into(), shown_path: "a.yaml".into(), text: text.into() };
+        let source = SourceFile::new("a.yaml", "a.yaml", text);
         compile_sources(&[source], &options, String::new(), Vec::new()).unwrap_or_else(|problems| panic!("{problems}")).registry
     }
 

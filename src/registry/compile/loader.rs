@@ -14,6 +14,8 @@ pub(super) struct Loaders {
     loaders: Vec<Loader>,
     /// By file and name.
     declared: HashMap<(usize, String), LoaderId>,
+    /// Those of all files, by name.
+    named: HashMap<String, Vec<LoaderId>>,
     /// By scheme and host.
     implicit: HashMap<String, LoaderId>,
 }
@@ -49,6 +51,7 @@ impl Loaders {
             max_bytes: document.max_bytes,
         });
         self.declared.insert((file, name.text.clone()), id);
+        self.named.entry(name.text.clone()).or_default().push(id);
     }
 
     /// A rule's `from`: its loader, and the path and query as a text of its own.
@@ -62,7 +65,9 @@ impl Loaders {
                 Some(id) => *id,
                 None => {
                     let id = self.push(Loader {
-                        name: url.clone(),
+                        // As written: the value of a variable may be a secret, and the name is
+                        // logged.
+                        name: origin.text,
                         url: url.clone(),
                         headers: LoaderHeaders::default(),
                         timeout: None,
@@ -103,11 +108,10 @@ impl Loaders {
         if let Some(id) = self.declared.get(&(file, name.to_owned())) {
             return Ok(*id);
         }
-        let mut others = self.declared.iter().filter(|((_, known), _)| known == name).map(|(_, id)| *id);
-        match (others.next(), others.next()) {
-            (Some(id), None) => Ok(id),
-            (Some(_), Some(_)) => Err(format!("several other files have a loader `{name}`: declare it in this one")),
-            _ => Err(format!("no loader is named `{name}`")),
+        match self.named.get(name).map(Vec::as_slice).unwrap_or_default() {
+            [id] => Ok(*id),
+            [_, _, ..] => Err(format!("several other files have a loader `{name}`: declare it in this one")),
+            [] => Err(format!("no loader is named `{name}`")),
         }
     }
 
@@ -146,7 +150,7 @@ fn base_url(text: &Text, compiler: &mut Compiler<'_, '_, '_>) -> Option<String> 
     };
     if let Some(message) = problem {
         let problem = Problem::at(compiler.report.source, text.at, message).hint("such as https://api.example.com").without_line();
-        compiler.report.problems.push(problem);
+        compiler.report.push(problem);
         return None;
     }
     Some(filled.trim_end_matches('/').to_owned())

@@ -141,7 +141,7 @@ impl Compiler<'_, '_, '_> {
             .map_err(|problem| {
                 let mut located = Problem::at(self.report.source, text.place_of(problem.at), problem.message);
                 located.hint = problem.hint;
-                self.report.problems.push(located);
+                self.report.push(located);
             })
             .ok()
     }
@@ -155,7 +155,7 @@ impl Compiler<'_, '_, '_> {
                 if self.options.missing_vars == MissingVars::Warn {
                     problem = problem.warning();
                 }
-                self.report.problems.push(problem);
+                self.report.push(problem);
             }
         }
     }

@@ -4,24 +4,22 @@ use proptest::prelude::*;
 
 use super::super::document;
 use super::super::model::{ExpiryRule, Family, RuleBody};
-use super::super::payload_json::PayloadNode;
 use super::super::value_template::ValueTemplate;
 use super::*;
-use crate::event::Json;
 
 fn options() -> LoadOptions {
     LoadOptions {
         schemas: PathBuf::new(),
         key_prefix: "eu:".to_owned(),
         vars: Vars([("API".to_owned(), "https://api.example.com/".to_owned()), ("TENANT".to_owned(), "acme".to_owned())].into()),
+        tag_prefix: "cache_tag:".to_owned(),
         max_keys_per_event: 10,
         missing_vars: MissingVars::Refuse,
     }
 }
 
 fn compile_texts(files: &[(&str, &str)], options: &LoadOptions) -> Result<Loaded, Problems> {
-    let sources: Vec<SourceFile> =
-        files.iter().map(|(path, text)| SourceFile { path: (*path).into(), shown_path: (*path).into(), text: (*text).into() }).collect();
+    let sources: Vec<SourceFile> = files.iter().map(|(path, text)| SourceFile::new(*path, *path, *text)).collect();
     compile_sources(&sources, options, "digest".to_owned(), Vec::new())
 }
 
@@ -163,6 +161,47 @@ fn a_variable_without_a_value_is_refused_or_left_as_written() {
 }
 
 #[test]
+fn keys_of_unstale_itself_are_refused_and_free_ones_are_warned_of() {
+    let unprefixed = LoadOptions { key_prefix: String::new(), ..options() };
+    let load = |entry: &str, options: &LoadOptions| {
+        let file = format!("defaults: {{ ttl: 1h }}\nevents:\n  a: {entry}\n");
+        compile_texts(&[("a.yaml", &file)], options).map(|loaded| loaded.warnings).map_err(|problems| problems.0)
+    };
+    for entry in [
+        "{ effects: [{ delete: 'unstale:seq' }] }",
+        "{ effects: [{ delete: 'unstale:mark/{id}' }] }",
+        "{ effects: [{ write: 'unstale:{id}', value: 1 }] }",
+        "{ effects: [{ delete: 'seq', prefix: 'unstale:' }] }",
+        "{ effects: [{ delete: ['x', '{vars.OWN}:seq'] }] }",
+    ] {
+        let vars = Vars(std::collections::BTreeMap::from([("OWN".to_owned(), "unstale".to_owned())]));
+        let problems = load(entry, &LoadOptions { vars, ..unprefixed.clone() }).expect_err(entry);
+        let is_refused = |problem: &&Problem| problem.message.contains("kept for the keys of unstale itself");
+        let problem = problems.iter().find(is_refused).unwrap_or_else(|| panic!("{entry}: {problems:?}"));
+        assert!(problem.line == 3 && problem.column > 1 && problem.hint.is_some(), "{entry}: {problem:?}");
+    }
+    for (entry, options, says) in [
+        ("{ effects: [{ delete: 'cache_tag:{id}' }] }", &unprefixed, "UNSTALE_TAG_PREFIX"),
+        ("{ effects: [{ delete: '{id}' }] }", &unprefixed, "the publisher chooses"),
+        ("{ effects: [{ each: data.keys, delete: '{item}' }] }", &unprefixed, "the publisher chooses"),
+        ("{ effects: [{ delete: '{event.subject}:x' }] }", &unprefixed, "the publisher chooses"),
+    ] {
+        let warnings = load(entry, options).unwrap_or_else(|problems| panic!("{problems:?}"));
+        assert!(warnings.iter().any(|warning| warning.message.contains(says)), "{entry}: {warnings:?}");
+    }
+    for (entry, options) in [
+        ("{ effects: [{ delete: '{id}' }] }", &options()),
+        ("{ effects: [{ delete: 'unstaled:{id}' }, { delete: 'user:{id}' }] }", &unprefixed),
+        ("{ effects: [{ invalidate_tags: 'unstale:{id}' }, { invalidate_tags: '{id}' }] }", &unprefixed),
+        ("{ let: { h: sha1(data.id) }, effects: [{ delete: '{let.h}' }] }", &unprefixed),
+        ("{ data: { required: [id], properties: { id: { type: integer } } }, effects: [{ delete: '{id}' }] }", &unprefixed),
+    ] {
+        let warnings = load(entry, options).unwrap_or_else(|problems| panic!("{problems:?}"));
+        assert!(warnings.is_empty(), "{entry}: {warnings:?}");
+    }
+}
+
+#[test]
 fn references_stay_within_the_file() {
     let file = "x-money: { type: object, properties: { next: { $ref: '#/x-money' }, amount: { $ref: '#/$defs/whole' } } }
 events:
@@ -179,7 +218,7 @@ events:
         (serde_json::json!({"count": "3"}), false),
     ] {
         let text = data.to_string();
-        assert_eq!(schema.is_valid(PayloadNode::Value(Json::parse(&text).unwrap())), is_valid, "{data}");
+        assert_eq!(schema.is_valid(&text), is_valid, "{data}");
     }
 }
 
@@ -189,7 +228,7 @@ fn the_format_keyword_is_asserted() {
     let schema = registry.entries()[0].schema.as_ref().unwrap();
     for (mail, is_valid) in [("a@example.com", true), ("nobody", false)] {
         let text = serde_json::json!({ "mail": mail }).to_string();
-        assert_eq!(schema.is_valid(PayloadNode::Value(Json::parse(&text).unwrap())), is_valid, "{mail}");
+        assert_eq!(schema.is_valid(&text), is_valid, "{mail}");
     }
 }
 
@@ -225,4 +264,136 @@ proptest! {
             super::super::run_examples(&loaded);
         }
     }
+}
+
+/// CPU time of this thread.
+fn cpu_ns() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    stat.split(' ').next().unwrap().parse().unwrap()
+}
+
+fn joined(count: usize, element: impl Fn(usize) -> String, separator: &str) -> String {
+    (0..count).map(element).collect::<Vec<_>>().join(separator)
+}
+
+#[test]
+fn loading_takes_time_in_proportion_to_the_files() {
+    let with_data = |count| {
+        let entry = |at| {
+            format!(
+                "  t{at}:\n    data: {{type: object, required: [id], properties: {{id: {{type: integer}}}}}}\n    effects: [{{delete: 'k{at}:{{id}}'}}]"
+            )
+        };
+        format!("events:\n{}\n", joined(count, entry, "\n"))
+    };
+    let with_references = |count| {
+        let entry = |at| {
+            format!(
+                "  t{at}: {{ data: {{ properties: {{ a: {{$ref: '#/x-id'}}, b: {{$ref: '#/x-id'}}, c: {{$ref: '#/$defs/c'}} }}, $defs: {{ c: {{}} }} }} }}"
+            )
+        };
+        format!("x-id: {{ type: integer }}\nevents:\n{}\n", joined(count, entry, "\n"))
+    };
+    let minified = |count| {
+        let entry = |at| format!("\"té{at}\":{{\"effects\":[{{\"delete\":\"k{at}:{{id}}\"}}]}}");
+        format!("{{\"events\":{{{}}}}}", joined(count, entry, ","))
+    };
+    let anchors = |count| format!("x-a: [{}]\nevents: {{}}\n", joined(count, |at| format!("&a{at} é"), ", "));
+    let aliases = |count| format!("x-a: &a [b, c]\nx-b: [{}]\nevents: {{}}\n", joined(count, |_| "*a".to_owned(), ", "));
+    let nested = |count| format!("x-a: {}x{}\nevents: {{}}\n", "[&a [".repeat(40), format!("]{}]", ", y".repeat(count / 40)).repeat(40));
+    let warnings =
+        |count| format!("{{\"events\":{{\"a\":{{\"effects\":[{}]}}}}}}", joined(count, |_| "{\"delete\":\"x${id}\"}".to_owned(), ","));
+    let retired =
+        |count| format!("events:\n{}\n", joined(count, |at| format!("  t{at}: {{ retired: true }}\n  u{at}: {{ bind: v{at} }}"), "\n"));
+    type Make<'m> = &'m dyn Fn(usize) -> String;
+    let makers: [(&str, &str, Make<'_>); 8] = [
+        ("data", "a.yaml", &with_data),
+        ("references", "a.yaml", &with_references),
+        ("minified", "a.json", &minified),
+        ("anchors on one line", "a.yaml", &anchors),
+        ("aliases on one line", "a.yaml", &aliases),
+        ("nested anchors", "a.yaml", &nested),
+        ("warnings on one line", "a.json", &warnings),
+        ("retired events", "a.yaml", &retired),
+    ];
+    for (name, path, make) in makers {
+        let cpu = |count: usize| {
+            let text = make(count);
+            let start = cpu_ns();
+            let loaded = compile_texts(&[(path, &text)], &options()).unwrap_or_else(|problems| panic!("{name}: {problems}"));
+            assert!(loaded.warnings.len() <= 1_000);
+            cpu_ns() - start
+        };
+        let (few, many) = (cpu(500), cpu(4_000));
+        // Eight times as much; the square would be 64 times.
+        assert!(many < 24 * few.max(5_000_000), "{name}: {few} ns, then {many} ns");
+    }
+}
+
+#[test]
+fn copies_are_bounded() {
+    let text = "x".repeat(1_000_000);
+    let aliases = format!("x-a: &a {text}\nx-b: [{}]\nevents: {{}}\n", joined(5_000, |_| "*a".to_owned(), ", "));
+    assert!(problems(&aliases).contains("aliases add more than"));
+    let entry = |at| format!("  t{at}: {{ data: {{ $ref: '#/x-a' }} }}");
+    let references = format!("x-a: {{ description: {text} }}\nevents:\n{}\n", joined(100, entry, "\n"));
+    assert!(problems(&references).contains("too large together"));
+}
+
+#[test]
+fn many_problems_are_cut_short() {
+    let told = compile_texts(
+        &[("a.yaml", &format!("events: {{}}\nx: {}\n{}", "y".repeat(100_000), joined(5_000, |at| format!("k{at}: 1"), "\n")))],
+        &options(),
+    );
+    let Problems(problems) = told.unwrap_err();
+    assert_eq!(problems.len(), 1_000);
+    assert!(problems.iter().all(|problem| problem.to_string().len() < 2_000));
+}
+
+#[test]
+fn what_looks_like_a_reference_within_data_is_none() {
+    let registry = registry(&[(
+        "a.yaml",
+        "events:\n  a:\n    data:\n      properties:\n        v: { enum: [ { $ref: '#/somewhere' } ] }\n        default: { $ref: '#/$defs/d' }\n      $defs: { d: { type: integer } }\n",
+    )]);
+    let schema = registry.entries()[0].schema.as_ref().unwrap();
+    for (text, is_valid) in
+        [(r##"{"v":{"$ref":"#/somewhere"}}"##, true), (r#"{"v":1}"#, false), (r#"{"default":1}"#, true), (r#"{"default":"1"}"#, false)]
+    {
+        assert_eq!(schema.is_valid(text), is_valid, "{text}");
+    }
+    assert!(problems("events: { a: { data: { properties: { default: { $ref: '#/nowhere' } } } } }").contains("points at nothing"));
+}
+
+#[test]
+fn a_bundle_refers_to_its_own_ids() {
+    let data = |target: &str| {
+        format!(
+            "events: {{ a: {{ data: {{ $id: 'https://x.example/order', properties: {{ v: {{ $ref: '{target}' }} }}, $defs: {{ item: {{ $id: 'https://x.example/item', type: string }} }} }} }} }}"
+        )
+    };
+    for target in ["https://x.example/item", "item"] {
+        let registry = registry(&[("a.yaml", &data(target))]);
+        let schema = registry.entries()[0].schema.as_ref().unwrap();
+        assert_eq!([schema.is_valid(r#"{"v":"x"}"#), schema.is_valid(r#"{"v":1}"#)], [true, false], "{target}");
+    }
+    assert!(problems(&data("https://x.example/other")).contains("leaves this file"));
+}
+
+#[test]
+fn keywords_that_exist_are_not_warned_of_and_long_matches_are() {
+    let warnings = |data: &str| {
+        let file = format!("events: {{ a: {{ data: {data} }} }}");
+        Problems(compile_texts(&[("a.yaml", &file)], &options()).unwrap().warnings).to_string()
+    };
+    for data in [
+        "{ properties: { v: { contains: { const: 1 }, minContains: 2, maxContains: 3 } } }",
+        "{ unevaluatedItems: false, dependentRequired: { a: [b] }, contentEncoding: base64 }",
+        "{ properties: { v: { pattern: '(?<!a)b', maxLength: 100 }, w: { pattern: '^[a-z]{1,64}$' } } }",
+    ] {
+        assert_eq!(warnings(data), "", "{data}");
+    }
+    assert!(warnings("{ properties: { v: { pattern: '(?<!a)b' } } }").contains("grows with the square"));
+    assert!(warnings("{ contains: { minContain: 2 } }").contains("did you mean"));
 }

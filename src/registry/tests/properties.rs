@@ -64,7 +64,7 @@ const NUMBERS: [&str; 12] = [
     "9007199254740993",
 ];
 
-fn hostile_json() -> impl Strategy<Value = String> {
+pub(super) fn hostile_json() -> impl Strategy<Value = String> {
     let text = prop_oneof![prop::sample::select(&TEXTS[..]).prop_map(str::to_owned), ".{0,4}"];
     let leaf = prop_oneof![
         prop::sample::select(&NUMBERS[..]).prop_map(str::to_owned),
@@ -80,7 +80,7 @@ fn hostile_json() -> impl Strategy<Value = String> {
 }
 
 /// Expressions that compile, of every operator and function that there is.
-fn expression() -> impl Strategy<Value = String> {
+pub(super) fn expression() -> impl Strategy<Value = String> {
     let values =
         ["data.a", "data.b", "data.b.a", "data['a'][0]", "previous.a", "data", "event.position", "event.time", "1", "-1", "0u", "1e308"];
     let literals =

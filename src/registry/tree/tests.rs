@@ -2,12 +2,14 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::super::diagnostic::SourceFile;
+use super::super::diagnostic::{Pos, Report};
+use super::build::MAX_DEPTH;
 use super::*;
 
 fn read(path: &str, text: &str) -> (Option<Node>, Vec<String>) {
-    let source = SourceFile { path: path.into(), shown_path: path.into(), text: text.into() };
+    let source = SourceFile::new(path, path, text);
     let mut report = Report::new(&source);
-    let node = parse(&mut report);
+    let node = parse(&mut report, &mut Aliases::default());
     let problems =
         report.problems.iter().map(|p| format!("{}:{}: {} ({})", p.line, p.column, p.message, p.hint.as_deref().unwrap_or(""))).collect();
     (node, problems)

@@ -23,7 +23,7 @@ async fn a_loader_that_is_down_is_left_alone_and_asked_again_once_it_is_well() {
         ("UNSTALE_VAR_SICK_URL", sick.url.as_str()),
         ("UNSTALE_VAR_WELL_URL", &well.url),
         ("UNSTALE_WARM_CONCURRENCY", "2"),
-        ("UNSTALE_RETRY_DELAYS", "1s,2s,3s,4s,6s,8s"),
+        ("UNSTALE_RETRY_DELAYS", "1s,2s,4s"),
     ];
     let worker = stage.worker(&settings).await;
     let open = async |loader: &str| worker.metrics().await.sum("unstale_loader_open", &[("loader", loader)]);
@@ -45,6 +45,10 @@ async fn a_loader_that_is_down_is_left_alone_and_asked_again_once_it_is_well() {
     stage.wait_gone("user:1").await;
     wait_until(SOON, "the other loader is asked", async || stage.exists("well:1").await).await;
     assert_eq!(open("well").await, 0.0);
+
+    let retries = async || worker.metrics().await.sum("unstale_retries_total", &[]);
+    wait_until(2 * SOON, "each comes back more often than it has attempts", async || retries().await >= 5.0 * EVENTS as f64).await;
+    assert_eq!(stage.ready(".dead").await, 0, "a load that is refused costs no attempt");
 
     sick.fail_with(None);
     wait_until(2 * SOON, "every key is filled", async || {

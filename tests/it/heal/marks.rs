@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use redis::AsyncCommands;
-use unstale::cache::{Cache, Entered, HealRecord, Tick, Turn};
+use unstale::cache::{Cache, Died, Doubt, Entered, HealFrom, HealProgress, HealRecord, LowWatermark, Tick, Turn};
 use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
 use unstale::plan::{Batch, Slot};
 use unstale::registry::{Action, Effect, RuleId};
 
 use crate::support::{Redis, wait_until};
 
-const MARKS: &str = "unstale:mark:q";
+pub(super) const MARKS: &str = "unstale:mark:q";
 
-async fn cache(server: &Redis) -> Cache {
+pub(super) async fn cache(server: &Redis) -> Cache {
     let config = RedisConfig {
         urls: vec![SecretUrl::new(server.url().parse().unwrap())],
         mode: RedisMode::Single,
@@ -25,12 +25,12 @@ async fn cache(server: &Redis) -> Cache {
     cache
 }
 
-async fn probe(cache: &Cache) {
+pub(super) async fn probe(cache: &Cache) {
     wait_until(Duration::from_secs(20), "Redis answers", async || cache.probe().await.is_ok()).await;
 }
 
 /// A worker that has begun where another has just been.
-async fn worker(server: &Redis) -> Cache {
+pub(super) async fn worker(server: &Redis) -> Cache {
     let cache = cache(server).await;
     if !matches!(cache.enter(1).await.unwrap(), Entered::Good(_)) {
         assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)));
@@ -39,8 +39,16 @@ async fn worker(server: &Redis) -> Cache {
     cache
 }
 
-async fn delete(cache: &Cache, key: &str) -> Result<(), String> {
-    let effect = Effect { rule: RuleId(0), target: key.into(), action: Action::Delete, version: None, again: None };
+pub(super) async fn delete(cache: &Cache, key: &str) -> Result<(), String> {
+    apply(cache, key, Action::Delete).await
+}
+
+pub(super) async fn bump(cache: &Cache, key: &str) {
+    apply(cache, key, Action::BumpVersion).await.unwrap();
+}
+
+async fn apply(cache: &Cache, key: &str, action: Action) -> Result<(), String> {
+    let effect = Effect { rule: RuleId(0), target: key.into(), action, version: None, again: None };
     let mut batch = Batch::new("cache_tag:", 1);
     batch.push(Slot { event: 0, position: 0 }, &effect);
     cache.apply(&batch.finish()).await.map(drop).map_err(|outage| outage.cause)
@@ -67,7 +75,10 @@ async fn nothing_lost_is_no_loss_whatever_became_of_the_last_batch() {
     delete(&cache, "b").await.unwrap_err();
     server.restart().await;
     probe(&cache).await;
-    assert!(matches!(cache.enter(1).await.unwrap(), Entered::Good(_)));
+    let Entered::ToHeal(marks) = cache.enter(1).await.unwrap() else { panic!("each restart is answered by a heal") };
+    assert_eq!(marks.doubt(), Doubt::Replaced, "nobody says that anything was lost");
+    assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)));
+    assert!(cache.finish_heal(None, 1).await.unwrap());
     // Its answer is lost, and it was done.
     server.freeze();
     let (thawed, answer) = tokio::join!(
@@ -122,8 +133,8 @@ async fn a_heal_is_one_workers_turn_and_serves_all() {
     assert_eq!(other.take_heal().await.unwrap(), Turn::Anothers);
     delete(&one, "a").await.unwrap();
     one.renew_heal().await.unwrap();
-    let record = HealRecord { began_ms: marks.now_ms, ended_ms: 0, from_ms: 1, count: 1, complete: true };
-    assert!(one.finish_heal(Some(record), 100).await.unwrap());
+    let record = HealRecord { began_ms: marks.now_ms, ended_ms: 0, from_ms: 1, count: 1, complete: true, ..HealRecord::default() };
+    assert!(one.finish_heal(Some(&record), 100).await.unwrap());
     assert_eq!(other.take_heal().await.unwrap(), Turn::Done);
     for cache in [&other, &idle] {
         assert!(matches!(cache.enter(200).await.unwrap(), Entered::Good(_)), "healed by the first");
@@ -156,24 +167,6 @@ async fn a_loss_in_the_midst_of_a_heal_begins_it_anew() {
 }
 
 #[tokio::test]
-async fn whoever_remembers_nothing_trusts_fresh_marks_alone() {
-    let server = Redis::start().await;
-    let _worker = worker(&server).await;
-    assert!(matches!(cache(&server).await.enter(1).await.unwrap(), Entered::Good(_)), "a moment old");
-    let mut redis = server.connection().await;
-    let marks: Vec<(String, String)> = redis.hgetall(MARKS).await.unwrap();
-    for (field, mark) in marks {
-        let parts: Vec<u64> = mark.split(':').map(|part| part.parse().unwrap()).collect();
-        let older = format!("{}:{}:{}", parts[0], parts[1], parts[2] - 11_000);
-        let _: () = redis.hset(MARKS, field, older).await.unwrap();
-    }
-    // A command's mark is no worker's.
-    cache(&server).await.hold_mark("replay", 7).await.unwrap();
-    let Entered::ToHeal(marks) = cache(&server).await.enter(1).await.unwrap() else { panic!("they are older than 10 s") };
-    assert_eq!(marks.lowest_ms(), Some(1));
-}
-
-#[tokio::test]
 async fn marks_of_the_dead_go_after_an_hour() {
     let server = Redis::start().await;
     let cache = worker(&server).await;
@@ -184,7 +177,92 @@ async fn marks_of_the_dead_go_after_an_hour() {
     }
     assert!(matches!(cache.tick(9).await.unwrap(), Tick::Good(_)));
     let mut fields: Vec<String> = redis.hkeys(MARKS).await.unwrap();
-    fields.retain(|field| field != cache.id());
+    fields.retain(|field| field != cache.id() && field != "server");
     assert_eq!(fields, ["dying"]);
     assert_eq!(cache.read_marks().await.unwrap().lowest_ms(), Some(5));
+}
+
+/// The last heal's lock runs out within 3 s of its death.
+async fn take_over(cache: &Cache) -> HealProgress {
+    probe(cache).await;
+    let mut taken = None;
+    wait_until(Duration::from_secs(6), "the turn comes", async || {
+        if let Turn::Ours(marks) = cache.take_heal().await.unwrap() {
+            taken = Some(marks.take_over_progress(cache, HealFrom { offset: Some(5), time: None }, "rules"));
+        }
+        taken.is_some()
+    })
+    .await;
+    taken.unwrap()
+}
+
+#[tokio::test]
+async fn a_heal_goes_on_where_the_one_before_it_died() {
+    let server = Redis::start().await;
+    let (one, other) = (worker(&server).await, worker(&server).await);
+    let snapshot = server.snapshot().await;
+    delete(&one, "a").await.unwrap();
+    server.restore(&snapshot).await;
+    probe(&one).await;
+    assert!(matches!(one.enter(1).await.unwrap(), Entered::ToHeal(_)));
+    let begun = take_over(&one).await;
+    assert_eq!((begun.from.offset, begun.applied_to, begun.died), (Some(5), None, None));
+    let mut progress = begun;
+    (progress.applied_to, progress.in_work, progress.passed_over) = (Some(20), Some((20, 30)), vec![7]);
+    one.note_heal_progress(&progress).await.unwrap();
+    drop(one);
+
+    let found = take_over(&other).await;
+    assert_eq!((found.applied_to, found.died), (Some(20), Some(Died { first: 20, end: 30, deaths: 1 })));
+    assert_eq!(found.passed_over, [7]);
+    let stranger = cache(&server).await;
+    assert!(stranger.note_heal_progress(&found).await.is_err(), "the turn is another's");
+    other.note_heal_progress(&found).await.unwrap();
+    // Another server may have lost what was applied: its successor begins anew, and still knows
+    // what heals died in.
+    let during = server.snapshot().await;
+    server.restore(&during).await;
+    let again = take_over(&stranger).await;
+    assert_eq!((again.applied_to, again.died, again.passed_over), (None, Some(Died { first: 20, end: 30, deaths: 1 }), vec![7]));
+    assert!(stranger.finish_heal(None, 1).await.unwrap());
+    assert_eq!(stranger.read_marks().await.unwrap().progress(), None);
+}
+
+#[tokio::test]
+async fn a_worker_that_ends_leaves_what_it_let_go_of_to_the_others() {
+    let server = Redis::start().await;
+    let (one, other) = (worker(&server).await, worker(&server).await);
+    let low = LowWatermark { time_ms: 100, offset: Some(7) };
+    one.leave(low, false).await.unwrap();
+    let Tick::Good(marks) = other.tick(200).await.unwrap() else { panic!("nothing is lost") };
+    let gone = marks.gone(other.id());
+    assert_eq!(gone, [format!("stopped:{}", one.id())]);
+    assert_eq!(marks.lowest_of(|field| gone.iter().any(|gone| gone == field)), Some(low));
+    other.take_over(&gone).await.unwrap();
+    assert_eq!(other.read_marks().await.unwrap().lowest(), Some(200.into()));
+    // With all settled, and another to cover the queue, nothing is left at all.
+    let third = worker(&server).await;
+    third.leave(50, true).await.unwrap();
+    assert_eq!(other.read_marks().await.unwrap().lowest(), Some(200.into()));
+    // The last one leaves its low watermark in any case.
+    other.leave(300, true).await.unwrap();
+    assert_eq!(cache(&server).await.read_marks().await.unwrap().lowest_ms(), Some(300));
+}
+
+/// A worker that was silent for long, and not dead, finds its number, and covers again what it has.
+#[tokio::test]
+async fn a_worker_that_was_taken_for_dead_goes_on() {
+    let server = Redis::start().await;
+    let (silent, other) = (worker(&server).await, worker(&server).await);
+    let mut redis = server.connection().await;
+    let mark: String = redis.hget(MARKS, silent.id()).await.unwrap();
+    let parts: Vec<u64> = mark.split(':').map(|part| part.parse().unwrap()).collect();
+    let _: () = redis.hset(MARKS, silent.id(), format!("{}:{}:{}", parts[0], parts[1], parts[2] - 11_000)).await.unwrap();
+    let Tick::Good(marks) = other.tick(200).await.unwrap() else { panic!("nothing is lost") };
+    assert_eq!(marks.gone(other.id()), [silent.id()]);
+    other.take_over(&[silent.id().to_owned()]).await.unwrap();
+    assert_eq!(other.read_marks().await.unwrap().lowest_ms(), Some(200));
+    delete(&silent, "a").await.unwrap();
+    assert!(matches!(silent.tick(150).await.unwrap(), Tick::Good(_)));
+    assert_eq!(other.read_marks().await.unwrap().lowest_ms(), Some(150));
 }

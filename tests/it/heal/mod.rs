@@ -1,7 +1,9 @@
 //! Redis comes back without writes that it had confirmed: they are made again before anybody is ready.
 
+mod beside;
 mod cluster;
 mod commands;
+mod identity;
 mod marks;
 mod restores;
 mod workers;

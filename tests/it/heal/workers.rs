@@ -24,9 +24,10 @@ async fn of_two_workers_one_heals_for_both() {
     wait_gone(&stage.redis, SOON).await;
     stage.wait_settled(&[&one, &other]).await;
     // Both have moved their marks on since the snapshot.
-    let before = mark_fields(&stage).await;
+    let marks = async || mark_fields(&stage).await.into_iter().filter(|(field, _)| field.len() == 32).collect::<Vec<_>>();
+    let before = marks().await;
     wait_until(SOON, "both marks have moved", async || {
-        let now = mark_fields(&stage).await;
+        let now = marks().await;
         before.iter().all(|mark| !now.contains(mark))
     })
     .await;
@@ -61,13 +62,15 @@ async fn a_worker_killed_in_the_heal_is_followed_by_the_next() {
     doomed.kill();
     let mut next = stage.start_worker(&[]);
     // The lock of the dead has to run out first.
-    wait_gone(&stage.redis, SOON).await;
+    wait_gone(&stage.redis, WITHIN).await;
     next.wait_ready().await;
     assert_eq!(heals(&next).await, 1.0, "{}", next.stderr());
 }
 
+/// Whether a restart lost anything, those that are left cannot always tell: each is answered by a
+/// heal of the recent past. Restarts of workers are not.
 #[tokio::test(flavor = "multi_thread")]
-async fn restarts_that_lose_nothing_heal_nothing() {
+async fn restarts_of_redis_are_healed_and_those_of_workers_are_not() {
     let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
     let stage = on(redis).await;
     let mut worker = stage.worker(&[]).await;
@@ -78,32 +81,14 @@ async fn restarts_that_lose_nothing_heal_nothing() {
     stage.redis.restart().await;
     wait_gone(&stage.redis, SOON).await;
     worker.wait_ready().await;
-    assert_eq!(heals(&worker).await, 0.0, "Redis was killed and lost nothing: {}", worker.stderr());
+    assert_eq!(heals(&worker).await, 1.0, "{}", worker.stderr());
+    assert!(!worker.stderr().contains("Redis lost writes"), "{}", worker.stderr());
     worker.kill();
     let next = stage.worker(&[]).await;
     assert_eq!(heals(&next).await, 0.0, "the worker was killed: {}", next.stderr());
     assert!(next.terminate().await.success());
     let next = stage.worker(&[]).await;
     assert_eq!(heals(&next).await, 0.0, "the worker was stopped: {}", next.stderr());
-}
-
-/// It cannot know whether Redis went back meanwhile.
-#[tokio::test(flavor = "multi_thread")]
-async fn marks_that_nobody_has_kept_for_long_mean_a_heal() {
-    let stage = stage().await;
-    let worker = stage.worker(&[]).await;
-    seed(&stage.redis, SOME).await;
-    let snapshot = stage.redis.snapshot().await;
-    publish(&stage, SOME).await;
-    wait_gone(&stage.redis, SOON).await;
-    stage.wait_settled(&[&worker]).await;
-    worker.kill();
-    stage.redis.restore(&snapshot).await;
-    // By Redis' clock.
-    tokio::time::sleep(Duration::from_secs(11)).await;
-    let next = stage.worker(&[]).await;
-    wait_gone(&stage.redis, Duration::ZERO).await;
-    assert_eq!(heals(&next).await, 1.0, "{}", next.stderr());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -145,7 +145,7 @@ async fn load(
     match outcome.unwrap() {
         None | Some(EffectOutcome::Dead { .. }) => Some(true),
         Some(EffectOutcome::Retry { .. }) => Some(attempt >= ATTEMPTS),
-        Some(EffectOutcome::Slow) => None,
+        Some(EffectOutcome::Slow | EffectOutcome::NotTried { .. }) => None,
     }
 }
 

@@ -97,7 +97,9 @@ async fn everything(cache: &Cache, admin: &mut MultiplexedConnection, uses: Uses
     for (_, outcome) in cache.apply(&batch.finish()).await?.unsettled {
         match outcome {
             EffectOutcome::Slow => {}
-            EffectOutcome::Dead { message, .. } | EffectOutcome::Retry { message, .. } => refused.push(message),
+            EffectOutcome::Dead { message, .. } | EffectOutcome::Retry { message, .. } | EffectOutcome::NotTried { message, .. } => {
+                refused.push(message)
+            }
         }
     }
     if uses.tags {

@@ -22,7 +22,7 @@ fn replay(limits: FoldLimits) -> Replay {
         types: Vec::new(),
         rate: None,
         tag_prefix: "cache_tag:".into(),
-        max_body_bytes: 1 << 20,
+        reading: unstale::event::Reading::default(),
         unknown: UnknownPolicy::Retry,
         fence_ttl: Duration::from_secs(86_400),
         limits,

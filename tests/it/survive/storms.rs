@@ -69,7 +69,6 @@ events:
 
 /// What kills or stalls a worker must not do so in a heal either.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "events have no budget yet"]
 async fn a_heal_over_expensive_events_ends_in_a_small_box() {
     let rounds = sized(3, 40);
     let broker = RabbitMq::start().await;

@@ -1,18 +1,36 @@
-//! JSON as CEL sees it: an object is taken apart when somebody looks into it, and keeps its text.
+//! What the `cel` crate itself answers: what our own evaluation is compared with.
 
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use cel::ExecutionError;
 use cel::common::traits::{self, Container, Indexer, Iterable, Sizer};
-use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt, MAP_TYPE, NULL_TYPE, Type};
+use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt, MAP_TYPE, Type};
 use cel::common::value::{CowVal, StaticVal, Val};
+use cel::{Context, ExecutionError};
 
+use super::super::expression::ENV;
+use super::super::fault::Fault;
 use crate::event::Json;
 use crate::event::json::{JsonKind, write_string};
+
+/// Returns the JSON of an expression's value. With `eager` an object of the event may equal a map of the expression.
+pub(super) fn answer(text: &str, data: &str, previous: &str, eager: bool) -> Result<String, Fault> {
+    let (ast, _) = ENV.parser().parse_with_source_info(text).map_err(|_| Fault::new("syntax"))?;
+    let mut context = Context::with_env(ENV.clone());
+    let event = HashMap::from([
+        (CelMapKey::from("time".to_owned()), Box::new(CelString::from("2026-01-02T03:04:05Z")) as Box<dyn Val>),
+        (CelMapKey::from("position".to_owned()), Box::new(CelInt::from(9)) as Box<dyn Val>),
+    ]);
+    context.add_variable_as_val("data", cel_value(Json::trusted(data), eager));
+    context.add_variable_as_val("previous", cel_value(Json::trusted(previous), eager));
+    context.add_variable_as_val("event", Box::new(CelMap::from(event)));
+    let value = cel::Value::resolve_val(&ast, &context).map_err(|error| Fault::of_cel(&error))?;
+    let mut json = String::new();
+    write_json(value.as_ref(), &mut json).map_err(|what| Fault::no_json(&what))?;
+    Ok(json)
+}
 
 /// A JSON text as a CEL value. With `eager` objects become CEL's own maps: only those equal a map written in an expression.
 pub(super) fn cel_value(json: Json<'_>, eager: bool) -> Box<dyn Val> {
@@ -90,7 +108,7 @@ pub(super) fn write_json(value: &dyn Val, out: &mut String) -> Result<(), String
         out.push_str(&number.to_string());
     } else if let Some(bool) = value.downcast_ref::<CelBool>() {
         out.push_str(if *bool.inner() { "true" } else { "false" });
-    } else if value.downcast_ref::<CelNull>().is_some() || value.downcast_ref::<AbsentPrevious>().is_some() {
+    } else if value.downcast_ref::<CelNull>().is_some() {
         out.push_str("null");
     } else if let Some(list) = value.downcast_ref::<CelList>() {
         out.push('[');
@@ -269,104 +287,5 @@ impl<'b, 'v> traits::Iterator<'b, 'v> for NameIterator<'b> {
 impl Sizer for CelObject {
     fn size(&self) -> CelInt {
         i64::try_from(self.0.members().len()).unwrap_or(i64::MAX).into()
-    }
-}
-
-/// `previous` where the publisher gave none: it equals null, and has no fields.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct AbsentPrevious;
-
-impl StaticVal for AbsentPrevious {}
-
-impl Val for AbsentPrevious {
-    fn get_type(&self) -> &Type {
-        <Self as Val>::cel_type()
-    }
-
-    fn cel_type() -> &'static Type {
-        &NULL_TYPE
-    }
-
-    fn as_indexer<'b, 'v>(&'b self) -> Option<&'b (dyn Indexer + 'v)>
-    where
-        Self: 'v,
-    {
-        Some(self)
-    }
-
-    fn equals(&self, other: &dyn Val) -> bool {
-        other.downcast_ref::<CelNull>().is_some() || other.downcast_ref::<Self>().is_some()
-    }
-
-    fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v>
-    where
-        Self: 'v,
-    {
-        Box::new(*self)
-    }
-
-    fn as_any(&self) -> Option<&dyn Any> {
-        Some(self)
-    }
-}
-
-impl Indexer for AbsentPrevious {
-    fn get<'b, 'v>(&'b self, _key: &dyn Val) -> Result<CowVal<'b, 'v>, ExecutionError>
-    where
-        Self: 'v,
-    {
-        Err(ExecutionError::no_such_key(""))
-    }
-
-    fn steal<'v>(self: Box<Self>, _key: &dyn Val) -> Result<Box<dyn Val + 'v>, ExecutionError>
-    where
-        Self: 'v,
-    {
-        Err(ExecutionError::no_such_key(""))
-    }
-}
-
-/// How many steps expressions may still take for an event: a publisher could make a loop within a loop run for hours.
-#[derive(Debug, Clone)]
-pub(super) struct Meter(Arc<AtomicU64>);
-
-impl Meter {
-    pub(super) fn of(steps: u64) -> Self {
-        Self(Arc::new(AtomicU64::new(steps)))
-    }
-
-    /// Whether so many were left.
-    pub(super) fn spend(&self, steps: u64) -> bool {
-        // One event is resolved by one thread; that it is atomic is for the bound of `Val`.
-        let left = self.0.load(Relaxed);
-        self.0.store(left.saturating_sub(steps), Relaxed);
-        left >= steps && left > 0
-    }
-}
-
-impl StaticVal for Meter {}
-
-impl Val for Meter {
-    fn get_type(&self) -> &Type {
-        <Self as Val>::cel_type()
-    }
-
-    fn cel_type() -> &'static Type {
-        &NULL_TYPE
-    }
-
-    fn equals(&self, _other: &dyn Val) -> bool {
-        false
-    }
-
-    fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v>
-    where
-        Self: 'v,
-    {
-        Box::new(self.clone())
-    }
-
-    fn as_any(&self) -> Option<&dyn Any> {
-        Some(self)
     }
 }

@@ -1,0 +1,24 @@
+-- KEYS: the marks. ARGV: our field, the least and the greatest number that it may hold, how far
+-- back lies what is not applied, the same as an offset, 1 where nothing of it is ours any more, how
+-- old the mark of a living worker may be (ms). Our worker ends. What is not applied stays covered
+-- for whoever comes next; a living worker covers what waits in the queue anyway.
+-- Returns 1, or 0 where the number is another one: Redis went back, and whoever comes next heals.
+local now = clock()
+local number = read(redis.call('HGET', KEYS[1], ARGV[1]))
+if not number or number < tonumber(ARGV[2]) or number > tonumber(ARGV[3]) then
+  redis.call('HSET', KEYS[1], 'wanted', string.format('%.0f', now), 'why', 'lost')
+  return 0
+end
+local lives
+local fields = redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do
+  local other, _, at = read(fields[i + 1])
+  if other and fields[i] ~= ARGV[1] and not string.find(fields[i], ':', 1, true) and math.abs(now - at) <= tonumber(ARGV[7]) then
+    lives = true
+  end
+end
+redis.call('HDEL', KEYS[1], ARGV[1], 'offset:' .. ARGV[1])
+if not (lives and ARGV[6] == '1') then
+  write(KEYS[1], 'stopped:' .. ARGV[1], 0, ARGV[4], now, ARGV[5])
+end
+return 1

@@ -1,0 +1,144 @@
+//! Heals that are owed, and heals beside live workers. They are safe at any time: replaying never
+//! makes anything staler.
+
+use redis::Value;
+use serde::{Deserialize, Serialize};
+
+use super::super::failure::CommandError;
+use super::super::script::{HEAL_BESIDE, HEAL_BESIDE_END};
+use super::super::{Cache, lifetime};
+use super::{HEAL_LOCK, HealDetails, HealFrom, Marks, Turn, read_answer};
+
+/// What begins the field of a heal that a worker owes.
+const OWED: &str = "owed:";
+
+/// A heal that could not be done when it was due.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OwedHeal {
+    /// From where on.
+    pub from: HealFrom,
+    /// Why it is owed, and what a person can do about it.
+    pub cause: String,
+    /// Since when, by the worker's clock; milliseconds since the Unix epoch.
+    pub since_ms: u64,
+}
+
+/// All heals that are owed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OwedHeals {
+    /// The fields, as they were read: whoever pays takes out these and no newer ones.
+    fields: Vec<(String, String)>,
+    /// The one that covers all; `None` where none is owed.
+    pub all: Option<OwedHeal>,
+}
+
+/// What a heal beside live workers has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paid<'p> {
+    /// Nothing: it is still to be done.
+    Nothing,
+    /// What was owed; and what the record of a heal says now that had been put off.
+    Owed(&'p OwedHeals, Option<&'p HealDetails>),
+    /// The heal of that record, by more rules.
+    Rules(&'p HealDetails),
+}
+
+impl Marks {
+    /// Returns the heals that are owed.
+    pub fn owed(&self) -> OwedHeals {
+        let fields = self.hashes.iter().flat_map(|hash| &hash.fields).filter(|(field, _)| field.starts_with(OWED));
+        let mut owed = OwedHeals::default();
+        for (field, text) in fields {
+            if owed.fields.iter().any(|(known, said)| known == field && said == text) {
+                continue;
+            }
+            owed.fields.push((field.clone(), text.clone()));
+            let Ok(one) = serde_json::from_str::<OwedHeal>(text) else { continue };
+            owed.all = Some(match owed.all.take() {
+                None => one,
+                Some(all) if all.since_ms <= one.since_ms => OwedHeal { from: all.from.earlier(one.from), ..all },
+                Some(all) => OwedHeal { from: all.from.earlier(one.from), ..one },
+            });
+        }
+        owed
+    }
+}
+
+impl Cache {
+    /// Owes a heal. Each of a cluster's hashes says so: a primary that goes back while it is paid,
+    /// owes it again.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn owe_heal(&self, owed: &OwedHeal) -> Result<(), CommandError> {
+        let field = [OWED, self.id()].concat();
+        let text = serde_json::to_string(owed).map_err(|error| CommandError::Failed(error.to_string()))?;
+        self.ask_all(|_| self.marks.iter().map(|marks| super::arguments("HSET", &[marks, &field, &text])).collect()).await.map(drop)
+    }
+
+    /// Asks for the turn to heal beside live workers.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn take_heal_beside(&self) -> Result<Turn, CommandError> {
+        let take = |place: usize| {
+            let mut command = self.mark_call(&HEAL_BESIDE, place);
+            command.arg(self.id()).arg(lifetime::millis(HEAL_LOCK));
+            command
+        };
+        let (first, _) = self.ask_all(|_| vec![take(0)]).await?;
+        let first = first.first().map_or_else(|| Err(super::unexpected()), read_answer)?;
+        if first.0 != 1 {
+            return Ok(Turn::Anothers);
+        }
+        // The others' locks tell nothing: what they hold is what is needed, and the identities of
+        // their servers.
+        let (others, _) = self.ask_all(|_| (1..self.marks.len()).map(take).collect()).await?;
+        let others = others.iter().map(read_answer).collect::<Result<Vec<_>, _>>()?;
+        Ok(Turn::Ours(Marks::together(std::iter::once(first).chain(others).map(|(_, marks)| marks))))
+    }
+
+    /// Ends our heal beside live workers.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn end_heal_beside(&self, paid: Paid<'_>) -> Result<(), CommandError> {
+        let (field, text, owed) = match paid {
+            Paid::Nothing => ("", String::new(), &[][..]),
+            Paid::Owed(owed, None) => ("", String::new(), &owed.fields[..]),
+            Paid::Owed(owed, Some(details)) => ("heal:details", details.text(), &owed.fields[..]),
+            Paid::Rules(details) => ("heal:details", details.text(), &[][..]),
+        };
+        let end = |place: usize| {
+            let mut command = self.mark_call(&HEAL_BESIDE_END, place);
+            command.arg(self.id()).arg(u8::from(paid != Paid::Nothing)).arg(field).arg(&text);
+            for (field, text) in owed {
+                command.arg(field).arg(text);
+            }
+            command
+        };
+        let (answers, _) = self.ask_all(|_| (0..self.marks.len()).map(end).collect()).await?;
+        let done = answers.iter().all(|answer| matches!(answer, Value::Int(_)));
+        if done { Ok(()) } else { Err(super::unexpected()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_owed_begins_at_the_earliest_place_and_says_its_first_cause() {
+        let owed =
+            |offset, cause: &str, since_ms| OwedHeal { from: HealFrom { offset: Some(offset), time: None }, cause: cause.into(), since_ms };
+        let text = |owed: &OwedHeal| serde_json::to_string(owed).unwrap();
+        let (one, other) = (owed(9, "the second", 2), owed(11, "the first", 1));
+        let fields = vec![("owed:a".to_owned(), text(&one)), ("owed:b".to_owned(), text(&other)), ("a".to_owned(), "1:2:3".to_owned())];
+        let marks = Marks::of(1, String::new(), fields.clone());
+        let both = Marks::together([marks.clone(), marks].into_iter()).owed();
+        assert_eq!(both.all, Some(owed(9, "the first", 1)));
+        assert_eq!(both.fields, fields[..2], "each once, though each of a cluster's hashes has them");
+        assert_eq!(Marks::default().owed().all, None);
+    }
+}

@@ -1,0 +1,132 @@
+//! Places in the history, as checkpoints and heals name them: by offset and by time.
+
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// Clocks differ, and the broker stamps a chunk of the stream when it writes it.
+const MARGIN: SignedDuration = SignedDuration::from_secs(60);
+
+/// The oldest event that may still be unapplied, as a lower bound of its arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LowWatermark {
+    /// By the worker's clock, in milliseconds since the Unix epoch; 0 where nothing is known.
+    pub time_ms: u64,
+    /// Its offset in the history; `None` where it is not known.
+    pub offset: Option<u64>,
+}
+
+/// A time that bounds nothing; with an offset beside it, which does. Above it no field covers
+/// anything.
+const NO_TIME: u64 = super::NO_BOUND - 1;
+
+impl LowWatermark {
+    /// Returns the bound that an offset of the history is.
+    pub fn at_offset(offset: u64) -> Self {
+        Self { time_ms: NO_TIME, offset: Some(offset) }
+    }
+
+    /// Returns the lower bound of both.
+    #[must_use]
+    pub fn lower(self, other: Self) -> Self {
+        Self { time_ms: self.time_ms.min(other.time_ms), offset: lower(self.offset, other.offset) }
+    }
+}
+
+impl From<u64> for LowWatermark {
+    fn from(time_ms: u64) -> Self {
+        Self { time_ms, offset: None }
+    }
+}
+
+/// Where a heal begins in the history: at the earlier of both places. Without either it begins
+/// `UNSTALE_HEAL_WINDOW` before the history's newest chunk, by the broker's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealFrom {
+    /// An offset of the stream.
+    pub offset: Option<u64>,
+    /// A time by a worker's clock, which the broker's clock may contradict.
+    #[serde(with = "millis", rename = "time_ms")]
+    pub time: Option<Timestamp>,
+}
+
+impl fmt::Display for HealFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.offset, self.time) {
+            (Some(offset), Some(time)) => write!(f, "offset {offset} or {time}"),
+            (Some(offset), None) => write!(f, "offset {offset}"),
+            (None, Some(time)) => write!(f, "{time}"),
+            (None, None) => f.write_str("UNSTALE_HEAL_WINDOW"),
+        }
+    }
+}
+
+/// Times as milliseconds since the Unix epoch.
+mod millis {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde asks for it")]
+    pub(super) fn serialize<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+        time.map(Timestamp::as_millisecond).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+        Ok(Option::<i64>::deserialize(deserializer)?.and_then(|ms| Timestamp::from_millisecond(ms).ok()))
+    }
+}
+
+impl HealFrom {
+    /// Returns the place that a low watermark asks for, with a margin for clocks. Offsets have
+    /// theirs already.
+    pub fn low(low: LowWatermark) -> Self {
+        if low.time_ms >= NO_TIME && low.offset.is_some() {
+            return Self { offset: low.offset, time: None };
+        }
+        let time = i64::try_from(low.time_ms).ok().and_then(|low| Timestamp::from_millisecond(low).ok());
+        let time = time.and_then(|low| low.checked_sub(MARGIN).ok()).unwrap_or(Timestamp::UNIX_EPOCH);
+        Self { offset: low.offset, time: Some(time.max(Timestamp::UNIX_EPOCH)) }
+    }
+
+    /// Returns the place that covers both.
+    #[must_use]
+    pub fn earlier(self, other: Self) -> Self {
+        // A heal without any place takes the default window: that reaches back less far than a
+        // place that somebody knows.
+        Self { offset: lower(self.offset, other.offset), time: lower(self.time, other.time) }
+    }
+}
+
+fn lower<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earlier_of_two_places_covers_both() {
+        let place = |offset, time: Option<i64>| HealFrom { offset, time: time.map(|ms| Timestamp::from_millisecond(ms).unwrap()) };
+        assert_eq!(place(Some(5), Some(9)).earlier(place(Some(7), Some(3))), place(Some(5), Some(3)));
+        assert_eq!(place(None, Some(9)).earlier(place(Some(7), None)), place(Some(7), Some(9)));
+        assert_eq!(HealFrom::default().earlier(HealFrom::default()), HealFrom::default());
+    }
+
+    #[test]
+    fn a_low_watermark_asks_for_a_minute_more() {
+        let from = |time_ms, offset| HealFrom::low(LowWatermark { time_ms, offset });
+        assert_eq!(from(90_000, Some(3)).time.unwrap().as_millisecond(), 30_000);
+        assert_eq!(from(90_000, Some(3)).offset, Some(3));
+        assert_eq!(from(0, None).time, Some(Timestamp::UNIX_EPOCH), "nothing known means all of the history");
+        assert_eq!(from(u64::MAX, None).time, Some(Timestamp::UNIX_EPOCH));
+        assert_eq!(HealFrom::low(LowWatermark::at_offset(3)), HealFrom { offset: Some(3), time: None });
+        let both = LowWatermark::at_offset(3).lower(90_000.into());
+        assert_eq!(HealFrom::low(both).time.unwrap().as_millisecond(), 30_000, "another bound's time counts");
+    }
+}

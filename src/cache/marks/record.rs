@@ -1,0 +1,65 @@
+//! The record of the last heal.
+
+use serde::{Deserialize, Serialize};
+
+/// The last heal that was done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HealRecord {
+    /// When it began and ended, by Redis' clock; milliseconds since the Unix epoch.
+    pub began_ms: u64,
+    /// See above.
+    pub ended_ms: u64,
+    /// From when on the history was applied again, by the worker's clock.
+    pub from_ms: u64,
+    /// How many there have been.
+    pub count: u64,
+    /// Whether all of it was read and applied.
+    pub complete: bool,
+    /// What workers of earlier versions neither write nor read.
+    pub details: HealDetails,
+}
+
+/// More of a heal's record.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealDetails {
+    /// Which heal's: when that began.
+    pub began_ms: u64,
+    /// From which offset on the history was asked for.
+    pub from_offset: Option<u64>,
+    /// The digests of the registries by whose rules it was healed.
+    pub digests: Vec<String>,
+    /// Offsets that were passed over, since heals died there.
+    pub passed_over: Vec<u64>,
+    /// The history could not be read: it is owed, or was done later.
+    pub owed: Option<Owed>,
+}
+
+/// What became of a heal that could not be done when it was due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Owed {
+    /// It is still to be done.
+    Due,
+    /// It was done, and all of it.
+    Paid,
+}
+
+impl HealRecord {
+    /// Reads a field `heal`.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        let parts: Vec<u64> = text.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+        let [began_ms, ended_ms, from_ms, count, complete] = parts[..] else { return None };
+        Some(Self { began_ms, ended_ms, from_ms, count, complete: complete == 1, details: HealDetails::default() })
+    }
+}
+
+impl HealDetails {
+    pub(super) fn read(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    pub(super) fn text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}

@@ -1,0 +1,105 @@
+//! Connections of the HTTP server: how many are open, and for how long.
+//!
+//! Anyone who reaches the port can open connections and say nothing. Such a client must take
+//! neither the file descriptors that the worker needs for its servers nor the place of a health
+//! check. So the number of connections is bounded, and the oldest one makes room for a new one.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::Listener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// Maximum number of open connections.
+pub const MAX_CONNECTIONS: usize = 64;
+
+/// Minimum time that each connection has before it may have to make room for a new one.
+const MIN_LIFETIME: Duration = Duration::from_millis(20);
+
+/// Maximum time for the head of a request to arrive.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Maximum time of a connection, from its acceptance to the last byte of the response.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Maximum size of a request's head.
+const MAX_HEAD_BYTES: usize = 16 * 1_024;
+
+/// Maximum time that open connections have once the server is asked to stop.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// Serves one request for each connection until `shutdown`, and then finishes what is open within
+/// [`STOP_GRACE`].
+pub(super) async fn serve(mut listener: TcpListener, routes: Router, shutdown: &CancellationToken) {
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES).keep_alive(false);
+    let mut open = Connections::default();
+    // `Listener` waits for a moment where the process has no descriptor left.
+    while let Some((socket, _)) = shutdown.run_until_cancelled(Listener::accept(&mut listener)).await {
+        open.make_room().await;
+        open.spawn(socket, &server, routes.clone());
+    }
+    drop(listener);
+    open.finish_within(STOP_GRACE).await;
+}
+
+/// The open connections, the oldest first. Those that are left are closed on drop.
+#[derive(Debug, Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    by_age: VecDeque<Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    accepted_at: Instant,
+    task: AbortHandle,
+}
+
+impl Connections {
+    /// Closes the oldest connection if there are [`MAX_CONNECTIONS`].
+    async fn make_room(&mut self) {
+        self.forget_ended();
+        if self.by_age.len() < MAX_CONNECTIONS {
+            return;
+        }
+        if let Some(oldest) = self.by_age.front() {
+            sleep_until(oldest.accepted_at + MIN_LIFETIME).await;
+        }
+        self.forget_ended();
+        if self.by_age.len() >= MAX_CONNECTIONS
+            && let Some(oldest) = self.by_age.pop_front()
+        {
+            oldest.task.abort();
+        }
+    }
+
+    fn forget_ended(&mut self) {
+        while self.tasks.try_join_next().is_some() {}
+        self.by_age.retain(|connection| !connection.task.is_finished());
+    }
+
+    fn spawn(&mut self, socket: TcpStream, server: &http1::Builder, routes: Router) {
+        let connection = server.serve_connection(TokioIo::new(socket), TowerToHyperService::new(routes));
+        let task = self.tasks.spawn(async {
+            // A client that is too slow, breaks off or speaks no HTTP concerns nobody else.
+            let _ = timeout(CONNECTION_TIMEOUT, connection).await;
+        });
+        self.by_age.push_back(Connection { accepted_at: Instant::now(), task });
+    }
+
+    async fn finish_within(&mut self, grace: Duration) {
+        let all_ended = async { while self.tasks.join_next().await.is_some() {} };
+        tokio::select! {
+            () = all_ended => {}
+            () = sleep(grace) => {}
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The place of a payload that violates its schema, named without a value of the payload.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use jsonschema::error::ValidationErrorKind;
+use serde_json::Value;
+
+use super::super::budget::Budget;
+use super::super::fault::printable;
+use super::super::payload_json::{Meter, PayloadNode};
+use super::{DataSchema, pattern, references, walk};
+use crate::event::Json;
+use crate::event::json::JsonKind;
+
+/// Units of work for the search; beyond it a message names no place.
+const SEARCH_WORK: u64 = 1_000_000;
+
+/// Most bytes of the payload that are gone through to name a place, level by level.
+const MAX_SCANNED_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Most bytes of a place, and of a keyword's.
+const MAX_PATH_BYTES: usize = 512;
+
+impl DataSchema {
+    /// Says where a payload that is invalid violates the schema, and by which keyword. The search has a budget of its own, a small one.
+    pub(in super::super) fn violation<'a>(&self, data: Json<'a>, members: &'a [(Cow<'a, str>, Json<'a>)]) -> String {
+        let budget = Budget::with_limits(SEARCH_WORK, 0);
+        let meter = Meter::of_search(&budget, self.costs);
+        let generic = || "the payload violates its schema".to_owned();
+        if self.costs.backtracking_names > 0 {
+            // Where a match is not finished the library looks up the value in a tree, and there is none.
+            return generic();
+        }
+        let found = meter.search(|| {
+            let error = self.validator.validate(PayloadNode::of(data, members, &meter)).err()?;
+            let keyword = references::as_written(error.schema_path().as_str(), &self.borrowed).replace(pattern::KEYWORD, "pattern");
+            let missing = match error.kind() {
+                ValidationErrorKind::Required { property } => property.as_str().map(str::to_owned),
+                _ => None,
+            };
+            Some((keyword, missing))
+        });
+        let at = match meter.failing().and_then(|address| self.place(data, address)) {
+            Some(place) if !place.is_empty() => format!(" at `{place}`"),
+            _ => String::new(),
+        };
+        match found {
+            Some(Some((keyword, missing))) => {
+                let mut message = format!("the payload{at} violates `{}`", shown(&keyword));
+                if let Some(missing) = missing {
+                    let _ = write!(message, ": {} is missing", shown(&missing));
+                }
+                message
+            }
+            None if meter.failing().is_some() => format!("the payload{at} violates {} of its schema", self.branching),
+            Some(None) | None => generic(),
+        }
+    }
+
+    /// Returns the JSON pointer of the value that begins at that byte. Names that the schema does not know are `*`.
+    fn place(&self, data: Json<'_>, address: usize) -> Option<String> {
+        let mut path = String::new();
+        let mut json = data;
+        let mut bytes_left = MAX_SCANNED_BYTES;
+        let includes = |json: Json<'_>| {
+            let start = json.text().as_ptr().addr();
+            (start..start + json.text().len()).contains(&address)
+        };
+        while json.text().as_ptr().addr() != address {
+            bytes_left = bytes_left.checked_sub(json.text().len() as u64)?;
+            match json.kind() {
+                JsonKind::Object => {
+                    let (name, value) = json.members().into_iter().find(|(_, value)| includes(*value))?;
+                    path.push('/');
+                    match self.names.contains(&*name) {
+                        true => path.push_str(&name.replace('~', "~0").replace('/', "~1")),
+                        false => path.push('*'),
+                    }
+                    json = value;
+                }
+                JsonKind::Array => {
+                    let (index, element) = json.elements().into_iter().enumerate().find(|(_, element)| includes(*element))?;
+                    let _ = write!(path, "/{index}");
+                    json = element;
+                }
+                JsonKind::Null | JsonKind::Bool | JsonKind::Number | JsonKind::String => return None,
+            }
+        }
+        Some(shown(&path))
+    }
+}
+
+/// Returns a text of a schema as a message may show it: short, and without control characters.
+fn shown(text: &str) -> String {
+    let end = text.char_indices().map(|(byte, _)| byte).find(|byte| *byte > MAX_PATH_BYTES);
+    printable(end.map_or_else(|| text.to_owned(), |end| format!("{}…", &text[..end])))
+}
+
+/// Names the keywords of a schema whose errors are made of those of other values: the search ends at them.
+pub(super) fn branching(schema: &Value) -> String {
+    let mut found = Vec::new();
+    walk::each(schema, &mut |schema| {
+        for keyword in ["anyOf", "oneOf", "unevaluatedItems"] {
+            if schema.contains_key(keyword) && !found.contains(&keyword) {
+                found.push(keyword);
+            }
+        }
+    });
+    found.sort_unstable();
+    let names: Vec<String> = found.iter().map(|keyword| format!("`{keyword}`")).collect();
+    names.join(" or ")
+}
+
+/// Returns the names of members that a schema speaks of.
+pub(super) fn names(schema: &Value) -> HashSet<Box<str>> {
+    let mut names = HashSet::new();
+    walk::each(schema, &mut |schema| {
+        for keyword in ["properties", "dependentSchemas", "dependentRequired"] {
+            names.extend(schema.get(keyword).and_then(Value::as_object).into_iter().flatten().map(|(name, _)| Box::from(name.as_str())));
+        }
+        let required = schema.get("required").and_then(Value::as_array);
+        names.extend(required.into_iter().flatten().filter_map(Value::as_str).map(Box::from));
+    });
+    names
+}

@@ -1,0 +1,163 @@
+//! A compiled expression: CEL's syntax tree without what its macros leave behind.
+
+use std::rc::Rc;
+
+use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr};
+use cel::common::value::Val;
+
+use super::pattern::TextPattern;
+use super::value::Value;
+use crate::registry::path::{EventField, Path};
+
+/// A node of a compiled expression.
+#[derive(Debug)]
+pub(super) enum Node {
+    Literal(Literal),
+    Data,
+    Previous,
+    Item,
+    Event(EventField),
+    HasEvent(EventField),
+    /// The place among the entry's `let`s.
+    Let(usize),
+    /// A variable (`vars`) that has no value.
+    Unset,
+    Changed(Path),
+    /// A loop's variable: the place among those of the loops around.
+    Variable(usize),
+    /// `of.field`, or `has(of.field)`.
+    Select {
+        of: Box<Node>,
+        field: Box<str>,
+        is_test: bool,
+        call: Call,
+    },
+    And(Box<[Node; 2]>),
+    Or(Box<[Node; 2]>),
+    If(Box<[Node; 3]>),
+    Equal {
+        sides: Box<[Node; 2]>,
+        is_negated: bool,
+    },
+    List(Box<[Node]>),
+    Map(Box<[(Node, Node)]>),
+    Loop(Box<Loop>),
+    Call {
+        does: Operation,
+        args: Box<[Node]>,
+        call: Call,
+    },
+}
+
+/// A value that is written in the expression.
+#[derive(Debug)]
+pub(super) enum Literal {
+    Null,
+    Bool(bool),
+    Int(i64),
+    UInt(u64),
+    Double(f64),
+    Text(Box<str>),
+    /// Bytes, or a type.
+    Other(Box<dyn Val>),
+}
+
+/// A macro of CEL: `all`, `exists`, `exists_one`, `map`, `filter`.
+#[derive(Debug)]
+pub(super) struct Loop {
+    pub(super) over: Node,
+    pub(super) kind: LoopKind,
+}
+
+#[derive(Debug)]
+pub(super) enum LoopKind {
+    All(Node),
+    Exists(Node),
+    ExistsOne(Node),
+    /// `map`, and `filter`, which maps each element to itself.
+    Map {
+        filter: Option<Node>,
+        to: Node,
+    },
+}
+
+/// An operator or function that is computed here where its operands are of the usual types. For all others CEL's own is called.
+#[derive(Debug)]
+pub(super) enum Operation {
+    Add,
+    Subtract,
+    Multiply,
+    Remainder,
+    Not,
+    Less,
+    LessEquals,
+    Greater,
+    GreaterEquals,
+    In,
+    Index,
+    Size,
+    Contains,
+    StartsWith,
+    EndsWith,
+    Matches(TextPattern),
+    /// `dyn(x)`: the value itself.
+    Same,
+    /// Always CEL's own, and what reading one byte costs in units of work.
+    Cel {
+        work_per_byte: u64,
+    },
+}
+
+/// A call for CEL's own interpreter: its operands are the variables `@0`, `@1`, ...
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) template: IdedExpr,
+    /// The first operand is the target: `x.f(y)`.
+    pub(super) is_member: bool,
+}
+
+/// The names of a call's operands. No function that expressions may call has more.
+pub(super) const OPERANDS: [&str; 4] = ["@0", "@1", "@2", "@3"];
+
+impl Call {
+    /// Returns the call of a function or operator with that many operands, the target included.
+    pub(super) fn of(function: &str, has_target: bool, operands: usize) -> Self {
+        let mut args = OPERANDS.iter().take(operands).map(|name| IdedExpr { id: 0, expr: Expr::Ident((*name).to_owned()) });
+        let target = has_target.then(|| args.next().map(Box::new)).flatten();
+        let call = CallExpr { func_name: function.to_owned(), target, args: args.collect() };
+        Self { template: IdedExpr { id: 0, expr: Expr::Call(call) }, is_member: has_target }
+    }
+
+    /// Returns the selection of a field.
+    pub(super) fn select(field: &str, is_test: bool) -> Self {
+        let operand = Box::new(IdedExpr { id: 0, expr: Expr::Ident(OPERANDS[0].to_owned()) });
+        let select = SelectExpr { operand, field: field.to_owned(), test: is_test };
+        Self { template: IdedExpr { id: 0, expr: Expr::Select(select) }, is_member: false }
+    }
+}
+
+impl Literal {
+    pub(super) fn of(literal: &LiteralValue) -> Self {
+        match literal {
+            LiteralValue::Null => Self::Null,
+            LiteralValue::Boolean(bool) => Self::Bool(*bool.inner()),
+            LiteralValue::Int(int) => Self::Int(*int.inner()),
+            LiteralValue::UInt(uint) => Self::UInt(*uint.inner()),
+            LiteralValue::Double(double) => Self::Double(*double.inner()),
+            LiteralValue::String(text) => Self::Text(text.inner().into()),
+            LiteralValue::Bytes(bytes) => Self::Other(bytes.clone_as_boxed()),
+        }
+    }
+
+    pub(super) fn value(&self) -> Option<Value<'_>> {
+        Some(match self {
+            Self::Null => Value::Null,
+            Self::Bool(bool) => Value::Bool(*bool),
+            Self::Int(int) => Value::Int(*int),
+            Self::UInt(uint) => Value::UInt(*uint),
+            Self::Double(double) => Value::Double(*double),
+            Self::Text(text) => Value::Borrowed(text),
+            Self::Other(value) => Value::Other(Rc::from(value.clone_as_boxed())),
+        })
+    }
+}

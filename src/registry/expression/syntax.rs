@@ -1,0 +1,42 @@
+//! What is wrong with a text that is no expression.
+
+use crate::registry::path::TextProblem;
+
+/// Returns the first error of CEL's parser, in its place, and what was probably meant.
+pub(super) fn syntax_problem(text: &str, errors: &cel::ParseErrors) -> TextProblem {
+    let Some(first) = errors.errors.first() else {
+        return TextProblem::new(0, "not an expression");
+    };
+    let line_from = match usize::try_from(first.pos.0).unwrap_or(0) {
+        0 | 1 => 0,
+        line => text.split_inclusive('\n').take(line - 1).map(str::len).sum(),
+    };
+    let column = usize::try_from(first.pos.1.saturating_sub(1)).unwrap_or(0);
+    let at = text[line_from..].char_indices().nth(column).map_or(text.len(), |(at, _)| line_from + at);
+    let message = first.msg.lines().next().unwrap_or_default();
+    // What else might stand there is a list of every token that CEL has.
+    let message = message
+        .split(" expecting {")
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches("Syntax error: ")
+        .replace("'<EOF>'", "the end of the text");
+    let problem = TextProblem::new(at, format!("not an expression: {message}"));
+    let has_word = |word: &str| text.split(|c: char| !(c == '_' || c.is_ascii_alphanumeric())).any(|known| known == word);
+    let is_lone_equals = || {
+        let bytes = text.as_bytes();
+        let beside = |at: usize| bytes.get(at).is_some_and(|byte| b"=!<>".contains(byte));
+        (0..bytes.len()).any(|at| bytes[at] == b'=' && !beside(at + 1) && !(at > 0 && beside(at - 1)))
+    };
+    if text.trim_start().starts_with('{') || text.contains("{{") {
+        problem.hint("an expression is no template: a field is data.name, without braces")
+    } else if text.contains("===") || text.contains("!==") || is_lone_equals() {
+        problem.hint("CEL compares with == and !=")
+    } else if ["and", "or", "not"].into_iter().any(has_word) {
+        problem.hint("CEL's words for and, or and not are &&, || and !")
+    } else if text.contains("let.") {
+        problem.hint("`let` is a reserved word of CEL: in expressions that root is `lets`")
+    } else {
+        problem.hint("CEL, such as data.status == \"sold\"; a field named like a word of CEL is data[\"in\"]")
+    }
+}

@@ -1,0 +1,93 @@
+//! Why something could not be computed.
+
+use cel::{ExecutionError, Value};
+
+use super::budget::Spent;
+
+/// Why something could not be computed: paths and rules, never values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) message: String,
+    /// A missing field, a null or an index out of range: a `when` says nothing of it.
+    pub(super) is_absence: bool,
+}
+
+/// Returns a message that cannot forge a line of a log or steer a terminal: control characters are escaped.
+pub(super) fn printable(message: String) -> String {
+    let is_unsafe = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if !message.contains(is_unsafe) {
+        return message;
+    }
+    message.chars().fold(String::with_capacity(message.len() + 16), |mut safe, c| {
+        if is_unsafe(c) {
+            safe.extend(c.escape_unicode())
+        } else {
+            safe.push(c)
+        }
+        safe
+    })
+}
+
+/// The caller looks at the budget itself. The message is for what is not a rule.
+impl From<Spent> for Fault {
+    fn from(spent: Spent) -> Self {
+        Self::new(spent.to_string())
+    }
+}
+
+impl Fault {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), is_absence: false }
+    }
+
+    pub(super) fn absence(message: impl Into<String>) -> Self {
+        Self { message: message.into(), is_absence: true }
+    }
+
+    pub(super) fn of_types() -> Self {
+        Self::new("the expression has no answer for values of these types")
+    }
+
+    /// A value that JSON has nothing for.
+    pub(super) fn no_json(what: &str) -> Self {
+        Self::new(format!("the value is {what}: JSON has none"))
+    }
+
+    /// An operator or function that is not defined for these types.
+    pub(super) fn no_overload(function: &str, types: &[&str]) -> Self {
+        if types.contains(&"null_type") {
+            return Self::absence(format!("`{function}` has no answer for null"));
+        }
+        Self::new(format!("`{function}` has no answer for ({})", types.join(", ")))
+    }
+
+    /// An error of CEL's without the values in it.
+    pub(super) fn of_cel(error: &ExecutionError) -> Self {
+        let is_null = |value: &Value| matches!(value, Value::Null);
+        match error {
+            ExecutionError::NoSuchKey(_) => Self::absence("a field is absent"),
+            ExecutionError::IndexOutOfBounds(_) => Self::absence("an index is out of range"),
+            ExecutionError::NoSuchOverload(overload) => {
+                let types: Vec<&str> = overload.argument_types().iter().map(String::as_str).collect();
+                Self::no_overload(overload.function(), &types)
+            }
+            ExecutionError::UnsupportedBinaryOperator(operator, a, b) | ExecutionError::Overflow(operator, a, b)
+                if is_null(a) || is_null(b) =>
+            {
+                Self::absence(format!("`{operator}` has no answer for null"))
+            }
+            ExecutionError::UnsupportedBinaryOperator(operator, ..) => {
+                Self::new(format!("`{operator}` has no answer for values of these types"))
+            }
+            ExecutionError::ValuesNotComparable(a, b) if is_null(a) || is_null(b) => Self::absence("null cannot be compared"),
+            ExecutionError::ValuesNotComparable(..) => Self::new("values of these types cannot be compared"),
+            ExecutionError::Overflow(operator, ..) => Self::new(format!("`{operator}` overflowed")),
+            ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => Self::new("division by zero"),
+            ExecutionError::UnexpectedType { got, .. } if got == "null_type" || got == "Null" => Self::absence("a value is null"),
+            // Our own functions' messages hold no values; CEL's do.
+            ExecutionError::FunctionError { function, message } if function == "date" => Self::new(format!("`date`: {message}")),
+            ExecutionError::FunctionError { function, .. } => Self::new(format!("`{function}` failed")),
+            _ => Self::of_types(),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What orders effects and ends values: versions and times, read from an event.
+
+use jiff::Timestamp;
+
+use super::compile::family_of;
+use super::effect::{Expiry, Version};
+use super::model::{ExpiryRule, Family, VersionRule};
+use super::render::Miss;
+use super::scope::{Binding, Scope};
+
+/// Returns how long a value may live.
+pub(super) fn expiry_of(rule: &ExpiryRule, scope: &Scope<'_, '_>, bindings: &[Binding<'_>]) -> Result<Expiry, Miss> {
+    match rule {
+        ExpiryRule::After { ttl, jitter } => Ok(Expiry::After { ttl: *ttl, jitter: *jitter }),
+        ExpiryRule::Never => Ok(Expiry::Never),
+        ExpiryRule::At(template) => {
+            let mut text = String::new();
+            template.render(scope, bindings, &mut text)?;
+            let seconds = || {
+                let seconds = text.parse::<i64>().ok().filter(|_| !text.starts_with('+'))?;
+                // Milliseconds by mistake would never come: beyond the year 9999 nothing is meant.
+                Timestamp::from_second(seconds).ok().map(Timestamp::as_millisecond)
+            };
+            let moment = || text.parse::<Timestamp>().ok().map(Timestamp::as_millisecond);
+            seconds()
+                .or_else(moment)
+                .map(Expiry::At)
+                .ok_or_else(|| Miss::Unresolvable("neither RFC 3339 nor Unix seconds before the year 10000".to_owned()))
+        }
+    }
+}
+
+/// A version that a `write` needs cannot be told.
+pub(super) struct Unordered;
+
+/// Returns the place of a target's effect among those of its entity.
+pub(super) fn version_of(rule: &VersionRule, place: u32, scope: &Scope<'_, '_>, bindings: &[Binding<'_>]) -> Result<Version, Miss> {
+    let mut text = String::new();
+    rule.of.render(scope, bindings, &mut text)?;
+    let unusable = || Miss::Unresolvable("neither an integer from 0 to 2^63-1 nor RFC 3339 since 1970".to_owned());
+    let digits = if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        text.parse::<i64>().map_err(|_| unusable())?.to_string()
+    } else {
+        let time: Timestamp = text.parse().map_err(|_| unusable())?;
+        u128::try_from(time.as_nanosecond()).map_err(|_| unusable())?.to_string()
+    };
+    let family = match &rule.family {
+        Family::EventType => family_of(&scope.event.event.event_type).to_owned(),
+        Family::Entity(template) => {
+            let mut family = String::new();
+            template.render(scope, bindings, &mut family)?;
+            family
+        }
+    };
+    Ok(Version { family, digits, event: scope.event.hash(), place })
+}

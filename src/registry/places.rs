@@ -1,0 +1,109 @@
+//! Where the parts of a JSON text are: each array and each long object is taken apart once.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use foldhash::{HashMap, HashMapExt as _};
+
+use super::budget::{Budget, Spent};
+use crate::event::Json;
+use crate::event::json::JsonKind;
+
+/// Objects with a longer text get an index of their members. A shorter one is read again each time.
+const INDEXED_FROM_BYTES: usize = 256;
+
+/// The start and the end of a part, in bytes from the start of the whole.
+type Place = (u32, u32);
+
+/// The parts of arrays and objects, by the address of their text.
+///
+/// An address stays the same as long as the text lives, so a value of this type must not outlive the texts.
+#[derive(Default)]
+pub(super) struct Places {
+    arrays: RefCell<HashMap<usize, Rc<[Place]>>>,
+    objects: RefCell<HashMap<usize, HashMap<Box<str>, Place>>>,
+}
+
+impl Places {
+    /// Returns the elements of an array; none for any other value.
+    pub(super) fn elements<'j>(&self, of: Json<'j>, budget: &Budget) -> Result<Elements<'j>, Spent> {
+        let address = of.text().as_ptr() as usize;
+        if of.kind() != JsonKind::Array {
+            return Ok(Elements { of, places: Rc::from([]) });
+        }
+        let mut arrays = self.arrays.borrow_mut();
+        if let Some(places) = arrays.get(&address) {
+            return Ok(Elements { of, places: places.clone() });
+        }
+        budget.work(4 + of.text().len() as u64 / 4)?;
+        let elements = of.elements();
+        budget.bytes(64 + elements.len() * size_of::<Place>())?;
+        let places: Rc<[Place]> = elements.into_iter().map(|element| place_of(of, element)).collect();
+        arrays.insert(address, places.clone());
+        Ok(Elements { of, places })
+    }
+
+    /// Returns the member of that name; of several the last.
+    pub(super) fn member<'j>(&self, of: Json<'j>, name: &str, budget: &Budget) -> Result<Option<Json<'j>>, Spent> {
+        if of.kind() != JsonKind::Object {
+            return Ok(None);
+        }
+        let length = of.text().len();
+        if length < INDEXED_FROM_BYTES {
+            budget.work(4 + length as u64 / 8)?;
+            return Ok(of.get(name));
+        }
+        budget.work(8)?;
+        let mut objects = self.objects.borrow_mut();
+        let address = of.text().as_ptr() as usize;
+        let places = match objects.entry(address) {
+            std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::hash_map::Entry::Vacant(unknown) => {
+                budget.work(length as u64)?;
+                let members = of.members();
+                budget.bytes(members.iter().map(|(name, _)| 48 + name.len()).sum())?;
+                let mut places = HashMap::with_capacity(members.len());
+                for (name, value) in members {
+                    places.insert(Box::from(&*name), place_of(of, value));
+                }
+                unknown.insert(places)
+            }
+        };
+        Ok(places.get(name).map(|&place| part_of(of, place)))
+    }
+}
+
+/// The elements of an array.
+#[derive(Clone)]
+pub(super) struct Elements<'j> {
+    of: Json<'j>,
+    places: Rc<[Place]>,
+}
+
+impl<'j> Elements<'j> {
+    /// Returns how many there are.
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Returns the element at that place, from 0.
+    pub(super) fn get(&self, at: usize) -> Option<Json<'j>> {
+        self.places.get(at).map(|&place| part_of(self.of, place))
+    }
+
+    /// Returns every element, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Json<'j>> + '_ {
+        self.places.iter().map(|&place| part_of(self.of, place))
+    }
+}
+
+fn place_of(of: Json<'_>, part: Json<'_>) -> Place {
+    let from = part.text().as_ptr() as usize - of.text().as_ptr() as usize;
+    // A body of 4 GiB is refused long before.
+    let narrow = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+    (narrow(from), narrow(from + part.text().len()))
+}
+
+fn part_of(of: Json<'_>, (from, to): Place) -> Json<'_> {
+    of.part(from as usize..to as usize)
+}

@@ -1,0 +1,135 @@
+use super::*;
+
+const LATER: Duration = Duration::from_secs(2);
+
+fn event() -> [Delivery; 1] {
+    [Delivery::of("events", "user.updated", b"{}")]
+}
+
+/// The queue was seen empty at that time, and everything is read.
+fn quiet(low: &Low, began_ms: u64) {
+    low.looked(UNIX_EPOCH + Duration::from_millis(began_ms), true, true);
+    low.change(|state| state.all_read(Instant::now() + LATER));
+}
+
+/// So long from now, after a look that saw both queues empty.
+fn seen_empty_in(low: &Low, delay: Duration) {
+    let second = low.second(delay);
+    low.change(|state| state.looked(0, second, Instant::now() + delay, true, true));
+}
+
+fn bound_in(low: &Low, delay: Duration) -> u64 {
+    low.change(|state| state.lowest_bound(Instant::now() + delay)).time_ms
+}
+
+#[test]
+fn a_queue_that_was_empty_moves_it_on_once_all_that_was_delivered_is_read() {
+    let low = Low::new();
+    assert_eq!(low.now().time_ms, 0, "the queue may hold what is as old as anything");
+    low.looked(UNIX_EPOCH + Duration::from_millis(500), true, true);
+    assert_eq!(low.now().time_ms, 0, "what was delivered before may wait to be read");
+    low.all_read();
+    assert_eq!(low.now().time_ms, 0, "or be under way");
+    low.change(|state| state.all_read(Instant::now() + LATER));
+    assert_eq!(low.now().time_ms, 500);
+    low.looked(UNIX_EPOCH + Duration::from_millis(900), false, true);
+    low.change(|state| state.all_read(Instant::now() + LATER));
+    assert_eq!(low.now().time_ms, 500, "an hour's backlog keeps it where it began");
+}
+
+#[test]
+fn what_is_in_hand_keeps_it_back_and_so_does_what_is_given_back() {
+    let low = Low::new();
+    quiet(&low, 500);
+    let (settled, given_back) = (low.take(&event()), low.take(&event()));
+    quiet(&low, 900);
+    assert_eq!(low.now().time_ms, 500);
+    settled.settled();
+    drop(settled);
+    assert_eq!(low.now().time_ms, 500);
+    drop(given_back);
+    assert_eq!(bound_in(&low, OVERLAP * 2), 500, "nobody has seen it gone from the queue");
+    seen_empty_in(&low, LATER);
+    assert_eq!(bound_in(&low, LATER), 500, "whoever has it must have said so first");
+    assert_eq!(bound_in(&low, OVERLAP + LATER), 900);
+}
+
+#[test]
+fn copies_keep_it_back_until_they_are_due_and_gone() {
+    let low = Low::new();
+    quiet(&low, 900);
+    low.copied(LaneName::Main, Duration::from_secs(600), 300.into());
+    seen_empty_in(&low, LATER);
+    assert_eq!(bound_in(&low, Duration::from_secs(599) + OVERLAP), 300, "an empty queue says nothing of what still waits");
+    seen_empty_in(&low, Duration::from_secs(602));
+    assert_eq!(bound_in(&low, Duration::from_secs(603) + OVERLAP), 900);
+}
+
+#[test]
+fn a_session_that_ends_gives_back_what_nobody_has_read() {
+    let low = Low::new();
+    quiet(&low, 500);
+    low.set_lowest(Some(400.into()));
+    low.session_ended();
+    quiet(&low, 900);
+    assert_eq!(low.now().time_ms, 400, "copies among it may be as old as the lowest mark");
+    seen_empty_in(&low, LATER);
+    assert_eq!(bound_in(&low, OVERLAP + LATER), 900);
+}
+
+#[test]
+fn a_new_worker_answers_for_those_that_are_gone() {
+    let low = Low::new();
+    low.inherit(Some(200.into()), Duration::ZERO);
+    quiet(&low, 900);
+    assert_eq!(low.now().time_ms, 200);
+    seen_empty_in(&low, LATER);
+    assert_eq!(bound_in(&low, OVERLAP + LATER), 900);
+    let taken = low.take(&event());
+    assert_eq!(taken.bound_of(&event()[0]).time_ms, 900, "what comes first-hand arrived after the queue was empty");
+}
+
+/// The history's end was there so long ago.
+fn sampled_before(low: &Low, ago: Duration, offset: u64) {
+    low.change(|state| state.sampled(Instant::now().checked_sub(ago).unwrap(), offset));
+}
+
+#[test]
+fn offsets_follow_a_minute_behind_whatever_the_clock_says() {
+    let low = Low::new();
+    low.begin(UNIX_EPOCH + Duration::from_millis(500), 10);
+    assert_eq!(low.now(), LowWatermark { time_ms: 500, offset: Some(10) });
+    sampled_before(&low, Duration::from_secs(70), 20);
+    sampled_before(&low, Duration::from_secs(5), 30);
+    quiet(&low, 400);
+    assert_eq!(low.now(), LowWatermark { time_ms: 500, offset: Some(20) }, "the clock went back, the history did not");
+    let taken = low.take(&event());
+    assert_eq!(taken.bound_of(&event()[0]).offset, Some(20));
+    sampled_before(&low, Duration::ZERO, 40);
+    low.change(|state| assert_eq!(state.samples.len(), 3, "one that is old enough is kept"));
+}
+
+#[test]
+fn a_stream_that_began_anew_is_healed_from_its_beginning() {
+    let low = Low::new();
+    low.begin(UNIX_EPOCH + Duration::from_millis(500), 10);
+    let _taken = low.take(&event());
+    sampled_before(&low, Duration::from_secs(70), 20);
+    sampled_before(&low, Duration::ZERO, 3);
+    assert_eq!(low.now().offset, Some(0));
+}
+
+#[test]
+fn after_a_heal_only_what_is_in_hand_lies_before_it() {
+    let low = Low::new();
+    low.inherit(Some(200.into()), Duration::from_secs(600));
+    assert!(!low.is_all_settled(), "copies of those that are gone may wait");
+    low.begin(UNIX_EPOCH + Duration::from_millis(900), 7);
+    assert_eq!(low.now(), LowWatermark { time_ms: 900, offset: Some(7) });
+    assert!(low.is_all_settled());
+    let taken = low.take(&event());
+    low.begin(UNIX_EPOCH + Duration::from_millis(1_900), 8);
+    assert_eq!(low.now(), LowWatermark { time_ms: 900, offset: Some(7) });
+    assert!(!low.is_all_settled());
+    taken.settled();
+}

@@ -1,0 +1,107 @@
+//! Certificates that cannot be used, against a real Redis that speaks TLS.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::support::{Redis, Worker, port, wait_until};
+
+const SOON: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// An authority in `dir` (`ca.pem`, `ca.key`), and what it signed (`server.pem`, `server.key`).
+fn certificates(dir: &Path, authority: &str) {
+    let openssl = |args: &[&str]| {
+        let Output { status, stderr, .. } = Command::new("openssl").args(args).current_dir(dir).output().unwrap();
+        assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+    };
+    let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    let root = ["req", "-x509", "-keyout", "ca.key", "-out", "ca.pem", "-subj", authority];
+    openssl(&[&root[..], &new_key].concat());
+    let request = ["req", "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=server"];
+    openssl(&[&request[..], &new_key].concat());
+    std::fs::write(dir.join("extensions"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").unwrap();
+    openssl(&[
+        "x509",
+        "-req",
+        "-in",
+        "server.csr",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-extfile",
+        "extensions",
+        "-out",
+        "server.pem",
+    ]);
+}
+
+fn path(dir: &Path, name: &str) -> String {
+    dir.join(name).to_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_no_authority_of_ours_signed_is_named_as_such() {
+    let (ours, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    certificates(ours.path(), "/CN=ours");
+    certificates(other.path(), "/CN=other");
+    let tls_port = port::free().to_string();
+    let [ca, certificate, key] = ["ca.pem", "server.pem", "server.key"].map(|name| path(ours.path(), name));
+    let redis = Redis::start_with(&[
+        "--tls-port",
+        &tls_port,
+        "--tls-ca-cert-file",
+        &ca,
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-auth-clients",
+        "no",
+    ])
+    .await;
+    let url = format!("rediss://127.0.0.1:{tls_port}/0");
+    let plain = format!("rediss://{}/0", redis.addr());
+    let named = format!("rediss://localhost:{tls_port}/0");
+    let other_ca = path(other.path(), "ca.pem");
+    let schemas = tempfile::tempdir().unwrap();
+    std::fs::write(schemas.path().join("a.yaml"), "events: { a.b: { effects: [ { delete: x } ] } }").unwrap();
+    for (url, ca, cause) in [
+        (&url, &other_ca, "no certificate that we trust has signed the server's: set UNSTALE_REDIS_TLS_CA"),
+        (&named, &ca, "the server's certificate is for other names than the host in UNSTALE_REDIS_URL"),
+        (&plain, &ca, "write redis:// instead of rediss:// in UNSTALE_REDIS_URL"),
+    ] {
+        let worker = Worker::start(&[
+            ("UNSTALE_AMQP_URL", "amqp://127.0.0.1:1/%2f"),
+            ("UNSTALE_SCHEMAS", schemas.path().to_str().unwrap()),
+            ("UNSTALE_REDIS_URL", url),
+            ("UNSTALE_REDIS_TLS_CA_FILE", ca),
+        ]);
+        wait_until(SOON, &format!("{cause}: {}", worker.stderr()), async || worker.stderr().contains(cause)).await;
+        worker.kill();
+    }
+}
+
+#[test]
+fn a_key_that_does_not_fit_its_certificate_ends_the_start_with_64() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    certificates(one.path(), "/CN=one");
+    certificates(other.path(), "/CN=other");
+    for (server, url) in [("AMQP", "amqps://127.0.0.1:1/%2f"), ("REDIS", "rediss://127.0.0.1:1/0")] {
+        let ended = Command::new(env!("CARGO_BIN_EXE_unstale"))
+            .arg("run")
+            .env_clear()
+            .env(format!("UNSTALE_{server}_URL"), url)
+            .env(format!("UNSTALE_{server}_TLS_CERT_FILE"), path(one.path(), "server.pem"))
+            .env(format!("UNSTALE_{server}_TLS_KEY_FILE"), path(other.path(), "server.key"))
+            .output()
+            .unwrap();
+        let error = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(64), "{error}");
+        assert!(
+            error.contains(&format!("UNSTALE_{server}_TLS_KEY: not the key of the certificate in UNSTALE_{server}_TLS_CERT")),
+            "{error}"
+        );
+        assert!(!error.contains("BEGIN"), "{error}");
+    }
+}
