@@ -42,7 +42,8 @@ test: install-servers ## Install what is missing, and run every test against ser
 .PHONY: soak
 soak: install-servers ## The tests that have a full size, at that size: an hour and more (UNSTALE_SOAK_SEEDS=3,7 picks seeds)
 	UNSTALE_FULL_RUNS=1 cargo test --locked --test it -- --include-ignored --nocapture --test-threads 1 \
-		soak::a_seeded faults::outage dlq::browse::many_letters dlq::replay::killed_half_way dlq::replay::interrupted_half_way
+		soak::a_seeded faults::outage dlq::browse::many_letters dlq::replay::killed_half_way dlq::replay::interrupted_half_way \
+		replay::bounds::many_large
 
 .PHONY: model
 model: install-servers ## Try 100,000 interleavings of readers, writers and workers, on one Redis and on a cluster, and what must lose some: an hour and more (MODEL_SEEDS=3,7 picks seeds; with MODEL_ONLY=955 too, each plays that interleaving alone and prints its steps)

@@ -4,6 +4,9 @@ mod connections;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -18,27 +21,45 @@ pub use self::connections::MAX_CONNECTIONS;
 use crate::printable::printable_lines;
 use crate::telemetry::Metrics;
 
+/// A loop without a sign of life for longer is stalled. It gives one each second.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
+
 /// Why something is not as it must be: shown to whoever asks, so no secrets.
 pub type Cause = Cow<'static, str>;
 
 /// Whether this worker does its work. Clones share it; whoever knows a part of the answer sets it.
 #[derive(Debug, Clone)]
-pub struct Readiness(watch::Sender<Conditions>);
+pub struct Readiness {
+    conditions: watch::Sender<Conditions>,
+    beats: Arc<Beats>,
+}
+
+/// The last sign of life of the loop that takes deliveries.
+#[derive(Debug)]
+struct Beats {
+    since: Instant,
+    /// Milliseconds after `since`, and 1; 0 while no loop runs.
+    last: AtomicU64,
+}
 
 #[derive(Debug)]
 struct Conditions {
     consuming: Result<(), Cause>,
     redis: Result<(), Cause>,
     healed: Result<(), Cause>,
+    objects: Result<(), Cause>,
 }
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self(watch::Sender::new(Conditions {
+        let conditions = Conditions {
             consuming: Err("not connected to RabbitMQ yet".into()),
             redis: Err("has not answered yet".into()),
             healed: Err("not known yet whether Redis lost writes".into()),
-        }))
+            objects: Ok(()),
+        };
+        let beats = Beats { since: Instant::now(), last: AtomicU64::new(0) };
+        Self { conditions: watch::Sender::new(conditions), beats: Arc::new(beats) }
     }
 }
 
@@ -50,27 +71,49 @@ impl Readiness {
 
     /// Whether deliveries are consumed.
     pub fn set_consuming(&self, state: Result<(), Cause>) {
-        self.0.send_if_modified(|conditions| set(&mut conditions.consuming, state));
+        self.conditions.send_if_modified(|conditions| set(&mut conditions.consuming, state));
     }
 
     /// Whether Redis answers.
     pub fn set_redis(&self, state: Result<(), Cause>) {
-        self.0.send_if_modified(|conditions| set(&mut conditions.redis, state));
+        self.conditions.send_if_modified(|conditions| set(&mut conditions.redis, state));
     }
 
     /// Whether Redis holds every write it confirmed.
     pub fn set_healed(&self, state: Result<(), Cause>) {
-        self.0.send_if_modified(|conditions| set(&mut conditions.healed, state));
+        self.conditions.send_if_modified(|conditions| set(&mut conditions.healed, state));
+    }
+
+    /// Whether the exchange and the queues are there.
+    pub fn set_objects(&self, state: Result<(), Cause>) {
+        self.conditions.send_if_modified(|conditions| set(&mut conditions.objects, state));
     }
 
     /// Why this worker is not ready; empty where it is.
     pub fn causes(&self) -> Vec<String> {
-        self.0.borrow().causes()
+        let mut causes = self.conditions.borrow().causes();
+        if let Some(silence) = self.beats.silence().filter(|silence| *silence > STALLED_AFTER) {
+            causes.push(format!(
+                "stalled: the loop that takes deliveries has not run for {} s; if that does not end, restart the worker",
+                silence.as_secs()
+            ));
+        }
+        causes
+    }
+
+    /// Says that the loop that takes deliveries runs.
+    pub fn beat(&self) {
+        self.beats.last.store(self.beats.now() + 1, Ordering::Relaxed);
+    }
+
+    /// Says that no such loop is to run.
+    pub fn beats_no_more(&self) {
+        self.beats.last.store(0, Ordering::Relaxed);
     }
 
     /// Tells whenever anything of it changes.
     pub fn changes(&self) -> impl AsyncFnMut() + use<> {
-        let mut changes = self.0.subscribe();
+        let mut changes = self.conditions.subscribe();
         async move || {
             // It fails only where the sender is gone, and whoever has `self` has one.
             let _ = changes.changed().await;
@@ -80,13 +123,25 @@ impl Readiness {
     /// Waits until this worker is ready.
     pub async fn ready(&self) {
         // It fails only where the sender is gone, and `self` is one.
-        let _ = self.0.subscribe().wait_for(|conditions| conditions.causes().is_empty()).await;
+        let _ = self.conditions.subscribe().wait_for(|conditions| conditions.causes().is_empty()).await;
+    }
+}
+
+impl Beats {
+    fn now(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
+    }
+
+    /// How long ago the last sign of life was; `None` while no loop runs.
+    fn silence(&self) -> Option<Duration> {
+        let last = self.last.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_millis(self.now().saturating_sub(last)))
     }
 }
 
 impl Conditions {
     fn causes(&self) -> Vec<String> {
-        [("consuming", &self.consuming), ("redis", &self.redis), ("healed", &self.healed)]
+        [("consuming", &self.consuming), ("redis", &self.redis), ("healed", &self.healed), ("objects", &self.objects)]
             .into_iter()
             .filter_map(|(name, state)| state.as_ref().err().map(|cause| format!("{name}: {cause}")))
             .collect()

@@ -2,27 +2,35 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::hash::BuildHasher;
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::copy;
 use super::failure::PublishError;
 use super::lane::Tag;
 use crate::event::json::JsonKind;
-use crate::event::{HeaderValue, Headers, Json, Message, OwnedMessage, OwnedValue, Properties, header};
+use crate::event::{HeaderValue, Headers, Json, Message, Origin, OwnedMessage, OwnedValue, Properties, header};
 
-/// How often a quorum queue has delivered a message before; absent the first time.
+/// How often a delivery of a quorum queue failed; absent the first time.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
+/// How often a message was delivered before, failed or not: RabbitMQ 4.3 and later.
+const ACQUIRED_COUNT: &str = "x-acquired-count";
+
 /// One message, as it came from a queue.
+#[derive(Clone)]
 pub struct Delivery {
     tag: Tag,
     exchange: ShortString,
     routing_key: ShortString,
     redelivered: bool,
+    /// Deliveries that are no sign of poison: see [`Delivery::forgive`].
+    forgiven: u64,
     properties: BasicProperties,
     body: Vec<u8>,
+    origin: Origin,
+    was_moved: bool,
 }
 
 impl Delivery {
@@ -32,8 +40,11 @@ impl Delivery {
             exchange: delivery.exchange,
             routing_key: delivery.routing_key,
             redelivered: delivery.redelivered,
+            forgiven: 0,
             properties: delivery.properties,
             body: delivery.data,
+            origin: Origin::Publisher,
+            was_moved: false,
         }
     }
 
@@ -63,16 +74,44 @@ impl Delivery {
         self.redelivered
     }
 
-    /// How often it was delivered in vain before (`x-delivery-count`): what the delivery limit counts.
+    /// Returns how often its delivery failed before, as the broker counts: what the delivery limit counts.
+    ///
+    /// A publisher can set the same headers. The broker overwrites `x-delivery-count` on every redelivery
+    /// up to version 4.2. Since 4.3 it overwrites `x-acquired-count`, which is never the lower one.
     pub fn delivery_count(&self) -> u64 {
-        self.header(DELIVERY_COUNT).and_then(integer).and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
+        if !self.redelivered {
+            return 0;
+        }
+        let count = |name| self.header(name).and_then(integer).and_then(|count| u64::try_from(count).ok());
+        let failed = count(DELIVERY_COUNT).unwrap_or(0);
+        count(ACQUIRED_COUNT).map_or(failed, |acquired| failed.min(acquired))
     }
 
-    /// How often it was delivered in vain before, as the broker counts and as the copy that it is says; `None` the first time.
+    /// Returns how often it was delivered before without an acknowledgement, less what is forgiven;
+    /// `None` the first time.
     pub fn in_vain(&self) -> Option<u64> {
-        let before = if copy::is_copy(self) { self.header(header::REDELIVERED).and_then(integer) } else { None };
+        self.redelivery_count().map(|count| count.saturating_sub(self.forgiven))
+    }
+
+    /// Returns how often it was redelivered, by the broker's count and by what a republished message
+    /// says; `None` the first time.
+    pub fn redelivery_count(&self) -> Option<u64> {
+        let before = if self.origin == Origin::Worker { self.header(header::REDELIVERED).and_then(integer) } else { None };
         let before = before.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
         (self.redelivered || before > 0).then(|| self.delivery_count().saturating_add(before))
+    }
+
+    /// Leaves that many deliveries out of [`in_vain`](Self::in_vain): the process that had them is
+    /// alive, so they ended no worker.
+    pub fn forgive(&mut self, deliveries: u64) {
+        self.forgiven = deliveries;
+    }
+
+    /// Returns a number that tells this message from others, whichever delivery of it this is.
+    pub fn fingerprint(&self, hasher: &impl BuildHasher) -> u64 {
+        let properties = &self.properties;
+        let id = properties.message_id().as_ref().map(ShortString::as_str);
+        hasher.hash_one((self.exchange(), self.routing_key(), id, properties.timestamp(), &self.body))
     }
 
     /// The body, byte for byte.
@@ -96,14 +135,36 @@ impl Delivery {
             },
             headers: Headers(headers),
             body: &self.body,
+            origin: self.origin,
         }
+    }
+
+    /// Returns where it comes from, as far as that is certain.
+    pub(super) fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    pub(super) fn set_origin(&mut self, origin: Origin) {
+        self.origin = origin;
+    }
+
+    /// Whether a publisher's message came straight from the exchange that it was published to: it is no older than the queue's backlog.
+    pub fn is_first_hand(&self) -> bool {
+        self.origin == Origin::Publisher && !self.was_moved && !self.exchange.as_str().is_empty()
     }
 
     /// Tells where it first came from, where the broker has moved it since. A name beyond AMQP's 255 bytes cannot have come over the wire.
     pub(super) fn arrived_by(&mut self, exchange: &str, routing_key: &str) {
+        self.was_moved = true;
         if let (Some(exchange), Some(routing_key)) = (short(exchange), short(routing_key)) {
             (self.exchange, self.routing_key) = (exchange, routing_key);
         }
+    }
+
+    /// The same, as it comes after a failed delivery.
+    #[cfg(test)]
+    pub(super) fn redelivered_once(self) -> Self {
+        Self { redelivered: true, ..self }
     }
 
     pub(super) fn properties(&self) -> &BasicProperties {
@@ -332,14 +393,29 @@ pub(super) mod tests {
         assert!(matches!(properties_of(&long_id), Err(PublishError::Unsendable(_))), "lapin would send it broken");
     }
 
+    fn counted(redelivered: bool, headers: &[(&str, AMQPValue)]) -> Delivery {
+        let properties = BasicProperties::default().with_headers(table(headers));
+        let delivery = delivery("events", "k", properties, b"");
+        if redelivered { delivery.redelivered_once() } else { delivery }
+    }
+
     #[test]
     fn the_delivery_count_is_read_whatever_its_integer_type() {
         for (value, count) in
             [(AMQPValue::LongLongInt(3), 3), (AMQPValue::ShortShortUInt(4), 4), (long("5"), 0), (AMQPValue::LongInt(-1), 0)]
         {
-            let properties = BasicProperties::default().with_headers(table(&[(DELIVERY_COUNT, value)]));
-            assert_eq!(delivery("", "q", properties, b"").delivery_count(), count);
+            assert_eq!(counted(true, &[(DELIVERY_COUNT, value)]).delivery_count(), count);
         }
-        assert_eq!(delivery("", "q", BasicProperties::default(), b"").delivery_count(), 0);
+        assert_eq!(counted(true, &[]).delivery_count(), 0);
+    }
+
+    #[test]
+    fn a_publishers_own_counts_are_not_believed() {
+        let claims = [(DELIVERY_COUNT, AMQPValue::LongLongInt(25)), (ACQUIRED_COUNT, AMQPValue::LongLongInt(30))];
+        let fresh = counted(false, &claims);
+        assert_eq!((fresh.delivery_count(), fresh.in_vain()), (0, None), "what was never delivered cannot have failed");
+        // RabbitMQ 4.3 after a requeue that counts no failure: it sets the acquired count alone.
+        let requeued = counted(true, &[(DELIVERY_COUNT, AMQPValue::LongLongInt(25)), (ACQUIRED_COUNT, AMQPValue::LongLongInt(1))]);
+        assert_eq!(requeued.in_vain(), Some(1));
     }
 }

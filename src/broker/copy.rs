@@ -11,8 +11,9 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::convert::{Delivery, for_copy, long};
 use super::publisher::Outgoing;
+use super::signature::Signer;
 use super::wire::content_header_bytes;
-use crate::event::{Form, header};
+use crate::event::{Form, Origin, header};
 use crate::printable::printable;
 use crate::reason::Reason;
 
@@ -68,14 +69,20 @@ pub struct CopyHeaders<'a> {
 }
 
 /// A copy of `delivery` for `queue`, with headers that fit a frame of `frame_max_bytes` ([`Publisher::frame_max_bytes`]); the body is not
-/// copied.
+/// copied. The signer signs our headers.
 ///
 /// [`Publisher::frame_max_bytes`]: super::Publisher::frame_max_bytes
-pub fn copy_to<'a>(queue: &'a str, delivery: &'a Delivery, headers: &CopyHeaders<'_>, frame_max_bytes: u32) -> Outgoing<'a> {
-    Outgoing::new("", queue, properties(delivery, headers, frame_max_bytes), delivery.body())
+pub fn copy_to<'a>(
+    queue: &'a str,
+    delivery: &'a Delivery,
+    headers: &CopyHeaders<'_>,
+    frame_max_bytes: u32,
+    signer: &Signer,
+) -> Outgoing<'a> {
+    Outgoing::new("", queue, properties(delivery, headers, frame_max_bytes, signer), delivery.body())
 }
 
-fn properties(delivery: &Delivery, headers: &CopyHeaders<'_>, frame_max_bytes: u32) -> BasicProperties {
+fn properties(delivery: &Delivery, headers: &CopyHeaders<'_>, frame_max_bytes: u32, signer: &Signer) -> BasicProperties {
     let frame = frame_max_bytes as usize;
     let limit = frame.saturating_sub(BROKER_RESERVE_BYTES).max(frame / 2);
     let publishers = publishers_headers(delivery);
@@ -88,7 +95,9 @@ fn properties(delivery: &Delivery, headers: &CopyHeaders<'_>, frame_max_bytes: u
             table.insert(header::HEADERS_DROPPED.into(), true.into());
         }
         write_ours(&mut table, delivery, headers, ours);
-        made = for_copy(delivery.properties(), FieldTable::from(table));
+        let mut table = FieldTable::from(table);
+        signer.sign(&mut table, delivery.body());
+        made = for_copy(delivery.properties(), table);
         if content_header_bytes(&made) <= limit {
             break;
         }
@@ -106,7 +115,7 @@ enum Ours {
 
 /// The table without what the broker put there and without what only looks like ours.
 fn publishers_headers(delivery: &Delivery) -> BTreeMap<ShortString, AMQPValue> {
-    let is_copy = is_copy(delivery);
+    let is_copy = delivery.origin() == Origin::Worker;
     let table = delivery.properties().headers().as_ref().map(FieldTable::inner);
     let mut kept: BTreeMap<ShortString, AMQPValue> = table
         .into_iter()
@@ -126,7 +135,9 @@ fn publishers_headers(delivery: &Delivery) -> BTreeMap<ShortString, AMQPValue> {
 
 fn write_ours(table: &mut BTreeMap<ShortString, AMQPValue>, delivery: &Delivery, headers: &CopyHeaders<'_>, ours: Ours) {
     let fits = |text: &&str| ours != Ours::Short || text.len() <= NAME_MAX_BYTES;
-    let earlier = |name: &str| if is_copy(delivery) { text(delivery, name) } else { None };
+    let signed = |name: &str| if delivery.origin() == Origin::Worker { text(delivery, name) } else { None };
+    // A signature must not vouch for more of an unsigned message than how its event is read.
+    let earlier = |name: &str| if delivery.origin() == Origin::Publisher { None } else { text(delivery, name) };
     let mut write = |name: &str, value: Option<&str>| {
         if let Some(value) = value {
             table.insert(name.into(), long(value));
@@ -138,10 +149,10 @@ fn write_ours(table: &mut BTreeMap<ShortString, AMQPValue>, delivery: &Delivery,
     };
     write(header::EXCHANGE, Some(exchange).filter(fits));
     write(header::ROUTING_KEY, Some(routing_key).filter(fits).or(Some("")));
-    write(header::FIRST_TIME, earlier(header::FIRST_TIME).filter(fits).or(Some(headers.time)));
-    write(header::ARRIVED_AFTER, earlier(header::ARRIVED_AFTER).or(headers.arrived_after).filter(fits));
+    write(header::FIRST_TIME, signed(header::FIRST_TIME).filter(fits).or(Some(headers.time)));
+    write(header::ARRIVED_AFTER, signed(header::ARRIVED_AFTER).or(headers.arrived_after).filter(fits));
     let arrived_offset = headers.arrived_offset.map(|offset| offset.to_string());
-    write(header::ARRIVED_OFFSET, earlier(header::ARRIVED_OFFSET).or(arrived_offset.as_deref()).filter(fits));
+    write(header::ARRIVED_OFFSET, signed(header::ARRIVED_OFFSET).or(arrived_offset.as_deref()).filter(fits));
     write(header::TIME, Some(headers.time));
     write(header::REGISTRY, Some(headers.registry).filter(|digest| !digest.is_empty()));
     write(header::EARLIER_REASONS, headers.earlier_reasons.filter(fits));
@@ -157,9 +168,9 @@ fn write_ours(table: &mut BTreeMap<ShortString, AMQPValue>, delivery: &Delivery,
     let properties = delivery.properties();
     write(
         header::EXPIRATION,
-        properties.expiration().as_ref().map(ShortString::as_str).or_else(|| earlier(header::EXPIRATION)).filter(fits),
+        properties.expiration().as_ref().map(ShortString::as_str).or_else(|| signed(header::EXPIRATION)).filter(fits),
     );
-    write(header::USER_ID, properties.user_id().as_ref().map(ShortString::as_str).or_else(|| earlier(header::USER_ID)).filter(fits));
+    write(header::USER_ID, properties.user_id().as_ref().map(ShortString::as_str).or_else(|| signed(header::USER_ID)).filter(fits));
     if let Some(redelivered) = headers.redelivered {
         table.insert(header::REDELIVERED.into(), AMQPValue::LongLongInt(i64::try_from(redelivered).unwrap_or(i64::MAX)));
     }
@@ -170,11 +181,6 @@ fn write_ours(table: &mut BTreeMap<ShortString, AMQPValue>, delivery: &Delivery,
 fn cut_error(error: &str) -> &str {
     let end = (0..=error.len().min(ERROR_MAX_BYTES)).rev().find(|&at| error.is_char_boundary(at));
     &error[..end.unwrap_or(0)]
-}
-
-/// Ours are believed on messages from the default exchange alone: anybody may write to the others.
-pub(super) fn is_copy(delivery: &Delivery) -> bool {
-    delivery.exchange().is_empty() && text(delivery, header::ROUTING_KEY).is_some()
 }
 
 fn text<'a>(delivery: &'a Delivery, name: &str) -> Option<&'a str> {

@@ -24,6 +24,8 @@ use super::failure::{BrokerError, Refusal, SessionEnded, TopologyProblem};
 use super::lane::Tag;
 use super::link::{ANSWER_TIMEOUT, EndSignal, Link, answered};
 use super::names::Names;
+use super::origin::Origins;
+use super::signature::Signer;
 use crate::config::AmqpConfig;
 
 /// Letters held by one channel: the prefetch has 16 bits.
@@ -40,7 +42,7 @@ const RETURN_INTERVAL: Duration = Duration::from_millis(5);
 /// A letter, read as it was at first arrival where the broker put it there itself.
 #[derive(Debug)]
 pub struct DeadLetter {
-    /// The message; its exchange and routing key are those of `death` where ours do not stand in its headers.
+    /// The message; a publisher's has the exchange and the routing key that it first came with.
     pub delivery: Delivery,
     /// What the broker says of it, where it was the broker that dead-lettered it.
     pub death: Option<Death>,
@@ -53,9 +55,11 @@ pub struct DeadLetters {
     link: Link,
     ended: watch::Receiver<Option<SessionEnded>>,
     names: Names,
+    origins: Origins,
     readings: Vec<Reading>,
     total: u32,
     left: u32,
+    most_looks: u64,
     channel_max: u16,
 }
 
@@ -70,17 +74,29 @@ struct Reading {
 }
 
 impl DeadLetters {
-    /// Connects, and counts what stands in the dead-letter queue: what comes later is not looked at. Declares nothing.
+    /// Connects, and counts what stands in the dead-letter queue: what comes later is not looked at. Declares nothing. The signer tells which
+    /// letters a worker has written.
     ///
     /// # Errors
     /// [`BrokerError`]: also when there is no such queue.
-    pub async fn connect(config: &AmqpConfig) -> Result<Self, BrokerError> {
+    pub async fn connect(config: &AmqpConfig, signer: &Signer) -> Result<Self, BrokerError> {
         let signal = EndSignal::new();
         let blocked = std::sync::Arc::new(watch::Sender::new(false));
         let link = Link::connect(config, " dlq", &signal, &blocked).await?;
         let names = Names::new(&config.queue, &config.retry_delays);
         let total = count(&link, &names.dead).await?;
-        Ok(Self { link, ended: signal.subscribe(), names, readings: Vec::new(), total, left: total, channel_max: CHANNEL_MAX })
+        let origins = Origins::new(signer, &names);
+        Ok(Self {
+            link,
+            ended: signal.subscribe(),
+            names,
+            origins,
+            readings: Vec::new(),
+            total,
+            left: total,
+            most_looks: 0,
+            channel_max: CHANNEL_MAX,
+        })
     }
 
     /// With fewer letters to a channel than the protocol allows: more channels for the same queue.
@@ -93,6 +109,16 @@ impl DeadLetters {
     /// How many letters there were at first.
     pub fn total(&self) -> u32 {
         self.total
+    }
+
+    /// Returns what signs copies of these letters.
+    pub fn signer(&self) -> &Signer {
+        self.origins.signer()
+    }
+
+    /// Returns how often the letter that was looked at most had been looked at before: each look counts as a failed delivery.
+    pub fn most_looks(&self) -> u64 {
+        self.most_looks
     }
 
     /// The names of the queues.
@@ -149,7 +175,9 @@ impl DeadLetters {
                 next.ok_or_else(|| SessionEnded::new("the broker cancelled the consumer: the queue was deleted or has moved"))??;
             reading.held += 1;
             self.left -= 1;
-            batch.push(death::read(Delivery::new(epoch, delivery), &self.names));
+            let delivery = self.origins.establish(Delivery::new(epoch, delivery));
+            self.most_looks = self.most_looks.max(delivery.delivery_count());
+            batch.push(death::read(delivery, &self.names));
         }
         Ok(batch)
     }

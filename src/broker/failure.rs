@@ -23,12 +23,49 @@ pub enum BrokerError {
     /// Objects are missing or not as we need them; all of them are told.
     #[error("{}", list(.0))]
     Topology(Vec<TopologyProblem>),
+    /// The broker answers, and cannot serve the history.
+    #[error("stream `{queue}`: {words}; {}", .problem.advice())]
+    History {
+        /// What is wrong with it.
+        problem: HistoryProblem,
+        /// The stream's name.
+        queue: String,
+        /// The broker's words where it has any.
+        words: String,
+    },
+}
+
+/// Why the history cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HistoryProblem {
+    /// There is none.
+    Missing,
+    /// The user may not read it.
+    Forbidden,
+    /// A queue of another type has its name.
+    NotAStream,
+    /// It is there, and the broker fails over it.
+    Broken,
+}
+
+impl HistoryProblem {
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Missing => {
+                "workers declare it when they start, unless UNSTALE_HISTORY=off (which brokers without streams need): without it there is \
+                 nothing to replay. Look at UNSTALE_QUEUE and at the virtual host in UNSTALE_AMQP_URL"
+            }
+            Self::Forbidden => "the user needs the permission `read` on it",
+            Self::NotAStream => "move its messages and delete it by hand, or set UNSTALE_QUEUE to another name",
+            Self::Broken => "look at the broker's log; a stream that stays so is deleted by hand, and the workers declare it anew",
+        }
+    }
 }
 
 impl BrokerError {
     /// Whether trying again without a change by a person is in vain.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Self::Unreachable(_))
+        !matches!(self, Self::Unreachable(_) | Self::History { problem: HistoryProblem::Broken, .. })
     }
 }
 
@@ -53,12 +90,34 @@ fn list(problems: &[TopologyProblem]) -> String {
 pub struct SessionEnded {
     cause: Arc<str>,
     unreadable: bool,
+    is_lost_connection: bool,
+    queue_gone: bool,
 }
 
 impl SessionEnded {
     /// Ended for that cause.
     pub fn new(cause: impl Into<Arc<str>>) -> Self {
-        Self { cause: cause.into(), unreadable: false }
+        Self { cause: cause.into(), unreadable: false, is_lost_connection: false, queue_gone: false }
+    }
+
+    /// Returns the end of a session whose connection is gone, for whatever cause.
+    pub fn lost_connection(cause: impl Into<Arc<str>>) -> Self {
+        Self { is_lost_connection: true, ..Self::new(cause) }
+    }
+
+    /// Whether the network or the broker ended the connection: no sign that a message did.
+    pub fn is_lost_connection(&self) -> bool {
+        self.is_lost_connection
+    }
+
+    /// Ended since a queue was deleted, or may have been.
+    pub(super) fn by_deletion(cause: impl Into<Arc<str>>) -> Self {
+        Self { queue_gone: true, ..Self::new(cause) }
+    }
+
+    /// A queue was deleted, or may have been: whoever declares it anew, events may have gone to the history alone meanwhile.
+    pub fn queue_may_be_gone(&self) -> bool {
+        self.queue_gone
     }
 
     /// A message came that `lapin` cannot parse (a short string that is no UTF-8), and took the connection with it. It will come again:
@@ -78,7 +137,25 @@ impl std::error::Error for SessionEnded {}
 
 impl From<Error> for SessionEnded {
     fn from(error: Error) -> Self {
-        Self { cause: words(&error).into(), unreadable: matches!(error.kind(), ErrorKind::ParsingError(_)) }
+        Self {
+            unreadable: matches!(error.kind(), ErrorKind::ParsingError(_)),
+            is_lost_connection: is_lost_connection(&error),
+            ..Self::new(words(&error))
+        }
+    }
+}
+
+/// Whether the error says that the connection is gone, and nothing of what was sent on it.
+fn is_lost_connection(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::IOError(_)
+        | ErrorKind::RuntimeShutdownError(_)
+        | ErrorKind::MissingHeartbeatError
+        | ErrorKind::InvalidConnectionState(_)
+        | ErrorKind::InvalidChannelState(..) => true,
+        // A node that shuts down, or an operator who closes connections.
+        ErrorKind::ProtocolError(protocol) => matches!(protocol.kind(), AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED)),
+        _ => false,
     }
 }
 

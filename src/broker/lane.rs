@@ -14,6 +14,7 @@ use super::consume::consume;
 use super::convert::Delivery;
 use super::failure::SessionEnded;
 use super::link::{EndSignal, STATE_INTERVAL, answered};
+use super::origin::Origins;
 use super::recent_acks::RecentAcks;
 
 /// Numbers the lanes of this process: a tag means something on its own channel only.
@@ -43,26 +44,33 @@ pub struct Tag {
 pub struct Lane {
     queue: ShortString,
     acker: Acker,
+    origins: Origins,
     consumer: Option<Consumer>,
     consumers_begun: u32,
     /// When the queue was last asked for a consumer, or for one message.
     asked_at: Option<Instant>,
-    /// Had arrived when the consumer was cancelled.
+    /// Has arrived and was not given out yet.
     left_over: VecDeque<Delivery>,
+    left_over_bytes: usize,
+    /// The number of the newest delivery that has arrived: a channel counts them from 1.
+    newest: u64,
     ended: watch::Receiver<Option<SessionEnded>>,
 }
 
 impl Lane {
-    pub(super) fn new(channel: Channel, queue: ShortString, signal: EndSignal, recent: RecentAcks) -> Self {
+    pub(super) fn new(channel: Channel, queue: ShortString, signal: EndSignal, recent: RecentAcks, origins: Origins) -> Self {
         let ended = signal.subscribe();
         let epoch = EPOCH.fetch_add(1, Ordering::Relaxed);
         Self {
             queue,
-            acker: Acker { channel, epoch, signal, recent },
+            acker: Acker { channel, epoch, signal, recent, acknowledged: AtomicU64::new(0) },
+            origins,
             consumer: None,
             consumers_begun: 0,
             asked_at: None,
             left_over: VecDeque::new(),
+            left_over_bytes: 0,
+            newest: 0,
             ended,
         }
     }
@@ -95,9 +103,53 @@ impl Lane {
         // lapin ends the stream when the broker has confirmed, behind everything that came before.
         while let Some(arrived) = consumer.next().await {
             let delivery = arrived.map_err(|error| self.acker.signal.end(error))?;
-            self.left_over.push_back(Delivery::new(self.acker.epoch, delivery));
+            let delivery = self.read(delivery);
+            self.keep(delivery);
         }
         Ok(())
+    }
+
+    /// Returns how many deliveries have arrived on this lane and are not acknowledged.
+    pub fn in_flight(&self) -> usize {
+        usize::try_from(self.newest.saturating_sub(self.acker.acknowledged.load(Ordering::Relaxed))).unwrap_or(usize::MAX)
+    }
+
+    /// Takes in what has arrived, without waiting, so that [`in_flight`](Self::in_flight) counts
+    /// it. [`next_batch`](Self::next_batch) gives it out.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub fn take_in(&mut self) -> Result<(), SessionEnded> {
+        while let Some(next) = self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never()) {
+            let delivery = self.arrived(next)?;
+            self.keep(delivery);
+        }
+        Ok(())
+    }
+
+    /// Takes deliveries back that were given out last, in order: they are given out again before
+    /// all others.
+    pub fn put_back(&mut self, deliveries: Vec<Delivery>) {
+        for delivery in deliveries.into_iter().rev() {
+            self.left_over_bytes += delivery.body().len();
+            self.left_over.push_front(delivery);
+        }
+    }
+
+    /// Returns what has arrived and was not given out, as far as it was taken in.
+    pub fn not_given_out(&self) -> impl Iterator<Item = &Delivery> {
+        self.left_over.iter()
+    }
+
+    fn keep(&mut self, delivery: Delivery) {
+        self.left_over_bytes += delivery.body().len();
+        self.left_over.push_back(delivery);
+    }
+
+    fn give_out(&mut self) -> Option<Delivery> {
+        let delivery = self.left_over.pop_front()?;
+        self.left_over_bytes -= delivery.body().len();
+        Some(delivery)
     }
 
     /// Whether something had arrived when the consumer was cancelled that [`next_batch`](Self::next_batch) has not given out.
@@ -114,7 +166,7 @@ impl Lane {
             && let Some(next) = self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never())
         {
             let delivery = self.arrived(next)?;
-            self.left_over.push_back(delivery);
+            self.keep(delivery);
         }
         Ok(self.left_over.is_empty())
     }
@@ -135,10 +187,9 @@ impl Lane {
     /// As for [`next_batch`](Self::next_batch).
     pub async fn next_batch_of(&mut self, enough: impl Fn(usize) -> bool, max: usize) -> Result<Vec<Delivery>, SessionEnded> {
         let max = max.max(1);
-        let mut body_bytes: usize = self.left_over.iter().map(|delivery| delivery.body().len()).sum();
         // Nothing more comes to what was left over by a consumer that is cancelled.
         let is_enough = |count| count > 0 && (count >= max || enough(count));
-        while !is_enough(self.left_over.len()) && body_bytes < BATCH_BYTES && !(self.consumer.is_none() && self.has_left_over()) {
+        while !is_enough(self.left_over.len()) && self.left_over_bytes < BATCH_BYTES && !(self.consumer.is_none() && self.has_left_over()) {
             let Some(consumer) = &mut self.consumer else { return Err(self.end().await) };
             let next = tokio::select! {
                 // Once the session is over what was delivered can no longer be acknowledged.
@@ -147,13 +198,12 @@ impl Lane {
                 arrived = consumer.next() => arrived,
             };
             let delivery = self.arrived(next)?;
-            body_bytes += delivery.body().len();
-            self.left_over.push_back(delivery);
+            self.keep(delivery);
         }
         let mut batch: Vec<Delivery> = Vec::with_capacity(max.min(256));
         let mut body_bytes = 0;
         while batch.len() < max && body_bytes < BATCH_BYTES {
-            let delivery = match self.left_over.pop_front() {
+            let delivery = match self.give_out() {
                 Some(delivery) => delivery,
                 None => {
                     let Some(next) = self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never()) else { break };
@@ -184,16 +234,21 @@ impl Lane {
         let got = self.acker.channel.basic_get(self.queue.clone(), BasicGetOptions { no_ack: false });
         let got = answered(got).await.map_err(|ended| self.acker.signal.end(ended))?;
         self.answered_since(asked);
-        Ok(got.map(|message| Delivery::new(self.acker.epoch, message.delivery)))
+        Ok(got.map(|message| self.read(message.delivery)))
+    }
+
+    fn read(&mut self, delivery: lapin::message::Delivery) -> Delivery {
+        self.newest = delivery.delivery_tag;
+        self.origins.establish(Delivery::new(self.acker.epoch, delivery))
     }
 
     fn arrived(&mut self, next: Option<lapin::Result<lapin::message::Delivery>>) -> Result<Delivery, SessionEnded> {
         match next {
-            Some(Ok(delivery)) => Ok(Delivery::new(self.acker.epoch, delivery)),
+            Some(Ok(delivery)) => Ok(self.read(delivery)),
             Some(Err(error)) => Err(self.acker.signal.end(error)),
             None => {
                 let why = format!("the broker cancelled the consumer of `{}`: the queue was deleted or has moved", self.queue);
-                Err(self.acker.signal.end(SessionEnded::new(why)))
+                Err(self.acker.signal.end(SessionEnded::by_deletion(why)))
             }
         }
     }
@@ -215,7 +270,7 @@ impl Lane {
                 }
             };
             match self.arrived(next) {
-                Ok(delivery) => self.left_over.push_back(delivery),
+                Ok(delivery) => self.keep(delivery),
                 Err(ended) => return ended,
             }
         }
@@ -251,6 +306,7 @@ impl Lane {
     pub async fn nack_all(&mut self) -> Result<(), SessionEnded> {
         self.cancel().await?;
         self.left_over.clear();
+        self.left_over_bytes = 0;
         // Delivery tag 0 means all (AMQP 0-9-1, basic.ack).
         let nacked = self.acker.channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true });
         answered(nacked).await.map_err(|ended| self.acker.signal.end(ended))
@@ -276,6 +332,8 @@ struct Acker {
     epoch: u64,
     signal: EndSignal,
     recent: RecentAcks,
+    /// How many deliveries are acknowledged.
+    acknowledged: AtomicU64,
 }
 
 impl Acker {
@@ -284,6 +342,12 @@ impl Acker {
             return Ok(());
         }
         self.recent.note();
+        if multiple {
+            // Single acknowledgements come before, never beyond it.
+            self.acknowledged.store(tag.number, Ordering::Relaxed);
+        } else {
+            self.acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
         // The first poll queues the frame; the rest would be waiting until it is written.
         match self.channel.basic_ack(tag.number, BasicAckOptions { multiple }).now_or_never() {
             Some(Err(error)) => Err(self.signal.end(error)),

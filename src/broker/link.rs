@@ -18,6 +18,7 @@ use tokio::time::{interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::failure::{BrokerError, SessionEnded, connect_error};
+use super::throttle::{Allowance, ThrottledTokio};
 use crate::config::{AmqpConfig, SecretUrl, TlsConfig};
 
 /// For each node: name resolution, TCP, TLS and the AMQP handshake together. lapin itself has no such limit.
@@ -100,9 +101,20 @@ impl Link {
         signal: &EndSignal,
         blocked: &Arc<watch::Sender<bool>>,
     ) -> Result<Self, BrokerError> {
+        Self::connect_throttled(config, role, signal, blocked, None).await
+    }
+
+    /// As [`connect`](Self::connect), reading no further ahead than the allowance lets it.
+    pub(super) async fn connect_throttled(
+        config: &AmqpConfig,
+        role: &str,
+        signal: &EndSignal,
+        blocked: &Arc<watch::Sender<bool>>,
+        allowance: Option<&Arc<Allowance>>,
+    ) -> Result<Self, BrokerError> {
         let (mut refused, mut unreachable) = (Vec::new(), Vec::new());
         for url in &config.urls {
-            match dial(url, &config.tls, &format!("unstale {}{role}", config.queue)).await {
+            match dial(url, &config.tls, &format!("unstale {}{role}", config.queue), allowance.cloned()).await {
                 Ok((connection, socket)) => {
                     let (events, status) = (connection.events_listener(), connection.status().clone());
                     let task = tokio::spawn(watch_events(events, status, signal.clone(), Arc::clone(blocked)));
@@ -161,11 +173,16 @@ fn hang_up(socket: &OnceLock<StdTcpStream>) {
 pub(super) async fn answered<T>(asked: impl Future<Output = lapin::Result<T>>) -> Result<T, SessionEnded> {
     match timeout(ANSWER_TIMEOUT, asked).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(SessionEnded::new(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
+        Err(_) => Err(SessionEnded::lost_connection(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
     }
 }
 
-async fn dial(url: &SecretUrl, tls: &TlsConfig, name: &str) -> Result<(Connection, Arc<OnceLock<StdTcpStream>>), BrokerError> {
+async fn dial(
+    url: &SecretUrl,
+    tls: &TlsConfig,
+    name: &str,
+    allowance: Option<Arc<Allowance>>,
+) -> Result<(Connection, Arc<OnceLock<StdTcpStream>>), BrokerError> {
     let uri = amqp_uri(url)?;
     let connector = match uri.scheme {
         AMQPScheme::AMQP => None,
@@ -175,7 +192,7 @@ async fn dial(url: &SecretUrl, tls: &TlsConfig, name: &str) -> Result<(Connectio
     let kept = Arc::clone(&socket);
     let runtime = {
         let _on_it = RUNTIME.as_ref().map_err(|error| BrokerError::Unreachable(format!("no thread for connections: {error}")))?.enter();
-        lapin::runtime::default_runtime().map_err(|error| BrokerError::Unreachable(error.to_string()))?
+        ThrottledTokio::current(allowance)
     };
     let properties = ConnectionProperties::default()
         .with_connection_name(name.into())
@@ -197,7 +214,7 @@ async fn dial(url: &SecretUrl, tls: &TlsConfig, name: &str) -> Result<(Connectio
                 }
                 let stream = outcome?;
                 if let AsyncTcpStream::Plain(plain) = &stream {
-                    let _ = kept.set(StdTcpStream::from(plain.get_ref().as_fd().try_clone_to_owned()?));
+                    let _ = kept.set(StdTcpStream::from(plain.socket().get_ref().as_fd().try_clone_to_owned()?));
                 }
                 match &connector {
                     Some(connector) => stream.into_rustls(connector, host).await,
@@ -278,13 +295,13 @@ async fn watch_events(events: impl Stream<Item = Event>, status: ConnectionStatu
                 Some(Event::Error(error)) if error.is_amqp_soft_error() => continue,
                 Some(Event::Error(error)) => SessionEnded::from(error),
                 Some(_) => continue,
-                None => SessionEnded::new("the connection is gone"),
+                None => SessionEnded::lost_connection("the connection is gone"),
             },
             _ = look.tick() => {
                 if status.connected() {
                     continue;
                 }
-                SessionEnded::new("the connection is closed")
+                SessionEnded::lost_connection("the connection is closed")
             }
         };
         signal.end(ended);

@@ -30,6 +30,11 @@ impl Prefetch {
         Self { full, backlog_full: full, has_backlog: false, current: full, mean_body_bytes: 0.0, seen: 0 }
     }
 
+    /// Begins with that many, until the size of bodies is known.
+    pub fn starting_at(self, first: u16) -> Self {
+        Self { current: first.clamp(1, self.full), ..self }
+    }
+
     /// Goes as far as this while a backlog waits: how much is under way is then what bounds the rate, since each message comes from the broker and its
     /// acknowledgement goes back.
     pub fn rising_to(self, backlog_full: u16) -> Self {
@@ -72,7 +77,8 @@ impl Prefetch {
         let window = self.mean_body_bytes * f64::from(self.current);
         let grown = self.mean_body_bytes * f64::from(self.current) * 4.0;
         let fits = self.current <= self.bound() && window <= WINDOW_BYTES;
-        let wanted = if !fits || (self.current < self.bound() && grown < AIM_BYTES) { self.fitting() } else { self.current };
+        let has_room = self.seen > 0 && self.current < self.bound() && grown < AIM_BYTES;
+        let wanted = if !fits || has_room { self.fitting() } else { self.current };
         (wanted != self.current).then(|| {
             self.current = wanted;
             wanted
@@ -114,6 +120,19 @@ mod tests {
         assert_eq!(after(1_000, &[(10, 1 << 20)]).current(), 8);
         assert_eq!(after(1_000, &[(10, 1 << 20), (5_000, 500)]).current(), 1_000);
         assert_eq!(after(1_000, &[(10, 1 << 30)]).current(), 1, "never below one");
+    }
+
+    #[test]
+    fn it_widens_from_its_beginning_once_bodies_are_known_to_be_small() {
+        let mut prefetch = Prefetch::new(10_000).starting_at(16);
+        assert_eq!((prefetch.adapt(), prefetch.current()), (None, 16), "nothing is known yet");
+        prefetch.observe(1 << 20);
+        assert_eq!(prefetch.adapt(), None);
+        for _ in 0..2_000 {
+            prefetch.observe(300);
+        }
+        assert_eq!(prefetch.adapt(), Some(10_000));
+        assert_eq!(Prefetch::new(4).starting_at(16).current(), 4);
     }
 
     #[test]

@@ -8,13 +8,18 @@ use tokio::sync::watch;
 
 use super::convert::short;
 use super::failure::{BrokerError, SessionEnded};
+use super::history_object::{HistoryFault, HistoryObject, in_words};
 use super::lane::{Lane, LaneName};
 use super::link::{EndSignal, Link};
 use super::look::Looker;
 use super::names::Names;
+use super::origin::Origins;
+use super::permitted;
 use super::publisher::Publisher;
+use super::queue_specs::Kind;
 use super::recent_acks::RecentAcks;
-use super::topology;
+use super::signature::Signer;
+use super::topology::{self, Declared, Depth, Ensured};
 use crate::config::AmqpConfig;
 
 /// One connection consumes and acknowledges, the other publishes: a broker that blocks publishers must not freeze acknowledgements.
@@ -24,14 +29,47 @@ use crate::config::AmqpConfig;
 pub struct Session {
     config: AmqpConfig,
     names: Names,
+    origins: Origins,
     bound: Mutex<BTreeSet<String>>,
     warnings: Vec<String>,
     signal: EndSignal,
     blocked: watch::Receiver<bool>,
     consume: Link,
     publish: Arc<Link>,
+    history: Option<HistoryObject>,
+    found: Found,
     /// The lanes' channels. lapin closes a channel with its last handle, and the broker forgets what it had not passed on yet.
     kept_open: Mutex<Vec<(Channel, RecentAcks)>>,
+}
+
+/// Whether a session may refuse to begin for the sake of the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// The worker's first session. It checks the permissions, and a history that does not fit the settings is an error.
+    First,
+    /// A later one, which begins whatever became of the history: a worker that ran must go on.
+    Again,
+}
+
+/// What a session found when it began.
+#[derive(Debug, Default)]
+struct Found {
+    declared: Vec<Declared>,
+    history_was_missing: bool,
+    history_fault: Option<String>,
+}
+
+/// What [`Session::mend`] found and did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mended {
+    /// Objects that were missing and are declared again, such as ``queue `unstale.dead` ``.
+    pub declared: Vec<String>,
+    /// Whether events may have gone to the history alone meanwhile, or be lost with a queue.
+    pub owes_heal: bool,
+    /// What is missing or not as it must be, and could not be mended.
+    pub problems: Vec<String>,
+    /// Why the history cannot be used.
+    pub history_fault: Option<String>,
 }
 
 /// What [`Session::bind`] did.
@@ -45,11 +83,12 @@ pub struct Rebound {
 }
 
 impl Session {
-    /// Connects, finds or declares the topology, and binds the queues of events to `routing_keys` and to those of `UNSTALE_BIND`.
+    /// Connects, finds or declares the topology, and binds the queues of events to `routing_keys` and to those of `UNSTALE_BIND`. What the
+    /// signer has signed is believed.
     ///
     /// # Errors
     /// [`BrokerError`]: [`is_final`](BrokerError::is_final) says whether to try again.
-    pub async fn open(config: &AmqpConfig, routing_keys: &[String]) -> Result<Self, BrokerError> {
+    pub async fn open(config: &AmqpConfig, routing_keys: &[String], signer: &Signer, start: Start) -> Result<Self, BrokerError> {
         let signal = EndSignal::new();
         let (blocked, blocked_receiver) = watch::channel(false);
         let blocked = Arc::new(blocked);
@@ -58,9 +97,33 @@ impl Session {
         let names = Names::new(&config.queue, &config.retry_delays);
         let bound: BTreeSet<String> = routing_keys.iter().chain(&config.bind).cloned().collect();
         let keys: Vec<String> = bound.iter().cloned().collect();
-        let warnings = topology::ensure(&consume, config, &names, &keys).await?;
+        let history = HistoryObject::new(config, &names);
+        // First: a queue that another worker declares at this moment must not look like one that was deleted.
+        let history_was_missing = match &history {
+            Some(history) => history.is_missing().await,
+            None => true,
+        };
+        let ensured = topology::ensure(&consume, config, &names, &keys, Depth::Arguments).await;
+        let history_ensured = match &history {
+            Some(history) => history.ensure(&keys, Depth::Arguments).await,
+            None => Ok(Ensured::default()),
+        };
+        let ensured = all_problems(ensured, &history_ensured, start)?;
+        if start == Start::First {
+            permitted::check(&consume, &publish, &blocked_receiver, &names).await?;
+        }
+        let mut warnings = ensured.warnings;
+        let history_fault = match history_ensured {
+            Ok(history) => {
+                warnings.extend(history.warnings);
+                None
+            }
+            Err(fault) => Some(fault.words()),
+        };
+        let found = Found { declared: ensured.declared, history_was_missing, history_fault };
         Ok(Self {
             config: config.clone(),
+            origins: Origins::new(signer, &names),
             names,
             bound: Mutex::new(bound),
             warnings,
@@ -68,6 +131,8 @@ impl Session {
             blocked: blocked_receiver,
             consume,
             publish,
+            history,
+            found,
             kept_open: Mutex::default(),
         })
     }
@@ -82,6 +147,60 @@ impl Session {
         &self.warnings
     }
 
+    /// Whether there was neither a main queue nor a history: no event can have arrived before.
+    pub fn is_first_ever(&self) -> bool {
+        self.main_was_missing() && self.found.history_was_missing
+    }
+
+    /// Whether the main queue had to be declared. Where the history existed, events may have gone to that alone.
+    pub fn main_was_missing(&self) -> bool {
+        self.found.declared.iter().any(|declared| declared.kind == Kind::Main)
+    }
+
+    /// The objects that had to be declared, such as ``queue `unstale` ``.
+    pub fn declared(&self) -> Vec<String> {
+        in_words(&self.found.declared).collect()
+    }
+
+    /// Whether what had to be declared makes a heal due: it existed before, and events may be in the history alone.
+    pub fn owes_heal(&self) -> bool {
+        !self.found.history_was_missing && self.found.declared.iter().any(|declared| owes_heal(declared.kind, Depth::Arguments))
+    }
+
+    /// Why the history could not be used when the session began.
+    pub fn history_fault(&self) -> Option<&str> {
+        self.found.history_fault.as_deref()
+    }
+
+    /// How many bindings it asks for, for each queue.
+    pub fn bindings(&self) -> usize {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Looks whether every object is still there, declares what is missing, and binds the queues again: what somebody has unbound cannot be seen.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]: what ends a session is reported elsewhere too.
+    pub async fn mend(&self) -> Result<Mended, BrokerError> {
+        let keys: Vec<String> = self.bound.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+        let mut mended = Mended::default();
+        match topology::ensure(&self.consume, &self.config, &self.names, &keys, Depth::Existence).await {
+            Ok(ensured) => {
+                mended.owes_heal = ensured.declared.iter().any(|declared| owes_heal(declared.kind, Depth::Existence));
+                mended.declared.extend(in_words(&ensured.declared));
+            }
+            Err(BrokerError::Topology(problems)) => mended.problems = problems.iter().map(ToString::to_string).collect(),
+            Err(error) => return Err(error),
+        }
+        if let Some(history) = &self.history {
+            match history.ensure(&keys, Depth::Existence).await {
+                Ok(ensured) => mended.declared.extend(in_words(&ensured.declared)),
+                Err(fault) => mended.history_fault = Some(fault.words()),
+            }
+        }
+        Ok(mended)
+    }
+
     /// Binds what a changed registry asks for beside what is bound. Nothing is unbound.
     ///
     /// # Errors
@@ -90,7 +209,12 @@ impl Session {
         let wanted: BTreeSet<String> = routing_keys.iter().chain(&self.config.bind).cloned().collect();
         let bound = || self.bound.lock().unwrap_or_else(PoisonError::into_inner);
         let added: Vec<String> = wanted.difference(&bound()).cloned().collect();
-        topology::bind(&self.consume, &self.config, &self.names, &added).await?;
+        topology::bind(&self.consume, &self.config, &self.names.main, &added).await?;
+        if let Some(history) = &self.history
+            && let Err(fault) = history.ensure(&added, Depth::Existence).await
+        {
+            tracing::warn!(cause = fault.words(), "the history is not bound to the new routing keys yet");
+        }
         bound().extend(added.iter().cloned());
         let left_bound = bound().difference(&wanted).cloned().collect();
         Ok(Rebound { added, left_bound })
@@ -109,7 +233,7 @@ impl Session {
         let queue = short(queue).ok_or_else(|| SessionEnded::new("the queue's name is too long"))?;
         let recent = RecentAcks::default();
         self.kept_open.lock().unwrap_or_else(PoisonError::into_inner).push((channel.clone(), recent.clone()));
-        Ok(Lane::new(channel, queue, self.signal.clone(), recent))
+        Ok(Lane::new(channel, queue, self.signal.clone(), recent, self.origins.clone()))
     }
 
     /// A publisher, with a channel to itself.
@@ -132,7 +256,7 @@ impl Session {
 
     /// Says goodbye, so that the acknowledgements made before still take hold; takes 5 s at most.
     pub async fn close(self) {
-        let Self { consume, publish, signal, kept_open, .. } = self;
+        let Self { consume, publish, history, signal, kept_open, .. } = self;
         let kept_open = kept_open.into_inner().unwrap_or_else(PoisonError::into_inner);
         if signal.cause().is_none() {
             let take_hold_in = kept_open.iter().map(|(_, recent)| recent.take_hold_in()).max();
@@ -141,7 +265,36 @@ impl Session {
         if let Some(publish) = Arc::into_inner(publish) {
             publish.close().await;
         }
+        if let Some(history) = history {
+            history.close().await;
+        }
         consume.close().await;
+    }
+}
+
+/// A retry queue that is new at the start belongs to a changed schedule; one that vanishes later took its messages along.
+fn owes_heal(kind: Kind, depth: Depth) -> bool {
+    match kind {
+        Kind::Exchange | Kind::Main | Kind::Slow => true,
+        Kind::Retry => depth == Depth::Existence,
+        Kind::Dead | Kind::History => false,
+    }
+}
+
+/// What keeps a session from beginning, with all that is wrong at once.
+fn all_problems(
+    ensured: Result<Ensured, BrokerError>,
+    history: &Result<Ensured, HistoryFault>,
+    start: Start,
+) -> Result<Ensured, BrokerError> {
+    match (ensured, history) {
+        (Err(BrokerError::Topology(mut problems)), Err(HistoryFault::Settings(more) | HistoryFault::Missing(more))) => {
+            // What is missing cannot be bound, and would be reported twice.
+            problems.extend(more.iter().filter(|problem| problem.object.starts_with("queue")).cloned());
+            Err(BrokerError::Topology(problems))
+        }
+        (Ok(_), Err(HistoryFault::Settings(problems))) if start == Start::First => Err(BrokerError::Topology(problems.clone())),
+        (ensured, _) => ensured,
     }
 }
 

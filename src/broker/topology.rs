@@ -1,110 +1,127 @@
-//! The objects of the contract: found, declared, or named as missing. Never deleted, never changed.
-
-use std::time::Duration;
+//! The objects of the contract: found, declared, bound, or named as missing. Never deleted, never changed.
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
 use tokio::time::timeout;
 
-use super::convert::{long, short};
+use super::convert::short;
 use super::failure::{BrokerError, Refusal, TopologyProblem};
 use super::link::{ANSWER_TIMEOUT, Link};
 use super::names::Names;
+use super::queue_specs::{Kind, QueueSpec, history_spec, queue_specs};
 use crate::config::{AmqpConfig, DeclarePolicy, HistoryConfig};
 
-/// How often a message may be redelivered before the broker dead-letters it: RabbitMQ's own default since 4.0.
-pub const DELIVERY_LIMIT: u32 = 20;
-
-/// Looking at a dead letter counts as a delivery: in effect without limit.
-const DEAD_DELIVERY_LIMIT: i64 = 1_000_000_000;
-
-/// A queue of the contract, and the arguments it is declared with.
-#[derive(Debug, Clone)]
-struct QueueSpec {
-    name: String,
-    arguments: FieldTable,
-    is_history: bool,
+/// What became of the objects.
+#[derive(Debug, Default)]
+pub(super) struct Ensured {
+    /// What a person should know, and nothing stops for.
+    pub(super) warnings: Vec<String>,
+    /// What was missing and is declared now.
+    pub(super) declared: Vec<Declared>,
 }
 
-/// Finds or declares every object, and binds the queues of events to `routing_keys`. Gives warnings.
-pub(super) async fn ensure(link: &Link, config: &AmqpConfig, names: &Names, routing_keys: &[String]) -> Result<Vec<String>, BrokerError> {
-    let mut broker = Objects { link, policy: config.declare, channel: None, problems: Vec::new(), warnings: Vec::new() };
-    broker.exchange(&config.exchange).await?;
-    for spec in queue_specs(names, config.history) {
-        broker.queue(&spec).await?;
+/// An object that was missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Declared {
+    pub(super) kind: Kind,
+    /// Such as ``queue `unstale.dead` ``.
+    pub(super) object: String,
+}
+
+/// Whether what exists is compared with what would be declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// At the start of a session.
+    Arguments,
+    /// While it lasts: a queue's arguments cannot change.
+    Existence,
+}
+
+/// Finds or declares the exchange and every queue but for the history, and binds the main queue to `routing_keys`.
+///
+/// # Errors
+/// [`BrokerError::Topology`] with all that is wrong; [`BrokerError::Unreachable`].
+pub(super) async fn ensure(
+    link: &Link,
+    config: &AmqpConfig,
+    names: &Names,
+    routing_keys: &[String],
+    depth: Depth,
+) -> Result<Ensured, BrokerError> {
+    let mut broker = Objects::new(link, config.declare, depth);
+    broker.exchange(&config.exchange, routing_keys).await?;
+    for spec in queue_specs(names) {
+        broker.queue(spec).await?;
     }
-    // What is missing cannot be bound, and would be told twice.
+    // What is missing cannot be bound, and would be reported twice.
     if broker.problems.is_empty() {
-        broker.bind(config, names, routing_keys).await?;
+        broker.bind(&names.main, &config.exchange, routing_keys).await?;
     }
-    if broker.problems.is_empty() { Ok(broker.warnings) } else { Err(BrokerError::Topology(broker.problems)) }
+    broker.ensured()
 }
 
-/// Binds the queues of events to more routing keys.
-pub(super) async fn bind(link: &Link, config: &AmqpConfig, names: &Names, routing_keys: &[String]) -> Result<(), BrokerError> {
-    let mut broker = Objects { link, policy: config.declare, channel: None, problems: Vec::new(), warnings: Vec::new() };
-    broker.bind(config, names, routing_keys).await?;
-    if broker.problems.is_empty() { Ok(()) } else { Err(BrokerError::Topology(broker.problems)) }
+/// Finds or declares the history, and binds it to `routing_keys`. A history that the broker has broken may end the connection.
+///
+/// # Errors
+/// As for [`ensure`].
+pub(super) async fn ensure_history(
+    link: &Link,
+    config: &AmqpConfig,
+    (names, history): (&Names, HistoryConfig),
+    routing_keys: &[String],
+    depth: Depth,
+) -> Result<Ensured, BrokerError> {
+    let mut broker = Objects::new(link, config.declare, depth);
+    broker.queue(history_spec(names, history)).await?;
+    if broker.problems.is_empty() {
+        broker.bind(&names.history, &config.exchange, routing_keys).await?;
+    }
+    broker.ensured()
 }
 
-fn queue_specs(names: &Names, history: Option<HistoryConfig>) -> Vec<QueueSpec> {
-    let spec = |name: &str, arguments: Vec<(&str, AMQPValue)>| {
-        let mut table = FieldTable::default();
-        for (name, value) in arguments {
-            table.insert(name.into(), value);
-        }
-        QueueSpec { name: name.to_owned(), arguments: table, is_history: false }
-    };
-    let quorum = ("x-queue-type", long("quorum"));
-    // At least once needs all of these together: with another overflow the broker falls back to at most once.
-    let dead_lettering_to = |queue: &str| {
-        vec![
-            quorum.clone(),
-            ("x-dead-letter-strategy", long("at-least-once")),
-            ("x-overflow", long("reject-publish")),
-            ("x-dead-letter-exchange", long("")),
-            ("x-dead-letter-routing-key", long(queue)),
-        ]
-    };
-    let limit = |count| ("x-delivery-limit", AMQPValue::LongLongInt(count));
-    let mut events = dead_lettering_to(&names.dead);
-    events.push(limit(DELIVERY_LIMIT.into()));
-    let mut specs = vec![
-        spec(&names.dead, vec![quorum.clone(), limit(DEAD_DELIVERY_LIMIT)]),
-        spec(&names.main, events.clone()),
-        spec(&names.slow, events),
-    ];
-    for (delay, name) in &names.retry {
-        let mut arguments = dead_lettering_to(&names.main);
-        arguments.push(("x-message-ttl", AMQPValue::LongLongInt(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX))));
-        specs.push(spec(name, arguments));
-    }
-    if let Some(history) = history {
-        let bytes = AMQPValue::LongLongInt(i64::try_from(history.max_bytes).unwrap_or(i64::MAX));
-        let arguments =
-            vec![("x-queue-type", long("stream")), ("x-max-age", long(stream_age(history.max_age))), ("x-max-length-bytes", bytes)];
-        specs.push(QueueSpec { is_history: true, ..spec(&names.history, arguments) });
-    }
-    specs
+/// Whether there is no queue of that name.
+///
+/// # Errors
+/// [`BrokerError::Unreachable`]
+pub(super) async fn is_missing(link: &Link, queue: &str) -> Result<bool, BrokerError> {
+    let Some(name) = short(queue) else { return Ok(true) };
+    let mut broker = Objects::new(link, DeclarePolicy::None, Depth::Existence);
+    let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+    let found = broker.ask(async |channel| channel.queue_declare(name.clone(), options, FieldTable::default()).await.map(drop)).await?;
+    Ok(matches!(found, Err(Refusal::Missing(_))))
 }
 
-/// Always in seconds: to the broker `7D` and `604800s` are two different arguments, and whoever else declares the stream must agree with us.
-fn stream_age(age: Duration) -> String {
-    format!("{}s", age.as_secs().max(1))
+/// Binds a queue to more routing keys.
+///
+/// # Errors
+/// As for [`ensure`].
+pub(super) async fn bind(link: &Link, config: &AmqpConfig, queue: &str, routing_keys: &[String]) -> Result<(), BrokerError> {
+    let mut broker = Objects::new(link, config.declare, Depth::Existence);
+    broker.bind(queue, &config.exchange, routing_keys).await?;
+    broker.ensured().map(drop)
 }
 
 /// Asks the broker about one object after another. A refusal closes the channel it is given on: then the next question gets a new one.
 struct Objects<'a> {
     link: &'a Link,
     policy: DeclarePolicy,
+    depth: Depth,
     channel: Option<Channel>,
     problems: Vec<TopologyProblem>,
-    warnings: Vec<String>,
+    ensured: Ensured,
 }
 
-impl Objects<'_> {
-    async fn exchange(&mut self, name: &str) -> Result<(), BrokerError> {
+impl<'l> Objects<'l> {
+    fn new(link: &'l Link, policy: DeclarePolicy, depth: Depth) -> Self {
+        Self { link, policy, depth, channel: None, problems: Vec::new(), ensured: Ensured::default() }
+    }
+
+    fn ensured(self) -> Result<Ensured, BrokerError> {
+        if self.problems.is_empty() { Ok(self.ensured) } else { Err(BrokerError::Topology(self.problems)) }
+    }
+
+    async fn exchange(&mut self, name: &str, routing_keys: &[String]) -> Result<(), BrokerError> {
         let object = format!("exchange `{name}`");
         let Some(short_name) = short(name) else { return self.too_long(object) };
         let declare = async |channel: Channel, passive: bool| {
@@ -113,7 +130,20 @@ impl Objects<'_> {
         };
         let found = self.ask(async |channel| declare(channel, true).await).await?;
         let outcome = match (found, self.policy) {
-            (Err(Refusal::Missing(_)), DeclarePolicy::All) => self.ask(async |channel| declare(channel, false).await).await?,
+            (Err(Refusal::Missing(_)), DeclarePolicy::All) => {
+                let declared = self.ask(async |channel| declare(channel, false).await).await?;
+                if declared.is_ok() {
+                    self.declared(Kind::Exchange, &object);
+                }
+                declared
+            }
+            (Ok(()), DeclarePolicy::All) if self.depth == Depth::Arguments => {
+                // Any type of exchange is used as it is: only what its type makes of our routing keys is of interest.
+                if let Err(Refusal::Differs(words)) = self.ask(async |channel| declare(channel, false).await).await? {
+                    self.warn_of_type(&object, &words, routing_keys);
+                }
+                Ok(())
+            }
             (found, _) => found,
         };
         match outcome {
@@ -122,70 +152,103 @@ impl Objects<'_> {
                 self.problem(object, words, "declare it (topic, durable), or let unstale do so with UNSTALE_DECLARE=all");
                 Ok(())
             }
+            Err(Refusal::Forbidden(words)) if self.policy == DeclarePolicy::None => self.unseen(&object, &words),
             Err(refusal) => self.refused(object, refusal, "UNSTALE_EXCHANGE"),
         }
     }
 
-    async fn queue(&mut self, spec: &QueueSpec) -> Result<(), BrokerError> {
-        let object = format!("queue `{}`", spec.name);
-        let Some(name) = short(&spec.name) else { return self.too_long(object) };
-        let passive = self.policy == DeclarePolicy::None;
-        let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
-        let mut arguments = spec.arguments.clone();
-        let mut retention = Vec::new();
-        let outcome = loop {
-            let declared =
-                self.ask(async |channel| channel.queue_declare(name.clone(), options, arguments.clone()).await.map(drop)).await?;
-            match declared {
-                // The broker names the first difference only: behind the retention there may be a worse one, such as another type of queue.
-                Err(Refusal::Differs(words)) if spec.is_history && adopt_retention(&words, &mut arguments) => retention.push(words),
-                declared => break declared,
-            }
+    fn warn_of_type(&mut self, object: &str, words: &str, routing_keys: &[String]) {
+        let is_pattern = |key: &&String| key.split('.').any(|word| word == "*" || word == "#");
+        let ignored = match words.split_once("but current is ").and_then(|(_, current)| current.split('\'').nth(1)) {
+            Some("direct") => routing_keys.iter().find(is_pattern),
+            Some("headers") => routing_keys.first(),
+            _ => None,
         };
-        if outcome.is_ok() && !retention.is_empty() {
-            self.warnings.push(format!(
-                "{object} keeps another span than UNSTALE_HISTORY_MAX_AGE and _MAX_BYTES ask for: {}; it is used as it is (a policy changes \
-                 the retention of a stream that exists)",
-                retention.join("; ")
+        if let Some(key) = ignored {
+            self.ensured.warnings.push(format!(
+                "{object} is no topic exchange ({words}): it ignores patterns, so that a binding such as `{key}` brings no event; publish to a \
+                 topic exchange, and name that in UNSTALE_EXCHANGE"
             ));
         }
+    }
+
+    async fn queue(&mut self, mut spec: QueueSpec) -> Result<(), BrokerError> {
+        let object = format!("queue `{}`", spec.name);
+        let Some(name) = short(&spec.name) else { return self.too_long(object) };
+        let declare = async |channel: Channel, passive: bool, arguments: FieldTable| {
+            let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
+            channel.queue_declare(name.clone(), options, arguments).await.map(drop)
+        };
+        // A declaration does not tell whether the queue existed before.
+        let found = self.ask(async |channel| declare(channel, true, FieldTable::default()).await).await?;
+        let is_missing = matches!(found, Err(Refusal::Missing(_)));
+        let declares = self.policy != DeclarePolicy::None && (is_missing || found.is_err() || self.depth == Depth::Arguments);
+        let mut adopted = Vec::new();
+        let mut outcome = found;
+        if declares {
+            outcome = loop {
+                match self.ask(async |channel| declare(channel, false, spec.arguments.clone()).await).await? {
+                    // The broker names the first difference only: behind it there may be a worse one, such as another type of queue.
+                    Err(Refusal::Differs(words)) if spec.adopt(&words) => adopted.push(words),
+                    outcome => break outcome,
+                }
+            };
+        }
+        if outcome.is_ok() {
+            if is_missing {
+                self.declared(spec.kind, &object);
+            }
+            if !adopted.is_empty() {
+                self.ensured.warnings.push(adopted_words(spec.kind, &object, &adopted.join("; ")));
+            }
+        }
+        let is_history = spec.kind == Kind::History;
         match outcome {
             Ok(()) => Ok(()),
             Err(Refusal::Missing(words)) => {
-                let off = if spec.is_history { ", or do without it with UNSTALE_HISTORY=off" } else { "" };
+                let off = if is_history { ", or do without it with UNSTALE_HISTORY=off" } else { "" };
                 self.problem(object, words, format!("declare it, or let unstale do so with UNSTALE_DECLARE=queues{off}"));
                 Ok(())
             }
-            Err(Refusal::Differs(words)) if spec.is_history && !words.contains("inequivalent") => self.no_streams(object, words),
-            Err(Refusal::Unsupported(words)) if spec.is_history => self.no_streams(object, words),
+            Err(Refusal::Forbidden(words)) if self.policy == DeclarePolicy::None => self.unseen(&object, &words),
+            Err(Refusal::Differs(words)) if is_history && !words.contains("inequivalent") => self.no_streams(object, words),
+            Err(Refusal::Unsupported(words)) if is_history => self.no_streams(object, words),
             Err(refusal) => self.refused(object, refusal, "UNSTALE_QUEUE"),
         }
     }
 
-    async fn bind(&mut self, config: &AmqpConfig, names: &Names, routing_keys: &[String]) -> Result<(), BrokerError> {
+    /// RabbitMQ asks for a permission on what is only looked at since 4.2.6: what is used needs others, and is refused then.
+    fn unseen(&mut self, object: &str, words: &str) -> Result<(), BrokerError> {
+        if self.depth == Depth::Arguments {
+            self.ensured.warnings.push(format!("{object} cannot be looked at: {words}; it is taken to exist"));
+        }
+        Ok(())
+    }
+
+    fn declared(&mut self, kind: Kind, object: &str) {
+        self.ensured.declared.push(Declared { kind, object: object.to_owned() });
+    }
+
+    async fn bind(&mut self, queue: &str, exchange: &str, routing_keys: &[String]) -> Result<(), BrokerError> {
         if self.policy == DeclarePolicy::None {
             return Ok(());
         }
-        let queues = [Some(&names.main), config.history.map(|_| &names.history)];
-        for queue in queues.into_iter().flatten() {
-            for key in routing_keys {
-                let object = format!("binding of queue `{queue}` to `{key}`");
-                let (Some(queue), Some(exchange), Some(key)) = (short(queue), short(&config.exchange), short(key)) else {
-                    self.too_long(object)?;
-                    continue;
-                };
-                let bound = self
-                    .ask(async |channel| {
-                        channel
-                            .queue_bind(queue.clone(), exchange.clone(), key.clone(), QueueBindOptions::default(), FieldTable::default())
-                            .await
-                    })
-                    .await?;
-                if let Err(refusal) = bound {
-                    self.refused(object, refusal, "UNSTALE_QUEUE")?;
-                    // The next would be refused for the same reason.
-                    break;
-                }
+        for key in routing_keys {
+            let object = format!("binding of queue `{queue}` to `{key}`");
+            let (Some(queue), Some(exchange), Some(key)) = (short(queue), short(exchange), short(key)) else {
+                self.too_long(object)?;
+                continue;
+            };
+            let bound = self
+                .ask(async |channel| {
+                    channel
+                        .queue_bind(queue.clone(), exchange.clone(), key.clone(), QueueBindOptions::default(), FieldTable::default())
+                        .await
+                })
+                .await?;
+            if let Err(refusal) = bound {
+                // The next would be refused for the same reason.
+                return self.refused(object, refusal, "UNSTALE_QUEUE");
             }
         }
         Ok(())
@@ -251,85 +314,16 @@ impl Objects<'_> {
     }
 }
 
-/// Takes over what the broker has for `x-max-age` or `x-max-length-bytes`, where its words say that this differs. Each is asked for once: taken
-/// over, it no longer differs.
-fn adopt_retention(words: &str, arguments: &mut FieldTable) -> bool {
-    let argument = ["x-max-age", "x-max-length-bytes"].into_iter().find(|name| words.contains(&format!("inequivalent arg '{name}'")));
-    let (Some(argument), Some((_, current))) = (argument, words.split_once("but current is ")) else { return false };
-    let mut table = arguments.inner().clone();
-    let before = table.remove(argument);
-    // Written as `'1m'`, as `the value '1m' of type 'longstr'`, or `none`.
-    if let Some(value) = current.split('\'').nth(1) {
-        let value = if argument == "x-max-age" { Some(long(value)) } else { value.parse().ok().map(AMQPValue::LongLongInt) };
-        let Some(value) = value.filter(|value| Some(value) != before.as_ref()) else { return false };
-        table.insert(argument.into(), value);
-    }
-    *arguments = FieldTable::from(table);
-    before.is_some()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn arguments(specs: &[QueueSpec], name: &str) -> Vec<String> {
-        let spec = specs.iter().find(|spec| spec.name == name).unwrap();
-        let shown = |value: &AMQPValue| match value {
-            AMQPValue::LongString(text) => text.to_string(),
-            AMQPValue::LongLongInt(number) => number.to_string(),
-            other => format!("{other:?}"),
-        };
-        spec.arguments.inner().iter().map(|(name, value)| format!("{name}={}", shown(value))).collect()
-    }
-
-    #[test]
-    fn queues_are_as_the_contract_says() {
-        let names = Names::new("q", &[Duration::from_secs(1), Duration::from_secs(60)]);
-        let history = HistoryConfig { max_age: Duration::from_secs(7 * 86_400), max_bytes: 10 << 30 };
-        let specs = queue_specs(&names, Some(history));
-        let events = [
-            "x-dead-letter-exchange=",
-            "x-dead-letter-routing-key=q.dead",
-            "x-dead-letter-strategy=at-least-once",
-            "x-delivery-limit=20",
-            "x-overflow=reject-publish",
-            "x-queue-type=quorum",
-        ];
-        assert_eq!(arguments(&specs, "q"), events);
-        assert_eq!(arguments(&specs, "q.slow"), events);
-        assert_eq!(arguments(&specs, "q.dead"), ["x-delivery-limit=1000000000", "x-queue-type=quorum"]);
-        let retry = [
-            "x-dead-letter-exchange=",
-            "x-dead-letter-routing-key=q",
-            "x-dead-letter-strategy=at-least-once",
-            "x-message-ttl=60000",
-            "x-overflow=reject-publish",
-            "x-queue-type=quorum",
-        ];
-        assert_eq!(arguments(&specs, "q.retry.1m"), retry);
-        assert_eq!(arguments(&specs, "q.history"), ["x-max-age=604800s", "x-max-length-bytes=10737418240", "x-queue-type=stream"]);
-        assert_eq!(queue_specs(&names, None).len(), specs.len() - 1);
-    }
-
-    #[test]
-    fn a_retention_is_taken_over_once() {
-        let words = |current: &str| {
-            format!("PRECONDITION_FAILED - inequivalent arg 'x-max-age' for queue 'q': received '1D' but current is {current}")
-        };
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-max-age".into(), long("1D"));
-        assert!(adopt_retention(&words("the value '7D' of type 'longstr'"), &mut arguments));
-        assert_eq!(arguments.inner().get("x-max-age"), Some(&long("7D")));
-        assert!(!adopt_retention(&words("the value '7D' of type 'longstr'"), &mut arguments), "no endless asking");
-        assert!(adopt_retention(&words("none"), &mut arguments));
-        assert!(!adopt_retention(&words("none"), &mut arguments));
-        assert!(!adopt_retention("inequivalent arg 'x-queue-type' but current is none", &mut arguments));
-    }
-
-    #[test]
-    fn a_streams_age_is_written_in_seconds() {
-        for (millis, text) in [(500, "1s"), (90_000, "90s"), (7_200_000, "7200s"), (604_800_000, "604800s")] {
-            assert_eq!(stream_age(Duration::from_millis(millis)), text);
-        }
+fn adopted_words(kind: Kind, object: &str, words: &str) -> String {
+    if kind == Kind::Dead {
+        format!(
+            "{object} was declared by an earlier version without `x-overflow: reject-publish`: {words}; it is used as it is. A policy with a \
+             max-length that matches it drops dead letters: keep such policies off it, or delete it once it is empty, and a worker declares it anew"
+        )
+    } else {
+        format!(
+            "{object} keeps another span than UNSTALE_HISTORY_MAX_AGE and _MAX_BYTES ask for: {words}; it is used as it is (a policy changes \
+             the retention of a stream that exists)"
+        )
     }
 }

@@ -16,12 +16,15 @@ pub struct Outage {
     pub cause: String,
     /// Waiting will not end it: somebody must mend credentials, rights or versions.
     pub needs_person: bool,
+    /// The checkpoint right behind a batch was not as the batch must have left it. Only the caller
+    /// whose batch it was sees this.
+    pub broke_checkpoint: bool,
 }
 
 impl Outage {
     /// Waiting may end it.
     pub fn new(cause: impl Into<String>) -> Self {
-        Self { cause: cause.into(), needs_person: false }
+        Self { cause: cause.into(), needs_person: false, broke_checkpoint: false }
     }
 
     /// What Redis had confirmed is not there any more.
@@ -29,7 +32,19 @@ impl Outage {
         Self::new("Redis has lost writes that it had confirmed: it came back from an older state")
     }
 
-    /// What it confirmed to other workers may not be there any more.
+    /// Returns the outage of a batch behind which the checkpoint is broken: Redis went back, or the
+    /// batch itself changed it.
+    pub(super) fn broke_checkpoint() -> Self {
+        Self { broke_checkpoint: true, ..Self::went_back() }
+    }
+
+    /// Returns the outage as it is for all but the batch that met it.
+    #[must_use]
+    pub fn for_others(&self) -> Self {
+        Self { broke_checkpoint: false, ..self.clone() }
+    }
+
+    /// Writes that it confirmed to other workers may be lost.
     pub fn replaced() -> Self {
         Self::new("Redis was restarted, or a replica took its place: it may have lost writes that it had confirmed")
     }
@@ -42,7 +57,7 @@ impl Outage {
     }
 
     fn for_person(cause: impl Into<String>) -> Self {
-        Self { cause: cause.into(), needs_person: true }
+        Self { cause: cause.into(), needs_person: true, broke_checkpoint: false }
     }
 }
 

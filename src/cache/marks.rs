@@ -44,7 +44,7 @@ const HEAL_LOCK: Duration = Duration::from_secs(3);
 /// The low watermark of a field that covers nothing any more.
 const NO_BOUND: u64 = 9_007_199_254_740_991;
 
-/// What begins the field of a worker that has ended.
+/// Prefix of the field of a worker that has ended.
 const STOPPED: &str = "stopped:";
 
 /// The fields of workers that are gone are kept for so long: what they had in hand may have come to nobody yet.

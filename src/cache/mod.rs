@@ -19,6 +19,7 @@ mod lifetime;
 mod marks;
 mod prune;
 pub(crate) mod script;
+mod secret;
 mod sentinel;
 mod server;
 pub(crate) mod side_keys;

@@ -78,6 +78,9 @@ pub(crate) fn is_own(key: &[u8]) -> bool {
 /// The counter that orders invalidations of tags and grants of leases.
 pub(crate) const SEQUENCE: &[u8] = b"unstale:seq";
 
+/// The secret by which workers sign what they republish.
+pub(super) const SECRET: &[u8] = b"unstale:secret";
+
 /// The sets of tags that drain, so that whoever starts up finds them; a tag's own record has the rest.
 pub(super) const DRAINING_TAGS: &[u8] = b"unstale:drains";
 

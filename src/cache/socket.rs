@@ -48,7 +48,7 @@ impl fmt::Debug for Socket {
 
 impl Live for Socket {
     fn give_up(&self, outage: &Outage) {
-        let _earlier = self.given_up.set(outage.clone());
+        let _earlier = self.given_up.set(outage.for_others());
     }
 
     fn given_up(&self) -> Option<&Outage> {

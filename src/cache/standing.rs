@@ -101,7 +101,7 @@ impl<C: Connect> Standing<C> {
         if let Current::Live(standing) = &**current
             && std::ptr::eq(Arc::as_ptr(standing), live)
         {
-            let down = Arc::new(Current::Down(outage.clone()));
+            let down = Arc::new(Current::Down(outage.for_others()));
             let previous = self.current.compare_and_swap(&*current, down);
             if Arc::ptr_eq(&previous, &current) {
                 tracing::warn!(cause = %outage, "Redis cannot be worked with");

@@ -36,6 +36,8 @@ pub struct Report {
     pub oldest_unsettled_ms: Option<u64>,
     /// Why it is not ready; empty where it is.
     pub not_ready: Vec<String>,
+    /// Why it does without the history; `None` where it need not.
+    pub history_fault: Option<String>,
 }
 
 /// A worker's report, and how old it is.

@@ -1,9 +1,13 @@
 //! `unstale run`
 
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
 use clap::Args;
 use tokio::runtime::{Builder, Handle};
-use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
 
 use super::{CommandError, Exit, configure};
 use crate::config::{Config, Scope};
@@ -12,6 +16,17 @@ use crate::http::{self, Readiness};
 use crate::registry::{LoadOptions, Problems, Registry, run_examples};
 use crate::telemetry::Metrics;
 use crate::worker::{self, Ended, Signals, StartError};
+
+/// How long the lanes may take to end by themselves, once they should have ended, before the
+/// process ends without them.
+const OVERDUE_AFTER: Duration = Duration::from_millis(500);
+
+/// How long a line of the log may take before the process ends without it: nobody may be reading
+/// it.
+const LOGGED_WITHIN: Duration = Duration::from_millis(200);
+
+/// Stack of each thread that resolves events: as much as the main thread has.
+const STACK_BYTES: usize = 8 * 1024 * 1024;
 
 /// Run the worker: events in, cache right
 ///
@@ -35,9 +50,10 @@ pub(super) fn run(_args: &RunArgs) -> Result<Exit, CommandError> {
         warn!("{too_few}");
     }
     let registry = load(&config)?;
-    // One thread for the lanes and Redis, so that a batch changes threads nowhere but where lapin's own hands it over; and one for signals and
-    // for those who ask how the worker is, whatever the first is busy with.
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(CommandError::internal)?;
+    // One thread for the lanes and Redis, so that a batch changes threads nowhere but where lapin's
+    // own hands it over; and one for those who ask how the worker is, whatever the first is busy
+    // with.
+    let runtime = Builder::new_current_thread().thread_stack_size(STACK_BYTES).enable_all().build().map_err(CommandError::internal)?;
     let beside = Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(CommandError::internal)?;
     let ended = runtime.block_on(serve(config, registry, beside.handle()));
     // A load that does not end must not hold up the end.
@@ -64,7 +80,7 @@ fn load(config: &Config) -> Result<Registry, CommandError> {
 
 async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Exit, CommandError> {
     let (metrics, readiness, signals) = (Metrics::new(), Readiness::new(), Signals::default());
-    listen_for_signals(&signals, beside)?;
+    listen_for_signals(&signals, config.shutdown_grace)?;
     let served = match config.http_addr {
         Some(addr) => {
             let listener = beside.spawn(http::bind(addr)).await.map_err(CommandError::internal)?.map_err(CommandError::usage)?;
@@ -81,26 +97,62 @@ async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Ex
     match ended {
         Ok(Ended::Clean) => Ok(Exit::Clean),
         Ok(Ended::Cut) => Ok(Exit::Unfinished),
+        Ok(Ended::Stuck) => Ok(Exit::Internal),
         Err(error @ (StartError::Broker(_) | StartError::Redis(_))) => Err(CommandError::unavailable(error)),
         Err(error @ (StartError::Cache(_) | StartError::Loaders(_))) => Err(CommandError::usage(error)),
     }
 }
 
-/// The first SIGTERM or SIGINT asks to stop, the second ends at once.
-fn listen_for_signals(signals: &Signals, beside: &Handle) -> Result<(), CommandError> {
-    let _beside = beside.enter();
-    let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::internal)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::internal)?;
+/// Answers signals on a thread of their own: the first SIGTERM or SIGINT asks to stop, the second
+/// ends at once.
+///
+/// That thread waits for nothing that another thread does. So the process ends in time even where
+/// the lanes' thread is busy, or blocked by a log that nobody reads.
+fn listen_for_signals(signals: &Signals, grace: Duration) -> Result<(), CommandError> {
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(CommandError::internal)?;
+    let mut both = {
+        let _within = runtime.enter();
+        let on = |kind| signal(kind).map_err(CommandError::internal);
+        (on(SignalKind::terminate())?, on(SignalKind::interrupt())?)
+    };
     let signals = signals.clone();
-    tokio::spawn(async move {
-        for token in [&signals.stop, &signals.cut] {
-            let name = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            };
-            info!(signal = name, "told to end");
-            token.cancel();
-        }
-    });
+    let listens = move || {
+        runtime.block_on(async move {
+            let name = next(&mut both).await;
+            signals.stop.cancel();
+            log(move || info!(signal = name, "told to end"));
+            tokio::select! {
+                name = next(&mut both) => {
+                    signals.cut.cancel();
+                    log(move || info!(signal = name, "told to end at once"));
+                    tokio::time::sleep(OVERDUE_AFTER).await;
+                }
+                () = tokio::time::sleep(grace.saturating_add(OVERDUE_AFTER)) => {}
+            }
+            let logged =
+                log(|| error!("the process ends without its lanes, which do not answer: what is in flight comes again from the broker"));
+            let _ = logged.recv_timeout(LOGGED_WITHIN);
+            std::process::exit(Exit::Unfinished as i32);
+        });
+    };
+    thread::Builder::new().name("signals".into()).spawn(listens).map_err(CommandError::internal)?;
     Ok(())
+}
+
+async fn next((terminate, interrupt): &mut (Signal, Signal)) -> &'static str {
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+/// Logs on a thread apart, which waits for whoever reads the log. Returns what is closed once the
+/// line is written.
+fn log(line: impl FnOnce() + Send + 'static) -> mpsc::Receiver<()> {
+    let (written, is_written) = mpsc::channel();
+    thread::spawn(move || {
+        line();
+        drop(written);
+    });
+    is_written
 }

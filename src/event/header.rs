@@ -1,4 +1,5 @@
-//! The names of the headers that are ours. All but [`EVENT_TYPE`] are believed only on a copy of ours: see [`Provenance`](super::Provenance).
+//! The names of the headers that are ours. All but [`EVENT_TYPE`] are believed on republished messages alone: see
+//! [`Provenance`](super::Provenance).
 
 /// How many attempts have been made: 1 on the first retry copy.
 pub const ATTEMPT: &str = "unstale-attempt";
@@ -42,11 +43,14 @@ pub const EARLIER_REASONS: &str = "unstale-earlier-reasons";
 /// How often it had been delivered in vain when it was set aside: added to what the broker counts from then on.
 pub const REDELIVERED: &str = "unstale-redelivered";
 
+/// Shows that a worker wrote the headers of ours, for this body: HMAC-SHA256, in base64.
+pub const SIGNATURE: &str = "unstale-signature";
+
 /// What every name of ours starts with.
 pub const PREFIX: &str = "unstale-";
 
 /// Every name.
-pub const ALL: [&str; 20] = [
+pub const ALL: [&str; 21] = [
     ATTEMPT,
     REASON,
     ERROR,
@@ -67,4 +71,5 @@ pub const ALL: [&str; 20] = [
     HEADERS_DROPPED,
     EARLIER_REASONS,
     REDELIVERED,
+    SIGNATURE,
 ];

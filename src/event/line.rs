@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::json::{Json, JsonKind, write_string};
-use super::{HeaderValue, Headers, Message, Properties};
+use super::{HeaderValue, Headers, Message, Origin, Properties};
 
 /// One whole message, free of where it came from.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -200,6 +200,8 @@ impl OwnedMessage {
             },
             headers: Headers(self.headers.iter().map(|(name, value)| (Cow::Borrowed(name.as_str()), value.borrowed())).collect()),
             body: &self.body,
+            // A line has lost what a signature could be checked by: enough to read the event.
+            origin: if self.exchange.is_empty() { Origin::Unsigned } else { Origin::Publisher },
         }
     }
 }

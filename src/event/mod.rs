@@ -33,6 +33,21 @@ pub struct Message<'a> {
     pub headers: Headers<'a>,
     /// The body, byte for byte.
     pub body: &'a [u8],
+    /// Where it comes from: which of the headers that are ours are believed.
+    pub origin: Origin,
+}
+
+/// Where a message comes from, as far as that is certain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// A publisher. Only the header `unstale-event-type` of ours has a meaning.
+    #[default]
+    Publisher,
+    /// The default exchange, without a valid signature. Headers of ours say how the event is read,
+    /// and nothing else: neither what was done before nor how often.
+    Unsigned,
+    /// A worker or `dlq replay`, which signed it. Every header of ours is believed.
+    Worker,
 }
 
 /// The AMQP 0-9-1 basic properties that say something about the event.

@@ -1,9 +1,12 @@
 //! Where a copy of ours comes from: what its headers say of the first arrival and of the work so far.
 
-use super::{Form, HeaderValue, Message, header};
+use super::{Form, HeaderValue, Message, Origin, header};
 
-/// What a copy says of itself. The default exchange cannot be bound, and only who may publish to our queues by name can write to it: so headers
-/// of ours are believed on messages from there alone.
+/// What a republished message says of itself.
+///
+/// A publisher's headers reach the default exchange too: the broker dead-letters through it, and so do a shovel and the management UI.
+/// Therefore a signature decides ([`Origin`]). Without one, the headers that say how the event is read are used, since a message of an
+/// older worker has no signature either; everything else reads as nothing, and all effects are done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provenance<'a> {
     /// The exchange of the first arrival; empty for the default exchange.
@@ -42,16 +45,18 @@ impl<'a> Provenance<'a> {
     pub fn of(message: &'a Message<'a>) -> Option<Self> {
         let routing_key = routing_key(message)?;
         let headers = &message.headers;
+        let is_signed = message.origin == Origin::Worker;
+        let signed = |name| headers.text(name).filter(|_| is_signed);
         Some(Self {
             exchange: headers.text(header::EXCHANGE).unwrap_or_default(),
             routing_key,
-            attempt: headers.get(header::ATTEMPT).and_then(count).unwrap_or(0),
-            first_time: headers.text(header::FIRST_TIME),
-            arrived_after: headers.text(header::ARRIVED_AFTER),
-            arrived_offset: headers.text(header::ARRIVED_OFFSET).and_then(|offset| offset.parse().ok()),
+            attempt: headers.get(header::ATTEMPT).filter(|_| is_signed).and_then(count).unwrap_or(0),
+            first_time: signed(header::FIRST_TIME),
+            arrived_after: signed(header::ARRIVED_AFTER),
+            arrived_offset: signed(header::ARRIVED_OFFSET).and_then(|offset| offset.parse().ok()),
             time: headers.text(header::TIME),
-            effects: headers.text(header::EFFECTS).and_then(positions),
-            registry: headers.text(header::REGISTRY),
+            effects: signed(header::EFFECTS).and_then(positions),
+            registry: signed(header::REGISTRY),
             event_type: headers.text(header::EVENT_TYPE),
             event_id: headers.text(header::EVENT_ID),
             form: headers.text(header::FORM).and_then(Form::from_name),
@@ -68,7 +73,7 @@ impl<'a> Provenance<'a> {
 
 /// The routing key of the first arrival, where the message is a copy of ours.
 pub(super) fn routing_key<'a>(message: &'a Message<'a>) -> Option<&'a str> {
-    if !message.exchange.is_empty() {
+    if message.origin == Origin::Publisher || !message.exchange.is_empty() {
         return None;
     }
     message.headers.text(header::ROUTING_KEY)
@@ -100,6 +105,7 @@ mod tests {
             exchange,
             routing_key: "unstale",
             headers: Headers(headers.iter().map(|(name, value)| ((*name).into(), value.clone())).collect()),
+            origin: Origin::Worker,
             ..Message::default()
         }
     }
@@ -125,6 +131,30 @@ mod tests {
         assert_eq!(provenance.reason, Some("redis_refused"));
         assert_eq!(provenance.effects_by("abc"), Some(&[1, 4][..]));
         assert_eq!(provenance.effects_by("def"), None, "another registry counts otherwise: all are done");
+    }
+
+    #[test]
+    fn without_a_signature_the_event_is_found_and_all_of_it_is_done() {
+        let text = |text: &'static str| HeaderValue::Text(text.into());
+        let headers = [
+            (header::EXCHANGE, text("events")),
+            (header::ROUTING_KEY, text("user.updated")),
+            (header::EVENT_TYPE, text("user.updated")),
+            (header::FORM, text("envelope")),
+            (header::ATTEMPT, HeaderValue::Integer(9)),
+            (header::EFFECTS, text("1")),
+            (header::REGISTRY, text("abc")),
+            (header::FIRST_TIME, text("2026-01-02T03:04:05Z")),
+            (header::ARRIVED_AFTER, text("2026-01-02T03:04:05Z")),
+        ];
+        let unsigned = Message { origin: Origin::Unsigned, ..message("", &headers) };
+        let provenance = Provenance::of(&unsigned).unwrap();
+        assert_eq!((provenance.exchange, provenance.routing_key), ("events", "user.updated"));
+        assert_eq!((provenance.event_type, provenance.form), (Some("user.updated"), Some(Form::Envelope)));
+        assert_eq!((provenance.attempt, provenance.effects.as_deref(), provenance.registry), (0, None, None));
+        assert_eq!((provenance.first_time, provenance.arrived_after), (None, None));
+        let publishers = Message { origin: Origin::Publisher, ..message("", &headers) };
+        assert!(Provenance::of(&publishers).is_none());
     }
 
     #[test]

@@ -22,7 +22,7 @@ impl<'c> Mark<'c> {
         Self { cache, command, low: None }
     }
 
-    /// What is applied from now on arrived there or later; what was held before still holds.
+    /// Covers the events that are applied from now on, beside those that it covered before.
     ///
     /// # Errors
     /// An outage, or Redis refuses.

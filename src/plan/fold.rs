@@ -31,13 +31,13 @@ use crate::registry::{Action, Effect, Expiry, RuleId, Version, Write};
 pub struct FoldLimits {
     /// Keys and tags.
     pub targets: usize,
-    /// What their names and values take, in bytes.
+    /// What they take with their names and values, in bytes.
     pub bytes: usize,
 }
 
 impl Default for FoldLimits {
     fn default() -> Self {
-        Self { targets: 1_000_000, bytes: 256 << 20 }
+        Self { targets: 1_000_000, bytes: 48 << 20 }
     }
 }
 
@@ -256,7 +256,7 @@ impl Fold {
                 invalidations.again = invalidations.again.max(again);
             }
             None => {
-                self.bytes += tag.len();
+                self.bytes += TARGET_BYTES + tag.len();
                 self.tags.insert(tag.to_owned(), Invalidations { newest: at, chosen, again });
             }
         }
@@ -361,9 +361,12 @@ fn sooner(earlier: Expiry, later: Expiry) -> Option<Sooner> {
     Some(if earlier_is_sooner { Sooner::Earlier } else { Sooner::Later })
 }
 
+/// What a target takes beside its name and its value: a place in a table, a version.
+const TARGET_BYTES: usize = 200;
+
 /// In bytes.
 fn weight(key: &str, what: &What) -> usize {
-    key.len() + if let What::Write { write, .. } = what { write_weight(write) } else { 0 }
+    TARGET_BYTES + key.len() + if let What::Write { write, .. } = what { write_weight(write) } else { 0 }
 }
 
 fn write_weight(write: &Write) -> usize {

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use foldhash::fast::FixedState;
 use foldhash::{HashMap, HashMapExt as _};
 
 use super::budget::{Budget, Spent};
@@ -15,13 +16,16 @@ const INDEXED_FROM_BYTES: usize = 256;
 /// The start and the end of a part, in bytes from the start of the whole.
 type Place = (u32, u32);
 
+/// No event chooses an address: the hash needs no secret, and an empty map costs nothing.
+type ByAddress<T> = std::collections::HashMap<usize, T, FixedState>;
+
 /// The parts of arrays and objects, by the address of their text.
 ///
 /// An address stays the same as long as the text lives, so a value of this type must not outlive the texts.
 #[derive(Default)]
 pub(super) struct Places {
-    arrays: RefCell<HashMap<usize, Rc<[Place]>>>,
-    objects: RefCell<HashMap<usize, HashMap<Box<str>, Place>>>,
+    arrays: RefCell<ByAddress<Rc<[Place]>>>,
+    objects: RefCell<ByAddress<HashMap<Box<str>, Place>>>,
 }
 
 impl Places {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 
+use foldhash::fast::FixedState;
 use sha2::{Digest, Sha256};
 
 use super::budget::{Budget, Spent};
@@ -47,7 +48,7 @@ pub(super) struct EventScope<'e> {
     /// Where the parts of the payload and of the state before are.
     places: Places,
     /// The answers of `changed(…)`, by the path's address: `each` asks again for every element.
-    changed: RefCell<HashMap<usize, bool>>,
+    changed: RefCell<HashMap<usize, bool, FixedState>>,
     hash: OnceCell<u64>,
 }
 

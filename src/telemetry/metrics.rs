@@ -195,7 +195,7 @@ impl Metrics {
         self.0.reload_failures.inc();
     }
 
-    /// Whether a heal is owed.
+    /// Sets whether a heal is owed.
     pub fn set_heal_owed(&self, owed: bool) {
         self.0.heal_owed.set(i64::from(owed));
     }

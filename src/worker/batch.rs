@@ -1,50 +1,111 @@
 //! A batch: deliveries that arrived together, from what they ask for to their acknowledgement.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tracing::error;
 
-use super::in_hand::Held;
+use super::account::Charge;
+use super::copies::{self, Order};
 use super::intake::Request;
-use super::low::Holding;
-use super::{Live, Shared, copies};
+use super::taken::Taken;
+use super::{Live, Shared};
 use crate::broker::{Delivery, SessionEnded, Tag};
 use crate::cache::Outage;
 use crate::plan::{self, EffectOutcome, EventOutcome, Settlement, Slot, settle};
+use crate::reason::Reason;
+
+/// Batches that break their checkpoint so often in a row are applied one delivery at a time.
+const SUSPECTED_AFTER: u32 = 2;
 
 /// Deliveries that arrived together, in order; never empty.
 #[derive(Debug)]
 pub(super) struct Batch {
-    pub(super) deliveries: Vec<Delivery>,
+    taken: Taken,
     pub(super) requests: Vec<Request>,
     /// The registry they were resolved with.
     pub(super) live: Arc<Live>,
-    _held: Held,
-    holding: Holding,
+    _charge: Charge,
+    /// How often in a row the checkpoint behind it was found broken.
+    broke_checkpoint: u32,
 }
 
 /// The effects that are not done, by event, in order of position.
 pub(super) type Unsettled = BTreeMap<u32, Vec<(u32, EffectOutcome)>>;
 
 impl Batch {
-    /// Reads what deliveries ask for.
-    pub(super) fn read(shared: &Shared, deliveries: Vec<Delivery>) -> Self {
-        let live = shared.live.load_full();
-        let requests = deliveries.iter().map(|delivery| Request::of(delivery, &live, shared.config.reading)).collect();
-        Self { _held: shared.in_hand.take(deliveries.len()), holding: shared.low.take(&deliveries), deliveries, requests, live }
+    /// Returns the batch of deliveries, with a request for each of them.
+    pub(super) fn new(taken: Taken, requests: Vec<Request>, live: Arc<Live>, charge: Charge) -> Self {
+        Self { taken, requests, live, _charge: charge, broke_checkpoint: 0 }
+    }
+
+    pub(super) fn deliveries(&self) -> &[Delivery] {
+        &self.taken.deliveries
     }
 
     /// The newest delivery's tag: acknowledging through it settles the batch.
     pub(super) fn last_tag(&self) -> Option<Tag> {
-        self.deliveries.last().map(Delivery::tag)
+        self.deliveries().last().map(Delivery::tag)
     }
 
     /// Applies what one round trip can do. The effects that are not done; or the outage, and nothing is known.
-    pub(super) async fn apply(&self, shared: &Shared) -> Result<Unsettled, Outage> {
-        let effects = self.requests.iter().map(|request| request.resolution.effects.len()).sum();
+    pub(super) async fn apply(&mut self, shared: &Shared) -> Result<Unsettled, Outage> {
+        if self.is_suspected() { self.apply_one_by_one(shared).await } else { self.apply_events(shared, 0..self.requests.len()).await }
+    }
+
+    /// Notes why it was not applied.
+    pub(super) fn not_applied(&mut self, outage: &Outage) {
+        self.broke_checkpoint = if outage.broke_checkpoint { self.broke_checkpoint + 1 } else { 0 };
+    }
+
+    /// Whether one of its deliveries may be what breaks the checkpoint behind the batch: it must be
+    /// applied with nothing else under way.
+    pub(super) fn is_suspected(&self) -> bool {
+        self.broke_checkpoint >= SUSPECTED_AFTER
+    }
+
+    /// Applies each delivery by itself. The one that breaks the checkpoint all the same is given
+    /// up, and passed over the next time.
+    async fn apply_one_by_one(&mut self, shared: &Shared) -> Result<Unsettled, Outage> {
+        let mut unsettled = Unsettled::new();
+        for event in 0..self.requests.len() {
+            // What broke before is not blamed on it: other workers may have such a delivery too.
+            shared.cache.confirm_checkpoint().await?;
+            match self.apply_events(shared, event..event + 1).await {
+                Ok(of_event) => unsettled.extend(of_event),
+                Err(outage) => {
+                    if outage.broke_checkpoint {
+                        self.give_up(event);
+                    }
+                    return Err(outage);
+                }
+            }
+        }
+        Ok(unsettled)
+    }
+
+    /// Dead-letters one event: applied alone, it breaks the checkpoint.
+    pub(super) fn give_up(&mut self, event: usize) {
+        if self.requests[event].verdict.is_some() {
+            return;
+        }
+        let routing_key = self.deliveries()[event].routing_key();
+        error!(
+            ?routing_key,
+            "an event is dead-lettered: applied alone, it changes the checkpoint by which this worker notices lost writes"
+        );
+        let error = "applied alone, the event breaks unstale's own checkpoint in Redis (`unstale:mark:*`) each time: look for own keys \
+                     among its targets and among the members of its tags";
+        self.requests[event].give_up(Reason::Unresolvable, error.to_owned());
+    }
+
+    async fn apply_events(&self, shared: &Shared, events: Range<usize>) -> Result<Unsettled, Outage> {
+        let effects = self.requests[events.clone()].iter().map(|request| request.resolution.effects.len()).sum();
         let mut batch = plan::Batch::new(shared.cache.tag_prefix(), effects);
-        for (event, request) in (0_u32..).zip(&self.requests) {
+        let first = u32::try_from(events.start).unwrap_or(u32::MAX);
+        for (event, request) in (first..).zip(&self.requests[events]) {
             for (position, effect) in (0_u32..).zip(&request.resolution.effects) {
                 let slot = Slot { event, position };
                 match (request.asks_for(position), request.is_copy) {
@@ -83,19 +144,24 @@ impl Batch {
     pub(super) async fn settle(&self, shared: &Shared, publisher: &copies::Publisher, unsettled: &Unsettled) -> Result<bool, SessionEnded> {
         let mut orders = Vec::new();
         let mut outcomes = Vec::with_capacity(self.requests.len());
-        for (event, (request, delivery)) in (0_u32..).zip(self.requests.iter().zip(&self.deliveries)) {
+        for (event, (request, delivery)) in (0_u32..).zip(self.requests.iter().zip(self.deliveries())) {
             let rest = rest(unsettled, event);
             let Settlement { copies, outcome } = match &request.verdict {
                 Some(verdict) => verdict.clone(),
                 None => settle(&shared.policy, &request.resolution, request.only.as_deref(), rest, request.attempts_before),
             };
             outcomes.push(outcome);
-            orders.extend(copies.into_iter().map(|order| (delivery, self.holding.bound_of(delivery), order)));
+            orders.extend(copies.into_iter().map(|order| Order {
+                delivery,
+                arrived_after: self.taken.bound_of(delivery),
+                is_unread: request.is_unread,
+                order,
+            }));
         }
         if !orders.is_empty() {
             publisher.publish(shared, &self.live, &orders).await?;
         }
-        self.holding.settled();
+        self.taken.settled();
         self.count(shared, &outcomes, unsettled);
         Ok(!orders.is_empty())
     }

@@ -1,5 +1,6 @@
 //! Orders for copies → copies that the broker has confirmed.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,17 +9,27 @@ use tracing::warn;
 
 use super::suspects::Suspect;
 use super::{Live, Shared};
-use crate::broker::{self, CopyHeaders, DELIVERY_LIMIT, Delivery, LaneName, Names, Outgoing, PublishError, SessionEnded, copy_to};
+use crate::broker::{self, CopyHeaders, Delivery, LaneName, Names, Outgoing, PublishError, SessionEnded, copy_to};
 use crate::cache::LowWatermark;
-use crate::event::{Decoded, Event, Provenance, decode};
+use crate::event::{Decoded, Event, Message, Provenance, Reading, decode};
 use crate::plan::{CopyOrder, Destination};
-use crate::reason::Reason;
 
 /// Before what the broker could not store is tried again.
 const NACKED_PAUSE: Duration = Duration::from_millis(500);
 
 /// After so many tries in a row it may be the channel that knows no better: see [`broker::Publisher::renew`].
 const NACKED_TRIES: u32 = 6;
+
+/// What is to be republished of one delivery.
+#[derive(Debug)]
+pub(super) struct Order<'d> {
+    pub(super) delivery: &'d Delivery,
+    /// A bound for the arrival of its event.
+    pub(super) arrived_after: LowWatermark,
+    /// Its body is not to be decoded.
+    pub(super) is_unread: bool,
+    pub(super) order: CopyOrder,
+}
 
 /// One lane's publisher: batches take their turns on it.
 #[derive(Debug)]
@@ -33,24 +44,15 @@ impl Publisher {
     }
 
     /// Publishes what is ordered, and waits until each copy is confirmed and not returned, through alarms of the broker and full queues.
-    /// Beside each order stands a bound for the arrival of its event.
-    pub(super) async fn publish(
-        &self,
-        shared: &Shared,
-        live: &Live,
-        orders: &[(&Delivery, LowWatermark, CopyOrder)],
-    ) -> Result<(), SessionEnded> {
+    pub(super) async fn publish(&self, shared: &Shared, live: &Live, orders: &[Order<'_>]) -> Result<(), SessionEnded> {
         let mut channel = self.channel.lock().await;
         let now = Timestamp::now().to_string();
         let copies: Vec<Outgoing<'_>> = orders
             .iter()
-            .map(|(delivery, arrived_after, order)| {
+            .map(|Order { delivery, arrived_after, is_unread, order }| {
                 let message = delivery.message();
                 // Rare: what a copy says of its event is read once more from the delivery.
-                let event = match decode(&message, shared.config.reading) {
-                    Ok(Decoded::Event(event)) => Some(event),
-                    Ok(Decoded::Tombstone) | Err(_) => None,
-                };
+                let event = if *is_unread { None } else { decoded(&message, shared.config.reading) };
                 let arrived_offset = arrived_after.offset;
                 let arrived_after = text(arrived_after.time_ms);
                 let headers = CopyHeaders {
@@ -58,11 +60,11 @@ impl Publisher {
                     redelivered: in_vain_so_far(delivery, order.destination),
                     ..headers(order, event.as_ref(), live.registry.digest(), arrived_after.as_deref(), &now)
                 };
-                copy_to(self.queue(order.destination), delivery, &headers, channel.frame_max_bytes())
+                copy_to(self.queue(order.destination), delivery, &headers, channel.frame_max_bytes(), &shared.signer)
             })
             .collect();
         confirmed(&mut channel, copies).await?;
-        for (_, arrived_after, order) in orders {
+        for Order { arrived_after, order, .. } in orders {
             match order.destination {
                 Destination::Slow => shared.low.copied(LaneName::Slow, Duration::ZERO, *arrived_after),
                 Destination::Retry(rung) => {
@@ -77,8 +79,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes suspects, unread, to the end of the queue they came from; to the dead-letter queue what has had its deliveries. Waits as
-    /// [`publish`](Self::publish) does.
+    /// Publishes suspected poison messages, unread, to the end of the queue they came from. Waits
+    /// as [`publish`](Self::publish) does.
     pub(super) async fn set_aside(&self, shared: &Shared, lane: LaneName, suspects: &[Suspect]) -> Result<(), SessionEnded> {
         let mut channel = self.channel.lock().await;
         let now = Timestamp::now().to_string();
@@ -90,29 +92,21 @@ impl Publisher {
             let message = suspect.message();
             let earlier = Provenance::of(&message);
             let in_vain = suspect.in_vain().unwrap_or_default();
-            let given_up = in_vain >= u64::from(DELIVERY_LIMIT);
-            let error = format!("delivered {in_vain} times in vain: it may be what ends workers");
             let headers = CopyHeaders {
                 attempt: earlier.as_ref().map_or(0, |earlier| earlier.attempt),
-                reason: given_up.then_some(Reason::DeliveryLimit),
-                error: given_up.then_some(&error),
                 effects: earlier.as_ref().and_then(|earlier| earlier.effects.as_deref()),
                 registry: earlier.as_ref().and_then(|earlier| earlier.registry).unwrap_or_default(),
-                redelivered: (!given_up).then_some(in_vain),
+                redelivered: Some(in_vain),
                 arrived_after: arrived_after.as_deref(),
                 arrived_offset: bound.offset,
                 time: &now,
                 ..CopyHeaders::default()
             };
             let queue = match lane {
-                _ if given_up => &self.names.dead,
                 LaneName::Main => &self.names.main,
                 LaneName::Slow => &self.names.slow,
             };
-            if given_up {
-                shared.metrics.dead(Reason::DeliveryLimit);
-            }
-            copies.push(copy_to(queue, suspect, &headers, channel.frame_max_bytes()));
+            copies.push(copy_to(queue, suspect, &headers, channel.frame_max_bytes(), &shared.signer));
         }
         confirmed(&mut channel, copies).await?;
         for Suspect { delivery: suspect, .. } in suspects {
@@ -127,6 +121,15 @@ impl Publisher {
             Destination::Retry(rung) => self.names.retry.get(rung).map_or(&self.names.dead, |(_, name)| name),
             Destination::Dead(_) => &self.names.dead,
         }
+    }
+}
+
+/// The event that a message is, if it is one. A decoder that panicked before panics again: that
+/// must not end the worker.
+fn decoded<'m>(message: &'m Message<'m>, reading: Reading) -> Option<Event<'m>> {
+    match catch_unwind(AssertUnwindSafe(|| decode(message, reading))) {
+        Ok(Ok(Decoded::Event(event))) => Some(event),
+        Ok(Ok(Decoded::Tombstone) | Err(_)) | Err(_) => None,
     }
 }
 

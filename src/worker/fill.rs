@@ -6,7 +6,6 @@ use super::batch::Batch;
 use super::filling::{self, Filling, Pace, Source};
 use super::{Live, Shared};
 use crate::cache::{Outage, new_token};
-use crate::event::{Decoded, decode};
 use crate::plan::EffectOutcome;
 use crate::registry::Warm;
 use crate::warm::{Admitted, LoadContext, LoadError, Loaded};
@@ -55,13 +54,9 @@ pub(super) async fn warm(
     asker: &Asker,
     stop: &CancellationToken,
 ) -> Result<Option<EffectOutcome>, Outage> {
-    let message = batch.deliveries[0].message();
-    let event = match decode(&message, shared.config.reading) {
-        Ok(Decoded::Event(event)) => Some(event),
-        Ok(_) | Err(_) => None,
-    };
-    let event_id = event.as_ref().map_or("", |event| &*event.id);
-    let context = LoadContext { event_id, traceparent: event.as_ref().and_then(|event| event.traceparent.as_deref()) };
+    let identity = batch.requests[0].identity.as_deref();
+    let event_id = identity.map_or("", |identity| &identity.event_id);
+    let context = LoadContext { event_id, traceparent: identity.and_then(|identity| identity.traceparent.as_deref()) };
     let source = Origin { shared, live: &batch.live, context, warm };
     let asker = filling::Asker { event: event_id, name: &asker.name, before: asker.before.as_deref() };
     let attempts_made = batch.requests[0].attempts_before + 1;

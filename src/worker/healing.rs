@@ -83,10 +83,14 @@ impl<'s> Healer<'s> {
 
     /// Waits until Redis holds all that it confirmed, healing it where it is our turn.
     pub(super) async fn ensure(&self) -> Result<(), Unhealed> {
+        // A user whom RabbitMQ refuses must not heal first.
+        self.shared.is_first_ever().await;
         if self.shared.config.heals() {
             self.enter().await.inspect_err(|_| self.shared.metrics.set_paused("healing", false))?;
         }
         self.shared.metrics.set_paused("healing", false);
+        // From now on a loss is a loss.
+        self.shared.first_ever.send_replace(Some(false));
         self.readiness.set_healed(Ok(()));
         Ok(())
     }
@@ -178,8 +182,7 @@ impl<'s> Healer<'s> {
     /// Heals, in our turn. False where all is to be done again.
     async fn heal(&self, marks: &Marks) -> Result<bool, NotHealed> {
         let Shared { cache, config, low, .. } = self.shared;
-        // Nobody is told of a heal before both servers were met, nor of one that has nothing to
-        // read.
+        // The log mentions a heal once both servers were met, and where there is a history.
         let inspector = Inspector::connect(&config.amqp).await?;
         let is_new = config.amqp.history.is_none() || inspector.queue(&inspector.names().history).await? == QueueState::Missing;
         inspector.close().await;
@@ -187,7 +190,9 @@ impl<'s> Healer<'s> {
         let progress = marks.take_over_progress(cache, from(marks), live.registry.digest());
         let doubt = marks.doubt();
         let (from, goes_on) = (progress.from, progress.applied_to);
+        let is_first_ever = self.shared.is_first_ever().await;
         match (doubt, goes_on) {
+            _ if is_first_ever => {}
             (_, Some(offset)) => info!(%from, offset, "going on with the heal of another worker"),
             (Doubt::Lost, None) => {
                 warn!(%from, "Redis lost writes that it had confirmed (an old snapshot, or a replica promoted too early): applying the history again");
@@ -205,8 +210,13 @@ impl<'s> Healer<'s> {
         // How many heals died, and in what, must outlive this one.
         guard.note(guard.found()).await?;
         cache.forward_sequence().await.map_err(outage)?;
-        let healed = heal(config, &live.registry, cache, from, &guard).await?;
+        let healed = if is_first_ever { Healed::NoHistory } else { heal(config, &live.registry, cache, from, &guard).await? };
         let record = match &healed {
+            // A first start, with a queue and a history that are as new as the worker.
+            Healed::Applied { events: 0, complete: true, end, .. } if doubt == Doubt::Unknown => {
+                low.begin(began.1, *end);
+                None
+            }
             Healed::Applied { complete, end, passed_over, .. } => {
                 low.begin(began.1, *end);
                 let details = HealDetails {
@@ -230,6 +240,7 @@ impl<'s> Healer<'s> {
         }
         self.remembers.store(true, Ordering::Relaxed);
         match healed {
+            Healed::Applied { .. } if record.is_none() => {}
             Healed::Applied { events, effects, complete, passed_over, .. } => {
                 self.shared.metrics.healed();
                 info!(%from, events, effects, seconds = began.0.elapsed().as_secs_f64(), complete, "healed: the history is applied again");

@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use tracing::debug;
 
 use super::Live;
-use crate::broker::Delivery;
+use crate::broker::{DELIVERIES_AT_MOST, Delivery, LaneName};
 use crate::event::{Decoded, Event, Provenance, Reading, decode};
 use crate::plan::{EventOutcome, Settlement};
 use crate::reason::Reason;
-use crate::registry::Resolution;
+use crate::registry::{Budget, Resolution};
 
 /// What a delivery asks for.
 #[derive(Debug, Default)]
@@ -27,12 +27,46 @@ pub(super) struct Request {
     pub(super) happened_at: Option<Timestamp>,
     /// The message is settled without Redis.
     pub(super) verdict: Option<Settlement>,
+    /// The message is not decoded for its dead letter either.
+    pub(super) is_unread: bool,
+    /// In the slow lane: what loads say of the event that they are for.
+    pub(super) identity: Option<Box<Identity>>,
+}
+
+/// What loads say of the event that they are for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Identity {
+    pub(super) event_id: String,
+    pub(super) traceparent: Option<String>,
 }
 
 impl Request {
-    /// Reads a delivery with today's registry. Never panics: a panic inside is this message's own dead letter.
-    pub(super) fn of(delivery: &Delivery, live: &Live, reading: Reading) -> Self {
-        Self::or_dead_letter(|| Self::read(delivery, live, reading))
+    /// Reads a delivery with today's registry, as far as the budget allows. Never panics: a panic
+    /// inside is this message's own dead letter.
+    ///
+    /// A message that has been delivered as often as it may is not read: it may be what ends
+    /// workers.
+    pub(super) fn of(delivery: &Delivery, live: &Live, reading: Reading, lane: LaneName, budget: &Budget) -> Self {
+        let count = delivery.redelivery_count().unwrap_or(0);
+        if count >= DELIVERIES_AT_MOST {
+            let error = format!(
+                "delivered {count} times before without an acknowledgement: it may be what ends workers; look for crashes in their logs before you replay it"
+            );
+            return Self::unread(delivery, Reason::DeliveryLimit, error);
+        }
+        Self::or_dead_letter(|| Self::read(delivery, live, reading, lane, budget))
+    }
+
+    /// Returns what dead-letters a delivery whose body is not looked at.
+    pub(super) fn unread(delivery: &Delivery, reason: Reason, error: String) -> Self {
+        let attempts_before = Provenance::of(&delivery.message()).map_or(0, |provenance| provenance.attempt);
+        Self { attempts_before, verdict: Some(Settlement::dead(reason, error, attempts_before)), is_unread: true, ..Self::default() }
+    }
+
+    /// Dead-letters what was to be applied.
+    pub(super) fn give_up(&mut self, reason: Reason, error: String) {
+        self.verdict = Some(Settlement::dead(reason, error, self.attempts_before));
+        (self.resolution, self.only) = (Resolution { matched: self.resolution.matched, ..Resolution::default() }, None);
     }
 
     fn or_dead_letter(read: impl FnOnce() -> Self) -> Self {
@@ -43,7 +77,7 @@ impl Request {
         })
     }
 
-    fn read(delivery: &Delivery, live: &Live, reading: Reading) -> Self {
+    fn read(delivery: &Delivery, live: &Live, reading: Reading, lane: LaneName, budget: &Budget) -> Self {
         let message = delivery.message();
         let provenance = Provenance::of(&message);
         let (is_copy, attempts_before) = (provenance.is_some(), provenance.as_ref().map_or(0, |provenance| provenance.attempt));
@@ -57,10 +91,17 @@ impl Request {
                 return Self { verdict, attempts_before, ..Self::default() };
             }
         };
-        let resolution = live.registry.resolve(&event);
+        let resolution = live.registry.resolve_within(&event, budget);
         let only = provenance.and_then(|provenance| heeded(provenance, live.registry.digest(), &resolution));
-        debug!(id = %event.id, event_type = %event.event_type, effects = resolution.effects.len(), "resolved");
-        Self { resolution, only, is_copy, attempts_before, happened_at: happened_at(&event), verdict: None }
+        if !budget.is_spent() {
+            debug!(id = %event.id, event_type = %event.event_type, effects = resolution.effects.len(), "resolved");
+        }
+        let happened_at = happened_at(&event);
+        let identity = (lane == LaneName::Slow).then(|| {
+            let traceparent = event.traceparent.as_deref().map(str::to_owned);
+            Box::new(Identity { event_id: event.id.to_string(), traceparent })
+        });
+        Self { resolution, only, is_copy, attempts_before, happened_at, identity, ..Self::default() }
     }
 
     /// Whether this delivery is to do the effect at that position.

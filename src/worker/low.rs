@@ -90,12 +90,12 @@ impl Bounds {
         if delivery.exchange().is_empty() {
             let message = delivery.message();
             if let Some(copy) = Provenance::of(&message) {
-                let told = copy.arrived_after.or(copy.first_time).and_then(|time| time.parse::<Timestamp>().ok());
-                let time_ms = told.and_then(|time| u64::try_from(time.as_millisecond()).ok());
+                let time = copy.arrived_after.or(copy.first_time).and_then(|time| time.parse::<Timestamp>().ok());
+                let time_ms = time.and_then(|time| u64::try_from(time.as_millisecond()).ok());
                 return time_ms.map_or(self.lowest, |time_ms| LowWatermark { time_ms, offset: copy.arrived_offset.or(self.lowest.offset) });
             }
         }
-        if delivery.redelivered() { self.lowest } else { self.quiet }
+        if delivery.is_first_hand() && !delivery.redelivered() { self.quiet } else { self.lowest }
     }
 }
 
@@ -122,7 +122,7 @@ impl Low {
         self.change(|state| state.lowest_bound(Instant::now()))
     }
 
-    /// Whether all that this worker had is settled, and nothing that it let go of waits anywhere.
+    /// Returns whether all is settled, and nothing that this worker let go of waits anywhere.
     pub(super) fn is_all_settled(&self) -> bool {
         self.change(|state| {
             state.lowest_bound(Instant::now());
@@ -170,7 +170,7 @@ impl Low {
         self.change(|state| state.lowest = lowest.unwrap_or_default());
     }
 
-    /// Whether it is worth knowing where the history ends.
+    /// Returns whether it is worth knowing where the history ends.
     pub(super) fn wants_sample(&self) -> bool {
         self.change(|state| state.samples.is_empty() || state.taken_at.is_some_and(|at| at.elapsed() < SAMPLED_FOR))
     }
@@ -267,7 +267,7 @@ impl State {
         }
     }
 
-    /// What the queue gets from now on, the history got at that offset or later.
+    /// Returns a lower bound of the offsets of events that reach the queue from now on.
     fn end_before_lag(&self, now: Instant) -> Option<u64> {
         let old = self.samples.iter().rev().find(|(at, _)| now.duration_since(*at) >= QUEUE_LAG);
         old.map(|(_, offset)| *offset).max(self.quiet.offset)

@@ -5,14 +5,17 @@ use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{Batch, Unsettled};
 use super::in_order::InOrder;
+use super::resolver::FirstLook;
 use super::suspects::Suspects;
-use super::window::Window;
+use super::window::{FEW, Window};
+use super::yielding::{self, Yielding};
 use super::{LaneEnd, Shared, copies};
-use crate::broker::{Delivery, Lane, SessionEnded, Tag};
+use crate::broker::{Delivery, Lane, LaneName, SessionEnded, Tag};
 use crate::cache::Outage;
 
 /// Batches that may be on their way to Redis at once: enough to fill a slow link; the prefetch bounds them anyway.
@@ -35,6 +38,10 @@ const MORE_COMES: Duration = Duration::from_millis(2);
 /// Nor does it wait longer for what is in hand beside it: Redis may be silent, and the broker take no copies.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(100);
 
+/// Between two signs of life, after which the deliveries that wait in the connection's buffer are
+/// counted too.
+const BEAT: Duration = Duration::from_secs(1);
+
 /// For copies under way when everything else is given back.
 const SETTLE_BEFORE_GIVING_BACK: Duration = Duration::from_secs(5);
 
@@ -44,45 +51,82 @@ pub(super) async fn run(
     lane: &mut Lane,
     publisher: &copies::Publisher,
     mut window: Window,
+    yielding: &Yielding,
     stop: &CancellationToken,
     suspects: &mut Suspects<'_>,
 ) -> Result<LaneEnd, SessionEnded> {
+    let resolver = &shared.main_resolver;
     let mut applying = InOrder::new();
     let mut settling = InOrder::new();
     let mut settled = Settled::default();
+    // Read and not sent, since what came before is not done; sent before anything else.
+    let mut waiting: VecDeque<Batch> = VecDeque::new();
+    // A delivery that is read on a thread apart. Nothing is taken meanwhile: order is kept.
+    let mut reading = InOrder::new();
+    // The batch under way is one that must be alone.
+    let mut alone = false;
+    let mut asked = yielding.asked();
     let mut sent_at = Instant::now();
-    let mut stopping = false;
+    let (mut stopping, mut yields) = (false, false);
+    let mut beats = tokio::time::interval(BEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     lane.consume(window.prefetch()).await?;
     loop {
+        while let Some(next) = waiting.front() {
+            if !applying.is_empty() && (alone || next.is_suspected() || applying.len() >= MAX_APPLYING) {
+                break;
+            }
+            alone = next.is_suspected();
+            if let Some(batch) = waiting.pop_front() {
+                applying.push(apply(shared, batch)).await;
+                sent_at = Instant::now();
+            }
+        }
+        let in_flight = lane.in_flight();
+        shared.in_flight.set(LaneName::Main, in_flight);
+        if yields && in_flight <= usize::from(FEW) {
+            yielding.yields();
+        }
+        alone &= !applying.is_empty();
+        let may_take = !alone && applying.len() < MAX_APPLYING && waiting.is_empty() && reading.is_empty() && resolver.has_room();
+        let nothing_under_way = applying.is_empty() && waiting.is_empty() && reading.is_empty() && settling.is_empty();
+        if stopping && nothing_under_way && !lane.has_left_over() && !settled.any() {
+            return Ok(LaneEnd::Stopped);
+        }
         let is_alone = applying.is_empty();
         let gathering = !is_alone && sent_at.elapsed() < SLOW_LINK;
         let enough = |arrived| is_alone || arrived >= GATHERED;
         let due = settled.due(is_alone && settling.is_empty(), window.has_backlog() && !stopping);
         tokio::select! {
             biased;
+            _ = beats.tick() => {
+                shared.readiness.beat();
+                lane.take_in()?;
+            }
             batch = settling.next(), if !settling.is_empty() => {
                 let batch: Result<SettledBatch, SessionEnded> = batch;
-                settled.note(lane, &batch?, suspects, window.prefetch() / ACKNOWLEDGED_PART)?;
+                settled.note(lane, &batch?, suspects, prefetch(&window, yields) / ACKNOWLEDGED_PART)?;
             }
             applied = applying.next(), if !applying.is_empty() => {
                 let (batch, applied): (Batch, Result<Unsettled, Outage>) = applied;
                 match applied {
                     Ok(unsettled) => settling.push(settle(shared, publisher, batch, unsettled)).await,
                     Err(outage) => {
+                        let mut batch = batch;
                         settled.acknowledge(lane)?;
                         shared.gate.close(&outage);
+                        batch.not_applied(&outage);
                         // What was sent behind the failed batch is applied again behind it: order is kept.
                         let mut held = VecDeque::from([batch]);
                         while !applying.is_empty() {
                             let (behind, _): (Batch, Result<Unsettled, Outage>) = applying.next().await;
                             held.push_back(behind);
                         }
+                        held.append(&mut waiting);
                         if !hold(shared, lane, &mut settling, &mut settled, stop, suspects).await? {
                             return Ok(LaneEnd::GaveBack);
                         }
-                        for batch in held {
-                            applying.push(apply(shared, batch)).await;
-                        }
+                        waiting = held;
                     }
                 }
             }
@@ -90,34 +134,53 @@ pub(super) async fn run(
                 stopping = true;
                 lane.cancel().await?;
             }
+            asked = yielding::changed(&mut asked, yields), if !stopping => {
+                yields = asked;
+                lane.consume(prefetch(&window, yields)).await?;
+            }
+            batch = reading.next(), if !reading.is_empty() => waiting.push_back(batch),
             () = shared.low.asks(), if !stopping => {
                 if lane.all_read()? {
                     shared.low.all_read();
                 }
             }
             arrived = lane.next_batch_of(enough, shared.config.batch),
-                if (!stopping || lane.has_left_over()) && applying.len() < MAX_APPLYING && !gathering =>
+                if (!stopping || lane.has_left_over()) && may_take && !gathering =>
             {
                 let mut deliveries = arrived?;
+                shared.in_flight.set(LaneName::Main, lane.in_flight());
                 suspects.take_from(shared, &mut deliveries);
                 if deliveries.is_empty() {
                     continue;
                 }
-                shared.metrics.batch(deliveries.len());
-                if let Some(prefetch) = window.after(&deliveries, shared.waiting.load(Ordering::Relaxed)).filter(|_| !stopping && !suspects.any()) {
-                    lane.consume(prefetch).await?;
+                let (read, left) = resolver.read(shared, deliveries);
+                lane.put_back(left);
+                shared.metrics.batch(read.deliveries().len());
+                let changed = window.after(read.deliveries(), shared.waiting.load(Ordering::Relaxed));
+                if changed.is_some() && !stopping && !yields && !suspects.any() {
+                    lane.consume(window.prefetch()).await?;
                 }
-                applying.push(apply(shared, Batch::read(shared, deliveries))).await;
-                sent_at = Instant::now();
+                match read {
+                    FirstLook::Done(batch) => {
+                        applying.push(apply(shared, batch)).await;
+                        sent_at = Instant::now();
+                    }
+                    FirstLook::Heavy(heavy) => reading.push(resolver.read_apart(shared, heavy)).await,
+                }
                 if lane.all_read()? {
                     shared.low.all_read();
                 }
             }
             () = tokio::time::sleep_until((sent_at + SLOW_LINK).into()), if gathering => {}
             () = due, if settled.any() => settled.acknowledge(lane)?,
-            else => return Ok(LaneEnd::Stopped),
         }
     }
+}
+
+/// What to consume with: while the main lane yields, so little that few neighbours suffer if a
+/// message in the slow lane ends the worker.
+fn prefetch(window: &Window, yields: bool) -> u16 {
+    if yields { window.prefetch().min(FEW) } else { window.prefetch() }
 }
 
 /// A batch, and whether copies were made of it.
@@ -142,11 +205,11 @@ impl Settled {
         if suspects.any() {
             // Those stand among what is settled, and are not.
             self.acknowledge(lane)?;
-            return batch.deliveries.iter().try_for_each(|delivery| lane.ack_one(delivery.tag()));
+            return batch.deliveries().iter().try_for_each(|delivery| lane.ack_one(delivery.tag()));
         }
         self.through = batch.last_tag();
         self.since.get_or_insert_with(Instant::now);
-        self.deliveries += batch.deliveries.len();
+        self.deliveries += batch.deliveries().len();
         if *copied || self.deliveries >= usize::from(at_once) { self.acknowledge(lane) } else { Ok(()) }
     }
 
@@ -185,6 +248,7 @@ async fn hold<F>(
 where
     F: Future<Output = Result<SettledBatch, SessionEnded>>,
 {
+    let mut beats = tokio::time::interval(BEAT);
     let opened = {
         let mut opens = pin!(shared.gate.hold(stop));
         loop {
@@ -193,6 +257,7 @@ where
                 batch = settling.next(), if !settling.is_empty() => {
                     settled.note(lane, &batch?, suspects, 0)?;
                 }
+                _ = beats.tick() => shared.readiness.beat(),
                 opened = &mut opens => break opened,
                 ended = lane.end() => return Err(ended),
             }
@@ -218,7 +283,7 @@ pub(super) async fn handle(
     stop: &CancellationToken,
     delivery: Delivery,
 ) -> Result<Option<Tag>, SessionEnded> {
-    let batch = Batch::read(shared, vec![delivery]);
+    let mut batch = shared.main_resolver.read_one(shared, delivery).await;
     loop {
         match batch.apply(shared).await {
             Ok(unsettled) => {
@@ -227,6 +292,7 @@ pub(super) async fn handle(
             }
             Err(outage) => {
                 shared.gate.close(&outage);
+                batch.not_applied(&outage);
                 if !shared.gate.hold(stop).await {
                     return Ok(None);
                 }
@@ -235,7 +301,7 @@ pub(super) async fn handle(
     }
 }
 
-async fn apply(shared: &Shared, batch: Batch) -> (Batch, Result<Unsettled, Outage>) {
+async fn apply(shared: &Shared, mut batch: Batch) -> (Batch, Result<Unsettled, Outage>) {
     let applied = batch.apply(shared).await;
     (batch, applied)
 }

@@ -1,5 +1,6 @@
 //! The worker: what its lanes share, and how it starts and ends.
 
+mod account;
 mod again;
 mod batch;
 mod copies;
@@ -7,32 +8,38 @@ mod fill;
 pub mod filling;
 mod gate;
 mod healing;
-mod in_hand;
+mod in_flight;
 mod in_order;
 mod intake;
 mod low;
 mod main_lane;
+mod mend;
 mod owed;
 mod reload;
 mod report;
+mod resolver;
 mod samples;
 mod slow_lane;
 mod supervisor;
+mod survivors;
 mod suspects;
+mod taken;
 mod upkeep;
 mod window;
+mod yielding;
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::broker::BrokerError;
-use crate::cache::{Cache, CacheError, Outage};
+use crate::broker::{BrokerError, LaneName, Signer};
+use crate::cache::{Cache, CacheError, CommandError, Outage};
 use crate::config::Config;
 use crate::http::Readiness;
 use crate::plan::{Ladder, SettlePolicy};
@@ -42,16 +49,18 @@ use crate::warm::{LoaderProblems, Loaders};
 
 use gate::Gate;
 use healing::{Healer, Unhealed};
-use in_hand::InHand;
+use in_flight::InFlight;
 use low::Low;
 use owed::Owed;
 use report::Reporter;
+use resolver::Resolver;
 use supervisor::Supervisor;
+use survivors::Survivors;
 
 /// A registry in use, with what is made from it.
 #[derive(Debug)]
 struct Live {
-    registry: Registry,
+    registry: Arc<Registry>,
     metrics: RegistryMetrics,
     loaders: Loaders,
 }
@@ -66,9 +75,18 @@ struct Shared {
     reloaded: Notify,
     /// Why the registry's files as they are now were not taken.
     refused_registry: ArcSwapOption<String>,
+    /// Why the broker does not serve the history.
+    history_fault: ArcSwapOption<String>,
+    /// Whether there were no queues before, once the first session has looked.
+    first_ever: watch::Sender<Option<bool>>,
     cache: Cache,
+    signer: Signer,
     gate: Gate,
-    in_hand: InHand,
+    in_flight: InFlight,
+    survivors: Arc<Survivors>,
+    main_resolver: Resolver,
+    slow_resolver: Resolver,
+    readiness: Readiness,
     low: Low,
     owed: Owed,
     /// Events that waited in the main queue when it was last looked at.
@@ -92,6 +110,8 @@ pub enum Ended {
     Clean,
     /// The grace period ran out, or a second signal came.
     Cut,
+    /// Threads that resolve events do not end: everything else in flight is settled or given back.
+    Stuck,
 }
 
 /// Why the worker cannot start.
@@ -132,15 +152,23 @@ pub async fn run(
     signals: Signals,
 ) -> Result<Ended, StartError> {
     let grace = config.shutdown_grace;
+    let (abandoned, stuck) = (Arc::<AtomicUsize>::default(), CancellationToken::new());
     let loaders = Loaders::new(&config.warm, registry.loaders())?;
     let shared = Arc::new(Shared {
         policy: SettlePolicy { ladder: Ladder(config.amqp.retry_delays.clone()), unknown: config.unknown },
         cache: Cache::connect(&config.redis, &config.amqp.queue)?.serving_stale_for(longest_warm(&config)),
+        history_fault: ArcSwapOption::empty(),
+        first_ever: watch::Sender::new(None),
+        signer: Signer::default(),
         live: ArcSwap::from_pointee(Live::new(registry, loaders, &metrics)),
         reloaded: Notify::new(),
         refused_registry: ArcSwapOption::empty(),
         gate: Gate::new(readiness.clone(), metrics.clone()),
-        in_hand: InHand::new(metrics.clone()),
+        in_flight: InFlight::new(metrics.clone()),
+        survivors: Arc::default(),
+        main_resolver: Resolver::new(LaneName::Main, &abandoned, &stuck),
+        slow_resolver: Resolver::new(LaneName::Slow, &abandoned, &stuck),
+        readiness: readiness.clone(),
         low: Low::new(),
         owed: Owed::default(),
         waiting: AtomicU32::new(0),
@@ -166,6 +194,7 @@ pub async fn run(
             Unhealed::Broker(error) => StartError::Broker(error),
         }),
         () = signals.cut.cancelled() => Ok(Ended::Cut),
+        never = stop_when(&stuck, &signals.stop) => match never {},
         () = after_stop(&signals.stop, grace) => {
             warn!(grace_s = grace.as_secs(), "the grace period ran out: what is in hand comes again from the broker");
             Ok(Ended::Cut)
@@ -175,7 +204,7 @@ pub async fn run(
         reporter.retract().await;
         healing::leave(&shared).await;
     }
-    ended
+    if stuck.is_cancelled() { ended.map(|_| Ended::Stuck) } else { ended }
 }
 
 /// How long a `warm` may take, from its event to its last attempt's end, while the lanes keep up.
@@ -183,6 +212,13 @@ fn longest_warm(config: &Config) -> Duration {
     let delays: Duration = config.amqp.retry_delays.iter().sum();
     let attempts = u32::try_from(config.amqp.retry_delays.len()).unwrap_or(u32::MAX).saturating_add(1);
     delays.saturating_add(config.warm.timeout.saturating_mul(attempts)).saturating_add(gate::HOLD)
+}
+
+/// Stops the worker in order once `stuck` is cancelled; never returns.
+async fn stop_when(stuck: &CancellationToken, stop: &CancellationToken) -> Infallible {
+    stuck.cancelled().await;
+    stop.cancel();
+    std::future::pending().await
 }
 
 async fn after_stop(stop: &CancellationToken, grace: Duration) {
@@ -195,11 +231,24 @@ impl Live {
     fn new(registry: Registry, loaders: Loaders, metrics: &Metrics) -> Self {
         let entries = registry.entries().iter().map(|entry| entry.name.as_str());
         metrics.set_loaders(loaders.standings());
-        Self { metrics: metrics.for_registry(registry.digest(), registry.rules(), entries), loaders, registry }
+        Self { metrics: metrics.for_registry(registry.digest(), registry.rules(), entries), loaders, registry: Arc::new(registry) }
     }
 }
 
 impl Shared {
+    /// Waits until the first session has begun, and says whether there were no queues before it.
+    async fn is_first_ever(&self) -> bool {
+        // The sender lives as long as `self`: waiting cannot fail.
+        self.first_ever.subscribe().wait_for(Option::is_some).await.is_ok_and(|known| *known == Some(true))
+    }
+
+    /// Learns by which secret the workers of this Redis sign republished messages now.
+    async fn learn_secret(&self) -> Result<(), CommandError> {
+        let secret = self.cache.signing_secret(self.signer.secret().as_deref()).await?;
+        self.signer.learn(&secret);
+        Ok(())
+    }
+
     /// How long a retry copy waits at most.
     fn longest_wait(&self) -> Duration {
         self.config.amqp.retry_delays.iter().max().copied().unwrap_or_default()

@@ -24,7 +24,7 @@ const OTHER_RULES_MS: u64 = 60_000;
 /// Before what Redis did not take is said again.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
-/// What this worker knows of heals that are owed.
+/// Heals that are owed, as far as this worker knows.
 #[derive(Debug, Default)]
 pub(super) struct Owed {
     state: Mutex<State>,
@@ -46,7 +46,6 @@ struct State {
 }
 
 impl Owed {
-    #[allow(dead_code, reason = "the broker's side owes heals where a queue was declared anew")]
     /// Owes a heal from that place on. Redis holds it within a moment, and a worker pays it.
     pub(super) fn owe(&self, from: HealFrom, cause: impl Into<String>) {
         let owed = OwedHeal { from, cause: cause.into(), since_ms: now_ms() };
@@ -60,7 +59,6 @@ impl Owed {
         self.changed.notify_one();
     }
 
-    #[allow(dead_code, reason = "see above")]
     /// Waits until Redis holds all that was owed so far: nothing is forgotten then, whatever
     /// becomes of this worker.
     pub(super) async fn saved(&self) {
@@ -73,7 +71,7 @@ impl Owed {
         }
     }
 
-    /// Whether any heal is owed.
+    /// Returns whether any heal is owed.
     pub(super) fn any(&self) -> bool {
         self.change(|state| state.any || state.unsaved.is_some())
     }
@@ -84,7 +82,7 @@ impl Owed {
         self.change(|state| (state.any, state.tried_at, state.logged) = (true, Some(Instant::now()), Some(cause)));
     }
 
-    /// What the last tick showed.
+    /// Takes in what the last tick showed.
     pub(super) fn saw(&self, owed: Option<OwedHeal>, by_other_rules: bool) {
         let is_news = self.change(|state| {
             let is_news = (owed.is_some() && !state.any) || (by_other_rules && !state.by_other_rules);
@@ -175,7 +173,7 @@ async fn pay(shared: &Shared) -> Result<(), String> {
         None => Ok(None),
         Some(work) => perform(shared, &cache, &marks, &work).await.map(|is_whole| Some((work, is_whole))),
     };
-    // Of a heal that had been put off, the record says that it was not whole.
+    // The record of a heal that had been put off says that it was not whole.
     let put_off = marks.last_heal().filter(|heal| heal.details.owed == Some(cache::Owed::Due));
     let made_whole = put_off.map(|heal| HealDetails { began_ms: heal.began_ms, owed: Some(cache::Owed::Paid), ..heal.details });
     let (paid, result) = match &done {
@@ -206,7 +204,7 @@ enum What {
 }
 
 impl Work {
-    /// What is to be done, if anything.
+    /// Returns what is to be done, if anything.
     fn of(shared: &Shared, marks: &Marks) -> Option<Self> {
         let owed = marks.owed();
         if let Some(OwedHeal { from, .. }) = owed.all {

@@ -71,7 +71,7 @@ impl<'s> Reporter<'s> {
     }
 
     fn report(&self) -> Report {
-        let (in_hand, oldest) = self.shared.in_hand.now();
+        let (in_flight, oldest) = self.shared.in_flight.now();
         let age = oldest.map(|arrived| SystemTime::now().duration_since(arrived).unwrap_or_default());
         Report {
             host: self.host.clone(),
@@ -81,9 +81,10 @@ impl<'s> Reporter<'s> {
             refused_registry: self.shared.refused_registry.load().as_deref().cloned(),
             ladder: self.ladder.clone(),
             other_rungs: self.other_rungs.iter().cloned().collect(),
-            in_hand,
+            in_hand: in_flight,
             oldest_unsettled_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             not_ready: self.readiness.causes(),
+            history_fault: self.shared.history_fault.load().as_deref().cloned(),
         }
     }
 

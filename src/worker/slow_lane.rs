@@ -11,7 +11,7 @@ use super::batch::{Batch, Unsettled};
 use super::fill::{self, Tokens};
 use super::suspects::Suspects;
 use super::{LaneEnd, Shared, copies};
-use crate::broker::{Delivery, Lane, SessionEnded, Tag};
+use crate::broker::{Delivery, Lane, LaneName, SessionEnded, Tag};
 use crate::cache::Outage;
 use crate::plan::{self, EffectOutcome, Slot};
 use crate::registry::{Action, Effect};
@@ -33,6 +33,7 @@ pub(super) async fn run(
     let mut stopping = false;
     lane.consume(shared.slow_prefetch()).await?;
     loop {
+        shared.in_flight.set(LaneName::Slow, lane.in_flight());
         tokio::select! {
             biased;
             Some(done) = in_hand.next(), if !in_hand.is_empty() => {
@@ -49,6 +50,7 @@ pub(super) async fn run(
             // The prefetch bounds what is in hand. Without a consumer it tells of the session's end, which nothing in hand does in an outage of Redis.
             arrived = lane.next_batch(usize::from(shared.slow_prefetch())), if !stopping || lane.has_left_over() || !in_hand.is_empty() => {
                 let mut arrived = arrived?;
+                shared.in_flight.set(LaneName::Slow, lane.in_flight());
                 suspects.take_from(shared, &mut arrived);
                 in_hand.extend(arrived.into_iter().map(|delivery| handle(shared, publisher, stop, delivery)));
             }
@@ -64,16 +66,21 @@ pub(super) async fn handle(
     stop: &CancellationToken,
     delivery: Delivery,
 ) -> Result<Option<Tag>, SessionEnded> {
-    let batch = Batch::read(shared, vec![delivery]);
+    let mut batch = shared.slow_resolver.read_one(shared, delivery).await;
     let mut tokens = Tokens::new();
     loop {
-        match work(shared, &batch, &tokens, stop).await {
+        let was_suspected = batch.is_suspected();
+        match work(shared, &mut batch, &tokens, stop).await {
             Ok(unsettled) => {
                 batch.settle(shared, publisher, &unsettled).await?;
                 return Ok(batch.last_tag());
             }
             Err(outage) => {
                 shared.gate.close(&outage);
+                batch.not_applied(&outage);
+                if was_suspected && outage.broke_checkpoint {
+                    batch.give_up(0);
+                }
                 if !shared.gate.hold(stop).await {
                     return Ok(None);
                 }
@@ -84,12 +91,17 @@ pub(super) async fn handle(
 }
 
 /// Does all that the delivery asks for, and gives what is left. A copy of the main lane's making asks for nothing that was done there.
-async fn work(shared: &Shared, batch: &Batch, tokens: &Tokens, stop: &CancellationToken) -> Result<Unsettled, Outage> {
-    let (slow, mut rest) = match &batch.requests[0].only {
-        Some(only) => (only.clone(), Vec::new()),
+async fn work(shared: &Shared, batch: &mut Batch, tokens: &Tokens, stop: &CancellationToken) -> Result<Unsettled, Outage> {
+    if batch.is_suspected() {
+        // What broke before is not blamed on it: other workers may have such a delivery too.
+        shared.cache.confirm_checkpoint().await?;
+    }
+    let (slow, mut rest) = match batch.requests[0].only.clone() {
+        Some(only) => (only, Vec::new()),
         // Made with another registry: all of it is done here, the quick part first.
         None => quick_part(shared, batch).await?,
     };
+    let batch = &*batch;
     let mut pending: FuturesUnordered<_> = slow.into_iter().map(|position| finish(shared, batch, position, tokens, stop)).collect();
     while let Some(finished) = pending.next().await {
         rest.extend(finished?);
@@ -99,7 +111,7 @@ async fn work(shared: &Shared, batch: &Batch, tokens: &Tokens, stop: &Cancellati
 }
 
 /// Applies what one round trip can do. The positions that it cannot, and the other effects that are not done.
-async fn quick_part(shared: &Shared, batch: &Batch) -> Result<(Vec<u32>, Vec<(u32, EffectOutcome)>), Outage> {
+async fn quick_part(shared: &Shared, batch: &mut Batch) -> Result<(Vec<u32>, Vec<(u32, EffectOutcome)>), Outage> {
     let unsettled = batch.apply(shared).await?.remove(&0).unwrap_or_default();
     let (slow, rest): (Vec<_>, Vec<_>) = unsettled.into_iter().partition(|(_, outcome)| *outcome == EffectOutcome::Slow);
     Ok((slow.into_iter().map(|(position, _)| position).collect(), rest))

@@ -8,10 +8,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::suspects::{self, Suspects, WoundDown};
+use super::suspects::{self, Suspects, Until, WoundDown};
 use super::window::Window;
-use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
-use crate::broker::{Backoff, BrokerError, Lane, LaneName, Looker, Session, SessionEnded, SessionWatch};
+use super::yielding::Yielding;
+use super::{LaneEnd, Shared, copies, main_lane, mend, slow_lane};
+use crate::broker::{Backoff, BrokerError, Lane, LaneName, Looker, Session, SessionEnded, SessionWatch, Start};
+use crate::cache::CommandError;
 use crate::http::Readiness;
 
 /// A session that lasted so long starts the back-off anew: one that ends sooner may do so again at once.
@@ -24,6 +26,9 @@ const CAREFUL: Duration = Duration::from_secs(5);
 /// Between two looks at the queues.
 const LOOKS: Duration = Duration::from_secs(1);
 
+/// Time between two tries to get the signing secret that Redis refuses.
+const SECRET_PAUSE: Duration = Duration::from_secs(5);
+
 /// Opens sessions until told to stop.
 pub(super) struct Supervisor<'s> {
     shared: &'s Shared,
@@ -32,24 +37,24 @@ pub(super) struct Supervisor<'s> {
     stood_before: bool,
     /// The last session ended by a message that cannot be read: the next one takes one at a time at first.
     careful: bool,
+    /// A queue was missing, or may have been, since the last session began.
+    saw_deletion: bool,
 }
 
 impl<'s> Supervisor<'s> {
     pub(super) fn new(shared: &'s Shared, readiness: Readiness) -> Self {
-        Self { shared, readiness, stood_before: false, careful: false }
+        Self { shared, readiness, stood_before: false, careful: false, saw_deletion: false }
     }
 
     /// Returns when told to stop, or refused for good before a session ever stood.
     pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<(), BrokerError> {
         let mut backoff = Backoff::new();
         while !stop.is_cancelled() {
-            // The first one waits for Redis: that there were no queues before tells that there is nothing to heal.
-            if !self.stood_before && stop.run_until_cancelled(self.shared.gate.open()).await.is_none() {
-                break;
-            }
             let Some(opened) = stop.run_until_cancelled(self.open()).await else { break };
             let cause = match opened {
                 Ok(session) => {
+                    mend::began(self.shared, &session, !self.stood_before);
+                    self.saw_deletion |= session.owes_heal();
                     self.stood_before = true;
                     let stood_since = Instant::now();
                     let ended = self.serve(session, stop).await;
@@ -64,6 +69,7 @@ impl<'s> Supervisor<'s> {
                         // The next session waits for Redis.
                         Ok(LaneEnd::GaveBack) => continue,
                         Err(ended) => {
+                            self.saw_deletion |= ended.queue_may_be_gone();
                             self.careful = ended.by_unreadable_message();
                             if self.careful {
                                 // The broker is well; the queue stands still until its delivery limit has taken the message out.
@@ -74,7 +80,11 @@ impl<'s> Supervisor<'s> {
                     }
                 }
                 Err(refused) if refused.is_final() && !self.stood_before => return Err(refused),
-                Err(failed) => failed.to_string(),
+                Err(failed) => {
+                    // Somebody else declares what is missing, and this worker does not see that it was.
+                    self.saw_deletion |= self.stood_before && matches!(failed, BrokerError::Topology(_));
+                    failed.to_string()
+                }
             };
             let wait = backoff.next_delay(fastrand::f64());
             warn!(cause = %cause, retry_in_ms = wait.as_millis(), "no session with RabbitMQ");
@@ -88,19 +98,27 @@ impl<'s> Supervisor<'s> {
 
     async fn open(&self) -> Result<Session, BrokerError> {
         let routing_keys = self.shared.live.load().registry.routing_keys().to_vec();
-        Session::open(&self.shared.config.amqp, &routing_keys).await
+        let start = if self.stood_before { Start::Again } else { Start::First };
+        Session::open(&self.shared.config.amqp, &routing_keys, &self.shared.signer, start).await
     }
 
     /// Runs both lanes on one session until it ends, and closes it.
     async fn serve(&mut self, session: Session, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
-        for warning in session.warnings() {
-            warn!("{warning}");
-        }
         let ended = self.run_lanes(&session, stop).await;
         if !matches!(ended, Ok(LaneEnd::Stopped)) {
             self.shared.low.session_ended();
         }
+        self.shared.in_flight.session_ended();
+        self.readiness.beats_no_more();
+        // What a lost connection, or a requeue of ours, adds to redelivery counts is no sign of
+        // poison.
+        self.shared.survivors.session_ended(match &ended {
+            Ok(_) => true,
+            Err(ended) => session.watch().cause().as_ref().unwrap_or(ended).is_lost_connection(),
+        });
         self.shared.metrics.set_paused("broker", false);
+        // The next session finds out anew.
+        self.readiness.set_objects(Ok(()));
         self.readiness.set_consuming(Err("no session with RabbitMQ".into()));
         match &ended {
             Ok(LaneEnd::Stopped) => info!("stopped: everything in hand is settled"),
@@ -117,9 +135,9 @@ impl<'s> Supervisor<'s> {
         let shared = self.shared;
         if !shared.gate.is_open() {
             self.readiness.set_consuming(Err("RabbitMQ answers; nothing is consumed until Redis takes writes".into()));
-            if !redis_awaited(shared, session, stop).await? {
-                return Ok(LaneEnd::Stopped);
-            }
+        }
+        if !redis_awaited(shared, &self.readiness, session, stop, &mut self.saw_deletion).await? {
+            return Ok(LaneEnd::Stopped);
         }
         let mut main = session.lane(LaneName::Main).await?;
         let mut slow = session.lane(LaneName::Slow).await?;
@@ -130,12 +148,19 @@ impl<'s> Supervisor<'s> {
         info!(queue = session.names().main, "consuming");
         let (mut watch, alarms) = (session.watch(), session.watch());
         let end = tokio::select! {
-            end = lanes(shared, (&mut main, &main_publisher), (&mut slow, &slow_publisher), careful, stop) => end?,
-            ended = watch.ended() => return Err(ended),
-            ended = bind(shared, session) => return Err(ended),
+            end = lanes(shared, (&mut main, &main_publisher), (&mut slow, &slow_publisher), careful, stop) => end,
+            ended = watch.ended() => Err(ended),
+            ended = bind(shared, session) => Err(ended),
             never = tell_of_alarms(shared, alarms) => match never {},
             never = look(shared, session.looker()) => match never {},
+            never = mend::keep(shared, &self.readiness, session) => match never {},
         };
+        for lane in [&mut main, &mut slow] {
+            // What had arrived before the end can still be had.
+            let _ = lane.take_in();
+            shared.survivors.note(lane.not_given_out());
+        }
+        let end = end?;
         if end == LaneEnd::GaveBack {
             main.nack_all().await?;
             slow.nack_all().await?;
@@ -155,21 +180,26 @@ async fn lanes(
     let mut window = Window::new(&shared.config.amqp, careful);
     let mut slow_after = if careful { CAREFUL } else { Duration::ZERO };
     loop {
-        let wind_down = stop.child_token();
-        let (mut in_main, mut in_slow) = (Suspects::new(&wind_down), Suspects::new(&wind_down));
+        let (wind_down, yielding) = (stop.child_token(), Yielding::default());
+        let mut in_main = Suspects::new(&wind_down);
         let end = both(
-            main_lane::run(shared, main, main_publisher, window, stop, &mut in_main),
-            slow_lane::run(shared, slow, slow_publisher, slow_after, stop, &mut in_slow),
+            shared,
+            main_lane::run(shared, main, main_publisher, window, &yielding, stop, &mut in_main),
+            slow_side(shared, slow, slow_publisher, slow_after, &yielding, Until { no_more: &wind_down, stop }),
         )
         .await?;
-        if end == LaneEnd::GaveBack || !(in_main.any() || in_slow.any()) {
+        if end == LaneEnd::GaveBack || !in_main.any() {
             return Ok(end);
         }
         let lanes = [
             WoundDown { name: LaneName::Main, lane: &mut *main, publisher: main_publisher, suspects: in_main.into_found() },
-            WoundDown { name: LaneName::Slow, lane: &mut *slow, publisher: slow_publisher, suspects: in_slow.into_found() },
+            WoundDown { name: LaneName::Slow, lane: &mut *slow, publisher: slow_publisher, suspects: Vec::new() },
         ];
-        let end = suspects::handle(shared, lanes, stop).await?;
+        let until = Until { no_more: stop, stop };
+        let end = tokio::select! {
+            end = suspects::handle(shared, lanes, until) => end?,
+            never = beat(shared) => match never {},
+        };
         if end == LaneEnd::GaveBack || stop.is_cancelled() {
             return Ok(end);
         }
@@ -177,16 +207,74 @@ async fn lanes(
     }
 }
 
+/// Runs the slow lane until it is to wind down, and handles the suspected poison messages that it
+/// finds, each alone in this lane.
+async fn slow_side(
+    shared: &Shared,
+    lane: &mut Lane,
+    publisher: &copies::Publisher,
+    mut after: Duration,
+    yielding: &Yielding,
+    until: Until<'_>,
+) -> Result<LaneEnd, SessionEnded> {
+    loop {
+        let wind_down = until.no_more.child_token();
+        let mut found = Suspects::new(&wind_down);
+        let end = slow_lane::run(shared, lane, publisher, after, until.stop, &mut found).await?;
+        if end == LaneEnd::GaveBack || !found.any() {
+            return Ok(end);
+        }
+        // The main lane winds down too, or has little in flight.
+        let _little = until.no_more.run_until_cancelled(yielding.ask()).await;
+        let lanes = [WoundDown { name: LaneName::Slow, lane: &mut *lane, publisher, suspects: found.into_found() }];
+        let end = suspects::handle(shared, lanes, until).await?;
+        if end == LaneEnd::GaveBack || until.no_more.is_cancelled() {
+            return Ok(end);
+        }
+        after = Duration::ZERO;
+    }
+}
+
+/// Says, again and again, that the loop runs; never returns.
+async fn beat(shared: &Shared) -> Infallible {
+    loop {
+        shared.readiness.beat();
+        tokio::time::sleep(LOOKS).await;
+    }
+}
+
 /// Waits for Redis with a session that consumes nothing: the queues are there and bound meanwhile, or events would be lost that come during an
 /// outage. False when told to stop.
-async fn redis_awaited(shared: &Shared, session: &Session, stop: &CancellationToken) -> Result<bool, SessionEnded> {
+async fn redis_awaited(
+    shared: &Shared,
+    readiness: &Readiness,
+    session: &Session,
+    stop: &CancellationToken,
+    saw_deletion: &mut bool,
+) -> Result<bool, SessionEnded> {
     let mut watch = session.watch();
     tokio::select! {
         biased;
-        opened = stop.run_until_cancelled(shared.gate.open()) => Ok(opened.is_some()),
+        usable = stop.run_until_cancelled(redis_usable(shared, saw_deletion)) => Ok(usable.is_some()),
         ended = watch.ended() => Err(ended),
         ended = bind(shared, session) => Err(ended),
         ended = missing(session.looker()) => Err(ended),
+        never = mend::keep(shared, readiness, session) => match never {},
+    }
+}
+
+/// Waits until Redis takes writes and the signing secret is known: without it, what comes back would count as tried for the first time.
+async fn redis_usable(shared: &Shared, saw_deletion: &mut bool) {
+    loop {
+        shared.gate.open().await;
+        match shared.learn_secret().await {
+            Ok(()) => return mend::owe_what_was_deleted(shared, saw_deletion).await,
+            Err(CommandError::Outage(outage)) => shared.gate.close(&outage),
+            Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
+                warn!(%cause, "the signing secret cannot be had from Redis: nothing is consumed");
+                tokio::time::sleep(SECRET_PAUSE).await;
+            }
+        }
     }
 }
 
@@ -242,6 +330,7 @@ async fn tell_of_alarms(shared: &Shared, mut watch: SessionWatch) -> Infallible 
 
 /// Both lanes' end: at once that of the first which did not end cleanly, else that of the slower one.
 async fn both(
+    shared: &Shared,
     main: impl Future<Output = Result<LaneEnd, SessionEnded>>,
     slow: impl Future<Output = Result<LaneEnd, SessionEnded>>,
 ) -> Result<LaneEnd, SessionEnded> {
@@ -252,7 +341,10 @@ async fn both(
     };
     match (first, main_is_first) {
         (LaneEnd::GaveBack, _) => Ok(first),
-        (LaneEnd::Stopped, true) => slow.await,
+        (LaneEnd::Stopped, true) => tokio::select! {
+            end = slow => end,
+            never = beat(shared) => match never {},
+        },
         (LaneEnd::Stopped, false) => main.await,
     }
 }

@@ -1,34 +1,45 @@
-//! Deliveries that may be what kills workers: each is begun alone.
+//! Suspected poison messages: each is begun alone.
 //!
-//! A worker that dies costs everything in its hands a redelivery, and the broker's delivery limit counts those. What was in hand whenever
-//! the culprit was begun cannot have come in vain more often than the culprit itself. So a delivery that came in vain [`SUSPECT`] times is
-//! begun only with nothing else in hand, in either lane: no more workers than that die with a neighbour of a culprit in hand, and one more where
-//! the culprit was begun while the neighbour waited for its turn.
-//! Suspects that are in hand together cannot be given back without one more count each: all but one go to the end of their queue as copies
-//! that say how often they came.
+//! A worker that dies costs everything in flight a redelivery, and the broker's delivery limit
+//! counts those. What was in flight whenever a poison message was begun cannot have a higher
+//! redelivery count than the message itself. So a delivery with a count of [`SUSPECT`] is begun
+//! only with nothing else in flight in its lane.
+//!
+//! - A suspected poison message of the main lane stops both lanes first. One of the slow lane stops
+//!   the slow lane, and the main lane goes on with little in flight (see
+//!   [`yielding`](super::yielding)): a load takes seconds.
+//! - One that came again since it was last published goes to the end of its queue first, as a
+//!   republished message that says how often it came. So its neighbours are applied before it is
+//!   begun again.
+//! - Several that arrive together cannot be requeued without one more count each: they go to the end
+//!   of their queue likewise.
 
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::in_hand::Held;
+use super::in_flight::Held;
 use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
-use crate::broker::{Delivery, Lane, LaneName, SessionEnded, Tag};
+use crate::broker::{DELIVERIES_AT_MOST, Delivery, Lane, LaneName, SessionEnded, Tag};
 
-/// Delivered in vain so often, a message may be what kills workers. Not more: no neighbour is to be redelivered more than three times, and
-/// RabbitMQ, busy, counts what was on its way to a consumer that dies or is cancelled too.
+/// A message with this redelivery count may be what ends workers. Not a higher one: no neighbour is
+/// to be redelivered more than three times, and RabbitMQ, busy, counts what was on its way to a
+/// consumer that dies or is cancelled too.
 const SUSPECT: u64 = 2;
 
-/// As many that are no suspects, in a row, end the search for more.
+/// As many that are not suspected, in a row, end the search for more.
 const UNSUSPECTED: u32 = 16;
 
-/// What one lane has found; found, both lanes wind down.
+/// So many are set aside with one confirmation.
+const SET_ASIDE_TOGETHER: usize = 64;
+
+/// What one lane has found; found, it winds down, and with the main lane the slow one.
 #[derive(Debug)]
 pub(super) struct Suspects<'w> {
     wind_down: &'w CancellationToken,
     found: Vec<Suspect>,
 }
 
-/// One of them, in hand until it is dropped.
+/// One of them, held until it is dropped.
 #[derive(Debug)]
 pub(super) struct Suspect {
     pub(super) delivery: Delivery,
@@ -36,9 +47,14 @@ pub(super) struct Suspect {
 }
 
 impl Suspect {
-    /// For who takes it in hand anew.
+    /// Returns the delivery, for who holds it from now on.
     fn into_delivery(self) -> Delivery {
         self.delivery
+    }
+
+    /// Whether its neighbours were applied since it was begun last.
+    fn may_begin(&self) -> bool {
+        has_been_set_aside(&self.delivery)
     }
 }
 
@@ -47,13 +63,14 @@ impl<'w> Suspects<'w> {
         Self { wind_down, found: Vec::new() }
     }
 
-    /// Takes the suspects out of what arrived.
+    /// Takes the suspected poison messages out of what arrived.
     pub(super) fn take_from(&mut self, shared: &Shared, arrived: &mut Vec<Delivery>) {
+        shared.survivors.forgive(arrived);
         if !arrived.iter().any(is_suspect) {
             return;
         }
         let suspects = arrived.extract_if(.., |delivery| is_suspect(delivery));
-        self.found.extend(suspects.map(|delivery| Suspect { delivery, _held: shared.in_hand.take(1) }));
+        self.found.extend(suspects.map(|delivery| Suspect { delivery, _held: shared.in_flight.hold() }));
         self.wind_down.cancel();
     }
 
@@ -62,7 +79,7 @@ impl<'w> Suspects<'w> {
         !self.found.is_empty()
     }
 
-    /// Told to stop, or to make way for suspects.
+    /// Waits until the lane is to stop, or to wind down for suspected poison messages.
     pub(super) async fn wound_down(&self) {
         self.wind_down.cancelled().await;
     }
@@ -72,8 +89,15 @@ impl<'w> Suspects<'w> {
     }
 }
 
+/// What has had its deliveries is no suspect: it is dead-lettered unread, like anything else that
+/// is.
 fn is_suspect(delivery: &Delivery) -> bool {
-    delivery.in_vain().is_some_and(|times| times >= SUSPECT)
+    delivery.in_vain().is_some_and(|times| times >= SUSPECT) && delivery.redelivery_count().is_some_and(|times| times < DELIVERIES_AT_MOST)
+}
+
+/// Whether it was published to the end of its queue since it was last begun.
+fn has_been_set_aside(delivery: &Delivery) -> bool {
+    !delivery.redelivered()
 }
 
 /// A lane that has wound down, with what it found.
@@ -84,63 +108,106 @@ pub(super) struct WoundDown<'l> {
     pub(super) suspects: Vec<Suspect>,
 }
 
-/// Handles one of the suspects alone, the others from their queues' ends as they come. Told to stop, it begins none.
-pub(super) async fn handle(shared: &Shared, mut lanes: [WoundDown<'_>; 2], stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
+/// When it ends.
+#[derive(Clone, Copy)]
+pub(super) struct Until<'u> {
+    /// No other delivery is begun from then on.
+    pub(super) no_more: &'u CancellationToken,
+    /// The worker stops.
+    pub(super) stop: &'u CancellationToken,
+}
+
+/// Handles one of the suspected poison messages alone, the others from their queues' ends as they
+/// come.
+pub(super) async fn handle<const N: usize>(
+    shared: &Shared,
+    mut lanes: [WoundDown<'_>; N],
+    until: Until<'_>,
+) -> Result<LaneEnd, SessionEnded> {
     let concerned = lanes.each_ref().map(|lane| !lane.suspects.is_empty());
     let mut first = None;
-    if !stop.is_cancelled() {
-        first = lanes.iter_mut().enumerate().find_map(|(at, lane)| Some((at, lane.suspects.pop()?)));
+    if !until.no_more.is_cancelled() {
+        first = lanes.iter_mut().enumerate().find_map(|(at, lane)| {
+            let place = lane.suspects.iter().rposition(Suspect::may_begin)?;
+            Some((at, lane.suspects.remove(place)))
+        });
     }
     for lane in &mut lanes {
         let aside = std::mem::take(&mut lane.suspects);
-        lane.publisher.set_aside(shared, lane.name, &aside).await?;
-        for suspect in &aside {
-            lane.lane.ack_one(suspect.delivery.tag())?;
+        set_aside(shared, lane, &aside).await?;
+    }
+    if let Some((at, one)) = first {
+        for lane in &lanes {
+            lane.lane.acks_take_hold().await;
+        }
+        if begin(shared, &mut lanes[at], one.into_delivery(), until.stop).await? == LaneEnd::GaveBack {
+            return Ok(LaneEnd::GaveBack);
         }
     }
-    let Some((at, one)) = first else { return Ok(LaneEnd::Stopped) };
-    for lane in &lanes {
-        lane.lane.acks_take_hold().await;
-    }
-    if begin(shared, &mut lanes[at], one.into_delivery(), stop).await? == LaneEnd::GaveBack {
-        return Ok(LaneEnd::GaveBack);
-    }
     for (lane, concerned) in lanes.iter_mut().zip(concerned) {
-        if concerned && search(shared, lane, stop).await? == LaneEnd::GaveBack {
+        if concerned && search(shared, lane, until).await? == LaneEnd::GaveBack {
             return Ok(LaneEnd::GaveBack);
         }
     }
     Ok(LaneEnd::Stopped)
 }
 
-/// Takes one at a time from a lane, while the other stands still, until there seem to be no more suspects. No consumer stands meanwhile: should we
-/// die of one, a busy broker would give that the next one, in vain.
-async fn search(shared: &Shared, on: &mut WoundDown<'_>, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
+async fn set_aside(shared: &Shared, lane: &WoundDown<'_>, suspects: &[Suspect]) -> Result<(), SessionEnded> {
+    if suspects.is_empty() {
+        return Ok(());
+    }
+    lane.publisher.set_aside(shared, lane.name, suspects).await?;
+    suspects.iter().try_for_each(|suspect| lane.lane.ack_one(suspect.delivery.tag()))
+}
+
+/// Takes one at a time from a lane until there seem to be no more suspected poison messages. The
+/// lane has no consumer meanwhile: should the worker die of one, a busy broker would give that the
+/// next one, in vain.
+async fn search(shared: &Shared, on: &mut WoundDown<'_>, until: Until<'_>) -> Result<LaneEnd, SessionEnded> {
     let enough = match on.name {
         LaneName::Main => UNSUSPECTED,
         // One may be a load of many seconds.
         LaneName::Slow => 1,
     };
     let mut unsuspected = 0;
-    while unsuspected < enough && !stop.is_cancelled() {
-        // What comes later is met with little in hand all the same.
+    let mut aside = Vec::new();
+    while unsuspected < enough && !until.no_more.is_cancelled() {
+        // What comes later is met with little in flight all the same.
         let Some(delivery) = on.lane.get().await? else { break };
-        unsuspected = if is_suspect(&delivery) { 0 } else { unsuspected + 1 };
-        if begin(shared, on, delivery, stop).await? == LaneEnd::GaveBack {
+        let mut got = [delivery];
+        shared.survivors.forgive(&mut got);
+        let [delivery] = got;
+        if is_suspect(&delivery) {
+            unsuspected = 0;
+            if !has_been_set_aside(&delivery) {
+                aside.push(Suspect { delivery, _held: shared.in_flight.hold() });
+                if aside.len() >= SET_ASIDE_TOGETHER {
+                    set_aside(shared, on, &std::mem::take(&mut aside)).await?;
+                }
+                continue;
+            }
+        } else {
+            unsuspected += 1;
+        }
+        // Nothing else is in flight when it is begun.
+        set_aside(shared, on, &std::mem::take(&mut aside)).await?;
+        if begin(shared, on, delivery, until.stop).await? == LaneEnd::GaveBack {
             return Ok(LaneEnd::GaveBack);
         }
     }
+    set_aside(shared, on, &aside).await?;
     Ok(LaneEnd::Stopped)
 }
 
-/// Handles one delivery with nothing else in hand.
+/// Handles one delivery with nothing else in flight in its lane.
 async fn begin(shared: &Shared, on: &mut WoundDown<'_>, delivery: Delivery, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
     if is_suspect(&delivery) {
         // What was settled before it would count, if the broker forgot that when we die.
         on.lane.acks_take_hold().await;
         let in_vain = delivery.in_vain().unwrap_or_default();
-        warn!(in_vain, routing_key = delivery.routing_key(), "handled alone: delivered in vain before, it may be what ends workers");
+        warn!(in_vain, routing_key = ?delivery.routing_key(), "handled alone: delivered in vain before, it may be what ends workers");
     }
+    shared.in_flight.set(on.name, on.lane.in_flight());
     let (name, publisher) = (on.name, on.publisher);
     let settling = async {
         match name {
@@ -154,5 +221,6 @@ async fn begin(shared: &Shared, on: &mut WoundDown<'_>, delivery: Delivery, stop
     };
     let Some(tag) = settled else { return Ok(LaneEnd::GaveBack) };
     on.lane.ack_one(tag)?;
+    shared.in_flight.set(on.name, on.lane.in_flight());
     Ok(LaneEnd::Stopped)
 }

@@ -8,7 +8,7 @@ use crate::broker::{Delivery, Prefetch};
 use crate::config::AmqpConfig;
 
 /// Between one at a time and all.
-const FEW: u16 = 16;
+pub(super) const FEW: u16 = 16;
 
 /// The prefetch of one session's lane, from its first consumer on.
 #[derive(Debug)]

@@ -12,6 +12,8 @@
 //!
 //! A failure prints its seed, and leaves a file for the corpus below `target/fuzz/`.
 
+#![expect(clippy::print_stderr, reason = "figures for who reads the output")]
+
 mod corpus;
 mod cost;
 mod expressions;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use lapin::options::{BasicGetOptions, ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, ExchangeKind};
-use unstale::broker::{Delivery, Lane, Session};
+use unstale::broker::{Delivery, Lane, Session, Signer, Start};
 use unstale::config::{AmqpConfig, DeclarePolicy, SecretUrl, TlsConfig};
 use unstale::event::OwnedMessage;
 
@@ -38,7 +38,7 @@ fn keys(keys: &[&str]) -> Vec<String> {
 }
 
 pub(crate) async fn open(config: &AmqpConfig) -> Session {
-    Session::open(config, &keys(&["#"])).await.unwrap()
+    Session::open(config, &keys(&["#"]), &Signer::default(), Start::First).await.unwrap()
 }
 
 /// A plain channel, as another program has it.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use unstale::event::json::JsonKind;
 use unstale::event::{
-    Decoded, Event, Form, HeaderValue, Headers, Json, Malformed, Message, OwnedMessage, OwnedValue, Properties, Provenance,
+    Decoded, Event, Form, HeaderValue, Headers, Json, Malformed, Message, Origin, OwnedMessage, OwnedValue, Properties, Provenance,
 };
 use unstale::event::{Reading, TypeFrom, decode, header};
 
@@ -132,7 +132,7 @@ fn copy_of<'a>(message: &Message<'a>, event: &Event<'_>) -> Message<'a> {
         headers.0.push((name.into(), HeaderValue::Text(text.into())));
     }
     headers.0.push((header::ATTEMPT.into(), HeaderValue::Integer(1)));
-    Message { exchange: "", routing_key: "unstale.retry.1s", headers, ..message.clone() }
+    Message { exchange: "", routing_key: "unstale.retry.1s", headers, origin: Origin::Worker, ..message.clone() }
 }
 
 #[test]
@@ -274,7 +274,12 @@ const CONTENT_TYPES: &[&str] = &["application/json", "application/cloudevents+js
 proptest! {
     #[test]
     fn no_message_panics_and_every_copy_is_the_same_event(
-        exchange in prop_oneof![Just("events"), Just("")],
+        (exchange, origin) in prop::sample::select(vec![
+            ("events", Origin::Publisher),
+            ("", Origin::Publisher),
+            ("", Origin::Unsigned),
+            ("", Origin::Worker),
+        ]),
         routing_key in any_text(),
         content_type in prop::option::of(prop::sample::select(CONTENT_TYPES)),
         message_id in prop::option::of(any_text()),
@@ -289,6 +294,7 @@ proptest! {
             properties: Properties { content_type, message_id: message_id.as_deref(), event_type: event_type.as_deref(), timestamp_s },
             headers: Headers(headers.iter().map(|(name, value)| (name.as_str().into(), value.borrowed())).collect()),
             body: &body,
+            origin,
         };
         Provenance::of(&message);
         if let Ok(Decoded::Event(event)) = decode(&message, Reading::default()) {

@@ -5,6 +5,7 @@
 //! restarts or fills a server starts its own.
 #![allow(dead_code, unused_imports, reason = "each test file uses a part")]
 
+pub(crate) mod clock;
 pub(crate) mod guard;
 #[cfg(target_os = "linux")]
 pub(crate) mod limits;

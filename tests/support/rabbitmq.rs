@@ -32,6 +32,8 @@ pub(crate) struct RabbitMq {
     /// Before `folder`: the servers go before their files do.
     process: Mutex<Option<Guarded>>,
     epmd: Arc<Epmd>,
+    /// Hours that its clock is ahead of ours.
+    hours_ahead: i32,
     folder: TempDir,
 }
 
@@ -52,6 +54,14 @@ impl RabbitMq {
     pub(crate) async fn start_with(plugins: &[&str], config: &str) -> Self {
         let node = Self::prepared(Arc::new(Epmd::start().await), plugins);
         node.configure(config);
+        node.launch().await;
+        node
+    }
+
+    /// With a clock that is so many hours ahead of ours.
+    pub(crate) async fn start_at(hours_ahead: i32) -> Self {
+        let node = Self { hours_ahead, ..Self::prepared(Arc::new(Epmd::start().await), &[]) };
+        node.configure("");
         node.launch().await;
         node
     }
@@ -85,7 +95,7 @@ impl RabbitMq {
         let cookie = folder.path().join(".erlang.cookie");
         std::fs::write(&cookie, "unstale").expect("the folder is ours");
         std::fs::set_permissions(&cookie, std::fs::Permissions::from_mode(0o400)).expect("the file is ours");
-        Self { amqp_port: port::free(), dist_port: port::free(), process: Mutex::new(None), epmd, folder }
+        Self { amqp_port: port::free(), dist_port: port::free(), process: Mutex::new(None), epmd, hours_ahead: 0, folder }
     }
 
     fn configure(&self, config: &str) {
@@ -103,6 +113,7 @@ impl RabbitMq {
         let log = self.folder.path().join("log");
         let output = std::fs::File::options().create(true).append(true).open(&log).expect("the log opens");
         let mut command = self.command("rabbitmq-server");
+        command.envs(super::clock::settings(self.hours_ahead));
         command.stdout(output.try_clone().expect("the log opens")).stderr(output);
         let mut process = Guarded::spawn(command, Some(self.folder.path()));
         super::wait_until(Duration::from_secs(90), "rabbitmq-server takes an AMQP connection", async || {

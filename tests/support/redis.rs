@@ -24,6 +24,8 @@ pub(crate) async fn connect(client: &redis::Client) -> redis::RedisResult<Multip
 pub(crate) struct Redis {
     port: u16,
     args: Vec<String>,
+    /// Hours that its clock is ahead of ours.
+    hours_ahead: i32,
     /// Before `folder`: the server goes before its files do.
     process: Mutex<Option<Guarded>>,
     folder: TempDir,
@@ -36,9 +38,14 @@ impl Redis {
 
     /// With more arguments, such as `["--appendonly", "yes", "--appendfsync", "always"]` for data that survives [`kill`](Self::kill).
     pub(crate) async fn start_with(args: &[&str]) -> Self {
+        Self::start_at(0, args).await
+    }
+
+    /// With a clock that is so many hours ahead of ours.
+    pub(crate) async fn start_at(hours_ahead: i32, args: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("unstale-redis-").tempdir().expect("a temporary folder");
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let server = Self { port: port::free(), args, process: Mutex::new(None), folder };
+        let server = Self { port: port::free(), args, hours_ahead, process: Mutex::new(None), folder };
         server.launch().await;
         server
     }
@@ -52,6 +59,7 @@ impl Redis {
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", "", "--appendonly", "no", "--dir"])
             .arg(self.folder.path())
             .args(&self.args)
+            .envs(super::clock::settings(self.hours_ahead))
             .stdout(output)
             .stderr(Stdio::null());
         let mut process = Guarded::spawn(command, Some(self.folder.path()));

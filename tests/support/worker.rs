@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,11 +20,22 @@ pub(crate) struct Worker {
     stderr: Arc<Mutex<String>>,
     /// Ends with the last line.
     listener: JoinHandle<()>,
+    /// Kept open where nobody reads it.
+    _unread: Option<ChildStderr>,
 }
 
 impl Worker {
     /// Starts it without waiting for anything. `UNSTALE_HTTP_ADDR` is a free port unless the test names one.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
+        Self::start_with(settings, true)
+    }
+
+    /// As [`start`](Self::start), but nobody reads its log: it stalls once it has logged some 64 KiB.
+    pub(crate) fn start_unread(settings: &[(&str, &str)]) -> Self {
+        Self::start_with(settings, false)
+    }
+
+    fn start_with(settings: &[(&str, &str)], is_read: bool) -> Self {
         let http_port = port::free();
         let mut command = Command::new(env!("CARGO_BIN_EXE_unstale"));
         command
@@ -35,17 +46,18 @@ impl Worker {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         let mut process = Guarded::spawn(command, None);
-        let lines = BufReader::new(process.child().stderr.take().expect("stderr is piped"));
+        let pipe = process.child().stderr.take().expect("stderr is piped");
+        let (pipe, unread) = if is_read { (Some(pipe), None) } else { (None, Some(pipe)) };
         let stderr = Arc::new(Mutex::new(String::new()));
         let buffer = Arc::clone(&stderr);
         let listener = std::thread::spawn(move || {
-            for line in lines.lines().map_while(Result::ok) {
+            for line in pipe.into_iter().flat_map(|pipe| BufReader::new(pipe).lines().map_while(Result::ok)) {
                 let mut buffer = buffer.lock().unwrap();
                 buffer.push_str(&line);
                 buffer.push('\n');
             }
         });
-        Self { process, http_port, stderr, listener }
+        Self { process, http_port, stderr, listener, _unread: unread }
     }
 
     /// Starts it and waits until it is ready.

@@ -10,8 +10,15 @@ fn headers<'a>() -> CopyHeaders<'a> {
     CopyHeaders { attempt: 1, registry: "digest", time: "2026-01-02T03:04:05Z", ..CopyHeaders::default() }
 }
 
+/// As a worker's own, without its signature.
+fn republished(properties: BasicProperties) -> Delivery {
+    let mut delivery = delivery("", "q", properties, b"{}");
+    delivery.set_origin(Origin::Worker);
+    delivery
+}
+
 fn copied(delivery: &Delivery, headers: &CopyHeaders<'_>) -> BTreeMap<String, AMQPValue> {
-    let made = properties(delivery, headers, FRAME_MAX);
+    let made = properties(delivery, headers, FRAME_MAX, &Signer::default());
     made.headers().as_ref().unwrap().inner().iter().map(|(name, value)| (name.to_string(), value.clone())).collect()
 }
 
@@ -59,7 +66,7 @@ fn everything_is_kept_but_what_would_harm_the_copy() {
         ("x-stream-offset", AMQPValue::LongLongInt(9)),
     ]);
     let original = delivery("events", "user.updated", full_properties(table(&all)), b"body");
-    let made = copy_to("q.dead", &original, &headers(), FRAME_MAX);
+    let made = copy_to("q.dead", &original, &headers(), FRAME_MAX, &Signer::default());
     assert_eq!((made.exchange(), made.routing_key(), made.body()), ("", "q.dead", &b"body"[..]));
 
     let mut expected: BTreeMap<String, AMQPValue> = publishers().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
@@ -107,11 +114,11 @@ fn a_copy_of_a_copy_keeps_the_first_arrival_and_says_the_rest_anew() {
         effects: Some(&[0, 12]),
         ..headers()
     };
-    let made = properties(&first, &told, FRAME_MAX);
+    let made = properties(&first, &told, FRAME_MAX, &Signer::default());
     // As the retry queue gives it back.
     let mut death = made.headers().clone().unwrap();
     death.insert("x-death".into(), AMQPValue::FieldArray(FieldArray::default()));
-    let second = delivery("", "q", made.with_headers(death), b"{}");
+    let second = republished(made.with_headers(death));
     let again = copied(&second, &CopyHeaders { attempt: 2, time: "2026-01-02T03:05:00Z", ..headers() });
     for (name, value) in [
         (header::EXCHANGE, long("events")),
@@ -175,7 +182,7 @@ fn headers_that_do_not_fit_a_frame_give_way_ours_first() {
     let told = CopyHeaders { error: Some(&error), event_id: Some(&id), ..headers() };
     let with = |filler: usize| {
         let original = delivery("events", "k", BasicProperties::default().with_headers(table(&[("big", long("x".repeat(filler)))])), b"{}");
-        let made = properties(&original, &told, FRAME_MAX);
+        let made = properties(&original, &told, FRAME_MAX, &Signer::default());
         assert!(content_header_bytes(&made) <= limit);
         made.headers().clone().unwrap()
     };
@@ -222,7 +229,7 @@ proptest! {
     ) {
         let entries: Vec<(&str, AMQPValue)> = entries.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
         let original = delivery("events", "k", BasicProperties::default().with_headers(table(&entries)), b"{}");
-        let made = properties(&original, &CopyHeaders { error: Some(&error), event_type: Some(&event_type), ..headers() }, frame_max);
+        let made = properties(&original, &CopyHeaders { error: Some(&error), event_type: Some(&event_type), ..headers() }, frame_max, &Signer::with_secret("secret"));
         prop_assert!(content_header_bytes(&made) + BROKER_RESERVE_BYTES <= frame_max as usize);
         let copied = made.headers().as_ref().unwrap();
         if !copied.contains_key(header::HEADERS_DROPPED) {
@@ -235,16 +242,48 @@ proptest! {
 
 #[test]
 fn a_suspect_that_is_set_aside_carries_its_count_and_no_other_copy_does() {
-    let came = |exchange: &str, headers: &[(&str, AMQPValue)]| {
-        delivery(exchange, "q", BasicProperties::default().with_headers(table(headers)), b"{}")
-    };
-    let count = ("x-delivery-count", AMQPValue::LongLongInt(2));
-    let fresh = came("events", std::slice::from_ref(&count));
+    let properties = |headers: &[(&str, AMQPValue)]| BasicProperties::default().with_headers(table(headers));
+    let came = |headers: &[(&str, AMQPValue)]| republished(properties(headers));
+    let fresh = delivery("events", "q", BasicProperties::default(), b"{}");
     let aside = copied(&fresh, &CopyHeaders { redelivered: Some(5), ..headers() });
     let aside: Vec<(&str, AMQPValue)> = aside.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-    assert_eq!(came("", &aside).in_vain(), Some(5));
-    assert_eq!(came("events", &aside).in_vain(), None, "not believed from elsewhere");
-    let again: Vec<(&str, AMQPValue)> = aside.iter().cloned().chain([count]).collect();
-    assert_eq!(came("", &again).in_vain(), Some(7), "the broker's count comes on top");
-    assert_eq!(copied(&came("", &aside), &headers()).get(header::REDELIVERED), None, "only where the worker says so");
+    assert_eq!(came(&aside).in_vain(), Some(5));
+    assert_eq!(delivery("events", "q", properties(&aside), b"{}").in_vain(), None, "not believed of a publisher");
+    let again: Vec<(&str, AMQPValue)> = aside.iter().cloned().chain([("x-delivery-count", AMQPValue::LongLongInt(2))]).collect();
+    assert_eq!(came(&again).redelivered_once().in_vain(), Some(7), "the broker's count comes on top");
+    assert_eq!(copied(&came(&aside), &headers()).get(header::REDELIVERED), None, "only where the worker says so");
+}
+
+#[test]
+fn no_signature_vouches_for_what_an_unsigned_message_claims() {
+    let claims = table(&[
+        (header::ROUTING_KEY, long("user.updated")),
+        (header::EXCHANGE, long("events")),
+        (header::FORM, long("bare")),
+        (header::EVENT_ID, long("id")),
+        (header::FIRST_TIME, long("2030-01-01T00:00:00Z")),
+        (header::ARRIVED_AFTER, long("2030-01-01T00:00:00Z")),
+        (header::EFFECTS, long("0")),
+        (header::REDELIVERED, AMQPValue::LongLongInt(19)),
+        (header::EARLIER_REASONS, long("malformed@x")),
+        (header::USER_ID, long("admin")),
+    ]);
+    let mut unsigned = delivery("", "q", BasicProperties::default().with_headers(claims), b"{}");
+    unsigned.set_origin(Origin::Unsigned);
+    assert_eq!(unsigned.in_vain(), None);
+    let made = copied(&unsigned, &headers());
+    let names: Vec<&str> = made.keys().map(String::as_str).collect();
+    let expected = [
+        header::ATTEMPT,
+        header::EVENT_ID,
+        header::EXCHANGE,
+        header::FIRST_TIME,
+        header::FORM,
+        header::REGISTRY,
+        header::ROUTING_KEY,
+        header::TIME,
+    ];
+    assert_eq!(names, expected, "how the event is read, and what this copy says itself");
+    assert_eq!(made[header::FIRST_TIME], long("2026-01-02T03:04:05Z"));
+    assert_eq!(made[header::ROUTING_KEY], long("user.updated"));
 }

@@ -79,7 +79,7 @@ impl Nodes {
 
 impl Live for Nodes {
     fn give_up(&self, outage: &Outage) {
-        let _earlier = self.given_up.set(outage.clone());
+        let _earlier = self.given_up.set(outage.for_others());
         self.read(|nodes, _| nodes.iter().for_each(|node| node.socket.give_up(outage)));
     }
 

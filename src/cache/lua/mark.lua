@@ -37,7 +37,7 @@ local function identity()
   return run .. ':' .. id, string.match(info, 'master_replid2:(%x+)') or ''
 end
 
--- Whether the server that wrote `stored` has served all the time. The first replica, and an hour
+-- Returns whether the server that wrote `stored` has served all the time. The first replica, and an hour
 -- without any, change the replication id and clear the one before it.
 local function is_same(stored, current, before)
   if stored == current then

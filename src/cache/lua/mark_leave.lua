@@ -1,8 +1,8 @@
 -- KEYS: the marks. ARGV: our field, the least and the greatest number that it may hold, how far
 -- back lies what is not applied, the same as an offset, 1 where nothing of it is ours any more, how
 -- old the mark of a living worker may be (ms). Our worker ends. What is not applied stays covered
--- for whoever comes next; a living worker covers what waits in the queue anyway.
--- Returns 1, or 0 where the number is another one: Redis went back, and whoever comes next heals.
+-- for the next worker; a living worker covers the events that wait in the queue anyway.
+-- Returns 1, or 0 where the number is another one: Redis went back, and the next worker heals.
 local now = clock()
 local number = read(redis.call('HGET', KEYS[1], ARGV[1]))
 if not number or number < tonumber(ARGV[2]) or number > tonumber(ARGV[3]) then

@@ -17,7 +17,7 @@ use super::{DEAD_KEPT, Entered, FRESH, HEAL_LOCK, Hash, LowWatermark, Marks, Tic
 /// A script's word: another server than the one that answers wrote the marks last.
 const REPLACED: i64 = 3;
 
-/// What the hashes answer to a worker that takes up its marks.
+/// Answers of the hashes to a worker that takes up its marks.
 struct Entering {
     answers: Vec<(i64, Marks)>,
     homes: Vec<Address>,
@@ -117,8 +117,19 @@ impl Cache {
                 CommandError::Outage(outage) => outage,
                 CommandError::Refused(cause) | CommandError::Failed(cause) => Outage::no_marks(&cause),
             }),
-            _ => Err(Outage::went_back()),
+            _ => Err(Outage::broke_checkpoint()),
         }
+    }
+
+    /// Finds out whether the checkpoint is as it must be, right now.
+    ///
+    /// # Errors
+    /// An outage; the checkpoint is broken, which is nobody's fault that is known.
+    pub async fn confirm_checkpoint(&self) -> Result<(), Outage> {
+        if !self.chain.seals() {
+            return Ok(());
+        }
+        self.seal_alone().await.map_err(|outage| outage.for_others())
     }
 
     /// Takes up this worker's marks, or takes them up again after an outage, unless Redis went back
@@ -155,7 +166,7 @@ impl Cache {
         });
         let marks = Marks::together(answers.into_iter().map(|(_, marks)| marks));
         if let Some((place, why)) = doubt {
-            // For whoever heals.
+            // The worker that heals reads it.
             let mut command = redis::cmd("HSET");
             command.arg(&self.marks[place]).arg("wanted").arg(marks.now_ms).arg("why").arg(why);
             self.call("marks", command).await?;

@@ -78,7 +78,7 @@ impl Chain {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether a heal after a loss is ours.
+    /// Returns whether a heal after a loss is ours.
     pub(in crate::cache) fn heals(&self) -> bool {
         self.change(|state| state.mode == Mode::Healer)
     }

@@ -9,7 +9,7 @@ use super::super::script::{HEAL_BESIDE, HEAL_BESIDE_END};
 use super::super::{Cache, lifetime};
 use super::{HEAL_LOCK, HealDetails, HealFrom, Marks, Turn, read_answer};
 
-/// What begins the field of a heal that a worker owes.
+/// Prefix of the field of a heal that a worker owes.
 const OWED: &str = "owed:";
 
 /// A heal that could not be done when it was due.
@@ -27,18 +27,18 @@ pub struct OwedHeal {
 /// All heals that are owed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OwedHeals {
-    /// The fields, as they were read: whoever pays takes out these and no newer ones.
+    /// The fields, as they were read: a payment takes out these and no newer ones.
     fields: Vec<(String, String)>,
     /// The one that covers all; `None` where none is owed.
     pub all: Option<OwedHeal>,
 }
 
-/// What a heal beside live workers has done.
+/// Result of a heal beside live workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Paid<'p> {
     /// Nothing: it is still to be done.
     Nothing,
-    /// What was owed; and what the record of a heal says now that had been put off.
+    /// The owed heals are done. Beside them: the new details of a record that said so.
     Owed(&'p OwedHeals, Option<&'p HealDetails>),
     /// The heal of that record, by more rules.
     Rules(&'p HealDetails),

@@ -17,14 +17,14 @@ pub struct HealProgress {
     pub from: HealFrom,
     /// The first offset of its span, once it is resolved.
     pub first: Option<u64>,
-    /// The offset behind all that is applied: whoever takes over begins here. `None` where it must
+    /// The offset behind all that is applied: the next heal begins here. `None` where it must
     /// begin at `from`.
     pub applied_to: Option<u64>,
     /// The offset behind the span.
     pub end: Option<u64>,
-    /// What is being resolved: the first offset, and the one behind.
+    /// The range that is being resolved: its first offset, and the one behind it.
     pub in_work: Option<(u64, u64)>,
-    /// What heals died in: the engine goes through it one message at a time.
+    /// The range that heals died in: the engine goes through it one message at a time.
     pub died: Option<Died>,
     /// Offsets that are passed over, since heals died there.
     pub passed_over: Vec<u64>,
@@ -32,7 +32,7 @@ pub struct HealProgress {
     pub(super) worker: String,
     /// The Redis servers on which all of this is true. Filled in when the heal is taken.
     pub(super) servers: Vec<String>,
-    /// What is done, and by which rules.
+    /// The kind of work, and the rules by which it is done.
     pub(super) work: String,
 }
 
@@ -52,7 +52,7 @@ pub struct Died {
 pub(super) struct HealKind {
     pub(super) lock: &'static str,
     pub(super) progress: &'static str,
-    /// Whether all of a cluster's hashes are locked: each may go back by itself.
+    /// All of a cluster's hashes are locked: each may go back by itself.
     pub(super) locks_all: bool,
 }
 

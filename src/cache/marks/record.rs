@@ -13,9 +13,9 @@ pub struct HealRecord {
     pub from_ms: u64,
     /// How many there have been.
     pub count: u64,
-    /// Whether all of it was read and applied.
+    /// All of it was read and applied.
     pub complete: bool,
-    /// What workers of earlier versions neither write nor read.
+    /// Details that workers of earlier versions neither write nor read.
     pub details: HealDetails,
 }
 
@@ -35,7 +35,7 @@ pub struct HealDetails {
     pub owed: Option<Owed>,
 }
 
-/// What became of a heal that could not be done when it was due.
+/// State of a heal that could not be done when it was due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Owed {

@@ -7,16 +7,39 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::reach::reach;
 use super::super::{CommandError, Exit};
-use crate::broker::{DeadLetter, DeadLetters};
+use crate::broker::{DeadLetter, DeadLetters, Signer};
+use crate::cache::Cache;
 use crate::config::Config;
 use crate::ops::dead_letters::{Filter, Letter};
 
 /// Letters read before progress is shown again, and before a signal is heeded.
 const BATCH: usize = 500;
 
+/// A dead letter that was looked at so often is near the lowest limit that a policy is likely to set.
+const MANY_LOOKS: u64 = 15;
+
+/// Returns what tells the headers of workers from those of publishers: the workers' secret in Redis. Without it every letter reads as
+/// unsigned, and replayed all of its effects are done.
+pub(super) async fn signer(config: &Config) -> Result<Signer, CommandError> {
+    let signer = Signer::default();
+    let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(CommandError::usage)?;
+    let secret = match cache.probe().await {
+        Ok(()) => cache.signing_secret(None).await.map_err(|error| error.to_string()),
+        Err(outage) => Err(outage.to_string()),
+    };
+    match secret {
+        Ok(secret) => signer.learn(&secret),
+        Err(cause) => writeln!(
+            io::stderr(),
+            "warning: {cause}: which headers a worker wrote cannot be checked; what was done for a dead letter before counts as not done"
+        )?,
+    }
+    Ok(signer)
+}
+
 /// Connects, and says on stderr what it means for others.
-pub(super) async fn connect(config: &Config) -> Result<DeadLetters, CommandError> {
-    let letters = reach(async || DeadLetters::connect(&config.amqp).await).await?;
+pub(super) async fn connect(config: &Config, signer: &Signer) -> Result<DeadLetters, CommandError> {
+    let letters = reach(async || DeadLetters::connect(&config.amqp, signer).await).await?;
     if letters.total() > 0 {
         let (total, queue) = (super::text::letters(letters.total() as usize), &letters.names().dead);
         writeln!(io::stderr(), "reading {total} of `{queue}`: nobody else sees them until this ends")?;
@@ -55,7 +78,15 @@ pub(super) async fn browse(
 
 /// Gives back what was not taken, whatever came of the command; its own failure is the one to tell.
 pub(super) async fn close<T>(letters: DeadLetters, outcome: Result<T, CommandError>) -> Result<T, CommandError> {
+    let (looks, queue) = (letters.most_looks(), letters.names().dead.clone());
     let closed = letters.close().await;
+    if looks >= MANY_LOOKS {
+        writeln!(
+            io::stderr(),
+            "warning: dead letters of `{queue}` have been looked at {looks} times; a policy with a `delivery-limit` that matches this queue \
+             removes them after some looks more: see the shield policy in docs/OPERATIONS.md"
+        )?;
+    }
     let outcome = outcome?;
     closed.map_err(CommandError::unavailable)?;
     Ok(outcome)

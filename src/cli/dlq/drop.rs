@@ -10,9 +10,9 @@ use super::super::{CommandError, Exit};
 use super::browse::{browse, close, connect, interrupted, progress};
 use super::select::Selection;
 use super::text;
-use crate::broker::{DeadLetters, Tag};
+use crate::broker::{DeadLetters, Signer, Tag};
 use crate::config::Config;
-use crate::ops::dead_letters::groups;
+use crate::ops::dead_letters::{Filter, groups};
 
 /// Letters dropped before progress is shown again, and before a signal is heeded.
 const BATCH: usize = 1000;
@@ -45,14 +45,14 @@ pub(super) async fn drop(args: &DropArgs, config: &Config) -> Result<Exit, Comma
         return Err(CommandError::usage("there is no terminal to ask on: add --yes to drop, or --dry-run to see what would be dropped"));
     }
     let stop = stop_on_signal()?;
-    let mut letters = connect(config).await?;
+    let mut letters = connect(config, &Signer::default()).await?;
     let outcome = drop_meant(args, config, &mut letters, &stop).await;
     close(letters, outcome).await
 }
 
 async fn drop_meant(args: &DropArgs, config: &Config, letters: &mut DeadLetters, stop: &CancellationToken) -> Result<Exit, CommandError> {
     let mut meant = Vec::new();
-    browse(letters, config, &args.selection.filter(), stop, |_, letter| {
+    browse(letters, config, &Filter { timeless: false, ..args.selection.filter() }, stop, |_, letter| {
         meant.push(letter);
         Ok(())
     })

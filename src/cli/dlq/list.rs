@@ -9,6 +9,7 @@ use super::super::{CommandError, Exit};
 use super::browse::{browse, close, connect};
 use super::select::Selection;
 use super::text;
+use crate::broker::Signer;
 use crate::config::Config;
 use crate::ops::dead_letters::{Spool, groups};
 use crate::printable::printable_json;
@@ -35,7 +36,7 @@ Examples:
 
 pub(super) async fn list(args: &ListArgs, config: &Config) -> Result<Exit, CommandError> {
     let stop = stop_on_signal()?;
-    let mut letters = connect(config).await?;
+    let mut letters = connect(config, &Signer::default()).await?;
     let (total, queue) = (letters.total() as usize, letters.names().dead.clone());
     let filter = args.selection.filter();
     let limit = args.selection.limit();

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::reach::reach;
 use super::super::signal::stop_on_signal;
 use super::super::{CommandError, Exit};
-use super::browse::{browse, close, connect, progress};
+use super::browse::{browse, close, connect, progress, signer};
 use super::select::Selection;
 use super::text;
 use crate::broker::{DeadLetter, DeadLetters, PublishError, Publisher};
@@ -50,7 +50,7 @@ Examples:
 
 pub(super) async fn replay(args: &ReplayArgs, config: &Config) -> Result<Exit, CommandError> {
     let stop = stop_on_signal()?;
-    let mut letters = connect(config).await?;
+    let mut letters = connect(config, &signer(config).await?).await?;
     reach(async || letters.find_main().await).await?;
     if args.dry_run {
         return dry_run(args, config, letters, &stop).await;

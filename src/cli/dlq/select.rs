@@ -29,8 +29,10 @@ pub(super) struct Selection {
 }
 
 impl Selection {
+    /// Returns the filter. A letter without a time satisfies `--since`, but for `drop`: in doubt nothing is thrown away.
     pub(super) fn filter(&self) -> Filter {
         Filter {
+            timeless: true,
             reasons: self.reason.clone(),
             types: self.types.iter().map(|pattern| Pattern::parse(pattern)).collect(),
             since: self.since,

@@ -10,7 +10,7 @@ use super::super::check::offline;
 use super::super::plan::{Planner, shown};
 use super::super::signal::stop_on_signal;
 use super::super::{CommandError, Exit};
-use super::browse::{browse, close, connect};
+use super::browse::{browse, close, connect, signer};
 use super::select::Selection;
 use crate::config::Config;
 use crate::event::line::{OwnedMessage, OwnedValue};
@@ -66,7 +66,7 @@ async fn show<E: Fn(&Event<'_>) -> Explanation>(
     digest: &str,
 ) -> Result<Exit, CommandError> {
     let stop = stop_on_signal()?;
-    let mut letters = connect(config).await?;
+    let mut letters = connect(config, &signer(config).await?).await?;
     let mut spool = Spool::new().map_err(CommandError::usage)?;
     let filter = args.selection.filter();
     let outcome = browse(&mut letters, config, &filter, &stop, |dead, letter| {
@@ -117,6 +117,9 @@ fn as_text<E: Fn(&Event<'_>) -> Explanation>(
     field("attempts", &letter.attempts.to_string());
     let exchange = if letter.exchange.is_empty() { "the default exchange".to_owned() } else { format!("exchange {}", letter.exchange) };
     field("came by", &format!("{exchange}, routing key {}", letter.routing_key));
+    if letter.unsigned {
+        field("unsigned", "no worker signed these headers: replayed, all effects are done");
+    }
     if !letter.earlier.is_empty() {
         field("here before", &letter.earlier.join(", "));
     }

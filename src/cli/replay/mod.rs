@@ -3,6 +3,7 @@
 mod text;
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -17,7 +18,7 @@ use crate::cache::{Cache, LowWatermark};
 use crate::config::{Config, Scope};
 use crate::ops::Mark;
 use crate::ops::dead_letters::since;
-use crate::ops::replay::{Observer, Replay, Report, Span};
+use crate::ops::replay::{Observer, Replay, Report, Span, TakenOver};
 use crate::plan::FoldLimits;
 use crate::printable::{printable, printable_json, printable_lines};
 use crate::quantity::Rate;
@@ -80,12 +81,12 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, CommandError> {
     }
     // lapin and redis-rs have tasks of their own beside what reads and folds.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(CommandError::internal)?;
-    let ended = runtime.block_on(replay(args, &config, &loaded.registry, span));
+    let ended = runtime.block_on(replay(args, &config, &Arc::new(loaded.registry), span));
     runtime.shutdown_background();
     ended
 }
 
-async fn replay(args: &ReplayArgs, config: &Config, registry: &Registry, span: Span) -> Result<Exit, CommandError> {
+async fn replay(args: &ReplayArgs, config: &Config, registry: &Arc<Registry>, span: Span) -> Result<Exit, CommandError> {
     let stop = stop_on_signal()?;
     let replay = Replay {
         span,
@@ -96,6 +97,8 @@ async fn replay(args: &ReplayArgs, config: &Config, registry: &Registry, span: S
         unknown: config.unknown,
         fence_ttl: config.redis.fence_ttl,
         limits: FoldLimits::default(),
+        apply_every: None,
+        taken_over: TakenOver::default(),
     };
     let cache = if args.dry_run { None } else { Some(Cache::connect(&config.redis, &config.amqp.queue).map_err(CommandError::usage)?) };
     if let Some(cache) = &cache {

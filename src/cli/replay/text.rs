@@ -82,8 +82,16 @@ pub(super) fn warnings(since: Place, report: &Report) -> Vec<String> {
         let held = if report.end == 0 { "it holds nothing".to_owned() } else { format!("it ends with offset:{}", report.end - 1) };
         warnings.push(format!("warning: nothing of the history lies in that span: {held}"));
     }
-    if report.missing > 0 {
-        warnings.push(format!("warning: {} were gone before they could be read", count(report.missing, "message")));
+    let unreadable: u64 = report.unreadable.iter().map(|(from, behind)| behind - from).sum();
+    if report.missing > unreadable {
+        warnings.push(format!("warning: {} were gone before they could be read", count(report.missing - unreadable, "message")));
+    }
+    for (from, behind) in &report.unreadable {
+        warnings.push(format!(
+            "warning: RabbitMQ cannot read offset:{from} to offset:{}, which were left out: something other than an exchange has written to \
+             the history",
+            behind - 1
+        ));
     }
     warnings
 }
@@ -133,6 +141,7 @@ pub(super) fn json(registry: &Registry, report: &Report, dry_run: bool) -> Value
         "end": report.end,
         "begins_late_at": report.cut,
         "missing": report.missing,
+        "unreadable": report.unreadable,
         "events": report.events,
         "retired": report.retired,
         "effects": report.effects(),

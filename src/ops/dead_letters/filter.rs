@@ -13,8 +13,10 @@ pub struct Filter {
     pub reasons: Vec<String>,
     /// The type matches one of these; any where there is none.
     pub types: Vec<Pattern>,
-    /// Dead-lettered then or later. A letter without a time does not satisfy it.
+    /// Dead-lettered then or later.
     pub since: Option<Timestamp>,
+    /// Whether a letter without a time satisfies `since`. RabbitMQ 3.10 lets a publisher's header hide the time.
+    pub timeless: bool,
     /// The event's id is one of these; any where there is none.
     pub ids: Vec<String>,
 }
@@ -24,7 +26,7 @@ impl Filter {
     pub fn matches(&self, letter: &Letter) -> bool {
         (self.reasons.is_empty() || self.reasons.contains(&letter.reason))
             && (self.types.is_empty() || self.types.iter().any(|pattern| pattern.matches(&letter.event_type)))
-            && self.since.is_none_or(|since| letter.time.is_some_and(|time| time >= since))
+            && self.since.is_none_or(|since| letter.time.map_or(self.timeless, |time| time >= since))
             && (self.ids.is_empty() || letter.id.as_ref().is_some_and(|id| self.ids.contains(id)))
     }
 
@@ -76,7 +78,8 @@ mod tests {
     fn what_has_no_time_or_id_is_not_meant_by_one() {
         let mut letter = letter("expired", "a", None);
         letter.id = None;
-        assert!(!Filter { since: Some(Timestamp::UNIX_EPOCH), ..Filter::default() }.matches(&letter));
+        let since = Filter { since: Some(Timestamp::UNIX_EPOCH), ..Filter::default() };
+        assert!(!since.matches(&letter) && Filter { timeless: true, ..since }.matches(&letter));
         assert!(!Filter { ids: vec![String::new()], ..Filter::default() }.matches(&letter));
     }
 

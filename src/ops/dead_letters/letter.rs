@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::broker::{DeadLetter, Tag};
 use crate::cache::LowWatermark;
-use crate::event::{Decoded, Provenance, Reading, decode, header};
+use crate::event::{Decoded, Origin, Provenance, Reading, decode, header};
 
 /// How many earlier reasons a letter carries along: the newest.
 const EARLIER_MAX: usize = 10;
@@ -43,6 +43,8 @@ pub struct Letter {
     pub effects: Option<(Vec<u32>, String)>,
     /// The registry's digest.
     pub registry: Option<String>,
+    /// Whether it claims to be republished, and no worker signed it: what was done before is not known.
+    pub unsigned: bool,
     /// Why it was here before: `reason@time`, oldest first.
     pub earlier: Vec<String>,
     /// The size of the body.
@@ -69,7 +71,8 @@ impl Letter {
         let reason = dead.death.as_ref().map(|death| death.reason.as_str()).or(told_reason).unwrap_or(NO_REASON);
         let death_time = dead.death.as_ref().and_then(|death| Timestamp::from_second(i64::try_from(death.time_s?).ok()?).ok());
         let told_time = copy.and_then(|copy| copy.time?.parse().ok());
-        let earlier = copy.and_then(|_| message.headers.text(header::EARLIER_REASONS)).unwrap_or_default();
+        let signed = copy.filter(|_| message.origin == Origin::Worker);
+        let earlier = signed.and_then(|_| message.headers.text(header::EARLIER_REASONS)).unwrap_or_default();
         Self {
             tag: delivery.tag(),
             reason: reason.to_owned(),
@@ -85,6 +88,7 @@ impl Letter {
             exchange: copy.map_or(delivery.exchange(), |copy| copy.exchange).to_owned(),
             effects: copy.and_then(|copy| Some((copy.effects.clone()?, copy.registry?.to_owned()))),
             registry: text(copy.and_then(|copy| copy.registry)),
+            unsigned: message.origin == Origin::Unsigned,
             earlier: earlier.split(',').filter(|one| !one.is_empty()).map(str::to_owned).collect(),
             routing_key,
             body_bytes: message.body.len(),

@@ -39,7 +39,7 @@ pub async fn replay_batch(
                 time: now,
                 ..CopyHeaders::default()
             };
-            copy_to(&queue, &dead.delivery, &headers, publisher.frame_max_bytes())
+            copy_to(&queue, &dead.delivery, &headers, publisher.frame_max_bytes(), letters.signer())
         })
         .collect();
     let mut replayed = Replayed::default();

@@ -2,19 +2,27 @@
 
 mod guard;
 
-use jiff::{SignedDuration, Timestamp};
+use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::broker::{BrokerError, History, Inspector, Place, QueueState};
-use crate::cache::{Cache, CommandError, HealFrom, Outage, State};
+use crate::broker::{BrokerError, History, HistoryProblem, Place};
+use crate::cache::{Cache, CommandError, HealFrom, HealProgress, Outage, State};
 use crate::config::Config;
-use crate::ops::replay::{Observer, Replay, Span};
+use crate::ops::replay::{Beginning, Died, Observer, Replay, Span, Step, TakenOver, beginning};
 use crate::plan::FoldLimits;
 use crate::registry::Registry;
 
 pub use guard::Guard;
+
+/// Time after which what was read is applied: a heal that takes over begins behind it.
+const APPLY_EVERY: Duration = Duration::from_secs(4);
+
+/// How far back a heal reaches where no setting says so.
+const WINDOW: SignedDuration = SignedDuration::from_hours(1);
 
 /// What a heal came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +33,7 @@ pub enum Healed {
         events: u64,
         /// What they folded into.
         effects: u64,
-        /// Whether all that was asked for was read and applied: the history reached back so far,
+        /// All that was asked for was read and applied: the history reached back so far,
         /// and nothing was passed over.
         complete: bool,
         /// The offset behind the history, as it was when the heal began: all before it is applied.
@@ -57,7 +65,10 @@ impl From<Outage> for NotHealed {
 
 impl From<BrokerError> for NotHealed {
     fn from(error: BrokerError) -> Self {
-        Self::Broker(error)
+        match error {
+            BrokerError::History { .. } => Self::History(error.to_string()),
+            error => Self::Broker(error),
+        }
     }
 }
 
@@ -66,12 +77,40 @@ impl From<BrokerError> for NotHealed {
 ///
 /// # Errors
 /// [`NotHealed`]: all is to be done again.
-pub async fn heal(config: &Config, registry: &Registry, cache: &Cache, from: HealFrom, guard: &Guard<'_>) -> Result<Healed, NotHealed> {
-    if config.amqp.history.is_none() || !exists(config).await? {
+pub async fn heal(
+    config: &Config,
+    registry: &Arc<Registry>,
+    cache: &Cache,
+    from: HealFrom,
+    guard: &Guard<'_>,
+) -> Result<Healed, NotHealed> {
+    if config.amqp.history.is_none() {
         return Ok(Healed::NoHistory);
     }
+    let healed = tokio::select! {
+        healed = apply(config, registry, cache, from, guard) => healed,
+        outage = guard.lost() => return Err(outage.into()),
+    };
+    match healed {
+        // Where no worker has declared one yet, there is nothing to heal from.
+        Err(NotHealed::Broker(BrokerError::History { problem: HistoryProblem::Missing, .. })) => Ok(Healed::NoHistory),
+        Err(NotHealed::Broker(error)) => Err(error.into()),
+        healed => healed,
+    }
+}
+
+async fn apply(config: &Config, registry: &Arc<Registry>, cache: &Cache, from: HealFrom, guard: &Guard<'_>) -> Result<Healed, NotHealed> {
+    let mut history = History::connect(&config.amqp).await.map_err(NotHealed::Broker)?;
+    let window = config.heal_window.and_then(|window| SignedDuration::try_from(window).ok()).unwrap_or(WINDOW);
+    let begins = beginning(&mut history, from.offset, from.time, window).await.map_err(NotHealed::Broker)?;
+    let Beginning { offset, is_whole, is_empty } = begins;
+    if is_empty {
+        drain(cache, &CancellationToken::new()).await?;
+        let passed_over = guard.found().passed_over.clone();
+        return Ok(Healed::Applied { events: 0, effects: 0, complete: is_whole, end: 0, passed_over });
+    }
     let replay = Replay {
-        span: Span { since: place(config, from), until: None },
+        span: Span { since: Place::Offset(offset), until: None },
         types: Vec::new(),
         rate: None,
         tag_prefix: config.redis.tag_prefix.clone(),
@@ -79,19 +118,17 @@ pub async fn heal(config: &Config, registry: &Registry, cache: &Cache, from: Hea
         unknown: config.unknown,
         fence_ttl: config.redis.fence_ttl,
         limits: FoldLimits::default(),
+        apply_every: Some(APPLY_EVERY),
+        taken_over: taken_over(guard.found()),
     };
-    let mut history = History::connect(&config.amqp).await?;
     let stop = CancellationToken::new();
-    let mut observer = Outages { cache, stop: &stop };
-    let report = tokio::select! {
-        report = replay.run(&mut history, registry, Some(cache), &mut observer, &stop) => report?,
-        outage = guard.lost() => return Err(outage.into()),
-    };
+    let mut watch = Watch { cache, stop: &stop, guard, outage: None };
+    let report = replay.run(&mut history, registry, Some(cache), &mut watch, &stop).await.map_err(NotHealed::Broker)?;
     history.close().await;
     if let Some(rest) = report.rest {
-        return Err(match cache.state() {
-            State::Down(outage) => outage.into(),
-            State::Up => BrokerError::Unreachable(rest.cause).into(),
+        return Err(match (watch.outage, cache.state()) {
+            (Some(outage), _) | (None, State::Down(outage)) => outage.into(),
+            (None, State::Up) => NotHealed::Broker(BrokerError::Unreachable(rest.cause)),
         });
     }
     for (reason, problem) in &report.problems {
@@ -100,57 +137,70 @@ pub async fn heal(config: &Config, registry: &Registry, cache: &Cache, from: Hea
             "the heal could not apply everything, as the workers could not when it happened"
         );
     }
-    // A drain whose end was lost has its record back.
-    let drained = tokio::select! {
-        drained = cache.drain_all(&stop, |_, _| {}) => drained,
-        outage = guard.lost() => return Err(outage.into()),
-    };
-    drained.map_err(|error| match error {
-        CommandError::Outage(outage) => outage,
-        CommandError::Refused(cause) | CommandError::Failed(cause) => Outage::new(cause),
-    })?;
+    drain(cache, &stop).await?;
     Ok(Healed::Applied {
         events: report.events,
         effects: report.sent.values().sum(),
-        complete: report.cut.is_none() && report.missing == 0,
+        complete: is_whole && report.cut.is_none() && report.missing == 0 && report.is_complete(),
         end: report.end,
-        passed_over: Vec::new(),
+        passed_over: report.passed_over,
     })
 }
 
-/// Whether there is a history: where no worker has declared one yet, there is nothing to heal from.
-async fn exists(config: &Config) -> Result<bool, BrokerError> {
-    let inspector = Inspector::connect(&config.amqp).await?;
-    let state = inspector.queue(&inspector.names().history).await?;
-    inspector.close().await;
-    match state {
-        QueueState::Stands { .. } => Ok(true),
-        QueueState::Missing => Ok(false),
-        QueueState::Unknown(words) => Err(BrokerError::Unreachable(words)),
+/// Ends drains: one whose end was lost has its record back.
+async fn drain(cache: &Cache, stop: &CancellationToken) -> Result<(), Outage> {
+    let drained = cache.drain_all(stop, |_, _| {}).await;
+    drained.map(drop).map_err(|error| match error {
+        CommandError::Outage(outage) => outage,
+        CommandError::Refused(cause) | CommandError::Failed(cause) => Outage::new(cause),
+    })
+}
+
+/// Returns what heals before this one have noted.
+fn taken_over(found: &HealProgress) -> TakenOver {
+    TakenOver {
+        applied_to: found.applied_to,
+        died: found.died.map(|died| Died { range: died.first..died.end, deaths: died.deaths }),
+        passed_over: found.passed_over.clone(),
     }
 }
 
-/// The place to read from.
-fn place(config: &Config, from: HealFrom) -> Place {
-    match (from.time, from.offset) {
-        (Some(time), _) => Place::Time(time),
-        (None, Some(offset)) => Place::Offset(offset),
-        (None, None) => {
-            let window = config.heal_window.and_then(|window| SignedDuration::try_from(window).ok());
-            let from = window.and_then(|window| Timestamp::now().checked_sub(window).ok());
-            Place::Time(from.unwrap_or(Timestamp::UNIX_EPOCH))
-        }
-    }
-}
-
-/// Stops when Redis is away: nobody knows what the lock is worth then.
-struct Outages<'h> {
+/// Notes the progress, and stops when Redis is away: nobody knows what the lock is worth then.
+struct Watch<'h> {
     cache: &'h Cache,
     stop: &'h CancellationToken,
+    guard: &'h Guard<'h>,
+    outage: Option<Outage>,
 }
 
-impl Observer for Outages<'_> {
+impl Observer for Watch<'_> {
+    async fn note(&mut self, step: Step) -> Result<(), String> {
+        let mut progress = self.guard.found().clone();
+        progress.first = Some(progress.first.unwrap_or(step.first).min(step.first));
+        progress.applied_to = Some(step.applied_to);
+        progress.end = Some(step.end);
+        progress.in_work = Some((step.in_work.start, step.in_work.end));
+        progress.passed_over = step.passed_over;
+        match self.guard.note(&progress).await {
+            Ok(()) => Ok(()),
+            Err(outage) => {
+                let cause = outage.cause.clone();
+                self.outage = Some(outage);
+                Err(cause.to_string())
+            }
+        }
+    }
+
+    fn read(&mut self, _done: u64, _of: u64) {
+        self.guard.alive();
+    }
+
+    fn applied(&mut self, _done: u64, _of: u64) {
+        self.guard.alive();
+    }
+
     fn waiting(&mut self, _cause: &str) {
+        self.guard.alive();
         if matches!(self.cache.state(), State::Down(_)) {
             self.stop.cancel();
         }

@@ -5,18 +5,22 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::Observer;
 use super::report::{Report, Rest};
-use super::{INTERRUPTED, Observer};
+use super::resolver::weight;
+use super::run::INTERRUPTED;
 use crate::cache::{Cache, CommandError, Outage};
 use crate::ops::Pace;
 use crate::plan::{Batch, EffectOutcome, Folded, Slot};
 use crate::reason::Reason;
 use crate::registry::{Action, Effect, Registry};
 
-/// Effects in one round trip.
+/// Effects in one round trip, and what they take in bytes, beside the last one.
 const SLICE: usize = 1_000;
+const SLICE_BYTES: usize = 4 << 20;
 
-/// How often an effect is tried that Redis does not do for a reason that may pass, and how far apart.
+/// How often an effect is tried that Redis does not do for a reason that may pass, and how far
+/// apart.
 const ATTEMPTS: u32 = 4;
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -36,14 +40,27 @@ pub(super) struct Applier<'a, O> {
 /// Told to stop.
 struct Stopped;
 
-/// What is left of the time until a second pass. Whoever it is for had loaded before the event was published, and so before the replay began:
-/// a pass so long after that is the second one, and none must follow.
+/// What is left of the time until a second pass. Whoever it is for had loaded before the event was
+/// published, and so before the replay began: a pass so long after that is the second one, and none
+/// must follow.
 fn second_pass(again: Duration, past: Duration) -> Option<Duration> {
     again.checked_sub(past).filter(|left| !left.is_zero())
 }
 
+/// How many of the effects go into one round trip, one at least.
+fn slice_len(effects: &[Effect]) -> usize {
+    let mut bytes = 0;
+    let fit = effects.iter().take_while(|effect| {
+        let fits = bytes < SLICE_BYTES;
+        bytes += weight(effect);
+        fits
+    });
+    fit.count().max(1)
+}
+
 impl<O: Observer> Applier<'_, O> {
-    /// Applies all. What is left, if we are told to stop: what stands for the history from an offset on.
+    /// Applies all. What is left, if we are told to stop: what stands for the history from an
+    /// offset on.
     pub(super) async fn apply(&mut self, folded: Vec<Folded>, report: &mut Report) -> Option<Rest> {
         let Some(cache) = self.cache else {
             folded.iter().for_each(|folded| report.sends(&folded.effect));
@@ -58,7 +75,7 @@ impl<O: Observer> Applier<'_, O> {
         let mut effects: Vec<Effect> = folded.into_iter().map(|folded| folded.effect).collect();
         let mut done = 0;
         while done < effects.len() {
-            let end = effects.len().min(done + self.pace.step(SLICE));
+            let end = done + slice_len(&effects[done..effects.len().min(done + self.pace.step(SLICE))]);
             let slice = &mut effects[done..end];
             let past = self.begun.elapsed();
             for effect in slice.iter_mut() {
@@ -128,7 +145,8 @@ impl<O: Observer> Applier<'_, O> {
         }
     }
 
-    /// Deletes the members of a big tag: all that was detached, so that no worker is needed for the rest.
+    /// Deletes the members of a big tag: all that was detached, so that no worker is needed for the
+    /// rest.
     async fn drain(&mut self, cache: &Cache, effect: &Effect) -> Result<Option<EffectOutcome>, Stopped> {
         loop {
             let outage = match cache.drain_tag(&effect.target, self.stop, |_, _| {}).await {

@@ -1,57 +1,37 @@
-//! Messages of the history → what they still mean, with today's registry.
+//! Resolved messages of the history → what they still mean.
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::resolver::Message;
 use super::{Replay, Report};
-use crate::broker::Delivery;
 use crate::config::UnknownPolicy;
-use crate::event::{Decoded, decode};
 use crate::plan::Fold;
 use crate::reason::Reason;
-use crate::registry::{Failure, Matched, Registry, Resolution};
+use crate::registry::{Failure, Matched, Resolution};
 
 /// What is known of the history so far.
 pub(super) struct Intake<'r> {
     replay: &'r Replay,
-    registry: &'r Registry,
     /// The offsets of the events to be applied.
     span: Range<u64>,
-    /// Events from here on have fences that surely stand.
+    /// Events from here on have fences that are certainly still there.
     fenced_from: u64,
     pub(super) fold: Fold,
 }
 
-/// What a message turned out to be.
-enum Message {
-    Event {
-        resolution: Resolution,
-        is_of_type: bool,
-    },
-    Tombstone,
-    /// Nobody knows its type.
-    Unreadable(Reason, String),
-}
-
 impl<'r> Intake<'r> {
-    pub(super) fn new(replay: &'r Replay, registry: &'r Registry, span: Range<u64>, fenced_from: u64) -> Self {
-        Self { replay, registry, span, fenced_from, fold: Fold::new(&replay.tag_prefix) }
+    pub(super) fn new(replay: &'r Replay, span: Range<u64>, fenced_from: u64) -> Self {
+        Self { replay, span, fenced_from, fold: Fold::new(&replay.tag_prefix) }
+    }
+
+    /// Returns whether messages from that offset on change nothing: nothing could give way.
+    pub(super) fn is_done_at(&self, offset: u64) -> bool {
+        offset >= self.span.end && self.fold.is_empty()
     }
 
     /// Takes in the next message of the history.
-    pub(super) fn take(&mut self, offset: u64, delivery: &Delivery, report: &mut Report) {
+    pub(super) fn take(&mut self, offset: u64, message: Message, report: &mut Report) {
         let in_span = self.span.contains(&offset);
-        if !in_span && self.fold.is_empty() {
-            // Nothing could give way to it.
-            return;
-        }
-        // Nothing is shared with what may panic: the message alone is lost.
-        let message = catch_unwind(AssertUnwindSafe(|| self.read(delivery))).unwrap_or_else(|_| {
-            Message::Unreadable(
-                Reason::Panicked,
-                "decoding or resolving the event panicked: please report it, with the event's shape".into(),
-            )
-        });
         match message {
             Message::Event { resolution, is_of_type } if in_span && is_of_type => self.choose(offset, resolution, report),
             Message::Event { resolution, .. } => {
@@ -66,18 +46,6 @@ impl<'r> Intake<'r> {
                 report.events += 1;
                 report.problem(reason, 1, offset, || message);
             }
-        }
-    }
-
-    fn read(&self, delivery: &Delivery) -> Message {
-        match decode(&delivery.message(), self.replay.reading) {
-            Ok(Decoded::Event(event)) => {
-                let types = &self.replay.types;
-                let is_of_type = types.is_empty() || types.iter().any(|pattern| pattern.matches(&event.event_type));
-                Message::Event { resolution: self.registry.resolve(&event), is_of_type }
-            }
-            Ok(Decoded::Tombstone) => Message::Tombstone,
-            Err(malformed) => Message::Unreadable(Reason::Malformed, malformed.to_string()),
         }
     }
 

@@ -16,8 +16,13 @@ pub struct Report {
     pub end: u64,
     /// The history begins at this offset only: what the span asked for before it is gone.
     pub cut: Option<u64>,
-    /// Messages that were gone before they could be read: the history's retention moved on meanwhile.
+    /// Messages that were gone before they could be read: the history's retention moved on
+    /// meanwhile.
     pub missing: u64,
+    /// Offsets that were passed over, since replays died there.
+    pub passed_over: Vec<u64>,
+    /// Offsets that the broker could not read: from, and the one behind. They are among `missing`.
+    pub unreadable: Vec<(u64, u64)>,
     /// Events of the span, of the types asked for.
     pub events: u64,
     /// Of these, events whose entry is retired.
@@ -26,7 +31,8 @@ pub struct Report {
     pub gave_way: u64,
     /// The effects that the events had one by one, by [`RuleId`].
     pub effects: Vec<u64>,
-    /// What they folded into, which went to Redis unless it is a dry run: by rule, and by the verb that it came to.
+    /// What they folded into, which went to Redis unless it is a dry run: by rule, and by the verb
+    /// that it came to.
     pub sent: BTreeMap<(RuleId, Verb), u64>,
     /// What could not be applied.
     pub problems: BTreeMap<Reason, Problem>,
@@ -41,7 +47,8 @@ pub struct Problem {
     pub count: u64,
     /// The first one's offset.
     pub offset: u64,
-    /// What was said of the first one: paths and rules, never payload values.
+    /// What was said of the first one: paths and rules, never payload values, and no control
+    /// characters.
     pub message: String,
 }
 
@@ -71,7 +78,12 @@ impl Report {
 
     /// Whether all of it is done.
     pub fn is_whole(&self) -> bool {
-        self.rest.is_none() && self.problems.is_empty()
+        self.rest.is_none() && self.problems.is_empty() && self.is_complete()
+    }
+
+    /// Returns whether all of the span was read that the history still has.
+    pub fn is_complete(&self) -> bool {
+        self.passed_over.is_empty() && self.unreadable.is_empty()
     }
 
     pub(super) fn had(&mut self, effect: &Effect) {
@@ -84,8 +96,40 @@ impl Report {
         *self.sent.entry((effect.rule, effect.action.verb())).or_default() += 1;
     }
 
+    /// Notes offsets that the broker could not read.
+    pub(super) fn cannot_read(&mut self, offsets: std::ops::Range<u64>) {
+        self.missing += offsets.end - offsets.start;
+        self.unreadable.push((offsets.start, offsets.end));
+    }
+
     pub(super) fn problem(&mut self, reason: Reason, count: u64, offset: u64, message: impl FnOnce() -> String) {
-        let problem = self.problems.entry(reason).or_insert_with(|| Problem { count: 0, offset, message: message() });
+        let problem = self.problems.entry(reason).or_insert_with(|| Problem { count: 0, offset, message: printable(&message()) });
         problem.count += count;
+    }
+}
+
+/// With control characters escaped: names in payloads must not reach a log or a terminal as they
+/// are.
+fn printable(text: &str) -> String {
+    if !text.contains(is_unprintable) {
+        return text.to_owned();
+    }
+    text.chars().flat_map(|c| if is_unprintable(c) { c.escape_unicode().collect::<Vec<_>>() } else { vec![c] }).collect()
+}
+
+/// Controls, and what turns the direction of text.
+fn is_unprintable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_do_not_reach_a_terminal() {
+        let mut report = Report::new(0, 0, 1, 1);
+        report.problem(Reason::Malformed, 1, 0, || "a\n\u{1b}[31mb \u{202e}ä".into());
+        assert_eq!(report.problems[&Reason::Malformed].message, "a\\u{a}\\u{1b}[31mb \\u{202e}ä");
     }
 }

@@ -7,13 +7,15 @@ use crate::broker::Place;
 /// A part of the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    /// Its beginning. A time is good to a second and one chunk of the stream: a little more may be part of it.
+    /// Its beginning. A time is good to a second and one chunk of the stream: a little more may be
+    /// part of it.
     pub since: Place,
     /// What it ends before; where the history ends now, where there is none. A time as for `since`.
     pub until: Option<Place>,
 }
 
-/// A chunk is stamped when it is written, after its messages came; and times are sent to the broker in whole seconds.
+/// A chunk is stamped when it is written, after its messages came; and times are sent to the broker
+/// in whole seconds.
 const SLACK: SignedDuration = SignedDuration::from_secs(1);
 
 impl Span {
@@ -34,7 +36,8 @@ impl Span {
         }
     }
 
-    /// The oldest offset there is, where the span may have begun before it: older segments are gone.
+    /// The oldest offset there is, where the span may have begun before it: older segments are
+    /// gone.
     pub(super) fn is_cut(&self, from: u64, first: u64) -> Option<u64> {
         let cut = match self.since {
             Place::Offset(offset) => offset < first,

@@ -132,7 +132,7 @@ pub struct HealFacts {
     pub from: Option<Timestamp>,
     /// How many there have been.
     pub count: u64,
-    /// Whether all of it was read and applied.
+    /// All of it was read and applied.
     pub complete: bool,
     /// The digests of the registries by whose rules it was.
     pub digests: Vec<String>,
@@ -176,12 +176,17 @@ pub struct WorkerFacts {
     pub refused_registry: Option<String>,
     /// The rungs of its ladder.
     pub ladder: Vec<String>,
-    /// Deliveries in hand.
+    /// How long ago it said this, in seconds.
+    pub reported_s_ago: f64,
+    /// Deliveries in flight.
     pub in_hand: usize,
-    /// The age of the oldest of them, in seconds.
+    /// The age of the oldest that is not settled, in seconds.
     pub oldest_unsettled_s: Option<f64>,
     /// Why it is not ready; empty where it is.
     pub not_ready: Vec<String>,
+    /// Why it does without the history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history_fault: Option<String>,
 }
 
 /// RFC 3339, or null.

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::facts::{
     BrokerFacts, HealFacts, HistoryFacts, OldestLetter, OwedFacts, ProgressFacts, QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts,
 };
-use crate::broker::{BrokerError, DeadLetters, History, Inspector, Place, QueueState};
+use crate::broker::{BrokerError, DeadLetters, History, Inspector, Place, QueueState, Signer};
 use crate::cache::{Cache, CacheError, CommandError, Report, Reported};
 use crate::config::Config;
 use crate::ops::dead_letters::Letter;
@@ -100,12 +100,13 @@ async fn ask_redis(config: &Config, cache: &Cache) -> Result<(RedisFacts, Vec<Re
 }
 
 fn worker(reported: &Reported) -> WorkerFacts {
-    let Report { host, pid, version, digest, refused_registry, ladder, in_hand, oldest_unsettled_ms, not_ready, .. } =
+    let Report { host, pid, version, digest, refused_registry, ladder, in_hand, oldest_unsettled_ms, not_ready, history_fault, .. } =
         reported.report.clone();
     let oldest = oldest_unsettled_ms.map(|ms| Duration::from_millis(ms) + reported.age);
     let name = if host.is_empty() { format!("pid {pid}") } else { format!("{host}:{pid}") };
     let oldest_unsettled_s = oldest.map(|age| age.as_secs_f64());
-    WorkerFacts { name, version, digest, refused_registry, ladder, in_hand, oldest_unsettled_s, not_ready }
+    let reported_s_ago = reported.age.as_secs_f64();
+    WorkerFacts { name, version, digest, refused_registry, ladder, reported_s_ago, in_hand, oldest_unsettled_s, not_ready, history_fault }
 }
 
 async fn ask_broker(config: &Config, inspector: &Inspector, reports: &[Reported]) -> Result<BrokerFacts, BrokerError> {
@@ -144,7 +145,7 @@ async fn history(config: &Config) -> HistoryFacts {
         .collect();
     let places: Vec<Place> = times.iter().copied().map(Place::Time).collect();
     let surveyed = async {
-        let history = History::connect(&config.amqp).await?;
+        let mut history = History::connect(&config.amqp).await?;
         let survey = history.survey(&places).await;
         let _ = timeout(Duration::from_secs(1), history.close()).await;
         survey
@@ -155,7 +156,7 @@ async fn history(config: &Config) -> HistoryFacts {
         Ok(Ok(survey)) if survey.is_empty() => HistoryFacts::Empty,
         Ok(Ok(survey)) => {
             // Where it attaches behind the first message there was something older.
-            let reached = times.iter().zip(&survey.places).find(|(_, place)| **place > survey.first);
+            let reached = times.iter().zip(&survey.places).find(|(_, place)| place.earliest > survey.first);
             HistoryFacts::Stands { first: survey.first, last: survey.end - 1, since: reached.map(|(time, _)| *time) }
         }
     }
@@ -179,8 +180,11 @@ fn queue(name: String, kind: QueueKind, state: QueueState) -> QueueFacts {
 
 /// The first letter, taken in hand alone and given back. `None` where it cannot be looked at: its number is known anyway.
 async fn oldest_dead_letter(config: &Config) -> Option<OldestLetter> {
-    let mut letters =
-        timeout(LETTER_PATIENCE, DeadLetters::connect(&config.amqp)).await.ok()?.ok()?.with_channel_max(std::num::NonZeroU16::MIN);
+    let mut letters = timeout(LETTER_PATIENCE, DeadLetters::connect(&config.amqp, &Signer::default()))
+        .await
+        .ok()?
+        .ok()?
+        .with_channel_max(std::num::NonZeroU16::MIN);
     let first = timeout(LETTER_PATIENCE, letters.next_batch(1)).await;
     let oldest = first.ok().and_then(Result::ok).and_then(|batch| {
         let letter = Letter::read(batch.first()?, config.reading);

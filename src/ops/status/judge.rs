@@ -10,6 +10,9 @@ use super::facts::{BrokerFacts, HealFacts, HistoryFacts, QueueFacts, QueueKind, 
 /// A delivery in hand for longer than an outage is held (60 s), twice over, is stuck.
 const STUCK_S: f64 = 120.0;
 
+/// A worker reports every 5 s: one that has not for so long is stalled, killed, or cut off from Redis.
+const SILENT_S: f64 = 15.0;
+
 /// A heal is told for a day.
 const FORGOTTEN_S: f64 = 86_400.0;
 
@@ -41,6 +44,10 @@ impl Findings {
         self.notes.push(Finding { what: what.into(), advice: advice.into() });
     }
 }
+
+/// What to do about a history that the broker does not serve.
+const BROKEN_HISTORY: &str = "workers go on without it, and try again by themselves; if it stays, the broker has broken the stream: delete it \
+     (`rabbitmqctl delete_queue`, or the management UI), and workers declare it anew; or set UNSTALE_HISTORY=off";
 
 /// Judges how things stand.
 pub fn judge(status: &Status) -> Findings {
@@ -131,7 +138,8 @@ fn judge_broker(broker: &BrokerFacts, redis: Option<&RedisFacts>, now: Timestamp
     } else if !missing.is_empty() {
         findings.problem(
             format!("missing: {}", missing.join(", ")),
-            "workers declare queues when they start: restart one, or look at UNSTALE_QUEUE and UNSTALE_RETRY_DELAYS",
+            "workers declare what is missing within half a minute, unless UNSTALE_DECLARE=none: look at their log, at UNSTALE_QUEUE and \
+             at UNSTALE_RETRY_DELAYS",
         );
     }
     for queue in &broker.queues {
@@ -144,9 +152,12 @@ fn judge_broker(broker: &BrokerFacts, redis: Option<&RedisFacts>, now: Timestamp
         ),
         HistoryFacts::Missing if !none_exists => findings.problem(
             "there is no history",
-            "restart a worker, which declares it; or set UNSTALE_HISTORY=off where the broker has no streams",
+            "workers declare it within half a minute, unless UNSTALE_DECLARE=none; or set UNSTALE_HISTORY=off where the broker has no streams",
         ),
-        HistoryFacts::Unknown(words) => findings.problem(format!("the history cannot be looked at: {words}"), "grant `read` on it"),
+        HistoryFacts::Unknown(words) if words.contains("ACCESS_REFUSED") => {
+            findings.problem(format!("the history cannot be looked at: {words}"), "grant `read` on it");
+        }
+        HistoryFacts::Unknown(words) => findings.problem(format!("the broker does not serve the history: {words}"), BROKEN_HISTORY),
         HistoryFacts::Missing | HistoryFacts::Empty | HistoryFacts::Stands { .. } => {}
     }
 }
@@ -184,6 +195,10 @@ fn judge_queue(queue: &QueueFacts, broker: &BrokerFacts, redis: Option<&RedisFac
                 Some(_) => findings.problem(what, "start a worker: `unstale run`"),
             }
         }
+        QueueKind::Main if redis.is_some_and(|redis| redis.workers.is_empty() && !redis.healing) => findings.problem(
+            format!("`{}` has {}, and no worker has reported within 30 s", queue.name, counted(queue.consumers, "consumer")),
+            "workers are stalled, or their Redis refuses their reports: look at /readyz and at their logs; a restart ends a stall",
+        ),
         QueueKind::LeftRung if queue.ready > 0 => findings.note(
             format!("`{}` is a rung of another ladder, and {} in it", queue.name, are(queue.ready, "copy", "copies")),
             "they go back to work by themselves when their time is up; then delete the queue",
@@ -197,17 +212,28 @@ fn judge_queue(queue: &QueueFacts, broker: &BrokerFacts, redis: Option<&RedisFac
 
 fn judge_workers(workers: &[WorkerFacts], findings: &mut Findings) {
     for worker in workers {
-        if !worker.not_ready.is_empty() {
+        if worker.reported_s_ago > SILENT_S {
+            findings.problem(
+                format!("worker {} has not reported for {}", worker.name, seconds(worker.reported_s_ago)),
+                "it is stalled, was killed, or does not reach Redis: look at its /readyz and its log; what it had in flight comes again",
+            );
+        } else if !worker.not_ready.is_empty() {
             findings.problem(
                 format!("worker {} is not ready: {}", worker.name, worker.not_ready.join("; ")),
                 "it tries again by itself; its log says more",
             );
         } else if let Some(age_s) = worker.oldest_unsettled_s.filter(|age_s| *age_s > STUCK_S) {
             findings.problem(
-                format!("worker {} has had a delivery in hand for {}", worker.name, seconds(age_s)),
+                format!("worker {} has had a delivery in flight for {}", worker.name, seconds(age_s)),
                 "a slow loader, the drain of a huge tag, or an alarm of RabbitMQ's: its log says more",
             );
         }
+    }
+    if let Some((name, cause)) = workers.iter().find_map(|worker| Some((&worker.name, worker.history_fault.as_ref()?))) {
+        findings.problem(
+            format!("worker {name} does without the history, which misses events since, and Redis cannot be healed by those: {cause}"),
+            BROKEN_HISTORY,
+        );
     }
     for worker in workers {
         if let Some(cause) = &worker.refused_registry {

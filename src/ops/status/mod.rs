@@ -6,6 +6,8 @@ mod judge;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use facts::{BrokerFacts, HealFacts, HistoryFacts, OldestLetter, QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts};
+pub use facts::{
+    BrokerFacts, HealFacts, HistoryFacts, OldestLetter, OwedFacts, ProgressFacts, QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts,
+};
 pub use gather::gather;
 pub use judge::{Finding, Findings, judge, seconds as span, short as short_digest};

@@ -10,9 +10,11 @@ pub(crate) fn worker(name: &str) -> WorkerFacts {
         digest: "aaaaaaaaaaaaaaaaaaaa".to_owned(),
         refused_registry: None,
         ladder: vec!["1s".to_owned()],
+        reported_s_ago: 2.0,
         in_hand: 0,
         oldest_unsettled_s: None,
         not_ready: vec![],
+        history_fault: None,
     }
 }
 
@@ -116,6 +118,17 @@ fn a_worker_that_says_why_it_pauses_stands_for_the_missing_consumer() {
 }
 
 #[test]
+fn a_worker_that_does_not_report_needs_a_person() {
+    let mut status = well();
+    redis(&mut status).workers[1].reported_s_ago = 17.0;
+    assert_eq!(problems(&status), ["worker b:2 has not reported for 17s"]);
+    redis(&mut status).workers.clear();
+    assert_eq!(problems(&status), ["`unstale` has 2 consumers, and no worker has reported within 30 s"]);
+    redis(&mut status).healing = true;
+    assert_eq!(problems(&status), Vec::<String>::new(), "workers do not report while the history is applied again");
+}
+
+#[test]
 fn queues_that_are_not_there_are_told_once() {
     let mut status = well();
     broker(&mut status).queues[1].exists = false;
@@ -146,6 +159,27 @@ fn a_heal_is_told_for_a_day_and_needs_a_person_where_it_was_not_whole() {
     redis(&mut status).last_heal = Some(heal);
     redis(&mut status).healing = true;
     assert_eq!(told(&status), (0, 1));
+}
+
+#[test]
+fn a_heal_that_is_owed_or_left_something_out_says_what_to_do() {
+    let mut status = well();
+    redis(&mut status).owed_heal = Some(OwedFacts { since: None, from: "offset 7".into(), cause: "ACCESS_REFUSED".into() });
+    assert_eq!(problems(&status), ["the history from offset 7 on is to be applied again, and has not been: ACCESS_REFUSED"]);
+    let mut status = well();
+    let time = Some("2026-11-25T02:58:00Z".parse().unwrap());
+    let digests = vec![redis(&mut status).workers[0].digest.clone()];
+    let heal = HealFacts { time, from: None, count: 1, complete: false, digests, passed_over: vec![5, 9] };
+    redis(&mut status).last_heal = Some(heal);
+    assert_eq!(problems(&status).len(), 1);
+    assert!(problems(&status)[0].ends_with("passed over the events at these offsets of the history, since heals died there: 5, 9"));
+    redis(&mut status).workers[0].digest = "newer".into();
+    let notes: Vec<String> = judge(&status).notes.into_iter().map(|note| note.what).collect();
+    assert!(notes.contains(&"the last heal did not apply the rules of a:1".to_owned()), "{notes:?}");
+    redis(&mut status).healing = true;
+    redis(&mut status).heal_progress = Some(ProgressFacts { done: 3, of: 10, deaths: 1 });
+    let notes: Vec<String> = judge(&status).notes.into_iter().map(|note| note.what).collect();
+    assert!(notes.iter().any(|note| note.ends_with("is being applied again (3 of 10 messages, 1 heal died on the way)")), "{notes:?}");
 }
 
 #[test]

@@ -172,12 +172,14 @@ fn an_old_write_and_one_that_may_not_be_the_last_word_are_deletions() {
 
 #[test]
 fn what_is_kept_is_bounded() {
-    let limits = FoldLimits { targets: 3, bytes: 100 };
+    let limits = FoldLimits { targets: 3, bytes: 100 + 2 * TARGET_BYTES };
     let mut fold = Fold::new("tag:");
+    let targets = FoldLimits { targets: 3, bytes: usize::MAX };
     for (key, full) in [("a", false), ("a", false), ("b", false), ("c", true)] {
         fold.choose(0, effect(key, Action::Delete, None), true);
-        assert_eq!(fold.is_full(limits), full, "{key}");
+        assert_eq!(fold.is_full(targets), full, "{key}");
     }
+    assert!(fold.is_full(limits), "each takes some bytes");
     fold.take(true);
     assert!(fold.is_empty() && !fold.is_full(limits));
     let value = "x".repeat(60);
@@ -189,7 +191,7 @@ fn what_is_kept_is_bounded() {
     assert!(fold.is_full(limits));
     fold.pass_over(3, &effect("b", Action::Delete, None));
     fold.choose(4, effect("a", Action::Delete, None), true);
-    assert_eq!(fold.bytes, 2, "the names, and b's version");
+    assert_eq!(fold.bytes, 2 + 2 * TARGET_BYTES, "the names, and b's version");
 }
 
 #[test]

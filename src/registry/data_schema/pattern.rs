@@ -52,8 +52,11 @@ impl Patterns {
         }
         let kind = if self.validator(pattern, PatternOptions::regex()).is_some() {
             Kind::Linear { size: if is_counted_class(pattern) { 1 } else { size(pattern) } }
-        } else {
+        } else if self.validator(pattern, PatternOptions::fancy_regex()).is_some() {
             Kind::Backtracks
+        } else {
+            // It is none: the library says so when the schema is built.
+            Kind::Linear { size: 1 }
         };
         self.known.insert(pattern.to_owned(), kind);
         kind
@@ -314,9 +317,15 @@ mod tests {
     #[test]
     fn look_around_and_back_references_backtrack() {
         let mut patterns = Patterns::new(PatternCache::new());
-        for (pattern, expected) in
-            [("(?<!a)b+c", true), ("^(?!x-)", true), ("(a)\\1", true), ("^\\(?=$", false), ("^[^()]+$", false), ("^\\S+$", false)]
-        {
+        for (pattern, expected) in [
+            ("(?<!a)b+c", true),
+            ("^(?!x-)", true),
+            ("(a)\\1", true),
+            ("^\\(?=$", false),
+            ("^[^()]+$", false),
+            ("^\\S+$", false),
+            ("(", false),
+        ] {
             assert_eq!(patterns.backtracks(pattern), expected, "{pattern}");
         }
     }

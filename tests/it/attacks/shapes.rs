@@ -160,19 +160,14 @@ async fn headers_and_properties_of_any_form_cost_little() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_types_cost_little() {
     let victim = Victim::new(&[("rules.yaml", RULES)], &[]).await;
-    let confirms: Vec<_> = futures_util::future::join_all((0..10_000).map(|n| {
-        let victim = &victim;
-        async move {
-            let routing_key = format!("shop.{n}.{}", "t".repeat(n % 150));
-            let body = format!(r#"{{"id":{n}}}"#);
-            victim.stage.send(&victim.stage.exchange, &routing_key, BasicProperties::default(), body.as_bytes()).await
-        }
-    }))
-    .await;
+    let publish = async |n: usize| {
+        let routing_key = format!("shop.{n}.{}", "t".repeat(n % 150));
+        let body = format!(r#"{{"id":{n}}}"#);
+        let stage = &victim.stage;
+        stage.send(&stage.exchange, &routing_key, BasicProperties::default(), body.as_bytes()).await.await.unwrap();
+    };
+    futures_util::future::join_all((0..10_000).map(publish)).await;
     let cost = victim.suffers("the last type", "shop.last", BasicProperties::default(), br#"{"id":1}"#).await;
-    for confirm in confirms {
-        confirm.await.unwrap();
-    }
     assert!(cost.bytes < super::MEMORY_BYTES, "{cost:?}");
     let (_, metrics) = victim.worker.get("/metrics").await.unwrap();
     assert!(metrics.len() < 64 << 10, "{} bytes of metrics", metrics.len());

@@ -5,7 +5,7 @@ use lapin::types::{AMQPValue, DecimalValue, FieldTable};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use unstale::broker::{CopyHeaders, LaneName, Outgoing, PublishError, Publisher, Session, copy_to};
+use unstale::broker::{CopyHeaders, LaneName, Outgoing, PublishError, Publisher, Session, Signer, copy_to};
 use unstale::config::AmqpConfig;
 use unstale::event::{HeaderValue, OwnedMessage};
 use unstale::reason::Reason;
@@ -31,7 +31,7 @@ async fn through(session: &Session, config: &AmqpConfig, properties: BasicProper
     lane.consume(10).await.unwrap();
     let mut publisher = session.publisher().await.unwrap();
     let delivery = next(&mut lane).await;
-    let copy = copy_to(queue, &delivery, &headers(), publisher.frame_max_bytes());
+    let copy = copy_to(queue, &delivery, &headers(), publisher.frame_max_bytes(), &Signer::default());
     assert_eq!(publisher.publish_all(&[copy]).await, [Ok(())]);
     lane.ack_through(delivery.tag()).unwrap();
     lane.cancel().await.unwrap();
@@ -89,7 +89,7 @@ async fn a_message_climbs_the_same_rung_again_and_again() {
         let message = delivery.message();
         let died = message.headers.get("x-death").is_some();
         assert_eq!(died, attempt > 1, "the broker tells where it comes from");
-        let copy = copy_to(rung, &delivery, &CopyHeaders { attempt, ..headers() }, publisher.frame_max_bytes());
+        let copy = copy_to(rung, &delivery, &CopyHeaders { attempt, ..headers() }, publisher.frame_max_bytes(), &Signer::default());
         assert_eq!(publisher.publish_all(&[copy]).await, [Ok(())]);
         lane.ack_through(delivery.tag()).unwrap();
     }
@@ -171,7 +171,7 @@ async fn no_copy_is_lost_doubled_or_refused() {
         let batch = tokio::time::timeout(SOON, lane.next_batch(64)).await.unwrap().unwrap();
         let dead = &session.names().dead;
         let copies: Vec<Outgoing<'_>> =
-            batch.iter().map(|delivery| copy_to(dead, delivery, &headers(), publisher.frame_max_bytes())).collect();
+            batch.iter().map(|delivery| copy_to(dead, delivery, &headers(), publisher.frame_max_bytes(), &Signer::default())).collect();
         assert!(publisher.publish_all(&copies).await.iter().all(Result::is_ok));
         lane.ack_through(batch.last().unwrap().tag()).unwrap();
         settled += u16::try_from(batch.len()).unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use unstale::broker::{BrokerError, LaneName, Outgoing, PublishError, Publisher, Session};
+use unstale::broker::{BrokerError, LaneName, Outgoing, PublishError, Publisher, Session, Signer, Start};
 use unstale::config::SecretUrl;
 use unstale::event::OwnedMessage;
 
@@ -228,12 +228,12 @@ async fn a_dropped_session_leaves_no_connection_behind() {
 async fn who_may_not_come_in_is_refused_and_who_is_not_there_is_unreachable() {
     let rabbitmq = rabbitmq().await;
     for url in [rabbitmq.url_as("guest", "wrong-password", "/"), rabbitmq.url_as("guest", "guest", "no-such-vhost")] {
-        let error = Session::open(&config(&url), &keys(&[])).await.unwrap_err();
+        let error = Session::open(&config(&url), &keys(&[]), &Signer::default(), Start::First).await.unwrap_err();
         assert!(matches!(error, BrokerError::Refused(_)) && error.is_final(), "{error:?}");
         assert!(!error.to_string().contains("wrong-password"), "{error}");
     }
     let nobody = url_at(&format!("127.0.0.1:{}", port::free()), "guest", "guest", "/");
-    let error = Session::open(&config(&nobody), &keys(&[])).await.unwrap_err();
+    let error = Session::open(&config(&nobody), &keys(&[]), &Signer::default(), Start::First).await.unwrap_err();
     assert!(matches!(error, BrokerError::Unreachable(_)) && !error.is_final(), "{error:?}");
     // The nodes of a cluster, in turn.
     let mut both = config(&nobody);
@@ -247,7 +247,10 @@ async fn a_server_that_never_answers_is_given_up() {
     let proxy = Proxy::start(&rabbitmq.addr()).await;
     proxy.stall();
     let silent = config(&url_at(&proxy.addr(), "guest", "guest", "/"));
-    let error = tokio::time::timeout(Duration::from_secs(15), Session::open(&silent, &keys(&[]))).await.unwrap().unwrap_err();
+    let error = tokio::time::timeout(Duration::from_secs(15), Session::open(&silent, &keys(&[]), &Signer::default(), Start::First))
+        .await
+        .unwrap()
+        .unwrap_err();
     assert!(matches!(error, BrokerError::Unreachable(_)), "{error:?}");
     // Were the socket still open, the handshake would now go through.
     proxy.resume().await;

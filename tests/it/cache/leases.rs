@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use unstale::cache::{Cache, Fill, Grant, new_token};
+use unstale::cache::{Cache, Fill, Grant, READER_SCRIPTS, new_token};
 use unstale::registry::{Action, Expiry};
 
 use super::{HOUR, Names, apply, cache, effect, run, write};
@@ -33,6 +33,28 @@ async fn one_holder_fills_and_the_next_may_load_then() {
     assert_eq!(cache.grant_lease(&key, "another", LEASE).await.unwrap(), Grant::Held);
     cache.release_lease(&key, &token).await.unwrap();
     grant(&cache, &key).await;
+}
+
+/// Its holder is gone, and Redis' clock went back by two hours: its time to live has grown by as much.
+#[tokio::test]
+async fn a_clock_that_was_set_back_locks_no_key_for_hours() {
+    let (names, server) = (Names::new(), support::redis().await);
+    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let read = READER_SCRIPTS.iter().find(|(name, _)| *name == "read").unwrap().1;
+    for by_reader in [false, true] {
+        let key = names.of(if by_reader { "read" } else { "granted" });
+        let lease = format!("unstale:lease/{{{key}}}");
+        run::<()>(&mut redis, &["SET", &lease, "gone", "PX", "7200000"]).await;
+        if by_reader {
+            let held = run::<Vec<String>>(&mut redis, &["EVAL", read, "2", &key, &lease, "another", "30000", "0"]).await;
+            assert_eq!(held, ["held"]);
+        } else {
+            assert_eq!(cache.grant_lease(&key, "another", LEASE).await.unwrap(), Grant::Held);
+        }
+        let left = run::<i64>(&mut redis, &["PTTL", &lease]).await;
+        assert!((1..=30_000).contains(&left), "{left} ms");
+        assert_eq!(run::<String>(&mut redis, &["GET", &lease]).await, "gone", "until then it is its holder's");
+    }
 }
 
 /// A reader that fills in the steps of a cluster has joined the set, and its value is still to come.

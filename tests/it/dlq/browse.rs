@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::num::NonZeroU16;
 
-use unstale::broker::DeadLetters;
+use unstale::broker::{DeadLetters, Signer};
 use unstale::config::{Config, Scope};
 
 use super::{declare, dlq, publish_letters};
@@ -20,7 +20,7 @@ fn config(stage: &Stage) -> Config {
 
 /// The bodies in the queue's order, over channels of 700 letters; every seventh is taken where `take` says so.
 async fn look(config: &Config, take: bool) -> Vec<Vec<u8>> {
-    let mut letters = DeadLetters::connect(&config.amqp).await.unwrap().with_channel_max(NonZeroU16::new(700).unwrap());
+    let mut letters = DeadLetters::connect(&config.amqp, &Signer::default()).await.unwrap().with_channel_max(NonZeroU16::new(700).unwrap());
     let mut bodies = Vec::new();
     loop {
         let batch = letters.next_batch(64).await.unwrap();

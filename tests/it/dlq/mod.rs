@@ -24,6 +24,7 @@ fn command(stage: &Stage, args: &[&str]) -> Command {
         .args(args)
         .env_clear()
         .env("UNSTALE_AMQP_URL", stage.amqp_url())
+        .env("UNSTALE_REDIS_URL", stage.redis.url())
         .env("UNSTALE_SCHEMAS", stage.schemas.path())
         .env("UNSTALE_EXCHANGE", &stage.exchange)
         .env("UNSTALE_QUEUE", &stage.queue)
@@ -35,7 +36,7 @@ fn command(stage: &Stage, args: &[&str]) -> Command {
 }
 
 /// Runs it to its end: code, stdout, stderr.
-async fn dlq(stage: &Stage, args: &[&str]) -> (i32, String, String) {
+pub(crate) async fn dlq(stage: &Stage, args: &[&str]) -> (i32, String, String) {
     let mut command = command(stage, args);
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -52,6 +53,7 @@ async fn publish_letters(stage: &Stage, ids: std::ops::Range<u32>) {
     let queue = format!("{}.dead", stage.queue);
     let mut confirms = Vec::new();
     let count = ids.len();
+    let signer = stage.signer().await;
     for id in ids {
         let mut headers = FieldTable::default();
         for (name, value) in [
@@ -69,8 +71,10 @@ async fn publish_letters(stage: &Stage, ids: std::ops::Range<u32>) {
         }
         headers.insert("unstale-event-id".into(), AMQPValue::LongString(format!("e{id}").into()));
         headers.insert("unstale-attempt".into(), AMQPValue::LongInt(5));
+        let body = format!("{{\"id\":{id}}}");
+        signer.sign(&mut headers, body.as_bytes());
         let properties = BasicProperties::default().with_headers(headers);
-        confirms.push(stage.send("", &queue, properties, format!("{{\"id\":{id}}}").as_bytes()).await);
+        confirms.push(stage.send("", &queue, properties, body.as_bytes()).await);
         if confirms.len() == 500 {
             for confirm in confirms.drain(..) {
                 confirm.await.unwrap();

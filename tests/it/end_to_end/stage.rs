@@ -9,6 +9,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection, ExchangeKind};
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
+use unstale::broker::Signer;
 
 use crate::support::{self, RabbitMq, Redis, Worker, unique, wait_for, wait_until};
 
@@ -106,6 +107,11 @@ impl Stage {
         true
     }
 
+    /// As [`new_channel`](Self::new_channel), where an earlier channel may just have ended.
+    pub(crate) async fn try_channel(&self) -> Option<Channel> {
+        self.client.create_channel().await.ok()
+    }
+
     /// A channel of the stranger's.
     pub(crate) async fn new_channel(&self) -> Channel {
         self.client.create_channel().await.unwrap()
@@ -120,6 +126,15 @@ impl Stage {
 
     /// Starts a worker without waiting.
     pub(crate) fn start_worker(&self, settings: &[(&str, &str)]) -> Worker {
+        self.with_settings(settings, Worker::start)
+    }
+
+    /// Starts a worker whose log nobody reads, without waiting: it stalls once it has logged some 64 KiB.
+    pub(crate) fn start_unread_worker(&self, settings: &[(&str, &str)]) -> Worker {
+        self.with_settings(settings, Worker::start_unread)
+    }
+
+    fn with_settings(&self, settings: &[(&str, &str)], start: impl FnOnce(&[(&str, &str)]) -> Worker) -> Worker {
         let redis_url = self.redis.url();
         let schemas = self.schemas.path().to_str().unwrap();
         let mut all = vec![
@@ -130,7 +145,16 @@ impl Stage {
             ("UNSTALE_QUEUE", &self.queue),
         ];
         all.extend_from_slice(settings);
-        Worker::start(&all)
+        start(&all)
+    }
+
+    /// What signs as this stage's workers do.
+    pub(crate) async fn signer(&self) -> Signer {
+        let mut redis = self.connection().await;
+        let _: Option<String> =
+            redis::cmd("SET").arg("unstale:secret").arg(unique("secret-of-a-test")).arg("NX").query_async(&mut redis).await.unwrap();
+        let secret: String = redis.get("unstale:secret").await.unwrap();
+        Signer::with_secret(&secret)
     }
 
     pub(crate) async fn connection(&self) -> MultiplexedConnection {

@@ -2,15 +2,21 @@
 
 mod brokers;
 mod caches;
+mod checkpoints;
 mod cluster;
 mod copies;
 mod crashes;
+mod deleted;
+mod forged;
+mod limits;
 mod load;
+mod neighbours;
 mod order;
 mod outage;
 mod panics;
 mod poison;
 mod replicas;
+mod stalls;
 mod stops;
 mod suspects;
 mod unreadable;

@@ -28,16 +28,19 @@ async fn seeded(users: u32) -> Stage {
 /// Publishes `user.updated`, those that are to be suspects as what a worker has set aside.
 async fn publish(stage: &Stage, ids: impl Iterator<Item = u32>, is_suspect: impl Fn(u32) -> bool) {
     let mut confirms = Vec::new();
+    let signer = stage.signer().await;
     for id in ids {
         let (mut exchange, mut routing_key, mut headers) = (stage.exchange.as_str(), "user.updated", FieldTable::default());
+        let body = format!(r#"{{"id":{id}}}"#);
         if is_suspect(id) {
             headers.insert("unstale-exchange".into(), AMQPValue::LongString(exchange.into()));
             headers.insert("unstale-routing-key".into(), AMQPValue::LongString(routing_key.into()));
             headers.insert("unstale-redelivered".into(), AMQPValue::LongLongInt(2));
+            signer.sign(&mut headers, body.as_bytes());
             (exchange, routing_key) = ("", &stage.queue);
         }
         let properties = BasicProperties::default().with_headers(headers);
-        confirms.push(stage.send(exchange, routing_key, properties, format!(r#"{{"id":{id}}}"#).as_bytes()).await);
+        confirms.push(stage.send(exchange, routing_key, properties, body.as_bytes()).await);
     }
     for confirm in confirms {
         assert!(matches!(confirm.await, Ok(lapin::Confirmation::Ack(None))));
@@ -59,15 +62,14 @@ async fn take_in_vain(stage: &Stage, count: u32) {
 #[expect(clippy::print_stderr, reason = "what it came to")]
 async fn all_begun(stage: &Stage, worker: &Worker, begun: Instant, what: &str) {
     wait_until(SHORT_WORK, what, async || {
-        let left: u64 = redis::cmd("DBSIZE").query_async(&mut stage.connection().await).await.unwrap();
-        // What is left are keys of the worker's own.
-        left < 10
+        let left: Vec<String> = redis::cmd("KEYS").arg("user:*").query_async(&mut stage.connection().await).await.unwrap();
+        left.is_empty()
     })
     .await;
     eprintln!("{what}: {:.1} s", begun.elapsed().as_secs_f64());
+    stage.wait_settled(&[worker]).await;
     let alone = worker.stderr().matches("handled alone").count();
     assert_eq!(alone, SUSPECTS as usize, "each was begun alone, and once");
-    stage.wait_settled(&[worker]).await;
     assert_eq!(stage.ready(".dead").await, 0);
 }
 

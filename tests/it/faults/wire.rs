@@ -49,6 +49,7 @@ struct Channel {
     delivery_tag: u64,
     redelivered: bool,
     in_vain: u64,
+    is_history: bool,
     in_hand: BTreeMap<u64, String>,
 }
 
@@ -116,7 +117,12 @@ impl Wire {
                         (channel.delivery_tag, channel.redelivered) = delivered;
                     }
                 }
-                2 => channel.in_vain = in_vain(&payload),
+                2 => {
+                    channel.in_vain = in_vain(&payload);
+                    channel.is_history = holds(&payload, "x-stream-offset");
+                }
+                // What a heal reads is nobody's to acknowledge.
+                3 if channel.is_history => {}
                 3 => {
                     let event: serde_json::Value = serde_json::from_slice(&payload).unwrap();
                     let id = event["id"].as_str().map_or_else(|| event["id"].to_string(), str::to_owned);
@@ -192,6 +198,10 @@ fn acknowledged(method: &[u8]) -> Option<(u64, bool)> {
 fn tag_and_bit(arguments: &[u8]) -> (u64, bool) {
     let (tag, rest) = arguments.split_first_chunk::<8>().unwrap();
     (u64::from_be_bytes(*tag), rest[0] != 0)
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
 /// How often the message was delivered in vain, itself and as what it is a copy of.

@@ -1,4 +1,4 @@
-//! A restart and a promotion show by the server's identity, whoever remembers what: a worker that
+//! A restart and a promotion show by the server's identity, whatever the checkpoints say: a worker that
 //! is gone may have seen more than those that are left.
 
 use std::time::Duration;
@@ -81,7 +81,6 @@ async fn a_server_that_was_demoted_and_promoted_again_is_healed() {
     assert_eq!(cache.tick(1).await.unwrap(), Tick::Replaced, "its mark is as it must be, and came from the other");
 }
 
-/// What the old numbers cannot tell.
 #[tokio::test]
 async fn without_the_right_to_info_marks_are_trusted_for_10_s() {
     let server = Redis::start().await;
@@ -189,7 +188,7 @@ async fn a_stop_of_all_workers_heals_nothing() {
     assert!(!next.stderr().contains("applying the history again"), "{}", next.stderr());
 }
 
-/// What the dead covered is the living's, once they cover it themselves.
+/// A living worker takes over what a dead one covered, once it covers that itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_mark_of_a_killed_worker_goes_to_a_living_one() {
     let stage = stage().await;

@@ -1,8 +1,10 @@
 //! Redis comes back without writes that it had confirmed: they are made again before anybody is ready.
 
 mod beside;
+mod clocks;
 mod cluster;
 mod commands;
+mod deaths;
 mod identity;
 mod marks;
 mod restores;

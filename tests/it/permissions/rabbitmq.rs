@@ -297,15 +297,14 @@ async fn with_none_the_worker_only_consumes_and_copies() {
     }
 
     case.declare_everything().await;
-    // Nothing is declared, so nothing is refused before it is used.
-    case.permit(&case.user, [configure, write, &read.replace("slow|", "")]).await;
-    let worker = case.start("none");
-    let refused = case.named("queue 'unstale.slow'");
-    wait_until(SOON, "the refusal is told", async || {
-        worker.stderr().contains(&refused) && matches!(worker.get("/readyz").await, Some((503, cause)) if cause.contains("ACCESS_REFUSED"))
-    })
-    .await;
-    worker.kill();
+    // Nothing is declared: what is used later is asked for at the start.
+    for (less, named) in [
+        ([configure, write, &read.replace("slow|", "")], "queue 'unstale.slow'"),
+        ([configure, write, "^$"], "queue 'unstale'"),
+        ([configure, "^$", read], "exchange 'amq.default'"),
+    ] {
+        case.assert_refused("none", less, named).await;
+    }
 
     // Redis holds no mark: it may have gone back.
     let _: () = case.redis.connection().await.del(format!("unstale:mark:{}", case.queue)).await.unwrap();
@@ -339,13 +338,33 @@ async fn a_redis_user_with_less_is_refused_at_start() {
 async fn a_copy_that_may_not_be_published_is_told_and_its_event_kept() {
     let case = Case::new().await;
     case.declare_everything().await;
-    let [configure, _, read] = documented_permissions("# UNSTALE_DECLARE=none");
-    case.permit(&case.user, [configure, "^$", read]).await;
+    let permissions = documented_permissions("# UNSTALE_DECLARE=none");
+    let [configure, _, read] = permissions;
+    case.permit(&case.user, permissions).await;
     let mut worker = case.start("none");
     worker.wait_ready().await;
+    // What was permitted at the start is taken away later.
+    case.permit(&case.user, [configure, "^$", read]).await;
     let publisher = case.publisher().await;
     case.publish(&publisher, "all.verbs", "not JSON").await;
     wait_until(SOON, "the refusal is told", async || worker.stderr().contains("access to exchange 'amq.default'")).await;
     worker.kill();
     wait_until(SOON, "the event is back", async || case.depth("").await + case.depth(".dead").await == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_is_refused_heals_nothing_first() {
+    let case = Case::new().await;
+    case.declare_everything().await;
+    let mut redis = case.redis.connection().await;
+    let marks = format!("unstale:mark:{}", case.queue);
+    let _: () = redis.del(&marks).await.unwrap();
+    let _: () = redis.set("shop:deleted", "old").await.unwrap();
+    let publisher = case.publisher().await;
+    case.publish(&publisher, "all.verbs", r#"{"n":1}"#).await;
+    let [configure, _, read] = documented_permissions("# UNSTALE_DECLARE=none");
+    case.assert_refused("none", [configure, "^$", read], "exchange 'amq.default'").await;
+    let stands: bool = redis.exists("shop:deleted").await.unwrap();
+    let entered: bool = redis.exists(&marks).await.unwrap();
+    assert!(stands && !entered, "nothing was done in Redis");
 }

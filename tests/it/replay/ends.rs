@@ -2,8 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Child;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
@@ -94,12 +93,15 @@ async fn rabbitmq_away_in_the_middle_is_waited_for() {
     declare(&stage).await;
     publish_users(&stage, 0..MANY).await;
     wait_recorded(&stage, MANY.into()).await;
-    // The first connection stands still in the middle of the history.
-    let (came, held) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    // The connection that reads stands still in the middle of the history.
+    let (came, held) = (Mutex::new((0, None)), Arc::new(Notify::new()));
     let holds = Arc::clone(&held);
     let tap = Tap::new(move |connection, way, bytes| {
-        let is_read = way == Way::ToClient && connection == 1;
-        if !is_read || came.fetch_add(bytes.len(), Ordering::Relaxed) < 1 << 20 {
+        let (came, halted) = &mut *came.lock().unwrap();
+        if way == Way::ToClient {
+            *came += bytes.len();
+        }
+        if *came < 1 << 20 || *halted.get_or_insert(connection) != connection {
             return Flow::Pass;
         }
         holds.notify_one();

@@ -1,13 +1,14 @@
 //! The engine itself, as healing calls it: with little room, and told to stop.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
-use unstale::broker::{History, Place, Survey};
+use unstale::broker::{Found, History, Place, Survey};
 use unstale::cache::Cache;
 use unstale::config::{Config, Scope, UnknownPolicy};
-use unstale::ops::replay::{Observer, Replay, Span};
+use unstale::ops::replay::{Died, Observer, Replay, Span, Step, TakenOver};
 use unstale::plan::FoldLimits;
 use unstale::registry::{LoadOptions, Registry};
 
@@ -26,6 +27,8 @@ fn replay(limits: FoldLimits) -> Replay {
         unknown: UnknownPolicy::Retry,
         fence_ttl: Duration::from_secs(86_400),
         limits,
+        apply_every: None,
+        taken_over: TakenOver::default(),
     }
 }
 
@@ -59,7 +62,7 @@ async fn with_little_room_it_applies_before_it_reads_on() {
     let pairs: Vec<(String, &str)> = (0..3_000).map(|id| (format!("user:{id}"), "old")).collect();
     let _: () = redis::AsyncCommands::mset(&mut stage.connection().await, &pairs).await.unwrap();
     let config = config(&stage);
-    let registry = Registry::load(&LoadOptions::for_run(&config.registry)).unwrap().registry;
+    let registry = Arc::new(Registry::load(&LoadOptions::for_run(&config.registry)).unwrap().registry);
     let cache = Cache::connect(&config.redis, &config.amqp.queue).unwrap();
     cache.probe().await.unwrap();
     let mut history = History::connect(&config.amqp).await.unwrap();
@@ -75,17 +78,81 @@ async fn with_little_room_it_applies_before_it_reads_on() {
     history.close().await;
 }
 
-/// RabbitMQ may send what a consumer asks for before it says that there is such a consumer, where another stands on the same channel: the client
-/// then knows nobody to give it to, and the place would count as one behind the end.
+/// RabbitMQ may send what a consumer asks for before it says that there is such a consumer, where
+/// another stands on the same channel: the client then knows nobody to give it to, and the place
+/// would count as one behind the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_place_in_time_is_found_however_many_are_looked_for() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;
     publish_users(&stage, 0..1).await;
     wait_recorded(&stage, 1).await;
-    let history = History::connect(&config(&stage).amqp).await.unwrap();
+    let mut history = History::connect(&config(&stage).amqp).await.unwrap();
     let an_hour_ago = Timestamp::now() - SignedDuration::from_hours(1);
     let survey = history.survey(&[Place::Time(an_hour_ago); 200]).await.unwrap();
     history.close().await;
-    assert_eq!(survey, Survey { first: 0, end: 1, places: vec![0; 200] });
+    assert_eq!(survey, Survey { first: 0, end: 1, places: vec![Found::at(0); 200] });
+}
+
+/// Dies where a range of offsets that holds `at` is in work, as a process does: nothing is said,
+/// nothing is put away.
+struct DiesAt {
+    at: u64,
+    notes: Vec<Step>,
+}
+
+impl Observer for DiesAt {
+    async fn note(&mut self, step: Step) -> Result<(), String> {
+        let dies = step.in_work.contains(&self.at);
+        self.notes.push(step);
+        if dies { Err("dead".to_owned()) } else { Ok(()) }
+    }
+}
+
+/// What the next one takes over, as heals keep it in Redis.
+fn taken_over(before: &TakenOver, last: &Step) -> TakenOver {
+    let range = last.in_work.clone();
+    let within = before.died.as_ref().filter(|died| died.range.start <= range.start && range.end <= died.range.end);
+    let deaths = within.map_or(0, |died| died.deaths) + 1;
+    TakenOver { applied_to: Some(last.applied_to), died: Some(Died { range, deaths }), passed_over: last.passed_over.clone() }
+}
+
+/// What stops the work at one event stops it three times, and neighbours wait no longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_at_which_three_died_is_passed_over() {
+    const USERS: u32 = 3_000;
+    const AT: u64 = 1_234;
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    declare(&stage).await;
+    publish_users(&stage, 0..USERS).await;
+    wait_recorded(&stage, USERS.into()).await;
+    let pairs: Vec<(String, &str)> = (0..USERS).map(|id| (format!("user:{id}"), "old")).collect();
+    let _: () = redis::AsyncCommands::mset(&mut stage.connection().await, &pairs).await.unwrap();
+    let config = config(&stage);
+    let registry = Arc::new(Registry::load(&LoadOptions::for_run(&config.registry)).unwrap().registry);
+    let cache = Cache::connect(&config.redis, &config.amqp.queue).unwrap();
+    cache.probe().await.unwrap();
+    let mut before = TakenOver::default();
+    for death in 1..=3 {
+        let mut history = History::connect(&config.amqp).await.unwrap();
+        let mut dies = DiesAt { at: AT, notes: Vec::new() };
+        let replay = Replay { taken_over: before.clone(), ..replay(FoldLimits::default()) };
+        let report = replay.run(&mut history, &registry, Some(&cache), &mut dies, &CancellationToken::new()).await.unwrap();
+        assert_eq!(report.rest.unwrap().cause, "dead");
+        before = taken_over(&before, dies.notes.last().unwrap());
+        let died = before.died.clone().unwrap();
+        assert_eq!((died.deaths, died.range.contains(&AT)), (death, true), "{died:?}");
+        assert_eq!(died.range.end - died.range.start == 1, death > 1, "{died:?}");
+        if death > 1 {
+            assert_eq!(before.applied_to, Some(AT), "all that came before is applied");
+        }
+    }
+    let mut history = History::connect(&config.amqp).await.unwrap();
+    let mut dies = DiesAt { at: AT, notes: Vec::new() };
+    let replay = Replay { taken_over: before, ..replay(FoldLimits::default()) };
+    let report = replay.run(&mut history, &registry, Some(&cache), &mut dies, &CancellationToken::new()).await.unwrap();
+    assert_eq!((report.rest.as_ref(), &report.passed_over[..], report.from), (None, &[AT][..], AT), "{report:?}");
+    assert!(!report.is_complete());
+    assert_eq!(users(&stage).await, 1, "all but that one");
+    assert!(stage.exists(&format!("user:{AT}")).await);
 }

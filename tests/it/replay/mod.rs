@@ -1,6 +1,7 @@
 //! `unstale replay`: the program that people run, on a real broker and a real Redis.
 
 mod beside;
+mod bounds;
 mod choose;
 mod ends;
 mod engine;

@@ -2,6 +2,8 @@
 //!
 //! `make test` runs each at a small size, `make survive` at the full one, against an optimized build.
 
+#![expect(clippy::print_stderr, reason = "figures for who reads the output")]
+
 mod restarts;
 mod storms;
 mod strangers;

@@ -13,7 +13,6 @@ const MEBIBYTE: usize = 1 << 20;
 const EACH: Duration = Duration::from_millis(250);
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a heal holds all bodies yet"]
 async fn a_storm_of_large_bodies_and_the_heal_over_it_fit_into_a_small_box() {
     let count = sized(300, 1_500);
     let within = READY + EACH * u32::try_from(count).unwrap();

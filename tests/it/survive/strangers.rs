@@ -26,7 +26,7 @@ async fn half_open_connections_and_new_types_hold_up_nothing_in_a_small_box() {
         let (mut crowd, mut is_full): (Vec<TcpStream>, _) = (Vec::new(), false);
         loop {
             // What the worker has closed is opened again.
-            crowd.retain(|stream| !matches!(stream.try_read(&mut [0; 64]), Ok(_)));
+            crowd.retain(|stream| stream.try_read(&mut [0; 64]).is_err());
             for _ in crowd.len()..HALF_OPEN.min(crowd.len() + if is_full { REOPENED } else { HALF_OPEN }) {
                 let Ok(Ok(mut stream)) = tokio::time::timeout(Duration::from_secs(1), TcpStream::connect(http)).await else { break };
                 let _ = stream.write_all(b"GET /livez HTTP/1.1\r\nHost: worker\r\nX-Slow: ").await;

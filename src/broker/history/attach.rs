@@ -1,0 +1,111 @@
+//! Consumers of the history, each on a channel of its own, and what the broker says where there is
+//! none.
+
+use futures_util::{FutureExt, StreamExt};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Consumer};
+use tokio::time::timeout;
+
+use super::super::consume::consume;
+use super::super::convert::{long, short};
+use super::super::failure::{BrokerError, HistoryProblem, Refusal};
+use super::super::link::{ANSWER_TIMEOUT, Link, answered};
+
+/// The consumer's argument that says where to attach, and the header of each delivery that holds
+/// its offset.
+pub(super) const STREAM_OFFSET: &str = "x-stream-offset";
+
+/// A consumer, with its channel.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) channel: Channel,
+    pub(super) consumer: Consumer,
+}
+
+/// Begins to consume, on a channel of its own: where another consumer of the stream is on the same
+/// channel, RabbitMQ may send the new one's messages before it says that there is such a consumer
+/// (3.10), and nobody gets them.
+pub(super) async fn attach(link: &Link, queue: &str, prefetch: u16, offset: AMQPValue) -> Result<Reading, BrokerError> {
+    let Some(name) = short(queue) else {
+        return Err(BrokerError::Settings(format!("UNSTALE_QUEUE makes a name that is too long: {queue}")));
+    };
+    let channel = link.channel().await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert(STREAM_OFFSET.into(), offset);
+    let started = timeout(ANSWER_TIMEOUT, consume(&channel, 1, name, prefetch, arguments)).await;
+    let consumer = started.map_err(|_| no_answer())?.map_err(|error| refused(queue, &error))?;
+    Ok(Reading { channel, consumer })
+}
+
+/// The offset of the next delivery, where one has arrived.
+pub(super) fn given(consumer: &mut Consumer, queue: &str) -> Result<Option<u64>, BrokerError> {
+    match consumer.next().now_or_never() {
+        None => Ok(None),
+        Some(Some(Ok(delivery))) => {
+            let offset = delivery.properties.headers().as_ref().and_then(|headers| headers.inner().get(STREAM_OFFSET)).and_then(offset);
+            offset.map(Some).ok_or_else(|| not_a_stream(queue))
+        }
+        Some(Some(Err(error))) => Err(refused(queue, &error)),
+        Some(None) => Err(BrokerError::Unreachable(cancelled(queue))),
+    }
+}
+
+/// Refuses a node without a replica of the stream: it cannot be read there. Whatever else is wrong,
+/// the reader finds out.
+pub(super) async fn has_replica(link: &Link, queue: &str) -> Result<(), BrokerError> {
+    let Some(name) = short(queue) else { return Ok(()) };
+    let channel = link.channel().await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert(STREAM_OFFSET.into(), long("next"));
+    let started = timeout(ANSWER_TIMEOUT, consume(&channel, 1, name, 1, arguments)).await;
+    match started.map_err(|_| no_answer())? {
+        // A refusal to close is no news.
+        Ok(_) => drop(answered(channel.close(200, "bye".into())).await),
+        Err(error) => match Refusal::from(&error) {
+            Refusal::Differs(words) if words.contains("replica") => {
+                return Err(BrokerError::Unreachable(format!(
+                    "{words}: name a node that has one in UNSTALE_AMQP_URL, or give this one a replica (rabbitmq-streams add_replica)"
+                )));
+            }
+            _ => {}
+        },
+    }
+    Ok(())
+}
+
+pub(super) fn refused(queue: &str, error: &lapin::Error) -> BrokerError {
+    let problem = |problem: HistoryProblem, words: String| BrokerError::History { problem, queue: queue.to_owned(), words };
+    match Refusal::from(error) {
+        Refusal::Missing(words) => problem(HistoryProblem::Missing, words),
+        Refusal::Forbidden(words) => problem(HistoryProblem::Forbidden, words),
+        Refusal::Differs(words) if words.contains(STREAM_OFFSET) => not_a_stream(queue),
+        // The queue is known, and none of its nodes can serve it.
+        Refusal::Passing(words) if words.contains("NOT_FOUND") || words.contains("INTERNAL_ERROR") => {
+            problem(HistoryProblem::Broken, words)
+        }
+        // On a cluster: the node has no replica, or not yet. Another node of the list may have one.
+        Refusal::Differs(words) | Refusal::Unsupported(words) | Refusal::Passing(words) => BrokerError::Unreachable(words),
+    }
+}
+
+pub(super) fn not_a_stream(queue: &str) -> BrokerError {
+    let words = "a queue of another type has that name".to_owned();
+    BrokerError::History { problem: HistoryProblem::NotAStream, queue: queue.to_owned(), words }
+}
+
+pub(super) fn cancelled(queue: &str) -> String {
+    format!("the broker cancelled the consumer of `{queue}`: the stream was deleted or has moved")
+}
+
+fn no_answer() -> BrokerError {
+    BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))
+}
+
+pub(super) fn offset(value: &AMQPValue) -> Option<u64> {
+    match value {
+        AMQPValue::LongLongInt(offset) => u64::try_from(*offset).ok(),
+        AMQPValue::LongInt(offset) => u64::try_from(*offset).ok(),
+        AMQPValue::LongUInt(offset) => Some(u64::from(*offset)),
+        _ => None,
+    }
+}

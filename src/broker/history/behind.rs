@@ -1,0 +1,171 @@
+//! Messages that the broker itself cannot read: it ends the connection (`INTERNAL_ERROR`) wherever
+//! they are to be sent.
+//!
+//! Such a message is no AMQP 1.0, as RabbitMQ keeps everything in a stream: a client of the stream
+//! protocol has written it. RabbitMQ 3.10 fails over a whole chunk of messages, later versions over
+//! the one message.
+
+use std::time::Duration;
+
+use lapin::options::BasicQosOptions;
+use lapin::types::AMQPValue;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::super::failure::BrokerError;
+use super::super::link::answered;
+use super::{History, attach, cause};
+
+/// Failures at one offset before it counts as unreadable.
+const FAILURES_MAX: u32 = 3;
+
+/// Maximum time for a message that the broker can read to come.
+const COMES_WITHIN: Duration = Duration::from_secs(5);
+
+/// Maximum time after the end of a connection until its cause is known.
+const CAUSE_WITHIN: Duration = Duration::from_millis(200);
+
+/// How often the broker has failed at one offset.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    at: u64,
+    count: u32,
+}
+
+impl Failures {
+    /// Notes an end of the connection, if the cause says that the broker failed. Returns whether it
+    /// does.
+    pub(super) fn note(&mut self, at: u64, cause: &str) -> bool {
+        let failed = is_failure(cause);
+        if failed {
+            self.count = if self.at == at { self.count + 1 } else { 1 };
+            self.at = at;
+        }
+        failed
+    }
+
+    pub(super) fn are_many_at(&self, at: u64) -> bool {
+        self.at == at && self.count >= FAILURES_MAX
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.count = 0;
+    }
+}
+
+/// Returns whether a connection ended because the broker itself failed.
+pub(super) fn is_failure(cause: &str) -> bool {
+    cause.contains("INTERNAL_ERROR")
+}
+
+/// The outcome of attaching at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attached {
+    /// A message came.
+    At(u64),
+    /// Nothing is there yet.
+    Nothing,
+    /// The broker failed.
+    Unreadable,
+}
+
+impl History {
+    /// Why the connection ended, for which `error` may be but a consequence.
+    pub(super) async fn cause_of(&mut self, error: &BrokerError) -> String {
+        let Some(connected) = &mut self.connected else { return error.to_string() };
+        match timeout(CAUSE_WITHIN, connected.ended.wait_for(Option::is_some)).await {
+            Ok(ended) => format!("{error}: {}", cause(ended.ok().as_deref())),
+            Err(_) => error.to_string(),
+        }
+    }
+
+    /// Moves on to the next offset that the broker can read, and notes those between.
+    pub(super) async fn get_behind(&mut self) -> Result<(), BrokerError> {
+        let from = self.next;
+        let (mut bad, mut good) = (from, self.end.max(from + 1));
+        let mut step = 1;
+        while bad + step < good {
+            match self.try_at(long_long(bad + step)).await? {
+                Attached::Unreadable => (bad, step) = (bad + step, step * 2),
+                Attached::At(_) | Attached::Nothing => good = bad + step,
+            }
+        }
+        while good - bad > 1 {
+            let middle = bad + (good - bad) / 2;
+            match self.try_at(long_long(middle)).await? {
+                Attached::Unreadable => bad = middle,
+                Attached::At(_) | Attached::Nothing => good = middle,
+            }
+        }
+        tracing::error!(
+            from_offset = from,
+            to_offset = good,
+            queue = self.queue,
+            "RabbitMQ cannot read messages of the history, which are left out: something other than an exchange has written to it"
+        );
+        self.unreadable.push(from..good);
+        self.next = good;
+        self.failures.forget();
+        self.cautious_for = 0;
+        self.connected = None;
+        Ok(())
+    }
+
+    /// Attaches at one place, on a connection of its own.
+    pub(super) async fn try_at(&mut self, place: AMQPValue) -> Result<Attached, BrokerError> {
+        self.reconnect().await?;
+        let Some(connected) = &mut self.connected else { return Err(BrokerError::Unreachable("no connection".into())) };
+        let tried = async {
+            let mut reading = attach::attach(&connected.link, &self.queue, 1, place).await?;
+            // The answer comes behind the attaching.
+            answered(reading.channel.basic_qos(1, BasicQosOptions { global: false })).await?;
+            let deadline = Instant::now() + COMES_WITHIN;
+            let mut rounds = 0;
+            loop {
+                if let Some(offset) = attach::given(&mut reading.consumer, &self.queue)? {
+                    return Ok(Attached::At(offset));
+                }
+                connected.allowance.took_all();
+                answered(reading.channel.basic_qos(1, BasicQosOptions { global: false })).await?;
+                rounds += 1;
+                if rounds > super::survey::QUIET_ROUNDS || Instant::now() >= deadline {
+                    return Ok(Attached::Nothing);
+                }
+                sleep(super::survey::QUIET_INTERVAL).await;
+            }
+        };
+        let tried: Result<Attached, BrokerError> = tried.await;
+        match tried {
+            Ok(attached) => Ok(attached),
+            Err(error) => {
+                let cause = self.cause_of(&error).await;
+                if is_failure(&cause) { Ok(Attached::Unreadable) } else { Err(error) }
+            }
+        }
+    }
+}
+
+pub(super) fn long_long(offset: u64) -> AMQPValue {
+    AMQPValue::LongLongInt(i64::try_from(offset).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_failures_of_the_broker_at_one_offset_are_many() {
+        let mut failures = Failures::default();
+        for (at, cause, failed, many) in [
+            (7, "connection reset", false, false),
+            (7, "INTERNAL_ERROR", true, false),
+            (7, "INTERNAL_ERROR", true, false),
+            (8, "INTERNAL_ERROR", true, false),
+            (8, "INTERNAL_ERROR", true, false),
+            (8, "INTERNAL_ERROR", true, true),
+        ] {
+            assert_eq!((failures.note(at, cause), failures.are_many_at(at)), (failed, many), "{at} {cause}");
+        }
+        failures.forget();
+        assert!(!failures.are_many_at(8));
+    }
+}

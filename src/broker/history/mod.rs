@@ -1,0 +1,288 @@
+//! The history: the stream of every event, read from any place to where it ended when it was
+//! surveyed.
+//!
+//! [`survey`] finds places in it; [`attach`] begins consumers; [`behind`] gets past what the broker
+//! cannot read. Memory is bounded here: a connection reads ahead by some bytes at most, however
+//! much the broker sends.
+
+mod attach;
+mod behind;
+mod survey;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt};
+use lapin::options::BasicAckOptions;
+use lapin::types::AMQPValue;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::convert::Delivery;
+use super::failure::{BrokerError, SessionEnded};
+use super::link::{EndSignal, Link};
+use super::names::Names;
+use super::prefetch::Prefetch;
+use super::throttle::Allowance;
+use crate::config::AmqpConfig;
+use attach::{STREAM_OFFSET, has_replica, offset};
+use behind::Failures;
+pub use survey::{Found, Place, Survey};
+
+/// Deliveries under way at once, as far as their bodies allow: a stream over AMQP is read at full
+/// speed with some thousands.
+const PREFETCH: u16 = 10_000;
+
+/// Deliveries under way at once before the size of bodies is known.
+const FIRST_PREFETCH: u16 = 16;
+
+/// About the messages of a large chunk.
+const CHUNK: u32 = 5_000;
+
+/// Bytes that a connection reads ahead.
+const AHEAD_BYTES: u64 = 16 << 20;
+
+/// Bytes that a connection reads ahead where reading may kill: what has been read is then what is
+/// noted.
+const CAUTIOUS_AHEAD_BYTES: u64 = 64 << 10;
+
+/// Time between two grants of more bytes while a message is waited for.
+const GRANT_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Most bytes of bodies in one batch, beside the last one.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// The history, on a connection of its own, which is made when it is needed. Declares nothing and
+/// changes nothing.
+#[derive(Debug)]
+pub struct History {
+    config: AmqpConfig,
+    queue: String,
+    connected: Option<Connected>,
+    /// The offset to be read next.
+    next: u64,
+    /// The offset behind the newest one, as the last survey found it.
+    end: u64,
+    prefetch: Prefetch,
+    /// True while the caller wants one message at a time.
+    is_cautious: bool,
+    /// Messages that are still to be read one at a time, since the broker failed.
+    cautious_for: u32,
+    failures: Failures,
+    unreadable: Vec<Range<u64>>,
+}
+
+/// A connection, with its consumer if it has one.
+#[derive(Debug)]
+struct Connected {
+    /// Before the channels: dropped, the socket is shut first, and nothing is said about them.
+    link: Link,
+    ended: watch::Receiver<Option<SessionEnded>>,
+    allowance: Arc<Allowance>,
+    reading: Option<attach::Reading>,
+}
+
+impl History {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`BrokerError`]; [`survey`](Self::survey) finds out that there is no history.
+    pub async fn connect(config: &AmqpConfig) -> Result<Self, BrokerError> {
+        let queue = Names::new(&config.queue, &config.retry_delays).history;
+        let mut history = Self {
+            config: config.clone(),
+            queue,
+            connected: None,
+            next: 0,
+            end: u64::MAX,
+            prefetch: Prefetch::new(PREFETCH).starting_at(FIRST_PREFETCH),
+            is_cautious: false,
+            cautious_for: 0,
+            failures: Failures::default(),
+            unreadable: Vec::new(),
+        };
+        history.reconnect().await?;
+        Ok(history)
+    }
+
+    /// Connects anew; reading goes on behind what was given out.
+    ///
+    /// # Errors
+    /// [`BrokerError`], as for [`connect`](Self::connect).
+    pub async fn reconnect(&mut self) -> Result<(), BrokerError> {
+        self.connected = None;
+        self.connected = Some(self.link().await?);
+        Ok(())
+    }
+
+    /// To the first node that answers and lets the stream be read.
+    async fn link(&self) -> Result<Connected, BrokerError> {
+        let mut failures = Vec::new();
+        let ahead_bytes = if self.reads_one() { CAUTIOUS_AHEAD_BYTES } else { AHEAD_BYTES };
+        for url in &self.config.urls {
+            let one = AmqpConfig { urls: vec![url.clone()], ..self.config.clone() };
+            let signal = EndSignal::new();
+            let blocked = Arc::new(watch::Sender::new(false));
+            let allowance = Arc::new(Allowance::new(ahead_bytes));
+            let linked = async {
+                let link = Link::connect_throttled(&one, " history", &signal, &blocked, Some(&allowance)).await?;
+                has_replica(&link, &self.queue).await?;
+                Ok(link)
+            };
+            match linked.await {
+                Ok(link) => return Ok(Connected { link, ended: signal.subscribe(), allowance, reading: None }),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        // A refusal says more than a node that is away.
+        let worst = failures.iter().position(BrokerError::is_final).unwrap_or(0);
+        Err(if failures.is_empty() { BrokerError::Unreachable("no node is named".into()) } else { failures.swap_remove(worst) })
+    }
+
+    /// The stream's name.
+    pub fn queue(&self) -> &str {
+        &self.queue
+    }
+
+    /// Reads on from that offset, or from the oldest one that is newer.
+    pub fn read_from(&mut self, offset: u64) {
+        self.next = offset;
+        if let Some(connected) = &mut self.connected
+            && connected.reading.is_some()
+        {
+            self.connected = None;
+        }
+    }
+
+    /// Reads one message at a time from now on, or as many as there are: for where the reading
+    /// itself may kill.
+    pub fn be_cautious(&mut self, is_cautious: bool) {
+        let before = self.reads_one();
+        self.is_cautious = is_cautious;
+        if self.reads_one() != before {
+            self.connected = None;
+        }
+    }
+
+    fn reads_one(&self) -> bool {
+        self.is_cautious || self.cautious_for > 0
+    }
+
+    /// Stops reading for now. Deliveries under way are dropped, and come again: a broker that
+    /// cannot send for some seconds gives a connection up.
+    pub fn pause(&mut self) {
+        self.connected = None;
+    }
+
+    /// Returns the offsets that the broker could not read since this was asked last, and that are
+    /// left out.
+    pub fn take_unreadable(&mut self) -> Vec<Range<u64>> {
+        std::mem::take(&mut self.unreadable)
+    }
+
+    /// Waits for a message, and returns it with what else has arrived, `max` at most, each with its
+    /// offset, in order. At the end of the stream it waits for more. Returns nothing where it got
+    /// past messages that the broker cannot read. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`BrokerError`]: the connection is over, or the stream is gone.
+    pub async fn next_batch(&mut self, max: usize) -> Result<Vec<(u64, Delivery)>, BrokerError> {
+        if self.failures.are_many_at(self.next) {
+            self.get_behind().await?;
+            return Ok(Vec::new());
+        }
+        let read = self.read_batch(max).await;
+        match &read {
+            Ok(_) if self.cautious_for > 0 => {
+                self.cautious_for -= 1;
+                if !self.reads_one() {
+                    self.connected = None;
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let cause = self.cause_of(error).await;
+                // Messages before the one that the broker cannot read may yet come, one at a time.
+                if self.failures.note(self.next, &cause) {
+                    self.cautious_for = CHUNK;
+                }
+                self.connected = None;
+            }
+        }
+        read
+    }
+
+    async fn read_batch(&mut self, max: usize) -> Result<Vec<(u64, Delivery)>, BrokerError> {
+        let before = self.prefetch.current();
+        if let Some(prefetch) = self.prefetch.adapt()
+            && let Some(connected) = &mut self.connected
+        {
+            // A prefetch counts for new consumers only. What is under way of large bodies goes with
+            // the connection.
+            connected.reading = None;
+            if prefetch < before {
+                self.connected = None;
+            }
+        }
+        if self.connected.is_none() {
+            self.reconnect().await?;
+        }
+        let (prefetch, max) = if self.reads_one() { (1, 1) } else { (self.prefetch.current(), max) };
+        let Some(connected) = &mut self.connected else { return Err(BrokerError::Unreachable("no connection".into())) };
+        let reading = match &mut connected.reading {
+            Some(reading) => reading,
+            None => {
+                let at = AMQPValue::LongLongInt(i64::try_from(self.next).unwrap_or(i64::MAX));
+                let reading = attach::attach(&connected.link, &self.queue, prefetch, at).await?;
+                connected.reading.insert(reading)
+            }
+        };
+        let mut arrived = reading.consumer.next().now_or_never();
+        while arrived.is_none() {
+            // A body may be larger than what may be read ahead.
+            connected.allowance.took_all();
+            tokio::select! {
+                biased;
+                ended = connected.ended.wait_for(Option::is_some) => return Err(cause(ended.ok().as_deref()).into()),
+                first = reading.consumer.next() => arrived = Some(first),
+                () = sleep(GRANT_INTERVAL) => {}
+            }
+        }
+        let mut batch: Vec<(u64, Delivery)> = Vec::with_capacity(max.clamp(1, 1_000));
+        // What an error leaves behind here comes again: only what is given out counts as read.
+        let (mut newest, mut behind, mut bytes) = (0, self.next, 0);
+        while let Some(next) = arrived {
+            let delivery = next.ok_or_else(|| BrokerError::Unreachable(attach::cancelled(&self.queue)))?.map_err(SessionEnded::from)?;
+            newest = delivery.delivery_tag;
+            let delivery = Delivery::new(0, delivery);
+            let Some(at) = delivery.header(STREAM_OFFSET).and_then(offset) else {
+                return Err(attach::not_a_stream(&self.queue));
+            };
+            behind = at + 1;
+            self.prefetch.observe(delivery.body().len());
+            connected.allowance.took(delivery.body().len());
+            bytes += delivery.body().len();
+            batch.push((at, delivery));
+            arrived = if batch.len() < max && bytes < BATCH_BYTES { reading.consumer.next().now_or_never() } else { None };
+        }
+        // To a stream an acknowledgement is but the room for as many more. The first poll queues
+        // the frame.
+        if let Some(Err(error)) = reading.channel.basic_ack(newest, BasicAckOptions { multiple: true }).now_or_never() {
+            return Err(SessionEnded::from(error).into());
+        }
+        self.next = behind;
+        Ok(batch)
+    }
+
+    /// Closes the connection.
+    pub async fn close(self) {
+        if let Some(connected) = self.connected {
+            connected.link.close().await;
+        }
+    }
+}
+
+fn cause(ended: Option<&Option<SessionEnded>>) -> SessionEnded {
+    ended.cloned().flatten().unwrap_or_else(|| SessionEnded::new("dropped by us"))
+}

@@ -1,0 +1,110 @@
+//! The history as an object of the broker, on a connection of its own: a stream that the broker has broken ends the connection on which
+//! it is declared or bound, and must not end the session.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
+
+use super::failure::{BrokerError, TopologyProblem};
+use super::link::{EndSignal, Link};
+use super::names::Names;
+use super::topology::{self, Declared, Depth, Ensured};
+use crate::config::{AmqpConfig, HistoryConfig};
+
+/// Time for all that the broker is asked about the history at once: a session does not wait longer for it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Declares and binds the history.
+#[derive(Debug)]
+pub(super) struct HistoryObject {
+    config: AmqpConfig,
+    history: HistoryConfig,
+    names: Names,
+    link: Mutex<Option<Link>>,
+}
+
+/// Why the history cannot be used.
+#[derive(Debug)]
+pub(super) enum HistoryFault {
+    /// The settings or the permissions do not fit: the first session refuses to begin.
+    Settings(Vec<TopologyProblem>),
+    /// It is missing and not ours to declare.
+    Missing(Vec<TopologyProblem>),
+    /// The broker cannot serve it, in its words.
+    Broken(String),
+}
+
+impl HistoryFault {
+    /// Returns what there is to tell a person.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Self::Settings(problems) | Self::Missing(problems) => problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            Self::Broken(words) => words.clone(),
+        }
+    }
+}
+
+impl HistoryObject {
+    pub(super) fn new(config: &AmqpConfig, names: &Names) -> Option<Self> {
+        config.history.map(|history| Self { config: config.clone(), history, names: names.clone(), link: Mutex::new(None) })
+    }
+
+    /// Finds or declares the stream, and binds it.
+    pub(super) async fn ensure(&self, routing_keys: &[String], depth: Depth) -> Result<Ensured, HistoryFault> {
+        let ensured = timeout(ANSWER_TIMEOUT, self.ask(routing_keys, depth)).await;
+        let ensured = ensured.unwrap_or_else(|_| Err(BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))));
+        ensured.map_err(|error| match error {
+            BrokerError::Topology(problems) if problems.iter().all(|problem| problem.what.contains("no queue")) => {
+                HistoryFault::Missing(problems)
+            }
+            BrokerError::Topology(problems) => HistoryFault::Settings(problems),
+            other => HistoryFault::Broken(other.to_string()),
+        })
+    }
+
+    /// Whether there is no such stream. A broker that does not tell is not taken to have none.
+    pub(super) async fn is_missing(&self) -> bool {
+        let looked = timeout(ANSWER_TIMEOUT, async {
+            let mut kept = self.link.lock().await;
+            let link = self.link(&mut kept).await?;
+            let missing = topology::is_missing(&link, &self.names.history).await?;
+            *kept = Some(link);
+            Ok::<bool, BrokerError>(missing)
+        });
+        matches!(looked.await, Ok(Ok(true)))
+    }
+
+    async fn ask(&self, routing_keys: &[String], depth: Depth) -> Result<Ensured, BrokerError> {
+        let mut kept = self.link.lock().await;
+        let link = self.link(&mut kept).await?;
+        let ensured = topology::ensure_history(&link, &self.config, (&self.names, self.history), routing_keys, depth).await;
+        // After a refusal nobody knows what the connection is worth.
+        if ensured.is_ok() {
+            *kept = Some(link);
+        }
+        ensured
+    }
+
+    async fn link(&self, kept: &mut Option<Link>) -> Result<Link, BrokerError> {
+        match kept.take().filter(Link::is_connected) {
+            Some(link) => Ok(link),
+            None => {
+                let blocked = Arc::new(watch::Sender::new(false));
+                Link::connect(&self.config, " history objects", &EndSignal::new(), &blocked).await
+            }
+        }
+    }
+
+    pub(super) async fn close(self) {
+        if let Some(link) = self.link.into_inner() {
+            link.close().await;
+        }
+    }
+}
+
+/// The objects that were declared, in words.
+pub(super) fn in_words(declared: &[Declared]) -> impl Iterator<Item = String> {
+    declared.iter().map(|declared| declared.object.clone())
+}

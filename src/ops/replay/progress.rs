@@ -1,0 +1,116 @@
+//! The progress of a replay, for the next one, and the offsets at which replays before it died.
+
+use std::ops::Range;
+
+/// Deaths at one offset after which it is passed over.
+pub const DEATHS_MAX: u32 = 3;
+
+/// Messages that are gone through one at a time behind a death. A wider range is gone through in as
+/// many steps.
+const STEPS: u64 = 1_000;
+
+/// How far a replay is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The first offset of the span.
+    pub first: u64,
+    /// The offset behind the history, as it was at the start.
+    pub end: u64,
+    /// The offset behind all that is applied.
+    pub applied_to: u64,
+    /// Offsets that are read, resolved or applied next.
+    pub in_work: Range<u64>,
+    /// Offsets that were passed over.
+    pub passed_over: Vec<u64>,
+}
+
+/// State that a replay takes over from others that did not come to their end.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TakenOver {
+    /// The offset behind all that they applied.
+    pub applied_to: Option<u64>,
+    /// The offsets in whose work they died.
+    pub died: Option<Died>,
+    /// Offsets that they passed over.
+    pub passed_over: Vec<u64>,
+}
+
+/// A range of offsets in whose work replays died.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Died {
+    /// The offsets.
+    pub range: Range<u64>,
+    /// How many died there, or in a wider range around it.
+    pub deaths: u32,
+}
+
+/// The next step at an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// As many messages as there are, about up to `to`, and none from `barrier` on.
+    Normally { to: u64, barrier: u64 },
+    /// The messages up to that offset, applied before anything else is read.
+    Carefully { to: u64 },
+    /// The message is passed over.
+    PassOver,
+}
+
+impl TakenOver {
+    /// Returns what comes next at that offset, where at most so many messages are read at once.
+    pub(super) fn next(&self, offset: u64, batch: u64) -> Next {
+        let to = offset.saturating_add(batch);
+        let Some(Died { range, deaths }) = &self.died else { return Next::Normally { to, barrier: u64::MAX } };
+        if offset < range.start {
+            return Next::Normally { to: to.min(range.start), barrier: range.start };
+        }
+        if offset >= range.end {
+            return Next::Normally { to, barrier: u64::MAX };
+        }
+        let length = range.end - range.start;
+        if length == 1 && *deaths >= DEATHS_MAX {
+            return Next::PassOver;
+        }
+        let step = length.div_ceil(STEPS).clamp(1, batch.max(1));
+        Next::Carefully { to: (offset + step).min(range.end) }
+    }
+
+    /// Returns whether the next try at that offset is the last, before it is passed over.
+    pub(super) fn is_last_try(&self, offset: u64) -> bool {
+        self.died.as_ref().is_some_and(|died| died.range == (offset..offset + 1) && died.deaths + 1 == DEATHS_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn died(range: Range<u64>, deaths: u32) -> TakenOver {
+        TakenOver { died: Some(Died { range, deaths }), ..TakenOver::default() }
+    }
+
+    #[test]
+    fn what_came_before_a_death_is_done_first_and_then_one_at_a_time() {
+        let taken = died(100..200, 1);
+        assert_eq!(taken.next(0, 50), Next::Normally { to: 50, barrier: 100 });
+        assert_eq!(taken.next(80, 50), Next::Normally { to: 100, barrier: 100 });
+        assert_eq!(taken.next(100, 50), Next::Carefully { to: 101 });
+        assert_eq!(taken.next(199, 50), Next::Carefully { to: 200 });
+        assert_eq!(taken.next(200, 50), Next::Normally { to: 250, barrier: u64::MAX });
+        assert_eq!(TakenOver::default().next(7, 50), Next::Normally { to: 57, barrier: u64::MAX });
+    }
+
+    #[test]
+    fn a_wide_range_is_narrowed_step_by_step() {
+        assert_eq!(died(0..1_000_000, 1).next(0, 1_000), Next::Carefully { to: 1_000 });
+        assert_eq!(died(0..3_000, 1).next(2_999, 1_000), Next::Carefully { to: 3_000 });
+        assert_eq!(died(0..3_000, 9).next(0, 1_000), Next::Carefully { to: 3 }, "nothing is passed over but one message");
+    }
+
+    #[test]
+    fn one_message_is_passed_over_at_the_third_death() {
+        assert_eq!(died(5..6, 2).next(5, 9), Next::Carefully { to: 6 });
+        assert!(died(5..6, 2).is_last_try(5) && !died(5..6, 1).is_last_try(5) && !died(5..7, 2).is_last_try(5));
+        assert_eq!(died(5..6, 3).next(5, 9), Next::PassOver);
+        assert_eq!(died(5..6, 3).next(6, 9), Next::Normally { to: 15, barrier: u64::MAX });
+    }
+}

@@ -1,0 +1,237 @@
+//! Messages of the history → what they do, on a thread of their own: whatever an event costs,
+//! nothing else waits for it.
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use foldhash::{HashSet, HashSetExt};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::Delivery;
+use crate::event::{Decoded, Reading, decode};
+use crate::reason::Reason;
+use crate::registry::{Action, Budget, Effect, Pattern, Registry, Resolution};
+
+/// Maximum time for one event, which its budget looks at.
+const EVENT_TIME: Duration = Duration::from_secs(5);
+
+/// Maximum time after which a thread that does not come back from one event is left to itself.
+const HANGS_AFTER: Duration = Duration::from_secs(10);
+
+/// Threads that may be left to themselves.
+const HANGING_MAX: usize = 8;
+
+/// Time between two looks at whether the thread gets on.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A slice of a batch ends after this time, or when its effects take so many bytes.
+const SLICE_TIME: Duration = Duration::from_millis(100);
+const SLICE_BYTES: usize = 8 << 20;
+
+/// Messages with their offsets.
+pub(super) type Messages = Arc<Vec<(u64, Delivery)>>;
+
+/// A message that was resolved.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// An event.
+    Event {
+        /// Its effects.
+        resolution: Resolution,
+        /// True if it is of a type that is asked for.
+        is_of_type: bool,
+    },
+    /// A deletion marker.
+    Tombstone,
+    /// Nobody knows what it does.
+    Unreadable(Reason, String),
+}
+
+/// Why there are no messages.
+#[derive(Debug)]
+pub(super) enum Unresolved {
+    /// It was asked to stop.
+    Stopped,
+    /// Too many events hang.
+    Hangs,
+}
+
+/// Resolves messages.
+#[derive(Debug)]
+pub(super) struct Resolver {
+    rules: Arc<Rules>,
+    jobs: Option<mpsc::Sender<Job>>,
+    /// Offsets of events that hang.
+    hanging: HashSet<u64>,
+}
+
+/// Everything that resolution needs.
+#[derive(Debug)]
+pub(super) struct Rules {
+    pub(super) registry: Arc<Registry>,
+    pub(super) types: Vec<Pattern>,
+    pub(super) reading: Reading,
+}
+
+/// A part of a batch.
+struct Job {
+    batch: Messages,
+    range: Range<usize>,
+    /// The message that is being resolved.
+    at: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    answer: oneshot::Sender<Vec<Message>>,
+}
+
+impl Resolver {
+    pub(super) fn new(rules: Rules) -> Self {
+        Self { rules: Arc::new(rules), jobs: None, hanging: HashSet::new() }
+    }
+
+    /// Resolves the first messages of that part of the batch, one at least.
+    pub(super) async fn resolve(
+        &mut self,
+        batch: &Messages,
+        part: Range<usize>,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Message>, Unresolved> {
+        let Range { start, mut end } = part;
+        loop {
+            if batch.get(start).is_some_and(|(offset, _)| self.hanging.contains(offset)) {
+                return Ok(vec![Message::Unreadable(
+                    Reason::Unresolvable,
+                    format!("resolving the event took longer than {} s: please report it, with the event's shape", HANGS_AFTER.as_secs()),
+                )]);
+            }
+            match self.ask(batch, start..end, stop).await? {
+                Ok(messages) => return Ok(messages),
+                Err(hangs_at) => {
+                    if let Some((offset, delivery)) = batch.get(hangs_at) {
+                        tracing::error!(offset, routing_key = ?delivery.routing_key(), "an event of the history hangs: it is left out");
+                        self.hanging.insert(*offset);
+                    }
+                    if self.hanging.len() > HANGING_MAX {
+                        return Err(Unresolved::Hangs);
+                    }
+                    // What came before it is resolved once more.
+                    end = hangs_at.max(start + 1);
+                }
+            }
+        }
+    }
+
+    /// The messages, or which of them hangs.
+    async fn ask(
+        &mut self,
+        batch: &Messages,
+        range: Range<usize>,
+        stop: &CancellationToken,
+    ) -> Result<Result<Vec<Message>, usize>, Unresolved> {
+        let (answer, mut answered) = oneshot::channel();
+        let (at, flag) = (Arc::new(AtomicUsize::new(range.start)), Arc::new(AtomicBool::new(false)));
+        self.send(Job { batch: Arc::clone(batch), range, at: Arc::clone(&at), stop: Arc::clone(&flag), answer });
+        let mut since = (at.load(Ordering::Relaxed), Instant::now());
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    flag.store(true, Ordering::Relaxed);
+                    self.jobs = None;
+                    return Err(Unresolved::Stopped);
+                }
+                messages = &mut answered => match messages {
+                    Ok(messages) => return Ok(Ok(messages)),
+                    // The thread is gone: not even the panic could be caught.
+                    Err(_) => {
+                        self.jobs = None;
+                        return Ok(Err(at.load(Ordering::Relaxed)));
+                    }
+                },
+                () = tokio::time::sleep(LOOK_INTERVAL) => {
+                    let now_at = at.load(Ordering::Relaxed);
+                    if now_at != since.0 {
+                        since = (now_at, Instant::now());
+                    } else if since.1.elapsed() >= HANGS_AFTER {
+                        flag.store(true, Ordering::Relaxed);
+                        self.jobs = None;
+                        return Ok(Err(now_at));
+                    }
+                }
+            }
+        }
+    }
+
+    /// To the thread, or to another one where it has been left to itself. It ends when nobody asks
+    /// it any more.
+    fn send(&mut self, job: Job) {
+        let job = match &self.jobs {
+            Some(jobs) => match jobs.send(job) {
+                Ok(()) => return,
+                Err(mpsc::SendError(job)) => job,
+            },
+            None => job,
+        };
+        let (jobs, asked) = mpsc::channel::<Job>();
+        let rules = Arc::clone(&self.rules);
+        let work = move || {
+            while let Ok(job) = asked.recv() {
+                let messages = rules.resolve(&job);
+                let _ = job.answer.send(messages);
+            }
+        };
+        if std::thread::Builder::new().name("history".into()).spawn(work).is_ok() && jobs.send(job).is_ok() {
+            self.jobs = Some(jobs);
+        }
+    }
+}
+
+impl Rules {
+    fn resolve(&self, job: &Job) -> Vec<Message> {
+        let begun = Instant::now();
+        let mut messages = Vec::with_capacity(job.range.len());
+        let mut bytes = 0;
+        for (at, (_, delivery)) in job.range.clone().zip(&job.batch[job.range.clone()]) {
+            job.at.store(at, Ordering::Relaxed);
+            // Nothing is shared with what may panic: the message alone is lost.
+            let message = catch_unwind(AssertUnwindSafe(|| self.read(delivery, &job.stop))).unwrap_or_else(|_| {
+                Message::Unreadable(
+                    Reason::Panicked,
+                    "decoding or resolving the event panicked: please report it, with the event's shape".into(),
+                )
+            });
+            bytes += if let Message::Event { resolution, .. } = &message { resolution.effects.iter().map(weight).sum() } else { 0 };
+            messages.push(message);
+            if bytes >= SLICE_BYTES || begun.elapsed() >= SLICE_TIME {
+                break;
+            }
+        }
+        messages
+    }
+
+    fn read(&self, delivery: &Delivery, stop: &Arc<AtomicBool>) -> Message {
+        match decode(&delivery.message(), self.reading) {
+            Ok(Decoded::Event(event)) => {
+                let is_of_type = self.types.is_empty() || self.types.iter().any(|pattern| pattern.matches(&event.event_type));
+                let budget = Budget::for_event().until(Instant::now() + EVENT_TIME).stopped_by(Arc::clone(stop));
+                Message::Event { resolution: self.registry.resolve_within(&event, &budget), is_of_type }
+            }
+            Ok(Decoded::Tombstone) => Message::Tombstone,
+            Err(malformed) => Message::Unreadable(Reason::Malformed, malformed.to_string()),
+        }
+    }
+}
+
+/// In bytes.
+pub(super) fn weight(effect: &Effect) -> usize {
+    let written = match &effect.action {
+        Action::Write(write) => write.value.len() + write.tags.iter().map(String::len).sum::<usize>(),
+        Action::Warm(warm) => warm.url.len() + warm.tags.iter().map(String::len).sum::<usize>(),
+        _ => 0,
+    };
+    size_of::<Effect>() + effect.target.len() + written
+}

@@ -1,0 +1,280 @@
+//! Reads the history, batch by batch, and applies what it means.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::apply::Applier;
+use super::intake::Intake;
+use super::progress::{Next, Step};
+use super::report::{Report, Rest};
+use super::resolver::{Messages, Resolver, Rules, Unresolved};
+use super::{FENCE_MARGIN, Observer, Replay};
+use crate::broker::{Backoff, BrokerError, Delivery, History};
+use crate::cache::Cache;
+use crate::ops::Pace;
+use crate::registry::Registry;
+
+/// Messages read at once.
+const BATCH: u16 = 1_000;
+
+/// Time without a read after which the connection is given up: the broker would do so.
+const STALLED_AFTER: Duration = Duration::from_secs(3);
+
+/// Targets whose applying takes a while.
+const MANY: usize = 1_000;
+
+/// The cause of a rest.
+pub(super) const INTERRUPTED: &str = "interrupted";
+
+/// Why a part of the work was not done.
+type Cause = String;
+
+/// A replay that runs.
+struct Run<'a, O> {
+    replay: &'a Replay,
+    history: &'a mut History,
+    resolver: Resolver,
+    intake: Intake<'a>,
+    applier: Applier<'a, O>,
+    report: Report,
+    /// The offset to be read next.
+    next: u64,
+    /// The offset behind what is to be read.
+    end: u64,
+    /// The offset behind all that is applied.
+    applied_to: u64,
+    applied_at: Instant,
+    from: u64,
+}
+
+impl Replay {
+    /// Replays; without a cache it only finds out what would be done. Waits for servers that go
+    /// away meanwhile, until told to stop.
+    ///
+    /// # Errors
+    /// [`BrokerError`] before anything is done: there is no such stream, or it cannot be read. What
+    /// ends it later is in [`Report::rest`].
+    pub async fn run(
+        &self,
+        history: &mut History,
+        registry: &Arc<Registry>,
+        cache: Option<&Cache>,
+        observer: &mut impl Observer,
+        stop: &CancellationToken,
+    ) -> Result<Report, BrokerError> {
+        let begun = tokio::time::Instant::now();
+        let fenced_until = begun + FENCE_MARGIN / 2;
+        let (young, ahead) = self.fences();
+        let survey = history.survey(&[self.span.first(), self.span.end(), young, ahead]).await?;
+        let [first, to, young, ahead] = survey.places[..] else { return Err(BrokerError::Unreachable("an incomplete survey".into())) };
+        // Behind the end of a stream that was deleted since, nothing was applied.
+        let begins = first.earliest;
+        let from = self.taken_over.applied_to.filter(|applied_to| (begins..=survey.end).contains(applied_to)).unwrap_or(begins);
+        let to = to.latest.max(from);
+        // Where the broker's clock is ahead of ours, nobody knows how old an event is.
+        let fenced_from = if ahead.earliest < survey.end { survey.end } else { young.latest };
+        let mut report = Report::new(registry.rules().len(), from, to, survey.end);
+        report.cut = self.span.is_cut(begins, survey.first);
+        report.passed_over.clone_from(&self.taken_over.passed_over);
+        let rules = Rules { registry: Arc::clone(registry), types: self.types.clone(), reading: self.reading };
+        let mut run = Run {
+            replay: self,
+            history,
+            resolver: Resolver::new(rules),
+            intake: Intake::new(self, from..to, fenced_from),
+            applier: Applier { registry, cache, observer, stop, pace: Pace::new(self.rate), fenced_until, begun },
+            report,
+            next: from,
+            // What is behind the span can only be given way to.
+            end: if from < to { survey.end } else { from },
+            applied_to: from,
+            applied_at: Instant::now(),
+            from,
+        };
+        run.history.read_from(from);
+        if let Err(cause) = run.all().await
+            && run.report.rest.is_none()
+        {
+            run.report.rest = Some(Rest { since: run.applied_to, cause });
+        }
+        run.report.gave_way = run.intake.fold.gave_way();
+        run.history.pause();
+        Ok(run.report)
+    }
+}
+
+impl<O: Observer> Run<'_, O> {
+    async fn all(&mut self) -> Result<(), Cause> {
+        while self.next < self.end && !self.intake.is_done_at(self.next) {
+            match self.replay.taken_over.next(self.next, BATCH.into()) {
+                Next::PassOver => {
+                    self.apply(false).await?;
+                    self.pass_over();
+                }
+                Next::Carefully { to } => {
+                    // What came before must not die with it.
+                    self.apply(false).await?;
+                    self.history.be_cautious(to - self.next == 1);
+                    self.step(to, to).await?;
+                    self.apply(false).await?;
+                }
+                Next::Normally { to, barrier } => {
+                    self.history.be_cautious(false);
+                    self.step(to, barrier).await?;
+                    let waited = self.replay.apply_every.is_some_and(|every| self.applied_at.elapsed() >= every);
+                    if self.next < self.end && (waited || self.intake.fold.is_full(self.replay.limits)) {
+                        self.apply(false).await?;
+                    }
+                }
+            }
+        }
+        self.apply(true).await
+    }
+
+    /// Reads and resolves what has come, about up to `to`, and nothing from `barrier` on.
+    async fn step(&mut self, to: u64, barrier: u64) -> Result<(), Cause> {
+        self.note_range(self.next, to.max(self.next + 1)).await?;
+        let most = usize::try_from(to - self.next).unwrap_or(usize::MAX).clamp(1, BATCH.into());
+        let stop = self.applier.stop;
+        let read = stop.run_until_cancelled(self.history.next_batch(most)).await.ok_or(INTERRUPTED)?;
+        let batch = match read {
+            Ok(batch) => batch,
+            Err(error) => return self.reconnect(error).await,
+        };
+        for unreadable in self.history.take_unreadable() {
+            self.next = self.next.max(unreadable.end);
+            self.report.cannot_read(unreadable);
+        }
+        let within = batch.partition_point(|(offset, _)| *offset < barrier);
+        self.look_for_gaps(&batch[..within]);
+        let batch: Messages = Arc::new(batch);
+        self.resolve(&batch, within).await?;
+        if within < batch.len() {
+            self.next = barrier;
+            self.history.read_from(barrier);
+        }
+        self.applier.observer.read(self.next.min(self.end) - self.from, self.end - self.from);
+        Ok(())
+    }
+
+    fn look_for_gaps(&mut self, batch: &[(u64, Delivery)]) {
+        let mut next = self.next;
+        for &(offset, _) in batch {
+            // One offset is the stream's own at the beginning of each segment; retention takes
+            // whole segments.
+            let gap = offset.min(self.end).saturating_sub(next);
+            self.report.missing += if gap > 1 { gap } else { 0 };
+            next = offset + 1;
+        }
+    }
+
+    async fn resolve(&mut self, batch: &Messages, read: usize) -> Result<(), Cause> {
+        let (begun, mut at) = (Instant::now(), 0);
+        // What came after the survey is left to the workers.
+        let within = batch[..read].partition_point(|(offset, _)| *offset < self.end);
+        if let [(offset, delivery)] = &batch[..within]
+            && self.replay.taken_over.is_last_try(*offset)
+        {
+            tracing::warn!(offset, routing_key = ?delivery.routing_key(), "heals died at this event of the history: it is tried a last time");
+        }
+        while at < within {
+            let messages = match self.resolver.resolve(batch, at..within, self.applier.stop).await {
+                Ok(messages) => messages,
+                Err(Unresolved::Stopped) => return Err(INTERRUPTED.to_owned()),
+                Err(Unresolved::Hangs) => return Err("too many events hang while they are resolved".to_owned()),
+            };
+            if begun.elapsed() >= STALLED_AFTER {
+                self.history.pause();
+            }
+            for ((offset, _), message) in batch[at..].iter().zip(messages) {
+                self.intake.take(*offset, message, &mut self.report);
+                at += 1;
+            }
+        }
+        if let Some((offset, _)) = batch[..read].last() {
+            self.next = offset + 1;
+        }
+        Ok(())
+    }
+
+    fn pass_over(&mut self) {
+        tracing::error!(
+            offset = self.next,
+            "an event of the history is passed over, since heals died at it three times: when it can be resolved again, run \
+             `unstale replay --since offset:{} --until offset:{}`",
+            self.next,
+            self.next + 1,
+        );
+        if !self.report.passed_over.contains(&self.next) {
+            self.report.passed_over.push(self.next);
+        }
+        self.next += 1;
+        self.applied_to = self.next;
+        self.history.read_from(self.next);
+    }
+
+    /// Applies what is known so far. `whole`: nothing is still to come.
+    async fn apply(&mut self, whole: bool) -> Result<(), Cause> {
+        if !self.intake.fold.is_empty() {
+            self.note_range(self.applied_to, self.next.max(self.applied_to + 1)).await?;
+            // A broker that cannot send for some seconds gives the connection up.
+            let begun = Instant::now();
+            if whole || self.replay.rate.is_some() || self.intake.fold.len() > MANY {
+                self.history.pause();
+            }
+            self.report.rest = self.applier.apply(self.intake.fold.take(whole), &mut self.report).await;
+            if let Some(rest) = &self.report.rest {
+                return Err(rest.cause.clone());
+            }
+            if begun.elapsed() >= STALLED_AFTER {
+                self.history.pause();
+            }
+        }
+        (self.applied_to, self.applied_at) = (self.next, Instant::now());
+        Ok(())
+    }
+
+    async fn note_range(&mut self, first: u64, behind: u64) -> Result<(), Cause> {
+        let step = Step {
+            first: self.from,
+            end: self.end,
+            applied_to: self.applied_to,
+            in_work: first..behind,
+            passed_over: self.report.passed_over.clone(),
+        };
+        let stop = self.applier.stop;
+        stop.run_until_cancelled(self.applier.observer.note(step)).await.ok_or(INTERRUPTED)?
+    }
+
+    /// Until the broker is there again; an error says why it will not be, or that we are to stop.
+    async fn reconnect(&mut self, mut error: BrokerError) -> Result<(), Cause> {
+        let mut backoff = Backoff::new();
+        let stop = self.applier.stop;
+        loop {
+            if error.is_final() {
+                return Err(error.to_string());
+            }
+            self.applier.observer.waiting(&error.to_string());
+            let again = async {
+                tokio::time::sleep(backoff.next_delay(fastrand::f64())).await;
+                self.history.survey(&[]).await
+            };
+            match stop.run_until_cancelled(again).await {
+                None => return Err(INTERRUPTED.to_owned()),
+                Some(Ok(survey)) => {
+                    // Deleted and declared anew, or cut short by a node that went: the rest will
+                    // not come.
+                    if survey.end < self.end {
+                        let end = survey.end.max(self.next);
+                        self.report.missing += self.end - end;
+                        self.end = end;
+                    }
+                    return Ok(());
+                }
+                Some(Err(next)) => error = next,
+            }
+        }
+    }
+}

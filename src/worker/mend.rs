@@ -1,0 +1,109 @@
+//! The broker's objects while a session lasts: looked at again and again, declared and bound where they are missing.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{debug, error, info, warn};
+
+use super::Shared;
+use crate::broker::{Mended, Session};
+use crate::cache::HealFrom;
+use crate::http::Readiness;
+
+/// Shortest time between two looks.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Up to this much is added at random, so that workers do not look all at once.
+const JITTER: Duration = Duration::from_secs(10);
+
+/// Is added for each binding: every one is a request.
+const PER_BINDING: Duration = Duration::from_millis(20);
+
+/// Says what a session found when it began.
+pub(super) fn began(shared: &Shared, session: &Session, is_first: bool) {
+    for warning in session.warnings() {
+        warn!("{warning}");
+    }
+    let declared = session.declared();
+    if !declared.is_empty() {
+        if is_first && !session.owes_heal() {
+            info!(?declared, "declared what was missing in RabbitMQ");
+        } else {
+            warn!(?declared, "objects in RabbitMQ were missing: declared again");
+        }
+    }
+    note_history(shared, session.history_fault().map(str::to_owned));
+    shared.first_ever.send_if_modified(|known| known.is_none() && known.replace(session.is_first_ever()).is_none());
+}
+
+/// Looks again and again; never returns.
+pub(super) async fn keep(shared: &Shared, readiness: &Readiness, session: &Session) -> Infallible {
+    let mut told = BTreeSet::new();
+    loop {
+        let bindings = u32::try_from(session.bindings()).unwrap_or(u32::MAX);
+        tokio::time::sleep(INTERVAL + JITTER.mul_f64(fastrand::f64()) + PER_BINDING.saturating_mul(bindings)).await;
+        match session.mend().await {
+            Ok(mended) => note(shared, readiness, mended, &mut told),
+            // What ends a session is noticed elsewhere.
+            Err(cause) => debug!(%cause, "the objects in RabbitMQ cannot be looked at"),
+        }
+        // Another worker may have made a new one, where Redis lost the old one.
+        if let Err(cause) = shared.learn_secret().await {
+            debug!(%cause, "the signing secret cannot be looked at");
+        }
+    }
+}
+
+fn note(shared: &Shared, readiness: &Readiness, mended: Mended, told: &mut BTreeSet<String>) {
+    if !mended.declared.is_empty() {
+        warn!(declared = ?mended.declared, "objects in RabbitMQ were missing: declared again");
+    }
+    if mended.owes_heal {
+        owe_heal(shared, "a queue or the exchange was deleted while workers ran: events may have gone to the history alone");
+    }
+    for problem in &mended.problems {
+        if told.insert(problem.clone()) {
+            error!(%problem, "an object in RabbitMQ is missing, or is not as it must be");
+        }
+    }
+    told.retain(|problem| mended.problems.contains(problem));
+    readiness.set_objects(if mended.problems.is_empty() { Ok(()) } else { Err(mended.problems.join("; ").into()) });
+    note_history(shared, mended.history_fault);
+}
+
+/// Says when the history ceases to be usable, and when it is usable again.
+fn note_history(shared: &Shared, fault: Option<String>) {
+    let before = shared.history_fault.load();
+    match (&fault, before.is_some()) {
+        (Some(cause), false) => error!(
+            %cause,
+            "the history cannot be used: events are applied all the same, and are missing from it; docs/OPERATIONS.md says what to do"
+        ),
+        (None, true) => info!("the history can be used again"),
+        _ => {}
+    }
+    shared.history_fault.store(fault.map(Arc::new));
+}
+
+/// Owes a heal where events may be in the history alone, and waits until Redis holds that. To be called once Redis can be worked with: the
+/// low watermark of those that are gone is known by then.
+pub(super) async fn owe_what_was_deleted(shared: &Shared, is_owed: &mut bool) {
+    if std::mem::take(is_owed) {
+        owe_heal(shared, "a queue or the exchange was deleted: events may have gone to the history alone");
+    }
+    shared.owed.saved().await;
+}
+
+fn owe_heal(shared: &Shared, cause: &str) {
+    if !shared.config.heals() || shared.config.amqp.history.is_none() {
+        error!("{cause}; nothing makes up for it without a history and healing: flush what must be right");
+        return;
+    }
+    let low = shared.low.now();
+    // Where nobody has left a low watermark, the heal begins UNSTALE_HEAL_WINDOW before the history's end.
+    let from = if low.time_ms == 0 { HealFrom::default() } else { HealFrom::low(low) };
+    warn!("{cause}; the history is applied again");
+    shared.owed.owe(from, cause);
+}

@@ -1,0 +1,305 @@
+//! Reads deliveries: at once while that takes a few milliseconds, else on a thread apart from the
+//! lanes' loop, under a deadline.
+//!
+//! A thread cannot be stopped from outside. One that works on beyond the deadline is abandoned, and
+//! its event is dead-lettered. The worker ends in order once [`MOST_ABANDONED`] such threads run at
+//! a time: their memory and CPU time are not to be had back otherwise.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::account::{Account, Charge};
+use super::batch::Batch;
+use super::intake::Request;
+use super::taken::Taken;
+use super::{Live, Shared};
+use crate::broker::{Delivery, LaneName};
+use crate::reason::Reason;
+use crate::registry::{BYTES_PER_EVENT, Budget};
+
+/// Time that one event may take, by the clock on the wall.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Time by which a resolution that looks at the deadline itself has ended. Its message names the
+/// rule.
+const UNWINDING: Duration = Duration::from_millis(250);
+
+/// Abandoned threads with which the worker goes on no longer.
+const MOST_ABANDONED: usize = 3;
+
+/// Units of work that one batch may take in the lane's loop: a few milliseconds, and far more than
+/// a usual batch takes.
+const INLINE_WORK: u64 = 250_000;
+
+/// Bytes that one batch may build in the lane's loop.
+const INLINE_BYTES: u64 = 1024 * 1024;
+
+/// Bytes of bodies that one batch may parse in the lane's loop.
+const INLINE_BODY_BYTES: usize = 1024 * 1024;
+
+/// A larger body is not parsed in the lane's loop.
+const INLINE_BODY_MAX_BYTES: usize = 256 * 1024;
+
+/// Reads the deliveries of one lane.
+#[derive(Debug)]
+pub(super) struct Resolver {
+    lane: LaneName,
+    account: Account,
+    threads: Threads,
+}
+
+/// What became of deliveries that were read at once.
+#[derive(Debug)]
+pub(super) enum FirstLook {
+    /// All of them are read.
+    Done(Batch),
+    /// One delivery, which takes more than a batch may take in the loop.
+    Heavy(Heavy),
+}
+
+/// A delivery that is to be read on a thread apart.
+#[derive(Debug)]
+pub(super) struct Heavy {
+    taken: Taken,
+    live: Arc<Live>,
+}
+
+impl FirstLook {
+    /// Returns the deliveries that are read, or are to be read apart.
+    pub(super) fn deliveries(&self) -> &[Delivery] {
+        match self {
+            Self::Done(batch) => batch.deliveries(),
+            Self::Heavy(heavy) => &heavy.taken.deliveries,
+        }
+    }
+}
+
+impl Resolver {
+    /// Returns the reader of a lane. Threads that are abandoned are counted over both lanes, and
+    /// `ends` is cancelled when there are too many.
+    pub(super) fn new(lane: LaneName, abandoned: &Arc<AtomicUsize>, ends: &CancellationToken) -> Self {
+        let threads = Threads { turn: Semaphore::new(1), deadline: DEADLINE, abandoned: Arc::clone(abandoned), ends: ends.clone() };
+        Self { lane, account: Account::default(), threads }
+    }
+
+    /// Whether what is in flight leaves room for more.
+    pub(super) fn has_room(&self) -> bool {
+        self.account.has_room()
+    }
+
+    /// Reads deliveries, as many of them as a batch may take in the loop. The others are returned
+    /// too, to be read next.
+    pub(super) fn read(&self, shared: &Shared, deliveries: Vec<Delivery>) -> (FirstLook, Vec<Delivery>) {
+        let live = shared.live.load_full();
+        let mut taken = Taken::new(shared, deliveries);
+        let allowance = Budget::with_limits(INLINE_WORK, INLINE_BYTES);
+        let mut requests = Vec::with_capacity(taken.deliveries.len());
+        let mut body_bytes = 0;
+        for delivery in &taken.deliveries {
+            body_bytes += delivery.body().len();
+            if body_bytes > INLINE_BODY_BYTES || delivery.body().len() > INLINE_BODY_MAX_BYTES {
+                break;
+            }
+            let request = Request::of(delivery, &live, shared.config.reading, self.lane, &allowance);
+            if allowance.is_spent() {
+                break;
+            }
+            requests.push(request);
+        }
+        let left = taken.deliveries.split_off(requests.len().max(1));
+        if requests.is_empty() {
+            return (FirstLook::Heavy(Heavy { taken, live }), left);
+        }
+        let charge = self.account.charge(allowance.spent_bytes());
+        (FirstLook::Done(Batch::new(taken, requests, live, charge)), left)
+    }
+
+    /// Reads one delivery, wherever that may be done.
+    pub(super) async fn read_one(&self, shared: &Shared, delivery: Delivery) -> Batch {
+        match self.read(shared, vec![delivery]).0 {
+            FirstLook::Done(batch) => batch,
+            FirstLook::Heavy(heavy) => self.read_apart(shared, heavy).await,
+        }
+    }
+
+    /// Reads one delivery on a thread apart, within the budget of an event. Never fails: what
+    /// cannot be read in time is dead-lettered.
+    pub(super) async fn read_apart(&self, shared: &Shared, Heavy { taken, live }: Heavy) -> Batch {
+        let mut charge: Charge = self.account.reserve(BYTES_PER_EVENT).await;
+        let (reading, lane) = (shared.config.reading, self.lane);
+        let delivery = &taken.deliveries[0];
+        // A copy: the thread may keep it for ever.
+        let (its_delivery, its_live) = (delivery.clone(), Arc::clone(&live));
+        let read = self.threads.run(move |budget| {
+            let request = Request::of(&its_delivery, &its_live, reading, lane, budget);
+            (request, budget.spent_bytes())
+        });
+        let request = match read.await {
+            Some((request, bytes)) => {
+                charge.reduce_to(bytes);
+                request
+            }
+            None => {
+                charge.reduce_to(0);
+                let deadline_s = self.threads.deadline.as_secs();
+                warn!(routing_key = ?delivery.routing_key(), deadline_s, "an event is dead-lettered: it was not resolved before its deadline");
+                let error = format!(
+                    "the event was not resolved within {deadline_s} s, its deadline: look for expressions and schemas that take long, and please report it"
+                );
+                Request::unread(delivery, Reason::Unresolvable, error)
+            }
+        };
+        Batch::new(taken, vec![request], live, charge)
+    }
+}
+
+/// Runs one piece of work at a time, each on a thread apart.
+#[derive(Debug)]
+struct Threads {
+    turn: Semaphore,
+    deadline: Duration,
+    /// Threads that run beyond their deadline, or for a session that is over.
+    abandoned: Arc<AtomicUsize>,
+    ends: CancellationToken,
+}
+
+/// One piece of work, as seen by who waits for it and by its thread.
+#[derive(Debug)]
+struct Run {
+    state: AtomicU8,
+    abandoned: Arc<AtomicUsize>,
+}
+
+/// Nobody has ended or left.
+const RUNNING: u8 = 0;
+/// The thread has ended.
+const ENDED: u8 = 1;
+/// Nobody waits for the thread.
+const ABANDONED: u8 = 2;
+
+impl Threads {
+    /// Runs the work; `None` when it does not end before the deadline.
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Budget) -> T + Send + 'static) -> Option<T> {
+        // Never closed.
+        let _turn = self.turn.acquire().await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let run = Arc::new(Run { state: AtomicU8::new(RUNNING), abandoned: Arc::clone(&self.abandoned) });
+        let budget = (Instant::now() + self.deadline, Arc::clone(&stop));
+        let ends = EndsWithThread(Arc::clone(&run));
+        let thread = tokio::task::spawn_blocking(move || {
+            let _ends = ends;
+            let (deadline, stop) = budget;
+            work(&Budget::for_event().until(deadline).stopped_by(stop))
+        });
+        let waits = Waits { run, stop };
+        match tokio::time::timeout(self.deadline + UNWINDING, thread).await {
+            Ok(ended) => ended.ok(),
+            Err(_) => {
+                drop(waits);
+                if self.abandoned.load(Ordering::SeqCst) >= MOST_ABANDONED {
+                    error!(threads = MOST_ABANDONED, "resolving events does not end: the worker ends, so that it can be started anew");
+                    self.ends.cancel();
+                }
+                None
+            }
+        }
+    }
+}
+
+/// Held by who waits for a thread. Dropped, the thread is abandoned unless it has ended.
+struct Waits {
+    run: Arc<Run>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        // First, or a thread that ends in between would be counted for ever.
+        self.run.abandoned.fetch_add(1, Ordering::SeqCst);
+        if self.run.state.swap(ABANDONED, Ordering::SeqCst) == ENDED {
+            self.run.abandoned.fetch_sub(1, Ordering::SeqCst);
+        }
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Held by the thread.
+struct EndsWithThread(Arc<Run>);
+
+impl Drop for EndsWithThread {
+    fn drop(&mut self) {
+        if self.0.state.swap(ENDED, Ordering::SeqCst) == ABANDONED {
+            self.0.abandoned.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn threads(deadline: Duration) -> Threads {
+        Threads { turn: Semaphore::new(1), deadline, abandoned: Arc::default(), ends: CancellationToken::new() }
+    }
+
+    const SHORT: Duration = Duration::from_millis(20);
+
+    #[tokio::test]
+    async fn work_that_ends_in_time_gives_its_result() {
+        let threads = threads(Duration::from_secs(60));
+        assert_eq!(threads.run(|budget| budget.bytes(7).map(|()| budget.spent_bytes())).await, Some(Ok(7)));
+        assert_eq!(threads.abandoned.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn work_that_looks_at_its_budget_is_ended_by_the_deadline() {
+        let threads = threads(SHORT);
+        let spent = threads.run(|budget| (0..u64::MAX).find_map(|_| budget.work(1).err())).await;
+        assert!(spent.is_some(), "the work or the deadline ends it, and it says which: {spent:?}");
+        assert_eq!(threads.abandoned.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn work_that_never_looks_is_abandoned_and_too_much_of_it_ends_the_worker() {
+        let threads = threads(SHORT);
+        let mut blocked = Vec::new();
+        for count in 1..=MOST_ABANDONED {
+            assert!(!threads.ends.is_cancelled());
+            let (release, held) = mpsc::channel::<()>();
+            blocked.push(release);
+            assert_eq!(threads.run(move |_| held.recv().is_ok()).await, None, "the thread is stuck");
+            assert_eq!(threads.abandoned.load(Ordering::SeqCst), count);
+        }
+        assert!(threads.ends.is_cancelled());
+        drop(blocked);
+        while threads.abandoned.load(Ordering::SeqCst) > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_any_more_is_told_to_stop() {
+        let threads = threads(Duration::from_secs(60));
+        let (begun, has_begun) = mpsc::channel();
+        let work = threads.run(move |budget| {
+            begun.send(()).unwrap();
+            while budget.work(10_000).is_ok() {
+                std::thread::yield_now();
+            }
+        });
+        // Polled once, its thread runs.
+        assert!(futures_util::FutureExt::now_or_never(work).is_none());
+        has_begun.recv().unwrap();
+        while threads.abandoned.load(Ordering::SeqCst) > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!threads.ends.is_cancelled());
+    }
+}

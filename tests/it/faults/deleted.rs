@@ -1,0 +1,144 @@
+//! Objects of the broker that somebody deletes: declared again, and nothing confirmed is lost with them.
+
+use std::time::Duration;
+
+use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel};
+
+use crate::end_to_end::stage::{SOON, Stage};
+use crate::support::{RabbitMq, Worker, wait_until};
+
+const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
+
+/// A worker looks at the objects every 10 to 20 s.
+const MENDED: Duration = Duration::from_secs(60);
+
+async fn seeded(stage: &Stage, users: std::ops::Range<u32>) {
+    let old: Vec<(String, &str)> = users.map(|id| (format!("user:{id}"), "old")).collect();
+    let _: () = redis::cmd("MSET").arg(old).query_async(&mut stage.connection().await).await.unwrap();
+}
+
+/// Publishes `mandatory`: each is confirmed, and none is returned.
+async fn publish(stage: &Stage, ids: std::ops::Range<u32>) {
+    let mut confirms = Vec::new();
+    for id in ids {
+        let body = format!(r#"{{"id":{id}}}"#);
+        confirms.push(stage.send(&stage.exchange, "user.updated", BasicProperties::default(), body.as_bytes()).await);
+    }
+    for confirm in confirms {
+        assert!(matches!(confirm.await, Ok(lapin::Confirmation::Ack(None))), "confirmed, and taken by some queue");
+    }
+}
+
+async fn all_applied(stage: &Stage, what: &str) {
+    wait_until(MENDED, what, async || {
+        let left: Vec<String> = redis::AsyncCommands::keys(&mut stage.connection().await, "user:*").await.unwrap();
+        left.is_empty()
+    })
+    .await;
+}
+
+async fn delete_queue(channel: &Channel, queue: &str) {
+    channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
+}
+
+async fn ready(worker: &Worker) -> bool {
+    matches!(worker.get("/readyz").await, Some((200, _)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_deleted_under_a_running_worker_loses_nothing() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    let worker = stage.worker(&[]).await;
+    seeded(&stage, 0..400).await;
+    let channel = stage.new_channel().await;
+    for part in 0..4 {
+        // Some of these reach the history alone.
+        delete_queue(&channel, &stage.queue).await;
+        publish(&stage, part * 100..(part + 1) * 100).await;
+        wait_until(SOON, "the queue is back", async || stage.exists_queue(&stage.queue).await && stage.consumers(&stage.queue).await == 1)
+            .await;
+    }
+    all_applied(&stage, "what came while the queue was away is applied").await;
+    assert!(worker.stderr().contains("declared again"), "{}", worker.stderr());
+}
+
+/// The procedure of OPERATIONS for a queue whose arguments are to change.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_deleted_between_stop_and_start_loses_nothing() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    let worker = stage.worker(&[]).await;
+    publish(&stage, 0..1).await;
+    stage.wait_settled(&[&worker]).await;
+    assert!(worker.terminate().await.success());
+    seeded(&stage, 0..20).await;
+    delete_queue(&stage.new_channel().await, &stage.queue).await;
+    publish(&stage, 0..20).await;
+    let _worker = stage.worker(&[]).await;
+    all_applied(&stage, "what came while the queue was away is applied").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_and_bindings_that_are_removed_come_back_by_themselves() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    let worker = stage.worker(&[]).await;
+    seeded(&stage, 0..2).await;
+    let channel = stage.new_channel().await;
+    let (queue, exchange) = (stage.queue.as_str(), stage.exchange.as_str());
+    channel.queue_unbind(queue.into(), exchange.into(), "user.updated".into(), FieldTable::default()).await.unwrap();
+    let applied = async |id: u32| {
+        wait_until(MENDED, "an event reaches the worker again", async || {
+            // Unroutable events, and a missing exchange, are the publisher's to notice.
+            let Some(channel) = stage.try_channel().await else { return false };
+            let body = format!(r#"{{"id":{id}}}"#);
+            let _ = channel
+                .basic_publish(exchange.into(), "user.updated".into(), Default::default(), body.as_bytes(), BasicProperties::default())
+                .await;
+            let _ = channel.close(200, "".into()).await;
+            !stage.exists(&format!("user:{id}")).await
+        })
+        .await;
+    };
+    applied(0).await;
+    channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await.unwrap();
+    wait_until(MENDED, "it is declared again", async || worker.stderr().contains("objects in RabbitMQ were missing")).await;
+    applied(1).await;
+    assert!(ready(&worker).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_is_deleted_is_declared_again_and_stops_nothing() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    let worker = stage.worker(&[]).await;
+    seeded(&stage, 0..2).await;
+    let history = format!("{}.history", stage.queue);
+    delete_queue(&stage.new_channel().await, &history).await;
+    publish(&stage, 0..1).await;
+    stage.wait_gone("user:0").await;
+    assert!(ready(&worker).await);
+    wait_until(MENDED, "the history is back", async || stage.exists_queue(&history).await).await;
+    publish(&stage, 1..2).await;
+    stage.wait_gone("user:1").await;
+    wait_until(SOON, "it says so", async || worker.stderr().contains("objects in RabbitMQ were missing")).await;
+    assert!(ready(&worker).await, "{}", worker.stderr());
+}
+
+/// RabbitMQ, killed before it has written down a stream that is new, may be left with one that it cannot serve.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_the_broker_has_broken_stops_nothing() {
+    let broker = RabbitMq::start().await;
+    let mut stage = Stage::on_broker(&broker, &[("user.yaml", RULES)]).await;
+    seeded(&stage, 0..1).await;
+    let worker = stage.worker(&[]).await;
+    broker.kill();
+    broker.restart().await;
+    stage.reconnect().await;
+    wait_until(MENDED, "it is ready again", async || ready(&worker).await).await;
+    publish(&stage, 0..1).await;
+    stage.wait_gone("user:0").await;
+    // One that starts now as well.
+    assert!(worker.terminate().await.success());
+    let mut worker = stage.start_worker(&[]);
+    worker.wait_ready().await;
+}

@@ -1,0 +1,165 @@
+//! What others wait while a message may be poison, or only looks like it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::routing::get;
+use tokio::sync::mpsc;
+
+use crate::end_to_end::stage::{SOON, Stage};
+use crate::support::{Flow, Proxy, Tap, Way, Worker, wait_until};
+
+const RULES: &str = r#"
+defaults: { ttl: 1h }
+loaders: { pages: { url: "{vars.PAGES_URL}", timeout: 20s } }
+events:
+  user.updated: { effects: [ { delete: "user:{id}" } ] }
+  page.changed: { effects: [ { warm: "page:{id}", from: "pages:/{id}" } ] }
+"#;
+
+const LOADS: u32 = 100;
+
+/// A loader that takes 3 s, and how many loads it was asked for.
+async fn slow_pages() -> (String, Arc<AtomicU32>) {
+    let begun = Arc::<AtomicU32>::default();
+    let counter = Arc::clone(&begun);
+    let page = move || async move {
+        counter.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        "{}"
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/{id}", get(page))).await });
+    (url, begun)
+}
+
+async fn publish(stage: &Stage, routing_key: &str, ids: impl Iterator<Item = String>) {
+    let mut confirms = Vec::new();
+    for id in ids {
+        confirms.push(stage.send(&stage.exchange, routing_key, Default::default(), format!(r#"{{"id":"{id}"}}"#).as_bytes()).await);
+    }
+    for confirm in confirms {
+        assert!(matches!(confirm.await, Ok(lapin::Confirmation::Ack(None))));
+    }
+}
+
+/// How long plain deletes take, the longest of thirty, one after another.
+#[expect(clippy::print_stderr, reason = "what it came to")]
+async fn longest_delete(stage: &Stage, what: &str) -> Duration {
+    let mut longest = Duration::ZERO;
+    for id in 0..30 {
+        let key = format!("user:{what}-{id}");
+        stage.set(&key, "old").await;
+        let began = Instant::now();
+        stage.publish("user.updated", &format!(r#"{{"id":"{what}-{id}"}}"#)).await;
+        wait_until(Duration::from_secs(60), "it is deleted", async || !stage.exists(&key).await).await;
+        longest = longest.max(began.elapsed());
+    }
+    eprintln!("{what}: the longest of thirty deletes took {:.2} s", longest.as_secs_f64());
+    longest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loads_that_outlive_lost_connections_do_not_hold_plain_deletes() {
+    let (pages, begun) = slow_pages().await;
+    let stage = Stage::new(&[("rules.yaml", RULES)]).await;
+    let broker = crate::support::rabbitmq().await;
+    let proxy = Proxy::start(&broker.addr()).await;
+    let amqp_url = broker.url().replace(&broker.addr(), &proxy.addr());
+    let settings = [
+        ("UNSTALE_AMQP_URL", amqp_url.as_str()),
+        ("UNSTALE_VAR_PAGES_URL", &pages),
+        ("UNSTALE_WARM_CONCURRENCY", "50"),
+        ("UNSTALE_WARM_RATE", "off"),
+    ];
+    let mut worker = stage.worker(&settings).await;
+    publish(&stage, "page.changed", (0..LOADS).map(|id| id.to_string())).await;
+    for round in 1..=2 {
+        let slow = format!("{}.slow", stage.queue);
+        wait_until(SOON, "all loads are in flight", async || {
+            begun.load(Ordering::SeqCst) > 0 && matches!(stage.look(&slow).await, Some((0, 1..)))
+        })
+        .await;
+        begun.store(0, Ordering::SeqCst);
+        proxy.cut().await;
+        wait_until(SOON, "it notices", async || worker.stderr().matches("no session with RabbitMQ").count() >= round).await;
+        worker.wait_ready().await;
+    }
+    let longest = longest_delete(&stage, "lost-connections").await;
+    assert!(longest < Duration::from_secs(3), "{longest:?}\n{}", worker.stderr());
+    assert!(!worker.stderr().contains("handled alone"), "a lost connection is no sign of poison:\n{}", worker.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loads_that_outlive_killed_workers_do_not_hold_plain_deletes() {
+    let (pages, begun) = slow_pages().await;
+    let stage = Stage::new(&[("rules.yaml", RULES)]).await;
+    let settings = [("UNSTALE_VAR_PAGES_URL", pages.as_str()), ("UNSTALE_WARM_CONCURRENCY", "50"), ("UNSTALE_WARM_RATE", "off")];
+    let mut worker = stage.worker(&settings).await;
+    publish(&stage, "page.changed", (0..LOADS).map(|id| id.to_string())).await;
+    for _ in 0..2 {
+        let slow = format!("{}.slow", stage.queue);
+        wait_until(SOON, "all loads are in flight", async || {
+            begun.load(Ordering::SeqCst) > 0 && matches!(stage.look(&slow).await, Some((0, 1..)))
+        })
+        .await;
+        worker.kill();
+        worker = stage.worker(&settings).await;
+        begun.store(0, Ordering::SeqCst);
+    }
+    wait_until(SOON, "the loads are suspected", async || worker.stderr().contains("handled alone")).await;
+    let longest = longest_delete(&stage, "killed-workers").await;
+    assert!(longest < Duration::from_secs(3), "{longest:?}\n{}", worker.stderr());
+}
+
+/// One worker, killed whenever it begins the poison: its neighbours do not wait until that is
+/// dead-lettered.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_neighbours_of_a_poison_message_are_applied_before_it_is_begun_again() {
+    const NEIGHBOURS: u32 = 60;
+    let stage = Stage::new(&[("rules.yaml", RULES)]).await;
+    let (tell, mut begun) = mpsc::unbounded_channel();
+    let tripwire = Tap::new(move |connection, way, bytes| {
+        let poisoned = way == Way::ToServer && bytes.windows(6).any(|window| window == b"poison");
+        if poisoned {
+            tell.send(connection).unwrap();
+        }
+        if poisoned { Flow::Halt } else { Flow::Pass }
+    });
+    let redis = Proxy::start_tapped(&stage.redis.addr(), tripwire).await;
+    let redis_url = format!("redis://{}/0", redis.addr());
+    let settings = [("UNSTALE_REDIS_URL", redis_url.as_str()), ("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:9")];
+    let start = async || -> Worker { stage.worker(&settings).await };
+    let worker = start().await;
+    assert_eq!(worker.terminate().await.code(), Some(0), "it declared the queues");
+    for id in 0..NEIGHBOURS {
+        stage.set(&format!("user:{id}"), "old").await;
+    }
+    let ids = (0..10).map(|id| id.to_string()).chain(["poison".to_owned()]).chain((10..NEIGHBOURS).map(|id| id.to_string()));
+    publish(&stage, "user.updated", ids).await;
+    let mut died = 0;
+    let mut worker = stage.start_worker(&settings);
+    loop {
+        let gone = async {
+            for id in 0..NEIGHBOURS {
+                stage.wait_gone(&format!("user:{id}")).await;
+            }
+        };
+        tokio::select! {
+            () = gone => break,
+            connection = begun.recv() => {
+                connection.unwrap();
+                worker.kill();
+                died += 1;
+                assert!(died <= 5, "{died} workers died, and neighbours are not applied");
+                // It may have tried again before it was killed: that is no second death.
+                while begun.try_recv().is_ok() {}
+                worker = stage.start_worker(&settings);
+            }
+        }
+    }
+    worker.kill();
+}

@@ -1,0 +1,132 @@
+//! A worker that is held up: whoever asks is told, its neighbours go on, and it ends when it is
+//! told to.
+
+use std::time::{Duration, Instant};
+
+use crate::end_to_end::stage::{SOON, Stage};
+use crate::status::json;
+use crate::support::{Worker, wait_until};
+
+const USERS: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
+
+/// Each event is a line of the log at `debug`, so these fill a pipe that nobody reads.
+const EVENTS: u32 = 3_000;
+
+/// A worker whose only working thread is blocked for good: by a line of its log.
+async fn stalled(stage: &Stage, grace: &str) -> Worker {
+    let worker = stage.start_unread_worker(&[("UNSTALE_LOG", "debug"), ("UNSTALE_SHUTDOWN_GRACE", grace)]);
+    wait_until(SOON, "it stalls with deliveries in flight", async || {
+        let Some((_, metrics)) = worker.get("/metrics").await else { return false };
+        let metrics = crate::support::worker::Metrics::parse(&metrics);
+        metrics.sum("unstale_oldest_unsettled_seconds", &[]) > 3.0 && metrics.sum("unstale_in_flight", &[]) >= 1.0
+    })
+    .await;
+    worker
+}
+
+async fn stage() -> Stage {
+    let stage = Stage::new(&[("users.yaml", USERS)]).await;
+    assert_eq!(stage.worker(&[]).await.terminate().await.code(), Some(0), "it declared the queues");
+    let mut confirms = Vec::new();
+    for id in 0..EVENTS {
+        confirms.push(stage.send(&stage.exchange, "user.updated", Default::default(), format!(r#"{{"id":{id}}}"#).as_bytes()).await);
+    }
+    for confirm in confirms {
+        assert!(matches!(confirm.await, Ok(lapin::Confirmation::Ack(None))));
+    }
+    stage
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_worker_is_told_by_readyz_metrics_and_status_and_ends_after_its_grace_period() {
+    let stage = stage().await;
+    let mut worker = stalled(&stage, "1s").await;
+    wait_until(SOON, "/readyz names the stall", async || {
+        worker.get("/readyz").await.is_some_and(|(status, causes)| status == 503 && causes.contains("stalled: "))
+    })
+    .await;
+    let age = async || worker.metrics().await.sum("unstale_oldest_unsettled_seconds", &[]);
+    let before = age().await;
+    wait_until(SOON, "the oldest delivery ages", async || age().await > before + 1.0).await;
+    wait_until(SOON, "`unstale status` names it", async || {
+        let (code, status) = json(&stage, &[]).await;
+        let problems = status["problems"].as_array().unwrap();
+        code == 1 && problems.iter().any(|problem| problem["what"].as_str().is_some_and(|what| what.contains("has not reported for")))
+    })
+    .await;
+    wait_until(Duration::from_secs(60), "it does so when the report is forgotten", async || {
+        let (code, status) = json(&stage, &[]).await;
+        let problems = status["problems"].as_array().unwrap();
+        code == 1 && problems.iter().any(|problem| problem["what"].as_str().is_some_and(|what| what.contains("no worker has reported")))
+    })
+    .await;
+    worker.signal("TERM");
+    assert_eq!(worker.wait_exit(Duration::from_secs(5)).await.code(), Some(75));
+    wait_until(SOON, "what was in flight is back", async || stage.consumers(&stage.queue).await == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_stalled_worker_at_once() {
+    let stage = stage().await;
+    let mut worker = stalled(&stage, "10m").await;
+    worker.signal("TERM");
+    worker.signal("INT");
+    assert_eq!(worker.wait_exit(Duration::from_secs(5)).await.code(), Some(75));
+}
+
+/// An event that takes far more work than its budget, or whose work nobody counts: its neighbours
+/// wait for its deadline at most.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heavy_event_does_not_hold_its_neighbours_nor_the_end() {
+    let rules = r#"
+events:
+  user.updated: { effects: [ { delete: "user:{id}" } ] }
+  s: { effects: [ { each: "data.xs.filter(p, p > 0)", delete: "k:{item}" } ] }
+"#;
+    let stage = Stage::new(&[("rules.yaml", rules)]).await;
+    let worker = stage.worker(&[]).await;
+    for id in 0..20 {
+        stage.set(&format!("user:{id}"), "old").await;
+    }
+    let numbers: Vec<String> = (1..=130_000).map(|number| number.to_string()).collect();
+    let heavy = format!(r#"{{"xs":[{}]}}"#, numbers.join(","));
+    let user = async |id: u32| stage.publish("user.updated", &format!(r#"{{"id":{id}}}"#)).await;
+    for id in 0..10 {
+        user(id).await;
+    }
+    let began = Instant::now();
+    stage.publish("s", &heavy).await;
+    for id in 10..20 {
+        user(id).await;
+    }
+    let unready = async {
+        loop {
+            let ready = worker.get("/readyz").await;
+            if !matches!(ready, Some((200, _))) {
+                return ready;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let all_gone = async {
+        for id in 0..20 {
+            stage.wait_gone(&format!("user:{id}")).await;
+        }
+    };
+    tokio::select! {
+        unready = unready => panic!("not ready: {unready:?}"),
+        () = all_gone => {}
+    }
+    assert!(began.elapsed() < Duration::from_secs(15), "its neighbours waited {:?}", began.elapsed());
+    let letter = stage.dead_letters(1).await.pop().unwrap();
+    let reason = letter.header("unstale-reason").unwrap();
+    assert!(["unresolvable", "blast_radius"].contains(&reason.as_str()), "{reason}: {:?}", letter.header("unstale-error"));
+    // Once more, and a signal in the midst of it.
+    stage.publish("s", &heavy).await;
+    wait_until(SOON, "it has it", async || worker.metrics().await.sum("unstale_in_flight", &[]) >= 1.0 || stage.ready(".dead").await == 1)
+        .await;
+    let told = Instant::now();
+    assert_eq!(worker.terminate().await.code(), Some(0));
+    assert!(told.elapsed() < Duration::from_secs(15), "it took {:?} to end", told.elapsed());
+    assert_eq!((stage.ready("").await, stage.ready(".dead").await), (0, 1));
+}

@@ -1,0 +1,65 @@
+//! Clocks that are wrong, for processes that the tests start: a shim tells them another time than the
+//! kernel's. Time still passes as it does, and monotonic clocks are left alone. Linux only.
+
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Functions that a process calls instead of those of the C library. libfaketime does not work
+/// with the jemalloc of Redis.
+const SHIM: &str = r#"
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+static long apart(void) {
+    static long seconds;
+    static int known;
+    if (!known) {
+        const char *text = getenv("CLOCK_APART_S");
+        seconds = text ? atol(text) : 0;
+        known = 1;
+    }
+    return seconds;
+}
+int clock_gettime(clockid_t clock, struct timespec *time) {
+    int result = (int)syscall(SYS_clock_gettime, clock, time);
+    if (result == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) time->tv_sec += apart();
+    return result;
+}
+int gettimeofday(struct timeval *now, void *zone) {
+    struct timespec time;
+    clock_gettime(CLOCK_REALTIME, &time);
+    now->tv_sec = time.tv_sec;
+    now->tv_usec = time.tv_nsec / 1000;
+    return 0;
+}
+time_t time(time_t *now) {
+    struct timespec time;
+    clock_gettime(CLOCK_REALTIME, &time);
+    if (now) *now = time.tv_sec;
+    return time.tv_sec;
+}
+"#;
+
+/// The environment of a process whose clock is so many hours ahead of ours; nothing where it is
+/// right.
+pub(crate) fn settings(hours_ahead: i32) -> Vec<(&'static str, String)> {
+    if hours_ahead == 0 {
+        return Vec::new();
+    }
+    vec![("LD_PRELOAD", shim().to_owned()), ("CLOCK_APART_S", (hours_ahead * 3_600).to_string())]
+}
+
+/// The shim's library, built once with the C compiler that Rust links with as well.
+fn shim() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let file = |name: &str| format!("{}/clock-{}{name}", env!("CARGO_TARGET_TMPDIR"), std::process::id());
+        let (source, library) = (file(".c"), file(".so"));
+        std::fs::write(&source, SHIM).expect("cargo made the folder");
+        let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o", &library, &source]).output().expect("cc runs");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        library
+    })
+}
