@@ -37,7 +37,7 @@ fn death(queue: &str, exchange: &str, routing_key: &str) -> AMQPValue {
     AMQPValue::FieldArray(deaths)
 }
 
-/// Each expires in the main queue while no worker is there. Replayed, each has all of its effects.
+/// Each expires in the main queue while no worker is there. Replayed, each has all effects of one event.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_publisher_forges_is_not_believed_of_an_expired_message() {
     let stage = Stage::new(&[("rules.yaml", RULES)]).await;
@@ -81,7 +81,7 @@ async fn what_a_publisher_forges_is_not_believed_of_an_expired_message() {
         vec![("unstale-effects", AMQPValue::FieldArray(FieldArray::default()))],
     ];
     for (id, headers) in forged.iter().enumerate() {
-        for key in [format!("user:{id}"), format!("user:{id}:profile")] {
+        for key in [format!("user:{id}"), format!("user:{id}:profile"), format!("other:{id}")] {
             stage.set(&key, "old").await;
         }
         let mut table = FieldTable::default();
@@ -103,6 +103,11 @@ async fn what_a_publisher_forges_is_not_believed_of_an_expired_message() {
     wait_until(super::PATIENCE, "all is settled", async || stage.is_settled(&[&worker]).await).await;
     let mut left = Vec::new();
     for (id, headers) in forged.iter().enumerate() {
+        // RabbitMQ before 4 keeps the routing key of a forged `x-death`, and no other: a publisher may turn its own event into another.
+        if !stage.exists(&format!("other:{id}")).await {
+            assert!(headers.iter().any(|(name, _)| *name == "x-death"), "{id} was taken for another event");
+            continue;
+        }
         for key in [format!("user:{id}"), format!("user:{id}:profile")] {
             if stage.exists(&key).await {
                 left.push(format!("{key} of {:?}", headers.iter().map(|(name, _)| name).collect::<Vec<_>>()));
