@@ -62,7 +62,7 @@ pub(crate) fn measure(clock: &Clock, registry: &Registry, body: &[u8]) -> Result
     let counted = allocation_counter::measure(|| {
         ended = catch_unwind(AssertUnwindSafe(|| {
             let Ok(Decoded::Event(event)) = decode(&message, Reading::default()) else { return Ok(()) };
-            let budget = Budget::for_event();
+            let budget = Budget::for_bytes(event.bytes());
             let resolution = registry.resolve_within(&event, &budget);
             let mut batch = Batch::new("cache_tag:", 1);
             for (position, effect) in (0..).zip(&resolution.effects) {

@@ -53,6 +53,7 @@ fn no_generated_event_costs_more_than_its_budget() {
     let first = seed.unwrap_or_else(|| fastrand::u64(..1 << 48));
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
     let threads = if matches!(until, Until::Rounds(_)) { 1 } else { setting("FUZZ_THREADS").unwrap_or(cores) };
+    let end = if let Until::Time(end) = until { Some(end) } else { None };
     let (next, failed, total) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(Tally::default()));
     let began = Instant::now();
     std::thread::scope(|scope| {
@@ -69,7 +70,7 @@ fn no_generated_event_costs_more_than_its_budget() {
                     if is_over {
                         break;
                     }
-                    match play(first.wrapping_add(at), &watch) {
+                    match play(first.wrapping_add(at), &watch, end) {
                         Ok(tally) => total.lock().unwrap().add(&tally),
                         Err(problem) => {
                             eprintln!("FUZZ_SEED={}: {problem}", first.wrapping_add(at));

@@ -1,7 +1,7 @@
 //! One round: one rule file, random events, then events that climb towards the costliest of them.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use serde_json::Value;
@@ -100,11 +100,11 @@ pub(crate) fn load(file: &Value) -> Result<Loaded, Problems> {
     })
 }
 
-/// Plays the round of a seed.
+/// Plays the round of a seed, or the beginning of it where the time ends first.
 ///
 /// # Errors
 /// In words, what was wrong, and where it was saved.
-pub(crate) fn play(seed: u64, watch: &Watch) -> Result<Tally, String> {
+pub(crate) fn play(seed: u64, watch: &Watch, end: Option<Instant>) -> Result<Tally, String> {
     let mut rng = Rng::with_seed(seed);
     let clock = Clock::of_this_thread();
     let mut tally = Tally { rounds: 1, ..Tally::default() };
@@ -129,7 +129,7 @@ pub(crate) fn play(seed: u64, watch: &Watch) -> Result<Tally, String> {
         if costliest.as_ref().is_none_or(|(height, _)| cost.height() > *height) {
             costliest = Some((cost.height(), genome));
         }
-        if tally.spent >= ENOUGH_SPENT {
+        if tally.spent >= ENOUGH_SPENT || end.is_some_and(|end| Instant::now() >= end) {
             break;
         }
     }
