@@ -49,6 +49,15 @@ soak: install-servers ## The tests that have a full size, at that size: an hour 
 model: install-servers ## Try 100,000 interleavings of readers, writers and workers, on one Redis and on a cluster, and what must lose some: an hour and more (MODEL_SEEDS=3,7 picks seeds; with MODEL_ONLY=955 too, each plays that interleaving alone and prints its steps)
 	MODEL_INTERLEAVINGS=$${MODEL_INTERLEAVINGS:-100000} cargo test --locked --test it -- model:: --nocapture
 
+.PHONY: fuzz
+fuzz: export FUZZ_SECONDS := $(or $(FUZZ_SECONDS),$(if $(FUZZ_EVENTS)$(FUZZ_SEED),,600))
+fuzz: ## Search rules and events for cost above the budget, optimized (FUZZ_SECONDS=600, or FUZZ_EVENTS=10000000; FUZZ_SEED=7 alone plays one round)
+	cargo test --locked --profile optimized --test fuzz -- --nocapture
+
+.PHONY: survive
+survive: install-servers ## An optimized worker in a small box (256 MiB, half a CPU) with everything against it, at full size: half an hour
+	UNSTALE_FULL_RUNS=1 cargo test --locked --profile optimized --test it -- --nocapture --test-threads 1 attacks:: survive::
+
 .PHONY: test-languages
 test-languages: install-servers ## Publish from every language of examples/ and see each event's effect (installs their clients)
 	$(BUILD)

@@ -152,6 +152,9 @@ impl<'p, 'e> Outcome<'p, 'e> {
         if let Some(&id) = ids.first() {
             self.hit(id, done.existed, done.existed + done.gone);
         }
+        for target in done.own.iter().filter_map(|&place| ids.get(place)).map(|&id| self.plan.operation(id).target) {
+            tags::warn_of_own_members(target);
+        }
         self.slow.extend(done.draining.iter().filter_map(|&place| ids.get(place)));
         self.tags_again.extend(done.left_from.and_then(|place| ids.get(place..)).unwrap_or_default());
         for (place, error) in done.refused {

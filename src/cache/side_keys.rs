@@ -70,6 +70,11 @@ pub(super) fn aside(set: &[u8]) -> [Vec<u8>; 4] {
     std::array::from_fn(|place| [&side_key(Kind::Drain, set), b":aside".as_slice(), place.to_string().as_bytes()].concat())
 }
 
+/// Returns whether a key is one of unstale's own. Rules and tags must never reach such a key; `lua/side_key.lua` has the same rule.
+pub(crate) fn is_own(key: &[u8]) -> bool {
+    key.starts_with(b"unstale:")
+}
+
 /// The counter that orders invalidations of tags and grants of leases.
 pub(crate) const SEQUENCE: &[u8] = b"unstale:seq";
 

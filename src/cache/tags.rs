@@ -63,6 +63,9 @@ impl Cache {
         }
         let value = self.call_sealed(INVALIDATE, self.invalidation(&[tag], &mut Sent::default())).await?;
         let mut done = Invalidations::read(&value)?;
+        if !done.own.is_empty() {
+            warn_of_own_members(&self.tag_set(tag));
+        }
         match done.refused.pop() {
             Some((_, error)) => Err(error),
             None => Ok(Invalidated { existed: done.existed, gone: done.gone, draining: !done.draining.is_empty() }),
@@ -127,7 +130,7 @@ impl Cache {
                 if cancel.is_cancelled() {
                     return Ok(Drained { complete: false, ..drained });
                 }
-                let [next, existed, gone, more, lost] = match &self.redis {
+                let [next, existed, gone, more, lost, own] = match &self.redis {
                     Redis::Primary(_) => {
                         let mut command = DRAIN_SLICE.call(&mut Sent::default(), [&detached, &record, DRAINING_TAGS].into_iter());
                         command.arg(cursor).arg(SLICE).arg(&number).arg(set);
@@ -138,6 +141,9 @@ impl Cache {
                 drained.existed += existed;
                 drained.gone += gone;
                 drained.lost += lost;
+                if own > 0 {
+                    warn_of_own_members(&String::from_utf8_lossy(set));
+                }
                 progress(existed, gone);
                 (cursor, left) = (next, more == 1);
             }
@@ -186,16 +192,18 @@ pub(super) struct Invalidations {
     pub(super) left_from: Option<usize>,
     pub(super) draining: Vec<usize>,
     pub(super) refused: Vec<(usize, CommandError)>,
+    /// Tags with members among unstale's own keys.
+    pub(super) own: Vec<usize>,
 }
 
 impl Invalidations {
     /// From the answer of `invalidate_tags.lua`.
     pub(super) fn read(answer: &Value) -> Result<Self, CommandError> {
         let Value::Array(parts) = answer else { return Err(unexpected()) };
-        let [Value::Int(existed), Value::Int(gone), Value::Int(left), Value::Array(draining), Value::Array(refused)] = parts.as_slice()
-        else {
+        let [counts @ .., Value::Array(draining), Value::Array(refused), Value::Array(own)] = parts.as_slice() else {
             return Err(unexpected());
         };
+        let [Value::Int(existed), Value::Int(gone), Value::Int(left)] = counts else { return Err(unexpected()) };
         let count = |number: &i64| u64::try_from(*number).map_err(|_| unexpected());
         let place = |value: &Value| match value {
             Value::Int(place) => usize::try_from(*place).map_err(|_| unexpected()),
@@ -211,8 +219,14 @@ impl Invalidations {
             left_from: usize::try_from(*left).ok(),
             draining: draining.iter().map(place).collect::<Result<_, _>>()?,
             refused: refused.chunks(2).map(refusal).collect::<Result<_, _>>()?,
+            own: own.iter().map(place).collect::<Result<_, _>>()?,
         })
     }
+}
+
+/// Logs that a tag, or its set by name, had unstale's own keys. The members left the set, so each line needs another such `SADD`.
+pub(super) fn warn_of_own_members(tag: &str) {
+    tracing::warn!(?tag, "a tag's set had members that begin with `unstale:`: they left the set, and their keys were not deleted");
 }
 
 pub(super) fn unexpected() -> CommandError {

@@ -147,7 +147,11 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
         let entry_limit = entry.max_keys.map_or(usize::MAX, |most| (before + tags_before).saturating_add(most));
         self.limit = event_limit.min(entry_limit);
         let lets = Lets::new(&entry.lets);
-        let Err(stop) = self.rules(entry, &lets) else { return };
+        let stop = match self.rules(entry, &lets) {
+            Ok(()) if !self.is_spent() => return,
+            Ok(()) => Stop::Spent,
+            Err(stop) => stop,
+        };
         if stop == Stop::Spent {
             return self.spent(entry);
         }
@@ -273,6 +277,7 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
             }
             target.expand(scope, &mut Vec::new(), &mut |expanded| match expanded {
                 Ok(bindings) => self.target(entry, rule, scope, item, target, bindings, prefix, in_doubt),
+                Err(_) if self.is_spent() => Err(Stop::Spent),
                 Err(miss) => {
                     self.missed(rule, item, "target", miss);
                     Ok(())

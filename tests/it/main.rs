@@ -3,6 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(target_os = "linux")]
+mod attacks;
 mod broker;
 mod cache;
 mod cli;
@@ -24,6 +26,8 @@ mod sentinel;
 mod soak;
 mod status;
 mod support_self;
+#[cfg(target_os = "linux")]
+mod survive;
 mod tags;
 mod tls;
 mod warm;

@@ -7,6 +7,8 @@
 
 pub(crate) mod clock;
 pub(crate) mod guard;
+#[cfg(target_os = "linux")]
+pub(crate) mod limits;
 pub(crate) mod port;
 pub(crate) mod proxy;
 pub(crate) mod rabbitmq;

@@ -6,8 +6,8 @@ use super::super::Cache;
 use super::super::failure::{self, CommandError};
 use super::super::lifetime::{self, Lifetime};
 use super::super::script::{ADD_MEMBER, DETACH_TAG, DROP_DETACHED, NUMBERS, Sent};
-use super::super::side_keys::{DRAINING_TAGS, Kind, SEQUENCE, aside, side_key};
-use super::super::tags::{GENERATION_TTL, Invalidated, unexpected};
+use super::super::side_keys::{DRAINING_TAGS, Kind, SEQUENCE, aside, is_own, side_key};
+use super::super::tags::{GENERATION_TTL, Invalidated, unexpected, warn_of_own_members};
 use super::Cluster;
 use crate::plan::OperationId;
 use crate::registry::Expiry;
@@ -23,7 +23,9 @@ pub(super) struct Detached {
     pub(super) number: u64,
     /// How many there were.
     size: u64,
-    /// All of them, where there are few.
+    /// Whether the answer had all of them, as it has where they are few.
+    is_whole: bool,
+    /// Those whose keys are to be deleted.
     pub(super) members: Vec<Vec<u8>>,
     /// Earlier drains of the tag have not ended.
     pub(super) others: bool,
@@ -34,19 +36,19 @@ impl Detached {
     pub(super) fn read(id: OperationId, set: Vec<u8>, number: u64, answer: &Value) -> Option<Self> {
         let Value::Array(parts) = answer else { return None };
         let [Value::Int(others), Value::Int(size), members @ ..] = parts.as_slice() else { return None };
-        let members =
-            members.iter().filter_map(|member| if let Value::BulkString(key) = member { Some(key.clone()) } else { None }).collect();
-        Some(Self { id, set, number, size: u64::try_from(*size).ok()?, members, others: *others > 0 })
+        let is_whole = !members.is_empty();
+        let members = without_own(&set, texts(members));
+        Some(Self { id, set, number, size: u64::try_from(*size).ok()?, is_whole, members, others: *others > 0 })
     }
 
     /// Once the keys of all members are gone: whether there is a set to be dropped.
     pub(super) fn is_drained(&self) -> bool {
-        self.size > 0 && !self.members.is_empty()
+        self.size > 0 && self.is_whole
     }
 
     /// Whether there are more members than could be told.
     pub(super) fn is_left(&self) -> bool {
-        self.size > 0 && self.members.is_empty()
+        self.size > 0 && !self.is_whole
     }
 }
 
@@ -118,7 +120,7 @@ impl Cache {
         if *size == 0 {
             return Ok(Invalidated { existed: 0, gone: 0, draining: *others > 0 });
         }
-        let [_, existed, gone, left, _] = self.drain_slice_in_cluster(cluster, &set, number.to_string().as_bytes(), 0).await?;
+        let [_, existed, gone, left, _, _] = self.drain_slice_in_cluster(cluster, &set, number.to_string().as_bytes(), 0).await?;
         Ok(Invalidated { existed, gone, draining: *others > 0 || left == 1 })
     }
 
@@ -130,12 +132,13 @@ impl Cache {
         set: &[u8],
         number: &[u8],
         cursor: u64,
-    ) -> Result<[u64; 5], CommandError> {
+    ) -> Result<[u64; 6], CommandError> {
         let detached = detached(set, number);
         let mut scan = redis::cmd("SSCAN");
         scan.arg(&detached).arg(cursor).arg("COUNT").arg(SLICE);
         let (next, members) = slice(&self.call("SSCAN", scan).await?).ok_or_else(unexpected)?;
-        let existed = self.delete_members(cluster, &members).await?;
+        let keys = without_own(set, members.clone());
+        let existed = self.delete_members(cluster, &keys).await?;
         if !members.is_empty() {
             let mut leave = redis::cmd("SREM");
             leave.arg(&detached).arg(&members);
@@ -146,7 +149,8 @@ impl Cache {
             unlist.arg(DRAINING_TAGS).arg(set);
             self.call("SREM", unlist).await?;
         }
-        Ok([next, existed, members.len() as u64 - existed, u64::from(next != 0), 0])
+        // The own members were logged already.
+        Ok([next, existed, keys.len() as u64 - existed, u64::from(next != 0), 0, 0])
     }
 
     /// Deletes keys and their leases, the leases first; how many existed.
@@ -175,5 +179,19 @@ pub(super) fn slice(answer: &Value) -> Option<(u64, Vec<Vec<u8>>)> {
     let Value::Array(parts) = answer else { return None };
     let [Value::BulkString(cursor), Value::Array(members)] = parts.as_slice() else { return None };
     let cursor = std::str::from_utf8(cursor).ok()?.parse().ok()?;
-    Some((cursor, members.iter().filter_map(|member| if let Value::BulkString(key) = member { Some(key.clone()) } else { None }).collect()))
+    Some((cursor, texts(members)))
+}
+
+fn texts(values: &[Value]) -> Vec<Vec<u8>> {
+    values.iter().filter_map(|value| if let Value::BulkString(text) = value { Some(text.clone()) } else { None }).collect()
+}
+
+/// Leaves out the members of a tag's set that are unstale's own keys, and logs that there were some.
+fn without_own(set: &[u8], mut members: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    let all = members.len();
+    members.retain(|member| !is_own(member));
+    if members.len() < all {
+        warn_of_own_members(&String::from_utf8_lossy(set));
+    }
+    members
 }

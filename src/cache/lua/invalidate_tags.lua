@@ -1,7 +1,8 @@
 -- KEYS: the sequence, the list of tags that drain; then of each tag its set and its generation.
 -- ARGV: how long generations are kept (ms), how many members of a tag are deleted here at most, after how many members of all no other tag is begun.
 -- Returns how many members were there as keys and how many were not, the place of the first tag that was not begun (-1: none), the places of those
--- that still drain, whoever began that, and of those whose set is none each place and what is wrong.
+-- that still drain, whoever began that, of those whose set is none each place and what is wrong, and the places of those that had members among
+-- unstale's own keys. Such members leave the set, and their keys stay.
 local call, pcall = redis.call, redis.pcall
 local n = call('INCR', KEYS[1])
 if n == 1 then
@@ -13,7 +14,7 @@ end
 n = string.format('%.0f', n)
 
 local kept, most, enough = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local sets, emptied, members, leases, refused = {}, {}, {}, {}, {}
+local sets, emptied, members, leases, refused, own = {}, {}, {}, {}, {}, {}
 local left = -1
 for i = 3, #KEYS, 2 do
   if #members >= enough then
@@ -37,9 +38,14 @@ for i = 3, #KEYS, 2 do
       call('SADD', KEYS[2], set)
     elseif size > 0 then
       emptied[#emptied + 1] = set
+      local place = (i - 3) / 2
       for _, member in ipairs(call('SMEMBERS', set)) do
-        members[#members + 1] = member
-        leases[#leases + 1] = side_key('lease', member)
+        if not is_own(member) then
+          members[#members + 1] = member
+          leases[#leases + 1] = side_key('lease', member)
+        elseif own[#own] ~= place then
+          own[#own + 1] = place
+        end
       end
     end
   end
@@ -63,4 +69,4 @@ if call('EXISTS', KEYS[2]) == 1 then
     end
   end
 end
-return { existed, #members - existed, left, draining, refused }
+return { existed, #members - existed, left, draining, refused, own }

@@ -5,3 +5,8 @@ local function side_key(kind, key)
   end
   return 'unstale:' .. kind .. '/{' .. key .. '}'
 end
+
+-- Whether a key is one of unstale's own. Such a member of a tag's set is never deleted; `side_keys.rs` has the same rule.
+local function is_own(key)
+  return string.sub(key, 1, 8) == 'unstale:'
+end

@@ -107,3 +107,27 @@ async fn within_a_batch_writes_and_invalidations_of_their_tags_keep_their_order(
     assert_eq!(get(&mut redis, &key).await, None);
     assert_eq!(members(&mut redis, &tag).await, <[&str; 0]>::default());
 }
+
+#[tokio::test]
+async fn own_keys_among_the_members_stay() {
+    let (names, cluster) = (Names::new(), support::redis_cluster().await);
+    let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
+    let own = format!("unstale:{}", names.of("own"));
+    let _: () = redis.set(&own, "as it was").await.unwrap();
+    for count in [0, 3, 1_200] {
+        let (tag, key) = (names.of(&format!("t{count}")), names.of(&format!("k{count}-")));
+        let set = format!("cache_tag:{tag}");
+        if count > 0 {
+            fill_tag(&mut redis, &tag, &key, count).await;
+        }
+        let _: () = redis.sadd(&set, &own).await.unwrap();
+        apply(&cache, &[effect(0, &tag, Action::InvalidateTag)]).await;
+        let drained = cache.drain_tag(&tag, &CancellationToken::new(), |_, _| {}).await.unwrap();
+        assert!(drained.complete, "{count} neighbours");
+        assert_eq!(left(&mut redis, &key, count).await, 0, "{count} neighbours");
+        assert_eq!(get(&mut redis, &own).await.as_deref(), Some("as it was"), "{count} neighbours");
+        assert_eq!(members(&mut redis, &tag).await, <[&str; 0]>::default());
+        let record: usize = redis.scard(format!("unstale:drain/{{{set}}}")).await.unwrap();
+        assert_eq!(record, 0, "{count} neighbours");
+    }
+}

@@ -1,0 +1,39 @@
+//! Rules and events that cost too much once, replayed by every `cargo test`.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::cost::{Clock, measure};
+use super::payload::Genome;
+use super::round::load;
+
+/// Writes a case into `target/fuzz/`; one that is worth keeping goes to `tests/fuzz/corpus/`, with a word on what it was.
+pub(crate) fn save(seed: u64, rules: &Value, genome: &Genome) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../fuzz");
+    let path = folder.join(format!("{seed}.json"));
+    let case = json!({ "found": format!("seed {seed}"), "rules": rules, "genes": genome.0 });
+    let _ = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, format!("{case:#}\n")));
+    path
+}
+
+/// Replays every case.
+pub(crate) fn replay() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    assert!(!paths.is_empty());
+    let clock = Clock::of_this_thread();
+    for path in paths {
+        let case: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let body = match &case["body"] {
+            Value::Null => Genome(serde_json::from_value(case["genes"].clone()).unwrap()).body(),
+            body => body.to_string().into_bytes(),
+        };
+        // Rules that do not load any more cannot cost anything.
+        let Ok(loaded) = load(&case["rules"]) else { continue };
+        if let Err(problem) = measure(&clock, &loaded.registry, &body) {
+            panic!("{}: {problem}", path.display());
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What one event costs between its bytes and the plan for Redis: CPU of this thread, and the peak of what it allocated.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use unstale::event::{Decoded, Message, Reading, decode};
+use unstale::plan::{Batch, Slot};
+use unstale::registry::{Action, Budget, Registry, Resolution};
+
+/// The most CPU for one event. A build without optimization is some twenty times as slow as the one that users run.
+pub(crate) const CPU: Duration = if cfg!(debug_assertions) { Duration::from_secs(20) } else { Duration::from_secs(1) };
+
+/// The most memory for one event, its body left out.
+pub(crate) const MEMORY_BYTES: u64 = 64 << 20;
+
+/// The CPU clock of the thread that opened it.
+pub(crate) struct Clock(Option<File>);
+
+impl Clock {
+    /// Opens the kernel's account of this thread; where there is none, the clock on the wall stands in.
+    pub(crate) fn of_this_thread() -> Self {
+        Self(File::open("/proc/thread-self/schedstat").ok())
+    }
+
+    fn nanos(&self) -> Option<u64> {
+        let mut text = [0; 64];
+        let count = self.0.as_ref()?.read_at(&mut text, 0).ok()?;
+        std::str::from_utf8(&text[..count]).ok()?.split(' ').next()?.parse().ok()
+    }
+}
+
+/// What an event cost.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Cost {
+    pub(crate) cpu: Duration,
+    pub(crate) bytes: u64,
+    pub(crate) work: u64,
+    pub(crate) charged_bytes: u64,
+    pub(crate) is_spent: bool,
+    pub(crate) effects: usize,
+}
+
+impl Cost {
+    /// What a search climbs: it must not depend on the machine, or a seed would not play the same round again.
+    #[expect(clippy::cast_precision_loss, reason = "a rank")]
+    pub(crate) fn height(&self) -> f64 {
+        (self.work as f64 / 16e6).max(self.charged_bytes as f64 / 16e6).max(self.bytes as f64 / MEMORY_BYTES as f64)
+    }
+}
+
+/// Resolves an event and plans it, as a worker does.
+///
+/// # Errors
+/// In words, why the event was not within its bounds.
+pub(crate) fn measure(clock: &Clock, registry: &Registry, body: &[u8]) -> Result<Cost, String> {
+    let message = Message { exchange: "events", routing_key: "e.a", body, ..Message::default() };
+    let mut cost = Cost::default();
+    let (began, before) = (Instant::now(), clock.nanos());
+    let mut ended = Ok(());
+    let counted = allocation_counter::measure(|| {
+        ended = catch_unwind(AssertUnwindSafe(|| {
+            let Ok(Decoded::Event(event)) = decode(&message, Reading::default()) else { return Ok(()) };
+            let budget = Budget::for_bytes(event.bytes());
+            let resolution = registry.resolve_within(&event, &budget);
+            let mut batch = Batch::new("cache_tag:", 1);
+            for (position, effect) in (0..).zip(&resolution.effects) {
+                batch.push(Slot { event: 0, position }, effect);
+            }
+            drop(batch.finish());
+            (cost.work, cost.charged_bytes, cost.is_spent) = (budget.spent_work(), budget.spent_bytes(), budget.is_spent());
+            cost.effects = resolution.effects.len();
+            judge(&resolution, budget.is_spent())
+        }))
+        .unwrap_or_else(|_| Err("it panicked".to_owned()));
+    });
+    cost.cpu = match (before, clock.nanos()) {
+        (Some(before), Some(after)) => Duration::from_nanos(after - before),
+        _ => began.elapsed(),
+    };
+    cost.bytes = counted.bytes_max;
+    ended?;
+    if cost.cpu > CPU || cost.bytes > MEMORY_BYTES {
+        return Err(format!("it cost too much: {cost:?}"));
+    }
+    Ok(cost)
+}
+
+/// Whether a resolution is one that may be applied.
+fn judge(resolution: &Resolution, is_spent: bool) -> Result<(), String> {
+    if is_spent && (resolution.failure.is_none() || !resolution.effects.is_empty()) {
+        return Err(format!("the budget is spent, and yet {} effects, {:?}", resolution.effects.len(), resolution.failure));
+    }
+    // A tag's name is no key: its set has a prefix.
+    let mut keys = resolution.effects.iter().filter(|effect| effect.action != Action::InvalidateTag);
+    if let Some(effect) = keys.find(|effect| effect.target.starts_with("unstale:") || effect.target.starts_with("cache_tag:")) {
+        return Err(format!("it reaches an own key by {:?}", effect.action.verb()));
+    }
+    if let Some(failure) = &resolution.failure {
+        let message = &failure.message;
+        if message.contains(super::payload::SECRET) || message.chars().any(char::is_control) || message.len() > 4096 {
+            return Err(format!("a message with text of the payload: {message:?}"));
+        }
+    }
+    Ok(())
+}

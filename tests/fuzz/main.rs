@@ -1,0 +1,95 @@
+//! Searches for events that cost more than their budget: generated rules, generated payloads, measured CPU and memory.
+//!
+//! Read [`round`] first: one set of rules, and many events. [`rules`] and [`expressions`] and [`schemas`] generate what a tenant writes,
+//! [`payload`] what a publisher sends, [`cost`] measures, and [`corpus`] keeps what was found once.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `FUZZ_SECONDS` | how long to search; 5 by default |
+//! | `FUZZ_EVENTS` | how many events to try, instead of a time |
+//! | `FUZZ_SEED` | the first seed; alone it plays that one round |
+//! | `FUZZ_THREADS` | how many threads; one for each core by default |
+//!
+//! A failure prints its seed, and leaves a file for the corpus below `target/fuzz/`.
+
+#![expect(clippy::print_stderr, reason = "figures for who reads the output")]
+
+mod corpus;
+mod cost;
+mod expressions;
+mod payload;
+mod round;
+mod rules;
+mod schemas;
+mod watch;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use round::{Tally, play};
+use watch::Watch;
+
+fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no whole number")))
+}
+
+/// When to stop.
+enum Until {
+    Time(Instant),
+    Events(u64),
+    Rounds(u64),
+}
+
+#[test]
+fn no_generated_event_costs_more_than_its_budget() {
+    let (seconds, events, seed) = (setting("FUZZ_SECONDS"), setting("FUZZ_EVENTS"), setting("FUZZ_SEED"));
+    let until = match (seconds, events, seed) {
+        (None, None, Some(_)) => Until::Rounds(1),
+        (_, Some(events), _) => Until::Events(events),
+        (seconds, None, _) => Until::Time(Instant::now() + Duration::from_secs(seconds.unwrap_or(5))),
+    };
+    let first = seed.unwrap_or_else(|| fastrand::u64(..1 << 48));
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    let threads = if matches!(until, Until::Rounds(_)) { 1 } else { setting("FUZZ_THREADS").unwrap_or(cores) };
+    let end = if let Until::Time(end) = until { Some(end) } else { None };
+    let (next, failed, total) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(Tally::default()));
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let watch = Watch::start();
+                while !failed.load(Ordering::Relaxed) {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let is_over = match until {
+                        Until::Time(end) => Instant::now() >= end,
+                        Until::Events(count) => total.lock().unwrap().events >= count,
+                        Until::Rounds(count) => at >= count,
+                    };
+                    if is_over {
+                        break;
+                    }
+                    match play(first.wrapping_add(at), &watch, end) {
+                        Ok(tally) => total.lock().unwrap().add(&tally),
+                        Err(problem) => {
+                            eprintln!("FUZZ_SEED={}: {problem}", first.wrapping_add(at));
+                            failed.store(true, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let total = total.into_inner().unwrap();
+    eprintln!("FUZZ_SEED={first}: {total} in {:.0?}", began.elapsed());
+    assert!(!failed.load(Ordering::Relaxed), "an event cost more than its budget, or was wrong: see above");
+    if !matches!(until, Until::Rounds(_)) {
+        assert!(total.loaded * 5 > total.rounds, "too few of the generated rules load: {total}");
+    }
+}
+
+#[test]
+fn what_was_found_once_stays_within_the_budget() {
+    corpus::replay();
+}

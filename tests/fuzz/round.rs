@@ -1,0 +1,137 @@
+//! One round: one rule file, random events, then events that climb towards the costliest of them.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use serde_json::Value;
+use unstale::config::Vars;
+use unstale::registry::{LoadOptions, Loaded, MissingVars, Problems, Registry};
+
+use super::corpus;
+use super::cost::{Clock, Cost, measure};
+use super::payload::Genome;
+use super::rules;
+use super::watch::Watch;
+
+/// Events of a round whose rules load.
+const EVENTS_PER_ROUND: u64 = 1_000;
+
+/// How many of them climb, until one has spent its budget.
+const CLIMBS: u64 = 12;
+
+/// Rule files that are tried until one loads.
+const TRIES: u64 = 50;
+
+/// Events that spent their budget, after which a round has shown what it can.
+const ENOUGH_SPENT: u64 = 20;
+
+/// What rounds were about.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) rounds: u64,
+    pub(crate) loaded: u64,
+    pub(crate) events: u64,
+    spent: u64,
+    effects: u64,
+    worst_cpu: Duration,
+    worst_bytes: u64,
+    /// The seeds of the two.
+    worst: [u64; 2],
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.rounds += other.rounds;
+        self.loaded += other.loaded;
+        self.events += other.events;
+        self.spent += other.spent;
+        self.effects += other.effects;
+        if other.worst_cpu > self.worst_cpu {
+            (self.worst_cpu, self.worst[0]) = (other.worst_cpu, other.worst[0]);
+        }
+        if other.worst_bytes > self.worst_bytes {
+            (self.worst_bytes, self.worst[1]) = (other.worst_bytes, other.worst[1]);
+        }
+    }
+
+    fn note(&mut self, seed: u64, cost: &Cost) {
+        let worst = if cost.cpu > self.worst_cpu { cost.cpu } else { self.worst_cpu };
+        self.add(&Self {
+            events: 1,
+            spent: u64::from(cost.is_spent),
+            effects: cost.effects as u64,
+            worst_cpu: worst,
+            worst_bytes: cost.bytes,
+            worst: [seed, seed],
+            ..Self::default()
+        });
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rounds, loaded, events, spent, effects, worst_cpu, worst_bytes, worst } = self;
+        write!(
+            f,
+            "{events} events in {rounds} rounds ({loaded} loaded), {effects} effects, {spent} budgets spent; the worst took {worst_cpu:.1?} \
+             of CPU (seed {}) and {} KiB (seed {})",
+            worst[0],
+            worst_bytes >> 10,
+            worst[1]
+        )
+    }
+}
+
+/// Loads a rule file as a worker does.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn load(file: &Value) -> Result<Loaded, Problems> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join("rules.json"), file.to_string()).expect("the folder is ours");
+    Registry::load(&LoadOptions {
+        schemas: folder.path().to_owned(),
+        key_prefix: String::new(),
+        vars: Vars::default(),
+        tag_prefix: "cache_tag:".to_owned(),
+        max_keys_per_event: 10_000,
+        missing_vars: MissingVars::Refuse,
+    })
+}
+
+/// Plays the round of a seed, or the beginning of it where the time ends first.
+///
+/// # Errors
+/// In words, what was wrong, and where it was saved.
+pub(crate) fn play(seed: u64, watch: &Watch, end: Option<Instant>) -> Result<Tally, String> {
+    let mut rng = Rng::with_seed(seed);
+    let clock = Clock::of_this_thread();
+    let mut tally = Tally { rounds: 1, ..Tally::default() };
+    watch.begin(seed);
+    let Some((file, loaded)) = (0..TRIES).find_map(|_| {
+        let file = rules::file(&mut rng);
+        load(&file).ok().map(|loaded| (file, loaded))
+    }) else {
+        return Ok(tally);
+    };
+    tally.loaded = 1;
+    let mut costliest: Option<(f64, Genome)> = None;
+    for at in 0..EVENTS_PER_ROUND {
+        let genome = match &costliest {
+            Some((_, genome)) if at >= EVENTS_PER_ROUND - CLIMBS && tally.spent == 0 => genome.mutated(&mut rng),
+            _ => Genome::random(&mut rng),
+        };
+        watch.begin(seed);
+        let cost = measure(&clock, &loaded.registry, &genome.body())
+            .map_err(|problem| format!("{problem}; saved as {}", corpus::save(seed, &file, &genome).display()))?;
+        tally.note(seed, &cost);
+        if costliest.as_ref().is_none_or(|(height, _)| cost.height() > *height) {
+            costliest = Some((cost.height(), genome));
+        }
+        if tally.spent >= ENOUGH_SPENT || end.is_some_and(|end| Instant::now() >= end) {
+            break;
+        }
+    }
+    Ok(tally)
+}

@@ -1,0 +1,107 @@
+//! A worker in a small box, with everything against it at once: 256 MiB of memory, half a CPU, 1,024 descriptors.
+//!
+//! `make test` runs each at a small size, `make survive` at the full one, against an optimized build.
+
+#![expect(clippy::print_stderr, reason = "figures for who reads the output")]
+
+mod restarts;
+mod storms;
+mod strangers;
+
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use lapin::Confirmation;
+use redis::AsyncCommands;
+
+use crate::end_to_end::stage::Stage;
+use crate::support::guard::Guarded;
+use crate::support::limits::{SmallBox, Usage};
+use crate::support::{RabbitMq, Redis, Worker, full_runs, wait_until};
+
+const RULES: &str = r#"
+events:
+  body.changed: { effects: [ { delete: "body:{id}" } ] }
+  "kind.#": { effects: [ { delete: "kind:{id}" } ] }
+"#;
+
+/// The longest until a worker in the box is ready, with nothing to heal.
+const READY: Duration = Duration::from_secs(30);
+
+/// Events whose confirms are waited for together: what the test itself may hold.
+const UNDER_WAY: usize = 16;
+
+/// A worker in its box. Dropped, it is killed.
+struct Boxed {
+    /// Before the worker: it must not be continued after its end.
+    _limits: Guarded,
+    worker: Worker,
+}
+
+impl Boxed {
+    fn start(stage: &Stage) -> Self {
+        let worker = stage.start_worker(&[("UNSTALE_RETRY_DELAYS", "50ms,100ms,200ms,1s"), ("UNSTALE_MAX_BODY_BYTES", "2MiB")]);
+        Self { _limits: SmallBox::USUAL.hold(worker.pid()), worker }
+    }
+
+    fn usage(&self) -> Usage {
+        Usage::of(self.worker.pid())
+            .filter(|usage| usage.peak_bytes > 0)
+            .unwrap_or_else(|| panic!("the worker died: {}", self.worker.stderr()))
+    }
+
+    /// Waits until it is ready, without a death in between.
+    async fn ready_within(&self, deadline: Duration) {
+        let ready = async || {
+            self.usage();
+            matches!(self.worker.get("/readyz").await, Some((200, _)))
+        };
+        wait_until(deadline, "the worker in its box is ready", ready).await;
+    }
+}
+
+async fn stage(broker: &RabbitMq) -> Stage {
+    Stage::with(&broker.url(), Redis::start().await, &[("rules.yaml", RULES)]).await
+}
+
+/// The small size, or the full one of `make survive`.
+fn sized(small: usize, full: usize) -> usize {
+    if full_runs() { full } else { small }
+}
+
+/// Stores a value that the event of each number makes stale.
+async fn store(stage: &Stage, family: &str, numbers: std::ops::Range<usize>) {
+    let mut redis = stage.connection().await;
+    let mut pipeline = redis::pipe();
+    for n in numbers {
+        pipeline.set(format!("{family}:{n}"), "old").ignore();
+    }
+    pipeline.exec_async(&mut redis).await.unwrap();
+}
+
+/// The stale values that are left; `None` while Redis is away.
+async fn stale(stage: &Stage, family: &str) -> Option<usize> {
+    let mut redis = stage.redis.try_connection().await?;
+    let keys: Vec<String> = redis.keys(format!("{family}:*")).await.ok()?;
+    Some(keys.len())
+}
+
+/// Publishes the event of each number, with so many bytes around it, and waits for all confirms.
+async fn publish(stage: &Stage, routing_key: impl Fn(usize) -> String, numbers: std::ops::Range<usize>, bytes: usize) {
+    let padding = "x".repeat(bytes);
+    let mut confirms = Vec::new();
+    for n in numbers {
+        let body = format!(r#"{{"id":{n},"padding":"{padding}"}}"#);
+        confirms.push(stage.send(&stage.exchange, &routing_key(n), BasicProperties::default(), body.as_bytes()).await);
+        if confirms.len() == UNDER_WAY {
+            confirmed(&mut confirms).await;
+        }
+    }
+    confirmed(&mut confirms).await;
+}
+
+async fn confirmed(confirms: &mut Vec<impl Future<Output = lapin::Result<Confirmation>>>) {
+    for confirm in confirms.drain(..) {
+        assert!(matches!(confirm.await.unwrap(), Confirmation::Ack(None)));
+    }
+}
