@@ -7,6 +7,7 @@
 
 pub(crate) mod guard;
 pub(crate) mod port;
+pub(crate) mod programs;
 pub(crate) mod proxy;
 pub(crate) mod rabbitmq;
 pub(crate) mod redis;
