@@ -87,13 +87,6 @@ pub(crate) fn send_signal(name: &str, pid: u32) {
     assert!(status.success(), "kill -s {name} {pid}: {status}");
 }
 
-/// The full path of a program, from the given folders and then `PATH`.
-pub(crate) fn find_program(name: &str, folders: &[&str]) -> Option<std::path::PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let known = folders.iter().map(std::path::PathBuf::from);
-    known.chain(std::env::split_paths(&path)).map(|folder| folder.join(name)).find(|file| file.is_file())
-}
-
 /// The end of a log, for the message of a server that did not start.
 pub(crate) fn tail(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();

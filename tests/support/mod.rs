@@ -10,6 +10,7 @@ pub(crate) mod guard;
 #[cfg(target_os = "linux")]
 pub(crate) mod limits;
 pub(crate) mod port;
+pub(crate) mod programs;
 pub(crate) mod proxy;
 pub(crate) mod rabbitmq;
 pub(crate) mod redis;

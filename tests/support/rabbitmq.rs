@@ -1,19 +1,15 @@
 //! Private RabbitMQ nodes.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::guard::{Guarded, find_program, tail};
+use super::guard::{Guarded, tail};
 use super::port;
-
-/// Where Debian keeps the scripts that do not switch to the `rabbitmq` user.
-const DEBIAN: &str = "/usr/lib/rabbitmq/bin";
-const MISSING: &str = "rabbitmq-server is not installed: run scripts/install-servers.sh";
+use super::programs::server_command;
 
 /// A connection. lapin itself would wait for ever for a handshake that a dying or a booting node has left.
 ///
@@ -140,7 +136,7 @@ impl RabbitMq {
     /// One of the node's own scripts, in the node's own environment.
     fn command(&self, script: &str) -> Command {
         let folder = |name: &str| self.folder.path().join(name);
-        let mut command = Command::new(script_path(script));
+        let mut command = server_command(script);
         command
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/homebrew/sbin:/opt/homebrew/bin")
@@ -213,10 +209,10 @@ impl RabbitMq {
         self.url_as(user, password, vhost)
     }
 
-    /// Flushes what was declared: Mnesia's log and the directory of quorum queues (a dets table) are written a moment late, so that a
+    /// Flushes what was declared: Mnesia's log (RabbitMQ 4.3 has none) and the directory of quorum queues (a dets table) are written a moment late, so that a
     /// `kill -9` may undo a declaration, though never a confirmed message of a queue that was flushed.
     pub(crate) async fn flush_declarations(&self) {
-        self.ctl(&["eval", "ok = mnesia:sync_log(), [ok = dets:sync(Table) || Table <- dets:all()], ok."]).await;
+        self.ctl(&["eval", "catch mnesia:sync_log(), [ok = dets:sync(Table) || Table <- dets:all()], ok."]).await;
     }
 
     /// `kill -9`, and waits until it is gone. What was declared a moment ago may be lost: see
@@ -259,16 +255,11 @@ impl Epmd {
     /// In the foreground and on our own port: left to itself, a node starts an epmd that outlives it.
     async fn start() -> Self {
         let (port, folder) = (port::free(), folder());
-        let program = find_program("epmd", &[]).expect(MISSING);
-        let mut command = Command::new(program);
+        let mut command = server_command("epmd");
         command.args(["-address", "127.0.0.1", "-port", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
         let process = Guarded::spawn(command, Some(folder.path()));
         let listens = async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok();
         super::wait_until(Duration::from_secs(10), "epmd listens", listens).await;
         Self { port, process, _folder: folder }
     }
-}
-
-fn script_path(name: &str) -> PathBuf {
-    find_program(name, &[DEBIAN]).expect(MISSING)
 }

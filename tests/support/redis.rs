@@ -1,14 +1,15 @@
 //! A private Redis server.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
-use super::guard::{Guarded, find_program, tail};
+use super::guard::{Guarded, tail};
 use super::port;
+use super::programs::server_command;
 
 /// redis-rs waits 500 ms for an answer and a second for a connection: a busy machine may need more.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,10 +52,9 @@ impl Redis {
     }
 
     async fn launch(&self) {
-        let program = find_program("redis-server", &[]).expect("redis-server is not installed: run scripts/install-servers.sh");
         let log = self.folder.path().join("log");
         let output = std::fs::File::options().create(true).append(true).open(&log).expect("the log opens");
-        let mut command = Command::new(program);
+        let mut command = server_command("redis-server");
         command
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", "", "--appendonly", "no", "--dir"])
             .arg(self.folder.path())

@@ -1,11 +1,12 @@
 //! A primary, a replica, and three sentinels that watch them.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::guard::{Guarded, find_program};
+use super::guard::Guarded;
+use super::programs::server_command;
 use super::redis::connect;
 use super::{Redis, port, wait_until};
 
@@ -90,8 +91,7 @@ impl Sentinel {
         );
         let file = folder.path().join("sentinel.conf");
         std::fs::write(&file, configuration).expect("the folder is ours");
-        let program = find_program("redis-server", &[]).expect("redis-server is not installed: run scripts/install-servers.sh");
-        let mut command = Command::new(program);
+        let mut command = server_command("redis-server");
         command.arg(&file).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());
         Self { port, password: password.to_owned(), _process: Guarded::spawn(command, Some(folder.path())), _folder: folder }
     }
