@@ -18,6 +18,7 @@ use tokio::time::{interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::failure::{BrokerError, SessionEnded, connect_error};
+use super::nesting::Levelled;
 use super::throttle::{Allowance, ThrottledTokio};
 use crate::config::{AmqpConfig, SecretUrl, TlsConfig};
 
@@ -212,14 +213,13 @@ async fn dial(
                         break;
                     }
                 }
-                let stream = outcome?;
-                if let AsyncTcpStream::Plain(plain) = &stream {
+                let AsyncTcpStream::Plain(connected) = outcome? else { return Err(io::Error::other("a socket that is none")) };
+                if let AsyncTcpStream::Plain(plain) = connected.get_ref() {
                     let _ = kept.set(StdTcpStream::from(plain.socket().get_ref().as_fd().try_clone_to_owned()?));
                 }
-                match &connector {
-                    Some(connector) => stream.into_rustls(connector, host).await,
-                    None => Ok(stream),
-                }
+                let Some(connector) = &connector else { return Ok(AsyncTcpStream::Plain(connected)) };
+                let encrypted = connected.into_inner().into_rustls(connector, host).await?;
+                Ok(AsyncTcpStream::Plain(Levelled::new(encrypted)))
             };
             Ok(timeout(CONNECT_TIMEOUT, open).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten()?)
         },

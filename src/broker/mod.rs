@@ -16,6 +16,7 @@ mod lane;
 mod link;
 mod look;
 mod names;
+mod nesting;
 mod origin;
 mod owned;
 mod permitted;

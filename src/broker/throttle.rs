@@ -20,6 +20,9 @@ use async_rs::{Runtime, Tokio};
 use futures_io::{AsyncRead, AsyncWrite};
 use futures_util::Stream;
 use futures_util::task::AtomicWaker;
+use lapin::tcp::AsyncTcpStream;
+
+use super::nesting::Levelled;
 
 /// How much a connection may still read. The reader grants more as it takes what came.
 #[derive(Debug)]
@@ -132,7 +135,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Throttled<S> {
     }
 }
 
-/// Tokio as lapin knows it, with throttled sockets.
+/// Tokio as lapin knows it, with throttled sockets whose frames are levelled.
 #[derive(Debug, Clone)]
 pub(super) struct ThrottledTokio {
     tokio: Tokio,
@@ -165,7 +168,7 @@ impl Executor for ThrottledTokio {
 }
 
 impl Reactor for ThrottledTokio {
-    type TcpStream = Throttled<<Tokio as Reactor>::TcpStream>;
+    type TcpStream = Levelled<AsyncTcpStream<Throttled<<Tokio as Reactor>::TcpStream>>>;
     type Sleep = <Tokio as Reactor>::Sleep;
 
     fn register<H: Read + Write + AsFd + AsRawFd + Send + 'static>(
@@ -185,7 +188,7 @@ impl Reactor for ThrottledTokio {
 
     fn tcp_connect_addr(&self, address: SocketAddr) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         let (connecting, allowance) = (self.tokio.tcp_connect_addr(address), self.allowance.clone());
-        async move { Ok(Throttled { socket: connecting.await?, allowance }) }
+        async move { Ok(Levelled::new(AsyncTcpStream::Plain(Throttled { socket: connecting.await?, allowance }))) }
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod events;
 mod headers;
+mod nesting;
 mod own_keys;
 mod registries;
 mod shapes;

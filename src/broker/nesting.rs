@@ -1,0 +1,418 @@
+//! A bound on how deep the headers of a message are nested, before lapin reads them.
+//!
+//! lapin's parser calls itself for each table within a table. A publisher's header of some
+//! kilobytes can hold thousands of levels: they would overflow the stack and end the process. So
+//! the bytes that arrive are looked through first, above TLS. A table or array beyond
+//! [`LEVELS_MAX`] becomes a byte array, which has the same layout: one byte is changed in place.
+//!
+//! The layout is that of AMQP 0-9-1, sections 4.2.3 (frames), 4.2.5.5 (tables) and 4.2.6
+//! (properties), with RabbitMQ's own types of values.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_io::{AsyncRead, AsyncWrite};
+
+/// Maximum nesting of tables and arrays in headers.
+pub(super) const LEVELS_MAX: usize = 64;
+
+/// The type of a frame with a message's properties.
+const CONTENT_HEADER: u8 = 2;
+
+/// Bytes of a frame's head: type, channel, size of the payload.
+const FRAME_HEAD_BYTES: u32 = 7;
+
+/// Bytes before the properties: class, weight, size of the body. The flags follow.
+const CONTENT_HEAD_BYTES: u32 = 12;
+
+/// Which properties there are, in the order of their bits.
+const HAS_CONTENT_TYPE: u16 = 1 << 15;
+const HAS_CONTENT_ENCODING: u16 = 1 << 14;
+const HAS_HEADERS: u16 = 1 << 13;
+
+/// A stream whose frames are nested no deeper than lapin can read.
+#[derive(Debug)]
+pub(super) struct Levelled<S> {
+    stream: S,
+    frames: Frames,
+}
+
+impl<S> Levelled<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, frames: Frames::default() }
+    }
+
+    /// The stream within.
+    pub(super) fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
+    /// The stream within. Nothing may have been read yet.
+    pub(super) fn into_inner(self) -> S {
+        self.stream
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Levelled<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let Self { stream, frames } = &mut *self;
+        let read = Pin::new(stream).poll_read(cx, buffer);
+        if let Poll::Ready(Ok(bytes)) = read {
+            frames.level(&mut buffer[..bytes]);
+        }
+        read
+    }
+
+    fn poll_read_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &mut [IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
+        let Self { stream, frames } = &mut *self;
+        let read = Pin::new(stream).poll_read_vectored(cx, buffers);
+        if let Poll::Ready(Ok(mut bytes)) = read {
+            for buffer in buffers {
+                let filled = buffer.len().min(bytes);
+                frames.level(&mut buffer[..filled]);
+                bytes -= filled;
+            }
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Levelled<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buffer)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_close(cx)
+    }
+}
+
+/// What the next bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The head of a frame.
+    FrameHead,
+    /// What comes before a content header's flags.
+    ContentHead,
+    Flags,
+    /// The length of a short text that is a property.
+    PropertyLength,
+    Property,
+    /// The length of the headers, or of a table or array within.
+    Length,
+    /// The length of a member's name.
+    NameLength,
+    Name,
+    /// The type of a value.
+    Type,
+    /// The length of a long text or a byte array.
+    TextLength,
+    /// A value without values within.
+    Value,
+    /// What is left of a frame, its end mark included.
+    Rest,
+}
+
+/// A table or an array that has begun.
+#[derive(Debug, Clone, Copy, Default)]
+struct Level {
+    /// Its end, from the beginning of the payload.
+    end: u64,
+    is_table: bool,
+}
+
+/// How far the frames of a connection are looked through.
+#[derive(Debug)]
+struct Frames {
+    part: Part,
+    /// Bytes of the part that are still to come.
+    left: u64,
+    /// The bytes of the part so far, as a number in network order: its last eight.
+    number: u64,
+    /// Bytes of the payload, and how many of them were looked through.
+    size: u64,
+    at: u64,
+    flags: u16,
+    next_is_table: bool,
+    levels: [Level; LEVELS_MAX],
+    depth: usize,
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self {
+            part: Part::FrameHead,
+            left: FRAME_HEAD_BYTES.into(),
+            number: 0,
+            size: 0,
+            at: 0,
+            flags: 0,
+            next_is_table: true,
+            levels: [Level::default(); LEVELS_MAX],
+            depth: 0,
+        }
+    }
+}
+
+impl Frames {
+    /// Looks through the next bytes of the connection, and flattens what is nested too deep.
+    fn level(&mut self, mut bytes: &mut [u8]) {
+        while !bytes.is_empty() {
+            let taken = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
+            let (part, rest) = std::mem::take(&mut bytes).split_at_mut(taken);
+            bytes = rest;
+            self.left -= taken as u64;
+            if self.part != Part::FrameHead {
+                self.at += taken as u64;
+            }
+            if self.is_number() {
+                self.number = part.iter().fold(self.number, |number, &byte| number << 8 | u64::from(byte));
+            }
+            // A part without bytes ends as soon as it begins.
+            let mut last = part.last_mut();
+            while self.left == 0 {
+                self.end_part(last.take());
+            }
+        }
+    }
+
+    fn is_number(&self) -> bool {
+        !matches!(self.part, Part::Property | Part::Name | Part::Value | Part::Rest | Part::ContentHead)
+    }
+
+    /// All bytes of the part came; `last` is its last one.
+    fn end_part(&mut self, last: Option<&mut u8>) {
+        let number = std::mem::take(&mut self.number);
+        match self.part {
+            Part::FrameHead => {
+                (self.size, self.at) = (number & 0xffff_ffff, 0);
+                let is_content_header = (number >> 48) as u8 == CONTENT_HEADER;
+                if is_content_header { self.begin(Part::ContentHead, CONTENT_HEAD_BYTES.into()) } else { self.rest() }
+            }
+            Part::ContentHead => self.begin(Part::Flags, 2),
+            Part::Flags => {
+                // A further word of flags is none to lapin either.
+                self.flags = number as u16;
+                self.property();
+            }
+            Part::PropertyLength => self.begin(Part::Property, number),
+            Part::Property => self.property(),
+            Part::Length => {
+                let end = self.at + number;
+                let most = self.depth.checked_sub(1).map_or(self.size, |within| self.levels[within].end);
+                // lapin does not read on either where a table ends behind what it is in.
+                if end > most {
+                    return self.rest();
+                }
+                self.levels[self.depth] = Level { end, is_table: self.next_is_table };
+                self.depth += 1;
+                self.element();
+            }
+            Part::NameLength => self.begin(Part::Name, number),
+            Part::Name => self.begin(Part::Type, 1),
+            Part::Type => match number as u8 {
+                b'V' => self.element(),
+                b't' | b'b' | b'B' => self.begin(Part::Value, 1),
+                b's' | b'U' | b'u' => self.begin(Part::Value, 2),
+                b'I' | b'i' | b'f' => self.begin(Part::Value, 4),
+                b'D' => self.begin(Part::Value, 5),
+                b'L' | b'l' | b'd' | b'T' => self.begin(Part::Value, 8),
+                b'S' | b'x' => self.begin(Part::TextLength, 4),
+                b'A' | b'F' if self.depth == LEVELS_MAX => {
+                    if let Some(value_type) = last {
+                        *value_type = b'x';
+                    }
+                    self.begin(Part::TextLength, 4);
+                }
+                nested @ (b'A' | b'F') => {
+                    self.next_is_table = nested == b'F';
+                    self.begin(Part::Length, 4);
+                }
+                // lapin does not know it either.
+                _ => self.rest(),
+            },
+            Part::TextLength => self.begin(Part::Value, number),
+            Part::Value => self.element(),
+            Part::Rest => {
+                self.flags = 0;
+                self.depth = 0;
+                self.part = Part::FrameHead;
+                self.left = FRAME_HEAD_BYTES.into();
+            }
+        }
+    }
+
+    /// Begins a part, if the frame is that long.
+    fn begin(&mut self, part: Part, bytes: u64) {
+        if self.at.saturating_add(bytes) > self.size {
+            return self.rest();
+        }
+        (self.part, self.left) = (part, bytes);
+    }
+
+    /// Goes on with the next property of those that come first, up to the headers.
+    fn property(&mut self) {
+        for text in [HAS_CONTENT_TYPE, HAS_CONTENT_ENCODING] {
+            if self.flags & text != 0 {
+                self.flags &= !text;
+                return self.begin(Part::PropertyLength, 1);
+            }
+        }
+        if self.flags & HAS_HEADERS == 0 {
+            return self.rest();
+        }
+        self.next_is_table = true;
+        self.begin(Part::Length, 4);
+    }
+
+    /// Goes on with the next member or element, behind the levels that end here.
+    fn element(&mut self) {
+        while let Some(within) = self.depth.checked_sub(1) {
+            let Level { end, is_table } = self.levels[within];
+            if self.at < end {
+                return self.begin(if is_table { Part::NameLength } else { Part::Type }, 1);
+            }
+            self.depth = within;
+        }
+        self.rest();
+    }
+
+    /// Passes over what is left of the frame.
+    fn rest(&mut self) {
+        self.part = Part::Rest;
+        self.left = self.size.saturating_sub(self.at) + 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A frame with that payload.
+    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![kind, 0, 1];
+        frame.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
+        frame.extend(payload);
+        frame.push(0xce);
+        frame
+    }
+
+    /// A content header with a content type and these headers.
+    fn content_header(headers: &[u8]) -> Vec<u8> {
+        let mut payload = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+        payload.extend((HAS_CONTENT_TYPE | HAS_HEADERS | 1 << 12).to_be_bytes());
+        payload.extend([4, b'j', b's', b'o', b'n']);
+        payload.extend(u32::try_from(headers.len()).unwrap().to_be_bytes());
+        payload.extend(headers);
+        payload.push(2);
+        frame(CONTENT_HEADER, &payload)
+    }
+
+    fn nested(value_type: u8, levels: usize) -> Vec<u8> {
+        let mut value = vec![b't', 1];
+        for _ in 0..levels {
+            let inner = if value_type == b'F' { [&[1, b'k'][..], &value].concat() } else { value };
+            value = [&[value_type][..], &u32::try_from(inner.len()).unwrap().to_be_bytes(), &inner].concat();
+        }
+        value
+    }
+
+    fn member(value: &[u8]) -> Vec<u8> {
+        [&[1, b'h'][..], value].concat()
+    }
+
+    /// How deep the values of a table or array are nested, as lapin would read them.
+    fn depth(mut bytes: &[u8], is_table: bool) -> usize {
+        let mut deepest = 0;
+        while !bytes.is_empty() {
+            if is_table {
+                bytes = &bytes[1 + usize::from(bytes[0])..];
+            }
+            let (value_type, rest) = (bytes[0], &bytes[1..]);
+            let fixed = match value_type {
+                b'V' => 0,
+                b't' | b'b' | b'B' => 1,
+                b's' | b'U' | b'u' => 2,
+                b'I' | b'i' | b'f' => 4,
+                b'D' => 5,
+                b'L' | b'l' | b'd' | b'T' => 8,
+                _ => {
+                    let length = u32::from_be_bytes(rest[..4].try_into().unwrap()) as usize;
+                    if matches!(value_type, b'A' | b'F') {
+                        deepest = deepest.max(1 + depth(&rest[4..4 + length], value_type == b'F'));
+                    }
+                    4 + length
+                }
+            };
+            bytes = &rest[fixed..];
+        }
+        deepest
+    }
+
+    fn headers_of(content_header: &[u8]) -> &[u8] {
+        let from = 7 + 14 + 5 + 4;
+        &content_header[from..content_header.len() - 2]
+    }
+
+    /// Looks through the bytes in pieces of that size.
+    fn levelled(bytes: &[u8], piece: usize) -> Vec<u8> {
+        let mut frames = Frames::default();
+        let mut bytes = bytes.to_vec();
+        for piece in bytes.chunks_mut(piece) {
+            frames.level(piece);
+        }
+        assert_eq!((frames.part, frames.left), (Part::FrameHead, 7), "it ends where a frame does");
+        bytes
+    }
+
+    #[test]
+    fn a_value_beyond_the_limit_becomes_bytes_and_nothing_else_changes() {
+        for value_type in [b'A', b'F'] {
+            for (levels, expected) in [(1, 1), (LEVELS_MAX - 1, LEVELS_MAX - 1), (LEVELS_MAX, LEVELS_MAX - 1), (9_000, LEVELS_MAX - 1)] {
+                let beside = [member(b"S\0\0\0\x02hi"), member(&nested(value_type, levels)), member(b"V"), member(&[b't', 0])].concat();
+                let stream = [frame(1, b"deliver"), content_header(&beside), frame(3, b"{}"), frame(8, b"")].concat();
+                for piece in [1, 7, 1_000, usize::MAX] {
+                    let found = levelled(&stream, piece);
+                    let header = &found[15..];
+                    assert_eq!(depth(headers_of(&header[..header.len() - 10 - 8]), true), expected, "{levels} levels");
+                    let changed = found.iter().zip(&stream).filter(|(found, sent)| found != sent).count();
+                    assert_eq!(changed, usize::from(levels > expected), "{levels} levels in pieces of {piece}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_type_of_value_is_passed_over() {
+        let values: [&[u8]; 13] =
+            [b"V", b"t1", b"b1", b"B1", b"s12", b"U12", b"u12", b"I1234", b"f1234", b"D12345", b"l12345678", b"T12345678", b"x\0\0\0\x01A"];
+        let before: Vec<u8> = values.iter().flat_map(|value| member(value)).collect();
+        let headers = [before, member(&nested(b'A', 500))].concat();
+        let found = levelled(&content_header(&headers), 3);
+        assert_eq!(depth(headers_of(&found), true), LEVELS_MAX - 1);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_arrives_is_passed_on_and_the_next_frame_is_found(
+            payload in prop::collection::vec(any::<u8>(), 0..200), with_headers in any::<bool>(), piece in 1usize..40,
+        ) {
+            let odd = if with_headers { content_header(&payload) } else { frame(CONTENT_HEADER, &payload) };
+            let stream = [odd, content_header(&member(&nested(b'F', 200)))].concat();
+            let found = levelled(&stream, piece);
+            let header = content_header(&member(&nested(b'F', 200)));
+            prop_assert_eq!(depth(headers_of(&found[found.len() - header.len()..]), true), LEVELS_MAX - 1);
+        }
+    }
+}
