@@ -22,6 +22,7 @@ mod path;
 mod pattern;
 mod payload_json;
 mod places;
+mod regex_size;
 mod render;
 mod reserved;
 mod resolve;
