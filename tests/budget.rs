@@ -126,6 +126,13 @@ fn patterns_are_compiled_once_and_charged_by_the_text() {
 }
 
 #[test]
+fn literals_of_bytes_are_charged_for() {
+    let rule = whens(&format!("size(data.a.map(x, b\"{}\")) > 0", "x".repeat(3_900)));
+    is_refused("literal of bytes", &rule, &json!({"a": vec![1; 300_000]}), Reason::BlastRadius);
+    is_applied("type", &whens("data.a.all(x, type(x) == int)"), &json!({"a": vec![1; 5_000]}), 1);
+}
+
+#[test]
 fn patterns_are_charged_by_their_size() {
     let bits: String = (0_u32..20_000).map(|n| if n.wrapping_mul(2_654_435_761) & 0x8000 == 0 { '0' } else { '1' }).collect();
     let rule = whens("data.a.matches('1[01]{2000}[^01]')");
