@@ -121,6 +121,25 @@ fn patterns_are_compiled_once_and_charged_by_the_text() {
     is_applied("pattern, long texts", &rule, &json!({"a": texts(1_000, 1_000)}), 0);
     let rule = whens("data.a.filter(x, x.matches('(a|b|ab)*c')).size() > 0");
     is_applied("pattern, one text", &rule, &json!({"a": ["ab".repeat(500_000)]}), 0);
+    let rule = whens("data.a.filter(x, x.matches('[a-z0-9-]+')).size() > 0");
+    is_applied("class, many texts", &rule, &json!({"a": texts(200_000, 50)}), 1);
+}
+
+#[test]
+fn literals_of_bytes_are_charged_for() {
+    let rule = whens(&format!("size(data.a.map(x, b\"{}\")) > 0", "x".repeat(3_900)));
+    is_refused("literal of bytes", &rule, &json!({"a": vec![1; 300_000]}), Reason::BlastRadius);
+    is_applied("type", &whens("data.a.all(x, type(x) == int)"), &json!({"a": vec![1; 5_000]}), 1);
+}
+
+#[test]
+fn patterns_are_charged_by_their_size() {
+    let bits: String = (0_u32..20_000).map(|n| if n.wrapping_mul(2_654_435_761) & 0x8000 == 0 { '0' } else { '1' }).collect();
+    let rule = whens("data.a.matches('1[01]{2000}[^01]')");
+    is_refused("pattern of many states", &rule, &json!({"a": bits}), Reason::Unresolvable);
+    let rule = whens("data.a.matches('[a-z].{0,200}[0-9].{0,200}[A-Z]')");
+    is_refused("pattern of many ways", &rule, &json!({"a": "a1".repeat(50_000)}), Reason::Unresolvable);
+    is_applied("pattern of many ways, short", &rule, &json!({"a": "a1".repeat(50)}), 0);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::{CommandError, Exit, configure};
 use crate::config::{Config, Scope};
 use crate::descriptors;
 use crate::http::{self, Readiness};
-use crate::registry::{LoadOptions, Problems, Registry, run_examples};
+use crate::registry::{LoadOptions, Problems, Registry, STACK_BYTES, run_examples};
 use crate::telemetry::Metrics;
 use crate::worker::{self, Ended, Signals, StartError};
 
@@ -24,9 +24,6 @@ const OVERDUE_AFTER: Duration = Duration::from_millis(500);
 /// How long a line of the log may take before the process ends without it: nobody may be reading
 /// it.
 const LOGGED_WITHIN: Duration = Duration::from_millis(200);
-
-/// Stack of each thread that resolves events: as much as the main thread has.
-const STACK_BYTES: usize = 8 * 1024 * 1024;
 
 /// Run the worker: events in, cache right
 ///

@@ -12,6 +12,7 @@ use super::diagnostic::{Problem, Report};
 use super::document::{Document, EntryDocument, Text};
 use super::effect::RuleId;
 use super::example::{self, Example};
+use super::expression::TextPatterns;
 use super::lint;
 use super::load::LoadOptions;
 use super::model::{Entry, Pattern, Registry, RuleName, Validate};
@@ -46,10 +47,11 @@ pub(super) fn compile(files: Vec<File<'_>>, copies: &mut Aliases, options: &Load
         reports.push(file.report);
         documents.push((file.document, file.root));
     }
+    let mut patterns = TextPatterns::default();
     let mut loaders = Loaders::default();
     for (at, (document, _)) in documents.iter().enumerate() {
         for (name, loader) in &document.loaders {
-            let mut compiler = Compiler { options, report: &mut reports[at] };
+            let mut compiler = Compiler { options, report: &mut reports[at], patterns: &mut patterns };
             loaders.declare(at, name, loader, &mut compiler);
         }
     }
@@ -84,7 +86,7 @@ pub(super) fn compile(files: Vec<File<'_>>, copies: &mut Aliases, options: &Load
     for (file, name, document) in sorted {
         let defaults = &documents[file].0.defaults;
         let place = u32::try_from(registry.entries.len()).unwrap_or(u32::MAX);
-        let mut compiler = Compiler { options, report: &mut reports[file] };
+        let mut compiler = Compiler { options, report: &mut reports[file], patterns: &mut patterns };
         let schema = match (&document.data, &roots[file]) {
             (Some(node), Some(root)) => schemas.compile(node, root, compiler.report),
             _ => None,

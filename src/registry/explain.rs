@@ -1,8 +1,8 @@
 //! Why rules had no or other effects: what `plan` shows beside a resolution.
 
 use super::effect::{Resolution, RuleId};
-use super::fault::printable;
 use super::model::Rule;
+use crate::printable::printable;
 
 /// Most notes of one event.
 const MAX_NOTES: usize = 10_000;
@@ -43,7 +43,7 @@ impl Observer for Nobody {
 impl Observer for Vec<Note> {
     fn note(&mut self, rule: &Rule, at: usize, item: Option<usize>, message: impl FnOnce() -> String) {
         if self.len() < MAX_NOTES {
-            self.push(Note { rule: rule.id, at: u32::try_from(at).unwrap_or(u32::MAX), item, message: printable(message()) });
+            self.push(Note { rule: rule.id, at: u32::try_from(at).unwrap_or(u32::MAX), item, message: printable(&message()).into_owned() });
         }
     }
 }

@@ -19,8 +19,10 @@ use super::path::{self, EventField, Names, Path, Root, Start, Step, TextProblem}
 use super::scope::Scope;
 use evaluate::Evaluator;
 use node::{Call, Literal, Loop, LoopKind, Node, OPERANDS, Operation};
-use pattern::TextPattern;
+use pattern::PatternRefused;
 use syntax::syntax_problem;
+
+pub(super) use pattern::TextPatterns;
 pub(super) use value::Value;
 
 /// The longest expression: with it the depth of its tree is bounded before it is parsed.
@@ -82,6 +84,11 @@ impl Expression {
     /// # Errors
     /// The first problem of its syntax, or an unknown root or function.
     pub fn compile(text: &str, names: &Names<'_>) -> Result<Self, TextProblem> {
+        Self::compile_sharing(text, names, &mut TextPatterns::default())
+    }
+
+    /// As [`Expression::compile`], and shares equal patterns with the other expressions of a registry.
+    pub(super) fn compile_sharing(text: &str, names: &Names<'_>, patterns: &mut TextPatterns) -> Result<Self, TextProblem> {
         if text.trim().is_empty() {
             return Err(TextProblem::new(0, "the expression is empty"));
         }
@@ -98,6 +105,7 @@ impl Expression {
             paths: Vec::new(),
             vars: Vec::new(),
             unset: Vec::new(),
+            patterns,
         };
         let whole = check.chain(&ast).filter(|path| !path.is_optional());
         let node = check.node(&ast, 0)?;
@@ -148,28 +156,27 @@ struct Check<'c> {
     paths: Vec<Path>,
     vars: Vec<String>,
     unset: Vec<String>,
+    patterns: &'c mut TextPatterns,
 }
 
 impl Check<'_> {
     fn node(&mut self, node: &IdedExpr, depth: usize) -> Result<Node, TextProblem> {
-        if depth > MAX_DEPTH {
-            return Err(TextProblem::new(0, format!("nested deeper than {MAX_DEPTH} levels")).hint("split it with `let`"));
-        }
         if let Some((name, key)) = named_member(node) {
             return self.named(node, name, key);
         }
-        if let Some(path) = self.chain(node) {
-            self.paths.push(path);
-            return self.parts(node, depth);
-        }
-        self.parts(node, depth)
+        let path = self.chain(node);
+        let is_path = path.is_some();
+        self.paths.extend(path);
+        self.parts(node, depth, is_path)
     }
 
-    /// Compiles a node whose path, if it is one, is known.
-    fn parts(&mut self, node: &IdedExpr, depth: usize) -> Result<Node, TextProblem> {
-        let is_path = self.chain(node).is_some();
+    /// Compiles a node. Within a path there are no others.
+    fn parts(&mut self, node: &IdedExpr, depth: usize, is_path: bool) -> Result<Node, TextProblem> {
+        if depth > MAX_DEPTH {
+            return Err(TextProblem::new(0, format!("nested deeper than {MAX_DEPTH} levels")).hint("split it with `let`"));
+        }
         let mut inner = |check: &mut Self, node: &IdedExpr| {
-            if is_path { check.parts(node, depth + 1) } else { check.node(node, depth + 1) }
+            if is_path { check.parts(node, depth + 1, true) } else { check.node(node, depth + 1) }
         };
         match &node.expr {
             Expr::Unspecified => Ok(Node::Literal(Literal::Null)),
@@ -365,7 +372,7 @@ impl Check<'_> {
         Ok(Node::Call { does, call: Call::of(name, call.target.is_some(), args.len()), args })
     }
 
-    fn operation(&self, id: u64, name: &str, call: &CallExpr, operands: usize) -> Result<Operation, TextProblem> {
+    fn operation(&mut self, id: u64, name: &str, call: &CallExpr, operands: usize) -> Result<Operation, TextProblem> {
         Ok(match (name, operands) {
             (operators::LOGICAL_NOT, 1) => Operation::Not,
             (operators::ADD, 2) => Operation::Add,
@@ -385,9 +392,15 @@ impl Check<'_> {
             ("endsWith", 2) => Operation::EndsWith,
             ("matches", 2) => match call.args.last() {
                 Some(IdedExpr { id, expr: Expr::Literal(LiteralValue::String(pattern)) }) => {
-                    Operation::Matches(TextPattern::compile(pattern.inner()).map_err(|why| {
-                        let problem = self.problem(*id, format!("not a regular expression: {why}"));
-                        problem.hint("the syntax is RE2's: no look-around, no back-references")
+                    Operation::Matches(self.patterns.compile(pattern.inner()).map_err(|refused| match refused {
+                        PatternRefused::Wrong(why) => {
+                            let problem = self.problem(*id, format!("not a regular expression: {why}"));
+                            problem.hint("the syntax is RE2's: no look-around, no back-references")
+                        }
+                        PatternRefused::TooMany => {
+                            let problem = self.problem(*id, "the patterns of `matches` in all files are too large together");
+                            problem.hint("use fewer different ones, smaller repetitions, or (?-u) for ASCII alone: equal ones count once")
+                        }
                     })?)
                 }
                 _ => return Err(self.problem(id, "the pattern of `matches` must be written here, in quotes: an event may not choose it")),

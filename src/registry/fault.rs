@@ -12,22 +12,6 @@ pub(super) struct Fault {
     pub(super) is_absence: bool,
 }
 
-/// Returns a message that cannot forge a line of a log or steer a terminal: control characters are escaped.
-pub(super) fn printable(message: String) -> String {
-    let is_unsafe = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if !message.contains(is_unsafe) {
-        return message;
-    }
-    message.chars().fold(String::with_capacity(message.len() + 16), |mut safe, c| {
-        if is_unsafe(c) {
-            safe.extend(c.escape_unicode())
-        } else {
-            safe.push(c)
-        }
-        safe
-    })
-}
-
 /// The caller looks at the budget itself. The message is for what is not a rule.
 impl From<Spent> for Fault {
     fn from(spent: Spent) -> Self {

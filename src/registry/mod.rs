@@ -22,6 +22,7 @@ mod path;
 mod pattern;
 mod payload_json;
 mod places;
+mod regex_size;
 mod render;
 mod reserved;
 mod resolve;
@@ -50,6 +51,9 @@ pub use schema::file_schema;
 pub use template::{Template, unbound_array};
 pub use url_template::UrlTemplate;
 pub use value_template::ValueTemplate;
+
+/// The stack of a thread that loads a registry or resolves events: as much as the main thread has.
+pub const STACK_BYTES: usize = 8 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests;

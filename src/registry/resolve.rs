@@ -4,7 +4,6 @@ use super::budget::Budget;
 use super::data_schema::Verdict;
 use super::effect::{Action, Effect, Failure, Matched, Resolution, RuleId, Version, Warm, Write};
 use super::explain::{Explanation, Nobody, Observer};
-use super::fault::printable;
 use super::model::{Encoding, Entry, Registry, Rule, RuleBody, Validate};
 use super::moments::{Unordered, expiry_of, version_of};
 use super::places::Places;
@@ -13,6 +12,7 @@ use super::reserved::{Refused, check_name};
 use super::scope::{Binding, EventScope, Lets, Scope};
 use super::template::Template;
 use crate::event::{Event, Json};
+use crate::printable::printable;
 use crate::reason::Reason;
 
 /// Units of work for a target, beside what its template reads.
@@ -125,7 +125,7 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
 
     fn fail(&mut self, reason: Reason, message: impl FnOnce() -> String) {
         if self.failure.is_none() {
-            self.failure = Some(Failure { reason, message: printable(message()), at: position(self.effects.len()) });
+            self.failure = Some(Failure { reason, message: printable(&message()).into_owned(), at: position(self.effects.len()) });
         }
     }
 
@@ -176,7 +176,7 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
     /// Takes every effect back: of such an event nothing is applied.
     fn give_up(&mut self, reason: Reason, message: String) {
         self.effects.clear();
-        self.failure = Some(Failure { reason, message: printable(message), at: 0 });
+        self.failure = Some(Failure { reason, message: printable(&message).into_owned(), at: 0 });
         self.is_over = true;
     }
 

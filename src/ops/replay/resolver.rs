@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::Delivery;
 use crate::event::{Decoded, Reading, decode};
 use crate::reason::Reason;
-use crate::registry::{Action, Budget, Effect, Pattern, Registry, Resolution};
+use crate::registry::{Action, Budget, Effect, Pattern, Registry, Resolution, STACK_BYTES};
 
 /// Maximum time for one event, which its budget looks at.
 const EVENT_TIME: Duration = Duration::from_secs(5);
@@ -184,7 +184,7 @@ impl Resolver {
                 let _ = job.answer.send(messages);
             }
         };
-        if std::thread::Builder::new().name("history".into()).spawn(work).is_ok() && jobs.send(job).is_ok() {
+        if std::thread::Builder::new().name("history".into()).stack_size(STACK_BYTES).spawn(work).is_ok() && jobs.send(job).is_ok() {
             self.jobs = Some(jobs);
         }
     }

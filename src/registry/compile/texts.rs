@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::diagnostic::{Problem, Report};
 use super::super::document::{Defaults, Text, VersionDocument};
-use super::super::expression::Expression;
+use super::super::expression::{Expression, TextPatterns};
 use super::super::lint::{self, Role};
 use super::super::load::{LoadOptions, MissingVars};
 use super::super::model::{Family, VersionRule};
@@ -33,6 +33,7 @@ pub(in super::super) struct Context<'d> {
 pub(in super::super) struct Compiler<'c, 'r, 's> {
     pub(in super::super) options: &'c LoadOptions,
     pub(in super::super) report: &'r mut Report<'s>,
+    pub(in super::super) patterns: &'r mut TextPatterns,
 }
 
 impl Compiler<'_, '_, '_> {
@@ -48,7 +49,7 @@ impl Compiler<'_, '_, '_> {
 
     /// An expression of an entry.
     pub(super) fn expression(&mut self, text: &Text, context: &Context<'_>, lets: &[String], in_each: bool) -> Option<Expression> {
-        let compiled = Expression::compile(&text.text, &Names { lets, in_each, vars: &self.options.vars });
+        let compiled = Expression::compile_sharing(&text.text, &Names { lets, in_each, vars: &self.options.vars }, self.patterns);
         let expression = self.checked(text, compiled)?;
         self.vars(text, expression.vars().map(str::to_owned).collect());
         lint::check_paths(text, expression.paths().iter(), context.schema, Role::Expression, self.report);

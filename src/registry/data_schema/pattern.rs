@@ -11,13 +11,14 @@ use jsonschema::{Draft, Keyword, PatternCache, PatternOptions, ValidationError, 
 use serde_json::{Value, json};
 
 use super::super::payload_json::{BACKTRACKING, Costs, PayloadJson, PayloadNode, backtracking_units};
+use super::super::regex_size::{is_counted_class, size, units_per_byte};
 use super::walk;
 
 /// The keyword that takes the place of `pattern` where a match must be charged for.
 pub(super) const KEYWORD: &str = "unstale-pattern";
 
 /// The largest size of a pattern that is charged for with every text of the schema, and left to the library.
-const MAX_LIGHT_SIZE: u64 = 64;
+const MAX_LIGHT_SIZE: u64 = 16;
 
 /// How often a match may backtrack at first, and at most.
 const BACKTRACK_LIMITS: [usize; 2] = [500, 20_000];
@@ -74,7 +75,7 @@ impl Patterns {
             if let Some(pattern) = schema.get("pattern").and_then(Value::as_str).map(str::to_owned) {
                 match self.kind(&pattern) {
                     Kind::Linear { size } if size <= MAX_LIGHT_SIZE => {
-                        costs.sixteenths_per_byte = costs.sixteenths_per_byte.max(16).max(2 * size);
+                        costs.sixteenths_per_byte = costs.sixteenths_per_byte.max(16 * units_per_byte(size));
                     }
                     kind => {
                         if self.compile_costly(&pattern, kind) {
@@ -88,7 +89,7 @@ impl Patterns {
             let mut backtracking = 0;
             for name in schema.get("patternProperties").and_then(Value::as_object).into_iter().flat_map(|named| named.keys()) {
                 match self.kind(name) {
-                    Kind::Linear { size } => of_names += 2 * size,
+                    Kind::Linear { size } => of_names += 8 * size,
                     Kind::Backtracks => backtracking += 1,
                 }
             }
@@ -142,7 +143,7 @@ impl Costly {
     fn matches(&self, node: PayloadNode<'_>, bytes: u64) -> bool {
         match self {
             Self::Linear { size, validator } => {
-                node.charge_match(bytes.saturating_mul(*size) / 8);
+                node.charge_match(bytes.saturating_mul(units_per_byte(*size)));
                 validator.is_valid(node.unmetered())
             }
             Self::Backtracks { first, last } => {
@@ -197,122 +198,9 @@ impl<'i> Keyword<'i, PayloadJson> for CostlyPattern {
     }
 }
 
-/// Whether a pattern is one class, repeated, from the text's beginning to its end: the library counts characters then.
-fn is_counted_class(pattern: &str) -> bool {
-    let Some(body) = pattern.strip_prefix('^').and_then(|rest| rest.strip_suffix('$')) else { return false };
-    let after = match body.as_bytes() {
-        [b'[', rest @ ..] => {
-            // The first bracket that no escape precedes ends the class.
-            let mut escaped = false;
-            let end = rest.iter().position(|byte| {
-                let ends = *byte == b']' && !escaped;
-                escaped = *byte == b'\\' && !escaped;
-                ends
-            });
-            let Some(end) = end else { return false };
-            &rest[end + 1..]
-        }
-        [b'\\', _, rest @ ..] | [b'.', rest @ ..] => rest,
-        _ => return false,
-    };
-    match after {
-        b"" | b"*" | b"+" => true,
-        [b'{', counts @ .., b'}'] => counts.iter().all(|byte| byte.is_ascii_digit() || *byte == b','),
-        _ => false,
-    }
-}
-
-/// Returns about how many states a pattern has: its characters and classes, counted repetitions written out.
-fn size(pattern: &str) -> u64 {
-    let mut groups = vec![0_u64];
-    // The size of what the next repetition would repeat.
-    let mut last = 0_u64;
-    let mut rest = pattern.chars().peekable();
-    let add = |groups: &mut Vec<u64>, size: u64| {
-        if let Some(group) = groups.last_mut() {
-            *group = group.saturating_add(size);
-        }
-    };
-    while let Some(c) = rest.next() {
-        match c {
-            '\\' => {
-                let is_class_name = matches!(rest.next(), Some('p' | 'P' | 'u' | 'k'));
-                if is_class_name && rest.peek() == Some(&'{') {
-                    rest.by_ref().take_while(|c| *c != '}').for_each(drop);
-                }
-                last = 1;
-            }
-            '[' => {
-                let mut escaped = false;
-                for c in rest.by_ref() {
-                    if c == ']' && !escaped {
-                        break;
-                    }
-                    escaped = c == '\\' && !escaped;
-                }
-                last = 1;
-            }
-            '(' => {
-                groups.push(0);
-                continue;
-            }
-            ')' => {
-                last = if groups.len() > 1 { groups.pop().unwrap_or_default() } else { 0 };
-            }
-            '{' => {
-                let counts: String = rest.by_ref().take_while(|c| *c != '}').collect();
-                let count = counts.split(',').filter_map(|count| count.trim().parse::<u64>().ok()).max().unwrap_or(1);
-                // It was added once.
-                add(&mut groups, last.saturating_mul(count.saturating_sub(1)));
-                last = last.saturating_mul(count.max(1));
-                continue;
-            }
-            '*' | '+' | '?' | '|' | '^' | '$' => continue,
-            _ => last = 1,
-        }
-        add(&mut groups, last);
-    }
-    groups.into_iter().fold(0, u64::saturating_add).max(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counted_repetitions_are_written_out() {
-        for (pattern, expected) in [
-            ("", 1),
-            ("^abc$", 3),
-            ("a{3}", 3),
-            ("(ab){2,5}", 10),
-            ("((a|b){10}c){100}", 2_100),
-            ("[a-z\\]{9}]{4}", 4),
-            ("\\p{Lu}{1,30}x", 31),
-            ("a\\{3}", 4),
-            ("(a{1000}){1000}", 1_000_000),
-            ("a{99999999999999999999}", 1),
-        ] {
-            assert_eq!(size(pattern), expected, "{pattern}");
-        }
-    }
-
-    #[test]
-    fn one_repeated_class_is_told_from_other_patterns() {
-        for (pattern, expected) in [
-            ("^[a-z0-9_-]{1,64}$", true),
-            ("^.{0,1000}$", true),
-            ("^\\d+$", true),
-            ("^[\\]a]*$", true),
-            ("[a-z]{1,64}", false),
-            ("^[a]b$", false),
-            ("^[a-z]{1,64}[0-9]$", false),
-            ("^[a]{1}{2}$", false),
-            ("^(ab){2}$", false),
-        ] {
-            assert_eq!(is_counted_class(pattern), expected, "{pattern}");
-        }
-    }
 
     #[test]
     fn look_around_and_back_references_backtrack() {

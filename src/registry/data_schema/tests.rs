@@ -24,7 +24,7 @@ fn a_violation_names_place_and_keyword_and_nothing_of_the_payload() {
     let tree = json!({"oneOf": [{"type": "integer"}, {"type": "array", "items": {"$ref": "#/$defs/tree"}}]});
     for (schema, text, expected) in [
         (json!({"required": ["id"]}), "{}", "the payload violates `/required`: id is missing"),
-        (json!({"required": ["a\n\u{1b}[31m"]}), "{}", "the payload violates `/required`: a\\u{a}\\u{1b}[31m is missing"),
+        (json!({"required": ["a\n\u{1b}[31m"]}), "{}", "the payload violates `/required`: a\\n\\u{1b}[31m is missing"),
         (json!({"properties": {"id": {"type": "integer"}}}), r#"{"id":"secret"}"#, "the payload at `/id` violates `/properties/id/type`"),
         (
             json!({"additionalProperties": {"type": "integer"}}),

@@ -8,11 +8,11 @@ use jsonschema::error::ValidationErrorKind;
 use serde_json::Value;
 
 use super::super::budget::Budget;
-use super::super::fault::printable;
 use super::super::payload_json::{Meter, PayloadNode};
 use super::{DataSchema, pattern, references, walk};
 use crate::event::Json;
 use crate::event::json::JsonKind;
+use crate::printable::printable;
 
 /// Units of work for the search; beyond it a message names no place.
 const SEARCH_WORK: u64 = 1_000_000;
@@ -95,7 +95,7 @@ impl DataSchema {
 /// Returns a text of a schema as a message may show it: short, and without control characters.
 fn shown(text: &str) -> String {
     let end = text.char_indices().map(|(byte, _)| byte).find(|byte| *byte > MAX_PATH_BYTES);
-    printable(end.map_or_else(|| text.to_owned(), |end| format!("{}…", &text[..end])))
+    end.map_or_else(|| printable(text).into_owned(), |end| format!("{}…", printable(&text[..end])))
 }
 
 /// Names the keywords of a schema whose errors are made of those of other values: the search ends at them.

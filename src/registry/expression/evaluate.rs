@@ -54,7 +54,7 @@ impl<'v> Evaluator<'v, '_, '_> {
     pub(super) fn node(&mut self, node: &'v Node) -> Answer<'v> {
         self.budget.work(1)?;
         match node {
-            Node::Literal(literal) => literal.value().ok_or_else(Fault::of_types),
+            Node::Literal(literal) => Ok(literal.value(self.budget)?),
             Node::Data => self.json(self.scope.event.data),
             Node::Previous => self.scope.event.previous().map_or(Ok(Value::AbsentPrevious), |json| self.json(json)),
             Node::Item => self.scope.item.map_or_else(|| Err(Fault::new("there is no item")), |json| self.json(json)),

@@ -1,13 +1,19 @@
 //! A compiled expression: CEL's syntax tree without what its macros leave behind.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr};
+use cel::common::types::CelBytes;
 use cel::common::value::Val;
 
 use super::pattern::TextPattern;
 use super::value::Value;
+use crate::registry::budget::{Budget, Spent};
 use crate::registry::path::{EventField, Path};
+
+/// What a copy of one of CEL's own values takes beside its text, in bytes.
+const OTHER_BYTES: usize = 64;
 
 /// A node of a compiled expression.
 #[derive(Debug)]
@@ -99,7 +105,7 @@ pub(super) enum Operation {
     Contains,
     StartsWith,
     EndsWith,
-    Matches(TextPattern),
+    Matches(Arc<TextPattern>),
     /// `dyn(x)`: the value itself.
     Same,
     /// Always CEL's own, and what reading one byte costs in units of work.
@@ -149,15 +155,21 @@ impl Literal {
         }
     }
 
-    pub(super) fn value(&self) -> Option<Value<'_>> {
-        Some(match self {
+    /// Returns the value. A copy of what is not shared is charged for.
+    pub(super) fn value(&self, budget: &Budget) -> Result<Value<'_>, Spent> {
+        Ok(match self {
             Self::Null => Value::Null,
             Self::Bool(bool) => Value::Bool(*bool),
             Self::Int(int) => Value::Int(*int),
             Self::UInt(uint) => Value::UInt(*uint),
             Self::Double(double) => Value::Double(*double),
             Self::Text(text) => Value::Borrowed(text),
-            Self::Other(value) => Value::Other(Rc::from(value.clone_as_boxed())),
+            Self::Other(value) => {
+                let bytes = value.downcast_ref::<CelBytes>().map_or(0, |bytes| bytes.inner().len());
+                budget.work(8 + bytes as u64 / 16)?;
+                budget.bytes(OTHER_BYTES + bytes)?;
+                Value::Other(Rc::from(value.clone_as_boxed()))
+            }
         })
     }
 }

@@ -1,35 +1,87 @@
 //! The patterns of `matches`: compiled when the registry loads.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use regex::{Regex, RegexBuilder};
 
-/// Most bytes that a compiled pattern takes. It bounds what a byte of text may cost.
+use crate::registry::regex_size::{is_counted_class, size, units_per_byte};
+
+/// Most bytes that a compiled pattern takes.
 const MAX_COMPILED_BYTES: usize = 4 * 1024 * 1024;
+
+/// The first limit that is tried.
+const MIN_COMPILED_BYTES: usize = 16 * 1024;
+
+/// Most bytes that the compiled patterns of a registry take together.
+const MAX_BYTES_TOGETHER: usize = 64 * 1024 * 1024;
 
 /// A pattern, and what a match costs.
 #[derive(Debug)]
 pub(super) struct TextPattern {
     regex: Regex,
+    units_per_byte: u64,
+}
+
+/// The patterns of a registry, each compiled once.
+#[derive(Debug, Default)]
+pub(in crate::registry) struct TextPatterns {
+    known: HashMap<String, Arc<TextPattern>>,
+    bytes: usize,
+}
+
+/// Why a pattern is refused.
+pub(super) enum PatternRefused {
+    /// What is wrong with it, in one line.
+    Wrong(String),
+    /// The patterns of the registry are too large together.
+    TooMany,
+}
+
+impl TextPatterns {
+    /// Compiles a pattern, or returns the equal one that is known.
+    pub(super) fn compile(&mut self, pattern: &str) -> Result<Arc<TextPattern>, PatternRefused> {
+        if let Some(known) = self.known.get(pattern) {
+            return Ok(Arc::clone(known));
+        }
+        if self.bytes >= MAX_BYTES_TOGETHER {
+            return Err(PatternRefused::TooMany);
+        }
+        let (compiled, bytes) = TextPattern::compile(pattern).map_err(PatternRefused::Wrong)?;
+        self.bytes += bytes;
+        if self.bytes > MAX_BYTES_TOGETHER {
+            return Err(PatternRefused::TooMany);
+        }
+        let compiled = Arc::new(compiled);
+        self.known.insert(pattern.to_owned(), Arc::clone(&compiled));
+        Ok(compiled)
+    }
 }
 
 impl TextPattern {
-    /// Compiles a pattern.
-    ///
-    /// # Errors
-    /// What is wrong with it, in one line.
-    pub(super) fn compile(pattern: &str) -> Result<Self, String> {
-        let regex = RegexBuilder::new(pattern).size_limit(MAX_COMPILED_BYTES).build().map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => "it becomes too large: fewer or smaller repetitions, or (?-u) for ASCII alone".to_owned(),
-            other => other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned(),
-        })?;
-        Ok(Self { regex })
+    /// Compiles a pattern. Returns it with about the bytes that it takes: the first power of two that was enough.
+    fn compile(pattern: &str) -> Result<(Self, usize), String> {
+        let mut bytes = MIN_COMPILED_BYTES;
+        let regex = loop {
+            match RegexBuilder::new(pattern).size_limit(bytes).build() {
+                Ok(regex) => break regex,
+                Err(regex::Error::CompiledTooBig(_)) if bytes < MAX_COMPILED_BYTES => bytes *= 2,
+                Err(regex::Error::CompiledTooBig(_)) => {
+                    return Err("it becomes too large: fewer or smaller repetitions, or (?-u) for ASCII alone".to_owned());
+                }
+                Err(other) => return Err(other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()),
+            }
+        };
+        let size = if is_counted_class(pattern) { 1 } else { size(pattern) };
+        Ok((Self { regex, units_per_byte: units_per_byte(size) }, bytes))
     }
 
     pub(super) fn is_match(&self, text: &str) -> bool {
         self.regex.is_match(text)
     }
 
-    /// Returns the units of work for a text of that many bytes.
+    /// Returns the units of work for a text of that many bytes. Each byte may visit every state of the pattern.
     pub(super) fn work(&self, bytes: usize) -> u64 {
-        8 + bytes as u64
+        8 + (bytes as u64).saturating_mul(self.units_per_byte)
     }
 }

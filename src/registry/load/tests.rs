@@ -397,3 +397,17 @@ fn keywords_that_exist_are_not_warned_of_and_long_matches_are() {
     assert!(warnings("{ properties: { v: { pattern: '(?<!a)b' } } }").contains("grows with the square"));
     assert!(warnings("{ contains: { minContain: 2 } }").contains("did you mean"));
 }
+
+#[test]
+fn equal_patterns_are_shared_and_large_ones_are_too_many_together() {
+    let rules = |count: usize, pattern: &dyn Fn(usize) -> String| {
+        let effects: String =
+            (0..count).map(|n| format!("      - {{ delete: k, when: 'data.s.matches(\"{}\")' }}\n", pattern(n))).collect();
+        format!("events:\n  a:\n    effects:\n{effects}")
+    };
+    registry(&[("a.yaml", &rules(1_000, &|_| r"\\w{60}N".to_owned()))]);
+    registry(&[("a.yaml", &rules(1_000, &|n| format!("^[a-z0-9-]+{n}$")))]);
+    let text = rules(40, &|n| format!(r"\\w{{60}}{n}"));
+    let refused = problems(&text);
+    assert!(refused.contains("too large together"), "{refused}");
+}
