@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use jiff::Timestamp;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
@@ -14,7 +15,7 @@ use super::owed::{healed_by_other_rules, now_ms};
 use crate::broker::{Backoff, BrokerError, Inspector, QueueState};
 use crate::cache::{CommandError, Doubt, Entered, HealDetails, HealFrom, HealRecord, Marks, Outage, Owed, OwedHeal, Tick, Turn};
 use crate::http::Readiness;
-use crate::ops::heal::{Guard, Healed, NotHealed, heal};
+use crate::ops::heal::{Guard, Healed, NotHealed, heal, window};
 
 /// Between two moves of our mark.
 const TICK: Duration = Duration::from_secs(1);
@@ -159,15 +160,15 @@ impl<'s> Healer<'s> {
 
     /// Events go on, and the heal is owed. False where it is to be tried again.
     async fn owe(&self, marks: &Marks, cause: String) -> Result<bool, Unhealed> {
-        let Shared { cache, low, owed, .. } = self.shared;
-        let from = from(marks);
+        let Shared { cache, low, owed, config, .. } = self.shared;
+        let from = from(marks).or_window(window(config), Timestamp::now());
         error!(
             %cause, %from,
             "the broker cannot serve the history: events are applied, and what Redis lost stays readable until the history was read; \
              `unstale status` says what to do"
         );
         let said = cause.clone();
-        cache.owe_heal(&OwedHeal { from, cause, since_ms: now_ms() }).await?;
+        cache.owe_heal(&OwedHeal::new(from, cause, now_ms())).await?;
         let record = record(marks, from, false, HealDetails { owed: Some(Owed::Due), ..HealDetails::default() });
         if !cache.finish_heal(Some(&record), low.now()).await? {
             return Ok(false);

@@ -48,12 +48,12 @@ struct State {
 impl Owed {
     /// Owes a heal from that place on. Redis holds it within a moment, and a worker pays it.
     pub(super) fn owe(&self, from: HealFrom, cause: impl Into<String>) {
-        let owed = OwedHeal { from, cause: cause.into(), since_ms: now_ms() };
+        let owed = OwedHeal::new(from, cause, now_ms());
         self.change(|state| {
-            state.unsaved = Some(match state.unsaved.take() {
-                None => owed,
-                Some(before) => OwedHeal { from: before.from.earlier(owed.from), ..before },
-            });
+            match &mut state.unsaved {
+                Some(before) => before.from = before.from.earlier(owed.from),
+                unsaved => *unsaved = Some(owed),
+            }
             state.tried_at = None;
         });
         self.changed.notify_one();
