@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use jiff::Timestamp;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
@@ -14,7 +15,7 @@ use super::owed::{healed_by_other_rules, now_ms};
 use crate::broker::{Backoff, BrokerError, Inspector, QueueState};
 use crate::cache::{CommandError, Doubt, Entered, HealDetails, HealFrom, HealRecord, Marks, Outage, Owed, OwedHeal, Tick, Turn};
 use crate::http::Readiness;
-use crate::ops::heal::{Guard, Healed, NotHealed, heal};
+use crate::ops::heal::{Guard, Healed, NotHealed, heal, window};
 
 /// Between two moves of our mark.
 const TICK: Duration = Duration::from_secs(1);
@@ -159,15 +160,15 @@ impl<'s> Healer<'s> {
 
     /// Events go on, and the heal is owed. False where it is to be tried again.
     async fn owe(&self, marks: &Marks, cause: String) -> Result<bool, Unhealed> {
-        let Shared { cache, low, owed, .. } = self.shared;
-        let from = from(marks);
+        let Shared { cache, low, owed, config, .. } = self.shared;
+        let from = from(marks).or_window(window(config), Timestamp::now());
         error!(
             %cause, %from,
             "the broker cannot serve the history: events are applied, and what Redis lost stays readable until the history was read; \
              `unstale status` says what to do"
         );
         let said = cause.clone();
-        cache.owe_heal(&OwedHeal { from, cause, since_ms: now_ms() }).await?;
+        cache.owe_heal(&OwedHeal::new(from, cause, now_ms())).await?;
         let record = record(marks, from, false, HealDetails { owed: Some(Owed::Due), ..HealDetails::default() });
         if !cache.finish_heal(Some(&record), low.now()).await? {
             return Ok(false);
@@ -190,9 +191,10 @@ impl<'s> Healer<'s> {
         let progress = marks.take_over_progress(cache, from(marks), live.registry.digest());
         let doubt = marks.doubt();
         let (from, goes_on) = (progress.from, progress.applied_to);
-        let is_first_ever = self.shared.is_first_ever().await;
+        let is_new_broker = self.shared.is_first_ever().await;
+        let has_nothing = is_new_broker && has_nothing_to_heal(doubt, goes_on);
         match (doubt, goes_on) {
-            _ if is_first_ever => {}
+            _ if has_nothing => {}
             (_, Some(offset)) => info!(%from, offset, "going on with the heal of another worker"),
             (Doubt::Lost, None) => {
                 warn!(%from, "Redis lost writes that it had confirmed (an old snapshot, or a replica promoted too early): applying the history again");
@@ -210,7 +212,7 @@ impl<'s> Healer<'s> {
         // How many heals died, and in what, must outlive this one.
         guard.note(guard.found()).await?;
         cache.forward_sequence().await.map_err(outage)?;
-        let healed = if is_first_ever { Healed::NoHistory } else { heal(config, &live.registry, cache, from, &guard).await? };
+        let healed = if has_nothing { Healed::NoHistory } else { heal(config, &live.registry, cache, from, &guard).await? };
         let record = match &healed {
             // A first start, with a queue and a history that are as new as the worker.
             Healed::Applied { events: 0, complete: true, end, .. } if doubt == Doubt::Unknown => {
@@ -225,7 +227,8 @@ impl<'s> Healer<'s> {
                     passed_over: passed_over.clone(),
                     ..HealDetails::default()
                 };
-                Some(record(marks, from, *complete, details))
+                // A history that was missing a moment ago does not hold what was lost before.
+                Some(record(marks, from, *complete && !(is_new_broker && doubt == Doubt::Lost), details))
             }
             Healed::NoHistory if doubt == Doubt::Lost => Some(record(marks, from, false, HealDetails::default())),
             // Where there is no history, there was no queue either: nothing can have arrived
@@ -241,7 +244,8 @@ impl<'s> Healer<'s> {
         self.remembers.store(true, Ordering::Relaxed);
         match healed {
             Healed::Applied { .. } if record.is_none() => {}
-            Healed::Applied { events, effects, complete, passed_over, .. } => {
+            Healed::Applied { events, effects, passed_over, .. } => {
+                let complete = record.as_ref().is_some_and(|record| record.complete);
                 self.shared.metrics.healed();
                 info!(%from, events, effects, seconds = began.0.elapsed().as_secs_f64(), complete, "healed: the history is applied again");
                 if !passed_over.is_empty() {
@@ -257,6 +261,12 @@ impl<'s> Healer<'s> {
         }
         Ok(true)
     }
+}
+
+/// Returns whether a worker that found neither queue nor history has nothing to heal: no checkpoint
+/// shows a loss, and no heal of another worker is under way.
+fn has_nothing_to_heal(doubt: Doubt, goes_on: Option<u64>) -> bool {
+    doubt == Doubt::Unknown && goes_on.is_none()
 }
 
 /// From where on the history is to be applied again.
@@ -322,4 +332,17 @@ pub(super) async fn leave(shared: &Shared) {
     let left = shared.cache.leave(shared.low.now(), shared.low.is_all_settled());
     // Without it another worker takes over after 10 s.
     let _ = tokio::time::timeout(LEAVE_TIMEOUT, left).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_first_start_heals_nothing_only_where_no_loss_shows() {
+        assert!(has_nothing_to_heal(Doubt::Unknown, None));
+        for (doubt, goes_on) in [(Doubt::Lost, None), (Doubt::Replaced, None), (Doubt::Unknown, Some(0)), (Doubt::Lost, Some(7))] {
+            assert!(!has_nothing_to_heal(doubt, goes_on), "{doubt:?} {goes_on:?}");
+        }
+    }
 }

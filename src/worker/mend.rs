@@ -5,12 +5,14 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tracing::{debug, error, info, warn};
 
 use super::Shared;
 use crate::broker::{Mended, Session};
 use crate::cache::HealFrom;
 use crate::http::Readiness;
+use crate::ops::heal::window;
 
 /// Shortest time between two looks.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -102,8 +104,9 @@ fn owe_heal(shared: &Shared, cause: &str) {
         return;
     }
     let low = shared.low.now();
-    // Where nobody has left a low watermark, the heal begins UNSTALE_HEAL_WINDOW before the history's end.
-    let from = if low.time_ms == 0 { HealFrom::default() } else { HealFrom::low(low) };
+    // Where nobody has left a low watermark, the heal begins UNSTALE_HEAL_WINDOW ago, or as long before the
+    // history's end.
+    let from = if low.time_ms == 0 { HealFrom::default() } else { HealFrom::low(low) }.or_window(window(&shared.config), Timestamp::now());
     warn!("{cause}; the history is applied again");
     shared.owed.owe(from, cause);
 }

@@ -28,8 +28,11 @@ const SAVE_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Owed {
     state: Mutex<State>,
-    changed: Notify,
+    /// There is something to save.
+    unsaved: Notify,
     saved: Notify,
+    /// There is something to pay.
+    due: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -48,15 +51,12 @@ struct State {
 impl Owed {
     /// Owes a heal from that place on. Redis holds it within a moment, and a worker pays it.
     pub(super) fn owe(&self, from: HealFrom, cause: impl Into<String>) {
-        let owed = OwedHeal { from, cause: cause.into(), since_ms: now_ms() };
-        self.change(|state| {
-            state.unsaved = Some(match state.unsaved.take() {
-                None => owed,
-                Some(before) => OwedHeal { from: before.from.earlier(owed.from), ..before },
-            });
-            state.tried_at = None;
+        let owed = OwedHeal::new(from, cause, now_ms());
+        self.change(|state| match &mut state.unsaved {
+            Some(before) => before.from = before.from.earlier(owed.from),
+            unsaved => *unsaved = Some(owed),
         });
-        self.changed.notify_one();
+        self.unsaved.notify_one();
     }
 
     /// Waits until Redis holds all that was owed so far: nothing is forgotten then, whatever
@@ -93,7 +93,7 @@ impl Owed {
             is_news
         });
         if is_news {
-            self.changed.notify_one();
+            self.due.notify_one();
         }
     }
 
@@ -106,43 +106,54 @@ pub(super) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Pays what is owed, until `stop`.
+/// Saves and pays what is owed, until `stop`. Saving does not wait for a payment, which may read days
+/// of history: a crash must not forget the debt, and nothing is consumed until Redis holds it.
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     if !shared.config.heals() {
         return;
     }
-    let work = async {
+    let save = async {
         loop {
             shared.gate.open().await;
-            let pause = step(&shared).await;
-            let _ = tokio::time::timeout(pause, shared.owed.changed.notified()).await;
+            match save_once(&shared.owed, &shared.cache).await {
+                Ok(()) => shared.owed.unsaved.notified().await,
+                Err(outage) => {
+                    debug!(cause = %outage, "Redis does not hold yet that a heal is owed");
+                    let _ = tokio::time::timeout(SAVE_AGAIN, shared.owed.unsaved.notified()).await;
+                }
+            }
         }
     };
-    stop.run_until_cancelled(work).await;
+    let pay = async {
+        loop {
+            shared.gate.open().await;
+            pay_if_due(&shared).await;
+            let _ = tokio::time::timeout(AGAIN, shared.owed.due.notified()).await;
+        }
+    };
+    stop.run_until_cancelled(async { tokio::join!(save, pay) }).await;
 }
 
-/// Says what Redis does not know, or pays what is due. How long to wait after it, unless there is
-/// news.
-async fn step(shared: &Shared) -> Duration {
-    let owed = &shared.owed;
-    if let Some(unsaved) = owed.change(|state| state.unsaved.clone()) {
-        match shared.cache.owe_heal(&unsaved).await.map_err(outage) {
-            Ok(()) => {
-                owed.change(|state| {
-                    state.any = true;
-                    if state.unsaved.as_ref() == Some(&unsaved) {
-                        state.unsaved = None;
-                    }
-                });
-                owed.saved.notify_waiters();
-                warn!(cause = %unsaved.cause, from = %unsaved.from, "the history is applied again beside the events that come");
+/// Has Redis hold what it does not hold yet, then asks for a payment.
+async fn save_once(owed: &Owed, cache: &Cache) -> Result<(), Outage> {
+    while let Some(unsaved) = owed.change(|state| state.unsaved.clone()) {
+        cache.owe_heal(&unsaved).await.map_err(outage)?;
+        owed.change(|state| {
+            (state.any, state.tried_at) = (true, None);
+            if state.unsaved.as_ref() == Some(&unsaved) {
+                state.unsaved = None;
             }
-            Err(outage) => {
-                debug!(cause = %outage, "Redis does not hold yet that a heal is owed");
-                return SAVE_AGAIN;
-            }
-        }
+        });
+        owed.saved.notify_waiters();
+        owed.due.notify_one();
+        warn!(cause = %unsaved.cause, from = %unsaved.from, "the history is applied again beside the events that come");
     }
+    Ok(())
+}
+
+/// Pays what is due.
+async fn pay_if_due(shared: &Shared) {
+    let owed = &shared.owed;
     let due = owed.change(|state| {
         let due = state.tried_at.is_none_or(|at| at.elapsed() >= AGAIN);
         if due && (state.any || state.by_other_rules) {
@@ -158,7 +169,6 @@ async fn step(shared: &Shared) -> Duration {
             error!(%cause, retry_in_s = AGAIN.as_secs(), "a heal is owed and cannot be done: `unstale status` says what to do");
         }
     }
-    AGAIN
 }
 
 /// Takes the turn to heal beside live workers, and does what is to be done. An error says why it is

@@ -1,6 +1,8 @@
 //! Heals that are owed, and heals beside live workers. They are safe at any time: replaying never
 //! makes anything staler.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use redis::Value;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,22 @@ pub struct OwedHeal {
     pub cause: String,
     /// Since when, by the worker's clock; milliseconds since the Unix epoch.
     pub since_ms: u64,
+    /// Tells the debts of one process apart.
+    #[serde(skip)]
+    number: u64,
+}
+
+impl OwedHeal {
+    /// Returns a debt of its own: it replaces no other one in Redis.
+    pub fn new(from: HealFrom, cause: impl Into<String>, since_ms: u64) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        Self { from, cause: cause.into(), since_ms, number: NUMBER.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// Returns the field that holds it: the same one at each try.
+    fn field(&self, worker: &str) -> String {
+        format!("{OWED}{worker}:{}:{}", self.since_ms, self.number)
+    }
 }
 
 /// All heals that are owed.
@@ -67,12 +85,12 @@ impl Marks {
 
 impl Cache {
     /// Owes a heal. Each of a cluster's hashes says so: a primary that goes back while it is paid,
-    /// owes it again.
+    /// owes it again. Debts of before stay, and a debt that is owed twice is one.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn owe_heal(&self, owed: &OwedHeal) -> Result<(), CommandError> {
-        let field = [OWED, self.id()].concat();
+        let field = owed.field(self.id());
         let text = serde_json::to_string(owed).map_err(|error| CommandError::Failed(error.to_string()))?;
         self.ask_all(|_| self.marks.iter().map(|marks| super::arguments("HSET", &[marks, &field, &text])).collect()).await.map(drop)
     }
@@ -130,8 +148,12 @@ mod tests {
 
     #[test]
     fn what_is_owed_begins_at_the_earliest_place_and_says_its_first_cause() {
-        let owed =
-            |offset, cause: &str, since_ms| OwedHeal { from: HealFrom { offset: Some(offset), time: None }, cause: cause.into(), since_ms };
+        let owed = |offset, cause: &str, since_ms| OwedHeal {
+            from: HealFrom { offset: Some(offset), time: None },
+            cause: cause.into(),
+            since_ms,
+            number: 0,
+        };
         let text = |owed: &OwedHeal| serde_json::to_string(owed).unwrap();
         let (one, other) = (owed(9, "the second", 2), owed(11, "the first", 1));
         let fields = vec![("owed:a".to_owned(), text(&one)), ("owed:b".to_owned(), text(&other)), ("a".to_owned(), "1:2:3".to_owned())];

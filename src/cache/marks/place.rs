@@ -90,11 +90,21 @@ impl HealFrom {
         Self { offset: low.offset, time: Some(time.max(Timestamp::UNIX_EPOCH)) }
     }
 
-    /// Returns the place that covers both.
+    /// Returns the place itself; where there is none, the time that lies `window` before `now`.
+    /// A heal that begins there reaches back at least as far as one without a place.
+    #[must_use]
+    pub fn or_window(self, window: SignedDuration, now: Timestamp) -> Self {
+        if self != Self::default() {
+            return self;
+        }
+        let time = now.checked_sub(window).unwrap_or(Timestamp::UNIX_EPOCH);
+        Self { offset: None, time: Some(time.max(Timestamp::UNIX_EPOCH)) }
+    }
+
+    /// Returns the place that covers both. A heal without any place must be given one before
+    /// ([`or_window`](Self::or_window)): its window cannot be compared.
     #[must_use]
     pub fn earlier(self, other: Self) -> Self {
-        // A heal without any place takes the default window: that reaches back less far than a
-        // place that somebody knows.
         Self { offset: lower(self.offset, other.offset), time: lower(self.time, other.time) }
     }
 }
@@ -116,6 +126,18 @@ mod tests {
         assert_eq!(place(Some(5), Some(9)).earlier(place(Some(7), Some(3))), place(Some(5), Some(3)));
         assert_eq!(place(None, Some(9)).earlier(place(Some(7), None)), place(Some(7), Some(9)));
         assert_eq!(HealFrom::default().earlier(HealFrom::default()), HealFrom::default());
+    }
+
+    #[test]
+    fn the_default_window_counts_beside_a_known_place() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let hour = SignedDuration::from_hours(1);
+        let window = HealFrom::default().or_window(hour, at(7_200));
+        assert_eq!(window, HealFrom { offset: None, time: Some(at(3_600)) });
+        let known = HealFrom { offset: Some(9), time: Some(at(7_000)) };
+        assert_eq!(known.or_window(hour, at(7_200)), known);
+        assert_eq!(window.earlier(known), HealFrom { offset: Some(9), time: Some(at(3_600)) });
+        assert_eq!(HealFrom::default().or_window(hour, at(60)).time, Some(Timestamp::UNIX_EPOCH));
     }
 
     #[test]

@@ -99,10 +99,14 @@ pub async fn heal(
     }
 }
 
+/// Returns how far back a heal reaches that knows no place.
+pub fn window(config: &Config) -> SignedDuration {
+    config.heal_window.and_then(|window| SignedDuration::try_from(window).ok()).unwrap_or(WINDOW)
+}
+
 async fn apply(config: &Config, registry: &Arc<Registry>, cache: &Cache, from: HealFrom, guard: &Guard<'_>) -> Result<Healed, NotHealed> {
     let mut history = History::connect(&config.amqp).await.map_err(NotHealed::Broker)?;
-    let window = config.heal_window.and_then(|window| SignedDuration::try_from(window).ok()).unwrap_or(WINDOW);
-    let begins = beginning(&mut history, from.offset, from.time, window).await.map_err(NotHealed::Broker)?;
+    let begins = beginning(&mut history, from.offset, from.time, window(config)).await.map_err(NotHealed::Broker)?;
     let Beginning { offset, is_whole, is_empty } = begins;
     if is_empty {
         drain(cache, &CancellationToken::new()).await?;

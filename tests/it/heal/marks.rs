@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redis::AsyncCommands;
-use unstale::cache::{Cache, Died, Doubt, Entered, HealFrom, HealProgress, HealRecord, LowWatermark, Tick, Turn};
+use unstale::cache::{Cache, Died, Doubt, Entered, HealFrom, HealProgress, HealRecord, LowWatermark, OwedHeal, Tick, Turn};
 use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
 use unstale::plan::{Batch, Slot};
 use unstale::registry::{Action, Effect, RuleId};
@@ -265,4 +265,21 @@ async fn a_worker_that_was_taken_for_dead_goes_on() {
     delete(&silent, "a").await.unwrap();
     assert!(matches!(silent.tick(150).await.unwrap(), Tick::Good(_)));
     assert_eq!(other.read_marks().await.unwrap().lowest_ms(), Some(150));
+}
+
+/// Two debts of one worker are two, and the earlier place counts; one that is owed twice is one.
+#[tokio::test]
+async fn a_second_debt_of_a_worker_does_not_replace_the_first() {
+    let server = Redis::start().await;
+    let cache = worker(&server).await;
+    let from = |offset| HealFrom { offset: Some(offset), time: None };
+    let first = OwedHeal::new(from(5), "the first", 1);
+    cache.owe_heal(&first).await.unwrap();
+    cache.owe_heal(&OwedHeal::new(from(9), "the second", 1)).await.unwrap();
+    cache.owe_heal(&first).await.unwrap();
+    let all = cache.read_marks().await.unwrap().owed().all.unwrap();
+    assert_eq!(all.from, from(5));
+    let fields: Vec<String> = server.connection().await.hkeys(MARKS).await.unwrap();
+    assert_eq!(fields.iter().filter(|field| field.starts_with("owed:")).count(), 2, "{fields:?}");
+    assert!(cache.read_marks().await.unwrap().gone("").iter().all(|field| !field.starts_with("owed:")));
 }
