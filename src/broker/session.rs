@@ -7,6 +7,7 @@ use lapin::Channel;
 use tokio::sync::watch;
 
 use super::convert::short;
+use super::deletion::{DeletionSeen, owes_heal};
 use super::failure::{BrokerError, SessionEnded};
 use super::history_object::{HistoryFault, HistoryObject, in_words};
 use super::lane::{Lane, LaneName};
@@ -38,6 +39,7 @@ pub struct Session {
     publish: Arc<Link>,
     history: Option<HistoryObject>,
     found: Found,
+    seen: DeletionSeen,
     /// The lanes' channels. lapin closes a channel with its last handle, and the broker forgets what it had not passed on yet.
     kept_open: Mutex<Vec<(Channel, RecentAcks)>>,
 }
@@ -64,8 +66,6 @@ struct Found {
 pub struct Mended {
     /// Objects that were missing and are declared again, such as ``queue `unstale.dead` ``.
     pub declared: Vec<String>,
-    /// Whether events may have gone to the history alone meanwhile, or be lost with a queue.
-    pub owes_heal: bool,
     /// What is missing or not as it must be, and could not be mended.
     pub problems: Vec<String>,
     /// Why the history cannot be used.
@@ -89,6 +89,21 @@ impl Session {
     /// # Errors
     /// [`BrokerError`]: [`is_final`](BrokerError::is_final) says whether to try again.
     pub async fn open(config: &AmqpConfig, routing_keys: &[String], signer: &Signer, start: Start) -> Result<Self, BrokerError> {
+        Self::open_noting(config, routing_keys, signer, start, &DeletionSeen::default()).await
+    }
+
+    /// As [`open`](Self::open); notes in `seen` what had to be declared although it existed before: events may be in the history alone
+    /// since. It is noted whatever becomes of the opening, and later by [`mend`](Self::mend).
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub async fn open_noting(
+        config: &AmqpConfig,
+        routing_keys: &[String],
+        signer: &Signer,
+        start: Start,
+        seen: &DeletionSeen,
+    ) -> Result<Self, BrokerError> {
         let signal = EndSignal::new();
         let (blocked, blocked_receiver) = watch::channel(false);
         let blocked = Arc::new(blocked);
@@ -103,7 +118,8 @@ impl Session {
             Some(history) => history.is_missing().await,
             None => true,
         };
-        let ensured = topology::ensure(&consume, config, &names, &keys, Depth::Arguments).await;
+        let existed = Some(seen).filter(|_| !history_was_missing);
+        let ensured = topology::ensure(&consume, config, &names, &keys, Depth::Arguments, existed).await;
         let history_ensured = match &history {
             Some(history) => history.ensure(&keys, Depth::Arguments).await,
             None => Ok(Ensured::default()),
@@ -133,6 +149,7 @@ impl Session {
             publish,
             history,
             found,
+            seen: seen.clone(),
             kept_open: Mutex::default(),
         })
     }
@@ -167,6 +184,11 @@ impl Session {
         !self.found.history_was_missing && self.found.declared.iter().any(|declared| owes_heal(declared.kind, Depth::Arguments))
     }
 
+    /// What was noted while it was opened, or by [`mend`](Self::mend), and not taken since.
+    pub fn deletion_seen(&self) -> &DeletionSeen {
+        &self.seen
+    }
+
     /// Why the history could not be used when the session began.
     pub fn history_fault(&self) -> Option<&str> {
         self.found.history_fault.as_deref()
@@ -178,17 +200,15 @@ impl Session {
     }
 
     /// Looks whether every object is still there, declares what is missing, and binds the queues again: what somebody has unbound cannot be seen.
+    /// Where events may have gone to the history alone, [`deletion_seen`](Self::deletion_seen) says so, even after an error.
     ///
     /// # Errors
     /// [`BrokerError::Unreachable`]: what ends a session is reported elsewhere too.
     pub async fn mend(&self) -> Result<Mended, BrokerError> {
         let keys: Vec<String> = self.bound.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
         let mut mended = Mended::default();
-        match topology::ensure(&self.consume, &self.config, &self.names, &keys, Depth::Existence).await {
-            Ok(ensured) => {
-                mended.owes_heal = ensured.declared.iter().any(|declared| owes_heal(declared.kind, Depth::Existence));
-                mended.declared.extend(in_words(&ensured.declared));
-            }
+        match topology::ensure(&self.consume, &self.config, &self.names, &keys, Depth::Existence, Some(&self.seen)).await {
+            Ok(ensured) => mended.declared.extend(in_words(&ensured.declared)),
             Err(BrokerError::Topology(problems)) => mended.problems = problems.iter().map(ToString::to_string).collect(),
             Err(error) => return Err(error),
         }
@@ -269,15 +289,6 @@ impl Session {
             history.close().await;
         }
         consume.close().await;
-    }
-}
-
-/// A retry queue that is new at the start belongs to a changed schedule; one that vanishes later took its messages along.
-fn owes_heal(kind: Kind, depth: Depth) -> bool {
-    match kind {
-        Kind::Exchange | Kind::Main | Kind::Slow => true,
-        Kind::Retry => depth == Depth::Existence,
-        Kind::Dead | Kind::History => false,
     }
 }
 

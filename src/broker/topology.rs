@@ -6,6 +6,7 @@ use lapin::{Channel, ExchangeKind};
 use tokio::time::timeout;
 
 use super::convert::short;
+use super::deletion::{Declaring, DeletionSeen};
 use super::failure::{BrokerError, Refusal, TopologyProblem};
 use super::link::{ANSWER_TIMEOUT, Link};
 use super::names::Names;
@@ -40,6 +41,8 @@ pub(super) enum Depth {
 
 /// Finds or declares the exchange and every queue but for the history, and binds the main queue to `routing_keys`.
 ///
+/// Notes in `seen`, whatever the outcome, what had to be declared although it existed before. `None`: nothing did.
+///
 /// # Errors
 /// [`BrokerError::Topology`] with all that is wrong; [`BrokerError::Unreachable`].
 pub(super) async fn ensure(
@@ -48,8 +51,9 @@ pub(super) async fn ensure(
     names: &Names,
     routing_keys: &[String],
     depth: Depth,
+    seen: Option<&DeletionSeen>,
 ) -> Result<Ensured, BrokerError> {
-    let mut broker = Objects::new(link, config.declare, depth);
+    let mut broker = Objects { seen, ..Objects::new(link, config.declare, depth) };
     broker.exchange(&config.exchange, routing_keys).await?;
     for spec in queue_specs(names) {
         broker.queue(spec).await?;
@@ -110,11 +114,12 @@ struct Objects<'a> {
     channel: Option<Channel>,
     problems: Vec<TopologyProblem>,
     ensured: Ensured,
+    seen: Option<&'a DeletionSeen>,
 }
 
 impl<'l> Objects<'l> {
     fn new(link: &'l Link, policy: DeclarePolicy, depth: Depth) -> Self {
-        Self { link, policy, depth, channel: None, problems: Vec::new(), ensured: Ensured::default() }
+        Self { link, policy, depth, channel: None, problems: Vec::new(), ensured: Ensured::default(), seen: None }
     }
 
     fn ensured(self) -> Result<Ensured, BrokerError> {
@@ -131,9 +136,12 @@ impl<'l> Objects<'l> {
         let found = self.ask(async |channel| declare(channel, true).await).await?;
         let outcome = match (found, self.policy) {
             (Err(Refusal::Missing(_)), DeclarePolicy::All) => {
+                let declaring = Declaring::new(self.seen, Kind::Exchange, self.depth);
                 let declared = self.ask(async |channel| declare(channel, false).await).await?;
                 if declared.is_ok() {
                     self.declared(Kind::Exchange, &object);
+                } else {
+                    declaring.refused();
                 }
                 declared
             }
@@ -186,6 +194,7 @@ impl<'l> Objects<'l> {
         let mut adopted = Vec::new();
         let mut outcome = found;
         if declares {
+            let declaring = Declaring::new(self.seen.filter(|_| is_missing), spec.kind, self.depth);
             outcome = loop {
                 match self.ask(async |channel| declare(channel, false, spec.arguments.clone()).await).await? {
                     // The broker names the first difference only: behind it there may be a worse one, such as another type of queue.
@@ -193,6 +202,9 @@ impl<'l> Objects<'l> {
                     outcome => break outcome,
                 }
             };
+            if outcome.is_err() {
+                declaring.refused();
+            }
         }
         if outcome.is_ok() {
             if is_missing {

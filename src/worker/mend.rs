@@ -46,7 +46,12 @@ pub(super) async fn keep(shared: &Shared, readiness: &Readiness, session: &Sessi
     loop {
         let bindings = u32::try_from(session.bindings()).unwrap_or(u32::MAX);
         tokio::time::sleep(INTERVAL + JITTER.mul_f64(fastrand::f64()) + PER_BINDING.saturating_mul(bindings)).await;
-        match session.mend().await {
+        let mended = session.mend().await;
+        // Until Redis can be worked with, it stays noted: where the heal is to begin is not known before.
+        if shared.gate.is_open() && session.deletion_seen().take() {
+            owe_heal(shared, "a queue or the exchange was deleted while workers ran: events may have gone to the history alone");
+        }
+        match mended {
             Ok(mended) => note(shared, readiness, mended, &mut told),
             // What ends a session is noticed elsewhere.
             Err(cause) => debug!(%cause, "the objects in RabbitMQ cannot be looked at"),
@@ -61,9 +66,6 @@ pub(super) async fn keep(shared: &Shared, readiness: &Readiness, session: &Sessi
 fn note(shared: &Shared, readiness: &Readiness, mended: Mended, told: &mut BTreeSet<String>) {
     if !mended.declared.is_empty() {
         warn!(declared = ?mended.declared, "objects in RabbitMQ were missing: declared again");
-    }
-    if mended.owes_heal {
-        owe_heal(shared, "a queue or the exchange was deleted while workers ran: events may have gone to the history alone");
     }
     for problem in &mended.problems {
         if told.insert(problem.clone()) {

@@ -71,6 +71,11 @@ impl Owed {
         }
     }
 
+    /// Returns whether a heal is owed that Redis does not hold yet.
+    pub(super) fn is_unsaved(&self) -> bool {
+        self.change(|state| state.unsaved.is_some())
+    }
+
     /// Returns whether any heal is owed.
     pub(super) fn any(&self) -> bool {
         self.change(|state| state.any || state.unsaved.is_some())

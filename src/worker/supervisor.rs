@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::suspects::{self, Suspects, Until, WoundDown};
 use super::window::Window;
 use super::yielding::Yielding;
 use super::{LaneEnd, Shared, copies, main_lane, mend, slow_lane};
-use crate::broker::{Backoff, BrokerError, Lane, LaneName, Looker, Session, SessionEnded, SessionWatch, Start};
+use crate::broker::{Backoff, BrokerError, DeletionSeen, Lane, LaneName, Looker, Session, SessionEnded, SessionWatch, Start};
 use crate::cache::CommandError;
 use crate::http::Readiness;
 
@@ -29,6 +29,9 @@ const LOOKS: Duration = Duration::from_secs(1);
 /// Time between two tries to get the signing secret that Redis refuses.
 const SECRET_PAUSE: Duration = Duration::from_secs(5);
 
+/// Maximum time that a worker which stops takes to save that a heal is owed.
+const LAST_SAVE: Duration = Duration::from_secs(1);
+
 /// Opens sessions until told to stop.
 pub(super) struct Supervisor<'s> {
     shared: &'s Shared,
@@ -39,25 +42,39 @@ pub(super) struct Supervisor<'s> {
     careful: bool,
     /// A queue was missing, or may have been, since the last session began.
     saw_deletion: bool,
+    /// What the sessions note of it, also where they are not opened after all.
+    deletion_seen: DeletionSeen,
 }
 
 impl<'s> Supervisor<'s> {
     pub(super) fn new(shared: &'s Shared, readiness: Readiness) -> Self {
-        Self { shared, readiness, stood_before: false, careful: false, saw_deletion: false }
+        Self { shared, readiness, stood_before: false, careful: false, saw_deletion: false, deletion_seen: DeletionSeen::default() }
     }
 
     /// Returns when told to stop, or refused for good before a session ever stood.
     pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<(), BrokerError> {
+        let ended = self.sessions(stop).await;
+        // Who stops now takes what was seen along, unless Redis holds it.
+        self.saw_deletion |= self.deletion_seen.take();
+        if (self.saw_deletion || self.shared.owed.is_unsaved()) && self.shared.gate.is_open() {
+            let _in_time = tokio::time::timeout(LAST_SAVE, mend::owe_what_was_deleted(self.shared, &mut self.saw_deletion)).await;
+        }
+        ended
+    }
+
+    async fn sessions(&mut self, stop: &CancellationToken) -> Result<(), BrokerError> {
         let mut backoff = Backoff::new();
         while !stop.is_cancelled() {
             let Some(opened) = stop.run_until_cancelled(self.open()).await else { break };
+            self.saw_deletion |= self.deletion_seen.take();
             let cause = match opened {
                 Ok(session) => {
                     mend::began(self.shared, &session, !self.stood_before);
-                    self.saw_deletion |= session.owes_heal();
                     self.stood_before = true;
                     let stood_since = Instant::now();
                     let ended = self.serve(session, stop).await;
+                    // A look that was broken off may have declared something.
+                    self.saw_deletion |= self.deletion_seen.take() || ended.as_ref().is_err_and(SessionEnded::queue_may_be_gone);
                     if stop.is_cancelled() {
                         break;
                     }
@@ -69,7 +86,6 @@ impl<'s> Supervisor<'s> {
                         // The next session waits for Redis.
                         Ok(LaneEnd::GaveBack) => continue,
                         Err(ended) => {
-                            self.saw_deletion |= ended.queue_may_be_gone();
                             self.careful = ended.by_unreadable_message();
                             if self.careful {
                                 // The broker is well; the queue stands still until its delivery limit has taken the message out.
@@ -99,7 +115,7 @@ impl<'s> Supervisor<'s> {
     async fn open(&self) -> Result<Session, BrokerError> {
         let routing_keys = self.shared.live.load().registry.routing_keys().to_vec();
         let start = if self.stood_before { Start::Again } else { Start::First };
-        Session::open(&self.shared.config.amqp, &routing_keys, &self.shared.signer, start).await
+        Session::open_noting(&self.shared.config.amqp, &routing_keys, &self.shared.signer, start, &self.deletion_seen).await
     }
 
     /// Runs both lanes on one session until it ends, and closes it.
@@ -166,6 +182,18 @@ impl<'s> Supervisor<'s> {
             slow.nack_all().await?;
         }
         Ok(end)
+    }
+}
+
+impl Drop for Supervisor<'_> {
+    /// Also where the worker is cut, or cannot start.
+    fn drop(&mut self) {
+        if self.saw_deletion || self.deletion_seen.is_noted() || self.shared.owed.is_unsaved() {
+            error!(
+                "the worker ends before Redis holds that a heal is owed, after a queue or the exchange was deleted: events may be in the \
+                 history alone; apply them with `unstale replay`"
+            );
+        }
     }
 }
 

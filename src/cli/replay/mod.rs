@@ -98,6 +98,7 @@ async fn replay(args: &ReplayArgs, config: &Config, registry: &Arc<Registry>, sp
         fence_ttl: config.redis.fence_ttl,
         limits: FoldLimits::default(),
         apply_every: None,
+        patience: None,
         taken_over: TakenOver::default(),
     };
     let cache = if args.dry_run { None } else { Some(Cache::connect(&config.redis, &config.amqp.queue).map_err(CommandError::usage)?) };

@@ -21,6 +21,10 @@ pub use guard::Guard;
 /// Time after which what was read is applied: a heal that takes over begins behind it.
 const APPLY_EVERY: Duration = Duration::from_secs(4);
 
+/// Time without progress after which the broker is given up: whoever asked for the heal finds out
+/// whether all of the broker is away, or the history alone.
+const PATIENCE: Duration = Duration::from_secs(25);
+
 /// How far back a heal reaches where no setting says so.
 const WINDOW: SignedDuration = SignedDuration::from_hours(1);
 
@@ -123,6 +127,7 @@ async fn apply(config: &Config, registry: &Arc<Registry>, cache: &Cache, from: H
         fence_ttl: config.redis.fence_ttl,
         limits: FoldLimits::default(),
         apply_every: Some(APPLY_EVERY),
+        patience: Some(PATIENCE),
         taken_over: taken_over(guard.found()),
     };
     let stop = CancellationToken::new();

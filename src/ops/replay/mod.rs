@@ -61,6 +61,8 @@ pub struct Replay {
     pub limits: FoldLimits,
     /// For how long it is kept before it is applied.
     pub apply_every: Option<Duration>,
+    /// For how long a broker that gives no message is waited for; for ever where there is none.
+    pub patience: Option<Duration>,
     /// State taken over from replays before it.
     pub taken_over: TakenOver,
 }

@@ -47,6 +47,8 @@ struct Run<'a, O> {
     applied_to: u64,
     applied_at: Instant,
     from: u64,
+    /// The broker has failed since then, without progress in between.
+    fails_since: Option<Instant>,
 }
 
 impl Replay {
@@ -92,6 +94,7 @@ impl Replay {
             applied_to: from,
             applied_at: Instant::now(),
             from,
+            fails_since: None,
         };
         run.history.read_from(from);
         if let Err(cause) = run.all().await
@@ -135,6 +138,7 @@ impl<O: Observer> Run<'_, O> {
 
     /// Reads and resolves what has come, about up to `to`, and nothing from `barrier` on.
     async fn step(&mut self, to: u64, barrier: u64) -> Result<(), Cause> {
+        let before = self.next;
         self.note_range(self.next, to.max(self.next + 1)).await?;
         let most = usize::try_from(to - self.next).unwrap_or(usize::MAX).clamp(1, BATCH.into());
         let stop = self.applier.stop;
@@ -154,6 +158,9 @@ impl<O: Observer> Run<'_, O> {
         if within < batch.len() {
             self.next = barrier;
             self.history.read_from(barrier);
+        }
+        if self.next > before {
+            self.fails_since = None;
         }
         self.applier.observer.read(self.next.min(self.end) - self.from, self.end - self.from);
         Ok(())
@@ -248,12 +255,16 @@ impl<O: Observer> Run<'_, O> {
         stop.run_until_cancelled(self.applier.observer.note(step)).await.ok_or(INTERRUPTED)?
     }
 
-    /// Until the broker is there again; an error says why it will not be, or that we are to stop.
+    /// Until the broker is there again; an error says why it will not be, that it was waited for
+    /// long enough, or that we are to stop.
     async fn reconnect(&mut self, mut error: BrokerError) -> Result<(), Cause> {
         let mut backoff = Backoff::new();
         let stop = self.applier.stop;
+        // A connection that can be made again is no progress: the next read may fail as well.
+        let fails_since = *self.fails_since.get_or_insert_with(Instant::now);
         loop {
-            if error.is_final() {
+            let left = self.replay.patience.map(|patience| patience.saturating_sub(fails_since.elapsed()));
+            if error.is_final() || left.is_some_and(|left| left.is_zero()) {
                 return Err(error.to_string());
             }
             self.applier.observer.waiting(&error.to_string());
@@ -261,8 +272,11 @@ impl<O: Observer> Run<'_, O> {
                 tokio::time::sleep(backoff.next_delay(fastrand::f64())).await;
                 self.history.survey(&[]).await
             };
-            match stop.run_until_cancelled(again).await {
-                None => return Err(INTERRUPTED.to_owned()),
+            let again = tokio::time::timeout(left.unwrap_or(Duration::MAX), again);
+            let answer = stop.run_until_cancelled(again).await.ok_or(INTERRUPTED)?;
+            match answer.ok() {
+                // Its patience is over.
+                None => {}
                 Some(Ok(survey)) => {
                     // Deleted and declared anew, or cut short by a node that went: the rest will
                     // not come.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lapin::ExchangeKind;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use unstale::broker::{BrokerError, LaneName, Mended, Session, Signer, Start};
+use unstale::broker::{BrokerError, DeletionSeen, LaneName, Mended, Session, Signer, Start};
 use unstale::config::{DeclarePolicy, HistoryConfig};
 
 use super::{SOON, config, declare_exchange, declare_queue, depth, keys, next, open, other, publish, with_headers};
@@ -193,11 +193,11 @@ async fn what_was_deleted_is_declared_and_told() {
     for (queue, owes_heal) in [(&names.retry[0].1, true), (&names.dead, false), (&names.slow, true), (&names.history, false)] {
         delete(queue).await;
         let mended = session.mend().await.unwrap();
-        assert_eq!((mended.declared, mended.owes_heal), (vec![format!("queue `{queue}`")], owes_heal));
+        assert_eq!((mended.declared, session.deletion_seen().take()), (vec![format!("queue `{queue}`")], owes_heal));
     }
     other(rabbitmq).await.exchange_delete(config.exchange.as_str().into(), Default::default()).await.unwrap();
     let mended = session.mend().await.unwrap();
-    assert_eq!((mended.declared, mended.owes_heal), (vec![format!("exchange `{}`", config.exchange)], true));
+    assert_eq!((mended.declared, session.deletion_seen().take()), (vec![format!("exchange `{}`", config.exchange)], true));
     publish(&session, &config, "user.updated", b"{}").await;
     assert_eq!(depth(&other(rabbitmq).await, &names.main).await, 1, "it is bound again");
 
@@ -216,6 +216,29 @@ async fn what_was_deleted_is_declared_and_told() {
     let mended = fourth.mend().await.unwrap();
     assert!(mended.problems.len() == 1 && mended.problems[0].contains(&names.retry[0].1), "{mended:?}");
     assert!(mended.history_fault.is_some_and(|words| words.contains(".history")));
+}
+
+#[tokio::test]
+async fn a_deletion_is_noted_even_where_the_session_cannot_begin() {
+    let rabbitmq = rabbitmq().await;
+    let mut config = config(&rabbitmq.url());
+    config.history = Some(HistoryConfig { max_age: Duration::from_secs(3_600), max_bytes: 1 << 30 });
+    let seen = DeletionSeen::default();
+    let again = async || Session::open_noting(&config, &keys(&["a"]), &Signer::default(), Start::Again, &seen).await;
+    let session = again().await.unwrap();
+    let names = session.names().clone();
+    assert!(!seen.is_noted(), "nothing existed before");
+
+    // The main queue is gone, and another object keeps the next session from beginning.
+    let channel = other(rabbitmq).await;
+    for queue in [&names.main, &names.dead] {
+        channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    }
+    declare_queue(&channel, &names.dead, table(&[("x-queue-type", text("classic"))])).await;
+    problems(again().await.unwrap_err());
+    assert!(seen.take(), "a session that cannot begin");
+    problems(again().await.unwrap_err());
+    assert!(!seen.is_noted(), "what is refused was not declared");
 }
 
 #[tokio::test]

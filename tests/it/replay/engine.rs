@@ -14,6 +14,7 @@ use unstale::registry::{LoadOptions, Registry};
 
 use super::{declare, publish_users, users, wait_recorded};
 use crate::end_to_end::stage::Stage;
+use crate::support::{Proxy, rabbitmq};
 
 const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
@@ -28,13 +29,19 @@ fn replay(limits: FoldLimits) -> Replay {
         fence_ttl: Duration::from_secs(86_400),
         limits,
         apply_every: None,
+        patience: None,
         taken_over: TakenOver::default(),
     }
 }
 
 fn config(stage: &Stage) -> Config {
+    config_at(stage, stage.broker_settings()[0].1)
+}
+
+fn config_at(stage: &Stage, amqp_url: &str) -> Config {
     let (redis, schemas) = (stage.redis.url(), stage.schemas.path().to_str().unwrap().to_owned());
-    let pairs = [("UNSTALE_REDIS_URL", redis.as_str()), ("UNSTALE_SCHEMAS", &schemas)].into_iter().chain(stage.broker_settings());
+    let own = [("UNSTALE_REDIS_URL", redis.as_str()), ("UNSTALE_SCHEMAS", &schemas), ("UNSTALE_AMQP_URL", amqp_url)];
+    let pairs = own.into_iter().chain(stage.broker_settings().into_iter().skip(1));
     let pairs = pairs.map(|(name, value)| (name.into(), value.into()));
     Config::from_pairs(pairs, |_| unreachable!(), Scope::All).unwrap().0
 }
@@ -107,6 +114,36 @@ impl Observer for DiesAt {
         self.notes.push(step);
         if dies { Err("dead".to_owned()) } else { Ok(()) }
     }
+}
+
+/// Takes the broker away before anything is read.
+struct TakesAway(Proxy);
+
+impl Observer for TakesAway {
+    async fn note(&mut self, _step: Step) -> Result<(), String> {
+        self.0.down().await;
+        Ok(())
+    }
+}
+
+/// A heal must end: whoever asked for it finds out what is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_patience_a_broker_that_gives_nothing_is_waited_for_so_long_and_no_longer() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    declare(&stage).await;
+    publish_users(&stage, 0..10).await;
+    wait_recorded(&stage, 10).await;
+    let proxy = Proxy::start(&rabbitmq().await.addr()).await;
+    let config = config_at(&stage, &stage.broker_settings()[0].1.replace(&rabbitmq().await.addr(), &proxy.addr()));
+    let registry = Arc::new(Registry::load(&LoadOptions::for_run(&config.registry)).unwrap().registry);
+    let mut history = History::connect(&config.amqp).await.unwrap();
+    let patience = Duration::from_millis(500);
+    let replay = Replay { patience: Some(patience), ..replay(FoldLimits::default()) };
+    let (begun, stop, mut away) = (std::time::Instant::now(), CancellationToken::new(), TakesAway(proxy));
+    let run = replay.run(&mut history, &registry, None, &mut away, &stop);
+    let report = tokio::time::timeout(Duration::from_secs(30), run).await.expect("it ends").unwrap();
+    assert!(begun.elapsed() >= patience);
+    assert_eq!(report.rest.map(|rest| rest.since), Some(0), "nothing was applied");
 }
 
 /// What the next one takes over, as heals keep it in Redis.
