@@ -5,6 +5,9 @@
 -- unstale's own keys. Such members leave the set, and their keys stay.
 local call, pcall = redis.call, redis.pcall
 local n = pcall('INCR', KEYS[1])
+if type(n) ~= 'number' and standing_number(KEYS[1]) then
+  return n
+end
 if type(n) ~= 'number' or n <= 1 or n > LAST_NUMBER then
   -- The sequence is new, was lost, or somebody else wrote it: it must not run behind what leases remember, so it goes on from the clock.
   n = clock_micros()
