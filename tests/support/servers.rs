@@ -24,6 +24,12 @@ impl Servers {
     pub(crate) fn a_look_needs_a_permission(&self) -> bool {
         self.rabbitmq >= (4, 2, 6)
     }
+
+    /// Whether a stream that the broker has broken ends the connection of each publisher whose message
+    /// is bound to it. Earlier versions leave such a stream out.
+    pub(crate) fn a_broken_stream_ends_publishers(&self) -> bool {
+        self.rabbitmq >= (4, 1, 0)
+    }
 }
 
 /// The servers of this run, asked once.
