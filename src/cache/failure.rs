@@ -117,7 +117,7 @@ const OUTAGES: [(&str, &str); 19] = [
 const FOR_A_PERSON: [&str; 5] = ["NOAUTH", "WRONGPASS", "DENIED", "MOVED", "ASK"];
 
 /// What a command that the server does not know means.
-const UNKNOWN_COMMAND: &str = "unknown command: Redis 7.0 or newer is needed";
+const UNKNOWN_COMMAND: &str = "unknown command: Redis 7.0 or newer is needed, with no command renamed";
 
 /// What an answer of Redis' means for the command named.
 pub(super) fn classify(command: &str, error: &ServerError) -> CommandError {
@@ -298,10 +298,18 @@ mod tests {
             (
                 "ERR",
                 "unknown command 'PEXPIREAT', with args beginning with: 'secret'",
-                "SET: ERR unknown command: Redis 7.0 or newer is needed",
+                "SET: ERR unknown command: Redis 7.0 or newer is needed, with no command renamed",
             ),
-            ("ERR", "Unknown Redis command called from script script: secret", "SET: ERR unknown command: Redis 7.0 or newer is needed"),
-            ("ERR", "Unknown command called from script script: secret", "SET: ERR unknown command: Redis 7.0 or newer is needed"),
+            (
+                "ERR",
+                "Unknown Redis command called from script script: secret",
+                "SET: ERR unknown command: Redis 7.0 or newer is needed, with no command renamed",
+            ),
+            (
+                "ERR",
+                "Unknown command called from script script: secret",
+                "SET: ERR unknown command: Redis 7.0 or newer is needed, with no command renamed",
+            ),
         ] {
             assert_eq!(of(code, detail), CommandError::Refused(message.into()));
         }
