@@ -37,7 +37,8 @@ impl Cache {
     }
 }
 
-/// Software by the field of its own version. The others say as `redis_version` whose commands they know.
+/// Software by the field of its own version. In `redis_version` each names the Redis that it is
+/// compatible with.
 const SOFTWARE: [(&str, &str); 3] = [("valkey_version", "Valkey"), ("dragonfly_version", "Dragonfly"), ("redis_version", "Redis")];
 
 fn read(info: &str) -> Server {

@@ -137,7 +137,8 @@ pub(super) fn client(url: &Url, tls: &TlsConfig) -> Result<redis::Client, CacheE
         .set_nodelay(true)
         .set_keepalive(TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5)))
         .set_linger_time(Duration::ZERO);
-    // `CLIENT SETINFO` is in no documented ACL (Redis 7.0 does not know it): each connection would leave an entry in the ACL log.
+    // The documented ACL has no `CLIENT SETINFO`, which Redis 7.0 does not know: each connection
+    // would leave an entry in the ACL log.
     let settings = info.redis_settings().clone().set_skip_set_lib_name();
     let info = info.set_tcp_settings(tcp).set_redis_settings(settings);
     let encrypted = matches!(info.addr(), ConnectionAddr::TcpTls { .. });

@@ -1,4 +1,4 @@
-//! Certificates, against a real Redis and a real RabbitMQ that speak TLS: those that cannot be used, and one that logs in.
+//! Certificates that cannot be used, and one that logs in: real servers that speak TLS.
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -198,7 +198,7 @@ impl Case {
         }
     }
 
-    /// Runs another command of the program to its end, as a user of that name: code, stdout, stderr.
+    /// Runs another command of the program to its end, as that user: code, stdout, stderr.
     async fn run(&self, user: &str, args: &[&str]) -> (i32, String, String) {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_unstale"));
         command.args(args).env_clear().stdin(std::process::Stdio::null());
