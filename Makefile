@@ -39,6 +39,12 @@ test: export RUST_TEST_THREADS := $(or $(RUST_TEST_THREADS),$(shell expr 2 '*' "
 test: install-servers ## Install what is missing, and run every test against servers that the tests start themselves
 	cargo test --locked
 
+.PHONY: test-matrix
+# Servers of other roots are started through more processes: a bit less at once than `make test`.
+test-matrix: export RUST_TEST_THREADS := $(or $(RUST_TEST_THREADS),3)
+test-matrix: ## The integration tests on later servers (RabbitMQ 4, Redis 8, Valkey), in roots of Debian trixie and sid that it makes as root (PAIRS=sid-valkey and ONLY="permissions dlq" choose)
+	scripts/test-matrix.sh $(PAIRS) -- $(ONLY)
+
 .PHONY: soak
 soak: install-servers ## The tests that have a full size, at that size: an hour and more (UNSTALE_SOAK_SEEDS=3,7 picks seeds)
 	UNSTALE_FULL_RUNS=1 cargo test --locked --test it -- --include-ignored --nocapture --test-threads 1 \

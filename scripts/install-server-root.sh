@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes a root with the servers of a later Debian release, for tests beside this machine's own servers:
 #   scripts/install-server-root.sh trixie|sid     prints the root's folder (.local/roots/RELEASE)
-# It needs root rights and debootstrap, which it installs where apt-get is there. A root that is complete is kept as it is.
+# It needs root rights and debootstrap, which it installs where apt-get is there. A root that is complete is kept as it is. DEBIAN_MIRROR
+# names another mirror than deb.debian.org, UNSTALE_TEST_ROOTS another folder for roots.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,6 +12,7 @@ case $release in
     *) echo "unknown release \`$release\`: trixie and sid are known" >&2; exit 64 ;;
 esac
 root=${UNSTALE_TEST_ROOTS:-$PWD/.local/roots}/$release
+mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 if [ -e "$root/complete" ]; then
     echo "$root"
     exit 0
@@ -20,14 +22,20 @@ if [ "$(id -u)" -ne 0 ]; then
     echo "  scripts/install-server-root.sh $release" >&2
     exit 1
 fi
+
+step="installing debootstrap"
+failed() {
+    echo "scripts/install-server-root.sh: $step failed (its own words are above). Is $mirror within reach? DEBIAN_MIRROR names another one." >&2
+}
+trap failed ERR
 {
     command -v debootstrap >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends debootstrap; }
     rm -rf "$root"
     mkdir -p "$root"
-    # debootstrap has no other way to accept the index of a mirror that is frozen at an older day.
-    printf 'Acquire::Check-Valid-Until "false";\n' >"$root.apt"
-    debootstrap --variant=minbase "$release" "$root" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
-    mv "$root.apt" "$root/etc/apt/apt.conf.d/90valid-until"
+    step="debootstrap of $release from $mirror"
+    debootstrap --variant=minbase "$release" "$root" "$mirror" || { tail -n 5 "$root/debootstrap/debootstrap.log"; false; }
+    # A mirror that is frozen at an older day has an index that is no longer valid.
+    printf 'Acquire::Check-Valid-Until "false";\n' >"$root/etc/apt/apt.conf.d/90valid-until"
     cp /etc/resolv.conf "$root/etc/resolv.conf"
     # Without it RabbitMQ looks for `localhost` for 50 s and gives up.
     printf '127.0.0.1 localhost %s\n::1 localhost\n' "$(hostname)" >"$root/etc/hosts"
@@ -37,9 +45,12 @@ fi
     for setting in /etc/apt/apt.conf.d/*proxy*; do
         if [ -e "$setting" ]; then cp "$setting" "$root/etc/apt/apt.conf.d/"; fi
     done
+    step="installing the servers of $release from $mirror"
     scripts/in-server-root.sh "$root" sh -c \
-        'export DEBIAN_FRONTEND=noninteractive
-         apt-get update -q && apt-get install -y -q --no-install-recommends rabbitmq-server redis-server redis-sentinel valkey-server
+        'set -e
+         export DEBIAN_FRONTEND=noninteractive
+         apt-get update -q -o APT::Update::Error-Mode=any
+         apt-get install -y -q --no-install-recommends rabbitmq-server redis-server redis-sentinel valkey-server
          apt-get clean'
     touch "$root/complete"
 } >&2

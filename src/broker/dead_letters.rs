@@ -20,11 +20,12 @@ pub use death::Death;
 
 use super::consume::consume;
 use super::convert::{Delivery, short};
-use super::failure::{BrokerError, Refusal, SessionEnded, TopologyProblem};
+use super::failure::{BrokerError, GRANT, Refusal, SessionEnded, TopologyProblem};
 use super::lane::Tag;
 use super::link::{ANSWER_TIMEOUT, EndSignal, Link, answered};
 use super::names::Names;
 use super::origin::Origins;
+use super::permitted::refused_read;
 use super::signature::Signer;
 use crate::config::AmqpConfig;
 
@@ -85,6 +86,10 @@ impl DeadLetters {
         let link = Link::connect(config, " dlq", &signal, &blocked).await?;
         let names = Names::new(&config.queue, &config.retry_delays);
         let total = count(&link, &names.dead).await?;
+        // RabbitMQ before 4.2.6 counts the messages of a queue for users who may not read it.
+        if let Some(problem) = refused_read(&link, &names.dead).await? {
+            return Err(BrokerError::Topology(vec![problem]));
+        }
         let origins = Origins::new(signer, &names);
         Ok(Self {
             link,
@@ -281,7 +286,7 @@ async fn count(link: &Link, queue: &str) -> Result<u32, BrokerError> {
                 words,
                 "workers declare it when they start: start one with `unstale run`, or look at UNSTALE_QUEUE and at the virtual host in UNSTALE_AMQP_URL",
             ),
-            Refusal::Forbidden(words) => problem(words, "the user needs the permission `read` on it"),
+            Refusal::Forbidden(words) => problem(words, GRANT),
             Refusal::Differs(words) => problem(words, "somebody holds it for himself"),
             Refusal::Unsupported(words) | Refusal::Passing(words) => BrokerError::Unreachable(words),
         }),

@@ -8,6 +8,9 @@ use lapin::{Error, ErrorKind};
 
 use crate::tls;
 
+/// What to do about a missing permission.
+pub(super) const GRANT: &str = "grant the permission: \"Permissions in RabbitMQ\" in docs/OPERATIONS.md lists them for each user";
+
 /// Why there is no session.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BrokerError {
@@ -15,7 +18,10 @@ pub enum BrokerError {
     #[error("RabbitMQ cannot be reached: {0}")]
     Unreachable(String),
     /// Trying again will not help: credentials, virtual host, permissions.
-    #[error("RabbitMQ refused us: {0}; check the user, the password and the virtual host in UNSTALE_AMQP_URL")]
+    #[error(
+        "RabbitMQ refused us: {0}; check the user, the password and the virtual host in UNSTALE_AMQP_URL, and \
+             that the user has permissions there: \"Permissions in RabbitMQ\" in docs/OPERATIONS.md"
+    )]
     Refused(String),
     /// A setting cannot be used.
     #[error("{0}")]
@@ -55,7 +61,7 @@ impl HistoryProblem {
                 "workers declare it when they start, unless UNSTALE_HISTORY=off (which brokers without streams need): without it there is \
                  nothing to replay. Look at UNSTALE_QUEUE and at the virtual host in UNSTALE_AMQP_URL"
             }
-            Self::Forbidden => "the user needs the permission `read` on it",
+            Self::Forbidden => GRANT,
             Self::NotAStream => "move its messages and delete it by hand, or set UNSTALE_QUEUE to another name",
             Self::Broken => "look at the broker's log; a stream that stays so is deleted by hand, and the workers declare it anew",
         }
@@ -175,7 +181,7 @@ pub enum PublishError {
     #[error("RabbitMQ did not take the message (basic.nack): a queue is full or has lost its quorum")]
     Nacked,
     /// The broker refused it in these words: no such exchange, no permission.
-    #[error("RabbitMQ refused the message: {0}")]
+    #[error("RabbitMQ refused the message: {}", with_advice(.0))]
     Refused(String),
     /// The message cannot be sent as it is.
     #[error("{0}")]
@@ -186,6 +192,11 @@ pub enum PublishError {
     /// The connection is gone, or gave no confirm in time: the message may have arrived or not.
     #[error(transparent)]
     Ended(#[from] SessionEnded),
+}
+
+/// The broker's words, and what to do where a permission is missing.
+fn with_advice(words: &str) -> String {
+    if words.contains("ACCESS_REFUSED") { format!("{words}; {GRANT}") } else { words.to_owned() }
 }
 
 /// What an operation on an object came to, when it failed.

@@ -14,12 +14,10 @@ use tokio::time::timeout;
 
 use super::consume::consume;
 use super::convert::{long, short};
-use super::failure::{BrokerError, Refusal, TopologyProblem};
+use super::failure::{BrokerError, GRANT, Refusal, TopologyProblem};
 use super::link::{EndSignal, Link};
 use super::names::Names;
 use crate::config::AmqpConfig;
-
-const ADVICE: &str = "grant the permission: docs/OPERATIONS.md lists them";
 
 /// Maximum time for one answer. A broker that says nothing, as in a memory alarm, has refused
 /// nothing: the worker goes on.
@@ -38,9 +36,7 @@ pub(super) async fn check(config: &AmqpConfig, names: &Names) -> Result<(), Brok
     let link = Link::connect(config, " permissions", &EndSignal::new(), &blocked).await?;
     let mut problems = Vec::new();
     for queue in [&names.main, &names.slow] {
-        if let Some(words) = refused_read(&link, queue).await? {
-            problems.push(problem(format!("queue `{queue}`"), words));
-        }
+        problems.extend(refused_read(&link, queue).await?);
     }
     // Last, since nothing may follow it in an alarm.
     if let Some(words) = refused_publish(&link, names).await? {
@@ -50,7 +46,7 @@ pub(super) async fn check(config: &AmqpConfig, names: &Names) -> Result<(), Brok
 }
 
 fn problem(object: String, what: String) -> TopologyProblem {
-    TopologyProblem { object, what, advice: ADVICE.to_owned() }
+    TopologyProblem { object, what, advice: GRANT.to_owned() }
 }
 
 /// Publishes a message that no queue can take: the broker checks the permission before it looks for a queue.
@@ -65,14 +61,15 @@ async fn refused_publish(link: &Link, names: &Names) -> Result<Option<String>, B
     Ok(timeout(PATIENCE, published).await.ok().and_then(forbidden))
 }
 
-/// Asks for a consumer that the broker must refuse: it checks the permission before the arguments.
-async fn refused_read(link: &Link, queue: &str) -> Result<Option<String>, BrokerError> {
-    let Some(queue) = short(queue) else { return Ok(None) };
+/// Returns the problem where the user may not consume a queue. Nothing is consumed: it asks for a
+/// consumer that the broker must refuse, and the broker checks the permission before the arguments.
+pub(super) async fn refused_read(link: &Link, name: &str) -> Result<Option<TopologyProblem>, BrokerError> {
+    let Some(queue) = short(name) else { return Ok(None) };
     let channel: Channel = link.channel().await?;
     let mut impossible = FieldTable::default();
     impossible.insert("x-priority".into(), long("a permission check: no number"));
     let answer = timeout(PATIENCE, consume(&channel, 1, queue, 1, impossible)).await;
-    Ok(answer.ok().and_then(|answer| forbidden(answer.map(drop))))
+    Ok(answer.ok().and_then(|answer| forbidden(answer.map(drop))).map(|words| problem(format!("queue `{name}`"), words)))
 }
 
 /// Any other refusal says nothing of permissions.

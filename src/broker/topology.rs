@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::convert::short;
 use super::deletion::{Declaring, DeletionSeen};
-use super::failure::{BrokerError, Refusal, TopologyProblem};
+use super::failure::{BrokerError, GRANT, Refusal, TopologyProblem};
 use super::link::{ANSWER_TIMEOUT, Link};
 use super::names::Names;
 use super::queue_specs::{Kind, QueueSpec, history_spec, queue_specs};
@@ -299,7 +299,7 @@ impl<'l> Objects<'l> {
                 self.problem(object, words, advice);
             }
             Refusal::Forbidden(words) => {
-                self.problem(object, words, "grant the permission, or declare it by other means and set UNSTALE_DECLARE=none");
+                self.problem(object, words, format!("{GRANT}; or declare it by other means and set UNSTALE_DECLARE=none"));
             }
             Refusal::Unsupported(words) => {
                 self.problem(object, words, "unstale needs RabbitMQ 3.10 or later with quorum queues");

@@ -116,6 +116,9 @@ const OUTAGES: [(&str, &str); 19] = [
 /// Codes that waiting does not end.
 const FOR_A_PERSON: [&str; 5] = ["NOAUTH", "WRONGPASS", "DENIED", "MOVED", "ASK"];
 
+/// What a command that the server does not know means.
+const UNKNOWN_COMMAND: &str = "unknown command: Redis 7.0 or newer is needed, with no command renamed";
+
 /// What an answer of Redis' means for the command named.
 pub(super) fn classify(command: &str, error: &ServerError) -> CommandError {
     let details = error.details().unwrap_or_default();
@@ -131,9 +134,14 @@ pub(super) fn classify(command: &str, error: &ServerError) -> CommandError {
         ("not an integer", "not an integer or out of range"),
         ("would overflow", "the counter would overflow"),
         ("invalid expire", "invalid expire time"),
-        ("unknown command", "unknown command: Redis 7.0 or newer is needed"),
+        ("unknown command", UNKNOWN_COMMAND),
+        // Within a script: Redis, and Valkey.
+        ("Unknown Redis command called from script", UNKNOWN_COMMAND),
+        ("Unknown command called from script", UNKNOWN_COMMAND),
         ("Unsupported option", "unsupported option: Redis 7.0 or newer is needed"),
+        // Within a script: Redis 7.0, then Redis since 7.2 and Valkey.
         ("user executing the script can't", "no permission"),
+        ("ACL failure in script", "no permission"),
     ];
     match (code, known.iter().find(|(sign, _)| details.contains(sign))) {
         ("ERR", Some((_, meaning))) => CommandError::Refused(format!("{command}: ERR {meaning}")),
@@ -280,6 +288,28 @@ mod tests {
             ("ERR", "value is not an integer or out of range", "SET: ERR not an integer or out of range"),
             ("ERR", "Error running script (call to f_1): @user_script:3: WRONGTYPE Operation against secret", "SET: WRONGTYPE"),
             ("ERR", "The user executing the script can't run this command", "SET: ERR no permission"),
+            ("ERR", "The user executing the script can't access at least one of the keys mentioned", "SET: ERR no permission"),
+            ("ERR", "ACL failure in script: No permissions to access a key script: secret", "SET: ERR no permission"),
+            (
+                "ERR",
+                "ACL failure in script: User worker has no permissions to run the 'incr' command script: secret",
+                "SET: ERR no permission",
+            ),
+            (
+                "ERR",
+                "unknown command 'PEXPIREAT', with args beginning with: 'secret'",
+                "SET: ERR unknown command: Redis 7.0 or newer is needed, with no command renamed",
+            ),
+            (
+                "ERR",
+                "Unknown Redis command called from script script: secret",
+                "SET: ERR unknown command: Redis 7.0 or newer is needed, with no command renamed",
+            ),
+            (
+                "ERR",
+                "Unknown command called from script script: secret",
+                "SET: ERR unknown command: Redis 7.0 or newer is needed, with no command renamed",
+            ),
         ] {
             assert_eq!(of(code, detail), CommandError::Refused(message.into()));
         }

@@ -137,7 +137,10 @@ pub(super) fn client(url: &Url, tls: &TlsConfig) -> Result<redis::Client, CacheE
         .set_nodelay(true)
         .set_keepalive(TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5)))
         .set_linger_time(Duration::ZERO);
-    let info = info.set_tcp_settings(tcp);
+    // The documented ACL has no `CLIENT SETINFO`, which Redis 7.0 does not know: each connection
+    // would leave an entry in the ACL log.
+    let settings = info.redis_settings().clone().set_skip_set_lib_name();
+    let info = info.set_tcp_settings(tcp).set_redis_settings(settings);
     let encrypted = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
     if !encrypted {
         if tls.ca_pem.is_some() || tls.cert_pem.is_some() || tls.key_pem.is_some() {

@@ -80,14 +80,15 @@ fn write_text(status: &Status, findings: &Findings, out: &mut impl Write) -> io:
         writeln!(out, "  history: {}", history(&broker.history, status))?;
     }
     if let Ok(redis) = &status.redis {
-        let unknown = || "version unknown".to_owned();
+        let version =
+            redis.version.as_ref().map_or_else(|| "version unknown".to_owned(), |version| format!("{} {version}", redis.software));
         let role = match redis.role.as_deref() {
             Some("master") => "primary",
             Some("slave") => "replica",
             _ => "role unknown",
         };
         let replicas = redis.replicas.map_or_else(String::new, |count| format!(", replicas: {count}"));
-        writeln!(out, "\nRedis  {}  {}, {role}{replicas}", redis.address, redis.version.clone().unwrap_or_else(unknown))?;
+        writeln!(out, "\nRedis  {}  {version}, {role}{replicas}", redis.address)?;
         if redis.workers.is_empty() {
             writeln!(out, "\nno worker has reported within 30 s")?;
         } else {

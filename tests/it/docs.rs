@@ -9,11 +9,14 @@ use unstale::reason::Reason;
 use unstale::registry::{LoadOptions, MissingVars, Registry, RuleName, Verb, run_examples};
 use unstale::telemetry::Metrics;
 
+use crate::support::servers;
+
 const SCHEMAS: &str = include_str!("../../docs/SCHEMAS.md");
 const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
 const READERS: &str = include_str!("../../docs/READERS.md");
 const FAULTS: &str = include_str!("../../docs/FAULTS.md");
 const CONSISTENCY: &str = include_str!("../../docs/CONSISTENCY.md");
+const SERVICES: &str = include_str!("../../docs/SERVICES.md");
 const README: &str = include_str!("../../README.md");
 
 /// A fenced block of a page.
@@ -174,6 +177,7 @@ fn links_between_the_pages_lead_somewhere() {
         ("docs/SCHEMAS.md", "docs", SCHEMAS),
         ("docs/OPERATIONS.md", "docs", OPERATIONS),
         ("docs/READERS.md", "docs", READERS),
+        ("docs/SERVICES.md", "docs", SERVICES),
         ("README.md", "", README),
     ] {
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
@@ -188,6 +192,20 @@ fn links_between_the_pages_lead_somewhere() {
             }
         }
     }
+}
+
+/// Patch releases are not compared, and a machine's own servers are not either.
+#[test]
+fn the_servers_of_the_matrix_are_those_that_the_page_names() {
+    if std::env::var_os("UNSTALE_TEST_ROOT").is_none() {
+        return;
+    }
+    let servers = servers();
+    let ((rabbitmq, rabbitmq_minor, _), (redis, redis_minor, _)) = (servers.rabbitmq, servers.redis);
+    let cells = [format!("{rabbitmq}.{rabbitmq_minor}."), format!("{} {redis}.{redis_minor}.", servers.redis_software)];
+    let is_this_run = |row: &&str| row.split('|').skip(1).zip(&cells).all(|(cell, begin)| cell.trim().starts_with(begin.as_str()));
+    let (_, rows) = SERVICES.split_once("## Tested servers").unwrap();
+    assert!(rows.lines().any(|row| is_this_run(&row)), "docs/SERVICES.md has no row of {servers:?}");
 }
 
 /// The anchor that GitHub makes of a heading.

@@ -30,7 +30,11 @@ fn the_demonstration_has_the_documented_permissions() {
     const DEFINITIONS: &str = include_str!("../../demo/rabbitmq/definitions.json");
     const USERS: &str = include_str!("../../demo/redis/users.acl");
     let definitions: serde_json::Value = serde_json::from_str(DEFINITIONS).unwrap();
-    for (user, comment) in [("unstale", "# UNSTALE_DECLARE=all"), ("shop", "# a publisher")] {
+    for (user, comment) in [
+        ("unstale", "# UNSTALE_DECLARE=all"),
+        ("shop", "# a publisher"),
+        ("operator", "# a person with `unstale dlq` and `unstale status`"),
+    ] {
         let [configure, write, read] = documented_permissions(comment);
         let documented = serde_json::json!({ "user": user, "vhost": "/", "configure": configure, "write": write, "read": read });
         let permissions = definitions["permissions"].as_array().unwrap();

@@ -8,6 +8,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use redis::AsyncCommands;
 
 use crate::support::guard::Guarded;
+use crate::support::servers::version_of;
 use crate::support::{self, Proxy, RabbitMq, Redis, unique, wait_until};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -81,6 +82,20 @@ async fn a_restarted_broker_keeps_confirmed_messages() {
         matches!(got, Ok(Some(message)) if message.data == b"body")
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_servers_that_run_are_those_that_were_asked_for() {
+    let (servers, node, redis) = (support::servers(), support::rabbitmq().await, support::redis().await);
+    let running = node.ctl(&["eval", "io:format(rabbit_misc:version()), io:nl()."]).await;
+    assert_eq!(version_of(&running), servers.rabbitmq, "{running}");
+    let info: String = redis::cmd("INFO").arg("server").query_async(&mut redis.connection().await).await.unwrap();
+    let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let running = value("valkey_version").map_or(("Redis", value("redis_version")), |version| ("Valkey", Some(version)));
+    assert_eq!(running.0, servers.redis_software);
+    assert_eq!(version_of(running.1.unwrap()), servers.redis);
+    let asked = std::env::var("UNSTALE_TEST_REDIS").unwrap_or_else(|_| "redis".to_owned());
+    assert_eq!(servers.redis_software.to_lowercase(), asked);
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
-//! Certificates that cannot be used, against a real Redis that speaks TLS.
+//! Certificates that cannot be used, and one that logs in: real servers that speak TLS.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::support::{Redis, Worker, port, wait_until};
+use crate::end_to_end::stage::Stage;
+use crate::support::{RabbitMq, Redis, Worker, port, wait_until};
 
 const SOON: std::time::Duration = std::time::Duration::from_secs(30);
 
@@ -104,4 +105,46 @@ fn a_key_that_does_not_fit_its_certificate_ends_the_start_with_64() {
         );
         assert!(!error.contains("BEGIN"), "{error}");
     }
+}
+
+/// Copies of the fixtures, where a server of another root sees them.
+fn fixtures() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["ca.pem", "server.pem", "server.key.pem", "client.pem", "client.key.pem"] {
+        std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls").join(name), folder.path().join(name)).unwrap();
+    }
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clients_certificate_is_a_login_to_rabbitmq() {
+    let (files, tls_port) = (fixtures(), port::free());
+    let file = |name: &str| path(files.path(), name);
+    let config = format!(
+        "listeners.ssl.1 = 127.0.0.1:{tls_port}\nssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n\
+         ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\nssl_cert_login_from = common_name\n\
+         auth_mechanisms.1 = EXTERNAL\nauth_mechanisms.2 = PLAIN\n",
+        file("ca.pem"),
+        file("server.pem"),
+        file("server.key.pem"),
+    );
+    let broker = RabbitMq::start_with(&["rabbitmq_auth_mechanism_ssl"], &config).await;
+    // The certificate's common name.
+    broker.add_user("unstale test client", "unused", "/", [".*"; 3]).await;
+    let stage = Stage::on_broker(&broker, &[("a.yaml", "events: { a.b: { effects: [ { delete: x } ] } }")]).await;
+    stage.set("x", "old").await;
+    let url = format!("amqps://localhost:{tls_port}/%2f?auth_mechanism=external");
+    let worker = stage
+        .worker(&[
+            ("UNSTALE_AMQP_URL", &url),
+            ("UNSTALE_AMQP_TLS_CA_FILE", &file("ca.pem")),
+            ("UNSTALE_AMQP_TLS_CERT_FILE", &file("client.pem")),
+            ("UNSTALE_AMQP_TLS_KEY_FILE", &file("client.key.pem")),
+        ])
+        .await;
+    stage.publish("a.b", "{}").await;
+    stage.wait_gone("x").await;
+    let connections = broker.ctl(&["list_connections", "user", "auth_mechanism"]).await;
+    assert!(connections.contains("unstale test client\tEXTERNAL"), "{connections}");
+    assert!(worker.terminate().await.success());
 }

@@ -1,6 +1,7 @@
 //! Clocks that are wrong, for processes that the tests start: a shim tells them another time than the
 //! kernel's. Time still passes as it does, and monotonic clocks are left alone. Linux only.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -43,12 +44,18 @@ time_t time(time_t *now) {
 "#;
 
 /// The environment of a process whose clock is so many hours ahead of ours; nothing where it is
-/// right.
-pub(crate) fn settings(hours_ahead: i32) -> Vec<(&'static str, String)> {
+/// right. The shim is copied to `folder`, which a server of another root must see.
+pub(crate) fn settings(hours_ahead: i32, folder: &Path) -> Vec<(&'static str, String)> {
     if hours_ahead == 0 {
         return Vec::new();
     }
-    vec![("LD_PRELOAD", shim().to_owned()), ("CLOCK_APART_S", (hours_ahead * 3_600).to_string())]
+    let library = folder.join("clock.so");
+    // A running server has it mapped: it is not written again.
+    if !library.exists() {
+        std::fs::copy(shim(), &library).expect("the folder is ours");
+    }
+    let library = library.to_str().expect("an ordinary path").to_owned();
+    vec![("LD_PRELOAD", library), ("CLOCK_APART_S", (hours_ahead * 3_600).to_string())]
 }
 
 /// The shim's library, built once with the C compiler that Rust links with as well.

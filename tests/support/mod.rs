@@ -16,6 +16,7 @@ pub(crate) mod rabbitmq;
 pub(crate) mod redis;
 pub(crate) mod redis_cluster;
 pub(crate) mod sentinels;
+pub(crate) mod servers;
 pub(crate) mod wait;
 pub(crate) mod worker;
 
@@ -26,6 +27,7 @@ pub(crate) use rabbitmq::RabbitMq;
 pub(crate) use redis::Redis;
 pub(crate) use redis_cluster::RedisCluster;
 pub(crate) use sentinels::Sentinels;
+pub(crate) use servers::servers;
 pub(crate) use wait::{wait_for, wait_until};
 pub(crate) use worker::Worker;
 

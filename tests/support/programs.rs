@@ -3,6 +3,9 @@
 //! - `UNSTALE_TEST_ROOT` names a root that `scripts/install-server-root.sh` made. Without it the
 //!   programs are this machine's.
 //! - `UNSTALE_TEST_REDIS` is `redis` (the default) or `valkey`: which of the two plays Redis.
+//!
+//! `make test-matrix` sets them. Servers of a root share `/tmp`, `/proc`, `/dev` and the network with
+//! the tests, so a test that hands a file to a server puts it into a temporary folder.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,7 +25,10 @@ pub(crate) fn server_command(name: &str) -> Command {
     match root {
         None => Command::new(find(&name, Path::new("/")).unwrap_or_else(|| panic!("{name} {MISSING}"))),
         Some(root) => {
-            let program = find(&name, &root).unwrap_or_else(|| panic!("{name} is not in {}", root.display()));
+            assert!(std::env::temp_dir().starts_with("/tmp"), "servers of another root see /tmp alone: unset TMPDIR");
+            let program = find(&name, &root).unwrap_or_else(|| {
+                panic!("{name} is not in UNSTALE_TEST_ROOT={}: make the root with scripts/install-server-root.sh", root.display())
+            });
             let mut command = Command::new(IN_ROOT);
             command.arg(&root).arg(Path::new("/").join(program.strip_prefix(&root).expect("it was found there")));
             command

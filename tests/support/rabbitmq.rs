@@ -109,7 +109,7 @@ impl RabbitMq {
         let log = self.folder.path().join("log");
         let output = std::fs::File::options().create(true).append(true).open(&log).expect("the log opens");
         let mut command = self.command("rabbitmq-server");
-        command.envs(super::clock::settings(self.hours_ahead));
+        command.envs(super::clock::settings(self.hours_ahead, self.folder.path()));
         command.stdout(output.try_clone().expect("the log opens")).stderr(output);
         let mut process = Guarded::spawn(command, Some(self.folder.path()));
         super::wait_until(Duration::from_secs(90), "rabbitmq-server takes an AMQP connection", async || {

@@ -59,7 +59,7 @@ impl Redis {
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", "", "--appendonly", "no", "--dir"])
             .arg(self.folder.path())
             .args(&self.args)
-            .envs(super::clock::settings(self.hours_ahead))
+            .envs(super::clock::settings(self.hours_ahead, self.folder.path()))
             .stdout(output)
             .stderr(Stdio::null());
         let mut process = Guarded::spawn(command, Some(self.folder.path()));

@@ -103,7 +103,9 @@ pub enum HistoryFacts {
 pub struct RedisFacts {
     /// Its address, without a password.
     pub address: String,
-    /// `7.0.15`
+    /// `Redis`, or what speaks its protocol, such as `Valkey`.
+    pub software: &'static str,
+    /// The version of that, such as `7.0.15`.
     pub version: Option<String>,
     /// `master` or `slave`
     pub role: Option<String>,

@@ -87,6 +87,7 @@ async fn ask_redis(config: &Config, cache: &Cache) -> Result<(RedisFacts, Vec<Re
     });
     let facts = RedisFacts {
         address: addresses.join(","),
+        software: server.software,
         version: server.version,
         role: server.role,
         replicas: server.replicas,

@@ -49,6 +49,10 @@ impl Findings {
 const BROKEN_HISTORY: &str = "workers go on without it, and try again by themselves; if it stays, the broker has broken the stream: delete it \
      (`rabbitmqctl delete_queue`, or the management UI), and workers declare it anew; or set UNSTALE_HISTORY=off";
 
+/// What to do about a missing permission in RabbitMQ.
+const GRANT: &str = "grant this user the permissions of a person with `unstale dlq` and `unstale status`: \"Permissions in RabbitMQ\" in \
+     docs/OPERATIONS.md";
+
 /// Judges how things stand.
 pub fn judge(status: &Status) -> Findings {
     let mut findings = Findings::default();
@@ -155,7 +159,7 @@ fn judge_broker(broker: &BrokerFacts, redis: Option<&RedisFacts>, now: Timestamp
             "workers declare it within half a minute, unless UNSTALE_DECLARE=none; or set UNSTALE_HISTORY=off where the broker has no streams",
         ),
         HistoryFacts::Unknown(words) if words.contains("ACCESS_REFUSED") => {
-            findings.problem(format!("the history cannot be looked at: {words}"), "grant `read` on it");
+            findings.problem(format!("the history cannot be looked at: {words}"), GRANT);
         }
         HistoryFacts::Unknown(words) => findings.problem(format!("the broker does not serve the history: {words}"), BROKEN_HISTORY),
         HistoryFacts::Missing | HistoryFacts::Empty | HistoryFacts::Stands { .. } => {}
@@ -168,7 +172,8 @@ fn first_name(broker: &BrokerFacts) -> &str {
 
 fn judge_queue(queue: &QueueFacts, broker: &BrokerFacts, redis: Option<&RedisFacts>, now: Timestamp, findings: &mut Findings) {
     if let Some(words) = &queue.unknown {
-        findings.problem(format!("`{}` cannot be looked at: {words}", queue.name), "look at the broker's log, or grant the permission");
+        let advice = if words.contains("ACCESS_REFUSED") { GRANT } else { "look at the broker's log" };
+        findings.problem(format!("`{}` cannot be looked at: {words}", queue.name), advice);
         return;
     }
     if !queue.exists {

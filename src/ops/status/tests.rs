@@ -39,6 +39,7 @@ pub(crate) fn well() -> Status {
         }),
         redis: Ok(RedisFacts {
             address: "redis://127.0.0.1:6379/0".to_owned(),
+            software: "Redis",
             version: Some("7.0.15".to_owned()),
             role: Some("master".to_owned()),
             replicas: Some(1),

@@ -69,14 +69,14 @@ async fn a_primary_that_became_a_replica() {
 async fn out_of_memory() {
     let server = Redis::start().await;
     let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
-    run::<()>(&mut redis, &["CONFIG", "SET", "maxmemory", "1mb"]).await;
+    run::<()>(&mut redis, &["CONFIG", "SET", "maxmemory", "1"]).await;
     for effects in [effects().to_vec(), vec![effect(0, "t", Action::InvalidateTag)], vec![effect(0, "v", Action::BumpVersion)]] {
         let oom = try_apply(&cache, &effects).await.unwrap_err();
         assert!(oom.cause.contains("OOM"), "{oom}");
         assert!(cache.probe().await.unwrap_err().cause.contains("OOM"));
         run::<()>(&mut redis, &["CONFIG", "SET", "maxmemory", "0"]).await;
         recovers(&cache).await;
-        run::<()>(&mut redis, &["CONFIG", "SET", "maxmemory", "1mb"]).await;
+        run::<()>(&mut redis, &["CONFIG", "SET", "maxmemory", "1"]).await;
     }
 }
 

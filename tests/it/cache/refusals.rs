@@ -96,6 +96,19 @@ async fn a_member_that_we_may_not_touch_leaves_the_other_tags_of_its_call_innoce
 }
 
 #[tokio::test]
+async fn a_command_that_is_renamed_is_refused_for_good_also_within_a_script() {
+    let server = Redis::start_with(&["--rename-command", "INCR", "", "--rename-command", "INCRBY", ""]).await;
+    let mut redis = server.connection().await;
+    let cache = cache(&server.url(), "q").await;
+    run::<()>(&mut redis, &["SADD", "cache_tag:t", "k"]).await;
+    let effects = [effect(0, "t", Action::InvalidateTag), effect(0, "n", Action::BumpVersion), effect(0, "k", Action::Delete)];
+    let mut applied = apply(&cache, &effects).await;
+    applied.unsettled.sort_by_key(|(slot, _)| *slot);
+    let words = |command: &str| refused(&format!("{command}: ERR unknown command: Redis 7.0 or newer is needed, with no command renamed"));
+    assert_eq!(applied.unsettled, [(slot(0), words("invalidate_tag")), (slot(1), words("INCRBY"))]);
+}
+
+#[tokio::test]
 async fn without_a_right_to_our_own_keys_the_probe_says_what_to_grant() {
     let server = Redis::start().await;
     let mut redis = server.connection().await;

@@ -16,7 +16,13 @@ fn file(name: &str) -> PathBuf {
 #[tokio::test]
 async fn a_private_authority_and_a_clients_certificate() {
     let port = port::free().to_string();
-    let [ca, cert, key] = ["ca.pem", "server.pem", "server.key.pem"].map(|name| file(name).to_str().unwrap().to_owned());
+    // A server of another root sees temporary files, and not this repository.
+    let seen = tempfile::tempdir().unwrap();
+    let [ca, cert, key] = ["ca.pem", "server.pem", "server.key.pem"].map(|name| {
+        let copy = seen.path().join(name);
+        std::fs::copy(file(name), &copy).unwrap();
+        copy.to_str().unwrap().to_owned()
+    });
     let _server = Redis::start_with(&[
         "--tls-port",
         &port,

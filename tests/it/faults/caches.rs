@@ -111,7 +111,7 @@ async fn redis_made_a_replica_and_a_primary_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_out_of_memory_and_relieved() {
     through(&[], on_shared_broker().await, async |on| {
-        on.config("maxmemory", "1mb").await;
+        on.config("maxmemory", "1").await;
         on.noticed().await;
         on.config("maxmemory", "0").await;
     })

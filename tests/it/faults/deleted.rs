@@ -7,7 +7,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel};
 
 use crate::end_to_end::stage::{SOON, Stage};
-use crate::support::{RabbitMq, Worker, wait_until};
+use crate::support::{RabbitMq, Worker, servers, wait_until};
 
 const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
@@ -153,6 +153,16 @@ async fn a_history_that_the_broker_has_broken_stops_nothing() {
     broker.restart().await;
     stage.reconnect().await;
     wait_until(MENDED, "it is ready again", async || ready(&worker).await).await;
+    if servers().a_broken_stream_ends_publishers() {
+        // Nobody can publish until somebody does what `status` says.
+        let (_, status) = crate::status::json(&stage, &[]).await;
+        let problems = status["problems"].to_string();
+        assert!(problems.contains("the broker does not serve the history"), "{status:#}");
+        assert!(problems.contains("`rabbitmqctl delete_queue`"), "{status:#}");
+        let history = format!("{}.history", stage.queue);
+        broker.ctl(&["delete_queue", &history]).await;
+        wait_until(MENDED, "the history is declared again", async || stage.exists_queue(&history).await).await;
+    }
     publish(&stage, 0..1).await;
     stage.wait_gone("user:0").await;
     // One that starts now as well.

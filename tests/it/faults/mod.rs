@@ -8,6 +8,7 @@ mod copies;
 mod crashes;
 mod deleted;
 mod forged;
+mod headers;
 mod limits;
 mod load;
 mod neighbours;

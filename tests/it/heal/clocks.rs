@@ -8,7 +8,8 @@ const SOME: u32 = 200;
 
 /// Redis goes back before the deletes, and the worker makes them again.
 async fn lose_and_heal(stage: &Stage, hours_ahead: i32) {
-    let settings = clock::settings(hours_ahead);
+    let folder = tempfile::tempdir().unwrap();
+    let settings = clock::settings(hours_ahead, folder.path());
     let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let mut worker = stage.worker(&settings).await;
     wait_marks(stage, 1).await;
@@ -56,7 +57,8 @@ async fn a_broker_three_hours_apart_serves_all_of_a_heal() {
 async fn what_a_dead_worker_of_another_clock_did_is_healed_by_the_next() {
     for hours_ahead in [3, -3] {
         let stage = Stage::with(&rabbitmq().await.url(), Redis::start().await, &[("users.yaml", USERS)]).await;
-        let settings = clock::settings(hours_ahead);
+        let folder = tempfile::tempdir().unwrap();
+        let settings = clock::settings(hours_ahead, folder.path());
         let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let dead = stage.worker(&settings).await;
         wait_marks(&stage, 1).await;

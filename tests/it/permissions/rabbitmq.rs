@@ -11,7 +11,7 @@ use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
 use redis::AsyncCommands;
 
 use super::{documented_acl, documented_permissions};
-use crate::support::{self, RabbitMq, Redis, Worker, unique, wait_until};
+use crate::support::{self, RabbitMq, Redis, Worker, servers, unique, wait_until};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -198,6 +198,20 @@ impl Case {
         }
     }
 
+    /// Runs another command of the program to its end, as that user: code, stdout, stderr.
+    async fn run(&self, user: &str, args: &[&str]) -> (i32, String, String) {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_unstale"));
+        command.args(args).env_clear().stdin(std::process::Stdio::null());
+        command.env("UNSTALE_AMQP_URL", self.broker.url_as(user, "secret", "/"));
+        command.env("UNSTALE_REDIS_URL", format!("redis://unstale:secret@{}/0", self.redis.addr()));
+        command.env("UNSTALE_SCHEMAS", self.schemas.path()).env("UNSTALE_VAR_CATALOGUE", &self.catalogue);
+        command.env("UNSTALE_EXCHANGE", &self.exchange).env("UNSTALE_QUEUE", &self.queue);
+        command.env("UNSTALE_RETRY_DELAYS", "100ms,200ms").env("UNSTALE_LOG", "error");
+        let output = command.output().await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
     /// The worker ends with 69 and names what it may not.
     async fn assert_refused(&self, declare: &str, permissions: [&str; 3], named: &str) {
         self.permit(&self.user, permissions).await;
@@ -207,9 +221,12 @@ impl Case {
         assert_eq!(status.code(), Some(69), "with {permissions:?}:\n{told}");
         let named = self.named(named);
         assert!(told.contains("ACCESS_REFUSED") && told.contains(&named), "with {permissions:?} {named} is not named:\n{told}");
-        assert!(told.contains("grant the permission"), "{told}");
+        assert!(told.contains(ADVICE), "{told}");
     }
 }
+
+/// Every refusal of a permission names where they are listed.
+const ADVICE: &str = r#""Permissions in RabbitMQ" in docs/OPERATIONS.md"#;
 
 async fn catalogue() -> String {
     let app = Router::new()
@@ -286,7 +303,7 @@ async fn with_queues_the_exchange_is_somebody_elses() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_none_the_worker_only_consumes_and_copies() {
     let case = Case::new().await;
-    let permissions = documented_permissions("# UNSTALE_DECLARE=none");
+    let permissions = documented_permissions("# UNSTALE_DECLARE=none:");
     let [configure, write, read] = permissions;
 
     case.permit(&case.user, permissions).await;
@@ -298,9 +315,10 @@ async fn with_none_the_worker_only_consumes_and_copies() {
 
     case.declare_everything().await;
     // Nothing is declared: what is used later is asked for at the start.
+    let all_but = |queue: &str| read.replace(r"(\..*)?", &r"(\.(slow|dead|history|retry\..*))?".replace(queue, "~"));
     for (less, named) in [
-        ([configure, write, &read.replace("slow|", "")], "queue 'unstale.slow'"),
-        ([configure, write, "^$"], "queue 'unstale'"),
+        ([configure, write, &all_but("slow")], "queue 'unstale.slow'"),
+        ([configure, write, "^events$"], "queue 'unstale'"),
         ([configure, "^$", read], "exchange 'amq.default'"),
     ] {
         case.assert_refused("none", less, named).await;
@@ -308,7 +326,7 @@ async fn with_none_the_worker_only_consumes_and_copies() {
 
     // Redis holds no mark: it may have gone back.
     let _: () = case.redis.connection().await.del(format!("unstale:mark:{}", case.queue)).await.unwrap();
-    case.permit(&case.user, [configure, write, &read.replace("|history", "")]).await;
+    case.permit(&case.user, [configure, write, &all_but("history")]).await;
     let mut worker = case.start("none");
     // The heal is owed; invalidation goes on without it.
     worker.wait_ready().await;
@@ -319,6 +337,32 @@ async fn with_none_the_worker_only_consumes_and_copies() {
     let mut worker = case.start("none");
     worker.wait_ready().await;
     case.do_everything(&worker).await;
+    assert!(!worker.stderr().contains("cannot be looked at"), "{}", worker.stderr());
+    assert!(worker.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_smallest_set_is_enough_and_a_warning_names_what_cannot_be_looked_at() {
+    let case = Case::new().await;
+    case.declare_everything().await;
+    let permissions = documented_permissions("# UNSTALE_DECLARE=none, the smallest set");
+    let [configure, write, read] = permissions;
+    for (less, named) in [
+        ([configure, write, &read.replace("slow|", "")], "queue 'unstale.slow'"),
+        ([configure, write, "^$"], "queue 'unstale'"),
+        ([configure, "^$", read], "exchange 'amq.default'"),
+    ] {
+        case.assert_refused("none", less, named).await;
+    }
+    case.permit(&case.user, permissions).await;
+    let mut worker = case.start("none");
+    worker.wait_ready().await;
+    case.do_everything(&worker).await;
+    for unseen in ["exchange `events`", "queue `unstale.dead`", "queue `unstale.retry.100ms`"] {
+        let warning = format!("{} cannot be looked at", case.named(unseen));
+        let warned = worker.stderr().contains(&warning);
+        assert_eq!(warned, servers().a_look_needs_a_permission(), "{warning}:\n{}", worker.stderr());
+    }
     assert!(worker.terminate().await.success());
 }
 
@@ -340,7 +384,7 @@ async fn a_redis_user_with_less_is_refused_at_start() {
 async fn a_copy_that_may_not_be_published_is_told_and_its_event_kept() {
     let case = Case::new().await;
     case.declare_everything().await;
-    let permissions = documented_permissions("# UNSTALE_DECLARE=none");
+    let permissions = documented_permissions("# UNSTALE_DECLARE=none:");
     let [configure, _, read] = permissions;
     case.permit(&case.user, permissions).await;
     let mut worker = case.start("none");
@@ -364,9 +408,105 @@ async fn a_user_that_is_refused_heals_nothing_first() {
     let _: () = redis.set("shop:deleted", "old").await.unwrap();
     let publisher = case.publisher().await;
     case.publish(&publisher, "all.verbs", r#"{"n":1}"#).await;
-    let [configure, _, read] = documented_permissions("# UNSTALE_DECLARE=none");
+    let [configure, _, read] = documented_permissions("# UNSTALE_DECLARE=none:");
     case.assert_refused("none", [configure, "^$", read], "exchange 'amq.default'").await;
     let stands: bool = redis.exists("shop:deleted").await.unwrap();
     let entered: bool = redis.exists(&marks).await.unwrap();
     assert!(stands && !entered, "nothing was done in Redis");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_with_dlq_and_status_may_look_replay_and_drop() {
+    let case = Case::new().await;
+    let operator = unique("operator");
+    case.broker.ctl(&["add_user", &operator, "secret"]).await;
+    let permissions = documented_permissions("# a person with `unstale dlq`");
+    let [configure, write, read] = permissions;
+    case.permit(&operator, permissions).await;
+    let mut worker = case.start_at(&case.broker.url(), "all");
+    worker.wait_ready().await;
+    wait_until(SOON, "nothing needs a person", async || case.run(&operator, &["status"]).await.0 == 0).await;
+
+    // An empty queue shows what may not be read, too.
+    case.permit(&operator, [configure, write, &read.replace("dead|", "")]).await;
+    for args in [&["dlq", "list"][..], &["dlq", "show"], &["dlq", "replay"], &["dlq", "drop", "--yes"]] {
+        let (code, out, err) = case.run(&operator, args).await;
+        assert_eq!((code, out.as_str()), (69, ""), "{args:?}: {err}");
+        assert!(err.contains(&case.named("queue `unstale.dead`: ACCESS_REFUSED")) && err.contains(ADVICE), "{args:?}: {err}");
+    }
+    case.permit(&operator, permissions).await;
+    let (code, out, err) = case.run(&operator, &["dlq", "list"]).await;
+    assert_eq!((code, out), (0, case.named("0 dead letters in `unstale.dead`\n")), "{err}");
+
+    let publisher = case.publisher().await;
+    for _ in 0..2 {
+        case.publish(&publisher, "all.verbs", "not JSON").await;
+    }
+    wait_until(SOON, "two dead letters", async || case.depth(".dead").await == 2).await;
+    let (code, out, _) = case.run(&operator, &["status"]).await;
+    assert!(code == 1 && out.starts_with("1 thing needs a person:\n"), "{out}");
+    let (code, out, err) = case.run(&operator, &["dlq", "show"]).await;
+    assert!(code == 0 && out.contains("not JSON"), "{out}{err}");
+
+    let without_default = write.replace(r"amq\.default|", "");
+    case.permit(&operator, [configure, &without_default, read]).await;
+    let (code, _, err) = case.run(&operator, &["dlq", "replay"]).await;
+    assert!(code != 0 && err.contains("amq.default") && err.contains(ADVICE), "{code}: {err}");
+    assert_eq!(case.depth(".dead").await, 2, "nothing is lost by it");
+    case.permit(&operator, permissions).await;
+    let (code, _, err) = case.run(&operator, &["dlq", "replay"]).await;
+    assert!(code == 0 && err.contains("replayed 2 dead letters"), "{code}: {err}");
+    wait_until(SOON, "they are dead letters again", async || case.depth(".dead").await == 2).await;
+    let (code, _, err) = case.run(&operator, &["dlq", "drop", "--yes"]).await;
+    assert_eq!(code, 0, "{err}");
+    wait_until(SOON, "nothing needs a person", async || case.run(&operator, &["status"]).await.0 == 0).await;
+
+    // What `status` may not see, it names.
+    case.permit(&operator, [configure, write, &read.replace("|history", "")]).await;
+    let (code, out, _) = case.run(&operator, &["status"]).await;
+    assert!(code == 1 && out.contains("the history cannot be looked at") && out.contains(ADVICE), "{out}");
+    case.permit(&operator, [configure, "^$", read]).await;
+    let (code, out, _) = case.run(&operator, &["status"]).await;
+    let unseen = case.named("`unstale.slow` cannot be looked at");
+    assert_eq!(
+        (code == 1, out.contains(&unseen)),
+        if servers().a_look_needs_a_permission() { (true, true) } else { (false, false) },
+        "{out}"
+    );
+    assert!(worker.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_with_replay_needs_the_history_alone() {
+    let case = Case::new().await;
+    let replayer = unique("replayer");
+    case.broker.ctl(&["add_user", &replayer, "secret"]).await;
+    case.declare_everything().await;
+    let publisher = case.publisher().await;
+    case.publish(&publisher, "all.verbs", r#"{"n":1}"#).await;
+    let [configure, write, read] = documented_permissions("# a person with `unstale replay`");
+    case.permit(&replayer, [configure, write, "^$"]).await;
+    let (code, _, err) = case.run(&replayer, &["replay", "--since", "1h"]).await;
+    assert!(code == 69 && err.contains(&case.named("unstale.history")) && err.contains(ADVICE), "{code}: {err}");
+    let _: () = case.redis.connection().await.set("shop:deleted", "old").await.unwrap();
+    case.permit(&replayer, [configure, write, read]).await;
+    let (code, out, err) = case.run(&replayer, &["replay", "--since", "1h"]).await;
+    assert_eq!(code, 0, "{out}{err}");
+    let exists: bool = case.redis.connection().await.exists("shop:deleted").await.unwrap();
+    assert!(!exists, "{out}{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_without_any_permission_is_sent_to_the_page() {
+    let case = Case::new().await;
+    let nobody = unique("nobody");
+    case.broker.ctl(&["add_user", &nobody, "secret"]).await;
+    for args in [&["dlq", "list"][..], &["replay", "--since", "1h"], &["publish", "all.verbs", "{}"]] {
+        let (code, _, err) = case.run(&nobody, args).await;
+        assert!(code == 69 && err.contains(ADVICE), "{args:?}: {code}: {err}");
+    }
+    case.declare_exchange().await;
+    case.permit(&nobody, ["^$"; 3]).await;
+    let (code, _, err) = case.run(&nobody, &["publish", "all.verbs", "{}"]).await;
+    assert!(code != 0 && err.contains("ACCESS_REFUSED") && err.contains(ADVICE), "{code}: {err}");
 }

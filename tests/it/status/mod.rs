@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::end_to_end::stage::{SOON, Stage};
-use crate::support::{Proxy, wait_until};
+use crate::support::{Proxy, servers, wait_until};
 
 const USERS: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
@@ -66,6 +66,9 @@ async fn a_system_that_works_needs_nobody() {
     assert_eq!(queue(&status, &stage.queue).unwrap()["consumers"], 1);
     assert_eq!(queue(&status, &format!("{}.retry.10m", stage.queue)).unwrap()["exists"], true);
     assert_eq!((&status["redis"]["role"], &status["redis"]["workers"][0]["not_ready"]), (&"master".into(), &Value::Array(vec![])));
+    let (software, (major, minor, patch)) = (servers().redis_software, servers().redis);
+    assert_eq!(status["redis"]["software"], software);
+    assert_eq!(status["redis"]["version"], format!("{major}.{minor}.{patch}"));
     let (code, shown) = text(&stage).await;
     assert!(code == 0 && shown.starts_with("nothing needs a person\n") && shown.contains(&format!(":{}", worker.pid())), "{shown}");
     assert!(worker.terminate().await.success());
