@@ -163,7 +163,7 @@ impl Delivery {
 
     /// The same, as it comes after a failed delivery.
     #[cfg(test)]
-    pub(super) fn redelivered_once(self) -> Self {
+    pub(crate) fn redelivered_once(self) -> Self {
         Self { redelivered: true, ..self }
     }
 

@@ -1,8 +1,9 @@
 //! Evidence that an object was deleted, and had to be declared anew: events may be in the history
 //! alone since.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::queue_specs::Kind;
 use super::topology::Depth;
@@ -10,18 +11,43 @@ use super::topology::Depth;
 /// Evidence that outlives the attempt that found it: a session that cannot begin after all, or a
 /// look that is broken off.
 #[derive(Debug, Clone, Default)]
-pub struct DeletionSeen(Arc<AtomicBool>);
+pub struct DeletionSeen(Arc<Evidence>);
+
+#[derive(Debug, Default)]
+struct Evidence {
+    is_noted: AtomicBool,
+    /// Objects that are missing, and that somebody else is to declare.
+    missing: Mutex<BTreeSet<String>>,
+}
 
 impl DeletionSeen {
     /// Returns whether there is any, and keeps it.
     pub fn is_noted(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.0.is_noted.load(Ordering::SeqCst)
     }
 
     /// Returns whether there is any, and forgets it: a heal is owed now.
     #[must_use]
     pub fn take(&self) -> bool {
-        self.0.swap(false, Ordering::SeqCst)
+        self.0.is_noted.swap(false, Ordering::SeqCst)
+    }
+
+    fn note(&self) {
+        self.0.is_noted.store(true, Ordering::SeqCst);
+    }
+
+    /// Takes note of whether an object that only others declare exists while the session lasts.
+    /// That it is missing is evidence once, until it exists again.
+    pub(super) fn looked_at(&self, kind: Kind, object: &str, exists: bool) {
+        if !owes_heal(kind, Depth::Existence) {
+            return;
+        }
+        let mut missing = self.0.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if exists {
+            missing.remove(object);
+        } else if missing.insert(object.to_owned()) {
+            self.note();
+        }
     }
 }
 
@@ -45,7 +71,7 @@ impl<'d> Declaring<'d> {
 impl Drop for Declaring<'_> {
     fn drop(&mut self) {
         if let Some(seen) = self.0 {
-            seen.0.store(true, Ordering::SeqCst);
+            seen.note();
         }
     }
 }
@@ -74,5 +100,21 @@ mod tests {
         assert!(!seen.is_noted());
         drop(Declaring::new(Some(&seen), Kind::Slow, Depth::Arguments));
         assert!(seen.is_noted() && seen.take() && !seen.take());
+    }
+
+    #[test]
+    fn what_others_declare_is_evidence_once_each_time_that_it_is_missing() {
+        let seen = DeletionSeen::default();
+        let look = |kind, object, exists| {
+            seen.looked_at(kind, object, exists);
+            seen.take()
+        };
+        assert!(!look(Kind::Main, "main", true));
+        assert!(look(Kind::Retry, "retry", false));
+        assert!(!look(Kind::Retry, "retry", false), "the heal is owed by now");
+        assert!(look(Kind::Exchange, "events", false), "another one");
+        assert!(!look(Kind::Retry, "retry", true));
+        assert!(look(Kind::Retry, "retry", false), "it was deleted once more");
+        assert!(!look(Kind::Dead, "dead", false) && !look(Kind::History, "history", false));
     }
 }

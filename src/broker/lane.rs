@@ -207,7 +207,14 @@ impl Lane {
                 Some(delivery) => delivery,
                 None => {
                     let Some(next) = self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never()) else { break };
-                    self.arrived(next)?
+                    match self.arrived(next) {
+                        Ok(delivery) => delivery,
+                        Err(ended) => {
+                            // They had arrived, and nobody has seen them.
+                            self.put_back(batch);
+                            return Err(ended);
+                        }
+                    }
                 }
             };
             body_bytes += delivery.body().len();

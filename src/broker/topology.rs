@@ -154,6 +154,7 @@ impl<'l> Objects<'l> {
             }
             (found, _) => found,
         };
+        self.note_existence(Kind::Exchange, &object, &outcome);
         match outcome {
             Ok(()) => Ok(()),
             Err(Refusal::Missing(words)) => {
@@ -214,6 +215,7 @@ impl<'l> Objects<'l> {
                 self.ensured.warnings.push(adopted_words(spec.kind, &object, &adopted.join("; ")));
             }
         }
+        self.note_existence(spec.kind, &object, &outcome);
         let is_history = spec.kind == Kind::History;
         match outcome {
             Ok(()) => Ok(()),
@@ -235,6 +237,18 @@ impl<'l> Objects<'l> {
             self.ensured.warnings.push(format!("{object} cannot be looked at: {words}; it is taken to exist"));
         }
         Ok(())
+    }
+
+    /// Where this worker declares nothing, whoever does may do so between two looks. A missing object is all that shows then.
+    fn note_existence(&self, kind: Kind, object: &str, outcome: &Result<(), Refusal>) {
+        let exists = match outcome {
+            Ok(()) => true,
+            Err(Refusal::Missing(_)) => false,
+            Err(_) => return,
+        };
+        if let Some(seen) = self.seen.filter(|_| self.depth == Depth::Existence) {
+            seen.looked_at(kind, object, exists);
+        }
     }
 
     fn declared(&mut self, kind: Kind, object: &str) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tracing::error;
@@ -180,14 +181,36 @@ impl Batch {
             if request.resolution.violations > 0 {
                 metrics.violations(request.resolution.matched, request.resolution.violations);
             }
-            if let (Some(happened_at), EventOutcome::Applied) = (request.happened_at, outcome) {
-                shared.metrics.event_to_applied(now.duration_since(happened_at).try_into().unwrap_or_default());
+            if *outcome == EventOutcome::Applied
+                && let Some(lag) = request.happened_at.and_then(|happened_at| lag(happened_at, now))
+            {
+                shared.metrics.event_to_applied(lag);
             }
         }
     }
 }
 
+/// Returns how long ago an event happened; `None` where its publisher's clock is ahead, so that
+/// nobody knows.
+fn lag(happened_at: Timestamp, now: Timestamp) -> Option<Duration> {
+    now.duration_since(happened_at).try_into().ok()
+}
+
 /// What is left to do of an event, in order of position.
 fn rest(unsettled: &Unsettled, event: u32) -> &[(u32, EffectOutcome)] {
     unsettled.get(&event).map_or(&[], Vec::as_slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_from_the_future_has_no_lag() {
+        let at = |millis| Timestamp::from_millisecond(millis).unwrap();
+        assert_eq!(lag(at(1_000), at(3_500)), Some(Duration::from_millis(2_500)));
+        assert_eq!(lag(at(1_000), at(1_000)), Some(Duration::ZERO));
+        assert_eq!(lag(at(1_001), at(1_000)), None);
+        assert_eq!(lag(Timestamp::MAX, Timestamp::MIN), None);
+    }
 }

@@ -85,9 +85,8 @@ impl Publisher {
         let mut channel = self.channel.lock().await;
         let now = Timestamp::now().to_string();
         let mut copies = Vec::with_capacity(suspects.len());
-        let bounds = shared.low.bounds();
-        for Suspect { delivery: suspect, .. } in suspects {
-            let bound = bounds.of(suspect);
+        for suspect in suspects {
+            let (suspect, bound) = (suspect.delivery(), suspect.bound());
             let arrived_after = text(bound.time_ms);
             let message = suspect.message();
             let earlier = Provenance::of(&message);
@@ -109,8 +108,9 @@ impl Publisher {
             copies.push(copy_to(queue, suspect, &headers, channel.frame_max_bytes(), &shared.signer));
         }
         confirmed(&mut channel, copies).await?;
-        for Suspect { delivery: suspect, .. } in suspects {
-            shared.low.copied(lane, Duration::ZERO, bounds.of(suspect));
+        for suspect in suspects {
+            shared.low.copied(lane, Duration::ZERO, suspect.bound());
+            suspect.settled();
         }
         Ok(())
     }

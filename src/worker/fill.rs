@@ -1,9 +1,8 @@
 //! One `warm`: its key filled from the loader that the registry names.
 
-use tokio_util::sync::CancellationToken;
-
 use super::batch::Batch;
 use super::filling::{self, Filling, Pace, Source};
+use super::suspects::Until;
 use super::{Live, Shared};
 use crate::cache::{Outage, new_token};
 use crate::plan::EffectOutcome;
@@ -42,7 +41,7 @@ impl Tokens {
 }
 
 /// Loads and fills `key`, which was deleted before unless its old value is served, for the one event of `batch`; what is left to do, if
-/// anything.
+/// anything. A load that holds up the main lane is interrupted, and made again later.
 ///
 /// # Errors
 /// The outage: to be done again, whole.
@@ -52,7 +51,7 @@ pub(super) async fn warm(
     key: &str,
     warm: &Warm,
     asker: &Asker,
-    stop: &CancellationToken,
+    until: Until<'_>,
 ) -> Result<Option<EffectOutcome>, Outage> {
     let identity = batch.requests[0].identity.as_deref();
     let event_id = identity.map_or("", |identity| &identity.event_id);
@@ -61,7 +60,12 @@ pub(super) async fn warm(
     let asker = filling::Asker { event: event_id, name: &asker.name, before: asker.before.as_deref() };
     let attempts_made = batch.requests[0].attempts_before + 1;
     let is_tried_again = |after| shared.policy.ladder.rung(attempts_made, after).is_some();
-    Filling::new(&shared.cache, (key, warm), &source, asker, Pace::default(), stop).fill(is_tried_again).await
+    let filling = Filling::new(&shared.cache, (key, warm), &source, asker, Pace::default(), until.no_more);
+    tokio::select! {
+        biased;
+        outcome = filling.fill(is_tried_again) => outcome,
+        () = until.interrupts() => filling.interrupted().await,
+    }
 }
 
 /// The loader of a `warm`.

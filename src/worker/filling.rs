@@ -168,6 +168,17 @@ impl<'f, S: Source> Filling<'f, S> {
         Ok(outcome)
     }
 
+    /// Ends the load, after [`fill`](Self::fill) was dropped: nobody waits for it until it runs out. The whole is left to do.
+    ///
+    /// # Errors
+    /// The outage: to be done again, whole.
+    pub async fn interrupted(&self) -> Result<Option<EffectOutcome>, Outage> {
+        match self.cache.end_load(self.key, &self.token, None).await {
+            Ok(()) => Ok(Some(EffectOutcome::Slow)),
+            Err(error) => error.into_outcome().map(Some),
+        }
+    }
+
     /// An old value that is served goes once the attempts are used up, so waiting for its loader
     /// uses them up too.
     fn bounded(&self, outcome: EffectOutcome) -> EffectOutcome {

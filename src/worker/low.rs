@@ -1,6 +1,19 @@
 //! The low watermark: from there the history is to be applied again, should Redis go back to what
 //! it holds now.
 //!
+//! It must reach back to every event that is not applied now. An event may be applied a moment
+//! later, and Redis may lose that with all that came after this moment. Then only the history has
+//! the event, and a heal begins at the low watermark of this moment. So it does not matter that
+//! an event is applied later anyway. It matters where the event is now:
+//! - A worker has it in flight, read or unread, suspected or not: that worker holds it
+//!   ([`Holding`]). What has just arrived is unread for a second at most ([`Unread`]).
+//! - It waits in a queue, after its first publication: the look that last saw the queue empty is
+//!   older.
+//! - It waits in a queue, requeued or republished: the worker that let go of it covers it, until the
+//!   queue was seen empty, and for [`OVERLAP`] more.
+//!
+//! [`Unread`]: super::unread::Unread
+//!
 //! At any moment somebody's mark covers every event that some queue or worker still holds: the one that holds it, or the one that let go of it, until
 //! whoever has it next must have said so. When an event arrived nobody tells us, so a bound stands
 //! for it: a time by our clock, and an offset of the history, which no clock can spoil.
@@ -21,7 +34,8 @@ use crate::broker::{Delivery, LaneName};
 use crate::cache::LowWatermark;
 use crate::event::Provenance;
 
-/// After the queue was seen empty: longer than a worker holds what it has in hand through an outage, and then some.
+/// Time after the queue was seen empty, in which another worker has covered what it got from there.
+/// It does so within seconds.
 const OVERLAP: Duration = Duration::from_secs(120);
 
 /// What the broker had delivered when it answered a look has arrived by then.
@@ -180,16 +194,11 @@ impl Low {
         self.change(|state| state.sampled(Instant::now(), offset));
     }
 
-    /// The bounds that hold now.
-    pub(super) fn bounds(&self) -> Bounds {
-        self.change(|state| Bounds { quiet: state.quiet, lowest: state.lowest })
-    }
-
     /// Takes deliveries in hand.
-    pub(super) fn take(&self, deliveries: &[Delivery]) -> Holding {
+    pub(super) fn take<'d>(&self, deliveries: impl IntoIterator<Item = &'d Delivery>) -> Holding {
         let (number, bounds) = self.change(|state| {
             let bounds = Bounds { quiet: state.quiet, lowest: state.lowest };
-            let bound = deliveries.iter().map(|delivery| bounds.of(delivery)).reduce(LowWatermark::lower).unwrap_or(bounds.quiet);
+            let bound = deliveries.into_iter().map(|delivery| bounds.of(delivery)).reduce(LowWatermark::lower).unwrap_or(bounds.quiet);
             state.taken_at = Some(Instant::now());
             state.next += 1;
             state.in_hand.insert(state.next, bound);
@@ -213,10 +222,11 @@ impl Low {
         let now = self.second(Duration::ZERO);
         self.change(|state| {
             state.quieter = None;
-            let bound = state.quiet;
-            state.let_go(Queue::Main, now, bound);
-            let bound = state.lowest;
-            state.let_go(Queue::Slow, now, bound);
+            // Republished and redelivered messages may be among it, in either queue.
+            let bound = state.quiet.lower(state.lowest);
+            for queue in [Queue::Main, Queue::Slow] {
+                state.let_go(queue, now, bound);
+            }
         });
     }
 

@@ -12,10 +12,12 @@ use super::batch::{Batch, Unsettled};
 use super::in_order::InOrder;
 use super::resolver::FirstLook;
 use super::suspects::Suspects;
+use super::taken::Taken;
+use super::unread::Unread;
 use super::window::{FEW, Window};
 use super::yielding::{self, Yielding};
 use super::{LaneEnd, Shared, copies};
-use crate::broker::{Delivery, Lane, LaneName, SessionEnded, Tag};
+use crate::broker::{Lane, LaneName, SessionEnded, Tag};
 use crate::cache::Outage;
 
 /// Batches that may be on their way to Redis at once: enough to fill a slow link; the prefetch bounds them anyway.
@@ -63,6 +65,7 @@ pub(super) async fn run(
     let mut waiting: VecDeque<Batch> = VecDeque::new();
     // A delivery that is read on a thread apart. Nothing is taken meanwhile: order is kept.
     let mut reading = InOrder::new();
+    let mut unread = Unread::default();
     // The batch under way is one that must be alone.
     let mut alone = false;
     let mut asked = yielding.asked();
@@ -81,6 +84,9 @@ pub(super) async fn run(
                 applying.push(apply(shared, batch)).await;
                 sent_at = Instant::now();
             }
+        }
+        if !unread.is_empty() && !lane.has_left_over() {
+            unread.are_none();
         }
         let in_flight = lane.in_flight();
         shared.in_flight.set(LaneName::Main, in_flight);
@@ -102,6 +108,7 @@ pub(super) async fn run(
             _ = beats.tick() => {
                 shared.readiness.beat();
                 lane.take_in()?;
+                unread.are_only(&shared.low, lane.not_given_out());
             }
             batch = settling.next(), if !settling.is_empty() => {
                 let batch: Result<SettledBatch, SessionEnded> = batch;
@@ -123,7 +130,7 @@ pub(super) async fn run(
                             held.push_back(behind);
                         }
                         held.append(&mut waiting);
-                        if !hold(shared, lane, &mut settling, &mut settled, stop, suspects).await? {
+                        if !hold(shared, lane, &mut unread, &mut settling, &mut settled, stop, suspects).await? {
                             return Ok(LaneEnd::GaveBack);
                         }
                         waiting = held;
@@ -154,6 +161,7 @@ pub(super) async fn run(
                     continue;
                 }
                 let (read, left) = resolver.read(shared, deliveries);
+                unread.put_back(&shared.low, &left);
                 lane.put_back(left);
                 shared.metrics.batch(read.deliveries().len());
                 let changed = window.after(read.deliveries(), shared.waiting.load(Ordering::Relaxed));
@@ -240,6 +248,7 @@ impl Settled {
 async fn hold<F>(
     shared: &Shared,
     lane: &mut Lane,
+    unread: &mut Unread,
     settling: &mut InOrder<F>,
     settled: &mut Settled,
     stop: &CancellationToken,
@@ -261,6 +270,7 @@ where
                 _ = beats.tick() => {
                     shared.readiness.beat();
                     lane.take_in()?;
+                    unread.are_only(&shared.low, lane.not_given_out());
                     shared.in_flight.set(LaneName::Main, lane.in_flight());
                 }
                 opened = &mut opens => break opened,
@@ -286,9 +296,9 @@ pub(super) async fn handle(
     shared: &Shared,
     publisher: &copies::Publisher,
     stop: &CancellationToken,
-    delivery: Delivery,
+    taken: Taken,
 ) -> Result<Option<Tag>, SessionEnded> {
-    let mut batch = shared.main_resolver.read_one(shared, delivery).await;
+    let mut batch = shared.main_resolver.read_one(shared, taken).await;
     loop {
         match batch.apply(shared).await {
             Ok(unsettled) => {

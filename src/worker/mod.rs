@@ -24,6 +24,7 @@ mod supervisor;
 mod survivors;
 mod suspects;
 mod taken;
+mod unread;
 mod upkeep;
 mod window;
 mod yielding;

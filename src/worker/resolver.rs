@@ -1,9 +1,13 @@
 //! Reads deliveries: at once while that takes a few milliseconds, else on a thread apart from the
 //! lanes' loop, under a deadline.
 //!
-//! A thread cannot be stopped from outside. One that works on beyond the deadline is abandoned, and
-//! its event is dead-lettered. The worker ends in order once [`MOST_ABANDONED`] such threads run at
-//! a time: their memory and CPU time are not to be had back otherwise.
+//! The deadline is one of the wall clock, and says nothing of an event whose thread had no CPU time:
+//! the machine may be busy, or the process suspended. So an event that misses it is resolved once
+//! more. What a budget of work or bytes ends is final at once.
+//!
+//! A thread cannot be stopped from outside. One that works on long beyond the deadline is abandoned,
+//! and its event is dead-lettered. The worker ends in order once [`MOST_ABANDONED`] such threads run
+//! at a time: their memory and CPU time are not to be had back otherwise.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -20,7 +24,7 @@ use super::taken::Taken;
 use super::{Live, Shared};
 use crate::broker::{Delivery, LaneName};
 use crate::reason::Reason;
-use crate::registry::Budget;
+use crate::registry::{Budget, Spent};
 
 /// Time that one event may take, by the clock on the wall.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -95,8 +99,11 @@ impl Resolver {
     /// Reads deliveries, as many of them as a batch may take in the loop. The others are returned
     /// too, to be read next.
     pub(super) fn read(&self, shared: &Shared, deliveries: Vec<Delivery>) -> (FirstLook, Vec<Delivery>) {
+        self.first_look(shared, Taken::new(shared, deliveries))
+    }
+
+    fn first_look(&self, shared: &Shared, mut taken: Taken) -> (FirstLook, Vec<Delivery>) {
         let live = shared.live.load_full();
-        let mut taken = Taken::new(shared, deliveries);
         let allowance = Budget::with_limits(INLINE_WORK, INLINE_BYTES);
         let mut requests = Vec::with_capacity(taken.deliveries.len());
         let mut body_bytes = 0;
@@ -120,8 +127,8 @@ impl Resolver {
     }
 
     /// Reads one delivery, wherever that may be done.
-    pub(super) async fn read_one(&self, shared: &Shared, delivery: Delivery) -> Batch {
-        match self.read(shared, vec![delivery]).0 {
+    pub(super) async fn read_one(&self, shared: &Shared, taken: Taken) -> Batch {
+        match self.first_look(shared, taken).0 {
             FirstLook::Done(batch) => batch,
             FirstLook::Heavy(heavy) => self.read_apart(shared, heavy).await,
         }
@@ -183,33 +190,62 @@ const ENDED: u8 = 1;
 /// Nobody waits for the thread.
 const ABANDONED: u8 = 2;
 
+/// What came of one try.
+enum Tried<T> {
+    /// The work is done, or its budget is spent.
+    Done(T),
+    /// The deadline ended it.
+    Late(T),
+    /// It does not end.
+    Stuck,
+}
+
 impl Threads {
-    /// Runs the work with the budget of a body of that many bytes; `None` when it does not end before
-    /// the deadline.
-    async fn run<T: Send + 'static>(&self, body_bytes: usize, work: impl FnOnce(&Budget) -> T + Send + 'static) -> Option<T> {
+    /// Runs the work with the budget of a body of that many bytes, and once more if the deadline ended
+    /// it. `None` when it does not end.
+    async fn run<T: Send + 'static>(&self, body_bytes: usize, work: impl Fn(&Budget) -> T + Send + Sync + 'static) -> Option<T> {
         // Never closed.
         let _turn = self.turn.acquire().await;
+        let work = Arc::new(work);
+        match self.try_once(body_bytes, &work).await {
+            Tried::Done(result) => return Some(result),
+            Tried::Stuck => return None,
+            Tried::Late(_) => {}
+        }
+        match self.try_once(body_bytes, &work).await {
+            Tried::Done(result) | Tried::Late(result) => Some(result),
+            Tried::Stuck => None,
+        }
+    }
+
+    async fn try_once<T: Send + 'static>(&self, body_bytes: usize, work: &Arc<impl Fn(&Budget) -> T + Send + Sync + 'static>) -> Tried<T> {
         let stop = Arc::new(AtomicBool::new(false));
         let run = Arc::new(Run { state: AtomicU8::new(RUNNING), abandoned: Arc::clone(&self.abandoned) });
         let budget = (Instant::now() + self.deadline, Arc::clone(&stop));
-        let ends = EndsWithThread(Arc::clone(&run));
-        let thread = tokio::task::spawn_blocking(move || {
+        let (ends, work) = (EndsWithThread(Arc::clone(&run)), Arc::clone(work));
+        let mut thread = tokio::task::spawn_blocking(move || {
             let _ends = ends;
             let (deadline, stop) = budget;
-            work(&Budget::for_bytes(body_bytes).until(deadline).stopped_by(stop))
+            let budget = Budget::for_bytes(body_bytes).until(deadline).stopped_by(stop);
+            let result = work(&budget);
+            (result, budget.spent() == Some(Spent::Time))
         });
         let waits = Waits { run, stop };
-        match tokio::time::timeout(self.deadline + UNWINDING, thread).await {
-            Ok(ended) => ended.ok(),
-            Err(_) => {
-                drop(waits);
-                if self.abandoned.load(Ordering::SeqCst) >= MOST_ABANDONED {
-                    error!(threads = MOST_ABANDONED, "resolving events does not end: the worker ends, so that it can be started anew");
-                    self.ends.cancel();
-                }
-                None
-            }
+        match tokio::time::timeout(self.deadline + UNWINDING, &mut thread).await {
+            Ok(Ok((result, false))) => return Tried::Done(result),
+            Ok(Ok((result, true))) => return Tried::Late(result),
+            Ok(Err(_)) => return Tried::Stuck,
+            Err(_) => drop(waits),
         }
+        // A thread that merely had no CPU time ends by itself as soon as it has some.
+        if let Ok(Ok((result, _))) = tokio::time::timeout(self.deadline, thread).await {
+            return Tried::Late(result);
+        }
+        if self.abandoned.load(Ordering::SeqCst) >= MOST_ABANDONED {
+            error!(threads = MOST_ABANDONED, "resolving events does not end: the worker ends, so that it can be started anew");
+            self.ends.cancel();
+        }
+        Tried::Stuck
     }
 }
 
@@ -268,6 +304,37 @@ mod tests {
         assert_eq!(threads.abandoned.load(Ordering::SeqCst), 0);
     }
 
+    /// How often the work was tried, and what came of it; `first` is how the first try goes.
+    async fn tried(deadline: Duration, first: fn(&Budget) -> Result<(), Spent>) -> (usize, Option<Result<(), Spent>>) {
+        let tries = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&tries);
+        let work = move |budget: &Budget| if counter.fetch_add(1, Ordering::SeqCst) == 0 { first(budget) } else { budget.work(1) };
+        let result = threads(deadline).run(0, work).await;
+        (tries.load(Ordering::SeqCst), result)
+    }
+
+    #[tokio::test]
+    async fn work_that_misses_its_deadline_is_tried_once_more() {
+        let late = |budget: &Budget| {
+            std::thread::sleep(SHORT);
+            budget.work(1)
+        };
+        assert_eq!(tried(SHORT, late).await, (2, Some(Ok(()))));
+        // As if the thread had no CPU time until long after its deadline.
+        const LONG: Duration = Duration::from_secs(1);
+        let starved = |_: &Budget| {
+            std::thread::sleep(LONG + UNWINDING + LONG / 2);
+            Ok(())
+        };
+        assert_eq!(tried(LONG, starved).await, (2, Some(Ok(()))));
+    }
+
+    #[tokio::test]
+    async fn work_that_spends_its_budget_is_not_tried_again() {
+        assert_eq!(tried(Duration::from_secs(60), |budget| budget.work(u64::MAX)).await, (1, Some(Err(Spent::Work))));
+        assert_eq!(tried(Duration::from_secs(60), |budget| budget.bytes(usize::MAX)).await, (1, Some(Err(Spent::Bytes))));
+    }
+
     #[tokio::test]
     async fn work_that_never_looks_is_abandoned_and_too_much_of_it_ends_the_worker() {
         let threads = threads(SHORT);
@@ -276,7 +343,8 @@ mod tests {
             assert!(!threads.ends.is_cancelled());
             let (release, held) = mpsc::channel::<()>();
             blocked.push(release);
-            assert_eq!(threads.run(0, move |_| held.recv().is_ok()).await, None, "the thread is stuck");
+            let held = std::sync::Mutex::new(held);
+            assert_eq!(threads.run(0, move |_| held.lock().unwrap().recv().is_ok()).await, None, "the thread is stuck");
             assert_eq!(threads.abandoned.load(Ordering::SeqCst), count);
         }
         assert!(threads.ends.is_cancelled());

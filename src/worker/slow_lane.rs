@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::batch::{Batch, Unsettled};
 use super::fill::{self, Tokens};
-use super::suspects::Suspects;
+use super::suspects::{Suspects, Until};
+use super::taken::Taken;
 use super::{LaneEnd, Shared, copies};
-use crate::broker::{Delivery, Lane, LaneName, SessionEnded, Tag};
+use crate::broker::{Lane, LaneName, SessionEnded, Tag};
 use crate::cache::Outage;
 use crate::plan::{self, EffectOutcome, Slot};
 use crate::registry::{Action, Effect};
@@ -22,7 +22,7 @@ pub(super) async fn run(
     lane: &mut Lane,
     publisher: &copies::Publisher,
     after: Duration,
-    stop: &CancellationToken,
+    until: Until<'_>,
     suspects: &mut Suspects<'_>,
 ) -> Result<LaneEnd, SessionEnded> {
     tokio::select! {
@@ -52,7 +52,11 @@ pub(super) async fn run(
                 let mut arrived = arrived?;
                 shared.in_flight.set(LaneName::Slow, lane.in_flight());
                 suspects.take_from(shared, &mut arrived);
-                in_hand.extend(arrived.into_iter().map(|delivery| handle(shared, publisher, stop, delivery)));
+                in_hand.extend(arrived.into_iter().map(|delivery| {
+                    // At once: what is never polled must be known to have been in flight.
+                    let taken = Taken::new(shared, vec![delivery]);
+                    handle(shared, publisher, until, taken)
+                }));
             }
             else => return Ok(LaneEnd::Stopped),
         }
@@ -63,14 +67,14 @@ pub(super) async fn run(
 pub(super) async fn handle(
     shared: &Shared,
     publisher: &copies::Publisher,
-    stop: &CancellationToken,
-    delivery: Delivery,
+    until: Until<'_>,
+    taken: Taken,
 ) -> Result<Option<Tag>, SessionEnded> {
-    let mut batch = shared.slow_resolver.read_one(shared, delivery).await;
+    let mut batch = shared.slow_resolver.read_one(shared, taken).await;
     let mut tokens = Tokens::new();
     loop {
         let was_suspected = batch.is_suspected();
-        match work(shared, &mut batch, &tokens, stop).await {
+        match work(shared, &mut batch, &tokens, until).await {
             Ok(unsettled) => {
                 batch.settle(shared, publisher, &unsettled).await?;
                 return Ok(batch.last_tag());
@@ -81,7 +85,7 @@ pub(super) async fn handle(
                 if was_suspected && outage.broke_checkpoint {
                     batch.give_up(0);
                 }
-                if !shared.gate.hold(stop).await {
+                if !shared.gate.hold(until.stop).await {
                     return Ok(None);
                 }
                 tokens.renew();
@@ -91,7 +95,7 @@ pub(super) async fn handle(
 }
 
 /// Does all that the delivery asks for, and gives what is left. A copy of the main lane's making asks for nothing that was done there.
-async fn work(shared: &Shared, batch: &mut Batch, tokens: &Tokens, stop: &CancellationToken) -> Result<Unsettled, Outage> {
+async fn work(shared: &Shared, batch: &mut Batch, tokens: &Tokens, until: Until<'_>) -> Result<Unsettled, Outage> {
     if batch.is_suspected() {
         // What broke before is not blamed on it: other workers may have such a delivery too.
         shared.cache.confirm_checkpoint().await?;
@@ -102,7 +106,7 @@ async fn work(shared: &Shared, batch: &mut Batch, tokens: &Tokens, stop: &Cancel
         None => quick_part(shared, batch).await?,
     };
     let batch = &*batch;
-    let mut pending: FuturesUnordered<_> = slow.into_iter().map(|position| finish(shared, batch, position, tokens, stop)).collect();
+    let mut pending: FuturesUnordered<_> = slow.into_iter().map(|position| finish(shared, batch, position, tokens, until)).collect();
     while let Some(finished) = pending.next().await {
         rest.extend(finished?);
     }
@@ -117,18 +121,19 @@ async fn quick_part(shared: &Shared, batch: &mut Batch) -> Result<(Vec<u32>, Vec
     Ok((slow.into_iter().map(|(position, _)| position).collect(), rest))
 }
 
-/// Finishes one effect; what is left of it, if anything: told to stop, what takes longer goes on in another worker's slow lane.
+/// Finishes one effect; what is left of it, if anything. Where no more is to be begun, what takes longer is left to the slow lane of another
+/// worker, or of this one later.
 async fn finish(
     shared: &Shared,
     batch: &Batch,
     position: u32,
     tokens: &Tokens,
-    stop: &CancellationToken,
+    until: Until<'_>,
 ) -> Result<Option<(u32, EffectOutcome)>, Outage> {
     let effect = &batch.requests[0].resolution.effects[position as usize];
     let outcome = match &effect.action {
-        Action::Warm(warm) => fill::warm(shared, batch, &effect.target, warm, &tokens.of(position), stop).await?,
-        Action::InvalidateTag => drain(shared, batch, effect, stop).await?,
+        Action::Warm(warm) => fill::warm(shared, batch, &effect.target, warm, &tokens.of(position), until).await?,
+        Action::InvalidateTag => drain(shared, batch, effect, until).await?,
         // Nobody sends these here; a hand-made copy that does is done.
         Action::Delete | Action::BumpVersion | Action::Expire(_) | Action::Write(_) => {
             let mut plan = plan::Batch::new(shared.cache.tag_prefix(), 1);
@@ -140,9 +145,9 @@ async fn finish(
 }
 
 /// Deletes the members of a big tag, slice by slice: what this event's invalidation detached, and what others' did.
-async fn drain(shared: &Shared, batch: &Batch, effect: &Effect, stop: &CancellationToken) -> Result<Option<EffectOutcome>, Outage> {
+async fn drain(shared: &Shared, batch: &Batch, effect: &Effect, until: Until<'_>) -> Result<Option<EffectOutcome>, Outage> {
     let count = |existed, gone| batch.live.metrics.keys(effect.rule, existed, gone);
-    match shared.cache.drain_tag(&effect.target, stop, count).await {
+    match shared.cache.drain_tag(&effect.target, until.no_more, count).await {
         Ok(drained) => {
             tell_of_lost(drained.lost);
             Ok((!drained.complete).then_some(EffectOutcome::Slow))

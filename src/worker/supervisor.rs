@@ -248,7 +248,7 @@ async fn slow_side(
     loop {
         let wind_down = until.no_more.child_token();
         let mut found = Suspects::new(&wind_down);
-        let end = slow_lane::run(shared, lane, publisher, after, until.stop, &mut found).await?;
+        let end = slow_lane::run(shared, lane, publisher, after, until, &mut found).await?;
         if end == LaneEnd::GaveBack || !found.any() {
             return Ok(end);
         }
@@ -308,7 +308,7 @@ async fn redis_usable(shared: &Shared, saw_deletion: &mut bool) {
 
 /// Looks at the queues until one of them is not there: without a consumer nothing else tells.
 async fn missing(mut looker: Looker<'_>) -> SessionEnded {
-    while looker.waiting().await.is_some() {
+    while looker.look().await.is_some() {
         tokio::time::sleep(LOOKS).await;
     }
     SessionEnded::new("a queue of ours is gone, or does not answer")
@@ -335,9 +335,9 @@ async fn look(shared: &Shared, mut looker: Looker<'_>) -> Infallible {
     loop {
         let began = SystemTime::now();
         // No answer says nothing of a queue's emptiness.
-        if let Some([main, slow]) = looker.waiting().await {
-            shared.low.looked(began, main == 0, slow == 0);
-            shared.waiting.store(main, Ordering::Relaxed);
+        if let Some([main, slow]) = looker.look().await {
+            shared.low.looked(began, main.is_empty(), slow.is_empty());
+            shared.waiting.store(main.ready, Ordering::Relaxed);
         }
         tokio::time::sleep(LOOKS).await;
     }

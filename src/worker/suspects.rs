@@ -5,8 +5,9 @@
 //! redelivery count than the message itself. So a delivery with a count of [`SUSPECT`] is begun
 //! only with nothing else in flight in its lane.
 //!
-//! - A suspected poison message of the main lane stops both lanes first. One of the slow lane stops
-//!   the slow lane, and the main lane goes on with little in flight (see
+//! - A suspected poison message of the main lane stops both lanes first. Plain deletes must not wait
+//!   for loads, so loads under way are interrupted soon, and made again later. One of the slow lane
+//!   stops the slow lane, and the main lane goes on with little in flight (see
 //!   [`yielding`](super::yielding)): a load takes seconds.
 //! - One that came again since it was last published goes to the end of its queue first, as a
 //!   republished message that says how often it came. So its neighbours are applied before it is
@@ -14,12 +15,15 @@
 //! - Several that arrive together cannot be requeued without one more count each: they go to the end
 //!   of their queue likewise.
 
+use std::time::Duration;
+
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::in_flight::Held;
+use super::taken::Taken;
 use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
 use crate::broker::{DELIVERIES_AT_MOST, Delivery, Lane, LaneName, SessionEnded, Tag};
+use crate::cache::LowWatermark;
 
 /// A message with this redelivery count may be what ends workers. Not a higher one: no neighbour is
 /// to be redelivered more than three times, and RabbitMQ, busy, counts what was on its way to a
@@ -39,22 +43,32 @@ pub(super) struct Suspects<'w> {
     found: Vec<Suspect>,
 }
 
-/// One of them, held until it is dropped.
+/// One of them. Dropped before it is settled, it goes back to its queue.
 #[derive(Debug)]
-pub(super) struct Suspect {
-    pub(super) delivery: Delivery,
-    _held: Held,
-}
+pub(super) struct Suspect(Taken);
 
 impl Suspect {
-    /// Returns the delivery, for who holds it from now on.
-    fn into_delivery(self) -> Delivery {
-        self.delivery
+    fn new(shared: &Shared, delivery: Delivery) -> Self {
+        Self(Taken::new(shared, vec![delivery]))
+    }
+
+    pub(super) fn delivery(&self) -> &Delivery {
+        &self.0.deliveries[0]
+    }
+
+    /// Returns a bound for the arrival of its event.
+    pub(super) fn bound(&self) -> LowWatermark {
+        self.0.bound_of(self.delivery())
+    }
+
+    /// Its republished message is confirmed and covered.
+    pub(super) fn settled(&self) {
+        self.0.settled();
     }
 
     /// Whether its neighbours were applied since it was begun last.
     fn may_begin(&self) -> bool {
-        has_been_set_aside(&self.delivery)
+        has_been_set_aside(self.delivery())
     }
 }
 
@@ -70,7 +84,7 @@ impl<'w> Suspects<'w> {
             return;
         }
         let suspects = arrived.extract_if(.., |delivery| is_suspect(delivery));
-        self.found.extend(suspects.map(|delivery| Suspect { delivery, _held: shared.in_flight.hold() }));
+        self.found.extend(suspects.map(|delivery| Suspect::new(shared, delivery)));
         self.wind_down.cancel();
     }
 
@@ -109,12 +123,28 @@ pub(super) struct WoundDown<'l> {
 }
 
 /// When it ends.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Until<'u> {
-    /// No other delivery is begun from then on.
+    /// No other delivery and no other load is begun from then on. It is cancelled with `stop`, and
+    /// without it when the main lane has met a suspected poison message.
     pub(super) no_more: &'u CancellationToken,
     /// The worker stops.
     pub(super) stop: &'u CancellationToken,
+}
+
+/// Time that loads under way have to end before a suspected poison message of the main lane.
+const LOADS_END_WITHIN: Duration = Duration::from_millis(500);
+
+impl Until<'_> {
+    /// Waits until loads under way are to be interrupted, since the main lane waits for them. When
+    /// the worker stops, they may end.
+    pub(super) async fn interrupts(self) {
+        self.no_more.cancelled().await;
+        tokio::time::sleep(LOADS_END_WITHIN).await;
+        if self.stop.is_cancelled() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// Handles one of the suspected poison messages alone, the others from their queues' ends as they
@@ -140,7 +170,7 @@ pub(super) async fn handle<const N: usize>(
         for lane in &lanes {
             lane.lane.acks_take_hold().await;
         }
-        if begin(shared, &mut lanes[at], one.into_delivery(), until.stop).await? == LaneEnd::GaveBack {
+        if begin(shared, &mut lanes[at], one, until).await? == LaneEnd::GaveBack {
             return Ok(LaneEnd::GaveBack);
         }
     }
@@ -157,7 +187,7 @@ async fn set_aside(shared: &Shared, lane: &WoundDown<'_>, suspects: &[Suspect]) 
         return Ok(());
     }
     lane.publisher.set_aside(shared, lane.name, suspects).await?;
-    suspects.iter().try_for_each(|suspect| lane.lane.ack_one(suspect.delivery.tag()))
+    suspects.iter().try_for_each(|suspect| lane.lane.ack_one(suspect.delivery().tag()))
 }
 
 /// Takes one at a time from a lane until there seem to be no more suspected poison messages. The
@@ -177,10 +207,11 @@ async fn search(shared: &Shared, on: &mut WoundDown<'_>, until: Until<'_>) -> Re
         let mut got = [delivery];
         shared.survivors.forgive(&mut got);
         let [delivery] = got;
-        if is_suspect(&delivery) {
+        let one = Suspect::new(shared, delivery);
+        if is_suspect(one.delivery()) {
             unsuspected = 0;
-            if !has_been_set_aside(&delivery) {
-                aside.push(Suspect { delivery, _held: shared.in_flight.hold() });
+            if !one.may_begin() {
+                aside.push(one);
                 if aside.len() >= SET_ASIDE_TOGETHER {
                     set_aside(shared, on, &std::mem::take(&mut aside)).await?;
                 }
@@ -191,7 +222,7 @@ async fn search(shared: &Shared, on: &mut WoundDown<'_>, until: Until<'_>) -> Re
         }
         // Nothing else is in flight when it is begun.
         set_aside(shared, on, &std::mem::take(&mut aside)).await?;
-        if begin(shared, on, delivery, until.stop).await? == LaneEnd::GaveBack {
+        if begin(shared, on, one, until).await? == LaneEnd::GaveBack {
             return Ok(LaneEnd::GaveBack);
         }
     }
@@ -200,8 +231,9 @@ async fn search(shared: &Shared, on: &mut WoundDown<'_>, until: Until<'_>) -> Re
 }
 
 /// Handles one delivery with nothing else in flight in its lane.
-async fn begin(shared: &Shared, on: &mut WoundDown<'_>, delivery: Delivery, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
-    if is_suspect(&delivery) {
+async fn begin(shared: &Shared, on: &mut WoundDown<'_>, one: Suspect, until: Until<'_>) -> Result<LaneEnd, SessionEnded> {
+    let delivery = one.delivery();
+    if is_suspect(delivery) {
         // What was settled before it would count, if the broker forgot that when we die.
         on.lane.acks_take_hold().await;
         let in_vain = delivery.in_vain().unwrap_or_default();
@@ -211,8 +243,8 @@ async fn begin(shared: &Shared, on: &mut WoundDown<'_>, delivery: Delivery, stop
     let (name, publisher) = (on.name, on.publisher);
     let settling = async {
         match name {
-            LaneName::Main => main_lane::handle(shared, publisher, stop, delivery).await,
-            LaneName::Slow => slow_lane::handle(shared, publisher, stop, delivery).await,
+            LaneName::Main => main_lane::handle(shared, publisher, until.stop, one.0).await,
+            LaneName::Slow => slow_lane::handle(shared, publisher, until, one.0).await,
         }
     };
     let settled: Option<Tag> = tokio::select! {

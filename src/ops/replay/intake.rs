@@ -39,6 +39,13 @@ impl<'r> Intake<'r> {
                     if in_span { self.fold.pass_over(offset, effect) } else { self.fold.give_way(offset, effect) }
                 }
             }
+            Message::Late(_) if !in_span => {}
+            // What it does, and of what type it is, is not known.
+            Message::Late(message) => {
+                report.events += 1;
+                report.unresolved += 1;
+                report.problem(Reason::Unresolvable, 1, offset, || message);
+            }
             // One that might be of another type is not asked for.
             Message::Tombstone | Message::Unreadable(..) if !in_span || !self.replay.types.is_empty() => {}
             Message::Tombstone => report.events += 1,

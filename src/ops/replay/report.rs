@@ -23,6 +23,9 @@ pub struct Report {
     pub passed_over: Vec<u64>,
     /// Offsets that the broker could not read: from, and the one behind. They are among `missing`.
     pub unreadable: Vec<(u64, u64)>,
+    /// Events of the span that were not resolved in time: what they do is not known. They are among
+    /// `problems`.
+    pub unresolved: u64,
     /// Events of the span, of the types asked for.
     pub events: u64,
     /// Of these, events whose entry is retired.
@@ -81,9 +84,9 @@ impl Report {
         self.rest.is_none() && self.problems.is_empty() && self.is_complete()
     }
 
-    /// Returns whether all of the span was read that the history still has.
+    /// Returns whether all of the span was read and resolved that the history still has.
     pub fn is_complete(&self) -> bool {
-        self.passed_over.is_empty() && self.unreadable.is_empty()
+        self.passed_over.is_empty() && self.unreadable.is_empty() && self.unresolved == 0
     }
 
     pub(super) fn had(&mut self, effect: &Effect) {
@@ -131,5 +134,14 @@ mod tests {
         let mut report = Report::new(0, 0, 1, 1);
         report.problem(Reason::Malformed, 1, 0, || "a\n\u{1b}[31mb \u{202e}ä".into());
         assert_eq!(report.problems[&Reason::Malformed].message, "a\\u{a}\\u{1b}[31mb \\u{202e}ä");
+    }
+
+    #[test]
+    fn what_was_not_resolved_in_time_is_missing_and_what_cannot_be_applied_is_not() {
+        let mut report = Report::new(0, 0, 2, 2);
+        report.problem(Reason::Unresolvable, 1, 0, || "a budget of work is spent".into());
+        assert!(report.is_complete());
+        report.unresolved += 1;
+        assert!(!report.is_complete());
     }
 }

@@ -15,13 +15,15 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::Delivery;
 use crate::event::{Decoded, Reading, decode};
 use crate::reason::Reason;
-use crate::registry::{Action, Budget, Effect, Pattern, Registry, Resolution, STACK_BYTES};
+use crate::registry::{Action, Budget, Effect, Pattern, Registry, Resolution, STACK_BYTES, Spent};
 
-/// Maximum time for one event, which its budget looks at.
+/// Maximum time for one event, which its budget looks at. An event that takes longer is tried once
+/// more: the machine may be busy, or the process was suspended.
 const EVENT_TIME: Duration = Duration::from_secs(5);
 
-/// Maximum time after which a thread that does not come back from one event is left to itself.
-const HANGS_AFTER: Duration = Duration::from_secs(10);
+/// Number of looks that find a thread at the same event, after which it is left to itself. Looks
+/// are counted, since a clock goes on while the process is suspended.
+const HANGS_AFTER_LOOKS: u32 = 30;
 
 /// Threads that may be left to themselves.
 const HANGING_MAX: usize = 8;
@@ -50,6 +52,8 @@ pub(super) enum Message {
     Tombstone,
     /// Nobody knows what it does.
     Unreadable(Reason, String),
+    /// It was not resolved in time.
+    Late(String),
 }
 
 /// Why there are no messages.
@@ -103,10 +107,10 @@ impl Resolver {
         let Range { start, mut end } = part;
         loop {
             if batch.get(start).is_some_and(|(offset, _)| self.hanging.contains(offset)) {
-                return Ok(vec![Message::Unreadable(
-                    Reason::Unresolvable,
-                    format!("resolving the event took longer than {} s: please report it, with the event's shape", HANGS_AFTER.as_secs()),
-                )]);
+                let longest_s = (LOOK_INTERVAL * HANGS_AFTER_LOOKS).as_secs();
+                return Ok(vec![Message::Late(format!(
+                    "resolving the event took longer than {longest_s} s: please report it, with the event's shape"
+                ))]);
             }
             match self.ask(batch, start..end, stop).await? {
                 Ok(messages) => return Ok(messages),
@@ -135,7 +139,7 @@ impl Resolver {
         let (answer, mut answered) = oneshot::channel();
         let (at, flag) = (Arc::new(AtomicUsize::new(range.start)), Arc::new(AtomicBool::new(false)));
         self.send(Job { batch: Arc::clone(batch), range, at: Arc::clone(&at), stop: Arc::clone(&flag), answer });
-        let mut since = (at.load(Ordering::Relaxed), Instant::now());
+        let (mut was_at, mut looks) = (at.load(Ordering::Relaxed), 0);
         loop {
             tokio::select! {
                 biased;
@@ -154,9 +158,9 @@ impl Resolver {
                 },
                 () = tokio::time::sleep(LOOK_INTERVAL) => {
                     let now_at = at.load(Ordering::Relaxed);
-                    if now_at != since.0 {
-                        since = (now_at, Instant::now());
-                    } else if since.1.elapsed() >= HANGS_AFTER {
+                    looks = if now_at == was_at { looks + 1 } else { 0 };
+                    was_at = now_at;
+                    if looks >= HANGS_AFTER_LOOKS {
                         flag.store(true, Ordering::Relaxed);
                         self.jobs = None;
                         return Ok(Err(now_at));
@@ -217,13 +221,35 @@ impl Rules {
         match decode(&delivery.message(), self.reading) {
             Ok(Decoded::Event(event)) => {
                 let is_of_type = self.types.is_empty() || self.types.iter().any(|pattern| pattern.matches(&event.event_type));
-                let budget = Budget::for_bytes(event.bytes()).until(Instant::now() + EVENT_TIME).stopped_by(Arc::clone(stop));
-                Message::Event { resolution: self.registry.resolve_within(&event, &budget), is_of_type }
+                match in_time(event.bytes(), EVENT_TIME, stop, |budget| self.registry.resolve_within(&event, budget)) {
+                    Ok(resolution) => Message::Event { resolution, is_of_type },
+                    Err(late) => Message::Late(late),
+                }
             }
             Ok(Decoded::Tombstone) => Message::Tombstone,
             Err(malformed) => Message::Unreadable(Reason::Malformed, malformed.to_string()),
         }
     }
+}
+
+/// Resolves an event of that many bytes within the time of one event, or at the second try. What a
+/// budget of work or bytes ends is resolved, into nothing.
+fn in_time(
+    bytes: usize,
+    time: Duration,
+    stop: &Arc<AtomicBool>,
+    resolve: impl Fn(&Budget) -> Resolution,
+) -> Result<Resolution, String> {
+    let mut words = String::new();
+    for _ in 0..2 {
+        let budget = Budget::for_bytes(bytes).until(Instant::now() + time).stopped_by(Arc::clone(stop));
+        let resolution = resolve(&budget);
+        if budget.spent() != Some(Spent::Time) {
+            return Ok(resolution);
+        }
+        words = resolution.failure.map_or_else(String::new, |failure| failure.message);
+    }
+    Err(words)
 }
 
 /// In bytes.
@@ -234,4 +260,36 @@ pub(super) fn weight(effect: &Effect) -> usize {
         _ => 0,
     };
     size_of::<Effect>() + effect.target.len() + written
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(20);
+
+    /// How often it was resolved, and whether in time. A try whose time runs out takes as long.
+    fn tried(out_of_time: usize, budget_ends: fn(&Budget) -> Result<(), Spent>) -> (usize, bool) {
+        let tries = Cell::new(0);
+        let resolved = in_time(0, SHORT, &Arc::default(), |budget| {
+            tries.set(tries.get() + 1);
+            if tries.get() <= out_of_time {
+                std::thread::sleep(SHORT);
+            }
+            let _spent = budget_ends(budget);
+            Resolution::default()
+        });
+        (tries.get(), resolved.is_ok())
+    }
+
+    #[test]
+    fn an_event_out_of_time_is_tried_once_more_and_one_out_of_budget_is_not() {
+        assert_eq!(tried(0, |budget| budget.work(1)), (1, true));
+        assert_eq!(tried(0, |budget| budget.work(u64::MAX)), (1, true));
+        assert_eq!(tried(0, |budget| budget.bytes(usize::MAX)), (1, true));
+        assert_eq!(tried(1, |budget| budget.work(1)), (2, true));
+        assert_eq!(tried(2, |budget| budget.work(1)), (2, false));
+    }
 }

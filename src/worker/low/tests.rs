@@ -73,6 +73,8 @@ fn a_session_that_ends_gives_back_what_nobody_has_read() {
     low.session_ended();
     quiet(&low, 900);
     assert_eq!(low.now().time_ms, 400, "copies among it may be as old as the lowest mark");
+    low.change(|state| state.looked(0, low.second(LATER), Instant::now() + LATER, false, true));
+    assert_eq!(bound_in(&low, OVERLAP * 2), 400, "the main queue may hold such copies too");
     seen_empty_in(&low, LATER);
     assert_eq!(bound_in(&low, OVERLAP + LATER), 900);
 }

@@ -100,6 +100,33 @@ async fn a_cancelled_lane_gives_out_what_had_arrived_or_gives_it_back() {
     assert!(!bodies.contains(&next(&mut lane).await.body().to_vec()), "what was acknowledged stays away");
 }
 
+/// What was delivered before the end of a session is known to the end: it ended no worker.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_the_end_of_the_session_interrupts_is_kept() {
+    let rabbitmq = rabbitmq().await;
+    let proxy = Proxy::start(&rabbitmq.addr()).await;
+    let config = config(&rabbitmq.url().replace(&rabbitmq.addr(), &proxy.addr()));
+    let session = open(&config).await;
+    publish_many(&session, &config.exchange, 10).await;
+    let mut lane = session.lane(LaneName::Main).await.unwrap();
+    lane.consume(100).await.unwrap();
+    let channel = other(rabbitmq).await;
+    wait_until(SOON, "all are delivered", async || depth(&channel, &config.queue).await == 0).await;
+    // What was sent before the broker's answer has arrived with it.
+    lane.consume(100).await.unwrap();
+    assert!(!lane.all_read().unwrap(), "they have arrived");
+    let given_out_before = lane.next_batch(4).await.unwrap().len();
+    publish_many(&session, &config.exchange, 10).await;
+    wait_until(SOON, "the others are delivered", async || depth(&channel, &config.queue).await == 0).await;
+    // Its answer comes behind the deliveries.
+    session.lane(LaneName::Slow).await.unwrap().cancel().await.unwrap();
+    proxy.cut().await;
+    tokio::time::timeout(SOON, session.watch().ended()).await.expect("it notices");
+    assert!(lane.next_batch(100).await.is_err());
+    let kept = lane.not_given_out().count();
+    assert!(kept >= 20 - given_out_before, "{kept} of {} are kept", 20 - given_out_before);
+}
+
 #[tokio::test]
 async fn a_lane_without_a_consumer_fetches_one_at_a_time() {
     let rabbitmq = rabbitmq().await;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
-use lapin::types::FieldTable;
+use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 
 use crate::end_to_end::stage::{SOON, Stage};
@@ -32,7 +32,7 @@ async fn publish(stage: &Stage, ids: std::ops::Range<u32>) {
 }
 
 async fn all_applied(stage: &Stage, what: &str) {
-    wait_until(MENDED, what, async || {
+    wait_until(MENDED * 2, what, async || {
         let left: Vec<String> = redis::AsyncCommands::keys(&mut stage.connection().await, "user:*").await.unwrap();
         left.is_empty()
     })
@@ -169,4 +169,46 @@ async fn a_history_that_the_broker_has_broken_stops_nothing() {
     assert!(worker.terminate().await.success());
     let mut worker = stage.start_worker(&[]);
     worker.wait_ready().await;
+}
+
+/// A worker that declares nothing waits for whoever does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_others_delete_and_declare_again_loses_nothing() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    assert!(stage.worker(&[]).await.terminate().await.success(), "it declared the queues");
+    let worker = stage.worker(&[("UNSTALE_DECLARE", "none")]).await;
+    seeded(&stage, 0..20).await;
+    let channel = stage.new_channel().await;
+    delete_queue(&channel, &stage.queue).await;
+    publish(&stage, 0..20).await;
+    wait_until(SOON, "it notices", async || worker.stderr().contains("no session with RabbitMQ")).await;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let (queue, exchange) = (stage.queue.as_str(), stage.exchange.as_str());
+    channel.queue_declare(queue.into(), options, arguments).await.unwrap();
+    channel.queue_bind(queue.into(), exchange.into(), "user.updated".into(), Default::default(), FieldTable::default()).await.unwrap();
+    let applied = tokio::time::timeout(MENDED, all_applied(&stage, "what came while the queue was away is applied")).await;
+    assert!(applied.is_ok(), "it is not applied:\n{}", worker.stderr());
+    wait_until(SOON, "it is ready", async || ready(&worker).await).await;
+}
+
+/// A retry queue has no consumer that would notice its end, and takes its messages along.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_queue_that_others_delete_loses_nothing() {
+    let rules = r#"
+defaults: { ttl: 1h }
+loaders: { pages: { url: "http://127.0.0.1:1" } }
+events: { page.changed: { effects: [ { warm: "page:{id}", from: "pages:/{id}" } ] } }
+"#;
+    let stage = Stage::new(&[("pages.yaml", rules)]).await;
+    let delays = ("UNSTALE_RETRY_DELAYS", "1h");
+    assert!(stage.worker(&[delays]).await.terminate().await.success(), "it declared the queues");
+    let worker = stage.worker(&[delays, ("UNSTALE_DECLARE", "none")]).await;
+    stage.publish("page.changed", r#"{"id":1}"#).await;
+    wait_until(SOON, "the load is to be tried again", async || stage.ready(".retry.1h").await == 1).await;
+    stage.set("page:1", "old").await;
+    delete_queue(&stage.new_channel().await, &format!("{}.retry.1h", stage.queue)).await;
+    wait_until(MENDED, "the event is applied from the history", async || !stage.exists("page:1").await).await;
+    assert!(worker.stderr().contains("was deleted"), "{}", worker.stderr());
 }

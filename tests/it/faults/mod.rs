@@ -21,4 +21,5 @@ mod stalls;
 mod stops;
 mod suspects;
 mod unreadable;
+mod watermark;
 mod wire;

@@ -1,11 +1,15 @@
 //! What others wait while a message may be poison, or only looks like it.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::extract::Path;
 use axum::routing::get;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::mpsc;
 
 use crate::end_to_end::stage::{SOON, Stage};
@@ -113,6 +117,73 @@ async fn loads_that_outlive_killed_workers_do_not_hold_plain_deletes() {
     wait_until(SOON, "the loads are suspected", async || worker.stderr().contains("handled alone")).await;
     let longest = longest_delete(&stage, "killed-workers").await;
     assert!(longest < Duration::from_secs(3), "{longest:?}\n{}", worker.stderr());
+}
+
+/// A load that takes 20 s the first time that a page is asked for, and none later. How many were
+/// begun.
+async fn pages_slow_at_first() -> (String, Arc<AtomicU32>) {
+    let begun = Arc::<AtomicU32>::default();
+    let (counter, known) = (Arc::clone(&begun), Arc::<Mutex<HashSet<String>>>::default());
+    let page = move |Path(id): Path<String>| async move {
+        counter.fetch_add(1, Ordering::SeqCst);
+        if known.lock().unwrap().insert(id) {
+            tokio::time::sleep(Duration::from_secs(19)).await;
+        }
+        "{}"
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/{id}", get(page))).await });
+    (url, begun)
+}
+
+/// Publishes what a worker has set aside as a suspected poison message.
+async fn publish_suspected(stage: &Stage, suffix: &str, routing_key: &str, body: &str) {
+    let mut headers = FieldTable::default();
+    headers.insert("unstale-exchange".into(), AMQPValue::LongString(stage.exchange.as_str().into()));
+    headers.insert("unstale-routing-key".into(), AMQPValue::LongString(routing_key.into()));
+    headers.insert("unstale-redelivered".into(), AMQPValue::LongLongInt(2));
+    stage.signer().await.sign(&mut headers, body.as_bytes());
+    let queue = format!("{}{suffix}", stage.queue);
+    let confirm = stage.send("", &queue, BasicProperties::default().with_headers(headers), body.as_bytes()).await;
+    assert!(matches!(confirm.await, Ok(lapin::Confirmation::Ack(None))));
+}
+
+/// Loads are under way, one of them begun alone, when the main lane meets a suspected message.
+async fn deletes_beside_a_suspected_message(load_is_suspected: bool, what: &str) {
+    let (pages, begun) = pages_slow_at_first().await;
+    let stage = Stage::new(&[("rules.yaml", RULES)]).await;
+    let worker = stage.worker(&[("UNSTALE_VAR_PAGES_URL", pages.as_str())]).await;
+    let loads = if load_is_suspected { 1 } else { 4 };
+    if load_is_suspected {
+        publish_suspected(&stage, ".slow", "page.changed", r#"{"id":"0"}"#).await;
+    } else {
+        publish(&stage, "page.changed", (0..loads).map(|id| id.to_string())).await;
+    }
+    wait_until(SOON, "all loads are under way", async || begun.load(Ordering::SeqCst) == loads).await;
+    stage.set("user:suspected", "old").await;
+    let began = Instant::now();
+    publish_suspected(&stage, "", "user.updated", r#"{"id":"suspected"}"#).await;
+    let longest = longest_delete(&stage, what).await;
+    assert!(longest < Duration::from_secs(3), "{longest:?}\n{}", worker.stderr());
+    stage.wait_gone("user:suspected").await;
+    for id in 0..loads {
+        wait_until(SOON, "the load is made again", async || stage.exists(&format!("page:{id}")).await).await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(18), "the loads were not waited for: {:?}", began.elapsed());
+    stage.wait_settled(&[&worker]).await;
+    assert_eq!(worker.metrics().await.sum("unstale_retries_total", &[]), 0.0, "no attempt is spent");
+    assert_eq!(stage.ready(".dead").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspected_message_does_not_hold_plain_deletes_until_loads_end() {
+    deletes_beside_a_suspected_message(false, "beside-loads").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspected_message_does_not_hold_plain_deletes_until_a_suspected_load_ends() {
+    deletes_beside_a_suspected_message(true, "beside-a-suspected-load").await;
 }
 
 /// One worker, killed whenever it begins the poison: its neighbours do not wait until that is

@@ -130,3 +130,30 @@ events:
     assert!(told.elapsed() < Duration::from_secs(15), "it took {:?} to end", told.elapsed());
     assert_eq!((stage.ready("").await, stage.ready(".dead").await), (0, 1));
 }
+
+/// The whole process is suspended for longer than an event may take, as a machine without CPU time
+/// or a paused virtual machine has it. The event is none the worse for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_resolution_is_suspended_beyond_its_deadline_is_applied() {
+    const EVENTS: u32 = 12;
+    let rules = r#"events: { s: { effects: [ { each: "data.xs.filter(p, p > 9)", delete: "k:{id}:{item}" } ] } }"#;
+    let stage = Stage::new(&[("rules.yaml", rules)]).await;
+    let worker = stage.worker(&[]).await;
+    // Beyond 256 KiB, an event is resolved on a thread apart.
+    let padding = "x".repeat(300_000);
+    let numbers = vec!["1"; 60_000].join(",");
+    for id in 0..EVENTS {
+        stage.set(&format!("k:{id}:10"), "old").await;
+        stage.publish("s", &format!(r#"{{"id":{id},"xs":[{numbers},10],"padding":"{padding}"}}"#)).await;
+    }
+    wait_until(SOON, "some are applied, and others wait", async || !stage.exists("k:1:10").await).await;
+    assert!(stage.exists(&format!("k:{}:10", EVENTS - 1)).await, "nothing is left to be suspended in");
+    worker.signal("STOP");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    worker.signal("CONT");
+    for id in 0..EVENTS {
+        stage.wait_gone(&format!("k:{id}:10")).await;
+    }
+    stage.wait_settled(&[&worker]).await;
+    assert_eq!(stage.ready(".dead").await, 0, "{}", worker.stderr());
+}

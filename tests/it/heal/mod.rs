@@ -90,7 +90,7 @@ async fn mark_fields(stage: &Stage) -> Vec<(String, String)> {
 }
 
 /// The lowest of the workers' marks.
-async fn low_ms(stage: &Stage) -> Option<u64> {
+pub(crate) async fn low_ms(stage: &Stage) -> Option<u64> {
     let marks = mark_fields(stage).await;
     marks.iter().filter(|(field, _)| field.len() == 32).filter_map(|(_, mark)| mark.split(':').nth(1)?.parse().ok()).min()
 }

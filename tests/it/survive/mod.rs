@@ -31,6 +31,12 @@ const READY: Duration = Duration::from_secs(30);
 /// Events whose confirms are waited for together: what the test itself may hold.
 const UNDER_WAY: usize = 16;
 
+/// A publisher waits so long for confirms before it publishes again.
+const CONFIRMED: Duration = Duration::from_secs(15);
+
+/// The longest until events are confirmed, by a broker that has just come back too.
+const PUBLISHED: Duration = Duration::from_secs(120);
+
 /// A worker in its box. Dropped, it is killed.
 struct Boxed {
     /// Before the worker: it must not be continued after its end.
@@ -86,22 +92,22 @@ async fn stale(stage: &Stage, family: &str) -> Option<usize> {
     Some(keys.len())
 }
 
-/// Publishes the event of each number, with so many bytes around it, and waits for all confirms.
+/// Publishes the event of each number, with so many bytes around it, and waits for all confirms. A queue that comes back with its broker may have
+/// taken a message and never confirm it: as any publisher does, this one publishes again what is not confirmed in time.
 async fn publish(stage: &Stage, routing_key: impl Fn(usize) -> String, numbers: std::ops::Range<usize>, bytes: usize) {
     let padding = "x".repeat(bytes);
-    let mut confirms = Vec::new();
-    for n in numbers {
-        let body = format!(r#"{{"id":{n},"padding":"{padding}"}}"#);
-        confirms.push(stage.send(&stage.exchange, &routing_key(n), BasicProperties::default(), body.as_bytes()).await);
-        if confirms.len() == UNDER_WAY {
-            confirmed(&mut confirms).await;
-        }
-    }
-    confirmed(&mut confirms).await;
-}
-
-async fn confirmed(confirms: &mut Vec<impl Future<Output = lapin::Result<Confirmation>>>) {
-    for confirm in confirms.drain(..) {
-        assert!(matches!(confirm.await.unwrap(), Confirmation::Ack(None)));
+    for first in numbers.clone().step_by(UNDER_WAY) {
+        let chunk = first..numbers.end.min(first + UNDER_WAY);
+        let confirmed = async || {
+            let mut confirms = Vec::new();
+            for n in chunk.clone() {
+                let body = format!(r#"{{"id":{n},"padding":"{padding}"}}"#);
+                confirms.push(stage.send(&stage.exchange, &routing_key(n), BasicProperties::default(), body.as_bytes()).await);
+            }
+            for confirm in confirms {
+                assert!(matches!(confirm.await.unwrap(), Confirmation::Ack(None)));
+            }
+        };
+        wait_until(PUBLISHED, "events are confirmed", async || tokio::time::timeout(CONFIRMED, confirmed()).await.is_ok()).await;
     }
 }

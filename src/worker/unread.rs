@@ -1,0 +1,71 @@
+//! What has arrived in a lane and is not read: the low watermark covers that too.
+//!
+//! Deliveries wait unread for as long as an outage of Redis, a heavy event or a full account takes.
+//! The look that saw the queue empty covers what is delivered for the first time. It says nothing of
+//! redelivered and republished messages.
+
+use super::low::{Holding, Low};
+use crate::broker::Delivery;
+
+/// The holdings of what a lane has not given out. Dropped, they go back to their queue.
+#[derive(Debug, Default)]
+pub(super) struct Unread(Vec<Holding>);
+
+impl Unread {
+    /// Covers these deliveries and no others any more.
+    pub(super) fn are_only<'d>(&mut self, low: &Low, deliveries: impl Iterator<Item = &'d Delivery>) {
+        let mut deliveries = deliveries.peekable();
+        // First, so that what stays is covered all the time.
+        let covers = deliveries.peek().is_some().then(|| low.take(deliveries));
+        self.are_none();
+        self.0.extend(covers);
+    }
+
+    /// Covers these deliveries too, which are put back.
+    pub(super) fn put_back(&mut self, low: &Low, deliveries: &[Delivery]) {
+        if !deliveries.is_empty() {
+            self.0.push(low.take(deliveries));
+        }
+    }
+
+    /// Everything is given out: others hold it.
+    pub(super) fn are_none(&mut self) {
+        self.0.drain(..).for_each(|holding| holding.settled());
+    }
+
+    /// Returns whether nothing is covered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn what_waits_unread_holds_the_low_watermark_back_until_it_is_given_out() {
+        let low = Low::new();
+        low.begin(UNIX_EPOCH + Duration::from_millis(900), 9);
+        low.set_lowest(Some(300.into()));
+        let new = Delivery::of("events", "a", b"{}");
+        let redelivered = Delivery::of("events", "b", b"{}").redelivered_once();
+        let mut unread = Unread::default();
+        unread.are_only(&low, [&new].into_iter());
+        assert_eq!(low.now().time_ms, 900, "the look that saw the queue empty covers it");
+        unread.put_back(&low, std::slice::from_ref(&redelivered));
+        assert_eq!(low.now().time_ms, 300);
+        unread.are_only(&low, [&new, &redelivered].into_iter());
+        assert_eq!(low.now().time_ms, 300);
+        unread.are_only(&low, [&new].into_iter());
+        assert_eq!(low.now().time_ms, 900, "a `Taken` holds the other one by now");
+        unread.are_only(&low, [&redelivered].into_iter());
+        unread.are_none();
+        assert!(unread.is_empty() && low.is_all_settled());
+        unread.are_only(&low, [&redelivered].into_iter());
+        drop(unread);
+        assert_eq!(low.now().time_ms, 300, "it went back to its queue");
+    }
+}
