@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use crate::reason::Reason;
 use crate::registry::{Effect, RuleId, Verb};
 
+/// Maximum number of offsets that are named.
+const UNDONE_MAX: usize = 1_000;
+
 /// What a replay did, or would do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
@@ -21,6 +24,9 @@ pub struct Report {
     pub missing: u64,
     /// Offsets that were passed over, since replays died there.
     pub passed_over: Vec<u64>,
+    /// Offsets of events that could not be resolved, or applied, in time: another try may do it.
+    /// The first 1,000 of them.
+    pub undone: Vec<u64>,
     /// Offsets that the broker could not read: from, and the one behind. They are among `missing`.
     pub unreadable: Vec<(u64, u64)>,
     /// Events of the span, of the types asked for.
@@ -81,9 +87,18 @@ impl Report {
         self.rest.is_none() && self.problems.is_empty() && self.is_complete()
     }
 
-    /// Returns whether all of the span was read that the history still has.
+    /// Returns whether all of the span was read and tried that the history still has. An event that
+    /// can never be applied was tried.
     pub fn is_complete(&self) -> bool {
-        self.passed_over.is_empty() && self.unreadable.is_empty()
+        self.passed_over.is_empty() && self.undone.is_empty() && self.unreadable.is_empty()
+    }
+
+    /// Returns the offsets of events that were passed over or are undone, in order.
+    pub fn left_out(&self) -> Vec<u64> {
+        let mut offsets = [&self.passed_over[..], &self.undone[..]].concat();
+        offsets.sort_unstable();
+        offsets.dedup();
+        offsets
     }
 
     pub(super) fn had(&mut self, effect: &Effect) {
@@ -94,6 +109,13 @@ impl Report {
 
     pub(super) fn sends(&mut self, effect: &Effect) {
         *self.sent.entry((effect.rule, effect.action.verb())).or_default() += 1;
+    }
+
+    /// Notes an event that could not be resolved, or applied, in time.
+    pub(super) fn is_undone(&mut self, offset: u64) {
+        if self.undone.len() < UNDONE_MAX && !self.undone.contains(&offset) {
+            self.undone.push(offset);
+        }
     }
 
     /// Notes offsets that the broker could not read.

@@ -15,13 +15,16 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::Delivery;
 use crate::event::{Decoded, Reading, decode};
 use crate::reason::Reason;
-use crate::registry::{Action, Budget, Effect, Pattern, Registry, Resolution, STACK_BYTES};
+use crate::registry::{Action, Budget, Effect, Pattern, Registry, Resolution, STACK_BYTES, Spent};
 
 /// Maximum time for one event, which its budget looks at.
-const EVENT_TIME: Duration = Duration::from_secs(5);
+pub(super) const EVENT_TIME: Duration = Duration::from_secs(5);
+
+/// Tries of one event whose time was up: a busy machine may be what took it.
+const TRIES: u32 = 2;
 
 /// Maximum time after which a thread that does not come back from one event is left to itself.
-const HANGS_AFTER: Duration = Duration::from_secs(10);
+const HANGS_AFTER: Duration = Duration::from_secs(15);
 
 /// Threads that may be left to themselves.
 const HANGING_MAX: usize = 8;
@@ -45,11 +48,15 @@ pub(super) enum Message {
         resolution: Resolution,
         /// True if it is of a type that is asked for.
         is_of_type: bool,
+        /// True if its time was up before all effects were known.
+        is_out_of_time: bool,
     },
     /// A deletion marker.
     Tombstone,
     /// Nobody knows what it does.
     Unreadable(Reason, String),
+    /// It was not resolved in time, and does not end.
+    Hangs(String),
 }
 
 /// Why there are no messages.
@@ -76,6 +83,8 @@ pub(super) struct Rules {
     pub(super) registry: Arc<Registry>,
     pub(super) types: Vec<Pattern>,
     pub(super) reading: Reading,
+    /// Maximum time for one event.
+    pub(super) event_time: Duration,
 }
 
 /// A part of a batch.
@@ -103,10 +112,9 @@ impl Resolver {
         let Range { start, mut end } = part;
         loop {
             if batch.get(start).is_some_and(|(offset, _)| self.hanging.contains(offset)) {
-                return Ok(vec![Message::Unreadable(
-                    Reason::Unresolvable,
-                    format!("resolving the event took longer than {} s: please report it, with the event's shape", HANGS_AFTER.as_secs()),
-                )]);
+                let message =
+                    format!("resolving the event took longer than {} s: please report it, with the event's shape", HANGS_AFTER.as_secs());
+                return Ok(vec![Message::Hangs(message)]);
             }
             match self.ask(batch, start..end, stop).await? {
                 Ok(messages) => return Ok(messages),
@@ -198,7 +206,7 @@ impl Rules {
         for (at, (_, delivery)) in job.range.clone().zip(&job.batch[job.range.clone()]) {
             job.at.store(at, Ordering::Relaxed);
             // Nothing is shared with what may panic: the message alone is lost.
-            let message = catch_unwind(AssertUnwindSafe(|| self.read(delivery, &job.stop))).unwrap_or_else(|_| {
+            let message = catch_unwind(AssertUnwindSafe(|| self.read(&delivery.message(), &job.stop))).unwrap_or_else(|_| {
                 Message::Unreadable(
                     Reason::Panicked,
                     "decoding or resolving the event panicked: please report it, with the event's shape".into(),
@@ -213,12 +221,20 @@ impl Rules {
         messages
     }
 
-    fn read(&self, delivery: &Delivery, stop: &Arc<AtomicBool>) -> Message {
-        match decode(&delivery.message(), self.reading) {
+    fn read(&self, message: &crate::event::Message<'_>, stop: &Arc<AtomicBool>) -> Message {
+        match decode(message, self.reading) {
             Ok(Decoded::Event(event)) => {
                 let is_of_type = self.types.is_empty() || self.types.iter().any(|pattern| pattern.matches(&event.event_type));
-                let budget = Budget::for_event().until(Instant::now() + EVENT_TIME).stopped_by(Arc::clone(stop));
-                Message::Event { resolution: self.registry.resolve_within(&event, &budget), is_of_type }
+                let mut tries = 0;
+                loop {
+                    let budget = Budget::for_event().until(Instant::now() + self.event_time).stopped_by(Arc::clone(stop));
+                    let resolution = self.registry.resolve_within(&event, &budget);
+                    let is_out_of_time = budget.spent() == Some(Spent::Time);
+                    tries += 1;
+                    if !is_out_of_time || tries == TRIES || stop.load(Ordering::Relaxed) {
+                        return Message::Event { resolution, is_of_type, is_out_of_time };
+                    }
+                }
             }
             Ok(Decoded::Tombstone) => Message::Tombstone,
             Err(malformed) => Message::Unreadable(Reason::Malformed, malformed.to_string()),
@@ -234,4 +250,42 @@ pub(super) fn weight(effect: &Effect) -> usize {
         _ => 0,
     };
     size_of::<Effect>() + effect.target.len() + written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Vars;
+    use crate::event;
+    use crate::registry::{LoadOptions, MissingVars};
+
+    fn is_out_of_time(event_time: Duration) -> Option<bool> {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("users.yaml"), r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#)
+            .unwrap();
+        let options = LoadOptions {
+            schemas: directory.path().to_owned(),
+            key_prefix: String::new(),
+            vars: Vars::default(),
+            tag_prefix: "cache_tag:".to_owned(),
+            max_keys_per_event: 10,
+            missing_vars: MissingVars::Refuse,
+        };
+        let registry = Arc::new(Registry::load(&options).unwrap().registry);
+        let rules = Rules { registry, types: Vec::new(), reading: Reading::default(), event_time };
+        let message = event::Message { exchange: "events", routing_key: "user.updated", body: br#"{"id":1}"#, ..event::Message::default() };
+        match rules.read(&message, &Arc::default()) {
+            Message::Event { resolution, is_out_of_time, .. } => {
+                assert_eq!(resolution.effects.len(), usize::from(!is_out_of_time));
+                Some(is_out_of_time)
+            }
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn an_event_whose_time_is_up_is_another_thing_than_one_that_cannot_be_resolved() {
+        assert_eq!(is_out_of_time(EVENT_TIME), Some(false));
+        assert_eq!(is_out_of_time(Duration::ZERO), Some(true));
+    }
 }
