@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::convert::short;
 use super::link::{ANSWER_TIMEOUT, Link};
+use super::names::Names;
 
 /// What a look at a queue shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,31 +30,69 @@ impl QueueLook {
 #[derive(Debug)]
 pub struct Looker<'l> {
     link: &'l Link,
-    queues: [&'l str; 2],
+    lanes: [&'l str; 2],
+    retries: Vec<&'l str>,
     channel: Option<Channel>,
+    /// A channel of its own: a refusal ends it.
+    retry_channel: Option<Channel>,
+    /// True once the broker has not told of a retry queue: it may be missing, or refused.
+    is_retry_unknown: bool,
+}
+
+/// Messages that wait in queues; what is in a consumer's hand does not wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// In the main queue.
+    pub main: QueueLook,
+    /// In the slow queue.
+    pub slow: QueueLook,
+    /// In all retry queues; `None` where that was not asked, or the broker does not tell. It was
+    /// looked at before the others: what goes on from there meanwhile is seen in them.
+    pub retries: Option<u32>,
 }
 
 impl<'l> Looker<'l> {
-    pub(super) fn new(link: &'l Link, queues: [&'l String; 2]) -> Self {
-        Self { link, queues: queues.map(String::as_str), channel: None }
+    pub(super) fn new(link: &'l Link, names: &'l Names) -> Self {
+        Self {
+            link,
+            lanes: [&names.main, &names.slow],
+            retries: names.retry.iter().map(|(_, name)| name.as_str()).collect(),
+            channel: None,
+            retry_channel: None,
+            is_retry_unknown: false,
+        }
     }
 
-    /// Looks at both queues. `None` where the broker does not tell: what ends a session is noticed elsewhere.
-    pub async fn look(&mut self) -> Option<[QueueLook; 2]> {
-        let channel = match self.channel.take().filter(|channel| channel.status().connected()) {
-            Some(channel) => channel,
-            None => self.link.channel().await.ok()?,
-        };
-        let mut looks = [QueueLook { ready: 0, consumers: 0 }; 2];
-        for (look, queue) in looks.iter_mut().zip(self.queues) {
-            let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-            let asked = timeout(ANSWER_TIMEOUT, channel.queue_declare(short(queue)?, options, FieldTable::default())).await;
-            let queue = asked.ok()?.ok()?;
-            *look = QueueLook { ready: queue.message_count(), consumers: queue.consumer_count() };
+    /// Looks at the main and the slow queue, and at the retry queues if asked to. `None` where the broker does not tell of the main or the
+    /// slow queue: what ends a session is noticed elsewhere.
+    pub async fn waiting(&mut self, with_retries: bool) -> Option<Waiting> {
+        let mut retries = None;
+        if with_retries && !self.is_retry_unknown {
+            retries = look(self.link, &mut self.retry_channel, &self.retries).await.map(|looks| looks.iter().map(|look| look.ready).sum());
+            self.is_retry_unknown = retries.is_none();
         }
-        self.channel = Some(channel);
-        Some(looks)
+        match look(self.link, &mut self.channel, &self.lanes).await?[..] {
+            [main, slow] => Some(Waiting { main, slow, retries }),
+            _ => None,
+        }
     }
+}
+
+/// Looks at each. The channel is kept for the next look, unless it ended.
+async fn look(link: &Link, kept: &mut Option<Channel>, queues: &[&str]) -> Option<Vec<QueueLook>> {
+    let channel = match kept.take().filter(|channel| channel.status().connected()) {
+        Some(channel) => channel,
+        None => link.channel().await.ok()?,
+    };
+    let mut looks = Vec::with_capacity(queues.len());
+    for queue in queues {
+        let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+        let asked = timeout(ANSWER_TIMEOUT, channel.queue_declare(short(queue)?, options, FieldTable::default())).await;
+        let queue = asked.ok()?.ok()?;
+        looks.push(QueueLook { ready: queue.message_count(), consumers: queue.consumer_count() });
+    }
+    *kept = Some(channel);
+    Some(looks)
 }
 
 #[cfg(test)]

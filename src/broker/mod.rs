@@ -40,7 +40,7 @@ pub use failure::{BrokerError, HistoryProblem, PublishError, SessionEnded, Topol
 pub use history::{Found, History, Place, Survey};
 pub use inspect::{Inspector, QueueState};
 pub use lane::{Lane, LaneName, Tag};
-pub use look::{Looker, QueueLook};
+pub use look::{Looker, QueueLook, Waiting};
 pub use names::Names;
 pub use prefetch::Prefetch;
 pub use publisher::{Outgoing, Publisher};

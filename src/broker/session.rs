@@ -266,7 +266,7 @@ impl Session {
 
     /// Looks at the lanes' queues, beside all else that goes on.
     pub fn looker(&self) -> Looker<'_> {
-        Looker::new(&self.consume, [&self.names.main, &self.names.slow])
+        Looker::new(&self.consume, &self.names)
     }
 
     /// Whether and when it is over, and whether the broker takes messages; outlives the session.

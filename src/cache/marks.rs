@@ -15,6 +15,7 @@ mod owed;
 mod place;
 mod progress;
 mod record;
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -23,16 +24,17 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 
 pub(super) use chain::{Chain, Seal};
-pub use owed::{OwedHeal, OwedHeals, Paid};
+pub use owed::{OwedHeal, OwedHeals};
 pub use place::{HealFrom, LowWatermark};
 pub use progress::{Died, HealProgress};
 pub use record::{HealDetails, HealRecord, Owed};
+pub use rules::{Change, Unhealed};
 
 use super::Cache;
 use super::failure::CommandError;
 use super::slot::{self, SLOTS};
 use super::workers::{text_of, text_pairs};
-use progress::{AFTER_LOSS, BESIDE};
+use progress::{AFTER_LOSS, BESIDE, SURVIVED};
 
 /// Whoever remembers nothing takes a mark of another worker for fresh that is no older. An older one may mean that Redis went back, or that nobody ran.
 const FRESH: Duration = Duration::from_secs(10);
@@ -203,7 +205,14 @@ impl Marks {
     /// by which rules: other work begins anew.
     pub fn take_over_progress(&self, cache: &Cache, from: HealFrom, work: &str) -> HealProgress {
         let text = self.values(cache.heal_kind().progress).next().unwrap_or_default();
-        HealProgress::read(text).taken_over(cache.id(), self.servers(), from, work)
+        HealProgress::read(text)
+            .taken_over(cache.id(), self.servers(), from, work, |worker| worker == cache.id() || self.has_survived(worker))
+    }
+
+    /// Returns whether a worker has noted that it did not die of its heal.
+    pub(super) fn has_survived(&self, worker: &str) -> bool {
+        let fields = self.hashes.iter().flat_map(|hash| &hash.fields);
+        fields.into_iter().any(|(field, _)| field.strip_prefix(SURVIVED) == Some(worker))
     }
 
     /// Returns how far the heal after a loss is, if one is under way.
@@ -321,13 +330,13 @@ mod tests {
                 ("lock", "1:2:3"),
                 ("lock:beside", "abc:9007199254740991:3"),
                 ("heal", "1:2:3:4:1"),
-                ("heal:details", r#"{"began_ms":1,"from_offset":5,"digests":["d"],"passed_over":[6]}"#),
+                ("heal:details", r#"{"began_ms":1,"from_offset":5,"passed_over":[6]}"#),
                 ("c", "odd"),
             ],
         );
         assert_eq!(marks.lowest(), Some(LowWatermark { time_ms: 100, offset: Some(30) }));
         assert_eq!((marks.is_wanted(), marks.doubt()), (true, Doubt::Lost));
-        let details = HealDetails { began_ms: 1, from_offset: Some(5), digests: vec!["d".into()], passed_over: vec![6], owed: None };
+        let details = HealDetails { began_ms: 1, from_offset: Some(5), passed_over: vec![6], owed: None };
         let heal = HealRecord { began_ms: 1, ended_ms: 2, from_ms: 3, count: 4, complete: true, details };
         assert_eq!(marks.last_heal(), Some(heal));
         let later = hash(8, "r:2", &[("heal", "5:6:7:8:0"), ("heal:details", r#"{"began_ms":1}"#), ("d", "1:90:9"), ("offset:d", "40")]);

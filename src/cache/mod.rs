@@ -37,7 +37,8 @@ pub use eviction::Eviction;
 pub use failure::{CommandError, Outage};
 pub use lease::{Fill, Grant, LONGEST_LEASE, new_token};
 pub use marks::{
-    Died, Doubt, Entered, HealDetails, HealFrom, HealProgress, HealRecord, LowWatermark, Marks, Owed, OwedHeal, OwedHeals, Paid, Tick, Turn,
+    Change, Died, Doubt, Entered, HealDetails, HealFrom, HealProgress, HealRecord, LowWatermark, Marks, Owed, OwedHeal, OwedHeals, Tick,
+    Turn, Unhealed,
 };
 pub use prune::{Asides, PRUNE_STEP, Pruned, TagSets};
 pub use script::READER_SCRIPTS;

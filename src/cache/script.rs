@@ -64,7 +64,7 @@ pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
 }
 
 /// The scripts that are called by their name where nobody has sent them before: in a cluster, by plans, fills and upkeep, and by those who ask marks.
-static ALL: [&LazyLock<Script>; 26] = [
+static ALL: [&LazyLock<Script>; 27] = [
     &NUMBERS,
     &DETACH_TAG,
     &DROP_DETACHED,
@@ -91,6 +91,7 @@ static ALL: [&LazyLock<Script>; 26] = [
     &MARK_LEAVE,
     &MARK_TAKE_OVER,
     &BUMP_PAST,
+    &HEAL_YIELD,
 ];
 
 macro_rules! scripts {
@@ -151,10 +152,11 @@ scripts! {
     COME_BACK = 33: "come_back.lua";
     HEAL_KEEP = 34: "heal_keep.lua";
     HEAL_BESIDE = 35: "mark.lua", "heal_beside.lua";
-    HEAL_BESIDE_END = 36: "heal_beside_end.lua";
+    HEAL_BESIDE_END = 36: "mark.lua", "heal_beside_end.lua";
     MARK_LEAVE = 37: "mark.lua", "mark_leave.lua";
     MARK_TAKE_OVER = 38: "mark.lua", "mark_take_over.lua";
     BUMP_PAST = 39: "bump_past.lua";
+    HEAL_YIELD = 40: "mark.lua", "heal_yield.lua";
 }
 
 /// The scripts of the readers' protocol, whole, by their published names: docs/READERS.md prints them, and every client sends them.

@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use super::Shared;
-use super::owed::{healed_by_other_rules, now_ms};
+use super::owed::now_ms;
 use crate::broker::{Backoff, BrokerError, Inspector, QueueState};
 use crate::cache::{CommandError, Doubt, Entered, HealDetails, HealFrom, HealRecord, Marks, Outage, Owed, OwedHeal, Tick, Turn};
 use crate::http::Readiness;
@@ -28,6 +28,10 @@ const HISTORY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// For the last word to the marks.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A heal that left something out.
+pub(super) const LEFT_OUT: &str =
+    "the heal left out events at which heals died, or which could not be resolved or applied in time: nothing of them is applied again";
 
 /// Why it is not known that Redis holds all that it confirmed.
 #[derive(Debug)]
@@ -75,11 +79,13 @@ pub(super) struct Healer<'s> {
     readiness: Readiness,
     /// Our mark has stood before: we remember it.
     remembers: AtomicBool,
+    /// A heal of ours has begun, and has not come to its end.
+    heals: AtomicBool,
 }
 
 impl<'s> Healer<'s> {
     pub(super) fn new(shared: &'s Shared, readiness: Readiness) -> Self {
-        Self { shared, readiness, remembers: AtomicBool::new(false) }
+        Self { shared, readiness, remembers: AtomicBool::new(false), heals: AtomicBool::new(false) }
     }
 
     /// Waits until Redis holds all that it confirmed, healing it where it is our turn.
@@ -101,6 +107,7 @@ impl<'s> Healer<'s> {
         let mut backoff = Backoff::new();
         let mut unreadable_since: Option<Instant> = None;
         loop {
+            self.survive().await?;
             if let Entered::Good(marks) = cache.enter(low.now()).await? {
                 if !self.remembers.swap(true, Ordering::Relaxed) {
                     low.inherit(marks.lowest(), self.shared.longest_wait());
@@ -151,6 +158,16 @@ impl<'s> Healer<'s> {
         }
     }
 
+    /// Notes that a heal of ours which did not come to its end was not the death of this worker.
+    async fn survive(&self) -> Result<(), CommandError> {
+        let cache = &self.shared.cache;
+        if self.heals.load(Ordering::Relaxed) {
+            cache.yield_heal_of(cache.id()).await?;
+            self.heals.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     async fn wait_for_broker(&self, away: &BrokerError, backoff: &mut Backoff) {
         let wait = backoff.next_delay(fastrand::f64());
         warn!(cause = %away, retry_in_ms = wait.as_millis(), "waiting for RabbitMQ");
@@ -170,9 +187,10 @@ impl<'s> Healer<'s> {
         let said = cause.clone();
         cache.owe_heal(&OwedHeal::new(from, cause, now_ms())).await?;
         let record = record(marks, from, false, HealDetails { owed: Some(Owed::Due), ..HealDetails::default() });
-        if !cache.finish_heal(Some(&record), low.now()).await? {
+        if !cache.finish_heal(Some(&record), &[], low.now()).await? {
             return Ok(false);
         }
+        self.heals.store(false, Ordering::Relaxed);
         if !self.remembers.swap(true, Ordering::Relaxed) {
             low.inherit(marks.lowest(), self.shared.longest_wait());
         }
@@ -208,25 +226,27 @@ impl<'s> Healer<'s> {
             }
         }
         let began = (Instant::now(), SystemTime::now());
-        let guard = Guard::begin(config, cache, progress);
+        self.heals.store(true, Ordering::Relaxed);
+        let mut guard = Guard::begin(config, cache, progress);
+        guard.confirm_deaths().await?;
         // How many heals died, and in what, must outlive this one.
         guard.note(guard.found()).await?;
         cache.forward_sequence().await.map_err(outage)?;
         let healed = if has_nothing { Healed::NoHistory } else { heal(config, &live.registry, cache, from, &guard).await? };
+        let mut changes = Vec::new();
         let record = match &healed {
             // A first start, with a queue and a history that are as new as the worker.
             Healed::Applied { events: 0, complete: true, end, .. } if doubt == Doubt::Unknown => {
                 low.begin(began.1, *end);
                 None
             }
-            Healed::Applied { complete, end, passed_over, .. } => {
+            Healed::Applied { events, begin, complete, end, passed_over, .. } => {
                 low.begin(began.1, *end);
-                let details = HealDetails {
-                    from_offset: from.offset,
-                    digests: vec![live.registry.digest().to_owned()],
-                    passed_over: passed_over.clone(),
-                    ..HealDetails::default()
-                };
+                // Other rules do nothing to no events.
+                if *events > 0 || !complete || goes_on.is_some() {
+                    changes = marks.note_heal(cache.id(), *begin, live.registry.digest(), began.0.elapsed());
+                }
+                let details = HealDetails { from_offset: Some(*begin), passed_over: passed_over.clone(), ..HealDetails::default() };
                 // A history that was missing a moment ago does not hold what was lost before.
                 Some(record(marks, from, *complete && !(is_new_broker && doubt == Doubt::Lost), details))
             }
@@ -238,9 +258,10 @@ impl<'s> Healer<'s> {
                 None
             }
         };
-        if !cache.finish_heal(record.as_ref(), low.now()).await.map_err(outage)? {
+        if !cache.finish_heal(record.as_ref(), &changes, low.now()).await.map_err(outage)? {
             return Ok(false);
         }
+        self.heals.store(false, Ordering::Relaxed);
         self.remembers.store(true, Ordering::Relaxed);
         match healed {
             Healed::Applied { .. } if record.is_none() => {}
@@ -249,7 +270,7 @@ impl<'s> Healer<'s> {
                 self.shared.metrics.healed();
                 info!(%from, events, effects, seconds = began.0.elapsed().as_secs_f64(), complete, "healed: the history is applied again");
                 if !passed_over.is_empty() {
-                    error!(offsets = ?passed_over, "the heal passed over events at which heals died: nothing of them is applied again");
+                    error!(offsets = ?passed_over, "{LEFT_OUT}");
                 } else if !complete {
                     warn!(%from, "the history does not hold all that was to be applied again: the rest stays readable until its TTL");
                 }
@@ -321,14 +342,27 @@ async fn tick_once(shared: &Shared, covered: &mut Vec<String>) -> Result<Tick, C
             low.take_over(bound, shared.longest_wait());
         }
         *covered = gone;
-        owed.saw(marks.owed().all, healed_by_other_rules(shared, marks).is_some());
+        owed.saw(marks.owed().all, marks.unhealed_by(shared.live.load().registry.digest()).is_some());
         shared.metrics.set_heal_owed(owed.any());
     }
     Ok(tick)
 }
 
+/// Gives up the turn to heal, if this worker has it: the next worker need not wait, and counts no
+/// death.
+pub(super) async fn give_turn_up(shared: &Shared) {
+    let given_up = async {
+        if shared.cache.heals() {
+            let _ = shared.cache.yield_heal_of(shared.cache.id()).await;
+        }
+        shared.owed.stop_healing().await;
+    };
+    let _ = tokio::time::timeout(LEAVE_TIMEOUT, given_up).await;
+}
+
 /// Takes our mark out, once all is settled or given back.
 pub(super) async fn leave(shared: &Shared) {
+    give_turn_up(shared).await;
     let left = shared.cache.leave(shared.low.now(), shared.low.is_all_settled());
     // Without it another worker takes over after 10 s.
     let _ = tokio::time::timeout(LEAVE_TIMEOUT, left).await;

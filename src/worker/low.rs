@@ -83,9 +83,26 @@ enum Queue {
     Slow,
 }
 
+/// A look at the queues.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Look {
+    /// When it began, by the clock.
+    pub(super) began: SystemTime,
+    /// The same moment.
+    pub(super) began_at: Instant,
+    /// Nothing waited in the main queue.
+    pub(super) main_empty: bool,
+    /// Nothing waited in the slow queue.
+    pub(super) slow_empty: bool,
+    /// Before that, nothing waited in any retry queue.
+    pub(super) retries_empty: bool,
+}
+
 #[derive(Debug)]
 struct LetGo {
     bound: LowWatermark,
+    /// When something was let go of last.
+    since: Instant,
     /// When the queue was first seen empty after that second.
     seen_empty: Option<Instant>,
 }
@@ -230,12 +247,17 @@ impl Low {
         });
     }
 
-    /// A look at the queues, begun at `began`, saw nothing waiting in those that are said to be empty.
-    pub(super) fn looked(&self, began: SystemTime, main_empty: bool, slow_empty: bool) {
-        let began_ms = began.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    /// Returns whether something that was let go of may still wait in a retry queue.
+    pub(super) fn waits_for_retries(&self) -> bool {
         let second = self.second(Duration::ZERO);
-        self.change(|state| state.looked(began_ms, second, Instant::now(), main_empty, slow_empty));
-        if main_empty {
+        self.change(|state| state.let_go.iter().any(|((_, back), gone)| *back >= second && gone.seen_empty.is_none()))
+    }
+
+    /// Takes in a look at the queues.
+    pub(super) fn looked(&self, look: Look) {
+        let second = self.second(Duration::ZERO);
+        self.change(|state| state.looked(look, second, Instant::now()));
+        if look.main_empty {
             self.0.looked.notify_one();
         }
     }
@@ -283,7 +305,9 @@ impl State {
         old.map(|(_, offset)| *offset).max(self.quiet.offset)
     }
 
-    fn looked(&mut self, began_ms: u64, second: u64, now: Instant, main_empty: bool, slow_empty: bool) {
+    fn looked(&mut self, look: Look, second: u64, now: Instant) {
+        let Look { began, began_at, main_empty, slow_empty, retries_empty } = look;
+        let began_ms = began.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         if main_empty && self.quieter.is_none() {
             self.quieter = Some((LowWatermark { time_ms: began_ms, offset: self.end_before_lag(now) }, now));
         }
@@ -292,7 +316,9 @@ impl State {
                 Queue::Main => main_empty,
                 Queue::Slow => slow_empty,
             };
-            if empty && *back < second {
+            // What has left the retry queues is in the others, or in somebody's hand.
+            let is_back = *back < second || (retries_empty && gone.since < began_at);
+            if empty && is_back {
                 gone.seen_empty.get_or_insert(now);
             }
         }
@@ -308,8 +334,9 @@ impl State {
     }
 
     fn let_go(&mut self, queue: Queue, back: u64, bound: LowWatermark) {
-        let gone = self.let_go.entry((queue, back)).or_insert(LetGo { bound, seen_empty: None });
-        gone.bound = gone.bound.lower(bound);
+        let now = Instant::now();
+        let gone = self.let_go.entry((queue, back)).or_insert(LetGo { bound, since: now, seen_empty: None });
+        (gone.bound, gone.since) = (gone.bound.lower(bound), now);
         gone.seen_empty = None;
     }
 }

@@ -198,6 +198,7 @@ pub async fn run(
         never = stop_when(&stuck, &signals.stop) => match never {},
         () = after_stop(&signals.stop, grace) => {
             warn!(grace_s = grace.as_secs(), "the grace period ran out: what is in hand comes again from the broker");
+            healing::give_turn_up(&shared).await;
             Ok(Ended::Cut)
         }
     };

@@ -5,21 +5,17 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::Shared;
-use super::healing::outage;
-use crate::cache::{self, Cache, HealDetails, HealFrom, HealRecord, Marks, Outage, OwedHeal, OwedHeals, Paid, Turn};
+use super::healing::{LEFT_OUT, outage};
+use super::{Live, Shared};
+use crate::cache::{self, Cache, Change, HealDetails, HealFrom, Marks, Outage, OwedHeal, Turn};
 use crate::ops::heal::{Guard, Healed, NotHealed, heal};
 
 /// Between two tries.
 const AGAIN: Duration = Duration::from_secs(30);
-
-/// For so long after a heal by other rules, a worker with rules of its own heals again.
-const OTHER_RULES_MS: u64 = 60_000;
 
 /// Before what Redis did not take is said again.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
@@ -41,8 +37,10 @@ struct State {
     unsaved: Option<OwedHeal>,
     /// Redis held some at the last tick.
     any: bool,
-    /// At the last tick there was a heal by other rules than ours.
+    /// At the last tick there was a heal by other rules than ours alone.
     by_other_rules: bool,
+    /// The connection of a heal that has begun, and has not come to its end.
+    healing: Option<Arc<Cache>>,
     tried_at: Option<Instant>,
     /// The cause that was logged.
     logged: Option<String>,
@@ -99,6 +97,16 @@ impl Owed {
         });
         if is_news {
             self.due.notify_one();
+        }
+    }
+
+    /// Gives up the turn to heal beside live workers, if this worker has it, and notes that it did
+    /// not die of the heal.
+    pub(super) async fn stop_healing(&self) {
+        if let Some(cache) = self.change(|state| state.healing.clone())
+            && cache.yield_heal_of(cache.id()).await.is_ok()
+        {
+            self.change(|state| state.healing = None);
         }
     }
 
@@ -180,87 +188,89 @@ async fn pay_if_due(shared: &Shared) {
 /// still owed.
 async fn pay(shared: &Shared) -> Result<(), String> {
     let Shared { config, .. } = shared;
-    let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(|error| error.to_string())?.healing_beside();
     let redis = |outage: Outage| outage.cause;
+    // One that Redis interrupted.
+    let before = shared.owed.change(|state| state.healing.clone());
+    if let Some(before) = before {
+        before.probe().await.map_err(redis)?;
+        shared.owed.stop_healing().await;
+    }
+    let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(|error| error.to_string())?.healing_beside();
     cache.probe().await.map_err(redis)?;
     let Turn::Ours(marks) = cache.take_heal_beside().await.map_err(outage).map_err(redis)? else { return Ok(()) };
-    let done = match Work::of(shared, &marks) {
+    let cache = Arc::new(cache);
+    shared.owed.change(|state| state.healing = Some(Arc::clone(&cache)));
+    let live = shared.live.load_full();
+    let result = match Work::of(&marks, &live) {
         None => Ok(None),
-        Some(work) => perform(shared, &cache, &marks, &work).await.map(|is_whole| Some((work, is_whole))),
+        Some(work) => perform(shared, &live, &cache, &marks, &work).await.map(Some),
     };
-    // The record of a heal that had been put off says that it was not whole.
-    let put_off = marks.last_heal().filter(|heal| heal.details.owed == Some(cache::Owed::Due));
-    let made_whole = put_off.map(|heal| HealDetails { began_ms: heal.began_ms, owed: Some(cache::Owed::Paid), ..heal.details });
-    let (paid, result) = match &done {
-        Ok(Some((Work { what: What::Owed(owed), .. }, is_whole))) => (Paid::Owed(owed, made_whole.as_ref().filter(|_| *is_whole)), Ok(())),
-        Ok(Some((Work { what: What::Rules(details), .. }, _))) => (Paid::Rules(details), Ok(())),
-        Ok(None) => (Paid::Nothing, Ok(())),
-        Err(cause) => (Paid::Nothing, Err(cause.clone())),
-    };
-    cache.end_heal_beside(paid).await.map_err(outage).map_err(redis)?;
-    if paid != Paid::Nothing {
-        shared.owed.change(|state| (state.any, state.by_other_rules, state.tried_at, state.logged) = (false, false, None, None));
+    let changes = result.as_ref().map_or_else(|_| Vec::new(), |done| done.clone().unwrap_or_default());
+    if result.is_err() {
+        shared.owed.stop_healing().await;
     }
-    result
+    cache.end_heal_beside(&changes).await.map_err(outage).map_err(redis)?;
+    shared.owed.change(|state| {
+        state.healing = None;
+        if !changes.is_empty() {
+            (state.any, state.by_other_rules, state.tried_at, state.logged) = (false, false, None, None);
+        }
+    });
+    result.map(drop)
 }
 
 /// A heal beside live workers.
 #[derive(Debug)]
 struct Work {
-    what: What,
+    /// True if it was owed; false if it was done by other rules alone.
+    is_owed: bool,
     from: HealFrom,
-}
-
-#[derive(Debug)]
-enum What {
-    Owed(OwedHeals),
-    /// The details of the heal that was done by other rules, with ours among them.
-    Rules(HealDetails),
+    /// Changes that note it as done.
+    changes: Vec<Change>,
 }
 
 impl Work {
-    /// Returns what is to be done, if anything.
-    fn of(shared: &Shared, marks: &Marks) -> Option<Self> {
+    /// Returns what is to be done by those rules, if anything.
+    fn of(marks: &Marks, live: &Live) -> Option<Self> {
         let owed = marks.owed();
-        if let Some(OwedHeal { from, .. }) = owed.all {
-            return Some(Self { what: What::Owed(owed), from });
+        if let Some(OwedHeal { from, .. }) = &owed.all {
+            return Some(Self { is_owed: true, from: *from, changes: owed.paid() });
         }
-        let heal = healed_by_other_rules(shared, marks)?;
-        let time = i64::try_from(heal.from_ms).ok().and_then(|from| Timestamp::from_millisecond(from).ok());
-        let from = HealFrom { offset: heal.details.from_offset, time };
-        let mut details = HealDetails { began_ms: heal.began_ms, ..heal.details };
-        details.digests.push(shared.live.load().registry.digest().to_owned());
-        Some(Self { what: What::Rules(details), from })
+        let unhealed = marks.unhealed_by(live.registry.digest())?;
+        Some(Self { is_owed: false, from: unhealed.from, changes: unhealed.changes })
     }
 }
 
-/// Heals. Whether all of it was read and applied; an error says why it is still to be done.
-async fn perform(shared: &Shared, cache: &Cache, marks: &Marks, work: &Work) -> Result<bool, String> {
+/// Heals, and returns the changes that note it. An error says why it is still to be done.
+async fn perform(shared: &Shared, live: &Live, cache: &Cache, marks: &Marks, work: &Work) -> Result<Vec<Change>, String> {
     let Shared { config, metrics, .. } = shared;
-    let live = shared.live.load_full();
-    let (why, name) = match &work.what {
-        What::Owed(_) => ("a heal was owed", "owed"),
-        What::Rules(_) => ("another worker healed by other rules than ours", "rules"),
-    };
-    let progress = marks.take_over_progress(cache, work.from, &format!("{name} {}", live.registry.digest()));
+    let digest = live.registry.digest();
+    let (why, name) = if work.is_owed { ("a heal was owed", "owed") } else { ("other workers healed by other rules than ours", "rules") };
+    let progress = marks.take_over_progress(cache, work.from, &format!("{name} {digest}"));
     let (from, began) = (progress.from, Instant::now());
-    let guard = Guard::begin(config, cache, progress);
+    let mut guard = Guard::begin(config, cache, progress);
+    guard.confirm_deaths().await.map_err(|outage| outage.cause)?;
     guard.note(guard.found()).await.map_err(|outage| outage.cause)?;
     info!(%from, "{why}: applying the history again beside the events that come");
     match heal(config, &live.registry, cache, from, &guard).await {
-        Ok(Healed::Applied { events, effects, complete, passed_over, .. }) => {
+        Ok(Healed::Applied { events, effects, begin, complete, passed_over, .. }) => {
             metrics.healed();
             info!(%from, events, effects, seconds = began.elapsed().as_secs_f64(), complete, "healed beside the events that came");
             if !passed_over.is_empty() {
-                error!(offsets = ?passed_over, "the heal passed over events at which heals died: nothing of them is applied again");
+                error!(offsets = ?passed_over, "{LEFT_OUT}");
             } else if !complete {
                 warn!(%from, "the history does not hold all that was to be applied again: the rest stays readable until its TTL");
             }
-            Ok(complete)
+            let mut changes = work.changes.clone();
+            if work.is_owed {
+                changes.extend(marks.note_heal(cache.id(), begin, digest, began.elapsed()));
+            }
+            changes.extend(details(marks, begin, complete, passed_over).map(|details| details.note()));
+            Ok(changes)
         }
         Ok(Healed::NoHistory) if config.amqp.history.is_none() => {
             error!(%from, "UNSTALE_HISTORY=off: nothing can be applied again; flush what must be right");
-            Ok(false)
+            Ok(work.changes.clone())
         }
         Ok(Healed::NoHistory) => Err("there is no history: a worker declares it again, and what the old one held is gone".to_owned()),
         Err(NotHealed::Redis(outage)) => Err(outage.cause),
@@ -269,12 +279,16 @@ async fn perform(shared: &Shared, cache: &Cache, marks: &Marks, work: &Work) -> 
     }
 }
 
-/// A heal a moment ago, by rules that are not ours.
-pub(super) fn healed_by_other_rules(shared: &Shared, marks: &Marks) -> Option<HealRecord> {
-    let live = shared.live.load();
-    let digest = live.registry.digest();
-    marks.last_heal().filter(|heal| {
-        let digests = &heal.details.digests;
-        marks.now_ms.abs_diff(heal.ended_ms) < OTHER_RULES_MS && !digests.is_empty() && !digests.iter().any(|known| known == digest)
+/// Returns the new details of the last heal's record, if that heal was put off or left something
+/// out, and one from offset `begin` on has done it now.
+fn details(marks: &Marks, begin: u64, is_whole: bool, passed_over: Vec<u64>) -> Option<HealDetails> {
+    let heal = marks.last_heal()?;
+    let was_put_off = heal.details.owed == Some(cache::Owed::Due);
+    let has_done_the_rest = is_whole && !heal.details.passed_over.is_empty() && heal.details.from_offset.is_some_and(|from| begin <= from);
+    (was_put_off || has_done_the_rest).then(|| HealDetails {
+        began_ms: heal.began_ms,
+        from_offset: Some(begin),
+        passed_over,
+        owed: is_whole.then_some(cache::Owed::Paid),
     })
 }

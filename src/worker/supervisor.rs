@@ -8,11 +8,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::low::Look;
 use super::suspects::{self, Suspects, Until, WoundDown};
 use super::window::Window;
 use super::yielding::Yielding;
 use super::{LaneEnd, Shared, copies, main_lane, mend, slow_lane};
-use crate::broker::{Backoff, BrokerError, DeletionSeen, Lane, LaneName, Looker, Session, SessionEnded, SessionWatch, Start};
+use crate::broker::{Backoff, BrokerError, DeletionSeen, Lane, LaneName, Looker, Session, SessionEnded, SessionWatch, Start, Waiting};
 use crate::cache::CommandError;
 use crate::http::Readiness;
 
@@ -308,7 +309,7 @@ async fn redis_usable(shared: &Shared, saw_deletion: &mut bool) {
 
 /// Looks at the queues until one of them is not there: without a consumer nothing else tells.
 async fn missing(mut looker: Looker<'_>) -> SessionEnded {
-    while looker.look().await.is_some() {
+    while looker.waiting(false).await.is_some() {
         tokio::time::sleep(LOOKS).await;
     }
     SessionEnded::new("a queue of ours is gone, or does not answer")
@@ -333,10 +334,16 @@ async fn bind(shared: &Shared, session: &Session) -> SessionEnded {
 /// Looks at the queues, again and again; never returns.
 async fn look(shared: &Shared, mut looker: Looker<'_>) -> Infallible {
     loop {
-        let began = SystemTime::now();
+        let (began, began_at) = (SystemTime::now(), std::time::Instant::now());
         // No answer says nothing of a queue's emptiness.
-        if let Some([main, slow]) = looker.look().await {
-            shared.low.looked(began, main.is_empty(), slow.is_empty());
+        if let Some(Waiting { main, slow, retries }) = looker.waiting(shared.low.waits_for_retries()).await {
+            shared.low.looked(Look {
+                began,
+                began_at,
+                main_empty: main.is_empty(),
+                slow_empty: slow.is_empty(),
+                retries_empty: retries == Some(0),
+            });
             shared.waiting.store(main.ready, Ordering::Relaxed);
         }
         tokio::time::sleep(LOOKS).await;

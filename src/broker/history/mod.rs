@@ -1,12 +1,13 @@
 //! The history: the stream of every event, read from any place to where it ended when it was
 //! surveyed.
 //!
-//! [`survey`] finds places in it; [`attach`] begins consumers; [`behind`] gets past what the broker
-//! cannot read. Memory is bounded here: a connection reads ahead by some bytes at most, however
+//! [`survey`] finds places in it, at one node or, by [`nodes`], at all of them; [`attach`] begins
+//! consumers; [`behind`] gets past what the broker cannot read. Memory is bounded here: a connection reads ahead by some bytes at most, however
 //! much the broker sends.
 
 mod attach;
 mod behind;
+mod nodes;
 mod survey;
 
 use std::ops::Range;
@@ -71,6 +72,10 @@ pub struct History {
     cautious_for: u32,
     failures: Failures,
     unreadable: Vec<Range<u64>>,
+    /// The node to read at, as a place in the settings: that of the last survey.
+    node: usize,
+    /// Nodes that did not answer a survey.
+    silent: Vec<usize>,
 }
 
 /// A connection, with its consumer if it has one.
@@ -101,6 +106,8 @@ impl History {
             cautious_for: 0,
             failures: Failures::default(),
             unreadable: Vec::new(),
+            node: 0,
+            silent: Vec::new(),
         };
         history.reconnect().await?;
         Ok(history)
@@ -116,28 +123,31 @@ impl History {
         Ok(())
     }
 
-    /// To the first node that answers and lets the stream be read.
+    /// To the node of the last survey, or else to the first that answers and lets the stream be
+    /// read.
     async fn link(&self) -> Result<Connected, BrokerError> {
         let mut failures = Vec::new();
-        let ahead_bytes = if self.reads_one() { CAUTIOUS_AHEAD_BYTES } else { AHEAD_BYTES };
-        for url in &self.config.urls {
-            let one = AmqpConfig { urls: vec![url.clone()], ..self.config.clone() };
-            let signal = EndSignal::new();
-            let blocked = Arc::new(watch::Sender::new(false));
-            let allowance = Arc::new(Allowance::new(ahead_bytes));
-            let linked = async {
-                let link = Link::connect_throttled(&one, " history", &signal, &blocked, Some(&allowance)).await?;
-                has_replica(&link, &self.queue).await?;
-                Ok(link)
-            };
-            match linked.await {
-                Ok(link) => return Ok(Connected { link, ended: signal.subscribe(), allowance, reading: None }),
+        let others = (0..self.config.urls.len()).filter(|node| *node != self.node);
+        for node in std::iter::once(self.node).chain(others) {
+            match self.link_to(node).await {
+                Ok(connected) => return Ok(connected),
                 Err(failure) => failures.push(failure),
             }
         }
-        // A refusal says more than a node that is away.
-        let worst = failures.iter().position(BrokerError::is_final).unwrap_or(0);
-        Err(if failures.is_empty() { BrokerError::Unreachable("no node is named".into()) } else { failures.swap_remove(worst) })
+        Err(worst(failures))
+    }
+
+    /// To one node, if it lets the stream be read.
+    async fn link_to(&self, node: usize) -> Result<Connected, BrokerError> {
+        let Some(url) = self.config.urls.get(node) else { return Err(BrokerError::Unreachable("no node is named".into())) };
+        let ahead_bytes = if self.reads_one() { CAUTIOUS_AHEAD_BYTES } else { AHEAD_BYTES };
+        let one = AmqpConfig { urls: vec![url.clone()], ..self.config.clone() };
+        let signal = EndSignal::new();
+        let blocked = Arc::new(watch::Sender::new(false));
+        let allowance = Arc::new(Allowance::new(ahead_bytes));
+        let link = Link::connect_throttled(&one, " history", &signal, &blocked, Some(&allowance)).await?;
+        has_replica(&link, &self.queue).await?;
+        Ok(Connected { link, ended: signal.subscribe(), allowance, reading: None })
     }
 
     /// The stream's name.
@@ -281,6 +291,12 @@ impl History {
             connected.link.close().await;
         }
     }
+}
+
+/// Returns the failure that says most: a refusal says more than a node that is away.
+fn worst(mut failures: Vec<BrokerError>) -> BrokerError {
+    let worst = failures.iter().position(BrokerError::is_final).unwrap_or(0);
+    if failures.is_empty() { BrokerError::Unreachable("no node is named".into()) } else { failures.swap_remove(worst) }
 }
 
 fn cause(ended: Option<&Option<SessionEnded>>) -> SessionEnded {

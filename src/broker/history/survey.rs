@@ -99,6 +99,10 @@ impl History {
     /// # Errors
     /// [`BrokerError`]: also when there is no such stream.
     pub async fn survey(&mut self, places: &[Place]) -> Result<Survey, BrokerError> {
+        if let Some(survey) = self.survey_nodes(places).await? {
+            (self.connected, self.end) = (None, survey.end);
+            return Ok(survey);
+        }
         if self.connected.is_none() {
             self.reconnect().await?;
         }
@@ -180,7 +184,7 @@ impl History {
 }
 
 /// All places at once.
-async fn survey(connected: &Connected, queue: &str, places: &[Place]) -> Result<Survey, BrokerError> {
+pub(super) async fn survey(connected: &Connected, queue: &str, places: &[Place]) -> Result<Survey, BrokerError> {
     let times: Vec<AMQPValue> =
         places.iter().filter_map(|place| if let Place::Time(time) = place { Some(at_time(*time)) } else { None }).collect();
     let of_first = std::iter::once((1, long("first")));

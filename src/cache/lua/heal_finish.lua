@@ -1,6 +1,6 @@
 -- KEYS: the marks. ARGV: who heals, the number that the lock must hold, the next number of its own field, how far back lies what is not applied, the
 -- record's start (Redis' clock, ms) and rest, or nothing twice, how far back as an offset, the
--- record's details.
+-- record's details, then changes that are made with it.
 -- Ends a heal: nobody is wanted any more. Returns 1 and Redis' clock, or 0 where the lock is another's, or went back: then all is to be done again.
 local token, number = string.match(redis.call('HGET', KEYS[1], 'lock') or '', '^(%w+):(%d+):%d+$')
 local now = clock()
@@ -15,5 +15,6 @@ local current = identity()
 if current ~= '' then
   redis.call('HSET', KEYS[1], 'server', current)
 end
+change(KEYS[1], 9)
 redis.call('HDEL', KEYS[1], 'wanted', 'why', 'lock', 'progress')
 return { 1, now }

@@ -1,9 +1,11 @@
 -- A field of a hash of marks is `<number>:<low>:<at>`: a count that only its owner moves on, the earliest arrival of anything that it has not
 -- applied yet, and Redis' clock when it last said so; both in milliseconds. Beside it,
 -- `offset:<field>` holds the same arrival as an offset of the history. Fields that count nothing
--- are shaped alike: `<command>:<id>`, and `stopped:<id>` of a worker that has ended. Other fields:
--- `server` (see below), `wanted` and `why`, `lock`, `progress`, `heal`, `heal:details`, and what
--- heals beside live workers need.
+-- are shaped alike: `<command>:<id>`, `stopped:<id>` of a worker that has ended, and
+-- `survived:<id>` of one whose heal did not come to its end, though the worker did not die of it.
+-- Other fields: `server` (see below), `wanted` and `why`, `lock`, `progress`, `heal`,
+-- `heal:details`, `healed:<ms>:<id>` for the rules of a heal, and what heals beside live workers
+-- need.
 local NO_BOUND = '9007199254740991'
 
 local function clock()
@@ -45,4 +47,18 @@ local function is_same(stored, current, before)
   end
   local run_stored, run_current = string.match(stored, '^(%x+):'), string.match(current, '^(%x+):')
   return run_stored == run_current and string.match(before, '^0+$') ~= nil
+end
+
+-- Changes fields: from ARGV[first] on, each is named by three arguments. They are the field, the
+-- text that it must hold or nothing, and its new text or nothing, which removes it.
+local function change(marks, first)
+  for i = first, #ARGV, 3 do
+    if ARGV[i + 1] == '' or redis.call('HGET', marks, ARGV[i]) == ARGV[i + 1] then
+      if ARGV[i + 2] == '' then
+        redis.call('HDEL', marks, ARGV[i])
+      else
+        redis.call('HSET', marks, ARGV[i], ARGV[i + 2])
+      end
+    end
+  end
 end

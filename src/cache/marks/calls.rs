@@ -30,6 +30,11 @@ impl Cache {
         &self.id
     }
 
+    /// Returns whether a heal after a loss is ours.
+    pub fn heals(&self) -> bool {
+        self.chain.heals()
+    }
+
     /// What is to stand behind commands that are sent now. It must leave before any other seal does: nothing may be awaited before its pipeline is sent.
     pub(in crate::cache) fn seal(&self, sent: &mut Sent) -> Option<(Seal, Cmd)> {
         self.seal_with(0, sent)

@@ -7,7 +7,7 @@ use super::super::script::{FORWARD_SEQUENCE, HEAL_FINISH, HEAL_TAKE, Sent};
 use super::super::side_keys::SEQUENCE;
 use super::super::{Cache, Redis, lifetime};
 use super::chain::{Mode, State};
-use super::{HEAL_LOCK, HealDetails, HealRecord, LowWatermark, Marks, Turn};
+use super::{Change, HEAL_LOCK, HealDetails, HealRecord, LowWatermark, Marks, Turn};
 
 impl Cache {
     /// Asks for the turn to heal. Once it is ours, batches are sealed on the lock, and renew it.
@@ -70,11 +70,17 @@ impl Cache {
     }
 
     /// Ends the heal: this worker's mark stands again, and nobody is to heal. Without a record there was nothing to do; when it began and ended is
-    /// Redis' to say. False where Redis went back meanwhile, or the lock was lost.
+    /// Redis' to say. The changes are made with it. False where Redis went back meanwhile, or the
+    /// lock was lost.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn finish_heal(&self, record: Option<&HealRecord>, low: impl Into<LowWatermark>) -> Result<bool, CommandError> {
+    pub async fn finish_heal(
+        &self,
+        record: Option<&HealRecord>,
+        changes: &[Change],
+        low: impl Into<LowWatermark>,
+    ) -> Result<bool, CommandError> {
         let low = low.into();
         let mut all = Vec::with_capacity(self.marks.len());
         let mut homes = Vec::new();
@@ -102,6 +108,7 @@ impl Cache {
                             }
                         };
                         command.arg(low.offset.map_or_else(String::new, |offset| offset.to_string())).arg(details);
+                        Change::add_to(changes, &mut command);
                         command
                     });
                     calls.collect()

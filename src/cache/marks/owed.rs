@@ -3,13 +3,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use redis::Value;
 use serde::{Deserialize, Serialize};
 
 use super::super::failure::CommandError;
 use super::super::script::{HEAL_BESIDE, HEAL_BESIDE_END};
 use super::super::{Cache, lifetime};
-use super::{HEAL_LOCK, HealDetails, HealFrom, Marks, Turn, read_answer};
+use super::{Change, HEAL_LOCK, HealFrom, Marks, Turn, read_answer};
 
 /// Prefix of the field of a heal that a worker owes.
 const OWED: &str = "owed:";
@@ -51,15 +50,11 @@ pub struct OwedHeals {
     pub all: Option<OwedHeal>,
 }
 
-/// Result of a heal beside live workers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Paid<'p> {
-    /// Nothing: it is still to be done.
-    Nothing,
-    /// The owed heals are done. Beside them: the new details of a record that said so.
-    Owed(&'p OwedHeals, Option<&'p HealDetails>),
-    /// The heal of that record, by more rules.
-    Rules(&'p HealDetails),
+impl OwedHeals {
+    /// Returns the changes that take out what was owed.
+    pub fn paid(&self) -> Vec<Change> {
+        self.fields.iter().map(|(field, text)| Change::remove(field, text)).collect()
+    }
 }
 
 impl Marks {
@@ -117,28 +112,18 @@ impl Cache {
         Ok(Turn::Ours(Marks::together(std::iter::once(first).chain(others).map(|(_, marks)| marks))))
     }
 
-    /// Ends our heal beside live workers.
+    /// Ends our heal beside live workers. The changes note that it is done.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn end_heal_beside(&self, paid: Paid<'_>) -> Result<(), CommandError> {
-        let (field, text, owed) = match paid {
-            Paid::Nothing => ("", String::new(), &[][..]),
-            Paid::Owed(owed, None) => ("", String::new(), &owed.fields[..]),
-            Paid::Owed(owed, Some(details)) => ("heal:details", details.text(), &owed.fields[..]),
-            Paid::Rules(details) => ("heal:details", details.text(), &[][..]),
-        };
+    pub async fn end_heal_beside(&self, changes: &[Change]) -> Result<(), CommandError> {
         let end = |place: usize| {
             let mut command = self.mark_call(&HEAL_BESIDE_END, place);
-            command.arg(self.id()).arg(u8::from(paid != Paid::Nothing)).arg(field).arg(&text);
-            for (field, text) in owed {
-                command.arg(field).arg(text);
-            }
+            command.arg(self.id());
+            Change::add_to(changes, &mut command);
             command
         };
-        let (answers, _) = self.ask_all(|_| (0..self.marks.len()).map(end).collect()).await?;
-        let done = answers.iter().all(|answer| matches!(answer, Value::Int(_)));
-        if done { Ok(()) } else { Err(super::unexpected()) }
+        self.ask_all(|_| (0..self.marks.len()).map(end).collect()).await.map(drop)
     }
 }
 

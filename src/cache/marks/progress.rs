@@ -5,7 +5,7 @@ use redis::Value;
 use serde::{Deserialize, Serialize};
 
 use super::super::failure::{CommandError, Outage};
-use super::super::script::HEAL_KEEP;
+use super::super::script::{HEAL_KEEP, HEAL_YIELD};
 use super::super::{Cache, lifetime};
 use super::{HEAL_LOCK, HealFrom};
 
@@ -20,14 +20,19 @@ pub struct HealProgress {
     /// The offset behind all that is applied: the next heal begins here. `None` where it must
     /// begin at `from`.
     pub applied_to: Option<u64>,
-    /// The offset behind the span.
+    /// The offset behind the history, as it was when a heal looked last.
     pub end: Option<u64>,
     /// The range that is being resolved: its first offset, and the one behind it.
     pub in_work: Option<(u64, u64)>,
-    /// The range that heals died in: the engine goes through it one message at a time.
+    /// The range that heals by these rules died in: the engine goes through it one message at a
+    /// time.
     pub died: Option<Died>,
-    /// Offsets that are passed over, since heals died there.
+    /// Offsets that heals by these rules passed over.
     pub passed_over: Vec<u64>,
+    /// Offsets before `applied_to` of events that could not be resolved, or applied, in time.
+    pub undone: Vec<u64>,
+    /// What heals of other work died of.
+    others: Vec<Trouble>,
     /// The worker that heals. Filled in when the progress is noted.
     pub(super) worker: String,
     /// The Redis servers on which all of this is true. Filled in when the heal is taken.
@@ -37,15 +42,38 @@ pub struct HealProgress {
 }
 
 /// A range of offsets in whose work heals died.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Died {
     /// The first offset.
     pub first: u64,
     /// The offset behind the last.
     pub end: u64,
-    /// How many heals died there, or in a wider range around it.
-    pub deaths: u32,
+    /// The workers that died there, or in a wider range around it.
+    pub workers: Vec<String>,
 }
+
+/// What heals of some work died of.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Trouble {
+    work: String,
+    died: Option<Died>,
+    passed_over: Vec<u64>,
+}
+
+impl Died {
+    /// Returns how many heals died there.
+    pub fn deaths(&self) -> u32 {
+        u32::try_from(self.workers.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Prefix of the field of a worker that did not die of its heal.
+pub(super) const SURVIVED: &str = "survived:";
+
+/// Maximum number of other works whose troubles are remembered.
+const OTHERS_MAX: usize = 4;
 
 /// The fields of a kind of heal.
 #[derive(Debug, Clone, Copy)]
@@ -68,24 +96,85 @@ impl HealProgress {
         serde_json::from_str(text).unwrap_or_default()
     }
 
-    /// Returns what the next heal by `worker`, on those servers, is to begin with.
-    pub(super) fn taken_over(mut self, worker: &str, servers: Vec<String>, from: HealFrom, work: &str) -> Self {
-        if let Some((first, end)) = self.in_work.take()
-            && self.worker != worker
-        {
-            let before = self.died.filter(|died| died.first <= first && end <= died.end).map_or(0, |died| died.deaths);
-            self.died = Some(Died { first, end, deaths: before + 1 });
+    /// Returns what the next heal by `worker`, on those servers, is to begin with. `has_survived`
+    /// tells which workers did not die, though their heals did not come to their end.
+    pub(super) fn taken_over(
+        mut self,
+        worker: &str,
+        servers: Vec<String>,
+        from: HealFrom,
+        work: &str,
+        has_survived: impl Fn(&str) -> bool,
+    ) -> Self {
+        self.forget_survivors(&has_survived);
+        let in_work = self.in_work.take();
+        let died_in = in_work.filter(|_| self.worker != worker && !has_survived(&self.worker));
+        if let Some((first, end)) = died_in {
+            let before = self.died.take().filter(|died| died.first <= first && end <= died.end);
+            let mut workers = before.map_or_else(Vec::new, |died| died.workers);
+            workers.push(self.worker.clone());
+            self.died = Some(Died { first, end, workers });
+        }
+        let is_same_server = !servers.is_empty() && servers == self.servers;
+        // Another loss is another heal, unless each death takes Redis along.
+        if !is_same_server && died_in.is_none() {
+            self.forget_troubles();
         }
         // What a server that was replaced since has lost of it is unknown, and so it is where no
         // server tells its identity.
-        let goes_on = !servers.is_empty() && servers == self.servers && self.work == work && self.from.earlier(from) == self.from;
+        let goes_on = is_same_server && self.work == work && self.from.earlier(from) == self.from;
         if !goes_on {
-            (self.from, self.first, self.applied_to, self.end) = (from, None, None, None);
+            (self.from, self.first, self.applied_to) = (from, None, None);
+            self.undone.clear();
         }
+        self.turn_to(work);
         worker.clone_into(&mut self.worker);
-        work.clone_into(&mut self.work);
         self.servers = servers;
         self
+    }
+
+    /// Returns whether heals died so often at one offset that it is passed over.
+    pub fn is_to_pass_over(&self, deaths_max: u32) -> bool {
+        self.died.as_ref().is_some_and(|died| died.end - died.first == 1 && died.deaths() >= deaths_max)
+    }
+
+    /// Forgets what heals died of: it was in another stream, or before another loss.
+    pub fn forget_troubles(&mut self) {
+        self.died = None;
+        self.passed_over.clear();
+        self.others.clear();
+    }
+
+    /// Counts nobody as dead who survived.
+    pub(super) fn forget_survivors(&mut self, has_survived: impl Fn(&str) -> bool) {
+        for died in self.others.iter_mut().map(|other| &mut other.died).chain([&mut self.died]) {
+            let is_left = died.as_mut().is_some_and(|died| {
+                died.workers.retain(|worker| !has_survived(worker));
+                !died.workers.is_empty()
+            });
+            if !is_left {
+                *died = None;
+            }
+        }
+    }
+
+    /// Turns to other work: other rules may not die of the same events.
+    fn turn_to(&mut self, work: &str) {
+        if self.work == work {
+            return;
+        }
+        let at = self.others.iter().position(|other| other.work == work);
+        let Trouble { died, passed_over, .. } = at.map_or_else(Trouble::default, |at| self.others.remove(at));
+        let before = Trouble {
+            work: std::mem::replace(&mut self.work, work.to_owned()),
+            died: std::mem::replace(&mut self.died, died),
+            passed_over: std::mem::replace(&mut self.passed_over, passed_over),
+        };
+        if before.died.is_some() || !before.passed_over.is_empty() {
+            self.others.push(before);
+            let too_many = self.others.len().saturating_sub(OTHERS_MAX);
+            self.others.drain(..too_many);
+        }
     }
 }
 
@@ -106,6 +195,32 @@ impl Cache {
     /// An outage: also where the turn to heal is not that worker's any more.
     pub async fn keep_heal_of(&self, worker: &str) -> Result<(), Outage> {
         self.keep_heal(worker, "").await
+    }
+
+    /// Gives up the turn to heal of the worker with that id, if it has it, and notes that it did not
+    /// die: its heal was stopped, or could not go on.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn yield_heal_of(&self, worker: &str) -> Result<(), CommandError> {
+        let kind = self.heal_kind();
+        let give_up = |place: usize| {
+            let mut command = self.mark_call(&HEAL_YIELD, place);
+            command.arg(kind.lock).arg(worker);
+            command
+        };
+        let places = if kind.locks_all { self.marks.len() } else { 1 };
+        self.ask_all(|_| (0..places).map(give_up).collect()).await.map(drop)
+    }
+
+    /// Returns that progress without those who turned out not to have died.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn without_survivors(&self, mut progress: HealProgress) -> Result<HealProgress, CommandError> {
+        let marks = self.read_marks().await?;
+        progress.forget_survivors(|worker| marks.has_survived(worker));
+        Ok(progress)
     }
 
     pub(super) fn heal_kind(&self) -> HealKind {
@@ -142,36 +257,82 @@ impl Cache {
 mod tests {
     use super::*;
 
+    const NOBODY: fn(&str) -> bool = |_| false;
+
+    fn at(offset: u64) -> HealFrom {
+        HealFrom { offset: Some(offset), time: None }
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    /// The progress of a heal by that worker, which had this in work.
+    fn noted(worker: &str, in_work: (u64, u64), died: Option<Died>) -> HealProgress {
+        let (worker, work) = (worker.to_owned(), "rules".to_owned());
+        HealProgress { from: at(5), in_work: Some(in_work), died, worker, work, servers: names(&["r"]), ..HealProgress::default() }
+    }
+
     fn died_in(first: u64, end: u64, before: Option<Died>) -> Option<Died> {
-        let progress = HealProgress { in_work: Some((first, end)), died: before, worker: "a".into(), ..HealProgress::default() };
-        progress.taken_over("b", Vec::new(), HealFrom::default(), "").died
+        noted("a", (first, end), before).taken_over("b", names(&["r"]), at(5), "rules", NOBODY).died
+    }
+
+    fn died(first: u64, end: u64, workers: &[&str]) -> Option<Died> {
+        Some(Died { first, end, workers: names(workers) })
     }
 
     #[test]
     fn deaths_count_for_the_range_in_work_and_what_is_within_it() {
         let once = died_in(10, 20, None);
-        assert_eq!(once, Some(Died { first: 10, end: 20, deaths: 1 }));
+        assert_eq!(once, died(10, 20, &["a"]));
         let twice = died_in(12, 13, once);
-        assert_eq!(twice, Some(Died { first: 12, end: 13, deaths: 2 }));
-        assert_eq!(died_in(12, 13, twice), Some(Died { first: 12, end: 13, deaths: 3 }));
-        assert_eq!(died_in(14, 15, twice), Some(Died { first: 14, end: 15, deaths: 1 }), "another event");
+        assert_eq!(twice, died(12, 13, &["a", "a"]));
+        assert_eq!(died_in(12, 13, twice.clone()).map(|died| died.deaths()), Some(3));
+        assert_eq!(died_in(14, 15, twice), died(14, 15, &["a"]), "another event");
     }
 
     #[test]
-    fn a_worker_that_begins_again_has_not_died() {
-        let progress = HealProgress { in_work: Some((1, 2)), worker: "a".into(), ..HealProgress::default() };
-        let taken = progress.taken_over("a", Vec::new(), HealFrom::default(), "");
-        assert_eq!((taken.died, taken.in_work), (None, None));
+    fn a_worker_that_begins_again_or_survived_has_not_died() {
+        let again = noted("a", (1, 2), None).taken_over("a", names(&["r"]), at(5), "rules", NOBODY);
+        assert_eq!((again.died, again.in_work), (None, None));
+        let survived = noted("a", (1, 2), None).taken_over("b", names(&["r"]), at(5), "rules", |worker| worker == "a");
+        assert_eq!(survived.died, None);
+        // One that says so later counts no more.
+        let before = died(1, 2, &["a", "x"]);
+        let later = noted("y", (1, 2), before).taken_over("b", names(&["r"]), at(5), "rules", |worker| worker == "a");
+        assert_eq!(later.died, died(1, 2, &["x", "y"]));
+    }
+
+    #[test]
+    fn an_offset_is_passed_over_after_deaths_there_alone() {
+        let progress = |died| HealProgress { died, ..HealProgress::default() };
+        assert!(progress(died(7, 8, &["a", "b", "c"])).is_to_pass_over(3));
+        assert!(!progress(died(7, 9, &["a", "b", "c"])).is_to_pass_over(3));
+        assert!(!progress(died(7, 8, &["a", "b"])).is_to_pass_over(3));
+    }
+
+    #[test]
+    fn other_rules_and_another_server_try_again_what_heals_died_of() {
+        let dead = || HealProgress { passed_over: vec![7], ..noted("a", (12, 13), died(12, 13, &["x"])) };
+        let same = dead().taken_over("b", names(&["r"]), at(5), "rules", NOBODY);
+        assert_eq!((same.died.clone(), &same.passed_over[..]), (died(12, 13, &["x", "a"]), &[7][..]));
+        let other_rules = dead().taken_over("b", names(&["r"]), at(5), "fixed rules", NOBODY);
+        assert_eq!((other_rules.died.clone(), &other_rules.passed_over[..]), (None, &[][..]));
+        // Those with the first rules have not forgotten: two that die in turn do so three times each.
+        let first_again = other_rules.taken_over("c", names(&["r"]), at(5), "rules", NOBODY);
+        assert_eq!((first_again.died, &first_again.passed_over[..]), (died(12, 13, &["x", "a"]), &[7][..]));
+        let stopped = HealProgress { in_work: None, ..dead() };
+        let after_a_loss = stopped.taken_over("b", names(&["s"]), at(5), "rules", NOBODY);
+        assert_eq!((after_a_loss.died, &after_a_loss.passed_over[..]), (None, &[][..]));
+        let takes_redis_along = dead().taken_over("b", names(&["s"]), at(5), "rules", NOBODY);
+        assert_eq!((takes_redis_along.died, &takes_redis_along.passed_over[..]), (died(12, 13, &["x", "a"]), &[7][..]));
     }
 
     #[test]
     fn a_heal_goes_on_only_where_no_server_was_replaced_and_nobody_asks_for_more() {
-        let at = |offset| HealFrom { offset: Some(offset), time: None };
-        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
         let taken_by = |work: &str, servers: &[&str], from| {
-            let before =
-                HealProgress { from: at(5), applied_to: Some(9), servers: names(&["r"]), work: "rules".into(), ..HealProgress::default() };
-            before.taken_over("b", names(servers), from, work).applied_to
+            let before = HealProgress { applied_to: Some(9), in_work: None, ..noted("a", (0, 0), None) };
+            before.taken_over("b", names(servers), from, work, NOBODY).applied_to
         };
         let taken = |servers: &[&str], from| taken_by("rules", servers, from);
         assert_eq!(taken_by("other rules", &["r"], at(5)), None);

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Change;
+
 /// The last heal that was done.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HealRecord {
@@ -25,11 +27,10 @@ pub struct HealRecord {
 pub struct HealDetails {
     /// Which heal's: when that began.
     pub began_ms: u64,
-    /// From which offset on the history was asked for.
+    /// The offset from which on the history was applied again.
     pub from_offset: Option<u64>,
-    /// The digests of the registries by whose rules it was healed.
-    pub digests: Vec<String>,
-    /// Offsets that were passed over, since heals died there.
+    /// Offsets that were passed over, since heals died there, or what is there could not be
+    /// resolved in time.
     pub passed_over: Vec<u64>,
     /// The history could not be read: it is owed, or was done later.
     pub owed: Option<Owed>,
@@ -57,6 +58,11 @@ impl HealRecord {
 impl HealDetails {
     pub(super) fn read(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
+    }
+
+    /// Returns the change that puts these details into the record.
+    pub fn note(&self) -> Change {
+        Change::set("heal:details", self.text())
     }
 
     pub(super) fn text(&self) -> String {

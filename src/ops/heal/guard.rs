@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::cache::{Cache, HealProgress, Outage, State};
+use crate::cache::{Cache, CommandError, HealProgress, Outage, State};
 use crate::config::Config;
+use crate::ops::replay::DEATHS_MAX;
 
 /// Time between two renewals: several fit into the lock's own time.
 const RENEW: Duration = Duration::from_millis(700);
@@ -17,6 +18,9 @@ const RENEW: Duration = Duration::from_millis(700);
 /// Maximum time without a note of progress before the lock is left to another worker: this process
 /// hangs.
 const SILENCE_MAX: Duration = Duration::from_secs(300);
+
+/// Maximum time until a worker that lost its turn has noted that it lives.
+const NOTED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Keeps the lock until it is dropped, and notes the progress of the heal.
 #[derive(Debug)]
@@ -74,6 +78,23 @@ impl<'c> Guard<'c> {
         &self.found
     }
 
+    /// Makes certain that heals died before an event is passed over: a worker that but lost its
+    /// turn says so.
+    ///
+    /// # Errors
+    /// An outage.
+    pub async fn confirm_deaths(&mut self) -> Result<(), Outage> {
+        if self.found.is_to_pass_over(DEATHS_MAX) {
+            tokio::time::sleep(NOTED_WITHIN).await;
+            let confirmed = self.cache.without_survivors(self.found.clone()).await;
+            self.found = confirmed.map_err(|error| match error {
+                CommandError::Outage(outage) => outage,
+                CommandError::Refused(cause) | CommandError::Failed(cause) => Outage::new(cause),
+            })?;
+        }
+        Ok(())
+    }
+
     /// Notes how far the heal is. Cheap: one round trip.
     ///
     /// # Errors
@@ -113,7 +134,11 @@ async fn keep(cache: &Cache, worker: &str, alive: &Alive) -> Outage {
             match cache.keep_heal_of(worker).await {
                 Ok(()) => missed = None,
                 // Said twice: it is not the end of a connection.
-                Err(outage) if missed.as_ref() == Some(&outage) && cache.state() == State::Up => return outage,
+                Err(outage) if missed.as_ref() == Some(&outage) && cache.state() == State::Up => {
+                    // A death is another thing. It is noted again where this fails.
+                    let _noted = cache.yield_heal_of(worker).await;
+                    return outage;
+                }
                 Err(outage) => missed = Some(outage),
             }
         }

@@ -37,12 +37,15 @@ pub enum Healed {
         events: u64,
         /// What they folded into.
         effects: u64,
+        /// The offset from which on it was applied, by this heal or by those that it took over.
+        begin: u64,
         /// All that was asked for was read and applied: the history reached back so far,
         /// and nothing was passed over.
         complete: bool,
         /// The offset behind the history, as it was when the heal began: all before it is applied.
         end: u64,
-        /// Offsets that were passed over, since heals died there.
+        /// Offsets that were passed over, since heals died there, or what is there could not be
+        /// resolved or applied in time.
         passed_over: Vec<u64>,
     },
     /// There is none, or not yet.
@@ -115,7 +118,7 @@ async fn apply(config: &Config, registry: &Arc<Registry>, cache: &Cache, from: H
     if is_empty {
         drain(cache, &CancellationToken::new()).await?;
         let passed_over = guard.found().passed_over.clone();
-        return Ok(Healed::Applied { events: 0, effects: 0, complete: is_whole, end: 0, passed_over });
+        return Ok(Healed::Applied { events: 0, effects: 0, begin: 0, complete: is_whole, end: 0, passed_over });
     }
     let replay = Replay {
         span: Span { since: Place::Offset(offset), until: None },
@@ -143,16 +146,17 @@ async fn apply(config: &Config, registry: &Arc<Registry>, cache: &Cache, from: H
     for (reason, problem) in &report.problems {
         warn!(
             reason = reason.as_str(), count = problem.count, first_offset = problem.offset, first = %problem.message,
-            "the heal could not apply everything, as the workers could not when it happened"
+            "the heal could not apply everything"
         );
     }
     drain(cache, &stop).await?;
     Ok(Healed::Applied {
         events: report.events,
         effects: report.sent.values().sum(),
+        begin: guard.found().first.map_or(offset, |first| first.min(offset)),
         complete: is_whole && report.cut.is_none() && report.missing == 0 && report.is_complete(),
         end: report.end,
-        passed_over: report.passed_over,
+        passed_over: report.left_out(),
     })
 }
 
@@ -169,8 +173,10 @@ async fn drain(cache: &Cache, stop: &CancellationToken) -> Result<(), Outage> {
 fn taken_over(found: &HealProgress) -> TakenOver {
     TakenOver {
         applied_to: found.applied_to,
-        died: found.died.map(|died| Died { range: died.first..died.end, deaths: died.deaths }),
+        end: found.end,
+        died: found.died.as_ref().map(|died| Died { range: died.first..died.end, deaths: died.deaths() }),
         passed_over: found.passed_over.clone(),
+        undone: found.undone.clone(),
     }
 }
 
@@ -185,11 +191,15 @@ struct Watch<'h> {
 impl Observer for Watch<'_> {
     async fn note(&mut self, step: Step) -> Result<(), String> {
         let mut progress = self.guard.found().clone();
+        if progress.end.is_some_and(|end| end > step.end) {
+            // The stream is another one.
+            progress.forget_troubles();
+        }
         progress.first = Some(progress.first.unwrap_or(step.first).min(step.first));
         progress.applied_to = Some(step.applied_to);
         progress.end = Some(step.end);
         progress.in_work = Some((step.in_work.start, step.in_work.end));
-        progress.passed_over = step.passed_over;
+        (progress.passed_over, progress.undone) = (step.passed_over, step.undone);
         match self.guard.note(&progress).await {
             Ok(()) => Ok(()),
             Err(outage) => {

@@ -113,6 +113,7 @@ impl<O: Observer> Applier<'_, O> {
                     None => {}
                     Some(EffectOutcome::Dead { reason, message }) => self.refused(effect, reason, &message, offset, report),
                     Some(EffectOutcome::Retry { message, .. } | EffectOutcome::NotTried { message, .. }) if attempt == ATTEMPTS => {
+                        report.is_undone(offset);
                         self.refused(effect, Reason::AttemptsExhausted, &message, offset, report);
                     }
                     // A slow effect was drained: that it is slow again cannot be.

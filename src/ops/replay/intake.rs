@@ -33,22 +33,25 @@ impl<'r> Intake<'r> {
     pub(super) fn take(&mut self, offset: u64, message: Message, report: &mut Report) {
         let in_span = self.span.contains(&offset);
         match message {
-            Message::Event { resolution, is_of_type } if in_span && is_of_type => self.choose(offset, resolution, report),
+            Message::Event { resolution, is_of_type, is_out_of_time } if in_span && is_of_type => {
+                if is_out_of_time {
+                    report.is_undone(offset);
+                }
+                self.choose(offset, resolution, report);
+            }
             Message::Event { resolution, .. } => {
                 for effect in &resolution.effects {
                     if in_span { self.fold.pass_over(offset, effect) } else { self.fold.give_way(offset, effect) }
                 }
             }
-            Message::Late(_) if !in_span => {}
-            // What it does, and of what type it is, is not known.
-            Message::Late(message) => {
+            // One that might be of another type is not asked for.
+            Message::Tombstone | Message::Unreadable(..) | Message::Hangs(_) if !in_span || !self.replay.types.is_empty() => {}
+            Message::Tombstone => report.events += 1,
+            Message::Hangs(message) => {
                 report.events += 1;
-                report.unresolved += 1;
+                report.is_undone(offset);
                 report.problem(Reason::Unresolvable, 1, offset, || message);
             }
-            // One that might be of another type is not asked for.
-            Message::Tombstone | Message::Unreadable(..) if !in_span || !self.replay.types.is_empty() => {}
-            Message::Tombstone => report.events += 1,
             Message::Unreadable(reason, message) => {
                 report.events += 1;
                 report.problem(reason, 1, offset, || message);
@@ -73,6 +76,49 @@ impl<'r> Intake<'r> {
         for effect in effects {
             report.had(&effect);
             self.fold.choose(offset, effect, fenced);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::replay::{Span, TakenOver};
+
+    fn replay() -> Replay {
+        Replay {
+            span: Span { since: crate::broker::Place::Offset(0), until: None },
+            types: Vec::new(),
+            rate: None,
+            tag_prefix: "cache_tag:".into(),
+            reading: crate::event::Reading::default(),
+            unknown: UnknownPolicy::Retry,
+            fence_ttl: std::time::Duration::from_secs(86_400),
+            limits: crate::plan::FoldLimits::default(),
+            apply_every: None,
+            patience: None,
+            taken_over: TakenOver::default(),
+        }
+    }
+
+    #[test]
+    fn what_is_not_resolved_in_time_leaves_a_replay_incomplete_and_what_never_can_be_does_not() {
+        let replay = replay();
+        let event = |is_out_of_time| {
+            let failure = Some(Failure { reason: Reason::Unresolvable, message: "why".into(), at: 0 });
+            let resolution = Resolution { matched: Matched::Unknown, failure, ..Resolution::default() };
+            Message::Event { resolution, is_of_type: true, is_out_of_time }
+        };
+        for (message, undone) in [
+            (event(true), &[7][..]),
+            (Message::Hangs("hangs".into()), &[7]),
+            (event(false), &[]),
+            (Message::Unreadable(Reason::Malformed, "no JSON".into()), &[]),
+        ] {
+            let mut report = Report::new(0, 0, 10, 10);
+            Intake::new(&replay, 0..10, 0).take(7, message, &mut report);
+            assert_eq!((report.events, &report.undone[..], report.is_complete()), (1, undone, undone.is_empty()));
+            assert!(!report.problems.is_empty());
         }
     }
 }

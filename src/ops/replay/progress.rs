@@ -22,6 +22,8 @@ pub struct Step {
     pub in_work: Range<u64>,
     /// Offsets that were passed over.
     pub passed_over: Vec<u64>,
+    /// Offsets of events that could not be resolved, or applied, in time.
+    pub undone: Vec<u64>,
 }
 
 /// State that a replay takes over from others that did not come to their end.
@@ -29,10 +31,14 @@ pub struct Step {
 pub struct TakenOver {
     /// The offset behind all that they applied.
     pub applied_to: Option<u64>,
+    /// The offset behind the history, as it was then: a stream that ends before it is another one.
+    pub end: Option<u64>,
     /// The offsets in whose work they died.
     pub died: Option<Died>,
     /// Offsets that they passed over.
     pub passed_over: Vec<u64>,
+    /// Offsets before `applied_to` that they could not resolve, or apply, in time.
+    pub undone: Vec<u64>,
 }
 
 /// A range of offsets in whose work replays died.
@@ -58,20 +64,24 @@ pub(super) enum Next {
 impl TakenOver {
     /// Returns what comes next at that offset, where at most so many messages are read at once.
     pub(super) fn next(&self, offset: u64, batch: u64) -> Next {
-        let to = offset.saturating_add(batch);
-        let Some(Died { range, deaths }) = &self.died else { return Next::Normally { to, barrier: u64::MAX } };
+        if self.passed_over.contains(&offset) {
+            return Next::PassOver;
+        }
+        let barrier = self.passed_over.iter().copied().filter(|at| *at > offset).min().unwrap_or(u64::MAX);
+        let to = offset.saturating_add(batch).min(barrier);
+        let Some(Died { range, deaths }) = &self.died else { return Next::Normally { to, barrier } };
         if offset < range.start {
-            return Next::Normally { to: to.min(range.start), barrier: range.start };
+            return Next::Normally { to: to.min(range.start), barrier: barrier.min(range.start) };
         }
         if offset >= range.end {
-            return Next::Normally { to, barrier: u64::MAX };
+            return Next::Normally { to, barrier };
         }
         let length = range.end - range.start;
         if length == 1 && *deaths >= DEATHS_MAX {
             return Next::PassOver;
         }
         let step = length.div_ceil(STEPS).clamp(1, batch.max(1));
-        Next::Carefully { to: (offset + step).min(range.end) }
+        Next::Carefully { to: (offset + step).min(range.end).min(barrier) }
     }
 
     /// Returns whether the next try at that offset is the last, before it is passed over.
@@ -97,6 +107,17 @@ mod tests {
         assert_eq!(taken.next(199, 50), Next::Carefully { to: 200 });
         assert_eq!(taken.next(200, 50), Next::Normally { to: 250, barrier: u64::MAX });
         assert_eq!(TakenOver::default().next(7, 50), Next::Normally { to: 57, barrier: u64::MAX });
+    }
+
+    #[test]
+    fn what_was_passed_over_once_is_passed_over_again() {
+        let taken = TakenOver { passed_over: vec![7, 150], ..died(100..200, 1) };
+        assert_eq!(taken.next(0, 50), Next::Normally { to: 7, barrier: 7 });
+        assert_eq!(taken.next(7, 50), Next::PassOver);
+        assert_eq!(taken.next(8, 50), Next::Normally { to: 58, barrier: 100 });
+        assert_eq!(taken.next(149, 50), Next::Carefully { to: 150 });
+        assert_eq!(taken.next(150, 50), Next::PassOver);
+        assert_eq!(taken.next(200, 50), Next::Normally { to: 250, barrier: u64::MAX });
     }
 
     #[test]

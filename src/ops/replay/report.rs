@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use crate::reason::Reason;
 use crate::registry::{Effect, RuleId, Verb};
 
+/// Maximum number of offsets that are named.
+const UNDONE_MAX: usize = 1_000;
+
 /// What a replay did, or would do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
@@ -21,11 +24,11 @@ pub struct Report {
     pub missing: u64,
     /// Offsets that were passed over, since replays died there.
     pub passed_over: Vec<u64>,
+    /// Offsets of events that could not be resolved, or applied, in time: another try may do it.
+    /// The first 1,000 of them.
+    pub undone: Vec<u64>,
     /// Offsets that the broker could not read: from, and the one behind. They are among `missing`.
     pub unreadable: Vec<(u64, u64)>,
-    /// Events of the span that were not resolved in time: what they do is not known. They are among
-    /// `problems`.
-    pub unresolved: u64,
     /// Events of the span, of the types asked for.
     pub events: u64,
     /// Of these, events whose entry is retired.
@@ -84,9 +87,18 @@ impl Report {
         self.rest.is_none() && self.problems.is_empty() && self.is_complete()
     }
 
-    /// Returns whether all of the span was read and resolved that the history still has.
+    /// Returns whether all of the span was read and tried that the history still has. An event that
+    /// can never be applied was tried.
     pub fn is_complete(&self) -> bool {
-        self.passed_over.is_empty() && self.unreadable.is_empty() && self.unresolved == 0
+        self.passed_over.is_empty() && self.undone.is_empty() && self.unreadable.is_empty()
+    }
+
+    /// Returns the offsets of events that were passed over or are undone, in order.
+    pub fn left_out(&self) -> Vec<u64> {
+        let mut offsets = [&self.passed_over[..], &self.undone[..]].concat();
+        offsets.sort_unstable();
+        offsets.dedup();
+        offsets
     }
 
     pub(super) fn had(&mut self, effect: &Effect) {
@@ -97,6 +109,13 @@ impl Report {
 
     pub(super) fn sends(&mut self, effect: &Effect) {
         *self.sent.entry((effect.rule, effect.action.verb())).or_default() += 1;
+    }
+
+    /// Notes an event that could not be resolved, or applied, in time.
+    pub(super) fn is_undone(&mut self, offset: u64) {
+        if self.undone.len() < UNDONE_MAX && !self.undone.contains(&offset) {
+            self.undone.push(offset);
+        }
     }
 
     /// Notes offsets that the broker could not read.
@@ -134,14 +153,5 @@ mod tests {
         let mut report = Report::new(0, 0, 1, 1);
         report.problem(Reason::Malformed, 1, 0, || "a\n\u{1b}[31mb \u{202e}ä".into());
         assert_eq!(report.problems[&Reason::Malformed].message, "a\\u{a}\\u{1b}[31mb \\u{202e}ä");
-    }
-
-    #[test]
-    fn what_was_not_resolved_in_time_is_missing_and_what_cannot_be_applied_is_not() {
-        let mut report = Report::new(0, 0, 2, 2);
-        report.problem(Reason::Unresolvable, 1, 0, || "a budget of work is spent".into());
-        assert!(report.is_complete());
-        report.unresolved += 1;
-        assert!(!report.is_complete());
     }
 }

@@ -17,9 +17,11 @@ use crate::event::{Decoded, Reading, decode};
 use crate::reason::Reason;
 use crate::registry::{Action, Budget, Effect, Pattern, Registry, Resolution, STACK_BYTES, Spent};
 
-/// Maximum time for one event, which its budget looks at. An event that takes longer is tried once
-/// more: the machine may be busy, or the process was suspended.
-const EVENT_TIME: Duration = Duration::from_secs(5);
+/// Maximum time for one event, which its budget looks at.
+pub(super) const EVENT_TIME: Duration = Duration::from_secs(5);
+
+/// Tries of one event whose time was up: a busy machine may be what took it.
+const TRIES: u32 = 2;
 
 /// Number of looks that find a thread at the same event, after which it is left to itself. Looks
 /// are counted, since a clock goes on while the process is suspended.
@@ -47,13 +49,15 @@ pub(super) enum Message {
         resolution: Resolution,
         /// True if it is of a type that is asked for.
         is_of_type: bool,
+        /// True if its time was up before all effects were known.
+        is_out_of_time: bool,
     },
     /// A deletion marker.
     Tombstone,
     /// Nobody knows what it does.
     Unreadable(Reason, String),
-    /// It was not resolved in time.
-    Late(String),
+    /// It was not resolved in time, and does not end.
+    Hangs(String),
 }
 
 /// Why there are no messages.
@@ -80,6 +84,8 @@ pub(super) struct Rules {
     pub(super) registry: Arc<Registry>,
     pub(super) types: Vec<Pattern>,
     pub(super) reading: Reading,
+    /// Maximum time for one event.
+    pub(super) event_time: Duration,
 }
 
 /// A part of a batch.
@@ -108,9 +114,8 @@ impl Resolver {
         loop {
             if batch.get(start).is_some_and(|(offset, _)| self.hanging.contains(offset)) {
                 let longest_s = (LOOK_INTERVAL * HANGS_AFTER_LOOKS).as_secs();
-                return Ok(vec![Message::Late(format!(
-                    "resolving the event took longer than {longest_s} s: please report it, with the event's shape"
-                ))]);
+                let message = format!("resolving the event took longer than {longest_s} s: please report it, with the event's shape");
+                return Ok(vec![Message::Hangs(message)]);
             }
             match self.ask(batch, start..end, stop).await? {
                 Ok(messages) => return Ok(messages),
@@ -202,7 +207,7 @@ impl Rules {
         for (at, (_, delivery)) in job.range.clone().zip(&job.batch[job.range.clone()]) {
             job.at.store(at, Ordering::Relaxed);
             // Nothing is shared with what may panic: the message alone is lost.
-            let message = catch_unwind(AssertUnwindSafe(|| self.read(delivery, &job.stop))).unwrap_or_else(|_| {
+            let message = catch_unwind(AssertUnwindSafe(|| self.read(&delivery.message(), &job.stop))).unwrap_or_else(|_| {
                 Message::Unreadable(
                     Reason::Panicked,
                     "decoding or resolving the event panicked: please report it, with the event's shape".into(),
@@ -217,39 +222,25 @@ impl Rules {
         messages
     }
 
-    fn read(&self, delivery: &Delivery, stop: &Arc<AtomicBool>) -> Message {
-        match decode(&delivery.message(), self.reading) {
+    fn read(&self, message: &crate::event::Message<'_>, stop: &Arc<AtomicBool>) -> Message {
+        match decode(message, self.reading) {
             Ok(Decoded::Event(event)) => {
                 let is_of_type = self.types.is_empty() || self.types.iter().any(|pattern| pattern.matches(&event.event_type));
-                match in_time(event.bytes(), EVENT_TIME, stop, |budget| self.registry.resolve_within(&event, budget)) {
-                    Ok(resolution) => Message::Event { resolution, is_of_type },
-                    Err(late) => Message::Late(late),
+                let mut tries = 0;
+                loop {
+                    let budget = Budget::for_bytes(event.bytes()).until(Instant::now() + self.event_time).stopped_by(Arc::clone(stop));
+                    let resolution = self.registry.resolve_within(&event, &budget);
+                    let is_out_of_time = budget.spent() == Some(Spent::Time);
+                    tries += 1;
+                    if !is_out_of_time || tries == TRIES || stop.load(Ordering::Relaxed) {
+                        return Message::Event { resolution, is_of_type, is_out_of_time };
+                    }
                 }
             }
             Ok(Decoded::Tombstone) => Message::Tombstone,
             Err(malformed) => Message::Unreadable(Reason::Malformed, malformed.to_string()),
         }
     }
-}
-
-/// Resolves an event of that many bytes within the time of one event, or at the second try. What a
-/// budget of work or bytes ends is resolved, into nothing.
-fn in_time(
-    bytes: usize,
-    time: Duration,
-    stop: &Arc<AtomicBool>,
-    resolve: impl Fn(&Budget) -> Resolution,
-) -> Result<Resolution, String> {
-    let mut words = String::new();
-    for _ in 0..2 {
-        let budget = Budget::for_bytes(bytes).until(Instant::now() + time).stopped_by(Arc::clone(stop));
-        let resolution = resolve(&budget);
-        if budget.spent() != Some(Spent::Time) {
-            return Ok(resolution);
-        }
-        words = resolution.failure.map_or_else(String::new, |failure| failure.message);
-    }
-    Err(words)
 }
 
 /// In bytes.
@@ -264,32 +255,38 @@ pub(super) fn weight(effect: &Effect) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
+    use crate::config::Vars;
+    use crate::event;
+    use crate::registry::{LoadOptions, MissingVars};
 
-    const SHORT: Duration = Duration::from_millis(20);
-
-    /// How often it was resolved, and whether in time. A try whose time runs out takes as long.
-    fn tried(out_of_time: usize, budget_ends: fn(&Budget) -> Result<(), Spent>) -> (usize, bool) {
-        let tries = Cell::new(0);
-        let resolved = in_time(0, SHORT, &Arc::default(), |budget| {
-            tries.set(tries.get() + 1);
-            if tries.get() <= out_of_time {
-                std::thread::sleep(SHORT);
+    fn is_out_of_time(event_time: Duration) -> Option<bool> {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("users.yaml"), r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#)
+            .unwrap();
+        let options = LoadOptions {
+            schemas: directory.path().to_owned(),
+            key_prefix: String::new(),
+            vars: Vars::default(),
+            tag_prefix: "cache_tag:".to_owned(),
+            max_keys_per_event: 10,
+            missing_vars: MissingVars::Refuse,
+        };
+        let registry = Arc::new(Registry::load(&options).unwrap().registry);
+        let rules = Rules { registry, types: Vec::new(), reading: Reading::default(), event_time };
+        let message = event::Message { exchange: "events", routing_key: "user.updated", body: br#"{"id":1}"#, ..event::Message::default() };
+        match rules.read(&message, &Arc::default()) {
+            Message::Event { resolution, is_out_of_time, .. } => {
+                assert_eq!(resolution.effects.len(), usize::from(!is_out_of_time));
+                Some(is_out_of_time)
             }
-            let _spent = budget_ends(budget);
-            Resolution::default()
-        });
-        (tries.get(), resolved.is_ok())
+            _ => None,
+        }
     }
 
     #[test]
-    fn an_event_out_of_time_is_tried_once_more_and_one_out_of_budget_is_not() {
-        assert_eq!(tried(0, |budget| budget.work(1)), (1, true));
-        assert_eq!(tried(0, |budget| budget.work(u64::MAX)), (1, true));
-        assert_eq!(tried(0, |budget| budget.bytes(usize::MAX)), (1, true));
-        assert_eq!(tried(1, |budget| budget.work(1)), (2, true));
-        assert_eq!(tried(2, |budget| budget.work(1)), (2, false));
+    fn an_event_whose_time_is_up_is_another_thing_than_one_that_cannot_be_resolved() {
+        assert_eq!(is_out_of_time(EVENT_TIME), Some(false));
+        assert_eq!(is_out_of_time(Duration::ZERO), Some(true));
     }
 }

@@ -7,9 +7,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply::Applier;
 use super::intake::Intake;
-use super::progress::{Next, Step};
+use super::progress::{Next, Step, TakenOver};
 use super::report::{Report, Rest};
-use super::resolver::{Messages, Resolver, Rules, Unresolved};
+use super::resolver::{EVENT_TIME, Messages, Resolver, Rules, Unresolved};
 use super::{FENCE_MARGIN, Observer, Replay};
 use crate::broker::{Backoff, BrokerError, Delivery, History};
 use crate::cache::Cache;
@@ -39,6 +39,7 @@ struct Run<'a, O> {
     intake: Intake<'a>,
     applier: Applier<'a, O>,
     report: Report,
+    taken_over: TakenOver,
     /// The offset to be read next.
     next: u64,
     /// The offset behind what is to be read.
@@ -71,16 +72,19 @@ impl Replay {
         let (young, ahead) = self.fences();
         let survey = history.survey(&[self.span.first(), self.span.end(), young, ahead]).await?;
         let [first, to, young, ahead] = survey.places[..] else { return Err(BrokerError::Unreachable("an incomplete survey".into())) };
-        // Behind the end of a stream that was deleted since, nothing was applied.
+        // What was noted of a stream that was deleted since says nothing of this one.
+        let is_another = self.taken_over.end.is_some_and(|end| end > survey.end);
+        let taken_over = if is_another { TakenOver::default() } else { self.taken_over.clone() };
         let begins = first.earliest;
-        let from = self.taken_over.applied_to.filter(|applied_to| (begins..=survey.end).contains(applied_to)).unwrap_or(begins);
+        let from = taken_over.applied_to.filter(|applied_to| (begins..=survey.end).contains(applied_to)).unwrap_or(begins);
         let to = to.latest.max(from);
         // Where the broker's clock is ahead of ours, nobody knows how old an event is.
         let fenced_from = if ahead.earliest < survey.end { survey.end } else { young.latest };
         let mut report = Report::new(registry.rules().len(), from, to, survey.end);
         report.cut = self.span.is_cut(begins, survey.first);
-        report.passed_over.clone_from(&self.taken_over.passed_over);
-        let rules = Rules { registry: Arc::clone(registry), types: self.types.clone(), reading: self.reading };
+        report.passed_over.clone_from(&taken_over.passed_over);
+        report.undone.clone_from(&taken_over.undone);
+        let rules = Rules { registry: Arc::clone(registry), types: self.types.clone(), reading: self.reading, event_time: EVENT_TIME };
         let mut run = Run {
             replay: self,
             history,
@@ -88,6 +92,7 @@ impl Replay {
             intake: Intake::new(self, from..to, fenced_from),
             applier: Applier { registry, cache, observer, stop, pace: Pace::new(self.rate), fenced_until, begun },
             report,
+            taken_over,
             next: from,
             // What is behind the span can only be given way to.
             end: if from < to { survey.end } else { from },
@@ -111,7 +116,7 @@ impl Replay {
 impl<O: Observer> Run<'_, O> {
     async fn all(&mut self) -> Result<(), Cause> {
         while self.next < self.end && !self.intake.is_done_at(self.next) {
-            match self.replay.taken_over.next(self.next, BATCH.into()) {
+            match self.taken_over.next(self.next, BATCH.into()) {
                 Next::PassOver => {
                     self.apply(false).await?;
                     self.pass_over();
@@ -182,7 +187,7 @@ impl<O: Observer> Run<'_, O> {
         // What came after the survey is left to the workers.
         let within = batch[..read].partition_point(|(offset, _)| *offset < self.end);
         if let [(offset, delivery)] = &batch[..within]
-            && self.replay.taken_over.is_last_try(*offset)
+            && self.taken_over.is_last_try(*offset)
         {
             tracing::warn!(offset, routing_key = ?delivery.routing_key(), "heals died at this event of the history: it is tried a last time");
         }
@@ -250,6 +255,7 @@ impl<O: Observer> Run<'_, O> {
             applied_to: self.applied_to,
             in_work: first..behind,
             passed_over: self.report.passed_over.clone(),
+            undone: self.report.undone.clone(),
         };
         let stop = self.applier.stop;
         stop.run_until_cancelled(self.applier.observer.note(step)).await.ok_or(INTERRUPTED)?

@@ -136,9 +136,10 @@ pub struct HealFacts {
     pub count: u64,
     /// All of it was read and applied.
     pub complete: bool,
-    /// The digests of the registries by whose rules it was.
+    /// The digests of the registries by whose rules all heals of the last day were done.
     pub digests: Vec<String>,
-    /// Offsets that were passed over, since heals died there.
+    /// Offsets that were passed over, since heals died there, or what is there could not be
+    /// resolved in time.
     pub passed_over: Vec<u64>,
 }
 

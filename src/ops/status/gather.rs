@@ -76,14 +76,14 @@ async fn ask_redis(config: &Config, cache: &Cache) -> Result<(RedisFacts, Vec<Re
         from: time(heal.from_ms),
         count: heal.count,
         complete: heal.complete,
-        digests: heal.details.digests,
+        digests: marks.healed_by(),
         passed_over: heal.details.passed_over,
     });
     let owed_heal = marks.owed().all.map(|owed| OwedFacts { since: time(owed.since_ms), from: owed.from.to_string(), cause: owed.cause });
     let heal_progress = marks.progress().and_then(|progress| {
         let (first, end) = (progress.first?, progress.end?);
         let done = progress.applied_to.unwrap_or(first).saturating_sub(first);
-        Some(ProgressFacts { done, of: end.saturating_sub(first), deaths: progress.died.map_or(0, |died| died.deaths) })
+        Some(ProgressFacts { done, of: end.saturating_sub(first), deaths: progress.died.map_or(0, |died| died.deaths()) })
     });
     let facts = RedisFacts {
         address: addresses.join(","),

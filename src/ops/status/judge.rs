@@ -106,8 +106,8 @@ fn judge_redis(redis: &RedisFacts, now: Timestamp, findings: &mut Findings) {
         let others = others.collect::<Vec<_>>().join(", ");
         if !others.is_empty() {
             findings.note(
-                format!("the last heal did not apply the rules of {others}"),
-                "what only these rules invalidate stays readable until its TTL: `unstale replay` from before the loss, with these rules",
+                format!("no heal has applied the rules of {others} since Redis lost writes, or may have"),
+                "these workers heal again by themselves, within a minute; their log says what keeps them from it",
             );
         }
     }
@@ -115,7 +115,11 @@ fn judge_redis(redis: &RedisFacts, now: Timestamp, findings: &mut Findings) {
         Some(heal) if !heal.passed_over.is_empty() && age_s(heal) < FORGOTTEN_S => {
             let offsets = heal.passed_over.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
             findings.problem(
-                format!("{} ago a heal passed over the events at these offsets of the history, since heals died there: {offsets}", seconds(age_s(heal))),
+                format!(
+                    "{} ago a heal left out the events at these offsets of the history, since heals died there or could not resolve them in time: \
+                     {offsets}",
+                    seconds(age_s(heal))
+                ),
                 "what they had invalidated stays readable until its TTL: `unstale replay --since offset:N` tries them again, in a process of its own",
             );
         }

@@ -173,10 +173,14 @@ fn a_heal_that_is_owed_or_left_something_out_says_what_to_do() {
     let heal = HealFacts { time, from: None, count: 1, complete: false, digests, passed_over: vec![5, 9] };
     redis(&mut status).last_heal = Some(heal);
     assert_eq!(problems(&status).len(), 1);
-    assert!(problems(&status)[0].ends_with("passed over the events at these offsets of the history, since heals died there: 5, 9"));
+    assert!(
+        problems(&status)[0].ends_with(
+            "left out the events at these offsets of the history, since heals died there or could not resolve them in time: 5, 9"
+        )
+    );
     redis(&mut status).workers[0].digest = "newer".into();
     let notes: Vec<String> = judge(&status).notes.into_iter().map(|note| note.what).collect();
-    assert!(notes.contains(&"the last heal did not apply the rules of a:1".to_owned()), "{notes:?}");
+    assert!(notes.contains(&"no heal has applied the rules of a:1 since Redis lost writes, or may have".to_owned()), "{notes:?}");
     redis(&mut status).healing = true;
     redis(&mut status).heal_progress = Some(ProgressFacts { done: 3, of: 10, deaths: 1 });
     let notes: Vec<String> = judge(&status).notes.into_iter().map(|note| note.what).collect();

@@ -6,16 +6,22 @@ fn event() -> [Delivery; 1] {
     [Delivery::of("events", "user.updated", b"{}")]
 }
 
+/// A look that saw the slow queue empty, and perhaps the main one.
+fn look(began_ms: u64, main_empty: bool) -> Look {
+    let began = UNIX_EPOCH + Duration::from_millis(began_ms);
+    Look { began, began_at: Instant::now(), main_empty, slow_empty: true, retries_empty: false }
+}
+
 /// The queue was seen empty at that time, and everything is read.
 fn quiet(low: &Low, began_ms: u64) {
-    low.looked(UNIX_EPOCH + Duration::from_millis(began_ms), true, true);
+    low.looked(look(began_ms, true));
     low.change(|state| state.all_read(Instant::now() + LATER));
 }
 
 /// So long from now, after a look that saw both queues empty.
 fn seen_empty_in(low: &Low, delay: Duration) {
     let second = low.second(delay);
-    low.change(|state| state.looked(0, second, Instant::now() + delay, true, true));
+    low.change(|state| state.looked(look(0, true), second, Instant::now() + delay));
 }
 
 fn bound_in(low: &Low, delay: Duration) -> u64 {
@@ -26,13 +32,13 @@ fn bound_in(low: &Low, delay: Duration) -> u64 {
 fn a_queue_that_was_empty_moves_it_on_once_all_that_was_delivered_is_read() {
     let low = Low::new();
     assert_eq!(low.now().time_ms, 0, "the queue may hold what is as old as anything");
-    low.looked(UNIX_EPOCH + Duration::from_millis(500), true, true);
+    low.looked(look(500, true));
     assert_eq!(low.now().time_ms, 0, "what was delivered before may wait to be read");
     low.all_read();
     assert_eq!(low.now().time_ms, 0, "or be under way");
     low.change(|state| state.all_read(Instant::now() + LATER));
     assert_eq!(low.now().time_ms, 500);
-    low.looked(UNIX_EPOCH + Duration::from_millis(900), false, true);
+    low.looked(look(900, false));
     low.change(|state| state.all_read(Instant::now() + LATER));
     assert_eq!(low.now().time_ms, 500, "an hour's backlog keeps it where it began");
 }
@@ -65,6 +71,24 @@ fn copies_keep_it_back_until_they_are_due_and_gone() {
     assert_eq!(bound_in(&low, Duration::from_secs(603) + OVERLAP), 900);
 }
 
+/// A deploy, or a dead worker: what those that are gone left waits nowhere.
+#[test]
+fn empty_retry_queues_let_go_of_copies_before_they_are_due() {
+    let low = Low::new();
+    let before = Look { retries_empty: true, ..look(900, true) };
+    low.inherit(Some(200.into()), Duration::from_secs(600));
+    quiet(&low, 900);
+    assert!(low.waits_for_retries());
+    low.looked(before);
+    assert_eq!(bound_in(&low, OVERLAP * 2), 200, "the look had begun before");
+    low.looked(Look { retries_empty: true, main_empty: false, ..look(950, true) });
+    assert_eq!(bound_in(&low, OVERLAP * 2), 200, "the copies may be in the main queue");
+    low.looked(Look { retries_empty: true, ..look(950, true) });
+    low.change(|state| state.let_go.retain(|(queue, _), _| *queue == Queue::Main));
+    assert_eq!((bound_in(&low, Duration::ZERO), bound_in(&low, OVERLAP + LATER)), (200, 900));
+    assert!(!low.waits_for_retries());
+}
+
 #[test]
 fn a_session_that_ends_gives_back_what_nobody_has_read() {
     let low = Low::new();
@@ -73,7 +97,7 @@ fn a_session_that_ends_gives_back_what_nobody_has_read() {
     low.session_ended();
     quiet(&low, 900);
     assert_eq!(low.now().time_ms, 400, "copies among it may be as old as the lowest mark");
-    low.change(|state| state.looked(0, low.second(LATER), Instant::now() + LATER, false, true));
+    low.change(|state| state.looked(Look { main_empty: false, ..look(0, true) }, low.second(LATER), Instant::now() + LATER));
     assert_eq!(bound_in(&low, OVERLAP * 2), 400, "the main queue may hold such copies too");
     seen_empty_in(&low, LATER);
     assert_eq!(bound_in(&low, OVERLAP + LATER), 900);

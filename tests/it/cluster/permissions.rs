@@ -35,7 +35,7 @@ async fn the_documented_acl_is_enough_for_a_cluster() {
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::ToHeal(_)));
     assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)));
     cache.renew_heal().await.unwrap();
-    assert!(cache.finish_heal(None, 1).await.unwrap());
+    assert!(cache.finish_heal(None, &[], 1).await.unwrap());
     assert!(matches!(cache.tick(1).await.unwrap(), Tick::Good(_)));
     cache.hold_mark("replay", 1).await.unwrap();
     cache.release_mark("replay").await.unwrap();

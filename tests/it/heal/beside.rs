@@ -80,45 +80,138 @@ async fn what_is_owed_is_paid_by_the_next_worker() {
     assert!(!mark_fields(&stage).await.iter().any(|(field, _)| field.starts_with("owed:")));
 }
 
-/// During a rollout of rules, the worker with the older ones heals: what only the newer ones say is
-/// healed all the same, once.
-#[tokio::test(flavor = "multi_thread")]
-async fn workers_with_other_rules_heal_again_by_their_own() {
-    const NEWER: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" }, { delete: "page:{id}" } ] } }"#;
-    let stage = stage().await;
-    let newer = tempfile::tempdir().unwrap();
-    std::fs::write(newer.path().join("users.yaml"), NEWER).unwrap();
-    let older = stage.worker(&[]).await;
-    wait_marks(&stage, 1).await;
+/// Rules that delete a page too.
+const NEWER: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" }, { delete: "page:{id}" } ] } }"#;
+
+/// Old users and old pages.
+async fn seed_pages(stage: &Stage) {
     seed(&stage.redis, SOME).await;
     let mut redis = stage.connection().await;
     for id in 0..SOME {
         redis::cmd("SET").arg(format!("page:{id}")).arg("old").exec_async(&mut redis).await.unwrap();
     }
+}
+
+async fn pages(stage: &Stage) -> usize {
+    let pages: Vec<String> = redis::cmd("KEYS").arg("page:*").query_async(&mut stage.connection().await).await.unwrap();
+    pages.len()
+}
+
+/// The digests of each heal that is done.
+async fn healed_by(stage: &Stage) -> Vec<usize> {
+    let fields = mark_fields(stage).await.into_iter().filter(|(field, _)| field.starts_with("healed:"));
+    fields.map(|(_, text)| serde_json::from_str::<serde_json::Value>(&text).unwrap()["digests"].as_array().unwrap().len()).collect()
+}
+
+/// As if the last heal had been so long ago.
+async fn age_heals(stage: &Stage, hours: u64) {
+    let by = hours * 3_600_000;
+    let marks = format!("unstale:mark:{}", stage.queue);
+    for (field, text) in mark_fields(stage).await {
+        let aged = if field == "heal" {
+            let times: Vec<u64> = text.split(':').map(|part| part.parse().unwrap()).collect();
+            format!("{}:{}:{}:{}:{}", times[0] - by, times[1] - by, times[2], times[3], times[4])
+        } else if field == "heal:details" || field.starts_with("healed:") {
+            let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+            for name in ["began_ms", "ended_ms"] {
+                if let Some(time) = json[name].as_u64() {
+                    json[name] = (time - by).into();
+                }
+            }
+            json.to_string()
+        } else {
+            continue;
+        };
+        redis::cmd("HSET").arg(&marks).arg(field).arg(aged).exec_async(&mut stage.connection().await).await.unwrap();
+    }
+}
+
+/// Waits for three ticks.
+async fn wait_ticks() {
+    let begun = std::time::Instant::now();
+    wait_until(SOON, "three ticks", async || begun.elapsed() > std::time::Duration::from_secs(3)).await;
+}
+
+/// A worker with the older rules has healed: old pages stay.
+async fn healed_by_older_rules() -> (Stage, Worker) {
+    let stage = stage().await;
+    let older = stage.worker(&[]).await;
+    wait_marks(&stage, 1).await;
+    seed_pages(&stage).await;
     let snapshot = stage.redis.snapshot().await;
     publish(&stage, SOME).await;
     wait_gone(&stage.redis, SOON).await;
     stage.wait_settled(&[&older]).await;
     stage.redis.restore(&snapshot).await;
     wait_until(SOON, "the worker with the older rules heals", async || heals(&older).await == 1.0).await;
-    assert_eq!(readable(&stage.redis).await, Some(0));
+    assert_eq!((readable(&stage.redis).await, pages(&stage).await), (Some(0), SOME as usize));
+    (stage, older)
+}
 
-    let with_newer = stage.worker(&[("UNSTALE_SCHEMAS", newer.path().to_str().unwrap())]).await;
-    wait_until(SOON, "no old page can be read", async || {
-        let pages: Vec<String> = redis::cmd("KEYS").arg("page:*").query_async(&mut stage.connection().await).await.unwrap();
-        pages.is_empty()
-    })
-    .await;
-    let healed_by = async || {
-        let details = mark_fields(&stage).await.into_iter().find(|(field, _)| field == "heal:details").unwrap().1;
-        serde_json::from_str::<serde_json::Value>(&details).unwrap()["digests"].as_array().unwrap().len()
-    };
-    wait_until(SOON, "both rules healed", async || healed_by().await == 2).await;
+async fn worker_with_newer_rules(stage: &Stage) -> (Worker, tempfile::TempDir) {
+    let newer = tempfile::tempdir().unwrap();
+    std::fs::write(newer.path().join("users.yaml"), NEWER).unwrap();
+    (stage.worker(&[("UNSTALE_SCHEMAS", newer.path().to_str().unwrap())]).await, newer)
+}
+
+/// During a rollout of rules, the worker with the older ones heals: what only the newer ones say is
+/// healed all the same, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_with_other_rules_heal_again_by_their_own() {
+    let (stage, older) = healed_by_older_rules().await;
+    let (with_newer, _rules) = worker_with_newer_rules(&stage).await;
+    wait_until(SOON, "no old page can be read", async || pages(&stage).await == 0).await;
+    wait_until(SOON, "both rules healed", async || healed_by(&stage).await == [2]).await;
     let before = (heals(&older).await, heals(&with_newer).await);
     assert_eq!(before, (1.0, 1.0), "{}\n----\n{}", older.stderr(), with_newer.stderr());
     // Neither heals for the other again.
-    let ticked = std::time::Instant::now();
-    wait_until(SOON, "three ticks", async || ticked.elapsed() > std::time::Duration::from_secs(3)).await;
+    wait_ticks().await;
     assert_eq!((heals(&older).await, heals(&with_newer).await), before);
     assert!(USERS.contains("user:{id}"));
+}
+
+/// It is not forgotten for a day, and a reload counts as a start does.
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_are_loaded_hours_after_a_heal_heal_again() {
+    let (stage, older) = healed_by_older_rules().await;
+    age_heals(&stage, 20).await;
+    let told = status(&stage).await;
+    assert!(!told.contains("no heal has applied the rules of"), "{told}");
+    stage.write_schema("users.yaml", NEWER);
+    wait_until(SOON, "no old page can be read", async || pages(&stage).await == 0).await;
+    wait_until(SOON, "both rules healed", async || healed_by(&stage).await == [2]).await;
+    assert_eq!(heals(&older).await, 2.0, "{}", older.stderr());
+}
+
+/// A deploy of other rules heals nothing where nothing was lost for a day.
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_are_loaded_a_day_after_a_heal_heal_nothing() {
+    let (stage, older) = healed_by_older_rules().await;
+    age_heals(&stage, 25).await;
+    let (newer, _rules) = worker_with_newer_rules(&stage).await;
+    wait_ticks().await;
+    assert_eq!((heals(&older).await, heals(&newer).await), (1.0, 0.0), "{}", newer.stderr());
+    assert_eq!(pages(&stage).await, SOME as usize);
+}
+
+/// The heal was owed, and paid by a worker with the older rules.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_owed_is_healed_by_other_rules_too() {
+    let stage = stage().await;
+    let (older, user) = worker_as_user(&stage).await;
+    wait_marks(&stage, 1).await;
+    seed_pages(&stage).await;
+    let snapshot = stage.redis.snapshot().await;
+    publish(&stage, SOME).await;
+    wait_gone(&stage.redis, SOON).await;
+    stage.wait_settled(&[&older]).await;
+    permit_read(&user, NO_HISTORY).await;
+    stage.redis.restore(&snapshot).await;
+    wait_until(SOON, "the heal is owed", async || older.metrics().await.sum("unstale_heal_owed", &[]) == 1.0).await;
+    permit_read(&user, ".*").await;
+    wait_until(SOON * 2, "it is paid", async || older.metrics().await.sum("unstale_heal_owed", &[]) == 0.0).await;
+    assert_eq!((readable(&stage.redis).await, pages(&stage).await), (Some(0), SOME as usize));
+    let (newer, _rules) = worker_with_newer_rules(&stage).await;
+    wait_until(SOON, "no old page can be read", async || pages(&stage).await == 0).await;
+    assert_eq!(heals(&newer).await, 1.0, "{}", newer.stderr());
 }

@@ -297,7 +297,7 @@ async fn entered(cluster: &RedisCluster) -> Cache {
     let cache = cache(cluster, "q").await;
     if !matches!(cache.enter(1).await.unwrap(), Entered::Good(_)) {
         assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)));
-        assert!(cache.finish_heal(None, 1).await.unwrap());
+        assert!(cache.finish_heal(None, &[], 1).await.unwrap());
     }
     cache
 }
@@ -354,13 +354,13 @@ async fn a_heal_of_a_cluster_is_one_workers_turn_and_serves_all() {
     wait_until(SOON, "the cluster answers", async || one.probe().await.is_ok()).await;
     assert!(one.renew_heal().await.unwrap_err().cause.contains("lost writes"));
     wait_until(SOON, "the cluster answers", async || one.probe().await.is_ok()).await;
-    assert!(!one.finish_heal(None, 300).await.unwrap());
+    assert!(!one.finish_heal(None, &[], 300).await.unwrap());
 
     assert!(matches!(one.enter(300).await.unwrap(), Entered::ToHeal(_)));
     assert!(matches!(one.take_heal().await.unwrap(), Turn::Ours(_)), "its own locks do not keep it waiting");
     try_apply(&one, &[effect(0, "a", Action::Delete), effect(0, "b", Action::Delete)]).await.unwrap();
     let record = HealRecord { began_ms: 0, ended_ms: 0, from_ms: 1, count: 1, complete: true, ..HealRecord::default() };
-    assert!(one.finish_heal(Some(&record), 300).await.unwrap());
+    assert!(one.finish_heal(Some(&record), &[], 300).await.unwrap());
     wait_until(SOON, "the cluster answers", async || other.probe().await.is_ok()).await;
     assert_eq!(other.take_heal().await.unwrap(), Turn::Done);
     assert!(matches!(other.enter(300).await.unwrap(), Entered::Good(_)), "healed by the first");

@@ -119,7 +119,7 @@ async fn a_heal_moves_counters_past_all_that_was_given_out() {
     let mut redis = server.connection().await;
     let healed = redis.get::<_, u64>("version").await.unwrap();
     assert!(healed.abs_diff(now_ms) < 60_000, "{healed}");
-    assert!(cache.finish_heal(None, 1).await.unwrap());
+    assert!(cache.finish_heal(None, &[], 1).await.unwrap());
     bump(&cache, "version").await;
     assert_eq!(redis.get::<_, u64>("version").await.unwrap(), healed + 1);
 }

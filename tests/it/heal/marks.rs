@@ -34,7 +34,7 @@ pub(super) async fn worker(server: &Redis) -> Cache {
     let cache = cache(server).await;
     if !matches!(cache.enter(1).await.unwrap(), Entered::Good(_)) {
         assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)));
-        assert!(cache.finish_heal(None, 1).await.unwrap());
+        assert!(cache.finish_heal(None, &[], 1).await.unwrap());
     }
     cache
 }
@@ -78,7 +78,7 @@ async fn nothing_lost_is_no_loss_whatever_became_of_the_last_batch() {
     let Entered::ToHeal(marks) = cache.enter(1).await.unwrap() else { panic!("each restart is answered by a heal") };
     assert_eq!(marks.doubt(), Doubt::Replaced, "nobody says that anything was lost");
     assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)));
-    assert!(cache.finish_heal(None, 1).await.unwrap());
+    assert!(cache.finish_heal(None, &[], 1).await.unwrap());
     // Its answer is lost, and it was done.
     server.freeze();
     let (thawed, answer) = tokio::join!(
@@ -134,7 +134,7 @@ async fn a_heal_is_one_workers_turn_and_serves_all() {
     delete(&one, "a").await.unwrap();
     one.renew_heal().await.unwrap();
     let record = HealRecord { began_ms: marks.now_ms, ended_ms: 0, from_ms: 1, count: 1, complete: true, ..HealRecord::default() };
-    assert!(one.finish_heal(Some(&record), 100).await.unwrap());
+    assert!(one.finish_heal(Some(&record), &[], 100).await.unwrap());
     assert_eq!(other.take_heal().await.unwrap(), Turn::Done);
     for cache in [&other, &idle] {
         assert!(matches!(cache.enter(200).await.unwrap(), Entered::Good(_)), "healed by the first");
@@ -160,10 +160,10 @@ async fn a_loss_in_the_midst_of_a_heal_begins_it_anew() {
     probe(&cache).await;
     cache.renew_heal().await.unwrap_err();
     probe(&cache).await;
-    assert!(!cache.finish_heal(None, 1).await.unwrap());
+    assert!(!cache.finish_heal(None, &[], 1).await.unwrap());
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::ToHeal(_)));
     assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)), "its own lock does not keep it waiting");
-    assert!(cache.finish_heal(None, 1).await.unwrap());
+    assert!(cache.finish_heal(None, &[], 1).await.unwrap());
 }
 
 #[tokio::test]
@@ -206,26 +206,60 @@ async fn a_heal_goes_on_where_the_one_before_it_died() {
     probe(&one).await;
     assert!(matches!(one.enter(1).await.unwrap(), Entered::ToHeal(_)));
     let begun = take_over(&one).await;
-    assert_eq!((begun.from.offset, begun.applied_to, begun.died), (Some(5), None, None));
+    assert_eq!((begun.from.offset, begun.applied_to, &begun.died), (Some(5), None, &None));
     let mut progress = begun;
     (progress.applied_to, progress.in_work, progress.passed_over) = (Some(20), Some((20, 30)), vec![7]);
     one.note_heal_progress(&progress).await.unwrap();
+    let died = Some(Died { first: 20, end: 30, workers: vec![one.id().to_owned()] });
     drop(one);
 
     let found = take_over(&other).await;
-    assert_eq!((found.applied_to, found.died), (Some(20), Some(Died { first: 20, end: 30, deaths: 1 })));
+    assert_eq!((found.applied_to, &found.died), (Some(20), &died));
     assert_eq!(found.passed_over, [7]);
     let stranger = cache(&server).await;
     assert!(stranger.note_heal_progress(&found).await.is_err(), "the turn is another's");
-    other.note_heal_progress(&found).await.unwrap();
+    let mut progress = found;
+    progress.in_work = Some((40, 50));
+    other.note_heal_progress(&progress).await.unwrap();
     // Another server may have lost what was applied: its successor begins anew, and still knows
     // what heals died in.
     let during = server.snapshot().await;
     server.restore(&during).await;
     let again = take_over(&stranger).await;
-    assert_eq!((again.applied_to, again.died, again.passed_over), (None, Some(Died { first: 20, end: 30, deaths: 1 }), vec![7]));
-    assert!(stranger.finish_heal(None, 1).await.unwrap());
+    let died = Some(Died { first: 40, end: 50, workers: vec![other.id().to_owned()] });
+    assert_eq!((again.applied_to, again.died, again.passed_over), (None, died, vec![7]));
+    assert!(stranger.finish_heal(None, &[], 1).await.unwrap());
     assert_eq!(stranger.read_marks().await.unwrap().progress(), None);
+}
+
+/// It stops in order, or another takes its lock while it is cut off from Redis.
+#[tokio::test]
+async fn a_worker_that_stops_in_the_midst_of_a_heal_has_not_died() {
+    let server = Redis::start().await;
+    let (one, other) = (worker(&server).await, worker(&server).await);
+    let snapshot = server.snapshot().await;
+    delete(&one, "a").await.unwrap();
+    server.restore(&snapshot).await;
+    probe(&one).await;
+    assert!(matches!(one.enter(1).await.unwrap(), Entered::ToHeal(_)));
+    let mut progress = take_over(&one).await;
+    (progress.applied_to, progress.in_work) = (Some(20), Some((20, 21)));
+    one.note_heal_progress(&progress).await.unwrap();
+    one.yield_heal_of(one.id()).await.unwrap();
+    probe(&other).await;
+    let Turn::Ours(marks) = other.take_heal().await.unwrap() else { panic!("it gave the turn up") };
+    let mut found = marks.take_over_progress(&other, HealFrom { offset: Some(5), time: None }, "rules");
+    assert_eq!((found.applied_to, &found.died), (Some(20), &None));
+    found.in_work = Some((20, 21));
+    other.note_heal_progress(&found).await.unwrap();
+    // The other one loses its lock, and says that it lives only once it was counted as dead.
+    let third = take_over(&one).await;
+    assert_eq!(third.died.as_ref().map(Died::deaths), Some(1));
+    one.note_heal_progress(&third).await.unwrap();
+    other.yield_heal_of(other.id()).await.unwrap();
+    assert_eq!(one.without_survivors(third).await.unwrap().died, None);
+    one.keep_heal_of(one.id()).await.expect("the turn is still its own");
+    assert!(one.finish_heal(None, &[], 1).await.unwrap());
 }
 
 #[tokio::test]

@@ -6,8 +6,10 @@ mod cluster;
 mod commands;
 mod deaths;
 mod identity;
+mod large;
 mod marks;
 mod restores;
+mod stops;
 mod workers;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

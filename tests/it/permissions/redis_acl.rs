@@ -144,7 +144,7 @@ async fn marks(cache: &Cache, refused: &mut Vec<String>) -> Result<(), Outage> {
             Err(outage) => return Err(outage),
         }
         note(refused, cache.forward_sequence().await)?;
-        note(refused, cache.finish_heal(None, 1).await)?;
+        note(refused, cache.finish_heal(None, &[], 1).await)?;
         note(refused, cache.tick(1).await)?;
     }
     note(refused, cache.hold_mark("replay", 1).await)?;

@@ -50,7 +50,8 @@ async fn many_large_bodies_are_replayed_in_little_memory() {
     let count: u32 = if full_runs() { 10_000 } else { 300 };
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     record_large(&stage, count, 1 << 20).await;
-    wait_until(SOON, "the history has them", async || {
+    let within = if full_runs() { SOON * 10 } else { SOON };
+    wait_until(within, "the history has them", async || {
         let last = format!("offset:{}", count - 1);
         run(command(&stage, &["--since", &last, "--dry-run", "--json"])).await.clean().json()["end"] == count
     })

@@ -34,7 +34,7 @@ fn replay(limits: FoldLimits) -> Replay {
     }
 }
 
-fn config(stage: &Stage) -> Config {
+pub(crate) fn config(stage: &Stage) -> Config {
     config_at(stage, stage.broker_settings()[0].1)
 }
 
@@ -151,7 +151,8 @@ fn taken_over(before: &TakenOver, last: &Step) -> TakenOver {
     let range = last.in_work.clone();
     let within = before.died.as_ref().filter(|died| died.range.start <= range.start && range.end <= died.range.end);
     let deaths = within.map_or(0, |died| died.deaths) + 1;
-    TakenOver { applied_to: Some(last.applied_to), died: Some(Died { range, deaths }), passed_over: last.passed_over.clone() }
+    let (passed_over, undone) = (last.passed_over.clone(), last.undone.clone());
+    TakenOver { applied_to: Some(last.applied_to), end: Some(last.end), died: Some(Died { range, deaths }), passed_over, undone }
 }
 
 /// What stops the work at one event stops it three times, and neighbours wait no longer.
@@ -186,10 +187,16 @@ async fn an_event_at_which_three_died_is_passed_over() {
     }
     let mut history = History::connect(&config.amqp).await.unwrap();
     let mut dies = DiesAt { at: AT, notes: Vec::new() };
-    let replay = Replay { taken_over: before, ..replay(FoldLimits::default()) };
-    let report = replay.run(&mut history, &registry, Some(&cache), &mut dies, &CancellationToken::new()).await.unwrap();
+    let passes_over = Replay { taken_over: before.clone(), ..replay(FoldLimits::default()) };
+    let report = passes_over.run(&mut history, &registry, Some(&cache), &mut dies, &CancellationToken::new()).await.unwrap();
     assert_eq!((report.rest.as_ref(), &report.passed_over[..], report.from), (None, &[AT][..], AT), "{report:?}");
     assert!(!report.is_complete());
     assert_eq!(users(&stage).await, 1, "all but that one");
     assert!(stage.exists(&format!("user:{AT}")).await);
+
+    // A stream that ends before is another one: nothing of it is known to kill.
+    let of_another_stream = TakenOver { end: Some(u64::from(USERS) + 1), ..before };
+    let tries_all = Replay { taken_over: of_another_stream, ..replay(FoldLimits::default()) };
+    let report = tries_all.run(&mut history, &registry, Some(&cache), &mut (), &CancellationToken::new()).await.unwrap();
+    assert_eq!((report.from, report.is_whole(), users(&stage).await), (0, true, 0), "{report:?}");
 }

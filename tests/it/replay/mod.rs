@@ -1,10 +1,10 @@
 //! `unstale replay`: the program that people run, on a real broker and a real Redis.
 
 mod beside;
-mod bounds;
+pub(crate) mod bounds;
 mod choose;
 mod ends;
-mod engine;
+pub(crate) mod engine;
 mod fences;
 mod places;
 mod second_passes;

@@ -1,0 +1,9 @@
+-- KEYS: the marks. ARGV: the lock's field, a worker.
+-- Gives up the worker's turn to heal, if it has it, and notes that the worker did not die of the
+-- heal. Returns 1.
+local token = string.match(redis.call('HGET', KEYS[1], ARGV[1]) or '', '^(%w+):')
+if token == ARGV[2] then
+  redis.call('HDEL', KEYS[1], ARGV[1])
+end
+write(KEYS[1], 'survived:' .. ARGV[2], 0, NO_BOUND, clock())
+return 1

@@ -1,0 +1,259 @@
+//! The rules by which the history was applied again. A worker applies its own: what only the rules
+//! of other workers invalidate is not healed by it. So the marks hold, for a day, by which rules
+//! each heal was done, and a worker with other rules heals again.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{HealFrom, Marks, millis};
+
+/// Prefix of the field of a heal that is done: `healed:<when, in milliseconds>:<worker>`.
+const HEALED: &str = "healed:";
+
+/// Time for which a worker with other rules heals again.
+const KEPT: Duration = Duration::from_secs(86_400);
+
+/// Heals by the same rules within this time share a field.
+const TOGETHER: Duration = Duration::from_secs(3_600);
+
+/// Maximum number of fields: with more, the two oldest share one.
+const FIELDS_MAX: usize = 16;
+
+/// A heal that is done.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Healed {
+    /// The offset of the history from which on it was applied again.
+    from_offset: u64,
+    /// When that ended, by Redis' clock; milliseconds since the Unix epoch.
+    ended_ms: u64,
+    /// The digests of the registries by whose rules it was.
+    digests: BTreeSet<String>,
+}
+
+/// A field that holds one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry<'m> {
+    field: &'m str,
+    text: &'m str,
+    began_ms: u64,
+    healed: Healed,
+}
+
+/// A change of a field of the marks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    pub(super) field: String,
+    /// The text that the field must hold; `None` where any will do.
+    pub(super) held: Option<String>,
+    /// Its new text; `None` removes it.
+    pub(super) text: Option<String>,
+}
+
+impl Change {
+    pub(super) fn remove(field: &str, held: &str) -> Self {
+        Self { field: field.to_owned(), held: Some(held.to_owned()), text: None }
+    }
+
+    pub(super) fn set(field: impl Into<String>, text: String) -> Self {
+        Self { field: field.into(), held: None, text: Some(text) }
+    }
+
+    /// Adds the arguments of `change` in `lua/mark.lua`.
+    pub(super) fn add_to(changes: &[Self], command: &mut redis::Cmd) {
+        for Self { field, held, text } in changes {
+            command.arg(field).arg(held.as_deref().unwrap_or_default()).arg(text.as_deref().unwrap_or_default());
+        }
+    }
+}
+
+/// Heals that were done by other rules alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unhealed {
+    /// From where on the history is to be applied again.
+    pub from: HealFrom,
+    /// Changes that note it as done.
+    pub changes: Vec<Change>,
+}
+
+impl Healed {
+    fn is_forgotten(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.ended_ms) > millis(KEPT)
+    }
+
+    fn text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl Marks {
+    /// Returns the heals that no worker with the rules of that digest has done.
+    pub fn unhealed_by(&self, digest: &str) -> Option<Unhealed> {
+        let mut entries = self.healed();
+        entries.retain(|entry| !entry.healed.is_forgotten(self.now_ms) && !entry.healed.digests.contains(digest));
+        let from_offset = entries.iter().map(|entry| entry.healed.from_offset).min()?;
+        let change = |Entry { field, text, mut healed, .. }: Entry<'_>| {
+            healed.digests.insert(digest.to_owned());
+            Change { field: field.to_owned(), held: Some(text.to_owned()), text: Some(healed.text()) }
+        };
+        let from = HealFrom { offset: Some(from_offset), time: None };
+        Some(Unhealed { from, changes: entries.into_iter().map(change).collect() })
+    }
+
+    /// Returns the digests of the registries by whose rules every heal of the last day was done;
+    /// nothing where there was none.
+    pub fn healed_by(&self) -> Vec<String> {
+        let entries = self.healed().into_iter().filter(|entry| !entry.healed.is_forgotten(self.now_ms));
+        let by_all = entries.map(|entry| entry.healed.digests).reduce(|all, digests| all.intersection(&digests).cloned().collect());
+        by_all.map(|digests| digests.into_iter().collect()).unwrap_or_default()
+    }
+
+    /// Returns the changes that note a heal of the whole history from an offset on, by the rules of
+    /// that digest, which ended `took` after these marks were read.
+    pub fn note_heal(&self, worker: &str, from_offset: u64, digest: &str, took: Duration) -> Vec<Change> {
+        let ended_ms = self.now_ms.saturating_add(millis(took));
+        let mut healed = Healed { from_offset, ended_ms, digests: BTreeSet::from([digest.to_owned()]) };
+        let mut began_ms = ended_ms;
+        let mut changes = Vec::new();
+        let mut kept = Vec::new();
+        for entry in self.healed() {
+            let is_together = entry.healed.digests == healed.digests && ended_ms.abs_diff(entry.began_ms) < millis(TOGETHER);
+            if !entry.healed.is_forgotten(ended_ms) && !is_together && entry.healed.from_offset < from_offset {
+                kept.push(entry);
+                continue;
+            }
+            changes.push(Change::remove(entry.field, entry.text));
+            if is_together {
+                healed.from_offset = healed.from_offset.min(entry.healed.from_offset);
+                began_ms = began_ms.min(entry.began_ms);
+            }
+        }
+        if kept.len() >= FIELDS_MAX {
+            kept.sort_by_key(|entry| entry.began_ms);
+            let both = Healed {
+                from_offset: kept[0].healed.from_offset.min(kept[1].healed.from_offset),
+                ended_ms: kept[0].healed.ended_ms.max(kept[1].healed.ended_ms),
+                digests: kept[0].healed.digests.intersection(&kept[1].healed.digests).cloned().collect(),
+            };
+            changes.extend(kept[..2].iter().map(|entry| Change::remove(entry.field, entry.text)));
+            changes.push(Change::set(format!("{HEALED}{}:{worker}", kept[1].began_ms), both.text()));
+        }
+        changes.push(Change::set(format!("{HEALED}{began_ms}:{worker}"), healed.text()));
+        changes
+    }
+
+    /// Reads the fields of heals that are done, each once though every hash of a cluster has it.
+    fn healed(&self) -> Vec<Entry<'_>> {
+        let mut entries: Vec<Entry<'_>> = Vec::new();
+        for (field, text) in self.hashes.iter().flat_map(|hash| &hash.fields) {
+            let Some(began) = field.strip_prefix(HEALED) else { continue };
+            if entries.iter().any(|entry| entry.field == field && entry.text == text) {
+                continue;
+            }
+            let began_ms = began.split(':').next().and_then(|began| began.parse().ok());
+            if let (Some(began_ms), Ok(healed)) = (began_ms, serde_json::from_str(text)) {
+                entries.push(Entry { field, text, began_ms, healed });
+            }
+        }
+        entries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const HOUR_MS: u64 = 3_600_000;
+
+    /// Fields, as scripts change them.
+    #[derive(Debug, Default)]
+    struct Fields(BTreeMap<String, String>);
+
+    impl Fields {
+        fn at(&self, now_ms: u64) -> Marks {
+            Marks::of(now_ms, String::new(), self.0.clone().into_iter().collect())
+        }
+
+        fn change(&mut self, changes: Vec<Change>) {
+            for Change { field, held, text } in changes {
+                if held.is_some() && self.0.get(&field) != held.as_ref() {
+                    continue;
+                }
+                match text {
+                    Some(text) => drop(self.0.insert(field, text)),
+                    None => drop(self.0.remove(&field)),
+                }
+            }
+        }
+
+        fn heal(&mut self, now_ms: u64, from_offset: u64, digest: &str) {
+            self.change(self.at(now_ms).note_heal("w", from_offset, digest, Duration::ZERO));
+        }
+
+        fn owes(&self, now_ms: u64, digest: &str) -> Option<u64> {
+            self.at(now_ms).unhealed_by(digest)?.from.offset
+        }
+
+        fn pay(&mut self, now_ms: u64, digest: &str) {
+            self.change(self.at(now_ms).unhealed_by(digest).unwrap().changes);
+        }
+    }
+
+    #[test]
+    fn a_worker_with_other_rules_owes_a_heal_for_a_day_until_it_is_done() {
+        let mut fields = Fields::default();
+        assert_eq!((fields.owes(1, "b"), fields.at(1).healed_by()), (None, vec![]));
+        fields.heal(1_000, 7, "a");
+        assert_eq!((fields.owes(2_000, "a"), fields.owes(2_000, "b")), (None, Some(7)));
+        assert_eq!(fields.owes(24 * HOUR_MS, "b"), Some(7));
+        assert_eq!(fields.owes(25 * HOUR_MS, "b"), None);
+        fields.pay(3_000, "b");
+        assert_eq!((fields.owes(4_000, "b"), fields.owes(4_000, "c")), (None, Some(7)));
+        assert_eq!(fields.at(4_000).healed_by(), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_later_heal_forgets_no_earlier_one() {
+        let mut fields = Fields::default();
+        fields.heal(1_000, 7, "a");
+        fields.pay(1_000, "b");
+        fields.heal(2_000, 90, "a");
+        assert_eq!((fields.owes(3_000, "b"), fields.owes(3_000, "c")), (Some(90), Some(7)));
+        fields.pay(3_000, "b");
+        assert_eq!((fields.owes(3_000, "b"), fields.owes(3_000, "c")), (None, Some(7)));
+        // One that reaches further back stands for all.
+        fields.heal(4_000, 5, "c");
+        assert_eq!((fields.0.len(), fields.owes(4_000, "b"), fields.owes(4_000, "a")), (1, Some(5), Some(5)));
+    }
+
+    #[test]
+    fn heals_by_the_same_rules_share_a_field_and_fields_are_bounded() {
+        let mut fields = Fields::default();
+        for heal in 0..100 {
+            fields.heal(1_000 + heal, 7 + heal, "a");
+        }
+        assert_eq!((fields.0.len(), fields.owes(2_000, "b")), (1, Some(7)));
+        for heal in 0..60 {
+            let now_ms = 10_000 + heal * HOUR_MS / 4;
+            fields.heal(now_ms, 200 + heal, &format!("rules {heal}"));
+            assert!(fields.0.len() <= FIELDS_MAX + 1, "{}", fields.0.len());
+            assert_eq!(fields.owes(now_ms, "b"), Some(7), "nothing is forgotten");
+        }
+        fields.heal(100 * HOUR_MS, 500, "a");
+        assert_eq!(fields.0.len(), 1, "what is older than a day is removed");
+    }
+
+    #[test]
+    fn a_field_that_changed_meanwhile_is_left_as_it_is() {
+        let mut fields = Fields::default();
+        fields.heal(1_000, 7, "a");
+        let paid_by_b = fields.at(1_000).unhealed_by("b").unwrap().changes;
+        fields.pay(1_000, "c");
+        fields.change(paid_by_b);
+        assert_eq!((fields.owes(1_000, "c"), fields.owes(1_000, "b")), (None, Some(7)), "it is done again, and not forgotten");
+    }
+}
