@@ -221,7 +221,7 @@ impl Rules {
         match decode(&delivery.message(), self.reading) {
             Ok(Decoded::Event(event)) => {
                 let is_of_type = self.types.is_empty() || self.types.iter().any(|pattern| pattern.matches(&event.event_type));
-                match in_time(EVENT_TIME, stop, |budget| self.registry.resolve_within(&event, budget)) {
+                match in_time(EVENT_TIME, stop, event.bytes(), |budget| self.registry.resolve_within(&event, budget)) {
                     Ok(resolution) => Message::Event { resolution, is_of_type },
                     Err(late) => Message::Late(late),
                 }
@@ -234,10 +234,10 @@ impl Rules {
 
 /// Resolves within the time of one event, or at the second try. What a budget of work or bytes ends
 /// is resolved, into nothing.
-fn in_time(time: Duration, stop: &Arc<AtomicBool>, resolve: impl Fn(&Budget) -> Resolution) -> Result<Resolution, String> {
+fn in_time(time: Duration, stop: &Arc<AtomicBool>, bytes: usize, resolve: impl Fn(&Budget) -> Resolution) -> Result<Resolution, String> {
     let mut words = String::new();
     for _ in 0..2 {
-        let budget = Budget::for_event().until(Instant::now() + time).stopped_by(Arc::clone(stop));
+        let budget = Budget::for_bytes(bytes).until(Instant::now() + time).stopped_by(Arc::clone(stop));
         let resolution = resolve(&budget);
         if budget.spent() != Some(Spent::Time) {
             return Ok(resolution);
@@ -268,7 +268,7 @@ mod tests {
     /// How often it was resolved, and whether in time. A try whose time runs out takes as long.
     fn tried(out_of_time: usize, budget_ends: fn(&Budget) -> Result<(), Spent>) -> (usize, bool) {
         let tries = Cell::new(0);
-        let resolved = in_time(SHORT, &Arc::default(), |budget| {
+        let resolved = in_time(SHORT, &Arc::default(), 0, |budget| {
             tries.set(tries.get() + 1);
             if tries.get() <= out_of_time {
                 std::thread::sleep(SHORT);
