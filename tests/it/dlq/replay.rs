@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use redis::AsyncCommands as _;
 
-use super::{LONG_AGO, command, declare, dlq, publish_letters};
+use super::{GIVEN, Given, LONG_AGO, command, declare, dlq, publish_given, publish_letters};
 use crate::end_to_end::stage::{SOON, Stage};
-use crate::support::{full_runs, wait_for, wait_until};
+use crate::support::{full_runs, rabbitmq, unique, wait_for, wait_until};
 
 const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
-/// Letters in flight at a time, and those whose acknowledgement was on its way.
-const IN_FLIGHT: u32 = 2 * 250;
+/// Letters in flight at a time.
+const IN_FLIGHT: u32 = 250;
 
 async fn set_all(stage: &Stage, count: u32) {
     let pairs: Vec<(String, &str)> = (0..count).map(|id| (format!("user:{id}"), "old")).collect();
@@ -95,8 +95,15 @@ async fn half_way(stage: &Stage) -> Child {
     declare(stage).await;
     publish_letters(stage, 0..letters()).await;
     set_all(stage, letters()).await;
-    let child = command(stage, &["replay", "--type", "user.*", "--rate", &format!("{}/s", letters() / 4)]).spawn().unwrap();
-    wait_until(SOON, "it is in the middle", async || stage.ready("").await >= letters() / 4).await;
+    started(stage, &["--type", "user.*"], letters()).await
+}
+
+/// Starts a replay of letters that the filter means, `meant` of them, and waits until a quarter has
+/// gone.
+async fn started(stage: &Stage, filter: &[&str], meant: u32) -> Child {
+    let rate = format!("{}/s", meant / 4);
+    let child = command(stage, &[&["replay", "--rate", &rate], filter].concat()).spawn().unwrap();
+    wait_until(SOON, "it is in the middle", async || stage.ready("").await >= meant / 4).await;
     child
 }
 
@@ -131,6 +138,21 @@ async fn killed_half_way_it_loses_none_and_doubles_few() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn killed_between_letters_that_stay_it_doubles_few() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    declare(&stage).await;
+    let ids: Vec<String> = (0..letters()).map(|id| format!("e{id}")).collect();
+    let reason = |at: usize| if at.is_multiple_of(2) { "loader_refused" } else { "expired" };
+    let given: Vec<Given<'_>> = ids.iter().enumerate().map(|(at, id)| Given { id, reason: reason(at), ..GIVEN }).collect();
+    publish_given(&stage, &given).await;
+    let mut child = started(&stage, &["--reason", "expired"], letters() / 2).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (main, dead) = all_given_back(&stage).await;
+    assert!(main + dead <= letters() + IN_FLIGHT, "{main} replayed and {dead} left of {}", letters());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn interrupted_half_way_it_loses_and_doubles_none() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     let child = half_way(&stage).await;
@@ -144,6 +166,26 @@ async fn interrupted_half_way_it_loses_and_doubles_none() {
     assert!(dead > 0 && main + dead == letters(), "{main} replayed and {dead} left of {}", letters());
     assert!(err.contains(&format!("replayed {main} dead letters")), "{err}");
     replay_the_rest(&stage).await;
+}
+
+/// RabbitMQ 4.2.6 and later refuse such a user even a look at the queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_with_no_right_to_the_queue_of_events_replays() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    declare(&stage).await;
+    publish_letters(&stage, 0..3).await;
+    let (broker, user) = (rabbitmq().await, unique("operator"));
+    broker.ctl(&["add_user", &user, "secret"]).await;
+    let read = format!(r"^{}\.dead$", stage.queue);
+    broker.ctl(&["set_permissions", &user, "^$", r"^amq\.default$", &read]).await;
+    for (args, count) in [(&["replay", "--limit", "1"][..], "1 dead letter "), (&["replay"], "2 dead letters ")] {
+        let mut command = command(&stage, args);
+        command.env("UNSTALE_AMQP_URL", broker.url_as(&user, "secret", "/"));
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && err.contains(&format!("replayed {count}")), "{err}");
+    }
+    assert_eq!((stage.ready("").await, stage.ready(".dead").await), (3, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
