@@ -73,3 +73,30 @@ impl fmt::Display for Reason {
         f.write_str(self.as_str())
     }
 }
+
+/// Returns the rule that an error of an event names first: `user.yaml#user.updated/0`, or the event
+/// definition where it is about all of it.
+pub fn rule_of(error: &str) -> Option<&str> {
+    let (rule, _) = error.split_once(": ")?;
+    let (file, _) = rule.split_once('#')?;
+    [".yaml", ".yml", ".json"].iter().any(|extension| file.ends_with(extension)).then_some(rule)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rule_is_what_an_error_begins_with() {
+        for (error, rule) in [
+            ("user.yaml#user.updated/0: no value", Some("user.yaml#user.updated/0")),
+            ("team/a b.json#order.*: the payload violates `/required`", Some("team/a b.json#order.*")),
+            ("the loader answered 404", None),
+            ("not JSON: expected `,` at #3", None),
+            ("a#b: c", None),
+            ("user.yaml#user.updated/0", None),
+        ] {
+            assert_eq!(rule_of(error), rule, "{error}");
+        }
+    }
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use futures_util::{FutureExt, StreamExt};
-use lapin::options::{BasicAckOptions, BasicCancelOptions, QueueDeclareOptions};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use tokio::sync::watch;
@@ -36,6 +36,9 @@ const CHANNEL_MAX: u16 = 50_000;
 /// meanwhile none of them counts as ready.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// As [`QUIET`], for a retry queue: what is counted there may have gone on.
+const RETRY_QUIET: Duration = Duration::from_secs(1);
+
 /// How long a queue may go without getting more of a closed channel's letters back, and how often it is asked.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(10);
 const RETURN_INTERVAL: Duration = Duration::from_millis(5);
@@ -56,6 +59,9 @@ pub struct DeadLetters {
     link: Link,
     ended: watch::Receiver<Option<SessionEnded>>,
     names: Names,
+    /// The queue that is looked through.
+    queue: String,
+    quiet: Duration,
     origins: Origins,
     readings: Vec<Reading>,
     total: u32,
@@ -81,27 +87,50 @@ impl DeadLetters {
     /// # Errors
     /// [`BrokerError`]: also when there is no such queue.
     pub async fn connect(config: &AmqpConfig, signer: &Signer) -> Result<Self, BrokerError> {
+        let dead = Names::new(&config.queue, &config.retry_delays).dead;
+        Self::connect_to(&dead, QUIET, config, signer).await?.map_err(|refusal| explained(&dead, refusal))
+    }
+
+    /// As [`connect`](Self::connect), to a retry queue: what goes on to its next attempt meanwhile
+    /// is passed over. `None` where there is no such queue.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub async fn connect_to_retry(queue: &str, config: &AmqpConfig, signer: &Signer) -> Result<Option<Self>, BrokerError> {
+        match Self::connect_to(queue, RETRY_QUIET, config, signer).await? {
+            Ok(connected) => Ok(Some(connected)),
+            Err(Refusal::Missing(_)) => Ok(None),
+            Err(refusal) => Err(explained(queue, refusal)),
+        }
+    }
+
+    async fn connect_to(queue: &str, quiet: Duration, config: &AmqpConfig, signer: &Signer) -> Result<Result<Self, Refusal>, BrokerError> {
         let signal = EndSignal::new();
         let blocked = std::sync::Arc::new(watch::Sender::new(false));
         let link = Link::connect(config, " dlq", &signal, &blocked).await?;
         let names = Names::new(&config.queue, &config.retry_delays);
-        let total = count(&link, &names.dead).await?;
+        let total = match count_or_refusal(&link, queue).await? {
+            Ok(total) => total,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         // RabbitMQ before 4.2.6 counts the messages of a queue for users who may not read it.
-        if let Some(problem) = refused_read(&link, &names.dead).await? {
+        if let Some(problem) = refused_read(&link, queue).await? {
             return Err(BrokerError::Topology(vec![problem]));
         }
         let origins = Origins::new(signer, &names);
-        Ok(Self {
+        Ok(Ok(Self {
             link,
             ended: signal.subscribe(),
             names,
+            queue: queue.to_owned(),
+            quiet,
             origins,
             readings: Vec::new(),
             total,
             left: total,
             most_looks: 0,
             channel_max: CHANNEL_MAX,
-        })
+        }))
     }
 
     /// With fewer letters to a channel than the protocol allows: more channels for the same queue.
@@ -126,17 +155,36 @@ impl DeadLetters {
         self.most_looks
     }
 
+    /// Returns the name of the queue that is looked through.
+    pub fn queue(&self) -> &str {
+        &self.queue
+    }
+
     /// The names of the queues.
     pub fn names(&self) -> &Names {
         &self.names
     }
 
-    /// Whether the queue of events is there to replay to.
+    /// Looks whether the queue of events is there to replay to. RabbitMQ 4.2.6 and later need a
+    /// permission for such a look; without it, publishing shows it.
     ///
     /// # Errors
-    /// [`BrokerError`]: when it is not.
+    /// [`BrokerError`]: when it is not there.
     pub async fn find_main(&self) -> Result<(), BrokerError> {
-        count(&self.link, &self.names.main).await.map(drop)
+        match count_or_refusal(&self.link, &self.names.main).await? {
+            Err(Refusal::Forbidden(_)) => Ok(()),
+            Err(refusal) => Err(explained(&self.names.main, refusal)),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Returns how many messages wait for workers: in the queue of events and in that of the slow
+    /// lane.
+    ///
+    /// # Errors
+    /// [`BrokerError`]: also when they may not be looked at.
+    pub async fn waiting_for_workers(&self) -> Result<u32, BrokerError> {
+        Ok(count(&self.link, &self.names.main).await?.saturating_add(count(&self.link, &self.names.slow).await?))
     }
 
     /// The next letters in the queue's order, `max` at most; none at the end. Letters that [`take`](Self::take) has not taken by the next call are held
@@ -162,10 +210,10 @@ impl DeadLetters {
                     ended = self.ended.wait_for(Option::is_some) => {
                         return Err(ended.ok().and_then(|cause| cause.clone()).unwrap_or_else(|| SessionEnded::new("dropped by us")));
                     }
-                    next = timeout(QUIET, reading.consumer.next()) => match next {
+                    next = timeout(self.quiet, reading.consumer.next()) => match next {
                         Ok(next) => next,
                         Err(_) => {
-                            if ready(&self.link, &self.names.dead).await? == 0 {
+                            if ready(&self.link, &self.queue).await? == 0 {
                                 self.left = 0;
                             }
                             continue;
@@ -190,13 +238,13 @@ impl DeadLetters {
     async fn open(&mut self) -> Result<(), SessionEnded> {
         let prefetch = u16::try_from(self.left).unwrap_or(u16::MAX).min(self.channel_max);
         let channel = self.link.channel().await?;
-        let queue = short(&self.names.dead).ok_or_else(|| SessionEnded::new("the queue's name is too long"))?;
+        let queue = short(&self.queue).ok_or_else(|| SessionEnded::new("the queue's name is too long"))?;
         let consumer = answered(consume(&channel, 1, queue, prefetch, FieldTable::default())).await?;
         self.readings.push(Reading { channel, consumer, prefetch: usize::from(prefetch), held: 0 });
         Ok(())
     }
 
-    /// Takes letters out of the queue for good; waits until that is written.
+    /// Takes letters out of the queue for good; waits until the broker has read that.
     ///
     /// # Errors
     /// When the connection is over: then some of them may come back.
@@ -211,6 +259,12 @@ impl DeadLetters {
             let multiple = taken == reading.held;
             let acks = numbers.into_iter().map(|number| reading.channel.basic_ack(number, BasicAckOptions { multiple }));
             answered(try_join_all(acks)).await?;
+            if taken > 0 {
+                // Its answer comes behind the acknowledgements. Without it, those of several
+                // batches are on their way when the program is killed.
+                let prefetch = u16::try_from(reading.prefetch).unwrap_or(u16::MAX);
+                answered(reading.channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+            }
             reading.held -= taken;
         }
         Ok(())
@@ -221,7 +275,26 @@ impl DeadLetters {
     /// # Errors
     /// When the connection is over before that: then everything goes back as well, in whatever order the broker likes.
     pub async fn close(mut self) -> Result<(), SessionEnded> {
-        for reading in &mut self.readings {
+        self.give_back().await?;
+        self.link.close().await;
+        Ok(())
+    }
+
+    /// Gives back what was not taken, as [`close`](Self::close) does, and begins the look anew.
+    /// Tags of before are not valid any more.
+    ///
+    /// # Errors
+    /// As of [`close`](Self::close).
+    pub async fn rewind(&mut self) -> Result<(), SessionEnded> {
+        self.give_back().await?;
+        self.total = ready(&self.link, &self.queue).await?;
+        self.left = self.total;
+        Ok(())
+    }
+
+    async fn give_back(&mut self) -> Result<(), SessionEnded> {
+        let mut readings = std::mem::take(&mut self.readings);
+        for reading in &mut readings {
             answered(reading.channel.basic_cancel(reading.consumer.tag(), BasicCancelOptions::default())).await?;
             // lapin ends the stream when the broker has confirmed, behind everything that came before.
             while let Some(unread) = reading.consumer.next().await {
@@ -229,9 +302,9 @@ impl DeadLetters {
                 reading.held += 1;
             }
         }
-        let mut back = ready(&self.link, &self.names.dead).await?;
+        let mut back = ready(&self.link, &self.queue).await?;
         let mut patient = true;
-        for reading in &self.readings {
+        for reading in &readings {
             // Thousands of letters go back: that takes its time.
             let closed = reading.channel.close(200, "bye".into());
             timeout(ANSWER_TIMEOUT, closed).await.map_err(|_| SessionEnded::new("no answer to the closing of a channel"))??;
@@ -239,7 +312,6 @@ impl DeadLetters {
             back = back.saturating_add(u32::try_from(reading.held).unwrap_or(u32::MAX));
             patient = patient && self.has_back(back).await?;
         }
-        self.link.close().await;
         Ok(())
     }
 
@@ -247,7 +319,7 @@ impl DeadLetters {
     async fn has_back(&self, letters: u32) -> Result<bool, SessionEnded> {
         let (mut seen, mut since) = (0, Instant::now());
         loop {
-            let ready = ready(&self.link, &self.names.dead).await?;
+            let ready = ready(&self.link, &self.queue).await?;
             if ready >= letters {
                 return Ok(true);
             }
@@ -267,28 +339,36 @@ async fn ready(link: &Link, queue: &str) -> Result<u32, SessionEnded> {
 
 /// How many messages a queue holds; refused by name where there is none.
 async fn count(link: &Link, queue: &str) -> Result<u32, BrokerError> {
+    count_or_refusal(link, queue).await?.map_err(|refusal| explained(queue, refusal))
+}
+
+async fn count_or_refusal(link: &Link, queue: &str) -> Result<Result<u32, Refusal>, BrokerError> {
     let name = short(queue).ok_or_else(|| BrokerError::Settings(format!("UNSTALE_QUEUE makes a name that is too long: {queue}")))?;
     let channel = link.channel().await?;
     let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
     let asked = timeout(ANSWER_TIMEOUT, channel.queue_declare(name, options, FieldTable::default())).await;
     let declared = asked.map_err(|_| BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))?;
-    let problem = |what: String, advice: &str| {
-        BrokerError::Topology(vec![TopologyProblem { object: format!("queue `{queue}`"), what, advice: advice.to_owned() }])
-    };
     match declared {
         Ok(declared) => {
             let count = declared.message_count();
             answered(channel.close(200, "bye".into())).await?;
-            Ok(count)
+            Ok(Ok(count))
         }
-        Err(error) => Err(match Refusal::from(&error) {
-            Refusal::Missing(words) => problem(
-                words,
-                "workers declare it when they start: start one with `unstale run`, or look at UNSTALE_QUEUE and at the virtual host in UNSTALE_AMQP_URL",
-            ),
-            Refusal::Forbidden(words) => problem(words, GRANT),
-            Refusal::Differs(words) => problem(words, "somebody holds it for himself"),
-            Refusal::Unsupported(words) | Refusal::Passing(words) => BrokerError::Unreachable(words),
-        }),
+        Err(error) => Ok(Err(Refusal::from(&error))),
+    }
+}
+
+fn explained(queue: &str, refusal: Refusal) -> BrokerError {
+    let problem = |what: String, advice: &str| {
+        BrokerError::Topology(vec![TopologyProblem { object: format!("queue `{queue}`"), what, advice: advice.to_owned() }])
+    };
+    match refusal {
+        Refusal::Missing(words) => problem(
+            words,
+            "workers declare it when they start: start one with `unstale run`, or look at UNSTALE_QUEUE and at the virtual host in UNSTALE_AMQP_URL",
+        ),
+        Refusal::Forbidden(words) => problem(words, GRANT),
+        Refusal::Differs(words) => problem(words, "somebody holds it for himself"),
+        Refusal::Unsupported(words) | Refusal::Passing(words) => BrokerError::Unreachable(words),
     }
 }

@@ -26,7 +26,7 @@ pub struct KeyHits {
     pub rule: RuleId,
     /// Keys that existed (`expire`: and lived longer).
     pub yes: u64,
-    /// Keys that did not, or that another effect of the batch dealt with.
+    /// Keys that did not, or that another effect of the batch dealt with; tags without a set.
     pub no: u64,
 }
 
@@ -150,7 +150,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
     /// Of a call of tags; all are of one rule.
     fn invalidated(&mut self, ids: &[OperationId], done: Invalidations) -> Result<(), Outage> {
         if let Some(&id) = ids.first() {
-            self.hit(id, done.existed, done.existed + done.gone);
+            self.hit(id, done.existed, done.existed + done.gone + done.absent);
         }
         for target in done.own.iter().filter_map(|&place| ids.get(place)).map(|&id| self.plan.operation(id).target) {
             tags::warn_of_own_members(target);

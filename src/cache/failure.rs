@@ -192,9 +192,19 @@ pub(super) fn not_connected(address: &ConnectionAddr, error: &RedisError) -> Out
     match error.kind() {
         _ if error.is_connection_refusal() => unreachable(address, "connection refused"),
         _ if error.is_timeout() => timed_out(address),
-        ErrorKind::Parse => unreachable(address, "what answers there does not speak its protocol"),
+        // A server that waits for TLS answers plain commands with an alert, or closes the
+        // connection.
+        ErrorKind::Parse => unreachable(address, format!("what answers there does not speak its protocol{}", speaks_tls(address))),
+        _ if error.is_connection_dropped() => unreachable(address, format!("the connection was closed at once{}", speaks_tls(address))),
         ErrorKind::Io if !error.is_connection_dropped() => unreachable(address, error),
         _ => broken(error),
+    }
+}
+
+fn speaks_tls(address: &ConnectionAddr) -> &'static str {
+    match address {
+        ConnectionAddr::Tcp(..) => "; if the port speaks TLS, write rediss:// instead of redis:// in UNSTALE_REDIS_URL",
+        _ => "",
     }
 }
 

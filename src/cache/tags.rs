@@ -188,6 +188,8 @@ pub(super) struct Invalidations {
     pub(super) existed: u64,
     /// Members whose keys were gone before.
     pub(super) gone: u64,
+    /// Tags that had no set.
+    pub(super) absent: u64,
     /// This tag and those behind it were not begun.
     pub(super) left_from: Option<usize>,
     pub(super) draining: Vec<usize>,
@@ -203,7 +205,7 @@ impl Invalidations {
         let [counts @ .., Value::Array(draining), Value::Array(refused), Value::Array(own)] = parts.as_slice() else {
             return Err(unexpected());
         };
-        let [Value::Int(existed), Value::Int(gone), Value::Int(left)] = counts else { return Err(unexpected()) };
+        let [Value::Int(existed), Value::Int(gone), Value::Int(left), Value::Int(absent)] = counts else { return Err(unexpected()) };
         let count = |number: &i64| u64::try_from(*number).map_err(|_| unexpected());
         let place = |value: &Value| match value {
             Value::Int(place) => usize::try_from(*place).map_err(|_| unexpected()),
@@ -216,6 +218,7 @@ impl Invalidations {
         Ok(Self {
             existed: count(existed)?,
             gone: count(gone)?,
+            absent: count(absent)?,
             left_from: usize::try_from(*left).ok(),
             draining: draining.iter().map(place).collect::<Result<_, _>>()?,
             refused: refused.chunks(2).map(refusal).collect::<Result<_, _>>()?,

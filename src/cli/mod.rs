@@ -4,6 +4,7 @@ mod check;
 mod completions;
 mod dlq;
 mod exit;
+mod paint;
 mod plan;
 mod publish;
 mod reach;

@@ -5,9 +5,10 @@ use std::io::{self, BufWriter, Write};
 use clap::Args;
 use serde_json::json;
 
+use super::paint::Paint;
 use super::{CommandError, Exit, configure};
 use crate::config::Scope;
-use crate::ops::status::{Findings, HistoryFacts, QueueFacts, QueueKind, Status, gather, judge, short_digest, span};
+use crate::ops::status::{Findings, HistoryFacts, QueueFacts, QueueKind, SILENT_S, Status, WorkerFacts, gather, judge, short_digest, span};
 use crate::printable::{printable_json, printable_lines};
 
 /// Show how everything stands: queues, dead letters, the history, Redis, workers
@@ -42,7 +43,7 @@ pub(super) fn run(args: &StatusArgs) -> Result<Exit, CommandError> {
     } else {
         let mut text = Vec::new();
         write_text(&status, &findings, &mut text)?;
-        out.write_all(printable_lines(&String::from_utf8_lossy(&text)).as_bytes())?;
+        out.write_all(painted(&printable_lines(&String::from_utf8_lossy(&text)), Paint::of_stdout()).as_bytes())?;
     }
     out.flush()?;
     Ok(if findings.problems.is_empty() { Exit::Clean } else { Exit::No })
@@ -98,6 +99,18 @@ fn write_text(status: &Status, findings: &Findings, out: &mut impl Write) -> io:
     Ok(())
 }
 
+/// Paints whole lines, by what they begin with.
+fn painted(text: &str, paint: Paint) -> String {
+    let line = |(at, line): (usize, &str)| match line {
+        "nothing needs a person" => paint.good(line),
+        _ if at == 0 || line.starts_with("  ! ") => paint.bad(line),
+        _ if line.starts_with("  - ") => paint.notable(line),
+        _ if line.starts_with("  queue ") || line.starts_with("  worker ") => paint.faint(line),
+        _ => line.to_owned(),
+    };
+    text.lines().enumerate().map(line).map(|line| line + "\n").collect()
+}
+
 fn write_queues(queues: &[QueueFacts], out: &mut impl Write) -> io::Result<()> {
     let rows = queues.iter().map(|queue| {
         let known = queue.exists && queue.unknown.is_none();
@@ -117,10 +130,19 @@ fn write_workers(status: &Status, out: &mut impl Write) -> io::Result<()> {
             short_digest(&worker.digest).to_owned(),
             worker.in_hand.to_string(),
             worker.oldest_unsettled_s.map_or_else(|| "-".to_owned(), span),
-            if worker.not_ready.is_empty() { "ready".to_owned() } else { "not ready".to_owned() },
+            format!("{} ago", span(worker.reported_s_ago)),
+            state(worker).to_owned(),
         ]
     });
-    table(["worker", "registry", "in hand", "oldest", ""], [false, false, true, true, false], rows.collect(), out)
+    table(["worker", "registry", "in flight", "oldest", "seen", ""], [false, false, true, true, true, false], rows.collect(), out)
+}
+
+fn state(worker: &WorkerFacts) -> &'static str {
+    match worker {
+        worker if worker.reported_s_ago > SILENT_S => "silent",
+        worker if worker.not_ready.is_empty() => "ready",
+        _ => "not ready",
+    }
 }
 
 fn history(facts: &HistoryFacts, status: &Status) -> String {

@@ -2,7 +2,7 @@
 //!
 //! `{"exchange": …, "routing_key": …, "headers": {…}, "properties": {…}, "body": …}`; `body_base64` instead of `body` where the bytes are no
 //! UTF-8. What JSON has no word for stands in a header as an object of one member: `{"$timestamp": seconds}`, `{"$base64": …}` (bytes that are no
-//! UTF-8), `{"$double": "NaN"}` (also `inf`, `-inf`).
+//! UTF-8), `{"$double": "NaN"}` (also `inf`, `-inf`). A member `dead_letter` is passed over.
 
 use std::borrow::Cow;
 
@@ -120,6 +120,8 @@ impl OwnedMessage {
                 "routing_key" => &mut routing_key,
                 "headers" => &mut headers,
                 "properties" => &mut properties,
+                // What `dlq list --json` adds for other readers.
+                "dead_letter" => continue,
                 _ => return Ok(bare()),
             } = Some(value);
         }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use sha2::{Digest, Sha256};
 
 use super::compile::{self, File};
-use super::diagnostic::{Problem, Problems, Report, Severity, SourceFile};
+use super::diagnostic::{Problem, Problems, Report, Severity, SourceFile, nearest};
 use super::document::{self, Document};
 use super::example::Example;
 use super::model::{Entry, Loader, Registry, RuleName};
@@ -89,6 +89,12 @@ impl Registry {
     /// In the order in which effects add up.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// Returns the event definition's type that a person most likely meant by an unknown one.
+    pub fn nearest_type(&self, event_type: &str) -> Option<String> {
+        let types = self.entries.iter().map(|entry| entry.name.as_str()).filter(|name| !name.contains(['*', '#']));
+        nearest(event_type, types).map(str::to_owned)
     }
 
     /// Whether some rule asks for a second pass.

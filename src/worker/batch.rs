@@ -17,6 +17,8 @@ use crate::broker::{Delivery, SessionEnded, Tag};
 use crate::cache::Outage;
 use crate::plan::{self, EffectOutcome, EventOutcome, Settlement, Slot, settle};
 use crate::reason::Reason;
+use crate::registry::Matched;
+use crate::telemetry::EffectLog;
 
 /// Batches that break their checkpoint so often in a row are applied one delivery at a time.
 const SUSPECTED_AFTER: u32 = 2;
@@ -156,6 +158,7 @@ impl Batch {
                 delivery,
                 arrived_after: self.taken.bound_of(delivery),
                 is_unread: request.is_unread,
+                is_unknown: request.verdict.is_none() && request.resolution.matched == Matched::Unknown,
                 order,
             }));
         }
@@ -170,12 +173,19 @@ impl Batch {
     fn count(&self, shared: &Shared, outcomes: &[EventOutcome], unsettled: &Unsettled) {
         let metrics = &self.live.metrics;
         let now = Timestamp::now();
+        let log = EffectLog::get(self.live.registry.digest());
         for (event, (request, outcome)) in (0_u32..).zip(self.requests.iter().zip(outcomes)) {
             metrics.event(request.resolution.matched, *outcome);
             let rest = rest(unsettled, event);
             for (position, effect) in (0_u32..).zip(&request.resolution.effects) {
                 if request.asks_for(position) && rest.binary_search_by_key(&position, |(position, _)| *position).is_err() {
                     metrics.effects(effect.rule, 1);
+                    if let Some(log) = &log {
+                        let message = self.deliveries()[event as usize].message();
+                        let read = copies::decoded(&message, shared.config.reading);
+                        let rule = &self.live.registry.rules()[effect.rule.0 as usize].name;
+                        log.took_effect(effect, rule, read.as_ref().map(|event| &*event.id));
+                    }
                 }
             }
             if request.resolution.violations > 0 {

@@ -13,6 +13,7 @@ use crate::broker::{self, CopyHeaders, Delivery, LaneName, Names, Outgoing, Publ
 use crate::cache::LowWatermark;
 use crate::event::{Decoded, Event, Message, Provenance, Reading, decode};
 use crate::plan::{CopyOrder, Destination};
+use crate::telemetry::Republished;
 
 /// Before what the broker could not store is tried again.
 const NACKED_PAUSE: Duration = Duration::from_millis(500);
@@ -28,6 +29,8 @@ pub(super) struct Order<'d> {
     pub(super) arrived_after: LowWatermark,
     /// Its body is not to be decoded.
     pub(super) is_unread: bool,
+    /// No event definition has its type.
+    pub(super) is_unknown: bool,
     pub(super) order: CopyOrder,
 }
 
@@ -47,12 +50,14 @@ impl Publisher {
     pub(super) async fn publish(&self, shared: &Shared, live: &Live, orders: &[Order<'_>]) -> Result<(), SessionEnded> {
         let mut channel = self.channel.lock().await;
         let now = Timestamp::now().to_string();
+        let mut named = Vec::with_capacity(orders.len());
         let copies: Vec<Outgoing<'_>> = orders
             .iter()
-            .map(|Order { delivery, arrived_after, is_unread, order }| {
+            .map(|Order { delivery, arrived_after, is_unread, is_unknown: _, order }| {
                 let message = delivery.message();
                 // Rare: what a copy says of its event is read once more from the delivery.
                 let event = if *is_unread { None } else { decoded(&message, shared.config.reading) };
+                named.push((order.destination != Destination::Slow).then(|| Named::of(event.as_ref(), &message)));
                 let arrived_offset = arrived_after.offset;
                 let arrived_after = text(arrived_after.time_ms);
                 let headers = CopyHeaders {
@@ -64,7 +69,10 @@ impl Publisher {
             })
             .collect();
         confirmed(&mut channel, copies).await?;
-        for Order { arrived_after, order, .. } in orders {
+        for (Order { arrived_after, is_unknown, order, .. }, named) in orders.iter().zip(&named) {
+            if let Some(event) = named.as_ref().map(|named| named.republished(order)) {
+                event_failed(shared, live, order.destination, *is_unknown, event, &self.names);
+            }
             match order.destination {
                 Destination::Slow => shared.low.copied(LaneName::Slow, Duration::ZERO, *arrived_after),
                 Destination::Retry(rung) => {
@@ -124,9 +132,48 @@ impl Publisher {
     }
 }
 
+/// What names an event in the log.
+struct Named {
+    event_type: String,
+    id: Option<String>,
+}
+
+impl Named {
+    /// Returns the names that the event has; of what cannot be read, those that its message has.
+    fn of(event: Option<&Event<'_>>, message: &Message<'_>) -> Self {
+        if let Some(event) = event {
+            return Self { event_type: event.event_type.to_string(), id: Some(event.id.to_string()) };
+        }
+        let earlier = Provenance::of(message);
+        let (event_type, id) = match &earlier {
+            Some(earlier) => (earlier.event_type.unwrap_or(earlier.routing_key), earlier.event_id),
+            None => (message.routing_key, None),
+        };
+        Self { event_type: event_type.to_owned(), id: id.or(message.properties.message_id).map(str::to_owned) }
+    }
+
+    fn republished<'n>(&'n self, order: &'n CopyOrder) -> Republished<'n> {
+        Republished { event_type: &self.event_type, id: self.id.as_deref(), error: order.error.as_deref(), attempt: order.attempt }
+    }
+}
+
+/// Logs an event that goes to the retry schedule or to the dead letters.
+fn event_failed(shared: &Shared, live: &Live, destination: Destination, is_unknown: bool, event: Republished<'_>, names: &Names) {
+    if is_unknown && event.attempt <= 1 {
+        shared.event_log.unknown(event, || live.registry.nearest_type(event.event_type));
+    }
+    match destination {
+        Destination::Retry(rung) if !is_unknown => {
+            shared.event_log.waits(event, names.retry.get(rung).map_or(Duration::ZERO, |(delay, _)| *delay));
+        }
+        Destination::Dead(reason) => shared.event_log.dead(reason, event),
+        Destination::Retry(_) | Destination::Slow => {}
+    }
+}
+
 /// The event that a message is, if it is one. A decoder that panicked before panics again: that
 /// must not end the worker.
-fn decoded<'m>(message: &'m Message<'m>, reading: Reading) -> Option<Event<'m>> {
+pub(super) fn decoded<'m>(message: &'m Message<'m>, reading: Reading) -> Option<Event<'m>> {
     match catch_unwind(AssertUnwindSafe(|| decode(message, reading))) {
         Ok(Ok(Decoded::Event(event))) => Some(event),
         Ok(Ok(Decoded::Tombstone) | Err(_)) | Err(_) => None,

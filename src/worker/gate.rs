@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::healing::{Healer, Unhealed};
 use crate::cache::{Cache, Outage};
 use crate::http::Readiness;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, mentioned_if_slow};
 
 /// How long a lane keeps what it has in hand while Redis is away, before it gives it back to the broker: short enough for the broker's
 /// acknowledgement timeout (30 minutes by default), long enough for a failover.
@@ -77,7 +77,13 @@ impl Gate {
             // The sender lives as long as `self`: waiting cannot fail.
             let _ = closed_since.wait_for(Option::is_some).await;
             // It paces itself.
-            let usable = match cache.probe().await {
+            let probed = match &told {
+                None if !opened_before => {
+                    mentioned_if_slow(cache.probe(), || warn!(cause = "it has not answered yet", "waiting for Redis")).await
+                }
+                _ => cache.probe().await,
+            };
+            let usable = match probed {
                 Ok(()) => {
                     // First, or there were a moment in which nothing keeps us from being ready.
                     self.readiness.set_healed(Err("whether Redis holds all that it confirmed is not known yet".into()));

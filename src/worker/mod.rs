@@ -45,7 +45,7 @@ use crate::config::Config;
 use crate::http::Readiness;
 use crate::plan::{Ladder, SettlePolicy};
 use crate::registry::Registry;
-use crate::telemetry::{Metrics, RegistryMetrics};
+use crate::telemetry::{EventLog, Metrics, RegistryMetrics};
 use crate::warm::{LoaderProblems, Loaders};
 
 use gate::Gate;
@@ -93,6 +93,9 @@ struct Shared {
     /// Events that waited in the main queue when it was last looked at.
     waiting: AtomicU32,
     metrics: Metrics,
+    event_log: EventLog,
+    /// Told when what is reported in Redis has changed, and is not to wait.
+    report_changed: Notify,
 }
 
 /// Why a lane ended while its session stood.
@@ -174,6 +177,8 @@ pub async fn run(
         owed: Owed::default(),
         waiting: AtomicU32::new(0),
         metrics,
+        event_log: EventLog::default(),
+        report_changed: Notify::new(),
         config,
     });
     let background = CancellationToken::new();
@@ -190,6 +195,7 @@ pub async fn run(
         ended = sessions.run(&signals.stop) => ended.map(|()| Ended::Clean).map_err(StartError::Broker),
         never = reporter.keep() => match never {},
         never = healing::tick(&shared) => match never {},
+        never = shared.event_log.keep() => match never {},
         refused = shared.gate.keep(&shared.cache, &healer) => Err(match refused {
             Unhealed::Redis(outage) => StartError::Redis(outage),
             Unhealed::Broker(error) => StartError::Broker(error),
@@ -202,8 +208,9 @@ pub async fn run(
             Ok(Ended::Cut)
         }
     };
+    shared.event_log.finish();
+    reporter.retract().await;
     if let Ok(Ended::Clean) = ended {
-        reporter.retract().await;
         healing::leave(&shared).await;
     }
     if stuck.is_cancelled() { ended.map(|_| Ended::Stuck) } else { ended }

@@ -98,6 +98,7 @@ fn take(shared: &Shared, loaded: Loaded) {
     info!(digest = loaded.registry.digest(), "registry reloaded");
     shared.live.store(Arc::new(Live::new(loaded.registry, loaders, &shared.metrics)));
     shared.refused_registry.store(None);
+    shared.report_changed.notify_one();
     // Without a session nobody binds now: the next one binds all.
     shared.reloaded.notify_one();
 }
@@ -112,4 +113,5 @@ fn refuse(shared: &Shared, problems: &impl Display) {
     shared.metrics.reload_failed();
     let first: String = problems.to_string().lines().next().unwrap_or_default().chars().take(CAUSE_MAX_CHARS).collect();
     shared.refused_registry.store(Some(Arc::new(first)));
+    shared.report_changed.notify_one();
 }

@@ -15,8 +15,8 @@ use crate::quantity::format_duration;
 /// Well below the 30 s for which it counts.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// For the goodbye: whoever waits for our end does not wait for a Redis that is away.
-const RETRACT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum time that the end of the worker waits for its report to be removed: Redis may be away.
+const RETRACT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Rungs of other ladders that are remembered at most.
 const OTHER_RUNGS_MAX: usize = 64;
@@ -47,6 +47,7 @@ impl<'s> Reporter<'s> {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = readiness_changed() => {}
+                () = self.shared.report_changed.notified() => {}
             }
             self.shared.gate.open().await;
             match self.shared.cache.report(self.shared.cache.id(), Some(&self.report())).await {
@@ -64,9 +65,9 @@ impl<'s> Reporter<'s> {
         }
     }
 
-    /// Says goodbye.
+    /// Removes the report, where Redis can be worked with.
     pub(super) async fn retract(self) {
-        // Unheard, the report runs out by itself.
+        // What is not removed runs out by itself.
         let _ = tokio::time::timeout(RETRACT_TIMEOUT, self.shared.cache.report(self.shared.cache.id(), None)).await;
     }
 

@@ -16,6 +16,7 @@ use super::{LaneEnd, Shared, copies, main_lane, mend, slow_lane};
 use crate::broker::{Backoff, BrokerError, DeletionSeen, Lane, LaneName, Looker, Session, SessionEnded, SessionWatch, Start, Waiting};
 use crate::cache::CommandError;
 use crate::http::Readiness;
+use crate::telemetry::mentioned_if_slow;
 
 /// A session that lasted so long starts the back-off anew: one that ends sooner may do so again at once.
 const PROVEN: Duration = Duration::from_secs(30);
@@ -45,11 +46,14 @@ pub(super) struct Supervisor<'s> {
     saw_deletion: bool,
     /// What the sessions note of it, also where they are not opened after all.
     deletion_seen: DeletionSeen,
+    /// Why there is no session, as it was logged last.
+    logged_cause: Option<String>,
 }
 
 impl<'s> Supervisor<'s> {
     pub(super) fn new(shared: &'s Shared, readiness: Readiness) -> Self {
-        Self { shared, readiness, stood_before: false, careful: false, saw_deletion: false, deletion_seen: DeletionSeen::default() }
+        let deletion_seen = DeletionSeen::default();
+        Self { shared, readiness, stood_before: false, careful: false, saw_deletion: false, deletion_seen, logged_cause: None }
     }
 
     /// Returns when told to stop, or refused for good before a session ever stood.
@@ -70,6 +74,7 @@ impl<'s> Supervisor<'s> {
             self.saw_deletion |= self.deletion_seen.take();
             let cause = match opened {
                 Ok(session) => {
+                    self.logged_cause = None;
                     mend::began(self.shared, &session, !self.stood_before);
                     self.stood_before = true;
                     let stood_since = Instant::now();
@@ -104,7 +109,7 @@ impl<'s> Supervisor<'s> {
                 }
             };
             let wait = backoff.next_delay(fastrand::f64());
-            warn!(cause = %cause, retry_in_ms = wait.as_millis(), "no session with RabbitMQ");
+            self.log_cause(&cause, wait);
             self.readiness.set_consuming(Err(cause.into()));
             if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
                 break;
@@ -116,7 +121,28 @@ impl<'s> Supervisor<'s> {
     async fn open(&self) -> Result<Session, BrokerError> {
         let routing_keys = self.shared.live.load().registry.routing_keys().to_vec();
         let start = if self.stood_before { Start::Again } else { Start::First };
-        Session::open_noting(&self.shared.config.amqp, &routing_keys, &self.shared.signer, start, &self.deletion_seen).await
+        let opening = Session::open_noting(&self.shared.config.amqp, &routing_keys, &self.shared.signer, start, &self.deletion_seen);
+        if self.stood_before || self.logged_cause.is_some() {
+            return opening.await;
+        }
+        let mention = || {
+            let addresses = self.shared.config.amqp.urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            warn!(cause = "it has not answered yet", addr = addresses, "waiting for RabbitMQ");
+        };
+        mentioned_if_slow(opening, mention).await
+    }
+
+    /// Logs why there is no session: once, for as long as it stays the same.
+    fn log_cause(&mut self, cause: &str, wait: Duration) {
+        if self.logged_cause.as_deref() == Some(cause) {
+            return;
+        }
+        if self.stood_before {
+            warn!(cause, retry_in_ms = wait.as_millis(), "no session with RabbitMQ");
+        } else {
+            warn!(cause, retry_in_ms = wait.as_millis(), "waiting for RabbitMQ");
+        }
+        self.logged_cause = Some(cause.to_owned());
     }
 
     /// Runs both lanes on one session until it ends, and closes it.

@@ -214,3 +214,32 @@ fn a_broker_out_of_reach_is_69() {
     let (code, _, err) = unstale(&["publish", "a.b", "{}"], &[("UNSTALE_AMQP_URL", "amqp://127.0.0.1:1")], "");
     assert!(code == 69 && err.contains("RabbitMQ"), "{code}: {err}");
 }
+
+/// Runs `unstale status` on a terminal, where neither server is.
+fn status_on_a_terminal(settings: &[(&str, &str)]) -> String {
+    let output = Command::new("script")
+        .args(["--quiet", "--return", "--command", &format!("{} status", env!("CARGO_BIN_EXE_unstale")), "/dev/null"])
+        .env_clear()
+        .env("UNSTALE_AMQP_URL", "amqp://127.0.0.1:1")
+        .env("UNSTALE_REDIS_URL", "redis://127.0.0.1:1")
+        .env("TERM", "xterm")
+        .envs(settings.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_terminal_has_colours_unless_no_color_is_set() {
+    let painted = status_on_a_terminal(&[]);
+    assert!(painted.contains("\u{1b}[1;31m2 things need a person:\u{1b}[0m") && painted.contains("\u{1b}[1;31m  ! Redis"), "{painted}");
+    for settings in [[("NO_COLOR", "1")], [("TERM", "dumb")]] {
+        let plain = status_on_a_terminal(&settings);
+        assert!(plain.contains("2 things need a person:") && !plain.contains('\u{1b}'), "{settings:?}: {plain}");
+    }
+    assert!(status_on_a_terminal(&[("NO_COLOR", "")]).contains('\u{1b}'), "empty is as good as unset");
+    let (code, piped, _) =
+        unstale(&["status"], &[("UNSTALE_AMQP_URL", "amqp://127.0.0.1:1"), ("UNSTALE_REDIS_URL", "redis://127.0.0.1:1")], "");
+    assert!(code == 1 && !piped.contains('\u{1b}'), "{piped}");
+}

@@ -16,6 +16,7 @@ mod events;
 mod faults;
 mod heal;
 mod http;
+mod logs;
 mod model;
 mod permissions;
 mod readers;

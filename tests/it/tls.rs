@@ -63,6 +63,7 @@ async fn a_server_that_no_authority_of_ours_signed_is_named_as_such() {
     .await;
     let url = format!("rediss://127.0.0.1:{tls_port}/0");
     let plain = format!("rediss://{}/0", redis.addr());
+    let unencrypted = format!("redis://127.0.0.1:{tls_port}/0");
     let named = format!("rediss://localhost:{tls_port}/0");
     let other_ca = path(other.path(), "ca.pem");
     let schemas = tempfile::tempdir().unwrap();
@@ -71,13 +72,17 @@ async fn a_server_that_no_authority_of_ours_signed_is_named_as_such() {
         (&url, &other_ca, "no certificate that we trust has signed the server's: set UNSTALE_REDIS_TLS_CA"),
         (&named, &ca, "the server's certificate is for other names than the host in UNSTALE_REDIS_URL"),
         (&plain, &ca, "write redis:// instead of rediss:// in UNSTALE_REDIS_URL"),
+        (&unencrypted, &String::new(), "if the port speaks TLS, write rediss:// instead of redis:// in UNSTALE_REDIS_URL"),
     ] {
-        let worker = Worker::start(&[
+        let mut settings = vec![
             ("UNSTALE_AMQP_URL", "amqp://127.0.0.1:1/%2f"),
             ("UNSTALE_SCHEMAS", schemas.path().to_str().unwrap()),
-            ("UNSTALE_REDIS_URL", url),
-            ("UNSTALE_REDIS_TLS_CA_FILE", ca),
-        ]);
+            ("UNSTALE_REDIS_URL", url.as_str()),
+        ];
+        if !ca.is_empty() {
+            settings.push(("UNSTALE_REDIS_TLS_CA_FILE", ca.as_str()));
+        }
+        let worker = Worker::start(&settings);
         wait_until(SOON, &format!("{cause}: {}", worker.stderr()), async || worker.stderr().contains(cause)).await;
         worker.kill();
     }

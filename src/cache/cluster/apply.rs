@@ -142,7 +142,12 @@ impl Cache {
             {
                 let set = self.tag_set(plan.operation(id).target).into_bytes();
                 match Detached::read(id, set, numbers[&id], &answer) {
-                    Some(one) => detached.push(one),
+                    Some(one) => {
+                        if one.is_absent() {
+                            outcome.hit(id, 0, 1);
+                        }
+                        detached.push(one);
+                    }
                     None => outcome.fail(id, super::super::tags::unexpected())?,
                 }
             } else {

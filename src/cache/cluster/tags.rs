@@ -46,6 +46,11 @@ impl Detached {
         self.size > 0 && self.is_whole
     }
 
+    /// Whether there was no set.
+    pub(super) fn is_absent(&self) -> bool {
+        self.size == 0
+    }
+
     /// Whether there are more members than could be told.
     pub(super) fn is_left(&self) -> bool {
         self.size > 0 && !self.is_whole

@@ -1,6 +1,7 @@
 -- KEYS: the sequence, the list of tags that drain; then of each tag its set and its generation.
 -- ARGV: how long generations are kept (ms), how many members of a tag are deleted here at most, after how many members of all no other tag is begun.
--- Returns how many members were there as keys and how many were not, the place of the first tag that was not begun (-1: none), the places of those
+-- Returns how many members were there as keys and how many were not, the place of the first tag that was not begun (-1: none), how many tags had no
+-- set, the places of those
 -- that still drain, whoever began that, of those whose set is none each place and what is wrong, and the places of those that had members among
 -- unstale's own keys. Such members leave the set, and their keys stay.
 local call, pcall = redis.call, redis.pcall
@@ -17,7 +18,7 @@ n = string.format('%.0f', n)
 
 local kept, most, enough = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local sets, emptied, members, leases, refused, own = {}, {}, {}, {}, {}, {}
-local left = -1
+local left, absent = -1, 0
 for i = 3, #KEYS, 2 do
   if #members >= enough then
     left = (i - 3) / 2
@@ -49,6 +50,8 @@ for i = 3, #KEYS, 2 do
           own[#own + 1] = place
         end
       end
+    else
+      absent = absent + 1
     end
   end
 end
@@ -71,4 +74,4 @@ if call('EXISTS', KEYS[2]) == 1 then
     end
   end
 end
-return { existed, #members - existed, left, draining, refused, own }
+return { existed, #members - existed, left, absent, draining, refused, own }

@@ -47,6 +47,15 @@ pub(super) async fn connect(config: &Config, signer: &Signer) -> Result<DeadLett
     Ok(letters)
 }
 
+/// Connects to a retry queue. `None` where there is no such queue.
+pub(super) async fn connect_to_retry(queue: &str, config: &Config) -> Result<Option<DeadLetters>, CommandError> {
+    let letters = reach(async || DeadLetters::connect_to_retry(queue, &config.amqp, &Signer::default()).await).await?;
+    if let Some(letters) = letters.as_ref().filter(|letters| letters.total() > 0) {
+        writeln!(io::stderr(), "reading {} events of `{queue}`: they do not go on until this ends", letters.total())?;
+    }
+    Ok(letters)
+}
+
 /// Reads every letter, and shows those that are meant to `visit`. Nothing is taken.
 pub(super) async fn browse(
     letters: &mut DeadLetters,
@@ -78,7 +87,7 @@ pub(super) async fn browse(
 
 /// Gives back what was not taken, whatever came of the command; its own failure is the one to tell.
 pub(super) async fn close<T>(letters: DeadLetters, outcome: Result<T, CommandError>) -> Result<T, CommandError> {
-    let (looks, queue) = (letters.most_looks(), letters.names().dead.clone());
+    let (looks, queue) = (letters.most_looks(), letters.queue().to_owned());
     let closed = letters.close().await;
     if looks >= MANY_LOOKS {
         writeln!(

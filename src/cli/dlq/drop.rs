@@ -3,16 +3,18 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::Args;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::super::paint::Paint;
 use super::super::signal::stop_on_signal;
 use super::super::{CommandError, Exit};
 use super::browse::{browse, close, connect, interrupted, progress};
-use super::select::Selection;
+use super::select::{Grouping, Selection};
 use super::text;
 use crate::broker::{DeadLetters, Signer, Tag};
 use crate::config::Config;
-use crate::ops::dead_letters::{Filter, groups};
+use crate::ops::dead_letters::{Filter, GroupBy, groups, keep_oldest};
 
 /// Letters dropped before progress is shown again, and before a signal is heeded.
 const BATCH: usize = 1000;
@@ -25,12 +27,17 @@ const BATCH: usize = 1000;
 pub(super) struct DropArgs {
     #[command(flatten)]
     selection: Selection,
+    #[command(flatten)]
+    grouping: Grouping,
     /// Do not ask
     #[arg(long)]
     yes: bool,
     /// Say what would be dropped, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Print one JSON object: how many were dropped of which groups
+    #[arg(long)]
+    json: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -57,18 +64,27 @@ async fn drop_meant(args: &DropArgs, config: &Config, letters: &mut DeadLetters,
         Ok(())
     })
     .await?;
-    meant.sort_by_key(|letter| letter.time);
-    meant.truncate(args.selection.limit());
+    keep_oldest(&mut meant, args.selection.limit());
     let queue = letters.names().dead.clone();
-    if !meant.is_empty() {
-        text::write_groups(&groups(&meant), &mut io::stdout().lock())?;
+    let groups = groups(&meant, &args.grouping.by(&GroupBy::DEFAULT));
+    if !args.json {
+        text::write_groups(&groups, Paint::of_stdout(), &mut io::stdout().lock())?;
     }
+    let report = |name: &str, count: usize| -> io::Result<()> {
+        if args.json {
+            let groups: Vec<_> = groups.iter().map(|group| group.to_json()).collect();
+            writeln!(io::stdout(), "{}", json!({ "queue": queue, name: count, "groups": groups }))?;
+        }
+        Ok(())
+    };
     let all = text::letters(meant.len());
     if args.dry_run {
+        report("would_drop", meant.len())?;
         writeln!(io::stderr(), "would drop {all} of `{queue}`")?;
         return Ok(Exit::Clean);
     }
     if !meant.is_empty() && !args.yes && !asked(&format!("drop {all} of `{queue}` for good?"), stop).await? {
+        report("dropped", 0)?;
         writeln!(io::stderr(), "dropped nothing")?;
         return Ok(Exit::No);
     }
@@ -87,6 +103,7 @@ async fn drop_meant(args: &DropArgs, config: &Config, letters: &mut DeadLetters,
         progress.inc(some.len() as u64);
     }
     progress.finish_and_clear();
+    report("dropped", dropped)?;
     writeln!(io::stderr(), "dropped {} of `{queue}`", text::letters(dropped))?;
     Ok(Exit::Clean)
 }

@@ -1,6 +1,7 @@
 //! `unstale dlq list|show|replay|drop`
 
 mod browse;
+mod canary;
 mod drop;
 mod list;
 mod replay;

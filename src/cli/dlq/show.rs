@@ -30,7 +30,8 @@ pub(super) struct ShowArgs {
     /// Hide bodies, payloads and the values to write; keys, tags and the publisher's headers are shown
     #[arg(long)]
     redact: bool,
-    /// Print one JSON object for each: `message`, in the form that `unstale plan` reads, and `plan`, what that prints for it
+    /// Print one JSON object for each: `dead_letter`, why it is one; `message`, in the form that
+    /// `unstale plan` reads; `plan`, what that prints
     #[arg(long)]
     json: bool,
 }
@@ -71,7 +72,7 @@ async fn show<E: Fn(&Event<'_>) -> Explanation>(
     let filter = args.selection.filter();
     let outcome = browse(&mut letters, config, &filter, &stop, |dead, letter| {
         let message = dead.delivery.to_owned_message();
-        let text = if args.json { as_json(args, planner, message) } else { as_text(args, planner, &letter, &message, digest) };
+        let text = if args.json { as_json(args, planner, &letter, message) } else { as_text(args, planner, &letter, &message, digest) };
         Ok(spool.push(letter.time, &text)?)
     });
     let outcome = outcome.await;
@@ -89,12 +90,23 @@ fn plan<E: Fn(&Event<'_>) -> Explanation>(planner: &Planner<'_, E>, message: &Ow
     catch_unwind(AssertUnwindSafe(|| planner.message(&message.message(), "by the rules of today").0)).ok()
 }
 
-fn as_json<E: Fn(&Event<'_>) -> Explanation>(args: &ShowArgs, planner: &Planner<'_, E>, mut message: OwnedMessage) -> String {
+fn as_json<E: Fn(&Event<'_>) -> Explanation>(
+    args: &ShowArgs,
+    planner: &Planner<'_, E>,
+    letter: &Letter,
+    mut message: OwnedMessage,
+) -> String {
     let plan = plan(planner, &message).unwrap_or_else(|| "null".to_owned());
     if args.redact {
         message.body.clear();
     }
-    format!("{{\"message\":{},\"plan\":{}}}\n", printable_json(&message.to_line()), plan.trim_end())
+    let letter = letter.to_json().to_string();
+    format!(
+        "{{\"dead_letter\":{},\"message\":{},\"plan\":{}}}\n",
+        printable_json(&letter),
+        printable_json(&message.to_line()),
+        plan.trim_end()
+    )
 }
 
 fn as_text<E: Fn(&Event<'_>) -> Explanation>(

@@ -4,32 +4,51 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 
+use super::super::paint::Paint;
 use super::super::plan::shown;
 use crate::ops::dead_letters::{Group, Letter};
 
 /// The widest a column is made by what stands in it.
 const MAX_COLUMN_CHARS: usize = 40;
 
+/// The longest id that is printed whole: that of a UUID.
+const ID_MAX_CHARS: usize = 36;
+
+/// How much is printed of a longer one.
+const SHORT_ID_CHARS: usize = 16;
+
 /// `1 dead letter`, `7 dead letters`
 pub(super) fn letters(count: usize) -> String {
     format!("{count} dead letter{}", if count == 1 { "" } else { "s" })
 }
 
-pub(super) fn write_groups(groups: &[Group], out: &mut impl Write) -> io::Result<()> {
-    let width = groups.first().map_or(0, |largest| largest.count.to_string().len()).max("count".len());
+pub(super) fn write_groups(groups: &[Group], paint: Paint, out: &mut impl Write) -> io::Result<()> {
+    let Some(largest) = groups.first() else { return Ok(()) };
+    let width = largest.count.to_string().len().max("count".len());
+    let head = ["count"].into_iter().chain(largest.common.iter().map(|(by, _)| by.as_str())).chain(["first", "last"]);
     let rows = groups.iter().map(|group| {
+        let common = group.common.iter().map(|(_, value)| optional(value.as_deref()));
         let count = format!("{:>width$}", group.count);
-        [count, shown(&group.reason), shown(&group.event_type), second(group.first), second(group.last)]
+        [count].into_iter().chain(common).chain([second(group.first), second(group.last)]).collect()
     });
-    table(["count", "reason", "type", "first", "last"], rows.collect(), out)
+    table(&head.collect::<Vec<_>>(), &rows.collect::<Vec<_>>(), paint, out)
 }
 
-pub(super) fn write_lines(letters: &[Letter], out: &mut impl Write) -> io::Result<()> {
+pub(super) fn write_lines(letters: &[Letter], paint: Paint, out: &mut impl Write) -> io::Result<()> {
     let rows = letters.iter().map(|letter| {
-        let text = |value: &Option<String>| value.as_deref().map_or_else(|| "-".to_owned(), shown);
-        [second(letter.time), shown(&letter.reason), shown(&letter.event_type), text(&letter.id), text(&letter.error)]
+        let id = letter.id.as_deref().map_or_else(|| "-".to_owned(), |id| short(&shown(id)));
+        vec![second(letter.time), shown(&letter.reason), shown(&letter.event_type), id, optional(letter.error.as_deref())]
     });
-    table(["time", "reason", "type", "id", "error"], rows.collect(), out)
+    table(&["time", "reason", "type", "id", "error"], &rows.collect::<Vec<_>>(), paint, out)
+}
+
+fn optional(text: Option<&str>) -> String {
+    text.map_or_else(|| "-".to_owned(), shown)
+}
+
+/// Cuts an id that is longer than that of a UUID: a hash has 64 digits. `--id` takes what is left.
+fn short(id: &str) -> String {
+    if id.chars().count() <= ID_MAX_CHARS { id.to_owned() } else { id.chars().take(SHORT_ID_CHARS).chain(['…']).collect() }
 }
 
 /// To the second.
@@ -37,19 +56,33 @@ fn second(time: Option<Timestamp>) -> String {
     time.map_or_else(|| "-".to_owned(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
-fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>, out: &mut impl Write) -> io::Result<()> {
-    let mut widths = head.map(str::len);
-    for row in &rows {
+fn table(head: &[&str], rows: &[Vec<String>], paint: Paint, out: &mut impl Write) -> io::Result<()> {
+    let mut widths: Vec<usize> = head.iter().map(|cell| cell.len()).collect();
+    for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count().min(MAX_COLUMN_CHARS));
         }
     }
-    for row in std::iter::once(&head.map(str::to_owned)).chain(&rows) {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            line += &format!("  {cell:<width$}");
-        }
-        writeln!(out, "{}", line.trim_end())?;
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let line: String = cells.zip(&widths).map(|(cell, width)| format!("  {cell:<width$}")).collect();
+        line.trim_end().to_owned()
+    };
+    writeln!(out, "{}", paint.faint(&line(&mut head.iter().copied())))?;
+    for row in rows {
+        writeln!(out, "{}", line(&mut row.iter().map(String::as_str)))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_longer_than_a_uuid_is_cut() {
+        let uuid = "123e4567-e89b-12d3-a456-426614174000";
+        assert_eq!((short("42"), short(uuid)), ("42".to_owned(), uuid.to_owned()));
+        assert_eq!(short(&"0123456789abcdef".repeat(4)), "0123456789abcdef…");
+        assert_eq!(short(&"é".repeat(37)), format!("{}…", "é".repeat(16)));
+    }
 }

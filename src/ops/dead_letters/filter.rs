@@ -13,11 +13,20 @@ pub struct Filter {
     pub reasons: Vec<String>,
     /// The type matches one of these; any where there is none.
     pub types: Vec<Pattern>,
+    /// It failed by one of these rules, or by a rule of one of these event definitions or files;
+    /// any where there is none.
+    pub rules: Vec<String>,
+    /// Its error has one of these texts, whatever their case; any where there is none.
+    pub errors: Vec<String>,
     /// Dead-lettered then or later.
     pub since: Option<Timestamp>,
-    /// Whether a letter without a time satisfies `since`. RabbitMQ 3.10 lets a publisher's header hide the time.
+    /// Dead-lettered before then.
+    pub until: Option<Timestamp>,
+    /// Whether a letter without a time satisfies `since` and `until`. RabbitMQ 3.10 lets a
+    /// publisher's header hide the time.
     pub timeless: bool,
-    /// The event's id is one of these; any where there is none.
+    /// The event's id is one of these, or begins as one that ends in `…`, as lists print long ids;
+    /// any where there is none.
     pub ids: Vec<String>,
 }
 
@@ -26,14 +35,33 @@ impl Filter {
     pub fn matches(&self, letter: &Letter) -> bool {
         (self.reasons.is_empty() || self.reasons.contains(&letter.reason))
             && (self.types.is_empty() || self.types.iter().any(|pattern| pattern.matches(&letter.event_type)))
+            && (self.rules.is_empty() || letter.rule().is_some_and(|rule| self.rules.iter().any(|named| is_of(rule, named))))
+            && (self.errors.is_empty() || letter.error.as_deref().is_some_and(|error| self.errors.iter().any(|text| has(error, text))))
             && self.since.is_none_or(|since| letter.time.map_or(self.timeless, |time| time >= since))
-            && (self.ids.is_empty() || letter.id.as_ref().is_some_and(|id| self.ids.contains(id)))
+            && self.until.is_none_or(|until| letter.time.map_or(self.timeless, |time| time < until))
+            && (self.ids.is_empty() || letter.id.as_ref().is_some_and(|id| self.ids.iter().any(|named| is_named(id, named))))
     }
 
     /// Whether every letter is meant.
     pub fn is_all(&self) -> bool {
-        self.reasons.is_empty() && self.types.is_empty() && self.since.is_none() && self.ids.is_empty()
+        let Self { reasons, types, rules, errors, since, until, timeless: _, ids } = self;
+        let any_text = [reasons, rules, errors, ids].into_iter().any(|texts| !texts.is_empty());
+        !any_text && types.is_empty() && since.is_none() && until.is_none()
     }
+}
+
+/// Whether the rule is the one that is named, or one of an event definition or of a file of that
+/// name.
+fn is_of(rule: &str, named: &str) -> bool {
+    rule.strip_prefix(named).is_some_and(|rest| rest.is_empty() || rest.starts_with(['#', '/']))
+}
+
+fn has(error: &str, text: &str) -> bool {
+    error.to_lowercase().contains(&text.to_lowercase())
+}
+
+fn is_named(id: &str, named: &str) -> bool {
+    id == named || named.strip_suffix('…').is_some_and(|start| !start.is_empty() && id.starts_with(start))
 }
 
 /// A moment: an RFC 3339 time, or a duration before `now`.
@@ -66,7 +94,11 @@ mod tests {
             (Filter { types: types("user"), ..Filter::default() }, false),
             (Filter { since: at("2026-01-02T03:04:05Z"), ..Filter::default() }, true),
             (Filter { since: at("2026-01-02T03:04:06Z"), ..Filter::default() }, false),
+            (Filter { until: at("2026-01-02T03:04:05Z"), ..Filter::default() }, false),
+            (Filter { until: at("2026-01-02T03:04:06Z"), ..Filter::default() }, true),
             (Filter { ids: vec!["e-1".into()], ..Filter::default() }, true),
+            (Filter { ids: vec!["e…".into()], ..Filter::default() }, true),
+            (Filter { ids: vec!["e".into(), "f…".into(), "…".into()], ..Filter::default() }, false),
             (Filter { ids: vec!["e-2".into()], ..Filter::default() }, false),
             (Filter { ids: vec!["e-1".into()], types: types("order.*"), ..Filter::default() }, false),
         ] {
@@ -75,11 +107,38 @@ mod tests {
     }
 
     #[test]
+    fn rules_and_errors_are_found_in_what_went_wrong() {
+        let error = "team/user.yaml#user.updated/12: no value for `{name}`";
+        let letter = Letter { error: Some(error.to_owned()), ..letter("unresolvable", "user.updated", None) };
+        let rules = |rule: &str| Filter { rules: vec![rule.to_owned()], ..Filter::default() };
+        let errors = |text: &str| Filter { errors: vec![text.to_owned()], ..Filter::default() };
+        for (filter, meant) in [
+            (rules("team/user.yaml#user.updated/12"), true),
+            (rules("team/user.yaml#user.updated/1"), false),
+            (rules("team/user.yaml#user.updated"), true),
+            (rules("team/user.yaml"), true),
+            (rules("team"), true),
+            (rules("user.yaml"), false),
+            (rules("team/user.yaml#user"), false),
+            (errors("no value"), true),
+            (errors("NO Value"), true),
+            (errors("no values"), false),
+        ] {
+            assert_eq!(filter.matches(&letter), meant, "{filter:?}");
+            assert!(!filter.is_all());
+        }
+        assert!(!rules("team").matches(&Letter { error: None, ..letter.clone() }));
+        assert!(!errors("").matches(&Letter { error: None, ..letter }));
+    }
+
+    #[test]
     fn what_has_no_time_or_id_is_not_meant_by_one() {
         let mut letter = letter("expired", "a", None);
         letter.id = None;
         let since = Filter { since: Some(Timestamp::UNIX_EPOCH), ..Filter::default() };
         assert!(!since.matches(&letter) && Filter { timeless: true, ..since }.matches(&letter));
+        let until = Filter { until: Some(Timestamp::now()), ..Filter::default() };
+        assert!(!until.matches(&letter) && Filter { timeless: true, ..until }.matches(&letter));
         assert!(!Filter { ids: vec![String::new()], ..Filter::default() }.matches(&letter));
     }
 

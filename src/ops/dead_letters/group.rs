@@ -1,18 +1,65 @@
-//! Letters by reason and type.
+//! Letters counted by what they have in common.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use serde_json::json;
 
 use super::Letter;
 
-/// The letters of one reason and type.
+/// What letters of one group have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupBy {
+    /// Why they are dead letters.
+    Reason,
+    /// The event's type.
+    Type,
+    /// The rule that failed.
+    Rule,
+    /// The error, without the rule's name.
+    Error,
+}
+
+impl GroupBy {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Reason, Self::Type, Self::Rule, Self::Error];
+
+    /// What letters are grouped by where nothing else is asked for.
+    pub const DEFAULT: [Self; 2] = [Self::Reason, Self::Type];
+
+    /// The name in tables and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reason => "reason",
+            Self::Type => "type",
+            Self::Rule => "rule",
+            Self::Error => "error",
+        }
+    }
+
+    /// Returns the one of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|by| by.as_str() == name)
+    }
+
+    fn of(self, letter: &Letter) -> Option<&str> {
+        match self {
+            Self::Reason => Some(&letter.reason),
+            Self::Type => Some(&letter.event_type),
+            Self::Rule => letter.rule(),
+            Self::Error => letter.error.as_deref().map(|error| match letter.rule() {
+                Some(rule) => error[rule.len()..].trim_start_matches(": "),
+                None => error,
+            }),
+        }
+    }
+}
+
+/// Letters that have something in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// Why.
-    pub reason: String,
-    /// The event's type.
-    pub event_type: String,
+    /// What they have in common, in the order asked for; `None` where they lack it.
+    pub common: Vec<(GroupBy, Option<String>)>,
     /// How many.
     pub count: usize,
     /// When the first of them was dead-lettered.
@@ -21,13 +68,25 @@ pub struct Group {
     pub last: Option<Timestamp>,
 }
 
-/// Groups letters by reason and type: the largest first.
-pub fn groups<'l>(letters: impl IntoIterator<Item = &'l Letter>) -> Vec<Group> {
-    let mut by_name: BTreeMap<(&str, &str), Group> = BTreeMap::new();
+impl Group {
+    /// Returns the group for programs.
+    pub fn to_json(&self) -> serde_json::Value {
+        let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
+        let mut object = json!({ "count": self.count, "first": time(self.first), "last": time(self.last) });
+        for (by, value) in &self.common {
+            object[by.as_str()] = json!(value);
+        }
+        object
+    }
+}
+
+/// Groups letters: the largest group first.
+pub fn groups<'l>(letters: impl IntoIterator<Item = &'l Letter>, by: &[GroupBy]) -> Vec<Group> {
+    let mut by_common: BTreeMap<Vec<Option<&str>>, Group> = BTreeMap::new();
     for letter in letters {
-        let group = by_name.entry((&letter.reason, &letter.event_type)).or_insert_with(|| Group {
-            reason: letter.reason.clone(),
-            event_type: letter.event_type.clone(),
+        let common: Vec<Option<&str>> = by.iter().map(|by| by.of(letter)).collect();
+        let group = by_common.entry(common).or_insert_with(|| Group {
+            common: by.iter().map(|by| (*by, by.of(letter).map(str::to_owned))).collect(),
             count: 0,
             first: None,
             last: None,
@@ -36,7 +95,7 @@ pub fn groups<'l>(letters: impl IntoIterator<Item = &'l Letter>) -> Vec<Group> {
         group.first = [group.first, letter.time].into_iter().flatten().min();
         group.last = group.last.max(letter.time);
     }
-    let mut groups: Vec<Group> = by_name.into_values().collect();
+    let mut groups: Vec<Group> = by_common.into_values().collect();
     groups.sort_by_key(|group| std::cmp::Reverse(group.count));
     groups
 }
@@ -57,6 +116,11 @@ pub(super) mod tests {
         }
     }
 
+    fn named(groups: &[Group]) -> Vec<(Vec<&str>, usize)> {
+        let text = |value: &Option<String>| value.clone().map_or("-", |value| value.leak());
+        groups.iter().map(|group| (group.common.iter().map(|(_, value)| text(value)).collect(), group.count)).collect()
+    }
+
     #[test]
     fn the_largest_group_comes_first_with_its_span() {
         let letters = [
@@ -66,13 +130,31 @@ pub(super) mod tests {
             letter("malformed", "b", Some("2026-01-04T00:00:00Z")),
             letter("malformed", "c", None),
         ];
-        let groups = groups(&letters);
-        let named: Vec<_> = groups.iter().map(|group| (group.reason.as_str(), group.event_type.as_str(), group.count)).collect();
-        assert_eq!(named, [("malformed", "b", 3), ("expired", "a", 1), ("malformed", "c", 1)]);
+        let groups = groups(&letters, &GroupBy::DEFAULT);
+        assert_eq!(named(&groups), [(vec!["malformed", "b"], 3), (vec!["expired", "a"], 1), (vec!["malformed", "c"], 1)]);
         let text = |time: Option<Timestamp>| time.map(|time| time.to_string());
         assert_eq!(text(groups[0].first).as_deref(), Some("2026-01-04T00:00:00Z"));
         assert_eq!(text(groups[0].last).as_deref(), Some("2026-01-04T00:00:00.5Z"));
         assert_eq!((groups[2].first, groups[2].last), (None, None));
+    }
+
+    #[test]
+    fn letters_group_by_rule_and_by_error_without_the_rule() {
+        let failed = |error: Option<&str>| Letter { error: error.map(str::to_owned), ..letter("unresolvable", "a", None) };
+        let letters = [
+            failed(Some("a.yaml#a/0: no value")),
+            failed(Some("a.yaml#a/1: no value")),
+            failed(Some("a.yaml#a/1: no text")),
+            failed(Some("no JSON")),
+            failed(None),
+        ];
+        let by_error = [(vec!["no value"], 2), (vec!["-"], 1), (vec!["no JSON"], 1), (vec!["no text"], 1)];
+        assert_eq!(named(&groups(&letters, &[GroupBy::Error])), by_error);
+        let by_rule = [(vec!["-"], 2), (vec!["a.yaml#a/1"], 2), (vec!["a.yaml#a/0"], 1)];
+        assert_eq!(named(&groups(&letters, &[GroupBy::Rule])), by_rule);
+        assert_eq!(groups(&letters, &[GroupBy::Rule, GroupBy::Error]).len(), 5);
+        let one = groups(&letters[..1], &[GroupBy::Rule]).remove(0).to_json();
+        assert_eq!(one, json!({ "count": 1, "first": null, "last": null, "rule": "a.yaml#a/0" }));
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! What one dead letter says of itself, without its body.
 
 use jiff::Timestamp;
+use serde_json::json;
 
 use crate::broker::{DeadLetter, Tag};
 use crate::cache::LowWatermark;
 use crate::event::{Decoded, Origin, Provenance, Reading, decode, header};
+use crate::reason::rule_of;
 
 /// How many earlier reasons a letter carries along: the newest.
 const EARLIER_MAX: usize = 10;
@@ -111,6 +113,24 @@ impl Letter {
         let told = self.arrived_after.as_deref().or(self.first_time.as_deref()).and_then(|time| time.parse::<Timestamp>().ok());
         let time_ms = told.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or(0);
         LowWatermark { time_ms, offset: self.arrived_offset }
+    }
+
+    /// Returns the rule that it failed by, where its error names one.
+    pub fn rule(&self) -> Option<&str> {
+        self.error.as_deref().and_then(rule_of)
+    }
+
+    /// Returns what it says of itself, for programs.
+    pub fn to_json(&self) -> serde_json::Value {
+        json!({
+            "reason": self.reason,
+            "type": self.event_type,
+            "id": self.id,
+            "time": self.time.map(|time| time.to_string()),
+            "rule": self.rule(),
+            "error": self.error,
+            "attempts": self.attempts,
+        })
     }
 
     /// When it was dead-lettered, as text.

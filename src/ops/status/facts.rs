@@ -21,7 +21,8 @@ pub struct BrokerFacts {
     pub node: String,
     /// The queues, in the order of an event's way.
     pub queues: Vec<QueueFacts>,
-    /// The first letter of the dead-letter queue, where there is one that can be looked at.
+    /// The oldest letter at the head of the dead-letter queue, where there is one that can be
+    /// looked at.
     pub oldest_dead_letter: Option<OldestLetter>,
     /// The stream of all events.
     pub history: HistoryFacts,
@@ -61,7 +62,7 @@ pub enum QueueKind {
     Dead,
 }
 
-/// The first letter of the dead-letter queue.
+/// A dead letter.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub struct OldestLetter {
     /// Why it is there.

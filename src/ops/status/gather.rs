@@ -1,6 +1,7 @@
 //! Asks both servers, at once and within bounds.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -25,8 +26,17 @@ const HISTORY_PATIENCE: Duration = Duration::from_secs(4);
 const HISTORY_STEPS: i32 = 24;
 const HISTORY_RATIO: f64 = 0.7;
 
-/// For the first dead letter: another command may hold it.
+/// For the dead letters at the queue's head: another command may hold them.
 const LETTER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Dead letters that are looked at for the oldest, at least.
+const LETTERS: NonZeroU16 = NonZeroU16::new(100).unwrap();
+
+/// And at once beyond those, while they are letters that were given back before.
+const MORE_LETTERS: NonZeroU16 = NonZeroU16::new(5_000).unwrap();
+
+/// Dead letters that are looked at for the oldest, at most.
+const LETTERS_MAX: usize = 50_000;
 
 /// Finds out how everything stands. What cannot be asked is told in place of the answer.
 ///
@@ -179,19 +189,37 @@ fn queue(name: String, kind: QueueKind, state: QueueState) -> QueueFacts {
     }
 }
 
-/// The first letter, taken in hand alone and given back. `None` where it cannot be looked at: its number is known anyway.
+/// The oldest letter of those at the head of the queue. `None` where none can be looked at: their
+/// number is known anyway.
+///
+/// The queue gives out what was given back before what never was given out. So a look that ends
+/// before the last of the former would move them behind the others.
 async fn oldest_dead_letter(config: &Config) -> Option<OldestLetter> {
-    let mut letters = timeout(LETTER_PATIENCE, DeadLetters::connect(&config.amqp, &Signer::default()))
-        .await
-        .ok()?
-        .ok()?
-        .with_channel_max(std::num::NonZeroU16::MIN);
-    let first = timeout(LETTER_PATIENCE, letters.next_batch(1)).await;
-    let oldest = first.ok().and_then(Result::ok).and_then(|batch| {
-        let letter = Letter::read(batch.first()?, config.reading);
-        Some(OldestLetter { reason: letter.reason, event_type: letter.event_type, time: letter.time })
-    });
-    // Not waited for, it goes back all the same.
+    let deadline = Instant::now() + LETTER_PATIENCE;
+    let mut letters =
+        timeout_at(deadline, DeadLetters::connect(&config.amqp, &Signer::default())).await.ok()?.ok()?.with_channel_max(LETTERS);
+    let mut oldest: Option<Letter> = None;
+    let mut looked_at = 0;
+    while let Ok(Ok(batch)) = timeout_at(deadline, letters.next_batch(usize::from(LETTERS.get()))).await {
+        looked_at += batch.len();
+        let was_given_back = batch.last().is_some_and(|dead| dead.delivery.redelivered());
+        for letter in batch.iter().map(|dead| Letter::read(dead, config.reading)) {
+            // Of the same time, the first in the queue.
+            if oldest.as_ref().is_none_or(|oldest| letter.time < oldest.time) {
+                oldest = Some(letter);
+            }
+        }
+        if looked_at >= usize::from(LETTERS.get()) {
+            if !was_given_back || looked_at >= LETTERS_MAX {
+                break;
+            }
+            letters = letters.with_channel_max(MORE_LETTERS);
+        }
+        if batch.is_empty() {
+            break;
+        }
+    }
+    // Not waited for, they go back all the same.
     let _ = timeout(LETTER_PATIENCE, letters.close()).await;
-    oldest
+    oldest.map(|letter| OldestLetter { reason: letter.reason, event_type: letter.event_type, time: letter.time })
 }

@@ -11,7 +11,7 @@ use super::facts::{BrokerFacts, HealFacts, HistoryFacts, QueueFacts, QueueKind, 
 const STUCK_S: f64 = 120.0;
 
 /// A worker reports every 5 s: one that has not for so long is stalled, killed, or cut off from Redis.
-const SILENT_S: f64 = 15.0;
+pub const SILENT_S: f64 = 15.0;
 
 /// A heal is told for a day.
 const FORGOTTEN_S: f64 = 86_400.0;

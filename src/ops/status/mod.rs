@@ -10,4 +10,4 @@ pub use facts::{
     BrokerFacts, HealFacts, HistoryFacts, OldestLetter, OwedFacts, ProgressFacts, QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts,
 };
 pub use gather::gather;
-pub use judge::{Finding, Findings, judge, seconds as span, short as short_digest};
+pub use judge::{Finding, Findings, SILENT_S, judge, seconds as span, short as short_digest};

@@ -1,6 +1,7 @@
 //! `unstale dlq`: the program that people run, on a real broker.
 
 mod browse;
+mod choose;
 mod discard;
 mod look;
 mod replay;
@@ -48,30 +49,48 @@ async fn declare(stage: &Stage) {
     assert!(stage.worker(&[]).await.terminate().await.success());
 }
 
+/// What tells one published letter from others.
+#[derive(Clone, Copy)]
+struct Given<'g> {
+    id: &'g str,
+    reason: &'g str,
+    error: &'g str,
+    time: &'g str,
+}
+
+/// A letter of a worker's, of `user.updated`.
+const GIVEN: Given<'static> = Given { id: "e", reason: "loader_refused", error: "the loader answered 404", time: LONG_AGO };
+
 /// Publishes letters as a worker does: `user.updated` of these ids, all dead-lettered at the same time.
 async fn publish_letters(stage: &Stage, ids: std::ops::Range<u32>) {
+    let ids: Vec<String> = ids.map(|id| format!("e{id}")).collect();
+    publish_given(stage, &ids.iter().map(|id| Given { id, ..GIVEN }).collect::<Vec<_>>()).await;
+}
+
+/// Publishes letters as a worker does. The body has the number in the event's id.
+async fn publish_given(stage: &Stage, letters: &[Given<'_>]) {
     let queue = format!("{}.dead", stage.queue);
+    let before = stage.ready(".dead").await as usize;
     let mut confirms = Vec::new();
-    let count = ids.len();
     let signer = stage.signer().await;
-    for id in ids {
+    for Given { id, reason, error, time } in letters {
         let mut headers = FieldTable::default();
         for (name, value) in [
-            ("unstale-reason", "loader_refused"),
-            ("unstale-error", "the loader answered 404"),
+            ("unstale-reason", *reason),
+            ("unstale-error", *error),
             ("unstale-exchange", stage.exchange.as_str()),
             ("unstale-routing-key", "user.updated"),
             ("unstale-event-type", "user.updated"),
             ("unstale-form", "bare"),
-            ("unstale-first-time", LONG_AGO),
-            ("unstale-time", LONG_AGO),
+            ("unstale-first-time", *time),
+            ("unstale-time", *time),
             ("unstale-registry", "another"),
+            ("unstale-event-id", *id),
         ] {
             headers.insert(name.into(), AMQPValue::LongString(value.into()));
         }
-        headers.insert("unstale-event-id".into(), AMQPValue::LongString(format!("e{id}").into()));
         headers.insert("unstale-attempt".into(), AMQPValue::LongInt(5));
-        let body = format!("{{\"id\":{id}}}");
+        let body = format!("{{\"id\":{}}}", id.trim_start_matches('e'));
         signer.sign(&mut headers, body.as_bytes());
         let properties = BasicProperties::default().with_headers(headers);
         confirms.push(stage.send("", &queue, properties, body.as_bytes()).await);
@@ -84,5 +103,5 @@ async fn publish_letters(stage: &Stage, ids: std::ops::Range<u32>) {
     for confirm in confirms {
         confirm.await.unwrap();
     }
-    wait_until(SOON, "the letters stand in the queue", async || stage.ready(".dead").await as usize >= count).await;
+    wait_until(SOON, "the letters stand in the queue", async || stage.ready(".dead").await as usize >= before + letters.len()).await;
 }

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use redis::AsyncCommands as _;
 
-use super::{LONG_AGO, command, declare, dlq, publish_letters};
+use super::{GIVEN, Given, LONG_AGO, command, declare, dlq, publish_given, publish_letters};
 use crate::end_to_end::stage::{SOON, Stage};
-use crate::support::{full_runs, wait_for, wait_until};
+use crate::support::{full_runs, rabbitmq, unique, wait_for, wait_until};
 
 const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
-/// Letters in flight at a time, and those whose acknowledgement was on its way.
-const IN_FLIGHT: u32 = 2 * 250;
+/// Letters in flight at a time.
+const IN_FLIGHT: u32 = 250;
+
+/// Replays that are killed, one after the other.
+const KILLS: u32 = 3;
 
 async fn set_all(stage: &Stage, count: u32) {
     let pairs: Vec<(String, &str)> = (0..count).map(|id| (format!("user:{id}"), "old")).collect();
@@ -118,16 +121,53 @@ async fn replay_the_rest(stage: &Stage) {
     assert_eq!(stage.ready(".dead").await, 0);
 }
 
+/// How many letters there are where a replay is killed as it goes at its full speed.
+fn many() -> u32 {
+    if full_runs() { 100_000 } else { 20_000 }
+}
+
+/// Kills several replays, each in the middle. Then replays the rest of what the filter means, of
+/// which there were `meant`, and checks how many went twice.
+async fn kill_and_replay(stage: &Stage, filter: &[&str], meant: u32) {
+    let args = [&["replay"], filter].concat();
+    for _ in 0..KILLS {
+        let enough = stage.ready("").await + meant / 20;
+        let mut child = command(stage, &args).spawn().unwrap();
+        wait_until(SOON, "it is in the middle", async || stage.ready("").await >= enough).await;
+        assert!(child.try_wait().unwrap().is_none(), "it has ended before it could be killed");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        wait_until(SOON, "what was not replayed is back", async || stage.ready(".dead").await + stage.ready("").await >= many()).await;
+    }
+    let (code, _, err) = dlq(stage, &args).await;
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(stage.ready(".dead").await, many() - meant, "none is lost, none is left behind");
+    let doubled = stage.ready("").await.checked_sub(meant).expect("none is lost");
+    assert!(doubled <= KILLS * IN_FLIGHT, "{doubled} went twice");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_half_way_it_loses_none_and_doubles_few() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
-    let mut child = half_way(&stage).await;
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let (main, dead) = all_given_back(&stage).await;
-    assert!(dead > 0, "it was killed too late to show anything");
-    assert!(main + dead <= letters() + IN_FLIGHT, "{main} replayed and {dead} left of {}", letters());
-    replay_the_rest(&stage).await;
+    declare(&stage).await;
+    publish_letters(&stage, 0..many()).await;
+    set_all(&stage, many()).await;
+    kill_and_replay(&stage, &["--type", "user.*"], many()).await;
+    let worker = stage.worker(&[]).await;
+    wait_until(SOON, "each is applied", async || users(&stage).await.is_empty()).await;
+    stage.wait_settled(&[&worker]).await;
+    assert_eq!(stage.ready(".dead").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_between_letters_that_stay_it_doubles_few() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    declare(&stage).await;
+    let ids: Vec<String> = (0..many()).map(|id| format!("e{id}")).collect();
+    let reason = |at: usize| if at.is_multiple_of(2) { "loader_refused" } else { "expired" };
+    let given: Vec<Given<'_>> = ids.iter().enumerate().map(|(at, id)| Given { id, reason: reason(at), ..GIVEN }).collect();
+    publish_given(&stage, &given).await;
+    kill_and_replay(&stage, &["--reason", "expired"], many() / 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,6 +184,26 @@ async fn interrupted_half_way_it_loses_and_doubles_none() {
     assert!(dead > 0 && main + dead == letters(), "{main} replayed and {dead} left of {}", letters());
     assert!(err.contains(&format!("replayed {main} dead letters")), "{err}");
     replay_the_rest(&stage).await;
+}
+
+/// RabbitMQ 4.2.6 and later refuse such a user even a look at the queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_with_no_right_to_the_queue_of_events_replays() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    declare(&stage).await;
+    publish_letters(&stage, 0..3).await;
+    let (broker, user) = (rabbitmq().await, unique("operator"));
+    broker.ctl(&["add_user", &user, "secret"]).await;
+    let read = format!(r"^{}\.dead$", stage.queue);
+    broker.ctl(&["set_permissions", &user, "^$", r"^amq\.default$", &read]).await;
+    for (args, count) in [(&["replay", "--limit", "1"][..], "1 dead letter "), (&["replay"], "2 dead letters ")] {
+        let mut command = command(&stage, args);
+        command.env("UNSTALE_AMQP_URL", broker.url_as(&user, "secret", "/"));
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && err.contains(&format!("replayed {count}")), "{err}");
+    }
+    assert_eq!((stage.ready("").await, stage.ready(".dead").await), (3, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -230,3 +230,15 @@ impl DbSize for redis::aio::MultiplexedConnection {
         redis::cmd("DBSIZE").query_async(self).await.unwrap()
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_without_a_set_is_a_miss() {
+    let stage = Stage::new(&[("user.yaml", r#"events: { user.updated: { effects: [ { invalidate_tags: "{tags[]}" } ] } }"#)]).await;
+    let mut redis = stage.connection().await;
+    let () = redis::pipe().sadd("cache_tag:a", "k1").set("k1", 1).query_async(&mut redis).await.unwrap();
+    let worker = stage.worker(&[]).await;
+    stage.publish("user.updated", r#"{"tags":["a","none","nor"]}"#).await;
+    stage.wait_gone("k1").await;
+    let counted = async |hit| worker.metrics().await.sum("unstale_keys_total", &[("verb", "invalidate_tags"), ("hit", hit)]);
+    wait_until(SOON, "they are counted", async || (counted("yes").await, counted("no").await) == (1.0, 2.0)).await;
+}

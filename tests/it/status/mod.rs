@@ -164,3 +164,52 @@ async fn different_registries_are_told_and_alarm_nobody() {
     assert_eq!(code, 0, "{status:#}");
     assert!(told(&status, "notes")[0].starts_with("workers run different registries: "), "{status:#}");
 }
+
+/// What workers say of themselves in Redis.
+async fn reports(stage: &Stage) -> Vec<String> {
+    redis::cmd("HVALS").arg(format!("unstale:workers:{}", stage.queue)).query_async(&mut stage.connection().await).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_file_that_does_not_load_shows_at_once() {
+    let stage = Stage::new(&[("users.yaml", USERS)]).await;
+    let worker = stage.worker(&[]).await;
+    wait_reported(&stage, 1).await;
+    for _ in 0..2 {
+        stage.write_schema("users.yaml", "events: { user.updated: { efects: [] } }");
+        wait_until(SOON, "it is refused", async || worker.stderr().contains("does not load")).await;
+        let at_once = Duration::from_secs(2);
+        wait_until(at_once, "that is reported", async || reports(&stage).await.iter().any(|report| report.contains("efects"))).await;
+        stage.write_schema("users.yaml", USERS);
+        wait_until(SOON, "it is taken again", async || reports(&stage).await.iter().all(|report| !report.contains("efects"))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_ends_takes_its_report_along_however_it_ends() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let rules = format!(
+        "loaders: {{ silent: {{ url: \"http://{}\", timeout: 30s }} }}
+events: {{ page.changed: {{ effects: [ {{ warm: \"page\", from: \"silent:/\", ttl: 1h }} ] }} }}",
+        silent.local_addr().unwrap()
+    );
+    let stage = Stage::new(&[("pages.yaml", &rules)]).await;
+    let mut worker = stage.worker(&[("UNSTALE_SHUTDOWN_GRACE", "1s")]).await;
+    stage.publish("page.changed", "{}").await;
+    wait_until(SOON, "it loads", async || worker.metrics().await.sum("unstale_in_flight", &[]) > 0.0).await;
+    wait_reported(&stage, 1).await;
+    worker.signal("TERM");
+    assert_eq!(worker.wait_exit(SOON).await.code(), Some(75), "{}", worker.stderr());
+    assert_eq!(reports(&stage).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_is_shown_with_the_time_since_it_was_seen() {
+    let stage = Stage::new(&[("users.yaml", USERS)]).await;
+    let worker = stage.worker(&[]).await;
+    wait_reported(&stage, 1).await;
+    worker.kill();
+    wait_until(SOON, "it is silent", async || text(&stage).await.1.contains("s ago  silent")).await;
+    let (code, shown) = text(&stage).await;
+    assert!(code == 1 && shown.contains("has not reported for 1"), "{shown}");
+}

@@ -1,0 +1,22 @@
+//! Work that a person may be waiting for.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+/// Time after which work that has not ended is mentioned in the log.
+const SLOW: Duration = Duration::from_millis(800);
+
+/// Awaits the work, and calls `mention` once where it takes long.
+pub async fn mentioned_if_slow<F: Future>(work: F, mention: impl FnOnce()) -> F::Output {
+    let mut work = pin!(work);
+    match timeout(SLOW, &mut work).await {
+        Ok(done) => done,
+        Err(_) => {
+            mention();
+            work.await
+        }
+    }
+}
