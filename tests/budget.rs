@@ -39,12 +39,7 @@ fn resolve(name: &str, entry: &str, data: &str, previous: Option<&str>) -> Resol
         event_type: "a.b".into(),
         data_text: data.into(),
         previous_text: previous.map(Into::into),
-        time: None,
-        source: None,
-        subject: None,
-        position: None,
-        traceparent: None,
-        form: Form::Bare,
+        ..Event::default()
     };
     let budget = Budget::for_bytes(event.bytes());
     let mut resolution = Resolution::default();

@@ -128,7 +128,7 @@ impl Publisher {
 /// must not end the worker.
 fn decoded<'m>(message: &'m Message<'m>, reading: Reading) -> Option<Event<'m>> {
     match catch_unwind(AssertUnwindSafe(|| decode(message, reading))) {
-        Ok(Ok(Decoded::Event(event))) => Some(event),
+        Ok(Ok(Decoded::Event(event) | Decoded::Bodiless(event))) => Some(event),
         Ok(Ok(Decoded::Tombstone) | Err(_)) | Err(_) => None,
     }
 }

@@ -214,13 +214,14 @@ impl Rules {
     }
 
     fn read(&self, delivery: &Delivery, stop: &Arc<AtomicBool>) -> Message {
-        match decode(&delivery.message(), self.reading) {
+        let is_known = |event_type: &str| self.registry.knows_bodiless(event_type);
+        match decode(&delivery.message(), self.reading).map(|decoded| decoded.if_known(is_known)) {
             Ok(Decoded::Event(event)) => {
                 let is_of_type = self.types.is_empty() || self.types.iter().any(|pattern| pattern.matches(&event.event_type));
                 let budget = Budget::for_event().until(Instant::now() + EVENT_TIME).stopped_by(Arc::clone(stop));
                 Message::Event { resolution: self.registry.resolve_within(&event, &budget), is_of_type }
             }
-            Ok(Decoded::Tombstone) => Message::Tombstone,
+            Ok(Decoded::Tombstone | Decoded::Bodiless(_)) => Message::Tombstone,
             Err(malformed) => Message::Unreadable(Reason::Malformed, malformed.to_string()),
         }
     }
