@@ -11,6 +11,10 @@ use super::{
     malformed, provenance,
 };
 
+/// The most bytes of a type: those of a routing key (a short string of AMQP 0-9-1, section 4.2.5.3). Each pattern of the registry is compared
+/// with all of it.
+const LONGEST_TYPE: usize = 255;
+
 /// What the settings decide about reading a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
@@ -299,6 +303,12 @@ impl<'a> Draft<'a> {
                      the type as routing key"
                 }
             })));
+        }
+        if event_type.len() > LONGEST_TYPE {
+            return Err(Malformed(Cow::Owned(format!(
+                "the type has {} bytes, more than the {LONGEST_TYPE} of a routing key: publish it with a shorter one",
+                event_type.len()
+            ))));
         }
         if event_type.starts_with("unstale.") {
             return Err(Malformed(Cow::Borrowed("types under `unstale.` are reserved: name the event otherwise")));
