@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use unstale::config::Vars;
-use unstale::event::{Event, Form};
+use unstale::event::Event;
 use unstale::reason::Reason;
 use unstale::registry::{Budget, LoadOptions, MissingVars, Registry, Resolution};
 

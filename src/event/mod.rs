@@ -244,7 +244,6 @@ impl Event<'_> {
 
 /// What a message turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "an event is the rule, anything else the exception")]
 pub enum Decoded<'a> {
     /// An event.
     Event(Event<'a>),
