@@ -7,13 +7,16 @@ SHELL := bash
 MAKEFLAGS += --no-builtin-rules
 
 BIN := $${CARGO_TARGET_DIR:-target}/debug/unstale
+TOUR := $${CARGO_TARGET_DIR:-target}/debug/examples/tour
 
 # With an example beside it the worker's dependencies are built as for the tests, and so only once.
 BUILD := cargo build --locked --bin unstale --example tour
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1mmake %-16s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@if [ -t 1 ]; then bold=$$'\033[1m' plain=$$'\033[0m'; else bold= plain=; fi; \
+	awk -F ':.*## ' -v bold="$$bold" -v plain="$$plain" \
+		'/^[a-z-]+:.*## / { printf "  %smake %-16s%s %s\n", bold, $$1, plain, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## Install what is missing, start private servers and a worker, and play the tour of the patterns
@@ -25,9 +28,7 @@ demo: ## Install what is missing, start private servers and a worker, and play t
 run: ## The same servers, and a worker on schemas/ in the foreground, until Ctrl-C
 	scripts/with-servers.sh --prepare
 	$(BUILD)
-	UNSTALE_VAR_CATALOGUE_URL="$${UNSTALE_VAR_CATALOGUE_URL:-http://127.0.0.1:8080}" \
-	UNSTALE_VAR_CATALOGUE_TOKEN="$${UNSTALE_VAR_CATALOGUE_TOKEN:-demo-token}" \
-	scripts/with-servers.sh scripts/run.sh $(BIN)
+	scripts/with-servers.sh scripts/run.sh $(BIN) $(TOUR)
 
 .PHONY: servers
 servers: ## Only the servers, with a shell whose environment points to them, until you leave it

@@ -2,7 +2,7 @@
 //!
 //! For each pattern it fills the cache as an application would, publishes one event over plain AMQP, waits for what must follow, shows
 //! the keys before and after, and ends with 1 where anything was not as told. It reads `UNSTALE_AMQP_URL`, `UNSTALE_REDIS_URL` and
-//! `UNSTALE_VAR_CATALOGUE_URL`, where it serves what the worker loads.
+//! `UNSTALE_VAR_CATALOGUE_URL`, where it serves what the worker loads. `tour catalogue` serves that alone, for `make run`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to a person")]
 
 mod cache;
@@ -27,6 +27,15 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("catalogue") {
+        return match serve_catalogue().await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("The catalogue cannot be served: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     match tour().await {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
@@ -35,6 +44,13 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Serves what the worker loads, without a tour, until the standard input ends.
+async fn serve_catalogue() -> anyhow::Result<()> {
+    let _catalogue = catalogue::Catalogue::serve(&setting("UNSTALE_VAR_CATALOGUE_URL")?).await?;
+    tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await?;
+    Ok(())
 }
 
 /// Returns how many steps were not as told.

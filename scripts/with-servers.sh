@@ -156,6 +156,8 @@ else
     start_installed "$(find_program rabbitmq-server)" "$(find_program redis-server)"
 fi
 
+# From here on Ctrl-C is the command's: its exit code is the answer.
+trap : INT
 status=0
 "$@" 9>&- || status=$?
 exit "$status"

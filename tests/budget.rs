@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use unstale::config::Vars;
-use unstale::event::{Event, Form};
+use unstale::event::Event;
 use unstale::reason::Reason;
 use unstale::registry::{Budget, LoadOptions, MissingVars, Registry, Resolution};
 
@@ -39,12 +39,7 @@ fn resolve(name: &str, entry: &str, data: &str, previous: Option<&str>) -> Resol
         event_type: "a.b".into(),
         data_text: data.into(),
         previous_text: previous.map(Into::into),
-        time: None,
-        source: None,
-        subject: None,
-        position: None,
-        traceparent: None,
-        form: Form::Bare,
+        ..Event::default()
     };
     let budget = Budget::for_bytes(event.bytes());
     let mut resolution = Resolution::default();

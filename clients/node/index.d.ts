@@ -23,7 +23,7 @@ export interface Options {
   tagPrefix?: string;
   /** How long a load may take; a slower one is not cached. Default 5,000, at most 360,000. */
   leaseMs?: number;
-  /** How long to wait for the load of another before loading by oneself, uncached. Longer than `leaseMs`; default 10,000. */
+  /** How long to wait for the load of another before loading by oneself, uncached. At least `leaseMs`; default 10,000, or `leaseMs`. */
   waitMs?: number;
   /** So long before its end a value is loaded again by one reader, while the others get it as it is. Default 0. */
   staleMs?: number;

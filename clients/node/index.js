@@ -59,6 +59,9 @@ export class Reader {
   }
 
   async #read(name, load, how, codec) {
+    if (typeof name !== "string" || name === "") throw new TypeError("key: a text that is not empty");
+    if (typeof load !== "function") throw new TypeError("load: a function that gives the value");
+    if (how === null || typeof how !== "object") throw new TypeError("the third argument says how long the value is good, such as { ttlMs: 3_600_000 }");
     const { tags = [] } = how;
     const ttlMs = millis("ttlMs", how.ttlMs, 1);
     const key = this.#options.keyPrefix + name;

@@ -3,11 +3,14 @@
 /** Tags remember their invalidations for ten times as long. */
 const LONGEST_LEASE_MS = 360_000;
 
+/** A longer lease is waited for instead. */
+const DEFAULT_WAIT_MS = 10_000;
+
 const DEFAULTS = {
   keyPrefix: "",
   tagPrefix: "cache_tag:",
   leaseMs: 5_000,
-  waitMs: 10_000,
+  waitMs: undefined,
   staleMs: 0,
   jitter: 0.1,
   timeoutMs: 1_000,
@@ -20,8 +23,12 @@ export function checked(options) {
   }
   const all = { ...DEFAULTS, ...Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) };
   for (const name of ["leaseMs", "timeoutMs"]) all[name] = millis(name, all[name], 1);
+  all.waitMs ??= Math.max(DEFAULT_WAIT_MS, all.leaseMs);
   for (const name of ["waitMs", "staleMs"]) all[name] = millis(name, all[name], 0);
   if (all.leaseMs > LONGEST_LEASE_MS) throw new RangeError(`leaseMs: at most ${LONGEST_LEASE_MS}`);
+  if (all.waitMs < all.leaseMs) {
+    throw new RangeError(`waitMs: at least leaseMs (${all.leaseMs}), or all who wait load at once where the one who loads died`);
+  }
   if (!(all.jitter >= 0 && all.jitter <= 1)) throw new RangeError("jitter: from 0 to 1");
   return all;
 }

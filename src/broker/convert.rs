@@ -129,6 +129,7 @@ impl Delivery {
             routing_key: self.routing_key(),
             properties: Properties {
                 content_type: text(self.properties.content_type().as_ref()),
+                content_encoding: text(self.properties.content_encoding().as_ref()),
                 message_id: text(self.properties.message_id().as_ref()),
                 event_type: text(self.properties.kind().as_ref()),
                 timestamp_s: *self.properties.timestamp(),

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::ProgressBar;
+use serde_json::json;
 
 use super::reach::reach;
+use super::signal::stop_on_signal;
 use super::{CommandError, Exit, configure};
 use crate::broker::{Outgoing, PublishError, Publisher};
 use crate::config::{AmqpConfig, Scope};
@@ -52,6 +54,9 @@ pub struct PublishArgs {
     /// Print what would be published, in the form that `unstale plan` reads, and publish nothing
     #[arg(long)]
     dry_run: bool,
+    /// One JSON object: {"published": …, "of": …, "unroutable": […]}
+    #[arg(long, conflicts_with = "dry_run")]
+    json: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -77,24 +82,38 @@ pub(super) fn run(args: &PublishArgs) -> Result<Exit, CommandError> {
         return Ok(Exit::Clean);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CommandError::internal)?;
-    runtime.block_on(publish(&config.amqp, &messages))
+    let ended = runtime.block_on(publish(&config.amqp, &messages, args.json));
+    // Nothing is waited for that still looks a name up.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Publishes all of them; the answer is no where one could not be routed.
-async fn publish(config: &AmqpConfig, messages: &[OwnedMessage]) -> Result<Exit, CommandError> {
+async fn publish(config: &AmqpConfig, messages: &[OwnedMessage], json: bool) -> Result<Exit, CommandError> {
+    let stop = stop_on_signal()?;
     let mut publisher = reach(async || Publisher::connect(config).await).await?;
     let progress = if messages.len() > CHUNK { ProgressBar::new(messages.len() as u64) } else { ProgressBar::hidden() };
-    let (mut published, mut unroutable) = (0, 0);
+    let mut published = 0;
+    let mut unroutable: Vec<&OwnedMessage> = Vec::new();
     let mut failed = None;
     'all: for chunk in messages.chunks(CHUNK) {
         let outgoing = chunk.iter().map(Outgoing::of).collect::<Result<Vec<_>, _>>().map_err(CommandError::usage)?;
-        for (message, result) in chunk.iter().zip(publisher.publish_all(&outgoing).await) {
+        let results = tokio::select! {
+            biased;
+            results = publisher.publish_all(&outgoing) => results,
+            () = stop.cancelled() => {
+                progress.finish_and_clear();
+                let message = format!("interrupted: {published} of {} events were confirmed, and up to {} more may be", messages.len(), chunk.len());
+                return Err(CommandError { exit: Exit::Unfinished, message });
+            }
+        };
+        for (message, result) in chunk.iter().zip(results) {
             match result {
                 Ok(()) => published += 1,
                 Err(PublishError::Returned(_)) => {
-                    unroutable += 1;
                     let (key, exchange) = (&message.routing_key, &message.exchange);
                     writeln!(io::stderr(), "unstale: no queue is bound to exchange {exchange:?} for routing key {key:?}")?;
+                    unroutable.push(message);
                 }
                 Err(error) => {
                     failed = Some(error);
@@ -106,6 +125,11 @@ async fn publish(config: &AmqpConfig, messages: &[OwnedMessage]) -> Result<Exit,
     }
     progress.finish_and_clear();
     publisher.close().await;
+    if json {
+        let unroutable = unroutable.iter().map(|message| json!({ "exchange": message.exchange, "routing_key": message.routing_key }));
+        let report = json!({ "published": published, "of": messages.len(), "unroutable": unroutable.collect::<Vec<_>>() });
+        writeln!(io::stdout(), "{}", printable_json(&report.to_string()))?;
+    }
     writeln!(io::stderr(), "published {published} of {} event{}", messages.len(), if messages.len() == 1 { "" } else { "s" })?;
     match failed {
         Some(error @ PublishError::Unsendable(_)) => Err(CommandError::usage(error)),
@@ -114,7 +138,7 @@ async fn publish(config: &AmqpConfig, messages: &[OwnedMessage]) -> Result<Exit,
             Err(CommandError::unavailable(format_args!("RabbitMQ refused the message: {words}; {advice}")))
         }
         Some(error) => Err(CommandError::unavailable(error)),
-        None if unroutable > 0 => Ok(Exit::No),
+        None if !unroutable.is_empty() => Ok(Exit::No),
         None => Ok(Exit::Clean),
     }
 }
@@ -179,7 +203,10 @@ fn from_args(args: &PublishArgs, exchange: &str) -> Result<OwnedMessage, Command
 
 fn object<'t>(what: &str, text: &'t str) -> Result<&'t str, CommandError> {
     let json = Json::parse(text).map_err(|error| CommandError::usage(format_args!("{what}: {error}: expected a JSON object")))?;
-    if json.kind() == JsonKind::Object { Ok(json.text()) } else { Err(CommandError::usage(format_args!("{what}: not a JSON object"))) }
+    match json.kind() {
+        JsonKind::Object => Ok(json.text()),
+        other => Err(CommandError::usage(format_args!("{what}: {other}: expected a JSON object, such as '{{\"id\":42}}'"))),
+    }
 }
 
 fn check_routing_key(key: &str) -> Result<(), CommandError> {
@@ -199,7 +226,15 @@ fn from_lines(text: &str, exchange: &str) -> Result<Vec<OwnedMessage>, CommandEr
             Err(problem) => problems.push(format!("line {}: {problem}", at + 1)),
         }
     }
-    if problems.is_empty() { Ok(messages) } else { Err(CommandError::usage(problems.join("\n"))) }
+    if !problems.is_empty() {
+        let is_spread = text.lines().count() > 1 && Json::parse(text).is_ok();
+        let hint = if is_spread { "\nthe text is one JSON value over several lines; write one event a line: jq -c . FILE" } else { "" };
+        return Err(CommandError::usage(problems.join("\n") + hint));
+    }
+    if messages.is_empty() {
+        return Err(CommandError::usage("there is no event: the input is empty"));
+    }
+    Ok(messages)
 }
 
 fn from_line(line: &str, exchange: &str) -> Result<OwnedMessage, String> {
@@ -252,7 +287,16 @@ mod tests {
 
     #[test]
     fn what_is_no_payload_is_refused() {
-        for (data, part) in [("", "not JSON"), ("[1]", "not a JSON object"), ("{", "not JSON")] {
+        for (data, part) in [
+            ("", "empty, not JSON"),
+            (" \n", "empty, not JSON"),
+            ("[1]", "an array"),
+            ("42", "a number"),
+            ("{", "a bracket is not closed"),
+            (r#"{"id":42"#, "a bracket is not closed"),
+            (r#"{"id":"42}"#, "a quote or a bracket is not closed"),
+            ("{id:42}", "syntax error at line 1, column 2"),
+        ] {
             let error = from_args(&args(&["user.updated", data]), "events").unwrap_err();
             assert!(error.exit == Exit::Usage && error.message.starts_with("DATA: ") && error.message.contains(part), "{error}");
         }
@@ -269,6 +313,12 @@ mod tests {
         let messages = from_lines(good, "events").unwrap();
         let places: Vec<_> = messages.iter().map(|message| (message.exchange.as_str(), message.routing_key.as_str())).collect();
         assert_eq!(places, [("events", "a.b"), ("other", "k")]);
+        let error = from_lines("{\n  \"type\": \"a.b\",\n  \"data\": {}\n}\n", "events").unwrap_err().to_string();
+        assert!(error.contains("jq -c ."), "{error}");
+        for empty in ["", "\n \n"] {
+            let error = from_lines(empty, "events").unwrap_err();
+            assert!(error.exit == Exit::Usage && error.message.contains("there is no event"), "{error}");
+        }
         let error = from_lines("{\"id\":1}\nx\n", "events").unwrap_err().to_string();
         assert!(error.contains("line 1: no routing key") && error.contains("line 2: not JSON"), "{error}");
     }

@@ -1,48 +1,112 @@
-//! How long a one-shot command waits for a server.
+//! How long a one-shot command waits for a server, what it says meanwhile, and what ends the wait.
 
+use std::cell::RefCell;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::CommandError;
+use super::{CommandError, Exit};
 use crate::broker::BrokerError;
 use crate::cache::Cache;
+use crate::printable::printable;
 
-/// How long a server that does not answer is waited for.
+/// Maximum time that a command waits for a server that does not answer.
 const REACH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two attempts to reach it.
+/// Time between two attempts to reach it.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Time after which a command says what it waits for.
+const NOTICE_AFTER: Duration = Duration::from_secs(1);
 
 /// Tries until the broker answers, for [`REACH_TIMEOUT`].
 pub(super) async fn reach<T>(connect: impl AsyncFn() -> Result<T, BrokerError>) -> Result<T, CommandError> {
     let deadline = Instant::now() + REACH_TIMEOUT;
-    let mut last = format!("RabbitMQ gave no answer within {} s", REACH_TIMEOUT.as_secs());
-    loop {
-        match timeout_at(deadline, connect()).await {
-            Ok(Ok(connected)) => return Ok(connected),
-            Ok(Err(error @ BrokerError::Settings(_))) => return Err(CommandError::usage(error)),
-            Ok(Err(error)) if error.is_final() => return Err(CommandError::unavailable(error)),
-            Ok(Err(error)) => last = error.to_string(),
-            Err(_) => return Err(CommandError::unavailable(last)),
+    let wait = Wait::new("RabbitMQ");
+    let reached = async {
+        loop {
+            match timeout_at(deadline, connect()).await {
+                Ok(Ok(connected)) => return Ok(connected),
+                Ok(Err(error @ BrokerError::Settings(_))) => return Err(CommandError::usage(error)),
+                Ok(Err(error)) if error.is_final() => return Err(CommandError::unavailable(error)),
+                Ok(Err(error)) => wait.failed(error.to_string()),
+                Err(_) => return Err(CommandError::unavailable(wait.cause())),
+            }
+            if timeout_at(deadline, sleep(RETRY_AFTER)).await.is_err() {
+                return Err(CommandError::unavailable(wait.cause()));
+            }
         }
-        if timeout_at(deadline, sleep(RETRY_AFTER)).await.is_err() {
-            return Err(CommandError::unavailable(last));
-        }
-    }
+    };
+    wait.watch(reached).await?
 }
 
 /// Waits until Redis can be worked with, for [`REACH_TIMEOUT`].
 pub(super) async fn reach_redis(cache: &Cache) -> Result<(), CommandError> {
     let deadline = Instant::now() + REACH_TIMEOUT;
-    let mut last = format!("Redis gave no answer within {} s", REACH_TIMEOUT.as_secs());
-    loop {
-        // It paces itself.
-        match timeout_at(deadline, cache.probe()).await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(outage)) if outage.needs_person => return Err(CommandError::unavailable(outage)),
-            Ok(Err(outage)) => last = outage.cause,
-            Err(_) => return Err(CommandError::unavailable(last)),
+    let wait = Wait::new("Redis");
+    let reached = async {
+        loop {
+            // It paces itself.
+            match timeout_at(deadline, cache.probe()).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(outage)) if outage.needs_person => return Err(CommandError::unavailable(outage)),
+                Ok(Err(outage)) => wait.failed(outage.cause),
+                Err(_) => return Err(CommandError::unavailable(wait.cause())),
+            }
+        }
+    };
+    wait.watch(reached).await?
+}
+
+/// Waits for what a server answers once, however long that takes.
+pub(super) async fn answer_of<T>(server: &'static str, asked: impl Future<Output = T>) -> Result<T, CommandError> {
+    Wait::new(server).watch(asked).await
+}
+
+/// A wait for a server.
+struct Wait {
+    server: &'static str,
+    last_cause: RefCell<Option<String>>,
+}
+
+impl Wait {
+    const fn new(server: &'static str) -> Self {
+        Self { server, last_cause: RefCell::new(None) }
+    }
+
+    /// Notes why the last attempt failed.
+    fn failed(&self, cause: String) {
+        *self.last_cause.borrow_mut() = Some(cause);
+    }
+
+    fn cause(&self) -> String {
+        let known = self.last_cause.borrow().clone();
+        known.unwrap_or_else(|| format!("{} gave no answer within {} s", self.server, REACH_TIMEOUT.as_secs()))
+    }
+
+    /// Waits, says after [`NOTICE_AFTER`] what for, and ends at once on SIGINT or SIGTERM.
+    async fn watch<T>(&self, work: impl Future<Output = T>) -> Result<T, CommandError> {
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::internal)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::internal)?;
+        let notice = async {
+            sleep(NOTICE_AFTER).await;
+            let cause =
+                self.last_cause.borrow().as_deref().map_or_else(|| "no answer yet".to_owned(), |cause| printable(cause).into_owned());
+            // Nobody may read it.
+            let _ = writeln!(io::stderr(), "waiting for {} (Ctrl-C ends this): {cause}", self.server);
+            std::future::pending().await
+        };
+        tokio::select! {
+            done = work => Ok(done),
+            _ = interrupt.recv() => Err(interrupted()),
+            _ = terminate.recv() => Err(interrupted()),
+            never = notice => match never {},
         }
     }
+}
+
+fn interrupted() -> CommandError {
+    CommandError { exit: Exit::No, message: "interrupted: nothing was begun".to_owned() }
 }

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use super::{Config, DeclarePolicy, LogFormat, RedisMode, SecretUrl, TlsConfig, UnknownPolicy};
-use crate::event::TypeFrom;
 use crate::quantity::{format_duration, format_size_bytes};
 
 /// Every setting as `name=value`, secrets masked. Names are those of the variables, in lower case and without their prefix.
@@ -42,7 +41,7 @@ impl Config {
             ("bind", amqp.bind.join(",")),
             ("declare", declare(amqp.declare).to_owned()),
             ("unknown", unknown(self.unknown).to_owned()),
-            ("type_from", type_from(self.reading.type_from).to_owned()),
+            ("type_from", self.reading.type_from.to_string()),
             ("tag_prefix", redis.tag_prefix.clone()),
             ("key_prefix", self.registry.key_prefix.clone()),
             ("vars", self.registry.vars.0.keys().map(String::as_str).collect::<Vec<_>>().join(",")),
@@ -107,13 +106,6 @@ const fn unknown(policy: UnknownPolicy) -> &'static str {
         UnknownPolicy::Retry => "retry",
         UnknownPolicy::Dead => "dead",
         UnknownPolicy::Drop => "drop",
-    }
-}
-
-const fn type_from(from: TypeFrom) -> &'static str {
-    match from {
-        TypeFrom::Any => "any",
-        TypeFrom::RoutingKey => "routing_key",
     }
 }
 

@@ -58,7 +58,9 @@ impl Environment {
             reading: Reading {
                 max_body_bytes: checker.read(setting::max_body_bytes, raw.max_body_bytes.as_deref(), size_in_memory),
                 type_from: checker.read(setting::type_from, raw.type_from.as_deref(), |text| {
-                    one_of(text, &[("any", TypeFrom::Any), ("routing_key", TypeFrom::RoutingKey)])
+                    TypeFrom::parse(text).ok_or_else(|| {
+                        "expected any, routing_key, header:NAME or body:NAME (of a member within another: body:a.b)".to_owned()
+                    })
                 }),
             },
             http_addr: checker.read(setting::http_addr, raw.http_addr.as_deref(), |text| or_off(text, socket_addr)),

@@ -2,6 +2,7 @@
 //!
 //! AMQP 0-9-1 has no binding of its own. `cloudEvents:` and `cloudEvents_` come from the AMQP 1.0 binding (cloudevents/spec,
 //! amqp-protocol-binding.md, section 3.1.3.1), whose application properties RabbitMQ turns into headers; `ce-` from Knative's RabbitMQ binding.
+//! The MQTT binding (mqtt-protocol-binding.md, section 3.1.3.1) has no prefix: its user properties are headers named like the attributes.
 
 use std::borrow::Cow;
 
@@ -9,10 +10,26 @@ use base64::Engine as _;
 
 use super::decode::{Arrival, Draft};
 use super::json::{Json, JsonKind};
-use super::object::Object;
-use super::{Decoded, Form, HeaderValue, Headers, Malformed, debezium, malformed, time};
+use super::object::{Object, is_object_text};
+use super::{Attribute, Decoded, Form, HeaderValue, Headers, Malformed, debezium, malformed, time};
 
 const PREFIXES: [&str; 4] = ["cloudEvents:", "cloudEvents_", "ce-", "ce_"];
+
+/// Attributes that an event has fields for, and members that are none.
+const CORE: [&str; 12] = [
+    "specversion",
+    "id",
+    "type",
+    "source",
+    "subject",
+    "time",
+    "datacontenttype",
+    "dataschema",
+    "data",
+    "data_base64",
+    "previous",
+    "traceparent",
+];
 
 /// What a content type says of CloudEvents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,15 +65,27 @@ impl MediaType {
 pub(super) enum Attributes<'m, 'a> {
     /// In headers, behind one of the prefixes; names in any case.
     Headers(&'a Headers<'a>),
+    /// In headers without a prefix, as MQTT's user properties arrive.
+    PlainHeaders(&'a Headers<'a>),
     /// Beside the data.
     Members(&'m Object<'a>),
 }
 
 impl<'a> Attributes<'_, 'a> {
+    /// Returns those of a CloudEvent in binary mode; `None` if the headers name no type.
+    pub(super) fn in_headers(headers: &'a Headers<'a>) -> Option<Self> {
+        if header(headers, "type").is_some() {
+            return Some(Self::Headers(headers));
+        }
+        let is_plain = headers.get("specversion").is_some() && headers.get("type").is_some();
+        is_plain.then_some(Self::PlainHeaders(headers))
+    }
+
     /// Whether the attribute is there, whatever its value.
     pub(super) fn contains(self, name: &str) -> bool {
         match self {
             Self::Headers(headers) => header(headers, name).is_some(),
+            Self::PlainHeaders(headers) => headers.get(name).is_some(),
             Self::Members(members) => members.contains(name),
         }
     }
@@ -64,22 +93,38 @@ impl<'a> Attributes<'_, 'a> {
     /// The attribute in its canonical text form (CloudEvents 1.0, section "Type System").
     pub(super) fn text(self, name: &str) -> Option<Cow<'a, str>> {
         match self {
-            Self::Headers(headers) => match header(headers, name)? {
-                HeaderValue::Text(text) => Some(Cow::Borrowed(text)),
-                HeaderValue::Integer(integer) => Some(Cow::Owned(integer.to_string())),
-                HeaderValue::Double(double) => Some(Cow::Owned(double.to_string())),
-                HeaderValue::Bool(bool) => Some(Cow::Borrowed(if *bool { "true" } else { "false" })),
-                HeaderValue::Timestamp(seconds) => time::from_unix_s(*seconds).map(Cow::Owned),
-                HeaderValue::Opaque => None,
-            },
+            Self::Headers(headers) => canonical(header(headers, name)?),
+            Self::PlainHeaders(headers) => canonical(headers.get(name)?),
             Self::Members(members) => members.scalar(name),
+        }
+    }
+
+    /// Returns the extension attributes, each once, under their names in lower case.
+    pub(super) fn extensions(self) -> Vec<Attribute<'a>> {
+        let is_extension = |name: &str| !CORE.contains(&name);
+        match self {
+            Self::Headers(headers) => {
+                let named = headers.0.iter().filter_map(|(name, value)| Some((lower_case(without_prefix(name)?), value)));
+                named.filter(|(name, _)| is_extension(name)).filter_map(|(name, value)| Some((name, canonical(value)?))).collect()
+            }
+            // Headers of others may be among them, but no names with a dash, as ours and the broker's have.
+            Self::PlainHeaders(headers) => {
+                let named =
+                    headers.0.iter().filter(|(name, _)| is_extension(name) && name.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+                named.filter_map(|(name, value)| Some((Cow::Borrowed(&**name), canonical(value)?))).collect()
+            }
+            // Of several members of one name the last counts.
+            Self::Members(members) => {
+                let named = members.members().iter().rev().filter(|(name, _)| is_extension(name));
+                named.filter_map(|(name, value)| Some((name.clone(), value.scalar()?))).collect()
+            }
         }
     }
 
     /// The extension attribute `previous`: in a header the text of a JSON object.
     fn previous(self) -> Result<Option<Cow<'a, str>>, Malformed> {
         match self {
-            Self::Headers(headers) => match header(headers, "previous") {
+            Self::Headers(headers) | Self::PlainHeaders(headers) => match self.header_named(headers, "previous") {
                 None => Ok(None),
                 Some(HeaderValue::Text(text)) => match Json::parse(text) {
                     Ok(json) if json.is_null() => Ok(None),
@@ -96,17 +141,43 @@ impl<'a> Attributes<'_, 'a> {
             Self::Members(members) => Ok(members.object("previous")?.map(|previous| Cow::Borrowed(previous.text()))),
         }
     }
+
+    fn header_named(self, headers: &'a Headers<'a>, name: &str) -> Option<&'a HeaderValue<'a>> {
+        if matches!(self, Self::PlainHeaders(_)) { headers.get(name) } else { header(headers, name) }
+    }
+}
+
+/// Returns a header's value in its canonical text form (CloudEvents 1.0, section "Type System").
+fn canonical<'a>(value: &'a HeaderValue<'a>) -> Option<Cow<'a, str>> {
+    match value {
+        HeaderValue::Text(text) => Some(Cow::Borrowed(text)),
+        HeaderValue::Integer(integer) => Some(Cow::Owned(integer.to_string())),
+        HeaderValue::Double(double) => Some(Cow::Owned(double.to_string())),
+        HeaderValue::Bool(bool) => Some(Cow::Borrowed(if *bool { "true" } else { "false" })),
+        HeaderValue::Timestamp(seconds) => time::from_unix_s(*seconds).map(Cow::Owned),
+        HeaderValue::Opaque => None,
+    }
 }
 
 /// Binary mode: the body is the data.
-pub(super) fn binary<'a>(arrival: &Arrival<'a>, body: &Object<'a>, only: Option<Form>) -> Result<Option<Decoded<'a>>, Malformed> {
-    read(arrival, Attributes::Headers(&arrival.message.headers), body, Form::Binary, only)
+pub(super) fn binary<'a>(
+    arrival: &Arrival<'a>,
+    attributes: Attributes<'_, 'a>,
+    body: &Object<'a>,
+    only: Option<Form>,
+) -> Result<Option<Decoded<'a>>, Malformed> {
+    read(arrival, attributes, body, Form::Binary, only)
 }
 
 /// Structured mode: the body is the event.
 pub(super) fn structured<'a>(arrival: &Arrival<'a>, body: &Object<'a>, only: Option<Form>) -> Result<Option<Decoded<'a>>, Malformed> {
     let attributes = Attributes::Members(body);
     if let Some(data) = body.get("data") {
+        if let Some(text) = data.as_str().filter(|text| is_object_text(text)) {
+            let data = Object::parse(text.as_bytes(), "the CloudEvent's `data`, which is text,")?;
+            let attributes = body.reborrowed();
+            return Ok(read(arrival, Attributes::Members(&attributes), &data, Form::Structured, only)?.map(Decoded::into_owned));
+        }
         let data = Object::of(data).ok_or_else(|| {
             malformed(format!("the CloudEvent's `data` is {}: publish a JSON object, with datacontenttype application/json", data.kind()))
         })?;
@@ -154,6 +225,7 @@ fn read<'a>(
     draft.source = attributes.text("source");
     draft.subject = attributes.text("subject");
     draft.traceparent = attributes.text("traceparent");
+    draft.attributes = attributes.extensions();
     draft.finish(arrival).map(Some)
 }
 
@@ -170,11 +242,20 @@ fn header<'a>(headers: &'a Headers<'a>, attribute: &str) -> Option<&'a HeaderVal
 }
 
 fn is_attribute(header: &str, attribute: &str) -> bool {
+    without_prefix(header).is_some_and(|name| name.eq_ignore_ascii_case(attribute))
+}
+
+/// Returns the name behind one of the prefixes.
+fn without_prefix(header: &str) -> Option<&str> {
     // Every prefix starts with this letter, and most headers do not.
-    header.as_bytes().first().is_some_and(|first| first.eq_ignore_ascii_case(&b'c'))
-        && PREFIXES
-            .into_iter()
-            .any(|prefix| strip_prefix_ignore_case(header, prefix).is_some_and(|name| name.eq_ignore_ascii_case(attribute)))
+    if !header.as_bytes().first()?.eq_ignore_ascii_case(&b'c') {
+        return None;
+    }
+    PREFIXES.into_iter().find_map(|prefix| strip_prefix_ignore_case(header, prefix))
+}
+
+fn lower_case(name: &str) -> Cow<'_, str> {
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) }
 }
 
 fn strip_prefix_ignore_case<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {

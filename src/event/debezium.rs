@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use super::cloudevents::Attributes;
 use super::decode::{Arrival, Draft};
 use super::json::{Json, JsonKind, write_string};
-use super::object::Object;
-use super::{Decoded, Form, Malformed, malformed, time};
+use super::object::{Object, is_object_text};
+use super::{Attribute, Decoded, Form, Malformed, malformed, time};
 
 /// Debezium's `unavailable.value.placeholder`, by default: what stands for a large column that an update did not touch
 /// (its guises: `UnchangedToastedPlaceholder` of the Postgres connector).
@@ -30,6 +30,9 @@ pub(super) fn is_tombstone(body: &[u8]) -> bool {
     body.is_empty() || body == b"default"
 }
 
+/// What Debezium puts before the members of `source` where they are extension attributes of a CloudEvent.
+const EXTENSION_PREFIX: &str = "iodebezium";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operation {
     Created,
@@ -44,7 +47,8 @@ enum Operation {
 impl Operation {
     fn from_code(code: &str) -> Option<Self> {
         Some(match code {
-            "c" => Self::Created,
+            // Cassandra's insertions are `c` or `i`.
+            "c" | "i" => Self::Created,
             "u" => Self::Updated,
             "d" => Self::Deleted,
             "r" => Self::Read,
@@ -98,8 +102,12 @@ impl<'a> Source<'_, 'a> {
             Self::Object(object) => object.scalar(name),
             Self::Attributes(attributes) => attributes.text(match name {
                 "name" => "iodebeziumname",
+                "cluster" => "iodebeziumcluster",
+                "connector" => "iodebeziumconnector",
+                "keyspace" => "iodebeziumkeyspace",
                 "schema" => "iodebeziumschema",
                 "db" => "iodebeziumdb",
+                "collection" => "iodebeziumcollection",
                 "table" => "iodebeziumtable",
                 "ts_ms" => "iodebeziumtsms",
                 "lsn" => "iodebeziumlsn",
@@ -111,8 +119,55 @@ impl<'a> Source<'_, 'a> {
         text.filter(|text| !text.is_empty())
     }
 
-    fn needed(&self, name: &str) -> Result<Cow<'a, str>, Malformed> {
-        self.text(name).ok_or_else(|| malformed(format!("the Debezium change event has no `source.{name}`, which names the event")))
+    /// Returns the first of these members that the source has: the names that the connectors have for one thing.
+    fn any(&self, names: &[&str]) -> Option<Cow<'a, str>> {
+        names.iter().find_map(|name| self.text(name))
+    }
+
+    /// Returns the type that the change has as an event, and the source's name.
+    ///
+    /// The type begins like the topic that the connector names: without a schema or database if the connector has none, and with both in
+    /// SQL Server, where one connector reads several databases.
+    fn event_type(&self, operation: Operation) -> Result<(String, Cow<'a, str>), Malformed> {
+        let missing = |names: &str| malformed(format!("the Debezium change event has no {names}, which names the event"));
+        // Cassandra's has a cluster, and no name.
+        let name = self.any(&["name", "cluster"]).ok_or_else(|| missing("`source.name`"))?;
+        let table = self.any(&["table", "collection"]).ok_or_else(|| missing("`source.table`"))?;
+        let mut event_type = name.clone().into_owned();
+        let mut push = |word: &str| {
+            event_type.push('.');
+            event_type.push_str(word);
+        };
+        if self.text("connector").is_some_and(|connector| connector == "sqlserver")
+            && let (Some(database), Some(_)) = (self.text("db"), self.text("schema"))
+        {
+            push(&database);
+        }
+        if let Some(schema) = self.any(&["schema", "keyspace", "db"]) {
+            push(&schema);
+        }
+        push(&table);
+        push(operation.word());
+        Ok((event_type, name))
+    }
+
+    /// Returns the members of the source, for rules to read.
+    fn members(&self) -> Vec<Attribute<'a>> {
+        match self {
+            Self::Object(object) => {
+                let members = object.members().iter().rev();
+                members.filter_map(|(name, value)| Some((name.clone(), value.scalar()?))).collect()
+            }
+            Self::Attributes(attributes) => {
+                let mut members = attributes.extensions();
+                for (name, _) in &mut members {
+                    if let Some(bare) = name.strip_prefix(EXTENSION_PREFIX) {
+                        *name = Cow::Owned(bare.to_owned());
+                    }
+                }
+                members
+            }
+        }
     }
 
     /// What orders the source's changes: in Postgres the LSN, in MySQL and MariaDB the place in the binary log.
@@ -161,14 +216,11 @@ impl<'m, 'a> Change<'m, 'a> {
         if operation == Operation::Message {
             return Ok(Decoded::Tombstone);
         }
-        let name = source.needed("name")?;
-        let schema = source.text("schema").or_else(|| source.text("db"));
-        let schema = schema.ok_or(Malformed(Cow::Borrowed("the Debezium change event has neither `source.schema` nor `source.db`")))?;
-        let table = source.needed("table")?;
-        let event_type = [name.as_ref(), &schema, &table, operation.word()].join(".");
+        let (event_type, name) = source.event_type(operation)?;
         let before = before.map(|before| row(before, "before")).transpose()?;
         let data = match operation {
-            Operation::Deleted => before.clone(),
+            // Cassandra gives the deleted row as `after`.
+            Operation::Deleted if before.is_some() => before.clone(),
             Operation::Truncated => None,
             _ => after.map(|after| row(after, "after")).transpose()?,
         };
@@ -179,6 +231,7 @@ impl<'m, 'a> Change<'m, 'a> {
         let changed_ms = source.text("ts_ms").and_then(|ms| ms.parse().ok()).filter(|ms: &i64| *ms > 0);
         draft.time = changed_ms.and_then(time::from_unix_ms).map(Cow::Owned).or(around.time);
         draft.position = source.position();
+        draft.attributes = source.members();
         draft.source = Some(name);
         draft.traceparent = around.traceparent;
         draft.finish(arrival)
@@ -192,6 +245,11 @@ fn operation_of(object: &Object<'_>) -> Option<Operation> {
 /// A row's state without the columns that Debezium could not know.
 fn row<'a>(row: Json<'a>, name: &str) -> Result<Cow<'a, str>, Malformed> {
     let Some(object) = Object::of(row) else {
+        // MongoDB's documents are JSON text.
+        if let Some(text) = row.as_str().filter(|text| is_object_text(text)) {
+            let document = Object::parse(text.as_bytes(), "a document of the Debezium change event")?;
+            return Ok(Cow::Owned(document.text().to_owned()));
+        }
         return Err(malformed(format!("the Debezium change event's `{name}` is {}: only rows, as objects, are read", row.kind())));
     };
     if !may_hold_unavailable(row.text()) {

@@ -3,24 +3,17 @@
 use std::borrow::Cow;
 
 use super::cloudevents::{self, Attributes, MediaType};
-use super::object::Object;
-use super::{Decoded, Event, EventId, Form, HeaderValue, Malformed, Message, debezium, envelope, header, malformed, provenance};
+use super::json::Json;
+use super::object::{Object, is_object_text};
+use super::place::name_in;
+use super::{
+    Attribute, Decoded, Event, EventId, Form, HeaderValue, Malformed, Message, TypeFrom, amqp10, body, debezium, envelope, header,
+    malformed, provenance,
+};
 
 /// The most bytes of a type: those of a routing key (a short string of AMQP 0-9-1, section 4.2.5.3). Each pattern of the registry is compared
 /// with all of it.
 const LONGEST_TYPE: usize = 255;
-
-/// Where an event's type is taken from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TypeFrom {
-    /// From wherever the message's form has it: a header, the body, a property, else the routing
-    /// key.
-    #[default]
-    Any,
-    /// From the routing key alone, whatever else the message names: the broker's topic permissions
-    /// then hold for types.
-    RoutingKey,
-}
 
 /// What the settings decide about reading a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +31,7 @@ impl Default for Reading {
 }
 
 /// Reads a message as an event: the first form that fits decides (CloudEvents in headers, CloudEvents in the body, Debezium, the header
-/// `unstale-event-type`, the envelope, a bare payload). A copy of ours is read as it was at first arrival.
+/// `unstale-event-type`, an envelope, a bare payload). A copy of ours is read as it was at first arrival.
 ///
 /// # Errors
 /// [`Malformed`] when it is no event and never will be; the text names fields and limits, never values.
@@ -50,25 +43,61 @@ pub fn decode<'a>(message: &'a Message<'a>, reading: Reading) -> Result<Decoded<
             "the body has {body_bytes} bytes, more than UNSTALE_MAX_BODY_BYTES allows ({max_body_bytes}): publish less, or raise it"
         )));
     }
+    match body::of(message)? {
+        Cow::Borrowed(body) => read(message, body, type_from, TEXTS_IN_TEXT),
+        Cow::Owned(body) => Ok(read(message, &body, type_from, TEXTS_IN_TEXT)?.into_owned()),
+    }
+}
+
+/// How many times JSON may be inside JSON text: in the payload of Kafka Connect's wrapper, and in a text that is the payload.
+const TEXTS_IN_TEXT: u8 = 2;
+
+fn read<'a>(message: &'a Message<'a>, bytes: &'a [u8], type_from: TypeFrom, texts: u8) -> Result<Decoded<'a>, Malformed> {
     let media_type = MediaType::of(message.properties.content_type);
     if media_type == MediaType::Batch {
         return Err(Malformed(Cow::Borrowed("the content type is a batch of CloudEvents: publish one event a message")));
     }
-    let arrival = Arrival::of(message, type_from);
-    let headers = Attributes::Headers(&message.headers);
-    let is_binary = headers.contains("type") || (arrival.form == Some(Form::Binary) && arrival.event_type.is_some());
-    if !is_binary && media_type == MediaType::OtherFormat {
+    let mut arrival = Arrival::of(message, type_from);
+    // The headers of a copy may have been dropped.
+    let is_binary_copy = arrival.form == Some(Form::Binary) && arrival.event_type.is_some();
+    let binary = Attributes::in_headers(&message.headers).or_else(|| is_binary_copy.then_some(Attributes::Headers(&message.headers)));
+    if binary.is_none() && media_type == MediaType::OtherFormat {
         return Err(Malformed(Cow::Borrowed(
             "the content type is a CloudEvents format other than JSON: publish application/cloudevents+json",
         )));
     }
     let header_type = arrival.header_type();
-    let is_plain = !is_binary && media_type != MediaType::Structured && header_type.is_none();
-    if is_plain && debezium::is_tombstone(message.body) {
-        return Ok(Decoded::Tombstone);
+    let is_plain = binary.is_none() && media_type != MediaType::Structured && header_type.is_none();
+    if is_plain && debezium::is_tombstone(bytes) && arrival.property_type().is_none() && arrival.placed_type.is_none() {
+        return Ok(match envelope::bare(&arrival, &Object::empty()) {
+            Ok(Decoded::Event(event)) => Decoded::Bodiless(event),
+            _ => Decoded::Tombstone,
+        });
     }
-    let body = if message.body.is_empty() { Object::empty() } else { Object::parse(message.body, "the body")? };
-    let rows = Rows { arrival: &arrival, is_binary, is_structured: media_type == MediaType::Structured, header_type, body: &body };
+    if texts > 0
+        && let Some(text) = json_text(bytes)
+    {
+        return Ok(read(message, text.as_bytes(), type_from, texts - 1)?.into_owned());
+    }
+    let body = if bytes.is_empty() {
+        Object::empty()
+    } else {
+        Object::parse(bytes, "the body").map_err(|problem| body::unreadable(message, bytes, problem))?
+    };
+    let body = match connect_payload(&body) {
+        None => body,
+        Some(payload) => match (Object::of(payload), payload.as_str()) {
+            (Some(payload), _) => payload,
+            (None, Some(text)) if texts > 0 && is_object_text(&text) => {
+                return Ok(read(message, text.as_bytes(), type_from, texts - 1)?.into_owned());
+            }
+            _ => body,
+        },
+    };
+    if arrival.placed_type.is_none() {
+        arrival.placed_type = type_from.in_body(&body);
+    }
+    let rows = Rows { arrival: &arrival, binary, is_structured: media_type == MediaType::Structured, header_type, body: &body };
     if let Some(form) = arrival.form
         && let Some(decoded) = rows.read(Some(form))?
     {
@@ -77,11 +106,33 @@ pub fn decode<'a>(message: &'a Message<'a>, reading: Reading) -> Result<Decoded<
     rows.read(None)?.ok_or(Malformed(Cow::Borrowed("no form of event fits the message")))
 }
 
+/// Returns the JSON of an object that a body holds as a JSON text.
+fn json_text(bytes: &[u8]) -> Option<String> {
+    let bytes = bytes.trim_ascii();
+    if bytes.first() != Some(&b'"') {
+        return None;
+    }
+    let text = Json::parse(std::str::from_utf8(bytes).ok()?).ok()?.as_str()?;
+    is_object_text(&text).then(|| text.into_owned())
+}
+
+/// Returns the payload in the wrapper of Kafka Connect's JSON converter (`schemas.enable`): an object of `schema` and `payload` alone.
+fn connect_payload<'a>(body: &Object<'a>) -> Option<Json<'a>> {
+    if body.members().len() != 2 {
+        return None;
+    }
+    let (schema, payload) = (body.get("schema")?, body.get("payload")?);
+    schema.get("type")?.as_str().map(|_| payload)
+}
+
 /// The message as it was at first arrival.
 #[derive(Debug)]
 pub(super) struct Arrival<'a> {
     pub(super) message: &'a Message<'a>,
     type_from: TypeFrom,
+    /// The type at the place that the setting names.
+    placed_type: Option<Cow<'a, str>>,
+    pub(super) exchange: &'a str,
     pub(super) routing_key: &'a str,
     /// A copy's: how it was read then.
     form: Option<Form>,
@@ -100,6 +151,8 @@ impl<'a> Arrival<'a> {
             return Self {
                 message,
                 type_from,
+                placed_type: type_from.in_headers(&message.headers),
+                exchange: message.exchange,
                 routing_key: message.routing_key,
                 form: None,
                 event_type: None,
@@ -112,12 +165,20 @@ impl<'a> Arrival<'a> {
         Self {
             message,
             type_from,
+            placed_type: type_from.in_headers(headers),
+            exchange: headers.text(header::EXCHANGE).unwrap_or_default(),
             routing_key,
             form: headers.text(header::FORM).and_then(Form::from_name),
             event_type: headers.text(header::EVENT_TYPE).filter(|event_type| !event_type.is_empty()),
             event_id: headers.text(header::EVENT_ID).filter(|id| !id.is_empty()),
             has_publisher_type: form.is_none(),
         }
+    }
+
+    /// Returns the name in the AMQP property `type`, where it is the publisher's.
+    pub(super) fn property_type(&self) -> Option<&'a str> {
+        let property = self.message.properties.event_type.filter(|event_type| *event_type != amqp10::MARK);
+        property.map(name_in).filter(|name| !name.is_empty())
     }
 
     fn header_type(&self) -> Option<&'a HeaderValue<'a>> {
@@ -141,7 +202,7 @@ impl<'a> Arrival<'a> {
 /// The table of forms, for one message.
 struct Rows<'m, 'a> {
     arrival: &'m Arrival<'a>,
-    is_binary: bool,
+    binary: Option<Attributes<'m, 'a>>,
     is_structured: bool,
     header_type: Option<&'a HeaderValue<'a>>,
     body: &'m Object<'a>,
@@ -152,8 +213,10 @@ impl<'a> Rows<'_, 'a> {
     fn read(&self, only: Option<Form>) -> Result<Option<Decoded<'a>>, Malformed> {
         let Self { arrival, body, .. } = *self;
         let may_be = |form| only.is_none_or(|only| only == form);
-        if self.is_binary && (may_be(Form::Binary) || may_be(Form::Debezium)) {
-            let decoded = cloudevents::binary(arrival, body, only)?;
+        if let Some(attributes) = self.binary
+            && (may_be(Form::Binary) || may_be(Form::Debezium))
+        {
+            let decoded = cloudevents::binary(arrival, attributes, body, only)?;
             if decoded.is_some() {
                 return Ok(decoded);
             }
@@ -175,10 +238,12 @@ impl<'a> Rows<'_, 'a> {
         {
             return envelope::header(arrival, header_type, body).map(Some);
         }
-        if may_be(Form::Envelope)
-            && let Some(decoded) = envelope::envelope(arrival, body)?
-        {
-            return Ok(Some(decoded));
+        if may_be(Form::Envelope) {
+            for envelope in [envelope::envelope, envelope::masstransit, envelope::nest] {
+                if let Some(decoded) = envelope(arrival, body)? {
+                    return Ok(Some(decoded));
+                }
+            }
         }
         if may_be(Form::Bare) { envelope::bare(arrival, body).map(Some) } else { Ok(None) }
     }
@@ -197,6 +262,7 @@ pub(super) struct Draft<'a> {
     pub(super) subject: Option<Cow<'a, str>>,
     pub(super) position: Option<u64>,
     pub(super) traceparent: Option<Cow<'a, str>>,
+    pub(super) attributes: Vec<Attribute<'a>>,
 }
 
 impl<'a> Draft<'a> {
@@ -212,6 +278,7 @@ impl<'a> Draft<'a> {
             subject: None,
             position: None,
             traceparent: None,
+            attributes: Vec::new(),
         }
     }
 
@@ -219,12 +286,17 @@ impl<'a> Draft<'a> {
         let event_type = match arrival.type_from {
             TypeFrom::Any => self.event_type,
             TypeFrom::RoutingKey => Cow::Borrowed(arrival.routing_key),
+            TypeFrom::Header(_) | TypeFrom::Body(_) => match &arrival.placed_type {
+                Some(placed_type) => placed_type.clone(),
+                // The headers of a copy may have been dropped.
+                None => arrival.type_on_copy().unwrap_or(self.event_type),
+            },
         };
         if event_type.is_empty() {
             return Err(Malformed(Cow::Borrowed(match arrival.type_from {
-                TypeFrom::Any => {
+                TypeFrom::Any | TypeFrom::Header(_) | TypeFrom::Body(_) => {
                     "the event has no type: publish with the type as routing key, or as AMQP property `type`, or with `type` and `data` in \
-                     the body"
+                     the body, or name its place in UNSTALE_TYPE_FROM"
                 }
                 TypeFrom::RoutingKey => {
                     "the event has no type: UNSTALE_TYPE_FROM=routing_key takes it from the routing key alone, which is empty: publish with \
@@ -257,6 +329,9 @@ impl<'a> Draft<'a> {
             position: self.position,
             traceparent: self.traceparent.filter(is_traceparent).or_else(|| arrival.traceparent().filter(is_traceparent)),
             form: self.form,
+            exchange: Cow::Borrowed(arrival.exchange),
+            routing_key: Cow::Borrowed(arrival.routing_key),
+            attributes: self.attributes,
         }))
     }
 }

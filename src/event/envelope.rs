@@ -1,11 +1,12 @@
-//! Events in plain JSON: the type in a header of ours, in the body, or wherever a bare payload has it.
+//! Events in plain JSON: the type in a header of ours, in the body, or wherever a bare payload has it. Envelopes of frameworks too.
 
 use std::borrow::Cow;
 
 use super::cloudevents::utc;
 use super::decode::{Arrival, Draft};
-use super::json::JsonKind;
-use super::object::Object;
+use super::json::{Json, JsonKind};
+use super::object::{Object, is_object_text};
+use super::place::{self, URN};
 use super::{Decoded, Form, HeaderValue, Malformed, time};
 
 /// The type stands in the header `unstale-event-type`, the body is the data; id and time are the message's, as for a bare payload.
@@ -20,11 +21,11 @@ pub(super) fn header<'a>(arrival: &Arrival<'a>, event_type: &'a HeaderValue<'a>,
 /// The type and the data stand in the body; `None` when they do not.
 pub(super) fn envelope<'a>(arrival: &Arrival<'a>, body: &Object<'a>) -> Result<Option<Decoded<'a>>, Malformed> {
     let (Some(event_type), Some(data)) = (body.get("type"), body.get("data")) else { return Ok(None) };
-    let Some(event_type) = event_type.as_str().filter(|_| data.kind() == JsonKind::Object) else { return Ok(None) };
+    let (Some(event_type), Some(data)) = (event_type.as_str(), object_text(data)) else { return Ok(None) };
     if event_type.is_empty() {
         return Err(Malformed(Cow::Borrowed("the body's `type` is empty: name what happened there")));
     }
-    let mut draft = Draft::new(Form::Envelope, event_type, Cow::Borrowed(data.text()));
+    let mut draft = Draft::new(Form::Envelope, event_type, data);
     draft.previous_text = body.object("previous")?.map(|previous| Cow::Borrowed(previous.text()));
     draft.id = body.scalar("id");
     draft.time = body.scalar("time").and_then(utc);
@@ -34,10 +35,52 @@ pub(super) fn envelope<'a>(arrival: &Arrival<'a>, body: &Object<'a>) -> Result<O
     draft.finish(arrival).map(Some)
 }
 
+/// The envelope of MassTransit: the type is the name in the first URN of `messageType`, and the whole body is the data.
+pub(super) fn masstransit<'a>(arrival: &Arrival<'a>, body: &Object<'a>) -> Result<Option<Decoded<'a>>, Malformed> {
+    let is_one = body.get("message").is_some_and(|message| message.kind() == JsonKind::Object);
+    let Some(types) = body.get("messageType").filter(|types| is_one && types.kind() == JsonKind::Array) else { return Ok(None) };
+    let first = types.elements().into_iter().next().and_then(Json::as_str);
+    let Some(urn) = first.filter(|urn| urn.starts_with(URN)) else { return Ok(None) };
+    let mut draft = Draft::new(Form::Envelope, place::type_name(urn), Cow::Borrowed(body.text()));
+    draft.id = body.scalar("messageId");
+    draft.time = body.scalar("sentTime").and_then(utc);
+    draft.source = body.scalar("sourceAddress");
+    draft.finish(arrival).map(Some)
+}
+
+/// The envelope of NestJS: `pattern` is the type, `data` the data.
+///
+/// NestJS publishes to a queue, or with the pattern as the routing key. Elsewhere such members are an application's own.
+pub(super) fn nest<'a>(arrival: &Arrival<'a>, body: &Object<'a>) -> Result<Option<Decoded<'a>>, Malformed> {
+    let (Some(pattern), Some(data)) = (body.get("pattern"), body.get("data")) else { return Ok(None) };
+    let pattern = pattern.as_str().or_else(|| Object::of(pattern)?.get("cmd")?.as_str());
+    let (Some(pattern), Some(data)) = (pattern.filter(|pattern| !pattern.is_empty()), object_text(data)) else { return Ok(None) };
+    let names_no_type = arrival.exchange.is_empty() || arrival.routing_key.is_empty() || arrival.routing_key == pattern;
+    if !names_no_type || arrival.property_type().is_some() {
+        return Ok(None);
+    }
+    let mut draft = Draft::new(Form::Envelope, pattern, data);
+    draft.id = body.scalar("id");
+    draft.finish(arrival).map(Some)
+}
+
+/// Returns the text of an object, or of an object in JSON text.
+fn object_text(json: Json<'_>) -> Option<Cow<'_, str>> {
+    match json.kind() {
+        JsonKind::Object => Some(Cow::Borrowed(json.text())),
+        JsonKind::String => {
+            let text = json.as_str().filter(|text| is_object_text(text))?;
+            let object = Json::parse(&text).ok().filter(|json| json.kind() == JsonKind::Object)?;
+            Some(Cow::Owned(object.text().to_owned()))
+        }
+        _ => None,
+    }
+}
+
 /// The body is the data and nothing else.
 pub(super) fn bare<'a>(arrival: &Arrival<'a>, body: &Object<'a>) -> Result<Decoded<'a>, Malformed> {
-    let property = arrival.message.properties.event_type.filter(|event_type| !event_type.is_empty());
-    payload(Form::Bare, arrival, Cow::Borrowed(property.unwrap_or(arrival.routing_key)), body)
+    let event_type = arrival.property_type().unwrap_or(arrival.routing_key);
+    payload(Form::Bare, arrival, Cow::Borrowed(event_type), body)
 }
 
 fn payload<'a>(form: Form, arrival: &Arrival<'a>, event_type: Cow<'a, str>, body: &Object<'a>) -> Result<Decoded<'a>, Malformed> {

@@ -65,6 +65,17 @@ pub enum JsonError {
         /// 1-based, in bytes.
         column: usize,
     },
+    /// The text ends before the value does: a quote or a bracket is not closed.
+    #[error("not JSON: it ends within a value, at line {line}, column {column}: a quote or a bracket is not closed")]
+    Unfinished {
+        /// 1-based.
+        line: usize,
+        /// 1-based, in bytes.
+        column: usize,
+    },
+    /// Nothing but white space.
+    #[error("empty, not JSON")]
+    Empty,
     /// A `\\u` escape of half a surrogate pair: no text has that character (RFC 8259, section 8.2).
     #[error("not JSON: a string holds half of a surrogate pair")]
     LoneSurrogate,
@@ -145,6 +156,15 @@ impl<'a> Json<'a> {
             return Some(Cow::Borrowed(inner));
         }
         serde_json::from_str::<String>(self.0).ok().map(Cow::Owned)
+    }
+
+    /// Returns a string, or a number or boolean as it is written.
+    pub fn scalar(self) -> Option<Cow<'a, str>> {
+        match self.kind() {
+            JsonKind::String => self.as_str(),
+            JsonKind::Number | JsonKind::Bool => Some(Cow::Borrowed(self.0)),
+            JsonKind::Null | JsonKind::Array | JsonKind::Object => None,
+        }
     }
 
     /// The text of the number.
@@ -290,7 +310,7 @@ pub fn write_string(text: &str, out: &mut String) {
 
 /// [`Json::parse`], slower, and says what is wrong.
 fn read_value(text: &str) -> Result<Json<'_>, JsonError> {
-    let raw: &RawValue = serde_json::from_str(text).map_err(|error| JsonError::Syntax { line: error.line(), column: error.column() })?;
+    let raw: &RawValue = serde_json::from_str(text).map_err(|error| syntax(text, &error))?;
     if is_too_deep(raw.get()) {
         return Err(JsonError::TooDeep);
     }
@@ -298,6 +318,16 @@ fn read_value(text: &str) -> Result<Json<'_>, JsonError> {
         return Err(JsonError::LoneSurrogate);
     }
     Ok(Json(raw.get()))
+}
+
+/// Returns what is wrong with a text that is no JSON.
+fn syntax(text: &str, error: &serde_json::Error) -> JsonError {
+    let (line, column) = (error.line(), error.column());
+    match error.classify() {
+        serde_json::error::Category::Eof if text.trim_matches([' ', '\t', '\n', '\r']).is_empty() => JsonError::Empty,
+        serde_json::error::Category::Eof => JsonError::Unfinished { line, column },
+        _ => JsonError::Syntax { line, column },
+    }
 }
 
 /// [`Json::parse_members`], slower, and says what is wrong.
@@ -312,7 +342,7 @@ fn read_members(text: &str) -> Result<(Json<'_>, MemberList<'_>), JsonError> {
     if let Err(error) = read {
         // A name that is no text ends this pass early, and the other says so.
         Json::parse(text)?;
-        return Err(JsonError::Syntax { line: error.line(), column: error.column() });
+        return Err(syntax(text, &error));
     }
     if is_too_deep(value) {
         return Err(JsonError::TooDeep);

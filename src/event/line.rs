@@ -196,6 +196,7 @@ impl OwnedMessage {
             routing_key: &self.routing_key,
             properties: Properties {
                 content_type: properties.content_type.as_deref(),
+                content_encoding: properties.content_encoding.as_deref(),
                 message_id: properties.message_id.as_deref(),
                 event_type: properties.event_type.as_deref(),
                 timestamp_s: properties.timestamp_s,

@@ -1,5 +1,7 @@
 //! Bytes → [`Event`]: what a message means, whoever published it. Knows no socket, clock or runtime.
 
+mod amqp10;
+mod body;
 mod cloudevents;
 mod debezium;
 mod decode;
@@ -9,15 +11,17 @@ mod identity;
 pub mod json;
 pub mod line;
 mod object;
+mod place;
 mod provenance;
 mod time;
 
 use std::borrow::Cow;
 
-pub use decode::{Reading, TypeFrom, decode};
+pub use decode::{Reading, decode};
 pub use identity::EventId;
 pub use json::Json;
 pub use line::{LineError, OwnedMessage, OwnedProperties, OwnedValue};
+pub use place::TypeFrom;
 pub use provenance::Provenance;
 
 /// One message as it came from a broker, in no AMQP library's types.
@@ -55,6 +59,8 @@ pub enum Origin {
 pub struct Properties<'a> {
     /// `content-type`
     pub content_type: Option<&'a str>,
+    /// `content-encoding`
+    pub content_encoding: Option<&'a str>,
     /// `message-id`
     pub message_id: Option<&'a str>,
     /// `type`
@@ -110,7 +116,7 @@ pub enum Form {
     Debezium,
     /// The type in the header `unstale-event-type`, the body is the data.
     Header,
-    /// `type` and `data` in the body.
+    /// `type` and `data` in the body, or what frameworks call them.
     Envelope,
     /// The body is the data.
     Bare,
@@ -161,12 +167,48 @@ pub struct Event<'a> {
     pub traceparent: Option<Cow<'a, str>>,
     /// How it was read.
     pub form: Form,
+    /// The exchange that it was published to; empty for the default exchange.
+    pub exchange: Cow<'a, str>,
+    /// The routing key that it was published with.
+    pub routing_key: Cow<'a, str>,
+    /// What else the publisher says of it: extension attributes of a CloudEvent, members of
+    /// Debezium's `source`. Each name once.
+    pub attributes: Vec<Attribute<'a>>,
 }
+
+/// An event of no type, with an empty payload.
+impl Default for Event<'_> {
+    fn default() -> Self {
+        Self {
+            id: "".into(),
+            event_type: Cow::Borrowed(""),
+            data_text: Cow::Borrowed("{}"),
+            previous_text: None,
+            time: None,
+            source: None,
+            subject: None,
+            position: None,
+            traceparent: None,
+            form: Form::Bare,
+            exchange: Cow::Borrowed(""),
+            routing_key: Cow::Borrowed(""),
+            attributes: Vec::new(),
+        }
+    }
+}
+
+/// A name and its value as text.
+pub type Attribute<'a> = (Cow<'a, str>, Cow<'a, str>);
 
 impl Event<'_> {
     /// The payload; always an object.
     pub fn data(&self) -> Json<'_> {
         Json::trusted(&self.data_text)
+    }
+
+    /// Returns what the publisher says of the event under that name.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
     }
 
     /// Returns how many bytes the payload and the state before have.
@@ -193,25 +235,40 @@ impl Event<'_> {
             position: self.position,
             traceparent: self.traceparent.map(owned),
             form: self.form,
+            exchange: owned(self.exchange),
+            routing_key: owned(self.routing_key),
+            attributes: self.attributes.into_iter().map(|(name, value)| (owned(name), owned(value))).collect(),
         }
     }
 }
 
 /// What a message turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "an event is the rule, anything else the exception")]
 pub enum Decoded<'a> {
     /// An event.
     Event(Event<'a>),
+    /// A message without a body. It is an event if rules know its type ([`Decoded::if_known`]), and a tombstone of Debezium otherwise.
+    Bodiless(Event<'a>),
     /// Nothing to do, on purpose: acknowledged and counted.
     Tombstone,
 }
 
 impl Decoded<'_> {
+    /// Decides about a message without a body: an event, or a tombstone if `is_known` denies its type.
+    #[must_use]
+    pub fn if_known(self, is_known: impl FnOnce(&str) -> bool) -> Self {
+        match self {
+            Self::Bodiless(event) if is_known(&event.event_type) => Self::Event(event),
+            Self::Bodiless(_) => Self::Tombstone,
+            decided => decided,
+        }
+    }
+
     /// The same, free of the message it was read from.
     pub fn into_owned(self) -> Decoded<'static> {
         match self {
             Self::Event(event) => Decoded::Event(event.into_owned()),
+            Self::Bodiless(event) => Decoded::Bodiless(event.into_owned()),
             Self::Tombstone => Decoded::Tombstone,
         }
     }

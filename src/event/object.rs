@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::json::{Json, JsonKind, MAX_DEPTH, MemberList};
+use super::json::{Json, JsonError, JsonKind, MemberList};
 use super::{Malformed, malformed};
 
 /// A JSON object and its members.
@@ -25,10 +25,12 @@ impl<'a> Object<'a> {
     pub(super) fn parse(body: &'a [u8], what: &str) -> Result<Self, Malformed> {
         let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
         let text = std::str::from_utf8(body).map_err(|error| {
-            malformed(format!("{what} is not UTF-8 from byte {} on: publish one JSON object in UTF-8, not compressed", error.valid_up_to()))
+            malformed(format!("{what} is not UTF-8 from byte {} on: publish one JSON object in UTF-8", error.valid_up_to()))
         })?;
-        let (json, members) = Json::parse_members(text)
-            .map_err(|error| malformed(format!("{what} is {error}; publish one JSON object of at most {MAX_DEPTH} levels")))?;
+        let (json, members) = Json::parse_members(text).map_err(|error| {
+            let most = if error == JsonError::TooDeep { "publish less nesting" } else { "publish one JSON object a message" };
+            malformed(format!("{what} is {error}: {most}"))
+        })?;
         if json.kind() != JsonKind::Object {
             return Err(malformed(format!("{what} is {}: publish one JSON object a message", json.kind())));
         }
@@ -68,12 +70,7 @@ impl<'a> Object<'a> {
 
     /// The member as text: a string, or a number or boolean as it is written.
     pub(super) fn scalar(&self, name: &str) -> Option<Cow<'a, str>> {
-        let value = self.get(name)?;
-        match value.kind() {
-            JsonKind::String => value.as_str(),
-            JsonKind::Number | JsonKind::Bool => Some(Cow::Borrowed(value.text())),
-            JsonKind::Null | JsonKind::Array | JsonKind::Object => None,
-        }
+        self.get(name)?.scalar()
     }
 
     /// The member where it is an object; `None` where it is absent or null.
@@ -90,6 +87,11 @@ impl<'a> Object<'a> {
     }
 }
 
+/// Whether a text can only be the JSON of an object.
+pub(super) fn is_object_text(text: &str) -> bool {
+    text.trim_start().starts_with('{')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,14 +102,14 @@ mod tests {
             (&b"[1]"[..], "the body is an array: publish one JSON object a message"),
             (b"\"x\"", "the body is a string: publish one JSON object a message"),
             (b"null", "the body is null: publish one JSON object a message"),
-            (b"{\"a\":}", "the body is not JSON: syntax error at line 1, column 6; publish one JSON object of at most 100 levels"),
-            (b"{\"a\":\xff}", "the body is not UTF-8 from byte 5 on: publish one JSON object in UTF-8, not compressed"),
+            (b"{\"a\":}", "the body is not JSON: syntax error at line 1, column 6: publish one JSON object a message"),
+            (b"{\"a\":\xff}", "the body is not UTF-8 from byte 5 on: publish one JSON object in UTF-8"),
         ] {
             assert_eq!(Object::parse(body, "the body").unwrap_err().to_string(), message);
         }
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(100), "]".repeat(100));
         let error = Object::parse(deep.as_bytes(), "the body").unwrap_err();
-        assert_eq!(error.to_string(), "the body is nested deeper than 100 levels; publish one JSON object of at most 100 levels");
+        assert_eq!(error.to_string(), "the body is nested deeper than 100 levels: publish less nesting");
     }
 
     #[test]

@@ -9,11 +9,45 @@ const LAST_SECOND: i64 = 253_402_300_799;
 
 /// The same moment in UTC; borrowed where it stands in the form that we write. `None` for what is no RFC 3339 time.
 pub(super) fn from_text(text: &str) -> Option<Cow<'_, str>> {
+    let offset = offset_of(text)?;
     let timestamp: Timestamp = text.parse().ok()?;
-    if is_canonical(text) {
+    if offset == Offset::Utc && is_canonical(text) {
         return Some(Cow::Borrowed(text));
     }
     written(timestamp).map(Cow::Owned)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offset {
+    Utc,
+    Other,
+}
+
+/// Returns the offset of a text with the shape of an RFC 3339 time (section 5.6), which is narrower than what the parser reads.
+///
+/// `YYYY-MM-DD`, then `T`, `t` or a space, `HH:MM:SS`, a fraction, and `Z`, `z` or `+HH:MM` of less than a day.
+fn offset_of(text: &str) -> Option<Offset> {
+    let (date_and_time, rest) = text.as_bytes().split_at_checked(19)?;
+    let is_shaped = date_and_time.iter().zip(b"0000-00-00T00:00:00").all(|(byte, shape)| match shape {
+        b'0' => byte.is_ascii_digit(),
+        b'T' => matches!(byte, b'T' | b't' | b' '),
+        _ => byte == shape,
+    });
+    let offset = match rest {
+        [b'.', fraction @ ..] => {
+            let digits = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            fraction.get(digits..).filter(|_| digits > 0)?
+        }
+        offset => offset,
+    };
+    match offset {
+        b"Z" | b"z" if is_shaped => Some(Offset::Utc),
+        [b'+' | b'-', hour_1 @ b'0'..=b'2', hour_2 @ b'0'..=b'9', b':', b'0'..=b'5', b'0'..=b'9'] if is_shaped => {
+            let is_hour = *hour_1 < b'2' || *hour_2 < b'4';
+            is_hour.then_some(Offset::Other)
+        }
+        _ => None,
+    }
 }
 
 /// AMQP 0-9-1 counts seconds (section 4.2.5.4); some publishers give milliseconds, which as seconds lie beyond the year 9999 and are read as meant.
@@ -25,8 +59,11 @@ pub(super) fn from_unix_s(seconds: u64) -> Option<String> {
     written(Timestamp::from_second(seconds).ok()?)
 }
 
-/// Milliseconds since the Unix epoch.
+/// Milliseconds since the Unix epoch; microseconds, which as milliseconds lie beyond the year 9999, are read as meant.
 pub(super) fn from_unix_ms(milliseconds: i64) -> Option<String> {
+    if milliseconds > LAST_SECOND * 1000 + 999 {
+        return written(Timestamp::from_microsecond(milliseconds).ok()?);
+    }
     written(Timestamp::from_millisecond(milliseconds).ok()?)
 }
 
@@ -36,20 +73,10 @@ fn written(timestamp: Timestamp) -> Option<String> {
     text.starts_with(|first: char| first.is_ascii_digit()).then_some(text)
 }
 
-/// `YYYY-MM-DDTHH:MM:SS[.fraction]Z`, no leap second. The text is known to be a time.
+/// Whether a time in UTC is written as we write it: with `T` and `Z`, and no leap second.
 fn is_canonical(text: &str) -> bool {
     let bytes = text.as_bytes();
-    let Some((date_and_time, rest)) = bytes.split_at_checked(19) else { return false };
-    let shaped = date_and_time.iter().zip(b"0000-00-00T00:00:00").all(|(byte, shape)| match shape {
-        b'0' => byte.is_ascii_digit(),
-        _ => byte == shape,
-    });
-    let fraction = match rest {
-        b"Z" => true,
-        [b'.', digits @ .., b'Z'] => !digits.is_empty() && digits.iter().all(u8::is_ascii_digit),
-        _ => false,
-    };
-    shaped && fraction && &date_and_time[17..] != b"60"
+    bytes.last() == Some(&b'Z') && bytes.get(10) == Some(&b'T') && bytes.get(17..19) != Some(b"60")
 }
 
 #[cfg(test)]
@@ -81,19 +108,48 @@ mod tests {
     }
 
     #[test]
+    fn only_the_shape_of_rfc_3339_is_a_time() {
+        for text in [
+            "2018-04-05T18:31:00+05",
+            "2018-04-05T18:31:00+0500",
+            "2018-04-05T18:31:00+25:00",
+            "2018-04-05T18:31:00+24:00",
+            "2018-04-05T18:31:00-05:60",
+            "2018-04-05T18:31:00+5:00",
+            "2018-04-05T18:31:00+05:00:00",
+            "2018-04-05T18:31Z",
+            "2018-04-05T18Z",
+            "20180405T183100Z",
+            "2018-04-05T183100Z",
+            "2018-W14-4T18:31:00Z",
+            "2018-04-05T18:31:00,5Z",
+            "2018-04-05T18:31:00.Z",
+            "2018-04-05T18:31:00 Z",
+            "2018-04-05T18:31:00Z ",
+            "+002018-04-05T18:31:00Z",
+            "2018-04-05T18:31:00+02:00[Europe/Zurich]",
+            "2018-04-05T18:31:00Z[UTC]",
+            "2018-04-05_18:31:00Z",
+        ] {
+            assert_eq!(from_text(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn counts_become_utc() {
         assert_eq!(from_unix_s(0).as_deref(), Some("1970-01-01T00:00:00Z"));
         assert_eq!(from_unix_s(1_767_323_045).as_deref(), Some("2026-01-02T03:04:05Z"));
         assert_eq!(from_unix_s(1_767_323_045_120).as_deref(), Some("2026-01-02T03:04:05.12Z"), "milliseconds by mistake");
         assert_eq!(from_unix_s(u64::MAX), None);
         assert_eq!(from_unix_ms(i64::MIN), None);
+        assert_eq!(from_unix_ms(1_562_202_942_666_382).as_deref(), Some("2019-07-04T01:15:42.666382Z"), "microseconds by mistake");
     }
 
     proptest! {
         #[test]
         fn what_is_written_is_canonical(seconds in 0..LAST_SECOND, nanoseconds in 0..1_000_000_000_i32) {
             let text = written(Timestamp::new(seconds, nanoseconds).unwrap()).unwrap();
-            prop_assert!(is_canonical(&text));
+            prop_assert!(offset_of(&text) == Some(Offset::Utc) && is_canonical(&text));
             prop_assert_eq!(from_text(&text), Some(Cow::Borrowed(text.as_str())));
         }
     }

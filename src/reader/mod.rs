@@ -46,8 +46,8 @@ pub struct Options {
     pub cluster: bool,
     /// How long a load may take: a slower one is not cached. At most [`LONGEST_LEASE`], and cut to it.
     pub lease: Duration,
-    /// How long to wait for the load of another before loading by oneself, uncached. Longer than `lease`, or all who wait load at once where
-    /// the one who loads died.
+    /// How long to wait for the load of another before loading by oneself, uncached. A shorter one than `lease` is raised to it, or all who
+    /// wait load at once where the one who loads died.
     pub wait: Duration,
     /// So long before its end a value is loaded again by one reader, while the others get it as it is. Zero: at its end.
     pub stale: Duration,
@@ -115,10 +115,11 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
     /// Over a connection that is cheap to clone: a multiplexed one, or a cluster's.
     pub fn new(connection: C, mut options: Options) -> Self {
         options.lease = options.lease.min(LONGEST_LEASE);
+        options.wait = options.wait.max(options.lease);
         Self { connection, options: Arc::new(options) }
     }
 
-    /// The value at `key`; where there is none, what `load` gives, cached for at most `ttl` under `tags`: names, or a function of the loaded
+    /// The value at `key`, which is not cached if the name is empty; where there is none, what `load` gives, cached for at most `ttl` under `tags`: names, or a function of the loaded
     /// value. `None` from `load` is not cached.
     ///
     /// A value that was invalidated while it loaded is returned to this call alone. `load` is called once at most.
@@ -152,7 +153,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         L: FnOnce() -> F,
         F: Future<Output = Result<Option<T>, E>>,
     {
-        let Some(names) = Names::of(&self.options, key) else {
+        let Some(names) = Names::of(&self.options, key).filter(|_| !key.is_empty()) else {
             return self.tell(Outcome::Away, load().await);
         };
         let (lease, old) = match self.find(&names).await {

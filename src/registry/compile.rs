@@ -76,6 +76,7 @@ pub(super) fn compile(files: Vec<File<'_>>, copies: &mut Aliases, options: &Load
         rules: Vec::new(),
         loaders: Vec::new(),
         routing_keys: Vec::new(),
+        tables: Vec::new(),
         max_keys_per_event: options.max_keys_per_event,
         tag_prefix: options.tag_prefix.clone(),
     };
@@ -100,6 +101,9 @@ pub(super) fn compile(files: Vec<File<'_>>, copies: &mut Aliases, options: &Load
             for key in document.bind.as_deref().unwrap_or(&own) {
                 lint::check_bind(key, &name.text, &retired, compiler.report);
                 routing_keys.insert(key.text.clone());
+                if !Pattern::parse(&name.text).matches(&key.text) {
+                    registry.tables.push(Pattern::parse(&key.text));
+                }
             }
         }
         for document in &document.examples {

@@ -219,6 +219,11 @@ pub(crate) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) 
         .map(|(_, candidate)| candidate)
 }
 
+/// Whether one name is the other with one slip of the fingers.
+pub(crate) fn is_slip(name: &str, known: &str) -> bool {
+    name.len() <= MAX_COMPARED_BYTES && edit_distance(&name.to_lowercase(), known) <= 1
+}
+
 /// Levenshtein's, two neighbours that changed places counted as one edit.
 fn edit_distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());

@@ -265,6 +265,13 @@ pub(crate) struct ExampleEvent {
     /// An integer that orders the source's events.
     #[schemars(with = "Option<u64>")]
     pub(crate) position: Option<u64>,
+    /// The exchange that it was published to.
+    pub(crate) exchange: Option<Text>,
+    /// The routing key that it was published with. Default: empty.
+    pub(crate) routing_key: Option<Text>,
+    /// What else the publisher says of it: extension attributes of a CloudEvent, members of Debezium's `source`.
+    #[schemars(with = "Option<BTreeMap<String, Text>>")]
+    pub(crate) attributes: Vec<(Text, Text)>,
 }
 
 /// A time to live.

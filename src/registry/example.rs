@@ -11,7 +11,7 @@ use super::effect::{Effect, Verb};
 use super::load::Loaded;
 use super::model::Pattern;
 use super::tree::Node;
-use crate::event::{Event, Form, Json};
+use crate::event::{Event, Json};
 use crate::reason::Reason;
 
 /// One example, ready to run.
@@ -60,8 +60,15 @@ pub(super) fn compile(context: &Context<'_>, document: &ExampleDocument, report:
             source: text(&document.event.source),
             subject: text(&document.event.subject),
             position: document.event.position,
-            traceparent: None,
-            form: Form::Bare,
+            exchange: text(&document.event.exchange).unwrap_or_default(),
+            routing_key: text(&document.event.routing_key).unwrap_or_default(),
+            attributes: document
+                .event
+                .attributes
+                .iter()
+                .map(|(name, value)| (name.text.clone().into(), value.text.clone().into()))
+                .collect(),
+            ..Event::default()
         },
         expect: document.expect.as_ref().map(|expect| expect.value.iter().map(|line| line.text.trim().to_owned()).collect()),
         expect_error: document.expect_error.as_ref().map(|reason| reason.value),

@@ -70,6 +70,8 @@ pub struct Expression {
     node: Node,
     /// The path that the whole expression is: it is read without CEL, and the text of its numbers stays as published.
     pub(super) whole: Option<Path>,
+    /// The whole is `json(path)`: a text there is read as JSON.
+    pub(super) is_json_text: bool,
     paths: Vec<Path>,
     lets: Vec<usize>,
     vars: Vec<String>,
@@ -107,10 +109,15 @@ impl Expression {
             unset: Vec::new(),
             patterns,
         };
-        let whole = check.chain(&ast).filter(|path| !path.is_optional());
-        let node = check.node(&ast, 0)?;
+        let json_of = json_argument(&ast);
+        let read = json_of.unwrap_or(&ast);
+        let whole = check.chain(read).filter(|path| !path.is_optional());
+        if json_of.is_some() && whole.is_none() {
+            return Err(check.no_json(ast.id));
+        }
+        let node = check.node(read, 0)?;
         let Check { lets, paths, vars, unset, .. } = check;
-        Ok(Self { node, whole, paths, lets, vars, unset, text: text.to_owned() })
+        Ok(Self { node, whole, is_json_text: json_of.is_some(), paths, lets, vars, unset, text: text.to_owned() })
     }
 
     /// Computes the value for one event.
@@ -142,6 +149,17 @@ impl Expression {
     /// The places of the `let`s that it reads.
     pub fn lets(&self) -> &[usize] {
         &self.lets
+    }
+}
+
+/// Returns the argument of an expression that is `json(x)`.
+fn json_argument(ast: &IdedExpr) -> Option<&IdedExpr> {
+    match &ast.expr {
+        Expr::Call(CallExpr { func_name, target: None, args }) if func_name == "json" => match &**args {
+            [argument] => Some(argument),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -188,6 +206,7 @@ impl Check<'_> {
                 Ok(Node::Select { of, field: select.field.as_str().into(), is_test: select.test, call })
             }
             Expr::Call(call) if call.func_name == "changed" => self.changed(node.id, call),
+            Expr::Call(call) if call.func_name == "json" => Err(self.no_json(node.id)),
             Expr::Call(call) => self.call(node.id, call, &mut inner),
             Expr::List(list) => {
                 let elements: Result<Vec<_>, _> = list.elements.iter().map(|element| inner(self, element)).collect();
@@ -207,6 +226,11 @@ impl Check<'_> {
             Expr::Comprehension(comprehension) => self.comprehension(node.id, comprehension, depth),
             Expr::Struct(_) => Err(self.no_struct(node.id)),
         }
+    }
+
+    fn no_json(&self, id: u64) -> TextProblem {
+        self.problem(id, "`json` reads one path of the event, and is a whole expression")
+            .hint("such as let: { payload: json(data.payload) }, then lets.payload.id")
     }
 
     fn no_struct(&self, id: u64) -> TextProblem {
@@ -271,10 +295,13 @@ impl Check<'_> {
             "event" => match EventField::from_name(&key) {
                 Some(field) if asked_for => Ok(Node::HasEvent(field)),
                 Some(field) => Ok(Node::Event(field)),
-                None => {
-                    let hint = "known: id, type, time, source, subject, position";
-                    Err(self.problem(node.id, format!("an event has no `{key}`")).hint(hint))
-                }
+                None => match EventField::meant_by(&key) {
+                    Some(meant) => {
+                        let message = format!("an event has no `{key}`: did you mean `{}`?", meant.as_str());
+                        Err(self.problem(node.id, message).hint(path::KNOWN_FIELDS))
+                    }
+                    None => Ok(Node::Attribute { name: key.into(), is_test: asked_for }),
+                },
             },
             "lets" => {
                 let Some(place) = self.names.lets.iter().position(|known| *known == key) else {

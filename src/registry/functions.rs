@@ -1,4 +1,5 @@
 //! The functions that expressions have beside CEL's own: `lower upper trim md5 sha1 sha256 urlencode date`.
+//! `changed` and `json` are read when an expression is compiled.
 
 use cel::common::types::{
     CelDouble, CelInt, CelString, CelTimestamp, CelUInt, DOUBLE_TYPE, INT_TYPE, STRING_TYPE, TIMESTAMP_TYPE, UINT_TYPE,
@@ -10,7 +11,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
 /// Their names.
-pub(super) const NAMES: [&str; 9] = ["changed", "date", "lower", "md5", "sha1", "sha256", "trim", "upper", "urlencode"];
+pub(super) const NAMES: [&str; 10] = ["changed", "date", "json", "lower", "md5", "sha1", "sha256", "trim", "upper", "urlencode"];
 
 /// Everything but the unreserved characters of RFC 3986, section 2.3.
 pub(super) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

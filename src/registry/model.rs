@@ -28,6 +28,8 @@ pub struct Registry {
     pub loaders: Vec<Loader>,
     /// What to bind, without duplicates, in byte order; retired entries bind nothing.
     pub routing_keys: Vec<String>,
+    /// Routing keys that are bound for events of other types: the tables of Debezium.
+    pub tables: Vec<Pattern>,
     /// `UNSTALE_MAX_KEYS_PER_EVENT`
     pub max_keys_per_event: usize,
     /// `UNSTALE_TAG_PREFIX`

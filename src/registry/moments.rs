@@ -20,14 +20,13 @@ pub(super) fn expiry_of(rule: &ExpiryRule, scope: &Scope<'_, '_>, bindings: &[Bi
             template.render(scope, bindings, &mut text)?;
             let seconds = || {
                 let seconds = text.parse::<i64>().ok().filter(|_| !text.starts_with('+'))?;
-                // Milliseconds by mistake would never come: beyond the year 9999 nothing is meant.
-                Timestamp::from_second(seconds).ok().map(Timestamp::as_millisecond)
+                // As seconds, milliseconds lie beyond the year 9999: they are read as meant, like the property `timestamp`.
+                Timestamp::from_second(seconds).or_else(|_| Timestamp::from_millisecond(seconds)).ok().map(Timestamp::as_millisecond)
             };
             let moment = || text.parse::<Timestamp>().ok().map(Timestamp::as_millisecond);
-            seconds()
-                .or_else(moment)
-                .map(Expiry::At)
-                .ok_or_else(|| Miss::Unresolvable("neither RFC 3339 nor Unix seconds before the year 10000".to_owned()))
+            seconds().or_else(moment).map(Expiry::At).ok_or_else(|| {
+                Miss::Unresolvable("neither RFC 3339 nor whole Unix seconds or milliseconds before the year 10000".to_owned())
+            })
         }
     }
 }

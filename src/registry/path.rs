@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::diagnostic::is_slip;
 use crate::config::Vars;
 
 /// What a text of an entry may name.
@@ -91,11 +92,16 @@ pub enum EventField {
     Subject,
     /// `event.position`
     Position,
+    /// `event.exchange`
+    Exchange,
+    /// `event.routing_key`
+    RoutingKey,
 }
 
 impl EventField {
     /// Every member.
-    pub const ALL: [Self; 6] = [Self::Id, Self::Type, Self::Time, Self::Source, Self::Subject, Self::Position];
+    pub const ALL: [Self; 8] =
+        [Self::Id, Self::Type, Self::Time, Self::Source, Self::Subject, Self::Position, Self::Exchange, Self::RoutingKey];
 
     /// Its name.
     pub const fn as_str(self) -> &'static str {
@@ -106,13 +112,24 @@ impl EventField {
             Self::Source => "source",
             Self::Subject => "subject",
             Self::Position => "position",
+            Self::Exchange => "exchange",
+            Self::RoutingKey => "routing_key",
         }
     }
 
     pub(super) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|field| field.as_str() == name)
     }
+
+    /// Returns the member that a name means which is one slip away from it. Any other name is an attribute's.
+    pub(super) fn meant_by(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|field| is_slip(name, field.as_str()))
+    }
 }
+
+/// What a text should have read of the event.
+pub(super) const KNOWN_FIELDS: &str =
+    "known: id, type, time, source, subject, position, exchange, routing_key, and attributes of the event";
 
 /// One step of a path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -131,6 +148,8 @@ pub(super) enum Start {
     Data,
     Previous,
     Event(EventField),
+    /// An attribute of the event: the first step names it.
+    Attribute,
     /// The place among the entry's `let`s.
     Let(usize),
     Item,
@@ -269,14 +288,17 @@ impl Cursor<'_> {
                 return Err(TextProblem::new(from, "`item` is known only in a rule with `each`")
                     .hint("a field of that name in the payload is {data.item}"));
             }
-            Some(root @ (Root::Event | Root::Let | Root::Vars)) => (root, self.named(root, from, names)?, Vec::new()),
+            Some(root @ (Root::Event | Root::Let | Root::Vars)) => {
+                let (start, steps) = self.named(root, from, names)?;
+                (root, start, steps)
+            }
             None => (Root::Data, Start::Data, vec![Step::Member(word.into())]),
         };
         self.steps(&mut steps)?;
         Ok(Path { root, start, steps: steps.into(), optional: false, text: self.text[from..self.at].into() })
     }
 
-    fn named(&mut self, root: Root, from: usize, names: &Names<'_>) -> Result<Start, TextProblem> {
+    fn named(&mut self, root: Root, from: usize, names: &Names<'_>) -> Result<(Start, Vec<Step>), TextProblem> {
         let word = root.as_str();
         if !self.eat(".") {
             return Err(TextProblem::new(from, format!("`{word}` is a root: a name follows it"))
@@ -287,15 +309,20 @@ impl Cursor<'_> {
         let name = &self.text[name_from..name_ends];
         match root {
             Root::Let => {
-                names.lets.iter().position(|known| known == name).map(Start::Let).ok_or_else(|| {
+                let start = names.lets.iter().position(|known| known == name).map(Start::Let).ok_or_else(|| {
                     TextProblem::new(name_from, format!("no `let` named `{name}` stands before this")).hint(known(names.lets))
-                })
+                })?;
+                Ok((start, Vec::new()))
             }
-            Root::Vars => Ok(Start::Unset),
-            _ => EventField::from_name(name).map(Start::Event).ok_or_else(|| {
-                TextProblem::new(name_from, format!("an event has no `{name}`"))
-                    .hint("known: id, type, time, source, subject, position; a field of the payload is {data.event}")
-            }),
+            Root::Vars => Ok((Start::Unset, Vec::new())),
+            _ => match (EventField::from_name(name), EventField::meant_by(name)) {
+                (Some(field), _) => Ok((Start::Event(field), Vec::new())),
+                (None, Some(meant)) => {
+                    let message = format!("an event has no `{name}`: did you mean `{}`?", meant.as_str());
+                    Err(TextProblem::new(name_from, message).hint(format!("{KNOWN_FIELDS}; a field of the payload is {{data.event}}")))
+                }
+                (None, None) => Ok((Start::Attribute, vec![Step::Member(name.into())])),
+            },
         }
     }
 

@@ -32,6 +32,13 @@ impl Registry {
         self.run(event, budget, &mut Nobody)
     }
 
+    /// Whether a message of that type and without a body is an event: rules know the type, and it is no table that Debezium publishes
+    /// tombstones for.
+    pub fn knows_bodiless(&self, event_type: &str) -> bool {
+        let is_known = self.by_name.contains_key(event_type) || self.patterns.iter().any(|(pattern, _)| pattern.matches(event_type));
+        is_known && !self.tables.iter().any(|table| table.matches(event_type))
+    }
+
     /// What the event does, and why not more.
     pub fn explain(&self, event: &Event<'_>) -> Explanation {
         let mut notes = Vec::new();
@@ -405,13 +412,17 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
             RuleBody::InvalidateTags => return Ok(Some(Action::InvalidateTag)),
             RuleBody::BumpVersion => return Ok(Some(Action::BumpVersion)),
             RuleBody::Expire(expiry) => {
-                return Ok(match expiry_of(expiry, scope, bindings) {
-                    Ok(expiry) => Some(Action::Expire(expiry)),
-                    Err(miss) => {
-                        self.missed(rule, item, "at", miss);
-                        None
-                    }
-                });
+                let miss = match expiry_of(expiry, scope, bindings) {
+                    Ok(expiry) => return Ok(Some(Action::Expire(expiry))),
+                    Err(miss) => miss,
+                };
+                let is_dropped = matches!(miss, Miss::Dropped);
+                self.missed(rule, item, "at", miss);
+                if is_dropped {
+                    return Ok(None);
+                }
+                self.observer.note(rule, self.effects.len(), item, || "expire becomes delete".to_owned());
+                return Ok(Some(Action::Delete));
             }
             RuleBody::Write { .. } | RuleBody::Warm { .. } if in_doubt => return Ok(Some(Action::Delete)),
             RuleBody::Write { value, encoding, expiry, tags, version: _ } => {

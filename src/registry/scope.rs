@@ -187,6 +187,10 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
         let mut json = match path.start {
             Start::Data | Start::Previous => return Ok(self.read_event(path, steps, bindings)?.map(Found::Json)),
             Start::Event(field) => return Ok(if steps.is_empty() { self.event_field(field) } else { None }),
+            Start::Attribute => {
+                let [Step::Member(name)] = steps else { return Ok(None) };
+                return Ok(self.attribute(name)?.map(Found::Text));
+            }
             Start::Let(at) => self.lets.value(at, self.event)?,
             Start::Item => match self.item {
                 Some(item) => item,
@@ -267,11 +271,24 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
             EventField::Source => event.source.as_deref().map(Found::Text),
             EventField::Subject => event.subject.as_deref().map(Found::Text),
             EventField::Position => event.position.map(Found::Integer),
+            EventField::Exchange => Some(Found::Text(&event.exchange)),
+            EventField::RoutingKey => Some(Found::Text(&event.routing_key)),
         }
+    }
+
+    /// Returns an attribute of the event.
+    pub(super) fn attribute(&self, name: &str) -> Result<Option<&'s str>, Spent> {
+        let event: &'s Event<'_> = self.event.event;
+        self.event.budget.work(1 + event.attributes.len() as u64 / 4)?;
+        Ok(event.attribute(name))
     }
 
     /// The answer of a `when`.
     pub(super) fn condition(&self, expression: &Expression) -> Result<bool, Fault> {
+        if expression.is_json_text {
+            let text = self.json(expression)?;
+            return Json::trusted(&text).as_bool().ok_or_else(|| Fault::new("the answer is neither true nor false"));
+        }
         if let Some(path) = &expression.whole {
             return match self.read(path, &[])? {
                 Some(Found::Json(json)) if !json.is_null() => {
@@ -291,6 +308,7 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
     pub(super) fn json(&self, expression: &Expression) -> Result<String, Fault> {
         if let Some(path) = &expression.whole {
             return match self.read(path, &[])? {
+                Some(Found::Json(json)) if expression.is_json_text && json.kind() == JsonKind::String => self.json_in_text(path, json),
                 Some(Found::Json(json)) => {
                     self.event.budget.bytes(json.text().len())?;
                     Ok(json.text().to_owned())
@@ -303,6 +321,19 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
         match Json::parse(&text) {
             Ok(_) => Ok(text),
             Err(error) => Err(Fault::new(format!("the value is {error}"))),
+        }
+    }
+}
+
+impl Scope<'_, '_> {
+    /// Returns the JSON that a text holds.
+    fn json_in_text(&self, path: &Path, json: Json<'_>) -> Result<String, Fault> {
+        self.event.budget.bytes(json.text().len())?;
+        self.event.budget.work(json.text().len() as u64 / 4)?;
+        let text = json.as_str().unwrap_or_default();
+        match Json::parse(&text) {
+            Ok(inner) => Ok(inner.text().to_owned()),
+            Err(error) => Err(Fault::new(format!("the text at `{path}` is {error}"))),
         }
     }
 }

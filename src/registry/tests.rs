@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::*;
 use crate::config::Vars;
-use crate::event::{Event, Form, Json};
+use crate::event::{Event, Json};
 use crate::reason::Reason;
 
 fn event<'a>(event_type: &'a str, data: &'a str, previous: Option<&'a str>) -> Event<'a> {
@@ -27,8 +27,7 @@ fn event<'a>(event_type: &'a str, data: &'a str, previous: Option<&'a str>) -> E
         source: None,
         subject: None,
         position: Some(9),
-        traceparent: None,
-        form: Form::Bare,
+        ..Event::default()
     }
 }
 
@@ -56,6 +55,7 @@ impl Builder {
                 max_bytes: None,
             }],
             routing_keys: Vec::new(),
+            tables: Vec::new(),
             max_keys_per_event: 100,
             tag_prefix: "cache_tag:".to_owned(),
         };

@@ -175,7 +175,7 @@ fn event_failed(shared: &Shared, live: &Live, destination: Destination, is_unkno
 /// must not end the worker.
 pub(super) fn decoded<'m>(message: &'m Message<'m>, reading: Reading) -> Option<Event<'m>> {
     match catch_unwind(AssertUnwindSafe(|| decode(message, reading))) {
-        Ok(Ok(Decoded::Event(event))) => Some(event),
+        Ok(Ok(Decoded::Event(event) | Decoded::Bodiless(event))) => Some(event),
         Ok(Ok(Decoded::Tombstone) | Err(_)) | Err(_) => None,
     }
 }

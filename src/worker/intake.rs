@@ -81,9 +81,10 @@ impl Request {
         let message = delivery.message();
         let provenance = Provenance::of(&message);
         let (is_copy, attempts_before) = (provenance.is_some(), provenance.as_ref().map_or(0, |provenance| provenance.attempt));
-        let event = match decode(&message, reading) {
+        let is_known = |event_type: &str| live.registry.knows_bodiless(event_type);
+        let event = match decode(&message, reading).map(|decoded| decoded.if_known(is_known)) {
             Ok(Decoded::Event(event)) => event,
-            Ok(Decoded::Tombstone) => {
+            Ok(Decoded::Tombstone | Decoded::Bodiless(_)) => {
                 return Self { verdict: Some(Settlement::clean(EventOutcome::Tombstone)), attempts_before, ..Self::default() };
             }
             Err(malformed) => {

@@ -53,7 +53,7 @@ fn check(page: &str, line: usize, name: &str, text: &str) {
     let options = LoadOptions {
         schemas: folder.path().to_owned(),
         key_prefix: String::new(),
-        vars: Vars::default(),
+        vars: Vars([("EPOCH".to_owned(), "1".to_owned())].into()),
         tag_prefix: "cache_tag:".to_owned(),
         max_keys_per_event: 10_000,
         missing_vars: MissingVars::Refuse,

@@ -45,6 +45,7 @@ fn shown(decoded: &Result<Decoded<'_>, Malformed>) -> Value {
             shown.as_object_mut().unwrap().retain(|_, value| !value.is_null());
             shown
         }
+        Ok(Decoded::Bodiless(event)) => json!({ "bodiless": event.event_type }),
         Ok(Decoded::Tombstone) => json!("tombstone"),
         Err(Malformed(message)) => json!({ "malformed": message }),
     }
@@ -153,6 +154,92 @@ fn a_body_beyond_the_limit_is_malformed() {
     assert_eq!(error, "the body has 8 bytes, more than UNSTALE_MAX_BODY_BYTES allows (7): publish less, or raise it");
 }
 
+/// Decodes a message that the sample of that name holds, with a setting for the place of the type.
+fn sample<R>(name: &str, type_from: &str, read: impl FnOnce(Event<'_>) -> R) -> R {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/events").join(name).with_extension("json");
+    let owned = OwnedMessage::from_line(&fs::read_to_string(path).unwrap()).unwrap();
+    let reading = Reading { type_from: TypeFrom::parse(type_from).unwrap(), ..Reading::default() };
+    match decode(&owned.message(), reading) {
+        Ok(Decoded::Event(event)) => read(event),
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+#[test]
+fn attributes_of_an_event_are_kept() {
+    for (name, attribute, value) in [
+        ("structured/dapr", "topic", Some("products")),
+        ("structured/dapr", "pubsubname", Some("rabbitmq-pubsub")),
+        ("structured/dapr", "id", None),
+        ("structured/dapr", "data", None),
+        ("binary/mqtt_without_a_prefix", "tenant", Some("acme")),
+        ("binary/mqtt_without_a_prefix", "x-mqtt-publish-qos", None),
+        ("binary/mqtt_without_a_prefix", "type", None),
+        ("debezium/sqlserver_update", "db", Some("shopA")),
+        ("debezium/sqlserver_update", "schema", Some("dbo")),
+        ("debezium/sqlserver_cloudevent", "db", Some("shopB")),
+        ("debezium/mongodb_create", "collection", Some("products")),
+        ("debezium/vitess_create", "shard", Some("-80")),
+    ] {
+        sample(name, "any", |event| assert_eq!(event.attribute(attribute), value, "{name} {attribute}"));
+    }
+    sample("envelope/masstransit", "any", |event| {
+        assert_eq!((&*event.exchange, &*event.routing_key), ("Acme.Contracts:ProductUpdated", ""));
+    });
+}
+
+#[test]
+fn a_setting_names_the_place_of_the_type() {
+    for (name, setting, event_type) in [
+        ("binary/mqtt_without_a_prefix", "header:tenant", "acme"),
+        ("binary/mqtt_without_a_prefix", "header:missing", "com.example.user.updated"),
+        ("envelope/masstransit", "body:messageType", "ProductUpdated"),
+        ("envelope/nest_command_in_a_topic", "body:pattern.cmd", "user.updated"),
+        ("bare/pattern_and_data_of_an_application", "body:pattern", "stripes"),
+        ("bare/pattern_and_data_of_an_application", "body:missing", "wallpaper.updated"),
+        ("bare/outbox_payload_as_text", "body:status", "ASSIGNED"),
+        ("structured/dapr", "body:topic", "products"),
+    ] {
+        sample(name, setting, |event| assert_eq!(event.event_type, event_type, "{name} {setting}"));
+    }
+    let message = Message {
+        exchange: "commands",
+        headers: Headers(vec![("rbs2-msg-type".into(), HeaderValue::Text("Acme.ProductUpdated, Acme".into()))]),
+        body: b"{\"id\":1}",
+        ..Message::default()
+    };
+    assert!(decode(&message, Reading::default()).is_err(), "no type anywhere else");
+    let reading = Reading { type_from: TypeFrom::Header("rbs2-msg-type"), ..Reading::default() };
+    let Ok(Decoded::Event(event)) = decode(&message, reading) else { panic!("no event") };
+    assert_eq!(event.event_type, "Acme.ProductUpdated");
+    let copy = copy_of(&message, &event);
+    assert_eq!(decode(&copy, reading), Ok(Decoded::Event(event.clone())));
+    // The broker's limit of a frame may have taken the publisher's headers.
+    let mut without = copy.clone();
+    without.headers.0.retain(|(name, _)| name.starts_with(header::PREFIX));
+    let Ok(Decoded::Event(again)) = decode(&without, reading) else { panic!("no event") };
+    assert_eq!(again.event_type, "Acme.ProductUpdated");
+}
+
+#[test]
+fn an_empty_body_is_an_event_where_its_type_is_known() {
+    let message = |body, properties| Message { exchange: "events", routing_key: "home.changed", body, properties, ..Message::default() };
+    for body in [&b""[..], b"default", b"\x00\x53\x77\x40"] {
+        let mark = (body.len() == 4).then_some("amqp-1.0");
+        let message = message(body, Properties { event_type: mark, ..Properties::default() });
+        let decoded = decode(&message, Reading::default()).unwrap();
+        let Decoded::Event(event) = decoded.clone().if_known(|event_type| event_type == "home.changed") else { panic!("{body:?}") };
+        assert_eq!((&*event.event_type, &*event.data_text), ("home.changed", "{}"));
+        assert_eq!(decoded.if_known(|_| false), Decoded::Tombstone);
+        let copy = copy_of(&message, &event);
+        assert_eq!(decode(&copy, Reading::default()), Ok(Decoded::Bodiless(event)));
+    }
+    let typed = Properties { event_type: Some("home.changed"), ..Properties::default() };
+    assert!(matches!(decode(&message(b"", typed), Reading::default()), Ok(Decoded::Event(_))), "Debezium sets no type");
+    let nameless = Message { exchange: "events", ..Message::default() };
+    assert_eq!(decode(&nameless, Reading::default()), Ok(Decoded::Tombstone));
+}
+
 #[test]
 fn an_id_is_made_of_the_first_arrival() {
     let id = |exchange: &'static str, routing_key: &'static str, body: &'static [u8]| {
@@ -176,6 +263,9 @@ fn any_name() -> impl Strategy<Value = String> {
         "cloudEvents:time",
         "cloudEvents_previous",
         "CE-SOURCE",
+        "specversion",
+        "type",
+        "CE-Tenant",
         "ce-iodebeziumop",
         "traceparent",
         "unstale-event-type",
@@ -204,6 +294,9 @@ fn any_text() -> impl Strategy<Value = String> {
         "bare",
         "c",
         "1,2",
+        "amqp-1.0",
+        "sqlserver",
+        "urn:message:Acme:ProductUpdated",
     ];
     prop_oneof![4 => prop::sample::select(KNOWN).prop_map(str::to_owned), 1 => any::<String>()]
 }
@@ -243,6 +336,13 @@ fn any_json() -> impl Strategy<Value = Value> {
         "ts_ms",
         "iodebeziumop",
         "traceparent",
+        "collection",
+        "keyspace",
+        "connector",
+        "pattern",
+        "messageType",
+        "message",
+        "schema",
     ];
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -266,6 +366,8 @@ fn any_body() -> impl Strategy<Value = Vec<u8>> {
         1 => prop::collection::vec(any::<u8>(), 0..100),
         1 => any::<String>().prop_map(String::into_bytes),
         1 => Just(b"default".to_vec()),
+        1 => any_json().prop_map(|value| json!(value.to_string()).to_string().into_bytes()),
+        1 => prop::collection::vec(any::<u8>(), 0..30).prop_map(|rest| [&b"\x00\x53\x77"[..], &rest].concat()),
     ]
 }
 
@@ -291,7 +393,13 @@ proptest! {
         let message = Message {
             exchange,
             routing_key: &routing_key,
-            properties: Properties { content_type, message_id: message_id.as_deref(), event_type: event_type.as_deref(), timestamp_s },
+            properties: Properties {
+                content_type,
+                content_encoding: None,
+                message_id: message_id.as_deref(),
+                event_type: event_type.as_deref(),
+                timestamp_s,
+            },
             headers: Headers(headers.iter().map(|(name, value)| (name.as_str().into(), value.borrowed())).collect()),
             body: &body,
             origin,

@@ -112,7 +112,7 @@ test("a load that outlasts its lease fills nothing and blocks nobody", async () 
 
 test("who waits too long loads and caches nothing", async () => {
   await redis.set(LEASE, "another's", "EX", 60);
-  const { reader, told } = on({ waitMs: 100 });
+  const { reader, told } = on({ leaseMs: 100, waitMs: 100 });
   assert.equal(text(await reader.getOrLoad("product:7", source(), HOUR)), "new");
   assert.deepEqual(told(), ["crowded"]);
   assert.equal(await redis.exists("product:7"), 0);
@@ -230,9 +230,15 @@ test("a script that Redis has forgotten is sent again", async () => {
 
 test("what cannot be is refused", async () => {
   const client = opened(new Redis(READER_URL));
-  for (const wrong of [{ leaseMs: 360_001 }, { leaseMs: 0 }, { waitMs: -1 }, { jitter: 2 }, { ttl: 5 }]) {
+  for (const wrong of [{ leaseMs: 360_001 }, { leaseMs: 0 }, { waitMs: -1 }, { waitMs: 4_999 }, { leaseMs: 20_000, waitMs: 10_000 }, { jitter: 2 }, { ttl: 5 }]) {
     assert.throws(() => new Reader(client, wrong));
   }
   assert.throws(() => new Reader(opened(new Redis(READER_URL, { keyPrefix: "shop:" }))), /keyPrefix/);
-  await assert.rejects(on({}, client).reader.getOrLoad("product:7", source(), { ttlMs: 0 }), RangeError);
+  const { reader } = on({}, client);
+  await assert.rejects(reader.getOrLoad("product:7", source(), { ttlMs: 0 }), RangeError);
+  await assert.rejects(reader.getOrLoad("product:7", source()), /third argument.*ttlMs/);
+  await assert.rejects(reader.getOrLoad("product:7", source(), null), /third argument.*ttlMs/);
+  await assert.rejects(reader.getOrLoad("product:7", source(), {}), /ttlMs/);
+  await assert.rejects(reader.getOrLoad("product:7", undefined, { ttlMs: 1 }), /load/);
+  for (const key of ["", undefined, 7]) await assert.rejects(reader.getOrLoadJson(key, source(), { ttlMs: 1 }), /key: a text/);
 });

@@ -129,7 +129,7 @@ class Scenarios(Stage):
 
     async def test_who_waits_too_long_loads_and_caches_nothing(self) -> None:
         admin.set(LEASE, "another's", ex=60)
-        reader = self.reader(wait=0.1)
+        reader = self.reader(lease=0.1, wait=0.1)
         self.assertEqual(await reader.get_or_load("product:7", new, HOUR), b"new")
         self.assertEqual(self.told(), ["crowded"])
         self.assertFalse(admin.exists("product:7"))
@@ -259,13 +259,15 @@ class TestAsyncReader(Scenarios):
 
 class TestOptions(unittest.TestCase):
     def test_what_cannot_be_is_refused(self) -> None:
-        for wrong in ({"lease": 361}, {"lease": 0}, {"wait": -1}, {"jitter": 2}):
+        for wrong in ({"lease": 361}, {"lease": 0}, {"wait": -1}, {"wait": 4.9}, {"lease": 20, "wait": 10}, {"jitter": 2}):
             with self.assertRaises(ValueError):
                 Reader(redis.Redis(), **wrong)
             with self.assertRaises(ValueError):
                 AsyncReader(redis.asyncio.Redis(), **wrong)
         with self.assertRaises(ValueError):
             Reader(redis.Redis()).get_or_load("k", lambda: b"", ttl=0)
+        with self.assertRaises(ValueError):
+            Reader(redis.Redis()).get_or_load("", lambda: b"", ttl=1)
 
 
 del Scenarios, Stage  # they are no tests by themselves

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
-use super::super::reach::reach;
+use super::super::reach::{answer_of, reach};
 use super::super::{CommandError, Exit};
 use crate::broker::{DeadLetter, DeadLetters, Signer};
 use crate::cache::Cache;
@@ -23,10 +23,13 @@ const MANY_LOOKS: u64 = 15;
 pub(super) async fn signer(config: &Config) -> Result<Signer, CommandError> {
     let signer = Signer::default();
     let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(CommandError::usage)?;
-    let secret = match cache.probe().await {
-        Ok(()) => cache.signing_secret(None).await.map_err(|error| error.to_string()),
-        Err(outage) => Err(outage.to_string()),
+    let asked = async {
+        match cache.probe().await {
+            Ok(()) => cache.signing_secret(None).await.map_err(|error| error.to_string()),
+            Err(outage) => Err(outage.to_string()),
+        }
     };
+    let secret = answer_of("Redis", asked).await?;
     match secret {
         Ok(secret) => signer.learn(&secret),
         Err(cause) => writeln!(

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::super::paint::Paint;
-use super::super::reach::reach;
+use super::super::reach::{answer_of, reach};
 use super::super::signal::stop_on_signal;
 use super::super::{CommandError, Exit};
 use super::browse::{browse, close, connect, progress, signer};
@@ -107,7 +107,7 @@ pub(super) async fn replay(args: &ReplayArgs, config: &Config) -> Result<Exit, C
 /// Should Redis go back after workers have applied the letters, it is healed from when their events arrived. The mark stays for an hour: nobody knows
 /// when they are applied.
 async fn marking(cache: &Cache) -> Result<Option<Mark<'_>>, CommandError> {
-    match cache.probe().await {
+    match answer_of("Redis", cache.probe()).await? {
         Ok(()) => Ok(Some(Mark::new(cache, "dlq"))),
         Err(outage) => {
             writeln!(io::stderr(), "{outage}: replaying all the same; should Redis lose writes, what these letters do is not made again")?;

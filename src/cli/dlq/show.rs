@@ -51,6 +51,7 @@ pub(super) fn run(args: &ShowArgs, config: &Config) -> Result<Exit, CommandError
     let planner = Planner {
         rules: loaded.registry.rules(),
         explain: |event: &Event<'_>| loaded.registry.explain(event),
+        is_known: &|event_type| loaded.registry.knows_bodiless(event_type),
         unknown: config.unknown,
         reading: config.reading,
         vars: &config.registry.vars,

@@ -59,6 +59,8 @@ struct Plan<'e> {
 pub(super) struct Planner<'r, E> {
     pub(super) rules: &'r [RuleName],
     pub(super) explain: E,
+    /// Whether a message of that type and without a body is an event.
+    pub(super) is_known: &'r dyn Fn(&str) -> bool,
     pub(super) unknown: UnknownPolicy,
     pub(super) reading: Reading,
     /// Their values may be secrets: URLs of loaders are shown without them.
@@ -116,7 +118,7 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
 
     /// The plan of one message as text, and whether it would be applied whole.
     pub(super) fn message(&self, message: &Message<'_>, place: &str) -> (String, bool) {
-        match decode(message, self.reading) {
+        match decode(message, self.reading).map(|decoded| decoded.if_known(self.is_known)) {
             Ok(Decoded::Event(event)) => {
                 let mut plan = self.plan(&event);
                 let hidden;
@@ -127,7 +129,7 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
                 }
                 self.render(&plan, place)
             }
-            Ok(Decoded::Tombstone) => {
+            Ok(Decoded::Tombstone | Decoded::Bodiless(_)) => {
                 self.render(&Plan { event: None, matched: Matched::Unknown, effects: vec![], error: None, notes: vec![] }, place)
             }
             Err(problem) => self.render(&malformed(problem.to_string()), place),
@@ -178,6 +180,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<Exit, CommandError> {
     let planner = Planner {
         rules: &loaded.registry.rules,
         explain: |event: &Event<'_>| loaded.registry.explain(event),
+        is_known: &|event_type| loaded.registry.knows_bodiless(event_type),
         unknown: config.unknown,
         reading: config.reading,
         vars: &config.registry.vars,

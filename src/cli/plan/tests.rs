@@ -80,7 +80,16 @@ const EVENTS: &str = r#"{"type":"product.updated","id":"e1","time":"2026-01-02T0
 
 fn planned(json: bool, unknown: UnknownPolicy, events: &str) -> (String, bool) {
     let rules = rules();
-    let planner = Planner { rules: &rules, explain, unknown, reading: Reading::default(), vars: &Vars::default(), json, redact: false };
+    let planner = Planner {
+        rules: &rules,
+        explain,
+        is_known: &|_| false,
+        unknown,
+        reading: Reading::default(),
+        vars: &Vars::default(),
+        json,
+        redact: false,
+    };
     let mut out = Vec::new();
     let all_good = planner.lines(events.as_bytes(), "stdin", &mut out).unwrap();
     (String::from_utf8(out).unwrap(), all_good)

@@ -33,8 +33,17 @@ fn depth_is_bounded() {
 #[test]
 fn what_is_not_json_says_where() {
     assert_eq!(Json::parse("{\"a\":\n tru}"), Err(JsonError::Syntax { line: 2, column: 5 }));
-    for text in ["", " ", "{", "{}{}", "nul", "01", "\"\\x\"", "'a'"] {
+    for text in ["{}{}", "01", "\"\\x\"", "'a'", "{id:1}", "nulx"] {
         assert!(matches!(Json::parse(text), Err(JsonError::Syntax { .. })), "{text:?}");
+        assert!(matches!(Json::parse_members(text), Err(JsonError::Syntax { .. })), "{text:?}");
+    }
+    for text in ["{", "[1", "{\"a\":", "{\"a\":\"b}", "\"", "nul"] {
+        assert!(matches!(Json::parse(text), Err(JsonError::Unfinished { .. })), "{text:?}");
+        assert!(matches!(Json::parse_members(text), Err(JsonError::Unfinished { .. })), "{text:?}");
+    }
+    for text in ["", " ", "\n\t"] {
+        assert_eq!(Json::parse(text), Err(JsonError::Empty), "{text:?}");
+        assert_eq!(Json::parse_members(text).err(), Some(JsonError::Empty), "{text:?}");
     }
 }
 

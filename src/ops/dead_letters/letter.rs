@@ -142,7 +142,7 @@ impl Letter {
 /// Type and id of the event. A letter may be here because reading it panics: then it has neither.
 fn event_of(dead: &DeadLetter, reading: Reading) -> Option<(String, String)> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match decode(&dead.delivery.message(), reading) {
-        Ok(Decoded::Event(event)) => Some((event.event_type.into_owned(), event.id.into_owned())),
+        Ok(Decoded::Event(event) | Decoded::Bodiless(event)) => Some((event.event_type.into_owned(), event.id.into_owned())),
         Ok(Decoded::Tombstone) | Err(_) => None,
     }))
     .ok()

@@ -223,7 +223,8 @@ impl Rules {
     }
 
     fn read(&self, message: &crate::event::Message<'_>, stop: &Arc<AtomicBool>) -> Message {
-        match decode(message, self.reading) {
+        let is_known = |event_type: &str| self.registry.knows_bodiless(event_type);
+        match decode(message, self.reading).map(|decoded| decoded.if_known(is_known)) {
             Ok(Decoded::Event(event)) => {
                 let is_of_type = self.types.is_empty() || self.types.iter().any(|pattern| pattern.matches(&event.event_type));
                 let mut tries = 0;
@@ -237,7 +238,7 @@ impl Rules {
                     }
                 }
             }
-            Ok(Decoded::Tombstone) => Message::Tombstone,
+            Ok(Decoded::Tombstone | Decoded::Bodiless(_)) => Message::Tombstone,
             Err(malformed) => Message::Unreadable(Reason::Malformed, malformed.to_string()),
         }
     }

@@ -107,7 +107,7 @@ mod tests {
     use super::super::super::diagnostic::SourceFile;
     use super::super::super::load::compile_sources;
     use crate::config::Vars;
-    use crate::event::{Event, Form};
+    use crate::event::Event;
     use crate::reason::Reason;
     use crate::registry::{LoadOptions, MissingVars, Registry, Resolution};
 
@@ -129,13 +129,7 @@ mod tests {
             id: id.to_owned().into(),
             event_type: event_type.to_owned().into(),
             data_text: data.to_owned().into(),
-            previous_text: None,
-            time: None,
-            source: None,
-            subject: None,
-            position: None,
-            traceparent: None,
-            form: Form::Bare,
+            ..Event::default()
         };
         registry.resolve(&event)
     }

@@ -20,7 +20,7 @@ pub(super) const LOADER_KEYS: [&str; 6] = ["url", "headers", "timeout", "concurr
 pub(super) const ENTRY_KEYS: [&str; 10] =
     ["description", "bind", "data", "validate", "version", "let", "effects", "examples", "max_keys", "retired"];
 pub(super) const EXAMPLE_KEYS: [&str; 7] = ["description", "type", "data", "previous", "event", "expect", "expect_error"];
-pub(super) const EXAMPLE_EVENT_KEYS: [&str; 5] = ["id", "time", "source", "subject", "position"];
+pub(super) const EXAMPLE_EVENT_KEYS: [&str; 8] = ["id", "time", "source", "subject", "position", "exchange", "routing_key", "attributes"];
 
 /// Reads a whole file.
 pub(crate) fn read(root: &Node, report: &mut Report<'_>) -> Document {
@@ -211,6 +211,9 @@ fn read_example_event(node: &Node, report: &mut Report<'_>) -> Option<ExampleEve
         source: fields.text("source", report),
         subject: fields.text("subject", report),
         position: fields.node("position").and_then(|node| integer(node, "`position`", 0, report)),
+        exchange: fields.text("exchange", report),
+        routing_key: fields.text("routing_key", report),
+        attributes: fields.node("attributes").map(|node| named_texts(node, "`attributes`", report)).unwrap_or_default(),
     })
 }
 

@@ -63,6 +63,11 @@ impl<'v> Evaluator<'v, '_, '_> {
                 found.map_or_else(|| Err(Fault::absence("a field is absent")), |found| Ok(found.value(self.budget)?))
             }
             Node::HasEvent(field) => Ok(Value::Bool(self.scope.event_field(*field).is_some())),
+            Node::Attribute { name, is_test: true } => Ok(Value::Bool(self.scope.attribute(name)?.is_some())),
+            Node::Attribute { name, is_test: false } => {
+                let found = self.scope.attribute(name)?;
+                found.map_or_else(|| Err(Fault::absence("an attribute of the event is absent")), |text| Ok(Value::Borrowed(text)))
+            }
             Node::Let(at) => {
                 let json = self.scope.lets.value(*at, self.scope.event)?;
                 self.json(json)

@@ -24,6 +24,11 @@ pub(super) enum Node {
     Item,
     Event(EventField),
     HasEvent(EventField),
+    /// An attribute of the event, or whether it has one of that name.
+    Attribute {
+        name: Box<str>,
+        is_test: bool,
+    },
     /// The place among the entry's `let`s.
     Let(usize),
     /// A variable (`vars`) that has no value.

@@ -447,13 +447,7 @@ fn a_long_name_of_an_entity_is_hashed() {
             id: "1".into(),
             event_type: "e".into(),
             data_text: data.as_str().into(),
-            previous_text: None,
-            time: None,
-            source: None,
-            subject: None,
-            position: None,
-            traceparent: None,
-            form: crate::event::Form::Bare,
+            ..crate::event::Event::default()
         };
         registry.resolve(&event).effects[0].version.clone().unwrap().family
     };

@@ -208,8 +208,8 @@ fn what_is_written_in_an_expression_is_tried_when_it_loads() {
 }
 
 #[test]
-fn milliseconds_are_no_moment_to_expire_at() {
-    let at = |data| {
+fn a_moment_in_milliseconds_is_read_and_an_unreadable_one_deletes() {
+    let at = |data: &str| {
         let builder = Builder::new().entry("user.updated");
         let builder = builder.rule(&["k"], None, None, |names| RuleBody::Expire(ExpiryRule::At(Template::parse("{t}", names).unwrap())));
         let resolution = builder.resolve(data);
@@ -217,5 +217,12 @@ fn milliseconds_are_no_moment_to_expire_at() {
     };
     assert_eq!(at(r#"{"t":1767323045}"#), (Some(Action::Expire(Expiry::At(1_767_323_045_000))), None));
     assert_eq!(at(r#"{"t":-5}"#), (Some(Action::Expire(Expiry::At(-5000))), None));
-    assert_eq!(at(r#"{"t":1767323045123}"#), (None, Some(Reason::Unresolvable)));
+    assert_eq!(at(r#"{"t":1767323045123}"#), (Some(Action::Expire(Expiry::At(1_767_323_045_123))), None));
+    assert_eq!(at(r#"{"t":"2026-01-02T03:04:05Z"}"#), (Some(Action::Expire(Expiry::At(1_767_323_045_000))), None));
+    for unreadable in [r#""2026-01-02""#, r#""soon""#, "1767323045.5", r#""1767323045.5""#, "null", "[]", "1e300", "9223372036854775807"] {
+        let data = format!("{{\"t\":{unreadable}}}");
+        let (action, failure) = at(&data);
+        assert_eq!((action, failure), (Some(Action::Delete), Some(Reason::Unresolvable)), "{unreadable}");
+    }
+    assert_eq!(at("{}"), (Some(Action::Delete), Some(Reason::Unresolvable)));
 }

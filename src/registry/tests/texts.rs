@@ -18,7 +18,7 @@ fn what_is_wrong_with_a_text_is_told_with_its_place() {
         ("{item.x}", 1),
         ("{let.nope}", 5),
         ("{event}", 1),
-        ("{event.nope}", 7),
+        ("{event.tpye}", 7),
         ("{vars}", 1),
         ("{a-b}", 2),
         ("{0}", 1),

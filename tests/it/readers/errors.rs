@@ -77,11 +77,40 @@ async fn a_holder_that_was_killed_blocks_the_others_no_longer_than_its_lease() {
 }
 
 #[tokio::test]
+async fn a_lease_that_outlasts_a_clock_set_back_is_cut() {
+    let server = Redis::start().await;
+    let outcomes = Outcomes::default();
+    let lease = Duration::from_millis(200);
+    let reader = Reader::new(server.connection().await, Options { lease, wait: SOON, ..outcomes.options() });
+    let mut redis = server.connection().await;
+    let _: () = redis.set_ex(LEASE, "another's", 7200).await.unwrap();
+    assert_eq!(reader.get_or_load("k", async || Ok::<_, ()>(Some(b"v".to_vec())), HOUR, ()).await, Ok(Some(b"v".to_vec())));
+    assert_eq!(outcomes.take(), [Outcome::Filled]);
+    let left_ms: i64 = redis.pttl("k").await.unwrap();
+    assert!(left_ms > 0, "the value is cached");
+}
+
+#[tokio::test]
+async fn a_wait_is_no_shorter_than_the_lease_and_an_empty_key_is_not_cached() {
+    let server = Redis::start().await;
+    let outcomes = Outcomes::default();
+    let lease = Duration::from_millis(300);
+    let reader = Reader::new(server.connection().await, Options { lease, wait: Duration::ZERO, ..outcomes.options() });
+    let mut redis = server.connection().await;
+    let _: () = redis.pset_ex(LEASE, "another's", 100).await.unwrap();
+    assert_eq!(reader.get_or_load("k", async || Ok::<_, ()>(Some(b"v".to_vec())), HOUR, ()).await, Ok(Some(b"v".to_vec())));
+    assert_eq!(outcomes.take(), [Outcome::Filled], "it waited for the other's lease");
+    assert_eq!(reader.get_or_load("", async || Ok::<_, ()>(Some(b"v".to_vec())), HOUR, ()).await, Ok(Some(b"v".to_vec())));
+    assert_eq!(outcomes.take(), [Outcome::Away]);
+    assert!(!redis.exists::<_, bool>("").await.unwrap());
+}
+
+#[tokio::test]
 async fn who_waits_too_long_loads_and_caches_nothing() {
     let server = Redis::start().await;
     let outcomes = Outcomes::default();
     let wait = Duration::from_millis(100);
-    let reader = Reader::new(server.connection().await, Options { wait, ..outcomes.options() });
+    let reader = Reader::new(server.connection().await, Options { lease: wait, wait, ..outcomes.options() });
     let mut redis = server.connection().await;
     let _: () = redis.set_ex(LEASE, "another's", 60).await.unwrap();
     let start = Instant::now();

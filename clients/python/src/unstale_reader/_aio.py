@@ -33,7 +33,7 @@ class AsyncReader:
         key_prefix: str = "",
         tag_prefix: str = "cache_tag:",
         lease: Seconds = 5,
-        wait: Seconds = 10,
+        wait: Optional[Seconds] = None,
         stale: Seconds = 0,
         jitter: float = 0.1,
         timeout: Seconds = 1,

@@ -15,6 +15,9 @@ Seconds = Union[float, int, timedelta]
 LONGEST_LEASE_MS = 360_000
 """Tags remember their invalidations for ten times as long."""
 
+DEFAULT_WAIT_MS = 10_000
+"""A longer lease is waited for instead."""
+
 LONGEST_TTL_MS = 2**62
 
 
@@ -37,7 +40,7 @@ class Options:
         tag_prefix: str,
         cluster: bool,
         lease: Seconds,
-        wait: Seconds,
+        wait: Optional[Seconds],
         stale: Seconds,
         jitter: float,
         observe: Optional[Callable[[Outcome], None]],
@@ -45,6 +48,9 @@ class Options:
         lease_ms = millis("lease", lease)
         if lease_ms > LONGEST_LEASE_MS:
             raise ValueError(f"lease: at most {LONGEST_LEASE_MS // 1000} seconds")
+        wait_ms = max(DEFAULT_WAIT_MS, lease_ms) if wait is None else millis("wait", wait, least=0)
+        if wait_ms < lease_ms:
+            raise ValueError(f"wait: at least the lease ({lease_ms / 1000:g} s), or all who wait load at once where the one who loads died")
         if not 0 <= jitter <= 1:
             raise ValueError("jitter: from 0 to 1")
         return cls(
@@ -52,7 +58,7 @@ class Options:
             tag_prefix=tag_prefix.encode(),
             cluster=cluster,
             lease_ms=lease_ms,
-            wait_s=millis("wait", wait, least=0) / 1000,
+            wait_s=wait_ms / 1000,
             stale_ms=millis("stale", stale, least=0),
             jitter=jitter,
             observe=observe,

@@ -117,6 +117,8 @@ class Read(Generic[T]):
         self._ttl_ms = ttl_ms
         self._tags = tags
         self._codec = codec
+        if not key:
+            raise ValueError("key: a text that is not empty")
         self._key = options.key_prefix + key.encode()
         self.lease = Lease(side_key(b"lease", self._key))
 

@@ -28,7 +28,7 @@ class Reader:
     The prefixes are those of the worker: `UNSTALE_KEY_PREFIX` with the file's `key_prefix`, and `UNSTALE_TAG_PREFIX`. Durations are seconds.
 
     lease    how long a load may take; a slower one is not cached. At most 360
-    wait     how long to wait for the load of another before loading by oneself, uncached. Longer than `lease`
+    wait     how long to wait for the load of another before loading by oneself, uncached. At least `lease`; default 10 s, or the lease
     stale    so long before its end a value is loaded again by one reader, while the others get it as it is
     jitter   the part of a TTL that chance may take off
     observe  told of each read, for metrics
@@ -44,7 +44,7 @@ class Reader:
         key_prefix: str = "",
         tag_prefix: str = "cache_tag:",
         lease: Seconds = 5,
-        wait: Seconds = 10,
+        wait: Optional[Seconds] = None,
         stale: Seconds = 0,
         jitter: float = 0.1,
         observe: Optional[Callable[[Outcome], None]] = None,
