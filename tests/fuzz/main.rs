@@ -23,10 +23,11 @@ mod rules;
 mod schemas;
 mod watch;
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use cost::Clock;
 use round::{Tally, play};
 use watch::Watch;
 
@@ -59,7 +60,8 @@ fn no_generated_event_costs_more_than_its_budget() {
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                let watch = Watch::start();
+                let clock = Arc::new(Clock::of_this_thread());
+                let watch = Watch::start(clock.clone());
                 while !failed.load(Ordering::Relaxed) {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let is_over = match until {
@@ -70,7 +72,7 @@ fn no_generated_event_costs_more_than_its_budget() {
                     if is_over {
                         break;
                     }
-                    match play(first.wrapping_add(at), &watch, end) {
+                    match play(first.wrapping_add(at), &clock, &watch, end) {
                         Ok(tally) => total.lock().unwrap().add(&tally),
                         Err(problem) => {
                             eprintln!("FUZZ_SEED={}: {problem}", first.wrapping_add(at));
