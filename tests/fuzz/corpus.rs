@@ -18,6 +18,14 @@ pub(crate) fn save(seed: u64, rules: &Value, genome: Option<&Genome>) -> PathBuf
     path
 }
 
+/// Does so with a body that no genes make.
+pub(crate) fn save_body(seed: u64, rules: &Value, body: &Value) -> PathBuf {
+    let path = save(seed, rules, None);
+    let case = json!({ "found": format!("variant {seed}"), "rules": rules, "body": body });
+    let _ = std::fs::write(&path, format!("{case:#}\n"));
+    path
+}
+
 /// Replays every case.
 pub(crate) fn replay() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");

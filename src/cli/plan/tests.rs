@@ -80,9 +80,18 @@ const EVENTS: &str = r#"{"type":"product.updated","id":"e1","time":"2026-01-02T0
 
 fn planned(json: bool, unknown: UnknownPolicy, events: &str) -> (String, bool) {
     let rules = rules();
-    let planner = Planner { rules: &rules, explain, unknown, reading: Reading::default(), vars: &Vars::default(), json, redact: false };
+    let planner = Planner {
+        rules: &rules,
+        explain,
+        unknown,
+        reading: Reading::default(),
+        vars: &Vars::default(),
+        json,
+        redact: false,
+        unset: RefCell::default(),
+    };
     let mut out = Vec::new();
-    let all_good = planner.lines(events.as_bytes(), "stdin", &mut out).unwrap();
+    let (all_good, _) = planner.lines(events.as_bytes(), "stdin", &mut out).unwrap();
     (String::from_utf8(out).unwrap(), all_good)
 }
 
