@@ -8,7 +8,7 @@ mod texts;
 use std::collections::{BTreeSet, HashSet};
 
 use super::data_schema::{self, FileRoot};
-use super::diagnostic::{Problem, Report};
+use super::diagnostic::{Problem, Report, Severity};
 use super::document::{Document, EntryDocument, Text};
 use super::effect::RuleId;
 use super::example::{self, Example};
@@ -87,6 +87,7 @@ pub(super) fn compile(files: Vec<File<'_>>, copies: &mut Aliases, options: &Load
         let defaults = &documents[file].0.defaults;
         let place = u32::try_from(registry.entries.len()).unwrap_or(u32::MAX);
         let mut compiler = Compiler { options, report: &mut reports[file], patterns: &mut patterns };
+        let problems = compiler.report.problems.len();
         let schema = match (&document.data, &roots[file]) {
             (Some(node), Some(root)) => schemas.compile(node, root, compiler.report),
             _ => None,
@@ -102,7 +103,10 @@ pub(super) fn compile(files: Vec<File<'_>>, copies: &mut Aliases, options: &Load
             reads: &reads,
         };
         let entry = compile_entry(&context, document, &mut loaders, &mut registry.rules, &mut compiler);
-        lint::check_definition(name, document, context.schema, &reads, compiler.report);
+        // What does not compile reads nothing.
+        if !compiler.report.problems[problems..].iter().any(|problem| problem.severity == Severity::Error) {
+            lint::check_definition(name, document, context.schema, &reads, compiler.report);
+        }
         if !document.retired && retired.contains(&name.text) {
             lint::warn_of_retired(name, compiler.report);
         } else if !document.retired {

@@ -66,7 +66,7 @@ impl<'t> Decimal<'t> {
             return false;
         };
         let rest = self.digits().fold(0, |rest, digit| (rest * 10 + u128::from(digit - b'0')) % by);
-        rest * power_of_ten(zeros, by) % by == 0
+        (rest * power_of_ten(zeros, by)).is_multiple_of(by)
     }
 
     /// Adds the value to a hash: equal numbers have one hash.

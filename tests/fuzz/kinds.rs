@@ -10,7 +10,9 @@ use super::round::load;
 /// Rules, and the body of an event of type `e.a`.
 type Variant = (Value, Value);
 
-const KINDS: [(&str, fn(&mut Rng) -> Variant); 11] = [
+type Make = fn(&mut Rng) -> Variant;
+
+const KINDS: [(&str, Make); 11] = [
     ("loops over lists", loops),
     ("comparisons of whole values", comparisons),
     ("texts that grow", growing_texts),

@@ -2,6 +2,8 @@
 
 use crate::registry::path::TextProblem;
 
+const TOO_EARLY: &str = "it ends too early";
+
 /// Says what the parser found, without the parser's own words. `rest` is the text from there on.
 fn in_words(message: &str, rest: &str) -> String {
     let message = message.lines().next().unwrap_or_default().trim_start_matches("Syntax error: ");
@@ -16,7 +18,7 @@ fn in_words(message: &str, rest: &str) -> String {
         return message.to_owned();
     }
     if is_at_end {
-        return "it ends too early".to_owned();
+        return TOO_EARLY.to_owned();
     }
     let quoted = rest.trim_start_matches(['b', 'r']);
     if message.starts_with("token recognition error") && quoted.starts_with(['"', '\'']) {
@@ -39,7 +41,9 @@ pub(super) fn syntax_problem(text: &str, errors: &cel::ParseErrors) -> TextProbl
     };
     let column = usize::try_from(first.pos.1.saturating_sub(1)).unwrap_or(0);
     let at = text[line_from..].char_indices().nth(column).map_or(text.len(), |(at, _)| line_from + at);
-    let problem = TextProblem::new(at, format!("not an expression: {}", in_words(&first.msg, &text[at..])));
+    let words = in_words(&first.msg, &text[at..]);
+    let at = if words == TOO_EARLY { text.len() } else { at };
+    let problem = TextProblem::new(at, format!("not an expression: {words}"));
     let has_word = |word: &str| text.split(|c: char| !(c == '_' || c.is_ascii_alphanumeric())).any(|known| known == word);
     let is_lone_equals = || {
         let bytes = text.as_bytes();
