@@ -57,6 +57,7 @@ model: install-servers ## Try 100,000 interleavings of readers, writers and work
 	MODEL_INTERLEAVINGS=$${MODEL_INTERLEAVINGS:-100000} cargo test --locked --test it -- model:: --nocapture
 
 .PHONY: fuzz
+fuzz: export FUZZ_VARIANTS := $(or $(FUZZ_VARIANTS),1000)
 fuzz: export FUZZ_SECONDS := $(or $(FUZZ_SECONDS),$(if $(FUZZ_EVENTS)$(FUZZ_SEED),,600))
 fuzz: ## Search rules and events for cost above the budget, optimized (FUZZ_SECONDS=600, or FUZZ_EVENTS=10000000; FUZZ_SEED=7 alone plays one round)
 	cargo test --locked --profile optimized --test fuzz -- --nocapture

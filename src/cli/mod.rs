@@ -40,6 +40,7 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    #[command(alias = "start")]
     Run(run::RunArgs),
     Check(check::CheckArgs),
     Plan(plan::PlanArgs),

@@ -94,7 +94,10 @@ pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let limit = bare.len().saturating_sub(PREFIX.len()).div_ceil(3);
     let upper = bare.to_ascii_uppercase();
     let (distance, setting) = SETTINGS.iter().map(|setting| (edit_distance(&upper, setting.name), setting.name)).min()?;
-    (distance <= limit).then_some(setting)
+    // Half a name is one that is cut off.
+    let begins =
+        SETTINGS.iter().map(|setting| setting.name).find(|known| bare.len() > PREFIX.len() && known.starts_with(&format!("{upper}_")));
+    (distance <= limit).then_some(setting).or(begins)
 }
 
 /// Levenshtein's distance, in bytes.
@@ -131,6 +134,8 @@ mod tests {
             ("UNSTALE_RETRY_DELAY", Some("UNSTALE_RETRY_DELAYS")),
             ("UNSTALE_AMQP_URI_FILE", Some("UNSTALE_AMQP_URL")),
             ("UNSTALE_log", Some("UNSTALE_LOG")),
+            ("UNSTALE_REDIS", Some("UNSTALE_REDIS_URL")),
+            ("UNSTALE_amqp", Some("UNSTALE_AMQP_URL")),
             ("UNSTALE_WORKERS_PER_CORE", None),
             ("UNSTALE_", None),
         ] {

@@ -110,6 +110,11 @@ impl<'a> Json<'a> {
         Self(text.trim_ascii())
     }
 
+    /// Holds a text that [`Json::parse`] has accepted, for a caller that reads it often: debug builds check it no second time either.
+    pub(crate) fn parsed(text: &'a str) -> Self {
+        Self(text.trim_ascii())
+    }
+
     /// Holds a part of this value that [`Json::elements`] or [`Json::members`] gave before: it is not checked again.
     pub(crate) fn part(self, place: std::ops::Range<usize>) -> Self {
         Self(self.0.get(place).filter(|text| !text.is_empty()).unwrap_or("null"))

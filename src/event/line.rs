@@ -93,6 +93,11 @@ pub enum LineError {
     /// A property that AMQP 0-9-1 does not have.
     #[error("`properties.{0}` is no AMQP 0-9-1 property: publisher-defined names belong in `headers`")]
     UnknownProperty(String),
+    /// A member that no message has.
+    #[error(
+        "`{0}` is no part of a message: a line with `body` has `exchange`, `routing_key`, `headers` and `properties` beside it, no more"
+    )]
+    UnknownMember(String),
     /// Both bodies.
     #[error("`body` and `body_base64` exclude each other")]
     TwoBodies,
@@ -112,6 +117,7 @@ impl OwnedMessage {
         let (mut body, mut body_base64) = (None, None);
         let (mut headers, mut properties) = (None, None);
         let (mut exchange, mut routing_key) = (None, None);
+        let mut unknown = None;
         for (name, value) in members {
             *match name.as_ref() {
                 "body" => &mut body,
@@ -122,8 +128,17 @@ impl OwnedMessage {
                 "properties" => &mut properties,
                 // What `dlq list --json` adds for other readers.
                 "dead_letter" => continue,
-                _ => return Ok(bare()),
+                _ => {
+                    unknown.get_or_insert_with(|| name.into_owned());
+                    continue;
+                }
             } = Some(value);
+        }
+        let is_of_events = |name: &str| matches!(name, "type" | "specversion" | "op" | "data" | "payload");
+        if let Some(unknown) = unknown {
+            // With a body and a routing key it was meant as a whole message; a payload of its own may have members of these names too.
+            let is_meant = (body.is_some() || body_base64.is_some()) && routing_key.is_some() && !is_of_events(&unknown);
+            return if is_meant { Err(LineError::UnknownMember(unknown)) } else { Ok(bare()) };
         }
         message.body = match (body, body_base64) {
             (None, None) => return Ok(bare()),
@@ -135,8 +150,12 @@ impl OwnedMessage {
             },
             (None, Some(encoded)) => bytes(encoded).ok_or_else(|| field("body_base64", "padded standard base64"))?,
         };
-        message.exchange = exchange.map(|value| text(value, "exchange")).transpose()?.unwrap_or_default();
-        message.routing_key = routing_key.map(|value| text(value, "routing_key")).transpose()?.unwrap_or_default();
+        let name = |value: Option<Json<'_>>, name: &str| match value.filter(|value| !value.is_null()) {
+            Some(value) => text(value, name),
+            None => Ok(String::new()),
+        };
+        message.exchange = name(exchange, "exchange")?;
+        message.routing_key = name(routing_key, "routing_key")?;
         for (name, value) in table(headers, "headers")? {
             let value = OwnedValue::from_json(value, &name)?;
             message.headers.push((name, value));

@@ -159,19 +159,24 @@ impl Budget {
         self.bytes_limit
     }
 
-    /// Returns the reason and the message of an event that spent it, at that place in the registry.
-    pub(super) fn complaint(&self, place: &str) -> (Reason, String) {
+    /// Returns the reason and the message of an event that spent it, at that place in the registry: a rule, or the schema of the payload.
+    pub(super) fn complaint(&self, place: &str, is_schema: bool) -> (Reason, String) {
+        let simpler = if is_schema {
+            "give long texts a `maxLength`, and let a `const` or a `type` tell the branches of `anyOf` and `oneOf` apart"
+        } else {
+            "let the rule have no loop within a loop"
+        };
         let (reason, what, remedy) = match self.spent.get() {
             Some(Spent::Bytes) => (
                 Reason::BlastRadius,
                 format!("keys, tags, values and results of expressions take more than {} bytes, the budget of one event", self.bytes_limit),
                 "let the rule name fewer keys or shorter fields",
             ),
-            Some(Spent::Time) => (Reason::Unresolvable, "the event takes longer to resolve than one may".to_owned(), "simplify the rule"),
+            Some(Spent::Time) => (Reason::Unresolvable, "the event takes longer to resolve than one may".to_owned(), simpler),
             Some(Spent::Work) | None => (
                 Reason::Unresolvable,
                 format!("the event needs more than {} units of work, the budget of one event", self.work_limit),
-                "let the rule have no loop within a loop",
+                simpler,
             ),
         };
         (reason, format!("{place}: {what}: publish smaller events, or {remedy}"))

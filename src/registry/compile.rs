@@ -8,12 +8,12 @@ mod texts;
 use std::collections::{BTreeSet, HashSet};
 
 use super::data_schema::{self, FileRoot};
-use super::diagnostic::{Problem, Report};
+use super::diagnostic::{Problem, Report, Severity};
 use super::document::{Document, EntryDocument, Text};
 use super::effect::RuleId;
 use super::example::{self, Example};
 use super::expression::TextPatterns;
-use super::lint;
+use super::lint::{self, Reads};
 use super::load::LoadOptions;
 use super::model::{Entry, Pattern, Registry, RuleName, Validate};
 use super::tree::{Aliases, Node};
@@ -88,12 +88,26 @@ pub(super) fn compile(files: Vec<File<'_>>, copies: &mut Aliases, options: &Load
         let defaults = &documents[file].0.defaults;
         let place = u32::try_from(registry.entries.len()).unwrap_or(u32::MAX);
         let mut compiler = Compiler { options, report: &mut reports[file], patterns: &mut patterns };
+        let problems = compiler.report.problems.len();
         let schema = match (&document.data, &roots[file]) {
             (Some(node), Some(root)) => schemas.compile(node, root, compiler.report),
             _ => None,
         };
-        let context = Context { name, file, place, defaults: defaults.as_ref(), schema: schema.as_ref().map(|(_, json)| json) };
+        let reads = Reads::default();
+        let context = Context {
+            name,
+            file,
+            place,
+            defaults: defaults.as_ref(),
+            schema: schema.as_ref().map(|(_, json)| json),
+            validate: document.validate.as_ref().map_or(Validate::default(), |validate| validate.value),
+            reads: &reads,
+        };
         let entry = compile_entry(&context, document, &mut loaders, &mut registry.rules, &mut compiler);
+        // What does not compile reads nothing.
+        if !compiler.report.problems[problems..].iter().any(|problem| problem.severity == Severity::Error) {
+            lint::check_definition(name, document, context.schema, &reads, compiler.report);
+        }
         if !document.retired && retired.contains(&name.text) {
             lint::warn_of_retired(name, compiler.report);
         } else if !document.retired {
@@ -147,7 +161,6 @@ fn compile_entry(
         names.push(name.text.clone());
     }
     let version = document.version.as_ref().and_then(|version| compiler.version(version, context, &names, false));
-    lint::check_order(&document.effects, compiler.report);
     let mut compiled = Vec::new();
     for (place, effect) in document.effects.iter().enumerate() {
         let id = RuleId(u32::try_from(rules.len()).unwrap_or(u32::MAX));
@@ -159,7 +172,7 @@ fn compile_entry(
         file,
         retired: document.retired,
         schema: None,
-        validate: document.validate.as_ref().map_or(Validate::default(), |validate| validate.value),
+        validate: context.validate,
         version,
         lets,
         rules: compiled,

@@ -1,11 +1,15 @@
 //! An event definition's `data`: JSON Schema 2020-12, compiled, and what it says of a payload.
 //!
 //! Files: `walk` knows where a schema holds other schemas, `references` resolves `$ref` within a file, `bounds` refuses schemas that apply too
-//! many others to one value, `keywords` warns of misspelt ones, `pattern` matches regular expressions within the event's budget, `violation`
-//! finds the place that fails. Errors below `anyOf` and `oneOf` are never built: their number may grow exponentially with the payload.
+//! many others to one value, `keywords` warns of misspelt ones, `format` knows two formats that the library
+//! is built without, `pattern` matches regular expressions within the event's budget, `number`
+//! compares numbers by all their digits, `violation` finds the place that fails. Errors below `anyOf` and `oneOf` are never built: their number
+//! may grow exponentially with the payload.
 
 mod bounds;
+mod format;
 mod keywords;
+mod number;
 mod pattern;
 mod references;
 mod violation;
@@ -19,7 +23,7 @@ use jsonschema::{Draft, PatternCache, PatternOptions, Validator};
 use serde_json::Value;
 
 use super::budget::Budget;
-use super::diagnostic::Report;
+use super::diagnostic::{Report, Severity};
 use super::payload_json::{Costs, Meter, NAME_BACKTRACK_LIMIT, PayloadJson, PayloadNode};
 use super::tree::{Aliases, Node};
 use crate::event::Json;
@@ -111,10 +115,10 @@ impl<'a> Compiler<'a> {
                 report.error(place, format!("not a JSON Schema: {error}"));
             }
         }
-        if report.problems.len() > problems || report.is_full() {
+        keywords::check(node, &mut self.patterns, report);
+        if report.problems[problems..].iter().any(|problem| problem.severity == Severity::Error) || report.is_full() {
             return None;
         }
-        keywords::check(node, &mut self.patterns, report);
         let Some(borrowed) = references::take_in(&mut json, file, self.copies) else {
             let hint = "let fewer events refer to it, or keep it smaller: each of them has a copy of its own";
             report.error_with_hint(node.at, "the schemas that `$ref` copies from their files are too large together", hint);
@@ -133,16 +137,22 @@ impl<'a> Compiler<'a> {
         let schemas_per_value = bounds::schemas_per_value(json).map_err(|message| Refused { pointer: String::new(), message })?;
         let mut built = json.clone();
         let costs = self.patterns.replace_costly(&mut built, schemas_per_value);
+        if let Some(message) = self.patterns.complaint() {
+            return Err(Refused { pointer: String::new(), message: message.to_owned() });
+        }
+        number::replace(&mut built);
         let mut options = jsonschema::options_for::<PayloadJson>()
             .with_draft(Draft::Draft202012)
             .should_validate_formats(true)
             .should_ignore_unknown_formats(false)
+            .with_format("idn-hostname", format::is_idn_hostname)
+            .with_format("idn-email", format::is_idn_email)
             .with_pattern_cache(self.cache.clone())
             .offline();
         if costs.backtracking_names > 0 {
             options = options.with_pattern_options(PatternOptions::fancy_regex().backtrack_limit(NAME_BACKTRACK_LIMIT));
         }
-        let built = self.patterns.register(options).build(&built);
+        let built = number::register(self.patterns.register(options)).build(&built);
         match built {
             Ok(validator) => {
                 Ok(DataSchema { validator, costs, names: violation::names(json), branching: violation::branching(json), borrowed })
@@ -153,7 +163,7 @@ impl<'a> Compiler<'a> {
                 let message = error.to_string();
                 // What follows speaks of the library's settings.
                 let message = message.split(". Adjust configuration").next().unwrap_or_default();
-                Err(Refused { pointer: pointer.replace(pattern::KEYWORD, "pattern"), message: message.to_owned() })
+                Err(Refused { pointer: number::as_written(pointer), message: message.to_owned() })
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 pub(crate) use super::source::{Pos, SourceFile};
+use crate::printable::printable;
 
 /// Most errors, and most warnings, that are reported for one file: more of them help nobody, and take memory.
 const MAX_PROBLEMS_PER_FILE: usize = 1_000;
@@ -82,6 +83,11 @@ impl Problem {
         self
     }
 
+    /// Returns the variable (`vars`) that has no value, where that is the problem.
+    pub(crate) fn missing_var(&self) -> Option<&str> {
+        self.message.strip_prefix("`vars.")?.strip_suffix("` has no value")
+    }
+
     /// Takes the line off: it may hold a secret.
     pub(crate) fn without_line(mut self) -> Self {
         self.source_line = None;
@@ -122,7 +128,8 @@ fn shortened(message: String) -> String {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
+        // A name may hold a line feed.
+        f.write_str(&printable(&self.file))?;
         if self.line > 0 {
             write!(f, ":{}:{}", self.line, self.column)?;
         }

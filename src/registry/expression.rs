@@ -13,6 +13,7 @@ use cel::Env;
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators};
 use cel::common::types::CelType;
 
+use super::diagnostic::nearest;
 use super::fault::Fault;
 use super::functions;
 use super::path::{self, EventField, Names, Path, Root, Start, Step, TextProblem};
@@ -359,7 +360,7 @@ impl Check<'_> {
             return Err(if is_function {
                 problem.hint(format!("functions are called as {name}(x)"))
             } else {
-                problem.hint(functions_hint())
+                problem.hint(functions_hint(name))
             });
         }
         if call.target.is_none() && !is_operator && !FUNCTIONS.contains(&name) && !functions::NAMES.contains(&name) {
@@ -368,7 +369,7 @@ impl Check<'_> {
             return Err(if is_method {
                 problem.hint(format!("it is called on a value: x.{name}(…)"))
             } else {
-                problem.hint(functions_hint())
+                problem.hint(functions_hint(name))
             });
         }
         if name == "date" {
@@ -516,6 +517,17 @@ fn named_member(node: &IdedExpr) -> Option<(&'static str, String)> {
     Some((root, key.to_owned()))
 }
 
-fn functions_hint() -> String {
+/// The macros of CEL that go over a list.
+const MACROS: [&str; 5] = ["all", "exists", "exists_one", "filter", "map"];
+
+fn functions_hint(name: &str) -> String {
+    if MACROS.contains(&name) {
+        return format!("`{name}` takes a variable and what is computed for it, such as data.xs.{name}(x, x.id > 0)");
+    }
+    let known = functions::NAMES.iter().chain(&FUNCTIONS).chain(&METHODS).chain(&MACROS);
+    if let Some(meant) = nearest(name, known.copied()) {
+        let is_method = METHODS.contains(&meant) || MACROS.contains(&meant);
+        return format!("did you mean {}?", if is_method { format!("x.{meant}(…)") } else { format!("{meant}(x)") });
+    }
     format!("ours are {}; CEL's are {}, and {} on a value", functions::NAMES.join(", "), FUNCTIONS.join(", "), METHODS.join(", "))
 }

@@ -1,6 +1,10 @@
 //! What is legal in a registry and surely wrong.
+//!
+//! This file checks one text or effect at a time, [`definition`] all that one event definition says.
 
-use std::collections::{HashMap, HashSet};
+mod definition;
+
+use std::collections::HashSet;
 
 use serde_json::Value;
 
@@ -13,12 +17,16 @@ use super::path::{Path, Root, Step};
 use super::reserved::OWN_PREFIX;
 use super::template::Template;
 
+pub(super) use definition::{Reads, check_definition};
+
 /// What a text becomes a part of.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// A key: what stands in it chooses whose value is touched.
+    /// A key: what is in it chooses whose value is touched.
     Key,
-    /// A tag, a value, a URL, a version.
+    /// Another name: a tag, an entity.
+    Name,
+    /// A value, a URL, a version.
     Other,
     /// An expression: an absent field is provided for.
     Expression,
@@ -42,7 +50,9 @@ pub(super) fn check_paths<'p>(
                 format!("`data` does not declare `{}`", path.text()),
                 match role {
                     Role::Expression => "declare it under `properties`, or correct its name",
-                    Role::Key | Role::Other => "declare it under `properties`, correct its name, or write {name?} where it may be absent",
+                    Role::Key | Role::Name | Role::Other => {
+                        "declare it under `properties`, correct its name, or write {name?} where it may be absent"
+                    }
                 },
             ),
             Finding::NotRequired if role != Role::Expression => report.warn(
@@ -122,6 +132,40 @@ pub(super) fn check_reserved(
     }
 }
 
+/// Names that no reader finds, and placeholders whose values run into each other.
+pub(super) fn check_name(text: &Text, template: &Template, schema: Option<&Value>, report: &mut Report<'_>) {
+    if let Some(byte) = text.text.find('*') {
+        report.warn(
+            text.place_of(byte),
+            "`*` is a part of this name: no rule reaches names by a pattern",
+            "name each key, or put the keys under a tag",
+        );
+    }
+    for (first, second) in template.neighbours() {
+        if !first.is_raw() && !is_bounded(first, schema) {
+            report.warn(
+                text.place_of(text.text.find(first.text()).unwrap_or(0)),
+                format!("nothing is between `{}` and `{}`: 1 and 23 give the name that 12 and 3 give", first.text(), second.text()),
+                format!("put a text between them, such as {{{}}}:{{{}}}", first.text(), second.text()),
+            );
+        }
+    }
+}
+
+/// Formats whose texts have a form that no delimiter breaks.
+const NARROW_FORMATS: [&str; 8] = ["uuid", "date", "time", "date-time", "duration", "ipv4", "ipv6", "hostname"];
+
+/// Whether the rules say which texts a field may hold.
+pub(super) fn is_bounded(path: &Path, schema: Option<&Value>) -> bool {
+    let Some(schema) = schema.filter(|_| path.root() == Root::Data) else { return false };
+    let Ok((known, _)) = schemas_at(schema, path.steps()) else { return false };
+    known.iter().any(|schema| {
+        let format = schema["format"].as_str();
+        ["pattern", "enum", "const"].iter().any(|keyword| schema.get(keyword).is_some())
+            || format.is_some_and(|format| NARROW_FORMATS.contains(&format))
+    })
+}
+
 enum Finding {
     Fine,
     Undeclared,
@@ -133,10 +177,27 @@ enum Finding {
 const MAX_FOLLOWED: usize = 32;
 
 fn look_up(root: &Value, steps: &[Step]) -> Finding {
+    let (known, is_required) = match schemas_at(root, steps) {
+        Ok(found) => found,
+        Err(finding) => return finding,
+    };
+    if !is_required {
+        return Finding::NotRequired;
+    }
+    let is_text = known.iter().any(|schema| match &schema["type"] {
+        Value::Array(types) => types.iter().any(|name| name == "string"),
+        name => name == "string",
+    });
+    let is_bounded = known.iter().any(|schema| ["pattern", "format", "enum", "const"].iter().any(|keyword| schema.get(keyword).is_some()));
+    if is_text && !is_bounded { Finding::FreeText } else { Finding::Fine }
+}
+
+/// Returns the schemas of what a path leads to, and whether it is always there.
+fn schemas_at<'v>(root: &'v Value, steps: &[Step]) -> Result<(Vec<&'v Value>, bool), Finding> {
     let mut schemas = vec![root];
     let mut is_required = true;
     for step in steps {
-        let Some(known) = all_of(root, &schemas) else { return Finding::Fine };
+        let Some(known) = all_of(root, &schemas) else { return Err(Finding::Fine) };
         let next: Vec<&Value> = match step {
             Step::Member(name) => {
                 is_required &= known.iter().any(|schema| {
@@ -147,26 +208,22 @@ fn look_up(root: &Value, steps: &[Step]) -> Finding {
             Step::Index(_) | Step::Each => {
                 let items: Vec<&Value> = known.iter().filter_map(|schema| schema.get("items")).collect();
                 if items.is_empty() {
-                    return Finding::Fine;
+                    return Err(Finding::Fine);
                 }
                 items
             }
         };
         if next.is_empty() {
-            return Finding::Undeclared;
+            return Err(Finding::Undeclared);
         }
         schemas = next;
     }
-    if !is_required {
-        return Finding::NotRequired;
+    match all_of(root, &schemas) {
+        Some(known) => Ok((known, is_required)),
+        // Where the field may be absent that is found first.
+        None if is_required => Err(Finding::Fine),
+        None => Err(Finding::NotRequired),
     }
-    let Some(known) = all_of(root, &schemas) else { return Finding::Fine };
-    let is_text = known.iter().any(|schema| match &schema["type"] {
-        Value::Array(types) => types.iter().any(|name| name == "string"),
-        name => name == "string",
-    });
-    let is_bounded = known.iter().any(|schema| ["pattern", "format", "enum", "const"].iter().any(|keyword| schema.get(keyword).is_some()));
-    if is_text && !is_bounded { Finding::FreeText } else { Finding::Fine }
 }
 
 /// The schemas and all that they refer to; `None` where what holds depends on the value.
@@ -185,26 +242,6 @@ fn all_of<'v>(root: &'v Value, schemas: &[&'v Value]) -> Option<Vec<&'v Value>> 
         at += 1;
     }
     Some(known)
-}
-
-/// A value that a later effect of the same event takes away again.
-pub(super) fn check_order(effects: &[EffectDocument], report: &mut Report<'_>) {
-    // The first effect that stores each tag.
-    let mut stored: HashMap<&str, &EffectDocument> = HashMap::new();
-    for effect in effects {
-        for tag in effect.targets.iter().filter(|_| effect.verb == Verb::InvalidateTags) {
-            if let Some(stored) = stored.get(&*tag.text) {
-                report.warn(
-                    tag.at,
-                    format!("this invalidates what the `{}` at line {} has just stored", stored.verb, stored.at.line),
-                    "effects take hold in the order written: put `invalidate_tags` first",
-                );
-            }
-        }
-        for tag in &effect.tags {
-            stored.entry(&tag.text).or_insert(effect);
-        }
-    }
 }
 
 /// A write that an older event may undo, or whose version orders what the key does not name. `version`: `Some(None)` where it does not compile.

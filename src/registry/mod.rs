@@ -3,6 +3,7 @@
 mod budget;
 mod compile;
 mod data_schema;
+mod decimal;
 mod diagnostic;
 mod differs;
 mod document;

@@ -164,6 +164,7 @@ pub struct Path {
     pub(super) start: Start,
     steps: Box<[Step]>,
     optional: bool,
+    raw: bool,
     text: Box<str>,
 }
 
@@ -191,7 +192,7 @@ impl Path {
                 Step::Each => text.push_str("[]"),
             }
         }
-        Self { root, start, steps: steps.into(), optional, text: text.into() }
+        Self { root, start, steps: steps.into(), optional, raw: false, text: text.into() }
     }
 
     pub(super) fn set_optional(&mut self) {
@@ -218,7 +219,12 @@ impl Path {
         self.optional
     }
 
-    /// As written, without `?`.
+    /// Whether it ends in `|raw`: its value may hold the text that follows it.
+    pub fn is_raw(&self) -> bool {
+        self.raw
+    }
+
+    /// As written, without `?` and `|raw`.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -267,6 +273,7 @@ impl Cursor<'_> {
     pub(super) fn placeholder(&mut self, names: &Names<'_>) -> Result<Path, TextProblem> {
         let mut path = self.path(names)?;
         path.optional = self.eat("?");
+        path.raw = self.eat("|raw");
         if self.eat("}") {
             return Ok(path);
         }
@@ -295,7 +302,7 @@ impl Cursor<'_> {
             None => (Root::Data, Start::Data, vec![Step::Member(word.into())]),
         };
         self.steps(&mut steps)?;
-        Ok(Path { root, start, steps: steps.into(), optional: false, text: self.text[from..self.at].into() })
+        Ok(Path { root, start, steps: steps.into(), optional: false, raw: false, text: self.text[from..self.at].into() })
     }
 
     fn named(&mut self, root: Root, from: usize, names: &Names<'_>) -> Result<(Start, Vec<Step>), TextProblem> {

@@ -15,6 +15,7 @@ use jsonschema::JsonType;
 use jsonschema::json::{Array, JsonNumber, Node, NodeIdentity, Object};
 use serde_json::{Number, Value};
 
+use super::decimal::Decimal;
 use crate::event::Json;
 use crate::event::json::{JsonKind, MemberList};
 
@@ -79,8 +80,13 @@ impl<'a> PayloadNode<'a> {
         }
     }
 
-    /// Charges for a match of a text with a pattern.
-    pub(super) fn charge_match(self, units: u64) {
+    /// Returns the text of a number; `None` for anything else.
+    pub(super) fn number_text(self) -> Option<&'a str> {
+        self.json().and_then(Json::as_number)
+    }
+
+    /// Charges for work that a keyword of ours does.
+    pub(super) fn charge_keyword(self, units: u64) {
         self.charge(units);
     }
 
@@ -378,7 +384,7 @@ impl JsonNumber for PayloadNumber<'_> {
     }
 
     fn is_integer(&self) -> bool {
-        self.is_written_as_integer() || self.as_f64().is_some_and(|number| number.fract() == 0.0)
+        self.is_written_as_integer() || Decimal::of(self.0).is_integer()
     }
 
     fn is_written_as_integer(&self) -> bool {

@@ -1,15 +1,68 @@
-//! How large a regular expression is: a byte of text costs in proportion to that.
+//! What matching a byte of text with a regular expression costs, told from the pattern.
+
+use regex_automata::dfa::{StartKind, dense};
+use regex_automata::nfa::thompson;
 
 /// The size of a pattern that is not understood.
 const SIZE_UNKNOWN: u64 = 10_000;
 
-/// Returns the units of work for one byte of text, by the size of the pattern.
-pub(super) fn units_per_byte(size: u64) -> u64 {
-    size.div_ceil(2)
+/// Units of work for a byte of text, in sixteenths, where every byte is one step from one state to another.
+const SIXTEENTHS_OF_ONE_STEP: u64 = 4;
+
+/// Most bytes of an automaton that counts as small: all of it fits into the cache that a match fills as it goes.
+const MAX_SMALL_BYTES: usize = 64 * 1024;
+
+/// Returns the units of work for a byte of text, in sixteenths.
+///
+/// A byte takes one step where the automaton of the pattern is small, as those of e-mail addresses, URLs and UUIDs are. Otherwise it may visit
+/// every state of the pattern.
+pub(super) fn sixteenths_per_byte(pattern: &str) -> u64 {
+    if has_small_automaton(pattern) {
+        return SIXTEENTHS_OF_ONE_STEP;
+    }
+    let size = if is_counted_class(pattern) { 1 } else { size(pattern) };
+    16_u64.saturating_mul(size.div_ceil(2))
+}
+
+fn has_small_automaton(pattern: &str) -> bool {
+    // More states than that never fit, and building them takes time.
+    if size(pattern) > 2_000 {
+        return false;
+    }
+    let automaton = dense::Config::new()
+        .start_kind(StartKind::Unanchored)
+        .accelerate(false)
+        .dfa_size_limit(Some(MAX_SMALL_BYTES))
+        .determinize_size_limit(Some(4 * MAX_SMALL_BYTES));
+    let states = thompson::Config::new().nfa_size_limit(Some(4 * MAX_SMALL_BYTES));
+    dense::Builder::new().configure(automaton).thompson(states).build(pattern).is_ok()
+}
+
+/// Returns the pattern with JavaScript's meaning of `\d` and `\w`, which JSON Schema has: ASCII alone.
+pub(super) fn with_ascii_classes(pattern: &str) -> String {
+    let mut out = String::with_capacity(pattern.len());
+    let mut chars = pattern.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            out.push(c);
+            continue;
+        }
+        match chars.next() {
+            Some('d') => out.push_str("[0-9]"),
+            Some('D') => out.push_str("[^0-9]"),
+            Some('w') => out.push_str("[0-9A-Za-z_]"),
+            Some('W') => out.push_str("[^0-9A-Za-z_]"),
+            other => {
+                out.push('\\');
+                out.extend(other);
+            }
+        }
+    }
+    out
 }
 
 /// Whether a pattern is one class, repeated, from the text's beginning to its end: no more than one state is live then.
-pub(super) fn is_counted_class(pattern: &str) -> bool {
+fn is_counted_class(pattern: &str) -> bool {
     let Some(body) = pattern.strip_prefix('^').and_then(|rest| rest.strip_suffix('$')) else { return false };
     let after = match body.as_bytes() {
         [b'[', rest @ ..] => {
@@ -35,7 +88,7 @@ pub(super) fn is_counted_class(pattern: &str) -> bool {
 
 /// Returns about how many states a pattern has: its characters and classes, counted repetitions written out. A pattern whose
 /// parentheses do not match was not understood: it counts as a very large one.
-pub(super) fn size(pattern: &str) -> u64 {
+fn size(pattern: &str) -> u64 {
     let mut groups = vec![0_u64];
     // The size of what the next repetition would repeat.
     let mut last = 0_u64;
@@ -112,6 +165,29 @@ mod tests {
         ] {
             assert_eq!(size(pattern), expected, "{pattern}");
         }
+    }
+
+    #[test]
+    fn a_byte_costs_one_step_where_the_automaton_is_small() {
+        for pattern in [
+            r"^[^@\s]+@[^@\s]+\.[a-z]{2,}$",
+            r"^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\.[a-zA-Z]{2,}$",
+            r"^[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*$",
+            r"^https?://[^\s/$.?#].[^\s]*$",
+            r"^(https?|ftp)://[\w.-]+(:[0-9]{1,5})?(/[\w./?%&=~#-]*)?$",
+            "^[0-9a-f]{8}-[0-9a-f]{4}-[1-5][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$",
+            r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})$",
+            "^[a-z0-9]+(-[a-z0-9]+)*$",
+            "^(?:25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})(?:\\.(?:25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})){3}$",
+        ] {
+            assert_eq!(sixteenths_per_byte(&with_ascii_classes(pattern)), SIXTEENTHS_OF_ONE_STEP, "{pattern}");
+        }
+        for (pattern, size) in
+            [("[ab]*a[ab]{60}c", 64), ("[ab]*a[ab]{1000}c", 1_003), (r"^(\p{L}|\d){1,200}$", 400), ("(?x)(a{500}#)\n){500}", SIZE_UNKNOWN)]
+        {
+            assert!(sixteenths_per_byte(pattern) >= 8 * size, "{pattern}");
+        }
+        assert_eq!(sixteenths_per_byte("^.{0,1000}$"), 16);
     }
 
     #[test]

@@ -71,13 +71,13 @@ impl Template {
         push: fn(&str, &mut String),
     ) -> Result<(), Miss> {
         let mut miss = None;
-        for piece in &self.pieces {
+        for (at, piece) in self.pieces.iter().enumerate() {
             match piece {
                 Piece::Literal(text) => {
                     scope.event.budget.bytes(text.len())?;
                     out.push_str(text);
                 }
-                Piece::Path(path) => match interpolate(path, scope, bindings, out, push) {
+                Piece::Path(path) => match interpolate(path, self.end_of(at), scope, bindings, out, push) {
                     Ok(()) => {}
                     Err(Miss::Dropped) => return Err(Miss::Dropped),
                     // A later `{path?}` may still drop the whole.
@@ -127,6 +127,7 @@ impl Template {
 
 fn interpolate(
     path: &Path,
+    end: Option<&str>,
     scope: &Scope<'_, '_>,
     bindings: &[Binding<'_>],
     out: &mut String,
@@ -144,16 +145,22 @@ fn interpolate(
         push(text, out);
         Ok(())
     };
+    let push_value = |text: &str, push_text: &mut dyn FnMut(&str) -> Result<(), Miss>| match end {
+        Some(end) if holds_end(text, end) => Err(Miss::Unresolvable(format!(
+            "`{path}` holds `{end}`, which follows it: the name could be another one's. Bound it in `data`, or write {{{path}|raw}}"
+        ))),
+        _ => push_text(text),
+    };
     match scope.read(path, bindings)? {
         None if path.is_optional() => Err(Miss::Dropped),
         None => Err(unusable("is absent")),
-        Some(Found::Text(text)) => push_text(text),
+        Some(Found::Text(text)) => push_value(text, &mut push_text),
         Some(Found::Integer(integer)) => push_text(&integer.to_string()),
         Some(Found::Json(json)) => match json.kind() {
             JsonKind::Number | JsonKind::String => {
                 scope.event.budget.work(1 + json.text().len() as u64 / 16)?;
                 match json.as_str() {
-                    Some(text) => push_text(&text),
+                    Some(text) => push_value(&text, &mut push_text),
                     None => push_text(&integer_digits(json.text()).ok_or_else(|| unusable("is a number that is no integer"))?),
                 }
             }
@@ -164,6 +171,13 @@ fn interpolate(
             JsonKind::Object => Err(unusable("is an object")),
         },
     }
+}
+
+/// Whether the first place of a delimiter in a value with the delimiter behind it is before the value's end.
+fn holds_end(value: &str, delimiter: &str) -> bool {
+    let (value, delimiter) = (value.as_bytes(), delimiter.as_bytes());
+    let begins_before = |length: usize| value.ends_with(&delimiter[..length]) && delimiter.starts_with(&delimiter[length..]);
+    memchr::memmem::find(value, delimiter).is_some() || (1..delimiter.len()).any(begins_before)
 }
 
 impl UrlTemplate {

@@ -190,7 +190,7 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
     fn spent(&mut self, entry: &Entry) {
         let rule = self.rule.and_then(|rule| self.registry.rules.get(rule.0 as usize));
         let place = rule.map_or_else(|| format!("{}#{}: `data`", entry.file, entry.name), |rule| rule.name.clone());
-        let (reason, message) = self.event.budget.complaint(&place);
+        let (reason, message) = self.event.budget.complaint(&place, rule.is_none());
         self.give_up(reason, message);
     }
 

@@ -151,7 +151,7 @@ impl<'s> Lets<'s> {
             let failed = |fault: Fault| Fault::new(format!("`let.{name}` failed: {}", fault.message));
             scope.json(expression).map_err(failed)
         };
-        value.get_or_init(compute).as_ref().map(|text| Json::trusted(text)).map_err(Clone::clone)
+        value.get_or_init(compute).as_ref().map(|text| Json::parsed(text)).map_err(Clone::clone)
     }
 }
 

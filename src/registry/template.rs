@@ -6,6 +6,8 @@ use super::path::{Cursor, Names, Path, Root, Step, TextProblem};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     pub(super) pieces: Box<[Piece]>,
+    /// By piece: the text that no value of it may hold. Empty for a template that names nothing.
+    ends: Box<[Option<Box<str>>]>,
     unset: Box<[Box<str>]>,
     vars: Box<[Box<str>]>,
 }
@@ -68,7 +70,7 @@ impl Template {
         if !literal.is_empty() {
             pieces.push(Piece::Literal(literal.into()));
         }
-        Ok(Self { pieces: pieces.into(), unset: unset.into(), vars: vars.into() })
+        Ok(Self { pieces: pieces.into(), ends: Box::default(), unset: unset.into(), vars: vars.into() })
     }
 
     /// The paths it reads, in order; filled-in variables are not among them.
@@ -101,6 +103,32 @@ impl Template {
             [Piece::Literal(text)] => Some(text),
             _ => None,
         }
+    }
+
+    /// Makes it one that names something: different values give different names. So the text behind a placeholder may not be in its value,
+    /// unless no placeholder follows, or the value is trusted.
+    pub(super) fn end_at_delimiters(&mut self, is_trusted: impl Fn(&Path) -> bool) {
+        let last = self.pieces.iter().rposition(|piece| matches!(piece, Piece::Path(_))).unwrap_or_default();
+        let ends = self.pieces.iter().enumerate().map(|(at, piece)| match (piece, self.pieces.get(at + 1)) {
+            (Piece::Path(path), Some(Piece::Literal(delimiter))) if at < last && !path.is_raw() && !is_trusted(path) => {
+                Some(delimiter.clone())
+            }
+            _ => None,
+        });
+        self.ends = ends.collect();
+    }
+
+    /// Returns the text that no value of that piece may hold.
+    pub(super) fn end_of(&self, piece: usize) -> Option<&str> {
+        self.ends.get(piece)?.as_deref()
+    }
+
+    /// Returns each two placeholders with nothing between them.
+    pub(super) fn neighbours(&self) -> impl Iterator<Item = (&Path, &Path)> {
+        self.pieces.windows(2).filter_map(|pair| match pair {
+            [Piece::Path(first), Piece::Path(second)] => Some((first, second)),
+            _ => None,
+        })
     }
 
     /// The text before the first placeholder.

@@ -4,16 +4,25 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::cost::{Clock, measure};
+use super::cost::{Clock, LOAD_CPU, measure};
 use super::payload::Genome;
 use super::round::load;
 
-/// Writes a case into `target/fuzz/`; one that is worth keeping goes to `tests/fuzz/corpus/`, with a word on what it was.
-pub(crate) fn save(seed: u64, rules: &Value, genome: &Genome) -> PathBuf {
+/// Writes a case into `target/fuzz/`; one that is worth keeping goes to `tests/fuzz/corpus/`, with a word on what it was. Without
+/// genes it is about loading the rules.
+pub(crate) fn save(seed: u64, rules: &Value, genome: Option<&Genome>) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../fuzz");
     let path = folder.join(format!("{seed}.json"));
-    let case = json!({ "found": format!("seed {seed}"), "rules": rules, "genes": genome.0 });
+    let case = json!({ "found": format!("seed {seed}"), "rules": rules, "genes": genome.map(|genome| genome.0) });
     let _ = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, format!("{case:#}\n")));
+    path
+}
+
+/// Does so with a body that no genes make.
+pub(crate) fn save_body(seed: u64, rules: &Value, body: &Value) -> PathBuf {
+    let path = save(seed, rules, None);
+    let case = json!({ "found": format!("variant {seed}"), "rules": rules, "body": body });
+    let _ = std::fs::write(&path, format!("{case:#}\n"));
     path
 }
 
@@ -26,12 +35,15 @@ pub(crate) fn replay() {
     let clock = Clock::of_this_thread();
     for path in paths {
         let case: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        let body = match &case["body"] {
-            Value::Null => Genome(serde_json::from_value(case["genes"].clone()).unwrap()).body(),
-            body => body.to_string().into_bytes(),
+        let (loaded, taken) = load(&clock, &case["rules"]);
+        assert!(taken <= LOAD_CPU, "{}: loading took {taken:?} of CPU", path.display());
+        let body = match (&case["body"], &case["genes"]) {
+            (Value::Null, Value::Null) => continue,
+            (Value::Null, genes) => Genome(serde_json::from_value(genes.clone()).unwrap()).body(),
+            (body, _) => body.to_string().into_bytes(),
         };
         // Rules that do not load any more cannot cost anything.
-        let Ok(loaded) = load(&case["rules"]) else { continue };
+        let Ok(loaded) = loaded else { continue };
         if let Err(problem) = measure(&clock, &loaded.registry, &body) {
             panic!("{}: {problem}", path.display());
         }

@@ -1,13 +1,14 @@
 //! Searches for events that cost more than their budget: generated rules, generated payloads, measured CPU and memory.
 //!
 //! Read [`round`] first: one set of rules, and many events. [`rules`] and [`expressions`] and [`schemas`] generate what a tenant writes,
-//! [`payload`] what a publisher sends, [`cost`] measures, and [`corpus`] keeps what was found once.
+//! [`payload`] what a publisher sends, [`cost`] measures, [`corpus`] keeps what was found once, and [`kinds`] varies it.
 //!
 //! | variable | meaning |
 //! |---|---|
 //! | `FUZZ_SECONDS` | how long to search; 5 by default |
 //! | `FUZZ_EVENTS` | how many events to try, instead of a time |
 //! | `FUZZ_SEED` | the first seed; alone it plays that one round |
+//! | `FUZZ_VARIANTS` | how many variants of each kind of cost to try; 3 by default, 1,000 in `make fuzz` |
 //! | `FUZZ_THREADS` | how many threads; one for each core by default |
 //!
 //! A failure prints its seed, and leaves a file for the corpus below `target/fuzz/`.
@@ -17,16 +18,18 @@
 mod corpus;
 mod cost;
 mod expressions;
+mod kinds;
 mod payload;
 mod round;
 mod rules;
 mod schemas;
 mod watch;
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use cost::Clock;
 use round::{Tally, play};
 use watch::Watch;
 
@@ -59,7 +62,8 @@ fn no_generated_event_costs_more_than_its_budget() {
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                let watch = Watch::start();
+                let clock = Arc::new(Clock::of_this_thread());
+                let watch = Watch::start(clock.clone());
                 while !failed.load(Ordering::Relaxed) {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let is_over = match until {
@@ -70,7 +74,7 @@ fn no_generated_event_costs_more_than_its_budget() {
                     if is_over {
                         break;
                     }
-                    match play(first.wrapping_add(at), &watch, end) {
+                    match play(first.wrapping_add(at), &clock, &watch, end) {
                         Ok(tally) => total.lock().unwrap().add(&tally),
                         Err(problem) => {
                             eprintln!("FUZZ_SEED={}: {problem}", first.wrapping_add(at));
@@ -86,6 +90,15 @@ fn no_generated_event_costs_more_than_its_budget() {
     assert!(!failed.load(Ordering::Relaxed), "an event cost more than its budget, or was wrong: see above");
     if !matches!(until, Until::Rounds(_)) {
         assert!(total.loaded * 5 > total.rounds, "too few of the generated rules load: {total}");
+    }
+}
+
+#[test]
+fn variants_of_each_kind_of_cost_stay_within_the_budget() {
+    let seed = setting("FUZZ_SEED").unwrap_or_else(|| fastrand::u64(..1 << 48));
+    let variants = setting("FUZZ_VARIANTS").unwrap_or(3);
+    if let Err(problem) = kinds::play(seed, variants) {
+        panic!("FUZZ_SEED={seed} FUZZ_VARIANTS={variants}: {problem}");
     }
 }
 

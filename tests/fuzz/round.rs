@@ -1,6 +1,7 @@
 //! One round: one rule file, random events, then events that climb towards the costliest of them.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -9,10 +10,10 @@ use unstale::config::Vars;
 use unstale::registry::{LoadOptions, Loaded, MissingVars, Problems, Registry};
 
 use super::corpus;
-use super::cost::{Clock, Cost, measure};
+use super::cost::{Clock, Cost, LOAD_CPU, measure};
 use super::payload::Genome;
 use super::rules;
-use super::watch::Watch;
+use super::watch::{Step, Watch};
 
 /// Events of a round whose rules load.
 const EVENTS_PER_ROUND: u64 = 1_000;
@@ -36,8 +37,9 @@ pub(crate) struct Tally {
     effects: u64,
     worst_cpu: Duration,
     worst_bytes: u64,
-    /// The seeds of the two.
-    worst: [u64; 2],
+    worst_load: Duration,
+    /// The seeds of the three.
+    worst: [u64; 3],
 }
 
 impl Tally {
@@ -53,6 +55,9 @@ impl Tally {
         if other.worst_bytes > self.worst_bytes {
             (self.worst_bytes, self.worst[1]) = (other.worst_bytes, other.worst[1]);
         }
+        if other.worst_load > self.worst_load {
+            (self.worst_load, self.worst[2]) = (other.worst_load, other.worst[2]);
+        }
     }
 
     fn note(&mut self, seed: u64, cost: &Cost) {
@@ -63,7 +68,7 @@ impl Tally {
             effects: cost.effects as u64,
             worst_cpu: worst,
             worst_bytes: cost.bytes,
-            worst: [seed, seed],
+            worst: [seed, seed, 0],
             ..Self::default()
         });
     }
@@ -71,65 +76,80 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rounds, loaded, events, spent, effects, worst_cpu, worst_bytes, worst } = self;
+        let Self { rounds, loaded, events, spent, effects, worst_cpu, worst_bytes, worst_load, worst } = self;
         write!(
             f,
             "{events} events in {rounds} rounds ({loaded} loaded), {effects} effects, {spent} budgets spent; the worst took {worst_cpu:.1?} \
-             of CPU (seed {}) and {} KiB (seed {})",
+             of CPU (seed {}) and {} KiB (seed {}), the slowest load {worst_load:.1?} (seed {})",
             worst[0],
             worst_bytes >> 10,
-            worst[1]
+            worst[1],
+            worst[2]
         )
     }
 }
 
-/// Loads a rule file as a worker does.
-///
-/// # Errors
-/// What is wrong with it.
-pub(crate) fn load(file: &Value) -> Result<Loaded, Problems> {
+/// Loads a rule file as a worker does. Returns the rules, or what is wrong with them, and the CPU that it took.
+pub(crate) fn load(clock: &Clock, file: &Value) -> (Result<Loaded, Problems>, Duration) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(folder.path().join("rules.json"), file.to_string()).expect("the folder is ours");
-    Registry::load(&LoadOptions {
+    let before = clock.now();
+    let loaded = Registry::load(&LoadOptions {
         schemas: folder.path().to_owned(),
         key_prefix: String::new(),
         vars: Vars::default(),
         tag_prefix: "cache_tag:".to_owned(),
         max_keys_per_event: 10_000,
         missing_vars: MissingVars::Refuse,
-    })
+    });
+    (loaded, clock.now().saturating_sub(before))
 }
 
 /// Plays the round of a seed, or the beginning of it where the time ends first.
 ///
 /// # Errors
 /// In words, what was wrong, and where it was saved.
-pub(crate) fn play(seed: u64, watch: &Watch, end: Option<Instant>) -> Result<Tally, String> {
+pub(crate) fn play(seed: u64, clock: &Clock, watch: &Watch, end: Option<Instant>) -> Result<Tally, String> {
     let mut rng = Rng::with_seed(seed);
-    let clock = Clock::of_this_thread();
     let mut tally = Tally { rounds: 1, ..Tally::default() };
-    watch.begin(seed);
-    let Some((file, loaded)) = (0..TRIES).find_map(|_| {
-        let file = rules::file(&mut rng);
-        load(&file).ok().map(|loaded| (file, loaded))
-    }) else {
-        return Ok(tally);
-    };
+    let is_over = || end.is_some_and(|end| Instant::now() >= end);
+    let mut found = None;
+    for attempt in 0..TRIES {
+        let file = Arc::new(rules::file(&mut rng));
+        watch.begin(Step::Load { seed, attempt, file: file.clone() });
+        let (loaded, cpu) = load(clock, &file);
+        if cpu > LOAD_CPU {
+            let path = corpus::save(seed, &file, None);
+            return Err(format!("loading the rules took {cpu:?} of CPU; saved as {}", path.display()));
+        }
+        tally.add(&Tally { worst_load: cpu, worst: [0, 0, seed], ..Tally::default() });
+        if let Ok(loaded) = loaded {
+            found = Some((file, loaded));
+            break;
+        }
+        if is_over() {
+            tally.rounds = 0;
+            return Ok(tally);
+        }
+    }
+    let Some((file, loaded)) = found else { return Ok(tally) };
     tally.loaded = 1;
     let mut costliest: Option<(f64, Genome)> = None;
-    for at in 0..EVENTS_PER_ROUND {
+    for number in 0..EVENTS_PER_ROUND {
         let genome = match &costliest {
-            Some((_, genome)) if at >= EVENTS_PER_ROUND - CLIMBS && tally.spent == 0 => genome.mutated(&mut rng),
+            Some((_, genome)) if number >= EVENTS_PER_ROUND - CLIMBS && tally.spent == 0 => genome.mutated(&mut rng),
             _ => Genome::random(&mut rng),
         };
-        watch.begin(seed);
-        let cost = measure(&clock, &loaded.registry, &genome.body())
-            .map_err(|problem| format!("{problem}; saved as {}", corpus::save(seed, &file, &genome).display()))?;
+        watch.begin(Step::Event { seed, number, file: file.clone(), genome: genome.clone() });
+        let cost = measure(clock, &loaded.registry, &genome.body()).map_err(|problem| {
+            let path = corpus::save(seed, &file, Some(&genome));
+            format!("event {number}: {problem}; saved as {}", path.display())
+        })?;
         tally.note(seed, &cost);
         if costliest.as_ref().is_none_or(|(height, _)| cost.height() > *height) {
             costliest = Some((cost.height(), genome));
         }
-        if tally.spent >= ENOUGH_SPENT || end.is_some_and(|end| Instant::now() >= end) {
+        if tally.spent >= ENOUGH_SPENT || is_over() {
             break;
         }
     }

@@ -7,6 +7,7 @@ mod support;
 mod attacks;
 mod broker;
 mod cache;
+mod cases;
 mod cli;
 mod cluster;
 mod dlq;

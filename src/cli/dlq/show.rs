@@ -1,5 +1,6 @@
 //! `unstale dlq show`
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -57,6 +58,7 @@ pub(super) fn run(args: &ShowArgs, config: &Config) -> Result<Exit, CommandError
         vars: &config.registry.vars,
         json: args.json,
         redact: args.redact,
+        unset: RefCell::default(),
     };
     super::block_on(show(args, config, &planner, loaded.registry.digest()))
 }

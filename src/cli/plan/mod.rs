@@ -3,8 +3,10 @@
 mod json;
 mod text;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal as _, Read as _, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -41,6 +43,9 @@ Examples:
   echo '{\"type\":\"user.updated\",\"data\":{\"id\":42}}' | unstale plan
   unstale plan --json events.jsonl | jq -r '.effects[].target'";
 
+/// Most bytes of a line beside the body of its message.
+const MAX_BESIDE_BODY_BYTES: usize = 1024 * 1024;
+
 /// What stands for a value that is not shown.
 const HIDDEN: &str = "(hidden)";
 
@@ -68,40 +73,62 @@ pub(super) struct Planner<'r, E> {
     pub(super) json: bool,
     /// Without the payload and the values to write.
     pub(super) redact: bool,
+    /// Variables without a value that some effect names.
+    pub(super) unset: RefCell<BTreeSet<String>>,
 }
 
 impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
     /// Plans every line of the files. Says whether every event would be applied whole.
     fn files(&self, files: &[PathBuf], out: &mut impl Write) -> Result<bool, CommandError> {
         let mut all_good = true;
+        let mut events = 0;
         for path in files {
-            if path == Path::new("-") {
-                all_good &= self.lines(io::stdin().lock(), "stdin", out)?;
+            let (good, count) = if path == Path::new("-") {
+                if io::stdin().is_terminal() {
+                    writeln!(io::stderr(), "reading events from the terminal, one JSON object a line; Ctrl-D ends")?;
+                }
+                self.lines(io::stdin().lock(), "stdin", out)?
             } else {
                 let shown = path.display().to_string();
                 let file = File::open(path).map_err(|error| CommandError::usage(format_args!("{shown}: {error}")))?;
-                all_good &= self.lines(BufReader::new(file), &shown, out)?;
-            }
+                self.lines(BufReader::new(file), &shown, out)?
+            };
+            all_good &= good;
+            events += count;
+        }
+        if events == 0 {
+            return Err(CommandError::usage("the input holds no event: nothing was planned"));
         }
         Ok(all_good)
     }
 
-    fn lines(&self, mut input: impl BufRead, source: &str, out: &mut impl Write) -> Result<bool, CommandError> {
+    /// Plans every line. Says whether every event would be applied whole, and how many lines there were.
+    fn lines(&self, mut input: impl BufRead, source: &str, out: &mut impl Write) -> Result<(bool, u64), CommandError> {
         let mut all_good = true;
+        let mut count = 0;
         let mut line = Vec::new();
+        // A whole message is longer than its body: base64, escapes, headers.
+        let limit = self.reading.max_body_bytes.saturating_mul(6).saturating_add(MAX_BESIDE_BODY_BYTES);
         for number in 1_u64.. {
             line.clear();
-            if input.read_until(b'\n', &mut line).map_err(|error| CommandError::usage(format_args!("{source}: {error}")))? == 0 {
+            let read = input.by_ref().take(limit as u64).read_until(b'\n', &mut line);
+            if read.map_err(|error| CommandError::usage(format_args!("{source}: {error}")))? == 0 {
                 break;
+            }
+            if line.len() >= limit {
+                return Err(CommandError::usage(format_args!(
+                    "{source}:{number}: the line has {limit} bytes or more: no message is that long"
+                )));
             }
             if line.trim_ascii().is_empty() {
                 continue;
             }
+            count += 1;
             all_good &= self.line(&line, &format!("{source}:{number}"), out)?;
             // A reader that follows along sees each event at once.
             out.flush()?;
         }
-        Ok(all_good)
+        Ok((all_good, count))
     }
 
     fn line(&self, line: &[u8], place: &str, out: &mut impl Write) -> Result<bool, CommandError> {
@@ -109,6 +136,10 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
             .map_err(|_| "the line is not UTF-8".to_owned())
             .and_then(|line| OwnedMessage::from_line(line).map_err(|error| error.to_string()));
         let (text, good) = match read {
+            Ok(owned) if is_part_of_a_document(&owned) => {
+                let message = "the line is a part of a JSON document, and an event is one line: `jq -c .` writes it so".to_owned();
+                self.render(&malformed(message), place)
+            }
             Ok(owned) => self.message(&owned.message(), place),
             Err(message) => self.render(&malformed(message), place),
         };
@@ -140,7 +171,9 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
         let Explanation { resolution, notes } = (self.explain)(event);
         let Resolution { matched, mut effects, failure, .. } = resolution;
         for effect in &mut effects {
+            self.unset.borrow_mut().extend(unset_vars(&effect.target).map(str::to_owned));
             if let Action::Warm(warm) = &mut effect.action {
+                self.unset.borrow_mut().extend(unset_vars(&warm.url).map(str::to_owned));
                 warm.url = self.vars.mask(&warm.url);
             }
         }
@@ -161,6 +194,18 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
     }
 }
 
+/// The variables that a text still names: one without a value is left as written.
+fn unset_vars(text: &str) -> impl Iterator<Item = &str> {
+    text.split("{vars.").skip(1).filter_map(|rest| rest.split_once('}').map(|(name, _)| name))
+}
+
+/// Whether a line is one of many that make a document together, as a program prints it for people.
+fn is_part_of_a_document(message: &OwnedMessage) -> bool {
+    let text = message.body.trim_ascii();
+    matches!(text, b"{" | b"[" | b"}" | b"]" | b"}," | b"],")
+        || (text.starts_with(b"\"") && text.ends_with(b"{") && message.headers.is_empty())
+}
+
 fn malformed(message: String) -> Plan<'static> {
     Plan { event: None, matched: Matched::Unknown, effects: vec![], error: Some((Reason::Malformed, message)), notes: vec![] }
 }
@@ -174,7 +219,9 @@ fn redact(effect: &mut Effect) {
 pub(super) fn run(args: &PlanArgs) -> Result<Exit, CommandError> {
     let config = configure(Scope::Offline)?;
     let loaded = Registry::load(&offline(&config.registry)).map_err(CommandError::usage)?;
-    for warning in &loaded.warnings {
+    // A loader's variable matters to the events that use the loader.
+    let (of_vars, others): (Vec<_>, Vec<_>) = loaded.warnings.iter().partition(|warning| warning.missing_var().is_some());
+    for warning in others {
         writeln!(io::stderr(), "{}", printable_lines(&warning.to_string()))?;
     }
     let planner = Planner {
@@ -186,9 +233,16 @@ pub(super) fn run(args: &PlanArgs) -> Result<Exit, CommandError> {
         vars: &config.registry.vars,
         json: args.json,
         redact: false,
+        unset: RefCell::default(),
     };
     let mut out = BufWriter::new(io::stdout().lock());
     let all_good = planner.files(&args.files, &mut out)?;
+    let used = planner.unset.borrow();
+    for warning in of_vars {
+        if warning.missing_var().is_some_and(|name| used.contains(name)) {
+            writeln!(io::stderr(), "{}", printable_lines(&warning.to_string()))?;
+        }
+    }
     Ok(if all_good { Exit::Clean } else { Exit::No })
 }
 

@@ -89,9 +89,10 @@ fn planned(json: bool, unknown: UnknownPolicy, events: &str) -> (String, bool) {
         vars: &Vars::default(),
         json,
         redact: false,
+        unset: RefCell::default(),
     };
     let mut out = Vec::new();
-    let all_good = planner.lines(events.as_bytes(), "stdin", &mut out).unwrap();
+    let (all_good, _) = planner.lines(events.as_bytes(), "stdin", &mut out).unwrap();
     (String::from_utf8(out).unwrap(), all_good)
 }
 

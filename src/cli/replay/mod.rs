@@ -87,6 +87,13 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, CommandError> {
 }
 
 async fn replay(args: &ReplayArgs, config: &Config, registry: &Arc<Registry>, span: Span) -> Result<Exit, CommandError> {
+    if let Some(pattern) =
+        args.types.iter().find(|pattern| pattern.split('.').any(|word| word.is_empty() || word.contains(char::is_whitespace)))
+    {
+        return Err(CommandError::usage(format_args!(
+            "--type {pattern:?} matches no event: a pattern is words between single dots, such as 'user.*'"
+        )));
+    }
     let stop = stop_on_signal()?;
     let replay = Replay {
         span,

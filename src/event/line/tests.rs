@@ -9,7 +9,18 @@ fn a_whole_message_is_told_from_a_body() {
     assert_eq!((whole.properties.event_type.as_deref(), whole.properties.timestamp_s), (Some("t"), Some(5)));
     assert_eq!(OwnedMessage::from_line(r#"{"body":"a\nb"}"#).unwrap().body, b"a\nb");
     assert_eq!(OwnedMessage::from_line(r#"{"body_base64":"/w=="}"#).unwrap().body, b"\xff");
-    for body in [r#"{"body":"x","id":1}"#, r#"{"routing_key":"k"}"#, "[1]", "not json", "{}", ""] {
+    for line in [r#"{"body":"a","exchange":null,"routing_key":null,"headers":null,"properties":null}"#, r#"{"body":"a"}"#] {
+        assert_eq!(OwnedMessage::from_line(line).unwrap(), OwnedMessage { body: b"a".to_vec(), ..OwnedMessage::default() });
+    }
+    for body in [
+        r#"{"body":"x","id":1}"#,
+        r#"{"body":"x","routing_key":"k","type":"t","data":{}}"#,
+        r#"{"routing_key":"k"}"#,
+        "[1]",
+        "not json",
+        "{}",
+        "",
+    ] {
         let read = OwnedMessage::from_line(&format!(" {body}\r\n")).unwrap();
         assert_eq!(read, OwnedMessage { body: body.as_bytes().to_vec(), ..OwnedMessage::default() });
     }
@@ -46,6 +57,10 @@ fn what_does_not_read_is_named() {
         (r#"{"body":"","body_base64":""}"#, "`body` and `body_base64` exclude each other"),
         (r#"{"body_base64":"?"}"#, "`body_base64` is not padded standard base64"),
         (r#"{"body":"","routing_key":1}"#, "`routing_key` is not text"),
+        (
+            r#"{"body":"{}","routing_key":"a","redelivered":true}"#,
+            "`redelivered` is no part of a message: a line with `body` has `exchange`, `routing_key`, `headers` and `properties` beside it, no more",
+        ),
         (r#"{"body":"","headers":[]}"#, "`headers` is not an object"),
         (r#"{"body":"","headers":{"x":99999999999999999999}}"#, "`headers.x` is not a number that 64 bits hold"),
         (r#"{"body":"","properties":{"priority":256}}"#, "`properties.priority` is not an integer from 0 to 255"),

@@ -28,10 +28,10 @@ pub(super) fn compile(
     let in_each = document.each.is_some();
     let each = document.each.as_ref().map(|text| compiler.expression(text, context, lets, false));
     let when = document.when.as_ref().map(|text| compiler.expression(text, context, lets, in_each));
-    let role = if document.verb == Verb::InvalidateTags { Role::Other } else { Role::Key };
+    let role = if document.verb == Verb::InvalidateTags { Role::Name } else { Role::Key };
     let targets: Vec<_> = document.targets.iter().map(|text| compiler.template(text, context, lets, in_each, role)).collect();
     let targets: Option<Vec<_>> = targets.into_iter().collect();
-    let tags: Vec<_> = document.tags.iter().map(|text| compiler.template(text, context, lets, in_each, Role::Other)).collect();
+    let tags: Vec<_> = document.tags.iter().map(|text| compiler.template(text, context, lets, in_each, Role::Name)).collect();
     let tags: Option<Vec<_>> = tags.into_iter().collect();
     let key_prefix = key_prefix(document, context, compiler);
     if let (Some(targets), Some(prefix)) = (&targets, &key_prefix) {

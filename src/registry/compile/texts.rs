@@ -5,9 +5,9 @@ use serde_json::Value;
 use super::super::diagnostic::{Problem, Report};
 use super::super::document::{Defaults, Text, VersionDocument};
 use super::super::expression::{Expression, TextPatterns};
-use super::super::lint::{self, Role};
+use super::super::lint::{self, Reads, Role};
 use super::super::load::{LoadOptions, MissingVars};
-use super::super::model::{Family, VersionRule};
+use super::super::model::{Family, Validate, VersionRule};
 use super::super::path::{Names, TextProblem};
 use super::super::template::Template;
 use super::super::tree::{Content, Node, ScalarKind};
@@ -27,6 +27,10 @@ pub(in super::super) struct Context<'d> {
     pub(in super::super) defaults: Option<&'d Defaults>,
     /// JSON Schema of its payload.
     pub(in super::super) schema: Option<&'d Value>,
+    /// What a violation of that means.
+    pub(in super::super) validate: Validate,
+    /// What its texts read.
+    pub(in super::super) reads: &'d Reads,
 }
 
 /// Compiles the texts of one file.
@@ -40,8 +44,18 @@ impl Compiler<'_, '_, '_> {
     /// A template of an entry.
     pub(super) fn template(&mut self, text: &Text, context: &Context<'_>, lets: &[String], in_each: bool, role: Role) -> Option<Template> {
         let compiled = Template::parse(&text.text, &Names { lets, in_each, vars: &self.options.vars });
-        let template = self.checked(text, compiled)?;
+        let mut template = self.checked(text, compiled)?;
         self.vars(text, template.vars().map(str::to_owned).collect());
+        context.reads.note(template.paths());
+        if role == Role::Key {
+            context.reads.note_key(template.paths());
+        }
+        if matches!(role, Role::Key | Role::Name) {
+            // With `validate: warn` the payload may be another one.
+            let enforced = context.schema.filter(|_| context.validate == Validate::Enforce);
+            template.end_at_delimiters(|path| lint::is_bounded(path, enforced));
+            lint::check_name(text, &template, enforced, self.report);
+        }
         lint::check_paths(text, template.paths(), context.schema, role, self.report);
         lint::check_foreign(text, template.has_placeholder(), context.schema, self.report);
         Some(template)
@@ -52,6 +66,7 @@ impl Compiler<'_, '_, '_> {
         let compiled = Expression::compile_sharing(&text.text, &Names { lets, in_each, vars: &self.options.vars }, self.patterns);
         let expression = self.checked(text, compiled)?;
         self.vars(text, expression.vars().map(str::to_owned).collect());
+        context.reads.note(expression.paths().iter());
         lint::check_paths(text, expression.paths().iter(), context.schema, Role::Expression, self.report);
         Some(expression)
     }
@@ -61,6 +76,7 @@ impl Compiler<'_, '_, '_> {
         let compiled = UrlTemplate::parse(&text.text, &Names { lets, in_each, vars: &self.options.vars });
         let url = self.checked(text, compiled)?;
         self.vars(text, url.vars().map(str::to_owned).collect());
+        context.reads.note(url.paths());
         lint::check_paths(text, url.paths(), context.schema, Role::Other, self.report);
         Some(url)
     }
@@ -102,7 +118,7 @@ impl Compiler<'_, '_, '_> {
         let of = self.template(&version.of, context, lets, in_each, Role::Other);
         let family = match &version.entity {
             None => Family::EventType,
-            Some(entity) => Family::Entity(self.template(entity, context, lets, in_each, Role::Other)?),
+            Some(entity) => Family::Entity(self.template(entity, context, lets, in_each, Role::Name)?),
         };
         Some(VersionRule { of: of?, family })
     }

@@ -1,7 +1,7 @@
 //! `pattern` and `patternProperties`: what a match costs, and matches that the library would not bound.
 //!
-//! A pattern without look-around and back-references takes time in proportion to the text and to its own size, counted repetitions written out.
-//! Any other backtracks: it is matched by a keyword of ours, which charges for the square of the text's length and bounds the backtracking.
+//! A pattern without look-around and back-references takes time in proportion to the text, and to its own size where it becomes a large
+//! automaton. Any other backtracks: it is matched by a keyword of ours, which charges for the square of the text's length and bounds the backtracking.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,14 +11,23 @@ use jsonschema::{Draft, Keyword, PatternCache, PatternOptions, ValidationError, 
 use serde_json::{Value, json};
 
 use super::super::payload_json::{BACKTRACKING, Costs, PayloadJson, PayloadNode, backtracking_units};
-use super::super::regex_size::{is_counted_class, size, units_per_byte};
+use super::super::regex_size::{sixteenths_per_byte, with_ascii_classes};
 use super::walk;
 
 /// The keyword that takes the place of `pattern` where a match must be charged for.
 pub(super) const KEYWORD: &str = "unstale-pattern";
 
-/// The largest size of a pattern that is charged for with every text of the schema, and left to the library.
-const MAX_LIGHT_SIZE: u64 = 16;
+/// The highest cost of a byte, in sixteenths of a unit, that is charged with every text of the schema; such a pattern is left to the library.
+const MAX_LIGHT_SIXTEENTHS: u64 = 16;
+
+/// The first limit of a compiled pattern that is tried.
+const MIN_COMPILED_BYTES: usize = 16 * 1024;
+
+/// The last limit that is tried; the library has a lower one.
+const MAX_COMPILED_BYTES: usize = 16 * 1024 * 1024;
+
+/// Most bytes that the compiled patterns of a registry take together.
+const MAX_BYTES_TOGETHER: usize = 64 * 1024 * 1024;
 
 /// How often a match may backtrack at first, and at most.
 const BACKTRACK_LIMITS: [usize; 2] = [500, 20_000];
@@ -27,19 +36,30 @@ const BACKTRACK_LIMITS: [usize; 2] = [500, 20_000];
 pub(super) struct Patterns {
     cache: PatternCache,
     known: HashMap<String, Kind>,
+    /// What those take together, about.
+    bytes: usize,
     /// Those that are matched by [`KEYWORD`].
     costly: Arc<Mutex<HashMap<String, Arc<Costly>>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Linear { size: u64 },
+    Linear {
+        sixteenths_per_byte: u64,
+    },
     Backtracks,
+    /// It is no pattern.
+    Broken,
 }
 
 impl Patterns {
     pub(super) fn new(cache: PatternCache) -> Self {
-        Self { cache, known: HashMap::new(), costly: Arc::default() }
+        Self { cache, known: HashMap::new(), bytes: 0, costly: Arc::default() }
+    }
+
+    /// Whether it is no pattern at all, or becomes too large.
+    pub(super) fn is_broken(&mut self, pattern: &str) -> bool {
+        self.kind(pattern) == Kind::Broken
     }
 
     /// Whether a match of the pattern backtracks.
@@ -51,16 +71,37 @@ impl Patterns {
         if let Some(kind) = self.known.get(pattern) {
             return *kind;
         }
-        let kind = if self.validator(pattern, PatternOptions::regex()).is_some() {
-            Kind::Linear { size: if is_counted_class(pattern) { 1 } else { size(pattern) } }
-        } else if self.validator(pattern, PatternOptions::fancy_regex()).is_some() {
+        let kind = if self.bytes > MAX_BYTES_TOGETHER {
+            // The schema is refused.
+            Kind::Linear { sixteenths_per_byte: 16 }
+        } else if self.compiles(|limit| PatternOptions::regex().size_limit(limit), pattern) {
+            Kind::Linear { sixteenths_per_byte: sixteenths_per_byte(&with_ascii_classes(pattern)) }
+        } else if self.compiles(|limit| PatternOptions::fancy_regex().size_limit(limit), pattern) {
             Kind::Backtracks
         } else {
-            // It is none: the library says so when the schema is built.
-            Kind::Linear { size: 1 }
+            Kind::Broken
         };
         self.known.insert(pattern.to_owned(), kind);
         kind
+    }
+
+    /// Whether the engine compiles a pattern. Adds about the bytes that it takes: the first power of two that was enough.
+    fn compiles<E>(&mut self, engine: impl Fn(usize) -> PatternOptions<E>, pattern: &str) -> bool {
+        let mut limit = MIN_COMPILED_BYTES;
+        while limit <= MAX_COMPILED_BYTES {
+            if self.validator(pattern, engine(limit)).is_some() {
+                self.bytes += limit;
+                return true;
+            }
+            limit *= 2;
+        }
+        false
+    }
+
+    /// Says that the patterns of the registry are too large together, if they are.
+    pub(super) fn complaint(&self) -> Option<&'static str> {
+        (self.bytes > MAX_BYTES_TOGETHER)
+            .then_some("with this one the patterns of the registry take more than 64 MiB: write fewer, or smaller counts")
     }
 
     fn validator<E>(&self, pattern: &str, engine: PatternOptions<E>) -> Option<Validator<PayloadJson>> {
@@ -74,8 +115,8 @@ impl Patterns {
         walk::each_mut(schema, &mut |schema| {
             if let Some(pattern) = schema.get("pattern").and_then(Value::as_str).map(str::to_owned) {
                 match self.kind(&pattern) {
-                    Kind::Linear { size } if size <= MAX_LIGHT_SIZE => {
-                        costs.sixteenths_per_byte = costs.sixteenths_per_byte.max(16 * units_per_byte(size));
+                    Kind::Linear { sixteenths_per_byte } if sixteenths_per_byte <= MAX_LIGHT_SIXTEENTHS => {
+                        costs.sixteenths_per_byte = costs.sixteenths_per_byte.max(sixteenths_per_byte);
                     }
                     kind => {
                         if self.compile_costly(&pattern, kind) {
@@ -89,8 +130,9 @@ impl Patterns {
             let mut backtracking = 0;
             for name in schema.get("patternProperties").and_then(Value::as_object).into_iter().flat_map(|named| named.keys()) {
                 match self.kind(name) {
-                    Kind::Linear { size } => of_names += 8 * size,
+                    Kind::Linear { sixteenths_per_byte } => of_names += sixteenths_per_byte,
                     Kind::Backtracks => backtracking += 1,
+                    Kind::Broken => {}
                 }
             }
             costs.sixteenths_per_name_byte = costs.sixteenths_per_name_byte.max(1 + of_names);
@@ -106,12 +148,16 @@ impl Patterns {
             return true;
         }
         let costly = match kind {
-            Kind::Linear { size } => self.validator(pattern, PatternOptions::regex()).map(|validator| Costly::Linear { size, validator }),
+            Kind::Linear { sixteenths_per_byte } => {
+                self.validator(pattern, PatternOptions::regex()).map(|validator| Costly::Linear { sixteenths_per_byte, validator })
+            }
             Kind::Backtracks => {
                 let [first, last] =
                     BACKTRACK_LIMITS.map(|limit| self.validator(pattern, PatternOptions::fancy_regex().backtrack_limit(limit)));
                 first.zip(last).map(|(first, last)| Costly::Backtracks { first, last })
             }
+            // The library says what is wrong with it.
+            Kind::Broken => None,
         };
         let Some(costly) = costly else { return false };
         known.insert(pattern.to_owned(), Arc::new(costly));
@@ -134,7 +180,7 @@ impl Patterns {
 /// A pattern whose matches are charged for.
 #[derive(Debug)]
 enum Costly {
-    Linear { size: u64, validator: Validator<PayloadJson> },
+    Linear { sixteenths_per_byte: u64, validator: Validator<PayloadJson> },
     Backtracks { first: Validator<PayloadJson>, last: Validator<PayloadJson> },
 }
 
@@ -142,16 +188,16 @@ impl Costly {
     /// Whether the text matches. Ends the validation where that takes too long to tell.
     fn matches(&self, node: PayloadNode<'_>, bytes: u64) -> bool {
         match self {
-            Self::Linear { size, validator } => {
-                node.charge_match(bytes.saturating_mul(units_per_byte(*size)));
+            Self::Linear { sixteenths_per_byte, validator } => {
+                node.charge_keyword(bytes.saturating_mul(*sixteenths_per_byte) / 16);
                 validator.is_valid(node.unmetered())
             }
             Self::Backtracks { first, last } => {
-                node.charge_match(backtracking_units(bytes));
+                node.charge_keyword(backtracking_units(bytes));
                 let [first_limit, last_limit] = BACKTRACK_LIMITS.map(|limit| limit as u64);
                 finished(first, node)
                     .or_else(|| {
-                        node.charge_match(BACKTRACKING * (last_limit / first_limit));
+                        node.charge_keyword(BACKTRACKING * (last_limit / first_limit));
                         finished(last, node)
                     })
                     .unwrap_or_else(|| {

@@ -245,6 +245,58 @@ fn schemas_that_multiply_are_refused() {
 }
 
 #[test]
+fn numbers_are_compared_by_all_their_digits() {
+    for (schema, valid, invalid) in [
+        (
+            json!({"const": 9_007_199_254_740_993_u64}),
+            &["9007199254740993.0", "90071992547409930e-1"][..],
+            &["9007199254740992", "9007199254740993.5"][..],
+        ),
+        (json!({"const": {"a": [0.1]}}), &[r#"{"a":[0.10]}"#, r#"{"a":[1e-1]}"#], &[r#"{"a":[0.10000000000000000001]}"#]),
+        (json!({"enum": ["a", 18_446_744_073_709_551_615_u64]}), &["18446744073709551615", "\"a\""], &["18446744073709551616", "1"]),
+        (json!({"minimum": 18_446_744_073_709_551_615_u64}), &["18446744073709551615.5", "1e400"], &["18446744073709551614.9"]),
+        (json!({"exclusiveMinimum": 9_007_199_254_740_992_u64}), &["9007199254740992.5"], &["9007199254740992", "-1e400"]),
+        (json!({"maximum": 9_007_199_254_740_992_u64}), &["9007199254740992.0", "-1e400", "\"9\""], &["9007199254740993", "1e400"]),
+        (json!({"exclusiveMaximum": 0}), &["-1e-400"], &["0", "-0.0", "1e-400"]),
+        (json!({"multipleOf": 0.01}), &["19.99", "1e400", "9007199254740993.01"], &["19.999", "9007199254740993.001"]),
+        (json!({"multipleOf": 3}), &["36893488147419103233"], &["36893488147419103234", "0.1"]),
+        (json!({"type": "integer"}), &["9007199254740993.0", "1e400"], &["9007199254740993.5", "1.00000000000000000001"]),
+        (
+            json!({"uniqueItems": true}),
+            &["[9007199254740992,9007199254740993]", "[0.1,0.10000000000000000001]"],
+            &["[1,1.0]", "[0,-0.0]", "[1e400,10e399]"],
+        ),
+    ] {
+        let compiled = DataSchema::of_json(&json!({"properties": {"v": schema}}));
+        let is_valid = |value: &str| judged(&compiled, &format!("{{\"v\":{value}}}"), &Budget::for_event()).0 == Verdict::Valid;
+        assert!(valid.iter().all(|value| is_valid(value)), "{schema} {valid:?}");
+        assert!(!invalid.iter().any(|value| is_valid(value)), "{schema} {invalid:?}");
+    }
+    assert_eq!(
+        message(&json!({"properties": {"v": {"maximum": 1}}}), r#"{"v":2}"#),
+        "the payload at `/v` violates `/properties/v/maximum`"
+    );
+}
+
+#[test]
+fn patterns_of_addresses_fit_a_megabyte_of_them() {
+    let mail = r"^[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*$";
+    let url = r"^(https?|ftp)://[\w.-]+(:\d{1,5})?(/[\w./?%&=~#-]*)?$";
+    let uuid = "^[0-9a-f]{8}-[0-9a-f]{4}-[1-5][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$";
+    for (pattern, element) in [
+        (mail, "\"ada.lovelace@mail.example.org\""),
+        (url, "\"https://shop.example.org:8443/a/b.html?c=d\""),
+        (uuid, "\"3f2504e0-4f89-41d3-9a0c-0305e82c3301\""),
+    ] {
+        let schema = DataSchema::of_json(&json!({"properties": {"v": {"items": {"type": "string", "minLength": 3, "pattern": pattern}}}}));
+        let text = format!("{{\"v\":{}}}", array_of(element, MIB - 100));
+        let budget = Budget::for_bytes(text.len());
+        assert_eq!(judged(&schema, &text, &budget), (Verdict::Valid, None), "{pattern}");
+        assert!(budget.spent_work() < budget.work_limit() / 2, "{pattern}: {}", budget.spent_work());
+    }
+}
+
+#[test]
 fn nesting_ends_before_the_stack_does() {
     let (_, schema, text) = attacks().into_iter().find(|(name, _, _)| *name == "a chain at each level").unwrap();
     let schema = DataSchema::of_json(&schema);

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::super::budget::Budget;
 use super::super::payload_json::{Meter, PayloadNode};
-use super::{DataSchema, pattern, references, walk};
+use super::{DataSchema, number, references, walk};
 use crate::event::Json;
 use crate::event::json::JsonKind;
 use crate::printable::printable;
@@ -35,7 +35,7 @@ impl DataSchema {
         }
         let found = meter.search(|| {
             let error = self.validator.validate(PayloadNode::of(data, members, &meter)).err()?;
-            let keyword = references::as_written(error.schema_path().as_str(), &self.borrowed).replace(pattern::KEYWORD, "pattern");
+            let keyword = number::as_written(&references::as_written(error.schema_path().as_str(), &self.borrowed));
             let missing = match error.kind() {
                 ValidationErrorKind::Required { property } => property.as_str().map(str::to_owned),
                 _ => None,

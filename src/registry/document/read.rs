@@ -116,6 +116,11 @@ fn check_routing_key(key: &str, at: Pos, what: &str, report: &mut Report<'_>) {
     if key.is_empty() || key.len() > MAX_ROUTING_KEY_BYTES {
         report.error(at, format!("{what}'s name must have 1 to {MAX_ROUTING_KEY_BYTES} bytes"));
     }
+    if key.contains(char::is_whitespace) {
+        report.error_with_hint(at, format!("{what}'s name holds white space"), "a type is words between dots, such as user.updated");
+    } else if key.split('.').any(str::is_empty) && !key.is_empty() {
+        report.error_with_hint(at, format!("{what}'s name has an empty word"), "words are divided by single dots, such as user.updated");
+    }
     if let Some(word) = key.split('.').find(|word| word.len() > 1 && word.contains(['*', '#'])) {
         report.error_with_hint(
             at,

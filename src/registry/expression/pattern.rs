@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use regex::{Regex, RegexBuilder};
 
-use crate::registry::regex_size::{is_counted_class, size, units_per_byte};
+use crate::registry::regex_size::sixteenths_per_byte;
 
 /// Most bytes that a compiled pattern takes.
 const MAX_COMPILED_BYTES: usize = 4 * 1024 * 1024;
@@ -20,7 +20,7 @@ const MAX_BYTES_TOGETHER: usize = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct TextPattern {
     regex: Regex,
-    units_per_byte: u64,
+    sixteenths_per_byte: u64,
 }
 
 /// The patterns of a registry, each compiled once.
@@ -72,16 +72,15 @@ impl TextPattern {
                 Err(other) => return Err(other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()),
             }
         };
-        let size = if is_counted_class(pattern) { 1 } else { size(pattern) };
-        Ok((Self { regex, units_per_byte: units_per_byte(size) }, bytes))
+        Ok((Self { regex, sixteenths_per_byte: sixteenths_per_byte(pattern) }, bytes))
     }
 
     pub(super) fn is_match(&self, text: &str) -> bool {
         self.regex.is_match(text)
     }
 
-    /// Returns the units of work for a text of that many bytes. Each byte may visit every state of the pattern.
+    /// Returns the units of work for a text of that many bytes.
     pub(super) fn work(&self, bytes: usize) -> u64 {
-        8 + (bytes as u64).saturating_mul(self.units_per_byte)
+        8 + (bytes as u64).saturating_mul(self.sixteenths_per_byte) / 16
     }
 }

@@ -2,6 +2,34 @@
 
 use crate::registry::path::TextProblem;
 
+const TOO_EARLY: &str = "it ends too early";
+
+/// Says what the parser found, without the parser's own words. `rest` is the text from there on.
+fn in_words(message: &str, rest: &str) -> String {
+    let message = message.lines().next().unwrap_or_default().trim_start_matches("Syntax error: ");
+    // What else might be there is a list of every token that CEL has.
+    let found = message.split(" expecting ").next().unwrap_or_default();
+    let is_at_end = rest.trim().is_empty() || found.contains("<EOF>") || message.starts_with("Incomplete ");
+    let is_of_tokens =
+        ["mismatched input", "extraneous input", "missing ", "no viable alternative", "token recognition error", "Incomplete "]
+            .iter()
+            .any(|beginning| message.starts_with(beginning));
+    if !is_of_tokens {
+        return message.to_owned();
+    }
+    if is_at_end {
+        return TOO_EARLY.to_owned();
+    }
+    let quoted = rest.trim_start_matches(['b', 'r']);
+    if message.starts_with("token recognition error") && quoted.starts_with(['"', '\'']) {
+        return "this string has no end, or an escape that CEL does not have".to_owned();
+    }
+    let is_word = |c: char| c == '_' || c.is_alphanumeric();
+    let word = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+    let shown = if word > 0 { &rest[..word] } else { &rest[..rest.chars().next().map_or(0, char::len_utf8)] };
+    format!("`{}` cannot be here", shown.escape_debug())
+}
+
 /// Returns the first error of CEL's parser, in its place, and what was probably meant.
 pub(super) fn syntax_problem(text: &str, errors: &cel::ParseErrors) -> TextProblem {
     let Some(first) = errors.errors.first() else {
@@ -13,15 +41,9 @@ pub(super) fn syntax_problem(text: &str, errors: &cel::ParseErrors) -> TextProbl
     };
     let column = usize::try_from(first.pos.1.saturating_sub(1)).unwrap_or(0);
     let at = text[line_from..].char_indices().nth(column).map_or(text.len(), |(at, _)| line_from + at);
-    let message = first.msg.lines().next().unwrap_or_default();
-    // What else might stand there is a list of every token that CEL has.
-    let message = message
-        .split(" expecting {")
-        .next()
-        .unwrap_or_default()
-        .trim_start_matches("Syntax error: ")
-        .replace("'<EOF>'", "the end of the text");
-    let problem = TextProblem::new(at, format!("not an expression: {message}"));
+    let words = in_words(&first.msg, &text[at..]);
+    let at = if words == TOO_EARLY { text.len() } else { at };
+    let problem = TextProblem::new(at, format!("not an expression: {words}"));
     let has_word = |word: &str| text.split(|c: char| !(c == '_' || c.is_ascii_alphanumeric())).any(|known| known == word);
     let is_lone_equals = || {
         let bytes = text.as_bytes();

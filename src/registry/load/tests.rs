@@ -7,6 +7,7 @@ use super::super::example;
 use super::super::model::{ExpiryRule, Family, RuleBody};
 use super::super::value_template::ValueTemplate;
 use super::*;
+use crate::event::{Event, Form};
 
 fn options() -> LoadOptions {
     LoadOptions {
@@ -191,8 +192,8 @@ fn keys_of_unstale_itself_are_refused_and_free_ones_are_warned_of() {
         assert!(warnings.iter().any(|warning| warning.message.contains(says)), "{entry}: {warnings:?}");
     }
     for (entry, options) in [
-        ("{ effects: [{ delete: '{id}' }] }", &options()),
-        ("{ effects: [{ delete: 'unstaled:{id}' }, { delete: 'user:{id}' }] }", &unprefixed),
+        ("{ effects: [{ delete: '{id|raw}' }] }", &options()),
+        ("{ effects: [{ delete: 'unstaled:{id|raw}' }, { delete: 'user:{id|raw}' }] }", &unprefixed),
         ("{ effects: [{ invalidate_tags: 'unstale:{id}' }, { invalidate_tags: '{id}' }] }", &unprefixed),
         ("{ let: { h: sha1(data.id) }, effects: [{ delete: '{let.h}' }] }", &unprefixed),
         ("{ data: { required: [id], properties: { id: { type: integer } } }, effects: [{ delete: '{id}' }] }", &unprefixed),
@@ -200,6 +201,63 @@ fn keys_of_unstale_itself_are_refused_and_free_ones_are_warned_of() {
         let warnings = load(entry, options).unwrap_or_else(|problems| panic!("{problems:?}"));
         assert!(warnings.is_empty(), "{entry}: {warnings:?}");
     }
+}
+
+fn targets_of(registry: &Registry, event_type: &str, data: &serde_json::Value) -> (Vec<String>, bool) {
+    let event = Event {
+        id: "e".into(),
+        event_type: event_type.to_owned().into(),
+        data_text: data.to_string().into(),
+        previous_text: None,
+        time: None,
+        source: None,
+        subject: None,
+        position: None,
+        traceparent: None,
+        form: Form::Bare,
+    };
+    let resolution = registry.resolve(&event);
+    (resolution.effects.into_iter().map(|effect| effect.target).collect(), resolution.failure.is_some())
+}
+
+#[test]
+fn a_value_that_holds_its_delimiter_gives_no_name_unless_the_rules_bound_it() {
+    let file = r#"
+events:
+  free: { effects: [{ delete: "{a}:{b}" }] }
+  item: { effects: [{ each: data.xs, delete: "{item}:{b}" }] }
+  last: { effects: [{ delete: "k:{a}:x" }] }
+  raw: { effects: [{ delete: "{a|raw}:{b}" }] }
+  maybe: { effects: [{ delete: "{a?|raw}:{b}" }] }
+  warned: { validate: warn, data: { properties: { a: { pattern: "^[0-9:]+$" } } }, effects: [{ delete: "{a}:{b}" }] }
+  bounded: { data: { properties: { a: { pattern: "^[0-9:]+$" } } }, effects: [{ delete: "{a}:{b}" }] }
+  listed: { data: { properties: { a: { enum: ["1:2", "3"] } } }, effects: [{ delete: "{a}:{b}" }] }
+  mail: { data: { properties: { a: { format: uri } } }, effects: [{ delete: "{a}:{b}" }] }
+  tags: { effects: [{ invalidate_tags: "{a}:{b}" }] }
+  long: { effects: [{ delete: "{a}::{b}" }] }
+  number: { effects: [{ delete: "{n}-{b}" }] }
+"#;
+    let registry = registry(&[("a.yaml", file)]);
+    let data = serde_json::json!({ "a": "1:2", "b": "3", "n": -5, "xs": ["1:2"] });
+    for (event_type, target) in [
+        ("free", None),
+        ("item", None),
+        ("last", Some("eu:k:1:2:x")),
+        ("raw", Some("eu:1:2:3")),
+        ("maybe", Some("eu:1:2:3")),
+        ("warned", None),
+        ("bounded", Some("eu:1:2:3")),
+        ("listed", Some("eu:1:2:3")),
+        ("mail", None),
+        ("tags", None),
+        ("long", Some("eu:1:2::3")),
+        ("number", Some("eu:-5-3")),
+    ] {
+        let (targets, failed) = targets_of(&registry, event_type, &data);
+        assert_eq!((targets.first().map(String::as_str), failed), (target, target.is_none()), "{event_type}");
+    }
+    // With the delimiter behind it, the value's end is the delimiter's beginning.
+    assert!(targets_of(&registry, "long", &serde_json::json!({ "a": "1:", "b": "3" })).1);
 }
 
 #[test]
@@ -250,6 +308,19 @@ fn keys_that_are_read_are_those_of_the_file_schema() {
 }
 
 proptest! {
+    #[test]
+    fn different_values_give_different_names(
+        first in prop::collection::vec("[a:/-]{1,4}", 3),
+        second in prop::collection::vec("[a:/-]{1,4}", 3),
+        delimiters in prop::collection::vec("[:/-]{1,3}", 2),
+    ) {
+        let file = format!("events: {{ t: {{ effects: [{{ delete: 'k{{a}}{}{{b}}{}{{c}}' }}] }} }}", delimiters[0], delimiters[1]);
+        let registry = registry(&[("a.yaml", &file)]);
+        let name = |values: &[String]| targets_of(&registry, "t", &serde_json::json!({ "a": values[0], "b": values[1], "c": values[2] })).0.pop();
+        let names = (name(&first), name(&second));
+        prop_assert!(first == second || names.0.is_none() || names.0 != names.1, "{names:?}");
+    }
+
     /// Whatever a person leaves half-typed is told, not died of.
     #[test]
     fn no_half_typed_file_panics(from in 0usize..3_000, length in 0usize..40, typed in "[a-z{}\\[\\]:\"'*!&#?., \n\t-]{0,6}", is_json: bool) {

@@ -3,10 +3,10 @@
 use std::hash::{BuildHasher as _, Hasher as _};
 
 use foldhash::fast::RandomState;
-use jsonschema::json::JsonNumber as _;
-use serde_json::Value;
+use serde_json::{Number, Value};
 
-use super::{PayloadNumber, last_of_each};
+use super::super::decimal::Decimal;
+use super::last_of_each;
 use crate::event::Json;
 use crate::event::json::{JsonKind, MemberList};
 
@@ -20,9 +20,9 @@ pub(super) fn equals_value(json: Json<'_>, expected: &Value, charge: Charge<'_>)
         Value::Null => json.is_null(),
         Value::Bool(expected) => json.as_bool() == Some(*expected),
         Value::String(expected) => same_text(json, expected, charge),
-        Value::Number(_) => json.as_number().is_some_and(|number| {
+        Value::Number(expected) => json.as_number().is_some_and(|number| {
             charge(number.len() as u64 / 4);
-            jsonschema::json::cmp::equal(&Value::Number(PayloadNumber(number).to_number().into_owned()), expected)
+            is_number(number, expected)
         }),
         Value::Array(expected) => {
             if json.kind() != JsonKind::Array {
@@ -43,6 +43,14 @@ pub(super) fn equals_value(json: Json<'_>, expected: &Value, charge: Charge<'_>)
     }
 }
 
+/// Whether the text of a number means a number of a schema.
+fn is_number(text: &str, expected: &Number) -> bool {
+    match (text.parse::<i64>(), expected.as_i64()) {
+        (Ok(number), Some(expected)) => number == expected,
+        _ => Decimal::of(text) == Decimal::of(&expected.to_string()),
+    }
+}
+
 /// Whether no two elements are equal.
 pub(super) fn is_unique(elements: &[Json<'_>], charge: Charge<'_>) -> bool {
     if elements.len() < 2 {
@@ -53,7 +61,6 @@ pub(super) fn is_unique(elements: &[Json<'_>], charge: Charge<'_>) -> bool {
     let mut hashes: Vec<(u64, usize)> = elements.iter().enumerate().map(|(at, json)| (hash(*json, &random, charge), at)).collect();
     hashes.sort_unstable();
     let alike = hashes.chunk_by(|(first, _), (second, _)| first == second);
-    // Different numbers have one hash where they are one double.
     for alike in alike.filter(|alike| alike.len() > 1) {
         for (place, (_, first)) in alike.iter().enumerate() {
             if alike[..place].iter().any(|(_, second)| is_same(elements[*first], elements[*second], charge)) {
@@ -71,11 +78,7 @@ fn hash(json: Json<'_>, random: &RandomState, charge: Charge<'_>) -> u64 {
     hasher.write_u8(json.kind() as u8);
     match json.kind() {
         JsonKind::Null | JsonKind::Bool => hasher.write(json.text().as_bytes()),
-        JsonKind::Number => {
-            let number = json.as_number().and_then(|text| PayloadNumber(text).as_f64()).unwrap_or_default();
-            // Zero has two signs.
-            hasher.write_u64(if number == 0.0 { 0 } else { number.to_bits() });
-        }
+        JsonKind::Number => Decimal::of(json.text()).hash_into(&mut hasher),
         JsonKind::String => hasher.write(json.as_str().unwrap_or_default().as_bytes()),
         JsonKind::Array => json.elements().into_iter().for_each(|element| hasher.write_u64(hash(element, random, charge))),
         JsonKind::Object => {
@@ -99,7 +102,10 @@ fn is_same(first: Json<'_>, second: Json<'_>, charge: Charge<'_>) -> bool {
     match first.kind() {
         JsonKind::Null => true,
         JsonKind::Bool => first.text() == second.text(),
-        JsonKind::Number => equals_value(second, &number(first), charge),
+        JsonKind::Number => {
+            charge((first.text().len() + second.text().len()) as u64 / 4);
+            Decimal::of(first.text()) == Decimal::of(second.text())
+        }
         JsonKind::String => first.as_str().is_some_and(|text| same_text(second, &text, charge)),
         JsonKind::Array => {
             charge((first.text().len() + second.text().len()) as u64 / 8);
@@ -114,10 +120,6 @@ fn is_same(first: Json<'_>, second: Json<'_>, charge: Charge<'_>) -> bool {
                 && first.iter().zip(&second).all(|((name, first), (other, second))| name == other && is_same(*first, *second, charge))
         }
     }
-}
-
-fn number(json: Json<'_>) -> Value {
-    json.as_number().map_or(Value::Null, |text| Value::Number(PayloadNumber(text).to_number().into_owned()))
 }
 
 fn same_text(json: Json<'_>, expected: &str, charge: Charge<'_>) -> bool {

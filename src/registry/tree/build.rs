@@ -23,6 +23,11 @@ pub(crate) fn parse(report: &mut Report<'_>, aliases: &mut Aliases) -> Option<No
         report.error_with_hint(at, "the file holds a NUL character", "save it as plain UTF-8 text");
         return None;
     }
+    // The parser keeps all of a line in brackets before it gives the first value of it.
+    if text.bytes().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() > aliases.values_left {
+        too_many_values(report, Pos::START);
+        return None;
+    }
     let mut builder = Builder { report, aliases, stack: Vec::new(), anchors: HashMap::new(), root: None };
     for event in Parser::new_from_str(&text) {
         let (event, span) = match event {
@@ -164,19 +169,25 @@ impl Weight {
 /// Most values that aliases may add to a registry: ten nested anchors could otherwise ask for billions.
 const MAX_ALIASED_NODES: usize = 1_000_000;
 
+/// Most values that the files of a registry write out, keys included: each takes some hundred bytes once it is read.
+const MAX_VALUES: usize = 300_000;
+
 /// Most bytes of text that aliases may add to a registry.
 const MAX_ALIASED_BYTES: usize = 64 * 1024 * 1024;
 
-/// What aliases, and `$ref` from the root of a file, may still add to a registry: what they stand for is compiled once more at each of them.
+/// What the files of a registry may still add to it: the values that they write out, and those that aliases and a `$ref` from the root of a
+/// file add. What those refer to is compiled once more at each of them.
 #[derive(Debug)]
 pub(crate) struct Aliases {
     nodes_left: usize,
     bytes_left: usize,
+    /// Values that files may still write out.
+    values_left: usize,
 }
 
 impl Default for Aliases {
     fn default() -> Self {
-        Self { nodes_left: MAX_ALIASED_NODES, bytes_left: MAX_ALIASED_BYTES }
+        Self { nodes_left: MAX_ALIASED_NODES, bytes_left: MAX_ALIASED_BYTES, values_left: MAX_VALUES }
     }
 }
 
@@ -200,6 +211,12 @@ struct Key {
 
 impl Builder<'_, '_> {
     fn event(&mut self, event: Event<'_>, at: Pos) -> Option<()> {
+        if matches!(event, Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..)) {
+            self.aliases.values_left = self.aliases.values_left.checked_sub(1).or_else(|| {
+                too_many_values(self.report, at);
+                None
+            })?;
+        }
         match event {
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
             Event::DocumentStart(_) => {
@@ -253,8 +270,14 @@ impl Builder<'_, '_> {
             Event::SequenceEnd | Event::MappingEnd => {
                 let frame = self.stack.pop()?;
                 let content = match frame.kind {
-                    FrameKind::Array(items) => Content::Array(Arc::new(items)),
-                    FrameKind::Object(mapping) => Content::Object(Arc::new(mapping.members)),
+                    FrameKind::Array(mut items) => {
+                        items.shrink_to_fit();
+                        Content::Array(Arc::new(items))
+                    }
+                    FrameKind::Object(Mapping { mut members, .. }) => {
+                        members.shrink_to_fit();
+                        Content::Object(Arc::new(members))
+                    }
                 };
                 self.finish(Node { at: frame.at, content }, frame.weight, frame.anchor);
             }
@@ -360,6 +383,11 @@ fn json_error(source: &SourceFile) -> Option<(Pos, String)> {
     let text = error.to_string();
     let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
     Some((Pos { line: place(error.line()), column: place(error.column()) }, format!("not JSON: {what}")))
+}
+
+fn too_many_values(report: &mut Report<'_>, at: Pos) {
+    let message = format!("the files of this registry hold more than {MAX_VALUES} values, keys included");
+    report.error_with_hint(at, message, "split the registry: a queue and a group of workers for each part");
 }
 
 fn read_key(node: &Node, mapping: &Mapping, report: &mut Report<'_>) -> Key {
