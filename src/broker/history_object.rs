@@ -28,7 +28,7 @@ pub(super) struct HistoryObject {
 /// Why the history cannot be used.
 #[derive(Debug)]
 pub(super) enum HistoryFault {
-    /// The settings or the permissions do not fit: the first session refuses to begin.
+    /// The settings or the permissions do not fit: the first session ever, which declares the main queue, refuses to begin.
     Settings(Vec<TopologyProblem>),
     /// It is missing and not ours to declare.
     Missing(Vec<TopologyProblem>),

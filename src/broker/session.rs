@@ -304,7 +304,12 @@ fn all_problems(
             problems.extend(more.iter().filter(|problem| problem.object.starts_with("queue")).cloned());
             Err(BrokerError::Topology(problems))
         }
-        (Ok(_), Err(HistoryFault::Settings(problems))) if start == Start::First => Err(BrokerError::Topology(problems.clone())),
+        // Where the main queue existed, events may be waiting: no fault of the history keeps them from being applied.
+        (Ok(ensured), Err(HistoryFault::Settings(problems)))
+            if start == Start::First && ensured.declared.iter().any(|declared| declared.kind == Kind::Main) =>
+        {
+            Err(BrokerError::Topology(problems.clone()))
+        }
         (ensured, _) => ensured,
     }
 }

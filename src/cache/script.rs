@@ -116,7 +116,7 @@ macro_rules! scripts {
 
 scripts! {
     WRITE_TAGGED = 0: "tag_member.lua", "write_tagged.lua";
-    INVALIDATE_TAGS = 1: "side_key.lua", "invalidate_tags.lua";
+    INVALIDATE_TAGS = 1: "side_key.lua", "sequence.lua", "invalidate_tags.lua";
     DRAIN_SLICE = 2: "side_key.lua", "drain_slice.lua";
     GRANT_LEASE = 3: "grant_lease.lua";
     FILL = 4: "tag_member.lua", "fill.lua";
@@ -133,7 +133,7 @@ scripts! {
     DUE_AGAIN = 14: "due_again.lua";
     DONE_AGAIN = 15: "done_again.lua";
     REPORT_WORKER = 16: "report_worker.lua";
-    NUMBERS = 24: "numbers.lua";
+    NUMBERS = 24: "sequence.lua", "numbers.lua";
     DETACH_TAG = 25: "side_key.lua", "detach_tag.lua";
     DROP_DETACHED = 26: "drop_detached.lua";
     ADD_MEMBER = 27: "tag_member.lua", "add_member.lua";
@@ -145,7 +145,7 @@ scripts! {
     HEAL_TAKE = 21: "mark.lua", "heal_take.lua";
     HEAL_SEAL = 22: "heal_seal.lua";
     HEAL_FINISH = 23: "mark.lua", "heal_finish.lua";
-    FORWARD_SEQUENCE = 29: "forward_sequence.lua";
+    FORWARD_SEQUENCE = 29: "sequence.lua", "forward_sequence.lua";
     SET_ASIDE = 31: "set_aside.lua";
     LOOK_ASIDE = 32: "look_aside.lua";
     COME_BACK = 33: "come_back.lua";

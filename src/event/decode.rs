@@ -6,6 +6,10 @@ use super::cloudevents::{self, Attributes, MediaType};
 use super::object::Object;
 use super::{Decoded, Event, EventId, Form, HeaderValue, Malformed, Message, debezium, envelope, header, malformed, provenance};
 
+/// The most bytes of a type: those of a routing key (a short string of AMQP 0-9-1, section 4.2.5.3). Each pattern of the registry is compared
+/// with all of it.
+const LONGEST_TYPE: usize = 255;
+
 /// Where an event's type is taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TypeFrom {
@@ -227,6 +231,12 @@ impl<'a> Draft<'a> {
                      the type as routing key"
                 }
             })));
+        }
+        if event_type.len() > LONGEST_TYPE {
+            return Err(Malformed(Cow::Owned(format!(
+                "the type has {} bytes, more than the {LONGEST_TYPE} of a routing key: publish it with a shorter one",
+                event_type.len()
+            ))));
         }
         if event_type.starts_with("unstale.") {
             return Err(Malformed(Cow::Borrowed("types under `unstale.` are reserved: name the event otherwise")));

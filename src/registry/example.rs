@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::budget::{Budget, WORK_PER_EVENT};
 use super::compile::Context;
 use super::diagnostic::{Problem, Report};
 use super::document::{ExampleDocument, Text};
@@ -87,13 +88,35 @@ fn json_text(node: &Node) -> String {
     out
 }
 
-/// Runs every example and returns those that fail.
+/// What the examples of a registry may cost together: workers run them at each start and reload. It is ten times what one event may cost.
+const WORK_OF_ALL: u64 = 10 * WORK_PER_EVENT;
+
+/// Runs the examples and returns those that fail, up to the one with which they cost too much together.
 pub fn run_examples(loaded: &Loaded) -> Vec<Problem> {
-    loaded.examples.iter().filter_map(|example| run(loaded, example)).collect()
+    run_within(loaded, WORK_OF_ALL)
 }
 
-fn run(loaded: &Loaded, example: &Example) -> Option<Problem> {
-    let resolution = loaded.registry.resolve_entry(example.entry, &example.event);
+pub(super) fn run_within(loaded: &Loaded, work: u64) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut work_left = work;
+    for example in &loaded.examples {
+        let budget = Budget::for_bytes(example.event.bytes());
+        problems.extend(run(loaded, example, &budget));
+        let Some(left) = work_left.checked_sub(budget.spent_work()) else {
+            let message = format!(
+                "up to here the examples need more than {work} units of work, which all of them may: let this and earlier ones have \
+                 smaller payloads"
+            );
+            problems.push(Problem { message, ..example.place.clone() });
+            break;
+        };
+        work_left = left;
+    }
+    problems
+}
+
+fn run(loaded: &Loaded, example: &Example, budget: &Budget) -> Option<Problem> {
+    let resolution = loaded.registry.resolve_entry(example.entry, &example.event, budget);
     let failure = resolution.failure.as_ref();
     let message = match (failure, example.expect_error) {
         (Some(failure), Some(expected)) if failure.reason == expected => None,

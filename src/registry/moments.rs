@@ -1,9 +1,11 @@
 //! What orders effects and ends values: versions and times, read from an event.
 
 use jiff::Timestamp;
+use sha2::{Digest, Sha256};
 
 use super::compile::family_of;
 use super::effect::{Expiry, Version};
+use super::functions::hex;
 use super::model::{ExpiryRule, Family, VersionRule};
 use super::render::Miss;
 use super::scope::{Binding, Scope};
@@ -30,6 +32,10 @@ pub(super) fn expiry_of(rule: &ExpiryRule, scope: &Scope<'_, '_>, bindings: &[Bi
     }
 }
 
+/// The most bytes of an entity's name as it is published. It becomes part of the name of a key that Redis keeps for `UNSTALE_FENCE_TTL`: a longer
+/// one is hashed.
+const LONGEST_FAMILY: usize = 255;
+
 /// A version that a `write` needs cannot be told.
 pub(super) struct Unordered;
 
@@ -49,7 +55,7 @@ pub(super) fn version_of(rule: &VersionRule, place: u32, scope: &Scope<'_, '_>, 
         Family::Entity(template) => {
             let mut family = String::new();
             template.render(scope, bindings, &mut family)?;
-            family
+            if family.len() > LONGEST_FAMILY { hex(&Sha256::digest(&family)) } else { family }
         }
     };
     Ok(Version { family, digits, event: scope.event.hash(), place })

@@ -376,6 +376,12 @@ fn is_word(name: &str) -> bool {
     !name.starts_with(char::is_numeric) && !name.is_empty() && name.chars().all(|c| c == '_' || c.is_alphanumeric())
 }
 
+/// Names the first of what is known: a file may define thousands, and refer to none of them in thousands of places.
 pub(super) fn known(names: &[String]) -> String {
-    if names.is_empty() { "none is known here".to_owned() } else { format!("known here: {}", names.join(", ")) }
+    const SHOWN: usize = 10;
+    match names.split_at_checked(SHOWN) {
+        _ if names.is_empty() => "none is known here".to_owned(),
+        Some((shown, more)) if !more.is_empty() => format!("known here: {} and {} more", shown.join(", "), more.len()),
+        _ => format!("known here: {}", names.join(", ")),
+    }
 }

@@ -39,14 +39,13 @@ impl Registry {
         Explanation { resolution, notes }
     }
 
-    /// What one entry makes of the event, whatever the event's type: what an example of that entry expects.
-    pub fn resolve_entry(&self, entry: u32, event: &Event<'_>) -> Resolution {
+    /// What one entry makes of the event within a budget, whatever the event's type: what an example of that entry expects.
+    pub fn resolve_entry(&self, entry: u32, event: &Event<'_>, budget: &Budget) -> Resolution {
         let Some(found) = self.entries.get(entry as usize) else { return Resolution::default() };
         if found.retired {
             return Resolution { matched: Matched::Retired(entry), ..Resolution::default() };
         }
-        let budget = Budget::for_bytes(event.bytes());
-        let scope = EventScope::new(event, &budget);
+        let scope = EventScope::new(event, budget);
         let mut nobody = Nobody;
         let mut run = Run::new(self, &scope, &mut nobody);
         run.entry(found);

@@ -20,7 +20,7 @@ use super::taken::Taken;
 use super::{Live, Shared};
 use crate::broker::{Delivery, LaneName};
 use crate::reason::Reason;
-use crate::registry::{BYTES_PER_EVENT, Budget};
+use crate::registry::Budget;
 
 /// Time that one event may take, by the clock on the wall.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -130,12 +130,13 @@ impl Resolver {
     /// Reads one delivery on a thread apart, within the budget of an event. Never fails: what
     /// cannot be read in time is dead-lettered.
     pub(super) async fn read_apart(&self, shared: &Shared, Heavy { taken, live }: Heavy) -> Batch {
-        let mut charge: Charge = self.account.reserve(BYTES_PER_EVENT).await;
-        let (reading, lane) = (shared.config.reading, self.lane);
         let delivery = &taken.deliveries[0];
+        let body_bytes = delivery.body().len();
+        let mut charge: Charge = self.account.reserve(Budget::for_bytes(body_bytes).bytes_limit()).await;
+        let (reading, lane) = (shared.config.reading, self.lane);
         // A copy: the thread may keep it for ever.
         let (its_delivery, its_live) = (delivery.clone(), Arc::clone(&live));
-        let read = self.threads.run(move |budget| {
+        let read = self.threads.run(body_bytes, move |budget| {
             let request = Request::of(&its_delivery, &its_live, reading, lane, budget);
             (request, budget.spent_bytes())
         });
@@ -183,8 +184,9 @@ const ENDED: u8 = 1;
 const ABANDONED: u8 = 2;
 
 impl Threads {
-    /// Runs the work; `None` when it does not end before the deadline.
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Budget) -> T + Send + 'static) -> Option<T> {
+    /// Runs the work with the budget of a body of that many bytes; `None` when it does not end before
+    /// the deadline.
+    async fn run<T: Send + 'static>(&self, body_bytes: usize, work: impl FnOnce(&Budget) -> T + Send + 'static) -> Option<T> {
         // Never closed.
         let _turn = self.turn.acquire().await;
         let stop = Arc::new(AtomicBool::new(false));
@@ -194,7 +196,7 @@ impl Threads {
         let thread = tokio::task::spawn_blocking(move || {
             let _ends = ends;
             let (deadline, stop) = budget;
-            work(&Budget::for_event().until(deadline).stopped_by(stop))
+            work(&Budget::for_bytes(body_bytes).until(deadline).stopped_by(stop))
         });
         let waits = Waits { run, stop };
         match tokio::time::timeout(self.deadline + UNWINDING, thread).await {
@@ -254,14 +256,14 @@ mod tests {
     #[tokio::test]
     async fn work_that_ends_in_time_gives_its_result() {
         let threads = threads(Duration::from_secs(60));
-        assert_eq!(threads.run(|budget| budget.bytes(7).map(|()| budget.spent_bytes())).await, Some(Ok(7)));
+        assert_eq!(threads.run(0, |budget| budget.bytes(7).map(|()| budget.spent_bytes())).await, Some(Ok(7)));
         assert_eq!(threads.abandoned.load(Ordering::SeqCst), 0);
     }
 
     #[tokio::test]
     async fn work_that_looks_at_its_budget_is_ended_by_the_deadline() {
         let threads = threads(SHORT);
-        let spent = threads.run(|budget| (0..u64::MAX).find_map(|_| budget.work(1).err())).await;
+        let spent = threads.run(0, |budget| (0..u64::MAX).find_map(|_| budget.work(1).err())).await;
         assert!(spent.is_some(), "the work or the deadline ends it, and it says which: {spent:?}");
         assert_eq!(threads.abandoned.load(Ordering::SeqCst), 0);
     }
@@ -274,7 +276,7 @@ mod tests {
             assert!(!threads.ends.is_cancelled());
             let (release, held) = mpsc::channel::<()>();
             blocked.push(release);
-            assert_eq!(threads.run(move |_| held.recv().is_ok()).await, None, "the thread is stuck");
+            assert_eq!(threads.run(0, move |_| held.recv().is_ok()).await, None, "the thread is stuck");
             assert_eq!(threads.abandoned.load(Ordering::SeqCst), count);
         }
         assert!(threads.ends.is_cancelled());
@@ -288,7 +290,7 @@ mod tests {
     async fn work_that_nobody_waits_for_any_more_is_told_to_stop() {
         let threads = threads(Duration::from_secs(60));
         let (begun, has_begun) = mpsc::channel();
-        let work = threads.run(move |budget| {
+        let work = threads.run(0, move |budget| {
             begun.send(()).unwrap();
             while budget.work(10_000).is_ok() {
                 std::thread::yield_now();

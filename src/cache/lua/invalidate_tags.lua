@@ -4,12 +4,14 @@
 -- that still drain, whoever began that, of those whose set is none each place and what is wrong, and the places of those that had members among
 -- unstale's own keys. Such members leave the set, and their keys stay. A tag whose members are more than are left of all is not begun.
 local call, pcall = redis.call, redis.pcall
-local n = call('INCR', KEYS[1])
-if n == 1 then
-  -- The sequence is new, or was lost: it must not run behind what leases remember, so it goes on from the clock (microseconds, exact in a double).
-  local now = call('TIME')
-  n = tonumber(now[1]) * 1000000 + tonumber(now[2])
-  call('SET', KEYS[1], string.format('%.0f', n))
+local n = pcall('INCR', KEYS[1])
+if type(n) ~= 'number' and standing_number(KEYS[1]) then
+  return n
+end
+if type(n) ~= 'number' or n <= 1 or n > LAST_NUMBER then
+  -- The sequence is new, was lost, or somebody else wrote it: it must not run behind what leases remember, so it goes on from the clock.
+  n = clock_micros()
+  set_number(KEYS[1], n)
 end
 n = string.format('%.0f', n)
 

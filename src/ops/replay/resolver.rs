@@ -217,7 +217,7 @@ impl Rules {
         match decode(&delivery.message(), self.reading) {
             Ok(Decoded::Event(event)) => {
                 let is_of_type = self.types.is_empty() || self.types.iter().any(|pattern| pattern.matches(&event.event_type));
-                let budget = Budget::for_event().until(Instant::now() + EVENT_TIME).stopped_by(Arc::clone(stop));
+                let budget = Budget::for_bytes(event.bytes()).until(Instant::now() + EVENT_TIME).stopped_by(Arc::clone(stop));
                 Message::Event { resolution: self.registry.resolve_within(&event, &budget), is_of_type }
             }
             Ok(Decoded::Tombstone) => Message::Tombstone,

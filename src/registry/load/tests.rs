@@ -3,6 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::document;
+use super::super::example;
 use super::super::model::{ExpiryRule, Family, RuleBody};
 use super::super::value_template::ValueTemplate;
 use super::*;
@@ -410,4 +411,53 @@ fn equal_patterns_are_shared_and_large_ones_are_too_many_together() {
     let text = rules(40, &|n| format!(r"\\w{{60}}{n}"));
     let refused = problems(&text);
     assert!(refused.contains("too large together"), "{refused}");
+}
+
+#[test]
+fn the_examples_of_a_registry_have_a_budget_together() {
+    let numbers = joined(60, |n| n.to_string(), ", ");
+    let example = format!("{{ data: {{ a: [{numbers}], b: 1 }} }}");
+    let text = format!(
+        "events: {{ e: {{ effects: [{{ when: 'data.a.all(x, data.a.all(y, x + y < 1000))', delete: 'k:{{b}}' }}], examples: [{}] }} }}",
+        joined(20, |_| example.clone(), ", ")
+    );
+    let loaded = compile_texts(&[("a.yaml", &text)], &options()).unwrap();
+    let failing = |work| example::run_within(&loaded, work).iter().map(|problem| problem.message.clone()).collect::<Vec<_>>();
+    assert_eq!(failing(10_000_000), Vec::<String>::new());
+    let problems = failing(100_000);
+    assert!(problems.len() == 1 && problems[0].contains("more than 100000 units of work"), "{problems:?}");
+}
+
+#[test]
+fn a_hint_names_some_of_thousands() {
+    let lets = joined(2_000, |n| format!("l{n}: data.a"), ", ");
+    let told = problems(&format!("events: {{ e: {{ let: {{ {lets} }}, effects: [{{ delete: 'k:{{let.x}}' }}] }} }}"));
+    assert!(told.contains("l0, l1") && told.contains("and 1990 more") && told.len() < 1_000, "{told}");
+}
+
+#[test]
+fn a_long_name_of_an_entity_is_hashed() {
+    let registry = registry(&[(
+        "a.yaml",
+        "events: { e: { version: { of: '{rev}', entity: 'post:{slug}' }, effects: [{ write: k, value: 1, ttl: 1h }] } }",
+    )]);
+    let family = |slug: &str| {
+        let data = format!(r#"{{"rev":1,"slug":"{slug}"}}"#);
+        let event = crate::event::Event {
+            id: "1".into(),
+            event_type: "e".into(),
+            data_text: data.as_str().into(),
+            previous_text: None,
+            time: None,
+            source: None,
+            subject: None,
+            position: None,
+            traceparent: None,
+            form: crate::event::Form::Bare,
+        };
+        registry.resolve(&event).effects[0].version.clone().unwrap().family
+    };
+    assert_eq!(family("a"), "post:a");
+    let long = family(&"a".repeat(100_000));
+    assert_eq!((long.len(), &long == &family(&"a".repeat(100_001))), (64, false));
 }

@@ -357,3 +357,20 @@ async fn what_a_schema_looks_at_again_and_again_costs_little() {
 async fn what_an_expression_copies_and_compares_costs_little() {
     attack(expressions()).await;
 }
+
+/// Where large bodies are allowed, the budget grows with the body as `plan` shows it: two copies of a large page are written, not refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_body_has_the_larger_budget_of_its_size() {
+    let rules = r#"
+defaults: { ttl: 1h }
+events:
+  page.changed: { effects: [ { write: "page:{id}", value: "{data}" }, { write: "copy:{id}", value: "{data}" } ] }
+"#;
+    let victim = Victim::new(&[("rules.yaml", rules)], &[("UNSTALE_MAX_BODY_BYTES", "16MiB")]).await;
+    let body = format!(r#"{{"id":1,"text":"{}"}}"#, "a".repeat(10_000_000));
+    victim.suffers("a large page", "page.changed", BasicProperties::default(), body.as_bytes()).await;
+    let letters = victim.dead_letters().await;
+    assert_eq!(letters.len(), 0, "{:?}", letters[0].header("unstale-error"));
+    assert!(victim.stage.exists("page:1").await && victim.stage.exists("copy:1").await);
+    victim.survived().await;
+}

@@ -121,3 +121,32 @@ async fn a_member_of_a_tag_is_never_an_own_key() {
     .await;
     victim.survived().await;
 }
+
+/// Whoever may write to the sequence, as readers may, breaks nothing for longer than one invalidation: neither tags nor heals.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sequence_that_somebody_else_wrote_is_begun_anew() {
+    let mut victim = Victim::new(&[("rules.yaml", RULES)], &[]).await;
+    let mut redis = victim.stage.connection().await;
+    for value in ["abc", "", "inf", "nan", "1e300", "-5", "1.5", "0x10", " 7", "9223372036854775807", "9007199254740992", "a set"] {
+        if value == "a set" {
+            let _: () = redis.del("unstale:seq").await.unwrap();
+            let _: () = redis.sadd("unstale:seq", "7").await.unwrap();
+        } else {
+            let _: () = redis.set("unstale:seq", value).await.unwrap();
+        }
+        victim.stage.set("page:1", "old").await;
+        let _: () = redis.sadd("cache_tag:pages", "page:1").await.unwrap();
+        victim.suffers(value, "tag.invalidated", BasicProperties::default(), br#"{"tags":["pages"]}"#).await;
+        assert!(!victim.stage.exists("page:1").await, "{value:?} keeps values");
+        let number: u64 = redis.get("unstale:seq").await.unwrap_or_else(|error| panic!("{value:?}: {error}"));
+        assert!((1_000_000_000_000_000..1 << 52).contains(&number), "{value:?} became {number}");
+    }
+    assert_eq!(victim.dead_letters().await.len(), 0);
+    victim.survived().await;
+    // The heal goes on from the sequence too.
+    let _: () = redis.set("unstale:seq", "abc").await.unwrap();
+    let _: () = redis.del(format!("unstale:mark:{}", victim.stage.queue)).await.unwrap();
+    let stopped = std::mem::replace(&mut victim.worker, victim.stage.worker(&[]).await);
+    assert!(stopped.terminate().await.success());
+    victim.passes_innocent("the broken sequence").await;
+}

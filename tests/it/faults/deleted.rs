@@ -124,6 +124,24 @@ async fn a_history_that_is_deleted_is_declared_again_and_stops_nothing() {
     assert!(ready(&worker).await, "{}", worker.stderr());
 }
 
+/// Somebody declared another queue under the history's name. A worker that is started then applies what waits, and says what is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_of_another_type_stops_no_worker_that_starts() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    let worker = stage.worker(&[]).await;
+    seeded(&stage, 0..1).await;
+    assert!(worker.terminate().await.success());
+    let (history, channel) = (format!("{}.history", stage.queue), stage.new_channel().await);
+    delete_queue(&channel, &history).await;
+    let durable = lapin::options::QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(history.as_str().into(), durable, lapin::types::FieldTable::default()).await.unwrap();
+    publish(&stage, 0..1).await;
+    let worker = stage.worker(&[]).await;
+    stage.wait_gone("user:0").await;
+    wait_until(SOON, "it says so", async || worker.stderr().contains("the history cannot be used")).await;
+    assert!(ready(&worker).await, "{}", worker.stderr());
+}
+
 /// RabbitMQ, killed before it has written down a stream that is new, may be left with one that it cannot serve.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_that_the_broker_has_broken_stops_nothing() {
