@@ -36,7 +36,7 @@ pub(super) struct Outcome<'p, 'e> {
     failed: HashMap<OperationId, EffectOutcome>,
     /// Keys to be asked for one by one, and whether their hits are not counted yet.
     pub(super) again: HashMap<OperationId, bool>,
-    /// Tags to be invalidated one by one.
+    /// Tags to be invalidated behind the plan's pipelines.
     pub(super) tags_again: Vec<OperationId>,
     slow: Vec<OperationId>,
     /// Operations whose key was there, as far as a load asks for that.
@@ -148,7 +148,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
     }
 
     /// Of a call of tags; all are of one rule.
-    fn invalidated(&mut self, ids: &[OperationId], done: Invalidations) -> Result<(), Outage> {
+    pub(super) fn invalidated(&mut self, ids: &[OperationId], done: Invalidations) -> Result<(), Outage> {
         if let Some(&id) = ids.first() {
             self.hit(id, done.existed, done.existed + done.gone + done.absent);
         }

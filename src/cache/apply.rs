@@ -1,14 +1,17 @@
 //! A plan in one round trip.
 
+use std::collections::VecDeque;
+
 use redis::{Pipeline, Value};
 
 use super::applied::{Applied, Outcome};
-use super::commands::{Asked, CHUNK_COMMANDS, Commands, unlink};
+use super::commands::{Asked, CHUNK_COMMANDS, unlink};
 use super::connection::Link;
-use super::failure::{self, Outage};
+use super::failure::{self, CommandError, Outage};
 use super::script::Sent;
 use super::side_keys::{Kind, side_key};
 use super::socket::{Socket, poll_once_each};
+use super::tags::{INVALIDATE, Invalidations, MEMBERS_PER_CALL, TAGS_PER_CALL};
 use super::{Cache, Redis};
 use crate::plan::{Command, Operation, OperationId, Plan};
 
@@ -47,7 +50,7 @@ impl Cache {
         }
         let (tags, keys) = (!outcome.tags_again.is_empty(), !outcome.again.is_empty());
         if tags {
-            self.invalidate_one_by_one(link, &live, &mut outcome).await?;
+            self.invalidate_in_turn(link, &live, &mut outcome).await?;
         }
         if keys {
             self.delete_one_by_one(link, &live, &mut outcome).await?;
@@ -58,15 +61,33 @@ impl Cache {
         Ok(outcome.finish())
     }
 
-    /// Redis refused a call of many tags for the sake of some of them. What was written behind it with such a tag may go too.
-    async fn invalidate_one_by_one(&self, link: &Link, live: &Socket, outcome: &mut Outcome<'_, '_>) -> Result<(), Outage> {
-        let mut commands = Commands::one_by_one();
-        for id in std::mem::take(&mut outcome.tags_again) {
-            self.invalidations(&mut commands, outcome.plan, &[id]);
-        }
-        let answers = send_all(link, live, &commands.chunks).await?;
-        for (asked, answer) in commands.asked.iter().zip(answers) {
-            outcome.note(*asked, &answer, &commands).inspect_err(|outage| link.give_up(live, outage))?;
+    /// Invalidates the tags that a call did not begin, or that were in a call that Redis refused for the sake of some of them. Each call waits
+    /// for the answer to the one before. What was written behind them with such a tag may go too.
+    async fn invalidate_in_turn(&self, link: &Link, live: &Socket, outcome: &mut Outcome<'_, '_>) -> Result<(), Outage> {
+        let mut sent = Sent::default();
+        let (mut left, mut one_by_one) = (VecDeque::from(std::mem::take(&mut outcome.tags_again)), 0_usize);
+        while let Some(&first) = left.front() {
+            let rule = outcome.plan.operation(first).rule;
+            let most = if one_by_one > 0 { 1 } else { TAGS_PER_CALL };
+            let of_rule = left.iter().take(most).take_while(|&&id| outcome.plan.operation(id).rule == rule).count();
+            let ids: Vec<OperationId> = left.drain(..of_rule).collect();
+            one_by_one = one_by_one.saturating_sub(of_rule);
+            let tags: Vec<&str> = ids.iter().map(|&id| outcome.plan.operation(id).target).collect();
+            let mut pipeline = Pipeline::with_capacity(1);
+            pipeline.add_command(self.invalidation(&tags, MEMBERS_PER_CALL, &mut sent));
+            let answer = link.send(live, &pipeline).await?.pop().unwrap_or(Value::Nil);
+            let noted = match failure::of_answer(INVALIDATE, Some(answer)).and_then(|answer| Invalidations::read(&answer)) {
+                Ok(done) => outcome.invalidated(&ids, done),
+                Err(CommandError::Outage(outage)) => Err(outage),
+                Err(error) if ids.len() == 1 => outcome.fail(first, error),
+                Err(_) => {
+                    one_by_one = ids.len();
+                    outcome.tags_again.extend(&ids);
+                    Ok(())
+                }
+            };
+            noted.inspect_err(|outage| link.give_up(live, outage))?;
+            std::mem::take(&mut outcome.tags_again).into_iter().rev().for_each(|id| left.push_front(id));
         }
         Ok(())
     }

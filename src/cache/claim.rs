@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::failure::CommandError;
+use super::failure::{CommandError, Outage};
 use super::script::{CLAIM_LOAD, END_LOAD, KEEP_LOAD, Sent};
 use super::side_keys::{Kind, side_key};
 use super::{Cache, lifetime};
@@ -93,6 +93,18 @@ impl Cache {
     /// An outage, or Redis refuses.
     pub async fn lease_is_held(&self, key: &str) -> Result<bool, CommandError> {
         self.is_there(&side_key(Kind::Lease, key.as_bytes())).await
+    }
+
+    /// Returns whether the ACL of our user refuses a key: that is asked by a command that changes nothing.
+    ///
+    /// # Errors
+    /// An outage.
+    pub async fn refuses_key(&self, key: &str) -> Result<bool, Outage> {
+        match self.is_there(key.as_bytes()).await {
+            Ok(_) | Err(CommandError::Failed(_)) => Ok(false),
+            Err(CommandError::Refused(_)) => Ok(true),
+            Err(CommandError::Outage(outage)) => Err(outage),
+        }
     }
 
     /// Whether the key has a value.

@@ -10,7 +10,7 @@ use super::lifetime::{self, Lifetime, Unit};
 use super::marks::Seal;
 use super::script::{BUMP_PAST, Sent, WRITE_TAGGED};
 use super::side_keys::{Kind, write_side_key};
-use super::tags::TAGS_PER_CALL;
+use super::tags::{MEMBERS_AT_ONCE, MEMBERS_PER_CALL, TAGS_PER_CALL};
 use crate::plan::{Command, Mark, Operation, OperationId, Plan};
 use crate::registry::Write;
 
@@ -73,9 +73,19 @@ impl Cache {
             }
         }
         let is_tag = |id: &OperationId| plan.operation(*id).command == Command::InvalidateTag;
-        for ids in plan.in_order().chunk_by(|one, next| is_tag(one) && is_tag(next)) {
+        let in_a_row = || plan.in_order().chunk_by(|one, next| is_tag(one) && is_tag(next));
+        let fills_tags = |id: &OperationId| matches!(plan.operation(*id).command, Command::Write(write) if !write.tags.is_empty());
+        let members = if plan.in_order().iter().any(fills_tags) {
+            // An invalidation that follows the plan would take what the plan has written.
+            MEMBERS_PER_CALL
+        } else {
+            let of_tags = in_a_row().filter(|ids| ids.first().is_some_and(is_tag));
+            let calls: usize = of_tags.map(|ids| ids.len().div_ceil(TAGS_PER_CALL)).sum();
+            (MEMBERS_AT_ONCE / calls.max(1)).min(MEMBERS_PER_CALL)
+        };
+        for ids in in_a_row() {
             if ids.first().is_some_and(is_tag) {
-                self.invalidations(&mut commands, plan, ids);
+                self.invalidations(&mut commands, plan, ids, members);
             } else {
                 ids.iter().for_each(|&id| self.operation(&mut commands, plan, id, now_ms));
             }
@@ -127,14 +137,15 @@ impl Cache {
         commands.push(asked, command);
     }
 
-    /// Invalidations of tags that follow each other, whose order is the same to all: a call has those of one rule, whose hits are counted together.
-    pub(super) fn invalidations(&self, commands: &mut Commands, plan: &Plan<'_>, ids: &[OperationId]) {
+    /// Invalidations of tags that follow each other, whose order is the same to all: a call has those of one rule, whose hits are counted
+    /// together, and deletes so many members at most.
+    fn invalidations(&self, commands: &mut Commands, plan: &Plan<'_>, ids: &[OperationId], members: usize) {
         let rule = |id: &OperationId| plan.operation(*id).rule;
         let mut ids = ids.to_vec();
         ids.sort_by_key(rule);
         for ids in ids.chunk_by(|one, next| rule(one) == rule(next)).flat_map(|ids| ids.chunks(TAGS_PER_CALL)) {
             let tags: Vec<&str> = ids.iter().map(|&id| plan.operation(id).target).collect();
-            let command = self.invalidation(&tags, &mut commands.sent);
+            let command = self.invalidation(&tags, members, &mut commands.sent);
             let first = commands.tags.len();
             commands.tags.extend_from_slice(ids);
             commands.push(Asked::Tags { first, end: commands.tags.len() }, command);
@@ -150,7 +161,7 @@ impl Cache {
                 let deletion = self.deletion(plan, &[id], &mut commands.sent);
                 commands.push(asked, deletion);
             }
-            Command::InvalidateTag => self.invalidations(commands, plan, &[id]),
+            Command::InvalidateTag => self.invalidations(commands, plan, &[id], MEMBERS_PER_CALL),
             Command::Bump(by) => {
                 commands.push(Asked::Existence(id), arguments(redis::cmd("SET"), &[target, "1", "NX"]));
                 // A Redis that lost writes has given out higher numbers than the one that it holds.
@@ -234,11 +245,6 @@ impl Commands {
             commands.push(Asked::Leases { first, end }, unlink);
         }
         commands
-    }
-
-    /// None yet; what Redis refused is asked for once more.
-    pub(super) fn one_by_one() -> Self {
-        Self::none(Sent::default())
     }
 
     /// None yet, and for nodes that know the scripts or ask for them.

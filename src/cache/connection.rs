@@ -90,6 +90,14 @@ impl Link {
         answer
     }
 
+    /// Another connection, to a server that need not take writes.
+    pub(super) async fn connect_apart(&self) -> Result<Arc<Socket>, Outage> {
+        match self {
+            Self::Named(standing) => standing.connect().connect().await,
+            Self::Watched(standing) => standing.connect().connect().await,
+        }
+    }
+
     /// See [`Standing::probe`].
     pub(super) async fn probe(&self) -> Result<(), Outage> {
         match self {
@@ -103,7 +111,11 @@ impl Connect for Server {
     type Live = Socket;
 
     async fn connect(&self) -> Result<Arc<Socket>, Outage> {
-        Socket::connect(&self.client).await.map(Arc::new)
+        let socket = Socket::connect(&self.client).await?;
+        if socket.keeps_slots_apart().await? {
+            return Err(failure::is_cluster());
+        }
+        Ok(Arc::new(socket))
     }
 
     async fn check(&self, live: &Socket) -> Result<(), Outage> {

@@ -3,7 +3,7 @@
 use redis::Value;
 
 use super::Cache;
-use super::failure::{CommandError, Outage};
+use super::failure::{self, CommandError, Outage};
 
 /// What Redis does when its memory is full.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,20 @@ impl Cache {
             Ok(value) => Ok(from_config(&value).unwrap_or(Eviction::Unknown)),
             Err(CommandError::Outage(outage)) => Err(outage),
             Err(CommandError::Refused(_) | CommandError::Failed(_)) => Ok(Eviction::Unknown),
+        }
+    }
+}
+
+impl Cache {
+    /// Asks as [`eviction`](Self::eviction) does, for a setting that refuses a Redis which evicts.
+    ///
+    /// # Errors
+    /// An outage, or Redis may evict keys that invalidation needs, or does not show whether it may.
+    pub(super) async fn refuse_eviction(&self) -> Result<(), Outage> {
+        match self.eviction().await? {
+            Eviction::Safe => Ok(()),
+            Eviction::Risky { policy, consequence } => Err(failure::evicts(&format!("maxmemory-policy {policy}: Redis {consequence}"))),
+            Eviction::Unknown => Err(failure::evicts("Redis does not show its maxmemory-policy: grant +info")),
         }
     }
 }

@@ -16,6 +16,8 @@ pub struct Outage {
     pub cause: String,
     /// Waiting will not end it: somebody must mend credentials, rights or versions.
     pub needs_person: bool,
+    /// Redis has reached `maxmemory` and takes deletions alone: [`Cache::delete_now`](super::Cache::delete_now).
+    pub out_of_memory: bool,
     /// The checkpoint right behind a batch was not as the batch must have left it. Only the caller
     /// whose batch it was sees this.
     pub broke_checkpoint: bool,
@@ -24,7 +26,7 @@ pub struct Outage {
 impl Outage {
     /// Waiting may end it.
     pub fn new(cause: impl Into<String>) -> Self {
-        Self { cause: cause.into(), needs_person: false, broke_checkpoint: false }
+        Self { cause: cause.into(), needs_person: false, out_of_memory: false, broke_checkpoint: false }
     }
 
     /// What Redis had confirmed is not there any more.
@@ -57,7 +59,7 @@ impl Outage {
     }
 
     fn for_person(cause: impl Into<String>) -> Self {
-        Self { cause: cause.into(), needs_person: true, broke_checkpoint: false }
+        Self { needs_person: true, ..Self::new(cause) }
     }
 }
 
@@ -101,8 +103,8 @@ const OUTAGES: [(&str, &str); 19] = [
     ("MASTERDOWN", "Redis is a replica that has lost its primary"),
     ("CLUSTERDOWN", "the Redis cluster is down"),
     ("TRYAGAIN", "the Redis cluster is moving slots"),
-    ("MOVED", "Redis is a node of a cluster: UNSTALE_REDIS_MODE"),
-    ("ASK", "Redis is a node of a cluster: UNSTALE_REDIS_MODE"),
+    ("MOVED", IS_CLUSTER),
+    ("ASK", IS_CLUSTER),
     ("NOREPLICAS", "Redis has too few replicas to accept writes"),
     ("NOAUTH", "Redis asks for a password: UNSTALE_REDIS_URL"),
     ("WRONGPASS", "Redis refuses the credentials in UNSTALE_REDIS_URL"),
@@ -112,6 +114,8 @@ const OUTAGES: [(&str, &str); 19] = [
     ("INPROG", "Redis is failing over"),
     ("NOMASTERLINK", "Redis is a replica that has lost its primary"),
 ];
+
+const IS_CLUSTER: &str = "Redis is a node of a cluster: set UNSTALE_REDIS_MODE=cluster";
 
 /// Codes that waiting does not end.
 const FOR_A_PERSON: [&str; 5] = ["NOAUTH", "WRONGPASS", "DENIED", "MOVED", "ASK"];
@@ -125,7 +129,8 @@ pub(super) fn classify(command: &str, error: &ServerError) -> CommandError {
     let code = code(error, details);
     if let Some((code, meaning)) = OUTAGES.iter().find(|(outage, _)| *outage == code) {
         let cause = format!("{meaning} ({code})");
-        return if FOR_A_PERSON.contains(code) { Outage::for_person(cause).into() } else { Outage::new(cause).into() };
+        let outage = Outage { out_of_memory: *code == "OOM", needs_person: FOR_A_PERSON.contains(code), ..Outage::new(cause) };
+        return outage.into();
     }
     if details.contains("max number of clients") {
         return Outage::new("Redis has reached maxclients").into();
@@ -234,6 +239,16 @@ pub(super) fn broken(error: &RedisError) -> Outage {
 /// A version that lacks what the scripts and commands here need (`PEXPIRE … LT` and `GT`).
 pub(super) fn too_old(version: &str) -> Outage {
     Outage::for_person(format!("Redis is {version}: 7.0 or newer is needed"))
+}
+
+/// A setting refuses a Redis that evicts.
+pub(super) fn evicts(why: &str) -> Outage {
+    Outage::for_person(format!("UNSTALE_REDIS_EVICTION=refuse: {why}"))
+}
+
+/// The server is a node of a cluster, and the settings say that it is none.
+pub(super) fn is_cluster() -> Outage {
+    Outage::for_person(IS_CLUSTER)
 }
 
 /// The address of a cluster's node leads to something else.

@@ -7,6 +7,7 @@ mod address;
 mod again;
 mod applied;
 mod apply;
+mod asides;
 mod claim;
 mod cluster;
 mod commands;
@@ -27,10 +28,12 @@ pub(crate) mod slot;
 mod socket;
 mod standing;
 mod tags;
+mod without_memory;
 mod workers;
 
 pub use again::{Again, Due, SecondPasses};
 pub use applied::{Applied, KeyHits};
+pub use asides::Asides;
 pub use claim::{Claim, LoadToken};
 pub use connection::CacheError;
 pub use eviction::Eviction;
@@ -40,7 +43,7 @@ pub use marks::{
     Change, Died, Doubt, Entered, HealDetails, HealFrom, HealProgress, HealRecord, LowWatermark, Marks, Owed, OwedHeal, OwedHeals, Tick,
     Turn, Unhealed,
 };
-pub use prune::{Asides, PRUNE_STEP, Pruned, TagSets};
+pub use prune::{PRUNE_STEP, Pruned, TagSets};
 pub use script::READER_SCRIPTS;
 pub use server::Server;
 pub use standing::State;
@@ -55,6 +58,7 @@ use crate::config::{RedisConfig, RedisMode};
 use cluster::Cluster;
 use connection::Link;
 use marks::Chain;
+use without_memory::Deleter;
 
 /// Redis, as far as this program uses it.
 #[derive(Debug)]
@@ -71,6 +75,8 @@ pub struct Cache {
     chain: Chain,
     again: String,
     heals_beside: bool,
+    refuses_eviction: bool,
+    deleter: tokio::sync::Mutex<Option<Deleter>>,
 }
 
 /// What Redis is.
@@ -101,13 +107,15 @@ impl Cache {
             tag_prefix: config.tag_prefix.clone(),
             fence_ttl_ms: lifetime::millis(config.fence_ttl),
             served_stale_ms: lifetime::millis(SERVED_STALE),
-            aside_filled_for: cluster::prune::FILLED_FOR,
+            aside_filled_for: asides::FILLED_FOR,
             workers: side_keys::workers(queue),
             id: new_token(),
             chain: Chain::new(marks.len()),
             marks,
             again: side_keys::again(queue),
             heals_beside: false,
+            refuses_eviction: false,
+            deleter: tokio::sync::Mutex::default(),
         })
     }
 
@@ -115,6 +123,12 @@ impl Cache {
     #[must_use]
     pub fn serving_stale_for(self, longest: Duration) -> Self {
         Self { served_stale_ms: lifetime::millis(longest), ..self }
+    }
+
+    /// For a Redis that must not evict keys: a [`probe`](Self::probe) fails while it may.
+    #[must_use]
+    pub fn refusing_eviction(self, refuses_eviction: bool) -> Self {
+        Self { refuses_eviction, ..self }
     }
 
     /// For heals beside live workers: it has a lock and a progress of its own, and batches without
@@ -132,10 +146,15 @@ impl Cache {
         Self::connect(config, queue).map(|keeper| Self { heals_beside: self.heals_beside, ..keeper })
     }
 
-    /// In a cluster, with another time for which upkeep fills one set of members that it sets aside: they are looked at again after twice as long.
+    /// With another time for which upkeep fills one set of members that it sets aside: they are looked at again after twice as long.
     #[must_use]
     pub fn setting_aside_for(self, filled_for: Duration) -> Self {
         Self { aside_filled_for: filled_for, ..self }
+    }
+
+    /// Returns whether it is a cluster.
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.redis, Redis::Cluster(_))
     }
 
     /// Finds out whether Redis can be worked with: it answers, has its data loaded, and takes writes. Connects where nothing stands.
@@ -145,9 +164,10 @@ impl Cache {
     /// What is in the way.
     pub async fn probe(&self) -> Result<(), Outage> {
         match &self.redis {
-            Redis::Primary(link) => link.probe().await,
-            Redis::Cluster(cluster) => cluster.probe().await,
+            Redis::Primary(link) => link.probe().await?,
+            Redis::Cluster(cluster) => cluster.probe().await?,
         }
+        if self.refuses_eviction { self.refuse_eviction().await } else { Ok(()) }
     }
 
     /// Whether Redis can be worked with, as far as is known without asking.

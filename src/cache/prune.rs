@@ -1,14 +1,15 @@
-//! Upkeep of the tags' sets: members whose keys expired, were evicted or were deleted by others leave them, so that an index does not outgrow
-//! what it indexes.
+//! Tag maintenance: members whose keys expired, were evicted or were deleted by others leave the tags' sets, so that an index does not outgrow what
+//! it indexes. They are set aside first ([`asides`](super::asides)).
 
 use std::time::Duration;
 
 use redis::Value;
 
-pub use super::cluster::prune::Asides;
+use super::asides::Asides;
 use super::cluster::prune::CURSOR_BITS;
 use super::failure::CommandError;
-use super::script::{KEEP_LOCK, PRUNE_SLICE, Sent};
+use super::script::{KEEP_LOCK, PRUNE_SLICE, SETTLE_ASIDE, Sent};
+use super::side_keys::{ASIDES, aside};
 use super::{Cache, Redis, integers, lifetime, side_keys, tags};
 
 /// Keys that one step of a scan looks at, and members that one slice of a set holds: well below a millisecond of Redis' time.
@@ -55,7 +56,7 @@ impl Cache {
         Ok(TagSets { next, sets: sets.collect() })
     }
 
-    /// Takes out of a slice of a tag's set what is no key any more, or only counts it. In a cluster it is set aside: see [`asides`](Self::asides).
+    /// Sets aside what is no key in a slice of a tag's set, or only counts it: see [`asides`](Self::asides).
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -63,15 +64,30 @@ impl Cache {
         if let Redis::Cluster(cluster) = &self.redis {
             return self.prune_slice_in_cluster(cluster, set, cursor, only_count).await;
         }
-        let mut command = PRUNE_SLICE.call(&mut Sent::default(), [set].into_iter());
-        command.arg(cursor).arg(PRUNE_STEP).arg(u8::from(!only_count));
+        let mut command = PRUNE_SLICE.call(&mut Sent::default(), with_asides(set, &aside(set)).into_iter());
+        command.arg(cursor).arg(PRUNE_STEP).arg(u8::from(!only_count)).arg(lifetime::millis(self.aside_filled_for));
         let [next, looked, gone] = integers(&self.call("prune", command).await?).ok_or_else(tags::unexpected)?;
         Ok(Pruned { next, looked, gone })
     }
 
-    /// For keeping account of what is set aside, where anything is.
-    pub fn asides(&self) -> Option<Asides> {
-        matches!(self.redis, Redis::Cluster(_)).then(|| Asides::new(self.aside_filled_for))
+    /// Returns an account of what is set aside, with nothing in it yet.
+    pub fn asides(&self) -> Asides {
+        Asides::new(self.aside_filled_for)
+    }
+
+    /// Returns the sets of tags under our prefix of which something is set aside, whoever did it. A cluster has no list of them: none.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn left_aside(&self) -> Result<Vec<Vec<u8>>, CommandError> {
+        if self.is_cluster() {
+            return Ok(Vec::new());
+        }
+        let mut command = redis::cmd("SMEMBERS");
+        command.arg(ASIDES);
+        let mut sets = self.texts("SMEMBERS", command).await?;
+        sets.retain(|set| set.starts_with(self.tag_prefix.as_bytes()));
+        Ok(sets)
     }
 
     /// Looks for the second time at some of what was set aside of a tag's set, and takes out what is no key now either. Whether there may be more.
@@ -80,7 +96,11 @@ impl Cache {
     /// An outage, or Redis refuses.
     pub async fn settle_aside(&self, set: &[u8]) -> Result<bool, CommandError> {
         match &self.redis {
-            Redis::Primary(_) => Ok(false),
+            Redis::Primary(_) => {
+                let mut command = SETTLE_ASIDE.call(&mut Sent::default(), with_asides(set, &aside(set)).into_iter());
+                command.arg(lifetime::millis(self.aside_filled_for)).arg(PRUNE_STEP).arg(fastrand::u32(..));
+                Ok(self.call("prune", command).await? == Value::Int(1))
+            }
             Redis::Cluster(cluster) => self.settle_in_cluster(cluster, set).await,
         }
     }
@@ -95,6 +115,12 @@ impl Cache {
         command.arg(token).arg(lifetime::millis(ttl));
         Ok(self.call("lock", command).await? == Value::Int(1))
     }
+}
+
+/// The keys of the scripts that set aside and look again.
+fn with_asides<'k>(set: &'k [u8], asides: &'k [Vec<u8>; 4]) -> [&'k [u8]; 6] {
+    let [first, second, third, fourth] = asides;
+    [set, first, second, third, fourth, ASIDES]
 }
 
 /// What SCAN takes for "begins with".

@@ -135,7 +135,7 @@ scripts! {
     DONE_AGAIN = 15: "done_again.lua";
     REPORT_WORKER = 16: "report_worker.lua";
     NUMBERS = 24: "sequence.lua", "numbers.lua";
-    DETACH_TAG = 25: "detach_tag.lua";
+    DETACH_TAG = 25: "side_key.lua", "detach_tag.lua";
     DROP_DETACHED = 26: "drop_detached.lua";
     ADD_MEMBER = 27: "tag_member.lua", "add_member.lua";
     JOIN_TAG = 28: "tag_member.lua", "join_tag.lua";
@@ -157,6 +157,7 @@ scripts! {
     MARK_TAKE_OVER = 38: "mark.lua", "mark_take_over.lua";
     BUMP_PAST = 39: "bump_past.lua";
     HEAL_YIELD = 40: "mark.lua", "heal_yield.lua";
+    SETTLE_ASIDE = 41: "side_key.lua", "settle_aside.lua";
 }
 
 /// The scripts of the readers' protocol, whole, by their published names: docs/READERS.md prints them, and every client sends them.

@@ -15,7 +15,7 @@ pub(crate) enum Kind {
     Fence,
     /// When the tag was last invalidated.
     Generation,
-    /// The record of the tag's drains; with a colon and a drain's number behind it, the set that was detached and is being drained.
+    /// The record of the tag's drains: the numbers of the sets that were detached ([`detached`]).
     Drain,
 }
 
@@ -65,9 +65,18 @@ pub(super) fn fence(key: &[u8], family: &str) -> Vec<u8> {
     name
 }
 
-/// In a cluster: the sets of members that upkeep has set aside from a tag's set, filled one after another.
+/// Returns the name of what an invalidation detached from a tag's set under that number. It is in the slot of the set. Where the set has a `}`,
+/// nothing marks its end: a word of its own keeps the name apart from the records of other tags. `lua/side_key.lua` has the same rule.
+pub(super) fn detached(set: &[u8], number: &[u8]) -> Vec<u8> {
+    if set.contains(&b'}') {
+        return [b"unstale:drained:", set, b":", number].concat();
+    }
+    [&side_key(Kind::Drain, set), b":".as_slice(), number].concat()
+}
+
+/// Returns the names of the sets of members that maintenance has set aside from a tag's set, filled one after another.
 pub(super) fn aside(set: &[u8]) -> [Vec<u8>; 4] {
-    std::array::from_fn(|place| [&side_key(Kind::Drain, set), b":aside".as_slice(), place.to_string().as_bytes()].concat())
+    std::array::from_fn(|place| detached(set, format!("aside{place}").as_bytes()))
 }
 
 /// Returns whether a key is one of unstale's own. Rules and tags must never reach such a key; `lua/side_key.lua` has the same rule.
@@ -83,6 +92,9 @@ pub(super) const SECRET: &[u8] = b"unstale:secret";
 
 /// The sets of tags that drain, so that whoever starts up finds them; a tag's own record has the rest.
 pub(super) const DRAINING_TAGS: &[u8] = b"unstale:drains";
+
+/// The sets of tags of which something is set aside, on a single server. In a cluster there is no such list.
+pub(super) const ASIDES: &[u8] = b"unstale:asides";
 
 /// The lock of the worker that looks after the sets of tags under that prefix.
 pub(super) fn upkeep(tag_prefix: &str) -> String {
@@ -159,6 +171,27 @@ mod tests {
         names.sort();
         names.dedup();
         assert_eq!(names.len(), pairs.len());
+    }
+
+    #[test]
+    fn no_two_sets_share_what_is_detached_and_no_other_tag_has_its_record_there() {
+        let sets = ["a", "a:7", "{a}", "{a}:7", "{a}:aside0", "{a}:7:7", "a}", "a}:7", "{a", "d:{a}"];
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        for set in sets.map(str::as_bytes) {
+            let own: Vec<_> =
+                [side_key(Kind::Drain, set), detached(set, b"7"), detached(set, b"7a0")].into_iter().chain(aside(set)).collect();
+            for name in own {
+                let text = String::from_utf8(name.clone()).unwrap();
+                let set = std::str::from_utf8(set).unwrap();
+                assert_eq!(hash_tag(&text) == hash_tag(set), !set.contains('}') || hash_tag(set) != set, "{text}");
+                names.push(name);
+            }
+        }
+        assert_eq!(detached(b"a", b"7"), b"unstale:drain/{a}:7");
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all);
     }
 
     #[test]

@@ -119,6 +119,14 @@ impl Socket {
         self.write_probe(probe_key).await?.map_or(Ok(()), |error| Err(failure::takes_no_writes(&error)))
     }
 
+    /// Returns whether the server refuses a command on keys of two slots, as a node of a cluster does even where it serves all slots.
+    pub(super) async fn keeps_slots_apart(&self) -> Result<bool, Outage> {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("EXISTS").arg("unstale:probe:{0}").arg("unstale:probe:{1}");
+        let answer = self.ask(&pipeline).await?.pop();
+        Ok(matches!(answer, Some(Value::ServerError(error)) if error.code() == "CROSSSLOT"))
+    }
+
     /// Writes a key that is soon gone; the server's error, if it has one.
     pub(super) async fn write_probe(&self, key: &str) -> Result<Option<ServerError>, Outage> {
         let mut pipeline = Pipeline::new();

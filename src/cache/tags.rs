@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::failure::{self, CommandError};
 use super::lease::LONGEST_LEASE;
 use super::script::{DRAIN_SLICE, INVALIDATE_TAGS, Sent};
-use super::side_keys::{DRAINING_TAGS, Kind, SEQUENCE, side_key};
+use super::side_keys::{ASIDES, DRAINING_TAGS, Kind, SEQUENCE, detached, side_key};
 use super::{Cache, Redis, integers, lifetime};
 
 /// Members that are deleted in one go: a few milliseconds of Redis' time at most.
@@ -19,8 +19,12 @@ pub(super) const SLICE: usize = 500;
 /// Tags in one call: what a call costs by itself is shared.
 pub(super) const TAGS_PER_CALL: usize = 32;
 
-/// Once a call has this many members to delete it begins no other tag: a few milliseconds of Redis' time at most.
-const ENOUGH_PER_CALL: usize = 2 * SLICE;
+/// Members that one call deletes at most: a few milliseconds of Redis' time.
+pub(super) const MEMBERS_PER_CALL: usize = 2 * SLICE;
+
+/// Members that the calls of one plan without tagged writes delete at most: Redis may do these calls back to back. The other tags follow, each
+/// call after the answer to the one before, so that other clients have their turns.
+pub(super) const MEMBERS_AT_ONCE: usize = 4 * MEMBERS_PER_CALL;
 
 /// What a message calls it.
 pub(super) const INVALIDATE: &str = "invalidate_tag";
@@ -61,7 +65,7 @@ impl Cache {
         if let Redis::Cluster(cluster) = &self.redis {
             return self.invalidate_in_cluster(cluster, tag).await;
         }
-        let value = self.call_sealed(INVALIDATE, self.invalidation(&[tag], &mut Sent::default())).await?;
+        let value = self.call_sealed(INVALIDATE, self.invalidation(&[tag], MEMBERS_PER_CALL, &mut Sent::default())).await?;
         let mut done = Invalidations::read(&value)?;
         if !done.own.is_empty() {
             warn_of_own_members(&self.tag_set(tag));
@@ -72,16 +76,16 @@ impl Cache {
         }
     }
 
-    /// Invalidates tags.
-    pub(super) fn invalidation(&self, tags: &[&str], sent: &mut Sent) -> Cmd {
-        let mut keys = vec![SEQUENCE.to_vec(), DRAINING_TAGS.to_vec()];
+    /// Invalidates tags, as many as have so many members together.
+    pub(super) fn invalidation(&self, tags: &[&str], members: usize, sent: &mut Sent) -> Cmd {
+        let mut keys = vec![SEQUENCE.to_vec(), DRAINING_TAGS.to_vec(), ASIDES.to_vec()];
         for tag in tags {
             let set = self.tag_set(tag).into_bytes();
             let generation = side_key(Kind::Generation, &set);
             keys.extend([set, generation]);
         }
         let mut command = INVALIDATE_TAGS.call(sent, keys.iter().map(Vec::as_slice));
-        command.arg(lifetime::millis(GENERATION_TTL)).arg(SLICE).arg(ENOUGH_PER_CALL);
+        command.arg(lifetime::millis(GENERATION_TTL)).arg(SLICE).arg(members);
         command
     }
 
@@ -124,7 +128,7 @@ impl Cache {
         let record = side_key(Kind::Drain, set);
         let mut drained = Drained { complete: true, ..Drained::default() };
         for number in self.drains(set, &record).await? {
-            let detached = [&record, b":".as_slice(), &number].concat();
+            let detached = detached(set, &number);
             let (mut cursor, mut left) = (0, true);
             while left {
                 if cancel.is_cancelled() {
@@ -167,7 +171,7 @@ impl Cache {
         Ok(numbers)
     }
 
-    async fn texts(&self, name: &str, command: Cmd) -> Result<Vec<Vec<u8>>, CommandError> {
+    pub(super) async fn texts(&self, name: &str, command: Cmd) -> Result<Vec<Vec<u8>>, CommandError> {
         // RESP3 has sets, RESP2 has not.
         let (Value::Array(items) | Value::Set(items)) = self.call(name, command).await? else { return Err(unexpected()) };
         Ok(items.into_iter().filter_map(|item| if let Value::BulkString(text) = item { Some(text) } else { None }).collect())

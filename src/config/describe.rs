@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Config, DeclarePolicy, LogFormat, RedisMode, SecretUrl, TlsConfig, UnknownPolicy};
+use super::{Config, DeclarePolicy, LogFormat, RedisMode, SecretUrl, TagMaintenance, TlsConfig, UnknownPolicy};
 use crate::quantity::{format_duration, format_size_bytes};
 
 /// Every setting as `name=value`, secrets masked. Names are those of the variables, in lower case and without their prefix.
@@ -13,7 +13,7 @@ impl fmt::Display for Description {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, (name, value)) in self.0.iter().enumerate() {
             let space = if at == 0 { "" } else { " " };
-            if value.is_empty() || value.contains([' ', '"']) {
+            if value.is_empty() || value.contains(|c: char| matches!(c, ' ' | '"') || c.is_control()) {
                 write!(f, "{space}{name}={value:?}")?;
             } else {
                 write!(f, "{space}{name}={value}")?;
@@ -35,6 +35,7 @@ impl Config {
             ("redis_url", urls(&redis.urls)),
             ("redis_tls", tls(&redis.tls)),
             ("redis_mode", redis_mode(&redis.mode)),
+            ("redis_eviction", if self.refuses_eviction { "refuse" } else { "warn" }.to_owned()),
             ("schemas", self.registry.schemas.display().to_string()),
             ("exchange", amqp.exchange.clone()),
             ("queue", amqp.queue.clone()),
@@ -43,6 +44,7 @@ impl Config {
             ("unknown", unknown(self.unknown).to_owned()),
             ("type_from", self.reading.type_from.to_string()),
             ("tag_prefix", redis.tag_prefix.clone()),
+            ("tag_maintenance", tag_maintenance(self.tag_maintenance).to_owned()),
             ("key_prefix", self.registry.key_prefix.clone()),
             ("vars", self.registry.vars.0.keys().map(String::as_str).collect::<Vec<_>>().join(",")),
             ("prefetch", amqp.prefetch.to_string()),
@@ -106,6 +108,14 @@ const fn unknown(policy: UnknownPolicy) -> &'static str {
         UnknownPolicy::Retry => "retry",
         UnknownPolicy::Dead => "dead",
         UnknownPolicy::Drop => "drop",
+    }
+}
+
+const fn tag_maintenance(maintenance: TagMaintenance) -> &'static str {
+    match maintenance {
+        TagMaintenance::Auto => "auto",
+        TagMaintenance::On => "on",
+        TagMaintenance::Off => "off",
     }
 }
 

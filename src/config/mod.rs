@@ -24,6 +24,7 @@ pub use describe::Description;
 use environment::Environment;
 pub use problem::{ConfigProblem, ConfigProblems, Warning};
 pub use secret_url::SecretUrl;
+use settings::setting;
 pub use settings::{SETTINGS, Setting};
 
 use crate::event::Reading;
@@ -43,7 +44,6 @@ pub enum Scope {
 
 impl Scope {
     fn reads(self, name: &str) -> bool {
-        use settings::setting;
         const OFFLINE: [Setting; 9] = [
             setting::schemas,
             setting::key_prefix,
@@ -86,12 +86,25 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// `UNSTALE_HEAL_WINDOW`; `None` is `off`.
     pub heal_window: Option<Duration>,
+    /// `UNSTALE_REDIS_EVICTION` is `refuse`: a Redis that may evict keys is refused.
+    pub refuses_eviction: bool,
+    /// `UNSTALE_TAG_MAINTENANCE`
+    pub tag_maintenance: TagMaintenance,
 }
 
 impl Config {
     /// Whether anybody looks whether Redis went back, and heals it.
     pub fn heals(&self) -> bool {
         self.heal_window.is_some()
+    }
+
+    /// Returns whether members whose keys are gone are taken out of the sets of tags.
+    pub fn maintains_tags(&self) -> bool {
+        match self.tag_maintenance {
+            TagMaintenance::Auto => setting::tag_prefix.default == Some(self.redis.tag_prefix.as_str()),
+            TagMaintenance::On => true,
+            TagMaintenance::Off => false,
+        }
     }
 
     /// Reads the environment of this process, and the files it names.
@@ -195,6 +208,19 @@ pub struct RedisConfig {
     pub tag_prefix: String,
     /// `UNSTALE_FENCE_TTL`
     pub fence_ttl: Duration,
+}
+
+/// Whether members whose keys are gone are taken out of the sets of tags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TagMaintenance {
+    /// With the default tag prefix. Sets under another prefix may belong to a library or an
+    /// application, and their members need not be keys.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
 }
 
 /// How many Redis servers there are and who says which of them is the primary.

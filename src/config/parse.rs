@@ -8,8 +8,8 @@ use super::environment::Environment;
 use super::problem::{ConfigProblem, ConfigProblems, Warning};
 use super::settings::{RawSettings, Setting, setting};
 use super::{
-    AmqpConfig, Config, DeclarePolicy, HistoryConfig, LogFormat, RedisConfig, RedisMode, RegistryConfig, SecretUrl, TlsConfig,
-    UnknownPolicy, WarmConfig, certificates, nodes,
+    AmqpConfig, Config, DeclarePolicy, HistoryConfig, LogFormat, RedisConfig, RedisMode, RegistryConfig, SecretUrl, TagMaintenance,
+    TlsConfig, UnknownPolicy, WarmConfig, certificates, nodes,
 };
 use crate::event::{Reading, TypeFrom};
 use crate::quantity::{Rate, format_duration, parse_duration, parse_size_bytes};
@@ -33,11 +33,11 @@ impl Environment {
     pub(super) fn check(self) -> Result<(Config, Vec<Warning>), ConfigProblems> {
         let mut checker = Checker { problems: self.problems, warnings: self.warnings };
         let raw = self.settings;
-        let tag_prefix = checker.read(setting::tag_prefix, raw.tag_prefix.as_deref(), |text| name(text, usize::MAX).and_then(not_ours));
+        let tag_prefix = checker.read(setting::tag_prefix, raw.tag_prefix.as_deref(), |text| not_empty(text).and_then(not_ours));
         let registry = RegistryConfig {
             tag_prefix: tag_prefix.clone(),
             schemas: checker.read(setting::schemas, raw.schemas.as_deref(), path),
-            key_prefix: checker.read(setting::key_prefix, raw.key_prefix.as_deref(), |text| printable(text).and_then(not_ours)),
+            key_prefix: checker.read(setting::key_prefix, raw.key_prefix.as_deref(), |text| not_ours(text.to_owned())),
             vars: self.vars,
             max_keys_per_event: checker
                 .read(setting::max_keys_per_event, raw.max_keys_per_event.as_deref(), |text| whole(text, 1, 100_000_000, "10000")),
@@ -69,6 +69,11 @@ impl Environment {
                 one_of(text, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
             }),
             shutdown_grace: checker.read(setting::shutdown_grace, raw.shutdown_grace.as_deref(), duration_above_zero),
+            refuses_eviction: checker
+                .read(setting::redis_eviction, raw.redis_eviction.as_deref(), |text| one_of(text, &[("warn", false), ("refuse", true)])),
+            tag_maintenance: checker.read(setting::tag_maintenance, raw.tag_maintenance.as_deref(), |text| {
+                one_of(text, &[("auto", TagMaintenance::Auto), ("on", TagMaintenance::On), ("off", TagMaintenance::Off)])
+            }),
             heal_window: checker.read(setting::heal_window, raw.heal_window.as_deref(), |text| or_off(text, duration_above_zero)),
             amqp: amqp(&mut checker, &raw),
             redis: redis(&mut checker, &raw, tag_prefix),
@@ -348,10 +353,13 @@ fn not_ours(prefix: String) -> Result<String, Expected> {
     Ok(prefix)
 }
 
+/// Takes what a key of Redis may begin with: control characters too, as some libraries write them.
+fn not_empty(text: &str) -> Result<String, Expected> {
+    if text.is_empty() { Err("empty: give it a value, or unset it".to_owned()) } else { Ok(text.to_owned()) }
+}
+
 fn name(text: &str, most_bytes: usize) -> Result<String, Expected> {
-    if text.is_empty() {
-        return Err("empty: give it a value, or unset it".to_owned());
-    }
+    not_empty(text)?;
     if text.len() > most_bytes {
         return Err(format!("expected at most {most_bytes} bytes"));
     }

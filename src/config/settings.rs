@@ -50,6 +50,7 @@ settings! {
     redis_url "UNSTALE_REDIS_URL" = Some("redis://127.0.0.1:6379/0");
     redis_mode "UNSTALE_REDIS_MODE" = Some("single");
     redis_sentinel_master "UNSTALE_REDIS_SENTINEL_MASTER" = None;
+    redis_eviction "UNSTALE_REDIS_EVICTION" = Some("warn");
     redis_tls_ca "UNSTALE_REDIS_TLS_CA" = None;
     redis_tls_cert "UNSTALE_REDIS_TLS_CERT" = None;
     redis_tls_key "UNSTALE_REDIS_TLS_KEY" = None;
@@ -61,6 +62,7 @@ settings! {
     unknown "UNSTALE_UNKNOWN" = Some("retry");
     type_from "UNSTALE_TYPE_FROM" = Some("any");
     tag_prefix "UNSTALE_TAG_PREFIX" = Some("cache_tag:");
+    tag_maintenance "UNSTALE_TAG_MAINTENANCE" = Some("auto");
     history "UNSTALE_HISTORY" = Some("on");
     history_max_age "UNSTALE_HISTORY_MAX_AGE" = Some("7d");
     history_max_bytes "UNSTALE_HISTORY_MAX_BYTES" = Some("10GiB");

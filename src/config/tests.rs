@@ -53,6 +53,21 @@ fn an_empty_environment_gives_every_default() {
     }
 }
 
+#[test]
+fn tags_under_a_prefix_of_others_are_maintained_only_where_that_is_set() {
+    for (prefix, maintenance, expected) in [
+        ("cache_tag:", "auto", true),
+        ("cache_tag:", "off", false),
+        ("tagged:", "auto", false),
+        ("cache_tag", "auto", false),
+        ("tagged:", "on", true),
+    ] {
+        let config = config(&[("UNSTALE_TAG_PREFIX", prefix), ("UNSTALE_TAG_MAINTENANCE", maintenance)]);
+        assert_eq!(config.maintains_tags(), expected, "{prefix} {maintenance}");
+    }
+    assert!(config(&[]).maintains_tags());
+}
+
 /// Self-signed, with its key, and another key: made for these tests alone.
 const CERT: &str = include_str!("tests/certificate.pem");
 const KEY: &str = include_str!("tests/key.pem");
@@ -62,7 +77,7 @@ const OTHER_KEY: &str = include_str!("tests/other-key.pem");
 #[test]
 fn every_setting_takes_what_it_should_and_refuses_the_rest() {
     type Row = (&'static str, &'static str, &'static [(&'static str, &'static str)], (&'static str, &'static str), &'static [&'static str]);
-    let rows: [Row; 37] = [
+    let rows: [Row; 39] = [
         ("AMQP_URL", "amqps://a,b/v", &[], ("amqp_url", "amqps://a/v,amqps://b/v"), &["", "host:5672", "http://h", "amqp://h/"]),
         ("AMQP_TLS_CA", CERT, &[("UNSTALE_AMQP_URL", "amqps://h")], ("amqp_tls", "own-roots"), &["", "/etc/ca.pem"]),
         (
@@ -82,6 +97,7 @@ fn every_setting_takes_what_it_should_and_refuses_the_rest() {
         ("REDIS_URL", "rediss://u:pw@h:6380/2", &[], ("redis_url", "rediss://u:***@h:6380/2"), &["", "redis://h/x", "redis://a,b"]),
         ("REDIS_MODE", "cluster", &[], ("redis_mode", "cluster"), &["", "Single", "sentinel"]),
         ("REDIS_SENTINEL_MASTER", "m", &[("UNSTALE_REDIS_MODE", "sentinel")], ("redis_mode", "sentinel:m"), &["", "m"]),
+        ("REDIS_EVICTION", "refuse", &[], ("redis_eviction", "refuse"), &["", "yes"]),
         ("REDIS_TLS_CA", CERT, &[("UNSTALE_REDIS_URL", "rediss://h")], ("redis_tls", "own-roots"), &["", "x"]),
         (
             "REDIS_TLS_CERT",
@@ -110,11 +126,12 @@ fn every_setting_takes_what_it_should_and_refuses_the_rest() {
             ("type_from", "header:rbs2-msg-type"),
             &["", "body", "header:", "body:a..b", "property:type"],
         ),
-        ("TAG_PREFIX", "t:", &[], ("tag_prefix", "t:"), &["", "\t", "unstale:"]),
+        ("TAG_PREFIX", "app:\u{1}tags\u{1}", &[], ("tag_prefix", "app:\u{1}tags\u{1}"), &["", "unstale:"]),
+        ("TAG_MAINTENANCE", "off", &[], ("tag_maintenance", "off"), &["", "no"]),
         ("HISTORY", "off", &[], ("history", "off"), &["", "false"]),
         ("HISTORY_MAX_AGE", "48h", &[], ("history_max_age", "2d"), &["", "7D", "0s", "1500ms"]),
         ("HISTORY_MAX_BYTES", "1024MiB", &[], ("history_max_bytes", "1GiB"), &["", "10GB", "0B"]),
-        ("KEY_PREFIX", "eu:", &[], ("key_prefix", "eu:"), &["\u{7f}", "unstale:x"]),
+        ("KEY_PREFIX", "eu\u{1}", &[], ("key_prefix", "eu\u{1}"), &["unstale:x"]),
         ("PREFETCH", "65535", &[], ("prefetch", "65535"), &["", "0", "65536", "+5", "1e3"]),
         ("BATCH", "1000", &[], ("batch", "1000"), &["", "0", "1001", "-1"]),
         ("RETRY_DELAYS", "500ms, 60s", &[], ("retry_delays", "500ms,1m"), &["", "1s,1s", "60s,1m", "10s,1s", "0s,1s", "1s,50d", "1s,"]),

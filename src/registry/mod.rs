@@ -27,6 +27,7 @@ mod regex_size;
 mod render;
 mod reserved;
 mod resolve;
+mod sample_keys;
 mod schema;
 mod scope;
 mod source;

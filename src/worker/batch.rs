@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tracing::error;
+use tracing::{debug, error};
 
 use super::account::Charge;
 use super::copies::{self, Order};
@@ -104,7 +104,29 @@ impl Batch {
         self.requests[event].give_up(Reason::Unresolvable, error.to_owned());
     }
 
+    /// Deletes the keys that it deletes, while Redis refuses all that needs memory. The batch is still to be applied.
+    pub(super) async fn delete_now(&self, shared: &Shared) {
+        if let Err(outage) = shared.cache.delete_now(&self.collect(shared, 0..self.requests.len()).finish()).await {
+            debug!(cause = %outage, "deletions wait too");
+        }
+    }
+
     async fn apply_events(&self, shared: &Shared, events: Range<usize>) -> Result<Unsettled, Outage> {
+        let applied = shared.cache.apply(&self.collect(shared, events).finish()).await?;
+        for hits in applied.hits {
+            self.live.metrics.keys(hits.rule, hits.yes, hits.no);
+        }
+        let mut unsettled = Unsettled::new();
+        for (slot, outcome) in applied.unsettled {
+            let outcome = self.named(slot, outcome);
+            unsettled.entry(slot.event).or_default().push((slot.position, outcome));
+        }
+        unsettled.values_mut().for_each(|effects| effects.sort_unstable_by_key(|(position, _)| *position));
+        Ok(unsettled)
+    }
+
+    /// Returns the effects of some events that are still to be applied.
+    fn collect<'b>(&'b self, shared: &'b Shared, events: Range<usize>) -> plan::Batch<'b> {
         let effects = self.requests[events.clone()].iter().map(|request| request.resolution.effects.len()).sum();
         let mut batch = plan::Batch::new(shared.cache.tag_prefix(), effects);
         let first = u32::try_from(events.start).unwrap_or(u32::MAX);
@@ -118,17 +140,7 @@ impl Batch {
                 }
             }
         }
-        let applied = shared.cache.apply(&batch.finish()).await?;
-        for hits in applied.hits {
-            self.live.metrics.keys(hits.rule, hits.yes, hits.no);
-        }
-        let mut unsettled = Unsettled::new();
-        for (slot, outcome) in applied.unsettled {
-            let outcome = self.named(slot, outcome);
-            unsettled.entry(slot.event).or_default().push((slot.position, outcome));
-        }
-        unsettled.values_mut().for_each(|effects| effects.sort_unstable_by_key(|(position, _)| *position));
-        Ok(unsettled)
+        batch
     }
 
     /// The outcome with the name of the effect's rule in what it says.

@@ -16,6 +16,10 @@ use crate::telemetry::{Metrics, mentioned_if_slow};
 /// acknowledgement timeout (30 minutes by default), long enough for a failover.
 pub(super) const HOLD: Duration = Duration::from_secs(60);
 
+/// The same while Redis has no memory but takes deletions: they take effect, and what is given back would wait. Within the broker's
+/// acknowledgement timeout too.
+const HOLD_WITHOUT_MEMORY: Duration = Duration::from_secs(15 * 60);
+
 /// Between two tries at a broker that refuses us the history.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 
@@ -61,9 +65,10 @@ impl Gate {
     }
 
     /// Waits until it is open with deliveries in hand. False when they are to be given back: [`HOLD`] is over, or we are to stop.
-    pub(super) async fn hold(&self, stop: &CancellationToken) -> bool {
+    pub(super) async fn hold(&self, stop: &CancellationToken, outage: &Outage) -> bool {
         let Some(since) = *self.closed_since.borrow() else { return true };
-        let opened = tokio::time::timeout_at(since + HOLD, self.open());
+        let longest = if outage.out_of_memory { HOLD_WITHOUT_MEMORY } else { HOLD };
+        let opened = tokio::time::timeout_at(since + longest, self.open());
         stop.run_until_cancelled(opened).await.is_some_and(|opened| opened.is_ok())
     }
 

@@ -130,7 +130,7 @@ pub(super) async fn run(
                             held.push_back(behind);
                         }
                         held.append(&mut waiting);
-                        if !hold(shared, lane, &mut unread, &mut settling, &mut settled, stop, suspects).await? {
+                        if !hold(shared, lane, &mut settling, &mut settled, (&outage, &mut held, &mut unread), stop, suspects).await? {
                             return Ok(LaneEnd::GaveBack);
                         }
                         waiting = held;
@@ -243,23 +243,30 @@ impl Settled {
     }
 }
 
-/// Waits for Redis while what was applied before the outage is settled. False when the rest is to be given back: by then all that could be
+/// Waits for Redis while what was applied before the outage is settled. Where Redis takes deletions alone, those of what is held and of what
+/// arrives meanwhile take effect. False when the rest is to be given back: by then all that could be
 /// settled is, or its copies would be made twice.
 async fn hold<F>(
     shared: &Shared,
     lane: &mut Lane,
-    unread: &mut Unread,
     settling: &mut InOrder<F>,
     settled: &mut Settled,
+    (outage, held, unread): (&Outage, &mut VecDeque<Batch>, &mut Unread),
     stop: &CancellationToken,
-    suspects: &Suspects<'_>,
+    suspects: &mut Suspects<'_>,
 ) -> Result<bool, SessionEnded>
 where
     F: Future<Output = Result<SettledBatch, SessionEnded>>,
 {
     let mut beats = tokio::time::interval(BEAT);
+    if outage.out_of_memory {
+        for batch in held.iter() {
+            batch.delete_now(shared).await;
+        }
+    }
+    let resolver = &shared.main_resolver;
     let opened = {
-        let mut opens = pin!(shared.gate.hold(stop));
+        let mut opens = pin!(shared.gate.hold(stop, outage));
         loop {
             tokio::select! {
                 biased;
@@ -274,7 +281,22 @@ where
                     shared.in_flight.set(LaneName::Main, lane.in_flight());
                 }
                 opened = &mut opens => break opened,
-                ended = lane.end() => return Err(ended),
+                arrived = next_or_end(lane, outage.out_of_memory && resolver.has_room(), shared.config.batch) => {
+                    let mut deliveries = arrived?;
+                    suspects.take_from(shared, &mut deliveries);
+                    if deliveries.is_empty() {
+                        continue;
+                    }
+                    let (read, left) = resolver.read(shared, deliveries);
+                    unread.put_back(&shared.low, &left);
+                    lane.put_back(left);
+                    let batch = match read {
+                        FirstLook::Done(batch) => batch,
+                        FirstLook::Heavy(heavy) => resolver.read_apart(shared, heavy).await,
+                    };
+                    batch.delete_now(shared).await;
+                    held.push_back(batch);
+                }
             }
         }
     };
@@ -289,6 +311,11 @@ where
         tokio::time::timeout(SETTLE_BEFORE_GIVING_BACK, settle_all).await.unwrap_or(Ok(()))?;
     }
     Ok(opened)
+}
+
+/// The next deliveries where more may be taken; else waits for the session's end.
+async fn next_or_end(lane: &mut Lane, takes: bool, max: usize) -> Result<Vec<Delivery>, SessionEnded> {
+    if takes { lane.next_batch_of(|_| true, max).await } else { Err(lane.end().await) }
 }
 
 /// Settles one delivery by itself; `None` when it is to be given back, since Redis is away.
@@ -308,7 +335,10 @@ pub(super) async fn handle(
             Err(outage) => {
                 shared.gate.close(&outage);
                 batch.not_applied(&outage);
-                if !shared.gate.hold(stop).await {
+                if outage.out_of_memory {
+                    batch.delete_now(shared).await;
+                }
+                if !shared.gate.hold(stop, &outage).await {
                     return Ok(None);
                 }
             }

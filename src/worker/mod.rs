@@ -160,7 +160,9 @@ pub async fn run(
     let loaders = Loaders::new(&config.warm, registry.loaders())?;
     let shared = Arc::new(Shared {
         policy: SettlePolicy { ladder: Ladder(config.amqp.retry_delays.clone()), unknown: config.unknown },
-        cache: Cache::connect(&config.redis, &config.amqp.queue)?.serving_stale_for(longest_warm(&config)),
+        cache: Cache::connect(&config.redis, &config.amqp.queue)?
+            .serving_stale_for(longest_warm(&config))
+            .refusing_eviction(config.refuses_eviction),
         history_fault: ArcSwapOption::empty(),
         first_ever: watch::Sender::new(None),
         signer: Signer::default(),

@@ -85,7 +85,7 @@ pub(super) async fn handle(
                 if was_suspected && outage.broke_checkpoint {
                     batch.give_up(0);
                 }
-                if !shared.gate.hold(until.stop).await {
+                if !shared.gate.hold(until.stop, &outage).await {
                     return Ok(None);
                 }
                 tokens.renew();

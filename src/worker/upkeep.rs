@@ -5,6 +5,7 @@
 
 mod rounds;
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::cache::{Asides, CommandError, Eviction, Outage, PRUNE_STEP, new_token
 const LOCK_TTL: Duration = Duration::from_secs(15);
 const LOCK_RENEWED_AFTER: Duration = Duration::from_secs(4);
 
-/// Between two looks for drains that nobody goes on with: their events do, unless they are lost or dead.
+/// Between two looks for drains that nobody goes on with (their events do, unless they are lost or dead), and for what others have set aside.
 const DRAINS_INTERVAL: Duration = Duration::from_secs(60);
 
 /// After Redis refused: rights change rarely.
@@ -34,11 +35,18 @@ const PER_SCANNED_KEY: Duration = Duration::from_micros(10);
 
 /// Looks after Redis until `stop`.
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    if !shared.config.maintains_tags() {
+        info!(
+            tag_prefix = ?shared.cache.tag_prefix(),
+            "tag maintenance is off: members whose keys are gone stay in the sets of tags (UNSTALE_TAG_MAINTENANCE)"
+        );
+    }
     let work = async {
         let (mut eviction, mut refused) = (Eviction::Safe, None);
+        let mut asked = false;
         loop {
             shared.gate.open().await;
-            let Err(error) = stand(&shared, &mut eviction).await;
+            let Err(error) = stand(&shared, &mut eviction, &mut asked).await;
             match error {
                 CommandError::Outage(outage) => shared.gate.close(&outage),
                 CommandError::Refused(cause) | CommandError::Failed(cause) => {
@@ -58,8 +66,12 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 /// As long as Redis stands.
-async fn stand(shared: &Shared, told: &mut Eviction) -> Result<Infallible, CommandError> {
+async fn stand(shared: &Shared, told: &mut Eviction, asked: &mut bool) -> Result<Infallible, CommandError> {
     tell_of_eviction(shared, told).await?;
+    if !*asked {
+        warn_of_refused_keys(shared).await?;
+        *asked = true;
+    }
     let token = new_token();
     loop {
         if shared.cache.lock_upkeep(&token, LOCK_TTL).await? {
@@ -89,6 +101,29 @@ async fn tell_of_eviction(shared: &Shared, told: &mut Eviction) -> Result<(), Ou
     Ok(())
 }
 
+/// Warns of rules whose keys the ACL of our Redis user refuses, as far as that shows without an event.
+async fn warn_of_refused_keys(shared: &Shared) -> Result<(), Outage> {
+    // A key that we may touch for certain: where it is refused, the command is.
+    if shared.cache.refuses_key("unstale:seq").await? {
+        return Ok(());
+    }
+    let registry = Arc::clone(&shared.live.load().registry);
+    let mut warned = HashSet::new();
+    for (rule, key) in registry.sample_keys() {
+        if !warned.contains(&rule.0) && shared.cache.refuses_key(&key).await? {
+            warned.insert(rule.0);
+            let rule = &registry.rules[rule.0 as usize].name;
+            warn!(
+                %rule,
+                ?key,
+                "the ACL of our Redis user refuses keys such as this rule names: its events will be dead-lettered (redis_refused). Grant a ~pattern for \
+                 them"
+            );
+        }
+    }
+    Ok(())
+}
+
 /// As long as the lock is ours.
 async fn look_after_tags(shared: &Shared, token: &str) -> Result<(), CommandError> {
     let mut renewed = Instant::now();
@@ -106,10 +141,18 @@ async fn look_after_tags(shared: &Shared, token: &str) -> Result<(), CommandErro
                 continue;
             }
             drained = Some(Instant::now());
+            if shared.config.maintains_tags() {
+                let left = shared.cache.left_aside().await?;
+                left.iter().for_each(|set| asides.note(set, Instant::now()));
+            }
         }
-        let pause = match asides.as_mut().and_then(|asides| Some((asides.due(Instant::now())?, asides))) {
-            Some((set, asides)) => settle(shared, &set, asides).await?,
-            None => step(shared, &mut rounds, asides.as_mut()).await?,
+        if !shared.config.maintains_tags() {
+            tokio::time::sleep(LOCK_RENEWED_AFTER).await;
+            continue;
+        }
+        let pause = match asides.due(Instant::now()) {
+            Some(set) => settle(shared, &set, &mut asides).await?,
+            None => step(shared, &mut rounds, &mut asides).await?,
         };
         tokio::time::sleep(pause.min(LOCK_RENEWED_AFTER)).await;
     }
@@ -143,11 +186,11 @@ async fn settle(shared: &Shared, set: &[u8], asides: &mut Asides) -> Result<Dura
 }
 
 /// One step, and how long to leave Redis alone after it.
-async fn step(shared: &Shared, rounds: &mut Rounds, asides: Option<&mut Asides>) -> Result<Duration, CommandError> {
+async fn step(shared: &Shared, rounds: &mut Rounds, asides: &mut Asides) -> Result<Duration, CommandError> {
     let now = Instant::now();
     match rounds.next(now) {
         Step::Wait(until) => {
-            let until = asides.and_then(|asides| asides.next_due()).map_or(until, |due| due.min(until));
+            let until = asides.next_due().map_or(until, |due| due.min(until));
             Ok(until.saturating_duration_since(now))
         }
         Step::Scan(cursor) => {
@@ -161,7 +204,7 @@ async fn step(shared: &Shared, rounds: &mut Rounds, asides: Option<&mut Asides>)
             Ok(slice) => {
                 rounds.sliced(slice.next, slice.looked, slice.gone, Instant::now());
                 shared.metrics.pruned(slice.gone);
-                if let Some(asides) = asides.filter(|_| slice.gone > 0) {
+                if slice.gone > 0 {
                     asides.note(&set, Instant::now());
                 }
                 let per_member = if slice.gone * 10 > slice.looked { PER_MEMBER_IN_A_HURRY } else { PER_MEMBER };

@@ -6,6 +6,7 @@ mod claims;
 mod fences;
 pub(crate) mod law;
 mod leases;
+mod maintenance;
 mod outages;
 mod refusals;
 mod tls;

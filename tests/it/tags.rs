@@ -29,8 +29,13 @@ async fn ask<T: redis::FromRedisValue>(redis: &mut MultiplexedConnection, comman
 }
 
 async fn gc(server: &Redis, args: &[&str]) -> (i32, String, String) {
+    gc_with(server, args, &[]).await
+}
+
+async fn gc_with(server: &Redis, args: &[&str], settings: &[(&str, &str)]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_unstale"));
     command.args(["tags", "gc"]).args(args).env_clear().env("UNSTALE_REDIS_URL", server.url()).env("UNSTALE_LOG", "warn");
+    command.envs(settings.iter().copied());
     command.stdin(Stdio::null());
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -198,4 +203,69 @@ async fn a_redis_that_does_not_tell_its_policy_is_worked_with() {
     let stage = Stage::with(&crate::support::rabbitmq().await.url(), server, &[("pages.yaml", RULES)]).await;
     let worker = stage.worker(&[]).await;
     wait_until(SOON, "it says so", async || worker.stderr().contains("does not tell its maxmemory-policy")).await;
+}
+
+/// Sets under a prefix that is not unstale's own may hold anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn maintenance_leaves_the_sets_under_another_prefix_as_they_are() {
+    let stage = Stage::new(&[("pages.yaml", RULES)]).await;
+    let mut redis = stage.connection().await;
+    let _: u64 = ask(&mut redis, &["SADD", "tagged:online-users", "17", "42", "99"]).await;
+    let _: u64 = ask(&mut redis, &["SADD", "tagged:user:42", "user:42"]).await;
+    let _: () = ask(&mut redis, &["SET", "app:user:42", "v"]).await;
+    let worker = stage.worker(&[("UNSTALE_TAG_PREFIX", "tagged:")]).await;
+    wait_until(SOON, "it says so", async || worker.stderr().contains("tag maintenance is off")).await;
+    // By the time in which another worker has looked through its tags twice, this one would have too.
+    for tag in ["t", "u"] {
+        fill(&mut redis, tag, 1, 1).await;
+        let _other = stage.worker(&[]).await;
+        wait_until(SOON, "the other worker prunes", async || {
+            ask::<u64>(&mut stage.connection().await, &["SCARD", &format!("cache_tag:{tag}")]).await == 1
+        })
+        .await;
+    }
+    assert_eq!(ask::<u64>(&mut redis, &["SCARD", "tagged:online-users"]).await, 3);
+    assert_eq!(ask::<u64>(&mut redis, &["SCARD", "tagged:user:42"]).await, 1);
+    assert_eq!(worker.metrics().await.sum("unstale_pruned_members_total", &[]), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn maintenance_does_as_its_setting_says() {
+    let stage = Stage::new(&[("pages.yaml", RULES)]).await;
+    let mut redis = stage.connection().await;
+    fill(&mut redis, "off", 1, 1).await;
+    let off = stage.worker(&[("UNSTALE_TAG_MAINTENANCE", "off")]).await;
+    wait_until(SOON, "it says so", async || off.stderr().contains("tag maintenance is off")).await;
+    let _: u64 = ask(&mut redis, &["SADD", "tagged:t", "no key"]).await;
+    let on = stage.worker(&[("UNSTALE_TAG_PREFIX", "tagged:"), ("UNSTALE_TAG_MAINTENANCE", "on")]).await;
+    wait_until(SOON, "it is pruned", async || ask::<u64>(&mut stage.connection().await, &["SCARD", "tagged:t"]).await == 0).await;
+    assert!(!on.stderr().contains("tag maintenance is off"), "{}", on.stderr());
+    assert_eq!(ask::<u64>(&mut redis, &["SCARD", "cache_tag:off"]).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gc_takes_nothing_out_of_sets_under_another_prefix_unless_that_is_set() {
+    let server = Redis::start().await;
+    let mut redis = server.connection().await;
+    let _: u64 = ask(&mut redis, &["SADD", "tagged:online-users", "17", "42"]).await;
+    let prefix = ("UNSTALE_TAG_PREFIX", "tagged:");
+    let (code, _, err) = gc_with(&server, &[], &[prefix]).await;
+    assert_eq!(code, 64);
+    assert!(err.contains("UNSTALE_TAG_MAINTENANCE=on"), "{err}");
+    assert_eq!(gc_with(&server, &["--dry-run"], &[prefix]).await.2, "would take 2 of 2 members out of 1 tag\n");
+    assert_eq!(ask::<u64>(&mut redis, &["SCARD", "tagged:online-users"]).await, 2);
+    let on = ("UNSTALE_TAG_MAINTENANCE", "on");
+    assert_eq!(gc_with(&server, &[], &[prefix, on]).await.2, "took 2 of 2 members out of 1 tag\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_may_evict_is_refused_where_that_is_set() {
+    let evicts = Redis::start_with(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]).await;
+    let stage = Stage::with(&crate::support::rabbitmq().await.url(), evicts, &[("pages.yaml", RULES)]).await;
+    let mut worker = stage.start_worker(&[("UNSTALE_REDIS_EVICTION", "refuse")]);
+    assert_eq!(worker.wait_exit(SOON).await.code(), Some(69));
+    let log = worker.stderr();
+    assert!(log.contains("UNSTALE_REDIS_EVICTION=refuse: maxmemory-policy allkeys-lru"), "{log}");
+    let _: () = ask(&mut stage.connection().await, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    stage.worker(&[("UNSTALE_REDIS_EVICTION", "refuse")]).await;
 }

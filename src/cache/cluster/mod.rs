@@ -30,10 +30,11 @@ use super::marks::Seal;
 use super::script;
 use super::slot;
 use super::socket::poll_once_each;
-use super::standing::{Live, Standing, State};
+use super::standing::{Connect, Live, Standing, State};
 use crate::config::RedisConfig;
-use nodes::{Node, Nodes};
-use seal::Unsealed;
+use nodes::Node;
+pub(super) use nodes::Nodes;
+pub(super) use seal::Unsealed;
 use topology::Topology;
 
 /// How long one command is sent from node to node, or waits for its slot to have moved. After that the cluster counts as down.
@@ -79,6 +80,11 @@ impl Cluster {
         self.standing.probe().await
     }
 
+    /// Other connections, to primaries that need not take writes.
+    pub(super) async fn connect_apart(&self) -> Result<Arc<Nodes>, Outage> {
+        self.standing.connect().connect().await
+    }
+
     /// Takes for known that the cluster cannot be worked with, so that nothing more is sent before the next probe.
     pub(super) fn give_up(&self, outage: &Outage) {
         if let Ok(nodes) = self.standing.live() {
@@ -122,7 +128,7 @@ impl Cluster {
         self.run_or_fail(nodes, commands, seals, unsealed).await.inspect_err(|outage| self.standing.give_up(nodes, outage))
     }
 
-    async fn run_or_fail(
+    pub(super) async fn run_or_fail(
         &self,
         nodes: &Nodes,
         commands: &[&Cmd],

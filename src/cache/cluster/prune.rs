@@ -1,12 +1,7 @@
 //! Upkeep of tags' sets in a cluster, where asking for a key and taking it out of a set are two steps: between them the key may be set.
 //!
-//! So nothing is taken out at once. A member whose key and lease are gone is set aside, in its tag's slot, and is still the tag's: an invalidation
-//! detaches it with the rest. It is looked at for the second time after [`FILLED_FOR`] and more: those whose keys or leases are there come back into the
-//! set, the others are gone for good. By then a reader's fill has its lease or will be refused; a plan's write is long set, and its key joins the set
-//! once more behind it.
-
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+//! So the second look at what was set aside ([`asides`](super::super::asides)) is needed here even where every key joins its tag's set in one step with
+//! its value. By then a reader's fill has its lease or will be refused; a plan's write is long set, and its key joins the set once more behind it.
 
 use redis::{Cmd, Value};
 
@@ -22,69 +17,8 @@ use super::Cluster;
 use super::nodes::Node;
 use super::tags::slice;
 
-/// Members are set aside in four sets by turns, each of which is filled for so long, then left alone for as long: much longer than a plan
-/// takes from joining a set to setting its keys.
-pub(in crate::cache) const FILLED_FOR: Duration = Duration::from_secs(15);
-
 /// A scan's place: the primary in the upper bits, its own cursor in the lower ones.
 pub(in crate::cache) const CURSOR_BITS: u32 = 52;
-
-/// Tags of which something is set aside.
-#[derive(Debug)]
-pub struct Asides {
-    filled_for: Duration,
-    sets: HashMap<Vec<u8>, Aside>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Aside {
-    last: Instant,
-    due: Instant,
-}
-
-impl Asides {
-    pub(in crate::cache) fn new(filled_for: Duration) -> Self {
-        Self { filled_for, sets: HashMap::new() }
-    }
-
-    /// Something of a tag's set was set aside.
-    pub fn note(&mut self, set: &[u8], now: Instant) {
-        let due = now + self.settles_after();
-        self.sets.entry(set.to_owned()).or_insert(Aside { last: now, due }).last = now;
-    }
-
-    /// A set that is due to be settled.
-    pub fn due(&self, now: Instant) -> Option<Vec<u8>> {
-        self.sets.iter().find(|(_, aside)| aside.due <= now).map(|(set, _)| set.clone())
-    }
-
-    /// When the next one is due, if one is.
-    pub fn next_due(&self) -> Option<Instant> {
-        self.sets.values().map(|aside| aside.due).min()
-    }
-
-    /// Nothing that is due is left of it.
-    pub fn settled(&mut self, set: &[u8], now: Instant) {
-        let after = self.settles_after();
-        if let Some(aside) = self.sets.get_mut(set) {
-            if aside.last + after <= aside.due {
-                self.sets.remove(set);
-            } else {
-                // Each of the four is due for as long as two are filled.
-                aside.due = (now + self.filled_for).min(aside.last + after).max(now);
-            }
-        }
-    }
-
-    /// It cannot be settled.
-    pub fn forget(&mut self, set: &[u8]) {
-        self.sets.remove(set);
-    }
-
-    fn settles_after(&self) -> Duration {
-        self.filled_for * 2 + self.filled_for / 10
-    }
-}
 
 impl Cache {
     /// See [`Cache::tag_sets`]: one primary after the other.
@@ -190,56 +124,4 @@ impl Cache {
 /// One order for all looks, whatever else is met on the way.
 fn order(address: &Address) -> (String, u16) {
     (address.host.clone(), address.port)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FILLED: Duration = Duration::from_secs(10);
-
-    #[test]
-    fn what_is_set_aside_is_settled_while_it_is_due() {
-        let start = Instant::now();
-        let mut asides = Asides::new(FILLED);
-        asides.note(b"t", start);
-        assert_eq!(asides.due(start + 2 * FILLED), None, "it may still be joined by what was under way");
-        let due = asides.next_due().unwrap();
-        assert!(due > start + 2 * FILLED && due < start + 3 * FILLED);
-        asides.settled(b"t", due);
-        assert_eq!(asides.next_due(), None);
-    }
-
-    /// Each of the four sets is due from two fillings after its own to the end of the fourth.
-    #[test]
-    fn whenever_something_was_set_aside_a_look_comes_in_time() {
-        let start = Instant::now();
-        for notes in 1..40_u32 {
-            let mut asides = Asides::new(FILLED);
-            let noted: Vec<Instant> = (0..notes).map(|note| start + FILLED * note / 7).collect();
-            let (mut looks, mut left) = (Vec::new(), noted.as_slice());
-            loop {
-                match (left.first(), asides.next_due()) {
-                    (Some(&at), due) if due.is_none_or(|due| at <= due) => {
-                        asides.note(b"t", at);
-                        left = &left[1..];
-                    }
-                    (_, Some(due)) => {
-                        looks.push(due);
-                        asides.settled(b"t", due);
-                    }
-                    (_, None) => break,
-                }
-            }
-            for at in noted {
-                let filling = (at - start).as_millis() / FILLED.as_millis();
-                let is_due = |look: &&Instant| {
-                    let back =
-                        (**look - start).as_millis() / FILLED.as_millis() - filling.min((**look - start).as_millis() / FILLED.as_millis());
-                    back == 2 || back == 3
-                };
-                assert!(looks.iter().any(|look| is_due(&look)), "{notes} notes: nobody looked for what was set aside {:?} in", at - start);
-            }
-        }
-    }
 }

@@ -19,7 +19,7 @@ use super::{Cluster, Elsewhere, NodeBatch, elsewhere};
 
 /// Servers that did something that nothing stands behind yet.
 #[derive(Debug, Default)]
-pub(super) struct Unsealed {
+pub(in crate::cache) struct Unsealed {
     nodes: Vec<Arc<Node>>,
     /// Marks whose slots are served by others, as seals were told.
     moved: Vec<(usize, Address)>,

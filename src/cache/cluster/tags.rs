@@ -6,7 +6,7 @@ use super::super::Cache;
 use super::super::failure::{self, CommandError};
 use super::super::lifetime::{self, Lifetime};
 use super::super::script::{ADD_MEMBER, DETACH_TAG, DROP_DETACHED, NUMBERS, Sent};
-use super::super::side_keys::{DRAINING_TAGS, Kind, SEQUENCE, aside, is_own, side_key};
+use super::super::side_keys::{DRAINING_TAGS, Kind, SEQUENCE, aside, detached, is_own, side_key};
 use super::super::tags::{GENERATION_TTL, Invalidated, unexpected, warn_of_own_members};
 use super::Cluster;
 use crate::plan::OperationId;
@@ -95,10 +95,6 @@ pub(super) fn list(set: &[u8]) -> Cmd {
     let mut command = redis::cmd("SADD");
     command.arg(DRAINING_TAGS).arg(set);
     command
-}
-
-fn detached(set: &[u8], number: &[u8]) -> Vec<u8> {
-    [&side_key(Kind::Drain, set), b":".as_slice(), number].concat()
 }
 
 impl Cache {

@@ -10,7 +10,9 @@ end
 if #back > 0 then
   local before = redis.call('PTTL', KEYS[2])
   redis.call('SADD', KEYS[2], unpack(back))
-  if before == -2 and lasts >= 0 then
+  if lasts == -1 then
+    redis.call('PERSIST', KEYS[2])
+  elseif before == -2 and lasts >= 0 then
     redis.call('PEXPIRE', KEYS[2], lasts)
   elseif before >= 0 and lasts >= 0 then
     -- It may have begun anew, for members that live less long.

@@ -26,9 +26,10 @@ for i = 5, #KEYS do
       redis.call('SADD', KEYS[3], ARGV[1])
     else
       local number = ARGV[1] .. 'a' .. (i - 5)
-      if redis.call('EXISTS', KEYS[3] .. ':' .. number) == 0 then
-        redis.call('RENAME', KEYS[i], KEYS[3] .. ':' .. number)
-        redis.call('PERSIST', KEYS[3] .. ':' .. number)
+      local detached = detached_key(KEYS[1], number)
+      if redis.call('EXISTS', detached) == 0 then
+        redis.call('RENAME', KEYS[i], detached)
+        redis.call('PERSIST', detached)
         redis.call('SADD', KEYS[3], number)
       end
     end

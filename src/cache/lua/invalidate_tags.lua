@@ -1,9 +1,8 @@
--- KEYS: the sequence, the list of tags that drain; then of each tag its set and its generation.
--- ARGV: how long generations are kept (ms), how many members of a tag are deleted here at most, after how many members of all no other tag is begun.
+-- KEYS: the sequence, the list of tags that drain, the list of sets of which something is set aside; then of each tag its set and its generation.
+-- ARGV: how long generations are kept (ms), how many members of a tag are deleted here at most, how many of all.
 -- Returns how many members were there as keys and how many were not, the place of the first tag that was not begun (-1: none), how many tags had no
--- set, the places of those
--- that still drain, whoever began that, of those whose set is none each place and what is wrong, and the places of those that had members among
--- unstale's own keys. Such members leave the set, and their keys stay.
+-- set, the places of those that still drain, whoever began that, of those whose set is none each place and what is wrong, and the places of those
+-- that had members among unstale's own keys. Such members leave the set, and their keys stay. A tag whose members are more than are left of all is not begun.
 local call, pcall = redis.call, redis.pcall
 local n = pcall('INCR', KEYS[1])
 if type(n) ~= 'number' and standing_number(KEYS[1]) then
@@ -19,38 +18,70 @@ n = string.format('%.0f', n)
 local kept, most, enough = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local sets, emptied, members, leases, refused, own = {}, {}, {}, {}, {}, {}
 local left, absent = -1, 0
-for i = 3, #KEYS, 2 do
-  if #members >= enough then
-    left = (i - 3) / 2
+
+-- Which of the sets have something set aside, by place.
+local asides = {}
+if call('EXISTS', KEYS[3]) == 1 then
+  local all = {}
+  for i = 4, #KEYS, 2 do
+    all[#all + 1] = KEYS[i]
+  end
+  local told = pcall('SMISMEMBER', KEYS[3], unpack(all))
+  -- Another type's key under this name is none of ours.
+  asides = told.err and {} or told
+end
+
+-- The slow lane deletes the members of `from`, under that number.
+local function detach(set, from, number)
+  local record, detached = side_key('drain', set), detached_key(set, number)
+  call('RENAME', from, detached)
+  call('PERSIST', detached)
+  call('SADD', record, number)
+  call('SADD', KEYS[2], set)
+end
+
+local function empty(set, place)
+  emptied[#emptied + 1] = set
+  for _, member in ipairs(call('SMEMBERS', set)) do
+    if not is_own(member) then
+      members[#members + 1] = member
+      leases[#leases + 1] = side_key('lease', member)
+    elseif own[#own] ~= place then
+      own[#own + 1] = place
+    end
+  end
+end
+
+for i = 4, #KEYS, 2 do
+  local set, place = KEYS[i], (i - 4) / 2
+  local size = pcall('SCARD', set)
+  if type(size) == 'number' and size <= most and #members + size > enough then
+    left = place
     break
   end
-  local set = KEYS[i]
   sets[#sets + 1] = set
-  local size = pcall('SCARD', set)
   if type(size) == 'table' then
-    refused[#refused + 1] = (i - 3) / 2
+    refused[#refused + 1] = place
     refused[#refused + 1] = size
   else
     call('SET', KEYS[i + 1], n, 'PX', kept)
-    if size > most then
-      local record = side_key('drain', set)
-      local detached = record .. ':' .. n
-      call('RENAME', set, detached)
-      call('PERSIST', detached)
-      call('SADD', record, n)
-      call('SADD', KEYS[2], set)
-    elseif size > 0 then
-      emptied[#emptied + 1] = set
-      local place = (i - 3) / 2
-      for _, member in ipairs(call('SMEMBERS', set)) do
-        if not is_own(member) then
-          members[#members + 1] = member
-          leases[#leases + 1] = side_key('lease', member)
-        elseif own[#own] ~= place then
-          own[#own + 1] = place
+    if asides[place + 1] == 1 then
+      for a = 0, 3 do
+        local aside = detached_key(set, 'aside' .. a)
+        local more = call('SCARD', aside)
+        if more > 0 and (size > most or size + more > most) then
+          detach(set, aside, n .. 'a' .. a)
+        elseif more > 0 then
+          size = size + more
+          empty(aside, place)
         end
       end
-    else
+    end
+    if size > most then
+      detach(set, set, n)
+    elseif call('EXISTS', set) == 1 then
+      empty(set, place)
+    elseif size == 0 then
       absent = absent + 1
     end
   end
@@ -67,7 +98,7 @@ if #emptied > 0 then
 end
 
 local draining = {}
-if call('EXISTS', KEYS[2]) == 1 then
+if #sets > 0 and call('EXISTS', KEYS[2]) == 1 then
   for place, drains in ipairs(call('SMISMEMBER', KEYS[2], unpack(sets))) do
     if drains == 1 then
       draining[#draining + 1] = place - 1

@@ -1,7 +1,10 @@
--- KEYS: a tag's set. ARGV: the cursor, about how many members, whether to take out (1) or only to count (0).
--- Whether a key is there and taking it out of the set is one step: a key that is set in one step with its tag is never lost from the index. Nor is one
--- that a reader fills in steps: it holds the lease from before its key joins until it is set. A member that we may not ask about is left.
--- Returns the next cursor, how many members were looked at, and how many of them were no keys any more.
+-- KEYS: a tag's set, its four sets of what is set aside, the list of sets of which something is.
+-- ARGV: the cursor, about how many members, whether to set aside (1) or only to count (0), how long
+-- one of the four sets is filled (ms).
+-- A member whose key is gone is set aside and stays the tag's: its key may be about to be set. A
+-- member that a reader is filling keeps its place: the reader holds the lease. So does a member that
+-- we may not ask about.
+-- Returns the next cursor, how many members were looked at, and how many of them were no keys.
 local slice = redis.call('SSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 local gone = {}
 for _, member in ipairs(slice[2]) do
@@ -9,9 +12,21 @@ for _, member in ipairs(slice[2]) do
     gone[#gone + 1] = member
   end
 end
-if ARGV[3] == '1' then
+if ARGV[3] == '1' and #gone > 0 then
+  local time = redis.call('TIME')
+  local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local aside = KEYS[2 + math.floor(now / tonumber(ARGV[4])) % 4]
+  local lasts, before = redis.call('PTTL', KEYS[1]), redis.call('PTTL', aside)
   for first = 1, #gone, 1000 do
-    redis.call('SREM', KEYS[1], unpack(gone, first, math.min(first + 999, #gone)))
+    local last = math.min(first + 999, #gone)
+    redis.call('SREM', KEYS[1], unpack(gone, first, last))
+    redis.call('SADD', aside, unpack(gone, first, last))
+  end
+  redis.call('SADD', KEYS[6], KEYS[1])
+  if lasts == -1 then
+    redis.call('PERSIST', aside)
+  elseif before ~= -1 then
+    redis.call('PEXPIRE', aside, math.max(lasts, before, 3600000))
   end
 end
 return { slice[1], #slice[2], #gone }

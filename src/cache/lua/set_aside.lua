@@ -4,7 +4,7 @@
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local aside = KEYS[2 + math.floor(now / tonumber(ARGV[1])) % 4]
-local lasts = math.max(redis.call('PTTL', KEYS[1]), redis.call('PTTL', aside), 3600000)
+local lasts, before = redis.call('PTTL', KEYS[1]), redis.call('PTTL', aside)
 local moved = 0
 for i = 2, #ARGV do
   if redis.call('SREM', KEYS[1], ARGV[i]) == 1 then
@@ -12,7 +12,9 @@ for i = 2, #ARGV do
     moved = moved + 1
   end
 end
-if moved > 0 then
-  redis.call('PEXPIRE', aside, lasts)
+if moved > 0 and lasts == -1 then
+  redis.call('PERSIST', aside)
+elseif moved > 0 and before ~= -1 then
+  redis.call('PEXPIRE', aside, math.max(lasts, before, 3600000))
 end
 return moved

@@ -24,9 +24,13 @@ const OUTAGE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Take members out of tags whose keys are gone
 ///
-/// Keys expire by themselves, and stay in the sets of their tags. Workers take them out in the background; this does it at once, and says how many there
-/// were. All keys of Redis are looked through for sets under UNSTALE_TAG_PREFIX, some hundred at a time: others wait a fraction of a millisecond. Keys
-/// are never deleted. In a Redis Cluster each is looked at twice, which takes half a minute more. Interrupted, it loses nothing: run it again. Prints a line for each tag that had such members.
+/// Keys expire by themselves, and stay in the sets of their tags. Workers take them out in the
+/// background; this does it at once, and says how many there were. All keys of Redis are looked
+/// through for sets under UNSTALE_TAG_PREFIX, some hundred at a time: others wait a fraction of a
+/// millisecond. Keys are never deleted. What is taken out is looked at again half a minute later,
+/// and comes back if it is a key by then: in a Redis Cluster by this command, which waits for it;
+/// on a single server by a worker or the next run. Interrupted, it loses nothing: run it again.
+/// Prints a line for each tag that had such members.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct GcArgs {
@@ -59,12 +63,15 @@ struct Total {
 }
 
 pub(super) async fn gc(args: &GcArgs, config: &Config) -> Result<Exit, CommandError> {
+    if !args.dry_run && !config.maintains_tags() {
+        return Err(CommandError::usage(TURNED_OFF));
+    }
     let stop = stop_on_signal()?;
     let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(CommandError::usage)?;
     reach_redis(&cache).await?;
     let progress = progress();
     let mut total = Total::default();
-    let asides = if args.dry_run { None } else { cache.asides() };
+    let asides = (!args.dry_run && cache.is_cluster()).then(|| cache.asides());
     let gc = Gc { args, cache: &cache, asides, pace: Pace::new(args.rate), stop: &stop, progress: &progress };
     let outcome = gc.run(&mut total).await;
     progress.finish_and_clear();
@@ -82,7 +89,7 @@ pub(super) async fn gc(args: &GcArgs, config: &Config) -> Result<Exit, CommandEr
 struct Gc<'a> {
     args: &'a GcArgs,
     cache: &'a Cache,
-    /// In a cluster: what waits for its second look.
+    /// In a cluster: what waits for its second look. On a single server a list in Redis has it, for any worker and the next run.
     asides: Option<Asides>,
     pace: Pace,
     stop: &'a CancellationToken,
@@ -91,6 +98,9 @@ struct Gc<'a> {
 
 impl Gc<'_> {
     async fn run(mut self, total: &mut Total) -> Result<(), CommandError> {
+        if !self.args.dry_run {
+            self.settle_left().await?;
+        }
         let mut seen = HashSet::new();
         let mut cursor = 0;
         loop {
@@ -108,6 +118,17 @@ impl Gc<'_> {
             }
             self.settle_due().await?;
         }
+    }
+
+    /// Looks for the second time at what workers or earlier runs have set aside.
+    async fn settle_left(&mut self) -> Result<(), CommandError> {
+        // What Redis refuses here it refuses below, where it is counted.
+        for set in self.ask(async |cache| cache.left_aside().await).await?.unwrap_or_default() {
+            while self.ask(async |cache| cache.settle_aside(&set).await).await?.unwrap_or(false) {
+                self.pace.went(PRUNE_STEP, Instant::now());
+            }
+        }
+        Ok(())
     }
 
     /// Looks for the second time at what is due.
@@ -214,6 +235,11 @@ impl Gc<'_> {
         }
     }
 }
+
+const TURNED_OFF: &str = "\
+tag maintenance is off: it takes out of each set under UNSTALE_TAG_PREFIX every member that is no key, so a set that holds \
+anything else would be emptied. Where every set under that prefix holds whole keys, set UNSTALE_TAG_MAINTENANCE=on; `unstale \
+tags gc --dry-run` shows what it would take out";
 
 const INTERRUPTED: &str = "interrupted: nothing is lost; run it again for the rest";
 

@@ -175,3 +175,42 @@ async fn many_small_tags_are_more_than_one_call_deletes() {
         assert_eq!(run::<u64>(&mut redis, &["EXISTS", &first, &last, &set]).await, 0, "{tag}");
     }
 }
+
+/// An event of many middle-sized tags leaves other clients their turns.
+#[tokio::test]
+async fn a_thousand_tags_are_not_deleted_in_one_go() {
+    const TAGS: usize = 1_000;
+    const MEMBERS: usize = 400;
+    let server = Redis::start().await;
+    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
+    let fill = "for t = 1, tonumber(ARGV[1]) do for m = 1, tonumber(ARGV[2]) do \
+                local key = 'k' .. t .. ':' .. m redis.call('SET', key, 'v') redis.call('SADD', 'cache_tag:t' .. t, key) end end";
+    let mut script = redis::cmd("EVAL");
+    script.arg(fill).arg(0).arg(TAGS).arg(MEMBERS);
+    script.exec_async(&mut redis).await.unwrap();
+    let effects: Vec<_> = (1..=TAGS).map(|tag| effect(0, format!("t{tag}"), Action::InvalidateTag)).collect();
+    let stop = CancellationToken::new();
+    let others = std::thread::spawn({
+        let (client, stop) = (server.client(), stop.clone());
+        move || {
+            let mut redis = client.get_connection().unwrap();
+            let (mut turns, mut worst) = (0, Duration::ZERO);
+            while !stop.is_cancelled() {
+                let sent = Instant::now();
+                redis::cmd("PING").exec(&mut redis).unwrap();
+                (turns, worst) = (turns + 1, worst.max(sent.elapsed()));
+            }
+            (turns, worst)
+        }
+    });
+    let start = Instant::now();
+    let applied = apply(&cache, &effects).await;
+    let took = start.elapsed();
+    stop.cancel();
+    let (turns, worst) = others.join().unwrap();
+    assert_eq!(applied.unsettled, []);
+    assert_eq!(applied.hits[0].yes, (TAGS * MEMBERS) as u64);
+    assert_eq!(run::<Vec<String>>(&mut redis, &["KEYS", "k*"]).await, [""; 0]);
+    // A tight bound on their time would measure the machine.
+    assert!(turns > 250, "{turns} turns in {took:?}, the worst {worst:?}");
+}

@@ -6,6 +6,7 @@ use unstale::cache::{Cache, CacheError, Outage, State};
 use unstale::registry::{Action, Effect};
 
 use super::{HOUR, apply, cache, config, effect, run, try_apply, try_run, write};
+use crate::end_to_end::stage::{SOON, Stage};
 use crate::support::{Redis, wait_until};
 
 fn effects() -> [Effect; 2] {
@@ -176,7 +177,9 @@ async fn many_that_wait_for_redis_share_one_probe() {
 /// A node of a cluster may own the probe's slot and not the key's: the probe promises what no work can keep.
 #[tokio::test]
 async fn a_redis_that_fails_what_its_probe_promises_is_not_hammered() {
-    let server = crate::support::redis_cluster::lone_node(&["--cluster-require-full-coverage", "no"]).await;
+    // Without these commands it does not show that it is a node of a cluster.
+    let hidden = ["--cluster-require-full-coverage", "no", "--rename-command", "INFO", "", "--rename-command", "EXISTS", ""];
+    let server = crate::support::redis_cluster::lone_node(&hidden).await;
     let mut redis = server.connection().await;
     run::<()>(&mut redis, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
     let cache = Cache::connect(&config(&server.url()), "q").unwrap();
@@ -191,4 +194,51 @@ async fn a_redis_that_fails_what_its_probe_promises_is_not_hammered() {
         }
     }
     assert!((2..=12).contains(&outages), "{outages} outages in 3 s");
+}
+
+/// A cluster of one shard serves every slot, and refuses only what touches two of them.
+#[tokio::test]
+async fn a_cluster_of_one_shard_is_no_single_server() {
+    let server = crate::support::redis_cluster::lone_node(&[]).await;
+    let mut redis = server.connection().await;
+    run::<()>(&mut redis, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
+    wait_until(Duration::from_secs(10), "the node takes writes", async || {
+        redis::cmd("SET").arg("k").arg("v").exec_async(&mut server.connection().await).await.is_ok()
+    })
+    .await;
+    run::<()>(&mut redis, &["ACL", "SETUSER", "worker", "on", ">pw", "~*", "+@all", "-info"]).await;
+    for url in [server.url(), format!("redis://worker:pw@{}/0", server.addr())] {
+        let outage = Cache::connect(&config(&url), "q").unwrap().probe().await.unwrap_err();
+        assert!(outage.needs_person && outage.cause.contains("set UNSTALE_REDIS_MODE=cluster"), "{outage}");
+    }
+    let stage = Stage::new(&[("rules.yaml", "events: { del: { effects: [ { delete: k } ] } }")]).await;
+    let url = server.url();
+    let mut worker = stage.start_worker(&[("UNSTALE_REDIS_URL", &url)]);
+    assert_eq!(worker.wait_exit(SOON).await.code(), Some(69), "{}", worker.stderr());
+    assert!(worker.stderr().contains("set UNSTALE_REDIS_MODE=cluster"), "{}", worker.stderr());
+}
+
+/// Redis takes deletions while it refuses all that needs memory, and they give it memory.
+#[tokio::test]
+async fn without_memory_a_plain_deletion_takes_effect() {
+    let stage = Stage::new(&[("rules.yaml", "events: { del: { effects: [ { delete: \"{key}\" } ] } }")]).await;
+    let mut redis = stage.connection().await;
+    let worker = stage.worker(&[]).await;
+    run::<()>(&mut redis, &["MSET", "a", "1", "b", "1", "c", "1"]).await;
+    run::<()>(&mut redis, &["CONFIG", "SET", "maxmemory", "1"]).await;
+    wait_until(SOON, "the worker knows", async || {
+        worker.get("/readyz").await.is_some_and(|(status, cause)| status == 503 && cause.contains("OOM"))
+    })
+    .await;
+    for key in ["a", "b"] {
+        stage.publish("del", &format!(r#"{{"key":"{key}"}}"#)).await;
+        stage.wait_gone(key).await;
+    }
+    assert!(stage.exists("c").await);
+    // They are acknowledged only once the checkpoint behind them is written.
+    run::<()>(&mut redis, &["CONFIG", "SET", "maxmemory", "0"]).await;
+    stage.publish("del", r#"{"key":"c"}"#).await;
+    stage.wait_gone("c").await;
+    stage.wait_settled(&[&worker]).await;
+    assert_eq!(stage.ready(".dead").await, 0, "{}", worker.stderr());
 }

@@ -7,7 +7,9 @@ use unstale::reason::Reason;
 use unstale::registry::{Action, Expiry};
 
 use super::{HOUR, Names, apply, cache, effect, run, slot, write};
-use crate::support::{self, Redis};
+use crate::end_to_end::stage::{SOON, Stage};
+use crate::permissions::documented_acl;
+use crate::support::{self, Redis, wait_until};
 
 fn refused(message: &str) -> EffectOutcome {
     EffectOutcome::Dead { reason: Reason::RedisRefused, message: message.into() }
@@ -116,4 +118,22 @@ async fn without_a_right_to_our_own_keys_the_probe_says_what_to_grant() {
     let url = format!("redis://worker:pw@{}/0", server.addr());
     let outage = unstale::cache::Cache::connect(&super::config(&url), "q").unwrap().probe().await.unwrap_err();
     assert!(outage.needs_person && outage.cause.contains("~unstale:*"), "{outage}");
+}
+
+#[tokio::test]
+async fn rules_whose_keys_the_acl_refuses_are_warned_of_at_start() {
+    let rules = r#"
+events:
+  shop.changed: { effects: [ { delete: "shop:{id}" }, { invalidate_tags: "shop:{id}" } ] }
+  blog.changed: { effects: [ { delete: "{id}" }, { expire: "blog:{id}", ttl: 1s } ] }
+"#;
+    let stage = Stage::new(&[("rules.yaml", rules)]).await;
+    let mut redis = stage.connection().await;
+    let acl = documented_acl("secret", "shop:");
+    run::<()>(&mut redis, &[&["ACL", "SETUSER", "unstale"], acl.iter().map(String::as_str).collect::<Vec<_>>().as_slice()].concat()).await;
+    let url = format!("redis://unstale:secret@{}/0", stage.redis.addr());
+    let worker = stage.worker(&[("UNSTALE_REDIS_URL", &url)]).await;
+    wait_until(SOON, "it warns", async || worker.stderr().contains("rule=rules.yaml#blog.changed/1")).await;
+    let log = worker.stderr();
+    assert!(log.contains("\"blog:1\"") && !log.contains("rules.yaml#shop.changed") && !log.contains("rules.yaml#blog.changed/0"), "{log}");
 }

@@ -121,6 +121,28 @@ async fn an_invalidation_reaches_what_is_set_aside() {
     }
 }
 
+/// A tag's name may look like the name of what is set aside of another one.
+#[tokio::test]
+async fn a_tag_with_braces_never_takes_what_is_set_aside_of_another() {
+    let (names, cluster) = (Names::new(), support::redis_cluster().await);
+    let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
+    let tag = format!("{{{}}}", names.of("t"));
+    let late = names.of("late");
+    let _: () = redis.sadd(format!("cache_tag:{tag}"), &late).await.unwrap();
+    assert_eq!(prune(&cache, &tag).await, (1, 1));
+    let _: () = redis.set(&late, "v").await.unwrap();
+    for place in 0..4 {
+        let other = format!("{tag}:aside{place}");
+        let keys: Vec<String> = (0..600).map(|n| names.of(&format!("{place}:{n}"))).collect();
+        let _: () = redis.sadd(format!("cache_tag:{other}"), keys).await.unwrap();
+        assert_eq!(apply(&cache, &[effect(0, &other, Action::InvalidateTag)]).await.unsettled, [(slot(0), EffectOutcome::Slow)]);
+        assert!(cache.drain_tag(&other, &CancellationToken::new(), |_, _| {}).await.unwrap().complete);
+    }
+    apply(&cache, &[effect(0, &tag, Action::InvalidateTag)]).await;
+    cache.drain_tag(&tag, &CancellationToken::new(), |_, _| {}).await.unwrap();
+    assert_eq!(get(&mut redis, &late).await, None, "an invalidation reaches it");
+}
+
 /// An hour of adds and expiries, compressed: members live 4 s instead of 10 min.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_churned_tag_of_a_cluster_stays_within_1_2_times_its_live_members() {

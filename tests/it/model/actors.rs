@@ -211,7 +211,7 @@ pub(super) async fn upkeep(world: &World, hands: Hands<'_>, turns: Turns, mut ra
                 let drained = cache.drain_all(&CancellationToken::new(), |_, _| {}).await;
                 assert!(drained.is_ok_and(|drained| drained.complete && drained.lost == 0) || hands.tap.is_dead());
             }
-            1 | 2 if world.is_cluster() => {
+            1 | 2 => {
                 world.advance(ASIDE_FILLED_FOR * 2).await;
                 for tag in 0..TAGS.len() {
                     let settled = cache.settle_aside(set(tag).as_bytes()).await;
