@@ -17,7 +17,7 @@ use super::unread::Unread;
 use super::window::{FEW, Window};
 use super::yielding::{self, Yielding};
 use super::{LaneEnd, Shared, copies};
-use crate::broker::{Lane, LaneName, SessionEnded, Tag};
+use crate::broker::{Delivery, Lane, LaneName, SessionEnded, Tag};
 use crate::cache::Outage;
 
 /// Batches that may be on their way to Redis at once: enough to fill a slow link; the prefetch bounds them anyway.

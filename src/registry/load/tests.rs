@@ -208,13 +208,8 @@ fn targets_of(registry: &Registry, event_type: &str, data: &serde_json::Value) -
         id: "e".into(),
         event_type: event_type.to_owned().into(),
         data_text: data.to_string().into(),
-        previous_text: None,
-        time: None,
-        source: None,
-        subject: None,
-        position: None,
-        traceparent: None,
         form: Form::Bare,
+        ..Event::default()
     };
     let resolution = registry.resolve(&event);
     (resolution.effects.into_iter().map(|effect| effect.target).collect(), resolution.failure.is_some())
