@@ -53,7 +53,7 @@ async fn reach_of_a_heal(stage: &Stage, what: &str, workers: &[&Worker]) -> Dura
         let begun = std::time::Instant::now();
         let each = async || {
             let waited = begun.elapsed();
-            if waited.as_secs() % 10 == 0 {
+            if waited.as_secs().is_multiple_of(10) {
                 eprintln!("{what}: {} s later, the low watermark is {:.1} s back", waited.as_secs(), covered(stage).await.as_secs_f64());
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
