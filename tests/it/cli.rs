@@ -71,6 +71,46 @@ fn check_tells_every_problem_and_exits_with_64() {
 }
 
 #[test]
+fn input_that_tests_nothing_is_refused_and_names_the_way_out() {
+    let dir = registry(SCHEMA);
+    let plan = |input: &str| unstale(&["plan"], &schemas(dir.path()), input);
+    for input in ["", "\n \n"] {
+        let (code, out, err) = plan(input);
+        assert_eq!((code, out.as_str()), (64, ""), "{err}");
+        assert!(err.contains("holds no event"), "{err}");
+    }
+    let (code, out, _) = plan("{\n  \"type\": \"user.updated\",\n  \"data\": {\n    \"id\": 7\n  }\n}\n");
+    assert!(code == 1 && out.contains("`jq -c .` writes it so"), "{out}");
+    let (code, out, _) = plan(r#"{"routing_key":"user.updated","body":"{}","redelivered":true}"#);
+    assert!(code == 1 && out.contains("`redelivered` is no part of a message"), "{out}");
+    let settings = [("UNSTALE_SCHEMAS", dir.path().to_str().unwrap()), ("UNSTALE_MAX_BODY_BYTES", "1KiB")];
+    let (code, _, err) = unstale(&["plan"], &settings, &"x".repeat(2 << 20));
+    assert!(code == 64 && err.contains("no message is that long"), "{err}");
+}
+
+#[test]
+fn names_that_nothing_matches_are_refused() {
+    let dir = registry(SCHEMA);
+    for pattern in ["a..b", "a b", "user."] {
+        let (code, _, err) = unstale(&["replay", "--since", "1h", "--type", pattern], &schemas(dir.path()), "");
+        assert!(code == 64 && err.contains("matches no event"), "{pattern}: {code} {err}");
+    }
+    for name in ["user updated", "user..updated", ".user"] {
+        let dir = registry(&SCHEMA.replace("user.updated", &format!("\"{name}\"")));
+        let (code, _, err) = unstale(&["check", dir.path().to_str().unwrap()], &[], "");
+        assert!(code == 64 && err.contains("name"), "{name}: {err}");
+    }
+    let (code, out, _) = unstale(&["start", "--help"], &[], "");
+    assert!(code == 0 && out.contains("Run the worker"), "{out}");
+    let folder = tempfile::tempdir().unwrap();
+    let odd = folder.path().join("a\nb");
+    std::fs::create_dir(&odd).unwrap();
+    std::fs::write(odd.join("c.yaml"), "events: [").unwrap();
+    let (_, _, err) = unstale(&["check", odd.to_str().unwrap()], &[], "");
+    assert!(err.lines().next().unwrap_or_default().contains("a\\nb/c.yaml:1:10"), "{err}");
+}
+
+#[test]
 fn the_schema_of_schema_files_is_json() {
     let (code, out, _) = unstale(&["check", "--print-schema"], &[], "");
     assert_eq!(code, 0);
