@@ -48,6 +48,8 @@ fn agree(text: &str, data: &str, previous: &str) -> Result<(), TestCaseError> {
         (Err(_), Err(_)) if has_loop => {}
         (Err((_, ours)), Err(cel)) => prop_assert_eq!(*ours, cel.is_absence, "{} {} {} {:?}", text, data, previous, cel),
         (Ok(_), Err(cel)) => prop_assert!(cel.message.ends_with("JSON has none"), "{text} {data} {previous}: {cel:?}"),
+        // CEL's specification has no `in` of a list or a map among keys; the crate finds a computed one in none.
+        (Err((message, _)), Ok(_)) if has_loop && message.starts_with("`@in` has no answer for (") => {}
         (Err(ours), Ok(cel)) => prop_assert!(false, "{text} {data} {previous}: {ours:?} {cel}"),
     }
     Ok(())
