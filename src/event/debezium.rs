@@ -192,6 +192,10 @@ impl<'m, 'a> Change<'m, 'a> {
     fn bare(object: &Object<'a>) -> Option<Self> {
         let operation = operation_of(object)?;
         let source = Source::Object(Object::of(object.get("source")?)?);
+        // A logical message says nothing: an application's own body with such members must not end like one.
+        if operation == Operation::Message && source.text("connector").is_none() && source.text("name").is_none() {
+            return None;
+        }
         Some(Self { operation, before: object.get("before"), after: object.get("after"), source })
     }
 

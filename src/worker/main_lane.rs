@@ -130,7 +130,10 @@ pub(super) async fn run(
                             held.push_back(behind);
                         }
                         held.append(&mut waiting);
-                        if !hold(shared, lane, &mut settling, &mut settled, (&outage, &mut held, &mut unread), stop, suspects).await? {
+                        // What is read apart goes before all that would be taken.
+                        let takes = outage.out_of_memory && !stopping && reading.is_empty();
+                        let held_back = HeldBack { outage: &outage, batches: &mut held, unread: &mut unread, takes };
+                        if !hold(shared, lane, &mut settling, &mut settled, held_back, stop, suspects).await? {
                             return Ok(LaneEnd::GaveBack);
                         }
                         waiting = held;
@@ -243,6 +246,15 @@ impl Settled {
     }
 }
 
+/// What waits for the end of an outage.
+struct HeldBack<'h> {
+    outage: &'h Outage,
+    batches: &'h mut VecDeque<Batch>,
+    unread: &'h mut Unread,
+    /// Whether more is taken meanwhile, for its deletions.
+    takes: bool,
+}
+
 /// Waits for Redis while what was applied before the outage is settled. Where Redis takes deletions alone, those of what is held and of what
 /// arrives meanwhile take effect. False when the rest is to be given back: by then all that could be
 /// settled is, or its copies would be made twice.
@@ -251,7 +263,7 @@ async fn hold<F>(
     lane: &mut Lane,
     settling: &mut InOrder<F>,
     settled: &mut Settled,
-    (outage, held, unread): (&Outage, &mut VecDeque<Batch>, &mut Unread),
+    HeldBack { outage, batches, unread, mut takes }: HeldBack<'_>,
     stop: &CancellationToken,
     suspects: &mut Suspects<'_>,
 ) -> Result<bool, SessionEnded>
@@ -260,7 +272,7 @@ where
 {
     let mut beats = tokio::time::interval(BEAT);
     if outage.out_of_memory {
-        for batch in held.iter() {
+        for batch in batches.iter() {
             batch.delete_now(shared).await;
         }
     }
@@ -281,7 +293,7 @@ where
                     shared.in_flight.set(LaneName::Main, lane.in_flight());
                 }
                 opened = &mut opens => break opened,
-                arrived = next_or_end(lane, outage.out_of_memory && resolver.has_room(), shared.config.batch) => {
+                arrived = next_or_end(lane, takes && resolver.has_room(), shared.config.batch) => {
                     let mut deliveries = arrived?;
                     suspects.take_from(shared, &mut deliveries);
                     if deliveries.is_empty() {
@@ -290,12 +302,18 @@ where
                     let (read, left) = resolver.read(shared, deliveries);
                     unread.put_back(&shared.low, &left);
                     lane.put_back(left);
-                    let batch = match read {
-                        FirstLook::Done(batch) => batch,
-                        FirstLook::Heavy(heavy) => resolver.read_apart(shared, heavy).await,
-                    };
-                    batch.delete_now(shared).await;
-                    held.push_back(batch);
+                    match read {
+                        FirstLook::Done(batch) => {
+                            batch.delete_now(shared).await;
+                            batches.push_back(batch);
+                        }
+                        // It may need room that only the held batches give back. What came behind it waits too.
+                        FirstLook::Heavy(heavy) => {
+                            takes = false;
+                            unread.put_back(&shared.low, heavy.deliveries());
+                            lane.put_back(heavy.into_deliveries());
+                        }
+                    }
                 }
             }
         }

@@ -73,12 +73,24 @@ pub(super) struct Heavy {
     live: Arc<Live>,
 }
 
+impl Heavy {
+    /// Returns the delivery.
+    pub(super) fn deliveries(&self) -> &[Delivery] {
+        &self.taken.deliveries
+    }
+
+    /// Returns the delivery, which is not to be read now and is covered otherwise.
+    pub(super) fn into_deliveries(self) -> Vec<Delivery> {
+        self.taken.into_deliveries()
+    }
+}
+
 impl FirstLook {
     /// Returns the deliveries that are read, or are to be read apart.
     pub(super) fn deliveries(&self) -> &[Delivery] {
         match self {
             Self::Done(batch) => batch.deliveries(),
-            Self::Heavy(heavy) => &heavy.taken.deliveries,
+            Self::Heavy(heavy) => heavy.deliveries(),
         }
     }
 }

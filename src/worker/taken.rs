@@ -36,6 +36,12 @@ impl Taken {
         self.holding.bound_of(delivery)
     }
 
+    /// Returns them to who covers them now.
+    pub(super) fn into_deliveries(mut self) -> Vec<Delivery> {
+        self.settled();
+        std::mem::take(&mut self.deliveries)
+    }
+
     /// Their effects hold, and their republished messages are covered.
     pub(super) fn settled(&self) {
         self.holding.settled();
