@@ -67,6 +67,11 @@ impl Inspector {
         Err(if failures.is_empty() { BrokerError::Unreachable("no node is named".into()) } else { failures.swap_remove(worst) })
     }
 
+    /// The broker, by its cluster's name and the virtual host; `None` where it does not tell.
+    pub fn broker(&self) -> Option<String> {
+        self.link.broker()
+    }
+
     /// The names of the queues.
     pub fn names(&self) -> &Names {
         &self.names

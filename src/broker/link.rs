@@ -18,6 +18,7 @@ use tokio::time::{interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::failure::{BrokerError, SessionEnded, connect_error};
+use super::greeting::Greeting;
 use super::nesting::Levelled;
 use super::throttle::{Allowance, ThrottledTokio};
 use crate::config::{AmqpConfig, SecretUrl, TlsConfig};
@@ -90,6 +91,8 @@ impl EndSignal {
 pub(super) struct Link {
     connection: Connection,
     socket: Arc<OnceLock<StdTcpStream>>,
+    greeting: Arc<OnceLock<Greeting>>,
+    vhost: String,
     signal: EndSignal,
     _watch: AbortOnDropHandle<()>,
 }
@@ -116,10 +119,10 @@ impl Link {
         let (mut refused, mut unreachable) = (Vec::new(), Vec::new());
         for url in &config.urls {
             match dial(url, &config.tls, &format!("unstale {}{role}", config.queue), allowance.cloned()).await {
-                Ok((connection, socket)) => {
+                Ok(Dialled { connection, socket, greeting, vhost }) => {
                     let (events, status) = (connection.events_listener(), connection.status().clone());
                     let task = tokio::spawn(watch_events(events, status, signal.clone(), Arc::clone(blocked)));
-                    return Ok(Self { connection, socket, signal: signal.clone(), _watch: AbortOnDropHandle::new(task) });
+                    return Ok(Self { connection, socket, greeting, vhost, signal: signal.clone(), _watch: AbortOnDropHandle::new(task) });
                 }
                 Err(BrokerError::Refused(why)) => refused.push(format!("{url}: {why}")),
                 Err(BrokerError::Unreachable(why)) => unreachable.push(format!("{url}: {why}")),
@@ -131,6 +134,12 @@ impl Link {
         } else {
             Err(BrokerError::Refused(refused.join("; ")))
         }
+    }
+
+    /// The broker, by its cluster's name and the virtual host; `None` where it does not tell.
+    pub(super) fn broker(&self) -> Option<String> {
+        let cluster = self.greeting.get()?.cluster()?;
+        Some(format!("{cluster} {}", self.vhost))
     }
 
     /// A new channel.
@@ -178,19 +187,25 @@ pub(super) async fn answered<T>(asked: impl Future<Output = lapin::Result<T>>) -
     }
 }
 
-async fn dial(
-    url: &SecretUrl,
-    tls: &TlsConfig,
-    name: &str,
-    allowance: Option<Arc<Allowance>>,
-) -> Result<(Connection, Arc<OnceLock<StdTcpStream>>), BrokerError> {
+/// A connection that was made.
+struct Dialled {
+    connection: Connection,
+    socket: Arc<OnceLock<StdTcpStream>>,
+    greeting: Arc<OnceLock<Greeting>>,
+    vhost: String,
+}
+
+async fn dial(url: &SecretUrl, tls: &TlsConfig, name: &str, allowance: Option<Arc<Allowance>>) -> Result<Dialled, BrokerError> {
     let uri = amqp_uri(url)?;
+    let vhost = uri.vhost.clone();
     let connector = match uri.scheme {
         AMQPScheme::AMQP => None,
         AMQPScheme::AMQPS => Some(tls_connector(tls)?),
     };
     let socket = Arc::new(OnceLock::new());
     let kept = Arc::clone(&socket);
+    let greeting = Arc::new(OnceLock::new());
+    let greets = Arc::clone(&greeting);
     let runtime = {
         let _on_it = RUNTIME.as_ref().map_err(|error| BrokerError::Unreachable(format!("no thread for connections: {error}")))?.enter();
         ThrottledTokio::current(allowance)
@@ -217,16 +232,21 @@ async fn dial(
                 if let AsyncTcpStream::Plain(plain) = connected.get_ref() {
                     let _ = kept.set(StdTcpStream::from(plain.socket().get_ref().as_fd().try_clone_to_owned()?));
                 }
-                let Some(connector) = &connector else { return Ok(AsyncTcpStream::Plain(connected)) };
+                let Some(connector) = &connector else {
+                    let _ = greets.set(connected.greeting());
+                    return Ok(AsyncTcpStream::Plain(connected));
+                };
                 let encrypted = connected.into_inner().into_rustls(connector, host).await?;
-                Ok(AsyncTcpStream::Plain(Levelled::new(encrypted)))
+                let levelled = Levelled::new(encrypted);
+                let _ = greets.set(levelled.greeting());
+                Ok(AsyncTcpStream::Plain(levelled))
             };
             Ok(timeout(CONNECT_TIMEOUT, open).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten()?)
         },
         properties,
     );
     match timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok(connection)) => Ok((connection, socket)),
+        Ok(Ok(connection)) => Ok(Dialled { connection, socket, greeting, vhost }),
         Ok(Err(error)) => Err(connect_error(&error)),
         Err(_) => {
             hang_up(&socket);

@@ -4,12 +4,14 @@
 //! ([`SessionEnded`]), its owner drops it whole and opens another after a [`Backoff`].
 
 mod backoff;
+mod census;
 mod consume;
 mod convert;
 mod copy;
 mod dead_letters;
 mod deletion;
 mod failure;
+mod greeting;
 mod history;
 mod history_object;
 mod inspect;
@@ -32,6 +34,7 @@ mod topology;
 mod wire;
 
 pub use backoff::Backoff;
+pub use census::{Census, Count};
 pub use convert::Delivery;
 pub use copy::{CopyHeaders, copy_to};
 pub use dead_letters::{DeadLetter, DeadLetters, Death};

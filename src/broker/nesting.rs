@@ -14,6 +14,8 @@ use std::task::{Context, Poll};
 
 use futures_io::{AsyncRead, AsyncWrite};
 
+use super::greeting::Greeting;
+
 /// Maximum nesting of tables and arrays in headers.
 pub(super) const LEVELS_MAX: usize = 64;
 
@@ -36,11 +38,17 @@ const HAS_HEADERS: u16 = 1 << 13;
 pub(super) struct Levelled<S> {
     stream: S,
     frames: Frames,
+    greeting: Greeting,
 }
 
 impl<S> Levelled<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, frames: Frames::default() }
+        Self { stream, frames: Frames::default(), greeting: Greeting::default() }
+    }
+
+    /// The first frame, as it arrives.
+    pub(super) fn greeting(&self) -> Greeting {
+        self.greeting.clone()
     }
 
     /// The stream within.
@@ -56,20 +64,22 @@ impl<S> Levelled<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Levelled<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let Self { stream, frames } = &mut *self;
+        let Self { stream, frames, greeting } = &mut *self;
         let read = Pin::new(stream).poll_read(cx, buffer);
         if let Poll::Ready(Ok(bytes)) = read {
+            greeting.take(&buffer[..bytes]);
             frames.level(&mut buffer[..bytes]);
         }
         read
     }
 
     fn poll_read_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &mut [IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
-        let Self { stream, frames } = &mut *self;
+        let Self { stream, frames, greeting } = &mut *self;
         let read = Pin::new(stream).poll_read_vectored(cx, buffers);
         if let Poll::Ready(Ok(mut bytes)) = read {
             for buffer in buffers {
                 let filled = buffer.len().min(bytes);
+                greeting.take(&buffer[..filled]);
                 frames.level(&mut buffer[..filled]);
                 bytes -= filled;
             }

@@ -66,6 +66,8 @@ struct Found {
 pub struct Mended {
     /// Objects that were missing and are declared again, such as ``queue `unstale.dead` ``.
     pub declared: Vec<String>,
+    /// The history is among them.
+    pub has_declared_history: bool,
     /// What is missing or not as it must be, and could not be mended.
     pub problems: Vec<String>,
     /// Why the history cannot be used.
@@ -154,6 +156,11 @@ impl Session {
         })
     }
 
+    /// The broker, by its cluster's name and the virtual host; `None` where it does not tell.
+    pub fn broker(&self) -> Option<String> {
+        self.consume.broker()
+    }
+
     /// The names of the queues.
     pub fn names(&self) -> &Names {
         &self.names
@@ -182,6 +189,11 @@ impl Session {
     /// Whether what had to be declared makes a heal due: it existed before, and events may be in the history alone.
     pub fn owes_heal(&self) -> bool {
         !self.found.history_was_missing && self.found.declared.iter().any(|declared| owes_heal(declared.kind, Depth::Arguments))
+    }
+
+    /// Whether the history had to be declared, although the main queue existed: what it held before is gone.
+    pub fn has_declared_history_anew(&self) -> bool {
+        self.history.is_some() && self.found.history_was_missing && self.found.history_fault.is_none() && !self.main_was_missing()
     }
 
     /// What was noted while it was opened, or by [`mend`](Self::mend), and not taken since.
@@ -214,7 +226,10 @@ impl Session {
         }
         if let Some(history) = &self.history {
             match history.ensure(&keys, Depth::Existence).await {
-                Ok(ensured) => mended.declared.extend(in_words(&ensured.declared)),
+                Ok(ensured) => {
+                    mended.has_declared_history = !ensured.declared.is_empty();
+                    mended.declared.extend(in_words(&ensured.declared));
+                }
                 Err(fault) => mended.history_fault = Some(fault.words()),
             }
         }

@@ -8,7 +8,9 @@
 //! The primaries of a cluster go back one by one. There, 128 hashes lie evenly over the slots, wherever these are served: each second moves on all of
 //! them, and behind a batch stands, on each primary that did something of it, one that lies there (`cluster/seal.rs`). All else is as with one hash.
 
+mod brokers;
 mod calls;
+mod census;
 mod chain;
 mod heal;
 mod owed;
@@ -23,6 +25,7 @@ use std::time::Duration;
 
 use redis::{Cmd, Value};
 
+pub use census::LastCount;
 pub(super) use chain::{Chain, Seal};
 pub use owed::{OwedHeal, OwedHeals};
 pub use place::{HealFrom, LowWatermark};

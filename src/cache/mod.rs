@@ -40,8 +40,8 @@ pub use eviction::Eviction;
 pub use failure::{CommandError, Outage};
 pub use lease::{Fill, Grant, LONGEST_LEASE, new_token};
 pub use marks::{
-    Change, Died, Doubt, Entered, HealDetails, HealFrom, HealProgress, HealRecord, LowWatermark, Marks, Owed, OwedHeal, OwedHeals, Tick,
-    Turn, Unhealed,
+    Change, Died, Doubt, Entered, HealDetails, HealFrom, HealProgress, HealRecord, LastCount, LowWatermark, Marks, Owed, OwedHeal,
+    OwedHeals, Tick, Turn, Unhealed,
 };
 pub use prune::{PRUNE_STEP, Pruned, TagSets};
 pub use script::READER_SCRIPTS;

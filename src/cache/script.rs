@@ -64,7 +64,7 @@ pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
 }
 
 /// The scripts that are called by their name where nobody has sent them before: in a cluster, by plans, fills and upkeep, and by those who ask marks.
-static ALL: [&LazyLock<Script>; 27] = [
+static ALL: [&LazyLock<Script>; 28] = [
     &NUMBERS,
     &DETACH_TAG,
     &DROP_DETACHED,
@@ -91,6 +91,7 @@ static ALL: [&LazyLock<Script>; 27] = [
     &MARK_LEAVE,
     &MARK_TAKE_OVER,
     &BUMP_PAST,
+    &MARK_CENSUS,
     &HEAL_YIELD,
 ];
 
@@ -156,6 +157,7 @@ scripts! {
     MARK_LEAVE = 37: "mark.lua", "mark_leave.lua";
     MARK_TAKE_OVER = 38: "mark.lua", "mark_take_over.lua";
     BUMP_PAST = 39: "bump_past.lua";
+    MARK_CENSUS = 42: "mark.lua", "mark_census.lua";
     HEAL_YIELD = 40: "mark.lua", "heal_yield.lua";
     SETTLE_ASIDE = 41: "side_key.lua", "settle_aside.lua";
 }

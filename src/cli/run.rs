@@ -96,7 +96,7 @@ async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Ex
         Ok(Ended::Cut) => Ok(Exit::Unfinished),
         Ok(Ended::Stuck) => Ok(Exit::Internal),
         Err(error @ (StartError::Broker(_) | StartError::Redis(_))) => Err(CommandError::unavailable(error)),
-        Err(error @ (StartError::Cache(_) | StartError::Loaders(_))) => Err(CommandError::usage(error)),
+        Err(error @ (StartError::Cache(_) | StartError::Loaders(_) | StartError::SharedMarks(_))) => Err(CommandError::usage(error)),
     }
 }
 

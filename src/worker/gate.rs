@@ -113,6 +113,8 @@ impl Gate {
                     warn!(cause = %error, "the history cannot be read to heal Redis");
                     tokio::time::sleep(REFUSED_PAUSE).await;
                 }
+                // Never where it was open before.
+                Err(refused @ Unhealed::SharedMarks(_)) => return refused,
                 Err(Unhealed::Redis(outage)) => {
                     self.readiness.set_redis(Err(outage.cause.clone().into()));
                     if told.as_ref() != Some(&outage.cause) {

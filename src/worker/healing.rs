@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
-use super::Shared;
 use super::owed::now_ms;
+use super::{Shared, birth, brokers};
 use crate::broker::{Backoff, BrokerError, Inspector, QueueState};
 use crate::cache::{CommandError, Doubt, Entered, HealDetails, HealFrom, HealRecord, Marks, Outage, Owed, OwedHeal, Tick, Turn};
 use crate::http::Readiness;
@@ -40,6 +40,8 @@ pub(super) enum Unhealed {
     Redis(Outage),
     /// The broker refuses us.
     Broker(BrokerError),
+    /// Workers of another broker share our marks.
+    SharedMarks(String),
 }
 
 impl Unhealed {
@@ -48,6 +50,7 @@ impl Unhealed {
         match self {
             Self::Redis(outage) => outage.needs_person,
             Self::Broker(error) => error.is_final(),
+            Self::SharedMarks(_) => true,
         }
     }
 }
@@ -93,6 +96,10 @@ impl<'s> Healer<'s> {
         // A user whom RabbitMQ refuses must not heal first.
         self.shared.is_first_ever().await;
         if self.shared.config.heals() {
+            let is_first = !self.remembers.load(Ordering::Relaxed);
+            if let Err(cause) = brokers::settle(self.shared, is_first).await? {
+                return Err(Unhealed::SharedMarks(cause));
+            }
             self.enter().await.inspect_err(|_| self.shared.metrics.set_paused("healing", false))?;
         }
         self.shared.metrics.set_paused("healing", false);
@@ -232,7 +239,12 @@ impl<'s> Healer<'s> {
         // How many heals died, and in what, must outlive this one.
         guard.note(guard.found()).await?;
         cache.forward_sequence().await.map_err(outage)?;
+        let known = low.newest_sample();
         let healed = if has_nothing { Healed::NoHistory } else { heal(config, &live.registry, cache, from, &guard).await? };
+        if is_new_broker && marks.lowest().is_some() {
+            self.shared.birth.is_now();
+        }
+        let healed = birth::judge(self.shared, marks, (from, known), healed);
         let mut changes = Vec::new();
         let record = match &healed {
             // A first start, with a queue and a history that are as new as the worker.
@@ -247,8 +259,7 @@ impl<'s> Healer<'s> {
                     changes = marks.note_heal(cache.id(), *begin, live.registry.digest(), began.0.elapsed());
                 }
                 let details = HealDetails { from_offset: Some(*begin), passed_over: passed_over.clone(), ..HealDetails::default() };
-                // A history that was missing a moment ago does not hold what was lost before.
-                Some(record(marks, from, *complete && !(is_new_broker && doubt == Doubt::Lost), details))
+                Some(record(marks, from, *complete, details))
             }
             Healed::NoHistory if doubt == Doubt::Lost => Some(record(marks, from, false, HealDetails::default())),
             // Where there is no history, there was no queue either: nothing can have arrived
@@ -334,6 +345,8 @@ async fn tick_once(shared: &Shared, covered: &mut Vec<String>) -> Result<Tick, C
     let tick = cache.tick(low.now()).await?;
     if let Tick::Good(marks) = &tick {
         low.set_lowest(marks.lowest());
+        birth::note(shared, marks).await?;
+        brokers::note(shared, marks).await?;
         if !covered.is_empty() {
             cache.take_over(covered).await?;
         }

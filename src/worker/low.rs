@@ -206,9 +206,15 @@ impl Low {
         self.change(|state| state.samples.is_empty() || state.taken_at.is_some_and(|at| at.elapsed() < SAMPLED_FOR))
     }
 
-    /// The history has a message of that offset, close before its end.
-    pub(super) fn sampled(&self, offset: u64) {
-        self.change(|state| state.sampled(Instant::now(), offset));
+    /// The history has a message of that offset, close before its end. Returns whether the stream is
+    /// another one than before.
+    pub(super) fn sampled(&self, offset: u64) -> bool {
+        self.change(|state| state.sampled(Instant::now(), offset))
+    }
+
+    /// Returns the offset of the newest message of the history that is known.
+    pub(super) fn newest_sample(&self) -> Option<u64> {
+        self.change(|state| state.samples.back().map(|(_, offset)| *offset))
     }
 
     /// Takes deliveries in hand.
@@ -284,8 +290,9 @@ impl State {
         others.fold(self.quiet, LowWatermark::lower)
     }
 
-    fn sampled(&mut self, now: Instant, offset: u64) {
-        if self.samples.back().is_some_and(|(_, newest)| offset < *newest) {
+    fn sampled(&mut self, now: Instant, offset: u64) -> bool {
+        let is_another = self.samples.back().is_some_and(|(_, newest)| offset < *newest);
+        if is_another {
             // The stream was deleted, and another one began: offsets of the old one say nothing.
             self.samples.clear();
             let held = self.in_hand.values_mut().chain(self.let_go.values_mut().map(|gone| &mut gone.bound));
@@ -297,6 +304,7 @@ impl State {
         while self.samples.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= QUEUE_LAG) {
             self.samples.pop_front();
         }
+        is_another
     }
 
     /// Returns a lower bound of the offsets of events that reach the queue from now on.

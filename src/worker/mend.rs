@@ -36,6 +36,10 @@ pub(super) fn began(shared: &Shared, session: &Session, is_first: bool) {
             warn!(?declared, "objects in RabbitMQ were missing: declared again");
         }
     }
+    if session.has_declared_history_anew() {
+        shared.birth.is_now();
+    }
+    shared.brokers.met(session.broker().as_deref());
     note_history(shared, session.history_fault().map(str::to_owned));
     shared.first_ever.send_if_modified(|known| known.is_none() && known.replace(session.is_first_ever()).is_none());
 }
@@ -67,6 +71,9 @@ fn note(shared: &Shared, readiness: &Readiness, mended: Mended, told: &mut BTree
     if !mended.declared.is_empty() {
         warn!(declared = ?mended.declared, "objects in RabbitMQ were missing: declared again");
     }
+    if mended.has_declared_history {
+        shared.birth.is_now();
+    }
     for problem in &mended.problems {
         if told.insert(problem.clone()) {
             error!(%problem, "an object in RabbitMQ is missing, or is not as it must be");
@@ -97,6 +104,12 @@ pub(super) async fn owe_what_was_deleted(shared: &Shared, is_owed: &mut bool) {
     if std::mem::take(is_owed) {
         owe_heal(shared, "a queue or the exchange was deleted: events may have gone to the history alone");
     }
+    shared.owed.saved().await;
+}
+
+/// Owes a heal, and waits until Redis holds that.
+pub(super) async fn owe(shared: &Shared, cause: &str) {
+    owe_heal(shared, cause);
     shared.owed.saved().await;
 }
 

@@ -3,6 +3,9 @@
 mod account;
 mod again;
 mod batch;
+mod birth;
+mod brokers;
+mod census;
 mod copies;
 mod fill;
 pub mod filling;
@@ -48,6 +51,8 @@ use crate::registry::Registry;
 use crate::telemetry::{EventLog, Metrics, RegistryMetrics};
 use crate::warm::{LoaderProblems, Loaders};
 
+use birth::Birth;
+use brokers::Brokers;
 use gate::Gate;
 use healing::{Healer, Unhealed};
 use in_flight::InFlight;
@@ -89,6 +94,8 @@ struct Shared {
     slow_resolver: Resolver,
     readiness: Readiness,
     low: Low,
+    birth: Birth,
+    brokers: Brokers,
     owed: Owed,
     /// Events that waited in the main queue when it was last looked at.
     waiting: AtomicU32,
@@ -130,6 +137,9 @@ pub enum StartError {
     /// Redis refuses us until a person changes something.
     #[error("{0}")]
     Redis(Outage),
+    /// Workers of another broker share the marks in Redis.
+    #[error("{0}")]
+    SharedMarks(String),
     /// The registry's loaders cannot be used.
     #[error(transparent)]
     Loaders(#[from] LoaderProblems),
@@ -176,6 +186,8 @@ pub async fn run(
         slow_resolver: Resolver::new(LaneName::Slow, &abandoned, &stuck),
         readiness: readiness.clone(),
         low: Low::new(),
+        birth: Birth::default(),
+        brokers: Brokers::default(),
         owed: Owed::default(),
         waiting: AtomicU32::new(0),
         metrics,
@@ -194,13 +206,14 @@ pub async fn run(
     let healer = Healer::new(&shared, readiness.clone());
     let sessions = Supervisor::new(&shared, readiness);
     let ended = tokio::select! {
-        ended = sessions.run(&signals.stop) => ended.map(|()| Ended::Clean).map_err(StartError::Broker),
+        ended = serve(&shared, sessions, &signals.stop) => ended.map(|()| Ended::Clean).map_err(StartError::Broker),
         never = reporter.keep() => match never {},
         never = healing::tick(&shared) => match never {},
         never = shared.event_log.keep() => match never {},
         refused = shared.gate.keep(&shared.cache, &healer) => Err(match refused {
             Unhealed::Redis(outage) => StartError::Redis(outage),
             Unhealed::Broker(error) => StartError::Broker(error),
+            Unhealed::SharedMarks(cause) => StartError::SharedMarks(cause),
         }),
         () = signals.cut.cancelled() => Ok(Ended::Cut),
         never = stop_when(&stuck, &signals.stop) => match never {},
@@ -216,6 +229,13 @@ pub async fn run(
         healing::leave(&shared).await;
     }
     if stuck.is_cancelled() { ended.map(|_| Ended::Stuck) } else { ended }
+}
+
+/// Runs sessions until told to stop, then counts what they leave.
+async fn serve(shared: &Shared, sessions: Supervisor<'_>, stop: &CancellationToken) -> Result<(), BrokerError> {
+    sessions.run(stop).await?;
+    census::leave(shared).await;
+    Ok(())
 }
 
 /// How long a `warm` may take, from its event to its last attempt's end, while the lanes keep up.

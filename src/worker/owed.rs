@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::healing::{LEFT_OUT, outage};
-use super::{Live, Shared};
+use super::{Live, Shared, birth};
 use crate::cache::{self, Cache, Change, HealDetails, HealFrom, Marks, Outage, OwedHeal, Turn};
 use crate::ops::heal::{Guard, Healed, NotHealed, heal};
 
@@ -252,7 +252,9 @@ async fn perform(shared: &Shared, live: &Live, cache: &Cache, marks: &Marks, wor
     guard.confirm_deaths().await.map_err(|outage| outage.cause)?;
     guard.note(guard.found()).await.map_err(|outage| outage.cause)?;
     info!(%from, "{why}: applying the history again beside the events that come");
-    match heal(config, &live.registry, cache, from, &guard).await {
+    let known = shared.low.newest_sample();
+    let healed = heal(config, &live.registry, cache, from, &guard).await;
+    match healed.map(|healed| birth::judge(shared, marks, (from, known), healed)) {
         Ok(Healed::Applied { events, effects, begin, complete, passed_over, .. }) => {
             metrics.healed();
             info!(%from, events, effects, seconds = began.elapsed().as_secs_f64(), complete, "healed beside the events that came");

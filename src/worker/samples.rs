@@ -51,8 +51,10 @@ async fn sample(shared: &Shared, history: &mut Option<History>) -> Result<(), Br
         Some(history) => history,
         None => history.insert(History::connect(&shared.config.amqp).await?),
     };
-    if let Some(offset) = history.last_chunk().await? {
-        shared.low.sampled(offset);
+    if let Some(offset) = history.last_chunk().await?
+        && shared.low.sampled(offset)
+    {
+        shared.birth.is_now();
     }
     Ok(())
 }

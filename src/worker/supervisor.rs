@@ -12,7 +12,7 @@ use super::low::Look;
 use super::suspects::{self, Suspects, Until, WoundDown};
 use super::window::Window;
 use super::yielding::Yielding;
-use super::{LaneEnd, Shared, copies, main_lane, mend, slow_lane};
+use super::{LaneEnd, Shared, census, copies, healing, main_lane, mend, slow_lane};
 use crate::broker::{Backoff, BrokerError, DeletionSeen, Lane, LaneName, Looker, Session, SessionEnded, SessionWatch, Start, Waiting};
 use crate::cache::CommandError;
 use crate::http::Readiness;
@@ -44,6 +44,8 @@ pub(super) struct Supervisor<'s> {
     careful: bool,
     /// A queue was missing, or may have been, since the last session began.
     saw_deletion: bool,
+    /// What queues and history hold was compared with what the last worker left.
+    compared: bool,
     /// What the sessions note of it, also where they are not opened after all.
     deletion_seen: DeletionSeen,
     /// Why there is no session, as it was logged last.
@@ -52,8 +54,16 @@ pub(super) struct Supervisor<'s> {
 
 impl<'s> Supervisor<'s> {
     pub(super) fn new(shared: &'s Shared, readiness: Readiness) -> Self {
-        let deletion_seen = DeletionSeen::default();
-        Self { shared, readiness, stood_before: false, careful: false, saw_deletion: false, deletion_seen, logged_cause: None }
+        Self {
+            shared,
+            readiness,
+            stood_before: false,
+            careful: false,
+            saw_deletion: false,
+            compared: false,
+            deletion_seen: DeletionSeen::default(),
+            logged_cause: None,
+        }
     }
 
     /// Returns when told to stop, or refused for good before a session ever stood.
@@ -181,6 +191,20 @@ impl<'s> Supervisor<'s> {
         }
         if !redis_awaited(shared, &self.readiness, session, stop, &mut self.saw_deletion).await? {
             return Ok(LaneEnd::Stopped);
+        }
+        if !self.compared {
+            let mut watch = session.watch();
+            let compared = tokio::select! {
+                biased;
+                compared = stop.run_until_cancelled(census::compare(shared)) => compared,
+                ended = watch.ended() => return Err(ended),
+            };
+            match compared {
+                Some(Ok(())) => self.compared = true,
+                // Redis is out: the next session begins with it.
+                Some(Err(error)) => return Err(SessionEnded::new(healing::outage(error).cause)),
+                None => return Ok(LaneEnd::Stopped),
+            }
         }
         let mut main = session.lane(LaneName::Main).await?;
         let mut slow = session.lane(LaneName::Slow).await?;

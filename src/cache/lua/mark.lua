@@ -3,7 +3,9 @@
 -- `offset:<field>` holds the same arrival as an offset of the history. Fields that count nothing
 -- are shaped alike: `<command>:<id>`, `stopped:<id>` of a worker that has ended, and
 -- `survived:<id>` of one whose heal did not come to its end, though the worker did not die of it.
--- Other fields: `server` (see below), `wanted` and `why`, `lock`, `progress`, `heal`,
+-- Other fields: `broker`, and `broker:<id>` for that of a worker, `census`,
+-- `ended:<id>` of a worker that consumes nothing any more, `history_born`,
+-- `server` (see below), `wanted` and `why`, `lock`, `progress`, `heal`,
 -- `heal:details`, `healed:<ms>:<id>` for the rules of a heal, and what heals beside live workers
 -- need.
 local NO_BOUND = '9007199254740991'

@@ -17,7 +17,7 @@ local stored
 for i = 1, #fields, 2 do
   local _, _, at = read(fields[i + 1])
   if at and now - at > tonumber(ARGV[5]) then
-    redis.call('HDEL', KEYS[1], fields[i], 'offset:' .. fields[i])
+    redis.call('HDEL', KEYS[1], fields[i], 'offset:' .. fields[i], 'broker:' .. fields[i], 'ended:' .. fields[i])
   elseif fields[i] == 'server' then
     stored = fields[i + 1]
   end

@@ -52,6 +52,17 @@ pub enum Healed {
     NoHistory,
 }
 
+impl Healed {
+    /// Returns the same as a heal that did not do all that was asked for.
+    #[must_use]
+    pub fn cut(mut self) -> Self {
+        if let Self::Applied { complete, .. } = &mut self {
+            *complete = false;
+        }
+        self
+    }
+}
+
 /// Why it did not come to its end.
 #[derive(Debug)]
 pub enum NotHealed {

@@ -86,16 +86,27 @@ pub async fn beginning(
         Newest::At(second) => places.push(place(second.saturating_sub(age.as_secs()).saturating_sub(1))),
         // All there is.
         Newest::Earlier => places.push(Place::Offset(0)),
-        Newest::Never => return Ok(Beginning { offset: 0, is_whole: true, is_empty: true }),
+        Newest::Never => {
+            return Ok(Beginning { offset: 0, is_whole: is_whole_if_empty(offset, time), is_empty: true });
+        }
     }
     let survey = history.survey(&places).await?;
     let by_offset = at_offset(&survey, offset);
     let by_time = survey.places.iter().map(|place| place.earliest).min().unwrap_or(survey.first);
     Ok(Beginning {
         offset: if offset.is_some() { by_offset.offset.min(by_time) } else { by_time },
-        is_whole: if offset.is_some() { by_offset.is_whole } else { by_time > survey.first || survey.first == 0 },
+        is_whole: (offset.is_none() || by_offset.is_whole) && (by_time > survey.first || survey.first == 0),
         is_empty: survey.is_empty(),
     })
+}
+
+/// An empty stream holds all that was asked for only where nothing had come before: its end was
+/// known to be 0, or nothing was known.
+fn is_whole_if_empty(offset: Option<u64>, time: Option<Timestamp>) -> bool {
+    match offset {
+        Some(offset) => offset == 0,
+        None => time.is_none(),
+    }
 }
 
 /// An offset that is behind the end belongs to a stream that was deleted since: all of the new one
@@ -150,6 +161,16 @@ mod tests {
             [(Some(5), 10, false), (Some(10), 10, true), (Some(15), 15, true), (Some(20), 20, true), (Some(21), 10, false)]
         {
             assert_eq!(at_offset(&survey, offset), Beginning { offset: found, is_whole, is_empty: false }, "{offset:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_stream_is_whole_only_where_nothing_had_come() {
+        let then = Some(Timestamp::UNIX_EPOCH);
+        for (offset, time, is_whole) in
+            [(None, None, true), (Some(0), then, true), (Some(8), then, false), (Some(8), None, false), (None, then, false)]
+        {
+            assert_eq!(is_whole_if_empty(offset, time), is_whole, "{offset:?} {time:?}");
         }
     }
 

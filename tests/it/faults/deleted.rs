@@ -9,18 +9,18 @@ use lapin::{BasicProperties, Channel};
 use crate::end_to_end::stage::{SOON, Stage};
 use crate::support::{RabbitMq, Worker, servers, wait_until};
 
-const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
+pub(super) const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
 /// A worker looks at the objects every 10 to 20 s.
 const MENDED: Duration = Duration::from_secs(60);
 
-async fn seeded(stage: &Stage, users: std::ops::Range<u32>) {
+pub(super) async fn seeded(stage: &Stage, users: std::ops::Range<u32>) {
     let old: Vec<(String, &str)> = users.map(|id| (format!("user:{id}"), "old")).collect();
     let _: () = redis::cmd("MSET").arg(old).query_async(&mut stage.connection().await).await.unwrap();
 }
 
 /// Publishes `mandatory`: each is confirmed, and none is returned.
-async fn publish(stage: &Stage, ids: std::ops::Range<u32>) {
+pub(super) async fn publish(stage: &Stage, ids: std::ops::Range<u32>) {
     let mut confirms = Vec::new();
     for id in ids {
         let body = format!(r#"{{"id":{id}}}"#);
@@ -31,7 +31,7 @@ async fn publish(stage: &Stage, ids: std::ops::Range<u32>) {
     }
 }
 
-async fn all_applied(stage: &Stage, what: &str) {
+pub(super) async fn all_applied(stage: &Stage, what: &str) {
     wait_until(MENDED * 2, what, async || {
         let left: Vec<String> = redis::AsyncCommands::keys(&mut stage.connection().await, "user:*").await.unwrap();
         left.is_empty()
@@ -39,7 +39,7 @@ async fn all_applied(stage: &Stage, what: &str) {
     .await;
 }
 
-async fn delete_queue(channel: &Channel, queue: &str) {
+pub(super) async fn delete_queue(channel: &Channel, queue: &str) {
     channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
 }
 

@@ -1,10 +1,12 @@
 //! Redis comes back without writes that it had confirmed: they are made again before anybody is ready.
 
 mod beside;
+mod brokers;
 mod clocks;
 mod cluster;
 mod commands;
 mod deaths;
+mod histories;
 mod identity;
 mod large;
 mod marks;

@@ -1,0 +1,15 @@
+-- KEYS: the marks. ARGV: our field, how old the mark of a living worker may be (ms), what our
+-- worker counted. It ends: the next worker compares it, unless another one lives that consumes.
+-- One that has noted `ended:<id>` consumes nothing any more.
+-- Returns 1.
+local now = clock()
+local fields = redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do
+  local other, _, at = read(fields[i + 1])
+  local lives = other and not string.find(fields[i], ':', 1, true) and math.abs(now - at) <= tonumber(ARGV[2])
+  if lives and fields[i] ~= ARGV[1] and redis.call('HEXISTS', KEYS[1], 'ended:' .. fields[i]) == 0 then
+    return 1
+  end
+end
+redis.call('HSET', KEYS[1], 'census', ARGV[3])
+return 1

@@ -1,0 +1,69 @@
+//! When the history was declared anew: a heal from an earlier time is not complete, since the stream
+//! holds nothing of it. Each worker remembers it, and has Redis hold it for the others.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use jiff::Timestamp;
+
+use super::Shared;
+use super::owed::now_ms;
+use crate::cache::{CommandError, HealFrom, Marks};
+use crate::ops::heal::{Healed, window};
+
+/// In milliseconds since the Unix epoch; 0 where the history has been there all the time, as far as
+/// anybody knows.
+#[derive(Debug, Default)]
+pub(super) struct Birth(AtomicU64);
+
+impl Birth {
+    /// The history was declared anew just now.
+    pub(super) fn is_now(&self) {
+        self.learn(now_ms());
+    }
+
+    fn learn(&self, born_ms: u64) {
+        self.0.fetch_max(born_ms, Ordering::Relaxed);
+    }
+
+    fn is_after(&self, from: HealFrom) -> bool {
+        let born_ms = i64::try_from(self.0.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        born_ms > 0 && from.time.is_some_and(|time| time.as_millisecond() < born_ms)
+    }
+}
+
+/// Takes in what the marks say, and has Redis hold what they do not: also where it went back.
+pub(super) async fn note(shared: &Shared, marks: &Marks) -> Result<(), CommandError> {
+    let held = marks.history_born_ms();
+    shared.birth.learn(held);
+    let born_ms = shared.birth.0.load(Ordering::Relaxed);
+    if held < born_ms { shared.cache.note_history_birth(born_ms).await } else { Ok(()) }
+}
+
+/// Returns what a heal came to, which is not complete where the history was declared anew since.
+/// `known`: an offset that the history had before the heal began.
+pub(super) fn judge(shared: &Shared, marks: &Marks, (from, known): (HealFrom, Option<u64>), healed: Healed) -> Healed {
+    shared.birth.learn(marks.history_born_ms());
+    if let Healed::Applied { end, .. } = &healed
+        && known.is_some_and(|known| *end <= known)
+    {
+        shared.birth.is_now();
+    }
+    let is_cut = shared.birth.is_after(from.or_window(window(&shared.config), Timestamp::now()));
+    if is_cut { healed.cut() } else { healed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heal_from_before_the_history_is_not_complete() {
+        let from = |ms: i64| HealFrom { offset: Some(0), time: Some(Timestamp::from_millisecond(ms).unwrap()) };
+        let birth = Birth::default();
+        assert!(!birth.is_after(from(0)), "it has been there all the time");
+        birth.learn(1_000);
+        birth.learn(500);
+        assert!(birth.is_after(from(999)) && !birth.is_after(from(1_000)));
+        assert!(!birth.is_after(HealFrom { offset: Some(5), time: None }), "an offset of this stream");
+    }
+}

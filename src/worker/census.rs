@@ -1,0 +1,89 @@
+//! Whether events were lost while no worker ran: somebody deleted the main queue and declared it
+//! anew, unbound or purged it. The last worker that ends counts what queues and history hold, and
+//! the first one that starts compares (see `broker/census.rs`).
+
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::{Shared, mend};
+use crate::broker::{BrokerError, Census, Count};
+use crate::cache::{CommandError, LastCount};
+
+/// Maximum time of a count at the end.
+const LAST_COUNT: Duration = Duration::from_secs(3);
+
+/// Maximum time of the comparison at the start. Events wait for it.
+const FIRST_COUNT: Duration = Duration::from_secs(5);
+
+fn is_on(shared: &Shared) -> bool {
+    shared.config.heals() && shared.config.amqp.history.is_some()
+}
+
+/// Counts for the next worker, if this one is the last. To be called once nothing is consumed any
+/// more, and before the marks are left.
+pub(super) async fn leave(shared: &Shared) {
+    if !is_on(shared) || !shared.gate.is_open() {
+        return;
+    }
+    let within = LAST_COUNT.min(shared.config.shutdown_grace / 4);
+    match tokio::time::timeout(within, count(shared)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(cause)) => debug!(%cause, "what the queues hold was not counted: the next worker does not see what is lost until it starts"),
+        Err(_) => debug!(within_ms = within.as_millis(), "what the queues hold was not counted in time"),
+    }
+}
+
+async fn count(shared: &Shared) -> Result<(), String> {
+    let words = |error: BrokerError| error.to_string();
+    shared.cache.note_end().await.map_err(unsaid)?;
+    let marks = shared.cache.read_marks().await.map_err(unsaid)?;
+    if marks.others_consume(shared.cache.id()) {
+        return Ok(());
+    }
+    let mut census = Census::connect(&shared.config.amqp).await.map_err(words)?;
+    let Count { surplus, end } = census.count().await.map_err(words)?;
+    shared.cache.leave_count(LastCount { surplus, end }).await.map_err(unsaid)?;
+    census.close().await;
+    Ok(())
+}
+
+/// Finds out whether events were lost since the last worker ended, and owes a heal then. To be
+/// called before anything is consumed.
+pub(super) async fn compare(shared: &Shared) -> Result<(), CommandError> {
+    if !is_on(shared) {
+        return Ok(());
+    }
+    let Some(before) = shared.cache.read_marks().await?.last_count() else { return Ok(()) };
+    let compared = tokio::time::timeout(FIRST_COUNT, missing_since(shared, before));
+    let lost = match compared.await.unwrap_or_else(|_| Err(BrokerError::Unreachable("no answer in time".into()))) {
+        Ok(0) => None,
+        Ok(missing) => {
+            info!(missing, "the history grew by more events than the queues hold since the last worker ended");
+            Some("events that came while no worker ran are in the history alone: the main queue was deleted, unbound or purged")
+        }
+        Err(cause) => {
+            warn!(%cause, "the queues cannot be compared with the history");
+            Some("whether events were lost while no worker ran is not known")
+        }
+    };
+    // Another worker that compared may consume by now: then fewer messages are in the queues.
+    if shared.cache.read_marks().await?.last_count() != Some(before) {
+        return Ok(());
+    }
+    if let Some(cause) = lost {
+        mend::owe(shared, cause).await;
+    }
+    shared.cache.forget_count().await
+}
+
+async fn missing_since(shared: &Shared, before: LastCount) -> Result<u64, BrokerError> {
+    let mut census = Census::connect(&shared.config.amqp).await?;
+    let missing = census.missing_since(Count { surplus: before.surplus, end: before.end }).await?;
+    census.close().await;
+    Ok(missing)
+}
+
+fn unsaid(error: CommandError) -> String {
+    super::healing::outage(error).cause
+}
