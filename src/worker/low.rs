@@ -88,14 +88,12 @@ enum Queue {
 pub(super) struct Look {
     /// When it began, by the clock.
     pub(super) began: SystemTime,
-    /// The same moment.
-    pub(super) began_at: Instant,
     /// Nothing waited in the main queue.
     pub(super) main_empty: bool,
     /// Nothing waited in the slow queue.
     pub(super) slow_empty: bool,
-    /// Before that, nothing waited in any retry queue.
-    pub(super) retries_empty: bool,
+    /// Since then, nothing has waited in any retry queue, as far as one may believe that.
+    pub(super) retries_empty_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -314,7 +312,7 @@ impl State {
     }
 
     fn looked(&mut self, look: Look, second: u64, now: Instant) {
-        let Look { began, began_at, main_empty, slow_empty, retries_empty } = look;
+        let Look { began, main_empty, slow_empty, retries_empty_since } = look;
         let began_ms = began.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         if main_empty && self.quieter.is_none() {
             self.quieter = Some((LowWatermark { time_ms: began_ms, offset: self.end_before_lag(now) }, now));
@@ -325,7 +323,7 @@ impl State {
                 Queue::Slow => slow_empty,
             };
             // What has left the retry queues is in the others, or in somebody's hand.
-            let is_back = *back < second || (retries_empty && gone.since < began_at);
+            let is_back = *back < second || retries_empty_since.is_some_and(|since| gone.since < since);
             if empty && is_back {
                 gone.seen_empty.get_or_insert(now);
             }

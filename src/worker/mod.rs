@@ -34,7 +34,7 @@ mod yielding;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -99,6 +99,8 @@ struct Shared {
     owed: Owed,
     /// Events that waited in the main queue when it was last looked at.
     waiting: AtomicU32,
+    /// Whether workers with other retry steps have reported: their events may wait in other queues.
+    knows_other_ladders: AtomicBool,
     metrics: Metrics,
     event_log: EventLog,
     /// Told when what is reported in Redis has changed, and is not to wait.
@@ -190,6 +192,7 @@ pub async fn run(
         brokers: Brokers::default(),
         owed: Owed::default(),
         waiting: AtomicU32::new(0),
+        knows_other_ladders: AtomicBool::new(false),
         metrics,
         event_log: EventLog::default(),
         report_changed: Notify::new(),

@@ -28,6 +28,10 @@ const CAREFUL: Duration = Duration::from_secs(5);
 /// Between two looks at the queues.
 const LOOKS: Duration = Duration::from_secs(1);
 
+/// Time for which all retry queues must look empty: longer than RabbitMQ's election of a quorum
+/// queue's leader, in which it reports no messages.
+const BELIEVED_EMPTY: Duration = Duration::from_secs(30);
+
 /// Time between two tries to get the signing secret that Redis refuses.
 const SECRET_PAUSE: Duration = Duration::from_secs(5);
 
@@ -383,17 +387,17 @@ async fn bind(shared: &Shared, session: &Session) -> SessionEnded {
 
 /// Looks at the queues, again and again; never returns.
 async fn look(shared: &Shared, mut looker: Looker<'_>) -> Infallible {
+    // Retry queues have no consumers: one look that finds them empty may be none, in an election.
+    let mut retries_empty_since: Option<std::time::Instant> = None;
     loop {
         let (began, began_at) = (SystemTime::now(), std::time::Instant::now());
         // No answer says nothing of a queue's emptiness.
         if let Some(Waiting { main, slow, retries }) = looker.waiting(shared.low.waits_for_retries()).await {
-            shared.low.looked(Look {
-                began,
-                began_at,
-                main_empty: main.is_empty(),
-                slow_empty: slow.is_empty(),
-                retries_empty: retries == Some(0),
-            });
+            // What another ladder has put off waits in queues that nobody looks at.
+            let are_all_empty = retries == Some(0) && !shared.knows_other_ladders.load(Ordering::Relaxed);
+            retries_empty_since = are_all_empty.then(|| retries_empty_since.unwrap_or(began_at));
+            let believed = retries_empty_since.filter(|since| since.elapsed() >= BELIEVED_EMPTY);
+            shared.low.looked(Look { began, main_empty: main.is_empty(), slow_empty: slow.is_empty(), retries_empty_since: believed });
             shared.waiting.store(main.ready, Ordering::Relaxed);
         }
         tokio::time::sleep(LOOKS).await;

@@ -9,7 +9,7 @@ fn event() -> [Delivery; 1] {
 /// A look that saw the slow queue empty, and perhaps the main one.
 fn look(began_ms: u64, main_empty: bool) -> Look {
     let began = UNIX_EPOCH + Duration::from_millis(began_ms);
-    Look { began, began_at: Instant::now(), main_empty, slow_empty: true, retries_empty: false }
+    Look { began, main_empty, slow_empty: true, retries_empty_since: None }
 }
 
 /// The queue was seen empty at that time, and everything is read.
@@ -75,15 +75,15 @@ fn copies_keep_it_back_until_they_are_due_and_gone() {
 #[test]
 fn empty_retry_queues_let_go_of_copies_before_they_are_due() {
     let low = Low::new();
-    let before = Look { retries_empty: true, ..look(900, true) };
+    let before = Look { retries_empty_since: Some(Instant::now()), ..look(900, true) };
     low.inherit(Some(200.into()), Duration::from_secs(600));
     quiet(&low, 900);
     assert!(low.waits_for_retries());
     low.looked(before);
     assert_eq!(bound_in(&low, OVERLAP * 2), 200, "the look had begun before");
-    low.looked(Look { retries_empty: true, main_empty: false, ..look(950, true) });
+    low.looked(Look { retries_empty_since: Some(Instant::now()), main_empty: false, ..look(950, true) });
     assert_eq!(bound_in(&low, OVERLAP * 2), 200, "the copies may be in the main queue");
-    low.looked(Look { retries_empty: true, ..look(950, true) });
+    low.looked(Look { retries_empty_since: Some(Instant::now()), ..look(950, true) });
     low.change(|state| state.let_go.retain(|(queue, _), _| *queue == Queue::Main));
     assert_eq!((bound_in(&low, Duration::ZERO), bound_in(&low, OVERLAP + LATER)), (200, 900));
     assert!(!low.waits_for_retries());

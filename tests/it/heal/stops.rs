@@ -16,7 +16,7 @@ const MARGIN: Duration = Duration::from_secs(60);
 
 /// Time after which nothing of a worker that is gone may be under way any more. The full runs wait
 /// for it.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(150);
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(180);
 
 /// On a Redis that loses nothing.
 async fn safe_stage() -> Stage {

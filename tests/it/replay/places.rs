@@ -20,7 +20,7 @@ async fn an_empty_history_and_places_beyond_it_deliver_nothing() {
         let json = replay(&stage, &["--since", since, "--json"]).await.clean().json();
         assert_eq!((&json["events"], &json["end"]), (&0.into(), &1.into()), "{since}: {json}");
         let told = replay(&stage, &["--since", since]).await.clean().err;
-        assert!(told.starts_with("warning: nothing of the history lies in that span: it ends with offset:0\n"), "{told}");
+        assert!(told.contains("warning: nothing of the history lies in that span: it ends with offset:0\n"), "{told}");
     }
     let reversed = replay(&stage, &["--since", "1h", "--until", "2h"]).await;
     assert_eq!(reversed.code, 64, "{}", reversed.err);
