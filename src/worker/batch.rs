@@ -104,11 +104,14 @@ impl Batch {
         self.requests[event].give_up(Reason::Unresolvable, error.to_owned());
     }
 
-    /// Deletes the keys that it deletes, while Redis refuses all that needs memory. The batch is still to be applied.
-    pub(super) async fn delete_now(&self, shared: &Shared) {
-        if let Err(outage) = shared.cache.delete_now(&self.collect(shared, 0..self.requests.len()).finish()).await {
+    /// Deletes the keys that it deletes, while Redis refuses all that needs memory. The batch is still to be applied. Returns whether Redis took the
+    /// deletions.
+    pub(super) async fn delete_now(&self, shared: &Shared) -> bool {
+        let deleted = shared.cache.delete_now(&self.collect(shared, 0..self.requests.len()).finish()).await;
+        if let Err(outage) = &deleted {
             debug!(cause = %outage, "deletions wait too");
         }
+        deleted.is_ok()
     }
 
     async fn apply_events(&self, shared: &Shared, events: Range<usize>) -> Result<Unsettled, Outage> {

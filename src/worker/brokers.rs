@@ -95,6 +95,9 @@ fn take_marks(shared: &Shared, marks: &Marks, ours: &str) {
     shared.owed.owe(from, "the marks in Redis were of another broker");
 }
 
+/// Time to ask our broker for its name: a tick must not wait longer.
+const ASKS_FOR: Duration = Duration::from_secs(1);
+
 /// Sees to it, at each tick, that the marks name our broker. Where workers name another one, ours may
 /// have been renamed: a new connection tells.
 pub(super) async fn note(shared: &Shared, marks: &Marks) -> Result<(), CommandError> {
@@ -107,7 +110,8 @@ pub(super) async fn note(shared: &Shared, marks: &Marks) -> Result<(), CommandEr
         state.seen = seen;
         is_news
     });
-    if is_news && let Ok(inspector) = Inspector::connect(&shared.config.amqp).await {
+    let asks = async || tokio::time::timeout(ASKS_FOR, Inspector::connect(&shared.config.amqp)).await;
+    if is_news && let Ok(Ok(inspector)) = asks().await {
         shared.brokers.met(inspector.broker().as_deref());
         inspector.close().await;
     }

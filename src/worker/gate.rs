@@ -64,11 +64,16 @@ impl Gate {
         let _ = closed_since.wait_for(Option::is_none).await;
     }
 
-    /// Waits until it is open with deliveries in hand. False when they are to be given back: [`HOLD`] is over, or we are to stop.
-    pub(super) async fn hold(&self, stop: &CancellationToken, outage: &Outage) -> bool {
-        let Some(since) = *self.closed_since.borrow() else { return true };
-        let longest = if outage.out_of_memory { HOLD_WITHOUT_MEMORY } else { HOLD };
-        let opened = tokio::time::timeout_at(since + longest, self.open());
+    /// Waits until it is open with deliveries in hand, which have failed since `held_since`. False when they are to be given back: [`HOLD`] is over, or
+    /// we are to stop.
+    pub(super) async fn hold(&self, stop: &CancellationToken, outage: &Outage, held_since: Instant) -> bool {
+        let without_memory = outage.out_of_memory.then(|| held_since + HOLD_WITHOUT_MEMORY);
+        // Near the limit a probe passes now and then, and what is held does not.
+        if without_memory.is_some_and(|until| until <= Instant::now()) {
+            return false;
+        }
+        let Some(closed_since) = *self.closed_since.borrow() else { return true };
+        let opened = tokio::time::timeout_at(without_memory.unwrap_or(closed_since + HOLD), self.open());
         stop.run_until_cancelled(opened).await.is_some_and(|opened| opened.is_ok())
     }
 

@@ -71,6 +71,8 @@ pub(super) async fn run(
     let mut asked = yielding.asked();
     let mut sent_at = Instant::now();
     let (mut stopping, mut yields) = (false, false);
+    // Since when nothing could be applied.
+    let mut held_since: Option<tokio::time::Instant> = None;
     let mut beats = tokio::time::interval(BEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     lane.consume(window.prefetch()).await?;
@@ -117,7 +119,10 @@ pub(super) async fn run(
             applied = applying.next(), if !applying.is_empty() => {
                 let (batch, applied): (Batch, Result<Unsettled, Outage>) = applied;
                 match applied {
-                    Ok(unsettled) => settling.push(settle(shared, publisher, batch, unsettled)).await,
+                    Ok(unsettled) => {
+                        held_since = None;
+                        settling.push(settle(shared, publisher, batch, unsettled)).await;
+                    }
                     Err(outage) => {
                         let mut batch = batch;
                         settled.acknowledge(lane)?;
@@ -132,7 +137,8 @@ pub(super) async fn run(
                         held.append(&mut waiting);
                         // What is read apart goes before all that would be taken.
                         let takes = outage.out_of_memory && !stopping && reading.is_empty();
-                        let held_back = HeldBack { outage: &outage, batches: &mut held, unread: &mut unread, takes };
+                        let since = *held_since.get_or_insert_with(tokio::time::Instant::now);
+                        let held_back = HeldBack { outage: &outage, since, batches: &mut held, unread: &mut unread, takes };
                         if !hold(shared, lane, &mut settling, &mut settled, held_back, stop, suspects).await? {
                             return Ok(LaneEnd::GaveBack);
                         }
@@ -249,6 +255,8 @@ impl Settled {
 /// What waits for the end of an outage.
 struct HeldBack<'h> {
     outage: &'h Outage,
+    /// When the first of it failed.
+    since: tokio::time::Instant,
     batches: &'h mut VecDeque<Batch>,
     unread: &'h mut Unread,
     /// Whether more is taken meanwhile, for its deletions.
@@ -263,7 +271,7 @@ async fn hold<F>(
     lane: &mut Lane,
     settling: &mut InOrder<F>,
     settled: &mut Settled,
-    HeldBack { outage, batches, unread, mut takes }: HeldBack<'_>,
+    HeldBack { outage, since, batches, unread, mut takes }: HeldBack<'_>,
     stop: &CancellationToken,
     suspects: &mut Suspects<'_>,
 ) -> Result<bool, SessionEnded>
@@ -273,12 +281,16 @@ where
     let mut beats = tokio::time::interval(BEAT);
     if outage.out_of_memory {
         for batch in batches.iter() {
-            batch.delete_now(shared).await;
+            // Each try at a silent server takes seconds.
+            if !batch.delete_now(shared).await {
+                takes = false;
+                break;
+            }
         }
     }
     let resolver = &shared.main_resolver;
     let opened = {
-        let mut opens = pin!(shared.gate.hold(stop, outage));
+        let mut opens = pin!(shared.gate.hold(stop, outage, since));
         loop {
             tokio::select! {
                 biased;
@@ -304,7 +316,7 @@ where
                     lane.put_back(left);
                     match read {
                         FirstLook::Done(batch) => {
-                            batch.delete_now(shared).await;
+                            takes = batch.delete_now(shared).await;
                             batches.push_back(batch);
                         }
                         // It may need room that only the held batches give back. What came behind it waits too.
@@ -344,6 +356,7 @@ pub(super) async fn handle(
     taken: Taken,
 ) -> Result<Option<Tag>, SessionEnded> {
     let mut batch = shared.main_resolver.read_one(shared, taken).await;
+    let mut held_since = None;
     loop {
         match batch.apply(shared).await {
             Ok(unsettled) => {
@@ -356,7 +369,7 @@ pub(super) async fn handle(
                 if outage.out_of_memory {
                     batch.delete_now(shared).await;
                 }
-                if !shared.gate.hold(stop, &outage).await {
+                if !shared.gate.hold(stop, &outage, *held_since.get_or_insert_with(tokio::time::Instant::now)).await {
                     return Ok(None);
                 }
             }

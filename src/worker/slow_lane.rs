@@ -72,6 +72,7 @@ pub(super) async fn handle(
 ) -> Result<Option<Tag>, SessionEnded> {
     let mut batch = shared.slow_resolver.read_one(shared, taken).await;
     let mut tokens = Tokens::new();
+    let mut held_since = None;
     loop {
         let was_suspected = batch.is_suspected();
         match work(shared, &mut batch, &tokens, until).await {
@@ -85,7 +86,7 @@ pub(super) async fn handle(
                 if was_suspected && outage.broke_checkpoint {
                     batch.give_up(0);
                 }
-                if !shared.gate.hold(until.stop, &outage).await {
+                if !shared.gate.hold(until.stop, &outage, *held_since.get_or_insert_with(tokio::time::Instant::now)).await {
                     return Ok(None);
                 }
                 tokens.renew();

@@ -229,7 +229,7 @@ impl Rules {
                 let is_of_type = self.types.is_empty() || self.types.iter().any(|pattern| pattern.matches(&event.event_type));
                 let mut tries = 0;
                 loop {
-                    let budget = Budget::for_bytes(event.bytes()).until(Instant::now() + self.event_time).stopped_by(Arc::clone(stop));
+                    let budget = Budget::for_bytes(message.body.len()).until(Instant::now() + self.event_time).stopped_by(Arc::clone(stop));
                     let resolution = self.registry.resolve_within(&event, &budget);
                     let is_out_of_time = budget.spent() == Some(Spent::Time);
                     tries += 1;
