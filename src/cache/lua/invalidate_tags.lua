@@ -5,7 +5,7 @@
 -- that had members among unstale's own keys. Such members leave the set, and their keys stay. A tag whose members are more than are left of all is not begun.
 local call, pcall = redis.call, redis.pcall
 local n = pcall('INCR', KEYS[1])
-if type(n) ~= 'number' and standing_number(KEYS[1]) then
+if type(n) ~= 'number' and not is_of_value(n.err) then
   return n
 end
 if type(n) ~= 'number' or n <= 1 or n > LAST_NUMBER then

@@ -18,3 +18,8 @@ end
 local function set_number(key, number)
   redis.call('SET', key, string.format('%.0f', number))
 end
+
+-- Whether an error of INCR is about what the key holds.
+local function is_of_value(err)
+  return string.find(err, 'WRONGTYPE', 1, true) or string.find(err, 'not an integer', 1, true) or string.find(err, 'overflow', 1, true)
+end

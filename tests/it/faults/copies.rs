@@ -46,8 +46,8 @@ async fn it_waits_for_no_batch_behind_it() {
     let (first, second, acknowledgement) = (Witness::default(), Witness::default(), Witness::default());
     let (sees_first, sees_second, sees_acks) = (first.clone(), second.clone(), acknowledgement.clone());
     let redis = Tap::new(move |_, way, bytes| {
-        sees_first.look(way, holds(bytes, "page:1"));
-        if way == Way::ToServer && sees_second.look(way, holds(bytes, "user:1")) { Flow::Halt } else { Flow::Pass }
+        sees_first.look(way, holds(bytes, "page:71"));
+        if way == Way::ToServer && sees_second.look(way, holds(bytes, "user:71")) { Flow::Halt } else { Flow::Pass }
     });
     let amqp = Tap::new(move |_, way, bytes| {
         sees_acks.look(way, acknowledges(bytes));
@@ -60,9 +60,9 @@ async fn it_waits_for_no_batch_behind_it() {
     let _worker = stage.worker(&settings).await;
     // The second batch is on its way before the first has come back.
     redis.delay(Duration::from_millis(300));
-    stage.publish("page.changed", r#"{"id":1}"#).await;
+    stage.publish("page.changed", r#"{"id":71}"#).await;
     wait_until(SOON, "the first batch is on its way", async || first.saw_it()).await;
-    stage.publish("user.updated", r#"{"id":1}"#).await;
+    stage.publish("user.updated", r#"{"id":71}"#).await;
     wait_until(SOON, "the second batch is on its way", async || second.saw_it()).await;
     assert!(!acknowledgement.saw_it(), "the first has come back already");
     wait_until(Duration::from_secs(4), "the event that went on as a copy is acknowledged", async || acknowledgement.saw_it()).await;
