@@ -62,7 +62,9 @@ impl Socket {
         let socket = Self::connect_to_any(client).await?;
         let mut hello = Pipeline::new();
         hello.cmd("INFO").arg("server");
-        let answers = socket.ask(&hello).await?;
+        // The first that is sent: a server that waits for TLS ends the connection only now.
+        let address = client.get_connection_info().addr();
+        let answers = socket.send_within(&hello, PROBE_TIMEOUT, |error| failure::not_connected(address, error)).await?;
         match version(&answers) {
             Some(version) if major(version) < 7 => Err(failure::too_old(version)),
             _ => Ok(socket),
@@ -87,15 +89,20 @@ impl Socket {
 
     /// Sends commands in one go and awaits their answers, errors of single commands among them. Polled once, they are on their way.
     pub(super) async fn send(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Outage> {
-        self.send_within(pipeline, SILENCE_TIMEOUT).await
+        self.send_within(pipeline, SILENCE_TIMEOUT, failure::broken).await
     }
 
     /// As [`send`](Self::send), with a probe's patience.
     pub(super) async fn ask(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Outage> {
-        self.send_within(pipeline, PROBE_TIMEOUT).await
+        self.send_within(pipeline, PROBE_TIMEOUT, failure::broken).await
     }
 
-    async fn send_within(&self, pipeline: &Pipeline, silence: Duration) -> Result<Vec<Value>, Outage> {
+    async fn send_within(
+        &self,
+        pipeline: &Pipeline,
+        silence: Duration,
+        explain: impl FnOnce(&redis::RedisError) -> Outage,
+    ) -> Result<Vec<Value>, Outage> {
         let mut connection = self.connection.clone();
         // Unconstrained: a task that has used up its budget must not be kept from sending, or what comes after would go first.
         let mut answer = pin!(tokio::task::unconstrained(connection.send_packed_commands(pipeline, 0, pipeline.len())));
@@ -110,7 +117,7 @@ impl Socket {
             }
         };
         self.answers.fetch_add(1, Ordering::Relaxed);
-        let values = result.map_err(|error| failure::broken(&error))?;
+        let values = result.map_err(|error| explain(&error))?;
         self.given_up.get().map_or(Ok(values), |outage| Err(outage.clone()))
     }
 
