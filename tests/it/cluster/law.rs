@@ -8,7 +8,7 @@ use unstale::registry::{Action, Effect};
 
 use super::cache;
 use crate::cache::apply;
-use crate::cache::law::{Dump, any_effect, dump};
+use crate::cache::law::{Dump, any_effects, dump};
 use crate::support::RedisCluster;
 
 const KEYS: [&str; 4] = ["a", "b", "{b}", "{c}d"];
@@ -59,7 +59,7 @@ impl Scene {
         let before = prop::collection::vec((prop::sample::select(KEYS.to_vec()), prop::bool::ANY, prop::option::of(0..2usize)), 0..6);
         let config = ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() };
         let mut runner = proptest::test_runner::TestRunner::new(config);
-        let outcome = runner.run(&(before, prop::collection::vec(any_effect(&KEYS), 0..14)), |(before, mut effects)| {
+        let outcome = runner.run(&(before, any_effects(&KEYS, 0..14)), |(before, mut effects)| {
             prepare(&mut effects);
             let both = async { (self.after(&before, &effects, true).await, self.after(&before, &effects, false).await) };
             let (together, singly) = self.runtime.block_on(both);
