@@ -240,7 +240,7 @@ impl<'s> Healer<'s> {
         guard.note(guard.found()).await?;
         cache.forward_sequence().await.map_err(outage)?;
         let known = low.newest_sample();
-        let healed = if has_nothing { Healed::NoHistory } else { heal(config, &live.registry, cache, from, &guard).await? };
+        let healed = if has_nothing { Healed::NoHistory } else { heal(config, &live.registry, cache, (from, None), &guard).await? };
         if is_new_broker && marks.lowest().is_some() {
             self.shared.birth.is_now();
         }
@@ -256,7 +256,7 @@ impl<'s> Healer<'s> {
                 low.begin(began.1, *end);
                 // Other rules do nothing to no events.
                 if *events > 0 || !complete || goes_on.is_some() {
-                    changes = marks.note_heal(cache.id(), *begin, live.registry.digest(), began.0.elapsed());
+                    changes = marks.note_heal(cache.id(), (*begin, *end), live.registry.digest(), began.0.elapsed());
                 }
                 let details = HealDetails { from_offset: Some(*begin), passed_over: passed_over.clone(), ..HealDetails::default() };
                 Some(record(marks, from, *complete, details))

@@ -225,6 +225,8 @@ struct Work {
     /// True if it was owed; false if it was done by other rules alone.
     is_owed: bool,
     from: HealFrom,
+    /// The offset behind all that is to be applied again, if it is known.
+    end_offset: Option<u64>,
     /// Changes that note it as done.
     changes: Vec<Change>,
 }
@@ -234,10 +236,10 @@ impl Work {
     fn of(marks: &Marks, live: &Live) -> Option<Self> {
         let owed = marks.owed();
         if let Some(OwedHeal { from, .. }) = &owed.all {
-            return Some(Self { is_owed: true, from: *from, changes: owed.paid() });
+            return Some(Self { is_owed: true, from: *from, end_offset: None, changes: owed.paid() });
         }
         let unhealed = marks.unhealed_by(live.registry.digest())?;
-        Some(Self { is_owed: false, from: unhealed.from, changes: unhealed.changes })
+        Some(Self { is_owed: false, from: unhealed.from, end_offset: unhealed.end_offset, changes: unhealed.changes })
     }
 }
 
@@ -253,9 +255,9 @@ async fn perform(shared: &Shared, live: &Live, cache: &Cache, marks: &Marks, wor
     guard.note(guard.found()).await.map_err(|outage| outage.cause)?;
     info!(%from, "{why}: applying the history again beside the events that come");
     let known = shared.low.newest_sample();
-    let healed = heal(config, &live.registry, cache, from, &guard).await;
+    let healed = heal(config, &live.registry, cache, (from, work.end_offset), &guard).await;
     match healed.map(|healed| birth::judge(shared, marks, (from, known), healed)) {
-        Ok(Healed::Applied { events, effects, begin, complete, passed_over, .. }) => {
+        Ok(Healed::Applied { events, effects, begin, complete, end, passed_over }) => {
             metrics.healed();
             info!(%from, events, effects, seconds = began.elapsed().as_secs_f64(), complete, "healed beside the events that came");
             if !passed_over.is_empty() {
@@ -265,9 +267,9 @@ async fn perform(shared: &Shared, live: &Live, cache: &Cache, marks: &Marks, wor
             }
             let mut changes = work.changes.clone();
             if work.is_owed {
-                changes.extend(marks.note_heal(cache.id(), begin, digest, began.elapsed()));
+                changes.extend(marks.note_heal(cache.id(), (begin, end), digest, began.elapsed()));
             }
-            changes.extend(details(marks, begin, complete, passed_over).map(|details| details.note()));
+            changes.extend(details(marks, (begin, work.end_offset), complete, passed_over).map(|details| details.note()));
             Ok(changes)
         }
         Ok(Healed::NoHistory) if config.amqp.history.is_none() => {
@@ -282,11 +284,13 @@ async fn perform(shared: &Shared, live: &Live, cache: &Cache, marks: &Marks, wor
 }
 
 /// Returns the new details of the last heal's record, if that heal was put off or left something
-/// out, and one from offset `begin` on has done it now.
-fn details(marks: &Marks, begin: u64, is_whole: bool, passed_over: Vec<u64>) -> Option<HealDetails> {
+/// out, and one between those offsets has done it now.
+fn details(marks: &Marks, (begin, end): (u64, Option<u64>), is_whole: bool, passed_over: Vec<u64>) -> Option<HealDetails> {
     let heal = marks.last_heal()?;
     let was_put_off = heal.details.owed == Some(cache::Owed::Due);
-    let has_done_the_rest = is_whole && !heal.details.passed_over.is_empty() && heal.details.from_offset.is_some_and(|from| begin <= from);
+    let reached_all = heal.details.passed_over.iter().all(|offset| end.is_none_or(|end| *offset < end));
+    let has_done_the_rest =
+        is_whole && reached_all && !heal.details.passed_over.is_empty() && heal.details.from_offset.is_some_and(|from| begin <= from);
     (was_put_off || has_done_the_rest).then(|| HealDetails {
         began_ms: heal.began_ms,
         from_offset: Some(begin),

@@ -27,6 +27,8 @@ const FIELDS_MAX: usize = 16;
 struct Healed {
     /// The offset of the history from which on it was applied again.
     from_offset: u64,
+    /// The offset behind all that was applied again; `None` where nobody knows it.
+    end_offset: Option<u64>,
     /// When that ended, by Redis' clock; milliseconds since the Unix epoch.
     ended_ms: u64,
     /// The digests of the registries by whose rules it was.
@@ -74,8 +76,15 @@ impl Change {
 pub struct Unhealed {
     /// From where on the history is to be applied again.
     pub from: HealFrom,
+    /// The offset behind all that can have been lost; `None` where nobody knows it.
+    pub end_offset: Option<u64>,
     /// Changes that note it as done.
     pub changes: Vec<Change>,
+}
+
+/// Returns the greater end of two; `None` where one is not known.
+fn later_end(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.zip(other).map(|(one, other)| one.max(other))
 }
 
 impl Healed {
@@ -94,12 +103,13 @@ impl Marks {
         let mut entries = self.healed();
         entries.retain(|entry| !entry.healed.is_forgotten(self.now_ms) && !entry.healed.digests.contains(digest));
         let from_offset = entries.iter().map(|entry| entry.healed.from_offset).min()?;
+        let end_offset = entries.iter().map(|entry| entry.healed.end_offset).reduce(later_end).flatten();
         let change = |Entry { field, text, mut healed, .. }: Entry<'_>| {
             healed.digests.insert(digest.to_owned());
             Change { field: field.to_owned(), held: Some(text.to_owned()), text: Some(healed.text()) }
         };
         let from = HealFrom { offset: Some(from_offset), time: None };
-        Some(Unhealed { from, changes: entries.into_iter().map(change).collect() })
+        Some(Unhealed { from, end_offset, changes: entries.into_iter().map(change).collect() })
     }
 
     /// Returns the digests of the registries by whose rules every heal of the last day was done;
@@ -110,11 +120,11 @@ impl Marks {
         by_all.map(|digests| digests.into_iter().collect()).unwrap_or_default()
     }
 
-    /// Returns the changes that note a heal of the whole history from an offset on, by the rules of
+    /// Returns the changes that note a heal of the history between those offsets, by the rules of
     /// that digest, which ended `took` after these marks were read.
-    pub fn note_heal(&self, worker: &str, from_offset: u64, digest: &str, took: Duration) -> Vec<Change> {
+    pub fn note_heal(&self, worker: &str, (from_offset, end_offset): (u64, u64), digest: &str, took: Duration) -> Vec<Change> {
         let ended_ms = self.now_ms.saturating_add(millis(took));
-        let mut healed = Healed { from_offset, ended_ms, digests: BTreeSet::from([digest.to_owned()]) };
+        let mut healed = Healed { from_offset, end_offset: Some(end_offset), ended_ms, digests: BTreeSet::from([digest.to_owned()]) };
         let mut began_ms = ended_ms;
         let mut changes = Vec::new();
         let mut kept = Vec::new();
@@ -127,6 +137,7 @@ impl Marks {
             changes.push(Change::remove(entry.field, entry.text));
             if is_together {
                 healed.from_offset = healed.from_offset.min(entry.healed.from_offset);
+                healed.end_offset = later_end(healed.end_offset, entry.healed.end_offset);
                 began_ms = began_ms.min(entry.began_ms);
             }
         }
@@ -134,6 +145,7 @@ impl Marks {
             kept.sort_by_key(|entry| entry.began_ms);
             let both = Healed {
                 from_offset: kept[0].healed.from_offset.min(kept[1].healed.from_offset),
+                end_offset: later_end(kept[0].healed.end_offset, kept[1].healed.end_offset),
                 ended_ms: kept[0].healed.ended_ms.max(kept[1].healed.ended_ms),
                 digests: kept[0].healed.digests.intersection(&kept[1].healed.digests).cloned().collect(),
             };
@@ -191,11 +203,15 @@ mod tests {
         }
 
         fn heal(&mut self, now_ms: u64, from_offset: u64, digest: &str) {
-            self.change(self.at(now_ms).note_heal("w", from_offset, digest, Duration::ZERO));
+            self.change(self.at(now_ms).note_heal("w", (from_offset, from_offset + 100), digest, Duration::ZERO));
         }
 
         fn owes(&self, now_ms: u64, digest: &str) -> Option<u64> {
             self.at(now_ms).unhealed_by(digest)?.from.offset
+        }
+
+        fn owes_before(&self, now_ms: u64, digest: &str) -> Option<u64> {
+            self.at(now_ms).unhealed_by(digest)?.end_offset
         }
 
         fn pay(&mut self, now_ms: u64, digest: &str) {
@@ -245,6 +261,25 @@ mod tests {
         }
         fields.heal(100 * HOUR_MS, 500, "a");
         assert_eq!(fields.0.len(), 1, "what is older than a day is removed");
+    }
+
+    #[test]
+    fn only_what_can_have_been_lost_is_healed_again() {
+        let mut fields = Fields::default();
+        fields.heal(1_000, 7, "a");
+        assert_eq!(fields.owes_before(2_000, "b"), Some(107));
+        fields.heal(2_000, 90, "a");
+        assert_eq!((fields.owes(3_000, "b"), fields.owes_before(3_000, "b")), (Some(7), Some(190)), "both share a field");
+        fields.heal(3_000, 200, "c");
+        assert_eq!((fields.owes_before(4_000, "b"), fields.owes_before(4_000, "c")), (Some(300), Some(190)));
+        for heal in 0..FIELDS_MAX as u64 {
+            fields.heal(4_000 + heal, 300 + heal, &format!("rules {heal}"));
+        }
+        assert_eq!(fields.owes_before(5_000, "b"), Some(400 + FIELDS_MAX as u64 - 1));
+        // Another version does not say where its heal ended.
+        let text = r#"{"from_offset":7,"ended_ms":1000,"digests":["a"]}"#;
+        fields.change(vec![Change::set(format!("{HEALED}1000:v"), text.to_owned())]);
+        assert_eq!((fields.owes(5_000, "b"), fields.owes_before(5_000, "b")), (Some(7), None));
     }
 
     #[test]

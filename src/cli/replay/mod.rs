@@ -97,6 +97,7 @@ async fn replay(args: &ReplayArgs, config: &Config, registry: &Arc<Registry>, sp
     let stop = stop_on_signal()?;
     let replay = Replay {
         span,
+        gives_way: true,
         types: args.types.iter().map(|pattern| Pattern::parse(pattern)).collect(),
         rate: args.rate,
         tag_prefix: config.redis.tag_prefix.clone(),

@@ -90,8 +90,8 @@ impl From<BrokerError> for NotHealed {
     }
 }
 
-/// Applies the history again, from that place to where it ends now, or from where the heal before
-/// this one got to. Our turn to heal must have come ([`Cache::take_heal`]); `guard` keeps it.
+/// Applies the history again, from that place, or from where the heal before this one got to. It
+/// ends before that offset, or where the history ends now. Our turn to heal must have come ([`Cache::take_heal`]); `guard` keeps it.
 ///
 /// # Errors
 /// [`NotHealed`]: all is to be done again.
@@ -99,14 +99,14 @@ pub async fn heal(
     config: &Config,
     registry: &Arc<Registry>,
     cache: &Cache,
-    from: HealFrom,
+    span: (HealFrom, Option<u64>),
     guard: &Guard<'_>,
 ) -> Result<Healed, NotHealed> {
     if config.amqp.history.is_none() {
         return Ok(Healed::NoHistory);
     }
     let healed = tokio::select! {
-        healed = apply(config, registry, cache, from, guard) => healed,
+        healed = apply(config, registry, cache, span, guard) => healed,
         outage = guard.lost() => return Err(outage.into()),
     };
     match healed {
@@ -122,7 +122,13 @@ pub fn window(config: &Config) -> SignedDuration {
     config.heal_window.and_then(|window| SignedDuration::try_from(window).ok()).unwrap_or(WINDOW)
 }
 
-async fn apply(config: &Config, registry: &Arc<Registry>, cache: &Cache, from: HealFrom, guard: &Guard<'_>) -> Result<Healed, NotHealed> {
+async fn apply(
+    config: &Config,
+    registry: &Arc<Registry>,
+    cache: &Cache,
+    (from, end_offset): (HealFrom, Option<u64>),
+    guard: &Guard<'_>,
+) -> Result<Healed, NotHealed> {
     let mut history = History::connect(&config.amqp).await.map_err(NotHealed::Broker)?;
     let begins = beginning(&mut history, from.offset, from.time, window(config)).await.map_err(NotHealed::Broker)?;
     let Beginning { offset, is_whole, is_empty } = begins;
@@ -132,7 +138,9 @@ async fn apply(config: &Config, registry: &Arc<Registry>, cache: &Cache, from: H
         return Ok(Healed::Applied { events: 0, effects: 0, begin: 0, complete: is_whole, end: 0, passed_over });
     }
     let replay = Replay {
-        span: Span { since: Place::Offset(offset), until: None },
+        span: Span { since: Place::Offset(offset), until: end_offset.map(Place::Offset) },
+        // Other workers went by other rules behind it: nothing there tells what is out of date.
+        gives_way: end_offset.is_none(),
         types: Vec::new(),
         rate: None,
         tag_prefix: config.redis.tag_prefix.clone(),

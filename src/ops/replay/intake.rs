@@ -26,7 +26,7 @@ impl<'r> Intake<'r> {
 
     /// Returns whether messages from that offset on change nothing: nothing could give way.
     pub(super) fn is_done_at(&self, offset: u64) -> bool {
-        offset >= self.span.end && self.fold.is_empty()
+        offset >= self.span.end && (self.fold.is_empty() || !self.replay.gives_way)
     }
 
     /// Takes in the next message of the history.
@@ -39,6 +39,7 @@ impl<'r> Intake<'r> {
                 }
                 self.choose(offset, resolution, report);
             }
+            Message::Event { .. } if !in_span && !self.replay.gives_way => {}
             Message::Event { resolution, .. } => {
                 for effect in &resolution.effects {
                     if in_span { self.fold.pass_over(offset, effect) } else { self.fold.give_way(offset, effect) }
@@ -88,6 +89,7 @@ mod tests {
     fn replay() -> Replay {
         Replay {
             span: Span { since: crate::broker::Place::Offset(0), until: None },
+            gives_way: true,
             types: Vec::new(),
             rate: None,
             tag_prefix: "cache_tag:".into(),

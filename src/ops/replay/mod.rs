@@ -45,6 +45,9 @@ const CLOCKS_APART_MAX: SignedDuration = SignedDuration::from_mins(10);
 pub struct Replay {
     /// From where to where.
     pub span: Span,
+    /// What is applied gives way to events behind the span. Where it does not, none of these are
+    /// read, and a write is a deletion.
+    pub gives_way: bool,
     /// Only events of a type that matches one of these; all where there is none.
     pub types: Vec<Pattern>,
     /// Effects sent to Redis at most.

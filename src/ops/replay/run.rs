@@ -236,7 +236,7 @@ impl<O: Observer> Run<'_, O> {
             if whole || self.replay.rate.is_some() || self.intake.fold.len() > MANY {
                 self.history.pause();
             }
-            self.report.rest = self.applier.apply(self.intake.fold.take(whole), &mut self.report).await;
+            self.report.rest = self.applier.apply(self.intake.fold.take(whole && self.replay.gives_way), &mut self.report).await;
             if let Some(rest) = &self.report.rest {
                 return Err(rest.cause.clone());
             }

@@ -183,6 +183,23 @@ async fn rules_that_are_loaded_hours_after_a_heal_heal_again() {
     assert_eq!(heals(&older).await, 2.0, "{}", older.stderr());
 }
 
+/// What came after the heal was not lost: a deploy of other rules does not invalidate it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_rules_heal_only_what_can_have_been_lost() {
+    let (stage, older) = healed_by_older_rules().await;
+    // One user that changed before the loss too, and one that did not.
+    let later = format!("page:{SOME}");
+    stage.set(&later, "new").await;
+    for id in [1, SOME] {
+        stage.publish("user.updated", &format!(r#"{{"id":{id}}}"#)).await;
+    }
+    stage.wait_settled(&[&older]).await;
+    let (newer, _rules) = worker_with_newer_rules(&stage).await;
+    wait_until(SOON, "both rules healed", async || healed_by(&stage).await == [2]).await;
+    let pages: Vec<String> = redis::cmd("KEYS").arg("page:*").query_async(&mut stage.connection().await).await.unwrap();
+    assert_eq!(pages, [later], "{}", newer.stderr());
+}
+
 /// A deploy of other rules heals nothing where nothing was lost for a day.
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_that_are_loaded_a_day_after_a_heal_heal_nothing() {

@@ -21,6 +21,7 @@ const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}
 fn replay(limits: FoldLimits) -> Replay {
     Replay {
         span: Span { since: Place::Offset(0), until: None },
+        gives_way: true,
         types: Vec::new(),
         rate: None,
         tag_prefix: "cache_tag:".into(),
