@@ -22,7 +22,7 @@ pub struct Step {
     pub in_work: Range<u64>,
     /// Offsets that were passed over.
     pub passed_over: Vec<u64>,
-    /// Offsets of events that could not be resolved, or applied, in time.
+    /// Offsets before `applied_to` of events that could not be resolved, or applied, in time.
     pub undone: Vec<u64>,
 }
 

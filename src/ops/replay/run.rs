@@ -31,6 +31,11 @@ pub(super) const INTERRUPTED: &str = "interrupted";
 /// Why a part of the work was not done.
 type Cause = String;
 
+/// Returns those of the undone offsets that no later replay reads again: it begins at `applied_to`.
+fn not_tried_again(undone: &[u64], applied_to: u64) -> Vec<u64> {
+    undone.iter().copied().filter(|offset| *offset < applied_to).collect()
+}
+
 /// A replay that runs.
 struct Run<'a, O> {
     replay: &'a Replay,
@@ -83,7 +88,7 @@ impl Replay {
         let mut report = Report::new(registry.rules().len(), from, to, survey.end);
         report.cut = self.span.is_cut(begins, survey.first);
         report.passed_over.clone_from(&taken_over.passed_over);
-        report.undone.clone_from(&taken_over.undone);
+        report.undone = not_tried_again(&taken_over.undone, from);
         let rules = Rules { registry: Arc::clone(registry), types: self.types.clone(), reading: self.reading, event_time: EVENT_TIME };
         let mut run = Run {
             replay: self,
@@ -255,7 +260,7 @@ impl<O: Observer> Run<'_, O> {
             applied_to: self.applied_to,
             in_work: first..behind,
             passed_over: self.report.passed_over.clone(),
-            undone: self.report.undone.clone(),
+            undone: not_tried_again(&self.report.undone, self.applied_to),
         };
         let stop = self.applier.stop;
         stop.run_until_cancelled(self.applier.observer.note(step)).await.ok_or(INTERRUPTED)?

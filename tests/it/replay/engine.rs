@@ -157,6 +157,24 @@ fn taken_over(before: &TakenOver, last: &Step) -> TakenOver {
 }
 
 /// What stops the work at one event stops it three times, and neighbours wait no longer.
+/// What a replay could not resolve, and did not get past either, the next one tries again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_again_is_not_left_out() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    declare(&stage).await;
+    publish_users(&stage, 0..10).await;
+    wait_recorded(&stage, 10).await;
+    let config = config(&stage);
+    let registry = Arc::new(Registry::load(&LoadOptions::for_run(&config.registry)).unwrap().registry);
+    let taken_over = TakenOver { applied_to: Some(5), end: Some(10), undone: vec![2, 7], ..TakenOver::default() };
+    let goes_on = Replay { taken_over, ..replay(FoldLimits::default()) };
+    let mut history = History::connect(&config.amqp).await.unwrap();
+    let mut notes = DiesAt { at: u64::MAX, notes: Vec::new() };
+    let report = goes_on.run(&mut history, &registry, None, &mut notes, &CancellationToken::new()).await.unwrap();
+    assert_eq!((report.rest.as_ref(), report.from, report.left_out()), (None, 5, vec![2]), "{report:?}");
+    assert!(notes.notes.iter().all(|step| step.undone == [2]), "{:?}", notes.notes);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_at_which_three_died_is_passed_over() {
     const USERS: u32 = 3_000;
