@@ -7,8 +7,9 @@ use jiff::Timestamp;
 
 use super::Shared;
 use super::owed::now_ms;
+use crate::broker::{BrokerError, History};
 use crate::cache::{CommandError, HealFrom, Marks};
-use crate::ops::heal::{Healed, window};
+use crate::ops::heal::{Healed, NotHealed, window};
 
 /// In milliseconds since the Unix epoch; 0 where the history has been there all the time, as far as
 /// anybody knows.
@@ -41,15 +42,35 @@ pub(super) async fn note(shared: &Shared, marks: &Marks) -> Result<(), CommandEr
 
 /// Returns what a heal came to, which is not complete where the history was declared anew since.
 /// `known`: an offset that the history had before the heal began.
-pub(super) fn judge(shared: &Shared, marks: &Marks, (from, known): (HealFrom, Option<u64>), healed: Healed) -> Healed {
+///
+/// # Errors
+/// [`NotHealed`]: the nodes that were read lag behind another one, so the heal is to go on.
+pub(super) async fn judge(
+    shared: &Shared,
+    marks: &Marks,
+    (from, known): (HealFrom, Option<u64>),
+    healed: Healed,
+) -> Result<Healed, NotHealed> {
     shared.birth.learn(marks.history_born_ms());
     if let Healed::Applied { end, .. } = &healed
-        && known.is_some_and(|known| *end <= known)
+        && let Some(known) = known
+        && *end <= known
     {
+        if end_of_all(shared).await? > known {
+            return Err(BrokerError::Unreachable("the history's nodes that answered lag behind".into()).into());
+        }
         shared.birth.is_now();
     }
     let is_cut = shared.birth.is_after(from.or_window(window(&shared.config), Timestamp::now()));
-    if is_cut { healed.cut() } else { healed }
+    Ok(if is_cut { healed.cut() } else { healed })
+}
+
+/// Returns the offset behind the history, by the node that is furthest.
+async fn end_of_all(shared: &Shared) -> Result<u64, BrokerError> {
+    let mut history = History::connect(&shared.config.amqp).await?;
+    let survey = history.survey(&[]).await;
+    history.close().await;
+    Ok(survey?.end)
 }
 
 #[cfg(test)]

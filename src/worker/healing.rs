@@ -244,7 +244,7 @@ impl<'s> Healer<'s> {
         if is_new_broker && marks.lowest().is_some() {
             self.shared.birth.is_now();
         }
-        let healed = birth::judge(self.shared, marks, (from, known), healed);
+        let healed = birth::judge(self.shared, marks, (from, known), healed).await?;
         let mut changes = Vec::new();
         let record = match &healed {
             // A first start, with a queue and a history that are as new as the worker.

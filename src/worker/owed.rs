@@ -256,7 +256,11 @@ async fn perform(shared: &Shared, live: &Live, cache: &Cache, marks: &Marks, wor
     info!(%from, "{why}: applying the history again beside the events that come");
     let known = shared.low.newest_sample();
     let healed = heal(config, &live.registry, cache, (from, work.end_offset), &guard).await;
-    match healed.map(|healed| birth::judge(shared, marks, (from, known), healed)) {
+    let judged = match healed {
+        Ok(healed) => birth::judge(shared, marks, (from, known), healed).await,
+        not_healed => not_healed,
+    };
+    match judged {
         Ok(Healed::Applied { events, effects, begin, complete, end, passed_over }) => {
             metrics.healed();
             info!(%from, events, effects, seconds = began.elapsed().as_secs_f64(), complete, "healed beside the events that came");

@@ -47,14 +47,51 @@ async fn sample(shared: &Shared, history: &mut Option<History>) -> Result<(), Br
         }
         return Ok(());
     }
-    let history = match history {
-        Some(history) => history,
+    let open = match history {
+        Some(open) => open,
         None => history.insert(History::connect(&shared.config.amqp).await?),
     };
-    if let Some(offset) = history.last_chunk().await?
-        && shared.low.sampled(offset)
-    {
+    let Some(offset) = open.last_chunk().await? else { return Ok(()) };
+    let survey = async || {
+        if let Some(behind) = history.take() {
+            behind.close().await;
+        }
+        // The next samples come from the node that is furthest.
+        Ok(history.insert(History::connect(&shared.config.amqp).await?).survey(&[]).await?.end)
+    };
+    let offset = confirmed(offset, shared.low.newest_sample(), survey).await?;
+    if shared.low.sampled(offset) {
         shared.birth.is_now();
     }
     Ok(())
+}
+
+/// Returns the offset of the history's newest message. A sample below the newest one may be that of
+/// a node that lags: then a survey of all nodes tells the end.
+async fn confirmed(offset: u64, newest: Option<u64>, survey: impl AsyncFnOnce() -> Result<u64, BrokerError>) -> Result<u64, BrokerError> {
+    if newest.is_some_and(|newest| offset < newest) { Ok(survey().await?.saturating_sub(1)) } else { Ok(offset) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::super::low::Low;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_that_lags_is_not_another_stream() {
+        let low = Low::new();
+        low.begin(SystemTime::now(), 80);
+        let sampled = async |offset, end: Option<u64>| {
+            let survey = async || Ok(end.expect("no survey"));
+            low.sampled(confirmed(offset, low.newest_sample(), survey).await.unwrap())
+        };
+        assert!(!sampled(90, None).await && !sampled(90, None).await);
+        assert!(!sampled(40, Some(95)).await, "another node has all of it");
+        assert_eq!((low.newest_sample(), low.now().offset), (Some(94), Some(80)));
+        assert!(!sampled(40, Some(95)).await, "nothing came since");
+        assert!(sampled(40, Some(60)).await, "no node has it");
+        assert_eq!((low.newest_sample(), low.now().offset), (Some(59), Some(0)));
+    }
 }
