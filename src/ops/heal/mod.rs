@@ -91,7 +91,8 @@ impl From<BrokerError> for NotHealed {
 }
 
 /// Applies the history again, from that place, or from where the heal before this one got to. It
-/// ends before that offset, or where the history ends now. Our turn to heal must have come ([`Cache::take_heal`]); `guard` keeps it.
+/// ends before that offset, or where the history ends now. Our turn to heal must have come
+/// ([`Cache::take_heal`]); `guard` keeps it.
 ///
 /// # Errors
 /// [`NotHealed`]: all is to be done again.
