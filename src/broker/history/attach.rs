@@ -2,6 +2,7 @@
 //! none.
 
 use futures_util::{FutureExt, StreamExt};
+use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Consumer};
 use tokio::time::timeout;
@@ -71,6 +72,26 @@ pub(super) async fn has_replica(link: &Link, queue: &str) -> Result<(), BrokerEr
         },
     }
     Ok(())
+}
+
+/// Returns whether the broker counts messages in the stream. It counts them some seconds late. False
+/// where the user may not look.
+pub(super) async fn counts_any(link: &Link, queue: &str) -> Result<bool, BrokerError> {
+    let Some(name) = short(queue) else { return Ok(false) };
+    let channel = link.channel().await?;
+    let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+    let asked = timeout(ANSWER_TIMEOUT, channel.queue_declare(name, options, FieldTable::default())).await;
+    match asked.map_err(|_| no_answer())? {
+        Ok(declared) => {
+            // A refusal to close is no news.
+            drop(answered(channel.close(200, "bye".into())).await);
+            Ok(declared.message_count() > 0)
+        }
+        Err(error) => match Refusal::from(&error) {
+            Refusal::Forbidden(_) if link.is_connected() => Ok(false),
+            _ => Err(refused(queue, &error)),
+        },
+    }
 }
 
 pub(super) fn refused(queue: &str, error: &lapin::Error) -> BrokerError {

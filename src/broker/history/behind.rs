@@ -7,19 +7,15 @@
 
 use std::time::Duration;
 
-use lapin::options::BasicQosOptions;
 use lapin::types::AMQPValue;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use super::super::failure::BrokerError;
-use super::super::link::answered;
-use super::{History, attach, cause};
+use super::survey::{attach_all, comes};
+use super::{History, cause};
 
 /// Failures at one offset before it counts as unreadable.
 const FAILURES_MAX: u32 = 3;
-
-/// Maximum time for a message that the broker can read to come.
-const COMES_WITHIN: Duration = Duration::from_secs(5);
 
 /// Maximum time after the end of a connection until its cause is known.
 const CAUSE_WITHIN: Duration = Duration::from_millis(200);
@@ -113,25 +109,12 @@ impl History {
     /// Attaches at one place, on a connection of its own.
     pub(super) async fn try_at(&mut self, place: AMQPValue) -> Result<Attached, BrokerError> {
         self.reconnect().await?;
-        let Some(connected) = &mut self.connected else { return Err(BrokerError::Unreachable("no connection".into())) };
+        let Some(connected) = &self.connected else { return Err(BrokerError::Unreachable("no connection".into())) };
         let tried = async {
-            let mut reading = attach::attach(&connected.link, &self.queue, 1, place).await?;
-            // The answer comes behind the attaching.
-            answered(reading.channel.basic_qos(1, BasicQosOptions { global: false })).await?;
-            let deadline = Instant::now() + COMES_WITHIN;
-            let mut rounds = 0;
-            loop {
-                if let Some(offset) = attach::given(&mut reading.consumer, &self.queue)? {
-                    return Ok(Attached::At(offset));
-                }
-                connected.allowance.took_all();
-                answered(reading.channel.basic_qos(1, BasicQosOptions { global: false })).await?;
-                rounds += 1;
-                if rounds > super::survey::QUIET_ROUNDS || Instant::now() >= deadline {
-                    return Ok(Attached::Nothing);
-                }
-                sleep(super::survey::QUIET_INTERVAL).await;
-            }
+            let mut probes = Vec::new();
+            attach_all(connected, &self.queue, vec![(1, place)], &mut probes).await?;
+            let came = comes(connected, &self.queue, &mut probes).await?;
+            Ok(probes[0].first.filter(|_| came).map_or(Attached::Nothing, Attached::At))
         };
         let tried: Result<Attached, BrokerError> = tried.await;
         match tried {

@@ -28,10 +28,11 @@ const CHUNK_MAX: u16 = u16::MAX;
 
 /// How often, and how far apart, the broker is asked whether it has sent anything, before there is
 /// nothing.
-pub(super) const QUIET_ROUNDS: u32 = 3;
-pub(super) const QUIET_INTERVAL: Duration = Duration::from_millis(10);
+const QUIET_ROUNDS: u32 = 3;
+const QUIET_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The same for a stream that seems to be empty: a heal must not take a slow broker for that.
+/// The same where nothing is known to be there: a heal must not take a slow broker for an empty
+/// history.
 const EMPTY_ROUNDS: u32 = 10;
 const EMPTY_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -78,6 +79,10 @@ impl Found {
 }
 
 impl Survey {
+    fn of_nothing(places: &[Place]) -> Self {
+        Self { first: 0, end: 0, places: vec![Found::at(0); places.len()] }
+    }
+
     /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
         self.first == self.end
@@ -85,10 +90,10 @@ impl Survey {
 }
 
 /// A consumer that is to find something out.
-struct Probe {
+pub(super) struct Probe {
     reading: Reading,
     /// The first offset that it got, and the newest.
-    first: Option<u64>,
+    pub(super) first: Option<u64>,
     newest: Option<u64>,
 }
 
@@ -151,7 +156,11 @@ impl History {
     async fn survey_apart(&mut self, places: &[Place]) -> Result<Survey, BrokerError> {
         let first = match self.try_at(long("first")).await? {
             Attached::At(offset) => offset,
-            Attached::Nothing => return Ok(Survey { first: 0, end: 0, places: vec![Found::at(0); places.len()] }),
+            Attached::Nothing => {
+                let Some(connected) = &self.connected else { return Err(held_back()) };
+                let holds = attach::counts_any(&connected.link, &self.queue).await?;
+                return if holds { Err(held_back()) } else { Ok(Survey::of_nothing(places)) };
+            }
             Attached::Unreadable => 0,
         };
         // The first offset at which there is nothing.
@@ -195,22 +204,19 @@ pub(super) async fn survey(connected: &Connected, queue: &str, places: &[Place])
     round(connected, queue, &mut probes).await?;
     let before = probes.len();
     attach_all(connected, queue, vec![(CHUNK_MAX, long("last"))], &mut probes).await?;
-    let mut rounds = 0;
-    loop {
-        let (seen, asked) = (probes[before].newest, Instant::now());
-        // The broker answers behind all that it has sent: a chunk is sent in one go, so two rounds
-        // after its first message all of it is here.
-        round(connected, queue, &mut probes).await?;
-        round(connected, queue, &mut probes).await?;
-        rounds += 1;
-        match probes[before].newest {
-            Some(_) if seen.is_some() => break,
-            Some(_) => {}
-            None if rounds > EMPTY_ROUNDS => return Ok(Survey { first: 0, end: 0, places: vec![Found::at(0); places.len()] }),
-            // A broker that answers slowly may be slow to send as well.
-            None => sleep(EMPTY_INTERVAL.max(5 * asked.elapsed())).await,
+    let begun = Instant::now();
+    while !comes(connected, queue, &mut probes).await? {
+        if !attach::counts_any(&connected.link, queue).await? {
+            return Ok(Survey::of_nothing(places));
+        }
+        if begun.elapsed() >= ANSWER_TIMEOUT {
+            return Err(held_back());
         }
     }
+    // The broker answers behind all that it has sent: a chunk is sent in one go, so two rounds
+    // after its first message all of it is here.
+    round(connected, queue, &mut probes).await?;
+    round(connected, queue, &mut probes).await?;
     let end = probes[before].newest.map_or(0, |newest| newest + 1);
     let deadline = Instant::now() + ANSWER_TIMEOUT;
     let mut quiet_rounds = 0;
@@ -238,9 +244,39 @@ pub(super) async fn survey(connected: &Connected, queue: &str, places: &[Place])
     Ok(Survey { first, end, places: found.collect() })
 }
 
+fn held_back() -> BrokerError {
+    BrokerError::Unreachable("the history holds messages, and the broker sends none".into())
+}
+
+/// Waits until the last of the probes has got something, and returns whether it has.
+pub(super) async fn comes(connected: &Connected, queue: &str, probes: &mut Vec<Probe>) -> Result<bool, BrokerError> {
+    let before = probes.len();
+    for _ in 0..EMPTY_ROUNDS {
+        let asked = Instant::now();
+        round(connected, queue, probes).await?;
+        if probes[before - 1].first.is_some() {
+            return Ok(true);
+        }
+        // A broker that answers slowly may be slow to send as well.
+        sleep(EMPTY_INTERVAL.max(5 * asked.elapsed())).await;
+    }
+    // Channels answer while the stream's own process is busy, which has yet to say that there is
+    // something. Some versions (3.10) ask it for each consumer that attaches: it answers behind
+    // that.
+    attach_all(connected, queue, vec![(1, long("next"))], probes).await?;
+    round(connected, queue, probes).await?;
+    probes.truncate(before);
+    Ok(probes[before - 1].first.is_some())
+}
+
 /// Attaches a consumer at each place, in order, behind the probes that are there. What comes is
 /// taken meanwhile: the connection reads no further than that.
-async fn attach_all(connected: &Connected, queue: &str, places: Vec<(u16, AMQPValue)>, probes: &mut Vec<Probe>) -> Result<(), BrokerError> {
+pub(super) async fn attach_all(
+    connected: &Connected,
+    queue: &str,
+    places: Vec<(u16, AMQPValue)>,
+    probes: &mut Vec<Probe>,
+) -> Result<(), BrokerError> {
     let mut new: Vec<Option<Probe>> = Vec::new();
     new.resize_with(places.len(), || None);
     let attach = |(at, (prefetch, place))| async move { (at, attach::attach(&connected.link, queue, prefetch, place).await) };

@@ -8,6 +8,7 @@ pub(crate) mod engine;
 mod fences;
 mod places;
 mod second_passes;
+mod survey;
 mod verbs;
 
 use std::process::{Command, Stdio};
