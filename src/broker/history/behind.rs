@@ -11,7 +11,7 @@ use lapin::types::AMQPValue;
 use tokio::time::timeout;
 
 use super::super::failure::BrokerError;
-use super::survey::{attach_all, comes};
+use super::survey::{attach_all, comes, comes_before};
 use super::{History, cause};
 
 /// Failures at one offset before it counts as unreadable.
@@ -80,14 +80,14 @@ impl History {
         let (mut bad, mut good) = (from, self.end.max(from + 1));
         let mut step = 1;
         while bad + step < good {
-            match self.try_at(long_long(bad + step)).await? {
+            match self.try_at(long_long(bad + step), None).await? {
                 Attached::Unreadable => (bad, step) = (bad + step, step * 2),
                 Attached::At(_) | Attached::Nothing => good = bad + step,
             }
         }
         while good - bad > 1 {
             let middle = bad + (good - bad) / 2;
-            match self.try_at(long_long(middle)).await? {
+            match self.try_at(long_long(middle), None).await? {
                 Attached::Unreadable => bad = middle,
                 Attached::At(_) | Attached::Nothing => good = middle,
             }
@@ -106,14 +106,18 @@ impl History {
         Ok(())
     }
 
-    /// Attaches at one place, on a connection of its own.
-    pub(super) async fn try_at(&mut self, place: AMQPValue) -> Result<Attached, BrokerError> {
+    /// Attaches at one place, on a connection of its own. Where another is known at which a message
+    /// can be read, a slow broker is waited for.
+    pub(super) async fn try_at(&mut self, place: AMQPValue, readable: Option<AMQPValue>) -> Result<Attached, BrokerError> {
         self.reconnect().await?;
         let Some(connected) = &self.connected else { return Err(BrokerError::Unreachable("no connection".into())) };
         let tried = async {
             let mut probes = Vec::new();
             attach_all(connected, &self.queue, vec![(1, place)], &mut probes).await?;
-            let came = comes(connected, &self.queue, &mut probes).await?;
+            let came = match readable {
+                Some(readable) => comes_before(connected, &self.queue, &mut probes, readable).await?,
+                None => comes(connected, &self.queue, &mut probes).await?,
+            };
             Ok(probes[0].first.filter(|_| came).map_or(Attached::Nothing, Attached::At))
         };
         let tried: Result<Attached, BrokerError> = tried.await;

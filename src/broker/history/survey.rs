@@ -154,8 +154,12 @@ impl History {
     /// As [`survey`](Self::survey) where the broker cannot read some of the stream, and ends the
     /// connection over it: each place on a connection of its own.
     async fn survey_apart(&mut self, places: &[Place]) -> Result<Survey, BrokerError> {
-        let first = match self.try_at(long("first")).await? {
-            Attached::At(offset) => offset,
+        let mut readable = None;
+        let first = match self.try_at(long("first"), None).await? {
+            Attached::At(offset) => {
+                readable = Some(long("first"));
+                offset
+            }
             Attached::Nothing => {
                 let Some(connected) = &self.connected else { return Err(held_back()) };
                 let holds = attach::counts_any(&connected.link, &self.queue).await?;
@@ -167,7 +171,7 @@ impl History {
         let (mut held, mut end, mut step) = (first, None, 1_u64);
         while end.is_none_or(|end| end - held > 1) {
             let at = end.map_or(held.saturating_add(step), |end| held + (end - held) / 2);
-            match self.try_at(long_long(at)).await? {
+            match self.try_at(long_long(at), readable.clone()).await? {
                 Attached::Nothing => end = Some(at),
                 Attached::At(_) | Attached::Unreadable if at > 1 << 60 => {
                     return Err(BrokerError::Unreachable("the history's end cannot be found".into()));
@@ -180,7 +184,7 @@ impl History {
         for place in places {
             let offset = match place {
                 Place::Offset(offset) => Some(*offset),
-                Place::Time(time) => match self.try_at(at_time(*time)).await? {
+                Place::Time(time) => match self.try_at(at_time(*time), readable.clone()).await? {
                     Attached::At(offset) => Some(offset),
                     Attached::Nothing => Some(end),
                     Attached::Unreadable => None,
@@ -267,6 +271,30 @@ pub(super) async fn comes(connected: &Connected, queue: &str, probes: &mut Vec<P
     round(connected, queue, probes).await?;
     probes.truncate(before);
     Ok(probes[before - 1].first.is_some())
+}
+
+/// As [`comes`], sure of nothing: a consumer attaches at `readable`, where something is, and gets
+/// that later than what the last probe gets.
+pub(super) async fn comes_before(
+    connected: &Connected,
+    queue: &str,
+    probes: &mut Vec<Probe>,
+    readable: AMQPValue,
+) -> Result<bool, BrokerError> {
+    let at = probes.len() - 1;
+    round(connected, queue, probes).await?;
+    attach_all(connected, queue, vec![(1, readable)], probes).await?;
+    let begun = Instant::now();
+    while probes[at].first.is_none() && probes[at + 1].first.is_none() {
+        if begun.elapsed() >= ANSWER_TIMEOUT {
+            return Err(held_back());
+        }
+        sleep(QUIET_INTERVAL).await;
+        round(connected, queue, probes).await?;
+    }
+    round(connected, queue, probes).await?;
+    probes.truncate(at + 1);
+    Ok(probes[at].first.is_some())
 }
 
 /// Attaches a consumer at each place, in order, behind the probes that are there. What comes is
