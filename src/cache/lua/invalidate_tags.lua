@@ -65,6 +65,7 @@ for i = 4, #KEYS, 2 do
     refused[#refused + 1] = size
   else
     call('SET', KEYS[i + 1], n, 'PX', kept)
+    local in_set = size
     if asides[place + 1] == 1 then
       for a = 0, 3 do
         local aside = detached_key(set, 'aside' .. a)
@@ -79,7 +80,7 @@ for i = 4, #KEYS, 2 do
     end
     if size > most then
       detach(set, set, n)
-    elseif call('EXISTS', set) == 1 then
+    elseif in_set > 0 then
       empty(set, place)
     elseif size == 0 then
       absent = absent + 1
