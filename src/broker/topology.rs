@@ -239,7 +239,7 @@ impl<'l> Objects<'l> {
         Ok(())
     }
 
-    /// Where this worker declares nothing, whoever does may do so between two looks. A missing object is all that shows then.
+    /// Where this worker declares nothing, somebody else may do so between two looks. A missing object is all that shows then.
     fn note_existence(&self, kind: Kind, object: &str, outcome: &Result<(), Refusal>) {
         let exists = match outcome {
             Ok(()) => true,

@@ -75,7 +75,7 @@ impl Cache {
         Asides::new(self.aside_filled_for)
     }
 
-    /// Returns the sets of tags under our prefix of which something is set aside, whoever did it. A cluster has no list of them: none.
+    /// Returns the sets of tags under our prefix of which something is set aside, by any worker. A cluster has no list of them: none.
     ///
     /// # Errors
     /// An outage, or Redis refuses.

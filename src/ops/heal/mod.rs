@@ -21,7 +21,7 @@ pub use guard::Guard;
 /// Time after which what was read is applied: a heal that takes over begins behind it.
 const APPLY_EVERY: Duration = Duration::from_secs(4);
 
-/// Time without progress after which the broker is given up: whoever asked for the heal finds out
+/// Time without progress after which the broker is given up: the heal's caller finds out
 /// whether all of the broker is away, or the history alone.
 const PATIENCE: Duration = Duration::from_secs(25);
 

@@ -122,7 +122,7 @@ async fn a_member_of_a_tag_is_never_an_own_key() {
     victim.survived().await;
 }
 
-/// Whoever may write to the sequence, as readers may, breaks nothing for longer than one invalidation: neither tags nor heals.
+/// Readers may write to the sequence. A wrong value there breaks neither tags nor heals for longer than one invalidation.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sequence_that_somebody_else_wrote_is_begun_anew() {
     let mut victim = Victim::new(&[("rules.yaml", RULES)], &[]).await;

@@ -171,7 +171,7 @@ async fn a_history_that_the_broker_has_broken_stops_nothing() {
     worker.wait_ready().await;
 }
 
-/// A worker that declares nothing waits for whoever does.
+/// A worker that declares nothing waits for the one that does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_others_delete_and_declare_again_loses_nothing() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;

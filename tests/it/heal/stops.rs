@@ -167,7 +167,7 @@ async fn a_killed_worker_heals_nothing_and_is_covered_by_the_others() {
     assert!(back < Duration::from_secs(60), "{back:?}");
 }
 
-/// It is told to stop in the midst of a heal: it gives its turn up, and has not died of the heal.
+/// It gets SIGTERM in the midst of a heal: it gives its turn up, and has not died of the heal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_stopped_in_a_heal_gives_its_turn_up() {
     let stage = safe_stage().await;

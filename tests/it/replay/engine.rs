@@ -127,7 +127,7 @@ impl Observer for TakesAway {
     }
 }
 
-/// A heal must end: whoever asked for it finds out what is away.
+/// A heal must end: its caller finds out what is away.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_patience_a_broker_that_gives_nothing_is_waited_for_so_long_and_no_longer() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
