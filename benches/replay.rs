@@ -1,8 +1,8 @@
-//! How fast a day's history is replayed: `unstale replay`, its start and its effects in Redis included, beside a bare lapin loop that reads the
-//! same stream and does nothing, in turn.
+//! How fast a day's history is replayed: `unstale replay`, its start and its effects in Redis
+//! included, beside a bare lapin loop that reads the same stream and does nothing, in turn.
 //!
-//! `cargo bench --bench replay` (`-- 1000000 3` for that many events, over 20,000 entities, and rounds). Ratios of one run count; machines are
-//! noisy. It fails beyond the limits below.
+//! `cargo bench --bench replay` (`-- 1000000 3` for that many events, over 20,000 entities, and
+//! rounds). Ratios of one run count; machines are noisy. It fails beyond the limits below.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -12,7 +12,10 @@ use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    ConfirmSelectOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 use serde_json::Value;
@@ -57,7 +60,15 @@ async fn main() {
     let connection = broker.connection().await;
     let channel = connection.create_channel().await.unwrap();
     // A day's events were applied long ago: only the history still has them.
-    channel.queue_unbind(queue.as_str().into(), queue.as_str().into(), "user.updated".into(), FieldTable::default()).await.unwrap();
+    channel
+        .queue_unbind(
+            queue.as_str().into(),
+            queue.as_str().into(),
+            "user.updated".into(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
     publish(&channel, &queue, events).await;
     let (mut bare, mut ours, mut share) = (Vec::new(), Vec::new(), 0.0);
     for round in 1..=rounds {
@@ -98,7 +109,9 @@ fn body(number: u32) -> String {
     // No two neighbours are of one entity.
     let id = number.wrapping_mul(7_919) % ENTITIES;
     let plan = ["free", "team", "enterprise"][id as usize % 3];
-    format!(r#"{{"id":"e-{number}","type":"user.updated","data":{{"id":{id},"email":"user{id}@example.org","plan":"{plan}"}}}}"#)
+    format!(
+        r#"{{"id":"e-{number}","type":"user.updated","data":{{"id":{id},"email":"user{id}@example.org","plan":"{plan}"}}}}"#
+    )
 }
 
 async fn publish(channel: &Channel, exchange: &str, events: u32) {
@@ -108,7 +121,18 @@ async fn publish(channel: &Channel, exchange: &str, events: u32) {
         let properties = BasicProperties::default().with_delivery_mode(2);
         let body = body(number);
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        confirms.push(channel.basic_publish(exchange.into(), "user.updated".into(), options, body.as_bytes(), properties).await.unwrap());
+        confirms.push(
+            channel
+                .basic_publish(
+                    exchange.into(),
+                    "user.updated".into(),
+                    options,
+                    body.as_bytes(),
+                    properties,
+                )
+                .await
+                .unwrap(),
+        );
         if confirms.len() >= 1_000 {
             confirms.next().await;
         }
@@ -126,13 +150,24 @@ async fn read_bare(broker: &RabbitMq, queue: &str, events: u32) -> f64 {
     let start = Instant::now();
     let stream = format!("{queue}.history");
     // The tag is as short as that of `unstale replay`: it comes along with every message.
-    let mut consumer = channel.basic_consume(stream.as_str().into(), "1".into(), BasicConsumeOptions::default(), arguments).await.unwrap();
+    let mut consumer = channel
+        .basic_consume(
+            stream.as_str().into(),
+            "1".into(),
+            BasicConsumeOptions::default(),
+            arguments,
+        )
+        .await
+        .unwrap();
     let mut seen = 0;
     while seen < events {
         let delivery = consumer.next().await.unwrap().unwrap();
         seen += 1;
         if seen % ACKNOWLEDGED_TOGETHER == 0 || seen == events {
-            channel.basic_ack(delivery.delivery_tag, BasicAckOptions { multiple: true }).await.unwrap();
+            channel
+                .basic_ack(delivery.delivery_tag, BasicAckOptions { multiple: true })
+                .await
+                .unwrap();
         }
     }
     let took_s = start.elapsed().as_secs_f64();

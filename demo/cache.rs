@@ -33,7 +33,10 @@ pub(crate) struct Cache {
 impl Cache {
     pub(crate) async fn connect(url: &str) -> anyhow::Result<Self> {
         let client = redis::Client::open(url).context("UNSTALE_REDIS_URL")?;
-        let connection = client.get_multiplexed_async_connection().await.context("Redis does not take a connection")?;
+        let connection = client
+            .get_multiplexed_async_connection()
+            .await
+            .context("Redis does not take a connection")?;
         Ok(Self { connection })
     }
 
@@ -49,7 +52,9 @@ impl Cache {
                 Seed::Tag(members) => drop(pipe.sadd(row.key, *members).ignore()),
             }
         }
-        pipe.query_async::<()>(&mut self.connection).await.context("Redis does not take the sample keys")
+        pipe.query_async::<()>(&mut self.connection)
+            .await
+            .context("Redis does not take the sample keys")
     }
 
     /// Takes the keys of a step away, so that the next begins with its own alone.
@@ -64,22 +69,35 @@ impl Cache {
             watched.insert(row.key, self.state(row.key).await?);
         }
         // The demo's Redis is private and small.
-        let names: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut self.connection).await?;
-        let others = names.into_iter().filter(|name| !name.starts_with(BOOKKEEPING) && !watched.contains_key(name.as_str())).collect();
+        let names: Vec<String> =
+            redis::cmd("KEYS").arg("*").query_async(&mut self.connection).await?;
+        let others = names
+            .into_iter()
+            .filter(|name| !name.starts_with(BOOKKEEPING) && !watched.contains_key(name.as_str()))
+            .collect();
         Ok(Snapshot { watched, others })
     }
 
     async fn state(&mut self, key: &str) -> anyhow::Result<State> {
         // In one transaction: a key must not go between the questions.
-        let (kind, pttl): (String, i64) =
-            redis::pipe().atomic().cmd("TYPE").arg(key).cmd("PTTL").arg(key).query_async(&mut self.connection).await?;
+        let (kind, pttl): (String, i64) = redis::pipe()
+            .atomic()
+            .cmd("TYPE")
+            .arg(key)
+            .cmd("PTTL")
+            .arg(key)
+            .query_async(&mut self.connection)
+            .await?;
         Ok(match kind.as_str() {
             "string" => {
-                let text: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.connection).await?;
+                let text: Option<String> =
+                    redis::cmd("GET").arg(key).query_async(&mut self.connection).await?;
                 let ttl = u64::try_from(pttl).ok().map(Duration::from_millis);
                 text.map_or(State::Absent, |text| State::Text { text, ttl })
             }
-            "set" => State::Set(redis::cmd("SMEMBERS").arg(key).query_async(&mut self.connection).await?),
+            "set" => {
+                State::Set(redis::cmd("SMEMBERS").arg(key).query_async(&mut self.connection).await?)
+            }
             _ => State::Absent,
         })
     }

@@ -19,7 +19,9 @@ impl Catalogue {
     pub(crate) async fn serve(url: &str) -> anyhow::Result<Self> {
         let parsed = url::Url::parse(url).context("UNSTALE_VAR_CATALOGUE_URL")?;
         let addr = parsed.socket_addrs(|| None).context("UNSTALE_VAR_CATALOGUE_URL")?;
-        let listener = TcpListener::bind(&addr[..]).await.with_context(|| format!("the catalogue cannot listen at {url}"))?;
+        let listener = TcpListener::bind(&addr[..])
+            .await
+            .with_context(|| format!("the catalogue cannot listen at {url}"))?;
         let loads = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&loads);
         tokio::spawn(async move {
@@ -46,7 +48,8 @@ async fn answer(mut stream: TcpStream, loads: &AtomicUsize) -> std::io::Result<(
     }
     let head = String::from_utf8_lossy(&head);
     let path = head.split(' ').nth(1).unwrap_or_default();
-    let authorized = head.lines().any(|line| line.to_ascii_lowercase().starts_with("authorization: bearer "));
+    let authorized =
+        head.lines().any(|line| line.to_ascii_lowercase().starts_with("authorization: bearer "));
     let (status, body) = match page(path) {
         _ if !authorized => ("401 Unauthorized", ""),
         Some(body) => {
@@ -56,8 +59,9 @@ async fn answer(mut stream: TcpStream, loads: &AtomicUsize) -> std::io::Result<(
         None => ("404 Not Found", ""),
     };
     let length = body.len();
-    let answer =
-        format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+    let answer = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await
 }

@@ -77,9 +77,18 @@ impl Form {
 impl Step {
     /// What is not as told; empty where all is.
     pub(crate) fn problems(&self, before: &Snapshot, after: &Snapshot) -> Vec<String> {
-        let watched = self.rows.iter().filter_map(|row| row.problem(&before.watched[row.key], &after.watched[row.key]));
-        let appeared = after.others.difference(&before.others).map(|key| format!("{key} appeared, which no rule tells"));
-        let vanished = before.others.difference(&after.others).map(|key| format!("{key} is gone, which no rule tells"));
+        let watched = self
+            .rows
+            .iter()
+            .filter_map(|row| row.problem(&before.watched[row.key], &after.watched[row.key]));
+        let appeared = after
+            .others
+            .difference(&before.others)
+            .map(|key| format!("{key} appeared, which no rule tells"));
+        let vanished = before
+            .others
+            .difference(&after.others)
+            .map(|key| format!("{key} is gone, which no rule tells"));
         watched.chain(appeared).chain(vanished).collect()
     }
 
@@ -94,13 +103,21 @@ impl Row {
         let key = self.key;
         let right = match (&self.want, was, is) {
             (Want::Gone, _, State::Absent) => true,
-            (Want::Kept, State::Text { text: was, ttl: had }, State::Text { text: is, ttl: has }) => was == is && ran_on(*had, *has),
+            (
+                Want::Kept,
+                State::Text { text: was, ttl: had },
+                State::Text { text: is, ttl: has },
+            ) => was == is && ran_on(*had, *has),
             (Want::Kept, ..) => was == is,
-            (Want::Shortened(range), State::Text { text: was, .. }, State::Text { text: is, ttl: Some(ttl) }) => {
-                was == is && within(*ttl, range)
-            }
+            (
+                Want::Shortened(range),
+                State::Text { text: was, .. },
+                State::Text { text: is, ttl: Some(ttl) },
+            ) => was == is && within(*ttl, range),
             (Want::Counter(number), _, State::Text { text, ttl: None }) => text == number,
-            (Want::Value(value, range), _, State::Text { text, ttl: Some(ttl) }) => text == value && within(*ttl, range),
+            (Want::Value(value, range), _, State::Text { text, ttl: Some(ttl) }) => {
+                text == value && within(*ttl, range)
+            }
             (Want::Members(members), _, State::Set(set)) => {
                 *set == members.iter().map(|member| (*member).to_owned()).collect::<BTreeSet<_>>()
             }
@@ -112,7 +129,9 @@ impl Row {
 
 impl Want {
     fn text(&self) -> String {
-        let seconds = |range: &RangeInclusive<u64>| format!("with {} to {} s to live", range.start(), range.end());
+        let seconds = |range: &RangeInclusive<u64>| {
+            format!("with {} to {} s to live", range.start(), range.end())
+        };
         match self {
             Self::Gone => "gone".to_owned(),
             Self::Kept => "untouched".to_owned(),
@@ -129,13 +148,17 @@ fn describe(state: &State) -> String {
         State::Absent => "not there".to_owned(),
         State::Text { text, ttl: None } => format!("{text} without TTL"),
         State::Text { text, ttl: Some(ttl) } => format!("{text} with {} to live", lifetime(*ttl)),
-        State::Set(members) => format!("the set of {}", members.iter().map(String::as_str).collect::<Vec<_>>().join(", ")),
+        State::Set(members) => format!(
+            "the set of {}",
+            members.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+        ),
     }
 }
 
 fn within(ttl: Duration, seconds: &RangeInclusive<u64>) -> bool {
     let ran_on = Duration::from_secs(RAN_ON_SECONDS);
-    ttl + ran_on >= Duration::from_secs(*seconds.start()) && ttl <= Duration::from_secs(*seconds.end())
+    ttl + ran_on >= Duration::from_secs(*seconds.start())
+        && ttl <= Duration::from_secs(*seconds.end())
 }
 
 fn ran_on(had: Option<Duration>, has: Option<Duration>) -> bool {
@@ -164,7 +187,11 @@ pub(crate) fn all() -> Vec<Step> {
             event_type: "price.changed",
             body: r#"{"product_id":7}"#,
             rows: vec![
-                row("shop:product:7:offers", Cached("3 offers from 4.99", 3600), Want::Shortened(spread(30))),
+                row(
+                    "shop:product:7:offers",
+                    Cached("3 offers from 4.99", 3600),
+                    Want::Shortened(spread(30)),
+                ),
                 row("shop:product:7:reviews", Cached("4 of 5 stars", 24), Want::Shortened(1..=24)),
                 row("shop:product:8:offers", Cached("1 offer from 9.99", 3600), Want::Kept),
             ],
@@ -193,7 +220,11 @@ pub(crate) fn all() -> Vec<Step> {
             rows: vec![
                 row("shop:list:books:new", Cached("SICP, TAOCP", 3600), Want::Gone),
                 row("shop:list:books:sale", Cached("K&R", 3600), Want::Gone),
-                row("cache_tag:category:books", Tag(&["shop:list:books:new", "shop:list:books:sale"]), Want::Gone),
+                row(
+                    "cache_tag:category:books",
+                    Tag(&["shop:list:books:new", "shop:list:books:sale"]),
+                    Want::Gone,
+                ),
                 row("shop:list:music:new", Cached("Kind of Blue", 3600), Want::Kept),
                 row("cache_tag:category:music", Tag(&["shop:list:music:new"]), Want::Kept),
             ],
@@ -235,7 +266,11 @@ pub(crate) fn all() -> Vec<Step> {
             event_type: "ranking.changed",
             body: r#"{"category":"toys"}"#,
             rows: vec![
-                row("shop:ranking:toys", Cached(r#"["Top","Kite","Yo-yo"]"#, 3600), Want::Value(RANKING, spread(3600))),
+                row(
+                    "shop:ranking:toys",
+                    Cached(r#"["Top","Kite","Yo-yo"]"#, 3600),
+                    Want::Value(RANKING, spread(3600)),
+                ),
                 row("cache_tag:rankings", Absent, Want::Members(&["shop:ranking:toys"])),
             ],
             loads: true,
@@ -249,20 +284,36 @@ pub(crate) fn all() -> Vec<Step> {
             rows: vec![
                 row("shop:product:7", Cached("Kite", 3600), Want::Gone),
                 // The rule computes its name: sha1("/p/7").
-                row("shop:html:9cf2113ee63319a5a60a094f3b4f8190ca6b2576", Cached("<h1>Kite</h1>", 3600), Want::Gone),
+                row(
+                    "shop:html:9cf2113ee63319a5a60a094f3b4f8190ca6b2576",
+                    Cached("<h1>Kite</h1>", 3600),
+                    Want::Gone,
+                ),
                 row("shop:list:toys", Cached("Top, Yo-yo", 3600), Want::Gone),
                 row("cache_tag:category:toys", Tag(&["shop:list:toys"]), Want::Gone),
                 row("shop:list:games", Cached("Chess, Kite", 3600), Want::Gone),
                 row("cache_tag:category:games", Tag(&["shop:list:games"]), Want::Gone),
                 row("shop:product:7:version", Text("11"), Want::Counter("12")),
-                row("shop:product:7:related", Cached("Kite string", 3600), Want::Shortened(spread(30))),
+                row(
+                    "shop:product:7:related",
+                    Cached("Kite string", 3600),
+                    Want::Shortened(spread(30)),
+                ),
                 row(
                     "shop:product:7:summary",
                     Cached(r#"{"id":7,"name":"Kite"}"#, 600),
                     Want::Value(r#"{"id":7,"name":"Kite, red"}"#, spread(3600)),
                 ),
-                row("shop:product:7:page", Cached(r#"{"id":7,"title":"Kite"}"#, 600), Want::Value(PRODUCT_PAGE, spread(3600))),
-                row("cache_tag:products", Absent, Want::Members(&["shop:product:7:page", "shop:product:7:summary"])),
+                row(
+                    "shop:product:7:page",
+                    Cached(r#"{"id":7,"title":"Kite"}"#, 600),
+                    Want::Value(PRODUCT_PAGE, spread(3600)),
+                ),
+                row(
+                    "cache_tag:products",
+                    Absent,
+                    Want::Members(&["shop:product:7:page", "shop:product:7:summary"]),
+                ),
                 row("shop:price:EUR:7", Cached("4.99", 3600), Want::Gone),
                 row("shop:price:USD:7", Cached("5.49", 3600), Want::Kept),
                 row("shop:product:8", Cached("Yo-yo", 3600), Want::Kept),

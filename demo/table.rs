@@ -58,11 +58,19 @@ pub(crate) fn show(paint: &Paint, step: &Step, before: &Snapshot, after: &Snapsh
         .map(|row| {
             let (was, is) = (&before.watched[row.key], &after.watched[row.key]);
             let kept = same_value(was, is) && !step.is_shortened(row);
-            (shorten(row.key, KEY_WIDTH), cell(was), cell(is), kept, *is == State::Absent, row.problem(was, is).is_none())
+            (
+                shorten(row.key, KEY_WIDTH),
+                cell(was),
+                cell(is),
+                kept,
+                *is == State::Absent,
+                row.problem(was, is).is_none(),
+            )
         })
         .collect();
-    let width =
-        |title: &str, cells: &mut dyn Iterator<Item = &String>| cells.map(|cell| length(cell)).max().unwrap_or(0).max(length(title));
+    let width = |title: &str, cells: &mut dyn Iterator<Item = &String>| {
+        cells.map(|cell| length(cell)).max().unwrap_or(0).max(length(title))
+    };
     let keys = width("in Redis", &mut rows.iter().map(|row| &row.0));
     let befores = width("before", &mut rows.iter().map(|row| &row.1));
     let afters = width("after", &mut rows.iter().map(|row| &row.2));
@@ -72,7 +80,8 @@ pub(crate) fn show(paint: &Paint, step: &Step, before: &Snapshot, after: &Snapsh
     };
     let bar = paint.faint("│");
     rule("┌", "┬", "┐");
-    let head = [("in Redis", keys), ("before", befores), ("after", afters)].map(|(title, width)| paint.strong(&pad(title, width)));
+    let head = [("in Redis", keys), ("before", befores), ("after", afters)]
+        .map(|(title, width)| paint.strong(&pad(title, width)));
     println!("  {bar} {} {bar} {} {bar} {} {bar}   {bar}", head[0], head[1], head[2]);
     rule("├", "┼", "┤");
     for (key, was, is, kept, gone, right) in &rows {
@@ -84,14 +93,26 @@ pub(crate) fn show(paint: &Paint, step: &Step, before: &Snapshot, after: &Snapsh
             _ => paint.changed(&is),
         };
         let mark = if *right { paint.good("✓") } else { paint.bad("✗") };
-        println!("  {bar} {} {bar} {} {bar} {is} {bar} {mark} {bar}", pad(key, keys), pad(was, befores));
+        println!(
+            "  {bar} {} {bar} {} {bar} {is} {bar} {mark} {bar}",
+            pad(key, keys),
+            pad(was, befores)
+        );
     }
     rule("└", "┴", "┘");
 }
 
 pub(crate) fn summary(paint: &Paint, steps: &[Step], took: &[Duration], failed: &[&str]) {
     if !failed.is_empty() {
-        println!("{}", paint.bad(&format!("{} of {} steps were not as told: {}.", failed.len(), steps.len(), failed.join("; "))));
+        println!(
+            "{}",
+            paint.bad(&format!(
+                "{} of {} steps were not as told: {}.",
+                failed.len(),
+                steps.len(),
+                failed.join("; ")
+            ))
+        );
         return;
     }
     let slowest = took.iter().max().copied().unwrap_or_default();
@@ -101,11 +122,19 @@ pub(crate) fn summary(paint: &Paint, steps: &[Step], took: &[Duration], failed: 
     );
     println!();
     println!("What to try next:");
-    println!("  make run                      the same servers and a worker, to publish to from your own code");
+    println!(
+        "  make run                      the same servers and a worker, to publish to from your own code"
+    );
     let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
-    println!("  {target}/debug/unstale check    validates schemas/ and runs its examples; change a rule and see");
-    println!("  echo '{{\"type\":\"user.updated\",\"data\":{{\"id\":42}}}}' | {target}/debug/unstale plan");
-    println!("  docs/SCHEMAS.md               each pattern in depth, and what your application must do for it");
+    println!(
+        "  {target}/debug/unstale check    validates schemas/ and runs its examples; change a rule and see"
+    );
+    println!(
+        "  echo '{{\"type\":\"user.updated\",\"data\":{{\"id\":42}}}}' | {target}/debug/unstale plan"
+    );
+    println!(
+        "  docs/SCHEMAS.md               each pattern in depth, and what your application must do for it"
+    );
 }
 
 fn same_value(was: &State, is: &State) -> bool {
@@ -135,7 +164,11 @@ pub(crate) fn lifetime(ttl: Duration) -> String {
     let seconds = ttl.as_millis().div_ceil(1000);
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     let parts = [(hours, "h"), (minutes, "m"), (seconds, "s")];
-    let parts: Vec<String> = parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect();
+    let parts: Vec<String> = parts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, unit)| format!("{count}{unit}"))
+        .collect();
     if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
 }
 

@@ -1,8 +1,11 @@
-//! A tour of the patterns, for `make demo`: a stranger's client that knows unstale only by its contract.
+//! A tour of the patterns, for `make demo`: a stranger's client that knows unstale only by its
+//! contract.
 //!
-//! For each pattern it fills the cache as an application would, publishes one event over plain AMQP, waits for what must follow, shows
-//! the keys before and after, and ends with 1 where anything was not as told. It reads `UNSTALE_AMQP_URL`, `UNSTALE_REDIS_URL` and
-//! `UNSTALE_VAR_CATALOGUE_URL`, where it serves what the worker loads. `tour catalogue` serves that alone, for `make run`.
+//! For each pattern it fills the cache as an application would, publishes one event over plain
+//! AMQP, waits for what must follow, shows the keys before and after, and ends with 1 where
+//! anything was not as told. It reads `UNSTALE_AMQP_URL`, `UNSTALE_REDIS_URL` and
+//! `UNSTALE_VAR_CATALOGUE_URL`, where it serves what the worker loads. `tour catalogue` serves that
+//! alone, for `make run`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to a person")]
 
 mod cache;
@@ -77,7 +80,10 @@ async fn tour() -> anyhow::Result<usize> {
         table::show(&paint, step, &before, &after);
         cache.clear(step).await?;
         match problems.is_empty() {
-            true => println!("  {} as told, {elapsed:.1?} after the broker confirmed the event\n", paint.good("✓")),
+            true => println!(
+                "  {} as told, {elapsed:.1?} after the broker confirmed the event\n",
+                paint.good("✓")
+            ),
             false => {
                 for problem in &problems {
                     println!("  {} {problem}", paint.bad("✗"));
@@ -93,7 +99,11 @@ async fn tour() -> anyhow::Result<usize> {
     Ok(failed.len())
 }
 
-async fn play(step: &Step, cache: &mut Cache, publisher: &Publisher) -> anyhow::Result<(Snapshot, Snapshot, Duration)> {
+async fn play(
+    step: &Step,
+    cache: &mut Cache,
+    publisher: &Publisher,
+) -> anyhow::Result<(Snapshot, Snapshot, Duration)> {
     cache.seed(step).await?;
     let before = cache.look(step).await?;
     publisher.publish(step).await?;

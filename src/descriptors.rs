@@ -22,16 +22,18 @@ pub struct TooFew {
 /// # Errors
 /// [`TooFew`] if the limit stays too low.
 pub fn ensure_for(connections: usize) -> Result<(), TooFew> {
-    let needed = FOR_SERVERS_AND_FILES.saturating_add(u64::try_from(connections).unwrap_or(u64::MAX));
+    let needed =
+        FOR_SERVERS_AND_FILES.saturating_add(u64::try_from(connections).unwrap_or(u64::MAX));
     let limits = getrlimit(Resource::Nofile);
     let is_enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= needed);
     if is_enough(limits.current) {
         return Ok(());
     }
     let raised = if is_enough(limits.maximum) { Some(needed) } else { limits.maximum };
-    let limit = match setrlimit(Resource::Nofile, Rlimit { current: raised, maximum: limits.maximum }) {
-        Ok(()) => raised,
-        Err(_) => limits.current,
-    };
+    let limit =
+        match setrlimit(Resource::Nofile, Rlimit { current: raised, maximum: limits.maximum }) {
+            Ok(()) => raised,
+            Err(_) => limits.current,
+        };
     if is_enough(limit) { Ok(()) } else { Err(TooFew { limit: limit.unwrap_or(u64::MAX), needed }) }
 }

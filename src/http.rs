@@ -123,7 +123,8 @@ impl Readiness {
     /// Waits until this worker is ready.
     pub async fn ready(&self) {
         // It fails only where the sender is gone, and `self` is one.
-        let _ = self.conditions.subscribe().wait_for(|conditions| conditions.causes().is_empty()).await;
+        let _ =
+            self.conditions.subscribe().wait_for(|conditions| conditions.causes().is_empty()).await;
     }
 }
 
@@ -141,10 +142,15 @@ impl Beats {
 
 impl Conditions {
     fn causes(&self) -> Vec<String> {
-        [("consuming", &self.consuming), ("redis", &self.redis), ("healed", &self.healed), ("objects", &self.objects)]
-            .into_iter()
-            .filter_map(|(name, state)| state.as_ref().err().map(|cause| format!("{name}: {cause}")))
-            .collect()
+        [
+            ("consuming", &self.consuming),
+            ("redis", &self.redis),
+            ("healed", &self.healed),
+            ("objects", &self.objects),
+        ]
+        .into_iter()
+        .filter_map(|(name, state)| state.as_ref().err().map(|cause| format!("{name}: {cause}")))
+        .collect()
     }
 }
 
@@ -156,7 +162,9 @@ fn set(current: &mut Result<(), Cause>, new: Result<(), Cause>) -> bool {
 
 /// The address of `UNSTALE_HTTP_ADDR` cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("UNSTALE_HTTP_ADDR: cannot listen on {addr} ({source}): choose another address or port, or off")]
+#[error(
+    "UNSTALE_HTTP_ADDR: cannot listen on {addr} ({source}): choose another address or port, or off"
+)]
 pub struct BindError {
     addr: SocketAddr,
     source: std::io::Error,
@@ -171,7 +179,12 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
 }
 
 /// Serves until `shutdown`, and then for at most a second.
-pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Metrics, shutdown: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    readiness: Readiness,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) {
     let routes = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz).with_state(readiness))
@@ -184,16 +197,28 @@ async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
     if causes.is_empty() {
         return (StatusCode::OK, "ready\n".to_owned());
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", printable_lines(&causes.join("\n"))))
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        format!("not ready\n{}\n", printable_lines(&causes.join("\n"))),
+    )
 }
 
 async fn exposition(State(metrics): State<Metrics>, headers: HeaderMap) -> impl IntoResponse {
     let accepts = |media_type: &str| {
-        headers.get_all(header::ACCEPT).iter().any(|accept| accept.to_str().is_ok_and(|accept| accept.contains(media_type)))
+        headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .any(|accept| accept.to_str().is_ok_and(|accept| accept.contains(media_type)))
     };
     if accepts("application/openmetrics-text") {
-        ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.openmetrics())
+        (
+            [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+            metrics.openmetrics(),
+        )
     } else {
-        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.prometheus_text())
+        (
+            [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+            metrics.prometheus_text(),
+        )
     }
 }

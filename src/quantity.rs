@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-/// Why a quantity could not be read. Says what was expected, never what was given: the text may be a secret in the wrong place.
+/// Why a quantity could not be read. Says what was expected, never what was given: the text may be
+/// a secret in the wrong place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
     /// Not a whole number with one of the units of a duration.
@@ -18,10 +19,12 @@ pub enum QuantityError {
 }
 
 /// The units of a duration, longest first, in milliseconds.
-const DURATION_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const DURATION_UNITS: [(&str, u64); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// The units of a size, largest first, in bytes.
-const SIZE_UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+const SIZE_UNITS: [(&str, u64); 4] =
+    [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 /// Reads `500ms`, `30s`, `15m`, `1h` or `7d`.
 ///
@@ -31,7 +34,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
     parse(text, &DURATION_UNITS).map(Duration::from_millis).ok_or(QuantityError::Duration)
 }
 
-/// Writes a duration in its largest exact unit: sixty seconds are `1m`. Below a millisecond nothing is kept.
+/// Writes a duration in its largest exact unit: sixty seconds are `1m`. Below a millisecond nothing
+/// is kept.
 pub fn format_duration(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let (unit, size) = largest_exact(millis, &DURATION_UNITS).unwrap_or(("s", 1_000));
@@ -68,7 +72,10 @@ impl Rate {
     /// [`QuantityError::Rate`] for anything else, zero included.
     pub fn parse(text: &str) -> Result<Self, QuantityError> {
         let (count, unit) = text.split_once('/').ok_or(QuantityError::Rate)?;
-        let count = digits(count).and_then(|n| u32::try_from(n).ok()).filter(|&n| n > 0).ok_or(QuantityError::Rate)?;
+        let count = digits(count)
+            .and_then(|n| u32::try_from(n).ok())
+            .filter(|&n| n > 0)
+            .ok_or(QuantityError::Rate)?;
         let per = match unit {
             "s" => Duration::from_secs(1),
             "m" => Duration::from_secs(60),
@@ -136,16 +143,21 @@ mod tests {
             assert_eq!(duration, Duration::from_millis(millis), "{text}");
             assert_eq!(format_duration(duration), canonical);
         }
-        for text in ["", "5", "s", "1.5s", "-1s", "1 s", "+1s", "1w", "1S", "99999999999999999d", "١s"] {
+        for text in
+            ["", "5", "s", "1.5s", "-1s", "1 s", "+1s", "1w", "1S", "99999999999999999d", "١s"]
+        {
             assert_eq!(parse_duration(text), Err(QuantityError::Duration), "{text:?}");
         }
     }
 
     #[test]
     fn sizes_are_read_and_written_canonically() {
-        for (text, bytes, canonical) in
-            [("1MiB", 1 << 20, "1MiB"), ("1024KiB", 1 << 20, "1MiB"), ("10GiB", 10 << 30, "10GiB"), ("7B", 7, "7B")]
-        {
+        for (text, bytes, canonical) in [
+            ("1MiB", 1 << 20, "1MiB"),
+            ("1024KiB", 1 << 20, "1MiB"),
+            ("10GiB", 10 << 30, "10GiB"),
+            ("7B", 7, "7B"),
+        ] {
             assert_eq!(parse_size_bytes(text), Ok(bytes));
             assert_eq!(format_size_bytes(bytes), canonical);
         }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// The reason of a dead letter; its text is the header `unstale-reason` and the label of `unstale_dead_total`.
+/// The reason of a dead letter; its text is the header `unstale-reason` and the label of
+/// `unstale_dead_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
     /// The message is no event: not JSON, not an object, too large, too deep.
@@ -90,7 +91,10 @@ mod tests {
     fn the_rule_is_what_an_error_begins_with() {
         for (error, rule) in [
             ("user.yaml#user.updated/0: no value", Some("user.yaml#user.updated/0")),
-            ("team/a b.json#order.*: the payload violates `/required`", Some("team/a b.json#order.*")),
+            (
+                "team/a b.json#order.*: the payload violates `/required`",
+                Some("team/a b.json#order.*"),
+            ),
             ("the loader answered 404", None),
             ("not JSON: expected `,` at #3", None),
             ("a#b: c", None),

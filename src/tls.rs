@@ -50,7 +50,9 @@ impl TlsSettings {
              `-addext basicConstraints=critical,CA:FALSE`, or one signed by an authority"
                 .to_owned()
         } else if has("not valid for name") || has("NotValidForName") {
-            format!("the server's certificate is for other names than the host in {url}: name the host as the certificate does")
+            format!(
+                "the server's certificate is for other names than the host in {url}: name the host as the certificate does"
+            )
         } else if has("certificate expired") || has("invalid peer certificate: Expired") {
             "the server's certificate has expired: renew it, or correct the clock here".to_owned()
         } else if has("not valid yet") || has("NotValidYet") {
@@ -62,11 +64,16 @@ impl TlsSettings {
         } else if has("received fatal alert: CertificateExpired") {
             format!("the server refuses our certificate as expired: renew what {certificate} holds")
         } else if has("received fatal alert") && (has("UnknownCA") || has("Certificate")) {
-            format!("the server refuses our certificate: check {certificate}, and the authorities that the server trusts")
+            format!(
+                "the server refuses our certificate: check {certificate}, and the authorities that the server trusts"
+            )
         } else if has("InvalidContentType") || has("invalid content type") {
-            format!("the port does not speak TLS: name another port, or write {plain} instead of {encrypted} in {url}")
+            format!(
+                "the port does not speak TLS: name another port, or write {plain} instead of {encrypted} in {url}"
+            )
         } else if has("received fatal alert") || has("peer is incompatible") {
-            "the server and we have no version or cipher of TLS in common: it needs TLS 1.2 or 1.3".to_owned()
+            "the server and we have no version or cipher of TLS in common: it needs TLS 1.2 or 1.3"
+                .to_owned()
         } else {
             return None;
         };
@@ -85,23 +92,50 @@ mod tests {
         let peer = Error::InvalidCertificate;
         for (error, part) in [
             (peer(CertificateError::UnknownIssuer), "set UNSTALE_AMQP_TLS_CA"),
-            (peer(CertificateError::NotValidForName), "other names than the host in UNSTALE_AMQP_URL"),
+            (
+                peer(CertificateError::NotValidForName),
+                "other names than the host in UNSTALE_AMQP_URL",
+            ),
             (peer(CertificateError::Expired), "the server's certificate has expired"),
             (peer(CertificateError::NotValidYet), "not valid yet"),
             (peer(CertificateError::BadSignature), "set UNSTALE_AMQP_TLS_CA"),
             (peer(CertificateError::Revoked), "check it, and UNSTALE_AMQP_TLS_CA"),
-            (Error::AlertReceived(AlertDescription::CertificateRequired), "set UNSTALE_AMQP_TLS_CERT"),
-            (Error::AlertReceived(AlertDescription::CertificateExpired), "renew what UNSTALE_AMQP_TLS_CERT holds"),
-            (Error::AlertReceived(AlertDescription::UnknownCA), "the server refuses our certificate"),
-            (Error::AlertReceived(AlertDescription::BadCertificate), "the server refuses our certificate"),
+            (
+                Error::AlertReceived(AlertDescription::CertificateRequired),
+                "set UNSTALE_AMQP_TLS_CERT",
+            ),
+            (
+                Error::AlertReceived(AlertDescription::CertificateExpired),
+                "renew what UNSTALE_AMQP_TLS_CERT holds",
+            ),
+            (
+                Error::AlertReceived(AlertDescription::UnknownCA),
+                "the server refuses our certificate",
+            ),
+            (
+                Error::AlertReceived(AlertDescription::BadCertificate),
+                "the server refuses our certificate",
+            ),
             (Error::AlertReceived(AlertDescription::HandshakeFailure), "TLS 1.2 or 1.3"),
-            (Error::InvalidMessage(InvalidMessage::InvalidContentType), "amqp:// instead of amqps://"),
+            (
+                Error::InvalidMessage(InvalidMessage::InvalidContentType),
+                "amqp:// instead of amqps://",
+            ),
         ] {
             let text = error.to_string();
-            let explained = AMQP.explain(&text).unwrap_or_else(|| panic!("{text} is not explained"));
-            assert!(explained.contains(part) && explained.ends_with(&format!("({text})")), "{explained}");
+            let explained =
+                AMQP.explain(&text).unwrap_or_else(|| panic!("{text} is not explained"));
+            assert!(
+                explained.contains(part) && explained.ends_with(&format!("({text})")),
+                "{explained}"
+            );
         }
         assert_eq!(AMQP.explain("connection refused"), None);
-        assert!(REDIS.explain("invalid peer certificate: UnknownIssuer").unwrap().contains("UNSTALE_REDIS_TLS_CA"));
+        assert!(
+            REDIS
+                .explain("invalid peer certificate: UnknownIssuer")
+                .unwrap()
+                .contains("UNSTALE_REDIS_TLS_CA")
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What an event costs the allocator between its bytes and Redis' commands: a limit, since every allocation more is one for each event.
+//! What an event costs the allocator between its bytes and Redis' commands: a limit, since every
+//! allocation more is one for each event.
 
 #[path = "../benches/pipeline/steps.rs"]
 mod steps;
@@ -37,5 +38,8 @@ fn an_event_that_deletes_one_key_allocates_little() {
     let an_event = allocations_an_event(ONE_DELETE);
     assert!(an_event <= MOST_AN_EVENT, "{an_event} allocations an event");
     let with_schema = allocations_an_event(WITH_SCHEMA);
-    assert!(with_schema <= an_event + MOST_FOR_A_SCHEMA, "{with_schema} allocations an event with a schema, {an_event} without");
+    assert!(
+        with_schema <= an_event + MOST_FOR_A_SCHEMA,
+        "{with_schema} allocations an event with a schema, {an_event} without"
+    );
 }

@@ -1,4 +1,5 @@
-//! What an event can cost that was made to cost much: bounded work, bounded memory, and an answer that names the rule.
+//! What an event can cost that was made to cost much: bounded work, bounded memory, and an answer
+//! that names the rule.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -44,7 +45,8 @@ fn resolve(name: &str, entry: &str, data: &str, previous: Option<&str>) -> Resol
     let budget = Budget::for_bytes(event.bytes());
     let mut resolution = Resolution::default();
     let start = Instant::now();
-    let counted = allocation_counter::measure(|| resolution = registry.resolve_within(&event, &budget));
+    let counted =
+        allocation_counter::measure(|| resolution = registry.resolve_within(&event, &budget));
     let took = start.elapsed();
     println!(
         "{name:28} {:8} B  {took:9.1?}  work {:9}  bytes {:9}  peak {:5} KiB  effects {:6}  {:?}",
@@ -65,7 +67,12 @@ fn resolve(name: &str, entry: &str, data: &str, previous: Option<&str>) -> Resol
 fn is_refused(name: &str, entry: &str, data: &Value, reason: Reason) {
     let resolution = resolve(name, entry, &data.to_string(), None);
     let failure = resolution.failure.unwrap_or_else(|| panic!("{name}: applied"));
-    assert_eq!((failure.reason, resolution.effects.len()), (reason, 0), "{name}: {}", failure.message);
+    assert_eq!(
+        (failure.reason, resolution.effects.len()),
+        (reason, 0),
+        "{name}: {}",
+        failure.message
+    );
     assert!(failure.message.starts_with("a.yaml#a.b"), "{name}: {}", failure.message);
 }
 
@@ -85,7 +92,10 @@ fn whens(expression: &str) -> String {
 }
 
 fn lets(expression: &str) -> String {
-    format!("    let: {{ x: '{}' }}\n    effects: [{{ delete: 'k:{{let.x[0]}}' }}]\n", expression.replace('\'', "''"))
+    format!(
+        "    let: {{ x: '{}' }}\n    effects: [{{ delete: 'k:{{let.x[0]}}' }}]\n",
+        expression.replace('\'', "''")
+    )
 }
 
 #[test]
@@ -129,36 +139,86 @@ fn literals_of_bytes_are_charged_for() {
 
 #[test]
 fn patterns_are_charged_by_their_size() {
-    let bits: String = (0_u32..20_000).map(|n| if n.wrapping_mul(2_654_435_761) & 0x8000 == 0 { '0' } else { '1' }).collect();
+    let bits: String = (0_u32..20_000)
+        .map(|n| if n.wrapping_mul(2_654_435_761) & 0x8000 == 0 { '0' } else { '1' })
+        .collect();
     let rule = whens("data.a.matches('1[01]{2000}[^01]')");
     is_refused("pattern of many states", &rule, &json!({"a": bits}), Reason::Unresolvable);
     let rule = whens("data.a.matches('[a-z].{0,200}[0-9].{0,200}[A-Z]')");
-    is_refused("pattern of many ways", &rule, &json!({"a": "a1".repeat(50_000)}), Reason::Unresolvable);
+    is_refused(
+        "pattern of many ways",
+        &rule,
+        &json!({"a": "a1".repeat(50_000)}),
+        Reason::Unresolvable,
+    );
     is_applied("pattern of many ways, short", &rule, &json!({"a": "a1".repeat(50)}), 0);
 }
 
 #[test]
 fn loops_within_loops_end() {
-    let long = json!({"a": texts(990, 500), "b": texts(990, 500), "xs": (0..3_900).collect::<Vec<_>>()});
+    let long =
+        json!({"a": texts(990, 500), "b": texts(990, 500), "xs": (0..3_900).collect::<Vec<_>>()});
     is_refused("x + y", &lets("data.a.map(x, data.b.map(y, x + y))"), &long, Reason::BlastRadius);
     is_refused("xs.map(x, xs)", &lets("data.xs.map(x, data.xs)"), &long, Reason::BlastRadius);
     let three = json!({"a": texts(95, 3_400), "b": texts(95, 3_400), "c": texts(95, 3_400)});
-    is_refused("x + y + z", &lets("data.a.map(x, data.b.map(y, data.c.map(z, x + y + z)))"), &three, Reason::BlastRadius);
+    is_refused(
+        "x + y + z",
+        &lets("data.a.map(x, data.b.map(y, data.c.map(z, x + y + z)))"),
+        &three,
+        Reason::BlastRadius,
+    );
     let hashed = json!({"a": texts(5, 100_000), "b": texts(100_000, 1)});
-    is_refused("sha256 in a loop", &lets("data.a.map(x, data.b.map(y, sha256(x)))"), &hashed, Reason::Unresolvable);
+    is_refused(
+        "sha256 in a loop",
+        &lets("data.a.map(x, data.b.map(y, sha256(x)))"),
+        &hashed,
+        Reason::Unresolvable,
+    );
     let many = json!({"a": texts(60_000, 4), "b": texts(60_000, 4)});
-    is_refused("all within all", &whens("data.a.all(x, data.b.all(y, x != y + 'z'))"), &many, Reason::BlastRadius);
-    is_refused("exists within all", &whens("data.a.all(x, !data.b.exists(y, y == 'z'))"), &many, Reason::Unresolvable);
-    is_refused("in within filter", &whens("data.a.filter(x, !(x + 'z' in data.b)).size() > 0"), &many, Reason::Unresolvable);
-    is_refused("an error in each", &whens("data.a.all(x, data.b.all(y, x.gone))"), &many, Reason::Unresolvable);
+    is_refused(
+        "all within all",
+        &whens("data.a.all(x, data.b.all(y, x != y + 'z'))"),
+        &many,
+        Reason::BlastRadius,
+    );
+    is_refused(
+        "exists within all",
+        &whens("data.a.all(x, !data.b.exists(y, y == 'z'))"),
+        &many,
+        Reason::Unresolvable,
+    );
+    is_refused(
+        "in within filter",
+        &whens("data.a.filter(x, !(x + 'z' in data.b)).size() > 0"),
+        &many,
+        Reason::Unresolvable,
+    );
+    is_refused(
+        "an error in each",
+        &whens("data.a.all(x, data.b.all(y, x.gone))"),
+        &many,
+        Reason::Unresolvable,
+    );
     let doubled = format!("['x']{}", ".map(x, x + x)".repeat(40));
     is_refused("doubling", &lets(&doubled), &json!({}), Reason::BlastRadius);
-    let objects: Vec<Value> = (0..4_000).map(|at| json!({"id": at, "n": {"a": at, "b": [1, 2]}})).collect();
+    let objects: Vec<Value> =
+        (0..4_000).map(|at| json!({"id": at, "n": {"a": at, "b": [1, 2]}})).collect();
     let objects = json!({"a": objects, "b": objects});
-    is_refused("objects compared", &whens("data.a.all(x, data.b.exists(y, x == y))"), &objects, Reason::Unresolvable);
-    let table: serde_json::Map<String, Value> = (0..40_000).map(|at| (format!("k{at}"), json!(at))).collect();
+    is_refused(
+        "objects compared",
+        &whens("data.a.all(x, data.b.exists(y, x == y))"),
+        &objects,
+        Reason::Unresolvable,
+    );
+    let table: serde_json::Map<String, Value> =
+        (0..40_000).map(|at| (format!("k{at}"), json!(at))).collect();
     let keys: Vec<String> = (0..40_000).map(|at| format!("k{at}")).collect();
-    is_applied("look-ups in a long object", &whens("data.a.all(x, data.t[x] >= 0)"), &json!({"a": keys, "t": table}), 1);
+    is_applied(
+        "look-ups in a long object",
+        &whens("data.a.all(x, data.t[x] >= 0)"),
+        &json!({"a": keys, "t": table}),
+        1,
+    );
     is_refused(
         "each times a list",
         "    effects: [{ each: data.a, when: \"data.b.exists(y, y == 'z')\", delete: '{item}' }]\n",
@@ -169,8 +229,9 @@ fn loops_within_loops_end() {
 
 #[test]
 fn long_lists_are_filtered_and_mapped_in_linear_time() {
-    let prices: Vec<Value> =
-        (0..9_999).map(|at| json!({"list": at, "changed": true, "price": {"amount": at, "currency": "EUR"}})).collect();
+    let prices: Vec<Value> = (0..9_999)
+        .map(|at| json!({"list": at, "changed": true, "price": {"amount": at, "currency": "EUR"}}))
+        .collect();
     let rule = "    effects: [{ each: 'data.prices.filter(p, p.changed)', delete: 'price:{item.list}' }]\n";
     is_applied("documented filter", rule, &json!({"prices": prices}), 9_999);
     let rule = "    effects: [{ each: 'data.xs.filter(p, p > 30100)', delete: 'k:{item}' }]\n";
@@ -183,23 +244,46 @@ fn long_lists_are_filtered_and_mapped_in_linear_time() {
 
 #[test]
 fn the_smallest_elements_of_a_full_body_fit() {
-    for (name, element) in [("ones", "1"), ("empty objects", "{}"), ("empty lists", "[]"), ("empty texts", "\"\""), ("escapes", r#""\n""#)]
-    {
+    for (name, element) in [
+        ("ones", "1"),
+        ("empty objects", "{}"),
+        ("empty lists", "[]"),
+        ("empty texts", "\"\""),
+        ("escapes", r#""\n""#),
+    ] {
         let count = 1_000_000 / (element.len() + 1);
         let mut data = String::from("{\"a\":[");
         for at in 0..count {
             write!(data, "{}{element}", if at > 0 { "," } else { "" }).unwrap();
         }
         data.push_str("]}");
-        for expression in
-            ["size(data.a) > 0", "data.a.all(x, x != 7)", "data.a.map(x, [x]) == data.a", "data.a.filter(x, x == x) == data.a"]
-        {
+        for expression in [
+            "size(data.a) > 0",
+            "data.a.all(x, x != 7)",
+            "data.a.map(x, [x]) == data.a",
+            "data.a.filter(x, x == x) == data.a",
+        ] {
             resolve(&format!("{name}: {expression}"), &whens(expression), &data, Some(&data));
         }
-        resolve(&format!("{name}: changed"), &whens("changed('a[].b')"), &data, Some(&data.replace("]}", ",7]}")));
-        resolve(&format!("{name}: each"), "    effects: [{ each: data.a, delete: '{item.b?}' }]\n", &data, None);
+        resolve(
+            &format!("{name}: changed"),
+            &whens("changed('a[].b')"),
+            &data,
+            Some(&data.replace("]}", ",7]}")),
+        );
+        resolve(
+            &format!("{name}: each"),
+            "    effects: [{ each: data.a, delete: '{item.b?}' }]\n",
+            &data,
+            None,
+        );
         resolve(&format!("{name}: fan"), "    effects: [{ delete: 'k:{a[].b?}' }]\n", &data, None);
-        resolve(&format!("{name}: write"), "    effects: [{ write: k, value: '{data}' }]\n", &data, None);
+        resolve(
+            &format!("{name}: write"),
+            "    effects: [{ write: k, value: '{data}' }]\n",
+            &data,
+            None,
+        );
     }
 }
 
@@ -220,9 +304,24 @@ fn deep_and_wide_values_end() {
     }
     wide.push_str("}}");
     resolve("one name: changed", &whens("changed('a.x')"), &wide, Some(&wide.replace("0,", "1,")));
-    resolve("one name: equal", &whens("data.a == previous.a"), &wide, Some(&wide.replace("0,", "1,")));
+    resolve(
+        "one name: equal",
+        &whens("data.a == previous.a"),
+        &wide,
+        Some(&wide.replace("0,", "1,")),
+    );
     resolve("one name: size", &whens("size(data.a) == 1"), &wide, None);
     resolve("one name: write", "    effects: [{ write: k, value: '{data}' }]\n", &wide, None);
-    resolve("date", &whens("date(0, data.f, 'UTC') == ''"), &json!({"f": "%255Y".repeat(200_000)}).to_string(), None);
-    resolve("digits", &whens("data.n > 1.0"), &format!(r#"{{"n":{}}}"#, "9".repeat(1_000_000)), None);
+    resolve(
+        "date",
+        &whens("date(0, data.f, 'UTC') == ''"),
+        &json!({"f": "%255Y".repeat(200_000)}).to_string(),
+        None,
+    );
+    resolve(
+        "digits",
+        &whens("data.n > 1.0"),
+        &format!(r#"{{"n":{}}}"#, "9".repeat(1_000_000)),
+        None,
+    );
 }

@@ -15,12 +15,16 @@ pub(crate) const ALL: std::ops::RangeInclusive<char> = 'a'..='j';
 impl Arguments {
     /// From the command line; what cargo adds is passed over.
     pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut parsed = Self { workloads: Vec::new(), rounds: 5, out: PathBuf::from("target/bench") };
+        let mut parsed =
+            Self { workloads: Vec::new(), rounds: 5, out: PathBuf::from("target/bench") };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--bench" => {}
                 "--rounds" => {
-                    let rounds = arguments.next().and_then(|rounds| rounds.parse().ok()).filter(|rounds| *rounds > 0);
+                    let rounds = arguments
+                        .next()
+                        .and_then(|rounds| rounds.parse().ok())
+                        .filter(|rounds| *rounds > 0);
                     parsed.rounds = rounds.ok_or("--rounds wants a number of at least 1")?;
                 }
                 "--out" => parsed.out = arguments.next().ok_or("--out wants a folder")?.into(),

@@ -1,4 +1,5 @@
-//! Loops that do next to nothing, each in a process of its own so that its CPU time can be told: this program, with one argument.
+//! Loops that do next to nothing, each in a process of its own so that its CPU time can be told:
+//! this program, with one argument.
 
 use std::time::Instant;
 
@@ -20,12 +21,22 @@ fn setting(name: &str) -> String {
 }
 
 async fn consume() -> (Connection, Channel, Consumer) {
-    let connection = Connection::connect(&setting("AMQP_URL"), ConnectionProperties::default()).await.expect("the broker is there");
+    let connection = Connection::connect(&setting("AMQP_URL"), ConnectionProperties::default())
+        .await
+        .expect("the broker is there");
     let channel = connection.create_channel().await.expect("the broker gives a channel");
     let prefetch = setting("PREFETCH").parse().expect("PREFETCH is a number");
-    channel.basic_qos(prefetch, BasicQosOptions::default()).await.expect("the broker takes a prefetch");
+    channel
+        .basic_qos(prefetch, BasicQosOptions::default())
+        .await
+        .expect("the broker takes a prefetch");
     let (queue, tag) = (setting("QUEUE"), setting("TAG"));
-    let consumer = channel.basic_consume(queue.as_str().into(), tag.as_str().into(), BasicConsumeOptions::default(), FieldTable::default());
+    let consumer = channel.basic_consume(
+        queue.as_str().into(),
+        tag.as_str().into(),
+        BasicConsumeOptions::default(),
+        FieldTable::default(),
+    );
     let consumer = consumer.await.expect("the queue is there");
     (connection, channel, consumer)
 }
@@ -36,17 +47,25 @@ pub(crate) async fn drain() {
     let (connection, channel, mut consumer) = consume().await;
     let (mut seen, mut started) = (0, None);
     while seen < events {
-        let delivery = consumer.next().await.expect("the consumer stands").expect("the channel stands");
+        let delivery =
+            consumer.next().await.expect("the consumer stands").expect("the channel stands");
         started.get_or_insert_with(|| (Instant::now(), process::cpu(std::process::id())));
         seen += 1;
         if seen % ACKNOWLEDGED_AT_ONCE == 0 || seen == events {
-            channel.basic_ack(delivery.delivery_tag, BasicAckOptions { multiple: true }).await.expect("the channel stands");
+            channel
+                .basic_ack(delivery.delivery_tag, BasicAckOptions { multiple: true })
+                .await
+                .expect("the channel stands");
         }
     }
     let (start, cpu) = started.expect("there were events");
     #[expect(clippy::print_stdout, reason = "what the parent reads")]
     {
-        println!("{} {}", start.elapsed().as_secs_f64(), (process::cpu(std::process::id()) - cpu).as_micros());
+        println!(
+            "{} {}",
+            start.elapsed().as_secs_f64(),
+            (process::cpu(std::process::id()) - cpu).as_micros()
+        );
     }
     let _ = connection.close(200, "".into()).await;
 }
@@ -57,7 +76,8 @@ pub(crate) async fn unlink() {
     let client = redis::Client::open(setting("REDIS_URL")).expect("a URL");
     let mut cache = client.get_multiplexed_async_connection().await.expect("Redis is there");
     loop {
-        let mut last = consumer.next().await.expect("the consumer stands").expect("the channel stands");
+        let mut last =
+            consumer.next().await.expect("the consumer stands").expect("the channel stands");
         let mut command = redis::cmd("UNLINK");
         let mut count = 1;
         command.arg(key_of(&last.data));
@@ -68,7 +88,10 @@ pub(crate) async fn unlink() {
             count += 1;
         }
         let _: u64 = command.query_async(&mut cache).await.expect("Redis answers");
-        channel.basic_ack(last.delivery_tag, BasicAckOptions { multiple: true }).await.expect("the channel stands");
+        channel
+            .basic_ack(last.delivery_tag, BasicAckOptions { multiple: true })
+            .await
+            .expect("the channel stands");
     }
 }
 

@@ -22,7 +22,13 @@ pub(crate) struct Target {
 
 impl Target {
     /// `more` are settings of the worker's that are not as by default.
-    pub(crate) fn new(amqp_url: String, redis_url: String, queue: String, schemas: TempDir, more: Vec<(&'static str, String)>) -> Self {
+    pub(crate) fn new(
+        amqp_url: String,
+        redis_url: String,
+        queue: String,
+        schemas: TempDir,
+        more: Vec<(&'static str, String)>,
+    ) -> Self {
         Self { amqp_url, redis_url, queue, schemas, more }
     }
 
@@ -51,7 +57,9 @@ impl Target {
             ("UNSTALE_QUEUE", &self.queue),
             ("UNSTALE_EXCHANGE", &self.queue),
         ];
-        own.into_iter().chain(self.more.iter().map(|(name, value)| (*name, value.as_str()))).collect()
+        own.into_iter()
+            .chain(self.more.iter().map(|(name, value)| (*name, value.as_str())))
+            .collect()
     }
 }
 
@@ -59,7 +67,8 @@ impl Target {
 pub(crate) enum Contender {
     /// lapin, prefetch 1,000, acknowledges 250 at a time, and does nothing else.
     Bare,
-    /// The same, consuming as the worker does while a backlog waits: a prefetch of 6,000, and a short tag.
+    /// The same, consuming as the worker does while a backlog waits: a prefetch of 6,000, and a
+    /// short tag.
     BareWide,
     /// The first, with one variadic UNLINK and one acknowledgement for what has arrived.
     Sketch,
@@ -93,10 +102,16 @@ impl Contender {
         }
         let mut command = match self {
             Self::Bare | Self::BareWide | Self::Sketch => {
-                let mut command = Command::new(std::env::current_exe().expect("this program has a file"));
-                command.arg(if self == Self::Sketch { crate::bare::SKETCH } else { crate::bare::DRAIN });
+                let mut command =
+                    Command::new(std::env::current_exe().expect("this program has a file"));
+                command.arg(if self == Self::Sketch {
+                    crate::bare::SKETCH
+                } else {
+                    crate::bare::DRAIN
+                });
                 // An empty tag has the broker make one up.
-                let (prefetch, tag) = if self == Self::BareWide { ("6000", "1") } else { ("1000", "") };
+                let (prefetch, tag) =
+                    if self == Self::BareWide { ("6000", "1") } else { ("1000", "") };
                 command.env("PREFETCH", prefetch).env("TAG", tag);
                 command
             }
@@ -155,7 +170,10 @@ impl Running {
         if worker.get("/livez").await.is_none() {
             return 0;
         }
-        let counted = worker.metrics().await.sum("unstale_events_total", &[("outcome", outcome), ("type", event_type)]);
+        let counted = worker
+            .metrics()
+            .await
+            .sum("unstale_events_total", &[("outcome", outcome), ("type", event_type)]);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
         let counted = counted as u64;
         counted
@@ -165,7 +183,8 @@ impl Running {
     pub(crate) async fn last_line(&mut self) -> String {
         let Self::Process(_, stdout) = self else { return String::new() };
         let stdout = stdout.take().expect("read once");
-        let read = move || BufReader::new(stdout).lines().map_while(Result::ok).last().unwrap_or_default();
+        let read =
+            move || BufReader::new(stdout).lines().map_while(Result::ok).last().unwrap_or_default();
         tokio::task::spawn_blocking(read).await.expect("no panic")
     }
 

@@ -2,7 +2,9 @@
 
 /// What most workloads publish: an envelope with a small payload.
 pub(crate) fn user_updated(id: u64) -> String {
-    format!(r#"{{"id":"e-{id}","type":"user.updated","data":{{"id":{id},"email":"user{id}@example.org","plan":"team"}}}}"#)
+    format!(
+        r#"{{"id":"e-{id}","type":"user.updated","data":{{"id":{id},"email":"user{id}@example.org","plan":"team"}}}}"#
+    )
 }
 
 /// The same with a revision that grows, and the team that the user belongs to.

@@ -4,7 +4,9 @@ use serde::Serialize;
 
 use crate::contender::Contender::{AioPika, Bare, BareWide, FastStream, Node, Sketch, Unstale};
 use crate::results::Results;
-use crate::workloads::{NARROW_UNSTALE, latency, memory, realistic, scale, tag, warm, write_through};
+use crate::workloads::{
+    NARROW_UNSTALE, latency, memory, realistic, scale, tag, warm, write_through,
+};
 
 const RATE: &str = "events/s";
 const CPU: &str = "µs of CPU an event";

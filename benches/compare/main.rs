@@ -1,6 +1,8 @@
-//! What the worker costs beside the two servers that it connects, and beside its peers: `make bench`, read with docs/bench/README.md.
+//! What the worker costs beside the two servers that it connects, and beside its peers: `make
+//! bench`, read with docs/bench/README.md.
 //!
-//! `cargo bench --bench compare -- a f --rounds 3 --out FOLDER`: these workloads, so many rounds, the report into that folder.
+//! `cargo bench --bench compare -- a f --rounds 3 --out FOLDER`: these workloads, so many rounds,
+//! the report into that folder.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -41,9 +43,14 @@ async fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-#[expect(clippy::print_stderr, clippy::print_stdout, reason = "progress, for whoever waits, and the report")]
+#[expect(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "progress, for whoever waits, and the report"
+)]
 async fn measure(Arguments { workloads, rounds, out }: &Arguments) -> ExitCode {
-    let load_average_before = std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned();
+    let load_average_before =
+        std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned();
     eprintln!("starting RabbitMQ and Redis");
     let stage = Stage::start().await;
     let mut results = Results::default();
@@ -60,7 +67,11 @@ async fn measure(Arguments { workloads, rounds, out }: &Arguments) -> ExitCode {
         eprintln!("workload {workload}");
         stage.flush().await;
         // What the others measured is worth keeping.
-        if AssertUnwindSafe(workloads::run(workload, &stage, *rounds, &mut results)).catch_unwind().await.is_err() {
+        if AssertUnwindSafe(workloads::run(workload, &stage, *rounds, &mut results))
+            .catch_unwind()
+            .await
+            .is_err()
+        {
             failed.push(workload);
         }
         if workload == 'a' {
@@ -68,10 +79,18 @@ async fn measure(Arguments { workloads, rounds, out }: &Arguments) -> ExitCode {
         }
         match report::write(out, &conditions, &results) {
             Ok(written) => table = written,
-            Err(error) => return refuse(&format!("the report cannot be written to {}: {error}", out.display())),
+            Err(error) => {
+                return refuse(&format!(
+                    "the report cannot be written to {}: {error}",
+                    out.display()
+                ));
+            }
         }
     }
-    println!("{table}\nwritten: results.json, results.md, events.svg and figures.svg in {}", out.display());
+    println!(
+        "{table}\nwritten: results.json, results.md, events.svg and figures.svg in {}",
+        out.display()
+    );
     if failed.is_empty() {
         return ExitCode::SUCCESS;
     }

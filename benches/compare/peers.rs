@@ -26,14 +26,18 @@ fn installed() -> PathBuf {
 
 /// Installs what is not there yet, as the lock files have it.
 pub(crate) fn install() {
-    let status = Command::new(Path::new(PROGRAMS).join("install.sh")).arg(INSTALLED).status().expect("the script can be run");
+    let status = Command::new(Path::new(PROGRAMS).join("install.sh"))
+        .arg(INSTALLED)
+        .status()
+        .expect("the script can be run");
     assert!(status.success(), "benches/peers/install.sh: {status}");
 }
 
 /// The versions of what runs the peers.
 pub(crate) fn versions() -> String {
     let version = |mut command: Command| {
-        let output = command.arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+        let output =
+            command.arg("--version").output().map(|output| output.stdout).unwrap_or_default();
         String::from_utf8_lossy(&output).trim().to_owned()
     };
     let python = Command::new(installed().join("python/bin/python"));

@@ -5,7 +5,8 @@ use std::time::Duration;
 /// Linux counts in these, whatever the kernel's own tick is (`USER_HZ`).
 const TICKS_PER_S: f64 = 100.0;
 
-/// The CPU time that a process and its threads, ended ones included, have used so far. Zero once it is gone.
+/// The CPU time that a process and its threads, ended ones included, have used so far. Zero once it
+/// is gone.
 pub(crate) fn cpu(pid: u32) -> Duration {
     stat(&pid.to_string()).map_or(Duration::ZERO, |stat| stat.cpu)
 }
@@ -13,7 +14,11 @@ pub(crate) fn cpu(pid: u32) -> Duration {
 /// The same of all the processes of a group: a server may be a script that has started others.
 pub(crate) fn cpu_of_group(group: u32) -> Duration {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes.filter_map(|process| stat(process.file_name().to_str()?)).filter(|stat| stat.group == group).map(|stat| stat.cpu).sum()
+    processes
+        .filter_map(|process| stat(process.file_name().to_str()?))
+        .filter(|stat| stat.group == group)
+        .map(|stat| stat.cpu)
+        .sum()
 }
 
 /// The time that cores of this machine have had nothing to do so far, all of them together.
@@ -31,7 +36,8 @@ struct Stat {
 
 fn stat(process: &str) -> Option<Stat> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name in parentheses may hold spaces; `pgrp`, `utime` and `stime` are the 3rd, 12th and 13th fields behind it (proc(5)).
+    // The name in parentheses may hold spaces; `pgrp`, `utime` and `stime` are the 3rd, 12th and
+    // 13th fields behind it (proc(5)).
     let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let group = fields.clone().nth(2)?.parse().ok()?;
     Some(Stat { group, cpu: ticks(fields.skip(11).take(2)) })
@@ -49,7 +55,9 @@ pub(crate) fn peak_resident_mib(pid: u32) -> f64 {
 
 fn status_kib(pid: u32, field: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let value = status.lines().find_map(|line| line.strip_prefix(field)?.trim().strip_suffix("kB")?.trim().parse().ok());
+    let value = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.trim().strip_suffix("kB")?.trim().parse().ok());
     value.unwrap_or_default()
 }
 
@@ -57,11 +65,17 @@ fn status_kib(pid: u32, field: &str) -> f64 {
 pub(crate) fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, model)| model.to_owned()));
+    let model = cpu.lines().find_map(|line| {
+        line.strip_prefix("model name")?.split_once(": ").map(|(_, model)| model.to_owned())
+    });
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let memory = read("/proc/meminfo");
-    let kib: f64 =
-        memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok()).unwrap_or(0.0);
+    let kib: f64 = memory
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok()
+        })
+        .unwrap_or(0.0);
     let kernel = read("/proc/sys/kernel/osrelease");
     let model = model.unwrap_or_else(|| std::env::consts::ARCH.to_owned());
     format!("{model}, {cores} cores, {:.0} GiB, Linux {}", kib / 1024.0 / 1024.0, kernel.trim())

@@ -1,4 +1,5 @@
-//! What a worker sends to Redis, kept, and sent again by somebody who does nothing else: what Redis alone takes for it.
+//! What a worker sends to Redis, kept, and sent again by somebody who does nothing else: what Redis
+//! alone takes for it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +30,12 @@ impl Recorder {
         let keeps = Arc::clone(&sent);
         let tap = Tap::new(move |connection, way, bytes| {
             if way == Way::ToServer {
-                keeps.lock().unwrap_or_else(PoisonError::into_inner).entry(connection).or_default().extend_from_slice(bytes);
+                keeps
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .entry(connection)
+                    .or_default()
+                    .extend_from_slice(bytes);
             }
             Flow::Pass
         });
@@ -51,7 +57,8 @@ impl Recorder {
 /// Sends it as fast as Redis takes it. How long that took, and the CPU time that Redis used.
 pub(crate) async fn replay(stage: &Stage, sent: Vec<u8>) -> (Duration, Duration) {
     let redis_cpu = || stage.redis.pid().map_or(Duration::ZERO, process::cpu_of_group);
-    let connection = TcpStream::connect(stage.redis.addr()).await.expect("Redis takes a connection");
+    let connection =
+        TcpStream::connect(stage.redis.addr()).await.expect("Redis takes a connection");
     let (mut answers, mut commands) = connection.into_split();
     let (start, cpu) = (Instant::now(), redis_cpu());
     let write = tokio::spawn(async move {

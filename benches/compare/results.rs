@@ -23,7 +23,12 @@ impl Results {
         eprintln!("  ({workload}) {who}: {} {measure}", rounded(value));
         match self.series.iter_mut().find(|series| series.is(workload, who, measure)) {
             Some(series) => series.rounds.push(value),
-            None => self.series.push(Series { workload, who: who.to_owned(), measure, rounds: vec![value] }),
+            None => self.series.push(Series {
+                workload,
+                who: who.to_owned(),
+                measure,
+                rounds: vec![value],
+            }),
         }
     }
 
@@ -35,7 +40,8 @@ impl Results {
         self.of(workload, who, measure).map(Series::median)
     }
 
-    /// The median of the rounds' ratios: both of a round were measured one after the other, so what disturbs the machine for long cancels out.
+    /// The median of the rounds' ratios: both of a round were measured one after the other, so what
+    /// disturbs the machine for long cancels out.
     pub(crate) fn ratio(&self, workload: char, measure: &str, who: &str, to: &str) -> Option<f64> {
         self.across((workload, who, measure), (workload, to, measure))
     }
@@ -84,7 +90,12 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 /// The value that so many hundredths of the values do not pass.
 pub(crate) fn percentile(values: &mut [f64], hundredths: f64) -> f64 {
     values.sort_by(f64::total_cmp);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index"
+    )]
     let at = (values.len() as f64 * hundredths / 100.0).ceil() as usize;
     values.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }

@@ -30,8 +30,13 @@ impl Stage {
         let broker = RabbitMq::start().await;
         // Seeding a million keys takes longer than redis-rs waits by itself.
         let redis = Redis::start().await;
-        let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(60)));
-        let cache = redis.client().get_multiplexed_async_connection_with_config(&config).await.expect("Redis takes a connection");
+        let config =
+            redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(60)));
+        let cache = redis
+            .client()
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .expect("Redis takes a connection");
         let connection = broker.connection().await;
         Self { broker, redis, cache, connection }
     }
@@ -40,13 +45,19 @@ impl Stage {
         self.connection.create_channel().await.expect("the broker gives a channel")
     }
 
-    /// A registry in a folder of its own and a queue of a new name, declared by the worker as it always does.
+    /// A registry in a folder of its own and a queue of a new name, declared by the worker as it
+    /// always does.
     pub(crate) async fn target(&self, what: &str, rules: &str) -> Target {
         self.target_with(what, rules, Vec::new()).await
     }
 
     /// The same with settings of the worker's that are not as by default.
-    pub(crate) async fn target_with(&self, what: &str, rules: &str, more: Vec<(&'static str, String)>) -> Target {
+    pub(crate) async fn target_with(
+        &self,
+        what: &str,
+        rules: &str,
+        more: Vec<(&'static str, String)>,
+    ) -> Target {
         let schemas = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(schemas.path().join("bench.yaml"), rules).expect("the folder is ours");
         let target = Target::new(self.broker.url(), self.redis.url(), unique(what), schemas, more);
@@ -55,10 +66,19 @@ impl Stage {
     }
 
     /// Publishes to the exchange of a target, as applications do.
-    pub(crate) async fn publish(&self, channel: &Channel, target: &Target, routing_key: &str, body: &str) {
+    pub(crate) async fn publish(
+        &self,
+        channel: &Channel,
+        target: &Target,
+        routing_key: &str,
+        body: &str,
+    ) {
         let options = BasicPublishOptions::default();
         let exchange = target.exchange().into();
-        channel.basic_publish(exchange, routing_key.into(), options, body.as_bytes(), persistent()).await.expect("the broker takes it");
+        channel
+            .basic_publish(exchange, routing_key.into(), options, body.as_bytes(), persistent())
+            .await
+            .expect("the broker takes it");
     }
 
     /// Puts events straight into a target's queue and waits until all of them stand there.
@@ -72,19 +92,33 @@ impl Stage {
             let bodies: Vec<String> = (next..end).map(&body).collect();
             let publish = bodies.iter().map(|body| {
                 let options = BasicPublishOptions::default();
-                channel.basic_publish("".into(), target.queue().into(), options, body.as_bytes(), persistent())
+                channel.basic_publish(
+                    "".into(),
+                    target.queue().into(),
+                    options,
+                    body.as_bytes(),
+                    persistent(),
+                )
             });
-            join_all(publish).await.into_iter().for_each(|sent| drop(sent.expect("the broker takes it")));
+            join_all(publish)
+                .await
+                .into_iter()
+                .for_each(|sent| drop(sent.expect("the broker takes it")));
             next = end;
         }
-        wait_until(Duration::from_secs(180), "the backlog stands", async || self.ready(target).await >= before + events).await;
+        wait_until(Duration::from_secs(180), "the backlog stands", async || {
+            self.ready(target).await >= before + events
+        })
+        .await;
         let _ = channel.close(200, "".into()).await;
         // What the queue still writes to disk belongs to the publisher.
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 
-    /// Has the log of quorum queues begin a new file. By itself it does so after 512 MiB, in every fourth fill or so, and some drains were slower by a
-    /// third, whoever drained; none is since each fill begins with a new file. That such a drain reads from disk is likely and was not looked at.
+    /// Has the log of quorum queues begin a new file. By itself it does so after 512 MiB, in every
+    /// fourth fill or so, and some drains were slower by a third, whoever drained; none is since
+    /// each fill begins with a new file. That such a drain reads from disk is likely and was not
+    /// looked at.
     pub(crate) async fn begin_new_log(&self) {
         self.broker.ctl(&["eval", "ra_log_wal:force_roll_over(ra_log_wal)."]).await;
     }
@@ -97,7 +131,10 @@ impl Stage {
     pub(crate) async fn ready_in(&self, queue: &str) -> u64 {
         let channel = self.channel().await;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let queue = channel.queue_declare(queue.into(), options, FieldTable::default()).await.expect("the queue is there");
+        let queue = channel
+            .queue_declare(queue.into(), options, FieldTable::default())
+            .await
+            .expect("the queue is there");
         let ready = queue.message_count().into();
         let _ = channel.close(200, "".into()).await;
         ready
@@ -106,7 +143,8 @@ impl Stage {
     /// What a contender left in the queue, and every key.
     pub(crate) async fn clear(&self, target: &Target) {
         let channel = self.channel().await;
-        // What was given back when the contender ended may take a moment to stand in the queue again.
+        // What was given back when the contender ended may take a moment to stand in the queue
+        // again.
         wait_until(Duration::from_secs(60), "the queue is empty", async || {
             let _ = channel.queue_purge(target.queue().into(), QueuePurgeOptions::default()).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -161,8 +199,8 @@ impl Stage {
         self.query(&redis::cmd("DBSIZE")).await
     }
 
-    /// Commands that Redis has done since it started: all, and without those that the seals behind batches call from their script (`HGET`, `HSET`,
-    /// which nobody here sends by itself).
+    /// Commands that Redis has done since it started: all, and without those that the seals behind
+    /// batches call from their script (`HGET`, `HSET`, which nobody here sends by itself).
     pub(crate) async fn commands(&self) -> (u64, u64) {
         let info: String = self.query(redis::cmd("INFO").arg("commandstats")).await;
         let calls = |line: &str| {
@@ -170,7 +208,9 @@ impl Stage {
             Some((name.to_owned(), rest.split(',').next()?.parse::<u64>().ok()?))
         };
         let calls: Vec<(String, u64)> = info.lines().filter_map(calls).collect();
-        let sum = |counts: &dyn Fn(&str) -> bool| calls.iter().filter(|(name, _)| counts(name)).map(|(_, calls)| calls).sum();
+        let sum = |counts: &dyn Fn(&str) -> bool| {
+            calls.iter().filter(|(name, _)| counts(name)).map(|(_, calls)| calls).sum()
+        };
         (sum(&|_| true), sum(&|name| name != "hget" && name != "hset"))
     }
 
@@ -181,7 +221,12 @@ impl Stage {
     /// The versions of both servers.
     pub(crate) async fn versions(&self) -> String {
         let info: String = self.query(redis::cmd("INFO").arg("server")).await;
-        let redis = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("?").trim().to_owned();
+        let redis = info
+            .lines()
+            .find_map(|line| line.strip_prefix("redis_version:"))
+            .unwrap_or("?")
+            .trim()
+            .to_owned();
         let rabbitmq = self.broker.ctl(&["version"]).await;
         format!("RabbitMQ {}, Redis {redis}", rabbitmq.trim())
     }

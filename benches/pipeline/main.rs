@@ -1,7 +1,8 @@
-//! What one event costs between its bytes and Redis' commands, and after Redis' answer: the pure middle, without sockets.
+//! What one event costs between its bytes and Redis' commands, and after Redis' answer: the pure
+//! middle, without sockets.
 //!
-//! `cargo bench --bench pipeline`: a batch of 256 single-delete events, step by step, with the allocations of each. What they may be at most is
-//! in `tests/allocations.rs`.
+//! `cargo bench --bench pipeline`: a batch of 256 single-delete events, step by step, with the
+//! allocations of each. What they may be at most is in `tests/allocations.rs`.
 
 mod steps;
 
@@ -15,7 +16,8 @@ use unstale::registry::Resolution;
 fn allocations(step: &str, work: impl FnOnce()) {
     let counted = allocation_counter::measure(work);
     #[expect(clippy::cast_precision_loss, reason = "a mean")]
-    let [count, bytes] = [counted.count_total, counted.bytes_total].map(|total| total as f64 / f64::from(EVENTS));
+    let [count, bytes] =
+        [counted.count_total, counted.bytes_total].map(|total| total as f64 / f64::from(EVENTS));
     eprintln!("{step}: {count:.2} allocations and {bytes:.0} bytes an event");
 }
 
@@ -27,9 +29,12 @@ fn pipeline(criterion: &mut Criterion) {
     let events: Vec<_> = messages.iter().map(decoded).collect();
     let resolutions: Vec<Resolution> = events.iter().map(|event| registry.resolve(event)).collect();
 
-    let decode = || messages.iter().for_each(|message| drop(black_box(decoded(black_box(message)))));
-    let resolve = || events.iter().for_each(|event| drop(black_box(registry.resolve(black_box(event)))));
-    let resolve_with_schema = || events.iter().for_each(|event| drop(black_box(with_schema.resolve(black_box(event)))));
+    let decode =
+        || messages.iter().for_each(|message| drop(black_box(decoded(black_box(message)))));
+    let resolve =
+        || events.iter().for_each(|event| drop(black_box(registry.resolve(black_box(event)))));
+    let resolve_with_schema =
+        || events.iter().for_each(|event| drop(black_box(with_schema.resolve(black_box(event)))));
     let coalesce = || drop(black_box(coalesced(black_box(&resolutions))));
     let settle = || drop(black_box(settled(&policy, black_box(&resolutions))));
 

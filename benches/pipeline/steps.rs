@@ -5,7 +5,8 @@ use unstale::event::{Decoded, Event, Message, Reading, decode};
 use unstale::plan::{Batch, Ladder, Plan, SettlePolicy, Settlement, Slot, settle};
 use unstale::registry::{LoadOptions, MissingVars, Registry, Resolution};
 
-pub(crate) const ONE_DELETE: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
+pub(crate) const ONE_DELETE: &str =
+    r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
 /// The same with a JSON Schema before it.
 pub(crate) const WITH_SCHEMA: &str = r#"
@@ -25,12 +26,17 @@ events:
 pub(crate) const EVENTS: u32 = 256;
 
 pub(crate) fn bodies() -> Vec<String> {
-    let body = |id| format!(r#"{{"id":"e-{id}","type":"user.updated","data":{{"id":{id},"email":"user{id}@example.org","plan":"team"}}}}"#);
+    let body = |id| {
+        format!(
+            r#"{{"id":"e-{id}","type":"user.updated","data":{{"id":{id},"email":"user{id}@example.org","plan":"team"}}}}"#
+        )
+    };
     (0..EVENTS).map(body).collect()
 }
 
 pub(crate) fn messages(bodies: &[String]) -> Vec<Message<'_>> {
-    let usual = || Message { exchange: "events", routing_key: "user.updated", ..Message::default() };
+    let usual =
+        || Message { exchange: "events", routing_key: "user.updated", ..Message::default() };
     bodies.iter().map(|body| Message { body: body.as_bytes(), ..usual() }).collect()
 }
 

@@ -8,7 +8,8 @@ const SHORTEST: Duration = Duration::from_millis(250);
 /// The longest wait.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Doubling waits from 250 ms to 30 s, without end, jittered so that workers do not come back in step.
+/// Doubling waits from 250 ms to 30 s, without end, jittered so that workers do not come back in
+/// step.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Backoff {
     failures: u32,
@@ -20,9 +21,12 @@ impl Backoff {
         Self::default()
     }
 
-    /// The wait after one more failure. `jitter` is uniform in `[0, 1)`: where in the upper half of the step the wait falls.
+    /// The wait after one more failure. `jitter` is uniform in `[0, 1)`: where in the upper half of
+    /// the step the wait falls.
     pub fn next_delay(&mut self, jitter: f64) -> Duration {
-        let ceiling = (SHORTEST * 2).saturating_mul(1_u32.checked_shl(self.failures.min(16)).unwrap_or(u32::MAX)).min(LONGEST);
+        let ceiling = (SHORTEST * 2)
+            .saturating_mul(1_u32.checked_shl(self.failures.min(16)).unwrap_or(u32::MAX))
+            .min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         let floor = (ceiling / 2).max(SHORTEST);
         floor + (ceiling - floor).mul_f64(jitter.clamp(0.0, 1.0))

@@ -1,9 +1,9 @@
 //! How many messages the queues hold, beside where the history ends.
 //!
-//! Main queue and history are bound to the same routing keys: each event adds one message to either.
-//! So while nobody consumes, the difference of the two stays as it is, unless events go to the
-//! history alone or messages vanish. Retry messages and letters that are replayed only move from one
-//! queue to another.
+//! Main queue and history are bound to the same routing keys: each event adds one message to
+//! either. So while nobody consumes, the difference of the two stays as it is, unless events go to
+//! the history alone or messages vanish. Retry messages and letters that are replayed only move
+//! from one queue to another.
 
 use std::time::Duration;
 
@@ -41,7 +41,10 @@ impl Census {
     /// # Errors
     /// [`BrokerError`]
     pub async fn connect(config: &AmqpConfig) -> Result<Self, BrokerError> {
-        Ok(Self { inspector: Inspector::connect(config).await?, history: History::connect(config).await? })
+        Ok(Self {
+            inspector: Inspector::connect(config).await?,
+            history: History::connect(config).await?,
+        })
     }
 
     /// Counts what there is, to be compared with a later count. Nobody may consume any more. The
@@ -56,7 +59,10 @@ impl Census {
             let held = self.held().await?;
             let end = self.end().await?;
             let count = Count { surplus: surplus(end, held), end };
-            counted = Some(counted.map_or(count, |least| if count.surplus < least.surplus { count } else { least }));
+            counted =
+                Some(counted.map_or(count, |least| {
+                    if count.surplus < least.surplus { count } else { least }
+                }));
             // To find a stream empty takes long, and nothing comes to it.
             if end == 0 || before == Some(end) {
                 // Deliveries of a connection that has just been closed may be on their way back.
@@ -109,7 +115,9 @@ impl Census {
         for name in retries.chain([&names.slow, &names.main, &names.dead]) {
             match self.inspector.queue(name).await? {
                 QueueState::Stands { ready, .. } => held += u64::from(ready),
-                QueueState::Missing => return Err(BrokerError::Unreachable(format!("queue `{name}` is missing"))),
+                QueueState::Missing => {
+                    return Err(BrokerError::Unreachable(format!("queue `{name}` is missing")));
+                }
                 QueueState::Unknown(words) => return Err(BrokerError::Unreachable(words)),
             }
         }

@@ -10,7 +10,9 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use super::failure::PublishError;
 use super::lane::Tag;
 use crate::event::json::JsonKind;
-use crate::event::{HeaderValue, Headers, Json, Message, Origin, OwnedMessage, OwnedValue, Properties, header};
+use crate::event::{
+    HeaderValue, Headers, Json, Message, Origin, OwnedMessage, OwnedValue, Properties, header,
+};
 
 /// How often a delivery of a quorum queue failed; absent the first time.
 const DELIVERY_COUNT: &str = "x-delivery-count";
@@ -74,15 +76,18 @@ impl Delivery {
         self.redelivered
     }
 
-    /// Returns how often its delivery failed before, as the broker counts: what the delivery limit counts.
+    /// Returns how often its delivery failed before, as the broker counts: what the delivery limit
+    /// counts.
     ///
-    /// A publisher can set the same headers. The broker overwrites `x-delivery-count` on every redelivery
-    /// up to version 4.2. Since 4.3 it overwrites `x-acquired-count`, which is never the lower one.
+    /// A publisher can set the same headers. The broker overwrites `x-delivery-count` on every
+    /// redelivery up to version 4.2. Since 4.3 it overwrites `x-acquired-count`, which is never the
+    /// lower one.
     pub fn delivery_count(&self) -> u64 {
         if !self.redelivered {
             return 0;
         }
-        let count = |name| self.header(name).and_then(integer).and_then(|count| u64::try_from(count).ok());
+        let count =
+            |name| self.header(name).and_then(integer).and_then(|count| u64::try_from(count).ok());
         let failed = count(DELIVERY_COUNT).unwrap_or(0);
         count(ACQUIRED_COUNT).map_or(failed, |acquired| failed.min(acquired))
     }
@@ -93,10 +98,14 @@ impl Delivery {
         self.redelivery_count().map(|count| count.saturating_sub(self.forgiven))
     }
 
-    /// Returns how often it was redelivered, by the broker's count and by what a republished message
-    /// says; `None` the first time.
+    /// Returns how often it was redelivered, by the broker's count and by what a republished
+    /// message says; `None` the first time.
     pub fn redelivery_count(&self) -> Option<u64> {
-        let before = if self.origin == Origin::Worker { self.header(header::REDELIVERED).and_then(integer) } else { None };
+        let before = if self.origin == Origin::Worker {
+            self.header(header::REDELIVERED).and_then(integer)
+        } else {
+            None
+        };
         let before = before.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
         (self.redelivered || before > 0).then(|| self.delivery_count().saturating_add(before))
     }
@@ -111,7 +120,13 @@ impl Delivery {
     pub fn fingerprint(&self, hasher: &impl BuildHasher) -> u64 {
         let properties = &self.properties;
         let id = properties.message_id().as_ref().map(ShortString::as_str);
-        hasher.hash_one((self.exchange(), self.routing_key(), id, properties.timestamp(), &self.body))
+        hasher.hash_one((
+            self.exchange(),
+            self.routing_key(),
+            id,
+            properties.timestamp(),
+            &self.body,
+        ))
     }
 
     /// The body, byte for byte.
@@ -122,7 +137,11 @@ impl Delivery {
     /// The message as the event's decoder reads it; the body is not copied.
     pub fn message(&self) -> Message<'_> {
         let headers = self.properties.headers().as_ref().map_or_else(Vec::new, |table| {
-            table.inner().iter().map(|(name, value)| (Cow::Borrowed(name.as_str()), header_value(value))).collect()
+            table
+                .inner()
+                .iter()
+                .map(|(name, value)| (Cow::Borrowed(name.as_str()), header_value(value)))
+                .collect()
         });
         Message {
             exchange: self.exchange(),
@@ -149,12 +168,14 @@ impl Delivery {
         self.origin = origin;
     }
 
-    /// Whether a publisher's message came straight from the exchange that it was published to: it is no older than the queue's backlog.
+    /// Whether a publisher's message came straight from the exchange that it was published to: it
+    /// is no older than the queue's backlog.
     pub fn is_first_hand(&self) -> bool {
         self.origin == Origin::Publisher && !self.was_moved && !self.exchange.as_str().is_empty()
     }
 
-    /// Tells where it first came from, where the broker has moved it since. A name beyond AMQP's 255 bytes cannot have come over the wire.
+    /// Tells where it first came from, where the broker has moved it since. A name beyond AMQP's
+    /// 255 bytes cannot have come over the wire.
     pub(super) fn arrived_by(&mut self, exchange: &str, routing_key: &str) {
         self.was_moved = true;
         if let (Some(exchange), Some(routing_key)) = (short(exchange), short(routing_key)) {
@@ -184,7 +205,10 @@ fn text(property: Option<&ShortString>) -> Option<&str> {
 /// Neither headers nor body: payload values never reach a log.
 impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Delivery").field("tag", &self.tag).field("routing_key", &self.routing_key).finish_non_exhaustive()
+        f.debug_struct("Delivery")
+            .field("tag", &self.tag)
+            .field("routing_key", &self.routing_key)
+            .finish_non_exhaustive()
     }
 }
 
@@ -200,7 +224,8 @@ fn header_value(value: &AMQPValue) -> HeaderValue<'_> {
         AMQPValue::Timestamp(seconds) => return HeaderValue::Timestamp(*seconds),
         other => return integer(other).map_or(HeaderValue::Opaque, HeaderValue::Integer),
     };
-    std::str::from_utf8(bytes).map_or(HeaderValue::Opaque, |text| HeaderValue::Text(Cow::Borrowed(text)))
+    std::str::from_utf8(bytes)
+        .map_or(HeaderValue::Opaque, |text| HeaderValue::Text(Cow::Borrowed(text)))
 }
 
 fn integer(value: &AMQPValue) -> Option<i128> {
@@ -225,7 +250,8 @@ pub(super) fn long(text: impl Into<Vec<u8>>) -> AMQPValue {
     AMQPValue::LongString(text.into().into())
 }
 
-/// The properties with other headers and without those that a copy must not have: `BasicProperties` has no way to clear one.
+/// The properties with other headers and without those that a copy must not have: `BasicProperties`
+/// has no way to clear one.
 pub(super) fn for_copy(from: &BasicProperties, headers: FieldTable) -> BasicProperties {
     let mut to = BasicProperties::default().with_headers(headers).with_delivery_mode(2);
     macro_rules! keep {
@@ -240,7 +266,11 @@ pub(super) fn for_copy(from: &BasicProperties, headers: FieldTable) -> BasicProp
 /// The properties to publish a message with.
 pub(super) fn properties_of(message: &OwnedMessage) -> Result<BasicProperties, PublishError> {
     let checked = |what: &str, text: &str| {
-        short(text).ok_or_else(|| PublishError::Unsendable(format!("{what} is longer than the 255 bytes that AMQP allows")))
+        short(text).ok_or_else(|| {
+            PublishError::Unsendable(format!(
+                "{what} is longer than the 255 bytes that AMQP allows"
+            ))
+        })
     };
     let from = &message.properties;
     let mut to = BasicProperties::default().with_delivery_mode(from.delivery_mode.unwrap_or(2));
@@ -286,7 +316,10 @@ fn owned_value(value: &OwnedValue) -> Result<AMQPValue, PublishError> {
         OwnedValue::Timestamp(seconds) => AMQPValue::Timestamp(*seconds),
         OwnedValue::Null => AMQPValue::Void,
         OwnedValue::Bytes(bytes) => long(bytes.clone()),
-        OwnedValue::Json(text) => json_value(Json::parse(text).map_err(|error| PublishError::Unsendable(format!("a header is {error}")))?)?,
+        OwnedValue::Json(text) => json_value(
+            Json::parse(text)
+                .map_err(|error| PublishError::Unsendable(format!("a header is {error}")))?,
+        )?,
     })
 }
 
@@ -301,11 +334,15 @@ fn json_value(json: Json<'_>) -> Result<AMQPValue, PublishError> {
             (_, Ok(double)) => AMQPValue::Double(double),
             _ => return Err(unsendable("holds a number that AMQP cannot")),
         },
-        JsonKind::Array => AMQPValue::FieldArray(json.elements().into_iter().map(json_value).collect::<Result<Vec<_>, _>>()?.into()),
+        JsonKind::Array => AMQPValue::FieldArray(
+            json.elements().into_iter().map(json_value).collect::<Result<Vec<_>, _>>()?.into(),
+        ),
         JsonKind::Object => {
             let mut table = FieldTable::default();
             for (name, value) in json.members() {
-                let name = short(&name).ok_or_else(|| unsendable("holds a name longer than the 255 bytes that AMQP allows"))?;
+                let name = short(&name).ok_or_else(|| {
+                    unsendable("holds a name longer than the 255 bytes that AMQP allows")
+                })?;
                 table.insert(name, json_value(value)?);
             }
             AMQPValue::FieldTable(table)
@@ -320,8 +357,19 @@ pub(super) mod tests {
     use super::*;
 
     /// A delivery as lapin would hand it over.
-    pub(in super::super) fn delivery(exchange: &str, routing_key: &str, properties: BasicProperties, body: &[u8]) -> Delivery {
-        let mut raw = lapin::message::Delivery::mock(7, exchange.into(), routing_key.into(), false, body.to_vec());
+    pub(in super::super) fn delivery(
+        exchange: &str,
+        routing_key: &str,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Delivery {
+        let mut raw = lapin::message::Delivery::mock(
+            7,
+            exchange.into(),
+            routing_key.into(),
+            false,
+            body.to_vec(),
+        );
         raw.properties = properties;
         Delivery::new(1, raw)
     }
@@ -358,11 +406,21 @@ pub(super) mod tests {
             .with_headers(headers);
         let delivery = delivery("events", "user.updated", properties, b"{}");
         let message = delivery.message();
-        assert_eq!((message.exchange, message.routing_key, message.body), ("events", "user.updated", &b"{}"[..]));
+        assert_eq!(
+            (message.exchange, message.routing_key, message.body),
+            ("events", "user.updated", &b"{}"[..])
+        );
         let properties = message.properties;
-        assert_eq!((properties.content_type, properties.message_id), (Some("application/json"), Some("m-1")));
-        assert_eq!((properties.event_type, properties.timestamp_s), (Some("user.updated"), Some(99)));
-        let values: Vec<&HeaderValue<'_>> = message.headers.0.iter().map(|(_, value)| value).collect();
+        assert_eq!(
+            (properties.content_type, properties.message_id),
+            (Some("application/json"), Some("m-1"))
+        );
+        assert_eq!(
+            (properties.event_type, properties.timestamp_s),
+            (Some("user.updated"), Some(99))
+        );
+        let values: Vec<&HeaderValue<'_>> =
+            message.headers.0.iter().map(|(_, value)| value).collect();
         use HeaderValue::{Bool, Double, Integer, Opaque, Text, Timestamp};
         let expected = [
             &Opaque,
@@ -388,10 +446,18 @@ pub(super) mod tests {
         let made = properties_of(&message).unwrap();
         assert_eq!((made.content_type(), made.delivery_mode()), (&Some("t".into()), &Some(2)));
         let inner = AMQPValue::FieldTable(table(&[("b", AMQPValue::Boolean(true))]));
-        let array = AMQPValue::FieldArray(vec![AMQPValue::LongLongInt(1), long("x"), AMQPValue::Void, inner].into());
+        let array = AMQPValue::FieldArray(
+            vec![AMQPValue::LongLongInt(1), long("x"), AMQPValue::Void, inner].into(),
+        );
         assert_eq!(made.headers(), &Some(table(&[("a", array), ("n", AMQPValue::Double(1.5))])));
-        let long_id = OwnedMessage { headers: vec![("h".repeat(256), OwnedValue::Null)], ..OwnedMessage::default() };
-        assert!(matches!(properties_of(&long_id), Err(PublishError::Unsendable(_))), "lapin would send it broken");
+        let long_id = OwnedMessage {
+            headers: vec![("h".repeat(256), OwnedValue::Null)],
+            ..OwnedMessage::default()
+        };
+        assert!(
+            matches!(properties_of(&long_id), Err(PublishError::Unsendable(_))),
+            "lapin would send it broken"
+        );
     }
 
     fn counted(redelivered: bool, headers: &[(&str, AMQPValue)]) -> Delivery {
@@ -402,9 +468,12 @@ pub(super) mod tests {
 
     #[test]
     fn the_delivery_count_is_read_whatever_its_integer_type() {
-        for (value, count) in
-            [(AMQPValue::LongLongInt(3), 3), (AMQPValue::ShortShortUInt(4), 4), (long("5"), 0), (AMQPValue::LongInt(-1), 0)]
-        {
+        for (value, count) in [
+            (AMQPValue::LongLongInt(3), 3),
+            (AMQPValue::ShortShortUInt(4), 4),
+            (long("5"), 0),
+            (AMQPValue::LongInt(-1), 0),
+        ] {
             assert_eq!(counted(true, &[(DELIVERY_COUNT, value)]).delivery_count(), count);
         }
         assert_eq!(counted(true, &[]).delivery_count(), 0);
@@ -412,11 +481,24 @@ pub(super) mod tests {
 
     #[test]
     fn a_publishers_own_counts_are_not_believed() {
-        let claims = [(DELIVERY_COUNT, AMQPValue::LongLongInt(25)), (ACQUIRED_COUNT, AMQPValue::LongLongInt(30))];
+        let claims = [
+            (DELIVERY_COUNT, AMQPValue::LongLongInt(25)),
+            (ACQUIRED_COUNT, AMQPValue::LongLongInt(30)),
+        ];
         let fresh = counted(false, &claims);
-        assert_eq!((fresh.delivery_count(), fresh.in_vain()), (0, None), "what was never delivered cannot have failed");
+        assert_eq!(
+            (fresh.delivery_count(), fresh.in_vain()),
+            (0, None),
+            "what was never delivered cannot have failed"
+        );
         // RabbitMQ 4.3 after a requeue that counts no failure: it sets the acquired count alone.
-        let requeued = counted(true, &[(DELIVERY_COUNT, AMQPValue::LongLongInt(25)), (ACQUIRED_COUNT, AMQPValue::LongLongInt(1))]);
+        let requeued = counted(
+            true,
+            &[
+                (DELIVERY_COUNT, AMQPValue::LongLongInt(25)),
+                (ACQUIRED_COUNT, AMQPValue::LongLongInt(1)),
+            ],
+        );
         assert_eq!(requeued.in_vain(), Some(1));
     }
 }

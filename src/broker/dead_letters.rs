@@ -1,8 +1,10 @@
-//! The dead-letter queue, looked through: every letter is delivered, few or none are acknowledged, the others go back in their order.
+//! The dead-letter queue, looked through: every letter is delivered, few or none are acknowledged,
+//! the others go back in their order.
 //!
-//! What the obvious way loses: a prefetch of 0 delivers 2,000 letters, a prefetch has 16 bits, a nack of many scrambles them. So: channels of
-//! 50,000, one filled after the other; at the end all consumers are cancelled first, then the channels are closed in order of their opening, each
-//! once the letters of the one before it are back.
+//! What the obvious way loses: a prefetch of 0 delivers 2,000 letters, a prefetch has 16 bits, a
+//! nack of many scrambles them. So: channels of 50,000, one filled after the other; at the end all
+//! consumers are cancelled first, then the channels are closed in order of their opening, each once
+//! the letters of the one before it are back.
 
 mod death;
 
@@ -32,14 +34,15 @@ use crate::config::AmqpConfig;
 /// Letters held by one channel: the prefetch has 16 bits.
 const CHANNEL_MAX: u16 = 50_000;
 
-/// Nothing came for so long: are there any left? Somebody else may have taken them. A busy broker takes seconds to send the first of 50,000, and
-/// meanwhile none of them counts as ready.
+/// Nothing came for so long: are there any left? Somebody else may have taken them. A busy broker
+/// takes seconds to send the first of 50,000, and meanwhile none of them counts as ready.
 const QUIET: Duration = Duration::from_secs(10);
 
 /// As [`QUIET`], for a retry queue: what is counted there may have gone on.
 const RETRY_QUIET: Duration = Duration::from_secs(1);
 
-/// How long a queue may go without getting more of a closed channel's letters back, and how often it is asked.
+/// How long a queue may go without getting more of a closed channel's letters back, and how often
+/// it is asked.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(10);
 const RETURN_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -52,7 +55,8 @@ pub struct DeadLetter {
     pub death: Option<Death>,
 }
 
-/// A look through the dead-letter queue. While it lasts nobody else sees what it has read; dropped, all of it goes back.
+/// A look through the dead-letter queue. While it lasts nobody else sees what it has read; dropped,
+/// all of it goes back.
 #[derive(Debug)]
 pub struct DeadLetters {
     /// Before the channels: dropped, the socket is shut first, and nothing is said about them.
@@ -81,14 +85,16 @@ struct Reading {
 }
 
 impl DeadLetters {
-    /// Connects, and counts what stands in the dead-letter queue: what comes later is not looked at. Declares nothing. The signer tells which
-    /// letters a worker has written.
+    /// Connects, and counts what stands in the dead-letter queue: what comes later is not looked
+    /// at. Declares nothing. The signer tells which letters a worker has written.
     ///
     /// # Errors
     /// [`BrokerError`]: also when there is no such queue.
     pub async fn connect(config: &AmqpConfig, signer: &Signer) -> Result<Self, BrokerError> {
         let dead = Names::new(&config.queue, &config.retry_delays).dead;
-        Self::connect_to(&dead, QUIET, config, signer).await?.map_err(|refusal| explained(&dead, refusal))
+        Self::connect_to(&dead, QUIET, config, signer)
+            .await?
+            .map_err(|refusal| explained(&dead, refusal))
     }
 
     /// As [`connect`](Self::connect), to a retry queue: what goes on to its next attempt meanwhile
@@ -96,7 +102,11 @@ impl DeadLetters {
     ///
     /// # Errors
     /// [`BrokerError`].
-    pub async fn connect_to_retry(queue: &str, config: &AmqpConfig, signer: &Signer) -> Result<Option<Self>, BrokerError> {
+    pub async fn connect_to_retry(
+        queue: &str,
+        config: &AmqpConfig,
+        signer: &Signer,
+    ) -> Result<Option<Self>, BrokerError> {
         match Self::connect_to(queue, RETRY_QUIET, config, signer).await? {
             Ok(connected) => Ok(Some(connected)),
             Err(Refusal::Missing(_)) => Ok(None),
@@ -104,7 +114,12 @@ impl DeadLetters {
         }
     }
 
-    async fn connect_to(queue: &str, quiet: Duration, config: &AmqpConfig, signer: &Signer) -> Result<Result<Self, Refusal>, BrokerError> {
+    async fn connect_to(
+        queue: &str,
+        quiet: Duration,
+        config: &AmqpConfig,
+        signer: &Signer,
+    ) -> Result<Result<Self, Refusal>, BrokerError> {
         let signal = EndSignal::new();
         let blocked = std::sync::Arc::new(watch::Sender::new(false));
         let link = Link::connect(config, " dlq", &signal, &blocked).await?;
@@ -150,7 +165,8 @@ impl DeadLetters {
         self.origins.signer()
     }
 
-    /// Returns how often the letter that was looked at most had been looked at before: each look counts as a failed delivery.
+    /// Returns how often the letter that was looked at most had been looked at before: each look
+    /// counts as a failed delivery.
     pub fn most_looks(&self) -> u64 {
         self.most_looks
     }
@@ -184,18 +200,21 @@ impl DeadLetters {
     /// # Errors
     /// [`BrokerError`]: also when they may not be looked at.
     pub async fn waiting_for_workers(&self) -> Result<u32, BrokerError> {
-        Ok(count(&self.link, &self.names.main).await?.saturating_add(count(&self.link, &self.names.slow).await?))
+        Ok(count(&self.link, &self.names.main)
+            .await?
+            .saturating_add(count(&self.link, &self.names.slow).await?))
     }
 
-    /// The next letters in the queue's order, `max` at most; none at the end. Letters that [`take`](Self::take) has not taken by the next call are held
-    /// until [`close`](Self::close).
+    /// The next letters in the queue's order, `max` at most; none at the end. Letters that
+    /// [`take`](Self::take) has not taken by the next call are held until [`close`](Self::close).
     ///
     /// # Errors
     /// When the connection is over.
     pub async fn next_batch(&mut self, max: usize) -> Result<Vec<DeadLetter>, SessionEnded> {
         let mut batch = Vec::new();
         while batch.len() < max && self.left > 0 {
-            // A channel is full only once everything of it that was to be taken is: so no later letter ever comes to an earlier channel.
+            // A channel is full only once everything of it that was to be taken is: so no later
+            // letter ever comes to an earlier channel.
             if self.readings.last().is_none_or(|reading| reading.held >= reading.prefetch) {
                 if !batch.is_empty() {
                     break;
@@ -224,8 +243,11 @@ impl DeadLetters {
                 let Some(next) = reading.consumer.next().now_or_never() else { break };
                 next
             };
-            let delivery =
-                next.ok_or_else(|| SessionEnded::new("the broker cancelled the consumer: the queue was deleted or has moved"))??;
+            let delivery = next.ok_or_else(|| {
+                SessionEnded::new(
+                    "the broker cancelled the consumer: the queue was deleted or has moved",
+                )
+            })??;
             reading.held += 1;
             self.left -= 1;
             let delivery = self.origins.establish(Delivery::new(epoch, delivery));
@@ -238,8 +260,10 @@ impl DeadLetters {
     async fn open(&mut self) -> Result<(), SessionEnded> {
         let prefetch = u16::try_from(self.left).unwrap_or(u16::MAX).min(self.channel_max);
         let channel = self.link.channel().await?;
-        let queue = short(&self.queue).ok_or_else(|| SessionEnded::new("the queue's name is too long"))?;
-        let consumer = answered(consume(&channel, 1, queue, prefetch, FieldTable::default())).await?;
+        let queue =
+            short(&self.queue).ok_or_else(|| SessionEnded::new("the queue's name is too long"))?;
+        let consumer =
+            answered(consume(&channel, 1, queue, prefetch, FieldTable::default())).await?;
         self.readings.push(Reading { channel, consumer, prefetch: usize::from(prefetch), held: 0 });
         Ok(())
     }
@@ -250,14 +274,17 @@ impl DeadLetters {
     /// When the connection is over: then some of them may come back.
     pub async fn take(&mut self, tags: &[Tag]) -> Result<(), SessionEnded> {
         for (epoch, reading) in (0_u64..).zip(&mut self.readings) {
-            let mut numbers: Vec<u64> = tags.iter().filter(|tag| tag.epoch == epoch).map(|tag| tag.number).collect();
+            let mut numbers: Vec<u64> =
+                tags.iter().filter(|tag| tag.epoch == epoch).map(|tag| tag.number).collect();
             let taken = numbers.len();
             if taken == reading.held {
                 // One for all.
                 numbers = numbers.into_iter().max().into_iter().collect();
             }
             let multiple = taken == reading.held;
-            let acks = numbers.into_iter().map(|number| reading.channel.basic_ack(number, BasicAckOptions { multiple }));
+            let acks = numbers
+                .into_iter()
+                .map(|number| reading.channel.basic_ack(number, BasicAckOptions { multiple }));
             answered(try_join_all(acks)).await?;
             if taken > 0 {
                 // Its answer comes behind the acknowledgements. Without it, those of several
@@ -273,7 +300,8 @@ impl DeadLetters {
     /// Gives back what was not taken, in its order, and waits until it is back.
     ///
     /// # Errors
-    /// When the connection is over before that: then everything goes back as well, in whatever order the broker likes.
+    /// When the connection is over before that: then everything goes back as well, in whatever
+    /// order the broker likes.
     pub async fn close(mut self) -> Result<(), SessionEnded> {
         self.give_back().await?;
         self.link.close().await;
@@ -295,8 +323,12 @@ impl DeadLetters {
     async fn give_back(&mut self) -> Result<(), SessionEnded> {
         let mut readings = std::mem::take(&mut self.readings);
         for reading in &mut readings {
-            answered(reading.channel.basic_cancel(reading.consumer.tag(), BasicCancelOptions::default())).await?;
-            // lapin ends the stream when the broker has confirmed, behind everything that came before.
+            answered(
+                reading.channel.basic_cancel(reading.consumer.tag(), BasicCancelOptions::default()),
+            )
+            .await?;
+            // lapin ends the stream when the broker has confirmed, behind everything that came
+            // before.
             while let Some(unread) = reading.consumer.next().await {
                 unread?;
                 reading.held += 1;
@@ -307,15 +339,19 @@ impl DeadLetters {
         for reading in &readings {
             // Thousands of letters go back: that takes its time.
             let closed = reading.channel.close(200, "bye".into());
-            timeout(ANSWER_TIMEOUT, closed).await.map_err(|_| SessionEnded::new("no answer to the closing of a channel"))??;
-            // The broker answers before the queue has heard of it, and the queue hears of two channels in any order.
+            timeout(ANSWER_TIMEOUT, closed)
+                .await
+                .map_err(|_| SessionEnded::new("no answer to the closing of a channel"))??;
+            // The broker answers before the queue has heard of it, and the queue hears of two
+            // channels in any order.
             back = back.saturating_add(u32::try_from(reading.held).unwrap_or(u32::MAX));
             patient = patient && self.has_back(back).await?;
         }
         Ok(())
     }
 
-    /// Waits until so many are ready, for as long as they become more. Says whether they are: somebody else may have taken some.
+    /// Waits until so many are ready, for as long as they become more. Says whether they are:
+    /// somebody else may have taken some.
     async fn has_back(&self, letters: u32) -> Result<bool, SessionEnded> {
         let (mut seen, mut since) = (0, Instant::now());
         loop {
@@ -343,11 +379,17 @@ async fn count(link: &Link, queue: &str) -> Result<u32, BrokerError> {
 }
 
 async fn count_or_refusal(link: &Link, queue: &str) -> Result<Result<u32, Refusal>, BrokerError> {
-    let name = short(queue).ok_or_else(|| BrokerError::Settings(format!("UNSTALE_QUEUE makes a name that is too long: {queue}")))?;
+    let name = short(queue).ok_or_else(|| {
+        BrokerError::Settings(format!("UNSTALE_QUEUE makes a name that is too long: {queue}"))
+    })?;
     let channel = link.channel().await?;
-    let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-    let asked = timeout(ANSWER_TIMEOUT, channel.queue_declare(name, options, FieldTable::default())).await;
-    let declared = asked.map_err(|_| BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))?;
+    let options =
+        QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+    let asked =
+        timeout(ANSWER_TIMEOUT, channel.queue_declare(name, options, FieldTable::default())).await;
+    let declared = asked.map_err(|_| {
+        BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))
+    })?;
     match declared {
         Ok(declared) => {
             let count = declared.message_count();
@@ -360,7 +402,11 @@ async fn count_or_refusal(link: &Link, queue: &str) -> Result<Result<u32, Refusa
 
 fn explained(queue: &str, refusal: Refusal) -> BrokerError {
     let problem = |what: String, advice: &str| {
-        BrokerError::Topology(vec![TopologyProblem { object: format!("queue `{queue}`"), what, advice: advice.to_owned() }])
+        BrokerError::Topology(vec![TopologyProblem {
+            object: format!("queue `{queue}`"),
+            what,
+            advice: advice.to_owned(),
+        }])
     };
     match refusal {
         Refusal::Missing(words) => problem(

@@ -62,8 +62,12 @@ impl HistoryProblem {
                  nothing to replay. Look at UNSTALE_QUEUE and at the virtual host in UNSTALE_AMQP_URL"
             }
             Self::Forbidden => GRANT,
-            Self::NotAStream => "move its messages and delete it by hand, or set UNSTALE_QUEUE to another name",
-            Self::Broken => "look at the broker's log; a stream that stays so is deleted by hand, and the workers declare it anew",
+            Self::NotAStream => {
+                "move its messages and delete it by hand, or set UNSTALE_QUEUE to another name"
+            }
+            Self::Broken => {
+                "look at the broker's log; a stream that stays so is deleted by hand, and the workers declare it anew"
+            }
         }
     }
 }
@@ -71,7 +75,10 @@ impl HistoryProblem {
 impl BrokerError {
     /// Whether trying again without a change by a person is in vain.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Self::Unreachable(_) | Self::History { problem: HistoryProblem::Broken, .. })
+        !matches!(
+            self,
+            Self::Unreachable(_) | Self::History { problem: HistoryProblem::Broken, .. }
+        )
     }
 }
 
@@ -91,7 +98,8 @@ fn list(problems: &[TopologyProblem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// A session is over and is to be dropped whole; what it delivered and we did not acknowledge comes back.
+/// A session is over and is to be dropped whole; what it delivered and we did not acknowledge comes
+/// back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionEnded {
     cause: Arc<str>,
@@ -103,7 +111,12 @@ pub struct SessionEnded {
 impl SessionEnded {
     /// Ended for that cause.
     pub fn new(cause: impl Into<Arc<str>>) -> Self {
-        Self { cause: cause.into(), unreadable: false, is_lost_connection: false, queue_gone: false }
+        Self {
+            cause: cause.into(),
+            unreadable: false,
+            is_lost_connection: false,
+            queue_gone: false,
+        }
     }
 
     /// Returns the end of a session whose connection is gone, for whatever cause.
@@ -121,13 +134,15 @@ impl SessionEnded {
         Self { queue_gone: true, ..Self::new(cause) }
     }
 
-    /// A queue was deleted, or may have been: whoever declares it anew, events may have gone to the history alone meanwhile.
+    /// A queue was deleted, or may have been: whoever declares it anew, events may have gone to the
+    /// history alone meanwhile.
     pub fn queue_may_be_gone(&self) -> bool {
         self.queue_gone
     }
 
-    /// A message came that `lapin` cannot parse (a short string that is no UTF-8), and took the connection with it. It will come again:
-    /// with a prefetch of 1 it harms no neighbour until the broker's delivery limit takes it out.
+    /// A message came that `lapin` cannot parse (a short string that is no UTF-8), and took the
+    /// connection with it. It will come again: with a prefetch of 1 it harms no neighbour until the
+    /// broker's delivery limit takes it out.
     pub fn by_unreadable_message(&self) -> bool {
         self.unreadable
     }
@@ -160,7 +175,9 @@ fn is_lost_connection(error: &Error) -> bool {
         | ErrorKind::InvalidConnectionState(_)
         | ErrorKind::InvalidChannelState(..) => true,
         // A node that shuts down, or an operator who closes connections.
-        ErrorKind::ProtocolError(protocol) => matches!(protocol.kind(), AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED)),
+        ErrorKind::ProtocolError(protocol) => {
+            matches!(protocol.kind(), AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED))
+        }
         _ => false,
     }
 }
@@ -178,7 +195,9 @@ pub enum PublishError {
     #[error("no queue took the message: {0}")]
     Returned(String),
     /// The broker could not store it, or a queue is full.
-    #[error("RabbitMQ did not take the message (basic.nack): a queue is full or has lost its quorum")]
+    #[error(
+        "RabbitMQ did not take the message (basic.nack): a queue is full or has lost its quorum"
+    )]
     Nacked,
     /// The broker refused it in these words: no such exchange, no permission.
     #[error("RabbitMQ refused the message: {}", with_advice(.0))]
@@ -219,15 +238,22 @@ impl From<&Error> for Refusal {
         let text = words(error);
         let ErrorKind::ProtocolError(protocol) = error.kind() else { return Self::Passing(text) };
         match protocol.kind() {
-            // A queue whose node is down is "not found" too: only "no queue" and "no exchange" say that there is none.
-            AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) if text.contains("no queue") || text.contains("no exchange") => {
+            // A queue whose node is down is "not found" too: only "no queue" and "no exchange" say
+            // that there is none.
+            AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)
+                if text.contains("no queue") || text.contains("no exchange") =>
+            {
                 Self::Missing(text)
             }
-            AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED | AMQPSoftError::RESOURCELOCKED) => Self::Differs(text),
+            AMQPErrorKind::Soft(
+                AMQPSoftError::PRECONDITIONFAILED | AMQPSoftError::RESOURCELOCKED,
+            ) => Self::Differs(text),
             AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Self::Forbidden(text),
-            AMQPErrorKind::Hard(AMQPHardError::NOTIMPLEMENTED | AMQPHardError::COMMANDINVALID | AMQPHardError::SYNTAXERROR) => {
-                Self::Unsupported(text)
-            }
+            AMQPErrorKind::Hard(
+                AMQPHardError::NOTIMPLEMENTED
+                | AMQPHardError::COMMANDINVALID
+                | AMQPHardError::SYNTAXERROR,
+            ) => Self::Unsupported(text),
             _ => Self::Passing(text),
         }
     }
@@ -243,13 +269,17 @@ pub(super) fn connect_error(error: &Error) -> BrokerError {
         ErrorKind::ProtocolError(protocol) => match protocol.kind() {
             AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => BrokerError::Refused(text),
             // Also used when a limit of connections is reached, which passes.
-            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) if !text.contains("limit") => BrokerError::Refused(text),
+            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) if !text.contains("limit") => {
+                BrokerError::Refused(text)
+            }
             _ => BrokerError::Unreachable(text),
         },
         ErrorKind::ParsingError(_) => BrokerError::Unreachable(format!(
             "what answers there speaks no AMQP: if the port speaks TLS, write amqps:// instead of amqp:// in UNSTALE_AMQP_URL ({text})"
         )),
-        ErrorKind::InvalidProtocolVersion(_) | ErrorKind::AuthProviderError(_) => BrokerError::Refused(text),
+        ErrorKind::InvalidProtocolVersion(_) | ErrorKind::AuthProviderError(_) => {
+            BrokerError::Refused(text)
+        }
         _ => BrokerError::Unreachable(text),
     }
 }

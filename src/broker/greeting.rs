@@ -32,8 +32,13 @@ impl Greeting {
         }
         let mut bytes = self.0.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         bytes.extend_from_slice(&arrived[..arrived.len().min(BYTES_MAX)]);
-        let size = bytes.get(3..FRAME_HEAD).and_then(|size| size.try_into().ok()).map(u32::from_be_bytes);
-        let Some(end) = size.map(|size| FRAME_HEAD.saturating_add(usize::try_from(size).unwrap_or(usize::MAX))) else { return };
+        let size =
+            bytes.get(3..FRAME_HEAD).and_then(|size| size.try_into().ok()).map(u32::from_be_bytes);
+        let Some(end) =
+            size.map(|size| FRAME_HEAD.saturating_add(usize::try_from(size).unwrap_or(usize::MAX)))
+        else {
+            return;
+        };
         if bytes.len() >= end.min(BYTES_MAX) {
             let _ = self.0.cluster.set(cluster_name(&bytes));
             *bytes = Vec::new();
@@ -47,7 +52,8 @@ impl Greeting {
 }
 
 fn cluster_name(frame: &[u8]) -> Option<String> {
-    let at = frame.windows(CLUSTER_NAME.len()).position(|window| window == CLUSTER_NAME)? + CLUSTER_NAME.len();
+    let at = frame.windows(CLUSTER_NAME.len()).position(|window| window == CLUSTER_NAME)?
+        + CLUSTER_NAME.len();
     let (size, rest) = frame.get(at..)?.split_first_chunk::<4>()?;
     let name = rest.get(..usize::try_from(u32::from_be_bytes(*size)).ok()?)?;
     String::from_utf8(name.to_vec()).ok()

@@ -1,5 +1,5 @@
-//! The history as an object of the broker, on a connection of its own: a stream that the broker has broken ends the connection on which
-//! it is declared or bound, and must not end the session.
+//! The history as an object of the broker, on a connection of its own: a stream that the broker has
+//! broken ends the connection on which it is declared or bound, and must not end the session.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use super::names::Names;
 use super::topology::{self, Declared, Depth, Ensured};
 use crate::config::{AmqpConfig, HistoryConfig};
 
-/// Time for all that the broker is asked about the history at once: a session does not wait longer for it.
+/// Time for all that the broker is asked about the history at once: a session does not wait longer
+/// for it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Declares and binds the history.
@@ -28,7 +29,8 @@ pub(super) struct HistoryObject {
 /// Why the history cannot be used.
 #[derive(Debug)]
 pub(super) enum HistoryFault {
-    /// The settings or the permissions do not fit: the first session ever, which declares the main queue, refuses to begin.
+    /// The settings or the permissions do not fit: the first session ever, which declares the main
+    /// queue, refuses to begin.
     Settings(Vec<TopologyProblem>),
     /// It is missing and not ours to declare.
     Missing(Vec<TopologyProblem>),
@@ -40,7 +42,9 @@ impl HistoryFault {
     /// Returns what there is to tell a person.
     pub(super) fn words(&self) -> String {
         match self {
-            Self::Settings(problems) | Self::Missing(problems) => problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            Self::Settings(problems) | Self::Missing(problems) => {
+                problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+            }
             Self::Broken(words) => words.clone(),
         }
     }
@@ -48,15 +52,31 @@ impl HistoryFault {
 
 impl HistoryObject {
     pub(super) fn new(config: &AmqpConfig, names: &Names) -> Option<Self> {
-        config.history.map(|history| Self { config: config.clone(), history, names: names.clone(), link: Mutex::new(None) })
+        config.history.map(|history| Self {
+            config: config.clone(),
+            history,
+            names: names.clone(),
+            link: Mutex::new(None),
+        })
     }
 
     /// Finds or declares the stream, and binds it.
-    pub(super) async fn ensure(&self, routing_keys: &[String], depth: Depth) -> Result<Ensured, HistoryFault> {
+    pub(super) async fn ensure(
+        &self,
+        routing_keys: &[String],
+        depth: Depth,
+    ) -> Result<Ensured, HistoryFault> {
         let ensured = timeout(ANSWER_TIMEOUT, self.ask(routing_keys, depth)).await;
-        let ensured = ensured.unwrap_or_else(|_| Err(BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))));
+        let ensured = ensured.unwrap_or_else(|_| {
+            Err(BrokerError::Unreachable(format!(
+                "no answer within {} s",
+                ANSWER_TIMEOUT.as_secs()
+            )))
+        });
         ensured.map_err(|error| match error {
-            BrokerError::Topology(problems) if problems.iter().all(|problem| problem.what.contains("no queue")) => {
+            BrokerError::Topology(problems)
+                if problems.iter().all(|problem| problem.what.contains("no queue")) =>
+            {
                 HistoryFault::Missing(problems)
             }
             BrokerError::Topology(problems) => HistoryFault::Settings(problems),
@@ -79,7 +99,14 @@ impl HistoryObject {
     async fn ask(&self, routing_keys: &[String], depth: Depth) -> Result<Ensured, BrokerError> {
         let mut kept = self.link.lock().await;
         let link = self.link(&mut kept).await?;
-        let ensured = topology::ensure_history(&link, &self.config, (&self.names, self.history), routing_keys, depth).await;
+        let ensured = topology::ensure_history(
+            &link,
+            &self.config,
+            (&self.names, self.history),
+            routing_keys,
+            depth,
+        )
+        .await;
         // After a refusal nobody knows what the connection is worth.
         if ensured.is_ok() {
             *kept = Some(link);

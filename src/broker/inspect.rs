@@ -52,7 +52,11 @@ impl Inspector {
                 let one = AmqpConfig { urls: vec![url.clone()], ..config.clone() };
                 let blocked = Arc::new(watch::Sender::new(false));
                 let link = Link::connect(&one, " status", &EndSignal::new(), &blocked).await?;
-                Ok(Self { link, names: Names::new(&one.queue, &one.retry_delays), node: url.to_string() })
+                Ok(Self {
+                    link,
+                    names: Names::new(&one.queue, &one.retry_delays),
+                    node: url.to_string(),
+                })
             })
             .collect();
         let mut failures: Vec<BrokerError> = Vec::new();
@@ -64,7 +68,11 @@ impl Inspector {
         }
         // A refusal says more than a node that is away.
         let worst = failures.iter().position(BrokerError::is_final).unwrap_or(0);
-        Err(if failures.is_empty() { BrokerError::Unreachable("no node is named".into()) } else { failures.swap_remove(worst) })
+        Err(if failures.is_empty() {
+            BrokerError::Unreachable("no node is named".into())
+        } else {
+            failures.swap_remove(worst)
+        })
     }
 
     /// The broker, by its cluster's name and the virtual host; `None` where it does not tell.
@@ -89,25 +97,37 @@ impl Inspector {
     pub async fn queue(&self, name: &str) -> Result<QueueState, BrokerError> {
         let Some(name) = short(name) else { return Ok(QueueState::Missing) };
         let channel = self.link.channel().await?;
-        let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-        let asked = timeout(ANSWER_TIMEOUT, channel.queue_declare(name, options, FieldTable::default())).await;
-        match asked.map_err(|_| BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))? {
+        let options =
+            QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+        let asked =
+            timeout(ANSWER_TIMEOUT, channel.queue_declare(name, options, FieldTable::default()))
+                .await;
+        match asked.map_err(|_| {
+            BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))
+        })? {
             Ok(declared) => {
-                let state = QueueState::Stands { ready: declared.message_count(), consumers: declared.consumer_count() };
+                let state = QueueState::Stands {
+                    ready: declared.message_count(),
+                    consumers: declared.consumer_count(),
+                };
                 answered(channel.close(200, "bye".into())).await?;
                 Ok(state)
             }
             Err(error) => match Refusal::from(&error) {
                 Refusal::Missing(_) => Ok(QueueState::Missing),
                 // Also a queue whose node is down: the connection stands.
-                Refusal::Forbidden(words) | Refusal::Differs(words) | Refusal::Unsupported(words) | Refusal::Passing(words)
+                Refusal::Forbidden(words)
+                | Refusal::Differs(words)
+                | Refusal::Unsupported(words)
+                | Refusal::Passing(words)
                     if self.link.is_connected() =>
                 {
                     Ok(QueueState::Unknown(words))
                 }
-                Refusal::Forbidden(words) | Refusal::Differs(words) | Refusal::Unsupported(words) | Refusal::Passing(words) => {
-                    Err(BrokerError::Unreachable(words))
-                }
+                Refusal::Forbidden(words)
+                | Refusal::Differs(words)
+                | Refusal::Unsupported(words)
+                | Refusal::Passing(words) => Err(BrokerError::Unreachable(words)),
             },
         }
     }

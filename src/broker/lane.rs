@@ -20,7 +20,8 @@ use super::recent_acks::RecentAcks;
 /// Numbers the lanes of this process: a tag means something on its own channel only.
 static EPOCH: AtomicU64 = AtomicU64::new(0);
 
-/// Bodies of one batch: what is larger waits for the next, so that the prefetch is adapted before much more has arrived.
+/// Bodies of one batch: what is larger waits for the next, so that the prefetch is adapted before
+/// much more has arrived.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// Which queue.
@@ -58,7 +59,13 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(channel: Channel, queue: ShortString, signal: EndSignal, recent: RecentAcks, origins: Origins) -> Self {
+    pub(super) fn new(
+        channel: Channel,
+        queue: ShortString,
+        signal: EndSignal,
+        recent: RecentAcks,
+        origins: Origins,
+    ) -> Self {
         let ended = signal.subscribe();
         let epoch = EPOCH.fetch_add(1, Ordering::Relaxed);
         Self {
@@ -75,8 +82,9 @@ impl Lane {
         }
     }
 
-    /// Starts to consume with this prefetch; a consumer that stands is cancelled first, since a prefetch counts for new consumers only. What
-    /// was delivered before stays valid, and what had arrived is given out first. A prefetch of 0 would be no limit and counts as 1.
+    /// Starts to consume with this prefetch; a consumer that stands is cancelled first, since a
+    /// prefetch counts for new consumers only. What was delivered before stays valid, and what had
+    /// arrived is given out first. A prefetch of 0 would be no limit and counts as 1.
     ///
     /// # Errors
     /// When the session is over.
@@ -85,20 +93,27 @@ impl Lane {
         self.cancel().await?;
         // A number of its own: what an earlier one was given may not be acknowledged yet.
         self.consumers_begun += 1;
-        let begun = consume(&self.acker.channel, self.consumers_begun, self.queue.clone(), prefetch.max(1), FieldTable::default());
+        let begun = consume(
+            &self.acker.channel,
+            self.consumers_begun,
+            self.queue.clone(),
+            prefetch.max(1),
+            FieldTable::default(),
+        );
         self.consumer = Some(answered(begun).await.map_err(|ended| self.acker.signal.end(ended))?);
         self.answered_since(began);
         Ok(())
     }
 
-    /// Stops consuming. What had arrived by then is still given out by [`next_batch`](Self::next_batch), or given back by
-    /// [`nack_all`](Self::nack_all).
+    /// Stops consuming. What had arrived by then is still given out by
+    /// [`next_batch`](Self::next_batch), or given back by [`nack_all`](Self::nack_all).
     ///
     /// # Errors
     /// When the session is over.
     pub async fn cancel(&mut self) -> Result<(), SessionEnded> {
         let Some(mut consumer) = self.consumer.take() else { return Ok(()) };
-        let cancelled = self.acker.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        let cancelled =
+            self.acker.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
         answered(cancelled).await.map_err(|ended| self.acker.signal.end(ended))?;
         // lapin ends the stream when the broker has confirmed, behind everything that came before.
         while let Some(arrived) = consumer.next().await {
@@ -111,7 +126,8 @@ impl Lane {
 
     /// Returns how many deliveries have arrived on this lane and are not acknowledged.
     pub fn in_flight(&self) -> usize {
-        usize::try_from(self.newest.saturating_sub(self.acker.acknowledged.load(Ordering::Relaxed))).unwrap_or(usize::MAX)
+        usize::try_from(self.newest.saturating_sub(self.acker.acknowledged.load(Ordering::Relaxed)))
+            .unwrap_or(usize::MAX)
     }
 
     /// Takes in what has arrived, without waiting, so that [`in_flight`](Self::in_flight) counts
@@ -120,7 +136,9 @@ impl Lane {
     /// # Errors
     /// When the session is over.
     pub fn take_in(&mut self) -> Result<(), SessionEnded> {
-        while let Some(next) = self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never()) {
+        while let Some(next) =
+            self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never())
+        {
             let delivery = self.arrived(next)?;
             self.keep(delivery);
         }
@@ -152,7 +170,8 @@ impl Lane {
         Some(delivery)
     }
 
-    /// Whether something had arrived when the consumer was cancelled that [`next_batch`](Self::next_batch) has not given out.
+    /// Whether something had arrived when the consumer was cancelled that
+    /// [`next_batch`](Self::next_batch) has not given out.
     pub fn has_left_over(&self) -> bool {
         !self.left_over.is_empty()
     }
@@ -163,7 +182,8 @@ impl Lane {
     /// When the session is over.
     pub fn all_read(&mut self) -> Result<bool, SessionEnded> {
         if self.left_over.is_empty()
-            && let Some(next) = self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never())
+            && let Some(next) =
+                self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never())
         {
             let delivery = self.arrived(next)?;
             self.keep(delivery);
@@ -171,25 +191,34 @@ impl Lane {
         Ok(self.left_over.is_empty())
     }
 
-    /// Waits for a delivery, and gives it with what else has arrived, `max` at most and no more than 4 MiB of bodies and one; never waits for
-    /// more. Without a consumer it waits for the end of the session. Nothing is lost when the future is dropped.
+    /// Waits for a delivery, and gives it with what else has arrived, `max` at most and no more
+    /// than 4 MiB of bodies and one; never waits for more. Without a consumer it waits for the end
+    /// of the session. Nothing is lost when the future is dropped.
     ///
     /// # Errors
-    /// When the session is over, for whatever reason: also when the broker cancels the consumer because the queue is gone.
+    /// When the session is over, for whatever reason: also when the broker cancels the consumer
+    /// because the queue is gone.
     pub async fn next_batch(&mut self, max: usize) -> Result<Vec<Delivery>, SessionEnded> {
         self.next_batch_of(|_| true, max).await
     }
 
-    /// As [`next_batch`](Self::next_batch), but waits until as many have arrived as are `enough`, or `max`, or 4 MiB of bodies. Whether they are is
-    /// asked when one more arrives.
+    /// As [`next_batch`](Self::next_batch), but waits until as many have arrived as are `enough`,
+    /// or `max`, or 4 MiB of bodies. Whether they are is asked when one more arrives.
     ///
     /// # Errors
     /// As for [`next_batch`](Self::next_batch).
-    pub async fn next_batch_of(&mut self, enough: impl Fn(usize) -> bool, max: usize) -> Result<Vec<Delivery>, SessionEnded> {
+    pub async fn next_batch_of(
+        &mut self,
+        enough: impl Fn(usize) -> bool,
+        max: usize,
+    ) -> Result<Vec<Delivery>, SessionEnded> {
         let max = max.max(1);
         // Nothing more comes to what was left over by a consumer that is cancelled.
         let is_enough = |count| count > 0 && (count >= max || enough(count));
-        while !is_enough(self.left_over.len()) && self.left_over_bytes < BATCH_BYTES && !(self.consumer.is_none() && self.has_left_over()) {
+        while !is_enough(self.left_over.len())
+            && self.left_over_bytes < BATCH_BYTES
+            && !(self.consumer.is_none() && self.has_left_over())
+        {
             let Some(consumer) = &mut self.consumer else { return Err(self.end().await) };
             let next = tokio::select! {
                 // Once the session is over what was delivered can no longer be acknowledged.
@@ -206,7 +235,11 @@ impl Lane {
             let delivery = match self.give_out() {
                 Some(delivery) => delivery,
                 None => {
-                    let Some(next) = self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never()) else { break };
+                    let Some(next) =
+                        self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never())
+                    else {
+                        break;
+                    };
                     match self.arrived(next) {
                         Ok(delivery) => delivery,
                         Err(ended) => {
@@ -223,22 +256,23 @@ impl Lane {
         Ok(batch)
     }
 
-    /// By now the queue has put down all that came before it was asked the last time: it put down that question itself, and what the channel kept
-    /// back until then went out with its answer.
+    /// By now the queue has put down all that came before it was asked the last time: it put down
+    /// that question itself, and what the channel kept back until then went out with its answer.
     fn answered_since(&mut self, asked: Instant) {
         if let Some(last) = self.asked_at.replace(asked) {
             self.acker.recent.took_hold(last);
         }
     }
 
-    /// Takes the next one from the queue without a consumer: whoever dies of it leaves none behind, to which a busy broker would give the next one
-    /// in vain. `None` when the queue has none.
+    /// Takes the next one from the queue without a consumer: whoever dies of it leaves none behind,
+    /// to which a busy broker would give the next one in vain. `None` when the queue has none.
     ///
     /// # Errors
     /// When the session is over.
     pub async fn get(&mut self) -> Result<Option<Delivery>, SessionEnded> {
         let asked = Instant::now();
-        let got = self.acker.channel.basic_get(self.queue.clone(), BasicGetOptions { no_ack: false });
+        let got =
+            self.acker.channel.basic_get(self.queue.clone(), BasicGetOptions { no_ack: false });
         let got = answered(got).await.map_err(|ended| self.acker.signal.end(ended))?;
         self.answered_since(asked);
         Ok(got.map(|message| self.read(message.delivery)))
@@ -249,19 +283,26 @@ impl Lane {
         self.origins.establish(Delivery::new(self.acker.epoch, delivery))
     }
 
-    fn arrived(&mut self, next: Option<lapin::Result<lapin::message::Delivery>>) -> Result<Delivery, SessionEnded> {
+    fn arrived(
+        &mut self,
+        next: Option<lapin::Result<lapin::message::Delivery>>,
+    ) -> Result<Delivery, SessionEnded> {
         match next {
             Some(Ok(delivery)) => Ok(self.read(delivery)),
             Some(Err(error)) => Err(self.acker.signal.end(error)),
             None => {
-                let why = format!("the broker cancelled the consumer of `{}`: the queue was deleted or has moved", self.queue);
+                let why = format!(
+                    "the broker cancelled the consumer of `{}`: the queue was deleted or has moved",
+                    self.queue
+                );
                 Err(self.acker.signal.end(SessionEnded::by_deletion(why)))
             }
         }
     }
 
-    /// Waits for the end of the session, for who waits for something else too: it may show on this channel alone, where else nobody looks. What
-    /// arrives meanwhile is kept for [`next_batch`](Self::next_batch).
+    /// Waits for the end of the session, for who waits for something else too: it may show on this
+    /// channel alone, where else nobody looks. What arrives meanwhile is kept for
+    /// [`next_batch`](Self::next_batch).
     pub async fn end(&mut self) -> SessionEnded {
         loop {
             let next = tokio::select! {
@@ -283,10 +324,12 @@ impl Lane {
         }
     }
 
-    /// Acknowledges this delivery and every earlier one of the lane. A tag of an earlier session is dropped: its delivery comes back anyway.
+    /// Acknowledges this delivery and every earlier one of the lane. A tag of an earlier session is
+    /// dropped: its delivery comes back anyway.
     ///
     /// # Errors
-    /// When the session is over. What the broker says later ends the session, which is seen wherever it is waited on.
+    /// When the session is over. What the broker says later ends the session, which is seen
+    /// wherever it is waited on.
     pub fn ack_through(&self, tag: Tag) -> Result<(), SessionEnded> {
         self.acker.ack(tag, true)
     }
@@ -299,14 +342,16 @@ impl Lane {
         self.acker.ack(tag, false)
     }
 
-    /// Waits until the acknowledgements made before hold even if this process dies; a second at most.
+    /// Waits until the acknowledgements made before hold even if this process dies; a second at
+    /// most.
     pub async fn acks_take_hold(&self) {
         tokio::time::sleep(self.acker.recent.take_hold_in()).await;
         self.acker.recent.took_hold(Instant::now());
     }
 
-    /// Gives everything unacknowledged back to the queue, in one go and after [`cancel`](Self::cancel), or it would come straight back. Up
-    /// to RabbitMQ 4.2 this counts towards the delivery limit.
+    /// Gives everything unacknowledged back to the queue, in one go and after
+    /// [`cancel`](Self::cancel), or it would come straight back. Up to RabbitMQ 4.2 this counts
+    /// towards the delivery limit.
     ///
     /// # Errors
     /// When the session is over.
@@ -315,13 +360,16 @@ impl Lane {
         self.left_over.clear();
         self.left_over_bytes = 0;
         // Delivery tag 0 means all (AMQP 0-9-1, basic.ack).
-        let nacked = self.acker.channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true });
+        let nacked =
+            self.acker.channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true });
         answered(nacked).await.map_err(|ended| self.acker.signal.end(ended))
     }
 }
 
 /// Waits for ever where there is no consumer.
-async fn next_of(consumer: &mut Option<Consumer>) -> Option<lapin::Result<lapin::message::Delivery>> {
+async fn next_of(
+    consumer: &mut Option<Consumer>,
+) -> Option<lapin::Result<lapin::message::Delivery>> {
     match consumer {
         Some(consumer) => consumer.next().await,
         None => std::future::pending().await,
@@ -332,7 +380,8 @@ fn cause(ended: Option<&Option<SessionEnded>>) -> SessionEnded {
     ended.cloned().flatten().unwrap_or_else(|| SessionEnded::new("dropped by us"))
 }
 
-/// Acknowledges deliveries of one lane. Frames are queued and written by the connection's own thread, many a write; nobody waits for that.
+/// Acknowledges deliveries of one lane. Frames are queued and written by the connection's own
+/// thread, many a write; nobody waits for that.
 #[derive(Debug)]
 struct Acker {
     channel: Channel,

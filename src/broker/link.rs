@@ -1,4 +1,5 @@
-//! One connection to the broker: dialled with timeouts, watched, and cut off for certain when dropped.
+//! One connection to the broker: dialled with timeouts, watched, and cut off for certain when
+//! dropped.
 
 use std::io;
 use std::net::{Shutdown, TcpStream as StdTcpStream};
@@ -23,29 +24,35 @@ use super::nesting::Levelled;
 use super::throttle::{Allowance, ThrottledTokio};
 use crate::config::{AmqpConfig, SecretUrl, TlsConfig};
 
-/// For each node: name resolution, TCP, TLS and the AMQP handshake together. lapin itself has no such limit.
+/// For each node: name resolution, TCP, TLS and the AMQP handshake together. lapin itself has no
+/// such limit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// For one exchange of a request and its answer. Declaring a quorum queue takes seconds on a busy cluster.
+/// For one exchange of a request and its answer. Declaring a quorum queue takes seconds on a busy
+/// cluster.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// For the closing handshake, before the socket is shut anyway.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// lapin gives a peer up after twice this: a half-open socket is noticed within 20 s. RabbitMQ advises against less than 5 s.
+/// lapin gives a peer up after twice this: a half-open socket is noticed within 20 s. RabbitMQ
+/// advises against less than 5 s.
 const HEARTBEAT_S: u16 = 10;
 
-/// RabbitMQ's own default. lapin sets 64 times this aside for each connection; where it learns the size from the broker only, it also fills
-/// all of that with zeros, 8 MiB that are resident from then on.
+/// RabbitMQ's own default. lapin sets 64 times this aside for each connection; where it learns the
+/// size from the broker only, it also fills all of that with zeros, 8 MiB that are resident from
+/// then on.
 const FRAME_MAX_BYTES: u32 = 131_072;
 
-/// How often a connection's state is looked at, beside listening to its events: not every way to end emits one.
+/// How often a connection's state is looked at, beside listening to its events: not every way to
+/// end emits one.
 pub(super) const STATE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Polls the sockets of all connections. Not the caller's runtime: whoever drops lapin's last handle is blocked until lapin's own thread has
-/// ended, and that may wait for the socket.
-static RUNTIME: LazyLock<io::Result<Runtime>> =
-    LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).thread_name("amqp").enable_all().build());
+/// Polls the sockets of all connections. Not the caller's runtime: whoever drops lapin's last
+/// handle is blocked until lapin's own thread has ended, and that may wait for the socket.
+static RUNTIME: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
+    Builder::new_multi_thread().worker_threads(1).thread_name("amqp").enable_all().build()
+});
 
 /// Where a session's end is announced: the first cause stays.
 #[derive(Debug, Clone)]
@@ -118,11 +125,31 @@ impl Link {
     ) -> Result<Self, BrokerError> {
         let (mut refused, mut unreachable) = (Vec::new(), Vec::new());
         for url in &config.urls {
-            match dial(url, &config.tls, &format!("unstale {}{role}", config.queue), allowance.cloned()).await {
+            match dial(
+                url,
+                &config.tls,
+                &format!("unstale {}{role}", config.queue),
+                allowance.cloned(),
+            )
+            .await
+            {
                 Ok(Dialled { connection, socket, greeting, vhost }) => {
-                    let (events, status) = (connection.events_listener(), connection.status().clone());
-                    let task = tokio::spawn(watch_events(events, status, signal.clone(), Arc::clone(blocked)));
-                    return Ok(Self { connection, socket, greeting, vhost, signal: signal.clone(), _watch: AbortOnDropHandle::new(task) });
+                    let (events, status) =
+                        (connection.events_listener(), connection.status().clone());
+                    let task = tokio::spawn(watch_events(
+                        events,
+                        status,
+                        signal.clone(),
+                        Arc::clone(blocked),
+                    ));
+                    return Ok(Self {
+                        connection,
+                        socket,
+                        greeting,
+                        vhost,
+                        signal: signal.clone(),
+                        _watch: AbortOnDropHandle::new(task),
+                    });
                 }
                 Err(BrokerError::Refused(why)) => refused.push(format!("{url}: {why}")),
                 Err(BrokerError::Unreachable(why)) => unreachable.push(format!("{url}: {why}")),
@@ -164,7 +191,8 @@ impl Link {
     }
 }
 
-/// lapin's own way to drop a connection waits for the peer, and, while the broker blocks us, for ever, with a thread and 8 MiB of buffers.
+/// lapin's own way to drop a connection waits for the peer, and, while the broker blocks us, for
+/// ever, with a thread and 8 MiB of buffers.
 impl Drop for Link {
     fn drop(&mut self) {
         self.signal.end(SessionEnded::new("dropped by us"));
@@ -180,10 +208,15 @@ fn hang_up(socket: &OnceLock<StdTcpStream>) {
 }
 
 /// Awaits an answer of the broker, for [`ANSWER_TIMEOUT`].
-pub(super) async fn answered<T>(asked: impl Future<Output = lapin::Result<T>>) -> Result<T, SessionEnded> {
+pub(super) async fn answered<T>(
+    asked: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, SessionEnded> {
     match timeout(ANSWER_TIMEOUT, asked).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(SessionEnded::lost_connection(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
+        Err(_) => Err(SessionEnded::lost_connection(format!(
+            "no answer within {} s",
+            ANSWER_TIMEOUT.as_secs()
+        ))),
     }
 }
 
@@ -195,7 +228,12 @@ struct Dialled {
     vhost: String,
 }
 
-async fn dial(url: &SecretUrl, tls: &TlsConfig, name: &str, allowance: Option<Arc<Allowance>>) -> Result<Dialled, BrokerError> {
+async fn dial(
+    url: &SecretUrl,
+    tls: &TlsConfig,
+    name: &str,
+    allowance: Option<Arc<Allowance>>,
+) -> Result<Dialled, BrokerError> {
     let uri = amqp_uri(url)?;
     let vhost = uri.vhost.clone();
     let connector = match uri.scheme {
@@ -207,30 +245,41 @@ async fn dial(url: &SecretUrl, tls: &TlsConfig, name: &str, allowance: Option<Ar
     let greeting = Arc::new(OnceLock::new());
     let greets = Arc::clone(&greeting);
     let runtime = {
-        let _on_it = RUNTIME.as_ref().map_err(|error| BrokerError::Unreachable(format!("no thread for connections: {error}")))?.enter();
+        let _on_it = RUNTIME
+            .as_ref()
+            .map_err(|error| {
+                BrokerError::Unreachable(format!("no thread for connections: {error}"))
+            })?
+            .enter();
         ThrottledTokio::current(allowance)
     };
     let properties = ConnectionProperties::default()
         .with_connection_name(name.into())
         .with_client_property("product".into(), "unstale".into())
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-    // The closure runs on lapin's own thread, which would wait for as long as the kernel does: hence its own limit.
+    // The closure runs on lapin's own thread, which would wait for as long as the kernel does:
+    // hence its own limit.
     let connecting = Connection::connector(
         uri,
         runtime,
         async move |uri, runtime| {
             let open = async {
                 let host = uri.authority.host.as_str();
-                let mut outcome = Err(io::Error::new(io::ErrorKind::NotFound, "the host name has no address"));
+                let mut outcome =
+                    Err(io::Error::new(io::ErrorKind::NotFound, "the host name has no address"));
                 for address in tokio::net::lookup_host((host, uri.authority.port)).await? {
                     outcome = AsyncTcpStream::connect(&runtime, address).await;
                     if outcome.is_ok() {
                         break;
                     }
                 }
-                let AsyncTcpStream::Plain(connected) = outcome? else { return Err(io::Error::other("a socket that is none")) };
+                let AsyncTcpStream::Plain(connected) = outcome? else {
+                    return Err(io::Error::other("a socket that is none"));
+                };
                 if let AsyncTcpStream::Plain(plain) = connected.get_ref() {
-                    let _ = kept.set(StdTcpStream::from(plain.socket().get_ref().as_fd().try_clone_to_owned()?));
+                    let _ = kept.set(StdTcpStream::from(
+                        plain.socket().get_ref().as_fd().try_clone_to_owned()?,
+                    ));
                 }
                 let Some(connector) = &connector else {
                     let _ = greets.set(connected.greeting());
@@ -241,7 +290,10 @@ async fn dial(url: &SecretUrl, tls: &TlsConfig, name: &str, allowance: Option<Ar
                 let _ = greets.set(levelled.greeting());
                 Ok(AsyncTcpStream::Plain(levelled))
             };
-            Ok(timeout(CONNECT_TIMEOUT, open).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten()?)
+            Ok(timeout(CONNECT_TIMEOUT, open)
+                .await
+                .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))
+                .flatten()?)
         },
         properties,
     );
@@ -250,16 +302,23 @@ async fn dial(url: &SecretUrl, tls: &TlsConfig, name: &str, allowance: Option<Ar
         Ok(Err(error)) => Err(connect_error(&error)),
         Err(_) => {
             hang_up(&socket);
-            Err(BrokerError::Unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())))
+            Err(BrokerError::Unreachable(format!(
+                "no connection within {} s",
+                CONNECT_TIMEOUT.as_secs()
+            )))
         }
     }
 }
 
-/// lapin's reading of the URL, with what it gets wrong: an IPv6 address becomes `localhost`, and `amqp://host/` would be the virtual host
-/// of the empty name, which nobody means.
+/// lapin's reading of the URL, with what it gets wrong: an IPv6 address becomes `localhost`, and
+/// `amqp://host/` would be the virtual host of the empty name, which nobody means.
 fn amqp_uri(url: &SecretUrl) -> Result<AMQPUri, BrokerError> {
     // The reason may hold the URL with its password.
-    let mut uri: AMQPUri = url.expose().as_str().parse().map_err(|_| BrokerError::Settings(format!("{url} is not an AMQP URL")))?;
+    let mut uri: AMQPUri = url
+        .expose()
+        .as_str()
+        .parse()
+        .map_err(|_| BrokerError::Settings(format!("{url} is not an AMQP URL")))?;
     if let Some(url::Host::Ipv6(address)) = url.expose().host() {
         uri.authority.host = address.to_string();
     }
@@ -273,29 +332,49 @@ fn amqp_uri(url: &SecretUrl) -> Result<AMQPUri, BrokerError> {
 
 /// Trusts `UNSTALE_AMQP_TLS_CA` alone where it is set, else the system's roots.
 fn tls_connector(tls: &TlsConfig) -> Result<RustlsConnector, BrokerError> {
-    let unusable =
-        |what: &str, why: &dyn std::fmt::Display| BrokerError::Settings(format!("UNSTALE_AMQP_TLS_{what} cannot be used: {why}"));
-    let certificates = |what: &str, pem: &str| -> Result<Vec<CertificateDer<'static>>, BrokerError> {
-        let read: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|why| unusable(what, &why))?;
+    let unusable = |what: &str, why: &dyn std::fmt::Display| {
+        BrokerError::Settings(format!("UNSTALE_AMQP_TLS_{what} cannot be used: {why}"))
+    };
+    let certificates = |what: &str,
+                        pem: &str|
+     -> Result<Vec<CertificateDer<'static>>, BrokerError> {
+        let read: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|why| unusable(what, &why))?;
         if read.is_empty() { Err(unusable(what, &"it holds no PEM certificate")) } else { Ok(read) }
     };
     let roots = match &tls.ca_pem {
-        Some(pem) => RustlsConnectorConfig::default().with_parsable_certificates(certificates("CA", pem)?),
+        Some(pem) => {
+            RustlsConnectorConfig::default().with_parsable_certificates(certificates("CA", pem)?)
+        }
         None => RustlsConnectorConfig::new_with_native_certs().map_err(|why| {
-            BrokerError::Settings(format!("the system has no certificates to trust: {why}; set UNSTALE_AMQP_TLS_CA_FILE"))
+            BrokerError::Settings(format!(
+                "the system has no certificates to trust: {why}; set UNSTALE_AMQP_TLS_CA_FILE"
+            ))
         })?,
     };
     match (&tls.cert_pem, &tls.key_pem) {
         (None, None) => roots.connector_with_no_client_auth().map_err(|why| unusable("CA", &why)),
         (Some(certificate), Some(key)) => {
-            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|why| unusable("KEY", &why))?;
-            roots.connector_with_single_cert(certificates("CERT", certificate)?, key).map_err(|why| unusable("CERT", &why))
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+                .map_err(|why| unusable("KEY", &why))?;
+            roots
+                .connector_with_single_cert(certificates("CERT", certificate)?, key)
+                .map_err(|why| unusable("CERT", &why))
         }
-        _ => Err(BrokerError::Settings("UNSTALE_AMQP_TLS_CERT and UNSTALE_AMQP_TLS_KEY go together: set both or neither".into())),
+        _ => Err(BrokerError::Settings(
+            "UNSTALE_AMQP_TLS_CERT and UNSTALE_AMQP_TLS_KEY go together: set both or neither"
+                .into(),
+        )),
     }
 }
 
-async fn watch_events(events: impl Stream<Item = Event>, status: ConnectionStatus, signal: EndSignal, blocked: Arc<watch::Sender<bool>>) {
+async fn watch_events(
+    events: impl Stream<Item = Event>,
+    status: ConnectionStatus,
+    signal: EndSignal,
+    blocked: Arc<watch::Sender<bool>>,
+) {
     let mut events = std::pin::pin!(events);
     let mut look = interval(STATE_INTERVAL);
     loop {
@@ -340,11 +419,23 @@ mod tests {
     #[test]
     fn urls_are_read_as_meant() {
         let full = uri("amqps://me:p%40ss@rabbit.example:5999/a%2fb?heartbeat=30");
-        assert_eq!((full.authority.host.as_str(), full.authority.port, full.vhost.as_str()), ("rabbit.example", 5999, "a/b"));
-        assert_eq!((full.authority.userinfo.password.as_str(), full.query.heartbeat), ("p@ss", Some(30)));
+        assert_eq!(
+            (full.authority.host.as_str(), full.authority.port, full.vhost.as_str()),
+            ("rabbit.example", 5999, "a/b")
+        );
+        assert_eq!(
+            (full.authority.userinfo.password.as_str(), full.query.heartbeat),
+            ("p@ss", Some(30))
+        );
         let bare = uri("amqp://127.0.0.1");
-        assert_eq!((bare.authority.host.as_str(), bare.authority.port, bare.vhost.as_str()), ("127.0.0.1", 5672, "/"));
-        assert_eq!((bare.query.heartbeat, bare.query.frame_max), (Some(HEARTBEAT_S), Some(FRAME_MAX_BYTES)));
+        assert_eq!(
+            (bare.authority.host.as_str(), bare.authority.port, bare.vhost.as_str()),
+            ("127.0.0.1", 5672, "/")
+        );
+        assert_eq!(
+            (bare.query.heartbeat, bare.query.frame_max),
+            (Some(HEARTBEAT_S), Some(FRAME_MAX_BYTES))
+        );
         assert_eq!(uri("amqp://[::1]:5673/").authority.host, "::1", "not localhost");
         assert_eq!(uri("amqp://host/").vhost, "/");
     }

@@ -63,12 +63,15 @@ impl<'l> Looker<'l> {
         }
     }
 
-    /// Looks at the main and the slow queue, and at the retry queues if asked to. `None` where the broker does not tell of the main or the
-    /// slow queue: what ends a session is noticed elsewhere.
+    /// Looks at the main and the slow queue, and at the retry queues if asked to. `None` where the
+    /// broker does not tell of the main or the slow queue: what ends a session is noticed
+    /// elsewhere.
     pub async fn waiting(&mut self, with_retries: bool) -> Option<Waiting> {
         let mut retries = None;
         if with_retries && !self.is_retry_unknown {
-            retries = look(self.link, &mut self.retry_channel, &self.retries).await.map(|looks| looks.iter().map(|look| look.ready).sum());
+            retries = look(self.link, &mut self.retry_channel, &self.retries)
+                .await
+                .map(|looks| looks.iter().map(|look| look.ready).sum());
             self.is_retry_unknown = retries.is_none();
         }
         match look(self.link, &mut self.channel, &self.lanes).await?[..] {
@@ -86,8 +89,13 @@ async fn look(link: &Link, kept: &mut Option<Channel>, queues: &[&str]) -> Optio
     };
     let mut looks = Vec::with_capacity(queues.len());
     for queue in queues {
-        let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-        let asked = timeout(ANSWER_TIMEOUT, channel.queue_declare(short(queue)?, options, FieldTable::default())).await;
+        let options =
+            QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+        let asked = timeout(
+            ANSWER_TIMEOUT,
+            channel.queue_declare(short(queue)?, options, FieldTable::default()),
+        )
+        .await;
         let queue = asked.ok()?.ok()?;
         looks.push(QueueLook { ready: queue.message_count(), consumers: queue.consumer_count() });
     }

@@ -1,7 +1,8 @@
 //! The only user of `lapin`: session, topology, consume, publish, settle.
 //!
-//! A [`Session`] is two connections and the objects of the contract, found or declared. It is never repaired: whatever goes wrong ends it
-//! ([`SessionEnded`]), its owner drops it whole and opens another after a [`Backoff`].
+//! A [`Session`] is two connections and the objects of the contract, found or declared. It is never
+//! repaired: whatever goes wrong ends it ([`SessionEnded`]), its owner drops it whole and opens
+//! another after a [`Backoff`].
 
 mod backoff;
 mod census;

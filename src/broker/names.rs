@@ -25,7 +25,10 @@ impl Names {
         Self {
             main: queue.to_owned(),
             slow: format!("{queue}.slow"),
-            retry: retry_delays.iter().map(|&delay| (delay, format!("{queue}.retry.{}", format_duration(delay)))).collect(),
+            retry: retry_delays
+                .iter()
+                .map(|&delay| (delay, format!("{queue}.retry.{}", format_duration(delay))))
+                .collect(),
             dead: format!("{queue}.dead"),
             history: format!("{queue}.history"),
         }

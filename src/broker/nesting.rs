@@ -63,7 +63,11 @@ impl<S> Levelled<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Levelled<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         let Self { stream, frames, greeting } = &mut *self;
         let read = Pin::new(stream).poll_read(cx, buffer);
         if let Poll::Ready(Ok(bytes)) = read {
@@ -73,7 +77,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Levelled<S> {
         read
     }
 
-    fn poll_read_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &mut [IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_read_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
         let Self { stream, frames, greeting } = &mut *self;
         let read = Pin::new(stream).poll_read_vectored(cx, buffers);
         if let Poll::Ready(Ok(mut bytes)) = read {
@@ -89,11 +97,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Levelled<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Levelled<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buffer)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
     }
 
@@ -185,7 +201,8 @@ impl Frames {
                 self.at += taken as u64;
             }
             if self.is_number() {
-                self.number = part.iter().fold(self.number, |number, &byte| number << 8 | u64::from(byte));
+                self.number =
+                    part.iter().fold(self.number, |number, &byte| number << 8 | u64::from(byte));
             }
             // A part without bytes ends as soon as it begins.
             let mut last = part.last_mut();
@@ -196,7 +213,10 @@ impl Frames {
     }
 
     fn is_number(&self) -> bool {
-        !matches!(self.part, Part::Property | Part::Name | Part::Value | Part::Rest | Part::ContentHead)
+        !matches!(
+            self.part,
+            Part::Property | Part::Name | Part::Value | Part::Rest | Part::ContentHead
+        )
     }
 
     /// All bytes of the part came; `last` is its last one.
@@ -206,7 +226,11 @@ impl Frames {
             Part::FrameHead => {
                 (self.size, self.at) = (number & 0xffff_ffff, 0);
                 let is_content_header = (number >> 48) as u8 == CONTENT_HEADER;
-                if is_content_header { self.begin(Part::ContentHead, CONTENT_HEAD_BYTES.into()) } else { self.rest() }
+                if is_content_header {
+                    self.begin(Part::ContentHead, CONTENT_HEAD_BYTES.into())
+                } else {
+                    self.rest()
+                }
             }
             Part::ContentHead => self.begin(Part::Flags, 2),
             Part::Flags => {
@@ -218,7 +242,8 @@ impl Frames {
             Part::Property => self.property(),
             Part::Length => {
                 let end = self.at + number;
-                let most = self.depth.checked_sub(1).map_or(self.size, |within| self.levels[within].end);
+                let most =
+                    self.depth.checked_sub(1).map_or(self.size, |within| self.levels[within].end);
                 // lapin does not read on either where a table ends behind what it is in.
                 if end > most {
                     return self.rest();
@@ -333,7 +358,8 @@ mod tests {
         let mut value = vec![b't', 1];
         for _ in 0..levels {
             let inner = if value_type == b'F' { [&[1, b'k'][..], &value].concat() } else { value };
-            value = [&[value_type][..], &u32::try_from(inner.len()).unwrap().to_be_bytes(), &inner].concat();
+            value = [&[value_type][..], &u32::try_from(inner.len()).unwrap().to_be_bytes(), &inner]
+                .concat();
         }
         value
     }
@@ -389,15 +415,37 @@ mod tests {
     #[test]
     fn a_value_beyond_the_limit_becomes_bytes_and_nothing_else_changes() {
         for value_type in [b'A', b'F'] {
-            for (levels, expected) in [(1, 1), (LEVELS_MAX - 1, LEVELS_MAX - 1), (LEVELS_MAX, LEVELS_MAX - 1), (9_000, LEVELS_MAX - 1)] {
-                let beside = [member(b"S\0\0\0\x02hi"), member(&nested(value_type, levels)), member(b"V"), member(&[b't', 0])].concat();
-                let stream = [frame(1, b"deliver"), content_header(&beside), frame(3, b"{}"), frame(8, b"")].concat();
+            for (levels, expected) in [
+                (1, 1),
+                (LEVELS_MAX - 1, LEVELS_MAX - 1),
+                (LEVELS_MAX, LEVELS_MAX - 1),
+                (9_000, LEVELS_MAX - 1),
+            ] {
+                let beside = [
+                    member(b"S\0\0\0\x02hi"),
+                    member(&nested(value_type, levels)),
+                    member(b"V"),
+                    member(&[b't', 0]),
+                ]
+                .concat();
+                let stream =
+                    [frame(1, b"deliver"), content_header(&beside), frame(3, b"{}"), frame(8, b"")]
+                        .concat();
                 for piece in [1, 7, 1_000, usize::MAX] {
                     let found = levelled(&stream, piece);
                     let header = &found[15..];
-                    assert_eq!(depth(headers_of(&header[..header.len() - 10 - 8]), true), expected, "{levels} levels");
-                    let changed = found.iter().zip(&stream).filter(|(found, sent)| found != sent).count();
-                    assert_eq!(changed, usize::from(levels > expected), "{levels} levels in pieces of {piece}");
+                    assert_eq!(
+                        depth(headers_of(&header[..header.len() - 10 - 8]), true),
+                        expected,
+                        "{levels} levels"
+                    );
+                    let changed =
+                        found.iter().zip(&stream).filter(|(found, sent)| found != sent).count();
+                    assert_eq!(
+                        changed,
+                        usize::from(levels > expected),
+                        "{levels} levels in pieces of {piece}"
+                    );
                 }
             }
         }
@@ -405,8 +453,21 @@ mod tests {
 
     #[test]
     fn every_type_of_value_is_passed_over() {
-        let values: [&[u8]; 13] =
-            [b"V", b"t1", b"b1", b"B1", b"s12", b"U12", b"u12", b"I1234", b"f1234", b"D12345", b"l12345678", b"T12345678", b"x\0\0\0\x01A"];
+        let values: [&[u8]; 13] = [
+            b"V",
+            b"t1",
+            b"b1",
+            b"B1",
+            b"s12",
+            b"U12",
+            b"u12",
+            b"I1234",
+            b"f1234",
+            b"D12345",
+            b"l12345678",
+            b"T12345678",
+            b"x\0\0\0\x01A",
+        ];
         let before: Vec<u8> = values.iter().flat_map(|value| member(value)).collect();
         let headers = [before, member(&nested(b'A', 500))].concat();
         let found = levelled(&content_header(&headers), 3);

@@ -1,4 +1,5 @@
-//! Where a message of the default exchange comes from: a worker, or a publisher by way of the broker.
+//! Where a message of the default exchange comes from: a worker, or a publisher by way of the
+//! broker.
 
 use std::sync::Arc;
 
@@ -22,14 +23,19 @@ pub(super) struct Origins {
 
 impl Origins {
     pub(super) fn new(signer: &Signer, names: &Names) -> Self {
-        Self { signer: signer.clone(), main: names.main.as_str().into(), slow: names.slow.as_str().into() }
+        Self {
+            signer: signer.clone(),
+            main: names.main.as_str().into(),
+            slow: names.slow.as_str().into(),
+        }
     }
 
     pub(super) fn signer(&self) -> &Signer {
         &self.signer
     }
 
-    /// Returns the delivery with its origin. What came through another exchange is a publisher's, and costs nothing here.
+    /// Returns the delivery with its origin. What came through another exchange is a publisher's,
+    /// and costs nothing here.
     pub(super) fn establish(&self, mut delivery: Delivery) -> Delivery {
         if delivery.exchange().is_empty() {
             self.establish_republished(&mut delivery);
@@ -49,13 +55,14 @@ impl Origins {
         }
     }
 
-    /// Returns the exchange and the routing key with which a publisher's message reached a queue of ours, where the broker has
-    /// dead-lettered it from there.
+    /// Returns the exchange and the routing key with which a publisher's message reached a queue of
+    /// ours, where the broker has dead-lettered it from there.
     fn first_arrival(&self, headers: &FieldTable) -> Option<(String, String)> {
         deaths(headers).find_map(|death| {
             let queue = text_of(death, "queue")?;
             let exchange = text_of(death, "exchange").filter(|exchange| !exchange.is_empty())?;
-            let routing_key = routing_key_of(death).filter(|_| queue == &*self.main || queue == &*self.slow)?;
+            let routing_key =
+                routing_key_of(death).filter(|_| queue == &*self.main || queue == &*self.slow)?;
             Some((exchange.to_owned(), routing_key.to_owned()))
         })
     }
@@ -118,15 +125,29 @@ mod tests {
         let deaths = AMQPValue::FieldArray(vec![death("shop", "events", "user.updated")].into());
         let origins = Origins::new(&Signer::default(), &Names::new("shop", &[]));
         let came = |exchange: &str, headers: &[(&str, AMQPValue)]| {
-            origins.establish(delivery(exchange, "shop", BasicProperties::default().with_headers(table(headers)), b"{}"))
+            origins.establish(delivery(
+                exchange,
+                "shop",
+                BasicProperties::default().with_headers(table(headers)),
+                b"{}",
+            ))
         };
         assert!(came("events", &[]).is_first_hand());
         assert!(!came("", &[(X_DEATH, deaths)]).is_first_hand());
         assert!(!came("", &[]).is_first_hand());
     }
 
-    fn established(exchange: &str, headers: &[(&str, AMQPValue)], signer: &Signer) -> (Origin, String, String) {
-        let came = delivery(exchange, "shop", BasicProperties::default().with_headers(table(headers)), b"{}");
+    fn established(
+        exchange: &str,
+        headers: &[(&str, AMQPValue)],
+        signer: &Signer,
+    ) -> (Origin, String, String) {
+        let came = delivery(
+            exchange,
+            "shop",
+            BasicProperties::default().with_headers(table(headers)),
+            b"{}",
+        );
         let found = Origins::new(signer, &Names::new("shop", &[])).establish(came);
         (found.origin(), found.exchange().to_owned(), found.routing_key().to_owned())
     }
@@ -141,11 +162,20 @@ mod tests {
         let ours = [(header::ROUTING_KEY, long("user.updated")), (header::EFFECTS, long("0"))];
         let mut signed = table(&ours);
         signer.sign(&mut signed, b"{}");
-        let signed: Vec<(&str, AMQPValue)> = signed.inner().iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        let signed: Vec<(&str, AMQPValue)> =
+            signed.inner().iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
         assert_eq!(established("", &signed, &signer), found(Origin::Worker, "", "shop"));
-        assert_eq!(established("events", &signed, &signer).0, Origin::Publisher, "a publisher has copied it");
+        assert_eq!(
+            established("events", &signed, &signer).0,
+            Origin::Publisher,
+            "a publisher has copied it"
+        );
         assert_eq!(established("", &ours, &signer).0, Origin::Unsigned);
-        assert_eq!(established("", &signed, &Signer::default()).0, Origin::Unsigned, "Redis has lost the secret");
+        assert_eq!(
+            established("", &signed, &Signer::default()).0,
+            Origin::Unsigned,
+            "Redis has lost the secret"
+        );
         assert_eq!(established("", &[], &signer).0, Origin::Publisher, "sent to the queue by name");
     }
 
@@ -153,14 +183,39 @@ mod tests {
     fn the_brokers_word_counts_more_than_unsigned_headers() {
         let signer = Signer::with_secret("secret");
         let with = |deaths: Vec<AMQPValue>| {
-            established("", &[(X_DEATH, AMQPValue::FieldArray(deaths.into())), (header::ROUTING_KEY, long("forged"))], &signer)
+            established(
+                "",
+                &[
+                    (X_DEATH, AMQPValue::FieldArray(deaths.into())),
+                    (header::ROUTING_KEY, long("forged")),
+                ],
+                &signer,
+            )
         };
         let by_user = found(Origin::Publisher, "events", "user.updated");
         assert_eq!(with(vec![death("shop", "events", "user.updated")]), by_user);
-        assert_eq!(with(vec![death("theirs", "x", "y"), death("shop", "events", "user.updated"), death("shop", "x", "z")]), by_user);
+        assert_eq!(
+            with(vec![
+                death("theirs", "x", "y"),
+                death("shop", "events", "user.updated"),
+                death("shop", "x", "z")
+            ]),
+            by_user
+        );
         let unsigned = found(Origin::Unsigned, "", "shop");
         assert_eq!(with(vec![death("theirs", "x", "y")]), unsigned, "not a queue of ours");
-        assert_eq!(with(vec![death("shop.retry.1s", "", "shop.retry.1s")]), unsigned, "an older worker's retry message");
-        assert_eq!(with(vec![AMQPValue::Void, long("x"), AMQPValue::FieldTable(table(&[("queue", AMQPValue::LongInt(5))]))]), unsigned);
+        assert_eq!(
+            with(vec![death("shop.retry.1s", "", "shop.retry.1s")]),
+            unsigned,
+            "an older worker's retry message"
+        );
+        assert_eq!(
+            with(vec![
+                AMQPValue::Void,
+                long("x"),
+                AMQPValue::FieldTable(table(&[("queue", AMQPValue::LongInt(5))]))
+            ]),
+            unsigned
+        );
     }
 }

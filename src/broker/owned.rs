@@ -9,15 +9,21 @@ use crate::event::json::write_string;
 use crate::event::{OwnedMessage, OwnedProperties, OwnedValue};
 
 impl Delivery {
-    /// The message, free of the broker: exchange and routing key as they are told here, headers and properties whole, the body copied.
+    /// The message, free of the broker: exchange and routing key as they are told here, headers and
+    /// properties whole, the body copied.
     pub fn to_owned_message(&self) -> OwnedMessage {
         let from = self.properties();
-        let text = |property: &Option<ShortString>| property.as_ref().map(|text| text.as_str().to_owned());
+        let text =
+            |property: &Option<ShortString>| property.as_ref().map(|text| text.as_str().to_owned());
         let headers = from.headers().as_ref().map(FieldTable::inner);
         OwnedMessage {
             exchange: self.exchange().to_owned(),
             routing_key: self.routing_key().to_owned(),
-            headers: headers.into_iter().flatten().map(|(name, value)| (name.to_string(), owned(value))).collect(),
+            headers: headers
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| (name.to_string(), owned(value)))
+                .collect(),
             properties: OwnedProperties {
                 content_type: text(from.content_type()),
                 content_encoding: text(from.content_encoding()),
@@ -54,7 +60,9 @@ fn owned(value: &AMQPValue) -> OwnedValue {
         AMQPValue::LongLongInt(value) => OwnedValue::Integer(*value),
         AMQPValue::Float(value) => OwnedValue::Double(f64::from(*value)),
         AMQPValue::Double(value) => OwnedValue::Double(*value),
-        AMQPValue::DecimalValue(decimal) => OwnedValue::Double(f64::from(decimal.value) / 10_f64.powi(i32::from(decimal.scale))),
+        AMQPValue::DecimalValue(decimal) => {
+            OwnedValue::Double(f64::from(decimal.value) / 10_f64.powi(i32::from(decimal.scale)))
+        }
         AMQPValue::ShortString(text) => OwnedValue::Text(text.to_string()),
         AMQPValue::LongString(text) => bytes(text.as_bytes()),
         AMQPValue::ByteArray(array) => OwnedValue::Bytes(array.as_slice().to_vec()),
@@ -96,11 +104,17 @@ fn write_json(value: &AMQPValue, out: &mut String) {
         other => match owned(other) {
             OwnedValue::Text(text) => write_string(&text, out),
             OwnedValue::Integer(integer) => out.push_str(&integer.to_string()),
-            OwnedValue::Double(double) if double.is_finite() => out.push_str(&format!("{double:?}")),
+            OwnedValue::Double(double) if double.is_finite() => {
+                out.push_str(&format!("{double:?}"))
+            }
             OwnedValue::Double(double) => out.push_str(&format!("{{\"$double\":\"{double}\"}}")),
             OwnedValue::Bool(value) => out.push_str(if value { "true" } else { "false" }),
-            OwnedValue::Timestamp(seconds) => out.push_str(&format!("{{\"$timestamp\":{seconds}}}")),
-            OwnedValue::Bytes(bytes) => out.push_str(&format!("{{\"$base64\":\"{}\"}}", BASE64.encode(bytes))),
+            OwnedValue::Timestamp(seconds) => {
+                out.push_str(&format!("{{\"$timestamp\":{seconds}}}"))
+            }
+            OwnedValue::Bytes(bytes) => {
+                out.push_str(&format!("{{\"$base64\":\"{}\"}}", BASE64.encode(bytes)))
+            }
             OwnedValue::Null | OwnedValue::Json(_) => out.push_str("null"),
         },
     }
@@ -116,7 +130,11 @@ mod tests {
 
     #[test]
     fn a_delivery_becomes_a_line_that_is_read_back() {
-        let death = table(&[("queue", long("unstale")), ("count", AMQPValue::LongLongInt(1)), ("time", AMQPValue::Timestamp(7))]);
+        let death = table(&[
+            ("queue", long("unstale")),
+            ("count", AMQPValue::LongLongInt(1)),
+            ("time", AMQPValue::Timestamp(7)),
+        ]);
         let headers = table(&[
             ("bytes", long(vec![0xff])),
             ("double", AMQPValue::Double(0.5)),
@@ -125,11 +143,17 @@ mod tests {
             ("void", AMQPValue::Void),
             ("x-death", AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into())),
         ]);
-        let properties =
-            BasicProperties::default().with_headers(headers).with_message_id("m".into()).with_priority(3).with_type("t".into());
+        let properties = BasicProperties::default()
+            .with_headers(headers)
+            .with_message_id("m".into())
+            .with_priority(3)
+            .with_type("t".into());
         let owned = delivery("events", "a.b", properties, b"{\"id\":1}").to_owned_message();
         let line = owned.to_line();
-        assert!(line.contains(r#""x-death":[{"count":1,"queue":"unstale","time":{"$timestamp":7}}]"#), "{line}");
+        assert!(
+            line.contains(r#""x-death":[{"count":1,"queue":"unstale","time":{"$timestamp":7}}]"#),
+            "{line}"
+        );
         assert_eq!(OwnedMessage::from_line(&line).unwrap(), owned);
     }
 }

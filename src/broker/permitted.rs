@@ -1,7 +1,7 @@
 //! Whether the user may do what a worker does later: asked before anything is consumed or healed.
 //!
-//! `UNSTALE_DECLARE=none` declares nothing, so nothing else would refuse a user before the first retry
-//! message, with its event in flight.
+//! `UNSTALE_DECLARE=none` declares nothing, so nothing else would refuse a user before the first
+//! retry message, with its event in flight.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,27 +49,38 @@ fn problem(object: String, what: String) -> TopologyProblem {
     TopologyProblem { object, what, advice: GRANT.to_owned() }
 }
 
-/// Publishes a message that no queue can take: the broker checks the permission before it looks for a queue.
+/// Publishes a message that no queue can take: the broker checks the permission before it looks for
+/// a queue.
 async fn refused_publish(link: &Link, names: &Names) -> Result<Option<String>, BrokerError> {
     let Some(nowhere) = short(&format!("{}.~nowhere", names.main)) else { return Ok(None) };
     let channel = link.channel().await?;
     let published = async {
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        channel.basic_publish("".into(), nowhere, options, b"", BasicProperties::default()).await?.await.map(drop)
+        channel
+            .basic_publish("".into(), nowhere, options, b"", BasicProperties::default())
+            .await?
+            .await
+            .map(drop)
     };
     Ok(timeout(PATIENCE, published).await.ok().and_then(forbidden))
 }
 
 /// Returns the problem where the user may not consume a queue. Nothing is consumed: it asks for a
 /// consumer that the broker must refuse, and the broker checks the permission before the arguments.
-pub(super) async fn refused_read(link: &Link, name: &str) -> Result<Option<TopologyProblem>, BrokerError> {
+pub(super) async fn refused_read(
+    link: &Link,
+    name: &str,
+) -> Result<Option<TopologyProblem>, BrokerError> {
     let Some(queue) = short(name) else { return Ok(None) };
     let channel: Channel = link.channel().await?;
     let mut impossible = FieldTable::default();
     impossible.insert("x-priority".into(), long("a permission check: no number"));
     let answer = timeout(PATIENCE, consume(&channel, 1, queue, 1, impossible)).await;
-    Ok(answer.ok().and_then(|answer| forbidden(answer.map(drop))).map(|words| problem(format!("queue `{name}`"), words)))
+    Ok(answer
+        .ok()
+        .and_then(|answer| forbidden(answer.map(drop)))
+        .map(|words| problem(format!("queue `{name}`"), words)))
 }
 
 /// Any other refusal says nothing of permissions.

@@ -1,4 +1,5 @@
-//! How many deliveries may be under way at once: a count, bounded by the memory that their bodies take.
+//! How many deliveries may be under way at once: a count, bounded by the memory that their bodies
+//! take.
 
 /// The bodies of one prefetch window may take this much on average.
 const WINDOW_BYTES: f64 = 16.0 * 1024.0 * 1024.0;
@@ -24,10 +25,18 @@ pub struct Prefetch {
 }
 
 impl Prefetch {
-    /// Starts at `full`, beyond which it does not go by itself. A prefetch of 0 would be no limit at all and counts as 1.
+    /// Starts at `full`, beyond which it does not go by itself. A prefetch of 0 would be no limit
+    /// at all and counts as 1.
     pub fn new(full: u16) -> Self {
         let full = full.max(1);
-        Self { full, backlog_full: full, has_backlog: false, current: full, mean_body_bytes: 0.0, seen: 0 }
+        Self {
+            full,
+            backlog_full: full,
+            has_backlog: false,
+            current: full,
+            mean_body_bytes: 0.0,
+            seen: 0,
+        }
     }
 
     /// Begins with that many, until the size of bodies is known.
@@ -35,8 +44,8 @@ impl Prefetch {
         Self { current: first.clamp(1, self.full), ..self }
     }
 
-    /// Goes as far as this while a backlog waits: how much is under way is then what bounds the rate, since each message comes from the broker and its
-    /// acknowledgement goes back.
+    /// Goes as far as this while a backlog waits: how much is under way is then what bounds the
+    /// rate, since each message comes from the broker and its acknowledgement goes back.
     pub fn rising_to(self, backlog_full: u16) -> Self {
         Self { backlog_full: backlog_full.max(self.full), ..self }
     }
@@ -44,7 +53,11 @@ impl Prefetch {
     /// So many messages wait in the queue.
     pub fn note_waiting(&mut self, waiting: u32) {
         let full = u32::from(self.full);
-        self.has_backlog = if self.has_backlog { waiting >= full } else { waiting >= full.saturating_mul(BACKLOG_WINDOWS) };
+        self.has_backlog = if self.has_backlog {
+            waiting >= full
+        } else {
+            waiting >= full.saturating_mul(BACKLOG_WINDOWS)
+        };
     }
 
     /// Whether a backlog waits: from eight windows on, until less than one does.
@@ -72,7 +85,8 @@ impl Prefetch {
         self.mean_body_bytes += (bytes - self.mean_body_bytes) * weight;
     }
 
-    /// The prefetch to consume anew with, where the current one no longer fits; it is then taken as the current one.
+    /// The prefetch to consume anew with, where the current one no longer fits; it is then taken as
+    /// the current one.
     pub fn adapt(&mut self) -> Option<u16> {
         let window = self.mean_body_bytes * f64::from(self.current);
         let grown = self.mean_body_bytes * f64::from(self.current) * 4.0;
@@ -87,7 +101,11 @@ impl Prefetch {
 
     fn fitting(&self) -> u16 {
         let count = (AIM_BYTES / self.mean_body_bytes.max(1.0)).clamp(1.0, f64::from(self.bound()));
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 1..=full")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "within 1..=full"
+        )]
         let count = count as u16;
         count
     }
@@ -149,7 +167,9 @@ mod tests {
     fn a_backlog_of_small_bodies_widens_it_until_less_waits_than_a_window_holds() {
         let mut prefetch = Prefetch::new(1_000).rising_to(3_000);
         prefetch.observe(500);
-        for (waiting, wanted) in [(7_999, None), (8_000, Some(3_000)), (1_000, None), (999, Some(1_000)), (7_999, None)] {
+        for (waiting, wanted) in
+            [(7_999, None), (8_000, Some(3_000)), (1_000, None), (999, Some(1_000)), (7_999, None)]
+        {
             prefetch.note_waiting(waiting);
             assert_eq!(prefetch.adapt(), wanted, "{waiting} wait");
         }

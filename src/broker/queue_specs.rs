@@ -8,7 +8,8 @@ use super::convert::long;
 use super::names::Names;
 use crate::config::HistoryConfig;
 
-/// Failed deliveries after which the broker dead-letters a message: RabbitMQ's own default since 4.0.
+/// Failed deliveries after which the broker dead-letters a message: RabbitMQ's own default since
+/// 4.0.
 pub(super) const DELIVERY_LIMIT: u32 = 20;
 
 /// Deliveries without an acknowledgement after which a worker dead-letters a message itself: before
@@ -47,8 +48,8 @@ impl QueueSpec {
         Self { kind, name: name.to_owned(), arguments: table }
     }
 
-    /// Takes over what the broker has for an argument that may differ, where its words say that it does. Each is asked for once: taken over, it
-    /// no longer differs.
+    /// Takes over what the broker has for an argument that may differ, where its words say that it
+    /// does. Each is asked for once: taken over, it no longer differs.
     pub(super) fn adopt(&mut self, words: &str) -> bool {
         let may_differ: &[&str] = match self.kind {
             Kind::History => &["x-max-age", "x-max-length-bytes"],
@@ -64,7 +65,8 @@ impl QueueSpec {
 pub(super) fn queue_specs(names: &Names) -> Vec<QueueSpec> {
     let quorum = ("x-queue-type", long("quorum"));
     let reject_publish = ("x-overflow", long("reject-publish"));
-    // At least once needs all of these together: with another overflow the broker falls back to at most once.
+    // At least once needs all of these together: with another overflow the broker falls back to at
+    // most once.
     let dead_lettering_to = |queue: &str| {
         vec![
             quorum.clone(),
@@ -78,13 +80,20 @@ pub(super) fn queue_specs(names: &Names) -> Vec<QueueSpec> {
     let mut events = dead_lettering_to(&names.dead);
     events.push(limit(DELIVERY_LIMIT.into()));
     let mut specs = vec![
-        QueueSpec::new(Kind::Dead, &names.dead, vec![quorum.clone(), reject_publish.clone(), limit(DEAD_DELIVERY_LIMIT)]),
+        QueueSpec::new(
+            Kind::Dead,
+            &names.dead,
+            vec![quorum.clone(), reject_publish.clone(), limit(DEAD_DELIVERY_LIMIT)],
+        ),
         QueueSpec::new(Kind::Main, &names.main, events.clone()),
         QueueSpec::new(Kind::Slow, &names.slow, events),
     ];
     for (delay, name) in &names.retry {
         let mut arguments = dead_lettering_to(&names.main);
-        arguments.push(("x-message-ttl", AMQPValue::LongLongInt(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX))));
+        arguments.push((
+            "x-message-ttl",
+            AMQPValue::LongLongInt(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)),
+        ));
         specs.push(QueueSpec::new(Kind::Retry, name, arguments));
     }
     specs
@@ -93,18 +102,27 @@ pub(super) fn queue_specs(names: &Names) -> Vec<QueueSpec> {
 /// The stream that keeps every event.
 pub(super) fn history_spec(names: &Names, history: HistoryConfig) -> QueueSpec {
     let bytes = AMQPValue::LongLongInt(i64::try_from(history.max_bytes).unwrap_or(i64::MAX));
-    let arguments = vec![("x-queue-type", long("stream")), ("x-max-age", long(stream_age(history.max_age))), ("x-max-length-bytes", bytes)];
+    let arguments = vec![
+        ("x-queue-type", long("stream")),
+        ("x-max-age", long(stream_age(history.max_age))),
+        ("x-max-length-bytes", bytes),
+    ];
     QueueSpec::new(Kind::History, &names.history, arguments)
 }
 
-/// Always in seconds: to the broker `7D` and `604800s` are two different arguments, and whoever else declares the stream must agree with us.
+/// Always in seconds: to the broker `7D` and `604800s` are two different arguments, and whoever
+/// else declares the stream must agree with us.
 fn stream_age(age: Duration) -> String {
     format!("{}s", age.as_secs().max(1))
 }
 
 fn adopt(may_differ: &[&str], words: &str, arguments: &mut FieldTable) -> bool {
-    let argument = may_differ.iter().find(|name| words.contains(&format!("inequivalent arg '{name}'")));
-    let (Some(argument), Some((_, current))) = (argument, words.split_once("but current is ")) else { return false };
+    let argument =
+        may_differ.iter().find(|name| words.contains(&format!("inequivalent arg '{name}'")));
+    let (Some(argument), Some((_, current))) = (argument, words.split_once("but current is "))
+    else {
+        return false;
+    };
     let mut table = arguments.inner().clone();
     let before = table.remove(*argument);
     // Written as `'1m'`, as `the value '1m' of type 'longstr'`, or `none`.
@@ -113,7 +131,9 @@ fn adopt(may_differ: &[&str], words: &str, arguments: &mut FieldTable) -> bool {
             "x-max-length-bytes" => value.parse().ok().map(AMQPValue::LongLongInt),
             _ => Some(long(value)),
         };
-        let Some(value) = value.filter(|value| Some(value) != before.as_ref()) else { return false };
+        let Some(value) = value.filter(|value| Some(value) != before.as_ref()) else {
+            return false;
+        };
         table.insert((*argument).into(), value);
     }
     *arguments = FieldTable::from(table);
@@ -131,13 +151,18 @@ mod tests {
             AMQPValue::LongLongInt(number) => number.to_string(),
             other => format!("{other:?}"),
         };
-        spec.arguments.inner().iter().map(|(name, value)| format!("{name}={}", shown(value))).collect()
+        spec.arguments
+            .inner()
+            .iter()
+            .map(|(name, value)| format!("{name}={}", shown(value)))
+            .collect()
     }
 
     #[test]
     fn queues_are_as_the_contract_says() {
         let names = Names::new("q", &[Duration::from_secs(1), Duration::from_secs(60)]);
-        let history = HistoryConfig { max_age: Duration::from_secs(7 * 86_400), max_bytes: 10 << 30 };
+        let history =
+            HistoryConfig { max_age: Duration::from_secs(7 * 86_400), max_bytes: 10 << 30 };
         let mut specs = queue_specs(&names);
         specs.push(history_spec(&names, history));
         let events = [
@@ -150,7 +175,10 @@ mod tests {
         ];
         assert_eq!(arguments(&specs, "q"), events);
         assert_eq!(arguments(&specs, "q.slow"), events);
-        assert_eq!(arguments(&specs, "q.dead"), ["x-delivery-limit=1000000000", "x-overflow=reject-publish", "x-queue-type=quorum"]);
+        assert_eq!(
+            arguments(&specs, "q.dead"),
+            ["x-delivery-limit=1000000000", "x-overflow=reject-publish", "x-queue-type=quorum"]
+        );
         let retry = [
             "x-dead-letter-exchange=",
             "x-dead-letter-routing-key=q",
@@ -160,13 +188,18 @@ mod tests {
             "x-queue-type=quorum",
         ];
         assert_eq!(arguments(&specs, "q.retry.1m"), retry);
-        assert_eq!(arguments(&specs, "q.history"), ["x-max-age=604800s", "x-max-length-bytes=10737418240", "x-queue-type=stream"]);
+        assert_eq!(
+            arguments(&specs, "q.history"),
+            ["x-max-age=604800s", "x-max-length-bytes=10737418240", "x-queue-type=stream"]
+        );
     }
 
     #[test]
     fn a_retention_is_taken_over_once() {
         let words = |current: &str| {
-            format!("PRECONDITION_FAILED - inequivalent arg 'x-max-age' for queue 'q': received '1D' but current is {current}")
+            format!(
+                "PRECONDITION_FAILED - inequivalent arg 'x-max-age' for queue 'q': received '1D' but current is {current}"
+            )
         };
         let mut spec = QueueSpec::new(Kind::History, "q", vec![("x-max-age", long("1D"))]);
         assert!(spec.adopt(&words("the value '7D' of type 'longstr'")));
@@ -182,7 +215,8 @@ mod tests {
     #[test]
     fn a_dead_letter_queue_of_an_earlier_version_is_used_as_it_is() {
         let names = Names::new("q", &[]);
-        let mut dead = queue_specs(&names).into_iter().find(|spec| spec.kind == Kind::Dead).unwrap();
+        let mut dead =
+            queue_specs(&names).into_iter().find(|spec| spec.kind == Kind::Dead).unwrap();
         let words = "PRECONDITION_FAILED - inequivalent arg 'x-overflow' for queue 'q.dead': received the value 'reject-publish' of type \
                      'longstr' but current is none";
         assert!(dead.adopt(words));
@@ -191,7 +225,9 @@ mod tests {
 
     #[test]
     fn a_streams_age_is_written_in_seconds() {
-        for (millis, text) in [(500, "1s"), (90_000, "90s"), (7_200_000, "7200s"), (604_800_000, "604800s")] {
+        for (millis, text) in
+            [(500, "1s"), (90_000, "90s"), (7_200_000, "7200s"), (604_800_000, "604800s")]
+        {
             assert_eq!(stream_age(Duration::from_millis(millis)), text);
         }
     }

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A RabbitMQ channel passes so many acknowledgements on to a quorum queue (`quorum_commands_soft_limit`, 32) and keeps the rest until the
-/// queue has written those to disk. Closed before, it forgets what it keeps, and all of that is delivered again. AMQP gives no sign by which
-/// to wait.
+/// A RabbitMQ channel passes so many acknowledgements on to a quorum queue
+/// (`quorum_commands_soft_limit`, 32) and keeps the rest until the queue has written those to disk.
+/// Closed before, it forgets what it keeps, and all of that is delivered again. AMQP gives no sign
+/// by which to wait.
 const PASSED_ON: usize = 32;
 
 /// Ample for one write to disk; what was kept then goes out in one command.
@@ -35,7 +36,9 @@ impl RecentAcks {
     pub(super) fn take_hold_in(&self) -> Duration {
         let made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match (made.front(), made.back()) {
-            (Some(first), Some(last)) if made.len() == PASSED_ON && first.elapsed() < ONE_WRITE => ONE_WRITE.saturating_sub(last.elapsed()),
+            (Some(first), Some(last)) if made.len() == PASSED_ON && first.elapsed() < ONE_WRITE => {
+                ONE_WRITE.saturating_sub(last.elapsed())
+            }
             _ => Duration::ZERO,
         }
     }

@@ -23,9 +23,11 @@ use super::signature::Signer;
 use super::topology::{self, Declared, Depth, Ensured};
 use crate::config::AmqpConfig;
 
-/// One connection consumes and acknowledges, the other publishes: a broker that blocks publishers must not freeze acknowledgements.
+/// One connection consumes and acknowledges, the other publishes: a broker that blocks publishers
+/// must not freeze acknowledgements.
 ///
-/// Dropped, both are cut at once, and its lanes and publishers are over; [`close`](Session::close) says goodbye first.
+/// Dropped, both are cut at once, and its lanes and publishers are over; [`close`](Session::close)
+/// says goodbye first.
 #[derive(Debug)]
 pub struct Session {
     config: AmqpConfig,
@@ -40,14 +42,16 @@ pub struct Session {
     history: Option<HistoryObject>,
     found: Found,
     seen: DeletionSeen,
-    /// The lanes' channels. lapin closes a channel with its last handle, and the broker forgets what it had not passed on yet.
+    /// The lanes' channels. lapin closes a channel with its last handle, and the broker forgets
+    /// what it had not passed on yet.
     kept_open: Mutex<Vec<(Channel, RecentAcks)>>,
 }
 
 /// Whether a session may refuse to begin for the sake of the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// The worker's first session. It checks the permissions, and a history that does not fit the settings is an error.
+    /// The worker's first session. It checks the permissions, and a history that does not fit the
+    /// settings is an error.
     First,
     /// A later one, which begins whatever became of the history: a worker that ran must go on.
     Again,
@@ -79,23 +83,29 @@ pub struct Mended {
 pub struct Rebound {
     /// Newly bound.
     pub added: Vec<String>,
-    /// Bound earlier in this session, no longer asked for, and left bound: another worker may still need them, and what nobody knows goes the
-    /// way of `UNSTALE_UNKNOWN`.
+    /// Bound earlier in this session, no longer asked for, and left bound: another worker may still
+    /// need them, and what nobody knows goes the way of `UNSTALE_UNKNOWN`.
     pub left_bound: Vec<String>,
 }
 
 impl Session {
-    /// Connects, finds or declares the topology, and binds the queues of events to `routing_keys` and to those of `UNSTALE_BIND`. What the
-    /// signer has signed is believed.
+    /// Connects, finds or declares the topology, and binds the queues of events to `routing_keys`
+    /// and to those of `UNSTALE_BIND`. What the signer has signed is believed.
     ///
     /// # Errors
     /// [`BrokerError`]: [`is_final`](BrokerError::is_final) says whether to try again.
-    pub async fn open(config: &AmqpConfig, routing_keys: &[String], signer: &Signer, start: Start) -> Result<Self, BrokerError> {
+    pub async fn open(
+        config: &AmqpConfig,
+        routing_keys: &[String],
+        signer: &Signer,
+        start: Start,
+    ) -> Result<Self, BrokerError> {
         Self::open_noting(config, routing_keys, signer, start, &DeletionSeen::default()).await
     }
 
-    /// As [`open`](Self::open); notes in `seen` what had to be declared although it existed before: events may be in the history alone
-    /// since. It is noted whatever becomes of the opening, and later by [`mend`](Self::mend).
+    /// As [`open`](Self::open); notes in `seen` what had to be declared although it existed before:
+    /// events may be in the history alone since. It is noted whatever becomes of the opening, and
+    /// later by [`mend`](Self::mend).
     ///
     /// # Errors
     /// As for [`open`](Self::open).
@@ -115,13 +125,15 @@ impl Session {
         let bound: BTreeSet<String> = routing_keys.iter().chain(&config.bind).cloned().collect();
         let keys: Vec<String> = bound.iter().cloned().collect();
         let history = HistoryObject::new(config, &names);
-        // First: a queue that another worker declares at this moment must not look like one that was deleted.
+        // First: a queue that another worker declares at this moment must not look like one that
+        // was deleted.
         let history_was_missing = match &history {
             Some(history) => history.is_missing().await,
             None => true,
         };
         let existed = Some(seen).filter(|_| !history_was_missing);
-        let ensured = topology::ensure(&consume, config, &names, &keys, Depth::Arguments, existed).await;
+        let ensured =
+            topology::ensure(&consume, config, &names, &keys, Depth::Arguments, existed).await;
         let history_ensured = match &history {
             Some(history) => history.ensure(&keys, Depth::Arguments).await,
             None => Ok(Ensured::default()),
@@ -176,7 +188,8 @@ impl Session {
         self.main_was_missing() && self.found.history_was_missing
     }
 
-    /// Whether the main queue had to be declared. Where the history existed, events may have gone to that alone.
+    /// Whether the main queue had to be declared. Where the history existed, events may have gone
+    /// to that alone.
     pub fn main_was_missing(&self) -> bool {
         self.found.declared.iter().any(|declared| declared.kind == Kind::Main)
     }
@@ -186,14 +199,20 @@ impl Session {
         in_words(&self.found.declared).collect()
     }
 
-    /// Whether what had to be declared makes a heal due: it existed before, and events may be in the history alone.
+    /// Whether what had to be declared makes a heal due: it existed before, and events may be in
+    /// the history alone.
     pub fn owes_heal(&self) -> bool {
-        !self.found.history_was_missing && self.found.declared.iter().any(|declared| owes_heal(declared.kind, Depth::Arguments))
+        !self.found.history_was_missing
+            && self.found.declared.iter().any(|declared| owes_heal(declared.kind, Depth::Arguments))
     }
 
-    /// Whether the history had to be declared, although the main queue existed: what it held before is gone.
+    /// Whether the history had to be declared, although the main queue existed: what it held before
+    /// is gone.
     pub fn has_declared_history_anew(&self) -> bool {
-        self.history.is_some() && self.found.history_was_missing && self.found.history_fault.is_none() && !self.main_was_missing()
+        self.history.is_some()
+            && self.found.history_was_missing
+            && self.found.history_fault.is_none()
+            && !self.main_was_missing()
     }
 
     /// What was noted while it was opened, or by [`mend`](Self::mend), and not taken since.
@@ -211,17 +230,30 @@ impl Session {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Looks whether every object is still there, declares what is missing, and binds the queues again: what somebody has unbound cannot be seen.
-    /// Where events may have gone to the history alone, [`deletion_seen`](Self::deletion_seen) says so, even after an error.
+    /// Looks whether every object is still there, declares what is missing, and binds the queues
+    /// again: what somebody has unbound cannot be seen. Where events may have gone to the history
+    /// alone, [`deletion_seen`](Self::deletion_seen) says so, even after an error.
     ///
     /// # Errors
     /// [`BrokerError::Unreachable`]: what ends a session is reported elsewhere too.
     pub async fn mend(&self) -> Result<Mended, BrokerError> {
-        let keys: Vec<String> = self.bound.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+        let keys: Vec<String> =
+            self.bound.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
         let mut mended = Mended::default();
-        match topology::ensure(&self.consume, &self.config, &self.names, &keys, Depth::Existence, Some(&self.seen)).await {
+        match topology::ensure(
+            &self.consume,
+            &self.config,
+            &self.names,
+            &keys,
+            Depth::Existence,
+            Some(&self.seen),
+        )
+        .await
+        {
             Ok(ensured) => mended.declared.extend(in_words(&ensured.declared)),
-            Err(BrokerError::Topology(problems)) => mended.problems = problems.iter().map(ToString::to_string).collect(),
+            Err(BrokerError::Topology(problems)) => {
+                mended.problems = problems.iter().map(ToString::to_string).collect()
+            }
             Err(error) => return Err(error),
         }
         if let Some(history) = &self.history {
@@ -241,14 +273,18 @@ impl Session {
     /// # Errors
     /// [`BrokerError`], as for [`open`](Self::open).
     pub async fn bind(&self, routing_keys: &[String]) -> Result<Rebound, BrokerError> {
-        let wanted: BTreeSet<String> = routing_keys.iter().chain(&self.config.bind).cloned().collect();
+        let wanted: BTreeSet<String> =
+            routing_keys.iter().chain(&self.config.bind).cloned().collect();
         let bound = || self.bound.lock().unwrap_or_else(PoisonError::into_inner);
         let added: Vec<String> = wanted.difference(&bound()).cloned().collect();
         topology::bind(&self.consume, &self.config, &self.names.main, &added).await?;
         if let Some(history) = &self.history
             && let Err(fault) = history.ensure(&added, Depth::Existence).await
         {
-            tracing::warn!(cause = fault.words(), "the history is not bound to the new routing keys yet");
+            tracing::warn!(
+                cause = fault.words(),
+                "the history is not bound to the new routing keys yet"
+            );
         }
         bound().extend(added.iter().cloned());
         let left_bound = bound().difference(&wanted).cloned().collect();
@@ -265,9 +301,13 @@ impl Session {
             LaneName::Slow => &self.names.slow,
         };
         let channel = self.consume.channel().await.map_err(|ended| self.signal.end(ended))?;
-        let queue = short(queue).ok_or_else(|| SessionEnded::new("the queue's name is too long"))?;
+        let queue =
+            short(queue).ok_or_else(|| SessionEnded::new("the queue's name is too long"))?;
         let recent = RecentAcks::default();
-        self.kept_open.lock().unwrap_or_else(PoisonError::into_inner).push((channel.clone(), recent.clone()));
+        self.kept_open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((channel.clone(), recent.clone()));
         Ok(Lane::new(channel, queue, self.signal.clone(), recent, self.origins.clone()))
     }
 
@@ -276,7 +316,9 @@ impl Session {
     /// # Errors
     /// When the session is over.
     pub async fn publisher(&self) -> Result<Publisher, SessionEnded> {
-        Publisher::on(&self.publish, self.blocked.clone(), &self.signal).await.map_err(|ended| self.signal.end(ended))
+        Publisher::on(&self.publish, self.blocked.clone(), &self.signal)
+            .await
+            .map_err(|ended| self.signal.end(ended))
     }
 
     /// Looks at the lanes' queues, beside all else that goes on.
@@ -314,14 +356,20 @@ fn all_problems(
     start: Start,
 ) -> Result<Ensured, BrokerError> {
     match (ensured, history) {
-        (Err(BrokerError::Topology(mut problems)), Err(HistoryFault::Settings(more) | HistoryFault::Missing(more))) => {
+        (
+            Err(BrokerError::Topology(mut problems)),
+            Err(HistoryFault::Settings(more) | HistoryFault::Missing(more)),
+        ) => {
             // What is missing cannot be bound, and would be reported twice.
-            problems.extend(more.iter().filter(|problem| problem.object.starts_with("queue")).cloned());
+            problems
+                .extend(more.iter().filter(|problem| problem.object.starts_with("queue")).cloned());
             Err(BrokerError::Topology(problems))
         }
-        // Where the main queue existed, events may be waiting: no fault of the history keeps them from being applied.
+        // Where the main queue existed, events may be waiting: no fault of the history keeps them
+        // from being applied.
         (Ok(ensured), Err(HistoryFault::Settings(problems)))
-            if start == Start::First && ensured.declared.iter().any(|declared| declared.kind == Kind::Main) =>
+            if start == Start::First
+                && ensured.declared.iter().any(|declared| declared.kind == Kind::Main) =>
         {
             Err(BrokerError::Topology(problems.clone()))
         }
@@ -348,12 +396,14 @@ impl SessionWatch {
         self.ended.borrow().clone()
     }
 
-    /// Whether the broker takes no messages at the moment (a memory or disk alarm): it says so only to a connection that has published.
+    /// Whether the broker takes no messages at the moment (a memory or disk alarm): it says so only
+    /// to a connection that has published.
     pub fn is_blocked(&self) -> bool {
         *self.blocked.borrow()
     }
 
-    /// Waits until the broker begins or ceases to take messages; true where it takes none. For ever once the session is over.
+    /// Waits until the broker begins or ceases to take messages; true where it takes none. For ever
+    /// once the session is over.
     pub async fn blocked_changed(&mut self) -> bool {
         if self.blocked.changed().await.is_err() {
             std::future::pending::<()>().await;

@@ -15,12 +15,14 @@ use crate::event::header;
 /// Secrets that are remembered: messages signed with an earlier one still come back.
 const KEPT_SECRETS: usize = 4;
 
-/// Signs the headers of republished messages, and checks the signatures. Clones share their secrets.
+/// Signs the headers of republished messages, and checks the signatures. Clones share their
+/// secrets.
 ///
 /// A publisher may send headers with our names, and they come back on every message that the broker
-/// dead-letters or somebody moves. So a worker signs all `unstale-*` headers together with the body, by a
-/// secret that the workers of one Redis share ([`Cache::signing_secret`](crate::cache::Cache::signing_secret)).
-/// Without a secret it signs nothing and believes nothing.
+/// dead-letters or somebody moves. So a worker signs all `unstale-*` headers together with the
+/// body, by a secret that the workers of one Redis share
+/// ([`Cache::signing_secret`](crate::cache::Cache::signing_secret)). Without a secret it signs
+/// nothing and believes nothing.
 #[derive(Clone, Default)]
 pub struct Signer(Arc<ArcSwap<Vec<Secret>>>);
 
@@ -44,14 +46,20 @@ impl Signer {
         signer
     }
 
-    /// Signs with that secret from now on. What was signed with one of the last few is still believed.
+    /// Signs with that secret from now on. What was signed with one of the last few is still
+    /// believed.
     pub fn learn(&self, secret: &str) {
         if self.secret().as_deref() == Some(secret) {
             return;
         }
         self.0.rcu(|known| {
-            let secret = Secret { text: secret.into(), key: Key::new(HMAC_SHA256, secret.as_bytes()) };
-            let earlier = known.iter().filter(|known| known.text != secret.text).take(KEPT_SECRETS - 1).map(Secret::duplicate);
+            let secret =
+                Secret { text: secret.into(), key: Key::new(HMAC_SHA256, secret.as_bytes()) };
+            let earlier = known
+                .iter()
+                .filter(|known| known.text != secret.text)
+                .take(KEPT_SECRETS - 1)
+                .map(Secret::duplicate);
             let earlier: Vec<Secret> = earlier.collect();
             std::iter::once(secret).chain(earlier).collect::<Vec<_>>()
         });
@@ -72,12 +80,17 @@ impl Signer {
 
     /// Returns whether a worker wrote the headers of ours, for this body.
     pub(super) fn has_signed(&self, headers: &FieldTable, body: &[u8]) -> bool {
-        let Some(AMQPValue::LongString(claimed)) = headers.inner().get(header::SIGNATURE) else { return false };
+        let Some(AMQPValue::LongString(claimed)) = headers.inner().get(header::SIGNATURE) else {
+            return false;
+        };
         let mut decoded = [0; 32];
         if !matches!(BASE64.decode_slice(claimed.as_bytes(), &mut decoded), Ok(32)) {
             return false;
         }
-        self.0.load().iter().any(|secret| mac(&secret.key, headers, body).as_slice().ct_eq(&decoded).into())
+        self.0
+            .load()
+            .iter()
+            .any(|secret| mac(&secret.key, headers, body).as_slice().ct_eq(&decoded).into())
     }
 }
 
@@ -113,7 +126,8 @@ fn add_bytes(context: &mut Context, bytes: &[u8]) {
     context.update(bytes);
 }
 
-/// By meaning, not by type: a broker or a shovel may hand an integer or a text on as another of its types.
+/// By meaning, not by type: a broker or a shovel may hand an integer or a text on as another of its
+/// types.
 fn add_value(context: &mut Context, value: &AMQPValue) {
     let mut integer = |number: i64| {
         context.update(b"i");
@@ -154,9 +168,11 @@ fn add_value(context: &mut Context, value: &AMQPValue) {
             });
         }
         // None of ours: the publisher's `CC` alone can hold them.
-        AMQPValue::Float(_) | AMQPValue::Double(_) | AMQPValue::DecimalValue(_) | AMQPValue::Timestamp(_) | AMQPValue::Void => {
-            context.update(b"o")
-        }
+        AMQPValue::Float(_)
+        | AMQPValue::Double(_)
+        | AMQPValue::DecimalValue(_)
+        | AMQPValue::Timestamp(_)
+        | AMQPValue::Void => context.update(b"o"),
     }
 }
 
@@ -194,10 +210,17 @@ mod tests {
         let signer = Signer::with_secret(SECRET);
         let headers = signed(&signer);
         assert!(signer.has_signed(&headers, b"body"));
-        let moved = with(with(headers, "x-death", AMQPValue::FieldArray(Default::default())), "theirs", long("y"));
+        let moved = with(
+            with(headers, "x-death", AMQPValue::FieldArray(Default::default())),
+            "theirs",
+            long("y"),
+        );
         assert!(signer.has_signed(&moved, b"body"));
         let retyped = with(moved, header::ATTEMPT, AMQPValue::LongLongInt(3));
-        assert!(signer.has_signed(&retyped, b"body"), "a number is the same number in another type");
+        assert!(
+            signer.has_signed(&retyped, b"body"),
+            "a number is the same number in another type"
+        );
     }
 
     #[test]
@@ -229,7 +252,10 @@ mod tests {
     fn earlier_secrets_are_believed_for_a_while() {
         let signer = Signer::default();
         let unsigned = signed(&signer);
-        assert!(!unsigned.contains_key(header::SIGNATURE) && !signer.has_signed(&unsigned, b"body"), "there is no secret yet");
+        assert!(
+            !unsigned.contains_key(header::SIGNATURE) && !signer.has_signed(&unsigned, b"body"),
+            "there is no secret yet"
+        );
         signer.learn("first");
         let first = signed(&signer);
         signer.learn("first");

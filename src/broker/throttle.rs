@@ -36,7 +36,12 @@ pub(super) struct Allowance {
 impl Allowance {
     /// Lets that many bytes be read ahead.
     pub(super) fn new(window_bytes: u64) -> Self {
-        Self { window_bytes, read_bytes: AtomicU64::new(0), limit_bytes: AtomicU64::new(window_bytes), stopped: AtomicWaker::new() }
+        Self {
+            window_bytes,
+            read_bytes: AtomicU64::new(0),
+            limit_bytes: AtomicU64::new(window_bytes),
+            stopped: AtomicWaker::new(),
+        }
     }
 
     /// Grants as many bytes as the reader has taken.
@@ -53,7 +58,10 @@ impl Allowance {
     }
 
     fn left(&self) -> usize {
-        let left = self.limit_bytes.load(Ordering::Acquire).saturating_sub(self.read_bytes.load(Ordering::Acquire));
+        let left = self
+            .limit_bytes
+            .load(Ordering::Acquire)
+            .saturating_sub(self.read_bytes.load(Ordering::Acquire));
         usize::try_from(left).unwrap_or(usize::MAX)
     }
 
@@ -90,7 +98,11 @@ impl<S> Throttled<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Throttled<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         let Self { socket, allowance } = &mut *self;
         let Some(allowance) = allowance else { return Pin::new(socket).poll_read(cx, buffer) };
         let Poll::Ready(left) = allowance.poll_left(cx) else { return Poll::Pending };
@@ -100,9 +112,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Throttled<S> {
         read
     }
 
-    fn poll_read_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &mut [IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_read_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
         let Self { socket, allowance } = &mut *self;
-        let Some(allowance) = allowance else { return Pin::new(socket).poll_read_vectored(cx, buffers) };
+        let Some(allowance) = allowance else {
+            return Pin::new(socket).poll_read_vectored(cx, buffers);
+        };
         let Poll::Ready(left) = allowance.poll_left(cx) else { return Poll::Pending };
         let read = if buffers.iter().map(|buffer| buffer.len()).sum::<usize>() <= left {
             Pin::new(socket).poll_read_vectored(cx, buffers)
@@ -118,11 +136,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Throttled<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Throttled<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.socket).poll_write(cx, buffer)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.socket).poll_write_vectored(cx, buffers)
     }
 
@@ -158,11 +184,17 @@ impl Executor for ThrottledTokio {
         self.tokio.block_on(future)
     }
 
-    fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(&self, future: F) -> Task<Self::Task<T>> {
+    fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        &self,
+        future: F,
+    ) -> Task<Self::Task<T>> {
         self.tokio.spawn(future)
     }
 
-    fn spawn_blocking<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(&self, work: F) -> Task<Self::Task<T>> {
+    fn spawn_blocking<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(
+        &self,
+        work: F,
+    ) -> Task<Self::Task<T>> {
         self.tokio.spawn_blocking(work)
     }
 }
@@ -186,9 +218,18 @@ impl Reactor for ThrottledTokio {
         self.tokio.interval(duration)
     }
 
-    fn tcp_connect_addr(&self, address: SocketAddr) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
-        let (connecting, allowance) = (self.tokio.tcp_connect_addr(address), self.allowance.clone());
-        async move { Ok(Levelled::new(AsyncTcpStream::Plain(Throttled { socket: connecting.await?, allowance }))) }
+    fn tcp_connect_addr(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        let (connecting, allowance) =
+            (self.tokio.tcp_connect_addr(address), self.allowance.clone());
+        async move {
+            Ok(Levelled::new(AsyncTcpStream::Plain(Throttled {
+                socket: connecting.await?,
+                allowance,
+            })))
+        }
     }
 }
 
@@ -202,7 +243,11 @@ mod tests {
     struct Endless;
 
     impl AsyncRead for Endless {
-        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
             Poll::Ready(Ok(buffer.len()))
         }
     }

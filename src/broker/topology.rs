@@ -1,4 +1,5 @@
-//! The objects of the contract: found, declared, bound, or named as missing. Never deleted, never changed.
+//! The objects of the contract: found, declared, bound, or named as missing. Never deleted, never
+//! changed.
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -39,9 +40,11 @@ pub(super) enum Depth {
     Existence,
 }
 
-/// Finds or declares the exchange and every queue but for the history, and binds the main queue to `routing_keys`.
+/// Finds or declares the exchange and every queue but for the history, and binds the main queue to
+/// `routing_keys`.
 ///
-/// Notes in `seen`, whatever the outcome, what had to be declared although it existed before. `None`: nothing did.
+/// Notes in `seen`, whatever the outcome, what had to be declared although it existed before.
+/// `None`: nothing did.
 ///
 /// # Errors
 /// [`BrokerError::Topology`] with all that is wrong; [`BrokerError::Unreachable`].
@@ -65,7 +68,8 @@ pub(super) async fn ensure(
     broker.ensured()
 }
 
-/// Finds or declares the history, and binds it to `routing_keys`. A history that the broker has broken may end the connection.
+/// Finds or declares the history, and binds it to `routing_keys`. A history that the broker has
+/// broken may end the connection.
 ///
 /// # Errors
 /// As for [`ensure`].
@@ -91,8 +95,13 @@ pub(super) async fn ensure_history(
 pub(super) async fn is_missing(link: &Link, queue: &str) -> Result<bool, BrokerError> {
     let Some(name) = short(queue) else { return Ok(true) };
     let mut broker = Objects::new(link, DeclarePolicy::None, Depth::Existence);
-    let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-    let found = broker.ask(async |channel| channel.queue_declare(name.clone(), options, FieldTable::default()).await.map(drop)).await?;
+    let options =
+        QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+    let found = broker
+        .ask(async |channel| {
+            channel.queue_declare(name.clone(), options, FieldTable::default()).await.map(drop)
+        })
+        .await?;
     Ok(matches!(found, Err(Refusal::Missing(_))))
 }
 
@@ -100,13 +109,19 @@ pub(super) async fn is_missing(link: &Link, queue: &str) -> Result<bool, BrokerE
 ///
 /// # Errors
 /// As for [`ensure`].
-pub(super) async fn bind(link: &Link, config: &AmqpConfig, queue: &str, routing_keys: &[String]) -> Result<(), BrokerError> {
+pub(super) async fn bind(
+    link: &Link,
+    config: &AmqpConfig,
+    queue: &str,
+    routing_keys: &[String],
+) -> Result<(), BrokerError> {
     let mut broker = Objects::new(link, config.declare, Depth::Existence);
     broker.bind(queue, &config.exchange, routing_keys).await?;
     broker.ensured().map(drop)
 }
 
-/// Asks the broker about one object after another. A refusal closes the channel it is given on: then the next question gets a new one.
+/// Asks the broker about one object after another. A refusal closes the channel it is given on:
+/// then the next question gets a new one.
 struct Objects<'a> {
     link: &'a Link,
     policy: DeclarePolicy,
@@ -119,19 +134,42 @@ struct Objects<'a> {
 
 impl<'l> Objects<'l> {
     fn new(link: &'l Link, policy: DeclarePolicy, depth: Depth) -> Self {
-        Self { link, policy, depth, channel: None, problems: Vec::new(), ensured: Ensured::default(), seen: None }
+        Self {
+            link,
+            policy,
+            depth,
+            channel: None,
+            problems: Vec::new(),
+            ensured: Ensured::default(),
+            seen: None,
+        }
     }
 
     fn ensured(self) -> Result<Ensured, BrokerError> {
-        if self.problems.is_empty() { Ok(self.ensured) } else { Err(BrokerError::Topology(self.problems)) }
+        if self.problems.is_empty() {
+            Ok(self.ensured)
+        } else {
+            Err(BrokerError::Topology(self.problems))
+        }
     }
 
     async fn exchange(&mut self, name: &str, routing_keys: &[String]) -> Result<(), BrokerError> {
         let object = format!("exchange `{name}`");
         let Some(short_name) = short(name) else { return self.too_long(object) };
         let declare = async |channel: Channel, passive: bool| {
-            let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
-            channel.exchange_declare(short_name.clone(), ExchangeKind::Topic, options, FieldTable::default()).await
+            let options = ExchangeDeclareOptions {
+                passive,
+                durable: true,
+                ..ExchangeDeclareOptions::default()
+            };
+            channel
+                .exchange_declare(
+                    short_name.clone(),
+                    ExchangeKind::Topic,
+                    options,
+                    FieldTable::default(),
+                )
+                .await
         };
         let found = self.ask(async |channel| declare(channel, true).await).await?;
         let outcome = match (found, self.policy) {
@@ -146,8 +184,11 @@ impl<'l> Objects<'l> {
                 declared
             }
             (Ok(()), DeclarePolicy::All) if self.depth == Depth::Arguments => {
-                // Any type of exchange is used as it is: only what its type makes of our routing keys is of interest.
-                if let Err(Refusal::Differs(words)) = self.ask(async |channel| declare(channel, false).await).await? {
+                // Any type of exchange is used as it is: only what its type makes of our routing
+                // keys is of interest.
+                if let Err(Refusal::Differs(words)) =
+                    self.ask(async |channel| declare(channel, false).await).await?
+                {
                     self.warn_of_type(&object, &words, routing_keys);
                 }
                 Ok(())
@@ -158,17 +199,26 @@ impl<'l> Objects<'l> {
         match outcome {
             Ok(()) => Ok(()),
             Err(Refusal::Missing(words)) => {
-                self.problem(object, words, "declare it (topic, durable), or let unstale do so with UNSTALE_DECLARE=all");
+                self.problem(
+                    object,
+                    words,
+                    "declare it (topic, durable), or let unstale do so with UNSTALE_DECLARE=all",
+                );
                 Ok(())
             }
-            Err(Refusal::Forbidden(words)) if self.policy == DeclarePolicy::None => self.unseen(&object, &words),
+            Err(Refusal::Forbidden(words)) if self.policy == DeclarePolicy::None => {
+                self.unseen(&object, &words)
+            }
             Err(refusal) => self.refused(object, refusal, "UNSTALE_EXCHANGE"),
         }
     }
 
     fn warn_of_type(&mut self, object: &str, words: &str, routing_keys: &[String]) {
         let is_pattern = |key: &&String| key.split('.').any(|word| word == "*" || word == "#");
-        let ignored = match words.split_once("but current is ").and_then(|(_, current)| current.split('\'').nth(1)) {
+        let ignored = match words
+            .split_once("but current is ")
+            .and_then(|(_, current)| current.split('\'').nth(1))
+        {
             Some("direct") => routing_keys.iter().find(is_pattern),
             Some("headers") => routing_keys.first(),
             _ => None,
@@ -185,20 +235,27 @@ impl<'l> Objects<'l> {
         let object = format!("queue `{}`", spec.name);
         let Some(name) = short(&spec.name) else { return self.too_long(object) };
         let declare = async |channel: Channel, passive: bool, arguments: FieldTable| {
-            let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
+            let options =
+                QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
             channel.queue_declare(name.clone(), options, arguments).await.map(drop)
         };
         // A declaration does not tell whether the queue existed before.
-        let found = self.ask(async |channel| declare(channel, true, FieldTable::default()).await).await?;
+        let found =
+            self.ask(async |channel| declare(channel, true, FieldTable::default()).await).await?;
         let is_missing = matches!(found, Err(Refusal::Missing(_)));
-        let declares = self.policy != DeclarePolicy::None && (is_missing || found.is_err() || self.depth == Depth::Arguments);
+        let declares = self.policy != DeclarePolicy::None
+            && (is_missing || found.is_err() || self.depth == Depth::Arguments);
         let mut adopted = Vec::new();
         let mut outcome = found;
         if declares {
             let declaring = Declaring::new(self.seen.filter(|_| is_missing), spec.kind, self.depth);
             outcome = loop {
-                match self.ask(async |channel| declare(channel, false, spec.arguments.clone()).await).await? {
-                    // The broker names the first difference only: behind it there may be a worse one, such as another type of queue.
+                match self
+                    .ask(async |channel| declare(channel, false, spec.arguments.clone()).await)
+                    .await?
+                {
+                    // The broker names the first difference only: behind it there may be a worse
+                    // one, such as another type of queue.
                     Err(Refusal::Differs(words)) if spec.adopt(&words) => adopted.push(words),
                     outcome => break outcome,
                 }
@@ -220,26 +277,39 @@ impl<'l> Objects<'l> {
         match outcome {
             Ok(()) => Ok(()),
             Err(Refusal::Missing(words)) => {
-                let off = if is_history { ", or do without it with UNSTALE_HISTORY=off" } else { "" };
-                self.problem(object, words, format!("declare it, or let unstale do so with UNSTALE_DECLARE=queues{off}"));
+                let off =
+                    if is_history { ", or do without it with UNSTALE_HISTORY=off" } else { "" };
+                self.problem(
+                    object,
+                    words,
+                    format!("declare it, or let unstale do so with UNSTALE_DECLARE=queues{off}"),
+                );
                 Ok(())
             }
-            Err(Refusal::Forbidden(words)) if self.policy == DeclarePolicy::None => self.unseen(&object, &words),
-            Err(Refusal::Differs(words)) if is_history && !words.contains("inequivalent") => self.no_streams(object, words),
+            Err(Refusal::Forbidden(words)) if self.policy == DeclarePolicy::None => {
+                self.unseen(&object, &words)
+            }
+            Err(Refusal::Differs(words)) if is_history && !words.contains("inequivalent") => {
+                self.no_streams(object, words)
+            }
             Err(Refusal::Unsupported(words)) if is_history => self.no_streams(object, words),
             Err(refusal) => self.refused(object, refusal, "UNSTALE_QUEUE"),
         }
     }
 
-    /// RabbitMQ asks for a permission on what is only looked at since 4.2.6: what is used needs others, and is refused then.
+    /// RabbitMQ asks for a permission on what is only looked at since 4.2.6: what is used needs
+    /// others, and is refused then.
     fn unseen(&mut self, object: &str, words: &str) -> Result<(), BrokerError> {
         if self.depth == Depth::Arguments {
-            self.ensured.warnings.push(format!("{object} cannot be looked at: {words}; it is taken to exist"));
+            self.ensured
+                .warnings
+                .push(format!("{object} cannot be looked at: {words}; it is taken to exist"));
         }
         Ok(())
     }
 
-    /// Where this worker declares nothing, somebody else may do so between two looks. A missing object is all that shows then.
+    /// Where this worker declares nothing, somebody else may do so between two looks. A missing
+    /// object is all that shows then.
     fn note_existence(&self, kind: Kind, object: &str, outcome: &Result<(), Refusal>) {
         let exists = match outcome {
             Ok(()) => true,
@@ -255,20 +325,33 @@ impl<'l> Objects<'l> {
         self.ensured.declared.push(Declared { kind, object: object.to_owned() });
     }
 
-    async fn bind(&mut self, queue: &str, exchange: &str, routing_keys: &[String]) -> Result<(), BrokerError> {
+    async fn bind(
+        &mut self,
+        queue: &str,
+        exchange: &str,
+        routing_keys: &[String],
+    ) -> Result<(), BrokerError> {
         if self.policy == DeclarePolicy::None {
             return Ok(());
         }
         for key in routing_keys {
             let object = format!("binding of queue `{queue}` to `{key}`");
-            let (Some(queue), Some(exchange), Some(key)) = (short(queue), short(exchange), short(key)) else {
+            let (Some(queue), Some(exchange), Some(key)) =
+                (short(queue), short(exchange), short(key))
+            else {
                 self.too_long(object)?;
                 continue;
             };
             let bound = self
                 .ask(async |channel| {
                     channel
-                        .queue_bind(queue.clone(), exchange.clone(), key.clone(), QueueBindOptions::default(), FieldTable::default())
+                        .queue_bind(
+                            queue.clone(),
+                            exchange.clone(),
+                            key.clone(),
+                            QueueBindOptions::default(),
+                            FieldTable::default(),
+                        )
                         .await
                 })
                 .await?;
@@ -280,15 +363,21 @@ impl<'l> Objects<'l> {
         Ok(())
     }
 
-    /// Asks on a channel that stands. What only trying again can mend comes as [`BrokerError::Unreachable`].
-    async fn ask<T>(&mut self, question: impl AsyncFnOnce(Channel) -> lapin::Result<T>) -> Result<Result<T, Refusal>, BrokerError> {
+    /// Asks on a channel that stands. What only trying again can mend comes as
+    /// [`BrokerError::Unreachable`].
+    async fn ask<T>(
+        &mut self,
+        question: impl AsyncFnOnce(Channel) -> lapin::Result<T>,
+    ) -> Result<Result<T, Refusal>, BrokerError> {
         let channel = match self.channel.take().filter(|channel| channel.status().connected()) {
             Some(channel) => channel,
             None => self.link.channel().await?,
         };
         self.channel = Some(channel.clone());
         let answer = timeout(ANSWER_TIMEOUT, question(channel)).await;
-        let answer = answer.map_err(|_| BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))?;
+        let answer = answer.map_err(|_| {
+            BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))
+        })?;
         match answer.as_ref().map_err(Refusal::from) {
             Err(Refusal::Passing(words)) => Err(BrokerError::Unreachable(words)),
             Err(refusal) => {
@@ -303,9 +392,16 @@ impl<'l> Objects<'l> {
         self.problems.push(TopologyProblem { object, what, advice: advice.into() });
     }
 
-    fn refused(&mut self, object: String, refusal: Refusal, setting: &str) -> Result<(), BrokerError> {
+    fn refused(
+        &mut self,
+        object: String,
+        refusal: Refusal,
+        setting: &str,
+    ) -> Result<(), BrokerError> {
         match refusal {
-            Refusal::Missing(words) => self.problem(object, words, "declare what is missing, or set UNSTALE_DECLARE=all"),
+            Refusal::Missing(words) => {
+                self.problem(object, words, "declare what is missing, or set UNSTALE_DECLARE=all")
+            }
             Refusal::Differs(words) => {
                 let advice = format!(
                     "nothing was changed: what stands there may hold messages. Move them and delete it by hand, or set {setting} to another name"
@@ -313,10 +409,18 @@ impl<'l> Objects<'l> {
                 self.problem(object, words, advice);
             }
             Refusal::Forbidden(words) => {
-                self.problem(object, words, format!("{GRANT}; or declare it by other means and set UNSTALE_DECLARE=none"));
+                self.problem(
+                    object,
+                    words,
+                    format!("{GRANT}; or declare it by other means and set UNSTALE_DECLARE=none"),
+                );
             }
             Refusal::Unsupported(words) => {
-                self.problem(object, words, "unstale needs RabbitMQ 3.10 or later with quorum queues");
+                self.problem(
+                    object,
+                    words,
+                    "unstale needs RabbitMQ 3.10 or later with quorum queues",
+                );
                 return Err(BrokerError::Topology(std::mem::take(&mut self.problems)));
             }
             Refusal::Passing(words) => return Err(BrokerError::Unreachable(words)),
@@ -335,7 +439,11 @@ impl<'l> Objects<'l> {
     }
 
     fn too_long(&mut self, object: String) -> Result<(), BrokerError> {
-        self.problem(object, "the name is longer than the 255 bytes that AMQP allows".into(), "choose a shorter one");
+        self.problem(
+            object,
+            "the name is longer than the 255 bytes that AMQP allows".into(),
+            "choose a shorter one",
+        );
         Ok(())
     }
 }

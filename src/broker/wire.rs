@@ -1,12 +1,15 @@
-//! How many bytes lapin's values take on the wire (AMQP 0-9-1, section 4.2, with RabbitMQ's field types).
+//! How many bytes lapin's values take on the wire (AMQP 0-9-1, section 4.2, with RabbitMQ's field
+//! types).
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-/// Frame type, channel, payload size and end octet (7 + 1), class, weight and body size (2 + 2 + 8), property flags (2).
+/// Frame type, channel, payload size and end octet (7 + 1), class, weight and body size (2 + 2 +
+/// 8), property flags (2).
 const CONTENT_HEADER_OVERHEAD: usize = 8 + 12 + 2;
 
-/// The size of the content header frame, which cannot be split: beyond the connection's `frame_max` RabbitMQ closes the connection (501).
+/// The size of the content header frame, which cannot be split: beyond the connection's `frame_max`
+/// RabbitMQ closes the connection (501).
 pub(super) fn content_header_bytes(properties: &BasicProperties) -> usize {
     let texts = [
         properties.content_type(),
@@ -21,9 +24,14 @@ pub(super) fn content_header_bytes(properties: &BasicProperties) -> usize {
         properties.cluster_id(),
     ];
     let texts: usize = texts.into_iter().flatten().map(short_string_bytes).sum();
-    let octets = usize::from(properties.delivery_mode().is_some()) + usize::from(properties.priority().is_some());
+    let octets = usize::from(properties.delivery_mode().is_some())
+        + usize::from(properties.priority().is_some());
     let timestamp = if properties.timestamp().is_some() { 8 } else { 0 };
-    CONTENT_HEADER_OVERHEAD + texts + octets + timestamp + properties.headers().as_ref().map_or(0, table_bytes)
+    CONTENT_HEADER_OVERHEAD
+        + texts
+        + octets
+        + timestamp
+        + properties.headers().as_ref().map_or(0, table_bytes)
 }
 
 fn short_string_bytes(text: &ShortString) -> usize {
@@ -31,7 +39,11 @@ fn short_string_bytes(text: &ShortString) -> usize {
 }
 
 fn table_bytes(table: &FieldTable) -> usize {
-    4 + table.inner().iter().map(|(name, value)| short_string_bytes(name) + value_bytes(value)).sum::<usize>()
+    4 + table
+        .inner()
+        .iter()
+        .map(|(name, value)| short_string_bytes(name) + value_bytes(value))
+        .sum::<usize>()
 }
 
 fn value_bytes(value: &AMQPValue) -> usize {
@@ -45,7 +57,9 @@ fn value_bytes(value: &AMQPValue) -> usize {
         AMQPValue::ShortString(text) => short_string_bytes(text),
         AMQPValue::LongString(text) => 4 + text.len(),
         AMQPValue::ByteArray(bytes) => 4 + bytes.len(),
-        AMQPValue::FieldArray(values) => 4 + values.as_slice().iter().map(value_bytes).sum::<usize>(),
+        AMQPValue::FieldArray(values) => {
+            4 + values.as_slice().iter().map(value_bytes).sum::<usize>()
+        }
         AMQPValue::FieldTable(table) => table_bytes(table),
     }
 }

@@ -15,28 +15,47 @@ pub(super) struct Address {
 
 impl Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
     }
 }
 
 impl Address {
     /// Where a URL leads.
     pub(super) fn of(url: &Url) -> Self {
-        let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = url
+            .host_str()
+            .unwrap_or_default()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
         Self { host, port: url.port().unwrap_or(6379) }
     }
 
-    /// With the host of another where this one has none: a node that does not know its own announces none.
+    /// With the host of another where this one has none: a node that does not know its own
+    /// announces none.
     pub(super) fn or_host_of(self, other: &Self) -> Self {
-        if self.host.is_empty() || self.host == "?" { Self { host: other.host.clone(), ..self } } else { self }
+        if self.host.is_empty() || self.host == "?" {
+            Self { host: other.host.clone(), ..self }
+        } else {
+            self
+        }
     }
 
     /// Another server's URL, with this one's address.
     pub(super) fn in_url(&self, url: &Url) -> Result<Url, Outage> {
         let mut url = url.clone();
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let host =
+            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let set = url.set_host(Some(&host)).is_ok() && url.set_port(Some(self.port)).is_ok();
-        if set { Ok(url) } else { Err(Outage::new(format!("Redis announces an address that is none: {self}"))) }
+        if set {
+            Ok(url)
+        } else {
+            Err(Outage::new(format!("Redis announces an address that is none: {self}")))
+        }
     }
 }
 
@@ -47,7 +66,10 @@ mod tests {
     #[test]
     fn an_address_takes_the_place_of_a_urls() {
         let url = Url::parse("rediss://u:p%40@sentinel:26379/3").unwrap();
-        for (host, expected) in [("10.0.0.1", "rediss://u:p%40@10.0.0.1:7000/3"), ("::1", "rediss://u:p%40@[::1]:7000/3")] {
+        for (host, expected) in [
+            ("10.0.0.1", "rediss://u:p%40@10.0.0.1:7000/3"),
+            ("::1", "rediss://u:p%40@[::1]:7000/3"),
+        ] {
             let address = Address { host: host.into(), port: 7000 };
             let moved = address.in_url(&url).unwrap();
             assert_eq!(moved.as_str(), expected);

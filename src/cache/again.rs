@@ -1,5 +1,6 @@
-//! Second passes (`again: 500ms`): what was deleted is deleted once more a while later, for readers that take no part and stored what they had
-//! loaded before. Scheduled in Redis with the first pass and taken out only after the second, so that any worker does them, whoever died.
+//! Second passes (`again: 500ms`): what was deleted is deleted once more a while later, for readers
+//! that take no part and stored what they had loaded before. Scheduled in Redis with the first pass
+//! and taken out only after the second, so that any worker does them, whoever died.
 
 use std::time::Duration;
 
@@ -41,7 +42,8 @@ pub struct Due {
 }
 
 impl Due {
-    /// What is to be deleted; `None` where another version of this program wrote what this one cannot read.
+    /// What is to be deleted; `None` where another version of this program wrote what this one
+    /// cannot read.
     pub fn target(&self) -> Option<Again<'_>> {
         match self.member.split_at_checked(1)? {
             ("k", key) => Some(Again::Key(key)),
@@ -63,7 +65,11 @@ pub struct SecondPasses {
 }
 
 /// Schedules second passes, each so long from now.
-pub(super) fn schedule<'t>(set: &str, targets: impl Iterator<Item = (Again<'t>, Duration)>, sent: &mut Sent) -> Cmd {
+pub(super) fn schedule<'t>(
+    set: &str,
+    targets: impl Iterator<Item = (Again<'t>, Duration)>,
+    sent: &mut Sent,
+) -> Cmd {
     let mut command = SCHEDULE_AGAIN.call(sent, [set.as_bytes()].into_iter());
     for (target, after) in targets {
         let (kind, name) = match target {
@@ -76,14 +82,16 @@ pub(super) fn schedule<'t>(set: &str, targets: impl Iterator<Item = (Again<'t>, 
 }
 
 impl Cache {
-    /// Does the second passes of this queue that are due, as many as one call of Redis tells; none while another worker is at it.
+    /// Does the second passes of this queue that are due, as many as one call of Redis tells; none
+    /// while another worker is at it.
     ///
     /// # Errors
     /// An outage, or Redis refuses to tell: what was due stays so.
     pub async fn pass_again(&self, token: &str) -> Result<SecondPasses, CommandError> {
         let due = self.due_again(token).await?;
         let mut passes = SecondPasses { due, ..SecondPasses::default() };
-        let effects: Vec<Effect> = passes.due.iter().filter_map(Due::target).map(second_pass).collect();
+        let effects: Vec<Effect> =
+            passes.due.iter().filter_map(Due::target).map(second_pass).collect();
         let mut batch = Batch::new(&self.tag_prefix, effects.len());
         for (position, effect) in (0_u32..).zip(&effects) {
             batch.push(Slot { event: 0, position }, effect);
@@ -92,13 +100,16 @@ impl Cache {
         for (slot, outcome) in self.apply(&batch.finish()).await?.unsettled {
             let effect = &effects[slot.position as usize];
             let outcome = match outcome {
-                EffectOutcome::Slow => match self.drain_tag(&effect.target, &CancellationToken::new(), |_, _| {}).await {
-                    Ok(drained) => {
-                        passes.lost += drained.lost;
-                        continue;
+                EffectOutcome::Slow => {
+                    match self.drain_tag(&effect.target, &CancellationToken::new(), |_, _| {}).await
+                    {
+                        Ok(drained) => {
+                            passes.lost += drained.lost;
+                            continue;
+                        }
+                        Err(error) => error.into_outcome()?,
                     }
-                    Err(error) => error.into_outcome()?,
-                },
+                }
                 outcome => outcome,
             };
             match outcome {
@@ -121,16 +132,19 @@ impl Cache {
         Ok(passes)
     }
 
-    /// The second passes of this queue that are due, as many as one call does; none while another worker is at it. They stay scheduled until
-    /// [`done_again`](Self::done_again).
+    /// The second passes of this queue that are due, as many as one call does; none while another
+    /// worker is at it. They stay scheduled until [`done_again`](Self::done_again).
     ///
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn due_again(&self, token: &str) -> Result<Vec<Due>, CommandError> {
         let lock = side_key(Kind::Lease, self.again.as_bytes());
-        let mut command = DUE_AGAIN.call(&mut Sent::default(), [self.again.as_bytes(), &lock].into_iter());
+        let mut command =
+            DUE_AGAIN.call(&mut Sent::default(), [self.again.as_bytes(), &lock].into_iter());
         command.arg(TARGETS_PER_CALL).arg(token).arg(lifetime::millis(LOCK_TTL));
-        let Value::Array(answer) = self.call("again", command).await? else { return Err(unexpected()) };
+        let Value::Array(answer) = self.call("again", command).await? else {
+            return Err(unexpected());
+        };
         let due = answer.chunks_exact(2).map(|pair| match pair {
             [Value::BulkString(member), Value::BulkString(at)] => {
                 Some(Due { member: String::from_utf8_lossy(member).into_owned(), at: at.clone() })
@@ -145,7 +159,8 @@ impl Cache {
     /// # Errors
     /// An outage, or Redis refuses: they are done once more.
     pub async fn done_again(&self, done: &[Due]) -> Result<(), CommandError> {
-        let mut command = DONE_AGAIN.call(&mut Sent::default(), [self.again.as_bytes()].into_iter());
+        let mut command =
+            DONE_AGAIN.call(&mut Sent::default(), [self.again.as_bytes()].into_iter());
         for Due { member, at } in done {
             command.arg(member).arg(at);
         }
@@ -163,7 +178,11 @@ fn second_pass(target: Again<'_>) -> Effect {
 }
 
 fn target(effect: &Effect) -> Again<'_> {
-    if effect.action == Action::InvalidateTag { Again::Tag(&effect.target) } else { Again::Key(&effect.target) }
+    if effect.action == Action::InvalidateTag {
+        Again::Tag(&effect.target)
+    } else {
+        Again::Key(&effect.target)
+    }
 }
 
 fn unexpected() -> CommandError {

@@ -61,16 +61,29 @@ impl<'p, 'e> Outcome<'p, 'e> {
         }
     }
 
-    pub(super) fn note(&mut self, asked: Asked, answer: &Value, commands: &Commands) -> Result<(), Outage> {
+    pub(super) fn note(
+        &mut self,
+        asked: Asked,
+        answer: &Value,
+        commands: &Commands,
+    ) -> Result<(), Outage> {
         if let Value::ServerError(error) = answer {
             return self.note_error(asked, error, commands);
         }
         let one = u64::from(*answer == Value::Int(1));
         match asked {
-            Asked::Leases { .. } | Asked::Agains { .. } | Asked::Quiet(_) | Asked::Detachment(_) | Asked::Seal(_) => {}
+            Asked::Leases { .. }
+            | Asked::Agains { .. }
+            | Asked::Quiet(_)
+            | Asked::Detachment(_)
+            | Asked::Seal(_) => {}
             Asked::Member(id) => self.hit(id, one, 1),
             Asked::Deletions { first, end } => {
-                let existed = if let Value::Int(existed) = answer { u64::try_from(*existed).unwrap_or(0) } else { 0 };
+                let existed = if let Value::Int(existed) = answer {
+                    u64::try_from(*existed).unwrap_or(0)
+                } else {
+                    0
+                };
                 if let Some(&id) = self.plan.deletions().get(first) {
                     self.hit(id, existed, (end - first) as u64);
                 }
@@ -105,7 +118,12 @@ impl<'p, 'e> Outcome<'p, 'e> {
         Ok(())
     }
 
-    fn note_error(&mut self, asked: Asked, error: &redis::ServerError, commands: &Commands) -> Result<(), Outage> {
+    fn note_error(
+        &mut self,
+        asked: Asked,
+        error: &redis::ServerError,
+        commands: &Commands,
+    ) -> Result<(), Outage> {
         let ids = match asked {
             Asked::Leases { first, end } => &commands.voids[first..end],
             Asked::Agains { first, end } => {
@@ -126,12 +144,22 @@ impl<'p, 'e> Outcome<'p, 'e> {
             }
             // Read by whoever made it.
             Asked::Seal(_) => return Ok(()),
-            Asked::Existence(id) | Asked::Operation(id) | Asked::Quiet(id) | Asked::Member(id) | Asked::Detachment(id) => {
+            Asked::Existence(id)
+            | Asked::Operation(id)
+            | Asked::Quiet(id)
+            | Asked::Member(id)
+            | Asked::Detachment(id) => {
                 let command = self.plan.operation(id).command;
                 let error = failure::classify(command_name(command), error);
-                // Not to be told whether a key exists costs a metric alone; a counter needs its SET.
-                let metric_only = matches!((asked, command), (Asked::Existence(_), Command::Write(_)));
-                return if metric_only && !matches!(error, CommandError::Outage(_)) { Ok(()) } else { self.fail(id, error) };
+                // Not to be told whether a key exists costs a metric alone; a counter needs its
+                // SET.
+                let metric_only =
+                    matches!((asked, command), (Asked::Existence(_), Command::Write(_)));
+                return if metric_only && !matches!(error, CommandError::Outage(_)) {
+                    Ok(())
+                } else {
+                    self.fail(id, error)
+                };
             }
         };
         if let CommandError::Outage(outage) = failure::classify("UNLINK", error) {
@@ -148,15 +176,25 @@ impl<'p, 'e> Outcome<'p, 'e> {
     }
 
     /// Of a call of tags; all are of one rule.
-    pub(super) fn invalidated(&mut self, ids: &[OperationId], done: Invalidations) -> Result<(), Outage> {
+    pub(super) fn invalidated(
+        &mut self,
+        ids: &[OperationId],
+        done: Invalidations,
+    ) -> Result<(), Outage> {
         if let Some(&id) = ids.first() {
             self.hit(id, done.existed, done.existed + done.gone + done.absent);
         }
-        for target in done.own.iter().filter_map(|&place| ids.get(place)).map(|&id| self.plan.operation(id).target) {
+        for target in done
+            .own
+            .iter()
+            .filter_map(|&place| ids.get(place))
+            .map(|&id| self.plan.operation(id).target)
+        {
             tags::warn_of_own_members(target);
         }
         self.slow.extend(done.draining.iter().filter_map(|&place| ids.get(place)));
-        self.tags_again.extend(done.left_from.and_then(|place| ids.get(place..)).unwrap_or_default());
+        self.tags_again
+            .extend(done.left_from.and_then(|place| ids.get(place..)).unwrap_or_default());
         for (place, error) in done.refused {
             if let Some(&id) = ids.get(place) {
                 self.fail(id, error)?;
@@ -199,13 +237,19 @@ impl<'p, 'e> Outcome<'p, 'e> {
         for &id in self.slow.iter().filter(|id| !self.failed.contains_key(id)) {
             unsettled.extend(self.plan.slots(id).map(|slot| (slot, EffectOutcome::Slow)));
         }
-        // Of several loads of one key the last does: its value is no older than what the others would have filled.
+        // Of several loads of one key the last does: its value is no older than what the others
+        // would have filled.
         let mut loading = HashSet::new();
-        let is_due = |load: &&Load| !self.failed.contains_key(&load.after) && (!load.only_if_existed || self.existed.contains(&load.after));
+        let is_due = |load: &&Load| {
+            !self.failed.contains_key(&load.after)
+                && (!load.only_if_existed || self.existed.contains(&load.after))
+        };
         let loads = self.plan.warms().iter().rev().filter(is_due);
-        let last_loads = loads.filter(|load| loading.insert(self.plan.operation(load.after).target));
+        let last_loads =
+            loads.filter(|load| loading.insert(self.plan.operation(load.after).target));
         unsettled.extend(last_loads.map(|load| (load.slot, EffectOutcome::Slow)));
-        let hits = self.hits.into_iter().map(|(rule, (yes, no))| KeyHits { rule, yes, no }).collect();
+        let hits =
+            self.hits.into_iter().map(|(rule, (yes, no))| KeyHits { rule, yes, no }).collect();
         Applied { unsettled, hits }
     }
 }

@@ -16,12 +16,13 @@ use super::{Cache, Redis};
 use crate::plan::{Command, Operation, OperationId, Plan};
 
 impl Cache {
-    /// Applies a plan. Everything is on its way to Redis when the future was polled once, so plans whose futures are polled in order take
-    /// hold in order, however many are under way.
+    /// Applies a plan. Everything is on its way to Redis when the future was polled once, so plans
+    /// whose futures are polled in order take hold in order, however many are under way.
     ///
     /// # Errors
-    /// An [`Outage`]: some of the plan may have taken hold, and all of it is to be applied again once a [`probe`](Self::probe) succeeds.
-    /// Plans polled after it are to be applied again behind it, even those that succeeded.
+    /// An [`Outage`]: some of the plan may have taken hold, and all of it is to be applied again
+    /// once a [`probe`](Self::probe) succeeds. Plans polled after it are to be applied again behind
+    /// it, even those that succeeded.
     pub async fn apply(&self, plan: &Plan<'_>) -> Result<Applied, Outage> {
         if plan.is_empty() {
             return Ok(Applied::default());
@@ -61,22 +62,35 @@ impl Cache {
         Ok(outcome.finish())
     }
 
-    /// Invalidates the tags that a call did not begin, or that were in a call that Redis refused for the sake of some of them. Each call waits
-    /// for the answer to the one before. What was written behind them with such a tag may go too.
-    async fn invalidate_in_turn(&self, link: &Link, live: &Socket, outcome: &mut Outcome<'_, '_>) -> Result<(), Outage> {
+    /// Invalidates the tags that a call did not begin, or that were in a call that Redis refused
+    /// for the sake of some of them. Each call waits for the answer to the one before. What was
+    /// written behind them with such a tag may go too.
+    async fn invalidate_in_turn(
+        &self,
+        link: &Link,
+        live: &Socket,
+        outcome: &mut Outcome<'_, '_>,
+    ) -> Result<(), Outage> {
         let mut sent = Sent::default();
-        let (mut left, mut one_by_one) = (VecDeque::from(std::mem::take(&mut outcome.tags_again)), 0_usize);
+        let (mut left, mut one_by_one) =
+            (VecDeque::from(std::mem::take(&mut outcome.tags_again)), 0_usize);
         while let Some(&first) = left.front() {
             let rule = outcome.plan.operation(first).rule;
             let most = if one_by_one > 0 { 1 } else { TAGS_PER_CALL };
-            let of_rule = left.iter().take(most).take_while(|&&id| outcome.plan.operation(id).rule == rule).count();
+            let of_rule = left
+                .iter()
+                .take(most)
+                .take_while(|&&id| outcome.plan.operation(id).rule == rule)
+                .count();
             let ids: Vec<OperationId> = left.drain(..of_rule).collect();
             one_by_one = one_by_one.saturating_sub(of_rule);
             let tags: Vec<&str> = ids.iter().map(|&id| outcome.plan.operation(id).target).collect();
             let mut pipeline = Pipeline::with_capacity(1);
             pipeline.add_command(self.invalidation(&tags, MEMBERS_PER_CALL, &mut sent));
             let answer = link.send(live, &pipeline).await?.pop().unwrap_or(Value::Nil);
-            let noted = match failure::of_answer(INVALIDATE, Some(answer)).and_then(|answer| Invalidations::read(&answer)) {
+            let noted = match failure::of_answer(INVALIDATE, Some(answer))
+                .and_then(|answer| Invalidations::read(&answer))
+            {
                 Ok(done) => outcome.invalidated(&ids, done),
                 Err(CommandError::Outage(outage)) => Err(outage),
                 Err(error) if ids.len() == 1 => outcome.fail(first, error),
@@ -87,24 +101,40 @@ impl Cache {
                 }
             };
             noted.inspect_err(|outage| link.give_up(live, outage))?;
-            std::mem::take(&mut outcome.tags_again).into_iter().rev().for_each(|id| left.push_front(id));
+            std::mem::take(&mut outcome.tags_again)
+                .into_iter()
+                .rev()
+                .for_each(|id| left.push_front(id));
         }
         Ok(())
     }
 
-    /// Redis refused a command of many keys for the sake of some of them: each is asked for by itself. A deletion that a value followed is
-    /// left out: that value has replaced what was to be deleted.
-    async fn delete_one_by_one(&self, link: &Link, live: &Socket, outcome: &mut Outcome<'_, '_>) -> Result<(), Outage> {
-        let again: Vec<(OperationId, bool)> = std::mem::take(&mut outcome.again).into_iter().collect();
+    /// Redis refused a command of many keys for the sake of some of them: each is asked for by
+    /// itself. A deletion that a value followed is left out: that value has replaced what was to be
+    /// deleted.
+    async fn delete_one_by_one(
+        &self,
+        link: &Link,
+        live: &Socket,
+        outcome: &mut Outcome<'_, '_>,
+    ) -> Result<(), Outage> {
+        let again: Vec<(OperationId, bool)> =
+            std::mem::take(&mut outcome.again).into_iter().collect();
         for ids in again.chunks(CHUNK_COMMANDS / 2) {
-            let (mut pipeline, mut sent) = (Pipeline::with_capacity(ids.len() * 2), Sent::default());
+            let (mut pipeline, mut sent) =
+                (Pipeline::with_capacity(ids.len() * 2), Sent::default());
             for &(id, _) in ids {
                 let Operation { target, command, mark, .. } = *outcome.plan.operation(id);
                 let lease = side_key(Kind::Lease, target.as_bytes());
                 let unlink_lease = unlink([lease.as_slice()].into_iter(), 1);
-                let deletes = command == Command::Delete && (mark.is_some() || !outcome.plan.is_followed_by_value(id));
+                let deletes = command == Command::Delete
+                    && (mark.is_some() || !outcome.plan.is_followed_by_value(id));
                 // The lease once more where there is no key to delete: every id has two answers.
-                let second = if deletes { self.deletion(outcome.plan, &[id], &mut sent) } else { unlink_lease.clone() };
+                let second = if deletes {
+                    self.deletion(outcome.plan, &[id], &mut sent)
+                } else {
+                    unlink_lease.clone()
+                };
                 pipeline.add_command(unlink_lease);
                 pipeline.add_command(second);
             }
@@ -130,7 +160,8 @@ async fn send_all(link: &Link, live: &Socket, chunks: &[Pipeline]) -> Result<Vec
     if let [only] = chunks {
         return link.send(live, only).await;
     }
-    let mut under_way: Vec<_> = chunks.iter().map(|chunk| Box::pin(link.send(live, chunk))).collect();
+    let mut under_way: Vec<_> =
+        chunks.iter().map(|chunk| Box::pin(link.send(live, chunk))).collect();
     let first_poll = poll_once_each(&mut under_way).await;
     let mut answers = Vec::new();
     for (future, ready) in under_way.into_iter().zip(first_poll) {

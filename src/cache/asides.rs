@@ -1,14 +1,15 @@
 //! When what maintenance has set aside of a tag's set is looked at for the second time.
 //!
-//! A member whose key and lease are gone is not taken out at once: its key may be about to be set. It is set aside and is still the tag's: an
-//! invalidation deletes its key with the others. After two fillings and more ([`FILLED_FOR`]) it is looked at again. Those whose keys or leases exist
+//! A member whose key and lease are gone is not taken out at once: its key may be about to be set.
+//! It is set aside and is still the tag's: an invalidation deletes its key with the others. After
+//! two fillings and more ([`FILLED_FOR`]) it is looked at again. Those whose keys or leases exist
 //! by then come back into the tag's set, the others are gone for good.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// How long each of a tag's four sets of what is set aside is filled, and then left alone: much longer than a plan takes from joining a set to
-/// setting its keys.
+/// How long each of a tag's four sets of what is set aside is filled, and then left alone: much
+/// longer than a plan takes from joining a set to setting its keys.
 pub(super) const FILLED_FOR: Duration = Duration::from_secs(15);
 
 /// Tags of which something is set aside.
@@ -79,7 +80,11 @@ mod tests {
         let start = Instant::now();
         let mut asides = Asides::new(FILLED);
         asides.note(b"t", start);
-        assert_eq!(asides.due(start + 2 * FILLED), None, "it may still be joined by what was under way");
+        assert_eq!(
+            asides.due(start + 2 * FILLED),
+            None,
+            "it may still be joined by what was under way"
+        );
         let due = asides.next_due().unwrap();
         assert!(due > start + 2 * FILLED && due < start + 3 * FILLED);
         asides.settled(b"t", due);
@@ -110,11 +115,15 @@ mod tests {
             for at in noted {
                 let filling = (at - start).as_millis() / FILLED.as_millis();
                 let is_due = |look: &&Instant| {
-                    let back =
-                        (**look - start).as_millis() / FILLED.as_millis() - filling.min((**look - start).as_millis() / FILLED.as_millis());
+                    let back = (**look - start).as_millis() / FILLED.as_millis()
+                        - filling.min((**look - start).as_millis() / FILLED.as_millis());
                     back == 2 || back == 3
                 };
-                assert!(looks.iter().any(|look| is_due(&look)), "{notes} notes: nobody looked for what was set aside {:?} in", at - start);
+                assert!(
+                    looks.iter().any(|look| is_due(&look)),
+                    "{notes} notes: nobody looked for what was set aside {:?} in",
+                    at - start
+                );
             }
         }
     }

@@ -1,5 +1,6 @@
-//! Who loads a key: one worker at a time, with at most one behind it. A lease alone does not tell: an invalidation voids it while the load goes
-//! on. Claims are short and renewed, so that a killed worker's is soon over.
+//! Who loads a key: one worker at a time, with at most one behind it. A lease alone does not tell:
+//! an invalidation voids it while the load goes on. Claims are short and renewed, so that a killed
+//! worker's is soon over.
 
 use std::time::Duration;
 
@@ -38,12 +39,20 @@ impl LoadToken {
 }
 
 impl Cache {
-    /// Asks to load a key, after the invalidation that the load is to follow took hold. `first`: it did not ask before with this token.
+    /// Asks to load a key, after the invalidation that the load is to follow took hold. `first`: it
+    /// did not ask before with this token.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn claim_load(&self, key: &str, token: &LoadToken, ttl: Duration, first: bool) -> Result<Claim, CommandError> {
-        let keys = [Kind::Load, Kind::NextLoad, Kind::Lease].map(|kind| side_key(kind, key.as_bytes()));
+    pub async fn claim_load(
+        &self,
+        key: &str,
+        token: &LoadToken,
+        ttl: Duration,
+        first: bool,
+    ) -> Result<Claim, CommandError> {
+        let keys =
+            [Kind::Load, Kind::NextLoad, Kind::Lease].map(|kind| side_key(kind, key.as_bytes()));
         let mut command = CLAIM_LOAD.call(&mut Sent::default(), keys.iter().map(Vec::as_slice));
         command.arg(&token.0).arg(lifetime::millis(ttl)).arg(u8::from(first));
         match self.call("load", command).await? {
@@ -54,25 +63,43 @@ impl Cache {
         }
     }
 
-    /// Keeps the claim, and the lease where it is still valid, for so long. To be called once a lease is granted, and while it is needed.
+    /// Keeps the claim, and the lease where it is still valid, for so long. To be called once a
+    /// lease is granted, and while it is needed.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn keep_load(&self, key: &str, token: &LoadToken, ttl: Duration) -> Result<(), CommandError> {
-        let keys = [Kind::Load, Kind::NextLoad, Kind::Lease].map(|kind| side_key(kind, key.as_bytes()));
+    pub async fn keep_load(
+        &self,
+        key: &str,
+        token: &LoadToken,
+        ttl: Duration,
+    ) -> Result<(), CommandError> {
+        let keys =
+            [Kind::Load, Kind::NextLoad, Kind::Lease].map(|kind| side_key(kind, key.as_bytes()));
         let mut command = KEEP_LOAD.call(&mut Sent::default(), keys.iter().map(Vec::as_slice));
         command.arg(&token.0).arg(lifetime::millis(ttl));
         self.call("load", command).await.map(drop)
     }
 
-    /// Gives back the claim, the place behind it and the lease, as far as they are the token's. `filled`: the key has a value that was loaded after
-    /// its deletion; then, for so long, who waits to load the same is told that it need not, if its own deletion was before that value too.
+    /// Gives back the claim, the place behind it and the lease, as far as they are the token's.
+    /// `filled`: the key has a value that was loaded after its deletion; then, for so long, who
+    /// waits to load the same is told that it need not, if its own deletion was before that value
+    /// too.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn end_load(&self, key: &str, token: &LoadToken, filled: Option<Duration>) -> Result<(), CommandError> {
-        let [load, next, lease] = [Kind::Load, Kind::NextLoad, Kind::Lease].map(|kind| side_key(kind, key.as_bytes()));
-        let mut command = END_LOAD.call(&mut Sent::default(), [load.as_slice(), &next, &lease, key.as_bytes()].into_iter());
+    pub async fn end_load(
+        &self,
+        key: &str,
+        token: &LoadToken,
+        filled: Option<Duration>,
+    ) -> Result<(), CommandError> {
+        let [load, next, lease] =
+            [Kind::Load, Kind::NextLoad, Kind::Lease].map(|kind| side_key(kind, key.as_bytes()));
+        let mut command = END_LOAD.call(
+            &mut Sent::default(),
+            [load.as_slice(), &next, &lease, key.as_bytes()].into_iter(),
+        );
         command.arg(&token.0).arg(filled.map_or(0, lifetime::millis));
         self.call("load", command).await.map(drop)
     }
@@ -95,7 +122,8 @@ impl Cache {
         self.is_there(&side_key(Kind::Lease, key.as_bytes())).await
     }
 
-    /// Returns whether the ACL of our user refuses a key: that is asked by a command that changes nothing.
+    /// Returns whether the ACL of our user refuses a key: that is asked by a command that changes
+    /// nothing.
     ///
     /// # Errors
     /// An outage.

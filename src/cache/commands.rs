@@ -1,5 +1,5 @@
-//! A plan in Redis' commands: leases of all keys first, then a variadic UNLINK a rule, or a script that also raises their fences, then the rest
-//! in order.
+//! A plan in Redis' commands: leases of all keys first, then a variadic UNLINK a rule, or a script
+//! that also raises their fences, then the rest in order.
 
 use redis::{Cmd, Pipeline};
 
@@ -17,7 +17,8 @@ use crate::registry::Write;
 /// Keys in one UNLINK: beyond some hundreds, longer commands gain nothing and block for longer.
 const KEYS_PER_COMMAND: usize = 500;
 
-/// What is written in one go. All chunks of a plan are under way at once; smaller ones keep replies and buffers within bounds.
+/// What is written in one go. All chunks of a plan are under way at once; smaller ones keep replies
+/// and buffers within bounds.
 pub(super) const CHUNK_COMMANDS: usize = 512;
 pub(super) const CHUNK_BYTES: usize = 256 * 1_024;
 
@@ -65,7 +66,9 @@ impl Cache {
         self.schedule_agains(&mut commands, plan);
         let mut first = 0;
         for (_, is_fenced, deletions) in plan.deletions_by_rule() {
-            for ids in deletions.chunks(if is_fenced { fence::KEYS_PER_CALL } else { KEYS_PER_COMMAND }) {
+            for ids in
+                deletions.chunks(if is_fenced { fence::KEYS_PER_CALL } else { KEYS_PER_COMMAND })
+            {
                 let end = first + ids.len();
                 let deletion = self.deletion(plan, ids, &mut commands.sent);
                 commands.push(Asked::Deletions { first, end }, deletion);
@@ -95,10 +98,19 @@ impl Cache {
 
     /// Schedules the second passes that the plan asks for.
     pub(super) fn schedule_agains(&self, commands: &mut Commands, plan: &Plan<'_>) {
-        for (first, agains) in (0..).step_by(TARGETS_PER_CALL).zip(plan.agains().chunks(TARGETS_PER_CALL)) {
+        for (first, agains) in
+            (0..).step_by(TARGETS_PER_CALL).zip(plan.agains().chunks(TARGETS_PER_CALL))
+        {
             let targets = agains.iter().map(|&(id, after)| {
                 let Operation { target, command, .. } = plan.operation(id);
-                (if *command == Command::InvalidateTag { Again::Tag(target) } else { Again::Key(target) }, after)
+                (
+                    if *command == Command::InvalidateTag {
+                        Again::Tag(target)
+                    } else {
+                        Again::Key(target)
+                    },
+                    after,
+                )
             });
             let schedule = again::schedule(&self.again, targets, &mut commands.sent);
             commands.push(Asked::Agains { first, end: first + agains.len() }, schedule);
@@ -107,14 +119,17 @@ impl Cache {
 
     /// Deletes the keys of some operations: of all with a fence, or of none.
     pub(super) fn deletion(&self, plan: &Plan<'_>, ids: &[OperationId], sent: &mut Sent) -> Cmd {
-        let marked = |&id: &OperationId| plan.operation(id).mark.map(|mark| (plan.operation(id).target, mark));
+        let marked = |&id: &OperationId| {
+            plan.operation(id).mark.map(|mark| (plan.operation(id).target, mark))
+        };
         match ids.iter().map(marked).collect::<Option<Vec<_>>>() {
             Some(fenced) => fence::delete(&fenced, self.fence_ttl_ms, sent),
             None => unlink(ids.iter().map(|&id| plan.operation(id).target.as_bytes()), ids.len()),
         }
     }
 
-    /// Writes a value where its fence lets it, and adds its key to those sets: of all its tags, or of none where they are in other slots.
+    /// Writes a value where its fence lets it, and adds its key to those sets: of all its tags, or
+    /// of none where they are in other slots.
     pub(super) fn write_fenced(
         &self,
         commands: &mut Commands,
@@ -133,17 +148,31 @@ impl Cache {
                 command.arg("").arg("OVER").arg(0).arg(0);
             }
         }
-        fence::end(&mut command, mark, self.fence_ttl_ms, sets.is_empty() && !write.tags.is_empty());
+        fence::end(
+            &mut command,
+            mark,
+            self.fence_ttl_ms,
+            sets.is_empty() && !write.tags.is_empty(),
+        );
         commands.push(asked, command);
     }
 
-    /// Invalidations of tags that follow each other, whose order is the same to all: a call has those of one rule, whose hits are counted
-    /// together, and deletes so many members at most.
-    fn invalidations(&self, commands: &mut Commands, plan: &Plan<'_>, ids: &[OperationId], members: usize) {
+    /// Invalidations of tags that follow each other, whose order is the same to all: a call has
+    /// those of one rule, whose hits are counted together, and deletes so many members at most.
+    fn invalidations(
+        &self,
+        commands: &mut Commands,
+        plan: &Plan<'_>,
+        ids: &[OperationId],
+        members: usize,
+    ) {
         let rule = |id: &OperationId| plan.operation(*id).rule;
         let mut ids = ids.to_vec();
         ids.sort_by_key(rule);
-        for ids in ids.chunk_by(|one, next| rule(one) == rule(next)).flat_map(|ids| ids.chunks(TAGS_PER_CALL)) {
+        for ids in ids
+            .chunk_by(|one, next| rule(one) == rule(next))
+            .flat_map(|ids| ids.chunks(TAGS_PER_CALL))
+        {
             let tags: Vec<&str> = ids.iter().map(|&id| plan.operation(id).target).collect();
             let command = self.invalidation(&tags, members, &mut commands.sent);
             let first = commands.tags.len();
@@ -153,7 +182,13 @@ impl Cache {
     }
 
     /// An operation in its place.
-    pub(super) fn operation(&self, commands: &mut Commands, plan: &Plan<'_>, id: OperationId, now_ms: i64) {
+    pub(super) fn operation(
+        &self,
+        commands: &mut Commands,
+        plan: &Plan<'_>,
+        id: OperationId,
+        now_ms: i64,
+    ) {
         let Operation { target, command, mark, .. } = *plan.operation(id);
         let asked = Asked::Operation(id);
         match command {
@@ -163,7 +198,8 @@ impl Cache {
             }
             Command::InvalidateTag => self.invalidations(commands, plan, &[id], MEMBERS_PER_CALL),
             Command::Bump(by) => {
-                commands.push(Asked::Existence(id), arguments(redis::cmd("SET"), &[target, "1", "NX"]));
+                commands
+                    .push(Asked::Existence(id), arguments(redis::cmd("SET"), &[target, "1", "NX"]));
                 // A Redis that lost writes has given out higher numbers than the one that it holds.
                 let mut command = if self.heals_beside || self.chain.heals() {
                     BUMP_PAST.call(&mut commands.sent, [target.as_bytes()].into_iter())
@@ -193,7 +229,8 @@ impl Cache {
             }
             Command::Write(write) => match mark {
                 Some(mark) => {
-                    let sets: Vec<String> = write.tags.iter().map(|tag| self.tag_set(tag)).collect();
+                    let sets: Vec<String> =
+                        write.tags.iter().map(|tag| self.tag_set(tag)).collect();
                     self.write_fenced(commands, asked, target, write, (&mark, &sets), now_ms);
                 }
                 None => self.write(commands, id, target, write, now_ms),
@@ -201,23 +238,39 @@ impl Cache {
         }
     }
 
-    fn write(&self, commands: &mut Commands, id: OperationId, key: &str, write: &Write, now_ms: i64) {
+    fn write(
+        &self,
+        commands: &mut Commands,
+        id: OperationId,
+        key: &str,
+        write: &Write,
+        now_ms: i64,
+    ) {
         if write.tags.is_empty() {
             return self.set(commands, id, key, write, now_ms);
         }
-        let Some(Lifetime { unit, millis, set_millis }) = Lifetime::draw(write.expiry, now_ms) else {
+        let Some(Lifetime { unit, millis, set_millis }) = Lifetime::draw(write.expiry, now_ms)
+        else {
             // A value that is over already: nothing to be read, and nothing left of the one before.
             return commands.push(Asked::Operation(id), unlink([key.as_bytes()].into_iter(), 1));
         };
         let sets: Vec<String> = write.tags.iter().map(|tag| self.tag_set(tag)).collect();
-        let keys: Vec<&[u8]> = std::iter::once(key.as_bytes()).chain(sets.iter().map(String::as_bytes)).collect();
+        let keys: Vec<&[u8]> =
+            std::iter::once(key.as_bytes()).chain(sets.iter().map(String::as_bytes)).collect();
         let mut command = WRITE_TAGGED.call(&mut commands.sent, keys.into_iter());
         command.arg(&write.value).arg(unit.option()).arg(millis).arg(set_millis);
         commands.push(Asked::Operation(id), command);
     }
 
     /// Writes a value that no fence guards, whatever its tags.
-    pub(super) fn set(&self, commands: &mut Commands, id: OperationId, key: &str, write: &Write, now_ms: i64) {
+    pub(super) fn set(
+        &self,
+        commands: &mut Commands,
+        id: OperationId,
+        key: &str,
+        write: &Write,
+        now_ms: i64,
+    ) {
         let Some(Lifetime { unit, millis, .. }) = Lifetime::draw(write.expiry, now_ms) else {
             return commands.push(Asked::Operation(id), unlink([key.as_bytes()].into_iter(), 1));
         };
@@ -253,7 +306,14 @@ impl Commands {
     }
 
     fn none(sent: Sent) -> Self {
-        Self { chunks: vec![Pipeline::new()], asked: Vec::new(), voids: Vec::new(), tags: Vec::new(), chunk_bytes: 0, sent }
+        Self {
+            chunks: vec![Pipeline::new()],
+            asked: Vec::new(),
+            voids: Vec::new(),
+            tags: Vec::new(),
+            chunk_bytes: 0,
+            sent,
+        }
     }
 
     /// The operations that void the leases of their keys.
@@ -261,7 +321,8 @@ impl Commands {
         let mut voids = Vec::with_capacity(plan.deletions().len() + plan.in_order().len());
         voids.extend_from_slice(plan.deletions());
         voids.extend(plan.in_order().iter().filter(|&&id| match plan.operation(id).command {
-            // A load that began before an expiry would undo it: its value would live for as long as any.
+            // A load that began before an expiry would undo it: its value would live for as long as
+            // any.
             Command::Delete | Command::Write(_) | Command::Expire(_) | Command::Serve => true,
             // An invalidation finds the leases of its members itself; nobody loads counters.
             Command::InvalidateTag | Command::Bump(_) => false,
@@ -270,8 +331,14 @@ impl Commands {
     }
 
     pub(super) fn push(&mut self, asked: Asked, command: Cmd) {
-        let bytes: usize = command.args_iter().map(|argument| if let redis::Arg::Simple(bytes) = argument { bytes.len() } else { 0 }).sum();
-        let full = |chunk: &Pipeline| chunk.len() >= CHUNK_COMMANDS || (!chunk.is_empty() && self.chunk_bytes + bytes > CHUNK_BYTES);
+        let bytes: usize = command
+            .args_iter()
+            .map(|argument| if let redis::Arg::Simple(bytes) = argument { bytes.len() } else { 0 })
+            .sum();
+        let full = |chunk: &Pipeline| {
+            chunk.len() >= CHUNK_COMMANDS
+                || (!chunk.is_empty() && self.chunk_bytes + bytes > CHUNK_BYTES)
+        };
         if self.chunks.last().is_none_or(full) {
             self.chunks.push(Pipeline::new());
             self.chunk_bytes = 0;

@@ -21,7 +21,8 @@ pub enum CacheError {
     Tls(String),
 }
 
-/// The connection to the server that takes writes: the one that is named, or the one that the sentinels name.
+/// The connection to the server that takes writes: the one that is named, or the one that the
+/// sentinels name.
 #[derive(Debug)]
 pub(super) enum Link {
     Named(Standing<Server>),
@@ -41,7 +42,9 @@ impl Link {
             return Ok(Self::Watched(Standing::new(Primary::new(config, master, probe_key)?)));
         }
         let [url] = config.urls.as_slice() else {
-            return Err(CacheError::Url("one address is expected with UNSTALE_REDIS_MODE=single".into()));
+            return Err(CacheError::Url(
+                "one address is expected with UNSTALE_REDIS_MODE=single".into(),
+            ));
         };
         let client = socket::client(url.expose(), &config.tls)?;
         Ok(Self::Named(Standing::new(Server { client, probe_key })))
@@ -69,8 +72,13 @@ impl Link {
         }
     }
 
-    /// Sends commands in one go and awaits their answers, errors of single commands among them. Polled once, they are on their way.
-    pub(super) async fn send(&self, live: &Socket, pipeline: &Pipeline) -> Result<Vec<Value>, Outage> {
+    /// Sends commands in one go and awaits their answers, errors of single commands among them.
+    /// Polled once, they are on their way.
+    pub(super) async fn send(
+        &self,
+        live: &Socket,
+        pipeline: &Pipeline,
+    ) -> Result<Vec<Value>, Outage> {
         let result = live.send(pipeline).await;
         if let Err(outage) = &result {
             self.give_up(live, outage);

@@ -1,4 +1,5 @@
-//! Whether Redis may throw away keys that invalidation rests on: the sets of tags, fences, counters, drains under way.
+//! Whether Redis may throw away keys that invalidation rests on: the sets of tags, fences,
+//! counters, drains under way.
 
 use redis::Value;
 
@@ -22,7 +23,8 @@ pub enum Eviction {
 }
 
 impl Cache {
-    /// Asks Redis for its `maxmemory-policy`: by `INFO`, which most servers allow, else by `CONFIG`.
+    /// Asks Redis for its `maxmemory-policy`: by `INFO`, which most servers allow, else by
+    /// `CONFIG`.
     ///
     /// # Errors
     /// An outage.
@@ -55,15 +57,21 @@ impl Cache {
     pub(super) async fn refuse_eviction(&self) -> Result<(), Outage> {
         match self.eviction().await? {
             Eviction::Safe => Ok(()),
-            Eviction::Risky { policy, consequence } => Err(failure::evicts(&format!("maxmemory-policy {policy}: Redis {consequence}"))),
-            Eviction::Unknown => Err(failure::evicts("Redis does not show its maxmemory-policy: grant +info")),
+            Eviction::Risky { policy, consequence } => {
+                Err(failure::evicts(&format!("maxmemory-policy {policy}: Redis {consequence}")))
+            }
+            Eviction::Unknown => {
+                Err(failure::evicts("Redis does not show its maxmemory-policy: grant +info"))
+            }
         }
     }
 }
 
 fn from_info(value: &Value) -> Option<Eviction> {
     let text = text(value)?;
-    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    let field = |name: &str| {
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+    };
     judge(field("maxmemory"), field("maxmemory_policy")?)
 }
 
@@ -73,7 +81,9 @@ fn from_config(value: &Value) -> Option<Eviction> {
         Value::Array(items) => items.chunks_exact(2).map(|pair| (&pair[0], &pair[1])).collect(),
         _ => return None,
     };
-    let field = |wanted: &str| pairs.iter().find(|(name, _)| text(name) == Some(wanted)).and_then(|(_, value)| text(value));
+    let field = |wanted: &str| {
+        pairs.iter().find(|(name, _)| text(name) == Some(wanted)).and_then(|(_, value)| text(value))
+    };
     judge(field("maxmemory"), field("maxmemory-policy")?)
 }
 
@@ -125,7 +135,11 @@ mod tests {
             (None, "volatile-lru", true),
         ] {
             let found = judge(maxmemory, policy);
-            assert_eq!(matches!(found, Some(Eviction::Risky { .. })), risky, "{maxmemory:?} {policy}");
+            assert_eq!(
+                matches!(found, Some(Eviction::Risky { .. })),
+                risky,
+                "{maxmemory:?} {policy}"
+            );
         }
         assert_eq!(judge(Some("1"), "of-a-newer-redis"), Some(Eviction::Unknown));
     }
@@ -133,14 +147,28 @@ mod tests {
     #[test]
     fn what_servers_answer_is_read() {
         let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
-        let info = bulk("# Memory\r\nused_memory:1\r\nmaxmemory:1048576\r\nmaxmemory_human:1M\r\nmaxmemory_policy:allkeys-lru\r\n");
-        assert!(matches!(from_info(&info), Some(Eviction::Risky { policy, .. }) if policy == "allkeys-lru"));
+        let info = bulk(
+            "# Memory\r\nused_memory:1\r\nmaxmemory:1048576\r\nmaxmemory_human:1M\r\nmaxmemory_policy:allkeys-lru\r\n",
+        );
+        assert!(
+            matches!(from_info(&info), Some(Eviction::Risky { policy, .. }) if policy == "allkeys-lru")
+        );
         assert_eq!(from_info(&bulk("# Server\r\nredis_version:7.0.15\r\n")), None);
         let names = ["maxmemory", "maxmemory-policy"].map(bulk);
         let values = ["0", "allkeys-lru"].map(bulk);
-        let flat = Value::Array(names.clone().into_iter().zip(values.clone()).flat_map(|(name, value)| [name, value]).collect());
+        let flat = Value::Array(
+            names
+                .clone()
+                .into_iter()
+                .zip(values.clone())
+                .flat_map(|(name, value)| [name, value])
+                .collect(),
+        );
         assert_eq!(from_config(&flat), Some(Eviction::Safe));
-        assert_eq!(from_config(&Value::Map(names.into_iter().zip(values).collect())), Some(Eviction::Safe));
+        assert_eq!(
+            from_config(&Value::Map(names.into_iter().zip(values).collect())),
+            Some(Eviction::Safe)
+        );
         assert_eq!(from_config(&Value::Array(vec![])), None);
     }
 }

@@ -8,7 +8,8 @@ use crate::plan::EffectOutcome;
 use crate::reason::Reason;
 use crate::tls;
 
-/// Redis cannot be worked with. Nothing is blamed on an event: what was asked for is asked again later, whole.
+/// Redis cannot be worked with. Nothing is blamed on an event: what was asked for is asked again
+/// later, whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{cause}")]
 pub struct Outage {
@@ -16,7 +17,8 @@ pub struct Outage {
     pub cause: String,
     /// Waiting will not end it: somebody must mend credentials, rights or versions.
     pub needs_person: bool,
-    /// Redis has reached `maxmemory` and takes deletions alone: [`Cache::delete_now`](super::Cache::delete_now).
+    /// Redis has reached `maxmemory` and takes deletions alone:
+    /// [`Cache::delete_now`](super::Cache::delete_now).
     pub out_of_memory: bool,
     /// The checkpoint right behind a batch was not as the batch must have left it. Only the caller
     /// whose batch it was sees this.
@@ -26,7 +28,12 @@ pub struct Outage {
 impl Outage {
     /// Waiting may end it.
     pub fn new(cause: impl Into<String>) -> Self {
-        Self { cause: cause.into(), needs_person: false, out_of_memory: false, broke_checkpoint: false }
+        Self {
+            cause: cause.into(),
+            needs_person: false,
+            out_of_memory: false,
+            broke_checkpoint: false,
+        }
     }
 
     /// What Redis had confirmed is not there any more.
@@ -48,7 +55,9 @@ impl Outage {
 
     /// Writes that it confirmed to other workers may be lost.
     pub fn replaced() -> Self {
-        Self::new("Redis was restarted, or a replica took its place: it may have lost writes that it had confirmed")
+        Self::new(
+            "Redis was restarted, or a replica took its place: it may have lost writes that it had confirmed",
+        )
     }
 
     /// Without them nobody would notice that Redis went back.
@@ -85,14 +94,16 @@ impl CommandError {
     pub fn into_outcome(self) -> Result<EffectOutcome, Outage> {
         match self {
             Self::Outage(outage) => Err(outage),
-            Self::Refused(message) => Ok(EffectOutcome::Dead { reason: Reason::RedisRefused, message }),
+            Self::Refused(message) => {
+                Ok(EffectOutcome::Dead { reason: Reason::RedisRefused, message })
+            }
             Self::Failed(message) => Ok(EffectOutcome::Retry { message, after: None }),
         }
     }
 }
 
-/// The codes of errors that say something of the server and nothing of the command. NOSCRIPT is among them because the whole batch must run
-/// again, and before the ones after it.
+/// The codes of errors that say something of the server and nothing of the command. NOSCRIPT is
+/// among them because the whole batch must run again, and before the ones after it.
 const OUTAGES: [(&str, &str); 19] = [
     ("LOADING", "Redis is loading its data"),
     ("READONLY", "Redis is a read-only replica"),
@@ -121,7 +132,8 @@ const IS_CLUSTER: &str = "Redis is a node of a cluster: set UNSTALE_REDIS_MODE=c
 const FOR_A_PERSON: [&str; 5] = ["NOAUTH", "WRONGPASS", "DENIED", "MOVED", "ASK"];
 
 /// What a command that the server does not know means.
-const UNKNOWN_COMMAND: &str = "unknown command: Redis 7.0 or newer is needed, with no command renamed";
+const UNKNOWN_COMMAND: &str =
+    "unknown command: Redis 7.0 or newer is needed, with no command renamed";
 
 /// What an answer of Redis' means for the command named.
 pub(super) fn classify(command: &str, error: &ServerError) -> CommandError {
@@ -129,7 +141,11 @@ pub(super) fn classify(command: &str, error: &ServerError) -> CommandError {
     let code = code(error, details);
     if let Some((code, meaning)) = OUTAGES.iter().find(|(outage, _)| *outage == code) {
         let cause = format!("{meaning} ({code})");
-        let outage = Outage { out_of_memory: *code == "OOM", needs_person: FOR_A_PERSON.contains(code), ..Outage::new(cause) };
+        let outage = Outage {
+            out_of_memory: *code == "OOM",
+            needs_person: FOR_A_PERSON.contains(code),
+            ..Outage::new(cause)
+        };
         return outage.into();
     }
     if details.contains("max number of clients") {
@@ -150,7 +166,9 @@ pub(super) fn classify(command: &str, error: &ServerError) -> CommandError {
     ];
     match (code, known.iter().find(|(sign, _)| details.contains(sign))) {
         ("ERR", Some((_, meaning))) => CommandError::Refused(format!("{command}: ERR {meaning}")),
-        ("WRONGTYPE" | "NOPERM" | "CROSSSLOT", _) => CommandError::Refused(format!("{command}: {code}")),
+        ("WRONGTYPE" | "NOPERM" | "CROSSSLOT", _) => {
+            CommandError::Refused(format!("{command}: {code}"))
+        }
         _ => CommandError::Failed(format!("{command}: {code}")),
     }
 }
@@ -170,7 +188,10 @@ fn code<'e>(error: &'e ServerError, details: &'e str) -> &'e str {
     if code != "ERR" || !details.contains("Error running script") {
         return code;
     }
-    details.split([' ', '-']).find(|word| OUTAGES.iter().any(|(outage, _)| outage == word) || *word == "WRONGTYPE").unwrap_or(code)
+    details
+        .split([' ', '-'])
+        .find(|word| OUTAGES.iter().any(|(outage, _)| outage == word) || *word == "WRONGTYPE")
+        .unwrap_or(code)
 }
 
 /// Nothing of use answers at an address: say why.
@@ -182,9 +203,10 @@ pub(super) fn unreachable(address: &ConnectionAddr, cause: impl Display) -> Outa
 /// leaves a TLS handshake unanswered.
 pub(super) fn timed_out(address: &ConnectionAddr) -> Outage {
     match address {
-        ConnectionAddr::TcpTls { .. } => {
-            unreachable(address, "timed out; does the port speak TLS? If not, write redis:// instead of rediss:// in UNSTALE_REDIS_URL")
-        }
+        ConnectionAddr::TcpTls { .. } => unreachable(
+            address,
+            "timed out; does the port speak TLS? If not, write redis:// instead of rediss:// in UNSTALE_REDIS_URL",
+        ),
         _ => unreachable(address, "timed out"),
     }
 }
@@ -199,8 +221,14 @@ pub(super) fn not_connected(address: &ConnectionAddr, error: &RedisError) -> Out
         _ if error.is_timeout() => timed_out(address),
         // A server that waits for TLS answers plain commands with an alert, or closes the
         // connection.
-        ErrorKind::Parse => unreachable(address, format!("what answers there does not speak its protocol{}", speaks_tls(address))),
-        _ if error.is_connection_dropped() => unreachable(address, format!("the connection was closed at once{}", speaks_tls(address))),
+        ErrorKind::Parse => unreachable(
+            address,
+            format!("what answers there does not speak its protocol{}", speaks_tls(address)),
+        ),
+        _ if error.is_connection_dropped() => unreachable(
+            address,
+            format!("the connection was closed at once{}", speaks_tls(address)),
+        ),
         ErrorKind::Io if !error.is_connection_dropped() => unreachable(address, error),
         _ => broken(error),
     }
@@ -208,7 +236,9 @@ pub(super) fn not_connected(address: &ConnectionAddr, error: &RedisError) -> Out
 
 fn speaks_tls(address: &ConnectionAddr) -> &'static str {
     match address {
-        ConnectionAddr::Tcp(..) => "; if the port speaks TLS, write rediss:// instead of redis:// in UNSTALE_REDIS_URL",
+        ConnectionAddr::Tcp(..) => {
+            "; if the port speaks TLS, write rediss:// instead of redis:// in UNSTALE_REDIS_URL"
+        }
         _ => "",
     }
 }
@@ -216,22 +246,30 @@ fn speaks_tls(address: &ConnectionAddr) -> &'static str {
 /// What became of a connection.
 pub(super) fn broken(error: &RedisError) -> Outage {
     match error.kind() {
-        ErrorKind::AuthenticationFailed => Outage::for_person("Redis refuses the credentials in UNSTALE_REDIS_URL"),
-        ErrorKind::Server(_) | ErrorKind::Extension => match error.clone().into_server_errors().as_deref() {
-            Some([(_, error), ..]) => match classify("connect", error) {
-                CommandError::Outage(outage) => outage,
-                CommandError::Refused(message) | CommandError::Failed(message) => {
-                    Outage::new(format!("Redis refuses the connection: {message}"))
+        ErrorKind::AuthenticationFailed => {
+            Outage::for_person("Redis refuses the credentials in UNSTALE_REDIS_URL")
+        }
+        ErrorKind::Server(_) | ErrorKind::Extension => {
+            match error.clone().into_server_errors().as_deref() {
+                Some([(_, error), ..]) => match classify("connect", error) {
+                    CommandError::Outage(outage) => outage,
+                    CommandError::Refused(message) | CommandError::Failed(message) => {
+                        Outage::new(format!("Redis refuses the connection: {message}"))
+                    }
+                },
+                // The library gives this refusal no other mark.
+                _ if error.to_string().contains("refused to switch database") => {
+                    Outage::for_person(
+                        "Redis refuses the database that UNSTALE_REDIS_URL names: is it there (`databases`), and has our user +select?",
+                    )
                 }
-            },
-            // The library gives this refusal no other mark.
-            _ if error.to_string().contains("refused to switch database") => Outage::for_person(
-                "Redis refuses the database that UNSTALE_REDIS_URL names: is it there (`databases`), and has our user +select?",
-            ),
-            _ => Outage::new(format!("Redis refuses the connection: {}", error.category())),
-        },
+                _ => Outage::new(format!("Redis refuses the connection: {}", error.category())),
+            }
+        }
         _ if error.is_connection_dropped() => Outage::new("the connection to Redis was lost"),
-        ErrorKind::Parse => Outage::new("the connection to Redis is given up: what answers there does not speak its protocol"),
+        ErrorKind::Parse => Outage::new(
+            "the connection to Redis is given up: what answers there does not speak its protocol",
+        ),
         _ => Outage::new(format!("the connection to Redis was lost: {error}")),
     }
 }
@@ -253,17 +291,23 @@ pub(super) fn is_cluster() -> Outage {
 
 /// The address of a cluster's node leads to something else.
 pub(super) fn no_cluster(cause: &str) -> Outage {
-    Outage::for_person(format!("Redis does not say who serves which slot: is it a cluster, and has our user +cluster? ({cause})"))
+    Outage::for_person(format!(
+        "Redis does not say who serves which slot: is it a cluster, and has our user +cluster? ({cause})"
+    ))
 }
 
 /// The server may be a replica, and we may not ask.
 pub(super) fn no_right_to_role(cause: &str) -> Outage {
-    Outage::for_person(format!("Redis does not say whether it is a primary: the ACL of our user needs +role ({cause})"))
+    Outage::for_person(format!(
+        "Redis does not say whether it is a primary: the ACL of our user needs +role ({cause})"
+    ))
 }
 
 /// The sentinels answer, and none knows the name.
 pub(super) fn unknown_primary(name: &str) -> Outage {
-    Outage::for_person(format!("the sentinels watch no primary named {name}: UNSTALE_REDIS_SENTINEL_MASTER"))
+    Outage::for_person(format!(
+        "the sentinels watch no primary named {name}: UNSTALE_REDIS_SENTINEL_MASTER"
+    ))
 }
 
 /// A sentinel refuses to say which server is the primary.
@@ -278,10 +322,12 @@ pub(super) fn of_sentinel(error: &ServerError) -> Outage {
 pub(super) fn takes_no_writes(error: &ServerError) -> Outage {
     match classify("SET", error) {
         CommandError::Outage(outage) => outage,
-        CommandError::Refused(_) if error.code() == "NOPERM" => {
-            Outage::for_person("Redis gives us no right to write our own keys: the ACL of our user needs ~unstale:* (NOPERM)")
+        CommandError::Refused(_) if error.code() == "NOPERM" => Outage::for_person(
+            "Redis gives us no right to write our own keys: the ACL of our user needs ~unstale:* (NOPERM)",
+        ),
+        CommandError::Refused(cause) | CommandError::Failed(cause) => {
+            Outage::new(format!("Redis takes no writes: {cause}"))
         }
-        CommandError::Refused(cause) | CommandError::Failed(cause) => Outage::new(format!("Redis takes no writes: {cause}")),
     }
 }
 
@@ -301,8 +347,14 @@ mod tests {
             assert!(matches!(of(code, ""), CommandError::Outage(_)), "{code}");
         }
         assert!(matches!(of("ERR", "max number of clients reached"), CommandError::Outage(_)));
-        assert!(matches!(of("NOAUTH", ""), CommandError::Outage(Outage { needs_person: true, .. })));
-        assert!(matches!(of("LOADING", ""), CommandError::Outage(Outage { needs_person: false, .. })));
+        assert!(matches!(
+            of("NOAUTH", ""),
+            CommandError::Outage(Outage { needs_person: true, .. })
+        ));
+        assert!(matches!(
+            of("LOADING", ""),
+            CommandError::Outage(Outage { needs_person: false, .. })
+        ));
     }
 
     #[test]
@@ -310,11 +362,31 @@ mod tests {
         for (code, detail, message) in [
             ("WRONGTYPE", "Operation against key secret", "SET: WRONGTYPE"),
             ("NOPERM", "No permissions to access the 'secret' key", "SET: NOPERM"),
-            ("ERR", "value is not an integer or out of range", "SET: ERR not an integer or out of range"),
-            ("ERR", "Error running script (call to f_1): @user_script:3: WRONGTYPE Operation against secret", "SET: WRONGTYPE"),
-            ("ERR", "The user executing the script can't run this command", "SET: ERR no permission"),
-            ("ERR", "The user executing the script can't access at least one of the keys mentioned", "SET: ERR no permission"),
-            ("ERR", "ACL failure in script: No permissions to access a key script: secret", "SET: ERR no permission"),
+            (
+                "ERR",
+                "value is not an integer or out of range",
+                "SET: ERR not an integer or out of range",
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_1): @user_script:3: WRONGTYPE Operation against secret",
+                "SET: WRONGTYPE",
+            ),
+            (
+                "ERR",
+                "The user executing the script can't run this command",
+                "SET: ERR no permission",
+            ),
+            (
+                "ERR",
+                "The user executing the script can't access at least one of the keys mentioned",
+                "SET: ERR no permission",
+            ),
+            (
+                "ERR",
+                "ACL failure in script: No permissions to access a key script: secret",
+                "SET: ERR no permission",
+            ),
             (
                 "ERR",
                 "ACL failure in script: User worker has no permissions to run the 'incr' command script: secret",
@@ -338,7 +410,10 @@ mod tests {
         ] {
             assert_eq!(of(code, detail), CommandError::Refused(message.into()));
         }
-        let nested = of("ERR", "Error running script (call to f_1): @user_script:3: -OOM command not allowed");
+        let nested = of(
+            "ERR",
+            "Error running script (call to f_1): @user_script:3: -OOM command not allowed",
+        );
         assert!(matches!(nested, CommandError::Outage(_)), "{nested}");
     }
 

@@ -1,4 +1,5 @@
-//! Fences: beside each key that a versioned rule may write, the highest version of each entity that was written to it or deleted from it.
+//! Fences: beside each key that a versioned rule may write, the highest version of each entity that
+//! was written to it or deleted from it.
 
 use redis::Cmd;
 
@@ -23,25 +24,32 @@ pub(super) fn delete(deletions: &[(&str, Mark<'_>)], ttl_ms: i64, sent: &mut Sen
 
 /// Raises the fence of a key that keeps its value for now.
 pub(super) fn raise(key: &str, mark: &Mark<'_>, ttl_ms: i64, sent: &mut Sent) -> Cmd {
-    let mut command = RAISE_FENCE.call(sent, [fence(key.as_bytes(), &mark.version.family).as_slice()].into_iter());
+    let mut command = RAISE_FENCE
+        .call(sent, [fence(key.as_bytes(), &mark.version.family).as_slice()].into_iter());
     command.arg(ttl_ms).arg(text(mark));
     command
 }
 
-/// Sets a key and adds it to its tags' sets where the fence lets it. The value and its lifetime are for the caller to add, then [`end`].
+/// Sets a key and adds it to its tags' sets where the fence lets it. The value and its lifetime are
+/// for the caller to add, then [`end`].
 pub(super) fn begin_write(key: &str, mark: &Mark<'_>, sets: &[String], sent: &mut Sent) -> Cmd {
     let fence = fence(key.as_bytes(), &mark.version.family);
-    let keys: Vec<&[u8]> = [key.as_bytes(), &fence].into_iter().chain(sets.iter().map(String::as_bytes)).collect();
+    let keys: Vec<&[u8]> =
+        [key.as_bytes(), &fence].into_iter().chain(sets.iter().map(String::as_bytes)).collect();
     WRITE_FENCED.call(sent, keys.into_iter())
 }
 
-/// What the arguments of a fenced write end with. Where its tags' sets are in other slots, a write that comes again deletes: nobody knows whether it was
-/// in them all the while.
+/// What the arguments of a fenced write end with. Where its tags' sets are in other slots, a write
+/// that comes again deletes: nobody knows whether it was in them all the while.
 pub(super) fn end(command: &mut Cmd, mark: &Mark<'_>, ttl_ms: i64, sets_are_elsewhere: bool) {
     command.arg(text(mark)).arg(ttl_ms).arg(u8::from(sets_are_elsewhere));
 }
 
 /// As `fence.lua` reads it.
 fn text(Mark { version, tied }: &Mark<'_>) -> String {
-    if *tied { format!("{}::", version.digits) } else { format!("{}:{:016x}:{}", version.digits, version.event, version.place) }
+    if *tied {
+        format!("{}::", version.digits)
+    } else {
+        format!("{}:{:016x}:{}", version.digits, version.event, version.place)
+    }
 }

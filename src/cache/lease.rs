@@ -1,4 +1,5 @@
-//! Leases: the right to fill a key with a value that takes time to load. Whatever invalidates the key or one of its tags meanwhile voids it.
+//! Leases: the right to fill a key with a value that takes time to load. Whatever invalidates the
+//! key or one of its tags meanwhile voids it.
 
 use std::time::Duration;
 
@@ -47,13 +48,19 @@ impl Cache {
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn grant_lease(&self, key: &str, token: &str, ttl: Duration) -> Result<Grant, CommandError> {
+    pub async fn grant_lease(
+        &self,
+        key: &str,
+        token: &str,
+        ttl: Duration,
+    ) -> Result<Grant, CommandError> {
         let ttl_ms = lifetime::millis(ttl.min(LONGEST_LEASE));
         if let Redis::Cluster(_) = &self.redis {
             return self.grant_in_cluster(key, token, ttl_ms).await;
         }
         let lease = side_key(Kind::Lease, key.as_bytes());
-        let mut command = GRANT_LEASE.call(&mut Sent::default(), [lease.as_slice(), SEQUENCE].into_iter());
+        let mut command =
+            GRANT_LEASE.call(&mut Sent::default(), [lease.as_slice(), SEQUENCE].into_iter());
         command.arg(token).arg(ttl_ms);
         match self.call("lease", command).await? {
             Value::Nil => Ok(Grant::Held),
@@ -64,7 +71,8 @@ impl Cache {
         }
     }
 
-    /// Puts a loaded value into the cache, its key into the sets of `tags`, and gives the lease back.
+    /// Puts a loaded value into the cache, its key into the sets of `tags`, and gives the lease
+    /// back.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -80,7 +88,9 @@ impl Cache {
         if let Redis::Cluster(cluster) = &self.redis {
             return self.fill_in_cluster(cluster, (key, token), since, value, expiry, tags).await;
         }
-        let Some(Lifetime { unit, millis, set_millis }) = Lifetime::draw(expiry, lifetime::now_ms()) else {
+        let Some(Lifetime { unit, millis, set_millis }) =
+            Lifetime::draw(expiry, lifetime::now_ms())
+        else {
             self.release_lease(key, token).await?;
             return Ok(Fill::Over);
         };
@@ -99,7 +109,8 @@ impl Cache {
         }
     }
 
-    /// Gives a lease back unused, so that the next may load at once. Only its holder's token does; whether it still was the holder's.
+    /// Gives a lease back unused, so that the next may load at once. Only its holder's token does;
+    /// whether it still was the holder's.
     ///
     /// # Errors
     /// An outage, or Redis refuses.

@@ -53,21 +53,36 @@ impl Lifetime {
     pub(super) fn draw(expiry: Expiry, now_ms: i64) -> Option<Self> {
         match expiry {
             Expiry::Never => Some(Self { unit: Unit::Never, millis: 0, set_millis: 0 }),
-            Expiry::At(at) => (at > now_ms).then_some(Self { unit: Unit::At, millis: at, set_millis: at }),
+            Expiry::At(at) => {
+                (at > now_ms).then_some(Self { unit: Unit::At, millis: at, set_millis: at })
+            }
             Expiry::After { ttl, jitter } => {
                 let longest = millis(ttl);
-                #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "chance needs no more digits")]
+                #[expect(
+                    clippy::cast_precision_loss,
+                    clippy::cast_possible_truncation,
+                    reason = "chance needs no more digits"
+                )]
                 let off = (longest as f64 * jitter * fastrand::f64()) as i64;
-                Some(Self { unit: Unit::After, millis: (longest - off).max(1), set_millis: longest })
+                Some(Self {
+                    unit: Unit::After,
+                    millis: (longest - off).max(1),
+                    set_millis: longest,
+                })
             }
         }
     }
 }
 
 impl Lifetime {
-    /// Of a tag's set that the key joins in a step of its own, before its value is set: the value's time begins later, by a lease at most.
+    /// Of a tag's set that the key joins in a step of its own, before its value is set: the value's
+    /// time begins later, by a lease at most.
     pub(super) fn joined_millis(self) -> i64 {
-        if self.unit == Unit::Never { 0 } else { self.set_millis.saturating_add(millis(LONGEST_LEASE)).min(LONGEST_MS) }
+        if self.unit == Unit::Never {
+            0
+        } else {
+            self.set_millis.saturating_add(millis(LONGEST_LEASE)).min(LONGEST_MS)
+        }
     }
 }
 
@@ -88,13 +103,16 @@ mod tests {
     fn jitter_shortens_within_its_part_and_the_set_keeps_the_whole() {
         let expiry = Expiry::After { ttl: Duration::from_secs(100), jitter: 0.1 };
         let drawn: Vec<_> = (0..200).map(|_| Lifetime::draw(expiry, 0).unwrap()).collect();
-        assert!(drawn.iter().all(|lifetime| (90_000..=100_000).contains(&lifetime.millis) && lifetime.set_millis == 100_000));
+        assert!(drawn.iter().all(|lifetime| (90_000..=100_000).contains(&lifetime.millis)
+            && lifetime.set_millis == 100_000));
         assert!(drawn.iter().any(|lifetime| lifetime.millis != drawn[0].millis));
     }
 
     #[test]
     fn what_redis_would_refuse_is_never_drawn() {
-        for (ttl, jitter) in [(Duration::ZERO, 0.0), (Duration::from_millis(1), 1.0), (Duration::MAX, 0.0)] {
+        for (ttl, jitter) in
+            [(Duration::ZERO, 0.0), (Duration::from_millis(1), 1.0), (Duration::MAX, 0.0)]
+        {
             let lifetime = Lifetime::draw(Expiry::After { ttl, jitter }, 0).unwrap();
             assert!(lifetime.millis >= 1 && lifetime.millis <= LONGEST_MS);
         }

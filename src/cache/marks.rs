@@ -1,12 +1,17 @@
-//! Marks, by which workers notice that Redis went back: a restore from an old snapshot, or the promotion of a replica that missed writes.
+//! Marks, by which workers notice that Redis went back: a restore from an old snapshot, or the
+//! promotion of a replica that missed writes.
 //!
-//! Snapshots and replication keep a prefix of the writes. Each worker has a field in a hash whose number it moves on, from the very number that it knows,
-//! behind each batch and each second. What Redis lost of a batch that it had confirmed, it lost of that field too; and a script that finds another number
-//! than it must writes nothing, so that the evidence stays. Beside the number stands how far back lies what the worker has not applied yet (see
-//! `worker/low.rs`): it came back with the rest, and tells from where the history is to be applied again.
+//! Snapshots and replication keep a prefix of the writes. Each worker has a field in a hash whose
+//! number it moves on, from the very number that it knows, behind each batch and each second. What
+//! Redis lost of a batch that it had confirmed, it lost of that field too; and a script that finds
+//! another number than it must writes nothing, so that the evidence stays. Beside the number stands
+//! how far back lies what the worker has not applied yet (see `worker/low.rs`): it came back with
+//! the rest, and tells from where the history is to be applied again.
 //!
-//! The primaries of a cluster go back one by one. There, 128 hashes lie evenly over the slots, wherever these are served: each second moves on all of
-//! them, and behind a batch stands, on each primary that did something of it, one that lies there (`cluster/seal.rs`). All else is as with one hash.
+//! The primaries of a cluster go back one by one. There, 128 hashes lie evenly over the slots,
+//! wherever these are served: each second moves on all of them, and behind a batch stands, on each
+//! primary that did something of it, one that lies there (`cluster/seal.rs`). All else is as with
+//! one hash.
 
 mod brokers;
 mod calls;
@@ -39,7 +44,8 @@ use super::slot::{self, SLOTS};
 use super::workers::{text_of, text_pairs};
 use progress::{AFTER_LOSS, BESIDE, SURVIVED};
 
-/// Whoever remembers nothing takes a mark of another worker for fresh that is no older. An older one may mean that Redis went back, or that nobody ran.
+/// Whoever remembers nothing takes a mark of another worker for fresh that is no older. An older
+/// one may mean that Redis went back, or that nobody ran.
 const FRESH: Duration = Duration::from_secs(10);
 
 /// Time that the lock of a heal holds, unless it is renewed: a thread of its own does, and so does
@@ -52,7 +58,8 @@ const NO_BOUND: u64 = 9_007_199_254_740_991;
 /// Prefix of the field of a worker that has ended.
 const STOPPED: &str = "stopped:";
 
-/// The fields of workers that are gone are kept for so long: what they had in hand may have come to nobody yet.
+/// The fields of workers that are gone are kept for so long: what they had in hand may have come to
+/// nobody yet.
 const DEAD_KEPT: Duration = Duration::from_secs(3_600);
 
 /// From one slot with marks to the next: a primary that serves so many in a row has some.
@@ -61,9 +68,11 @@ const SLOTS_PER_MARK: u16 = 128;
 /// The slot of the first; no multiple of anything that slots are moved by.
 const FIRST_SLOT: u16 = 97;
 
-/// The hash tags of a cluster's marks, whose slots are these, and no worker's to choose: all must find the same.
-static CLUSTER_TAGS: LazyLock<Vec<String>> =
-    LazyLock::new(|| slot::tags_of((0..SLOTS / SLOTS_PER_MARK).map(|mark| slot_of(usize::from(mark)))));
+/// The hash tags of a cluster's marks, whose slots are these, and no worker's to choose: all must
+/// find the same.
+static CLUSTER_TAGS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    slot::tags_of((0..SLOTS / SLOTS_PER_MARK).map(|mark| slot_of(usize::from(mark))))
+});
 
 /// Whether a worker may go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,7 +158,10 @@ impl Marks {
 
     /// Returns the earliest of what these fields cover.
     pub fn lowest_of(&self, is_meant: impl Fn(&str) -> bool) -> Option<LowWatermark> {
-        let lows = self.hashes.iter().flat_map(|hash| hash.marks().filter(|mark| is_meant(mark.field)).map(|mark| mark.low));
+        let lows = self
+            .hashes
+            .iter()
+            .flat_map(|hash| hash.marks().filter(|mark| is_meant(mark.field)).map(|mark| mark.low));
         lows.filter(|low| low.time_ms < NO_BOUND).reduce(LowWatermark::lower)
     }
 
@@ -169,7 +181,11 @@ impl Marks {
                 *covers |= low.time_ms < NO_BOUND;
             }
         }
-        silent.into_iter().filter(|(_, (silent, covers))| *silent && *covers).map(|(field, _)| field.to_owned()).collect()
+        silent
+            .into_iter()
+            .filter(|(_, (silent, covers))| *silent && *covers)
+            .map(|(field, _)| field.to_owned())
+            .collect()
     }
 
     /// Whether a heal is wanted, or under way.
@@ -191,25 +207,39 @@ impl Marks {
     /// Returns the last heal after a loss, or what may have been one.
     pub fn last_heal(&self) -> Option<HealRecord> {
         let details = |record: &HealRecord| {
-            self.values("heal:details").find_map(|text| HealDetails::read(text).filter(|details| details.began_ms == record.began_ms))
+            self.values("heal:details").find_map(|text| {
+                HealDetails::read(text).filter(|details| details.began_ms == record.began_ms)
+            })
         };
-        let last = self.values("heal").filter_map(HealRecord::read).max_by_key(|record| record.ended_ms)?;
+        let last = self
+            .values("heal")
+            .filter_map(HealRecord::read)
+            .max_by_key(|record| record.ended_ms)?;
         let details = details(&last).unwrap_or_default();
-        Some(HealRecord { complete: last.complete || details.owed == Some(Owed::Paid), details, ..last })
+        Some(HealRecord {
+            complete: last.complete || details.owed == Some(Owed::Paid),
+            details,
+            ..last
+        })
     }
 
     /// Returns the identities of all servers, each once; nothing where one does not tell.
     fn servers(&self) -> Vec<String> {
         let servers: BTreeSet<&str> = self.hashes.iter().map(|hash| hash.server.as_str()).collect();
-        if servers.contains("") { Vec::new() } else { servers.into_iter().map(str::to_owned).collect() }
+        if servers.contains("") {
+            Vec::new()
+        } else {
+            servers.into_iter().map(str::to_owned).collect()
+        }
     }
 
     /// Returns how far the heal is, of which we take over the turn. `work` names what is done, and
     /// by which rules: other work begins anew.
     pub fn take_over_progress(&self, cache: &Cache, from: HealFrom, work: &str) -> HealProgress {
         let text = self.values(cache.heal_kind().progress).next().unwrap_or_default();
-        HealProgress::read(text)
-            .taken_over(cache.id(), self.servers(), from, work, |worker| worker == cache.id() || self.has_survived(worker))
+        HealProgress::read(text).taken_over(cache.id(), self.servers(), from, work, |worker| {
+            worker == cache.id() || self.has_survived(worker)
+        })
     }
 
     /// Returns whether a worker has noted that it did not die of its heal.
@@ -225,7 +255,11 @@ impl Marks {
     }
 
     fn values(&self, field: &str) -> impl Iterator<Item = &str> {
-        self.hashes.iter().flat_map(|hash| &hash.fields).filter(move |(name, _)| name == field).map(|(_, value)| value.as_str())
+        self.hashes
+            .iter()
+            .flat_map(|hash| &hash.fields)
+            .filter(move |(name, _)| name == field)
+            .map(|(_, value)| value.as_str())
     }
 
     /// What all say together; the clock is the first one's.
@@ -248,7 +282,8 @@ struct Mark<'f> {
 impl Hash {
     fn marks(&self) -> impl Iterator<Item = Mark<'_>> {
         let offset = |field: &str| {
-            let offset = self.fields.iter().find(|(name, _)| name.strip_prefix("offset:") == Some(field));
+            let offset =
+                self.fields.iter().find(|(name, _)| name.strip_prefix("offset:") == Some(field));
             offset.and_then(|(_, offset)| offset.parse().ok())
         };
         self.fields.iter().filter_map(move |(field, mark)| {
@@ -256,7 +291,9 @@ impl Hash {
                 return None;
             }
             let mut parts = mark.split(':').map(str::parse::<u64>);
-            let (Some(Ok(_)), Some(Ok(time_ms)), Some(Ok(at_ms)), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+            let (Some(Ok(_)), Some(Ok(time_ms)), Some(Ok(at_ms)), None) =
+                (parts.next(), parts.next(), parts.next(), parts.next())
+            else {
                 return None;
             };
             Some(Mark { field, low: LowWatermark { time_ms, offset: offset(field) }, at_ms })
@@ -287,7 +324,9 @@ pub(super) fn slot_of(mark: usize) -> u16 {
 /// the server's identity.
 fn read_answer(answer: &Value) -> Result<(i64, Marks), CommandError> {
     let Value::Array(answer) = answer else { return Err(unexpected()) };
-    let (Some(Value::Int(word)), Some(Value::Int(now_ms))) = (answer.first(), answer.get(1)) else { return Err(unexpected()) };
+    let (Some(Value::Int(word)), Some(Value::Int(now_ms))) = (answer.first(), answer.get(1)) else {
+        return Err(unexpected());
+    };
     let fields = answer.get(2).map_or(Some(Vec::new()), text_pairs).ok_or_else(unexpected)?;
     let server = answer.get(3).and_then(text_of).unwrap_or_default();
     Ok((*word, Marks::of(u64::try_from(*now_ms).unwrap_or(0), server, fields)))
@@ -312,7 +351,8 @@ mod tests {
     use super::*;
 
     fn hash(now_ms: u64, server: &str, fields: &[(&str, &str)]) -> Marks {
-        let fields = fields.iter().map(|&(field, value)| (field.to_owned(), value.to_owned())).collect();
+        let fields =
+            fields.iter().map(|&(field, value)| (field.to_owned(), value.to_owned())).collect();
         Marks::of(now_ms, server.to_owned(), fields)
     }
 
@@ -339,29 +379,59 @@ mod tests {
         );
         assert_eq!(marks.lowest(), Some(LowWatermark { time_ms: 100, offset: Some(30) }));
         assert_eq!((marks.is_wanted(), marks.doubt()), (true, Doubt::Lost));
-        let details = HealDetails { began_ms: 1, from_offset: Some(5), passed_over: vec![6], owed: None };
-        let heal = HealRecord { began_ms: 1, ended_ms: 2, from_ms: 3, count: 4, complete: true, details };
+        let details =
+            HealDetails { began_ms: 1, from_offset: Some(5), passed_over: vec![6], owed: None };
+        let heal =
+            HealRecord { began_ms: 1, ended_ms: 2, from_ms: 3, count: 4, complete: true, details };
         assert_eq!(marks.last_heal(), Some(heal));
-        let later = hash(8, "r:2", &[("heal", "5:6:7:8:0"), ("heal:details", r#"{"began_ms":1}"#), ("d", "1:90:9"), ("offset:d", "40")]);
+        let later = hash(
+            8,
+            "r:2",
+            &[
+                ("heal", "5:6:7:8:0"),
+                ("heal:details", r#"{"began_ms":1}"#),
+                ("d", "1:90:9"),
+                ("offset:d", "40"),
+            ],
+        );
         let together = Marks::together([marks, later].into_iter());
-        assert_eq!((together.now_ms, together.lowest()), (9, Some(LowWatermark { time_ms: 90, offset: Some(30) })));
+        assert_eq!(
+            (together.now_ms, together.lowest()),
+            (9, Some(LowWatermark { time_ms: 90, offset: Some(30) }))
+        );
         let heal = together.last_heal().unwrap();
-        assert_eq!((heal.count, heal.details), (8, HealDetails::default()), "the details of another heal are not its own");
+        assert_eq!(
+            (heal.count, heal.details),
+            (8, HealDetails::default()),
+            "the details of another heal are not its own"
+        );
         assert_eq!(together.servers(), ["r:1", "r:2"]);
         assert_eq!((Marks::default().lowest(), Marks::default().last_heal()), (None, None));
     }
 
     #[test]
     fn workers_count_as_gone_that_no_server_has_heard_for_10_s() {
-        let one = hash(20_000, "", &[("me", "1:1:1"), ("quiet", "1:1:9000"), ("lives", "1:1:9000"), ("replay:x", "0:1:1")]);
+        let one = hash(
+            20_000,
+            "",
+            &[("me", "1:1:1"), ("quiet", "1:1:9000"), ("lives", "1:1:9000"), ("replay:x", "0:1:1")],
+        );
         let other = hash(
             20_000,
             "",
-            &[("quiet", "1:1:9999"), ("lives", "1:1:10000"), ("stopped:s", "0:7:20000"), ("done", "1:9007199254740991:1")],
+            &[
+                ("quiet", "1:1:9999"),
+                ("lives", "1:1:10000"),
+                ("stopped:s", "0:7:20000"),
+                ("done", "1:9007199254740991:1"),
+            ],
         );
         let together = Marks::together([one, other].into_iter());
         assert_eq!(together.gone("me"), ["quiet", "stopped:s"]);
-        assert_eq!(together.lowest_of(|field| field == "stopped:s"), Some(LowWatermark { time_ms: 7, offset: None }));
+        assert_eq!(
+            together.lowest_of(|field| field == "stopped:s"),
+            Some(LowWatermark { time_ms: 7, offset: None })
+        );
         assert_eq!(together.servers(), Vec::<String>::new(), "nobody knows who they are");
     }
 

@@ -1,7 +1,8 @@
-//! Redis as the worker uses it: connection, apply, tags and their upkeep, leases. Nothing else but [`reader`](crate::reader) speaks to it.
+//! Redis as the worker uses it: connection, apply, tags and their upkeep, leases. Nothing else but
+//! [`reader`](crate::reader) speaks to it.
 //!
-//! A [`Cache`] has one connection that all share, to a cluster one for each of its primaries. Only [`Cache::probe`] makes them; an outage ends
-//! them, with everything under way there.
+//! A [`Cache`] has one connection that all share, to a cluster one for each of its primaries. Only
+//! [`Cache::probe`] makes them; an outage ends them, with everything under way there.
 
 mod address;
 mod again;
@@ -40,8 +41,8 @@ pub use eviction::Eviction;
 pub use failure::{CommandError, Outage};
 pub use lease::{Fill, Grant, LONGEST_LEASE, new_token};
 pub use marks::{
-    Change, Died, Doubt, Entered, HealDetails, HealFrom, HealProgress, HealRecord, LastCount, LowWatermark, Marks, Owed, OwedHeal,
-    OwedHeals, Tick, Turn, Unhealed,
+    Change, Died, Doubt, Entered, HealDetails, HealFrom, HealProgress, HealRecord, LastCount,
+    LowWatermark, Marks, Owed, OwedHeal, OwedHeals, Tick, Turn, Unhealed,
 };
 pub use prune::{PRUNE_STEP, Pruned, TagSets};
 pub use script::READER_SCRIPTS;
@@ -88,7 +89,8 @@ enum Redis {
     Cluster(Cluster),
 }
 
-/// How long an old value may be read at most while a new one is loaded, where nobody says otherwise: the default retry ladder and some more.
+/// How long an old value may be read at most while a new one is loaded, where nobody says
+/// otherwise: the default retry ladder and some more.
 const SERVED_STALE: Duration = Duration::from_secs(15 * 60);
 
 impl Cache {
@@ -99,7 +101,9 @@ impl Cache {
     pub fn connect(config: &RedisConfig, queue: &str) -> Result<Self, CacheError> {
         let redis = match config.mode {
             RedisMode::Cluster => Redis::Cluster(Cluster::new(config, queue)?),
-            RedisMode::Single | RedisMode::Sentinel { .. } => Redis::Primary(Link::new(config, side_keys::probe(queue))?),
+            RedisMode::Single | RedisMode::Sentinel { .. } => {
+                Redis::Primary(Link::new(config, side_keys::probe(queue))?)
+            }
         };
         let marks = marks::names(queue, matches!(redis, Redis::Cluster(_)));
         Ok(Self {
@@ -119,7 +123,8 @@ impl Cache {
         })
     }
 
-    /// With another bound for how long an old value may be read while a new one is loaded (`stale: serve`), whatever becomes of the load.
+    /// With another bound for how long an old value may be read while a new one is loaded (`stale:
+    /// serve`), whatever becomes of the load.
     #[must_use]
     pub fn serving_stale_for(self, longest: Duration) -> Self {
         Self { served_stale_ms: lifetime::millis(longest), ..self }
@@ -143,10 +148,12 @@ impl Cache {
     /// # Errors
     /// As for [`connect`](Self::connect).
     pub fn for_keeper(&self, config: &RedisConfig, queue: &str) -> Result<Self, CacheError> {
-        Self::connect(config, queue).map(|keeper| Self { heals_beside: self.heals_beside, ..keeper })
+        Self::connect(config, queue)
+            .map(|keeper| Self { heals_beside: self.heals_beside, ..keeper })
     }
 
-    /// With another time for which upkeep fills one set of members that it sets aside: they are looked at again after twice as long.
+    /// With another time for which upkeep fills one set of members that it sets aside: they are
+    /// looked at again after twice as long.
     #[must_use]
     pub fn setting_aside_for(self, filled_for: Duration) -> Self {
         Self { aside_filled_for: filled_for, ..self }
@@ -157,8 +164,9 @@ impl Cache {
         matches!(self.redis, Redis::Cluster(_))
     }
 
-    /// Finds out whether Redis can be worked with: it answers, has its data loaded, and takes writes. Connects where nothing stands.
-    /// Paces itself: after a failure the next call waits before it asks, up to a second, so that callers may simply loop.
+    /// Finds out whether Redis can be worked with: it answers, has its data loaded, and takes
+    /// writes. Connects where nothing stands. Paces itself: after a failure the next call waits
+    /// before it asks, up to a second, so that callers may simply loop.
     ///
     /// # Errors
     /// What is in the way.
@@ -187,7 +195,8 @@ impl Cache {
         [&self.tag_prefix, tag].concat()
     }
 
-    /// Takes for known that Redis cannot be worked with, so that nothing more is sent before the next probe.
+    /// Takes for known that Redis cannot be worked with, so that nothing more is sent before the
+    /// next probe.
     pub fn give_up(&self, outage: &Outage) {
         match &self.redis {
             Redis::Primary(link) => {

@@ -18,7 +18,8 @@ pub(super) struct Script {
 pub(super) struct Sent(u64);
 
 impl Sent {
-    /// As if all had been sent: where the script is not known, it is sent whole then (see [`whole`]).
+    /// As if all had been sent: where the script is not known, it is sent whole then (see
+    /// [`whole`]).
     pub(super) fn all() -> Self {
         Self(u64::MAX)
     }
@@ -29,9 +30,14 @@ impl Script {
         Self { source, sha1: redis::Script::new(source).get_hash().to_owned(), bit }
     }
 
-    /// A call of the script. The first of a batch sends it whole (EVAL), which also puts it into the cache for those after it: so a
-    /// `SCRIPT FLUSH`, a restart or a failover between two batches costs nothing, and none has to run again behind its successor.
-    pub(super) fn call<'k>(&self, sent: &mut Sent, keys: impl ExactSizeIterator<Item = &'k [u8]>) -> Cmd {
+    /// A call of the script. The first of a batch sends it whole (EVAL), which also puts it into
+    /// the cache for those after it: so a `SCRIPT FLUSH`, a restart or a failover between two
+    /// batches costs nothing, and none has to run again behind its successor.
+    pub(super) fn call<'k>(
+        &self,
+        sent: &mut Sent,
+        keys: impl ExactSizeIterator<Item = &'k [u8]>,
+    ) -> Cmd {
         let mut command = Cmd::new();
         if sent.0 & (1 << self.bit) == 0 {
             sent.0 |= 1 << self.bit;
@@ -63,7 +69,8 @@ pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
     Some(command)
 }
 
-/// The scripts that are called by their name where nobody has sent them before: in a cluster, by plans, fills and upkeep, and by those who ask marks.
+/// The scripts that are called by their name where nobody has sent them before: in a cluster, by
+/// plans, fills and upkeep, and by those who ask marks.
 static ALL: [&LazyLock<Script>; 28] = [
     &NUMBERS,
     &DETACH_TAG,
@@ -162,14 +169,19 @@ scripts! {
     SETTLE_ASIDE = 41: "side_key.lua", "settle_aside.lua";
 }
 
-/// The scripts of the readers' protocol, whole, by their published names: docs/READERS.md prints them, and every client sends them.
-pub const READER_SCRIPTS: [(&str, &str); 4] = [("read", READ), ("join", JOIN), ("fill", FILL_SOURCE), ("release", RELEASE_SOURCE)];
+/// The scripts of the readers' protocol, whole, by their published names: docs/READERS.md prints
+/// them, and every client sends them.
+pub const READER_SCRIPTS: [(&str, &str); 4] =
+    [("read", READ), ("join", JOIN), ("fill", FILL_SOURCE), ("release", RELEASE_SOURCE)];
 
 /// Finds a value, or takes the lease.
 pub(crate) const READ: &str = include_str!("lua/read.lua");
-/// Adds a key to a tag's set and looks at the tag's generation: a fill's step for a tag whose set has another slot than the key.
-pub(crate) const JOIN: &str = concat!(include_str!("lua/tag_member.lua"), include_str!("lua/join_tag.lua"));
+/// Adds a key to a tag's set and looks at the tag's generation: a fill's step for a tag whose set
+/// has another slot than the key.
+pub(crate) const JOIN: &str =
+    concat!(include_str!("lua/tag_member.lua"), include_str!("lua/join_tag.lua"));
 /// The fill itself, with the tags whose sets are on the key's server.
-pub(crate) const FILL_SOURCE: &str = concat!(include_str!("lua/tag_member.lua"), include_str!("lua/fill.lua"));
+pub(crate) const FILL_SOURCE: &str =
+    concat!(include_str!("lua/tag_member.lua"), include_str!("lua/fill.lua"));
 /// Gives a lease back.
 pub(crate) const RELEASE_SOURCE: &str = include_str!("lua/release_lease.lua");

@@ -1,4 +1,5 @@
-//! The secret by which workers sign the headers of republished messages: one for all workers of a Redis.
+//! The secret by which workers sign the headers of republished messages: one for all workers of a
+//! Redis.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
@@ -16,7 +17,8 @@ const SECRET_BYTES: usize = 32;
 const SHORTEST_BYTES: usize = 16;
 
 impl Cache {
-    /// Returns the secret that Redis keeps. Where it has none, it keeps `ours` from now on, or a new one.
+    /// Returns the secret that Redis keeps. Where it has none, it keeps `ours` from now on, or a
+    /// new one.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -29,14 +31,21 @@ impl Cache {
         command.arg(SECRET).arg(&offered).arg("NX").arg("GET");
         match self.call("SET", command).await? {
             Value::Nil => Ok(offered),
-            Value::BulkString(kept) if kept.len() >= SHORTEST_BYTES => Ok(String::from_utf8_lossy(&kept).into_owned()),
-            _ => Err(CommandError::Failed("unstale:secret is no secret of ours: delete it, and workers make a new one".to_owned())),
+            Value::BulkString(kept) if kept.len() >= SHORTEST_BYTES => {
+                Ok(String::from_utf8_lossy(&kept).into_owned())
+            }
+            _ => Err(CommandError::Failed(
+                "unstale:secret is no secret of ours: delete it, and workers make a new one"
+                    .to_owned(),
+            )),
         }
     }
 }
 
 fn new_secret() -> Result<String, Outage> {
     let mut bytes = [0; SECRET_BYTES];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| Outage::new("the operating system gives no random bytes for a secret"))?;
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| Outage::new("the operating system gives no random bytes for a secret"))?;
     Ok(BASE64.encode(bytes))
 }

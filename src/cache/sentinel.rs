@@ -18,8 +18,8 @@ use crate::config::{RedisConfig, TlsConfig};
 /// For all sentinels together: one that is away must not keep us from what the others know.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Between two looks at whether the primary is still the same. A primary that was replaced while it was cut off goes on taking writes,
-/// which are lost.
+/// Between two looks at whether the primary is still the same. A primary that was replaced while it
+/// was cut off goes on taking writes, which are lost.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A connection to the primary that the sentinels name.
@@ -63,17 +63,31 @@ enum Mute {
 }
 
 impl Primary {
-    pub(super) fn new(config: &RedisConfig, master: &str, probe_key: String) -> Result<Self, CacheError> {
-        let Some(first) = config.urls.first() else { return Err(CacheError::Url("no sentinel is named".into())) };
+    pub(super) fn new(
+        config: &RedisConfig,
+        master: &str,
+        probe_key: String,
+    ) -> Result<Self, CacheError> {
+        let Some(first) = config.urls.first() else {
+            return Err(CacheError::Url("no sentinel is named".into()));
+        };
         let sentinel = |url: &Url| {
             let mut bare = url.clone();
             bare.set_path("");
             let with_credentials = socket::client(&bare, &config.tls)?;
             let removed = bare.set_username("").and(bare.set_password(None));
             removed.map_err(|()| CacheError::Url("not a URL".into()))?;
-            Ok(Sentinel { open: socket::client(&bare, &config.tls)?, with_credentials, standing: Mutex::default() })
+            Ok(Sentinel {
+                open: socket::client(&bare, &config.tls)?,
+                with_credentials,
+                standing: Mutex::default(),
+            })
         };
-        let all = config.urls.iter().map(|url| sentinel(url.expose())).collect::<Result<_, CacheError>>()?;
+        let all = config
+            .urls
+            .iter()
+            .map(|url| sentinel(url.expose()))
+            .collect::<Result<_, CacheError>>()?;
         let sentinels = Arc::new(Sentinels { master: master.to_owned(), all });
         // So that what is wrong with the data nodes' part of the URL shows at once.
         socket::client(first.expose(), &config.tls)?;
@@ -87,7 +101,8 @@ impl Connect for Primary {
     async fn connect(&self) -> Result<Arc<Socket>, Outage> {
         let address = self.sentinels.primary().await?;
         let url = address.in_url(&self.url)?;
-        let client = socket::client(&url, &self.tls).map_err(|error| Outage::new(error.to_string()))?;
+        let client =
+            socket::client(&url, &self.tls).map_err(|error| Outage::new(error.to_string()))?;
         let socket = Arc::new(Socket::connect(&client).await?);
         is_primary(&socket).await?;
         tracing::info!(primary = %address, "the sentinels name the primary");
@@ -124,22 +139,32 @@ async fn is_primary(socket: &Socket) -> Result<(), Outage> {
     match socket.ask(&role).await?.into_iter().next() {
         Some(Value::ServerError(error)) => match failure::classify("ROLE", &error) {
             CommandError::Outage(outage) => Err(outage),
-            CommandError::Refused(cause) | CommandError::Failed(cause) => Err(failure::no_right_to_role(&cause)),
+            CommandError::Refused(cause) | CommandError::Failed(cause) => {
+                Err(failure::no_right_to_role(&cause))
+            }
         },
         Some(Value::Array(role)) if text(role.first()) == Some("master") => Ok(()),
-        _ => Err(Outage::new("Redis is a replica that the sentinels call the primary: a failover is under way")),
+        _ => Err(Outage::new(
+            "Redis is a replica that the sentinels call the primary: a failover is under way",
+        )),
     }
 }
 
 impl Sentinels {
     /// What those that answer know, the newest of it.
     async fn primary(&self) -> Result<Address, Outage> {
-        let ask = |sentinel| async move { tokio::time::timeout(ANSWER_TIMEOUT, self.ask(sentinel)).await.unwrap_or(Err(Mute::Away)) };
+        let ask = |sentinel| async move {
+            tokio::time::timeout(ANSWER_TIMEOUT, self.ask(sentinel))
+                .await
+                .unwrap_or(Err(Mute::Away))
+        };
         let answers = join_all(self.all.iter().map(ask)).await;
         let (mut newest, mut why) = (None::<Said>, Mute::Away);
         for answer in answers {
             match answer {
-                Ok(said) if newest.as_ref().is_none_or(|newest| said.epoch > newest.epoch) => newest = Some(said),
+                Ok(said) if newest.as_ref().is_none_or(|newest| said.epoch > newest.epoch) => {
+                    newest = Some(said)
+                }
                 Ok(_) | Err(Mute::Away) => {}
                 Err(mute) => why = mute,
             }
@@ -162,7 +187,9 @@ impl Sentinels {
         let answer = socket.ask(&question).await.map_err(|_| Mute::Away)?.into_iter().next();
         *standing = Some(socket);
         match answer {
-            Some(Value::ServerError(error)) if error.details().is_some_and(|details| details.contains("No such master")) => {
+            Some(Value::ServerError(error))
+                if error.details().is_some_and(|details| details.contains("No such master")) =>
+            {
                 Err(Mute::Unknown)
             }
             Some(Value::ServerError(error)) => Err(Mute::Outage(failure::of_sentinel(&error))),
@@ -180,7 +207,9 @@ impl Sentinel {
         ping.cmd("PING");
         match socket.ask(&ping).await.map_err(|_| Mute::Away)?.first() {
             Some(Value::ServerError(error)) if error.code() == "NOAUTH" => {
-                Socket::connect_to_any(&self.with_credentials).await.map_err(|_| Mute::Outage(failure::of_sentinel(error)))
+                Socket::connect_to_any(&self.with_credentials)
+                    .await
+                    .map_err(|_| Mute::Outage(failure::of_sentinel(error)))
             }
             _ => Ok(socket),
         }
@@ -190,7 +219,12 @@ impl Sentinel {
 /// `SENTINEL MASTER`: names and values in turn.
 fn said(answer: &Value) -> Option<Said> {
     let Value::Array(fields) = answer else { return None };
-    let field = |name: &str| fields.chunks_exact(2).find(|pair| text(pair.first()) == Some(name)).and_then(|pair| text(pair.get(1)));
+    let field = |name: &str| {
+        fields
+            .chunks_exact(2)
+            .find(|pair| text(pair.first()) == Some(name))
+            .and_then(|pair| text(pair.get(1)))
+    };
     let primary = Address { host: field("ip")?.to_owned(), port: field("port")?.parse().ok()? };
     Some(Said { epoch: field("config-epoch")?.parse().ok()?, primary })
 }
@@ -210,7 +244,8 @@ mod tests {
     #[test]
     fn a_sentinels_answer_names_address_and_epoch() {
         let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
-        let fields = ["name", "main", "ip", "::1", "port", "6380", "flags", "master", "config-epoch", "7"];
+        let fields =
+            ["name", "main", "ip", "::1", "port", "6380", "flags", "master", "config-epoch", "7"];
         let answer = Value::Array(fields.iter().map(|field| bulk(field)).collect());
         let expected = Said { epoch: 7, primary: Address { host: "::1".into(), port: 6380 } };
         assert_eq!(said(&answer), Some(expected));

@@ -39,10 +39,12 @@ impl Cache {
 
 /// Software by the field of its own version. In `redis_version` each names the Redis that it is
 /// compatible with.
-const SOFTWARE: [(&str, &str); 3] = [("valkey_version", "Valkey"), ("dragonfly_version", "Dragonfly"), ("redis_version", "Redis")];
+const SOFTWARE: [(&str, &str); 3] =
+    [("valkey_version", "Valkey"), ("dragonfly_version", "Dragonfly"), ("redis_version", "Redis")];
 
 fn read(info: &str) -> Server {
-    let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let value =
+        |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let known = SOFTWARE.iter().find_map(|(field, software)| Some((*software, value(field)?)));
     Server {
         software: known.map_or("Redis", |(software, _)| software),
@@ -59,16 +61,27 @@ mod tests {
     #[test]
     fn info_is_read_as_far_as_it_goes() {
         let info = "# Server\r\nredis_version:7.0.15\r\n# Replication\r\nrole:master\r\nconnected_slaves:2\r\n";
-        let expected = Server { software: "Redis", version: Some("7.0.15".into()), role: Some("master".into()), replicas: Some(2) };
+        let expected = Server {
+            software: "Redis",
+            version: Some("7.0.15".into()),
+            role: Some("master".into()),
+            replicas: Some(2),
+        };
         assert_eq!(read(info), expected);
-        assert_eq!(read(""), Server { software: "Redis", version: None, role: None, replicas: None });
+        assert_eq!(
+            read(""),
+            Server { software: "Redis", version: None, role: None, replicas: None }
+        );
     }
 
     #[test]
     fn other_software_is_named_with_its_own_version() {
-        let valkey = "# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n";
+        let valkey =
+            "# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n";
         let dragonfly = "# Server\r\nredis_version:7.2.0\r\ndragonfly_version:df-v1.30.0\r\n";
-        for (info, software, version) in [(valkey, "Valkey", "9.1.2"), (dragonfly, "Dragonfly", "df-v1.30.0")] {
+        for (info, software, version) in
+            [(valkey, "Valkey", "9.1.2"), (dragonfly, "Dragonfly", "df-v1.30.0")]
+        {
             let server = read(info);
             assert_eq!((server.software, server.version.as_deref()), (software, Some(version)));
         }

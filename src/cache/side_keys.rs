@@ -1,4 +1,5 @@
-//! The names of the keys that we keep beside the application's. All begin with `unstale:`, so that one pattern of a Redis ACL covers them.
+//! The names of the keys that we keep beside the application's. All begin with `unstale:`, so that
+//! one pattern of a Redis ACL covers them.
 
 use std::fmt;
 
@@ -38,8 +39,9 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The side key of a key, in the same slot of a Redis Cluster wherever that can be: a key's own hash tag decides, else the key becomes one.
-/// A key with a `}` and no hash tag has no such name; what it gets is good for a single server. `lua/side_key.lua` has the same rule.
+/// The side key of a key, in the same slot of a Redis Cluster wherever that can be: a key's own
+/// hash tag decides, else the key becomes one. A key with a `}` and no hash tag has no such name;
+/// what it gets is good for a single server. `lua/side_key.lua` has the same rule.
 pub(crate) fn side_key(kind: Kind, key: &[u8]) -> Vec<u8> {
     let mut name = Vec::with_capacity(key.len() + 18);
     write_side_key(kind, key, &mut name);
@@ -48,13 +50,15 @@ pub(crate) fn side_key(kind: Kind, key: &[u8]) -> Vec<u8> {
 
 /// Appends [`side_key`] to a buffer.
 pub(super) fn write_side_key(kind: Kind, key: &[u8], name: &mut Vec<u8>) {
-    let (before, after): (&[u8], &[u8]) = if memchr::memchr(b'}', key).is_some() { (b":", b"") } else { (b"/{", b"}") };
+    let (before, after): (&[u8], &[u8]) =
+        if memchr::memchr(b'}', key).is_some() { (b":", b"") } else { (b"/{", b"}") };
     for part in [b"unstale:", kind.as_str().as_bytes(), before, key, after] {
         name.extend_from_slice(part);
     }
 }
 
-/// The fence of a key for one family. Only where the key has a `}` it could be taken for one of a longer key's: the family's length tells.
+/// The fence of a key for one family. Only where the key has a `}` it could be taken for one of a
+/// longer key's: the family's length tells.
 pub(super) fn fence(key: &[u8], family: &str) -> Vec<u8> {
     let mut name = side_key(Kind::Fence, key);
     name.push(b':');
@@ -65,8 +69,9 @@ pub(super) fn fence(key: &[u8], family: &str) -> Vec<u8> {
     name
 }
 
-/// Returns the name of what an invalidation detached from a tag's set under that number. It is in the slot of the set. Where the set has a `}`,
-/// nothing marks its end: a word of its own keeps the name apart from the records of other tags. `lua/side_key.lua` has the same rule.
+/// Returns the name of what an invalidation detached from a tag's set under that number. It is in
+/// the slot of the set. Where the set has a `}`, nothing marks its end: a word of its own keeps the
+/// name apart from the records of other tags. `lua/side_key.lua` has the same rule.
 pub(super) fn detached(set: &[u8], number: &[u8]) -> Vec<u8> {
     if set.contains(&b'}') {
         return [b"unstale:drained:", set, b":", number].concat();
@@ -74,12 +79,14 @@ pub(super) fn detached(set: &[u8], number: &[u8]) -> Vec<u8> {
     [&side_key(Kind::Drain, set), b":".as_slice(), number].concat()
 }
 
-/// Returns the names of the sets of members that maintenance has set aside from a tag's set, filled one after another.
+/// Returns the names of the sets of members that maintenance has set aside from a tag's set, filled
+/// one after another.
 pub(super) fn aside(set: &[u8]) -> [Vec<u8>; 4] {
     std::array::from_fn(|place| detached(set, format!("aside{place}").as_bytes()))
 }
 
-/// Returns whether a key is one of unstale's own. Rules and tags must never reach such a key; `lua/side_key.lua` has the same rule.
+/// Returns whether a key is one of unstale's own. Rules and tags must never reach such a key;
+/// `lua/side_key.lua` has the same rule.
 pub(crate) fn is_own(key: &[u8]) -> bool {
     key.starts_with(b"unstale:")
 }
@@ -90,10 +97,12 @@ pub(crate) const SEQUENCE: &[u8] = b"unstale:seq";
 /// The secret by which workers sign what they republish.
 pub(super) const SECRET: &[u8] = b"unstale:secret";
 
-/// The sets of tags that drain, so that whoever starts up finds them; a tag's own record has the rest.
+/// The sets of tags that drain, so that whoever starts up finds them; a tag's own record has the
+/// rest.
 pub(super) const DRAINING_TAGS: &[u8] = b"unstale:drains";
 
-/// The sets of tags of which something is set aside, on a single server. In a cluster there is no such list.
+/// The sets of tags of which something is set aside, on a single server. In a cluster there is no
+/// such list.
 pub(super) const ASIDES: &[u8] = b"unstale:asides";
 
 /// The lock of the worker that looks after the sets of tags under that prefix.
@@ -135,7 +144,8 @@ pub(super) fn probe_with_tag(tag: &str, queue: &str) -> String {
 mod tests {
     use super::*;
 
-    /// The slot's input as the Redis Cluster specification has it: between the first `{` and the first `}` after it, unless empty.
+    /// The slot's input as the Redis Cluster specification has it: between the first `{` and the
+    /// first `}` after it, unless empty.
     fn hash_tag(key: &str) -> &str {
         let Some((_, rest)) = key.split_once('{') else { return key };
         rest.split_once('}').map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(key)
@@ -161,9 +171,20 @@ mod tests {
 
     #[test]
     fn no_two_fences_share_a_name_and_each_is_in_the_slot_of_its_key() {
-        let pairs =
-            [("a", "b:c"), ("a:b", "c"), ("{a}", "b:c"), ("{a}:b", "c"), ("{a}:b:1", "c"), ("{a}", "b:c:1"), ("a", "{x}"), ("a", "")];
-        let mut names: Vec<_> = pairs.iter().map(|(key, family)| String::from_utf8(fence(key.as_bytes(), family)).unwrap()).collect();
+        let pairs = [
+            ("a", "b:c"),
+            ("a:b", "c"),
+            ("{a}", "b:c"),
+            ("{a}:b", "c"),
+            ("{a}:b:1", "c"),
+            ("{a}", "b:c:1"),
+            ("a", "{x}"),
+            ("a", ""),
+        ];
+        let mut names: Vec<_> = pairs
+            .iter()
+            .map(|(key, family)| String::from_utf8(fence(key.as_bytes(), family)).unwrap())
+            .collect();
         for ((key, _), name) in pairs.iter().zip(&names) {
             assert_eq!(hash_tag(name), hash_tag(key), "{name}");
         }
@@ -175,15 +196,23 @@ mod tests {
 
     #[test]
     fn no_two_sets_share_what_is_detached_and_no_other_tag_has_its_record_there() {
-        let sets = ["a", "a:7", "{a}", "{a}:7", "{a}:aside0", "{a}:7:7", "a}", "a}:7", "{a", "d:{a}"];
+        let sets =
+            ["a", "a:7", "{a}", "{a}:7", "{a}:aside0", "{a}:7:7", "a}", "a}:7", "{a", "d:{a}"];
         let mut names: Vec<Vec<u8>> = Vec::new();
         for set in sets.map(str::as_bytes) {
             let own: Vec<_> =
-                [side_key(Kind::Drain, set), detached(set, b"7"), detached(set, b"7a0")].into_iter().chain(aside(set)).collect();
+                [side_key(Kind::Drain, set), detached(set, b"7"), detached(set, b"7a0")]
+                    .into_iter()
+                    .chain(aside(set))
+                    .collect();
             for name in own {
                 let text = String::from_utf8(name.clone()).unwrap();
                 let set = std::str::from_utf8(set).unwrap();
-                assert_eq!(hash_tag(&text) == hash_tag(set), !set.contains('}') || hash_tag(set) != set, "{text}");
+                assert_eq!(
+                    hash_tag(&text) == hash_tag(set),
+                    !set.contains('}') || hash_tag(set) != set,
+                    "{text}"
+                );
                 names.push(name);
             }
         }
@@ -197,7 +226,8 @@ mod tests {
     #[test]
     fn no_two_keys_share_a_side_key() {
         let keys = ["a", "{a}", "a}", "{a", "{}", "{}a", "/{a}", ":a", "a}b", "{}{x}", "{{a}}"];
-        let mut sides: Vec<_> = keys.iter().map(|key| side_key(Kind::Lease, key.as_bytes())).collect();
+        let mut sides: Vec<_> =
+            keys.iter().map(|key| side_key(Kind::Lease, key.as_bytes())).collect();
         sides.sort();
         sides.dedup();
         assert_eq!(sides.len(), keys.len());

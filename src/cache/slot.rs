@@ -1,4 +1,5 @@
-//! Which of a cluster's slots a key is in, as the Redis Cluster specification counts, and what of a command decides it.
+//! Which of a cluster's slots a key is in, as the Redis Cluster specification counts, and what of a
+//! command decides it.
 
 use redis::{Arg, Cmd};
 
@@ -26,8 +27,11 @@ pub(crate) fn has_side_keys(key: &[u8]) -> bool {
 
 /// A hash tag whose slot is in one of these ranges, ends included.
 pub(crate) fn tag_within(ranges: &[(u16, u16)]) -> String {
-    let within = |tag: &String| ranges.iter().any(|(first, last)| (*first..=*last).contains(&slot(tag.as_bytes())));
-    // Some thousand numbers reach every slot; a range that is none gives a tag that belongs to another.
+    let within = |tag: &String| {
+        ranges.iter().any(|(first, last)| (*first..=*last).contains(&slot(tag.as_bytes())))
+    };
+    // Some thousand numbers reach every slot; a range that is none gives a tag that belongs to
+    // another.
     (0_u32..1_000_000).map(|number| number.to_string()).find(within).unwrap_or_default()
 }
 
@@ -41,7 +45,11 @@ pub(crate) fn tags_of(slots: impl Iterator<Item = u16>) -> Vec<String> {
             break;
         }
         let slot = slot(tag.as_bytes());
-        for (found, _) in tags.iter_mut().zip(&wanted).filter(|(found, wanted)| found.is_empty() && **wanted == slot) {
+        for (found, _) in tags
+            .iter_mut()
+            .zip(&wanted)
+            .filter(|(found, wanted)| found.is_empty() && **wanted == slot)
+        {
             found.clone_from(&tag);
             left -= 1;
         }
@@ -49,7 +57,8 @@ pub(crate) fn tags_of(slots: impl Iterator<Item = u16>) -> Vec<String> {
     tags
 }
 
-/// What of a key is hashed: what stands between the first `{` and the first `}` after it, unless nothing does.
+/// What of a key is hashed: what stands between the first `{` and the first `}` after it, unless
+/// nothing does.
 pub(crate) fn hash_tag(key: &[u8]) -> &[u8] {
     let Some(open) = key.iter().position(|&byte| byte == b'{') else { return key };
     match key[open + 1..].iter().position(|&byte| byte == b'}') {
@@ -87,10 +96,21 @@ mod tests {
     fn slots_are_those_of_the_specification() {
         assert_eq!(crc16(b"123456789"), 0x31C3);
         // As `CLUSTER KEYSLOT` of Redis 7.0 says.
-        for (key, expected) in [("foo", 12_182), ("somekey", 11_058), ("foo{hash_tag}", 2_515), ("", 0), ("{}a", slot_of("{}a"))] {
+        for (key, expected) in [
+            ("foo", 12_182),
+            ("somekey", 11_058),
+            ("foo{hash_tag}", 2_515),
+            ("", 0),
+            ("{}a", slot_of("{}a")),
+        ] {
             assert_eq!(slot(key.as_bytes()), expected, "{key}");
         }
-        for (key, same) in [("{user1000}.following", "user1000"), ("foo{{bar}}zap", "{bar"), ("foo{bar}{zap}", "bar"), ("x{y", "x{y")] {
+        for (key, same) in [
+            ("{user1000}.following", "user1000"),
+            ("foo{{bar}}zap", "{bar"),
+            ("foo{bar}{zap}", "bar"),
+            ("x{y", "x{y"),
+        ] {
             assert_eq!(slot(key.as_bytes()), slot_of(same), "{key}");
         }
     }

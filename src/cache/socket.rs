@@ -1,4 +1,5 @@
-//! A connection to one Redis server: how it is made, what is sent on it, and when it counts as silent.
+//! A connection to one Redis server: how it is made, what is sent on it, and when it counts as
+//! silent.
 
 use std::fmt;
 use std::future::Future;
@@ -10,7 +11,10 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, Pipeline, ServerError, TlsCertificates, Value};
+use redis::{
+    AsyncConnectionConfig, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, Pipeline,
+    ServerError, TlsCertificates, Value,
+};
 use url::Url;
 
 use super::connection::CacheError;
@@ -21,7 +25,8 @@ use crate::config::TlsConfig;
 /// For the connection, its handshake included.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A connection on which nothing at all was answered for so long is given up: what it carried is done again on the next.
+/// A connection on which nothing at all was answered for so long is given up: what it carried is
+/// done again on the next.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A probe that takes longer is no good news either.
@@ -42,7 +47,10 @@ pub(super) struct Socket {
 
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Socket").field("answers", &self.answers).field("given_up", &self.given_up).finish_non_exhaustive()
+        f.debug_struct("Socket")
+            .field("answers", &self.answers)
+            .field("given_up", &self.given_up)
+            .finish_non_exhaustive()
     }
 }
 
@@ -64,7 +72,9 @@ impl Socket {
         hello.cmd("INFO").arg("server");
         // The first that is sent: a server that waits for TLS ends the connection only now.
         let address = client.get_connection_info().addr();
-        let answers = socket.send_within(&hello, PROBE_TIMEOUT, |error| failure::not_connected(address, error)).await?;
+        let answers = socket
+            .send_within(&hello, PROBE_TIMEOUT, |error| failure::not_connected(address, error))
+            .await?;
         match version(&answers) {
             Some(version) if major(version) < 7 => Err(failure::too_old(version)),
             _ => Ok(socket),
@@ -87,7 +97,8 @@ impl Socket {
         Ok(Self { connection, answers: AtomicU64::new(0), given_up: OnceLock::new() })
     }
 
-    /// Sends commands in one go and awaits their answers, errors of single commands among them. Polled once, they are on their way.
+    /// Sends commands in one go and awaits their answers, errors of single commands among them.
+    /// Polled once, they are on their way.
     pub(super) async fn send(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Outage> {
         self.send_within(pipeline, SILENCE_TIMEOUT, failure::broken).await
     }
@@ -104,14 +115,22 @@ impl Socket {
         explain: impl FnOnce(&redis::RedisError) -> Outage,
     ) -> Result<Vec<Value>, Outage> {
         let mut connection = self.connection.clone();
-        // Unconstrained: a task that has used up its budget must not be kept from sending, or what comes after would go first.
-        let mut answer = pin!(tokio::task::unconstrained(connection.send_packed_commands(pipeline, 0, pipeline.len())));
+        // Unconstrained: a task that has used up its budget must not be kept from sending, or what
+        // comes after would go first.
+        let mut answer = pin!(tokio::task::unconstrained(connection.send_packed_commands(
+            pipeline,
+            0,
+            pipeline.len()
+        )));
         let result = loop {
             let seen = self.answers.load(Ordering::Relaxed);
             match tokio::time::timeout(silence, answer.as_mut()).await {
                 Ok(result) => break result,
                 Err(_) if self.answers.load(Ordering::Relaxed) == seen => {
-                    return Err(Outage::new(format!("Redis has not answered for {} s", silence.as_secs())));
+                    return Err(Outage::new(format!(
+                        "Redis has not answered for {} s",
+                        silence.as_secs()
+                    )));
                 }
                 Err(_) => {}
             }
@@ -123,10 +142,13 @@ impl Socket {
 
     /// Finds out whether writes are taken.
     pub(super) async fn check(&self, probe_key: &str) -> Result<(), Outage> {
-        self.write_probe(probe_key).await?.map_or(Ok(()), |error| Err(failure::takes_no_writes(&error)))
+        self.write_probe(probe_key)
+            .await?
+            .map_or(Ok(()), |error| Err(failure::takes_no_writes(&error)))
     }
 
-    /// Returns whether the server refuses a command on keys of two slots, as a node of a cluster does even where it serves all slots.
+    /// Returns whether the server refuses a command on keys of two slots, as a node of a cluster
+    /// does even where it serves all slots.
     pub(super) async fn keeps_slots_apart(&self) -> Result<bool, Outage> {
         let mut pipeline = Pipeline::new();
         pipeline.cmd("EXISTS").arg("unstale:probe:{0}").arg("unstale:probe:{1}");
@@ -147,10 +169,15 @@ impl Socket {
 pub(super) fn client(url: &Url, tls: &TlsConfig) -> Result<redis::Client, CacheError> {
     let wrong = |error: redis::RedisError| CacheError::Url(error.to_string());
     let info = url.clone().into_connection_info().map_err(wrong)?;
-    // Linger 0: closing throws away what is still to be sent, so that a connection given up cannot act behind the next one's back.
+    // Linger 0: closing throws away what is still to be sent, so that a connection given up cannot
+    // act behind the next one's back.
     let tcp = TcpSettings::default()
         .set_nodelay(true)
-        .set_keepalive(TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5)))
+        .set_keepalive(
+            TcpKeepalive::new()
+                .with_time(Duration::from_secs(10))
+                .with_interval(Duration::from_secs(5)),
+        )
         .set_linger_time(Duration::ZERO);
     // The documented ACL has no `CLIENT SETINFO`, which Redis 7.0 does not know: each connection
     // would leave an entry in the ACL log.
@@ -159,7 +186,9 @@ pub(super) fn client(url: &Url, tls: &TlsConfig) -> Result<redis::Client, CacheE
     let encrypted = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
     if !encrypted {
         if tls.ca_pem.is_some() || tls.cert_pem.is_some() || tls.key_pem.is_some() {
-            return Err(CacheError::Tls("certificates are for rediss:// and UNSTALE_REDIS_URL is not".into()));
+            return Err(CacheError::Tls(
+                "certificates are for rediss:// and UNSTALE_REDIS_URL is not".into(),
+            ));
         }
         return redis::Client::open(info).map_err(wrong);
     }
@@ -167,11 +196,16 @@ pub(super) fn client(url: &Url, tls: &TlsConfig) -> Result<redis::Client, CacheE
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client_tls = match (&tls.cert_pem, &tls.key_pem) {
         (None, None) => None,
-        (Some(cert), Some(key)) => Some(ClientTlsConfig { client_cert: cert.clone().into(), client_key: key.clone().into() }),
+        (Some(cert), Some(key)) => Some(ClientTlsConfig {
+            client_cert: cert.clone().into(),
+            client_key: key.clone().into(),
+        }),
         _ => return Err(CacheError::Tls("a client certificate and its key go together".into())),
     };
-    let certificates = TlsCertificates { client_tls, root_cert: tls.ca_pem.clone().map(String::into_bytes) };
-    redis::Client::build_with_tls(info, certificates).map_err(|error| CacheError::Tls(error.to_string()))
+    let certificates =
+        TlsCertificates { client_tls, root_cert: tls.ca_pem.clone().map(String::into_bytes) };
+    redis::Client::build_with_tls(info, certificates)
+        .map_err(|error| CacheError::Tls(error.to_string()))
 }
 
 fn version(answers: &[Value]) -> Option<&str> {
@@ -187,8 +221,11 @@ fn major(version: &str) -> u32 {
     version.split('.').next().and_then(|number| number.parse().ok()).unwrap_or(u32::MAX)
 }
 
-/// Futures that were each polled once, in order, so that what they ask for is under way in that order.
-pub(super) async fn poll_once_each<F: Future>(futures: &mut [Pin<Box<F>>]) -> Vec<Option<F::Output>> {
+/// Futures that were each polled once, in order, so that what they ask for is under way in that
+/// order.
+pub(super) async fn poll_once_each<F: Future>(
+    futures: &mut [Pin<Box<F>>],
+) -> Vec<Option<F::Output>> {
     let mut results = Vec::with_capacity(futures.len());
     for future in futures {
         results.push(match futures_util::poll!(future.as_mut()) {

@@ -1,4 +1,5 @@
-//! Whether Redis can be worked with: a connection at a time, shared by all; replaced whole, and only by a probe.
+//! Whether Redis can be worked with: a connection at a time, shared by all; replaced whole, and
+//! only by a probe.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -10,11 +11,13 @@ use arc_swap::ArcSwap;
 
 use super::failure::Outage;
 
-/// Between failing probes: from the first to the last, each jittered down to a half. Below the 2 s in which consuming must resume.
+/// Between failing probes: from the first to the last, each jittered down to a half. Below the 2 s
+/// in which consuming must resume.
 const PROBE_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(1_000)];
 
-/// A success that an outage follows sooner counts as a failure: a probe may promise what no other command can keep (a cluster's node that
-/// owns the probe's slot alone), and nothing else would slow down the loop.
+/// A success that an outage follows sooner counts as a failure: a probe may promise what no other
+/// command can keep (a cluster's node that owns the probe's slot alone), and nothing else would
+/// slow down the loop.
 const STEADY: Duration = Duration::from_secs(5);
 
 /// Whether Redis can be worked with, as far as is known.
@@ -34,7 +37,8 @@ pub(super) trait Connect: Debug + Send + Sync {
     /// Connects to whatever has to be written to now.
     fn connect(&self) -> impl Future<Output = Result<Arc<Self::Live>, Outage>> + Send;
 
-    /// Finds out whether writes are taken: what they need (memory, a primary, rights, replicas, a disk) only a write can tell.
+    /// Finds out whether writes are taken: what they need (memory, a primary, rights, replicas, a
+    /// disk) only a write can tell.
     fn check(&self, live: &Self::Live) -> impl Future<Output = Result<(), Outage>> + Send;
 }
 
@@ -71,7 +75,8 @@ struct Pace {
 
 impl<C: Connect> Standing<C> {
     pub(super) fn new(connect: C) -> Self {
-        let current = ArcSwap::from_pointee(Current::Down(Outage::new("not connected to Redis yet")));
+        let current =
+            ArcSwap::from_pointee(Current::Down(Outage::new("not connected to Redis yet")));
         Self { connect, current, pace: tokio::sync::Mutex::default(), probes: AtomicU64::new(0) }
     }
 
@@ -88,13 +93,15 @@ impl<C: Connect> Standing<C> {
 
     pub(super) fn live(&self) -> Result<Arc<C::Live>, Outage> {
         match &**self.current.load() {
-            Current::Live(live) => live.given_up().map_or_else(|| Ok(Arc::clone(live)), |outage| Err(outage.clone())),
+            Current::Live(live) => {
+                live.given_up().map_or_else(|| Ok(Arc::clone(live)), |outage| Err(outage.clone()))
+            }
             Current::Down(outage) => Err(outage.clone()),
         }
     }
 
-    /// An outage ends the connection on which it showed, with all that is under way there: what was asked for later must not take hold
-    /// before what is asked for again.
+    /// An outage ends the connection on which it showed, with all that is under way there: what was
+    /// asked for later must not take hold before what is asked for again.
     pub(super) fn give_up(&self, live: &C::Live, outage: &Outage) {
         live.give_up(outage);
         let current = self.current.load();
@@ -109,8 +116,9 @@ impl<C: Connect> Standing<C> {
         }
     }
 
-    /// Connects where there is no connection, and finds out whether Redis takes writes. Paces itself: after a failure the next call waits.
-    /// Who calls while a probe is under way shares its result: many callers wait no longer than one.
+    /// Connects where there is no connection, and finds out whether Redis takes writes. Paces
+    /// itself: after a failure the next call waits. Who calls while a probe is under way shares its
+    /// result: many callers wait no longer than one.
     pub(super) async fn probe(&self) -> Result<(), Outage> {
         let seen = self.probes.load(Ordering::SeqCst);
         let mut pace = self.pace.lock().await;
@@ -157,12 +165,20 @@ impl<C: Connect> Standing<C> {
 
 impl Pace {
     async fn wait(&mut self) {
-        if self.last.is_some_and(|last| matches!(self.result, Some(Ok(()))) && last.elapsed() > STEADY) {
+        if self
+            .last
+            .is_some_and(|last| matches!(self.result, Some(Ok(()))) && last.elapsed() > STEADY)
+        {
             self.failures = 0;
         }
-        let (Some(last), Some(doublings)) = (self.last, self.failures.checked_sub(1)) else { return };
+        let (Some(last), Some(doublings)) = (self.last, self.failures.checked_sub(1)) else {
+            return;
+        };
         let [first, longest] = PROBE_PAUSES;
-        let pause = first.saturating_mul(2u32.saturating_pow(doublings)).min(longest).mul_f64(0.5 + fastrand::f64() / 2.0);
+        let pause = first
+            .saturating_mul(2u32.saturating_pow(doublings))
+            .min(longest)
+            .mul_f64(0.5 + fastrand::f64() / 2.0);
         tokio::time::sleep(pause.saturating_sub(last.elapsed())).await;
     }
 

@@ -1,6 +1,7 @@
-//! Invalidation of tags. A small tag goes at once; of a big one the set is detached at once, and its members are deleted slice by slice, by
-//! any worker: the detached set and its number in the tag's record are all there is to know, so a crash at any point is resumed. The record
-//! belongs to the tag: workers of another queue that invalidate the same tag wait for its drains too.
+//! Invalidation of tags. A small tag goes at once; of a big one the set is detached at once, and
+//! its members are deleted slice by slice, by any worker: the detached set and its number in the
+//! tag's record are all there is to know, so a crash at any point is resumed. The record belongs to
+//! the tag: workers of another queue that invalidate the same tag wait for its drains too.
 
 use std::time::Duration;
 
@@ -22,8 +23,9 @@ pub(super) const TAGS_PER_CALL: usize = 32;
 /// Members that one call deletes at most: a few milliseconds of Redis' time.
 pub(super) const MEMBERS_PER_CALL: usize = 2 * SLICE;
 
-/// Members that the calls of one plan without tagged writes delete at most: Redis may do these calls back to back. The other tags follow, each
-/// call after the answer to the one before, so that other clients have their turns.
+/// Members that the calls of one plan without tagged writes delete at most: Redis may do these
+/// calls back to back. The other tags follow, each call after the answer to the one before, so that
+/// other clients have their turns.
 pub(super) const MEMBERS_AT_ONCE: usize = 4 * MEMBERS_PER_CALL;
 
 /// What a message calls it.
@@ -50,7 +52,8 @@ pub struct Drained {
     pub existed: u64,
     /// Members whose keys were gone before.
     pub gone: u64,
-    /// Detached sets that were gone before they were drained, which only an eviction or a person does: their members may still be there.
+    /// Detached sets that were gone before they were drained, which only an eviction or a person
+    /// does: their members may still be there.
     pub lost: u64,
     /// Nothing of what had been detached when it began is left; false where it was cancelled.
     pub complete: bool,
@@ -65,14 +68,23 @@ impl Cache {
         if let Redis::Cluster(cluster) = &self.redis {
             return self.invalidate_in_cluster(cluster, tag).await;
         }
-        let value = self.call_sealed(INVALIDATE, self.invalidation(&[tag], MEMBERS_PER_CALL, &mut Sent::default())).await?;
+        let value = self
+            .call_sealed(
+                INVALIDATE,
+                self.invalidation(&[tag], MEMBERS_PER_CALL, &mut Sent::default()),
+            )
+            .await?;
         let mut done = Invalidations::read(&value)?;
         if !done.own.is_empty() {
             warn_of_own_members(&self.tag_set(tag));
         }
         match done.refused.pop() {
             Some((_, error)) => Err(error),
-            None => Ok(Invalidated { existed: done.existed, gone: done.gone, draining: !done.draining.is_empty() }),
+            None => Ok(Invalidated {
+                existed: done.existed,
+                gone: done.gone,
+                draining: !done.draining.is_empty(),
+            }),
         }
     }
 
@@ -89,8 +101,8 @@ impl Cache {
         command
     }
 
-    /// Deletes what invalidations of a tag detached, this worker's or another's, up to now. `progress` is told of each slice: keys that
-    /// existed, keys that were gone.
+    /// Deletes what invalidations of a tag detached, this worker's or another's, up to now.
+    /// `progress` is told of each slice: keys that existed, keys that were gone.
     ///
     /// # Errors
     /// An outage, or Redis refuses; either way what is left stays recorded.
@@ -107,7 +119,11 @@ impl Cache {
     ///
     /// # Errors
     /// An outage, or Redis refuses; either way what is left stays recorded.
-    pub async fn drain_all(&self, cancel: &CancellationToken, mut progress: impl FnMut(u64, u64) + Send) -> Result<Drained, CommandError> {
+    pub async fn drain_all(
+        &self,
+        cancel: &CancellationToken,
+        mut progress: impl FnMut(u64, u64) + Send,
+    ) -> Result<Drained, CommandError> {
         let mut all = Drained { complete: true, ..Drained::default() };
         for set in self.texts("SMEMBERS", arguments("SMEMBERS", &[DRAINING_TAGS])).await? {
             let drained = self.drain(&set, cancel, &mut progress).await?;
@@ -136,11 +152,17 @@ impl Cache {
                 }
                 let [next, existed, gone, more, lost, own] = match &self.redis {
                     Redis::Primary(_) => {
-                        let mut command = DRAIN_SLICE.call(&mut Sent::default(), [&detached, &record, DRAINING_TAGS].into_iter());
+                        let mut command = DRAIN_SLICE.call(
+                            &mut Sent::default(),
+                            [&detached, &record, DRAINING_TAGS].into_iter(),
+                        );
                         command.arg(cursor).arg(SLICE).arg(&number).arg(set);
-                        integers(&self.call_sealed("drain", command).await?).ok_or_else(unexpected)?
+                        integers(&self.call_sealed("drain", command).await?)
+                            .ok_or_else(unexpected)?
                     }
-                    Redis::Cluster(cluster) => self.drain_slice_in_cluster(cluster, set, &number, cursor).await?,
+                    Redis::Cluster(cluster) => {
+                        self.drain_slice_in_cluster(cluster, set, &number, cursor).await?
+                    }
                 };
                 drained.existed += existed;
                 drained.gone += gone;
@@ -155,11 +177,12 @@ impl Cache {
         Ok(drained)
     }
 
-    /// The numbers of a tag's drains. That of its last invalidation is among them even where Redis has evicted the record: the set that it
-    /// detached, if it did, is looked for all the same.
+    /// The numbers of a tag's drains. That of its last invalidation is among them even where Redis
+    /// has evicted the record: the set that it detached, if it did, is looked for all the same.
     async fn drains(&self, set: &[u8], record: &[u8]) -> Result<Vec<Vec<u8>>, CommandError> {
         let mut numbers = self.texts("SMEMBERS", arguments("SMEMBERS", &[record])).await?;
-        if let Value::BulkString(last) = self.call("GET", arguments("GET", &[&side_key(Kind::Generation, set)])).await?
+        if let Value::BulkString(last) =
+            self.call("GET", arguments("GET", &[&side_key(Kind::Generation, set)])).await?
             && !numbers.contains(&last)
         {
             numbers.push(last);
@@ -171,10 +194,19 @@ impl Cache {
         Ok(numbers)
     }
 
-    pub(super) async fn texts(&self, name: &str, command: Cmd) -> Result<Vec<Vec<u8>>, CommandError> {
+    pub(super) async fn texts(
+        &self,
+        name: &str,
+        command: Cmd,
+    ) -> Result<Vec<Vec<u8>>, CommandError> {
         // RESP3 has sets, RESP2 has not.
-        let (Value::Array(items) | Value::Set(items)) = self.call(name, command).await? else { return Err(unexpected()) };
-        Ok(items.into_iter().filter_map(|item| if let Value::BulkString(text) = item { Some(text) } else { None }).collect())
+        let (Value::Array(items) | Value::Set(items)) = self.call(name, command).await? else {
+            return Err(unexpected());
+        };
+        Ok(items
+            .into_iter()
+            .filter_map(|item| if let Value::BulkString(text) = item { Some(text) } else { None })
+            .collect())
     }
 }
 
@@ -206,17 +238,24 @@ impl Invalidations {
     /// From the answer of `invalidate_tags.lua`.
     pub(super) fn read(answer: &Value) -> Result<Self, CommandError> {
         let Value::Array(parts) = answer else { return Err(unexpected()) };
-        let [counts @ .., Value::Array(draining), Value::Array(refused), Value::Array(own)] = parts.as_slice() else {
+        let [counts @ .., Value::Array(draining), Value::Array(refused), Value::Array(own)] =
+            parts.as_slice()
+        else {
             return Err(unexpected());
         };
-        let [Value::Int(existed), Value::Int(gone), Value::Int(left), Value::Int(absent)] = counts else { return Err(unexpected()) };
+        let [Value::Int(existed), Value::Int(gone), Value::Int(left), Value::Int(absent)] = counts
+        else {
+            return Err(unexpected());
+        };
         let count = |number: &i64| u64::try_from(*number).map_err(|_| unexpected());
         let place = |value: &Value| match value {
             Value::Int(place) => usize::try_from(*place).map_err(|_| unexpected()),
             _ => Err(unexpected()),
         };
         let refusal = |pair: &[Value]| match pair {
-            [at, Value::ServerError(error)] => Ok((place(at)?, failure::classify(INVALIDATE, error))),
+            [at, Value::ServerError(error)] => {
+                Ok((place(at)?, failure::classify(INVALIDATE, error)))
+            }
             _ => Err(unexpected()),
         };
         Ok(Self {
@@ -231,9 +270,13 @@ impl Invalidations {
     }
 }
 
-/// Logs that a tag, or its set by name, had unstale's own keys. The members left the set, so each line needs another such `SADD`.
+/// Logs that a tag, or its set by name, had unstale's own keys. The members left the set, so each
+/// line needs another such `SADD`.
 pub(super) fn warn_of_own_members(tag: &str) {
-    tracing::warn!(?tag, "a tag's set had members that begin with `unstale:`: they left the set, and their keys were not deleted");
+    tracing::warn!(
+        ?tag,
+        "a tag's set had members that begin with `unstale:`: they left the set, and their keys were not deleted"
+    );
 }
 
 pub(super) fn unexpected() -> CommandError {

@@ -1,7 +1,9 @@
-//! Deletions while Redis refuses all that needs memory (`maxmemory` under `noeviction`). Redis takes them, and they give it memory.
+//! Deletions while Redis refuses all that needs memory (`maxmemory` under `noeviction`). Redis
+//! takes them, and they give it memory.
 //!
-//! They go over a connection of their own, on which nothing else is sent: the others are given up for as long as the outage lasts. Nothing of it
-//! counts as done. The events are applied again, whole, once Redis takes writes, and only then acknowledged.
+//! They go over a connection of their own, on which nothing else is sent: the others are given up
+//! for as long as the outage lasts. Nothing of it counts as done. The events are applied again,
+//! whole, once Redis takes writes, and only then acknowledged.
 
 use std::sync::Arc;
 
@@ -23,18 +25,24 @@ pub(super) enum Deleter {
 }
 
 impl Cache {
-    /// Deletes the keys that a plan deletes, and their leases. All else of the plan is left, and all of it is still to be applied.
+    /// Deletes the keys that a plan deletes, and their leases. All else of the plan is left, and
+    /// all of it is still to be applied.
     ///
     /// # Errors
     /// An outage: some of the keys may be deleted.
     pub async fn delete_now(&self, plan: &Plan<'_>) -> Result<(), Outage> {
         let all = plan.deletions().iter().chain(plan.in_order());
-        let deleted = all.map(|&id| plan.operation(id)).filter(|operation| operation.command == Command::Delete);
+        let deleted = all
+            .map(|&id| plan.operation(id))
+            .filter(|operation| operation.command == Command::Delete);
         // The lease first: who loads the key must not fill it behind its deletion.
         let commands: Vec<Cmd> = deleted
             .flat_map(|operation| {
                 let key = operation.target.as_bytes();
-                [unlink([side_key(Kind::Lease, key).as_slice()].into_iter(), 1), unlink([key].into_iter(), 1)]
+                [
+                    unlink([side_key(Kind::Lease, key).as_slice()].into_iter(), 1),
+                    unlink([key].into_iter(), 1),
+                ]
             })
             .collect();
         if commands.is_empty() {
@@ -48,7 +56,11 @@ impl Cache {
         deleted
     }
 
-    async fn delete_by(&self, deleter: &mut Option<Deleter>, commands: &[Cmd]) -> Result<(), Outage> {
+    async fn delete_by(
+        &self,
+        deleter: &mut Option<Deleter>,
+        commands: &[Cmd],
+    ) -> Result<(), Outage> {
         let way = match deleter.take() {
             Some(way) => way,
             None => match &self.redis {

@@ -1,4 +1,5 @@
-//! What workers say of themselves: a field each in one hash, which counts for 30 s. `unstale status` reads it, since AMQP can tell none of it.
+//! What workers say of themselves: a field each in one hash, which counts for 30 s. `unstale
+//! status` reads it, since AMQP can tell none of it.
 
 use std::time::Duration;
 
@@ -52,18 +53,32 @@ pub struct Reported {
 }
 
 impl Cache {
-    /// Says what there is to say of this worker, `None` being its goodbye, and learns what the others say.
+    /// Says what there is to say of this worker, `None` being its goodbye, and learns what the
+    /// others say.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn report(&self, worker: &str, report: Option<&Report>) -> Result<Vec<Reported>, CommandError> {
-        let text = report.map(serde_json::to_string).transpose().map_err(|error| CommandError::Failed(error.to_string()))?;
-        let mut command = REPORT_WORKER.call(&mut Sent::default(), [self.workers.as_bytes()].into_iter());
+    pub async fn report(
+        &self,
+        worker: &str,
+        report: Option<&Report>,
+    ) -> Result<Vec<Reported>, CommandError> {
+        let text = report
+            .map(serde_json::to_string)
+            .transpose()
+            .map_err(|error| CommandError::Failed(error.to_string()))?;
+        let mut command =
+            REPORT_WORKER.call(&mut Sent::default(), [self.workers.as_bytes()].into_iter());
         command.arg(worker).arg(text.unwrap_or_default()).arg(lifetime::millis(REPORT_COUNTS_FOR));
-        let Value::Array(fields) = self.call("report", command).await? else { return Err(unexpected()) };
+        let Value::Array(fields) = self.call("report", command).await? else {
+            return Err(unexpected());
+        };
         let texts: Vec<String> = fields.iter().filter_map(text_of).collect();
         let (others, _) = texts.as_chunks::<3>();
-        Ok(others.iter().filter_map(|[worker, age, text]| reported(worker, age.parse().ok()?, text)).collect())
+        Ok(others
+            .iter()
+            .filter_map(|[worker, age, text]| reported(worker, age.parse().ok()?, text))
+            .collect())
     }
 
     /// What all workers say. Changes nothing.
@@ -79,14 +94,19 @@ impl Cache {
         let all = fields.iter().filter_map(|(worker, said)| {
             let (at, text) = said.split_once(' ')?;
             let at: u64 = at.parse().ok()?;
-            if now_ms.abs_diff(at) > counts_ms { None } else { reported(worker, now_ms.saturating_sub(at), text) }
+            if now_ms.abs_diff(at) > counts_ms {
+                None
+            } else {
+                reported(worker, now_ms.saturating_sub(at), text)
+            }
         });
         Ok(all.collect())
     }
 
     /// Redis' clock, in milliseconds since the Unix epoch.
     pub(super) async fn time_ms(&self) -> Result<u64, CommandError> {
-        let [seconds, micros] = super::integers(&self.call("TIME", redis::cmd("TIME")).await?).ok_or_else(unexpected)?;
+        let [seconds, micros] = super::integers(&self.call("TIME", redis::cmd("TIME")).await?)
+            .ok_or_else(unexpected)?;
         Ok(seconds * 1_000 + micros / 1_000)
     }
 }
@@ -111,7 +131,9 @@ pub(super) fn text_pairs(value: &Value) -> Option<Vec<(String, String)>> {
             let (pairs, _) = items.as_chunks::<2>();
             pairs.iter().map(|[field, value]| Some((text_of(field)?, text_of(value)?))).collect()
         }
-        Value::Map(pairs) => pairs.iter().map(|(field, value)| Some((text_of(field)?, text_of(value)?))).collect(),
+        Value::Map(pairs) => {
+            pairs.iter().map(|(field, value)| Some((text_of(field)?, text_of(value)?))).collect()
+        }
         _ => None,
     }
 }

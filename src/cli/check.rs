@@ -10,12 +10,14 @@ use serde_json::json;
 use super::{CommandError, Exit, configure};
 use crate::config::{RegistryConfig, Scope};
 use crate::printable::{printable_json, printable_lines};
-use crate::registry::{LoadOptions, Loaded, MissingVars, Problem, Registry, Severity, file_schema, run_examples};
+use crate::registry::{
+    LoadOptions, Loaded, MissingVars, Problem, Registry, Severity, file_schema, run_examples,
+};
 
 /// Check schema files and run their examples; needs no server
 ///
-/// Every problem is told at once, as `file:line:column: message`, with what to do about it. Exits with 64 where there is a problem or an
-/// example fails; warnings alone are 0.
+/// Every problem is told at once, as `file:line:column: message`, with what to do about it. Exits
+/// with 64 where there is a problem or an example fails; warnings alone are 0.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct CheckArgs {

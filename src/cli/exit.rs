@@ -27,7 +27,8 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command could not do its work: one message for a person, and the code that says the same to a program.
+/// Why a command could not do its work: one message for a person, and the code that says the same
+/// to a program.
 #[derive(Debug)]
 pub struct CommandError {
     /// The code.

@@ -27,8 +27,9 @@ use crate::telemetry::logs;
 
 /// Keeps Redis honest: turns domain events from RabbitMQ into cache invalidations.
 ///
-/// Applications publish events such as `user.updated` to the exchange `events`; schema files say which cache keys and tags each event
-/// makes stale; `unstale run` deletes, rewrites or warms them in Redis, at least once.
+/// Applications publish events such as `user.updated` to the exchange `events`; schema files say
+/// which cache keys and tags each event makes stale; `unstale run` deletes, rewrites or warms them
+/// in Redis, at least once.
 #[derive(Debug, Parser)]
 #[command(name = "unstale", version, max_term_width = 100, disable_help_subcommand = true, after_long_help = SETTINGS_HELP)]
 pub struct Cli {

@@ -22,8 +22,9 @@ const CHUNK: usize = 500;
 
 /// Publish an event, and wait until the broker has it
 ///
-/// DATA is a JSON object, read from stdin where it is left out. With --file, many at once, in the form that `unstale plan` reads: whole
-/// messages go where they say, any other line goes by its `type`. Exits with 1 where no queue is bound for an event.
+/// DATA is a JSON object, read from stdin where it is left out. With --file, many at once, in the
+/// form that `unstale plan` reads: whole messages go where they say, any other line goes by its
+/// `type`. Exits with 1 where no queue is bound for an event.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct PublishArgs {
@@ -69,7 +70,9 @@ Examples:
 pub(super) fn run(args: &PublishArgs) -> Result<Exit, CommandError> {
     let config = configure(Scope::All)?;
     let messages = match &args.file {
-        Some(path) => from_lines(&read(path.to_str().unwrap_or_default(), path)?, &config.amqp.exchange)?,
+        Some(path) => {
+            from_lines(&read(path.to_str().unwrap_or_default(), path)?, &config.amqp.exchange)?
+        }
         None => vec![from_args(args, &config.amqp.exchange)?],
     };
     if args.dry_run {
@@ -81,7 +84,10 @@ pub(super) fn run(args: &PublishArgs) -> Result<Exit, CommandError> {
         writeln!(io::stderr(), "would publish {count} event{}", if count == 1 { "" } else { "s" })?;
         return Ok(Exit::Clean);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CommandError::internal)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CommandError::internal)?;
     let ended = runtime.block_on(publish(&config.amqp, &messages, args.json));
     // Nothing is waited for that still looks a name up.
     runtime.shutdown_background();
@@ -89,15 +95,27 @@ pub(super) fn run(args: &PublishArgs) -> Result<Exit, CommandError> {
 }
 
 /// Publishes all of them; the answer is no where one could not be routed.
-async fn publish(config: &AmqpConfig, messages: &[OwnedMessage], json: bool) -> Result<Exit, CommandError> {
+async fn publish(
+    config: &AmqpConfig,
+    messages: &[OwnedMessage],
+    json: bool,
+) -> Result<Exit, CommandError> {
     let stop = stop_on_signal()?;
     let mut publisher = reach(async || Publisher::connect(config).await).await?;
-    let progress = if messages.len() > CHUNK { ProgressBar::new(messages.len() as u64) } else { ProgressBar::hidden() };
+    let progress = if messages.len() > CHUNK {
+        ProgressBar::new(messages.len() as u64)
+    } else {
+        ProgressBar::hidden()
+    };
     let mut published = 0;
     let mut unroutable: Vec<&OwnedMessage> = Vec::new();
     let mut failed = None;
     'all: for chunk in messages.chunks(CHUNK) {
-        let outgoing = chunk.iter().map(Outgoing::of).collect::<Result<Vec<_>, _>>().map_err(CommandError::usage)?;
+        let outgoing = chunk
+            .iter()
+            .map(Outgoing::of)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(CommandError::usage)?;
         let results = tokio::select! {
             biased;
             results = publisher.publish_all(&outgoing) => results,
@@ -112,7 +130,10 @@ async fn publish(config: &AmqpConfig, messages: &[OwnedMessage], json: bool) -> 
                 Ok(()) => published += 1,
                 Err(PublishError::Returned(_)) => {
                     let (key, exchange) = (&message.routing_key, &message.exchange);
-                    writeln!(io::stderr(), "unstale: no queue is bound to exchange {exchange:?} for routing key {key:?}")?;
+                    writeln!(
+                        io::stderr(),
+                        "unstale: no queue is bound to exchange {exchange:?} for routing key {key:?}"
+                    )?;
                     unroutable.push(message);
                 }
                 Err(error) => {
@@ -126,16 +147,26 @@ async fn publish(config: &AmqpConfig, messages: &[OwnedMessage], json: bool) -> 
     progress.finish_and_clear();
     publisher.close().await;
     if json {
-        let unroutable = unroutable.iter().map(|message| json!({ "exchange": message.exchange, "routing_key": message.routing_key }));
+        let unroutable = unroutable.iter().map(
+            |message| json!({ "exchange": message.exchange, "routing_key": message.routing_key }),
+        );
         let report = json!({ "published": published, "of": messages.len(), "unroutable": unroutable.collect::<Vec<_>>() });
         writeln!(io::stdout(), "{}", printable_json(&report.to_string()))?;
     }
-    writeln!(io::stderr(), "published {published} of {} event{}", messages.len(), if messages.len() == 1 { "" } else { "s" })?;
+    writeln!(
+        io::stderr(),
+        "published {published} of {} event{}",
+        messages.len(),
+        if messages.len() == 1 { "" } else { "s" }
+    )?;
     match failed {
         Some(error @ PublishError::Unsendable(_)) => Err(CommandError::usage(error)),
         Some(PublishError::Refused(words)) if words.contains("no exchange") => {
-            let advice = "start a worker once, which declares it, or name another in UNSTALE_EXCHANGE";
-            Err(CommandError::unavailable(format_args!("RabbitMQ refused the message: {words}; {advice}")))
+            let advice =
+                "start a worker once, which declares it, or name another in UNSTALE_EXCHANGE";
+            Err(CommandError::unavailable(format_args!(
+                "RabbitMQ refused the message: {words}; {advice}"
+            )))
         }
         Some(error) => Err(CommandError::unavailable(error)),
         None if !unroutable.is_empty() => Ok(Exit::No),
@@ -144,7 +175,8 @@ async fn publish(config: &AmqpConfig, messages: &[OwnedMessage], json: bool) -> 
 }
 
 fn read(name: &str, path: &PathBuf) -> Result<String, CommandError> {
-    let read = if name == "-" { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(path) };
+    let read =
+        if name == "-" { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(path) };
     read.map_err(|error| CommandError::usage(format_args!("{}: {error}", path.display())))
 }
 
@@ -155,22 +187,35 @@ fn from_args(args: &PublishArgs, exchange: &str) -> Result<OwnedMessage, Command
         Some(data) if data != "-" => data.to_owned(),
         _ => {
             if io::stdin().is_terminal() {
-                let _ = writeln!(io::stderr(), "reading the event's data from the terminal; end it with Ctrl-D");
+                let _ = writeln!(
+                    io::stderr(),
+                    "reading the event's data from the terminal; end it with Ctrl-D"
+                );
             }
             let mut data = String::new();
-            io::stdin().read_to_string(&mut data).map_err(|error| CommandError::usage(format_args!("stdin: {error}")))?;
+            io::stdin()
+                .read_to_string(&mut data)
+                .map_err(|error| CommandError::usage(format_args!("stdin: {error}")))?;
             data
         }
     };
     let mut body = String::from("{\"type\":");
     write_string(event_type, &mut body);
-    for (name, value) in [("id", &args.id), ("time", &args.time), ("source", &args.source), ("subject", &args.subject)] {
+    for (name, value) in [
+        ("id", &args.id),
+        ("time", &args.time),
+        ("source", &args.source),
+        ("subject", &args.subject),
+    ] {
         if let Some(value) = value {
             body.push_str(&format!(",\"{name}\":"));
             write_string(value, &mut body);
         }
     }
-    for (name, what, text) in [("data", "DATA", Some(data.as_str())), ("previous", "--previous", args.previous.as_deref())] {
+    for (name, what, text) in [
+        ("data", "DATA", Some(data.as_str())),
+        ("previous", "--previous", args.previous.as_deref()),
+    ] {
         if let Some(text) = text {
             body.push_str(&format!(",\"{name}\":"));
             body.push_str(object(what, text)?);
@@ -190,11 +235,14 @@ fn from_args(args: &PublishArgs, exchange: &str) -> Result<OwnedMessage, Command
         body: body.into_bytes(),
         ..OwnedMessage::default()
     };
-    // What no worker would take as it is meant is better refused here: a type that is ours, a time that is none.
+    // What no worker would take as it is meant is better refused here: a type that is ours, a time
+    // that is none.
     match decode(&message.message(), Reading { max_body_bytes: usize::MAX, ..Reading::default() }) {
         Err(problem) => return Err(CommandError::usage(problem)),
         Ok(Decoded::Event(event)) if args.time.is_some() && event.time.is_none() => {
-            return Err(CommandError::usage("--time: expected RFC 3339, such as 2026-01-31T12:00:00Z"));
+            return Err(CommandError::usage(
+                "--time: expected RFC 3339, such as 2026-01-31T12:00:00Z",
+            ));
         }
         Ok(_) => {}
     }
@@ -202,16 +250,22 @@ fn from_args(args: &PublishArgs, exchange: &str) -> Result<OwnedMessage, Command
 }
 
 fn object<'t>(what: &str, text: &'t str) -> Result<&'t str, CommandError> {
-    let json = Json::parse(text).map_err(|error| CommandError::usage(format_args!("{what}: {error}: expected a JSON object")))?;
+    let json = Json::parse(text).map_err(|error| {
+        CommandError::usage(format_args!("{what}: {error}: expected a JSON object"))
+    })?;
     match json.kind() {
         JsonKind::Object => Ok(json.text()),
-        other => Err(CommandError::usage(format_args!("{what}: {other}: expected a JSON object, such as '{{\"id\":42}}'"))),
+        other => Err(CommandError::usage(format_args!(
+            "{what}: {other}: expected a JSON object, such as '{{\"id\":42}}'"
+        ))),
     }
 }
 
 fn check_routing_key(key: &str) -> Result<(), CommandError> {
     if key.is_empty() || key.len() > 255 {
-        return Err(CommandError::usage("TYPE: expected 1 to 255 bytes, which is what a routing key may have"));
+        return Err(CommandError::usage(
+            "TYPE: expected 1 to 255 bytes, which is what a routing key may have",
+        ));
     }
     Ok(())
 }
@@ -228,7 +282,11 @@ fn from_lines(text: &str, exchange: &str) -> Result<Vec<OwnedMessage>, CommandEr
     }
     if !problems.is_empty() {
         let is_spread = text.lines().count() > 1 && Json::parse(text).is_ok();
-        let hint = if is_spread { "\nthe text is one JSON value over several lines; write one event a line: jq -c . FILE" } else { "" };
+        let hint = if is_spread {
+            "\nthe text is one JSON value over several lines; write one event a line: jq -c . FILE"
+        } else {
+            ""
+        };
         return Err(CommandError::usage(problems.join("\n") + hint));
     }
     if messages.is_empty() {
@@ -244,8 +302,12 @@ fn from_line(line: &str, exchange: &str) -> Result<OwnedMessage, String> {
     }
     if message.routing_key.is_empty() {
         let body = std::str::from_utf8(&message.body).ok().and_then(|body| Json::parse(body).ok());
-        let event_type = body.and_then(|body| body.get("type")).and_then(|name| name.as_str().map(std::borrow::Cow::into_owned));
-        message.routing_key = event_type.filter(|name| (1..=255).contains(&name.len())).ok_or_else(|| nowhere_to(&message.body))?;
+        let event_type = body
+            .and_then(|body| body.get("type"))
+            .and_then(|name| name.as_str().map(std::borrow::Cow::into_owned));
+        message.routing_key = event_type
+            .filter(|name| (1..=255).contains(&name.len()))
+            .ok_or_else(|| nowhere_to(&message.body))?;
         message.properties.content_type.get_or_insert_with(|| "application/json".to_owned());
     }
     Ok(message)
@@ -277,11 +339,26 @@ mod tests {
 
     #[test]
     fn an_event_is_published_as_an_envelope() {
-        let args = args(&["user.updated", r#" {"id": 1.50} "#, "--id", "e\"1", "--source", "crm", "--previous", "{}"]);
+        let args = args(&[
+            "user.updated",
+            r#" {"id": 1.50} "#,
+            "--id",
+            "e\"1",
+            "--source",
+            "crm",
+            "--previous",
+            "{}",
+        ]);
         let message = from_args(&args, "events").unwrap();
-        assert_eq!((message.exchange.as_str(), message.routing_key.as_str()), ("events", "user.updated"));
+        assert_eq!(
+            (message.exchange.as_str(), message.routing_key.as_str()),
+            ("events", "user.updated")
+        );
         let body = String::from_utf8(message.body).unwrap();
-        assert_eq!(body, r#"{"type":"user.updated","id":"e\"1","source":"crm","data":{"id": 1.50},"previous":{}}"#);
+        assert_eq!(
+            body,
+            r#"{"type":"user.updated","id":"e\"1","source":"crm","data":{"id": 1.50},"previous":{}}"#
+        );
         assert_eq!(message.properties.message_id.as_deref(), Some("e\"1"));
     }
 
@@ -298,7 +375,12 @@ mod tests {
             ("{id:42}", "syntax error at line 1, column 2"),
         ] {
             let error = from_args(&args(&["user.updated", data]), "events").unwrap_err();
-            assert!(error.exit == Exit::Usage && error.message.starts_with("DATA: ") && error.message.contains(part), "{error}");
+            assert!(
+                error.exit == Exit::Usage
+                    && error.message.starts_with("DATA: ")
+                    && error.message.contains(part),
+                "{error}"
+            );
         }
         for line in [&["a.b", "{}", "--time", "yesterday"][..], &["unstale.x", "{}"]] {
             assert_eq!(from_args(&args(line), "events").unwrap_err().exit, Exit::Usage, "{line:?}");
@@ -311,15 +393,26 @@ mod tests {
     fn lines_go_where_they_say_and_every_bad_one_is_told() {
         let good = "{\"type\":\"a.b\",\"data\":{}}\n\n{\"routing_key\":\"k\",\"exchange\":\"other\",\"body\":\"{}\"}\n";
         let messages = from_lines(good, "events").unwrap();
-        let places: Vec<_> = messages.iter().map(|message| (message.exchange.as_str(), message.routing_key.as_str())).collect();
+        let places: Vec<_> = messages
+            .iter()
+            .map(|message| (message.exchange.as_str(), message.routing_key.as_str()))
+            .collect();
         assert_eq!(places, [("events", "a.b"), ("other", "k")]);
-        let error = from_lines("{\n  \"type\": \"a.b\",\n  \"data\": {}\n}\n", "events").unwrap_err().to_string();
+        let error = from_lines("{\n  \"type\": \"a.b\",\n  \"data\": {}\n}\n", "events")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("jq -c ."), "{error}");
         for empty in ["", "\n \n"] {
             let error = from_lines(empty, "events").unwrap_err();
-            assert!(error.exit == Exit::Usage && error.message.contains("there is no event"), "{error}");
+            assert!(
+                error.exit == Exit::Usage && error.message.contains("there is no event"),
+                "{error}"
+            );
         }
         let error = from_lines("{\"id\":1}\nx\n", "events").unwrap_err().to_string();
-        assert!(error.contains("line 1: no routing key") && error.contains("line 2: not JSON"), "{error}");
+        assert!(
+            error.contains("line 1: no routing key") && error.contains("line 2: not JSON"),
+            "{error}"
+        );
     }
 }

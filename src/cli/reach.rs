@@ -22,14 +22,18 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 const NOTICE_AFTER: Duration = Duration::from_secs(1);
 
 /// Tries until the broker answers, for [`REACH_TIMEOUT`].
-pub(super) async fn reach<T>(connect: impl AsyncFn() -> Result<T, BrokerError>) -> Result<T, CommandError> {
+pub(super) async fn reach<T>(
+    connect: impl AsyncFn() -> Result<T, BrokerError>,
+) -> Result<T, CommandError> {
     let deadline = Instant::now() + REACH_TIMEOUT;
     let wait = Wait::new("RabbitMQ");
     let reached = async {
         loop {
             match timeout_at(deadline, connect()).await {
                 Ok(Ok(connected)) => return Ok(connected),
-                Ok(Err(error @ BrokerError::Settings(_))) => return Err(CommandError::usage(error)),
+                Ok(Err(error @ BrokerError::Settings(_))) => {
+                    return Err(CommandError::usage(error));
+                }
                 Ok(Err(error)) if error.is_final() => return Err(CommandError::unavailable(error)),
                 Ok(Err(error)) => wait.failed(error.to_string()),
                 Err(_) => return Err(CommandError::unavailable(wait.cause())),
@@ -51,7 +55,9 @@ pub(super) async fn reach_redis(cache: &Cache) -> Result<(), CommandError> {
             // It paces itself.
             match timeout_at(deadline, cache.probe()).await {
                 Ok(Ok(())) => return Ok(()),
-                Ok(Err(outage)) if outage.needs_person => return Err(CommandError::unavailable(outage)),
+                Ok(Err(outage)) if outage.needs_person => {
+                    return Err(CommandError::unavailable(outage));
+                }
                 Ok(Err(outage)) => wait.failed(outage.cause),
                 Err(_) => return Err(CommandError::unavailable(wait.cause())),
             }
@@ -61,7 +67,10 @@ pub(super) async fn reach_redis(cache: &Cache) -> Result<(), CommandError> {
 }
 
 /// Waits for what a server answers once, however long that takes.
-pub(super) async fn answer_of<T>(server: &'static str, asked: impl Future<Output = T>) -> Result<T, CommandError> {
+pub(super) async fn answer_of<T>(
+    server: &'static str,
+    asked: impl Future<Output = T>,
+) -> Result<T, CommandError> {
     Wait::new(server).watch(asked).await
 }
 
@@ -83,7 +92,9 @@ impl Wait {
 
     fn cause(&self) -> String {
         let known = self.last_cause.borrow().clone();
-        known.unwrap_or_else(|| format!("{} gave no answer within {} s", self.server, REACH_TIMEOUT.as_secs()))
+        known.unwrap_or_else(|| {
+            format!("{} gave no answer within {} s", self.server, REACH_TIMEOUT.as_secs())
+        })
     }
 
     /// Waits, says after [`NOTICE_AFTER`] what for, and ends at once on SIGINT or SIGTERM.
@@ -92,10 +103,14 @@ impl Wait {
         let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::internal)?;
         let notice = async {
             sleep(NOTICE_AFTER).await;
-            let cause =
-                self.last_cause.borrow().as_deref().map_or_else(|| "no answer yet".to_owned(), |cause| printable(cause).into_owned());
+            let cause = self
+                .last_cause
+                .borrow()
+                .as_deref()
+                .map_or_else(|| "no answer yet".to_owned(), |cause| printable(cause).into_owned());
             // Nobody may read it.
-            let _ = writeln!(io::stderr(), "waiting for {} (Ctrl-C ends this): {cause}", self.server);
+            let _ =
+                writeln!(io::stderr(), "waiting for {} (Ctrl-C ends this): {cause}", self.server);
             std::future::pending().await
         };
         tokio::select! {

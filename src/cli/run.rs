@@ -27,9 +27,10 @@ const LOGGED_WITHIN: Duration = Duration::from_millis(200);
 
 /// Run the worker: events in, cache right
 ///
-/// Consumes events until SIGTERM or SIGINT, applies their effects to Redis, and acknowledges them once they hold. It waits for servers that
-/// are not there yet, picks up changed schema files by itself, and on a signal settles what it has in hand within UNSTALE_SHUTDOWN_GRACE.
-/// Workers with the same UNSTALE_QUEUE share the work: start more of them to go faster.
+/// Consumes events until SIGTERM or SIGINT, applies their effects to Redis, and acknowledges them
+/// once they hold. It waits for servers that are not there yet, picks up changed schema files by
+/// itself, and on a signal settles what it has in hand within UNSTALE_SHUTDOWN_GRACE. Workers with
+/// the same UNSTALE_QUEUE share the work: start more of them to go faster.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct RunArgs {}
@@ -50,8 +51,16 @@ pub(super) fn run(_args: &RunArgs) -> Result<Exit, CommandError> {
     // One thread for the lanes and Redis, so that a batch changes threads nowhere but where lapin's
     // own hands it over; and one for those who ask how the worker is, whatever the first is busy
     // with.
-    let runtime = Builder::new_current_thread().thread_stack_size(STACK_BYTES).enable_all().build().map_err(CommandError::internal)?;
-    let beside = Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(CommandError::internal)?;
+    let runtime = Builder::new_current_thread()
+        .thread_stack_size(STACK_BYTES)
+        .enable_all()
+        .build()
+        .map_err(CommandError::internal)?;
+    let beside = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(CommandError::internal)?;
     let ended = runtime.block_on(serve(config, registry, beside.handle()));
     // A load that does not end must not hold up the end.
     runtime.shutdown_background();
@@ -61,7 +70,8 @@ pub(super) fn run(_args: &RunArgs) -> Result<Exit, CommandError> {
 
 /// The registry, with examples that hold: rules that fail their own tests are not run.
 fn load(config: &Config) -> Result<Registry, CommandError> {
-    let loaded = Registry::load(&LoadOptions::for_run(&config.registry)).map_err(CommandError::usage)?;
+    let loaded =
+        Registry::load(&LoadOptions::for_run(&config.registry)).map_err(CommandError::usage)?;
     for warning in &loaded.warnings {
         // A record is one line.
         warning.to_string().lines().for_each(|line| warn!("{line}"));
@@ -71,7 +81,12 @@ fn load(config: &Config) -> Result<Registry, CommandError> {
         return Err(CommandError::usage(Problems(failing)));
     }
     let registry = loaded.registry;
-    info!(digest = registry.digest(), entries = registry.entries().len(), rules = registry.rules().len(), "registry loaded");
+    info!(
+        digest = registry.digest(),
+        entries = registry.entries().len(),
+        rules = registry.rules().len(),
+        "registry loaded"
+    );
     Ok(registry)
 }
 
@@ -80,8 +95,17 @@ async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Ex
     listen_for_signals(&signals, config.shutdown_grace)?;
     let served = match config.http_addr {
         Some(addr) => {
-            let listener = beside.spawn(http::bind(addr)).await.map_err(CommandError::internal)?.map_err(CommandError::usage)?;
-            Some(beside.spawn(http::serve(listener, readiness.clone(), metrics.clone(), signals.cut.clone())))
+            let listener = beside
+                .spawn(http::bind(addr))
+                .await
+                .map_err(CommandError::internal)?
+                .map_err(CommandError::usage)?;
+            Some(beside.spawn(http::serve(
+                listener,
+                readiness.clone(),
+                metrics.clone(),
+                signals.cut.clone(),
+            )))
         }
         None => None,
     };
@@ -95,8 +119,12 @@ async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Ex
         Ok(Ended::Clean) => Ok(Exit::Clean),
         Ok(Ended::Cut) => Ok(Exit::Unfinished),
         Ok(Ended::Stuck) => Ok(Exit::Internal),
-        Err(error @ (StartError::Broker(_) | StartError::Redis(_))) => Err(CommandError::unavailable(error)),
-        Err(error @ (StartError::Cache(_) | StartError::Loaders(_) | StartError::SharedMarks(_))) => Err(CommandError::usage(error)),
+        Err(error @ (StartError::Broker(_) | StartError::Redis(_))) => {
+            Err(CommandError::unavailable(error))
+        }
+        Err(
+            error @ (StartError::Cache(_) | StartError::Loaders(_) | StartError::SharedMarks(_)),
+        ) => Err(CommandError::usage(error)),
     }
 }
 
@@ -106,7 +134,8 @@ async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Ex
 /// That thread waits for nothing that another thread does. So the process ends in time even where
 /// the lanes' thread is busy, or blocked by a log that nobody reads.
 fn listen_for_signals(signals: &Signals, grace: Duration) -> Result<(), CommandError> {
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(CommandError::internal)?;
+    let runtime =
+        Builder::new_current_thread().enable_all().build().map_err(CommandError::internal)?;
     let mut both = {
         let _within = runtime.enter();
         let on = |kind| signal(kind).map_err(CommandError::internal);

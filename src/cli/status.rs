@@ -8,13 +8,17 @@ use serde_json::json;
 use super::paint::Paint;
 use super::{CommandError, Exit, configure};
 use crate::config::Scope;
-use crate::ops::status::{Findings, HistoryFacts, QueueFacts, QueueKind, SILENT_S, Status, WorkerFacts, gather, judge, short_digest, span};
+use crate::ops::status::{
+    Findings, HistoryFacts, QueueFacts, QueueKind, SILENT_S, Status, WorkerFacts, gather, judge,
+    short_digest, span,
+};
 use crate::printable::{printable_json, printable_lines};
 
 /// Show how everything stands: queues, dead letters, the history, Redis, workers
 ///
-/// What needs a person comes first, with what to do about it; exits with 1 where there is such a thing, a server that is away included. Asks RabbitMQ by
-/// AMQP alone, and Redis for what the workers said of themselves in the last 30 seconds. It answers within 10 seconds.
+/// What needs a person comes first, with what to do about it; exits with 1 where there is such a
+/// thing, a server that is away included. Asks RabbitMQ by AMQP alone, and Redis for what the
+/// workers said of themselves in the last 30 seconds. It answers within 10 seconds.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct StatusArgs {
@@ -32,7 +36,11 @@ Examples:
 
 pub(super) fn run(args: &StatusArgs) -> Result<Exit, CommandError> {
     let config = configure(Scope::All)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(CommandError::internal)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(CommandError::internal)?;
     let gathered = runtime.block_on(gather(&config));
     runtime.shutdown_background();
     let status = gathered.map_err(CommandError::usage)?;
@@ -43,14 +51,19 @@ pub(super) fn run(args: &StatusArgs) -> Result<Exit, CommandError> {
     } else {
         let mut text = Vec::new();
         write_text(&status, &findings, &mut text)?;
-        out.write_all(painted(&printable_lines(&String::from_utf8_lossy(&text)), Paint::of_stdout()).as_bytes())?;
+        out.write_all(
+            painted(&printable_lines(&String::from_utf8_lossy(&text)), Paint::of_stdout())
+                .as_bytes(),
+        )?;
     }
     out.flush()?;
     Ok(if findings.problems.is_empty() { Exit::Clean } else { Exit::No })
 }
 
 fn object(status: &Status, findings: &Findings) -> serde_json::Value {
-    let side = |told: Result<serde_json::Value, &String>| told.unwrap_or_else(|cause| json!({ "error": cause }));
+    let side = |told: Result<serde_json::Value, &String>| {
+        told.unwrap_or_else(|cause| json!({ "error": cause }))
+    };
     json!({
         "ok": findings.problems.is_empty(),
         "time": status.time.to_string(),
@@ -81,14 +94,17 @@ fn write_text(status: &Status, findings: &Findings, out: &mut impl Write) -> io:
         writeln!(out, "  history: {}", history(&broker.history, status))?;
     }
     if let Ok(redis) = &status.redis {
-        let version =
-            redis.version.as_ref().map_or_else(|| "version unknown".to_owned(), |version| format!("{} {version}", redis.software));
+        let version = redis.version.as_ref().map_or_else(
+            || "version unknown".to_owned(),
+            |version| format!("{} {version}", redis.software),
+        );
         let role = match redis.role.as_deref() {
             Some("master") => "primary",
             Some("slave") => "replica",
             _ => "role unknown",
         };
-        let replicas = redis.replicas.map_or_else(String::new, |count| format!(", replicas: {count}"));
+        let replicas =
+            redis.replicas.map_or_else(String::new, |count| format!(", replicas: {count}"));
         writeln!(out, "\nRedis  {}  {version}, {role}{replicas}", redis.address)?;
         if redis.workers.is_empty() {
             writeln!(out, "\nno worker has reported within 30 s")?;
@@ -116,7 +132,11 @@ fn write_queues(queues: &[QueueFacts], out: &mut impl Write) -> io::Result<()> {
         let known = queue.exists && queue.unknown.is_none();
         let number = |count: u32| if known { count.to_string() } else { "-".to_owned() };
         let consumed = matches!(queue.kind, QueueKind::Main | QueueKind::Slow);
-        [queue.name.clone(), number(queue.ready), if consumed { number(queue.consumers) } else { String::new() }]
+        [
+            queue.name.clone(),
+            number(queue.ready),
+            if consumed { number(queue.consumers) } else { String::new() },
+        ]
     });
     table(["queue", "waiting", "consumers"], [false, true, true], rows.collect(), out)
 }
@@ -134,7 +154,12 @@ fn write_workers(status: &Status, out: &mut impl Write) -> io::Result<()> {
             state(worker).to_owned(),
         ]
     });
-    table(["worker", "registry", "in flight", "oldest", "seen", ""], [false, false, true, true, true, false], rows.collect(), out)
+    table(
+        ["worker", "registry", "in flight", "oldest", "seen", ""],
+        [false, false, true, true, true, false],
+        rows.collect(),
+        out,
+    )
 }
 
 fn state(worker: &WorkerFacts) -> &'static str {
@@ -153,7 +178,10 @@ fn history(facts: &HistoryFacts, status: &Status) -> String {
         HistoryFacts::Empty => "empty".to_owned(),
         HistoryFacts::Stands { first, last, since } => {
             let reaches = since.map_or_else(String::new, |since| {
-                format!(", reaching back {} or more", span(status.time.duration_since(since).as_secs_f64()))
+                format!(
+                    ", reaching back {} or more",
+                    span(status.time.duration_since(since).as_secs_f64())
+                )
             });
             format!("offsets {first} to {last}{reaches}")
         }
@@ -161,7 +189,12 @@ fn history(facts: &HistoryFacts, status: &Status) -> String {
 }
 
 /// Columns as wide as what stands in them; numbers to the right.
-fn table<const N: usize>(head: [&str; N], to_the_right: [bool; N], rows: Vec<[String; N]>, out: &mut impl Write) -> io::Result<()> {
+fn table<const N: usize>(
+    head: [&str; N],
+    to_the_right: [bool; N],
+    rows: Vec<[String; N]>,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let mut widths = head.map(|cell| cell.chars().count());
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -191,12 +224,21 @@ mod tests {
 
     #[test]
     fn what_is_wrong_comes_first() {
-        insta::assert_snapshot!(format!("{}\n----\n{}\n----\n{}", text(&well()), text(&troubled()), text(&dark())));
+        insta::assert_snapshot!(format!(
+            "{}\n----\n{}\n----\n{}",
+            text(&well()),
+            text(&troubled()),
+            text(&dark())
+        ));
     }
 
     #[test]
     fn programs_read_the_same() {
         let status = troubled();
-        insta::assert_snapshot!(format!("{:#}\n{:#}", object(&status, &judge(&status)), object(&dark(), &judge(&dark()))));
+        insta::assert_snapshot!(format!(
+            "{:#}\n{:#}",
+            object(&status, &judge(&status)),
+            object(&dark(), &judge(&dark()))
+        ));
     }
 }

@@ -20,9 +20,11 @@ pub(super) fn check_roots(pem: &str) -> Result<(), &'static str> {
 pub(super) fn check_certificate(pem: &str) -> Result<(), &'static str> {
     let chain = read_certificates(pem)?;
     // The first one is the client's own.
-    chain.first().map_or(Err(UNREADABLE_CERTIFICATE), |own| match ParsedCertificate::try_from(own) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(UNREADABLE_CERTIFICATE),
+    chain.first().map_or(Err(UNREADABLE_CERTIFICATE), |own| {
+        match ParsedCertificate::try_from(own) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(UNREADABLE_CERTIFICATE),
+        }
     })
 }
 
@@ -34,16 +36,22 @@ pub(super) fn check_key(pem: &str) -> Result<(), &'static str> {
 
 /// Whether the key is that of the certificate; false only where both are readable and differ.
 pub(super) fn belong_together(certificate_pem: &str, key_pem: &str) -> bool {
-    let (Ok(chain), Ok(key)) = (read_certificates(certificate_pem), PrivateKeyDer::from_pem_slice(key_pem.as_bytes())) else { return true };
+    let (Ok(chain), Ok(key)) =
+        (read_certificates(certificate_pem), PrivateKeyDer::from_pem_slice(key_pem.as_bytes()))
+    else {
+        return true;
+    };
     let certified = CertifiedKey::from_der(chain, key, &ring::default_provider());
     !matches!(certified, Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)))
 }
 
-const UNREADABLE_CERTIFICATE: &str = "holds no certificate that can be read: expected PEM text of X.509 certificates";
-const UNREADABLE_KEY: &str =
-    "holds no private key that can be read: expected PEM text of one unencrypted key (RSA, ECDSA with P-256 or P-384, Ed25519)";
+const UNREADABLE_CERTIFICATE: &str =
+    "holds no certificate that can be read: expected PEM text of X.509 certificates";
+const UNREADABLE_KEY: &str = "holds no private key that can be read: expected PEM text of one unencrypted key (RSA, ECDSA with P-256 or P-384, Ed25519)";
 
 fn read_certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, &'static str> {
-    let read = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(|_| UNREADABLE_CERTIFICATE)?;
+    let read = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| UNREADABLE_CERTIFICATE)?;
     if read.is_empty() { Err(UNREADABLE_CERTIFICATE) } else { Ok(read) }
 }

@@ -2,10 +2,14 @@
 
 use std::fmt;
 
-use super::{Config, DeclarePolicy, LogFormat, RedisMode, SecretUrl, TagMaintenance, TlsConfig, UnknownPolicy};
+use super::{
+    Config, DeclarePolicy, LogFormat, RedisMode, SecretUrl, TagMaintenance, TlsConfig,
+    UnknownPolicy,
+};
 use crate::quantity::{format_duration, format_size_bytes};
 
-/// Every setting as `name=value`, secrets masked. Names are those of the variables, in lower case and without their prefix.
+/// Every setting as `name=value`, secrets masked. Names are those of the variables, in lower case
+/// and without their prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description(pub Vec<(&'static str, String)>);
 
@@ -13,7 +17,9 @@ impl fmt::Display for Description {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, (name, value)) in self.0.iter().enumerate() {
             let space = if at == 0 { "" } else { " " };
-            if value.is_empty() || value.contains(|c: char| matches!(c, ' ' | '"') || c.is_control()) {
+            if value.is_empty()
+                || value.contains(|c: char| matches!(c, ' ' | '"') || c.is_control())
+            {
                 write!(f, "{space}{name}={value:?}")?;
             } else {
                 write!(f, "{space}{name}={value}")?;
@@ -49,7 +55,14 @@ impl Config {
             ("vars", self.registry.vars.0.keys().map(String::as_str).collect::<Vec<_>>().join(",")),
             ("prefetch", amqp.prefetch.to_string()),
             ("batch", self.batch.to_string()),
-            ("retry_delays", amqp.retry_delays.iter().map(|delay| format_duration(*delay)).collect::<Vec<_>>().join(",")),
+            (
+                "retry_delays",
+                amqp.retry_delays
+                    .iter()
+                    .map(|delay| format_duration(*delay))
+                    .collect::<Vec<_>>()
+                    .join(","),
+            ),
         ];
         match amqp.history {
             Some(kept) => settings.extend([

@@ -1,4 +1,5 @@
-//! One pass over the environment: what is ours, as text. Values that stand in files are read, `UNSTALE_VAR_*` taken out, the rest warned of.
+//! One pass over the environment: what is ours, as text. Values that stand in files are read,
+//! `UNSTALE_VAR_*` taken out, the rest warned of.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -37,8 +38,12 @@ impl Environment {
                 continue;
             }
             match name.to_str().and_then(classify) {
-                Some(Form::Value(name)) => given.entry(name.to_owned()).or_default().value = Some(value),
-                Some(Form::File(name)) => given.entry(name.to_owned()).or_default().file = Some(value),
+                Some(Form::Value(name)) => {
+                    given.entry(name.to_owned()).or_default().value = Some(value)
+                }
+                Some(Form::File(name)) => {
+                    given.entry(name.to_owned()).or_default().file = Some(value)
+                }
                 None => warnings.push(unknown(&name)),
             }
         }
@@ -58,9 +63,13 @@ impl Environment {
                 (Err(problem), _) => problems.push(problem),
             }
         }
-        // Every field is optional text and every name known, so envy has nothing to refuse; its message would hold values.
+        // Every field is optional text and every name known, so envy has nothing to refuse; its
+        // message would hold values.
         let settings = envy::prefixed(PREFIX).from_iter(texts).unwrap_or_else(|_| {
-            problems.push(ConfigProblem { setting: format!("{PREFIX}*"), message: "the environment could not be read".to_owned() });
+            problems.push(ConfigProblem {
+                setting: format!("{PREFIX}*"),
+                message: "the environment could not be read".to_owned(),
+            });
             RawSettings::default()
         });
         Self { settings, vars: Vars(vars), problems, warnings }
@@ -87,22 +96,36 @@ fn classify(name: &str) -> Option<Form<'_>> {
     name.strip_suffix(FILE_SUFFIX).filter(|bare| settings::find(bare).is_some()).map(Form::File)
 }
 
-fn resolve(name: &str, given: Given, read_file: impl Fn(&Path) -> io::Result<Vec<u8>>) -> Result<String, ConfigProblem> {
-    let problem = |setting: String, message: &str| ConfigProblem { setting, message: message.to_owned() };
+fn resolve(
+    name: &str,
+    given: Given,
+    read_file: impl Fn(&Path) -> io::Result<Vec<u8>>,
+) -> Result<String, ConfigProblem> {
+    let problem =
+        |setting: String, message: &str| ConfigProblem { setting, message: message.to_owned() };
     let file_name = || format!("{name}{FILE_SUFFIX}");
     match (given.value, given.file) {
         (Some(_), Some(_)) => Err(ConfigProblem {
             setting: name.to_owned(),
             message: format!("set twice, as {name} and as {name}{FILE_SUFFIX}: keep one of them"),
         }),
-        (Some(value), None) => value.into_string().map_err(|_| problem(name.to_owned(), "not UTF-8: set it as UTF-8 text")),
-        (None, Some(path)) if path.is_empty() => Err(problem(file_name(), "empty: expected the path of a file that holds the value")),
+        (Some(value), None) => value
+            .into_string()
+            .map_err(|_| problem(name.to_owned(), "not UTF-8: set it as UTF-8 text")),
+        (None, Some(path)) if path.is_empty() => {
+            Err(problem(file_name(), "empty: expected the path of a file that holds the value"))
+        }
         (None, Some(path)) => {
             let bytes = read_file(Path::new(&path)).map_err(|error| {
-                let message = format!("its file cannot be read ({}): correct the path or the file's permissions", reason(&error));
+                let message = format!(
+                    "its file cannot be read ({}): correct the path or the file's permissions",
+                    reason(&error)
+                );
                 ConfigProblem { setting: file_name(), message }
             })?;
-            let mut text = String::from_utf8(bytes).map_err(|_| problem(file_name(), "its file is not UTF-8: write it as UTF-8 text"))?;
+            let mut text = String::from_utf8(bytes).map_err(|_| {
+                problem(file_name(), "its file is not UTF-8: write it as UTF-8 text")
+            })?;
             if text.ends_with('\n') {
                 text.pop();
                 if text.ends_with('\r') {
@@ -115,7 +138,8 @@ fn resolve(name: &str, given: Given, read_file: impl Fn(&Path) -> io::Result<Vec
     }
 }
 
-/// The kind of the error alone: a message may quote the path, and the path may be a secret in the wrong variable.
+/// The kind of the error alone: a message may quote the path, and the path may be a secret in the
+/// wrong variable.
 fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "no such file".to_owned(),
@@ -130,22 +154,31 @@ fn unknown(name: &OsStr) -> Warning {
         "ignored: looks like what Docker or Kubernetes sets for a service of that name, no setting of ours".to_owned()
     } else {
         match settings::nearest(&shown) {
-            Some(nearest) if shown.ends_with(FILE_SUFFIX) => format!("ignored: no such setting; did you mean {nearest}{FILE_SUFFIX}?"),
+            Some(nearest) if shown.ends_with(FILE_SUFFIX) => {
+                format!("ignored: no such setting; did you mean {nearest}{FILE_SUFFIX}?")
+            }
             Some(nearest) => format!("ignored: no such setting; did you mean {nearest}?"),
-            None if shown.starts_with(VAR_PREFIX) => format!("ignored: a name is missing after {VAR_PREFIX}"),
+            None if shown.starts_with(VAR_PREFIX) => {
+                format!("ignored: a name is missing after {VAR_PREFIX}")
+            }
             None => "ignored: no such setting".to_owned(),
         }
     };
     Warning { setting: shown, message }
 }
 
-/// `<SERVICE>_SERVICE_HOST`, `<SERVICE>_SERVICE_PORT…`, `<SERVICE>_PORT` and `<SERVICE>_PORT_<n>_TCP…`, where the service is named `unstale` or `unstale-…`
-/// (Kubernetes documentation, "Accessing the Service", environment variables; the same as Docker's legacy links).
+/// `<SERVICE>_SERVICE_HOST`, `<SERVICE>_SERVICE_PORT…`, `<SERVICE>_PORT` and
+/// `<SERVICE>_PORT_<n>_TCP…`, where the service is named `unstale` or `unstale-…` (Kubernetes
+/// documentation, "Accessing the Service", environment variables; the same as Docker's legacy
+/// links).
 fn is_service_link(name: &str) -> bool {
     let (_, after_port) = name.rsplit_once("_PORT").unwrap_or(("", "_"));
     let numbered = name.split_once("_PORT_").is_some_and(|(_, rest)| {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         digits > 0 && (rest[digits..].starts_with("_TCP") || rest[digits..].starts_with("_UDP"))
     });
-    name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || after_port.is_empty() || numbered
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || after_port.is_empty()
+        || numbered
 }

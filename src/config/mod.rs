@@ -38,7 +38,8 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 pub enum Scope {
     /// All.
     All,
-    /// What resolving events takes: the registry, its limits, and the logs. The others have their defaults.
+    /// What resolving events takes: the registry, its limits, and the logs. The others have their
+    /// defaults.
     Offline,
 }
 
@@ -70,7 +71,8 @@ pub struct Config {
     pub registry: RegistryConfig,
     /// Limits over all loaders.
     pub warm: WarmConfig,
-    /// `UNSTALE_BATCH`: how many events are applied together at most; by default no more than the prefetch.
+    /// `UNSTALE_BATCH`: how many events are applied together at most; by default no more than the
+    /// prefetch.
     pub batch: usize,
     /// `UNSTALE_UNKNOWN`: what becomes of an event that no entry knows.
     pub unknown: UnknownPolicy,
@@ -101,7 +103,9 @@ impl Config {
     /// Returns whether members whose keys are gone are taken out of the sets of tags.
     pub fn maintains_tags(&self) -> bool {
         match self.tag_maintenance {
-            TagMaintenance::Auto => setting::tag_prefix.default == Some(self.redis.tag_prefix.as_str()),
+            TagMaintenance::Auto => {
+                setting::tag_prefix.default == Some(self.redis.tag_prefix.as_str())
+            }
             TagMaintenance::On => true,
             TagMaintenance::Off => false,
         }
@@ -287,10 +291,13 @@ impl Vars {
     /// value.
     pub fn mask(&self, text: &str) -> String {
         // The longest first: one value may hold another.
-        let mut by_length: Vec<_> = self.0.iter().map(|(name, value)| (name, value.trim_end_matches('/'))).collect();
+        let mut by_length: Vec<_> =
+            self.0.iter().map(|(name, value)| (name, value.trim_end_matches('/'))).collect();
         by_length.retain(|(_, value)| value.len() >= Self::MIN_MASKED_BYTES);
         by_length.sort_by_key(|(_, value)| std::cmp::Reverse(value.len()));
-        by_length.into_iter().fold(text.to_owned(), |text, (name, value)| text.replace(value, &format!("{{vars.{name}}}")))
+        by_length.into_iter().fold(text.to_owned(), |text, (name, value)| {
+            text.replace(value, &format!("{{vars.{name}}}"))
+        })
     }
 }
 

@@ -5,15 +5,19 @@ use url::Url;
 
 use super::SecretUrl;
 
-const AMQP_EXPECTED: &str = "amqp://user:password@host:5672/%2f (or amqps://), nodes of one cluster between commas";
-const REDIS_EXPECTED: &str = "redis://user:password@host:6379/0 (or rediss://), nodes between commas";
+const AMQP_EXPECTED: &str =
+    "amqp://user:password@host:5672/%2f (or amqps://), nodes of one cluster between commas";
+const REDIS_EXPECTED: &str =
+    "redis://user:password@host:6379/0 (or rediss://), nodes between commas";
 
 /// The nodes of `UNSTALE_AMQP_URL` (RabbitMQ's "AMQP 0-9-1 URI specification").
 pub(super) fn amqp(text: &str) -> Result<Vec<SecretUrl>, String> {
-    let urls = nodes(text, &["amqp", "amqps"]).map_err(|problem| format!("{problem}: expected {AMQP_EXPECTED}"))?;
+    let urls = nodes(text, &["amqp", "amqps"])
+        .map_err(|problem| format!("{problem}: expected {AMQP_EXPECTED}"))?;
     for url in &urls {
         match url.path() {
-            // No path is the default virtual host; a bare slash would be the one with an empty name.
+            // No path is the default virtual host; a bare slash would be the one with an empty
+            // name.
             "" | "//" => {}
             "/" => return Err("the virtual host after the last / is empty: write /%2f for the default one, or its name".to_owned()),
             path if path[1..].contains('/') => {
@@ -28,7 +32,8 @@ pub(super) fn amqp(text: &str) -> Result<Vec<SecretUrl>, String> {
 
 /// The servers of `UNSTALE_REDIS_URL`.
 pub(super) fn redis(text: &str) -> Result<Vec<SecretUrl>, String> {
-    let urls = nodes(text, &["redis", "rediss"]).map_err(|problem| format!("{problem}: expected {REDIS_EXPECTED}"))?;
+    let urls = nodes(text, &["redis", "rediss"])
+        .map_err(|problem| format!("{problem}: expected {REDIS_EXPECTED}"))?;
     for url in &urls {
         let database = url.path().trim_start_matches('/');
         if !database.is_empty() && database.parse::<u32>().is_err() {
@@ -74,8 +79,11 @@ fn check(url: &Url, schemes: &[&str]) -> Result<(), &'static str> {
 
 /// Splits at each comma that a URL follows: a password may hold commas of its own.
 fn split_at_schemes<'t>(text: &'t str, schemes: &[&str]) -> Vec<&'t str> {
-    let begins_url =
-        |rest: &str| schemes.iter().any(|scheme| rest.trim_start().strip_prefix(scheme).is_some_and(|rest| rest.starts_with("://")));
+    let begins_url = |rest: &str| {
+        schemes.iter().any(|scheme| {
+            rest.trim_start().strip_prefix(scheme).is_some_and(|rest| rest.starts_with("://"))
+        })
+    };
     let mut parts = Vec::new();
     let mut from = 0;
     for (comma, _) in text.match_indices(',') {
@@ -111,16 +119,25 @@ mod tests {
     fn nodes_are_urls_or_hosts_between_commas() {
         for (text, urls) in [
             ("amqp://h", vec!["amqp://h"]),
-            ("amqps://u:p@a:5671/v,amqps://u:p@b:5671/v", vec!["amqps://u:p@a:5671/v", "amqps://u:p@b:5671/v"]),
+            (
+                "amqps://u:p@a:5671/v,amqps://u:p@b:5671/v",
+                vec!["amqps://u:p@a:5671/v", "amqps://u:p@b:5671/v"],
+            ),
             ("amqp://a/%2f, amqp://b/%2f", vec!["amqp://a/%2f", "amqp://b/%2f"]),
-            ("amqp://u:p,q@a,b:5673/v?heartbeat=10", vec!["amqp://u:p,q@a/v?heartbeat=10", "amqp://u:p,q@b:5673/v?heartbeat=10"]),
+            (
+                "amqp://u:p,q@a,b:5673/v?heartbeat=10",
+                vec!["amqp://u:p,q@a/v?heartbeat=10", "amqp://u:p,q@b:5673/v?heartbeat=10"],
+            ),
             ("amqp://u:p,q@a,amqp://u:p@b", vec!["amqp://u:p,q@a", "amqp://u:p@b"]),
             ("amqp://[::1]:5672//", vec!["amqp://[::1]:5672//"]),
             ("amqp://a,a", vec!["amqp://a"]),
         ] {
             assert_eq!(exposed(amqp(text)), urls, "{text}");
         }
-        assert_eq!(exposed(redis("redis://:s@a:6379,b/3")), ["redis://:s@a:6379/3", "redis://:s@b/3"]);
+        assert_eq!(
+            exposed(redis("redis://:s@a:6379,b/3")),
+            ["redis://:s@a:6379/3", "redis://:s@b/3"]
+        );
     }
 
     #[test]
@@ -142,7 +159,11 @@ mod tests {
             let message = amqp(text).unwrap_err();
             assert!(message.contains(part), "{text}: {message}");
         }
-        for (text, part) in [("redis://h/x", "no number"), ("unix:///tmp/redis.sock", "scheme"), ("amqp://h", "scheme")] {
+        for (text, part) in [
+            ("redis://h/x", "no number"),
+            ("unix:///tmp/redis.sock", "scheme"),
+            ("amqp://h", "scheme"),
+        ] {
             let message = redis(text).unwrap_err();
             assert!(message.contains(part), "{text}: {message}");
         }

@@ -8,19 +8,22 @@ use super::environment::Environment;
 use super::problem::{ConfigProblem, ConfigProblems, Warning};
 use super::settings::{RawSettings, Setting, setting};
 use super::{
-    AmqpConfig, Config, DeclarePolicy, HistoryConfig, LogFormat, RedisConfig, RedisMode, RegistryConfig, SecretUrl, TagMaintenance,
-    TlsConfig, UnknownPolicy, WarmConfig, certificates, nodes,
+    AmqpConfig, Config, DeclarePolicy, HistoryConfig, LogFormat, RedisConfig, RedisMode,
+    RegistryConfig, SecretUrl, TagMaintenance, TlsConfig, UnknownPolicy, WarmConfig, certificates,
+    nodes,
 };
 use crate::event::{Reading, TypeFrom};
 use crate::quantity::{Rate, format_duration, parse_duration, parse_size_bytes};
 
-/// How long deliveries are held while Redis is away: part of how old an event may be when it is applied.
+/// How long deliveries are held while Redis is away: part of how old an event may be when it is
+/// applied.
 const OUTAGE_HOLD: Duration = Duration::from_secs(60);
 
 /// AMQP 0-9-1, section 4.2.5.3: a short string's length is one byte.
 const MAX_SHORT_STRING_BYTES: usize = 255;
 
-/// The longest a queue of ours may add to the queue's name: `.retry.` and a delay of 13 characters, `.history` being shorter.
+/// The longest a queue of ours may add to the queue's name: `.retry.` and a delay of 13 characters,
+/// `.history` being shorter.
 const MAX_QUEUE_SUFFIX_BYTES: usize = 20;
 
 /// RabbitMQ takes a message TTL of at most 2^32 - 1 ms (`rabbit_misc:check_expiry`).
@@ -33,20 +36,41 @@ impl Environment {
     pub(super) fn check(self) -> Result<(Config, Vec<Warning>), ConfigProblems> {
         let mut checker = Checker { problems: self.problems, warnings: self.warnings };
         let raw = self.settings;
-        let tag_prefix = checker.read(setting::tag_prefix, raw.tag_prefix.as_deref(), |text| not_empty(text).and_then(not_ours));
+        let tag_prefix = checker.read(setting::tag_prefix, raw.tag_prefix.as_deref(), |text| {
+            not_empty(text).and_then(not_ours)
+        });
         let registry = RegistryConfig {
             tag_prefix: tag_prefix.clone(),
             schemas: checker.read(setting::schemas, raw.schemas.as_deref(), path),
-            key_prefix: checker.read(setting::key_prefix, raw.key_prefix.as_deref(), |text| not_ours(text.to_owned())),
+            key_prefix: checker.read(setting::key_prefix, raw.key_prefix.as_deref(), |text| {
+                not_ours(text.to_owned())
+            }),
             vars: self.vars,
-            max_keys_per_event: checker
-                .read(setting::max_keys_per_event, raw.max_keys_per_event.as_deref(), |text| whole(text, 1, 100_000_000, "10000")),
+            max_keys_per_event: checker.read(
+                setting::max_keys_per_event,
+                raw.max_keys_per_event.as_deref(),
+                |text| whole(text, 1, 100_000_000, "10000"),
+            ),
         };
         let warm = WarmConfig {
-            concurrency: checker.read(setting::warm_concurrency, raw.warm_concurrency.as_deref(), |text| whole(text, 1, 65_535, "16")),
-            timeout: checker.read(setting::warm_timeout, raw.warm_timeout.as_deref(), duration_above_zero),
-            rate: checker.read(setting::warm_rate, raw.warm_rate.as_deref(), |text| or_off(text, |text| quantity(Rate::parse(text)))),
-            max_bytes: checker.read(setting::warm_max_bytes, raw.warm_max_bytes.as_deref(), size_in_memory),
+            concurrency: checker.read(
+                setting::warm_concurrency,
+                raw.warm_concurrency.as_deref(),
+                |text| whole(text, 1, 65_535, "16"),
+            ),
+            timeout: checker.read(
+                setting::warm_timeout,
+                raw.warm_timeout.as_deref(),
+                duration_above_zero,
+            ),
+            rate: checker.read(setting::warm_rate, raw.warm_rate.as_deref(), |text| {
+                or_off(text, |text| quantity(Rate::parse(text)))
+            }),
+            max_bytes: checker.read(
+                setting::warm_max_bytes,
+                raw.warm_max_bytes.as_deref(),
+                size_in_memory,
+            ),
         };
         let mut config = Config {
             registry,
@@ -84,19 +108,34 @@ impl Environment {
         cross_check(&mut checker, &config);
         checker.problems.sort_by(|a, b| a.setting.cmp(&b.setting));
         let Checker { problems, warnings } = checker;
-        if problems.is_empty() { Ok((config, warnings)) } else { Err(ConfigProblems { problems, ignored: warnings }) }
+        if problems.is_empty() {
+            Ok((config, warnings))
+        } else {
+            Err(ConfigProblems { problems, ignored: warnings })
+        }
     }
 }
 
-/// Of a backlog so many times as much is in hand: a window of 1,000 goes to the broker and back in 7 ms at full speed, and bounds the rate more than the
-/// worker does. Six times as many drain a fifth faster (docs/bench), in no more memory than three times as many; eight hardly any faster.
+/// Of a backlog so many times as much is in hand: a window of 1,000 goes to the broker and back in
+/// 7 ms at full speed, and bounds the rate more than the worker does. Six times as many drain a
+/// fifth faster (docs/bench), in no more memory than three times as many; eight hardly any faster.
 const BACKLOG_PREFETCH: u16 = 6;
 
 fn amqp(checker: &mut Checker, raw: &RawSettings) -> AmqpConfig {
-    let history = checker.read(setting::history, raw.history.as_deref(), |text| one_of(text, &[("on", true), ("off", false)]));
+    let history = checker.read(setting::history, raw.history.as_deref(), |text| {
+        one_of(text, &[("on", true), ("off", false)])
+    });
     let kept = HistoryConfig {
-        max_age: checker.read(setting::history_max_age, raw.history_max_age.as_deref(), whole_seconds),
-        max_bytes: checker.read(setting::history_max_bytes, raw.history_max_bytes.as_deref(), size_above_zero),
+        max_age: checker.read(
+            setting::history_max_age,
+            raw.history_max_age.as_deref(),
+            whole_seconds,
+        ),
+        max_bytes: checker.read(
+            setting::history_max_bytes,
+            raw.history_max_bytes.as_deref(),
+            size_above_zero,
+        ),
     };
     let urls = checker.read(setting::amqp_url, raw.amqp_url.as_deref(), nodes::amqp);
     let tls = tls(
@@ -106,20 +145,38 @@ fn amqp(checker: &mut Checker, raw: &RawSettings) -> AmqpConfig {
         (setting::amqp_tls_key, raw.amqp_tls_key.as_deref()),
     );
     checker.tls_is_used(setting::amqp_url, &urls, &tls, "amqps");
-    let prefetch = checker.read(setting::prefetch, raw.prefetch.as_deref(), |text| whole(text, 1, 65_535, "1000"));
+    let prefetch = checker
+        .read(setting::prefetch, raw.prefetch.as_deref(), |text| whole(text, 1, 65_535, "1000"));
     AmqpConfig {
         urls,
         tls,
-        exchange: checker.read(setting::exchange, raw.exchange.as_deref(), |text| name(text, MAX_SHORT_STRING_BYTES)),
+        exchange: checker.read(setting::exchange, raw.exchange.as_deref(), |text| {
+            name(text, MAX_SHORT_STRING_BYTES)
+        }),
         queue: checker.read(setting::queue, raw.queue.as_deref(), queue),
         bind: checker.read(setting::bind, raw.bind.as_deref(), routing_keys),
         declare: checker.read(setting::declare, raw.declare.as_deref(), |text| {
-            one_of(text, &[("all", DeclarePolicy::All), ("queues", DeclarePolicy::Queues), ("none", DeclarePolicy::None)])
+            one_of(
+                text,
+                &[
+                    ("all", DeclarePolicy::All),
+                    ("queues", DeclarePolicy::Queues),
+                    ("none", DeclarePolicy::None),
+                ],
+            )
         }),
         prefetch,
         // Whoever names a number means it.
-        backlog_prefetch: if raw.prefetch.is_some() { prefetch } else { prefetch.saturating_mul(BACKLOG_PREFETCH) },
-        retry_delays: checker.read(setting::retry_delays, raw.retry_delays.as_deref(), retry_delays),
+        backlog_prefetch: if raw.prefetch.is_some() {
+            prefetch
+        } else {
+            prefetch.saturating_mul(BACKLOG_PREFETCH)
+        },
+        retry_delays: checker.read(
+            setting::retry_delays,
+            raw.retry_delays.as_deref(),
+            retry_delays,
+        ),
         history: history.then_some(kept),
     }
 }
@@ -143,14 +200,27 @@ fn redis(checker: &mut Checker, raw: &RawSettings, tag_prefix: String) -> RedisC
 }
 
 fn redis_mode(checker: &mut Checker, raw: &RawSettings, urls: &[SecretUrl]) -> RedisMode {
-    let master = checker.optional(setting::redis_sentinel_master, raw.redis_sentinel_master.as_deref(), |text| name(text, usize::MAX));
+    let master = checker.optional(
+        setting::redis_sentinel_master,
+        raw.redis_sentinel_master.as_deref(),
+        |text| name(text, usize::MAX),
+    );
     // The name is filled in below.
     let sentinel = RedisMode::Sentinel { master: String::new() };
     let mode = checker.read(setting::redis_mode, raw.redis_mode.as_deref(), |text| {
-        one_of(text, &[("single", RedisMode::Single), ("cluster", RedisMode::Cluster), ("sentinel", sentinel.clone())])
+        one_of(
+            text,
+            &[
+                ("single", RedisMode::Single),
+                ("cluster", RedisMode::Cluster),
+                ("sentinel", sentinel.clone()),
+            ],
+        )
     });
     let master_name = setting::redis_sentinel_master.name;
-    if !checker.has_problem(setting::redis_mode) && !checker.has_problem(setting::redis_sentinel_master) {
+    if !checker.has_problem(setting::redis_mode)
+        && !checker.has_problem(setting::redis_sentinel_master)
+    {
         match (&mode, &master) {
             (RedisMode::Sentinel { .. }, None) => {
                 checker.problem(
@@ -159,7 +229,9 @@ fn redis_mode(checker: &mut Checker, raw: &RawSettings, urls: &[SecretUrl]) -> R
                 );
             }
             (RedisMode::Single | RedisMode::Cluster, Some(_)) => {
-                let message = format!("set, but only UNSTALE_REDIS_MODE=sentinel reads it: set that, or unset {master_name}");
+                let message = format!(
+                    "set, but only UNSTALE_REDIS_MODE=sentinel reads it: set that, or unset {master_name}"
+                );
                 checker.problem(setting::redis_sentinel_master, &message);
             }
             _ => {}
@@ -172,8 +244,11 @@ fn redis_mode(checker: &mut Checker, raw: &RawSettings, urls: &[SecretUrl]) -> R
                 "several servers, but UNSTALE_REDIS_MODE=single takes one: name one, or set the mode to cluster or sentinel",
             );
         }
-        if mode == RedisMode::Cluster && urls.iter().any(|url| !matches!(url.expose().path(), "" | "/" | "/0")) {
-            checker.problem(setting::redis_url, "a cluster has database 0 alone: end the URL with /0");
+        if mode == RedisMode::Cluster
+            && urls.iter().any(|url| !matches!(url.expose().path(), "" | "/" | "/0"))
+        {
+            checker
+                .problem(setting::redis_url, "a cluster has database 0 alone: end the URL with /0");
         }
     }
     match mode {
@@ -186,14 +261,21 @@ type Given<'r> = (Setting, Option<&'r str>);
 
 fn tls(checker: &mut Checker, ca: Given<'_>, cert: Given<'_>, key: Given<'_>) -> TlsConfig {
     let tls = TlsConfig {
-        ca_pem: checker.optional(ca.0, ca.1, |text| pem(text, "CERTIFICATE-----", certificates::check_roots)),
-        cert_pem: checker.optional(cert.0, cert.1, |text| pem(text, "CERTIFICATE-----", certificates::check_certificate)),
-        key_pem: checker.optional(key.0, key.1, |text| pem(text, "PRIVATE KEY-----", certificates::check_key)),
+        ca_pem: checker
+            .optional(ca.0, ca.1, |text| pem(text, "CERTIFICATE-----", certificates::check_roots)),
+        cert_pem: checker.optional(cert.0, cert.1, |text| {
+            pem(text, "CERTIFICATE-----", certificates::check_certificate)
+        }),
+        key_pem: checker
+            .optional(key.0, key.1, |text| pem(text, "PRIVATE KEY-----", certificates::check_key)),
     };
     if let (Some(cert_pem), Some(key_pem)) = (&tls.cert_pem, &tls.key_pem)
         && !certificates::belong_together(cert_pem, key_pem)
     {
-        let message = format!("not the key of the certificate in {}: give the key that the certificate was made for", cert.0.name);
+        let message = format!(
+            "not the key of the certificate in {}: give the key that the certificate was made for",
+            cert.0.name
+        );
         checker.problem(key.0, &message);
     }
     match (cert.1, key.1) {
@@ -209,7 +291,10 @@ fn tls(checker: &mut Checker, ca: Given<'_>, cert: Given<'_>, key: Given<'_>) ->
 }
 
 fn cross_check(checker: &mut Checker, config: &Config) {
-    if !checker.has_problem(setting::batch) && !checker.has_problem(setting::prefetch) && config.batch > usize::from(config.amqp.prefetch) {
+    if !checker.has_problem(setting::batch)
+        && !checker.has_problem(setting::prefetch)
+        && config.batch > usize::from(config.amqp.prefetch)
+    {
         checker.problem(setting::batch, "above UNSTALE_PREFETCH, so that no batch could ever be full: lower it, or raise UNSTALE_PREFETCH");
     }
     if !checker.has_problem(setting::fence_ttl) && !checker.has_problem(setting::retry_delays) {
@@ -233,8 +318,14 @@ struct Checker {
 }
 
 impl Checker {
-    /// The setting's value, or its default's: the latter also where there is a problem, so that all else can be checked.
-    fn read<T>(&mut self, setting: Setting, given: Option<&str>, parse: impl Fn(&str) -> Result<T, Expected>) -> T {
+    /// The setting's value, or its default's: the latter also where there is a problem, so that all
+    /// else can be checked.
+    fn read<T>(
+        &mut self,
+        setting: Setting,
+        given: Option<&str>,
+        parse: impl Fn(&str) -> Result<T, Expected>,
+    ) -> T {
         if let Some(text) = given {
             match parse(text) {
                 Ok(value) => return value,
@@ -247,7 +338,12 @@ impl Checker {
     }
 
     /// The setting's value, where it is set and valid.
-    fn optional<T>(&mut self, setting: Setting, given: Option<&str>, parse: impl Fn(&str) -> Result<T, Expected>) -> Option<T> {
+    fn optional<T>(
+        &mut self,
+        setting: Setting,
+        given: Option<&str>,
+        parse: impl Fn(&str) -> Result<T, Expected>,
+    ) -> Option<T> {
         match parse(given?) {
             Ok(value) => Some(value),
             Err(expected) => {
@@ -258,18 +354,23 @@ impl Checker {
     }
 
     fn problem(&mut self, setting: Setting, message: &str) {
-        self.problems.push(ConfigProblem { setting: setting.name.to_owned(), message: message.to_owned() });
+        self.problems
+            .push(ConfigProblem { setting: setting.name.to_owned(), message: message.to_owned() });
     }
 
     fn has_problem(&self, setting: Setting) -> bool {
-        self.problems.iter().any(|problem| problem.setting.strip_suffix("_FILE").unwrap_or(&problem.setting) == setting.name)
+        self.problems.iter().any(|problem| {
+            problem.setting.strip_suffix("_FILE").unwrap_or(&problem.setting) == setting.name
+        })
     }
 
     fn tls_is_used(&mut self, url: Setting, urls: &[SecretUrl], tls: &TlsConfig, scheme: &str) {
         let given = tls.ca_pem.is_some() || tls.cert_pem.is_some() || tls.key_pem.is_some();
-        if given && !self.has_problem(url) && urls.iter().all(|url| url.expose().scheme() != scheme) {
-            let message =
-                format!("does not begin with {scheme}://, so the connection is not encrypted and its _TLS_ settings are not used");
+        if given && !self.has_problem(url) && urls.iter().all(|url| url.expose().scheme() != scheme)
+        {
+            let message = format!(
+                "does not begin with {scheme}://, so the connection is not encrypted and its _TLS_ settings are not used"
+            );
             self.warnings.push(Warning { setting: url.name.to_owned(), message });
         }
     }
@@ -286,7 +387,10 @@ fn one_of<T: Clone>(text: &str, choices: &[(&str, T)]) -> Result<T, Expected> {
     }
 }
 
-fn or_off<T>(text: &str, parse: impl Fn(&str) -> Result<T, Expected>) -> Result<Option<T>, Expected> {
+fn or_off<T>(
+    text: &str,
+    parse: impl Fn(&str) -> Result<T, Expected>,
+) -> Result<Option<T>, Expected> {
     if text == "off" {
         return Ok(None);
     }
@@ -295,7 +399,11 @@ fn or_off<T>(text: &str, parse: impl Fn(&str) -> Result<T, Expected>) -> Result<
 
 fn whole<T: TryFrom<u64>>(text: &str, least: u64, most: u64, example: &str) -> Result<T, Expected> {
     // `parse` would take a leading plus.
-    let number = if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse::<u64>().ok() } else { None };
+    let number = if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        text.parse::<u64>().ok()
+    } else {
+        None
+    };
     number
         .filter(|number| (least..=most).contains(number))
         .and_then(|number| T::try_from(number).ok())
@@ -307,42 +415,58 @@ fn quantity<T>(read: Result<T, crate::quantity::QuantityError>) -> Result<T, Exp
 }
 
 fn duration_above_zero(text: &str) -> Result<Duration, Expected> {
-    quantity(parse_duration(text)).and_then(
-        |duration| {
-            if duration.is_zero() { Err("expected a duration above 0".to_owned()) } else { Ok(duration) }
-        },
-    )
+    quantity(parse_duration(text)).and_then(|duration| {
+        if duration.is_zero() {
+            Err("expected a duration above 0".to_owned())
+        } else {
+            Ok(duration)
+        }
+    })
 }
 
 /// A stream's `x-max-age` knows no smaller unit.
 fn whole_seconds(text: &str) -> Result<Duration, Expected> {
     let duration = duration_above_zero(text)?;
-    if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("expected whole seconds, such as 90s or 7d".to_owned()) }
+    if duration.subsec_nanos() == 0 {
+        Ok(duration)
+    } else {
+        Err("expected whole seconds, such as 90s or 7d".to_owned())
+    }
 }
 
 fn size_above_zero(text: &str) -> Result<u64, Expected> {
-    quantity(parse_size_bytes(text)).and_then(|bytes| if bytes == 0 { Err("expected a size above 0".to_owned()) } else { Ok(bytes) })
+    quantity(parse_size_bytes(text)).and_then(|bytes| {
+        if bytes == 0 { Err("expected a size above 0".to_owned()) } else { Ok(bytes) }
+    })
 }
 
 fn size_in_memory(text: &str) -> Result<usize, Expected> {
-    usize::try_from(size_above_zero(text)?).map_err(|_| "expected a size that fits into memory".to_owned())
+    usize::try_from(size_above_zero(text)?)
+        .map_err(|_| "expected a size that fits into memory".to_owned())
 }
 
 fn retry_delays(text: &str) -> Result<Vec<Duration>, Expected> {
-    let delays = text.split(',').map(|delay| parse_duration(delay.trim())).collect::<Result<Vec<_>, _>>();
-    let delays = delays.map_err(|_| "expected durations between commas, such as 1s,10s,1m,10m".to_owned())?;
+    let delays =
+        text.split(',').map(|delay| parse_duration(delay.trim())).collect::<Result<Vec<_>, _>>();
+    let delays = delays
+        .map_err(|_| "expected durations between commas, such as 1s,10s,1m,10m".to_owned())?;
     // Each delay names a queue, in its canonical form: equal ones would be one queue.
     if delays.windows(2).any(|pair| pair[0] >= pair[1]) {
         return Err("expected each delay to be longer than the one before, such as 1s,10s,1m,10m (60s and 1m are the same)".to_owned());
     }
     match (delays.first(), delays.last()) {
         (Some(first), Some(last)) if !first.is_zero() && *last <= MAX_MESSAGE_TTL => Ok(delays),
-        _ => Err("expected delays above 0 and of at most 49d, which is as long as RabbitMQ waits".to_owned()),
+        _ => Err("expected delays above 0 and of at most 49d, which is as long as RabbitMQ waits"
+            .to_owned()),
     }
 }
 
 fn printable(text: &str) -> Result<String, Expected> {
-    if text.chars().any(char::is_control) { Err("expected text without control characters".to_owned()) } else { Ok(text.to_owned()) }
+    if text.chars().any(char::is_control) {
+        Err("expected text without control characters".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
 }
 
 /// Refuses a prefix that names the keys of unstale itself.
@@ -355,7 +479,11 @@ fn not_ours(prefix: String) -> Result<String, Expected> {
 
 /// Takes what a key of Redis may begin with: control characters too, as some libraries write them.
 fn not_empty(text: &str) -> Result<String, Expected> {
-    if text.is_empty() { Err("empty: give it a value, or unset it".to_owned()) } else { Ok(text.to_owned()) }
+    if text.is_empty() {
+        Err("empty: give it a value, or unset it".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
 }
 
 fn name(text: &str, most_bytes: usize) -> Result<String, Expected> {
@@ -368,7 +496,10 @@ fn name(text: &str, most_bytes: usize) -> Result<String, Expected> {
 
 fn queue(text: &str) -> Result<String, Expected> {
     if text.starts_with("amq.") {
-        return Err("expected a name that does not begin with amq., which RabbitMQ keeps for itself".to_owned());
+        return Err(
+            "expected a name that does not begin with amq., which RabbitMQ keeps for itself"
+                .to_owned(),
+        );
     }
     name(text, MAX_SHORT_STRING_BYTES - MAX_QUEUE_SUFFIX_BYTES)
 }
@@ -379,8 +510,10 @@ fn routing_keys(text: &str) -> Result<Vec<String>, Expected> {
     }
     let mut keys = Vec::new();
     for key in text.split(',').map(str::trim) {
-        let key = name(key, MAX_SHORT_STRING_BYTES)
-            .map_err(|_| "expected routing keys of 1 to 255 bytes between commas, such as user.*,order.#".to_owned())?;
+        let key = name(key, MAX_SHORT_STRING_BYTES).map_err(|_| {
+            "expected routing keys of 1 to 255 bytes between commas, such as user.*,order.#"
+                .to_owned()
+        })?;
         if !keys.contains(&key) {
             keys.push(key);
         }
@@ -397,26 +530,38 @@ fn path(text: &str) -> Result<PathBuf, Expected> {
 }
 
 fn socket_addr(text: &str) -> Result<SocketAddr, Expected> {
-    text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:9477, 0.0.0.0:9477 or [::1]:9477".to_owned())
+    text.parse().map_err(|_| {
+        "expected an IP address and a port, such as 127.0.0.1:9477, 0.0.0.0:9477 or [::1]:9477"
+            .to_owned()
+    })
 }
 
 fn log_directives(text: &str) -> Result<String, Expected> {
-    const EXPECTED: &str =
-        "expected a level (off, error, warn, info, debug), or levels by target between commas, such as info,unstale::broker=debug";
-    // EnvFilter takes any bare word for a target and would then silence everything else: `verbose`, `warning`.
-    let bare_words_are_levels = text
-        .split(',')
-        .map(str::trim)
-        .all(|directive| directive.contains(['=', '[']) || directive.parse::<tracing::level_filters::LevelFilter>().is_ok());
-    if text.is_empty() || !bare_words_are_levels || tracing_subscriber::EnvFilter::builder().parse(text).is_err() {
+    const EXPECTED: &str = "expected a level (off, error, warn, info, debug), or levels by target between commas, such as info,unstale::broker=debug";
+    // EnvFilter takes any bare word for a target and would then silence everything else: `verbose`,
+    // `warning`.
+    let bare_words_are_levels = text.split(',').map(str::trim).all(|directive| {
+        directive.contains(['=', '['])
+            || directive.parse::<tracing::level_filters::LevelFilter>().is_ok()
+    });
+    if text.is_empty()
+        || !bare_words_are_levels
+        || tracing_subscriber::EnvFilter::builder().parse(text).is_err()
+    {
         return Err(EXPECTED.to_owned());
     }
     Ok(text.to_owned())
 }
 
-fn pem(text: &str, label: &str, check: impl Fn(&str) -> Result<(), &'static str>) -> Result<String, Expected> {
+fn pem(
+    text: &str,
+    label: &str,
+    check: impl Fn(&str) -> Result<(), &'static str>,
+) -> Result<String, Expected> {
     if text.contains("-----BEGIN ") && text.contains(label) {
         return check(text).map(|()| text.to_owned()).map_err(str::to_owned);
     }
-    Err(format!("expected PEM text, with a line -----BEGIN …{label}; for the path of a file, use the form of the name that ends in _FILE"))
+    Err(format!(
+        "expected PEM text, with a line -----BEGIN …{label}; for the path of a file, use the form of the name that ends in _FILE"
+    ))
 }

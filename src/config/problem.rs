@@ -1,4 +1,5 @@
-//! What is wrong with the environment, and what is merely odd. Names and expectations alone: a value may be a secret in the wrong place.
+//! What is wrong with the environment, and what is merely odd. Names and expectations alone: a
+//! value may be a secret in the wrong place.
 
 use std::fmt;
 
@@ -33,7 +34,9 @@ impl fmt::Display for ConfigProblems {
             n => write!(f, "{n} settings cannot be used:")?,
         }
         self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))?;
-        self.ignored.iter().try_for_each(|Warning { setting, message }| write!(f, "\n  {setting}: {message}"))
+        self.ignored
+            .iter()
+            .try_for_each(|Warning { setting, message }| write!(f, "\n  {setting}: {message}"))
     }
 }
 

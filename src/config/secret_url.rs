@@ -44,7 +44,10 @@ mod tests {
     #[test]
     fn neither_password_nor_query_is_shown() {
         for (url, shown) in [
-            ("amqps://me:secret@host:5671/v?heartbeat=5&password=secret", "amqps://me:***@host:5671/v?***"),
+            (
+                "amqps://me:secret@host:5671/v?heartbeat=5&password=secret",
+                "amqps://me:***@host:5671/v?***",
+            ),
             ("redis://:secret@host/0?token=secret", "redis://:***@host/0?***"),
             ("redis://host/0", "redis://host/0"),
         ] {

@@ -20,7 +20,8 @@ pub struct Setting {
     pub default: Option<&'static str>,
 }
 
-/// Declares the settings: `field NAME = default`. The field is the name without its prefix in lower case, as `envy` makes it.
+/// Declares the settings: `field NAME = default`. The field is the name without its prefix in lower
+/// case, as `envy` makes it.
 macro_rules! settings {
     ($($field:ident $name:literal = $default:expr;)*) => {
         /// The settings as text, as far as they are set.
@@ -95,10 +96,13 @@ pub(super) fn nearest(name: &str) -> Option<&'static str> {
     // The prefix is certain; a third of the rest may be wrong.
     let limit = bare.len().saturating_sub(PREFIX.len()).div_ceil(3);
     let upper = bare.to_ascii_uppercase();
-    let (distance, setting) = SETTINGS.iter().map(|setting| (edit_distance(&upper, setting.name), setting.name)).min()?;
+    let (distance, setting) =
+        SETTINGS.iter().map(|setting| (edit_distance(&upper, setting.name), setting.name)).min()?;
     // Half a name is one that is cut off.
-    let begins =
-        SETTINGS.iter().map(|setting| setting.name).find(|known| bare.len() > PREFIX.len() && known.starts_with(&format!("{upper}_")));
+    let begins = SETTINGS
+        .iter()
+        .map(|setting| setting.name)
+        .find(|known| bare.len() > PREFIX.len() && known.starts_with(&format!("{upper}_")));
     (distance <= limit).then_some(setting).or(begins)
 }
 
@@ -124,7 +128,11 @@ mod tests {
     fn names_are_what_envy_makes_of_the_fields() {
         for (field, setting) in FIELDS {
             assert_eq!(setting.name, format!("{PREFIX}{}", field.to_uppercase()));
-            assert!(!setting.name.ends_with(FILE_SUFFIX) && !setting.name.starts_with(VAR_PREFIX), "{}", setting.name);
+            assert!(
+                !setting.name.ends_with(FILE_SUFFIX) && !setting.name.starts_with(VAR_PREFIX),
+                "{}",
+                setting.name
+            );
         }
     }
 

@@ -2,12 +2,16 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn load(pairs: &[(&str, &str)], files: &[(&str, &str)]) -> Result<(Config, Vec<Warning>), ConfigProblems> {
+fn load(
+    pairs: &[(&str, &str)],
+    files: &[(&str, &str)],
+) -> Result<(Config, Vec<Warning>), ConfigProblems> {
     Config::from_pairs(
         pairs.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))),
         |path| {
             let file = files.iter().find(|(name, _)| Path::new(name) == path);
-            file.map(|(_, text)| text.as_bytes().to_vec()).ok_or_else(|| io::ErrorKind::NotFound.into())
+            file.map(|(_, text)| text.as_bytes().to_vec())
+                .ok_or_else(|| io::ErrorKind::NotFound.into())
         },
         Scope::All,
     )
@@ -34,16 +38,39 @@ fn an_empty_environment_gives_every_default() {
     assert_eq!(config.amqp.bind, Vec::<String>::new());
     assert_eq!((config.amqp.declare, config.unknown), (DeclarePolicy::All, UnknownPolicy::Retry));
     assert_eq!(config.reading.type_from, crate::event::TypeFrom::Any);
-    assert_eq!((config.redis.tag_prefix.as_str(), config.registry.key_prefix.as_str()), ("cache_tag:", ""));
-    assert_eq!(config.amqp.history, Some(HistoryConfig { max_age: ms(604_800_000), max_bytes: 10 << 30 }));
-    assert_eq!((config.amqp.prefetch, config.amqp.backlog_prefetch, config.batch), (1_000, 6_000, 256));
+    assert_eq!(
+        (config.redis.tag_prefix.as_str(), config.registry.key_prefix.as_str()),
+        ("cache_tag:", "")
+    );
+    assert_eq!(
+        config.amqp.history,
+        Some(HistoryConfig { max_age: ms(604_800_000), max_bytes: 10 << 30 })
+    );
+    assert_eq!(
+        (config.amqp.prefetch, config.amqp.backlog_prefetch, config.batch),
+        (1_000, 6_000, 256)
+    );
     let set = load(&[("UNSTALE_PREFETCH", "1000")], &[]).unwrap().0.amqp;
-    assert_eq!((set.prefetch, set.backlog_prefetch), (1_000, 1_000), "whoever names a number means it");
-    assert_eq!(load(&[("UNSTALE_PREFETCH", "20")], &[]).unwrap().0.batch, 20, "a batch nobody set fits into the prefetch");
+    assert_eq!(
+        (set.prefetch, set.backlog_prefetch),
+        (1_000, 1_000),
+        "whoever names a number means it"
+    );
+    assert_eq!(
+        load(&[("UNSTALE_PREFETCH", "20")], &[]).unwrap().0.batch,
+        20,
+        "a batch nobody set fits into the prefetch"
+    );
     assert_eq!(config.amqp.retry_delays, [ms(1_000), ms(10_000), ms(60_000), ms(600_000)]);
-    assert_eq!((config.reading.max_body_bytes, config.registry.max_keys_per_event), (1 << 20, 10_000));
+    assert_eq!(
+        (config.reading.max_body_bytes, config.registry.max_keys_per_event),
+        (1 << 20, 10_000)
+    );
     let rate = Some(Rate { count: 200, per: ms(1_000) });
-    assert_eq!(config.warm, WarmConfig { concurrency: 16, timeout: ms(5_000), rate, max_bytes: 8 << 20 });
+    assert_eq!(
+        config.warm,
+        WarmConfig { concurrency: 16, timeout: ms(5_000), rate, max_bytes: 8 << 20 }
+    );
     assert_eq!((config.redis.fence_ttl, config.heal_window), (ms(86_400_000), Some(ms(300_000))));
     assert_eq!(config.http_addr, Some(SocketAddr::from(([127, 0, 0, 1], 9477))));
     assert_eq!((config.log.as_str(), config.log_format), ("info", LogFormat::Text));
@@ -62,7 +89,8 @@ fn tags_under_a_prefix_of_others_are_maintained_only_where_that_is_set() {
         ("cache_tag", "auto", false),
         ("tagged:", "on", true),
     ] {
-        let config = config(&[("UNSTALE_TAG_PREFIX", prefix), ("UNSTALE_TAG_MAINTENANCE", maintenance)]);
+        let config =
+            config(&[("UNSTALE_TAG_PREFIX", prefix), ("UNSTALE_TAG_MAINTENANCE", maintenance)]);
         assert_eq!(config.maintains_tags(), expected, "{prefix} {maintenance}");
     }
     assert!(config(&[]).maintains_tags());
@@ -73,13 +101,32 @@ const CERT: &str = include_str!("tests/certificate.pem");
 const KEY: &str = include_str!("tests/key.pem");
 const OTHER_KEY: &str = include_str!("tests/other-key.pem");
 
-/// Each setting, a value that it takes (with what it needs beside it), how the line at start shows it, and values that it does not take.
+/// Each setting, a value that it takes (with what it needs beside it), how the line at start shows
+/// it, and values that it does not take.
 #[test]
 fn every_setting_takes_what_it_should_and_refuses_the_rest() {
-    type Row = (&'static str, &'static str, &'static [(&'static str, &'static str)], (&'static str, &'static str), &'static [&'static str]);
+    type Row = (
+        &'static str,
+        &'static str,
+        &'static [(&'static str, &'static str)],
+        (&'static str, &'static str),
+        &'static [&'static str],
+    );
     let rows: [Row; 39] = [
-        ("AMQP_URL", "amqps://a,b/v", &[], ("amqp_url", "amqps://a/v,amqps://b/v"), &["", "host:5672", "http://h", "amqp://h/"]),
-        ("AMQP_TLS_CA", CERT, &[("UNSTALE_AMQP_URL", "amqps://h")], ("amqp_tls", "own-roots"), &["", "/etc/ca.pem"]),
+        (
+            "AMQP_URL",
+            "amqps://a,b/v",
+            &[],
+            ("amqp_url", "amqps://a/v,amqps://b/v"),
+            &["", "host:5672", "http://h", "amqp://h/"],
+        ),
+        (
+            "AMQP_TLS_CA",
+            CERT,
+            &[("UNSTALE_AMQP_URL", "amqps://h")],
+            ("amqp_tls", "own-roots"),
+            &["", "/etc/ca.pem"],
+        ),
         (
             "AMQP_TLS_CERT",
             CERT,
@@ -94,11 +141,29 @@ fn every_setting_takes_what_it_should_and_refuses_the_rest() {
             ("amqp_tls", "system-roots,client-certificate"),
             &[KEY],
         ),
-        ("REDIS_URL", "rediss://u:pw@h:6380/2", &[], ("redis_url", "rediss://u:***@h:6380/2"), &["", "redis://h/x", "redis://a,b"]),
+        (
+            "REDIS_URL",
+            "rediss://u:pw@h:6380/2",
+            &[],
+            ("redis_url", "rediss://u:***@h:6380/2"),
+            &["", "redis://h/x", "redis://a,b"],
+        ),
         ("REDIS_MODE", "cluster", &[], ("redis_mode", "cluster"), &["", "Single", "sentinel"]),
-        ("REDIS_SENTINEL_MASTER", "m", &[("UNSTALE_REDIS_MODE", "sentinel")], ("redis_mode", "sentinel:m"), &["", "m"]),
+        (
+            "REDIS_SENTINEL_MASTER",
+            "m",
+            &[("UNSTALE_REDIS_MODE", "sentinel")],
+            ("redis_mode", "sentinel:m"),
+            &["", "m"],
+        ),
         ("REDIS_EVICTION", "refuse", &[], ("redis_eviction", "refuse"), &["", "yes"]),
-        ("REDIS_TLS_CA", CERT, &[("UNSTALE_REDIS_URL", "rediss://h")], ("redis_tls", "own-roots"), &["", "x"]),
+        (
+            "REDIS_TLS_CA",
+            CERT,
+            &[("UNSTALE_REDIS_URL", "rediss://h")],
+            ("redis_tls", "own-roots"),
+            &["", "x"],
+        ),
         (
             "REDIS_TLS_CERT",
             CERT,
@@ -126,7 +191,13 @@ fn every_setting_takes_what_it_should_and_refuses_the_rest() {
             ("type_from", "header:rbs2-msg-type"),
             &["", "body", "header:", "body:a..b", "property:type"],
         ),
-        ("TAG_PREFIX", "app:\u{1}tags\u{1}", &[], ("tag_prefix", "app:\u{1}tags\u{1}"), &["", "unstale:"]),
+        (
+            "TAG_PREFIX",
+            "app:\u{1}tags\u{1}",
+            &[],
+            ("tag_prefix", "app:\u{1}tags\u{1}"),
+            &["", "unstale:"],
+        ),
         ("TAG_MAINTENANCE", "off", &[], ("tag_maintenance", "off"), &["", "no"]),
         ("HISTORY", "off", &[], ("history", "off"), &["", "false"]),
         ("HISTORY_MAX_AGE", "48h", &[], ("history_max_age", "2d"), &["", "7D", "0s", "1500ms"]),
@@ -134,7 +205,13 @@ fn every_setting_takes_what_it_should_and_refuses_the_rest() {
         ("KEY_PREFIX", "eu\u{1}", &[], ("key_prefix", "eu\u{1}"), &["unstale:x"]),
         ("PREFETCH", "65535", &[], ("prefetch", "65535"), &["", "0", "65536", "+5", "1e3"]),
         ("BATCH", "1000", &[], ("batch", "1000"), &["", "0", "1001", "-1"]),
-        ("RETRY_DELAYS", "500ms, 60s", &[], ("retry_delays", "500ms,1m"), &["", "1s,1s", "60s,1m", "10s,1s", "0s,1s", "1s,50d", "1s,"]),
+        (
+            "RETRY_DELAYS",
+            "500ms, 60s",
+            &[],
+            ("retry_delays", "500ms,1m"),
+            &["", "1s,1s", "60s,1m", "10s,1s", "0s,1s", "1s,50d", "1s,"],
+        ),
         ("MAX_BODY_BYTES", "64KiB", &[], ("max_body_bytes", "64KiB"), &["", "1", "0B"]),
         ("MAX_KEYS_PER_EVENT", "1", &[], ("max_keys_per_event", "1"), &["", "0", "x"]),
         ("WARM_CONCURRENCY", "4", &[], ("warm_concurrency", "4"), &["", "0"]),
@@ -144,8 +221,20 @@ fn every_setting_takes_what_it_should_and_refuses_the_rest() {
         // Twice 11 min 11 s, and a minute.
         ("FENCE_TTL", "1402s", &[], ("fence_ttl", "1402s"), &["", "1401s", "1d1h"]),
         ("HEAL_WINDOW", "off", &[], ("heal_window", "off"), &["", "0s", "no"]),
-        ("HTTP_ADDR", "[::]:80", &[], ("http_addr", "[::]:80"), &["", "localhost:80", ":80", "9477"]),
-        ("LOG", "warn,unstale::broker=debug", &[], ("log", "warn,unstale::broker=debug"), &["", "verbose", "unstale=loud"]),
+        (
+            "HTTP_ADDR",
+            "[::]:80",
+            &[],
+            ("http_addr", "[::]:80"),
+            &["", "localhost:80", ":80", "9477"],
+        ),
+        (
+            "LOG",
+            "warn,unstale::broker=debug",
+            &[],
+            ("log", "warn,unstale::broker=debug"),
+            &["", "verbose", "unstale=loud"],
+        ),
         ("LOG_FORMAT", "json", &[], ("log_format", "json"), &["", "pretty"]),
         ("SHUTDOWN_GRACE", "1m", &[], ("shutdown_grace", "1m"), &["", "0s"]),
     ];
@@ -206,13 +295,20 @@ fn a_setting_may_stand_in_a_file() {
     assert_eq!(config.amqp.urls[0].expose().as_str(), "amqp://h/%2f");
     let vars = &config.registry.vars.0;
     assert_eq!(vars["TOKEN"], "s3cret\n", "one newline is cut, not two");
-    assert_eq!((vars["CATALOGUE_URL"].as_str(), vars["FILE"].as_str()), ("http://c", "a variable named FILE"));
-    assert!(!config.describe().to_string().contains("s3cret") && !format!("{config:?}").contains("s3cret"));
+    assert_eq!(
+        (vars["CATALOGUE_URL"].as_str(), vars["FILE"].as_str()),
+        ("http://c", "a variable named FILE")
+    );
+    assert!(
+        !config.describe().to_string().contains("s3cret")
+            && !format!("{config:?}").contains("s3cret")
+    );
 }
 
 #[test]
 fn values_of_variables_are_masked_the_longest_first() {
-    let vars = [("URL", "https://h/"), ("KEY", "s3cret"), ("KEY_AND_MORE", "s3cret-more"), ("ONE", "1")];
+    let vars =
+        [("URL", "https://h/"), ("KEY", "s3cret"), ("KEY_AND_MORE", "s3cret-more"), ("ONE", "1")];
     let vars = Vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
     let shown = vars.mask("https://h/p/1?key=s3cret&also=s3cret-more");
     assert_eq!(shown, "{vars.URL}/p/1?key={vars.KEY}&also={vars.KEY_AND_MORE}");
@@ -220,9 +316,17 @@ fn values_of_variables_are_masked_the_longest_first() {
 
 #[test]
 fn both_forms_at_once_are_an_error_for_settings_and_for_vars() {
-    let found =
-        load(&[("UNSTALE_QUEUE", "a"), ("UNSTALE_QUEUE_FILE", "/f"), ("UNSTALE_VAR_X", "a"), ("UNSTALE_VAR_X_FILE", "/f")], &[("/f", "a")]);
-    let found: Vec<_> = found.unwrap_err().problems.into_iter().map(|problem| problem.setting).collect();
+    let found = load(
+        &[
+            ("UNSTALE_QUEUE", "a"),
+            ("UNSTALE_QUEUE_FILE", "/f"),
+            ("UNSTALE_VAR_X", "a"),
+            ("UNSTALE_VAR_X_FILE", "/f"),
+        ],
+        &[("/f", "a")],
+    );
+    let found: Vec<_> =
+        found.unwrap_err().problems.into_iter().map(|problem| problem.setting).collect();
     assert_eq!(found, ["UNSTALE_QUEUE", "UNSTALE_VAR_X"]);
 }
 
@@ -238,25 +342,35 @@ fn what_is_no_setting_of_ours_is_warned_of() {
         ("UNSTALE_COLOUR_OF_THE_SEA", "blue"),
     ];
     let (_, warnings) = load(&pairs, &[]).unwrap();
-    insta::assert_snapshot!(warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+    insta::assert_snapshot!(
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    );
 }
 
 #[test]
 fn tls_settings_without_tls_are_warned_of() {
     let (_, warnings) = load(&[("UNSTALE_AMQP_TLS_CA", CERT)], &[]).unwrap();
-    assert!(warnings[0].to_string().starts_with("UNSTALE_AMQP_URL: does not begin with amqps://"), "{warnings:?}");
+    assert!(
+        warnings[0].to_string().starts_with("UNSTALE_AMQP_URL: does not begin with amqps://"),
+        "{warnings:?}"
+    );
 }
 
 #[test]
 fn certificates_and_keys_that_cannot_be_used_are_refused_at_start_without_their_text() {
-    let broken = |label: &str| format!("-----BEGIN {label}-----\nc2VjcmV0\n-----END {label}-----\n");
-    let not_base64 = format!("-----BEGIN CERTIFICATE-----\nsecret!\n-----END CERTIFICATE-----\n{KEY}");
+    let broken =
+        |label: &str| format!("-----BEGIN {label}-----\nc2VjcmV0\n-----END {label}-----\n");
+    let not_base64 =
+        format!("-----BEGIN CERTIFICATE-----\nsecret!\n-----END CERTIFICATE-----\n{KEY}");
     for server in ["AMQP", "REDIS"] {
         let url = if server == "AMQP" { "amqps://h" } else { "rediss://h" };
         let found = |ca: &str, cert: &str, key: &str| {
-            let [url_name, ca_name, cert_name, key_name] =
-                ["URL", "TLS_CA", "TLS_CERT", "TLS_KEY"].map(|name| format!("UNSTALE_{server}_{name}"));
-            let found = load(&[(&url_name, url), (&ca_name, ca), (&cert_name, cert), (&key_name, key)], &[]);
+            let [url_name, ca_name, cert_name, key_name] = ["URL", "TLS_CA", "TLS_CERT", "TLS_KEY"]
+                .map(|name| format!("UNSTALE_{server}_{name}"));
+            let found = load(
+                &[(&url_name, url), (&ca_name, ca), (&cert_name, cert), (&key_name, key)],
+                &[],
+            );
             found.map_or_else(|problems| problems.to_string(), |_| String::new())
         };
         assert_eq!(found(CERT, CERT, KEY), "", "usable");
@@ -272,7 +386,10 @@ fn certificates_and_keys_that_cannot_be_used_are_refused_at_start_without_their_
             (KEY, CERT, KEY, "TLS_CA: expected PEM text"),
         ] {
             let told = found(ca, cert, key);
-            assert!(told.starts_with(&format!("1 setting cannot be used:\n  UNSTALE_{server}_{named}")), "{told}");
+            assert!(
+                told.starts_with(&format!("1 setting cannot be used:\n  UNSTALE_{server}_{named}")),
+                "{told}"
+            );
             assert!(!told.contains("c2VjcmV0") && !told.contains("secret"), "{told}");
         }
     }
@@ -283,22 +400,39 @@ fn certificates_and_keys_that_cannot_be_used_are_refused_at_start_without_their_
 fn what_is_not_utf_8_is_named() {
     use std::os::unix::ffi::OsStringExt as _;
     let bytes = OsString::from_vec(vec![b'h', 0xff]);
-    let pairs = ["UNSTALE_QUEUE", "UNSTALE_VAR_X", "UNSTALE_ODD", "ELSE"].map(|name| (OsString::from(name), bytes.clone()));
-    let found = Config::from_pairs(pairs, |_| unreachable!("no file is named"), Scope::All).unwrap_err();
-    assert_eq!(found.problems.iter().map(|problem| problem.setting.as_str()).collect::<Vec<_>>(), ["UNSTALE_QUEUE", "UNSTALE_VAR_X"]);
+    let pairs = ["UNSTALE_QUEUE", "UNSTALE_VAR_X", "UNSTALE_ODD", "ELSE"]
+        .map(|name| (OsString::from(name), bytes.clone()));
+    let found =
+        Config::from_pairs(pairs, |_| unreachable!("no file is named"), Scope::All).unwrap_err();
+    assert_eq!(
+        found.problems.iter().map(|problem| problem.setting.as_str()).collect::<Vec<_>>(),
+        ["UNSTALE_QUEUE", "UNSTALE_VAR_X"]
+    );
 }
 
 #[test]
 fn a_misspelt_setting_is_told_with_what_is_missing() {
-    let found = load(&[("UNSTALE_REDIS_UR", "redis://h/"), ("UNSTALE_PREFETCH", "x")], &[]).unwrap_err().to_string();
-    assert!(found.ends_with("\n  UNSTALE_REDIS_UR: ignored: no such setting; did you mean UNSTALE_REDIS_URL?"), "{found}");
+    let found = load(&[("UNSTALE_REDIS_UR", "redis://h/"), ("UNSTALE_PREFETCH", "x")], &[])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        found.ends_with(
+            "\n  UNSTALE_REDIS_UR: ignored: no such setting; did you mean UNSTALE_REDIS_URL?"
+        ),
+        "{found}"
+    );
 }
 
 #[test]
 fn an_offline_command_is_not_failed_by_what_it_does_not_read() {
-    let pairs = [("UNSTALE_AMQP_URL_FILE", "/missing"), ("UNSTALE_PREFETCH", "x"), ("UNSTALE_KEY_PREFIX", "eu:")];
+    let pairs = [
+        ("UNSTALE_AMQP_URL_FILE", "/missing"),
+        ("UNSTALE_PREFETCH", "x"),
+        ("UNSTALE_KEY_PREFIX", "eu:"),
+    ];
     let pairs = pairs.map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    let (config, _) = Config::from_pairs(pairs, |_| unreachable!("it is not read"), Scope::Offline).unwrap();
+    let (config, _) =
+        Config::from_pairs(pairs, |_| unreachable!("it is not read"), Scope::Offline).unwrap();
     assert_eq!(config.registry.key_prefix, "eu:");
 }
 

@@ -1,8 +1,9 @@
 //! Bodies of AMQP 1.0 publishers, as RabbitMQ hands them to AMQP 0-9-1 consumers.
 //!
-//! A single data section arrives as plain bytes. Any other body arrives as its encoded sections, with `amqp-1.0` as the AMQP
-//! property `type`. The encoding is that of the AMQP 1.0 specification, part 1 (types) and section 3.2 (sections). Maps, lists,
-//! numbers and `amqp-sequence` sections are not read.
+//! A single data section arrives as plain bytes. Any other body arrives as its encoded sections,
+//! with `amqp-1.0` as the AMQP property `type`. The encoding is that of the AMQP 1.0 specification,
+//! part 1 (types) and section 3.2 (sections). Maps, lists, numbers and `amqp-sequence` sections are
+//! not read.
 
 use std::borrow::Cow;
 
@@ -18,7 +19,8 @@ const VALUE: u64 = 0x77;
 /// Header, annotations, properties, application properties; the footer is 0x78.
 const BESIDE: [u64; 6] = [0x70, 0x71, 0x72, 0x73, 0x74, 0x78];
 
-/// Returns what the sections of a body hold: bytes or text. `None` if the body is no AMQP 1.0 encoding.
+/// Returns what the sections of a body hold: bytes or text. `None` if the body is no AMQP 1.0
+/// encoding.
 ///
 /// # Errors
 /// The sections hold something else, or are cut off.
@@ -49,11 +51,15 @@ fn read(body: &[u8]) -> Result<Cow<'_, [u8]>, Malformed> {
 }
 
 fn cut_off() -> Malformed {
-    Malformed(Cow::Borrowed("the body claims to be AMQP 1.0 and its sections do not read: publish the JSON in one data section"))
+    Malformed(Cow::Borrowed(
+        "the body claims to be AMQP 1.0 and its sections do not read: publish the JSON in one data section",
+    ))
 }
 
 fn not_read(section: &str, kind: &str) -> Malformed {
-    super::malformed(format!("the AMQP 1.0 body is an {section} section with {kind}: publish the JSON in a data section, or as text"))
+    super::malformed(format!(
+        "the AMQP 1.0 body is an {section} section with {kind}: publish the JSON in a data section, or as text"
+    ))
 }
 
 /// What a section holds, as far as an event is made of it.
@@ -63,7 +69,8 @@ enum Value<'a> {
     Other(&'static str),
 }
 
-/// Splits the descriptor of a section off: a zero byte, then a number, as RabbitMQ and all clients write it.
+/// Splits the descriptor of a section off: a zero byte, then a number, as RabbitMQ and all clients
+/// write it.
 fn descriptor(bytes: &[u8]) -> Option<(u64, &[u8])> {
     match bytes {
         [0x00, 0x53, code, rest @ ..] => Some((u64::from(*code), rest)),
@@ -86,7 +93,9 @@ fn value(bytes: &[u8]) -> Option<(Value<'_>, &[u8])> {
         0x8 => 8,
         0x9 => 16,
         0xA | 0xC | 0xE => 1 + usize::from(*rest.first()?),
-        0xB | 0xD | 0xF => 4 + usize::try_from(u32::from_be_bytes(*rest.first_chunk::<4>()?)).ok()?,
+        0xB | 0xD | 0xF => {
+            4 + usize::try_from(u32::from_be_bytes(*rest.first_chunk::<4>()?)).ok()?
+        }
         _ => return None,
     };
     let (value, after) = rest.split_at_checked(length)?;

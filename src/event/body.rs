@@ -1,7 +1,7 @@
 //! A message's body → its bytes as JSON, and what to do about a body that is none.
 //!
-//! Sections of AMQP 1.0 are taken off. Compressed bodies, character sets other than UTF-8, and binary formats are not read: the
-//! error names them.
+//! Sections of AMQP 1.0 are taken off. Compressed bodies, character sets other than UTF-8, and
+//! binary formats are not read: the error names them.
 
 use std::borrow::Cow;
 
@@ -62,7 +62,8 @@ const CONTENT_TYPES: [(&str, &str); 11] = [
 /// Character sets that UTF-8 contains, as content types and encodings write them.
 const UTF_8: [&str; 4] = ["utf-8", "utf8", "us-ascii", "ascii"];
 
-/// Returns the problem of a body that is no JSON in UTF-8. It names the format instead, where the message tells it.
+/// Returns the problem of a body that is no JSON in UTF-8. It names the format instead, where the
+/// message tells it.
 pub(super) fn unreadable(message: &Message<'_>, body: &[u8], problem: Malformed) -> Malformed {
     match format_of(message, body) {
         Some(words) => super::malformed(format!("the body is {words}")),
@@ -79,13 +80,19 @@ fn format_of(message: &Message<'_>, body: &[u8]) -> Option<&'static str> {
     let (essence, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
     let subtype = essence.split_once('/').map_or("", |(_, subtype)| subtype).trim();
     known(&ENCODINGS, message.properties.content_encoding)
-        .or_else(|| MAGIC.iter().find(|(magic, _)| body.starts_with(magic)).map(|(_, words)| *words))
-        .or_else(|| essence.split(['/', '.', '+', '-']).find_map(|part| known(&CONTENT_TYPES, Some(part))))
+        .or_else(|| {
+            MAGIC.iter().find(|(magic, _)| body.starts_with(magic)).map(|(_, words)| *words)
+        })
+        .or_else(|| {
+            essence.split(['/', '.', '+', '-']).find_map(|part| known(&CONTENT_TYPES, Some(part)))
+        })
         .or_else(|| known(&CONTENT_TYPES, Some(subtype.strip_prefix("x-").unwrap_or(subtype))))
         .or_else(|| {
             let charset = charset(parameters)?;
             let is_utf_8 = UTF_8.iter().any(|name| charset.eq_ignore_ascii_case(name));
-            (!is_utf_8).then_some("in another character set than UTF-8 (by its content type): publish it in UTF-8")
+            (!is_utf_8).then_some(
+                "in another character set than UTF-8 (by its content type): publish it in UTF-8",
+            )
         })
 }
 
@@ -103,9 +110,13 @@ mod tests {
     use super::*;
 
     fn words(content_type: Option<&str>, content_encoding: Option<&str>, body: &[u8]) -> String {
-        let message =
-            Message { properties: Properties { content_type, content_encoding, ..Properties::default() }, body, ..Message::default() };
-        unreadable(&message, body, super::super::malformed("the body is not JSON".to_owned())).to_string()
+        let message = Message {
+            properties: Properties { content_type, content_encoding, ..Properties::default() },
+            body,
+            ..Message::default()
+        };
+        unreadable(&message, body, super::super::malformed("the body is not JSON".to_owned()))
+            .to_string()
     }
 
     #[test]
@@ -120,7 +131,12 @@ mod tests {
             (None, None, b"\x78\x9c", "zlib"),
             (None, None, b"\xff\xfe{\0}\0", "UTF-16"),
             (Some("application/json; charset=UTF-16LE"), None, b"{\0}\0", "character set"),
-            (Some("application/json;charset=\"iso-8859-1\""), None, b"{\"a\":\"\xe4\"}", "character set"),
+            (
+                Some("application/json;charset=\"iso-8859-1\""),
+                None,
+                b"{\"a\":\"\xe4\"}",
+                "character set",
+            ),
             (Some("application/x-protobuf"), None, b"\x08\x01", "Protocol Buffers"),
             (Some("application/vnd.google.protobuf"), None, b"\x08\x01", "Protocol Buffers"),
             (Some("application/x-python-serialize"), None, b"\x80\x04", "pickle"),

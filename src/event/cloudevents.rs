@@ -1,8 +1,10 @@
 //! CloudEvents 1.0, in headers (binary mode) or in the body (structured mode).
 //!
-//! AMQP 0-9-1 has no binding of its own. `cloudEvents:` and `cloudEvents_` come from the AMQP 1.0 binding (cloudevents/spec,
-//! amqp-protocol-binding.md, section 3.1.3.1), whose application properties RabbitMQ turns into headers; `ce-` from Knative's RabbitMQ binding.
-//! The MQTT binding (mqtt-protocol-binding.md, section 3.1.3.1) has no prefix: its user properties are headers named like the attributes.
+//! AMQP 0-9-1 has no binding of its own. `cloudEvents:` and `cloudEvents_` come from the AMQP 1.0
+//! binding (cloudevents/spec, amqp-protocol-binding.md, section 3.1.3.1), whose application
+//! properties RabbitMQ turns into headers; `ce-` from Knative's RabbitMQ binding. The MQTT binding
+//! (mqtt-protocol-binding.md, section 3.1.3.1) has no prefix: its user properties are headers named
+//! like the attributes.
 
 use std::borrow::Cow;
 
@@ -47,7 +49,9 @@ pub(super) enum MediaType {
 impl MediaType {
     pub(super) fn of(content_type: Option<&str>) -> Self {
         let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-        let Some(rest) = strip_prefix_ignore_case(essence, "application/cloudevents") else { return Self::None };
+        let Some(rest) = strip_prefix_ignore_case(essence, "application/cloudevents") else {
+            return Self::None;
+        };
         if rest.eq_ignore_ascii_case("+json") {
             Self::Structured
         } else if strip_prefix_ignore_case(rest, "-batch").is_some() {
@@ -104,14 +108,24 @@ impl<'a> Attributes<'_, 'a> {
         let is_extension = |name: &str| !CORE.contains(&name);
         match self {
             Self::Headers(headers) => {
-                let named = headers.0.iter().filter_map(|(name, value)| Some((lower_case(without_prefix(name)?), value)));
-                named.filter(|(name, _)| is_extension(name)).filter_map(|(name, value)| Some((name, canonical(value)?))).collect()
+                let named = headers
+                    .0
+                    .iter()
+                    .filter_map(|(name, value)| Some((lower_case(without_prefix(name)?), value)));
+                named
+                    .filter(|(name, _)| is_extension(name))
+                    .filter_map(|(name, value)| Some((name, canonical(value)?)))
+                    .collect()
             }
-            // Headers of others may be among them, but no names with a dash, as ours and the broker's have.
+            // Headers of others may be among them, but no names with a dash, as ours and the
+            // broker's have.
             Self::PlainHeaders(headers) => {
-                let named =
-                    headers.0.iter().filter(|(name, _)| is_extension(name) && name.bytes().all(|byte| byte.is_ascii_alphanumeric()));
-                named.filter_map(|(name, value)| Some((Cow::Borrowed(&**name), canonical(value)?))).collect()
+                let named = headers.0.iter().filter(|(name, _)| {
+                    is_extension(name) && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
+                });
+                named
+                    .filter_map(|(name, value)| Some((Cow::Borrowed(&**name), canonical(value)?)))
+                    .collect()
             }
             // Of several members of one name the last counts.
             Self::Members(members) => {
@@ -124,26 +138,39 @@ impl<'a> Attributes<'_, 'a> {
     /// The extension attribute `previous`: in a header the text of a JSON object.
     fn previous(self) -> Result<Option<Cow<'a, str>>, Malformed> {
         match self {
-            Self::Headers(headers) | Self::PlainHeaders(headers) => match self.header_named(headers, "previous") {
-                None => Ok(None),
-                Some(HeaderValue::Text(text)) => match Json::parse(text) {
-                    Ok(json) if json.is_null() => Ok(None),
-                    Ok(json) if json.kind() == JsonKind::Object => Ok(Some(Cow::Borrowed(json.text()))),
-                    Ok(json) => {
-                        Err(malformed(format!("the CloudEvents header `previous` is {}: it must be a JSON object or absent", json.kind())))
-                    }
-                    Err(error) => Err(malformed(format!("the CloudEvents header `previous` is {error}"))),
-                },
-                Some(_) => {
-                    Err(Malformed(Cow::Borrowed("the CloudEvents header `previous` is not text: it must be a JSON object or absent")))
+            Self::Headers(headers) | Self::PlainHeaders(headers) => {
+                match self.header_named(headers, "previous") {
+                    None => Ok(None),
+                    Some(HeaderValue::Text(text)) => match Json::parse(text) {
+                        Ok(json) if json.is_null() => Ok(None),
+                        Ok(json) if json.kind() == JsonKind::Object => {
+                            Ok(Some(Cow::Borrowed(json.text())))
+                        }
+                        Ok(json) => Err(malformed(format!(
+                            "the CloudEvents header `previous` is {}: it must be a JSON object or absent",
+                            json.kind()
+                        ))),
+                        Err(error) => {
+                            Err(malformed(format!("the CloudEvents header `previous` is {error}")))
+                        }
+                    },
+                    Some(_) => Err(Malformed(Cow::Borrowed(
+                        "the CloudEvents header `previous` is not text: it must be a JSON object or absent",
+                    ))),
                 }
-            },
-            Self::Members(members) => Ok(members.object("previous")?.map(|previous| Cow::Borrowed(previous.text()))),
+            }
+            Self::Members(members) => {
+                Ok(members.object("previous")?.map(|previous| Cow::Borrowed(previous.text())))
+            }
         }
     }
 
     fn header_named(self, headers: &'a Headers<'a>, name: &str) -> Option<&'a HeaderValue<'a>> {
-        if matches!(self, Self::PlainHeaders(_)) { headers.get(name) } else { header(headers, name) }
+        if matches!(self, Self::PlainHeaders(_)) {
+            headers.get(name)
+        } else {
+            header(headers, name)
+        }
     }
 }
 
@@ -170,13 +197,24 @@ pub(super) fn binary<'a>(
 }
 
 /// Structured mode: the body is the event.
-pub(super) fn structured<'a>(arrival: &Arrival<'a>, body: &Object<'a>, only: Option<Form>) -> Result<Option<Decoded<'a>>, Malformed> {
+pub(super) fn structured<'a>(
+    arrival: &Arrival<'a>,
+    body: &Object<'a>,
+    only: Option<Form>,
+) -> Result<Option<Decoded<'a>>, Malformed> {
     let attributes = Attributes::Members(body);
     if let Some(data) = body.get("data") {
         if let Some(text) = data.as_str().filter(|text| is_object_text(text)) {
             let data = Object::parse(text.as_bytes(), "the CloudEvent's `data`, which is text,")?;
             let attributes = body.reborrowed();
-            return Ok(read(arrival, Attributes::Members(&attributes), &data, Form::Structured, only)?.map(Decoded::into_owned));
+            return Ok(read(
+                arrival,
+                Attributes::Members(&attributes),
+                &data,
+                Form::Structured,
+                only,
+            )?
+            .map(Decoded::into_owned));
         }
         let data = Object::of(data).ok_or_else(|| {
             malformed(format!("the CloudEvent's `data` is {}: publish a JSON object, with datacontenttype application/json", data.kind()))
@@ -186,11 +224,20 @@ pub(super) fn structured<'a>(arrival: &Arrival<'a>, body: &Object<'a>, only: Opt
     let Some(encoded) = body.get("data_base64") else {
         return read(arrival, attributes, &Object::empty(), Form::Structured, only);
     };
-    let bytes = encoded.as_str().and_then(|text| base64::engine::general_purpose::STANDARD.decode(text.as_bytes()).ok());
-    let bytes = bytes.ok_or(Malformed(Cow::Borrowed("the CloudEvent's `data_base64` is not a string of padded standard base64")))?;
-    let data = if bytes.is_empty() { Object::empty() } else { Object::parse(&bytes, "the CloudEvent's `data_base64`, decoded,")? };
+    let bytes = encoded
+        .as_str()
+        .and_then(|text| base64::engine::general_purpose::STANDARD.decode(text.as_bytes()).ok());
+    let bytes = bytes.ok_or(Malformed(Cow::Borrowed(
+        "the CloudEvent's `data_base64` is not a string of padded standard base64",
+    )))?;
+    let data = if bytes.is_empty() {
+        Object::empty()
+    } else {
+        Object::parse(&bytes, "the CloudEvent's `data_base64`, decoded,")?
+    };
     let attributes = body.reborrowed();
-    Ok(read(arrival, Attributes::Members(&attributes), &data, Form::Structured, only)?.map(Decoded::into_owned))
+    Ok(read(arrival, Attributes::Members(&attributes), &data, Form::Structured, only)?
+        .map(Decoded::into_owned))
 }
 
 fn read<'a>(
@@ -205,14 +252,21 @@ fn read<'a>(
         return Err(Malformed(Cow::Borrowed("the CloudEvents attribute `type` is not text")));
     }
     let lost_type = || if form == Form::Binary { arrival.type_on_copy() } else { None };
-    let Some(event_type) = own_type.or_else(lost_type).filter(|event_type| !event_type.is_empty()) else {
-        return Err(Malformed(Cow::Borrowed("the CloudEvents attribute `type` is missing or empty: name what happened there")));
+    let Some(event_type) = own_type.or_else(lost_type).filter(|event_type| !event_type.is_empty())
+    else {
+        return Err(Malformed(Cow::Borrowed(
+            "the CloudEvents attribute `type` is missing or empty: name what happened there",
+        )));
     };
     let event_time = attributes.text("time").and_then(utc);
     if only != Some(form)
         && let Some(change) = debezium::Change::in_cloud_event(&event_type, attributes, data)
     {
-        let around = debezium::Around { id: attributes.text("id"), time: event_time, traceparent: attributes.text("traceparent") };
+        let around = debezium::Around {
+            id: attributes.text("id"),
+            time: event_time,
+            traceparent: attributes.text("traceparent"),
+        };
         return change.decode(arrival, around).map(Some);
     }
     if only.is_some_and(|only| only != form) {
@@ -255,7 +309,11 @@ fn without_prefix(header: &str) -> Option<&str> {
 }
 
 fn lower_case(name: &str) -> Cow<'_, str> {
-    if name.bytes().any(|byte| byte.is_ascii_uppercase()) { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) }
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    }
 }
 
 fn strip_prefix_ignore_case<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
@@ -287,10 +345,29 @@ mod tests {
 
     #[test]
     fn each_prefix_is_known_in_any_case() {
-        for name in ["cloudEvents:type", "cloudEvents_type", "ce-type", "ce_type", "CE-Type", "CLOUDEVENTS:TYPE", "Ce_tYpE"] {
+        for name in [
+            "cloudEvents:type",
+            "cloudEvents_type",
+            "ce-type",
+            "ce_type",
+            "CE-Type",
+            "CLOUDEVENTS:TYPE",
+            "Ce_tYpE",
+        ] {
             assert!(is_attribute(name, "type"), "{name}");
         }
-        for name in ["type", "ce", "ce-", "ce:type", "cetype", "cloudEvents-type", "ce-typed", "xce-type", "ç-type", ""] {
+        for name in [
+            "type",
+            "ce",
+            "ce-",
+            "ce:type",
+            "cetype",
+            "cloudEvents-type",
+            "ce-typed",
+            "xce-type",
+            "ç-type",
+            "",
+        ] {
             assert!(!is_attribute(name, "type"), "{name}");
         }
     }

@@ -8,8 +8,8 @@ use super::json::{Json, JsonKind, write_string};
 use super::object::{Object, is_object_text};
 use super::{Attribute, Decoded, Form, Malformed, malformed, time};
 
-/// Debezium's `unavailable.value.placeholder`, by default: what stands for a large column that an update did not touch
-/// (its guises: `UnchangedToastedPlaceholder` of the Postgres connector).
+/// Debezium's `unavailable.value.placeholder`, by default: what stands for a large column that an
+/// update did not touch (its guises: `UnchangedToastedPlaceholder` of the Postgres connector).
 const UNAVAILABLE: &str = "__debezium_unavailable_value";
 
 /// The placeholder in a column of bytes, by `binary.handling.mode`.
@@ -25,12 +25,14 @@ const UNAVAILABLE_BYTES: &str = "95,95,100,101,98,101,122,105,117,109,95,117,110
 /// The placeholder in an array of UUIDs: the name-based UUID of it.
 const UNAVAILABLE_UUID: &str = "b68a35a7-17ad-35b3-af2a-ae46edb4545a";
 
-/// Whether it is what a deletion's tombstone becomes: nothing, or `null.value` of Debezium Server's RabbitMQ sink, by default `default`.
+/// Whether it is what a deletion's tombstone becomes: nothing, or `null.value` of Debezium Server's
+/// RabbitMQ sink, by default `default`.
 pub(super) fn is_tombstone(body: &[u8]) -> bool {
     body.is_empty() || body == b"default"
 }
 
-/// What Debezium puts before the members of `source` where they are extension attributes of a CloudEvent.
+/// What Debezium puts before the members of `source` where they are extension attributes of a
+/// CloudEvent.
 const EXTENSION_PREFIX: &str = "iodebezium";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +94,8 @@ pub(super) struct Change<'m, 'a> {
 #[expect(clippy::large_enum_variant, reason = "one at a time, on the stack")]
 enum Source<'m, 'a> {
     Object(Object<'a>),
-    /// Debezium's CloudEvents have the members of `source` as extensions, `iodebezium` before them and their `_` taken out.
+    /// Debezium's CloudEvents have the members of `source` as extensions, `iodebezium` before them
+    /// and their `_` taken out.
     Attributes(Attributes<'m, 'a>),
 }
 
@@ -119,17 +122,21 @@ impl<'a> Source<'_, 'a> {
         text.filter(|text| !text.is_empty())
     }
 
-    /// Returns the first of these members that the source has: the names that the connectors have for one thing.
+    /// Returns the first of these members that the source has: the names that the connectors have
+    /// for one thing.
     fn any(&self, names: &[&str]) -> Option<Cow<'a, str>> {
         names.iter().find_map(|name| self.text(name))
     }
 
     /// Returns the type that the change has as an event, and the source's name.
     ///
-    /// The type begins like the topic that the connector names: without a schema or database if the connector has none, and with both in
-    /// SQL Server, where one connector reads several databases.
+    /// The type begins like the topic that the connector names: without a schema or database if the
+    /// connector has none, and with both in SQL Server, where one connector reads several
+    /// databases.
     fn event_type(&self, operation: Operation) -> Result<(String, Cow<'a, str>), Malformed> {
-        let missing = |names: &str| malformed(format!("the Debezium change event has no {names}, which names the event"));
+        let missing = |names: &str| {
+            malformed(format!("the Debezium change event has no {names}, which names the event"))
+        };
         // Cassandra's has a cluster, and no name.
         let name = self.any(&["name", "cluster"]).ok_or_else(|| missing("`source.name`"))?;
         let table = self.any(&["table", "collection"]).ok_or_else(|| missing("`source.table`"))?;
@@ -170,7 +177,8 @@ impl<'a> Source<'_, 'a> {
         }
     }
 
-    /// What orders the source's changes: in Postgres the LSN, in MySQL and MariaDB the place in the binary log.
+    /// What orders the source's changes: in Postgres the LSN, in MySQL and MariaDB the place in the
+    /// binary log.
     fn position(&self) -> Option<u64> {
         if let Some(lsn) = self.text("lsn") {
             return lsn.parse().ok();
@@ -192,30 +200,51 @@ impl<'m, 'a> Change<'m, 'a> {
     fn bare(object: &Object<'a>) -> Option<Self> {
         let operation = operation_of(object)?;
         let source = Source::Object(Object::of(object.get("source")?)?);
-        // A logical message says nothing: an application's own body with such members must not end like one.
-        if operation == Operation::Message && source.text("connector").is_none() && source.text("name").is_none() {
+        // A logical message says nothing: an application's own body with such members must not end
+        // like one.
+        if operation == Operation::Message
+            && source.text("connector").is_none()
+            && source.text("name").is_none()
+        {
             return None;
         }
         Some(Self { operation, before: object.get("before"), after: object.get("after"), source })
     }
 
-    /// The change that a CloudEvent's data is: with its `op`, or, as Debezium's own converter has it, with `op` and `source` among the attributes
-    /// and the row's states alone in the data.
-    pub(super) fn in_cloud_event(event_type: &str, attributes: Attributes<'m, 'a>, data: &Object<'a>) -> Option<Self> {
+    /// The change that a CloudEvent's data is: with its `op`, or, as Debezium's own converter has
+    /// it, with `op` and `source` among the attributes and the row's states alone in the data.
+    pub(super) fn in_cloud_event(
+        event_type: &str,
+        attributes: Attributes<'m, 'a>,
+        data: &Object<'a>,
+    ) -> Option<Self> {
         if !event_type.starts_with("io.debezium.") {
             return None;
         }
         let change_in = |object: &Object<'a>| {
             let has_states = object.contains("before") || object.contains("after");
-            let operation =
-                operation_of(object).or_else(|| Operation::from_code(&attributes.text("iodebeziumop")?).filter(|_| has_states))?;
-            let source = object.get("source").and_then(Object::of).map_or(Source::Attributes(attributes), Source::Object);
-            Some(Self { operation, before: object.get("before"), after: object.get("after"), source })
+            let operation = operation_of(object).or_else(|| {
+                Operation::from_code(&attributes.text("iodebeziumop")?).filter(|_| has_states)
+            })?;
+            let source = object
+                .get("source")
+                .and_then(Object::of)
+                .map_or(Source::Attributes(attributes), Source::Object);
+            Some(Self {
+                operation,
+                before: object.get("before"),
+                after: object.get("after"),
+                source,
+            })
         };
         change_in(data).or_else(|| change_in(&Object::of(data.get("payload")?)?))
     }
 
-    pub(super) fn decode(self, arrival: &Arrival<'a>, around: Around<'a>) -> Result<Decoded<'a>, Malformed> {
+    pub(super) fn decode(
+        self,
+        arrival: &Arrival<'a>,
+        around: Around<'a>,
+    ) -> Result<Decoded<'a>, Malformed> {
         let Self { operation, before, after, source } = self;
         if operation == Operation::Message {
             return Ok(Decoded::Tombstone);
@@ -228,11 +257,13 @@ impl<'m, 'a> Change<'m, 'a> {
             Operation::Truncated => None,
             _ => after.map(|after| row(after, "after")).transpose()?,
         };
-        let mut draft = Draft::new(Form::Debezium, Cow::Owned(event_type), data.unwrap_or(Cow::Borrowed("{}")));
+        let mut draft =
+            Draft::new(Form::Debezium, Cow::Owned(event_type), data.unwrap_or(Cow::Borrowed("{}")));
         draft.previous_text = before.filter(|_| operation != Operation::Truncated);
         draft.id = around.id;
         // Connectors that do not know the time write 0.
-        let changed_ms = source.text("ts_ms").and_then(|ms| ms.parse().ok()).filter(|ms: &i64| *ms > 0);
+        let changed_ms =
+            source.text("ts_ms").and_then(|ms| ms.parse().ok()).filter(|ms: &i64| *ms > 0);
         draft.time = changed_ms.and_then(time::from_unix_ms).map(Cow::Owned).or(around.time);
         draft.position = source.position();
         draft.attributes = source.members();
@@ -251,10 +282,14 @@ fn row<'a>(row: Json<'a>, name: &str) -> Result<Cow<'a, str>, Malformed> {
     let Some(object) = Object::of(row) else {
         // MongoDB's documents are JSON text.
         if let Some(text) = row.as_str().filter(|text| is_object_text(text)) {
-            let document = Object::parse(text.as_bytes(), "a document of the Debezium change event")?;
+            let document =
+                Object::parse(text.as_bytes(), "a document of the Debezium change event")?;
             return Ok(Cow::Owned(document.text().to_owned()));
         }
-        return Err(malformed(format!("the Debezium change event's `{name}` is {}: only rows, as objects, are read", row.kind())));
+        return Err(malformed(format!(
+            "the Debezium change event's `{name}` is {}: only rows, as objects, are read",
+            row.kind()
+        )));
     };
     if !may_hold_unavailable(row.text()) {
         return Ok(Cow::Borrowed(row.text()));
@@ -283,22 +318,30 @@ fn may_hold_unavailable(row: &str) -> bool {
 }
 
 fn is_unavailable(value: Json<'_>) -> bool {
-    let is = |value: Json<'_>, texts: &[&str]| value.as_str().is_some_and(|text| texts.contains(&text.as_ref()));
+    let is = |value: Json<'_>, texts: &[&str]| {
+        value.as_str().is_some_and(|text| texts.contains(&text.as_ref()))
+    };
     match value.kind() {
-        JsonKind::String => is(value, &UNAVAILABLE_TEXTS) || value.as_str().is_some_and(|text| is_pair(&text)),
+        JsonKind::String => {
+            is(value, &UNAVAILABLE_TEXTS) || value.as_str().is_some_and(|text| is_pair(&text))
+        }
         JsonKind::Array => {
             value.text().trim_matches(['[', ']']) == UNAVAILABLE_BYTES
                 || matches!(value.elements().as_slice(), [only] if is(*only, &UNAVAILABLE_TEXTS) || is(*only, &[UNAVAILABLE_UUID]))
         }
         // An hstore column as a map: the placeholder by its own name.
-        JsonKind::Object => matches!(value.members().as_slice(), [(name, named)] if name == UNAVAILABLE && is(*named, &[UNAVAILABLE])),
+        JsonKind::Object => {
+            matches!(value.members().as_slice(), [(name, named)] if name == UNAVAILABLE && is(*named, &[UNAVAILABLE]))
+        }
         JsonKind::Null | JsonKind::Bool | JsonKind::Number => false,
     }
 }
 
 /// An hstore column as JSON text: the placeholder by its own name.
 fn is_pair(text: &str) -> bool {
-    let Some(inner) = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) else { return false };
+    let Some(inner) = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) else {
+        return false;
+    };
     let mut halves = inner.splitn(2, ':').map(|half| half.trim().trim_matches('"') == UNAVAILABLE);
     halves.next() == Some(true) && halves.next() == Some(true)
 }
@@ -315,9 +358,18 @@ mod tests {
 
     #[test]
     fn the_guises_of_the_placeholder_are_its_own() {
-        assert_eq!(base64::engine::general_purpose::STANDARD.encode(UNAVAILABLE), UNAVAILABLE_BASE64);
-        assert_eq!(UNAVAILABLE.bytes().map(|byte| format!("{byte:02x}")).collect::<String>(), UNAVAILABLE_HEX);
-        assert_eq!(UNAVAILABLE.bytes().map(|byte| byte.to_string()).collect::<Vec<_>>().join(","), UNAVAILABLE_BYTES);
+        assert_eq!(
+            base64::engine::general_purpose::STANDARD.encode(UNAVAILABLE),
+            UNAVAILABLE_BASE64
+        );
+        assert_eq!(
+            UNAVAILABLE.bytes().map(|byte| format!("{byte:02x}")).collect::<String>(),
+            UNAVAILABLE_HEX
+        );
+        assert_eq!(
+            UNAVAILABLE.bytes().map(|byte| byte.to_string()).collect::<Vec<_>>().join(","),
+            UNAVAILABLE_BYTES
+        );
     }
 
     #[test]
@@ -332,7 +384,11 @@ mod tests {
             format!("{{\"{UNAVAILABLE}\":\"{UNAVAILABLE}\"}}"),
             format!("\"{{\\\"{UNAVAILABLE}\\\":\\\"{UNAVAILABLE}\\\"}}\""),
         ] {
-            assert_eq!(kept(&format!("{{\"id\":7, \"x\":{unavailable}, \"n\":1.50}}")), "{\"id\":7,\"n\":1.50}", "{unavailable}");
+            assert_eq!(
+                kept(&format!("{{\"id\":7, \"x\":{unavailable}, \"n\":1.50}}")),
+                "{\"id\":7,\"n\":1.50}",
+                "{unavailable}"
+            );
             assert_eq!(kept(&format!("{{\"x\":{unavailable}}}")), "{}");
         }
     }
@@ -352,14 +408,22 @@ mod tests {
 
     #[test]
     fn positions_order_a_source() {
-        let position = |text: &str| Source::Object(Object::of(Json::parse(text).unwrap()).unwrap()).position();
+        let position =
+            |text: &str| Source::Object(Object::of(Json::parse(text).unwrap()).unwrap()).position();
         assert_eq!(position(r#"{"lsn":29274832}"#), Some(29_274_832));
         assert_eq!(position(r#"{"lsn":"29274832"}"#), Some(29_274_832));
         assert_eq!(position(r#"{"file":"mysql-bin.000003","pos":154}"#), Some((3 << 32) | 154));
-        assert_eq!(position(r#"{"file":"a.b.000012","pos":4294967295}"#), Some((12 << 32) | 0xFFFF_FFFF));
-        for none in
-            [r#"{}"#, r#"{"lsn":null}"#, r#"{"file":"","pos":0}"#, r#"{"file":"mysql-bin","pos":4}"#, r#"{"file":"b.1","pos":4294967296}"#]
-        {
+        assert_eq!(
+            position(r#"{"file":"a.b.000012","pos":4294967295}"#),
+            Some((12 << 32) | 0xFFFF_FFFF)
+        );
+        for none in [
+            r#"{}"#,
+            r#"{"lsn":null}"#,
+            r#"{"file":"","pos":0}"#,
+            r#"{"file":"mysql-bin","pos":4}"#,
+            r#"{"file":"b.1","pos":4294967296}"#,
+        ] {
             assert_eq!(position(none), None, "{none}");
         }
     }

@@ -7,12 +7,12 @@ use super::json::Json;
 use super::object::{Object, is_object_text};
 use super::place::name_in;
 use super::{
-    Attribute, Decoded, Event, EventId, Form, HeaderValue, Malformed, Message, TypeFrom, amqp10, body, debezium, envelope, header,
-    malformed, provenance,
+    Attribute, Decoded, Event, EventId, Form, HeaderValue, Malformed, Message, TypeFrom, amqp10,
+    body, debezium, envelope, header, malformed, provenance,
 };
 
-/// The most bytes of a type: those of a routing key (a short string of AMQP 0-9-1, section 4.2.5.3). Each pattern of the registry is compared
-/// with all of it.
+/// The most bytes of a type: those of a routing key (a short string of AMQP 0-9-1, section
+/// 4.2.5.3). Each pattern of the registry is compared with all of it.
 const LONGEST_TYPE: usize = 255;
 
 /// What the settings decide about reading a message.
@@ -30,11 +30,13 @@ impl Default for Reading {
     }
 }
 
-/// Reads a message as an event: the first form that fits decides (CloudEvents in headers, CloudEvents in the body, Debezium, the header
-/// `unstale-event-type`, an envelope, a bare payload). A copy of ours is read as it was at first arrival.
+/// Reads a message as an event: the first form that fits decides (CloudEvents in headers,
+/// CloudEvents in the body, Debezium, the header `unstale-event-type`, an envelope, a bare
+/// payload). A copy of ours is read as it was at first arrival.
 ///
 /// # Errors
-/// [`Malformed`] when it is no event and never will be; the text names fields and limits, never values.
+/// [`Malformed`] when it is no event and never will be; the text names fields and limits, never
+/// values.
 pub fn decode<'a>(message: &'a Message<'a>, reading: Reading) -> Result<Decoded<'a>, Malformed> {
     let Reading { max_body_bytes, type_from } = reading;
     let body_bytes = message.body.len();
@@ -49,18 +51,27 @@ pub fn decode<'a>(message: &'a Message<'a>, reading: Reading) -> Result<Decoded<
     }
 }
 
-/// How many times JSON may be inside JSON text: in the payload of Kafka Connect's wrapper, and in a text that is the payload.
+/// How many times JSON may be inside JSON text: in the payload of Kafka Connect's wrapper, and in a
+/// text that is the payload.
 const TEXTS_IN_TEXT: u8 = 2;
 
-fn read<'a>(message: &'a Message<'a>, bytes: &'a [u8], type_from: TypeFrom, texts: u8) -> Result<Decoded<'a>, Malformed> {
+fn read<'a>(
+    message: &'a Message<'a>,
+    bytes: &'a [u8],
+    type_from: TypeFrom,
+    texts: u8,
+) -> Result<Decoded<'a>, Malformed> {
     let media_type = MediaType::of(message.properties.content_type);
     if media_type == MediaType::Batch {
-        return Err(Malformed(Cow::Borrowed("the content type is a batch of CloudEvents: publish one event a message")));
+        return Err(Malformed(Cow::Borrowed(
+            "the content type is a batch of CloudEvents: publish one event a message",
+        )));
     }
     let mut arrival = Arrival::of(message, type_from);
     // The headers of a copy may have been dropped.
     let is_binary_copy = arrival.form == Some(Form::Binary) && arrival.event_type.is_some();
-    let binary = Attributes::in_headers(&message.headers).or_else(|| is_binary_copy.then_some(Attributes::Headers(&message.headers)));
+    let binary = Attributes::in_headers(&message.headers)
+        .or_else(|| is_binary_copy.then_some(Attributes::Headers(&message.headers)));
     if binary.is_none() && media_type == MediaType::OtherFormat {
         return Err(Malformed(Cow::Borrowed(
             "the content type is a CloudEvents format other than JSON: publish application/cloudevents+json",
@@ -68,7 +79,11 @@ fn read<'a>(message: &'a Message<'a>, bytes: &'a [u8], type_from: TypeFrom, text
     }
     let header_type = arrival.header_type();
     let is_plain = binary.is_none() && media_type != MediaType::Structured && header_type.is_none();
-    if is_plain && debezium::is_tombstone(bytes) && arrival.property_type().is_none() && arrival.placed_type.is_none() {
+    if is_plain
+        && debezium::is_tombstone(bytes)
+        && arrival.property_type().is_none()
+        && arrival.placed_type.is_none()
+    {
         return Ok(match envelope::bare(&arrival, &Object::empty()) {
             Ok(Decoded::Event(event)) => Decoded::Bodiless(event),
             _ => Decoded::Tombstone,
@@ -82,7 +97,8 @@ fn read<'a>(message: &'a Message<'a>, bytes: &'a [u8], type_from: TypeFrom, text
     let body = if bytes.is_empty() {
         Object::empty()
     } else {
-        Object::parse(bytes, "the body").map_err(|problem| body::unreadable(message, bytes, problem))?
+        Object::parse(bytes, "the body")
+            .map_err(|problem| body::unreadable(message, bytes, problem))?
     };
     let body = match connect_payload(&body) {
         None => body,
@@ -97,7 +113,13 @@ fn read<'a>(message: &'a Message<'a>, bytes: &'a [u8], type_from: TypeFrom, text
     if arrival.placed_type.is_none() {
         arrival.placed_type = type_from.in_body(&body);
     }
-    let rows = Rows { arrival: &arrival, binary, is_structured: media_type == MediaType::Structured, header_type, body: &body };
+    let rows = Rows {
+        arrival: &arrival,
+        binary,
+        is_structured: media_type == MediaType::Structured,
+        header_type,
+        body: &body,
+    };
     if let Some(form) = arrival.form
         && let Some(decoded) = rows.read(Some(form))?
     {
@@ -116,7 +138,8 @@ fn json_text(bytes: &[u8]) -> Option<String> {
     is_object_text(&text).then(|| text.into_owned())
 }
 
-/// Returns the payload in the wrapper of Kafka Connect's JSON converter (`schemas.enable`): an object of `schema` and `payload` alone.
+/// Returns the payload in the wrapper of Kafka Connect's JSON converter (`schemas.enable`): an
+/// object of `schema` and `payload` alone.
 fn connect_payload<'a>(body: &Object<'a>) -> Option<Json<'a>> {
     if body.members().len() != 2 {
         return None;
@@ -140,8 +163,8 @@ pub(super) struct Arrival<'a> {
     event_type: Option<&'a str>,
     /// A copy's: the id that was made for it then.
     event_id: Option<&'a str>,
-    /// Whether a header `unstale-event-type` is the publisher's. On a copy that was read it is ours; one that was malformed has no form and
-    /// keeps the publisher's.
+    /// Whether a header `unstale-event-type` is the publisher's. On a copy that was read it is
+    /// ours; one that was malformed has no form and keeps the publisher's.
     has_publisher_type: bool,
 }
 
@@ -169,7 +192,9 @@ impl<'a> Arrival<'a> {
             exchange: headers.text(header::EXCHANGE).unwrap_or_default(),
             routing_key,
             form: headers.text(header::FORM).and_then(Form::from_name),
-            event_type: headers.text(header::EVENT_TYPE).filter(|event_type| !event_type.is_empty()),
+            event_type: headers
+                .text(header::EVENT_TYPE)
+                .filter(|event_type| !event_type.is_empty()),
             event_id: headers.text(header::EVENT_ID).filter(|id| !id.is_empty()),
             has_publisher_type: form.is_none(),
         }
@@ -177,7 +202,8 @@ impl<'a> Arrival<'a> {
 
     /// Returns the name in the AMQP property `type`, where it is the publisher's.
     pub(super) fn property_type(&self) -> Option<&'a str> {
-        let property = self.message.properties.event_type.filter(|event_type| *event_type != amqp10::MARK);
+        let property =
+            self.message.properties.event_type.filter(|event_type| *event_type != amqp10::MARK);
         property.map(name_in).filter(|name| !name.is_empty())
     }
 
@@ -311,7 +337,9 @@ impl<'a> Draft<'a> {
             ))));
         }
         if event_type.starts_with("unstale.") {
-            return Err(Malformed(Cow::Borrowed("types under `unstale.` are reserved: name the event otherwise")));
+            return Err(Malformed(Cow::Borrowed(
+                "types under `unstale.` are reserved: name the event otherwise",
+            )));
         }
         let id = self
             .id
@@ -327,7 +355,10 @@ impl<'a> Draft<'a> {
             source: self.source,
             subject: self.subject,
             position: self.position,
-            traceparent: self.traceparent.filter(is_traceparent).or_else(|| arrival.traceparent().filter(is_traceparent)),
+            traceparent: self
+                .traceparent
+                .filter(is_traceparent)
+                .or_else(|| arrival.traceparent().filter(is_traceparent)),
             form: self.form,
             exchange: Cow::Borrowed(arrival.exchange),
             routing_key: Cow::Borrowed(arrival.routing_key),
@@ -336,15 +367,20 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Whether loaders may be sent it: W3C Trace Context, section 3.2, `version-trace_id-parent_id-flags` in lower-case hex, and what later versions
-/// add after another dash.
+/// Whether loaders may be sent it: W3C Trace Context, section 3.2,
+/// `version-trace_id-parent_id-flags` in lower-case hex, and what later versions add after another
+/// dash.
 #[expect(clippy::ptr_arg, reason = "a predicate for Option<Cow<str>>")]
 fn is_traceparent(text: &Cow<'_, str>) -> bool {
     let bytes = text.as_bytes();
     let Some((known, later)) = bytes.split_at_checked(55) else { return false };
-    let shaped = known.iter().zip(b"00-00000000000000000000000000000000-0000000000000000-00").all(|(byte, shape)| match shape {
-        b'-' => *byte == b'-',
-        _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
-    });
-    shaped && (later.is_empty() || (later[0] == b'-' && later.len() <= 200 && later.iter().all(u8::is_ascii_graphic)))
+    let shaped = known.iter().zip(b"00-00000000000000000000000000000000-0000000000000000-00").all(
+        |(byte, shape)| match shape {
+            b'-' => *byte == b'-',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        },
+    );
+    shaped
+        && (later.is_empty()
+            || (later[0] == b'-' && later.len() <= 200 && later.iter().all(u8::is_ascii_graphic)))
 }

@@ -1,4 +1,5 @@
-//! Events in plain JSON: the type in a header of ours, in the body, or wherever a bare payload has it. Envelopes of frameworks too.
+//! Events in plain JSON: the type in a header of ours, in the body, or wherever a bare payload has
+//! it. Envelopes of frameworks too.
 
 use std::borrow::Cow;
 
@@ -9,21 +10,39 @@ use super::object::{Object, is_object_text};
 use super::place::{self, URN};
 use super::{Decoded, Form, HeaderValue, Malformed, time};
 
-/// The type stands in the header `unstale-event-type`, the body is the data; id and time are the message's, as for a bare payload.
-pub(super) fn header<'a>(arrival: &Arrival<'a>, event_type: &'a HeaderValue<'a>, body: &Object<'a>) -> Result<Decoded<'a>, Malformed> {
+/// The type stands in the header `unstale-event-type`, the body is the data; id and time are the
+/// message's, as for a bare payload.
+pub(super) fn header<'a>(
+    arrival: &Arrival<'a>,
+    event_type: &'a HeaderValue<'a>,
+    body: &Object<'a>,
+) -> Result<Decoded<'a>, Malformed> {
     let event_type = match event_type {
         HeaderValue::Text(text) if !text.is_empty() => Cow::Borrowed(text.as_ref()),
-        _ => return Err(Malformed(Cow::Borrowed("the header `unstale-event-type` is not text or empty: name what happened there"))),
+        _ => {
+            return Err(Malformed(Cow::Borrowed(
+                "the header `unstale-event-type` is not text or empty: name what happened there",
+            )));
+        }
     };
     payload(Form::Header, arrival, event_type, body)
 }
 
 /// The type and the data stand in the body; `None` when they do not.
-pub(super) fn envelope<'a>(arrival: &Arrival<'a>, body: &Object<'a>) -> Result<Option<Decoded<'a>>, Malformed> {
-    let (Some(event_type), Some(data)) = (body.get("type"), body.get("data")) else { return Ok(None) };
-    let (Some(event_type), Some(data)) = (event_type.as_str(), object_text(data)) else { return Ok(None) };
+pub(super) fn envelope<'a>(
+    arrival: &Arrival<'a>,
+    body: &Object<'a>,
+) -> Result<Option<Decoded<'a>>, Malformed> {
+    let (Some(event_type), Some(data)) = (body.get("type"), body.get("data")) else {
+        return Ok(None);
+    };
+    let (Some(event_type), Some(data)) = (event_type.as_str(), object_text(data)) else {
+        return Ok(None);
+    };
     if event_type.is_empty() {
-        return Err(Malformed(Cow::Borrowed("the body's `type` is empty: name what happened there")));
+        return Err(Malformed(Cow::Borrowed(
+            "the body's `type` is empty: name what happened there",
+        )));
     }
     let mut draft = Draft::new(Form::Envelope, event_type, data);
     draft.previous_text = body.object("previous")?.map(|previous| Cow::Borrowed(previous.text()));
@@ -35,10 +54,18 @@ pub(super) fn envelope<'a>(arrival: &Arrival<'a>, body: &Object<'a>) -> Result<O
     draft.finish(arrival).map(Some)
 }
 
-/// The envelope of MassTransit: the type is the name in the first URN of `messageType`, and the whole body is the data.
-pub(super) fn masstransit<'a>(arrival: &Arrival<'a>, body: &Object<'a>) -> Result<Option<Decoded<'a>>, Malformed> {
+/// The envelope of MassTransit: the type is the name in the first URN of `messageType`, and the
+/// whole body is the data.
+pub(super) fn masstransit<'a>(
+    arrival: &Arrival<'a>,
+    body: &Object<'a>,
+) -> Result<Option<Decoded<'a>>, Malformed> {
     let is_one = body.get("message").is_some_and(|message| message.kind() == JsonKind::Object);
-    let Some(types) = body.get("messageType").filter(|types| is_one && types.kind() == JsonKind::Array) else { return Ok(None) };
+    let Some(types) =
+        body.get("messageType").filter(|types| is_one && types.kind() == JsonKind::Array)
+    else {
+        return Ok(None);
+    };
     let first = types.elements().into_iter().next().and_then(Json::as_str);
     let Some(urn) = first.filter(|urn| urn.starts_with(URN)) else { return Ok(None) };
     let mut draft = Draft::new(Form::Envelope, place::type_name(urn), Cow::Borrowed(body.text()));
@@ -50,12 +77,24 @@ pub(super) fn masstransit<'a>(arrival: &Arrival<'a>, body: &Object<'a>) -> Resul
 
 /// The envelope of NestJS: `pattern` is the type, `data` the data.
 ///
-/// NestJS publishes to a queue, or with the pattern as the routing key. Elsewhere such members are an application's own.
-pub(super) fn nest<'a>(arrival: &Arrival<'a>, body: &Object<'a>) -> Result<Option<Decoded<'a>>, Malformed> {
-    let (Some(pattern), Some(data)) = (body.get("pattern"), body.get("data")) else { return Ok(None) };
+/// NestJS publishes to a queue, or with the pattern as the routing key. Elsewhere such members are
+/// an application's own.
+pub(super) fn nest<'a>(
+    arrival: &Arrival<'a>,
+    body: &Object<'a>,
+) -> Result<Option<Decoded<'a>>, Malformed> {
+    let (Some(pattern), Some(data)) = (body.get("pattern"), body.get("data")) else {
+        return Ok(None);
+    };
     let pattern = pattern.as_str().or_else(|| Object::of(pattern)?.get("cmd")?.as_str());
-    let (Some(pattern), Some(data)) = (pattern.filter(|pattern| !pattern.is_empty()), object_text(data)) else { return Ok(None) };
-    let names_no_type = arrival.exchange.is_empty() || arrival.routing_key.is_empty() || arrival.routing_key == pattern;
+    let (Some(pattern), Some(data)) =
+        (pattern.filter(|pattern| !pattern.is_empty()), object_text(data))
+    else {
+        return Ok(None);
+    };
+    let names_no_type = arrival.exchange.is_empty()
+        || arrival.routing_key.is_empty()
+        || arrival.routing_key == pattern;
     if !names_no_type || arrival.property_type().is_some() {
         return Ok(None);
     }
@@ -83,7 +122,12 @@ pub(super) fn bare<'a>(arrival: &Arrival<'a>, body: &Object<'a>) -> Result<Decod
     payload(Form::Bare, arrival, Cow::Borrowed(event_type), body)
 }
 
-fn payload<'a>(form: Form, arrival: &Arrival<'a>, event_type: Cow<'a, str>, body: &Object<'a>) -> Result<Decoded<'a>, Malformed> {
+fn payload<'a>(
+    form: Form,
+    arrival: &Arrival<'a>,
+    event_type: Cow<'a, str>,
+    body: &Object<'a>,
+) -> Result<Decoded<'a>, Malformed> {
     let properties = &arrival.message.properties;
     let mut draft = Draft::new(form, event_type, Cow::Borrowed(body.text()));
     draft.id = properties.message_id.map(Cow::Borrowed);

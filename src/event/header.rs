@@ -1,5 +1,5 @@
-//! The names of the headers that are ours. All but [`EVENT_TYPE`] are believed on republished messages alone: see
-//! [`Provenance`](super::Provenance).
+//! The names of the headers that are ours. All but [`EVENT_TYPE`] are believed on republished
+//! messages alone: see [`Provenance`](super::Provenance).
 
 /// How many attempts have been made: 1 on the first retry copy.
 pub const ATTEMPT: &str = "unstale-attempt";
@@ -11,7 +11,8 @@ pub const ERROR: &str = "unstale-error";
 pub const EVENT_TYPE: &str = "unstale-event-type";
 /// The exchange of the first arrival.
 pub const EXCHANGE: &str = "unstale-exchange";
-/// The routing key of the first arrival: its presence is what makes a message from the default exchange a copy.
+/// The routing key of the first arrival: its presence is what makes a message from the default
+/// exchange a copy.
 pub const ROUTING_KEY: &str = "unstale-routing-key";
 /// When the event was first handled: RFC 3339.
 pub const FIRST_TIME: &str = "unstale-first-time";
@@ -21,7 +22,8 @@ pub const ARRIVED_AFTER: &str = "unstale-arrived-after";
 pub const ARRIVED_OFFSET: &str = "unstale-arrived-offset";
 /// When this copy was made: RFC 3339.
 pub const TIME: &str = "unstale-time";
-/// What is still to do, where not all: positions in the `effects` of `plan --json`, separated by commas.
+/// What is still to do, where not all: positions in the `effects` of `plan --json`, separated by
+/// commas.
 pub const EFFECTS: &str = "unstale-effects";
 /// The digest of the registry that [`EFFECTS`] counts by.
 pub const REGISTRY: &str = "unstale-registry";
@@ -37,10 +39,12 @@ pub const USER_ID: &str = "unstale-user-id";
 pub const CC: &str = "unstale-cc";
 /// `true` where the publisher's headers did not fit a frame beside ours.
 pub const HEADERS_DROPPED: &str = "unstale-headers-dropped";
-/// The reasons for which it stood in the dead-letter queue before it was replayed, oldest first: `reason@time`, separated by commas.
+/// The reasons for which it stood in the dead-letter queue before it was replayed, oldest first:
+/// `reason@time`, separated by commas.
 pub const EARLIER_REASONS: &str = "unstale-earlier-reasons";
 
-/// How often it had been delivered in vain when it was set aside: added to what the broker counts from then on.
+/// How often it had been delivered in vain when it was set aside: added to what the broker counts
+/// from then on.
 pub const REDELIVERED: &str = "unstale-redelivered";
 
 /// Shows that a worker wrote the headers of ours, for this body: HMAC-SHA256, in base64.

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::Message;
 
-/// An event's id, as text. One that the publisher did not give is a hash of the whole message, and few events need theirs: it is made when it
-/// is first read.
+/// An event's id, as text. One that the publisher did not give is a hash of the whole message, and
+/// few events need theirs: it is made when it is first read.
 #[derive(Clone)]
 pub struct EventId<'a>(Source<'a>);
 
@@ -30,7 +30,9 @@ impl<'a> EventId<'a> {
     pub fn into_owned(self) -> String {
         match self.0 {
             Source::Given(id) => id.into_owned(),
-            Source::Made { message, routing_key, id } => id.into_inner().unwrap_or_else(|| event_id(message, routing_key)),
+            Source::Made { message, routing_key, id } => {
+                id.into_inner().unwrap_or_else(|| event_id(message, routing_key))
+            }
         }
     }
 }
@@ -41,7 +43,9 @@ impl Deref for EventId<'_> {
     fn deref(&self) -> &str {
         match &self.0 {
             Source::Given(id) => id,
-            Source::Made { message, routing_key, id } => id.get_or_init(|| event_id(message, routing_key)),
+            Source::Made { message, routing_key, id } => {
+                id.get_or_init(|| event_id(message, routing_key))
+            }
         }
     }
 }
@@ -96,10 +100,12 @@ impl fmt::Display for EventId<'_> {
     }
 }
 
-/// SHA-256, in lower-case hex, over routing key, `type`, `content_type`, `timestamp` (decimal digits) and body: each preceded by its length in
-/// bytes as a big-endian 64-bit integer, so that no two lists of fields run together. An absent property has length 0.
+/// SHA-256, in lower-case hex, over routing key, `type`, `content_type`, `timestamp` (decimal
+/// digits) and body: each preceded by its length in bytes as a big-endian 64-bit integer, so that
+/// no two lists of fields run together. An absent property has length 0.
 fn event_id(message: &Message<'_>, routing_key: &str) -> String {
-    let timestamp_s = message.properties.timestamp_s.map(|seconds| seconds.to_string()).unwrap_or_default();
+    let timestamp_s =
+        message.properties.timestamp_s.map(|seconds| seconds.to_string()).unwrap_or_default();
     let fields: [&[u8]; 5] = [
         routing_key.as_bytes(),
         message.properties.event_type.unwrap_or_default().as_bytes(),
@@ -129,10 +135,22 @@ mod tests {
     #[test]
     fn the_definition_holds() {
         let message = Message { body: b"{}", ..Message::default() };
-        // printf '\0\0\0\0\0\0\0\1k' and three empty fields, then '\0\0\0\0\0\0\0\2{}', through sha256sum.
-        assert_eq!(event_id(&message, "k"), "a613037e9329add0296bdc05dfc25f3ab80cf7990f119f9c08fdd38e65344fb8");
-        let properties = Properties { event_type: Some("t"), content_type: Some("c"), timestamp_s: Some(12), ..Properties::default() };
-        assert_eq!(event_id(&Message { properties, ..message }, "k"), "4104b267b0109d521f7c1cce9693aff333b61c40915c58121202e120bffa43a1");
+        // printf '\0\0\0\0\0\0\0\1k' and three empty fields, then '\0\0\0\0\0\0\0\2{}', through
+        // sha256sum.
+        assert_eq!(
+            event_id(&message, "k"),
+            "a613037e9329add0296bdc05dfc25f3ab80cf7990f119f9c08fdd38e65344fb8"
+        );
+        let properties = Properties {
+            event_type: Some("t"),
+            content_type: Some("c"),
+            timestamp_s: Some(12),
+            ..Properties::default()
+        };
+        assert_eq!(
+            event_id(&Message { properties, ..message }, "k"),
+            "4104b267b0109d521f7c1cce9693aff333b61c40915c58121202e120bffa43a1"
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! A JSON value as it was published: its text, read one level at a time.
 //!
-//! Keys, their order and the text of numbers matter to what is written to a cache, and most events need two or three of their members: so the
-//! text is kept, checked once, and a level is taken apart when somebody looks into it.
+//! Keys, their order and the text of numbers matter to what is written to a cache, and most events
+//! need two or three of their members: so the text is kept, checked once, and a level is taken
+//! apart when somebody looks into it.
 
 mod compact;
 mod scan;
@@ -14,7 +15,8 @@ use serde::de::{DeserializeSeed, Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
-/// The deepest nesting that is read; beyond it a body is malformed. `serde_json` itself ends at 128.
+/// The deepest nesting that is read; beyond it a body is malformed. `serde_json` itself ends at
+/// 128.
 pub const MAX_DEPTH: usize = 100;
 
 /// One value, as text known to be valid JSON without white space around it.
@@ -66,7 +68,9 @@ pub enum JsonError {
         column: usize,
     },
     /// The text ends before the value does: a quote or a bracket is not closed.
-    #[error("not JSON: it ends within a value, at line {line}, column {column}: a quote or a bracket is not closed")]
+    #[error(
+        "not JSON: it ends within a value, at line {line}, column {column}: a quote or a bracket is not closed"
+    )]
     Unfinished {
         /// 1-based.
         line: usize,
@@ -96,7 +100,8 @@ impl<'a> Json<'a> {
         scan::value(text).map_or_else(|| read_value(text), Ok)
     }
 
-    /// Checks a text and takes its outermost level apart in the same pass. What is no object has no members.
+    /// Checks a text and takes its outermost level apart in the same pass. What is no object has no
+    /// members.
     ///
     /// # Errors
     /// Those of [`Json::parse`].
@@ -110,12 +115,14 @@ impl<'a> Json<'a> {
         Self(text.trim_ascii())
     }
 
-    /// Holds a text that [`Json::parse`] has accepted, for a caller that reads it often: debug builds check it no second time either.
+    /// Holds a text that [`Json::parse`] has accepted, for a caller that reads it often: debug
+    /// builds check it no second time either.
     pub(crate) fn parsed(text: &'a str) -> Self {
         Self(text.trim_ascii())
     }
 
-    /// Holds a part of this value that [`Json::elements`] or [`Json::members`] gave before: it is not checked again.
+    /// Holds a part of this value that [`Json::elements`] or [`Json::members`] gave before: it is
+    /// not checked again.
     pub(crate) fn part(self, place: std::ops::Range<usize>) -> Self {
         Self(self.0.get(place).filter(|text| !text.is_empty()).unwrap_or("null"))
     }
@@ -182,7 +189,8 @@ impl<'a> Json<'a> {
         self.as_number()?.parse().ok()
     }
 
-    /// The members of an object, in order, duplicate names included (the last one counts); empty for anything else.
+    /// The members of an object, in order, duplicate names included (the last one counts); empty
+    /// for anything else.
     pub fn members(self) -> MemberList<'a> {
         if self.kind() != JsonKind::Object {
             return MemberList::new();
@@ -203,7 +211,8 @@ impl<'a> Json<'a> {
         self.members().into_iter().rev().find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
-    /// The value as `serde_json`'s: numbers beyond 64 bits rounded to a double, those beyond a double to the largest of their sign.
+    /// The value as `serde_json`'s: numbers beyond 64 bits rounded to a double, those beyond a
+    /// double to the largest of their sign.
     pub fn to_value(self) -> serde_json::Value {
         serde_json::from_str(self.0).unwrap_or_else(|_| self.to_clamped_value())
     }
@@ -211,23 +220,32 @@ impl<'a> Json<'a> {
     /// `serde_json` refuses a number beyond a double's range; this way round it is slower.
     fn to_clamped_value(self) -> serde_json::Value {
         match self.kind() {
-            JsonKind::Object => self.members().into_iter().map(|(name, value)| (name.into_owned(), value.to_clamped_value())).collect(),
+            JsonKind::Object => self
+                .members()
+                .into_iter()
+                .map(|(name, value)| (name.into_owned(), value.to_clamped_value()))
+                .collect(),
             JsonKind::Array => self.elements().into_iter().map(Self::to_clamped_value).collect(),
-            JsonKind::Number if self.0.starts_with('-') => serde_json::from_str(self.0).unwrap_or_else(|_| f64::MIN.into()),
+            JsonKind::Number if self.0.starts_with('-') => {
+                serde_json::from_str(self.0).unwrap_or_else(|_| f64::MIN.into())
+            }
             JsonKind::Number => serde_json::from_str(self.0).unwrap_or_else(|_| f64::MAX.into()),
-            JsonKind::Null | JsonKind::Bool | JsonKind::String => serde_json::from_str(self.0).unwrap_or_default(),
+            JsonKind::Null | JsonKind::Bool | JsonKind::String => {
+                serde_json::from_str(self.0).unwrap_or_default()
+            }
         }
     }
 
-    /// Appends the value as compact UTF-8: no white space, no needless escapes, order and number text as published, one member a name.
+    /// Appends the value as compact UTF-8: no white space, no needless escapes, order and number
+    /// text as published, one member a name.
     pub fn write_compact(self, out: &mut String) {
         if !self.write_unique(out) {
             self.write_last(out);
         }
     }
 
-    /// Does what [`Json::write_compact`] does, in one pass. Returns `false`, and appends nothing, where an object may have two members of
-    /// one name.
+    /// Does what [`Json::write_compact`] does, in one pass. Returns `false`, and appends nothing,
+    /// where an object may have two members of one name.
     pub(crate) fn write_unique(self, out: &mut String) -> bool {
         let before = out.len();
         let is_done = compact::write(self.0, out);
@@ -237,12 +255,14 @@ impl<'a> Json<'a> {
         is_done
     }
 
-    /// Does what [`Json::write_compact`] does, whatever the names: each level is read once more than the one above it.
+    /// Does what [`Json::write_compact`] does, whatever the names: each level is read once more
+    /// than the one above it.
     pub(crate) fn write_last(self, out: &mut String) {
         match self.kind() {
             JsonKind::Object => {
                 let members = self.members();
-                let last_of_name: HashMap<&str, Json<'_>> = members.iter().map(|(name, value)| (name.as_ref(), *value)).collect();
+                let last_of_name: HashMap<&str, Json<'_>> =
+                    members.iter().map(|(name, value)| (name.as_ref(), *value)).collect();
                 let has_duplicates = last_of_name.len() < members.len();
                 let mut written = HashSet::new();
                 out.push('{');
@@ -251,7 +271,11 @@ impl<'a> Json<'a> {
                     if has_duplicates && !written.insert(name.as_ref()) {
                         continue;
                     }
-                    let value = if has_duplicates { last_of_name.get(name.as_ref()).unwrap_or(value) } else { value };
+                    let value = if has_duplicates {
+                        last_of_name.get(name.as_ref()).unwrap_or(value)
+                    } else {
+                        value
+                    };
                     if !std::mem::take(&mut first) {
                         out.push(',');
                     }
@@ -329,7 +353,11 @@ fn read_value(text: &str) -> Result<Json<'_>, JsonError> {
 fn syntax(text: &str, error: &serde_json::Error) -> JsonError {
     let (line, column) = (error.line(), error.column());
     match error.classify() {
-        serde_json::error::Category::Eof if text.trim_matches([' ', '\t', '\n', '\r']).is_empty() => JsonError::Empty,
+        serde_json::error::Category::Eof
+            if text.trim_matches([' ', '\t', '\n', '\r']).is_empty() =>
+        {
+            JsonError::Empty
+        }
         serde_json::error::Category::Eof => JsonError::Unfinished { line, column },
         _ => JsonError::Syntax { line, column },
     }
@@ -343,7 +371,8 @@ fn read_members(text: &str) -> Result<(Json<'_>, MemberList<'_>), JsonError> {
     }
     let mut members = MemberList::new();
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let read = deserializer.deserialize_map(Members(&mut members)).and_then(|()| deserializer.end());
+    let read =
+        deserializer.deserialize_map(Members(&mut members)).and_then(|()| deserializer.end());
     if let Err(error) = read {
         // A name that is no text ends this pass early, and the other says so.
         Json::parse(text)?;
@@ -358,7 +387,8 @@ fn read_members(text: &str) -> Result<(Json<'_>, MemberList<'_>), JsonError> {
     Ok((Json(value), members))
 }
 
-/// Whether every `\\u` escape of half a surrogate pair stands beside its other half. The text is JSON: backslashes stand in strings alone.
+/// Whether every `\\u` escape of half a surrogate pair stands beside its other half. The text is
+/// JSON: backslashes stand in strings alone.
 fn surrogates_are_paired(text: &str) -> bool {
     let bytes = text.as_bytes();
     let unit = |at: usize| -> Option<u16> {
@@ -433,7 +463,10 @@ struct Name;
 impl<'de> DeserializeSeed<'de> for Name {
     type Value = Cow<'de, str>;
 
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_str(self)
     }
 }

@@ -1,8 +1,9 @@
 //! A message as one line of JSON: what `plan` and `publish --file` read and `dlq --json` prints.
 //!
-//! `{"exchange": …, "routing_key": …, "headers": {…}, "properties": {…}, "body": …}`; `body_base64` instead of `body` where the bytes are no
-//! UTF-8. What JSON has no word for stands in a header as an object of one member: `{"$timestamp": seconds}`, `{"$base64": …}` (bytes that are no
-//! UTF-8), `{"$double": "NaN"}` (also `inf`, `-inf`). A member `dead_letter` is passed over.
+//! `{"exchange": …, "routing_key": …, "headers": {…}, "properties": {…}, "body": …}`; `body_base64`
+//! instead of `body` where the bytes are no UTF-8. What JSON has no word for stands in a header as
+//! an object of one member: `{"$timestamp": seconds}`, `{"$base64": …}` (bytes that are no UTF-8),
+//! `{"$double": "NaN"}` (also `inf`, `-inf`). A member `dead_letter` is passed over.
 
 use std::borrow::Cow;
 
@@ -91,7 +92,9 @@ pub enum LineError {
         expected: &'static str,
     },
     /// A property that AMQP 0-9-1 does not have.
-    #[error("`properties.{0}` is no AMQP 0-9-1 property: publisher-defined names belong in `headers`")]
+    #[error(
+        "`properties.{0}` is no AMQP 0-9-1 property: publisher-defined names belong in `headers`"
+    )]
     UnknownProperty(String),
     /// A member that no message has.
     #[error(
@@ -104,8 +107,9 @@ pub enum LineError {
 }
 
 impl OwnedMessage {
-    /// Reads a line. One with `body` or `body_base64` and otherwise only `exchange`, `routing_key`, `headers`, `properties` is a whole message; any
-    /// other, JSON or not, is a body with an empty routing key.
+    /// Reads a line. One with `body` or `body_base64` and otherwise only `exchange`, `routing_key`,
+    /// `headers`, `properties` is a whole message; any other, JSON or not, is a body with an empty
+    /// routing key.
     ///
     /// # Errors
     /// [`LineError`] where a whole message has a field that does not read.
@@ -134,10 +138,14 @@ impl OwnedMessage {
                 }
             } = Some(value);
         }
-        let is_of_events = |name: &str| matches!(name, "type" | "specversion" | "op" | "data" | "payload");
+        let is_of_events =
+            |name: &str| matches!(name, "type" | "specversion" | "op" | "data" | "payload");
         if let Some(unknown) = unknown {
-            // With a body and a routing key it was meant as a whole message; a payload of its own may have members of these names too.
-            let is_meant = (body.is_some() || body_base64.is_some()) && routing_key.is_some() && !is_of_events(&unknown);
+            // With a body and a routing key it was meant as a whole message; a payload of its own
+            // may have members of these names too.
+            let is_meant = (body.is_some() || body_base64.is_some())
+                && routing_key.is_some()
+                && !is_of_events(&unknown);
             return if is_meant { Err(LineError::UnknownMember(unknown)) } else { Ok(bare()) };
         }
         message.body = match (body, body_base64) {
@@ -148,12 +156,15 @@ impl OwnedMessage {
                 JsonKind::Object | JsonKind::Array => body.text().as_bytes().to_vec(),
                 _ => return Err(field("body", "text, an object or an array")),
             },
-            (None, Some(encoded)) => bytes(encoded).ok_or_else(|| field("body_base64", "padded standard base64"))?,
+            (None, Some(encoded)) => {
+                bytes(encoded).ok_or_else(|| field("body_base64", "padded standard base64"))?
+            }
         };
-        let name = |value: Option<Json<'_>>, name: &str| match value.filter(|value| !value.is_null()) {
-            Some(value) => text(value, name),
-            None => Ok(String::new()),
-        };
+        let name =
+            |value: Option<Json<'_>>, name: &str| match value.filter(|value| !value.is_null()) {
+                Some(value) => text(value, name),
+                None => Ok(String::new()),
+            };
         message.exchange = name(exchange, "exchange")?;
         message.routing_key = name(routing_key, "routing_key")?;
         for (name, value) in table(headers, "headers")? {
@@ -166,7 +177,8 @@ impl OwnedMessage {
         Ok(message)
     }
 
-    /// Writes the line, without a line feed. Empty and absent fields are left out, all but `routing_key` and the body.
+    /// Writes the line, without a line feed. Empty and absent fields are left out, all but
+    /// `routing_key` and the body.
     pub fn to_line(&self) -> String {
         let mut out = String::with_capacity(self.body.len() + 256);
         out.push('{');
@@ -220,7 +232,12 @@ impl OwnedMessage {
                 event_type: properties.event_type.as_deref(),
                 timestamp_s: properties.timestamp_s,
             },
-            headers: Headers(self.headers.iter().map(|(name, value)| (Cow::Borrowed(name.as_str()), value.borrowed())).collect()),
+            headers: Headers(
+                self.headers
+                    .iter()
+                    .map(|(name, value)| (Cow::Borrowed(name.as_str()), value.borrowed()))
+                    .collect(),
+            ),
             body: &self.body,
             // A line has lost what a signature could be checked by: enough to read the event.
             origin: if self.exchange.is_empty() { Origin::Unsigned } else { Origin::Publisher },
@@ -248,13 +265,20 @@ impl OwnedValue {
             JsonKind::String => Self::Text(value.as_str().unwrap_or_default().into_owned()),
             JsonKind::Number => match value.text().parse() {
                 Ok(integer) => Self::Integer(integer),
-                Err(_) if value.text().contains(['.', 'e', 'E']) => {
-                    Self::Double(value.text().parse().ok().filter(|double: &f64| double.is_finite()).ok_or_else(|| header_field(header))?)
-                }
+                Err(_) if value.text().contains(['.', 'e', 'E']) => Self::Double(
+                    value
+                        .text()
+                        .parse()
+                        .ok()
+                        .filter(|double: &f64| double.is_finite())
+                        .ok_or_else(|| header_field(header))?,
+                ),
                 Err(_) => return Err(header_field(header)),
             },
             JsonKind::Array => Self::Json(value.text().to_owned()),
-            JsonKind::Object => Self::tagged(value).unwrap_or_else(|| Self::Json(value.text().to_owned())),
+            JsonKind::Object => {
+                Self::tagged(value).unwrap_or_else(|| Self::Json(value.text().to_owned()))
+            }
         })
     }
 
@@ -285,7 +309,9 @@ impl OwnedValue {
             Self::Bool(bool) => out.push_str(if *bool { "true" } else { "false" }),
             Self::Timestamp(seconds) => out.push_str(&format!("{{\"$timestamp\":{seconds}}}")),
             Self::Null => out.push_str("null"),
-            Self::Bytes(bytes) => out.push_str(&format!("{{\"$base64\":\"{}\"}}", BASE64.encode(bytes))),
+            Self::Bytes(bytes) => {
+                out.push_str(&format!("{{\"$base64\":\"{}\"}}", BASE64.encode(bytes)))
+            }
             // The line must stay one line.
             Self::Json(text) => match Json::parse(text) {
                 Ok(json) => json.write_compact(out),
@@ -310,16 +336,19 @@ impl OwnedProperties {
             "cluster_id" => &mut self.cluster_id,
             "delivery_mode" | "priority" => {
                 let number = number(value, name, "an integer from 0 to 255")?;
-                *(if name == "priority" { &mut self.priority } else { &mut self.delivery_mode }) = number;
+                *(if name == "priority" { &mut self.priority } else { &mut self.delivery_mode }) =
+                    number;
                 return Ok(());
             }
             "timestamp" => {
-                self.timestamp_s = number(value, name, "a whole number of seconds since the Unix epoch")?;
+                self.timestamp_s =
+                    number(value, name, "a whole number of seconds since the Unix epoch")?;
                 return Ok(());
             }
             _ => return Err(LineError::UnknownProperty(name.to_owned())),
         };
-        *slot = if value.is_null() { None } else { Some(text(value, &format!("properties.{name}"))?) };
+        *slot =
+            if value.is_null() { None } else { Some(text(value, &format!("properties.{name}"))?) };
         Ok(())
     }
 
@@ -379,7 +408,11 @@ fn text(value: Json<'_>, name: &str) -> Result<String, LineError> {
     value.as_str().map(Cow::into_owned).ok_or_else(|| field(name, "text"))
 }
 
-fn number<N: std::str::FromStr>(value: Json<'_>, property: &str, expected: &'static str) -> Result<Option<N>, LineError> {
+fn number<N: std::str::FromStr>(
+    value: Json<'_>,
+    property: &str,
+    expected: &'static str,
+) -> Result<Option<N>, LineError> {
     if value.is_null() {
         return Ok(None);
     }

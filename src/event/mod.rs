@@ -1,4 +1,5 @@
-//! Bytes → [`Event`]: what a message means, whoever published it. Knows no socket, clock or runtime.
+//! Bytes → [`Event`]: what a message means, whoever published it. Knows no socket, clock or
+//! runtime.
 
 mod amqp10;
 mod body;
@@ -124,7 +125,8 @@ pub enum Form {
 
 impl Form {
     /// Every form, in order of precedence.
-    pub const ALL: [Self; 6] = [Self::Binary, Self::Structured, Self::Debezium, Self::Header, Self::Envelope, Self::Bare];
+    pub const ALL: [Self; 6] =
+        [Self::Binary, Self::Structured, Self::Debezium, Self::Header, Self::Envelope, Self::Bare];
 
     /// The name in the header `unstale-form`.
     pub const fn as_str(self) -> &'static str {
@@ -237,7 +239,11 @@ impl Event<'_> {
             form: self.form,
             exchange: owned(self.exchange),
             routing_key: owned(self.routing_key),
-            attributes: self.attributes.into_iter().map(|(name, value)| (owned(name), owned(value))).collect(),
+            attributes: self
+                .attributes
+                .into_iter()
+                .map(|(name, value)| (owned(name), owned(value)))
+                .collect(),
         }
     }
 }
@@ -247,14 +253,16 @@ impl Event<'_> {
 pub enum Decoded<'a> {
     /// An event.
     Event(Event<'a>),
-    /// A message without a body. It is an event if rules know its type ([`Decoded::if_known`]), and a tombstone of Debezium otherwise.
+    /// A message without a body. It is an event if rules know its type ([`Decoded::if_known`]), and
+    /// a tombstone of Debezium otherwise.
     Bodiless(Event<'a>),
     /// Nothing to do, on purpose: acknowledged and counted.
     Tombstone,
 }
 
 impl Decoded<'_> {
-    /// Decides about a message without a body: an event, or a tombstone if `is_known` denies its type.
+    /// Decides about a message without a body: an event, or a tombstone if `is_known` denies its
+    /// type.
     #[must_use]
     pub fn if_known(self, is_known: impl FnOnce(&str) -> bool) -> Self {
         match self {
@@ -274,7 +282,8 @@ impl Decoded<'_> {
     }
 }
 
-/// Why a message is no event: the dead letter's `malformed`. Its text names fields and limits, never values.
+/// Why a message is no event: the dead letter's `malformed`. Its text names fields and limits,
+/// never values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(pub Cow<'static, str>);

@@ -25,14 +25,24 @@ impl<'a> Object<'a> {
     pub(super) fn parse(body: &'a [u8], what: &str) -> Result<Self, Malformed> {
         let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
         let text = std::str::from_utf8(body).map_err(|error| {
-            malformed(format!("{what} is not UTF-8 from byte {} on: publish one JSON object in UTF-8", error.valid_up_to()))
+            malformed(format!(
+                "{what} is not UTF-8 from byte {} on: publish one JSON object in UTF-8",
+                error.valid_up_to()
+            ))
         })?;
         let (json, members) = Json::parse_members(text).map_err(|error| {
-            let most = if error == JsonError::TooDeep { "publish less nesting" } else { "publish one JSON object a message" };
+            let most = if error == JsonError::TooDeep {
+                "publish less nesting"
+            } else {
+                "publish one JSON object a message"
+            };
             malformed(format!("{what} is {error}: {most}"))
         })?;
         if json.kind() != JsonKind::Object {
-            return Err(malformed(format!("{what} is {}: publish one JSON object a message", json.kind())));
+            return Err(malformed(format!(
+                "{what} is {}: publish one JSON object a message",
+                json.kind()
+            )));
         }
         Ok(Self { json, members })
     }
@@ -65,7 +75,12 @@ impl<'a> Object<'a> {
 
     /// The member of that name, of several the last; null is as good as absent.
     pub(super) fn get(&self, name: &str) -> Option<Json<'a>> {
-        self.members.iter().rev().find(|(key, _)| key == name).map(|(_, value)| *value).filter(|value| !value.is_null())
+        self.members
+            .iter()
+            .rev()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| *value)
+            .filter(|value| !value.is_null())
     }
 
     /// The member as text: a string, or a number or boolean as it is written.
@@ -79,9 +94,10 @@ impl<'a> Object<'a> {
     /// When it is anything else.
     pub(super) fn object(&self, name: &str) -> Result<Option<Json<'a>>, Malformed> {
         match self.get(name) {
-            Some(value) if value.kind() != JsonKind::Object => {
-                Err(malformed(format!("`{name}` is {}: it must be a JSON object or absent", value.kind())))
-            }
+            Some(value) if value.kind() != JsonKind::Object => Err(malformed(format!(
+                "`{name}` is {}: it must be a JSON object or absent",
+                value.kind()
+            ))),
             value => Ok(value),
         }
     }
@@ -102,19 +118,30 @@ mod tests {
             (&b"[1]"[..], "the body is an array: publish one JSON object a message"),
             (b"\"x\"", "the body is a string: publish one JSON object a message"),
             (b"null", "the body is null: publish one JSON object a message"),
-            (b"{\"a\":}", "the body is not JSON: syntax error at line 1, column 6: publish one JSON object a message"),
-            (b"{\"a\":\xff}", "the body is not UTF-8 from byte 5 on: publish one JSON object in UTF-8"),
+            (
+                b"{\"a\":}",
+                "the body is not JSON: syntax error at line 1, column 6: publish one JSON object a message",
+            ),
+            (
+                b"{\"a\":\xff}",
+                "the body is not UTF-8 from byte 5 on: publish one JSON object in UTF-8",
+            ),
         ] {
             assert_eq!(Object::parse(body, "the body").unwrap_err().to_string(), message);
         }
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(100), "]".repeat(100));
         let error = Object::parse(deep.as_bytes(), "the body").unwrap_err();
-        assert_eq!(error.to_string(), "the body is nested deeper than 100 levels: publish less nesting");
+        assert_eq!(
+            error.to_string(),
+            "the body is nested deeper than 100 levels: publish less nesting"
+        );
     }
 
     #[test]
     fn members_are_found() {
-        let object = Object::parse(b"\xEF\xBB\xBF {\"a\":1,\"a\":true,\"n\":null,\"o\":{}}\n", "the body").unwrap();
+        let object =
+            Object::parse(b"\xEF\xBB\xBF {\"a\":1,\"a\":true,\"n\":null,\"o\":{}}\n", "the body")
+                .unwrap();
         assert_eq!(object.scalar("a").as_deref(), Some("true"));
         assert!(object.contains("n") && object.get("n").is_none());
         assert!(object.object("o").unwrap().is_some() && object.object("n").unwrap().is_none());

@@ -35,8 +35,12 @@ impl TypeFrom {
         match text.split_once(':') {
             None if text == "any" => Some(Self::Any),
             None if text == "routing_key" => Some(Self::RoutingKey),
-            Some(("header", name)) if !name.is_empty() && name.len() <= 255 => Some(Self::Header(kept(name))),
-            Some(("body", path)) if path.split('.').all(|name| !name.is_empty()) => Some(Self::Body(kept(path))),
+            Some(("header", name)) if !name.is_empty() && name.len() <= 255 => {
+                Some(Self::Header(kept(name)))
+            }
+            Some(("body", path)) if path.split('.').all(|name| !name.is_empty()) => {
+                Some(Self::Body(kept(path)))
+            }
             _ => None,
         }
     }
@@ -45,7 +49,9 @@ impl TypeFrom {
     pub(super) fn in_headers<'a>(self, headers: &'a Headers<'a>) -> Option<Cow<'a, str>> {
         let Self::Header(name) = self else { return None };
         match headers.get(name)? {
-            HeaderValue::Text(text) => Some(type_name(Cow::Borrowed(text))).filter(|name| !name.is_empty()),
+            HeaderValue::Text(text) => {
+                Some(type_name(Cow::Borrowed(text))).filter(|name| !name.is_empty())
+            }
             _ => None,
         }
     }
@@ -81,8 +87,8 @@ fn kept(name: &str) -> &'static str {
 
 /// Returns the name in a type as frameworks write it.
 ///
-/// `urn:message:Acme.Contracts:ProductUpdated` becomes `ProductUpdated`. An assembly's name and further types, behind a comma or a
-/// semicolon, are left out.
+/// `urn:message:Acme.Contracts:ProductUpdated` becomes `ProductUpdated`. An assembly's name and
+/// further types, behind a comma or a semicolon, are left out.
 pub(super) fn type_name(text: Cow<'_, str>) -> Cow<'_, str> {
     match text {
         Cow::Borrowed(text) => Cow::Borrowed(name_in(text)),
@@ -108,10 +114,27 @@ mod tests {
 
     #[test]
     fn settings_are_read_and_shown_alike() {
-        for text in ["any", "routing_key", "header:rbs2-msg-type", "header:a:b", "body:pattern", "body:meta.event.name"] {
+        for text in [
+            "any",
+            "routing_key",
+            "header:rbs2-msg-type",
+            "header:a:b",
+            "body:pattern",
+            "body:meta.event.name",
+        ] {
             assert_eq!(TypeFrom::parse(text).unwrap().to_string(), text);
         }
-        for text in ["", "body", "header", "header:", "body:", "body:a..b", "body:.a", "Any", "property:type"] {
+        for text in [
+            "",
+            "body",
+            "header",
+            "header:",
+            "body:",
+            "body:a..b",
+            "body:.a",
+            "Any",
+            "property:type",
+        ] {
             assert_eq!(TypeFrom::parse(text), None, "{text}");
         }
     }
@@ -122,7 +145,10 @@ mod tests {
             ("urn:message:Acme.Contracts:ProductUpdated", "ProductUpdated"),
             ("urn:message:ProductUpdated", "ProductUpdated"),
             ("urn:message:MassTransit:Fault[[Acme.Contracts:ProductUpdated]]", "Fault"),
-            ("Acme.Contracts.ProductUpdated, Acme.Contracts, Version=1.0.0.0", "Acme.Contracts.ProductUpdated"),
+            (
+                "Acme.Contracts.ProductUpdated, Acme.Contracts, Version=1.0.0.0",
+                "Acme.Contracts.ProductUpdated",
+            ),
             ("Acme.A;Acme.B", "Acme.A"),
             ("App\\Message\\ProductUpdated", "App\\Message\\ProductUpdated"),
             ("user.updated", "user.updated"),
@@ -135,7 +161,11 @@ mod tests {
 
     #[test]
     fn a_member_of_the_body_names_the_type() {
-        let body = Object::parse(br#"{"a":{"b":"x.y","n":1},"list":["urn:message:N:T","other"],"e":"","none":[]}"#, "it").unwrap();
+        let body = Object::parse(
+            br#"{"a":{"b":"x.y","n":1},"list":["urn:message:N:T","other"],"e":"","none":[]}"#,
+            "it",
+        )
+        .unwrap();
         let named = |path| TypeFrom::parse(&format!("body:{path}")).unwrap().in_body(&body);
         assert_eq!(named("a.b").as_deref(), Some("x.y"));
         assert_eq!(named("list").as_deref(), Some("T"));

@@ -1,12 +1,14 @@
-//! Where a copy of ours comes from: what its headers say of the first arrival and of the work so far.
+//! Where a copy of ours comes from: what its headers say of the first arrival and of the work so
+//! far.
 
 use super::{Form, HeaderValue, Message, Origin, header};
 
 /// What a republished message says of itself.
 ///
-/// A publisher's headers reach the default exchange too: the broker dead-letters through it, and so do a shovel and the management UI.
-/// Therefore a signature decides ([`Origin`]). Without one, the headers that say how the event is read are used, since a message of an
-/// older worker has no signature either; everything else reads as nothing, and all effects are done.
+/// A publisher's headers reach the default exchange too: the broker dead-letters through it, and so
+/// do a shovel and the management UI. Therefore a signature decides ([`Origin`]). Without one, the
+/// headers that say how the event is read are used, since a message of an older worker has no
+/// signature either; everything else reads as nothing, and all effects are done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provenance<'a> {
     /// The exchange of the first arrival; empty for the default exchange.
@@ -23,8 +25,8 @@ pub struct Provenance<'a> {
     pub arrived_offset: Option<u64>,
     /// When this copy was made: RFC 3339.
     pub time: Option<&'a str>,
-    /// Positions of the effects still to do, in ascending order; `None` for all, and for a list that does not read. See
-    /// [`Provenance::effects_by`].
+    /// Positions of the effects still to do, in ascending order; `None` for all, and for a list
+    /// that does not read. See [`Provenance::effects_by`].
     pub effects: Option<Vec<u32>>,
     /// The digest of the registry that `effects` counts by.
     pub registry: Option<&'a str>,
@@ -34,7 +36,8 @@ pub struct Provenance<'a> {
     pub event_id: Option<&'a str>,
     /// How the event was read.
     pub form: Option<Form>,
-    /// Why the copy stands where it stands: a [`Reason`](crate::reason::Reason)'s name, or one of another version.
+    /// Why the copy stands where it stands: a [`Reason`](crate::reason::Reason)'s name, or one of
+    /// another version.
     pub reason: Option<&'a str>,
     /// The reason in words.
     pub error: Option<&'a str>,
@@ -50,7 +53,11 @@ impl<'a> Provenance<'a> {
         Some(Self {
             exchange: headers.text(header::EXCHANGE).unwrap_or_default(),
             routing_key,
-            attempt: headers.get(header::ATTEMPT).filter(|_| is_signed).and_then(count).unwrap_or(0),
+            attempt: headers
+                .get(header::ATTEMPT)
+                .filter(|_| is_signed)
+                .and_then(count)
+                .unwrap_or(0),
             first_time: signed(header::FIRST_TIME),
             arrived_after: signed(header::ARRIVED_AFTER),
             arrived_offset: signed(header::ARRIVED_OFFSET).and_then(|offset| offset.parse().ok()),
@@ -65,7 +72,8 @@ impl<'a> Provenance<'a> {
         })
     }
 
-    /// The positions still to do under that registry: `None` means all of them, as it does when another registry counted.
+    /// The positions still to do under that registry: `None` means all of them, as it does when
+    /// another registry counted.
     pub fn effects_by(&self, registry_digest: &str) -> Option<&[u32]> {
         self.effects.as_deref().filter(|_| self.registry == Some(registry_digest))
     }
@@ -87,9 +95,13 @@ fn count(value: &HeaderValue<'_>) -> Option<u32> {
     }
 }
 
-/// An empty list would be a copy with nothing to do, which nobody makes: it is read as one that does not read.
+/// An empty list would be a copy with nothing to do, which nobody makes: it is read as one that
+/// does not read.
 fn positions(list: &str) -> Option<Vec<u32>> {
-    let mut positions = list.split(',').map(|position| position.trim().parse().ok()).collect::<Option<Vec<u32>>>()?;
+    let mut positions = list
+        .split(',')
+        .map(|position| position.trim().parse().ok())
+        .collect::<Option<Vec<u32>>>()?;
     positions.sort_unstable();
     positions.dedup();
     Some(positions)
@@ -104,7 +116,9 @@ mod tests {
         Message {
             exchange,
             routing_key: "unstale",
-            headers: Headers(headers.iter().map(|(name, value)| ((*name).into(), value.clone())).collect()),
+            headers: Headers(
+                headers.iter().map(|(name, value)| ((*name).into(), value.clone())).collect(),
+            ),
             origin: Origin::Worker,
             ..Message::default()
         }
@@ -130,7 +144,11 @@ mod tests {
         assert_eq!(provenance.form, Some(Form::Envelope));
         assert_eq!(provenance.reason, Some("redis_refused"));
         assert_eq!(provenance.effects_by("abc"), Some(&[1, 4][..]));
-        assert_eq!(provenance.effects_by("def"), None, "another registry counts otherwise: all are done");
+        assert_eq!(
+            provenance.effects_by("def"),
+            None,
+            "another registry counts otherwise: all are done"
+        );
     }
 
     #[test]
@@ -150,8 +168,14 @@ mod tests {
         let unsigned = Message { origin: Origin::Unsigned, ..message("", &headers) };
         let provenance = Provenance::of(&unsigned).unwrap();
         assert_eq!((provenance.exchange, provenance.routing_key), ("events", "user.updated"));
-        assert_eq!((provenance.event_type, provenance.form), (Some("user.updated"), Some(Form::Envelope)));
-        assert_eq!((provenance.attempt, provenance.effects.as_deref(), provenance.registry), (0, None, None));
+        assert_eq!(
+            (provenance.event_type, provenance.form),
+            (Some("user.updated"), Some(Form::Envelope))
+        );
+        assert_eq!(
+            (provenance.attempt, provenance.effects.as_deref(), provenance.registry),
+            (0, None, None)
+        );
         assert_eq!((provenance.first_time, provenance.arrived_after), (None, None));
         let publishers = Message { origin: Origin::Publisher, ..message("", &headers) };
         assert!(Provenance::of(&publishers).is_none());
@@ -162,7 +186,10 @@ mod tests {
         let headers = [(header::ROUTING_KEY, HeaderValue::Text("user.updated".into()))];
         assert!(Provenance::of(&message("events", &headers)).is_none());
         assert!(Provenance::of(&message("", &[])).is_none());
-        assert!(Provenance::of(&message("", &[(header::ROUTING_KEY, HeaderValue::Integer(1))])).is_none());
+        assert!(
+            Provenance::of(&message("", &[(header::ROUTING_KEY, HeaderValue::Integer(1))]))
+                .is_none()
+        );
     }
 
     #[test]
@@ -170,8 +197,13 @@ mod tests {
         for list in ["", ",", "1,", "-1", "1;2", "x", "99999999999"] {
             assert_eq!(positions(list), None, "{list:?}");
         }
-        for attempt in [HeaderValue::Integer(-1), HeaderValue::Bool(true), HeaderValue::Text("many".into())] {
-            let message = message("", &[(header::ROUTING_KEY, HeaderValue::Text("k".into())), (header::ATTEMPT, attempt)]);
+        for attempt in
+            [HeaderValue::Integer(-1), HeaderValue::Bool(true), HeaderValue::Text("many".into())]
+        {
+            let message = message(
+                "",
+                &[(header::ROUTING_KEY, HeaderValue::Text("k".into())), (header::ATTEMPT, attempt)],
+            );
             assert_eq!(Provenance::of(&message).unwrap().attempt, 0);
         }
     }

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 /// 9999-12-31T23:59:59Z, the last second that RFC 3339 can write.
 const LAST_SECOND: i64 = 253_402_300_799;
 
-/// The same moment in UTC; borrowed where it stands in the form that we write. `None` for what is no RFC 3339 time.
+/// The same moment in UTC; borrowed where it stands in the form that we write. `None` for what is
+/// no RFC 3339 time.
 pub(super) fn from_text(text: &str) -> Option<Cow<'_, str>> {
     let offset = offset_of(text)?;
     let timestamp: Timestamp = text.parse().ok()?;
@@ -23,16 +24,19 @@ enum Offset {
     Other,
 }
 
-/// Returns the offset of a text with the shape of an RFC 3339 time (section 5.6), which is narrower than what the parser reads.
+/// Returns the offset of a text with the shape of an RFC 3339 time (section 5.6), which is narrower
+/// than what the parser reads.
 ///
-/// `YYYY-MM-DD`, then `T`, `t` or a space, `HH:MM:SS`, a fraction, and `Z`, `z` or `+HH:MM` of less than a day.
+/// `YYYY-MM-DD`, then `T`, `t` or a space, `HH:MM:SS`, a fraction, and `Z`, `z` or `+HH:MM` of less
+/// than a day.
 fn offset_of(text: &str) -> Option<Offset> {
     let (date_and_time, rest) = text.as_bytes().split_at_checked(19)?;
-    let is_shaped = date_and_time.iter().zip(b"0000-00-00T00:00:00").all(|(byte, shape)| match shape {
-        b'0' => byte.is_ascii_digit(),
-        b'T' => matches!(byte, b'T' | b't' | b' '),
-        _ => byte == shape,
-    });
+    let is_shaped =
+        date_and_time.iter().zip(b"0000-00-00T00:00:00").all(|(byte, shape)| match shape {
+            b'0' => byte.is_ascii_digit(),
+            b'T' => matches!(byte, b'T' | b't' | b' '),
+            _ => byte == shape,
+        });
     let offset = match rest {
         [b'.', fraction @ ..] => {
             let digits = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -42,7 +46,14 @@ fn offset_of(text: &str) -> Option<Offset> {
     };
     match offset {
         b"Z" | b"z" if is_shaped => Some(Offset::Utc),
-        [b'+' | b'-', hour_1 @ b'0'..=b'2', hour_2 @ b'0'..=b'9', b':', b'0'..=b'5', b'0'..=b'9'] if is_shaped => {
+        [
+            b'+' | b'-',
+            hour_1 @ b'0'..=b'2',
+            hour_2 @ b'0'..=b'9',
+            b':',
+            b'0'..=b'5',
+            b'0'..=b'9',
+        ] if is_shaped => {
             let is_hour = *hour_1 < b'2' || *hour_2 < b'4';
             is_hour.then_some(Offset::Other)
         }
@@ -50,7 +61,8 @@ fn offset_of(text: &str) -> Option<Offset> {
     }
 }
 
-/// AMQP 0-9-1 counts seconds (section 4.2.5.4); some publishers give milliseconds, which as seconds lie beyond the year 9999 and are read as meant.
+/// AMQP 0-9-1 counts seconds (section 4.2.5.4); some publishers give milliseconds, which as seconds
+/// lie beyond the year 9999 and are read as meant.
 pub(super) fn from_unix_s(seconds: u64) -> Option<String> {
     let seconds = i64::try_from(seconds).ok()?;
     if seconds > LAST_SECOND {
@@ -59,7 +71,8 @@ pub(super) fn from_unix_s(seconds: u64) -> Option<String> {
     written(Timestamp::from_second(seconds).ok()?)
 }
 
-/// Milliseconds since the Unix epoch; microseconds, which as milliseconds lie beyond the year 9999, are read as meant.
+/// Milliseconds since the Unix epoch; microseconds, which as milliseconds lie beyond the year 9999,
+/// are read as meant.
 pub(super) fn from_unix_ms(milliseconds: i64) -> Option<String> {
     if milliseconds > LAST_SECOND * 1000 + 999 {
         return written(Timestamp::from_microsecond(milliseconds).ok()?);
@@ -101,8 +114,15 @@ mod tests {
 
     #[test]
     fn what_names_no_moment_is_none() {
-        for text in ["", "yesterday", "2026-01-02", "2026-01-02T03:04:05", "2026-13-02T03:04:05Z", "1700000000", "-000001-01-01T00:00:00Z"]
-        {
+        for text in [
+            "",
+            "yesterday",
+            "2026-01-02",
+            "2026-01-02T03:04:05",
+            "2026-13-02T03:04:05Z",
+            "1700000000",
+            "-000001-01-01T00:00:00Z",
+        ] {
             assert_eq!(from_text(text), None, "{text}");
         }
     }
@@ -139,10 +159,18 @@ mod tests {
     fn counts_become_utc() {
         assert_eq!(from_unix_s(0).as_deref(), Some("1970-01-01T00:00:00Z"));
         assert_eq!(from_unix_s(1_767_323_045).as_deref(), Some("2026-01-02T03:04:05Z"));
-        assert_eq!(from_unix_s(1_767_323_045_120).as_deref(), Some("2026-01-02T03:04:05.12Z"), "milliseconds by mistake");
+        assert_eq!(
+            from_unix_s(1_767_323_045_120).as_deref(),
+            Some("2026-01-02T03:04:05.12Z"),
+            "milliseconds by mistake"
+        );
         assert_eq!(from_unix_s(u64::MAX), None);
         assert_eq!(from_unix_ms(i64::MIN), None);
-        assert_eq!(from_unix_ms(1_562_202_942_666_382).as_deref(), Some("2019-07-04T01:15:42.666382Z"), "microseconds by mistake");
+        assert_eq!(
+            from_unix_ms(1_562_202_942_666_382).as_deref(),
+            Some("2019-07-04T01:15:42.666382Z"),
+            "microseconds by mistake"
+        );
     }
 
     proptest! {

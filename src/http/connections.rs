@@ -39,10 +39,16 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 /// [`STOP_GRACE`].
 pub(super) async fn serve(mut listener: TcpListener, routes: Router, shutdown: &CancellationToken) {
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES).keep_alive(false);
+    server
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .keep_alive(false);
     let mut open = Connections::default();
     // `Listener` waits for a moment where the process has no descriptor left.
-    while let Some((socket, _)) = shutdown.run_until_cancelled(Listener::accept(&mut listener)).await {
+    while let Some((socket, _)) =
+        shutdown.run_until_cancelled(Listener::accept(&mut listener)).await
+    {
         open.make_room().await;
         open.spawn(socket, &server, routes.clone());
     }
@@ -87,7 +93,8 @@ impl Connections {
     }
 
     fn spawn(&mut self, socket: TcpStream, server: &http1::Builder, routes: Router) {
-        let connection = server.serve_connection(TokioIo::new(socket), TowerToHyperService::new(routes));
+        let connection =
+            server.serve_connection(TokioIo::new(socket), TowerToHyperService::new(routes));
         let task = self.tasks.spawn(async {
             // A client that is too slow, breaks off or speaks no HTTP concerns nobody else.
             let _ = timeout(CONNECTION_TIMEOUT, connection).await;

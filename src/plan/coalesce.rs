@@ -1,19 +1,27 @@
-//! Effects of many events → the fewest operations that leave Redis as the effects would, one by one, in order of arrival.
+//! Effects of many events → the fewest operations that leave Redis as the effects would, one by
+//! one, in order of arrival.
 //!
 //! Why each shortcut is exact (keys of a tag that still drains aside, which may turn into misses):
-//! - A deletion commutes with everything but operations on the same key: it removes no key from a tag's set and reads none. So the deletions
-//!   of keys that nothing must precede go first, together.
-//! - What a later deletion or write of a key makes unseen is dropped: deletions, expiries, counters and writes without tags. A write with tags
-//!   also fills the tags' sets, which a deletion leaves alone: it stays, and the deletion stays behind it; a later write replaces it only
-//!   where that fills the same sets for at least as long.
-//! - Of two invalidations of a tag the second finds an empty set, unless a write with that tag lies between.
+//! - A deletion commutes with everything but operations on the same key: it removes no key from a
+//!   tag's set and reads none. So the deletions of keys that nothing must precede go first,
+//!   together.
+//! - What a later deletion or write of a key makes unseen is dropped: deletions, expiries, counters
+//!   and writes without tags. A write with tags also fills the tags' sets, which a deletion leaves
+//!   alone: it stays, and the deletion stays behind it; a later write replaces it only where that
+//!   fills the same sets for at least as long.
+//! - Of two invalidations of a tag the second finds an empty set, unless a write with that tag lies
+//!   between.
 //! - Two bumps of a counter add up, unless an invalidation between them may have deleted it.
-//! - Of two expiries the sooner one counts; an invalidation between them deletes the key in both orders.
-//! - What is warmed only if it was cached must learn that at its own turn: its deletion keeps its place. What is served while it loads is no
-//!   deletion: it keeps its place too, behind everything on its key.
-//! - A key that may itself be a tag's set shares none of this: it keeps its place, and nothing moves across it.
-//! - Whether a versioned write sets its key, only Redis can tell: it makes unseen nothing but older writes of its entity, which set the key
-//!   only where it would. One that is older than what stands before it in the batch does nothing, and gives way. Raising a fence is a join
+//! - Of two expiries the sooner one counts; an invalidation between them deletes the key in both
+//!   orders.
+//! - What is warmed only if it was cached must learn that at its own turn: its deletion keeps its
+//!   place. What is served while it loads is no deletion: it keeps its place too, behind everything
+//!   on its key.
+//! - A key that may itself be a tag's set shares none of this: it keeps its place, and nothing
+//!   moves across it.
+//! - Whether a versioned write sets its key, only Redis can tell: it makes unseen nothing but older
+//!   writes of its entity, which set the key only where it would. One that is older than what
+//!   stands before it in the batch does nothing, and gives way. Raising a fence is a join
 //!   ([`Mark`]): what is dropped leaves its version to the deletion that made it unseen.
 
 #[cfg(test)]
@@ -54,7 +62,8 @@ struct KeyState {
 }
 
 impl<'e> Batch<'e> {
-    /// An empty batch. Keys that begin with `tag_prefix` (`UNSTALE_TAG_PREFIX`) may be sets of tags and are left in their place.
+    /// An empty batch. Keys that begin with `tag_prefix` (`UNSTALE_TAG_PREFIX`) may be sets of tags
+    /// and are left in their place.
     pub fn new(tag_prefix: &'e str, effects: usize) -> Self {
         Self {
             tag_prefix,
@@ -75,7 +84,8 @@ impl<'e> Batch<'e> {
         self.add_effect(slot, effect, false);
     }
 
-    /// Adds an effect that was tried before: what was to be warmed only if it was cached was cached then.
+    /// Adds an effect that was tried before: what was to be warmed only if it was cached was cached
+    /// then.
     pub fn push_again(&mut self, slot: Slot, effect: &'e Effect) {
         self.add_effect(slot, effect, true);
     }
@@ -87,7 +97,9 @@ impl<'e> Batch<'e> {
         let arrival = Arrival { target: &effect.target, rule: effect.rule, mark, share };
         let deletion = match &effect.action {
             Action::InvalidateTag => self.invalidate(arrival),
-            action if effect.target.starts_with(self.tag_prefix) => self.keep_in_place(arrival, action, slot, again),
+            action if effect.target.starts_with(self.tag_prefix) => {
+                self.keep_in_place(arrival, action, slot, again)
+            }
             Action::Delete => self.delete(arrival),
             Action::Warm(warm) => return self.warm(arrival, warm, slot, again),
             Action::BumpVersion => return self.bump(arrival),
@@ -101,8 +113,15 @@ impl<'e> Batch<'e> {
 
     /// The operations in the order in which Redis is to do them.
     pub fn finish(self) -> Plan<'e> {
-        let place = |place| move |(_, operation): &(usize, &Operation<'_>)| operation.place == place;
-        let ids = |wanted| self.operations.iter().enumerate().filter(place(wanted)).map(|(index, _)| OperationId(id(index)));
+        let place =
+            |place| move |(_, operation): &(usize, &Operation<'_>)| operation.place == place;
+        let ids = |wanted| {
+            self.operations
+                .iter()
+                .enumerate()
+                .filter(place(wanted))
+                .map(|(index, _)| OperationId(id(index)))
+        };
         let mut front: Vec<_> = ids(Place::Front).collect();
         front.sort_by_key(|operation| {
             let operation = &self.operations[operation.index()];
@@ -123,7 +142,8 @@ impl<'e> Batch<'e> {
     fn warm(&mut self, arrival: Arrival<'e>, warm: &Warm, slot: Slot, again: bool) {
         let only_if_existed = warm.only == Only::Present && !again;
         let newest = self.keys.get(arrival.target).and_then(|state| state.newest.or(state.front));
-        let newest_is = |command| newest.filter(|&newest| self.operations[newest.index()].command == command);
+        let newest_is =
+            |command| newest.filter(|&newest| self.operations[newest.index()].command == command);
         let after = match warm.stale {
             Stale::Drop if only_if_existed => {
                 if newest_is(Command::Delete).is_some() {
@@ -135,9 +155,12 @@ impl<'e> Batch<'e> {
             }
             Stale::Drop => self.delete(arrival),
             Stale::Serve => {
-                let unmoved = |&newest: &OperationId| self.last_invalidation.is_none_or(|last| last < newest);
+                let unmoved =
+                    |&newest: &OperationId| self.last_invalidation.is_none_or(|last| last < newest);
                 let same = newest_is(Command::Serve).filter(unmoved);
-                match same.filter(|&same| is_one_family(self.operations[same.index()].mark, arrival.mark)) {
+                match same
+                    .filter(|&same| is_one_family(self.operations[same.index()].mark, arrival.mark))
+                {
                     Some(same) => {
                         let operation = &mut self.operations[same.index()];
                         operation.mark = joined(operation.mark, arrival.mark);
@@ -156,14 +179,22 @@ impl<'e> Batch<'e> {
         let mut state = self.keys.get(arrival.target).copied().unwrap_or_default();
         let unseen_from = self.shares_of_unseen(&mut state, &mut arrival.mark);
         let existing = state.newest.or(state.front);
-        let is_same = |existing: &Operation<'e>| existing.command == Command::Delete && is_one_family(existing.mark, arrival.mark);
-        let deletion = if let Some(existing) = existing.filter(|&existing| is_same(&self.operations[existing.index()])) {
+        let is_same = |existing: &Operation<'e>| {
+            existing.command == Command::Delete && is_one_family(existing.mark, arrival.mark)
+        };
+        let deletion = if let Some(existing) =
+            existing.filter(|&existing| is_same(&self.operations[existing.index()]))
+        {
             let operation = &mut self.operations[existing.index()];
             operation.mark = joined(operation.mark, arrival.mark);
             self.absorb(existing, arrival);
             existing
         } else {
-            let place = if self.hoisting && state.newest.is_none() && state.front.is_none() { Place::Front } else { Place::InOrder };
+            let place = if self.hoisting && state.newest.is_none() && state.front.is_none() {
+                Place::Front
+            } else {
+                Place::InOrder
+            };
             let deletion = self.add(arrival, Command::Delete, place, state.newest);
             if place == Place::Front {
                 state.front = Some(deletion);
@@ -177,9 +208,13 @@ impl<'e> Batch<'e> {
         deletion
     }
 
-    /// Drops the newest operations on a key as far as a deletion makes them unseen and can raise the fence for them, and returns the list of
-    /// their shares.
-    fn shares_of_unseen(&mut self, state: &mut KeyState, mark: &mut Option<Mark<'e>>) -> Option<(u32, u32)> {
+    /// Drops the newest operations on a key as far as a deletion makes them unseen and can raise
+    /// the fence for them, and returns the list of their shares.
+    fn shares_of_unseen(
+        &mut self,
+        state: &mut KeyState,
+        mark: &mut Option<Mark<'e>>,
+    ) -> Option<(u32, u32)> {
         let mut unseen = None;
         while let Some(newest) = state.newest {
             let operation = self.operations[newest.index()];
@@ -203,10 +238,12 @@ impl<'e> Batch<'e> {
         let mut unseen = None;
         let mut newer: Option<OperationId> = None;
         let mut current = state.newest;
-        // What stays between may be done, or not, for the version of what came before it; and the arrival for that of what stays.
+        // What stays between may be done, or not, for the version of what came before it; and the
+        // arrival for that of what stays.
         let mut version_between = false;
         while let Some(operation) = current {
-            let Operation { command, previous, mark, asks, .. } = self.operations[operation.index()];
+            let Operation { command, previous, mark, asks, .. } =
+                self.operations[operation.index()];
             if asks {
                 break;
             }
@@ -239,16 +276,19 @@ impl<'e> Batch<'e> {
         }
     }
 
-    /// The operation on a key that leaves nothing to do for a write of that version: what stands before raised the fence beyond it.
+    /// The operation on a key that leaves nothing to do for a write of that version: what stands
+    /// before raised the fence beyond it.
     fn newer_than(&self, mark: Mark<'e>, state: KeyState) -> Option<OperationId> {
         let mut newest = true;
         let mut current = state.newest.or(state.front);
         while let Some(id) = current {
             let operation = &self.operations[id.index()];
             if let Some(before) = operation.mark.filter(|before| before.is_of_family(&mark)) {
-                let is_lower = (before.version.digits.len(), &before.version.digits) > (mark.version.digits.len(), &mark.version.digits);
-                // The same event once more does nothing, or deletes where another event had the same version. That deletion is seen if the
-                // key was set since, or if the operation before it left the value alone.
+                let is_lower = (before.version.digits.len(), &before.version.digits)
+                    > (mark.version.digits.len(), &mark.version.digits);
+                // The same event once more does nothing, or deletes where another event had the
+                // same version. That deletion is seen if the key was set since, or if the operation
+                // before it left the value alone.
                 let decides_the_value = newest && operation.command != Command::Serve;
                 if is_lower || (decides_the_value && mark.against(&before) == Standing::Old) {
                     return Some(id);
@@ -262,7 +302,8 @@ impl<'e> Batch<'e> {
 
     fn bump(&mut self, arrival: Arrival<'e>) {
         let state = self.keys.entry(arrival.target).or_default();
-        if let Some(newest) = state.newest.filter(|&newest| self.last_invalidation.is_none_or(|last| last < newest))
+        if let Some(newest) =
+            state.newest.filter(|&newest| self.last_invalidation.is_none_or(|last| last < newest))
             && let Command::Bump(by) = &mut self.operations[newest.index()].command
             && let Some(sum) = by.checked_add(1)
         {
@@ -276,7 +317,11 @@ impl<'e> Batch<'e> {
     fn expire(&mut self, arrival: Arrival<'e>, expiry: Expiry) {
         let mut current = self.keys.entry(arrival.target).or_default().newest;
         while let Some(operation) = current {
-            let Operation { command: Command::Expire(earlier), previous, .. } = &mut self.operations[operation.index()] else { break };
+            let Operation { command: Command::Expire(earlier), previous, .. } =
+                &mut self.operations[operation.index()]
+            else {
+                break;
+            };
             if let Some(sooner) = sooner(*earlier, expiry) {
                 *earlier = sooner;
                 return self.absorb(operation, arrival);
@@ -298,7 +343,13 @@ impl<'e> Batch<'e> {
     }
 
     /// A key that may be a tag's set: what it holds decides what an invalidation deletes.
-    fn keep_in_place(&mut self, arrival: Arrival<'e>, action: &'e Action, slot: Slot, again: bool) -> OperationId {
+    fn keep_in_place(
+        &mut self,
+        arrival: Arrival<'e>,
+        action: &'e Action,
+        slot: Slot,
+        again: bool,
+    ) -> OperationId {
         let command = match action {
             Action::Warm(warm) if warm.stale == Stale::Serve => Command::Serve,
             Action::Delete | Action::Warm(_) => Command::Delete,
@@ -309,7 +360,11 @@ impl<'e> Batch<'e> {
         };
         let operation = self.add(arrival, command, Place::InOrder, None);
         if let Action::Warm(warm) = action {
-            self.warms.push(Load { slot, after: operation, only_if_existed: warm.only == Only::Present && !again });
+            self.warms.push(Load {
+                slot,
+                after: operation,
+                only_if_existed: warm.only == Only::Present && !again,
+            });
         }
         self.keys.clear();
         self.tags.clear();
@@ -317,7 +372,13 @@ impl<'e> Batch<'e> {
         operation
     }
 
-    fn add(&mut self, arrival: Arrival<'e>, command: Command<'e>, place: Place, previous: Option<OperationId>) -> OperationId {
+    fn add(
+        &mut self,
+        arrival: Arrival<'e>,
+        command: Command<'e>,
+        place: Place,
+        previous: Option<OperationId>,
+    ) -> OperationId {
         let operation = OperationId(id(self.operations.len()));
         let Arrival { target, rule, mark, share } = arrival;
         self.operations.push(Operation {
@@ -379,15 +440,23 @@ struct Arrival<'e> {
     share: u32,
 }
 
-/// Whether the later write of a key leaves nothing to be seen of the earlier one: it is done wherever that one is, and fills the same sets.
-/// They are filled in order, up to the first that is refused: those of the earlier one must come first.
-fn gives_way((earlier, before): (&Write, Option<Mark<'_>>), (later, mark): (&Write, Option<Mark<'_>>)) -> bool {
+/// Whether the later write of a key leaves nothing to be seen of the earlier one: it is done
+/// wherever that one is, and fills the same sets. They are filled in order, up to the first that is
+/// refused: those of the earlier one must come first.
+fn gives_way(
+    (earlier, before): (&Write, Option<Mark<'_>>),
+    (later, mark): (&Write, Option<Mark<'_>>),
+) -> bool {
     let is_done = match (before, mark) {
         (None, None) => true,
-        (Some(before), Some(mark)) => mark.is_of_family(&before) && mark.against(&before) == Standing::Newer,
+        (Some(before), Some(mark)) => {
+            mark.is_of_family(&before) && mark.against(&before) == Standing::Newer
+        }
         _ => false,
     };
-    is_done && (earlier.tags.is_empty() || (outlasts(later.expiry, earlier.expiry) && later.tags.starts_with(&earlier.tags)))
+    is_done
+        && (earlier.tags.is_empty()
+            || (outlasts(later.expiry, earlier.expiry) && later.tags.starts_with(&earlier.tags)))
 }
 
 /// Whether one operation can raise the fence for both.
@@ -416,14 +485,17 @@ fn outlasts(first: Expiry, second: Expiry) -> bool {
 fn sooner(first: Expiry, second: Expiry) -> Option<Expiry> {
     match (first, second) {
         (Expiry::At(at), Expiry::At(other)) => Some(Expiry::At(at.min(other))),
-        (Expiry::After { ttl, jitter }, Expiry::After { ttl: other, jitter: spread }) if jitter == spread => {
+        (Expiry::After { ttl, jitter }, Expiry::After { ttl: other, jitter: spread })
+            if jitter == spread =>
+        {
             Some(Expiry::After { ttl: ttl.min(other), jitter })
         }
         _ => None,
     }
 }
 
-/// A place in a list that is never as long as `u32::MAX`: effects are limited by event and events by batch.
+/// A place in a list that is never as long as `u32::MAX`: effects are limited by event and events
+/// by batch.
 fn id(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }

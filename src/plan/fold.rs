@@ -1,20 +1,26 @@
 //! Effects of a span of the past → the few that still matter, one for each key or tag.
 //!
-//! A [`Batch`](super::Batch) leaves Redis as its effects would. A span that is over must do less: it must never make anything staler than it is
-//! today, and it may cost misses. So, of all that was done to one key:
-//! - The last deletion or write stands for what came before it. Where it is not to be done itself (its event is known, but not chosen), nothing
-//!   is: what came before gives way to it.
-//! - A write stands only where a fence can tell whether it is still the newest: it has a version, and is younger than fences are. Else the key
-//!   is deleted. Of two writes of one entity the higher version stands; where they are equal, nobody knows which is newer: the key is deleted. The
-//!   versions of events that are not chosen count in that: Redis may have lost their fences.
-//! - A write becomes a deletion where a later event, chosen or not, invalidated one of its tags or shortened the key's life.
+//! A [`Batch`](super::Batch) leaves Redis as its effects would. A span that is over must do less:
+//! it must never make anything staler than it is today, and it may cost misses. So, of all that was
+//! done to one key:
+//! - The last deletion or write stands for what came before it. Where it is not to be done itself
+//!   (its event is known, but not chosen), nothing is: what came before gives way to it.
+//! - A write stands only where a fence can tell whether it is still the newest: it has a version,
+//!   and is younger than fences are. Else the key is deleted. Of two writes of one entity the
+//!   higher version stands; where they are equal, nobody knows which is newer: the key is deleted.
+//!   The versions of events that are not chosen count in that: Redis may have lost their fences.
+//! - A write becomes a deletion where a later event, chosen or not, invalidated one of its tags or
+//!   shortened the key's life.
 //! - Whatever stands raises the fences that all of it would have raised.
-//! - A counter is bumped once, however often it was: what counts is that it becomes a number that it has not had.
+//! - A counter is bumped once, however often it was: what counts is that it becomes a number that
+//!   it has not had.
 //! - The longest second pass (`again`) that any of its deletions asked for is asked for.
-//! - A key that may itself be a tag's set is not touched alone: its tag is invalidated, or its members could no longer be found.
+//! - A key that may itself be a tag's set is not touched alone: its tag is invalidated, or its
+//!   members could no longer be found.
 //!
-//! What stands depends on what came later, and on the versions that came before: so a span may be cut at any place, and what is behind the cut be
-//! folded anew. Versions from before the cut are in the fences that were raised; where some were but known, no write stands behind it.
+//! What stands depends on what came later, and on the versions that came before: so a span may be
+//! cut at any place, and what is behind the cut be folded anew. Versions from before the cut are in
+//! the fences that were raised; where some were but known, no write stands behind it.
 
 #[cfg(test)]
 mod tests;
@@ -88,7 +94,8 @@ enum What {
     Write {
         write: Box<Write>,
         version: Box<Version>,
-        /// The key was deleted before, by whatever it was: should the write turn out not to be the newest, that must have been done.
+        /// The key was deleted before, by whatever it was: should the write turn out not to be the
+        /// newest, that must have been done.
         deleted: Option<RuleId>,
     },
 }
@@ -103,9 +110,17 @@ pub struct Folded {
 }
 
 impl Fold {
-    /// Of nothing yet. Keys that begin with `tag_prefix` (`UNSTALE_TAG_PREFIX`) may be sets of tags.
+    /// Of nothing yet. Keys that begin with `tag_prefix` (`UNSTALE_TAG_PREFIX`) may be sets of
+    /// tags.
     pub fn new(tag_prefix: &str) -> Self {
-        Self { tag_prefix: tag_prefix.to_owned(), keys: HashMap::new(), tags: HashMap::new(), gave_way: 0, bytes: 0, forgot: false }
+        Self {
+            tag_prefix: tag_prefix.to_owned(),
+            keys: HashMap::new(),
+            tags: HashMap::new(),
+            gave_way: 0,
+            bytes: 0,
+            forgot: false,
+        }
     }
 
     /// Keys and tags that something is known of.
@@ -128,7 +143,8 @@ impl Fold {
         self.gave_way
     }
 
-    /// Adds the next effect of a chosen event, which stands at that offset. `fenced`: the event is younger than fences are.
+    /// Adds the next effect of a chosen event, which stands at that offset. `fenced`: the event is
+    /// younger than fences are.
     pub fn choose(&mut self, at: u64, effect: Effect, fenced: bool) {
         let Effect { rule, target, action, version, again } = effect;
         if let Some(tag) = self.tag_of(&target, &action) {
@@ -139,19 +155,36 @@ impl Fold {
             (Action::InvalidateTag, _) => self.invalidate(at, Some((rule, again)), &target),
             (Action::BumpVersion, _) => self.stand(at, rule, target, What::Bump, None, None),
             (Action::Expire(expiry), _) => self.expire(at, rule, target, expiry),
-            (Action::Write(write), Some(version)) if fenced && !self.forgot => self.write(at, rule, target, write, version),
-            (Action::Delete | Action::Warm(_) | Action::Write(_), version) => self.stand(at, rule, target, What::Delete, version, again),
+            (Action::Write(write), Some(version)) if fenced && !self.forgot => {
+                self.write(at, rule, target, write, version)
+            }
+            (Action::Delete | Action::Warm(_) | Action::Write(_), version) => {
+                self.stand(at, rule, target, What::Delete, version, again)
+            }
         }
     }
 
-    /// Adds the next effect of an event that is not chosen: it is not done, but what came before gives way to it, and so does what comes later and is
-    /// older.
+    /// Adds the next effect of an event that is not chosen: it is not done, but what came before
+    /// gives way to it, and so does what comes later and is older.
     pub fn pass_over(&mut self, at: u64, effect: &Effect) {
         self.give_way(at, effect);
-        let Some(version) = effect.version.as_deref().filter(|_| self.tag_of(&effect.target, &effect.action).is_none()) else { return };
+        let Some(version) = effect
+            .version
+            .as_deref()
+            .filter(|_| self.tag_of(&effect.target, &effect.action).is_none())
+        else {
+            return;
+        };
         match self.keys.get_mut(&effect.target) {
             Some(standing) => drop(raise(&mut standing.versions, version)),
-            None => self.insert(at, effect.rule, effect.target.clone(), What::Nothing, Some(Box::new(version.clone())), None),
+            None => self.insert(
+                at,
+                effect.rule,
+                effect.target.clone(),
+                What::Nothing,
+                Some(Box::new(version.clone())),
+                None,
+            ),
         }
     }
 
@@ -187,22 +220,37 @@ impl Fold {
         self.bytes += weight(&effect.target, &standing.what);
     }
 
-    /// What stands, in the history's order, and is kept no longer. `whole`: nothing that is known of the history is still to come; else a write
-    /// may yet turn out not to be the last word, and its key is deleted.
+    /// What stands, in the history's order, and is kept no longer. `whole`: nothing that is known
+    /// of the history is still to come; else a write may yet turn out not to be the last word, and
+    /// its key is deleted.
     pub fn take(&mut self, whole: bool) -> Vec<Folded> {
         let mut all: Vec<(u64, Folded)> = Vec::with_capacity(self.len());
         let tags = std::mem::take(&mut self.tags);
         // Not even for a moment is a value there that was invalidated since.
         let is_last_word = |write: &Write, at: u64| {
-            whole && !write.tags.iter().any(|tag| tags.get(tag).is_some_and(|invalidations| invalidations.newest > at))
+            whole
+                && !write
+                    .tags
+                    .iter()
+                    .any(|tag| tags.get(tag).is_some_and(|invalidations| invalidations.newest > at))
         };
-        for (target, Standing { at, since, rule, what, mut versions, mut again }) in self.keys.drain() {
+        for (target, Standing { at, since, rule, what, mut versions, mut again }) in
+            self.keys.drain()
+        {
             let mut push = |rule, action, version: Option<Box<Version>>| {
                 let again = if action == Action::Delete { again.take() } else { None };
-                all.push((at, Folded { since, effect: Effect { rule, target: target.clone(), action, version, again } }));
+                all.push((
+                    at,
+                    Folded {
+                        since,
+                        effect: Effect { rule, target: target.clone(), action, version, again },
+                    },
+                ));
             };
             // These raise no fences.
-            self.forgot |= !whole && !versions.is_empty() && matches!(what, What::Nothing | What::Bump | What::Expire(_));
+            self.forgot |= !whole
+                && !versions.is_empty()
+                && matches!(what, What::Nothing | What::Bump | What::Expire(_));
             match what {
                 What::Nothing => {}
                 What::Bump => push(rule, Action::BumpVersion, None),
@@ -213,25 +261,42 @@ impl Fold {
                         push(deleted.unwrap_or(rule), Action::Delete, None);
                     }
                     // Another entity's write or deletion of the same key.
-                    versions.into_iter().for_each(|other| push(deleted.unwrap_or(rule), Action::Delete, Some(Box::new(other))));
+                    versions.into_iter().for_each(|other| {
+                        push(deleted.unwrap_or(rule), Action::Delete, Some(Box::new(other)))
+                    });
                     push(rule, Action::Write(write), Some(version));
                 }
-                What::Delete | What::Write { .. } if versions.is_empty() => push(rule, Action::Delete, None),
+                What::Delete | What::Write { .. } if versions.is_empty() => {
+                    push(rule, Action::Delete, None)
+                }
                 What::Delete | What::Write { .. } => {
-                    versions.into_iter().for_each(|version| push(rule, Action::Delete, Some(Box::new(version))));
+                    versions
+                        .into_iter()
+                        .for_each(|version| push(rule, Action::Delete, Some(Box::new(version))));
                 }
             }
         }
         for (target, invalidations) in tags {
             let Some((at, rule)) = invalidations.chosen else { continue };
-            let effect = Effect { rule, target, action: Action::InvalidateTag, version: None, again: invalidations.again };
+            let effect = Effect {
+                rule,
+                target,
+                action: Action::InvalidateTag,
+                version: None,
+                again: invalidations.again,
+            };
             all.push((at, Folded { since: at, effect }));
         }
         self.bytes = 0;
-        // Stable: a key's deletion stays before its write. Of one event, keys go before tags, in the same order each time.
+        // Stable: a key's deletion stays before its write. Of one event, keys go before tags, in
+        // the same order each time.
         let is_tag = |folded: &Folded| folded.effect.action == Action::InvalidateTag;
         all.sort_by(|(at, one), (other_at, other)| {
-            let in_event = || is_tag(one).cmp(&is_tag(other)).then_with(|| one.effect.target.cmp(&other.effect.target));
+            let in_event = || {
+                is_tag(one)
+                    .cmp(&is_tag(other))
+                    .then_with(|| one.effect.target.cmp(&other.effect.target))
+            };
             at.cmp(other_at).then_with(in_event)
         });
         all.into_iter().map(|(_, folded)| folded).collect()
@@ -248,7 +313,8 @@ impl Fold {
 
     /// `chosen`: the rule of a chosen event, and the second pass that it asks for.
     fn invalidate(&mut self, at: u64, chosen: Option<(RuleId, Option<Duration>)>, tag: &str) {
-        let (chosen, again) = (chosen.map(|(rule, _)| (at, rule)), chosen.and_then(|(_, again)| again));
+        let (chosen, again) =
+            (chosen.map(|(rule, _)| (at, rule)), chosen.and_then(|(_, again)| again));
         match self.tags.get_mut(tag) {
             Some(invalidations) => {
                 invalidations.newest = at;
@@ -263,8 +329,18 @@ impl Fold {
     }
 
     /// What makes all that came before unseen.
-    fn stand(&mut self, at: u64, rule: RuleId, key: String, what: What, version: Option<Box<Version>>, again: Option<Duration>) {
-        let Some(standing) = self.keys.get_mut(&key) else { return self.insert(at, rule, key, what, version, again) };
+    fn stand(
+        &mut self,
+        at: u64,
+        rule: RuleId,
+        key: String,
+        what: What,
+        version: Option<Box<Version>>,
+        again: Option<Duration>,
+    ) {
+        let Some(standing) = self.keys.get_mut(&key) else {
+            return self.insert(at, rule, key, what, version, again);
+        };
         standing.again = standing.again.max(again);
         self.bytes = self.bytes + weight(&key, &what) - weight(&key, &standing.what);
         if let Some(version) = version {
@@ -274,7 +350,9 @@ impl Fold {
     }
 
     fn expire(&mut self, at: u64, rule: RuleId, key: String, expiry: Expiry) {
-        let Some(standing) = self.keys.get_mut(&key) else { return self.insert(at, rule, key, What::Expire(expiry), None, None) };
+        let Some(standing) = self.keys.get_mut(&key) else {
+            return self.insert(at, rule, key, What::Expire(expiry), None, None);
+        };
         match &mut standing.what {
             What::Nothing => (standing.what, standing.since) = (What::Expire(expiry), at),
             // Stronger than any shortening; and a counter that is to be bumped will live on.
@@ -295,7 +373,14 @@ impl Fold {
         (standing.at, standing.rule) = (at, rule);
     }
 
-    fn write(&mut self, at: u64, rule: RuleId, key: String, write: Box<Write>, version: Box<Version>) {
+    fn write(
+        &mut self,
+        at: u64,
+        rule: RuleId,
+        key: String,
+        write: Box<Write>,
+        version: Box<Version>,
+    ) {
         let Some(standing) = self.keys.get_mut(&key) else {
             let what = What::Write { write, version: version.clone(), deleted: None };
             return self.insert(at, rule, key, what, Some(version), None);
@@ -305,7 +390,9 @@ impl Fold {
                 self.gave_way += u64::from(matches!(standing.what, What::Nothing));
                 return;
             }
-            Some(mark::Standing::Tied) => return self.stand(at, rule, key, What::Delete, None, None),
+            Some(mark::Standing::Tied) => {
+                return self.stand(at, rule, key, What::Delete, None, None);
+            }
             // Of another entity, or the first one: the later stands.
             Some(mark::Standing::Newer) | None => {}
         }
@@ -320,18 +407,28 @@ impl Fold {
         (standing.at, standing.since, standing.rule, standing.what) = (at, since, rule, what);
     }
 
-    fn insert(&mut self, at: u64, rule: RuleId, key: String, what: What, version: Option<Box<Version>>, again: Option<Duration>) {
+    fn insert(
+        &mut self,
+        at: u64,
+        rule: RuleId,
+        key: String,
+        what: What,
+        version: Option<Box<Version>>,
+        again: Option<Duration>,
+    ) {
         self.bytes += weight(&key, &what);
         let versions = version.into_iter().map(|version| *version).collect();
         self.keys.insert(key, Standing { at, since: at, rule, what, versions, again });
     }
 }
 
-/// Adds a version to the highest of each entity: how it stands to that of its own, where there is one.
+/// Adds a version to the highest of each entity: how it stands to that of its own, where there is
+/// one.
 fn raise(versions: &mut Vec<Version>, version: &Version) -> Option<mark::Standing> {
     let mark = Mark::of(version);
     let is_of_family = |other: &Version| Mark::of(other).is_of_family(&mark);
-    let highest = versions.iter().filter(|other| is_of_family(other)).map(Mark::of).reduce(Mark::join);
+    let highest =
+        versions.iter().filter(|other| is_of_family(other)).map(Mark::of).reduce(Mark::join);
     let standing = highest.map(|highest| mark.against(&highest));
     match standing {
         Some(mark::Standing::Old) => {}
@@ -366,7 +463,9 @@ const TARGET_BYTES: usize = 200;
 
 /// In bytes.
 fn weight(key: &str, what: &What) -> usize {
-    TARGET_BYTES + key.len() + if let What::Write { write, .. } = what { write_weight(write) } else { 0 }
+    TARGET_BYTES
+        + key.len()
+        + if let What::Write { write, .. } = what { write_weight(write) } else { 0 }
 }
 
 fn write_weight(write: &Write) -> usize {

@@ -2,10 +2,11 @@
 
 use crate::registry::Version;
 
-/// The highest version of one entity that was written to a key, or deleted from it: what a fence remembers.
+/// The highest version of one entity that was written to a key, or deleted from it: what a fence
+/// remembers.
 ///
-/// Raising one is a join: it does not matter in which order, or how often, marks are joined, and a `write` raises as a deletion does.
-/// `cache/lua/fence.lua` has the same rules.
+/// Raising one is a join: it does not matter in which order, or how often, marks are joined, and a
+/// `write` raises as a deletion does. `cache/lua/fence.lua` has the same rules.
 #[derive(Debug, Clone, Copy)]
 pub struct Mark<'e> {
     /// Whose version, and which.
@@ -43,7 +44,9 @@ impl<'e> Mark<'e> {
         match digits(ours).cmp(&digits(theirs)) {
             std::cmp::Ordering::Greater => Standing::Newer,
             std::cmp::Ordering::Less => Standing::Old,
-            std::cmp::Ordering::Equal if self.tied || before.tied || ours.event != theirs.event => Standing::Tied,
+            std::cmp::Ordering::Equal if self.tied || before.tied || ours.event != theirs.event => {
+                Standing::Tied
+            }
             std::cmp::Ordering::Equal if ours.place > theirs.place => Standing::Newer,
             std::cmp::Ordering::Equal => Standing::Old,
         }

@@ -1,4 +1,5 @@
-//! Effects of many events → one coalesced batch; effects of a span of the past → the few that still matter; outcomes → a settlement. Knows no socket, clock or runtime.
+//! Effects of many events → one coalesced batch; effects of a span of the past → the few that still
+//! matter; outcomes → a settlement. Knows no socket, clock or runtime.
 
 mod coalesce;
 mod fold;

@@ -1,4 +1,5 @@
-//! What Redis is to do for a batch of effects: operations, in order, and whose outcome each decides.
+//! What Redis is to do for a batch of effects: operations, in order, and whose outcome each
+//! decides.
 
 use std::time::Duration;
 
@@ -42,10 +43,12 @@ pub struct Operation<'e> {
     pub rule: RuleId,
     /// What to do.
     pub command: Command<'e>,
-    /// Of a write: what decides whether it is done. Of a write or deletion: what the key's fence is raised to.
+    /// Of a write: what decides whether it is done. Of a write or deletion: what the key's fence is
+    /// raised to.
     pub mark: Option<Mark<'e>>,
     pub(super) place: Place,
-    /// A load depends on whether the key exists when the operation's turn comes: what stands before it must not be dropped.
+    /// A load depends on whether the key exists when the operation's turn comes: what stands before
+    /// it must not be dropped.
     pub(super) asks: bool,
     /// The newest operation before this one that is still to be done on the same key.
     pub(super) previous: Option<OperationId>,
@@ -100,7 +103,8 @@ impl<'e> Plan<'e> {
         &self.operations[operation.index()]
     }
 
-    /// The deletions to be done before all else, a slice for each rule, those that raise a fence apart (`true`).
+    /// The deletions to be done before all else, a slice for each rule, those that raise a fence
+    /// apart (`true`).
     pub fn deletions_by_rule(&self) -> impl Iterator<Item = (RuleId, bool, &[OperationId])> {
         let kind = |operation: &OperationId| {
             let operation = &self.operations[operation.index()];
@@ -125,8 +129,10 @@ impl<'e> Plan<'e> {
     /// The effects whose outcome the operation decides.
     pub fn slots(&self, operation: OperationId) -> impl Iterator<Item = Slot> {
         let share = |index: u32| self.shares[index as usize];
-        std::iter::successors(Some(share(self.operation(operation).first_share)), move |current| current.next.map(share))
-            .map(|share| share.slot)
+        std::iter::successors(Some(share(self.operation(operation).first_share)), move |current| {
+            current.next.map(share)
+        })
+        .map(|share| share.slot)
     }
 
     /// The rules of effects that need no command of their own, one entry an effect.
@@ -147,12 +153,14 @@ impl<'e> Plan<'e> {
     /// Whether a later operation surely gives the key of this deletion a value.
     pub fn is_followed_by_value(&self, deletion: OperationId) -> bool {
         let target = self.operation(deletion).target;
-        let later = |other: &&OperationId| self.operation(deletion).place == Place::Front || **other > deletion;
-        self.in_order
-            .iter()
-            .filter(later)
-            .map(|&other| self.operation(other))
-            .any(|other| other.target == target && other.mark.is_none() && matches!(other.command, Command::Write(_) | Command::Bump(_)))
+        let later = |other: &&OperationId| {
+            self.operation(deletion).place == Place::Front || **other > deletion
+        };
+        self.in_order.iter().filter(later).map(|&other| self.operation(other)).any(|other| {
+            other.target == target
+                && other.mark.is_none()
+                && matches!(other.command, Command::Write(_) | Command::Bump(_))
+        })
     }
 
     /// Nothing to do.

@@ -62,7 +62,15 @@ pub enum EventOutcome {
 
 impl EventOutcome {
     /// Every outcome.
-    pub const ALL: [Self; 7] = [Self::Applied, Self::Slow, Self::Retried, Self::Dead, Self::Retired, Self::Dropped, Self::Tombstone];
+    pub const ALL: [Self; 7] = [
+        Self::Applied,
+        Self::Slow,
+        Self::Retried,
+        Self::Dead,
+        Self::Retired,
+        Self::Dropped,
+        Self::Tombstone,
+    ];
 
     /// The name in metrics.
     pub const fn as_str(self) -> &'static str {

@@ -1,4 +1,5 @@
-//! What became of an event's effects → the copies that must be confirmed before its delivery is acknowledged.
+//! What became of an event's effects → the copies that must be confirmed before its delivery is
+//! acknowledged.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use crate::registry::{Failure, Matched, Resolution};
 pub struct Ladder(pub Vec<Duration>);
 
 impl Ladder {
-    /// The rung for an event that was tried `attempts_made` times, waiting at least `after` where a rung is as long; `None` beyond the last.
+    /// The rung for an event that was tried `attempts_made` times, waiting at least `after` where a
+    /// rung is as long; `None` beyond the last.
     pub fn rung(&self, attempts_made: u32, after: Option<Duration>) -> Option<usize> {
         let climbed = usize::try_from(attempts_made).ok()?.checked_sub(1)?;
         if climbed >= self.0.len() {
@@ -72,7 +74,12 @@ impl Settlement {
 
     /// The whole message to the dead-letter queue.
     pub fn dead(reason: Reason, error: String, attempts_before: u32) -> Self {
-        let copy = CopyOrder { destination: Destination::Dead(reason), attempt: attempts_before + 1, effects: None, error: Some(error) };
+        let copy = CopyOrder {
+            destination: Destination::Dead(reason),
+            attempt: attempts_before + 1,
+            effects: None,
+            error: Some(error),
+        };
         Self { copies: vec![copy], outcome: EventOutcome::Dead }
     }
 }
@@ -88,8 +95,9 @@ pub struct SettlePolicy {
 
 /// Settles an event whose effects Redis has answered.
 ///
-/// `only` are the positions that this delivery was to do (`unstale-effects`, where heeded): what could not be resolved was settled by the
-/// delivery that made the copy. `unsettled` are the effects among them that are not done, in order of position.
+/// `only` are the positions that this delivery was to do (`unstale-effects`, where heeded): what
+/// could not be resolved was settled by the delivery that made the copy. `unsettled` are the
+/// effects among them that are not done, in order of position.
 pub fn settle(
     policy: &SettlePolicy,
     resolution: &Resolution,
@@ -111,15 +119,17 @@ pub fn settle(
         match outcome {
             EffectOutcome::Slow => sorted.slow.push(*position),
             EffectOutcome::Retry { message, after } => sorted.retry(*position, message, *after),
-            EffectOutcome::NotTried { message, after } => sorted.not_tried(*position, message, *after),
+            EffectOutcome::NotTried { message, after } => {
+                sorted.not_tried(*position, message, *after)
+            }
             EffectOutcome::Dead { reason, message } => sorted.dead(*position, *reason, message),
         }
     }
     sorted.into_settlement(policy, resolution, failure, attempts_before)
 }
 
-/// The positions a copy must spell out: none where they are all there is to the event. Beside a failure they always are, or the copy would
-/// meet that failure again.
+/// The positions a copy must spell out: none where they are all there is to the event. Beside a
+/// failure they always are, or the copy would meet that failure again.
 fn spelled_out(positions: Vec<u32>, resolution: &Resolution) -> Option<Vec<u32>> {
     let all = positions.len() == resolution.effects.len() && resolution.failure.is_none();
     (!all).then_some(positions)
@@ -136,7 +146,12 @@ fn settle_unknown(policy: &SettlePolicy, attempts_before: u32) -> Settlement {
     let Some(rung) = rung else {
         return Settlement::dead(Reason::UnknownEvent, message(), attempts_before);
     };
-    let copy = CopyOrder { destination: Destination::Retry(rung), attempt, effects: None, error: Some(message()) };
+    let copy = CopyOrder {
+        destination: Destination::Retry(rung),
+        attempt,
+        effects: None,
+        error: Some(message()),
+    };
     Settlement { copies: vec![copy], outcome: EventOutcome::Retried }
 }
 
@@ -184,7 +199,8 @@ impl Sorted {
         let mut outcome = EventOutcome::Applied;
         if !self.slow.is_empty() {
             outcome = EventOutcome::Slow;
-            // The positions are spelled out even where they are all: the slow lane must not do again what is done inline.
+            // The positions are spelled out even where they are all: the slow lane must not do
+            // again what is done inline.
             copies.push(CopyOrder {
                 destination: Destination::Slow,
                 attempt: attempts_before,
@@ -197,7 +213,12 @@ impl Sorted {
             if let Some(rung) = policy.ladder.rung(attempt, self.retry_after) {
                 outcome = EventOutcome::Retried;
                 let effects = spelled_out(std::mem::take(&mut self.retry), resolution);
-                copies.push(CopyOrder { destination: Destination::Retry(rung), attempt, effects, error: Some(message) });
+                copies.push(CopyOrder {
+                    destination: Destination::Retry(rung),
+                    attempt,
+                    effects,
+                    error: Some(message),
+                });
             } else {
                 for position in std::mem::take(&mut self.retry) {
                     self.exhaust(position, &message);
@@ -208,7 +229,12 @@ impl Sorted {
             outcome = EventOutcome::Retried;
             let effects = spelled_out(std::mem::take(&mut self.not_tried), resolution);
             let destination = policy.ladder.same_rung(attempts_before, self.not_tried_after);
-            copies.push(CopyOrder { destination, attempt: attempts_before, effects, error: self.not_tried_message.take() });
+            copies.push(CopyOrder {
+                destination,
+                attempt: attempts_before,
+                effects,
+                error: self.not_tried_message.take(),
+            });
         }
         if let Some(copy) = self.dead_copy(resolution, failure, attempt) {
             outcome = EventOutcome::Dead;
@@ -226,8 +252,15 @@ impl Sorted {
         }
     }
 
-    fn dead_copy(self, resolution: &Resolution, failure: Option<&Failure>, attempt: u32) -> Option<CopyOrder> {
-        let first = self.dead_first.filter(|_| failure.is_none_or(|failure| self.dead.first().is_some_and(|at| *at < failure.at)));
+    fn dead_copy(
+        self,
+        resolution: &Resolution,
+        failure: Option<&Failure>,
+        attempt: u32,
+    ) -> Option<CopyOrder> {
+        let first = self.dead_first.filter(|_| {
+            failure.is_none_or(|failure| self.dead.first().is_some_and(|at| *at < failure.at))
+        });
         let (reason, message) = match (first, failure) {
             (Some(first), _) => first,
             (None, Some(failure)) => (failure.reason, failure.message.clone()),
@@ -235,7 +268,12 @@ impl Sorted {
         };
         // What could not be resolved has no position: such a letter stands for the whole event.
         let effects = if failure.is_some() { None } else { spelled_out(self.dead, resolution) };
-        Some(CopyOrder { destination: Destination::Dead(reason), attempt, effects, error: Some(message) })
+        Some(CopyOrder {
+            destination: Destination::Dead(reason),
+            attempt,
+            effects,
+            error: Some(message),
+        })
     }
 }
 
@@ -245,12 +283,21 @@ mod tests {
     use crate::registry::{Action, Effect, RuleId};
 
     fn policy() -> SettlePolicy {
-        SettlePolicy { ladder: Ladder([1, 10, 60].map(Duration::from_secs).to_vec()), unknown: UnknownPolicy::Retry }
+        SettlePolicy {
+            ladder: Ladder([1, 10, 60].map(Duration::from_secs).to_vec()),
+            unknown: UnknownPolicy::Retry,
+        }
     }
 
     fn resolution(effects: usize, failure: Option<(Reason, u32)>) -> Resolution {
         let effects = (0..effects)
-            .map(|n| Effect { rule: RuleId(0), target: format!("k{n}"), action: Action::Delete, version: None, again: None })
+            .map(|n| Effect {
+                rule: RuleId(0),
+                target: format!("k{n}"),
+                action: Action::Delete,
+                version: None,
+                again: None,
+            })
             .collect();
         let failure = failure.map(|(reason, at)| Failure { reason, message: "rule".into(), at });
         Resolution { matched: Matched::Entry(0), effects, failure, violations: 0 }
@@ -265,13 +312,23 @@ mod tests {
     }
 
     fn summary(settlement: &Settlement) -> Vec<(Destination, u32, Option<&[u32]>)> {
-        settlement.copies.iter().map(|copy| (copy.destination, copy.attempt, copy.effects.as_deref())).collect()
+        settlement
+            .copies
+            .iter()
+            .map(|copy| (copy.destination, copy.attempt, copy.effects.as_deref()))
+            .collect()
     }
 
     #[test]
     fn an_applied_event_needs_no_copy() {
-        assert_eq!(settle(&policy(), &resolution(3, None), None, &[], 0), Settlement::clean(EventOutcome::Applied));
-        assert_eq!(settle(&policy(), &resolution(0, None), None, &[], 0), Settlement::clean(EventOutcome::Applied));
+        assert_eq!(
+            settle(&policy(), &resolution(3, None), None, &[], 0),
+            Settlement::clean(EventOutcome::Applied)
+        );
+        assert_eq!(
+            settle(&policy(), &resolution(0, None), None, &[], 0),
+            Settlement::clean(EventOutcome::Applied)
+        );
     }
 
     #[test]
@@ -291,10 +348,14 @@ mod tests {
 
     #[test]
     fn a_copy_of_everything_names_no_positions() {
-        let settlement = settle(&policy(), &resolution(2, None), None, &[(0, retry()), (1, retry())], 0);
+        let settlement =
+            settle(&policy(), &resolution(2, None), None, &[(0, retry()), (1, retry())], 0);
         assert_eq!(summary(&settlement), [(Destination::Retry(0), 1, None)]);
         let settlement = settle(&policy(), &resolution(4, None), Some(&[2]), &[(2, refused())], 1);
-        assert_eq!(summary(&settlement), [(Destination::Dead(Reason::RedisRefused), 2, Some(&[2][..]))]);
+        assert_eq!(
+            summary(&settlement),
+            [(Destination::Dead(Reason::RedisRefused), 2, Some(&[2][..]))]
+        );
     }
 
     #[test]
@@ -305,17 +366,26 @@ mod tests {
 
     #[test]
     fn the_first_failing_effect_gives_the_reason() {
-        for (failure_at, dead_at, reason) in [(0, 0, Reason::Unresolvable), (1, 0, Reason::RedisRefused), (2, 1, Reason::RedisRefused)] {
+        for (failure_at, dead_at, reason) in [
+            (0, 0, Reason::Unresolvable),
+            (1, 0, Reason::RedisRefused),
+            (2, 1, Reason::RedisRefused),
+        ] {
             let resolution = resolution(3, Some((Reason::Unresolvable, failure_at)));
             let settlement = settle(&policy(), &resolution, None, &[(dead_at, refused())], 0);
-            assert_eq!(summary(&settlement), [(Destination::Dead(reason), 1, None)], "{failure_at} {dead_at}");
+            assert_eq!(
+                summary(&settlement),
+                [(Destination::Dead(reason), 1, None)],
+                "{failure_at} {dead_at}"
+            );
         }
     }
 
     #[test]
     fn what_could_not_be_resolved_is_dead_lettered_once() {
         let resolution = resolution(2, Some((Reason::Unresolvable, 1)));
-        let first = settle(&policy(), &resolution, None, &[(0, EffectOutcome::Slow), (1, retry())], 0);
+        let first =
+            settle(&policy(), &resolution, None, &[(0, EffectOutcome::Slow), (1, retry())], 0);
         assert_eq!(
             summary(&first),
             [
@@ -330,10 +400,25 @@ mod tests {
 
     #[test]
     fn what_was_not_tried_costs_no_attempt() {
-        let not_tried = |after_s| EffectOutcome::NotTried { message: "not asked".into(), after: Duration::from_secs(after_s) };
-        for (attempts_before, after_s, rung) in [(0, 1, 0), (0, 5, 1), (2, 1, 1), (3, 1, 2), (9, 1, 2), (1, 3_600, 2)] {
-            let settlement = settle(&policy(), &resolution(1, None), None, &[(0, not_tried(after_s))], attempts_before);
-            assert_eq!(summary(&settlement), [(Destination::Retry(rung), attempts_before, None)], "{attempts_before} {after_s}");
+        let not_tried = |after_s| EffectOutcome::NotTried {
+            message: "not asked".into(),
+            after: Duration::from_secs(after_s),
+        };
+        for (attempts_before, after_s, rung) in
+            [(0, 1, 0), (0, 5, 1), (2, 1, 1), (3, 1, 2), (9, 1, 2), (1, 3_600, 2)]
+        {
+            let settlement = settle(
+                &policy(),
+                &resolution(1, None),
+                None,
+                &[(0, not_tried(after_s))],
+                attempts_before,
+            );
+            assert_eq!(
+                summary(&settlement),
+                [(Destination::Retry(rung), attempts_before, None)],
+                "{attempts_before} {after_s}"
+            );
             assert_eq!(settlement.outcome, EventOutcome::Retried);
         }
         let beside = [(0, not_tried(5)), (1, retry()), (2, refused())];
@@ -350,13 +435,19 @@ mod tests {
     #[test]
     fn the_ladder_ends_in_the_dead_letter_queue() {
         for attempts_before in 0..3 {
-            let settlement = settle(&policy(), &resolution(1, None), None, &[(0, retry())], attempts_before);
+            let settlement =
+                settle(&policy(), &resolution(1, None), None, &[(0, retry())], attempts_before);
             let rung = usize::try_from(attempts_before).unwrap();
-            assert_eq!(summary(&settlement), [(Destination::Retry(rung), attempts_before + 1, None)]);
+            assert_eq!(
+                summary(&settlement),
+                [(Destination::Retry(rung), attempts_before + 1, None)]
+            );
         }
-        let settlement = settle(&policy(), &resolution(2, None), None, &[(0, retry()), (1, refused())], 3);
+        let settlement =
+            settle(&policy(), &resolution(2, None), None, &[(0, retry()), (1, refused())], 3);
         assert_eq!(summary(&settlement), [(Destination::Dead(Reason::AttemptsExhausted), 4, None)]);
-        let settlement = settle(&policy(), &resolution(2, None), None, &[(0, refused()), (1, retry())], 3);
+        let settlement =
+            settle(&policy(), &resolution(2, None), None, &[(0, refused()), (1, retry())], 3);
         assert_eq!(summary(&settlement), [(Destination::Dead(Reason::RedisRefused), 4, None)]);
     }
 
@@ -371,7 +462,11 @@ mod tests {
             (1, Some(3_600), Some(2)),
             (4, Some(1), None),
         ] {
-            assert_eq!(ladder.rung(made, after_s.map(Duration::from_secs)), rung, "{made} {after_s:?}");
+            assert_eq!(
+                ladder.rung(made, after_s.map(Duration::from_secs)),
+                rung,
+                "{made} {after_s:?}"
+            );
         }
     }
 
@@ -379,11 +474,17 @@ mod tests {
     fn an_unknown_event_follows_the_policy() {
         let unknown = Resolution::default();
         let with = |unknown| SettlePolicy { unknown, ..policy() };
-        assert_eq!(summary(&settle(&with(UnknownPolicy::Retry), &unknown, None, &[], 0)), [(Destination::Retry(0), 1, None)]);
+        assert_eq!(
+            summary(&settle(&with(UnknownPolicy::Retry), &unknown, None, &[], 0)),
+            [(Destination::Retry(0), 1, None)]
+        );
         let dead = [(Destination::Dead(Reason::UnknownEvent), 4, None)];
         assert_eq!(summary(&settle(&with(UnknownPolicy::Retry), &unknown, None, &[], 3)), dead);
         let dead = [(Destination::Dead(Reason::UnknownEvent), 1, None)];
         assert_eq!(summary(&settle(&with(UnknownPolicy::Dead), &unknown, None, &[], 0)), dead);
-        assert_eq!(settle(&with(UnknownPolicy::Drop), &unknown, None, &[], 0), Settlement::clean(EventOutcome::Dropped));
+        assert_eq!(
+            settle(&with(UnknownPolicy::Drop), &unknown, None, &[], 0),
+            Settlement::clean(EventOutcome::Dropped)
+        );
     }
 }

@@ -41,7 +41,11 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Lease<C> {
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Drop for Lease<C> {
     fn drop(&mut self) {
-        let (Some(reader), Ok(runtime)) = (self.reader.take(), tokio::runtime::Handle::try_current()) else { return };
+        let (Some(reader), Ok(runtime)) =
+            (self.reader.take(), tokio::runtime::Handle::try_current())
+        else {
+            return;
+        };
         let (name, token) = (std::mem::take(&mut self.name), std::mem::take(&mut self.token));
         runtime.spawn(async move {
             let _ = reader.run(&RELEASE_SCRIPT, &[&name], &[token.as_bytes()]).await;
@@ -50,7 +54,14 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Drop for Lease<C> {
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
-    pub(super) async fn fill(&self, names: &Names, mut lease: Box<Lease<C>>, value: &[u8], ttl: Duration, tags: &[String]) -> Outcome {
+    pub(super) async fn fill(
+        &self,
+        names: &Names,
+        mut lease: Box<Lease<C>>,
+        value: &[u8],
+        ttl: Duration,
+        tags: &[String],
+    ) -> Outcome {
         let outcome = self.try_fill(names, &lease, value, ttl, tags).await;
         match outcome {
             // The script gave it back.
@@ -60,20 +71,33 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         outcome.unwrap_or(Outcome::Away)
     }
 
-    async fn try_fill(&self, names: &Names, lease: &Lease<C>, value: &[u8], ttl: Duration, tags: &[String]) -> Result<Outcome, Away> {
-        let longest_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 2).clamp(1, i64::MAX / 2);
+    async fn try_fill(
+        &self,
+        names: &Names,
+        lease: &Lease<C>,
+        value: &[u8],
+        ttl: Duration,
+        tags: &[String],
+    ) -> Result<Outcome, Away> {
+        let longest_ms =
+            i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 2).clamp(1, i64::MAX / 2);
         let millis = drawn(longest_ms, self.options.jitter).to_string();
         let set_millis = longest_ms.to_string();
         // The value's time begins after the set's, by what is left of the lease at most.
-        let joined_millis = longest_ms.saturating_add(i64::try_from(self.options.lease.as_millis()).unwrap_or(0)).to_string();
+        let joined_millis = longest_ms
+            .saturating_add(i64::try_from(self.options.lease.as_millis()).unwrap_or(0))
+            .to_string();
         let mut beside = Vec::new();
         for tag in tags {
             let tag = TagNames::of(&self.options, tag).ok_or(Away)?;
             if tag.is_beside(&self.options, &names.key) {
                 beside.push(tag);
             } else {
-                let arguments: [&[u8]; 4] = [&names.key, &lease.since, b"PX", joined_millis.as_bytes()];
-                if !said_yes(&self.run(&JOIN_SCRIPT, &[&tag.set, &tag.generation], &arguments).await?)? {
+                let arguments: [&[u8]; 4] =
+                    [&names.key, &lease.since, b"PX", joined_millis.as_bytes()];
+                if !said_yes(
+                    &self.run(&JOIN_SCRIPT, &[&tag.set, &tag.generation], &arguments).await?,
+                )? {
                     return Ok(Outcome::Void);
                 }
             }
@@ -81,7 +105,14 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         // Last: from here on every tag reaches the key, and so voids its lease.
         let mut keys: Vec<&[u8]> = vec![&names.key, &names.lease];
         keys.extend(beside.iter().flat_map(|tag| [tag.set.as_slice(), &tag.generation]));
-        let arguments: [&[u8]; 6] = [lease.token.as_bytes(), &lease.since, value, b"PX", millis.as_bytes(), set_millis.as_bytes()];
+        let arguments: [&[u8]; 6] = [
+            lease.token.as_bytes(),
+            &lease.since,
+            value,
+            b"PX",
+            millis.as_bytes(),
+            set_millis.as_bytes(),
+        ];
         let filled = said_yes(&self.run(&FILL_SCRIPT, &keys, &arguments).await?)?;
         Ok(if filled { Outcome::Filled } else { Outcome::Void })
     }
@@ -97,7 +128,11 @@ fn said_yes(answer: &Value) -> Result<bool, Away> {
 
 /// Keys filled together do not all expire together.
 fn drawn(longest_ms: i64, jitter: f64) -> i64 {
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "chance needs no more digits")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "chance needs no more digits"
+    )]
     let off = (longest_ms as f64 * jitter.clamp(0.0, 1.0) * fastrand::f64()) as i64;
     (longest_ms - off).max(1)
 }

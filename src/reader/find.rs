@@ -12,7 +12,8 @@ use super::redis_call::{Away, READ_SCRIPT};
 use super::{Outcome, Reader};
 use crate::cache::side_keys::SEQUENCE;
 
-/// Between two looks at another's lease: from the first to the longest, each jittered down to a half.
+/// Between two looks at another's lease: from the first to the longest, each jittered down to a
+/// half.
 const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(200)];
 
 pub(super) enum Found<C: ConnectionLike + Clone + Send + Sync + 'static> {
@@ -34,7 +35,8 @@ enum Look<C: ConnectionLike + Clone + Send + Sync + 'static> {
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
     pub(super) async fn find(&self, names: &Names) -> Found<C> {
-        // The shortest way for what is there. An early load needs to know how long it lives, which the script tells.
+        // The shortest way for what is there. An early load needs to know how long it lives, which
+        // the script tells.
         if self.options.stale.is_zero() {
             match self.ask(redis::cmd("GET").arg(&names.key)).await {
                 Ok(Value::BulkString(value)) => return Found::Value(value, Outcome::Hit),
@@ -51,7 +53,9 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
                 Err(Away) => return Found::Nothing(Outcome::Away),
                 Ok(Look::Value(value)) => return Found::Value(value, found_as),
                 Ok(Look::Lease { lease, old }) => return Found::Lease { lease, old },
-                Ok(Look::Held) if Instant::now() >= deadline => return Found::Nothing(Outcome::Crowded),
+                Ok(Look::Held) if Instant::now() >= deadline => {
+                    return Found::Nothing(Outcome::Crowded);
+                }
                 Ok(Look::Held) => {
                     let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
                     // The last look is at the end.
@@ -66,12 +70,17 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
     async fn look(&self, names: &Names, stale: Duration) -> Result<Look<C>, Away> {
         // From here on, whatever is in the way: a lease that Redis may have granted is given back.
         let mut lease = Box::new(Lease::new(self.clone(), names.lease.clone()));
-        let (lease_ms, stale_ms) = (self.options.lease.as_millis().max(1).to_string(), stale.as_millis().to_string());
+        let (lease_ms, stale_ms) =
+            (self.options.lease.as_millis().max(1).to_string(), stale.as_millis().to_string());
         let keys: [&[u8]; 3] = [&names.key, &names.lease, SEQUENCE];
         let keys = if self.options.cluster { &keys[..2] } else { &keys[..] };
         let arguments = [lease.token.as_bytes(), lease_ms.as_bytes(), stale_ms.as_bytes()];
-        let Value::Array(answer) = self.run(&READ_SCRIPT, keys, &arguments).await? else { return Err(Away) };
-        let mut words = answer.into_iter().map(|word| if let Value::BulkString(bytes) = word { bytes } else { Vec::new() });
+        let Value::Array(answer) = self.run(&READ_SCRIPT, keys, &arguments).await? else {
+            return Err(Away);
+        };
+        let mut words = answer
+            .into_iter()
+            .map(|word| if let Value::BulkString(bytes) = word { bytes } else { Vec::new() });
         match words.next().as_deref() {
             Some(b"value") => {
                 lease.disarm();

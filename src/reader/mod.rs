@@ -1,4 +1,5 @@
-//! The reader's side of the cache: [`Reader::get_or_load`] for applications in Rust. docs/READERS.md is the protocol.
+//! The reader's side of the cache: [`Reader::get_or_load`] for applications in Rust.
+//! docs/READERS.md is the protocol.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -35,7 +36,8 @@ use names::Names;
 
 pub use tags::Tags;
 
-/// How a [`Reader`] reads. The prefixes are those of the worker: `UNSTALE_KEY_PREFIX` with the file's `key_prefix`, `UNSTALE_TAG_PREFIX`.
+/// How a [`Reader`] reads. The prefixes are those of the worker: `UNSTALE_KEY_PREFIX` with the
+/// file's `key_prefix`, `UNSTALE_TAG_PREFIX`.
 #[derive(Clone)]
 pub struct Options {
     /// Before every key. Not before tags.
@@ -44,12 +46,14 @@ pub struct Options {
     pub tag_prefix: String,
     /// The connection is one to a Redis Cluster.
     pub cluster: bool,
-    /// How long a load may take: a slower one is not cached. At most [`LONGEST_LEASE`], and cut to it.
+    /// How long a load may take: a slower one is not cached. At most [`LONGEST_LEASE`], and cut to
+    /// it.
     pub lease: Duration,
-    /// How long to wait for the load of another before loading by oneself, uncached. A shorter one than `lease` is raised to it, or all who
-    /// wait load at once where the one who loads died.
+    /// How long to wait for the load of another before loading by oneself, uncached. A shorter one
+    /// than `lease` is raised to it, or all who wait load at once where the one who loads died.
     pub wait: Duration,
-    /// So long before its end a value is loaded again by one reader, while the others get it as it is. Zero: at its end.
+    /// So long before its end a value is loaded again by one reader, while the others get it as it
+    /// is. Zero: at its end.
     pub stale: Duration,
     /// The part of a TTL that chance may take off.
     pub jitter: f64,
@@ -77,7 +81,10 @@ impl Default for Options {
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options").field("key_prefix", &self.key_prefix).field("cluster", &self.cluster).finish_non_exhaustive()
+        f.debug_struct("Options")
+            .field("key_prefix", &self.key_prefix)
+            .field("cluster", &self.cluster)
+            .finish_non_exhaustive()
     }
 }
 
@@ -104,7 +111,8 @@ pub enum Outcome {
     Kept,
 }
 
-/// Reads through the cache. Never fails for its sake: where Redis is away, values are loaded and not cached.
+/// Reads through the cache. Never fails for its sake: where Redis is away, values are loaded and
+/// not cached.
 #[derive(Debug, Clone)]
 pub struct Reader<C> {
     connection: C,
@@ -119,14 +127,22 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         Self { connection, options: Arc::new(options) }
     }
 
-    /// The value at `key`, which is not cached if the name is empty; where there is none, what `load` gives, cached for at most `ttl` under `tags`: names, or a function of the loaded
+    /// The value at `key`, which is not cached if the name is empty; where there is none, what
+    /// `load` gives, cached for at most `ttl` under `tags`: names, or a function of the loaded
     /// value. `None` from `load` is not cached.
     ///
-    /// A value that was invalidated while it loaded is returned to this call alone. `load` is called once at most.
+    /// A value that was invalidated while it loaded is returned to this call alone. `load` is
+    /// called once at most.
     ///
     /// # Errors
     /// The loader's; the lease is given back first.
-    pub async fn get_or_load<L, F, E>(&self, key: &str, load: L, ttl: Duration, tags: impl Tags<Vec<u8>>) -> Result<Option<Vec<u8>>, E>
+    pub async fn get_or_load<L, F, E>(
+        &self,
+        key: &str,
+        load: L,
+        ttl: Duration,
+        tags: impl Tags<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, E>
     where
         L: FnOnce() -> F,
         F: Future<Output = Result<Option<Vec<u8>>, E>>,
@@ -134,11 +150,18 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         self.read::<Bytes, _, _, _, _>(key, load, ttl, tags).await
     }
 
-    /// As [`get_or_load`](Self::get_or_load), with values as JSON. What is not the JSON of a `T` counts as not cached.
+    /// As [`get_or_load`](Self::get_or_load), with values as JSON. What is not the JSON of a `T`
+    /// counts as not cached.
     ///
     /// # Errors
     /// The loader's.
-    pub async fn get_or_load_json<T, L, F, E>(&self, key: &str, load: L, ttl: Duration, tags: impl Tags<T>) -> Result<Option<T>, E>
+    pub async fn get_or_load_json<T, L, F, E>(
+        &self,
+        key: &str,
+        load: L,
+        ttl: Duration,
+        tags: impl Tags<T>,
+    ) -> Result<Option<T>, E>
     where
         T: Serialize + DeserializeOwned,
         L: FnOnce() -> F,
@@ -147,7 +170,13 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         self.read::<Json, _, _, _, _>(key, load, ttl, tags).await
     }
 
-    async fn read<K, T, L, F, E>(&self, key: &str, load: L, ttl: Duration, tags: impl Tags<T>) -> Result<Option<T>, E>
+    async fn read<K, T, L, F, E>(
+        &self,
+        key: &str,
+        load: L,
+        ttl: Duration,
+        tags: impl Tags<T>,
+    ) -> Result<Option<T>, E>
     where
         K: Codec<T>,
         L: FnOnce() -> F,

@@ -19,7 +19,8 @@ pub(super) struct TagNames {
 }
 
 impl Names {
-    /// `None` where the lease cannot stand beside the key: a cluster's key with a `}` and no hash tag.
+    /// `None` where the lease cannot stand beside the key: a cluster's key with a `}` and no hash
+    /// tag.
     pub(super) fn of(options: &Options, key: &str) -> Option<Self> {
         let key = [options.key_prefix.as_bytes(), key.as_bytes()].concat();
         let lease = side_key(Kind::Lease, &key);
@@ -32,7 +33,8 @@ impl TagNames {
     pub(super) fn of(options: &Options, tag: &str) -> Option<Self> {
         let set = [options.tag_prefix.as_bytes(), tag.as_bytes()].concat();
         let generation = side_key(Kind::Generation, &set);
-        (!options.cluster || hash_tag(&generation) == hash_tag(&set)).then_some(Self { set, generation })
+        (!options.cluster || hash_tag(&generation) == hash_tag(&set))
+            .then_some(Self { set, generation })
     }
 
     /// Whether one script may touch this tag and that key.
@@ -49,9 +51,15 @@ mod tests {
     fn in_a_cluster_a_side_key_must_share_the_slot() {
         let single = Options::default();
         let cluster = Options { cluster: true, ..Options::default() };
-        for (key, fits) in
-            [("a", true), ("{a", true), ("{a}", true), ("x:{u:{42}:p}", true), ("a}b{c}", true), ("a}b", false), ("{}", false)]
-        {
+        for (key, fits) in [
+            ("a", true),
+            ("{a", true),
+            ("{a}", true),
+            ("x:{u:{42}:p}", true),
+            ("a}b{c}", true),
+            ("a}b", false),
+            ("{}", false),
+        ] {
             assert!(Names::of(&single, key).is_some());
             assert_eq!(Names::of(&cluster, key).is_some(), fits, "{key}");
             assert_eq!(TagNames::of(&cluster, key).is_some(), fits, "{key}");

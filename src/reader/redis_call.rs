@@ -16,8 +16,10 @@ pub(super) struct Named {
 
 macro_rules! named {
     ($name:ident, $source:ident) => {
-        pub(super) static $name: LazyLock<Named> =
-            LazyLock::new(|| Named { source: $source, sha1: Script::new($source).get_hash().to_owned() });
+        pub(super) static $name: LazyLock<Named> = LazyLock::new(|| Named {
+            source: $source,
+            sha1: Script::new($source).get_hash().to_owned(),
+        });
     };
 }
 
@@ -37,7 +39,12 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
     }
 
     /// A script's answer: by its name, and whole where this server does not know it yet.
-    pub(super) async fn run(&self, script: &Named, keys: &[&[u8]], arguments: &[&[u8]]) -> Result<Value, Away> {
+    pub(super) async fn run(
+        &self,
+        script: &Named,
+        keys: &[&[u8]],
+        arguments: &[&[u8]],
+    ) -> Result<Value, Away> {
         let call = |command: &str, what: &str| {
             let mut command = redis::cmd(command);
             command.arg(what).arg(keys.len()).arg(keys).arg(arguments);
@@ -54,7 +61,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
     /// The error is never told: it may quote what was sent.
     async fn send(&self, command: &Cmd) -> Result<Value, Option<RedisError>> {
         let mut connection = self.connection.clone();
-        match tokio::time::timeout(self.options.timeout, command.query_async(&mut connection)).await {
+        match tokio::time::timeout(self.options.timeout, command.query_async(&mut connection)).await
+        {
             Ok(answer) => answer.map_err(Some),
             Err(_) => Err(None),
         }

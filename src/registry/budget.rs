@@ -1,6 +1,7 @@
 //! What one event may cost: units of work, and bytes that are built for it.
 //!
-//! Everything that reads, compares, copies or builds something of the event's size pays here before it does so.
+//! Everything that reads, compares, copies or builds something of the event's size pays here before
+//! it does so.
 
 use std::cell::Cell;
 use std::fmt;
@@ -13,7 +14,8 @@ use crate::reason::Reason;
 /// Most units of work for one event. A unit takes some ten nanoseconds.
 pub const WORK_PER_EVENT: u64 = 10_000_000;
 
-/// Most bytes that may be built for one event: keys, tags, values, URLs, and what expressions build on the way.
+/// Most bytes that may be built for one event: keys, tags, values, URLs, and what expressions build
+/// on the way.
 pub const BYTES_PER_EVENT: u64 = 16 * 1024 * 1024;
 
 /// The clock and the stop flag are read once per this many units of work.
@@ -65,10 +67,14 @@ impl Budget {
         Self::with_limits(WORK_PER_EVENT, BYTES_PER_EVENT)
     }
 
-    /// Returns the full budget of an event of that many bytes: a large body, where one is allowed, costs more to read.
+    /// Returns the full budget of an event of that many bytes: a large body, where one is allowed,
+    /// costs more to read.
     pub const fn for_bytes(bytes: usize) -> Self {
         let bytes = bytes as u64;
-        Self::with_limits(WORK_PER_EVENT.saturating_add(4 * bytes), BYTES_PER_EVENT.saturating_add(2 * bytes))
+        Self::with_limits(
+            WORK_PER_EVENT.saturating_add(4 * bytes),
+            BYTES_PER_EVENT.saturating_add(2 * bytes),
+        )
     }
 
     /// Returns a budget of that much work and that many bytes.
@@ -159,7 +165,8 @@ impl Budget {
         self.bytes_limit
     }
 
-    /// Returns the reason and the message of an event that spent it, at that place in the registry: a rule, or the schema of the payload.
+    /// Returns the reason and the message of an event that spent it, at that place in the registry:
+    /// a rule, or the schema of the payload.
     pub(super) fn complaint(&self, place: &str, is_schema: bool) -> (Reason, String) {
         let simpler = if is_schema {
             "give long texts a `maxLength`, and let a `const` or a `type` tell the branches of `anyOf` and `oneOf` apart"
@@ -169,13 +176,23 @@ impl Budget {
         let (reason, what, remedy) = match self.spent.get() {
             Some(Spent::Bytes) => (
                 Reason::BlastRadius,
-                format!("keys, tags, values and results of expressions take more than {} bytes, the budget of one event", self.bytes_limit),
+                format!(
+                    "keys, tags, values and results of expressions take more than {} bytes, the budget of one event",
+                    self.bytes_limit
+                ),
                 "let the rule name fewer keys or shorter fields",
             ),
-            Some(Spent::Time) => (Reason::Unresolvable, "the event takes longer to resolve than one may".to_owned(), simpler),
+            Some(Spent::Time) => (
+                Reason::Unresolvable,
+                "the event takes longer to resolve than one may".to_owned(),
+                simpler,
+            ),
             Some(Spent::Work) | None => (
                 Reason::Unresolvable,
-                format!("the event needs more than {} units of work, the budget of one event", self.work_limit),
+                format!(
+                    "the event needs more than {} units of work, the budget of one event",
+                    self.work_limit
+                ),
                 simpler,
             ),
         };

@@ -40,7 +40,12 @@ pub(super) struct Compiled {
 }
 
 /// Compiles files that stand in byte order of their paths.
-pub(super) fn compile(files: Vec<File<'_>>, copies: &mut Aliases, options: &LoadOptions, digest: String) -> Compiled {
+pub(super) fn compile(
+    files: Vec<File<'_>>,
+    copies: &mut Aliases,
+    options: &LoadOptions,
+    digest: String,
+) -> Compiled {
     let mut reports: Vec<Report<'_>> = Vec::new();
     let mut documents = Vec::new();
     for file in files {
@@ -51,7 +56,8 @@ pub(super) fn compile(files: Vec<File<'_>>, copies: &mut Aliases, options: &Load
     let mut loaders = Loaders::default();
     for (at, (document, _)) in documents.iter().enumerate() {
         for (name, loader) in &document.loaders {
-            let mut compiler = Compiler { options, report: &mut reports[at], patterns: &mut patterns };
+            let mut compiler =
+                Compiler { options, report: &mut reports[at], patterns: &mut patterns };
             loaders.declare(at, name, loader, &mut compiler);
         }
     }
@@ -59,9 +65,13 @@ pub(super) fn compile(files: Vec<File<'_>>, copies: &mut Aliases, options: &Load
     let mut sorted: Vec<(usize, &Text, &EntryDocument)> = documents
         .iter()
         .enumerate()
-        .flat_map(|(at, (document, _))| document.events.iter().map(move |(name, entry)| (at, name, entry)))
+        .flat_map(|(at, (document, _))| {
+            document.events.iter().map(move |(name, entry)| (at, name, entry))
+        })
         .collect();
-    sorted.sort_by_key(|(file, name, _)| (Pattern::is_pattern(&name.text), name.text.as_bytes(), *file));
+    sorted.sort_by_key(|(file, name, _)| {
+        (Pattern::is_pattern(&name.text), name.text.as_bytes(), *file)
+    });
     let retired: HashSet<String> = sorted
         .iter()
         .filter(|(_, name, entry)| entry.retired && !Pattern::is_pattern(&name.text))
@@ -80,14 +90,16 @@ pub(super) fn compile(files: Vec<File<'_>>, copies: &mut Aliases, options: &Load
         max_keys_per_event: options.max_keys_per_event,
         tag_prefix: options.tag_prefix.clone(),
     };
-    let roots: Vec<Option<FileRoot<'_>>> = documents.iter().map(|(_, root)| root.as_ref().map(FileRoot::new)).collect();
+    let roots: Vec<Option<FileRoot<'_>>> =
+        documents.iter().map(|(_, root)| root.as_ref().map(FileRoot::new)).collect();
     let mut schemas = data_schema::Compiler::new(copies);
     let mut routing_keys = BTreeSet::new();
     let mut examples = Vec::new();
     for (file, name, document) in sorted {
         let defaults = &documents[file].0.defaults;
         let place = u32::try_from(registry.entries.len()).unwrap_or(u32::MAX);
-        let mut compiler = Compiler { options, report: &mut reports[file], patterns: &mut patterns };
+        let mut compiler =
+            Compiler { options, report: &mut reports[file], patterns: &mut patterns };
         let problems = compiler.report.problems.len();
         let schema = match (&document.data, &roots[file]) {
             (Some(node), Some(root)) => schemas.compile(node, root, compiler.report),
@@ -100,12 +112,19 @@ pub(super) fn compile(files: Vec<File<'_>>, copies: &mut Aliases, options: &Load
             place,
             defaults: defaults.as_ref(),
             schema: schema.as_ref().map(|(_, json)| json),
-            validate: document.validate.as_ref().map_or(Validate::default(), |validate| validate.value),
+            validate: document
+                .validate
+                .as_ref()
+                .map_or(Validate::default(), |validate| validate.value),
             reads: &reads,
         };
-        let entry = compile_entry(&context, document, &mut loaders, &mut registry.rules, &mut compiler);
+        let entry =
+            compile_entry(&context, document, &mut loaders, &mut registry.rules, &mut compiler);
         // What does not compile reads nothing.
-        if !compiler.report.problems[problems..].iter().any(|problem| problem.severity == Severity::Error) {
+        if !compiler.report.problems[problems..]
+            .iter()
+            .any(|problem| problem.severity == Severity::Error)
+        {
             lint::check_definition(name, document, context.schema, &reads, compiler.report);
         }
         if !document.retired && retired.contains(&name.text) {
@@ -160,12 +179,27 @@ fn compile_entry(
         }
         names.push(name.text.clone());
     }
-    let version = document.version.as_ref().and_then(|version| compiler.version(version, context, &names, false));
+    let version = document
+        .version
+        .as_ref()
+        .and_then(|version| compiler.version(version, context, &names, false));
     let mut compiled = Vec::new();
     for (place, effect) in document.effects.iter().enumerate() {
         let id = RuleId(u32::try_from(rules.len()).unwrap_or(u32::MAX));
-        rules.push(RuleName { name: format!("{file}#{}/{place}", context.name.text), verb: effect.verb, entry: context.place });
-        compiled.extend(effect::compile(id, effect, context, &names, version.as_ref(), loaders, compiler));
+        rules.push(RuleName {
+            name: format!("{file}#{}/{place}", context.name.text),
+            verb: effect.verb,
+            entry: context.place,
+        });
+        compiled.extend(effect::compile(
+            id,
+            effect,
+            context,
+            &names,
+            version.as_ref(),
+            loaders,
+            compiler,
+        ));
     }
     Entry {
         name: context.name.text.clone(),

@@ -1,10 +1,11 @@
 //! An event definition's `data`: JSON Schema 2020-12, compiled, and what it says of a payload.
 //!
-//! Files: `walk` knows where a schema holds other schemas, `references` resolves `$ref` within a file, `bounds` refuses schemas that apply too
-//! many others to one value, `keywords` warns of misspelt ones, `format` knows two formats that the library
-//! is built without, `pattern` matches regular expressions within the event's budget, `number`
-//! compares numbers by all their digits, `violation` finds the place that fails. Errors below `anyOf` and `oneOf` are never built: their number
-//! may grow exponentially with the payload.
+//! Files: `walk` knows where a schema holds other schemas, `references` resolves `$ref` within a
+//! file, `bounds` refuses schemas that apply too many others to one value, `keywords` warns of
+//! misspelt ones, `format` knows two formats that the library is built without, `pattern` matches
+//! regular expressions within the event's budget, `number` compares numbers by all their digits,
+//! `violation` finds the place that fails. Errors below `anyOf` and `oneOf` are never built: their
+//! number may grow exponentially with the payload.
 
 mod bounds;
 mod format;
@@ -36,7 +37,8 @@ pub(super) use references::decoded;
 pub struct DataSchema {
     validator: Validator<PayloadJson>,
     costs: Costs,
-    /// Names of members that the schema speaks of. Messages show no others: a payload's own may be personal.
+    /// Names of members that the schema speaks of. Messages show no others: a payload's own may be
+    /// personal.
     names: HashSet<Box<str>>,
     /// Names the keywords at which the search for a violation ends.
     branching: String,
@@ -55,7 +57,12 @@ pub(super) enum Verdict {
 
 impl DataSchema {
     /// Returns whether a payload satisfies the schema. `members` are those of the payload.
-    pub(super) fn verdict<'a>(&self, data: Json<'a>, members: &'a [(Cow<'a, str>, Json<'a>)], budget: &Budget) -> Verdict {
+    pub(super) fn verdict<'a>(
+        &self,
+        data: Json<'a>,
+        members: &'a [(Cow<'a, str>, Json<'a>)],
+        budget: &Budget,
+    ) -> Verdict {
         if budget.work(members.len() as u64).is_err() {
             return Verdict::Spent;
         }
@@ -102,26 +109,43 @@ impl<'a> Compiler<'a> {
     }
 
     /// Compiles a schema; returns it, and its text with every reference inside it.
-    pub(super) fn compile(&mut self, node: &Node, file: &FileRoot<'_>, report: &mut Report<'_>) -> Option<(DataSchema, Value)> {
+    pub(super) fn compile(
+        &mut self,
+        node: &Node,
+        file: &FileRoot<'_>,
+        report: &mut Report<'_>,
+    ) -> Option<(DataSchema, Value)> {
         let problems = report.problems.len();
         let mut json = node.to_json();
         references::check(node, &json, file, report);
-        for error in jsonschema::draft202012::meta::validator().iter_errors(&json).take(MAX_COMPLAINTS) {
+        for error in
+            jsonschema::draft202012::meta::validator().iter_errors(&json).take(MAX_COMPLAINTS)
+        {
             let place = node.nearest_to(error.instance_path().as_str()).at;
             if error.instance_path().as_str().ends_with("/type") {
                 let hint = "types are null, boolean, object, array, number, integer and string, or a list of them";
-                report.error_with_hint(place, format!("not a JSON Schema: {} is no type", error.instance()), hint);
+                report.error_with_hint(
+                    place,
+                    format!("not a JSON Schema: {} is no type", error.instance()),
+                    hint,
+                );
             } else {
                 report.error(place, format!("not a JSON Schema: {error}"));
             }
         }
         keywords::check(node, &mut self.patterns, report);
-        if report.problems[problems..].iter().any(|problem| problem.severity == Severity::Error) || report.is_full() {
+        if report.problems[problems..].iter().any(|problem| problem.severity == Severity::Error)
+            || report.is_full()
+        {
             return None;
         }
         let Some(borrowed) = references::take_in(&mut json, file, self.copies) else {
             let hint = "let fewer events refer to it, or keep it smaller: each of them has a copy of its own";
-            report.error_with_hint(node.at, "the schemas that `$ref` copies from their files are too large together", hint);
+            report.error_with_hint(
+                node.at,
+                "the schemas that `$ref` copies from their files are too large together",
+                hint,
+            );
             return None;
         };
         match self.build(&json, borrowed) {
@@ -134,7 +158,8 @@ impl<'a> Compiler<'a> {
     }
 
     fn build(&mut self, json: &Value, borrowed: Vec<String>) -> Result<DataSchema, Refused> {
-        let schemas_per_value = bounds::schemas_per_value(json).map_err(|message| Refused { pointer: String::new(), message })?;
+        let schemas_per_value = bounds::schemas_per_value(json)
+            .map_err(|message| Refused { pointer: String::new(), message })?;
         let mut built = json.clone();
         let costs = self.patterns.replace_costly(&mut built, schemas_per_value);
         if let Some(message) = self.patterns.complaint() {
@@ -150,16 +175,24 @@ impl<'a> Compiler<'a> {
             .with_pattern_cache(self.cache.clone())
             .offline();
         if costs.backtracking_names > 0 {
-            options = options.with_pattern_options(PatternOptions::fancy_regex().backtrack_limit(NAME_BACKTRACK_LIMIT));
+            options = options.with_pattern_options(
+                PatternOptions::fancy_regex().backtrack_limit(NAME_BACKTRACK_LIMIT),
+            );
         }
         let built = number::register(self.patterns.register(options)).build(&built);
         match built {
-            Ok(validator) => {
-                Ok(DataSchema { validator, costs, names: violation::names(json), branching: violation::branching(json), borrowed })
-            }
+            Ok(validator) => Ok(DataSchema {
+                validator,
+                costs,
+                names: violation::names(json),
+                branching: violation::branching(json),
+                borrowed,
+            }),
             Err(error) => {
-                let pointer =
-                    [error.instance_path().as_str(), error.schema_path().as_str()].into_iter().max_by_key(|path| path.len()).unwrap_or("");
+                let pointer = [error.instance_path().as_str(), error.schema_path().as_str()]
+                    .into_iter()
+                    .max_by_key(|path| path.len())
+                    .unwrap_or("");
                 let message = error.to_string();
                 // What follows speaks of the library's settings.
                 let message = message.split(". Adjust configuration").next().unwrap_or_default();
@@ -179,7 +212,10 @@ struct Refused {
 impl DataSchema {
     pub(super) fn of_json(json: &Value) -> Self {
         let mut copies = Aliases::default();
-        Compiler::new(&mut copies).build(json, Vec::new()).map_err(|refused| refused.message).unwrap()
+        Compiler::new(&mut copies)
+            .build(json, Vec::new())
+            .map_err(|refused| refused.message)
+            .unwrap()
     }
 
     pub(super) fn is_valid(&self, text: &str) -> bool {

@@ -1,4 +1,5 @@
-//! JSON numbers by their exact value, read from their text: nothing is rounded, whatever their size.
+//! JSON numbers by their exact value, read from their text: nothing is rounded, whatever their
+//! size.
 
 use std::cmp::Ordering;
 use std::hash::Hasher;
@@ -9,7 +10,8 @@ pub(super) struct Decimal<'t> {
     is_negative: bool,
     /// The digits, in two parts: the text may have a point between them.
     digits: [&'t [u8]; 2],
-    /// The power of ten that the digits are multiplied by, read as `0.digits`. Beyond 64 bits the largest or the smallest one.
+    /// The power of ten that the digits are multiplied by, read as `0.digits`. Beyond 64 bits the
+    /// largest or the smallest one.
     magnitude: i64,
 }
 
@@ -35,7 +37,11 @@ impl<'t> Decimal<'t> {
             (whole, "") => ([whole.trim_end_matches('0'), ""], length(whole)),
             (whole, fraction) => ([whole, fraction], length(whole)),
         };
-        Self { is_negative, digits: digits.map(str::as_bytes), magnitude: exponent.saturating_add(places) }
+        Self {
+            is_negative,
+            digits: digits.map(str::as_bytes),
+            magnitude: exponent.saturating_add(places),
+        }
     }
 
     fn digits(&self) -> impl Iterator<Item = u8> + 't {
@@ -62,7 +68,9 @@ impl<'t> Decimal<'t> {
         }
         let by = u128::from(divisor.coefficient);
         // Without the zeros at its end it is no multiple of ten.
-        let Ok(zeros) = u64::try_from(self.magnitude.saturating_sub(self.digit_count()).saturating_sub(divisor.exponent)) else {
+        let Ok(zeros) = u64::try_from(
+            self.magnitude.saturating_sub(self.digit_count()).saturating_sub(divisor.exponent),
+        ) else {
             return false;
         };
         let rest = self.digits().fold(0, |rest, digit| (rest * 10 + u128::from(digit - b'0')) % by);
@@ -78,7 +86,9 @@ impl<'t> Decimal<'t> {
 
     fn compare_sizes(&self, other: &Self) -> Ordering {
         match (self.is_zero(), other.is_zero()) {
-            (false, false) => self.magnitude.cmp(&other.magnitude).then_with(|| self.digits().cmp(other.digits())),
+            (false, false) => {
+                self.magnitude.cmp(&other.magnitude).then_with(|| self.digits().cmp(other.digits()))
+            }
             (is_zero, other_is_zero) => other_is_zero.cmp(&is_zero),
         }
     }
@@ -116,14 +126,18 @@ pub(super) struct Divisor {
 }
 
 impl Divisor {
-    /// Returns the divisor; `None` where the number is not above zero, or has more digits than 64 bits hold.
+    /// Returns the divisor; `None` where the number is not above zero, or has more digits than 64
+    /// bits hold.
     pub(super) fn of(number: Decimal<'_>) -> Option<Self> {
         let mut coefficient = 0_u64;
         for digit in number.digits() {
             coefficient = coefficient.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
         }
         let is_positive = coefficient > 0 && !number.is_negative;
-        is_positive.then(|| Self { coefficient, exponent: number.magnitude.saturating_sub(number.digit_count()) })
+        is_positive.then(|| Self {
+            coefficient,
+            exponent: number.magnitude.saturating_sub(number.digit_count()),
+        })
     }
 }
 
@@ -176,12 +190,21 @@ mod tests {
         ];
         for (at, first) in ascending.iter().enumerate() {
             for (other, second) in ascending.iter().enumerate() {
-                assert_eq!(Decimal::of(first).cmp(&Decimal::of(second)), at.cmp(&other), "{first} {second}");
+                assert_eq!(
+                    Decimal::of(first).cmp(&Decimal::of(second)),
+                    at.cmp(&other),
+                    "{first} {second}"
+                );
             }
         }
-        for (first, second) in
-            [("1", "1.0"), ("1e3", "1000"), ("15", "1500e-2"), ("-0", "0e9"), ("0.05e2", "5"), ("9007199254740993.0", "9007199254740993")]
-        {
+        for (first, second) in [
+            ("1", "1.0"),
+            ("1e3", "1000"),
+            ("15", "1500e-2"),
+            ("-0", "0e9"),
+            ("0.05e2", "5"),
+            ("9007199254740993.0", "9007199254740993"),
+        ] {
             assert_eq!(Decimal::of(first), Decimal::of(second));
         }
     }
@@ -216,7 +239,11 @@ mod tests {
             let divisor = Divisor::of(Decimal::of(divisor)).unwrap();
             assert_eq!(Decimal::of(text).is_multiple_of(divisor), expected, "{text} {divisor:?}");
         }
-        assert!(["0", "-1", "99999999999999999999999"].into_iter().all(|text| Divisor::of(Decimal::of(text)).is_none()));
+        assert!(
+            ["0", "-1", "99999999999999999999999"]
+                .into_iter()
+                .all(|text| Divisor::of(Decimal::of(text)).is_none())
+        );
     }
 
     proptest! {

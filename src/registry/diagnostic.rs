@@ -5,7 +5,8 @@ use std::fmt;
 pub(crate) use super::source::{Pos, SourceFile};
 use crate::printable::printable;
 
-/// Most errors, and most warnings, that are reported for one file: more of them help nobody, and take memory.
+/// Most errors, and most warnings, that are reported for one file: more of them help nobody, and
+/// take memory.
 const MAX_PROBLEMS_PER_FILE: usize = 1_000;
 
 /// Most characters of one message: it may quote the file.
@@ -98,18 +99,26 @@ impl Problem {
 /// The longest line that is shown whole; of longer ones the part around the place.
 const SHOWN_LINE_CHARS: usize = 160;
 
-/// Returns the line of that place, or the part of it around the place, and how many characters are left out before it.
+/// Returns the line of that place, or the part of it around the place, and how many characters are
+/// left out before it.
 fn excerpt(source: &SourceFile, at: Pos) -> Option<(String, u32)> {
     let line = source.line(at.line)?;
     let is_long = line.len() > 4 * SHOWN_LINE_CHARS || line.chars().count() > SHOWN_LINE_CHARS;
     let skipped = if is_long { at.column.saturating_sub(1).saturating_sub(80) } else { 0 };
-    let from = source.line_and_byte(Pos { line: at.line, column: skipped + 1 }).map_or(0, |(_, byte)| byte);
+    let from = source
+        .line_and_byte(Pos { line: at.line, column: skipped + 1 })
+        .map_or(0, |(_, byte)| byte);
     // A tab stays one column wide, so that the caret is under its character.
-    let shown: String = line[from..].chars().take(SHOWN_LINE_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let shown: String = line[from..]
+        .chars()
+        .take(SHOWN_LINE_CHARS)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     Some((shown, skipped))
 }
 
-/// Escapes control characters: a message may quote names of a file, and nothing in a file may write to a terminal or forge a line of a log.
+/// Escapes control characters: a message may quote names of a file, and nothing in a file may write
+/// to a terminal or forge a line of a log.
 fn shortened(message: String) -> String {
     let is_plain = |c: char| !c.is_control() || c == '\n';
     if message.len() <= MAX_MESSAGE_CHARS && message.chars().all(is_plain) {
@@ -183,7 +192,12 @@ impl<'s> Report<'s> {
         self.push(Problem::at(self.source, at, message));
     }
 
-    pub(crate) fn error_with_hint(&mut self, at: Pos, message: impl Into<String>, hint: impl Into<String>) {
+    pub(crate) fn error_with_hint(
+        &mut self,
+        at: Pos,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         self.push(Problem::at(self.source, at, message).hint(hint));
     }
 
@@ -209,7 +223,8 @@ impl<'s> Report<'s> {
     }
 }
 
-/// The longest name that is compared with those known: the comparison costs the product of both lengths.
+/// The longest name that is compared with those known: the comparison costs the product of both
+/// lengths.
 const MAX_COMPARED_BYTES: usize = 128;
 
 /// The known name that a person most likely meant.
@@ -263,9 +278,18 @@ mod tests {
     #[test]
     fn a_problem_shows_its_line_and_a_caret() {
         let source = source("events:\n\té: x\n");
-        let problem = Problem::at(&source, Pos { line: 2, column: 3 }, "no such key").hint("write `e`");
-        assert_eq!(problem.to_string(), "schemas/user.yaml:2:3: no such key\n    2 |  é: x\n      |   ^\n      = write `e`");
-        assert!(problem.warning().to_string().starts_with("schemas/user.yaml:2:3: warning: no such key\n"));
+        let problem =
+            Problem::at(&source, Pos { line: 2, column: 3 }, "no such key").hint("write `e`");
+        assert_eq!(
+            problem.to_string(),
+            "schemas/user.yaml:2:3: no such key\n    2 |  é: x\n      |   ^\n      = write `e`"
+        );
+        assert!(
+            problem
+                .warning()
+                .to_string()
+                .starts_with("schemas/user.yaml:2:3: warning: no such key\n")
+        );
     }
 
     #[test]
@@ -285,9 +309,13 @@ mod tests {
     #[test]
     fn the_nearest_name_is_found() {
         let known = ["effects", "examples", "each", "when"];
-        for (name, expected) in
-            [("efects", Some("effects")), ("Effects", Some("effects")), ("wehn", Some("when")), ("each_", Some("each")), ("zzz", None)]
-        {
+        for (name, expected) in [
+            ("efects", Some("effects")),
+            ("Effects", Some("effects")),
+            ("wehn", Some("when")),
+            ("each_", Some("each")),
+            ("zzz", None),
+        ] {
             assert_eq!(nearest(name, known), expected, "{name}");
         }
     }

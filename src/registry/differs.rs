@@ -9,7 +9,12 @@ use crate::event::Json;
 use crate::event::json::JsonKind;
 
 /// Returns whether two values differ at a path.
-pub(super) fn differs(now: Json<'_>, before: Json<'_>, steps: &[Step], budget: &Budget) -> Result<bool, Spent> {
+pub(super) fn differs(
+    now: Json<'_>,
+    before: Json<'_>,
+    steps: &[Step],
+    budget: &Budget,
+) -> Result<bool, Spent> {
     let (mut at_now, mut at_before) = (Vec::new(), Vec::new());
     collect(Some(now), steps, &mut at_now, budget)?;
     collect(Some(before), steps, &mut at_before, budget)?;
@@ -25,7 +30,12 @@ pub(super) fn differs(now: Json<'_>, before: Json<'_>, steps: &[Step], budget: &
 }
 
 /// Adds every value at a path, in order.
-fn collect<'e>(json: Option<Json<'e>>, steps: &[Step], found: &mut Vec<Option<Json<'e>>>, budget: &Budget) -> Result<(), Spent> {
+fn collect<'e>(
+    json: Option<Json<'e>>,
+    steps: &[Step],
+    found: &mut Vec<Option<Json<'e>>>,
+    budget: &Budget,
+) -> Result<(), Spent> {
     let ([step, rest @ ..], Some(json)) = (steps, json) else {
         budget.work(1)?;
         budget.bytes(size_of::<Option<Json<'_>>>())?;
@@ -36,9 +46,10 @@ fn collect<'e>(json: Option<Json<'e>>, steps: &[Step], found: &mut Vec<Option<Js
     match step {
         Step::Member(name) => collect(json.get(name), rest, found, budget),
         Step::Index(at) => collect(json.elements().get(*at).copied(), rest, found, budget),
-        Step::Each if json.kind() == JsonKind::Array => {
-            json.elements().into_iter().try_for_each(|element| collect(Some(element), rest, found, budget))
-        }
+        Step::Each if json.kind() == JsonKind::Array => json
+            .elements()
+            .into_iter()
+            .try_for_each(|element| collect(Some(element), rest, found, budget)),
         Step::Each => collect(None, &steps[..1], found, budget),
     }
 }
@@ -63,11 +74,15 @@ fn same(a: Option<Json<'_>>, b: Option<Json<'_>>, budget: &Budget) -> Result<boo
 
 fn same_values(a: Json<'_>, b: Json<'_>, budget: &Budget) -> Result<bool, Spent> {
     Ok(match a.kind() {
-        JsonKind::Number => match (integer_digits(a.text()), integer_digits(b.text())) {
-            (Some(a), Some(b)) => a == b,
-            (None, None) => a.text().parse::<f64>().ok().is_some_and(|number| b.text().parse::<f64>() == Ok(number) && number.is_finite()),
-            _ => false,
-        },
+        JsonKind::Number => {
+            match (integer_digits(a.text()), integer_digits(b.text())) {
+                (Some(a), Some(b)) => a == b,
+                (None, None) => a.text().parse::<f64>().ok().is_some_and(|number| {
+                    b.text().parse::<f64>() == Ok(number) && number.is_finite()
+                }),
+                _ => false,
+            }
+        }
         JsonKind::String => a.as_str() == b.as_str(),
         JsonKind::Array => {
             let (a, b) = (a.elements(), b.elements());
@@ -85,8 +100,10 @@ fn same_values(a: Json<'_>, b: Json<'_>, budget: &Budget) -> Result<bool, Spent>
             let (a, b) = (a.members(), b.members());
             budget.work(8 * (a.len() + b.len()) as u64)?;
             // Of one name the last counts.
-            let of_b: HashMap<&str, Json<'_>> = b.iter().map(|(name, value)| (&**name, *value)).collect();
-            let of_a: HashMap<&str, Json<'_>> = a.iter().map(|(name, value)| (&**name, *value)).collect();
+            let of_b: HashMap<&str, Json<'_>> =
+                b.iter().map(|(name, value)| (&**name, *value)).collect();
+            let of_a: HashMap<&str, Json<'_>> =
+                a.iter().map(|(name, value)| (&**name, *value)).collect();
             for (name, value) in &of_a {
                 if !same(Some(*value), of_b.get(name).copied(), budget)? {
                     return Ok(false);

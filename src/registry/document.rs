@@ -1,4 +1,5 @@
-//! What a schema file says, before it is compiled: every option typed and in its place. The JSON Schema of the files is made from these types.
+//! What a schema file says, before it is compiled: every option typed and in its place. The JSON
+//! Schema of the files is made from these types.
 
 mod effect;
 mod fields;
@@ -49,7 +50,11 @@ impl Text {
     /// The part of it from that byte on.
     pub(crate) fn tail(&self, byte: usize) -> Self {
         let verbatim_from = self.verbatim_from.map(|_| self.place_of(byte));
-        Self { at: self.at, text: self.text.get(byte..).unwrap_or_default().to_owned(), verbatim_from }
+        Self {
+            at: self.at,
+            text: self.text.get(byte..).unwrap_or_default().to_owned(),
+            verbatim_from,
+        }
     }
 }
 
@@ -121,12 +126,14 @@ pub(crate) struct EntryDocument {
     /// JSON Schema 2020-12 of the payload. Default: any object.
     #[schemars(with = "Option<JsonSchemaObject>")]
     pub(crate) data: Option<Node>,
-    /// What a violation of `data` means: `enforce` dead-letters the event, `warn` counts it and goes on.
+    /// What a violation of `data` means: `enforce` dead-letters the event, `warn` counts it and
+    /// goes on.
     #[schemars(with = "Option<ValidateName>")]
     pub(crate) validate: Option<At<Validate>>,
     /// Orders the writes of one entity: an integer from 0 to 2^63-1, or an RFC 3339 time.
     pub(crate) version: Option<VersionDocument>,
-    /// Named CEL expressions, computed once and on demand: `{let.name}` in templates, `lets.name` in expressions.
+    /// Named CEL expressions, computed once and on demand: `{let.name}` in templates, `lets.name`
+    /// in expressions.
     #[schemars(rename = "let", with = "Option<BTreeMap<String, Text>>")]
     pub(crate) lets: Vec<(Text, Text)>,
     /// What to do, in this order.
@@ -177,7 +184,8 @@ pub(crate) struct EffectDocument {
     pub(crate) _warm: (),
     /// A CEL expression that yields a list: the rule is done once per element, as `item`.
     pub(crate) each: Option<Text>,
-    /// A CEL condition. Where it fails, the safe side holds: invalidations take place, writes and warms delete their key.
+    /// A CEL condition. Where it fails, the safe side holds: invalidations take place, writes and
+    /// warms delete their key.
     pub(crate) when: Option<Text>,
     /// Stands before the rule's keys instead of the file's `key_prefix`.
     pub(crate) prefix: Option<Text>,
@@ -191,7 +199,8 @@ pub(crate) struct EffectDocument {
     /// The tags that the key is added to.
     #[schemars(with = "Option<OneOrMany>")]
     pub(crate) tags: Vec<Text>,
-    /// What `write` sets the key to: any JSON with templates in it; `"{data}"` is the whole payload.
+    /// What `write` sets the key to: any JSON with templates in it; `"{data}"` is the whole
+    /// payload.
     #[schemars(with = "Option<serde_json::Value>")]
     pub(crate) value: Option<Node>,
     /// `json` (compact, the default) or `raw` (a string, as is).
@@ -269,7 +278,8 @@ pub(crate) struct ExampleEvent {
     pub(crate) exchange: Option<Text>,
     /// The routing key that it was published with. Default: empty.
     pub(crate) routing_key: Option<Text>,
-    /// What else the publisher says of it: extension attributes of a CloudEvent, members of Debezium's `source`.
+    /// What else the publisher says of it: extension attributes of a CloudEvent, members of
+    /// Debezium's `source`.
     #[schemars(with = "Option<BTreeMap<String, Text>>")]
     pub(crate) attributes: Vec<(Text, Text)>,
 }

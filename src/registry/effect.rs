@@ -24,7 +24,14 @@ pub enum Verb {
 
 impl Verb {
     /// Every verb, in the order of the documentation.
-    pub const ALL: [Self; 6] = [Self::Delete, Self::InvalidateTags, Self::BumpVersion, Self::Expire, Self::Write, Self::Warm];
+    pub const ALL: [Self; 6] = [
+        Self::Delete,
+        Self::InvalidateTags,
+        Self::BumpVersion,
+        Self::Expire,
+        Self::Write,
+        Self::Warm,
+    ];
 
     /// The name in schema files, `plan` and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -53,17 +60,19 @@ pub struct RuleId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LoaderId(pub u32);
 
-/// One verb on one key or tag. An event's effects are numbered from 0 in the order in which `plan --json` lists them.
+/// One verb on one key or tag. An event's effects are numbered from 0 in the order in which `plan
+/// --json` lists them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Effect {
     /// The rule it came from.
     pub rule: RuleId,
-    /// The whole key, prefixes included; for `invalidate_tags` the tag's name without `UNSTALE_TAG_PREFIX`.
+    /// The whole key, prefixes included; for `invalidate_tags` the tag's name without
+    /// `UNSTALE_TAG_PREFIX`.
     pub target: String,
     /// What to do with it.
     pub action: Action,
-    /// Its place among the writes and deletions of its entity: of a versioned `write`, and of a `delete` or `warm` whose key some versioned
-    /// rule may write.
+    /// Its place among the writes and deletions of its entity: of a versioned `write`, and of a
+    /// `delete` or `warm` whose key some versioned rule may write.
     pub version: Option<Box<Version>>,
     /// Of a `delete` or `invalidate_tags`: once more after so long, for readers that take no part.
     pub again: Option<Duration>,
@@ -123,9 +132,11 @@ pub struct Version {
     pub family: String,
     /// Decimal digits without leading zeros; RFC 3339 times are nanoseconds since the Unix epoch.
     pub digits: String,
-    /// A hash of the event's id and source: of equal versions, those of one event are one event come again.
+    /// A hash of the event's id and source: of equal versions, those of one event are one event
+    /// come again.
     pub event: u64,
-    /// The place among the event's effects, from 1: effects of one event take hold in the order written.
+    /// The place among the event's effects, from 1: effects of one event take hold in the order
+    /// written.
     pub place: u32,
 }
 

@@ -21,7 +21,8 @@ pub struct Example {
     pub entry: u32,
     /// What happens in it.
     pub event: Event<'static>,
-    /// `verb target` for every key and tag, without `UNSTALE_KEY_PREFIX`; `None`: it must merely resolve.
+    /// `verb target` for every key and tag, without `UNSTALE_KEY_PREFIX`; `None`: it must merely
+    /// resolve.
     pub expect: Option<Vec<String>>,
     /// The reason for which the event must be dead-lettered.
     pub expect_error: Option<Reason>,
@@ -29,18 +30,29 @@ pub struct Example {
     place: Problem,
 }
 
-pub(super) fn compile(context: &Context<'_>, document: &ExampleDocument, report: &mut Report<'_>) -> Option<Example> {
+pub(super) fn compile(
+    context: &Context<'_>,
+    document: &ExampleDocument,
+    report: &mut Report<'_>,
+) -> Option<Example> {
     let event_type = event_type(context.name, document, report)?;
-    let time = document.event.time.as_ref().and_then(|time| match time.text.parse::<jiff::Timestamp>() {
-        Ok(read) => Some(Cow::Owned(read.to_string())),
-        Err(_) => {
-            report.error_with_hint(time.at, "`time` must be RFC 3339", "such as 2026-01-31T09:30:00Z");
-            None
-        }
-    });
+    let time =
+        document.event.time.as_ref().and_then(|time| match time.text.parse::<jiff::Timestamp>() {
+            Ok(read) => Some(Cow::Owned(read.to_string())),
+            Err(_) => {
+                report.error_with_hint(
+                    time.at,
+                    "`time` must be RFC 3339",
+                    "such as 2026-01-31T09:30:00Z",
+                );
+                None
+            }
+        });
     let data_text = document.data.as_ref().map_or_else(|| "{}".to_owned(), json_text);
     let previous_text = document.previous.as_ref().map(json_text);
-    for (text, node) in [(Some(&data_text), &document.data), (previous_text.as_ref(), &document.previous)] {
+    for (text, node) in
+        [(Some(&data_text), &document.data), (previous_text.as_ref(), &document.previous)]
+    {
         if let (Some(text), Some(node)) = (text, node)
             && let Err(error) = Json::parse(text)
         {
@@ -70,13 +82,17 @@ pub(super) fn compile(context: &Context<'_>, document: &ExampleDocument, report:
                 .collect(),
             ..Event::default()
         },
-        expect: document.expect.as_ref().map(|expect| expect.value.iter().map(|line| line.text.trim().to_owned()).collect()),
+        expect: document
+            .expect
+            .as_ref()
+            .map(|expect| expect.value.iter().map(|line| line.text.trim().to_owned()).collect()),
         expect_error: document.expect_error.as_ref().map(|reason| reason.value),
         place: Problem::at(report.source, document.at, ""),
     })
 }
 
-/// The event's type: what the example says, else the entry's name, a pattern being taken as it stands.
+/// The event's type: what the example says, else the entry's name, a pattern being taken as it
+/// stands.
 fn event_type(entry: &Text, document: &ExampleDocument, report: &mut Report<'_>) -> Option<String> {
     match &document.event_type {
         None => Some(entry.text.clone()),
@@ -95,10 +111,12 @@ fn json_text(node: &Node) -> String {
     out
 }
 
-/// What the examples of a registry may cost together: workers run them at each start and reload. It is ten times what one event may cost.
+/// What the examples of a registry may cost together: workers run them at each start and reload. It
+/// is ten times what one event may cost.
 const WORK_OF_ALL: u64 = 10 * WORK_PER_EVENT;
 
-/// Runs the examples and returns those that fail, up to the one with which they cost too much together.
+/// Runs the examples and returns those that fail, up to the one with which they cost too much
+/// together.
 pub fn run_examples(loaded: &Loaded) -> Vec<Problem> {
     run_within(loaded, WORK_OF_ALL)
 }
@@ -128,14 +146,20 @@ fn run(loaded: &Loaded, example: &Example, budget: &Budget) -> Option<Problem> {
     let message = match (failure, example.expect_error) {
         (Some(failure), Some(expected)) if failure.reason == expected => None,
         (None, None) => None,
-        (Some(failure), None) => Some(format!("this example fails: {}: {}", failure.reason, failure.message)),
-        (Some(failure), Some(expected)) => {
-            Some(format!("this example should fail with {expected}, and fails with {}: {}", failure.reason, failure.message))
+        (Some(failure), None) => {
+            Some(format!("this example fails: {}: {}", failure.reason, failure.message))
         }
-        (None, Some(expected)) => Some(format!("this example should fail with {expected}, and resolves")),
+        (Some(failure), Some(expected)) => Some(format!(
+            "this example should fail with {expected}, and fails with {}: {}",
+            failure.reason, failure.message
+        )),
+        (None, Some(expected)) => {
+            Some(format!("this example should fail with {expected}, and resolves"))
+        }
     };
     let message = message.or_else(|| {
-        let actual: Vec<String> = resolution.effects.iter().map(|effect| line(effect, &loaded.key_prefix)).collect();
+        let actual: Vec<String> =
+            resolution.effects.iter().map(|effect| line(effect, &loaded.key_prefix)).collect();
         differences(example.expect.as_deref()?, actual)
     })?;
     Some(Problem { message, ..example.place.clone() })
@@ -163,12 +187,21 @@ fn differences(expected: &[String], actual: Vec<String>) -> Option<String> {
             None => missing.push(line.as_str()),
         }
     }
-    let unexpected: Vec<&str> = left.into_iter().flat_map(|(line, count)| std::iter::repeat_n(line, count)).collect();
-    let quoted = |lines: &[&str]| lines.iter().map(|line| format!("`{line}`")).collect::<Vec<_>>().join(", ");
+    let unexpected: Vec<&str> =
+        left.into_iter().flat_map(|(line, count)| std::iter::repeat_n(line, count)).collect();
+    let quoted = |lines: &[&str]| {
+        lines.iter().map(|line| format!("`{line}`")).collect::<Vec<_>>().join(", ")
+    };
     match (missing.is_empty(), unexpected.is_empty()) {
         (true, true) => None,
         (false, true) => Some(format!("this example misses {}", quoted(&missing))),
-        (true, false) => Some(format!("this example has, beyond `expect`, {}", quoted(&unexpected))),
-        (false, false) => Some(format!("this example misses {}, and has instead {}", quoted(&missing), quoted(&unexpected))),
+        (true, false) => {
+            Some(format!("this example has, beyond `expect`, {}", quoted(&unexpected)))
+        }
+        (false, false) => Some(format!(
+            "this example misses {}, and has instead {}",
+            quoted(&missing),
+            quoted(&unexpected)
+        )),
     }
 }

@@ -31,7 +31,13 @@ pub struct Note {
 
 /// Who is told why. The worker's does nothing, and costs nothing.
 pub(super) trait Observer {
-    fn note(&mut self, rule: &Rule, at: usize, item: Option<usize>, message: impl FnOnce() -> String);
+    fn note(
+        &mut self,
+        rule: &Rule,
+        at: usize,
+        item: Option<usize>,
+        message: impl FnOnce() -> String,
+    );
 }
 
 pub(super) struct Nobody;
@@ -41,9 +47,20 @@ impl Observer for Nobody {
 }
 
 impl Observer for Vec<Note> {
-    fn note(&mut self, rule: &Rule, at: usize, item: Option<usize>, message: impl FnOnce() -> String) {
+    fn note(
+        &mut self,
+        rule: &Rule,
+        at: usize,
+        item: Option<usize>,
+        message: impl FnOnce() -> String,
+    ) {
         if self.len() < MAX_NOTES {
-            self.push(Note { rule: rule.id, at: u32::try_from(at).unwrap_or(u32::MAX), item, message: printable(&message()).into_owned() });
+            self.push(Note {
+                rule: rule.id,
+                at: u32::try_from(at).unwrap_or(u32::MAX),
+                item,
+                message: printable(&message()).into_owned(),
+            });
         }
     }
 }

@@ -10,7 +10,10 @@ mod value;
 use std::sync::{Arc, LazyLock};
 
 use cel::Env;
-use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators};
+use cel::common::ast::{
+    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo,
+    operators,
+};
 use cel::common::types::CelType;
 
 use super::diagnostic::nearest;
@@ -52,11 +55,24 @@ pub(super) const METHODS: [&str; 15] = [
 ];
 
 /// CEL's standard functions that are called by name.
-const FUNCTIONS: [&str; 12] =
-    ["bool", "bytes", "double", "duration", "dyn", "int", "matches", "size", "string", "timestamp", "type", "uint"];
+const FUNCTIONS: [&str; 12] = [
+    "bool",
+    "bytes",
+    "double",
+    "duration",
+    "dyn",
+    "int",
+    "matches",
+    "size",
+    "string",
+    "timestamp",
+    "type",
+    "uint",
+];
 
 /// CEL's names of types, for `type(x) == int`.
-const TYPES: [&str; 10] = ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"];
+const TYPES: [&str; 10] =
+    ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"];
 
 /// The functions that expressions may call, ours included.
 pub(super) static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
@@ -69,7 +85,8 @@ pub(super) static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
 #[derive(Debug)]
 pub struct Expression {
     node: Node,
-    /// The path that the whole expression is: it is read without CEL, and the text of its numbers stays as published.
+    /// The path that the whole expression is: it is read without CEL, and the text of its numbers
+    /// stays as published.
     pub(super) whole: Option<Path>,
     /// The whole is `json(path)`: a text there is read as JSON.
     pub(super) is_json_text: bool,
@@ -81,8 +98,8 @@ pub struct Expression {
 }
 
 impl Expression {
-    /// Compiles a text. `vars.X` is filled in from `names`; one without a value fails when it is asked, and is named by
-    /// [`Expression::unset_vars`].
+    /// Compiles a text. `vars.X` is filled in from `names`; one without a value fails when it is
+    /// asked, and is named by [`Expression::unset_vars`].
     ///
     /// # Errors
     /// The first problem of its syntax, or an unknown root or function.
@@ -90,15 +107,27 @@ impl Expression {
         Self::compile_sharing(text, names, &mut TextPatterns::default())
     }
 
-    /// As [`Expression::compile`], and shares equal patterns with the other expressions of a registry.
-    pub(super) fn compile_sharing(text: &str, names: &Names<'_>, patterns: &mut TextPatterns) -> Result<Self, TextProblem> {
+    /// As [`Expression::compile`], and shares equal patterns with the other expressions of a
+    /// registry.
+    pub(super) fn compile_sharing(
+        text: &str,
+        names: &Names<'_>,
+        patterns: &mut TextPatterns,
+    ) -> Result<Self, TextProblem> {
         if text.trim().is_empty() {
             return Err(TextProblem::new(0, "the expression is empty"));
         }
         if text.len() > MAX_BYTES {
-            return Err(TextProblem::new(MAX_BYTES, format!("an expression has at most {MAX_BYTES} bytes")).hint("split it with `let`"));
+            return Err(TextProblem::new(
+                MAX_BYTES,
+                format!("an expression has at most {MAX_BYTES} bytes"),
+            )
+            .hint("split it with `let`"));
         }
-        let (ast, places) = ENV.parser().parse_with_source_info(text).map_err(|errors| syntax_problem(text, &errors))?;
+        let (ast, places) = ENV
+            .parser()
+            .parse_with_source_info(text)
+            .map_err(|errors| syntax_problem(text, &errors))?;
         let mut check = Check {
             text,
             names,
@@ -118,7 +147,16 @@ impl Expression {
         }
         let node = check.node(read, 0)?;
         let Check { lets, paths, vars, unset, .. } = check;
-        Ok(Self { node, whole, is_json_text: json_of.is_some(), paths, lets, vars, unset, text: text.to_owned() })
+        Ok(Self {
+            node,
+            whole,
+            is_json_text: json_of.is_some(),
+            paths,
+            lets,
+            vars,
+            unset,
+            text: text.to_owned(),
+        })
     }
 
     /// Computes the value for one event.
@@ -131,8 +169,8 @@ impl Expression {
         &self.text
     }
 
-    /// The paths it reads from `data`, `previous` and `item`, as far as they are known beforehand; those asked for by `has(…)` or
-    /// `changed(…)` are optional.
+    /// The paths it reads from `data`, `previous` and `item`, as far as they are known beforehand;
+    /// those asked for by `has(…)` or `changed(…)` are optional.
     pub fn paths(&self) -> &[Path] {
         &self.paths
     }
@@ -156,10 +194,12 @@ impl Expression {
 /// Returns the argument of an expression that is `json(x)`.
 fn json_argument(ast: &IdedExpr) -> Option<&IdedExpr> {
     match &ast.expr {
-        Expr::Call(CallExpr { func_name, target: None, args }) if func_name == "json" => match &**args {
-            [argument] => Some(argument),
-            _ => None,
-        },
+        Expr::Call(CallExpr { func_name, target: None, args }) if func_name == "json" => {
+            match &**args {
+                [argument] => Some(argument),
+                _ => None,
+            }
+        }
         _ => None,
     }
 }
@@ -192,7 +232,8 @@ impl Check<'_> {
     /// Compiles a node. Within a path there are no others.
     fn parts(&mut self, node: &IdedExpr, depth: usize, is_path: bool) -> Result<Node, TextProblem> {
         if depth > MAX_DEPTH {
-            return Err(TextProblem::new(0, format!("nested deeper than {MAX_DEPTH} levels")).hint("split it with `let`"));
+            return Err(TextProblem::new(0, format!("nested deeper than {MAX_DEPTH} levels"))
+                .hint("split it with `let`"));
         }
         let mut inner = |check: &mut Self, node: &IdedExpr| {
             if is_path { check.parts(node, depth + 1, true) } else { check.node(node, depth + 1) }
@@ -204,13 +245,19 @@ impl Check<'_> {
             Expr::Select(select) => {
                 let of = Box::new(inner(self, &select.operand)?);
                 let call = Call::select(&select.field, select.test);
-                Ok(Node::Select { of, field: select.field.as_str().into(), is_test: select.test, call })
+                Ok(Node::Select {
+                    of,
+                    field: select.field.as_str().into(),
+                    is_test: select.test,
+                    call,
+                })
             }
             Expr::Call(call) if call.func_name == "changed" => self.changed(node.id, call),
             Expr::Call(call) if call.func_name == "json" => Err(self.no_json(node.id)),
             Expr::Call(call) => self.call(node.id, call, &mut inner),
             Expr::List(list) => {
-                let elements: Result<Vec<_>, _> = list.elements.iter().map(|element| inner(self, element)).collect();
+                let elements: Result<Vec<_>, _> =
+                    list.elements.iter().map(|element| inner(self, element)).collect();
                 Ok(Node::List(elements?.into()))
             }
             Expr::Map(map) => {
@@ -218,7 +265,9 @@ impl Check<'_> {
                     .entries
                     .iter()
                     .map(|entry| match &entry.expr {
-                        EntryExpr::MapEntry(entry) => Ok((inner(self, &entry.key)?, inner(self, &entry.value)?)),
+                        EntryExpr::MapEntry(entry) => {
+                            Ok((inner(self, &entry.key)?, inner(self, &entry.value)?))
+                        }
                         EntryExpr::StructField(_) => Err(self.no_struct(node.id)),
                     })
                     .collect();
@@ -235,11 +284,17 @@ impl Check<'_> {
     }
 
     fn no_struct(&self, id: u64) -> TextProblem {
-        self.problem(id, "messages with named types cannot be built here").hint("a map is {\"a\": 1}")
+        self.problem(id, "messages with named types cannot be built here")
+            .hint("a map is {\"a\": 1}")
     }
 
     /// Compiles what CEL's parser makes of a macro.
-    fn comprehension(&mut self, id: u64, comprehension: &ComprehensionExpr, depth: usize) -> Result<Node, TextProblem> {
+    fn comprehension(
+        &mut self,
+        id: u64,
+        comprehension: &ComprehensionExpr,
+        depth: usize,
+    ) -> Result<Node, TextProblem> {
         let over = self.node(&comprehension.iter_range, depth + 1)?;
         self.bound.push(comprehension.iter_var.clone());
         let kind = self.loop_kind(&comprehension.loop_step, depth + 1);
@@ -248,24 +303,37 @@ impl Check<'_> {
         Ok(Node::Loop(Box::new(Loop { over, kind })))
     }
 
-    /// Compiles the step of a loop: `@result && x`, `@result || x`, `@result + [x]`, `p ? @result + [x] : @result`, `p ? @result + 1 : @result`.
-    fn loop_kind(&mut self, step: &IdedExpr, depth: usize) -> Result<Option<LoopKind>, TextProblem> {
+    /// Compiles the step of a loop: `@result && x`, `@result || x`, `@result + [x]`, `p ? @result +
+    /// [x] : @result`, `p ? @result + 1 : @result`.
+    fn loop_kind(
+        &mut self,
+        step: &IdedExpr,
+        depth: usize,
+    ) -> Result<Option<LoopKind>, TextProblem> {
         let Expr::Call(call) = &step.expr else { return Ok(None) };
         Ok(match (call.func_name.as_str(), &*call.args) {
             (operators::LOGICAL_AND, [_, body]) => Some(LoopKind::All(self.node(body, depth)?)),
             (operators::LOGICAL_OR, [_, body]) => Some(LoopKind::Exists(self.node(body, depth)?)),
-            (operators::ADD, [_, IdedExpr { expr: Expr::List(list), .. }]) => match &*list.elements {
+            (operators::ADD, [_, IdedExpr { expr: Expr::List(list), .. }]) => match &*list.elements
+            {
                 [to] => Some(LoopKind::Map { filter: None, to: self.node(to, depth)? }),
                 _ => None,
             },
-            (operators::CONDITIONAL, [condition, IdedExpr { expr: Expr::Call(add), .. }, _]) => match &*add.args {
-                [_, IdedExpr { expr: Expr::Literal(_), .. }] => Some(LoopKind::ExistsOne(self.node(condition, depth)?)),
-                [_, IdedExpr { expr: Expr::List(list), .. }] => match &*list.elements {
-                    [to] => Some(LoopKind::Map { filter: Some(self.node(condition, depth)?), to: self.node(to, depth)? }),
+            (operators::CONDITIONAL, [condition, IdedExpr { expr: Expr::Call(add), .. }, _]) => {
+                match &*add.args {
+                    [_, IdedExpr { expr: Expr::Literal(_), .. }] => {
+                        Some(LoopKind::ExistsOne(self.node(condition, depth)?))
+                    }
+                    [_, IdedExpr { expr: Expr::List(list), .. }] => match &*list.elements {
+                        [to] => Some(LoopKind::Map {
+                            filter: Some(self.node(condition, depth)?),
+                            to: self.node(to, depth)?,
+                        }),
+                        _ => None,
+                    },
                     _ => None,
-                },
-                _ => None,
-            },
+                }
+            }
             _ => None,
         })
     }
@@ -290,7 +358,12 @@ impl Check<'_> {
     }
 
     /// Compiles `event.x`, `lets.x` and `vars.x`.
-    fn named(&mut self, node: &IdedExpr, root: &'static str, key: String) -> Result<Node, TextProblem> {
+    fn named(
+        &mut self,
+        node: &IdedExpr,
+        root: &'static str,
+        key: String,
+    ) -> Result<Node, TextProblem> {
         let asked_for = matches!(&node.expr, Expr::Select(select) if select.test);
         match root {
             "event" => match EventField::from_name(&key) {
@@ -298,7 +371,8 @@ impl Check<'_> {
                 Some(field) => Ok(Node::Event(field)),
                 None => match EventField::meant_by(&key) {
                     Some(meant) => {
-                        let message = format!("an event has no `{key}`: did you mean `{}`?", meant.as_str());
+                        let message =
+                            format!("an event has no `{key}`: did you mean `{}`?", meant.as_str());
                         Err(self.problem(node.id, message).hint(path::KNOWN_FIELDS))
                     }
                     None => Ok(Node::Attribute { name: key.into(), is_test: asked_for }),
@@ -307,7 +381,9 @@ impl Check<'_> {
             "lets" => {
                 let Some(place) = self.names.lets.iter().position(|known| *known == key) else {
                     let known = path::known(self.names.lets);
-                    return Err(self.problem(node.id, format!("no `let` named `{key}` stands before this")).hint(known));
+                    return Err(self
+                        .problem(node.id, format!("no `let` named `{key}` stands before this"))
+                        .hint(known));
                 };
                 if asked_for {
                     return Ok(Node::Literal(Literal::Bool(true)));
@@ -334,12 +410,22 @@ impl Check<'_> {
 
     fn changed(&mut self, id: u64, call: &CallExpr) -> Result<Node, TextProblem> {
         let path = match (&call.target, &*call.args) {
-            (None, [IdedExpr { expr: Expr::Literal(LiteralValue::String(path)), .. }]) => path.inner(),
-            _ => return Err(self.problem(id, "`changed` takes one path in quotes").hint("such as changed(\"category\")")),
+            (None, [IdedExpr { expr: Expr::Literal(LiteralValue::String(path)), .. }]) => {
+                path.inner()
+            }
+            _ => {
+                return Err(self
+                    .problem(id, "`changed` takes one path in quotes")
+                    .hint("such as changed(\"category\")"));
+            }
         };
-        let mut path = Path::parse(path, self.names).map_err(|problem| TextProblem { at: self.place(call.args[0].id), ..problem })?;
+        let mut path = Path::parse(path, self.names)
+            .map_err(|problem| TextProblem { at: self.place(call.args[0].id), ..problem })?;
         if path.root() != Root::Data {
-            return Err(self.problem(id, format!("`changed` compares the payload with `previous`: `{path}` is not in it")));
+            return Err(self.problem(
+                id,
+                format!("`changed` compares the payload with `previous`: `{path}` is not in it"),
+            ));
         }
         path.set_optional();
         self.paths.push(path.clone());
@@ -363,7 +449,11 @@ impl Check<'_> {
                 problem.hint(functions_hint(name))
             });
         }
-        if call.target.is_none() && !is_operator && !FUNCTIONS.contains(&name) && !functions::NAMES.contains(&name) {
+        if call.target.is_none()
+            && !is_operator
+            && !FUNCTIONS.contains(&name)
+            && !functions::NAMES.contains(&name)
+        {
             let problem = self.problem(id, format!("unknown function `{name}`"));
             let is_method = METHODS.contains(&name);
             return Err(if is_method {
@@ -384,10 +474,20 @@ impl Check<'_> {
         }
         let args = match (name, args.len()) {
             (operators::CONDITIONAL, 3) => {
-                return Ok(args.try_into().map_or(Node::Literal(Literal::Null), |parts| Node::If(Box::new(parts))));
+                return Ok(args
+                    .try_into()
+                    .map_or(Node::Literal(Literal::Null), |parts| Node::If(Box::new(parts))));
             }
-            (operators::LOGICAL_AND | operators::LOGICAL_OR | operators::EQUALS | operators::NOT_EQUALS, 2) => {
-                let Ok(sides) = <[Node; 2]>::try_from(args).map(Box::new) else { return Ok(Node::Literal(Literal::Null)) };
+            (
+                operators::LOGICAL_AND
+                | operators::LOGICAL_OR
+                | operators::EQUALS
+                | operators::NOT_EQUALS,
+                2,
+            ) => {
+                let Ok(sides) = <[Node; 2]>::try_from(args).map(Box::new) else {
+                    return Ok(Node::Literal(Literal::Null));
+                };
                 return Ok(match name {
                     operators::LOGICAL_AND => Node::And(sides),
                     operators::LOGICAL_OR => Node::Or(sides),
@@ -400,7 +500,13 @@ impl Check<'_> {
         Ok(Node::Call { does, call: Call::of(name, call.target.is_some(), args.len()), args })
     }
 
-    fn operation(&mut self, id: u64, name: &str, call: &CallExpr, operands: usize) -> Result<Operation, TextProblem> {
+    fn operation(
+        &mut self,
+        id: u64,
+        name: &str,
+        call: &CallExpr,
+        operands: usize,
+    ) -> Result<Operation, TextProblem> {
         Ok(match (name, operands) {
             (operators::LOGICAL_NOT, 1) => Operation::Not,
             (operators::ADD, 2) => Operation::Add,
@@ -442,18 +548,23 @@ impl Check<'_> {
     /// Tries the format and the zone of `date` where they are written in the expression.
     fn date_literals(&self, call: &CallExpr) -> Result<(), TextProblem> {
         let literal = |argument: Option<&IdedExpr>| match argument {
-            Some(IdedExpr { id, expr: Expr::Literal(LiteralValue::String(text)) }) => Some((*id, text.inner().to_owned())),
+            Some(IdedExpr { id, expr: Expr::Literal(LiteralValue::String(text)) }) => {
+                Some((*id, text.inner().to_owned()))
+            }
             _ => None,
         };
         if let Some((id, format)) = literal(call.args.get(1))
             && !functions::is_date_format(&format)
         {
-            return Err(self.problem(id, format!("`{format}` is no format of strftime")).hint("such as %Y-%m-%d or %H:%M"));
+            return Err(self
+                .problem(id, format!("`{format}` is no format of strftime"))
+                .hint("such as %Y-%m-%d or %H:%M"));
         }
         if let Some((id, zone)) = literal(call.args.get(2))
             && !functions::is_zone(&zone)
         {
-            let problem = self.problem(id, format!("`{zone}` is no IANA time zone that this machine knows"));
+            let problem =
+                self.problem(id, format!("`{zone}` is no IANA time zone that this machine knows"));
             return Err(problem.hint("such as UTC or Europe/Berlin"));
         }
         Ok(())
@@ -477,10 +588,14 @@ impl Check<'_> {
                     at = operand;
                 }
                 Expr::Call(call) if call.func_name == operators::INDEX => {
-                    let [of, IdedExpr { expr: Expr::Literal(index), .. }] = &*call.args else { return None };
+                    let [of, IdedExpr { expr: Expr::Literal(index), .. }] = &*call.args else {
+                        return None;
+                    };
                     steps.push(match index {
                         LiteralValue::String(name) => Step::Member(name.inner().into()),
-                        LiteralValue::Int(index) => Step::Index(usize::try_from(*index.inner()).ok()?),
+                        LiteralValue::Int(index) => {
+                            Step::Index(usize::try_from(*index.inner()).ok()?)
+                        }
                         _ => return None,
                     });
                     at = of;
@@ -507,7 +622,9 @@ fn named_member(node: &IdedExpr) -> Option<(&'static str, String)> {
     let (operand, key) = match &node.expr {
         Expr::Select(select) => (&*select.operand, select.field.as_str()),
         Expr::Call(call) if call.func_name == operators::INDEX => match &*call.args {
-            [of, IdedExpr { expr: Expr::Literal(LiteralValue::String(key)), .. }] => (of, key.inner()),
+            [of, IdedExpr { expr: Expr::Literal(LiteralValue::String(key)), .. }] => {
+                (of, key.inner())
+            }
             _ => return None,
         },
         _ => return None,
@@ -522,12 +639,22 @@ const MACROS: [&str; 5] = ["all", "exists", "exists_one", "filter", "map"];
 
 fn functions_hint(name: &str) -> String {
     if MACROS.contains(&name) {
-        return format!("`{name}` takes a variable and what is computed for it, such as data.xs.{name}(x, x.id > 0)");
+        return format!(
+            "`{name}` takes a variable and what is computed for it, such as data.xs.{name}(x, x.id > 0)"
+        );
     }
     let known = functions::NAMES.iter().chain(&FUNCTIONS).chain(&METHODS).chain(&MACROS);
     if let Some(meant) = nearest(name, known.copied()) {
         let is_method = METHODS.contains(&meant) || MACROS.contains(&meant);
-        return format!("did you mean {}?", if is_method { format!("x.{meant}(…)") } else { format!("{meant}(x)") });
+        return format!(
+            "did you mean {}?",
+            if is_method { format!("x.{meant}(…)") } else { format!("{meant}(x)") }
+        );
     }
-    format!("ours are {}; CEL's are {}, and {} on a value", functions::NAMES.join(", "), FUNCTIONS.join(", "), METHODS.join(", "))
+    format!(
+        "ours are {}; CEL's are {}, and {} on a value",
+        functions::NAMES.join(", "),
+        FUNCTIONS.join(", "),
+        METHODS.join(", ")
+    )
 }

@@ -52,10 +52,12 @@ impl Fault {
             ExecutionError::NoSuchKey(_) => Self::absence("a field is absent"),
             ExecutionError::IndexOutOfBounds(_) => Self::absence("an index is out of range"),
             ExecutionError::NoSuchOverload(overload) => {
-                let types: Vec<&str> = overload.argument_types().iter().map(String::as_str).collect();
+                let types: Vec<&str> =
+                    overload.argument_types().iter().map(String::as_str).collect();
                 Self::no_overload(overload.function(), &types)
             }
-            ExecutionError::UnsupportedBinaryOperator(operator, a, b) | ExecutionError::Overflow(operator, a, b)
+            ExecutionError::UnsupportedBinaryOperator(operator, a, b)
+            | ExecutionError::Overflow(operator, a, b)
                 if is_null(a) || is_null(b) =>
             {
                 Self::absence(format!("`{operator}` has no answer for null"))
@@ -63,14 +65,26 @@ impl Fault {
             ExecutionError::UnsupportedBinaryOperator(operator, ..) => {
                 Self::new(format!("`{operator}` has no answer for values of these types"))
             }
-            ExecutionError::ValuesNotComparable(a, b) if is_null(a) || is_null(b) => Self::absence("null cannot be compared"),
-            ExecutionError::ValuesNotComparable(..) => Self::new("values of these types cannot be compared"),
+            ExecutionError::ValuesNotComparable(a, b) if is_null(a) || is_null(b) => {
+                Self::absence("null cannot be compared")
+            }
+            ExecutionError::ValuesNotComparable(..) => {
+                Self::new("values of these types cannot be compared")
+            }
             ExecutionError::Overflow(operator, ..) => Self::new(format!("`{operator}` overflowed")),
-            ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => Self::new("division by zero"),
-            ExecutionError::UnexpectedType { got, .. } if got == "null_type" || got == "Null" => Self::absence("a value is null"),
+            ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => {
+                Self::new("division by zero")
+            }
+            ExecutionError::UnexpectedType { got, .. } if got == "null_type" || got == "Null" => {
+                Self::absence("a value is null")
+            }
             // Our own functions' messages hold no values; CEL's do.
-            ExecutionError::FunctionError { function, message } if function == "date" => Self::new(format!("`date`: {message}")),
-            ExecutionError::FunctionError { function, .. } => Self::new(format!("`{function}` failed")),
+            ExecutionError::FunctionError { function, message } if function == "date" => {
+                Self::new(format!("`date`: {message}"))
+            }
+            ExecutionError::FunctionError { function, .. } => {
+                Self::new(format!("`{function}` failed"))
+            }
             _ => Self::of_types(),
         }
     }

@@ -1,8 +1,9 @@
-//! The functions that expressions have beside CEL's own: `lower upper trim md5 sha1 sha256 urlencode date`.
-//! `changed` and `json` are read when an expression is compiled.
+//! The functions that expressions have beside CEL's own: `lower upper trim md5 sha1 sha256
+//! urlencode date`. `changed` and `json` are read when an expression is compiled.
 
 use cel::common::types::{
-    CelDouble, CelInt, CelString, CelTimestamp, CelUInt, DOUBLE_TYPE, INT_TYPE, STRING_TYPE, TIMESTAMP_TYPE, UINT_TYPE,
+    CelDouble, CelInt, CelString, CelTimestamp, CelUInt, DOUBLE_TYPE, INT_TYPE, STRING_TYPE,
+    TIMESTAMP_TYPE, UINT_TYPE,
 };
 use cel::common::value::CowVal;
 use cel::{Env, ExecutionError};
@@ -11,10 +12,12 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
 /// Their names.
-pub(super) const NAMES: [&str; 10] = ["changed", "date", "json", "lower", "md5", "sha1", "sha256", "trim", "upper", "urlencode"];
+pub(super) const NAMES: [&str; 10] =
+    ["changed", "date", "json", "lower", "md5", "sha1", "sha256", "trim", "upper", "urlencode"];
 
 /// Everything but the unreserved characters of RFC 3986, section 2.3.
-pub(super) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(super) const ENCODED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The longest format of `date`: a directive may become 255 characters.
 const MAX_FORMAT_BYTES: usize = 1024;
@@ -33,13 +36,27 @@ pub(super) fn declare(env: &mut Env) {
         ("sha256", |args| of_text(&args, |text| hex(&Sha256::digest(text)))),
         ("urlencode", |args| of_text(&args, |text| utf8_percent_encode(text, ENCODED).to_string())),
     ];
-    let times = [("string", STRING_TYPE), ("timestamp", TIMESTAMP_TYPE), ("int", INT_TYPE), ("uint", UINT_TYPE), ("double", DOUBLE_TYPE)];
+    let times = [
+        ("string", STRING_TYPE),
+        ("timestamp", TIMESTAMP_TYPE),
+        ("int", INT_TYPE),
+        ("uint", UINT_TYPE),
+        ("double", DOUBLE_TYPE),
+    ];
     let mut declared = true;
     for (name, call) in of_text {
-        declared &= env.add_overload(name, &format!("{name}_string"), vec![STRING_TYPE], call).is_ok();
+        declared &=
+            env.add_overload(name, &format!("{name}_string"), vec![STRING_TYPE], call).is_ok();
     }
     for (name, time) in times {
-        declared &= env.add_overload("date", &format!("date_{name}"), vec![time, STRING_TYPE, STRING_TYPE], date).is_ok();
+        declared &= env
+            .add_overload(
+                "date",
+                &format!("date_{name}"),
+                vec![time, STRING_TYPE, STRING_TYPE],
+                date,
+            )
+            .is_ok();
     }
     debug_assert!(declared, "a function of ours has the name of one of CEL's");
 }
@@ -51,7 +68,8 @@ fn of_text<'b, 'v>(args: &[CowVal<'b, 'v>], f: impl Fn(&str) -> String) -> Answe
 
 /// Whether strftime knows the format.
 pub(super) fn is_date_format(format: &str) -> bool {
-    jiff::fmt::strtime::format(format, &Timestamp::UNIX_EPOCH.to_zoned(jiff::tz::TimeZone::UTC)).is_ok()
+    jiff::fmt::strtime::format(format, &Timestamp::UNIX_EPOCH.to_zoned(jiff::tz::TimeZone::UTC))
+        .is_ok()
 }
 
 /// Whether IANA's data base, as this machine has it, knows the zone.
@@ -60,20 +78,26 @@ pub(super) fn is_zone(zone: &str) -> bool {
 }
 
 fn text_of<'a>(args: &'a [CowVal<'_, '_>], at: usize) -> Result<&'a str, ExecutionError> {
-    let text = args.get(at).and_then(|value| value.downcast_ref::<CelString>()).map(CelString::inner);
+    let text =
+        args.get(at).and_then(|value| value.downcast_ref::<CelString>()).map(CelString::inner);
     text.ok_or_else(|| ExecutionError::function_error("", "not a string"))
 }
 
-/// `date(time, format, zone)`: RFC 3339 text, a timestamp or Unix seconds; a strftime format; an IANA zone.
+/// `date(time, format, zone)`: RFC 3339 text, a timestamp or Unix seconds; a strftime format; an
+/// IANA zone.
 fn date<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
     let wrong = |what: &str| ExecutionError::function_error("date", what);
-    let time = timestamp_of(&args).ok_or_else(|| wrong("the time is neither RFC 3339 nor Unix seconds within the years -9999 to 9999"))?;
+    let time = timestamp_of(&args).ok_or_else(|| {
+        wrong("the time is neither RFC 3339 nor Unix seconds within the years -9999 to 9999")
+    })?;
     let format = text_of(&args, 1)?;
     if format.len() > MAX_FORMAT_BYTES {
         return Err(wrong("the format has more than 1024 bytes"));
     }
-    let zone = jiff::tz::TimeZone::get(text_of(&args, 2)?).map_err(|_| wrong("the zone is none of IANA's"))?;
-    let text = jiff::fmt::strtime::format(format, &time.to_zoned(zone)).map_err(|_| wrong("the format is none of strftime's"))?;
+    let zone = jiff::tz::TimeZone::get(text_of(&args, 2)?)
+        .map_err(|_| wrong("the zone is none of IANA's"))?;
+    let text = jiff::fmt::strtime::format(format, &time.to_zoned(zone))
+        .map_err(|_| wrong("the format is none of strftime's"))?;
     Ok(CowVal::owned(CelString::from(text)))
 }
 

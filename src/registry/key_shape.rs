@@ -1,8 +1,10 @@
-//! Which texts a template can become, as far as can be told without an event: so that only keys that need a version's order pay for it.
+//! Which texts a template can become, as far as can be told without an event: so that only keys
+//! that need a version's order pay for it.
 
 use super::template::{Piece, Template};
 
-/// The texts that a template may produce: its literal parts, and between them any text that is not empty. Never too few.
+/// The texts that a template may produce: its literal parts, and between them any text that is not
+/// empty. Never too few.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyShape {
     parts: Vec<Part>,
@@ -61,7 +63,8 @@ impl KeyShape {
 
     /// Whether the text is one of these.
     pub(super) fn includes(&self, text: &str) -> bool {
-        // The earliest place for each literal leaves the most to those after it; the last one must end the text.
+        // The earliest place for each literal leaves the most to those after it; the last one must
+        // end the text.
         let mut rest = text.as_bytes();
         let mut open = false;
         let mut parts = self.parts.iter().peekable();
@@ -200,17 +203,22 @@ mod tests {
         ] {
             assert_eq!(shape(text).includes(key), expected, "{text} {key}");
         }
-        assert!(KeyShape::of_literal("post").includes("post") && !KeyShape::of_literal("post").includes("posts"));
+        assert!(
+            KeyShape::of_literal("post").includes("post")
+                && !KeyShape::of_literal("post").includes("posts")
+        );
     }
 
     fn any_shape() -> impl Strategy<Value = KeyShape> {
-        prop::collection::vec(prop::sample::select(vec!["a", "b", "ab", "{x}"]), 0..5).prop_map(|pieces| {
-            let mut shape = KeyShape { parts: Vec::new() };
-            for piece in pieces {
-                if piece == "{x}" { shape.push_any() } else { shape.push_literal(piece) }
-            }
-            shape
-        })
+        prop::collection::vec(prop::sample::select(vec!["a", "b", "ab", "{x}"]), 0..5).prop_map(
+            |pieces| {
+                let mut shape = KeyShape { parts: Vec::new() };
+                for piece in pieces {
+                    if piece == "{x}" { shape.push_any() } else { shape.push_literal(piece) }
+                }
+                shape
+            },
+        )
     }
 
     /// Every text of `a` and `b` up to that length.
@@ -227,7 +235,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-        /// Two shapes of at most 8 bytes and 4 gaps each have a common text of at most 16 bytes, if any; mostly a much shorter one.
+        /// Two shapes of at most 8 bytes and 4 gaps each have a common text of at most 16 bytes, if
+        /// any; mostly a much shorter one.
         #[test]
         fn meeting_is_having_a_key_in_common(a in any_shape(), b in any_shape()) {
             let common = texts(10).into_iter().any(|text| a.includes(&text) && b.includes(&text));

@@ -1,6 +1,7 @@
 //! What is legal in a registry and surely wrong.
 //!
-//! This file checks one text or effect at a time, [`definition`] all that one event definition says.
+//! This file checks one text or effect at a time, [`definition`] all that one event definition
+//! says.
 
 mod definition;
 
@@ -70,16 +71,29 @@ pub(super) fn check_paths<'p>(
     }
 }
 
-/// Placeholders as other languages write them: `{{id}}` is the literal text `{id}` here, and `${id}` keeps its `$`.
-pub(super) fn check_foreign(text: &Text, has_placeholder: bool, schema: Option<&Value>, report: &mut Report<'_>) {
+/// Placeholders as other languages write them: `{{id}}` is the literal text `{id}` here, and
+/// `${id}` keeps its `$`.
+pub(super) fn check_foreign(
+    text: &Text,
+    has_placeholder: bool,
+    schema: Option<&Value>,
+    report: &mut Report<'_>,
+) {
     if let Some(at) = text.text.find("${") {
         let hint = "a placeholder is {id}, without `$`";
-        report.warn(text.place_of(at), "`$` before a placeholder is a part of the text: user:${id} becomes user:$42", hint);
+        report.warn(
+            text.place_of(at),
+            "`$` before a placeholder is a part of the text: user:${id} becomes user:$42",
+            hint,
+        );
     }
     let Some((before, rest)) = text.text.split_once("{{") else { return };
     let Some((inner, after)) = rest.split_once("}}") else { return };
     let name = inner.trim();
-    let is_name = !name.is_empty() && name.split('.').all(|word| !word.is_empty() && word.chars().all(|c| c == '_' || c.is_alphanumeric()));
+    let is_name = !name.is_empty()
+        && name
+            .split('.')
+            .all(|word| !word.is_empty() && word.chars().all(|c| c == '_' || c.is_alphanumeric()));
     let is_field = || {
         let field = name.split('.').next().unwrap_or_default();
         schema.is_some_and(|schema| schema["properties"].get(field).is_some())
@@ -93,7 +107,8 @@ pub(super) fn check_foreign(text: &Text, has_placeholder: bool, schema: Option<&
     }
 }
 
-/// Keys that belong to unstale itself or may be sets of tags, and keys that a publisher may choose whole.
+/// Keys that belong to unstale itself or may be sets of tags, and keys that a publisher may choose
+/// whole.
 pub(super) fn check_reserved(
     effect: &EffectDocument,
     targets: &[Template],
@@ -133,7 +148,12 @@ pub(super) fn check_reserved(
 }
 
 /// Names that no reader finds, and placeholders whose values run into each other.
-pub(super) fn check_name(text: &Text, template: &Template, schema: Option<&Value>, report: &mut Report<'_>) {
+pub(super) fn check_name(
+    text: &Text,
+    template: &Template,
+    schema: Option<&Value>,
+    report: &mut Report<'_>,
+) {
     if let Some(byte) = text.text.find('*') {
         report.warn(
             text.place_of(byte),
@@ -145,15 +165,24 @@ pub(super) fn check_name(text: &Text, template: &Template, schema: Option<&Value
         if !first.is_raw() && !is_bounded(first, schema) {
             report.warn(
                 text.place_of(text.text.find(first.text()).unwrap_or(0)),
-                format!("nothing is between `{}` and `{}`: 1 and 23 give the name that 12 and 3 give", first.text(), second.text()),
-                format!("put a text between them, such as {{{}}}:{{{}}}", first.text(), second.text()),
+                format!(
+                    "nothing is between `{}` and `{}`: 1 and 23 give the name that 12 and 3 give",
+                    first.text(),
+                    second.text()
+                ),
+                format!(
+                    "put a text between them, such as {{{}}}:{{{}}}",
+                    first.text(),
+                    second.text()
+                ),
             );
         }
     }
 }
 
 /// Formats whose texts have a form that no delimiter breaks.
-const NARROW_FORMATS: [&str; 8] = ["uuid", "date", "time", "date-time", "duration", "ipv4", "ipv6", "hostname"];
+const NARROW_FORMATS: [&str; 8] =
+    ["uuid", "date", "time", "date-time", "duration", "ipv4", "ipv6", "hostname"];
 
 /// Whether the rules say which texts a field may hold.
 pub(super) fn is_bounded(path: &Path, schema: Option<&Value>) -> bool {
@@ -188,7 +217,9 @@ fn look_up(root: &Value, steps: &[Step]) -> Finding {
         Value::Array(types) => types.iter().any(|name| name == "string"),
         name => name == "string",
     });
-    let is_bounded = known.iter().any(|schema| ["pattern", "format", "enum", "const"].iter().any(|keyword| schema.get(keyword).is_some()));
+    let is_bounded = known.iter().any(|schema| {
+        ["pattern", "format", "enum", "const"].iter().any(|keyword| schema.get(keyword).is_some())
+    });
     if is_text && !is_bounded { Finding::FreeText } else { Finding::Fine }
 }
 
@@ -201,12 +232,15 @@ fn schemas_at<'v>(root: &'v Value, steps: &[Step]) -> Result<(Vec<&'v Value>, bo
         let next: Vec<&Value> = match step {
             Step::Member(name) => {
                 is_required &= known.iter().any(|schema| {
-                    schema["required"].as_array().is_some_and(|names| names.iter().any(|known| known.as_str() == Some(name)))
+                    schema["required"]
+                        .as_array()
+                        .is_some_and(|names| names.iter().any(|known| known.as_str() == Some(name)))
                 });
                 known.iter().filter_map(|schema| schema.get("properties")?.get(&**name)).collect()
             }
             Step::Index(_) | Step::Each => {
-                let items: Vec<&Value> = known.iter().filter_map(|schema| schema.get("items")).collect();
+                let items: Vec<&Value> =
+                    known.iter().filter_map(|schema| schema.get("items")).collect();
                 if items.is_empty() {
                     return Err(Finding::Fine);
                 }
@@ -231,8 +265,13 @@ fn all_of<'v>(root: &'v Value, schemas: &[&'v Value]) -> Option<Vec<&'v Value>> 
     let mut known = schemas.to_vec();
     let mut at = 0;
     while let Some(&schema) = known.get(at) {
-        let depends = ["anyOf", "oneOf", "if", "$dynamicRef", "patternProperties", "dependentSchemas"];
-        if schema.as_object().is_none_or(|schema| depends.iter().any(|keyword| schema.contains_key(*keyword))) || at > MAX_FOLLOWED {
+        let depends =
+            ["anyOf", "oneOf", "if", "$dynamicRef", "patternProperties", "dependentSchemas"];
+        if schema
+            .as_object()
+            .is_none_or(|schema| depends.iter().any(|keyword| schema.contains_key(*keyword)))
+            || at > MAX_FOLLOWED
+        {
             return None;
         }
         if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
@@ -244,8 +283,14 @@ fn all_of<'v>(root: &'v Value, schemas: &[&'v Value]) -> Option<Vec<&'v Value>> 
     Some(known)
 }
 
-/// A write that an older event may undo, or whose version orders what the key does not name. `version`: `Some(None)` where it does not compile.
-pub(super) fn check_version(effect: &EffectDocument, version: Option<Option<&VersionRule>>, targets: &[Template], report: &mut Report<'_>) {
+/// A write that an older event may undo, or whose version orders what the key does not name.
+/// `version`: `Some(None)` where it does not compile.
+pub(super) fn check_version(
+    effect: &EffectDocument,
+    version: Option<Option<&VersionRule>>,
+    targets: &[Template],
+    report: &mut Report<'_>,
+) {
     if effect.verb != Verb::Write {
         return;
     }
@@ -282,11 +327,20 @@ pub(super) fn check_version(effect: &EffectDocument, version: Option<Option<&Ver
 
 /// An entry whose event another file has retired.
 pub(super) fn warn_of_retired(name: &Text, report: &mut Report<'_>) {
-    report.warn(name.at, format!("`{}` is retired in another file: nothing here is ever done", name.text), "remove one of the two");
+    report.warn(
+        name.at,
+        format!("`{}` is retired in another file: nothing here is ever done", name.text),
+        "remove one of the two",
+    );
 }
 
 /// A routing key that binds an event which another entry calls retired.
-pub(super) fn check_bind(text: &Text, entry: &str, retired: &HashSet<String>, report: &mut Report<'_>) {
+pub(super) fn check_bind(
+    text: &Text,
+    entry: &str,
+    retired: &HashSet<String>,
+    report: &mut Report<'_>,
+) {
     let bound = if Pattern::is_pattern(&text.text) {
         let pattern = Pattern::parse(&text.text);
         retired.iter().filter(|name| *name != entry && pattern.matches(name)).min()

@@ -93,13 +93,19 @@ impl Registry {
 
     /// Returns the event definition's type that a person most likely meant by an unknown one.
     pub fn nearest_type(&self, event_type: &str) -> Option<String> {
-        let types = self.entries.iter().map(|entry| entry.name.as_str()).filter(|name| !name.contains(['*', '#']));
+        let types = self
+            .entries
+            .iter()
+            .map(|entry| entry.name.as_str())
+            .filter(|name| !name.contains(['*', '#']));
         nearest(event_type, types).map(str::to_owned)
     }
 
     /// Whether some rule asks for a second pass.
     pub fn has_second_passes(&self) -> bool {
-        self.entries.iter().any(|entry| !entry.retired && entry.rules.iter().any(|rule| rule.again.is_some()))
+        self.entries
+            .iter()
+            .any(|entry| !entry.retired && entry.rules.iter().any(|rule| rule.again.is_some()))
     }
 
     /// By [`LoaderId`](super::LoaderId).
@@ -107,11 +113,13 @@ impl Registry {
         &self.loaders
     }
 
-    /// Reads and compiles every `*.yaml`, `*.yml` and `*.json` file below the directory. Names that begin with a dot are skipped: Kubernetes
-    /// keeps a mounted ConfigMap in `..data`, and links to it from beside.
+    /// Reads and compiles every `*.yaml`, `*.yml` and `*.json` file below the directory. Names that
+    /// begin with a dot are skipped: Kubernetes keeps a mounted ConfigMap in `..data`, and links to
+    /// it from beside.
     ///
     /// # Errors
-    /// Every problem of every file at once, warnings included; of syntax errors the first of each file.
+    /// Every problem of every file at once, warnings included; of syntax errors the first of each
+    /// file.
     pub fn load(options: &LoadOptions) -> Result<Loaded, Problems> {
         let (files, digest) = read_all(options)?;
         let mut problems = Vec::new();
@@ -134,7 +142,8 @@ pub fn digest_of(options: &LoadOptions) -> Result<String, Problems> {
     read_all(options).map(|(_, digest)| digest)
 }
 
-/// Lists the registry's files without reading them: the list of an unchanged registry is equal to the one before.
+/// Lists the registry's files without reading them: the list of an unchanged registry is equal to
+/// the one before.
 ///
 /// # Errors
 /// What cannot be listed, and links that lead out of the directory.
@@ -142,8 +151,9 @@ pub fn list_files(options: &LoadOptions) -> Result<FileList, Problems> {
     files::list(&options.schemas)
 }
 
-/// Two bytes over the variables' names and values, which decide along with the files what an event does. No more of them: the digest is shown,
-/// and a variable may be a secret that somebody could then guess at.
+/// Two bytes over the variables' names and values, which decide along with the files what an event
+/// does. No more of them: the digest is shown, and a variable may be a secret that somebody could
+/// then guess at.
 fn checksum(vars: &Vars) -> [u8; 2] {
     let mut all = Sha256::new();
     for part in vars.0.iter().flat_map(|(name, value)| [name, value]) {
@@ -154,7 +164,8 @@ fn checksum(vars: &Vars) -> [u8; 2] {
     [all[0], all[1]]
 }
 
-/// How often the files are listed anew because a listed one was gone: a swap of a ConfigMap is over by then.
+/// How often the files are listed anew because a listed one was gone: a swap of a ConfigMap is over
+/// by then.
 const MAX_LISTINGS: usize = 3;
 
 /// Reads the files of a directory, in byte order of their paths, and makes the digest over them.
@@ -193,20 +204,30 @@ pub(super) fn compile_sources(
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(Problems(problems));
     }
-    Ok(Loaded { registry: compiled.registry, warnings: problems, examples: compiled.examples, key_prefix: options.key_prefix.clone() })
+    Ok(Loaded {
+        registry: compiled.registry,
+        warnings: problems,
+        examples: compiled.examples,
+        key_prefix: options.key_prefix.clone(),
+    })
 }
 
 fn read<'s>(source: &'s SourceFile, aliases: &mut Aliases) -> File<'s> {
     let mut report = Report::new(source);
     let root = tree::parse(&mut report, aliases);
-    let document = root.as_ref().map_or_else(Document::default, |root| document::read(root, &mut report));
+    let document =
+        root.as_ref().map_or_else(Document::default, |root| document::read(root, &mut report));
     File { report, root, document }
 }
 
 fn not_utf8(shown_path: &str, error: &std::string::FromUtf8Error) -> Problem {
     let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
     let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
-    let column = String::from_utf8_lossy(valid.rsplit(|&byte| byte == b'\n').next().unwrap_or_default()).chars().count() + 1;
+    let column =
+        String::from_utf8_lossy(valid.rsplit(|&byte| byte == b'\n').next().unwrap_or_default())
+            .chars()
+            .count()
+            + 1;
     let mut problem = Problem::of_path(shown_path, "the file is not UTF-8", "save it as UTF-8");
     problem.line = u32::try_from(line).unwrap_or(u32::MAX);
     problem.column = u32::try_from(column).unwrap_or(u32::MAX);

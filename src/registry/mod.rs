@@ -1,4 +1,5 @@
-//! Files → [`Registry`]; [`Event`](crate::event::Event) → effects. Knows no socket, clock or runtime.
+//! Files → [`Registry`]; [`Event`](crate::event::Event) → effects. Knows no socket, clock or
+//! runtime.
 
 mod budget;
 mod compile;
@@ -39,14 +40,18 @@ mod value_template;
 pub use budget::{BYTES_PER_EVENT, Budget, Spent, WORK_PER_EVENT};
 pub use data_schema::DataSchema;
 pub use diagnostic::{Problem, Problems, Severity};
-pub use effect::{Action, Effect, Expiry, Failure, LoaderId, Matched, Only, Resolution, RuleId, Stale, Verb, Version, Warm, Write};
+pub use effect::{
+    Action, Effect, Expiry, Failure, LoaderId, Matched, Only, Resolution, RuleId, Stale, Verb,
+    Version, Warm, Write,
+};
 pub use example::{Example, run_examples};
 pub use explain::{Explanation, Note};
 pub use expression::Expression;
 pub use key_shape::KeyShape;
 pub use load::{FileList, LoadOptions, Loaded, MissingVars, digest_of, list_files};
 pub use model::{
-    Encoding, Entry, ExpiryRule, Family, Loader, LoaderHeaders, Pattern, Registry, Rule, RuleBody, RuleName, Validate, VersionRule,
+    Encoding, Entry, ExpiryRule, Family, Loader, LoaderHeaders, Pattern, Registry, Rule, RuleBody,
+    RuleName, Validate, VersionRule,
 };
 pub use path::{EventField, Names, Path, Root, Step, TextProblem};
 pub use schema::file_schema;

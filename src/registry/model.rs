@@ -14,9 +14,11 @@ use crate::quantity::Rate;
 /// Every rule of a directory of schema files.
 #[derive(Debug)]
 pub struct Registry {
-    /// SHA-256 in hex over every file's path and bytes, this build's version and the variables: two workers with the same digest decide alike.
+    /// SHA-256 in hex over every file's path and bytes, this build's version and the variables: two
+    /// workers with the same digest decide alike.
     pub digest: String,
-    /// Exact names first, then patterns, each in byte order of name and file: the order in which effects add up.
+    /// Exact names first, then patterns, each in byte order of name and file: the order in which
+    /// effects add up.
     pub entries: Vec<Entry>,
     /// The entries of an exact name, in order.
     pub by_name: foldhash::HashMap<String, Vec<u32>>,
@@ -69,7 +71,8 @@ pub enum Validate {
     Warn,
 }
 
-/// A topic pattern: words between dots, `*` for one word, `#` for any number (AMQP 0-9-1, section 3.1.3.3).
+/// A topic pattern: words between dots, `*` for one word, `#` for any number (AMQP 0-9-1, section
+/// 3.1.3.3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     /// The words, in order.
@@ -85,14 +88,16 @@ pub struct Rule {
     pub each: Option<Expression>,
     /// Asked per element.
     pub when: Option<Expression>,
-    /// Before every key of the rule: `UNSTALE_KEY_PREFIX`, then the file's `key_prefix` unless the rule takes it off. Not before tags' names.
+    /// Before every key of the rule: `UNSTALE_KEY_PREFIX`, then the file's `key_prefix` unless the
+    /// rule takes it off. Not before tags' names.
     pub key_prefix: String,
     /// The keys or tags.
     pub targets: Vec<Template>,
     /// What to do with them.
     pub body: RuleBody,
-    /// Of a `delete` or `warm` in an entry with a `version`: what versioned rules write that these keys may be. Such a key's deletion has the
-    /// version of its event, so that an older `write` does not revive what it deleted.
+    /// Of a `delete` or `warm` in an entry with a `version`: what versioned rules write that these
+    /// keys may be. Such a key's deletion has the version of its event, so that an older `write`
+    /// does not revive what it deleted.
     pub written: Vec<KeyShape>,
     /// Of a `delete` or `invalidate_tags`: a second pass after so long.
     pub again: Option<Duration>,

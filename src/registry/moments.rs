@@ -11,7 +11,11 @@ use super::render::Miss;
 use super::scope::{Binding, Scope};
 
 /// Returns how long a value may live.
-pub(super) fn expiry_of(rule: &ExpiryRule, scope: &Scope<'_, '_>, bindings: &[Binding<'_>]) -> Result<Expiry, Miss> {
+pub(super) fn expiry_of(
+    rule: &ExpiryRule,
+    scope: &Scope<'_, '_>,
+    bindings: &[Binding<'_>],
+) -> Result<Expiry, Miss> {
     match rule {
         ExpiryRule::After { ttl, jitter } => Ok(Expiry::After { ttl: *ttl, jitter: *jitter }),
         ExpiryRule::Never => Ok(Expiry::Never),
@@ -20,29 +24,43 @@ pub(super) fn expiry_of(rule: &ExpiryRule, scope: &Scope<'_, '_>, bindings: &[Bi
             template.render(scope, bindings, &mut text)?;
             let seconds = || {
                 let seconds = text.parse::<i64>().ok().filter(|_| !text.starts_with('+'))?;
-                // As seconds, milliseconds lie beyond the year 9999: they are read as meant, like the property `timestamp`.
-                Timestamp::from_second(seconds).or_else(|_| Timestamp::from_millisecond(seconds)).ok().map(Timestamp::as_millisecond)
+                // As seconds, milliseconds lie beyond the year 9999: they are read as meant, like
+                // the property `timestamp`.
+                Timestamp::from_second(seconds)
+                    .or_else(|_| Timestamp::from_millisecond(seconds))
+                    .ok()
+                    .map(Timestamp::as_millisecond)
             };
             let moment = || text.parse::<Timestamp>().ok().map(Timestamp::as_millisecond);
             seconds().or_else(moment).map(Expiry::At).ok_or_else(|| {
-                Miss::Unresolvable("neither RFC 3339 nor whole Unix seconds or milliseconds before the year 10000".to_owned())
+                Miss::Unresolvable(
+                    "neither RFC 3339 nor whole Unix seconds or milliseconds before the year 10000"
+                        .to_owned(),
+                )
             })
         }
     }
 }
 
-/// The most bytes of an entity's name as it is published. It becomes part of the name of a key that Redis keeps for `UNSTALE_FENCE_TTL`: a longer
-/// one is hashed.
+/// The most bytes of an entity's name as it is published. It becomes part of the name of a key that
+/// Redis keeps for `UNSTALE_FENCE_TTL`: a longer one is hashed.
 const LONGEST_FAMILY: usize = 255;
 
 /// A version that a `write` needs cannot be told.
 pub(super) struct Unordered;
 
 /// Returns the place of a target's effect among those of its entity.
-pub(super) fn version_of(rule: &VersionRule, place: u32, scope: &Scope<'_, '_>, bindings: &[Binding<'_>]) -> Result<Version, Miss> {
+pub(super) fn version_of(
+    rule: &VersionRule,
+    place: u32,
+    scope: &Scope<'_, '_>,
+    bindings: &[Binding<'_>],
+) -> Result<Version, Miss> {
     let mut text = String::new();
     rule.of.render(scope, bindings, &mut text)?;
-    let unusable = || Miss::Unresolvable("neither an integer from 0 to 2^63-1 nor RFC 3339 since 1970".to_owned());
+    let unusable = || {
+        Miss::Unresolvable("neither an integer from 0 to 2^63-1 nor RFC 3339 since 1970".to_owned())
+    };
     let digits = if text.bytes().all(|byte| byte.is_ascii_digit()) {
         text.parse::<i64>().map_err(|_| unusable())?.to_string()
     } else {

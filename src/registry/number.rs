@@ -7,7 +7,8 @@ const MAX_DIGITS: usize = 400;
 pub(super) fn integer_digits(text: &str) -> Option<std::borrow::Cow<'_, str>> {
     let unsigned = text.strip_prefix('-').unwrap_or(text);
     if unsigned.bytes().all(|byte| byte.is_ascii_digit()) {
-        return (unsigned.len() <= MAX_DIGITS).then_some(if unsigned == "0" { unsigned } else { text }.into());
+        return (unsigned.len() <= MAX_DIGITS)
+            .then_some(if unsigned == "0" { unsigned } else { text }.into());
     }
     let (mantissa, exponent) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -18,7 +19,11 @@ pub(super) fn integer_digits(text: &str) -> Option<std::borrow::Cow<'_, str>> {
     }
     let zeros = digits.len() - significant;
     digits.truncate(significant);
-    let power = exponent.parse::<i64>().ok()?.checked_sub(i64::try_from(fraction.len()).ok()?)?.checked_add(i64::try_from(zeros).ok()?)?;
+    let power = exponent
+        .parse::<i64>()
+        .ok()?
+        .checked_sub(i64::try_from(fraction.len()).ok()?)?
+        .checked_add(i64::try_from(zeros).ok()?)?;
     let power = usize::try_from(power).ok()?;
     let digits = digits.trim_start_matches('0');
     if power > MAX_DIGITS || digits.len() + power > MAX_DIGITS {

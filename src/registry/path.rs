@@ -58,7 +58,8 @@ pub enum Root {
 
 impl Root {
     /// Every root.
-    pub const ALL: [Self; 6] = [Self::Data, Self::Previous, Self::Event, Self::Let, Self::Item, Self::Vars];
+    pub const ALL: [Self; 6] =
+        [Self::Data, Self::Previous, Self::Event, Self::Let, Self::Item, Self::Vars];
 
     /// The word in templates; in expressions `let` is `lets`.
     pub const fn as_str(self) -> &'static str {
@@ -100,8 +101,16 @@ pub enum EventField {
 
 impl EventField {
     /// Every member.
-    pub const ALL: [Self; 8] =
-        [Self::Id, Self::Type, Self::Time, Self::Source, Self::Subject, Self::Position, Self::Exchange, Self::RoutingKey];
+    pub const ALL: [Self; 8] = [
+        Self::Id,
+        Self::Type,
+        Self::Time,
+        Self::Source,
+        Self::Subject,
+        Self::Position,
+        Self::Exchange,
+        Self::RoutingKey,
+    ];
 
     /// Its name.
     pub const fn as_str(self) -> &'static str {
@@ -121,15 +130,15 @@ impl EventField {
         Self::ALL.into_iter().find(|field| field.as_str() == name)
     }
 
-    /// Returns the member that a name means which is one slip away from it. Any other name is an attribute's.
+    /// Returns the member that a name means which is one slip away from it. Any other name is an
+    /// attribute's.
     pub(super) fn meant_by(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|field| is_slip(name, field.as_str()))
     }
 }
 
 /// What a text should have read of the event.
-pub(super) const KNOWN_FIELDS: &str =
-    "known: id, type, time, source, subject, position, exchange, routing_key, and attributes of the event";
+pub(super) const KNOWN_FIELDS: &str = "known: id, type, time, source, subject, position, exchange, routing_key, and attributes of the event";
 
 /// One step of a path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -278,7 +287,8 @@ impl Cursor<'_> {
             return Ok(path);
         }
         if self.at == self.text.len() {
-            return Err(TextProblem::new(self.at, "the placeholder has no end").hint("a placeholder is {path}; a literal brace is {{"));
+            return Err(TextProblem::new(self.at, "the placeholder has no end")
+                .hint("a placeholder is {path}; a literal brace is {{"));
         }
         Err(self.unexpected())
     }
@@ -302,31 +312,54 @@ impl Cursor<'_> {
             None => (Root::Data, Start::Data, vec![Step::Member(word.into())]),
         };
         self.steps(&mut steps)?;
-        Ok(Path { root, start, steps: steps.into(), optional: false, raw: false, text: self.text[from..self.at].into() })
+        Ok(Path {
+            root,
+            start,
+            steps: steps.into(),
+            optional: false,
+            raw: false,
+            text: self.text[from..self.at].into(),
+        })
     }
 
-    fn named(&mut self, root: Root, from: usize, names: &Names<'_>) -> Result<(Start, Vec<Step>), TextProblem> {
+    fn named(
+        &mut self,
+        root: Root,
+        from: usize,
+        names: &Names<'_>,
+    ) -> Result<(Start, Vec<Step>), TextProblem> {
         let word = root.as_str();
         if !self.eat(".") {
             return Err(TextProblem::new(from, format!("`{word}` is a root: a name follows it"))
-                .hint(format!("{{{word}.name}}; a field of that name in the payload is {{data.{word}}}")));
+                .hint(format!(
+                    "{{{word}.name}}; a field of that name in the payload is {{data.{word}}}"
+                )));
         }
         let name_from = self.at;
         let name_ends = self.word()?;
         let name = &self.text[name_from..name_ends];
         match root {
             Root::Let => {
-                let start = names.lets.iter().position(|known| known == name).map(Start::Let).ok_or_else(|| {
-                    TextProblem::new(name_from, format!("no `let` named `{name}` stands before this")).hint(known(names.lets))
-                })?;
+                let start =
+                    names.lets.iter().position(|known| known == name).map(Start::Let).ok_or_else(
+                        || {
+                            TextProblem::new(
+                                name_from,
+                                format!("no `let` named `{name}` stands before this"),
+                            )
+                            .hint(known(names.lets))
+                        },
+                    )?;
                 Ok((start, Vec::new()))
             }
             Root::Vars => Ok((Start::Unset, Vec::new())),
             _ => match (EventField::from_name(name), EventField::meant_by(name)) {
                 (Some(field), _) => Ok((Start::Event(field), Vec::new())),
                 (None, Some(meant)) => {
-                    let message = format!("an event has no `{name}`: did you mean `{}`?", meant.as_str());
-                    Err(TextProblem::new(name_from, message).hint(format!("{KNOWN_FIELDS}; a field of the payload is {{data.event}}")))
+                    let message =
+                        format!("an event has no `{name}`: did you mean `{}`?", meant.as_str());
+                    Err(TextProblem::new(name_from, message)
+                        .hint(format!("{KNOWN_FIELDS}; a field of the payload is {{data.event}}")))
                 }
                 (None, None) => Ok((Start::Attribute, vec![Step::Member(name.into())])),
             },
@@ -335,7 +368,10 @@ impl Cursor<'_> {
 
     /// The end of the word that begins here, which the cursor moves to.
     fn word(&mut self) -> Result<usize, TextProblem> {
-        let length = self.rest().find(|c: char| !(c == '_' || c.is_alphanumeric())).unwrap_or(self.rest().len());
+        let length = self
+            .rest()
+            .find(|c: char| !(c == '_' || c.is_alphanumeric()))
+            .unwrap_or(self.rest().len());
         if length == 0 || self.rest().starts_with(|c: char| c.is_numeric()) {
             return Err(self.unexpected());
         }
@@ -357,7 +393,8 @@ impl Cursor<'_> {
                     return Err(self.unexpected());
                 }
             } else if self.eat("[") {
-                let digits = self.rest().find(|c: char| !c.is_ascii_digit()).unwrap_or(self.rest().len());
+                let digits =
+                    self.rest().find(|c: char| !c.is_ascii_digit()).unwrap_or(self.rest().len());
                 let index = self.rest()[..digits].parse().map_err(|_| self.unexpected())?;
                 self.at += digits;
                 steps.push(Step::Index(index));
@@ -383,7 +420,12 @@ impl Cursor<'_> {
                 }
                 '\\' => match chars.next() {
                     Some((_, escaped @ ('"' | '\\'))) => name.push(escaped),
-                    _ => return Err(TextProblem::new(from + at, "a quoted name knows the escapes \\\" and \\\\ alone")),
+                    _ => {
+                        return Err(TextProblem::new(
+                            from + at,
+                            "a quoted name knows the escapes \\\" and \\\\ alone",
+                        ));
+                    }
                 },
                 c => name.push(c),
             }
@@ -392,12 +434,14 @@ impl Cursor<'_> {
     }
 
     fn unexpected(&self) -> TextProblem {
-        let hint =
-            "paths are a.b, a[0].b, a[\"first-name\"], xs[], xs[].sku; `?` ends one that may be absent; literal braces are {{ and }}";
+        let hint = "paths are a.b, a[0].b, a[\"first-name\"], xs[], xs[].sku; `?` ends one that may be absent; literal braces are {{ and }}";
         let what = match self.rest().chars().next() {
             Some(c @ ('(' | '|' | '+')) => {
-                let what = format!("`{c}` cannot stand here: a placeholder reads a value, and computes nothing");
-                return TextProblem::new(self.at, what).hint("compute it under `let`, and write {let.name}");
+                let what = format!(
+                    "`{c}` cannot stand here: a placeholder reads a value, and computes nothing"
+                );
+                return TextProblem::new(self.at, what)
+                    .hint("compute it under `let`, and write {let.name}");
             }
             Some(c) => format!("`{}` cannot stand here in a path", c.escape_debug()),
             None => "the path has no end".to_owned(),
@@ -407,15 +451,20 @@ impl Cursor<'_> {
 }
 
 fn is_word(name: &str) -> bool {
-    !name.starts_with(char::is_numeric) && !name.is_empty() && name.chars().all(|c| c == '_' || c.is_alphanumeric())
+    !name.starts_with(char::is_numeric)
+        && !name.is_empty()
+        && name.chars().all(|c| c == '_' || c.is_alphanumeric())
 }
 
-/// Names the first of what is known: a file may define thousands, and refer to none of them in thousands of places.
+/// Names the first of what is known: a file may define thousands, and refer to none of them in
+/// thousands of places.
 pub(super) fn known(names: &[String]) -> String {
     const SHOWN: usize = 10;
     match names.split_at_checked(SHOWN) {
         _ if names.is_empty() => "none is known here".to_owned(),
-        Some((shown, more)) if !more.is_empty() => format!("known here: {} and {} more", shown.join(", "), more.len()),
+        Some((shown, more)) if !more.is_empty() => {
+            format!("known here: {} and {} more", shown.join(", "), more.len())
+        }
         _ => format!("known here: {}", names.join(", ")),
     }
 }

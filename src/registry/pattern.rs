@@ -19,8 +19,8 @@ impl Pattern {
     }
 }
 
-/// A `#` takes as few words as it can, and one more whenever what follows does not fit: only the last one met needs to, so the time taken is
-/// bounded by the product of both lengths.
+/// A `#` takes as few words as it can, and one more whenever what follows does not fit: only the
+/// last one met needs to, so the time taken is bounded by the product of both lengths.
 fn matches(words: &[String], event_type: &str) -> bool {
     // What is left of the type; `None` after its last word.
     let mut text = Some(event_type);
@@ -78,8 +78,12 @@ mod tests {
     fn by_definition(words: &[&str], text: &[&str]) -> bool {
         match (words, text) {
             ([], text) => text.is_empty(),
-            (["#", rest @ ..], text) => (0..=text.len()).any(|taken| by_definition(rest, &text[taken..])),
-            ([word, rest @ ..], [first, text @ ..]) => (*word == "*" || word == first) && by_definition(rest, text),
+            (["#", rest @ ..], text) => {
+                (0..=text.len()).any(|taken| by_definition(rest, &text[taken..]))
+            }
+            ([word, rest @ ..], [first, text @ ..]) => {
+                (*word == "*" || word == first) && by_definition(rest, text)
+            }
             (_, []) => false,
         }
     }

@@ -1,7 +1,8 @@
-//! A payload as the JSON Schema library reads it: in place, without a tree of its own, and within the event's budget. Of members of one name
-//! the last counts, as everywhere.
+//! A payload as the JSON Schema library reads it: in place, without a tree of its own, and within
+//! the event's budget. Of members of one name the last counts, as everywhere.
 //!
-//! Files: `meter` charges the budget for each access and ends a validation that is beyond it, `compare` is equality and `uniqueItems`.
+//! Files: `meter` charges the budget for each access and ends a validation that is beyond it,
+//! `compare` is equality and `uniqueItems`.
 
 mod compare;
 mod meter;
@@ -44,9 +45,14 @@ enum PayloadValue<'a> {
 
 impl<'a> PayloadNode<'a> {
     /// Returns a value that is read within a budget. `members` are those of an object.
-    pub(super) fn of(json: Json<'a>, members: &'a [(Cow<'a, str>, Json<'a>)], meter: &'a Meter<'a>) -> Self {
+    pub(super) fn of(
+        json: Json<'a>,
+        members: &'a [(Cow<'a, str>, Json<'a>)],
+        meter: &'a Meter<'a>,
+    ) -> Self {
         let is_known = json.kind() == JsonKind::Object && has_one_of_each(members);
-        let value = if is_known { PayloadValue::Known(json, members) } else { PayloadValue::Value(json) };
+        let value =
+            if is_known { PayloadValue::Known(json, members) } else { PayloadValue::Value(json) };
         Self { value, meter: Some(meter) }
     }
 
@@ -151,7 +157,10 @@ impl<'a> Node<'a, PayloadJson> for PayloadNode<'a> {
     }
 
     fn as_string(&self) -> Option<Cow<'a, str>> {
-        let units = |text: &str| 1 + text.len() as u64 * self.meter.map_or(0, |meter| meter.costs.sixteenths_per_byte) / 16;
+        let units = |text: &str| {
+            1 + text.len() as u64 * self.meter.map_or(0, |meter| meter.costs.sixteenths_per_byte)
+                / 16
+        };
         match self.value {
             PayloadValue::Value(json) => {
                 self.charge(if json.kind() == JsonKind::String { units(json.text()) } else { 1 });
@@ -217,7 +226,8 @@ impl<'a> Node<'a, PayloadJson> for PayloadNode<'a> {
         }
     }
 
-    /// Returns null: the library asks for a tree of values for its errors alone, and values are not shown.
+    /// Returns null: the library asks for a tree of values for its errors alone, and values are not
+    /// shown.
     fn to_value(&self) -> Cow<'a, Value> {
         if let Some(meter) = self.meter {
             meter.fails_at(self.json());
@@ -229,7 +239,9 @@ impl<'a> Node<'a, PayloadJson> for PayloadNode<'a> {
         self.charge(1);
         // Each value begins at a byte of its own, and a name at one where no value does.
         Some(match self.value {
-            PayloadValue::Known(json, _) | PayloadValue::Value(json) => NodeIdentity::new(json.text().as_ptr().addr()),
+            PayloadValue::Known(json, _) | PayloadValue::Value(json) => {
+                NodeIdentity::new(json.text().as_ptr().addr())
+            }
             PayloadValue::Name(name) => NodeIdentity::tagged(name.as_ptr().addr(), 1),
         })
     }
@@ -288,7 +300,11 @@ impl<'a> Object<'a, PayloadJson> for Members<'a> {
         MembersIter { members: self.clone(), next: 0 }
     }
 
-    fn try_for_each_name_node<B>(&self, (): &mut (), mut f: impl FnMut(PayloadNode<'_>) -> ControlFlow<B>) -> ControlFlow<B> {
+    fn try_for_each_name_node<B>(
+        &self,
+        (): &mut (),
+        mut f: impl FnMut(PayloadNode<'_>) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
         for (name, _) in self.all() {
             self.charge_name(name);
             f(PayloadNode { value: PayloadValue::Name(name), meter: self.meter })?;
@@ -311,7 +327,10 @@ impl<'a> Iterator for MembersIter<'a> {
         let (name, value) = self.members.all().get(self.next)?;
         self.members.charge_name(name);
         self.next += 1;
-        Some((name.clone(), PayloadNode { value: PayloadValue::Value(*value), meter: self.members.meter }))
+        Some((
+            name.clone(),
+            PayloadNode { value: PayloadValue::Value(*value), meter: self.members.meter },
+        ))
     }
 }
 
@@ -357,7 +376,8 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// A number's text. Beyond a double's range it counts as the largest of its sign, as in [`Json::to_value`].
+/// A number's text. Beyond a double's range it counts as the largest of its sign, as in
+/// [`Json::to_value`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PayloadNumber<'a>(&'a str);
 
@@ -400,7 +420,10 @@ fn has_one_of_each(members: &[(Cow<'_, str>, Json<'_>)]) -> bool {
         let mut names = HashSet::with_capacity(members.len());
         return members.iter().all(|(name, _)| names.insert(&**name));
     }
-    members.iter().enumerate().all(|(at, (name, _))| members[..at].iter().all(|(other, _)| other != name))
+    members
+        .iter()
+        .enumerate()
+        .all(|(at, (name, _))| members[..at].iter().all(|(other, _)| other != name))
 }
 
 pub(super) fn last_of_each(mut members: MemberList<'_>) -> MemberList<'_> {
@@ -408,7 +431,8 @@ pub(super) fn last_of_each(mut members: MemberList<'_>) -> MemberList<'_> {
         return members;
     }
     let mut names = HashSet::new();
-    let mut last: MemberList<'_> = members.drain(..).rev().filter(|(name, _)| names.insert(name.clone())).collect();
+    let mut last: MemberList<'_> =
+        members.drain(..).rev().filter(|(name, _)| names.insert(name.clone())).collect();
     last.reverse();
     last
 }
@@ -431,13 +455,25 @@ mod tests {
         let budget = Budget::for_event();
         let meter = Meter::new(&budget, Costs::default());
         let node = PayloadNode::of(payload, &members, &meter);
-        let in_place = jsonschema::options_for::<PayloadJson>().with_draft(Draft::Draft202012).should_validate_formats(true);
+        let in_place = jsonschema::options_for::<PayloadJson>()
+            .with_draft(Draft::Draft202012)
+            .should_validate_formats(true);
         let in_place = in_place.build(schema).unwrap();
-        let tree: ValidationOptions<'_> = jsonschema::options().with_draft(Draft::Draft202012).should_validate_formats(true);
+        let tree: ValidationOptions<'_> =
+            jsonschema::options().with_draft(Draft::Draft202012).should_validate_formats(true);
         let (tree, value) = (tree.build(schema).unwrap(), payload.to_value());
-        let told = |error: jsonschema::ValidationError<'_>| format!("{} {}", error.instance_path(), error.schema_path());
-        let all = [in_place.iter_errors(node).map(told).collect::<Vec<_>>(), tree.iter_errors(&value).map(told).collect()];
-        assert_eq!([in_place.is_valid(node), tree.is_valid(&value)], [all[0].is_empty(), all[1].is_empty()], "{schema} {text}");
+        let told = |error: jsonschema::ValidationError<'_>| {
+            format!("{} {}", error.instance_path(), error.schema_path())
+        };
+        let all = [
+            in_place.iter_errors(node).map(told).collect::<Vec<_>>(),
+            tree.iter_errors(&value).map(told).collect(),
+        ];
+        assert_eq!(
+            [in_place.is_valid(node), tree.is_valid(&value)],
+            [all[0].is_empty(), all[1].is_empty()],
+            "{schema} {text}"
+        );
         all
     }
 
@@ -461,18 +497,34 @@ mod tests {
             (json!({"enum": ["a"]}), r#""\u0061""#, true),
             (json!({"maxLength": 1}), r#""\ud83d\ude00""#, true),
             (json!({"uniqueItems": true}), r#"[1,{"a":1},{"a":1.0}]"#, false),
-            (json!({"uniqueItems": true}), r#"[9007199254740993,9007199254740992,9007199254740994]"#, true),
+            (
+                json!({"uniqueItems": true}),
+                r#"[9007199254740993,9007199254740992,9007199254740994]"#,
+                true,
+            ),
             (json!({"uniqueItems": true}), r#"[[0],[-0.0]]"#, false),
             (json!({"uniqueItems": true}), r#"[{"a":1,"b":2},{"b":2,"a":0,"a":1}]"#, false),
             (json!({"const": {"a": [1], "b": null}}), r#"{"b":1,"b":null,"a":[1.0]}"#, true),
             (json!({"const": {"a": [1], "b": null}}), r#"{"a":[1],"b":null,"c":1}"#, false),
             (json!({"properties": {"a": {"type": "string"}}}), r#"{"a":1,"a":"x"}"#, true),
-            (json!({"properties": {"n": {"properties": {"a": {"type": "string"}}}}}), r#"{"n":{"a":"x","a":1}}"#, false),
+            (
+                json!({"properties": {"n": {"properties": {"a": {"type": "string"}}}}}),
+                r#"{"n":{"a":"x","a":1}}"#,
+                false,
+            ),
             (json!({"maxProperties": 1}), r#"{"a":1,"a":2}"#, true),
             (json!({"propertyNames": {"pattern": "^a"}}), r#"{"a":1,"b":2}"#, false),
             (json!({"propertyNames": {"$ref": "#"}, "allOf": [{"$ref": "#"}]}), r#"{"a":1}"#, true),
-            (json!({"additionalProperties": false, "patternProperties": {"^a": {}}}), r#"{"ab":1,"\u0061c":2}"#, true),
-            (json!({"unevaluatedProperties": false, "allOf": [{"properties": {"a": {}}}]}), r#"{"a":1,"b":2}"#, false),
+            (
+                json!({"additionalProperties": false, "patternProperties": {"^a": {}}}),
+                r#"{"ab":1,"\u0061c":2}"#,
+                true,
+            ),
+            (
+                json!({"unevaluatedProperties": false, "allOf": [{"properties": {"a": {}}}]}),
+                r#"{"a":1,"b":2}"#,
+                false,
+            ),
             (json!({"contains": {"const": 2}, "maxContains": 1}), "[1,2,2]", false),
             (
                 json!({"$ref": "#/$defs/n", "$defs": {"n": {"properties": {"n": {"$ref": "#/$defs/n"}}, "type": "object"}}}),
@@ -489,17 +541,34 @@ mod tests {
             Just("null".to_owned()),
             any::<bool>().prop_map(|value| value.to_string()),
             (-3_i32..300).prop_map(|number| number.to_string()),
-            prop::sample::select(vec!["-0", "1.0", "2.5e1", "1E2", "18446744073709551616", "-1e999"]).prop_map(str::to_owned),
-            prop::sample::select(vec![r#""a""#, r#""""#, r#""a@b.example""#, r#""\u0061\n""#, r#""é🦀""#]).prop_map(str::to_owned),
+            prop::sample::select(vec![
+                "-0",
+                "1.0",
+                "2.5e1",
+                "1E2",
+                "18446744073709551616",
+                "-1e999"
+            ])
+            .prop_map(str::to_owned),
+            prop::sample::select(vec![
+                r#""a""#,
+                r#""""#,
+                r#""a@b.example""#,
+                r#""\u0061\n""#,
+                r#""é🦀""#
+            ])
+            .prop_map(str::to_owned),
         ];
         scalar.prop_recursive(3, 24, 5, |inner| {
             let member = (prop::sample::select(vec!["a", "b", r"\u0061", "é"]), inner.clone());
             prop_oneof![
-                prop::collection::vec(inner, 0..5).prop_map(|elements| format!("[{}]", elements.join(","))),
+                prop::collection::vec(inner, 0..5)
+                    .prop_map(|elements| format!("[{}]", elements.join(","))),
                 prop::collection::vec(member, 0..20).prop_map(|members| {
                     let mut text = String::from("{");
                     for (at, (name, value)) in members.iter().enumerate() {
-                        let _ = write!(text, "{}\"{name}\" : {value}", if at > 0 { " , " } else { "" });
+                        let _ =
+                            write!(text, "{}\"{name}\" : {value}", if at > 0 { " , " } else { "" });
                     }
                     text + "}"
                 }),

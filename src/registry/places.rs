@@ -21,7 +21,8 @@ type ByAddress<T> = std::collections::HashMap<usize, T, FixedState>;
 
 /// The parts of arrays and objects, by the address of their text.
 ///
-/// An address stays the same as long as the text lives, so a value of this type must not outlive the texts.
+/// An address stays the same as long as the text lives, so a value of this type must not outlive
+/// the texts.
 #[derive(Default)]
 pub(super) struct Places {
     arrays: RefCell<ByAddress<Rc<[Place]>>>,
@@ -30,7 +31,11 @@ pub(super) struct Places {
 
 impl Places {
     /// Returns the elements of an array; none for any other value.
-    pub(super) fn elements<'j>(&self, of: Json<'j>, budget: &Budget) -> Result<Elements<'j>, Spent> {
+    pub(super) fn elements<'j>(
+        &self,
+        of: Json<'j>,
+        budget: &Budget,
+    ) -> Result<Elements<'j>, Spent> {
         let address = of.text().as_ptr() as usize;
         if of.kind() != JsonKind::Array {
             return Ok(Elements { of, places: Rc::from([]) });
@@ -42,13 +47,19 @@ impl Places {
         budget.work(4 + of.text().len() as u64 / 4)?;
         let elements = of.elements();
         budget.bytes(64 + elements.len() * size_of::<Place>())?;
-        let places: Rc<[Place]> = elements.into_iter().map(|element| place_of(of, element)).collect();
+        let places: Rc<[Place]> =
+            elements.into_iter().map(|element| place_of(of, element)).collect();
         arrays.insert(address, places.clone());
         Ok(Elements { of, places })
     }
 
     /// Returns the member of that name; of several the last.
-    pub(super) fn member<'j>(&self, of: Json<'j>, name: &str, budget: &Budget) -> Result<Option<Json<'j>>, Spent> {
+    pub(super) fn member<'j>(
+        &self,
+        of: Json<'j>,
+        name: &str,
+        budget: &Budget,
+    ) -> Result<Option<Json<'j>>, Spent> {
         if of.kind() != JsonKind::Object {
             return Ok(None);
         }

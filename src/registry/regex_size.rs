@@ -6,16 +6,18 @@ use regex_automata::nfa::thompson;
 /// The size of a pattern that is not understood.
 const SIZE_UNKNOWN: u64 = 10_000;
 
-/// Units of work for a byte of text, in sixteenths, where every byte is one step from one state to another.
+/// Units of work for a byte of text, in sixteenths, where every byte is one step from one state to
+/// another.
 const SIXTEENTHS_OF_ONE_STEP: u64 = 4;
 
-/// Most bytes of an automaton that counts as small: all of it fits into the cache that a match fills as it goes.
+/// Most bytes of an automaton that counts as small: all of it fits into the cache that a match
+/// fills as it goes.
 const MAX_SMALL_BYTES: usize = 64 * 1024;
 
 /// Returns the units of work for a byte of text, in sixteenths.
 ///
-/// A byte takes one step where the automaton of the pattern is small, as those of e-mail addresses, URLs and UUIDs are. Otherwise it may visit
-/// every state of the pattern.
+/// A byte takes one step where the automaton of the pattern is small, as those of e-mail addresses,
+/// URLs and UUIDs are. Otherwise it may visit every state of the pattern.
 pub(super) fn sixteenths_per_byte(pattern: &str) -> u64 {
     if has_small_automaton(pattern) {
         return SIXTEENTHS_OF_ONE_STEP;
@@ -38,7 +40,8 @@ fn has_small_automaton(pattern: &str) -> bool {
     dense::Builder::new().configure(automaton).thompson(states).build(pattern).is_ok()
 }
 
-/// Returns the pattern with JavaScript's meaning of `\d` and `\w`, which JSON Schema has: ASCII alone.
+/// Returns the pattern with JavaScript's meaning of `\d` and `\w`, which JSON Schema has: ASCII
+/// alone.
 pub(super) fn with_ascii_classes(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len());
     let mut chars = pattern.chars();
@@ -61,9 +64,12 @@ pub(super) fn with_ascii_classes(pattern: &str) -> String {
     out
 }
 
-/// Whether a pattern is one class, repeated, from the text's beginning to its end: no more than one state is live then.
+/// Whether a pattern is one class, repeated, from the text's beginning to its end: no more than one
+/// state is live then.
 fn is_counted_class(pattern: &str) -> bool {
-    let Some(body) = pattern.strip_prefix('^').and_then(|rest| rest.strip_suffix('$')) else { return false };
+    let Some(body) = pattern.strip_prefix('^').and_then(|rest| rest.strip_suffix('$')) else {
+        return false;
+    };
     let after = match body.as_bytes() {
         [b'[', rest @ ..] => {
             // The first bracket that no escape precedes ends the class.
@@ -81,13 +87,16 @@ fn is_counted_class(pattern: &str) -> bool {
     };
     match after {
         b"" | b"*" | b"+" => true,
-        [b'{', counts @ .., b'}'] => counts.iter().all(|byte| byte.is_ascii_digit() || *byte == b','),
+        [b'{', counts @ .., b'}'] => {
+            counts.iter().all(|byte| byte.is_ascii_digit() || *byte == b',')
+        }
         _ => false,
     }
 }
 
-/// Returns about how many states a pattern has: its characters and classes, counted repetitions written out. A pattern whose
-/// parentheses do not match was not understood: it counts as a very large one.
+/// Returns about how many states a pattern has: its characters and classes, counted repetitions
+/// written out. A pattern whose parentheses do not match was not understood: it counts as a very
+/// large one.
 fn size(pattern: &str) -> u64 {
     let mut groups = vec![0_u64];
     // The size of what the next repetition would repeat.
@@ -129,7 +138,11 @@ fn size(pattern: &str) -> u64 {
             }
             '{' => {
                 let counts: String = rest.by_ref().take_while(|c| *c != '}').collect();
-                let count = counts.split(',').filter_map(|count| count.trim().parse::<u64>().ok()).max().unwrap_or(1);
+                let count = counts
+                    .split(',')
+                    .filter_map(|count| count.trim().parse::<u64>().ok())
+                    .max()
+                    .unwrap_or(1);
                 // It was added once.
                 add(&mut groups, last.saturating_mul(count.saturating_sub(1)));
                 last = last.saturating_mul(count.max(1));
@@ -180,11 +193,18 @@ mod tests {
             "^[a-z0-9]+(-[a-z0-9]+)*$",
             "^(?:25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})(?:\\.(?:25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})){3}$",
         ] {
-            assert_eq!(sixteenths_per_byte(&with_ascii_classes(pattern)), SIXTEENTHS_OF_ONE_STEP, "{pattern}");
+            assert_eq!(
+                sixteenths_per_byte(&with_ascii_classes(pattern)),
+                SIXTEENTHS_OF_ONE_STEP,
+                "{pattern}"
+            );
         }
-        for (pattern, size) in
-            [("[ab]*a[ab]{60}c", 64), ("[ab]*a[ab]{1000}c", 1_003), (r"^(\p{L}|\d){1,200}$", 400), ("(?x)(a{500}#)\n){500}", SIZE_UNKNOWN)]
-        {
+        for (pattern, size) in [
+            ("[ab]*a[ab]{60}c", 64),
+            ("[ab]*a[ab]{1000}c", 1_003),
+            (r"^(\p{L}|\d){1,200}$", 400),
+            ("(?x)(a{500}#)\n){500}", SIZE_UNKNOWN),
+        ] {
             assert!(sixteenths_per_byte(pattern) >= 8 * size, "{pattern}");
         }
         assert_eq!(sixteenths_per_byte("^.{0,1000}$"), 16);

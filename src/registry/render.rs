@@ -59,7 +59,12 @@ const FILLING: u64 = 8;
 
 impl Template {
     /// Appends the text. What was appended before a miss is left there.
-    pub(super) fn render(&self, scope: &Scope<'_, '_>, bindings: &[Binding<'_>], out: &mut String) -> Result<(), Miss> {
+    pub(super) fn render(
+        &self,
+        scope: &Scope<'_, '_>,
+        bindings: &[Binding<'_>],
+        out: &mut String,
+    ) -> Result<(), Miss> {
         self.render_with(scope, bindings, out, |text, out| out.push_str(text))
     }
 
@@ -77,19 +82,21 @@ impl Template {
                     scope.event.budget.bytes(text.len())?;
                     out.push_str(text);
                 }
-                Piece::Path(path) => match interpolate(path, self.end_of(at), scope, bindings, out, push) {
-                    Ok(()) => {}
-                    Err(Miss::Dropped) => return Err(Miss::Dropped),
-                    // A later `{path?}` may still drop the whole.
-                    Err(unresolvable) => miss = miss.or(Some(unresolvable)),
-                },
+                Piece::Path(path) => {
+                    match interpolate(path, self.end_of(at), scope, bindings, out, push) {
+                        Ok(()) => {}
+                        Err(Miss::Dropped) => return Err(Miss::Dropped),
+                        // A later `{path?}` may still drop the whole.
+                        Err(unresolvable) => miss = miss.or(Some(unresolvable)),
+                    }
+                }
             }
         }
         miss.map_or(Ok(()), Err)
     }
 
-    /// Calls `each` for every combination of elements of the arrays that the template names and `bindings` does not yet bind, and for every
-    /// array that is not there.
+    /// Calls `each` for every combination of elements of the arrays that the template names and
+    /// `bindings` does not yet bind, and for every array that is not there.
     pub(super) fn expand<'t>(
         &'t self,
         scope: &Scope<'_, '_>,
@@ -99,7 +106,9 @@ impl Template {
         let next = self.paths().find_map(|path| {
             let end = (1..=path.steps().len()).find(|&end| {
                 path.steps()[end - 1] == Step::Each
-                    && !bindings.iter().any(|bound| bound.start == path.start && *bound.steps == path.steps()[..end])
+                    && !bindings.iter().any(|bound| {
+                        bound.start == path.start && *bound.steps == path.steps()[..end]
+                    })
             })?;
             Some((path, &path.steps()[..end]))
         });
@@ -107,9 +116,17 @@ impl Template {
         match scope.length(path, &steps[..steps.len() - 1], bindings) {
             Err(fault) => each(Err(fault.into())),
             Ok(None) => {
-                let uses_it = |other: &Path| other.is_optional() && other.start == path.start && other.steps().starts_with(steps);
+                let uses_it = |other: &Path| {
+                    other.is_optional()
+                        && other.start == path.start
+                        && other.steps().starts_with(steps)
+                };
                 let is_dropped = self.paths().any(uses_it);
-                each(Err(if is_dropped { Miss::Dropped } else { Miss::Unresolvable(format!("`{path}`: there is no array")) }))
+                each(Err(if is_dropped {
+                    Miss::Dropped
+                } else {
+                    Miss::Unresolvable(format!("`{path}`: there is no array"))
+                }))
             }
             Ok(Some(length)) => {
                 for at in 0..length {
@@ -161,7 +178,10 @@ fn interpolate(
                 scope.event.budget.work(1 + json.text().len() as u64 / 16)?;
                 match json.as_str() {
                     Some(text) => push_value(&text, &mut push_text),
-                    None => push_text(&integer_digits(json.text()).ok_or_else(|| unusable("is a number that is no integer"))?),
+                    None => push_text(
+                        &integer_digits(json.text())
+                            .ok_or_else(|| unusable("is a number that is no integer"))?,
+                    ),
                 }
             }
             JsonKind::Bool => push_text(json.text()),
@@ -173,23 +193,34 @@ fn interpolate(
     }
 }
 
-/// Whether the first place of a delimiter in a value with the delimiter behind it is before the value's end.
+/// Whether the first place of a delimiter in a value with the delimiter behind it is before the
+/// value's end.
 fn holds_end(value: &str, delimiter: &str) -> bool {
     let (value, delimiter) = (value.as_bytes(), delimiter.as_bytes());
-    let begins_before = |length: usize| value.ends_with(&delimiter[..length]) && delimiter.starts_with(&delimiter[length..]);
+    let begins_before = |length: usize| {
+        value.ends_with(&delimiter[..length]) && delimiter.starts_with(&delimiter[length..])
+    };
     memchr::memmem::find(value, delimiter).is_some() || (1..delimiter.len()).any(begins_before)
 }
 
 impl UrlTemplate {
     /// The whole URL, behind a loader's base.
-    pub(super) fn render(&self, base: &str, scope: &Scope<'_, '_>, bindings: &[Binding<'_>]) -> Result<String, Miss> {
+    pub(super) fn render(
+        &self,
+        base: &str,
+        scope: &Scope<'_, '_>,
+        bindings: &[Binding<'_>],
+    ) -> Result<String, Miss> {
         let mut url = String::from(base.trim_end_matches('/'));
         let base_ends = url.len();
         let budget = scope.event.budget;
         budget.bytes(url.len())?;
         let before = budget.spent_bytes();
-        self.template.render_with(scope, bindings, &mut url, |text, out| out.extend(utf8_percent_encode(text, ENCODED)))?;
-        // A byte becomes three; one is charged for already. Dots are looked for in the text decoded four times.
+        self.template.render_with(scope, bindings, &mut url, |text, out| {
+            out.extend(utf8_percent_encode(text, ENCODED))
+        })?;
+        // A byte becomes three; one is charged for already. Dots are looked for in the text decoded
+        // four times.
         budget.bytes(2 * usize::try_from(budget.spent_bytes() - before).unwrap_or(usize::MAX))?;
         budget.work(url.len() as u64 * 4)?;
         if has_dot_segment(&url[base_ends..]) {
@@ -201,7 +232,12 @@ impl UrlTemplate {
 
 impl ValueTemplate {
     /// Appends the value as compact JSON.
-    pub(super) fn render_json(&self, scope: &Scope<'_, '_>, bindings: &[Binding<'_>], out: &mut String) -> Result<(), Miss> {
+    pub(super) fn render_json(
+        &self,
+        scope: &Scope<'_, '_>,
+        bindings: &[Binding<'_>],
+        out: &mut String,
+    ) -> Result<(), Miss> {
         scope.event.budget.work(2)?;
         match self {
             Self::Null => out.push_str("null"),
@@ -239,8 +275,15 @@ impl ValueTemplate {
     }
 
     /// Appends the value as is: a string.
-    pub(super) fn render_raw(&self, scope: &Scope<'_, '_>, bindings: &[Binding<'_>], out: &mut String) -> Result<(), Miss> {
-        let Self::Text(template) = self else { return Err(Miss::Unresolvable("a raw value must be a string".to_owned())) };
+    pub(super) fn render_raw(
+        &self,
+        scope: &Scope<'_, '_>,
+        bindings: &[Binding<'_>],
+        out: &mut String,
+    ) -> Result<(), Miss> {
+        let Self::Text(template) = self else {
+            return Err(Miss::Unresolvable("a raw value must be a string".to_owned()));
+        };
         if let Some(path) = template.single_path() {
             match scope.read(path, bindings)? {
                 Some(Found::Text(text)) => {
@@ -270,7 +313,12 @@ fn keep_or_drop(rendered: Result<(), Miss>, before: usize, out: &mut String) -> 
     }
 }
 
-fn render_text(template: &Template, scope: &Scope<'_, '_>, bindings: &[Binding<'_>], out: &mut String) -> Result<(), Miss> {
+fn render_text(
+    template: &Template,
+    scope: &Scope<'_, '_>,
+    bindings: &[Binding<'_>],
+    out: &mut String,
+) -> Result<(), Miss> {
     let Some(path) = template.single_path() else {
         let mut text = String::new();
         template.render(scope, bindings, &mut text)?;
@@ -282,7 +330,9 @@ fn render_text(template: &Template, scope: &Scope<'_, '_>, bindings: &[Binding<'
     match scope.read(path, bindings)? {
         None if path.is_optional() => return Err(Miss::Dropped),
         None => return Err(Miss::Unresolvable(format!("`{path}` is absent"))),
-        Some(Found::Json(json)) if json.is_null() && path.is_optional() => return Err(Miss::Dropped),
+        Some(Found::Json(json)) if json.is_null() && path.is_optional() => {
+            return Err(Miss::Dropped);
+        }
         Some(Found::Json(json)) => {
             let length = json.text().len();
             scope.event.budget.bytes(length)?;

@@ -1,4 +1,5 @@
-//! Which names rules may reach: no key of unstale itself, no set of a tag, none that is longer than any name that people mean.
+//! Which names rules may reach: no key of unstale itself, no set of a tag, none that is longer than
+//! any name that people mean.
 
 use crate::reason::Reason;
 
@@ -14,7 +15,10 @@ const MAX_NAME_BYTES: usize = 8 * 1024;
 /// Why no rule may use it.
 pub(super) fn check_name(name: &str, is_tag: bool, tag_prefix: &str) -> Result<(), Refused> {
     if name.len() > MAX_NAME_BYTES {
-        return Err(Refused { reason: Reason::BlastRadius, what: if is_tag { Problem::LongTag } else { Problem::LongKey } });
+        return Err(Refused {
+            reason: Reason::BlastRadius,
+            what: if is_tag { Problem::LongTag } else { Problem::LongKey },
+        });
     }
     let what = match is_tag {
         false if name.starts_with(OWN_PREFIX) => Problem::OwnKey,

@@ -26,16 +26,18 @@ impl Registry {
 
     /// Returns what the event does, as far as the budget allows.
     ///
-    /// When the budget runs out the resolution has no effects, and a failure that names the rule and what ran out. The caller may ask
-    /// [`Budget::is_spent`], discard it, and try again with more.
+    /// When the budget runs out the resolution has no effects, and a failure that names the rule
+    /// and what ran out. The caller may ask [`Budget::is_spent`], discard it, and try again with
+    /// more.
     pub fn resolve_within(&self, event: &Event<'_>, budget: &Budget) -> Resolution {
         self.run(event, budget, &mut Nobody)
     }
 
-    /// Whether a message of that type and without a body is an event: rules know the type, and it is no table that Debezium publishes
-    /// tombstones for.
+    /// Whether a message of that type and without a body is an event: rules know the type, and it
+    /// is no table that Debezium publishes tombstones for.
     pub fn knows_bodiless(&self, event_type: &str) -> bool {
-        let is_known = self.by_name.contains_key(event_type) || self.patterns.iter().any(|(pattern, _)| pattern.matches(event_type));
+        let is_known = self.by_name.contains_key(event_type)
+            || self.patterns.iter().any(|(pattern, _)| pattern.matches(event_type));
         is_known && !self.tables.iter().any(|table| table.matches(event_type))
     }
 
@@ -46,7 +48,8 @@ impl Registry {
         Explanation { resolution, notes }
     }
 
-    /// What one entry makes of the event within a budget, whatever the event's type: what an example of that entry expects.
+    /// What one entry makes of the event within a budget, whatever the event's type: what an
+    /// example of that entry expects.
     pub fn resolve_entry(&self, entry: u32, event: &Event<'_>, budget: &Budget) -> Resolution {
         let Some(found) = self.entries.get(entry as usize) else { return Resolution::default() };
         if found.retired {
@@ -61,11 +64,16 @@ impl Registry {
 
     fn run<O: Observer>(&self, event: &Event<'_>, budget: &Budget, observer: &mut O) -> Resolution {
         let exact = self.by_name.get(&*event.event_type).map_or(&[][..], Vec::as_slice);
-        let is_retired = |entry: u32| self.entries.get(entry as usize).is_some_and(|entry| entry.retired);
+        let is_retired =
+            |entry: u32| self.entries.get(entry as usize).is_some_and(|entry| entry.retired);
         if let Some(&retired) = exact.iter().find(|&&entry| is_retired(entry)) {
             return Resolution { matched: Matched::Retired(retired), ..Resolution::default() };
         }
-        let patterns = self.patterns.iter().filter(|(pattern, _)| pattern.matches(&event.event_type)).map(|(_, entry)| *entry);
+        let patterns = self
+            .patterns
+            .iter()
+            .filter(|(pattern, _)| pattern.matches(&event.event_type))
+            .map(|(_, entry)| *entry);
         let scope = EventScope::new(event, budget);
         let mut run = Run::new(self, &scope, observer);
         let mut matched = Matched::Unknown;
@@ -126,12 +134,21 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
     }
 
     fn finish(self, matched: Matched) -> Resolution {
-        Resolution { matched, effects: self.effects, failure: self.failure, violations: self.violations }
+        Resolution {
+            matched,
+            effects: self.effects,
+            failure: self.failure,
+            violations: self.violations,
+        }
     }
 
     fn fail(&mut self, reason: Reason, message: impl FnOnce() -> String) {
         if self.failure.is_none() {
-            self.failure = Some(Failure { reason, message: printable(&message()).into_owned(), at: position(self.effects.len()) });
+            self.failure = Some(Failure {
+                reason,
+                message: printable(&message()).into_owned(),
+                at: position(self.effects.len()),
+            });
         }
     }
 
@@ -144,13 +161,18 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
         if let Some(message) = violation {
             match entry.validate {
                 Validate::Warn => self.violations += 1,
-                Validate::Enforce => return self.fail(Reason::InvalidData, || format!("{}#{}: {message}", entry.file, entry.name)),
+                Validate::Enforce => {
+                    return self.fail(Reason::InvalidData, || {
+                        format!("{}#{}: {message}", entry.file, entry.name)
+                    });
+                }
             }
         }
         let (before, tags_before) = (self.effects.len(), self.tags);
         let failed_before = self.failure.is_some();
         let event_limit = self.registry.max_keys_per_event;
-        let entry_limit = entry.max_keys.map_or(usize::MAX, |most| (before + tags_before).saturating_add(most));
+        let entry_limit =
+            entry.max_keys.map_or(usize::MAX, |most| (before + tags_before).saturating_add(most));
         self.limit = event_limit.min(entry_limit);
         let lets = Lets::new(&entry.lets);
         let stop = match self.rules(entry, &lets) {
@@ -168,9 +190,14 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
             self.effects.truncate(before);
             self.tags = tags_before;
             let most = entry.max_keys.unwrap_or_default();
-            self.fail(Reason::BlastRadius, || format!("{}#{}: more than max_keys {most} targets", entry.file, entry.name));
+            self.fail(Reason::BlastRadius, || {
+                format!("{}#{}: more than max_keys {most} targets", entry.file, entry.name)
+            });
         } else {
-            let message = format!("{}#{}: more than UNSTALE_MAX_KEYS_PER_EVENT {event_limit} targets", entry.file, entry.name);
+            let message = format!(
+                "{}#{}: more than UNSTALE_MAX_KEYS_PER_EVENT {event_limit} targets",
+                entry.file, entry.name
+            );
             self.give_up(Reason::BlastRadius, message);
         }
     }
@@ -189,7 +216,10 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
     /// Says which rule spent the event's budget.
     fn spent(&mut self, entry: &Entry) {
         let rule = self.rule.and_then(|rule| self.registry.rules.get(rule.0 as usize));
-        let place = rule.map_or_else(|| format!("{}#{}: `data`", entry.file, entry.name), |rule| rule.name.clone());
+        let place = rule.map_or_else(
+            || format!("{}#{}: `data`", entry.file, entry.name),
+            |rule| rule.name.clone(),
+        );
         let (reason, message) = self.event.budget.complaint(&place, rule.is_none());
         self.give_up(reason, message);
     }
@@ -251,7 +281,13 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
         });
     }
 
-    fn rule(&mut self, entry: &'r Entry, rule: &'r Rule, scope: &Scope<'_, '_>, item: Option<usize>) -> Result<(), Stop> {
+    fn rule(
+        &mut self,
+        entry: &'r Entry,
+        rule: &'r Rule,
+        scope: &Scope<'_, '_>,
+        item: Option<usize>,
+    ) -> Result<(), Stop> {
         let mut in_doubt = false;
         if let Some(when) = &rule.when {
             let answer = scope.condition(when);
@@ -261,28 +297,41 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
             match answer {
                 Ok(true) => {}
                 Ok(false) => {
-                    self.observer.note(rule, self.effects.len(), item, || format!("`when` said no: {}", when.text()));
+                    self.observer.note(rule, self.effects.len(), item, || {
+                        format!("`when` said no: {}", when.text())
+                    });
                     return Ok(());
                 }
                 Err(fault) => {
                     in_doubt = true;
                     if fault.is_absence {
-                        let message = || format!("`when` had no answer ({}), so the safe side holds: {}", fault.message, when.text());
+                        let message = || {
+                            format!(
+                                "`when` had no answer ({}), so the safe side holds: {}",
+                                fault.message,
+                                when.text()
+                            )
+                        };
                         self.observer.note(rule, self.effects.len(), item, message);
                     } else {
-                        self.unresolvable(rule, item, || format!("`when` failed: {}", fault.message));
+                        self.unresolvable(rule, item, || {
+                            format!("`when` failed: {}", fault.message)
+                        });
                     }
                 }
             }
         }
-        let prefix = if matches!(rule.body, RuleBody::InvalidateTags) { "" } else { &rule.key_prefix };
+        let prefix =
+            if matches!(rule.body, RuleBody::InvalidateTags) { "" } else { &rule.key_prefix };
         for target in &rule.targets {
             if !target.paths().any(super::path::Path::fans_out) {
                 self.target(entry, rule, scope, item, target, &[], prefix, in_doubt)?;
                 continue;
             }
             target.expand(scope, &mut Vec::new(), &mut |expanded| match expanded {
-                Ok(bindings) => self.target(entry, rule, scope, item, target, bindings, prefix, in_doubt),
+                Ok(bindings) => {
+                    self.target(entry, rule, scope, item, target, bindings, prefix, in_doubt)
+                }
                 Err(_) if self.is_spent() => Err(Stop::Spent),
                 Err(miss) => {
                     self.missed(rule, item, "target", miss);
@@ -295,14 +344,19 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
 
     fn missed(&mut self, rule: &Rule, item: Option<usize>, what: &str, miss: Miss) {
         match miss {
-            Miss::Dropped => {
-                self.observer.note(rule, self.effects.len(), item, || format!("{what}: an optional value is absent, so it is dropped"))
+            Miss::Dropped => self.observer.note(rule, self.effects.len(), item, || {
+                format!("{what}: an optional value is absent, so it is dropped")
+            }),
+            Miss::Unresolvable(message) => {
+                self.unresolvable(rule, item, || format!("{what}: {message}"))
             }
-            Miss::Unresolvable(message) => self.unresolvable(rule, item, || format!("{what}: {message}")),
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what stays the same within a rule, and one target")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what stays the same within a rule, and one target"
+    )]
     fn target(
         &mut self,
         entry: &Entry,
@@ -340,7 +394,13 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
             return Err(Stop::Spent);
         }
         let Some(action) = action else { return Ok(()) };
-        self.effects.push(Effect { rule: rule.id, target, action, version: version.map(Box::new), again: rule.again });
+        self.effects.push(Effect {
+            rule: rule.id,
+            target,
+            action,
+            version: version.map(Box::new),
+            again: rule.again,
+        });
         if self.effects.len() + self.tags > self.limit { Err(Stop::TooMany) } else { Ok(()) }
     }
 
@@ -394,7 +454,8 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
     /// Whether a versioned rule writes that key.
     fn is_written(&self, rule: &Rule, target: &str) -> bool {
         // Where the budget is spent the effect is not used.
-        let can_ask = rule.written.is_empty() || self.event.budget.work((rule.written.len() * (4 + target.len() / 4)) as u64).is_ok();
+        let can_ask = rule.written.is_empty()
+            || self.event.budget.work((rule.written.len() * (4 + target.len() / 4)) as u64).is_ok();
         can_ask && rule.written.iter().any(|shape| shape.includes(target))
     }
 
@@ -421,10 +482,13 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
                 if is_dropped {
                     return Ok(None);
                 }
-                self.observer.note(rule, self.effects.len(), item, || "expire becomes delete".to_owned());
+                self.observer
+                    .note(rule, self.effects.len(), item, || "expire becomes delete".to_owned());
                 return Ok(Some(Action::Delete));
             }
-            RuleBody::Write { .. } | RuleBody::Warm { .. } if in_doubt => return Ok(Some(Action::Delete)),
+            RuleBody::Write { .. } | RuleBody::Warm { .. } if in_doubt => {
+                return Ok(Some(Action::Delete));
+            }
             RuleBody::Write { value, encoding, expiry, tags, version: _ } => {
                 let mut write = || {
                     let mut text = String::new();
@@ -435,7 +499,8 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
                     .map_err(|miss| ("value", miss.into()))?;
                     Ok(Action::Write(Box::new(Write {
                         value: text,
-                        expiry: expiry_of(expiry, scope, bindings).map_err(|miss| ("at", miss.into()))?,
+                        expiry: expiry_of(expiry, scope, bindings)
+                            .map_err(|miss| ("at", miss.into()))?,
                         tags: self.tags_of(tags, scope, bindings).map_err(|miss| ("tags", miss))?,
                     })))
                 };
@@ -443,11 +508,18 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
             }
             RuleBody::Warm { loader, url, expiry, tags, stale, only } => {
                 let mut warm = || {
-                    let base = self.registry.loaders.get(loader.0 as usize).map_or("", |loader| &loader.url);
+                    let base = self
+                        .registry
+                        .loaders
+                        .get(loader.0 as usize)
+                        .map_or("", |loader| &loader.url);
                     Ok(Action::Warm(Box::new(Warm {
                         loader: *loader,
-                        url: url.render(base, scope, bindings).map_err(|miss| ("from", miss.into()))?,
-                        expiry: expiry_of(expiry, scope, bindings).map_err(|miss| ("at", miss.into()))?,
+                        url: url
+                            .render(base, scope, bindings)
+                            .map_err(|miss| ("from", miss.into()))?,
+                        expiry: expiry_of(expiry, scope, bindings)
+                            .map_err(|miss| ("at", miss.into()))?,
                         tags: self.tags_of(tags, scope, bindings).map_err(|miss| ("tags", miss))?,
                         stale: *stale,
                         only: *only,
@@ -470,7 +542,12 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
     }
 
     /// The tags of one key. Each counts as a target.
-    fn tags_of(&mut self, tags: &[Template], scope: &Scope<'_, '_>, bindings: &[Binding<'_>]) -> Result<Vec<String>, Unfilled> {
+    fn tags_of(
+        &mut self,
+        tags: &[Template],
+        scope: &Scope<'_, '_>,
+        bindings: &[Binding<'_>],
+    ) -> Result<Vec<String>, Unfilled> {
         let mut names = Vec::with_capacity(tags.len());
         let left = self.limit.saturating_sub(self.effects.len() + self.tags);
         for template in tags {

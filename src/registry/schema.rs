@@ -5,9 +5,13 @@ use serde_json::Value;
 
 use super::document::Document;
 
-/// JSON Schema 2020-12 of a schema file, made from the types that files are read into; kept at `docs/registry.schema.json`.
+/// JSON Schema 2020-12 of a schema file, made from the types that files are read into; kept at
+/// `docs/registry.schema.json`.
 pub fn file_schema() -> Value {
-    let mut schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<Document>().to_value();
+    let mut schema = SchemaSettings::draft2020_12()
+        .into_generator()
+        .into_root_schema_for::<Document>()
+        .to_value();
     if let Some(root) = schema.as_object_mut() {
         root.insert("title".to_owned(), "unstale schema file".into());
     }
@@ -15,7 +19,8 @@ pub fn file_schema() -> Value {
     schema
 }
 
-/// An option without a value is an error in the files, where the generator takes `null` for an absent one.
+/// An option without a value is an error in the files, where the generator takes `null` for an
+/// absent one.
 fn forbid_null(schema: &mut Value) {
     match schema {
         Value::Array(items) => items.iter_mut().for_each(forbid_null),

@@ -30,7 +30,9 @@ impl<'s> Found<'s> {
         match self {
             Self::Json(json) => Value::of(json, budget),
             Self::Text(text) => Ok(Value::Borrowed(text)),
-            Self::Integer(integer) => Ok(i64::try_from(integer).map_or(Value::UInt(integer), Value::Int)),
+            Self::Integer(integer) => {
+                Ok(i64::try_from(integer).map_or(Value::UInt(integer), Value::Int))
+            }
         }
     }
 }
@@ -67,7 +69,8 @@ impl<'e> EventScope<'e> {
         }
     }
 
-    /// Tells this event from others of the same version, on every worker and after every redelivery alike.
+    /// Tells this event from others of the same version, on every worker and after every redelivery
+    /// alike.
     pub(super) fn hash(&self) -> u64 {
         *self.hash.get_or_init(|| {
             let mut hasher = Sha256::new();
@@ -110,7 +113,8 @@ impl<'e> EventScope<'e> {
         from..from + part.text().len()
     }
 
-    /// Whether the payload and the state before differ at a path; always where there is no state before.
+    /// Whether the payload and the state before differ at a path; always where there is no state
+    /// before.
     pub(super) fn changed(&self, path: &Path) -> Result<bool, Spent> {
         let Some(previous) = self.previous else { return Ok(true) };
         let address = std::ptr::from_ref(path) as usize;
@@ -138,17 +142,26 @@ impl<'s> Lets<'s> {
         Self { expressions, values: expressions.iter().map(|_| OnceCell::new()).collect() }
     }
 
-    pub(super) fn value<'a>(&'a self, at: usize, event: &EventScope<'_>) -> Result<Json<'a>, Fault> {
-        let (Some((name, expression)), Some(value)) = (self.expressions.get(at), self.values.get(at)) else {
+    pub(super) fn value<'a>(
+        &'a self,
+        at: usize,
+        event: &EventScope<'_>,
+    ) -> Result<Json<'a>, Fault> {
+        let (Some((name, expression)), Some(value)) =
+            (self.expressions.get(at), self.values.get(at))
+        else {
             return Err(Fault::new("a `let` that the entry does not have"));
         };
         let compute = || {
             // A `let` reads earlier ones alone; so there is no circle.
             if expression.lets().iter().any(|&earlier| earlier >= at) {
-                return Err(Fault::new(format!("`let.{name}` reads one that does not stand before it")));
+                return Err(Fault::new(format!(
+                    "`let.{name}` reads one that does not stand before it"
+                )));
             }
             let scope = Scope { event, lets: self, item: None, places: &Places::default() };
-            let failed = |fault: Fault| Fault::new(format!("`let.{name}` failed: {}", fault.message));
+            let failed =
+                |fault: Fault| Fault::new(format!("`let.{name}` failed: {}", fault.message));
             scope.json(expression).map_err(failed)
         };
         value.get_or_init(compute).as_ref().map(|text| Json::parsed(text)).map_err(Clone::clone)
@@ -178,15 +191,28 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
     ///
     /// # Errors
     /// A `let` that failed; a `[]` that the target does not have.
-    pub(super) fn read(&self, path: &Path, bindings: &[Binding<'_>]) -> Result<Option<Found<'s>>, Fault> {
+    pub(super) fn read(
+        &self,
+        path: &Path,
+        bindings: &[Binding<'_>],
+    ) -> Result<Option<Found<'s>>, Fault> {
         self.read_steps(path, path.steps(), bindings)
     }
 
     /// What the first steps of a path lead to.
-    pub(super) fn read_steps(&self, path: &Path, steps: &[Step], bindings: &[Binding<'_>]) -> Result<Option<Found<'s>>, Fault> {
+    pub(super) fn read_steps(
+        &self,
+        path: &Path,
+        steps: &[Step],
+        bindings: &[Binding<'_>],
+    ) -> Result<Option<Found<'s>>, Fault> {
         let mut json = match path.start {
-            Start::Data | Start::Previous => return Ok(self.read_event(path, steps, bindings)?.map(Found::Json)),
-            Start::Event(field) => return Ok(if steps.is_empty() { self.event_field(field) } else { None }),
+            Start::Data | Start::Previous => {
+                return Ok(self.read_event(path, steps, bindings)?.map(Found::Json));
+            }
+            Start::Event(field) => {
+                return Ok(if steps.is_empty() { self.event_field(field) } else { None });
+            }
             Start::Attribute => {
                 let [Step::Member(name)] = steps else { return Ok(None) };
                 return Ok(self.attribute(name)?.map(Found::Text));
@@ -208,14 +234,26 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
     }
 
     /// How many elements an array has; `None` where there is no array.
-    pub(super) fn length(&self, path: &Path, steps: &[Step], bindings: &[Binding<'_>]) -> Result<Option<usize>, Fault> {
+    pub(super) fn length(
+        &self,
+        path: &Path,
+        steps: &[Step],
+        bindings: &[Binding<'_>],
+    ) -> Result<Option<usize>, Fault> {
         match self.read_steps(path, steps, bindings)? {
-            Some(Found::Json(json)) if json.kind() == JsonKind::Array => Ok(Some(self.elements(json)?.len())),
+            Some(Found::Json(json)) if json.kind() == JsonKind::Array => {
+                Ok(Some(self.elements(json)?.len()))
+            }
             _ => Ok(None),
         }
     }
 
-    fn read_event(&self, path: &Path, steps: &[Step], bindings: &[Binding<'_>]) -> Result<Option<Json<'s>>, Fault> {
+    fn read_event(
+        &self,
+        path: &Path,
+        steps: &[Step],
+        bindings: &[Binding<'_>],
+    ) -> Result<Option<Json<'s>>, Fault> {
         let Some(mut json) = self.event.root(path.start) else { return Ok(None) };
         for (at, step) in steps.iter().enumerate() {
             match self.step(json, step, path, &steps[..=at], bindings)? {
@@ -287,13 +325,15 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
     pub(super) fn condition(&self, expression: &Expression) -> Result<bool, Fault> {
         if expression.is_json_text {
             let text = self.json(expression)?;
-            return Json::trusted(&text).as_bool().ok_or_else(|| Fault::new("the answer is neither true nor false"));
+            return Json::trusted(&text)
+                .as_bool()
+                .ok_or_else(|| Fault::new("the answer is neither true nor false"));
         }
         if let Some(path) = &expression.whole {
             return match self.read(path, &[])? {
-                Some(Found::Json(json)) if !json.is_null() => {
-                    json.as_bool().ok_or_else(|| Fault::new(format!("`{path}` is neither true nor false")))
-                }
+                Some(Found::Json(json)) if !json.is_null() => json
+                    .as_bool()
+                    .ok_or_else(|| Fault::new(format!("`{path}` is neither true nor false"))),
                 _ => Err(Fault::absence(format!("`{path}` is absent or null"))),
             };
         }
@@ -308,7 +348,11 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
     pub(super) fn json(&self, expression: &Expression) -> Result<String, Fault> {
         if let Some(path) = &expression.whole {
             return match self.read(path, &[])? {
-                Some(Found::Json(json)) if expression.is_json_text && json.kind() == JsonKind::String => self.json_in_text(path, json),
+                Some(Found::Json(json))
+                    if expression.is_json_text && json.kind() == JsonKind::String =>
+                {
+                    self.json_in_text(path, json)
+                }
                 Some(Found::Json(json)) => {
                     self.event.budget.bytes(json.text().len())?;
                     Ok(json.text().to_owned())
@@ -341,5 +385,7 @@ impl Scope<'_, '_> {
 /// The element that a `[]` stands for.
 fn place(path: &Path, steps: &[Step], bindings: &[Binding<'_>]) -> Result<usize, Fault> {
     let bound = bindings.iter().find(|bound| bound.start == path.start && bound.steps == steps);
-    bound.map(|bound| bound.at).ok_or_else(|| Fault::new(format!("`{path}` has a `[]` that its target does not have")))
+    bound
+        .map(|bound| bound.at)
+        .ok_or_else(|| Fault::new(format!("`{path}` has a `[]` that its target does not have")))
 }

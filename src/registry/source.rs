@@ -1,4 +1,5 @@
-//! A rule file's text, and where its lines and columns are: each look-up takes the same short time, however long file or line.
+//! A rule file's text, and where its lines and columns are: each look-up takes the same short time,
+//! however long file or line.
 
 use std::sync::OnceLock;
 
@@ -27,8 +28,17 @@ pub(crate) struct SourceFile {
 }
 
 impl SourceFile {
-    pub(crate) fn new(path: impl Into<String>, shown_path: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { path: path.into(), shown_path: shown_path.into(), text: text.into(), places: OnceLock::new() }
+    pub(crate) fn new(
+        path: impl Into<String>,
+        shown_path: impl Into<String>,
+        text: impl Into<String>,
+    ) -> Self {
+        Self {
+            path: path.into(),
+            shown_path: shown_path.into(),
+            text: text.into(),
+            places: OnceLock::new(),
+        }
     }
 
     /// Returns a line without its end; `None` beyond the last.
@@ -38,7 +48,8 @@ impl SourceFile {
         let start = starts.get(line)?.byte;
         let end = starts.get(line + 1).map_or(self.text.len(), |next| next.byte);
         let line = &self.text[start..end];
-        let line = line.strip_suffix('\n').map_or(line, |line| line.strip_suffix('\r').unwrap_or(line));
+        let line =
+            line.strip_suffix('\n').map_or(line, |line| line.strip_suffix('\r').unwrap_or(line));
         Some(line)
     }
 
@@ -71,7 +82,8 @@ impl SourceFile {
 #[derive(Debug)]
 struct Places {
     line_starts: Vec<LineStart>,
-    /// Bytes of every [`CHARS_PER_MARK`]th character; empty for ASCII, whose characters are its bytes.
+    /// Bytes of every [`CHARS_PER_MARK`]th character; empty for ASCII, whose characters are its
+    /// bytes.
     marks: Vec<usize>,
     is_ascii: bool,
 }
@@ -103,7 +115,8 @@ impl Places {
         Self { line_starts, marks, is_ascii }
     }
 
-    /// Returns the byte at which a character begins; the text's length for the character after the last.
+    /// Returns the byte at which a character begins; the text's length for the character after the
+    /// last.
     fn byte_of(&self, char_index: usize, text: &str) -> Option<usize> {
         if self.is_ascii {
             return (char_index <= text.len()).then_some(char_index);

@@ -20,7 +20,8 @@ pub(super) enum Piece {
 }
 
 impl Template {
-    /// Compiles a text. `{vars.X}` is filled in from `names`; one without a value stays as written and is named by [`Template::unset_vars`].
+    /// Compiles a text. `{vars.X}` is filled in from `names`; one without a value stays as written
+    /// and is named by [`Template::unset_vars`].
     ///
     /// # Errors
     /// What is wrong with the text, and where.
@@ -35,19 +36,28 @@ impl Template {
             } else if cursor.eat("}}") {
                 literal.push('}');
             } else if cursor.rest().starts_with('}') {
-                return Err(TextProblem::new(cursor.at, "this `}` closes nothing").hint("a literal brace is }}"));
+                return Err(TextProblem::new(cursor.at, "this `}` closes nothing")
+                    .hint("a literal brace is }}"));
             } else if cursor.eat("{") {
                 let from = cursor.at - 1;
                 let path = cursor.placeholder(names)?;
-                if path.root() == Root::Vars && !(path.is_optional() && var_value(&path, names).is_none()) {
+                if path.root() == Root::Vars
+                    && !(path.is_optional() && var_value(&path, names).is_none())
+                {
                     let name = path.name().unwrap_or_default();
                     if !path.steps().is_empty() {
-                        return Err(TextProblem::new(from, format!("`vars.{name}` is text: nothing follows its name")));
+                        return Err(TextProblem::new(
+                            from,
+                            format!("`vars.{name}` is text: nothing follows its name"),
+                        ));
                     }
                     vars.push(name.into());
                     match var_value(&path, names) {
                         Some(value) if value.is_empty() || value.contains(char::is_control) => {
-                            return Err(TextProblem::new(from, format!("UNSTALE_VAR_{name} is empty or holds a control character")));
+                            return Err(TextProblem::new(
+                                from,
+                                format!("UNSTALE_VAR_{name} is empty or holds a control character"),
+                            ));
                         }
                         Some(value) => literal.push_str(value),
                         None => {
@@ -70,7 +80,12 @@ impl Template {
         if !literal.is_empty() {
             pieces.push(Piece::Literal(literal.into()));
         }
-        Ok(Self { pieces: pieces.into(), ends: Box::default(), unset: unset.into(), vars: vars.into() })
+        Ok(Self {
+            pieces: pieces.into(),
+            ends: Box::default(),
+            unset: unset.into(),
+            vars: vars.into(),
+        })
     }
 
     /// The paths it reads, in order; filled-in variables are not among them.
@@ -105,15 +120,24 @@ impl Template {
         }
     }
 
-    /// Makes it one that names something: different values give different names. So the text behind a placeholder may not be in its value,
-    /// unless no placeholder follows, or the value is trusted.
+    /// Makes it one that names something: different values give different names. So the text behind
+    /// a placeholder may not be in its value, unless no placeholder follows, or the value is
+    /// trusted.
     pub(super) fn end_at_delimiters(&mut self, is_trusted: impl Fn(&Path) -> bool) {
-        let last = self.pieces.iter().rposition(|piece| matches!(piece, Piece::Path(_))).unwrap_or_default();
-        let ends = self.pieces.iter().enumerate().map(|(at, piece)| match (piece, self.pieces.get(at + 1)) {
-            (Piece::Path(path), Some(Piece::Literal(delimiter))) if at < last && !path.is_raw() && !is_trusted(path) => {
-                Some(delimiter.clone())
+        let last = self
+            .pieces
+            .iter()
+            .rposition(|piece| matches!(piece, Piece::Path(_)))
+            .unwrap_or_default();
+        let ends = self.pieces.iter().enumerate().map(|(at, piece)| {
+            match (piece, self.pieces.get(at + 1)) {
+                (Piece::Path(path), Some(Piece::Literal(delimiter)))
+                    if at < last && !path.is_raw() && !is_trusted(path) =>
+                {
+                    Some(delimiter.clone())
+                }
+                _ => None,
             }
-            _ => None,
         });
         self.ends = ends.collect();
     }
@@ -148,14 +172,20 @@ impl Template {
     }
 }
 
-/// The first path with a `[]` that some target does not have: a value, URL, time or version of one key cannot stand for many elements. (Tags
-/// can: each element gives one.)
-pub fn unbound_array<'p>(targets: &[Template], mut used: impl Iterator<Item = &'p Path>) -> Option<&'p Path> {
+/// The first path with a `[]` that some target does not have: a value, URL, time or version of one
+/// key cannot stand for many elements. (Tags can: each element gives one.)
+pub fn unbound_array<'p>(
+    targets: &[Template],
+    mut used: impl Iterator<Item = &'p Path>,
+) -> Option<&'p Path> {
     let is_in = |target: &Template, path: &Path, end: usize| {
-        target.paths().any(|other| other.start == path.start && other.steps().starts_with(&path.steps()[..end]))
+        target.paths().any(|other| {
+            other.start == path.start && other.steps().starts_with(&path.steps()[..end])
+        })
     };
     used.find(|path| {
-        let mut arrays = (1..=path.steps().len()).filter(|&end| path.steps()[end - 1] == Step::Each);
+        let mut arrays =
+            (1..=path.steps().len()).filter(|&end| path.steps()[end - 1] == Step::Each);
         arrays.any(|end| !targets.iter().all(|target| is_in(target, path, end)))
     })
 }

@@ -59,7 +59,11 @@ impl Builder {
             max_keys_per_event: 100,
             tag_prefix: "cache_tag:".to_owned(),
         };
-        Self { registry, vars: Vars(BTreeMap::from([("REGION".to_owned(), "eu".to_owned())])), lets: Vec::new() }
+        Self {
+            registry,
+            vars: Vars(BTreeMap::from([("REGION".to_owned(), "eu".to_owned())])),
+            lets: Vec::new(),
+        }
     }
 
     fn names(&self, in_each: bool) -> Names<'_> {
@@ -99,7 +103,13 @@ impl Builder {
         self.last(|entry| entry.lets.push((name.to_owned(), expression)))
     }
 
-    fn rule(mut self, targets: &[&str], each: Option<&str>, when: Option<&str>, body: impl FnOnce(&Names<'_>) -> RuleBody) -> Self {
+    fn rule(
+        mut self,
+        targets: &[&str],
+        each: Option<&str>,
+        when: Option<&str>,
+        body: impl FnOnce(&Names<'_>) -> RuleBody,
+    ) -> Self {
         let names = self.names(each.is_some());
         let body = body(&names);
         let id = RuleId(u32::try_from(self.registry.rules.len()).unwrap());
@@ -135,7 +145,12 @@ impl Builder {
     }
 }
 
-fn write_body(value: &serde_json::Value, tags: &[&str], names: &Names<'_>, encoding: Encoding) -> RuleBody {
+fn write_body(
+    value: &serde_json::Value,
+    tags: &[&str],
+    names: &Names<'_>,
+    encoding: Encoding,
+) -> RuleBody {
     RuleBody::Write {
         value: value_template(value, names),
         encoding,
@@ -150,22 +165,34 @@ fn value_template(value: &serde_json::Value, names: &Names<'_>) -> ValueTemplate
         serde_json::Value::Null => ValueTemplate::Null,
         serde_json::Value::Bool(bool) => ValueTemplate::Bool(*bool),
         serde_json::Value::Number(number) => ValueTemplate::Number(number.to_string()),
-        serde_json::Value::String(text) => ValueTemplate::Text(Template::parse(text, names).unwrap()),
-        serde_json::Value::Array(elements) => ValueTemplate::Array(elements.iter().map(|value| value_template(value, names)).collect()),
-        serde_json::Value::Object(members) => {
-            ValueTemplate::Object(members.iter().map(|(name, value)| (name.clone(), value_template(value, names))).collect())
+        serde_json::Value::String(text) => {
+            ValueTemplate::Text(Template::parse(text, names).unwrap())
         }
+        serde_json::Value::Array(elements) => ValueTemplate::Array(
+            elements.iter().map(|value| value_template(value, names)).collect(),
+        ),
+        serde_json::Value::Object(members) => ValueTemplate::Object(
+            members
+                .iter()
+                .map(|(name, value)| (name.clone(), value_template(value, names)))
+                .collect(),
+        ),
     }
 }
 
 /// `delete p:user:7`, in order.
 fn lines(resolution: &Resolution) -> Vec<String> {
-    resolution.effects.iter().map(|effect| format!("{} {}", effect.action.verb(), effect.target)).collect()
+    resolution
+        .effects
+        .iter()
+        .map(|effect| format!("{} {}", effect.action.verb(), effect.target))
+        .collect()
 }
 
 fn targets(template: &str, data: &str) -> (Vec<String>, Option<Reason>) {
     let resolution = Builder::new().entry("user.updated").delete(template).resolve(data);
-    let keys = resolution.effects.iter().map(|effect| effect.target["p:".len()..].to_owned()).collect();
+    let keys =
+        resolution.effects.iter().map(|effect| effect.target["p:".len()..].to_owned()).collect();
     (keys, resolution.failure.map(|failure| failure.reason))
 }
 
@@ -197,25 +224,49 @@ fn templates_are_filled_in() {
         ("{missing}:{absent?}", vec![]),
         ("{previous.id?}", vec![]),
     ] {
-        assert_eq!(targets(template, data), (keys.into_iter().map(str::to_owned).collect(), None), "{template}");
+        assert_eq!(
+            targets(template, data),
+            (keys.into_iter().map(str::to_owned).collect(), None),
+            "{template}"
+        );
     }
 }
 
 #[test]
 fn what_cannot_be_a_key_is_unresolvable() {
     let data = r#"{"empty":"","ctl":"a\nb","del":"\u007f","frac":1.5,"o":{},"a":[1],"n":null,"huge":1e999,"s":"x"}"#;
-    for template in
-        ["{empty}", "{ctl}", "{del}", "{frac}", "{o}", "{a}", "{n}", "{huge}", "{absent}", "{s[].x}", "{previous.x}", "{empty?}", "{a[3]}"]
-    {
+    for template in [
+        "{empty}",
+        "{ctl}",
+        "{del}",
+        "{frac}",
+        "{o}",
+        "{a}",
+        "{n}",
+        "{huge}",
+        "{absent}",
+        "{s[].x}",
+        "{previous.x}",
+        "{empty?}",
+        "{a[3]}",
+    ] {
         assert_eq!(targets(template, data), (vec![], Some(Reason::Unresolvable)), "{template}");
     }
 }
 
 #[test]
 fn one_unresolvable_effect_does_not_stop_its_neighbours() {
-    let builder = Builder::new().entry("user.updated").delete("a:{id}").delete("b:{gone}").delete("c:{xs[].k}").delete("d:{id}");
+    let builder = Builder::new()
+        .entry("user.updated")
+        .delete("a:{id}")
+        .delete("b:{gone}")
+        .delete("c:{xs[].k}")
+        .delete("d:{id}");
     let resolution = builder.resolve(r#"{"id":1,"xs":[{"k":"x"},{},{"k":"z"}]}"#);
-    assert_eq!(lines(&resolution), ["delete p:a:1", "delete p:c:x", "delete p:c:z", "delete p:d:1"]);
+    assert_eq!(
+        lines(&resolution),
+        ["delete p:a:1", "delete p:c:x", "delete p:c:z", "delete p:d:1"]
+    );
     let failure = resolution.failure.unwrap();
     assert_eq!((failure.reason, failure.at), (Reason::Unresolvable, 1));
     assert_eq!(failure.message, "t.yaml#user.updated/1: target: `gone` is absent");
@@ -223,13 +274,23 @@ fn one_unresolvable_effect_does_not_stop_its_neighbours() {
 
 #[test]
 fn exact_names_come_before_patterns_and_retired_wins() {
-    let builder = Builder::new().entry("user.updated").delete("a").entry("user.*").delete("b").entry("#").delete("c");
+    let builder = Builder::new()
+        .entry("user.updated")
+        .delete("a")
+        .entry("user.*")
+        .delete("b")
+        .entry("#")
+        .delete("c");
     let resolution = builder.resolve("{}");
     assert_eq!(lines(&resolution), ["delete p:a", "delete p:b", "delete p:c"]);
     assert_eq!(resolution.matched, Matched::Entry(0));
     assert_eq!(builder.registry.resolve(&event("x", "{}", None)).matched, Matched::Entry(2));
 
-    let retired = Builder::new().entry("user.updated").last(|entry| entry.retired = true).entry("user.*").delete("b");
+    let retired = Builder::new()
+        .entry("user.updated")
+        .last(|entry| entry.retired = true)
+        .entry("user.*")
+        .delete("b");
     assert_eq!(retired.resolve("{}").matched, Matched::Retired(0));
     assert!(retired.resolve("{}").effects.is_empty());
     assert_eq!(Builder::new().resolve("{}").matched, Matched::Unknown);
@@ -241,12 +302,20 @@ fn a_schema_that_fails_applies_nothing_of_its_entry() {
         let schema = json!({"type": "object", "required": ["id"], "properties": {"id": {"type": "integer"}}});
         Some(DataSchema::of_json(&schema))
     };
-    let builder = Builder::new().entry("user.updated").delete("a").last(|entry| entry.schema = schema()).entry("user.*").delete("b");
+    let builder = Builder::new()
+        .entry("user.updated")
+        .delete("a")
+        .last(|entry| entry.schema = schema())
+        .entry("user.*")
+        .delete("b");
     let resolution = builder.resolve(r#"{"id":"secret"}"#);
     assert_eq!(lines(&resolution), ["delete p:b"]);
     let failure = resolution.failure.unwrap();
     assert_eq!((failure.reason, failure.at), (Reason::InvalidData, 0));
-    assert_eq!(failure.message, "t.yaml#user.updated: the payload at `/id` violates `/properties/id/type`");
+    assert_eq!(
+        failure.message,
+        "t.yaml#user.updated: the payload at `/id` violates `/properties/id/type`"
+    );
     assert!(builder.resolve(r#"{"id":1}"#).failure.is_none());
 
     let builder = builder.last(|entry| {
@@ -296,12 +365,20 @@ fn when_takes_the_safe_side() {
         ("9223372036854775807 + data.a > 0", None, true, true),
         ("data.a / 0 == 1", None, true, true),
     ] {
-        let builder = Builder::new().entry("user.updated").rule(&["k"], None, Some(when), |_| RuleBody::Delete);
-        let builder = builder.rule(&["w"], None, Some(when), |names| write_body(&json!({}), &[], names, Encoding::Json));
+        let builder = Builder::new()
+            .entry("user.updated")
+            .rule(&["k"], None, Some(when), |_| RuleBody::Delete);
+        let builder = builder.rule(&["w"], None, Some(when), |names| {
+            write_body(&json!({}), &[], names, Encoding::Json)
+        });
         let data = r#"{"a":1,"n":null,"xs":[1,2],"s":"x","flag":true,"o":{"k":1},"in":3,"big":9223372036854775808}"#;
         let resolution = builder.registry.resolve(&event("user.updated", data, previous));
         let failed = resolution.failure.is_some();
-        assert_eq!((lines(&resolution).contains(&"delete p:k".to_owned()), failed), (holds, dead), "{when} {previous:?} {resolution:?}");
+        assert_eq!(
+            (lines(&resolution).contains(&"delete p:k".to_owned()), failed),
+            (holds, dead),
+            "{when} {previous:?} {resolution:?}"
+        );
         let in_doubt = lines(&resolution).contains(&"delete p:w".to_owned());
         let written = lines(&resolution).contains(&"write p:w".to_owned());
         assert_eq!(in_doubt || written, holds, "{when}");
@@ -331,19 +408,35 @@ fn functions_answer() {
         let resolution = builder.resolve(r#"{"at":7,"id":7}"#);
         assert_eq!(lines(&resolution), [format!("delete p:{answer}")], "{expression}");
     }
-    for expression in
-        ["date('x', '%Y', 'UTC')", "date(0, '%Y', data.zone)", "date(0, data.format, 'UTC')", "date(9223372036854775807, '%Y', 'UTC')"]
-    {
-        let resolution = Builder::new().entry("user.updated").let_("x", expression).delete("{let.x}");
+    for expression in [
+        "date('x', '%Y', 'UTC')",
+        "date(0, '%Y', data.zone)",
+        "date(0, data.format, 'UTC')",
+        "date(9223372036854775807, '%Y', 'UTC')",
+    ] {
+        let resolution =
+            Builder::new().entry("user.updated").let_("x", expression).delete("{let.x}");
         let resolution = resolution.resolve(r#"{"zone":"Mars/Base","format":"%!"}"#);
-        assert_eq!(resolution.failure.map(|failure| failure.reason), Some(Reason::Unresolvable), "{expression}");
+        assert_eq!(
+            resolution.failure.map(|failure| failure.reason),
+            Some(Reason::Unresolvable),
+            "{expression}"
+        );
     }
 }
 
 #[test]
 fn lets_are_for_the_effects_that_use_them() {
-    let builder = Builder::new().entry("user.updated").let_("bad", "data.gone + 1").let_("good", "data.id").let_("sum", "lets.good + 1");
-    let builder = builder.delete("a:{let.good}:{let.sum}").delete("b:{let.bad}").delete("c:{let.bad?}").delete("d");
+    let builder = Builder::new()
+        .entry("user.updated")
+        .let_("bad", "data.gone + 1")
+        .let_("good", "data.id")
+        .let_("sum", "lets.good + 1");
+    let builder = builder
+        .delete("a:{let.good}:{let.sum}")
+        .delete("b:{let.bad}")
+        .delete("c:{let.bad?}")
+        .delete("d");
     let resolution = builder.resolve(r#"{"id":7}"#);
     assert_eq!(lines(&resolution), ["delete p:a:7:8", "delete p:d"]);
     assert_eq!(resolution.failure.unwrap().at, 1);
@@ -353,19 +446,41 @@ fn lets_are_for_the_effects_that_use_them() {
 fn numbers_keep_their_digits_through_expressions_or_fail() {
     let delete = |_: &Names<'_>| RuleBody::Delete;
     let data = r#"{"ids":[123456789012345678901234567890,18446744073709551615,7.0]}"#;
-    let plain = Builder::new().entry("user.updated").rule(&["{item}"], Some("data.ids"), None, delete).resolve(data);
-    assert_eq!(lines(&plain), ["delete p:123456789012345678901234567890", "delete p:18446744073709551615", "delete p:7"]);
-    let filtered = Builder::new().entry("user.updated").rule(&["{item}"], Some("data.ids.filter(i, true)"), None, delete).resolve(data);
-    assert_eq!((lines(&filtered).len(), filtered.failure.map(|failure| failure.reason)), (0, Some(Reason::Unresolvable)));
+    let plain = Builder::new()
+        .entry("user.updated")
+        .rule(&["{item}"], Some("data.ids"), None, delete)
+        .resolve(data);
+    assert_eq!(
+        lines(&plain),
+        ["delete p:123456789012345678901234567890", "delete p:18446744073709551615", "delete p:7"]
+    );
+    let filtered = Builder::new()
+        .entry("user.updated")
+        .rule(&["{item}"], Some("data.ids.filter(i, true)"), None, delete)
+        .resolve(data);
+    assert_eq!(
+        (lines(&filtered).len(), filtered.failure.map(|failure| failure.reason)),
+        (0, Some(Reason::Unresolvable))
+    );
 }
 
 #[test]
 fn an_expression_names_what_it_reads() {
     let names = Names { lets: &[], in_each: true, vars: &Vars::default() };
-    let expression =
-        Expression::compile("data.a.b[0] == item.c && has(previous.d) && changed('e') && data.xs.all(x, x.y > 0)", &names).unwrap();
-    let paths: Vec<_> = expression.paths().iter().map(|path| (path.to_string(), path.is_optional())).collect();
-    let expected = [("data.a.b[0]", false), ("item.c", false), ("previous.d", true), ("e", true), ("data.xs", false)];
+    let expression = Expression::compile(
+        "data.a.b[0] == item.c && has(previous.d) && changed('e') && data.xs.all(x, x.y > 0)",
+        &names,
+    )
+    .unwrap();
+    let paths: Vec<_> =
+        expression.paths().iter().map(|path| (path.to_string(), path.is_optional())).collect();
+    let expected = [
+        ("data.a.b[0]", false),
+        ("item.c", false),
+        ("previous.d", true),
+        ("e", true),
+        ("data.xs", false),
+    ];
     assert_eq!(paths, expected.map(|(path, optional)| (path.to_owned(), optional)));
 }
 
@@ -373,14 +488,25 @@ fn an_expression_names_what_it_reads() {
 fn each_stands_for_every_element() {
     let body = |_: &Names<'_>| RuleBody::Delete;
     let builder = Builder::new().entry("user.updated");
-    let builder =
-        builder.rule(&["price:{item.list}:{id}", "x:{item.n}"], Some("data.prices.filter(p, p.changed)"), Some("item.list != 'no'"), body);
+    let builder = builder.rule(
+        &["price:{item.list}:{id}", "x:{item.n}"],
+        Some("data.prices.filter(p, p.changed)"),
+        Some("item.list != 'no'"),
+        body,
+    );
     let data = r#"{"id":1,"prices":[{"list":"a","changed":true,"n":1e2},{"list":"b","changed":false},{"list":"no","changed":true},{"list":"c","changed":true,"n":2}]}"#;
     let resolution = builder.resolve(data);
-    assert_eq!(lines(&resolution), ["delete p:price:a:1", "delete p:x:100", "delete p:price:c:1", "delete p:x:2"]);
+    assert_eq!(
+        lines(&resolution),
+        ["delete p:price:a:1", "delete p:x:100", "delete p:price:c:1", "delete p:x:2"]
+    );
     for data in ["{}", r#"{"prices":3}"#, r#"{"prices":null}"#] {
         let resolution = builder.resolve(data);
-        assert_eq!((lines(&resolution).len(), resolution.failure.map(|failure| failure.reason)), (0, Some(Reason::Unresolvable)), "{data}");
+        assert_eq!(
+            (lines(&resolution).len(), resolution.failure.map(|failure| failure.reason)),
+            (0, Some(Reason::Unresolvable)),
+            "{data}"
+        );
     }
 }
 
@@ -398,9 +524,15 @@ fn values_keep_types_and_text() {
     for (value, text) in [
         (json!("{data}"), Some(r#"{"z":1.50,"a":{"y":1e3,"x":[true,null]},"n":null,"s":"q\"\n"}"#)),
         (json!({"p": "{z}"}), Some(r#"{"p":1.50}"#)),
-        (json!({"p": "{a}", "q": "v{a.y}"}), Some(r#"{"p":{"y":1e3,"x":[true,null]},"q":"v1000"}"#)),
+        (
+            json!({"p": "{a}", "q": "v{a.y}"}),
+            Some(r#"{"p":{"y":1e3,"x":[true,null]},"q":"v1000"}"#),
+        ),
         (json!({"p": "{n}"}), Some(r#"{"p":null}"#)),
-        (json!({"a": 1, "p": "{n?}", "q": "{gone?}", "r": "x{gone?}", "z": true}), Some(r#"{"a":1,"z":true}"#)),
+        (
+            json!({"a": 1, "p": "{n?}", "q": "{gone?}", "r": "x{gone?}", "z": true}),
+            Some(r#"{"a":1,"z":true}"#),
+        ),
         (json!(["{gone?}", "{s}", "{n?}"]), Some(r#"["q\"\n"]"#)),
         (json!({"p": "{gone}"}), None),
         (json!("{gone?}"), None),
@@ -415,7 +547,9 @@ fn values_keep_types_and_text() {
 fn one_key_has_one_value() {
     let names = Names { lets: &[], in_each: false, vars: &Vars::default() };
     let template = |text: &str| Template::parse(text, &names).unwrap();
-    let unbound = |target: &str, used: &str| unbound_array(&[template(target)], template(used).paths()).map(ToString::to_string);
+    let unbound = |target: &str, used: &str| {
+        unbound_array(&[template(target)], template(used).paths()).map(ToString::to_string)
+    };
     assert_eq!(unbound("{xs[].a}", "{data.xs[].b}"), None);
     assert_eq!(unbound("{xs[].a[].b}", "{xs[].c}"), None);
     assert_eq!(unbound("k", "{id}{xs[].b}"), Some("xs[].b".to_owned()));
@@ -424,18 +558,32 @@ fn one_key_has_one_value() {
 
 #[test]
 fn a_write_in_doubt_deletes_its_key() {
-    let resolution = Builder::new().entry("user.updated").write("k", &json!({"a": "{gone}"}), &[]).resolve("{}");
+    let resolution =
+        Builder::new().entry("user.updated").write("k", &json!({"a": "{gone}"}), &[]).resolve("{}");
     assert_eq!(lines(&resolution), ["delete p:k"]);
-    assert_eq!(resolution.failure.map(|failure| (failure.reason, failure.at)), Some((Reason::Unresolvable, 0)));
-
-    let resolution = Builder::new().entry("user.updated").write("k", &json!({}), &["t:{gone}"]).resolve("{}");
-    assert_eq!((lines(&resolution), resolution.failure.is_some()), (vec!["delete p:k".to_owned()], true));
+    assert_eq!(
+        resolution.failure.map(|failure| (failure.reason, failure.at)),
+        Some((Reason::Unresolvable, 0))
+    );
 
     let resolution =
-        Builder::new().entry("user.updated").write("k:{xs[].k}", &json!({"k": "{xs[].k}"}), &["x:{xs[].k}", "t:{ts[]}", "o:{gone?}"]);
+        Builder::new().entry("user.updated").write("k", &json!({}), &["t:{gone}"]).resolve("{}");
+    assert_eq!(
+        (lines(&resolution), resolution.failure.is_some()),
+        (vec!["delete p:k".to_owned()], true)
+    );
+
+    let resolution = Builder::new().entry("user.updated").write(
+        "k:{xs[].k}",
+        &json!({"k": "{xs[].k}"}),
+        &["x:{xs[].k}", "t:{ts[]}", "o:{gone?}"],
+    );
     let resolution = resolution.resolve(r#"{"xs":[{"k":"a"},{"k":"b"}],"ts":[1,2]}"#);
     let Action::Write(second) = &resolution.effects[1].action else { panic!("{resolution:?}") };
-    assert_eq!((second.value.as_str(), &*second.tags), (r#"{"k":"b"}"#, &["x:b".to_owned(), "t:1".to_owned(), "t:2".to_owned()][..]));
+    assert_eq!(
+        (second.value.as_str(), &*second.tags),
+        (r#"{"k":"b"}"#, &["x:b".to_owned(), "t:1".to_owned(), "t:2".to_owned()][..])
+    );
 }
 
 #[test]
@@ -460,9 +608,15 @@ fn versions_order_entities() {
         match (&resolution.effects[0].action, digits) {
             (Action::Write(_), Some(digits)) => {
                 let version = resolution.effects[0].version.as_deref().unwrap();
-                assert_eq!((&*version.family, &*version.digits, version.place), ("user", digits, 1), "{data}");
+                assert_eq!(
+                    (&*version.family, &*version.digits, version.place),
+                    ("user", digits, 1),
+                    "{data}"
+                );
             }
-            (Action::Delete, None) => assert_eq!(resolution.failure.unwrap().reason, Reason::Unresolvable),
+            (Action::Delete, None) => {
+                assert_eq!(resolution.failure.unwrap().reason, Reason::Unresolvable)
+            }
             other => panic!("{data} {other:?}"),
         }
     }
@@ -484,27 +638,51 @@ fn a_warm_never_leaves_its_loader() {
         Action::Warm(warm) => Some(warm.url.clone()),
         _ => None,
     };
-    assert_eq!(url("/p/{id}?q={id}", r#"{"id":"a/ä ?#&"}"#).unwrap(), "http://shop/api/p/a%2F%C3%A4%20%3F%23%26?q=a%2F%C3%A4%20%3F%23%26");
+    assert_eq!(
+        url("/p/{id}?q={id}", r#"{"id":"a/ä ?#&"}"#).unwrap(),
+        "http://shop/api/p/a%2F%C3%A4%20%3F%23%26?q=a%2F%C3%A4%20%3F%23%26"
+    );
     for value in [".", "..", "../x", "a/../b", "%2e%2E", "%252e", "..;x", "a\\..\\b"] {
         assert_eq!(url("/p/{id}", &json!({"id": value}).to_string()), None, "{value}");
     }
     assert_eq!(url("/p?q={id}", r#"{"id":".."}"#).unwrap(), "http://shop/api/p?q=..");
     assert_eq!(url("/p.{id}", r#"{"id":"."}"#).unwrap(), "http://shop/api/p..");
     let names = Names { lets: &[], in_each: false, vars: &Vars::default() };
-    for text in ["p", "//../x", "/a/../b", "/a/%2e%2E/b", "/a b", "/a#b", "/a/./{id}", "/ä", "/%zz", "/{{x}}"] {
+    for text in [
+        "p",
+        "//../x",
+        "/a/../b",
+        "/a/%2e%2E/b",
+        "/a b",
+        "/a#b",
+        "/a/./{id}",
+        "/ä",
+        "/%zz",
+        "/{{x}}",
+    ] {
         assert!(UrlTemplate::parse(text, &names).is_err(), "{text}");
     }
 }
 
 #[test]
 fn limits_hold() {
-    let keys = |count: usize| serde_json::to_string(&json!({"xs": (0..count).collect::<Vec<_>>()})).unwrap();
-    let builder = Builder::new().entry("user.*").delete("first").delete("{xs[]}:{gone}").entry("#").delete("{xs[]}");
+    let keys = |count: usize| {
+        serde_json::to_string(&json!({"xs": (0..count).collect::<Vec<_>>()})).unwrap()
+    };
+    let builder = Builder::new()
+        .entry("user.*")
+        .delete("first")
+        .delete("{xs[]}:{gone}")
+        .entry("#")
+        .delete("{xs[]}");
     let whole = builder.resolve(&keys(99));
     assert_eq!(whole.effects.len(), 100);
     assert_eq!(whole.failure.unwrap().at, 1);
     let radius = builder.resolve(&keys(100));
-    assert_eq!((radius.effects.len(), radius.failure.map(|failure| (failure.reason, failure.at))), (0, Some((Reason::BlastRadius, 0))));
+    assert_eq!(
+        (radius.effects.len(), radius.failure.map(|failure| (failure.reason, failure.at))),
+        (0, Some((Reason::BlastRadius, 0)))
+    );
 
     let builder = Builder::new()
         .entry("user.updated")
@@ -517,7 +695,10 @@ fn limits_hold() {
     assert_eq!(builder.resolve(&keys(3)).effects.len(), 5);
     let limited = builder.resolve(&keys(1000));
     assert_eq!(lines(&limited), ["delete p:a", "delete p:z"]);
-    assert_eq!(limited.failure.map(|failure| (failure.reason, failure.at)), Some((Reason::BlastRadius, 1)));
+    assert_eq!(
+        limited.failure.map(|failure| (failure.reason, failure.at)),
+        Some((Reason::BlastRadius, 1))
+    );
 
     let product = Builder::new().entry("user.updated").delete("{xs[]}:{data.ys[]}:{zs[].a?}");
     let many = (0..2000).collect::<Vec<_>>();
@@ -528,11 +709,15 @@ fn limits_hold() {
 
 #[test]
 fn an_explanation_says_why_not() {
-    let builder = Builder::new().entry("user.updated").rule(&["a"], None, Some("data.id == 2"), |_| RuleBody::Delete).delete("b:{gone?}");
+    let builder = Builder::new()
+        .entry("user.updated")
+        .rule(&["a"], None, Some("data.id == 2"), |_| RuleBody::Delete)
+        .delete("b:{gone?}");
     let builder = builder.rule(&["c"], None, Some("data.gone == 2"), |_| RuleBody::Delete);
     let explanation = builder.registry.explain(&event("user.updated", r#"{"id":1}"#, None));
     assert_eq!(explanation.resolution, builder.resolve(r#"{"id":1}"#));
-    let messages: Vec<_> = explanation.notes.iter().map(|note| (note.rule.0, note.message.as_str())).collect();
+    let messages: Vec<_> =
+        explanation.notes.iter().map(|note| (note.rule.0, note.message.as_str())).collect();
     assert_eq!(
         messages,
         [

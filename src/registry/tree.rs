@@ -1,9 +1,11 @@
-//! YAML text → a tree in which every node knows its place. JSON is read the same way: it is YAML 1.2 but for two details.
+//! YAML text → a tree in which every node knows its place. JSON is read the same way: it is YAML
+//! 1.2 but for two details.
 //!
 //! Anchors are resolved, within a budget; merge keys, tags and duplicate keys are problems.
 
 //!
-//! Files: [`build`] makes the tree from the parser's events, `number` and `trap` know plain scalars and YAML's pitfalls.
+//! Files: [`build`] makes the tree from the parser's events, `number` and `trap` know plain scalars
+//! and YAML's pitfalls.
 
 mod build;
 mod number;
@@ -46,7 +48,8 @@ pub(crate) struct Scalar {
     pub(crate) kind: ScalarKind,
     /// As written, unescaped and folded.
     pub(crate) text: String,
-    /// Where the text's first character stands, if the text stands in the file character for character.
+    /// Where the text's first character stands, if the text stands in the file character for
+    /// character.
     pub(crate) verbatim_from: Option<Pos>,
 }
 
@@ -92,7 +95,9 @@ impl Node {
             let token = token.replace("~1", "/").replace("~0", "~");
             let next = match &node.content {
                 Content::Array(items) => token.parse::<usize>().ok().and_then(|at| items.get(at)),
-                Content::Object(members) => members.iter().find(|member| member.key == token).map(|member| &member.value),
+                Content::Object(members) => {
+                    members.iter().find(|member| member.key == token).map(|member| &member.value)
+                }
                 Content::Scalar(_) => None,
             };
             let Some(next) = next else { break };
@@ -101,11 +106,14 @@ impl Node {
         node
     }
 
-    /// The node as JSON. Numbers that JSON does not have (`.inf`) become null: [`parse`] has reported them.
+    /// The node as JSON. Numbers that JSON does not have (`.inf`) become null: [`parse`] has
+    /// reported them.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         match &self.content {
             Content::Array(items) => items.iter().map(Self::to_json).collect(),
-            Content::Object(members) => members.iter().map(|member| (member.key.clone(), member.value.to_json())).collect(),
+            Content::Object(members) => {
+                members.iter().map(|member| (member.key.clone(), member.value.to_json())).collect()
+            }
             Content::Scalar(scalar) => scalar.to_json(),
         }
     }
@@ -153,7 +161,10 @@ impl Scalar {
         match self.kind {
             ScalarKind::Null => serde_json::Value::Null,
             ScalarKind::Bool => self.text.eq_ignore_ascii_case("true").into(),
-            ScalarKind::Number => self.number_text().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
+            ScalarKind::Number => self
+                .number_text()
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_default(),
             ScalarKind::Text => self.text.as_str().into(),
         }
     }

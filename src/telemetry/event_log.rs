@@ -134,12 +134,25 @@ fn log_counts(due: Due<Line>) {
         match line {
             Line::Dead { reason, rule } => {
                 let look = Look { reason, rule: rule.as_deref(), id: None };
-                warn!(reason = reason.as_str(), rule, more, look = look.to_string(), "more dead letters within a minute");
+                warn!(
+                    reason = reason.as_str(),
+                    rule,
+                    more,
+                    look = look.to_string(),
+                    "more dead letters within a minute"
+                );
             }
-            Line::Unknown { event_type } => warn!(event_type, more, "more unknown events within a minute"),
+            Line::Unknown { event_type } => {
+                warn!(event_type, more, "more unknown events within a minute")
+            }
             Line::Waits { rule, error } => {
                 let cause = (!error.is_empty()).then_some(error);
-                warn!(rule, cause, more, "more events failed within a minute, and wait on the retry schedule");
+                warn!(
+                    rule,
+                    cause,
+                    more,
+                    "more events failed within a minute, and wait on the retry schedule"
+                );
             }
         }
     }
@@ -175,7 +188,10 @@ struct Quoted<'t>(&'t str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/' | '@' | '+' | ',' | '=' | '%');
+        let is_plain = |c: char| {
+            c.is_ascii_alphanumeric()
+                || matches!(c, '_' | '-' | '.' | ':' | '/' | '@' | '+' | ',' | '=' | '%')
+        };
         if !self.0.is_empty() && self.0.chars().all(is_plain) {
             return f.write_str(self.0);
         }
@@ -193,7 +209,8 @@ impl<'d> EffectLog<'d> {
     /// Returns the log of effects by the rules of that digest; `None` where such lines are not
     /// logged.
     pub fn get(digest: &'d str) -> Option<Self> {
-        enabled!(Level::DEBUG).then(|| Self { digest: digest.get(..DIGEST_CHARS).unwrap_or(digest) })
+        enabled!(Level::DEBUG)
+            .then(|| Self { digest: digest.get(..DIGEST_CHARS).unwrap_or(digest) })
     }
 
     /// Logs one.
@@ -201,7 +218,15 @@ impl<'d> EffectLog<'d> {
         let target = Some(effect.target.as_str());
         let is_tag = matches!(effect.action, Action::InvalidateTag);
         let (key, tag) = if is_tag { (None, target) } else { (target, None) };
-        debug!(verb = effect.action.verb().as_str(), key, tag, rule, digest = self.digest, event = event_id, "effect");
+        debug!(
+            verb = effect.action.verb().as_str(),
+            key,
+            tag,
+            rule,
+            digest = self.digest,
+            event = event_id,
+            "effect"
+        );
     }
 }
 
@@ -215,7 +240,10 @@ mod tests {
         assert_eq!(look(None, Some("e-1")), "unstale dlq show --id e-1");
         assert_eq!(look(None, Some("it's $(x)")), r"unstale dlq show --id 'it'\''s $(x)'");
         assert_eq!(look(None, Some("-x")), "unstale dlq show --id=-x");
-        assert_eq!(look(Some("a.yaml#a.*/0"), None), "unstale dlq list --reason invalid_data --rule 'a.yaml#a.*/0'");
+        assert_eq!(
+            look(Some("a.yaml#a.*/0"), None),
+            "unstale dlq list --reason invalid_data --rule 'a.yaml#a.*/0'"
+        );
         assert_eq!(look(None, None), "unstale dlq list --reason invalid_data");
     }
 

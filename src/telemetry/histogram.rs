@@ -52,8 +52,12 @@ impl Histogram {
 impl EncodeMetric for Histogram {
     #[expect(clippy::cast_precision_loss, reason = "the format's numbers are doubles")]
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
-        let bounds = self.0.bounds.iter().map(|bound| *bound as f64 / SCALE as f64).chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> = bounds.zip(&self.0.counts).map(|(bound, count)| (bound, count.load(Ordering::Relaxed))).collect();
+        let bounds =
+            self.0.bounds.iter().map(|bound| *bound as f64 / SCALE as f64).chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> = bounds
+            .zip(&self.0.counts)
+            .map(|(bound, count)| (bound, count.load(Ordering::Relaxed)))
+            .collect();
         let total = buckets.iter().map(|(_, count)| count).sum();
         let sum = self.0.sum.load(Ordering::Relaxed) as f64 / SCALE as f64;
         encoder.encode_histogram::<NoLabelSet>(sum, total, &buckets, None)

@@ -1,7 +1,7 @@
 //! Logs to stderr: one line at start, one per state change, none per event above debug.
 //!
-//! Text from payloads, rule files and servers is escaped here: a record is one line, and no terminal
-//! acts on it.
+//! Text from payloads, rule files and servers is escaped here: a record is one line, and no
+//! terminal acts on it.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal as _};
@@ -21,11 +21,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::LogFormat;
 use crate::printable::{Printable, printable_json};
 
-/// Crates that say at `info` and below what interests their authors: capped at `warn` unless asked for by name.
+/// Crates that say at `info` and below what interests their authors: capped at `warn` unless asked
+/// for by name.
 const NOISY: [&str; 7] = ["redis", "hyper", "hyper_util", "h2", "reqwest", "rustls", "mio"];
 
-/// Crates that log whole messages, bodies and headers included (lapin each one that is returned, at `warn`, and each frame at `trace`), and as
-/// errors what is none (an object that we ask for and is not there). No setting lets them speak: what matters of it is told by us.
+/// Crates that log whole messages, bodies and headers included (lapin each one that is returned, at
+/// `warn`, and each frame at `trace`), and as errors what is none (an object that we ask for and is
+/// not there). No setting lets them speak: what matters of it is told by us.
 const INDISCREET: [&str; 2] = ["lapin", "amq_protocol"];
 
 /// The field of a panic that may be of several lines.
@@ -36,7 +38,9 @@ const BACKTRACE: &str = "backtrace";
 /// # Errors
 /// Where the directives cannot be read, or logging has been started before.
 pub fn init(directives: &str, format: LogFormat) -> anyhow::Result<()> {
-    tracing_subscriber::registry().with(layer(filter(directives)?, format, std::io::stderr)).try_init()?;
+    tracing_subscriber::registry()
+        .with(layer(filter(directives)?, format, std::io::stderr))
+        .try_init()?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
 }
@@ -51,11 +55,22 @@ where
     match format {
         LogFormat::Text => {
             let fields = debug_fn(write_field).delimited(" ");
-            layer.with_writer(writer).fmt_fields(fields).with_ansi(io::stderr().is_terminal()).with_filter(filter).boxed()
+            layer
+                .with_writer(writer)
+                .fmt_fields(fields)
+                .with_ansi(io::stderr().is_terminal())
+                .with_filter(filter)
+                .boxed()
         }
         LogFormat::Json => {
             let writer = PrintableJson(writer);
-            layer.with_writer(writer).json().flatten_event(true).with_current_span(false).with_filter(filter).boxed()
+            layer
+                .with_writer(writer)
+                .json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_filter(filter)
+                .boxed()
         }
     }
 }
@@ -70,7 +85,11 @@ fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -
         name => write!(writer, "{name}=")?,
     }
     // A backtrace holds names of functions and files alone, a line each.
-    if name == BACKTRACE { write!(writer, "{value:?}") } else { write!(Printable(writer), "{value:?}") }
+    if name == BACKTRACE {
+        write!(writer, "{value:?}")
+    } else {
+        write!(Printable(writer), "{value:?}")
+    }
 }
 
 /// Writes JSON with what a terminal would act on escaped; `serde_json` escapes less.
@@ -104,9 +123,13 @@ fn discreet() -> FilterFn<fn(&Metadata<'_>) -> bool> {
     filter_fn(|metadata| !INDISCREET.iter().any(|name| metadata.target().starts_with(name)))
 }
 
-/// The directives as asked for, behind the caps: the last of two for one target counts, and the longer target before the shorter.
+/// The directives as asked for, behind the caps: the last of two for one target counts, and the
+/// longer target before the shorter.
 fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
-    let overall = directives.split(',').filter_map(|directive| directive.trim().parse::<LevelFilter>().ok()).next_back();
+    let overall = directives
+        .split(',')
+        .filter_map(|directive| directive.trim().parse::<LevelFilter>().ok())
+        .next_back();
     let caps = if overall.is_some_and(|level| level > LevelFilter::WARN) {
         NOISY.map(|target| format!("{target}=warn,")).concat()
     } else {
@@ -115,9 +138,14 @@ fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     EnvFilter::builder().parse(format!("{caps}{directives}"))
 }
 
-/// Where it panicked; what it said only where that is fixed text, since a formatted message may quote a payload.
+/// Where it panicked; what it said only where that is fixed text, since a formatted message may
+/// quote a payload.
 fn log_panic(info: &PanicHookInfo<'_>) {
-    let message = info.payload().downcast_ref::<&'static str>().copied().unwrap_or("(message withheld: it may quote a payload)");
+    let message = info
+        .payload()
+        .downcast_ref::<&'static str>()
+        .copied()
+        .unwrap_or("(message withheld: it may quote a payload)");
     let location = info.location().map(ToString::to_string).unwrap_or_default();
     let backtrace = std::backtrace::Backtrace::capture();
     tracing::error!(location, message = format_args!("panicked: {message}"), ?backtrace);
@@ -143,18 +171,26 @@ mod tests {
 
     #[test]
     fn what_a_library_says_of_a_message_is_written_at_no_setting() {
-        for directives in ["trace", "error,lapin=trace,amq_protocol=trace", "error,lapin::returned_messages=warn", "warn"] {
+        for directives in [
+            "trace",
+            "error,lapin=trace,amq_protocol=trace",
+            "error,lapin::returned_messages=warn",
+            "warn",
+        ] {
             for format in [LogFormat::Text, LogFormat::Json] {
                 let written = Written::default();
                 let writer = written.clone();
                 let layer = layer(filter(directives).unwrap(), format, move || writer.clone());
-                tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-                    tracing::warn!(target: "lapin::returned_messages", message = "a payload");
-                    tracing::trace!(target: "lapin::channels", frame = "a payload");
-                    tracing::debug!(target: "amq_protocol::frame", "a payload");
-                    tracing::error!(target: "lapin::io_loop", "a payload");
-                    tracing::error!("an error of ours");
-                });
+                tracing::subscriber::with_default(
+                    tracing_subscriber::registry().with(layer),
+                    || {
+                        tracing::warn!(target: "lapin::returned_messages", message = "a payload");
+                        tracing::trace!(target: "lapin::channels", frame = "a payload");
+                        tracing::debug!(target: "amq_protocol::frame", "a payload");
+                        tracing::error!(target: "lapin::io_loop", "a payload");
+                        tracing::error!("an error of ours");
+                    },
+                );
                 let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
                 assert!(!text.contains("payload"), "{directives}: {text}");
                 assert!(text.contains("an error of ours"), "{directives}: {text}");
@@ -164,7 +200,8 @@ mod tests {
 
     #[test]
     fn no_value_breaks_a_line_or_moves_a_terminal() {
-        const HOSTILE: &str = "a\n2026-01-01T00:00:00Z ERROR forged\r\x1b[2J\u{9b}2J\u{7f}\u{2028}\u{202e}b";
+        const HOSTILE: &str =
+            "a\n2026-01-01T00:00:00Z ERROR forged\r\x1b[2J\u{9b}2J\u{7f}\u{2028}\u{202e}b";
         #[derive(Debug, thiserror::Error)]
         #[error("{HOSTILE}")]
         struct Hostile;
@@ -180,11 +217,15 @@ mod tests {
             let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
             assert_eq!(text.lines().count(), 2, "a record is a line: {text:?}");
             assert!(text.ends_with('\n'));
-            let active = |c: char| c != '\n' && (c.is_control() || matches!(c, '\u{2028}' | '\u{202e}'));
+            let active =
+                |c: char| c != '\n' && (c.is_control() || matches!(c, '\u{2028}' | '\u{202e}'));
             assert!(!text.contains(active), "{text:?}");
             for line in text.lines() {
                 match format {
-                    LogFormat::Text => assert!(line.contains(r"a\n2026-01-01T00:00:00Z ERROR forged\r\u{1b}[2J\u{9b}2J"), "{line}"),
+                    LogFormat::Text => assert!(
+                        line.contains(r"a\n2026-01-01T00:00:00Z ERROR forged\r\u{1b}[2J\u{9b}2J"),
+                        "{line}"
+                    ),
                     LogFormat::Json => {
                         let record: serde_json::Value = serde_json::from_str(line).unwrap();
                         assert!(record["message"].as_str().unwrap().contains(HOSTILE), "{line}");
@@ -196,13 +237,22 @@ mod tests {
 
     #[test]
     fn libraries_are_quiet_unless_asked_for() {
-        for (directives, expected) in
-            [("info", "redis=warn"), ("debug,redis=debug", "redis=debug"), ("debug,redis::aio=trace", "redis::aio=trace")]
-        {
-            assert!(filter(directives).unwrap().to_string().split(',').any(|d| d == expected), "{directives}");
+        for (directives, expected) in [
+            ("info", "redis=warn"),
+            ("debug,redis=debug", "redis=debug"),
+            ("debug,redis::aio=trace", "redis::aio=trace"),
+        ] {
+            assert!(
+                filter(directives).unwrap().to_string().split(',').any(|d| d == expected),
+                "{directives}"
+            );
         }
         for directives in ["error", "off", "warn", "unstale=debug"] {
-            assert_eq!(filter(directives).unwrap().to_string(), directives, "no library is louder than all else");
+            assert_eq!(
+                filter(directives).unwrap().to_string(),
+                directives,
+                "no library is louder than all else"
+            );
         }
     }
 }

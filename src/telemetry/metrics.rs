@@ -1,6 +1,7 @@
 //! Every metric: its name, once, and the handles that count without looking anything up.
 //!
-//! Labels come from the registry, never from an event's values: their number is bounded by the rules that people wrote.
+//! Labels come from the registry, never from an event's values: their number is bounded by the
+//! rules that people wrote.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -75,8 +76,17 @@ impl Metrics {
             paused: Family::default(),
             loader_open: Family::default(),
             retries: Counter::default(),
-            dead: Reason::ALL.map(|reason| (reason, dead_family.get_or_create_owned(&[("reason", reason.as_str().to_owned())]))).into(),
-            batch_events: Histogram::with_bounds_micros((0..=16).map(|power| (1 << power) * 1_000_000).collect()),
+            dead: Reason::ALL
+                .map(|reason| {
+                    (
+                        reason,
+                        dead_family.get_or_create_owned(&[("reason", reason.as_str().to_owned())]),
+                    )
+                })
+                .into(),
+            batch_events: Histogram::with_bounds_micros(
+                (0..=16).map(|power| (1 << power) * 1_000_000).collect(),
+            ),
             in_flight: Gauge::default(),
             registry_info: Family::default(),
             digest: Mutex::default(),
@@ -87,28 +97,90 @@ impl Metrics {
         };
         // `_total` is added to the names of counters.
         let names = &mut inner.exposed;
-        names.register("unstale_events", "Events handled, by matched entry and what became of them", inner.events.clone());
+        names.register(
+            "unstale_events",
+            "Events handled, by matched entry and what became of them",
+            inner.events.clone(),
+        );
         names.register("unstale_effects", "Effects that took hold", inner.effects.clone());
-        names.register("unstale_keys", "Keys that effects were about, and whether they existed", inner.keys.clone());
-        names.register("unstale_violations", "Events that violate a schema with validate: warn", inner.violations.clone());
-        names.register("unstale_event_to_applied_seconds", "From the event's time to its effects", inner.event_to_applied.clone());
-        names.register("unstale_oldest_unsettled_seconds", "Age of the oldest delivery in hand", inner.oldest_unsettled_seconds.clone());
-        names.register("unstale_paused", "1 while consuming pauses for that cause", inner.paused.clone());
-        names.register("unstale_loader_open", "1 while a loader is not asked since its last loads failed", inner.loader_open.clone());
+        names.register(
+            "unstale_keys",
+            "Keys that effects were about, and whether they existed",
+            inner.keys.clone(),
+        );
+        names.register(
+            "unstale_violations",
+            "Events that violate a schema with validate: warn",
+            inner.violations.clone(),
+        );
+        names.register(
+            "unstale_event_to_applied_seconds",
+            "From the event's time to its effects",
+            inner.event_to_applied.clone(),
+        );
+        names.register(
+            "unstale_oldest_unsettled_seconds",
+            "Age of the oldest delivery in hand",
+            inner.oldest_unsettled_seconds.clone(),
+        );
+        names.register(
+            "unstale_paused",
+            "1 while consuming pauses for that cause",
+            inner.paused.clone(),
+        );
+        names.register(
+            "unstale_loader_open",
+            "1 while a loader is not asked since its last loads failed",
+            inner.loader_open.clone(),
+        );
         names.register("unstale_retries", "Copies sent to the retry ladder", inner.retries.clone());
         names.register("unstale_dead", "Copies sent to the dead-letter queue", dead_family);
-        names.register("unstale_batch_events", "Events applied together", inner.batch_events.clone());
-        names.register("unstale_in_flight", "Deliveries not yet acknowledged", inner.in_flight.clone());
-        names.register("unstale_registry_info", "The registry in force", inner.registry_info.clone());
-        names.register("unstale_registry_reload_failures", "Changes of the registry that did not load", inner.reload_failures.clone());
-        names.register("unstale_heal_owed", "Whether a heal is owed: the history could not be read yet (1)", inner.heal_owed.clone());
-        names.register("unstale_heals", "Times the history was re-applied because Redis had lost writes", inner.heals.clone());
-        names.register("unstale_pruned_members", "Members of tags taken out because their keys were gone", inner.pruned.clone());
+        names.register(
+            "unstale_batch_events",
+            "Events applied together",
+            inner.batch_events.clone(),
+        );
+        names.register(
+            "unstale_in_flight",
+            "Deliveries not yet acknowledged",
+            inner.in_flight.clone(),
+        );
+        names.register(
+            "unstale_registry_info",
+            "The registry in force",
+            inner.registry_info.clone(),
+        );
+        names.register(
+            "unstale_registry_reload_failures",
+            "Changes of the registry that did not load",
+            inner.reload_failures.clone(),
+        );
+        names.register(
+            "unstale_heal_owed",
+            "Whether a heal is owed: the history could not be read yet (1)",
+            inner.heal_owed.clone(),
+        );
+        names.register(
+            "unstale_heals",
+            "Times the history was re-applied because Redis had lost writes",
+            inner.heals.clone(),
+        );
+        names.register(
+            "unstale_pruned_members",
+            "Members of tags taken out because their keys were gone",
+            inner.pruned.clone(),
+        );
         Self(Arc::new(inner))
     }
 
-    /// The handles of one registry: rules by [`RuleId`], entries' names by their place in the registry. Counts of names that stay go on.
-    pub fn for_registry<'n>(&self, digest: &str, rules: &[RuleName], entries: impl IntoIterator<Item = &'n str>) -> RegistryMetrics {
+    /// The handles of one registry: rules by [`RuleId`], entries' names by their place in the
+    /// registry. Counts of names that stay go on.
+    pub fn for_registry<'n>(
+        &self,
+        digest: &str,
+        rules: &[RuleName],
+        entries: impl IntoIterator<Item = &'n str>,
+    ) -> RegistryMetrics {
         let inner = &self.0;
         let mut shown = inner.digest.lock().unwrap_or_else(PoisonError::into_inner);
         if shown.as_deref() != Some(digest) {
@@ -125,18 +197,30 @@ impl Metrics {
     }
 
     fn entry(&self, name: &str) -> EntryMetrics {
-        let outcomes = EventOutcome::ALL
-            .map(|outcome| self.0.events.get_or_create_owned(&[("type", name.to_owned()), ("outcome", outcome.as_str().to_owned())]));
-        EntryMetrics { outcomes, violations: self.0.violations.get_or_create_owned(&[("type", name.to_owned())]) }
+        let outcomes = EventOutcome::ALL.map(|outcome| {
+            self.0.events.get_or_create_owned(&[
+                ("type", name.to_owned()),
+                ("outcome", outcome.as_str().to_owned()),
+            ])
+        });
+        EntryMetrics {
+            outcomes,
+            violations: self.0.violations.get_or_create_owned(&[("type", name.to_owned())]),
+        }
     }
 
     fn rule(&self, rule: &RuleName) -> RuleMetrics {
-        let rule_and_verb = || [("rule", rule.name.clone()), ("verb", rule.verb.as_str().to_owned())];
+        let rule_and_verb =
+            || [("rule", rule.name.clone()), ("verb", rule.verb.as_str().to_owned())];
         let keys = |hit: &str| {
             let [rule, verb] = rule_and_verb();
             self.0.keys.get_or_create_owned(&[rule, verb, ("hit", hit.to_owned())])
         };
-        RuleMetrics { effects: self.0.effects.get_or_create_owned(&rule_and_verb()), hits: keys("yes"), misses: keys("no") }
+        RuleMetrics {
+            effects: self.0.effects.get_or_create_owned(&rule_and_verb()),
+            hits: keys("yes"),
+            misses: keys("no"),
+        }
     }
 
     /// From the event's time until its effects took hold.
@@ -146,8 +230,12 @@ impl Metrics {
 
     /// When the oldest delivery in hand arrived; its age is taken when the metrics are read.
     pub fn set_oldest_unsettled(&self, arrived: Option<SystemTime>) {
-        let millis = arrived.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |since| since.as_millis());
-        self.0.oldest_unsettled_ms.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let millis = arrived
+            .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
+            .map_or(0, |since| since.as_millis());
+        self.0
+            .oldest_unsettled_ms
+            .store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Whether consuming pauses for that cause.
@@ -214,7 +302,9 @@ impl Metrics {
     pub fn openmetrics(&self) -> String {
         let since = match self.0.oldest_unsettled_ms.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
-            millis => SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_millis(millis)).unwrap_or_default(),
+            millis => SystemTime::now()
+                .duration_since(UNIX_EPOCH + Duration::from_millis(millis))
+                .unwrap_or_default(),
         };
         self.0.oldest_unsettled_seconds.set(since.as_secs_f64());
         let mut out = String::new();
@@ -223,7 +313,8 @@ impl Metrics {
         out
     }
 
-    /// All of them in Prometheus' text format 0.0.4, in which a counter's name holds its `_total` in the comments too.
+    /// All of them in Prometheus' text format 0.0.4, in which a counter's name holds its `_total`
+    /// in the comments too.
     pub fn prometheus_text(&self) -> String {
         let openmetrics = self.openmetrics();
         let mut out = String::with_capacity(openmetrics.len() + 256);
@@ -233,7 +324,9 @@ impl Metrics {
                 help = line.strip_prefix("# HELP ").and_then(|help| help.split_once(' '));
                 continue;
             }
-            if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|declared| declared.split_once(' ')) {
+            if let Some((name, kind)) =
+                line.strip_prefix("# TYPE ").and_then(|declared| declared.split_once(' '))
+            {
                 let total = if kind == "counter" { "_total" } else { "" };
                 if let Some((_, help)) = help.take() {
                     out.extend(["# HELP ", name, total, " ", help, "\n"]);
@@ -297,7 +390,9 @@ impl RegistryMetrics {
 
     fn entry(&self, matched: Matched) -> &EntryMetrics {
         match matched {
-            Matched::Entry(entry) | Matched::Retired(entry) => self.entries.get(entry as usize).unwrap_or(&self.unknown),
+            Matched::Entry(entry) | Matched::Retired(entry) => {
+                self.entries.get(entry as usize).unwrap_or(&self.unknown)
+            }
             Matched::Unknown => &self.unknown,
         }
     }
@@ -305,7 +400,10 @@ impl RegistryMetrics {
 
 /// From 1 ms, where one round trip is, to 10 min, where the ladder's last rung is; in microseconds.
 fn seconds_bounds() -> Vec<u64> {
-    const MILLIS: [u64; 18] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000];
+    const MILLIS: [u64; 18] = [
+        1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000,
+        300_000, 600_000,
+    ];
     MILLIS.map(|millis| millis * 1_000).to_vec()
 }
 
@@ -371,11 +469,16 @@ mod tests {
     #[test]
     fn a_reload_keeps_counts_and_names_the_new_digest_alone() {
         let metrics = Metrics::new();
-        metrics.for_registry("old", &rules(), ["user.updated"]).event(Matched::Entry(0), EventOutcome::Applied);
+        metrics
+            .for_registry("old", &rules(), ["user.updated"])
+            .event(Matched::Entry(0), EventOutcome::Applied);
         let handles = metrics.for_registry("new", &rules(), ["order.*", "user.updated"]);
         handles.event(Matched::Entry(1), EventOutcome::Applied);
         let text = metrics.openmetrics();
-        assert!(text.contains(r#"unstale_events_total{type="user.updated",outcome="applied"} 2"#), "{text}");
+        assert!(
+            text.contains(r#"unstale_events_total{type="user.updated",outcome="applied"} 2"#),
+            "{text}"
+        );
         assert!(text.contains(r#"digest="new""#) && !text.contains(r#"digest="old""#), "{text}");
     }
 
@@ -384,7 +487,10 @@ mod tests {
         let metrics = Metrics::new();
         metrics.set_oldest_unsettled(Some(SystemTime::now() - Duration::from_secs(90)));
         let text = metrics.openmetrics();
-        let age = text.lines().find_map(|line| line.strip_prefix("unstale_oldest_unsettled_seconds ")).unwrap();
+        let age = text
+            .lines()
+            .find_map(|line| line.strip_prefix("unstale_oldest_unsettled_seconds "))
+            .unwrap();
         assert!((90.0..150.0).contains(&age.parse::<f64>().unwrap()), "{age}");
     }
 }

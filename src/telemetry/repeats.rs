@@ -112,7 +112,10 @@ mod tests {
         assert!(repeats.is_first("b", at(91)));
         assert_eq!(repeats.due(at(120)), due(&[("a", 1)]));
         assert_eq!(repeats.due(at(180)), due(&[]));
-        assert!(repeats.is_first("a", at(181)), "after a minute of silence it is logged at once again");
+        assert!(
+            repeats.is_first("a", at(181)),
+            "after a minute of silence it is logged at once again"
+        );
     }
 
     #[test]

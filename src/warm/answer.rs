@@ -31,36 +31,52 @@ fn meaning(status: StatusCode) -> Meaning {
     }
 }
 
-/// Reads an answer of at most `max_bytes`; of a longer one, and of a refusal, no more is read than has come already.
-pub(super) async fn read(loader: &str, mut answer: Response, max_bytes: usize) -> Result<Loaded, LoadError> {
+/// Reads an answer of at most `max_bytes`; of a longer one, and of a refusal, no more is read than
+/// has come already.
+pub(super) async fn read(
+    loader: &str,
+    mut answer: Response,
+    max_bytes: usize,
+) -> Result<Loaded, LoadError> {
     let status = answer.status();
     let code = status.as_u16();
     match meaning(status) {
         Meaning::Absent => return Ok(Loaded::Absent),
         Meaning::Retry => {
             let after = retry_after(answer.headers(), SystemTime::now());
-            return Err(LoadError::Retry { after, message: format!("loader `{loader}` answered {code}") });
+            return Err(LoadError::Retry {
+                after,
+                message: format!("loader `{loader}` answered {code}"),
+            });
         }
         Meaning::Refused => {
             let hint = match code {
                 300..=399 => ": redirects are not followed; let the schema name the final URL",
                 401 | 403 => ": check the loader's headers",
-                206 => ": a part is not stored as the whole; let the service ignore `Range`, or the cache before it answer in full",
+                206 => {
+                    ": a part is not stored as the whole; let the service ignore `Range`, or the cache before it answer in full"
+                }
                 200..=299 => ": a value comes with 200",
                 _ => "",
             };
-            return Err(LoadError::Refused { message: format!("loader `{loader}` answered {code}{hint}") });
+            return Err(LoadError::Refused {
+                message: format!("loader `{loader}` answered {code}{hint}"),
+            });
         }
         Meaning::Body => {}
     }
     if let Some(what) = incomplete(answer.headers()) {
-        return Err(LoadError::Refused { message: format!("loader `{loader}` answered {code} with {what}") });
+        return Err(LoadError::Refused {
+            message: format!("loader `{loader}` answered {code} with {what}"),
+        });
     }
 
     let too_long = || {
         let limit = format_size_bytes(u64::try_from(max_bytes).unwrap_or(u64::MAX));
         LoadError::Refused {
-            message: format!("loader `{loader}` answered {code} with more than {limit}; raise its max_bytes if that is right"),
+            message: format!(
+                "loader `{loader}` answered {code} with more than {limit}; raise its max_bytes if that is right"
+            ),
         }
     };
     let announced = answer.content_length().unwrap_or(0);
@@ -79,11 +95,21 @@ pub(super) async fn read(loader: &str, mut answer: Response, max_bytes: usize) -
 
 /// Returns why the body is not the value itself, byte for byte and whole.
 fn incomplete(headers: &HeaderMap) -> Option<&'static str> {
-    let is_identity = |coding: &[u8]| coding.trim_ascii().is_empty() || coding.trim_ascii().eq_ignore_ascii_case(b"identity");
-    if headers.get_all(CONTENT_ENCODING).iter().any(|value| !value.as_bytes().split(|&b| b == b',').all(is_identity)) {
-        return Some("a `Content-Encoding`, though identity was asked for: let the service honour `Accept-Encoding: identity`");
+    let is_identity = |coding: &[u8]| {
+        coding.trim_ascii().is_empty() || coding.trim_ascii().eq_ignore_ascii_case(b"identity")
+    };
+    if headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .any(|value| !value.as_bytes().split(|&b| b == b',').all(is_identity))
+    {
+        return Some(
+            "a `Content-Encoding`, though identity was asked for: let the service honour `Accept-Encoding: identity`",
+        );
     }
-    headers.contains_key(CONTENT_RANGE).then_some("a `Content-Range`: a part is not stored as the whole")
+    headers
+        .contains_key(CONTENT_RANGE)
+        .then_some("a `Content-Range`: a part is not stored as the whole")
 }
 
 fn broken_off(loader: &str) -> LoadError {
@@ -93,11 +119,17 @@ fn broken_off(loader: &str) -> LoadError {
 /// What a request that brought no answer means.
 pub(super) fn unanswered(loader: &str, error: &reqwest::Error) -> LoadError {
     if error.is_builder() {
-        return LoadError::Refused { message: format!("loader `{loader}`: no request can be made of the URL for this event") };
+        return LoadError::Refused {
+            message: format!("loader `{loader}`: no request can be made of the URL for this event"),
+        };
     }
     if error.is_connect() {
-        // Causes below the request are those of DNS, TCP and TLS: they may name the host, which the schema chose, and nothing else.
-        return LoadError::Retry { after: None, message: format!("loader `{loader}`: no connection: {}", innermost(error)) };
+        // Causes below the request are those of DNS, TCP and TLS: they may name the host, which the
+        // schema chose, and nothing else.
+        return LoadError::Retry {
+            after: None,
+            message: format!("loader `{loader}`: no connection: {}", innermost(error)),
+        };
     }
     broken_off(loader)
 }

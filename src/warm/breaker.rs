@@ -1,5 +1,6 @@
-//! A circuit breaker for one loader: while most of its loads fail, it is not asked. What would have been asked is tried again later, and the
-//! places and the time that hopeless loads would take go to other loaders.
+//! A circuit breaker for one loader: while most of its loads fail, it is not asked. What would have
+//! been asked is tried again later, and the places and the time that hopeless loads would take go
+//! to other loaders.
 //!
 //! Events choose what is loaded. A resource that always fails counts once, so that events for one
 //! broken resource do not close the loader to all others.
@@ -87,7 +88,8 @@ struct Open {
 }
 
 impl Breaker {
-    /// Whether a load may begin. A [`Pass::Trial`] must come to an end, by [`ended`](Self::ended) or [`given_up`](Self::given_up).
+    /// Whether a load may begin. A [`Pass::Trial`] must come to an end, by [`ended`](Self::ended)
+    /// or [`given_up`](Self::given_up).
     pub(super) fn pass(&self, now: Instant) -> Pass {
         let mut state = self.state();
         let epoch = state.epoch;
@@ -103,7 +105,8 @@ impl Breaker {
     pub(super) fn open_for(&self, now: Instant) -> Option<Duration> {
         let state = self.state();
         let open = state.open.as_ref()?;
-        (open.trial_under_way || now < open.until).then(|| open.until.saturating_duration_since(now))
+        (open.trial_under_way || now < open.until)
+            .then(|| open.until.saturating_duration_since(now))
     }
 
     /// Whether the loader's health is in doubt: nobody may load, or one to find out.
@@ -122,13 +125,17 @@ impl Breaker {
                     Health::Good => state.close(),
                     // A resource that failed before says nothing new of the others.
                     Health::Failing { .. } if !is_news => state.trip(before, true, now),
-                    Health::Bad | Health::Failing { .. } => state.trip((before * 2).min(OPEN_FOR[1]), true, now),
+                    Health::Bad | Health::Failing { .. } => {
+                        state.trip((before * 2).min(OPEN_FOR[1]), true, now)
+                    }
                 })
             }
             Pass::Closed { epoch } if epoch == state.epoch => {
                 state.note(health);
-                let failures = state.outcomes.iter().filter(|outcome| **outcome != Health::Good).count();
-                (failures >= FAILURES && failures * 2 >= state.outcomes.len()).then(|| state.trip(OPEN_FOR[0], false, now))
+                let failures =
+                    state.outcomes.iter().filter(|outcome| **outcome != Health::Good).count();
+                (failures >= FAILURES && failures * 2 >= state.outcomes.len())
+                    .then(|| state.trip(OPEN_FOR[0], false, now))
             }
             Pass::Trial { .. } | Pass::Closed { .. } | Pass::Open { .. } => None,
         }
@@ -191,7 +198,10 @@ mod tests {
         for _ in 1..FAILURES {
             assert_eq!(load(&breaker, Health::Bad, now), None);
         }
-        assert_eq!(load(&breaker, Health::Bad, now), Some(Turn::Opened { for_so_long: OPEN_FOR[0], again: false }));
+        assert_eq!(
+            load(&breaker, Health::Bad, now),
+            Some(Turn::Opened { for_so_long: OPEN_FOR[0], again: false })
+        );
         breaker
     }
 
@@ -218,7 +228,10 @@ mod tests {
             now += OPEN_FOR[1];
             breaker.given_up(breaker.pass(now));
             let expected = (OPEN_FOR[0] * 2_u32.pow(doublings)).min(OPEN_FOR[1]);
-            assert_eq!(load(&breaker, Health::Bad, now), Some(Turn::Opened { for_so_long: expected, again: true }));
+            assert_eq!(
+                load(&breaker, Health::Bad, now),
+                Some(Turn::Opened { for_so_long: expected, again: true })
+            );
         }
     }
 
@@ -246,10 +259,18 @@ mod tests {
             assert_eq!(load(&breaker, Health::Failing { resource }, now), None);
         }
         let opened = Some(Turn::Opened { for_so_long: OPEN_FOR[0], again: false });
-        assert_eq!(load(&breaker, Health::Failing { resource: 4 }, now), opened, "five resources fail, and none is answered");
+        assert_eq!(
+            load(&breaker, Health::Failing { resource: 4 }, now),
+            opened,
+            "five resources fail, and none is answered"
+        );
         let later = now + OPEN_FOR[1];
         let again = |for_so_long| Some(Turn::Opened { for_so_long, again: true });
-        assert_eq!(load(&breaker, Health::Failing { resource: 7 }, later), again(OPEN_FOR[0]), "no longer for one that is known to fail");
+        assert_eq!(
+            load(&breaker, Health::Failing { resource: 7 }, later),
+            again(OPEN_FOR[0]),
+            "no longer for one that is known to fail"
+        );
         let later = later + OPEN_FOR[1];
         assert_eq!(load(&breaker, Health::Failing { resource: 8 }, later), again(OPEN_FOR[0] * 2));
     }

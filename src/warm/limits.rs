@@ -1,4 +1,5 @@
-//! How many loads run at once and how many start per second: over all loaders, and for each loader within that.
+//! How many loads run at once and how many start per second: over all loaders, and for each loader
+//! within that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +9,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::quantity::Rate;
 
-/// How far a pace may fall behind and still catch up: the timer's resolution of 1 ms and a late wake-up, no more. Over any time `t` at most
-/// `(t + CATCH_UP) / interval + 1` loads start.
+/// How far a pace may fall behind and still catch up: the timer's resolution of 1 ms and a late
+/// wake-up, no more. Over any time `t` at most `(t + CATCH_UP) / interval + 1` loads start.
 const CATCH_UP: Duration = Duration::from_millis(10);
 
 /// A number of loads at once, and a pace at which they start.
@@ -38,8 +39,15 @@ impl Pace {
 
 impl Limit {
     pub(super) fn new(concurrency: Option<usize>, rate: Option<Rate>) -> Self {
-        let slots = concurrency.map(|permits| Arc::new(Semaphore::new(permits.clamp(1, Semaphore::MAX_PERMITS))));
-        Self { slots, pace: Mutex::new(Pace { interval: rate.map_or(Duration::ZERO, Rate::interval), next: Instant::now() }) }
+        let slots = concurrency
+            .map(|permits| Arc::new(Semaphore::new(permits.clamp(1, Semaphore::MAX_PERMITS))));
+        Self {
+            slots,
+            pace: Mutex::new(Pace {
+                interval: rate.map_or(Duration::ZERO, Rate::interval),
+                next: Instant::now(),
+            }),
+        }
     }
 
     async fn slot(&self) -> Option<OwnedSemaphorePermit> {
@@ -69,9 +77,10 @@ impl LoaderLimits {
         self.concurrency == concurrency && self.rate == rate
     }
 
-    /// Waits for a place within the loader's own limits, then for one within those over `all` loaders: a loader at its own limit holds
-    /// nothing that another could use. Of each loader one load at a time stands in the common line, so that loaders take turns in it.
-    /// Nothing is spent before the last wait has ended, so the future may be dropped at any point.
+    /// Waits for a place within the loader's own limits, then for one within those over `all`
+    /// loaders: a loader at its own limit holds nothing that another could use. Of each loader one
+    /// load at a time stands in the common line, so that loaders take turns in it. Nothing is spent
+    /// before the last wait has ended, so the future may be dropped at any point.
     pub(super) async fn admit(&self, all: &Limit) -> Permit {
         let own_slot = self.own.slot().await;
         let mut own_pace = self.own.pace.lock().await;
@@ -110,7 +119,9 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_at_once_than_either_limit_allows() {
-        for (own, common) in [(Some(2), None), (None, Some(2)), (Some(2), Some(9)), (Some(9), Some(2))] {
+        for (own, common) in
+            [(Some(2), None), (None, Some(2)), (Some(2), Some(9)), (Some(9), Some(2))]
+        {
             let (loader, all) = (LoaderLimits::new(own, None), Limit::new(common, None));
             let first = loader.admit(&all).await;
             let _second = loader.admit(&all).await;
@@ -156,7 +167,9 @@ mod tests {
 
     #[tokio::test]
     async fn starts_are_spread_evenly() {
-        for (own, common) in [(rate("100/s"), None), (None, rate("100/s")), (rate("100/s"), rate("1000/s"))] {
+        for (own, common) in
+            [(rate("100/s"), None), (None, rate("100/s")), (rate("100/s"), rate("1000/s"))]
+        {
             let (loader, all) = (LoaderLimits::new(None, own), Limit::new(None, common));
             let begun = Instant::now();
             let starts = join_all((0..21).map(|_| async {
@@ -168,7 +181,10 @@ mod tests {
             for (index, start) in starts.iter().enumerate() {
                 let before = starts.iter().filter(|other| **other <= *start).count();
                 assert_eq!(before, index + 1, "first come, first served: {starts:?}");
-                assert!(*start + CATCH_UP >= Duration::from_millis(10) * u32::try_from(index).unwrap(), "{starts:?}");
+                assert!(
+                    *start + CATCH_UP >= Duration::from_millis(10) * u32::try_from(index).unwrap(),
+                    "{starts:?}"
+                );
             }
         }
     }
@@ -187,7 +203,8 @@ mod tests {
 
     #[tokio::test]
     async fn giving_up_spends_nothing() {
-        let (loader, all) = (LoaderLimits::new(Some(2), rate("1/m")), Limit::new(Some(2), rate("1/m")));
+        let (loader, all) =
+            (LoaderLimits::new(Some(2), rate("1/m")), Limit::new(Some(2), rate("1/m")));
         loader.admit(&all).await;
         let second = async || (loader.own.pace.lock().await.next, all.pace.lock().await.next);
         let due = second().await;

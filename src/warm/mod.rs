@@ -1,7 +1,8 @@
 //! Loaders: where `warm` gets its values from.
 //!
-//! A load is admitted first ([`Loaders::admit`]) and made after, so that whoever takes a lease on the key takes it when the load really
-//! starts: a lease that ran while the load stood in line would have to be as long as the line.
+//! A load is admitted first ([`Loaders::admit`]) and made after, so that whoever takes a lease on
+//! the key takes it when the load really starts: a lease that ran while the load stood in line
+//! would have to be as long as the line.
 
 mod answer;
 mod breaker;
@@ -33,7 +34,8 @@ pub enum Loaded {
     Absent,
 }
 
-/// Why a load gave no answer to act on. Messages name the loader and its status, never a URL, a header's value or a payload's.
+/// Why a load gave no answer to act on. Messages name the loader and its status, never a URL, a
+/// header's value or a payload's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
     /// Worth asking again: 408, 429, 5xx, a timeout, no connection, an answer that broke off.
@@ -69,25 +71,33 @@ pub struct LoadContext<'a> {
     pub traceparent: Option<&'a str>,
 }
 
-/// One loader that cannot be used as the registry has it. Never tells a header's value or a URL: both may hold secrets.
+/// One loader that cannot be used as the registry has it. Never tells a header's value or a URL:
+/// both may hold secrets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoaderProblem {
     /// `url` is none.
-    #[error("loader `{loader}`: its url is no absolute http or https URL; check the variables it is made of")]
+    #[error(
+        "loader `{loader}`: its url is no absolute http or https URL; check the variables it is made of"
+    )]
     Url {
         /// As in the file.
         loader: String,
     },
     /// HTTP allows no such header (RFC 9110, section 5).
-    #[error("loader `{loader}`: header `{header}` is not one that HTTP can send; look for a line break or a control character in it")]
+    #[error(
+        "loader `{loader}`: header `{header}` is not one that HTTP can send; look for a line break or a control character in it"
+    )]
     Header {
         /// As in the file.
         loader: String,
         /// Its name.
         header: String,
     },
-    /// The HTTP client could not be made: for `https`, mostly because the system trusts no certificates.
-    #[error("loaders: no HTTP client: {cause}; loaders with https need the system's root certificates (Debian: ca-certificates)")]
+    /// The HTTP client could not be made: for `https`, mostly because the system trusts no
+    /// certificates.
+    #[error(
+        "loaders: no HTTP client: {cause}; loaders with https need the system's root certificates (Debian: ca-certificates)"
+    )]
     Client {
         /// In the words of the client.
         cause: String,
@@ -119,16 +129,23 @@ pub struct Loaders {
 }
 
 impl Loaders {
-    /// Makes the loaders of a registry ready, in the order of `Registry::loaders`. Connects to none of them.
+    /// Makes the loaders of a registry ready, in the order of `Registry::loaders`. Connects to none
+    /// of them.
     ///
     /// # Errors
     /// Every loader whose URL or headers cannot be used, or the client's own reason.
     pub fn new(config: &WarmConfig, loaders: &[Loader]) -> Result<Self, LoaderProblems> {
-        Self::build(*config, loaders, Arc::new(Limit::new(Some(config.concurrency), config.rate)), &[])
+        Self::build(
+            *config,
+            loaders,
+            Arc::new(Limit::new(Some(config.concurrency), config.rate)),
+            &[],
+        )
     }
 
-    /// Makes the loaders of a newer registry ready. Loads of the old one may still run: the limits over all loaders count both, and so do
-    /// those of a loader whose name, `concurrency` and `rate` stayed.
+    /// Makes the loaders of a newer registry ready. Loads of the old one may still run: the limits
+    /// over all loaders count both, and so do those of a loader whose name, `concurrency` and
+    /// `rate` stayed.
     ///
     /// # Errors
     /// As [`Loaders::new`].
@@ -136,7 +153,12 @@ impl Loaders {
         Self::build(self.config, loaders, Arc::clone(&self.all), &self.endpoints)
     }
 
-    fn build(config: WarmConfig, loaders: &[Loader], all: Arc<Limit>, old: &[Endpoint]) -> Result<Self, LoaderProblems> {
+    fn build(
+        config: WarmConfig,
+        loaders: &[Loader],
+        all: Arc<Limit>,
+        old: &[Endpoint],
+    ) -> Result<Self, LoaderProblems> {
         let mut endpoints = Vec::with_capacity(loaders.len());
         let mut problems = Vec::new();
         for loader in loaders {
@@ -148,25 +170,32 @@ impl Loaders {
         if !problems.is_empty() {
             return Err(LoaderProblems(problems));
         }
-        let client = client::client(&config, endpoints.iter().any(Endpoint::uses_tls)).map_err(|problem| LoaderProblems(vec![problem]))?;
+        let client = client::client(&config, endpoints.iter().any(Endpoint::uses_tls))
+            .map_err(|problem| LoaderProblems(vec![problem]))?;
         Ok(Self { config, client, all, endpoints })
     }
 
-    /// Waits until the limits let this load start: in the order of asking within a loader, and one after the other among loaders, so that
-    /// a busy loader holds up no quiet one. Dropping the future gives up the place and spends nothing.
+    /// Waits until the limits let this load start: in the order of asking within a loader, and one
+    /// after the other among loaders, so that a busy loader holds up no quiet one. Dropping the
+    /// future gives up the place and spends nothing.
     ///
     /// # Errors
-    /// At once, where the load could never be made: a URL outside its loader, a `warm` of another registry. And where the loader is not asked
-    /// for now, since its last loads failed.
+    /// At once, where the load could never be made: a URL outside its loader, a `warm` of another
+    /// registry. And where the loader is not asked for now, since its last loads failed.
     pub async fn admit<'a>(&'a self, warm: &Warm) -> Result<Admitted<'a>, LoadError> {
-        let endpoint = self.endpoints.get(warm.loader.0 as usize).ok_or_else(|| LoadError::Retry {
-            after: None,
-            message: "the loader is not in the registry in use; the event is resolved anew".to_owned(),
-        })?;
+        let endpoint =
+            self.endpoints.get(warm.loader.0 as usize).ok_or_else(|| LoadError::Retry {
+                after: None,
+                message: "the loader is not in the registry in use; the event is resolved anew"
+                    .to_owned(),
+            })?;
         let url = endpoint.check(&warm.url)?;
         let not_asked = |left: Duration| LoadError::NotAsked {
             after: left,
-            message: format!("loader `{}` is not asked for now: most of its last loads failed", endpoint.name),
+            message: format!(
+                "loader `{}` is not asked for now: most of its last loads failed",
+                endpoint.name
+            ),
         };
         if let Some(left) = endpoint.breaker.open_for(Instant::now()) {
             return Err(not_asked(left));
@@ -232,7 +261,8 @@ impl Drop for Admission<'_> {
 }
 
 impl Admitted<'_> {
-    /// The longest the load can take, from [`Admitted::load`] to the last byte of the answer: a lease has to outlive it.
+    /// The longest the load can take, from [`Admitted::load`] to the last byte of the answer: a
+    /// lease has to outlive it.
     pub fn timeout(&self) -> Duration {
         self.endpoint.timeout
     }
@@ -251,7 +281,11 @@ impl Admitted<'_> {
                 "most of the loader's last loads failed: it is not asked for a while, its warms climb the retry ladder, all else goes on"
             ),
             Some(Turn::Opened { for_so_long, again: true }) => {
-                info!(loader = endpoint.name, for_so_long = format_duration(for_so_long), "the loader still fails");
+                info!(
+                    loader = endpoint.name,
+                    for_so_long = format_duration(for_so_long),
+                    "the loader still fails"
+                );
             }
             Some(Turn::Closed) => info!(loader = endpoint.name, "the loader answers again"),
             None => {}

@@ -4,19 +4,23 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
-/// The longest `Retry-After` that is believed: a longer one is most likely a mistake, and no event should wait for days on it.
+/// The longest `Retry-After` that is believed: a longer one is most likely a mistake, and no event
+/// should wait for days on it.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long the server asks to be left alone. `now` is our clock; the answer's own `Date` goes before it, since both times are then the
-/// server's.
+/// How long the server asks to be left alone. `now` is our clock; the answer's own `Date` goes
+/// before it, since both times are then the server's.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         // Only an overflow fails here.
-        return Some(text.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs).min(MAX_RETRY_AFTER));
+        return Some(
+            text.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs).min(MAX_RETRY_AFTER),
+        );
     }
     let until = httpdate::parse_http_date(text).ok()?;
-    let date = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+    let date =
+        headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
     Some(until.duration_since(date.unwrap_or(now)).unwrap_or(Duration::ZERO).min(MAX_RETRY_AFTER))
 }
 
@@ -60,8 +64,14 @@ mod tests {
 
     #[test]
     fn a_date_counts_from_the_servers_own_clock() {
-        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT", Some("Sun, 06 Nov 1994 08:49:30 GMT")), Some(Duration::from_secs(7)));
-        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT", Some("yesterday")), Some(Duration::from_secs(37)));
+        assert_eq!(
+            read("Sun, 06 Nov 1994 08:49:37 GMT", Some("Sun, 06 Nov 1994 08:49:30 GMT")),
+            Some(Duration::from_secs(7))
+        );
+        assert_eq!(
+            read("Sun, 06 Nov 1994 08:49:37 GMT", Some("yesterday")),
+            Some(Duration::from_secs(37))
+        );
     }
 
     proptest! {

@@ -46,7 +46,9 @@ impl Account {
             let mut released = std::pin::pin!(self.0.released.notified());
             // Before the look, or a release in between would go unheard.
             released.as_mut().enable();
-            let fits = |before: u64| (before == 0 || before + bytes <= MOST_BYTES).then_some(before + bytes);
+            let fits = |before: u64| {
+                (before == 0 || before + bytes <= MOST_BYTES).then_some(before + bytes)
+            };
             if self.0.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok() {
                 return Charge { account: self.clone(), bytes };
             }

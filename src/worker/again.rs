@@ -1,4 +1,5 @@
-//! Second passes, for readers that take no part: this worker does those that are due, whoever scheduled them.
+//! Second passes, for readers that take no part: this worker does those that are due, whoever
+//! scheduled them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,9 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
                     Duration::ZERO
                 }
                 Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
-                    if refused.as_ref() != Some(&cause) && shared.live.load().registry.has_second_passes() {
+                    if refused.as_ref() != Some(&cause)
+                        && shared.live.load().registry.has_second_passes()
+                    {
                         warn!(%cause, "second passes (`again`) are not done by this worker; docs/OPERATIONS.md has the ACL for them");
                     }
                     refused = Some(cause);

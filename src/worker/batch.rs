@@ -40,7 +40,12 @@ pub(super) type Unsettled = BTreeMap<u32, Vec<(u32, EffectOutcome)>>;
 
 impl Batch {
     /// Returns the batch of deliveries, with a request for each of them.
-    pub(super) fn new(taken: Taken, requests: Vec<Request>, live: Arc<Live>, charge: Charge) -> Self {
+    pub(super) fn new(
+        taken: Taken,
+        requests: Vec<Request>,
+        live: Arc<Live>,
+        charge: Charge,
+    ) -> Self {
         Self { taken, requests, live, _charge: charge, broke_checkpoint: 0 }
     }
 
@@ -53,9 +58,14 @@ impl Batch {
         self.deliveries().last().map(Delivery::tag)
     }
 
-    /// Applies what one round trip can do. The effects that are not done; or the outage, and nothing is known.
+    /// Applies what one round trip can do. The effects that are not done; or the outage, and
+    /// nothing is known.
     pub(super) async fn apply(&mut self, shared: &Shared) -> Result<Unsettled, Outage> {
-        if self.is_suspected() { self.apply_one_by_one(shared).await } else { self.apply_events(shared, 0..self.requests.len()).await }
+        if self.is_suspected() {
+            self.apply_one_by_one(shared).await
+        } else {
+            self.apply_events(shared, 0..self.requests.len()).await
+        }
     }
 
     /// Notes why it was not applied.
@@ -104,17 +114,22 @@ impl Batch {
         self.requests[event].give_up(Reason::Unresolvable, error.to_owned());
     }
 
-    /// Deletes the keys that it deletes, while Redis refuses all that needs memory. The batch is still to be applied. Returns whether Redis took the
-    /// deletions.
+    /// Deletes the keys that it deletes, while Redis refuses all that needs memory. The batch is
+    /// still to be applied. Returns whether Redis took the deletions.
     pub(super) async fn delete_now(&self, shared: &Shared) -> bool {
-        let deleted = shared.cache.delete_now(&self.collect(shared, 0..self.requests.len()).finish()).await;
+        let deleted =
+            shared.cache.delete_now(&self.collect(shared, 0..self.requests.len()).finish()).await;
         if let Err(outage) = &deleted {
             debug!(cause = %outage, "deletions wait too");
         }
         deleted.is_ok()
     }
 
-    async fn apply_events(&self, shared: &Shared, events: Range<usize>) -> Result<Unsettled, Outage> {
+    async fn apply_events(
+        &self,
+        shared: &Shared,
+        events: Range<usize>,
+    ) -> Result<Unsettled, Outage> {
         let applied = shared.cache.apply(&self.collect(shared, events).finish()).await?;
         for hits in applied.hits {
             self.live.metrics.keys(hits.rule, hits.yes, hits.no);
@@ -124,13 +139,18 @@ impl Batch {
             let outcome = self.named(slot, outcome);
             unsettled.entry(slot.event).or_default().push((slot.position, outcome));
         }
-        unsettled.values_mut().for_each(|effects| effects.sort_unstable_by_key(|(position, _)| *position));
+        unsettled
+            .values_mut()
+            .for_each(|effects| effects.sort_unstable_by_key(|(position, _)| *position));
         Ok(unsettled)
     }
 
     /// Returns the effects of some events that are still to be applied.
     fn collect<'b>(&'b self, shared: &'b Shared, events: Range<usize>) -> plan::Batch<'b> {
-        let effects = self.requests[events.clone()].iter().map(|request| request.resolution.effects.len()).sum();
+        let effects = self.requests[events.clone()]
+            .iter()
+            .map(|request| request.resolution.effects.len())
+            .sum();
         let mut batch = plan::Batch::new(shared.cache.tag_prefix(), effects);
         let first = u32::try_from(events.start).unwrap_or(u32::MAX);
         for (event, request) in (first..).zip(&self.requests[events]) {
@@ -148,32 +168,48 @@ impl Batch {
 
     /// The outcome with the name of the effect's rule in what it says.
     pub(super) fn named(&self, slot: Slot, mut outcome: EffectOutcome) -> EffectOutcome {
-        if let EffectOutcome::Retry { message, .. } | EffectOutcome::NotTried { message, .. } | EffectOutcome::Dead { message, .. } =
-            &mut outcome
+        if let EffectOutcome::Retry { message, .. }
+        | EffectOutcome::NotTried { message, .. }
+        | EffectOutcome::Dead { message, .. } = &mut outcome
         {
-            let rule = self.requests[slot.event as usize].resolution.effects[slot.position as usize].rule;
+            let rule =
+                self.requests[slot.event as usize].resolution.effects[slot.position as usize].rule;
             *message = format!("{}: {message}", self.live.registry.rules()[rule.0 as usize].name);
         }
         outcome
     }
 
-    /// Has every copy of what is unsettled confirmed, then counts. After that the batch may be acknowledged; whether there are copies, which
-    /// would be made twice if it never were.
-    pub(super) async fn settle(&self, shared: &Shared, publisher: &copies::Publisher, unsettled: &Unsettled) -> Result<bool, SessionEnded> {
+    /// Has every copy of what is unsettled confirmed, then counts. After that the batch may be
+    /// acknowledged; whether there are copies, which would be made twice if it never were.
+    pub(super) async fn settle(
+        &self,
+        shared: &Shared,
+        publisher: &copies::Publisher,
+        unsettled: &Unsettled,
+    ) -> Result<bool, SessionEnded> {
         let mut orders = Vec::new();
         let mut outcomes = Vec::with_capacity(self.requests.len());
-        for (event, (request, delivery)) in (0_u32..).zip(self.requests.iter().zip(self.deliveries())) {
+        for (event, (request, delivery)) in
+            (0_u32..).zip(self.requests.iter().zip(self.deliveries()))
+        {
             let rest = rest(unsettled, event);
             let Settlement { copies, outcome } = match &request.verdict {
                 Some(verdict) => verdict.clone(),
-                None => settle(&shared.policy, &request.resolution, request.only.as_deref(), rest, request.attempts_before),
+                None => settle(
+                    &shared.policy,
+                    &request.resolution,
+                    request.only.as_deref(),
+                    rest,
+                    request.attempts_before,
+                ),
             };
             outcomes.push(outcome);
             orders.extend(copies.into_iter().map(|order| Order {
                 delivery,
                 arrived_after: self.taken.bound_of(delivery),
                 is_unread: request.is_unread,
-                is_unknown: request.verdict.is_none() && request.resolution.matched == Matched::Unknown,
+                is_unknown: request.verdict.is_none()
+                    && request.resolution.matched == Matched::Unknown,
                 order,
             }));
         }
@@ -193,7 +229,9 @@ impl Batch {
             metrics.event(request.resolution.matched, *outcome);
             let rest = rest(unsettled, event);
             for (position, effect) in (0_u32..).zip(&request.resolution.effects) {
-                if request.asks_for(position) && rest.binary_search_by_key(&position, |(position, _)| *position).is_err() {
+                if request.asks_for(position)
+                    && rest.binary_search_by_key(&position, |(position, _)| *position).is_err()
+                {
                     metrics.effects(effect.rule, 1);
                     if let Some(log) = &log {
                         let message = self.deliveries()[event as usize].message();

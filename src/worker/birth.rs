@@ -1,5 +1,5 @@
-//! When the history was declared anew: a heal from an earlier time is not complete, since the stream
-//! holds nothing of it. Each worker remembers it, and has Redis hold it for the others.
+//! When the history was declared anew: a heal from an earlier time is not complete, since the
+//! stream holds nothing of it. Each worker remembers it, and has Redis hold it for the others.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -57,7 +57,10 @@ pub(super) async fn judge(
         && *end <= known
     {
         if end_of_all(shared).await? > known {
-            return Err(BrokerError::Unreachable("the history's nodes that answered lag behind".into()).into());
+            return Err(BrokerError::Unreachable(
+                "the history's nodes that answered lag behind".into(),
+            )
+            .into());
         }
         shared.birth.is_now();
     }
@@ -79,12 +82,18 @@ mod tests {
 
     #[test]
     fn a_heal_from_before_the_history_is_not_complete() {
-        let from = |ms: i64| HealFrom { offset: Some(0), time: Some(Timestamp::from_millisecond(ms).unwrap()) };
+        let from = |ms: i64| HealFrom {
+            offset: Some(0),
+            time: Some(Timestamp::from_millisecond(ms).unwrap()),
+        };
         let birth = Birth::default();
         assert!(!birth.is_after(from(0)), "it has been there all the time");
         birth.learn(1_000);
         birth.learn(500);
         assert!(birth.is_after(from(999)) && !birth.is_after(from(1_000)));
-        assert!(!birth.is_after(HealFrom { offset: Some(5), time: None }), "an offset of this stream");
+        assert!(
+            !birth.is_after(HealFrom { offset: Some(5), time: None }),
+            "an offset of this stream"
+        );
     }
 }

@@ -48,9 +48,12 @@ impl Brokers {
     }
 }
 
-/// Names our broker in the marks, before they are taken up. Returns why this worker may not: workers
-/// of another broker live. To be called once a session has begun.
-pub(super) async fn settle(shared: &Shared, is_first: bool) -> Result<Result<(), String>, CommandError> {
+/// Names our broker in the marks, before they are taken up. Returns why this worker may not:
+/// workers of another broker live. To be called once a session has begun.
+pub(super) async fn settle(
+    shared: &Shared,
+    is_first: bool,
+) -> Result<Result<(), String>, CommandError> {
     let Some(ours) = shared.brokers.ours() else { return Ok(Ok(())) };
     let cache = &shared.cache;
     cache.name_broker(&ours).await?;
@@ -72,7 +75,10 @@ pub(super) async fn settle(shared: &Shared, is_first: bool) -> Result<Result<(),
             error!("{cause}");
             return Ok(Ok(()));
         }
-        shared.readiness.set_healed(Err(format!("workers of another broker share our marks in Redis: `{theirs}`").into()));
+        shared.readiness.set_healed(Err(format!(
+            "workers of another broker share our marks in Redis: `{theirs}`"
+        )
+        .into()));
         tokio::time::sleep(LOOKS).await;
     }
 }
@@ -84,11 +90,15 @@ fn words(ours: &str, theirs: &str) -> String {
     )
 }
 
-/// Owes a heal where the marks are of another broker, whose workers are gone: what they healed, they
-/// healed by another history.
+/// Owes a heal where the marks are of another broker, whose workers are gone: what they healed,
+/// they healed by another history.
 fn take_marks(shared: &Shared, marks: &Marks, ours: &str) {
     let Some(before) = marks.broker().filter(|before| *before != ours) else { return };
-    warn!(before, now = ours, "the marks in Redis are of another broker, or of ours under its former name: the history is applied again");
+    warn!(
+        before,
+        now = ours,
+        "the marks in Redis are of another broker, or of ours under its former name: the history is applied again"
+    );
     // An offset is one of the other history.
     let low = marks.lowest().map(|low| HealFrom::low(LowWatermark { offset: None, ..low }));
     let from = low.unwrap_or_default().or_window(window(&shared.config), Timestamp::now());
@@ -98,25 +108,32 @@ fn take_marks(shared: &Shared, marks: &Marks, ours: &str) {
 /// Time to ask our broker for its name: a tick must not wait longer.
 const ASKS_FOR: Duration = Duration::from_secs(1);
 
-/// Sees to it, at each tick, that the marks name our broker. Where workers name another one, ours may
-/// have been renamed: a new connection tells.
+/// Sees to it, at each tick, that the marks name our broker. Where workers name another one, ours
+/// may have been renamed: a new connection tells.
 pub(super) async fn note(shared: &Shared, marks: &Marks) -> Result<(), CommandError> {
     let Some(ours) = shared.brokers.ours() else { return Ok(()) };
     let cache = &shared.cache;
     let others = marks.of_other_brokers(cache.id(), &ours);
-    let seen: Vec<String> = others.iter().map(|(worker, named)| format!("{worker} {named}")).collect();
+    let seen: Vec<String> =
+        others.iter().map(|(worker, named)| format!("{worker} {named}")).collect();
     let is_news = shared.brokers.change(|state| {
         let is_news = seen.iter().any(|seen| !state.seen.contains(seen));
         state.seen = seen;
         is_news
     });
-    let asks = async || tokio::time::timeout(ASKS_FOR, Inspector::connect(&shared.config.amqp)).await;
+    let asks =
+        async || tokio::time::timeout(ASKS_FOR, Inspector::connect(&shared.config.amqp)).await;
     if is_news && let Ok(Ok(inspector)) = asks().await {
         shared.brokers.met(inspector.broker().as_deref());
         inspector.close().await;
     }
     let Some(ours) = shared.brokers.ours() else { return Ok(()) };
-    if is_news && let Some((_, theirs)) = marks.of_other_brokers(cache.id(), &ours).into_iter().find(|(worker, _)| marks.lives(worker)) {
+    if is_news
+        && let Some((_, theirs)) = marks
+            .of_other_brokers(cache.id(), &ours)
+            .into_iter()
+            .find(|(worker, _)| marks.lives(worker))
+    {
         error!("{}", words(&ours, theirs));
     }
     if marks.names_broker(cache.id(), &ours) {

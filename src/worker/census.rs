@@ -29,8 +29,12 @@ pub(super) async fn leave(shared: &Shared) {
     let within = LAST_COUNT.min(shared.config.shutdown_grace / 4);
     match tokio::time::timeout(within, count(shared)).await {
         Ok(Ok(())) => {}
-        Ok(Err(cause)) => debug!(%cause, "what the queues hold was not counted: the next worker does not see what is lost until it starts"),
-        Err(_) => debug!(within_ms = within.as_millis(), "what the queues hold was not counted in time"),
+        Ok(Err(cause)) => {
+            debug!(%cause, "what the queues hold was not counted: the next worker does not see what is lost until it starts")
+        }
+        Err(_) => {
+            debug!(within_ms = within.as_millis(), "what the queues hold was not counted in time")
+        }
     }
 }
 
@@ -56,11 +60,19 @@ pub(super) async fn compare(shared: &Shared) -> Result<(), CommandError> {
     }
     let Some(before) = shared.cache.read_marks().await?.last_count() else { return Ok(()) };
     let compared = tokio::time::timeout(FIRST_COUNT, missing_since(shared, before));
-    let lost = match compared.await.unwrap_or_else(|_| Err(BrokerError::Unreachable("no answer in time".into()))) {
+    let lost = match compared
+        .await
+        .unwrap_or_else(|_| Err(BrokerError::Unreachable("no answer in time".into())))
+    {
         Ok(0) => None,
         Ok(missing) => {
-            info!(missing, "the history grew by more events than the queues hold since the last worker ended");
-            Some("events that came while no worker ran are in the history alone: the main queue was deleted, unbound or purged")
+            info!(
+                missing,
+                "the history grew by more events than the queues hold since the last worker ended"
+            );
+            Some(
+                "events that came while no worker ran are in the history alone: the main queue was deleted, unbound or purged",
+            )
         }
         Err(cause) => {
             warn!(%cause, "the queues cannot be compared with the history");

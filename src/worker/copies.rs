@@ -9,7 +9,9 @@ use tracing::warn;
 
 use super::suspects::Suspect;
 use super::{Live, Shared};
-use crate::broker::{self, CopyHeaders, Delivery, LaneName, Names, Outgoing, PublishError, SessionEnded, copy_to};
+use crate::broker::{
+    self, CopyHeaders, Delivery, LaneName, Names, Outgoing, PublishError, SessionEnded, copy_to,
+};
 use crate::cache::LowWatermark;
 use crate::event::{Decoded, Event, Message, Provenance, Reading, decode};
 use crate::plan::{CopyOrder, Destination};
@@ -18,7 +20,8 @@ use crate::telemetry::Republished;
 /// Before what the broker could not store is tried again.
 const NACKED_PAUSE: Duration = Duration::from_millis(500);
 
-/// After so many tries in a row it may be the channel that knows no better: see [`broker::Publisher::renew`].
+/// After so many tries in a row it may be the channel that knows no better: see
+/// [`broker::Publisher::renew`].
 const NACKED_TRIES: u32 = 6;
 
 /// What is to be republished of one delivery.
@@ -46,8 +49,14 @@ impl Publisher {
         Self { channel: Mutex::new(publisher), names }
     }
 
-    /// Publishes what is ordered, and waits until each copy is confirmed and not returned, through alarms of the broker and full queues.
-    pub(super) async fn publish(&self, shared: &Shared, live: &Live, orders: &[Order<'_>]) -> Result<(), SessionEnded> {
+    /// Publishes what is ordered, and waits until each copy is confirmed and not returned, through
+    /// alarms of the broker and full queues.
+    pub(super) async fn publish(
+        &self,
+        shared: &Shared,
+        live: &Live,
+        orders: &[Order<'_>],
+    ) -> Result<(), SessionEnded> {
         let mut channel = self.channel.lock().await;
         let now = Timestamp::now().to_string();
         let mut named = Vec::with_capacity(orders.len());
@@ -56,16 +65,32 @@ impl Publisher {
             .map(|Order { delivery, arrived_after, is_unread, is_unknown: _, order }| {
                 let message = delivery.message();
                 // Rare: what a copy says of its event is read once more from the delivery.
-                let event = if *is_unread { None } else { decoded(&message, shared.config.reading) };
-                named.push((order.destination != Destination::Slow).then(|| Named::of(event.as_ref(), &message)));
+                let event =
+                    if *is_unread { None } else { decoded(&message, shared.config.reading) };
+                named.push(
+                    (order.destination != Destination::Slow)
+                        .then(|| Named::of(event.as_ref(), &message)),
+                );
                 let arrived_offset = arrived_after.offset;
                 let arrived_after = text(arrived_after.time_ms);
                 let headers = CopyHeaders {
                     arrived_offset,
                     redelivered: in_vain_so_far(delivery, order.destination),
-                    ..headers(order, event.as_ref(), live.registry.digest(), arrived_after.as_deref(), &now)
+                    ..headers(
+                        order,
+                        event.as_ref(),
+                        live.registry.digest(),
+                        arrived_after.as_deref(),
+                        &now,
+                    )
                 };
-                copy_to(self.queue(order.destination), delivery, &headers, channel.frame_max_bytes(), &shared.signer)
+                copy_to(
+                    self.queue(order.destination),
+                    delivery,
+                    &headers,
+                    channel.frame_max_bytes(),
+                    &shared.signer,
+                )
             })
             .collect();
         confirmed(&mut channel, copies).await?;
@@ -74,9 +99,12 @@ impl Publisher {
                 event_failed(shared, live, order.destination, *is_unknown, event, &self.names);
             }
             match order.destination {
-                Destination::Slow => shared.low.copied(LaneName::Slow, Duration::ZERO, *arrived_after),
+                Destination::Slow => {
+                    shared.low.copied(LaneName::Slow, Duration::ZERO, *arrived_after)
+                }
                 Destination::Retry(rung) => {
-                    let delay = self.names.retry.get(rung).map_or(Duration::ZERO, |(delay, _)| *delay);
+                    let delay =
+                        self.names.retry.get(rung).map_or(Duration::ZERO, |(delay, _)| *delay);
                     shared.low.copied(LaneName::Main, delay, *arrived_after);
                     shared.metrics.retried();
                 }
@@ -89,7 +117,12 @@ impl Publisher {
 
     /// Publishes suspected poison messages, unread, to the end of the queue they came from. Waits
     /// as [`publish`](Self::publish) does.
-    pub(super) async fn set_aside(&self, shared: &Shared, lane: LaneName, suspects: &[Suspect]) -> Result<(), SessionEnded> {
+    pub(super) async fn set_aside(
+        &self,
+        shared: &Shared,
+        lane: LaneName,
+        suspects: &[Suspect],
+    ) -> Result<(), SessionEnded> {
         let mut channel = self.channel.lock().await;
         let now = Timestamp::now().to_string();
         let mut copies = Vec::with_capacity(suspects.len());
@@ -113,7 +146,13 @@ impl Publisher {
                 LaneName::Main => &self.names.main,
                 LaneName::Slow => &self.names.slow,
             };
-            copies.push(copy_to(queue, suspect, &headers, channel.frame_max_bytes(), &shared.signer));
+            copies.push(copy_to(
+                queue,
+                suspect,
+                &headers,
+                channel.frame_max_bytes(),
+                &shared.signer,
+            ));
         }
         confirmed(&mut channel, copies).await?;
         for suspect in suspects {
@@ -126,7 +165,9 @@ impl Publisher {
     fn queue(&self, destination: Destination) -> &str {
         match destination {
             Destination::Slow => &self.names.slow,
-            Destination::Retry(rung) => self.names.retry.get(rung).map_or(&self.names.dead, |(_, name)| name),
+            Destination::Retry(rung) => {
+                self.names.retry.get(rung).map_or(&self.names.dead, |(_, name)| name)
+            }
             Destination::Dead(_) => &self.names.dead,
         }
     }
@@ -142,29 +183,49 @@ impl Named {
     /// Returns the names that the event has; of what cannot be read, those that its message has.
     fn of(event: Option<&Event<'_>>, message: &Message<'_>) -> Self {
         if let Some(event) = event {
-            return Self { event_type: event.event_type.to_string(), id: Some(event.id.to_string()) };
+            return Self {
+                event_type: event.event_type.to_string(),
+                id: Some(event.id.to_string()),
+            };
         }
         let earlier = Provenance::of(message);
         let (event_type, id) = match &earlier {
             Some(earlier) => (earlier.event_type.unwrap_or(earlier.routing_key), earlier.event_id),
             None => (message.routing_key, None),
         };
-        Self { event_type: event_type.to_owned(), id: id.or(message.properties.message_id).map(str::to_owned) }
+        Self {
+            event_type: event_type.to_owned(),
+            id: id.or(message.properties.message_id).map(str::to_owned),
+        }
     }
 
     fn republished<'n>(&'n self, order: &'n CopyOrder) -> Republished<'n> {
-        Republished { event_type: &self.event_type, id: self.id.as_deref(), error: order.error.as_deref(), attempt: order.attempt }
+        Republished {
+            event_type: &self.event_type,
+            id: self.id.as_deref(),
+            error: order.error.as_deref(),
+            attempt: order.attempt,
+        }
     }
 }
 
 /// Logs an event that goes to the retry schedule or to the dead letters.
-fn event_failed(shared: &Shared, live: &Live, destination: Destination, is_unknown: bool, event: Republished<'_>, names: &Names) {
+fn event_failed(
+    shared: &Shared,
+    live: &Live,
+    destination: Destination,
+    is_unknown: bool,
+    event: Republished<'_>,
+    names: &Names,
+) {
     if is_unknown && event.attempt <= 1 {
         shared.event_log.unknown(event, || live.registry.nearest_type(event.event_type));
     }
     match destination {
         Destination::Retry(rung) if !is_unknown => {
-            shared.event_log.waits(event, names.retry.get(rung).map_or(Duration::ZERO, |(delay, _)| *delay));
+            shared
+                .event_log
+                .waits(event, names.retry.get(rung).map_or(Duration::ZERO, |(delay, _)| *delay));
         }
         Destination::Dead(reason) => shared.event_log.dead(reason, event),
         Destination::Retry(_) | Destination::Slow => {}
@@ -180,8 +241,12 @@ pub(super) fn decoded<'m>(message: &'m Message<'m>, reading: Reading) -> Option<
     }
 }
 
-/// Publishes until each is confirmed and not returned, through alarms of the broker and full queues.
-async fn confirmed(channel: &mut broker::Publisher, mut copies: Vec<Outgoing<'_>>) -> Result<(), SessionEnded> {
+/// Publishes until each is confirmed and not returned, through alarms of the broker and full
+/// queues.
+async fn confirmed(
+    channel: &mut broker::Publisher,
+    mut copies: Vec<Outgoing<'_>>,
+) -> Result<(), SessionEnded> {
     let mut nacked_tries = 0;
     loop {
         let results = channel.publish_all(&copies).await;
@@ -196,7 +261,8 @@ async fn confirmed(channel: &mut broker::Publisher, mut copies: Vec<Outgoing<'_>
                     pause = Some(NACKED_PAUSE);
                     again.push(copy);
                 }
-                // A queue of ours is gone, or not ours to write to: a new session finds or declares it, or says what is wrong.
+                // A queue of ours is gone, or not ours to write to: a new session finds or declares
+                // it, or says what is wrong.
                 Err(error) => return Err(SessionEnded::new(error.to_string())),
             }
         }
@@ -205,7 +271,10 @@ async fn confirmed(channel: &mut broker::Publisher, mut copies: Vec<Outgoing<'_>
         }
         copies = again;
         if let Some(pause) = pause {
-            warn!(copies = copies.len(), "RabbitMQ could not store copies (a queue is full or has lost its quorum): trying again");
+            warn!(
+                copies = copies.len(),
+                "RabbitMQ could not store copies (a queue is full or has lost its quorum): trying again"
+            );
             tokio::time::sleep(pause).await;
             nacked_tries += 1;
             if nacked_tries % NACKED_TRIES == 0 {
@@ -216,8 +285,8 @@ async fn confirmed(channel: &mut broker::Publisher, mut copies: Vec<Outgoing<'_>
     }
 }
 
-/// How often it came in vain goes on counting on a copy that is delivered again by us: a neighbour of what kills workers must not begin
-/// anew, and the culprit has no second life.
+/// How often it came in vain goes on counting on a copy that is delivered again by us: a neighbour
+/// of what kills workers must not begin anew, and the culprit has no second life.
 fn in_vain_so_far(delivery: &Delivery, destination: Destination) -> Option<u64> {
     match destination {
         Destination::Slow | Destination::Retry(_) => delivery.in_vain().filter(|times| *times > 0),

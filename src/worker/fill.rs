@@ -9,7 +9,8 @@ use crate::plan::EffectOutcome;
 use crate::registry::Warm;
 use crate::warm::{Admitted, LoadContext, LoadError, Loaded};
 
-/// What the loads of one delivery are known by: others each time that an outage of Redis interrupts it.
+/// What the loads of one delivery are known by: others each time that an outage of Redis interrupts
+/// it.
 #[derive(Debug)]
 pub(super) struct Tokens {
     stem: String,
@@ -40,8 +41,9 @@ impl Tokens {
     }
 }
 
-/// Loads and fills `key`, which was deleted before unless its old value is served, for the one event of `batch`; what is left to do, if
-/// anything. A load that holds up the main lane is interrupted, and made again later.
+/// Loads and fills `key`, which was deleted before unless its old value is served, for the one
+/// event of `batch`; what is left to do, if anything. A load that holds up the main lane is
+/// interrupted, and made again later.
 ///
 /// # Errors
 /// The outage: to be done again, whole.
@@ -55,12 +57,17 @@ pub(super) async fn warm(
 ) -> Result<Option<EffectOutcome>, Outage> {
     let identity = batch.requests[0].identity.as_deref();
     let event_id = identity.map_or("", |identity| &identity.event_id);
-    let context = LoadContext { event_id, traceparent: identity.and_then(|identity| identity.traceparent.as_deref()) };
+    let context = LoadContext {
+        event_id,
+        traceparent: identity.and_then(|identity| identity.traceparent.as_deref()),
+    };
     let source = Origin { shared, live: &batch.live, context, warm };
-    let asker = filling::Asker { event: event_id, name: &asker.name, before: asker.before.as_deref() };
+    let asker =
+        filling::Asker { event: event_id, name: &asker.name, before: asker.before.as_deref() };
     let attempts_made = batch.requests[0].attempts_before + 1;
     let is_tried_again = |after| shared.policy.ladder.rung(attempts_made, after).is_some();
-    let filling = Filling::new(&shared.cache, (key, warm), &source, asker, Pace::default(), until.no_more);
+    let filling =
+        Filling::new(&shared.cache, (key, warm), &source, asker, Pace::default(), until.no_more);
     tokio::select! {
         biased;
         outcome = filling.fill(is_tried_again) => outcome,

@@ -1,7 +1,9 @@
-//! Filling a key: a claim, a lease, a load, a fill. Of a key one load is under way at a time over all workers and leasing readers. A value that an
-//! invalidation overtook is thrown away and loaded again, so whoever invalidated the key meanwhile for the same load is done with.
+//! Filling a key: a claim, a lease, a load, a fill. Of a key one load is under way at a time over
+//! all workers and leasing readers. A value that an invalidation overtook is thrown away and loaded
+//! again, so whoever invalidated the key meanwhile for the same load is done with.
 //!
-//! Where values come from and how long is waited are the caller's, so that `tests/it/model/` can take the same steps in any order.
+//! Where values come from and how long is waited are the caller's, so that `tests/it/model/` can
+//! take the same steps in any order.
 
 use std::time::Duration;
 
@@ -16,7 +18,8 @@ use crate::reason::Reason;
 use crate::registry::{Stale, Warm};
 use crate::warm::{LoadError, Loaded};
 
-/// Loads in a row that may be overtaken by invalidations, before the retry ladder gives the key some rest.
+/// Loads in a row that may be overtaken by invalidations, before the retry ladder gives the key
+/// some rest.
 const MOST_OVERTAKEN: u32 = 8;
 
 /// Where a value is loaded from.
@@ -34,7 +37,8 @@ pub trait Source {
 /// How long is held and waited.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Claims and leases end by themselves after so long: after a worker's death the next one waits for it.
+    /// Claims and leases end by themselves after so long: after a worker's death the next one waits
+    /// for it.
     pub claim_ttl: Duration,
     /// They are renewed after so long, while they are needed.
     pub renewed_after: Duration,
@@ -101,11 +105,19 @@ impl Unfilled {
     fn into_outcome(self) -> Result<EffectOutcome, Outage> {
         let again = |message: String| Ok(EffectOutcome::Retry { message, after: None });
         match self {
-            Self::Load(LoadError::Retry { after, message }) => Ok(EffectOutcome::Retry { message, after }),
-            Self::Load(LoadError::NotAsked { after, message }) => Ok(EffectOutcome::NotTried { message, after }),
-            Self::Load(LoadError::Refused { message }) => Ok(EffectOutcome::Dead { reason: Reason::LoaderRefused, message }),
+            Self::Load(LoadError::Retry { after, message }) => {
+                Ok(EffectOutcome::Retry { message, after })
+            }
+            Self::Load(LoadError::NotAsked { after, message }) => {
+                Ok(EffectOutcome::NotTried { message, after })
+            }
+            Self::Load(LoadError::Refused { message }) => {
+                Ok(EffectOutcome::Dead { reason: Reason::LoaderRefused, message })
+            }
             Self::Held => again("another load of the same key did not end in time".to_owned()),
-            Self::Overtaken => again(format!("the key was invalidated {MOST_OVERTAKEN} times in a row while it was loaded")),
+            Self::Overtaken => again(format!(
+                "the key was invalidated {MOST_OVERTAKEN} times in a row while it was loaded"
+            )),
             Self::Stopped => Ok(EffectOutcome::Slow),
             Self::Redis(error) => error.into_outcome(),
         }
@@ -125,7 +137,8 @@ impl From<CommandError> for Unfilled {
 }
 
 impl<'f, S: Source> Filling<'f, S> {
-    /// Of a key that was deleted before, unless its old value is served. Told to stop, it begins no load anew.
+    /// Of a key that was deleted before, unless its old value is served. Told to stop, it begins no
+    /// load anew.
     pub fn new(
         cache: &'f Cache,
         (key, warm): (&'f str, &'f Warm),
@@ -136,15 +149,27 @@ impl<'f, S: Source> Filling<'f, S> {
     ) -> Self {
         let (what, of_event) = (hash_of_load(warm), hash(&[asker.event.as_bytes()]));
         let token = |name: &str| LoadToken::new(what, of_event, name);
-        Self { cache, key, warm, source, pace, token: token(asker.name), before: asker.before.map(token), stop }
+        Self {
+            cache,
+            key,
+            warm,
+            source,
+            pace,
+            token: token(asker.name),
+            before: asker.before.map(token),
+            stop,
+        }
     }
 
-    /// Loads and fills; what is left to do, if anything. `is_tried_again`: whether a load that failed now will be tried again, where its loader
-    /// asked for so long a pause.
+    /// Loads and fills; what is left to do, if anything. `is_tried_again`: whether a load that
+    /// failed now will be tried again, where its loader asked for so long a pause.
     ///
     /// # Errors
     /// The outage: to be done again, whole.
-    pub async fn fill(&self, is_tried_again: impl FnOnce(Option<Duration>) -> bool) -> Result<Option<EffectOutcome>, Outage> {
+    pub async fn fill(
+        &self,
+        is_tried_again: impl FnOnce(Option<Duration>) -> bool,
+    ) -> Result<Option<EffectOutcome>, Outage> {
         let (outcome, is_empty) = match self.claimed().await {
             Ok(Ended::Filled) => (None, false),
             Ok(Ended::Empty) => (None, true),
@@ -168,7 +193,8 @@ impl<'f, S: Source> Filling<'f, S> {
         Ok(outcome)
     }
 
-    /// Ends the load, after [`fill`](Self::fill) was dropped: nobody waits for it until it runs out. The whole is left to do.
+    /// Ends the load, after [`fill`](Self::fill) was dropped: nobody waits for it until it runs
+    /// out. The whole is left to do.
     ///
     /// # Errors
     /// The outage: to be done again, whole.
@@ -194,7 +220,8 @@ impl<'f, S: Source> Filling<'f, S> {
     async fn claimed(&self) -> Result<Ended, Unfilled> {
         let (cache, claim_ttl) = (self.cache, self.pace.claim_ttl);
         if let Some(before) = &self.before {
-            // Else it would be waited for until it runs out. A fill by it that still comes is refused.
+            // Else it would be waited for until it runs out. A fill by it that still comes is
+            // refused.
             cache.end_load(self.key, before, None).await?;
         }
         let deadline = Instant::now() + self.pace.longest_wait;
@@ -205,7 +232,11 @@ impl<'f, S: Source> Filling<'f, S> {
                 Claim::Load => break,
                 Claim::Wait if Instant::now() >= deadline || self.stop.is_cancelled() => {
                     cache.end_load(self.key, &self.token, None).await?;
-                    return Err(if self.stop.is_cancelled() { Unfilled::Stopped } else { Unfilled::Held });
+                    return Err(if self.stop.is_cancelled() {
+                        Unfilled::Stopped
+                    } else {
+                        Unfilled::Held
+                    });
                 }
                 Claim::Wait => sleep(self.pace.held_interval).await,
             }
@@ -221,7 +252,8 @@ impl<'f, S: Source> Filling<'f, S> {
         ended
     }
 
-    /// Loads until no invalidation came in between. Told to stop, it ends the load under way and begins no other.
+    /// Loads until no invalidation came in between. Told to stop, it ends the load under way and
+    /// begins no other.
     async fn until_filled(&self) -> Result<Ended, Unfilled> {
         let (cache, claim_ttl) = (self.cache, self.pace.claim_ttl);
         let deadline = Instant::now() + self.pace.longest_wait;
@@ -234,21 +266,42 @@ impl<'f, S: Source> Filling<'f, S> {
             if self.keeping(self.filled_by_a_reader(deadline)).await?? {
                 return Ok(Ended::Filled);
             }
-            let turn = self.keeping(self.stop.run_until_cancelled(self.source.admit())).await?.ok_or(Unfilled::Stopped)??;
-            // Its turn comes before its lease: readers must not wait for a load that only waits itself.
-            let Grant::Granted { since } = cache.grant_lease(self.key, self.token.as_str(), claim_ttl).await? else { continue };
+            let turn = self
+                .keeping(self.stop.run_until_cancelled(self.source.admit()))
+                .await?
+                .ok_or(Unfilled::Stopped)??;
+            // Its turn comes before its lease: readers must not wait for a load that only waits
+            // itself.
+            let Grant::Granted { since } =
+                cache.grant_lease(self.key, self.token.as_str(), claim_ttl).await?
+            else {
+                continue;
+            };
             cache.keep_load(self.key, &self.token, claim_ttl).await?;
             match self.keeping(self.load(turn)).await? {
                 Ok(Loaded::Value(value)) => {
-                    match cache.fill(self.key, self.token.as_str(), since, &value, self.warm.expiry, &self.warm.tags).await? {
+                    match cache
+                        .fill(
+                            self.key,
+                            self.token.as_str(),
+                            since,
+                            &value,
+                            self.warm.expiry,
+                            &self.warm.tags,
+                        )
+                        .await?
+                    {
                         Fill::Filled => return Ok(Ended::Filled),
                         Fill::Over => return Ok(Ended::Empty),
                         Fill::Refused => {}
                     }
                 }
-                Err(error @ (LoadError::Retry { .. } | LoadError::NotAsked { .. })) => return Err(error.into()),
+                Err(error @ (LoadError::Retry { .. } | LoadError::NotAsked { .. })) => {
+                    return Err(error.into());
+                }
                 // Said of what was there before an invalidation, it says nothing of now.
-                Ok(Loaded::Absent) | Err(LoadError::Refused { .. }) if !cache.release_lease(self.key, self.token.as_str()).await? => {}
+                Ok(Loaded::Absent) | Err(LoadError::Refused { .. })
+                    if !cache.release_lease(self.key, self.token.as_str()).await? => {}
                 Ok(Loaded::Absent) => return Ok(Ended::Empty),
                 Err(error @ LoadError::Refused { .. }) => return Err(error.into()),
             }
@@ -257,8 +310,8 @@ impl<'f, S: Source> Filling<'f, S> {
         Err(Unfilled::Overtaken)
     }
 
-    /// Waits while a reader holds the lease. Whether it has filled the key: it began after our deletion, so that is as good as a load of ours.
-    /// An old value that is served tells nothing.
+    /// Waits while a reader holds the lease. Whether it has filled the key: it began after our
+    /// deletion, so that is as good as a load of ours. An old value that is served tells nothing.
     async fn filled_by_a_reader(&self, deadline: Instant) -> Result<bool, Unfilled> {
         let cache = self.cache;
         let mut was_held = false;
@@ -296,7 +349,8 @@ impl<'f, S: Source> Filling<'f, S> {
     }
 }
 
-/// What decides what a load would leave in the cache, and whether an old value may be there meanwhile.
+/// What decides what a load would leave in the cache, and whether an old value may be there
+/// meanwhile.
 fn hash_of_load(warm: &Warm) -> u64 {
     let (expiry, stale) = (format!("{:?}", warm.expiry), format!("{:?}", warm.stale));
     let fields = [warm.url.as_bytes(), expiry.as_bytes(), stale.as_bytes()];

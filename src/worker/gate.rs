@@ -12,12 +12,13 @@ use crate::cache::{Cache, Outage};
 use crate::http::Readiness;
 use crate::telemetry::{Metrics, mentioned_if_slow};
 
-/// How long a lane keeps what it has in hand while Redis is away, before it gives it back to the broker: short enough for the broker's
-/// acknowledgement timeout (30 minutes by default), long enough for a failover.
+/// How long a lane keeps what it has in hand while Redis is away, before it gives it back to the
+/// broker: short enough for the broker's acknowledgement timeout (30 minutes by default), long
+/// enough for a failover.
 pub(super) const HOLD: Duration = Duration::from_secs(60);
 
-/// The same while Redis has no memory but takes deletions: they take effect, and what is given back would wait. Within the broker's
-/// acknowledgement timeout too.
+/// The same while Redis has no memory but takes deletions: they take effect, and what is given back
+/// would wait. Within the broker's acknowledgement timeout too.
 const HOLD_WITHOUT_MEMORY: Duration = Duration::from_secs(15 * 60);
 
 /// Between two tries at a broker that refuses us the history.
@@ -64,21 +65,27 @@ impl Gate {
         let _ = closed_since.wait_for(Option::is_none).await;
     }
 
-    /// Waits until it is open with deliveries in hand, which have failed since `held_since`. False when they are to be given back: [`HOLD`] is over, or
-    /// we are to stop.
-    pub(super) async fn hold(&self, stop: &CancellationToken, outage: &Outage, held_since: Instant) -> bool {
+    /// Waits until it is open with deliveries in hand, which have failed since `held_since`. False
+    /// when they are to be given back: [`HOLD`] is over, or we are to stop.
+    pub(super) async fn hold(
+        &self,
+        stop: &CancellationToken,
+        outage: &Outage,
+        held_since: Instant,
+    ) -> bool {
         let without_memory = outage.out_of_memory.then(|| held_since + HOLD_WITHOUT_MEMORY);
         // Near the limit a probe passes now and then, and what is held does not.
         if without_memory.is_some_and(|until| until <= Instant::now()) {
             return false;
         }
         let Some(closed_since) = *self.closed_since.borrow() else { return true };
-        let opened = tokio::time::timeout_at(without_memory.unwrap_or(closed_since + HOLD), self.open());
+        let opened =
+            tokio::time::timeout_at(without_memory.unwrap_or(closed_since + HOLD), self.open());
         stop.run_until_cancelled(opened).await.is_some_and(|opened| opened.is_ok())
     }
 
-    /// Probes whenever it is closed, and opens it once Redis holds all that it confirmed. Ends only where it never was open and a server refuses us until
-    /// a person changes something.
+    /// Probes whenever it is closed, and opens it once Redis holds all that it confirmed. Ends only
+    /// where it never was open and a server refuses us until a person changes something.
     pub(super) async fn keep(&self, cache: &Cache, healer: &Healer<'_>) -> Unhealed {
         let mut closed_since = self.closed_since.subscribe();
         let mut opened_before = false;
@@ -89,14 +96,19 @@ impl Gate {
             // It paces itself.
             let probed = match &told {
                 None if !opened_before => {
-                    mentioned_if_slow(cache.probe(), || warn!(cause = "it has not answered yet", "waiting for Redis")).await
+                    mentioned_if_slow(cache.probe(), || {
+                        warn!(cause = "it has not answered yet", "waiting for Redis")
+                    })
+                    .await
                 }
                 _ => cache.probe().await,
             };
             let usable = match probed {
                 Ok(()) => {
                     // First, or there were a moment in which nothing keeps us from being ready.
-                    self.readiness.set_healed(Err("whether Redis holds all that it confirmed is not known yet".into()));
+                    self.readiness.set_healed(Err(
+                        "whether Redis holds all that it confirmed is not known yet".into(),
+                    ));
                     self.readiness.set_redis(Ok(()));
                     healer.ensure().await
                 }
@@ -114,7 +126,10 @@ impl Gate {
                 }
                 Err(refused) if refused.needs_person() && !opened_before => return refused,
                 Err(Unhealed::Broker(error)) => {
-                    self.readiness.set_healed(Err(format!("the history cannot be read to heal Redis: {error}").into()));
+                    self.readiness.set_healed(Err(format!(
+                        "the history cannot be read to heal Redis: {error}"
+                    )
+                    .into()));
                     warn!(cause = %error, "the history cannot be read to heal Redis");
                     tokio::time::sleep(REFUSED_PAUSE).await;
                 }

@@ -1,6 +1,6 @@
-//! Whether Redis holds all that it confirmed, and what is done where it does not: nothing is consumed until the history was applied again from before
-//! the loss, by one worker for all. Where the broker cannot serve the history, the heal is owed
-//! (see `owed.rs`), and events go on.
+//! Whether Redis holds all that it confirmed, and what is done where it does not: nothing is
+//! consumed until the history was applied again from before the loss, by one worker for all. Where
+//! the broker cannot serve the history, the heal is owed (see `owed.rs`), and events go on.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,10 @@ use tracing::{error, info, warn};
 use super::owed::now_ms;
 use super::{Shared, birth, brokers};
 use crate::broker::{Backoff, BrokerError, Inspector, QueueState};
-use crate::cache::{CommandError, Doubt, Entered, HealDetails, HealFrom, HealRecord, Marks, Outage, Owed, OwedHeal, Tick, Turn};
+use crate::cache::{
+    CommandError, Doubt, Entered, HealDetails, HealFrom, HealRecord, Marks, Outage, Owed, OwedHeal,
+    Tick, Turn,
+};
 use crate::http::Readiness;
 use crate::ops::heal::{Guard, Healed, NotHealed, heal, window};
 
@@ -30,8 +33,7 @@ const HISTORY_PATIENCE: Duration = Duration::from_secs(5);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A heal that left something out.
-pub(super) const LEFT_OUT: &str =
-    "the heal left out events at which heals died, or which could not be resolved or applied in time: nothing of them is applied again";
+pub(super) const LEFT_OUT: &str = "the heal left out events at which heals died, or which could not be resolved or applied in time: nothing of them is applied again";
 
 /// Why it is not known that Redis holds all that it confirmed.
 #[derive(Debug)]
@@ -125,13 +127,17 @@ impl<'s> Healer<'s> {
             let marks = match cache.take_heal().await? {
                 Turn::Done => continue,
                 Turn::Anothers => {
-                    self.readiness.set_healed(Err("Redis may have lost writes: another worker applies the history again".into()));
+                    self.readiness.set_healed(Err(
+                        "Redis may have lost writes: another worker applies the history again"
+                            .into(),
+                    ));
                     tokio::time::sleep(WAIT).await;
                     continue;
                 }
                 Turn::Ours(marks) => marks,
             };
-            self.readiness.set_healed(Err("Redis may have lost writes: the history is applied again".into()));
+            self.readiness
+                .set_healed(Err("Redis may have lost writes: the history is applied again".into()));
             let cause = match self.heal(&marks).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => {
@@ -157,7 +163,10 @@ impl<'s> Healer<'s> {
             if unreadable_since.get_or_insert_with(Instant::now).elapsed() < HISTORY_PATIENCE {
                 let wait = backoff.next_delay(fastrand::f64()).min(HISTORY_PATIENCE / 2);
                 warn!(%cause, retry_in_ms = wait.as_millis(), "the history cannot be read to heal Redis");
-                self.readiness.set_healed(Err(format!("Redis may have lost writes, and the history cannot be read: {cause}").into()));
+                self.readiness.set_healed(Err(format!(
+                    "Redis may have lost writes, and the history cannot be read: {cause}"
+                )
+                .into()));
                 tokio::time::sleep(wait).await;
             } else if self.owe(&marks, cause).await? {
                 return Ok(());
@@ -178,7 +187,10 @@ impl<'s> Healer<'s> {
     async fn wait_for_broker(&self, away: &BrokerError, backoff: &mut Backoff) {
         let wait = backoff.next_delay(fastrand::f64());
         warn!(cause = %away, retry_in_ms = wait.as_millis(), "waiting for RabbitMQ");
-        self.readiness.set_healed(Err(format!("Redis may have lost writes, and RabbitMQ is away: {away}").into()));
+        self.readiness
+            .set_healed(Err(
+                format!("Redis may have lost writes, and RabbitMQ is away: {away}").into()
+            ));
         tokio::time::sleep(wait).await;
     }
 
@@ -193,7 +205,12 @@ impl<'s> Healer<'s> {
         );
         let said = cause.clone();
         cache.owe_heal(&OwedHeal::new(from, cause, now_ms())).await?;
-        let record = record(marks, from, false, HealDetails { owed: Some(Owed::Due), ..HealDetails::default() });
+        let record = record(
+            marks,
+            from,
+            false,
+            HealDetails { owed: Some(Owed::Due), ..HealDetails::default() },
+        );
         if !cache.finish_heal(Some(&record), &[], low.now()).await? {
             return Ok(false);
         }
@@ -210,7 +227,8 @@ impl<'s> Healer<'s> {
         let Shared { cache, config, low, .. } = self.shared;
         // The log mentions a heal once both servers were met, and where there is a history.
         let inspector = Inspector::connect(&config.amqp).await?;
-        let is_new = config.amqp.history.is_none() || inspector.queue(&inspector.names().history).await? == QueueState::Missing;
+        let is_new = config.amqp.history.is_none()
+            || inspector.queue(&inspector.names().history).await? == QueueState::Missing;
         inspector.close().await;
         let live = self.shared.live.load_full();
         let progress = marks.take_over_progress(cache, from(marks), live.registry.digest());
@@ -240,7 +258,11 @@ impl<'s> Healer<'s> {
         guard.note(guard.found()).await?;
         cache.forward_sequence().await.map_err(outage)?;
         let known = low.newest_sample();
-        let healed = if has_nothing { Healed::NoHistory } else { heal(config, &live.registry, cache, (from, None), &guard).await? };
+        let healed = if has_nothing {
+            Healed::NoHistory
+        } else {
+            heal(config, &live.registry, cache, (from, None), &guard).await?
+        };
         if is_new_broker && marks.lowest().is_some() {
             self.shared.birth.is_now();
         }
@@ -256,12 +278,23 @@ impl<'s> Healer<'s> {
                 low.begin(began.1, *end);
                 // Other rules do nothing to no events.
                 if *events > 0 || !complete || goes_on.is_some() {
-                    changes = marks.note_heal(cache.id(), (*begin, *end), live.registry.digest(), began.0.elapsed());
+                    changes = marks.note_heal(
+                        cache.id(),
+                        (*begin, *end),
+                        live.registry.digest(),
+                        began.0.elapsed(),
+                    );
                 }
-                let details = HealDetails { from_offset: Some(*begin), passed_over: passed_over.clone(), ..HealDetails::default() };
+                let details = HealDetails {
+                    from_offset: Some(*begin),
+                    passed_over: passed_over.clone(),
+                    ..HealDetails::default()
+                };
                 Some(record(marks, from, *complete, details))
             }
-            Healed::NoHistory if doubt == Doubt::Lost => Some(record(marks, from, false, HealDetails::default())),
+            Healed::NoHistory if doubt == Doubt::Lost => {
+                Some(record(marks, from, false, HealDetails::default()))
+            }
             // Where there is no history, there was no queue either: nothing can have arrived
             // before.
             Healed::NoHistory => {
@@ -287,7 +320,9 @@ impl<'s> Healer<'s> {
                 }
             }
             Healed::NoHistory if doubt == Doubt::Lost => {
-                error!("there is no history to heal Redis from: what it had lost stays readable until its TTL; flush what must be right");
+                error!(
+                    "there is no history to heal Redis from: what it had lost stays readable until its TTL; flush what must be right"
+                );
             }
             Healed::NoHistory => {}
         }
@@ -329,7 +364,9 @@ pub(super) async fn tick(shared: &Shared) -> Infallible {
             Ok(Tick::NotEntered | Tick::Good(_)) => continue,
             Ok(Tick::WentBack) => Outage::went_back(),
             Ok(Tick::Replaced) => Outage::replaced(),
-            Ok(Tick::ToHeal) => Outage::new("another worker found that Redis has lost writes that it had confirmed"),
+            Ok(Tick::ToHeal) => {
+                Outage::new("another worker found that Redis has lost writes that it had confirmed")
+            }
             Err(error) => outage(error),
         };
         covered.clear();
@@ -350,12 +387,16 @@ async fn tick_once(shared: &Shared, covered: &mut Vec<String>) -> Result<Tick, C
         if !covered.is_empty() {
             cache.take_over(covered).await?;
         }
-        let gone: Vec<String> = marks.gone(cache.id()).into_iter().filter(|field| !covered.contains(field)).collect();
+        let gone: Vec<String> =
+            marks.gone(cache.id()).into_iter().filter(|field| !covered.contains(field)).collect();
         if let Some(bound) = marks.lowest_of(|field| gone.iter().any(|gone| gone == field)) {
             low.take_over(bound, shared.longest_wait());
         }
         *covered = gone;
-        owed.saw(marks.owed().all, marks.unhealed_by(shared.live.load().registry.digest()).is_some());
+        owed.saw(
+            marks.owed().all,
+            marks.unhealed_by(shared.live.load().registry.digest()).is_some(),
+        );
         shared.metrics.set_heal_owed(owed.any());
     }
     Ok(tick)
@@ -388,7 +429,12 @@ mod tests {
     #[test]
     fn a_first_start_heals_nothing_only_where_no_loss_shows() {
         assert!(has_nothing_to_heal(Doubt::Unknown, None));
-        for (doubt, goes_on) in [(Doubt::Lost, None), (Doubt::Replaced, None), (Doubt::Unknown, Some(0)), (Doubt::Lost, Some(7))] {
+        for (doubt, goes_on) in [
+            (Doubt::Lost, None),
+            (Doubt::Replaced, None),
+            (Doubt::Unknown, Some(0)),
+            (Doubt::Lost, Some(7)),
+        ] {
             assert!(!has_nothing_to_heal(doubt, goes_on), "{doubt:?} {goes_on:?}");
         }
     }

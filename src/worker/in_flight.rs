@@ -36,7 +36,11 @@ pub(super) struct Held {
 
 impl InFlight {
     pub(super) fn new(metrics: Metrics) -> Self {
-        Self(Arc::new(Inner { lanes: [AtomicUsize::new(0), AtomicUsize::new(0)], unsettled: Mutex::default(), metrics }))
+        Self(Arc::new(Inner {
+            lanes: [AtomicUsize::new(0), AtomicUsize::new(0)],
+            unsettled: Mutex::default(),
+            metrics,
+        }))
     }
 
     /// Takes note of how many deliveries of a lane are in flight.

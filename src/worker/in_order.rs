@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 
 use futures_util::future::{MaybeDone, maybe_done};
 
-/// Futures begun in order and ended in order. Each is polled once when it is pushed, so that what it sends leaves in the order of the
-/// pushes; from then on only the oldest is waited for: what the others wait for arrives without them.
+/// Futures begun in order and ended in order. Each is polled once when it is pushed, so that what
+/// it sends leaves in the order of the pushes; from then on only the oldest is waited for: what the
+/// others wait for arrives without them.
 pub(super) struct InOrder<F: Future> {
     queue: VecDeque<Pin<Box<MaybeDone<F>>>>,
 }
@@ -76,9 +77,13 @@ mod tests {
         }
         assert_eq!(*begun.lock().unwrap(), [0, 1, 2]);
         let mut senders = senders.into_iter();
-        let (first, second, third) = (senders.next().unwrap(), senders.next().unwrap(), senders.next().unwrap());
+        let (first, second, third) =
+            (senders.next().unwrap(), senders.next().unwrap(), senders.next().unwrap());
         third.send("third").unwrap();
-        assert!(futures_util::FutureExt::now_or_never(in_order.next()).is_none(), "the oldest is not done");
+        assert!(
+            futures_util::FutureExt::now_or_never(in_order.next()).is_none(),
+            "the oldest is not done"
+        );
         first.send("first").unwrap();
         assert_eq!(in_order.next().await, "first");
         second.send("second").unwrap();

@@ -1,4 +1,5 @@
-//! A delivery → what it asks for: decoded and resolved, with whatever goes wrong turned into a settlement.
+//! A delivery → what it asks for: decoded and resolved, with whatever goes wrong turned into a
+//! settlement.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -46,7 +47,13 @@ impl Request {
     ///
     /// A message that has been delivered as often as it may is not read: it may be what ends
     /// workers.
-    pub(super) fn of(delivery: &Delivery, live: &Live, reading: Reading, lane: LaneName, budget: &Budget) -> Self {
+    pub(super) fn of(
+        delivery: &Delivery,
+        live: &Live,
+        reading: Reading,
+        lane: LaneName,
+        budget: &Budget,
+    ) -> Self {
         let count = delivery.redelivery_count().unwrap_or(0);
         if count >= DELIVERIES_AT_MOST {
             let error = format!(
@@ -59,14 +66,21 @@ impl Request {
 
     /// Returns what dead-letters a delivery whose body is not looked at.
     pub(super) fn unread(delivery: &Delivery, reason: Reason, error: String) -> Self {
-        let attempts_before = Provenance::of(&delivery.message()).map_or(0, |provenance| provenance.attempt);
-        Self { attempts_before, verdict: Some(Settlement::dead(reason, error, attempts_before)), is_unread: true, ..Self::default() }
+        let attempts_before =
+            Provenance::of(&delivery.message()).map_or(0, |provenance| provenance.attempt);
+        Self {
+            attempts_before,
+            verdict: Some(Settlement::dead(reason, error, attempts_before)),
+            is_unread: true,
+            ..Self::default()
+        }
     }
 
     /// Dead-letters what was to be applied.
     pub(super) fn give_up(&mut self, reason: Reason, error: String) {
         self.verdict = Some(Settlement::dead(reason, error, self.attempts_before));
-        (self.resolution, self.only) = (Resolution { matched: self.resolution.matched, ..Resolution::default() }, None);
+        (self.resolution, self.only) =
+            (Resolution { matched: self.resolution.matched, ..Resolution::default() }, None);
     }
 
     fn or_dead_letter(read: impl FnOnce() -> Self) -> Self {
@@ -77,23 +91,39 @@ impl Request {
         })
     }
 
-    fn read(delivery: &Delivery, live: &Live, reading: Reading, lane: LaneName, budget: &Budget) -> Self {
+    fn read(
+        delivery: &Delivery,
+        live: &Live,
+        reading: Reading,
+        lane: LaneName,
+        budget: &Budget,
+    ) -> Self {
         let message = delivery.message();
         let provenance = Provenance::of(&message);
-        let (is_copy, attempts_before) = (provenance.is_some(), provenance.as_ref().map_or(0, |provenance| provenance.attempt));
+        let (is_copy, attempts_before) =
+            (provenance.is_some(), provenance.as_ref().map_or(0, |provenance| provenance.attempt));
         let is_known = |event_type: &str| live.registry.knows_bodiless(event_type);
         let event = match decode(&message, reading).map(|decoded| decoded.if_known(is_known)) {
             Ok(Decoded::Event(event)) => event,
             Ok(Decoded::Tombstone | Decoded::Bodiless(_)) => {
-                return Self { verdict: Some(Settlement::clean(EventOutcome::Tombstone)), attempts_before, ..Self::default() };
+                return Self {
+                    verdict: Some(Settlement::clean(EventOutcome::Tombstone)),
+                    attempts_before,
+                    ..Self::default()
+                };
             }
             Err(malformed) => {
-                let verdict = Some(Settlement::dead(Reason::Malformed, malformed.to_string(), attempts_before));
+                let verdict = Some(Settlement::dead(
+                    Reason::Malformed,
+                    malformed.to_string(),
+                    attempts_before,
+                ));
                 return Self { verdict, attempts_before, ..Self::default() };
             }
         };
         let resolution = live.registry.resolve_within(&event, budget);
-        let only = provenance.and_then(|provenance| heeded(provenance, live.registry.digest(), &resolution));
+        let only = provenance
+            .and_then(|provenance| heeded(provenance, live.registry.digest(), &resolution));
         if !budget.is_spent() {
             debug!(id = %event.id, event_type = %event.event_type, effects = resolution.effects.len(), "resolved");
         }
@@ -102,7 +132,15 @@ impl Request {
             let traceparent = event.traceparent.as_deref().map(str::to_owned);
             Box::new(Identity { event_id: event.id.to_string(), traceparent })
         });
-        Self { resolution, only, is_copy, attempts_before, happened_at, identity, ..Self::default() }
+        Self {
+            resolution,
+            only,
+            is_copy,
+            attempts_before,
+            happened_at,
+            identity,
+            ..Self::default()
+        }
     }
 
     /// Whether this delivery is to do the effect at that position.
@@ -114,7 +152,8 @@ impl Request {
 /// The positions a copy names, where they mean today what they meant when it was made.
 fn heeded(provenance: Provenance<'_>, digest: &str, resolution: &Resolution) -> Option<Vec<u32>> {
     let mut positions = provenance.effects.filter(|_| provenance.registry == Some(digest))?;
-    let all_exist = positions.iter().all(|position| (*position as usize) < resolution.effects.len());
+    let all_exist =
+        positions.iter().all(|position| (*position as usize) < resolution.effects.len());
     positions.sort_unstable();
     positions.dedup();
     all_exist.then_some(positions)
@@ -132,7 +171,9 @@ mod tests {
     #[test]
     fn a_panic_dead_letters_its_own_event_alone() {
         let request = Request::or_dead_letter(|| panic!("a bug"));
-        let Some(Settlement { copies, outcome: EventOutcome::Dead }) = request.verdict else { panic!("{:?}", request.verdict) };
+        let Some(Settlement { copies, outcome: EventOutcome::Dead }) = request.verdict else {
+            panic!("{:?}", request.verdict)
+        };
         assert_eq!(copies.len(), 1);
         assert_eq!(copies[0].destination, Destination::Dead(Reason::Panicked));
         assert!(request.resolution.effects.is_empty(), "nothing of it is applied");

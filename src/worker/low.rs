@@ -9,14 +9,15 @@
 //!   ([`Holding`]). What has just arrived is unread for a second at most ([`Unread`]).
 //! - It waits in a queue, after its first publication: the look that last saw the queue empty is
 //!   older.
-//! - It waits in a queue, requeued or republished: the worker that let go of it covers it, until the
-//!   queue was seen empty, and for [`OVERLAP`] more.
+//! - It waits in a queue, requeued or republished: the worker that let go of it covers it, until
+//!   the queue was seen empty, and for [`OVERLAP`] more.
 //!
 //! [`Unread`]: super::unread::Unread
 //!
-//! At any moment somebody's mark covers every event that some queue or worker still holds: the one that holds it, or the one that let go of it, until
-//! whoever has it next must have said so. When an event arrived nobody tells us, so a bound stands
-//! for it: a time by our clock, and an offset of the history, which no clock can spoil.
+//! At any moment somebody's mark covers every event that some queue or worker still holds: the one
+//! that holds it, or the one that let go of it, until whoever has it next must have said so. When
+//! an event arrived nobody tells us, so a bound stands for it: a time by our clock, and an offset
+//! of the history, which no clock can spoil.
 //! - The start of a look at the queue that saw nothing waiting: what comes to us first-hand after
 //!   it arrived after it. Beside it, the end of the history as it was a minute before: what the
 //!   queue gets later may already have been in the history.
@@ -63,13 +64,15 @@ struct Inner {
 struct State {
     /// What comes first-hand arrived after this.
     quiet: LowWatermark,
-    /// The start of a newer look that saw nothing waiting, and when it was answered; it counts once nothing delivered before is left unread.
+    /// The start of a newer look that saw nothing waiting, and when it was answered; it counts once
+    /// nothing delivered before is left unread.
     quieter: Option<(LowWatermark, Instant)>,
     /// The lowest of all marks, as of the last tick.
     lowest: LowWatermark,
     next: u64,
     in_hand: HashMap<u64, LowWatermark>,
-    /// What we let go of, by the queue that it went to, and the second in which it is back from there at the latest.
+    /// What we let go of, by the queue that it went to, and the second in which it is back from
+    /// there at the latest.
     let_go: BTreeMap<(Queue, u64), LetGo>,
     /// Offsets close before the history's end, and when it was there, oldest first.
     samples: VecDeque<(Instant, u64)>,
@@ -119,9 +122,15 @@ impl Bounds {
         if delivery.exchange().is_empty() {
             let message = delivery.message();
             if let Some(copy) = Provenance::of(&message) {
-                let time = copy.arrived_after.or(copy.first_time).and_then(|time| time.parse::<Timestamp>().ok());
+                let time = copy
+                    .arrived_after
+                    .or(copy.first_time)
+                    .and_then(|time| time.parse::<Timestamp>().ok());
                 let time_ms = time.and_then(|time| u64::try_from(time.as_millisecond()).ok());
-                return time_ms.map_or(self.lowest, |time_ms| LowWatermark { time_ms, offset: copy.arrived_offset.or(self.lowest.offset) });
+                return time_ms.map_or(self.lowest, |time_ms| LowWatermark {
+                    time_ms,
+                    offset: copy.arrived_offset.or(self.lowest.offset),
+                });
             }
         }
         if delivery.is_first_hand() && !delivery.redelivered() { self.quiet } else { self.lowest }
@@ -139,14 +148,19 @@ pub(super) struct Holding {
 impl Low {
     /// Nothing is known: what is in the queue may be as old as anything.
     pub(super) fn new() -> Self {
-        Self(Arc::new(Inner { state: Mutex::default(), looked: Notify::new(), since: Instant::now() }))
+        Self(Arc::new(Inner {
+            state: Mutex::default(),
+            looked: Notify::new(),
+            since: Instant::now(),
+        }))
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.0.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The earliest arrival of anything that is not applied yet, as far as this worker is to answer for it.
+    /// The earliest arrival of anything that is not applied yet, as far as this worker is to answer
+    /// for it.
     pub(super) fn now(&self) -> LowWatermark {
         self.change(|state| state.lowest_bound(Instant::now()))
     }
@@ -164,7 +178,10 @@ impl Low {
         let Some(lowest) = lowest else { return };
         self.change(|state| {
             if state.quiet.time_ms < lowest.time_ms {
-                state.quiet = LowWatermark { time_ms: lowest.time_ms, offset: lowest.offset.or(state.quiet.offset) };
+                state.quiet = LowWatermark {
+                    time_ms: lowest.time_ms,
+                    offset: lowest.offset.or(state.quiet.offset),
+                };
             }
             state.lowest = lowest;
         });
@@ -185,9 +202,12 @@ impl Low {
     /// queue, or all of the history was applied again since. What is in hand stays where it was:
     /// the history may get it later than its queue.
     pub(super) fn begin(&self, at: SystemTime, offset: u64) {
-        let time_ms = at.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        let time_ms = at
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         self.change(|state| {
-            state.quiet = LowWatermark { time_ms: time_ms.max(state.quiet.time_ms), offset: Some(offset) };
+            state.quiet =
+                LowWatermark { time_ms: time_ms.max(state.quiet.time_ms), offset: Some(offset) };
             state.lowest = state.in_hand.values().copied().fold(state.quiet, LowWatermark::lower);
             state.quieter = None;
             state.let_go.clear();
@@ -201,11 +221,13 @@ impl Low {
 
     /// Returns whether it is worth knowing where the history ends.
     pub(super) fn wants_sample(&self) -> bool {
-        self.change(|state| state.samples.is_empty() || state.taken_at.is_some_and(|at| at.elapsed() < SAMPLED_FOR))
+        self.change(|state| {
+            state.samples.is_empty() || state.taken_at.is_some_and(|at| at.elapsed() < SAMPLED_FOR)
+        })
     }
 
-    /// The history has a message of that offset, close before its end. Returns whether the stream is
-    /// another one than before.
+    /// The history has a message of that offset, close before its end. Returns whether the stream
+    /// is another one than before.
     pub(super) fn sampled(&self, offset: u64) -> bool {
         self.change(|state| state.sampled(Instant::now(), offset))
     }
@@ -219,7 +241,11 @@ impl Low {
     pub(super) fn take<'d>(&self, deliveries: impl IntoIterator<Item = &'d Delivery>) -> Holding {
         let (number, bounds) = self.change(|state| {
             let bounds = Bounds { quiet: state.quiet, lowest: state.lowest };
-            let bound = deliveries.into_iter().map(|delivery| bounds.of(delivery)).reduce(LowWatermark::lower).unwrap_or(bounds.quiet);
+            let bound = deliveries
+                .into_iter()
+                .map(|delivery| bounds.of(delivery))
+                .reduce(LowWatermark::lower)
+                .unwrap_or(bounds.quiet);
             state.taken_at = Some(Instant::now());
             state.next += 1;
             state.in_hand.insert(state.next, bound);
@@ -254,7 +280,12 @@ impl Low {
     /// Returns whether something that was let go of may still wait in a retry queue.
     pub(super) fn waits_for_retries(&self) -> bool {
         let second = self.second(Duration::ZERO);
-        self.change(|state| state.let_go.iter().any(|((_, back), gone)| *back >= second && gone.seen_empty.is_none()))
+        self.change(|state| {
+            state
+                .let_go
+                .iter()
+                .any(|((_, back), gone)| *back >= second && gone.seen_empty.is_none())
+        })
     }
 
     /// Takes in a look at the queues.
@@ -283,8 +314,11 @@ impl Low {
 
 impl State {
     fn lowest_bound(&mut self, now: Instant) -> LowWatermark {
-        self.let_go.retain(|_, gone| gone.seen_empty.is_none_or(|seen| now.duration_since(seen) < OVERLAP));
-        let others = self.in_hand.values().copied().chain(self.let_go.values().map(|gone| gone.bound));
+        self.let_go.retain(|_, gone| {
+            gone.seen_empty.is_none_or(|seen| now.duration_since(seen) < OVERLAP)
+        });
+        let others =
+            self.in_hand.values().copied().chain(self.let_go.values().map(|gone| gone.bound));
         others.fold(self.quiet, LowWatermark::lower)
     }
 
@@ -293,8 +327,12 @@ impl State {
         if is_another {
             // The stream was deleted, and another one began: offsets of the old one say nothing.
             self.samples.clear();
-            let held = self.in_hand.values_mut().chain(self.let_go.values_mut().map(|gone| &mut gone.bound));
-            held.chain([&mut self.quiet, &mut self.lowest]).for_each(|bound| bound.offset = Some(0));
+            let held = self
+                .in_hand
+                .values_mut()
+                .chain(self.let_go.values_mut().map(|gone| &mut gone.bound));
+            held.chain([&mut self.quiet, &mut self.lowest])
+                .for_each(|bound| bound.offset = Some(0));
             self.quieter = None;
         }
         self.samples.push_back((now, offset));
@@ -313,9 +351,12 @@ impl State {
 
     fn looked(&mut self, look: Look, second: u64, now: Instant) {
         let Look { began, main_empty, slow_empty, retries_empty_since } = look;
-        let began_ms = began.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        let began_ms = began
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         if main_empty && self.quieter.is_none() {
-            self.quieter = Some((LowWatermark { time_ms: began_ms, offset: self.end_before_lag(now) }, now));
+            self.quieter =
+                Some((LowWatermark { time_ms: began_ms, offset: self.end_before_lag(now) }, now));
         }
         for ((queue, back), gone) in &mut self.let_go {
             let empty = match queue {
@@ -323,7 +364,8 @@ impl State {
                 Queue::Slow => slow_empty,
             };
             // What has left the retry queues is in the others, or in somebody's hand.
-            let is_back = *back < second || retries_empty_since.is_some_and(|since| gone.since < since);
+            let is_back =
+                *back < second || retries_empty_since.is_some_and(|since| gone.since < since);
             if empty && is_back {
                 gone.seen_empty.get_or_insert(now);
             }
@@ -334,14 +376,21 @@ impl State {
         if let Some((quiet, answered)) = self.quieter
             && now.duration_since(answered) >= UNDER_WAY
         {
-            self.quiet = LowWatermark { time_ms: quiet.time_ms.max(self.quiet.time_ms), offset: quiet.offset.max(self.quiet.offset) };
+            self.quiet = LowWatermark {
+                time_ms: quiet.time_ms.max(self.quiet.time_ms),
+                offset: quiet.offset.max(self.quiet.offset),
+            };
             self.quieter = None;
         }
     }
 
     fn let_go(&mut self, queue: Queue, back: u64, bound: LowWatermark) {
         let now = Instant::now();
-        let gone = self.let_go.entry((queue, back)).or_insert(LetGo { bound, since: now, seen_empty: None });
+        let gone = self.let_go.entry((queue, back)).or_insert(LetGo {
+            bound,
+            since: now,
+            seen_empty: None,
+        });
         (gone.bound, gone.since) = (gone.bound.lower(bound), now);
         gone.seen_empty = None;
     }

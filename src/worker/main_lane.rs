@@ -1,4 +1,5 @@
-//! The main lane: batches that form by themselves, applied in one round trip each, acknowledged whole and in order.
+//! The main lane: batches that form by themselves, applied in one round trip each, acknowledged
+//! whole and in order.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -20,24 +21,29 @@ use super::{LaneEnd, Shared, copies};
 use crate::broker::{Delivery, Lane, LaneName, SessionEnded, Tag};
 use crate::cache::Outage;
 
-/// Batches that may be on their way to Redis at once: enough to fill a slow link; the prefetch bounds them anyway.
+/// Batches that may be on their way to Redis at once: enough to fill a slow link; the prefetch
+/// bounds them anyway.
 const MAX_APPLYING: usize = 16;
 
-/// With a batch on its way nothing more is taken for so long: by then a Redis that is near has answered, and a larger batch costs it fewer
-/// commands, and us fewer wakings. A slow link is filled with several batches.
+/// With a batch on its way nothing more is taken for so long: by then a Redis that is near has
+/// answered, and a larger batch costs it fewer commands, and us fewer wakings. A slow link is
+/// filled with several batches.
 const SLOW_LINK: Duration = Duration::from_micros(500);
 
 /// So many make a batch on a slow link, while others are on their way.
 const GATHERED: usize = 50;
 
-/// Of what may be in hand, settled deliveries make up so small a part when they are acknowledged while more arrive: to a quorum queue an
-/// acknowledgement is an entry in its log, and what it may then give out it reads at once.
+/// Of what may be in hand, settled deliveries make up so small a part when they are acknowledged
+/// while more arrive: to a quorum queue an acknowledgement is an entry in its log, and what it may
+/// then give out it reads at once.
 const ACKNOWLEDGED_PART: u16 = 8;
 
-/// Of a backlog more is to come: with nothing in hand otherwise, what is settled waits so long for it.
+/// Of a backlog more is to come: with nothing in hand otherwise, what is settled waits so long for
+/// it.
 const MORE_COMES: Duration = Duration::from_millis(2);
 
-/// Nor does it wait longer for what is in hand beside it: Redis may be silent, and the broker take no copies.
+/// Nor does it wait longer for what is in hand beside it: Redis may be silent, and the broker take
+/// no copies.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(100);
 
 /// Between two signs of life, after which the deliveries that wait in the connection's buffer are
@@ -78,7 +84,9 @@ pub(super) async fn run(
     lane.consume(window.prefetch()).await?;
     loop {
         while let Some(next) = waiting.front() {
-            if !applying.is_empty() && (alone || next.is_suspected() || applying.len() >= MAX_APPLYING) {
+            if !applying.is_empty()
+                && (alone || next.is_suspected() || applying.len() >= MAX_APPLYING)
+            {
                 break;
             }
             alone = next.is_suspected();
@@ -96,8 +104,13 @@ pub(super) async fn run(
             yielding.yields();
         }
         alone &= !applying.is_empty();
-        let may_take = !alone && applying.len() < MAX_APPLYING && waiting.is_empty() && reading.is_empty() && resolver.has_room();
-        let nothing_under_way = applying.is_empty() && waiting.is_empty() && reading.is_empty() && settling.is_empty();
+        let may_take = !alone
+            && applying.len() < MAX_APPLYING
+            && waiting.is_empty()
+            && reading.is_empty()
+            && resolver.has_room();
+        let nothing_under_way =
+            applying.is_empty() && waiting.is_empty() && reading.is_empty() && settling.is_empty();
         if stopping && nothing_under_way && !lane.has_left_over() && !settled.any() {
             return Ok(LaneEnd::Stopped);
         }
@@ -128,7 +141,8 @@ pub(super) async fn run(
                         settled.acknowledge(lane)?;
                         shared.gate.close(&outage);
                         batch.not_applied(&outage);
-                        // What was sent behind the failed batch is applied again behind it: order is kept.
+                        // What was sent behind the failed batch is applied again behind it: order
+                        // is kept.
                         let mut held = VecDeque::from([batch]);
                         while !applying.is_empty() {
                             let (behind, _): (Batch, Result<Unsettled, Outage>) = applying.next().await;
@@ -218,7 +232,13 @@ impl Settled {
     }
 
     /// One more batch, and all before it are; acknowledges them once there are that many.
-    fn note(&mut self, lane: &Lane, (batch, copied): &SettledBatch, suspects: &Suspects<'_>, at_once: u16) -> Result<(), SessionEnded> {
+    fn note(
+        &mut self,
+        lane: &Lane,
+        (batch, copied): &SettledBatch,
+        suspects: &Suspects<'_>,
+        at_once: u16,
+    ) -> Result<(), SessionEnded> {
         if suspects.any() {
             // Those stand among what is settled, and are not.
             self.acknowledge(lane)?;
@@ -227,7 +247,11 @@ impl Settled {
         self.through = batch.last_tag();
         self.since.get_or_insert_with(Instant::now);
         self.deliveries += batch.deliveries().len();
-        if *copied || self.deliveries >= usize::from(at_once) { self.acknowledge(lane) } else { Ok(()) }
+        if *copied || self.deliveries >= usize::from(at_once) {
+            self.acknowledge(lane)
+        } else {
+            Ok(())
+        }
     }
 
     /// Waits until it is to be acknowledged, few as it may be.
@@ -263,9 +287,9 @@ struct HeldBack<'h> {
     takes: bool,
 }
 
-/// Waits for Redis while what was applied before the outage is settled. Where Redis takes deletions alone, those of what is held and of what
-/// arrives meanwhile take effect. False when the rest is to be given back: by then all that could be
-/// settled is, or its copies would be made twice.
+/// Waits for Redis while what was applied before the outage is settled. Where Redis takes deletions
+/// alone, those of what is held and of what arrives meanwhile take effect. False when the rest is
+/// to be given back: by then all that could be settled is, or its copies would be made twice.
 async fn hold<F>(
     shared: &Shared,
     lane: &mut Lane,
@@ -319,7 +343,8 @@ where
                             takes = batch.delete_now(shared).await;
                             batches.push_back(batch);
                         }
-                        // It may need room that only the held batches give back. What came behind it waits too.
+                        // It may need room that only the held batches give back. What came behind
+                        // it waits too.
                         FirstLook::Heavy(heavy) => {
                             takes = false;
                             unread.put_back(&shared.low, heavy.deliveries());
@@ -344,7 +369,11 @@ where
 }
 
 /// The next deliveries where more may be taken; else waits for the session's end.
-async fn next_or_end(lane: &mut Lane, takes: bool, max: usize) -> Result<Vec<Delivery>, SessionEnded> {
+async fn next_or_end(
+    lane: &mut Lane,
+    takes: bool,
+    max: usize,
+) -> Result<Vec<Delivery>, SessionEnded> {
     if takes { lane.next_batch_of(|_| true, max).await } else { Err(lane.end().await) }
 }
 
@@ -369,7 +398,11 @@ pub(super) async fn handle(
                 if outage.out_of_memory {
                     batch.delete_now(shared).await;
                 }
-                if !shared.gate.hold(stop, &outage, *held_since.get_or_insert_with(tokio::time::Instant::now)).await {
+                if !shared
+                    .gate
+                    .hold(stop, &outage, *held_since.get_or_insert_with(tokio::time::Instant::now))
+                    .await
+                {
                     return Ok(None);
                 }
             }
@@ -382,7 +415,12 @@ async fn apply(shared: &Shared, mut batch: Batch) -> (Batch, Result<Unsettled, O
     (batch, applied)
 }
 
-async fn settle(shared: &Shared, publisher: &copies::Publisher, batch: Batch, unsettled: Unsettled) -> Result<SettledBatch, SessionEnded> {
+async fn settle(
+    shared: &Shared,
+    publisher: &copies::Publisher,
+    batch: Batch,
+    unsettled: Unsettled,
+) -> Result<SettledBatch, SessionEnded> {
     let copied = batch.settle(shared, publisher, &unsettled).await?;
     Ok((batch, copied))
 }

@@ -1,4 +1,5 @@
-//! The broker's objects while a session lasts: looked at again and again, declared and bound where they are missing.
+//! The broker's objects while a session lasts: looked at again and again, declared and bound where
+//! they are missing.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -41,7 +42,9 @@ pub(super) fn began(shared: &Shared, session: &Session, is_first: bool) {
     }
     shared.brokers.met(session.broker().as_deref());
     note_history(shared, session.history_fault().map(str::to_owned));
-    shared.first_ever.send_if_modified(|known| known.is_none() && known.replace(session.is_first_ever()).is_none());
+    shared.first_ever.send_if_modified(|known| {
+        known.is_none() && known.replace(session.is_first_ever()).is_none()
+    });
 }
 
 /// Looks again and again; never returns.
@@ -49,11 +52,18 @@ pub(super) async fn keep(shared: &Shared, readiness: &Readiness, session: &Sessi
     let mut told = BTreeSet::new();
     loop {
         let bindings = u32::try_from(session.bindings()).unwrap_or(u32::MAX);
-        tokio::time::sleep(INTERVAL + JITTER.mul_f64(fastrand::f64()) + PER_BINDING.saturating_mul(bindings)).await;
+        tokio::time::sleep(
+            INTERVAL + JITTER.mul_f64(fastrand::f64()) + PER_BINDING.saturating_mul(bindings),
+        )
+        .await;
         let mended = session.mend().await;
-        // Until Redis can be worked with, it stays noted: where the heal is to begin is not known before.
+        // Until Redis can be worked with, it stays noted: where the heal is to begin is not known
+        // before.
         if shared.gate.is_open() && session.deletion_seen().take() {
-            owe_heal(shared, "a queue or the exchange was deleted while workers ran: events may have gone to the history alone");
+            owe_heal(
+                shared,
+                "a queue or the exchange was deleted while workers ran: events may have gone to the history alone",
+            );
         }
         match mended {
             Ok(mended) => note(shared, readiness, mended, &mut told),
@@ -80,7 +90,11 @@ fn note(shared: &Shared, readiness: &Readiness, mended: Mended, told: &mut BTree
         }
     }
     told.retain(|problem| mended.problems.contains(problem));
-    readiness.set_objects(if mended.problems.is_empty() { Ok(()) } else { Err(mended.problems.join("; ").into()) });
+    readiness.set_objects(if mended.problems.is_empty() {
+        Ok(())
+    } else {
+        Err(mended.problems.join("; ").into())
+    });
     note_history(shared, mended.history_fault);
 }
 
@@ -98,11 +112,14 @@ fn note_history(shared: &Shared, fault: Option<String>) {
     shared.history_fault.store(fault.map(Arc::new));
 }
 
-/// Owes a heal where events may be in the history alone, and waits until Redis holds that. To be called once Redis can be worked with: the
-/// low watermark of those that are gone is known by then.
+/// Owes a heal where events may be in the history alone, and waits until Redis holds that. To be
+/// called once Redis can be worked with: the low watermark of those that are gone is known by then.
 pub(super) async fn owe_what_was_deleted(shared: &Shared, is_owed: &mut bool) {
     if std::mem::take(is_owed) {
-        owe_heal(shared, "a queue or the exchange was deleted: events may have gone to the history alone");
+        owe_heal(
+            shared,
+            "a queue or the exchange was deleted: events may have gone to the history alone",
+        );
     }
     shared.owed.saved().await;
 }
@@ -115,13 +132,16 @@ pub(super) async fn owe(shared: &Shared, cause: &str) {
 
 fn owe_heal(shared: &Shared, cause: &str) {
     if !shared.config.heals() || shared.config.amqp.history.is_none() {
-        error!("{cause}; nothing makes up for it without a history and healing: flush what must be right");
+        error!(
+            "{cause}; nothing makes up for it without a history and healing: flush what must be right"
+        );
         return;
     }
     let low = shared.low.now();
-    // Where nobody has left a low watermark, the heal begins UNSTALE_HEAL_WINDOW ago, or as long before the
-    // history's end.
-    let from = if low.time_ms == 0 { HealFrom::default() } else { HealFrom::low(low) }.or_window(window(&shared.config), Timestamp::now());
+    // Where nobody has left a low watermark, the heal begins UNSTALE_HEAL_WINDOW ago, or as long
+    // before the history's end.
+    let from = if low.time_ms == 0 { HealFrom::default() } else { HealFrom::low(low) }
+        .or_window(window(&shared.config), Timestamp::now());
     warn!("{cause}; the history is applied again");
     shared.owed.owe(from, cause);
 }

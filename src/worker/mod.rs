@@ -159,7 +159,8 @@ pub struct Signals {
 /// Runs the worker until it is told to end.
 ///
 /// # Errors
-/// [`StartError`] when a server refuses us for good before the first session stood; once one has, refusals mean back-off.
+/// [`StartError`] when a server refuses us for good before the first session stood; once one has,
+/// refusals mean back-off.
 pub async fn run(
     config: Config,
     registry: Registry,
@@ -171,7 +172,10 @@ pub async fn run(
     let (abandoned, stuck) = (Arc::<AtomicUsize>::default(), CancellationToken::new());
     let loaders = Loaders::new(&config.warm, registry.loaders())?;
     let shared = Arc::new(Shared {
-        policy: SettlePolicy { ladder: Ladder(config.amqp.retry_delays.clone()), unknown: config.unknown },
+        policy: SettlePolicy {
+            ladder: Ladder(config.amqp.retry_delays.clone()),
+            unknown: config.unknown,
+        },
         cache: Cache::connect(&config.redis, &config.amqp.queue)?
             .serving_stale_for(longest_warm(&config))
             .refusing_eviction(config.refuses_eviction),
@@ -235,7 +239,11 @@ pub async fn run(
 }
 
 /// Runs sessions until told to stop, then counts what they leave.
-async fn serve(shared: &Shared, sessions: Supervisor<'_>, stop: &CancellationToken) -> Result<(), BrokerError> {
+async fn serve(
+    shared: &Shared,
+    sessions: Supervisor<'_>,
+    stop: &CancellationToken,
+) -> Result<(), BrokerError> {
     sessions.run(stop).await?;
     census::leave(shared).await;
     Ok(())
@@ -244,7 +252,8 @@ async fn serve(shared: &Shared, sessions: Supervisor<'_>, stop: &CancellationTok
 /// How long a `warm` may take, from its event to its last attempt's end, while the lanes keep up.
 fn longest_warm(config: &Config) -> Duration {
     let delays: Duration = config.amqp.retry_delays.iter().sum();
-    let attempts = u32::try_from(config.amqp.retry_delays.len()).unwrap_or(u32::MAX).saturating_add(1);
+    let attempts =
+        u32::try_from(config.amqp.retry_delays.len()).unwrap_or(u32::MAX).saturating_add(1);
     delays.saturating_add(config.warm.timeout.saturating_mul(attempts)).saturating_add(gate::HOLD)
 }
 
@@ -265,7 +274,11 @@ impl Live {
     fn new(registry: Registry, loaders: Loaders, metrics: &Metrics) -> Self {
         let entries = registry.entries().iter().map(|entry| entry.name.as_str());
         metrics.set_loaders(loaders.standings());
-        Self { metrics: metrics.for_registry(registry.digest(), registry.rules(), entries), loaders, registry: Arc::new(registry) }
+        Self {
+            metrics: metrics.for_registry(registry.digest(), registry.rules(), entries),
+            loaders,
+            registry: Arc::new(registry),
+        }
     }
 }
 
@@ -273,7 +286,11 @@ impl Shared {
     /// Waits until the first session has begun, and says whether there were no queues before it.
     async fn is_first_ever(&self) -> bool {
         // The sender lives as long as `self`: waiting cannot fail.
-        self.first_ever.subscribe().wait_for(Option::is_some).await.is_ok_and(|known| *known == Some(true))
+        self.first_ever
+            .subscribe()
+            .wait_for(Option::is_some)
+            .await
+            .is_ok_and(|known| *known == Some(true))
     }
 
     /// Learns by which secret the workers of this Redis sign republished messages now.
@@ -288,7 +305,8 @@ impl Shared {
         self.config.amqp.retry_delays.iter().max().copied().unwrap_or_default()
     }
 
-    /// Deliveries of the slow lane in hand at once: loads are bounded by their own limits, and some must be waiting for them.
+    /// Deliveries of the slow lane in hand at once: loads are bounded by their own limits, and some
+    /// must be waiting for them.
     fn slow_prefetch(&self) -> u16 {
         u16::try_from(2 * self.config.warm.concurrency + 8).unwrap_or(u16::MAX)
     }

@@ -82,13 +82,16 @@ impl Owed {
     /// Redis holds that a heal is owed, for that cause: it was logged, and is tried again in a
     /// while.
     pub(super) fn knows(&self, cause: String) {
-        self.change(|state| (state.any, state.tried_at, state.logged) = (true, Some(Instant::now()), Some(cause)));
+        self.change(|state| {
+            (state.any, state.tried_at, state.logged) = (true, Some(Instant::now()), Some(cause))
+        });
     }
 
     /// Takes in what the last tick showed.
     pub(super) fn saw(&self, owed: Option<OwedHeal>, by_other_rules: bool) {
         let is_news = self.change(|state| {
-            let is_news = (owed.is_some() && !state.any) || (by_other_rules && !state.by_other_rules);
+            let is_news =
+                (owed.is_some() && !state.any) || (by_other_rules && !state.by_other_rules);
             (state.any, state.by_other_rules) = (owed.is_some(), by_other_rules);
             if is_news {
                 state.tried_at = None;
@@ -116,11 +119,13 @@ impl Owed {
 }
 
 pub(super) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Saves and pays what is owed, until `stop`. Saving does not wait for a payment, which may read days
-/// of history: a crash must not forget the debt, and nothing is consumed until Redis holds it.
+/// Saves and pays what is owed, until `stop`. Saving does not wait for a payment, which may read
+/// days of history: a crash must not forget the debt, and nothing is consumed until Redis holds it.
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     if !shared.config.heals() {
         return;
@@ -177,7 +182,8 @@ async fn pay_if_due(shared: &Shared) {
         }
     });
     if due && let Err(cause) = pay(shared).await {
-        let is_news = owed.change(|state| state.logged.replace(cause.clone()).as_ref() != Some(&cause));
+        let is_news =
+            owed.change(|state| state.logged.replace(cause.clone()).as_ref() != Some(&cause));
         if is_news {
             error!(%cause, retry_in_s = AGAIN.as_secs(), "a heal is owed and cannot be done: `unstale status` says what to do");
         }
@@ -195,9 +201,13 @@ async fn pay(shared: &Shared) -> Result<(), String> {
         before.probe().await.map_err(redis)?;
         shared.owed.stop_healing().await;
     }
-    let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(|error| error.to_string())?.healing_beside();
+    let cache = Cache::connect(&config.redis, &config.amqp.queue)
+        .map_err(|error| error.to_string())?
+        .healing_beside();
     cache.probe().await.map_err(redis)?;
-    let Turn::Ours(marks) = cache.take_heal_beside().await.map_err(outage).map_err(redis)? else { return Ok(()) };
+    let Turn::Ours(marks) = cache.take_heal_beside().await.map_err(outage).map_err(redis)? else {
+        return Ok(());
+    };
     let cache = Arc::new(cache);
     shared.owed.change(|state| state.healing = Some(Arc::clone(&cache)));
     let live = shared.live.load_full();
@@ -205,7 +215,8 @@ async fn pay(shared: &Shared) -> Result<(), String> {
         None => Ok(None),
         Some(work) => perform(shared, &live, &cache, &marks, &work).await.map(Some),
     };
-    let changes = result.as_ref().map_or_else(|_| Vec::new(), |done| done.clone().unwrap_or_default());
+    let changes =
+        result.as_ref().map_or_else(|_| Vec::new(), |done| done.clone().unwrap_or_default());
     if result.is_err() {
         shared.owed.stop_healing().await;
     }
@@ -213,7 +224,8 @@ async fn pay(shared: &Shared) -> Result<(), String> {
     shared.owed.change(|state| {
         state.healing = None;
         if !changes.is_empty() {
-            (state.any, state.by_other_rules, state.tried_at, state.logged) = (false, false, None, None);
+            (state.any, state.by_other_rules, state.tried_at, state.logged) =
+                (false, false, None, None);
         }
     });
     result.map(drop)
@@ -236,18 +248,38 @@ impl Work {
     fn of(marks: &Marks, live: &Live) -> Option<Self> {
         let owed = marks.owed();
         if let Some(OwedHeal { from, .. }) = &owed.all {
-            return Some(Self { is_owed: true, from: *from, end_offset: None, changes: owed.paid() });
+            return Some(Self {
+                is_owed: true,
+                from: *from,
+                end_offset: None,
+                changes: owed.paid(),
+            });
         }
         let unhealed = marks.unhealed_by(live.registry.digest())?;
-        Some(Self { is_owed: false, from: unhealed.from, end_offset: unhealed.end_offset, changes: unhealed.changes })
+        Some(Self {
+            is_owed: false,
+            from: unhealed.from,
+            end_offset: unhealed.end_offset,
+            changes: unhealed.changes,
+        })
     }
 }
 
 /// Heals, and returns the changes that note it. An error says why it is still to be done.
-async fn perform(shared: &Shared, live: &Live, cache: &Cache, marks: &Marks, work: &Work) -> Result<Vec<Change>, String> {
+async fn perform(
+    shared: &Shared,
+    live: &Live,
+    cache: &Cache,
+    marks: &Marks,
+    work: &Work,
+) -> Result<Vec<Change>, String> {
     let Shared { config, metrics, .. } = shared;
     let digest = live.registry.digest();
-    let (why, name) = if work.is_owed { ("a heal was owed", "owed") } else { ("other workers healed by other rules than ours", "rules") };
+    let (why, name) = if work.is_owed {
+        ("a heal was owed", "owed")
+    } else {
+        ("other workers healed by other rules than ours", "rules")
+    };
     let progress = marks.take_over_progress(cache, work.from, &format!("{name} {digest}"));
     let (from, began) = (progress.from, Instant::now());
     let mut guard = Guard::begin(config, cache, progress);
@@ -273,14 +305,20 @@ async fn perform(shared: &Shared, live: &Live, cache: &Cache, marks: &Marks, wor
             if work.is_owed {
                 changes.extend(marks.note_heal(cache.id(), (begin, end), digest, began.elapsed()));
             }
-            changes.extend(details(marks, (begin, work.end_offset), complete, passed_over).map(|details| details.note()));
+            changes.extend(
+                details(marks, (begin, work.end_offset), complete, passed_over)
+                    .map(|details| details.note()),
+            );
             Ok(changes)
         }
         Ok(Healed::NoHistory) if config.amqp.history.is_none() => {
             error!(%from, "UNSTALE_HISTORY=off: nothing can be applied again; flush what must be right");
             Ok(work.changes.clone())
         }
-        Ok(Healed::NoHistory) => Err("there is no history: a worker declares it again, and what the old one held is gone".to_owned()),
+        Ok(Healed::NoHistory) => Err(
+            "there is no history: a worker declares it again, and what the old one held is gone"
+                .to_owned(),
+        ),
         Err(NotHealed::Redis(outage)) => Err(outage.cause),
         Err(NotHealed::Broker(error)) => Err(error.to_string()),
         Err(NotHealed::History(cause)) => Err(cause),
@@ -289,12 +327,20 @@ async fn perform(shared: &Shared, live: &Live, cache: &Cache, marks: &Marks, wor
 
 /// Returns the new details of the last heal's record, if that heal was put off or left something
 /// out, and one between those offsets has done it now.
-fn details(marks: &Marks, (begin, end): (u64, Option<u64>), is_whole: bool, passed_over: Vec<u64>) -> Option<HealDetails> {
+fn details(
+    marks: &Marks,
+    (begin, end): (u64, Option<u64>),
+    is_whole: bool,
+    passed_over: Vec<u64>,
+) -> Option<HealDetails> {
     let heal = marks.last_heal()?;
     let was_put_off = heal.details.owed == Some(cache::Owed::Due);
-    let reached_all = heal.details.passed_over.iter().all(|offset| end.is_none_or(|end| *offset < end));
-    let has_done_the_rest =
-        is_whole && reached_all && !heal.details.passed_over.is_empty() && heal.details.from_offset.is_some_and(|from| begin <= from);
+    let reached_all =
+        heal.details.passed_over.iter().all(|offset| end.is_none_or(|end| *offset < end));
+    let has_done_the_rest = is_whole
+        && reached_all
+        && !heal.details.passed_over.is_empty()
+        && heal.details.from_offset.is_some_and(|from| begin <= from);
     (was_put_off || has_done_the_rest).then(|| HealDetails {
         began_ms: heal.began_ms,
         from_offset: Some(begin),

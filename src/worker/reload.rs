@@ -1,6 +1,8 @@
-//! The registry's files, looked at every second: what loads replaces what is in use, what does not changes nothing.
+//! The registry's files, looked at every second: what loads replaces what is in use, what does not
+//! changes nothing.
 //!
-//! Looking is what works everywhere: a `ConfigMap`'s symlink swap, bind mounts and network file systems do not all tell of their changes.
+//! Looking is what works everywhere: a `ConfigMap`'s symlink swap, bind mounts and network file
+//! systems do not all tell of their changes.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -17,10 +19,12 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Of what is told of a registry that was not taken.
 const CAUSE_MAX_CHARS: usize = 400;
 
-/// The contents are read after so many looks even if no file seems to have changed: a network file system may keep times of whole seconds.
+/// The contents are read after so many looks even if no file seems to have changed: a network file
+/// system may keep times of whole seconds.
 const LOOKS_PER_READ: u64 = 60;
 
-/// What one look at the files found. Problems count as a state too: they are reported once, and end when the files are right again.
+/// What one look at the files found. Problems count as a state too: they are reported once, and end
+/// when the files are right again.
 type Look = Result<registry::FileList, Problems>;
 
 /// Watches until `stop`.
@@ -32,7 +36,10 @@ pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
         let options = LoadOptions::for_run(&shared.config.registry);
         let looked_at = options.clone();
-        let Ok(look) = tokio::task::spawn_blocking(move || registry::list_files(&looked_at)).await else { continue };
+        let Ok(look) = tokio::task::spawn_blocking(move || registry::list_files(&looked_at)).await
+        else {
+            continue;
+        };
         looks += 1;
         // Twice the same: no swap is under way, and nobody is in the midst of writing.
         let is_settled = seen.as_ref() == Some(&look);
@@ -52,7 +59,9 @@ pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
             continue;
         }
         let looked_at = options.clone();
-        let Ok(Ok(digest)) = tokio::task::spawn_blocking(move || registry::digest_of(&looked_at)).await else {
+        let Ok(Ok(digest)) =
+            tokio::task::spawn_blocking(move || registry::digest_of(&looked_at)).await
+        else {
             judged = None;
             continue;
         };
@@ -108,10 +117,18 @@ fn log_lines(problems: &impl Display) {
     problems.to_string().lines().for_each(|line| error!("{line}"));
 }
 
-/// For whoever asks how things stand: the first of the problems, whose first line says where and what. The log has all of it.
+/// For whoever asks how things stand: the first of the problems, whose first line says where and
+/// what. The log has all of it.
 fn refuse(shared: &Shared, problems: &impl Display) {
     shared.metrics.reload_failed();
-    let first: String = problems.to_string().lines().next().unwrap_or_default().chars().take(CAUSE_MAX_CHARS).collect();
+    let first: String = problems
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(CAUSE_MAX_CHARS)
+        .collect();
     shared.refused_registry.store(Some(Arc::new(first)));
     shared.report_changed.notify_one();
 }

@@ -28,15 +28,24 @@ pub(super) struct Reporter<'s> {
     readiness: Readiness,
     host: String,
     ladder: Vec<String>,
-    /// A queue of a ladder that is no more holds what nobody would find: whoever saw a worker with that ladder passes it on.
+    /// A queue of a ladder that is no more holds what nobody would find: whoever saw a worker with
+    /// that ladder passes it on.
     other_rungs: BTreeSet<String>,
     refused: bool,
 }
 
 impl<'s> Reporter<'s> {
     pub(super) fn new(shared: &'s Shared, readiness: Readiness) -> Self {
-        let ladder = shared.config.amqp.retry_delays.iter().map(|delay| format_duration(*delay)).collect();
-        Self { shared, readiness, host: host(), ladder, other_rungs: BTreeSet::new(), refused: false }
+        let ladder =
+            shared.config.amqp.retry_delays.iter().map(|delay| format_duration(*delay)).collect();
+        Self {
+            shared,
+            readiness,
+            host: host(),
+            ladder,
+            other_rungs: BTreeSet::new(),
+            refused: false,
+        }
     }
 
     /// Reports while Redis can be worked with; never returns.
@@ -69,12 +78,17 @@ impl<'s> Reporter<'s> {
     /// Removes the report, where Redis can be worked with.
     pub(super) async fn retract(self) {
         // What is not removed runs out by itself.
-        let _ = tokio::time::timeout(RETRACT_TIMEOUT, self.shared.cache.report(self.shared.cache.id(), None)).await;
+        let _ = tokio::time::timeout(
+            RETRACT_TIMEOUT,
+            self.shared.cache.report(self.shared.cache.id(), None),
+        )
+        .await;
     }
 
     fn report(&self) -> Report {
         let (in_flight, oldest) = self.shared.in_flight.now();
-        let age = oldest.map(|arrived| SystemTime::now().duration_since(arrived).unwrap_or_default());
+        let age =
+            oldest.map(|arrived| SystemTime::now().duration_since(arrived).unwrap_or_default());
         Report {
             host: self.host.clone(),
             pid: std::process::id(),
@@ -91,7 +105,9 @@ impl<'s> Reporter<'s> {
     }
 
     fn remember(&mut self, others: &[Reported]) {
-        let rungs = others.iter().flat_map(|other| other.report.ladder.iter().chain(&other.report.other_rungs));
+        let rungs = others
+            .iter()
+            .flat_map(|other| other.report.ladder.iter().chain(&other.report.other_rungs));
         for rung in rungs.filter(|rung| !self.ladder.contains(rung)) {
             if self.other_rungs.len() < OTHER_RUNGS_MAX {
                 self.other_rungs.insert(rung.clone());
@@ -103,6 +119,7 @@ impl<'s> Reporter<'s> {
 
 /// The machine's name as Linux tells it; a container's is that of its pod.
 fn host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::fs::read_to_string("/etc/hostname"));
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .or_else(|_| std::fs::read_to_string("/etc/hostname"));
     name.map(|name| name.trim().to_owned()).unwrap_or_default()
 }

@@ -1,13 +1,13 @@
 //! Reads deliveries: at once while that takes a few milliseconds, else on a thread apart from the
 //! lanes' loop, under a deadline.
 //!
-//! The deadline is one of the wall clock, and says nothing of an event whose thread had no CPU time:
-//! the machine may be busy, or the process suspended. So an event that misses it is resolved once
-//! more. What a budget of work or bytes ends is final at once.
+//! The deadline is one of the wall clock, and says nothing of an event whose thread had no CPU
+//! time: the machine may be busy, or the process suspended. So an event that misses it is resolved
+//! once more. What a budget of work or bytes ends is final at once.
 //!
-//! A thread cannot be stopped from outside. One that works on long beyond the deadline is abandoned,
-//! and its event is dead-lettered. The worker ends in order once [`MOST_ABANDONED`] such threads run
-//! at a time: their memory and CPU time are not to be had back otherwise.
+//! A thread cannot be stopped from outside. One that works on long beyond the deadline is
+//! abandoned, and its event is dead-lettered. The worker ends in order once [`MOST_ABANDONED`] such
+//! threads run at a time: their memory and CPU time are not to be had back otherwise.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -98,8 +98,17 @@ impl FirstLook {
 impl Resolver {
     /// Returns the reader of a lane. Threads that are abandoned are counted over both lanes, and
     /// `ends` is cancelled when there are too many.
-    pub(super) fn new(lane: LaneName, abandoned: &Arc<AtomicUsize>, ends: &CancellationToken) -> Self {
-        let threads = Threads { turn: Semaphore::new(1), deadline: DEADLINE, abandoned: Arc::clone(abandoned), ends: ends.clone() };
+    pub(super) fn new(
+        lane: LaneName,
+        abandoned: &Arc<AtomicUsize>,
+        ends: &CancellationToken,
+    ) -> Self {
+        let threads = Threads {
+            turn: Semaphore::new(1),
+            deadline: DEADLINE,
+            abandoned: Arc::clone(abandoned),
+            ends: ends.clone(),
+        };
         Self { lane, account: Account::default(), threads }
     }
 
@@ -110,7 +119,11 @@ impl Resolver {
 
     /// Reads deliveries, as many of them as a batch may take in the loop. The others are returned
     /// too, to be read next.
-    pub(super) fn read(&self, shared: &Shared, deliveries: Vec<Delivery>) -> (FirstLook, Vec<Delivery>) {
+    pub(super) fn read(
+        &self,
+        shared: &Shared,
+        deliveries: Vec<Delivery>,
+    ) -> (FirstLook, Vec<Delivery>) {
         self.first_look(shared, Taken::new(shared, deliveries))
     }
 
@@ -124,7 +137,8 @@ impl Resolver {
             if body_bytes > INLINE_BODY_BYTES || delivery.body().len() > INLINE_BODY_MAX_BYTES {
                 break;
             }
-            let request = Request::of(delivery, &live, shared.config.reading, self.lane, &allowance);
+            let request =
+                Request::of(delivery, &live, shared.config.reading, self.lane, &allowance);
             if allowance.is_spent() {
                 break;
             }
@@ -151,7 +165,8 @@ impl Resolver {
     pub(super) async fn read_apart(&self, shared: &Shared, Heavy { taken, live }: Heavy) -> Batch {
         let delivery = &taken.deliveries[0];
         let body_bytes = delivery.body().len();
-        let mut charge: Charge = self.account.reserve(Budget::for_bytes(body_bytes).bytes_limit()).await;
+        let mut charge: Charge =
+            self.account.reserve(Budget::for_bytes(body_bytes).bytes_limit()).await;
         let (reading, lane) = (shared.config.reading, self.lane);
         // A copy: the thread may keep it for ever.
         let (its_delivery, its_live) = (delivery.clone(), Arc::clone(&live));
@@ -213,9 +228,13 @@ enum Tried<T> {
 }
 
 impl Threads {
-    /// Runs the work with the budget of a body of that many bytes, and once more if the deadline ended
-    /// it. `None` when it does not end.
-    async fn run<T: Send + 'static>(&self, body_bytes: usize, work: impl Fn(&Budget) -> T + Send + Sync + 'static) -> Option<T> {
+    /// Runs the work with the budget of a body of that many bytes, and once more if the deadline
+    /// ended it. `None` when it does not end.
+    async fn run<T: Send + 'static>(
+        &self,
+        body_bytes: usize,
+        work: impl Fn(&Budget) -> T + Send + Sync + 'static,
+    ) -> Option<T> {
         // Never closed.
         let _turn = self.turn.acquire().await;
         let work = Arc::new(work);
@@ -230,9 +249,14 @@ impl Threads {
         }
     }
 
-    async fn try_once<T: Send + 'static>(&self, body_bytes: usize, work: &Arc<impl Fn(&Budget) -> T + Send + Sync + 'static>) -> Tried<T> {
+    async fn try_once<T: Send + 'static>(
+        &self,
+        body_bytes: usize,
+        work: &Arc<impl Fn(&Budget) -> T + Send + Sync + 'static>,
+    ) -> Tried<T> {
         let stop = Arc::new(AtomicBool::new(false));
-        let run = Arc::new(Run { state: AtomicU8::new(RUNNING), abandoned: Arc::clone(&self.abandoned) });
+        let run =
+            Arc::new(Run { state: AtomicU8::new(RUNNING), abandoned: Arc::clone(&self.abandoned) });
         let budget = (Instant::now() + self.deadline, Arc::clone(&stop));
         let (ends, work) = (EndsWithThread(Arc::clone(&run)), Arc::clone(work));
         let mut thread = tokio::task::spawn_blocking(move || {
@@ -254,7 +278,10 @@ impl Threads {
             return Tried::Late(result);
         }
         if self.abandoned.load(Ordering::SeqCst) >= MOST_ABANDONED {
-            error!(threads = MOST_ABANDONED, "resolving events does not end: the worker ends, so that it can be started anew");
+            error!(
+                threads = MOST_ABANDONED,
+                "resolving events does not end: the worker ends, so that it can be started anew"
+            );
             self.ends.cancel();
         }
         Tried::Stuck
@@ -296,7 +323,12 @@ mod tests {
     use super::*;
 
     fn threads(deadline: Duration) -> Threads {
-        Threads { turn: Semaphore::new(1), deadline, abandoned: Arc::default(), ends: CancellationToken::new() }
+        Threads {
+            turn: Semaphore::new(1),
+            deadline,
+            abandoned: Arc::default(),
+            ends: CancellationToken::new(),
+        }
     }
 
     const SHORT: Duration = Duration::from_millis(20);
@@ -304,7 +336,10 @@ mod tests {
     #[tokio::test]
     async fn work_that_ends_in_time_gives_its_result() {
         let threads = threads(Duration::from_secs(60));
-        assert_eq!(threads.run(0, |budget| budget.bytes(7).map(|()| budget.spent_bytes())).await, Some(Ok(7)));
+        assert_eq!(
+            threads.run(0, |budget| budget.bytes(7).map(|()| budget.spent_bytes())).await,
+            Some(Ok(7))
+        );
         assert_eq!(threads.abandoned.load(Ordering::SeqCst), 0);
     }
 
@@ -317,10 +352,15 @@ mod tests {
     }
 
     /// How often the work was tried, and what came of it; `first` is how the first try goes.
-    async fn tried(deadline: Duration, first: fn(&Budget) -> Result<(), Spent>) -> (usize, Option<Result<(), Spent>>) {
+    async fn tried(
+        deadline: Duration,
+        first: fn(&Budget) -> Result<(), Spent>,
+    ) -> (usize, Option<Result<(), Spent>>) {
         let tries = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&tries);
-        let work = move |budget: &Budget| if counter.fetch_add(1, Ordering::SeqCst) == 0 { first(budget) } else { budget.work(1) };
+        let work = move |budget: &Budget| {
+            if counter.fetch_add(1, Ordering::SeqCst) == 0 { first(budget) } else { budget.work(1) }
+        };
         let result = threads(deadline).run(0, work).await;
         (tries.load(Ordering::SeqCst), result)
     }
@@ -343,8 +383,14 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_spends_its_budget_is_not_tried_again() {
-        assert_eq!(tried(Duration::from_secs(60), |budget| budget.work(u64::MAX)).await, (1, Some(Err(Spent::Work))));
-        assert_eq!(tried(Duration::from_secs(60), |budget| budget.bytes(usize::MAX)).await, (1, Some(Err(Spent::Bytes))));
+        assert_eq!(
+            tried(Duration::from_secs(60), |budget| budget.work(u64::MAX)).await,
+            (1, Some(Err(Spent::Work)))
+        );
+        assert_eq!(
+            tried(Duration::from_secs(60), |budget| budget.bytes(usize::MAX)).await,
+            (1, Some(Err(Spent::Bytes)))
+        );
     }
 
     #[tokio::test]
@@ -356,7 +402,11 @@ mod tests {
             let (release, held) = mpsc::channel::<()>();
             blocked.push(release);
             let held = std::sync::Mutex::new(held);
-            assert_eq!(threads.run(0, move |_| held.lock().unwrap().recv().is_ok()).await, None, "the thread is stuck");
+            assert_eq!(
+                threads.run(0, move |_| held.lock().unwrap().recv().is_ok()).await,
+                None,
+                "the thread is stuck"
+            );
             assert_eq!(threads.abandoned.load(Ordering::SeqCst), count);
         }
         assert!(threads.ends.is_cancelled());

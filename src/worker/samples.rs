@@ -68,8 +68,16 @@ async fn sample(shared: &Shared, history: &mut Option<History>) -> Result<(), Br
 
 /// Returns the offset of the history's newest message. A sample below the newest one may be that of
 /// a node that lags: then a survey of all nodes tells the end.
-async fn confirmed(offset: u64, newest: Option<u64>, survey: impl AsyncFnOnce() -> Result<u64, BrokerError>) -> Result<u64, BrokerError> {
-    if newest.is_some_and(|newest| offset < newest) { Ok(survey().await?.saturating_sub(1)) } else { Ok(offset) }
+async fn confirmed(
+    offset: u64,
+    newest: Option<u64>,
+    survey: impl AsyncFnOnce() -> Result<u64, BrokerError>,
+) -> Result<u64, BrokerError> {
+    if newest.is_some_and(|newest| offset < newest) {
+        Ok(survey().await?.saturating_sub(1))
+    } else {
+        Ok(offset)
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The slow lane: what one round trip cannot finish — loads, and drains of big tags — under its own permits.
+//! The slow lane: what one round trip cannot finish — loads, and drains of big tags — under its own
+//! permits.
 
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use crate::cache::Outage;
 use crate::plan::{self, EffectOutcome, Slot};
 use crate::registry::{Action, Effect};
 
-/// Consumes, after a while, until told to stop, until the session ends, or until Redis was away too long.
+/// Consumes, after a while, until told to stop, until the session ends, or until Redis was away too
+/// long.
 pub(super) async fn run(
     shared: &Shared,
     lane: &mut Lane,
@@ -47,7 +49,8 @@ pub(super) async fn run(
                 stopping = true;
                 lane.cancel().await?;
             }
-            // The prefetch bounds what is in hand. Without a consumer it tells of the session's end, which nothing in hand does in an outage of Redis.
+            // The prefetch bounds what is in hand. Without a consumer it tells of the session's
+            // end, which nothing in hand does in an outage of Redis.
             arrived = lane.next_batch(usize::from(shared.slow_prefetch())), if !stopping || lane.has_left_over() || !in_hand.is_empty() => {
                 let mut arrived = arrived?;
                 shared.in_flight.set(LaneName::Slow, lane.in_flight());
@@ -86,7 +89,15 @@ pub(super) async fn handle(
                 if was_suspected && outage.broke_checkpoint {
                     batch.give_up(0);
                 }
-                if !shared.gate.hold(until.stop, &outage, *held_since.get_or_insert_with(tokio::time::Instant::now)).await {
+                if !shared
+                    .gate
+                    .hold(
+                        until.stop,
+                        &outage,
+                        *held_since.get_or_insert_with(tokio::time::Instant::now),
+                    )
+                    .await
+                {
                     return Ok(None);
                 }
                 tokens.renew();
@@ -95,8 +106,14 @@ pub(super) async fn handle(
     }
 }
 
-/// Does all that the delivery asks for, and gives what is left. A copy of the main lane's making asks for nothing that was done there.
-async fn work(shared: &Shared, batch: &mut Batch, tokens: &Tokens, until: Until<'_>) -> Result<Unsettled, Outage> {
+/// Does all that the delivery asks for, and gives what is left. A copy of the main lane's making
+/// asks for nothing that was done there.
+async fn work(
+    shared: &Shared,
+    batch: &mut Batch,
+    tokens: &Tokens,
+    until: Until<'_>,
+) -> Result<Unsettled, Outage> {
     if batch.is_suspected() {
         // What broke before is not blamed on it: other workers may have such a delivery too.
         shared.cache.confirm_checkpoint().await?;
@@ -107,7 +124,8 @@ async fn work(shared: &Shared, batch: &mut Batch, tokens: &Tokens, until: Until<
         None => quick_part(shared, batch).await?,
     };
     let batch = &*batch;
-    let mut pending: FuturesUnordered<_> = slow.into_iter().map(|position| finish(shared, batch, position, tokens, until)).collect();
+    let mut pending: FuturesUnordered<_> =
+        slow.into_iter().map(|position| finish(shared, batch, position, tokens, until)).collect();
     while let Some(finished) = pending.next().await {
         rest.extend(finished?);
     }
@@ -115,15 +133,20 @@ async fn work(shared: &Shared, batch: &mut Batch, tokens: &Tokens, until: Until<
     Ok(if rest.is_empty() { Unsettled::new() } else { Unsettled::from([(0, rest)]) })
 }
 
-/// Applies what one round trip can do. The positions that it cannot, and the other effects that are not done.
-async fn quick_part(shared: &Shared, batch: &mut Batch) -> Result<(Vec<u32>, Vec<(u32, EffectOutcome)>), Outage> {
+/// Applies what one round trip can do. The positions that it cannot, and the other effects that are
+/// not done.
+async fn quick_part(
+    shared: &Shared,
+    batch: &mut Batch,
+) -> Result<(Vec<u32>, Vec<(u32, EffectOutcome)>), Outage> {
     let unsettled = batch.apply(shared).await?.remove(&0).unwrap_or_default();
-    let (slow, rest): (Vec<_>, Vec<_>) = unsettled.into_iter().partition(|(_, outcome)| *outcome == EffectOutcome::Slow);
+    let (slow, rest): (Vec<_>, Vec<_>) =
+        unsettled.into_iter().partition(|(_, outcome)| *outcome == EffectOutcome::Slow);
     Ok((slow.into_iter().map(|(position, _)| position).collect(), rest))
 }
 
-/// Finishes one effect; what is left of it, if anything. Where no more is to be begun, what takes longer is left to the slow lane of another
-/// worker, or of this one later.
+/// Finishes one effect; what is left of it, if anything. Where no more is to be begun, what takes
+/// longer is left to the slow lane of another worker, or of this one later.
 async fn finish(
     shared: &Shared,
     batch: &Batch,
@@ -133,7 +156,9 @@ async fn finish(
 ) -> Result<Option<(u32, EffectOutcome)>, Outage> {
     let effect = &batch.requests[0].resolution.effects[position as usize];
     let outcome = match &effect.action {
-        Action::Warm(warm) => fill::warm(shared, batch, &effect.target, warm, &tokens.of(position), until).await?,
+        Action::Warm(warm) => {
+            fill::warm(shared, batch, &effect.target, warm, &tokens.of(position), until).await?
+        }
         Action::InvalidateTag => drain(shared, batch, effect, until).await?,
         // Nobody sends these here; a hand-made copy that does is done.
         Action::Delete | Action::BumpVersion | Action::Expire(_) | Action::Write(_) => {
@@ -145,8 +170,14 @@ async fn finish(
     Ok(outcome.map(|outcome| (position, batch.named(Slot { event: 0, position }, outcome))))
 }
 
-/// Deletes the members of a big tag, slice by slice: what this event's invalidation detached, and what others' did.
-async fn drain(shared: &Shared, batch: &Batch, effect: &Effect, until: Until<'_>) -> Result<Option<EffectOutcome>, Outage> {
+/// Deletes the members of a big tag, slice by slice: what this event's invalidation detached, and
+/// what others' did.
+async fn drain(
+    shared: &Shared,
+    batch: &Batch,
+    effect: &Effect,
+    until: Until<'_>,
+) -> Result<Option<EffectOutcome>, Outage> {
     let count = |existed, gone| batch.live.metrics.keys(effect.rule, existed, gone);
     match shared.cache.drain_tag(&effect.target, until.no_more, count).await {
         Ok(drained) => {

@@ -13,16 +13,20 @@ use super::suspects::{self, Suspects, Until, WoundDown};
 use super::window::Window;
 use super::yielding::Yielding;
 use super::{LaneEnd, Shared, census, copies, healing, main_lane, mend, slow_lane};
-use crate::broker::{Backoff, BrokerError, DeletionSeen, Lane, LaneName, Looker, Session, SessionEnded, SessionWatch, Start, Waiting};
+use crate::broker::{
+    Backoff, BrokerError, DeletionSeen, Lane, LaneName, Looker, Session, SessionEnded,
+    SessionWatch, Start, Waiting,
+};
 use crate::cache::CommandError;
 use crate::http::Readiness;
 use crate::telemetry::mentioned_if_slow;
 
-/// A session that lasted so long starts the back-off anew: one that ends sooner may do so again at once.
+/// A session that lasted so long starts the back-off anew: one that ends sooner may do so again at
+/// once.
 const PROVEN: Duration = Duration::from_secs(30);
 
-/// After a session that a message ended, the slow lane waits for so long: the next session may end the same way, and each end counts against
-/// the delivery limit of whatever is in hand.
+/// After a session that a message ended, the slow lane waits for so long: the next session may end
+/// the same way, and each end counts against the delivery limit of whatever is in hand.
 const CAREFUL: Duration = Duration::from_secs(5);
 
 /// Between two looks at the queues.
@@ -44,7 +48,8 @@ pub(super) struct Supervisor<'s> {
     readiness: Readiness,
     /// Before the first session a refusal ends the worker, after it a refusal means back-off.
     stood_before: bool,
-    /// The last session ended by a message that cannot be read: the next one takes one at a time at first.
+    /// The last session ended by a message that cannot be read: the next one takes one at a time at
+    /// first.
     careful: bool,
     /// A queue was missing, or may have been, since the last session began.
     saw_deletion: bool,
@@ -76,7 +81,11 @@ impl<'s> Supervisor<'s> {
         // Who stops now takes what was seen along, unless Redis holds it.
         self.saw_deletion |= self.deletion_seen.take();
         if (self.saw_deletion || self.shared.owed.is_unsaved()) && self.shared.gate.is_open() {
-            let _in_time = tokio::time::timeout(LAST_SAVE, mend::owe_what_was_deleted(self.shared, &mut self.saw_deletion)).await;
+            let _in_time = tokio::time::timeout(
+                LAST_SAVE,
+                mend::owe_what_was_deleted(self.shared, &mut self.saw_deletion),
+            )
+            .await;
         }
         ended
     }
@@ -94,7 +103,8 @@ impl<'s> Supervisor<'s> {
                     let stood_since = Instant::now();
                     let ended = self.serve(session, stop).await;
                     // A look that was broken off may have declared something.
-                    self.saw_deletion |= self.deletion_seen.take() || ended.as_ref().is_err_and(SessionEnded::queue_may_be_gone);
+                    self.saw_deletion |= self.deletion_seen.take()
+                        || ended.as_ref().is_err_and(SessionEnded::queue_may_be_gone);
                     if stop.is_cancelled() {
                         break;
                     }
@@ -108,7 +118,8 @@ impl<'s> Supervisor<'s> {
                         Err(ended) => {
                             self.careful = ended.by_unreadable_message();
                             if self.careful {
-                                // The broker is well; the queue stands still until its delivery limit has taken the message out.
+                                // The broker is well; the queue stands still until its delivery
+                                // limit has taken the message out.
                                 backoff.reset();
                             }
                             ended.to_string()
@@ -117,8 +128,10 @@ impl<'s> Supervisor<'s> {
                 }
                 Err(refused) if refused.is_final() && !self.stood_before => return Err(refused),
                 Err(failed) => {
-                    // Somebody else declares what is missing, and this worker does not see that it was.
-                    self.saw_deletion |= self.stood_before && matches!(failed, BrokerError::Topology(_));
+                    // Somebody else declares what is missing, and this worker does not see that it
+                    // was.
+                    self.saw_deletion |=
+                        self.stood_before && matches!(failed, BrokerError::Topology(_));
                     failed.to_string()
                 }
             };
@@ -135,12 +148,26 @@ impl<'s> Supervisor<'s> {
     async fn open(&self) -> Result<Session, BrokerError> {
         let routing_keys = self.shared.live.load().registry.routing_keys().to_vec();
         let start = if self.stood_before { Start::Again } else { Start::First };
-        let opening = Session::open_noting(&self.shared.config.amqp, &routing_keys, &self.shared.signer, start, &self.deletion_seen);
+        let opening = Session::open_noting(
+            &self.shared.config.amqp,
+            &routing_keys,
+            &self.shared.signer,
+            start,
+            &self.deletion_seen,
+        );
         if self.stood_before || self.logged_cause.is_some() {
             return opening.await;
         }
         let mention = || {
-            let addresses = self.shared.config.amqp.urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            let addresses = self
+                .shared
+                .config
+                .amqp
+                .urls
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(",");
             warn!(cause = "it has not answered yet", addr = addresses, "waiting for RabbitMQ");
         };
         mentioned_if_slow(opening, mention).await
@@ -160,7 +187,11 @@ impl<'s> Supervisor<'s> {
     }
 
     /// Runs both lanes on one session until it ends, and closes it.
-    async fn serve(&mut self, session: Session, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
+    async fn serve(
+        &mut self,
+        session: Session,
+        stop: &CancellationToken,
+    ) -> Result<LaneEnd, SessionEnded> {
         let ended = self.run_lanes(&session, stop).await;
         if !matches!(ended, Ok(LaneEnd::Stopped)) {
             self.shared.low.session_ended();
@@ -179,7 +210,9 @@ impl<'s> Supervisor<'s> {
         self.readiness.set_consuming(Err("no session with RabbitMQ".into()));
         match &ended {
             Ok(LaneEnd::Stopped) => info!("stopped: everything in hand is settled"),
-            Ok(LaneEnd::GaveBack) => warn!("what was in hand is given back to RabbitMQ until Redis answers"),
+            Ok(LaneEnd::GaveBack) => {
+                warn!("what was in hand is given back to RabbitMQ until Redis answers")
+            }
             Err(_) => {}
         }
         let watch = session.watch();
@@ -188,10 +221,16 @@ impl<'s> Supervisor<'s> {
         ended.map_err(|ended| watch.cause().unwrap_or(ended))
     }
 
-    async fn run_lanes(&mut self, session: &Session, stop: &CancellationToken) -> Result<LaneEnd, SessionEnded> {
+    async fn run_lanes(
+        &mut self,
+        session: &Session,
+        stop: &CancellationToken,
+    ) -> Result<LaneEnd, SessionEnded> {
         let shared = self.shared;
         if !shared.gate.is_open() {
-            self.readiness.set_consuming(Err("RabbitMQ answers; nothing is consumed until Redis takes writes".into()));
+            self.readiness.set_consuming(Err(
+                "RabbitMQ answers; nothing is consumed until Redis takes writes".into(),
+            ));
         }
         if !redis_awaited(shared, &self.readiness, session, stop, &mut self.saw_deletion).await? {
             return Ok(LaneEnd::Stopped);
@@ -212,8 +251,10 @@ impl<'s> Supervisor<'s> {
         }
         let mut main = session.lane(LaneName::Main).await?;
         let mut slow = session.lane(LaneName::Slow).await?;
-        let main_publisher = copies::Publisher::new(session.publisher().await?, session.names().clone());
-        let slow_publisher = copies::Publisher::new(session.publisher().await?, session.names().clone());
+        let main_publisher =
+            copies::Publisher::new(session.publisher().await?, session.names().clone());
+        let slow_publisher =
+            copies::Publisher::new(session.publisher().await?, session.names().clone());
         let careful = std::mem::take(&mut self.careful);
         self.readiness.set_consuming(Ok(()));
         info!(queue = session.names().main, "consuming");
@@ -252,7 +293,8 @@ impl Drop for Supervisor<'_> {
     }
 }
 
-/// Runs both lanes, over and over where they wind down for suspects, until told to stop or until Redis was away too long.
+/// Runs both lanes, over and over where they wind down for suspects, until told to stop or until
+/// Redis was away too long.
 async fn lanes(
     shared: &Shared,
     (main, main_publisher): (&mut Lane, &copies::Publisher),
@@ -268,15 +310,32 @@ async fn lanes(
         let end = both(
             shared,
             main_lane::run(shared, main, main_publisher, window, &yielding, stop, &mut in_main),
-            slow_side(shared, slow, slow_publisher, slow_after, &yielding, Until { no_more: &wind_down, stop }),
+            slow_side(
+                shared,
+                slow,
+                slow_publisher,
+                slow_after,
+                &yielding,
+                Until { no_more: &wind_down, stop },
+            ),
         )
         .await?;
         if end == LaneEnd::GaveBack || !in_main.any() {
             return Ok(end);
         }
         let lanes = [
-            WoundDown { name: LaneName::Main, lane: &mut *main, publisher: main_publisher, suspects: in_main.into_found() },
-            WoundDown { name: LaneName::Slow, lane: &mut *slow, publisher: slow_publisher, suspects: Vec::new() },
+            WoundDown {
+                name: LaneName::Main,
+                lane: &mut *main,
+                publisher: main_publisher,
+                suspects: in_main.into_found(),
+            },
+            WoundDown {
+                name: LaneName::Slow,
+                lane: &mut *slow,
+                publisher: slow_publisher,
+                suspects: Vec::new(),
+            },
         ];
         let until = Until { no_more: stop, stop };
         let end = tokio::select! {
@@ -309,7 +368,12 @@ async fn slow_side(
         }
         // The main lane winds down too, or has little in flight.
         let _little = until.no_more.run_until_cancelled(yielding.ask()).await;
-        let lanes = [WoundDown { name: LaneName::Slow, lane: &mut *lane, publisher, suspects: found.into_found() }];
+        let lanes = [WoundDown {
+            name: LaneName::Slow,
+            lane: &mut *lane,
+            publisher,
+            suspects: found.into_found(),
+        }];
         let end = suspects::handle(shared, lanes, until).await?;
         if end == LaneEnd::GaveBack || until.no_more.is_cancelled() {
             return Ok(end);
@@ -326,8 +390,8 @@ async fn beat(shared: &Shared) -> Infallible {
     }
 }
 
-/// Waits for Redis with a session that consumes nothing: the queues are there and bound meanwhile, or events would be lost that come during an
-/// outage. False when told to stop.
+/// Waits for Redis with a session that consumes nothing: the queues are there and bound meanwhile,
+/// or events would be lost that come during an outage. False when told to stop.
 async fn redis_awaited(
     shared: &Shared,
     readiness: &Readiness,
@@ -346,7 +410,8 @@ async fn redis_awaited(
     }
 }
 
-/// Waits until Redis takes writes and the signing secret is known: without it, what comes back would count as tried for the first time.
+/// Waits until Redis takes writes and the signing secret is known: without it, what comes back
+/// would count as tried for the first time.
 async fn redis_usable(shared: &Shared, saw_deletion: &mut bool) {
     loop {
         shared.gate.open().await;
@@ -375,7 +440,9 @@ async fn bind(shared: &Shared, session: &Session) -> SessionEnded {
         shared.reloaded.notified().await;
         let routing_keys = shared.live.load().registry.routing_keys().to_vec();
         match session.bind(&routing_keys).await {
-            Ok(rebound) if rebound.left_bound.is_empty() => info!(added = ?rebound.added, "bound the registry's routing keys"),
+            Ok(rebound) if rebound.left_bound.is_empty() => {
+                info!(added = ?rebound.added, "bound the registry's routing keys")
+            }
             Ok(rebound) => warn!(
                 added = ?rebound.added, left_bound = ?rebound.left_bound,
                 "bound the registry's routing keys; what it no longer names stays bound until somebody unbinds it"
@@ -392,12 +459,20 @@ async fn look(shared: &Shared, mut looker: Looker<'_>) -> Infallible {
     loop {
         let (began, began_at) = (SystemTime::now(), std::time::Instant::now());
         // No answer says nothing of a queue's emptiness.
-        if let Some(Waiting { main, slow, retries }) = looker.waiting(shared.low.waits_for_retries()).await {
+        if let Some(Waiting { main, slow, retries }) =
+            looker.waiting(shared.low.waits_for_retries()).await
+        {
             // What another ladder has put off waits in queues that nobody looks at.
-            let are_all_empty = retries == Some(0) && !shared.knows_other_ladders.load(Ordering::Relaxed);
+            let are_all_empty =
+                retries == Some(0) && !shared.knows_other_ladders.load(Ordering::Relaxed);
             retries_empty_since = are_all_empty.then(|| retries_empty_since.unwrap_or(began_at));
             let believed = retries_empty_since.filter(|since| since.elapsed() >= BELIEVED_EMPTY);
-            shared.low.looked(Look { began, main_empty: main.is_empty(), slow_empty: slow.is_empty(), retries_empty_since: believed });
+            shared.low.looked(Look {
+                began,
+                main_empty: main.is_empty(),
+                slow_empty: slow.is_empty(),
+                retries_empty_since: believed,
+            });
             shared.waiting.store(main.ready, Ordering::Relaxed);
         }
         tokio::time::sleep(LOOKS).await;
@@ -410,14 +485,17 @@ async fn tell_of_alarms(shared: &Shared, mut watch: SessionWatch) -> Infallible 
         let blocked = watch.blocked_changed().await;
         shared.metrics.set_paused("broker", blocked);
         if blocked {
-            warn!("RabbitMQ takes no messages (a memory or disk alarm): copies wait, and what stands behind them");
+            warn!(
+                "RabbitMQ takes no messages (a memory or disk alarm): copies wait, and what stands behind them"
+            );
         } else {
             info!("RabbitMQ takes messages again");
         }
     }
 }
 
-/// Both lanes' end: at once that of the first which did not end cleanly, else that of the slower one.
+/// Both lanes' end: at once that of the first which did not end cleanly, else that of the slower
+/// one.
 async fn both(
     shared: &Shared,
     main: impl Future<Output = Result<LaneEnd, SessionEnded>>,

@@ -50,7 +50,8 @@ impl Survivors {
 
     /// Leaves out of the redelivery counts what was survived.
     pub(super) fn forgive(&self, arrived: &mut [Delivery]) {
-        let is_counted = |delivery: &Delivery| delivery.redelivery_count().is_some_and(|count| count > 0);
+        let is_counted =
+            |delivery: &Delivery| delivery.redelivery_count().is_some_and(|count| count > 0);
         if !arrived.iter().any(|delivery| delivery.redelivered()) {
             return;
         }
@@ -87,8 +88,10 @@ mod tests {
     #[test]
     fn what_was_in_flight_when_a_connection_was_lost_is_forgiven_and_nothing_else() {
         let survivors = Survivors::default();
-        let (first, second) = (Delivery::of("events", "a", b"1"), Delivery::of("events", "a", b"2"));
-        let times = |delivery: &Delivery| survivors.state().times(delivery.fingerprint(&survivors.hasher));
+        let (first, second) =
+            (Delivery::of("events", "a", b"1"), Delivery::of("events", "a", b"2"));
+        let times =
+            |delivery: &Delivery| survivors.state().times(delivery.fingerprint(&survivors.hasher));
         survivors.note([&first]);
         survivors.session_ended(true);
         survivors.note([&first, &second]);

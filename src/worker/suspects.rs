@@ -5,15 +5,15 @@
 //! redelivery count than the message itself. So a delivery with a count of [`SUSPECT`] is begun
 //! only with nothing else in flight in its lane.
 //!
-//! - A suspected poison message of the main lane stops both lanes first. Plain deletes must not wait
-//!   for loads, so loads under way are interrupted soon, and made again later. One of the slow lane
-//!   stops the slow lane, and the main lane goes on with little in flight (see
+//! - A suspected poison message of the main lane stops both lanes first. Plain deletes must not
+//!   wait for loads, so loads under way are interrupted soon, and made again later. One of the slow
+//!   lane stops the slow lane, and the main lane goes on with little in flight (see
 //!   [`yielding`](super::yielding)): a load takes seconds.
 //! - One that came again since it was last published goes to the end of its queue first, as a
 //!   republished message that says how often it came. So its neighbours are applied before it is
 //!   begun again.
-//! - Several that arrive together cannot be requeued without one more count each: they go to the end
-//!   of their queue likewise.
+//! - Several that arrive together cannot be requeued without one more count each: they go to the
+//!   end of their queue likewise.
 
 use std::time::Duration;
 
@@ -106,7 +106,8 @@ impl<'w> Suspects<'w> {
 /// What has had its deliveries is no suspect: it is dead-lettered unread, like anything else that
 /// is.
 fn is_suspect(delivery: &Delivery) -> bool {
-    delivery.in_vain().is_some_and(|times| times >= SUSPECT) && delivery.redelivery_count().is_some_and(|times| times < DELIVERIES_AT_MOST)
+    delivery.in_vain().is_some_and(|times| times >= SUSPECT)
+        && delivery.redelivery_count().is_some_and(|times| times < DELIVERIES_AT_MOST)
 }
 
 /// Whether it was published to the end of its queue since it was last begun.
@@ -182,7 +183,11 @@ pub(super) async fn handle<const N: usize>(
     Ok(LaneEnd::Stopped)
 }
 
-async fn set_aside(shared: &Shared, lane: &WoundDown<'_>, suspects: &[Suspect]) -> Result<(), SessionEnded> {
+async fn set_aside(
+    shared: &Shared,
+    lane: &WoundDown<'_>,
+    suspects: &[Suspect],
+) -> Result<(), SessionEnded> {
     if suspects.is_empty() {
         return Ok(());
     }
@@ -193,7 +198,11 @@ async fn set_aside(shared: &Shared, lane: &WoundDown<'_>, suspects: &[Suspect]) 
 /// Takes one at a time from a lane until there seem to be no more suspected poison messages. The
 /// lane has no consumer meanwhile: should the worker die of one, a busy broker would give that the
 /// next one, in vain.
-async fn search(shared: &Shared, on: &mut WoundDown<'_>, until: Until<'_>) -> Result<LaneEnd, SessionEnded> {
+async fn search(
+    shared: &Shared,
+    on: &mut WoundDown<'_>,
+    until: Until<'_>,
+) -> Result<LaneEnd, SessionEnded> {
     let enough = match on.name {
         LaneName::Main => UNSUSPECTED,
         // One may be a load of many seconds.
@@ -231,7 +240,12 @@ async fn search(shared: &Shared, on: &mut WoundDown<'_>, until: Until<'_>) -> Re
 }
 
 /// Handles one delivery with nothing else in flight in its lane.
-async fn begin(shared: &Shared, on: &mut WoundDown<'_>, one: Suspect, until: Until<'_>) -> Result<LaneEnd, SessionEnded> {
+async fn begin(
+    shared: &Shared,
+    on: &mut WoundDown<'_>,
+    one: Suspect,
+    until: Until<'_>,
+) -> Result<LaneEnd, SessionEnded> {
     let delivery = one.delivery();
     if is_suspect(delivery) {
         // What was settled before it would count, if the broker forgot that when we die.

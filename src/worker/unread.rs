@@ -1,8 +1,8 @@
 //! What has arrived in a lane and is not read: the low watermark covers that too.
 //!
 //! Deliveries wait unread for as long as an outage of Redis, a heavy event or a full account takes.
-//! The look that saw the queue empty covers what is delivered for the first time. It says nothing of
-//! redelivered and republished messages.
+//! The look that saw the queue empty covers what is delivered for the first time. It says nothing
+//! of redelivered and republished messages.
 
 use super::low::{Holding, Low};
 use crate::broker::Delivery;
@@ -13,7 +13,11 @@ pub(super) struct Unread(Vec<Holding>);
 
 impl Unread {
     /// Covers these deliveries and no others any more.
-    pub(super) fn are_only<'d>(&mut self, low: &Low, deliveries: impl Iterator<Item = &'d Delivery>) {
+    pub(super) fn are_only<'d>(
+        &mut self,
+        low: &Low,
+        deliveries: impl Iterator<Item = &'d Delivery>,
+    ) {
         let mut deliveries = deliveries.peekable();
         // First, so that what stays is covered all the time.
         let covers = deliveries.peek().is_some().then(|| low.take(deliveries));

@@ -1,7 +1,8 @@
-//! What nobody's event asks for: drains that were left over, tags' sets that have outgrown what they index, and a look at what Redis may evict.
+//! What nobody's event asks for: drains that were left over, tags' sets that have outgrown what
+//! they index, and a look at what Redis may evict.
 //!
-//! One worker at a time looks after the tags, over all queues: a lock in Redis says which. Each step is a fraction of a millisecond of Redis'
-//! time, and steps are spread.
+//! One worker at a time looks after the tags, over all queues: a lock in Redis says which. Each
+//! step is a fraction of a millisecond of Redis' time, and steps are spread.
 
 mod rounds;
 
@@ -21,14 +22,15 @@ use crate::cache::{Asides, CommandError, Eviction, Outage, PRUNE_STEP, new_token
 const LOCK_TTL: Duration = Duration::from_secs(15);
 const LOCK_RENEWED_AFTER: Duration = Duration::from_secs(4);
 
-/// Between two looks for drains that nobody goes on with (their events do, unless they are lost or dead), and for what others have set aside.
+/// Between two looks for drains that nobody goes on with (their events do, unless they are lost or
+/// dead), and for what others have set aside.
 const DRAINS_INTERVAL: Duration = Duration::from_secs(60);
 
 /// After Redis refused: rights change rarely.
 const REFUSED_PAUSE: Duration = Duration::from_secs(300);
 
-/// Redis' time for a key: what is looked at is spread to 20,000 a second, and to 100,000 where much of it is gone. A key that a scan passes over
-/// costs a tenth of a member.
+/// Redis' time for a key: what is looked at is spread to 20,000 a second, and to 100,000 where much
+/// of it is gone. A key that a scan passes over costs a tenth of a member.
 const PER_MEMBER: Duration = Duration::from_micros(50);
 const PER_MEMBER_IN_A_HURRY: Duration = Duration::from_micros(10);
 const PER_SCANNED_KEY: Duration = Duration::from_micros(10);
@@ -66,7 +68,11 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 /// As long as Redis stands.
-async fn stand(shared: &Shared, told: &mut Eviction, asked: &mut bool) -> Result<Infallible, CommandError> {
+async fn stand(
+    shared: &Shared,
+    told: &mut Eviction,
+    asked: &mut bool,
+) -> Result<Infallible, CommandError> {
     tell_of_eviction(shared, told).await?;
     if !*asked {
         warn_of_refused_keys(shared).await?;
@@ -101,7 +107,8 @@ async fn tell_of_eviction(shared: &Shared, told: &mut Eviction) -> Result<(), Ou
     Ok(())
 }
 
-/// Warns of rules whose keys the ACL of our Redis user refuses, as far as that shows without an event.
+/// Warns of rules whose keys the ACL of our Redis user refuses, as far as that shows without an
+/// event.
 async fn warn_of_refused_keys(shared: &Shared) -> Result<(), Outage> {
     // A key that we may touch for certain: where it is refused, the command is.
     if shared.cache.refuses_key("unstale:seq").await? {
@@ -158,7 +165,8 @@ async fn look_after_tags(shared: &Shared, token: &str) -> Result<(), CommandErro
     }
 }
 
-/// Goes on with drains whose events nobody handles any more. Whether it came to the end before the lock is to be renewed.
+/// Goes on with drains whose events nobody handles any more. Whether it came to the end before the
+/// lock is to be renewed.
 async fn drain_left_over(shared: &Shared, renewed: Instant) -> Result<bool, CommandError> {
     let cancel = CancellationToken::new();
     let give_up_in_time = |_, _| {
@@ -174,10 +182,17 @@ async fn drain_left_over(shared: &Shared, renewed: Instant) -> Result<bool, Comm
     Ok(drained.complete)
 }
 
-/// Looks at some of what was set aside for the second time, and how long to leave Redis alone after it.
-async fn settle(shared: &Shared, set: &[u8], asides: &mut Asides) -> Result<Duration, CommandError> {
+/// Looks at some of what was set aside for the second time, and how long to leave Redis alone after
+/// it.
+async fn settle(
+    shared: &Shared,
+    set: &[u8],
+    asides: &mut Asides,
+) -> Result<Duration, CommandError> {
     match shared.cache.settle_aside(set).await {
-        Ok(true) => return Ok(PER_MEMBER_IN_A_HURRY * u32::try_from(PRUNE_STEP).unwrap_or(u32::MAX)),
+        Ok(true) => {
+            return Ok(PER_MEMBER_IN_A_HURRY * u32::try_from(PRUNE_STEP).unwrap_or(u32::MAX));
+        }
         Ok(false) => asides.settled(set, Instant::now()),
         Err(CommandError::Outage(outage)) => return Err(outage.into()),
         Err(CommandError::Refused(_) | CommandError::Failed(_)) => asides.forget(set),
@@ -186,7 +201,11 @@ async fn settle(shared: &Shared, set: &[u8], asides: &mut Asides) -> Result<Dura
 }
 
 /// One step, and how long to leave Redis alone after it.
-async fn step(shared: &Shared, rounds: &mut Rounds, asides: &mut Asides) -> Result<Duration, CommandError> {
+async fn step(
+    shared: &Shared,
+    rounds: &mut Rounds,
+    asides: &mut Asides,
+) -> Result<Duration, CommandError> {
     let now = Instant::now();
     match rounds.next(now) {
         Step::Wait(until) => {
@@ -196,7 +215,12 @@ async fn step(shared: &Shared, rounds: &mut Rounds, asides: &mut Asides) -> Resu
         Step::Scan(cursor) => {
             let found = shared.cache.tag_sets(cursor).await?;
             if let Some(found) = rounds.scanned(found.next, found.sets, Instant::now()) {
-                debug!(sets = found.looks, members = found.looked, pruned = found.gone, "looked through the tags");
+                debug!(
+                    sets = found.looks,
+                    members = found.looked,
+                    pruned = found.gone,
+                    "looked through the tags"
+                );
             }
             Ok(PER_SCANNED_KEY * u32::try_from(PRUNE_STEP).unwrap_or(u32::MAX))
         }
@@ -207,7 +231,8 @@ async fn step(shared: &Shared, rounds: &mut Rounds, asides: &mut Asides) -> Resu
                 if slice.gone > 0 {
                     asides.note(&set, Instant::now());
                 }
-                let per_member = if slice.gone * 10 > slice.looked { PER_MEMBER_IN_A_HURRY } else { PER_MEMBER };
+                let per_member =
+                    if slice.gone * 10 > slice.looked { PER_MEMBER_IN_A_HURRY } else { PER_MEMBER };
                 Ok(per_member * u32::try_from(slice.looked).unwrap_or(u32::MAX))
             }
             Err(CommandError::Outage(outage)) => Err(outage.into()),

@@ -1,8 +1,10 @@
-//! How many deliveries a session asks for at once: one at first, then few, then all, never more than memory allows; more of a backlog.
+//! How many deliveries a session asks for at once: one at first, then few, then all, never more
+//! than memory allows; more of a backlog.
 //!
-//! A message that kills the worker costs everything in hand a redelivery, and the broker's delivery limit counts those. A session that
-//! follows such a death begins with little in hand, and goes on by doubling where suspects were met. What has come in vain more than once is
-//! not for this module: see [`suspects`](super::suspects).
+//! A message that kills the worker costs everything in hand a redelivery, and the broker's delivery
+//! limit counts those. A session that follows such a death begins with little in hand, and goes on
+//! by doubling where suspects were met. What has come in vain more than once is not for this
+//! module: see [`suspects`](super::suspects).
 
 use crate::broker::{Delivery, Prefetch};
 use crate::config::AmqpConfig;
@@ -28,8 +30,9 @@ enum Stage {
 }
 
 impl Window {
-    /// A window that may grow as far as the settings let it. `careful`: what it will meet may be a message that ended the last session since it
-    /// cannot even be read, or suspects, of which the fewer should be in hand together the more there are.
+    /// A window that may grow as far as the settings let it. `careful`: what it will meet may be a
+    /// message that ended the last session since it cannot even be read, or suspects, of which the
+    /// fewer should be in hand together the more there are.
     pub(super) fn new(config: &AmqpConfig, careful: bool) -> Self {
         Self::up_to(Prefetch::new(config.prefetch).rising_to(config.backlog_prefetch), careful)
     }
@@ -52,7 +55,8 @@ impl Window {
         self.prefetch.has_backlog()
     }
 
-    /// Takes note of what arrived, and of how many were left in the queue at the last look. The prefetch to consume anew with, where it changes.
+    /// Takes note of what arrived, and of how many were left in the queue at the last look. The
+    /// prefetch to consume anew with, where it changes.
     pub(super) fn after(&mut self, deliveries: &[Delivery], waiting: u32) -> Option<u16> {
         let before = self.prefetch();
         for delivery in deliveries {

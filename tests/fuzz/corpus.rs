@@ -8,13 +8,14 @@ use super::cost::{Clock, LOAD_CPU, measure};
 use super::payload::Genome;
 use super::round::load;
 
-/// Writes a case into `target/fuzz/`; one that is worth keeping goes to `tests/fuzz/corpus/`, with a word on what it was. Without
-/// genes it is about loading the rules.
+/// Writes a case into `target/fuzz/`; one that is worth keeping goes to `tests/fuzz/corpus/`, with
+/// a word on what it was. Without genes it is about loading the rules.
 pub(crate) fn save(seed: u64, rules: &Value, genome: Option<&Genome>) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../fuzz");
     let path = folder.join(format!("{seed}.json"));
     let case = json!({ "found": format!("seed {seed}"), "rules": rules, "genes": genome.map(|genome| genome.0) });
-    let _ = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, format!("{case:#}\n")));
+    let _ = std::fs::create_dir_all(&folder)
+        .and_then(|()| std::fs::write(&path, format!("{case:#}\n")));
     path
 }
 
@@ -29,7 +30,8 @@ pub(crate) fn save_body(seed: u64, rules: &Value, body: &Value) -> PathBuf {
 /// Replays every case.
 pub(crate) fn replay() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     assert!(!paths.is_empty());
     let clock = Clock::of_this_thread();

@@ -1,5 +1,5 @@
-//! What one event costs between its bytes and the plan for Redis, and what loading its rules costs: CPU of this thread, and the peak of
-//! what it allocated.
+//! What one event costs between its bytes and the plan for Redis, and what loading its rules costs:
+//! CPU of this thread, and the peak of what it allocated.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,11 +10,14 @@ use unstale::event::{Decoded, Message, Reading, decode};
 use unstale::plan::{Batch, Slot};
 use unstale::registry::{Action, Budget, Registry, Resolution};
 
-/// The most CPU for one event. A build without optimization is some twenty times as slow as the one that users run.
-pub(crate) const CPU: Duration = if cfg!(debug_assertions) { Duration::from_secs(20) } else { Duration::from_secs(1) };
+/// The most CPU for one event. A build without optimization is some twenty times as slow as the one
+/// that users run.
+pub(crate) const CPU: Duration =
+    if cfg!(debug_assertions) { Duration::from_secs(20) } else { Duration::from_secs(1) };
 
 /// The most CPU for loading one rule file.
-pub(crate) const LOAD_CPU: Duration = if cfg!(debug_assertions) { Duration::from_secs(20) } else { Duration::from_secs(1) };
+pub(crate) const LOAD_CPU: Duration =
+    if cfg!(debug_assertions) { Duration::from_secs(20) } else { Duration::from_secs(1) };
 
 /// The most memory for one event, its body left out.
 pub(crate) const MEMORY_BYTES: u64 = 64 << 20;
@@ -27,7 +30,8 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// Opens the kernel's account of this thread; where there is none, the clock on the wall stands in.
+    /// Opens the kernel's account of this thread; where there is none, the clock on the wall stands
+    /// in.
     pub(crate) fn of_this_thread() -> Self {
         Self { account: File::open("/proc/thread-self/schedstat").ok(), opened: Instant::now() }
     }
@@ -56,10 +60,13 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
-    /// What a search climbs: it must not depend on the machine, or a seed would not play the same round again.
+    /// What a search climbs: it must not depend on the machine, or a seed would not play the same
+    /// round again.
     #[expect(clippy::cast_precision_loss, reason = "a rank")]
     pub(crate) fn height(&self) -> f64 {
-        (self.work as f64 / 16e6).max(self.charged_bytes as f64 / 16e6).max(self.bytes as f64 / MEMORY_BYTES as f64)
+        (self.work as f64 / 16e6)
+            .max(self.charged_bytes as f64 / 16e6)
+            .max(self.bytes as f64 / MEMORY_BYTES as f64)
     }
 }
 
@@ -74,7 +81,9 @@ pub(crate) fn measure(clock: &Clock, registry: &Registry, body: &[u8]) -> Result
     let mut ended = Ok(());
     let counted = allocation_counter::measure(|| {
         ended = catch_unwind(AssertUnwindSafe(|| {
-            let Ok(Decoded::Event(event)) = decode(&message, Reading::default()) else { return Ok(()) };
+            let Ok(Decoded::Event(event)) = decode(&message, Reading::default()) else {
+                return Ok(());
+            };
             let budget = Budget::for_bytes(event.bytes());
             let resolution = registry.resolve_within(&event, &budget);
             let mut batch = Batch::new("cache_tag:", 1);
@@ -82,7 +91,8 @@ pub(crate) fn measure(clock: &Clock, registry: &Registry, body: &[u8]) -> Result
                 batch.push(Slot { event: 0, position }, effect);
             }
             drop(batch.finish());
-            (cost.work, cost.charged_bytes, cost.is_spent) = (budget.spent_work(), budget.spent_bytes(), budget.is_spent());
+            (cost.work, cost.charged_bytes, cost.is_spent) =
+                (budget.spent_work(), budget.spent_bytes(), budget.is_spent());
             cost.effects = resolution.effects.len();
             judge(&resolution, budget.is_spent())
         }))
@@ -100,16 +110,26 @@ pub(crate) fn measure(clock: &Clock, registry: &Registry, body: &[u8]) -> Result
 /// Whether a resolution is one that may be applied.
 fn judge(resolution: &Resolution, is_spent: bool) -> Result<(), String> {
     if is_spent && (resolution.failure.is_none() || !resolution.effects.is_empty()) {
-        return Err(format!("the budget is spent, and yet {} effects, {:?}", resolution.effects.len(), resolution.failure));
+        return Err(format!(
+            "the budget is spent, and yet {} effects, {:?}",
+            resolution.effects.len(),
+            resolution.failure
+        ));
     }
     // A tag's name is no key: its set has a prefix.
-    let mut keys = resolution.effects.iter().filter(|effect| effect.action != Action::InvalidateTag);
-    if let Some(effect) = keys.find(|effect| effect.target.starts_with("unstale:") || effect.target.starts_with("cache_tag:")) {
+    let mut keys =
+        resolution.effects.iter().filter(|effect| effect.action != Action::InvalidateTag);
+    if let Some(effect) = keys.find(|effect| {
+        effect.target.starts_with("unstale:") || effect.target.starts_with("cache_tag:")
+    }) {
         return Err(format!("it reaches an own key by {:?}", effect.action.verb()));
     }
     if let Some(failure) = &resolution.failure {
         let message = &failure.message;
-        if message.contains(super::payload::SECRET) || message.chars().any(char::is_control) || message.len() > 4096 {
+        if message.contains(super::payload::SECRET)
+            || message.chars().any(char::is_control)
+            || message.len() > 4096
+        {
             return Err(format!("a message with text of the payload: {message:?}"));
         }
     }

@@ -31,14 +31,26 @@ impl<'r> Writer<'r> {
     pub(crate) fn list(&mut self, depth: usize) -> String {
         let form = if depth == 0 { self.rng.u8(..3) } else { self.rng.u8(..14) };
         match form {
-            0 | 1 => self.one_of(&["data.xs", "data.ys", "data.ts", "data.os", "data.zs", "data.root.children"]),
+            0 | 1 => self.one_of(&[
+                "data.xs",
+                "data.ys",
+                "data.ts",
+                "data.os",
+                "data.zs",
+                "data.root.children",
+            ]),
             2 if self.scope.lets > 0 => format!("lets.l{}", self.rng.usize(..self.scope.lets)),
             2 => "data.ts".to_owned(),
             3..=6 => self.over("map", depth, Self::any),
             7..=9 => self.over("filter", depth, Self::condition),
             10 => format!("{} + {}", self.list(depth - 1), self.list(depth - 1)),
             11 => format!("[{}, {}]", self.any(depth - 1), self.any(depth - 1)),
-            12 => format!("({} ? {} : {})", self.condition(depth - 1), self.list(depth - 1), self.list(depth - 1)),
+            12 => format!(
+                "({} ? {} : {})",
+                self.condition(depth - 1),
+                self.list(depth - 1),
+                self.list(depth - 1)
+            ),
             _ => format!("{}[0]", self.one_of(&["data.zs", "[data.xs, data.ts]"])),
         }
     }
@@ -65,7 +77,17 @@ impl<'r> Writer<'r> {
         let form = if depth == 0 { self.rng.u8(..2) } else { self.rng.u8(..8) };
         match form {
             0 => self.variable(),
-            1 => self.one_of(&["data.t", "data.u", "data", "data.xs", "data.os", "data.root", "previous", "event.id", "7"]),
+            1 => self.one_of(&[
+                "data.t",
+                "data.u",
+                "data",
+                "data.xs",
+                "data.os",
+                "data.root",
+                "previous",
+                "event.id",
+                "7",
+            ]),
             2 | 3 => self.text(depth - 1),
             4 => self.list(depth - 1),
             5 => self.condition(depth - 1),
@@ -82,11 +104,15 @@ impl<'r> Writer<'r> {
             2 => format!("string({})", self.variable()),
             3..=6 => format!("({} + {})", self.text(depth - 1), self.text(depth - 1)),
             7..=9 => {
-                let function = self.one_of(&["lower", "upper", "trim", "md5", "sha1", "sha256", "urlencode"]);
+                let function =
+                    self.one_of(&["lower", "upper", "trim", "md5", "sha1", "sha256", "urlencode"]);
                 format!("{function}({})", self.text(depth - 1))
             }
             10 => format!("string(bytes({}))", self.text(depth - 1)),
-            _ => format!("date({}, \"%Y %A %B %Z %A %B\", \"Europe/Zurich\")", self.one_of(&["1767225600", "event.time", "data.n"])),
+            _ => format!(
+                "date({}, \"%Y %A %B %Z %A %B\", \"Europe/Zurich\")",
+                self.one_of(&["1767225600", "event.time", "data.n"])
+            ),
         }
     }
 
@@ -105,8 +131,14 @@ impl<'r> Writer<'r> {
             10 => format!("({} && {})", self.condition(depth - 1), self.condition(depth - 1)),
             11 => format!("({} || !{})", self.condition(depth - 1), self.condition(depth - 1)),
             12 => {
-                let pattern =
-                    self.one_of(&[r"^[\\w.-]{1,64}$", "[a-z0-9-]+", "(a+)+b", "(.*)(.*)(.*)x", r"^(\\p{L}|\\d){1,200}$", "b{1,100}c"]);
+                let pattern = self.one_of(&[
+                    r"^[\\w.-]{1,64}$",
+                    "[a-z0-9-]+",
+                    "(a+)+b",
+                    "(.*)(.*)(.*)x",
+                    r"^(\\p{L}|\\d){1,200}$",
+                    "b{1,100}c",
+                ]);
                 format!("string({}).matches(\"{pattern}\")", self.any(depth - 1))
             }
             13 => {

@@ -1,4 +1,5 @@
-//! Variants of what once cost too much: each kind is a rule and a payload whose sizes and forms chance decides.
+//! Variants of what once cost too much: each kind is a rule and a payload whose sizes and forms
+//! chance decides.
 
 use fastrand::Rng;
 use serde_json::{Value, json};
@@ -84,10 +85,23 @@ fn one_of<'t>(rng: &mut Rng, texts: &[&'t str]) -> &'t str {
 }
 
 fn loops(rng: &mut Rng) -> Variant {
-    let inner =
-        one_of(rng, &["x", "x in data.xs", "data.xs.exists(y, y == x)", "data.xs.filter(y, y > x)", "[x, data.xs]", "size(data.xs) > x"]);
+    let inner = one_of(
+        rng,
+        &[
+            "x",
+            "x in data.xs",
+            "data.xs.exists(y, y == x)",
+            "data.xs.filter(y, y > x)",
+            "[x, data.xs]",
+            "size(data.xs) > x",
+        ],
+    );
     let outer = one_of(rng, &["filter", "map", "all", "exists", "exists_one"]);
-    let inner = if matches!(outer, "map" | "filter") || inner.contains("==") { inner } else { "x in data.xs" };
+    let inner = if matches!(outer, "map" | "filter") || inner.contains("==") {
+        inner
+    } else {
+        "x in data.xs"
+    };
     let each = match outer {
         "map" => format!("data.xs.map(x, {inner})"),
         "filter" => "data.xs.filter(x, x in data.xs) + data.xs".to_owned(),
@@ -99,12 +113,21 @@ fn loops(rng: &mut Rng) -> Variant {
 fn comparisons(rng: &mut Rng) -> Variant {
     let when = one_of(
         rng,
-        &["data.os.exists(o, o == data)", "data.os.all(o, o in data.os)", "data == data && data.os == data.os", "changed(\"os\")"],
+        &[
+            "data.os.exists(o, o == data)",
+            "data.os.all(o, o in data.os)",
+            "data == data && data.os == data.os",
+            "changed(\"os\")",
+        ],
     );
     let members = count(rng, 200);
-    let object: serde_json::Map<String, Value> = (0..members).map(|at| (format!("m{at}"), json!(at))).collect();
+    let object: serde_json::Map<String, Value> =
+        (0..members).map(|at| (format!("m{at}"), json!(at))).collect();
     let data = json!({ "os": vec![Value::Object(object); count(rng, 60_000 / members)] });
-    (rule(json!({ "delete": "k", "when": when })), json!({ "type": "e.a", "data": data, "previous": data }))
+    (
+        rule(json!({ "delete": "k", "when": when })),
+        json!({ "type": "e.a", "data": data, "previous": data }),
+    )
 }
 
 fn growing_texts(rng: &mut Rng) -> Variant {
@@ -126,14 +149,25 @@ fn growing_texts(rng: &mut Rng) -> Variant {
 fn backtracking(rng: &mut Rng) -> Variant {
     let pattern = one_of(
         rng,
-        &["(?<!a)b+c", r"^(a+)+\1$", "^((?=a)a|(?=a)a)*c$", "(?!x)(a|aa)+$", "^(?=.*b)(?=.*c).*d$", r"(a*)*\1b", "(?<=a)b{1,50}c"],
+        &[
+            "(?<!a)b+c",
+            r"^(a+)+\1$",
+            "^((?=a)a|(?=a)a)*c$",
+            "(?!x)(a|aa)+$",
+            "^(?=.*b)(?=.*c).*d$",
+            r"(a*)*\1b",
+            "(?<=a)b{1,50}c",
+        ],
     );
     let piece = ["a", "b", "ab", "aab"];
     let texts: Value = (0..count(rng, 1_000)).map(|_| text(rng, &piece, 600)).collect();
     match rng.u8(..3) {
         0 => (schema(json!({ "pattern": pattern })), json!({ "v": text(rng, &piece, 900_000) })),
         1 => (schema(json!({ "items": { "pattern": pattern } })), json!({ "v": texts })),
-        _ => (schema(json!({ "patternProperties": { pattern: {} } })), json!({ "v": { text(rng, &piece, 900_000): 1 } })),
+        _ => (
+            schema(json!({ "patternProperties": { pattern: {} } })),
+            json!({ "v": { text(rng, &piece, 900_000): 1 } }),
+        ),
     }
 }
 
@@ -183,7 +217,10 @@ fn unique_elements(rng: &mut Rng) -> Variant {
         _ => json!({ "a": {} }),
     };
     let elements: Value = (0..length).map(element).collect();
-    (schema(json!({ "uniqueItems": true, "items": { "uniqueItems": true } })), json!({ "v": elements }))
+    (
+        schema(json!({ "uniqueItems": true, "items": { "uniqueItems": true } })),
+        json!({ "v": elements }),
+    )
 }
 
 fn long_numbers(rng: &mut Rng) -> Variant {
@@ -192,23 +229,45 @@ fn long_numbers(rng: &mut Rng) -> Variant {
     let digits = text(rng, &["9", "10", "123456789"], 800_000);
     let number: Value = serde_json::from_str(&digits[..digits.len().min(300)]).unwrap_or_default();
     let numbers = vec![number; count(rng, 3_000)];
-    (schema(json!({ "items": { keyword: limit, "type": "integer" }, "uniqueItems": rng.bool() })), json!({ "v": numbers }))
+    (
+        schema(
+            json!({ "items": { keyword: limit, "type": "integer" }, "uniqueItems": rng.bool() }),
+        ),
+        json!({ "v": numbers }),
+    )
 }
 
 fn targets(rng: &mut Rng) -> Variant {
-    let target = one_of(rng, &["k:{xs[]}:{ys[]}", "k:{xs[]}:{xs[]}:{ys[]}", "{ys[]}-{zs[].a[]}", "k:{zs[].a[]}:{xs[]}"]);
+    let target = one_of(
+        rng,
+        &["k:{xs[]}:{ys[]}", "k:{xs[]}:{xs[]}:{ys[]}", "{ys[]}-{zs[].a[]}", "k:{zs[].a[]}:{xs[]}"],
+    );
     let zs = vec![json!({ "a": integers(rng, 300) }); count(rng, 100)];
-    (rule(json!({ "delete": target })), json!({ "xs": integers(rng, 20_000), "ys": integers(rng, 20_000), "zs": zs }))
+    (
+        rule(json!({ "delete": target })),
+        json!({ "xs": integers(rng, 20_000), "ys": integers(rng, 20_000), "zs": zs }),
+    )
 }
 
 fn tags(rng: &mut Rng) -> Variant {
     let tag = one_of(rng, &["t:{ys[]}", "t:{ys[]}:{xs[]}", "t:{t}"]);
     let effect = json!({ "write": "k:{xs[]}", "value": "{data}", "tags": [tag, "all"] });
-    (rule(effect), json!({ "xs": integers(rng, 20_000), "ys": integers(rng, 2_000), "t": text(rng, &["t"], 7_000) }))
+    (
+        rule(effect),
+        json!({ "xs": integers(rng, 20_000), "ys": integers(rng, 2_000), "t": text(rng, &["t"], 7_000) }),
+    )
 }
 
 fn lets(rng: &mut Rng) -> Variant {
-    let first = one_of(rng, &["data.xs.map(x, x)", "data.xs + data.xs", "data.xs.filter(x, x > 0)", "[data.xs, data.xs]"]);
+    let first = one_of(
+        rng,
+        &[
+            "data.xs.map(x, x)",
+            "data.xs + data.xs",
+            "data.xs.filter(x, x > 0)",
+            "[data.xs, data.xs]",
+        ],
+    );
     let reads = vec!["{let.b[]}"; rng.usize(1..6)].join(":");
     let entry = json!({ "let": { "a": first, "b": one_of(rng, &["lets.a + lets.a", "lets.a.map(x, [x, lets.a])", "lets.a"]) }, "effects": [{ "delete": format!("k:{reads}") }] });
     (json!({ "events": { "e.a": entry } }), json!({ "xs": integers(rng, 60_000) }))

@@ -1,7 +1,9 @@
-//! Searches for events that cost more than their budget: generated rules, generated payloads, measured CPU and memory.
+//! Searches for events that cost more than their budget: generated rules, generated payloads,
+//! measured CPU and memory.
 //!
-//! Read [`round`] first: one set of rules, and many events. [`rules`] and [`expressions`] and [`schemas`] generate what a tenant writes,
-//! [`payload`] what a publisher sends, [`cost`] measures, [`corpus`] keeps what was found once, and [`kinds`] varies it.
+//! Read [`round`] first: one set of rules, and many events. [`rules`] and [`expressions`] and
+//! [`schemas`] generate what a tenant writes, [`payload`] what a publisher sends, [`cost`]
+//! measures, [`corpus`] keeps what was found once, and [`kinds`] varies it.
 //!
 //! | variable | meaning |
 //! |---|---|
@@ -47,17 +49,25 @@ enum Until {
 
 #[test]
 fn no_generated_event_costs_more_than_its_budget() {
-    let (seconds, events, seed) = (setting("FUZZ_SECONDS"), setting("FUZZ_EVENTS"), setting("FUZZ_SEED"));
+    let (seconds, events, seed) =
+        (setting("FUZZ_SECONDS"), setting("FUZZ_EVENTS"), setting("FUZZ_SEED"));
     let until = match (seconds, events, seed) {
         (None, None, Some(_)) => Until::Rounds(1),
         (_, Some(events), _) => Until::Events(events),
-        (seconds, None, _) => Until::Time(Instant::now() + Duration::from_secs(seconds.unwrap_or(5))),
+        (seconds, None, _) => {
+            Until::Time(Instant::now() + Duration::from_secs(seconds.unwrap_or(5)))
+        }
     };
     let first = seed.unwrap_or_else(|| fastrand::u64(..1 << 48));
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
-    let threads = if matches!(until, Until::Rounds(_)) { 1 } else { setting("FUZZ_THREADS").unwrap_or(cores) };
+    let threads = if matches!(until, Until::Rounds(_)) {
+        1
+    } else {
+        setting("FUZZ_THREADS").unwrap_or(cores)
+    };
     let end = if let Until::Time(end) = until { Some(end) } else { None };
-    let (next, failed, total) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(Tally::default()));
+    let (next, failed, total) =
+        (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(Tally::default()));
     let began = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -87,7 +97,10 @@ fn no_generated_event_costs_more_than_its_budget() {
     });
     let total = total.into_inner().unwrap();
     eprintln!("FUZZ_SEED={first}: {total} in {:.0?}", began.elapsed());
-    assert!(!failed.load(Ordering::Relaxed), "an event cost more than its budget, or was wrong: see above");
+    assert!(
+        !failed.load(Ordering::Relaxed),
+        "an event cost more than its budget, or was wrong: see above"
+    );
     if !matches!(until, Until::Rounds(_)) {
         assert!(total.loaded * 5 > total.rounds, "too few of the generated rules load: {total}");
     }

@@ -1,4 +1,5 @@
-//! Payloads from genes: a few small numbers decide the form of a large document, so that a search can turn them one by one.
+//! Payloads from genes: a few small numbers decide the form of a large document, so that a search
+//! can turn them one by one.
 
 use std::fmt::Write as _;
 
@@ -41,11 +42,24 @@ enum Gene {
 }
 
 use Gene::{
-    Alphabet, Form, ListItems, Lists, LongText, MemberKind, Members, NumberText, Numbers, ObjectMembers, Objects, Odd, OtherNumbers,
-    Previous, ShortText, TextBytes, Texts, TreeDepth, TreeLeaf, TreeWidth,
+    Alphabet, Form, ListItems, Lists, LongText, MemberKind, Members, NumberText, Numbers,
+    ObjectMembers, Objects, Odd, OtherNumbers, Previous, ShortText, TextBytes, Texts, TreeDepth,
+    TreeLeaf, TreeWidth,
 };
 
-const SIZES: [Gene; 11] = [ShortText, LongText, Numbers, OtherNumbers, Texts, TextBytes, Objects, ObjectMembers, Lists, ListItems, Members];
+const SIZES: [Gene; 11] = [
+    ShortText,
+    LongText,
+    Numbers,
+    OtherNumbers,
+    Texts,
+    TextBytes,
+    Objects,
+    ObjectMembers,
+    Lists,
+    ListItems,
+    Members,
+];
 
 impl Genome {
     /// Mostly small ones: large documents cost their own making.
@@ -79,7 +93,12 @@ impl Genome {
 
     /// From 0 to about a million, most of the scale being small.
     fn size(&self, gene: Gene) -> usize {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "at most 2^20")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "at most 2^20"
+        )]
         let size = (self.gene(gene) as f64 / 12.75).exp2() as usize - 1;
         size
     }
@@ -97,10 +116,16 @@ impl Genome {
                     1 => previous.push_str("{}"),
                     _ => self.write_object(&mut previous, true),
                 }
-                format!(r#"{{"type":"e.a","id":"1","time":"2026-01-01T00:00:00Z","data":{data},"previous":{previous}}}"#)
+                format!(
+                    r#"{{"type":"e.a","id":"1","time":"2026-01-01T00:00:00Z","data":{data},"previous":{previous}}}"#
+                )
             }
-            2 => format!(r#"{{"specversion":"1.0","id":"1","source":"s","type":"e.a","data":{data}}}"#),
-            3 => format!(r#"{{"op":"u","source":{{"name":"e","schema":"b","table":"c"}},"before":{data},"after":{data}}}"#),
+            2 => format!(
+                r#"{{"specversion":"1.0","id":"1","source":"s","type":"e.a","data":{data}}}"#
+            ),
+            3 => format!(
+                r#"{{"op":"u","source":{{"name":"e","schema":"b","table":"c"}},"before":{data},"after":{data}}}"#
+            ),
             _ => data,
         };
         body.into_bytes()
@@ -116,7 +141,8 @@ impl Genome {
         let text_bytes = self.size(TextBytes).min(100_000);
         let inner = self.size(ObjectMembers).min(2_000);
         let items = self.size(ListItems).min(50_000);
-        let number = ["7", "-0.5", "1e3", "9007199254740993", "19.90", "1e400"][self.gene(NumberText) % 6];
+        let number =
+            ["7", "-0.5", "1e3", "9007199254740993", "19.90", "1e400"][self.gene(NumberText) % 6];
         let _ = write!(out, r#"{{"id":7,"n":{number},"t":""#);
         self.write_text(out, fit(self.size(ShortText), 6));
         out.push_str(r#"","u":""#);
@@ -179,7 +205,18 @@ impl Genome {
     }
 
     fn write_text(&self, out: &mut String, count: usize) {
-        let piece = [SECRET, "bbbbbb", "aaaaaa", "a.a.a.", "\u{fdfa}\u{fdfa}", r"\u00e9", r#"\n\t\""#, "{}:%2f", "1:2:3:", "  \u{130}  "];
+        let piece = [
+            SECRET,
+            "bbbbbb",
+            "aaaaaa",
+            "a.a.a.",
+            "\u{fdfa}\u{fdfa}",
+            r"\u00e9",
+            r#"\n\t\""#,
+            "{}:%2f",
+            "1:2:3:",
+            "  \u{130}  ",
+        ];
         let piece = piece[self.gene(Alphabet) % piece.len()];
         for _ in 0..count {
             out.push_str(piece);
@@ -188,7 +225,10 @@ impl Genome {
 
     fn write_tree(&self, out: &mut String, depth: usize, width: usize, nodes: &mut usize) {
         if depth == 0 || *nodes == 0 {
-            out.push_str(["1", r#""z""#, "{}", r#"{"type":"z"}"#, r#"{"type":"d"}"#, "null", "[]"][self.gene(TreeLeaf) % 7]);
+            out.push_str(
+                ["1", r#""z""#, "{}", r#"{"type":"z"}"#, r#"{"type":"d"}"#, "null", "[]"]
+                    [self.gene(TreeLeaf) % 7],
+            );
             return;
         }
         out.push_str(r#"{"type":"a","children":["#);

@@ -76,7 +76,17 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rounds, loaded, events, spent, effects, worst_cpu, worst_bytes, worst_load, worst } = self;
+        let Self {
+            rounds,
+            loaded,
+            events,
+            spent,
+            effects,
+            worst_cpu,
+            worst_bytes,
+            worst_load,
+            worst,
+        } = self;
         write!(
             f,
             "{events} events in {rounds} rounds ({loaded} loaded), {effects} effects, {spent} budgets spent; the worst took {worst_cpu:.1?} \
@@ -89,7 +99,8 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Loads a rule file as a worker does. Returns the rules, or what is wrong with them, and the CPU that it took.
+/// Loads a rule file as a worker does. Returns the rules, or what is wrong with them, and the CPU
+/// that it took.
 pub(crate) fn load(clock: &Clock, file: &Value) -> (Result<Loaded, Problems>, Duration) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(folder.path().join("rules.json"), file.to_string()).expect("the folder is ours");
@@ -109,7 +120,12 @@ pub(crate) fn load(clock: &Clock, file: &Value) -> (Result<Loaded, Problems>, Du
 ///
 /// # Errors
 /// In words, what was wrong, and where it was saved.
-pub(crate) fn play(seed: u64, clock: &Clock, watch: &Watch, end: Option<Instant>) -> Result<Tally, String> {
+pub(crate) fn play(
+    seed: u64,
+    clock: &Clock,
+    watch: &Watch,
+    end: Option<Instant>,
+) -> Result<Tally, String> {
     let mut rng = Rng::with_seed(seed);
     let mut tally = Tally { rounds: 1, ..Tally::default() };
     let is_over = || end.is_some_and(|end| Instant::now() >= end);
@@ -120,7 +136,10 @@ pub(crate) fn play(seed: u64, clock: &Clock, watch: &Watch, end: Option<Instant>
         let (loaded, cpu) = load(clock, &file);
         if cpu > LOAD_CPU {
             let path = corpus::save(seed, &file, None);
-            return Err(format!("loading the rules took {cpu:?} of CPU; saved as {}", path.display()));
+            return Err(format!(
+                "loading the rules took {cpu:?} of CPU; saved as {}",
+                path.display()
+            ));
         }
         tally.add(&Tally { worst_load: cpu, worst: [0, 0, seed], ..Tally::default() });
         if let Ok(loaded) = loaded {
@@ -137,7 +156,9 @@ pub(crate) fn play(seed: u64, clock: &Clock, watch: &Watch, end: Option<Instant>
     let mut costliest: Option<(f64, Genome)> = None;
     for number in 0..EVENTS_PER_ROUND {
         let genome = match &costliest {
-            Some((_, genome)) if number >= EVENTS_PER_ROUND - CLIMBS && tally.spent == 0 => genome.mutated(&mut rng),
+            Some((_, genome)) if number >= EVENTS_PER_ROUND - CLIMBS && tally.spent == 0 => {
+                genome.mutated(&mut rng)
+            }
             _ => Genome::random(&mut rng),
         };
         watch.begin(Step::Event { seed, number, file: file.clone(), genome: genome.clone() });

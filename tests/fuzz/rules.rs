@@ -1,4 +1,5 @@
-//! Rule files: event definitions that all match one event, with `let`s, effects of every verb, versions and schemas.
+//! Rule files: event definitions that all match one event, with `let`s, effects of every verb,
+//! versions and schemas.
 
 use fastrand::Rng;
 use serde_json::{Map, Value, json};
@@ -56,12 +57,19 @@ fn entry(rng: &mut Rng) -> Value {
     if lets > 0 {
         let written = (0..lets).map(|n| {
             let depth = rng.usize(1..=4);
-            (format!("l{n}"), json!(bounded(Writer::new(rng, Scope { lets: n, item: false }).list(depth))))
+            (
+                format!("l{n}"),
+                json!(bounded(Writer::new(rng, Scope { lets: n, item: false }).list(depth))),
+            )
         });
         entry.insert("let".to_owned(), Value::Object(written.collect()));
     }
     if rng.u8(..4) == 0 {
-        let version = if rng.bool() { json!("{id}") } else { json!({ "of": "{id}", "entity": template(rng, lets, false) }) };
+        let version = if rng.bool() {
+            json!("{id}")
+        } else {
+            json!({ "of": "{id}", "entity": template(rng, lets, false) })
+        };
         entry.insert("version".to_owned(), version);
     }
     let effects: Vec<Value> = (0..rng.usize(1..=4)).map(|_| effect(rng, lets)).collect();
@@ -74,18 +82,26 @@ fn effect(rng: &mut Rng, lets: usize) -> Value {
     let is_each = rng.u8(..3) == 0;
     if is_each {
         let depth = rng.usize(..3);
-        effect.insert("each".to_owned(), json!(bounded(Writer::new(rng, Scope { lets, item: false }).list(depth))));
+        effect.insert(
+            "each".to_owned(),
+            json!(bounded(Writer::new(rng, Scope { lets, item: false }).list(depth))),
+        );
     }
     if rng.u8(..3) == 0 {
         let depth = rng.usize(1..=4);
-        effect.insert("when".to_owned(), json!(bounded(Writer::new(rng, Scope { lets, item: is_each }).condition(depth))));
+        effect.insert(
+            "when".to_owned(),
+            json!(bounded(Writer::new(rng, Scope { lets, item: is_each }).condition(depth))),
+        );
     }
     let target = if rng.u8(..4) == 0 {
         json!((0..rng.usize(2..=5)).map(|_| template(rng, lets, is_each)).collect::<Vec<_>>())
     } else {
         json!(template(rng, lets, is_each))
     };
-    let tags = |rng: &mut Rng| json!((0..rng.usize(..4)).map(|_| template(rng, lets, is_each)).collect::<Vec<_>>());
+    let tags = |rng: &mut Rng| {
+        json!((0..rng.usize(..4)).map(|_| template(rng, lets, is_each)).collect::<Vec<_>>())
+    };
     match rng.u8(..10) {
         0..=3 => {
             effect.insert("delete".to_owned(), target);
@@ -104,7 +120,9 @@ fn effect(rng: &mut Rng, lets: usize) -> Value {
             effect.insert("tags".to_owned(), tags(rng));
             let value = match rng.u8(..4) {
                 0 => json!("{data}"),
-                1 => json!({ "a": "{data}", "b": ["{data}", "{previous?}"], "c": template(rng, lets, is_each) }),
+                1 => {
+                    json!({ "a": "{data}", "b": ["{data}", "{previous?}"], "c": template(rng, lets, is_each) })
+                }
                 2 if lets > 0 => json!({ "l": format!("{{let.l{}}}", rng.usize(..lets)) }),
                 _ => json!(template(rng, lets, is_each)),
             };
@@ -113,7 +131,10 @@ fn effect(rng: &mut Rng, lets: usize) -> Value {
         _ => {
             effect.insert("warm".to_owned(), target);
             effect.insert("tags".to_owned(), tags(rng));
-            effect.insert("from".to_owned(), json!(format!("pages:/{}", template(rng, lets, is_each))));
+            effect.insert(
+                "from".to_owned(),
+                json!(format!("pages:/{}", template(rng, lets, is_each))),
+            );
         }
     }
     Value::Object(effect)
@@ -123,7 +144,9 @@ fn template(rng: &mut Rng, lets: usize, is_each: bool) -> String {
     let mut text = ["", "k:", "unstale:", "ale:", "{{"][rng.usize(..4)].to_owned();
     for _ in 0..rng.usize(1..=3) {
         match rng.u8(..8) {
-            0 if is_each => text.push_str(["{item}", "{item.k}", "{item[0]}", "{item.xs[]}"][rng.usize(..4)]),
+            0 if is_each => {
+                text.push_str(["{item}", "{item.k}", "{item[0]}", "{item.xs[]}"][rng.usize(..4)])
+            }
             1 if lets > 0 => text.push_str(&format!("{{let.l{}[]}}", rng.usize(..lets))),
             2 => text.push_str("{t}{u}"),
             _ => text.push_str(PLACES[rng.usize(..PLACES.len())]),

@@ -1,4 +1,5 @@
-//! Ends the search loudly where loading rules or resolving an event does not come to its end: without it nobody would know the seed.
+//! Ends the search loudly where loading rules or resolving an event does not come to its end:
+//! without it nobody would know the seed.
 
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, Weak};
@@ -10,7 +11,8 @@ use super::corpus;
 use super::cost::{CPU, Clock, LOAD_CPU};
 use super::payload::Genome;
 
-/// How many times its limit of CPU a step may take before the search ends. A step that ends by itself has a better message.
+/// How many times its limit of CPU a step may take before the search ends. A step that ends by
+/// itself has a better message.
 const PATIENCE: u32 = 3;
 
 /// What a thread does at present.
@@ -51,7 +53,10 @@ fn look(watched: &Weak<Watched>) {
             let taken = watched.clock.now().saturating_sub(began);
             if taken > PATIENCE * step.limit() {
                 // A test's `eprintln!` is captured, and lost when the process ends.
-                let _ = writeln!(std::io::stderr(), "{step} has taken {taken:.0?} of CPU, and is not done");
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "{step} has taken {taken:.0?} of CPU, and is not done"
+                );
                 std::process::exit(101);
             }
         }
@@ -74,10 +79,18 @@ impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Load { seed, attempt, file } => {
-                write!(f, "FUZZ_SEED={seed}: loading rule file {attempt}, saved as {},", corpus::save(*seed, file, None).display())
+                write!(
+                    f,
+                    "FUZZ_SEED={seed}: loading rule file {attempt}, saved as {},",
+                    corpus::save(*seed, file, None).display()
+                )
             }
             Self::Event { seed, number, file, genome } => {
-                write!(f, "FUZZ_SEED={seed}: event {number}, saved as {},", corpus::save(*seed, file, Some(genome)).display())
+                write!(
+                    f,
+                    "FUZZ_SEED={seed}: event {number}, saved as {},",
+                    corpus::save(*seed, file, Some(genome)).display()
+                )
             }
         }
     }

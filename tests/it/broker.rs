@@ -48,14 +48,19 @@ pub(crate) async fn other(rabbitmq: &RabbitMq) -> Channel {
 
 pub(crate) async fn depth(channel: &Channel, queue: &str) -> u32 {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap().message_count()
+    channel
+        .queue_declare(queue.into(), options, FieldTable::default())
+        .await
+        .unwrap()
+        .message_count()
 }
 
 /// Takes a message off a queue.
 async fn take(channel: &Channel, queue: &str) -> lapin::message::Delivery {
-    let got =
-        wait_for(SOON, "a message in the queue", async || channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap())
-            .await;
+    let got = wait_for(SOON, "a message in the queue", async || {
+        channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap()
+    })
+    .await;
     got.delivery
 }
 
@@ -65,11 +70,17 @@ async fn publish(session: &Session, config: &AmqpConfig, routing_key: &str, body
 }
 
 pub(crate) fn message(exchange: &str, routing_key: &str, body: &[u8]) -> OwnedMessage {
-    OwnedMessage { exchange: exchange.into(), routing_key: routing_key.into(), body: body.into(), ..OwnedMessage::default() }
+    OwnedMessage {
+        exchange: exchange.into(),
+        routing_key: routing_key.into(),
+        body: body.into(),
+        ..OwnedMessage::default()
+    }
 }
 
 pub(crate) async fn next(lane: &mut Lane) -> Delivery {
-    let batch = tokio::time::timeout(SOON, lane.next_batch(1)).await.expect("a delivery comes").unwrap();
+    let batch =
+        tokio::time::timeout(SOON, lane.next_batch(1)).await.expect("a delivery comes").unwrap();
     batch.into_iter().next().unwrap()
 }
 
@@ -80,7 +91,10 @@ async fn declare_queue(channel: &Channel, name: &str, arguments: FieldTable) {
 
 async fn declare_exchange(channel: &Channel, name: &str) {
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    channel.exchange_declare(name.into(), ExchangeKind::Topic, options, FieldTable::default()).await.unwrap();
+    channel
+        .exchange_declare(name.into(), ExchangeKind::Topic, options, FieldTable::default())
+        .await
+        .unwrap();
 }
 
 fn with_headers(headers: FieldTable) -> BasicProperties {

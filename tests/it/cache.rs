@@ -57,11 +57,19 @@ pub(crate) fn effect(rule: u32, target: impl Into<String>, action: Action) -> Ef
 }
 
 pub(crate) fn write(value: &str, expiry: Expiry, tags: &[&str]) -> Action {
-    Action::Write(Box::new(Write { value: value.into(), expiry, tags: tags.iter().map(|&tag| tag.into()).collect() }))
+    Action::Write(Box::new(Write {
+        value: value.into(),
+        expiry,
+        tags: tags.iter().map(|&tag| tag.into()).collect(),
+    }))
 }
 
 /// The effect at a version: `(family, digits)` of the event and at the place `(event, place)`.
-pub(crate) fn at((family, digits): (&str, &str), (event, place): (u64, u32), effect: Effect) -> Effect {
+pub(crate) fn at(
+    (family, digits): (&str, &str),
+    (event, place): (u64, u32),
+    effect: Effect,
+) -> Effect {
     let version = Version { family: family.into(), digits: digits.into(), event, place };
     Effect { version: Some(Box::new(version)), ..effect }
 }
@@ -75,7 +83,10 @@ pub(crate) async fn apply(cache: &Cache, effects: &[Effect]) -> Applied {
     try_apply(cache, effects).await.unwrap()
 }
 
-pub(crate) async fn try_apply(cache: &Cache, effects: &[Effect]) -> Result<Applied, unstale::cache::Outage> {
+pub(crate) async fn try_apply(
+    cache: &Cache,
+    effects: &[Effect],
+) -> Result<Applied, unstale::cache::Outage> {
     let mut batch = Batch::new(cache.tag_prefix(), effects.len());
     for (position, effect) in effects.iter().enumerate() {
         batch.push(slot(position), effect);
@@ -83,11 +94,17 @@ pub(crate) async fn try_apply(cache: &Cache, effects: &[Effect]) -> Result<Appli
     cache.apply(&batch.finish()).await
 }
 
-pub(crate) async fn run<T: redis::FromRedisValue>(connection: &mut MultiplexedConnection, command: &[&str]) -> T {
+pub(crate) async fn run<T: redis::FromRedisValue>(
+    connection: &mut MultiplexedConnection,
+    command: &[&str],
+) -> T {
     try_run(connection, command).await.unwrap()
 }
 
-async fn try_run<T: redis::FromRedisValue>(connection: &mut MultiplexedConnection, command: &[&str]) -> redis::RedisResult<T> {
+async fn try_run<T: redis::FromRedisValue>(
+    connection: &mut MultiplexedConnection,
+    command: &[&str],
+) -> redis::RedisResult<T> {
     let mut cmd = redis::cmd(command[0]);
     for argument in &command[1..] {
         cmd.arg(argument);

@@ -1,4 +1,5 @@
-//! Inputs that went wrong once, each a file of `tests/cases/`: what `plan` and `check` make of them.
+//! Inputs that went wrong once, each a file of `tests/cases/`: what `plan` and `check` make of
+//! them.
 //!
 //! | member | meaning |
 //! |---|---|
@@ -34,7 +35,10 @@ fn rules(case: &Value) -> String {
         return format!("events:\n{}", (0..definitions).map(definition).collect::<String>());
     }
     if let Some(values) = case["values"].as_u64() {
-        return format!("x-values: [{}]\nevents: {{}}\n", "1,".repeat(usize::try_from(values).unwrap()));
+        return format!(
+            "x-values: [{}]\nevents: {{}}\n",
+            "1,".repeat(usize::try_from(values).unwrap())
+        );
     }
     case["rules"].as_str().unwrap().to_owned()
 }
@@ -48,8 +52,15 @@ fn lines(case: &Value) -> Vec<String> {
     match (&case["integers"], &case["text"], &case["texts"]) {
         (of @ Value::Object(_), _, _) => event(of, (0..count(of)).collect()),
         (_, of @ Value::Object(_), _) => event(of, piece(of).repeat(count(of)).into()),
-        (_, _, of @ Value::Object(_)) => event(of, (0..count(of)).map(|at| piece(of).replace('%', &at.to_string())).collect()),
-        _ => case["lines"].as_array().into_iter().flatten().map(|line| line.as_str().unwrap().to_owned()).collect(),
+        (_, _, of @ Value::Object(_)) => {
+            event(of, (0..count(of)).map(|at| piece(of).replace('%', &at.to_string())).collect())
+        }
+        _ => case["lines"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|line| line.as_str().unwrap().to_owned())
+            .collect(),
     }
 }
 
@@ -60,7 +71,11 @@ fn run(case: &Value) -> Output {
     let command = if case["kind"] == "check" { "check" } else { "plan --json" };
     // The kernel ends what takes more: no clock on the wall of a busy machine does.
     let mut child = Command::new("sh")
-        .args(["-c", &format!("ulimit -t {cpu_s}; exec \"$0\" {command}"), env!("CARGO_BIN_EXE_unstale")])
+        .args([
+            "-c",
+            &format!("ulimit -t {cpu_s}; exec \"$0\" {command}"),
+            env!("CARGO_BIN_EXE_unstale"),
+        ])
         .env_clear()
         .env("UNSTALE_SCHEMAS", folder.path())
         .stdin(Stdio::piped())
@@ -81,21 +96,39 @@ fn judge(path: &Path) {
     let case: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let (name, about, expect) = (path.display(), &case["about"], &case["expect"]);
     let output = run(&case);
-    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-    let code = output.status.code().unwrap_or_else(|| panic!("{name}: {about}: ended by a signal, {}: {err}", output.status));
+    let (out, err) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    let code = output
+        .status
+        .code()
+        .unwrap_or_else(|| panic!("{name}: {about}: ended by a signal, {}: {err}", output.status));
     if let Some(expected) = expect["exit"].as_i64() {
         assert_eq!(i64::from(code), expected, "{name}: {about}: {out}{err}");
     }
     let both = out.clone() + &err;
-    assert!(expect["present"].as_str().is_none_or(|text| both.contains(text)), "{name}: {about}: {both}");
-    assert!(expect["absent"].as_str().is_none_or(|text| !both.contains(text)), "{name}: {about}: {both}");
-    let plans: Vec<Value> = out.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert!(
+        expect["present"].as_str().is_none_or(|text| both.contains(text)),
+        "{name}: {about}: {both}"
+    );
+    assert!(
+        expect["absent"].as_str().is_none_or(|text| !both.contains(text)),
+        "{name}: {about}: {both}"
+    );
+    let plans: Vec<Value> =
+        out.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     if let Some(reasons) = expect["reasons"].as_array() {
         let found: Vec<&Value> = plans.iter().map(|plan| &plan["error"]["reason"]).collect();
         assert_eq!(found, reasons.iter().collect::<Vec<_>>(), "{name}: {about}: {err}");
     }
     if let Some(targets) = expect["targets"].as_array() {
-        let of = |plan: &Value| plan["effects"].as_array().unwrap().iter().map(|effect| effect["target"].clone()).collect::<Value>();
+        let of = |plan: &Value| {
+            plan["effects"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|effect| effect["target"].clone())
+                .collect::<Value>()
+        };
         assert_eq!(plans.iter().map(of).collect::<Vec<_>>(), *targets, "{name}: {about}: {err}");
     }
 }
@@ -103,7 +136,8 @@ fn judge(path: &Path) {
 #[test]
 fn what_went_wrong_once_has_its_expected_result() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     assert!(!paths.is_empty());
     paths.iter().for_each(|path| judge(path));

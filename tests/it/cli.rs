@@ -56,7 +56,8 @@ fn check_counts_what_is_good() {
 #[test]
 fn check_tells_every_problem_and_exits_with_64() {
     let dir = registry(&SCHEMA.replace("delete user:7", "delete user:8"));
-    std::fs::write(dir.path().join("b.yaml"), "events: { a.b: { effects: [ { remove: x } ] } }").unwrap();
+    std::fs::write(dir.path().join("b.yaml"), "events: { a.b: { effects: [ { remove: x } ] } }")
+        .unwrap();
     let (code, out, err) = unstale(&["check", dir.path().to_str().unwrap()], &[], "");
     assert_eq!(code, 64);
     assert!(err.contains("b.yaml:1:") && out.starts_with("not loaded: "), "{out}{err}");
@@ -67,7 +68,11 @@ fn check_tells_every_problem_and_exits_with_64() {
     assert_eq!(out, "1 file, 1 event, 2 effects, 1 example: 1 problem\n");
     let (code, out, _) = unstale(&["check", "--json"], &schemas(dir.path()), "");
     let found: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((code, &found["ok"], found["problems"].as_array().unwrap().len()), (64, &false.into(), 1), "{out}");
+    assert_eq!(
+        (code, &found["ok"], found["problems"].as_array().unwrap().len()),
+        (64, &false.into(), 1),
+        "{out}"
+    );
 }
 
 #[test]
@@ -79,11 +84,13 @@ fn input_that_tests_nothing_is_refused_and_names_the_way_out() {
         assert_eq!((code, out.as_str()), (64, ""), "{err}");
         assert!(err.contains("holds no event"), "{err}");
     }
-    let (code, out, _) = plan("{\n  \"type\": \"user.updated\",\n  \"data\": {\n    \"id\": 7\n  }\n}\n");
+    let (code, out, _) =
+        plan("{\n  \"type\": \"user.updated\",\n  \"data\": {\n    \"id\": 7\n  }\n}\n");
     assert!(code == 1 && out.contains("`jq -c .` writes it so"), "{out}");
     let (code, out, _) = plan(r#"{"routing_key":"user.updated","body":"{}","redelivered":true}"#);
     assert!(code == 1 && out.contains("`redelivered` is no part of a message"), "{out}");
-    let settings = [("UNSTALE_SCHEMAS", dir.path().to_str().unwrap()), ("UNSTALE_MAX_BODY_BYTES", "1KiB")];
+    let settings =
+        [("UNSTALE_SCHEMAS", dir.path().to_str().unwrap()), ("UNSTALE_MAX_BODY_BYTES", "1KiB")];
     let (code, _, err) = unstale(&["plan"], &settings, &"x".repeat(2 << 20));
     assert!(code == 64 && err.contains("no message is that long"), "{err}");
 }
@@ -92,7 +99,8 @@ fn input_that_tests_nothing_is_refused_and_names_the_way_out() {
 fn names_that_nothing_matches_are_refused() {
     let dir = registry(SCHEMA);
     for pattern in ["a..b", "a b", "user."] {
-        let (code, _, err) = unstale(&["replay", "--since", "1h", "--type", pattern], &schemas(dir.path()), "");
+        let (code, _, err) =
+            unstale(&["replay", "--since", "1h", "--type", pattern], &schemas(dir.path()), "");
         assert!(code == 64 && err.contains("matches no event"), "{pattern}: {code} {err}");
     }
     for name in ["user updated", "user..updated", ".user"] {
@@ -114,29 +122,48 @@ fn names_that_nothing_matches_are_refused() {
 fn the_schema_of_schema_files_is_json() {
     let (code, out, _) = unstale(&["check", "--print-schema"], &[], "");
     assert_eq!(code, 0);
-    assert!(serde_json::from_str::<serde_json::Value>(&out).unwrap()["properties"]["events"].is_object());
+    assert!(
+        serde_json::from_str::<serde_json::Value>(&out).unwrap()["properties"]["events"]
+            .is_object()
+    );
 }
 
 #[test]
 fn plan_shows_targets_with_the_prefix_and_says_no_for_a_dead_letter() {
     let dir = registry(SCHEMA);
-    let good = r#"{"type":"user.updated","id":"e","data":{"id":42,"name":"a"},"previous":{"name":"a"}}"#;
+    let good =
+        r#"{"type":"user.updated","id":"e","data":{"id":42,"name":"a"},"previous":{"name":"a"}}"#;
     let (code, out, err) = unstale(&["plan", "--json"], &schemas(dir.path()), good);
     assert_eq!(code, 0, "{err}");
     let plan: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(plan["effects"], serde_json::json!([{"verb": "delete", "target": "eu:user:42", "rule": "user.yaml#user.updated/0"}]));
+    assert_eq!(
+        plan["effects"],
+        serde_json::json!([{"verb": "delete", "target": "eu:user:42", "rule": "user.yaml#user.updated/0"}])
+    );
     assert!(plan["error"].is_null());
     let (code, out, _) = unstale(&["plan"], &schemas(dir.path()), good);
     assert_eq!(code, 0);
     insta::assert_snapshot!(out);
-    let (code, out, _) = unstale(&["plan", "--json", "-"], &schemas(dir.path()), "{\"type\":\"user.updated\",\"data\":{}}\nnot json\n");
+    let (code, out, _) = unstale(
+        &["plan", "--json", "-"],
+        &schemas(dir.path()),
+        "{\"type\":\"user.updated\",\"data\":{}}\nnot json\n",
+    );
     assert_eq!(code, 1);
-    assert!(out.contains("invalid_data") && out.contains("\"effects\":[],\"error\":{\"reason\":\"malformed\""), "{out}");
+    assert!(
+        out.contains("invalid_data")
+            && out.contains("\"effects\":[],\"error\":{\"reason\":\"malformed\""),
+        "{out}"
+    );
 }
 
 /// What a terminal would act on.
 fn active(text: &str) -> Option<char> {
-    text.chars().find(|c| *c != '\n' && (c.is_control() || matches!(c, '\u{200e}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')))
+    text.chars().find(|c| {
+        *c != '\n'
+            && (c.is_control()
+                || matches!(c, '\u{200e}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+    })
 }
 
 #[test]
@@ -164,8 +191,11 @@ fn no_text_of_an_event_or_a_rule_file_reaches_a_terminal_raw() {
         assert!(out.contains("u{202e}") || out.contains("\\u202e"), "{out}");
         assert_eq!(active(&(out + &err)), None, "{args:?}");
     }
-    for args in [&["publish", "--dry-run", "--file", "-"][..], &["publish", "a\u{1b}[2J", "x\u{202e}"]] {
-        let (_, out, err) = unstale(args, &[("UNSTALE_AMQP_URL", "amqp://127.0.0.1:1/%2f")], &lines);
+    for args in
+        [&["publish", "--dry-run", "--file", "-"][..], &["publish", "a\u{1b}[2J", "x\u{202e}"]]
+    {
+        let (_, out, err) =
+            unstale(args, &[("UNSTALE_AMQP_URL", "amqp://127.0.0.1:1/%2f")], &lines);
         assert_eq!(active(&(out + &err)), None, "{args:?}");
     }
 }
@@ -179,9 +209,15 @@ events:
 ";
     let dir = registry(rules);
     let [schemas, prefix] = schemas(dir.path());
-    let settings = [schemas, prefix, ("UNSTALE_VAR_URL", "https://user:hunter2@internal/api/"), ("UNSTALE_VAR_KEY", "s3cret")];
+    let settings = [
+        schemas,
+        prefix,
+        ("UNSTALE_VAR_URL", "https://user:hunter2@internal/api/"),
+        ("UNSTALE_VAR_KEY", "s3cret"),
+    ];
     for args in [&["plan"][..], &["plan", "--json"]] {
-        let (_, out, err) = unstale(args, &settings, r#"{"type":"product.updated","data":{"id":7}}"#);
+        let (_, out, err) =
+            unstale(args, &settings, r#"{"type":"product.updated","data":{"id":7}}"#);
         assert!(out.contains("{vars.URL}/p/7?key={vars.KEY}"), "{out}{err}");
         assert!(!out.contains("hunter2") && !out.contains("s3cret"), "{out}");
     }
@@ -194,7 +230,8 @@ fn plan_takes_types_as_the_worker_does() {
     let line = r#"{"routing_key":"user.seen","headers":{"unstale-event-type":"user.updated"},"body":{"id":7}}"#;
     let (code, out, _) = unstale(&["plan"], &[schemas, prefix], line);
     assert!(code == 0 && out.contains("delete"), "{out}");
-    let (code, out, _) = unstale(&["plan"], &[schemas, prefix, ("UNSTALE_TYPE_FROM", "routing_key")], line);
+    let (code, out, _) =
+        unstale(&["plan"], &[schemas, prefix, ("UNSTALE_TYPE_FROM", "routing_key")], line);
     assert!(code == 1 && out.starts_with("user.seen  ") && !out.contains("  delete "), "{out}");
 }
 
@@ -214,51 +251,85 @@ fn a_reader_that_leaves_is_no_error() {
         .unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+    assert_eq!(
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()),
+        (Some(0), "")
+    );
 }
 
 #[test]
 fn bad_usage_and_bad_settings_are_64() {
-    for args in [&[][..], &["walk"], &["plan", "--yaml"], &["publish"], &["plan", "/no/such/file"]] {
+    for args in [&[][..], &["walk"], &["plan", "--yaml"], &["publish"], &["plan", "/no/such/file"]]
+    {
         let dir = registry(SCHEMA);
         let (code, out, err) = unstale(args, &schemas(dir.path()), "");
         assert_eq!((code, out.as_str()), (64, ""), "{args:?}");
         assert!(!err.is_empty());
     }
-    let (code, _, err) = unstale(&["publish", "a.b", "{}"], &[("UNSTALE_PREFETCH", "hunter2"), ("UNSTALE_LOG", "hunter2")], "");
+    let (code, _, err) = unstale(
+        &["publish", "a.b", "{}"],
+        &[("UNSTALE_PREFETCH", "hunter2"), ("UNSTALE_LOG", "hunter2")],
+        "",
+    );
     assert_eq!(code, 64);
-    assert!(err.contains("2 settings cannot be used") && err.contains("UNSTALE_PREFETCH") && !err.contains("hunter2"), "{err}");
+    assert!(
+        err.contains("2 settings cannot be used")
+            && err.contains("UNSTALE_PREFETCH")
+            && !err.contains("hunter2"),
+        "{err}"
+    );
 }
 
 #[test]
 fn help_version_and_completions_are_0() {
-    for args in [&["--help"][..], &["-h"], &["--version"], &["run", "--help"], &["completions", "bash"], &["completions", "fish"]] {
+    for args in [
+        &["--help"][..],
+        &["-h"],
+        &["--version"],
+        &["run", "--help"],
+        &["completions", "bash"],
+        &["completions", "fish"],
+    ] {
         let (code, out, err) = unstale(args, &[], "");
         assert!(code == 0 && !out.is_empty() && err.is_empty(), "{args:?}: {err}");
     }
-    assert_eq!(unstale(&["--version"], &[], "").1, concat!("unstale ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert_eq!(
+        unstale(&["--version"], &[], "").1,
+        concat!("unstale ", env!("CARGO_PKG_VERSION"), "\n")
+    );
 }
 
 #[test]
 fn a_dry_run_prints_what_plan_reads() {
     let dir = registry(SCHEMA);
-    let (code, line, err) = unstale(&["publish", "user.updated", "--dry-run", "--id", "e1"], &[], "{\"id\":7}");
+    let (code, line, err) =
+        unstale(&["publish", "user.updated", "--dry-run", "--id", "e1"], &[], "{\"id\":7}");
     assert_eq!(code, 0, "{err}");
     let (code, out, _) = unstale(&["plan", "--json"], &schemas(dir.path()), &line);
-    assert!(code == 0 && out.contains("\"target\":\"eu:user:7\"") && out.contains("\"id\":\"e1\""), "{out}");
+    assert!(
+        code == 0 && out.contains("\"target\":\"eu:user:7\"") && out.contains("\"id\":\"e1\""),
+        "{out}"
+    );
 }
 
 #[test]
 fn a_broker_out_of_reach_is_69() {
     // Nothing listens on port 1 of a machine that runs tests.
-    let (code, _, err) = unstale(&["publish", "a.b", "{}"], &[("UNSTALE_AMQP_URL", "amqp://127.0.0.1:1")], "");
+    let (code, _, err) =
+        unstale(&["publish", "a.b", "{}"], &[("UNSTALE_AMQP_URL", "amqp://127.0.0.1:1")], "");
     assert!(code == 69 && err.contains("RabbitMQ"), "{code}: {err}");
 }
 
 /// Runs `unstale status` on a terminal, where neither server is.
 fn status_on_a_terminal(settings: &[(&str, &str)]) -> String {
     let output = Command::new("script")
-        .args(["--quiet", "--return", "--command", &format!("{} status", env!("CARGO_BIN_EXE_unstale")), "/dev/null"])
+        .args([
+            "--quiet",
+            "--return",
+            "--command",
+            &format!("{} status", env!("CARGO_BIN_EXE_unstale")),
+            "/dev/null",
+        ])
         .env_clear()
         .env("UNSTALE_AMQP_URL", "amqp://127.0.0.1:1")
         .env("UNSTALE_REDIS_URL", "redis://127.0.0.1:1")
@@ -273,13 +344,26 @@ fn status_on_a_terminal(settings: &[(&str, &str)]) -> String {
 #[test]
 fn a_terminal_has_colours_unless_no_color_is_set() {
     let painted = status_on_a_terminal(&[]);
-    assert!(painted.contains("\u{1b}[1;31m2 things need a person:\u{1b}[0m") && painted.contains("\u{1b}[1;31m  ! Redis"), "{painted}");
+    assert!(
+        painted.contains("\u{1b}[1;31m2 things need a person:\u{1b}[0m")
+            && painted.contains("\u{1b}[1;31m  ! Redis"),
+        "{painted}"
+    );
     for settings in [[("NO_COLOR", "1")], [("TERM", "dumb")]] {
         let plain = status_on_a_terminal(&settings);
-        assert!(plain.contains("2 things need a person:") && !plain.contains('\u{1b}'), "{settings:?}: {plain}");
+        assert!(
+            plain.contains("2 things need a person:") && !plain.contains('\u{1b}'),
+            "{settings:?}: {plain}"
+        );
     }
-    assert!(status_on_a_terminal(&[("NO_COLOR", "")]).contains('\u{1b}'), "empty is as good as unset");
-    let (code, piped, _) =
-        unstale(&["status"], &[("UNSTALE_AMQP_URL", "amqp://127.0.0.1:1"), ("UNSTALE_REDIS_URL", "redis://127.0.0.1:1")], "");
+    assert!(
+        status_on_a_terminal(&[("NO_COLOR", "")]).contains('\u{1b}'),
+        "empty is as good as unset"
+    );
+    let (code, piped, _) = unstale(
+        &["status"],
+        &[("UNSTALE_AMQP_URL", "amqp://127.0.0.1:1"), ("UNSTALE_REDIS_URL", "redis://127.0.0.1:1")],
+        "",
+    );
     assert!(code == 1 && !piped.contains('\u{1b}'), "{piped}");
 }

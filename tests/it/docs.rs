@@ -1,4 +1,5 @@
-//! The documentation says what the program does: its rule files load, its examples hold, its tables name every setting and metric.
+//! The documentation says what the program does: its rule files load, its examples hold, its tables
+//! name every setting and metric.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -34,7 +35,9 @@ pub(crate) fn blocks(page: &str) -> Vec<Block<'_>> {
         match (&mut open, line.strip_prefix("```")) {
             (Some(_), Some(_)) => blocks.extend(open.take()),
             (Some(block), None) => block.text.extend([line, "\n"]),
-            (None, Some(language)) => open = Some(Block { line: number + 1, language, text: String::new() }),
+            (None, Some(language)) => {
+                open = Some(Block { line: number + 1, language, text: String::new() })
+            }
             (None, None) => {}
         }
     }
@@ -58,7 +61,8 @@ fn check(page: &str, line: usize, name: &str, text: &str) {
         max_keys_per_event: 10_000,
         missing_vars: MissingVars::Refuse,
     };
-    let loaded = Registry::load(&options).unwrap_or_else(|problems| panic!("{page}:{line}: {problems}"));
+    let loaded =
+        Registry::load(&options).unwrap_or_else(|problems| panic!("{page}:{line}: {problems}"));
     let failing: Vec<String> = run_examples(&loaded).iter().map(ToString::to_string).collect();
     assert!(failing.is_empty(), "{page}:{line}: {}", failing.join("\n"));
     let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
@@ -69,9 +73,14 @@ fn check(page: &str, line: usize, name: &str, text: &str) {
 fn every_rule_file_shown_loads_without_a_warning_and_its_examples_hold() {
     let mut files = 0;
     for (page, text) in [("docs/SCHEMAS.md", SCHEMAS), ("README.md", README)] {
-        for Block { line, text, .. } in blocks(text).into_iter().filter(|block| block.language == "yaml") {
+        for Block { line, text, .. } in
+            blocks(text).into_iter().filter(|block| block.language == "yaml")
+        {
             let Some(name) = file_name(&text) else {
-                assert_ne!(page, "docs/SCHEMAS.md", "{page}:{line}: every block there is a whole file: begin it with `# schemas/<name>`");
+                assert_ne!(
+                    page, "docs/SCHEMAS.md",
+                    "{page}:{line}: every block there is a whole file: begin it with `# schemas/<name>`"
+                );
                 continue;
             };
             check(page, line, name, &text);
@@ -109,10 +118,18 @@ fn commands_print_what_the_page_shows() {
         } else if language == "console" {
             for (command, printed) in commands(&text) {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("exec 2>&1; {command}")]).current_dir(folder.path()).env_clear();
-                let output = shell.env("PATH", format!("{programs}:/usr/bin:/bin")).output().unwrap();
+                shell
+                    .args(["-c", &format!("exec 2>&1; {command}")])
+                    .current_dir(folder.path())
+                    .env_clear();
+                let output =
+                    shell.env("PATH", format!("{programs}:/usr/bin:/bin")).output().unwrap();
                 let actual = String::from_utf8_lossy(&output.stdout);
-                assert_eq!(actual.trim_end(), printed.trim_end(), "docs/SCHEMAS.md:{line}: {command}");
+                assert_eq!(
+                    actual.trim_end(),
+                    printed.trim_end(),
+                    "docs/SCHEMAS.md:{line}: {command}"
+                );
                 ran += 1;
             }
         }
@@ -122,25 +139,44 @@ fn commands_print_what_the_page_shows() {
 
 /// The words in backquotes in the first cells of the first table below a heading.
 fn first_cells<'p>(page: &'p str, heading: &str) -> Vec<&'p str> {
-    let (_, section) = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no section `{heading}`"));
+    let (_, section) = page
+        .split_once(&format!("\n## {heading}\n"))
+        .unwrap_or_else(|| panic!("no section `{heading}`"));
     let section = section.split("\n## ").next().unwrap_or_default();
-    let rows = section.lines().skip_while(|line| !line.starts_with("|---")).skip(1).map_while(|line| line.strip_prefix("| "));
+    let rows = section
+        .lines()
+        .skip_while(|line| !line.starts_with("|---"))
+        .skip(1)
+        .map_while(|line| line.strip_prefix("| "));
     let cells = rows.filter_map(|row| row.split(" | ").next());
     cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect()
 }
 
-fn assert_same<'a>(what: &str, documented: impl IntoIterator<Item = &'a str>, known: impl IntoIterator<Item = &'a str>) {
-    let (documented, known): (BTreeSet<&str>, BTreeSet<&str>) = (documented.into_iter().collect(), known.into_iter().collect());
+fn assert_same<'a>(
+    what: &str,
+    documented: impl IntoIterator<Item = &'a str>,
+    known: impl IntoIterator<Item = &'a str>,
+) {
+    let (documented, known): (BTreeSet<&str>, BTreeSet<&str>) =
+        (documented.into_iter().collect(), known.into_iter().collect());
     let missing: Vec<_> = known.difference(&documented).collect();
     let invented: Vec<_> = documented.difference(&known).collect();
-    assert!(missing.is_empty() && invented.is_empty(), "{what}: not documented: {missing:?}; documented and unknown: {invented:?}");
+    assert!(
+        missing.is_empty() && invented.is_empty(),
+        "{what}: not documented: {missing:?}; documented and unknown: {invented:?}"
+    );
 }
 
 #[test]
 fn the_settings_table_names_every_setting_and_its_default() {
-    assert_same("docs/OPERATIONS.md, settings", first_cells(OPERATIONS, "Settings"), SETTINGS.iter().map(|setting| setting.name));
+    assert_same(
+        "docs/OPERATIONS.md, settings",
+        first_cells(OPERATIONS, "Settings"),
+        SETTINGS.iter().map(|setting| setting.name),
+    );
     for setting in SETTINGS {
-        let row = OPERATIONS.lines().find(|line| line.starts_with(&format!("| `{}` |", setting.name)));
+        let row =
+            OPERATIONS.lines().find(|line| line.starts_with(&format!("| `{}` |", setting.name)));
         let row = row.unwrap_or_else(|| panic!("{} has no row of its own", setting.name));
         let default = row.split(" | ").nth(1).unwrap_or_default().trim();
         let expected = match setting.default {
@@ -155,19 +191,27 @@ fn the_settings_table_names_every_setting_and_its_default() {
 fn the_metrics_table_names_every_metric() {
     let metrics = Metrics::new();
     // What has labels shows once they have values, as in a worker that runs.
-    let rule = RuleName { name: "user.yaml#user.updated/0".to_owned(), verb: Verb::Delete, entry: 0 };
+    let rule =
+        RuleName { name: "user.yaml#user.updated/0".to_owned(), verb: Verb::Delete, entry: 0 };
     metrics.for_registry("digest", &[rule], ["user.updated"]);
     metrics.set_paused("redis", false);
     metrics.set_loader_open("catalogue", false);
     let exposed = metrics.prometheus_text();
-    let known: Vec<&str> = exposed.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let known: Vec<&str> = exposed
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .collect();
     assert!(known.len() > 10, "{exposed}");
     assert_same("docs/OPERATIONS.md, metrics", first_cells(OPERATIONS, "Metrics"), known);
 }
 
 #[test]
 fn the_table_of_dead_letters_names_every_reason() {
-    assert_same("docs/OPERATIONS.md, dead letters", first_cells(OPERATIONS, "Dead letters"), Reason::ALL.map(Reason::as_str));
+    assert_same(
+        "docs/OPERATIONS.md, dead letters",
+        first_cells(OPERATIONS, "Dead letters"),
+        Reason::ALL.map(Reason::as_str),
+    );
 }
 
 #[test]
@@ -187,7 +231,10 @@ fn links_between_the_pages_lead_somewhere() {
             assert!(path.exists(), "{page}: `{target}` leads nowhere");
             if !anchor.is_empty() {
                 let linked = std::fs::read_to_string(&path).unwrap();
-                let found = linked.lines().filter(|line| line.starts_with('#')).any(|heading| slug(heading) == anchor);
+                let found = linked
+                    .lines()
+                    .filter(|line| line.starts_with('#'))
+                    .any(|heading| slug(heading) == anchor);
                 assert!(found, "{page}: `{target}` names no heading");
             }
         }
@@ -201,17 +248,32 @@ fn the_servers_of_the_matrix_are_those_that_the_page_names() {
         return;
     }
     let servers = servers();
-    let ((rabbitmq, rabbitmq_minor, _), (redis, redis_minor, _)) = (servers.rabbitmq, servers.redis);
-    let cells = [format!("{rabbitmq}.{rabbitmq_minor}."), format!("{} {redis}.{redis_minor}.", servers.redis_software)];
-    let is_this_run = |row: &&str| row.split('|').skip(1).zip(&cells).all(|(cell, begin)| cell.trim().starts_with(begin.as_str()));
+    let ((rabbitmq, rabbitmq_minor, _), (redis, redis_minor, _)) =
+        (servers.rabbitmq, servers.redis);
+    let cells = [
+        format!("{rabbitmq}.{rabbitmq_minor}."),
+        format!("{} {redis}.{redis_minor}.", servers.redis_software),
+    ];
+    let is_this_run = |row: &&str| {
+        row.split('|')
+            .skip(1)
+            .zip(&cells)
+            .all(|(cell, begin)| cell.trim().starts_with(begin.as_str()))
+    };
     let (_, rows) = SERVICES.split_once("## Tested servers").unwrap();
-    assert!(rows.lines().any(|row| is_this_run(&row)), "docs/SERVICES.md has no row of {servers:?}");
+    assert!(
+        rows.lines().any(|row| is_this_run(&row)),
+        "docs/SERVICES.md has no row of {servers:?}"
+    );
 }
 
 /// The anchor that GitHub makes of a heading.
 fn slug(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
-    text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_')).map(|c| if c == ' ' { '-' } else { c }).collect()
+    text.chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+        .map(|c| if c == ' ' { '-' } else { c })
+        .collect()
 }
 
 /// The tests of a tree, by their full names: `faults::caches::redis_killed_and_started_again`.
@@ -225,8 +287,13 @@ fn tests_in(folder: &Path, root: &Path, found: &mut BTreeSet<String>) {
         if path.extension().is_none_or(|extension| extension != "rs") {
             continue;
         }
-        let mut module: Vec<String> =
-            path.strip_prefix(root).unwrap().with_extension("").iter().map(|part| part.to_str().unwrap().into()).collect();
+        let mut module: Vec<String> = path
+            .strip_prefix(root)
+            .unwrap()
+            .with_extension("")
+            .iter()
+            .map(|part| part.to_str().unwrap().into())
+            .collect();
         module.retain(|part| part != "mod" && part != "main" && part != "lib");
         let text = std::fs::read_to_string(&path).unwrap();
         let mut is_test = false;
@@ -235,11 +302,14 @@ fn tests_in(folder: &Path, root: &Path, found: &mut BTreeSet<String>) {
                 module.push("tests".into());
             } else if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
                 is_test = true;
-            } else if let Some(rest) = line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn "))
+            } else if let Some(rest) =
+                line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn "))
                 && std::mem::take(&mut is_test)
             {
                 let name = rest.split('(').next().unwrap();
-                found.insert(module.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join("::"));
+                found.insert(
+                    module.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join("::"),
+                );
             }
         }
     }
@@ -257,7 +327,10 @@ fn all_tests() -> (BTreeSet<String>, BTreeSet<String>) {
 
 /// The tests that the rows of a page end with.
 fn tests_of_rows(page: &str) -> BTreeSet<&str> {
-    let rows = page.lines().filter(|line| line.starts_with("| ")).filter_map(|line| line.strip_suffix("` |")?.rsplit_once("| `"));
+    let rows = page
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .filter_map(|line| line.strip_suffix("` |")?.rsplit_once("| `"));
     rows.map(|(_, test)| test).collect()
 }
 
@@ -277,10 +350,21 @@ fn what_holds_names_a_test_that_tries_it() {
 fn every_fault_has_its_test_and_every_fault_test_its_row() {
     let (integration, units) = all_tests();
     let listed = tests_of_rows(FAULTS);
-    assert!(listed.len() > 40, "only {} rows were found: has the page's form changed?", listed.len());
-    let missing: Vec<&&str> = listed.iter().filter(|test| !integration.contains(**test) && !units.contains(**test)).collect();
+    assert!(
+        listed.len() > 40,
+        "only {} rows were found: has the page's form changed?",
+        listed.len()
+    );
+    let missing: Vec<&&str> = listed
+        .iter()
+        .filter(|test| !integration.contains(**test) && !units.contains(**test))
+        .collect();
     assert!(missing.is_empty(), "docs/FAULTS.md lists tests that are not there: {missing:?}");
     let is_fault = |test: &&String| test.starts_with("faults::") || test.starts_with("soak::");
-    let unlisted: Vec<&String> = integration.iter().filter(is_fault).filter(|test| !listed.contains(test.as_str())).collect();
+    let unlisted: Vec<&String> = integration
+        .iter()
+        .filter(is_fault)
+        .filter(|test| !listed.contains(test.as_str()))
+        .collect();
     assert!(unlisted.is_empty(), "docs/FAULTS.md lacks a row for {unlisted:?}");
 }

@@ -1,4 +1,5 @@
-//! Events as frameworks and connectors publish them, through `unstale plan`: which rules they meet, and what rules can read of them.
+//! Events as frameworks and connectors publish them, through `unstale plan`: which rules they meet,
+//! and what rules can read of them.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -33,7 +34,12 @@ fn effects(planned: &Value) -> Vec<String> {
         return vec![format!("dead letter {reason}")];
     }
     let text = |effect: &Value, name: &str| effect[name].as_str().unwrap().to_owned();
-    planned["effects"].as_array().unwrap().iter().map(|effect| format!("{} {}", text(effect, "verb"), text(effect, "target"))).collect()
+    planned["effects"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|effect| format!("{} {}", text(effect, "verb"), text(effect, "target")))
+        .collect()
 }
 
 fn sql_server(database: &str) -> Value {
@@ -48,9 +54,14 @@ fn sql_server(database: &str) -> Value {
 
 #[test]
 fn databases_of_one_sql_server_are_told_apart() {
-    let by_type = r#"events: { "server1.shopA.dbo.customers.*": { effects: [ { delete: "A:{id}" } ] } }"#;
-    let planned = plan(by_type, &[sql_server("shopA"), sql_server("shopB")], &[("UNSTALE_UNKNOWN", "drop")]);
-    assert_eq!((effects(&planned[0]), effects(&planned[1])), (vec!["delete A:1".to_owned()], vec![]));
+    let by_type =
+        r#"events: { "server1.shopA.dbo.customers.*": { effects: [ { delete: "A:{id}" } ] } }"#;
+    let planned =
+        plan(by_type, &[sql_server("shopA"), sql_server("shopB")], &[("UNSTALE_UNKNOWN", "drop")]);
+    assert_eq!(
+        (effects(&planned[0]), effects(&planned[1])),
+        (vec!["delete A:1".to_owned()], vec![])
+    );
     let by_attribute = r##"
 events:
   "server1.#":
@@ -86,24 +97,44 @@ events:
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         json!({ "exchange": "products", "routing_key": "", "body": body.to_string() })
     };
-    let lines = [event(json!({ "topic": "products", "tenant": "acme" })), event(json!({ "topic": "orders" }))];
+    let lines = [
+        event(json!({ "topic": "products", "tenant": "acme" })),
+        event(json!({ "topic": "orders" })),
+    ];
     let planned = plan(rules, &lines, &[]);
-    let all = ["delete product:7", "delete acme:product:7", "delete has-tenant:7", "delete exchange:products"];
+    let all = [
+        "delete product:7",
+        "delete acme:product:7",
+        "delete has-tenant:7",
+        "delete exchange:products",
+    ];
     assert_eq!(effects(&planned[0]), all);
     assert_eq!(effects(&planned[1]), ["delete exchange:products"]);
 }
 
 #[test]
 fn a_slip_in_a_name_of_the_event_is_an_error() {
-    for (text, meant) in
-        [("{event.tpye}", "type"), ("{event.Time}", "time"), ("{event.sorce}", "source"), ("{event.routingkey}", "routing_key")]
-    {
+    for (text, meant) in [
+        ("{event.tpye}", "type"),
+        ("{event.Time}", "time"),
+        ("{event.sorce}", "source"),
+        ("{event.routingkey}", "routing_key"),
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let rules = format!("events: {{ a.b: {{ effects: [ {{ delete: \"k:{text}\" }} ] }} }}");
         std::fs::write(dir.path().join("a.yaml"), rules).unwrap();
-        let output = Command::new(env!("CARGO_BIN_EXE_unstale")).arg("check").arg(dir.path()).env_clear().output().unwrap();
-        let told = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.code() == Some(64) && told.contains(&format!("did you mean `{meant}`")), "{told}");
+        let output = Command::new(env!("CARGO_BIN_EXE_unstale"))
+            .arg("check")
+            .arg(dir.path())
+            .env_clear()
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned()
+            + &String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.code() == Some(64) && told.contains(&format!("did you mean `{meant}`")),
+            "{told}"
+        );
     }
 }
 
@@ -137,8 +168,7 @@ events:
 #[test]
 fn a_type_in_a_header_or_in_the_body_is_found_by_a_setting() {
     let rules = r#"events: { Acme.ProductUpdated: { effects: [ { delete: "product:{id}" } ] } }"#;
-    let in_header =
-        json!({ "exchange": "e", "routing_key": "", "headers": { "rbs2-msg-type": "Acme.ProductUpdated, Acme" }, "body": "{\"id\":7}" });
+    let in_header = json!({ "exchange": "e", "routing_key": "", "headers": { "rbs2-msg-type": "Acme.ProductUpdated, Acme" }, "body": "{\"id\":7}" });
     let in_body = json!({ "exchange": "e", "routing_key": "", "body": "{\"id\":7,\"meta\":{\"name\":\"Acme.ProductUpdated\"}}" });
     for (line, setting) in [(&in_header, "header:rbs2-msg-type"), (&in_body, "body:meta.name")] {
         let without = plan(rules, std::slice::from_ref(line), &[]);
@@ -172,8 +202,15 @@ events:
     let object = line(json!({ "id": 8, "total": 0.5 }));
     let no_json = line(json!("{\"id\":"));
     let planned = plan(rules, &[text, object, no_json], &[]);
-    assert_eq!(effects(&planned[0]), ["delete order:7", "delete sku:A", "delete sku:B", "write copy:7"]);
-    assert_eq!(planned[0]["effects"][3]["value"].to_string().replace([' ', '\\', '"'], ""), "{id:7,total:19.90}", "as published");
+    assert_eq!(
+        effects(&planned[0]),
+        ["delete order:7", "delete sku:A", "delete sku:B", "write copy:7"]
+    );
+    assert_eq!(
+        planned[0]["effects"][3]["value"].to_string().replace([' ', '\\', '"'], ""),
+        "{id:7,total:19.90}",
+        "as published"
+    );
     assert_eq!(effects(&planned[1]), ["delete order:8", "write copy:7"]);
     assert_eq!(effects(&planned[2]), ["dead letter unresolvable"]);
 }

@@ -1,5 +1,6 @@
-//! Samples of what other tools really publish, and what they must be read as: `tests/events/<form>/<name>.json` holds the message, in the form that
-//! `unstale plan` reads, and `<name>.expect.json` the event.
+//! Samples of what other tools really publish, and what they must be read as:
+//! `tests/events/<form>/<name>.json` holds the message, in the form that `unstale plan` reads, and
+//! `<name>.expect.json` the event.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use unstale::event::json::JsonKind;
 use unstale::event::{
-    Decoded, Event, Form, HeaderValue, Headers, Json, Malformed, Message, Origin, OwnedMessage, OwnedValue, Properties, Provenance,
+    Decoded, Event, Form, HeaderValue, Headers, Json, Malformed, Message, Origin, OwnedMessage,
+    OwnedValue, Properties, Provenance,
 };
 use unstale::event::{Reading, TypeFrom, decode, header};
 
@@ -78,9 +80,19 @@ fn a_copy_of_every_sample_is_the_same_event() {
         let message = message.message();
         if let Ok(Decoded::Event(event)) = decode(&message, Reading::default()) {
             let copy = copy_of(&message, &event);
-            assert_eq!(decode(&copy, Reading::default()), Ok(Decoded::Event(event.clone())), "{}", path.display());
+            assert_eq!(
+                decode(&copy, Reading::default()),
+                Ok(Decoded::Event(event.clone())),
+                "{}",
+                path.display()
+            );
             let copy_of_copy = copy_of(&copy, &event);
-            assert_eq!(decode(&copy_of_copy, Reading::default()), Ok(Decoded::Event(event)), "{}", path.display());
+            assert_eq!(
+                decode(&copy_of_copy, Reading::default()),
+                Ok(Decoded::Event(event)),
+                "{}",
+                path.display()
+            );
         }
     }
 }
@@ -91,7 +103,8 @@ fn with_types_from_routing_keys_no_message_names_its_own_type() {
     let mut events = 0;
     for path in samples() {
         let owned = OwnedMessage::from_line(&fs::read_to_string(&path).unwrap()).unwrap();
-        let any = decode(&owned.message(), Reading::default()).is_ok_and(|decoded| matches!(decoded, Decoded::Event(_)));
+        let any = decode(&owned.message(), Reading::default())
+            .is_ok_and(|decoded| matches!(decoded, Decoded::Event(_)));
         if !any || Provenance::of(&owned.message()).is_some() {
             continue;
         }
@@ -101,15 +114,30 @@ fn with_types_from_routing_keys_no_message_names_its_own_type() {
                 Ok(Decoded::Event(event)) => {
                     assert_eq!(event.event_type, "user.updated", "{}", path.display());
                     let copy = copy_of(&message, &event);
-                    assert_eq!(decode(&copy, reading), Ok(Decoded::Event(event.clone())), "{}", path.display());
+                    assert_eq!(
+                        decode(&copy, reading),
+                        Ok(Decoded::Event(event.clone())),
+                        "{}",
+                        path.display()
+                    );
                     // A worker without the setting made this copy: the routing key of the first
                     // arrival still decides.
-                    let Ok(Decoded::Event(lax)) = decode(&message, Reading::default()) else { panic!("{}", path.display()) };
-                    assert_eq!(decode(&copy_of(&message, &lax), reading), Ok(Decoded::Event(event)), "{}", path.display());
+                    let Ok(Decoded::Event(lax)) = decode(&message, Reading::default()) else {
+                        panic!("{}", path.display())
+                    };
+                    assert_eq!(
+                        decode(&copy_of(&message, &lax), reading),
+                        Ok(Decoded::Event(event)),
+                        "{}",
+                        path.display()
+                    );
                     events += 1;
                 }
                 Ok(other) => panic!("{}: {other:?}", path.display()),
-                Err(problem) => assert!(routing_key.is_empty() && problem.to_string().contains("UNSTALE_TYPE_FROM"), "{problem}"),
+                Err(problem) => assert!(
+                    routing_key.is_empty() && problem.to_string().contains("UNSTALE_TYPE_FROM"),
+                    "{problem}"
+                ),
             }
         }
     }
@@ -120,7 +148,8 @@ fn with_types_from_routing_keys_no_message_names_its_own_type() {
 fn copy_of<'a>(message: &Message<'a>, event: &Event<'_>) -> Message<'a> {
     let provenance = Provenance::of(message);
     let exchange = provenance.as_ref().map_or(message.exchange, |first| first.exchange).to_owned();
-    let routing_key = provenance.as_ref().map_or(message.routing_key, |first| first.routing_key).to_owned();
+    let routing_key =
+        provenance.as_ref().map_or(message.routing_key, |first| first.routing_key).to_owned();
     let mut headers = message.headers.clone();
     headers.0.retain(|(name, _)| !name.starts_with(header::PREFIX));
     for (name, text) in [
@@ -133,30 +162,56 @@ fn copy_of<'a>(message: &Message<'a>, event: &Event<'_>) -> Message<'a> {
         headers.0.push((name.into(), HeaderValue::Text(text.into())));
     }
     headers.0.push((header::ATTEMPT.into(), HeaderValue::Integer(1)));
-    Message { exchange: "", routing_key: "unstale.retry.1s", headers, origin: Origin::Worker, ..message.clone() }
+    Message {
+        exchange: "",
+        routing_key: "unstale.retry.1s",
+        headers,
+        origin: Origin::Worker,
+        ..message.clone()
+    }
 }
 
 #[test]
 fn the_usual_event_borrows_everything() {
     use std::borrow::Cow::Borrowed;
-    let body = br#"{"id":"e-1","type":"user.updated","time":"2026-03-01T10:15:30Z","data":{"id":42}}"#;
-    let message = Message { exchange: "events", routing_key: "user.updated", body, ..Message::default() };
-    let Ok(Decoded::Event(event)) = decode(&message, Reading::default()) else { panic!("no event") };
-    assert!(matches!((&event.event_type, &event.data_text, &event.time), (Borrowed(_), Borrowed(_), Some(Borrowed(_)))));
+    let body =
+        br#"{"id":"e-1","type":"user.updated","time":"2026-03-01T10:15:30Z","data":{"id":42}}"#;
+    let message =
+        Message { exchange: "events", routing_key: "user.updated", body, ..Message::default() };
+    let Ok(Decoded::Event(event)) = decode(&message, Reading::default()) else {
+        panic!("no event")
+    };
+    assert!(matches!(
+        (&event.event_type, &event.data_text, &event.time),
+        (Borrowed(_), Borrowed(_), Some(Borrowed(_)))
+    ));
     assert!(body.as_ptr_range().contains(&event.id.as_ptr()));
 }
 
 #[test]
 fn a_body_beyond_the_limit_is_malformed() {
-    let message = Message { exchange: "events", routing_key: "user.updated", body: b"{\"id\":1}", ..Message::default() };
+    let message = Message {
+        exchange: "events",
+        routing_key: "user.updated",
+        body: b"{\"id\":1}",
+        ..Message::default()
+    };
     assert!(decode(&message, Reading { max_body_bytes: 8, ..Reading::default() }).is_ok());
-    let error = decode(&message, Reading { max_body_bytes: 7, ..Reading::default() }).unwrap_err().to_string();
-    assert_eq!(error, "the body has 8 bytes, more than UNSTALE_MAX_BODY_BYTES allows (7): publish less, or raise it");
+    let error = decode(&message, Reading { max_body_bytes: 7, ..Reading::default() })
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "the body has 8 bytes, more than UNSTALE_MAX_BODY_BYTES allows (7): publish less, or raise it"
+    );
 }
 
 /// Decodes a message that the sample of that name holds, with a setting for the place of the type.
 fn sample<R>(name: &str, type_from: &str, read: impl FnOnce(Event<'_>) -> R) -> R {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/events").join(name).with_extension("json");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/events")
+        .join(name)
+        .with_extension("json");
     let owned = OwnedMessage::from_line(&fs::read_to_string(path).unwrap()).unwrap();
     let reading = Reading { type_from: TypeFrom::parse(type_from).unwrap(), ..Reading::default() };
     match decode(&owned.message(), reading) {
@@ -181,7 +236,9 @@ fn attributes_of_an_event_are_kept() {
         ("debezium/mongodb_create", "collection", Some("products")),
         ("debezium/vitess_create", "shard", Some("-80")),
     ] {
-        sample(name, "any", |event| assert_eq!(event.attribute(attribute), value, "{name} {attribute}"));
+        sample(name, "any", |event| {
+            assert_eq!(event.attribute(attribute), value, "{name} {attribute}")
+        });
     }
     sample("envelope/masstransit", "any", |event| {
         assert_eq!((&*event.exchange, &*event.routing_key), ("Acme.Contracts:ProductUpdated", ""));
@@ -204,7 +261,10 @@ fn a_setting_names_the_place_of_the_type() {
     }
     let message = Message {
         exchange: "commands",
-        headers: Headers(vec![("rbs2-msg-type".into(), HeaderValue::Text("Acme.ProductUpdated, Acme".into()))]),
+        headers: Headers(vec![(
+            "rbs2-msg-type".into(),
+            HeaderValue::Text("Acme.ProductUpdated, Acme".into()),
+        )]),
         body: b"{\"id\":1}",
         ..Message::default()
     };
@@ -223,19 +283,32 @@ fn a_setting_names_the_place_of_the_type() {
 
 #[test]
 fn an_empty_body_is_an_event_where_its_type_is_known() {
-    let message = |body, properties| Message { exchange: "events", routing_key: "home.changed", body, properties, ..Message::default() };
+    let message = |body, properties| Message {
+        exchange: "events",
+        routing_key: "home.changed",
+        body,
+        properties,
+        ..Message::default()
+    };
     for body in [&b""[..], b"default", b"\x00\x53\x77\x40"] {
         let mark = (body.len() == 4).then_some("amqp-1.0");
         let message = message(body, Properties { event_type: mark, ..Properties::default() });
         let decoded = decode(&message, Reading::default()).unwrap();
-        let Decoded::Event(event) = decoded.clone().if_known(|event_type| event_type == "home.changed") else { panic!("{body:?}") };
+        let Decoded::Event(event) =
+            decoded.clone().if_known(|event_type| event_type == "home.changed")
+        else {
+            panic!("{body:?}")
+        };
         assert_eq!((&*event.event_type, &*event.data_text), ("home.changed", "{}"));
         assert_eq!(decoded.if_known(|_| false), Decoded::Tombstone);
         let copy = copy_of(&message, &event);
         assert_eq!(decode(&copy, Reading::default()), Ok(Decoded::Bodiless(event)));
     }
     let typed = Properties { event_type: Some("home.changed"), ..Properties::default() };
-    assert!(matches!(decode(&message(b"", typed), Reading::default()), Ok(Decoded::Event(_))), "Debezium sets no type");
+    assert!(
+        matches!(decode(&message(b"", typed), Reading::default()), Ok(Decoded::Event(_))),
+        "Debezium sets no type"
+    );
     let nameless = Message { exchange: "events", ..Message::default() };
     assert_eq!(decode(&nameless, Reading::default()), Ok(Decoded::Tombstone));
 }
@@ -371,7 +444,8 @@ fn any_body() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-const CONTENT_TYPES: &[&str] = &["application/json", "application/cloudevents+json", "application/cloudevents-batch+json"];
+const CONTENT_TYPES: &[&str] =
+    &["application/json", "application/cloudevents+json", "application/cloudevents-batch+json"];
 
 proptest! {
     #[test]

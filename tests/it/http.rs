@@ -25,14 +25,22 @@ struct Server {
 async fn start() -> Server {
     let listener = http::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let (readiness, metrics, shutdown) = (Readiness::new(), Metrics::new(), CancellationToken::new());
-    let serving = tokio::spawn(http::serve(listener, readiness.clone(), metrics.clone(), shutdown.clone()));
+    let (readiness, metrics, shutdown) =
+        (Readiness::new(), Metrics::new(), CancellationToken::new());
+    let serving =
+        tokio::spawn(http::serve(listener, readiness.clone(), metrics.clone(), shutdown.clone()));
     Server { addr, readiness, metrics, shutdown, serving }
 }
 
 async fn get(addr: SocketAddr, path: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(addr).await.unwrap();
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n").as_bytes()).await.unwrap();
+    stream
+        .write_all(
+            format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n")
+                .as_bytes(),
+        )
+        .await
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer
@@ -41,7 +49,10 @@ async fn get(addr: SocketAddr, path: &str, headers: &str) -> String {
 #[tokio::test]
 async fn readiness_names_each_cause_until_there_is_none() {
     let server = start().await;
-    assert!(get(server.addr, "/livez", "").await.starts_with("HTTP/1.1 200"), "alive, though not ready");
+    assert!(
+        get(server.addr, "/livez", "").await.starts_with("HTTP/1.1 200"),
+        "alive, though not ready"
+    );
     let answer = get(server.addr, "/readyz", "").await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     for part in ["consuming: ", "redis: ", "healed: "] {
@@ -51,7 +62,10 @@ async fn readiness_names_each_cause_until_there_is_none() {
     server.readiness.set_healed(Ok(()));
     server.readiness.set_redis(Err("LOADING".into()));
     let answer = get(server.addr, "/readyz", "").await;
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("not ready\nredis: LOADING\n"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.ends_with("not ready\nredis: LOADING\n"),
+        "{answer}"
+    );
     server.readiness.set_redis(Ok(()));
     server.readiness.ready().await;
     let answer = get(server.addr, "/readyz", "").await;
@@ -66,7 +80,12 @@ async fn metrics_are_served_in_the_format_asked_for() {
     let plain = get(server.addr, "/metrics", "").await;
     assert!(plain.contains("content-type: text/plain; version=0.0.4"), "{plain}");
     assert!(plain.contains("\nunstale_retries_total 1\n") && !plain.contains("# EOF"), "{plain}");
-    let open = get(server.addr, "/metrics", "accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n").await;
+    let open = get(
+        server.addr,
+        "/metrics",
+        "accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n",
+    )
+    .await;
     assert!(open.contains("content-type: application/openmetrics-text; version=1.0.0"), "{open}");
     assert!(open.ends_with("# EOF\n"), "{open}");
 }
@@ -122,7 +141,8 @@ async fn a_request_that_does_not_arrive_is_given_up() {
     for stream in [&mut silent, &mut half] {
         let mut answer = String::new();
         // Closed, with 408 or without a word.
-        let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut answer)).await;
+        let read =
+            tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut answer)).await;
         read.expect("the server closes the connection").unwrap();
         assert!(!answer.contains(" 200 "), "{answer}");
     }
@@ -145,14 +165,19 @@ fn descriptors(worker: &Worker) -> usize {
 async fn a_worker_reconnects_to_both_servers_while_a_thousand_half_open_connections_are_held() {
     const SCHEMA: &str = "events: { user.updated: { effects: [ { delete: \"user:{id}\" } ] } }";
     let stage = Stage::new(&[("user.yaml", SCHEMA)]).await;
-    let amqp_addr = stage.amqp_url().rsplit('@').next().unwrap().split('/').next().unwrap().to_owned();
+    let amqp_addr =
+        stage.amqp_url().rsplit('@').next().unwrap().split('/').next().unwrap().to_owned();
     let (amqp, redis) = (Proxy::start(&amqp_addr).await, Proxy::start(&stage.redis.addr()).await);
     let amqp_url = stage.amqp_url().replace(&amqp_addr, &amqp.addr());
     let redis_url = stage.redis.url().replace(&stage.redis.addr(), &redis.addr());
-    let worker = stage.worker(&[("UNSTALE_AMQP_URL", &amqp_url), ("UNSTALE_REDIS_URL", &redis_url)]).await;
+    let worker =
+        stage.worker(&[("UNSTALE_AMQP_URL", &amqp_url), ("UNSTALE_REDIS_URL", &redis_url)]).await;
     let before = descriptors(&worker);
     // Enough for 64 connections and the worker's own, and for no thousand.
-    let limit = Command::new("prlimit").args(["--pid", &worker.pid().to_string(), "--nofile=200:200"]).status().unwrap();
+    let limit = Command::new("prlimit")
+        .args(["--pid", &worker.pid().to_string(), "--nofile=200:200"])
+        .status()
+        .unwrap();
     assert!(limit.success());
 
     let addr = worker.http_addr();
@@ -169,7 +194,8 @@ async fn a_worker_reconnects_to_both_servers_while_a_thousand_half_open_connecti
     stage.set("user:1", "old").await;
     stage.publish("user.updated", r#"{"id":1}"#).await;
     stage.wait_gone("user:1").await;
-    wait_until(SOON, "it is ready", async || matches!(worker.get("/readyz").await, Some((200, _)))).await;
+    wait_until(SOON, "it is ready", async || matches!(worker.get("/readyz").await, Some((200, _))))
+        .await;
 
     drop((held, unread));
     wait_until(SOON, "nothing is left of them", async || descriptors(&worker) <= before + 4).await;

@@ -37,7 +37,12 @@ async fn the_first_dead_letter_of_a_rule_is_logged_with_the_command_that_shows_i
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     let worker = stage.worker(&[]).await;
     for id in ["first one", "second", "third"] {
-        stage.publish("user.updated", &format!(r#"{{"type":"user.updated","id":"{id}","data":{{"id":"none"}}}}"#)).await;
+        stage
+            .publish(
+                "user.updated",
+                &format!(r#"{{"type":"user.updated","id":"{id}","data":{{"id":"none"}}}}"#),
+            )
+            .await;
     }
     stage.publish("user.updated", "no JSON").await;
     wait_until(SOON, "four dead letters", async || stage.ready(".dead").await == 4).await;
@@ -58,9 +63,18 @@ async fn the_first_dead_letter_of_a_rule_is_logged_with_the_command_that_shows_i
     }
     assert!(!first.contains("none"), "a value of the payload: {first}");
     let counted = lines(&log, "more dead letters within a minute");
-    assert!(counted.len() == 1 && counted[0].contains("more=2") && counted[0].contains("--rule 'user.yaml#user.updated'"), "{log}");
+    assert!(
+        counted.len() == 1
+            && counted[0].contains("more=2")
+            && counted[0].contains("--rule 'user.yaml#user.updated'"),
+        "{log}"
+    );
     assert_eq!(dlq(&stage, &["show", "--id", "first one"]).await.0, 0);
-    let (_, out, _) = dlq(&stage, &["list", "--reason", "invalid_data", "--rule", "user.yaml#user.updated", "--json"]).await;
+    let (_, out, _) = dlq(
+        &stage,
+        &["list", "--reason", "invalid_data", "--rule", "user.yaml#user.updated", "--json"],
+    )
+    .await;
     assert_eq!(out.lines().count(), 3);
 }
 
@@ -76,10 +90,20 @@ async fn the_first_event_of_an_unknown_type_is_logged_with_the_type_that_was_mea
     let log = ended(worker).await;
     let logged = lines(&log, " unknown event: ");
     assert_eq!(logged.len(), 2, "{log}");
-    assert!(logged[0].contains(r#"event_type="user.updatd""#) && logged[0].contains(r#"did_you_mean="user.updated""#), "{log}");
-    assert!(logged[1].contains(r#"event_type="something.else""#) && !logged[1].contains("did_you_mean"), "{log}");
+    assert!(
+        logged[0].contains(r#"event_type="user.updatd""#)
+            && logged[0].contains(r#"did_you_mean="user.updated""#),
+        "{log}"
+    );
+    assert!(
+        logged[1].contains(r#"event_type="something.else""#) && !logged[1].contains("did_you_mean"),
+        "{log}"
+    );
     let counted = lines(&log, "more unknown events within a minute");
-    assert!(counted.len() == 1 && counted[0].contains("more=1"), "each event counts once, however often it is retried: {log}");
+    assert!(
+        counted.len() == 1 && counted[0].contains("more=1"),
+        "each event counts once, however often it is retried: {log}"
+    );
     assert!(lines(&log, "retry schedule").is_empty(), "{log}");
 }
 
@@ -88,18 +112,34 @@ async fn the_first_event_of_a_rule_on_the_retry_schedule_is_logged() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     let worker = stage.worker(&[("UNSTALE_RETRY_DELAYS", "50ms")]).await;
     for id in 0..3 {
-        stage.publish("page.changed", &format!(r#"{{"type":"page.changed","id":"e{id}","data":{{"id":{id}}}}}"#)).await;
+        stage
+            .publish(
+                "page.changed",
+                &format!(r#"{{"type":"page.changed","id":"e{id}","data":{{"id":{id}}}}}"#),
+            )
+            .await;
     }
     wait_until(SOON, "three dead letters", async || stage.ready(".dead").await == 3).await;
     wait_logged(&worker, " dead letter ").await;
     let log = ended(worker).await;
     let logged = lines(&log, "event failed, and waits on the retry schedule");
     assert_eq!(logged.len(), 1, "{log}");
-    for part in ["WARN", r#"rule="user.yaml#page.changed/0""#, r#"event_type="page.changed""#, r#"id="e"#, "attempt=1", "retry_in=50ms"] {
+    for part in [
+        "WARN",
+        r#"rule="user.yaml#page.changed/0""#,
+        r#"event_type="page.changed""#,
+        r#"id="e"#,
+        "attempt=1",
+        "retry_in=50ms",
+    ] {
         assert!(logged[0].contains(part), "{part}: {log}");
     }
     assert_eq!(lines(&log, "more events failed within a minute").len(), 1, "{log}");
-    assert!(lines(&log, " dead letter ")[0].contains(r#"reason="attempts_exhausted" rule="user.yaml#page.changed/0""#), "{log}");
+    assert!(
+        lines(&log, " dead letter ")[0]
+            .contains(r#"reason="attempts_exhausted" rule="user.yaml#page.changed/0""#),
+        "{log}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,9 +158,14 @@ async fn each_effect_is_a_line_at_debug_and_none_at_info() {
             continue;
         }
         assert_eq!(effects.len(), 2, "{log}");
-        let end = |rule: u8| format!(r#"rule="user.yaml#user.updated/{rule}" digest="{digest}" event="e1""#);
+        let end = |rule: u8| {
+            format!(r#"rule="user.yaml#user.updated/{rule}" digest="{digest}" event="e1""#)
+        };
         assert!(effects[0].contains(&format!(r#"verb="delete" key="user:1" {}"#, end(0))), "{log}");
-        assert!(effects[1].contains(&format!(r#"verb="invalidate_tags" tag="users" {}"#, end(1))), "{log}");
+        assert!(
+            effects[1].contains(&format!(r#"verb="invalidate_tags" tag="users" {}"#, end(1))),
+            "{log}"
+        );
     }
 }
 
@@ -159,5 +204,10 @@ async fn a_worker_says_within_a_second_that_it_waits_for_rabbitmq() {
     let broker = crate::support::rabbitmq().await;
     let silent = Proxy::start(&broker.addr()).await;
     silent.stall();
-    says_at_once(&stage, &broker.url().replace(&broker.addr(), &silent.addr()), "it has not answered yet").await;
+    says_at_once(
+        &stage,
+        &broker.url().replace(&broker.addr(), &silent.addr()),
+        "it has not answered yet",
+    )
+    .await;
 }

@@ -1,4 +1,5 @@
-//! Integration tests against real servers that the tests start themselves: one binary, so that they share them.
+//! Integration tests against real servers that the tests start themselves: one binary, so that they
+//! share them.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,22 +1,30 @@
-//! The least privileges that docs/OPERATIONS.md names are enough for all the worker does, and one less is not.
+//! The least privileges that docs/OPERATIONS.md names are enough for all the worker does, and one
+//! less is not.
 
 mod rabbitmq;
 mod redis_acl;
 
 pub(crate) const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
 
-/// The permissions (configure, write, read) on the line below `comment`, as a shell would give them to `rabbitmqctl`.
+/// The permissions (configure, write, read) on the line below `comment`, as a shell would give them
+/// to `rabbitmqctl`.
 fn documented_permissions(comment: &str) -> [&'static str; 3] {
     let mut lines = OPERATIONS.lines().skip_while(|line| !line.starts_with(comment)).skip(1);
     let command = lines.next().unwrap_or_else(|| panic!("no line follows `{comment}`"));
     assert!(command.starts_with("rabbitmqctl set_permissions "), "{command}");
     let quoted: Vec<&str> = command.split('\'').skip(1).step_by(2).collect();
-    quoted.try_into().unwrap_or_else(|quoted| panic!("three quoted expressions are expected: {quoted:?}"))
+    quoted
+        .try_into()
+        .unwrap_or_else(|quoted| panic!("three quoted expressions are expected: {quoted:?}"))
 }
 
-/// The rules of the documented `ACL SETUSER`, for a user of that name and password, whose keys begin with `keys` where the page has `shop:`.
+/// The rules of the documented `ACL SETUSER`, for a user of that name and password, whose keys
+/// begin with `keys` where the page has `shop:`.
 pub(crate) fn documented_acl(password: &str, keys: &str) -> Vec<String> {
-    let line = OPERATIONS.lines().find_map(|line| line.strip_prefix("ACL SETUSER unstale ")).expect("the page names the ACL");
+    let line = OPERATIONS
+        .lines()
+        .find_map(|line| line.strip_prefix("ACL SETUSER unstale "))
+        .expect("the page names the ACL");
     let rules = line.split_whitespace().map(|rule| match rule {
         ">PASSWORD" => format!(">{password}"),
         "~shop:*" => format!("~{keys}*"),
@@ -38,9 +46,15 @@ fn the_demonstration_has_the_documented_permissions() {
         let [configure, write, read] = documented_permissions(comment);
         let documented = serde_json::json!({ "user": user, "vhost": "/", "configure": configure, "write": write, "read": read });
         let permissions = definitions["permissions"].as_array().unwrap();
-        assert!(permissions.contains(&documented), "{documented} is not in demo/rabbitmq/definitions.json");
+        assert!(
+            permissions.contains(&documented),
+            "{documented} is not in demo/rabbitmq/definitions.json"
+        );
     }
     let rules = documented_acl("unstale-demo", "shop:").join(" ");
     // What `again` needs comes after it.
-    assert!(USERS.contains(&format!("user unstale {rules}")), "demo/redis/users.acl has not: {rules}");
+    assert!(
+        USERS.contains(&format!("user unstale {rules}")),
+        "demo/redis/users.acl has not: {rules}"
+    );
 }

@@ -22,7 +22,8 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn load(name: &str) -> Loaded {
-    let vars = ["ORIGIN_URL", "CALENDAR_URL"].map(|name| (name.to_owned(), "http://127.0.0.1:1".to_owned()));
+    let vars = ["ORIGIN_URL", "CALENDAR_URL"]
+        .map(|name| (name.to_owned(), "http://127.0.0.1:1".to_owned()));
     let options = LoadOptions {
         schemas: folder(name).join("schemas"),
         key_prefix: String::new(),
@@ -40,20 +41,33 @@ fn resolves_as_told(registry_name: &str) {
     let cases: Vec<Case> = serde_json::from_str(&cases).unwrap();
     assert!(!cases.is_empty());
     for case in cases {
-        let message = OwnedMessage::from_line(&case.line.to_string()).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        let message = OwnedMessage::from_line(&case.line.to_string())
+            .unwrap_or_else(|error| panic!("{}: {error}", case.name));
         let message = message.message();
-        let Decoded::Event(event) = decode(&message, Reading::default()).unwrap_or_else(|error| panic!("{}: {error}", case.name)) else {
+        let Decoded::Event(event) = decode(&message, Reading::default())
+            .unwrap_or_else(|error| panic!("{}: {error}", case.name))
+        else {
             panic!("{}: not an event", case.name)
         };
         let resolution = loaded.registry.resolve(&event);
-        let effects: Vec<String> = resolution.effects.iter().map(|effect| format!("{} {}", effect.action.verb(), effect.target)).collect();
+        let effects: Vec<String> = resolution
+            .effects
+            .iter()
+            .map(|effect| format!("{} {}", effect.action.verb(), effect.target))
+            .collect();
         assert_eq!(effects, case.effects, "{registry_name}: {}", case.name);
         let error = match (&resolution.failure, resolution.matched) {
             (Some(failure), _) => Some(failure.reason.as_str()),
             (None, Matched::Unknown) => Some("unknown_event"),
             (None, Matched::Entry(_) | Matched::Retired(_)) => None,
         };
-        assert_eq!(error, case.error.as_deref(), "{registry_name}: {}: {:?}", case.name, resolution.failure);
+        assert_eq!(
+            error,
+            case.error.as_deref(),
+            "{registry_name}: {}: {:?}",
+            case.name,
+            resolution.failure
+        );
     }
 }
 

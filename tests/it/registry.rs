@@ -1,4 +1,5 @@
-//! The registry's files: what is wrong with each broken one, and what is surely wrong with some that load.
+//! The registry's files: what is wrong with each broken one, and what is surely wrong with some
+//! that load.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,9 @@ use proptest::prelude::*;
 use serde_json::Value;
 use unstale::config::Vars;
 use unstale::event::{Decoded, Message, Reading, decode};
-use unstale::registry::{LoadOptions, Loaded, MissingVars, Problem, Problems, Registry, file_schema, run_examples};
+use unstale::registry::{
+    LoadOptions, Loaded, MissingVars, Problem, Problems, Registry, file_schema, run_examples,
+};
 
 fn options(schemas: &Path) -> LoadOptions {
     LoadOptions {
@@ -45,7 +48,9 @@ fn files(folder: &str) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "json"))
+        .filter(|path| {
+            path.extension().is_some_and(|extension| extension == "yaml" || extension == "json")
+        })
         .collect();
     files.sort();
     assert!(!files.is_empty());
@@ -90,7 +95,8 @@ fn problems_of_several_files_come_together() {
     fs::write(directory.path().join("c.json"), [b'{', 0xff]).unwrap();
     fs::write(directory.path().join("notes.txt"), "events: [").unwrap();
     let Problems(problems) = Registry::load(&options(directory.path())).unwrap_err();
-    let mut files: Vec<&str> = problems.iter().map(|problem| problem.file.rsplit('/').next().unwrap()).collect();
+    let mut files: Vec<&str> =
+        problems.iter().map(|problem| problem.file.rsplit('/').next().unwrap()).collect();
     files.sort_unstable();
     assert_eq!(files, ["a.yml", "b.yaml", "c.json"], "{problems:?}");
 }
@@ -105,7 +111,11 @@ fn a_directory_without_schema_files_says_what_to_do() {
     let file = directory.path().join("file.txt");
     fs::write(&file, "").unwrap();
     let no_directory = Registry::load(&options(&file)).unwrap_err().to_string();
-    assert!(no_directory.contains("not a directory") && no_directory.contains("the directory that it is in"), "{no_directory}");
+    assert!(
+        no_directory.contains("not a directory")
+            && no_directory.contains("the directory that it is in"),
+        "{no_directory}"
+    );
 }
 
 /// A mounted ConfigMap: `user.yaml` → `..data/user.yaml`, `..data` → `..2026_01_31`.
@@ -117,7 +127,11 @@ fn a_config_map_is_read_once() {
     let directory = tempfile::tempdir().unwrap();
     let at = |path: &str| directory.path().join(path);
     fs::create_dir(at("..2026_01_31")).unwrap();
-    fs::write(at("..2026_01_31/user.yaml"), "events: { user.updated: { effects: [{ delete: 'user:{id}' }] } }").unwrap();
+    fs::write(
+        at("..2026_01_31/user.yaml"),
+        "events: { user.updated: { effects: [{ delete: 'user:{id}' }] } }",
+    )
+    .unwrap();
     symlink("..2026_01_31", at("..data")).unwrap();
     symlink("..data/user.yaml", at("user.yaml")).unwrap();
     let loaded = Registry::load(&options(directory.path())).unwrap();
@@ -129,7 +143,8 @@ fn a_config_map_is_read_once() {
 #[test]
 fn links_that_lead_back_up_are_no_endless_walk() {
     let directory = tempfile::tempdir().unwrap();
-    fs::write(directory.path().join("a.yaml"), "events: { a: { effects: [{ delete: a }] } }").unwrap();
+    fs::write(directory.path().join("a.yaml"), "events: { a: { effects: [{ delete: a }] } }")
+        .unwrap();
     for name in ["b", "c", "d"] {
         std::os::unix::fs::symlink(directory.path(), directory.path().join(name)).unwrap();
     }
@@ -167,7 +182,10 @@ fn the_schema_of_schema_files_is_current() {
 
 fn is_valid(yaml_or_json: &Value) -> Vec<String> {
     let validator = jsonschema::validator_for(&file_schema()).unwrap();
-    validator.iter_errors(yaml_or_json).map(|error| format!("{}: {error}", error.instance_path())).collect()
+    validator
+        .iter_errors(yaml_or_json)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect()
 }
 
 #[test]
@@ -201,7 +219,8 @@ fn the_schema_of_schema_files_accepts_what_loads_and_refuses_what_does_not() {
         ("/events/user.updated/retired", serde_json::json!("yes")),
     ] {
         let mut file = sample.clone();
-        *file.pointer_mut(pointer).unwrap_or_else(|| panic!("{pointer} is not in the sample")) = broken;
+        *file.pointer_mut(pointer).unwrap_or_else(|| panic!("{pointer} is not in the sample")) =
+            broken;
         assert!(!is_valid(&file).is_empty(), "{pointer}: the schema accepts {file}");
         assert!(!loads(&file), "{pointer}: the registry loads {file}");
     }
@@ -212,13 +231,23 @@ fn examples_are_run_against_their_own_entry() {
     let directory = tempfile::tempdir().unwrap();
     let file = include_str!("../registry/examples.yaml");
     fs::write(directory.path().join("examples.yaml"), file).unwrap();
-    fs::write(directory.path().join("other.yaml"), "events: { user.updated: { effects: [{ delete: 'other:{id}' }] } }").unwrap();
-    let loaded = Registry::load(&LoadOptions { key_prefix: "eu:".to_owned(), ..options(directory.path()) }).unwrap();
+    fs::write(
+        directory.path().join("other.yaml"),
+        "events: { user.updated: { effects: [{ delete: 'other:{id}' }] } }",
+    )
+    .unwrap();
+    let loaded =
+        Registry::load(&LoadOptions { key_prefix: "eu:".to_owned(), ..options(directory.path()) })
+            .unwrap();
     let failing = run_examples(&loaded);
-    let told: Vec<String> = failing.iter().map(|problem| format!("{}: {}", problem.line, problem.message)).collect();
+    let told: Vec<String> =
+        failing.iter().map(|problem| format!("{}: {}", problem.line, problem.message)).collect();
     let line_of = |mark: &str| file.lines().position(|line| line.contains(mark)).unwrap() + 1;
     let expected = [
-        ("# misses", "this example misses `delete shop:user:8`, and has instead `delete shop:user:7`, `invalidate_tags users`"),
+        (
+            "# misses",
+            "this example misses `delete shop:user:8`, and has instead `delete shop:user:7`, `invalidate_tags users`",
+        ),
         ("# unmet", "this example should fail with unresolvable, and resolves"),
         ("# fails", "this example fails: unresolvable: "),
     ];
@@ -234,8 +263,12 @@ fn the_format_s_own_sample_loads_and_its_examples_hold() {
     fs::write(directory.path().join("shop.yaml"), include_str!("../registry/shop.yaml")).unwrap();
     let vars = [("CATALOGUE_URL", "https://catalogue.example.com"), ("CATALOGUE_TOKEN", "t0ken")];
     let vars = Vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
-    let loaded = Registry::load(&LoadOptions { vars, key_prefix: "eu:".to_owned(), ..options(directory.path()) })
-        .unwrap_or_else(|problems| panic!("{problems}"));
+    let loaded = Registry::load(&LoadOptions {
+        vars,
+        key_prefix: "eu:".to_owned(),
+        ..options(directory.path())
+    })
+    .unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(loaded.examples.len(), 3);
     let failing = run_examples(&loaded);
     assert!(failing.is_empty(), "{}", Problems(failing));
@@ -263,8 +296,8 @@ fn the_registries_that_we_ship_load_without_a_warning_and_their_examples_hold() 
     let vars = Vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
     for folder in ["schemas", "examples/registry"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-        let loaded =
-            Registry::load(&LoadOptions { vars: vars.clone(), ..options(&folder) }).unwrap_or_else(|problems| panic!("{problems}"));
+        let loaded = Registry::load(&LoadOptions { vars: vars.clone(), ..options(&folder) })
+            .unwrap_or_else(|problems| panic!("{problems}"));
         assert!(loaded.warnings.is_empty(), "{}", Problems(loaded.warnings));
         let failing = run_examples(&loaded);
         assert!(failing.is_empty(), "{}", Problems(failing));
@@ -272,7 +305,8 @@ fn the_registries_that_we_ship_load_without_a_warning_and_their_examples_hold() 
 }
 
 proptest! {
-    /// From bytes to effects, with a registry that uses everything: nothing panics, and both ways of asking agree.
+    /// From bytes to effects, with a registry that uses everything: nothing panics, and both ways
+    /// of asking agree.
     #[test]
     fn no_message_panics_on_its_way_to_effects(
         trade in 0..10_usize,
@@ -312,7 +346,8 @@ fn hostile_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(4, 32, 5, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            prop::collection::btree_map(names, inner, 0..8).prop_map(|members| Value::Object(members.into_iter().collect())),
+            prop::collection::btree_map(names, inner, 0..8)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
         ]
     })
 }

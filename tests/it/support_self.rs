@@ -3,7 +3,9 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use redis::AsyncCommands;
 
@@ -70,12 +72,19 @@ async fn a_restarted_broker_keeps_confirmed_messages() {
         channel.queue_declare("kept".into(), options, arguments).await.unwrap();
         node.flush_declarations().await;
         let properties = lapin::BasicProperties::default().with_delivery_mode(2);
-        let publish = channel.basic_publish("".into(), "kept".into(), BasicPublishOptions::default(), b"body", properties);
+        let publish = channel.basic_publish(
+            "".into(),
+            "kept".into(),
+            BasicPublishOptions::default(),
+            b"body",
+            properties,
+        );
         publish.await.unwrap().await.unwrap();
     }
     node.restart().await;
     let connection = node.connection().await;
-    // The queue's leader is elected a moment after the listener opens; a get before that closes its channel.
+    // The queue's leader is elected a moment after the listener opens; a get before that closes its
+    // channel.
     wait_until(Duration::from_secs(30), "the message is there after the restart", async || {
         let channel = connection.create_channel().await.unwrap();
         let got = channel.basic_get("kept".into(), BasicGetOptions { no_ack: false }).await;
@@ -86,12 +95,16 @@ async fn a_restarted_broker_keeps_confirmed_messages() {
 
 #[tokio::test]
 async fn the_servers_that_run_are_those_that_were_asked_for() {
-    let (servers, node, redis) = (support::servers(), support::rabbitmq().await, support::redis().await);
+    let (servers, node, redis) =
+        (support::servers(), support::rabbitmq().await, support::redis().await);
     let running = node.ctl(&["eval", "io:format(rabbit_misc:version()), io:nl()."]).await;
     assert_eq!(version_of(&running), servers.rabbitmq, "{running}");
-    let info: String = redis::cmd("INFO").arg("server").query_async(&mut redis.connection().await).await.unwrap();
-    let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let running = value("valkey_version").map_or(("Redis", value("redis_version")), |version| ("Valkey", Some(version)));
+    let info: String =
+        redis::cmd("INFO").arg("server").query_async(&mut redis.connection().await).await.unwrap();
+    let value =
+        |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let running = value("valkey_version")
+        .map_or(("Redis", value("redis_version")), |version| ("Valkey", Some(version)));
     assert_eq!(running.0, servers.redis_software);
     assert_eq!(version_of(running.1.unwrap()), servers.redis);
     let asked = std::env::var("UNSTALE_TEST_REDIS").unwrap_or_else(|_| "redis".to_owned());
@@ -131,10 +144,17 @@ async fn the_proxy_cuts_refuses_stalls_and_delays() {
 
     let mut standing = support::redis::connect(&client).await.unwrap();
     proxy.stall();
-    let mut held = tokio::spawn(async move { redis::cmd("PING").query_async::<String>(&mut standing).await });
-    tokio::time::timeout(Duration::from_millis(200), &mut held).await.expect_err("nothing is passed on while it stalls");
+    let mut held =
+        tokio::spawn(async move { redis::cmd("PING").query_async::<String>(&mut standing).await });
+    tokio::time::timeout(Duration::from_millis(200), &mut held)
+        .await
+        .expect_err("nothing is passed on while it stalls");
     proxy.resume().await;
-    tokio::time::timeout(SOON, held).await.expect("what was held back is passed on").unwrap().unwrap();
+    tokio::time::timeout(SOON, held)
+        .await
+        .expect("what was held back is passed on")
+        .unwrap()
+        .unwrap();
 
     let mut standing = support::redis::connect(&client).await.unwrap();
     proxy.delay(Duration::from_millis(60));

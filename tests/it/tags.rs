@@ -1,4 +1,5 @@
-//! Upkeep of tags: `unstale tags gc`, what the worker does of it by itself, and what it says of a Redis that evicts.
+//! Upkeep of tags: `unstale tags gc`, what the worker does of it by itself, and what it says of a
+//! Redis that evicts.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -32,9 +33,18 @@ async fn gc(server: &Redis, args: &[&str]) -> (i32, String, String) {
     gc_with(server, args, &[]).await
 }
 
-async fn gc_with(server: &Redis, args: &[&str], settings: &[(&str, &str)]) -> (i32, String, String) {
+async fn gc_with(
+    server: &Redis,
+    args: &[&str],
+    settings: &[(&str, &str)],
+) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_unstale"));
-    command.args(["tags", "gc"]).args(args).env_clear().env("UNSTALE_REDIS_URL", server.url()).env("UNSTALE_LOG", "warn");
+    command
+        .args(["tags", "gc"])
+        .args(args)
+        .env_clear()
+        .env("UNSTALE_REDIS_URL", server.url())
+        .env("UNSTALE_LOG", "warn");
     command.envs(settings.iter().copied());
     command.stdin(Stdio::null());
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
@@ -53,12 +63,20 @@ async fn gc_takes_out_the_members_whose_keys_are_gone_and_nothing_else() {
     let _: u64 = ask(&mut redis, &["SADD", "their:set", "no key"]).await;
     let _: u64 = ask(&mut redis, &["LPUSH", "cache_tag:list", "no key"]).await;
     let keys = async || {
-        ask::<Vec<String>>(&mut server.connection().await, &["KEYS", "*"]).await.iter().filter(|key| !key.starts_with("unstale:")).count()
+        ask::<Vec<String>>(&mut server.connection().await, &["KEYS", "*"])
+            .await
+            .iter()
+            .filter(|key| !key.starts_with("unstale:"))
+            .count()
     };
     let before = keys().await;
 
     let (code, out, err) = gc(&server, &["--dry-run"]).await;
-    assert_eq!((code, err.as_str()), (0, "would take 2509 of 4014 members out of 4 tags\n"), "{out}");
+    assert_eq!(
+        (code, err.as_str()),
+        (0, "would take 2509 of 4014 members out of 4 tags\n"),
+        "{out}"
+    );
     assert_eq!(ask::<u64>(&mut redis, &["SCARD", "cache_tag:big"]).await, 4_000);
 
     let (code, out, err) = gc(&server, &["--json"]).await;
@@ -74,11 +92,18 @@ async fn gc_takes_out_the_members_whose_keys_are_gone_and_nothing_else() {
         ]
     );
     for (set, members) in [("clean", 3), ("small", 2), ("big", 1_500), ("dead", 0)] {
-        assert_eq!(ask::<u64>(&mut redis, &["SCARD", &format!("cache_tag:{set}")]).await, members, "{set}");
+        assert_eq!(
+            ask::<u64>(&mut redis, &["SCARD", &format!("cache_tag:{set}")]).await,
+            members,
+            "{set}"
+        );
     }
     assert_eq!(ask::<u64>(&mut redis, &["SCARD", "their:set"]).await, 1);
     assert_eq!(keys().await, before - 1, "no key but the empty set is gone");
-    assert_eq!(gc(&server, &[]).await, (0, String::new(), "took 0 of 1505 members out of 3 tags\n".to_owned()));
+    assert_eq!(
+        gc(&server, &[]).await,
+        (0, String::new(), "took 0 of 1505 members out of 3 tags\n".to_owned())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,14 +149,19 @@ async fn a_churned_tag_stays_within_1_2_times_its_live_members() {
         added += ADDS_PER_TICK;
         // Three lifetimes in, it has found out how often to look.
         if start.elapsed() > Duration::from_millis(3 * LIFETIME_MS) {
-            let (members, live): (f64, f64) = count.key("cache_tag:pages").invoke_async(&mut redis).await.unwrap();
+            let (members, live): (f64, f64) =
+                count.key("cache_tag:pages").invoke_async(&mut redis).await.unwrap();
             samples.push(members / live);
         }
     }
     // One sample in twenty may follow a moment in which a busy machine let nobody look.
     samples.sort_by(f64::total_cmp);
     let most = samples[samples.len() * 95 / 100];
-    assert!(samples.len() > 50 && most <= 1.2, "{most} times its live members, {} samples, {added} were added", samples.len());
+    assert!(
+        samples.len() > 50 && most <= 1.2,
+        "{most} times its live members, {} samples, {added} were added",
+        samples.len()
+    );
     let pruned = worker.metrics().await.sum("unstale_pruned_members_total", &[]);
     assert!(pruned > 1_000.0, "{pruned}");
 }
@@ -142,8 +172,13 @@ async fn one_worker_prunes_and_another_follows_it() {
     let mut redis = stage.connection().await;
     fill(&mut redis, "t", 10, 10).await;
     let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
-    wait_until(SOON, "the tag is pruned", async || ask::<u64>(&mut stage.connection().await, &["SCARD", "cache_tag:t"]).await == 10).await;
-    let pruned = async |worker: &crate::support::Worker| worker.metrics().await.sum("unstale_pruned_members_total", &[]);
+    wait_until(SOON, "the tag is pruned", async || {
+        ask::<u64>(&mut stage.connection().await, &["SCARD", "cache_tag:t"]).await == 10
+    })
+    .await;
+    let pruned = async |worker: &crate::support::Worker| {
+        worker.metrics().await.sum("unstale_pruned_members_total", &[])
+    };
     let (by_one, by_two) = (pruned(&one).await, pruned(&two).await);
     assert_eq!((by_one.max(by_two), by_one.min(by_two)), (10.0, 0.0));
     let (pruner, other) = if by_one > by_two { (one, two) } else { (two, one) };
@@ -170,7 +205,10 @@ async fn a_drain_that_nobody_goes_on_with_is_finished_by_whoever_starts() {
         ask::<Vec<String>>(&mut stage.connection().await, &["KEYS", "pages:*"]).await.is_empty()
     })
     .await;
-    wait_until(SOON, "it is told", async || worker.stderr().contains("an earlier invalidation had left over")).await;
+    wait_until(SOON, "it is told", async || {
+        worker.stderr().contains("an earlier invalidation had left over")
+    })
+    .await;
     assert_eq!(ask::<Vec<String>>(&mut redis, &["KEYS", "unstale:drain*"]).await, [""; 0]);
 }
 
@@ -182,16 +220,33 @@ async fn a_redis_that_may_evict_what_is_needed_is_warned_of() {
         (&["--maxmemory", "100mb", "--maxmemory-policy", "noeviction"], false),
         (&["--maxmemory-policy", "allkeys-lru"], false),
         // Where INFO tells nothing, CONFIG does.
-        (&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru", "--rename-command", "INFO", ""], true),
+        (
+            &[
+                "--maxmemory",
+                "100mb",
+                "--maxmemory-policy",
+                "allkeys-lru",
+                "--rename-command",
+                "INFO",
+                "",
+            ],
+            true,
+        ),
     ] {
-        let stage =
-            Stage::with(&crate::support::rabbitmq().await.url(), Redis::start_with(arguments).await, &[("pages.yaml", RULES)]).await;
+        let stage = Stage::with(
+            &crate::support::rabbitmq().await.url(),
+            Redis::start_with(arguments).await,
+            &[("pages.yaml", RULES)],
+        )
+        .await;
         let mut redis = stage.connection().await;
         fill(&mut redis, "t", 1, 1).await;
         let worker = stage.worker(&[]).await;
         // The look at the policy comes before the first prune.
-        wait_until(SOON, "the tag is pruned", async || ask::<u64>(&mut stage.connection().await, &["SCARD", "cache_tag:t"]).await == 1)
-            .await;
+        wait_until(SOON, "the tag is pruned", async || {
+            ask::<u64>(&mut stage.connection().await, &["SCARD", "cache_tag:t"]).await == 1
+        })
+        .await;
         let log = worker.stderr();
         assert_eq!(log.contains("Set maxmemory-policy noeviction"), warned, "{arguments:?}: {log}");
     }
@@ -199,10 +254,17 @@ async fn a_redis_that_may_evict_what_is_needed_is_warned_of() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_does_not_tell_its_policy_is_worked_with() {
-    let server = Redis::start_with(&["--rename-command", "INFO", "", "--rename-command", "CONFIG", ""]).await;
-    let stage = Stage::with(&crate::support::rabbitmq().await.url(), server, &[("pages.yaml", RULES)]).await;
+    let server =
+        Redis::start_with(&["--rename-command", "INFO", "", "--rename-command", "CONFIG", ""])
+            .await;
+    let stage =
+        Stage::with(&crate::support::rabbitmq().await.url(), server, &[("pages.yaml", RULES)])
+            .await;
     let worker = stage.worker(&[]).await;
-    wait_until(SOON, "it says so", async || worker.stderr().contains("does not tell its maxmemory-policy")).await;
+    wait_until(SOON, "it says so", async || {
+        worker.stderr().contains("does not tell its maxmemory-policy")
+    })
+    .await;
 }
 
 /// Sets under a prefix that is not unstale's own may hold anything.
@@ -214,13 +276,16 @@ async fn maintenance_leaves_the_sets_under_another_prefix_as_they_are() {
     let _: u64 = ask(&mut redis, &["SADD", "tagged:user:42", "user:42"]).await;
     let _: () = ask(&mut redis, &["SET", "app:user:42", "v"]).await;
     let worker = stage.worker(&[("UNSTALE_TAG_PREFIX", "tagged:")]).await;
-    wait_until(SOON, "it says so", async || worker.stderr().contains("tag maintenance is off")).await;
-    // By the time in which another worker has looked through its tags twice, this one would have too.
+    wait_until(SOON, "it says so", async || worker.stderr().contains("tag maintenance is off"))
+        .await;
+    // By the time in which another worker has looked through its tags twice, this one would have
+    // too.
     for tag in ["t", "u"] {
         fill(&mut redis, tag, 1, 1).await;
         let _other = stage.worker(&[]).await;
         wait_until(SOON, "the other worker prunes", async || {
-            ask::<u64>(&mut stage.connection().await, &["SCARD", &format!("cache_tag:{tag}")]).await == 1
+            ask::<u64>(&mut stage.connection().await, &["SCARD", &format!("cache_tag:{tag}")]).await
+                == 1
         })
         .await;
     }
@@ -237,8 +302,12 @@ async fn maintenance_does_as_its_setting_says() {
     let off = stage.worker(&[("UNSTALE_TAG_MAINTENANCE", "off")]).await;
     wait_until(SOON, "it says so", async || off.stderr().contains("tag maintenance is off")).await;
     let _: u64 = ask(&mut redis, &["SADD", "tagged:t", "no key"]).await;
-    let on = stage.worker(&[("UNSTALE_TAG_PREFIX", "tagged:"), ("UNSTALE_TAG_MAINTENANCE", "on")]).await;
-    wait_until(SOON, "it is pruned", async || ask::<u64>(&mut stage.connection().await, &["SCARD", "tagged:t"]).await == 0).await;
+    let on =
+        stage.worker(&[("UNSTALE_TAG_PREFIX", "tagged:"), ("UNSTALE_TAG_MAINTENANCE", "on")]).await;
+    wait_until(SOON, "it is pruned", async || {
+        ask::<u64>(&mut stage.connection().await, &["SCARD", "tagged:t"]).await == 0
+    })
+    .await;
     assert!(!on.stderr().contains("tag maintenance is off"), "{}", on.stderr());
     assert_eq!(ask::<u64>(&mut redis, &["SCARD", "cache_tag:off"]).await, 2);
 }
@@ -252,7 +321,10 @@ async fn gc_takes_nothing_out_of_sets_under_another_prefix_unless_that_is_set() 
     let (code, _, err) = gc_with(&server, &[], &[prefix]).await;
     assert_eq!(code, 64);
     assert!(err.contains("UNSTALE_TAG_MAINTENANCE=on"), "{err}");
-    assert_eq!(gc_with(&server, &["--dry-run"], &[prefix]).await.2, "would take 2 of 2 members out of 1 tag\n");
+    assert_eq!(
+        gc_with(&server, &["--dry-run"], &[prefix]).await.2,
+        "would take 2 of 2 members out of 1 tag\n"
+    );
     assert_eq!(ask::<u64>(&mut redis, &["SCARD", "tagged:online-users"]).await, 2);
     let on = ("UNSTALE_TAG_MAINTENANCE", "on");
     assert_eq!(gc_with(&server, &[], &[prefix, on]).await.2, "took 2 of 2 members out of 1 tag\n");
@@ -260,12 +332,17 @@ async fn gc_takes_nothing_out_of_sets_under_another_prefix_unless_that_is_set() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_may_evict_is_refused_where_that_is_set() {
-    let evicts = Redis::start_with(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]).await;
-    let stage = Stage::with(&crate::support::rabbitmq().await.url(), evicts, &[("pages.yaml", RULES)]).await;
+    let evicts =
+        Redis::start_with(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]).await;
+    let stage =
+        Stage::with(&crate::support::rabbitmq().await.url(), evicts, &[("pages.yaml", RULES)])
+            .await;
     let mut worker = stage.start_worker(&[("UNSTALE_REDIS_EVICTION", "refuse")]);
     assert_eq!(worker.wait_exit(SOON).await.code(), Some(69));
     let log = worker.stderr();
     assert!(log.contains("UNSTALE_REDIS_EVICTION=refuse: maxmemory-policy allkeys-lru"), "{log}");
-    let _: () = ask(&mut stage.connection().await, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    let _: () =
+        ask(&mut stage.connection().await, &["CONFIG", "SET", "maxmemory-policy", "noeviction"])
+            .await;
     stage.worker(&[("UNSTALE_REDIS_EVICTION", "refuse")]).await;
 }

@@ -11,7 +11,8 @@ const SOON: std::time::Duration = std::time::Duration::from_secs(30);
 /// An authority in `dir` (`ca.pem`, `ca.key`), and what it signed (`server.pem`, `server.key`).
 fn certificates(dir: &Path, authority: &str) {
     let openssl = |args: &[&str]| {
-        let Output { status, stderr, .. } = Command::new("openssl").args(args).current_dir(dir).output().unwrap();
+        let Output { status, stderr, .. } =
+            Command::new("openssl").args(args).current_dir(dir).output().unwrap();
         assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
     };
     let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
@@ -19,7 +20,11 @@ fn certificates(dir: &Path, authority: &str) {
     openssl(&[&root[..], &new_key].concat());
     let request = ["req", "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=server"];
     openssl(&[&request[..], &new_key].concat());
-    std::fs::write(dir.join("extensions"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").unwrap();
+    std::fs::write(
+        dir.join("extensions"),
+        "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n",
+    )
+    .unwrap();
     openssl(&[
         "x509",
         "-req",
@@ -47,7 +52,8 @@ async fn a_server_that_no_authority_of_ours_signed_is_named_as_such() {
     certificates(ours.path(), "/CN=ours");
     certificates(other.path(), "/CN=other");
     let tls_port = port::free().to_string();
-    let [ca, certificate, key] = ["ca.pem", "server.pem", "server.key"].map(|name| path(ours.path(), name));
+    let [ca, certificate, key] =
+        ["ca.pem", "server.pem", "server.key"].map(|name| path(ours.path(), name));
     let redis = Redis::start_with(&[
         "--tls-port",
         &tls_port,
@@ -67,12 +73,28 @@ async fn a_server_that_no_authority_of_ours_signed_is_named_as_such() {
     let named = format!("rediss://localhost:{tls_port}/0");
     let other_ca = path(other.path(), "ca.pem");
     let schemas = tempfile::tempdir().unwrap();
-    std::fs::write(schemas.path().join("a.yaml"), "events: { a.b: { effects: [ { delete: x } ] } }").unwrap();
+    std::fs::write(
+        schemas.path().join("a.yaml"),
+        "events: { a.b: { effects: [ { delete: x } ] } }",
+    )
+    .unwrap();
     for (url, ca, cause) in [
-        (&url, &other_ca, "no certificate that we trust has signed the server's: set UNSTALE_REDIS_TLS_CA"),
-        (&named, &ca, "the server's certificate is for other names than the host in UNSTALE_REDIS_URL"),
+        (
+            &url,
+            &other_ca,
+            "no certificate that we trust has signed the server's: set UNSTALE_REDIS_TLS_CA",
+        ),
+        (
+            &named,
+            &ca,
+            "the server's certificate is for other names than the host in UNSTALE_REDIS_URL",
+        ),
         (&plain, &ca, "write redis:// instead of rediss:// in UNSTALE_REDIS_URL"),
-        (&unencrypted, &String::new(), "if the port speaks TLS, write rediss:// instead of redis:// in UNSTALE_REDIS_URL"),
+        (
+            &unencrypted,
+            &String::new(),
+            "if the port speaks TLS, write rediss:// instead of redis:// in UNSTALE_REDIS_URL",
+        ),
     ] {
         let mut settings = vec![
             ("UNSTALE_AMQP_URL", "amqp://127.0.0.1:1/%2f"),
@@ -83,7 +105,10 @@ async fn a_server_that_no_authority_of_ours_signed_is_named_as_such() {
             settings.push(("UNSTALE_REDIS_TLS_CA_FILE", ca.as_str()));
         }
         let worker = Worker::start(&settings);
-        wait_until(SOON, &format!("{cause}: {}", worker.stderr()), async || worker.stderr().contains(cause)).await;
+        wait_until(SOON, &format!("{cause}: {}", worker.stderr()), async || {
+            worker.stderr().contains(cause)
+        })
+        .await;
         worker.kill();
     }
 }
@@ -93,7 +118,8 @@ fn a_key_that_does_not_fit_its_certificate_ends_the_start_with_64() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     certificates(one.path(), "/CN=one");
     certificates(other.path(), "/CN=other");
-    for (server, url) in [("AMQP", "amqps://127.0.0.1:1/%2f"), ("REDIS", "rediss://127.0.0.1:1/0")] {
+    for (server, url) in [("AMQP", "amqps://127.0.0.1:1/%2f"), ("REDIS", "rediss://127.0.0.1:1/0")]
+    {
         let ended = Command::new(env!("CARGO_BIN_EXE_unstale"))
             .arg("run")
             .env_clear()
@@ -116,7 +142,11 @@ fn a_key_that_does_not_fit_its_certificate_ends_the_start_with_64() {
 fn fixtures() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in ["ca.pem", "server.pem", "server.key.pem", "client.pem", "client.key.pem"] {
-        std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls").join(name), folder.path().join(name)).unwrap();
+        std::fs::copy(
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls").join(name),
+            folder.path().join(name),
+        )
+        .unwrap();
     }
     folder
 }
@@ -136,7 +166,9 @@ async fn a_clients_certificate_is_a_login_to_rabbitmq() {
     let broker = RabbitMq::start_with(&["rabbitmq_auth_mechanism_ssl"], &config).await;
     // The certificate's common name.
     broker.add_user("unstale test client", "unused", "/", [".*"; 3]).await;
-    let stage = Stage::on_broker(&broker, &[("a.yaml", "events: { a.b: { effects: [ { delete: x } ] } }")]).await;
+    let stage =
+        Stage::on_broker(&broker, &[("a.yaml", "events: { a.b: { effects: [ { delete: x } ] } }")])
+            .await;
     stage.set("x", "old").await;
     let url = format!("amqps://localhost:{tls_port}/%2f?auth_mechanism=external");
     let worker = stage

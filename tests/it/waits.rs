@@ -25,7 +25,11 @@ fn a_command_that_waits_says_for_what_and_ends_at_once_on_a_signal() {
     let silent = Silent::start();
     let (amqp, redis) = (silent.url("amqp"), silent.url("redis"));
     let schemas = tempfile::tempdir().unwrap();
-    std::fs::write(schemas.path().join("a.yaml"), "events: { a.b: { effects: [ { delete: k } ] } }").unwrap();
+    std::fs::write(
+        schemas.path().join("a.yaml"),
+        "events: { a.b: { effects: [ { delete: k } ] } }",
+    )
+    .unwrap();
     for (arguments, server) in [
         (&["publish", "user.updated", "{}"][..], "RabbitMQ"),
         (&["dlq", "list"], "RabbitMQ"),
@@ -51,15 +55,28 @@ fn a_command_that_waits_says_for_what_and_ends_at_once_on_a_signal() {
             let notice = format!("waiting for {server}");
             let mut told = String::new();
             while !told.contains(&notice) {
-                assert!(stderr.read_line(&mut told).unwrap() > 0, "{arguments:?} ended without a notice: {told}");
+                assert!(
+                    stderr.read_line(&mut told).unwrap() > 0,
+                    "{arguments:?} ended without a notice: {told}"
+                );
             }
-            assert!(begun.elapsed() < Duration::from_secs(8), "{arguments:?}: the notice comes before the wait ends");
+            assert!(
+                begun.elapsed() < Duration::from_secs(8),
+                "{arguments:?}: the notice comes before the wait ends"
+            );
             let asked = Instant::now();
-            let killed = Command::new("kill").args([&format!("-{signal}"), &command.id().to_string()]).status().unwrap();
+            let killed = Command::new("kill")
+                .args([&format!("-{signal}"), &command.id().to_string()])
+                .status()
+                .unwrap();
             assert!(killed.success());
             let status = command.wait().unwrap();
             stderr.read_to_string(&mut told).unwrap();
-            assert!(asked.elapsed() < Duration::from_secs(3), "{arguments:?}: {:?}", asked.elapsed());
+            assert!(
+                asked.elapsed() < Duration::from_secs(3),
+                "{arguments:?}: {:?}",
+                asked.elapsed()
+            );
             assert_eq!(status.code(), Some(1), "{arguments:?} {signal}: {told}");
             assert!(told.contains("interrupted: nothing was begun"), "{told}");
         }

@@ -18,7 +18,8 @@ use unstale::quantity::Rate;
 use unstale::registry::{Expiry, Loader, LoaderHeaders, LoaderId, Only, Stale, Warm};
 use unstale::warm::{LoadContext, LoadError, Loaded, LoaderProblem, Loaders};
 
-const CONFIG: WarmConfig = WarmConfig { concurrency: 16, timeout: Duration::from_secs(5), rate: None, max_bytes: 1 << 20 };
+const CONFIG: WarmConfig =
+    WarmConfig { concurrency: 16, timeout: Duration::from_secs(5), rate: None, max_bytes: 1 << 20 };
 const CONTEXT: LoadContext<'static> = LoadContext { event_id: "e-1", traceparent: None };
 
 fn loader(name: &str, url: &str) -> Loader {
@@ -34,7 +35,14 @@ fn loader(name: &str, url: &str) -> Loader {
 }
 
 fn warm(loader: u32, url: String) -> Warm {
-    Warm { loader: LoaderId(loader), url, expiry: Expiry::Never, tags: Vec::new(), stale: Stale::Drop, only: Only::Always }
+    Warm {
+        loader: LoaderId(loader),
+        url,
+        expiry: Expiry::Never,
+        tags: Vec::new(),
+        stale: Stale::Drop,
+        only: Only::Always,
+    }
 }
 
 async fn serve(app: Router) -> SocketAddr {
@@ -44,7 +52,8 @@ async fn serve(app: Router) -> SocketAddr {
     address
 }
 
-/// A server that reads a request, sends `pieces` with a pause before each, then holds the connection open or closes it.
+/// A server that reads a request, sends `pieces` with a pause before each, then holds the
+/// connection open or closes it.
 async fn drip(pieces: &'static [&'static str], pause: Duration, hold: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -68,7 +77,11 @@ async fn drip(pieces: &'static [&'static str], pause: Duration, hold: bool) -> S
     address
 }
 
-async fn load_from(address: SocketAddr, config: WarmConfig, path: &str) -> Result<Loaded, LoadError> {
+async fn load_from(
+    address: SocketAddr,
+    config: WarmConfig,
+    path: &str,
+) -> Result<Loaded, LoadError> {
     let base = format!("http://{address}");
     let loaders = Loaders::new(&config, &[loader("catalogue", &base)]).unwrap();
     loaders.load(&warm(0, format!("{base}{path}")), &CONTEXT).await
@@ -97,7 +110,8 @@ async fn answer(Path(code): Path<u16>) -> impl IntoResponse {
 #[tokio::test]
 async fn each_status_has_its_meaning() {
     let server = serve(Router::new().route("/status/{code}", get(answer))).await;
-    let load = async |code: u16| load_from(server, CONFIG, &format!("/status/{code}?secret=1")).await;
+    let load =
+        async |code: u16| load_from(server, CONFIG, &format!("/status/{code}?secret=1")).await;
     for code in [200, 201, 203, 299] {
         assert_eq!(load(code).await, Ok(Loaded::Value(b"a value".to_vec())), "{code}");
     }
@@ -109,7 +123,9 @@ async fn each_status_has_its_meaning() {
         assert_eq!(after, Some(Duration::from_secs(7)), "{code}");
         assert_eq!(message, format!("loader `catalogue` answered {code}"));
     }
-    for code in [202, 206, 207, 208, 226, 301, 302, 303, 304, 307, 308, 400, 401, 403, 405, 409, 418, 451] {
+    for code in
+        [202, 206, 207, 208, 226, 301, 302, 303, 304, 307, 308, 400, 401, 403, 405, 409, 418, 451]
+    {
         let message = refused(load(code).await);
         assert!(message.starts_with(&format!("loader `catalogue` answered {code}")), "{message}");
         assert!(!message.contains("secret") && !message.contains("/status"), "{message}");
@@ -120,7 +136,9 @@ async fn each_status_has_its_meaning() {
 async fn bodies_arrive_byte_for_byte_and_empty_ones_are_absent() {
     let bytes: Vec<u8> = (0..=255u8).cycle().take(700_000).collect();
     let body = bytes.clone();
-    let app = Router::new().route("/bytes", get(move || async move { body })).route("/empty", get(|| async { "" }));
+    let app = Router::new()
+        .route("/bytes", get(move || async move { body }))
+        .route("/empty", get(|| async { "" }));
     let server = serve(app).await;
     assert_eq!(load_from(server, CONFIG, "/bytes").await, Ok(Loaded::Value(bytes)));
     assert_eq!(load_from(server, CONFIG, "/empty").await, Ok(Loaded::Absent));
@@ -138,10 +156,12 @@ async fn a_coded_body_and_a_part_are_refused() {
         let pieces: &'static [&'static str] = Box::leak(Box::new([head]));
         let server = drip(pieces, Duration::ZERO, false).await;
         let message = refused(load_from(server, CONFIG, "/?secret=1").await);
-        assert!(message.starts_with("loader `catalogue` answered 20") && !message.contains("secret"), "{message}");
+        assert!(
+            message.starts_with("loader `catalogue` answered 20") && !message.contains("secret"),
+            "{message}"
+        );
     }
-    let plain =
-        "HTTP/1.1 200 OK\r\ncontent-encoding: Identity\r\ncontent-type: text/html; charset=latin-1\r\ncontent-length: 4\r\n\r\nbody";
+    let plain = "HTTP/1.1 200 OK\r\ncontent-encoding: Identity\r\ncontent-type: text/html; charset=latin-1\r\ncontent-length: 4\r\n\r\nbody";
     let server = drip(Box::leak(Box::new([plain])), Duration::ZERO, false).await;
     assert_eq!(load_from(server, CONFIG, "/").await, Ok(Loaded::Value(b"body".to_vec())));
 }
@@ -150,7 +170,9 @@ async fn a_coded_body_and_a_part_are_refused() {
 async fn one_resource_that_always_fails_does_not_close_its_loader() {
     let app = Router::new().route(
         "/{id}",
-        get(|Path(id): Path<u32>| async move { if id == 13 { Err(StatusCode::INTERNAL_SERVER_ERROR) } else { Ok("a value") } }),
+        get(|Path(id): Path<u32>| async move {
+            if id == 13 { Err(StatusCode::INTERNAL_SERVER_ERROR) } else { Ok("a value") }
+        }),
     );
     let base = format!("http://{}", serve(app).await);
     let loaders = Loaders::new(&CONFIG, &[loader("catalogue", &base)]).unwrap();
@@ -158,12 +180,18 @@ async fn one_resource_that_always_fails_does_not_close_its_loader() {
         let (_, message) = retry(loaders.load(&warm(0, format!("{base}/13")), &CONTEXT).await);
         assert_eq!(message, "loader `catalogue` answered 500");
     }
-    assert_eq!(loaders.load(&warm(0, format!("{base}/1")), &CONTEXT).await, Ok(Loaded::Value(b"a value".to_vec())));
+    assert_eq!(
+        loaders.load(&warm(0, format!("{base}/1")), &CONTEXT).await,
+        Ok(Loaded::Value(b"a value".to_vec()))
+    );
 }
 
 #[tokio::test]
 async fn bodies_beyond_the_limit_are_refused() {
-    let server = serve(Router::new().route("/{length}", get(|Path(n): Path<usize>| async move { vec![b'x'; n] }))).await;
+    let server = serve(
+        Router::new().route("/{length}", get(|Path(n): Path<usize>| async move { vec![b'x'; n] })),
+    )
+    .await;
     let config = WarmConfig { max_bytes: 1024, ..CONFIG };
     assert_eq!(load_from(server, config, "/1024").await, Ok(Loaded::Value(vec![b'x'; 1024])));
     let message = refused(load_from(server, config, "/1025").await);
@@ -187,7 +215,12 @@ async fn bodies_beyond_the_limit_are_refused() {
     let sent = sent.load(Ordering::Relaxed);
     assert!(sent < 32 << 20, "the sockets' buffers and no more: {sent}");
     let own = Loader { max_bytes: Some(10), ..loader("catalogue", &format!("http://{server}")) };
-    refused(Loaders::new(&CONFIG, &[own]).unwrap().load(&warm(0, format!("http://{server}/11")), &CONTEXT).await);
+    refused(
+        Loaders::new(&CONFIG, &[own])
+            .unwrap()
+            .load(&warm(0, format!("http://{server}/11")), &CONTEXT)
+            .await,
+    );
 }
 
 #[tokio::test]
@@ -196,14 +229,25 @@ async fn the_timeout_covers_the_whole_answer() {
     let config = WarmConfig { timeout: Duration::from_millis(200), ..CONFIG };
     let silent = drip(&[], Duration::ZERO, true).await;
     let stuck = drip(&[HEAD, "x"], Duration::ZERO, true).await;
-    let slow = drip(&[HEAD, "x", "x", "x", "x", "x", "x", "x", "x", "x", "x"], Duration::from_millis(60), true).await;
+    let slow = drip(
+        &[HEAD, "x", "x", "x", "x", "x", "x", "x", "x", "x", "x"],
+        Duration::from_millis(60),
+        true,
+    )
+    .await;
     for server in [silent, stuck, slow] {
         let begun = Instant::now();
         let (after, message) = retry(load_from(server, config, "/").await);
-        assert_eq!((after, message.as_str()), (None, "loader `catalogue` gave no whole answer within 200ms"));
+        assert_eq!(
+            (after, message.as_str()),
+            (None, "loader `catalogue` gave no whole answer within 200ms")
+        );
         assert!(begun.elapsed() < Duration::from_secs(2));
     }
-    let own = Loader { timeout: Some(Duration::from_millis(50)), ..loader("own", &format!("http://{silent}")) };
+    let own = Loader {
+        timeout: Some(Duration::from_millis(50)),
+        ..loader("own", &format!("http://{silent}"))
+    };
     let loaders = Loaders::new(&CONFIG, &[own]).unwrap();
     let (_, message) = retry(loaders.load(&warm(0, format!("http://{silent}/")), &CONTEXT).await);
     assert!(message.ends_with("within 50ms"), "{message}");
@@ -211,7 +255,8 @@ async fn the_timeout_covers_the_whole_answer() {
 
 #[tokio::test]
 async fn broken_answers_and_refused_connections_are_retried() {
-    let short = drip(&["HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"], Duration::ZERO, false).await;
+    let short =
+        drip(&["HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"], Duration::ZERO, false).await;
     let nothing = drip(&[], Duration::ZERO, false).await;
     let nonsense = drip(&["this is not HTTP\r\n\r\n"], Duration::ZERO, false).await;
     for server in [short, nothing, nonsense] {
@@ -220,19 +265,27 @@ async fn broken_answers_and_refused_connections_are_retried() {
     }
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let (_, message) = retry(load_from(closed, CONFIG, "/?secret=1").await);
-    assert!(message.contains("no connection: Connection refused") && !message.contains("secret"), "{message}");
+    assert!(
+        message.contains("no connection: Connection refused") && !message.contains("secret"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
 async fn a_url_outside_its_loader_is_never_asked() {
     let hits = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&hits);
-    let app = Router::new().fallback(get(move || async move { counter.fetch_add(1, Ordering::Relaxed).to_string() }));
+    let app = Router::new()
+        .fallback(get(move || async move { counter.fetch_add(1, Ordering::Relaxed).to_string() }));
     let server = serve(app).await;
-    let loaders = Loaders::new(&CONFIG, &[loader("catalogue", &format!("http://{server}/api"))]).unwrap();
-    for url in
-        [format!("http://{server}/admin"), format!("http://{server}/api/../admin"), "http://127.0.0.1:1/api/x".to_owned(), "x".to_owned()]
-    {
+    let loaders =
+        Loaders::new(&CONFIG, &[loader("catalogue", &format!("http://{server}/api"))]).unwrap();
+    for url in [
+        format!("http://{server}/admin"),
+        format!("http://{server}/api/../admin"),
+        "http://127.0.0.1:1/api/x".to_owned(),
+        "x".to_owned(),
+    ] {
         refused(loaders.load(&warm(0, url), &CONTEXT).await);
     }
     retry(loaders.load(&warm(9, format!("http://{server}/api/x")), &CONTEXT).await);
@@ -243,16 +296,28 @@ async fn a_url_outside_its_loader_is_never_asked() {
 #[tokio::test]
 async fn requests_carry_the_event_the_trace_and_the_loaders_headers() {
     let app = Router::new().fallback(get(|headers: HeaderMap| async move {
-        let mut lines: Vec<String> =
-            headers.iter().map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))).collect();
+        let mut lines: Vec<String> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
+            .collect();
         lines.sort();
         lines.join("\n")
     }));
     let base = format!("http://{}", serve(app).await);
-    let headers = LoaderHeaders(vec![("Authorization".into(), "Bearer t0ken".into()), ("X-Team".into(), "shop".into())]);
-    let loaders = Loaders::new(&CONFIG, &[Loader { headers, ..loader("catalogue", &base) }, loader("plain", &base)]).unwrap();
+    let headers = LoaderHeaders(vec![
+        ("Authorization".into(), "Bearer t0ken".into()),
+        ("X-Team".into(), "shop".into()),
+    ]);
+    let loaders = Loaders::new(
+        &CONFIG,
+        &[Loader { headers, ..loader("catalogue", &base) }, loader("plain", &base)],
+    )
+    .unwrap();
     let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    let seen = async |id: u32, context: LoadContext<'static>| match loaders.load(&warm(id, format!("{base}/p")), &context).await {
+    let seen = async |id: u32, context: LoadContext<'static>| match loaders
+        .load(&warm(id, format!("{base}/p")), &context)
+        .await
+    {
         Ok(Loaded::Value(body)) => String::from_utf8(body).unwrap(),
         other => panic!("{other:?}"),
     };
@@ -270,7 +335,12 @@ async fn requests_carry_the_event_the_trace_and_the_loaders_headers() {
     assert!(all.contains(&format!("traceparent: {traceparent}")), "{all}");
 
     let plain = seen(1, LoadContext { event_id: "e", traceparent: Some("nonsense") }).await;
-    assert!(!plain.contains("traceparent") && !plain.contains("authorization") && !plain.contains("cookie"), "{plain}");
+    assert!(
+        !plain.contains("traceparent")
+            && !plain.contains("authorization")
+            && !plain.contains("cookie"),
+        "{plain}"
+    );
 }
 
 /// What a server saw of its callers.
@@ -322,7 +392,9 @@ async fn loads_start_at_the_rate() {
     let base = format!("http://{server}");
     let rate = Rate::parse("100/s").ok();
     let own = Loader { rate, ..loader("own", &base) };
-    for (config, loader) in [(WarmConfig { rate, ..CONFIG }, loader("common", &base)), (CONFIG, own)] {
+    for (config, loader) in
+        [(WarmConfig { rate, ..CONFIG }, loader("common", &base)), (CONFIG, own)]
+    {
         let loaders = Loaders::new(&config, &[loader]).unwrap();
         let begun = Instant::now();
         let answers = join_all((0..31).map(|n| {
@@ -332,7 +404,10 @@ async fn loads_start_at_the_rate() {
         .await;
         let took = begun.elapsed();
         assert!(answers.iter().all(Result::is_ok));
-        assert!(took >= Duration::from_millis(290), "30 intervals of 10 ms, less what may be caught up: {took:?}");
+        assert!(
+            took >= Duration::from_millis(290),
+            "30 intervals of 10 ms, less what may be caught up: {took:?}"
+        );
         assert!(took < Duration::from_secs(3), "{took:?}");
     }
 }
@@ -341,18 +416,30 @@ async fn loads_start_at_the_rate() {
 async fn a_load_given_up_frees_its_place() {
     let silent = drip(&[], Duration::ZERO, true).await;
     let base = format!("http://{silent}");
-    let loaders = Loaders::new(&WarmConfig { concurrency: 1, ..CONFIG }, &[loader("catalogue", &base)]).unwrap();
+    let loaders =
+        Loaders::new(&WarmConfig { concurrency: 1, ..CONFIG }, &[loader("catalogue", &base)])
+            .unwrap();
     let warm = warm(0, format!("{base}/"));
-    assert!(tokio::time::timeout(Duration::from_millis(100), loaders.load(&warm, &CONTEXT)).await.is_err());
-    let admitted = tokio::time::timeout(Duration::from_secs(5), loaders.admit(&warm)).await.expect("the place is free again").unwrap();
+    assert!(
+        tokio::time::timeout(Duration::from_millis(100), loaders.load(&warm, &CONTEXT))
+            .await
+            .is_err()
+    );
+    let admitted = tokio::time::timeout(Duration::from_secs(5), loaders.admit(&warm))
+        .await
+        .expect("the place is free again")
+        .unwrap();
     assert_eq!(admitted.timeout(), CONFIG.timeout);
 }
 
 #[tokio::test]
 async fn every_unusable_loader_is_named_at_once() {
     let headers = LoaderHeaders(vec![("X-Key".into(), "a\nb".into())]);
-    let loaders =
-        [loader("one", "not a url"), Loader { headers, ..loader("two", "http://shop.test") }, loader("three", "redis://shop.test")];
+    let loaders = [
+        loader("one", "not a url"),
+        Loader { headers, ..loader("two", "http://shop.test") },
+        loader("three", "redis://shop.test"),
+    ];
     let problems = Loaders::new(&CONFIG, &loaders).unwrap_err();
     assert_eq!(
         problems.0,

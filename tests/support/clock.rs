@@ -1,5 +1,5 @@
-//! Clocks that are wrong, for processes that the tests start: a shim tells them another time than the
-//! kernel's. Time still passes as it does, and monotonic clocks are left alone. Linux only.
+//! Clocks that are wrong, for processes that the tests start: a shim tells them another time than
+//! the kernel's. Time still passes as it does, and monotonic clocks are left alone. Linux only.
 
 use std::path::Path;
 use std::process::Command;
@@ -62,10 +62,15 @@ pub(crate) fn settings(hours_ahead: i32, folder: &Path) -> Vec<(&'static str, St
 fn shim() -> &'static str {
     static BUILT: OnceLock<String> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let file = |name: &str| format!("{}/clock-{}{name}", env!("CARGO_TARGET_TMPDIR"), std::process::id());
+        let file = |name: &str| {
+            format!("{}/clock-{}{name}", env!("CARGO_TARGET_TMPDIR"), std::process::id())
+        };
         let (source, library) = (file(".c"), file(".so"));
         std::fs::write(&source, SHIM).expect("cargo made the folder");
-        let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o", &library, &source]).output().expect("cc runs");
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-o", &library, &source])
+            .output()
+            .expect("cc runs");
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
         library
     })

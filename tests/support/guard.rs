@@ -5,9 +5,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-/// Waits on a pipe that only the test process holds. A line means that all was put away properly; the end of the pipe without one means
-/// that the test process is gone, so the watchdog ends the child and removes its folder.
-/// The second removal is for what a dying server's own children still wrote.
+/// Waits on a pipe that only the test process holds. A line means that all was put away properly;
+/// the end of the pipe without one means that the test process is gone, so the watchdog ends the
+/// child and removes its folder. The second removal is for what a dying server's own children still
+/// wrote.
 const WATCHDOG: &str = r#"
     if read -r _; then exit 0; fi
     kill -9 "$0" 2>/dev/null
@@ -23,11 +24,15 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    /// Starts `command` in a process group of its own, so that Ctrl-C on the tests reaches it only through us. `folder` is what the
-    /// watchdog removes when the test process dies.
+    /// Starts `command` in a process group of its own, so that Ctrl-C on the tests reaches it only
+    /// through us. `folder` is what the watchdog removes when the test process dies.
     pub(crate) fn spawn(mut command: Command, folder: Option<&Path>) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
-        let child = command.stdin(Stdio::null()).process_group(0).spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        let child = command
+            .stdin(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
         let watchdog = Command::new("sh")
             .args(["-c", WATCHDOG, &child.id().to_string()])
             .arg(folder.unwrap_or(Path::new("")))
@@ -81,9 +86,13 @@ impl Drop for Guarded {
     }
 }
 
-/// Sends a signal by name (`TERM`, `STOP`, `CONT`): the shell's `kill`, since Rust's own would need `unsafe`.
+/// Sends a signal by name (`TERM`, `STOP`, `CONT`): the shell's `kill`, since Rust's own would need
+/// `unsafe`.
 pub(crate) fn send_signal(name: &str, pid: u32) {
-    let status = Command::new("sh").args(["-c", r#"kill -s "$0" "$1""#, name, &pid.to_string()]).status().expect("sh runs");
+    let status = Command::new("sh")
+        .args(["-c", r#"kill -s "$0" "$1""#, name, &pid.to_string()])
+        .status()
+        .expect("sh runs");
     assert!(status.success(), "kill -s {name} {pid}: {status}");
 }
 

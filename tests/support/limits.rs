@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::guard::Guarded;
 
-/// Ticks a second in `/proc/PID/stat`: Linux promises this value to programs whatever the kernel counts by.
+/// Ticks a second in `/proc/PID/stat`: Linux promises this value to programs whatever the kernel
+/// counts by.
 const TICKS: u64 = 100;
 
 /// What a process has spent so far.
@@ -23,9 +24,11 @@ impl Usage {
     /// Reads it from `/proc`; `None` where the process is gone.
     pub(crate) fn of(pid: u32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name before the last parenthesis may hold spaces. User and system time are the fields 14 and 15.
+        // The name before the last parenthesis may hold spaces. User and system time are the fields
+        // 14 and 15.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+        let ticks: u64 =
+            fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let kibibytes = |name: &str| -> Option<u64> {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -44,7 +47,8 @@ pub(crate) fn forget_peak(pid: u32) {
     let _ = std::fs::write(format!("/proc/{pid}/clear_refs"), "5");
 }
 
-/// Stops and continues the process `$0` in turn, without a process for each pause. It ends with the process.
+/// Stops and continues the process `$0` in turn, without a process for each pause. It ends with the
+/// process.
 const DUTY_CYCLE: &str = r#"
     exec {never}<> <(:)
     while kill -STOP "$0" 2>/dev/null; do
@@ -57,7 +61,8 @@ const DUTY_CYCLE: &str = r#"
 /// Bounds of a process, as a container would set them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SmallBox {
-    /// Memory that it may write to. It is stricter than a limit of resident memory: pages that it never touched count too.
+    /// Memory that it may write to. It is stricter than a limit of resident memory: pages that it
+    /// never touched count too.
     pub(crate) bytes: u64,
     /// CPUs, in hundredths: at most 100, since it is bound to one.
     pub(crate) hundredths_of_a_cpu: u64,
@@ -69,15 +74,27 @@ impl SmallBox {
     /// The box of the documentation: 256 MiB, half a CPU and 1,024 descriptors.
     pub(crate) const USUAL: Self = Self { bytes: 256 << 20, hundredths_of_a_cpu: 50, files: 1_024 };
 
-    /// Puts a running process into the box, where it stays until the returned guard is dropped or the process ends.
+    /// Puts a running process into the box, where it stays until the returned guard is dropped or
+    /// the process ends.
     pub(crate) fn hold(self, pid: u32) -> Guarded {
         let limit = |program: &str, args: &[&str]| {
-            let status =
-                Command::new(program).args(args).stdout(Stdio::null()).status().unwrap_or_else(|error| panic!("{program}: {error}"));
+            let status = Command::new(program)
+                .args(args)
+                .stdout(Stdio::null())
+                .status()
+                .unwrap_or_else(|error| panic!("{program}: {error}"));
             assert!(status.success(), "{program} {args:?}: {status}");
         };
         let pid = pid.to_string();
-        limit("prlimit", &["--pid", &pid, &format!("--data={}", self.bytes), &format!("--nofile={}", self.files)]);
+        limit(
+            "prlimit",
+            &[
+                "--pid",
+                &pid,
+                &format!("--data={}", self.bytes),
+                &format!("--nofile={}", self.files),
+            ],
+        );
         limit("taskset", &["-a", "-p", "-c", &first_cpu(), &pid]);
         let period_ms = 100;
         let runs_ms = period_ms * self.hundredths_of_a_cpu / 100;
@@ -92,6 +109,10 @@ impl SmallBox {
 /// The first CPU that this process may use.
 fn first_cpu() -> String {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
-    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("Linux has it").trim();
+    let allowed = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .expect("Linux has it")
+        .trim();
     allowed.chars().take_while(char::is_ascii_digit).collect()
 }

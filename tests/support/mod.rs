@@ -1,8 +1,10 @@
-//! What integration tests stand on: real servers on private ports, a proxy that injects faults, and the real worker.
+//! What integration tests stand on: real servers on private ports, a proxy that injects faults, and
+//! the real worker.
 //!
-//! Every server is ended and its folder removed when its owner is dropped, and also when the test process dies in any way (see
-//! [`guard`]). `redis()` and `rabbitmq()` are shared by the tests of one process: keep apart by [`unique`] names. A test that kills,
-//! restarts or fills a server starts its own.
+//! Every server is ended and its folder removed when its owner is dropped, and also when the test
+//! process dies in any way (see [`guard`]). `redis()` and `rabbitmq()` are shared by the tests of
+//! one process: keep apart by [`unique`] names. A test that kills, restarts or fills a server
+//! starts its own.
 #![allow(dead_code, unused_imports, reason = "each test file uses a part")]
 
 pub(crate) mod clock;
@@ -37,13 +39,15 @@ pub(crate) async fn redis() -> &'static Redis {
     SHARED.get_or_init(Redis::start).await
 }
 
-/// The Redis Cluster that the tests of this process share: nobody kills its nodes, and slots that are moved come back.
+/// The Redis Cluster that the tests of this process share: nobody kills its nodes, and slots that
+/// are moved come back.
 pub(crate) async fn redis_cluster() -> &'static RedisCluster {
     static SHARED: OnceCell<RedisCluster> = OnceCell::const_new();
     SHARED.get_or_init(RedisCluster::start).await
 }
 
-/// The RabbitMQ node that the tests of this process share. The first caller waits some seconds for it.
+/// The RabbitMQ node that the tests of this process share. The first caller waits some seconds for
+/// it.
 pub(crate) async fn rabbitmq() -> &'static RabbitMq {
     static SHARED: OnceCell<RabbitMq> = OnceCell::const_new();
     SHARED.get_or_init(RabbitMq::start).await
@@ -54,7 +58,8 @@ pub(crate) fn unique(what: &str) -> String {
     format!("{what}-{:08x}{:08x}", std::process::id(), fastrand::u32(..))
 }
 
-/// Whether this is `make soak`: tests that have a small and a full size take the full one, of minutes and more.
+/// Whether this is `make soak`: tests that have a small and a full size take the full one, of
+/// minutes and more.
 pub(crate) fn full_runs() -> bool {
     std::env::var_os("UNSTALE_FULL_RUNS").is_some_and(|value| value == "1")
 }

@@ -6,10 +6,12 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-/// Below the kernel's range for outgoing connections (from 32768 on Linux), so that nobody takes it while a server is down.
+/// Below the kernel's range for outgoing connections (from 32768 on Linux), so that nobody takes it
+/// while a server is down.
 const RANGE: std::ops::Range<u16> = 20_000..32_000;
 
-/// A port on loopback that is free now, and that no other test process is given while this one lives.
+/// A port on loopback that is free now, and that no other test process is given while this one
+/// lives.
 pub(crate) fn free() -> u16 {
     // The locks go with the process. (A child does not inherit them.)
     static GIVEN: Mutex<Option<HashMap<u16, Option<File>>>> = Mutex::new(None);

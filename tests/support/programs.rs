@@ -4,8 +4,8 @@
 //!   programs are this machine's.
 //! - `UNSTALE_TEST_REDIS` is `redis` (the default) or `valkey`: which of the two plays Redis.
 //!
-//! `make test-matrix` sets them. Servers of a root share `/tmp`, `/proc`, `/dev` and the network with
-//! the tests, so a test that hands a file to a server puts it into a temporary folder.
+//! `make test-matrix` sets them. Servers of a root share `/tmp`, `/proc`, `/dev` and the network
+//! with the tests, so a test that hands a file to a server puts it into a temporary folder.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,14 +23,21 @@ pub(crate) fn server_command(name: &str) -> Command {
     let root = std::env::var_os("UNSTALE_TEST_ROOT").map(PathBuf::from);
     let name = in_the_words_of_the_cache(name);
     match root {
-        None => Command::new(find(&name, Path::new("/")).unwrap_or_else(|| panic!("{name} {MISSING}"))),
+        None => {
+            Command::new(find(&name, Path::new("/")).unwrap_or_else(|| panic!("{name} {MISSING}")))
+        }
         Some(root) => {
-            assert!(std::env::temp_dir().starts_with("/tmp"), "servers of another root see /tmp alone: unset TMPDIR");
+            assert!(
+                std::env::temp_dir().starts_with("/tmp"),
+                "servers of another root see /tmp alone: unset TMPDIR"
+            );
             let program = find(&name, &root).unwrap_or_else(|| {
                 panic!("{name} is not in UNSTALE_TEST_ROOT={}: make the root with scripts/install-server-root.sh", root.display())
             });
             let mut command = Command::new(IN_ROOT);
-            command.arg(&root).arg(Path::new("/").join(program.strip_prefix(&root).expect("it was found there")));
+            command
+                .arg(&root)
+                .arg(Path::new("/").join(program.strip_prefix(&root).expect("it was found there")));
             command
         }
     }
@@ -49,8 +56,11 @@ fn in_the_words_of_the_cache(name: &str) -> String {
 fn find(name: &str, root: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/bin", "/usr/sbin"].map(PathBuf::from);
-    let folders = std::iter::once(PathBuf::from(RABBITMQ)).chain(std::env::split_paths(&path)).chain(usual);
+    let folders =
+        std::iter::once(PathBuf::from(RABBITMQ)).chain(std::env::split_paths(&path)).chain(usual);
     // An absolute path within the root, whatever the root is.
-    let within = |folder: PathBuf| folder.strip_prefix("/").map_or(folder.clone(), |inner| root.join(inner)).join(name);
+    let within = |folder: PathBuf| {
+        folder.strip_prefix("/").map_or(folder.clone(), |inner| root.join(inner)).join(name)
+    };
     folders.map(within).find(|file| file.exists())
 }

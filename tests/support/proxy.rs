@@ -73,7 +73,8 @@ impl fmt::Debug for Tap {
     }
 }
 
-/// Stands before a server (`host:port`) on a port of its own. Dropped, it is gone with its connections.
+/// Stands before a server (`host:port`) on a port of its own. Dropped, it is gone with its
+/// connections.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     port: u16,
@@ -91,7 +92,8 @@ impl Proxy {
     /// With somebody who listens in.
     pub(crate) async fn start_tapped(upstream: &str, tap: Tap) -> Self {
         let port = port::free();
-        let (faults, seen) = watch::channel(Faults { upstream: Some(address(upstream)), ..Faults::default() });
+        let (faults, seen) =
+            watch::channel(Faults { upstream: Some(address(upstream)), ..Faults::default() });
         let (listening_tx, mut listening) = watch::channel(false);
         let (open_tx, open) = watch::channel(Open::new());
         let stop = CancellationToken::new();
@@ -114,27 +116,35 @@ impl Proxy {
         self.open.borrow().values().sum()
     }
 
-    /// Closes every connection that stands; new ones are accepted. Returns when all of those are closed.
+    /// Closes every connection that stands; new ones are accepted. Returns when all of those are
+    /// closed.
     pub(crate) async fn cut(&self) {
         let mut cuts = 0;
         self.faults.send_modify(|faults| {
             faults.cuts += 1;
             cuts = faults.cuts;
         });
-        self.open.clone().wait_for(|open| open.range(..cuts).all(|(_, count)| *count == 0)).await.expect("the proxy runs");
+        self.open
+            .clone()
+            .wait_for(|open| open.range(..cuts).all(|(_, count)| *count == 0))
+            .await
+            .expect("the proxy runs");
     }
 
-    /// Accepts and reads, and passes nothing on, in either direction, until [`resume`](Self::resume).
+    /// Accepts and reads, and passes nothing on, in either direction, until
+    /// [`resume`](Self::resume).
     pub(crate) fn stall(&self) {
         self.faults.send_modify(|faults| faults.stall = true);
     }
 
-    /// As [`stall`](Self::stall), but what comes next is passed on by half first: in the middle of a frame.
+    /// As [`stall`](Self::stall), but what comes next is passed on by half first: in the middle of
+    /// a frame.
     pub(crate) fn stall_half_way(&self) {
         self.faults.send_modify(|faults| (faults.stall, faults.halve) = (true, true));
     }
 
-    /// Refuses new connections, until [`resume`](Self::resume). Those that stand go on: see [`cut`](Self::cut).
+    /// Refuses new connections, until [`resume`](Self::resume). Those that stand go on: see
+    /// [`cut`](Self::cut).
     pub(crate) async fn refuse(&self) {
         self.faults.send_modify(|faults| faults.refuse = true);
         self.listening.clone().wait_for(|up| !up).await.expect("the proxy runs");
@@ -159,12 +169,20 @@ impl Proxy {
 
     /// Ends all faults; what was held back is passed on.
     pub(crate) async fn resume(&self) {
-        self.faults.send_modify(|faults| *faults = Faults { cuts: faults.cuts, upstream: faults.upstream, ..Faults::default() });
+        self.faults.send_modify(|faults| {
+            *faults = Faults { cuts: faults.cuts, upstream: faults.upstream, ..Faults::default() }
+        });
         self.listening.clone().wait_for(|up| *up).await.expect("the proxy runs");
     }
 }
 
-async fn accept(port: u16, tap: Tap, mut faults: watch::Receiver<Faults>, listening: watch::Sender<bool>, open: watch::Sender<Open>) {
+async fn accept(
+    port: u16,
+    tap: Tap,
+    mut faults: watch::Receiver<Faults>,
+    listening: watch::Sender<bool>,
+    open: watch::Sender<Open>,
+) {
     // Ends the connections with the proxy.
     let stop = CancellationToken::new();
     let _stop_with_us = stop.clone().drop_guard();
@@ -173,7 +191,8 @@ async fn accept(port: u16, tap: Tap, mut faults: watch::Receiver<Faults>, listen
         if faults.wait_for(|faults| !faults.refuse).await.is_err() {
             return;
         }
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("the proxy's port is ours");
+        let listener =
+            TcpListener::bind(("127.0.0.1", port)).await.expect("the proxy's port is ours");
         listening.send_replace(true);
         loop {
             let client = tokio::select! {
@@ -182,7 +201,8 @@ async fn accept(port: u16, tap: Tap, mut faults: watch::Receiver<Faults>, listen
             };
             let Ok((client, _)) = client else { continue };
             number += 1;
-            let (tap, faults, open, stop) = (tap.clone(), faults.clone(), open.clone(), stop.clone());
+            let (tap, faults, open, stop) =
+                (tap.clone(), faults.clone(), open.clone(), stop.clone());
             let born = faults.borrow().cuts;
             open.send_modify(|open| *open.entry(born).or_default() += 1);
             tokio::spawn(async move {
@@ -209,10 +229,14 @@ async fn relay(client: TcpStream, (number, tap): (u64, Tap), faults: watch::Rece
     let back = tap.clone();
     let there = move |bytes: &[u8]| (tap.0)(number, Way::ToServer, bytes);
     let back = move |bytes: &[u8]| (back.0)(number, Way::ToClient, bytes);
-    tokio::join!(pump(client_read, server_write, there, faults.clone()), pump(server_read, client_write, back, faults));
+    tokio::join!(
+        pump(client_read, server_write, there, faults.clone()),
+        pump(server_read, client_write, back, faults)
+    );
 }
 
-/// The runtime's own timers are good to a millisecond, which here would be as long as what is delayed; a thread's are good to some 60 µs.
+/// The runtime's own timers are good to a millisecond, which here would be as long as what is
+/// delayed; a thread's are good to some 60 µs.
 async fn sleep_exactly_until(due: Instant) {
     const COARSE: Duration = Duration::from_millis(2);
     tokio::time::sleep_until(due - COARSE.min(due.saturating_duration_since(Instant::now()))).await;
@@ -223,7 +247,12 @@ async fn sleep_exactly_until(due: Instant) {
 }
 
 /// Reader and writer apart, so that a delay adds latency without taking throughput.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, tap: impl Fn(&[u8]) -> Flow, mut faults: watch::Receiver<Faults>) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    tap: impl Fn(&[u8]) -> Flow,
+    mut faults: watch::Receiver<Faults>,
+) {
     let (chunks_tx, mut chunks) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS_UNDER_WAY);
     let delays = faults.clone();
     let read = async move {

@@ -11,11 +11,14 @@ use super::guard::{Guarded, tail};
 use super::port;
 use super::programs::server_command;
 
-/// A connection. lapin itself would wait for ever for a handshake that a dying or a booting node has left.
+/// A connection. lapin itself would wait for ever for a handshake that a dying or a booting node
+/// has left.
 ///
 /// # Errors
 /// Where there is none within 10 s.
-pub(crate) async fn connect(url: &str) -> Result<lapin::Connection, Box<dyn std::error::Error + Send + Sync>> {
+pub(crate) async fn connect(
+    url: &str,
+) -> Result<lapin::Connection, Box<dyn std::error::Error + Send + Sync>> {
     let connecting = lapin::Connection::connect(url, lapin::ConnectionProperties::default());
     Ok(tokio::time::timeout(Duration::from_secs(10), connecting).await??)
 }
@@ -67,15 +70,22 @@ impl RabbitMq {
         let epmd = Arc::new(Epmd::start().await);
         let nodes = std::array::from_fn(|_| Self::prepared(Arc::clone(&epmd), &[]));
         let members = |nodes: &[Self; 3]| -> String {
-            let lines = (1..).zip(nodes).map(|(at, node)| format!("cluster_formation.classic_config.nodes.{at} = {}\n", node.name()));
+            let lines = (1..).zip(nodes).map(|(at, node)| {
+                format!("cluster_formation.classic_config.nodes.{at} = {}\n", node.name())
+            });
             lines.collect()
         };
-        let config = format!("cluster_formation.peer_discovery_backend = classic_config\n{}", members(&nodes));
+        let config = format!(
+            "cluster_formation.peer_discovery_backend = classic_config\n{}",
+            members(&nodes)
+        );
         for node in &nodes {
             node.configure(&config);
-            // What a retry queue was handing on when the leader died is handed on again after this; three minutes by default.
+            // What a retry queue was handing on when the leader died is handed on again after this;
+            // three minutes by default.
             let advanced = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}].\n";
-            std::fs::write(node.folder.path().join("advanced.config"), advanced).expect("the folder is ours");
+            std::fs::write(node.folder.path().join("advanced.config"), advanced)
+                .expect("the folder is ours");
         }
         let [one, two, three] = &nodes;
         tokio::join!(one.launch(), two.launch(), three.launch());
@@ -86,18 +96,32 @@ impl RabbitMq {
     /// Not running yet.
     fn prepared(epmd: Arc<Epmd>, plugins: &[&str]) -> Self {
         let folder = folder();
-        std::fs::write(folder.path().join("enabled_plugins"), format!("[{}].\n", plugins.join(","))).expect("the folder is ours");
+        std::fs::write(
+            folder.path().join("enabled_plugins"),
+            format!("[{}].\n", plugins.join(",")),
+        )
+        .expect("the folder is ours");
         // The same for all, so that nodes of one epmd may meet.
         let cookie = folder.path().join(".erlang.cookie");
         std::fs::write(&cookie, "unstale").expect("the folder is ours");
-        std::fs::set_permissions(&cookie, std::fs::Permissions::from_mode(0o400)).expect("the file is ours");
-        Self { amqp_port: port::free(), dist_port: port::free(), process: Mutex::new(None), epmd, hours_ahead: 0, folder }
+        std::fs::set_permissions(&cookie, std::fs::Permissions::from_mode(0o400))
+            .expect("the file is ours");
+        Self {
+            amqp_port: port::free(),
+            dist_port: port::free(),
+            process: Mutex::new(None),
+            epmd,
+            hours_ahead: 0,
+            folder,
+        }
     }
 
     fn configure(&self, config: &str) {
-        // The default limit is 50 MB free on the disk: a crowded test machine would block every publisher.
+        // The default limit is 50 MB free on the disk: a crowded test machine would block every
+        // publisher.
         let config = format!("disk_free_limit.absolute = 1MB\n{config}\n");
-        std::fs::write(self.folder.path().join("rabbitmq.conf"), config).expect("the folder is ours");
+        std::fs::write(self.folder.path().join("rabbitmq.conf"), config)
+            .expect("the folder is ours");
     }
 
     /// Its Erlang name.
@@ -107,17 +131,22 @@ impl RabbitMq {
 
     async fn launch(&self) {
         let log = self.folder.path().join("log");
-        let output = std::fs::File::options().create(true).append(true).open(&log).expect("the log opens");
+        let output =
+            std::fs::File::options().create(true).append(true).open(&log).expect("the log opens");
         let mut command = self.command("rabbitmq-server");
         command.envs(super::clock::settings(self.hours_ahead, self.folder.path()));
         command.stdout(output.try_clone().expect("the log opens")).stderr(output);
         let mut process = Guarded::spawn(command, Some(self.folder.path()));
-        super::wait_until(Duration::from_secs(90), "rabbitmq-server takes an AMQP connection", async || {
-            if let Some(status) = process.exited() {
-                panic!("rabbitmq-server ended at start with {status}:\n{}", tail(&log));
-            }
-            self.answers().await
-        })
+        super::wait_until(
+            Duration::from_secs(90),
+            "rabbitmq-server takes an AMQP connection",
+            async || {
+                if let Some(status) = process.exited() {
+                    panic!("rabbitmq-server ended at start with {status}:\n{}", tail(&log));
+                }
+                self.answers().await
+            },
+        )
         .await;
         *self.process.lock().unwrap() = Some(process);
     }
@@ -154,7 +183,8 @@ impl RabbitMq {
             .env("RABBITMQ_CONFIG_FILE", folder("rabbitmq.conf"))
             .env("RABBITMQ_CONF_ENV_FILE", folder("no-env.conf"))
             .env("RABBITMQ_ADVANCED_CONFIG_FILE", folder("advanced.config"))
-            // Makes the script become the Erlang VM instead of waiting on it: the pid we hold is the server's.
+            // Makes the script become the Erlang VM instead of waiting on it: the pid we hold is
+            // the server's.
             .env("RUNNING_UNDER_SYSTEMD", "true")
             // Idle schedulers must not spin: the tests share their cores with other servers.
             .env(
@@ -185,13 +215,23 @@ impl RabbitMq {
         connect(&self.url()).await.expect("RabbitMQ takes a connection")
     }
 
-    /// Runs `rabbitmqctl` against this node and returns what it printed; panics where it fails. It takes a second or two.
+    /// Runs `rabbitmqctl` against this node and returns what it printed; panics where it fails. It
+    /// takes a second or two.
     pub(crate) async fn ctl(&self, args: &[&str]) -> String {
         let mut command = self.command("rabbitmqctl");
         command.arg("--quiet").args(args).stdin(Stdio::null());
-        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("rabbitmqctl runs");
-        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "rabbitmqctl {}: {}\n{stdout}{stderr}", args.join(" "), output.status);
+        let output = tokio::task::spawn_blocking(move || command.output())
+            .await
+            .expect("no panic")
+            .expect("rabbitmqctl runs");
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "rabbitmqctl {}: {}\n{stdout}{stderr}",
+            args.join(" "),
+            output.status
+        );
         stdout.into_owned()
     }
 
@@ -202,17 +242,29 @@ impl RabbitMq {
         self.url_as("guest", "guest", vhost)
     }
 
-    /// Adds a user with these permissions (regular expressions: configure, write, read) in a virtual host, and returns its URL.
-    pub(crate) async fn add_user(&self, user: &str, password: &str, vhost: &str, [configure, write, read]: [&str; 3]) -> String {
+    /// Adds a user with these permissions (regular expressions: configure, write, read) in a
+    /// virtual host, and returns its URL.
+    pub(crate) async fn add_user(
+        &self,
+        user: &str,
+        password: &str,
+        vhost: &str,
+        [configure, write, read]: [&str; 3],
+    ) -> String {
         self.ctl(&["add_user", user, password]).await;
         self.ctl(&["set_permissions", "-p", vhost, user, configure, write, read]).await;
         self.url_as(user, password, vhost)
     }
 
-    /// Flushes what was declared: Mnesia's log (RabbitMQ 4.3 has none) and the directory of quorum queues (a dets table) are written a moment late, so that a
-    /// `kill -9` may undo a declaration, though never a confirmed message of a queue that was flushed.
+    /// Flushes what was declared: Mnesia's log (RabbitMQ 4.3 has none) and the directory of quorum
+    /// queues (a dets table) are written a moment late, so that a `kill -9` may undo a declaration,
+    /// though never a confirmed message of a queue that was flushed.
     pub(crate) async fn flush_declarations(&self) {
-        self.ctl(&["eval", "catch mnesia:sync_log(), [ok = dets:sync(Table) || Table <- dets:all()], ok."]).await;
+        self.ctl(&[
+            "eval",
+            "catch mnesia:sync_log(), [ok = dets:sync(Table) || Table <- dets:all()], ok.",
+        ])
+        .await;
     }
 
     /// `kill -9`, and waits until it is gone. What was declared a moment ago may be lost: see
@@ -252,11 +304,15 @@ fn folder() -> TempDir {
 }
 
 impl Epmd {
-    /// In the foreground and on our own port: left to itself, a node starts an epmd that outlives it.
+    /// In the foreground and on our own port: left to itself, a node starts an epmd that outlives
+    /// it.
     async fn start() -> Self {
         let (port, folder) = (port::free(), folder());
         let mut command = server_command("epmd");
-        command.args(["-address", "127.0.0.1", "-port", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(["-address", "127.0.0.1", "-port", &port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let process = Guarded::spawn(command, Some(folder.path()));
         let listens = async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok();
         super::wait_until(Duration::from_secs(10), "epmd listens", listens).await;

@@ -16,7 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection that waits as long as a busy machine needs.
 pub(crate) async fn connect(client: &redis::Client) -> redis::RedisResult<MultiplexedConnection> {
-    let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE)).set_connection_timeout(Some(PATIENCE));
+    let patient = redis::AsyncConnectionConfig::new()
+        .set_response_timeout(Some(PATIENCE))
+        .set_connection_timeout(Some(PATIENCE));
     client.get_multiplexed_async_connection_with_config(&patient).await
 }
 
@@ -37,26 +39,42 @@ impl Redis {
         Self::start_with(&[]).await
     }
 
-    /// With more arguments, such as `["--appendonly", "yes", "--appendfsync", "always"]` for data that survives [`kill`](Self::kill).
+    /// With more arguments, such as `["--appendonly", "yes", "--appendfsync", "always"]` for data
+    /// that survives [`kill`](Self::kill).
     pub(crate) async fn start_with(args: &[&str]) -> Self {
         Self::start_at(0, args).await
     }
 
     /// With a clock that is so many hours ahead of ours.
     pub(crate) async fn start_at(hours_ahead: i32, args: &[&str]) -> Self {
-        let folder = tempfile::Builder::new().prefix("unstale-redis-").tempdir().expect("a temporary folder");
+        let folder = tempfile::Builder::new()
+            .prefix("unstale-redis-")
+            .tempdir()
+            .expect("a temporary folder");
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let server = Self { port: port::free(), args, hours_ahead, process: Mutex::new(None), folder };
+        let server =
+            Self { port: port::free(), args, hours_ahead, process: Mutex::new(None), folder };
         server.launch().await;
         server
     }
 
     async fn launch(&self) {
         let log = self.folder.path().join("log");
-        let output = std::fs::File::options().create(true).append(true).open(&log).expect("the log opens");
+        let output =
+            std::fs::File::options().create(true).append(true).open(&log).expect("the log opens");
         let mut command = server_command("redis-server");
         command
-            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", "", "--appendonly", "no", "--dir"])
+            .args([
+                "--bind",
+                "127.0.0.1",
+                "--port",
+                &self.port.to_string(),
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--dir",
+            ])
             .arg(self.folder.path())
             .args(&self.args)
             .envs(super::clock::settings(self.hours_ahead, self.folder.path()))
@@ -69,7 +87,10 @@ impl Redis {
             }
             let Some(mut connection) = self.try_connection().await else { return false };
             // One that asks for a password answers too.
-            redis::cmd("PING").query_async::<String>(&mut connection).await.map_or_else(|error| error.code() == Some("NOAUTH"), |_| true)
+            redis::cmd("PING")
+                .query_async::<String>(&mut connection)
+                .await
+                .map_or_else(|error| error.code() == Some("NOAUTH"), |_| true)
         })
         .await;
         *self.process.lock().unwrap() = Some(process);
@@ -122,7 +143,8 @@ impl Redis {
         std::fs::read(self.folder.path().join("dump.rdb")).expect("the snapshot is there")
     }
 
-    /// As after a disaster: kills it, and starts it again from that snapshot. Not for one with an append-only file.
+    /// As after a disaster: kills it, and starts it again from that snapshot. Not for one with an
+    /// append-only file.
     pub(crate) async fn restore(&self, snapshot: &[u8]) {
         self.kill();
         std::fs::write(self.folder.path().join("dump.rdb"), snapshot).expect("the folder is ours");

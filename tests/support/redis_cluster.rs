@@ -10,7 +10,8 @@ use super::{Redis, port, wait_for, wait_until};
 const PRIMARIES: usize = 3;
 const SLOTS: u16 = 16_384;
 
-/// A node of its own, in no cluster yet. The port of its bus is ours: the default one may be anybody's.
+/// A node of its own, in no cluster yet. The port of its bus is ours: the default one may be
+/// anybody's.
 pub(crate) async fn lone_node(args: &[&str]) -> Redis {
     let bus = port::free().to_string();
     Redis::start_with(&[&["--cluster-enabled", "yes", "--cluster-port", &bus], args].concat()).await
@@ -29,8 +30,8 @@ impl RedisCluster {
         Self::start_with(Duration::from_secs(60), &[]).await
     }
 
-    /// A cluster in which a primary that is silent for so long is replaced, with more arguments for the servers. Returns when all six agree
-    /// and every replica has its primary's data.
+    /// A cluster in which a primary that is silent for so long is replaced, with more arguments for
+    /// the servers. Returns when all six agree and every replica has its primary's data.
     pub(crate) async fn start_with(node_timeout: Duration, args: &[&str]) -> Self {
         let node_timeout = node_timeout.as_millis().to_string();
         let starting = (0..2 * PRIMARIES).map(|_| async {
@@ -49,7 +50,8 @@ impl RedisCluster {
             ];
             (Redis::start_with(&[&own, args].concat()).await, bus)
         });
-        let (nodes, buses): (Vec<_>, Vec<_>) = futures_util::future::join_all(starting).await.into_iter().unzip();
+        let (nodes, buses): (Vec<_>, Vec<_>) =
+            futures_util::future::join_all(starting).await.into_iter().unzip();
         let cluster = Self { nodes };
         cluster.assemble(&buses).await;
         cluster
@@ -59,13 +61,18 @@ impl RedisCluster {
         for (node, part) in (0..PRIMARIES).zip(0u16..) {
             let share = SLOTS.div_ceil(PRIMARIES as u16);
             let (first, last) = (part * share, (part * share + share).min(SLOTS) - 1);
-            self.ask::<()>(node, &["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]).await;
+            self.ask::<()>(
+                node,
+                &["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()],
+            )
+            .await;
         }
         for node in 0..self.nodes.len() {
             self.ask::<()>(node, &["CLUSTER", "SET-CONFIG-EPOCH", &(node + 1).to_string()]).await;
         }
         for (node, bus) in self.nodes.iter().zip(buses).skip(1) {
-            self.ask::<()>(0, &["CLUSTER", "MEET", "127.0.0.1", &node.port().to_string(), bus]).await;
+            self.ask::<()>(0, &["CLUSTER", "MEET", "127.0.0.1", &node.port().to_string(), bus])
+                .await;
         }
         let all = self.nodes.len();
         for node in 0..all {
@@ -85,7 +92,9 @@ impl RedisCluster {
                 let nodes: String = self.ask(node, &["CLUSTER", "NODES"]).await;
                 let replication: String = self.ask(node, &["INFO", "replication"]).await;
                 let linked = node < PRIMARIES || replication.contains("master_link_status:up");
-                info.contains("cluster_state:ok") && nodes.matches(" slave ").count() + nodes.matches("myself,slave").count() == 3 && linked
+                info.contains("cluster_state:ok")
+                    && nodes.matches(" slave ").count() + nodes.matches("myself,slave").count() == 3
+                    && linked
             })
             .await;
         }
@@ -97,11 +106,21 @@ impl RedisCluster {
         format!("redis://{}", hosts.join(","))
     }
 
-    /// A stranger's client, which finds its way by itself. Left to itself it would wait for minutes between two attempts.
+    /// A stranger's client, which finds its way by itself. Left to itself it would wait for minutes
+    /// between two attempts.
     pub(crate) async fn client(&self) -> ClusterConnection {
         let builder = redis::cluster::ClusterClient::builder(self.nodes.iter().map(Redis::url));
-        let builder = builder.response_timeout(Duration::from_secs(5)).retries(8).min_retry_wait(10).max_retry_wait(250);
-        builder.build().expect("the URLs are ours").get_async_connection().await.expect("the cluster takes a connection")
+        let builder = builder
+            .response_timeout(Duration::from_secs(5))
+            .retries(8)
+            .min_retry_wait(10)
+            .max_retry_wait(250);
+        builder
+            .build()
+            .expect("the URLs are ours")
+            .get_async_connection()
+            .await
+            .expect("the cluster takes a connection")
     }
 
     pub(crate) async fn connection(&self, node: usize) -> MultiplexedConnection {
@@ -111,7 +130,9 @@ impl RedisCluster {
     pub(crate) async fn ask<T: redis::FromRedisValue>(&self, node: usize, command: &[&str]) -> T {
         let mut cmd = redis::cmd(command[0]);
         cmd.arg(&command[1..]);
-        cmd.query_async(&mut self.connection(node).await).await.unwrap_or_else(|error| panic!("{command:?}: {error}"))
+        cmd.query_async(&mut self.connection(node).await)
+            .await
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }
 
     pub(crate) async fn id(&self, node: usize) -> String {
@@ -125,9 +146,16 @@ impl RedisCluster {
 
     /// The node that serves a slot, as `by` sees it.
     pub(crate) async fn owner(&self, slot: u16, by: usize) -> usize {
-        let ranges: Vec<(u16, u16, Vec<redis::Value>)> =
-            self.ask::<Vec<Vec<redis::Value>>>(by, &["CLUSTER", "SLOTS"]).await.into_iter().map(range).collect();
-        let (_, _, node) = ranges.into_iter().find(|(first, last, _)| (*first..=*last).contains(&slot)).expect("a slot that is served");
+        let ranges: Vec<(u16, u16, Vec<redis::Value>)> = self
+            .ask::<Vec<Vec<redis::Value>>>(by, &["CLUSTER", "SLOTS"])
+            .await
+            .into_iter()
+            .map(range)
+            .collect();
+        let (_, _, node) = ranges
+            .into_iter()
+            .find(|(first, last, _)| (*first..=*last).contains(&slot))
+            .expect("a slot that is served");
         let port: u16 = redis::from_redis_value(node[1].clone()).unwrap();
         self.nodes.iter().position(|node| node.port() == port).expect("a node of ours")
     }
@@ -136,7 +164,11 @@ impl RedisCluster {
     pub(crate) async fn mover(&self) -> Mover {
         let mut nodes = Vec::new();
         for (place, node) in self.nodes.iter().enumerate() {
-            nodes.push((self.connection(place).await, self.id(place).await, node.port().to_string()));
+            nodes.push((
+                self.connection(place).await,
+                self.id(place).await,
+                node.port().to_string(),
+            ));
         }
         Mover(nodes)
     }
@@ -150,7 +182,9 @@ impl Mover {
     async fn ask<T: redis::FromRedisValue>(&self, node: usize, command: &[&str]) -> T {
         let mut cmd = redis::cmd(command[0]);
         cmd.arg(&command[1..]);
-        cmd.query_async(&mut self.0[node].0.clone()).await.unwrap_or_else(|error| panic!("{command:?}: {error}"))
+        cmd.query_async(&mut self.0[node].0.clone())
+            .await
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }
 
     /// From now on the one answers ASK for what it does not have.
@@ -163,8 +197,15 @@ impl Mover {
     /// The epoch of a node's configuration, as `by` knows it.
     async fn epoch(&self, node: usize, by: usize) -> u64 {
         let nodes: String = self.ask(by, &["CLUSTER", "NODES"]).await;
-        let line = nodes.lines().find(|line| line.starts_with(&self.0[node].1)).expect("a node that all know");
-        line.split(' ').nth(6).expect("id, address, flags, primary, ping, pong, epoch").parse().expect("a number")
+        let line = nodes
+            .lines()
+            .find(|line| line.starts_with(&self.0[node].1))
+            .expect("a node that all know");
+        line.split(' ')
+            .nth(6)
+            .expect("id, address, flags, primary, ping, pong, epoch")
+            .parse()
+            .expect("a number")
     }
 
     /// Moves keys of a slot that moves.
@@ -178,14 +219,16 @@ impl Mover {
     pub(crate) async fn end(&self, slot: u16, from: usize, to: usize) {
         let slot = slot.to_string();
         loop {
-            let keys: Vec<String> = self.ask(from, &["CLUSTER", "GETKEYSINSLOT", &slot, "100"]).await;
+            let keys: Vec<String> =
+                self.ask(from, &["CLUSTER", "GETKEYSINSLOT", &slot, "100"]).await;
             if keys.is_empty() {
                 break;
             }
             self.migrate(&keys, from, to).await;
         }
-        // Where the importer does not know how new the other's configuration is, it may take the slot with an older one, and lose it to what
-        // the other has just told: from then on either says that the slot is the other's.
+        // Where the importer does not know how new the other's configuration is, it may take the
+        // slot with an older one, and lose it to what the other has just told: from then on either
+        // says that the slot is the other's.
         wait_until(Duration::from_secs(10), "the importer knows the other's epoch", async || {
             self.epoch(from, to).await == self.epoch(from, from).await
         })
@@ -200,6 +243,7 @@ impl Mover {
 fn range(range: Vec<redis::Value>) -> (u16, u16, Vec<redis::Value>) {
     let mut range = range.into_iter();
     let mut next = || range.next().expect("first, last, nodes");
-    let (first, last) = (redis::from_redis_value(next()).unwrap(), redis::from_redis_value(next()).unwrap());
+    let (first, last) =
+        (redis::from_redis_value(next()).unwrap(), redis::from_redis_value(next()).unwrap());
     (first, last, redis::from_redis_value(next()).unwrap())
 }

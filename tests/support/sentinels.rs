@@ -30,13 +30,14 @@ struct Sentinel {
 }
 
 impl Sentinels {
-    /// Returns when every sentinel knows the others and the replica. A primary that is silent for three
-    /// seconds is replaced: on a busy machine a living one may be silent for one.
+    /// Returns when every sentinel knows the others and the replica. A primary that is silent for
+    /// three seconds is replaced: on a busy machine a living one may be silent for one.
     pub(crate) async fn start() -> Self {
         Self::start_with(&[], "", "").await
     }
 
-    /// As [`start`](Self::start), with a password that servers and sentinels ask for: `args` and `lines` are how they are told.
+    /// As [`start`](Self::start), with a password that servers and sentinels ask for: `args` and
+    /// `lines` are how they are told.
     pub(crate) async fn start_secured(args: &[&str], lines: &str, password: &str) -> Self {
         Self::start_with(args, lines, password).await
     }
@@ -44,26 +45,40 @@ impl Sentinels {
     async fn start_with(args: &[&str], lines: &str, password: &str) -> Self {
         let primary = Redis::start_with(args).await;
         let port = primary.port().to_string();
-        let replica = Redis::start_with(&[&["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"], args].concat()).await;
-        let sentinels: Vec<_> = (0..3).map(|_| Sentinel::start(primary.port(), lines, password)).collect();
+        let replica = Redis::start_with(
+            &[&["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"], args]
+                .concat(),
+        )
+        .await;
+        let sentinels: Vec<_> =
+            (0..3).map(|_| Sentinel::start(primary.port(), lines, password)).collect();
         let sentinels = Self { servers: [primary, replica], sentinels };
-        wait_until(Duration::from_secs(20), "the sentinels know each other and the replica", async || {
-            for sentinel in &sentinels.sentinels {
-                let Some(fields) = sentinel.master().await else { return false };
-                let field = |name: &str| fields.chunks(2).find(|pair| pair[0] == name).map(|pair| pair[1].clone());
-                if field("num-other-sentinels").as_deref() != Some("2") || field("num-slaves").as_deref() != Some("1") {
-                    return false;
+        wait_until(
+            Duration::from_secs(20),
+            "the sentinels know each other and the replica",
+            async || {
+                for sentinel in &sentinels.sentinels {
+                    let Some(fields) = sentinel.master().await else { return false };
+                    let field = |name: &str| {
+                        fields.chunks(2).find(|pair| pair[0] == name).map(|pair| pair[1].clone())
+                    };
+                    if field("num-other-sentinels").as_deref() != Some("2")
+                        || field("num-slaves").as_deref() != Some("1")
+                    {
+                        return false;
+                    }
                 }
-            }
-            true
-        })
+                true
+            },
+        )
         .await;
         sentinels
     }
 
     /// The sentinels' addresses, as `UNSTALE_REDIS_URL` takes them.
     pub(crate) fn urls(&self) -> String {
-        let hosts: Vec<_> = self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
+        let hosts: Vec<_> =
+            self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
         format!("redis://{}/0", hosts.join(","))
     }
 
@@ -75,15 +90,21 @@ impl Sentinels {
 
     /// Whether a server is a primary, as it sees itself.
     pub(crate) async fn is_primary(&self, server: usize) -> bool {
-        let Some(mut connection) = self.servers[server].try_connection().await else { return false };
-        let role: redis::RedisResult<Vec<redis::Value>> = redis::cmd("ROLE").query_async(&mut connection).await;
+        let Some(mut connection) = self.servers[server].try_connection().await else {
+            return false;
+        };
+        let role: redis::RedisResult<Vec<redis::Value>> =
+            redis::cmd("ROLE").query_async(&mut connection).await;
         role.is_ok_and(|role| role.first() == Some(&redis::Value::BulkString(b"master".to_vec())))
     }
 }
 
 impl Sentinel {
     fn start(primary: u16, lines: &str, password: &str) -> Self {
-        let folder = tempfile::Builder::new().prefix("unstale-sentinel-").tempdir().expect("a temporary folder");
+        let folder = tempfile::Builder::new()
+            .prefix("unstale-sentinel-")
+            .tempdir()
+            .expect("a temporary folder");
         let (port, dir) = (port::free(), folder.path().display().to_string());
         let configuration = format!(
             "port {port}\nbind 127.0.0.1\ndir {dir}\nsentinel monitor {NAME} 127.0.0.1 {primary} 2\n\
@@ -93,12 +114,19 @@ impl Sentinel {
         std::fs::write(&file, configuration).expect("the folder is ours");
         let mut command = server_command("redis-server");
         command.arg(&file).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());
-        Self { port, password: password.to_owned(), _process: Guarded::spawn(command, Some(folder.path())), _folder: folder }
+        Self {
+            port,
+            password: password.to_owned(),
+            _process: Guarded::spawn(command, Some(folder.path())),
+            _folder: folder,
+        }
     }
 
     fn client(&self) -> redis::Client {
-        let user = if self.password.is_empty() { String::new() } else { format!(":{}@", self.password) };
-        redis::Client::open(format!("redis://{user}127.0.0.1:{}/", self.port)).expect("the URL is ours")
+        let user =
+            if self.password.is_empty() { String::new() } else { format!(":{}@", self.password) };
+        redis::Client::open(format!("redis://{user}127.0.0.1:{}/", self.port))
+            .expect("the URL is ours")
     }
 
     async fn master(&self) -> Option<Vec<String>> {

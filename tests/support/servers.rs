@@ -25,8 +25,8 @@ impl Servers {
         self.rabbitmq >= (4, 2, 6)
     }
 
-    /// Whether a stream that the broker has broken ends the connection of each publisher whose message
-    /// is bound to it. Earlier versions leave such a stream out.
+    /// Whether a stream that the broker has broken ends the connection of each publisher whose
+    /// message is bound to it. Earlier versions leave such a stream out.
     pub(crate) fn a_broken_stream_ends_publishers(&self) -> bool {
         self.rabbitmq >= (4, 1, 0)
     }
@@ -37,7 +37,8 @@ pub(crate) fn servers() -> &'static Servers {
     static ASKED: OnceLock<Servers> = OnceLock::new();
     ASKED.get_or_init(|| {
         let redis = said_by("redis-server", "--version");
-        let (software, version) = redis.split_once(" server v=").unwrap_or_else(|| panic!("redis-server says: {redis}"));
+        let (software, version) =
+            redis.split_once(" server v=").unwrap_or_else(|| panic!("redis-server says: {redis}"));
         Servers {
             rabbitmq: version_of(&said_by("rabbitmqctl", "version")),
             redis_software: if software == "Valkey" { "Valkey" } else { "Redis" },
@@ -47,15 +48,24 @@ pub(crate) fn servers() -> &'static Servers {
 }
 
 fn said_by(program: &str, argument: &str) -> String {
-    let output = server_command(program).arg(argument).output().unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(output.status.success(), "{program} {argument}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = server_command(program)
+        .arg(argument)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(
+        output.status.success(),
+        "{program} {argument}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).expect("versions are plain text")
 }
 
 /// The version that a text begins with.
 pub(crate) fn version_of(text: &str) -> Version {
     let first = text.split_whitespace().next().unwrap_or_default();
-    let mut numbers = first.split('.').map(|number| number.parse().unwrap_or_else(|_| panic!("no version: {text}")));
+    let mut numbers = first
+        .split('.')
+        .map(|number| number.parse().unwrap_or_else(|_| panic!("no version: {text}")));
     let mut next = || numbers.next().unwrap_or(0);
     (next(), next(), next())
 }

@@ -6,12 +6,21 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// Waits until `condition` holds; panics after `deadline`, naming what was awaited.
-pub(crate) async fn wait_until(deadline: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub(crate) async fn wait_until(
+    deadline: Duration,
+    what: &str,
+    mut condition: impl AsyncFnMut() -> bool,
+) {
     wait_for(deadline, what, async || condition().await.then_some(())).await;
 }
 
-/// Waits until `probe` gives a value, and returns it; panics after `deadline`, naming what was awaited.
-pub(crate) async fn wait_for<T>(deadline: Duration, what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+/// Waits until `probe` gives a value, and returns it; panics after `deadline`, naming what was
+/// awaited.
+pub(crate) async fn wait_for<T>(
+    deadline: Duration,
+    what: &str,
+    mut probe: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let start = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {

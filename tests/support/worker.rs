@@ -25,12 +25,14 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts it without waiting for anything. `UNSTALE_HTTP_ADDR` is a free port unless the test names one.
+    /// Starts it without waiting for anything. `UNSTALE_HTTP_ADDR` is a free port unless the test
+    /// names one.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
         Self::start_with(settings, true)
     }
 
-    /// As [`start`](Self::start), but nobody reads its log: it stalls once it has logged some 64 KiB.
+    /// As [`start`](Self::start), but nobody reads its log: it stalls once it has logged some 64
+    /// KiB.
     pub(crate) fn start_unread(settings: &[(&str, &str)]) -> Self {
         Self::start_with(settings, false)
     }
@@ -51,7 +53,9 @@ impl Worker {
         let stderr = Arc::new(Mutex::new(String::new()));
         let buffer = Arc::clone(&stderr);
         let listener = std::thread::spawn(move || {
-            for line in pipe.into_iter().flat_map(|pipe| BufReader::new(pipe).lines().map_while(Result::ok)) {
+            for line in
+                pipe.into_iter().flat_map(|pipe| BufReader::new(pipe).lines().map_while(Result::ok))
+            {
                 let mut buffer = buffer.lock().unwrap();
                 buffer.push_str(&line);
                 buffer.push('\n');
@@ -67,7 +71,8 @@ impl Worker {
         worker
     }
 
-    /// Waits for 200 of `/readyz`; panics with its log where it ends instead, or is not ready within 30 s.
+    /// Waits for 200 of `/readyz`; panics with its log where it ends instead, or is not ready
+    /// within 30 s.
     pub(crate) async fn wait_ready(&mut self) {
         let stderr = Arc::clone(&self.stderr);
         let start = std::time::Instant::now();
@@ -75,7 +80,11 @@ impl Worker {
             if let Some(status) = self.process.exited() {
                 panic!("the worker ended with {status}:\n{}", stderr.lock().unwrap());
             }
-            assert!(start.elapsed() < Duration::from_secs(30), "the worker is not ready after 30 s:\n{}", stderr.lock().unwrap());
+            assert!(
+                start.elapsed() < Duration::from_secs(30),
+                "the worker is not ready after 30 s:\n{}",
+                stderr.lock().unwrap()
+            );
             matches!(self.get("/readyz").await, Some((200, _)))
         })
         .await;
@@ -100,7 +109,10 @@ impl Worker {
     }
 
     pub(crate) async fn metrics(&self) -> Metrics {
-        let (status, body) = self.get("/metrics").await.unwrap_or_else(|| panic!("/metrics does not answer:\n{}", self.stderr()));
+        let (status, body) = self
+            .get("/metrics")
+            .await
+            .unwrap_or_else(|| panic!("/metrics does not answer:\n{}", self.stderr()));
         assert_eq!(status, 200, "/metrics: {body}");
         Metrics::parse(&body)
     }
@@ -143,7 +155,8 @@ impl Metrics {
 
     /// The sum of the series of this name that carry all these labels; 0 where there is none.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let wanted: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+        let wanted: Vec<String> =
+            labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
         let matching = self.0.iter().filter(|(series, _)| {
             let (series_name, series_labels) = series.split_once('{').unwrap_or((series, ""));
             series_name == name && wanted.iter().all(|label| series_labels.contains(label.as_str()))

@@ -1,4 +1,5 @@
-//! What people and programs get to see: a table on the terminal, `results.json`, `results.md`, `events.svg` and `figures.svg`.
+//! What people and programs get to see: a table on the terminal, `results.json`, `results.md`,
+//! `events.svg` and `figures.svg`.
 
 mod markdown;
 mod plot;
@@ -33,7 +34,11 @@ struct Report<'a> {
 ///
 /// # Errors
 /// When a file cannot be written.
-pub(crate) fn write(out: &Path, conditions: &Conditions, results: &Results) -> std::io::Result<String> {
+pub(crate) fn write(
+    out: &Path,
+    conditions: &Conditions,
+    results: &Results,
+) -> std::io::Result<String> {
     let figures = &figures::figures(results);
     let text = markdown::report(conditions, results, figures);
     std::fs::create_dir_all(out)?;

@@ -11,7 +11,8 @@ use crate::stage::Stage;
 /// A drain that takes longer is judged by what it did until then.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Between two looks at the number of keys in Redis, once the end is near: a look costs some 200 µs (a trace of the scheduler), and the bare drain is not looked at.
+/// Between two looks at the number of keys in Redis, once the end is near: a look costs some 200 µs
+/// (a trace of the scheduler), and the bare drain is not looked at.
 const LOOK_AT_KEYS: Duration = Duration::from_millis(3);
 
 /// Before that.
@@ -20,7 +21,8 @@ const LOOK_AT_KEYS_FROM_AFAR: Duration = Duration::from_millis(100);
 /// Between two looks at the worker's own count: it costs the worker some 100 µs.
 const LOOK_AT_COUNT: Duration = Duration::from_millis(20);
 
-/// Beside the keys of events stand those of the workers: marks, reports, the key by which they find out whether Redis takes writes. Not more.
+/// Beside the keys of events stand those of the workers: marks, reports, the key by which they find
+/// out whether Redis takes writes. Not more.
 const WORKERS_OWN_KEYS: u64 = 16;
 
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +47,12 @@ impl Drained {
         results.note(workload, who, "µs of CPU an event", self.cpu_us_per_event);
         results.note(workload, who, "µs an event: RabbitMQ", self.machine.rabbitmq_us);
         results.note(workload, who, "µs an event: Redis", self.machine.redis_us);
-        results.note(workload, who, "µs an event: cores that had nothing to do", self.machine.idle_us);
+        results.note(
+            workload,
+            who,
+            "µs an event: cores that had nothing to do",
+            self.machine.idle_us,
+        );
     }
 }
 
@@ -60,11 +67,16 @@ struct Clocks {
 impl Clocks {
     fn read(stage: &Stage) -> Self {
         let of = |pid: Option<u32>| pid.map_or(Duration::ZERO, process::cpu_of_group);
-        Self { rabbitmq: of(stage.broker.pid()), redis: of(stage.redis.pid()), idle: process::idle() }
+        Self {
+            rabbitmq: of(stage.broker.pid()),
+            redis: of(stage.redis.pid()),
+            idle: process::idle(),
+        }
     }
 
     fn to(self, end: Self, events: f64) -> Machine {
-        let each = |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64() * 1e6 / events;
+        let each =
+            |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64() * 1e6 / events;
         Machine {
             rabbitmq_us: each(self.rabbitmq, end.rabbitmq),
             redis_us: each(self.redis, end.redis),
@@ -85,7 +97,12 @@ struct Mark {
 impl Mark {
     fn of(stage: &Stage, running: &[Running], done: u64) -> Self {
         // The time first: what is read of all processes takes a millisecond.
-        Self { at: Instant::now(), done, cpu: running.iter().map(Running::cpu).sum(), clocks: Clocks::read(stage) }
+        Self {
+            at: Instant::now(),
+            done,
+            cpu: running.iter().map(Running::cpu).sum(),
+            clocks: Clocks::read(stage),
+        }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "counts of events")]
@@ -99,22 +116,34 @@ impl Mark {
     }
 }
 
-/// A bare loop takes `events`, which wait already; it tells the time itself, from the first delivery to the last acknowledgement. What the servers
-/// use counts from its start.
-pub(crate) async fn bare(stage: &Stage, contender: Contender, target: &Target, events: u64) -> Drained {
+/// A bare loop takes `events`, which wait already; it tells the time itself, from the first
+/// delivery to the last acknowledgement. What the servers use counts from its start.
+pub(crate) async fn bare(
+    stage: &Stage,
+    contender: Contender,
+    target: &Target,
+    events: u64,
+) -> Drained {
     let clocks = Clocks::read(stage);
     let mut running = contender.start(target, events);
     let line = running.last_line().await;
     let ended = Clocks::read(stage);
     running.stop().await;
     let mut numbers = line.split(' ').filter_map(|number| number.parse::<f64>().ok());
-    let (Some(seconds), Some(cpu_us)) = (numbers.next(), numbers.next()) else { panic!("the bare drain said `{line}`") };
+    let (Some(seconds), Some(cpu_us)) = (numbers.next(), numbers.next()) else {
+        panic!("the bare drain said `{line}`")
+    };
     #[expect(clippy::cast_precision_loss, reason = "a count of events")]
     let events = events as f64;
-    Drained { events_per_s: events / seconds, cpu_us_per_event: cpu_us / events, machine: clocks.to(ended, events) }
+    Drained {
+        events_per_s: events / seconds,
+        cpu_us_per_event: cpu_us / events,
+        machine: clocks.to(ended, events),
+    }
 }
 
-/// Each of `events` deletes a key of its own, and Redis holds those keys alone: from the first key that is gone to the last.
+/// Each of `events` deletes a key of its own, and Redis holds those keys alone: from the first key
+/// that is gone to the last.
 pub(crate) async fn by_keys(stage: &Stage, running: &[Running], events: u64) -> Drained {
     let done = async || events.saturating_sub(stage.keys().await);
     let begun = first(async || done().await > 0, &done).await;
@@ -135,14 +164,22 @@ fn until_next_look(so_far: Duration, done: u64, left: u64) -> Duration {
 }
 
 /// By the worker's own count of events of a type whose effects took hold.
-pub(crate) async fn by_count(stage: &Stage, running: &Running, event_type: &str, events: u64) -> Drained {
+pub(crate) async fn by_count(
+    stage: &Stage,
+    running: &Running,
+    event_type: &str,
+    events: u64,
+) -> Drained {
     let done = async || running.counted(event_type, "applied").await;
     let running_alone = std::slice::from_ref(running);
     let begun = first(async || done().await > 0, &done).await;
     let from = Mark::of(stage, running_alone, begun);
     let mut now = begun;
     while now < events {
-        assert!(from.at.elapsed() < Duration::from_secs(120), "the drain stands still at {now} of {events}");
+        assert!(
+            from.at.elapsed() < Duration::from_secs(120),
+            "the drain stands still at {now} of {events}"
+        );
         tokio::time::sleep(LOOK_AT_COUNT).await;
         now = done().await;
     }
@@ -159,7 +196,12 @@ async fn first(begun: impl AsyncFn() -> bool, done: &impl AsyncFn() -> u64) -> u
 }
 
 /// Fills the queue with events that delete one key each, gives the keys a value, and drains it.
-pub(crate) async fn one_delete(stage: &Stage, contender: Contender, target: &Target, events: u64) -> Drained {
+pub(crate) async fn one_delete(
+    stage: &Stage,
+    contender: Contender,
+    target: &Target,
+    events: u64,
+) -> Drained {
     stage.fill(target, events, events::user_updated).await;
     if matches!(contender, Contender::Bare | Contender::BareWide) {
         return bare(stage, contender, target, events).await;

@@ -20,11 +20,17 @@ pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
         let after = stage.commands().await;
         // What the worker sends besides, such as its probes, counts too; our own question does not.
         #[expect(clippy::cast_precision_loss, reason = "counts")]
-        let each = |before: u64, after: u64| (after - before).saturating_sub(1) as f64 / EVENTS as f64;
+        let each =
+            |before: u64, after: u64| (after - before).saturating_sub(1) as f64 / EVENTS as f64;
         let ours = Contender::Unstale.name();
         drained.note(results, 'd', ours);
         results.note('d', ours, "commands an event", each(before.1, after.1));
-        results.note('d', ours, "commands an event, those called by scripts too", each(before.0, after.0));
+        results.note(
+            'd',
+            ours,
+            "commands an event, those called by scripts too",
+            each(before.0, after.0),
+        );
         worker.stop().await;
         stage.clear(&target).await;
     }

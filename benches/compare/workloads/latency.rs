@@ -1,4 +1,5 @@
-//! (f) From publishing an event to its key's end, at light load and at half of what the bare loop keeps up with.
+//! (f) From publishing an event to its key's end, at light load and at half of what the bare loop
+//! keeps up with.
 
 use std::time::{Duration, Instant};
 
@@ -28,8 +29,10 @@ const TRIAL: Duration = Duration::from_secs(4);
 /// Ids of events whose keys nobody cached, beyond those that are watched.
 const UNWATCHED: u64 = 1_000_000_000;
 
-pub(crate) const LOADS: [(&str, &str, &str); 2] =
-    [("p50 ms, light load", "p99 ms, light load", "light"), ("p50 ms, half load", "p99 ms, half load", "half")];
+pub(crate) const LOADS: [(&str, &str, &str); 2] = [
+    ("p50 ms, light load", "p99 ms, light load", "light"),
+    ("p50 ms, half load", "p99 ms, half load", "half"),
+];
 
 pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
     let target = stage.target("latency", ONE_DELETE).await;
@@ -47,10 +50,16 @@ pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
     }
 }
 
-async fn measure(stage: &Stage, target: &Target, contender: Contender, beside_per_s: f64) -> Vec<f64> {
+async fn measure(
+    stage: &Stage,
+    target: &Target,
+    contender: Contender,
+    beside_per_s: f64,
+) -> Vec<f64> {
     stage.begin_new_log().await;
     let running = contender.start(target, 0);
-    // Before there are keys: a worker that finds Redis emptied since the last one first applies the history again.
+    // Before there are keys: a worker that finds Redis emptied since the last one first applies the
+    // history again.
     ready(stage, target, &running).await;
     let mut tracker = Tracker::start(stage).await;
     let keys: Vec<String> = (0..WATCHED).map(|id| format!("user:{id}")).collect();
@@ -71,7 +80,8 @@ async fn measure(stage: &Stage, target: &Target, contender: Contender, beside_pe
         drop(published);
     };
     let latencies = async {
-        let ((), latencies) = tokio::join!(publish, tracker.latencies(seen, Duration::from_secs(20)));
+        let ((), latencies) =
+            tokio::join!(publish, tracker.latencies(seen, Duration::from_secs(20)));
         latencies
     };
     let latencies = tokio::select! {
@@ -83,21 +93,31 @@ async fn measure(stage: &Stage, target: &Target, contender: Contender, beside_pe
     latencies
 }
 
-/// Waits until the contender consumes: an event of its own is gone from the queue, and a moment has passed.
+/// Waits until the contender consumes: an event of its own is gone from the queue, and a moment has
+/// passed.
 async fn ready(stage: &Stage, target: &Target, running: &Running) {
     if let Running::Worker(_) = running {
-        wait_until(Duration::from_secs(30), "the worker is ready", async || running.is_ready().await).await;
+        wait_until(Duration::from_secs(30), "the worker is ready", async || {
+            running.is_ready().await
+        })
+        .await;
     }
     // A session of the worker's begins with one delivery at a time.
     let channel = stage.channel().await;
     for id in 0..64 {
-        stage.publish(&channel, target, "user.updated", &events::user_updated(UNWATCHED + id)).await;
+        stage
+            .publish(&channel, target, "user.updated", &events::user_updated(UNWATCHED + id))
+            .await;
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
-    wait_until(Duration::from_secs(30), "the contender consumes", async || stage.ready(target).await == 0).await;
+    wait_until(Duration::from_secs(30), "the contender consumes", async || {
+        stage.ready(target).await == 0
+    })
+    .await;
 }
 
-/// Publishes so many events a second, evenly, for so long; how many were published. The more it falls behind, the larger its bursts.
+/// Publishes so many events a second, evenly, for so long; how many were published. The more it
+/// falls behind, the larger its bursts.
 async fn load(stage: &Stage, target: &Target, per_s: f64, duration: Duration) -> u64 {
     if per_s <= 0.0 {
         tokio::time::sleep(duration).await;
@@ -111,11 +131,18 @@ async fn load(stage: &Stage, target: &Target, per_s: f64, duration: Duration) ->
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
         let due = (start.elapsed().as_secs_f64() * per_s) as u64;
         let due = due.min(sent + 2_000);
-        let bodies: Vec<String> = (sent..due).map(|id| events::user_updated(UNWATCHED + id)).collect();
+        let bodies: Vec<String> =
+            (sent..due).map(|id| events::user_updated(UNWATCHED + id)).collect();
         let exchange = target.exchange();
         let publish = bodies.iter().map(|body| {
             let properties = BasicProperties::default().with_delivery_mode(2);
-            channel.basic_publish(exchange.into(), "user.updated".into(), BasicPublishOptions::default(), body.as_bytes(), properties)
+            channel.basic_publish(
+                exchange.into(),
+                "user.updated".into(),
+                BasicPublishOptions::default(),
+                body.as_bytes(),
+                properties,
+            )
         });
         futures_util::future::join_all(publish).await;
         sent = due;
@@ -123,13 +150,17 @@ async fn load(stage: &Stage, target: &Target, per_s: f64, duration: Duration) ->
     sent
 }
 
-/// Events a second that one publisher gets through while the bare loop takes and deletes them: all three share the machine.
+/// Events a second that one publisher gets through while the bare loop takes and deletes them: all
+/// three share the machine.
 async fn ceiling(stage: &Stage, target: &Target) -> f64 {
     let running = Contender::Sketch.start(target, 0);
     ready(stage, target, &running).await;
     let start = Instant::now();
     let sent = load(stage, target, f64::INFINITY, TRIAL).await;
-    wait_until(Duration::from_secs(60), "the loop has caught up", async || stage.ready(target).await == 0).await;
+    wait_until(Duration::from_secs(60), "the loop has caught up", async || {
+        stage.ready(target).await == 0
+    })
+    .await;
     #[expect(clippy::cast_precision_loss, reason = "a count")]
     let rate = sent as f64 / start.elapsed().as_secs_f64();
     running.stop().await;

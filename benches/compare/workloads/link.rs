@@ -1,5 +1,5 @@
-//! (i) One millisecond, each way, between the contender and both servers. What may be in hand bounds the rate: the worker's events go to Redis and
-//! back in that time too.
+//! (i) One millisecond, each way, between the contender and both servers. What may be in hand
+//! bounds the rate: the worker's events go to Redis and back in that time too.
 
 use std::time::Duration;
 
@@ -14,17 +14,31 @@ const EVENTS: u64 = 200_000;
 const DELAY: Duration = Duration::from_millis(1);
 
 pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
-    let (amqp, redis) = (Proxy::start(&stage.broker.addr()).await, Proxy::start(&stage.redis.addr()).await);
+    let (amqp, redis) =
+        (Proxy::start(&stage.broker.addr()).await, Proxy::start(&stage.redis.addr()).await);
     for proxy in [&amqp, &redis] {
         proxy.delay(DELAY);
     }
-    let by_link = |target: Target| target.by_way_of(url_at(&amqp.addr(), "guest", "guest", "/"), format!("redis://{}/0", redis.addr()));
+    let by_link = |target: Target| {
+        target.by_way_of(
+            url_at(&amqp.addr(), "guest", "guest", "/"),
+            format!("redis://{}/0", redis.addr()),
+        )
+    };
     let target = by_link(stage.target("link", ONE_DELETE).await);
     let narrow = by_link(stage.target_with("link-narrow", ONE_DELETE, narrow()).await);
     for _ in 0..rounds {
         for contender in [Contender::Bare, Contender::BareWide, Contender::Unstale] {
-            drain::one_delete(stage, contender, &target, EVENTS).await.note(results, 'i', contender.name());
+            drain::one_delete(stage, contender, &target, EVENTS).await.note(
+                results,
+                'i',
+                contender.name(),
+            );
         }
-        drain::one_delete(stage, Contender::Unstale, &narrow, EVENTS).await.note(results, 'i', NARROW_UNSTALE);
+        drain::one_delete(stage, Contender::Unstale, &narrow, EVENTS).await.note(
+            results,
+            'i',
+            NARROW_UNSTALE,
+        );
     }
 }

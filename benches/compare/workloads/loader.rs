@@ -29,7 +29,10 @@ impl Loader {
         let app = Router::new().route("/pages/{id}", get(page)).with_state(Arc::clone(&loads));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
         let addr = listener.local_addr().expect("it is bound").to_string();
-        let server = tokio::spawn(async move { axum::serve(listener, app).await.expect("the loader serves") });
+        let server =
+            tokio::spawn(
+                async move { axum::serve(listener, app).await.expect("the loader serves") },
+            );
         Self { addr, loads, _server: AbortOnDropHandle::new(server) }
     }
 
@@ -56,7 +59,10 @@ impl Loader {
         stream.set_nodelay(true).expect("a TCP socket");
         let mut answer = [0; 4_096];
         while start.elapsed() < TRIAL {
-            stream.write_all(b"GET /pages/1 HTTP/1.1\r\nHost: loader\r\n\r\n").await.expect("the loader reads");
+            stream
+                .write_all(b"GET /pages/1 HTTP/1.1\r\nHost: loader\r\n\r\n")
+                .await
+                .expect("the loader reads");
             let read = stream.read(&mut answer).await.expect("the loader answers");
             assert!(read > 0, "the loader hung up");
         }

@@ -1,4 +1,5 @@
-//! (g) The worker's memory does not depend on what waits for it: a backlog of 1,000,000 events, and 1,000 tags of 1,000 keys each.
+//! (g) The worker's memory does not depend on what waits for it: a backlog of 1,000,000 events, and
+//! 1,000 tags of 1,000 keys each.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ const BACKLOG: u64 = 1_000_000;
 const TAGS: u64 = 1_000;
 const MEMBERS: u64 = 1_000;
 
-const TAG_RULES: &str = r#"events: { team.updated: { effects: [ { invalidate_tags: "team:{id}" } ] } }"#;
+const TAG_RULES: &str =
+    r#"events: { team.updated: { effects: [ { invalidate_tags: "team:{id}" } ] } }"#;
 
 pub(crate) const WITH_BACKLOG: &str = "unstale run, a backlog of 1,000,000";
 pub(crate) const WITH_TAGS: &str = "unstale run, 1,000 tags of 1,000";
@@ -29,13 +31,21 @@ pub(super) async fn run(stage: &Stage, results: &mut Results) {
 
     let target = stage.target("tags", TAG_RULES).await;
     for tag in 0..TAGS {
-        stage.seed_tag(&format!("team:{tag}"), (0..MEMBERS).map(|member| format!("team:{tag}:{member}"))).await;
+        stage
+            .seed_tag(
+                &format!("team:{tag}"),
+                (0..MEMBERS).map(|member| format!("team:{tag}:{member}")),
+            )
+            .await;
     }
     stage.fill(&target, TAGS, |id| events::plain("team.updated", id)).await;
     let worker = Contender::Unstale.start(&target, TAGS);
     // What is left are side keys: a generation a tag, and what the worker keeps for itself.
     let most_left = 2 * TAGS;
-    wait_until(Duration::from_secs(300), "every member is gone", async || stage.keys().await < most_left).await;
+    wait_until(Duration::from_secs(300), "every member is gone", async || {
+        stage.keys().await < most_left
+    })
+    .await;
     results.note('g', WITH_TAGS, "MiB resident at most", worker.peak_resident_mib());
     worker.stop().await;
     stage.clear(&target).await;

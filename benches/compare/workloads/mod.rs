@@ -18,7 +18,8 @@ use crate::results::Results;
 use crate::stage::Stage;
 
 /// Of one event one key is deleted: what most workloads are about.
-pub(crate) const ONE_DELETE: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
+pub(crate) const ONE_DELETE: &str =
+    r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
 /// The worker with the prefetch of its peers, which does not rise while a backlog waits.
 pub(crate) const NARROW_UNSTALE: &str = "unstale run, UNSTALE_PREFETCH=1000";

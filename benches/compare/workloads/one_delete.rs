@@ -6,7 +6,8 @@ use crate::peers;
 use crate::results::Results;
 use crate::stage::Stage;
 
-/// Each contender and its backlog: one that the fast need seconds for, and the slow no more than some.
+/// Each contender and its backlog: one that the fast need seconds for, and the slow no more than
+/// some.
 const CONTENDERS: [(Contender, u64); 7] = [
     (Contender::Bare, 300_000),
     (Contender::BareWide, 300_000),
@@ -23,9 +24,17 @@ pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
     let narrow = stage.target_with("one-delete-narrow", ONE_DELETE, narrow()).await;
     for _ in 0..rounds {
         for (contender, events) in CONTENDERS {
-            drain::one_delete(stage, contender, &target, events).await.note(results, 'a', contender.name());
+            drain::one_delete(stage, contender, &target, events).await.note(
+                results,
+                'a',
+                contender.name(),
+            );
             if contender == Contender::Unstale {
-                drain::one_delete(stage, contender, &narrow, events).await.note(results, 'a', NARROW_UNSTALE);
+                drain::one_delete(stage, contender, &narrow, events).await.note(
+                    results,
+                    'a',
+                    NARROW_UNSTALE,
+                );
             }
         }
     }

@@ -1,4 +1,5 @@
-//! (b) What a schema of some months looks like: a JSON Schema, a condition, one fenced key, two plain keys, two small tags.
+//! (b) What a schema of some months looks like: a JSON Schema, a condition, one fenced key, two
+//! plain keys, two small tags.
 
 use super::drain::{self, Drained};
 use crate::contender::{Contender, Target};
@@ -45,14 +46,23 @@ pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
     let recorded = record(stage).await;
     for _ in 0..rounds {
         stage.fill(&target, EVENTS, body).await;
-        drain::bare(stage, Contender::Bare, &target, EVENTS).await.note(results, 'b', Contender::Bare.name());
+        drain::bare(stage, Contender::Bare, &target, EVENTS).await.note(
+            results,
+            'b',
+            Contender::Bare.name(),
+        );
         drained(stage, &target).await.note(results, 'b', Contender::Unstale.name());
         seed(stage).await;
         let (took, redis_cpu) = recording::replay(stage, recorded.clone()).await;
         #[expect(clippy::cast_precision_loss, reason = "a count of events")]
         let events = EVENTS as f64;
         results.note('b', REDIS_ALONE, "events/s", events / took.as_secs_f64());
-        results.note('b', REDIS_ALONE, "µs an event: Redis", redis_cpu.as_secs_f64() * 1e6 / events);
+        results.note(
+            'b',
+            REDIS_ALONE,
+            "µs an event: Redis",
+            redis_cpu.as_secs_f64() * 1e6 / events,
+        );
         stage.flush().await;
     }
 }
@@ -85,7 +95,14 @@ async fn seed(stage: &Stage) {
         stage.seed((0..EVENTS).map(|id| format!("user:{id}{key}"))).await;
     }
     for team in 0..TEAMS {
-        stage.seed_tag(&format!("team:{team}"), (0..20).map(|member| format!("team:{team}:{member}"))).await;
+        stage
+            .seed_tag(
+                &format!("team:{team}"),
+                (0..20).map(|member| format!("team:{team}:{member}")),
+            )
+            .await;
     }
-    stage.seed_small_tags((0..EVENTS).map(|id| (format!("user:{id}"), format!("user:{id}:badge")))).await;
+    stage
+        .seed_small_tags((0..EVENTS).map(|id| (format!("user:{id}"), format!("user:{id}:badge"))))
+        .await;
 }

@@ -1,4 +1,5 @@
-//! (h) One, two and four workers on one queue; beside them bare loops, which show what it costs to be four.
+//! (h) One, two and four workers on one queue; beside them bare loops, which show what it costs to
+//! be four.
 
 use super::{ONE_DELETE, drain};
 use crate::contender::{Contender, Running};
@@ -27,7 +28,8 @@ pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
         for (contender, count, who) in CONTENDERS {
             stage.fill(&target, EVENTS, events::user_updated).await;
             stage.seed((0..EVENTS).map(|id| format!("user:{id}"))).await;
-            let workers: Vec<Running> = (0..count).map(|_| contender.start(&target, EVENTS)).collect();
+            let workers: Vec<Running> =
+                (0..count).map(|_| contender.start(&target, EVENTS)).collect();
             drain::by_keys(stage, &workers, EVENTS).await.note(results, 'h', who);
             for worker in workers {
                 worker.stop().await;

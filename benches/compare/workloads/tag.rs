@@ -1,4 +1,5 @@
-//! (e) A tag of 1,000,000 keys is invalidated while another client asks Redis for a key every millisecond and single-key events flow.
+//! (e) A tag of 1,000,000 keys is invalidated while another client asks Redis for a key every
+//! millisecond and single-key events flow.
 
 use std::time::{Duration, Instant};
 
@@ -37,28 +38,46 @@ pub(crate) const EVENT_P99: &str = "ms, single-key events' p99";
 pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
     let target = stage.target("tag", RULES).await;
     for _ in 0..rounds {
-        // Before there are keys: a worker that finds Redis emptied since the last one first applies the history again.
+        // Before there are keys: a worker that finds Redis emptied since the last one first applies
+        // the history again.
         let worker = Contender::Unstale.start(&target, 0);
-        wait_until(Duration::from_secs(30), "the worker is ready", async || worker.is_ready().await).await;
+        wait_until(Duration::from_secs(30), "the worker is ready", async || {
+            worker.is_ready().await
+        })
+        .await;
         stage.seed_tag("team:1", (0..MEMBERS).map(|member| format!("member:{member}"))).await;
         let keys: Vec<String> = (0..WATCHED).map(|id| format!("user:{id}")).collect();
         stage.seed(keys.iter().cloned()).await;
         let mut tracker = Tracker::start(stage).await;
         tracker.watch(&keys).await;
         let (quiet, draining) = keys.split_at(keys.len() / 2);
-        observe(stage, &target, &mut tracker, quiet, tokio::time::sleep(QUIET)).await.note(results, QUIET_RUN);
+        observe(stage, &target, &mut tracker, quiet, tokio::time::sleep(QUIET))
+            .await
+            .note(results, QUIET_RUN);
         let channel = stage.channel().await;
         let start = Instant::now();
         let drained = async {
-            stage.publish(&channel, &target, "team.updated", &events::plain("team.updated", 1)).await;
+            stage
+                .publish(&channel, &target, "team.updated", &events::plain("team.updated", 1))
+                .await;
             // The members are gone before the last of the single keys are.
-            wait_until(Duration::from_secs(120), "the tag is drained", async || stage.keys().await <= 2 * WATCHED).await;
+            wait_until(Duration::from_secs(120), "the tag is drained", async || {
+                stage.keys().await <= 2 * WATCHED
+            })
+            .await;
             start.elapsed()
         };
         let mut took = Duration::ZERO;
-        observe(stage, &target, &mut tracker, draining, async { took = drained.await }).await.note(results, DRAINING);
+        observe(stage, &target, &mut tracker, draining, async { took = drained.await })
+            .await
+            .note(results, DRAINING);
         #[expect(clippy::cast_precision_loss, reason = "a count")]
-        results.note('e', Contender::Unstale.name(), "keys/s of the tag", MEMBERS as f64 / took.as_secs_f64());
+        results.note(
+            'e',
+            Contender::Unstale.name(),
+            "keys/s of the tag",
+            MEMBERS as f64 / took.as_secs_f64(),
+        );
         worker.stop().await;
         stage.clear(&target).await;
     }
@@ -78,7 +97,13 @@ impl Observed {
 }
 
 /// Probes Redis and publishes single-key events until something has ended.
-async fn observe(stage: &Stage, target: &Target, tracker: &mut Tracker, keys: &[String], until: impl Future<Output = ()>) -> Observed {
+async fn observe(
+    stage: &Stage,
+    target: &Target,
+    tracker: &mut Tracker,
+    keys: &[String],
+    until: impl Future<Output = ()>,
+) -> Observed {
     let stop = CancellationToken::new();
     let (published, seen) = unbounded_channel();
     let probe = async {
@@ -87,8 +112,11 @@ async fn observe(stage: &Stage, target: &Target, tracker: &mut Tracker, keys: &[
         let mut ticks = ticks(PROBE_EVERY);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let asked = Instant::now();
-            let _: Option<String> =
-                redis::cmd("GET").arg("a key that nobody has").query_async(&mut connection).await.expect("Redis answers");
+            let _: Option<String> = redis::cmd("GET")
+                .arg("a key that nobody has")
+                .query_async(&mut connection)
+                .await
+                .expect("Redis answers");
             latencies.push(asked.elapsed().as_secs_f64() * 1e3);
         }
         latencies
@@ -111,7 +139,8 @@ async fn observe(stage: &Stage, target: &Target, tracker: &mut Tracker, keys: &[
         until.await;
         stop.cancel();
     };
-    let (probes_ms, (), events_ms, ()) = tokio::join!(probe, publish, tracker.latencies(seen, Duration::from_secs(60)), ends);
+    let (probes_ms, (), events_ms, ()) =
+        tokio::join!(probe, publish, tracker.latencies(seen, Duration::from_secs(60)), ends);
     Observed { probes_ms, events_ms }
 }
 

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, Value};
+use redis::{
+    AsyncConnectionConfig, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, Value,
+};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::stage::Stage;
@@ -20,23 +22,43 @@ impl Tracker {
         let (sender, pushes) = unbounded_channel();
         let url = stage.redis.url().into_connection_info().expect("the URL is ours");
         let settings = url.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let client = redis::Client::open(url.set_redis_settings(settings)).expect("the URL is ours");
-        let config = AsyncConnectionConfig::new().set_push_sender(sender).set_response_timeout(Some(Duration::from_secs(10)));
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await.expect("Redis takes a connection");
-        let _: Value = redis::cmd("CLIENT").arg("TRACKING").arg("ON").query_async(&mut connection).await.expect("Redis tracks");
+        let client =
+            redis::Client::open(url.set_redis_settings(settings)).expect("the URL is ours");
+        let config = AsyncConnectionConfig::new()
+            .set_push_sender(sender)
+            .set_response_timeout(Some(Duration::from_secs(10)));
+        let mut connection = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .expect("Redis takes a connection");
+        let _: Value = redis::cmd("CLIENT")
+            .arg("TRACKING")
+            .arg("ON")
+            .query_async(&mut connection)
+            .await
+            .expect("Redis tracks");
         Self { connection, pushes }
     }
 
     /// Reads keys, so that their end will be told.
     pub(super) async fn watch(&mut self, keys: &[String]) {
         for keys in keys.chunks(1_000) {
-            let values: Vec<Option<String>> = redis::cmd("MGET").arg(keys).query_async(&mut self.connection).await.expect("Redis answers");
+            let values: Vec<Option<String>> = redis::cmd("MGET")
+                .arg(keys)
+                .query_async(&mut self.connection)
+                .await
+                .expect("Redis answers");
             assert!(values.iter().all(Option::is_some), "what is watched is there");
         }
     }
 
-    /// The latencies in milliseconds of keys by when their events were published; waits until all are gone, `patience` at most for each.
-    pub(super) async fn latencies(&mut self, mut published: UnboundedReceiver<(String, Instant)>, patience: Duration) -> Vec<f64> {
+    /// The latencies in milliseconds of keys by when their events were published; waits until all
+    /// are gone, `patience` at most for each.
+    pub(super) async fn latencies(
+        &mut self,
+        mut published: UnboundedReceiver<(String, Instant)>,
+        patience: Duration,
+    ) -> Vec<f64> {
         let (mut sent, mut gone) = (HashMap::new(), HashMap::new());
         let (mut latencies, mut all_sent) = (Vec::new(), false);
         while !all_sent || !sent.is_empty() {
@@ -72,6 +94,13 @@ fn keys_of(push: &PushInfo) -> Vec<String> {
     if push.kind != PushKind::Invalidate {
         return Vec::new();
     }
-    let keys = push.data.iter().filter_map(|value| if let Value::Array(keys) = value { Some(keys) } else { None }).flatten();
-    keys.filter_map(|key| if let Value::BulkString(key) = key { String::from_utf8(key.clone()).ok() } else { None }).collect()
+    let keys = push
+        .data
+        .iter()
+        .filter_map(|value| if let Value::Array(keys) = value { Some(keys) } else { None })
+        .flatten();
+    keys.filter_map(|key| {
+        if let Value::BulkString(key) = key { String::from_utf8(key.clone()).ok() } else { None }
+    })
+    .collect()
 }

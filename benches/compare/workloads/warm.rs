@@ -44,11 +44,17 @@ pub(super) async fn run(stage: &Stage, results: &mut Results) {
     backlog(stage, &target).await;
     let worker = Contender::Unstale.start(&target, 0);
     let before = loader.loads();
-    wait_until(Duration::from_secs(30), "the first page is loaded", async || loader.loads() > before).await;
+    wait_until(Duration::from_secs(30), "the first page is loaded", async || {
+        loader.loads() > before
+    })
+    .await;
     let (before, start) = (loader.loads(), Instant::now());
     drain::by_count(stage, &worker, "user.updated", SINGLE_KEYS).await.note(results, 'j', BESIDE);
     let slow = format!("{}.slow", target.queue());
-    wait_until(Duration::from_secs(180), "every page is loaded", async || stage.ready_in(&slow).await == 0).await;
+    wait_until(Duration::from_secs(180), "every page is loaded", async || {
+        stage.ready_in(&slow).await == 0
+    })
+    .await;
     #[expect(clippy::cast_precision_loss, reason = "a count")]
     let rate = (loader.loads() - before) as f64 / start.elapsed().as_secs_f64();
     results.note('j', BESIDE, "loads/s", rate);
@@ -62,7 +68,8 @@ async fn backlog(stage: &Stage, target: &Target) {
     stage.seed((0..SINGLE_KEYS).map(|id| format!("user:{id}"))).await;
 }
 
-/// Has a worker move the warms to where they wait for their loads, so that they do not stand between the single-key events.
+/// Has a worker move the warms to where they wait for their loads, so that they do not stand
+/// between the single-key events.
 async fn to_the_slow_lane(stage: &Stage, target: &Target) {
     stage.fill(target, WARMS, |id| events::plain("page.updated", id)).await;
     let worker = Contender::Unstale.start(target, 0);

@@ -1,4 +1,5 @@
-//! (c) Write-through: the event's own data becomes the value; plain, and beside it with a version and tags.
+//! (c) Write-through: the event's own data becomes the value; plain, and beside it with a version
+//! and tags.
 
 use super::drain;
 use crate::contender::Contender;
@@ -38,8 +39,14 @@ pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
     let body = |id| events::user_revised(id, TEAMS);
     for _ in 0..rounds {
         stage.fill(&plain, EVENTS, body).await;
-        drain::bare(stage, Contender::Bare, &plain, EVENTS).await.note(results, 'c', Contender::Bare.name());
-        for (target, who) in [(&plain, Contender::Unstale.name()), (&versioned, WITH_VERSION_AND_TAGS)] {
+        drain::bare(stage, Contender::Bare, &plain, EVENTS).await.note(
+            results,
+            'c',
+            Contender::Bare.name(),
+        );
+        for (target, who) in
+            [(&plain, Contender::Unstale.name()), (&versioned, WITH_VERSION_AND_TAGS)]
+        {
             stage.fill(target, EVENTS, body).await;
             let worker = Contender::Unstale.start(target, EVENTS);
             drain::by_count(stage, &worker, "user.updated", EVENTS).await.note(results, 'c', who);

@@ -7,7 +7,12 @@ use super::*;
 const FRAME_MAX: u32 = 131_072;
 
 fn headers<'a>() -> CopyHeaders<'a> {
-    CopyHeaders { attempt: 1, registry: "digest", time: "2026-01-02T03:04:05Z", ..CopyHeaders::default() }
+    CopyHeaders {
+        attempt: 1,
+        registry: "digest",
+        time: "2026-01-02T03:04:05Z",
+        ..CopyHeaders::default()
+    }
 }
 
 /// As a worker's own, without its signature.
@@ -19,7 +24,13 @@ fn republished(properties: BasicProperties) -> Delivery {
 
 fn copied(delivery: &Delivery, headers: &CopyHeaders<'_>) -> BTreeMap<String, AMQPValue> {
     let made = properties(delivery, headers, FRAME_MAX, &Signer::default());
-    made.headers().as_ref().unwrap().inner().iter().map(|(name, value)| (name.to_string(), value.clone())).collect()
+    made.headers()
+        .as_ref()
+        .unwrap()
+        .inner()
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.clone()))
+        .collect()
 }
 
 fn full_properties(headers: FieldTable) -> BasicProperties {
@@ -69,7 +80,8 @@ fn everything_is_kept_but_what_would_harm_the_copy() {
     let made = copy_to("q.dead", &original, &headers(), FRAME_MAX, &Signer::default());
     assert_eq!((made.exchange(), made.routing_key(), made.body()), ("", "q.dead", &b"body"[..]));
 
-    let mut expected: BTreeMap<String, AMQPValue> = publishers().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let mut expected: BTreeMap<String, AMQPValue> =
+        publishers().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     for (name, value) in [
         (header::EXCHANGE, long("events")),
         (header::ROUTING_KEY, long("user.updated")),
@@ -104,7 +116,8 @@ fn everything_is_kept_but_what_would_harm_the_copy() {
 
 #[test]
 fn a_copy_of_a_copy_keeps_the_first_arrival_and_says_the_rest_anew() {
-    let first = delivery("events", "user.updated", full_properties(table(&[("mine", long("1"))])), b"{}");
+    let first =
+        delivery("events", "user.updated", full_properties(table(&[("mine", long("1"))])), b"{}");
     let told = CopyHeaders {
         reason: Some(Reason::LoaderRefused),
         error: Some("why"),
@@ -119,7 +132,8 @@ fn a_copy_of_a_copy_keeps_the_first_arrival_and_says_the_rest_anew() {
     let mut death = made.headers().clone().unwrap();
     death.insert("x-death".into(), AMQPValue::FieldArray(FieldArray::default()));
     let second = republished(made.with_headers(death));
-    let again = copied(&second, &CopyHeaders { attempt: 2, time: "2026-01-02T03:05:00Z", ..headers() });
+    let again =
+        copied(&second, &CopyHeaders { attempt: 2, time: "2026-01-02T03:05:00Z", ..headers() });
     for (name, value) in [
         (header::EXCHANGE, long("events")),
         (header::ROUTING_KEY, long("user.updated")),
@@ -171,7 +185,10 @@ fn an_error_ends_on_a_character_within_1_kib() {
 #[test]
 fn an_error_holds_nothing_that_a_terminal_acts_on() {
     let original = delivery("events", "k", BasicProperties::default(), b"{}");
-    let made = copied(&original, &CopyHeaders { error: Some("at `/a\u{1b}[2J\nERROR\u{202e}`"), ..headers() });
+    let made = copied(
+        &original,
+        &CopyHeaders { error: Some("at `/a\u{1b}[2J\nERROR\u{202e}`"), ..headers() },
+    );
     assert_eq!(made[header::ERROR], long(r"at `/a\u{1b}[2J\nERROR\u{202e}`"));
 }
 
@@ -181,7 +198,12 @@ fn headers_that_do_not_fit_a_frame_give_way_ours_first() {
     let (error, id) = ("e".repeat(1_000), "i".repeat(2_000));
     let told = CopyHeaders { error: Some(&error), event_id: Some(&id), ..headers() };
     let with = |filler: usize| {
-        let original = delivery("events", "k", BasicProperties::default().with_headers(table(&[("big", long("x".repeat(filler)))])), b"{}");
+        let original = delivery(
+            "events",
+            "k",
+            BasicProperties::default().with_headers(table(&[("big", long("x".repeat(filler)))])),
+            b"{}",
+        );
         let made = properties(&original, &told, FRAME_MAX, &Signer::default());
         assert!(content_header_bytes(&made) <= limit);
         made.headers().clone().unwrap()
@@ -204,14 +226,19 @@ fn any_value() -> impl Strategy<Value = AMQPValue> {
         any::<bool>().prop_map(Into::into),
         any::<i64>().prop_map(AMQPValue::LongLongInt),
         any::<u32>().prop_map(|value| AMQPValue::DecimalValue(DecimalValue { scale: 1, value })),
-        prop::collection::vec(any::<u8>(), 0..3_000).prop_map(|bytes| AMQPValue::LongString(bytes.into())),
+        prop::collection::vec(any::<u8>(), 0..3_000)
+            .prop_map(|bytes| AMQPValue::LongString(bytes.into())),
     ];
     leaf.prop_recursive(2, 8, 3, |inner| {
         prop_oneof![
-            prop::collection::vec(inner.clone(), 0..3).prop_map(|values| AMQPValue::FieldArray(values.into())),
+            prop::collection::vec(inner.clone(), 0..3)
+                .prop_map(|values| AMQPValue::FieldArray(values.into())),
             prop::collection::btree_map("[a-z]{1,8}", inner, 0..3).prop_map(|entries| {
                 AMQPValue::FieldTable(FieldTable::from(
-                    entries.into_iter().map(|(name, value)| (name.as_str().into(), value)).collect::<BTreeMap<ShortString, _>>(),
+                    entries
+                        .into_iter()
+                        .map(|(name, value)| (name.as_str().into(), value))
+                        .collect::<BTreeMap<ShortString, _>>(),
                 ))
             }),
         ]
@@ -242,16 +269,31 @@ proptest! {
 
 #[test]
 fn a_suspect_that_is_set_aside_carries_its_count_and_no_other_copy_does() {
-    let properties = |headers: &[(&str, AMQPValue)]| BasicProperties::default().with_headers(table(headers));
+    let properties =
+        |headers: &[(&str, AMQPValue)]| BasicProperties::default().with_headers(table(headers));
     let came = |headers: &[(&str, AMQPValue)]| republished(properties(headers));
     let fresh = delivery("events", "q", BasicProperties::default(), b"{}");
     let aside = copied(&fresh, &CopyHeaders { redelivered: Some(5), ..headers() });
-    let aside: Vec<(&str, AMQPValue)> = aside.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    let aside: Vec<(&str, AMQPValue)> =
+        aside.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     assert_eq!(came(&aside).in_vain(), Some(5));
-    assert_eq!(delivery("events", "q", properties(&aside), b"{}").in_vain(), None, "not believed of a publisher");
-    let again: Vec<(&str, AMQPValue)> = aside.iter().cloned().chain([("x-delivery-count", AMQPValue::LongLongInt(2))]).collect();
-    assert_eq!(came(&again).redelivered_once().in_vain(), Some(7), "the broker's count comes on top");
-    assert_eq!(copied(&came(&aside), &headers()).get(header::REDELIVERED), None, "only where the worker says so");
+    assert_eq!(
+        delivery("events", "q", properties(&aside), b"{}").in_vain(),
+        None,
+        "not believed of a publisher"
+    );
+    let again: Vec<(&str, AMQPValue)> =
+        aside.iter().cloned().chain([("x-delivery-count", AMQPValue::LongLongInt(2))]).collect();
+    assert_eq!(
+        came(&again).redelivered_once().in_vain(),
+        Some(7),
+        "the broker's count comes on top"
+    );
+    assert_eq!(
+        copied(&came(&aside), &headers()).get(header::REDELIVERED),
+        None,
+        "only where the worker says so"
+    );
 }
 
 #[test]

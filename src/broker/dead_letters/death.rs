@@ -18,7 +18,8 @@ pub struct Death {
 
 /// Reads the newest entry whose queue is ours.
 pub(super) fn read(delivery: Delivery, names: &Names) -> DeadLetter {
-    let newest = delivery.properties().headers().as_ref().and_then(|headers| newest(headers, names));
+    let newest =
+        delivery.properties().headers().as_ref().and_then(|headers| newest(headers, names));
     let death = newest.map(|newest| Death {
         reason: text_of(newest, "reason").unwrap_or_default().to_owned(),
         time_s: match newest.inner().get("time") {
@@ -48,7 +49,11 @@ mod tests {
     use crate::broker::convert::tests::{delivery, table};
 
     fn death(queue: &str, reason: &str) -> AMQPValue {
-        AMQPValue::FieldTable(table(&[("queue", long(queue)), ("reason", long(reason)), ("time", AMQPValue::Timestamp(99))]))
+        AMQPValue::FieldTable(table(&[
+            ("queue", long(queue)),
+            ("reason", long(reason)),
+            ("time", AMQPValue::Timestamp(99)),
+        ]))
     }
 
     fn letter(deaths: Vec<AMQPValue>) -> Option<Death> {
@@ -59,8 +64,15 @@ mod tests {
 
     #[test]
     fn the_newest_death_in_a_queue_of_ours_says_why_and_when() {
-        let deaths = vec![death("theirs", "rejected"), death("shop", "delivery_limit"), death("shop.retry.1s", "expired")];
-        assert_eq!(letter(deaths), Some(Death { reason: "delivery_limit".into(), time_s: Some(99) }));
+        let deaths = vec![
+            death("theirs", "rejected"),
+            death("shop", "delivery_limit"),
+            death("shop.retry.1s", "expired"),
+        ];
+        assert_eq!(
+            letter(deaths),
+            Some(Death { reason: "delivery_limit".into(), time_s: Some(99) })
+        );
         assert_eq!(letter(vec![death("theirs", "expired")]), None);
         assert_eq!(letter(vec![AMQPValue::Void]), None);
     }

@@ -26,9 +26,16 @@ pub(super) struct Reading {
 /// Begins to consume, on a channel of its own: where another consumer of the stream is on the same
 /// channel, RabbitMQ may send the new one's messages before it says that there is such a consumer
 /// (3.10), and nobody gets them.
-pub(super) async fn attach(link: &Link, queue: &str, prefetch: u16, offset: AMQPValue) -> Result<Reading, BrokerError> {
+pub(super) async fn attach(
+    link: &Link,
+    queue: &str,
+    prefetch: u16,
+    offset: AMQPValue,
+) -> Result<Reading, BrokerError> {
     let Some(name) = short(queue) else {
-        return Err(BrokerError::Settings(format!("UNSTALE_QUEUE makes a name that is too long: {queue}")));
+        return Err(BrokerError::Settings(format!(
+            "UNSTALE_QUEUE makes a name that is too long: {queue}"
+        )));
     };
     let channel = link.channel().await?;
     let mut arguments = FieldTable::default();
@@ -43,7 +50,12 @@ pub(super) fn given(consumer: &mut Consumer, queue: &str) -> Result<Option<u64>,
     match consumer.next().now_or_never() {
         None => Ok(None),
         Some(Some(Ok(delivery))) => {
-            let offset = delivery.properties.headers().as_ref().and_then(|headers| headers.inner().get(STREAM_OFFSET)).and_then(offset);
+            let offset = delivery
+                .properties
+                .headers()
+                .as_ref()
+                .and_then(|headers| headers.inner().get(STREAM_OFFSET))
+                .and_then(offset);
             offset.map(Some).ok_or_else(|| not_a_stream(queue))
         }
         Some(Some(Err(error))) => Err(refused(queue, &error)),
@@ -74,13 +86,15 @@ pub(super) async fn has_replica(link: &Link, queue: &str) -> Result<(), BrokerEr
     Ok(())
 }
 
-/// Returns whether the broker counts messages in the stream. It counts them some seconds late. False
-/// where the user may not look.
+/// Returns whether the broker counts messages in the stream. It counts them some seconds late.
+/// False where the user may not look.
 pub(super) async fn counts_any(link: &Link, queue: &str) -> Result<bool, BrokerError> {
     let Some(name) = short(queue) else { return Ok(false) };
     let channel = link.channel().await?;
-    let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-    let asked = timeout(ANSWER_TIMEOUT, channel.queue_declare(name, options, FieldTable::default())).await;
+    let options =
+        QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+    let asked =
+        timeout(ANSWER_TIMEOUT, channel.queue_declare(name, options, FieldTable::default())).await;
     match asked.map_err(|_| no_answer())? {
         Ok(declared) => {
             // A refusal to close is no news.
@@ -95,17 +109,25 @@ pub(super) async fn counts_any(link: &Link, queue: &str) -> Result<bool, BrokerE
 }
 
 pub(super) fn refused(queue: &str, error: &lapin::Error) -> BrokerError {
-    let problem = |problem: HistoryProblem, words: String| BrokerError::History { problem, queue: queue.to_owned(), words };
+    let problem = |problem: HistoryProblem, words: String| BrokerError::History {
+        problem,
+        queue: queue.to_owned(),
+        words,
+    };
     match Refusal::from(error) {
         Refusal::Missing(words) => problem(HistoryProblem::Missing, words),
         Refusal::Forbidden(words) => problem(HistoryProblem::Forbidden, words),
         Refusal::Differs(words) if words.contains(STREAM_OFFSET) => not_a_stream(queue),
         // The queue is known, and none of its nodes can serve it.
-        Refusal::Passing(words) if words.contains("NOT_FOUND") || words.contains("INTERNAL_ERROR") => {
+        Refusal::Passing(words)
+            if words.contains("NOT_FOUND") || words.contains("INTERNAL_ERROR") =>
+        {
             problem(HistoryProblem::Broken, words)
         }
         // On a cluster: the node has no replica, or not yet. Another node of the list may have one.
-        Refusal::Differs(words) | Refusal::Unsupported(words) | Refusal::Passing(words) => BrokerError::Unreachable(words),
+        Refusal::Differs(words) | Refusal::Unsupported(words) | Refusal::Passing(words) => {
+            BrokerError::Unreachable(words)
+        }
     }
 }
 

@@ -108,14 +108,22 @@ impl History {
 
     /// Attaches at one place, on a connection of its own. Where another is known at which a message
     /// can be read, a slow broker is waited for.
-    pub(super) async fn try_at(&mut self, place: AMQPValue, readable: Option<AMQPValue>) -> Result<Attached, BrokerError> {
+    pub(super) async fn try_at(
+        &mut self,
+        place: AMQPValue,
+        readable: Option<AMQPValue>,
+    ) -> Result<Attached, BrokerError> {
         self.reconnect().await?;
-        let Some(connected) = &self.connected else { return Err(BrokerError::Unreachable("no connection".into())) };
+        let Some(connected) = &self.connected else {
+            return Err(BrokerError::Unreachable("no connection".into()));
+        };
         let tried = async {
             let mut probes = Vec::new();
             attach_all(connected, &self.queue, vec![(1, place)], &mut probes).await?;
             let came = match readable {
-                Some(readable) => comes_before(connected, &self.queue, &mut probes, readable).await?,
+                Some(readable) => {
+                    comes_before(connected, &self.queue, &mut probes, readable).await?
+                }
                 None => comes(connected, &self.queue, &mut probes).await?,
             };
             Ok(probes[0].first.filter(|_| came).map_or(Attached::Nothing, Attached::At))
@@ -150,7 +158,11 @@ mod tests {
             (8, "INTERNAL_ERROR", true, false),
             (8, "INTERNAL_ERROR", true, true),
         ] {
-            assert_eq!((failures.note(at, cause), failures.are_many_at(at)), (failed, many), "{at} {cause}");
+            assert_eq!(
+                (failures.note(at, cause), failures.are_many_at(at)),
+                (failed, many),
+                "{at} {cause}"
+            );
         }
         failures.forget();
         assert!(!failures.are_many_at(8));

@@ -2,8 +2,8 @@
 //! surveyed.
 //!
 //! [`survey`] finds places in it, at one node or, by [`nodes`], at all of them; [`attach`] begins
-//! consumers; [`behind`] gets past what the broker cannot read. Memory is bounded here: a connection reads ahead by some bytes at most, however
-//! much the broker sends.
+//! consumers; [`behind`] gets past what the broker cannot read. Memory is bounded here: a
+//! connection reads ahead by some bytes at most, however much the broker sends.
 
 mod attach;
 mod behind;
@@ -139,13 +139,16 @@ impl History {
 
     /// To one node, if it lets the stream be read.
     async fn link_to(&self, node: usize) -> Result<Connected, BrokerError> {
-        let Some(url) = self.config.urls.get(node) else { return Err(BrokerError::Unreachable("no node is named".into())) };
+        let Some(url) = self.config.urls.get(node) else {
+            return Err(BrokerError::Unreachable("no node is named".into()));
+        };
         let ahead_bytes = if self.reads_one() { CAUTIOUS_AHEAD_BYTES } else { AHEAD_BYTES };
         let one = AmqpConfig { urls: vec![url.clone()], ..self.config.clone() };
         let signal = EndSignal::new();
         let blocked = Arc::new(watch::Sender::new(false));
         let allowance = Arc::new(Allowance::new(ahead_bytes));
-        let link = Link::connect_throttled(&one, " history", &signal, &blocked, Some(&allowance)).await?;
+        let link =
+            Link::connect_throttled(&one, " history", &signal, &blocked, Some(&allowance)).await?;
         has_replica(&link, &self.queue).await?;
         Ok(Connected { link, ended: signal.subscribe(), allowance, reading: None })
     }
@@ -238,8 +241,11 @@ impl History {
         if self.connected.is_none() {
             self.reconnect().await?;
         }
-        let (prefetch, max) = if self.reads_one() { (1, 1) } else { (self.prefetch.current(), max) };
-        let Some(connected) = &mut self.connected else { return Err(BrokerError::Unreachable("no connection".into())) };
+        let (prefetch, max) =
+            if self.reads_one() { (1, 1) } else { (self.prefetch.current(), max) };
+        let Some(connected) = &mut self.connected else {
+            return Err(BrokerError::Unreachable("no connection".into()));
+        };
         let reading = match &mut connected.reading {
             Some(reading) => reading,
             None => {
@@ -263,7 +269,9 @@ impl History {
         // What an error leaves behind here comes again: only what is given out counts as read.
         let (mut newest, mut behind, mut bytes) = (0, self.next, 0);
         while let Some(next) = arrived {
-            let delivery = next.ok_or_else(|| BrokerError::Unreachable(attach::cancelled(&self.queue)))?.map_err(SessionEnded::from)?;
+            let delivery = next
+                .ok_or_else(|| BrokerError::Unreachable(attach::cancelled(&self.queue)))?
+                .map_err(SessionEnded::from)?;
             newest = delivery.delivery_tag;
             let delivery = Delivery::new(0, delivery);
             let Some(at) = delivery.header(STREAM_OFFSET).and_then(offset) else {
@@ -274,11 +282,17 @@ impl History {
             connected.allowance.took(delivery.body().len());
             bytes += delivery.body().len();
             batch.push((at, delivery));
-            arrived = if batch.len() < max && bytes < BATCH_BYTES { reading.consumer.next().now_or_never() } else { None };
+            arrived = if batch.len() < max && bytes < BATCH_BYTES {
+                reading.consumer.next().now_or_never()
+            } else {
+                None
+            };
         }
         // To a stream an acknowledgement is but the room for as many more. The first poll queues
         // the frame.
-        if let Some(Err(error)) = reading.channel.basic_ack(newest, BasicAckOptions { multiple: true }).now_or_never() {
+        if let Some(Err(error)) =
+            reading.channel.basic_ack(newest, BasicAckOptions { multiple: true }).now_or_never()
+        {
             return Err(SessionEnded::from(error).into());
         }
         self.next = behind;
@@ -296,7 +310,11 @@ impl History {
 /// Returns the failure that says most: a refusal says more than a node that is away.
 fn worst(mut failures: Vec<BrokerError>) -> BrokerError {
     let worst = failures.iter().position(BrokerError::is_final).unwrap_or(0);
-    if failures.is_empty() { BrokerError::Unreachable("no node is named".into()) } else { failures.swap_remove(worst) }
+    if failures.is_empty() {
+        BrokerError::Unreachable("no node is named".into())
+    } else {
+        failures.swap_remove(worst)
+    }
 }
 
 fn cause(ended: Option<&Option<SessionEnded>>) -> SessionEnded {

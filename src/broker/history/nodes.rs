@@ -1,5 +1,5 @@
-//! The history as all nodes of a cluster have it. A replica that lags behind ends too early, and its
-//! end must not be taken for the history's.
+//! The history as all nodes of a cluster have it. A replica that lags behind ends too early, and
+//! its end must not be taken for the history's.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -22,7 +22,10 @@ impl History {
     ///
     /// # Errors
     /// [`BrokerError`]: no node answers.
-    pub(super) async fn survey_nodes(&mut self, places: &[Place]) -> Result<Option<Survey>, BrokerError> {
+    pub(super) async fn survey_nodes(
+        &mut self,
+        places: &[Place],
+    ) -> Result<Option<Survey>, BrokerError> {
         let nodes = self.config.urls.len();
         if nodes < 2 {
             return Ok(None);
@@ -61,7 +64,11 @@ impl History {
             // The next one asks all again.
             self.silent.clear();
             // One at a time, what the broker cannot read is got past.
-            return if failures.iter().any(BrokerError::is_final) { Err(worst(failures)) } else { Ok(None) };
+            return if failures.iter().any(BrokerError::is_final) {
+                Err(worst(failures))
+            } else {
+                Ok(None)
+            };
         };
         self.silent.extend(missing);
         self.node = node;
@@ -86,10 +93,23 @@ mod tests {
     fn the_replica_that_lags_least_is_believed() {
         let survey = |first, end| Survey { first, end, places: Vec::new() };
         let lagging = (0, survey(0, 40));
-        let furthest_of = |surveys: &[(usize, Survey)]| furthest(surveys.iter().cloned()).map(|(node, survey)| (node, survey.end));
-        assert_eq!(furthest_of(&[lagging.clone(), (1, survey(0, 90)), (2, survey(0, 70))]), Some((1, 90)));
-        assert_eq!(furthest_of(&[(2, survey(0, 90)), (1, survey(5, 90)), lagging.clone()]), Some((1, 90)), "the first of two");
-        assert_eq!(furthest_of(&[(1, survey(0, 0)), lagging]), Some((0, 40)), "a replica that has nothing yet");
+        let furthest_of = |surveys: &[(usize, Survey)]| {
+            furthest(surveys.iter().cloned()).map(|(node, survey)| (node, survey.end))
+        };
+        assert_eq!(
+            furthest_of(&[lagging.clone(), (1, survey(0, 90)), (2, survey(0, 70))]),
+            Some((1, 90))
+        );
+        assert_eq!(
+            furthest_of(&[(2, survey(0, 90)), (1, survey(5, 90)), lagging.clone()]),
+            Some((1, 90)),
+            "the first of two"
+        );
+        assert_eq!(
+            furthest_of(&[(1, survey(0, 0)), lagging]),
+            Some((0, 40)),
+            "a replica that has nothing yet"
+        );
         assert_eq!(furthest_of(&[]), None);
     }
 }

@@ -174,7 +174,9 @@ impl History {
             match self.try_at(long_long(at), readable.clone()).await? {
                 Attached::Nothing => end = Some(at),
                 Attached::At(_) | Attached::Unreadable if at > 1 << 60 => {
-                    return Err(BrokerError::Unreachable("the history's end cannot be found".into()));
+                    return Err(BrokerError::Unreachable(
+                        "the history's end cannot be found".into(),
+                    ));
                 }
                 Attached::At(_) | Attached::Unreadable => (held, step) = (at, step * 2),
             }
@@ -190,19 +192,33 @@ impl History {
                     Attached::Unreadable => None,
                 },
             };
-            found.push(offset.map_or(Found { earliest: first, latest: end }, |offset| Found::at(offset.clamp(first, end))));
+            found.push(offset.map_or(Found { earliest: first, latest: end }, |offset| {
+                Found::at(offset.clamp(first, end))
+            }));
         }
         Ok(Survey { first, end, places: found })
     }
 }
 
 /// All places at once.
-pub(super) async fn survey(connected: &Connected, queue: &str, places: &[Place]) -> Result<Survey, BrokerError> {
-    let times: Vec<AMQPValue> =
-        places.iter().filter_map(|place| if let Place::Time(time) = place { Some(at_time(*time)) } else { None }).collect();
+pub(super) async fn survey(
+    connected: &Connected,
+    queue: &str,
+    places: &[Place],
+) -> Result<Survey, BrokerError> {
+    let times: Vec<AMQPValue> = places
+        .iter()
+        .filter_map(|place| if let Place::Time(time) = place { Some(at_time(*time)) } else { None })
+        .collect();
     let of_first = std::iter::once((1, long("first")));
     let mut probes = Vec::new();
-    attach_all(connected, queue, of_first.chain(times.into_iter().map(|time| (1, time))).collect(), &mut probes).await?;
+    attach_all(
+        connected,
+        queue,
+        of_first.chain(times.into_iter().map(|time| (1, time))).collect(),
+        &mut probes,
+    )
+    .await?;
     // Once it is over, the stream knows all of them: what it sends them goes before what it sends
     // to those that come later.
     round(connected, queue, &mut probes).await?;
@@ -225,7 +241,10 @@ pub(super) async fn survey(connected: &Connected, queue: &str, places: &[Place])
     let deadline = Instant::now() + ANSWER_TIMEOUT;
     let mut quiet_rounds = 0;
     // A time behind the last chunk gets nothing.
-    while probes[0].first.is_none() || (quiet_rounds < QUIET_ROUNDS && probes[1..before].iter().any(|probe| probe.first.is_none())) {
+    while probes[0].first.is_none()
+        || (quiet_rounds < QUIET_ROUNDS
+            && probes[1..before].iter().any(|probe| probe.first.is_none()))
+    {
         if Instant::now() >= deadline {
             return Err(BrokerError::Unreachable(format!(
                 "the history's first message did not come within {} s",
@@ -253,7 +272,11 @@ fn held_back() -> BrokerError {
 }
 
 /// Waits until the last of the probes has got something, and returns whether it has.
-pub(super) async fn comes(connected: &Connected, queue: &str, probes: &mut Vec<Probe>) -> Result<bool, BrokerError> {
+pub(super) async fn comes(
+    connected: &Connected,
+    queue: &str,
+    probes: &mut Vec<Probe>,
+) -> Result<bool, BrokerError> {
     let before = probes.len();
     for _ in 0..EMPTY_ROUNDS {
         let asked = Instant::now();
@@ -307,7 +330,9 @@ pub(super) async fn attach_all(
 ) -> Result<(), BrokerError> {
     let mut new: Vec<Option<Probe>> = Vec::new();
     new.resize_with(places.len(), || None);
-    let attach = |(at, (prefetch, place))| async move { (at, attach::attach(&connected.link, queue, prefetch, place).await) };
+    let attach = |(at, (prefetch, place))| async move {
+        (at, attach::attach(&connected.link, queue, prefetch, place).await)
+    };
     let mut attaching: FuturesUnordered<_> = places.into_iter().enumerate().map(attach).collect();
     loop {
         tokio::select! {
@@ -325,9 +350,15 @@ pub(super) async fn attach_all(
 
 /// Asks something on each channel and waits for the answers, which come behind what was sent there
 /// before.
-async fn round(connected: &Connected, queue: &str, probes: &mut [Probe]) -> Result<(), BrokerError> {
+async fn round(
+    connected: &Connected,
+    queue: &str,
+    probes: &mut [Probe],
+) -> Result<(), BrokerError> {
     let channels: Vec<_> = probes.iter().map(|probe| probe.reading.channel.clone()).collect();
-    let asked = channels.iter().map(|channel| answered(channel.basic_qos(1, BasicQosOptions { global: false })));
+    let asked = channels
+        .iter()
+        .map(|channel| answered(channel.basic_qos(1, BasicQosOptions { global: false })));
     let mut asked = pin!(try_join_all(asked));
     loop {
         tokio::select! {
@@ -342,7 +373,11 @@ async fn round(connected: &Connected, queue: &str, probes: &mut [Probe]) -> Resu
 }
 
 /// Takes what has come.
-fn sweep<'p>(connected: &Connected, queue: &str, probes: impl Iterator<Item = &'p mut Probe>) -> Result<(), BrokerError> {
+fn sweep<'p>(
+    connected: &Connected,
+    queue: &str,
+    probes: impl Iterator<Item = &'p mut Probe>,
+) -> Result<(), BrokerError> {
     for probe in probes {
         while let Some(offset) = given(&mut probe.reading.consumer, queue)? {
             probe.first = probe.first.or(Some(offset));

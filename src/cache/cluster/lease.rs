@@ -1,4 +1,5 @@
-//! Leases in a cluster: the sequence, the key and its tags are in slots of their own, so grant and fill take steps.
+//! Leases in a cluster: the sequence, the key and its tags are in slots of their own, so grant and
+//! fill take steps.
 
 use redis::Value;
 
@@ -14,8 +15,14 @@ use super::Cluster;
 use crate::registry::Expiry;
 
 impl Cache {
-    /// The lease first: what is invalidated after it voids it, what is invalidated before the sequence is read is known to the load.
-    pub(in crate::cache) async fn grant_in_cluster(&self, key: &str, token: &str, ttl_ms: i64) -> Result<Grant, CommandError> {
+    /// The lease first: what is invalidated after it voids it, what is invalidated before the
+    /// sequence is read is known to the load.
+    pub(in crate::cache) async fn grant_in_cluster(
+        &self,
+        key: &str,
+        token: &str,
+        ttl_ms: i64,
+    ) -> Result<Grant, CommandError> {
         if !slot::has_side_keys(key.as_bytes()) {
             return Err(homeless());
         }
@@ -29,7 +36,10 @@ impl Cache {
         since.arg(SEQUENCE);
         let since = match self.call("lease", since).await? {
             Value::Nil => 0,
-            Value::BulkString(number) => std::str::from_utf8(&number).ok().and_then(|number| number.parse().ok()).ok_or_else(unexpected)?,
+            Value::BulkString(number) => std::str::from_utf8(&number)
+                .ok()
+                .and_then(|number| number.parse().ok())
+                .ok_or_else(unexpected)?,
             _ => return Err(unexpected()),
         };
         Ok(Grant::Granted { since })
@@ -40,7 +50,8 @@ impl Cache {
         let lease = side_key(Kind::Lease, key.as_bytes());
         let mut left = redis::cmd("PTTL");
         left.arg(&lease);
-        if matches!(self.call("lease", left).await?, Value::Int(left) if left > lifetime::millis(LONGEST_LEASE)) {
+        if matches!(self.call("lease", left).await?, Value::Int(left) if left > lifetime::millis(LONGEST_LEASE))
+        {
             let mut cut = redis::cmd("PEXPIRE");
             cut.arg(&lease).arg(ttl_ms);
             self.call("lease", cut).await?;
@@ -48,8 +59,9 @@ impl Cache {
         Ok(())
     }
 
-    /// In this order: the key joins its tags' sets, and is refused where one was invalidated since the grant; the value is set if the lease
-    /// stands. An invalidation after the first finds the key there and voids its lease.
+    /// In this order: the key joins its tags' sets, and is refused where one was invalidated since
+    /// the grant; the value is set if the lease stands. An invalidation after the first finds the
+    /// key there and voids its lease.
     pub(in crate::cache) async fn fill_in_cluster(
         &self,
         cluster: &Cluster,
@@ -59,16 +71,23 @@ impl Cache {
         expiry: Expiry,
         tags: &[String],
     ) -> Result<Fill, CommandError> {
-        if !slot::has_side_keys(key.as_bytes()) || tags.iter().any(|tag| !slot::has_side_keys(self.tag_set(tag).as_bytes())) {
+        if !slot::has_side_keys(key.as_bytes())
+            || tags.iter().any(|tag| !slot::has_side_keys(self.tag_set(tag).as_bytes()))
+        {
             return Err(homeless());
         }
-        let Some(lifetime @ Lifetime { unit, millis, set_millis }) = Lifetime::draw(expiry, lifetime::now_ms()) else {
+        let Some(lifetime @ Lifetime { unit, millis, set_millis }) =
+            Lifetime::draw(expiry, lifetime::now_ms())
+        else {
             self.release_lease(key, token).await?;
             return Ok(Fill::Over);
         };
         let join = |tag: &String| {
             let set = self.tag_set(tag).into_bytes();
-            let mut command = JOIN_TAG.call(&mut Sent::all(), [set.as_slice(), &side_key(Kind::Generation, &set)].into_iter());
+            let mut command = JOIN_TAG.call(
+                &mut Sent::all(),
+                [set.as_slice(), &side_key(Kind::Generation, &set)].into_iter(),
+            );
             command.arg(key).arg(since).arg(unit.option()).arg(lifetime.joined_millis());
             command
         };

@@ -1,8 +1,9 @@
 //! Redis Cluster: commands go to the node that serves their slot, and follow a slot that moves.
 //!
-//! What keeps the order: a plan is sent once the one before it is done ([`Cluster::in_turn`]). Within one, the commands of a slot are in one
-//! pipeline, in order. Where a node sends one of them elsewhere, the rest of its slot is done again behind it, one by one: what was done
-//! twice leaves the cache as what was done once. So events never meet a redirection; they wait for it.
+//! What keeps the order: a plan is sent once the one before it is done ([`Cluster::in_turn`]).
+//! Within one, the commands of a slot are in one pipeline, in order. Where a node sends one of them
+//! elsewhere, the rest of its slot is done again behind it, one by one: what was done twice leaves
+//! the cache as what was done once. So events never meet a redirection; they wait for it.
 
 mod apply;
 mod lease;
@@ -37,11 +38,12 @@ pub(super) use nodes::Nodes;
 pub(super) use seal::Unsealed;
 use topology::Topology;
 
-/// How long one command is sent from node to node, or waits for its slot to have moved. After that the cluster counts as down.
+/// How long one command is sent from node to node, or waits for its slot to have moved. After that
+/// the cluster counts as down.
 const FOLLOW: Duration = Duration::from_secs(10);
 
-/// Before a command whose keys are on their way is sent again, or one that has been sent elsewhere before: nodes that disagree about a slot send it to
-/// and fro.
+/// Before a command whose keys are on their way is sent again, or one that has been sent elsewhere
+/// before: nodes that disagree about a slot send it to and fro.
 const MOVING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Slots that are followed at once.
@@ -85,7 +87,8 @@ impl Cluster {
         self.standing.connect().connect().await
     }
 
-    /// Takes for known that the cluster cannot be worked with, so that nothing more is sent before the next probe.
+    /// Takes for known that the cluster cannot be worked with, so that nothing more is sent before
+    /// the next probe.
     pub(super) fn give_up(&self, outage: &Outage) {
         if let Ok(nodes) = self.standing.live() {
             self.standing.give_up(&nodes, outage);
@@ -95,9 +98,11 @@ impl Cluster {
     /// The right to send a plan, or whatever is sealed. In the order of the first polls.
     async fn in_turn(&self) -> Result<(Arc<Nodes>, MutexGuard<'_, ()>), Outage> {
         let nodes = self.standing.live()?;
-        // Unconstrained: a task that has used up its budget must not be kept from queueing, or what comes after would go first.
+        // Unconstrained: a task that has used up its budget must not be kept from queueing, or what
+        // comes after would go first.
         let turn = tokio::task::unconstrained(self.turn.lock()).await;
-        // What the plan before met is this one's too: it must not take hold before that one is applied again.
+        // What the plan before met is this one's too: it must not take hold before that one is
+        // applied again.
         nodes.given_up().map_or(Ok(()), |outage| Err(outage.clone()))?;
         Ok((nodes, turn))
     }
@@ -121,11 +126,20 @@ impl Cluster {
         self.run(&nodes, &commands.iter().collect::<Vec<_>>(), None, &mut Unsealed::default()).await
     }
 
-    /// Sends commands, those of a slot in order, and awaits their answers, errors of single commands among them. Any outage is one of the
-    /// whole cluster. With `seals` (the turn must be ours), all that was done is sealed, what is `unsealed` from before included; without,
+    /// Sends commands, those of a slot in order, and awaits their answers, errors of single
+    /// commands among them. Any outage is one of the whole cluster. With `seals` (the turn must be
+    /// ours), all that was done is sealed, what is `unsealed` from before included; without,
     /// servers that did something are added there.
-    async fn run(&self, nodes: &Nodes, commands: &[&Cmd], seals: Option<&Cache>, unsealed: &mut Unsealed) -> Result<Vec<Value>, Outage> {
-        self.run_or_fail(nodes, commands, seals, unsealed).await.inspect_err(|outage| self.standing.give_up(nodes, outage))
+    async fn run(
+        &self,
+        nodes: &Nodes,
+        commands: &[&Cmd],
+        seals: Option<&Cache>,
+        unsealed: &mut Unsealed,
+    ) -> Result<Vec<Value>, Outage> {
+        self.run_or_fail(nodes, commands, seals, unsealed)
+            .await
+            .inspect_err(|outage| self.standing.give_up(nodes, outage))
     }
 
     pub(super) async fn run_or_fail(
@@ -142,7 +156,10 @@ impl Cluster {
             if let Some(cache) = seals {
                 seal::seal_batches(cache, nodes, &mut batches, unsealed);
             }
-            let mut under_way: Vec<_> = batches.iter().map(|batch| Box::pin(batch.node.socket.send(&batch.pipeline))).collect();
+            let mut under_way: Vec<_> = batches
+                .iter()
+                .map(|batch| Box::pin(batch.node.socket.send(&batch.pipeline)))
+                .collect();
             let first_poll = poll_once_each(&mut under_way).await;
             for ((future, ready), batch) in under_way.into_iter().zip(first_poll).zip(&batches) {
                 let mut values = match ready {
@@ -195,7 +212,8 @@ impl Cluster {
             }
             Ok::<_, Outage>(followed)
         };
-        let followed: Vec<_> = stream::iter(left).map(follow).buffer_unordered(FOLLOWED_AT_ONCE).try_collect().await?;
+        let followed: Vec<_> =
+            stream::iter(left).map(follow).buffer_unordered(FOLLOWED_AT_ONCE).try_collect().await?;
         for (place, (answer, node)) in followed.into_iter().flatten() {
             unsealed.add(&node);
             answers[place] = match (&answers[place], answer) {
@@ -208,7 +226,12 @@ impl Cluster {
     }
 
     /// Sends a command wherever it is told to; who did it.
-    async fn follow(&self, nodes: &Nodes, slot: u16, command: &Cmd) -> Result<(Value, Arc<Node>), Outage> {
+    async fn follow(
+        &self,
+        nodes: &Nodes,
+        slot: u16,
+        command: &Cmd,
+    ) -> Result<(Value, Arc<Node>), Outage> {
         let deadline = Instant::now() + FOLLOW;
         let mut whole = None;
         let mut asking = None;
@@ -225,18 +248,28 @@ impl Cluster {
             let late = Instant::now() > deadline;
             match elsewhere(&answer) {
                 None => return Ok((answer, node)),
-                Some(_) if late => return Err(Outage::new("the Redis cluster is moving slots and does not come to an end")),
+                Some(_) if late => {
+                    return Err(Outage::new(
+                        "the Redis cluster is moving slots and does not come to an end",
+                    ));
+                }
                 Some(Elsewhere::Moved(to)) => {
                     if std::mem::replace(&mut moved, true) {
                         tokio::time::sleep(MOVING_PAUSE).await;
                     }
                     nodes.move_slot(slot, &self.node(nodes, &to.or_host_of(&node.address)).await?);
                 }
-                Some(Elsewhere::Ask(to)) => asking = Some(self.node(nodes, &to.or_host_of(&node.address)).await?),
+                Some(Elsewhere::Ask(to)) => {
+                    asking = Some(self.node(nodes, &to.or_host_of(&node.address)).await?)
+                }
                 Some(Elsewhere::Wait) => tokio::time::sleep(MOVING_PAUSE).await,
                 Some(Elsewhere::Script) => match script::whole(command) {
                     Some(script) if whole.is_none() => whole = Some(script),
-                    _ => return Err(Outage::new("Redis lost its scripts in the middle of a batch (NOSCRIPT)")),
+                    _ => {
+                        return Err(Outage::new(
+                            "Redis lost its scripts in the middle of a batch (NOSCRIPT)",
+                        ));
+                    }
                 },
             }
         }
@@ -274,8 +307,13 @@ fn by_node(nodes: &Nodes, commands: &[&Cmd], slots: &[u16]) -> Vec<NodeBatch> {
         let mut open: Vec<Option<usize>> = vec![None; nodes.len()];
         for (place, (command, &slot)) in commands.iter().zip(slots).enumerate() {
             let owner = usize::from(owners[usize::from(slot)]);
-            let bytes: usize = command.args_iter().map(|argument| if let Arg::Simple(bytes) = argument { bytes.len() } else { 0 }).sum();
-            let full = |batch: &NodeBatch| batch.places.len() >= CHUNK_COMMANDS || batch.bytes + bytes > CHUNK_BYTES;
+            let bytes: usize = command
+                .args_iter()
+                .map(|argument| if let Arg::Simple(bytes) = argument { bytes.len() } else { 0 })
+                .sum();
+            let full = |batch: &NodeBatch| {
+                batch.places.len() >= CHUNK_COMMANDS || batch.bytes + bytes > CHUNK_BYTES
+            };
             let batch = match open[owner] {
                 Some(batch) if !full(&batches[batch]) => batch,
                 _ => {
@@ -324,12 +362,18 @@ mod tests {
     #[test]
     fn redirections_say_where_to() {
         let at = |host: &str, port| Address { host: host.into(), port };
-        assert_eq!(answered("MOVED", "3999 127.0.0.1:6381"), Some(Elsewhere::Moved(at("127.0.0.1", 6_381))));
+        assert_eq!(
+            answered("MOVED", "3999 127.0.0.1:6381"),
+            Some(Elsewhere::Moved(at("127.0.0.1", 6_381)))
+        );
         assert_eq!(answered("ASK", "3999 ::1:6381"), Some(Elsewhere::Ask(at("::1", 6_381))));
         let nameless = at("", 6_381);
         assert_eq!(answered("MOVED", "3999 :6381"), Some(Elsewhere::Moved(nameless.clone())));
         assert_eq!(nameless.or_host_of(&at("h", 1)), at("h", 6_381));
-        assert_eq!(answered("TRYAGAIN", "Multiple keys request during rehashing of slot"), Some(Elsewhere::Wait));
+        assert_eq!(
+            answered("TRYAGAIN", "Multiple keys request during rehashing of slot"),
+            Some(Elsewhere::Wait)
+        );
         assert_eq!(answered("WRONGTYPE", ""), None);
         assert_eq!(elsewhere(&Value::Int(1)), None);
     }

@@ -1,4 +1,5 @@
-//! The primaries of a cluster, a connection to each, and who serves which slot. They stand and fall together.
+//! The primaries of a cluster, a connection to each, and who serves which slot. They stand and fall
+//! together.
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
@@ -71,7 +72,12 @@ impl Nodes {
     /// A slot is served by another node from now on.
     pub(super) fn move_slot(&self, slot: u16, to: &Arc<Node>) {
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = map.nodes.iter().position(|node| Arc::ptr_eq(node, to)).and_then(|place| u16::try_from(place).ok()) {
+        if let Some(place) = map
+            .nodes
+            .iter()
+            .position(|node| Arc::ptr_eq(node, to))
+            .and_then(|place| u16::try_from(place).ok())
+        {
             map.owners[usize::from(slot)] = place;
         }
     }

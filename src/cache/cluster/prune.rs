@@ -1,7 +1,10 @@
-//! Upkeep of tags' sets in a cluster, where asking for a key and taking it out of a set are two steps: between them the key may be set.
+//! Upkeep of tags' sets in a cluster, where asking for a key and taking it out of a set are two
+//! steps: between them the key may be set.
 //!
-//! So the second look at what was set aside ([`asides`](super::super::asides)) is needed here even where every key joins its tag's set in one step with
-//! its value. By then a reader's fill has its lease or will be refused; a plan's write is long set, and its key joins the set once more behind it.
+//! So the second look at what was set aside ([`asides`](super::super::asides)) is needed here even
+//! where every key joins its tag's set in one step with its value. By then a reader's fill has its
+//! lease or will be refused; a plan's write is long set, and its key joins the set once more behind
+//! it.
 
 use redis::{Cmd, Value};
 
@@ -22,13 +25,19 @@ pub(in crate::cache) const CURSOR_BITS: u32 = 52;
 
 impl Cache {
     /// See [`Cache::tag_sets`]: one primary after the other.
-    pub(in crate::cache) async fn tag_sets_in_cluster(&self, cluster: &Cluster, cursor: u64, scan: Cmd) -> Result<TagSets, CommandError> {
+    pub(in crate::cache) async fn tag_sets_in_cluster(
+        &self,
+        cluster: &Cluster,
+        cursor: u64,
+        scan: Cmd,
+    ) -> Result<TagSets, CommandError> {
         let nodes = cluster.standing.live()?;
         let primaries = nodes.read(|nodes, owners| {
             let mut places: Vec<u16> = owners.to_vec();
             places.sort_unstable();
             places.dedup();
-            let mut primaries: Vec<_> = places.iter().filter_map(|place| nodes.get(usize::from(*place))).cloned().collect();
+            let mut primaries: Vec<_> =
+                places.iter().filter_map(|place| nodes.get(usize::from(*place))).cloned().collect();
             primaries.sort_by_key(|node| order(&node.address));
             primaries
         });
@@ -36,7 +45,10 @@ impl Cache {
         let Some(node) = usize::try_from(place).ok().and_then(|place| primaries.get(place)) else {
             return Ok(TagSets { next: 0, sets: Vec::new() });
         };
-        let answer = failure::of_answer("SCAN", Some(self.ask_node(node, scan).await.inspect_err(|outage| cluster.give_up(outage))?))?;
+        let answer = failure::of_answer(
+            "SCAN",
+            Some(self.ask_node(node, scan).await.inspect_err(|outage| cluster.give_up(outage))?),
+        )?;
         let (next, sets) = slice(&answer).ok_or_else(unexpected)?;
         let next = match next {
             0 if place + 1 < primaries.len() as u64 => (place + 1) << CURSOR_BITS,
@@ -68,25 +80,36 @@ impl Cache {
         if !only_count && !gone.is_empty() {
             let keys = aside(set);
             let [first, second, third, fourth] = &keys;
-            let mut command = SET_ASIDE.call(&mut Sent::all(), [set, first, second, third, fourth].into_iter());
+            let mut command =
+                SET_ASIDE.call(&mut Sent::all(), [set, first, second, third, fourth].into_iter());
             command.arg(self.aside_ms()).arg(&gone);
             self.call("prune", command).await?;
         }
         Ok(Pruned { next, looked, gone: gone.len() as u64 })
     }
 
-    /// Looks for the second time at some of what was set aside of a tag's set; whether there may be more.
+    /// Looks for the second time at some of what was set aside of a tag's set; whether there may be
+    /// more.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub(in crate::cache) async fn settle_in_cluster(&self, cluster: &Cluster, set: &[u8]) -> Result<bool, CommandError> {
+    pub(in crate::cache) async fn settle_in_cluster(
+        &self,
+        cluster: &Cluster,
+        set: &[u8],
+    ) -> Result<bool, CommandError> {
         let keys = aside(set);
         let mut look = LOOK_ASIDE.call(&mut Sent::all(), keys.iter().map(Vec::as_slice));
         look.arg(self.aside_ms()).arg(PRUNE_STEP);
         let Value::Array(found) = self.call("prune", look).await? else { return Err(unexpected()) };
         let [Value::Int(place), members @ ..] = found.as_slice() else { return Ok(false) };
-        let filled = usize::try_from(*place).ok().and_then(|place| keys.get(place)).ok_or_else(unexpected)?;
-        let members = members.iter().filter_map(|member| if let Value::BulkString(key) = member { Some(key.clone()) } else { None });
+        let filled = usize::try_from(*place)
+            .ok()
+            .and_then(|place| keys.get(place))
+            .ok_or_else(unexpected)?;
+        let members = members.iter().filter_map(|member| {
+            if let Value::BulkString(key) = member { Some(key.clone()) } else { None }
+        });
         let (there, gone) = self.there_and_gone(cluster, members.collect()).await?;
         let mut command = COME_BACK.call(&mut Sent::all(), [filled.as_slice(), set].into_iter());
         command.arg(there.len()).arg(gone.len()).arg(&there).arg(&gone);
@@ -95,7 +118,11 @@ impl Cache {
     }
 
     /// Members whose keys or leases are there, or that we may not ask about; and the others.
-    async fn there_and_gone(&self, cluster: &Cluster, members: Vec<Vec<u8>>) -> Result<(Vec<Vec<u8>>, Vec<Vec<u8>>), CommandError> {
+    async fn there_and_gone(
+        &self,
+        cluster: &Cluster,
+        members: Vec<Vec<u8>>,
+    ) -> Result<(Vec<Vec<u8>>, Vec<Vec<u8>>), CommandError> {
         let exists = |member: &Vec<u8>| {
             let mut command = redis::cmd("EXISTS");
             command.arg(member);
@@ -107,7 +134,9 @@ impl Cache {
         let answers = cluster.run_standing(&members.iter().map(exists).collect::<Vec<_>>()).await?;
         let (mut there, mut gone) = (Vec::new(), Vec::new());
         for (member, answer) in members.into_iter().zip(answers) {
-            if let Err(CommandError::Outage(outage)) = failure::of_answer("EXISTS", Some(answer.clone())) {
+            if let Err(CommandError::Outage(outage)) =
+                failure::of_answer("EXISTS", Some(answer.clone()))
+            {
                 cluster.give_up(&outage);
                 return Err(outage.into());
             }

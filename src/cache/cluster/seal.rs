@@ -1,8 +1,11 @@
-//! Seals in a cluster: behind what each primary did of a batch stands a mark that lies there, or it is not known to last.
+//! Seals in a cluster: behind what each primary did of a batch stands a mark that lies there, or it
+//! is not known to last.
 //!
-//! Whoever seals holds the turn, so at any time one seal at most of each mark is on its way: where a slot has moved, its mark was not touched for
-//! certain, and another of the same primary's takes its place. A mark that follows its slot is compared where it is: so a primary that takes over
-//! what another had, with less than it had confirmed, is found out by the first batch that is sent on to it.
+//! Whoever seals holds the turn, so at any time one seal at most of each mark is on its way: where
+//! a slot has moved, its mark was not touched for certain, and another of the same primary's takes
+//! its place. A mark that follows its slot is compared where it is: so a primary that takes over
+//! what another had, with less than it had confirmed, is found out by the first batch that is sent
+//! on to it.
 
 use std::sync::Arc;
 
@@ -34,11 +37,19 @@ impl Unsealed {
 }
 
 /// Puts a seal behind the last commands of each server, and on those that did something before.
-pub(super) fn seal_batches(cache: &Cache, nodes: &Nodes, batches: &mut Vec<NodeBatch>, before: &Unsealed) {
+pub(super) fn seal_batches(
+    cache: &Cache,
+    nodes: &Nodes,
+    batches: &mut Vec<NodeBatch>,
+    before: &Unsealed,
+) {
     if !cache.chain.seals() {
         return;
     }
-    let idle = before.nodes.iter().filter(|node| !batches.iter().any(|batch| Arc::ptr_eq(&batch.node, node)));
+    let idle = before
+        .nodes
+        .iter()
+        .filter(|node| !batches.iter().any(|batch| Arc::ptr_eq(&batch.node, node)));
     let idle: Vec<_> = idle.map(|node| NodeBatch::empty(Arc::clone(node))).collect();
     batches.extend(idle);
     let mut behind: Vec<Arc<Node>> = Vec::with_capacity(batches.len());
@@ -48,7 +59,8 @@ pub(super) fn seal_batches(cache: &Cache, nodes: &Nodes, batches: &mut Vec<NodeB
         }
         behind.push(Arc::clone(&batch.node));
         let mark = mark_at(cache, nodes, &batch.node, &[]);
-        if let Some((seal, command)) = mark.and_then(|mark| cache.seal_with(mark, &mut Sent::all())) {
+        if let Some((seal, command)) = mark.and_then(|mark| cache.seal_with(mark, &mut Sent::all()))
+        {
             batch.pipeline.add_command(command);
             batch.seal = Some(seal);
         }
@@ -69,22 +81,39 @@ fn mark_at(cache: &Cache, nodes: &Nodes, node: &Arc<Node>, but: &[usize]) -> Opt
 
 impl Cluster {
     /// Sends commands by themselves, and seals what they did.
-    pub(in crate::cache) async fn run_sealed(&self, cache: &Cache, commands: &[Cmd]) -> Result<Vec<Value>, Outage> {
+    pub(in crate::cache) async fn run_sealed(
+        &self,
+        cache: &Cache,
+        commands: &[Cmd],
+    ) -> Result<Vec<Value>, Outage> {
         let (nodes, _turn) = self.in_turn().await?;
-        self.run(&nodes, &commands.iter().collect::<Vec<_>>(), Some(cache), &mut Unsealed::default()).await
+        self.run(
+            &nodes,
+            &commands.iter().collect::<Vec<_>>(),
+            Some(cache),
+            &mut Unsealed::default(),
+        )
+        .await
     }
 
     /// Moves every mark on by a seal.
     pub(in crate::cache) async fn seal_all(&self, cache: &Cache) -> Result<(), Outage> {
         let (nodes, _turn) = self.in_turn().await?;
-        let (seals, commands): (Vec<Seal>, Vec<Cmd>) =
-            (0..cache.marks.len()).filter_map(|mark| cache.seal_with(mark, &mut Sent::all())).unzip();
-        let answers = self.run(&nodes, &commands.iter().collect::<Vec<_>>(), None, &mut Unsealed::default()).await?;
-        let sealed = seals.into_iter().zip(&answers).try_for_each(|(seal, answer)| cache.sealed(seal, answer));
+        let (seals, commands): (Vec<Seal>, Vec<Cmd>) = (0..cache.marks.len())
+            .filter_map(|mark| cache.seal_with(mark, &mut Sent::all()))
+            .unzip();
+        let answers = self
+            .run(&nodes, &commands.iter().collect::<Vec<_>>(), None, &mut Unsealed::default())
+            .await?;
+        let sealed = seals
+            .into_iter()
+            .zip(&answers)
+            .try_for_each(|(seal, answer)| cache.sealed(seal, answer));
         sealed.inspect_err(|outage| self.standing.give_up(&nodes, outage))
     }
 
-    /// Asks marks; the commands are made once no other seal is on its way. Also who serves each of so many hashes.
+    /// Asks marks; the commands are made once no other seal is on its way. Also who serves each of
+    /// so many hashes.
     pub(in crate::cache) async fn ask_marks(
         &self,
         count: usize,
@@ -92,8 +121,13 @@ impl Cluster {
     ) -> Result<(Vec<Value>, Vec<Address>), Outage> {
         let (nodes, _turn) = self.in_turn().await?;
         let commands = ask();
-        let answers = self.run(&nodes, &commands.iter().collect::<Vec<_>>(), None, &mut Unsealed::default()).await?;
-        Ok((answers, (0..count).map(|mark| nodes.owner(marks::slot_of(mark)).address.clone()).collect()))
+        let answers = self
+            .run(&nodes, &commands.iter().collect::<Vec<_>>(), None, &mut Unsealed::default())
+            .await?;
+        Ok((
+            answers,
+            (0..count).map(|mark| nodes.owner(marks::slot_of(mark)).address.clone()).collect(),
+        ))
     }
 
     /// Returns what each server that is connected to says of itself, those that serve no slot any
@@ -110,7 +144,13 @@ impl Cluster {
     }
 
     /// What the seal behind a server's commands came to.
-    pub(super) fn note_seal(cache: &Cache, unsealed: &mut Unsealed, node: &Arc<Node>, seal: Seal, answer: &Value) -> Result<(), Outage> {
+    pub(super) fn note_seal(
+        cache: &Cache,
+        unsealed: &mut Unsealed,
+        node: &Arc<Node>,
+        seal: Seal,
+        answer: &Value,
+    ) -> Result<(), Outage> {
         match elsewhere(answer) {
             None => {
                 cache.sealed(seal, answer)?;
@@ -126,9 +166,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// Seals what servers did whose seals were sent elsewhere, or that were not expected to do anything. Where all marks of a server turn out to have
-    /// left it, another may have taken its place, with less than it did: that part of the batch is to be applied again.
-    pub(super) async fn seal_rest(&self, cache: &Cache, nodes: &Nodes, unsealed: &mut Unsealed) -> Result<(), Outage> {
+    /// Seals what servers did whose seals were sent elsewhere, or that were not expected to do
+    /// anything. Where all marks of a server turn out to have left it, another may have taken its
+    /// place, with less than it did: that part of the batch is to be applied again.
+    pub(super) async fn seal_rest(
+        &self,
+        cache: &Cache,
+        nodes: &Nodes,
+        unsealed: &mut Unsealed,
+    ) -> Result<(), Outage> {
         if !cache.chain.seals() {
             return Ok(());
         }
@@ -138,7 +184,9 @@ impl Cluster {
             loop {
                 let Some(mark) = mark_at(cache, nodes, &node, &left) else {
                     if !left.is_empty() {
-                        return Err(Outage::new("all marks of a node of the Redis cluster have moved: what it did is done again"));
+                        return Err(Outage::new(
+                            "all marks of a node of the Redis cluster have moved: what it did is done again",
+                        ));
                     }
                     cache.chain.leaves_uncovered(&node.address);
                     break;

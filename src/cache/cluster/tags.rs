@@ -1,4 +1,5 @@
-//! Tags in a cluster: a set is detached in its own slot, its members are deleted in theirs, and only then they leave the set.
+//! Tags in a cluster: a set is detached in its own slot, its members are deleted in theirs, and
+//! only then they leave the set.
 
 use redis::{Cmd, Value};
 
@@ -35,10 +36,20 @@ impl Detached {
     /// From the answer of `detach_tag.lua`.
     pub(super) fn read(id: OperationId, set: Vec<u8>, number: u64, answer: &Value) -> Option<Self> {
         let Value::Array(parts) = answer else { return None };
-        let [Value::Int(others), Value::Int(size), members @ ..] = parts.as_slice() else { return None };
+        let [Value::Int(others), Value::Int(size), members @ ..] = parts.as_slice() else {
+            return None;
+        };
         let is_whole = !members.is_empty();
         let members = without_own(&set, texts(members));
-        Some(Self { id, set, number, size: u64::try_from(*size).ok()?, is_whole, members, others: *others > 0 })
+        Some(Self {
+            id,
+            set,
+            number,
+            size: u64::try_from(*size).ok()?,
+            is_whole,
+            members,
+            others: *others > 0,
+        })
     }
 
     /// Once the keys of all members are gone: whether there is a set to be dropped.
@@ -67,15 +78,21 @@ pub(super) fn numbers(count: usize) -> Cmd {
 pub(super) fn first_number(answer: &Value) -> Result<u64, CommandError> {
     match answer {
         Value::ServerError(error) => Err(failure::classify("invalidate_tag", error)),
-        Value::BulkString(number) => std::str::from_utf8(number).ok().and_then(|number| number.parse().ok()).ok_or_else(unexpected),
+        Value::BulkString(number) => std::str::from_utf8(number)
+            .ok()
+            .and_then(|number| number.parse().ok())
+            .ok_or_else(unexpected),
         _ => Err(unexpected()),
     }
 }
 
 /// Detaches a tag's set; of one with at most `most` members, they are told.
 pub(super) fn detach(set: &[u8], number: u64, most: usize) -> Cmd {
-    let (generation, record, detached) =
-        (side_key(Kind::Generation, set), side_key(Kind::Drain, set), detached(set, number.to_string().as_bytes()));
+    let (generation, record, detached) = (
+        side_key(Kind::Generation, set),
+        side_key(Kind::Drain, set),
+        detached(set, number.to_string().as_bytes()),
+    );
     let [first, second, third, fourth] = aside(set);
     let keys = [set, &generation, &record, &detached, &first, &second, &third, &fourth];
     let mut command = DETACH_TAG.call(&mut Sent::all(), keys.into_iter());
@@ -85,7 +102,10 @@ pub(super) fn detach(set: &[u8], number: u64, most: usize) -> Cmd {
 
 /// Drops what was detached under that number, and its entry in the tag's record.
 pub(super) fn drop_detached(set: &[u8], number: &[u8]) -> Cmd {
-    let mut command = DROP_DETACHED.call(&mut Sent::all(), [detached(set, number).as_slice(), &side_key(Kind::Drain, set)].into_iter());
+    let mut command = DROP_DETACHED.call(
+        &mut Sent::all(),
+        [detached(set, number).as_slice(), &side_key(Kind::Drain, set)].into_iter(),
+    );
     command.arg(number);
     command
 }
@@ -98,22 +118,36 @@ pub(super) fn list(set: &[u8]) -> Cmd {
 }
 
 impl Cache {
-    /// Adds a key to a tag's set, for as long as the value may live; nothing where its time is over.
-    pub(super) fn add_member(&self, key: &str, tag: &str, expiry: Expiry, now_ms: i64) -> Option<Cmd> {
+    /// Adds a key to a tag's set, for as long as the value may live; nothing where its time is
+    /// over.
+    pub(super) fn add_member(
+        &self,
+        key: &str,
+        tag: &str,
+        expiry: Expiry,
+        now_ms: i64,
+    ) -> Option<Cmd> {
         let lifetime = Lifetime::draw(expiry, now_ms)?;
-        let mut command = ADD_MEMBER.call(&mut Sent::all(), [self.tag_set(tag).as_bytes()].into_iter());
+        let mut command =
+            ADD_MEMBER.call(&mut Sent::all(), [self.tag_set(tag).as_bytes()].into_iter());
         command.arg(key).arg(lifetime.unit.option()).arg(lifetime.joined_millis());
         Some(command)
     }
 
     /// See [`Cache::invalidate_tag`].
-    pub(in crate::cache) async fn invalidate_in_cluster(&self, cluster: &Cluster, tag: &str) -> Result<Invalidated, CommandError> {
+    pub(in crate::cache) async fn invalidate_in_cluster(
+        &self,
+        cluster: &Cluster,
+        tag: &str,
+    ) -> Result<Invalidated, CommandError> {
         let set = self.tag_set(tag).into_bytes();
         let number = first_number(&self.call("invalidate_tag", numbers(1)).await?)?;
         // Not even few are told: the drain is the same for all.
         let answer = self.call_sealed("invalidate_tag", detach(&set, number, 0)).await?;
         let Value::Array(parts) = answer else { return Err(unexpected()) };
-        let [Value::Int(others), Value::Int(size), ..] = parts.as_slice() else { return Err(unexpected()) };
+        let [Value::Int(others), Value::Int(size), ..] = parts.as_slice() else {
+            return Err(unexpected());
+        };
         if usize::try_from(*size).is_ok_and(|size| size > SLICE) {
             self.call("SADD", list(&set)).await?;
             return Ok(Invalidated { existed: 0, gone: 0, draining: true });
@@ -121,12 +155,14 @@ impl Cache {
         if *size == 0 {
             return Ok(Invalidated { existed: 0, gone: 0, draining: *others > 0 });
         }
-        let [_, existed, gone, left, _, _] = self.drain_slice_in_cluster(cluster, &set, number.to_string().as_bytes(), 0).await?;
+        let [_, existed, gone, left, _, _] =
+            self.drain_slice_in_cluster(cluster, &set, number.to_string().as_bytes(), 0).await?;
         Ok(Invalidated { existed, gone, draining: *others > 0 || left == 1 })
     }
 
-    /// What `drain_slice.lua` does, and its answer: members leave the set only after their keys are gone. Whether a set was lost cannot be told:
-    /// another worker may be about to take its number out of the record.
+    /// What `drain_slice.lua` does, and its answer: members leave the set only after their keys are
+    /// gone. Whether a set was lost cannot be told: another worker may be about to take its number
+    /// out of the record.
     pub(in crate::cache) async fn drain_slice_in_cluster(
         &self,
         cluster: &Cluster,
@@ -155,13 +191,20 @@ impl Cache {
     }
 
     /// Deletes keys and their leases, the leases first; how many existed.
-    async fn delete_members(&self, cluster: &Cluster, members: &[Vec<u8>]) -> Result<u64, CommandError> {
+    async fn delete_members(
+        &self,
+        cluster: &Cluster,
+        members: &[Vec<u8>],
+    ) -> Result<u64, CommandError> {
         let key = |key: &[u8]| {
             let mut command = redis::cmd("UNLINK");
             command.arg(key);
             command
         };
-        let commands: Vec<Cmd> = members.iter().flat_map(|member| [key(&side_key(Kind::Lease, member)), key(member)]).collect();
+        let commands: Vec<Cmd> = members
+            .iter()
+            .flat_map(|member| [key(&side_key(Kind::Lease, member)), key(member)])
+            .collect();
         let mut existed = 0;
         for pair in cluster.run_sealed(self, &commands).await?.chunks(2) {
             for answer in pair {
@@ -184,10 +227,16 @@ pub(super) fn slice(answer: &Value) -> Option<(u64, Vec<Vec<u8>>)> {
 }
 
 fn texts(values: &[Value]) -> Vec<Vec<u8>> {
-    values.iter().filter_map(|value| if let Value::BulkString(text) = value { Some(text.clone()) } else { None }).collect()
+    values
+        .iter()
+        .filter_map(
+            |value| if let Value::BulkString(text) = value { Some(text.clone()) } else { None },
+        )
+        .collect()
 }
 
-/// Leaves out the members of a tag's set that are unstale's own keys, and logs that there were some.
+/// Leaves out the members of a tag's set that are unstale's own keys, and logs that there were
+/// some.
 fn without_own(set: &[u8], mut members: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     let all = members.len();
     members.retain(|member| !is_own(member));

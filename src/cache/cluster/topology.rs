@@ -1,4 +1,5 @@
-//! Finds a cluster's primaries: asks whichever node answers, believes the one that has seen the latest failover, and connects to all.
+//! Finds a cluster's primaries: asks whichever node answers, believes the one that has seen the
+//! latest failover, and connects to all.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +21,8 @@ use super::super::standing::Connect;
 use super::nodes::{Node, Nodes};
 use crate::config::{RedisConfig, TlsConfig};
 
-/// Once one node has said what it knows, how long the others are waited for: one of them may have seen a later failover.
+/// Once one node has said what it knows, how long the others are waited for: one of them may have
+/// seen a later failover.
 const OTHERS_WAIT: Duration = Duration::from_millis(250);
 
 /// Nodes that are remembered, beside those of `UNSTALE_REDIS_URL`.
@@ -67,13 +69,28 @@ impl Topology {
         }
         socket::client(first, &config.tls)?;
         let seeds = config.urls.iter().map(|url| Address::of(url.expose())).collect();
-        Ok(Self { seeds, known: Mutex::default(), url: first.clone(), tls: config.tls.clone(), queue: queue.to_owned() })
+        Ok(Self {
+            seeds,
+            known: Mutex::default(),
+            url: first.clone(),
+            tls: config.tls.clone(),
+            queue: queue.to_owned(),
+        })
     }
 
     /// Connects to a node.
-    pub(super) async fn node(&self, address: &Address, slots: &[(u16, u16)]) -> Result<Node, Outage> {
-        let probe_key = (!slots.is_empty()).then(|| side_keys::probe_with_tag(&slot::tag_within(slots), &self.queue));
-        Ok(Node { socket: Socket::connect(&self.client(address)?).await?, address: address.clone(), probe_key })
+    pub(super) async fn node(
+        &self,
+        address: &Address,
+        slots: &[(u16, u16)],
+    ) -> Result<Node, Outage> {
+        let probe_key = (!slots.is_empty())
+            .then(|| side_keys::probe_with_tag(&slot::tag_within(slots), &self.queue));
+        Ok(Node {
+            socket: Socket::connect(&self.client(address)?).await?,
+            address: address.clone(),
+            probe_key,
+        })
     }
 
     fn client(&self, address: &Address) -> Result<redis::Client, Outage> {
@@ -84,8 +101,11 @@ impl Topology {
     /// What the node that knows most says, of those that answer in time.
     async fn view(&self) -> Result<View, Outage> {
         let mut addresses = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        addresses.extend(self.seeds.iter().filter(|seed| !addresses.contains(seed)).cloned().collect::<Vec<_>>());
-        let mut asked: FuturesUnordered<_> = addresses.iter().map(|address| self.view_of(address)).collect();
+        addresses.extend(
+            self.seeds.iter().filter(|seed| !addresses.contains(seed)).cloned().collect::<Vec<_>>(),
+        );
+        let mut asked: FuturesUnordered<_> =
+            addresses.iter().map(|address| self.view_of(address)).collect();
         let mut failure = Outage::new("no node of the Redis cluster answers");
         let mut best: Option<View> = None;
         while best.is_none() {
@@ -119,13 +139,19 @@ impl Topology {
             if let Value::ServerError(error) = answer {
                 return Err(match failure::classify("CLUSTER SLOTS", error) {
                     CommandError::Outage(outage) => outage,
-                    CommandError::Refused(cause) | CommandError::Failed(cause) => failure::no_cluster(&cause),
+                    CommandError::Refused(cause) | CommandError::Failed(cause) => {
+                        failure::no_cluster(&cause)
+                    }
                 });
             }
         }
-        let [info, slots] = answers.as_slice() else { return Err(Outage::new("a node of the Redis cluster does not say what it knows")) };
+        let [info, slots] = answers.as_slice() else {
+            return Err(Outage::new("a node of the Redis cluster does not say what it knows"));
+        };
         let epoch = epoch(info).unwrap_or(0);
-        let Value::Array(slots) = slots else { return Err(Outage::new("a node of the Redis cluster does not say who serves what")) };
+        let Value::Array(slots) = slots else {
+            return Err(Outage::new("a node of the Redis cluster does not say who serves what"));
+        };
         Ok(View { epoch, ranges: slots.iter().filter_map(|entry| range(entry, address)).collect() })
     }
 }
@@ -154,11 +180,14 @@ impl Connect for Topology {
                 primaries.len() - 1
             });
             primaries[place].1.push((*first, *last));
-            owners[usize::from(*first)..=usize::from(*last)].fill(u16::try_from(place).unwrap_or(NOBODY));
+            owners[usize::from(*first)..=usize::from(*last)]
+                .fill(u16::try_from(place).unwrap_or(NOBODY));
         }
         let unserved = owners.iter().filter(|&&owner| owner == NOBODY).count();
         if unserved > 0 {
-            return Err(Outage::new(format!("nobody serves {unserved} of the Redis cluster's {SLOTS} slots")));
+            return Err(Outage::new(format!(
+                "nobody serves {unserved} of the Redis cluster's {SLOTS} slots"
+            )));
         }
         let connecting = primaries.iter().map(|(address, slots)| async move {
             let named = |outage: Outage| Outage { cause: format!("{address}: {outage}"), ..outage };
@@ -174,7 +203,9 @@ impl Connect for Topology {
             let Some(key) = node.probe_key.as_deref() else { return Ok(()) };
             match node.socket.write_probe(key).await? {
                 Some(error) if ["ASK", "TRYAGAIN"].contains(&error.code()) => Ok(()),
-                Some(error) if error.code() == "MOVED" => Err(Outage::new("the Redis cluster has moved slots (MOVED)")),
+                Some(error) if error.code() == "MOVED" => {
+                    Err(Outage::new("the Redis cluster has moved slots (MOVED)"))
+                }
                 Some(error) => Err(failure::takes_no_writes(&error)),
                 None => Ok(()),
             }
@@ -192,17 +223,26 @@ fn epoch(info: &Value) -> Option<u64> {
     info.lines().find_map(|line| line.strip_prefix("cluster_current_epoch:"))?.trim().parse().ok()
 }
 
-/// An entry of `CLUSTER SLOTS`: first, last, then nodes as host, port, and more. A node that does not know its own host leaves it empty.
+/// An entry of `CLUSTER SLOTS`: first, last, then nodes as host, port, and more. A node that does
+/// not know its own host leaves it empty.
 fn range(entry: &Value, asked: &Address) -> Option<Range> {
     let Value::Array(parts) = entry else { return None };
     let [Value::Int(first), Value::Int(last), nodes @ ..] = parts.as_slice() else { return None };
     let address = |node: &Value| {
         let Value::Array(node) = node else { return None };
         let (host, Some(Value::Int(port))) = (text(node.first()), node.get(1)) else { return None };
-        Some(Address { host: host.unwrap_or_default().to_owned(), port: u16::try_from(*port).ok()? }.or_host_of(asked))
+        Some(
+            Address { host: host.unwrap_or_default().to_owned(), port: u16::try_from(*port).ok()? }
+                .or_host_of(asked),
+        )
     };
-    let (first, last) = (u16::try_from(*first).ok()?, u16::try_from(*last).ok().filter(|last| *last < SLOTS)?);
-    (first <= last).then(|| Range { first, last, nodes: nodes.iter().filter_map(address).collect() })
+    let (first, last) =
+        (u16::try_from(*first).ok()?, u16::try_from(*last).ok().filter(|last| *last < SLOTS)?);
+    (first <= last).then(|| Range {
+        first,
+        last,
+        nodes: nodes.iter().filter_map(address).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -212,12 +252,26 @@ mod tests {
     #[test]
     fn an_entry_names_slots_and_addresses() {
         let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
-        let node = |host: Value, port: i64| Value::Array(vec![host, Value::Int(port), bulk("id"), Value::Array(vec![])]);
+        let node = |host: Value, port: i64| {
+            Value::Array(vec![host, Value::Int(port), bulk("id"), Value::Array(vec![])])
+        };
         let asked = Address { host: "seed".into(), port: 1 };
-        let entry = |first, last, nodes: Vec<Value>| Value::Array([vec![Value::Int(first), Value::Int(last)], nodes].concat());
+        let entry = |first, last, nodes: Vec<Value>| {
+            Value::Array([vec![Value::Int(first), Value::Int(last)], nodes].concat())
+        };
         let address = |host: &str, port| Address { host: host.into(), port };
-        let read = range(&entry(0, 5_460, vec![node(bulk("10.0.0.1"), 7_000), node(Value::Nil, 7_003)]), &asked);
-        assert_eq!(read, Some(Range { first: 0, last: 5_460, nodes: vec![address("10.0.0.1", 7_000), address("seed", 7_003)] }));
+        let read = range(
+            &entry(0, 5_460, vec![node(bulk("10.0.0.1"), 7_000), node(Value::Nil, 7_003)]),
+            &asked,
+        );
+        assert_eq!(
+            read,
+            Some(Range {
+                first: 0,
+                last: 5_460,
+                nodes: vec![address("10.0.0.1", 7_000), address("seed", 7_003)]
+            })
+        );
         assert_eq!(range(&entry(5, 4, vec![]), &asked), None);
         assert_eq!(range(&entry(0, 16_384, vec![]), &asked), None);
         assert_eq!(range(&Value::Int(1), &asked), None);

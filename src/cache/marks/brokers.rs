@@ -1,5 +1,5 @@
-//! Whose history the marks speak of: workers of two brokers that share a Redis and the name of their
-//! queue would heal for each other, by the wrong history.
+//! Whose history the marks speak of: workers of two brokers that share a Redis and the name of
+//! their queue would heal for each other, by the wrong history.
 
 use super::super::Cache;
 use super::super::failure::CommandError;
@@ -31,13 +31,19 @@ impl Marks {
 
     /// Returns whether that worker has said within 10 s that it lives.
     pub fn lives(&self, worker: &str) -> bool {
-        self.hashes.iter().any(|hash| hash.marks().any(|mark| mark.field == worker && hash.now_ms.abs_diff(mark.at_ms) <= millis(FRESH)))
+        self.hashes.iter().any(|hash| {
+            hash.marks().any(|mark| {
+                mark.field == worker && hash.now_ms.abs_diff(mark.at_ms) <= millis(FRESH)
+            })
+        })
     }
 
     /// Returns whether all marks hold that this worker is of that broker.
     pub fn names_broker(&self, worker: &str, broker: &str) -> bool {
         let field = [BROKER_OF, worker].concat();
-        self.hashes.iter().all(|hash| hash.fields.iter().any(|(name, named)| *name == field && named == broker))
+        self.hashes
+            .iter()
+            .all(|hash| hash.fields.iter().any(|(name, named)| *name == field && named == broker))
     }
 }
 
@@ -64,11 +70,22 @@ impl Cache {
     /// An outage, or Redis refuses.
     pub async fn forget_broker(&self) -> Result<(), CommandError> {
         let field = [BROKER_OF, self.id()].concat();
-        self.ask_all(|_| self.marks.iter().map(|marks| super::arguments("HDEL", &[marks, &field])).collect()).await.map(drop)
+        self.ask_all(|_| {
+            self.marks.iter().map(|marks| super::arguments("HDEL", &[marks, &field])).collect()
+        })
+        .await
+        .map(drop)
     }
 
     async fn set_broker(&self, field: &str, broker: &str) -> Result<(), CommandError> {
-        self.ask_all(|_| self.marks.iter().map(|marks| super::arguments("HSET", &[marks, field, broker])).collect()).await.map(drop)
+        self.ask_all(|_| {
+            self.marks
+                .iter()
+                .map(|marks| super::arguments("HSET", &[marks, field, broker]))
+                .collect()
+        })
+        .await
+        .map(drop)
     }
 }
 
@@ -90,8 +107,19 @@ mod tests {
         let fields = fields.map(|(field, value)| (field.to_owned(), value.to_owned())).to_vec();
         let marks = Marks::of(20_000, String::new(), fields);
         let both = Marks::together([marks.clone(), marks.clone()].into_iter());
-        assert_eq!(both.of_other_brokers("me", "a /"), [("far", "b /"), ("gone", "b /")], "each once");
-        assert_eq!((marks.lives("far"), marks.lives("gone"), marks.broker()), (true, false, Some("a /")));
-        assert!(both.names_broker("me", "a /") && !both.names_broker("me", "b /") && !both.names_broker("new", "a /"));
+        assert_eq!(
+            both.of_other_brokers("me", "a /"),
+            [("far", "b /"), ("gone", "b /")],
+            "each once"
+        );
+        assert_eq!(
+            (marks.lives("far"), marks.lives("gone"), marks.broker()),
+            (true, false, Some("a /"))
+        );
+        assert!(
+            both.names_broker("me", "a /")
+                && !both.names_broker("me", "b /")
+                && !both.names_broker("new", "a /")
+        );
     }
 }

@@ -8,11 +8,16 @@ use redis::{Cmd, Pipeline, Value};
 
 use super::super::address::Address;
 use super::super::failure::{self, CommandError, Outage};
-use super::super::script::{HEAL_SEAL, MARK_ENTER, MARK_HOLD, MARK_LEAVE, MARK_SEAL, MARK_TAKE_OVER, MARK_TICK, Script, Sent};
+use super::super::script::{
+    HEAL_SEAL, MARK_ENTER, MARK_HOLD, MARK_LEAVE, MARK_SEAL, MARK_TAKE_OVER, MARK_TICK, Script,
+    Sent,
+};
 use super::super::workers::{text_of, text_pairs};
 use super::super::{Cache, Redis, lifetime};
 use super::chain::{Draft, Mode, Seal, State};
-use super::{DEAD_KEPT, Entered, FRESH, HEAL_LOCK, Hash, LowWatermark, Marks, Tick, read_answer, unexpected};
+use super::{
+    DEAD_KEPT, Entered, FRESH, HEAL_LOCK, Hash, LowWatermark, Marks, Tick, read_answer, unexpected,
+};
 
 /// A script's word: another server than the one that answers wrote the marks last.
 const REPLACED: i64 = 3;
@@ -35,7 +40,8 @@ impl Cache {
         self.chain.heals()
     }
 
-    /// What is to stand behind commands that are sent now. It must leave before any other seal does: nothing may be awaited before its pipeline is sent.
+    /// What is to stand behind commands that are sent now. It must leave before any other seal
+    /// does: nothing may be awaited before its pipeline is sent.
     pub(in crate::cache) fn seal(&self, sent: &mut Sent) -> Option<(Seal, Cmd)> {
         self.seal_with(0, sent)
     }
@@ -53,8 +59,12 @@ impl Cache {
         Some((seal, command))
     }
 
-    /// What `begin` sends leaves in one go, with the seal that it makes, before what anybody else sends with a seal.
-    pub(in crate::cache) async fn in_order<F: Future>(&self, begin: impl FnOnce() -> F) -> F::Output {
+    /// What `begin` sends leaves in one go, with the seal that it makes, before what anybody else
+    /// sends with a seal.
+    pub(in crate::cache) async fn in_order<F: Future>(
+        &self,
+        begin: impl FnOnce() -> F,
+    ) -> F::Output {
         let (sending, begun) = {
             let _order = self.chain.order.lock().unwrap_or_else(PoisonError::into_inner);
             let mut sending = Box::pin(begin());
@@ -69,7 +79,11 @@ impl Cache {
     }
 
     /// One command by itself, outside any batch, whose effect is not to be lost unnoticed.
-    pub(in crate::cache) async fn call_sealed(&self, name: &str, command: Cmd) -> Result<Value, CommandError> {
+    pub(in crate::cache) async fn call_sealed(
+        &self,
+        name: &str,
+        command: Cmd,
+    ) -> Result<Value, CommandError> {
         let link = match &self.redis {
             Redis::Primary(link) => link,
             Redis::Cluster(cluster) => {
@@ -98,7 +112,8 @@ impl Cache {
             link.give_up(&live, outage);
         }
         if let Some(seal) = seal {
-            self.sealed(seal, &answers.next().unwrap_or(Value::Nil)).inspect_err(|outage| link.give_up(&live, outage))?;
+            self.sealed(seal, &answers.next().unwrap_or(Value::Nil))
+                .inspect_err(|outage| link.give_up(&live, outage))?;
         }
         answer
     }
@@ -120,7 +135,9 @@ impl Cache {
             }
             Value::ServerError(error) => Err(match failure::classify("marks", error) {
                 CommandError::Outage(outage) => outage,
-                CommandError::Refused(cause) | CommandError::Failed(cause) => Outage::no_marks(&cause),
+                CommandError::Refused(cause) | CommandError::Failed(cause) => {
+                    Outage::no_marks(&cause)
+                }
             }),
             _ => Err(Outage::broke_checkpoint()),
         }
@@ -181,7 +198,11 @@ impl Cache {
 
     /// One call for each hash. `moved`: identities of servers that wrote marks which other servers
     /// have now, and that serve on.
-    async fn ask_to_enter(&self, low: LowWatermark, moved: &[String]) -> Result<Entering, CommandError> {
+    async fn ask_to_enter(
+        &self,
+        low: LowWatermark,
+        moved: &[String],
+    ) -> Result<Entering, CommandError> {
         let mut numbers = Vec::new();
         let may_move = matches!(self.redis, Redis::Cluster(_)) && moved.is_empty();
         let (answers, homes) = self
@@ -194,10 +215,22 @@ impl Cache {
                         let greatest = mark.sent;
                         mark.sent += 1;
                         numbers.push(mark.sent);
-                        let (least, known_at) = mark.confirmed.map_or((String::new(), 0), |(number, at)| (number.to_string(), at));
+                        let (least, known_at) = mark
+                            .confirmed
+                            .map_or((String::new(), 0), |(number, at)| (number.to_string(), at));
                         let mut command = self.mark_call(&MARK_ENTER, place);
-                        command.arg(&self.id).arg(least).arg(greatest).arg(known_at).arg(mark.sent).arg(low.time_ms);
-                        command.arg(lifetime::millis(FRESH)).arg(offset(low)).arg(if may_move { "ask" } else { "" }).arg(moved);
+                        command
+                            .arg(&self.id)
+                            .arg(least)
+                            .arg(greatest)
+                            .arg(known_at)
+                            .arg(mark.sent)
+                            .arg(low.time_ms);
+                        command
+                            .arg(lifetime::millis(FRESH))
+                            .arg(offset(low))
+                            .arg(if may_move { "ask" } else { "" })
+                            .arg(moved);
                         command
                     })
                     .collect()
@@ -225,7 +258,12 @@ impl Cache {
                         let Draft { seal, expected, .. } = state.draft(place)?;
                         numbers.push(seal.number);
                         let mut command = self.mark_call(&MARK_TICK, place);
-                        command.arg(&self.id).arg(expected).arg(seal.number).arg(low.time_ms).arg(lifetime::millis(DEAD_KEPT));
+                        command
+                            .arg(&self.id)
+                            .arg(expected)
+                            .arg(seal.number)
+                            .arg(low.time_ms)
+                            .arg(lifetime::millis(DEAD_KEPT));
                         command.arg(offset(low));
                         Some(command)
                     })
@@ -262,13 +300,23 @@ impl Cache {
     /// followed by a replica.
     async fn moved_slots(&self, answers: &[(i64, Marks)]) -> Option<Vec<String>> {
         let Redis::Cluster(cluster) = &self.redis else { return None };
-        let answering = answers.iter().flat_map(|(_, marks)| &marks.hashes).map(|hash| hash.server.clone()).collect();
+        let answering = answers
+            .iter()
+            .flat_map(|(_, marks)| &marks.hashes)
+            .map(|hash| hash.server.clone())
+            .collect();
         let moved = moved_slots(answers, &answering);
         if moved.is_some() {
             return moved;
         }
         // A primary that all marks have left may serve on.
-        let all: HashSet<String> = cluster.infos().await.iter().filter_map(text_of).filter_map(|info| identity(&info)).collect();
+        let all: HashSet<String> = cluster
+            .infos()
+            .await
+            .iter()
+            .filter_map(text_of)
+            .filter_map(|info| identity(&info))
+            .collect();
         moved_slots(answers, &all)
     }
 
@@ -289,7 +337,11 @@ impl Cache {
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn leave(&self, low: impl Into<LowWatermark>, is_all_settled: bool) -> Result<(), CommandError> {
+    pub async fn leave(
+        &self,
+        low: impl Into<LowWatermark>,
+        is_all_settled: bool,
+    ) -> Result<(), CommandError> {
         let low = low.into();
         self.ask_all(|state| {
             if std::mem::take(&mut state.mode) != Mode::Worker {
@@ -323,11 +375,16 @@ impl Cache {
         self.ask_all(|_| (0..self.marks.len()).map(take_over).collect()).await.map(drop)
     }
 
-    /// Says how far back lies what a command of a person's is applying: a Redis that goes back meanwhile, or for an hour after, is healed from there.
+    /// Says how far back lies what a command of a person's is applying: a Redis that goes back
+    /// meanwhile, or for an hour after, is healed from there.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn hold_mark(&self, command_name: &str, low: impl Into<LowWatermark>) -> Result<(), CommandError> {
+    pub async fn hold_mark(
+        &self,
+        command_name: &str,
+        low: impl Into<LowWatermark>,
+    ) -> Result<(), CommandError> {
         let (low, field) = (low.into(), format!("{command_name}:{}", self.id));
         let hold = |place: usize| {
             let mut command = self.mark_call(&MARK_HOLD, place);
@@ -344,7 +401,14 @@ impl Cache {
     pub async fn release_mark(&self, command_name: &str) -> Result<(), CommandError> {
         let field = format!("{command_name}:{}", self.id);
         let offset = format!("offset:{field}");
-        self.ask_all(|_| self.marks.iter().map(|marks| super::arguments("HDEL", &[marks, &field, &offset])).collect()).await.map(drop)
+        self.ask_all(|_| {
+            self.marks
+                .iter()
+                .map(|marks| super::arguments("HDEL", &[marks, &field, &offset]))
+                .collect()
+        })
+        .await
+        .map(drop)
     }
 
     /// What all marks say. Changes nothing.
@@ -353,14 +417,22 @@ impl Cache {
     /// An outage, or Redis refuses.
     pub async fn read_marks(&self) -> Result<Marks, CommandError> {
         let now_ms = self.time_ms().await?;
-        let (answers, _) = self.ask_all(|_| self.marks.iter().map(|marks| super::arguments("HGETALL", &[marks])).collect()).await?;
-        let fields = answers.iter().map(text_pairs).collect::<Option<Vec<_>>>().ok_or_else(unexpected)?;
-        Ok(Marks::together(fields.into_iter().map(|fields| Marks::of(now_ms, String::new(), fields))))
+        let (answers, _) = self
+            .ask_all(|_| {
+                self.marks.iter().map(|marks| super::arguments("HGETALL", &[marks])).collect()
+            })
+            .await?;
+        let fields =
+            answers.iter().map(text_pairs).collect::<Option<Vec<_>>>().ok_or_else(unexpected)?;
+        Ok(Marks::together(
+            fields.into_iter().map(|fields| Marks::of(now_ms, String::new(), fields)),
+        ))
     }
 
     /// A script's call on one of the hashes.
     pub(super) fn mark_call(&self, script: &Script, place: usize) -> Cmd {
-        let mut sent = if matches!(self.redis, Redis::Cluster(_)) { Sent::all() } else { Sent::default() };
+        let mut sent =
+            if matches!(self.redis, Redis::Cluster(_)) { Sent::all() } else { Sent::default() };
         script.call(&mut sent, [self.marks[place].as_bytes()].into_iter())
     }
 
@@ -373,8 +445,12 @@ impl Cache {
         Ok((answers.iter().map(read_answer).collect::<Result<_, _>>()?, homes))
     }
 
-    /// As [`ask_marks`](Self::ask_marks), by any commands. The numbers in them are drawn, and they are sent, while no other seal is on its way.
-    pub(super) async fn ask_all(&self, ask: impl FnOnce(&mut State) -> Vec<Cmd>) -> Result<(Vec<Value>, Vec<Address>), CommandError> {
+    /// As [`ask_marks`](Self::ask_marks), by any commands. The numbers in them are drawn, and they
+    /// are sent, while no other seal is on its way.
+    pub(super) async fn ask_all(
+        &self,
+        ask: impl FnOnce(&mut State) -> Vec<Cmd>,
+    ) -> Result<(Vec<Value>, Vec<Address>), CommandError> {
         match &self.redis {
             Redis::Primary(_) => {
                 let mut answers = Vec::new();
@@ -385,7 +461,11 @@ impl Cache {
             }
             Redis::Cluster(cluster) => {
                 let asked = cluster.ask_marks(self.marks.len(), || self.chain.change(ask)).await?;
-                let answers = asked.0.into_iter().map(|answer| failure::of_answer("marks", Some(answer))).collect::<Result<Vec<_>, _>>();
+                let answers = asked
+                    .0
+                    .into_iter()
+                    .map(|answer| failure::of_answer("marks", Some(answer)))
+                    .collect::<Result<Vec<_>, _>>();
                 if let Err(CommandError::Outage(outage)) = &answers {
                     self.give_up(outage);
                 }
@@ -398,15 +478,20 @@ impl Cache {
 /// Returns the identities of the servers that wrote marks which others have now, where all of them
 /// are among `serving`.
 fn moved_slots(answers: &[(i64, Marks)], serving: &HashSet<String>) -> Option<Vec<String>> {
-    let replaced = answers.iter().filter(|(word, _)| *word == REPLACED).flat_map(|(_, marks)| &marks.hashes);
+    let replaced =
+        answers.iter().filter(|(word, _)| *word == REPLACED).flat_map(|(_, marks)| &marks.hashes);
     let writers: BTreeSet<&str> = replaced.filter_map(Hash::written_on).collect();
-    writers.iter().all(|writer| serving.contains(*writer)).then(|| writers.into_iter().map(str::to_owned).collect())
+    writers
+        .iter()
+        .all(|writer| serving.contains(*writer))
+        .then(|| writers.into_iter().map(str::to_owned).collect())
 }
 
 /// Reads the identity of a primary, as `lua/mark.lua` does. One that was demoted keeps its
 /// replication id for a moment.
 fn identity(info: &str) -> Option<String> {
-    let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let value =
+        |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     if value("role").map(str::trim) != Some("master") {
         return None;
     }
@@ -430,7 +515,8 @@ mod tests {
     #[test]
     fn slots_have_moved_where_their_writers_serve_on() {
         let serving = ["a:1", "b:1"].map(str::to_owned).into_iter().collect();
-        let moved = [answer(1, "a:1", "a:1"), answer(REPLACED, "a:1", "b:1"), answer(1, "b:1", "b:1")];
+        let moved =
+            [answer(1, "a:1", "a:1"), answer(REPLACED, "a:1", "b:1"), answer(1, "b:1", "b:1")];
         assert_eq!(moved_slots(&moved, &serving), Some(vec!["a:1".to_owned()]));
         let restarted = [answer(REPLACED, "c:1", "a:1"), answer(1, "b:1", "b:1")];
         assert_eq!(moved_slots(&restarted, &serving), None);

@@ -42,9 +42,12 @@ impl Marks {
     /// Returns whether a worker other than that one lives and consumes.
     pub fn others_consume(&self, but: &str) -> bool {
         self.hashes.iter().any(|hash| {
-            let has_ended = |worker: &str| hash.fields.iter().any(|(field, _)| field.strip_prefix(ENDED) == Some(worker));
+            let has_ended = |worker: &str| {
+                hash.fields.iter().any(|(field, _)| field.strip_prefix(ENDED) == Some(worker))
+            };
             hash.marks().any(|mark| {
-                let lives = !mark.field.contains(':') && hash.now_ms.abs_diff(mark.at_ms) <= super::millis(FRESH);
+                let lives = !mark.field.contains(':')
+                    && hash.now_ms.abs_diff(mark.at_ms) <= super::millis(FRESH);
                 lives && mark.field != but && !has_ended(mark.field)
             })
         })
@@ -52,14 +55,18 @@ impl Marks {
 }
 
 impl Cache {
-    /// Says that this worker consumes nothing any more. Of workers that end together, the last one to
-    /// say so counts.
+    /// Says that this worker consumes nothing any more. Of workers that end together, the last one
+    /// to say so counts.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn note_end(&self) -> Result<(), CommandError> {
         let field = [ENDED, self.id()].concat();
-        self.ask_all(|_| self.marks.iter().map(|marks| super::arguments("HSET", &[marks, &field, "1"])).collect()).await.map(drop)
+        self.ask_all(|_| {
+            self.marks.iter().map(|marks| super::arguments("HSET", &[marks, &field, "1"])).collect()
+        })
+        .await
+        .map(drop)
     }
 
     /// Leaves a count for the next worker, unless another one lives.
@@ -67,14 +74,19 @@ impl Cache {
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn leave_count(&self, count: LastCount) -> Result<(), CommandError> {
-        let text = serde_json::to_string(&count).map_err(|error| CommandError::Failed(error.to_string()))?;
+        let text = serde_json::to_string(&count)
+            .map_err(|error| CommandError::Failed(error.to_string()))?;
         let leave = |place: usize| {
             let mut command = self.mark_call(&MARK_CENSUS, place);
             command.arg(self.id()).arg(lifetime::millis(FRESH)).arg(&text);
             command
         };
         let (answers, _) = self.ask_all(|_| (0..self.marks.len()).map(leave).collect()).await?;
-        if answers.iter().all(|answer| matches!(answer, Value::Int(_))) { Ok(()) } else { Err(super::unexpected()) }
+        if answers.iter().all(|answer| matches!(answer, Value::Int(_))) {
+            Ok(())
+        } else {
+            Err(super::unexpected())
+        }
     }
 
     /// Has the marks hold when the history was declared anew.
@@ -83,9 +95,14 @@ impl Cache {
     /// An outage, or Redis refuses.
     pub async fn note_history_birth(&self, born_ms: u64) -> Result<(), CommandError> {
         let born_ms = born_ms.to_string();
-        self.ask_all(|_| self.marks.iter().map(|marks| super::arguments("HSET", &[marks, HISTORY_BORN, &born_ms])).collect())
-            .await
-            .map(drop)
+        self.ask_all(|_| {
+            self.marks
+                .iter()
+                .map(|marks| super::arguments("HSET", &[marks, HISTORY_BORN, &born_ms]))
+                .collect()
+        })
+        .await
+        .map(drop)
     }
 
     /// Removes the count: a worker that consumes changes what queues hold.
@@ -93,7 +110,11 @@ impl Cache {
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn forget_count(&self) -> Result<(), CommandError> {
-        self.ask_all(|_| self.marks.iter().map(|marks| super::arguments("HDEL", &[marks, CENSUS])).collect()).await.map(drop)
+        self.ask_all(|_| {
+            self.marks.iter().map(|marks| super::arguments("HDEL", &[marks, CENSUS])).collect()
+        })
+        .await
+        .map(drop)
     }
 }
 
@@ -104,16 +125,26 @@ mod tests {
     #[test]
     fn a_worker_consumes_that_lives_and_has_not_ended() {
         let at = |fields: &[(&str, &str)]| {
-            let fields = fields.iter().map(|&(field, value)| (field.to_owned(), value.to_owned())).collect();
+            let fields =
+                fields.iter().map(|&(field, value)| (field.to_owned(), value.to_owned())).collect();
             Marks::of(20_000, String::new(), fields)
         };
         assert!(
-            !at(&[("me", "1:1:20000"), ("gone", "1:1:9000"), ("stopped:s", "0:1:20000"), ("replay:x", "0:1:20000")]).others_consume("me")
+            !at(&[
+                ("me", "1:1:20000"),
+                ("gone", "1:1:9000"),
+                ("stopped:s", "0:1:20000"),
+                ("replay:x", "0:1:20000")
+            ])
+            .others_consume("me")
         );
         assert!(at(&[("me", "1:1:20000"), ("other", "1:1:10000")]).others_consume("me"));
         assert!(!at(&[("other", "1:1:10000"), ("ended:other", "1")]).others_consume("me"));
         let count = LastCount { surplus: -3, end: 9 };
-        assert_eq!(at(&[("census", &serde_json::to_string(&count).unwrap())]).last_count(), Some(count));
+        assert_eq!(
+            at(&[("census", &serde_json::to_string(&count).unwrap())]).last_count(),
+            Some(count)
+        );
         assert_eq!(at(&[("census", "of another version")]).last_count(), None);
     }
 }

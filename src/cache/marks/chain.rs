@@ -1,4 +1,5 @@
-//! Where this process stands among the marks: which numbers it has sent, and which it knows to be there.
+//! Where this process stands among the marks: which numbers it has sent, and which it knows to be
+//! there.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -30,7 +31,8 @@ pub(super) struct State {
 pub(super) struct Mark {
     /// The number sent last.
     pub(super) sent: u64,
-    /// The number confirmed last, and the server's clock when it last said the time; nothing before the first.
+    /// The number confirmed last, and the server's clock when it last said the time; nothing before
+    /// the first.
     pub(super) confirmed: Option<(u64, u64)>,
     /// The number sent last for the lock.
     pub(super) lock: u64,
@@ -88,7 +90,8 @@ impl Chain {
         self.change(|state| state.mode != Mode::Off)
     }
 
-    /// That seal was not done, for certain, and nothing was sent behind it: its number is free again.
+    /// That seal was not done, for certain, and nothing was sent behind it: its number is free
+    /// again.
     pub(in crate::cache) fn not_done(&self, Seal { mode, mark, .. }: Seal) {
         self.change(|state| match mode {
             Mode::Worker => state.marks[mark].sent -= 1,
@@ -124,7 +127,11 @@ impl State {
         };
         let expected = *last;
         *last += 1;
-        Some(Draft { seal: Seal { mode: self.mode, mark, number: *last }, expected, low_ms: self.low.time_ms })
+        Some(Draft {
+            seal: Seal { mode: self.mode, mark, number: *last },
+            expected,
+            low_ms: self.low.time_ms,
+        })
     }
 
     /// That seal is there.
@@ -143,8 +150,8 @@ impl State {
         mark.confirmed = Some((number, now_ms));
     }
 
-    /// All marks moved on, and were there; the connections have stood since they did so last. So a mark that a server has come by stands behind all that
-    /// it did.
+    /// All marks moved on, and were there; the connections have stood since they did so last. So a
+    /// mark that a server has come by stands behind all that it did.
     pub(super) fn all_moved_on(&mut self, homes: Vec<Address>) {
         self.uncovered.retain(|server| !homes.contains(server));
         let homes = homes.into_iter().map(Some).chain(std::iter::repeat(None));
@@ -154,8 +161,9 @@ impl State {
         }
     }
 
-    /// A mark by which it cannot be told whether a server went back, though all are as they must be; `homes` are where they are now. One that stood
-    /// alone behind a batch and has left the server: what that one lost since, the others there do not tell.
+    /// A mark by which it cannot be told whether a server went back, though all are as they must
+    /// be; `homes` are where they are now. One that stood alone behind a batch and has left the
+    /// server: what that one lost since, the others there do not tell.
     pub(super) fn doubtful(&self, homes: &[Address]) -> Option<usize> {
         if !self.uncovered.is_empty() {
             return Some(0);
@@ -171,7 +179,8 @@ impl State {
         self.marks.iter().zip(homes).position(|(mark, now)| {
             let Some(before) = mark.home.as_ref().filter(|_| mark.is_ahead) else { return false };
             // A server that is replaced takes all its marks along.
-            moves.get(&(before, now)).copied().unwrap_or(0) * 2 <= together.get(before).copied().unwrap_or(0)
+            moves.get(&(before, now)).copied().unwrap_or(0) * 2
+                <= together.get(before).copied().unwrap_or(0)
         })
     }
 }
@@ -186,7 +195,8 @@ mod tests {
 
     /// Five marks, three of them at the first server, with a batch behind the first.
     fn state() -> State {
-        let mut state = State { mode: Mode::Worker, marks: vec![Mark::default(); 5], ..State::default() };
+        let mut state =
+            State { mode: Mode::Worker, marks: vec![Mark::default(); 5], ..State::default() };
         for mark in 0..5 {
             state.moved_on(mark, 1, 9);
         }

@@ -26,7 +26,8 @@ impl Cache {
         })
     }
 
-    /// Who has the first lock gets all. What one primary lost, all heal: their marks are wanted, and their locks sealed, as well.
+    /// Who has the first lock gets all. What one primary lost, all heal: their marks are wanted,
+    /// and their locks sealed, as well.
     async fn take_heal_in_cluster(&self) -> Result<Turn, CommandError> {
         let (first, _) = self.ask_marks(|state| vec![self.take(state, 0, "in any case")]).await?;
         if !matches!(first.first(), Some((1, _))) {
@@ -36,7 +37,11 @@ impl Cache {
             self.call("marks", super::arguments("HDEL", &[&self.marks[0], "lock"])).await?;
             return Ok(Turn::Done);
         }
-        let (all, _) = self.ask_marks(|state| (0..self.marks.len()).map(|place| self.take(state, place, "and want")).collect()).await?;
+        let (all, _) = self
+            .ask_marks(|state| {
+                (0..self.marks.len()).map(|place| self.take(state, place, "and want")).collect()
+            })
+            .await?;
         Ok(if all.iter().all(|(word, _)| *word == 1) { self.taken(all) } else { Turn::Anothers })
     }
 
@@ -44,7 +49,11 @@ impl Cache {
         state.mode = Mode::Off;
         state.marks[place].lock += 1;
         let mut command = self.mark_call(&HEAL_TAKE, place);
-        command.arg(&self.id).arg(state.marks[place].lock).arg(lifetime::millis(HEAL_LOCK)).arg(when);
+        command
+            .arg(&self.id)
+            .arg(state.marks[place].lock)
+            .arg(lifetime::millis(HEAL_LOCK))
+            .arg(when);
         command
     }
 
@@ -58,7 +67,8 @@ impl Cache {
         Turn::Ours(Marks::together(answers.into_iter().map(|(_, marks)| marks)))
     }
 
-    /// Keeps the lock of the heal, and finds out whether it still is ours and Redis has not gone back since.
+    /// Keeps the lock of the heal, and finds out whether it still is ours and Redis has not gone
+    /// back since.
     ///
     /// # Errors
     /// An outage (also when it is not ours), or Redis refuses.
@@ -69,9 +79,9 @@ impl Cache {
         }
     }
 
-    /// Ends the heal: this worker's mark stands again, and nobody is to heal. Without a record there was nothing to do; when it began and ended is
-    /// Redis' to say. The changes are made with it. False where Redis went back meanwhile, or the
-    /// lock was lost.
+    /// Ends the heal: this worker's mark stands again, and nobody is to heal. Without a record
+    /// there was nothing to do; when it began and ended is Redis' to say. The changes are made with
+    /// it. False where Redis went back meanwhile, or the lock was lost.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -99,15 +109,20 @@ impl Cache {
                         command.arg(&self.id).arg(mark.lock).arg(mark.sent).arg(low.time_ms);
                         let details = match record {
                             Some(HealRecord { from_ms, count, complete, details, .. }) => {
-                                command.arg(mark.lock_since_ms).arg(format!("{from_ms}:{count}:{}", u8::from(*complete)));
-                                HealDetails { began_ms: mark.lock_since_ms, ..details.clone() }.text()
+                                command
+                                    .arg(mark.lock_since_ms)
+                                    .arg(format!("{from_ms}:{count}:{}", u8::from(*complete)));
+                                HealDetails { began_ms: mark.lock_since_ms, ..details.clone() }
+                                    .text()
                             }
                             None => {
                                 command.arg("").arg("");
                                 String::new()
                             }
                         };
-                        command.arg(low.offset.map_or_else(String::new, |offset| offset.to_string())).arg(details);
+                        command
+                            .arg(low.offset.map_or_else(String::new, |offset| offset.to_string()))
+                            .arg(details);
                         Change::add_to(changes, &mut command);
                         command
                     });
@@ -131,11 +146,14 @@ impl Cache {
         Ok(true)
     }
 
-    /// Has the sequence that orders leases and invalidations of tags run ahead of all that was given out before Redis went back.
+    /// Has the sequence that orders leases and invalidations of tags run ahead of all that was
+    /// given out before Redis went back.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn forward_sequence(&self) -> Result<(), CommandError> {
-        self.call("sequence", FORWARD_SEQUENCE.call(&mut Sent::default(), [SEQUENCE].into_iter())).await.map(drop)
+        self.call("sequence", FORWARD_SEQUENCE.call(&mut Sent::default(), [SEQUENCE].into_iter()))
+            .await
+            .map(drop)
     }
 }

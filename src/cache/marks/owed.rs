@@ -60,7 +60,11 @@ impl OwedHeals {
 impl Marks {
     /// Returns the heals that are owed.
     pub fn owed(&self) -> OwedHeals {
-        let fields = self.hashes.iter().flat_map(|hash| &hash.fields).filter(|(field, _)| field.starts_with(OWED));
+        let fields = self
+            .hashes
+            .iter()
+            .flat_map(|hash| &hash.fields)
+            .filter(|(field, _)| field.starts_with(OWED));
         let mut owed = OwedHeals::default();
         for (field, text) in fields {
             if owed.fields.iter().any(|(known, said)| known == field && said == text) {
@@ -70,7 +74,9 @@ impl Marks {
             let Ok(one) = serde_json::from_str::<OwedHeal>(text) else { continue };
             owed.all = Some(match owed.all.take() {
                 None => one,
-                Some(all) if all.since_ms <= one.since_ms => OwedHeal { from: all.from.earlier(one.from), ..all },
+                Some(all) if all.since_ms <= one.since_ms => {
+                    OwedHeal { from: all.from.earlier(one.from), ..all }
+                }
                 Some(all) => OwedHeal { from: all.from.earlier(one.from), ..one },
             });
         }
@@ -86,8 +92,16 @@ impl Cache {
     /// An outage, or Redis refuses.
     pub async fn owe_heal(&self, owed: &OwedHeal) -> Result<(), CommandError> {
         let field = owed.field(self.id());
-        let text = serde_json::to_string(owed).map_err(|error| CommandError::Failed(error.to_string()))?;
-        self.ask_all(|_| self.marks.iter().map(|marks| super::arguments("HSET", &[marks, &field, &text])).collect()).await.map(drop)
+        let text =
+            serde_json::to_string(owed).map_err(|error| CommandError::Failed(error.to_string()))?;
+        self.ask_all(|_| {
+            self.marks
+                .iter()
+                .map(|marks| super::arguments("HSET", &[marks, &field, &text]))
+                .collect()
+        })
+        .await
+        .map(drop)
     }
 
     /// Asks for the turn to heal beside live workers.
@@ -109,7 +123,9 @@ impl Cache {
         // their servers.
         let (others, _) = self.ask_all(|_| (1..self.marks.len()).map(take).collect()).await?;
         let others = others.iter().map(read_answer).collect::<Result<Vec<_>, _>>()?;
-        Ok(Turn::Ours(Marks::together(std::iter::once(first).chain(others).map(|(_, marks)| marks))))
+        Ok(Turn::Ours(Marks::together(
+            std::iter::once(first).chain(others).map(|(_, marks)| marks),
+        )))
     }
 
     /// Ends our heal beside live workers. The changes note that it is done.
@@ -141,11 +157,19 @@ mod tests {
         };
         let text = |owed: &OwedHeal| serde_json::to_string(owed).unwrap();
         let (one, other) = (owed(9, "the second", 2), owed(11, "the first", 1));
-        let fields = vec![("owed:a".to_owned(), text(&one)), ("owed:b".to_owned(), text(&other)), ("a".to_owned(), "1:2:3".to_owned())];
+        let fields = vec![
+            ("owed:a".to_owned(), text(&one)),
+            ("owed:b".to_owned(), text(&other)),
+            ("a".to_owned(), "1:2:3".to_owned()),
+        ];
         let marks = Marks::of(1, String::new(), fields.clone());
         let both = Marks::together([marks.clone(), marks].into_iter()).owed();
         assert_eq!(both.all, Some(owed(9, "the first", 1)));
-        assert_eq!(both.fields, fields[..2], "each once, though each of a cluster's hashes has them");
+        assert_eq!(
+            both.fields,
+            fields[..2],
+            "each once, though each of a cluster's hashes has them"
+        );
         assert_eq!(Marks::default().owed().all, None);
     }
 }

@@ -69,12 +69,18 @@ mod millis {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     #[expect(clippy::ref_option, reason = "serde asks for it")]
-    pub(super) fn serialize<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        time: &Option<Timestamp>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         time.map(Timestamp::as_millisecond).serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
-        Ok(Option::<i64>::deserialize(deserializer)?.and_then(|ms| Timestamp::from_millisecond(ms).ok()))
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Timestamp>, D::Error> {
+        Ok(Option::<i64>::deserialize(deserializer)?
+            .and_then(|ms| Timestamp::from_millisecond(ms).ok()))
     }
 }
 
@@ -85,8 +91,10 @@ impl HealFrom {
         if low.time_ms >= NO_TIME && low.offset.is_some() {
             return Self { offset: low.offset, time: None };
         }
-        let time = i64::try_from(low.time_ms).ok().and_then(|low| Timestamp::from_millisecond(low).ok());
-        let time = time.and_then(|low| low.checked_sub(MARGIN).ok()).unwrap_or(Timestamp::UNIX_EPOCH);
+        let time =
+            i64::try_from(low.time_ms).ok().and_then(|low| Timestamp::from_millisecond(low).ok());
+        let time =
+            time.and_then(|low| low.checked_sub(MARGIN).ok()).unwrap_or(Timestamp::UNIX_EPOCH);
         Self { offset: low.offset, time: Some(time.max(Timestamp::UNIX_EPOCH)) }
     }
 
@@ -122,8 +130,14 @@ mod tests {
 
     #[test]
     fn the_earlier_of_two_places_covers_both() {
-        let place = |offset, time: Option<i64>| HealFrom { offset, time: time.map(|ms| Timestamp::from_millisecond(ms).unwrap()) };
-        assert_eq!(place(Some(5), Some(9)).earlier(place(Some(7), Some(3))), place(Some(5), Some(3)));
+        let place = |offset, time: Option<i64>| HealFrom {
+            offset,
+            time: time.map(|ms| Timestamp::from_millisecond(ms).unwrap()),
+        };
+        assert_eq!(
+            place(Some(5), Some(9)).earlier(place(Some(7), Some(3))),
+            place(Some(5), Some(3))
+        );
         assert_eq!(place(None, Some(9)).earlier(place(Some(7), None)), place(Some(7), Some(9)));
         assert_eq!(HealFrom::default().earlier(HealFrom::default()), HealFrom::default());
     }
@@ -145,10 +159,21 @@ mod tests {
         let from = |time_ms, offset| HealFrom::low(LowWatermark { time_ms, offset });
         assert_eq!(from(90_000, Some(3)).time.unwrap().as_millisecond(), 30_000);
         assert_eq!(from(90_000, Some(3)).offset, Some(3));
-        assert_eq!(from(0, None).time, Some(Timestamp::UNIX_EPOCH), "nothing known means all of the history");
+        assert_eq!(
+            from(0, None).time,
+            Some(Timestamp::UNIX_EPOCH),
+            "nothing known means all of the history"
+        );
         assert_eq!(from(u64::MAX, None).time, Some(Timestamp::UNIX_EPOCH));
-        assert_eq!(HealFrom::low(LowWatermark::at_offset(3)), HealFrom { offset: Some(3), time: None });
+        assert_eq!(
+            HealFrom::low(LowWatermark::at_offset(3)),
+            HealFrom { offset: Some(3), time: None }
+        );
         let both = LowWatermark::at_offset(3).lower(90_000.into());
-        assert_eq!(HealFrom::low(both).time.unwrap().as_millisecond(), 30_000, "another bound's time counts");
+        assert_eq!(
+            HealFrom::low(both).time.unwrap().as_millisecond(),
+            30_000,
+            "another bound's time counts"
+        );
     }
 }

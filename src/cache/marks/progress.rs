@@ -85,10 +85,12 @@ pub(super) struct HealKind {
 }
 
 /// After a loss, with nothing consumed meanwhile.
-pub(super) const AFTER_LOSS: HealKind = HealKind { lock: "lock", progress: "progress", locks_all: true };
+pub(super) const AFTER_LOSS: HealKind =
+    HealKind { lock: "lock", progress: "progress", locks_all: true };
 
 /// Beside live workers.
-pub(super) const BESIDE: HealKind = HealKind { lock: "lock:beside", progress: "progress:beside", locks_all: false };
+pub(super) const BESIDE: HealKind =
+    HealKind { lock: "lock:beside", progress: "progress:beside", locks_all: false };
 
 impl HealProgress {
     /// Reads the text of a field; nothing of what another version wrote is an error.
@@ -135,7 +137,9 @@ impl HealProgress {
 
     /// Returns whether heals died so often at one offset that it is passed over.
     pub fn is_to_pass_over(&self, deaths_max: u32) -> bool {
-        self.died.as_ref().is_some_and(|died| died.end - died.first == 1 && died.deaths() >= deaths_max)
+        self.died
+            .as_ref()
+            .is_some_and(|died| died.end - died.first == 1 && died.deaths() >= deaths_max)
     }
 
     /// Forgets what heals died of: it was in another stream, or before another loss.
@@ -164,7 +168,8 @@ impl HealProgress {
             return;
         }
         let at = self.others.iter().position(|other| other.work == work);
-        let Trouble { died, passed_over, .. } = at.map_or_else(Trouble::default, |at| self.others.remove(at));
+        let Trouble { died, passed_over, .. } =
+            at.map_or_else(Trouble::default, |at| self.others.remove(at));
         let before = Trouble {
             work: std::mem::replace(&mut self.work, work.to_owned()),
             died: std::mem::replace(&mut self.died, died),
@@ -197,8 +202,8 @@ impl Cache {
         self.keep_heal(worker, "").await
     }
 
-    /// Gives up the turn to heal of the worker with that id, if it has it, and notes that it did not
-    /// die: its heal was stopped, or could not go on.
+    /// Gives up the turn to heal of the worker with that id, if it has it, and notes that it did
+    /// not die: its heal was stopped, or could not go on.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -217,7 +222,10 @@ impl Cache {
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn without_survivors(&self, mut progress: HealProgress) -> Result<HealProgress, CommandError> {
+    pub async fn without_survivors(
+        &self,
+        mut progress: HealProgress,
+    ) -> Result<HealProgress, CommandError> {
         let marks = self.read_marks().await?;
         progress.forget_survivors(|worker| marks.has_survived(worker));
         Ok(progress)
@@ -248,7 +256,9 @@ impl Cache {
             Ok((answers, _)) if answers.iter().all(|answer| *answer == Value::Int(1)) => Ok(()),
             Ok(_) => Err(Outage::new("the turn to heal Redis is another worker's now")),
             Err(CommandError::Outage(outage)) => Err(outage),
-            Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => Err(Outage::no_marks(&cause)),
+            Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
+                Err(Outage::no_marks(&cause))
+            }
         }
     }
 }
@@ -270,7 +280,15 @@ mod tests {
     /// The progress of a heal by that worker, which had this in work.
     fn noted(worker: &str, in_work: (u64, u64), died: Option<Died>) -> HealProgress {
         let (worker, work) = (worker.to_owned(), "rules".to_owned());
-        HealProgress { from: at(5), in_work: Some(in_work), died, worker, work, servers: names(&["r"]), ..HealProgress::default() }
+        HealProgress {
+            from: at(5),
+            in_work: Some(in_work),
+            died,
+            worker,
+            work,
+            servers: names(&["r"]),
+            ..HealProgress::default()
+        }
     }
 
     fn died_in(first: u64, end: u64, before: Option<Died>) -> Option<Died> {
@@ -295,11 +313,15 @@ mod tests {
     fn a_worker_that_begins_again_or_survived_has_not_died() {
         let again = noted("a", (1, 2), None).taken_over("a", names(&["r"]), at(5), "rules", NOBODY);
         assert_eq!((again.died, again.in_work), (None, None));
-        let survived = noted("a", (1, 2), None).taken_over("b", names(&["r"]), at(5), "rules", |worker| worker == "a");
+        let survived =
+            noted("a", (1, 2), None)
+                .taken_over("b", names(&["r"]), at(5), "rules", |worker| worker == "a");
         assert_eq!(survived.died, None);
         // One that says so later counts no more.
         let before = died(1, 2, &["a", "x"]);
-        let later = noted("y", (1, 2), before).taken_over("b", names(&["r"]), at(5), "rules", |worker| worker == "a");
+        let later =
+            noted("y", (1, 2), before)
+                .taken_over("b", names(&["r"]), at(5), "rules", |worker| worker == "a");
         assert_eq!(later.died, died(1, 2, &["x", "y"]));
     }
 
@@ -313,25 +335,37 @@ mod tests {
 
     #[test]
     fn other_rules_and_another_server_try_again_what_heals_died_of() {
-        let dead = || HealProgress { passed_over: vec![7], ..noted("a", (12, 13), died(12, 13, &["x"])) };
+        let dead =
+            || HealProgress { passed_over: vec![7], ..noted("a", (12, 13), died(12, 13, &["x"])) };
         let same = dead().taken_over("b", names(&["r"]), at(5), "rules", NOBODY);
-        assert_eq!((same.died.clone(), &same.passed_over[..]), (died(12, 13, &["x", "a"]), &[7][..]));
+        assert_eq!(
+            (same.died.clone(), &same.passed_over[..]),
+            (died(12, 13, &["x", "a"]), &[7][..])
+        );
         let other_rules = dead().taken_over("b", names(&["r"]), at(5), "fixed rules", NOBODY);
         assert_eq!((other_rules.died.clone(), &other_rules.passed_over[..]), (None, &[][..]));
-        // Those with the first rules have not forgotten: two that die in turn do so three times each.
+        // Those with the first rules have not forgotten: two that die in turn do so three times
+        // each.
         let first_again = other_rules.taken_over("c", names(&["r"]), at(5), "rules", NOBODY);
-        assert_eq!((first_again.died, &first_again.passed_over[..]), (died(12, 13, &["x", "a"]), &[7][..]));
+        assert_eq!(
+            (first_again.died, &first_again.passed_over[..]),
+            (died(12, 13, &["x", "a"]), &[7][..])
+        );
         let stopped = HealProgress { in_work: None, ..dead() };
         let after_a_loss = stopped.taken_over("b", names(&["s"]), at(5), "rules", NOBODY);
         assert_eq!((after_a_loss.died, &after_a_loss.passed_over[..]), (None, &[][..]));
         let takes_redis_along = dead().taken_over("b", names(&["s"]), at(5), "rules", NOBODY);
-        assert_eq!((takes_redis_along.died, &takes_redis_along.passed_over[..]), (died(12, 13, &["x", "a"]), &[7][..]));
+        assert_eq!(
+            (takes_redis_along.died, &takes_redis_along.passed_over[..]),
+            (died(12, 13, &["x", "a"]), &[7][..])
+        );
     }
 
     #[test]
     fn a_heal_goes_on_only_where_no_server_was_replaced_and_nobody_asks_for_more() {
         let taken_by = |work: &str, servers: &[&str], from| {
-            let before = HealProgress { applied_to: Some(9), in_work: None, ..noted("a", (0, 0), None) };
+            let before =
+                HealProgress { applied_to: Some(9), in_work: None, ..noted("a", (0, 0), None) };
             before.taken_over("b", names(servers), from, work, NOBODY).applied_to
         };
         let taken = |servers: &[&str], from| taken_by("rules", servers, from);

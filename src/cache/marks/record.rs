@@ -49,9 +49,17 @@ pub enum Owed {
 impl HealRecord {
     /// Reads a field `heal`.
     pub(super) fn read(text: &str) -> Option<Self> {
-        let parts: Vec<u64> = text.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+        let parts: Vec<u64> =
+            text.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
         let [began_ms, ended_ms, from_ms, count, complete] = parts[..] else { return None };
-        Some(Self { began_ms, ended_ms, from_ms, count, complete: complete == 1, details: HealDetails::default() })
+        Some(Self {
+            began_ms,
+            ended_ms,
+            from_ms,
+            count,
+            complete: complete == 1,
+            details: HealDetails::default(),
+        })
     }
 }
 

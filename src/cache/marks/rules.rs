@@ -66,7 +66,10 @@ impl Change {
     /// Adds the arguments of `change` in `lua/mark.lua`.
     pub(super) fn add_to(changes: &[Self], command: &mut redis::Cmd) {
         for Self { field, held, text } in changes {
-            command.arg(field).arg(held.as_deref().unwrap_or_default()).arg(text.as_deref().unwrap_or_default());
+            command
+                .arg(field)
+                .arg(held.as_deref().unwrap_or_default())
+                .arg(text.as_deref().unwrap_or_default());
         }
     }
 }
@@ -101,12 +104,19 @@ impl Marks {
     /// Returns the heals that no worker with the rules of that digest has done.
     pub fn unhealed_by(&self, digest: &str) -> Option<Unhealed> {
         let mut entries = self.healed();
-        entries.retain(|entry| !entry.healed.is_forgotten(self.now_ms) && !entry.healed.digests.contains(digest));
+        entries.retain(|entry| {
+            !entry.healed.is_forgotten(self.now_ms) && !entry.healed.digests.contains(digest)
+        });
         let from_offset = entries.iter().map(|entry| entry.healed.from_offset).min()?;
-        let end_offset = entries.iter().map(|entry| entry.healed.end_offset).reduce(later_end).flatten();
+        let end_offset =
+            entries.iter().map(|entry| entry.healed.end_offset).reduce(later_end).flatten();
         let change = |Entry { field, text, mut healed, .. }: Entry<'_>| {
             healed.digests.insert(digest.to_owned());
-            Change { field: field.to_owned(), held: Some(text.to_owned()), text: Some(healed.text()) }
+            Change {
+                field: field.to_owned(),
+                held: Some(text.to_owned()),
+                text: Some(healed.text()),
+            }
         };
         let from = HealFrom { offset: Some(from_offset), time: None };
         Some(Unhealed { from, end_offset, changes: entries.into_iter().map(change).collect() })
@@ -115,22 +125,40 @@ impl Marks {
     /// Returns the digests of the registries by whose rules every heal of the last day was done;
     /// nothing where there was none.
     pub fn healed_by(&self) -> Vec<String> {
-        let entries = self.healed().into_iter().filter(|entry| !entry.healed.is_forgotten(self.now_ms));
-        let by_all = entries.map(|entry| entry.healed.digests).reduce(|all, digests| all.intersection(&digests).cloned().collect());
+        let entries =
+            self.healed().into_iter().filter(|entry| !entry.healed.is_forgotten(self.now_ms));
+        let by_all = entries
+            .map(|entry| entry.healed.digests)
+            .reduce(|all, digests| all.intersection(&digests).cloned().collect());
         by_all.map(|digests| digests.into_iter().collect()).unwrap_or_default()
     }
 
     /// Returns the changes that note a heal of the history between those offsets, by the rules of
     /// that digest, which ended `took` after these marks were read.
-    pub fn note_heal(&self, worker: &str, (from_offset, end_offset): (u64, u64), digest: &str, took: Duration) -> Vec<Change> {
+    pub fn note_heal(
+        &self,
+        worker: &str,
+        (from_offset, end_offset): (u64, u64),
+        digest: &str,
+        took: Duration,
+    ) -> Vec<Change> {
         let ended_ms = self.now_ms.saturating_add(millis(took));
-        let mut healed = Healed { from_offset, end_offset: Some(end_offset), ended_ms, digests: BTreeSet::from([digest.to_owned()]) };
+        let mut healed = Healed {
+            from_offset,
+            end_offset: Some(end_offset),
+            ended_ms,
+            digests: BTreeSet::from([digest.to_owned()]),
+        };
         let mut began_ms = ended_ms;
         let mut changes = Vec::new();
         let mut kept = Vec::new();
         for entry in self.healed() {
-            let is_together = entry.healed.digests == healed.digests && ended_ms.abs_diff(entry.began_ms) < millis(TOGETHER);
-            if !entry.healed.is_forgotten(ended_ms) && !is_together && entry.healed.from_offset < from_offset {
+            let is_together = entry.healed.digests == healed.digests
+                && ended_ms.abs_diff(entry.began_ms) < millis(TOGETHER);
+            if !entry.healed.is_forgotten(ended_ms)
+                && !is_together
+                && entry.healed.from_offset < from_offset
+            {
                 kept.push(entry);
                 continue;
             }
@@ -147,10 +175,16 @@ impl Marks {
                 from_offset: kept[0].healed.from_offset.min(kept[1].healed.from_offset),
                 end_offset: later_end(kept[0].healed.end_offset, kept[1].healed.end_offset),
                 ended_ms: kept[0].healed.ended_ms.max(kept[1].healed.ended_ms),
-                digests: kept[0].healed.digests.intersection(&kept[1].healed.digests).cloned().collect(),
+                digests: kept[0]
+                    .healed
+                    .digests
+                    .intersection(&kept[1].healed.digests)
+                    .cloned()
+                    .collect(),
             };
             changes.extend(kept[..2].iter().map(|entry| Change::remove(entry.field, entry.text)));
-            changes.push(Change::set(format!("{HEALED}{}:{worker}", kept[1].began_ms), both.text()));
+            changes
+                .push(Change::set(format!("{HEALED}{}:{worker}", kept[1].began_ms), both.text()));
         }
         changes.push(Change::set(format!("{HEALED}{began_ms}:{worker}"), healed.text()));
         changes
@@ -203,7 +237,12 @@ mod tests {
         }
 
         fn heal(&mut self, now_ms: u64, from_offset: u64, digest: &str) {
-            self.change(self.at(now_ms).note_heal("w", (from_offset, from_offset + 100), digest, Duration::ZERO));
+            self.change(self.at(now_ms).note_heal(
+                "w",
+                (from_offset, from_offset + 100),
+                digest,
+                Duration::ZERO,
+            ));
         }
 
         fn owes(&self, now_ms: u64, digest: &str) -> Option<u64> {
@@ -243,7 +282,10 @@ mod tests {
         assert_eq!((fields.owes(3_000, "b"), fields.owes(3_000, "c")), (None, Some(7)));
         // One that reaches further back stands for all.
         fields.heal(4_000, 5, "c");
-        assert_eq!((fields.0.len(), fields.owes(4_000, "b"), fields.owes(4_000, "a")), (1, Some(5), Some(5)));
+        assert_eq!(
+            (fields.0.len(), fields.owes(4_000, "b"), fields.owes(4_000, "a")),
+            (1, Some(5), Some(5))
+        );
     }
 
     #[test]
@@ -269,9 +311,16 @@ mod tests {
         fields.heal(1_000, 7, "a");
         assert_eq!(fields.owes_before(2_000, "b"), Some(107));
         fields.heal(2_000, 90, "a");
-        assert_eq!((fields.owes(3_000, "b"), fields.owes_before(3_000, "b")), (Some(7), Some(190)), "both share a field");
+        assert_eq!(
+            (fields.owes(3_000, "b"), fields.owes_before(3_000, "b")),
+            (Some(7), Some(190)),
+            "both share a field"
+        );
         fields.heal(3_000, 200, "c");
-        assert_eq!((fields.owes_before(4_000, "b"), fields.owes_before(4_000, "c")), (Some(300), Some(190)));
+        assert_eq!(
+            (fields.owes_before(4_000, "b"), fields.owes_before(4_000, "c")),
+            (Some(300), Some(190))
+        );
         for heal in 0..FIELDS_MAX as u64 {
             fields.heal(4_000 + heal, 300 + heal, &format!("rules {heal}"));
         }
@@ -289,6 +338,10 @@ mod tests {
         let paid_by_b = fields.at(1_000).unhealed_by("b").unwrap().changes;
         fields.pay(1_000, "c");
         fields.change(paid_by_b);
-        assert_eq!((fields.owes(1_000, "c"), fields.owes(1_000, "b")), (None, Some(7)), "it is done again, and not forgotten");
+        assert_eq!(
+            (fields.owes(1_000, "c"), fields.owes(1_000, "b")),
+            (None, Some(7)),
+            "it is done again, and not forgotten"
+        );
     }
 }

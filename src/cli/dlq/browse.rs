@@ -15,11 +15,12 @@ use crate::ops::dead_letters::{Filter, Letter};
 /// Letters read before progress is shown again, and before a signal is heeded.
 const BATCH: usize = 500;
 
-/// A dead letter that was looked at so often is near the lowest limit that a policy is likely to set.
+/// A dead letter that was looked at so often is near the lowest limit that a policy is likely to
+/// set.
 const MANY_LOOKS: u64 = 15;
 
-/// Returns what tells the headers of workers from those of publishers: the workers' secret in Redis. Without it every letter reads as
-/// unsigned, and replayed all of its effects are done.
+/// Returns what tells the headers of workers from those of publishers: the workers' secret in
+/// Redis. Without it every letter reads as unsigned, and replayed all of its effects are done.
 pub(super) async fn signer(config: &Config) -> Result<Signer, CommandError> {
     let signer = Signer::default();
     let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(CommandError::usage)?;
@@ -44,17 +45,31 @@ pub(super) async fn signer(config: &Config) -> Result<Signer, CommandError> {
 pub(super) async fn connect(config: &Config, signer: &Signer) -> Result<DeadLetters, CommandError> {
     let letters = reach(async || DeadLetters::connect(&config.amqp, signer).await).await?;
     if letters.total() > 0 {
-        let (total, queue) = (super::text::letters(letters.total() as usize), &letters.names().dead);
-        writeln!(io::stderr(), "reading {total} of `{queue}`: nobody else sees them until this ends")?;
+        let (total, queue) =
+            (super::text::letters(letters.total() as usize), &letters.names().dead);
+        writeln!(
+            io::stderr(),
+            "reading {total} of `{queue}`: nobody else sees them until this ends"
+        )?;
     }
     Ok(letters)
 }
 
 /// Connects to a retry queue. `None` where there is no such queue.
-pub(super) async fn connect_to_retry(queue: &str, config: &Config) -> Result<Option<DeadLetters>, CommandError> {
-    let letters = reach(async || DeadLetters::connect_to_retry(queue, &config.amqp, &Signer::default()).await).await?;
+pub(super) async fn connect_to_retry(
+    queue: &str,
+    config: &Config,
+) -> Result<Option<DeadLetters>, CommandError> {
+    let letters = reach(async || {
+        DeadLetters::connect_to_retry(queue, &config.amqp, &Signer::default()).await
+    })
+    .await?;
     if let Some(letters) = letters.as_ref().filter(|letters| letters.total() > 0) {
-        writeln!(io::stderr(), "reading {} events of `{queue}`: they do not go on until this ends", letters.total())?;
+        writeln!(
+            io::stderr(),
+            "reading {} events of `{queue}`: they do not go on until this ends",
+            letters.total()
+        )?;
     }
     Ok(letters)
 }
@@ -89,7 +104,10 @@ pub(super) async fn browse(
 }
 
 /// Gives back what was not taken, whatever came of the command; its own failure is the one to tell.
-pub(super) async fn close<T>(letters: DeadLetters, outcome: Result<T, CommandError>) -> Result<T, CommandError> {
+pub(super) async fn close<T>(
+    letters: DeadLetters,
+    outcome: Result<T, CommandError>,
+) -> Result<T, CommandError> {
     let (looks, queue) = (letters.most_looks(), letters.queue().to_owned());
     let closed = letters.close().await;
     if looks >= MANY_LOOKS {
@@ -110,7 +128,9 @@ pub(super) fn interrupted(what: &str) -> CommandError {
 
 /// Shown on a terminal only.
 pub(super) fn progress(total: u32, verb: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template(&format!("{verb} {{pos}} of {{len}} {{wide_bar}} {{per_sec}}, {{eta}} left"));
+    let style = ProgressStyle::with_template(&format!(
+        "{verb} {{pos}} of {{len}} {{wide_bar}} {{per_sec}}, {{eta}} left"
+    ));
     let bar = ProgressBar::new(u64::from(total));
     match style {
         Ok(style) => bar.with_style(style),

@@ -39,7 +39,12 @@ pub(super) struct Canary {
 
 impl Canary {
     pub(super) fn new() -> Self {
-        Self { began: Timestamp::now(), next: FIRST, gone: HashSet::new(), hasher: RandomState::new() }
+        Self {
+            began: Timestamp::now(),
+            next: FIRST,
+            gone: HashSet::new(),
+            hasher: RandomState::new(),
+        }
     }
 
     /// Returns how many go now.
@@ -56,7 +61,8 @@ impl Canary {
 
     /// Returns whether the letter is one that went, and came back since.
     pub(super) fn is_failure(&self, letter: &Letter) -> bool {
-        letter.time.is_some_and(|time| time >= self.began) && self.gone.contains(&self.identity(letter))
+        letter.time.is_some_and(|time| time >= self.began)
+            && self.gone.contains(&self.identity(letter))
     }
 
     /// What stays of an event that fails again.
@@ -76,8 +82,10 @@ impl Canary {
                 return Ok(());
             }
             if waiting > 0 && began.elapsed() > SETTLES_WITHIN {
-                let message =
-                    format!("stopped: after {} s workers have not taken what was replayed, {waiting} wait", SETTLES_WITHIN.as_secs());
+                let message = format!(
+                    "stopped: after {} s workers have not taken what was replayed, {waiting} wait",
+                    SETTLES_WITHIN.as_secs()
+                );
                 return Err(CommandError { exit: Exit::No, message });
             }
             sleep(LOOKS).await;

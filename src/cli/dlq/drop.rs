@@ -21,7 +21,8 @@ const BATCH: usize = 1000;
 
 /// Drop dead letters for good
 ///
-/// Says which, and asks; where nobody can be asked, it needs --yes. Exactly the letters that were counted are dropped, none that came since.
+/// Says which, and asks; where nobody can be asked, it needs --yes. Exactly the letters that were
+/// counted are dropped, none that came since.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct DropArgs {
@@ -49,7 +50,9 @@ Examples:
 
 pub(super) async fn drop(args: &DropArgs, config: &Config) -> Result<Exit, CommandError> {
     if !args.yes && !args.dry_run && !io::stdin().is_terminal() {
-        return Err(CommandError::usage("there is no terminal to ask on: add --yes to drop, or --dry-run to see what would be dropped"));
+        return Err(CommandError::usage(
+            "there is no terminal to ask on: add --yes to drop, or --dry-run to see what would be dropped",
+        ));
     }
     let stop = stop_on_signal()?;
     let mut letters = connect(config, &Signer::default()).await?;
@@ -57,12 +60,23 @@ pub(super) async fn drop(args: &DropArgs, config: &Config) -> Result<Exit, Comma
     close(letters, outcome).await
 }
 
-async fn drop_meant(args: &DropArgs, config: &Config, letters: &mut DeadLetters, stop: &CancellationToken) -> Result<Exit, CommandError> {
+async fn drop_meant(
+    args: &DropArgs,
+    config: &Config,
+    letters: &mut DeadLetters,
+    stop: &CancellationToken,
+) -> Result<Exit, CommandError> {
     let mut meant = Vec::new();
-    browse(letters, config, &Filter { timeless: false, ..args.selection.filter() }, stop, |_, letter| {
-        meant.push(letter);
-        Ok(())
-    })
+    browse(
+        letters,
+        config,
+        &Filter { timeless: false, ..args.selection.filter() },
+        stop,
+        |_, letter| {
+            meant.push(letter);
+            Ok(())
+        },
+    )
     .await?;
     keep_oldest(&mut meant, args.selection.limit());
     let queue = letters.names().dead.clone();
@@ -83,7 +97,10 @@ async fn drop_meant(args: &DropArgs, config: &Config, letters: &mut DeadLetters,
         writeln!(io::stderr(), "would drop {all} of `{queue}`")?;
         return Ok(Exit::Clean);
     }
-    if !meant.is_empty() && !args.yes && !asked(&format!("drop {all} of `{queue}` for good?"), stop).await? {
+    if !meant.is_empty()
+        && !args.yes
+        && !asked(&format!("drop {all} of `{queue}` for good?"), stop).await?
+    {
         report("dropped", 0)?;
         writeln!(io::stderr(), "dropped nothing")?;
         return Ok(Exit::No);
@@ -95,10 +112,10 @@ async fn drop_meant(args: &DropArgs, config: &Config, letters: &mut DeadLetters,
         if stop.is_cancelled() {
             return Err(interrupted(&format!("dropped {dropped} of {all}")));
         }
-        letters
-            .take(some)
-            .await
-            .map_err(|ended| CommandError { exit: Exit::No, message: format!("dropped {dropped} of {all}: {ended}") })?;
+        letters.take(some).await.map_err(|ended| CommandError {
+            exit: Exit::No,
+            message: format!("dropped {dropped} of {all}: {ended}"),
+        })?;
         dropped += some.len();
         progress.inc(some.len() as u64);
     }

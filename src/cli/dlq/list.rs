@@ -19,7 +19,8 @@ use crate::quantity::format_duration;
 
 /// List dead letters: counted by reason and type, then one line each
 ///
-/// Nothing is taken out. The oldest come first. Filters that are given more than once mean any of what they say; different ones must all hold.
+/// Nothing is taken out. The oldest come first. Filters that are given more than once mean any of
+/// what they say; different ones must all hold.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct ListArgs {
@@ -73,7 +74,11 @@ pub(super) async fn list(args: &ListArgs, config: &Config) -> Result<Exit, Comma
 }
 
 /// Lists what waits on the retry schedule, all steps together.
-async fn list_waiting(args: &ListArgs, config: &Config, stop: &CancellationToken) -> Result<Exit, CommandError> {
+async fn list_waiting(
+    args: &ListArgs,
+    config: &Config,
+    stop: &CancellationToken,
+) -> Result<Exit, CommandError> {
     let filter = args.selection.filter();
     let mut spool = Spool::new().map_err(CommandError::usage)?;
     let mut meant = Vec::new();
@@ -127,7 +132,12 @@ async fn keep(
     browse(letters, config, filter, stop, visit).await
 }
 
-fn write_meant(args: &ListArgs, mut meant: Vec<Letter>, by: &[GroupBy], out: &mut impl Write) -> Result<Exit, CommandError> {
+fn write_meant(
+    args: &ListArgs,
+    mut meant: Vec<Letter>,
+    by: &[GroupBy],
+    out: &mut impl Write,
+) -> Result<Exit, CommandError> {
     if !meant.is_empty() {
         let paint = Paint::of_stdout();
         writeln!(out)?;

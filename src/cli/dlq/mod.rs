@@ -18,8 +18,9 @@ use crate::config::Scope;
 
 /// Look at dead letters, replay them, or drop them
 ///
-/// What could not be applied stands in the queue `unstale.dead` with its reason. While one of these commands runs, nobody else sees the letters that it
-/// has read; they go back when it ends, however it ends.
+/// What could not be applied stands in the queue `unstale.dead` with its reason. While one of these
+/// commands runs, nobody else sees the letters that it has read; they go back when it ends, however
+/// it ends.
 #[derive(Debug, Args)]
 #[command(disable_help_subcommand = true)]
 pub struct DlqArgs {
@@ -45,9 +46,15 @@ pub(super) fn run(args: &DlqArgs) -> Result<Exit, CommandError> {
     }
 }
 
-fn block_on(command: impl Future<Output = Result<Exit, CommandError>>) -> Result<Exit, CommandError> {
+fn block_on(
+    command: impl Future<Output = Result<Exit, CommandError>>,
+) -> Result<Exit, CommandError> {
     // The connection must live on while one thread reads letters, or waits for a person.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(CommandError::internal)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(CommandError::internal)?;
     let ended = runtime.block_on(command);
     runtime.shutdown_background();
     ended

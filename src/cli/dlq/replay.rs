@@ -20,7 +20,9 @@ use super::text;
 use crate::broker::{DeadLetter, DeadLetters, PublishError, Publisher};
 use crate::cache::{Cache, LowWatermark};
 use crate::config::Config;
-use crate::ops::dead_letters::{Candidates, Chosen, Filter, GroupBy, Letter, groups, keep_oldest, replay_batch};
+use crate::ops::dead_letters::{
+    Candidates, Chosen, Filter, GroupBy, Letter, groups, keep_oldest, replay_batch,
+};
 use crate::ops::{Mark, Pace};
 use crate::quantity::Rate;
 
@@ -29,9 +31,11 @@ const IN_FLIGHT: usize = 250;
 
 /// Put dead letters back to where workers take events from
 ///
-/// Each letter is published to the queue of events, and only to that; once it is confirmed there, it is taken out of the dead-letter queue. Attempts start
-/// at 0. Interrupted, it loses nothing: run it again. Killed, it leaves at most the letters then in flight in both queues, and these are applied twice.
-/// What fails again comes back with its history. Exits with 1 where letters were left behind.
+/// Each letter is published to the queue of events, and only to that; once it is confirmed there,
+/// it is taken out of the dead-letter queue. Attempts start at 0. Interrupted, it loses nothing:
+/// run it again. Killed, it leaves at most the letters then in flight in both queues, and these are
+/// applied twice. What fails again comes back with its history. Exits with 1 where letters were
+/// left behind.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct ReplayArgs {
@@ -98,25 +102,37 @@ pub(super) async fn replay(args: &ReplayArgs, config: &Config) -> Result<Exit, C
     writeln!(io::stderr(), "replayed {} to `{queue}`", text::letters(done))?;
     if args.json {
         let cause = outcome.as_ref().err().map(|error| error.message.as_str());
-        writeln!(io::stdout(), "{}", json!({ "queue": queue, "replayed": done, "left_behind": left, "ended_by": cause }))?;
+        writeln!(
+            io::stdout(),
+            "{}",
+            json!({ "queue": queue, "replayed": done, "left_behind": left, "ended_by": cause })
+        )?;
     }
     outcome?;
     closed.map(|()| Exit::Clean)
 }
 
-/// Should Redis go back after workers have applied the letters, it is healed from when their events arrived. The mark stays for an hour: nobody knows
-/// when they are applied.
+/// Should Redis go back after workers have applied the letters, it is healed from when their events
+/// arrived. The mark stays for an hour: nobody knows when they are applied.
 async fn marking(cache: &Cache) -> Result<Option<Mark<'_>>, CommandError> {
     match answer_of("Redis", cache.probe()).await? {
         Ok(()) => Ok(Some(Mark::new(cache, "dlq"))),
         Err(outage) => {
-            writeln!(io::stderr(), "{outage}: replaying all the same; should Redis lose writes, what these letters do is not made again")?;
+            writeln!(
+                io::stderr(),
+                "{outage}: replaying all the same; should Redis lose writes, what these letters do is not made again"
+            )?;
             Ok(None)
         }
     }
 }
 
-async fn dry_run(args: &ReplayArgs, config: &Config, mut letters: DeadLetters, stop: &CancellationToken) -> Result<Exit, CommandError> {
+async fn dry_run(
+    args: &ReplayArgs,
+    config: &Config,
+    mut letters: DeadLetters,
+    stop: &CancellationToken,
+) -> Result<Exit, CommandError> {
     let (mut meant, filter) = (Vec::new(), args.selection.filter());
     let outcome = browse(&mut letters, config, &filter, stop, |_, letter| {
         meant.push(letter);
@@ -129,7 +145,11 @@ async fn dry_run(args: &ReplayArgs, config: &Config, mut letters: DeadLetters, s
     let groups = groups(&meant, &args.grouping.by(&GroupBy::DEFAULT));
     if args.json {
         let groups: Vec<_> = groups.iter().map(|group| group.to_json()).collect();
-        writeln!(io::stdout(), "{}", json!({ "queue": queue, "would_replay": meant.len(), "groups": groups }))?;
+        writeln!(
+            io::stdout(),
+            "{}",
+            json!({ "queue": queue, "would_replay": meant.len(), "groups": groups })
+        )?;
     } else {
         text::write_groups(&groups, Paint::of_stdout(), &mut io::stdout().lock())?;
     }
@@ -175,7 +195,9 @@ impl Replay<'_> {
         }
         self.progress.finish_and_clear();
         match self.first_problem.take() {
-            Some(problem) => Err(run_again(format_args!("{} left behind: {problem}", text::letters(self.left)))),
+            Some(problem) => {
+                Err(run_again(format_args!("{} left behind: {problem}", text::letters(self.left))))
+            }
             None => Ok(()),
         }
     }
@@ -188,13 +210,19 @@ impl Replay<'_> {
             Ok(())
         })
         .await
-        .map_err(|error| partial(if self.stop.is_cancelled() { INTERRUPTED.to_owned() } else { error.message }))?;
+        .map_err(|error| {
+            partial(if self.stop.is_cancelled() { INTERRUPTED.to_owned() } else { error.message })
+        })?;
         self.letters.rewind().await.map_err(run_again)?;
         Ok(candidates.choose(limit))
     }
 
     /// Replays few, and more each time that not too many of them have failed again.
-    async fn by_canaries(&mut self, most_failures: u32, chosen: &mut Chosen) -> Result<(), CommandError> {
+    async fn by_canaries(
+        &mut self,
+        most_failures: u32,
+        chosen: &mut Chosen,
+    ) -> Result<(), CommandError> {
         let mut canary = Canary::new();
         while !chosen.is_done() {
             let before = self.done + self.left;
@@ -203,7 +231,10 @@ impl Replay<'_> {
                 // The rest is gone: another command took it.
                 break;
             }
-            self.stop.run_until_cancelled(canary.settled(self.letters)).await.unwrap_or_else(|| Err(partial(INTERRUPTED)))?;
+            self.stop
+                .run_until_cancelled(canary.settled(self.letters))
+                .await
+                .unwrap_or_else(|| Err(partial(INTERRUPTED)))?;
             // Only now: a look counts at its beginning what is there.
             self.letters.rewind().await.map_err(run_again)?;
             let mut failures = 0;
@@ -213,7 +244,13 @@ impl Replay<'_> {
                 Ok(())
             })
             .await
-            .map_err(|error| partial(if self.stop.is_cancelled() { INTERRUPTED.to_owned() } else { error.message }))?;
+            .map_err(|error| {
+                partial(if self.stop.is_cancelled() {
+                    INTERRUPTED.to_owned()
+                } else {
+                    error.message
+                })
+            })?;
             self.letters.rewind().await.map_err(run_again)?;
             if failures >= most_failures {
                 return Err(partial(format!(
@@ -227,9 +264,15 @@ impl Replay<'_> {
 
     /// Replays in the queue's order, a batch at a time, `most` letters at most: those chosen, where
     /// there is a choice, else those that the filter means.
-    async fn pass(&mut self, most: usize, mut chosen: Option<&mut Chosen>, mut canary: Option<&mut Canary>) -> Result<(), CommandError> {
+    async fn pass(
+        &mut self,
+        most: usize,
+        mut chosen: Option<&mut Chosen>,
+        mut canary: Option<&mut Canary>,
+    ) -> Result<(), CommandError> {
         let end = (self.done + self.left).saturating_add(most);
-        while self.done + self.left < end && chosen.as_ref().is_none_or(|chosen| !chosen.is_done()) {
+        while self.done + self.left < end && chosen.as_ref().is_none_or(|chosen| !chosen.is_done())
+        {
             let read = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Err(partial(INTERRUPTED)),
@@ -268,13 +311,18 @@ impl Replay<'_> {
             mark.hold(earliest.unwrap_or_default()).await.map_err(run_again)?;
         }
         let now = Timestamp::now().to_string();
-        let replayed = replay_batch(self.letters, &mut self.publisher, step, &now).await.map_err(run_again)?;
+        let replayed =
+            replay_batch(self.letters, &mut self.publisher, step, &now).await.map_err(run_again)?;
         self.pace.went(step.len(), Instant::now());
         self.done += replayed.done;
         self.left += replayed.left;
         match replayed.problem {
             // Nothing of what follows would fare better.
-            Some(problem @ (PublishError::Ended(_) | PublishError::Returned(_) | PublishError::Refused(_))) => {
+            Some(
+                problem @ (PublishError::Ended(_)
+                | PublishError::Returned(_)
+                | PublishError::Refused(_)),
+            ) => {
                 return Err(run_again(problem));
             }
             Some(problem) => {
@@ -294,7 +342,10 @@ async fn wait(pace: &Pace, publisher: &Publisher, stop: &CancellationToken) -> R
         }
         if publisher.is_blocked() {
             // Nobody waits for ever without knowing why.
-            let _ = writeln!(io::stderr(), "RabbitMQ takes no messages (a memory or disk alarm): waiting");
+            let _ = writeln!(
+                io::stderr(),
+                "RabbitMQ takes no messages (a memory or disk alarm): waiting"
+            );
             publisher.unblocked().await;
         }
     };

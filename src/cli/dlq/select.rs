@@ -85,7 +85,10 @@ impl Grouping {
 }
 
 pub(super) fn count(text: &str) -> Result<u32, String> {
-    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| format!("expected a whole number from 1 to {}", u32::MAX))
+    text.parse()
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or_else(|| format!("expected a whole number from 1 to {}", u32::MAX))
 }
 
 fn moment(text: &str) -> Result<Timestamp, String> {

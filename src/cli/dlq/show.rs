@@ -28,7 +28,8 @@ use crate::registry::{Explanation, Registry};
 pub(super) struct ShowArgs {
     #[command(flatten)]
     selection: Selection,
-    /// Hide bodies, payloads and the values to write; keys, tags and the publisher's headers are shown
+    /// Hide bodies, payloads and the values to write; keys, tags and the publisher's headers are
+    /// shown
     #[arg(long)]
     redact: bool,
     /// Print one JSON object for each: `dead_letter`, why it is one; `message`, in the form that
@@ -75,7 +76,11 @@ async fn show<E: Fn(&Event<'_>) -> Explanation>(
     let filter = args.selection.filter();
     let outcome = browse(&mut letters, config, &filter, &stop, |dead, letter| {
         let message = dead.delivery.to_owned_message();
-        let text = if args.json { as_json(args, planner, &letter, message) } else { as_text(args, planner, &letter, &message, digest) };
+        let text = if args.json {
+            as_json(args, planner, &letter, message)
+        } else {
+            as_text(args, planner, &letter, &message, digest)
+        };
         Ok(spool.push(letter.time, &text)?)
     });
     let outcome = outcome.await;
@@ -89,8 +94,14 @@ async fn show<E: Fn(&Event<'_>) -> Explanation>(
 }
 
 /// What `plan` says of it. A letter may be here because it makes the rules panic.
-fn plan<E: Fn(&Event<'_>) -> Explanation>(planner: &Planner<'_, E>, message: &OwnedMessage) -> Option<String> {
-    catch_unwind(AssertUnwindSafe(|| planner.message(&message.message(), "by the rules of today").0)).ok()
+fn plan<E: Fn(&Event<'_>) -> Explanation>(
+    planner: &Planner<'_, E>,
+    message: &OwnedMessage,
+) -> Option<String> {
+    catch_unwind(AssertUnwindSafe(|| {
+        planner.message(&message.message(), "by the rules of today").0
+    }))
+    .ok()
 }
 
 fn as_json<E: Fn(&Event<'_>) -> Explanation>(
@@ -119,18 +130,29 @@ fn as_text<E: Fn(&Event<'_>) -> Explanation>(
     message: &OwnedMessage,
     digest: &str,
 ) -> String {
-    let mut out = format!("{}  {}  {}\n", letter.time_text(), shown(&letter.reason), shown(&letter.event_type));
+    let mut out = format!(
+        "{}  {}  {}\n",
+        letter.time_text(),
+        shown(&letter.reason),
+        shown(&letter.event_type)
+    );
     let mut field = |name: &str, value: &str| {
         // Writing to a String does not fail.
         let _ = writeln!(out, "  {name:<14} {}", shown(value));
     };
-    for (name, value) in [("error", &letter.error), ("id", &letter.id), ("first handled", &letter.first_time)] {
+    for (name, value) in
+        [("error", &letter.error), ("id", &letter.id), ("first handled", &letter.first_time)]
+    {
         if let Some(value) = value {
             field(name, value);
         }
     }
     field("attempts", &letter.attempts.to_string());
-    let exchange = if letter.exchange.is_empty() { "the default exchange".to_owned() } else { format!("exchange {}", letter.exchange) };
+    let exchange = if letter.exchange.is_empty() {
+        "the default exchange".to_owned()
+    } else {
+        format!("exchange {}", letter.exchange)
+    };
     field("came by", &format!("{exchange}, routing key {}", letter.routing_key));
     if letter.unsigned {
         field("unsigned", "no worker signed these headers: replayed, all effects are done");
@@ -140,13 +162,21 @@ fn as_text<E: Fn(&Event<'_>) -> Explanation>(
     }
     if let Some((positions, counted_by)) = &letter.effects {
         let list = positions.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-        let heeded = if counted_by == digest { "" } else { " (by other rules than those of today: all will be done)" };
+        let heeded = if counted_by == digest {
+            ""
+        } else {
+            " (by other rules than those of today: all will be done)"
+        };
         field("still to do", &format!("effects {list}{heeded}"));
     }
     for (name, value) in properties(message) {
         field(name, &value);
     }
-    for (name, value) in message.headers.iter().filter(|(name, _)| !header::ALL.contains(&name.as_str()) || name == header::REGISTRY) {
+    for (name, value) in message
+        .headers
+        .iter()
+        .filter(|(name, _)| !header::ALL.contains(&name.as_str()) || name == header::REGISTRY)
+    {
         field("header", &format!("{name}: {}", header_text(value)));
     }
     body(args, message, &mut out);
@@ -191,7 +221,9 @@ fn body(args: &ShowArgs, message: &OwnedMessage, out: &mut String) {
     let bytes = message.body.len();
     match std::str::from_utf8(&message.body) {
         _ if args.redact => out.push_str(&format!("  body, {bytes} bytes: hidden\n")),
-        Err(_) => out.push_str(&format!("  body, {bytes} bytes that are no text; --json has them\n")),
+        Err(_) => {
+            out.push_str(&format!("  body, {bytes} bytes that are no text; --json has them\n"))
+        }
         Ok(text) => {
             out.push_str(&format!("  body, {bytes} bytes:\n"));
             text.lines().for_each(|line| out.push_str(&format!("    {}\n", shown(line))));

@@ -25,7 +25,10 @@ pub(super) fn letters(count: usize) -> String {
 pub(super) fn write_groups(groups: &[Group], paint: Paint, out: &mut impl Write) -> io::Result<()> {
     let Some(largest) = groups.first() else { return Ok(()) };
     let width = largest.count.to_string().len().max("count".len());
-    let head = ["count"].into_iter().chain(largest.common.iter().map(|(by, _)| by.as_str())).chain(["first", "last"]);
+    let head = ["count"]
+        .into_iter()
+        .chain(largest.common.iter().map(|(by, _)| by.as_str()))
+        .chain(["first", "last"]);
     let rows = groups.iter().map(|group| {
         let common = group.common.iter().map(|(_, value)| optional(value.as_deref()));
         let count = format!("{:>width$}", group.count);
@@ -34,10 +37,20 @@ pub(super) fn write_groups(groups: &[Group], paint: Paint, out: &mut impl Write)
     table(&head.collect::<Vec<_>>(), &rows.collect::<Vec<_>>(), paint, out)
 }
 
-pub(super) fn write_lines(letters: &[Letter], paint: Paint, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn write_lines(
+    letters: &[Letter],
+    paint: Paint,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let rows = letters.iter().map(|letter| {
         let id = letter.id.as_deref().map_or_else(|| "-".to_owned(), |id| short(&shown(id)));
-        vec![second(letter.time), shown(&letter.reason), shown(&letter.event_type), id, optional(letter.error.as_deref())]
+        vec![
+            second(letter.time),
+            shown(&letter.reason),
+            shown(&letter.event_type),
+            id,
+            optional(letter.error.as_deref()),
+        ]
     });
     table(&["time", "reason", "type", "id", "error"], &rows.collect::<Vec<_>>(), paint, out)
 }
@@ -48,7 +61,11 @@ fn optional(text: Option<&str>) -> String {
 
 /// Cuts an id that is longer than that of a UUID: a hash has 64 digits. `--id` takes what is left.
 fn short(id: &str) -> String {
-    if id.chars().count() <= ID_MAX_CHARS { id.to_owned() } else { id.chars().take(SHORT_ID_CHARS).chain(['…']).collect() }
+    if id.chars().count() <= ID_MAX_CHARS {
+        id.to_owned()
+    } else {
+        id.chars().take(SHORT_ID_CHARS).chain(['…']).collect()
+    }
 }
 
 /// To the second.
@@ -56,7 +73,12 @@ fn second(time: Option<Timestamp>) -> String {
     time.map_or_else(|| "-".to_owned(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
-fn table(head: &[&str], rows: &[Vec<String>], paint: Paint, out: &mut impl Write) -> io::Result<()> {
+fn table(
+    head: &[&str],
+    rows: &[Vec<String>],
+    paint: Paint,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.len()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -64,7 +86,8 @@ fn table(head: &[&str], rows: &[Vec<String>], paint: Paint, out: &mut impl Write
         }
     }
     let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let line: String = cells.zip(&widths).map(|(cell, width)| format!("  {cell:<width$}")).collect();
+        let line: String =
+            cells.zip(&widths).map(|(cell, width)| format!("  {cell:<width$}")).collect();
         line.trim_end().to_owned()
     };
     writeln!(out, "{}", paint.faint(&line(&mut head.iter().copied())))?;

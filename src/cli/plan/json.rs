@@ -15,13 +15,19 @@ pub(super) fn line(plan: &Plan<'_>, rules: &[RuleName]) -> String {
             out.push('{');
             text(&mut out, "id", &event.id);
             text(&mut out, "type", &event.event_type);
-            for (name, value) in [("time", &event.time), ("source", &event.source), ("subject", &event.subject)] {
+            for (name, value) in
+                [("time", &event.time), ("source", &event.source), ("subject", &event.subject)]
+            {
                 match value {
                     Some(value) => text(&mut out, name, value),
                     None => raw(&mut out, name, "null"),
                 }
             }
-            raw(&mut out, "position", &event.position.map_or_else(|| "null".to_owned(), |position| position.to_string()));
+            raw(
+                &mut out,
+                "position",
+                &event.position.map_or_else(|| "null".to_owned(), |position| position.to_string()),
+            );
             name(&mut out, "data");
             event.data().write_compact(&mut out);
             name(&mut out, "previous");

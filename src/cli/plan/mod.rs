@@ -20,12 +20,15 @@ use crate::event::line::OwnedMessage;
 use crate::event::{Decoded, Event, Message, Reading, decode};
 use crate::printable::{printable_json, printable_lines};
 use crate::reason::Reason;
-use crate::registry::{Action, Effect, Explanation, Failure, Matched, Note, Registry, Resolution, RuleName};
+use crate::registry::{
+    Action, Effect, Explanation, Failure, Matched, Note, Registry, Resolution, RuleName,
+};
 
 /// Show what events would do to the cache; needs no server
 ///
-/// Reads events, one JSON object a line. A line with `body` (or `body_base64`) and otherwise only `exchange`, `routing_key`, `headers` and
-/// `properties` is a whole message; any other line is the body of one. Exits with 1 where an event would end in the dead-letter queue.
+/// Reads events, one JSON object a line. A line with `body` (or `body_base64`) and otherwise only
+/// `exchange`, `routing_key`, `headers` and `properties` is a whole message; any other line is the
+/// body of one. Exits with 1 where an event would end in the dead-letter queue.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct PlanArgs {
@@ -85,12 +88,16 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
         for path in files {
             let (good, count) = if path == Path::new("-") {
                 if io::stdin().is_terminal() {
-                    writeln!(io::stderr(), "reading events from the terminal, one JSON object a line; Ctrl-D ends")?;
+                    writeln!(
+                        io::stderr(),
+                        "reading events from the terminal, one JSON object a line; Ctrl-D ends"
+                    )?;
                 }
                 self.lines(io::stdin().lock(), "stdin", out)?
             } else {
                 let shown = path.display().to_string();
-                let file = File::open(path).map_err(|error| CommandError::usage(format_args!("{shown}: {error}")))?;
+                let file = File::open(path)
+                    .map_err(|error| CommandError::usage(format_args!("{shown}: {error}")))?;
                 self.lines(BufReader::new(file), &shown, out)?
             };
             all_good &= good;
@@ -102,13 +109,20 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
         Ok(all_good)
     }
 
-    /// Plans every line. Says whether every event would be applied whole, and how many lines there were.
-    fn lines(&self, mut input: impl BufRead, source: &str, out: &mut impl Write) -> Result<(bool, u64), CommandError> {
+    /// Plans every line. Says whether every event would be applied whole, and how many lines there
+    /// were.
+    fn lines(
+        &self,
+        mut input: impl BufRead,
+        source: &str,
+        out: &mut impl Write,
+    ) -> Result<(bool, u64), CommandError> {
         let mut all_good = true;
         let mut count = 0;
         let mut line = Vec::new();
         // A whole message is longer than its body: base64, escapes, headers.
-        let limit = self.reading.max_body_bytes.saturating_mul(6).saturating_add(MAX_BESIDE_BODY_BYTES);
+        let limit =
+            self.reading.max_body_bytes.saturating_mul(6).saturating_add(MAX_BESIDE_BODY_BYTES);
         for number in 1_u64.. {
             line.clear();
             let read = input.by_ref().take(limit as u64).read_until(b'\n', &mut line);
@@ -160,9 +174,16 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
                 }
                 self.render(&plan, place)
             }
-            Ok(Decoded::Tombstone | Decoded::Bodiless(_)) => {
-                self.render(&Plan { event: None, matched: Matched::Unknown, effects: vec![], error: None, notes: vec![] }, place)
-            }
+            Ok(Decoded::Tombstone | Decoded::Bodiless(_)) => self.render(
+                &Plan {
+                    event: None,
+                    matched: Matched::Unknown,
+                    effects: vec![],
+                    error: None,
+                    notes: vec![],
+                },
+                place,
+            ),
             Err(problem) => self.render(&malformed(problem.to_string()), place),
         }
     }
@@ -179,17 +200,21 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
         }
         let error = match failure {
             Some(Failure { reason, message, .. }) => Some((reason, message)),
-            None if matched == Matched::Unknown && self.unknown != UnknownPolicy::Drop => {
-                Some((Reason::UnknownEvent, "no entry of the registry has this name or a pattern that matches it".to_owned()))
-            }
+            None if matched == Matched::Unknown && self.unknown != UnknownPolicy::Drop => Some((
+                Reason::UnknownEvent,
+                "no entry of the registry has this name or a pattern that matches it".to_owned(),
+            )),
             None => None,
         };
         Plan { event: Some(event), matched, effects, error, notes }
     }
 
     fn render(&self, plan: &Plan<'_>, place: &str) -> (String, bool) {
-        let text =
-            if self.json { printable_json(&json::line(plan, self.rules)).into_owned() } else { text::block(plan, self.rules, place) };
+        let text = if self.json {
+            printable_json(&json::line(plan, self.rules)).into_owned()
+        } else {
+            text::block(plan, self.rules, place)
+        };
         (text, plan.error.is_none())
     }
 }
@@ -207,7 +232,13 @@ fn is_part_of_a_document(message: &OwnedMessage) -> bool {
 }
 
 fn malformed(message: String) -> Plan<'static> {
-    Plan { event: None, matched: Matched::Unknown, effects: vec![], error: Some((Reason::Malformed, message)), notes: vec![] }
+    Plan {
+        event: None,
+        matched: Matched::Unknown,
+        effects: vec![],
+        error: Some((Reason::Malformed, message)),
+        notes: vec![],
+    }
 }
 
 fn redact(effect: &mut Effect) {
@@ -220,7 +251,8 @@ pub(super) fn run(args: &PlanArgs) -> Result<Exit, CommandError> {
     let config = configure(Scope::Offline)?;
     let loaded = Registry::load(&offline(&config.registry)).map_err(CommandError::usage)?;
     // A loader's variable matters to the events that use the loader.
-    let (of_vars, others): (Vec<_>, Vec<_>) = loaded.warnings.iter().partition(|warning| warning.missing_var().is_some());
+    let (of_vars, others): (Vec<_>, Vec<_>) =
+        loaded.warnings.iter().partition(|warning| warning.missing_var().is_some());
     for warning in others {
         writeln!(io::stderr(), "{}", printable_lines(&warning.to_string()))?;
     }

@@ -2,20 +2,33 @@ use std::time::Duration;
 
 use super::*;
 use crate::registry::LoaderId;
-use crate::registry::{Action, Expiry, Only, RuleId, Stale, Verb, Version, Warm, Write as WriteEffect};
+use crate::registry::{
+    Action, Expiry, Only, RuleId, Stale, Verb, Version, Warm, Write as WriteEffect,
+};
 
 fn rules() -> Vec<RuleName> {
     [Verb::Delete, Verb::Write, Verb::Warm, Verb::Expire]
         .into_iter()
         .enumerate()
-        .map(|(at, verb)| RuleName { name: format!("shop.yaml#product.updated/{at}"), verb, entry: 0 })
+        .map(|(at, verb)| RuleName {
+            name: format!("shop.yaml#product.updated/{at}"),
+            verb,
+            entry: 0,
+        })
         .collect()
 }
 
 /// Stands for a registry: what is printed is the subject here.
 fn resolve(event: &Event<'_>) -> Resolution {
-    let effect = |rule, target: &str, action| Effect { rule: RuleId(rule), target: target.to_owned(), action, version: None, again: None };
-    let ordered = |version: Version, effect: Effect| Effect { version: Some(Box::new(version)), ..effect };
+    let effect = |rule, target: &str, action| Effect {
+        rule: RuleId(rule),
+        target: target.to_owned(),
+        action,
+        version: None,
+        again: None,
+    };
+    let ordered =
+        |version: Version, effect: Effect| Effect { version: Some(Box::new(version)), ..effect };
     let hour = Expiry::After { ttl: Duration::from_secs(3_600), jitter: 0.1 };
     match event.event_type.as_ref() {
         "product.updated" => Resolution {
@@ -23,7 +36,12 @@ fn resolve(event: &Event<'_>) -> Resolution {
             effects: vec![
                 effect(0, "shop:product:7", Action::Delete),
                 ordered(
-                    Version { family: "product".to_owned(), digits: "12".to_owned(), event: 1, place: 2 },
+                    Version {
+                        family: "product".to_owned(),
+                        digits: "12".to_owned(),
+                        event: 1,
+                        place: 2,
+                    },
                     effect(
                         1,
                         "shop:product:7:summary",
@@ -53,7 +71,11 @@ fn resolve(event: &Event<'_>) -> Resolution {
         "product.broken" => Resolution {
             matched: Matched::Entry(0),
             effects: vec![effect(0, "shop:product:7", Action::Delete)],
-            failure: Some(Failure { reason: Reason::Unresolvable, message: "data.rev is absent".to_owned(), at: 1 }),
+            failure: Some(Failure {
+                reason: Reason::Unresolvable,
+                message: "data.rev is absent".to_owned(),
+                at: 1,
+            }),
             ..Resolution::default()
         },
         "product.imported" => Resolution { matched: Matched::Retired(1), ..Resolution::default() },
@@ -64,7 +86,8 @@ fn resolve(event: &Event<'_>) -> Resolution {
 
 fn explain(event: &Event<'_>) -> Explanation {
     let seen = event.event_type == "product.seen";
-    let note = Note { rule: RuleId(0), at: 0, item: Some(1), message: "`when` is false".to_owned() };
+    let note =
+        Note { rule: RuleId(0), at: 0, item: Some(1), message: "`when` is false".to_owned() };
     Explanation { resolution: resolve(event), notes: if seen { vec![note] } else { vec![] } }
 }
 

@@ -13,11 +13,20 @@ const MAX_TARGET_CHARS: usize = 48;
 pub(super) fn block(plan: &Plan<'_>, rules: &[RuleName], place: &str) -> String {
     let mut out = String::new();
     match plan.event {
-        Some(event) => line(&mut out, format_args!("{}  ({place}, id {})", shown(&event.event_type), shown(&event.id))),
+        Some(event) => line(
+            &mut out,
+            format_args!("{}  ({place}, id {})", shown(&event.event_type), shown(&event.id)),
+        ),
         None if plan.error.is_none() => line(&mut out, format_args!("tombstone  ({place})")),
         None => line(&mut out, format_args!("no event  ({place})")),
     }
-    let width = plan.effects.iter().map(|effect| shown(&effect.target).chars().count()).max().unwrap_or(0).min(MAX_TARGET_CHARS);
+    let width = plan
+        .effects
+        .iter()
+        .map(|effect| shown(&effect.target).chars().count())
+        .max()
+        .unwrap_or(0)
+        .min(MAX_TARGET_CHARS);
     for effect in &plan.effects {
         let rule = rules.get(effect.rule.0 as usize).map_or("", |rule| rule.name.as_str());
         let (verb, target) = (effect.action.verb().as_str(), shown(&effect.target));
@@ -32,8 +41,12 @@ pub(super) fn block(plan: &Plan<'_>, rules: &[RuleName], place: &str) -> String 
         line(&mut out, format_args!("  not so: {}{item}: {}", shown(rule), shown(&note.message)));
     }
     match &plan.error {
-        Some((reason, message)) => line(&mut out, format_args!("  dead letter: {reason}: {}", shown(message))),
-        None if plan.effects.is_empty() => line(&mut out, format_args!("  nothing to do{}", why_nothing(plan))),
+        Some((reason, message)) => {
+            line(&mut out, format_args!("  dead letter: {reason}: {}", shown(message)))
+        }
+        None if plan.effects.is_empty() => {
+            line(&mut out, format_args!("  nothing to do{}", why_nothing(plan)))
+        }
         None => {}
     }
     out.push('\n');
@@ -61,13 +74,23 @@ fn details(effect: &Effect) -> Vec<String> {
         Action::Warm(warm) => {
             let mut details = vec![format!("from {}", shown(&warm.url)), expiry(warm.expiry)];
             details.extend(tags(&warm.tags));
-            details.extend((warm.only == Only::Present).then(|| "only where it was cached".to_owned()));
-            details.extend((warm.stale == Stale::Serve).then(|| "the old value is served meanwhile".to_owned()));
+            details.extend(
+                (warm.only == Only::Present).then(|| "only where it was cached".to_owned()),
+            );
+            details.extend(
+                (warm.stale == Stale::Serve)
+                    .then(|| "the old value is served meanwhile".to_owned()),
+            );
             details
         }
     };
     details.extend(effect.again.map(|again| format!("again after {}", format_duration(again))));
-    details.extend(effect.version.as_ref().map(|version| format!("version {} of {}", version.digits, shown(&version.family))));
+    details.extend(
+        effect
+            .version
+            .as_ref()
+            .map(|version| format!("version {} of {}", version.digits, shown(&version.family))),
+    );
     details
 }
 
@@ -88,7 +111,8 @@ fn tags(tags: &[String]) -> Option<String> {
 
 /// A moment as RFC 3339 in UTC; beyond what has a date, the milliseconds.
 pub(super) fn moment(millis: i64) -> String {
-    jiff::Timestamp::from_millisecond(millis).map_or_else(|_| millis.to_string(), |moment| moment.to_string())
+    jiff::Timestamp::from_millisecond(millis)
+        .map_or_else(|_| millis.to_string(), |moment| moment.to_string())
 }
 
 /// Text of an event or a rule file on a terminal.

@@ -26,24 +26,29 @@ use crate::registry::{LoadOptions, Pattern, Registry};
 
 /// Apply the history again, or a part of it
 ///
-/// Reads the stream `unstale.history` from a moment on, resolves its events with today's schema files, folds what they do to each key and tag
-/// into one effect, and applies that straight to Redis. At any time, twice, and beside running workers it never makes anything staler; it costs
-/// misses. Values are written only where a version orders them and only while that can be told; else their keys are deleted, and loads are left
-/// to readers. Later events that are not chosen are not applied, but what is applied gives way to them. Interrupted, it says how to go on. Exits
+/// Reads the stream `unstale.history` from a moment on, resolves its events with today's schema
+/// files, folds what they do to each key and tag into one effect, and applies that straight to
+/// Redis. At any time, twice, and beside running workers it never makes anything staler; it costs
+/// misses. Values are written only where a version orders them and only while that can be told;
+/// else their keys are deleted, and loads are left to readers. Later events that are not chosen are
+/// not applied, but what is applied gives way to them. Interrupted, it says how to go on. Exits
 /// with 1 where something could not be applied.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct ReplayArgs {
-    /// From then on: a duration, such as 2h, an RFC 3339 time, or an offset of the stream, such as offset:1200
+    /// From then on: a duration, such as 2h, an RFC 3339 time, or an offset of the stream, such as
+    /// offset:1200
     #[arg(long, value_name = "WHEN", value_parser = place)]
     since: Place,
     /// Only what came before then: as for --since; an offset is that of the first event left out
     #[arg(long, value_name = "WHEN", value_parser = place)]
     until: Option<Place>,
-    /// Only events of this type, or of types that match this topic pattern, such as 'user.*'; may be given more than once
+    /// Only events of this type, or of types that match this topic pattern, such as 'user.*'; may
+    /// be given more than once
     #[arg(long = "type", value_name = "PATTERN")]
     types: Vec<String>,
-    /// No more than so many effects sent to Redis, to spare what readers load misses from: 500/s, 600/m
+    /// No more than so many effects sent to Redis, to spare what readers load misses from: 500/s,
+    /// 600/m
     #[arg(long, value_parser = |text: &str| Rate::parse(text))]
     rate: Option<Rate>,
     /// Say what would be done, and change nothing
@@ -64,8 +69,13 @@ Examples:
 
 fn place(text: &str) -> Result<Place, String> {
     match text.strip_prefix("offset:") {
-        Some(offset) => offset.parse().map(Place::Offset).map_err(|_| "expected a whole number after `offset:`".to_owned()),
-        None => since(text, Timestamp::now()).map(Place::Time).map_err(|error| format!("{error}, or offset:N")),
+        Some(offset) => offset
+            .parse()
+            .map(Place::Offset)
+            .map_err(|_| "expected a whole number after `offset:`".to_owned()),
+        None => since(text, Timestamp::now())
+            .map(Place::Time)
+            .map_err(|error| format!("{error}, or offset:N")),
     }
 }
 
@@ -75,21 +85,31 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, CommandError> {
     if span.is_reversed() {
         return Err(CommandError::usage("--until comes before --since: nothing lies between them"));
     }
-    let loaded = Registry::load(&LoadOptions::for_run(&config.registry)).map_err(CommandError::usage)?;
+    let loaded =
+        Registry::load(&LoadOptions::for_run(&config.registry)).map_err(CommandError::usage)?;
     for warning in &loaded.warnings {
         writeln!(io::stderr(), "{}", printable_lines(&warning.to_string()))?;
     }
     // lapin and redis-rs have tasks of their own beside what reads and folds.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(CommandError::internal)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(CommandError::internal)?;
     let ended = runtime.block_on(replay(args, &config, &Arc::new(loaded.registry), span));
     runtime.shutdown_background();
     ended
 }
 
-async fn replay(args: &ReplayArgs, config: &Config, registry: &Arc<Registry>, span: Span) -> Result<Exit, CommandError> {
-    if let Some(pattern) =
-        args.types.iter().find(|pattern| pattern.split('.').any(|word| word.is_empty() || word.contains(char::is_whitespace)))
-    {
+async fn replay(
+    args: &ReplayArgs,
+    config: &Config,
+    registry: &Arc<Registry>,
+    span: Span,
+) -> Result<Exit, CommandError> {
+    if let Some(pattern) = args.types.iter().find(|pattern| {
+        pattern.split('.').any(|word| word.is_empty() || word.contains(char::is_whitespace))
+    }) {
         return Err(CommandError::usage(format_args!(
             "--type {pattern:?} matches no event: a pattern is words between single dots, such as 'user.*'"
         )));
@@ -109,14 +129,19 @@ async fn replay(args: &ReplayArgs, config: &Config, registry: &Arc<Registry>, sp
         patience: None,
         taken_over: TakenOver::default(),
     };
-    let cache = if args.dry_run { None } else { Some(Cache::connect(&config.redis, &config.amqp.queue).map_err(CommandError::usage)?) };
+    let cache = if args.dry_run {
+        None
+    } else {
+        Some(Cache::connect(&config.redis, &config.amqp.queue).map_err(CommandError::usage)?)
+    };
     if let Some(cache) = &cache {
         reach_redis(cache).await?;
     }
     let mut history = reach(async || History::connect(&config.amqp).await).await?;
     let mut progress = Progress::new();
     // Should Redis go back meanwhile, it is healed from where this begins.
-    let mut mark = cache.as_ref().filter(|_| config.heals()).map(|cache| Mark::new(cache, "replay"));
+    let mut mark =
+        cache.as_ref().filter(|_| config.heals()).map(|cache| Mark::new(cache, "replay"));
     if let Some(mark) = &mut mark {
         mark.hold(earliest(span.since)).await.map_err(CommandError::unavailable)?;
     }
@@ -152,7 +177,11 @@ fn earliest(since: Place) -> LowWatermark {
 fn tell(args: &ReplayArgs, registry: &Registry, report: &Report) -> Result<Exit, CommandError> {
     let mut stderr = io::stderr();
     if args.json {
-        writeln!(io::stdout(), "{}", printable_json(&text::json(registry, report, args.dry_run).to_string()))?;
+        writeln!(
+            io::stdout(),
+            "{}",
+            printable_json(&text::json(registry, report, args.dry_run).to_string())
+        )?;
     } else if args.dry_run {
         text::write_rules(registry, report, &mut io::stdout().lock())?;
     }
@@ -165,7 +194,10 @@ fn tell(args: &ReplayArgs, registry: &Registry, report: &Report) -> Result<Exit,
     writeln!(stderr, "{}", text::summary(report, args.dry_run))?;
     if let Some(rest) = &report.rest {
         let command = text::resume(args, report, rest);
-        return Err(CommandError { exit: Exit::No, message: format!("{}: nothing is lost; go on with: {command}", rest.cause) });
+        return Err(CommandError {
+            exit: Exit::No,
+            message: format!("{}: nothing is lost; go on with: {command}", rest.cause),
+        });
     }
     Ok(if report.is_whole() { Exit::Clean } else { Exit::No })
 }

@@ -24,7 +24,9 @@ fn rows<'r>(registry: &'r Registry, report: &Report) -> Vec<Row<'r>> {
         .zip(registry.rules().iter().zip(&report.effects))
         .filter(|(_, (_, effects))| **effects > 0)
         .map(|(id, (rule, &effects))| {
-            let sent = Verb::ALL.into_iter().filter_map(|verb| Some((verb, *report.sent.get(&(RuleId(id), verb))?)));
+            let sent = Verb::ALL
+                .into_iter()
+                .filter_map(|verb| Some((verb, *report.sent.get(&(RuleId(id), verb))?)));
             Row { rule, effects, sent: sent.collect() }
         })
         .collect();
@@ -32,17 +34,32 @@ fn rows<'r>(registry: &'r Registry, report: &Report) -> Vec<Row<'r>> {
     rows
 }
 
-pub(super) fn write_rules(registry: &Registry, report: &Report, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn write_rules(
+    registry: &Registry,
+    report: &Report,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let rows = rows(registry, report);
     if rows.is_empty() {
         return Ok(());
     }
-    let width = rows.iter().map(|row| row.rule.name.chars().count()).max().unwrap_or(0).max("rule".len());
+    let width =
+        rows.iter().map(|row| row.rule.name.chars().count()).max().unwrap_or(0).max("rule".len());
     writeln!(out, "  {:<15}  {:<width$}  {:>12}  to Redis", "verb", "rule", "effects")?;
     for Row { rule, effects, sent } in rows {
-        let sent: Vec<String> = sent.iter().map(|(verb, count)| format!("{count} {verb}")).collect();
-        let sent = if sent.is_empty() { "nothing: later events stand for it".to_owned() } else { sent.join(", ") };
-        writeln!(out, "  {:<15}  {:<width$}  {effects:>12}  {sent}", rule.verb.as_str(), printable(&rule.name))?;
+        let sent: Vec<String> =
+            sent.iter().map(|(verb, count)| format!("{count} {verb}")).collect();
+        let sent = if sent.is_empty() {
+            "nothing: later events stand for it".to_owned()
+        } else {
+            sent.join(", ")
+        };
+        writeln!(
+            out,
+            "  {:<15}  {:<width$}  {effects:>12}  {sent}",
+            rule.verb.as_str(),
+            printable(&rule.name)
+        )?;
     }
     Ok(())
 }
@@ -79,12 +96,19 @@ pub(super) fn warnings(since: Place, report: &Report) -> Vec<String> {
         (None, _) => {}
     }
     if report.from >= report.to {
-        let held = if report.end == 0 { "it holds nothing".to_owned() } else { format!("it ends with offset:{}", report.end - 1) };
+        let held = if report.end == 0 {
+            "it holds nothing".to_owned()
+        } else {
+            format!("it ends with offset:{}", report.end - 1)
+        };
         warnings.push(format!("warning: nothing of the history lies in that span: {held}"));
     }
     let unreadable: u64 = report.unreadable.iter().map(|(from, behind)| behind - from).sum();
     if report.missing > unreadable {
-        warnings.push(format!("warning: {} were gone before they could be read", count(report.missing - unreadable, "message")));
+        warnings.push(format!(
+            "warning: {} were gone before they could be read",
+            count(report.missing - unreadable, "message")
+        ));
     }
     for (from, behind) in &report.unreadable {
         warnings.push(format!(
@@ -99,7 +123,10 @@ pub(super) fn warnings(since: Place, report: &Report) -> Vec<String> {
 /// What could not be applied, a line a reason.
 pub(super) fn problems(report: &Report) -> impl Iterator<Item = String> {
     report.problems.iter().map(|(reason, problem)| {
-        format!("not replayed: {} {reason}; the first at offset:{}: {}", problem.count, problem.offset, problem.message)
+        format!(
+            "not replayed: {} {reason}; the first at offset:{}: {}",
+            problem.count, problem.offset, problem.message
+        )
     })
 }
 

@@ -72,15 +72,25 @@ pub(super) async fn gc(args: &GcArgs, config: &Config) -> Result<Exit, CommandEr
     let progress = progress();
     let mut total = Total::default();
     let asides = (!args.dry_run && cache.is_cluster()).then(|| cache.asides());
-    let gc = Gc { args, cache: &cache, asides, pace: Pace::new(args.rate), stop: &stop, progress: &progress };
+    let gc = Gc {
+        args,
+        cache: &cache,
+        asides,
+        pace: Pace::new(args.rate),
+        stop: &stop,
+        progress: &progress,
+    };
     let outcome = gc.run(&mut total).await;
     progress.finish_and_clear();
     let Total { tags, members, gone, refused } = total;
-    let (would, of) = (if args.dry_run { "would take" } else { "took" }, if tags == 1 { "tag" } else { "tags" });
+    let (would, of) =
+        (if args.dry_run { "would take" } else { "took" }, if tags == 1 { "tag" } else { "tags" });
     writeln!(io::stderr(), "{would} {gone} of {members} members out of {tags} {of}")?;
     outcome?;
     if refused > 0 {
-        let message = format!("{refused} sets were left: Redis refuses them (no set any more, or the ACL of our user)");
+        let message = format!(
+            "{refused} sets were left: Redis refuses them (no set any more, or the ACL of our user)"
+        );
         return Err(CommandError { exit: Exit::No, message });
     }
     Ok(Exit::Clean)
@@ -89,7 +99,8 @@ pub(super) async fn gc(args: &GcArgs, config: &Config) -> Result<Exit, CommandEr
 struct Gc<'a> {
     args: &'a GcArgs,
     cache: &'a Cache,
-    /// In a cluster: what waits for its second look. On a single server a list in Redis has it, for any worker and the next run.
+    /// In a cluster: what waits for its second look. On a single server a list in Redis has it, for
+    /// any worker and the next run.
     asides: Option<Asides>,
     pace: Pace,
     stop: &'a CancellationToken,
@@ -104,7 +115,10 @@ impl Gc<'_> {
         let mut seen = HashSet::new();
         let mut cursor = 0;
         loop {
-            let found = self.ask(async |cache| cache.tag_sets(cursor).await).await?.map_err(CommandError::unavailable)?;
+            let found = self
+                .ask(async |cache| cache.tag_sets(cursor).await)
+                .await?
+                .map_err(CommandError::unavailable)?;
             self.pace.went(PRUNE_STEP, Instant::now());
             for set in found.sets {
                 // A scan may give one twice.
@@ -166,7 +180,9 @@ impl Gc<'_> {
         let (mut cursor, mut members, mut gone) = (0, 0, 0);
         loop {
             let dry_run = self.args.dry_run;
-            let Ok(slice) = self.ask(async |cache| cache.prune_slice(set, cursor, dry_run).await).await? else {
+            let Ok(slice) =
+                self.ask(async |cache| cache.prune_slice(set, cursor, dry_run).await).await?
+            else {
                 total.refused += 1;
                 return Ok(());
             };
@@ -178,7 +194,10 @@ impl Gc<'_> {
             gone += slice.gone;
             total.members += slice.looked;
             total.gone += slice.gone;
-            self.progress.set_message(format!("{} tags, {} of {} members gone", total.tags, total.gone, total.members));
+            self.progress.set_message(format!(
+                "{} tags, {} of {} members gone",
+                total.tags, total.gone, total.members
+            ));
             self.progress.tick();
             cursor = slice.next;
             if cursor == 0 {
@@ -193,19 +212,30 @@ impl Gc<'_> {
     }
 
     fn line(&self, set: &[u8], members: u64, gone: u64) -> io::Result<()> {
-        let tag = String::from_utf8_lossy(set.strip_prefix(self.cache.tag_prefix().as_bytes()).unwrap_or(set)).into_owned();
+        let tag = String::from_utf8_lossy(
+            set.strip_prefix(self.cache.tag_prefix().as_bytes()).unwrap_or(set),
+        )
+        .into_owned();
         let mut out = io::stdout().lock();
         if self.args.json {
             let mut quoted = String::new();
             write_string(&tag, &mut quoted);
-            writeln!(out, r#"{{"tag":{},"members":{members},"gone":{gone}}}"#, printable_json(&quoted))
+            writeln!(
+                out,
+                r#"{{"tag":{},"members":{members},"gone":{gone}}}"#,
+                printable_json(&quoted)
+            )
         } else {
             writeln!(out, "{}  {gone} of {members} members gone", shown(&tag))
         }
     }
 
-    /// Asks Redis at the rate that was set, and again while it is away for a moment. What Redis refuses is the inner error.
-    async fn ask<T>(&self, question: impl AsyncFn(&Cache) -> Result<T, cache::CommandError>) -> Result<Result<T, String>, CommandError> {
+    /// Asks Redis at the rate that was set, and again while it is away for a moment. What Redis
+    /// refuses is the inner error.
+    async fn ask<T>(
+        &self,
+        question: impl AsyncFn(&Cache) -> Result<T, cache::CommandError>,
+    ) -> Result<Result<T, String>, CommandError> {
         let mut down_since: Option<Instant> = None;
         loop {
             let due = self.pace.due();
@@ -222,11 +252,15 @@ impl Gc<'_> {
             };
             match answer {
                 Ok(answer) => return Ok(Ok(answer)),
-                Err(cache::CommandError::Refused(message) | cache::CommandError::Failed(message)) => return Ok(Err(message)),
+                Err(
+                    cache::CommandError::Refused(message) | cache::CommandError::Failed(message),
+                ) => return Ok(Err(message)),
                 Err(cache::CommandError::Outage(outage)) => {
                     let since = *down_since.get_or_insert_with(Instant::now);
                     if outage.needs_person || since.elapsed() > OUTAGE_PATIENCE {
-                        return Err(CommandError::unavailable(format_args!("{outage}: nothing is lost; run it again")));
+                        return Err(CommandError::unavailable(format_args!(
+                            "{outage}: nothing is lost; run it again"
+                        )));
                     }
                     // It paces itself; whether it helped the next question tells.
                     let _ = self.cache.probe().await;

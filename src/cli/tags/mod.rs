@@ -22,7 +22,10 @@ enum TagsCommand {
 
 pub(super) fn run(args: &TagsArgs) -> Result<Exit, CommandError> {
     let config = configure(Scope::All)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CommandError::internal)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CommandError::internal)?;
     let ended = match &args.command {
         TagsCommand::Gc(args) => runtime.block_on(gc::gc(args, &config)),
     };

@@ -4,8 +4,8 @@ use std::hash::BuildHasher as _;
 
 use super::write_string;
 
-/// Appends a JSON text as [`super::Json::write_compact`] does. Returns `false` where an object may have two members of one name: then what
-/// it appended is of no use.
+/// Appends a JSON text as [`super::Json::write_compact`] does. Returns `false` where an object may
+/// have two members of one name: then what it appended is of no use.
 pub(super) fn write(text: &str, out: &mut String) -> bool {
     let hasher = foldhash::fast::FixedState::default();
     // The objects around: where the hashes of their names begin. An array is `None`.

@@ -1,6 +1,7 @@
 //! One pass over a JSON text: whether it is valid, and where the parts of its outermost level are.
 //!
-//! It takes only what [`Json`] may hold. What it does not take is left to `serde_json`, which also says what is wrong with it.
+//! It takes only what [`Json`] may hold. What it does not take is left to `serde_json`, which also
+//! says what is wrong with it.
 
 use std::borrow::Cow;
 
@@ -88,7 +89,11 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn members(&mut self, depth: usize, mut each: impl FnMut(&dyn Fn() -> Option<Cow<'a, str>>, Json<'a>) -> Option<()>) -> Option<()> {
+    fn members(
+        &mut self,
+        depth: usize,
+        mut each: impl FnMut(&dyn Fn() -> Option<Cow<'a, str>>, Json<'a>) -> Option<()>,
+    ) -> Option<()> {
         self.expect(b'{')?;
         if depth > MAX_DEPTH {
             return None;
@@ -194,7 +199,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Goes on, eight bytes at a time, to the next that is no plain character of a string, or near the end.
+    /// Goes on, eight bytes at a time, to the next that is no plain character of a string, or near
+    /// the end.
     fn plain(&mut self) {
         const ONES: u64 = u64::MAX / 255;
         let zeros = |bytes: u64| bytes.wrapping_sub(ONES) & !bytes;
@@ -260,15 +266,22 @@ mod tests {
         let valid = leaf.prop_recursive(4, 24, 4, |inner| {
             let name = "\"([a-c]|\\\\u0061|\\\\n){0,10}\"";
             prop_oneof![
-                prop::collection::vec(inner.clone(), 0..4).prop_map(|elements| format!("[{}]", elements.join(" ,\n"))),
+                prop::collection::vec(inner.clone(), 0..4)
+                    .prop_map(|elements| format!("[{}]", elements.join(" ,\n"))),
                 prop::collection::vec((name, inner), 0..4).prop_map(|members| {
-                    let members: Vec<String> = members.into_iter().map(|(name, value)| format!("{name}\t: {value} ")).collect();
+                    let members: Vec<String> = members
+                        .into_iter()
+                        .map(|(name, value)| format!("{name}\t: {value} "))
+                        .collect();
                     format!("{{{}}}", members.join(","))
                 }),
             ]
         });
         // One byte more, less or other: most texts are then no JSON, and some are other JSON.
-        let edit = prop_oneof![Just(None), (any::<prop::sample::Index>(), "[\\x00-~]?", any::<bool>()).prop_map(Some)];
+        let edit = prop_oneof![
+            Just(None),
+            (any::<prop::sample::Index>(), "[\\x00-~]?", any::<bool>()).prop_map(Some)
+        ];
         (valid, edit).prop_map(|(mut text, edit)| {
             if let Some((place, put, takes)) = edit {
                 let from = place.index(text.len());
@@ -314,7 +327,10 @@ mod tests {
                 assert!(value(&text[..text.len() - 1]).is_none(), "{text}");
             }
             for control in ['\0', '\n', '\u{1f}'] {
-                assert!(value(&format!("\"{}{control}{}\"", "x".repeat(length), "x".repeat(9))).is_none());
+                assert!(
+                    value(&format!("\"{}{control}{}\"", "x".repeat(length), "x".repeat(9)))
+                        .is_none()
+                );
             }
             assert!(value(&format!("\"{}\u{7f}ÿ\u{10ffff}\"", "x".repeat(length))).is_some());
         }

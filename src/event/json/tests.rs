@@ -15,7 +15,9 @@ fn a_level_is_read_with_its_order_and_number_text() {
 
 #[test]
 fn compact_text_keeps_order_and_numbers() {
-    let json = Json::parse("{ \"z\": 1.50, \"a\": { \"k\\u00e9\\u0001\\n\": [ 1 , 2e1 ] }, \"z\": 7.0 }").unwrap();
+    let json =
+        Json::parse("{ \"z\": 1.50, \"a\": { \"k\\u00e9\\u0001\\n\": [ 1 , 2e1 ] }, \"z\": 7.0 }")
+            .unwrap();
     let mut out = String::new();
     json.write_compact(&mut out);
     assert_eq!(out, "{\"z\":7.0,\"a\":{\"ké\\u0001\\n\":[1,2e1]}}");
@@ -27,7 +29,10 @@ fn depth_is_bounded() {
     assert!(Json::parse(&nested(MAX_DEPTH)).is_ok());
     assert_eq!(Json::parse(&nested(MAX_DEPTH + 1)), Err(JsonError::TooDeep));
     assert_eq!(Json::parse(&nested(1_000_000)), Err(JsonError::TooDeep));
-    assert!(Json::parse(&format!("\"{}\"", "[".repeat(1_000))).is_ok(), "brackets in a string are text");
+    assert!(
+        Json::parse(&format!("\"{}\"", "[".repeat(1_000))).is_ok(),
+        "brackets in a string are text"
+    );
 }
 
 #[test]
@@ -59,7 +64,8 @@ fn half_a_surrogate_pair_is_no_text() {
 
 #[test]
 fn many_members_stay_linear() {
-    let text = format!("{{{}}}", (0..100_000).map(|n| format!("\"{n}\":0")).collect::<Vec<_>>().join(","));
+    let text =
+        format!("{{{}}}", (0..100_000).map(|n| format!("\"{n}\":0")).collect::<Vec<_>>().join(","));
     let mut out = String::new();
     Json::parse(&text).unwrap().write_compact(&mut out);
     assert_eq!(out, text);
@@ -82,7 +88,8 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
     leaf.prop_recursive(4, 32, 5, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
-            prop::collection::btree_map(any::<String>(), inner, 0..5).prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            prop::collection::btree_map(any::<String>(), inner, 0..5)
+                .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
         ]
     })
 }

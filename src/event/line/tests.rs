@@ -5,12 +5,24 @@ use proptest::prelude::*;
 fn a_whole_message_is_told_from_a_body() {
     let whole =
         OwnedMessage::from_line(r#"{"routing_key":"user.updated","body":{"id": 1},"properties":{"type":"t","timestamp":5}}"#).unwrap();
-    assert_eq!((whole.routing_key.as_str(), whole.body.as_slice()), ("user.updated", &br#"{"id": 1}"#[..]));
-    assert_eq!((whole.properties.event_type.as_deref(), whole.properties.timestamp_s), (Some("t"), Some(5)));
+    assert_eq!(
+        (whole.routing_key.as_str(), whole.body.as_slice()),
+        ("user.updated", &br#"{"id": 1}"#[..])
+    );
+    assert_eq!(
+        (whole.properties.event_type.as_deref(), whole.properties.timestamp_s),
+        (Some("t"), Some(5))
+    );
     assert_eq!(OwnedMessage::from_line(r#"{"body":"a\nb"}"#).unwrap().body, b"a\nb");
     assert_eq!(OwnedMessage::from_line(r#"{"body_base64":"/w=="}"#).unwrap().body, b"\xff");
-    for line in [r#"{"body":"a","exchange":null,"routing_key":null,"headers":null,"properties":null}"#, r#"{"body":"a"}"#] {
-        assert_eq!(OwnedMessage::from_line(line).unwrap(), OwnedMessage { body: b"a".to_vec(), ..OwnedMessage::default() });
+    for line in [
+        r#"{"body":"a","exchange":null,"routing_key":null,"headers":null,"properties":null}"#,
+        r#"{"body":"a"}"#,
+    ] {
+        assert_eq!(
+            OwnedMessage::from_line(line).unwrap(),
+            OwnedMessage { body: b"a".to_vec(), ..OwnedMessage::default() }
+        );
     }
     for body in [
         r#"{"body":"x","id":1}"#,
@@ -22,7 +34,10 @@ fn a_whole_message_is_told_from_a_body() {
         "",
     ] {
         let read = OwnedMessage::from_line(&format!(" {body}\r\n")).unwrap();
-        assert_eq!(read, OwnedMessage { body: body.as_bytes().to_vec(), ..OwnedMessage::default() });
+        assert_eq!(
+            read,
+            OwnedMessage { body: body.as_bytes().to_vec(), ..OwnedMessage::default() }
+        );
     }
 }
 
@@ -45,7 +60,10 @@ fn header_values_keep_their_types() {
             OwnedValue::Json("{\"k\":[1.50]}".into()),
         ]
     );
-    let nan = OwnedMessage { headers: vec![("d".into(), OwnedValue::Double(f64::NAN))], ..OwnedMessage::default() };
+    let nan = OwnedMessage {
+        headers: vec![("d".into(), OwnedValue::Double(f64::NAN))],
+        ..OwnedMessage::default()
+    };
     let back = OwnedMessage::from_line(&nan.to_line()).unwrap();
     assert!(matches!(back.headers[0].1, OwnedValue::Double(double) if double.is_nan()));
 }
@@ -62,8 +80,14 @@ fn what_does_not_read_is_named() {
             "`redelivered` is no part of a message: a line with `body` has `exchange`, `routing_key`, `headers` and `properties` beside it, no more",
         ),
         (r#"{"body":"","headers":[]}"#, "`headers` is not an object"),
-        (r#"{"body":"","headers":{"x":99999999999999999999}}"#, "`headers.x` is not a number that 64 bits hold"),
-        (r#"{"body":"","properties":{"priority":256}}"#, "`properties.priority` is not an integer from 0 to 255"),
+        (
+            r#"{"body":"","headers":{"x":99999999999999999999}}"#,
+            "`headers.x` is not a number that 64 bits hold",
+        ),
+        (
+            r#"{"body":"","properties":{"priority":256}}"#,
+            "`properties.priority` is not an integer from 0 to 255",
+        ),
         (r#"{"body":"","properties":{"message_id":7}}"#, "`properties.message_id` is not text"),
         (
             r#"{"body":"","properties":{"Type":"x"}}"#,
@@ -84,11 +108,15 @@ fn any_value() -> impl Strategy<Value = OwnedValue> {
         any::<u64>().prop_map(OwnedValue::Timestamp),
         Just(OwnedValue::Null),
         prop::collection::vec(any::<u8>(), 0..20).prop_map(OwnedValue::Bytes),
-        prop::collection::vec(any::<i64>(), 0..4).prop_map(|list| OwnedValue::Json(serde_json::to_string(&list).unwrap())),
+        prop::collection::vec(any::<i64>(), 0..4)
+            .prop_map(|list| OwnedValue::Json(serde_json::to_string(&list).unwrap())),
         prop::collection::btree_map(any::<String>(), any::<String>(), 2..4)
             .prop_map(|table| OwnedValue::Json(serde_json::Value::from_iter(table).to_string()))
             // Escapes that JSON allows and does not need are not kept.
-            .prop_filter("compact", |value| matches!(value, OwnedValue::Json(text) if !text.contains('\\'))),
+            .prop_filter(
+                "compact",
+                |value| matches!(value, OwnedValue::Json(text) if !text.contains('\\'))
+            ),
     ]
 }
 

@@ -66,7 +66,12 @@ impl Chosen {
 
 /// The same in both looks. Letters that have it in common stand for each other.
 fn identity(hasher: &RandomState, dead: &DeadLetter, letter: &Letter) -> u64 {
-    hasher.hash_one((dead.delivery.fingerprint(hasher), &letter.reason, letter.time, &letter.effects))
+    hasher.hash_one((
+        dead.delivery.fingerprint(hasher),
+        &letter.reason,
+        letter.time,
+        &letter.effects,
+    ))
 }
 
 #[cfg(test)]
@@ -77,23 +82,32 @@ mod tests {
 
     #[test]
     fn the_oldest_are_chosen_as_often_as_they_were_seen() {
-        let given = [("c", Some(3)), ("a", Some(1)), ("none", None), ("b", Some(2)), ("a", Some(1))];
+        let given =
+            [("c", Some(3)), ("a", Some(1)), ("none", None), ("b", Some(2)), ("a", Some(1))];
         let letters: Vec<(DeadLetter, Letter)> = given
             .iter()
             .map(|(body, second)| {
                 let time = second.map(|second| format!("2026-01-01T00:00:0{second}Z"));
-                let dead = DeadLetter { delivery: Delivery::of("", "q", body.as_bytes()), death: None };
+                let dead =
+                    DeadLetter { delivery: Delivery::of("", "q", body.as_bytes()), death: None };
                 (dead, letter("expired", body, time.as_deref()))
             })
             .collect();
-        for (limit, expected) in
-            [(0, &[][..]), (1, &["none"]), (2, &["a", "none"]), (4, &["a", "none", "b", "a"]), (9, &["c", "a", "none", "b", "a"])]
-        {
+        for (limit, expected) in [
+            (0, &[][..]),
+            (1, &["none"]),
+            (2, &["a", "none"]),
+            (4, &["a", "none", "b", "a"]),
+            (9, &["c", "a", "none", "b", "a"]),
+        ] {
             let mut candidates = Candidates::default();
             letters.iter().for_each(|(dead, letter)| candidates.add(dead, letter));
             let mut chosen = candidates.choose(limit);
-            let met: Vec<&str> =
-                letters.iter().filter(|(dead, letter)| chosen.take(dead, letter)).map(|(_, letter)| letter.event_type.as_str()).collect();
+            let met: Vec<&str> = letters
+                .iter()
+                .filter(|(dead, letter)| chosen.take(dead, letter))
+                .map(|(_, letter)| letter.event_type.as_str())
+                .collect();
             assert_eq!((met.as_slice(), chosen.is_done()), (expected, true), "{limit}");
         }
     }

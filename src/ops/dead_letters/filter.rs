@@ -34,12 +34,26 @@ impl Filter {
     /// Whether the letter is meant.
     pub fn matches(&self, letter: &Letter) -> bool {
         (self.reasons.is_empty() || self.reasons.contains(&letter.reason))
-            && (self.types.is_empty() || self.types.iter().any(|pattern| pattern.matches(&letter.event_type)))
-            && (self.rules.is_empty() || letter.rule().is_some_and(|rule| self.rules.iter().any(|named| is_of(rule, named))))
-            && (self.errors.is_empty() || letter.error.as_deref().is_some_and(|error| self.errors.iter().any(|text| has(error, text))))
-            && self.since.is_none_or(|since| letter.time.map_or(self.timeless, |time| time >= since))
+            && (self.types.is_empty()
+                || self.types.iter().any(|pattern| pattern.matches(&letter.event_type)))
+            && (self.rules.is_empty()
+                || letter
+                    .rule()
+                    .is_some_and(|rule| self.rules.iter().any(|named| is_of(rule, named))))
+            && (self.errors.is_empty()
+                || letter
+                    .error
+                    .as_deref()
+                    .is_some_and(|error| self.errors.iter().any(|text| has(error, text))))
+            && self
+                .since
+                .is_none_or(|since| letter.time.map_or(self.timeless, |time| time >= since))
             && self.until.is_none_or(|until| letter.time.map_or(self.timeless, |time| time < until))
-            && (self.ids.is_empty() || letter.id.as_ref().is_some_and(|id| self.ids.iter().any(|named| is_named(id, named))))
+            && (self.ids.is_empty()
+                || letter
+                    .id
+                    .as_ref()
+                    .is_some_and(|id| self.ids.iter().any(|named| is_named(id, named))))
     }
 
     /// Whether every letter is meant.
@@ -61,7 +75,8 @@ fn has(error: &str, text: &str) -> bool {
 }
 
 fn is_named(id: &str, named: &str) -> bool {
-    id == named || named.strip_suffix('…').is_some_and(|start| !start.is_empty() && id.starts_with(start))
+    id == named
+        || named.strip_suffix('…').is_some_and(|start| !start.is_empty() && id.starts_with(start))
 }
 
 /// A moment: an RFC 3339 time, or a duration before `now`.
@@ -73,7 +88,10 @@ pub fn since(text: &str, now: Timestamp) -> Result<Timestamp, String> {
         let ago = SignedDuration::try_from(ago).map_err(|_| "too long ago".to_owned())?;
         return now.checked_sub(ago).map_err(|_| "too long ago".to_owned());
     }
-    text.parse().map_err(|_| "expected a duration, such as 2h, or an RFC 3339 time, such as 2026-01-31T12:00:00Z".to_owned())
+    text.parse().map_err(|_| {
+        "expected a duration, such as 2h, or an RFC 3339 time, such as 2026-01-31T12:00:00Z"
+            .to_owned()
+    })
 }
 
 #[cfg(test)]
@@ -88,7 +106,10 @@ mod tests {
         let types = |text: &str| vec![Pattern::parse(text)];
         for (filter, meant) in [
             (Filter::default(), true),
-            (Filter { reasons: vec!["malformed".into(), "expired".into()], ..Filter::default() }, true),
+            (
+                Filter { reasons: vec!["malformed".into(), "expired".into()], ..Filter::default() },
+                true,
+            ),
             (Filter { reasons: vec!["malformed".into()], ..Filter::default() }, false),
             (Filter { types: types("user.*"), ..Filter::default() }, true),
             (Filter { types: types("user"), ..Filter::default() }, false),
@@ -100,7 +121,10 @@ mod tests {
             (Filter { ids: vec!["e…".into()], ..Filter::default() }, true),
             (Filter { ids: vec!["e".into(), "f…".into(), "…".into()], ..Filter::default() }, false),
             (Filter { ids: vec!["e-2".into()], ..Filter::default() }, false),
-            (Filter { ids: vec!["e-1".into()], types: types("order.*"), ..Filter::default() }, false),
+            (
+                Filter { ids: vec!["e-1".into()], types: types("order.*"), ..Filter::default() },
+                false,
+            ),
         ] {
             assert_eq!(filter.matches(&letter), meant, "{filter:?}");
         }
@@ -109,7 +133,10 @@ mod tests {
     #[test]
     fn rules_and_errors_are_found_in_what_went_wrong() {
         let error = "team/user.yaml#user.updated/12: no value for `{name}`";
-        let letter = Letter { error: Some(error.to_owned()), ..letter("unresolvable", "user.updated", None) };
+        let letter = Letter {
+            error: Some(error.to_owned()),
+            ..letter("unresolvable", "user.updated", None)
+        };
         let rules = |rule: &str| Filter { rules: vec![rule.to_owned()], ..Filter::default() };
         let errors = |text: &str| Filter { errors: vec![text.to_owned()], ..Filter::default() };
         for (filter, meant) in [
@@ -146,7 +173,10 @@ mod tests {
     fn since_is_a_duration_or_a_time() {
         let now: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
         assert_eq!(since("2h", now).unwrap().to_string(), "2026-01-02T01:04:05Z");
-        assert_eq!(since("2026-01-01T00:00:00+01:00", now).unwrap().to_string(), "2025-12-31T23:00:00Z");
+        assert_eq!(
+            since("2026-01-01T00:00:00+01:00", now).unwrap().to_string(),
+            "2025-12-31T23:00:00Z"
+        );
         for text in ["", "2", "yesterday", "2026-01-01", "99999999d"] {
             assert!(since(text, now).is_err(), "{text}");
         }

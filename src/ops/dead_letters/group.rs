@@ -72,7 +72,8 @@ impl Group {
     /// Returns the group for programs.
     pub fn to_json(&self) -> serde_json::Value {
         let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
-        let mut object = json!({ "count": self.count, "first": time(self.first), "last": time(self.last) });
+        let mut object =
+            json!({ "count": self.count, "first": time(self.first), "last": time(self.last) });
         for (by, value) in &self.common {
             object[by.as_str()] = json!(value);
         }
@@ -118,7 +119,10 @@ pub(super) mod tests {
 
     fn named(groups: &[Group]) -> Vec<(Vec<&str>, usize)> {
         let text = |value: &Option<String>| value.clone().map_or("-", |value| value.leak());
-        groups.iter().map(|group| (group.common.iter().map(|(_, value)| text(value)).collect(), group.count)).collect()
+        groups
+            .iter()
+            .map(|group| (group.common.iter().map(|(_, value)| text(value)).collect(), group.count))
+            .collect()
     }
 
     #[test]
@@ -131,7 +135,10 @@ pub(super) mod tests {
             letter("malformed", "c", None),
         ];
         let groups = groups(&letters, &GroupBy::DEFAULT);
-        assert_eq!(named(&groups), [(vec!["malformed", "b"], 3), (vec!["expired", "a"], 1), (vec!["malformed", "c"], 1)]);
+        assert_eq!(
+            named(&groups),
+            [(vec!["malformed", "b"], 3), (vec!["expired", "a"], 1), (vec!["malformed", "c"], 1)]
+        );
         let text = |time: Option<Timestamp>| time.map(|time| time.to_string());
         assert_eq!(text(groups[0].first).as_deref(), Some("2026-01-04T00:00:00Z"));
         assert_eq!(text(groups[0].last).as_deref(), Some("2026-01-04T00:00:00.5Z"));
@@ -140,7 +147,10 @@ pub(super) mod tests {
 
     #[test]
     fn letters_group_by_rule_and_by_error_without_the_rule() {
-        let failed = |error: Option<&str>| Letter { error: error.map(str::to_owned), ..letter("unresolvable", "a", None) };
+        let failed = |error: Option<&str>| Letter {
+            error: error.map(str::to_owned),
+            ..letter("unresolvable", "a", None)
+        };
         let letters = [
             failed(Some("a.yaml#a/0: no value")),
             failed(Some("a.yaml#a/1: no value")),
@@ -148,7 +158,8 @@ pub(super) mod tests {
             failed(Some("no JSON")),
             failed(None),
         ];
-        let by_error = [(vec!["no value"], 2), (vec!["-"], 1), (vec!["no JSON"], 1), (vec!["no text"], 1)];
+        let by_error =
+            [(vec!["no value"], 2), (vec!["-"], 1), (vec!["no JSON"], 1), (vec!["no text"], 1)];
         assert_eq!(named(&groups(&letters, &[GroupBy::Error])), by_error);
         let by_rule = [(vec!["-"], 2), (vec!["a.yaml#a/1"], 2), (vec!["a.yaml#a/0"], 1)];
         assert_eq!(named(&groups(&letters, &[GroupBy::Rule])), by_rule);
@@ -164,6 +175,9 @@ pub(super) mod tests {
         letter.earlier = (0..30).map(|at| format!("r{at}")).collect();
         let history = letter.history();
         assert_eq!(history.split(',').count(), 10);
-        assert!(history.starts_with("r21,") && history.ends_with(",expired@2026-01-02T00:00:00Z"), "{history}");
+        assert!(
+            history.starts_with("r21,") && history.ends_with(",expired@2026-01-02T00:00:00Z"),
+            "{history}"
+        );
     }
 }

@@ -11,7 +11,8 @@ use crate::reason::rule_of;
 /// How many earlier reasons a letter carries along: the newest.
 const EARLIER_MAX: usize = 10;
 
-/// What stands for a reason where nobody gave one: a message that neither we nor the broker put there.
+/// What stands for a reason where nobody gave one: a message that neither we nor the broker put
+/// there.
 const NO_REASON: &str = "unknown";
 
 /// A dead letter without its body.
@@ -45,7 +46,8 @@ pub struct Letter {
     pub effects: Option<(Vec<u32>, String)>,
     /// The registry's digest.
     pub registry: Option<String>,
-    /// Whether it claims to be republished, and no worker signed it: what was done before is not known.
+    /// Whether it claims to be republished, and no worker signed it: what was done before is not
+    /// known.
     pub unsigned: bool,
     /// Why it was here before: `reason@time`, oldest first.
     pub earlier: Vec<String>,
@@ -54,7 +56,8 @@ pub struct Letter {
 }
 
 impl Letter {
-    /// Reads a letter. What no worker has read (the broker dead-lettered it) is decoded for its type and id.
+    /// Reads a letter. What no worker has read (the broker dead-lettered it) is decoded for its
+    /// type and id.
     pub fn read(dead: &DeadLetter, reading: Reading) -> Self {
         let delivery = &dead.delivery;
         let message = delivery.message();
@@ -70,18 +73,28 @@ impl Letter {
         let (event_type, id) = decoded.unzip();
         let routing_key = copy.map_or(delivery.routing_key(), |copy| copy.routing_key).to_owned();
         let told_reason = copy.and_then(|copy| copy.reason);
-        let reason = dead.death.as_ref().map(|death| death.reason.as_str()).or(told_reason).unwrap_or(NO_REASON);
-        let death_time = dead.death.as_ref().and_then(|death| Timestamp::from_second(i64::try_from(death.time_s?).ok()?).ok());
+        let reason = dead
+            .death
+            .as_ref()
+            .map(|death| death.reason.as_str())
+            .or(told_reason)
+            .unwrap_or(NO_REASON);
+        let death_time = dead
+            .death
+            .as_ref()
+            .and_then(|death| Timestamp::from_second(i64::try_from(death.time_s?).ok()?).ok());
         let told_time = copy.and_then(|copy| copy.time?.parse().ok());
         let signed = copy.filter(|_| message.origin == Origin::Worker);
-        let earlier = signed.and_then(|_| message.headers.text(header::EARLIER_REASONS)).unwrap_or_default();
+        let earlier =
+            signed.and_then(|_| message.headers.text(header::EARLIER_REASONS)).unwrap_or_default();
         Self {
             tag: delivery.tag(),
             reason: reason.to_owned(),
             error: text(copy.and_then(|copy| copy.error)),
             event_type: event_type.or(text(told_type)).unwrap_or_else(|| routing_key.clone()),
             id: id.or(text(told_id)).or(text(message.properties.message_id)),
-            // The broker's is the later one where there are both: a copy that was redelivered too often.
+            // The broker's is the later one where there are both: a copy that was redelivered too
+            // often.
             time: death_time.or(told_time),
             first_time: text(copy.and_then(|copy| copy.first_time)),
             arrived_after: text(copy.and_then(|copy| copy.arrived_after)),
@@ -110,7 +123,11 @@ impl Letter {
 
     /// Returns a lower bound of the event's arrival.
     pub fn low(&self) -> LowWatermark {
-        let told = self.arrived_after.as_deref().or(self.first_time.as_deref()).and_then(|time| time.parse::<Timestamp>().ok());
+        let told = self
+            .arrived_after
+            .as_deref()
+            .or(self.first_time.as_deref())
+            .and_then(|time| time.parse::<Timestamp>().ok());
         let time_ms = told.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or(0);
         LowWatermark { time_ms, offset: self.arrived_offset }
     }
@@ -141,9 +158,13 @@ impl Letter {
 
 /// Type and id of the event. A letter may be here because reading it panics: then it has neither.
 fn event_of(dead: &DeadLetter, reading: Reading) -> Option<(String, String)> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match decode(&dead.delivery.message(), reading) {
-        Ok(Decoded::Event(event) | Decoded::Bodiless(event)) => Some((event.event_type.into_owned(), event.id.into_owned())),
-        Ok(Decoded::Tombstone) | Err(_) => None,
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        match decode(&dead.delivery.message(), reading) {
+            Ok(Decoded::Event(event) | Decoded::Bodiless(event)) => {
+                Some((event.event_type.into_owned(), event.id.into_owned()))
+            }
+            Ok(Decoded::Tombstone) | Err(_) => None,
+        }
     }))
     .ok()
     .flatten()

@@ -1,4 +1,5 @@
-//! The dead-letter queue as a tool: what a letter says, which are meant, how they are grouped, and how they are replayed.
+//! The dead-letter queue as a tool: what a letter says, which are meant, how they are grouped, and
+//! how they are replayed.
 
 mod choose;
 mod filter;

@@ -1,7 +1,9 @@
 //! Letters → copies in the queue of events; only then are they taken.
 
 use super::Letter;
-use crate::broker::{CopyHeaders, DeadLetter, DeadLetters, PublishError, Publisher, SessionEnded, copy_to};
+use crate::broker::{
+    CopyHeaders, DeadLetter, DeadLetters, PublishError, Publisher, SessionEnded, copy_to,
+};
 
 /// What became of a batch.
 #[derive(Debug, Default)]
@@ -14,8 +16,8 @@ pub struct Replayed {
     pub problem: Option<PublishError>,
 }
 
-/// Publishes a copy of each letter to the queue of events, waits until each is confirmed and not returned, and only then takes those letters out of
-/// the dead-letter queue. `now` is RFC 3339.
+/// Publishes a copy of each letter to the queue of events, waits until each is confirmed and not
+/// returned, and only then takes those letters out of the dead-letter queue. `now` is RFC 3339.
 ///
 /// # Errors
 /// When the connection that reads is over: what was published meanwhile may stand in both queues.

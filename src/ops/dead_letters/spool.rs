@@ -1,4 +1,5 @@
-//! Texts that are to be written in order of time, kept on disk meanwhile: the bodies of 100,000 letters have no place in memory.
+//! Texts that are to be written in order of time, kept on disk meanwhile: the bodies of 100,000
+//! letters have no place in memory.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -7,7 +8,8 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-/// A file without a name, in the system's folder for temporary files, which nobody else can open; and what stands where.
+/// A file without a name, in the system's folder for temporary files, which nobody else can open;
+/// and what stands where.
 #[derive(Debug)]
 pub struct Spool {
     file: BufWriter<File>,
@@ -32,14 +34,19 @@ impl Spool {
         Self::new_in(&folder).map_err(|error| {
             io::Error::new(
                 error.kind(),
-                format!("no temporary file can be made in {}: {error}; TMPDIR names another folder", folder.display()),
+                format!(
+                    "no temporary file can be made in {}: {error}; TMPDIR names another folder",
+                    folder.display()
+                ),
             )
         })
     }
 
     fn new_in(folder: &Path) -> io::Result<Self> {
-        let path = folder.join(format!("unstale-{}-{:016x}", std::process::id(), fastrand::u64(..)));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        let path =
+            folder.join(format!("unstale-{}-{:016x}", std::process::id(), fastrand::u64(..)));
+        let file =
+            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
         std::fs::remove_file(&path)?;
         Ok(Self { file: BufWriter::new(file), texts: Vec::new(), end: 0 })
     }
@@ -65,13 +72,15 @@ impl Spool {
         self.texts.is_empty()
     }
 
-    /// Writes the oldest texts, `limit` at most, in order of time; those of the same time in the order they came, those without one first.
+    /// Writes the oldest texts, `limit` at most, in order of time; those of the same time in the
+    /// order they came, those without one first.
     ///
     /// # Errors
     /// When reading or writing fails.
     pub fn write_to(mut self, limit: usize, out: &mut impl Write) -> io::Result<()> {
         self.texts.sort_by_key(|kept| kept.time);
-        let mut file = BufReader::new(self.file.into_inner().map_err(io::IntoInnerError::into_error)?);
+        let mut file =
+            BufReader::new(self.file.into_inner().map_err(io::IntoInnerError::into_error)?);
         let mut at = u64::MAX;
         for kept in self.texts.iter().take(limit) {
             // Mostly they came in order already: then the buffer goes on.
@@ -94,7 +103,13 @@ mod tests {
         assert!(Spool::new_in(Path::new("/no such folder")).is_err());
         let mut spool = Spool::new().unwrap();
         let at = |second| Some(Timestamp::from_second(second).unwrap());
-        for (time, text) in [(at(3), "c\n"), (at(1), "first a\n"), (at(1), "second a\n"), (None, "none\n"), (at(2), "b\n")] {
+        for (time, text) in [
+            (at(3), "c\n"),
+            (at(1), "first a\n"),
+            (at(1), "second a\n"),
+            (None, "none\n"),
+            (at(2), "b\n"),
+        ] {
             spool.push(time, text).unwrap();
         }
         assert_eq!(spool.len(), 5);

@@ -41,11 +41,16 @@ struct Alive {
 
 impl Alive {
     fn note(&self) {
-        self.at_ms.store(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.at_ms.store(
+            u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
     }
 
     fn silence(&self) -> Duration {
-        self.since.elapsed().saturating_sub(Duration::from_millis(self.at_ms.load(Ordering::Relaxed)))
+        self.since
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.at_ms.load(Ordering::Relaxed)))
     }
 }
 
@@ -57,10 +62,14 @@ impl<'c> Guard<'c> {
         let stop = CancellationToken::new();
         let alive = Arc::new(Alive { since: Instant::now(), at_ms: AtomicU64::new(0) });
         let (token, shows) = (stop.clone(), Arc::clone(&alive));
-        let (redis, queue, worker) = (config.redis.clone(), config.amqp.queue.clone(), cache.id().to_owned());
+        let (redis, queue, worker) =
+            (config.redis.clone(), config.amqp.queue.clone(), cache.id().to_owned());
         let keeper = cache.for_keeper(&redis, &queue);
         let spawned = std::thread::Builder::new().name("heal-lock".into()).spawn(move || {
-            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build()
+            else {
+                return;
+            };
             let Ok(keeper) = keeper else { return };
             let kept = runtime.block_on(token.run_until_cancelled(keep(&keeper, &worker, &shows)));
             if let Some(outage) = kept {
@@ -127,7 +136,10 @@ async fn keep(cache: &Cache, worker: &str, alive: &Alive) -> Outage {
     let mut missed: Option<Outage> = None;
     loop {
         if alive.silence() > SILENCE_MAX {
-            return Outage::new(format!("the heal has made no progress for {} s", SILENCE_MAX.as_secs()));
+            return Outage::new(format!(
+                "the heal has made no progress for {} s",
+                SILENCE_MAX.as_secs()
+            ));
         }
         let is_up = cache.state() == State::Up || cache.probe().await.is_ok();
         if is_up {

@@ -112,7 +112,9 @@ pub async fn heal(
     };
     match healed {
         // Where no worker has declared one yet, there is nothing to heal from.
-        Err(NotHealed::Broker(BrokerError::History { problem: HistoryProblem::Missing, .. })) => Ok(Healed::NoHistory),
+        Err(NotHealed::Broker(BrokerError::History {
+            problem: HistoryProblem::Missing, ..
+        })) => Ok(Healed::NoHistory),
         Err(NotHealed::Broker(error)) => Err(error.into()),
         healed => healed,
     }
@@ -131,12 +133,21 @@ async fn apply(
     guard: &Guard<'_>,
 ) -> Result<Healed, NotHealed> {
     let mut history = History::connect(&config.amqp).await.map_err(NotHealed::Broker)?;
-    let begins = beginning(&mut history, from.offset, from.time, window(config)).await.map_err(NotHealed::Broker)?;
+    let begins = beginning(&mut history, from.offset, from.time, window(config))
+        .await
+        .map_err(NotHealed::Broker)?;
     let Beginning { offset, is_whole, is_empty } = begins;
     if is_empty {
         drain(cache, &CancellationToken::new()).await?;
         let passed_over = guard.found().passed_over.clone();
-        return Ok(Healed::Applied { events: 0, effects: 0, begin: 0, complete: is_whole, end: 0, passed_over });
+        return Ok(Healed::Applied {
+            events: 0,
+            effects: 0,
+            begin: 0,
+            complete: is_whole,
+            end: 0,
+            passed_over,
+        });
     }
     let replay = Replay {
         span: Span { since: Place::Offset(offset), until: end_offset.map(Place::Offset) },
@@ -155,7 +166,10 @@ async fn apply(
     };
     let stop = CancellationToken::new();
     let mut watch = Watch { cache, stop: &stop, guard, outage: None };
-    let report = replay.run(&mut history, registry, Some(cache), &mut watch, &stop).await.map_err(NotHealed::Broker)?;
+    let report = replay
+        .run(&mut history, registry, Some(cache), &mut watch, &stop)
+        .await
+        .map_err(NotHealed::Broker)?;
     history.close().await;
     if let Some(rest) = report.rest {
         return Err(match (watch.outage, cache.state()) {
@@ -194,7 +208,10 @@ fn taken_over(found: &HealProgress) -> TakenOver {
     TakenOver {
         applied_to: found.applied_to,
         end: found.end,
-        died: found.died.as_ref().map(|died| Died { range: died.first..died.end, deaths: died.deaths() }),
+        died: found
+            .died
+            .as_ref()
+            .map(|died| Died { range: died.first..died.end, deaths: died.deaths() }),
         passed_over: found.passed_over.clone(),
         undone: found.undone.clone(),
     }

@@ -75,7 +75,8 @@ impl<O: Observer> Applier<'_, O> {
         let mut effects: Vec<Effect> = folded.into_iter().map(|folded| folded.effect).collect();
         let mut done = 0;
         while done < effects.len() {
-            let end = done + slice_len(&effects[done..effects.len().min(done + self.pace.step(SLICE))]);
+            let end =
+                done + slice_len(&effects[done..effects.len().min(done + self.pace.step(SLICE))]);
             let slice = &mut effects[done..end];
             let past = self.begun.elapsed();
             for effect in slice.iter_mut() {
@@ -99,7 +100,13 @@ impl<O: Observer> Applier<'_, O> {
     }
 
     /// Applies a slice until Redis has answered for each of its effects.
-    async fn slice(&mut self, cache: &Cache, slice: &[Effect], offset: u64, report: &mut Report) -> Result<(), Stopped> {
+    async fn slice(
+        &mut self,
+        cache: &Cache,
+        slice: &[Effect],
+        offset: u64,
+        report: &mut Report,
+    ) -> Result<(), Stopped> {
         if let Some(due) = self.pace.due() {
             self.stop.run_until_cancelled(sleep_until(due.into())).await.ok_or(Stopped)?;
         }
@@ -108,16 +115,29 @@ impl<O: Observer> Applier<'_, O> {
             let mut again = Vec::new();
             for (Slot { event, .. }, outcome) in self.round_trip(cache, &left).await? {
                 let effect = left[event as usize];
-                let outcome = if outcome == EffectOutcome::Slow { self.drain(cache, effect).await? } else { Some(outcome) };
+                let outcome = if outcome == EffectOutcome::Slow {
+                    self.drain(cache, effect).await?
+                } else {
+                    Some(outcome)
+                };
                 match outcome {
                     None => {}
-                    Some(EffectOutcome::Dead { reason, message }) => self.refused(effect, reason, &message, offset, report),
-                    Some(EffectOutcome::Retry { message, .. } | EffectOutcome::NotTried { message, .. }) if attempt == ATTEMPTS => {
+                    Some(EffectOutcome::Dead { reason, message }) => {
+                        self.refused(effect, reason, &message, offset, report)
+                    }
+                    Some(
+                        EffectOutcome::Retry { message, .. }
+                        | EffectOutcome::NotTried { message, .. },
+                    ) if attempt == ATTEMPTS => {
                         report.is_undone(offset);
                         self.refused(effect, Reason::AttemptsExhausted, &message, offset, report);
                     }
                     // A slow effect was drained: that it is slow again cannot be.
-                    Some(EffectOutcome::Retry { .. } | EffectOutcome::NotTried { .. } | EffectOutcome::Slow) => again.push(event),
+                    Some(
+                        EffectOutcome::Retry { .. }
+                        | EffectOutcome::NotTried { .. }
+                        | EffectOutcome::Slow,
+                    ) => again.push(event),
                 }
             }
             if again.is_empty() {
@@ -131,7 +151,11 @@ impl<O: Observer> Applier<'_, O> {
     }
 
     /// The effects that are not simply done.
-    async fn round_trip(&mut self, cache: &Cache, effects: &[&Effect]) -> Result<Vec<(Slot, EffectOutcome)>, Stopped> {
+    async fn round_trip(
+        &mut self,
+        cache: &Cache,
+        effects: &[&Effect],
+    ) -> Result<Vec<(Slot, EffectOutcome)>, Stopped> {
         let mut batch = Batch::new(cache.tag_prefix(), effects.len());
         for (event, effect) in (0..).zip(effects) {
             batch.push(Slot { event, position: 0 }, effect);
@@ -148,7 +172,11 @@ impl<O: Observer> Applier<'_, O> {
 
     /// Deletes the members of a big tag: all that was detached, so that no worker is needed for the
     /// rest.
-    async fn drain(&mut self, cache: &Cache, effect: &Effect) -> Result<Option<EffectOutcome>, Stopped> {
+    async fn drain(
+        &mut self,
+        cache: &Cache,
+        effect: &Effect,
+    ) -> Result<Option<EffectOutcome>, Stopped> {
         loop {
             let outage = match cache.drain_tag(&effect.target, self.stop, |_, _| {}).await {
                 Ok(drained) if drained.complete => return Ok(None),
@@ -170,8 +198,16 @@ impl<O: Observer> Applier<'_, O> {
         self.stop.run_until_cancelled(answers).await.ok_or(Stopped)
     }
 
-    fn refused(&self, effect: &Effect, reason: Reason, message: &str, offset: u64, report: &mut Report) {
-        let rule = self.registry.rules().get(effect.rule.0 as usize).map_or("", |rule| rule.name.as_str());
+    fn refused(
+        &self,
+        effect: &Effect,
+        reason: Reason,
+        message: &str,
+        offset: u64,
+        report: &mut Report,
+    ) {
+        let rule =
+            self.registry.rules().get(effect.rule.0 as usize).map_or("", |rule| rule.name.as_str());
         report.problem(reason, 1, offset, || format!("{rule}: {message}"));
     }
 }

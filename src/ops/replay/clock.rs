@@ -80,14 +80,26 @@ pub async fn beginning(
         return Ok(at_offset(&survey, offset));
     };
     let newest = newest_chunk(history, now.as_second()).await?;
-    let place = |second: i64| Place::Time(Timestamp::from_second(second).unwrap_or(Timestamp::UNIX_EPOCH).max(Timestamp::UNIX_EPOCH));
+    let place = |second: i64| {
+        Place::Time(
+            Timestamp::from_second(second)
+                .unwrap_or(Timestamp::UNIX_EPOCH)
+                .max(Timestamp::UNIX_EPOCH),
+        )
+    };
     let mut places: Vec<Place> = time.map(|time| place(time.as_second() - 1)).into_iter().collect();
     match newest {
-        Newest::At(second) => places.push(place(second.saturating_sub(age.as_secs()).saturating_sub(1))),
+        Newest::At(second) => {
+            places.push(place(second.saturating_sub(age.as_secs()).saturating_sub(1)))
+        }
         // All there is.
         Newest::Earlier => places.push(Place::Offset(0)),
         Newest::Never => {
-            return Ok(Beginning { offset: 0, is_whole: is_whole_if_empty(offset, time), is_empty: true });
+            return Ok(Beginning {
+                offset: 0,
+                is_whole: is_whole_if_empty(offset, time),
+                is_empty: true,
+            });
         }
     }
     let survey = history.survey(&places).await?;
@@ -95,7 +107,8 @@ pub async fn beginning(
     let by_time = survey.places.iter().map(|place| place.earliest).min().unwrap_or(survey.first);
     Ok(Beginning {
         offset: if offset.is_some() { by_offset.offset.min(by_time) } else { by_time },
-        is_whole: (offset.is_none() || by_offset.is_whole) && (by_time > survey.first || survey.first == 0),
+        is_whole: (offset.is_none() || by_offset.is_whole)
+            && (by_time > survey.first || survey.first == 0),
         is_empty: survey.is_empty(),
     })
 }
@@ -126,7 +139,11 @@ async fn newest_chunk(history: &mut History, now_s: i64) -> Result<Newest, Broke
     let mut grid: Vec<i64> = GRID_S.iter().map(|from_now| now_s + from_now).collect();
     let mut found: Option<(i64, i64)> = None;
     for _ in 0..LOOKS_MAX {
-        let places: Vec<Place> = grid.iter().filter_map(|second| Timestamp::from_second(*second).ok()).map(Place::Time).collect();
+        let places: Vec<Place> = grid
+            .iter()
+            .filter_map(|second| Timestamp::from_second(*second).ok())
+            .map(Place::Time)
+            .collect();
         let survey = history.survey(&places).await?;
         if survey.is_empty() {
             return Ok(Newest::Never);
@@ -157,19 +174,31 @@ mod tests {
     #[test]
     fn an_offset_behind_the_end_means_all_of_a_new_stream() {
         let survey = Survey { first: 10, end: 20, places: Vec::new() };
-        for (offset, found, is_whole) in
-            [(Some(5), 10, false), (Some(10), 10, true), (Some(15), 15, true), (Some(20), 20, true), (Some(21), 10, false)]
-        {
-            assert_eq!(at_offset(&survey, offset), Beginning { offset: found, is_whole, is_empty: false }, "{offset:?}");
+        for (offset, found, is_whole) in [
+            (Some(5), 10, false),
+            (Some(10), 10, true),
+            (Some(15), 15, true),
+            (Some(20), 20, true),
+            (Some(21), 10, false),
+        ] {
+            assert_eq!(
+                at_offset(&survey, offset),
+                Beginning { offset: found, is_whole, is_empty: false },
+                "{offset:?}"
+            );
         }
     }
 
     #[test]
     fn an_empty_stream_is_whole_only_where_nothing_had_come() {
         let then = Some(Timestamp::UNIX_EPOCH);
-        for (offset, time, is_whole) in
-            [(None, None, true), (Some(0), then, true), (Some(8), then, false), (Some(8), None, false), (None, then, false)]
-        {
+        for (offset, time, is_whole) in [
+            (None, None, true),
+            (Some(0), then, true),
+            (Some(8), then, false),
+            (Some(8), None, false),
+            (None, then, false),
+        ] {
             assert_eq!(is_whole_if_empty(offset, time), is_whole, "{offset:?} {time:?}");
         }
     }

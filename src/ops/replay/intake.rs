@@ -42,11 +42,16 @@ impl<'r> Intake<'r> {
             Message::Event { .. } if !in_span && !self.replay.gives_way => {}
             Message::Event { resolution, .. } => {
                 for effect in &resolution.effects {
-                    if in_span { self.fold.pass_over(offset, effect) } else { self.fold.give_way(offset, effect) }
+                    if in_span {
+                        self.fold.pass_over(offset, effect)
+                    } else {
+                        self.fold.give_way(offset, effect)
+                    }
                 }
             }
             // One that might be of another type is not asked for.
-            Message::Tombstone | Message::Unreadable(..) | Message::Hangs(_) if !in_span || !self.replay.types.is_empty() => {}
+            Message::Tombstone | Message::Unreadable(..) | Message::Hangs(_)
+                if !in_span || !self.replay.types.is_empty() => {}
             Message::Tombstone => report.events += 1,
             Message::Hangs(message) => {
                 report.events += 1;
@@ -66,7 +71,9 @@ impl<'r> Intake<'r> {
         match matched {
             Matched::Retired(_) => report.retired += 1,
             Matched::Unknown if self.replay.unknown != UnknownPolicy::Drop => {
-                report.problem(Reason::UnknownEvent, 1, offset, || "no entry of the registry knows this event's type".into());
+                report.problem(Reason::UnknownEvent, 1, offset, || {
+                    "no entry of the registry knows this event's type".into()
+                });
             }
             Matched::Unknown | Matched::Entry(_) => {}
         }
@@ -107,8 +114,10 @@ mod tests {
     fn what_is_not_resolved_in_time_leaves_a_replay_incomplete_and_what_never_can_be_does_not() {
         let replay = replay();
         let event = |is_out_of_time| {
-            let failure = Some(Failure { reason: Reason::Unresolvable, message: "why".into(), at: 0 });
-            let resolution = Resolution { matched: Matched::Unknown, failure, ..Resolution::default() };
+            let failure =
+                Some(Failure { reason: Reason::Unresolvable, message: "why".into(), at: 0 });
+            let resolution =
+                Resolution { matched: Matched::Unknown, failure, ..Resolution::default() };
             Message::Event { resolution, is_of_type: true, is_out_of_time }
         };
         for (message, undone) in [
@@ -119,7 +128,10 @@ mod tests {
         ] {
             let mut report = Report::new(0, 0, 10, 10);
             Intake::new(&replay, 0..10, 0).take(7, message, &mut report);
-            assert_eq!((report.events, &report.undone[..], report.is_complete()), (1, undone, undone.is_empty()));
+            assert_eq!(
+                (report.events, &report.undone[..], report.is_complete()),
+                (1, undone, undone.is_empty())
+            );
             assert!(!report.problems.is_empty());
         }
     }

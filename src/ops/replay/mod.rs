@@ -92,11 +92,16 @@ impl Replay {
     /// Where the events begin whose fences are certainly still there, by our clock; and a place
     /// that is behind the end unless the broker's clock is ahead of ours.
     fn fences(&self) -> (Place, Place) {
-        let young = SignedDuration::try_from(self.fence_ttl.saturating_sub(FENCE_MARGIN)).unwrap_or(SignedDuration::ZERO);
+        let young = SignedDuration::try_from(self.fence_ttl.saturating_sub(FENCE_MARGIN))
+            .unwrap_or(SignedDuration::ZERO);
         // None is that young where the margin is all there is: a time in the future is behind the
         // end.
         let now = Timestamp::now();
-        let since = if young.is_zero() { now.checked_add(SignedDuration::from_hours(24)) } else { now.checked_sub(young) };
+        let since = if young.is_zero() {
+            now.checked_add(SignedDuration::from_hours(24))
+        } else {
+            now.checked_sub(young)
+        };
         let ahead = now.checked_add(CLOCKS_APART_MAX).unwrap_or(Timestamp::MAX);
         (Place::Time(since.unwrap_or(now)), Place::Time(ahead))
     }

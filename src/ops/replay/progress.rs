@@ -67,9 +67,12 @@ impl TakenOver {
         if self.passed_over.contains(&offset) {
             return Next::PassOver;
         }
-        let barrier = self.passed_over.iter().copied().filter(|at| *at > offset).min().unwrap_or(u64::MAX);
+        let barrier =
+            self.passed_over.iter().copied().filter(|at| *at > offset).min().unwrap_or(u64::MAX);
         let to = offset.saturating_add(batch).min(barrier);
-        let Some(Died { range, deaths }) = &self.died else { return Next::Normally { to, barrier } };
+        let Some(Died { range, deaths }) = &self.died else {
+            return Next::Normally { to, barrier };
+        };
         if offset < range.start {
             return Next::Normally { to: to.min(range.start), barrier: barrier.min(range.start) };
         }
@@ -86,7 +89,9 @@ impl TakenOver {
 
     /// Returns whether the next try at that offset is the last, before it is passed over.
     pub(super) fn is_last_try(&self, offset: u64) -> bool {
-        self.died.as_ref().is_some_and(|died| died.range == (offset..offset + 1) && died.deaths + 1 == DEATHS_MAX)
+        self.died
+            .as_ref()
+            .is_some_and(|died| died.range == (offset..offset + 1) && died.deaths + 1 == DEATHS_MAX)
     }
 }
 
@@ -124,13 +129,21 @@ mod tests {
     fn a_wide_range_is_narrowed_step_by_step() {
         assert_eq!(died(0..1_000_000, 1).next(0, 1_000), Next::Carefully { to: 1_000 });
         assert_eq!(died(0..3_000, 1).next(2_999, 1_000), Next::Carefully { to: 3_000 });
-        assert_eq!(died(0..3_000, 9).next(0, 1_000), Next::Carefully { to: 3 }, "nothing is passed over but one message");
+        assert_eq!(
+            died(0..3_000, 9).next(0, 1_000),
+            Next::Carefully { to: 3 },
+            "nothing is passed over but one message"
+        );
     }
 
     #[test]
     fn one_message_is_passed_over_at_the_third_death() {
         assert_eq!(died(5..6, 2).next(5, 9), Next::Carefully { to: 6 });
-        assert!(died(5..6, 2).is_last_try(5) && !died(5..6, 1).is_last_try(5) && !died(5..7, 2).is_last_try(5));
+        assert!(
+            died(5..6, 2).is_last_try(5)
+                && !died(5..6, 1).is_last_try(5)
+                && !died(5..7, 2).is_last_try(5)
+        );
         assert_eq!(died(5..6, 3).next(5, 9), Next::PassOver);
         assert_eq!(died(5..6, 3).next(6, 9), Next::Normally { to: 15, barrier: u64::MAX });
     }

@@ -124,8 +124,18 @@ impl Report {
         self.unreadable.push((offsets.start, offsets.end));
     }
 
-    pub(super) fn problem(&mut self, reason: Reason, count: u64, offset: u64, message: impl FnOnce() -> String) {
-        let problem = self.problems.entry(reason).or_insert_with(|| Problem { count: 0, offset, message: printable(&message()) });
+    pub(super) fn problem(
+        &mut self,
+        reason: Reason,
+        count: u64,
+        offset: u64,
+        message: impl FnOnce() -> String,
+    ) {
+        let problem = self.problems.entry(reason).or_insert_with(|| Problem {
+            count: 0,
+            offset,
+            message: printable(&message()),
+        });
         problem.count += count;
     }
 }
@@ -136,12 +146,17 @@ fn printable(text: &str) -> String {
     if !text.contains(is_unprintable) {
         return text.to_owned();
     }
-    text.chars().flat_map(|c| if is_unprintable(c) { c.escape_unicode().collect::<Vec<_>>() } else { vec![c] }).collect()
+    text.chars()
+        .flat_map(
+            |c| if is_unprintable(c) { c.escape_unicode().collect::<Vec<_>>() } else { vec![c] },
+        )
+        .collect()
 }
 
 /// Controls, and what turns the direction of text.
 fn is_unprintable(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

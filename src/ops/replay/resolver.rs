@@ -114,7 +114,9 @@ impl Resolver {
         loop {
             if batch.get(start).is_some_and(|(offset, _)| self.hanging.contains(offset)) {
                 let longest_s = (LOOK_INTERVAL * HANGS_AFTER_LOOKS).as_secs();
-                let message = format!("resolving the event took longer than {longest_s} s: please report it, with the event's shape");
+                let message = format!(
+                    "resolving the event took longer than {longest_s} s: please report it, with the event's shape"
+                );
                 return Ok(vec![Message::Hangs(message)]);
             }
             match self.ask(batch, start..end, stop).await? {
@@ -142,8 +144,15 @@ impl Resolver {
         stop: &CancellationToken,
     ) -> Result<Result<Vec<Message>, usize>, Unresolved> {
         let (answer, mut answered) = oneshot::channel();
-        let (at, flag) = (Arc::new(AtomicUsize::new(range.start)), Arc::new(AtomicBool::new(false)));
-        self.send(Job { batch: Arc::clone(batch), range, at: Arc::clone(&at), stop: Arc::clone(&flag), answer });
+        let (at, flag) =
+            (Arc::new(AtomicUsize::new(range.start)), Arc::new(AtomicBool::new(false)));
+        self.send(Job {
+            batch: Arc::clone(batch),
+            range,
+            at: Arc::clone(&at),
+            stop: Arc::clone(&flag),
+            answer,
+        });
         let (mut was_at, mut looks) = (at.load(Ordering::Relaxed), 0);
         loop {
             tokio::select! {
@@ -193,7 +202,13 @@ impl Resolver {
                 let _ = job.answer.send(messages);
             }
         };
-        if std::thread::Builder::new().name("history".into()).stack_size(STACK_BYTES).spawn(work).is_ok() && jobs.send(job).is_ok() {
+        if std::thread::Builder::new()
+            .name("history".into())
+            .stack_size(STACK_BYTES)
+            .spawn(work)
+            .is_ok()
+            && jobs.send(job).is_ok()
+        {
             self.jobs = Some(jobs);
         }
     }
@@ -213,7 +228,11 @@ impl Rules {
                     "decoding or resolving the event panicked: please report it, with the event's shape".into(),
                 )
             });
-            bytes += if let Message::Event { resolution, .. } = &message { resolution.effects.iter().map(weight).sum() } else { 0 };
+            bytes += if let Message::Event { resolution, .. } = &message {
+                resolution.effects.iter().map(weight).sum()
+            } else {
+                0
+            };
             messages.push(message);
             if bytes >= SLICE_BYTES || begun.elapsed() >= SLICE_TIME {
                 break;
@@ -226,10 +245,13 @@ impl Rules {
         let is_known = |event_type: &str| self.registry.knows_bodiless(event_type);
         match decode(message, self.reading).map(|decoded| decoded.if_known(is_known)) {
             Ok(Decoded::Event(event)) => {
-                let is_of_type = self.types.is_empty() || self.types.iter().any(|pattern| pattern.matches(&event.event_type));
+                let is_of_type = self.types.is_empty()
+                    || self.types.iter().any(|pattern| pattern.matches(&event.event_type));
                 let mut tries = 0;
                 loop {
-                    let budget = Budget::for_bytes(message.body.len()).until(Instant::now() + self.event_time).stopped_by(Arc::clone(stop));
+                    let budget = Budget::for_bytes(message.body.len())
+                        .until(Instant::now() + self.event_time)
+                        .stopped_by(Arc::clone(stop));
                     let resolution = self.registry.resolve_within(&event, &budget);
                     let is_out_of_time = budget.spent() == Some(Spent::Time);
                     tries += 1;
@@ -247,7 +269,9 @@ impl Rules {
 /// In bytes.
 pub(super) fn weight(effect: &Effect) -> usize {
     let written = match &effect.action {
-        Action::Write(write) => write.value.len() + write.tags.iter().map(String::len).sum::<usize>(),
+        Action::Write(write) => {
+            write.value.len() + write.tags.iter().map(String::len).sum::<usize>()
+        }
         Action::Warm(warm) => warm.url.len() + warm.tags.iter().map(String::len).sum::<usize>(),
         _ => 0,
     };
@@ -263,8 +287,11 @@ mod tests {
 
     fn is_out_of_time(event_time: Duration) -> Option<bool> {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("users.yaml"), r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#)
-            .unwrap();
+        std::fs::write(
+            directory.path().join("users.yaml"),
+            r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#,
+        )
+        .unwrap();
         let options = LoadOptions {
             schemas: directory.path().to_owned(),
             key_prefix: String::new(),
@@ -275,7 +302,12 @@ mod tests {
         };
         let registry = Arc::new(Registry::load(&options).unwrap().registry);
         let rules = Rules { registry, types: Vec::new(), reading: Reading::default(), event_time };
-        let message = event::Message { exchange: "events", routing_key: "user.updated", body: br#"{"id":1}"#, ..event::Message::default() };
+        let message = event::Message {
+            exchange: "events",
+            routing_key: "user.updated",
+            body: br#"{"id":1}"#,
+            ..event::Message::default()
+        };
         match rules.read(&message, &Arc::default()) {
             Message::Event { resolution, is_out_of_time, .. } => {
                 assert_eq!(resolution.effects.len(), usize::from(!is_out_of_time));

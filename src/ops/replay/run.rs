@@ -76,12 +76,17 @@ impl Replay {
         let fenced_until = begun + FENCE_MARGIN / 2;
         let (young, ahead) = self.fences();
         let survey = history.survey(&[self.span.first(), self.span.end(), young, ahead]).await?;
-        let [first, to, young, ahead] = survey.places[..] else { return Err(BrokerError::Unreachable("an incomplete survey".into())) };
+        let [first, to, young, ahead] = survey.places[..] else {
+            return Err(BrokerError::Unreachable("an incomplete survey".into()));
+        };
         // What was noted of a stream that was deleted since says nothing of this one.
         let is_another = self.taken_over.end.is_some_and(|end| end > survey.end);
         let taken_over = if is_another { TakenOver::default() } else { self.taken_over.clone() };
         let begins = first.earliest;
-        let from = taken_over.applied_to.filter(|applied_to| (begins..=survey.end).contains(applied_to)).unwrap_or(begins);
+        let from = taken_over
+            .applied_to
+            .filter(|applied_to| (begins..=survey.end).contains(applied_to))
+            .unwrap_or(begins);
         let to = to.latest.max(from);
         // Where the broker's clock is ahead of ours, nobody knows how old an event is.
         let fenced_from = if ahead.earliest < survey.end { survey.end } else { young.latest };
@@ -89,13 +94,26 @@ impl Replay {
         report.cut = self.span.is_cut(begins, survey.first);
         report.passed_over.clone_from(&taken_over.passed_over);
         report.undone = not_tried_again(&taken_over.undone, from);
-        let rules = Rules { registry: Arc::clone(registry), types: self.types.clone(), reading: self.reading, event_time: EVENT_TIME };
+        let rules = Rules {
+            registry: Arc::clone(registry),
+            types: self.types.clone(),
+            reading: self.reading,
+            event_time: EVENT_TIME,
+        };
         let mut run = Run {
             replay: self,
             history,
             resolver: Resolver::new(rules),
             intake: Intake::new(self, from..to, fenced_from),
-            applier: Applier { registry, cache, observer, stop, pace: Pace::new(self.rate), fenced_until, begun },
+            applier: Applier {
+                registry,
+                cache,
+                observer,
+                stop,
+                pace: Pace::new(self.rate),
+                fenced_until,
+                begun,
+            },
             report,
             taken_over,
             next: from,
@@ -136,8 +154,13 @@ impl<O: Observer> Run<'_, O> {
                 Next::Normally { to, barrier } => {
                     self.history.be_cautious(false);
                     self.step(to, barrier).await?;
-                    let waited = self.replay.apply_every.is_some_and(|every| self.applied_at.elapsed() >= every);
-                    if self.next < self.end && (waited || self.intake.fold.is_full(self.replay.limits)) {
+                    let waited = self
+                        .replay
+                        .apply_every
+                        .is_some_and(|every| self.applied_at.elapsed() >= every);
+                    if self.next < self.end
+                        && (waited || self.intake.fold.is_full(self.replay.limits))
+                    {
                         self.apply(false).await?;
                     }
                 }
@@ -152,7 +175,8 @@ impl<O: Observer> Run<'_, O> {
         self.note_range(self.next, to.max(self.next + 1)).await?;
         let most = usize::try_from(to - self.next).unwrap_or(usize::MAX).clamp(1, BATCH.into());
         let stop = self.applier.stop;
-        let read = stop.run_until_cancelled(self.history.next_batch(most)).await.ok_or(INTERRUPTED)?;
+        let read =
+            stop.run_until_cancelled(self.history.next_batch(most)).await.ok_or(INTERRUPTED)?;
         let batch = match read {
             Ok(batch) => batch,
             Err(error) => return self.reconnect(error).await,
@@ -200,7 +224,9 @@ impl<O: Observer> Run<'_, O> {
             let messages = match self.resolver.resolve(batch, at..within, self.applier.stop).await {
                 Ok(messages) => messages,
                 Err(Unresolved::Stopped) => return Err(INTERRUPTED.to_owned()),
-                Err(Unresolved::Hangs) => return Err("too many events hang while they are resolved".to_owned()),
+                Err(Unresolved::Hangs) => {
+                    return Err("too many events hang while they are resolved".to_owned());
+                }
             };
             if begun.elapsed() >= STALLED_AFTER {
                 self.history.pause();
@@ -241,7 +267,10 @@ impl<O: Observer> Run<'_, O> {
             if whole || self.replay.rate.is_some() || self.intake.fold.len() > MANY {
                 self.history.pause();
             }
-            self.report.rest = self.applier.apply(self.intake.fold.take(whole && self.replay.gives_way), &mut self.report).await;
+            self.report.rest = self
+                .applier
+                .apply(self.intake.fold.take(whole && self.replay.gives_way), &mut self.report)
+                .await;
             if let Some(rest) = &self.report.rest {
                 return Err(rest.cause.clone());
             }
@@ -274,7 +303,8 @@ impl<O: Observer> Run<'_, O> {
         // A connection that can be made again is no progress: the next read may fail as well.
         let fails_since = *self.fails_since.get_or_insert_with(Instant::now);
         loop {
-            let left = self.replay.patience.map(|patience| patience.saturating_sub(fails_since.elapsed()));
+            let left =
+                self.replay.patience.map(|patience| patience.saturating_sub(fails_since.elapsed()));
             if error.is_final() || left.is_some_and(|left| left.is_zero()) {
                 return Err(error.to_string());
             }

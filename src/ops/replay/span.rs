@@ -30,7 +30,9 @@ impl Span {
     /// The place behind the last event to be applied.
     pub(super) fn end(&self) -> Place {
         match self.until {
-            Some(Place::Time(time)) => Place::Time(time.checked_add(SLACK).unwrap_or(Timestamp::MAX)),
+            Some(Place::Time(time)) => {
+                Place::Time(time.checked_add(SLACK).unwrap_or(Timestamp::MAX))
+            }
             Some(offset @ Place::Offset(_)) => offset,
             None => Place::Offset(u64::MAX),
         }

@@ -8,7 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::facts::{
-    BrokerFacts, HealFacts, HistoryFacts, OldestLetter, OwedFacts, ProgressFacts, QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts,
+    BrokerFacts, HealFacts, HistoryFacts, OldestLetter, OwedFacts, ProgressFacts, QueueFacts,
+    QueueKind, RedisFacts, Status, WorkerFacts,
 };
 use crate::broker::{BrokerError, DeadLetters, History, Inspector, Place, QueueState, Signer};
 use crate::cache::{Cache, CacheError, CommandError, Report, Reported};
@@ -45,7 +46,11 @@ const LETTERS_MAX: usize = 50_000;
 pub async fn gather(config: &Config) -> Result<Status, CacheError> {
     let cache = Cache::connect(&config.redis, &config.amqp.queue)?;
     let deadline = Instant::now() + PATIENCE;
-    let redis = async { timeout_at(deadline, ask_redis(config, &cache)).await.unwrap_or_else(|_| Err(silent("Redis"))) };
+    let redis = async {
+        timeout_at(deadline, ask_redis(config, &cache))
+            .await
+            .unwrap_or_else(|_| Err(silent("Redis")))
+    };
     let broker = async {
         match timeout_at(deadline, Inspector::connect(&config.amqp)).await {
             Ok(connected) => connected.map_err(|error| error.to_string()),
@@ -58,7 +63,10 @@ pub async fn gather(config: &Config) -> Result<Status, CacheError> {
             // Which rungs to look for is known from the workers.
             let reports = redis.as_ref().map(|(_, reports)| reports.as_slice()).unwrap_or_default();
             let asked = timeout_at(deadline, ask_broker(config, &inspector, reports)).await;
-            let asked = asked.map_or_else(|_| Err(silent("RabbitMQ")), |asked| asked.map_err(|error| error.to_string()));
+            let asked = asked.map_or_else(
+                |_| Err(silent("RabbitMQ")),
+                |asked| asked.map_err(|error| error.to_string()),
+            );
             let _ = timeout(Duration::from_secs(1), inspector.close()).await;
             asked
         }
@@ -89,11 +97,19 @@ async fn ask_redis(config: &Config, cache: &Cache) -> Result<(RedisFacts, Vec<Re
         digests: marks.healed_by(),
         passed_over: heal.details.passed_over,
     });
-    let owed_heal = marks.owed().all.map(|owed| OwedFacts { since: time(owed.since_ms), from: owed.from.to_string(), cause: owed.cause });
+    let owed_heal = marks.owed().all.map(|owed| OwedFacts {
+        since: time(owed.since_ms),
+        from: owed.from.to_string(),
+        cause: owed.cause,
+    });
     let heal_progress = marks.progress().and_then(|progress| {
         let (first, end) = (progress.first?, progress.end?);
         let done = progress.applied_to.unwrap_or(first).saturating_sub(first);
-        Some(ProgressFacts { done, of: end.saturating_sub(first), deaths: progress.died.map_or(0, |died| died.deaths()) })
+        Some(ProgressFacts {
+            done,
+            of: end.saturating_sub(first),
+            deaths: progress.died.map_or(0, |died| died.deaths()),
+        })
     });
     let facts = RedisFacts {
         address: addresses.join(","),
@@ -111,20 +127,51 @@ async fn ask_redis(config: &Config, cache: &Cache) -> Result<(RedisFacts, Vec<Re
 }
 
 fn worker(reported: &Reported) -> WorkerFacts {
-    let Report { host, pid, version, digest, refused_registry, ladder, in_hand, oldest_unsettled_ms, not_ready, history_fault, .. } =
-        reported.report.clone();
+    let Report {
+        host,
+        pid,
+        version,
+        digest,
+        refused_registry,
+        ladder,
+        in_hand,
+        oldest_unsettled_ms,
+        not_ready,
+        history_fault,
+        ..
+    } = reported.report.clone();
     let oldest = oldest_unsettled_ms.map(|ms| Duration::from_millis(ms) + reported.age);
     let name = if host.is_empty() { format!("pid {pid}") } else { format!("{host}:{pid}") };
     let oldest_unsettled_s = oldest.map(|age| age.as_secs_f64());
     let reported_s_ago = reported.age.as_secs_f64();
-    WorkerFacts { name, version, digest, refused_registry, ladder, reported_s_ago, in_hand, oldest_unsettled_s, not_ready, history_fault }
+    WorkerFacts {
+        name,
+        version,
+        digest,
+        refused_registry,
+        ladder,
+        reported_s_ago,
+        in_hand,
+        oldest_unsettled_s,
+        not_ready,
+        history_fault,
+    }
 }
 
-async fn ask_broker(config: &Config, inspector: &Inspector, reports: &[Reported]) -> Result<BrokerFacts, BrokerError> {
+async fn ask_broker(
+    config: &Config,
+    inspector: &Inspector,
+    reports: &[Reported],
+) -> Result<BrokerFacts, BrokerError> {
     let names = inspector.names();
-    let mut asked = vec![(QueueKind::Main, names.main.clone()), (QueueKind::Slow, names.slow.clone())];
+    let mut asked =
+        vec![(QueueKind::Main, names.main.clone()), (QueueKind::Slow, names.slow.clone())];
     asked.extend(names.retry.iter().map(|(_, name)| (QueueKind::Rung, name.clone())));
-    asked.extend(left_rungs(config, reports).into_iter().map(|rung| (QueueKind::LeftRung, format!("{}.retry.{rung}", names.main))));
+    asked.extend(
+        left_rungs(config, reports)
+            .into_iter()
+            .map(|rung| (QueueKind::LeftRung, format!("{}.retry.{rung}", names.main))),
+    );
     asked.push((QueueKind::Dead, names.dead.clone()));
     let mut queues = Vec::with_capacity(asked.len());
     for (kind, name) in asked {
@@ -147,12 +194,18 @@ async fn ask_broker(config: &Config, inspector: &Inspector, reports: &[Reported]
     Ok(BrokerFacts { node: inspector.node().to_owned(), queues, oldest_dead_letter, history })
 }
 
-/// What the history holds. A stream does not tell how old its messages are: places are looked for, from the farthest that it may reach back to.
+/// What the history holds. A stream does not tell how old its messages are: places are looked for,
+/// from the farthest that it may reach back to.
 async fn history(config: &Config) -> HistoryFacts {
     let farthest = config.amqp.history.map_or(Duration::ZERO, |history| history.max_age);
     let now = Timestamp::now();
     let times: Vec<Timestamp> = (0..HISTORY_STEPS)
-        .filter_map(|step| now.checked_sub(SignedDuration::try_from(farthest.mul_f64(HISTORY_RATIO.powi(step))).ok()?).ok())
+        .filter_map(|step| {
+            now.checked_sub(
+                SignedDuration::try_from(farthest.mul_f64(HISTORY_RATIO.powi(step))).ok()?,
+            )
+            .ok()
+        })
         .collect();
     let places: Vec<Place> = times.iter().copied().map(Place::Time).collect();
     let surveyed = async {
@@ -162,21 +215,31 @@ async fn history(config: &Config) -> HistoryFacts {
         survey
     };
     match timeout(HISTORY_PATIENCE, surveyed).await {
-        Err(_) => HistoryFacts::Unknown(format!("no answer within {} s", HISTORY_PATIENCE.as_secs())),
+        Err(_) => {
+            HistoryFacts::Unknown(format!("no answer within {} s", HISTORY_PATIENCE.as_secs()))
+        }
         Ok(Err(error)) => HistoryFacts::Unknown(error.to_string()),
         Ok(Ok(survey)) if survey.is_empty() => HistoryFacts::Empty,
         Ok(Ok(survey)) => {
             // Where it attaches behind the first message there was something older.
-            let reached = times.iter().zip(&survey.places).find(|(_, place)| place.earliest > survey.first);
-            HistoryFacts::Stands { first: survey.first, last: survey.end - 1, since: reached.map(|(time, _)| *time) }
+            let reached =
+                times.iter().zip(&survey.places).find(|(_, place)| place.earliest > survey.first);
+            HistoryFacts::Stands {
+                first: survey.first,
+                last: survey.end - 1,
+                since: reached.map(|(time, _)| *time),
+            }
         }
     }
 }
 
 /// Rungs that workers have, or remember of others, and that the settings here do not name.
 fn left_rungs(config: &Config, reports: &[Reported]) -> BTreeSet<String> {
-    let known: BTreeSet<String> = config.amqp.retry_delays.iter().map(|delay| format_duration(*delay)).collect();
-    let told = reports.iter().flat_map(|reported| reported.report.ladder.iter().chain(&reported.report.other_rungs));
+    let known: BTreeSet<String> =
+        config.amqp.retry_delays.iter().map(|delay| format_duration(*delay)).collect();
+    let told = reports
+        .iter()
+        .flat_map(|reported| reported.report.ladder.iter().chain(&reported.report.other_rungs));
     told.filter(|rung| !known.contains(*rung)).cloned().collect()
 }
 
@@ -196,11 +259,16 @@ fn queue(name: String, kind: QueueKind, state: QueueState) -> QueueFacts {
 /// before the last of the former would move them behind the others.
 async fn oldest_dead_letter(config: &Config) -> Option<OldestLetter> {
     let deadline = Instant::now() + LETTER_PATIENCE;
-    let mut letters =
-        timeout_at(deadline, DeadLetters::connect(&config.amqp, &Signer::default())).await.ok()?.ok()?.with_channel_max(LETTERS);
+    let mut letters = timeout_at(deadline, DeadLetters::connect(&config.amqp, &Signer::default()))
+        .await
+        .ok()?
+        .ok()?
+        .with_channel_max(LETTERS);
     let mut oldest: Option<Letter> = None;
     let mut looked_at = 0;
-    while let Ok(Ok(batch)) = timeout_at(deadline, letters.next_batch(usize::from(LETTERS.get()))).await {
+    while let Ok(Ok(batch)) =
+        timeout_at(deadline, letters.next_batch(usize::from(LETTERS.get()))).await
+    {
         looked_at += batch.len();
         let was_given_back = batch.last().is_some_and(|dead| dead.delivery.redelivered());
         for letter in batch.iter().map(|dead| Letter::read(dead, config.reading)) {
@@ -221,5 +289,9 @@ async fn oldest_dead_letter(config: &Config) -> Option<OldestLetter> {
     }
     // Not waited for, they go back all the same.
     let _ = timeout(LETTER_PATIENCE, letters.close()).await;
-    oldest.map(|letter| OldestLetter { reason: letter.reason, event_type: letter.event_type, time: letter.time })
+    oldest.map(|letter| OldestLetter {
+        reason: letter.reason,
+        event_type: letter.event_type,
+        time: letter.time,
+    })
 }

@@ -5,12 +5,15 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::facts::{BrokerFacts, HealFacts, HistoryFacts, QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts};
+use super::facts::{
+    BrokerFacts, HealFacts, HistoryFacts, QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts,
+};
 
 /// A delivery in hand for longer than an outage is held (60 s), twice over, is stuck.
 const STUCK_S: f64 = 120.0;
 
-/// A worker reports every 5 s: one that has not for so long is stalled, killed, or cut off from Redis.
+/// A worker reports every 5 s: one that has not for so long is stalled, killed, or cut off from
+/// Redis.
 pub const SILENT_S: f64 = 15.0;
 
 /// A heal is told for a day.
@@ -78,14 +81,25 @@ pub fn judge(status: &Status) -> Findings {
 
 fn judge_redis(redis: &RedisFacts, now: Timestamp, findings: &mut Findings) {
     if redis.role.as_deref().is_some_and(|role| role != "master") {
-        // It takes writes, or there would be no facts: a writable replica loses them at its next synchronization.
-        findings.problem("Redis is a replica that takes writes, and will lose them", "set UNSTALE_REDIS_URL to the primary");
+        // It takes writes, or there would be no facts: a writable replica loses them at its next
+        // synchronization.
+        findings.problem(
+            "Redis is a replica that takes writes, and will lose them",
+            "set UNSTALE_REDIS_URL to the primary",
+        );
     }
     if redis.healing {
         let progress = redis.heal_progress.as_ref().map_or_else(String::new, |progress| {
-            let deaths =
-                if progress.deaths > 0 { format!(", {} died on the way", counted(progress.deaths, "heal")) } else { String::new() };
-            format!(" ({} of {}{deaths})", progress.done, counted(u32::try_from(progress.of).unwrap_or(u32::MAX), "message"))
+            let deaths = if progress.deaths > 0 {
+                format!(", {} died on the way", counted(progress.deaths, "heal"))
+            } else {
+                String::new()
+            };
+            format!(
+                " ({} of {}{deaths})",
+                progress.done,
+                counted(u32::try_from(progress.of).unwrap_or(u32::MAX), "message")
+            )
         });
         findings.note(
             format!("Redis lost writes, or may have: the history is being applied again{progress}"),
@@ -93,16 +107,26 @@ fn judge_redis(redis: &RedisFacts, now: Timestamp, findings: &mut Findings) {
         );
     }
     if let Some(owed) = &redis.owed_heal {
-        let since = owed.since.map_or_else(String::new, |since| format!("for {} ", age(since, now)));
+        let since =
+            owed.since.map_or_else(String::new, |since| format!("for {} ", age(since, now)));
         findings.problem(
             format!("{since}the history from {} on is to be applied again, and has not been: {}", owed.from, owed.cause),
             "a worker tries every 30 s, and events are applied meanwhile: grant `read` on the history, delete a history that the broker has broken \
              (workers declare it again), or set UNSTALE_HISTORY=off; then flush what must be right",
         );
     }
-    let age_s = |heal: &HealFacts| heal.time.map_or(0.0, |time| now.duration_since(time).as_secs_f64());
-    if let Some(heal) = redis.last_heal.as_ref().filter(|heal| age_s(heal) < FORGOTTEN_S && !heal.digests.is_empty()) {
-        let others = redis.workers.iter().filter(|worker| !heal.digests.contains(&worker.digest)).map(|worker| worker.name.as_str());
+    let age_s =
+        |heal: &HealFacts| heal.time.map_or(0.0, |time| now.duration_since(time).as_secs_f64());
+    if let Some(heal) = redis
+        .last_heal
+        .as_ref()
+        .filter(|heal| age_s(heal) < FORGOTTEN_S && !heal.digests.is_empty())
+    {
+        let others = redis
+            .workers
+            .iter()
+            .filter(|worker| !heal.digests.contains(&worker.digest))
+            .map(|worker| worker.name.as_str());
         let others = others.collect::<Vec<_>>().join(", ");
         if !others.is_empty() {
             findings.note(
@@ -135,8 +159,18 @@ fn judge_redis(redis: &RedisFacts, now: Timestamp, findings: &mut Findings) {
     }
 }
 
-fn judge_broker(broker: &BrokerFacts, redis: Option<&RedisFacts>, now: Timestamp, findings: &mut Findings) {
-    let missing: Vec<&str> = broker.queues.iter().filter(|queue| !queue.exists).map(|queue| queue.name.as_str()).collect();
+fn judge_broker(
+    broker: &BrokerFacts,
+    redis: Option<&RedisFacts>,
+    now: Timestamp,
+    findings: &mut Findings,
+) {
+    let missing: Vec<&str> = broker
+        .queues
+        .iter()
+        .filter(|queue| !queue.exists)
+        .map(|queue| queue.name.as_str())
+        .collect();
     let none_exists = broker.queues.iter().all(|queue| !queue.exists);
     if none_exists {
         findings.problem(
@@ -174,9 +208,16 @@ fn first_name(broker: &BrokerFacts) -> &str {
     broker.queues.first().map_or("", |queue| &queue.name)
 }
 
-fn judge_queue(queue: &QueueFacts, broker: &BrokerFacts, redis: Option<&RedisFacts>, now: Timestamp, findings: &mut Findings) {
+fn judge_queue(
+    queue: &QueueFacts,
+    broker: &BrokerFacts,
+    redis: Option<&RedisFacts>,
+    now: Timestamp,
+    findings: &mut Findings,
+) {
     if let Some(words) = &queue.unknown {
-        let advice = if words.contains("ACCESS_REFUSED") { GRANT } else { "look at the broker's log" };
+        let advice =
+            if words.contains("ACCESS_REFUSED") { GRANT } else { "look at the broker's log" };
         findings.problem(format!("`{}` cannot be looked at: {words}", queue.name), advice);
         return;
     }
@@ -238,7 +279,9 @@ fn judge_workers(workers: &[WorkerFacts], findings: &mut Findings) {
             );
         }
     }
-    if let Some((name, cause)) = workers.iter().find_map(|worker| Some((&worker.name, worker.history_fault.as_ref()?))) {
+    if let Some((name, cause)) =
+        workers.iter().find_map(|worker| Some((&worker.name, worker.history_fault.as_ref()?)))
+    {
         findings.problem(
             format!("worker {name} does without the history, which misses events since, and Redis cannot be healed by those: {cause}"),
             BROKEN_HISTORY,
@@ -254,7 +297,8 @@ fn judge_workers(workers: &[WorkerFacts], findings: &mut Findings) {
     }
     let digests: BTreeSet<&str> = workers.iter().map(|worker| worker.digest.as_str()).collect();
     if digests.len() > 1 {
-        let each = workers.iter().map(|worker| format!("{} {}", worker.name, short(&worker.digest)));
+        let each =
+            workers.iter().map(|worker| format!("{} {}", worker.name, short(&worker.digest)));
         findings.note(
             format!("workers run different registries: {}", each.collect::<Vec<_>>().join(", ")),
             "that passes within seconds of a roll-out; if it stays, the log of the one behind says why it does not load the newer one",
@@ -282,11 +326,24 @@ pub(super) fn age(time: Timestamp, now: Timestamp) -> String {
 
 /// A span in its two largest units.
 pub fn seconds(seconds: f64) -> String {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a span that is shown to people")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a span that is shown to people"
+    )]
     let whole = seconds.max(0.0) as u64;
-    let units = [(whole / 86_400, "d"), (whole / 3_600 % 24, "h"), (whole / 60 % 60, "m"), (whole % 60, "s")];
+    let units = [
+        (whole / 86_400, "d"),
+        (whole / 3_600 % 24, "h"),
+        (whole / 60 % 60, "m"),
+        (whole % 60, "s"),
+    ];
     let first = units.iter().position(|(count, _)| *count > 0).unwrap_or(3);
-    let shown = units[first..].iter().take(2).filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}"));
+    let shown = units[first..]
+        .iter()
+        .take(2)
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, unit)| format!("{count}{unit}"));
     let text = shown.collect::<Vec<_>>().join(" ");
     if text.is_empty() { "0s".to_owned() } else { text }
 }

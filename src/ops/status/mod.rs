@@ -7,7 +7,8 @@ mod judge;
 pub(crate) mod tests;
 
 pub use facts::{
-    BrokerFacts, HealFacts, HistoryFacts, OldestLetter, OwedFacts, ProgressFacts, QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts,
+    BrokerFacts, HealFacts, HistoryFacts, OldestLetter, OwedFacts, ProgressFacts, QueueFacts,
+    QueueKind, RedisFacts, Status, WorkerFacts,
 };
 pub use gather::gather;
 pub use judge::{Finding, Findings, SILENT_S, judge, seconds as span, short as short_digest};

@@ -35,7 +35,11 @@ pub(crate) fn well() -> Status {
                 queue("unstale.dead", QueueKind::Dead, 0, 0),
             ],
             oldest_dead_letter: None,
-            history: HistoryFacts::Stands { first: 0, last: 99_999, since: Some("2026-11-24T21:00:00Z".parse().unwrap()) },
+            history: HistoryFacts::Stands {
+                first: 0,
+                last: 99_999,
+                since: Some("2026-11-24T21:00:00Z".parse().unwrap()),
+            },
         }),
         redis: Ok(RedisFacts {
             address: "redis://127.0.0.1:6379/0".to_owned(),
@@ -124,9 +128,16 @@ fn a_worker_that_does_not_report_needs_a_person() {
     redis(&mut status).workers[1].reported_s_ago = 17.0;
     assert_eq!(problems(&status), ["worker b:2 has not reported for 17s"]);
     redis(&mut status).workers.clear();
-    assert_eq!(problems(&status), ["`unstale` has 2 consumers, and no worker has reported within 30 s"]);
+    assert_eq!(
+        problems(&status),
+        ["`unstale` has 2 consumers, and no worker has reported within 30 s"]
+    );
     redis(&mut status).healing = true;
-    assert_eq!(problems(&status), Vec::<String>::new(), "workers do not report while the history is applied again");
+    assert_eq!(
+        problems(&status),
+        Vec::<String>::new(),
+        "workers do not report while the history is applied again"
+    );
 }
 
 #[test]
@@ -165,12 +176,17 @@ fn a_heal_is_told_for_a_day_and_needs_a_person_where_it_was_not_whole() {
 #[test]
 fn a_heal_that_is_owed_or_left_something_out_says_what_to_do() {
     let mut status = well();
-    redis(&mut status).owed_heal = Some(OwedFacts { since: None, from: "offset 7".into(), cause: "ACCESS_REFUSED".into() });
-    assert_eq!(problems(&status), ["the history from offset 7 on is to be applied again, and has not been: ACCESS_REFUSED"]);
+    redis(&mut status).owed_heal =
+        Some(OwedFacts { since: None, from: "offset 7".into(), cause: "ACCESS_REFUSED".into() });
+    assert_eq!(
+        problems(&status),
+        ["the history from offset 7 on is to be applied again, and has not been: ACCESS_REFUSED"]
+    );
     let mut status = well();
     let time = Some("2026-11-25T02:58:00Z".parse().unwrap());
     let digests = vec![redis(&mut status).workers[0].digest.clone()];
-    let heal = HealFacts { time, from: None, count: 1, complete: false, digests, passed_over: vec![5, 9] };
+    let heal =
+        HealFacts { time, from: None, count: 1, complete: false, digests, passed_over: vec![5, 9] };
     redis(&mut status).last_heal = Some(heal);
     assert_eq!(problems(&status).len(), 1);
     assert!(
@@ -180,11 +196,20 @@ fn a_heal_that_is_owed_or_left_something_out_says_what_to_do() {
     );
     redis(&mut status).workers[0].digest = "newer".into();
     let notes: Vec<String> = judge(&status).notes.into_iter().map(|note| note.what).collect();
-    assert!(notes.contains(&"no heal has applied the rules of a:1 since Redis lost writes, or may have".to_owned()), "{notes:?}");
+    assert!(
+        notes.contains(
+            &"no heal has applied the rules of a:1 since Redis lost writes, or may have".to_owned()
+        ),
+        "{notes:?}"
+    );
     redis(&mut status).healing = true;
     redis(&mut status).heal_progress = Some(ProgressFacts { done: 3, of: 10, deaths: 1 });
     let notes: Vec<String> = judge(&status).notes.into_iter().map(|note| note.what).collect();
-    assert!(notes.iter().any(|note| note.ends_with("is being applied again (3 of 10 messages, 1 heal died on the way)")), "{notes:?}");
+    assert!(
+        notes.iter().any(|note| note
+            .ends_with("is being applied again (3 of 10 messages, 1 heal died on the way)")),
+        "{notes:?}"
+    );
 }
 
 #[test]

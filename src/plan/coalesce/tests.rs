@@ -41,7 +41,8 @@ struct Set {
 }
 
 impl Model {
-    /// Raises the fence, and says whether the mark was newer than it; `None`: of another event of the same version.
+    /// Raises the fence, and says whether the mark was newer than it; `None`: of another event of
+    /// the same version.
     fn raise(&mut self, target: &str, mark: &Mark<'_>) -> Option<bool> {
         let Version { family, digits, event, place } = mark.version;
         let number: u64 = digits.parse().expect("small");
@@ -83,7 +84,10 @@ impl Model {
                 }
             }
             Command::Bump(by) => {
-                let value = self.values.entry(target.to_owned()).or_insert(Value { text: "1".into(), expires_at: None });
+                let value = self
+                    .values
+                    .entry(target.to_owned())
+                    .or_insert(Value { text: "1".into(), expires_at: None });
                 if let Ok(number) = value.text.parse::<i64>() {
                     value.text = (number + i64::from(by)).to_string();
                 }
@@ -97,7 +101,11 @@ impl Model {
             }
             Command::Serve => {
                 if let Some(value) = self.values.get_mut(target) {
-                    value.expires_at = Some(value.expires_at.map_or(NOW + SERVED_MS, |earlier| earlier.min(NOW + SERVED_MS)));
+                    value.expires_at = Some(
+                        value
+                            .expires_at
+                            .map_or(NOW + SERVED_MS, |earlier| earlier.min(NOW + SERVED_MS)),
+                    );
                 }
             }
             Command::Write(write) => {
@@ -114,11 +122,13 @@ impl Model {
                         }
                         Some(set) => {
                             set.members.insert(target.to_owned());
-                            set.expires_at = set.expires_at.zip(at).map(|(earlier, at)| earlier.max(at));
+                            set.expires_at =
+                                set.expires_at.zip(at).map(|(earlier, at)| earlier.max(at));
                         }
                     }
                 }
-                self.values.insert(target.to_owned(), Value { text: write.value.clone(), expires_at: at });
+                self.values
+                    .insert(target.to_owned(), Value { text: write.value.clone(), expires_at: at });
             }
         }
     }
@@ -172,7 +182,8 @@ fn run(model: &mut Model, plan: &Plan<'_>) -> BTreeSet<String> {
         }
         model.apply(target, command, mark.as_ref());
     }
-    let due = plan.warms().iter().filter(|load| !load.only_if_existed || existed.contains(&load.after));
+    let due =
+        plan.warms().iter().filter(|load| !load.only_if_existed || existed.contains(&load.after));
     due.map(|load| plan.operation(load.after).target.to_owned()).collect()
 }
 
@@ -181,11 +192,22 @@ fn effect(target: &str, action: Action) -> Effect {
 }
 
 fn write(value: &str, expiry: Expiry, tags: &[&str]) -> Action {
-    Action::Write(Box::new(Write { value: value.into(), expiry, tags: tags.iter().map(|&tag| tag.into()).collect() }))
+    Action::Write(Box::new(Write {
+        value: value.into(),
+        expiry,
+        tags: tags.iter().map(|&tag| tag.into()).collect(),
+    }))
 }
 
 fn warm(stale: Stale, only: Only) -> Action {
-    Action::Warm(Box::new(Warm { loader: LoaderId(0), url: String::new(), expiry: Expiry::Never, tags: vec![], stale, only }))
+    Action::Warm(Box::new(Warm {
+        loader: LoaderId(0),
+        url: String::new(),
+        expiry: Expiry::Never,
+        tags: vec![],
+        stale,
+        only,
+    }))
 }
 
 fn at(digits: &str, event: u64, effect: Effect) -> Effect {
@@ -206,7 +228,10 @@ fn shape(effects: &[Effect]) -> Vec<String> {
     let show = |&operation: &OperationId| {
         let Operation { target, command, .. } = plan.operation(operation);
         let slots: Vec<_> = plan.slots(operation).map(|slot| slot.event).collect();
-        let version = plan.operation(operation).mark.map(|mark| format!("@{}{}", mark.version.digits, if mark.tied { "tied" } else { "" }));
+        let version = plan
+            .operation(operation)
+            .mark
+            .map(|mark| format!("@{}{}", mark.version.digits, if mark.tied { "tied" } else { "" }));
         let verb = match command {
             Command::Delete => "delete".to_owned(),
             Command::InvalidateTag => "invalidate".to_owned(),
@@ -225,20 +250,52 @@ fn what_coalesces_and_what_does_not() {
     use Action::{BumpVersion as Bump, Delete, InvalidateTag as Invalidate};
     let w = |value: &str, tags: &[&str]| write(value, after(60), tags);
     for (why, effects, expected) in [
-        ("one deletion a key", vec![("a", Delete), ("b", Delete), ("a", Delete)], vec!["delete a [0, 2]", "delete b [1]"]),
-        ("a deletion passes tags", vec![("T", Invalidate), ("a", Delete)], vec!["delete a [1]", "invalidate T [0]"]),
-        ("a deletion makes a write unseen", vec![("a", w("1", &[])), ("a", Delete)], vec!["delete a [1, 0]"]),
-        ("a tagged write stays", vec![("a", w("1", &["T"])), ("a", Delete)], vec!["write 1 a [0]", "delete a [1]"]),
-        ("a later write wins", vec![("a", w("1", &["T"])), ("a", w("2", &["T", "U"]))], vec!["write 2 a [1, 0]"]),
+        (
+            "one deletion a key",
+            vec![("a", Delete), ("b", Delete), ("a", Delete)],
+            vec!["delete a [0, 2]", "delete b [1]"],
+        ),
+        (
+            "a deletion passes tags",
+            vec![("T", Invalidate), ("a", Delete)],
+            vec!["delete a [1]", "invalidate T [0]"],
+        ),
+        (
+            "a deletion makes a write unseen",
+            vec![("a", w("1", &[])), ("a", Delete)],
+            vec!["delete a [1, 0]"],
+        ),
+        (
+            "a tagged write stays",
+            vec![("a", w("1", &["T"])), ("a", Delete)],
+            vec!["write 1 a [0]", "delete a [1]"],
+        ),
+        (
+            "a later write wins",
+            vec![("a", w("1", &["T"])), ("a", w("2", &["T", "U"]))],
+            vec!["write 2 a [1, 0]"],
+        ),
         (
             "not where a tag that may be refused comes first",
             vec![("a", w("1", &["U"])), ("a", w("2", &["T", "U"]))],
             vec!["write 1 a [0]", "write 2 a [1]"],
         ),
-        ("not with other tags", vec![("a", w("1", &["T"])), ("a", w("2", &["U"]))], vec!["write 1 a [0]", "write 2 a [1]"]),
+        (
+            "not with other tags",
+            vec![("a", w("1", &["T"])), ("a", w("2", &["U"]))],
+            vec!["write 1 a [0]", "write 2 a [1]"],
+        ),
         ("bumps add up", vec![("v", Bump), ("v", Bump), ("v", Bump)], vec!["bump 3 v [0, 1, 2]"]),
-        ("not past a tag", vec![("v", Bump), ("T", Invalidate), ("v", Bump)], vec!["bump 1 v [0]", "invalidate T [1]", "bump 1 v [2]"]),
-        ("tags merge", vec![("T", Invalidate), ("v", Bump), ("T", Invalidate)], vec!["invalidate T [0, 2]", "bump 1 v [1]"]),
+        (
+            "not past a tag",
+            vec![("v", Bump), ("T", Invalidate), ("v", Bump)],
+            vec!["bump 1 v [0]", "invalidate T [1]", "bump 1 v [2]"],
+        ),
+        (
+            "tags merge",
+            vec![("T", Invalidate), ("v", Bump), ("T", Invalidate)],
+            vec!["invalidate T [0, 2]", "bump 1 v [1]"],
+        ),
         (
             "not past their own write",
             vec![("T", Invalidate), ("a", w("1", &["T"])), ("T", Invalidate)],
@@ -256,29 +313,75 @@ fn what_coalesces_and_what_does_not() {
         ),
         (
             "a tag's own set is a wall",
-            vec![("a", Delete), ("T", Invalidate), ("tag:T", Delete), ("a", Delete), ("T", Invalidate)],
-            vec!["delete a [0]", "invalidate T [1]", "delete tag:T [2]", "delete a [3]", "invalidate T [4]"],
+            vec![
+                ("a", Delete),
+                ("T", Invalidate),
+                ("tag:T", Delete),
+                ("a", Delete),
+                ("T", Invalidate),
+            ],
+            vec![
+                "delete a [0]",
+                "invalidate T [1]",
+                "delete tag:T [2]",
+                "delete a [3]",
+                "invalidate T [4]",
+            ],
         ),
     ] {
-        let effects: Vec<_> = effects.into_iter().map(|(target, action)| effect(target, action)).collect();
+        let effects: Vec<_> =
+            effects.into_iter().map(|(target, action)| effect(target, action)).collect();
         assert_eq!(shape(&effects), expected, "{why}");
     }
 }
 
 #[test]
 fn what_coalesces_by_version() {
-    let (d, w) = (|| effect("a", Action::Delete), |value: &str| effect("a", write(value, after(60), &[])));
+    let (d, w) =
+        (|| effect("a", Action::Delete), |value: &str| effect("a", write(value, after(60), &[])));
     let tagged = |value: &str| effect("a", write(value, after(60), &["T"]));
     let served = || effect("a", warm(Stale::Serve, Only::Always));
     for (why, effects, expected) in [
-        ("a newer write wins", vec![at("9", 1, w("9")), at("10", 2, w("10"))], vec!["write 10@10 a [1, 0]"]),
-        ("an older one gives way", vec![at("10", 2, w("10")), at("9", 1, w("9"))], vec!["write 10@10 a [0, 1]"]),
-        ("an event once more", vec![at("9", 1, w("9")), at("9", 1, w("9"))], vec!["write 9@9 a [0, 1]"]),
-        ("a later effect of one event", vec![of("F", "9", 1, 1, w("x")), of("F", "9", 1, 2, w("y"))], vec!["write y@9 a [1, 0]"]),
-        ("only Redis knows of a tie", vec![at("9", 1, w("x")), at("9", 2, w("y"))], vec!["write x@9 a [0]", "write y@9 a [1]"]),
-        ("a deletion adds up", vec![at("9", 1, d()), at("8", 2, d()), d()], vec!["delete@9 a [0, 1, 2]"]),
-        ("a tie of deletions", vec![at("9", 1, d()), at("9", 2, d())], vec!["delete@9tied a [0, 1]"]),
-        ("what is deleted leaves its version", vec![at("9", 1, w("9")), d(), at("8", 2, w("8"))], vec!["delete@9 a [1, 0, 2]"]),
+        (
+            "a newer write wins",
+            vec![at("9", 1, w("9")), at("10", 2, w("10"))],
+            vec!["write 10@10 a [1, 0]"],
+        ),
+        (
+            "an older one gives way",
+            vec![at("10", 2, w("10")), at("9", 1, w("9"))],
+            vec!["write 10@10 a [0, 1]"],
+        ),
+        (
+            "an event once more",
+            vec![at("9", 1, w("9")), at("9", 1, w("9"))],
+            vec!["write 9@9 a [0, 1]"],
+        ),
+        (
+            "a later effect of one event",
+            vec![of("F", "9", 1, 1, w("x")), of("F", "9", 1, 2, w("y"))],
+            vec!["write y@9 a [1, 0]"],
+        ),
+        (
+            "only Redis knows of a tie",
+            vec![at("9", 1, w("x")), at("9", 2, w("y"))],
+            vec!["write x@9 a [0]", "write y@9 a [1]"],
+        ),
+        (
+            "a deletion adds up",
+            vec![at("9", 1, d()), at("8", 2, d()), d()],
+            vec!["delete@9 a [0, 1, 2]"],
+        ),
+        (
+            "a tie of deletions",
+            vec![at("9", 1, d()), at("9", 2, d())],
+            vec!["delete@9tied a [0, 1]"],
+        ),
+        (
+            "what is deleted leaves its version",
+            vec![at("9", 1, w("9")), d(), at("8", 2, w("8"))],
+            vec!["delete@9 a [1, 0, 2]"],
+        ),
         (
             "deleted at a version",
             vec![at("9", 1, d()), at("8", 2, w("8")), at("10", 3, w("10"))],
@@ -289,10 +392,26 @@ fn what_coalesces_by_version() {
             vec![at("9", 1, w("9")), of("G", "1", 2, 1, w("g")), of("G", "1", 3, 1, d())],
             vec!["write 9@9 a [0]", "delete@1tied a [2, 1]"],
         ),
-        ("a write without a version stays, whatever comes", vec![w("x"), at("9", 1, w("9"))], vec!["write x a [0]", "write 9@9 a [1]"]),
-        ("and sees nothing give way", vec![at("9", 1, w("9")), w("x")], vec!["write 9@9 a [0]", "write x a [1]"]),
-        ("sets are filled all the same", vec![at("8", 1, tagged("8")), at("9", 2, w("9"))], vec!["write 8@8 a [0]", "write 9@9 a [1]"]),
-        ("the same sets", vec![at("8", 1, tagged("8")), at("9", 2, tagged("9"))], vec!["write 9@9 a [1, 0]"]),
+        (
+            "a write without a version stays, whatever comes",
+            vec![w("x"), at("9", 1, w("9"))],
+            vec!["write x a [0]", "write 9@9 a [1]"],
+        ),
+        (
+            "and sees nothing give way",
+            vec![at("9", 1, w("9")), w("x")],
+            vec!["write 9@9 a [0]", "write x a [1]"],
+        ),
+        (
+            "sets are filled all the same",
+            vec![at("8", 1, tagged("8")), at("9", 2, w("9"))],
+            vec!["write 8@8 a [0]", "write 9@9 a [1]"],
+        ),
+        (
+            "the same sets",
+            vec![at("8", 1, tagged("8")), at("9", 2, tagged("9"))],
+            vec!["write 9@9 a [1, 0]"],
+        ),
         (
             "a tie does not stand for what came before its twin",
             vec![at("8", 1, tagged("8")), at("10", 2, w("x")), at("10", 1, tagged("y"))],
@@ -310,7 +429,12 @@ fn what_coalesces_by_version() {
         ),
         (
             "an older write adds no member",
-            vec![at("9", 1, w("9")), effect("T", Action::InvalidateTag), at("8", 2, tagged("8")), effect("T", Action::InvalidateTag)],
+            vec![
+                at("9", 1, w("9")),
+                effect("T", Action::InvalidateTag),
+                at("8", 2, tagged("8")),
+                effect("T", Action::InvalidateTag),
+            ],
             vec!["write 9@9 a [0, 2]", "invalidate T [1, 3]"],
         ),
     ] {
@@ -322,7 +446,14 @@ fn what_coalesces_by_version() {
 fn a_warm_deletes_now_and_loads_later() {
     let effects = [effect("a", Action::Delete), effect("a", warm(Stale::Drop, Only::Always))];
     let plan = plan(&effects);
-    assert_eq!(plan.warms(), [Load { slot: Slot { event: 1, position: 0 }, after: plan.deletions()[0], only_if_existed: false }]);
+    assert_eq!(
+        plan.warms(),
+        [Load {
+            slot: Slot { event: 1, position: 0 },
+            after: plan.deletions()[0],
+            only_if_existed: false
+        }]
+    );
 }
 
 #[test]
@@ -331,11 +462,28 @@ fn warms_that_ask_or_serve_keep_their_place() {
     let served = || effect("a", warm(Stale::Serve, Only::Always));
     let delete = || effect("a", Action::Delete);
     let invalidate = || effect("T", Action::InvalidateTag);
-    let conditional = |effects: &[Effect]| plan(effects).warms().iter().map(|load| load.only_if_existed).collect::<Vec<_>>();
+    let conditional = |effects: &[Effect]| {
+        plan(effects).warms().iter().map(|load| load.only_if_existed).collect::<Vec<_>>()
+    };
     for (why, effects, expected, conditions) in [
-        ("a tag may delete it first", vec![invalidate(), present()], vec!["invalidate T [0]", "delete a [1]"], vec![true]),
-        ("what is deleted is not there", vec![delete(), present()], vec!["delete a [0, 1]"], vec![]),
-        ("once is enough", vec![present(), present(), delete()], vec!["delete a [0, 1, 2]"], vec![true]),
+        (
+            "a tag may delete it first",
+            vec![invalidate(), present()],
+            vec!["invalidate T [0]", "delete a [1]"],
+            vec![true],
+        ),
+        (
+            "what is deleted is not there",
+            vec![delete(), present()],
+            vec!["delete a [0, 1]"],
+            vec![],
+        ),
+        (
+            "once is enough",
+            vec![present(), present(), delete()],
+            vec!["delete a [0, 1, 2]"],
+            vec![true],
+        ),
         ("served once", vec![served(), served()], vec!["serve a [0, 1]"], vec![false, false]),
         (
             "not past a tag",
@@ -343,7 +491,12 @@ fn warms_that_ask_or_serve_keep_their_place() {
             vec!["serve a [0]", "invalidate T [1]", "serve a [2]"],
             vec![false, false],
         ),
-        ("a deletion stays behind it", vec![served(), delete()], vec!["serve a [0]", "delete a [1]"], vec![false]),
+        (
+            "a deletion stays behind it",
+            vec![served(), delete()],
+            vec!["serve a [0]", "delete a [1]"],
+            vec![false],
+        ),
     ] {
         assert_eq!(shape(&effects), expected, "{why}");
         assert_eq!(conditional(&effects), conditions, "{why}");
@@ -351,12 +504,16 @@ fn warms_that_ask_or_serve_keep_their_place() {
     let effects = [present()];
     let mut batch = Batch::new("tag:", 1);
     batch.push_again(Slot { event: 0, position: 0 }, &effects[0]);
-    assert!(!batch.finish().warms()[0].only_if_existed, "it was there when the event was tried first");
+    assert!(
+        !batch.finish().warms()[0].only_if_existed,
+        "it was there when the event was tried first"
+    );
 }
 
 #[test]
 fn a_second_pass_belongs_to_what_stands_for_its_effect() {
-    let again = |seconds, effect: Effect| Effect { again: Some(Duration::from_secs(seconds)), ..effect };
+    let again =
+        |seconds, effect: Effect| Effect { again: Some(Duration::from_secs(seconds)), ..effect };
     let effects = [
         again(1, effect("a", Action::Delete)),
         again(2, effect("a", Action::Delete)),
@@ -365,17 +522,25 @@ fn a_second_pass_belongs_to_what_stands_for_its_effect() {
         effect("b", Action::Delete),
     ];
     let plan = plan(&effects);
-    let agains: Vec<_> = plan.agains().iter().map(|&(id, after)| (plan.operation(id).target, after.as_secs())).collect();
+    let agains: Vec<_> = plan
+        .agains()
+        .iter()
+        .map(|&(id, after)| (plan.operation(id).target, after.as_secs()))
+        .collect();
     assert_eq!(agains, [("a", 1), ("a", 2), ("T", 3)]);
 }
 
 #[test]
 fn deletions_are_grouped_by_rule() {
     let rules = [1, 0, 1, 0, 1];
-    let effects: Vec<_> =
-        rules.iter().enumerate().map(|(n, &rule)| Effect { rule: RuleId(rule), ..effect(&format!("k{n}"), Action::Delete) }).collect();
+    let effects: Vec<_> = rules
+        .iter()
+        .enumerate()
+        .map(|(n, &rule)| Effect { rule: RuleId(rule), ..effect(&format!("k{n}"), Action::Delete) })
+        .collect();
     let plan = plan(&effects);
-    let groups: Vec<_> = plan.deletions_by_rule().map(|(rule, _, operations)| (rule.0, operations.len())).collect();
+    let groups: Vec<_> =
+        plan.deletions_by_rule().map(|(rule, _, operations)| (rule.0, operations.len())).collect();
     assert_eq!(groups, [(0, 2), (1, 3)]);
 }
 
@@ -388,22 +553,31 @@ fn any_expiry() -> impl Strategy<Value = Expiry> {
 
 fn any_warm() -> impl Strategy<Value = Action> {
     let stale = prop::sample::select(vec![Stale::Drop, Stale::Serve]);
-    (stale, prop::sample::select(vec![Only::Always, Only::Present])).prop_map(|(stale, only)| warm(stale, only))
+    (stale, prop::sample::select(vec![Only::Always, Only::Present]))
+        .prop_map(|(stale, only)| warm(stale, only))
 }
 
 fn any_effect() -> impl Strategy<Value = Effect> {
     let key = prop::sample::select(vec!["a", "b", "c", "tag:T"]);
     let tag = prop::sample::select(vec!["T", "U"]);
     let expiry_of_write = prop_oneof![4 => any_expiry(), 1 => Just(Expiry::Never)];
-    let tags = prop::sample::subsequence(vec!["T", "U"], 0..=2).prop_map(|tags: Vec<&'static str>| tags);
+    let tags =
+        prop::sample::subsequence(vec!["T", "U"], 0..=2).prop_map(|tags: Vec<&'static str>| tags);
     let text = prop::sample::select(vec!["x", "7", "y"]);
-    let version = (prop::sample::select(vec!["F", "G"]), prop::sample::select(vec!["8", "9", "10"]), 1u64..4, 1u32..3);
-    let with_version = |effect: Effect, version: Option<(&str, &str, u64, u32)>| match (version, &effect.action) {
-        (Some((family, digits, event, place)), Action::Delete | Action::Write(_) | Action::Warm(_)) => {
-            of(family, digits, event, place, effect)
-        }
-        _ => effect,
-    };
+    let version = (
+        prop::sample::select(vec!["F", "G"]),
+        prop::sample::select(vec!["8", "9", "10"]),
+        1u64..4,
+        1u32..3,
+    );
+    let with_version =
+        |effect: Effect, version: Option<(&str, &str, u64, u32)>| match (version, &effect.action) {
+            (
+                Some((family, digits, event, place)),
+                Action::Delete | Action::Write(_) | Action::Warm(_),
+            ) => of(family, digits, event, place, effect),
+            _ => effect,
+        };
     let effects = prop_oneof![
         3 => key.clone().prop_map(|key| effect(key, Action::Delete)),
         3 => tag.prop_map(|tag| effect(tag, Action::InvalidateTag)),
@@ -412,20 +586,30 @@ fn any_effect() -> impl Strategy<Value = Effect> {
         2 => (key.clone(), any_expiry()).prop_map(|(key, expiry)| effect(key, Action::Expire(expiry))),
         4 => (key, text, expiry_of_write, tags).prop_map(|(key, text, expiry, tags)| effect(key, write(text, expiry, &tags))),
     ];
-    (effects, prop::option::weighted(0.6, version)).prop_map(move |(effect, version)| with_version(effect, version))
+    (effects, prop::option::weighted(0.6, version))
+        .prop_map(move |(effect, version)| with_version(effect, version))
 }
 
 fn any_model() -> impl Strategy<Value = Model> {
     let value = (prop::sample::select(vec!["old", "3"]), prop::option::of(1i64..5_000_000))
         .prop_map(|(text, ttl)| Value { text: text.into(), expires_at: ttl.map(|ttl| NOW + ttl) });
-    let members = prop::collection::btree_set(prop::sample::select(vec!["a", "b", "c", "d"]).prop_map(String::from), 1..4);
-    let set = (members, prop::option::of(1i64..5_000_000)).prop_map(|(members, ttl)| Set { members, expires_at: ttl.map(|ttl| NOW + ttl) });
-    let fence = (8u64..11, prop::option::of((1u64..4, 1u32..3))).prop_map(|(number, by)| Fence { number, by });
+    let members = prop::collection::btree_set(
+        prop::sample::select(vec!["a", "b", "c", "d"]).prop_map(String::from),
+        1..4,
+    );
+    let set = (members, prop::option::of(1i64..5_000_000))
+        .prop_map(|(members, ttl)| Set { members, expires_at: ttl.map(|ttl| NOW + ttl) });
+    let fence = (8u64..11, prop::option::of((1u64..4, 1u32..3)))
+        .prop_map(|(number, by)| Fence { number, by });
     let names = |names: Vec<&'static str>| prop::sample::select(names).prop_map(String::from);
     (
         prop::collection::btree_map(names(vec!["a", "b", "c", "d"]), value, 0..4),
         prop::collection::btree_map(names(vec!["T", "U"]), set, 0..3),
-        prop::collection::btree_map((names(vec!["a", "b", "c"]), names(vec!["F", "G"])), fence, 0..4),
+        prop::collection::btree_map(
+            (names(vec!["a", "b", "c"]), names(vec!["F", "G"])),
+            fence,
+            0..4,
+        ),
     )
         .prop_map(|(values, sets, fences)| Model { values, sets, fences })
 }

@@ -8,7 +8,13 @@ use super::*;
 const RULE: RuleId = RuleId(0);
 
 fn effect(target: &str, action: Action, version: Option<Version>) -> Effect {
-    Effect { rule: RULE, target: target.into(), action, version: version.map(Box::new), again: None }
+    Effect {
+        rule: RULE,
+        target: target.into(),
+        action,
+        version: version.map(Box::new),
+        again: None,
+    }
 }
 
 /// The entity's, of the event that its letter names; of one event, in the order written.
@@ -31,7 +37,8 @@ const OURS: bool = true;
 
 type Step<'s> = (bool, &'s str, Action, Option<Version>);
 
-/// What stands, in order: `verb target`, its version, a value or a time to live where there is one, and since when.
+/// What stands, in order: `verb target`, its version, a value or a time to live where there is one,
+/// and since when.
 fn folded(steps: &[Step<'_>]) -> Vec<String> {
     let mut fold = Fold::new("tag:");
     for (at, (chosen, target, action, version)) in (0..).zip(steps) {
@@ -39,7 +46,9 @@ fn folded(steps: &[Step<'_>]) -> Vec<String> {
         if *chosen { fold.choose(at, effect, true) } else { fold.pass_over(at, &effect) }
     }
     let what = |Folded { since, effect: Effect { target, action, version, .. } }: Folded| {
-        let version = version.map(|version| format!(" {}{}", version.family, version.digits)).unwrap_or_default();
+        let version = version
+            .map(|version| format!(" {}{}", version.family, version.digits))
+            .unwrap_or_default();
         let verb = action.verb();
         let rest = match action {
             Action::Write(write) => format!(" = {}", write.value),
@@ -55,8 +64,14 @@ fn folded(steps: &[Step<'_>]) -> Vec<String> {
 fn the_longest_second_pass_is_asked_for() {
     let mut fold = Fold::new("tag:");
     let again = |effect, millis| Effect { again: Some(Duration::from_millis(millis)), ..effect };
-    for (at, (target, millis)) in (0..).zip([("a", 200), ("a", 500), ("a", 100), ("b", 300), ("c", 400), ("n", 400)]) {
-        fold.choose(at, again(effect(target, Action::Delete, version("f", 1, 'x', 1)), millis), true);
+    for (at, (target, millis)) in
+        (0..).zip([("a", 200), ("a", 500), ("a", 100), ("b", 300), ("c", 400), ("n", 400)])
+    {
+        fold.choose(
+            at,
+            again(effect(target, Action::Delete, version("f", 1, 'x', 1)), millis),
+            true,
+        );
         fold.choose(at, again(effect(target, Action::InvalidateTag, None), millis), true);
     }
     fold.choose(6, effect("b", write("v", &[]), version("f", 2, 'y', 1)), true);
@@ -87,25 +102,68 @@ fn the_longest_second_pass_is_asked_for() {
 fn what_stands_for_what() {
     use Action::{BumpVersion as Bump, Delete, InvalidateTag as Invalidate};
     for (why, steps, expected) in [
-        ("the last deletion", vec![(OURS, "a", Delete), (OURS, "b", Delete), (OURS, "a", Delete)], vec!["delete b @1", "delete a @2"]),
+        (
+            "the last deletion",
+            vec![(OURS, "a", Delete), (OURS, "b", Delete), (OURS, "a", Delete)],
+            vec!["delete b @1", "delete a @2"],
+        ),
         ("one bump", vec![(OURS, "n", Bump), (OURS, "n", Bump)], vec!["bump_version n @1"]),
-        ("a counter is not set back", vec![(OURS, "n", Delete), (OURS, "n", Bump)], vec!["bump_version n @1"]),
-        ("the last invalidation", vec![(OURS, "T", Invalidate), (OURS, "T", Invalidate)], vec!["invalidate_tags T @1"]),
-        ("the sooner expiry", vec![(OURS, "a", after(9)), (OURS, "a", after(5)), (OURS, "a", after(7))], vec!["expire a 5 @1"]),
+        (
+            "a counter is not set back",
+            vec![(OURS, "n", Delete), (OURS, "n", Bump)],
+            vec!["bump_version n @1"],
+        ),
+        (
+            "the last invalidation",
+            vec![(OURS, "T", Invalidate), (OURS, "T", Invalidate)],
+            vec!["invalidate_tags T @1"],
+        ),
+        (
+            "the sooner expiry",
+            vec![(OURS, "a", after(9)), (OURS, "a", after(5)), (OURS, "a", after(7))],
+            vec!["expire a 5 @1"],
+        ),
         (
             "of two kinds of expiry neither is known to be sooner",
             vec![(OURS, "a", after(9)), (OURS, "a", Action::Expire(Expiry::At(5)))],
             vec!["delete a @0"],
         ),
-        ("a deletion is sooner", vec![(OURS, "a", after(9)), (OURS, "a", Delete), (OURS, "a", after(9))], vec!["delete a @1"]),
+        (
+            "a deletion is sooner",
+            vec![(OURS, "a", after(9)), (OURS, "a", Delete), (OURS, "a", after(9))],
+            vec!["delete a @1"],
+        ),
         ("a write without a version", vec![(OURS, "a", write("1", &[]))], vec!["delete a @0"]),
-        ("a tag's own set", vec![(OURS, "tag:T", Delete), (OURS, "tag:U", after(5))], vec!["invalidate_tags T @0", "invalidate_tags U @1"]),
-        ("gives way to a write", vec![(OURS, "a", Delete), (OURS, "b", Delete), (OTHERS, "a", write("1", &[]))], vec!["delete b @1"]),
-        ("only to later ones", vec![(OTHERS, "a", Delete), (OURS, "a", Delete)], vec!["delete a @1"]),
-        ("a deletion stays for an expiry", vec![(OURS, "a", Delete), (OTHERS, "a", after(5))], vec!["delete a @0"]),
-        ("an invalidation does not give way", vec![(OURS, "T", Invalidate), (OTHERS, "T", Invalidate)], vec!["invalidate_tags T @0"]),
+        (
+            "a tag's own set",
+            vec![(OURS, "tag:T", Delete), (OURS, "tag:U", after(5))],
+            vec!["invalidate_tags T @0", "invalidate_tags U @1"],
+        ),
+        (
+            "gives way to a write",
+            vec![(OURS, "a", Delete), (OURS, "b", Delete), (OTHERS, "a", write("1", &[]))],
+            vec!["delete b @1"],
+        ),
+        (
+            "only to later ones",
+            vec![(OTHERS, "a", Delete), (OURS, "a", Delete)],
+            vec!["delete a @1"],
+        ),
+        (
+            "a deletion stays for an expiry",
+            vec![(OURS, "a", Delete), (OTHERS, "a", after(5))],
+            vec!["delete a @0"],
+        ),
+        (
+            "an invalidation does not give way",
+            vec![(OURS, "T", Invalidate), (OTHERS, "T", Invalidate)],
+            vec!["invalidate_tags T @0"],
+        ),
     ] {
-        let steps: Vec<Step<'_>> = steps.into_iter().map(|(chosen, target, action)| (chosen, target, action, None)).collect();
+        let steps: Vec<Step<'_>> = steps
+            .into_iter()
+            .map(|(chosen, target, action)| (chosen, target, action, None))
+            .collect();
         assert_eq!(folded(&steps), expected, "{why}");
     }
 }
@@ -116,45 +174,103 @@ fn which_write_stands() {
     let w = |value| write(value, &[]);
     let v = |number, event| version("f", number, event, 1);
     for (why, steps, expected) in [
-        ("the higher version", vec![(OURS, "a", w("1"), v(9, 'a')), (OURS, "a", w("2"), v(10, 'b'))], vec!["write a f10 = 2 @1"]),
-        ("whatever came later", vec![(OURS, "a", w("2"), v(10, 'b')), (OURS, "a", w("1"), v(9, 'a'))], vec!["write a f10 = 2 @0"]),
+        (
+            "the higher version",
+            vec![(OURS, "a", w("1"), v(9, 'a')), (OURS, "a", w("2"), v(10, 'b'))],
+            vec!["write a f10 = 2 @1"],
+        ),
+        (
+            "whatever came later",
+            vec![(OURS, "a", w("2"), v(10, 'b')), (OURS, "a", w("1"), v(9, 'a'))],
+            vec!["write a f10 = 2 @0"],
+        ),
         (
             "of two events neither",
-            vec![(OURS, "a", w("1"), v(9, 'a')), (OURS, "a", w("2"), v(9, 'b')), (OURS, "a", w("3"), v(9, 'c'))],
+            vec![
+                (OURS, "a", w("1"), v(9, 'a')),
+                (OURS, "a", w("2"), v(9, 'b')),
+                (OURS, "a", w("3"), v(9, 'c')),
+            ],
             vec!["delete a f9 @2", "delete a f9 @2"],
         ),
-        ("one event twice", vec![(OURS, "a", w("1"), v(9, 'a')), (OURS, "a", w("1"), v(9, 'a'))], vec!["write a f9 = 1 @0"]),
-        ("a deletion after it, with its version", vec![(OURS, "a", w("1"), v(9, 'a')), (OURS, "a", Delete, None)], vec!["delete a f9 @1"]),
-        ("an older deletion", vec![(OURS, "a", w("1"), v(9, 'a')), (OURS, "a", Delete, v(8, 'b'))], vec!["delete a f9 @1"]),
-        ("an older write", vec![(OURS, "a", Delete, v(9, 'a')), (OURS, "a", w("1"), v(8, 'b'))], vec!["delete a f9 @0"]),
+        (
+            "one event twice",
+            vec![(OURS, "a", w("1"), v(9, 'a')), (OURS, "a", w("1"), v(9, 'a'))],
+            vec!["write a f9 = 1 @0"],
+        ),
+        (
+            "a deletion after it, with its version",
+            vec![(OURS, "a", w("1"), v(9, 'a')), (OURS, "a", Delete, None)],
+            vec!["delete a f9 @1"],
+        ),
+        (
+            "an older deletion",
+            vec![(OURS, "a", w("1"), v(9, 'a')), (OURS, "a", Delete, v(8, 'b'))],
+            vec!["delete a f9 @1"],
+        ),
+        (
+            "an older write",
+            vec![(OURS, "a", Delete, v(9, 'a')), (OURS, "a", w("1"), v(8, 'b'))],
+            vec!["delete a f9 @0"],
+        ),
         (
             "a write that may be refused leaves the deletion before it",
-            vec![(OURS, "a", Delete, None), (OURS, "a", w("1"), v(9, 'a')), (OURS, "a", w("2"), v(10, 'b'))],
+            vec![
+                (OURS, "a", Delete, None),
+                (OURS, "a", w("1"), v(9, 'a')),
+                (OURS, "a", w("2"), v(10, 'b')),
+            ],
             vec!["delete a @0", "write a f10 = 2 @0"],
         ),
         (
             "of one event in the order written",
-            vec![(OURS, "a", Delete, version("f", 9, 'a', 1)), (OURS, "a", w("1"), version("f", 9, 'a', 2))],
+            vec![
+                (OURS, "a", Delete, version("f", 9, 'a', 1)),
+                (OURS, "a", w("1"), version("f", 9, 'a', 2)),
+            ],
             vec!["delete a @0", "write a f9 = 1 @0"],
         ),
         (
             "the later one of two entities, and both fences",
-            vec![(OURS, "a", w("1"), version("f", 9, 'a', 1)), (OURS, "a", w("2"), version("g", 1, 'b', 1))],
+            vec![
+                (OURS, "a", w("1"), version("f", 9, 'a', 1)),
+                (OURS, "a", w("2"), version("g", 1, 'b', 1)),
+            ],
             vec!["delete a f9 @1", "write a g1 = 2 @1"],
         ),
-        ("none with a shorter life", vec![(OURS, "a", w("1"), v(9, 'a')), (OURS, "a", after(5), None)], vec!["delete a f9 @0"]),
-        ("whoever shortened it", vec![(OURS, "a", w("1"), v(9, 'a')), (OTHERS, "a", after(5), None)], vec!["delete a f9 @0"]),
+        (
+            "none with a shorter life",
+            vec![(OURS, "a", w("1"), v(9, 'a')), (OURS, "a", after(5), None)],
+            vec!["delete a f9 @0"],
+        ),
+        (
+            "whoever shortened it",
+            vec![(OURS, "a", w("1"), v(9, 'a')), (OTHERS, "a", after(5), None)],
+            vec!["delete a f9 @0"],
+        ),
         (
             "none that was invalidated by its tag",
-            vec![(OURS, "a", write("1", &["T"]), v(1, 'a')), (OURS, "b", write("2", &["U"]), v(2, 'b')), (OURS, "T", Invalidate, None)],
+            vec![
+                (OURS, "a", write("1", &["T"]), v(1, 'a')),
+                (OURS, "b", write("2", &["U"]), v(2, 'b')),
+                (OURS, "T", Invalidate, None),
+            ],
             vec!["delete a f1 @0", "write b f2 = 2 @1", "invalidate_tags T @2"],
         ),
         (
             "whoever did that",
-            vec![(OURS, "a", write("1", &["T"]), v(1, 'a')), (OTHERS, "T", Invalidate, None), (OURS, "b", write("2", &["T"]), v(2, 'b'))],
+            vec![
+                (OURS, "a", write("1", &["T"]), v(1, 'a')),
+                (OTHERS, "T", Invalidate, None),
+                (OURS, "b", write("2", &["T"]), v(2, 'b')),
+            ],
             vec!["delete a f1 @0", "write b f2 = 2 @2"],
         ),
-        ("none that a later event touches", vec![(OURS, "a", w("1"), v(9, 'a')), (OTHERS, "a", Delete, None)], vec![]),
+        (
+            "none that a later event touches",
+            vec![(OURS, "a", w("1"), v(9, 'a')), (OTHERS, "a", Delete, None)],
+            vec![],
+        ),
     ] {
         assert_eq!(folded(&steps), expected, "{why}");
     }
@@ -206,10 +322,18 @@ fn a_write_gives_way_to_a_newer_version_of_what_is_not_chosen() {
         assert_eq!(folded(&[passed(), (OURS, "k", write("v", &[]), write_of)]), stands);
     }
     assert_eq!(folded(&[passed(), (OURS, "k", after(5), None)]), ["expire k 5 @1"]);
-    assert_eq!(folded(&[passed(), passed(), (OTHERS, "l", Action::Delete, None)]), <[&str; 0]>::default());
+    assert_eq!(
+        folded(&[passed(), passed(), (OTHERS, "l", Action::Delete, None)]),
+        <[&str; 0]>::default()
+    );
 
     // Behind a cut nobody knows it any more, but by the fences that a deletion raised.
-    for (chosen, is_fenced) in [(None, false), (Some(after(5)), false), (Some(Action::BumpVersion), false), (Some(Action::Delete), true)] {
+    for (chosen, is_fenced) in [
+        (None, false),
+        (Some(after(5)), false),
+        (Some(Action::BumpVersion), false),
+        (Some(Action::Delete), true),
+    ] {
         let mut fold = Fold::new("tag:");
         fold.pass_over(0, &effect("k", Action::Delete, version("f", 5, 'a', 1)));
         if let Some(action) = chosen {
@@ -221,7 +345,8 @@ fn a_write_gives_way_to_a_newer_version_of_what_is_not_chosen() {
     }
 }
 
-/// Redis, and what is true of what it holds: a value is as of the event that it was written or loaded after, and made of what its tags stand for.
+/// Redis, and what is true of what it holds: a value is as of the event that it was written or
+/// loaded after, and made of what its tags stand for.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct World {
     values: BTreeMap<String, Value>,
@@ -252,7 +377,9 @@ impl World {
             }
             Action::BumpVersion => *self.counters.entry(target).or_insert(1) += 1,
             Action::Expire(_) => {}
-            Action::Write(write) if is_newest => self.put(&target, Value { as_of, tags: write.tags.clone() }),
+            Action::Write(write) if is_newest => {
+                self.put(&target, Value { as_of, tags: write.tags.clone() })
+            }
             Action::Write(_) => {}
         }
     }
@@ -298,10 +425,12 @@ fn any_step() -> impl Strategy<Value = Happened> {
             .prop_map(move |(key, tags)| effect(key, write("", &tags), versioned())),
     ];
     let fill = prop::option::of((plain, prop::option::of(tag)));
-    (any::<bool>(), prop::collection::vec(one, 0..3), fill).prop_map(|(chosen, effects, fill)| Happened { chosen, effects, fill })
+    (any::<bool>(), prop::collection::vec(one, 0..3), fill)
+        .prop_map(|(chosen, effects, fill)| Happened { chosen, effects, fill })
 }
 
-/// What was done to a history: the worlds after each event, and the newest event that made a key, or the values of a tag, stale.
+/// What was done to a history: the worlds after each event, and the newest event that made a key,
+/// or the values of a tag, stale.
 struct Past {
     steps: Vec<Happened>,
     worlds: Vec<World>,
@@ -316,8 +445,12 @@ fn live(steps: Vec<Happened>) -> Past {
         for (place, effect) in (1..).zip(&mut step.effects) {
             effect.version = effect.version.take().and(version("f", at, 'a', place).map(Box::new));
             match effect.action {
-                Action::InvalidateTag => drop(past.tags.insert(effect.target.clone(), at)),
-                Action::Delete | Action::Warm(_) | Action::Write(_) => drop(past.keys.insert(effect.target.clone(), at)),
+                Action::InvalidateTag => {
+                    past.tags.insert(effect.target.clone(), at);
+                }
+                Action::Delete | Action::Warm(_) | Action::Write(_) => {
+                    past.keys.insert(effect.target.clone(), at);
+                }
                 Action::BumpVersion | Action::Expire(_) => {}
             }
             world.apply(effect);
@@ -331,7 +464,8 @@ fn live(steps: Vec<Happened>) -> Past {
 }
 
 impl Past {
-    /// Folds what is chosen of the span, and what is known behind it. `flush_at`: there it was too much to keep.
+    /// Folds what is chosen of the span, and what is known behind it. `flush_at`: there it was too
+    /// much to keep.
     fn fold(&self, span: std::ops::Range<u64>, all: bool, flush_at: u64) -> Vec<Vec<Folded>> {
         let mut fold = Fold::new("tag:");
         let mut parts = Vec::new();
@@ -354,20 +488,28 @@ impl Past {
         parts
     }
 
-    /// Within one event a value may stand before what invalidates it: as of that event counts as fresh.
+    /// Within one event a value may stand before what invalidates it: as of that event counts as
+    /// fresh.
     fn is_fresh(&self, key: &str, value: &Value) -> bool {
         let since = |stale: Option<&u64>| stale.is_none_or(|&stale| value.as_of >= stale);
         since(self.keys.get(key)) && value.tags.iter().all(|tag| since(self.tags.get(tag)))
     }
 
-    /// Whether every value is as fresh as can be, or no older than the one before, and found by its tags if it is that one.
+    /// Whether every value is as fresh as can be, or no older than the one before, and found by its
+    /// tags if it is that one.
     fn check(&self, before: &World, now: &World) -> Result<(), TestCaseError> {
         for (key, value) in &now.values {
             let earlier = before.values.get(key);
             let is_no_staler = earlier.is_some_and(|earlier| value.as_of >= earlier.as_of);
-            prop_assert!(is_no_staler || self.is_fresh(key, value), "{key} {value:?}: {before:?} became {now:?}");
+            prop_assert!(
+                is_no_staler || self.is_fresh(key, value),
+                "{key} {value:?}: {before:?} became {now:?}"
+            );
             for tag in value.tags.iter().filter(|_| earlier == Some(value)) {
-                prop_assert!(now.sets.get(tag).is_some_and(|set| set.contains(key)), "{key} is there, and {tag} no longer finds it");
+                prop_assert!(
+                    now.sets.get(tag).is_some_and(|set| set.contains(key)),
+                    "{key} is there, and {tag} no longer finds it"
+                );
             }
         }
         for (counter, number) in &before.counters {
@@ -380,7 +522,9 @@ impl Past {
         for (key, value) in &now.values {
             prop_assert!(self.is_fresh(key, value), "{key} {value:?} is stale in {now:?}");
         }
-        let bumped = (1..).zip(&self.steps).any(|(at, step)| at >= lost_from && step.effects.iter().any(|effect| effect.target == "n"));
+        let bumped = (1..).zip(&self.steps).any(|(at, step)| {
+            at >= lost_from && step.effects.iter().any(|effect| effect.target == "n")
+        });
         prop_assert!(!bumped || now.counters.contains_key("n"));
         Ok(())
     }
@@ -389,7 +533,8 @@ impl Past {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
 
-    /// Whatever Redis has lost, whatever is replayed, wherever it is interrupted and taken up again.
+    /// Whatever Redis has lost, whatever is replayed, wherever it is interrupted and taken up
+    /// again.
     #[test]
     fn a_replay_never_makes_anything_staler(
         steps in prop::collection::vec(any_step(), 1..14),

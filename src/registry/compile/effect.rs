@@ -29,21 +29,42 @@ pub(super) fn compile(
     let each = document.each.as_ref().map(|text| compiler.expression(text, context, lets, false));
     let when = document.when.as_ref().map(|text| compiler.expression(text, context, lets, in_each));
     let role = if document.verb == Verb::InvalidateTags { Role::Name } else { Role::Key };
-    let targets: Vec<_> = document.targets.iter().map(|text| compiler.template(text, context, lets, in_each, role)).collect();
+    let targets: Vec<_> = document
+        .targets
+        .iter()
+        .map(|text| compiler.template(text, context, lets, in_each, role))
+        .collect();
     let targets: Option<Vec<_>> = targets.into_iter().collect();
-    let tags: Vec<_> = document.tags.iter().map(|text| compiler.template(text, context, lets, in_each, Role::Name)).collect();
+    let tags: Vec<_> = document
+        .tags
+        .iter()
+        .map(|text| compiler.template(text, context, lets, in_each, Role::Name))
+        .collect();
     let tags: Option<Vec<_>> = tags.into_iter().collect();
     let key_prefix = key_prefix(document, context, compiler);
     if let (Some(targets), Some(prefix)) = (&targets, &key_prefix) {
-        lint::check_reserved(document, targets, prefix, &compiler.options.tag_prefix, context.schema, compiler.report);
+        lint::check_reserved(
+            document,
+            targets,
+            prefix,
+            &compiler.options.tag_prefix,
+            context.schema,
+            compiler.report,
+        );
     }
     let expiry = expiry(document, context, lets, in_each, compiler);
-    let version = document.version.as_ref().map(|version| compiler.version(version, context, lets, in_each));
+    let version =
+        document.version.as_ref().map(|version| compiler.version(version, context, lets, in_each));
     let versions = match &version {
         Some(own) => Some(own.as_ref()),
         None => entry_version.map(Some),
     };
-    lint::check_version(document, versions, targets.as_deref().unwrap_or_default(), compiler.report);
+    lint::check_version(
+        document,
+        versions,
+        targets.as_deref().unwrap_or_default(),
+        compiler.report,
+    );
 
     let body = match document.verb {
         Verb::Delete => RuleBody::Delete,
@@ -53,7 +74,8 @@ pub(super) fn compile(
         Verb::Write => {
             let node = document.value.as_ref();
             let value = node.and_then(|node| compiler.value(node, context, lets, in_each));
-            let encoding = document.encoding.as_ref().map_or(Encoding::Json, |encoding| encoding.value);
+            let encoding =
+                document.encoding.as_ref().map_or(Encoding::Json, |encoding| encoding.value);
             if let (Some(node), Some(value), Encoding::Raw) = (node, &value, encoding)
                 && !matches!(value, ValueTemplate::Text(_))
             {
@@ -97,7 +119,12 @@ pub(super) fn compile(
 }
 
 /// What belongs to one key must have one value for it.
-fn check_arrays(body: &RuleBody, targets: &[Template], document: &EffectDocument, compiler: &mut Compiler<'_, '_, '_>) {
+fn check_arrays(
+    body: &RuleBody,
+    targets: &[Template],
+    document: &EffectDocument,
+    compiler: &mut Compiler<'_, '_, '_>,
+) {
     let mut check = |at: Pos, path: Option<&Path>| {
         if let Some(path) = path {
             compiler.report.error_with_hint(
@@ -111,16 +138,25 @@ fn check_arrays(body: &RuleBody, targets: &[Template], document: &EffectDocument
         RuleBody::Delete | RuleBody::InvalidateTags | RuleBody::BumpVersion => return,
         RuleBody::Expire(expiry) => (expiry, None),
         RuleBody::Write { value, expiry, version, .. } => {
-            check(document.value.as_ref().map_or(document.at, |node| node.at), unbound_array(targets, value.paths()));
+            check(
+                document.value.as_ref().map_or(document.at, |node| node.at),
+                unbound_array(targets, value.paths()),
+            );
             (expiry, version.as_ref())
         }
         RuleBody::Warm { url, expiry, .. } => {
-            check(document.from.as_ref().map_or(document.at, |from| from.at), unbound_array(targets, url.paths()));
+            check(
+                document.from.as_ref().map_or(document.at, |from| from.at),
+                unbound_array(targets, url.paths()),
+            );
             (expiry, None)
         }
     };
     if let ExpiryRule::At(template) = expiry {
-        check(document.expires_at.as_ref().map_or(document.at, |at| at.at), unbound_array(targets, template.paths()));
+        check(
+            document.expires_at.as_ref().map_or(document.at, |at| at.at),
+            unbound_array(targets, template.paths()),
+        );
     }
     if let Some(VersionRule { of, family }) = version {
         let at = document.version.as_ref().map_or(document.at, |version| version.of.at);
@@ -140,7 +176,11 @@ fn transposed<T>(compiled: Option<Option<T>>) -> Option<Option<T>> {
     }
 }
 
-fn key_prefix(document: &EffectDocument, context: &Context<'_>, compiler: &mut Compiler<'_, '_, '_>) -> Option<String> {
+fn key_prefix(
+    document: &EffectDocument,
+    context: &Context<'_>,
+    compiler: &mut Compiler<'_, '_, '_>,
+) -> Option<String> {
     if document.verb == Verb::InvalidateTags {
         return Some(String::new());
     }
@@ -166,13 +206,22 @@ fn expiry(
         return compiler.template(at, context, lets, in_each, Role::Other).map(ExpiryRule::At);
     }
     let is_expire = document.verb == Verb::Expire;
-    let default_ttl = context.defaults.and_then(|defaults| defaults.ttl.as_ref()).filter(|_| !is_expire);
-    let jitter = document.jitter.as_ref().or_else(|| context.defaults?.jitter.as_ref()).map_or(DEFAULT_JITTER, |jitter| jitter.value.0);
+    let default_ttl =
+        context.defaults.and_then(|defaults| defaults.ttl.as_ref()).filter(|_| !is_expire);
+    let jitter = document
+        .jitter
+        .as_ref()
+        .or_else(|| context.defaults?.jitter.as_ref())
+        .map_or(DEFAULT_JITTER, |jitter| jitter.value.0);
     match document.ttl.as_ref().or(default_ttl).map(|ttl| ttl.value) {
         Some(Ttl::For(ttl)) => Some(after(ttl, jitter)),
         Some(Ttl::Never) if is_expire => {
             let at = document.ttl.as_ref().map_or(document.at, |ttl| ttl.at);
-            compiler.report.error_with_hint(at, "`expire` never lengthens a time to live: `none` would do nothing", "remove the effect");
+            compiler.report.error_with_hint(
+                at,
+                "`expire` never lengthens a time to live: `none` would do nothing",
+                "remove the effect",
+            );
             None
         }
         Some(Ttl::Never) => Some(ExpiryRule::Never),

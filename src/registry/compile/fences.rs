@@ -30,28 +30,42 @@ impl Index {
     }
 
     /// Returns what may be of a family, and perhaps more.
-    fn find<'i>(&'i self, families: &Option<KeyShape>) -> Box<dyn Iterator<Item = &'i Written> + 'i> {
+    fn find<'i>(
+        &'i self,
+        families: &Option<KeyShape>,
+    ) -> Box<dyn Iterator<Item = &'i Written> + 'i> {
         match families.as_ref().and_then(KeyShape::as_literal) {
-            Some(family) => Box::new(self.of_literal.get(family).into_iter().flatten().chain(&self.of_any)),
+            Some(family) => {
+                Box::new(self.of_literal.get(family).into_iter().flatten().chain(&self.of_any))
+            }
             None => Box::new(self.of_literal.values().flatten().chain(&self.of_any)),
         }
     }
 }
 
-/// Tells each `delete` and `warm` which keys of its own some versioned rule of the same family may write.
+/// Tells each `delete` and `warm` which keys of its own some versioned rule of the same family may
+/// write.
 pub(super) fn find(entries: &mut [Entry]) {
     let mut written = Index::default();
-    entries.iter().filter(|entry| !entry.retired).flat_map(written_by).for_each(|rule| written.insert(rule));
+    entries
+        .iter()
+        .filter(|entry| !entry.retired)
+        .flat_map(written_by)
+        .for_each(|rule| written.insert(rule));
     for entry in entries.iter_mut() {
         let Some(version) = &entry.version else { continue };
         let families = families(version, &entry.name);
         for rule in &mut entry.rules {
-            if !matches!(rule.body, RuleBody::Delete | RuleBody::Warm { .. }) || !has_one_version(rule, version) {
+            if !matches!(rule.body, RuleBody::Delete | RuleBody::Warm { .. })
+                || !has_one_version(rule, version)
+            {
                 continue;
             }
             let own: Vec<KeyShape> = keys(rule).collect();
-            let of_family =
-                written.find(&families).filter(|written| may_be_one(&written.families, &families)).flat_map(|written| &written.keys);
+            let of_family = written
+                .find(&families)
+                .filter(|written| may_be_one(&written.families, &families))
+                .flat_map(|written| &written.keys);
             for shape in of_family {
                 if !rule.written.contains(shape) && own.iter().any(|own| own.meets(shape)) {
                     rule.written.push(shape.clone());
@@ -97,7 +111,11 @@ fn has_one_version(rule: &Rule, version: &VersionRule) -> bool {
         Family::Entity(entity) => Some(entity),
         Family::EventType => None,
     };
-    unbound_array(&rule.targets, version.of.paths().chain(entity.into_iter().flat_map(|entity| entity.paths()))).is_none()
+    unbound_array(
+        &rule.targets,
+        version.of.paths().chain(entity.into_iter().flat_map(|entity| entity.paths())),
+    )
+    .is_none()
 }
 
 #[cfg(test)]
@@ -121,7 +139,9 @@ mod tests {
             missing_vars: MissingVars::Refuse,
         };
         let source = SourceFile::new("a.yaml", "a.yaml", text);
-        compile_sources(&[source], &options, String::new(), Vec::new()).unwrap_or_else(|problems| panic!("{problems}")).registry
+        compile_sources(&[source], &options, String::new(), Vec::new())
+            .unwrap_or_else(|problems| panic!("{problems}"))
+            .registry
     }
 
     fn resolve(registry: &Registry, event_type: &str, id: &str, data: &str) -> Resolution {
@@ -137,7 +157,9 @@ mod tests {
     /// `delete eu:post:7 @12 of post/1`, the place last.
     fn lines(resolution: &Resolution) -> Vec<String> {
         let line = |effect: &crate::registry::Effect| {
-            let order = effect.version.as_ref().map(|version| format!(" @{} of {}/{}", version.digits, version.family, version.place));
+            let order = effect.version.as_ref().map(|version| {
+                format!(" @{} of {}/{}", version.digits, version.family, version.place)
+            });
             format!("{} {}{}", effect.action.verb(), effect.target, order.unwrap_or_default())
         };
         resolution.effects.iter().map(line).collect()
@@ -187,7 +209,11 @@ events:
             (
                 "post.updated",
                 r#"{"id": 7, "rev": 12}"#,
-                vec!["write eu:post:7:summary @12 of post/1", "delete eu:post:7:draft @12 of post/2", "delete eu:list:7"],
+                vec![
+                    "write eu:post:7:summary @12 of post/1",
+                    "delete eu:post:7:draft @12 of post/2",
+                    "delete eu:list:7",
+                ],
             ),
             (
                 "post.deleted",
@@ -206,11 +232,27 @@ events:
             ("post.maybe", r#"{"id": 7, "rev": 1}"#, vec!["delete eu:post:7:summary @1 of post/1"]),
             ("post.unordered", r#"{"id": 7, "rev": 1}"#, vec!["delete eu:post:7:summary"]),
             ("author.renamed", r#"{"id": 7, "rev": 1}"#, vec!["delete eu:post:7:summary"]),
-            ("author.moved", r#"{"id": 7, "rev": 1, "kind": "post"}"#, vec!["delete eu:post:7:summary @1 of post/1"]),
-            ("post.gone", r#"{"id": 7, "rev": 1, "kind": "post"}"#, vec!["delete eu:post:7:summary @1 of post/1"]),
-            ("post.gone", r#"{"id": 7, "rev": 1, "kind": "user"}"#, vec!["delete eu:user:7:summary"]),
+            (
+                "author.moved",
+                r#"{"id": 7, "rev": 1, "kind": "post"}"#,
+                vec!["delete eu:post:7:summary @1 of post/1"],
+            ),
+            (
+                "post.gone",
+                r#"{"id": 7, "rev": 1, "kind": "post"}"#,
+                vec!["delete eu:post:7:summary @1 of post/1"],
+            ),
+            (
+                "post.gone",
+                r#"{"id": 7, "rev": 1, "kind": "user"}"#,
+                vec!["delete eu:user:7:summary"],
+            ),
         ] {
-            assert_eq!(lines(&resolve(&registry, event_type, "e", data)), expected, "{event_type} {data}");
+            assert_eq!(
+                lines(&resolve(&registry, event_type, "e", data)),
+                expected,
+                "{event_type} {data}"
+            );
         }
     }
 
@@ -220,7 +262,10 @@ events:
         assert_eq!(lines(&resolution).len(), 7);
         assert!(resolution.effects.iter().all(|effect| effect.version.is_none()));
         let failure = resolution.failure.unwrap();
-        assert_eq!((failure.reason, &*failure.message), (Reason::Unresolvable, "a.yaml#post.deleted/0: version: `rev` is absent"));
+        assert_eq!(
+            (failure.reason, &*failure.message),
+            (Reason::Unresolvable, "a.yaml#post.deleted/0: version: `rev` is absent")
+        );
     }
 
     #[test]
@@ -228,7 +273,11 @@ events:
         let registry = registry(POSTS);
         let hash = |id: &str| {
             let resolution = resolve(&registry, "post.updated", id, r#"{"id": 7, "rev": 12}"#);
-            let hashes: Vec<u64> = resolution.effects.iter().filter_map(|effect| Some(effect.version.as_ref()?.event)).collect();
+            let hashes: Vec<u64> = resolution
+                .effects
+                .iter()
+                .filter_map(|effect| Some(effect.version.as_ref()?.event))
+                .collect();
             assert_eq!(hashes[0], hashes[1]);
             hashes[0]
         };

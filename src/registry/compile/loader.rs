@@ -8,7 +8,8 @@ use super::super::effect::LoaderId;
 use super::super::model::{Loader, LoaderHeaders};
 use super::texts::{Compiler, Context};
 
-/// Every loader of a registry: those of the files, and one for each host that an absolute URL names.
+/// Every loader of a registry: those of the files, and one for each host that an absolute URL
+/// names.
 #[derive(Default)]
 pub(super) struct Loaders {
     loaders: Vec<Loader>,
@@ -21,7 +22,13 @@ pub(super) struct Loaders {
 }
 
 impl Loaders {
-    pub(super) fn declare(&mut self, file: usize, name: &Text, document: &LoaderDocument, compiler: &mut Compiler<'_, '_, '_>) {
+    pub(super) fn declare(
+        &mut self,
+        file: usize,
+        name: &Text,
+        document: &LoaderDocument,
+        compiler: &mut Compiler<'_, '_, '_>,
+    ) {
         let problems = compiler.report.problems.len();
         let url = document.url.as_ref().and_then(|url| base_url(url, compiler));
         compiler.hide_lines(problems);
@@ -29,13 +36,27 @@ impl Loaders {
         for (header, value) in &document.headers {
             let problems = compiler.report.problems.len();
             if !is_header_name(&header.text) {
-                compiler.report.error(header.at, format!("`{}` is no name of a header", header.text));
-            } else if ["host", "content-length", "transfer-encoding", "connection"].contains(&header.text.to_ascii_lowercase().as_str()) {
-                compiler.report.error_with_hint(header.at, format!("`{}` is set for each request", header.text), "remove it");
+                compiler
+                    .report
+                    .error(header.at, format!("`{}` is no name of a header", header.text));
+            } else if ["host", "content-length", "transfer-encoding", "connection"]
+                .contains(&header.text.to_ascii_lowercase().as_str())
+            {
+                compiler.report.error_with_hint(
+                    header.at,
+                    format!("`{}` is set for each request", header.text),
+                    "remove it",
+                );
             }
             if let Some(filled) = compiler.literal(value, "a loader", true) {
                 if filled.bytes().any(|b| !(0x20..0x7f).contains(&b)) {
-                    compiler.report.error(value.at, format!("the value of `{}` holds a character that no header has", header.text));
+                    compiler.report.error(
+                        value.at,
+                        format!(
+                            "the value of `{}` holds a character that no header has",
+                            header.text
+                        ),
+                    );
                 }
                 headers.push((header.text.clone(), filled));
             }
@@ -55,7 +76,12 @@ impl Loaders {
     }
 
     /// A rule's `from`: its loader, and the path and query as a text of its own.
-    pub(super) fn resolve(&mut self, from: &Text, context: &Context<'_>, compiler: &mut Compiler<'_, '_, '_>) -> Option<(LoaderId, Text)> {
+    pub(super) fn resolve(
+        &mut self,
+        from: &Text,
+        context: &Context<'_>,
+        compiler: &mut Compiler<'_, '_, '_>,
+    ) -> Option<(LoaderId, Text)> {
         let text = &from.text;
         if let Some(host_at) = host_begins(text) {
             let ends = text[host_at..].find(['/', '?', '#']).map_or(text.len(), |at| host_at + at);
@@ -86,8 +112,10 @@ impl Loaders {
             };
             return Some((id, path));
         }
-        let hint = "a `from` is `loader:/path`, or an absolute URL; an event never chooses the host";
-        let Some((name, _)) = text.split_once(':').filter(|(name, _)| !name.contains(['/', '{'])) else {
+        let hint =
+            "a `from` is `loader:/path`, or an absolute URL; an event never chooses the host";
+        let Some((name, _)) = text.split_once(':').filter(|(name, _)| !name.contains(['/', '{']))
+        else {
             compiler.report.error_with_hint(from.at, "this `from` names no loader", hint);
             return None;
         };
@@ -96,7 +124,8 @@ impl Loaders {
             Ok(id) => Some((id, from.tail(name.len() + 1))),
             Err(message) => {
                 let known = self.declared.keys().map(|(_, name)| name.as_str());
-                let hint = nearest(name, known).map_or_else(|| hint.to_owned(), |name| format!("did you mean `{name}`?"));
+                let hint = nearest(name, known)
+                    .map_or_else(|| hint.to_owned(), |name| format!("did you mean `{name}`?"));
                 compiler.report.error_with_hint(from.at, message, hint);
                 None
             }
@@ -110,7 +139,9 @@ impl Loaders {
         }
         match self.named.get(name).map(Vec::as_slice).unwrap_or_default() {
             [id] => Ok(*id),
-            [_, _, ..] => Err(format!("several other files have a loader `{name}`: declare it in this one")),
+            [_, _, ..] => {
+                Err(format!("several other files have a loader `{name}`: declare it in this one"))
+            }
             [] => Err(format!("no loader is named `{name}`")),
         }
     }
@@ -125,9 +156,12 @@ impl Loaders {
     }
 }
 
-/// Where the host begins in a text that is an absolute URL, or begins with a variable that holds one.
+/// Where the host begins in a text that is an absolute URL, or begins with a variable that holds
+/// one.
 fn host_begins(text: &str) -> Option<usize> {
-    let is_scheme = |scheme: &str| scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || scheme.starts_with("{vars.");
+    let is_scheme = |scheme: &str| {
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || scheme.starts_with("{vars.")
+    };
     match text.split_once("://") {
         Some((scheme, _)) if is_scheme(scheme) && !scheme.contains('/') => Some(scheme.len() + 3),
         _ => text.starts_with("{vars.").then_some(0),
@@ -144,12 +178,18 @@ fn base_url(text: &Text, compiler: &mut Compiler<'_, '_, '_>) -> Option<String> 
     }
     let problem = match url::Url::parse(&filled) {
         Err(error) => Some(format!("not an absolute URL: {error}")),
-        Ok(url) if !matches!(url.scheme(), "http" | "https") => Some("a loader's URL begins with http:// or https://".to_owned()),
-        Ok(url) if url.query().is_some() || url.fragment().is_some() => Some("a loader's URL has no query and no fragment".to_owned()),
+        Ok(url) if !matches!(url.scheme(), "http" | "https") => {
+            Some("a loader's URL begins with http:// or https://".to_owned())
+        }
+        Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+            Some("a loader's URL has no query and no fragment".to_owned())
+        }
         Ok(_) => None,
     };
     if let Some(message) = problem {
-        let problem = Problem::at(compiler.report.source, text.at, message).hint("such as https://api.example.com").without_line();
+        let problem = Problem::at(compiler.report.source, text.at, message)
+            .hint("such as https://api.example.com")
+            .without_line();
         compiler.report.push(problem);
         return None;
     }
@@ -158,5 +198,6 @@ fn base_url(text: &Text, compiler: &mut Compiler<'_, '_, '_>) -> Option<String> 
 
 /// A token (RFC 9110, section 5.6.2).
 fn is_header_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    !name.is_empty()
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }

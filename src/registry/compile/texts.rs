@@ -42,8 +42,16 @@ pub(in super::super) struct Compiler<'c, 'r, 's> {
 
 impl Compiler<'_, '_, '_> {
     /// A template of an entry.
-    pub(super) fn template(&mut self, text: &Text, context: &Context<'_>, lets: &[String], in_each: bool, role: Role) -> Option<Template> {
-        let compiled = Template::parse(&text.text, &Names { lets, in_each, vars: &self.options.vars });
+    pub(super) fn template(
+        &mut self,
+        text: &Text,
+        context: &Context<'_>,
+        lets: &[String],
+        in_each: bool,
+        role: Role,
+    ) -> Option<Template> {
+        let compiled =
+            Template::parse(&text.text, &Names { lets, in_each, vars: &self.options.vars });
         let mut template = self.checked(text, compiled)?;
         self.vars(text, template.vars().map(str::to_owned).collect());
         context.reads.note(template.paths());
@@ -62,18 +70,41 @@ impl Compiler<'_, '_, '_> {
     }
 
     /// An expression of an entry.
-    pub(super) fn expression(&mut self, text: &Text, context: &Context<'_>, lets: &[String], in_each: bool) -> Option<Expression> {
-        let compiled = Expression::compile_sharing(&text.text, &Names { lets, in_each, vars: &self.options.vars }, self.patterns);
+    pub(super) fn expression(
+        &mut self,
+        text: &Text,
+        context: &Context<'_>,
+        lets: &[String],
+        in_each: bool,
+    ) -> Option<Expression> {
+        let compiled = Expression::compile_sharing(
+            &text.text,
+            &Names { lets, in_each, vars: &self.options.vars },
+            self.patterns,
+        );
         let expression = self.checked(text, compiled)?;
         self.vars(text, expression.vars().map(str::to_owned).collect());
         context.reads.note(expression.paths().iter());
-        lint::check_paths(text, expression.paths().iter(), context.schema, Role::Expression, self.report);
+        lint::check_paths(
+            text,
+            expression.paths().iter(),
+            context.schema,
+            Role::Expression,
+            self.report,
+        );
         Some(expression)
     }
 
     /// The path and query of a rule's URL.
-    pub(super) fn url(&mut self, text: &Text, context: &Context<'_>, lets: &[String], in_each: bool) -> Option<UrlTemplate> {
-        let compiled = UrlTemplate::parse(&text.text, &Names { lets, in_each, vars: &self.options.vars });
+    pub(super) fn url(
+        &mut self,
+        text: &Text,
+        context: &Context<'_>,
+        lets: &[String],
+        in_each: bool,
+    ) -> Option<UrlTemplate> {
+        let compiled =
+            UrlTemplate::parse(&text.text, &Names { lets, in_each, vars: &self.options.vars });
         let url = self.checked(text, compiled)?;
         self.vars(text, url.vars().map(str::to_owned).collect());
         context.reads.note(url.paths());
@@ -84,13 +115,21 @@ impl Compiler<'_, '_, '_> {
     /// A text that reads variables alone. `None` also where one of them has no value.
     pub(super) fn literal(&mut self, text: &Text, what: &str, is_secret: bool) -> Option<String> {
         let problems = self.report.problems.len();
-        let compiled = Template::parse(&text.text, &Names { lets: &[], in_each: false, vars: &self.options.vars });
+        let compiled = Template::parse(
+            &text.text,
+            &Names { lets: &[], in_each: false, vars: &self.options.vars },
+        );
         let template = self.checked(text, compiled);
         let literal = template.and_then(|template| {
             self.vars(text, template.vars().map(str::to_owned).collect());
             if let Some(path) = template.paths().next() {
-                let message = format!("`{path}` cannot stand here: {what} does not depend on the event");
-                self.report.error_with_hint(text.at, message, "{vars.NAME} reads UNSTALE_VAR_NAME; a literal brace is {{");
+                let message =
+                    format!("`{path}` cannot stand here: {what} does not depend on the event");
+                self.report.error_with_hint(
+                    text.at,
+                    message,
+                    "{vars.NAME} reads UNSTALE_VAR_NAME; a literal brace is {{",
+                );
             }
             template.as_literal().map(str::to_owned)
         });
@@ -118,20 +157,33 @@ impl Compiler<'_, '_, '_> {
         let of = self.template(&version.of, context, lets, in_each, Role::Other);
         let family = match &version.entity {
             None => Family::EventType,
-            Some(entity) => Family::Entity(self.template(entity, context, lets, in_each, Role::Name)?),
+            Some(entity) => {
+                Family::Entity(self.template(entity, context, lets, in_each, Role::Name)?)
+            }
         };
         Some(VersionRule { of: of?, family })
     }
 
     /// A value with templates in it.
-    pub(super) fn value(&mut self, node: &Node, context: &Context<'_>, lets: &[String], in_each: bool) -> Option<ValueTemplate> {
+    pub(super) fn value(
+        &mut self,
+        node: &Node,
+        context: &Context<'_>,
+        lets: &[String],
+        in_each: bool,
+    ) -> Option<ValueTemplate> {
         Some(match &node.content {
             Content::Object(members) => {
-                let compiled = members.iter().map(|member| Some((member.key.clone(), self.value(&member.value, context, lets, in_each)?)));
-                ValueTemplate::Object(compiled.collect::<Vec<_>>().into_iter().collect::<Option<_>>()?)
+                let compiled = members.iter().map(|member| {
+                    Some((member.key.clone(), self.value(&member.value, context, lets, in_each)?))
+                });
+                ValueTemplate::Object(
+                    compiled.collect::<Vec<_>>().into_iter().collect::<Option<_>>()?,
+                )
             }
             Content::Array(items) => {
-                let compiled: Vec<_> = items.iter().map(|item| self.value(item, context, lets, in_each)).collect();
+                let compiled: Vec<_> =
+                    items.iter().map(|item| self.value(item, context, lets, in_each)).collect();
                 ValueTemplate::Array(compiled.into_iter().collect::<Option<_>>()?)
             }
             Content::Scalar(scalar) => match scalar.kind {
@@ -141,13 +193,27 @@ impl Compiler<'_, '_, '_> {
                     let number = scalar.number_text()?;
                     if number != scalar.text {
                         let message = format!("`{}` is the number {number} in YAML", scalar.text);
-                        self.report.warn(node.at, message, "quote it to make it text, or write the number that is meant");
+                        self.report.warn(
+                            node.at,
+                            message,
+                            "quote it to make it text, or write the number that is meant",
+                        );
                     }
                     ValueTemplate::Number(number.into_owned())
                 }
                 ScalarKind::Text => {
-                    let text = Text { at: node.at, text: scalar.text.clone(), verbatim_from: scalar.verbatim_from };
-                    ValueTemplate::Text(self.template(&text, context, lets, in_each, Role::Other)?)
+                    let text = Text {
+                        at: node.at,
+                        text: scalar.text.clone(),
+                        verbatim_from: scalar.verbatim_from,
+                    };
+                    ValueTemplate::Text(self.template(
+                        &text,
+                        context,
+                        lets,
+                        in_each,
+                        Role::Other,
+                    )?)
                 }
             },
         })
@@ -156,7 +222,8 @@ impl Compiler<'_, '_, '_> {
     fn checked<T>(&mut self, text: &Text, compiled: Result<T, TextProblem>) -> Option<T> {
         compiled
             .map_err(|problem| {
-                let mut located = Problem::at(self.report.source, text.place_of(problem.at), problem.message);
+                let mut located =
+                    Problem::at(self.report.source, text.place_of(problem.at), problem.message);
                 located.hint = problem.hint;
                 self.report.push(located);
             })
@@ -167,8 +234,14 @@ impl Compiler<'_, '_, '_> {
         for name in names {
             if !self.options.vars.0.contains_key(&name) {
                 let at = text.place_of(text.text.find(&format!("vars.{name}")).unwrap_or(0));
-                let mut problem = Problem::at(self.report.source, at, format!("`vars.{name}` has no value"))
-                    .hint(format!("set UNSTALE_VAR_{name}, or UNSTALE_VAR_{name}_FILE to the file that holds it"));
+                let mut problem = Problem::at(
+                    self.report.source,
+                    at,
+                    format!("`vars.{name}` has no value"),
+                )
+                .hint(format!(
+                    "set UNSTALE_VAR_{name}, or UNSTALE_VAR_{name}_FILE to the file that holds it"
+                ));
                 if self.options.missing_vars == MissingVars::Warn {
                     problem = problem.warning();
                 }

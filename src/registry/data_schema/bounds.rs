@@ -1,4 +1,5 @@
-//! How many schemas apply to one and the same value: what the library does for them is not all an access that could be charged.
+//! How many schemas apply to one and the same value: what the library does for them is not all an
+//! access that could be charged.
 
 use std::collections::HashMap;
 
@@ -29,7 +30,9 @@ pub(super) fn schemas_per_value(root: &Value) -> Result<u64, String> {
         }
     });
     let mut counter = Counter { root, anchors, known: HashMap::new() };
-    schemas.into_iter().try_fold(1, |most, schema| counter.count(schema, 0).map(|count| most.max(count.schemas)))
+    schemas
+        .into_iter()
+        .try_fold(1, |most, schema| counter.count(schema, 0).map(|count| most.max(count.schemas)))
 }
 
 struct Counter<'v> {
@@ -55,7 +58,9 @@ impl<'v> Counter<'v> {
             None => {}
         }
         if above > MAX_CHAIN {
-            return Err(format!("more than {MAX_CHAIN} schemas apply to one value, each by the one before"));
+            return Err(format!(
+                "more than {MAX_CHAIN} schemas apply to one value, each by the one before"
+            ));
         }
         self.known.insert(address, None);
         let mut count = Count { schemas: 1, chain: 1 };
@@ -65,10 +70,14 @@ impl<'v> Counter<'v> {
             count.chain = count.chain.max(inner.chain + 1);
         }
         if count.chain > MAX_CHAIN {
-            return Err(format!("more than {MAX_CHAIN} schemas apply to one value, each by the one before"));
+            return Err(format!(
+                "more than {MAX_CHAIN} schemas apply to one value, each by the one before"
+            ));
         }
         if count.schemas > MAX_SCHEMAS_PER_VALUE {
-            return Err(format!("more than {MAX_SCHEMAS_PER_VALUE} schemas apply to one value: `allOf`, `anyOf` and `$ref` multiply"));
+            return Err(format!(
+                "more than {MAX_SCHEMAS_PER_VALUE} schemas apply to one value: `allOf`, `anyOf` and `$ref` multiply"
+            ));
         }
         self.known.insert(address, Some(count));
         Ok(count)
@@ -92,9 +101,12 @@ impl<'v> Counter<'v> {
     fn targets(&self, target: &'v str) -> Vec<&'v Map<String, Value>> {
         let fragment = target.strip_prefix('#');
         match fragment {
-            Some(pointer) if pointer.is_empty() || pointer.starts_with('/') => {
-                self.root.pointer(&decoded(pointer)).and_then(Value::as_object).into_iter().collect()
-            }
+            Some(pointer) if pointer.is_empty() || pointer.starts_with('/') => self
+                .root
+                .pointer(&decoded(pointer))
+                .and_then(Value::as_object)
+                .into_iter()
+                .collect(),
             _ => self.anchors.get(fragment.unwrap_or(target)).cloned().unwrap_or_default(),
         }
     }

@@ -12,7 +12,12 @@ const MAX_LOCAL_BYTES: usize = 64;
 pub(super) fn is_idn_hostname(text: &str) -> bool {
     let is_short = text.len() <= 4 * MAX_HOST_CHARS && text.chars().count() <= MAX_HOST_CHARS;
     let has_no_port = !text.contains([':', '%', '[', '/', '@', '?', '#']) && !text.ends_with('.');
-    let is_label = |label: &str| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && !label.contains('_');
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && !label.contains('_')
+    };
     is_short
         && has_no_port
         && text.split('.').all(is_label)
@@ -22,8 +27,12 @@ pub(super) fn is_idn_hostname(text: &str) -> bool {
 /// Whether a text is an e-mail address, in any script (RFC 6531).
 pub(super) fn is_idn_email(text: &str) -> bool {
     let Some((local, host)) = text.rsplit_once('@') else { return false };
-    let is_atom =
-        |atom: &str| !atom.is_empty() && !atom.contains(|c: char| c.is_whitespace() || c.is_control() || "\"(),:;<>@[\\]".contains(c));
+    let is_atom = |atom: &str| {
+        !atom.is_empty()
+            && !atom.contains(|c: char| {
+                c.is_whitespace() || c.is_control() || "\"(),:;<>@[\\]".contains(c)
+            })
+    };
     local.len() <= MAX_LOCAL_BYTES && local.split('.').all(is_atom) && is_idn_hostname(host)
 }
 
@@ -48,9 +57,14 @@ mod tests {
             assert_eq!(is_idn_hostname(text), expected, "{text}");
             assert_eq!(is_idn_email(&format!("실례@{text}")), expected, "{text}");
         }
-        for text in
-            ["실례", "@example.com", "a b@example.com", ".a@example.com", "a@b@example.com", &format!("{}@a.example", "é".repeat(33))]
-        {
+        for text in [
+            "실례",
+            "@example.com",
+            "a b@example.com",
+            ".a@example.com",
+            "a@b@example.com",
+            &format!("{}@a.example", "é".repeat(33)),
+        ] {
             assert!(!is_idn_email(text), "{text}");
         }
         assert!(!is_idn_hostname(&"a.".repeat(500_000)));

@@ -1,4 +1,5 @@
-//! What is legal in a schema and surely not meant: misspelt keywords, which JSON Schema ignores, and patterns that may take long.
+//! What is legal in a schema and surely not meant: misspelt keywords, which JSON Schema ignores,
+//! and patterns that may take long.
 
 use super::super::decimal::Decimal;
 use super::super::diagnostic::{Pos, Report, nearest};
@@ -59,13 +60,17 @@ const KEYWORDS: [&str; 48] = [
 ];
 
 /// Keywords whose numbers are compared with those of payloads.
-const NUMERIC: [&str; 7] = ["const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
+const NUMERIC: [&str; 7] =
+    ["const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
 
-/// Reports numbers with more digits than are kept: integers beyond 64 bits, and fractions, have the digits of a double.
+/// Reports numbers with more digits than are kept: integers beyond 64 bits, and fractions, have the
+/// digits of a double.
 fn check_numbers(node: &Node, report: &mut Report<'_>) {
     match &node.content {
         Content::Array(items) => items.iter().for_each(|item| check_numbers(item, report)),
-        Content::Object(members) => members.iter().for_each(|member| check_numbers(&member.value, report)),
+        Content::Object(members) => {
+            members.iter().for_each(|member| check_numbers(&member.value, report))
+        }
         Content::Scalar(scalar) => {
             let Some(written) = scalar.number_text() else { return };
             let kept = scalar.to_json().as_number().map(ToString::to_string);
@@ -85,16 +90,28 @@ fn check_numbers(node: &Node, report: &mut Report<'_>) {
 /// Reports patterns that do not compile, where no other problem is reported at the same place.
 fn check_patterns(member: &Member, patterns: &mut Patterns, report: &mut Report<'_>) {
     let mut check = |pattern: &str, at: Pos, report: &mut Report<'_>| {
-        let is_known = report.problems.iter().rev().take(32).any(|problem| (problem.line, problem.column) == (at.line, at.column));
+        let is_known = report
+            .problems
+            .iter()
+            .rev()
+            .take(32)
+            .any(|problem| (problem.line, problem.column) == (at.line, at.column));
         if patterns.is_broken(pattern) && !is_known {
-            let hint =
-                "JavaScript's regular expressions, without `\\k<name>`, `[^]` and `\\Z`; repetitions of at most some thousand states";
-            report.error_with_hint(at, "not a JSON Schema: this is no regular expression, or becomes too large", hint);
+            let hint = "JavaScript's regular expressions, without `\\k<name>`, `[^]` and `\\Z`; repetitions of at most some thousand states";
+            report.error_with_hint(
+                at,
+                "not a JSON Schema: this is no regular expression, or becomes too large",
+                hint,
+            );
         }
     };
     match (member.key.as_str(), &member.value.content) {
-        ("pattern", Content::Scalar(scalar)) if scalar.kind == ScalarKind::Text => check(&scalar.text, member.value.at, report),
-        ("patternProperties", Content::Object(named)) => named.iter().for_each(|named| check(&named.key, named.key_at, report)),
+        ("pattern", Content::Scalar(scalar)) if scalar.kind == ScalarKind::Text => {
+            check(&scalar.text, member.value.at, report)
+        }
+        ("patternProperties", Content::Object(named)) => {
+            named.iter().for_each(|named| check(&named.key, named.key_at, report))
+        }
         _ => {}
     }
 }
@@ -109,14 +126,19 @@ pub(super) fn check(node: &Node, patterns: &mut Patterns, report: &mut Report<'_
             && !key.starts_with("x-")
             && let Some(meant) = nearest(key, KEYWORDS).filter(|_| key.len() > 2)
         {
-            report.warn(member.key_at, format!("JSON Schema knows no `{key}`, and ignores it"), format!("did you mean `{meant}`?"));
+            report.warn(
+                member.key_at,
+                format!("JSON Schema knows no `{key}`, and ignores it"),
+                format!("did you mean `{meant}`?"),
+            );
         }
         check_patterns(member, patterns, report);
         if NUMERIC.contains(&key) {
             check_numbers(&member.value, report);
         }
         if key == "pattern"
-            && let Some(pattern) = member.value.as_scalar().filter(|scalar| scalar.kind == ScalarKind::Text)
+            && let Some(pattern) =
+                member.value.as_scalar().filter(|scalar| scalar.kind == ScalarKind::Text)
             && !members.iter().any(|member| member.key == "maxLength")
             && patterns.backtracks(&pattern.text)
         {
@@ -131,8 +153,12 @@ pub(super) fn check(node: &Node, patterns: &mut Patterns, report: &mut Report<'_
             (Holds::NamedSchemas, Content::Object(named)) if is_applied => {
                 named.iter().for_each(|named| check(&named.value, patterns, report));
             }
-            (Holds::Schemas, Content::Array(schemas)) if is_applied => schemas.iter().for_each(|schema| check(schema, patterns, report)),
-            (Holds::Schemas, Content::Object(_)) if is_applied => check(&member.value, patterns, report),
+            (Holds::Schemas, Content::Array(schemas)) if is_applied => {
+                schemas.iter().for_each(|schema| check(schema, patterns, report))
+            }
+            (Holds::Schemas, Content::Object(_)) if is_applied => {
+                check(&member.value, patterns, report)
+            }
             _ => {}
         }
     }

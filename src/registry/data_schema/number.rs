@@ -1,5 +1,5 @@
-//! Keywords that compare numbers: `const`, `enum`, the bounds and `multipleOf`. The library compares doubles; keywords of ours compare every
-//! digit.
+//! Keywords that compare numbers: `const`, `enum`, the bounds and `multipleOf`. The library
+//! compares doubles; keywords of ours compare every digit.
 
 use std::cmp::Ordering;
 
@@ -11,10 +11,12 @@ use super::super::decimal::{Decimal, Divisor};
 use super::super::payload_json::{PayloadJson, PayloadNode};
 use super::walk;
 
-/// What the name of a keyword of ours begins with. The rest of the name is the keyword whose place it takes.
+/// What the name of a keyword of ours begins with. The rest of the name is the keyword whose place
+/// it takes.
 pub(super) const OWN_PREFIX: &str = "unstale-";
 
-const NAMES: [&str; 7] = ["const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
+const NAMES: [&str; 7] =
+    ["const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
 
 /// Puts a keyword of ours in the place of each that compares numbers.
 pub(super) fn replace(schema: &mut Value) {
@@ -40,11 +42,14 @@ fn has_number(value: &Value) -> bool {
 }
 
 /// Makes the keywords known to the library.
-pub(super) fn register<'i, R>(options: ValidationOptions<'i, R, PayloadJson>) -> ValidationOptions<'i, R, PayloadJson> {
+pub(super) fn register<'i, R>(
+    options: ValidationOptions<'i, R, PayloadJson>,
+) -> ValidationOptions<'i, R, PayloadJson> {
     NAMES.into_iter().fold(options, |options, name| {
         options.with_keyword(format!("{OWN_PREFIX}{name}"), move |_, value, _| {
             let rule = value.as_str().and_then(|text| NumberRule::of(name, text));
-            let rule = rule.ok_or_else(|| ValidationError::custom("this keyword is unstale's own"))?;
+            let rule =
+                rule.ok_or_else(|| ValidationError::custom("this keyword is unstale's own"))?;
             Ok(Box::new(rule))
         })
     })
@@ -65,7 +70,9 @@ enum NumberRule {
 impl NumberRule {
     fn of(name: &str, text: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(text).ok()?;
-        let bound = |accepts| value.as_number().map(|limit| Self::Bound { limit: limit.to_string().into(), accepts });
+        let bound = |accepts| {
+            value.as_number().map(|limit| Self::Bound { limit: limit.to_string().into(), accepts })
+        };
         match (name, &value) {
             ("const", _) => Some(Self::OneOf(vec![value])),
             ("enum", Value::Array(options)) => Some(Self::OneOf(options.clone())),
@@ -73,7 +80,9 @@ impl NumberRule {
             ("maximum", _) => bound([Ordering::Less, Ordering::Equal]),
             ("exclusiveMinimum", _) => bound([Ordering::Greater; 2]),
             ("exclusiveMaximum", _) => bound([Ordering::Less; 2]),
-            ("multipleOf", Value::Number(of)) => Divisor::of(Decimal::of(&of.to_string())).map(Self::MultipleOf),
+            ("multipleOf", Value::Number(of)) => {
+                Divisor::of(Decimal::of(&of.to_string())).map(Self::MultipleOf)
+            }
             _ => None,
         }
     }
@@ -111,7 +120,9 @@ impl<'i> Keyword<'i, PayloadJson> for NumberRule {
 /// Returns a place in a schema with the keywords that it was written with.
 pub(super) fn as_written(schema_path: &str) -> String {
     match schema_path.rsplit_once('/') {
-        Some((before, last)) => format!("{before}/{}", last.strip_prefix(OWN_PREFIX).unwrap_or(last)),
+        Some((before, last)) => {
+            format!("{before}/{}", last.strip_prefix(OWN_PREFIX).unwrap_or(last))
+        }
         None => schema_path.to_owned(),
     }
 }

@@ -1,23 +1,30 @@
-//! `pattern` and `patternProperties`: what a match costs, and matches that the library would not bound.
+//! `pattern` and `patternProperties`: what a match costs, and matches that the library would not
+//! bound.
 //!
-//! A pattern without look-around and back-references takes time in proportion to the text, and to its own size where it becomes a large
-//! automaton. Any other backtracks: it is matched by a keyword of ours, which charges for the square of the text's length and bounds the backtracking.
+//! A pattern without look-around and back-references takes time in proportion to the text, and to
+//! its own size where it becomes a large automaton. Any other backtracks: it is matched by a
+//! keyword of ours, which charges for the square of the text's length and bounds the backtracking.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jsonschema::error::ValidationErrorKind;
-use jsonschema::{Draft, Keyword, PatternCache, PatternOptions, ValidationError, ValidationOptions, Validator};
+use jsonschema::{
+    Draft, Keyword, PatternCache, PatternOptions, ValidationError, ValidationOptions, Validator,
+};
 use serde_json::{Value, json};
 
-use super::super::payload_json::{BACKTRACKING, Costs, PayloadJson, PayloadNode, backtracking_units};
+use super::super::payload_json::{
+    BACKTRACKING, Costs, PayloadJson, PayloadNode, backtracking_units,
+};
 use super::super::regex_size::{sixteenths_per_byte, with_ascii_classes};
 use super::walk;
 
 /// The keyword that takes the place of `pattern` where a match must be charged for.
 pub(super) const KEYWORD: &str = "unstale-pattern";
 
-/// The highest cost of a byte, in sixteenths of a unit, that is charged with every text of the schema; such a pattern is left to the library.
+/// The highest cost of a byte, in sixteenths of a unit, that is charged with every text of the
+/// schema; such a pattern is left to the library.
 const MAX_LIGHT_SIXTEENTHS: u64 = 16;
 
 /// The first limit of a compiled pattern that is tried.
@@ -85,7 +92,8 @@ impl Patterns {
         kind
     }
 
-    /// Whether the engine compiles a pattern. Adds about the bytes that it takes: the first power of two that was enough.
+    /// Whether the engine compiles a pattern. Adds about the bytes that it takes: the first power
+    /// of two that was enough.
     fn compiles<E>(&mut self, engine: impl Fn(usize) -> PatternOptions<E>, pattern: &str) -> bool {
         let mut limit = MIN_COMPILED_BYTES;
         while limit <= MAX_COMPILED_BYTES {
@@ -104,19 +112,30 @@ impl Patterns {
             .then_some("with this one the patterns of the registry take more than 64 MiB: write fewer, or smaller counts")
     }
 
-    fn validator<E>(&self, pattern: &str, engine: PatternOptions<E>) -> Option<Validator<PayloadJson>> {
-        let options = jsonschema::options_for::<PayloadJson>().with_draft(Draft::Draft202012).with_pattern_cache(self.cache.clone());
+    fn validator<E>(
+        &self,
+        pattern: &str,
+        engine: PatternOptions<E>,
+    ) -> Option<Validator<PayloadJson>> {
+        let options = jsonschema::options_for::<PayloadJson>()
+            .with_draft(Draft::Draft202012)
+            .with_pattern_cache(self.cache.clone());
         options.with_pattern_options(engine).build(&json!({ "pattern": pattern })).ok()
     }
 
-    /// Puts [`KEYWORD`] in the place of each `pattern` that the library would match at any cost. Returns what the schema's parts cost.
+    /// Puts [`KEYWORD`] in the place of each `pattern` that the library would match at any cost.
+    /// Returns what the schema's parts cost.
     pub(super) fn replace_costly(&mut self, schema: &mut Value, schemas_per_value: u64) -> Costs {
         let mut costs = Costs { child: 1 + schemas_per_value / 32, ..Costs::default() };
         walk::each_mut(schema, &mut |schema| {
-            if let Some(pattern) = schema.get("pattern").and_then(Value::as_str).map(str::to_owned) {
+            if let Some(pattern) = schema.get("pattern").and_then(Value::as_str).map(str::to_owned)
+            {
                 match self.kind(&pattern) {
-                    Kind::Linear { sixteenths_per_byte } if sixteenths_per_byte <= MAX_LIGHT_SIXTEENTHS => {
-                        costs.sixteenths_per_byte = costs.sixteenths_per_byte.max(sixteenths_per_byte);
+                    Kind::Linear { sixteenths_per_byte }
+                        if sixteenths_per_byte <= MAX_LIGHT_SIXTEENTHS =>
+                    {
+                        costs.sixteenths_per_byte =
+                            costs.sixteenths_per_byte.max(sixteenths_per_byte);
                     }
                     kind => {
                         if self.compile_costly(&pattern, kind) {
@@ -128,7 +147,12 @@ impl Patterns {
             }
             let mut of_names = 0;
             let mut backtracking = 0;
-            for name in schema.get("patternProperties").and_then(Value::as_object).into_iter().flat_map(|named| named.keys()) {
+            for name in schema
+                .get("patternProperties")
+                .and_then(Value::as_object)
+                .into_iter()
+                .flat_map(|named| named.keys())
+            {
                 match self.kind(name) {
                     Kind::Linear { sixteenths_per_byte } => of_names += sixteenths_per_byte,
                     Kind::Backtracks => backtracking += 1,
@@ -141,19 +165,21 @@ impl Patterns {
         costs
     }
 
-    /// Whether the pattern can be matched by [`KEYWORD`]; if not, the library says what is wrong with it.
+    /// Whether the pattern can be matched by [`KEYWORD`]; if not, the library says what is wrong
+    /// with it.
     fn compile_costly(&self, pattern: &str, kind: Kind) -> bool {
         let mut known = self.costly.lock().unwrap_or_else(PoisonError::into_inner);
         if known.contains_key(pattern) {
             return true;
         }
         let costly = match kind {
-            Kind::Linear { sixteenths_per_byte } => {
-                self.validator(pattern, PatternOptions::regex()).map(|validator| Costly::Linear { sixteenths_per_byte, validator })
-            }
+            Kind::Linear { sixteenths_per_byte } => self
+                .validator(pattern, PatternOptions::regex())
+                .map(|validator| Costly::Linear { sixteenths_per_byte, validator }),
             Kind::Backtracks => {
-                let [first, last] =
-                    BACKTRACK_LIMITS.map(|limit| self.validator(pattern, PatternOptions::fancy_regex().backtrack_limit(limit)));
+                let [first, last] = BACKTRACK_LIMITS.map(|limit| {
+                    self.validator(pattern, PatternOptions::fancy_regex().backtrack_limit(limit))
+                });
                 first.zip(last).map(|(first, last)| Costly::Backtracks { first, last })
             }
             // The library says what is wrong with it.
@@ -165,12 +191,16 @@ impl Patterns {
     }
 
     /// Makes [`KEYWORD`] known to the library.
-    pub(super) fn register<'i, R>(&self, options: ValidationOptions<'i, R, PayloadJson>) -> ValidationOptions<'i, R, PayloadJson> {
+    pub(super) fn register<'i, R>(
+        &self,
+        options: ValidationOptions<'i, R, PayloadJson>,
+    ) -> ValidationOptions<'i, R, PayloadJson> {
         let costly = self.costly.clone();
         options.with_keyword(KEYWORD, move |schema, pattern, _| {
             let known = costly.lock().unwrap_or_else(PoisonError::into_inner);
             let pattern = pattern.as_str().and_then(|pattern| known.get(pattern)).cloned();
-            let pattern = pattern.ok_or_else(|| ValidationError::custom("this keyword is unstale's own"))?;
+            let pattern =
+                pattern.ok_or_else(|| ValidationError::custom("this keyword is unstale's own"))?;
             let max_chars = schema.get("maxLength").and_then(Value::as_u64);
             Ok(Box::new(CostlyPattern { pattern, max_chars }))
         })
@@ -209,7 +239,8 @@ impl Costly {
     }
 }
 
-/// Returns whether the text matches; `None` where that takes more backtracking than the validator allows.
+/// Returns whether the text matches; `None` where that takes more backtracking than the validator
+/// allows.
 fn finished(validator: &Validator<PayloadJson>, node: PayloadNode<'_>) -> Option<bool> {
     match validator.validate(node.unmetered()) {
         Ok(()) => Some(true),

@@ -13,17 +13,28 @@ use super::walk::{self, Holds, holds};
 /// Reports references that leave the file, or point at nothing; and schemas of another draft.
 pub(super) fn check(node: &Node, own: &Value, file: &FileRoot<'_>, report: &mut Report<'_>) {
     let ids = Ids::of(own);
-    check_schema(node, &|pointer| own.pointer(pointer).is_some() || file.json().pointer(pointer).is_some(), &ids, report);
+    check_schema(
+        node,
+        &|pointer| own.pointer(pointer).is_some() || file.json().pointer(pointer).is_some(),
+        &ids,
+        report,
+    );
 }
 
 fn check_schema(node: &Node, exists: &impl Fn(&str) -> bool, ids: &Ids, report: &mut Report<'_>) {
     let members = match &node.content {
         Content::Scalar(_) => return,
-        Content::Array(items) => return items.iter().for_each(|item| check_schema(item, exists, ids, report)),
+        Content::Array(items) => {
+            return items.iter().for_each(|item| check_schema(item, exists, ids, report));
+        }
         Content::Object(members) => members,
     };
     for member in members.iter() {
-        let text = member.value.as_scalar().filter(|scalar| scalar.kind == ScalarKind::Text).map(|scalar| scalar.text.as_str());
+        let text = member
+            .value
+            .as_scalar()
+            .filter(|scalar| scalar.kind == ScalarKind::Text)
+            .map(|scalar| scalar.text.as_str());
         match (member.key.as_str(), text) {
             ("$ref" | "$dynamicRef", Some(target)) => match target.strip_prefix('#') {
                 None if ids.include(target) => {}
@@ -72,7 +83,8 @@ impl Ids {
     }
 
     fn include(&self, target: &str) -> bool {
-        !self.ids.is_empty() && self.resolved(target).is_some_and(|target| self.ids.contains(&target))
+        !self.ids.is_empty()
+            && self.resolved(target).is_some_and(|target| self.ids.contains(&target))
     }
 
     /// Returns the absolute URL without its fragment.
@@ -86,12 +98,20 @@ impl Ids {
     }
 }
 
-/// Points references from the root of the file at copies within the schema, and returns what they pointed at, in the order of the copies.
-/// `None` where the copies take more than is left.
-pub(super) fn take_in(schema: &mut Value, file: &FileRoot<'_>, copies: &mut Aliases) -> Option<Vec<String>> {
+/// Points references from the root of the file at copies within the schema, and returns what they
+/// pointed at, in the order of the copies. `None` where the copies take more than is left.
+pub(super) fn take_in(
+    schema: &mut Value,
+    file: &FileRoot<'_>,
+    copies: &mut Aliases,
+) -> Option<Vec<String>> {
     let mut outside = HashSet::new();
     walk::each(schema, &mut |object| {
-        outside.extend(pointer_of(object).filter(|pointer| schema.pointer(&decoded(pointer)).is_none()).map(str::to_owned));
+        outside.extend(
+            pointer_of(object)
+                .filter(|pointer| schema.pointer(&decoded(pointer)).is_none())
+                .map(str::to_owned),
+        );
     });
     if outside.is_empty() {
         return Some(Vec::new());
@@ -113,7 +133,8 @@ pub(super) fn take_in(schema: &mut Value, file: &FileRoot<'_>, copies: &mut Alia
         done += 1;
     }
     if let Some(schema) = schema.as_object_mut()
-        && let Some(all) = schema.entry("$defs").or_insert_with(|| Value::Object(Map::new())).as_object_mut()
+        && let Some(all) =
+            schema.entry("$defs").or_insert_with(|| Value::Object(Map::new())).as_object_mut()
     {
         all.extend(definitions);
     }
@@ -129,7 +150,11 @@ struct Borrowed {
 impl Borrowed {
     fn point_into(&mut self, value: &mut Value, own: &Value) {
         walk::each_mut(value, &mut |schema| {
-            let Some(pointer) = pointer_of(schema).filter(|pointer| own.pointer(&decoded(pointer)).is_none()) else { return };
+            let Some(pointer) =
+                pointer_of(schema).filter(|pointer| own.pointer(&decoded(pointer)).is_none())
+            else {
+                return;
+            };
             let place = match self.places.get(pointer) {
                 Some(place) => *place,
                 None => {
@@ -156,7 +181,8 @@ fn name(place: usize) -> String {
 /// Returns a place in a schema as a person would find it: in a copy, the place in the file.
 pub(super) fn as_written(schema_path: &str, borrowed: &[String]) -> String {
     let copy = || {
-        let (place, rest) = schema_path.strip_prefix("/$defs/")?.strip_prefix(NAME_PREFIX)?.split_once('/')?;
+        let (place, rest) =
+            schema_path.strip_prefix("/$defs/")?.strip_prefix(NAME_PREFIX)?.split_once('/')?;
         Some(format!("#{}/{rest}", borrowed.get(place.parse::<usize>().ok()?)?))
     };
     copy().unwrap_or_else(|| schema_path.to_owned())
@@ -164,10 +190,14 @@ pub(super) fn as_written(schema_path: &str, borrowed: &[String]) -> String {
 
 /// Returns how many values a value holds, itself included, and the bytes of their texts.
 fn size(value: &Value) -> (usize, usize) {
-    let add = |(values, bytes): (usize, usize), (more, more_bytes): (usize, usize)| (values + more, bytes + more_bytes);
+    let add = |(values, bytes): (usize, usize), (more, more_bytes): (usize, usize)| {
+        (values + more, bytes + more_bytes)
+    };
     match value {
         Value::Array(items) => items.iter().map(size).fold((1, 0), add),
-        Value::Object(members) => members.iter().map(|(name, value)| add(size(value), (0, name.len()))).fold((1, 0), add),
+        Value::Object(members) => {
+            members.iter().map(|(name, value)| add(size(value), (0, name.len()))).fold((1, 0), add)
+        }
         Value::String(text) => (1, text.len()),
         Value::Null | Value::Bool(_) | Value::Number(_) => (1, 0),
     }

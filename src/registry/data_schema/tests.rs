@@ -24,8 +24,16 @@ fn a_violation_names_place_and_keyword_and_nothing_of_the_payload() {
     let tree = json!({"oneOf": [{"type": "integer"}, {"type": "array", "items": {"$ref": "#/$defs/tree"}}]});
     for (schema, text, expected) in [
         (json!({"required": ["id"]}), "{}", "the payload violates `/required`: id is missing"),
-        (json!({"required": ["a\n\u{1b}[31m"]}), "{}", "the payload violates `/required`: a\\n\\u{1b}[31m is missing"),
-        (json!({"properties": {"id": {"type": "integer"}}}), r#"{"id":"secret"}"#, "the payload at `/id` violates `/properties/id/type`"),
+        (
+            json!({"required": ["a\n\u{1b}[31m"]}),
+            "{}",
+            "the payload violates `/required`: a\\n\\u{1b}[31m is missing",
+        ),
+        (
+            json!({"properties": {"id": {"type": "integer"}}}),
+            r#"{"id":"secret"}"#,
+            "the payload at `/id` violates `/properties/id/type`",
+        ),
         (
             json!({"additionalProperties": {"type": "integer"}}),
             r#"{"ada@example.org\n":"secret"}"#,
@@ -36,14 +44,42 @@ fn a_violation_names_place_and_keyword_and_nothing_of_the_payload() {
             r#"{"of":{"4242":["a","b"]}}"#,
             "the payload at `/of/*/1` violates `/properties/of/additionalProperties/items/pattern`",
         ),
-        (json!({"properties": {"v": {"pattern": "(?<!a)b+c"}}}), r#"{"v":"b"}"#, "the payload at `/v` violates `/properties/v/pattern`"),
-        (json!({"additionalProperties": false}), r#"{"secret":1}"#, "the payload at `/*` violates `/additionalProperties`"),
-        (json!({"propertyNames": {"maxLength": 2}}), r#"{"secret":1}"#, "the payload violates `/propertyNames/maxLength`"),
-        (json!({"properties": {"a": {"enum": [1, 2]}}}), r#"{"a":3}"#, "the payload at `/a` violates `/properties/a/enum`"),
-        (json!({"properties": {"a": {"uniqueItems": true}}}), r#"{"a":[3,3]}"#, "the payload at `/a` violates `/properties/a/uniqueItems`"),
-        (json!({"properties": {"a": {"contains": {"const": 1}}}}), r#"{"a":[3]}"#, "the payload at `/a` violates `/properties/a/contains`"),
+        (
+            json!({"properties": {"v": {"pattern": "(?<!a)b+c"}}}),
+            r#"{"v":"b"}"#,
+            "the payload at `/v` violates `/properties/v/pattern`",
+        ),
+        (
+            json!({"additionalProperties": false}),
+            r#"{"secret":1}"#,
+            "the payload at `/*` violates `/additionalProperties`",
+        ),
+        (
+            json!({"propertyNames": {"maxLength": 2}}),
+            r#"{"secret":1}"#,
+            "the payload violates `/propertyNames/maxLength`",
+        ),
+        (
+            json!({"properties": {"a": {"enum": [1, 2]}}}),
+            r#"{"a":3}"#,
+            "the payload at `/a` violates `/properties/a/enum`",
+        ),
+        (
+            json!({"properties": {"a": {"uniqueItems": true}}}),
+            r#"{"a":[3,3]}"#,
+            "the payload at `/a` violates `/properties/a/uniqueItems`",
+        ),
+        (
+            json!({"properties": {"a": {"contains": {"const": 1}}}}),
+            r#"{"a":[3]}"#,
+            "the payload at `/a` violates `/properties/a/contains`",
+        ),
         (json!({"not": {"required": ["a"]}}), r#"{"a":[3]}"#, "the payload violates `/not`"),
-        (json!({"properties": {"~/": {"type": "null"}}}), r#"{"~/":3}"#, "the payload at `/~0~1` violates `/properties/~0~1/type`"),
+        (
+            json!({"properties": {"~/": {"type": "null"}}}),
+            r#"{"~/":3}"#,
+            "the payload at `/~0~1` violates `/properties/~0~1/type`",
+        ),
         (
             json!({"$defs": {"tree": tree}, "properties": {"root": {"$ref": "#/$defs/tree"}}}),
             r#"{"root":[1,[2,["secret"]]]}"#,
@@ -74,7 +110,10 @@ fn array(elements: impl Iterator<Item = String>) -> String {
 }
 
 fn object(members: usize, name: impl Fn(usize) -> String) -> String {
-    format!("{{{}}}", (0..members).map(|at| format!("\"{}\":1", name(at))).collect::<Vec<_>>().join(","))
+    format!(
+        "{{{}}}",
+        (0..members).map(|at| format!("\"{}\":1", name(at))).collect::<Vec<_>>().join(",")
+    )
 }
 
 const MIB: usize = 1 << 20;
@@ -108,11 +147,14 @@ fn attacks() -> Vec<(&'static str, Value, String)> {
         definitions["d100"] = json!({"items": {"$ref": "#/$defs/d0"}});
         json!({"$defs": definitions, "properties": {"v": {"$ref": "#/$defs/d0"}}})
     };
-    let nested = |depth: usize, inner: &str| format!("{}{inner}{}", "[".repeat(depth), "]".repeat(depth));
+    let nested =
+        |depth: usize, inner: &str| format!("{}{inner}{}", "[".repeat(depth), "]".repeat(depth));
     let v = |value: String| format!("{{\"v\":{value}}}");
     let text = |text: &str, bytes: usize| format!("\"{}\"", repeated(text, bytes));
-    let many_patterns: serde_json::Map<String, Value> = (0..100).map(|at| (format!("x[ab]*{at}$"), json!({}))).collect();
-    let many_properties: serde_json::Map<String, Value> = (0..1_000).map(|at| (format!("p{at}"), json!({"type": "integer"}))).collect();
+    let many_patterns: serde_json::Map<String, Value> =
+        (0..100).map(|at| (format!("x[ab]*{at}$"), json!({}))).collect();
+    let many_properties: serde_json::Map<String, Value> =
+        (0..1_000).map(|at| (format!("p{at}"), json!({"type": "integer"}))).collect();
     let mut attacks = vec![
         ("oneOf, few levels", rich("oneOf"), document(9)),
         ("oneOf, many levels", rich("oneOf"), document(40)),
@@ -168,9 +210,15 @@ fn attacks() -> Vec<(&'static str, Value, String)> {
         "relative-json-pointer",
         "regex",
     ] {
-        for (name, unit) in
-            [("a", "a"), ("dots", "a."), ("digits", "1"), ("colons", "1:"), ("open", "(["), ("escapes", "%41{"), ("quoted", "\\\"a@")]
-        {
+        for (name, unit) in [
+            ("a", "a"),
+            ("dots", "a."),
+            ("digits", "1"),
+            ("colons", "1:"),
+            ("open", "(["),
+            ("escapes", "%41{"),
+            ("quoted", "\\\"a@"),
+        ] {
             let _ = name;
             attacks.push((format, of_v(json!({"format": format})), v(text(unit, MIB))));
         }
@@ -193,7 +241,8 @@ fn no_schema_and_payload_cost_more_than_an_event_may() {
         let start = cpu_ns();
         let mut verdict = Verdict::Valid;
         let mut message = None;
-        let memory = allocation_counter::measure(|| (verdict, message) = judged(&schema, &text, &budget));
+        let memory =
+            allocation_counter::measure(|| (verdict, message) = judged(&schema, &text, &budget));
         let cpu = cpu_ns() - start;
         let peak = memory.bytes_max;
         let _ = writeln!(
@@ -215,10 +264,13 @@ fn no_schema_and_payload_cost_more_than_an_event_may() {
 
 #[test]
 fn the_search_for_a_violation_costs_little_where_branches_multiply() {
-    let (_, schema, text) = attacks().into_iter().find(|(name, _, _)| *name == "oneOf, few levels").unwrap();
+    let (_, schema, text) =
+        attacks().into_iter().find(|(name, _, _)| *name == "oneOf, few levels").unwrap();
     let schema = DataSchema::of_json(&schema);
     let mut found = String::new();
-    let memory = allocation_counter::measure(|| found = judged(&schema, &text, &Budget::for_event()).1.unwrap());
+    let memory = allocation_counter::measure(|| {
+        found = judged(&schema, &text, &Budget::for_event()).1.unwrap()
+    });
     assert_eq!(found, "the payload violates `oneOf` of its schema");
     assert!(memory.bytes_max < 256 * 1024, "{} bytes", memory.bytes_max);
 }
@@ -228,7 +280,8 @@ fn schemas_that_multiply_are_refused() {
     let chain = |length: usize, next: &dyn Fn(Value) -> Value| {
         let mut definitions = json!({});
         for level in 0..length {
-            definitions[format!("d{level}")] = next(json!({"$ref": format!("#/$defs/d{}", level + 1)}));
+            definitions[format!("d{level}")] =
+                next(json!({"$ref": format!("#/$defs/d{}", level + 1)}));
         }
         definitions[format!("d{length}")] = json!(true);
         json!({"$defs": definitions, "$ref": "#/$defs/d0"})
@@ -252,15 +305,43 @@ fn numbers_are_compared_by_all_their_digits() {
             &["9007199254740993.0", "90071992547409930e-1"][..],
             &["9007199254740992", "9007199254740993.5"][..],
         ),
-        (json!({"const": {"a": [0.1]}}), &[r#"{"a":[0.10]}"#, r#"{"a":[1e-1]}"#], &[r#"{"a":[0.10000000000000000001]}"#]),
-        (json!({"enum": ["a", 18_446_744_073_709_551_615_u64]}), &["18446744073709551615", "\"a\""], &["18446744073709551616", "1"]),
-        (json!({"minimum": 18_446_744_073_709_551_615_u64}), &["18446744073709551615.5", "1e400"], &["18446744073709551614.9"]),
-        (json!({"exclusiveMinimum": 9_007_199_254_740_992_u64}), &["9007199254740992.5"], &["9007199254740992", "-1e400"]),
-        (json!({"maximum": 9_007_199_254_740_992_u64}), &["9007199254740992.0", "-1e400", "\"9\""], &["9007199254740993", "1e400"]),
+        (
+            json!({"const": {"a": [0.1]}}),
+            &[r#"{"a":[0.10]}"#, r#"{"a":[1e-1]}"#],
+            &[r#"{"a":[0.10000000000000000001]}"#],
+        ),
+        (
+            json!({"enum": ["a", 18_446_744_073_709_551_615_u64]}),
+            &["18446744073709551615", "\"a\""],
+            &["18446744073709551616", "1"],
+        ),
+        (
+            json!({"minimum": 18_446_744_073_709_551_615_u64}),
+            &["18446744073709551615.5", "1e400"],
+            &["18446744073709551614.9"],
+        ),
+        (
+            json!({"exclusiveMinimum": 9_007_199_254_740_992_u64}),
+            &["9007199254740992.5"],
+            &["9007199254740992", "-1e400"],
+        ),
+        (
+            json!({"maximum": 9_007_199_254_740_992_u64}),
+            &["9007199254740992.0", "-1e400", "\"9\""],
+            &["9007199254740993", "1e400"],
+        ),
         (json!({"exclusiveMaximum": 0}), &["-1e-400"], &["0", "-0.0", "1e-400"]),
-        (json!({"multipleOf": 0.01}), &["19.99", "1e400", "9007199254740993.01"], &["19.999", "9007199254740993.001"]),
+        (
+            json!({"multipleOf": 0.01}),
+            &["19.99", "1e400", "9007199254740993.01"],
+            &["19.999", "9007199254740993.001"],
+        ),
         (json!({"multipleOf": 3}), &["36893488147419103233"], &["36893488147419103234", "0.1"]),
-        (json!({"type": "integer"}), &["9007199254740993.0", "1e400"], &["9007199254740993.5", "1.00000000000000000001"]),
+        (
+            json!({"type": "integer"}),
+            &["9007199254740993.0", "1e400"],
+            &["9007199254740993.5", "1.00000000000000000001"],
+        ),
         (
             json!({"uniqueItems": true}),
             &["[9007199254740992,9007199254740993]", "[0.1,0.10000000000000000001]"],
@@ -268,7 +349,10 @@ fn numbers_are_compared_by_all_their_digits() {
         ),
     ] {
         let compiled = DataSchema::of_json(&json!({"properties": {"v": schema}}));
-        let is_valid = |value: &str| judged(&compiled, &format!("{{\"v\":{value}}}"), &Budget::for_event()).0 == Verdict::Valid;
+        let is_valid = |value: &str| {
+            judged(&compiled, &format!("{{\"v\":{value}}}"), &Budget::for_event()).0
+                == Verdict::Valid
+        };
         assert!(valid.iter().all(|value| is_valid(value)), "{schema} {valid:?}");
         assert!(!invalid.iter().any(|value| is_valid(value)), "{schema} {invalid:?}");
     }
@@ -288,29 +372,42 @@ fn patterns_of_addresses_fit_a_megabyte_of_them() {
         (url, "\"https://shop.example.org:8443/a/b.html?c=d\""),
         (uuid, "\"3f2504e0-4f89-41d3-9a0c-0305e82c3301\""),
     ] {
-        let schema = DataSchema::of_json(&json!({"properties": {"v": {"items": {"type": "string", "minLength": 3, "pattern": pattern}}}}));
+        let schema = DataSchema::of_json(
+            &json!({"properties": {"v": {"items": {"type": "string", "minLength": 3, "pattern": pattern}}}}),
+        );
         let text = format!("{{\"v\":{}}}", array_of(element, MIB - 100));
         let budget = Budget::for_bytes(text.len());
         assert_eq!(judged(&schema, &text, &budget), (Verdict::Valid, None), "{pattern}");
-        assert!(budget.spent_work() < budget.work_limit() / 2, "{pattern}: {}", budget.spent_work());
+        assert!(
+            budget.spent_work() < budget.work_limit() / 2,
+            "{pattern}: {}",
+            budget.spent_work()
+        );
     }
 }
 
 #[test]
 fn nesting_ends_before_the_stack_does() {
-    let (_, schema, text) = attacks().into_iter().find(|(name, _, _)| *name == "a chain at each level").unwrap();
+    let (_, schema, text) =
+        attacks().into_iter().find(|(name, _, _)| *name == "a chain at each level").unwrap();
     let schema = DataSchema::of_json(&schema);
     let judge = move || judged(&schema, &text, &Budget::for_event()).0;
-    let verdict = std::thread::Builder::new().stack_size(2 * MIB).spawn(judge).unwrap().join().unwrap();
+    let verdict =
+        std::thread::Builder::new().stack_size(2 * MIB).spawn(judge).unwrap().join().unwrap();
     assert_ne!(verdict, Verdict::Invalid);
 }
 
 #[test]
 fn a_match_that_is_not_finished_spends_the_budget() {
-    let schema = DataSchema::of_json(&json!({"properties": {"v": {"pattern": "^((?=a)a|(?=a)a)*c$"}}}));
+    let schema =
+        DataSchema::of_json(&json!({"properties": {"v": {"pattern": "^((?=a)a|(?=a)a)*c$"}}}));
     for (length, expected) in [(5, Verdict::Invalid), (60, Verdict::Spent)] {
         let budget = Budget::for_event();
-        assert_eq!(judged(&schema, &format!("{{\"v\":\"{}\"}}", "a".repeat(length)), &budget).0, expected, "{length}");
+        assert_eq!(
+            judged(&schema, &format!("{{\"v\":\"{}\"}}", "a".repeat(length)), &budget).0,
+            expected,
+            "{length}"
+        );
         assert_eq!(budget.is_spent(), expected == Verdict::Spent);
     }
     assert_eq!(judged(&schema, r#"{"v":"aaac"}"#, &Budget::for_event()).0, Verdict::Valid);
@@ -318,10 +415,15 @@ fn a_match_that_is_not_finished_spends_the_budget() {
 
 #[test]
 fn a_text_beyond_its_max_length_is_not_matched() {
-    let schema = DataSchema::of_json(&json!({"properties": {"v": {"pattern": "(?<!a)b+c", "maxLength": 100}}}));
+    let schema = DataSchema::of_json(
+        &json!({"properties": {"v": {"pattern": "(?<!a)b+c", "maxLength": 100}}}),
+    );
     let text = format!("{{\"v\":\"{}\"}}", "b".repeat(MIB));
     let (verdict, message) = judged(&schema, &text, &Budget::for_event());
-    assert_eq!((verdict, &*message.unwrap()), (Verdict::Invalid, "the payload at `/v` violates `/properties/v/maxLength`"));
+    assert_eq!(
+        (verdict, &*message.unwrap()),
+        (Verdict::Invalid, "the payload at `/v` violates `/properties/v/maxLength`")
+    );
 }
 
 fn any_payload() -> impl Strategy<Value = String> {
@@ -329,23 +431,32 @@ fn any_payload() -> impl Strategy<Value = String> {
         Just("null".to_owned()),
         any::<bool>().prop_map(|value| value.to_string()),
         (-3_i32..30).prop_map(|number| number.to_string()),
-        prop::sample::select(vec!["1.0", "9007199254740993", "-1e999", r#""a""#, r#""xab""#, r#""\u0061""#, r#""é""#])
-            .prop_map(str::to_owned),
+        prop::sample::select(vec![
+            "1.0",
+            "9007199254740993",
+            "-1e999",
+            r#""a""#,
+            r#""xab""#,
+            r#""\u0061""#,
+            r#""é""#
+        ])
+        .prop_map(str::to_owned),
     ];
-    let value =
-        scalar.prop_recursive(3, 24, 4, |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..4).prop_map(|elements| format!("[{}]", elements.join(","))),
-                any_members(inner),
-            ]
-        });
+    let value = scalar.prop_recursive(3, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4)
+                .prop_map(|elements| format!("[{}]", elements.join(","))),
+            any_members(inner),
+        ]
+    });
     any_members(value)
 }
 
 fn any_members(value: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
     let name = prop::sample::select(vec!["a", "b", "ab", "type"]);
     prop::collection::vec((name, value), 0..4).prop_map(|members| {
-        let members: Vec<String> = members.into_iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
+        let members: Vec<String> =
+            members.into_iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
         format!("{{{}}}", members.join(", "))
     })
 }
@@ -368,11 +479,16 @@ fn any_schema() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(4, 24, 3, |inner| {
         let two = (inner.clone(), inner.clone());
         prop_oneof![
-            two.clone().prop_map(|(a, b)| json!({"properties": {"a": a, "type": b}, "required": ["a"]})),
-            two.clone().prop_map(|(a, b)| json!({"additionalProperties": a, "patternProperties": {"^(?!a)": b}})),
+            two.clone()
+                .prop_map(|(a, b)| json!({"properties": {"a": a, "type": b}, "required": ["a"]})),
+            two.clone().prop_map(
+                |(a, b)| json!({"additionalProperties": a, "patternProperties": {"^(?!a)": b}})
+            ),
             two.clone().prop_map(|(a, b)| json!({"items": a, "prefixItems": [b]})),
             two.clone().prop_map(|(a, b)| json!({"anyOf": [a, b]})),
-            two.clone().prop_map(|(a, b)| json!({"oneOf": [a, b, {"type": "null"}], "unevaluatedProperties": false})),
+            two.clone().prop_map(
+                |(a, b)| json!({"oneOf": [a, b, {"type": "null"}], "unevaluatedProperties": false})
+            ),
             two.clone().prop_map(|(a, b)| json!({"allOf": [a, {"not": b}]})),
             two.clone().prop_map(|(a, b)| json!({"if": a, "then": b})),
             two.prop_map(|(a, b)| json!({"contains": a, "unevaluatedItems": b})),

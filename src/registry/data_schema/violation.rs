@@ -24,18 +24,27 @@ const MAX_SCANNED_BYTES: u64 = 8 * 1024 * 1024;
 const MAX_PATH_BYTES: usize = 512;
 
 impl DataSchema {
-    /// Says where a payload that is invalid violates the schema, and by which keyword. The search has a budget of its own, a small one.
-    pub(in super::super) fn violation<'a>(&self, data: Json<'a>, members: &'a [(Cow<'a, str>, Json<'a>)]) -> String {
+    /// Says where a payload that is invalid violates the schema, and by which keyword. The search
+    /// has a budget of its own, a small one.
+    pub(in super::super) fn violation<'a>(
+        &self,
+        data: Json<'a>,
+        members: &'a [(Cow<'a, str>, Json<'a>)],
+    ) -> String {
         let budget = Budget::with_limits(SEARCH_WORK, 0);
         let meter = Meter::of_search(&budget, self.costs);
         let generic = || "the payload violates its schema".to_owned();
         if self.costs.backtracking_names > 0 {
-            // Where a match is not finished the library looks up the value in a tree, and there is none.
+            // Where a match is not finished the library looks up the value in a tree, and there is
+            // none.
             return generic();
         }
         let found = meter.search(|| {
             let error = self.validator.validate(PayloadNode::of(data, members, &meter)).err()?;
-            let keyword = number::as_written(&references::as_written(error.schema_path().as_str(), &self.borrowed));
+            let keyword = number::as_written(&references::as_written(
+                error.schema_path().as_str(),
+                &self.borrowed,
+            ));
             let missing = match error.kind() {
                 ValidationErrorKind::Required { property } => property.as_str().map(str::to_owned),
                 _ => None,
@@ -54,12 +63,15 @@ impl DataSchema {
                 }
                 message
             }
-            None if meter.failing().is_some() => format!("the payload{at} violates {} of its schema", self.branching),
+            None if meter.failing().is_some() => {
+                format!("the payload{at} violates {} of its schema", self.branching)
+            }
             Some(None) | None => generic(),
         }
     }
 
-    /// Returns the JSON pointer of the value that begins at that byte. Names that the schema does not know are `*`.
+    /// Returns the JSON pointer of the value that begins at that byte. Names that the schema does
+    /// not know are `*`.
     fn place(&self, data: Json<'_>, address: usize) -> Option<String> {
         let mut path = String::new();
         let mut json = data;
@@ -72,7 +84,8 @@ impl DataSchema {
             bytes_left = bytes_left.checked_sub(json.text().len() as u64)?;
             match json.kind() {
                 JsonKind::Object => {
-                    let (name, value) = json.members().into_iter().find(|(_, value)| includes(*value))?;
+                    let (name, value) =
+                        json.members().into_iter().find(|(_, value)| includes(*value))?;
                     path.push('/');
                     match self.names.contains(&*name) {
                         true => path.push_str(&name.replace('~', "~0").replace('/', "~1")),
@@ -81,11 +94,17 @@ impl DataSchema {
                     json = value;
                 }
                 JsonKind::Array => {
-                    let (index, element) = json.elements().into_iter().enumerate().find(|(_, element)| includes(*element))?;
+                    let (index, element) = json
+                        .elements()
+                        .into_iter()
+                        .enumerate()
+                        .find(|(_, element)| includes(*element))?;
                     let _ = write!(path, "/{index}");
                     json = element;
                 }
-                JsonKind::Null | JsonKind::Bool | JsonKind::Number | JsonKind::String => return None,
+                JsonKind::Null | JsonKind::Bool | JsonKind::Number | JsonKind::String => {
+                    return None;
+                }
             }
         }
         Some(shown(&path))
@@ -98,7 +117,8 @@ fn shown(text: &str) -> String {
     end.map_or_else(|| printable(text).into_owned(), |end| format!("{}…", printable(&text[..end])))
 }
 
-/// Names the keywords of a schema whose errors are made of those of other values: the search ends at them.
+/// Names the keywords of a schema whose errors are made of those of other values: the search ends
+/// at them.
 pub(super) fn branching(schema: &Value) -> String {
     let mut found = Vec::new();
     walk::each(schema, &mut |schema| {
@@ -118,7 +138,14 @@ pub(super) fn names(schema: &Value) -> HashSet<Box<str>> {
     let mut names = HashSet::new();
     walk::each(schema, &mut |schema| {
         for keyword in ["properties", "dependentSchemas", "dependentRequired"] {
-            names.extend(schema.get(keyword).and_then(Value::as_object).into_iter().flatten().map(|(name, _)| Box::from(name.as_str())));
+            names.extend(
+                schema
+                    .get(keyword)
+                    .and_then(Value::as_object)
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, _)| Box::from(name.as_str())),
+            );
         }
         let required = schema.get("required").and_then(Value::as_array);
         names.extend(required.into_iter().flatten().filter_map(Value::as_str).map(Box::from));

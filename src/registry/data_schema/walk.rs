@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 pub(super) enum Holds {
     /// Data of the user's: a `$ref` in it is no reference.
     Data,
-    /// A schema, or a list of schemas. So is what an unknown keyword holds: a `$ref` may point into it.
+    /// A schema, or a list of schemas. So is what an unknown keyword holds: a `$ref` may point into
+    /// it.
     Schemas,
     /// Schemas by name.
     NamedSchemas,
@@ -15,15 +16,22 @@ pub(super) enum Holds {
 
 pub(super) fn holds(keyword: &str) -> Holds {
     match keyword {
-        "const" | "enum" | "default" | "examples" | "required" | "type" | "dependentRequired" => Holds::Data,
-        "properties" | "patternProperties" | "dependentSchemas" | "$defs" | "definitions" => Holds::NamedSchemas,
+        "const" | "enum" | "default" | "examples" | "required" | "type" | "dependentRequired" => {
+            Holds::Data
+        }
+        "properties" | "patternProperties" | "dependentSchemas" | "$defs" | "definitions" => {
+            Holds::NamedSchemas
+        }
         _ => Holds::Schemas,
     }
 }
 
 /// Whether the schemas of a keyword apply to the value itself, and not to a part of it.
 pub(super) fn is_in_place(keyword: &str) -> bool {
-    matches!(keyword, "allOf" | "anyOf" | "oneOf" | "not" | "if" | "then" | "else" | "dependentSchemas")
+    matches!(
+        keyword,
+        "allOf" | "anyOf" | "oneOf" | "not" | "if" | "then" | "else" | "dependentSchemas"
+    )
 }
 
 /// Calls `visit` for each schema that is an object, from the outside in.
@@ -32,7 +40,9 @@ pub(super) fn each<'v>(value: &'v Value, visit: &mut impl FnMut(&'v Map<String, 
         Value::Array(items) => items.iter().for_each(|item| each(item, visit)),
         Value::Object(schema) => {
             visit(schema);
-            schema.iter().for_each(|(keyword, value)| each_of(keyword, value, &mut |value| each(value, visit)));
+            schema.iter().for_each(|(keyword, value)| {
+                each_of(keyword, value, &mut |value| each(value, visit))
+            });
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
@@ -59,9 +69,11 @@ pub(super) fn each_mut(value: &mut Value, visit: &mut impl FnMut(&mut Map<String
                 match holds(keyword) {
                     Holds::Data => {}
                     Holds::Schemas => each_mut(value, visit),
-                    Holds::NamedSchemas => {
-                        value.as_object_mut().into_iter().flat_map(Map::values_mut).for_each(|value| each_mut(value, visit))
-                    }
+                    Holds::NamedSchemas => value
+                        .as_object_mut()
+                        .into_iter()
+                        .flat_map(Map::values_mut)
+                        .for_each(|value| each_mut(value, visit)),
                 }
             }
             visit(schema);

@@ -53,13 +53,17 @@ pub(super) fn read_effect(node: &Node, report: &mut Report<'_>) -> Option<Effect
         expires_at: fields.text("at", report),
         tags: fields.node("tags").map(|node| texts(node, "`tags`", report)).unwrap_or_default(),
         value: fields.node("value").cloned(),
-        encoding: fields
-            .node("encoding")
-            .and_then(|node| word(node, "`encoding`", &[("json", Encoding::Json), ("raw", Encoding::Raw)], report)),
+        encoding: fields.node("encoding").and_then(|node| {
+            word(node, "`encoding`", &[("json", Encoding::Json), ("raw", Encoding::Raw)], report)
+        }),
         version: fields.node("version").and_then(|node| read_version(node, report)),
         from: fields.text("from", report),
-        stale: fields.node("stale").and_then(|node| word(node, "`stale`", &[("drop", Stale::Drop), ("serve", Stale::Serve)], report)),
-        only: fields.node("only").and_then(|node| word(node, "`only`", &[("always", Only::Always), ("present", Only::Present)], report)),
+        stale: fields.node("stale").and_then(|node| {
+            word(node, "`stale`", &[("drop", Stale::Drop), ("serve", Stale::Serve)], report)
+        }),
+        only: fields.node("only").and_then(|node| {
+            word(node, "`only`", &[("always", Only::Always), ("present", Only::Present)], report)
+        }),
         again: fields.node("again").and_then(|node| read_again(node, report)),
     };
     check_together(verb, &fields, &effect, report);
@@ -67,13 +71,19 @@ pub(super) fn read_effect(node: &Node, report: &mut Report<'_>) -> Option<Effect
 }
 
 fn read_verb(at: Pos, members: &[Member], report: &mut Report<'_>) -> Option<(Verb, Vec<Text>)> {
-    let mut verbs = members.iter().filter_map(|member| Some((Verb::ALL.into_iter().find(|verb| verb.as_str() == member.key)?, member)));
+    let mut verbs = members.iter().filter_map(|member| {
+        Some((Verb::ALL.into_iter().find(|verb| verb.as_str() == member.key)?, member))
+    });
     let Some((verb, member)) = verbs.next() else {
-        let is_misspelt = members.iter().any(|member| nearest(&member.key, known_keys()).is_some_and(is_verb));
+        let is_misspelt =
+            members.iter().any(|member| nearest(&member.key, known_keys()).is_some_and(is_verb));
         if !is_misspelt {
             let meant = members.iter().find_map(|member| meant_verb(&member.key));
             let hint = match meant {
-                Some(verb) => format!("did you mean `{verb}`? The verbs are {}", Verb::ALL.map(Verb::as_str).join(", ")),
+                Some(verb) => format!(
+                    "did you mean `{verb}`? The verbs are {}",
+                    Verb::ALL.map(Verb::as_str).join(", ")
+                ),
                 None => format!("one of {}", Verb::ALL.map(Verb::as_str).join(", ")),
             };
             report.error_with_hint(at, "this effect has no verb", hint);
@@ -90,7 +100,11 @@ fn read_verb(at: Pos, members: &[Member], report: &mut Report<'_>) -> Option<(Ve
     let problems = report.problems.len();
     let targets = texts(&member.value, &format!("`{verb}`"), report);
     if targets.is_empty() && report.problems.len() == problems {
-        report.error_with_hint(member.value.at, format!("`{verb}` has nothing to act on"), "write a template, or a list of them");
+        report.error_with_hint(
+            member.value.at,
+            format!("`{verb}` has nothing to act on"),
+            "write a template, or a list of them",
+        );
     }
     for target in targets.iter().filter(|target| target.text.is_empty()) {
         report.error(target.at, format!("`{verb}` of an empty text"));
@@ -105,7 +119,8 @@ pub(super) fn known_keys() -> impl Iterator<Item = &'static str> {
 /// What other caches call it.
 fn meant_verb(key: &str) -> Option<Verb> {
     Some(match key.to_ascii_lowercase().as_str() {
-        "del" | "unlink" | "remove" | "evict" | "invalidate" | "purge" | "forget" | "key" | "keys" => Verb::Delete,
+        "del" | "unlink" | "remove" | "evict" | "invalidate" | "purge" | "forget" | "key"
+        | "keys" => Verb::Delete,
         "tag" | "invalidate_tag" | "purge_tags" | "flush_tags" => Verb::InvalidateTags,
         "set" | "put" | "store" | "update" | "cache" => Verb::Write,
         "bump" | "incr" | "increment" => Verb::BumpVersion,
@@ -129,7 +144,11 @@ fn check_key(member: &Member, verb: Option<Verb>, report: &mut Report<'_>) {
             Some(name) => format!("did you mean `{name}`?"),
             None => "keys that begin with x- are yours".to_owned(),
         };
-        report.error_with_hint(member.key_at, format!("an effect has no key `{key}` in format {FORMAT}"), hint);
+        report.error_with_hint(
+            member.key_at,
+            format!("an effect has no key `{key}` in format {FORMAT}"),
+            hint,
+        );
         return;
     };
     if let Some(verb) = verb
@@ -144,12 +163,21 @@ fn check_key(member: &Member, verb: Option<Verb>, report: &mut Report<'_>) {
     }
 }
 
-fn check_together(verb: Verb, fields: &Fields<'_>, effect: &EffectDocument, report: &mut Report<'_>) {
+fn check_together(
+    verb: Verb,
+    fields: &Fields<'_>,
+    effect: &EffectDocument,
+    report: &mut Report<'_>,
+) {
     if let (Some(_), Some(at)) = (&effect.ttl, fields.member("at")) {
         report.error_with_hint(at.key_at, "`at` and `ttl` exclude each other", "keep one of them");
     }
     if let (Some(_), Some(jitter)) = (fields.member("at"), fields.member("jitter")) {
-        report.error_with_hint(jitter.key_at, "`jitter` means nothing beside `at`", "`at` is exact");
+        report.error_with_hint(
+            jitter.key_at,
+            "`jitter` means nothing beside `at`",
+            "`at` is exact",
+        );
     }
     match verb {
         Verb::Expire if fields.member("ttl").is_none() && fields.member("at").is_none() => {
@@ -160,22 +188,35 @@ fn check_together(verb: Verb, fields: &Fields<'_>, effect: &EffectDocument, repo
             );
         }
         Verb::Write if fields.member("value").is_none() => {
-            report.error_with_hint(effect.at, "`write` needs a `value`", "`value: \"{data}\"` is the whole payload");
+            report.error_with_hint(
+                effect.at,
+                "`write` needs a `value`",
+                "`value: \"{data}\"` is the whole payload",
+            );
         }
         Verb::Warm if fields.member("from").is_none() => {
-            report.error_with_hint(effect.at, "`warm` needs a `from`", "`from: loader:/path`, or an absolute URL");
+            report.error_with_hint(
+                effect.at,
+                "`warm` needs a `from`",
+                "`from: loader:/path`, or an absolute URL",
+            );
         }
         _ => {}
     }
 }
 
-/// The longest wait for a second pass: what was loaded before the first is stored by then, or never.
+/// The longest wait for a second pass: what was loaded before the first is stored by then, or
+/// never.
 const LONGEST_AGAIN: Duration = Duration::from_secs(3_600);
 
 fn read_again(node: &Node, report: &mut Report<'_>) -> Option<Duration> {
     let again = duration(node, "`again`", report)?;
     if again > LONGEST_AGAIN {
-        report.error_with_hint(node.at, "`again` is longer than 1h", "a little longer than your readers take to load and store: 500ms, 5s");
+        report.error_with_hint(
+            node.at,
+            "`again` is longer than 1h",
+            "a little longer than your readers take to load and store: 500ms, 5s",
+        );
         return None;
     }
     Some(again)
@@ -190,14 +231,20 @@ pub(super) fn read_version(node: &Node, report: &mut Report<'_>) -> Option<Versi
     let fields = Fields::open(node, "`version`", &["of", "entity"], report)?;
     let of: Option<Text> = fields.text("of", report);
     if fields.member("of").is_none() {
-        report.error_with_hint(node.at, "`version` needs `of`", "version: {of: \"{rev}\", entity: \"post:{id}\"}");
+        report.error_with_hint(
+            node.at,
+            "`version` needs `of`",
+            "version: {of: \"{rev}\", entity: \"post:{id}\"}",
+        );
     }
     Some(VersionDocument { of: of?, entity: fields.text("entity", report) })
 }
 
 fn mapping_has(node: &Node, key: &str) -> bool {
     match &node.content {
-        Content::Object(members) => members.iter().any(|member| member.key == key && !(members.len() == 1 && member.value.is_null())),
+        Content::Object(members) => members
+            .iter()
+            .any(|member| member.key == key && !(members.len() == 1 && member.value.is_null())),
         _ => false,
     }
 }

@@ -13,8 +13,14 @@ pub(super) struct Fields<'n> {
 }
 
 impl<'n> Fields<'n> {
-    /// Opens a mapping and reports its unknown keys. Keys that begin with `x-` belong to the file's author.
-    pub(super) fn open(node: &'n Node, what: &str, known: &[&str], report: &mut Report<'_>) -> Option<Self> {
+    /// Opens a mapping and reports its unknown keys. Keys that begin with `x-` belong to the file's
+    /// author.
+    pub(super) fn open(
+        node: &'n Node,
+        what: &str,
+        known: &[&str],
+        report: &mut Report<'_>,
+    ) -> Option<Self> {
         let hint = match what {
             "a schema file" => "such as events: { user.updated: { effects: [ … ] } }",
             "an event" => "its rules stand under `effects:`; one that does nothing is {}",
@@ -27,10 +33,18 @@ impl<'n> Fields<'n> {
             }
             let hint = match nearest(&member.key, known.iter().copied()) {
                 Some(name) => format!("did you mean `{name}`?"),
-                None if what == "a schema file" && member.key.contains('.') => "events stand under `events:`, indented".to_owned(),
-                None => format!("known here: {}; keys that begin with x- are yours", known.join(", ")),
+                None if what == "a schema file" && member.key.contains('.') => {
+                    "events stand under `events:`, indented".to_owned()
+                }
+                None => {
+                    format!("known here: {}; keys that begin with x- are yours", known.join(", "))
+                }
             };
-            report.error_with_hint(member.key_at, format!("{what} has no key `{}` in format {FORMAT}", member.key), hint);
+            report.error_with_hint(
+                member.key_at,
+                format!("{what} has no key `{}` in format {FORMAT}", member.key),
+                hint,
+            );
         }
         Some(Self { members })
     }
@@ -54,11 +68,17 @@ impl<'n> Fields<'n> {
 }
 
 /// The members of a mapping.
-pub(super) fn mapping<'n>(node: &'n Node, what: &str, hint: &str, report: &mut Report<'_>) -> Option<&'n [Member]> {
+pub(super) fn mapping<'n>(
+    node: &'n Node,
+    what: &str,
+    hint: &str,
+    report: &mut Report<'_>,
+) -> Option<&'n [Member]> {
     match &node.content {
         Content::Object(members) => Some(members),
         Content::Array(_) | Content::Scalar(_) => {
-            let message = format!("{what} must be a mapping of keys to values; this is {}", node.describe());
+            let message =
+                format!("{what} must be a mapping of keys to values; this is {}", node.describe());
             if hint.is_empty() {
                 report.error(node.at, message);
             } else {
@@ -84,11 +104,17 @@ pub(super) fn list<'n>(node: &'n Node, what: &str, report: &mut Report<'_>) -> O
 /// A text, or a plain number or boolean taken as written.
 pub(super) fn text(node: &Node, what: &str, report: &mut Report<'_>) -> Option<Text> {
     match &node.content {
-        Content::Scalar(scalar) if scalar.kind != ScalarKind::Null => {
-            Some(Text { at: node.at, text: scalar.text.clone(), verbatim_from: scalar.verbatim_from })
-        }
+        Content::Scalar(scalar) if scalar.kind != ScalarKind::Null => Some(Text {
+            at: node.at,
+            text: scalar.text.clone(),
+            verbatim_from: scalar.verbatim_from,
+        }),
         Content::Scalar(_) => {
-            report.error_with_hint(node.at, format!("{what} is empty"), "write its text; an empty text is \"\"");
+            report.error_with_hint(
+                node.at,
+                format!("{what} is empty"),
+                "write its text; an empty text is \"\"",
+            );
             None
         }
         Content::Object(_) | Content::Array(_) => {
@@ -98,7 +124,9 @@ pub(super) fn text(node: &Node, what: &str, report: &mut Report<'_>) -> Option<T
                     report.error_with_hint(
                         node.at,
                         message,
-                        format!("an unquoted {written} is a mapping in YAML: quote it, \"{written}\""),
+                        format!(
+                            "an unquoted {written} is a mapping in YAML: quote it, \"{written}\""
+                        ),
                     );
                 }
                 None => report.error(node.at, message),
@@ -112,14 +140,20 @@ pub(super) fn text(node: &Node, what: &str, report: &mut Report<'_>) -> Option<T
 fn unquoted_placeholder(node: &Node) -> Option<String> {
     let Content::Object(members) = &node.content else { return None };
     let [member] = members.as_slice() else { return None };
-    let valueless = member.value.as_scalar().is_some_and(|scalar| scalar.kind == ScalarKind::Null && scalar.text.is_empty());
+    let valueless = member
+        .value
+        .as_scalar()
+        .is_some_and(|scalar| scalar.kind == ScalarKind::Null && scalar.text.is_empty());
     valueless.then(|| format!("{{{}}}", member.key))
 }
 
 /// One text or a list of texts.
 pub(super) fn texts(node: &Node, what: &str, report: &mut Report<'_>) -> Vec<Text> {
     match &node.content {
-        Content::Array(items) => items.iter().filter_map(|item| text(item, &format!("an element of {what}"), report)).collect(),
+        Content::Array(items) => items
+            .iter()
+            .filter_map(|item| text(item, &format!("an element of {what}"), report))
+            .collect(),
         Content::Object(_) | Content::Scalar(_) => text(node, what, report).into_iter().collect(),
     }
 }
@@ -127,7 +161,12 @@ pub(super) fn texts(node: &Node, what: &str, report: &mut Report<'_>) -> Vec<Tex
 /// A mapping of names to texts, in the order written.
 pub(super) fn named_texts(node: &Node, what: &str, report: &mut Report<'_>) -> Vec<(Text, Text)> {
     let Some(members) = mapping(node, what, "", report) else { return Vec::new() };
-    members.iter().filter_map(|member| Some((name(member), text(&member.value, &format!("`{}`", member.key), report)?))).collect()
+    members
+        .iter()
+        .filter_map(|member| {
+            Some((name(member), text(&member.value, &format!("`{}`", member.key), report)?))
+        })
+        .collect()
 }
 
 /// A member's key as a text.
@@ -137,16 +176,27 @@ pub(super) fn name(member: &Member) -> Text {
 
 /// `true` or `false`.
 pub(super) fn boolean(node: &Node, what: &str, report: &mut Report<'_>) -> Option<bool> {
-    let read = node.as_scalar().filter(|scalar| scalar.kind == ScalarKind::Bool).map(|scalar| scalar.text.eq_ignore_ascii_case("true"));
+    let read = node
+        .as_scalar()
+        .filter(|scalar| scalar.kind == ScalarKind::Bool)
+        .map(|scalar| scalar.text.eq_ignore_ascii_case("true"));
     if read.is_none() {
-        report.error_with_hint(node.at, format!("{what} must be true or false"), "in YAML 1.2, yes, no, on and off are texts");
+        report.error_with_hint(
+            node.at,
+            format!("{what} must be true or false"),
+            "in YAML 1.2, yes, no, on and off are texts",
+        );
     }
     read
 }
 
 /// A whole number of at least `least`.
 pub(super) fn integer(node: &Node, what: &str, least: u64, report: &mut Report<'_>) -> Option<u64> {
-    let read = node.as_scalar().and_then(|scalar| scalar.number_text()).and_then(|text| text.parse().ok()).filter(|&n: &u64| n >= least);
+    let read = node
+        .as_scalar()
+        .and_then(|scalar| scalar.number_text())
+        .and_then(|text| text.parse().ok())
+        .filter(|&n: &u64| n >= least);
     if read.is_none() {
         report.error(node.at, format!("{what} must be a whole number of at least {least}"));
     }
@@ -160,11 +210,18 @@ pub(super) fn count(node: &Node, what: &str, report: &mut Report<'_>) -> Option<
 
 /// A number from 0 to 1.
 pub(super) fn jitter(node: &Node, report: &mut Report<'_>) -> Option<At<Jitter>> {
-    let read = node.as_scalar().and_then(|scalar| scalar.number_text()).and_then(|text| text.parse().ok());
+    let read =
+        node.as_scalar().and_then(|scalar| scalar.number_text()).and_then(|text| text.parse().ok());
     match read {
-        Some(jitter) if (0.0..=1.0).contains(&jitter) => Some(At { at: node.at, value: Jitter(jitter) }),
+        Some(jitter) if (0.0..=1.0).contains(&jitter) => {
+            Some(At { at: node.at, value: Jitter(jitter) })
+        }
         _ => {
-            report.error_with_hint(node.at, "`jitter` must be a number from 0 to 1", "0.1 spreads a ttl of 1h over 54m to 1h");
+            report.error_with_hint(
+                node.at,
+                "`jitter` must be a number from 0 to 1",
+                "0.1 spreads a ttl of 1h over 54m to 1h",
+            );
             None
         }
     }
@@ -203,7 +260,9 @@ pub(super) fn ttl_or_stand_in(node: &Node, report: &mut Report<'_>) -> At<Ttl> {
 /// A rate above zero.
 pub(super) fn rate(node: &Node, report: &mut Report<'_>) -> Option<Rate> {
     let text = text(node, "`rate`", report)?;
-    Rate::parse(&text.text).map_err(|error| report.error(node.at, format!("`rate` is {error}"))).ok()
+    Rate::parse(&text.text)
+        .map_err(|error| report.error(node.at, format!("`rate` is {error}")))
+        .ok()
 }
 
 /// A size above zero, in bytes.
@@ -223,12 +282,21 @@ pub(super) fn size_bytes(node: &Node, what: &str, report: &mut Report<'_>) -> Op
 }
 
 /// One of a few words.
-pub(super) fn word<T: Copy>(node: &Node, what: &str, words: &[(&str, T)], report: &mut Report<'_>) -> Option<At<T>> {
+pub(super) fn word<T: Copy>(
+    node: &Node,
+    what: &str,
+    words: &[(&str, T)],
+    report: &mut Report<'_>,
+) -> Option<At<T>> {
     let text = text(node, what, report)?;
-    let found = words.iter().find(|(name, _)| *name == text.text).map(|(_, value)| At { at: node.at, value: *value });
+    let found = words
+        .iter()
+        .find(|(name, _)| *name == text.text)
+        .map(|(_, value)| At { at: node.at, value: *value });
     if found.is_none() {
         let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
-        let hint = nearest(&text.text, names.iter().copied()).map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
+        let hint = nearest(&text.text, names.iter().copied())
+            .map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
         report.error(node.at, format!("{what} must be one of {}{hint}", names.join(", ")));
     }
     found

@@ -5,10 +5,13 @@ use super::super::model::Validate;
 use super::super::tree::{Content, Node};
 use super::effect::{read_effect, read_version};
 use super::fields::{
-    Fields, boolean, count, duration, integer, jitter, list, mapping, name, named_texts, rate, size_bytes, text, texts, ttl_or_stand_in,
-    word,
+    Fields, boolean, count, duration, integer, jitter, list, mapping, name, named_texts, rate,
+    size_bytes, text, texts, ttl_or_stand_in, word,
 };
-use super::{At, Defaults, Document, EntryDocument, ExampleDocument, ExampleEvent, FORMAT, LoaderDocument, Text};
+use super::{
+    At, Defaults, Document, EntryDocument, ExampleDocument, ExampleEvent, FORMAT, LoaderDocument,
+    Text,
+};
 use crate::reason::Reason;
 
 /// The longest routing key (AMQP 0-9-1: a short string).
@@ -16,18 +19,33 @@ const MAX_ROUTING_KEY_BYTES: usize = 255;
 
 pub(super) const DOCUMENT_KEYS: [&str; 5] = ["$schema", "format", "defaults", "loaders", "events"];
 pub(super) const DEFAULTS_KEYS: [&str; 3] = ["key_prefix", "ttl", "jitter"];
-pub(super) const LOADER_KEYS: [&str; 6] = ["url", "headers", "timeout", "concurrency", "rate", "max_bytes"];
-pub(super) const ENTRY_KEYS: [&str; 10] =
-    ["description", "bind", "data", "validate", "version", "let", "effects", "examples", "max_keys", "retired"];
-pub(super) const EXAMPLE_KEYS: [&str; 7] = ["description", "type", "data", "previous", "event", "expect", "expect_error"];
-pub(super) const EXAMPLE_EVENT_KEYS: [&str; 8] = ["id", "time", "source", "subject", "position", "exchange", "routing_key", "attributes"];
+pub(super) const LOADER_KEYS: [&str; 6] =
+    ["url", "headers", "timeout", "concurrency", "rate", "max_bytes"];
+pub(super) const ENTRY_KEYS: [&str; 10] = [
+    "description",
+    "bind",
+    "data",
+    "validate",
+    "version",
+    "let",
+    "effects",
+    "examples",
+    "max_keys",
+    "retired",
+];
+pub(super) const EXAMPLE_KEYS: [&str; 7] =
+    ["description", "type", "data", "previous", "event", "expect", "expect_error"];
+pub(super) const EXAMPLE_EVENT_KEYS: [&str; 8] =
+    ["id", "time", "source", "subject", "position", "exchange", "routing_key", "attributes"];
 
 /// Reads a whole file.
 pub(crate) fn read(root: &Node, report: &mut Report<'_>) -> Document {
     if !is_known_format(root, report) {
         return Document::default();
     }
-    let Some(fields) = Fields::open(root, "a schema file", &DOCUMENT_KEYS, report) else { return Document::default() };
+    let Some(fields) = Fields::open(root, "a schema file", &DOCUMENT_KEYS, report) else {
+        return Document::default();
+    };
     fields.text("$schema", report);
     Document {
         defaults: fields.node("defaults").and_then(|node| read_defaults(node, report)),
@@ -41,16 +59,24 @@ pub(crate) fn read(root: &Node, report: &mut Report<'_>) -> Document {
 fn is_known_format(root: &Node, report: &mut Report<'_>) -> bool {
     let Content::Object(members) = &root.content else { return true };
     let Some(format) = members.iter().find(|member| member.key == "format") else { return true };
-    let number = format.value.as_scalar().and_then(|scalar| scalar.number_text()).and_then(|text| text.parse::<u32>().ok());
+    let number = format
+        .value
+        .as_scalar()
+        .and_then(|scalar| scalar.number_text())
+        .and_then(|text| text.parse::<u32>().ok());
     match number {
         Some(FORMAT) => true,
         Some(number) => {
-            let message = format!("this file is of format {number}, and this build reads format {FORMAT}");
+            let message =
+                format!("this file is of format {number}, and this build reads format {FORMAT}");
             report.error_with_hint(format.value.at, message, "use a build that knows it");
             false
         }
         None => {
-            report.error(format.value.at, format!("`format` must be a number; this build reads format {FORMAT}"));
+            report.error(
+                format.value.at,
+                format!("`format` must be a number; this build reads format {FORMAT}"),
+            );
             true
         }
     }
@@ -70,25 +96,50 @@ fn read_loaders(node: &Node, report: &mut Report<'_>) -> Vec<(Text, LoaderDocume
     let mut loaders = Vec::new();
     for member in members {
         let key = &member.key;
-        if key.is_empty() || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
-            report.error(member.key_at, format!("a loader cannot be named `{key}`: its name is of letters, digits, `_` and `-`"));
+        if key.is_empty()
+            || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+        {
+            report.error(
+                member.key_at,
+                format!(
+                    "a loader cannot be named `{key}`: its name is of letters, digits, `_` and `-`"
+                ),
+            );
         } else if key == "http" || key == "https" {
-            report.error(member.key_at, format!("a loader cannot be named `{key}`: `from: {key}:/…` would look like a URL"));
+            report.error(
+                member.key_at,
+                format!("a loader cannot be named `{key}`: `from: {key}:/…` would look like a URL"),
+            );
         }
-        let Some(fields) = Fields::open(&member.value, "a loader", &LOADER_KEYS, report) else { continue };
+        let Some(fields) = Fields::open(&member.value, "a loader", &LOADER_KEYS, report) else {
+            continue;
+        };
         if fields.member("url").is_none() {
-            report.error_with_hint(member.key_at, format!("the loader `{key}` needs a `url`"), "such as https://api.example.com");
+            report.error_with_hint(
+                member.key_at,
+                format!("the loader `{key}` needs a `url`"),
+                "such as https://api.example.com",
+            );
         }
         // A broken loader is kept: rules that name it are right to.
         loaders.push((
             name(member),
             LoaderDocument {
                 url: fields.text("url", report),
-                headers: fields.node("headers").map(|node| named_texts(node, "`headers`", report)).unwrap_or_default(),
-                timeout: fields.node("timeout").and_then(|node| duration(node, "`timeout`", report)),
-                concurrency: fields.node("concurrency").and_then(|node| count(node, "`concurrency`", report)),
+                headers: fields
+                    .node("headers")
+                    .map(|node| named_texts(node, "`headers`", report))
+                    .unwrap_or_default(),
+                timeout: fields
+                    .node("timeout")
+                    .and_then(|node| duration(node, "`timeout`", report)),
+                concurrency: fields
+                    .node("concurrency")
+                    .and_then(|node| count(node, "`concurrency`", report)),
                 rate: fields.node("rate").and_then(|node| rate(node, report)),
-                max_bytes: fields.node("max_bytes").and_then(|node| size_bytes(node, "`max_bytes`", report)),
+                max_bytes: fields
+                    .node("max_bytes")
+                    .and_then(|node| size_bytes(node, "`max_bytes`", report)),
             },
         ));
     }
@@ -96,12 +147,20 @@ fn read_loaders(node: &Node, report: &mut Report<'_>) -> Vec<(Text, LoaderDocume
 }
 
 fn read_events(node: &Node, report: &mut Report<'_>) -> Vec<(Text, EntryDocument)> {
-    let Some(members) = mapping(node, "`events`", "such as user.updated: { effects: [ … ] }", report) else { return Vec::new() };
+    let Some(members) =
+        mapping(node, "`events`", "such as user.updated: { effects: [ … ] }", report)
+    else {
+        return Vec::new();
+    };
     let mut events = Vec::new();
     for member in members {
         check_routing_key(&member.key, member.key_at, "an event", report);
         if member.key.starts_with("unstale.") {
-            report.error_with_hint(member.key_at, "types under `unstale.` are refused as malformed", "name the event otherwise");
+            report.error_with_hint(
+                member.key_at,
+                "types under `unstale.` are refused as malformed",
+                "name the event otherwise",
+            );
         }
         if let Some(entry) = read_entry(&member.value, report) {
             check_retired(member.key_at, &member.value, &entry, report);
@@ -117,9 +176,17 @@ fn check_routing_key(key: &str, at: Pos, what: &str, report: &mut Report<'_>) {
         report.error(at, format!("{what}'s name must have 1 to {MAX_ROUTING_KEY_BYTES} bytes"));
     }
     if key.contains(char::is_whitespace) {
-        report.error_with_hint(at, format!("{what}'s name holds white space"), "a type is words between dots, such as user.updated");
+        report.error_with_hint(
+            at,
+            format!("{what}'s name holds white space"),
+            "a type is words between dots, such as user.updated",
+        );
     } else if key.split('.').any(str::is_empty) && !key.is_empty() {
-        report.error_with_hint(at, format!("{what}'s name has an empty word"), "words are divided by single dots, such as user.updated");
+        report.error_with_hint(
+            at,
+            format!("{what}'s name has an empty word"),
+            "words are divided by single dots, such as user.updated",
+        );
     }
     if let Some(word) = key.split('.').find(|word| word.len() > 1 && word.contains(['*', '#'])) {
         report.error_with_hint(
@@ -157,20 +224,36 @@ fn read_entry(node: &Node, report: &mut Report<'_>) -> Option<EntryDocument> {
         _description: (),
         bind,
         data: fields.node("data").cloned(),
-        validate: fields
-            .node("validate")
-            .and_then(|node| word(node, "`validate`", &[("enforce", Validate::Enforce), ("warn", Validate::Warn)], report)),
+        validate: fields.node("validate").and_then(|node| {
+            word(
+                node,
+                "`validate`",
+                &[("enforce", Validate::Enforce), ("warn", Validate::Warn)],
+                report,
+            )
+        }),
         version: fields.node("version").and_then(|node| read_version(node, report)),
         lets: fields.node("let").map(|node| read_lets(node, report)).unwrap_or_default(),
         effects: read_list(&fields, "effects", report, read_effect),
         examples: read_list(&fields, "examples", report, read_example),
         max_keys: fields.node("max_keys").and_then(|node| count(node, "`max_keys`", report)),
-        retired: fields.node("retired").and_then(|node| boolean(node, "`retired`", report)).unwrap_or_default(),
+        retired: fields
+            .node("retired")
+            .and_then(|node| boolean(node, "`retired`", report))
+            .unwrap_or_default(),
     })
 }
 
-fn read_list<T>(fields: &Fields<'_>, key: &str, report: &mut Report<'_>, read: fn(&Node, &mut Report<'_>) -> Option<T>) -> Vec<T> {
-    let Some(items) = fields.node(key).and_then(|node| list(node, &format!("`{key}`"), report)) else { return Vec::new() };
+fn read_list<T>(
+    fields: &Fields<'_>,
+    key: &str,
+    report: &mut Report<'_>,
+    read: fn(&Node, &mut Report<'_>) -> Option<T>,
+) -> Vec<T> {
+    let Some(items) = fields.node(key).and_then(|node| list(node, &format!("`{key}`"), report))
+    else {
+        return Vec::new();
+    };
     // A broken effect keeps no place: nothing is compiled from a file with an error.
     items.iter().filter_map(|item| read(item, report)).collect()
 }
@@ -179,10 +262,17 @@ fn read_lets(node: &Node, report: &mut Report<'_>) -> Vec<(Text, Text)> {
     let lets = named_texts(node, "`let`", report);
     for (name, _) in &lets {
         let is_word = |text: &str| {
-            text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
         };
         if !is_word(&name.text) {
-            report.error(name.at, format!("a `let` cannot be named `{}`: its name is of letters, digits and `_`", name.text));
+            report.error(
+                name.at,
+                format!(
+                    "a `let` cannot be named `{}`: its name is of letters, digits and `_`",
+                    name.text
+                ),
+            );
         }
     }
     lets
@@ -201,10 +291,19 @@ fn read_example(node: &Node, report: &mut Report<'_>) -> Option<ExampleDocument>
         _description: (),
         event_type: fields.text("type", report),
         data: object("data", report),
-        previous: if fields.node("previous").is_some_and(Node::is_null) { None } else { object("previous", report) },
-        event: fields.node("event").and_then(|node| read_example_event(node, report)).unwrap_or_default(),
+        previous: if fields.node("previous").is_some_and(Node::is_null) {
+            None
+        } else {
+            object("previous", report)
+        },
+        event: fields
+            .node("event")
+            .and_then(|node| read_example_event(node, report))
+            .unwrap_or_default(),
         expect: fields.node("expect").and_then(|node| read_expect(node, report)),
-        expect_error: fields.node("expect_error").and_then(|node| word(node, "`expect_error`", &reasons, report)),
+        expect_error: fields
+            .node("expect_error")
+            .and_then(|node| word(node, "`expect_error`", &reasons, report)),
     })
 }
 
@@ -218,12 +317,16 @@ fn read_example_event(node: &Node, report: &mut Report<'_>) -> Option<ExampleEve
         position: fields.node("position").and_then(|node| integer(node, "`position`", 0, report)),
         exchange: fields.text("exchange", report),
         routing_key: fields.text("routing_key", report),
-        attributes: fields.node("attributes").map(|node| named_texts(node, "`attributes`", report)).unwrap_or_default(),
+        attributes: fields
+            .node("attributes")
+            .map(|node| named_texts(node, "`attributes`", report))
+            .unwrap_or_default(),
     })
 }
 
 fn read_expect(node: &Node, report: &mut Report<'_>) -> Option<At<Vec<Text>>> {
     let items = list(node, "`expect`", report)?;
-    let value = items.iter().filter_map(|item| text(item, "an element of `expect`", report)).collect();
+    let value =
+        items.iter().filter_map(|item| text(item, "an element of `expect`", report)).collect();
     Some(At { at: node.at, value })
 }

@@ -1,6 +1,7 @@
 //! Computes an expression for one event, and charges the event's budget for all of it.
 //!
-//! Fields, loops, lists, comparisons and the common operators are computed here, over the text of the event. Everything else is CEL's own.
+//! Fields, loops, lists, comparisons and the common operators are computed here, over the text of
+//! the event. Everything else is CEL's own.
 
 use std::cmp::Ordering;
 use std::rc::Rc;
@@ -56,17 +57,32 @@ impl<'v> Evaluator<'v, '_, '_> {
         match node {
             Node::Literal(literal) => Ok(literal.value(self.budget)?),
             Node::Data => self.json(self.scope.event.data),
-            Node::Previous => self.scope.event.previous().map_or(Ok(Value::AbsentPrevious), |json| self.json(json)),
-            Node::Item => self.scope.item.map_or_else(|| Err(Fault::new("there is no item")), |json| self.json(json)),
+            Node::Previous => self
+                .scope
+                .event
+                .previous()
+                .map_or(Ok(Value::AbsentPrevious), |json| self.json(json)),
+            Node::Item => self
+                .scope
+                .item
+                .map_or_else(|| Err(Fault::new("there is no item")), |json| self.json(json)),
             Node::Event(field) => {
                 let found = self.scope.event_field(*field);
-                found.map_or_else(|| Err(Fault::absence("a field is absent")), |found| Ok(found.value(self.budget)?))
+                found.map_or_else(
+                    || Err(Fault::absence("a field is absent")),
+                    |found| Ok(found.value(self.budget)?),
+                )
             }
             Node::HasEvent(field) => Ok(Value::Bool(self.scope.event_field(*field).is_some())),
-            Node::Attribute { name, is_test: true } => Ok(Value::Bool(self.scope.attribute(name)?.is_some())),
+            Node::Attribute { name, is_test: true } => {
+                Ok(Value::Bool(self.scope.attribute(name)?.is_some()))
+            }
             Node::Attribute { name, is_test: false } => {
                 let found = self.scope.attribute(name)?;
-                found.map_or_else(|| Err(Fault::absence("an attribute of the event is absent")), |text| Ok(Value::Borrowed(text)))
+                found.map_or_else(
+                    || Err(Fault::absence("an attribute of the event is absent")),
+                    |text| Ok(Value::Borrowed(text)),
+                )
             }
             Node::Let(at) => {
                 let json = self.scope.lets.value(*at, self.scope.event)?;
@@ -91,7 +107,8 @@ impl<'v> Evaluator<'v, '_, '_> {
             }
             Node::List(elements) => {
                 self.budget.bytes(48 + elements.len() * ELEMENT)?;
-                let elements: Result<Vec<_>, _> = elements.iter().map(|element| self.node(element)).collect();
+                let elements: Result<Vec<_>, _> =
+                    elements.iter().map(|element| self.node(element)).collect();
                 Ok(Value::List(Rc::new(elements?)))
             }
             Node::Map(entries) => self.map(entries),
@@ -126,7 +143,8 @@ impl<'v> Evaluator<'v, '_, '_> {
         }
     }
 
-    /// Computes `&&`, or `||` with `decides` true: one side that decides is enough, whatever is wrong with the other.
+    /// Computes `&&`, or `||` with `decides` true: one side that decides is enough, whatever is
+    /// wrong with the other.
     fn connect(&mut self, sides: &'v [Node; 2], decides: bool) -> Answer<'v> {
         let left = self.boolean(&sides[0]);
         if matches!(left, Ok(bool) if bool == decides) {
@@ -138,13 +156,20 @@ impl<'v> Evaluator<'v, '_, '_> {
         self.right_side(left, &sides[1], decides)
     }
 
-    fn right_side(&mut self, left: Result<bool, NotBool>, right: &'v Node, decides: bool) -> Answer<'v> {
+    fn right_side(
+        &mut self,
+        left: Result<bool, NotBool>,
+        right: &'v Node,
+        decides: bool,
+    ) -> Answer<'v> {
         let right = self.node(right)?;
         let operator = if decides { "_||_" } else { "_&&_" };
         match (left, &right) {
             (Ok(_), Value::Bool(right)) => Ok(Value::Bool(*right)),
             (Err(_), Value::Bool(right)) if *right == decides => Ok(Value::Bool(decides)),
-            (Err(NotBool::Type(left)), right) => Err(Fault::no_overload(operator, &[&left, &right.type_name()])),
+            (Err(NotBool::Type(left)), right) => {
+                Err(Fault::no_overload(operator, &[&left, &right.type_name()]))
+            }
             (Err(NotBool::Fault(fault)), _) => Err(fault),
             (Ok(_), right) => Err(Fault::no_overload(operator, &["bool", &right.type_name()])),
         }
@@ -153,10 +178,15 @@ impl<'v> Evaluator<'v, '_, '_> {
     fn select(&self, of: Value<'v>, field: &str, is_test: bool, call: &Call) -> Answer<'v> {
         let found = match &of {
             Value::AbsentPrevious => None,
-            Value::Json(json) if json.kind() == JsonKind::Object => self.scope.member(*json, field)?,
+            Value::Json(json) if json.kind() == JsonKind::Object => {
+                self.scope.member(*json, field)?
+            }
             Value::Map(entries) => {
                 self.budget.work(entries.len() as u64)?;
-                let found = entries.iter().find(|(key, _)| key.as_text() == Some(field)).map(|(_, value)| value);
+                let found = entries
+                    .iter()
+                    .find(|(key, _)| key.as_text() == Some(field))
+                    .map(|(_, value)| value);
                 return match (found, is_test) {
                     (found, true) => Ok(Value::Bool(found.is_some())),
                     (Some(value), false) => Ok(value.clone()),
@@ -190,7 +220,12 @@ impl<'v> Evaluator<'v, '_, '_> {
     }
 
     /// Returns the place of a key. With `exactly`, an `int` is no `uint`.
-    pub(super) fn position(&self, map: &[(Value<'v>, Value<'v>)], key: &Value<'v>, exactly: bool) -> Result<Option<usize>, Fault> {
+    pub(super) fn position(
+        &self,
+        map: &[(Value<'v>, Value<'v>)],
+        key: &Value<'v>,
+        exactly: bool,
+    ) -> Result<Option<usize>, Fault> {
         self.budget.work(map.len() as u64)?;
         Ok(map.iter().position(|(known, _)| match (known, key) {
             (Value::Bool(a), Value::Bool(b)) => a == b,
@@ -226,7 +261,9 @@ impl<'v> Evaluator<'v, '_, '_> {
                 LoopKind::All(body) | LoopKind::Exists(body) => {
                     let decides = matches!(kind, LoopKind::Exists(_));
                     match self.right_side(Ok(!decides), body, decides) {
-                        Ok(Value::Bool(bool)) if bool == decides => return Ok(Value::Bool(decides)),
+                        Ok(Value::Bool(bool)) if bool == decides => {
+                            return Ok(Value::Bool(decides));
+                        }
                         Ok(_) => {}
                         Err(fault) if self.budget.is_spent() => return Err(fault),
                         // A later element may decide.
@@ -264,9 +301,12 @@ impl<'v> Evaluator<'v, '_, '_> {
     pub(super) fn items(&self, of: &Value<'v>) -> Result<Option<Items<'v>>, Fault> {
         Ok(Some(match of {
             Value::List(list) => Items::List(list.clone()),
-            Value::Json(json) if json.kind() == JsonKind::Array => Items::Json(self.scope.elements(*json)?),
+            Value::Json(json) if json.kind() == JsonKind::Array => {
+                Items::Json(self.scope.elements(*json)?)
+            }
             Value::Json(json) => {
-                let names: Vec<_> = self.members(*json)?.into_iter().map(|(name, _)| name).collect();
+                let names: Vec<_> =
+                    self.members(*json)?.into_iter().map(|(name, _)| name).collect();
                 self.budget.bytes(names.len() * ELEMENT)?;
                 Items::List(Rc::new(names))
             }
@@ -294,12 +334,18 @@ impl<'v> Evaluator<'v, '_, '_> {
             0..=FEW => !all[at + 1..].iter().any(|(later, _)| later == name),
             _ => last.get(name) == Some(&at),
         };
-        let counts: smallvec::SmallVec<[bool; FEW]> = all.iter().enumerate().map(|(at, (name, _))| is_last(at, name)).collect();
+        let counts: smallvec::SmallVec<[bool; FEW]> =
+            all.iter().enumerate().map(|(at, (name, _))| is_last(at, name)).collect();
         let name = |name| match name {
             std::borrow::Cow::Borrowed(name) => Value::Borrowed(name),
             std::borrow::Cow::Owned(name) => Value::Text(name.into()),
         };
-        Ok(all.into_iter().zip(counts).filter(|(_, counts)| *counts).map(|((of, json), _)| (name(of), json)).collect())
+        Ok(all
+            .into_iter()
+            .zip(counts)
+            .filter(|(_, counts)| *counts)
+            .map(|((of, json), _)| (name(of), json))
+            .collect())
     }
 
     pub(super) fn equal(&self, a: &Value<'v>, b: &Value<'v>) -> Result<bool, Fault> {
@@ -311,7 +357,11 @@ impl<'v> Evaluator<'v, '_, '_> {
                 a.equals(b.as_ref())
             }
             _ if a.is_null() => b.is_null(),
-            (Value::Json(a), Value::Json(b)) if a.text().len() == b.text().len() && self.is_same_text(*a, *b)? => true,
+            (Value::Json(a), Value::Json(b))
+                if a.text().len() == b.text().len() && self.is_same_text(*a, *b)? =>
+            {
+                true
+            }
             _ if a.is_list() && b.is_list() => self.equal_lists(a, b)?,
             _ if a.is_map() && b.is_map() => self.equal_maps(a, b)?,
             _ => match (a.as_text(), b.as_text()) {
@@ -337,7 +387,9 @@ impl<'v> Evaluator<'v, '_, '_> {
         }
         for at in 0..a.len() {
             self.budget.work(1)?;
-            let (Some(a), Some(b)) = (a.get(at, self.budget)?, b.get(at, self.budget)?) else { return Ok(false) };
+            let (Some(a), Some(b)) = (a.get(at, self.budget)?, b.get(at, self.budget)?) else {
+                return Ok(false);
+            };
             if !self.equal(&a, &b)? {
                 return Ok(false);
             }

@@ -92,7 +92,8 @@ pub(super) enum LoopKind {
     },
 }
 
-/// An operator or function that is computed here where its operands are of the usual types. For all others CEL's own is called.
+/// An operator or function that is computed here where its operands are of the usual types. For all
+/// others CEL's own is called.
 #[derive(Debug)]
 pub(super) enum Operation {
     Add,
@@ -133,7 +134,10 @@ pub(super) const OPERANDS: [&str; 4] = ["@0", "@1", "@2", "@3"];
 impl Call {
     /// Returns the call of a function or operator with that many operands, the target included.
     pub(super) fn of(function: &str, has_target: bool, operands: usize) -> Self {
-        let mut args = OPERANDS.iter().take(operands).map(|name| IdedExpr { id: 0, expr: Expr::Ident((*name).to_owned()) });
+        let mut args = OPERANDS
+            .iter()
+            .take(operands)
+            .map(|name| IdedExpr { id: 0, expr: Expr::Ident((*name).to_owned()) });
         let target = has_target.then(|| args.next().map(Box::new)).flatten();
         let call = CallExpr { func_name: function.to_owned(), target, args: args.collect() };
         Self { template: IdedExpr { id: 0, expr: Expr::Call(call) }, is_member: has_target }

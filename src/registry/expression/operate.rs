@@ -1,4 +1,5 @@
-//! Operators and functions: the usual ones over values of the usual types, and CEL's own for everything else.
+//! Operators and functions: the usual ones over values of the usual types, and CEL's own for
+//! everything else.
 
 use std::cmp::Ordering;
 use std::rc::Rc;
@@ -15,7 +16,11 @@ use crate::registry::fault::Fault;
 
 impl<'v> Evaluator<'v, '_, '_> {
     /// Computes an operation whose operands are of the usual types.
-    pub(super) fn operate(&self, operation: &Operation, operands: &[Value<'v>]) -> Result<Option<Value<'v>>, Fault> {
+    pub(super) fn operate(
+        &self,
+        operation: &Operation,
+        operands: &[Value<'v>],
+    ) -> Result<Option<Value<'v>>, Fault> {
         let int = |answer: Option<i64>| Ok(answer.map(Value::Int));
         match (operation, operands) {
             (Operation::Not, [Value::Bool(bool)]) => Ok(Some(Value::Bool(!bool))),
@@ -48,7 +53,11 @@ impl<'v> Evaluator<'v, '_, '_> {
                     _ if b.len() > a.len() => false,
                     other => {
                         self.budget.work(b.len() as u64 / 64)?;
-                        if matches!(other, Operation::StartsWith) { a.starts_with(b) } else { a.ends_with(b) }
+                        if matches!(other, Operation::StartsWith) {
+                            a.starts_with(b)
+                        } else {
+                            a.ends_with(b)
+                        }
                     }
                 })))
             }
@@ -58,14 +67,21 @@ impl<'v> Evaluator<'v, '_, '_> {
                 Ok(Some(Value::Bool(pattern.is_match(text))))
             }
             (Operation::Cel { work_per_byte }, operands) => {
-                self.budget.work(operands.iter().map(Value::length).sum::<usize>() as u64 * work_per_byte)?;
+                self.budget.work(
+                    operands.iter().map(Value::length).sum::<usize>() as u64 * work_per_byte,
+                )?;
                 Ok(None)
             }
             _ => Ok(None),
         }
     }
 
-    fn compare(&self, a: &Value<'v>, b: &Value<'v>, is: fn(Ordering) -> bool) -> Result<Option<Value<'v>>, Fault> {
+    fn compare(
+        &self,
+        a: &Value<'v>,
+        b: &Value<'v>,
+        is: fn(Ordering) -> bool,
+    ) -> Result<Option<Value<'v>>, Fault> {
         let order = match (a.as_text(), b.as_text()) {
             (Some(a), Some(b)) => {
                 self.budget.work(a.len().min(b.len()) as u64 / 64)?;
@@ -97,7 +113,9 @@ impl<'v> Evaluator<'v, '_, '_> {
                 None if is_map_key(value) => false,
                 None => return Ok(None),
             },
-            Value::Map(entries) if is_map_key(value) => self.position(entries, value, false)?.is_some(),
+            Value::Map(entries) if is_map_key(value) => {
+                self.position(entries, value, false)?.is_some()
+            }
             _ if of.is_list() => {
                 let Some(items) = self.items(of)? else { return Ok(None) };
                 let mut found = false;
@@ -121,17 +139,26 @@ impl<'v> Evaluator<'v, '_, '_> {
             Value::AbsentPrevious => Err(Fault::absence("a field is absent")),
             Value::Json(json) if json.kind() == JsonKind::Object && is_map_key(at) => {
                 let found = at.as_text().map_or(Ok(None), |name| self.scope.member(*json, name))?;
-                found.map_or_else(|| Err(Fault::absence("a field is absent")), |json| self.json(json).map(Some))
+                found.map_or_else(
+                    || Err(Fault::absence("a field is absent")),
+                    |json| self.json(json).map(Some),
+                )
             }
             Value::Map(entries) if is_map_key(at) => {
                 let found = self.position(entries, at, false)?;
-                found.map_or_else(|| Err(Fault::absence("a field is absent")), |at| Ok(Some(entries[at].1.clone())))
+                found.map_or_else(
+                    || Err(Fault::absence("a field is absent")),
+                    |at| Ok(Some(entries[at].1.clone())),
+                )
             }
             _ if of.is_list() => {
                 let Some(place) = place(at) else { return Ok(None) };
                 let Some(items) = self.items(of)? else { return Ok(None) };
                 let found = place.map_or(Ok(None), |place| items.get(place, self.budget))?;
-                found.map_or_else(|| Err(Fault::absence("an index is out of range")), |value| Ok(Some(value)))
+                found.map_or_else(
+                    || Err(Fault::absence("an index is out of range")),
+                    |value| Ok(Some(value)),
+                )
             }
             _ => Ok(None),
         }
@@ -176,8 +203,13 @@ fn is_map_key(value: &Value<'_>) -> bool {
     is_key(value) || matches!(value, Value::Double(_))
 }
 
-/// Returns the place that an index means: `Some(None)` where no list has it, `None` where it is no index.
-#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "only a double that is that integer exactly is one")]
+/// Returns the place that an index means: `Some(None)` where no list has it, `None` where it is no
+/// index.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "only a double that is that integer exactly is one"
+)]
 fn place(index: &Value<'_>) -> Option<Option<usize>> {
     match index {
         Value::Int(int) => Some(usize::try_from(*int).ok()),

@@ -59,7 +59,8 @@ impl TextPatterns {
 }
 
 impl TextPattern {
-    /// Compiles a pattern. Returns it with about the bytes that it takes: the first power of two that was enough.
+    /// Compiles a pattern. Returns it with about the bytes that it takes: the first power of two
+    /// that was enough.
     fn compile(pattern: &str) -> Result<(Self, usize), String> {
         let mut bytes = MIN_COMPILED_BYTES;
         let regex = loop {
@@ -69,7 +70,15 @@ impl TextPattern {
                 Err(regex::Error::CompiledTooBig(_)) => {
                     return Err("it becomes too large: fewer or smaller repetitions, or (?-u) for ASCII alone".to_owned());
                 }
-                Err(other) => return Err(other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()),
+                Err(other) => {
+                    return Err(other
+                        .to_string()
+                        .lines()
+                        .last()
+                        .unwrap_or_default()
+                        .trim_start_matches("error: ")
+                        .to_owned());
+                }
             }
         };
         Ok((Self { regex, sixteenths_per_byte: sixteenths_per_byte(pattern) }, bytes))

@@ -9,11 +9,18 @@ fn in_words(message: &str, rest: &str) -> String {
     let message = message.lines().next().unwrap_or_default().trim_start_matches("Syntax error: ");
     // What else might be there is a list of every token that CEL has.
     let found = message.split(" expecting ").next().unwrap_or_default();
-    let is_at_end = rest.trim().is_empty() || found.contains("<EOF>") || message.starts_with("Incomplete ");
-    let is_of_tokens =
-        ["mismatched input", "extraneous input", "missing ", "no viable alternative", "token recognition error", "Incomplete "]
-            .iter()
-            .any(|beginning| message.starts_with(beginning));
+    let is_at_end =
+        rest.trim().is_empty() || found.contains("<EOF>") || message.starts_with("Incomplete ");
+    let is_of_tokens = [
+        "mismatched input",
+        "extraneous input",
+        "missing ",
+        "no viable alternative",
+        "token recognition error",
+        "Incomplete ",
+    ]
+    .iter()
+    .any(|beginning| message.starts_with(beginning));
     if !is_of_tokens {
         return message.to_owned();
     }
@@ -26,7 +33,11 @@ fn in_words(message: &str, rest: &str) -> String {
     }
     let is_word = |c: char| c == '_' || c.is_alphanumeric();
     let word = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
-    let shown = if word > 0 { &rest[..word] } else { &rest[..rest.chars().next().map_or(0, char::len_utf8)] };
+    let shown = if word > 0 {
+        &rest[..word]
+    } else {
+        &rest[..rest.chars().next().map_or(0, char::len_utf8)]
+    };
     format!("`{}` cannot be here", shown.escape_debug())
 }
 
@@ -40,15 +51,19 @@ pub(super) fn syntax_problem(text: &str, errors: &cel::ParseErrors) -> TextProbl
         line => text.split_inclusive('\n').take(line - 1).map(str::len).sum(),
     };
     let column = usize::try_from(first.pos.1.saturating_sub(1)).unwrap_or(0);
-    let at = text[line_from..].char_indices().nth(column).map_or(text.len(), |(at, _)| line_from + at);
+    let at =
+        text[line_from..].char_indices().nth(column).map_or(text.len(), |(at, _)| line_from + at);
     let words = in_words(&first.msg, &text[at..]);
     let at = if words == TOO_EARLY { text.len() } else { at };
     let problem = TextProblem::new(at, format!("not an expression: {words}"));
-    let has_word = |word: &str| text.split(|c: char| !(c == '_' || c.is_ascii_alphanumeric())).any(|known| known == word);
+    let has_word = |word: &str| {
+        text.split(|c: char| !(c == '_' || c.is_ascii_alphanumeric())).any(|known| known == word)
+    };
     let is_lone_equals = || {
         let bytes = text.as_bytes();
         let beside = |at: usize| bytes.get(at).is_some_and(|byte| b"=!<>".contains(byte));
-        (0..bytes.len()).any(|at| bytes[at] == b'=' && !beside(at + 1) && !(at > 0 && beside(at - 1)))
+        (0..bytes.len())
+            .any(|at| bytes[at] == b'=' && !beside(at + 1) && !(at > 0 && beside(at - 1)))
     };
     if text.trim_start().starts_with('{') || text.contains("{{") {
         problem.hint("an expression is no template: a field is data.name, without braces")

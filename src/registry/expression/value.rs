@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 
 use cel::common::types::{
-    CelBool, CelBytes, CelDouble, CelDuration, CelInt, CelList, CelMap, CelNull, CelString, CelTimestamp, CelType, CelUInt,
+    CelBool, CelBytes, CelDouble, CelDuration, CelInt, CelList, CelMap, CelNull, CelString,
+    CelTimestamp, CelType, CelUInt,
 };
 use cel::common::value::Val;
 
@@ -37,7 +38,8 @@ pub(in crate::registry) enum Value<'v> {
 }
 
 impl<'v> Value<'v> {
-    /// Reads a JSON value: an integer written as digits is an `int`, one too large for that a `uint`, any other number a `double`.
+    /// Reads a JSON value: an integer written as digits is an `int`, one too large for that a
+    /// `uint`, any other number a `double`.
     pub(in crate::registry) fn of(json: Json<'v>, budget: &Budget) -> Result<Self, Spent> {
         Ok(match json.kind() {
             JsonKind::Null => Self::Null,
@@ -86,12 +88,14 @@ impl<'v> Value<'v> {
             Self::Bool(bool) => out.push_str(if *bool { "true" } else { "false" }),
             Self::Int(int) => push(int, budget, out)?,
             Self::UInt(uint) => push(uint, budget, out)?,
-            // Beyond 2^53 a double no longer says which integer was meant: it would make the wrong key.
+            // Beyond 2^53 a double no longer says which integer was meant: it would make the wrong
+            // key.
             Self::Double(double) if double.abs() >= 9_007_199_254_740_992.0 => {
                 return Err(Fault::no_json("a double beyond 2^53, no exact number"));
             }
             Self::Double(double) => {
-                let number = serde_json::Number::from_f64(*double).ok_or_else(|| Fault::no_json("a double that is no number"))?;
+                let number = serde_json::Number::from_f64(*double)
+                    .ok_or_else(|| Fault::no_json("a double that is no number"))?;
                 push(&number, budget, out)?;
             }
             Self::Borrowed(text) => push_text(text, budget, out)?,
@@ -111,7 +115,9 @@ impl<'v> Value<'v> {
                 out.push(']');
             }
             Self::Map(entries) => write_map(entries, budget, out)?,
-            Self::Other(value) => return Err(Fault::no_json(&format!("a {}", value.get_type().name()))),
+            Self::Other(value) => {
+                return Err(Fault::no_json(&format!("a {}", value.get_type().name())));
+            }
         }
         Ok(())
     }
@@ -130,14 +136,17 @@ impl<'v> Value<'v> {
             Self::Bool(*bool.inner())
         } else if value.downcast_ref::<CelNull>().is_some() {
             Self::Null
-        } else if value.downcast_ref::<CelList>().is_some() || value.downcast_ref::<CelMap>().is_some() {
+        } else if value.downcast_ref::<CelList>().is_some()
+            || value.downcast_ref::<CelMap>().is_some()
+        {
             return None;
         } else {
             Self::Other(owned(value)?)
         })
     }
 
-    /// Returns the value for a function of CEL. In the place of a list or a map it gets an empty one: it asks for the type alone.
+    /// Returns the value for a function of CEL. In the place of a list or a map it gets an empty
+    /// one: it asks for the type alone.
     pub(super) fn to_cel(&self) -> Box<dyn Val + '_> {
         match self {
             Self::Null | Self::AbsentPrevious => Box::new(CelNull),
@@ -147,9 +156,13 @@ impl<'v> Value<'v> {
             Self::Double(double) => Box::new(CelDouble::from(*double)),
             Self::Borrowed(text) => Box::new(CelString::from(*text)),
             Self::Text(text) => Box::new(CelString::from(&**text)),
-            Self::Json(json) if json.kind() == JsonKind::Array => Box::new(CelList::from(Vec::new())),
+            Self::Json(json) if json.kind() == JsonKind::Array => {
+                Box::new(CelList::from(Vec::new()))
+            }
             Self::List(_) => Box::new(CelList::from(Vec::new())),
-            Self::Json(_) | Self::Map(_) => Box::new(CelMap::from(std::collections::HashMap::new())),
+            Self::Json(_) | Self::Map(_) => {
+                Box::new(CelMap::from(std::collections::HashMap::new()))
+            }
             Self::Other(value) => value.clone_as_boxed(),
         }
     }
@@ -203,7 +216,9 @@ impl<'v> Value<'v> {
         match self {
             Self::Borrowed(text) => text.len(),
             Self::Text(text) => text.len(),
-            Self::Other(value) => value.downcast_ref::<CelBytes>().map_or(16, |bytes| bytes.inner().len()),
+            Self::Other(value) => {
+                value.downcast_ref::<CelBytes>().map_or(16, |bytes| bytes.inner().len())
+            }
             _ => 16,
         }
     }
@@ -213,8 +228,12 @@ impl<'v> Value<'v> {
         match (self, other) {
             (Self::Int(a), Self::Int(b)) => Some(a.cmp(b)),
             (Self::UInt(a), Self::UInt(b)) => Some(a.cmp(b)),
-            (Self::Int(a), Self::UInt(b)) => Some(u64::try_from(*a).map_or(Ordering::Less, |a| a.cmp(b))),
-            (Self::UInt(a), Self::Int(b)) => Some(u64::try_from(*b).map_or(Ordering::Greater, |b| a.cmp(&b))),
+            (Self::Int(a), Self::UInt(b)) => {
+                Some(u64::try_from(*a).map_or(Ordering::Less, |a| a.cmp(b)))
+            }
+            (Self::UInt(a), Self::Int(b)) => {
+                Some(u64::try_from(*b).map_or(Ordering::Greater, |b| a.cmp(&b)))
+            }
             (Self::Double(a), Self::Double(b)) => a.partial_cmp(b),
             _ => self.as_double()?.partial_cmp(&other.as_double()?),
         }
@@ -231,10 +250,17 @@ impl<'v> Value<'v> {
     }
 }
 
-fn write_map(entries: &[(Value<'_>, Value<'_>)], budget: &Budget, out: &mut String) -> Result<(), Fault> {
+fn write_map(
+    entries: &[(Value<'_>, Value<'_>)],
+    budget: &Budget,
+    out: &mut String,
+) -> Result<(), Fault> {
     let mut members = Vec::with_capacity(entries.len());
     for (key, value) in entries {
-        members.push((key.as_text().ok_or_else(|| Fault::no_json("a map with keys that are no strings"))?, value));
+        members.push((
+            key.as_text().ok_or_else(|| Fault::no_json("a map with keys that are no strings"))?,
+            value,
+        ));
     }
     // CEL's maps have no order of their own.
     members.sort_unstable_by_key(|(name, _)| *name);

@@ -1,4 +1,5 @@
-//! What an event definition says as a whole: effects that undo or repeat each other, fields that nothing reads, names that anybody may choose.
+//! What an event definition says as a whole: effects that undo or repeat each other, fields that
+//! nothing reads, names that anybody may choose.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -34,7 +35,9 @@ impl Reads {
     pub(in super::super) fn note_key<'p>(&self, mut paths: impl Iterator<Item = &'p Path>) {
         let mut key = self.key.borrow_mut();
         if key.is_none() {
-            *key = paths.find(|path| path.root() == Root::Data && !path.is_raw()).map(|path| path.text().into());
+            *key = paths
+                .find(|path| path.root() == Root::Data && !path.is_raw())
+                .map(|path| path.text().into());
         }
     }
 }
@@ -52,7 +55,9 @@ pub(in super::super) fn check_definition(
     check_lifetimes(&definition.effects, report);
     check_every_event(name, &definition.effects, report);
     match (schema, &definition.data) {
-        (Some(schema), Some(data)) if !definition.effects.is_empty() => check_unread(schema, data, reads, report),
+        (Some(schema), Some(data)) if !definition.effects.is_empty() => {
+            check_unread(schema, data, reads, report)
+        }
         (None, None) => check_undescribed(name, reads, report),
         _ => {}
     }
@@ -67,14 +72,22 @@ fn check_order(effects: &[EffectDocument], report: &mut Report<'_>) {
         for target in &effect.targets {
             let (earlier, first) = match effect.verb {
                 Verb::InvalidateTags => (stored.get(&*target.text), "`invalidate_tags`"),
-                Verb::Delete => (written.get(&*target.text).filter(|earlier| is_alike(earlier, effect)), "`delete`"),
+                Verb::Delete => (
+                    written.get(&*target.text).filter(|earlier| is_alike(earlier, effect)),
+                    "`delete`",
+                ),
                 _ => continue,
             };
             if let Some(earlier) = earlier {
                 report.warn(
                     target.at,
-                    format!("this takes away what the `{}` at line {} has just stored", earlier.verb, earlier.at.line),
-                    format!("effects take effect in the order written: put {first} first, or remove it"),
+                    format!(
+                        "this takes away what the `{}` at line {} has just stored",
+                        earlier.verb, earlier.at.line
+                    ),
+                    format!(
+                        "effects take effect in the order written: put {first} first, or remove it"
+                    ),
                 );
             }
         }
@@ -92,7 +105,8 @@ fn check_order(effects: &[EffectDocument], report: &mut Report<'_>) {
 /// Whether two effects apply to the same events and elements, and name keys alike.
 fn is_alike(first: &EffectDocument, second: &EffectDocument) -> bool {
     let text = |text: &Option<Text>| text.as_ref().map(|text| text.text.clone());
-    let of = |effect: &EffectDocument| (text(&effect.each), text(&effect.when), text(&effect.prefix));
+    let of =
+        |effect: &EffectDocument| (text(&effect.each), text(&effect.when), text(&effect.prefix));
     of(first) == of(second)
 }
 
@@ -105,8 +119,15 @@ fn check_repetition(effects: &[EffectDocument], report: &mut Report<'_>) {
             if let Some(earlier) = earlier.iter().find(|earlier| is_alike(earlier, effect)) {
                 report.warn(
                     target.at,
-                    format!("`{}` has this target at line {} already", effect.verb, earlier.at.line),
-                    if effect.verb == Verb::BumpVersion { "the counter grows by two: remove one of them" } else { "remove one of them" },
+                    format!(
+                        "`{}` has this target at line {} already",
+                        effect.verb, earlier.at.line
+                    ),
+                    if effect.verb == Verb::BumpVersion {
+                        "the counter grows by two: remove one of them"
+                    } else {
+                        "remove one of them"
+                    },
                 );
             }
             earlier.push(effect);
@@ -130,7 +151,9 @@ fn check_lifetimes(effects: &[EffectDocument], report: &mut Report<'_>) {
 /// A tag that every event of every team invalidates.
 fn check_every_event(name: &Text, effects: &[EffectDocument], report: &mut Report<'_>) {
     if name.text.split('.').all(|word| word == "#")
-        && let Some(effect) = effects.iter().find(|effect| effect.verb == Verb::InvalidateTags && effect.when.is_none())
+        && let Some(effect) = effects
+            .iter()
+            .find(|effect| effect.verb == Verb::InvalidateTags && effect.when.is_none())
     {
         report.warn(
             effect.at,
@@ -141,20 +164,37 @@ fn check_every_event(name: &Text, effects: &[EffectDocument], report: &mut Repor
 }
 
 /// Fields that the schema declares and no text reads.
-fn check_unread(schema: &Value, data: &super::super::tree::Node, reads: &Reads, report: &mut Report<'_>) {
+fn check_unread(
+    schema: &Value,
+    data: &super::super::tree::Node,
+    reads: &Reads,
+    report: &mut Report<'_>,
+) {
     // Where no other fields may be there, each must be declared.
-    let is_closed = ["additionalProperties", "unevaluatedProperties"].iter().any(|keyword| schema[*keyword] == false);
-    let Some(properties) = schema["properties"].as_object().filter(|_| !reads.is_whole.get() && !is_closed) else { return };
+    let is_closed = ["additionalProperties", "unevaluatedProperties"]
+        .iter()
+        .any(|keyword| schema[*keyword] == false);
+    let Some(properties) =
+        schema["properties"].as_object().filter(|_| !reads.is_whole.get() && !is_closed)
+    else {
+        return;
+    };
     let read = reads.fields.borrow();
-    let unread: Vec<&str> = properties.keys().map(String::as_str).filter(|name| !read.contains(*name)).collect();
+    let unread: Vec<&str> =
+        properties.keys().map(String::as_str).filter(|name| !read.contains(*name)).collect();
     if unread.is_empty() {
         return;
     }
     let names: Vec<String> = unread.iter().take(5).map(|name| format!("`{name}`")).collect();
     let more = unread.len().saturating_sub(5);
-    let names = names.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() };
+    let names =
+        names.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() };
     report.warn(
-        data.nearest_to(&format!("/properties/{}", unread[0].replace('~', "~0").replace('/', "~1"))).at,
+        data.nearest_to(&format!(
+            "/properties/{}",
+            unread[0].replace('~', "~0").replace('/', "~1")
+        ))
+        .at,
         format!("`data` declares {names}, and no rule reads it"),
         "use it in a rule, or remove it: an event without it is as good",
     );

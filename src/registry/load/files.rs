@@ -1,7 +1,8 @@
 //! The registry's files: which there are, and their bytes, within bounds.
 //!
-//! Symbolic links are followed only to what lies beneath the registry's own directory, as those of a mounted ConfigMap do. A link that leads
-//! elsewhere could show any file of the machine in a diagnostic.
+//! Symbolic links are followed only to what lies beneath the registry's own directory, as those of
+//! a mounted ConfigMap do. A link that leads elsewhere could show any file of the machine in a
+//! diagnostic.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ffi::OsString;
@@ -21,13 +22,15 @@ const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 /// Most bytes of all rule files.
 const MAX_REGISTRY_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Most names that the directories may hold, rule files or not: the worker looks at them every second.
+/// Most names that the directories may hold, rule files or not: the worker looks at them every
+/// second.
 const MAX_NAMES: usize = 100_000;
 
 /// The deepest nesting of directories.
 const MAX_DIRECTORY_DEPTH: usize = 16;
 
-/// The rule files of a directory, as far as can be told without reading them. Equal as long as nothing changed.
+/// The rule files of a directory, as far as can be told without reading them. Equal as long as
+/// nothing changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileList {
     /// In byte order of their paths.
@@ -86,7 +89,11 @@ pub(super) fn list(schemas: &Path) -> Result<FileList, Problems> {
         Err(error) => {
             let hint = "UNSTALE_SCHEMAS names the directory of schema files";
             let message = format!("the registry cannot be read: {}", reason(&error));
-            return Err(Problems(vec![Problem::of_path(schemas.display().to_string(), message, hint)]));
+            return Err(Problems(vec![Problem::of_path(
+                schemas.display().to_string(),
+                message,
+                hint,
+            )]));
         }
     };
     let mut walk = Walk {
@@ -98,9 +105,11 @@ pub(super) fn list(schemas: &Path) -> Result<FileList, Problems> {
         bytes_left: MAX_REGISTRY_BYTES,
         problems: Vec::new(),
     };
-    let top = Directory { shown: schemas.to_owned(), real: root.clone(), below: String::new(), depth: 0 };
+    let top =
+        Directory { shown: schemas.to_owned(), real: root.clone(), below: String::new(), depth: 0 };
     let mut walked = walk.directory(&top);
-    // Each directory is visited once, by its own name if it has one: so the files' paths depend on no order.
+    // Each directory is visited once, by its own name if it has one: so the files' paths depend on
+    // no order.
     while let (Ok(()), Some(directory)) = (&walked, walk.linked.pop_front()) {
         walked = walk.directory(&directory);
     }
@@ -109,11 +118,16 @@ pub(super) fn list(schemas: &Path) -> Result<FileList, Problems> {
         walk.problems.push(Problem::of_path(schemas.display().to_string(), message, hint));
     }
     if walk.files.is_empty() && walk.problems.is_empty() {
-        let hint = "put *.yaml, *.yml or *.json files there, or name another directory in UNSTALE_SCHEMAS";
+        let hint =
+            "put *.yaml, *.yml or *.json files there, or name another directory in UNSTALE_SCHEMAS";
         let message = "the registry is empty: no schema file stands in this directory";
         walk.problems.push(Problem::of_path(schemas.display().to_string(), message, hint));
     }
-    if walk.problems.is_empty() { Ok(FileList { files: walk.files.into_values().collect() }) } else { Err(Problems(walk.problems)) }
+    if walk.problems.is_empty() {
+        Ok(FileList { files: walk.files.into_values().collect() })
+    } else {
+        Err(Problems(walk.problems))
+    }
 }
 
 /// Reads the files of a list.
@@ -126,10 +140,16 @@ pub(super) fn read(list: FileList) -> Result<Vec<ReadFile>, ReadError> {
     let mut is_gone = false;
     for file in list.files {
         match read_bytes(&file) {
-            Ok(bytes) => files.push(ReadFile { path: file.path, shown_path: file.shown_path, bytes }),
+            Ok(bytes) => {
+                files.push(ReadFile { path: file.path, shown_path: file.shown_path, bytes })
+            }
             Err(error) => {
                 is_gone |= error.kind() == io::ErrorKind::NotFound;
-                problems.push(Problem::of_path(file.shown_path, format!("the file cannot be read: {}", reason(&error)), ""));
+                problems.push(Problem::of_path(
+                    file.shown_path,
+                    format!("the file cannot be read: {}", reason(&error)),
+                    "",
+                ));
             }
         }
     }
@@ -144,11 +164,15 @@ pub(super) struct ReadError {
 }
 
 fn read_bytes(file: &RuleFile) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(usize::try_from(file.version.size_bytes).unwrap_or_default());
+    let mut bytes =
+        Vec::with_capacity(usize::try_from(file.version.size_bytes).unwrap_or_default());
     // It may have grown since it was listed.
     File::open(&file.real_path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::other(format!("it has more than {} MiB", MAX_FILE_BYTES / 1024 / 1024)));
+        return Err(io::Error::other(format!(
+            "it has more than {} MiB",
+            MAX_FILE_BYTES / 1024 / 1024
+        )));
     }
     Ok(bytes)
 }
@@ -195,19 +219,37 @@ impl Walk<'_> {
                 continue;
             }
             let real = directory.real.join(name);
-            let below = if directory.below.is_empty() { name.to_owned() } else { format!("{}/{name}", directory.below) };
-            let is_rule_file = [".yaml", ".yml", ".json"].iter().any(|ending| name.ends_with(ending));
+            let below = if directory.below.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{}/{name}", directory.below)
+            };
+            let is_rule_file =
+                [".yaml", ".yml", ".json"].iter().any(|ending| name.ends_with(ending));
             match std::fs::symlink_metadata(&real) {
-                Ok(metadata) if metadata.is_symlink() => self.link(&real, shown, below, is_rule_file, directory.depth)?,
+                Ok(metadata) if metadata.is_symlink() => {
+                    self.link(&real, shown, below, is_rule_file, directory.depth)?
+                }
                 Ok(metadata) if metadata.is_dir() => {
                     if directory.depth == MAX_DIRECTORY_DEPTH {
-                        self.problem(&shown, format!("directories are nested deeper than {MAX_DIRECTORY_DEPTH}"), "");
+                        self.problem(
+                            &shown,
+                            format!("directories are nested deeper than {MAX_DIRECTORY_DEPTH}"),
+                            "",
+                        );
                     } else {
-                        self.directory(&Directory { shown, real, below, depth: directory.depth + 1 })?;
+                        self.directory(&Directory {
+                            shown,
+                            real,
+                            below,
+                            depth: directory.depth + 1,
+                        })?;
                     }
                 }
                 Ok(metadata) if is_rule_file => self.file(below, shown, real, &metadata)?,
-                Err(error) if is_rule_file => self.problem(&shown, format!("the file cannot be read: {}", reason(&error)), ""),
+                Err(error) if is_rule_file => {
+                    self.problem(&shown, format!("the file cannot be read: {}", reason(&error)), "")
+                }
                 Ok(_) | Err(_) => {}
             }
         }
@@ -223,7 +265,9 @@ impl Walk<'_> {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&directory.real)? {
             let Some(left) = self.names_left.checked_sub(1) else {
-                return Ok(Err(TooMuch(format!("the directories hold more than {MAX_NAMES} names"))));
+                return Ok(Err(TooMuch(format!(
+                    "the directories hold more than {MAX_NAMES} names"
+                ))));
             };
             self.names_left = left;
             names.push(entry?.file_name());
@@ -232,13 +276,25 @@ impl Walk<'_> {
         Ok(Ok(names))
     }
 
-    fn link(&mut self, link: &Path, shown: PathBuf, below: String, is_rule_file: bool, depth: usize) -> Result<(), TooMuch> {
-        let target = std::fs::canonicalize(link).and_then(|target| std::fs::metadata(&target).map(|metadata| (target, metadata)));
+    fn link(
+        &mut self,
+        link: &Path,
+        shown: PathBuf,
+        below: String,
+        is_rule_file: bool,
+        depth: usize,
+    ) -> Result<(), TooMuch> {
+        let target = std::fs::canonicalize(link)
+            .and_then(|target| std::fs::metadata(&target).map(|metadata| (target, metadata)));
         let (target, metadata) = match target {
             Ok(found) => found,
             Err(error) => {
                 if is_rule_file {
-                    self.problem(&shown, format!("the symbolic link cannot be followed: {}", reason(&error)), "");
+                    self.problem(
+                        &shown,
+                        format!("the symbolic link cannot be followed: {}", reason(&error)),
+                        "",
+                    );
                 }
                 return Ok(());
             }
@@ -247,19 +303,27 @@ impl Walk<'_> {
             return Ok(());
         }
         if !self.is_inside(&target) {
-            let hint = format!("links may lead to what lies in {}, and not to its hidden files: copy the files there", self.root.display());
+            let hint = format!(
+                "links may lead to what lies in {}, and not to its hidden files: copy the files there",
+                self.root.display()
+            );
             self.problem(&shown, "this symbolic link leads out of the registry", &hint);
         } else if !metadata.is_dir() {
             self.file(below, shown, target, &metadata)?;
         } else if depth == MAX_DIRECTORY_DEPTH {
-            self.problem(&shown, format!("directories are nested deeper than {MAX_DIRECTORY_DEPTH}"), "");
+            self.problem(
+                &shown,
+                format!("directories are nested deeper than {MAX_DIRECTORY_DEPTH}"),
+                "",
+            );
         } else {
             self.linked.push_back(Directory { shown, real: target, below, depth: depth + 1 });
         }
         Ok(())
     }
 
-    /// Whether a path lies in the registry, and not in a hidden place such as `.git`. Kubernetes keeps a ConfigMap's files in `..2026_01_31`.
+    /// Whether a path lies in the registry, and not in a hidden place such as `.git`. Kubernetes
+    /// keeps a ConfigMap's files in `..2026_01_31`.
     fn is_inside(&self, target: &Path) -> bool {
         let is_shown = |name: &str| !name.starts_with('.') || name.starts_with("..");
         target
@@ -267,7 +331,13 @@ impl Walk<'_> {
             .is_ok_and(|below| below.components().all(|part| matches!(part, Component::Normal(name) if name.to_str().is_none_or(is_shown))))
     }
 
-    fn file(&mut self, path: String, shown: PathBuf, real_path: PathBuf, metadata: &Metadata) -> Result<(), TooMuch> {
+    fn file(
+        &mut self,
+        path: String,
+        shown: PathBuf,
+        real_path: PathBuf,
+        metadata: &Metadata,
+    ) -> Result<(), TooMuch> {
         if !metadata.is_file() {
             self.problem(&shown, "this is no regular file", "");
             return Ok(());
@@ -281,10 +351,18 @@ impl Walk<'_> {
             return Err(TooMuch(format!("the registry has more than {MAX_FILES} rule files")));
         }
         let Some(left) = self.bytes_left.checked_sub(metadata.len()) else {
-            return Err(TooMuch(format!("the rule files have more than {} MiB", MAX_REGISTRY_BYTES / 1024 / 1024)));
+            return Err(TooMuch(format!(
+                "the rule files have more than {} MiB",
+                MAX_REGISTRY_BYTES / 1024 / 1024
+            )));
         };
         self.bytes_left = left;
-        let file = RuleFile { shown_path: shown.display().to_string(), real_path, version: FileVersion::of(metadata), path };
+        let file = RuleFile {
+            shown_path: shown.display().to_string(),
+            real_path,
+            version: FileVersion::of(metadata),
+            path,
+        };
         self.files.insert(file.path.clone(), file);
         Ok(())
     }
@@ -296,8 +374,16 @@ impl Walk<'_> {
 
 fn unlisted(directory: &Path, error: &io::Error) -> Problem {
     let is_file = error.kind() == io::ErrorKind::NotADirectory;
-    let hint = if is_file { "give the directory that it is in: a registry is all the schema files of a directory" } else { "" };
-    Problem::of_path(directory.display().to_string(), format!("the directory cannot be read: {}", reason(error)), hint)
+    let hint = if is_file {
+        "give the directory that it is in: a registry is all the schema files of a directory"
+    } else {
+        ""
+    };
+    Problem::of_path(
+        directory.display().to_string(),
+        format!("the directory cannot be read: {}", reason(error)),
+        hint,
+    )
 }
 
 /// Returns what an error of the file system means, without its number.
@@ -318,7 +404,9 @@ mod tests {
     use super::*;
 
     fn paths(root: &Path) -> Result<Vec<String>, String> {
-        list(root).map(|list| list.files.into_iter().map(|file| file.path).collect()).map_err(|problems| problems.to_string())
+        list(root)
+            .map(|list| list.files.into_iter().map(|file| file.path).collect())
+            .map_err(|problems| problems.to_string())
     }
 
     #[test]
@@ -331,7 +419,8 @@ mod tests {
         }
         symlink("..2026_01", root.join("..data")).unwrap();
         symlink("..data/a.yaml", root.join("a.yaml")).unwrap();
-        let look = || (list(root).unwrap(), read(list(root).unwrap()).ok().unwrap().remove(0).bytes);
+        let look =
+            || (list(root).unwrap(), read(list(root).unwrap()).ok().unwrap().remove(0).bytes);
         let (old_list, old) = look();
         symlink("..2026_02", root.join("..data_tmp")).unwrap();
         fs::rename(root.join("..data_tmp"), root.join("..data")).unwrap();
@@ -357,7 +446,10 @@ mod tests {
             fs::write(root.path().join("a.yaml"), "events: {}").unwrap();
             symlink(target, root.path().join(name)).unwrap();
             let problem = paths(root.path()).unwrap_err();
-            assert!(problem.contains(name) && problem.contains("leads out of the registry"), "{problem}");
+            assert!(
+                problem.contains(name) && problem.contains("leads out of the registry"),
+                "{problem}"
+            );
             assert!(!problem.contains("S3cret"), "{problem}");
         }
     }
@@ -385,7 +477,10 @@ mod tests {
         File::create(root.path().join("a.yaml")).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
         assert!(paths(root.path()).unwrap_err().contains("more than 16 MiB"));
         for file in 0..=MAX_REGISTRY_BYTES / MAX_FILE_BYTES {
-            File::create(root.path().join(format!("{file}.yaml"))).unwrap().set_len(MAX_FILE_BYTES).unwrap();
+            File::create(root.path().join(format!("{file}.yaml")))
+                .unwrap()
+                .set_len(MAX_FILE_BYTES)
+                .unwrap();
         }
         fs::remove_file(root.path().join("a.yaml")).unwrap();
         assert!(paths(root.path()).unwrap_err().contains("more than 64 MiB"));

@@ -13,7 +13,13 @@ fn options() -> LoadOptions {
     LoadOptions {
         schemas: PathBuf::new(),
         key_prefix: "eu:".to_owned(),
-        vars: Vars([("API".to_owned(), "https://api.example.com/".to_owned()), ("TENANT".to_owned(), "acme".to_owned())].into()),
+        vars: Vars(
+            [
+                ("API".to_owned(), "https://api.example.com/".to_owned()),
+                ("TENANT".to_owned(), "acme".to_owned()),
+            ]
+            .into(),
+        ),
         tag_prefix: "cache_tag:".to_owned(),
         max_keys_per_event: 10,
         missing_vars: MissingVars::Refuse,
@@ -21,7 +27,8 @@ fn options() -> LoadOptions {
 }
 
 fn compile_texts(files: &[(&str, &str)], options: &LoadOptions) -> Result<Loaded, Problems> {
-    let sources: Vec<SourceFile> = files.iter().map(|(path, text)| SourceFile::new(*path, *path, *text)).collect();
+    let sources: Vec<SourceFile> =
+        files.iter().map(|(path, text)| SourceFile::new(*path, *path, *text)).collect();
     compile_sources(&sources, options, "digest".to_owned(), Vec::new())
 }
 
@@ -41,8 +48,18 @@ fn entries_stand_exact_names_first_then_patterns_each_by_name_and_file() {
         format!("events: {{ b.z: {{ {effects} }}, a.z: {{ {effects} }} }}"),
     );
     let registry = registry(&[("1/a.yaml", &a), ("2.yaml", &b)]);
-    let entries: Vec<_> = registry.entries().iter().map(|entry| (entry.name.as_str(), entry.file.as_str())).collect();
-    assert_eq!(entries, [("a.z", "2.yaml"), ("b.z", "1/a.yaml"), ("b.z", "2.yaml"), ("#", "1/a.yaml"), ("b.*", "1/a.yaml")]);
+    let entries: Vec<_> =
+        registry.entries().iter().map(|entry| (entry.name.as_str(), entry.file.as_str())).collect();
+    assert_eq!(
+        entries,
+        [
+            ("a.z", "2.yaml"),
+            ("b.z", "1/a.yaml"),
+            ("b.z", "2.yaml"),
+            ("#", "1/a.yaml"),
+            ("b.*", "1/a.yaml")
+        ]
+    );
     assert_eq!(registry.by_name["b.z"], [1, 2]);
     assert_eq!(registry.patterns.iter().map(|(_, entry)| *entry).collect::<Vec<_>>(), [3, 4]);
     let rules: Vec<_> = registry.rules().iter().map(|rule| rule.name.as_str()).collect();
@@ -59,8 +76,14 @@ events:
   a:
     effects: [{ delete: x }, { delete: x, prefix: '' }, { delete: x, prefix: 'own:' }, { invalidate_tags: x }]
 ";
-    let registry = registry(&[("a.yaml", file), ("b.yaml", "events: { a: { effects: [{ delete: x }] } }")]);
-    let prefixes: Vec<_> = registry.entries().iter().flat_map(|entry| &entry.rules).map(|rule| rule.key_prefix.as_str()).collect();
+    let registry =
+        registry(&[("a.yaml", file), ("b.yaml", "events: { a: { effects: [{ delete: x }] } }")]);
+    let prefixes: Vec<_> = registry
+        .entries()
+        .iter()
+        .flat_map(|entry| &entry.rules)
+        .map(|rule| rule.key_prefix.as_str())
+        .collect();
     assert_eq!(prefixes, ["eu:acme:", "eu:", "eu:own:", "", "eu:"]);
 }
 
@@ -83,10 +106,14 @@ events:
         RuleBody::Expire(expiry) => (expiry, None),
         other => panic!("{other:?}"),
     };
-    assert!(matches!(of(0).0, ExpiryRule::After { ttl, jitter: 0.5 } if *ttl == Duration::from_secs(3_600)));
+    assert!(
+        matches!(of(0).0, ExpiryRule::After { ttl, jitter: 0.5 } if *ttl == Duration::from_secs(3_600))
+    );
     assert!(matches!(of(0).1.unwrap().family, Family::EventType));
     assert!(matches!(of(1).0, ExpiryRule::Never));
-    assert!(matches!(of(2).0, ExpiryRule::After { ttl, jitter: 0.0 } if *ttl == Duration::from_secs(30)));
+    assert!(
+        matches!(of(2).0, ExpiryRule::After { ttl, jitter: 0.0 } if *ttl == Duration::from_secs(30))
+    );
     assert!(matches!(of(2).1.unwrap().family, Family::Entity(_)));
     assert!(matches!(of(3).0, ExpiryRule::At(_)));
     assert!(matches!(of(4).0, ExpiryRule::After { ttl, .. } if *ttl == Duration::from_secs(300)));
@@ -99,11 +126,23 @@ events:
   a: { effects: [{ write: x, value: { z: 1.50, a: ['{id}', true, null, '7'], m: {} } }] }
 ";
     let registry = registry(&[("a.yaml", file)]);
-    let RuleBody::Write { value: ValueTemplate::Object(members), .. } = &registry.entries()[0].rules[0].body else { panic!("no write") };
+    let RuleBody::Write { value: ValueTemplate::Object(members), .. } =
+        &registry.entries()[0].rules[0].body
+    else {
+        panic!("no write")
+    };
     assert_eq!(members.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["z", "a", "m"]);
     assert_eq!(members[0].1, ValueTemplate::Number("1.50".to_owned()));
     let ValueTemplate::Array(items) = &members[1].1 else { panic!("{members:?}") };
-    assert!(matches!(items[..], [ValueTemplate::Text(_), ValueTemplate::Bool(true), ValueTemplate::Null, ValueTemplate::Text(_)]));
+    assert!(matches!(
+        items[..],
+        [
+            ValueTemplate::Text(_),
+            ValueTemplate::Bool(true),
+            ValueTemplate::Null,
+            ValueTemplate::Text(_)
+        ]
+    ));
 }
 
 #[test]
@@ -125,28 +164,54 @@ events:
         .rules
         .iter()
         .map(|rule| match &rule.body {
-            RuleBody::Warm { loader, .. } => registry.loaders()[usize::try_from(loader.0).unwrap()].url.as_str(),
+            RuleBody::Warm { loader, .. } => {
+                registry.loaders()[usize::try_from(loader.0).unwrap()].url.as_str()
+            }
             other => panic!("{other:?}"),
         })
         .collect();
     let host = "https://h.example.com";
-    assert_eq!(urls, ["https://api.example.com", "http://10.0.0.1:8080/base", host, host, "https://api.example.com"]);
+    assert_eq!(
+        urls,
+        [
+            "https://api.example.com",
+            "http://10.0.0.1:8080/base",
+            host,
+            host,
+            "https://api.example.com"
+        ]
+    );
     let api = &registry.loaders()[0];
     assert_eq!(api.headers.0, [("A".to_owned(), "b acme".to_owned())]);
-    assert_eq!((api.timeout, api.concurrency, api.max_bytes), (Some(Duration::from_secs(2)), Some(3), Some(1_024)));
+    assert_eq!(
+        (api.timeout, api.concurrency, api.max_bytes),
+        (Some(Duration::from_secs(2)), Some(3), Some(1_024))
+    );
     assert_eq!(registry.loaders().len(), 5, "one for each host that is named");
     let ambiguous = [
         ("a.yaml", other),
         ("b.yaml", other),
-        ("c.yaml", "defaults: { ttl: 1h }\nevents: { a: { effects: [{ warm: x, from: 'api:/x' }] } }"),
+        (
+            "c.yaml",
+            "defaults: { ttl: 1h }\nevents: { a: { effects: [{ warm: x, from: 'api:/x' }] } }",
+        ),
     ];
-    assert!(compile_texts(&ambiguous, &options()).unwrap_err().to_string().contains("several other files"));
+    assert!(
+        compile_texts(&ambiguous, &options())
+            .unwrap_err()
+            .to_string()
+            .contains("several other files")
+    );
 }
 
 #[test]
 fn retired_events_bind_nothing() {
     let file = "events: { a.gone: { retired: true }, a.here: { bind: [b.here, a.here] } }";
-    let loaded = compile_texts(&[("a.yaml", file), ("b.yaml", "events: { a.gone: { effects: [{ delete: x }] } }")], &options()).unwrap();
+    let loaded = compile_texts(
+        &[("a.yaml", file), ("b.yaml", "events: { a.gone: { effects: [{ delete: x }] } }")],
+        &options(),
+    )
+    .unwrap();
     assert_eq!(loaded.registry.routing_keys(), ["a.here", "b.here"]);
     assert_eq!(loaded.warnings.len(), 1);
     assert!(loaded.warnings[0].message.contains("is retired in another file"));
@@ -157,9 +222,16 @@ fn a_variable_without_a_value_is_refused_or_left_as_written() {
     let file = "loaders: { api: { url: '{vars.NONE}' } }\nevents: { a: { effects: [{ delete: 'x:{vars.NONE}' }] } }";
     let refused = problems(file);
     assert_eq!(refused.matches("`vars.NONE` has no value").count(), 2, "{refused}");
-    let warned = compile_texts(&[("a.yaml", file)], &LoadOptions { missing_vars: MissingVars::Warn, ..options() }).unwrap();
+    let warned = compile_texts(
+        &[("a.yaml", file)],
+        &LoadOptions { missing_vars: MissingVars::Warn, ..options() },
+    )
+    .unwrap();
     assert_eq!(warned.warnings.len(), 2);
-    assert_eq!(warned.registry.entries()[0].rules[0].targets[0].as_literal(), Some("x:{vars.NONE}"));
+    assert_eq!(
+        warned.registry.entries()[0].rules[0].targets[0].as_literal(),
+        Some("x:{vars.NONE}")
+    );
 }
 
 #[test]
@@ -167,7 +239,9 @@ fn keys_of_unstale_itself_are_refused_and_free_ones_are_warned_of() {
     let unprefixed = LoadOptions { key_prefix: String::new(), ..options() };
     let load = |entry: &str, options: &LoadOptions| {
         let file = format!("defaults: {{ ttl: 1h }}\nevents:\n  a: {entry}\n");
-        compile_texts(&[("a.yaml", &file)], options).map(|loaded| loaded.warnings).map_err(|problems| problems.0)
+        compile_texts(&[("a.yaml", &file)], options)
+            .map(|loaded| loaded.warnings)
+            .map_err(|problems| problems.0)
     };
     for entry in [
         "{ effects: [{ delete: 'unstale:seq' }] }",
@@ -176,34 +250,60 @@ fn keys_of_unstale_itself_are_refused_and_free_ones_are_warned_of() {
         "{ effects: [{ delete: 'seq', prefix: 'unstale:' }] }",
         "{ effects: [{ delete: ['x', '{vars.OWN}:seq'] }] }",
     ] {
-        let vars = Vars(std::collections::BTreeMap::from([("OWN".to_owned(), "unstale".to_owned())]));
+        let vars =
+            Vars(std::collections::BTreeMap::from([("OWN".to_owned(), "unstale".to_owned())]));
         let problems = load(entry, &LoadOptions { vars, ..unprefixed.clone() }).expect_err(entry);
-        let is_refused = |problem: &&Problem| problem.message.contains("kept for the keys of unstale itself");
-        let problem = problems.iter().find(is_refused).unwrap_or_else(|| panic!("{entry}: {problems:?}"));
-        assert!(problem.line == 3 && problem.column > 1 && problem.hint.is_some(), "{entry}: {problem:?}");
+        let is_refused =
+            |problem: &&Problem| problem.message.contains("kept for the keys of unstale itself");
+        let problem =
+            problems.iter().find(is_refused).unwrap_or_else(|| panic!("{entry}: {problems:?}"));
+        assert!(
+            problem.line == 3 && problem.column > 1 && problem.hint.is_some(),
+            "{entry}: {problem:?}"
+        );
     }
     for (entry, options, says) in [
         ("{ effects: [{ delete: 'cache_tag:{id}' }] }", &unprefixed, "UNSTALE_TAG_PREFIX"),
         ("{ effects: [{ delete: '{id}' }] }", &unprefixed, "the publisher chooses"),
-        ("{ effects: [{ each: data.keys, delete: '{item}' }] }", &unprefixed, "the publisher chooses"),
+        (
+            "{ effects: [{ each: data.keys, delete: '{item}' }] }",
+            &unprefixed,
+            "the publisher chooses",
+        ),
         ("{ effects: [{ delete: '{event.subject}:x' }] }", &unprefixed, "the publisher chooses"),
     ] {
         let warnings = load(entry, options).unwrap_or_else(|problems| panic!("{problems:?}"));
-        assert!(warnings.iter().any(|warning| warning.message.contains(says)), "{entry}: {warnings:?}");
+        assert!(
+            warnings.iter().any(|warning| warning.message.contains(says)),
+            "{entry}: {warnings:?}"
+        );
     }
     for (entry, options) in [
         ("{ effects: [{ delete: '{id|raw}' }] }", &options()),
-        ("{ effects: [{ delete: 'unstaled:{id|raw}' }, { delete: 'user:{id|raw}' }] }", &unprefixed),
-        ("{ effects: [{ invalidate_tags: 'unstale:{id}' }, { invalidate_tags: '{id}' }] }", &unprefixed),
+        (
+            "{ effects: [{ delete: 'unstaled:{id|raw}' }, { delete: 'user:{id|raw}' }] }",
+            &unprefixed,
+        ),
+        (
+            "{ effects: [{ invalidate_tags: 'unstale:{id}' }, { invalidate_tags: '{id}' }] }",
+            &unprefixed,
+        ),
         ("{ let: { h: sha1(data.id) }, effects: [{ delete: '{let.h}' }] }", &unprefixed),
-        ("{ data: { required: [id], properties: { id: { type: integer } } }, effects: [{ delete: '{id}' }] }", &unprefixed),
+        (
+            "{ data: { required: [id], properties: { id: { type: integer } } }, effects: [{ delete: '{id}' }] }",
+            &unprefixed,
+        ),
     ] {
         let warnings = load(entry, options).unwrap_or_else(|problems| panic!("{problems:?}"));
         assert!(warnings.is_empty(), "{entry}: {warnings:?}");
     }
 }
 
-fn targets_of(registry: &Registry, event_type: &str, data: &serde_json::Value) -> (Vec<String>, bool) {
+fn targets_of(
+    registry: &Registry,
+    event_type: &str,
+    data: &serde_json::Value,
+) -> (Vec<String>, bool) {
     let event = Event {
         id: "e".into(),
         event_type: event_type.to_owned().into(),
@@ -212,7 +312,10 @@ fn targets_of(registry: &Registry, event_type: &str, data: &serde_json::Value) -
         ..Event::default()
     };
     let resolution = registry.resolve(&event);
-    (resolution.effects.into_iter().map(|effect| effect.target).collect(), resolution.failure.is_some())
+    (
+        resolution.effects.into_iter().map(|effect| effect.target).collect(),
+        resolution.failure.is_some(),
+    )
 }
 
 #[test]
@@ -249,7 +352,11 @@ events:
         ("number", Some("eu:-5-3")),
     ] {
         let (targets, failed) = targets_of(&registry, event_type, &data);
-        assert_eq!((targets.first().map(String::as_str), failed), (target, target.is_none()), "{event_type}");
+        assert_eq!(
+            (targets.first().map(String::as_str), failed),
+            (target, target.is_none()),
+            "{event_type}"
+        );
     }
     // With the delimiter behind it, the value's end is the delimiter's beginning.
     assert!(targets_of(&registry, "long", &serde_json::json!({ "a": "1:", "b": "3" })).1);
@@ -278,7 +385,10 @@ events:
 
 #[test]
 fn the_format_keyword_is_asserted() {
-    let registry = registry(&[("a.yaml", "events: { a: { data: { properties: { mail: { format: email } } } } }")]);
+    let registry = registry(&[(
+        "a.yaml",
+        "events: { a: { data: { properties: { mail: { format: email } } } } }",
+    )]);
     let schema = registry.entries()[0].schema.as_ref().unwrap();
     for (mail, is_valid) in [("a@example.com", true), ("nobody", false)] {
         let text = serde_json::json!({ "mail": mail }).to_string();
@@ -290,14 +400,16 @@ fn the_format_keyword_is_asserted() {
 fn keys_that_are_read_are_those_of_the_file_schema() {
     let schema = super::super::file_schema();
     let keys = |schema: &serde_json::Value| {
-        let mut keys: Vec<String> = schema["properties"].as_object().unwrap().keys().cloned().collect();
+        let mut keys: Vec<String> =
+            schema["properties"].as_object().unwrap().keys().cloned().collect();
         keys.sort();
         keys
     };
     for (name, read) in document::known_keys() {
         let mut read: Vec<String> = read.into_iter().map(str::to_owned).collect();
         read.sort();
-        let described = if name == "SchemaFile" { keys(&schema) } else { keys(&schema["$defs"][name]) };
+        let described =
+            if name == "SchemaFile" { keys(&schema) } else { keys(&schema["$defs"][name]) };
         assert_eq!(read, described, "{name}");
     }
 }
@@ -365,13 +477,37 @@ fn loading_takes_time_in_proportion_to_the_files() {
         let entry = |at| format!("\"té{at}\":{{\"effects\":[{{\"delete\":\"k{at}:{{id}}\"}}]}}");
         format!("{{\"events\":{{{}}}}}", joined(count, entry, ","))
     };
-    let anchors = |count| format!("x-a: [{}]\nevents: {{}}\n", joined(count, |at| format!("&a{at} é"), ", "));
-    let aliases = |count| format!("x-a: &a [b, c]\nx-b: [{}]\nevents: {{}}\n", joined(count, |_| "*a".to_owned(), ", "));
-    let nested = |count| format!("x-a: {}x{}\nevents: {{}}\n", "[&a [".repeat(40), format!("]{}]", ", y".repeat(count / 40)).repeat(40));
-    let warnings =
-        |count| format!("{{\"events\":{{\"a\":{{\"effects\":[{}]}}}}}}", joined(count, |_| "{\"delete\":\"x${id}\"}".to_owned(), ","));
-    let retired =
-        |count| format!("events:\n{}\n", joined(count, |at| format!("  t{at}: {{ retired: true }}\n  u{at}: {{ bind: v{at} }}"), "\n"));
+    let anchors =
+        |count| format!("x-a: [{}]\nevents: {{}}\n", joined(count, |at| format!("&a{at} é"), ", "));
+    let aliases = |count| {
+        format!(
+            "x-a: &a [b, c]\nx-b: [{}]\nevents: {{}}\n",
+            joined(count, |_| "*a".to_owned(), ", ")
+        )
+    };
+    let nested = |count| {
+        format!(
+            "x-a: {}x{}\nevents: {{}}\n",
+            "[&a [".repeat(40),
+            format!("]{}]", ", y".repeat(count / 40)).repeat(40)
+        )
+    };
+    let warnings = |count| {
+        format!(
+            "{{\"events\":{{\"a\":{{\"effects\":[{}]}}}}}}",
+            joined(count, |_| "{\"delete\":\"x${id}\"}".to_owned(), ",")
+        )
+    };
+    let retired = |count| {
+        format!(
+            "events:\n{}\n",
+            joined(
+                count,
+                |at| format!("  t{at}: {{ retired: true }}\n  u{at}: {{ bind: v{at} }}"),
+                "\n"
+            )
+        )
+    };
     type Make<'m> = &'m dyn Fn(usize) -> String;
     let makers: [(&str, &str, Make<'_>); 8] = [
         ("data", "a.yaml", &with_data),
@@ -387,7 +523,8 @@ fn loading_takes_time_in_proportion_to_the_files() {
         let cpu = |count: usize| {
             let text = make(count);
             let start = cpu_ns();
-            let loaded = compile_texts(&[(path, &text)], &options()).unwrap_or_else(|problems| panic!("{name}: {problems}"));
+            let loaded = compile_texts(&[(path, &text)], &options())
+                .unwrap_or_else(|problems| panic!("{name}: {problems}"));
             assert!(loaded.warnings.len() <= 1_000);
             cpu_ns() - start
         };
@@ -400,17 +537,28 @@ fn loading_takes_time_in_proportion_to_the_files() {
 #[test]
 fn copies_are_bounded() {
     let text = "x".repeat(1_000_000);
-    let aliases = format!("x-a: &a {text}\nx-b: [{}]\nevents: {{}}\n", joined(5_000, |_| "*a".to_owned(), ", "));
+    let aliases = format!(
+        "x-a: &a {text}\nx-b: [{}]\nevents: {{}}\n",
+        joined(5_000, |_| "*a".to_owned(), ", ")
+    );
     assert!(problems(&aliases).contains("aliases add more than"));
     let entry = |at| format!("  t{at}: {{ data: {{ $ref: '#/x-a' }} }}");
-    let references = format!("x-a: {{ description: {text} }}\nevents:\n{}\n", joined(100, entry, "\n"));
+    let references =
+        format!("x-a: {{ description: {text} }}\nevents:\n{}\n", joined(100, entry, "\n"));
     assert!(problems(&references).contains("too large together"));
 }
 
 #[test]
 fn many_problems_are_cut_short() {
     let told = compile_texts(
-        &[("a.yaml", &format!("events: {{}}\nx: {}\n{}", "y".repeat(100_000), joined(5_000, |at| format!("k{at}: 1"), "\n")))],
+        &[(
+            "a.yaml",
+            &format!(
+                "events: {{}}\nx: {}\n{}",
+                "y".repeat(100_000),
+                joined(5_000, |at| format!("k{at}: 1"), "\n")
+            ),
+        )],
         &options(),
     );
     let Problems(problems) = told.unwrap_err();
@@ -425,12 +573,18 @@ fn what_looks_like_a_reference_within_data_is_none() {
         "events:\n  a:\n    data:\n      properties:\n        v: { enum: [ { $ref: '#/somewhere' } ] }\n        default: { $ref: '#/$defs/d' }\n      $defs: { d: { type: integer } }\n",
     )]);
     let schema = registry.entries()[0].schema.as_ref().unwrap();
-    for (text, is_valid) in
-        [(r##"{"v":{"$ref":"#/somewhere"}}"##, true), (r#"{"v":1}"#, false), (r#"{"default":1}"#, true), (r#"{"default":"1"}"#, false)]
-    {
+    for (text, is_valid) in [
+        (r##"{"v":{"$ref":"#/somewhere"}}"##, true),
+        (r#"{"v":1}"#, false),
+        (r#"{"default":1}"#, true),
+        (r#"{"default":"1"}"#, false),
+    ] {
         assert_eq!(schema.is_valid(text), is_valid, "{text}");
     }
-    assert!(problems("events: { a: { data: { properties: { default: { $ref: '#/nowhere' } } } } }").contains("points at nothing"));
+    assert!(
+        problems("events: { a: { data: { properties: { default: { $ref: '#/nowhere' } } } } }")
+            .contains("points at nothing")
+    );
 }
 
 #[test]
@@ -443,7 +597,11 @@ fn a_bundle_refers_to_its_own_ids() {
     for target in ["https://x.example/item", "item"] {
         let registry = registry(&[("a.yaml", &data(target))]);
         let schema = registry.entries()[0].schema.as_ref().unwrap();
-        assert_eq!([schema.is_valid(r#"{"v":"x"}"#), schema.is_valid(r#"{"v":1}"#)], [true, false], "{target}");
+        assert_eq!(
+            [schema.is_valid(r#"{"v":"x"}"#), schema.is_valid(r#"{"v":1}"#)],
+            [true, false],
+            "{target}"
+        );
     }
     assert!(problems(&data("https://x.example/other")).contains("leaves this file"));
 }
@@ -461,15 +619,20 @@ fn keywords_that_exist_are_not_warned_of_and_long_matches_are() {
     ] {
         assert_eq!(warnings(data), "", "{data}");
     }
-    assert!(warnings("{ properties: { v: { pattern: '(?<!a)b' } } }").contains("grows with the square"));
+    assert!(
+        warnings("{ properties: { v: { pattern: '(?<!a)b' } } }").contains("grows with the square")
+    );
     assert!(warnings("{ contains: { minContain: 2 } }").contains("did you mean"));
 }
 
 #[test]
 fn equal_patterns_are_shared_and_large_ones_are_too_many_together() {
     let rules = |count: usize, pattern: &dyn Fn(usize) -> String| {
-        let effects: String =
-            (0..count).map(|n| format!("      - {{ delete: k, when: 'data.s.matches(\"{}\")' }}\n", pattern(n))).collect();
+        let effects: String = (0..count)
+            .map(|n| {
+                format!("      - {{ delete: k, when: 'data.s.matches(\"{}\")' }}\n", pattern(n))
+            })
+            .collect();
         format!("events:\n  a:\n    effects:\n{effects}")
     };
     registry(&[("a.yaml", &rules(1_000, &|_| r"\\w{60}N".to_owned()))]);
@@ -488,17 +651,30 @@ fn the_examples_of_a_registry_have_a_budget_together() {
         joined(20, |_| example.clone(), ", ")
     );
     let loaded = compile_texts(&[("a.yaml", &text)], &options()).unwrap();
-    let failing = |work| example::run_within(&loaded, work).iter().map(|problem| problem.message.clone()).collect::<Vec<_>>();
+    let failing = |work| {
+        example::run_within(&loaded, work)
+            .iter()
+            .map(|problem| problem.message.clone())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(failing(10_000_000), Vec::<String>::new());
     let problems = failing(100_000);
-    assert!(problems.len() == 1 && problems[0].contains("more than 100000 units of work"), "{problems:?}");
+    assert!(
+        problems.len() == 1 && problems[0].contains("more than 100000 units of work"),
+        "{problems:?}"
+    );
 }
 
 #[test]
 fn a_hint_names_some_of_thousands() {
     let lets = joined(2_000, |n| format!("l{n}: data.a"), ", ");
-    let told = problems(&format!("events: {{ e: {{ let: {{ {lets} }}, effects: [{{ delete: 'k:{{let.x}}' }}] }} }}"));
-    assert!(told.contains("l0, l1") && told.contains("and 1990 more") && told.len() < 1_000, "{told}");
+    let told = problems(&format!(
+        "events: {{ e: {{ let: {{ {lets} }}, effects: [{{ delete: 'k:{{let.x}}' }}] }} }}"
+    ));
+    assert!(
+        told.contains("l0, l1") && told.contains("and 1990 more") && told.len() < 1_000,
+        "{told}"
+    );
 }
 
 #[test]

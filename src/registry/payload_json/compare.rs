@@ -1,4 +1,5 @@
-//! Equality of JSON values, and `uniqueItems`, without trees: numbers are compared by value, members in any order.
+//! Equality of JSON values, and `uniqueItems`, without trees: numbers are compared by value,
+//! members in any order.
 
 use std::hash::{BuildHasher as _, Hasher as _};
 
@@ -30,7 +31,11 @@ pub(super) fn equals_value(json: Json<'_>, expected: &Value, charge: Charge<'_>)
             }
             charge(json.text().len() as u64 / 8);
             let elements = json.elements();
-            elements.len() == expected.len() && elements.iter().zip(expected).all(|(json, expected)| equals_value(*json, expected, charge))
+            elements.len() == expected.len()
+                && elements
+                    .iter()
+                    .zip(expected)
+                    .all(|(json, expected)| equals_value(*json, expected, charge))
         }
         Value::Object(expected) => {
             if json.kind() != JsonKind::Object {
@@ -38,7 +43,11 @@ pub(super) fn equals_value(json: Json<'_>, expected: &Value, charge: Charge<'_>)
             }
             let members = members(json, charge);
             members.len() == expected.len()
-                && members.iter().all(|(name, json)| expected.get(&**name).is_some_and(|expected| equals_value(*json, expected, charge)))
+                && members.iter().all(|(name, json)| {
+                    expected
+                        .get(&**name)
+                        .is_some_and(|expected| equals_value(*json, expected, charge))
+                })
         }
     }
 }
@@ -58,12 +67,16 @@ pub(super) fn is_unique(elements: &[Json<'_>], charge: Charge<'_>) -> bool {
     }
     let random = RandomState::default();
     charge(4 * elements.len() as u64);
-    let mut hashes: Vec<(u64, usize)> = elements.iter().enumerate().map(|(at, json)| (hash(*json, &random, charge), at)).collect();
+    let mut hashes: Vec<(u64, usize)> =
+        elements.iter().enumerate().map(|(at, json)| (hash(*json, &random, charge), at)).collect();
     hashes.sort_unstable();
     let alike = hashes.chunk_by(|(first, _), (second, _)| first == second);
     for alike in alike.filter(|alike| alike.len() > 1) {
         for (place, (_, first)) in alike.iter().enumerate() {
-            if alike[..place].iter().any(|(_, second)| is_same(elements[*first], elements[*second], charge)) {
+            if alike[..place]
+                .iter()
+                .any(|(_, second)| is_same(elements[*first], elements[*second], charge))
+            {
                 return false;
             }
         }
@@ -80,7 +93,10 @@ fn hash(json: Json<'_>, random: &RandomState, charge: Charge<'_>) -> u64 {
         JsonKind::Null | JsonKind::Bool => hasher.write(json.text().as_bytes()),
         JsonKind::Number => Decimal::of(json.text()).hash_into(&mut hasher),
         JsonKind::String => hasher.write(json.as_str().unwrap_or_default().as_bytes()),
-        JsonKind::Array => json.elements().into_iter().for_each(|element| hasher.write_u64(hash(element, random, charge))),
+        JsonKind::Array => json
+            .elements()
+            .into_iter()
+            .for_each(|element| hasher.write_u64(hash(element, random, charge))),
         JsonKind::Object => {
             let all = last_of_each(json.members()).iter().fold(0, |all, (name, value)| {
                 let mut member = random.build_hasher();
@@ -110,14 +126,17 @@ fn is_same(first: Json<'_>, second: Json<'_>, charge: Charge<'_>) -> bool {
         JsonKind::Array => {
             charge((first.text().len() + second.text().len()) as u64 / 8);
             let (first, second) = (first.elements(), second.elements());
-            first.len() == second.len() && first.iter().zip(&second).all(|(first, second)| is_same(*first, *second, charge))
+            first.len() == second.len()
+                && first.iter().zip(&second).all(|(first, second)| is_same(*first, *second, charge))
         }
         JsonKind::Object => {
             let (mut first, mut second) = (members(first, charge), members(second, charge));
             first.sort_unstable_by(|(first, _), (second, _)| first.cmp(second));
             second.sort_unstable_by(|(first, _), (second, _)| first.cmp(second));
             first.len() == second.len()
-                && first.iter().zip(&second).all(|((name, first), (other, second))| name == other && is_same(*first, *second, charge))
+                && first.iter().zip(&second).all(|((name, first), (other, second))| {
+                    name == other && is_same(*first, *second, charge)
+                })
         }
     }
 }
@@ -125,7 +144,10 @@ fn is_same(first: Json<'_>, second: Json<'_>, charge: Charge<'_>) -> bool {
 fn same_text(json: Json<'_>, expected: &str, charge: Charge<'_>) -> bool {
     // An escape takes more bytes than its character, and at most six for one.
     let bytes = json.text().len().saturating_sub(2);
-    if json.kind() != JsonKind::String || bytes < expected.len() || bytes > expected.len().saturating_mul(6) {
+    if json.kind() != JsonKind::String
+        || bytes < expected.len()
+        || bytes > expected.len().saturating_mul(6)
+    {
         return false;
     }
     charge(bytes as u64 / 16);

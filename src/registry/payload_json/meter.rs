@@ -1,5 +1,5 @@
-//! What a validation costs. The JSON Schema library cannot be stopped from outside: every access to the payload charges the event's budget, and
-//! unwinds out of the library when the budget is spent.
+//! What a validation costs. The JSON Schema library cannot be stopped from outside: every access to
+//! the payload charges the event's budget, and unwinds out of the library when the budget is spent.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -31,7 +31,12 @@ pub(in super::super) const NAME_BACKTRACK_LIMIT: usize = 500;
 
 impl Default for Costs {
     fn default() -> Self {
-        Self { child: 1, sixteenths_per_byte: 1, sixteenths_per_name_byte: 1, backtracking_names: 0 }
+        Self {
+            child: 1,
+            sixteenths_per_byte: 1,
+            sixteenths_per_name_byte: 1,
+            backtracking_names: 0,
+        }
     }
 }
 
@@ -39,11 +44,16 @@ impl Costs {
     pub(super) fn of_name(&self, name: &str) -> u64 {
         let bytes = name.len() as u64;
         let linear = self.child + bytes * self.sixteenths_per_name_byte / 16;
-        if self.backtracking_names == 0 { linear } else { linear + self.backtracking_names * backtracking_units(bytes) }
+        if self.backtracking_names == 0 {
+            linear
+        } else {
+            linear + self.backtracking_names * backtracking_units(bytes)
+        }
     }
 }
 
-/// Returns the units of work for a match that backtracks over that many bytes: each place of the text may read all that follows it.
+/// Returns the units of work for a match that backtracks over that many bytes: each place of the
+/// text may read all that follows it.
 pub(in super::super) const fn backtracking_units(bytes: u64) -> u64 {
     BACKTRACKING.saturating_add(bytes.saturating_mul(bytes) / 16)
 }
@@ -68,23 +78,33 @@ pub(in super::super) struct Stopped;
 impl<'a> Meter<'a> {
     /// Returns the account of a validation that begins here.
     pub(in super::super) fn new(budget: &'a Budget, costs: Costs) -> Self {
-        Self { budget, costs, stack_start: stack_address(), is_search: false, failing: Cell::new(None) }
+        Self {
+            budget,
+            costs,
+            stack_start: stack_address(),
+            is_search: false,
+            failing: Cell::new(None),
+        }
     }
 
-    /// Returns the account of a search for the value that fails. The budget is the search's own: it is spent when the value is found.
+    /// Returns the account of a search for the value that fails. The budget is the search's own: it
+    /// is spent when the value is found.
     pub(in super::super) fn of_search(budget: &'a Budget, costs: Costs) -> Self {
         Self { is_search: true, ..Self::new(budget, costs) }
     }
 
     /// Runs a validation to its end, or until the budget is spent.
     pub(in super::super) fn run<T>(&self, validation: impl FnOnce() -> T) -> Result<T, Stopped> {
-        catch_unwind(AssertUnwindSafe(validation)).map_err(|panic| match panic.downcast::<Stopped>() {
-            Ok(stopped) => *stopped,
-            Err(panic) => resume_unwind(panic),
+        catch_unwind(AssertUnwindSafe(validation)).map_err(|panic| {
+            match panic.downcast::<Stopped>() {
+                Ok(stopped) => *stopped,
+                Err(panic) => resume_unwind(panic),
+            }
         })
     }
 
-    /// Runs a search to its end. `None` where it was ended before: the value that fails is known then, or the budget is spent.
+    /// Runs a search to its end. `None` where it was ended before: the value that fails is known
+    /// then, or the budget is spent.
     pub(in super::super) fn search<T>(&self, search: impl FnOnce() -> T) -> Option<T> {
         catch_unwind(AssertUnwindSafe(search)).ok()
     }
@@ -102,7 +122,8 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// Ends a validation that is nested too deep: payloads have 100 levels, and a schema may apply many others to each.
+    /// Ends a validation that is nested too deep: payloads have 100 levels, and a schema may apply
+    /// many others to each.
     #[inline]
     pub(super) fn check_stack(&self) {
         if stack_address().abs_diff(self.stack_start) > MAX_STACK_BYTES {
@@ -110,8 +131,9 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// Notes the value that an error is made for. The library makes one only for a value that fails. What it reads after that is for the error
-    /// of another value: those of the branches of `anyOf` and `oneOf` may grow in number with every level. So the next access ends the search.
+    /// Notes the value that an error is made for. The library makes one only for a value that
+    /// fails. What it reads after that is for the error of another value: those of the branches of
+    /// `anyOf` and `oneOf` may grow in number with every level. So the next access ends the search.
     pub(super) fn fails_at(&self, json: Option<Json<'_>>) {
         if let (true, Some(json)) = (self.is_search, json) {
             self.failing.set(Some(json.text().as_ptr().addr()));

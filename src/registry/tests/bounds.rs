@@ -26,21 +26,40 @@ fn an_event_over_its_budget_has_no_effect_and_names_the_rule() {
         (None, "data.a.all(x, data.b.all(y, x != y))", Reason::Unresolvable),
         (None, "data.a.map(x, x + data.big).size() > 0", Reason::BlastRadius),
         (Some("data.a"), "data.b.exists(y, y == item)", Reason::Unresolvable),
-        (Some("data.a"), "data.b.map(y, y)[0] == item || data.b.exists(y, y == item)", Reason::BlastRadius),
+        (
+            Some("data.a"),
+            "data.b.map(y, y)[0] == item || data.b.exists(y, y == item)",
+            Reason::BlastRadius,
+        ),
         (None, "data.a.filter(x, !(x in data.b)).size() > 0", Reason::Unresolvable),
         (None, "data.a.all(x, data.b.all(y, x.gone)) || true", Reason::Unresolvable),
     ] {
         let resolution = resolve_within(&deletes(each, when), &data);
         let failure = resolution.failure.expect(when);
-        assert_eq!((resolution.effects.len(), failure.reason, failure.at), (0, reason, 0), "{when}: {}", failure.message);
-        assert!(failure.message.starts_with("t.yaml#user.updated/0: "), "{when}: {}", failure.message);
+        assert_eq!(
+            (resolution.effects.len(), failure.reason, failure.at),
+            (0, reason, 0),
+            "{when}: {}",
+            failure.message
+        );
+        assert!(
+            failure.message.starts_with("t.yaml#user.updated/0: "),
+            "{when}: {}",
+            failure.message
+        );
         assert!(failure.message.contains("160000"), "{when}: {}", failure.message);
     }
 }
 
 #[test]
 fn what_is_over_its_budget_takes_earlier_effects_and_failures_with_it() {
-    let builder = Builder::new().entry("user.updated").delete("first").delete("{gone}").delete("{t}:{a[]}").entry("#").delete("last");
+    let builder = Builder::new()
+        .entry("user.updated")
+        .delete("first")
+        .delete("{gone}")
+        .delete("{t}:{a[]}")
+        .entry("#")
+        .delete("last");
     let data = json!({"a": strings("a", 90), "t": "y".repeat(2_000)}).to_string();
     let resolution = resolve_within(&builder, &data);
     assert!(resolution.effects.is_empty());
@@ -54,26 +73,38 @@ fn a_deadline_ends_an_event() {
     let budget = Budget::for_event().until(std::time::Instant::now());
     let builder = Builder::new().entry("user.updated").delete("k");
     let resolution = builder.registry.resolve_within(&event("user.updated", "{}", None), &budget);
-    assert_eq!((resolution.effects.len(), resolution.failure.unwrap().reason), (0, Reason::Unresolvable));
+    assert_eq!(
+        (resolution.effects.len(), resolution.failure.unwrap().reason),
+        (0, Reason::Unresolvable)
+    );
 }
 
 #[test]
 fn tags_of_writes_count_as_targets() {
-    let data = json!({"ks": (0..20).collect::<Vec<_>>(), "ts": (0..4).collect::<Vec<_>>()}).to_string();
+    let data =
+        json!({"ks": (0..20).collect::<Vec<_>>(), "ts": (0..4).collect::<Vec<_>>()}).to_string();
     let builder = Builder::new().entry("user.updated").write("k:{ks[]}", &json!(1), &["t:{ts[]}"]);
     assert_eq!(builder.resolve(&data).effects.len(), 20);
-    let builder = Builder::new().entry("user.updated").write("k:{ks[]}", &json!(1), &["t:{ts[]}", "u"]);
+    let builder =
+        Builder::new().entry("user.updated").write("k:{ks[]}", &json!(1), &["t:{ts[]}", "u"]);
     let resolution = builder.resolve(&data);
-    assert_eq!((resolution.effects.len(), resolution.failure.unwrap().reason), (0, Reason::BlastRadius));
+    assert_eq!(
+        (resolution.effects.len(), resolution.failure.unwrap().reason),
+        (0, Reason::BlastRadius)
+    );
 }
 
 #[test]
 fn long_names_are_refused_and_their_neighbours_are_not() {
     let data = json!({"xs": ["a", "b".repeat(8_192), "c"]}).to_string();
-    let builder = Builder::new().entry("user.updated").delete("{xs[]}").write("k", &json!(1), &["{xs[]}x"]);
+    let builder =
+        Builder::new().entry("user.updated").delete("{xs[]}").write("k", &json!(1), &["{xs[]}x"]);
     let builder = builder.rule(&["{xs[]}y"], None, None, |_| RuleBody::InvalidateTags);
     let resolution = builder.resolve(&data);
-    assert_eq!(lines(&resolution), ["delete p:a", "delete p:c", "delete p:k", "invalidate_tags ay", "invalidate_tags cy"]);
+    assert_eq!(
+        lines(&resolution),
+        ["delete p:a", "delete p:c", "delete p:k", "invalidate_tags ay", "invalidate_tags cy"]
+    );
     let failure = resolution.failure.unwrap();
     assert_eq!((failure.reason, failure.at), (Reason::BlastRadius, 1));
     assert_eq!(failure.message, "t.yaml#user.updated/0: target: the key has more than 8192 bytes");
@@ -82,9 +113,12 @@ fn long_names_are_refused_and_their_neighbours_are_not() {
 #[test]
 fn no_rule_reaches_our_own_keys_or_the_sets_of_tags() {
     let unprefixed = |target: &str, body: fn() -> RuleBody, tag_prefix: &str| {
-        let mut builder = Builder::new().entry("user.updated").rule(&[target], None, None, |_| body()).last(|entry| {
-            entry.rules.last_mut().unwrap().key_prefix = String::new();
-        });
+        let mut builder = Builder::new()
+            .entry("user.updated")
+            .rule(&[target], None, None, |_| body())
+            .last(|entry| {
+                entry.rules.last_mut().unwrap().key_prefix = String::new();
+            });
         builder.registry.tag_prefix = tag_prefix.to_owned();
         let data = r#"{"a":"unstale:mark:unstale","b":"cache_tag:x","c":"unst","d":"ale:seq","e":"unstale"}"#;
         let resolution = builder.resolve(data);
@@ -101,7 +135,10 @@ fn no_rule_reaches_our_own_keys_or_the_sets_of_tags() {
         assert_eq!((lines.len(), reason), (0, Reason::Unresolvable), "{target}");
         assert!(message.contains(says), "{target}: {message}");
     }
-    assert_eq!(unprefixed("{e}", || RuleBody::Delete, "cache_tag:"), (vec!["delete unstale".to_owned()], None));
+    assert_eq!(
+        unprefixed("{e}", || RuleBody::Delete, "cache_tag:"),
+        (vec!["delete unstale".to_owned()], None)
+    );
     assert_eq!(unprefixed("{a}", || RuleBody::InvalidateTags, "cache_tag:").1, None);
     let (lines, failure) = unprefixed("{d}", || RuleBody::InvalidateTags, "unst");
     assert_eq!((lines.len(), failure.unwrap().0), (0, Reason::Unresolvable));
@@ -135,7 +172,8 @@ fn what_people_write_is_not_too_much() {
         let resolution = deletes(None, when).resolve(&data);
         assert_eq!((resolution.effects.len(), resolution.failure), (1, None), "{when}");
     }
-    let resolution = deletes(Some("data.a"), "!(item in data.b) && data.orders[0].id == 0").resolve(&data);
+    let resolution =
+        deletes(Some("data.a"), "!(item in data.b) && data.orders[0].id == 0").resolve(&data);
     assert_eq!((resolution.effects.len(), resolution.failure), (80, None));
 }
 
@@ -145,8 +183,14 @@ fn arrays_that_multiply_to_nothing_are_counted() {
     let absent: Vec<_> = (0..200).map(|_| json!({})).collect();
     for ys in [empties, absent] {
         let data = json!({"xs": (0..200).collect::<Vec<_>>(), "ys": ys}).to_string();
-        let resolution = resolve_within(&Builder::new().entry("user.updated").delete("{xs[]}:{ys[].zs[]}"), &data);
-        assert_eq!((resolution.effects.len(), resolution.failure.unwrap().reason), (0, Reason::Unresolvable));
+        let resolution = resolve_within(
+            &Builder::new().entry("user.updated").delete("{xs[]}:{ys[].zs[]}"),
+            &data,
+        );
+        assert_eq!(
+            (resolution.effects.len(), resolution.failure.unwrap().reason),
+            (0, Reason::Unresolvable)
+        );
     }
 }
 
@@ -159,7 +203,8 @@ fn changed_is_answered_for_each_path() {
         |_| RuleBody::Delete,
     );
     let now = r#"{"a":1,"b":2,"xs":["a","b"]}"#;
-    let resolve = |previous| lines(&builder.registry.resolve(&event("user.updated", now, Some(previous))));
+    let resolve =
+        |previous| lines(&builder.registry.resolve(&event("user.updated", now, Some(previous))));
     assert_eq!(resolve(r#"{"a":2,"b":2.0}"#), ["delete p:a", "delete p:b"]);
     assert_eq!(resolve(r#"{"a":1,"b":2}"#), [""; 0]);
     assert_eq!(resolve(r#"{"a":2,"b":3}"#), [""; 0]);
@@ -168,7 +213,8 @@ fn changed_is_answered_for_each_path() {
 #[test]
 fn the_first_failing_effect_stands_where_it_would_be() {
     let data = r#"{"a":[{"id":1},{"id":2,"b":[{"c":"x"}]}]}"#;
-    let resolution = Builder::new().entry("user.updated").delete("{a[].id}:{a[].b[].c}").resolve(data);
+    let resolution =
+        Builder::new().entry("user.updated").delete("{a[].id}:{a[].b[].c}").resolve(data);
     assert_eq!(lines(&resolution), ["delete p:2:x"]);
     assert_eq!(resolution.failure.unwrap().at, 0);
 }
@@ -191,7 +237,11 @@ fn what_is_written_in_an_expression_is_tried_when_it_loads() {
         let problem = Expression::compile(text, &names).expect_err(text);
         assert!(problem.message.contains(says) && problem.hint.is_some(), "{text}: {problem:?}");
     }
-    for text in ["data.x.matches('^a+$')", "date(data.t, data.format, data.zone)", "date(event.time, '%G-W%V', 'America/New_York')"] {
+    for text in [
+        "data.x.matches('^a+$')",
+        "date(data.t, data.format, data.zone)",
+        "date(event.time, '%G-W%V', 'America/New_York')",
+    ] {
         Expression::compile(text, &names).expect(text);
     }
     for (text, hint) in [
@@ -211,18 +261,45 @@ fn what_is_written_in_an_expression_is_tried_when_it_loads() {
 fn a_moment_in_milliseconds_is_read_and_an_unreadable_one_deletes() {
     let at = |data: &str| {
         let builder = Builder::new().entry("user.updated");
-        let builder = builder.rule(&["k"], None, None, |names| RuleBody::Expire(ExpiryRule::At(Template::parse("{t}", names).unwrap())));
+        let builder = builder.rule(&["k"], None, None, |names| {
+            RuleBody::Expire(ExpiryRule::At(Template::parse("{t}", names).unwrap()))
+        });
         let resolution = builder.resolve(data);
-        (resolution.effects.first().map(|effect| effect.action.clone()), resolution.failure.map(|failure| failure.reason))
+        (
+            resolution.effects.first().map(|effect| effect.action.clone()),
+            resolution.failure.map(|failure| failure.reason),
+        )
     };
-    assert_eq!(at(r#"{"t":1767323045}"#), (Some(Action::Expire(Expiry::At(1_767_323_045_000))), None));
+    assert_eq!(
+        at(r#"{"t":1767323045}"#),
+        (Some(Action::Expire(Expiry::At(1_767_323_045_000))), None)
+    );
     assert_eq!(at(r#"{"t":-5}"#), (Some(Action::Expire(Expiry::At(-5000))), None));
-    assert_eq!(at(r#"{"t":1767323045123}"#), (Some(Action::Expire(Expiry::At(1_767_323_045_123))), None));
-    assert_eq!(at(r#"{"t":"2026-01-02T03:04:05Z"}"#), (Some(Action::Expire(Expiry::At(1_767_323_045_000))), None));
-    for unreadable in [r#""2026-01-02""#, r#""soon""#, "1767323045.5", r#""1767323045.5""#, "null", "[]", "1e300", "9223372036854775807"] {
+    assert_eq!(
+        at(r#"{"t":1767323045123}"#),
+        (Some(Action::Expire(Expiry::At(1_767_323_045_123))), None)
+    );
+    assert_eq!(
+        at(r#"{"t":"2026-01-02T03:04:05Z"}"#),
+        (Some(Action::Expire(Expiry::At(1_767_323_045_000))), None)
+    );
+    for unreadable in [
+        r#""2026-01-02""#,
+        r#""soon""#,
+        "1767323045.5",
+        r#""1767323045.5""#,
+        "null",
+        "[]",
+        "1e300",
+        "9223372036854775807",
+    ] {
         let data = format!("{{\"t\":{unreadable}}}");
         let (action, failure) = at(&data);
-        assert_eq!((action, failure), (Some(Action::Delete), Some(Reason::Unresolvable)), "{unreadable}");
+        assert_eq!(
+            (action, failure),
+            (Some(Action::Delete), Some(Reason::Unresolvable)),
+            "{unreadable}"
+        );
     }
     assert_eq!(at("{}"), (Some(Action::Delete), Some(Reason::Unresolvable)));
 }

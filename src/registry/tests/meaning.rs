@@ -9,9 +9,15 @@ use super::oracle;
 use super::properties::{expression, hostile_json};
 use super::*;
 
-fn ours(text: &str, data: &str, previous: &str, budget: &Budget) -> Option<Result<String, (String, bool)>> {
+fn ours(
+    text: &str,
+    data: &str,
+    previous: &str,
+    budget: &Budget,
+) -> Option<Result<String, (String, bool)>> {
     let vars = Vars::default();
-    let expression = Expression::compile(text, &Names { lets: &[], in_each: false, vars: &vars }).ok()?;
+    let expression =
+        Expression::compile(text, &Names { lets: &[], in_each: false, vars: &vars }).ok()?;
     let event = event("user.updated", data, Some(previous));
     let scope = EventScope::new(&event, budget);
     let (lets, places) = (Lets::new(&[]), Places::default());
@@ -24,9 +30,13 @@ fn ours(text: &str, data: &str, previous: &str, budget: &Budget) -> Option<Resul
 fn normal(json: &str) -> serde_json::Value {
     fn rounded(value: serde_json::Value) -> serde_json::Value {
         match value {
-            serde_json::Value::Number(number) => number.as_f64().map_or(serde_json::Value::Null, Into::into),
+            serde_json::Value::Number(number) => {
+                number.as_f64().map_or(serde_json::Value::Null, Into::into)
+            }
             serde_json::Value::Array(elements) => elements.into_iter().map(rounded).collect(),
-            serde_json::Value::Object(members) => members.into_iter().map(|(name, value)| (name, rounded(value))).collect(),
+            serde_json::Value::Object(members) => {
+                members.into_iter().map(|(name, value)| (name, rounded(value))).collect()
+            }
             other => other,
         }
     }
@@ -43,13 +53,22 @@ fn agree(text: &str, data: &str, previous: &str) -> Result<(), TestCaseError> {
     let Some(ours) = ours(text, data, previous, &Budget::for_event()) else { return Ok(()) };
     let cel = oracle::answer(text, data, previous, !has_loop);
     match (&ours, &cel) {
-        (Ok(ours), Ok(cel)) => prop_assert_eq!(normal(ours), normal(cel), "{} {} {}", text, data, previous),
+        (Ok(ours), Ok(cel)) => {
+            prop_assert_eq!(normal(ours), normal(cel), "{} {} {}", text, data, previous)
+        }
         // CEL takes a lazy map for null where it describes an error.
         (Err(_), Err(_)) if has_loop => {}
-        (Err((_, ours)), Err(cel)) => prop_assert_eq!(*ours, cel.is_absence, "{} {} {} {:?}", text, data, previous, cel),
-        (Ok(_), Err(cel)) => prop_assert!(cel.message.ends_with("JSON has none"), "{text} {data} {previous}: {cel:?}"),
-        // CEL's specification has no `in` of a list or a map among keys; the crate finds a computed one in none.
-        (Err((message, _)), Ok(_)) if has_loop && message.starts_with("`@in` has no answer for (") => {}
+        (Err((_, ours)), Err(cel)) => {
+            prop_assert_eq!(*ours, cel.is_absence, "{} {} {} {:?}", text, data, previous, cel)
+        }
+        (Ok(_), Err(cel)) => prop_assert!(
+            cel.message.ends_with("JSON has none"),
+            "{text} {data} {previous}: {cel:?}"
+        ),
+        // CEL's specification has no `in` of a list or a map among keys; the crate finds a computed
+        // one in none.
+        (Err((message, _)), Ok(_))
+            if has_loop && message.starts_with("`@in` has no answer for (") => {}
         (Err(ours), Ok(cel)) => prop_assert!(false, "{text} {data} {previous}: {ours:?} {cel}"),
     }
     Ok(())

@@ -6,7 +6,10 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use cel::common::traits::{self, Container, Indexer, Iterable, Sizer};
-use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt, MAP_TYPE, Type};
+use cel::common::types::{
+    CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt, MAP_TYPE,
+    Type,
+};
 use cel::common::value::{CowVal, StaticVal, Val};
 use cel::{Context, ExecutionError};
 
@@ -15,12 +18,16 @@ use super::super::fault::Fault;
 use crate::event::Json;
 use crate::event::json::{JsonKind, write_string};
 
-/// Returns the JSON of an expression's value. With `eager` an object of the event may equal a map of the expression.
+/// Returns the JSON of an expression's value. With `eager` an object of the event may equal a map
+/// of the expression.
 pub(super) fn answer(text: &str, data: &str, previous: &str, eager: bool) -> Result<String, Fault> {
     let (ast, _) = ENV.parser().parse_with_source_info(text).map_err(|_| Fault::new("syntax"))?;
     let mut context = Context::with_env(ENV.clone());
     let event = HashMap::from([
-        (CelMapKey::from("time".to_owned()), Box::new(CelString::from("2026-01-02T03:04:05Z")) as Box<dyn Val>),
+        (
+            CelMapKey::from("time".to_owned()),
+            Box::new(CelString::from("2026-01-02T03:04:05Z")) as Box<dyn Val>,
+        ),
         (CelMapKey::from("position".to_owned()), Box::new(CelInt::from(9)) as Box<dyn Val>),
     ]);
     context.add_variable_as_val("data", cel_value(Json::trusted(data), eager));
@@ -32,7 +39,8 @@ pub(super) fn answer(text: &str, data: &str, previous: &str, eager: bool) -> Res
     Ok(json)
 }
 
-/// A JSON text as a CEL value. With `eager` objects become CEL's own maps: only those equal a map written in an expression.
+/// A JSON text as a CEL value. With `eager` objects become CEL's own maps: only those equal a map
+/// written in an expression.
 pub(super) fn cel_value(json: Json<'_>, eager: bool) -> Box<dyn Val> {
     if eager {
         return eager_value(json);
@@ -47,9 +55,16 @@ fn lazy_value(document: &Arc<str>, json: Json<'_>) -> Box<dyn Val> {
         JsonKind::Object => {
             let from = json.text().as_ptr() as usize - document.as_ptr() as usize;
             let to = from + json.text().len();
-            Box::new(CelObject(Arc::new(Object { document: document.clone(), from, to, members: OnceLock::new() })))
+            Box::new(CelObject(Arc::new(Object {
+                document: document.clone(),
+                from,
+                to,
+                members: OnceLock::new(),
+            })))
         }
-        JsonKind::Array => Box::new(CelList::from(json.elements().into_iter().map(|json| lazy_value(document, json)).collect::<Vec<_>>())),
+        JsonKind::Array => Box::new(CelList::from(
+            json.elements().into_iter().map(|json| lazy_value(document, json)).collect::<Vec<_>>(),
+        )),
         _ => scalar(json),
     }
 }
@@ -59,19 +74,26 @@ fn eager_value(json: Json<'_>) -> Box<dyn Val> {
         JsonKind::Object => {
             let members = json.members().into_iter();
             Box::new(CelMap::from(
-                members.map(|(name, json)| (CelMapKey::from(name.into_owned()), eager_value(json))).collect::<HashMap<_, _>>(),
+                members
+                    .map(|(name, json)| (CelMapKey::from(name.into_owned()), eager_value(json)))
+                    .collect::<HashMap<_, _>>(),
             ))
         }
-        JsonKind::Array => Box::new(CelList::from(json.elements().into_iter().map(eager_value).collect::<Vec<_>>())),
+        JsonKind::Array => Box::new(CelList::from(
+            json.elements().into_iter().map(eager_value).collect::<Vec<_>>(),
+        )),
         _ => scalar(json),
     }
 }
 
-/// An integer written as digits is an `int`, a `uint` only where it is too large for one, any other number a `double`.
+/// An integer written as digits is an `int`, a `uint` only where it is too large for one, any other
+/// number a `double`.
 fn scalar(json: Json<'_>) -> Box<dyn Val> {
     match json.kind() {
         JsonKind::Bool => Box::new(CelBool::from(json.as_bool().unwrap_or_default())),
-        JsonKind::String => Box::new(CelString::from(json.as_str().unwrap_or_default().into_owned())),
+        JsonKind::String => {
+            Box::new(CelString::from(json.as_str().unwrap_or_default().into_owned()))
+        }
         JsonKind::Number => {
             let text = json.text();
             if let Ok(int) = text.parse::<i64>() {
@@ -79,7 +101,9 @@ fn scalar(json: Json<'_>) -> Box<dyn Val> {
             } else if let Ok(uint) = text.parse::<u64>() {
                 Box::new(CelUInt::from(uint))
             } else {
-                Box::new(CelDouble::from(text.parse::<f64>().unwrap_or_default().clamp(f64::MIN, f64::MAX)))
+                Box::new(CelDouble::from(
+                    text.parse::<f64>().unwrap_or_default().clamp(f64::MIN, f64::MAX),
+                ))
             }
         }
         JsonKind::Null | JsonKind::Array | JsonKind::Object => Box::new(CelNull),
@@ -104,7 +128,8 @@ pub(super) fn write_json(value: &dyn Val, out: &mut String) -> Result<(), String
         if double.inner().abs() >= 9_007_199_254_740_992.0 {
             return Err("a double beyond 2^53, no exact number".to_owned());
         }
-        let number = serde_json::Number::from_f64(*double.inner()).ok_or("a double that is no number")?;
+        let number =
+            serde_json::Number::from_f64(*double.inner()).ok_or("a double that is no number")?;
         out.push_str(&number.to_string());
     } else if let Some(bool) = value.downcast_ref::<CelBool>() {
         out.push_str(if *bool.inner() { "true" } else { "false" });
@@ -133,7 +158,9 @@ fn write_map(map: &CelMap<'_>, out: &mut String) -> Result<(), String> {
     entries.sort_by_key(|(key, _)| *key);
     out.push('{');
     for (at, (key, value)) in entries.into_iter().enumerate() {
-        let CelMapKey::String(name) = key else { return Err("a map with keys that are no strings".to_owned()) };
+        let CelMapKey::String(name) = key else {
+            return Err("a map with keys that are no strings".to_owned());
+        };
         if at > 0 {
             out.push(',');
         }
@@ -172,13 +199,18 @@ impl Object {
             let counts = |at: &usize| last.get(&*all[*at].0) == Some(at);
             (0..all.len())
                 .filter(counts)
-                .map(|at| (CelString::from(all[at].0.to_string()), lazy_value(&self.document, all[at].1)))
+                .map(|at| {
+                    (CelString::from(all[at].0.to_string()), lazy_value(&self.document, all[at].1))
+                })
                 .collect()
         })
     }
 
     fn find(&self, name: &str) -> Option<&(dyn Val + 'static)> {
-        self.members().iter().find(|(known, _)| known.inner() == name).map(|(_, value)| value.as_ref())
+        self.members()
+            .iter()
+            .find(|(known, _)| known.inner() == name)
+            .map(|(_, value)| value.as_ref())
     }
 }
 
@@ -226,7 +258,9 @@ impl Val for CelObject {
         let Some(other) = other.downcast_ref::<CelObject>() else { return false };
         let (ours, theirs) = (self.0.members(), other.0.members());
         ours.len() == theirs.len()
-            && ours.iter().all(|(name, value)| other.0.find(name.inner()).is_some_and(|other| value.as_ref().equals(other)))
+            && ours.iter().all(|(name, value)| {
+                other.0.find(name.inner()).is_some_and(|other| value.as_ref().equals(other))
+            })
     }
 
     fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v>

@@ -16,12 +16,14 @@ fn any_json(depth: u32) -> impl Strategy<Value = serde_json::Value> {
     leaf.prop_recursive(depth, 24, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
-            prop::collection::btree_map("[a-d]", inner, 0..4).prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            prop::collection::btree_map("[a-d]", inner, 0..4)
+                .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
         ]
     })
 }
 
-/// Text that a library reads as something: times, durations, zones, formats, numbers, at their ends and beyond.
+/// Text that a library reads as something: times, durations, zones, formats, numbers, at their ends
+/// and beyond.
 const TEXTS: [&str; 24] = [
     "",
     "\u{0}ä💥",
@@ -73,7 +75,8 @@ pub(super) fn hostile_json() -> impl Strategy<Value = String> {
     ];
     leaf.prop_recursive(2, 12, 3, |inner| {
         prop_oneof![
-            prop::collection::vec(inner.clone(), 0..3).prop_map(|elements| format!("[{}]", elements.join(","))),
+            prop::collection::vec(inner.clone(), 0..3)
+                .prop_map(|elements| format!("[{}]", elements.join(","))),
             (inner.clone(), inner).prop_map(|(a, b)| format!(r#"{{"a":{a},"b":{b}}}"#)),
         ]
     })
@@ -81,10 +84,31 @@ pub(super) fn hostile_json() -> impl Strategy<Value = String> {
 
 /// Expressions that compile, of every operator and function that there is.
 pub(super) fn expression() -> impl Strategy<Value = String> {
-    let values =
-        ["data.a", "data.b", "data.b.a", "data['a'][0]", "previous.a", "data", "event.position", "event.time", "1", "-1", "0u", "1e308"];
-    let literals =
-        ["9223372036854775807", "-9223372036854775808", "18446744073709551615u", "[]", "{}", "{'a': 1}", "b'\\xff'", "null", "true"];
+    let values = [
+        "data.a",
+        "data.b",
+        "data.b.a",
+        "data['a'][0]",
+        "previous.a",
+        "data",
+        "event.position",
+        "event.time",
+        "1",
+        "-1",
+        "0u",
+        "1e308",
+    ];
+    let literals = [
+        "9223372036854775807",
+        "-9223372036854775808",
+        "18446744073709551615u",
+        "[]",
+        "{}",
+        "{'a': 1}",
+        "b'\\xff'",
+        "null",
+        "true",
+    ];
     let texts = TEXTS.map(|text| json!(text).to_string());
     let leaf = prop_oneof![4 => prop::sample::select(values.map(str::to_owned).to_vec()), 1 => prop::sample::select(literals.map(str::to_owned).to_vec()),
         2 => prop::sample::select(texts.to_vec())];
@@ -116,13 +140,17 @@ pub(super) fn expression() -> impl Strategy<Value = String> {
     leaf.prop_recursive(3, 16, 3, move |inner| {
         let e = || inner.clone();
         prop_oneof![
-            (e(), prop::sample::select(binary.to_vec()), e()).prop_map(|(a, op, b)| format!("({a} {op} {b})")),
+            (e(), prop::sample::select(binary.to_vec()), e())
+                .prop_map(|(a, op, b)| format!("({a} {op} {b})")),
             (prop::sample::select(functions.to_vec()), e()).prop_map(|(f, a)| format!("{f}({a})")),
-            (e(), prop::sample::select(times.clone()), prop::option::of(e()))
-                .prop_map(|(a, f, zone)| format!("timestamp({a}).{f}({})", zone.unwrap_or_default())),
-            (e(), prop::sample::select(vec!["+", "-"]), e()).prop_map(|(a, op, b)| format!("(timestamp({a}) {op} duration({b}))")),
+            (e(), prop::sample::select(times.clone()), prop::option::of(e())).prop_map(
+                |(a, f, zone)| format!("timestamp({a}).{f}({})", zone.unwrap_or_default())
+            ),
+            (e(), prop::sample::select(vec!["+", "-"]), e())
+                .prop_map(|(a, op, b)| format!("(timestamp({a}) {op} duration({b}))")),
             (e(), e(), e()).prop_map(|(a, b, c)| format!("date({a}, {b}, {c})")),
-            (e(), prop::sample::select(macros.to_vec()), e()).prop_map(|(a, f, b)| format!("({a}).{f}(x, {b})")),
+            (e(), prop::sample::select(macros.to_vec()), e())
+                .prop_map(|(a, f, b)| format!("({a}).{f}(x, {b})")),
             (e(), e()).prop_map(|(a, b)| format!("({a})[{b}]")),
             (e(), e()).prop_map(|(a, b)| format!("(true ? {a} : {b})")),
         ]

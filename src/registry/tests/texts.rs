@@ -35,12 +35,25 @@ fn what_is_wrong_with_a_text_is_told_with_its_place() {
         ("item.a", 0),
         ("data.a.matches(data.b)", 14),
     ] {
-        assert_eq!(Expression::compile(text, &names).map_err(|problem| problem.at).err(), Some(at), "{text}");
+        assert_eq!(
+            Expression::compile(text, &names).map_err(|problem| problem.at).err(),
+            Some(at),
+            "{text}"
+        );
     }
-    for text in
-        ["let.page == 1", "data.in == 1", "data.a ==", "a b", "\u{0}", &"(".repeat(3000), &"-".repeat(3000), &vec!["1"; 2000].join("+")]
-    {
+    for text in [
+        "let.page == 1",
+        "data.in == 1",
+        "data.a ==",
+        "a b",
+        "\u{0}",
+        &"(".repeat(3000),
+        &"-".repeat(3000),
+        &vec!["1"; 2000].join("+"),
+    ] {
         assert!(Expression::compile(text, &names).is_err(), "{text}");
     }
-    assert!(Expression::compile("let.page == 1", &names).unwrap_err().hint.unwrap().contains("lets"));
+    assert!(
+        Expression::compile("let.page == 1", &names).unwrap_err().hint.unwrap().contains("lets")
+    );
 }

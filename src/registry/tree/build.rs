@@ -1,4 +1,5 @@
-//! The parser's events → the tree: anchors are resolved within an allowance, tags, merge keys and duplicate keys are problems.
+//! The parser's events → the tree: anchors are resolved within an allowance, tags, merge keys and
+//! duplicate keys are problems.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -24,11 +25,13 @@ pub(crate) fn parse(report: &mut Report<'_>, aliases: &mut Aliases) -> Option<No
         return None;
     }
     // The parser keeps all of a line in brackets before it gives the first value of it.
-    if text.bytes().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() > aliases.values_left {
+    if text.bytes().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() > aliases.values_left
+    {
         too_many_values(report, Pos::START);
         return None;
     }
-    let mut builder = Builder { report, aliases, stack: Vec::new(), anchors: HashMap::new(), root: None };
+    let mut builder =
+        Builder { report, aliases, stack: Vec::new(), anchors: HashMap::new(), root: None };
     for event in Parser::new_from_str(&text) {
         let (event, span) = match event {
             Ok(read) => read,
@@ -49,7 +52,8 @@ pub(crate) fn parse(report: &mut Report<'_>, aliases: &mut Aliases) -> Option<No
     root
 }
 
-/// JSON's two details that YAML lacks: tabs between values, and characters written as surrogate pairs.
+/// JSON's two details that YAML lacks: tabs between values, and characters written as surrogate
+/// pairs.
 fn as_yaml<'t>(path: &str, text: &'t str) -> Cow<'t, str> {
     if !path.ends_with(".json") {
         return Cow::Borrowed(text);
@@ -91,7 +95,10 @@ fn surrogate_pair(text: &str) -> Option<char> {
 }
 
 fn pos(marker: &Marker) -> Pos {
-    Pos { line: u32::try_from(marker.line()).unwrap_or(u32::MAX).max(1), column: u32::try_from(marker.col()).unwrap_or(u32::MAX - 1) + 1 }
+    Pos {
+        line: u32::try_from(marker.line()).unwrap_or(u32::MAX).max(1),
+        column: u32::try_from(marker.col()).unwrap_or(u32::MAX - 1) + 1,
+    }
 }
 
 struct Builder<'r, 's> {
@@ -166,17 +173,20 @@ impl Weight {
     }
 }
 
-/// Most values that aliases may add to a registry: ten nested anchors could otherwise ask for billions.
+/// Most values that aliases may add to a registry: ten nested anchors could otherwise ask for
+/// billions.
 const MAX_ALIASED_NODES: usize = 1_000_000;
 
-/// Most values that the files of a registry write out, keys included: each takes some hundred bytes once it is read.
+/// Most values that the files of a registry write out, keys included: each takes some hundred bytes
+/// once it is read.
 const MAX_VALUES: usize = 300_000;
 
 /// Most bytes of text that aliases may add to a registry.
 const MAX_ALIASED_BYTES: usize = 64 * 1024 * 1024;
 
-/// What the files of a registry may still add to it: the values that they write out, and those that aliases and a `$ref` from the root of a
-/// file add. What those refer to is compiled once more at each of them.
+/// What the files of a registry may still add to it: the values that they write out, and those that
+/// aliases and a `$ref` from the root of a file add. What those refer to is compiled once more at
+/// each of them.
 #[derive(Debug)]
 pub(crate) struct Aliases {
     nodes_left: usize,
@@ -187,7 +197,11 @@ pub(crate) struct Aliases {
 
 impl Default for Aliases {
     fn default() -> Self {
-        Self { nodes_left: MAX_ALIASED_NODES, bytes_left: MAX_ALIASED_BYTES, values_left: MAX_VALUES }
+        Self {
+            nodes_left: MAX_ALIASED_NODES,
+            bytes_left: MAX_ALIASED_BYTES,
+            values_left: MAX_VALUES,
+        }
     }
 }
 
@@ -221,13 +235,21 @@ impl Builder<'_, '_> {
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
             Event::DocumentStart(_) => {
                 if self.root.is_some() {
-                    self.report.error_with_hint(at, "a second document begins here", "one file holds one document: remove the `---`");
+                    self.report.error_with_hint(
+                        at,
+                        "a second document begins here",
+                        "one file holds one document: remove the `---`",
+                    );
                     return None;
                 }
             }
             Event::Alias(anchor) => {
                 let Some((node, weight)) = self.anchors.get(&anchor) else {
-                    self.report.error_with_hint(at, "this alias stands inside its own anchor", "a value cannot hold itself");
+                    self.report.error_with_hint(
+                        at,
+                        "this alias stands inside its own anchor",
+                        "a value cannot hold itself",
+                    );
                     return None;
                 };
                 let (node, weight) = (node.clone(), *weight);
@@ -250,10 +272,18 @@ impl Builder<'_, '_> {
                 if let Some(tag) = tag {
                     // Taken for the text that was meant: it is told once.
                     let written = self.tag(&tag, at);
-                    scalar = Scalar { kind: ScalarKind::Text, text: format!("{written} {}", scalar.text), verbatim_from: None };
+                    scalar = Scalar {
+                        kind: ScalarKind::Text,
+                        text: format!("{written} {}", scalar.text),
+                        verbatim_from: None,
+                    };
                 }
                 let weight = Weight::of_scalar(&scalar.text);
-                self.finish(Node { at, content: Content::Scalar(Arc::new(scalar)) }, weight, anchor);
+                self.finish(
+                    Node { at, content: Content::Scalar(Arc::new(scalar)) },
+                    weight,
+                    anchor,
+                );
             }
             Event::SequenceStart(anchor, tag) => {
                 if let Some(tag) = tag {
@@ -314,7 +344,9 @@ impl Builder<'_, '_> {
         match &mut frame.kind {
             FrameKind::Array(items) => items.push(node),
             FrameKind::Object(mapping) => match mapping.key.take() {
-                Some(Key { at, text: Some(text) }) => mapping.push(Member { key: text, key_at: at, value: node }),
+                Some(Key { at, text: Some(text) }) => {
+                    mapping.push(Member { key: text, key_at: at, value: node })
+                }
                 Some(Key { text: None, .. }) => {}
                 None => mapping.key = Some(read_key(&node, mapping, self.report)),
             },
@@ -325,9 +357,14 @@ impl Builder<'_, '_> {
         let kind = if style == ScalarStyle::Plain { core_kind(&text) } else { ScalarKind::Text };
         let quoted = matches!(style, ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted);
         let inner = Pos { line: at.line, column: at.column + u32::from(quoted) };
-        let stands_there = self.report.source.rest_of_line(inner).is_some_and(|rest| rest.starts_with(&text));
+        let stands_there =
+            self.report.source.rest_of_line(inner).is_some_and(|rest| rest.starts_with(&text));
         if kind == ScalarKind::Number && json_number(&text).is_none() {
-            self.report.error_with_hint(at, format!("`{text}` is a number that JSON does not have"), "quote it to make it text");
+            self.report.error_with_hint(
+                at,
+                format!("`{text}` is a number that JSON does not have"),
+                "quote it to make it text",
+            );
         }
         Scalar { kind, verbatim_from: stands_there.then_some(inner), text }
     }
@@ -335,13 +372,25 @@ impl Builder<'_, '_> {
     /// Reports a tag and returns it as written.
     fn tag(&mut self, tag: &Tag, at: Pos) -> String {
         let at = self.place_of_tag(at);
-        let written: String = self.report.source.rest_of_line(at).unwrap_or("").split(char::is_whitespace).next().unwrap_or("").to_owned();
+        let written: String = self
+            .report
+            .source
+            .rest_of_line(at)
+            .unwrap_or("")
+            .split(char::is_whitespace)
+            .next()
+            .unwrap_or("")
+            .to_owned();
         let hint = if tag.handle == "!" {
             format!("`!` begins a tag in YAML: quote the whole text, \"{written}…\"")
         } else {
             "remove the tag; quote a value to make it text".to_owned()
         };
-        self.report.error_with_hint(at, format!("`{written}` is a YAML tag, and tags are not supported"), hint);
+        self.report.error_with_hint(
+            at,
+            format!("`{written}` is a YAML tag, and tags are not supported"),
+            hint,
+        );
         written
     }
 
@@ -352,7 +401,10 @@ impl Builder<'_, '_> {
             return at;
         }
         let between = |start: usize| u32::try_from(line[start..byte].chars().count()).unwrap_or(0);
-        line[..byte].rfind('!').map_or(at, |start| Pos { line: at.line, column: at.column.saturating_sub(between(start)).max(1) })
+        line[..byte].rfind('!').map_or(at, |start| Pos {
+            line: at.line,
+            column: at.column.saturating_sub(between(start)).max(1),
+        })
     }
 
     fn syntax_error(&mut self, error: &ScanError) {
@@ -364,7 +416,11 @@ impl Builder<'_, '_> {
         if at.line > last_line {
             at = Pos {
                 line: last_line,
-                column: u32::try_from(self.report.source.line(last_line).unwrap_or("").chars().count()).unwrap_or(0) + 1,
+                column: u32::try_from(
+                    self.report.source.line(last_line).unwrap_or("").chars().count(),
+                )
+                .unwrap_or(0)
+                    + 1,
             };
         }
         let (at, hint) = syntax_hint(self.report, at);
@@ -376,18 +432,30 @@ impl Builder<'_, '_> {
     }
 }
 
-/// What is wrong with a JSON file, in JSON's terms and at JSON's place; `None` where it is none, or good JSON.
+/// What is wrong with a JSON file, in JSON's terms and at JSON's place; `None` where it is none, or
+/// good JSON.
 fn json_error(source: &SourceFile) -> Option<(Pos, String)> {
-    let error = source.path.ends_with(".json").then(|| serde_json::from_str::<serde::de::IgnoredAny>(&source.text).err())??;
+    let error = source
+        .path
+        .ends_with(".json")
+        .then(|| serde_json::from_str::<serde::de::IgnoredAny>(&source.text).err())??;
     let place = |number: usize| u32::try_from(number).unwrap_or(u32::MAX).max(1);
     let text = error.to_string();
     let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
-    Some((Pos { line: place(error.line()), column: place(error.column()) }, format!("not JSON: {what}")))
+    Some((
+        Pos { line: place(error.line()), column: place(error.column()) },
+        format!("not JSON: {what}"),
+    ))
 }
 
 fn too_many_values(report: &mut Report<'_>, at: Pos) {
-    let message = format!("the files of this registry hold more than {MAX_VALUES} values, keys included");
-    report.error_with_hint(at, message, "split the registry: a queue and a group of workers for each part");
+    let message =
+        format!("the files of this registry hold more than {MAX_VALUES} values, keys included");
+    report.error_with_hint(
+        at,
+        message,
+        "split the registry: a queue and a group of workers for each part",
+    );
 }
 
 fn read_key(node: &Node, mapping: &Mapping, report: &mut Report<'_>) -> Key {
@@ -401,7 +469,11 @@ fn read_key(node: &Node, mapping: &Mapping, report: &mut Report<'_>) -> Key {
     };
     let text = &scalar.text;
     if text == "<<" && scalar.kind == ScalarKind::Text && scalar.verbatim_from == Some(node.at) {
-        report.error_with_hint(node.at, "`<<` (merge) is not supported", "write the keys out, or give an anchor to a whole value");
+        report.error_with_hint(
+            node.at,
+            "`<<` (merge) is not supported",
+            "write the keys out, or give an anchor to a whole value",
+        );
         return Key { at: node.at, text: None };
     }
     if text.is_empty() && scalar.kind == ScalarKind::Null {
@@ -423,5 +495,8 @@ fn place_of_byte(text: &str, byte: usize) -> Pos {
     let before = &text[..byte];
     let line = before.bytes().filter(|&byte| byte == b'\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    Pos { line: u32::try_from(line).unwrap_or(u32::MAX), column: u32::try_from(column).unwrap_or(u32::MAX) }
+    Pos {
+        line: u32::try_from(line).unwrap_or(u32::MAX),
+        column: u32::try_from(column).unwrap_or(u32::MAX),
+    }
 }

@@ -15,7 +15,9 @@ pub(super) fn core_kind(text: &str) -> ScalarKind {
 }
 
 fn is_core_number(text: &str) -> bool {
-    let all = |digits: &str, allowed: fn(&u8) -> bool| !digits.is_empty() && digits.as_bytes().iter().all(allowed);
+    let all = |digits: &str, allowed: fn(&u8) -> bool| {
+        !digits.is_empty() && digits.as_bytes().iter().all(allowed)
+    };
     if let Some(octal) = text.strip_prefix("0o") {
         return all(octal, |b| matches!(b, b'0'..=b'7'));
     }
@@ -37,12 +39,15 @@ fn is_core_number(text: &str) -> bool {
     }
     match mantissa.split_once('.') {
         Some(("", fraction)) => all(fraction, u8::is_ascii_digit),
-        Some((whole, fraction)) => all(whole, u8::is_ascii_digit) && fraction.bytes().all(|b| b.is_ascii_digit()),
+        Some((whole, fraction)) => {
+            all(whole, u8::is_ascii_digit) && fraction.bytes().all(|b| b.is_ascii_digit())
+        }
         None => all(mantissa, u8::is_ascii_digit),
     }
 }
 
-/// A number of the core schema as JSON writes it; `None` for infinities, what is no number, and what 128 bits do not hold in octal or hex.
+/// A number of the core schema as JSON writes it; `None` for infinities, what is no number, and
+/// what 128 bits do not hold in octal or hex.
 pub(super) fn json_number(text: &str) -> Option<Cow<'_, str>> {
     if let Some(octal) = text.strip_prefix("0o") {
         return u128::from_str_radix(octal, 8).ok().map(|n| Cow::Owned(n.to_string()));
@@ -60,9 +65,11 @@ pub(super) fn json_number(text: &str) -> Option<Cow<'_, str>> {
         Some(rest) => ("-", rest),
         None => ("", text.strip_prefix('+').unwrap_or(text)),
     };
-    let (mantissa, exponent) = unsigned.split_at(unsigned.find(['e', 'E']).unwrap_or(unsigned.len()));
+    let (mantissa, exponent) =
+        unsigned.split_at(unsigned.find(['e', 'E']).unwrap_or(unsigned.len()));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let whole = Some(whole.trim_start_matches('0')).filter(|digits| !digits.is_empty()).unwrap_or("0");
+    let whole =
+        Some(whole.trim_start_matches('0')).filter(|digits| !digits.is_empty()).unwrap_or("0");
     let point = if fraction.is_empty() { "" } else { "." };
     Some(Cow::Owned(format!("{sign}{whole}{point}{fraction}{exponent}")))
 }

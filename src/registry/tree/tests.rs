@@ -10,8 +10,13 @@ fn read(path: &str, text: &str) -> (Option<Node>, Vec<String>) {
     let source = SourceFile::new(path, path, text);
     let mut report = Report::new(&source);
     let node = parse(&mut report, &mut Aliases::default());
-    let problems =
-        report.problems.iter().map(|p| format!("{}:{}: {} ({})", p.line, p.column, p.message, p.hint.as_deref().unwrap_or(""))).collect();
+    let problems = report
+        .problems
+        .iter()
+        .map(|p| {
+            format!("{}:{}: {} ({})", p.line, p.column, p.message, p.hint.as_deref().unwrap_or(""))
+        })
+        .collect();
     (node, problems)
 }
 
@@ -55,9 +60,16 @@ fn scalars_are_those_of_the_core_schema() {
         ("\"true\"", json!("true")),
         ("user:{id}", json!("user:{id}")),
     ] {
-        assert_eq!(well("a.yaml", &format!("a: {text}\n")).to_json(), json!({"a": expected}), "{text:?}");
+        assert_eq!(
+            well("a.yaml", &format!("a: {text}\n")).to_json(),
+            json!({"a": expected}),
+            "{text:?}"
+        );
     }
-    assert_eq!(only_problem("a: .inf\n"), "1:4: `.inf` is a number that JSON does not have (quote it to make it text)");
+    assert_eq!(
+        only_problem("a: .inf\n"),
+        "1:4: `.inf` is a number that JSON does not have (quote it to make it text)"
+    );
 }
 
 #[test]
@@ -75,11 +87,24 @@ fn every_node_knows_its_place() {
     let Content::Array(items) = &members[0].value.content else { panic!("{node:?}") };
     assert_eq!(items[0].at, Pos { line: 3, column: 5 });
     let Content::Object(members) = &items[0].content else { panic!("{node:?}") };
-    assert_eq!((members[0].key_at, members[0].value.at), (Pos { line: 3, column: 6 }, Pos { line: 3, column: 9 }));
-    assert_eq!(members[0].value.as_scalar().unwrap().verbatim_from, None, "an escape moves what follows");
-    assert_eq!(members[1].value.as_scalar().unwrap().verbatim_from, Some(Pos { line: 3, column: 24 }));
+    assert_eq!(
+        (members[0].key_at, members[0].value.at),
+        (Pos { line: 3, column: 6 }, Pos { line: 3, column: 9 })
+    );
+    assert_eq!(
+        members[0].value.as_scalar().unwrap().verbatim_from,
+        None,
+        "an escape moves what follows"
+    );
+    assert_eq!(
+        members[1].value.as_scalar().unwrap().verbatim_from,
+        Some(Pos { line: 3, column: 24 })
+    );
     let Content::Object(members) = &items[1].content else { panic!("{node:?}") };
-    assert_eq!(members[0].value.as_scalar().unwrap().verbatim_from, Some(Pos { line: 4, column: 8 }));
+    assert_eq!(
+        members[0].value.as_scalar().unwrap().verbatim_from,
+        Some(Pos { line: 4, column: 8 })
+    );
     assert_eq!(node.nearest_to("/a/1/ü/no").at, Pos { line: 4, column: 8 });
     assert_eq!(node.nearest_to("/b").at, node.at);
 }
@@ -119,13 +144,17 @@ fn yaml_s_own_traps_are_explained() {
 #[test]
 fn anchors_are_resolved_and_bombs_refused() {
     assert_eq!(
-        well("a.yaml", "a: &x [1, {b: c}]\nd: *x\n*x : 1\n".split("*x :").next().unwrap()).to_json(),
+        well("a.yaml", "a: &x [1, {b: c}]\nd: *x\n*x : 1\n".split("*x :").next().unwrap())
+            .to_json(),
         json!({"a": [1, {"b": "c"}], "d": [1, {"b": "c"}]})
     );
     let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..12 {
         let below = level - 1;
-        bomb.push_str(&format!("a{level}: &a{level} [{}]\n", vec![format!("*a{below}"); 10].join(", ")));
+        bomb.push_str(&format!(
+            "a{level}: &a{level} [{}]\n",
+            vec![format!("*a{below}"); 10].join(", ")
+        ));
     }
     assert!(only_problem(&bomb).contains("aliases add more than"));
 }
@@ -145,7 +174,10 @@ fn depth_is_bounded() {
 #[test]
 fn json_is_read_with_its_tabs_and_escapes() {
     let text = "{\n\t\"a\": \"x\\ty\\/\\u00e9\\ud83d\\ude00\\n\\\"\",\n\t\"b\":\t[1,2.50,true,null],\n\t\"c\":{\"d\":{}}\n}";
-    assert_eq!(well("a.json", text).to_json(), serde_json::from_str::<serde_json::Value>(text).unwrap());
+    assert_eq!(
+        well("a.json", text).to_json(),
+        serde_json::from_str::<serde_json::Value>(text).unwrap()
+    );
     assert_eq!(well("a.json", "\u{feff}{\"a\":1}").to_json(), json!({"a": 1}));
     let node = well("a.json", "{\n\t\"a\":\t\"user\"\n}");
     assert_eq!(node.nearest_to("/a").at, Pos { line: 2, column: 7 });

@@ -21,14 +21,22 @@ pub(super) fn syntax_hint(report: &Report<'_>, at: Pos) -> (Pos, Option<String>)
             _ => {}
         }
         let begins = i == indent
-            || (i >= 2 && bytes[i - 1] == b' ' && matches!(bytes[i - 2], b':' | b'-' | b',' | b'['))
+            || (i >= 2
+                && bytes[i - 1] == b' '
+                && matches!(bytes[i - 2], b':' | b'-' | b',' | b'['))
             || (i >= 1 && matches!(bytes[i - 1], b'[' | b','));
         let hint = match c {
             '*' if begins => "`*` begins an alias in YAML: quote the text, \"*.deleted\"",
             '!' if begins => "`!` begins a tag in YAML: quote the text, \"!has(data.x)\"",
             '&' if begins => "`&` begins an anchor in YAML: quote the text",
-            '%' | '@' | '`' if begins => "a text that begins with this character must be quoted in YAML",
-            '{' if begins && line[i..].split_once('}').is_some_and(|(_, after)| after.starts_with(|c: char| !" ,]}".contains(c))) => {
+            '%' | '@' | '`' if begins => {
+                "a text that begins with this character must be quoted in YAML"
+            }
+            '{' if begins
+                && line[i..]
+                    .split_once('}')
+                    .is_some_and(|(_, after)| after.starts_with(|c: char| !" ,]}".contains(c))) =>
+            {
                 "a text that begins with `{` must be quoted in YAML, \"{id}:page\""
             }
             '{' if i > 0 && !begins && !matches!(bytes[i - 1], b' ' | b'{' | b'[') => {
@@ -39,6 +47,7 @@ pub(super) fn syntax_hint(report: &Report<'_>, at: Pos) -> (Pos, Option<String>)
         let column = u32::try_from(line[..i].chars().count()).unwrap_or(0) + 1;
         return (Pos { line: at.line, column }, Some(hint.to_owned()));
     }
-    let mapping_in_text = line.trim_start().split_once(": ").is_some_and(|(_, value)| value.contains(": "));
+    let mapping_in_text =
+        line.trim_start().split_once(": ").is_some_and(|(_, value)| value.contains(": "));
     (at, mapping_in_text.then(|| "a text that holds `: ` must be quoted in YAML".to_owned()))
 }

@@ -66,7 +66,11 @@ fn copies_keep_it_back_until_they_are_due_and_gone() {
     quiet(&low, 900);
     low.copied(LaneName::Main, Duration::from_secs(600), 300.into());
     seen_empty_in(&low, LATER);
-    assert_eq!(bound_in(&low, Duration::from_secs(599) + OVERLAP), 300, "an empty queue says nothing of what still waits");
+    assert_eq!(
+        bound_in(&low, Duration::from_secs(599) + OVERLAP),
+        300,
+        "an empty queue says nothing of what still waits"
+    );
     seen_empty_in(&low, Duration::from_secs(602));
     assert_eq!(bound_in(&low, Duration::from_secs(603) + OVERLAP), 900);
 }
@@ -81,7 +85,11 @@ fn empty_retry_queues_let_go_of_copies_before_they_are_due() {
     assert!(low.waits_for_retries());
     low.looked(before);
     assert_eq!(bound_in(&low, OVERLAP * 2), 200, "the look had begun before");
-    low.looked(Look { retries_empty_since: Some(Instant::now()), main_empty: false, ..look(950, true) });
+    low.looked(Look {
+        retries_empty_since: Some(Instant::now()),
+        main_empty: false,
+        ..look(950, true)
+    });
     assert_eq!(bound_in(&low, OVERLAP * 2), 200, "the copies may be in the main queue");
     low.looked(Look { retries_empty_since: Some(Instant::now()), ..look(950, true) });
     low.change(|state| state.let_go.retain(|(queue, _), _| *queue == Queue::Main));
@@ -97,7 +105,13 @@ fn a_session_that_ends_gives_back_what_nobody_has_read() {
     low.session_ended();
     quiet(&low, 900);
     assert_eq!(low.now().time_ms, 400, "copies among it may be as old as the lowest mark");
-    low.change(|state| state.looked(Look { main_empty: false, ..look(0, true) }, low.second(LATER), Instant::now() + LATER));
+    low.change(|state| {
+        state.looked(
+            Look { main_empty: false, ..look(0, true) },
+            low.second(LATER),
+            Instant::now() + LATER,
+        )
+    });
     assert_eq!(bound_in(&low, OVERLAP * 2), 400, "the main queue may hold such copies too");
     seen_empty_in(&low, LATER);
     assert_eq!(bound_in(&low, OVERLAP + LATER), 900);
@@ -112,7 +126,11 @@ fn a_new_worker_answers_for_those_that_are_gone() {
     seen_empty_in(&low, LATER);
     assert_eq!(bound_in(&low, OVERLAP + LATER), 900);
     let taken = low.take(&event());
-    assert_eq!(taken.bound_of(&event()[0]).time_ms, 900, "what comes first-hand arrived after the queue was empty");
+    assert_eq!(
+        taken.bound_of(&event()[0]).time_ms,
+        900,
+        "what comes first-hand arrived after the queue was empty"
+    );
 }
 
 /// The history's end was there so long ago.
@@ -128,7 +146,11 @@ fn offsets_follow_a_minute_behind_whatever_the_clock_says() {
     sampled_before(&low, Duration::from_secs(70), 20);
     sampled_before(&low, Duration::from_secs(5), 30);
     quiet(&low, 400);
-    assert_eq!(low.now(), LowWatermark { time_ms: 500, offset: Some(20) }, "the clock went back, the history did not");
+    assert_eq!(
+        low.now(),
+        LowWatermark { time_ms: 500, offset: Some(20) },
+        "the clock went back, the history did not"
+    );
     let taken = low.take(&event());
     assert_eq!(taken.bound_of(&event()[0]).offset, Some(20));
     sampled_before(&low, Duration::ZERO, 40);

@@ -1,13 +1,15 @@
 //! When which of the tags' sets is looked through.
 //!
-//! A scan of all keys finds the sets; it costs what there are keys, so it pauses the longer the longer it took. A set that was found to hold
-//! members whose keys were gone is looked through again without a scan, the sooner the more there were: what expires between two looks stays
-//! a small part of it, whatever its members' time to live.
+//! A scan of all keys finds the sets; it costs what there are keys, so it pauses the longer the
+//! longer it took. A set that was found to hold members whose keys were gone is looked through
+//! again without a scan, the sooner the more there were: what expires between two looks stays a
+//! small part of it, whatever its members' time to live.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// The part of a set that may be gone between two looks. A set is within 1.2 × its live members while less than a sixth of it is.
+/// The part of a set that may be gone between two looks. A set is within 1.2 × its live members
+/// while less than a sixth of it is.
 const SHARE_AIMED_AT: f64 = 0.08;
 
 /// From this part on, a set is looked through again by itself.
@@ -84,10 +86,16 @@ enum Scan {
 
 impl Rounds {
     pub(super) fn new(now: Instant) -> Self {
-        Self { under_way: VecDeque::new(), returns: HashMap::new(), scan: Scan::Due(now), found: Found::default() }
+        Self {
+            under_way: VecDeque::new(),
+            returns: HashMap::new(),
+            scan: Scan::Due(now),
+            found: Found::default(),
+        }
     }
 
-    /// The next step; its outcome is told by [`scanned`](Self::scanned) or [`sliced`](Self::sliced).
+    /// The next step; its outcome is told by [`scanned`](Self::scanned) or
+    /// [`sliced`](Self::sliced).
     pub(super) fn next(&mut self, now: Instant) -> Step {
         for (set, again) in &mut self.returns {
             if again.due <= now {
@@ -105,11 +113,18 @@ impl Rounds {
                 self.scan = Scan::UnderWay { since: now, cursor: 0 };
                 Step::Scan(0)
             }
-            Scan::Due(due) => Step::Wait(self.returns.values().map(|again| again.due).min().map_or(due, |first| first.min(due))),
+            Scan::Due(due) => Step::Wait(
+                self.returns
+                    .values()
+                    .map(|again| again.due)
+                    .min()
+                    .map_or(due, |first| first.min(due)),
+            ),
         }
     }
 
-    /// A step of the scan found these sets. What was found since the last scan, where this one is over.
+    /// A step of the scan found these sets. What was found since the last scan, where this one is
+    /// over.
     pub(super) fn scanned(&mut self, next: u64, sets: Vec<Vec<u8>>, now: Instant) -> Option<Found> {
         let unknown = sets.into_iter().filter(|set| !self.returns.contains_key(set));
         self.under_way.extend(unknown.map(|set| Look { set, ..Look::default() }));
@@ -118,7 +133,8 @@ impl Rounds {
         if next != 0 {
             return None;
         }
-        let pause = (now.duration_since(*since) * SCAN_PAUSE_IN_SCANS).clamp(SCAN_PAUSE[0], SCAN_PAUSE[1]);
+        let pause =
+            (now.duration_since(*since) * SCAN_PAUSE_IN_SCANS).clamp(SCAN_PAUSE[0], SCAN_PAUSE[1]);
         self.scan = Scan::Due(now + pause);
         Some(std::mem::take(&mut self.found))
     }
@@ -150,8 +166,12 @@ impl Rounds {
         let share = look.gone as f64 / look.looked.max(1) as f64;
         let after = match self.returns.get(&look.set) {
             // What is gone grows with the time between two looks.
-            Some(again) if look.looked > 0 => again.after.mul_f64((SHARE_AIMED_AT / share.max(0.001)).clamp(0.25, 4.0)),
-            None if share >= SHARE_WORTH_COMING_BACK && self.returns.len() < MAX_RETURNS => FIRST_RETURN,
+            Some(again) if look.looked > 0 => {
+                again.after.mul_f64((SHARE_AIMED_AT / share.max(0.001)).clamp(0.25, 4.0))
+            }
+            None if share >= SHARE_WORTH_COMING_BACK && self.returns.len() < MAX_RETURNS => {
+                FIRST_RETURN
+            }
             Some(_) | None => RETURN[1],
         };
         if after >= RETURN[1] {
@@ -217,13 +237,18 @@ mod tests {
                     }
                     Step::Slice { .. } => {
                         // 1,000 live members, replaced once in a lifetime.
-                        let gone = 1_000.0 * (now - last_look).as_secs_f64() / lifetime.as_secs_f64();
+                        let gone =
+                            1_000.0 * (now - last_look).as_secs_f64() / lifetime.as_secs_f64();
                         last_look = now;
                         looks += 1;
                         if looks > 8 {
                             worst_late = worst_late.max(gone / 1_000.0);
                         }
-                        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
+                        #[expect(
+                            clippy::cast_possible_truncation,
+                            clippy::cast_sign_loss,
+                            reason = "a small positive number"
+                        )]
                         let gone = gone as u64;
                         rounds.sliced(0, 1_000 + gone, gone, now);
                     }

@@ -43,14 +43,42 @@ fn texts(count: usize, bytes: usize) -> String {
 fn targets() -> Vec<Attack> {
     let tenant = |bytes, count| format!(r#"{{"tenant":"{}","ids":{}}}"#, text(bytes), ids(count));
     vec![
-        refused("key-long-and-many", r#"{ effects: [ { delete: "t:{tenant}:p:{ids[]}" } ] }"#, tenant(900_000, 9_000)),
-        refused("key-60k-and-many", r#"{ effects: [ { delete: "t:{tenant}:p:{ids[]}" } ] }"#, tenant(60_000, 9_900)),
-        refused("key-3k-and-many", r#"{ effects: [ { delete: "t:{tenant}:p:{ids[]}" } ] }"#, tenant(3_900, 9_900)),
+        refused(
+            "key-long-and-many",
+            r#"{ effects: [ { delete: "t:{tenant}:p:{ids[]}" } ] }"#,
+            tenant(900_000, 9_000),
+        ),
+        refused(
+            "key-60k-and-many",
+            r#"{ effects: [ { delete: "t:{tenant}:p:{ids[]}" } ] }"#,
+            tenant(60_000, 9_900),
+        ),
+        refused(
+            "key-3k-and-many",
+            r#"{ effects: [ { delete: "t:{tenant}:p:{ids[]}" } ] }"#,
+            tenant(3_900, 9_900),
+        ),
         refused("key-alone", r#"{ effects: [ { delete: "t:{tenant}" } ] }"#, tenant(900_000, 1)),
-        refused("expire", r#"{ effects: [ { expire: "t:{tenant}:{ids[]}", ttl: 1s } ] }"#, tenant(60_000, 9_900)),
-        refused("bump", r#"{ effects: [ { bump_version: "t:{tenant}:{ids[]}" } ] }"#, tenant(60_000, 9_900)),
-        refused("tag-long-and-many", r#"{ effects: [ { invalidate_tags: "t:{tenant}:{ids[]}" } ] }"#, tenant(60_000, 9_900)),
-        refused("tags-times-tags", r#"{ effects: [ { invalidate_tags: "{a[]}:{b[]}" } ] }"#, format!(r#"{{"a":{0},"b":{0}}}"#, ids(3_000))),
+        refused(
+            "expire",
+            r#"{ effects: [ { expire: "t:{tenant}:{ids[]}", ttl: 1s } ] }"#,
+            tenant(60_000, 9_900),
+        ),
+        refused(
+            "bump",
+            r#"{ effects: [ { bump_version: "t:{tenant}:{ids[]}" } ] }"#,
+            tenant(60_000, 9_900),
+        ),
+        refused(
+            "tag-long-and-many",
+            r#"{ effects: [ { invalidate_tags: "t:{tenant}:{ids[]}" } ] }"#,
+            tenant(60_000, 9_900),
+        ),
+        refused(
+            "tags-times-tags",
+            r#"{ effects: [ { invalidate_tags: "{a[]}:{b[]}" } ] }"#,
+            format!(r#"{{"a":{0},"b":{0}}}"#, ids(3_000)),
+        ),
         refused(
             "keys-times-tags",
             r#"{ effects: [ { write: "k:{ks[]}", value: "v", ttl: 1h, tags: ["t:{tenant}:{ts[]}"] } ] }"#,
@@ -61,7 +89,11 @@ fn targets() -> Vec<Attack> {
             r#"{ effects: [ { write: "k:{ks[]}", value: "v", ttl: 1h, tags: ["{ts[]}", "a{ts[]}", "b{ts[]}"] } ] }"#,
             format!(r#"{{"ks":{0},"ts":{0}}}"#, ids(3_000)),
         ),
-        refused("keys-times-value", r#"{ effects: [ { write: "k:{ids[]}", value: "{data}", ttl: 1h } ] }"#, tenant(100_000, 9_000)),
+        refused(
+            "keys-times-value",
+            r#"{ effects: [ { write: "k:{ids[]}", value: "{data}", ttl: 1h } ] }"#,
+            tenant(100_000, 9_000),
+        ),
         refused(
             "each-times-value",
             r#"{ let: { all: "data.ids.map(x, data.tenant)" }, effects: [ { each: data.ids, write: "k:{item}", value: { a: "{let.all}", b: "{let.all}" }, ttl: 1h } ] }"#,
@@ -163,7 +195,13 @@ fn schemas() -> Vec<Attack> {
         bounded(
             "names-and-patterns",
             r#"{ data: { propertyNames: { pattern: "^(a|ab)*c?$", maxLength: 60 }, patternProperties: { "^a+b": { type: integer }, "b+$": { type: integer } } }, effects: [ { delete: "a" } ] }"#,
-            format!("{{{}}}", (0..20_000).map(|n| format!(r#""{}{n}":1"#, "ab".repeat(15))).collect::<Vec<_>>().join(",")),
+            format!(
+                "{{{}}}",
+                (0..20_000)
+                    .map(|n| format!(r#""{}{n}":1"#, "ab".repeat(15)))
+                    .collect::<Vec<_>>()
+                    .join(",")
+            ),
         ),
         bounded(
             "look-behind",
@@ -288,7 +326,11 @@ fn expressions() -> Vec<Attack> {
             r#"{ effects: [ { delete: "k:{id}", when: "data.a.all(x, size(string(double(x))) > 0)" } ] }"#,
             pair(texts(3_000, 300), ids(1)),
         ),
-        refused("doubling", Box::leak(doubling.into_boxed_str()), format!(r#"{{"t":"{}"}}"#, text(1_000))),
+        refused(
+            "doubling",
+            Box::leak(doubling.into_boxed_str()),
+            format!(r#"{{"t":"{}"}}"#, text(1_000)),
+        ),
         bounded(
             "changed",
             r#"{ effects: [ { each: data.a, delete: "k:{item}", when: 'changed("b") && changed("a")' } ] }"#,
@@ -297,43 +339,74 @@ fn expressions() -> Vec<Attack> {
                 pair(ids(9_000), list(30_000, |n| format!(r#"{{"k":{n}}}"#)))
             ),
         ),
-        bounded("changed-members", r#"{ effects: [ { delete: "k:{id}", when: 'changed("o")' } ] }"#, {
-            let member = |turned: bool| {
-                let at = |n: usize| if turned { 39_999 - n } else { n };
-                format!("{{{}}}", (0..40_000).map(|n| format!(r#""k{0}":{0}"#, at(n))).collect::<Vec<_>>().join(","))
-            };
-            format!(
-                r#"{{"type":"attack.changed-members","id":"1","data":{{"id":1,"o":{}}},"previous":{{"id":1,"o":{}}}}}"#,
-                member(false),
-                member(true)
-            )
-        }),
-        bounded("members", r#"{ effects: [ { each: data.a, delete: "k:{item}", when: 'has(data.zz) && data.zy == 1' } ] }"#, {
-            let members: Vec<String> = (0..60_000).map(|n| format!(r#""m{n}":1"#)).collect();
-            format!(r#"{{"a":{},{},"zz":1,"zy":1}}"#, ids(5_000), members.join(","))
-        }),
+        bounded(
+            "changed-members",
+            r#"{ effects: [ { delete: "k:{id}", when: 'changed("o")' } ] }"#,
+            {
+                let member = |turned: bool| {
+                    let at = |n: usize| if turned { 39_999 - n } else { n };
+                    format!(
+                        "{{{}}}",
+                        (0..40_000)
+                            .map(|n| format!(r#""k{0}":{0}"#, at(n)))
+                            .collect::<Vec<_>>()
+                            .join(",")
+                    )
+                };
+                format!(
+                    r#"{{"type":"attack.changed-members","id":"1","data":{{"id":1,"o":{}}},"previous":{{"id":1,"o":{}}}}}"#,
+                    member(false),
+                    member(true)
+                )
+            },
+        ),
+        bounded(
+            "members",
+            r#"{ effects: [ { each: data.a, delete: "k:{item}", when: 'has(data.zz) && data.zy == 1' } ] }"#,
+            {
+                let members: Vec<String> = (0..60_000).map(|n| format!(r#""m{n}":1"#)).collect();
+                format!(r#"{{"a":{},{},"zz":1,"zy":1}}"#, ids(5_000), members.join(","))
+            },
+        ),
     ]
 }
 
 async fn attack(attacks: Vec<Attack>) {
     let files: Vec<(String, String)> = attacks
         .iter()
-        .map(|attack| (format!("{}.yaml", attack.name), format!("events:\n  attack.{}: {}\n", attack.name, attack.definition)))
+        .map(|attack| {
+            (
+                format!("{}.yaml", attack.name),
+                format!("events:\n  attack.{}: {}\n", attack.name, attack.definition),
+            )
+        })
         .collect();
-    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let files: Vec<(&str, &str)> =
+        files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let victim = Victim::new(&files, &[("UNSTALE_MAX_BODY_BYTES", "2MiB")]).await;
     let mut verdicts = Vec::new();
     for Attack { name, body, refused, .. } in &attacks {
         let routing_key = format!("attack.{name}");
-        let cost = victim.suffers(name, &routing_key, BasicProperties::default(), body.as_bytes()).await;
+        let cost =
+            victim.suffers(name, &routing_key, BasicProperties::default(), body.as_bytes()).await;
         verdicts.extend(cost.verdict(name).err());
         let letters = victim.dead_letters().await;
         if letters.is_empty() && *refused {
             verdicts.push(format!("{name}: it was not refused"));
         }
         for letter in letters {
-            let (reason, error) = (letter.header("unstale-reason").unwrap_or_default(), letter.header("unstale-error").unwrap_or_default());
-            let spent = ["blast_radius", "unresolvable", "invalid_data", "attempts_exhausted", "loader_refused"].contains(&reason.as_str());
+            let (reason, error) = (
+                letter.header("unstale-reason").unwrap_or_default(),
+                letter.header("unstale-error").unwrap_or_default(),
+            );
+            let spent = [
+                "blast_radius",
+                "unresolvable",
+                "invalid_data",
+                "attempts_exhausted",
+                "loader_refused",
+            ]
+            .contains(&reason.as_str());
             if !spent || !error.contains(name) {
                 verdicts.push(format!("{name}: {reason}: {error}"));
             }
@@ -358,7 +431,8 @@ async fn what_an_expression_copies_and_compares_costs_little() {
     attack(expressions()).await;
 }
 
-/// Where large bodies are allowed, the budget grows with the body as `plan` shows it: two copies of a large page are written, not refused.
+/// Where large bodies are allowed, the budget grows with the body as `plan` shows it: two copies of
+/// a large page are written, not refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_body_has_the_larger_budget_of_its_size() {
     let rules = r#"
@@ -366,9 +440,12 @@ defaults: { ttl: 1h }
 events:
   page.changed: { effects: [ { write: "page:{id}", value: "{data}" }, { write: "copy:{id}", value: "{data}" } ] }
 "#;
-    let victim = Victim::new(&[("rules.yaml", rules)], &[("UNSTALE_MAX_BODY_BYTES", "16MiB")]).await;
+    let victim =
+        Victim::new(&[("rules.yaml", rules)], &[("UNSTALE_MAX_BODY_BYTES", "16MiB")]).await;
     let body = format!(r#"{{"id":1,"text":"{}"}}"#, "a".repeat(10_000_000));
-    victim.suffers("a large page", "page.changed", BasicProperties::default(), body.as_bytes()).await;
+    victim
+        .suffers("a large page", "page.changed", BasicProperties::default(), body.as_bytes())
+        .await;
     let letters = victim.dead_letters().await;
     assert_eq!(letters.len(), 0, "{:?}", letters[0].header("unstale-error"));
     assert!(victim.stage.exists("page:1").await && victim.stage.exists("copy:1").await);

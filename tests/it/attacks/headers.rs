@@ -37,13 +37,19 @@ fn death(queue: &str, exchange: &str, routing_key: &str) -> AMQPValue {
     AMQPValue::FieldArray(deaths)
 }
 
-/// Each expires in the main queue while no worker is there. Replayed, each has all effects of one event.
+/// Each expires in the main queue while no worker is there. Replayed, each has all effects of one
+/// event.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_publisher_forges_is_not_believed_of_an_expired_message() {
     let stage = Stage::new(&[("rules.yaml", RULES)]).await;
     let worker = stage.worker(&[]).await;
     let (_, metrics) = worker.get("/metrics").await.unwrap();
-    let digest = metrics.split("digest=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("the metrics show the digest").to_owned();
+    let digest = metrics
+        .split("digest=\"")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next())
+        .expect("the metrics show the digest")
+        .to_owned();
     assert!(worker.terminate().await.success());
 
     let queue = stage.queue.clone();
@@ -58,8 +64,12 @@ async fn what_a_publisher_forges_is_not_believed_of_an_expired_message() {
         ("unstale-arrived-after", text("2030-01-01T00:00:00Z")),
         ("unstale-reason", text("loader_refused")),
     ];
-    let spent = [("unstale-attempt", AMQPValue::LongInt(99)), ("unstale-redelivered", AMQPValue::LongLongInt(40))];
-    let elsewhere = [("unstale-routing-key", text("other.updated")), ("unstale-exchange", text("elsewhere"))];
+    let spent = [
+        ("unstale-attempt", AMQPValue::LongInt(99)),
+        ("unstale-redelivered", AMQPValue::LongLongInt(40)),
+    ];
+    let elsewhere =
+        [("unstale-routing-key", text("other.updated")), ("unstale-exchange", text("elsewhere"))];
     let signed = [("unstale-signature", text(&"0".repeat(64))), ("unstale-sig", text(""))];
     let nothing: [(&str, AMQPValue); 0] = [];
     let forged: Vec<Vec<(&str, AMQPValue)>> = vec![
@@ -70,12 +80,21 @@ async fn what_a_publisher_forges_is_not_believed_of_an_expired_message() {
         [&done[..], &copy, &elsewhere].concat(),
         [&done[..], &copy, &signed].concat(),
         [&done[..], &copy, &[("x-death", death(&queue, "", &queue))]].concat(),
-        [&done[..], &copy, &[("x-death", death(&format!("{queue}.slow"), "", &format!("{queue}.slow")))]].concat(),
+        [
+            &done[..],
+            &copy,
+            &[("x-death", death(&format!("{queue}.slow"), "", &format!("{queue}.slow")))],
+        ]
+        .concat(),
         [&done[..], &[("x-death", death(&queue, &stage.exchange, "other.updated"))]].concat(),
         [
             &done[..],
             &copy,
-            &[("x-first-death-queue", text(&queue)), ("x-first-death-exchange", text("")), ("x-first-death-reason", text("rejected"))],
+            &[
+                ("x-first-death-queue", text(&queue)),
+                ("x-first-death-exchange", text("")),
+                ("x-first-death-reason", text("rejected")),
+            ],
         ]
         .concat(),
         vec![("unstale-effects", AMQPValue::FieldArray(FieldArray::default()))],
@@ -89,28 +108,43 @@ async fn what_a_publisher_forges_is_not_believed_of_an_expired_message() {
             table.insert((*name).into(), value.clone());
         }
         let properties = BasicProperties::default().with_headers(table).with_expiration("1".into());
-        stage.publish_with("user.updated", properties, format!(r#"{{"id":{id}}}"#).as_bytes()).await;
+        stage
+            .publish_with("user.updated", properties, format!(r#"{{"id":{id}}}"#).as_bytes())
+            .await;
     }
     let count = u32::try_from(forged.len()).unwrap();
-    wait_until(super::PATIENCE, "all have expired", async || stage.ready(".dead").await == count).await;
+    wait_until(super::PATIENCE, "all have expired", async || stage.ready(".dead").await == count)
+        .await;
     // The start of a worker might heal, which would hide what a replay leaves out.
     let worker = stage.worker(&[("UNSTALE_HEAL_WINDOW", "off")]).await;
     let mut command = Command::new(env!("CARGO_BIN_EXE_unstale"));
-    command.args(["dlq", "replay"]).env_clear().envs(stage.broker_settings()).env("UNSTALE_REDIS_URL", stage.redis.url());
+    command
+        .args(["dlq", "replay"])
+        .env_clear()
+        .envs(stage.broker_settings())
+        .env("UNSTALE_REDIS_URL", stage.redis.url());
     command.env("UNSTALE_SCHEMAS", stage.schemas.path()).stdin(Stdio::null());
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    wait_until(super::PATIENCE, "all is settled", async || stage.is_settled(&[&worker]).await).await;
+    wait_until(super::PATIENCE, "all is settled", async || stage.is_settled(&[&worker]).await)
+        .await;
     let mut left = Vec::new();
     for (id, headers) in forged.iter().enumerate() {
-        // RabbitMQ before 4 keeps the routing key of a forged `x-death`, and no other: a publisher may turn its own event into another.
+        // RabbitMQ before 4 keeps the routing key of a forged `x-death`, and no other: a publisher
+        // may turn its own event into another.
         if !stage.exists(&format!("other:{id}")).await {
-            assert!(headers.iter().any(|(name, _)| *name == "x-death"), "{id} was taken for another event");
+            assert!(
+                headers.iter().any(|(name, _)| *name == "x-death"),
+                "{id} was taken for another event"
+            );
             continue;
         }
         for key in [format!("user:{id}"), format!("user:{id}:profile")] {
             if stage.exists(&key).await {
-                left.push(format!("{key} of {:?}", headers.iter().map(|(name, _)| name).collect::<Vec<_>>()));
+                left.push(format!(
+                    "{key} of {:?}",
+                    headers.iter().map(|(name, _)| name).collect::<Vec<_>>()
+                ));
             }
         }
     }

@@ -1,10 +1,11 @@
-//! Attacks by a publisher, a tenant and an application: the real worker, a real broker, a real Redis, and no code of ours in between.
+//! Attacks by a publisher, a tenant and an application: the real worker, a real broker, a real
+//! Redis, and no code of ours in between.
 //!
-//! [`events`] costs CPU and memory by rules, [`shapes`] by the form of a message, [`registries`] by rule files. [`own_keys`] reaches for
-//! unstale's own keys, [`headers`] for its own headers.
+//! [`events`] costs CPU and memory by rules, [`shapes`] by the form of a message, [`registries`] by
+//! rule files. [`own_keys`] reaches for unstale's own keys, [`headers`] for its own headers.
 //!
-//! Each attack is a row. It must cost less than [`CPU`] and [`MEMORY_BYTES`], end as a dead letter that names the rule or be applied, and leave
-//! the events behind it alone.
+//! Each attack is a row. It must cost less than [`CPU`] and [`MEMORY_BYTES`], end as a dead letter
+//! that names the rule or be applied, and leave the events behind it alone.
 
 mod events;
 mod headers;
@@ -21,8 +22,10 @@ use crate::end_to_end::stage::{DeadLetter, Stage};
 use crate::support::limits::{Usage, forget_peak};
 use crate::support::{Worker, wait_until};
 
-/// CPU that one event may cost a worker. A build without optimization is about ten times as slow as the one that users run.
-const CPU: Duration = if cfg!(debug_assertions) { Duration::from_secs(8) } else { Duration::from_secs(1) };
+/// CPU that one event may cost a worker. A build without optimization is about ten times as slow as
+/// the one that users run.
+const CPU: Duration =
+    if cfg!(debug_assertions) { Duration::from_secs(8) } else { Duration::from_secs(1) };
 
 /// Memory that one event may cost a worker beyond what it held before.
 const MEMORY_BYTES: u64 = 64 << 20;
@@ -30,7 +33,10 @@ const MEMORY_BYTES: u64 = 64 << 20;
 /// The longest wait for anything here: an attack that is not bounded ends its test by it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const INNOCENT: (&str, &str) = ("innocent.yaml", r#"events: { innocent.changed: { effects: [ { delete: "innocent:{id}" } ] } }"#);
+const INNOCENT: (&str, &str) = (
+    "innocent.yaml",
+    r#"events: { innocent.changed: { effects: [ { delete: "innocent:{id}" } ] } }"#,
+);
 
 /// A worker under attack.
 struct Victim {
@@ -59,18 +65,35 @@ impl Victim {
         victim
     }
 
-    /// Publishes an event, and an innocent one behind it. Returns what both cost together, once nothing is in flight.
-    async fn suffers(&self, name: &str, routing_key: &str, properties: BasicProperties, body: &[u8]) -> Cost {
+    /// Publishes an event, and an innocent one behind it. Returns what both cost together, once
+    /// nothing is in flight.
+    async fn suffers(
+        &self,
+        name: &str,
+        routing_key: &str,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Cost {
         let pid = self.worker.pid();
         forget_peak(pid);
-        let before = Usage::of(pid).unwrap_or_else(|| panic!("before {name} the worker is gone: {}", self.worker.stderr()));
+        let before = Usage::of(pid).unwrap_or_else(|| {
+            panic!("before {name} the worker is gone: {}", self.worker.stderr())
+        });
         self.stage.publish_with(routing_key, properties, body).await;
         self.passes_innocent(name).await;
-        // Twice: between two looks a message may go from a queue that was not looked at yet to one that was.
-        let settled = async || self.stage.is_settled(&[&self.worker]).await && self.stage.is_settled(&[&self.worker]).await;
+        // Twice: between two looks a message may go from a queue that was not looked at yet to one
+        // that was.
+        let settled = async || {
+            self.stage.is_settled(&[&self.worker]).await
+                && self.stage.is_settled(&[&self.worker]).await
+        };
         wait_until(PATIENCE, &format!("{name} is settled"), settled).await;
-        let after = Usage::of(pid).unwrap_or_else(|| panic!("{name} ended the worker: {}", self.worker.stderr()));
-        Cost { cpu: after.cpu - before.cpu, bytes: after.peak_bytes.saturating_sub(before.resident_bytes) }
+        let after = Usage::of(pid)
+            .unwrap_or_else(|| panic!("{name} ended the worker: {}", self.worker.stderr()));
+        Cost {
+            cpu: after.cpu - before.cpu,
+            bytes: after.peak_bytes.saturating_sub(before.resident_bytes),
+        }
     }
 
     /// An event that has nothing to do with the attack is applied.
@@ -79,10 +102,14 @@ impl Victim {
         let key = format!("innocent:{id}");
         self.stage.set(&key, "old").await;
         self.stage.publish("innocent.changed", &format!(r#"{{"id":{id}}}"#)).await;
-        wait_until(PATIENCE, &format!("the innocent event behind {name} is applied"), async || !self.stage.exists(&key).await).await;
+        wait_until(PATIENCE, &format!("the innocent event behind {name} is applied"), async || {
+            !self.stage.exists(&key).await
+        })
+        .await;
     }
 
-    /// The dead letters so far, taken out of their queue. Each has a reason and a message without payload text.
+    /// The dead letters so far, taken out of their queue. Each has a reason and a message without
+    /// payload text.
     async fn dead_letters(&self) -> Vec<DeadLetter> {
         let count = self.stage.ready(".dead").await;
         if count == 0 {
@@ -91,8 +118,14 @@ impl Victim {
         let letters = self.stage.dead_letters(count).await;
         for letter in &letters {
             let error = letter.header("unstale-error").unwrap_or_default();
-            assert!(letter.header("unstale-reason").is_some(), "a dead letter without a reason: {error}");
-            assert!(error.len() <= 1024 && !error.chars().any(is_forged), "a message with what a publisher wrote: {error:?}");
+            assert!(
+                letter.header("unstale-reason").is_some(),
+                "a dead letter without a reason: {error}"
+            );
+            assert!(
+                error.len() <= 1024 && !error.chars().any(is_forged),
+                "a message with what a publisher wrote: {error:?}"
+            );
         }
         letters
     }
@@ -101,9 +134,16 @@ impl Victim {
     async fn survived(&self) {
         let (status, body) = self.worker.get("/readyz").await.expect("the worker answers");
         assert_eq!(status, 200, "{body}");
-        assert!(self.worker.metrics().await.sum("unstale_heals_total", &[]) < 0.5, "a heal: {}", self.worker.stderr());
+        assert!(
+            self.worker.metrics().await.sum("unstale_heals_total", &[]) < 0.5,
+            "a heal: {}",
+            self.worker.stderr()
+        );
         for line in self.worker.stderr().lines().skip(self.lines_before) {
-            assert!(line.starts_with("20") && !line.chars().any(is_forged), "a forged line in the log: {line:?}");
+            assert!(
+                line.starts_with("20") && !line.chars().any(is_forged),
+                "a forged line in the log: {line:?}"
+            );
         }
     }
 }
@@ -119,7 +159,8 @@ impl Cost {
 
 /// Characters that end a line, move a cursor or hide text.
 fn is_forged(character: char) -> bool {
-    character.is_control() || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    character.is_control()
+        || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A JSON array of what `element` yields.

@@ -1,5 +1,5 @@
-//! Headers nested as deep as a frame allows, from a client that speaks AMQP by hand: a library would
-//! overflow its own stack.
+//! Headers nested as deep as a frame allows, from a client that speaks AMQP by hand: a library
+//! would overflow its own stack.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -15,10 +15,16 @@ struct Raw(TcpStream);
 
 impl Raw {
     async fn connect(address: &str) -> Self {
-        let mut raw = Self(TcpStream::connect(address).await.expect("the broker takes a connection"));
+        let mut raw =
+            Self(TcpStream::connect(address).await.expect("the broker takes a connection"));
         raw.0.write_all(b"AMQP\0\0\x09\x01").await.unwrap();
         raw.answer().await;
-        raw.method(0, [10, 11], &[long(b""), short("PLAIN"), long(b"\0guest\0guest"), short("en_US")].concat()).await;
+        raw.method(
+            0,
+            [10, 11],
+            &[long(b""), short("PLAIN"), long(b"\0guest\0guest"), short("en_US")].concat(),
+        )
+        .await;
         let tune = raw.answer().await;
         raw.method(0, [10, 31], &[&tune[4..10], &[0, 0]].concat()).await;
         raw.method(0, [10, 40], &[short("/"), short(""), vec![0]].concat()).await;
@@ -29,8 +35,19 @@ impl Raw {
     }
 
     async fn publish(&mut self, exchange: &str, routing_key: &str, headers: &[u8], body: &[u8]) {
-        self.method(1, [60, 40], &[vec![0, 0], short(exchange), short(routing_key), vec![0]].concat()).await;
-        let content = [&[0, 60, 0, 0][..], &(body.len() as u64).to_be_bytes(), &(1_u16 << 13).to_be_bytes(), &long(headers)].concat();
+        self.method(
+            1,
+            [60, 40],
+            &[vec![0, 0], short(exchange), short(routing_key), vec![0]].concat(),
+        )
+        .await;
+        let content = [
+            &[0, 60, 0, 0][..],
+            &(body.len() as u64).to_be_bytes(),
+            &(1_u16 << 13).to_be_bytes(),
+            &long(headers),
+        ]
+        .concat();
         self.frame(2, 1, &content).await;
         self.frame(3, 1, body).await;
         // Closing the channel is answered behind all that came before.
@@ -45,7 +62,10 @@ impl Raw {
 
     async fn frame(&mut self, kind: u8, channel: u8, payload: &[u8]) {
         let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        self.0.write_all(&[&[kind, 0, channel], &size[..], payload, &[0xce]].concat()).await.unwrap();
+        self.0
+            .write_all(&[&[kind, 0, channel], &size[..], payload, &[0xce]].concat())
+            .await
+            .unwrap();
     }
 
     /// The payload of the broker's next frame.
@@ -86,23 +106,49 @@ fn nested(kind: u8, levels: usize) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_nested_as_deep_as_a_frame_allows_end_no_worker() {
-    let victim = Victim::new(&[("rules.yaml", r#"events: { nested.changed: { effects: [ { delete: "nested:{id}" } ] } }"#)], &[]).await;
+    let victim = Victim::new(
+        &[(
+            "rules.yaml",
+            r#"events: { nested.changed: { effects: [ { delete: "nested:{id}" } ] } }"#,
+        )],
+        &[],
+    )
+    .await;
     let address = rabbitmq().await.addr();
-    for (kind, levels) in [(b'A', 200), (b'A', 3_000), (b'F', 3_000), (b'A', (FRAME_BYTES - 200) / 5), (b'F', (FRAME_BYTES - 200) / 7)] {
+    for (kind, levels) in [
+        (b'A', 200),
+        (b'A', 3_000),
+        (b'F', 3_000),
+        (b'A', (FRAME_BYTES - 200) / 5),
+        (b'F', (FRAME_BYTES - 200) / 7),
+    ] {
         let name = format!("{levels} levels of {}", kind as char);
         victim.stage.set("nested:7", "old").await;
         // An event that is applied, and one whose dead letter has the same headers.
-        for (routing_key, body) in [("nested.changed", &b"{\"id\":7}"[..]), ("innocent.changed", b"not JSON")] {
-            Raw::connect(&address).await.publish(&victim.stage.exchange, routing_key, &nested(kind, levels), body).await;
+        for (routing_key, body) in
+            [("nested.changed", &b"{\"id\":7}"[..]), ("innocent.changed", b"not JSON")]
+        {
+            Raw::connect(&address)
+                .await
+                .publish(&victim.stage.exchange, routing_key, &nested(kind, levels), body)
+                .await;
             victim.passes_innocent(&name).await;
         }
         assert!(!victim.stage.exists("nested:7").await, "{name}: the event is applied");
     }
-    for command in [&["dlq", "list", "--json"][..], &["dlq", "show", "--json"], &["replay", "--since", "1h", "--dry-run"]] {
+    for command in [
+        &["dlq", "list", "--json"][..],
+        &["dlq", "show", "--json"],
+        &["replay", "--since", "1h", "--dry-run"],
+    ] {
         let mut unstale = tokio::process::Command::new(env!("CARGO_BIN_EXE_unstale"));
         let settings = victim.stage.broker_settings();
         let redis_url = victim.stage.redis.url();
-        unstale.args(command).envs(settings).env("UNSTALE_REDIS_URL", redis_url).env("UNSTALE_SCHEMAS", victim.stage.schemas.path());
+        unstale
+            .args(command)
+            .envs(settings)
+            .env("UNSTALE_REDIS_URL", redis_url)
+            .env("UNSTALE_SCHEMAS", victim.stage.schemas.path());
         let ended = unstale.output().await.expect("unstale runs");
         assert!(ended.status.code().is_some_and(|code| code < 2), "{command:?}: {ended:?}");
     }

@@ -25,7 +25,8 @@ events:
   tag.invalidated: { effects: [ { invalidate_tags: "{tags[]}" } ] }
 "#;
 
-/// Every verb, with every kind of own key: each is refused, the key stays as it was, and nothing is healed.
+/// Every verb, with every kind of own key: each is refused, the key stays as it was, and nothing is
+/// healed.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_verb_reaches_an_own_key() {
     let victim = Victim::new(&[("rules.yaml", RULES)], &[]).await;
@@ -43,12 +44,30 @@ async fn no_verb_reaches_an_own_key() {
         "unstale:".to_owned(),
     ];
     let keys = serde_json::to_string(&own).unwrap();
-    let verbs = ["deleted", "deleted_again", "expired", "bumped", "written", "warmed", "served", "ordered", "looped"];
+    let verbs = [
+        "deleted",
+        "deleted_again",
+        "expired",
+        "bumped",
+        "written",
+        "warmed",
+        "served",
+        "ordered",
+        "looped",
+    ];
     for verb in verbs {
         let name = format!("cache.{verb}");
-        victim.suffers(&name, &name, BasicProperties::default(), format!(r#"{{"id":7,"keys":{keys}}}"#).as_bytes()).await;
+        victim
+            .suffers(
+                &name,
+                &name,
+                BasicProperties::default(),
+                format!(r#"{{"id":7,"keys":{keys}}}"#).as_bytes(),
+            )
+            .await;
         let letters = victim.dead_letters().await;
-        let reasons: Vec<_> = letters.iter().filter_map(|letter| letter.header("unstale-reason")).collect();
+        let reasons: Vec<_> =
+            letters.iter().filter_map(|letter| letter.header("unstale-reason")).collect();
         assert_eq!(reasons, ["unresolvable"], "{name}");
         let value: String = redis.get("unstale:untouched").await.unwrap();
         let lasts: i64 = redis.ttl("unstale:untouched").await.unwrap();
@@ -59,9 +78,13 @@ async fn no_verb_reaches_an_own_key() {
     assert_eq!(victim.dead_letters().await.len(), 1);
     assert!(victim.stage.exists("unstale:untouched").await);
     // What only looks like one is an ordinary key.
-    for key in
-        ["UNSTALE:untouched", "unstale\u{200b}:untouched", " unstale:untouched", "\u{fe0f}unstale:untouched", "unstal\u{435}:untouched"]
-    {
+    for key in [
+        "UNSTALE:untouched",
+        "unstale\u{200b}:untouched",
+        " unstale:untouched",
+        "\u{fe0f}unstale:untouched",
+        "unstal\u{435}:untouched",
+    ] {
         victim.stage.set(key, "old").await;
         let body = serde_json::json!({ "id": 7, "keys": [key] }).to_string();
         victim.suffers(key, "cache.deleted", BasicProperties::default(), body.as_bytes()).await;
@@ -81,17 +104,24 @@ async fn a_tags_set_is_no_key() {
     for verb in ["deleted", "expired", "written", "warmed", "bumped"] {
         victim.suffers(verb, &format!("cache.{verb}"), BasicProperties::default(), body).await;
     }
-    victim.suffers("the tag", "tag.invalidated", BasicProperties::default(), br#"{"tags":["pages"]}"#).await;
+    victim
+        .suffers("the tag", "tag.invalidated", BasicProperties::default(), br#"{"tags":["pages"]}"#)
+        .await;
     assert!(!victim.stage.exists("page:1").await, "a member that its tag no longer finds");
     victim.survived().await;
 }
 
-/// An application may put any name into a tag's set. Own keys leave the set and stay; their neighbours are deleted.
+/// An application may put any name into a tag's set. Own keys leave the set and stay; their
+/// neighbours are deleted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_of_a_tag_is_never_an_own_key() {
     let victim = Victim::new(&[("rules.yaml", RULES)], &[]).await;
     let mut redis = victim.stage.connection().await;
-    let own = [format!("unstale:mark:{}", victim.stage.queue), "unstale:seq".to_owned(), "unstale:untouched".to_owned()];
+    let own = [
+        format!("unstale:mark:{}", victim.stage.queue),
+        "unstale:seq".to_owned(),
+        "unstale:untouched".to_owned(),
+    ];
     let _: () = redis.set("unstale:untouched", "as it was").await.unwrap();
     for (tag, neighbours) in [("few", 3), ("many", 1_200), ("none", 0)] {
         let set = format!("cache_tag:{tag}");
@@ -100,7 +130,14 @@ async fn a_member_of_a_tag_is_never_an_own_key() {
             victim.stage.set(key, "old").await;
         }
         let _: () = redis.sadd(&set, own.iter().chain(&keys).collect::<Vec<_>>()).await.unwrap();
-        victim.suffers(tag, "tag.invalidated", BasicProperties::default(), format!(r#"{{"tags":["{tag}"]}}"#).as_bytes()).await;
+        victim
+            .suffers(
+                tag,
+                "tag.invalidated",
+                BasicProperties::default(),
+                format!(r#"{{"tags":["{tag}"]}}"#).as_bytes(),
+            )
+            .await;
         wait_until(super::PATIENCE, "the neighbours are gone", async || {
             let mut redis = victim.stage.connection().await;
             keys.is_empty() || redis.exists::<_, usize>(&keys).await.unwrap() == 0
@@ -116,18 +153,34 @@ async fn a_member_of_a_tag_is_never_an_own_key() {
     assert_eq!(victim.dead_letters().await.len(), 0);
     wait_until(Duration::from_secs(10), "the log names the tag", async || {
         let log = victim.worker.stderr();
-        ["few", "many", "none"].iter().all(|tag| log.lines().any(|line| line.contains("begin with `unstale:`") && line.contains(tag)))
+        ["few", "many", "none"].iter().all(|tag| {
+            log.lines().any(|line| line.contains("begin with `unstale:`") && line.contains(tag))
+        })
     })
     .await;
     victim.survived().await;
 }
 
-/// Readers may write to the sequence. A wrong value there breaks neither tags nor heals for longer than one invalidation.
+/// Readers may write to the sequence. A wrong value there breaks neither tags nor heals for longer
+/// than one invalidation.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sequence_that_somebody_else_wrote_is_begun_anew() {
     let mut victim = Victim::new(&[("rules.yaml", RULES)], &[]).await;
     let mut redis = victim.stage.connection().await;
-    for value in ["abc", "", "inf", "nan", "1e300", "-5", "1.5", "0x10", " 7", "9223372036854775807", "9007199254740992", "a set"] {
+    for value in [
+        "abc",
+        "",
+        "inf",
+        "nan",
+        "1e300",
+        "-5",
+        "1.5",
+        "0x10",
+        " 7",
+        "9223372036854775807",
+        "9007199254740992",
+        "a set",
+    ] {
         if value == "a set" {
             let _: () = redis.del("unstale:seq").await.unwrap();
             let _: () = redis.sadd("unstale:seq", "7").await.unwrap();
@@ -136,9 +189,12 @@ async fn a_sequence_that_somebody_else_wrote_is_begun_anew() {
         }
         victim.stage.set("page:1", "old").await;
         let _: () = redis.sadd("cache_tag:pages", "page:1").await.unwrap();
-        victim.suffers(value, "tag.invalidated", BasicProperties::default(), br#"{"tags":["pages"]}"#).await;
+        victim
+            .suffers(value, "tag.invalidated", BasicProperties::default(), br#"{"tags":["pages"]}"#)
+            .await;
         assert!(!victim.stage.exists("page:1").await, "{value:?} keeps values");
-        let number: u64 = redis.get("unstale:seq").await.unwrap_or_else(|error| panic!("{value:?}: {error}"));
+        let number: u64 =
+            redis.get("unstale:seq").await.unwrap_or_else(|error| panic!("{value:?}: {error}"));
         assert!((1_000_000_000_000_000..1 << 52).contains(&number), "{value:?} became {number}");
     }
     assert_eq!(victim.dead_letters().await.len(), 0);

@@ -30,7 +30,14 @@ fn long(text: impl Into<LongString>) -> AMQPValue {
 }
 
 fn bodies() -> Vec<(&'static str, Vec<u8>)> {
-    let wide = |depth: usize| format!("{}{}{}", r#"{"a":["#.repeat(depth), list(10_000, |n| n.to_string()), "]}".repeat(depth));
+    let wide = |depth: usize| {
+        format!(
+            "{}{}{}",
+            r#"{"a":["#.repeat(depth),
+            list(10_000, |n| n.to_string()),
+            "]}".repeat(depth)
+        )
+    };
     let digits = "9".repeat(1_000_000);
     vec![
         ("no body", Vec::new()),
@@ -88,7 +95,11 @@ fn bodies() -> Vec<(&'static str, Vec<u8>)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_of_any_form_costs_little() {
-    let victim = Victim::new(&[("rules.yaml", RULES)], &[("UNSTALE_MAX_BODY_BYTES", "2MiB"), ("UNSTALE_LOG", "unstale=debug")]).await;
+    let victim = Victim::new(
+        &[("rules.yaml", RULES)],
+        &[("UNSTALE_MAX_BODY_BYTES", "2MiB"), ("UNSTALE_LOG", "unstale=debug")],
+    )
+    .await;
     let mut verdicts = Vec::new();
     for (name, body) in bodies() {
         for routing_key in ["user.updated", "user.checked", "user.versioned"] {
@@ -121,14 +132,25 @@ async fn headers_and_properties_of_any_form_cost_little() {
         (
             "a CloudEvent's headers",
             with_headers(
-                [("ce-type", long("user.updated")), ("ce-id", long("x".repeat(50_000))), ("ce-previous", long(&text[..50_000]))].into(),
+                [
+                    ("ce-type", long("user.updated")),
+                    ("ce-id", long("x".repeat(50_000))),
+                    ("ce-previous", long(&text[..50_000])),
+                ]
+                .into(),
             ),
         ),
-        ("a CloudEvent's type of no text", with_headers([("ce-type", AMQPValue::LongLongInt(7))].into())),
+        (
+            "a CloudEvent's type of no text",
+            with_headers([("ce-type", AMQPValue::LongLongInt(7))].into()),
+        ),
         ("a type that forges", with_headers([("unstale-event-type", long(escape))].into())),
         ("an id that forges", properties().with_message_id("m\n20 ERROR\u{1b}[2J".into())),
         ("a type property that forges", properties().with_type("t\n20 ERROR\u{1b}[2J".into())),
-        ("a header that is no UTF-8", with_headers([("unstale-event-type", long(vec![0xff; 1_000]))].into())),
+        (
+            "a header that is no UTF-8",
+            with_headers([("unstale-event-type", long(vec![0xff; 1_000]))].into()),
+        ),
         (
             "forged headers of ours",
             with_headers(
@@ -150,7 +172,10 @@ async fn headers_and_properties_of_any_form_cost_little() {
         let cost = victim.suffers(name, "user.updated", properties, br#"{"id":1}"#).await;
         verdicts.extend(cost.verdict(name).err());
         let letters = victim.dead_letters().await;
-        assert!(!letters.is_empty() || !victim.stage.exists("user:1").await, "{name} was neither applied nor dead-lettered");
+        assert!(
+            !letters.is_empty() || !victim.stage.exists("user:1").await,
+            "{name} was neither applied nor dead-lettered"
+        );
     }
     assert!(verdicts.is_empty(), "out of bounds:\n{}", verdicts.join("\n"));
     victim.survived().await;
@@ -164,10 +189,16 @@ async fn ten_thousand_types_cost_little() {
         let routing_key = format!("shop.{n}.{}", "t".repeat(n % 150));
         let body = format!(r#"{{"id":{n}}}"#);
         let stage = &victim.stage;
-        stage.send(&stage.exchange, &routing_key, BasicProperties::default(), body.as_bytes()).await.await.unwrap();
+        stage
+            .send(&stage.exchange, &routing_key, BasicProperties::default(), body.as_bytes())
+            .await
+            .await
+            .unwrap();
     };
     futures_util::future::join_all((0..10_000).map(publish)).await;
-    let cost = victim.suffers("the last type", "shop.last", BasicProperties::default(), br#"{"id":1}"#).await;
+    let cost = victim
+        .suffers("the last type", "shop.last", BasicProperties::default(), br#"{"id":1}"#)
+        .await;
     assert!(cost.bytes < super::MEMORY_BYTES, "{cost:?}");
     let (_, metrics) = victim.worker.get("/metrics").await.unwrap();
     assert!(metrics.len() < 64 << 10, "{} bytes of metrics", metrics.len());

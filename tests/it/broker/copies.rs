@@ -5,7 +5,9 @@ use lapin::types::{AMQPValue, DecimalValue, FieldTable};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use unstale::broker::{CopyHeaders, LaneName, Outgoing, PublishError, Publisher, Session, Signer, copy_to};
+use unstale::broker::{
+    CopyHeaders, LaneName, Outgoing, PublishError, Publisher, Session, Signer, copy_to,
+};
 use unstale::config::AmqpConfig;
 use unstale::event::{HeaderValue, OwnedMessage};
 use unstale::reason::Reason;
@@ -16,7 +18,14 @@ use crate::support::{rabbitmq, wait_until};
 const NOW: &str = "2026-01-02T03:04:05Z";
 
 fn headers<'a>() -> CopyHeaders<'a> {
-    CopyHeaders { attempt: 1, reason: Some(Reason::Malformed), error: Some("why"), registry: "digest", time: NOW, ..CopyHeaders::default() }
+    CopyHeaders {
+        attempt: 1,
+        reason: Some(Reason::Malformed),
+        error: Some("why"),
+        registry: "digest",
+        time: NOW,
+        ..CopyHeaders::default()
+    }
 }
 
 fn text(text: &str) -> AMQPValue {
@@ -24,14 +33,30 @@ fn text(text: &str) -> AMQPValue {
 }
 
 /// Publishes to the exchange as another program, and settles what arrives by a copy to `queue`.
-async fn through(session: &Session, config: &AmqpConfig, properties: BasicProperties, body: &[u8], queue: &str) {
+async fn through(
+    session: &Session,
+    config: &AmqpConfig,
+    properties: BasicProperties,
+    body: &[u8],
+    queue: &str,
+) {
     let channel = other(rabbitmq().await).await;
-    channel.basic_publish(config.exchange.as_str().into(), "user.updated".into(), Default::default(), body, properties).await.unwrap();
+    channel
+        .basic_publish(
+            config.exchange.as_str().into(),
+            "user.updated".into(),
+            Default::default(),
+            body,
+            properties,
+        )
+        .await
+        .unwrap();
     let mut lane = session.lane(LaneName::Main).await.unwrap();
     lane.consume(10).await.unwrap();
     let mut publisher = session.publisher().await.unwrap();
     let delivery = next(&mut lane).await;
-    let copy = copy_to(queue, &delivery, &headers(), publisher.frame_max_bytes(), &Signer::default());
+    let copy =
+        copy_to(queue, &delivery, &headers(), publisher.frame_max_bytes(), &Signer::default());
     assert_eq!(publisher.publish_all(&[copy]).await, [Ok(())]);
     lane.ack_through(delivery.tag()).unwrap();
     lane.cancel().await.unwrap();
@@ -45,15 +70,24 @@ async fn what_would_make_a_copy_vanish_is_taken_off() {
     let channel = other(rabbitmq).await;
     super::declare_queue(&channel, &format!("{}.cc", config.queue), FieldTable::default()).await;
     let mut table = FieldTable::default();
-    table.insert("CC".into(), AMQPValue::FieldArray(vec![text(&format!("{}.cc", config.queue))].into()));
+    table.insert(
+        "CC".into(),
+        AMQPValue::FieldArray(vec![text(&format!("{}.cc", config.queue))].into()),
+    );
     table.insert("decimal".into(), AMQPValue::DecimalValue(DecimalValue { scale: 2, value: 314 }));
-    let properties = with_headers(table).with_expiration("60000".into()).with_user_id("guest".into()).with_delivery_mode(1);
+    let properties = with_headers(table)
+        .with_expiration("60000".into())
+        .with_user_id("guest".into())
+        .with_delivery_mode(1);
     through(&session, &config, properties, b"{\"a\":1}", &session.names().dead).await;
 
     let dead = take(&channel, &session.names().dead).await;
     assert_eq!(dead.data, b"{\"a\":1}");
     let properties = &dead.properties;
-    assert_eq!((properties.expiration(), properties.user_id(), properties.delivery_mode()), (&None, &None, &Some(2)));
+    assert_eq!(
+        (properties.expiration(), properties.user_id(), properties.delivery_mode()),
+        (&None, &None, &Some(2))
+    );
     let table = properties.headers().as_ref().unwrap().inner();
     for (name, value) in [
         ("unstale-expiration", text("60000")),
@@ -66,7 +100,8 @@ async fn what_would_make_a_copy_vanish_is_taken_off() {
         assert_eq!(table.get(name), Some(&value), "{name}");
     }
     assert!(table.contains_key("unstale-cc") && !table.contains_key("CC"));
-    wait_until(SOON, "the main queue is empty", async || depth(&channel, &config.queue).await == 0).await;
+    wait_until(SOON, "the main queue is empty", async || depth(&channel, &config.queue).await == 0)
+        .await;
 }
 
 /// With a kept `x-death` the broker takes the second round for a cycle, and drops the message.
@@ -77,7 +112,13 @@ async fn a_message_climbs_the_same_rung_again_and_again() {
     let session = open(&config).await;
     let channel = other(rabbitmq).await;
     channel
-        .basic_publish(config.exchange.as_str().into(), "user.updated".into(), Default::default(), b"{}", BasicProperties::default())
+        .basic_publish(
+            config.exchange.as_str().into(),
+            "user.updated".into(),
+            Default::default(),
+            b"{}",
+            BasicProperties::default(),
+        )
         .await
         .unwrap();
     let mut lane = session.lane(LaneName::Main).await.unwrap();
@@ -89,7 +130,13 @@ async fn a_message_climbs_the_same_rung_again_and_again() {
         let message = delivery.message();
         let died = message.headers.get("x-death").is_some();
         assert_eq!(died, attempt > 1, "the broker tells where it comes from");
-        let copy = copy_to(rung, &delivery, &CopyHeaders { attempt, ..headers() }, publisher.frame_max_bytes(), &Signer::default());
+        let copy = copy_to(
+            rung,
+            &delivery,
+            &CopyHeaders { attempt, ..headers() },
+            publisher.frame_max_bytes(),
+            &Signer::default(),
+        );
         assert_eq!(publisher.publish_all(&[copy]).await, [Ok(())]);
         lane.ack_through(delivery.tag()).unwrap();
     }
@@ -109,11 +156,16 @@ async fn headers_as_large_as_a_frame_allows_do_not_end_the_session() {
     for filler in [100_000, 126_500, 130_900] {
         let mut table = FieldTable::default();
         table.insert("big".into(), AMQPValue::LongString(vec![b'x'; filler].into()));
-        through(&session, &config, with_headers(table), b"{}", session.names().rung(1).unwrap()).await;
+        through(&session, &config, with_headers(table), b"{}", session.names().rung(1).unwrap())
+            .await;
         // Back from the rung, with what the broker adds.
         let back = take(&channel, &config.queue).await;
         let table = back.properties.headers().as_ref().unwrap();
-        assert_eq!(table.contains_key("big"), !table.contains_key("unstale-headers-dropped"), "{filler}");
+        assert_eq!(
+            table.contains_key("big"),
+            !table.contains_key("unstale-headers-dropped"),
+            "{filler}"
+        );
         assert_eq!(table.contains_key("big"), filler < 126_900, "{filler}");
     }
 }
@@ -124,10 +176,16 @@ fn any_properties() -> impl Strategy<Value = BasicProperties> {
         any::<bool>().prop_map(AMQPValue::Boolean),
         any::<f64>().prop_map(AMQPValue::Double),
         Just(AMQPValue::Void),
-        prop::collection::vec(any::<u8>(), 0..18_000).prop_map(|bytes| AMQPValue::LongString(bytes.into())),
-        prop::collection::vec(any::<i32>().prop_map(AMQPValue::LongInt), 0..4).prop_map(|values| AMQPValue::FieldArray(values.into())),
+        prop::collection::vec(any::<u8>(), 0..18_000)
+            .prop_map(|bytes| AMQPValue::LongString(bytes.into())),
+        prop::collection::vec(any::<i32>().prop_map(AMQPValue::LongInt), 0..4)
+            .prop_map(|values| AMQPValue::FieldArray(values.into())),
     ];
-    let name = prop_oneof!["[a-z]{1,20}", Just("x-first-death-queue".to_owned()), Just("unstale-effects".to_owned())];
+    let name = prop_oneof![
+        "[a-z]{1,20}",
+        Just("x-first-death-queue".to_owned()),
+        Just("unstale-effects".to_owned())
+    ];
     let headers = prop::collection::btree_map(name, value, 0..6);
     let cleared = (any::<bool>(), any::<bool>(), prop::option::of(0_u8..10), ".{0,60}");
     (headers, cleared).prop_map(|(headers, (expires, user, priority, id))| {
@@ -160,7 +218,13 @@ async fn no_copy_is_lost_doubled_or_refused() {
     for number in 0..MESSAGES {
         let properties = any_properties().new_tree(&mut runner).unwrap().current();
         let body = format!("{{\"n\":{number}}}");
-        let sent = channel.basic_publish(config.exchange.as_str().into(), "k".into(), Default::default(), body.as_bytes(), properties);
+        let sent = channel.basic_publish(
+            config.exchange.as_str().into(),
+            "k".into(),
+            Default::default(),
+            body.as_bytes(),
+            properties,
+        );
         sent.await.unwrap();
     }
     let mut lane = session.lane(LaneName::Main).await.unwrap();
@@ -170,8 +234,12 @@ async fn no_copy_is_lost_doubled_or_refused() {
     while settled < MESSAGES {
         let batch = tokio::time::timeout(SOON, lane.next_batch(64)).await.unwrap().unwrap();
         let dead = &session.names().dead;
-        let copies: Vec<Outgoing<'_>> =
-            batch.iter().map(|delivery| copy_to(dead, delivery, &headers(), publisher.frame_max_bytes(), &Signer::default())).collect();
+        let copies: Vec<Outgoing<'_>> = batch
+            .iter()
+            .map(|delivery| {
+                copy_to(dead, delivery, &headers(), publisher.frame_max_bytes(), &Signer::default())
+            })
+            .collect();
         assert!(publisher.publish_all(&copies).await.iter().all(Result::is_ok));
         lane.ack_through(batch.last().unwrap().tag()).unwrap();
         settled += u16::try_from(batch.len()).unwrap();
@@ -182,7 +250,8 @@ async fn no_copy_is_lost_doubled_or_refused() {
     }
     assert_eq!(depth(&channel, &session.names().dead).await, 0);
     drop(session);
-    wait_until(SOON, "the main queue is empty", async || depth(&channel, &config.queue).await == 0).await;
+    wait_until(SOON, "the main queue is empty", async || depth(&channel, &config.queue).await == 0)
+        .await;
 }
 
 #[tokio::test]
@@ -215,7 +284,8 @@ async fn what_no_queue_takes_is_told_of_exactly_that_message() {
             message("", queue, (number % 300).to_string().as_bytes())
         })
         .collect();
-    let messages: Vec<Outgoing<'_>> = messages.iter().map(|message| Outgoing::of(message).unwrap()).collect();
+    let messages: Vec<Outgoing<'_>> =
+        messages.iter().map(|message| Outgoing::of(message).unwrap()).collect();
     let results = publisher.publish_all(&messages).await;
     for (at, result) in results.iter().enumerate() {
         match result {
@@ -229,7 +299,10 @@ async fn what_no_queue_takes_is_told_of_exactly_that_message() {
     }
     let arrived = u32::try_from(results.iter().filter(|result| result.is_ok()).count()).unwrap();
     let channel = other(rabbitmq).await;
-    wait_until(SOON, "all others arrived", async || depth(&channel, &session.names().dead).await == arrived).await;
+    wait_until(SOON, "all others arrived", async || {
+        depth(&channel, &session.names().dead).await == arrived
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -239,20 +312,32 @@ async fn a_publisher_of_events_outlives_what_the_broker_refuses() {
     let session = open(&config).await;
     let mut publisher = Publisher::connect(&config).await.unwrap();
     let refused = publisher.publish(&message("no-such-exchange", "k", b"{}")).await.unwrap_err();
-    assert!(matches!(&refused, PublishError::Refused(words) if words.contains("no exchange 'no-such-exchange'")), "{refused:?}");
+    assert!(
+        matches!(&refused, PublishError::Refused(words) if words.contains("no exchange 'no-such-exchange'")),
+        "{refused:?}"
+    );
     let long = "k".repeat(256);
     let unsendable = publisher.publish(&message(&config.exchange, &long, b"{}")).await.unwrap_err();
     assert!(matches!(unsendable, PublishError::Unsendable(_)), "{unsendable:?}");
     let line = r#"{"routing_key":"k","headers":{"ce-type":"user.updated"},"body":"{}",
         "properties":{"content_type":"application/json","message_id":"m-1","type":"user.updated","timestamp":12}}"#;
-    let event = OwnedMessage { exchange: config.exchange.clone(), ..OwnedMessage::from_line(line).unwrap() };
+    let event = OwnedMessage {
+        exchange: config.exchange.clone(),
+        ..OwnedMessage::from_line(line).unwrap()
+    };
     publisher.publish(&event).await.unwrap();
     publisher.close().await;
     let mut lane = session.lane(LaneName::Main).await.unwrap();
     lane.consume(1).await.unwrap();
     let delivery = next(&mut lane).await;
     let message = delivery.message();
-    assert_eq!((message.properties.content_type, message.properties.message_id), (Some("application/json"), Some("m-1")));
-    assert_eq!((message.properties.event_type, message.properties.timestamp_s), (Some("user.updated"), Some(12)));
+    assert_eq!(
+        (message.properties.content_type, message.properties.message_id),
+        (Some("application/json"), Some("m-1"))
+    );
+    assert_eq!(
+        (message.properties.event_type, message.properties.timestamp_s),
+        (Some("user.updated"), Some(12))
+    );
     assert_eq!(message.headers.text("ce-type"), Some("user.updated"));
 }

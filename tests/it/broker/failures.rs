@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use unstale::broker::{BrokerError, LaneName, Outgoing, PublishError, Publisher, Session, Signer, Start};
+use unstale::broker::{
+    BrokerError, LaneName, Outgoing, PublishError, Publisher, Session, Signer, Start,
+};
 use unstale::config::SecretUrl;
 use unstale::event::OwnedMessage;
 
@@ -12,8 +14,10 @@ use crate::support::{Proxy, RabbitMq, port, rabbitmq, wait_for, wait_until};
 
 async fn publish_many(session: &Session, exchange: &str, count: usize) {
     let mut publisher = session.publisher().await.unwrap();
-    let messages: Vec<OwnedMessage> = (0..count).map(|number| message(exchange, "k", number.to_string().as_bytes())).collect();
-    let messages: Vec<Outgoing<'_>> = messages.iter().map(|message| Outgoing::of(message).unwrap()).collect();
+    let messages: Vec<OwnedMessage> =
+        (0..count).map(|number| message(exchange, "k", number.to_string().as_bytes())).collect();
+    let messages: Vec<Outgoing<'_>> =
+        messages.iter().map(|message| Outgoing::of(message).unwrap()).collect();
     assert!(publisher.publish_all(&messages).await.iter().all(Result::is_ok));
 }
 
@@ -86,7 +90,8 @@ async fn a_cancelled_lane_gives_out_what_had_arrived_or_gives_it_back() {
         last = delivery.tag();
         bodies.push(delivery.body().to_vec());
     }
-    let expected: Vec<Vec<u8>> = (0..12).map(|number: usize| number.to_string().into_bytes()).collect();
+    let expected: Vec<Vec<u8>> =
+        (0..12).map(|number: usize| number.to_string().into_bytes()).collect();
     assert_eq!(bodies, expected);
     lane.ack_through(last).unwrap();
 
@@ -97,7 +102,10 @@ async fn a_cancelled_lane_gives_out_what_had_arrived_or_gives_it_back() {
     let idle = tokio::time::timeout(Duration::from_millis(50), lane.next_batch(1)).await;
     assert!(idle.is_err(), "without a consumer nothing comes");
     lane.consume(10).await.unwrap();
-    assert!(!bodies.contains(&next(&mut lane).await.body().to_vec()), "what was acknowledged stays away");
+    assert!(
+        !bodies.contains(&next(&mut lane).await.body().to_vec()),
+        "what was acknowledged stays away"
+    );
 }
 
 /// What was delivered before the end of a session is known to the end: it ended no worker.
@@ -117,7 +125,10 @@ async fn a_batch_that_the_end_of_the_session_interrupts_is_kept() {
     assert!(!lane.all_read().unwrap(), "they have arrived");
     let mut given_out = lane.next_batch(4).await.unwrap().len();
     publish_many(&session, &config.exchange, 10).await;
-    wait_until(SOON, "the others are delivered", async || depth(&channel, &config.queue).await == 0).await;
+    wait_until(SOON, "the others are delivered", async || {
+        depth(&channel, &config.queue).await == 0
+    })
+    .await;
     // Its answer comes behind the deliveries.
     session.lane(LaneName::Slow).await.unwrap().cancel().await.unwrap();
     proxy.cut().await;
@@ -161,7 +172,8 @@ async fn single_acks_leave_the_others() {
     publish_many(&session, &config.exchange, 3).await;
     let mut lane = session.lane(LaneName::Main).await.unwrap();
     lane.consume(10).await.unwrap();
-    let (first, second, third) = (next(&mut lane).await, next(&mut lane).await, next(&mut lane).await);
+    let (first, second, third) =
+        (next(&mut lane).await, next(&mut lane).await, next(&mut lane).await);
     lane.ack_one(third.tag()).unwrap();
     lane.ack_one(first.tag()).unwrap();
     session.close().await;
@@ -224,7 +236,10 @@ async fn a_silent_broker_is_noticed_within_30_s() {
     let mut lane = session.lane(LaneName::Main).await.unwrap();
     lane.consume(10).await.unwrap();
     proxy.stall();
-    tokio::time::timeout(Duration::from_secs(30), lane.next_batch(1)).await.expect("noticed").unwrap_err();
+    tokio::time::timeout(Duration::from_secs(30), lane.next_batch(1))
+        .await
+        .expect("noticed")
+        .unwrap_err();
 }
 
 #[tokio::test]
@@ -234,7 +249,11 @@ async fn a_deleted_queue_ends_the_session() {
     let session = open(&config).await;
     let mut lane = session.lane(LaneName::Main).await.unwrap();
     lane.consume(10).await.unwrap();
-    other(rabbitmq).await.queue_delete(config.queue.as_str().into(), Default::default()).await.unwrap();
+    other(rabbitmq)
+        .await
+        .queue_delete(config.queue.as_str().into(), Default::default())
+        .await
+        .unwrap();
     let ended = tokio::time::timeout(SOON, lane.next_batch(1)).await.unwrap().unwrap_err();
     assert!(ended.to_string().contains(&config.queue), "{ended}");
 }
@@ -256,13 +275,20 @@ async fn a_dropped_session_leaves_no_connection_behind() {
 #[tokio::test]
 async fn who_may_not_come_in_is_refused_and_who_is_not_there_is_unreachable() {
     let rabbitmq = rabbitmq().await;
-    for url in [rabbitmq.url_as("guest", "wrong-password", "/"), rabbitmq.url_as("guest", "guest", "no-such-vhost")] {
-        let error = Session::open(&config(&url), &keys(&[]), &Signer::default(), Start::First).await.unwrap_err();
+    for url in [
+        rabbitmq.url_as("guest", "wrong-password", "/"),
+        rabbitmq.url_as("guest", "guest", "no-such-vhost"),
+    ] {
+        let error = Session::open(&config(&url), &keys(&[]), &Signer::default(), Start::First)
+            .await
+            .unwrap_err();
         assert!(matches!(error, BrokerError::Refused(_)) && error.is_final(), "{error:?}");
         assert!(!error.to_string().contains("wrong-password"), "{error}");
     }
     let nobody = url_at(&format!("127.0.0.1:{}", port::free()), "guest", "guest", "/");
-    let error = Session::open(&config(&nobody), &keys(&[]), &Signer::default(), Start::First).await.unwrap_err();
+    let error = Session::open(&config(&nobody), &keys(&[]), &Signer::default(), Start::First)
+        .await
+        .unwrap_err();
     assert!(matches!(error, BrokerError::Unreachable(_)) && !error.is_final(), "{error:?}");
     // The nodes of a cluster, in turn.
     let mut both = config(&nobody);
@@ -276,10 +302,13 @@ async fn a_server_that_never_answers_is_given_up() {
     let proxy = Proxy::start(&rabbitmq.addr()).await;
     proxy.stall();
     let silent = config(&url_at(&proxy.addr(), "guest", "guest", "/"));
-    let error = tokio::time::timeout(Duration::from_secs(15), Session::open(&silent, &keys(&[]), &Signer::default(), Start::First))
-        .await
-        .unwrap()
-        .unwrap_err();
+    let error = tokio::time::timeout(
+        Duration::from_secs(15),
+        Session::open(&silent, &keys(&[]), &Signer::default(), Start::First),
+    )
+    .await
+    .unwrap()
+    .unwrap_err();
     assert!(matches!(error, BrokerError::Unreachable(_)), "{error:?}");
     // Were the socket still open, the handshake would now go through.
     proxy.resume().await;
@@ -308,10 +337,14 @@ async fn a_blocked_publisher_says_so_and_acks_go_on() {
     lane.ack_one(first.tag()).unwrap();
     let second = next(&mut lane).await;
     lane.ack_one(second.tag()).unwrap();
-    // Somebody waits for a command's answer, so that it gives up; a session does not, however long the alarm lasts.
+    // Somebody waits for a command's answer, so that it gives up; a session does not, however long
+    // the alarm lasts.
     let mut outside = Publisher::connect(&config).await.unwrap();
     let dead = format!("{}.dead", config.queue);
-    let given_up = tokio::time::timeout(Duration::from_secs(40), outside.publish(&message("", &dead, b"{}"))).await.unwrap();
+    let given_up =
+        tokio::time::timeout(Duration::from_secs(40), outside.publish(&message("", &dead, b"{}")))
+            .await
+            .unwrap();
     assert!(matches!(given_up, Err(PublishError::Ended(_))), "{given_up:?}");
     own.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
     tokio::time::timeout(SOON, publisher.unblocked()).await.unwrap();

@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use lapin::ExchangeKind;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueDeleteOptions};
+use lapin::options::{
+    BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use unstale::broker::{BrokerError, DeletionSeen, LaneName, Mended, Session, Signer, Start};
 use unstale::config::{DeclarePolicy, HistoryConfig};
 
-use super::{SOON, config, declare_exchange, declare_queue, depth, keys, next, open, other, publish, with_headers};
+use super::{
+    SOON, config, declare_exchange, declare_queue, depth, keys, next, open, other, publish,
+    with_headers,
+};
 use crate::support::{rabbitmq, wait_until};
 
 fn table(entries: &[(&str, AMQPValue)]) -> FieldTable {
@@ -33,9 +38,11 @@ fn problems(error: BrokerError) -> String {
 async fn everything_is_declared_bound_and_found_again() {
     let rabbitmq = rabbitmq().await;
     let mut config = config(&rabbitmq.url());
-    config.history = Some(HistoryConfig { max_age: Duration::from_secs(3_600), max_bytes: 1 << 30 });
+    config.history =
+        Some(HistoryConfig { max_age: Duration::from_secs(3_600), max_bytes: 1 << 30 });
     config.bind = keys(&["by.hand"]);
-    let session = Session::open(&config, &keys(&["user.*"]), &Signer::default(), Start::First).await.unwrap();
+    let session =
+        Session::open(&config, &keys(&["user.*"]), &Signer::default(), Start::First).await.unwrap();
     assert!(session.warnings().is_empty());
     for key in ["user.updated", "by.hand"] {
         publish(&session, &config, key, b"{}").await;
@@ -49,16 +56,29 @@ async fn everything_is_declared_bound_and_found_again() {
     // The history has them too.
     channel.basic_qos(10, BasicQosOptions::default()).await.unwrap();
     let from_first = table(&[("x-stream-offset", text("first"))]);
-    let history =
-        channel.basic_consume(names.history.as_str().into(), "".into(), BasicConsumeOptions::default(), from_first).await.unwrap();
-    let read: Vec<_> =
-        tokio::time::timeout(SOON, futures_util::StreamExt::collect(futures_util::StreamExt::take(history, 2))).await.unwrap();
+    let history = channel
+        .basic_consume(
+            names.history.as_str().into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            from_first,
+        )
+        .await
+        .unwrap();
+    let read: Vec<_> = tokio::time::timeout(
+        SOON,
+        futures_util::StreamExt::collect(futures_util::StreamExt::take(history, 2)),
+    )
+    .await
+    .unwrap();
     assert!(read.iter().all(Result::is_ok));
 
     // A second worker finds them as they are, whatever it may declare.
     for policy in [DeclarePolicy::All, DeclarePolicy::Queues, DeclarePolicy::None] {
         config.declare = policy;
-        let second = Session::open(&config, &keys(&["user.*"]), &Signer::default(), Start::First).await.unwrap();
+        let second = Session::open(&config, &keys(&["user.*"]), &Signer::default(), Start::First)
+            .await
+            .unwrap();
         assert!(second.warnings().is_empty(), "{policy:?}");
         second.close().await;
     }
@@ -69,7 +89,8 @@ async fn everything_is_declared_bound_and_found_again() {
 async fn a_changed_registry_is_bound_and_nothing_is_unbound() {
     let rabbitmq = rabbitmq().await;
     let config = config(&rabbitmq.url());
-    let session = Session::open(&config, &keys(&["a", "b"]), &Signer::default(), Start::First).await.unwrap();
+    let session =
+        Session::open(&config, &keys(&["a", "b"]), &Signer::default(), Start::First).await.unwrap();
     let rebound = session.bind(&keys(&["b", "c"])).await.unwrap();
     assert_eq!((rebound.added, rebound.left_bound), (keys(&["c"]), keys(&["a"])));
     for key in ["a", "b", "c"] {
@@ -84,7 +105,9 @@ async fn what_is_missing_and_may_not_be_declared_is_named() {
     let mut config = config(&rabbitmq.url());
     config.declare = DeclarePolicy::None;
     config.history = Some(HistoryConfig { max_age: Duration::from_secs(60), max_bytes: 1 << 30 });
-    let told = problems(Session::open(&config, &keys(&["a"]), &Signer::default(), Start::First).await.unwrap_err());
+    let told = problems(
+        Session::open(&config, &keys(&["a"]), &Signer::default(), Start::First).await.unwrap_err(),
+    );
     let queue = &config.queue;
     for name in [
         config.exchange.clone(),
@@ -101,11 +124,14 @@ async fn what_is_missing_and_may_not_be_declared_is_named() {
     assert!(told.contains("UNSTALE_HISTORY=off"));
 
     config.declare = DeclarePolicy::Queues;
-    let told = problems(Session::open(&config, &keys(&["a"]), &Signer::default(), Start::First).await.unwrap_err());
+    let told = problems(
+        Session::open(&config, &keys(&["a"]), &Signer::default(), Start::First).await.unwrap_err(),
+    );
     assert_eq!(told.lines().count(), 1, "{told}");
     assert!(told.contains(&config.exchange) && told.contains("UNSTALE_DECLARE=all"), "{told}");
     declare_exchange(&other(rabbitmq).await, &config.exchange).await;
-    let session = Session::open(&config, &keys(&["a"]), &Signer::default(), Start::First).await.unwrap();
+    let session =
+        Session::open(&config, &keys(&["a"]), &Signer::default(), Start::First).await.unwrap();
     publish(&session, &config, "a", b"{}").await;
 }
 
@@ -116,18 +142,48 @@ async fn what_stands_with_other_arguments_is_told_in_the_brokers_words_and_left_
     let config = config(&rabbitmq.url());
     let quorum = ("x-queue-type", text("quorum"));
     declare_queue(&channel, &config.queue, table(&[])).await;
-    declare_queue(&channel, &format!("{}.slow", config.queue), table(std::slice::from_ref(&quorum))).await;
-    declare_queue(&channel, &format!("{}.dead", config.queue), table(&[quorum, ("x-delivery-limit", AMQPValue::LongLongInt(5))])).await;
-    channel.basic_publish("".into(), config.queue.as_str().into(), Default::default(), b"kept", with_headers(table(&[]))).await.unwrap();
-    let told = problems(Session::open(&config, &keys(&["a"]), &Signer::default(), Start::First).await.unwrap_err());
+    declare_queue(
+        &channel,
+        &format!("{}.slow", config.queue),
+        table(std::slice::from_ref(&quorum)),
+    )
+    .await;
+    declare_queue(
+        &channel,
+        &format!("{}.dead", config.queue),
+        table(&[quorum, ("x-delivery-limit", AMQPValue::LongLongInt(5))]),
+    )
+    .await;
+    channel
+        .basic_publish(
+            "".into(),
+            config.queue.as_str().into(),
+            Default::default(),
+            b"kept",
+            with_headers(table(&[])),
+        )
+        .await
+        .unwrap();
+    let told = problems(
+        Session::open(&config, &keys(&["a"]), &Signer::default(), Start::First).await.unwrap_err(),
+    );
     assert_eq!(told.lines().count(), 3, "each of them: {told}");
-    for (object, argument) in [("", "x-dead-letter"), (".slow", "x-dead-letter"), (".dead", "x-delivery-limit")] {
-        let line = told.lines().find(|line| line.starts_with(&format!("queue `{}{object}`", config.queue))).unwrap();
-        assert!(line.contains("PRECONDITION_FAILED - inequivalent arg") && line.contains(argument), "{line}");
+    for (object, argument) in
+        [("", "x-dead-letter"), (".slow", "x-dead-letter"), (".dead", "x-delivery-limit")]
+    {
+        let line = told
+            .lines()
+            .find(|line| line.starts_with(&format!("queue `{}{object}`", config.queue)))
+            .unwrap();
+        assert!(
+            line.contains("PRECONDITION_FAILED - inequivalent arg") && line.contains(argument),
+            "{line}"
+        );
         assert!(line.contains("nothing was changed") && line.contains("UNSTALE_QUEUE"), "{line}");
     }
     let kept = other(rabbitmq).await;
-    wait_until(SOON, "the message is still there", async || depth(&kept, &config.queue).await == 1).await;
+    wait_until(SOON, "the message is still there", async || depth(&kept, &config.queue).await == 1)
+        .await;
 }
 
 #[tokio::test]
@@ -147,7 +203,9 @@ async fn another_retention_of_the_history_is_a_warning() {
     let mut classic = super::config(&rabbitmq.url());
     classic.history = config.history;
     declare_queue(&other(rabbitmq).await, &format!("{}.history", classic.queue), table(&[])).await;
-    let told = problems(Session::open(&classic, &keys(&["a"]), &Signer::default(), Start::First).await.unwrap_err());
+    let told = problems(
+        Session::open(&classic, &keys(&["a"]), &Signer::default(), Start::First).await.unwrap_err(),
+    );
     assert!(told.contains("PRECONDITION_FAILED") && told.contains(".history"), "{told}");
 }
 
@@ -156,7 +214,12 @@ async fn a_dead_letter_queue_of_an_earlier_version_is_used_as_it_is() {
     let rabbitmq = rabbitmq().await;
     let config = config(&rabbitmq.url());
     let limit = ("x-delivery-limit", AMQPValue::LongLongInt(1_000_000_000));
-    declare_queue(&other(rabbitmq).await, &format!("{}.dead", config.queue), table(&[("x-queue-type", text("quorum")), limit])).await;
+    declare_queue(
+        &other(rabbitmq).await,
+        &format!("{}.dead", config.queue),
+        table(&[("x-queue-type", text("quorum")), limit]),
+    )
+    .await;
     let session = open(&config).await;
     let [warning] = session.warnings() else { panic!("one warning: {:?}", session.warnings()) };
     assert!(warning.contains(".dead") && warning.contains("x-overflow"), "{warning}");
@@ -165,16 +228,33 @@ async fn a_dead_letter_queue_of_an_earlier_version_is_used_as_it_is() {
 #[tokio::test]
 async fn an_exchange_that_ignores_patterns_is_a_warning() {
     let rabbitmq = rabbitmq().await;
-    for (kind, routing_key, warned) in
-        [(ExchangeKind::Direct, "order.#", true), (ExchangeKind::Direct, "order.made", false), (ExchangeKind::Fanout, "order.#", false)]
-    {
+    for (kind, routing_key, warned) in [
+        (ExchangeKind::Direct, "order.#", true),
+        (ExchangeKind::Direct, "order.made", false),
+        (ExchangeKind::Fanout, "order.#", false),
+    ] {
         let config = config(&rabbitmq.url());
         let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         let channel = other(rabbitmq).await;
-        channel.exchange_declare(config.exchange.as_str().into(), kind.clone(), options, FieldTable::default()).await.unwrap();
-        let session = Session::open(&config, &keys(&[routing_key]), &Signer::default(), Start::First).await.unwrap();
+        channel
+            .exchange_declare(
+                config.exchange.as_str().into(),
+                kind.clone(),
+                options,
+                FieldTable::default(),
+            )
+            .await
+            .unwrap();
+        let session =
+            Session::open(&config, &keys(&[routing_key]), &Signer::default(), Start::First)
+                .await
+                .unwrap();
         let warnings = session.warnings().join("\n");
-        assert_eq!(warnings.contains("ignores patterns"), warned, "{kind:?} {routing_key}: {warnings}");
+        assert_eq!(
+            warnings.contains("ignores patterns"),
+            warned,
+            "{kind:?} {routing_key}: {warnings}"
+        );
     }
 }
 
@@ -182,22 +262,42 @@ async fn an_exchange_that_ignores_patterns_is_a_warning() {
 async fn what_was_deleted_is_declared_and_told() {
     let rabbitmq = rabbitmq().await;
     let mut config = config(&rabbitmq.url());
-    config.history = Some(HistoryConfig { max_age: Duration::from_secs(3_600), max_bytes: 1 << 30 });
+    config.history =
+        Some(HistoryConfig { max_age: Duration::from_secs(3_600), max_bytes: 1 << 30 });
     let session = open(&config).await;
     assert!(session.is_first_ever() && session.main_was_missing() && !session.owes_heal());
     assert_eq!(session.mend().await.unwrap(), Mended::default(), "all is there");
     let delete = async |queue: &str| {
-        other(rabbitmq).await.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
+        other(rabbitmq)
+            .await
+            .queue_delete(queue.into(), QueueDeleteOptions::default())
+            .await
+            .unwrap();
     };
     let names = session.names().clone();
-    for (queue, owes_heal) in [(&names.retry[0].1, true), (&names.dead, false), (&names.slow, true), (&names.history, false)] {
+    for (queue, owes_heal) in [
+        (&names.retry[0].1, true),
+        (&names.dead, false),
+        (&names.slow, true),
+        (&names.history, false),
+    ] {
         delete(queue).await;
         let mended = session.mend().await.unwrap();
-        assert_eq!((mended.declared, session.deletion_seen().take()), (vec![format!("queue `{queue}`")], owes_heal));
+        assert_eq!(
+            (mended.declared, session.deletion_seen().take()),
+            (vec![format!("queue `{queue}`")], owes_heal)
+        );
     }
-    other(rabbitmq).await.exchange_delete(config.exchange.as_str().into(), Default::default()).await.unwrap();
+    other(rabbitmq)
+        .await
+        .exchange_delete(config.exchange.as_str().into(), Default::default())
+        .await
+        .unwrap();
     let mended = session.mend().await.unwrap();
-    assert_eq!((mended.declared, session.deletion_seen().take()), (vec![format!("exchange `{}`", config.exchange)], true));
+    assert_eq!(
+        (mended.declared, session.deletion_seen().take()),
+        (vec![format!("exchange `{}`", config.exchange)], true)
+    );
     publish(&session, &config, "user.updated", b"{}").await;
     assert_eq!(depth(&other(rabbitmq).await, &names.main).await, 1, "it is bound again");
 
@@ -214,7 +314,10 @@ async fn what_was_deleted_is_declared_and_told() {
     delete(&names.retry[0].1).await;
     delete(&names.history).await;
     let mended = fourth.mend().await.unwrap();
-    assert!(mended.problems.len() == 1 && mended.problems[0].contains(&names.retry[0].1), "{mended:?}");
+    assert!(
+        mended.problems.len() == 1 && mended.problems[0].contains(&names.retry[0].1),
+        "{mended:?}"
+    );
     assert!(mended.history_fault.is_some_and(|words| words.contains(".history")));
 }
 
@@ -222,9 +325,12 @@ async fn what_was_deleted_is_declared_and_told() {
 async fn a_deletion_is_noted_even_where_the_session_cannot_begin() {
     let rabbitmq = rabbitmq().await;
     let mut config = config(&rabbitmq.url());
-    config.history = Some(HistoryConfig { max_age: Duration::from_secs(3_600), max_bytes: 1 << 30 });
+    config.history =
+        Some(HistoryConfig { max_age: Duration::from_secs(3_600), max_bytes: 1 << 30 });
     let seen = DeletionSeen::default();
-    let again = async || Session::open_noting(&config, &keys(&["a"]), &Signer::default(), Start::Again, &seen).await;
+    let again = async || {
+        Session::open_noting(&config, &keys(&["a"]), &Signer::default(), Start::Again, &seen).await
+    };
     let session = again().await.unwrap();
     let names = session.names().clone();
     assert!(!seen.is_noted(), "nothing existed before");
@@ -247,7 +353,9 @@ async fn a_user_without_permissions_is_told_which() {
     let mut config = config(&rabbitmq.url());
     let url = rabbitmq.add_user(&config.queue, "secret-password", "/", ["^$", "^$", "^$"]).await;
     config.urls = super::config(&url).urls;
-    let told = problems(Session::open(&config, &keys(&["a"]), &Signer::default(), Start::First).await.unwrap_err());
+    let told = problems(
+        Session::open(&config, &keys(&["a"]), &Signer::default(), Start::First).await.unwrap_err(),
+    );
     assert!(told.contains("ACCESS_REFUSED") || told.contains("access to"), "{told}");
     assert!(!told.contains("secret-password"));
 }
@@ -261,9 +369,21 @@ async fn a_rung_gives_its_messages_back_after_its_delay() {
     lane.consume(10).await.unwrap();
     let channel = other(rabbitmq).await;
     let rung = session.names().rung(1).unwrap();
-    channel.basic_publish("".into(), rung.into(), Default::default(), b"again", with_headers(table(&[]))).await.unwrap();
+    channel
+        .basic_publish(
+            "".into(),
+            rung.into(),
+            Default::default(),
+            b"again",
+            with_headers(table(&[])),
+        )
+        .await
+        .unwrap();
     let back = next(&mut lane).await;
-    assert_eq!((back.body(), back.exchange(), back.routing_key()), (&b"again"[..], "", config.queue.as_str()));
+    assert_eq!(
+        (back.body(), back.exchange(), back.routing_key()),
+        (&b"again"[..], "", config.queue.as_str())
+    );
     lane.ack_through(back.tag()).unwrap();
     wait_until(SOON, "the rung is empty", async || depth(&channel, rung).await == 0).await;
 }

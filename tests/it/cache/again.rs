@@ -20,7 +20,10 @@ async fn what_is_deleted_comes_due_once_more_and_stays_until_it_is_done() {
     let (queue, key, tag) = (names.of("q"), names.of("k}1"), names.of("t"));
     let (cache, mut redis) = (cache(&server.url(), &queue).await, server.connection().await);
     let set = format!("unstale:again:{queue}");
-    let effects = [again(1, effect(0, &key, Action::Delete)), again(1, effect(0, &tag, Action::InvalidateTag))];
+    let effects = [
+        again(1, effect(0, &key, Action::Delete)),
+        again(1, effect(0, &tag, Action::InvalidateTag)),
+    ];
     assert_eq!(apply(&cache, &effects).await.unsettled, []);
 
     let mut due = Vec::new();
@@ -34,12 +37,18 @@ async fn what_is_deleted_comes_due_once_more_and_stays_until_it_is_done() {
     assert_eq!(targets, [Again::Key(&key), Again::Tag(&tag)]);
     assert_eq!(cache.due_again("another worker").await.unwrap(), [], "one worker at a time");
     assert_eq!(cache.due_again("a").await.unwrap(), due, "not done yet");
-    wait_until(SOON, "another worker follows one that died", async || cache.due_again("b").await.unwrap() == due).await;
+    wait_until(SOON, "another worker follows one that died", async || {
+        cache.due_again("b").await.unwrap() == due
+    })
+    .await;
 
     // Scheduled anew while its second pass is done: that one is still to come.
     apply(&cache, &[again(600_000, effect(0, &key, Action::Delete))]).await;
     cache.done_again(&due).await.unwrap();
-    assert_eq!(run::<Vec<String>>(&mut redis, &["ZRANGE", &set, "0", "-1"]).await, [format!("k{key}")]);
+    assert_eq!(
+        run::<Vec<String>>(&mut redis, &["ZRANGE", &set, "0", "-1"]).await,
+        [format!("k{key}")]
+    );
     // A pass that would come sooner does not take its place.
     apply(&cache, &[again(1, effect(0, &key, Action::Delete))]).await;
     let now: Vec<u64> = run(&mut redis, &["TIME"]).await;
@@ -51,7 +60,8 @@ async fn what_is_deleted_comes_due_once_more_and_stays_until_it_is_done() {
 async fn many_targets_are_scheduled_and_done_in_parts() {
     let (names, server) = (Names::new(), support::redis().await);
     let cache = cache(&server.url(), &names.of("q")).await;
-    let effects: Vec<_> = (0..450).map(|n| again(1, effect(0, names.of(&n.to_string()), Action::Delete))).collect();
+    let effects: Vec<_> =
+        (0..450).map(|n| again(1, effect(0, names.of(&n.to_string()), Action::Delete))).collect();
     apply(&cache, &effects).await;
     let mut done = 0;
     wait_until(SOON, "all are done", async || {
@@ -71,7 +81,18 @@ async fn a_second_pass_that_cannot_be_scheduled_is_told() {
     let (cache, mut redis) = (cache(&server.url(), &queue).await, server.connection().await);
     run::<()>(&mut redis, &["SET", &format!("unstale:again:{queue}"), "no sorted set"]).await;
     run::<()>(&mut redis, &["SET", &names.of("a"), "1"]).await;
-    let applied = apply(&cache, &[again(1, effect(0, names.of("a"), Action::Delete)), effect(0, names.of("b"), Action::Delete)]).await;
+    let applied = apply(
+        &cache,
+        &[
+            again(1, effect(0, names.of("a"), Action::Delete)),
+            effect(0, names.of("b"), Action::Delete),
+        ],
+    )
+    .await;
     assert_eq!(applied.unsettled.len(), 1, "{applied:?}");
-    assert_eq!(run::<u64>(&mut redis, &["EXISTS", &names.of("a")]).await, 0, "the first pass is done all the same");
+    assert_eq!(
+        run::<u64>(&mut redis, &["EXISTS", &names.of("a")]).await,
+        0,
+        "the first pass is done all the same"
+    );
 }

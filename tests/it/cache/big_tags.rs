@@ -31,12 +31,24 @@ async fn a_tag_of_100_000_keys_is_drained_without_blocking_redis() {
     let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
     fill_tag(&mut redis, "cache_tag:big", "key:", 100_000).await;
 
-    let applied = apply(&cache, &[effect(0, "big", Action::InvalidateTag), effect(0, "big", Action::InvalidateTag)]).await;
+    let applied = apply(
+        &cache,
+        &[effect(0, "big", Action::InvalidateTag), effect(0, "big", Action::InvalidateTag)],
+    )
+    .await;
     assert_eq!(applied.unsettled, [(slot(0), EffectOutcome::Slow), (slot(1), EffectOutcome::Slow)]);
     assert_eq!(run::<u64>(&mut redis, &["EXISTS", "cache_tag:big"]).await, 0, "detached");
     let again = apply(&cache, &[effect(0, "big", Action::InvalidateTag)]).await;
-    assert_eq!(again.unsettled, [(slot(0), EffectOutcome::Slow)], "nothing to detach, yet not done before the drain is");
-    assert_eq!(apply(&cache, &[effect(0, "bi", Action::InvalidateTag)]).await.unsettled, [], "another tag does not wait");
+    assert_eq!(
+        again.unsettled,
+        [(slot(0), EffectOutcome::Slow)],
+        "nothing to detach, yet not done before the drain is"
+    );
+    assert_eq!(
+        apply(&cache, &[effect(0, "bi", Action::InvalidateTag)]).await.unsettled,
+        [],
+        "another tag does not wait"
+    );
 
     // What comes in while it drains is not lost from the index.
     apply(&cache, &[effect(0, "new", write("v", HOUR, &["big"]))]).await;
@@ -54,13 +66,18 @@ async fn a_tag_of_100_000_keys_is_drained_without_blocking_redis() {
         }
     });
     let mut largest = 0;
-    let drained = cache.drain_tag("big", &CancellationToken::new(), |existed, gone| largest = largest.max(existed + gone)).await.unwrap();
+    let drained = cache
+        .drain_tag("big", &CancellationToken::new(), |existed, gone| {
+            largest = largest.max(existed + gone)
+        })
+        .await
+        .unwrap();
     stop.cancel();
     let (pings, worst) = pings.await.unwrap();
     assert_eq!((drained.existed, drained.gone, drained.complete), (100_000, 0, true));
     assert!(largest <= 1_000, "a slice of {largest}");
-    // What a slice costs is bounded by its size; that others are served between slices, the PINGs show. A tight bound on their time would
-    // measure the machine.
+    // What a slice costs is bounded by its size; that others are served between slices, the PINGs
+    // show. A tight bound on their time would measure the machine.
     assert!(pings > 20 && worst < Duration::from_secs(1), "{pings} PINGs, the worst {worst:?}");
     assert_eq!(run::<Vec<String>>(&mut redis, &["SMEMBERS", "cache_tag:big"]).await, ["new"]);
     assert_eq!(run::<String>(&mut redis, &["GET", "new"]).await, "v");
@@ -91,20 +108,39 @@ async fn another_worker_finishes_what_one_left() {
     let rest = second.drain_all(&CancellationToken::new(), |_, _| {}).await.unwrap();
     assert!(rest.complete);
     assert_eq!(partly.existed + rest.existed, 2_700);
-    assert_eq!(run::<u64>(&mut redis, &["EXISTS", &format!("{prefix}0"), &format!("{prefix}1999"), &format!("{prefix}again1")]).await, 0);
+    assert_eq!(
+        run::<u64>(
+            &mut redis,
+            &[
+                "EXISTS",
+                &format!("{prefix}0"),
+                &format!("{prefix}1999"),
+                &format!("{prefix}again1")
+            ]
+        )
+        .await,
+        0
+    );
     assert_eq!(run::<Vec<String>>(&mut redis, &["KEYS", "unstale:drain*"]).await, [""; 0]);
 }
 
 #[tokio::test]
 async fn whoever_invalidates_a_tag_that_drains_waits_for_it_of_whatever_queue() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (one, other) = (cache(&server.url(), &names.of("q")).await, cache(&server.url(), &names.of("another q")).await);
+    let (one, other) = (
+        cache(&server.url(), &names.of("q")).await,
+        cache(&server.url(), &names.of("another q")).await,
+    );
     let mut redis = server.connection().await;
     let (tag, last) = (names.of("t"), names.of("k599"));
     fill_tag(&mut redis, &format!("cache_tag:{tag}"), &names.of("k"), 600).await;
     assert!(one.invalidate_tag(&tag).await.unwrap().draining);
     let again = apply(&other, &[effect(0, &tag, Action::InvalidateTag)]).await;
-    assert_eq!(again.unsettled, [(slot(0), EffectOutcome::Slow)], "done only once the members are gone");
+    assert_eq!(
+        again.unsettled,
+        [(slot(0), EffectOutcome::Slow)],
+        "done only once the members are gone"
+    );
     assert!(other.drain_tag(&tag, &CancellationToken::new(), |_, _| {}).await.unwrap().complete);
     assert_eq!(run::<u64>(&mut redis, &["EXISTS", &last]).await, 0);
     assert!(!one.invalidate_tag(&tag).await.unwrap().draining);
@@ -133,20 +169,28 @@ async fn a_detached_set_that_was_evicted_is_told() {
     assert_eq!(run::<u64>(&mut redis, &["DEL", &detached[0]]).await, 1);
     let drained = cache.drain_all(&CancellationToken::new(), |_, _| {}).await.unwrap();
     assert_eq!((drained.existed, drained.lost), (0, 1));
-    assert_eq!(cache.drain_tag("t", &CancellationToken::new(), |_, _| {}).await.unwrap().lost, 0, "told once");
+    assert_eq!(
+        cache.drain_tag("t", &CancellationToken::new(), |_, _| {}).await.unwrap().lost,
+        0,
+        "told once"
+    );
     assert_eq!(run::<Vec<String>>(&mut redis, &["KEYS", "unstale:drain*"]).await, [""; 0]);
 }
 
 #[tokio::test]
 async fn two_workers_may_drain_the_same_tag() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (one, other) = (cache(&server.url(), &names.of("q")).await, cache(&server.url(), &names.of("q")).await);
+    let (one, other) =
+        (cache(&server.url(), &names.of("q")).await, cache(&server.url(), &names.of("q")).await);
     let mut redis = server.connection().await;
     let tag = names.of("t");
     fill_tag(&mut redis, &format!("cache_tag:{tag}"), &names.of("k"), 5_000).await;
     one.invalidate_tag(&tag).await.unwrap();
     let cancel = CancellationToken::new();
-    let (a, b) = tokio::join!(one.drain_tag(&tag, &cancel, |_, _| {}), other.drain_tag(&tag, &cancel, |_, _| {}));
+    let (a, b) = tokio::join!(
+        one.drain_tag(&tag, &cancel, |_, _| {}),
+        other.drain_tag(&tag, &cancel, |_, _| {})
+    );
     let (a, b) = (a.unwrap(), b.unwrap());
     assert!(a.complete && b.complete);
     assert_eq!(a.existed + b.existed, 5_000);
@@ -155,7 +199,8 @@ async fn two_workers_may_drain_the_same_tag() {
 #[tokio::test]
 async fn many_small_tags_are_more_than_one_call_deletes() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
     let tags: Vec<String> = (0..9).map(|n| names.of(&format!("tag{n}"))).collect();
     for tag in &tags {
         fill_tag(&mut redis, &format!("cache_tag:{tag}"), &format!("{tag}:"), 400).await;
@@ -163,15 +208,19 @@ async fn many_small_tags_are_more_than_one_call_deletes() {
     let no_set = names.of("no set");
     run::<()>(&mut redis, &["SET", &format!("cache_tag:{no_set}"), "text"]).await;
     // Of two rules in turn, and one that Redis refuses among them.
-    let mut effects: Vec<_> = (0..).zip(&tags).map(|(n, tag)| effect(n % 2, tag, Action::InvalidateTag)).collect();
+    let mut effects: Vec<_> =
+        (0..).zip(&tags).map(|(n, tag)| effect(n % 2, tag, Action::InvalidateTag)).collect();
     effects.insert(2, effect(0, &no_set, Action::InvalidateTag));
     let applied = apply(&cache, &effects).await;
-    let [(slot, EffectOutcome::Dead { .. })] = applied.unsettled.as_slice() else { panic!("{:?}", applied.unsettled) };
+    let [(slot, EffectOutcome::Dead { .. })] = applied.unsettled.as_slice() else {
+        panic!("{:?}", applied.unsettled)
+    };
     assert_eq!(slot.position, 2);
     let hits: Vec<_> = applied.hits.iter().map(|hits| (hits.rule.0, hits.yes, hits.no)).collect();
     assert_eq!(hits, [(0, 5 * 400, 0), (1, 4 * 400, 0)]);
     for tag in &tags {
-        let (first, last, set) = (format!("{tag}:0"), format!("{tag}:399"), format!("cache_tag:{tag}"));
+        let (first, last, set) =
+            (format!("{tag}:0"), format!("{tag}:399"), format!("cache_tag:{tag}"));
         assert_eq!(run::<u64>(&mut redis, &["EXISTS", &first, &last, &set]).await, 0, "{tag}");
     }
 }
@@ -188,7 +237,8 @@ async fn a_thousand_tags_are_not_deleted_in_one_go() {
     let mut script = redis::cmd("EVAL");
     script.arg(fill).arg(0).arg(TAGS).arg(MEMBERS);
     script.exec_async(&mut redis).await.unwrap();
-    let effects: Vec<_> = (1..=TAGS).map(|tag| effect(0, format!("t{tag}"), Action::InvalidateTag)).collect();
+    let effects: Vec<_> =
+        (1..=TAGS).map(|tag| effect(0, format!("t{tag}"), Action::InvalidateTag)).collect();
     let stop = CancellationToken::new();
     let others = std::thread::spawn({
         let (client, stop) = (server.client(), stop.clone());

@@ -20,7 +20,10 @@ async fn claim(cache: &Cache, key: &str, token: &LoadToken, first: bool) -> Clai
 }
 
 async fn take_lease(cache: &Cache, key: &str, token: &LoadToken) {
-    assert!(matches!(cache.grant_lease(key, token.as_str(), TTL).await.unwrap(), Grant::Granted { .. }));
+    assert!(matches!(
+        cache.grant_lease(key, token.as_str(), TTL).await.unwrap(),
+        Grant::Granted { .. }
+    ));
 }
 
 #[tokio::test]
@@ -32,10 +35,18 @@ async fn one_loads_one_waits_and_the_others_are_covered() {
         let (a, b, c, d) = (token(1, 1), token(1, 2), token(1, 3), token(1, 4));
         assert_eq!(claim(&cache, &key, &a, true).await, Claim::Load);
         take_lease(&cache, &key, &a).await;
-        assert_eq!(claim(&cache, &key, &b, true).await, Claim::Covered, "its load began after b's deletion");
+        assert_eq!(
+            claim(&cache, &key, &b, true).await,
+            Claim::Covered,
+            "its load began after b's deletion"
+        );
 
         apply(&cache, &[effect(0, &key, Action::Delete)]).await;
-        assert_eq!(claim(&cache, &key, &b, true).await, Claim::Wait, "its load is void, and it may not know yet");
+        assert_eq!(
+            claim(&cache, &key, &b, true).await,
+            Claim::Wait,
+            "its load is void, and it may not know yet"
+        );
         assert_eq!(claim(&cache, &key, &c, true).await, Claim::Covered, "b loads later");
         assert_eq!(claim(&cache, &key, &b, false).await, Claim::Wait);
         take_lease(&cache, &key, &a).await;
@@ -86,8 +97,11 @@ async fn who_waits_is_covered_by_a_load_that_is_over_before_it_asks_again() {
 async fn who_waits_is_covered_by_a_value_that_came_after_its_own_deletion() {
     let (names, server) = (Names::new(), support::redis().await);
     let cache = cache(&server.url(), &names.of("q")).await;
-    let write_value = async |key: &str| apply(&cache, &[effect(0, key, write("v", HOUR, &[]))]).await;
-    for (what, is_there, expected) in [(1, true, Claim::Covered), (1, false, Claim::Load), (2, true, Claim::Load)] {
+    let write_value =
+        async |key: &str| apply(&cache, &[effect(0, key, write("v", HOUR, &[]))]).await;
+    for (what, is_there, expected) in
+        [(1, true, Claim::Covered), (1, false, Claim::Load), (2, true, Claim::Load)]
+    {
         let key = names.of(&format!("{what}:{is_there}"));
         let (a, b) = (token(1, 1), token(what, 2));
         assert_eq!(claim(&cache, &key, &a, true).await, Claim::Load);
@@ -106,18 +120,29 @@ async fn who_waits_is_covered_by_a_value_that_came_after_its_own_deletion() {
     }
 }
 
-/// The claim of a killed worker stays for a while, and its event comes again: it must not count as somebody who does the work.
+/// The claim of a killed worker stays for a while, and its event comes again: it must not count as
+/// somebody who does the work.
 #[tokio::test]
 async fn an_event_that_comes_again_is_not_covered_by_itself() {
     let (names, server) = (Names::new(), support::redis().await);
     let cache = cache(&server.url(), &names.of("q")).await;
     let key = names.of("k");
     let (dead, again, other) = (token(1, 1), token(1, 1), token(1, 2));
-    assert_eq!(cache.claim_load(&key, &dead, Duration::from_millis(300), true).await.unwrap(), Claim::Load);
+    assert_eq!(
+        cache.claim_load(&key, &dead, Duration::from_millis(300), true).await.unwrap(),
+        Claim::Load
+    );
     cache.grant_lease(&key, dead.as_str(), Duration::from_millis(300)).await.unwrap();
     assert_eq!(claim(&cache, &key, &again, true).await, Claim::Wait);
-    assert_eq!(claim(&cache, &key, &other, true).await, Claim::Covered, "by the event that comes again");
-    wait_until(Duration::from_secs(10), "it is over", async || claim(&cache, &key, &again, false).await == Claim::Load).await;
+    assert_eq!(
+        claim(&cache, &key, &other, true).await,
+        Claim::Covered,
+        "by the event that comes again"
+    );
+    wait_until(Duration::from_secs(10), "it is over", async || {
+        claim(&cache, &key, &again, false).await == Claim::Load
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -133,7 +158,10 @@ async fn what_is_kept_outlives_its_time_and_what_is_void_is_not_kept() {
     // Taken later for as long, and not kept.
     let other = names.of("other");
     cache.grant_lease(&other, b.as_str(), short).await.unwrap();
-    wait_until(Duration::from_secs(10), "the other one is over", async || !cache.lease_is_held(&other).await.unwrap()).await;
+    wait_until(Duration::from_secs(10), "the other one is over", async || {
+        !cache.lease_is_held(&other).await.unwrap()
+    })
+    .await;
     assert_eq!(claim(&cache, &key, &b, true).await, Claim::Wait);
     assert!(cache.lease_is_held(&key).await.unwrap());
     apply(&cache, &[effect(0, &key, Action::Delete)]).await;

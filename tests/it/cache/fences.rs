@@ -1,4 +1,5 @@
-//! Versions order the writes of one entity: an older one neither replaces a newer one nor revives what a newer event deleted.
+//! Versions order the writes of one entity: an older one neither replaces a newer one nor revives
+//! what a newer event deleted.
 
 use std::time::Duration;
 
@@ -20,7 +21,11 @@ struct Stage {
 impl Stage {
     async fn new(name: &str) -> Self {
         let (names, server) = (Names::new(), support::redis().await);
-        Self { cache: cache(&server.url(), &names.of("q")).await, redis: server.connection().await, key: names.of(name) }
+        Self {
+            cache: cache(&server.url(), &names.of("q")).await,
+            redis: server.connection().await,
+            key: names.of(name),
+        }
     }
 
     fn write(&self, digits: &str, event: u64, value: &str) -> Effect {
@@ -49,16 +54,33 @@ fn some(values: &[&str]) -> Vec<Option<String>> {
 #[tokio::test]
 async fn an_older_write_gives_way_whatever_the_order() {
     // Versions that a double cannot tell apart, and others whose text sorts the wrong way.
-    for (low, high) in
-        [("9", "10"), ("9007199254740992", "9007199254740993"), ("0", "1"), ("999", "1000"), ("1767225600000000000", "1767225600000000001")]
-    {
+    for (low, high) in [
+        ("9", "10"),
+        ("9007199254740992", "9007199254740993"),
+        ("0", "1"),
+        ("999", "1000"),
+        ("1767225600000000000", "1767225600000000001"),
+    ] {
         for name in ["k", "x:{u}:k", "a}b"] {
             let mut stage = Stage::new(name).await;
+            let effects = [
+                stage.write(low, 1, "low"),
+                stage.write(high, 2, "high"),
+                stage.write(low, 1, "low"),
+                stage.write(high, 2, "again"),
+            ];
+            assert_eq!(
+                stage.values(&effects).await,
+                some(&["low", "high", "high", "high"]),
+                "{low} {high}"
+            );
             let effects =
-                [stage.write(low, 1, "low"), stage.write(high, 2, "high"), stage.write(low, 1, "low"), stage.write(high, 2, "again")];
-            assert_eq!(stage.values(&effects).await, some(&["low", "high", "high", "high"]), "{low} {high}");
-            let effects = [stage.delete(low, 3), stage.write(low, 1, "low"), stage.write(high, 2, "high")];
-            assert_eq!(stage.values(&effects).await, some(&["", "", ""]), "{name}: what is deleted stays deleted for the same events");
+                [stage.delete(low, 3), stage.write(low, 1, "low"), stage.write(high, 2, "high")];
+            assert_eq!(
+                stage.values(&effects).await,
+                some(&["", "", ""]),
+                "{name}: what is deleted stays deleted for the same events"
+            );
         }
     }
 }
@@ -66,8 +88,13 @@ async fn an_older_write_gives_way_whatever_the_order() {
 #[tokio::test]
 async fn a_deletion_is_never_skipped_and_raises_the_fence() {
     let mut stage = Stage::new("k").await;
-    let effects =
-        [stage.write("5", 1, "5"), stage.delete("3", 2), stage.write("4", 3, "4"), stage.write("6", 4, "6"), stage.delete("9", 5)];
+    let effects = [
+        stage.write("5", 1, "5"),
+        stage.delete("3", 2),
+        stage.write("4", 3, "4"),
+        stage.write("6", 4, "6"),
+        stage.delete("9", 5),
+    ];
     assert_eq!(stage.values(&effects).await, some(&["5", "", "", "6", ""]));
     let effects = [stage.write("8", 6, "8"), stage.write("10", 7, "10")];
     assert_eq!(stage.values(&effects).await, some(&["", "10"]));
@@ -76,19 +103,38 @@ async fn a_deletion_is_never_skipped_and_raises_the_fence() {
 #[tokio::test]
 async fn of_two_events_of_one_version_neither_wins() {
     let mut stage = Stage::new("k").await;
-    let effects =
-        [stage.write("5", 1, "a"), stage.write("5", 2, "b"), stage.write("5", 1, "a"), stage.write("5", 2, "b"), stage.write("6", 3, "c")];
+    let effects = [
+        stage.write("5", 1, "a"),
+        stage.write("5", 2, "b"),
+        stage.write("5", 1, "a"),
+        stage.write("5", 2, "b"),
+        stage.write("6", 3, "c"),
+    ];
     assert_eq!(stage.values(&effects).await, some(&["a", "", "", "", "c"]));
 }
 
 #[tokio::test]
 async fn what_a_warm_serves_stays_behind_an_older_write_and_goes_with_any_deletion() {
-    let warm = Warm { loader: LoaderId(0), url: String::new(), expiry: HOUR, tags: vec![], stale: Stale::Serve, only: Only::Always };
+    let warm = Warm {
+        loader: LoaderId(0),
+        url: String::new(),
+        expiry: HOUR,
+        tags: vec![],
+        stale: Stale::Serve,
+        only: Only::Always,
+    };
     for at_once in [1, 3] {
         let mut stage = Stage::new("k").await;
-        let serve = at(("post", "6"), (6, 1), effect(0, stage.key.clone(), Action::Warm(Box::new(warm.clone()))));
+        let serve = at(
+            ("post", "6"),
+            (6, 1),
+            effect(0, stage.key.clone(), Action::Warm(Box::new(warm.clone()))),
+        );
         assert_eq!(stage.values(&[stage.write("4", 4, "served")]).await, some(&["served"]));
-        for batch in [serve, stage.write("4", 3, "of the same version"), stage.write("5", 5, "between")].chunks(at_once) {
+        for batch in
+            [serve, stage.write("4", 3, "of the same version"), stage.write("5", 5, "between")]
+                .chunks(at_once)
+        {
             apply(&stage.cache, batch).await;
             let value: Option<String> = run(&mut stage.redis, &["GET", &stage.key]).await;
             assert_eq!(value.as_deref(), Some("served"), "{at_once} at once");
@@ -101,7 +147,11 @@ async fn what_a_warm_serves_stays_behind_an_older_write_and_goes_with_any_deleti
 async fn effects_of_one_event_take_hold_in_the_order_written() {
     let mut stage = Stage::new("k").await;
     let place = |place, action| at(("post", "5"), (1, place), effect(0, stage.key.clone(), action));
-    let effects = [place(1, Action::Delete), place(2, write("first", HOUR, &[])), place(3, write("last", HOUR, &[]))];
+    let effects = [
+        place(1, Action::Delete),
+        place(2, write("first", HOUR, &[])),
+        place(3, write("last", HOUR, &[])),
+    ];
     assert_eq!(stage.values(&effects).await, some(&["", "first", "last"]));
     assert_eq!(stage.values(&effects[1..]).await, some(&["last", "last"]), "redelivered");
 }
@@ -109,7 +159,9 @@ async fn effects_of_one_event_take_hold_in_the_order_written() {
 #[tokio::test]
 async fn families_and_what_has_no_version_are_not_compared() {
     let mut stage = Stage::new("k").await;
-    let other = |digits, value| at(("author", digits), (9, 1), effect(0, stage.key.clone(), write(value, HOUR, &[])));
+    let other = |digits, value| {
+        at(("author", digits), (9, 1), effect(0, stage.key.clone(), write(value, HOUR, &[])))
+    };
     let unversioned = effect(0, stage.key.clone(), write("u", HOUR, &[]));
     let effects = [
         stage.write("5", 1, "5"),
@@ -120,9 +172,17 @@ async fn families_and_what_has_no_version_are_not_compared() {
         stage.write("6", 3, "6"),
     ];
     assert_eq!(stage.values(&effects).await, some(&["5", "author", "author", "u", "u", "6"]));
-    let effects =
-        [effect(0, stage.key.clone(), Action::Delete), stage.write("5", 1, "5"), stage.write("6", 3, "6"), stage.write("7", 4, "7")];
-    assert_eq!(stage.values(&effects).await, some(&["", "", "", "7"]), "a deletion without a version leaves the fence as it is");
+    let effects = [
+        effect(0, stage.key.clone(), Action::Delete),
+        stage.write("5", 1, "5"),
+        stage.write("6", 3, "6"),
+        stage.write("7", 4, "7"),
+    ];
+    assert_eq!(
+        stage.values(&effects).await,
+        some(&["", "", "", "7"]),
+        "a deletion without a version leaves the fence as it is"
+    );
 }
 
 #[tokio::test]
@@ -130,11 +190,22 @@ async fn what_a_tag_deletes_is_not_revived_by_an_older_write() {
     let mut stage = Stage::new("k").await;
     let tag = format!("{}:t", stage.key);
     let key = stage.key.clone();
-    let tagged = |digits, event, value| at(("post", digits), (event, 1), effect(0, &key, write(value, HOUR, &[&tag])));
+    let tagged = |digits, event, value| {
+        at(("post", digits), (event, 1), effect(0, &key, write(value, HOUR, &[&tag])))
+    };
     let set = format!("cache_tag:{tag}");
-    let effects = [tagged("5", 1, "5"), effect(2, tag.clone(), Action::InvalidateTag), tagged("4", 2, "4"), tagged("5", 1, "5")];
+    let effects = [
+        tagged("5", 1, "5"),
+        effect(2, tag.clone(), Action::InvalidateTag),
+        tagged("4", 2, "4"),
+        tagged("5", 1, "5"),
+    ];
     assert_eq!(stage.values(&effects).await, some(&["5", "", "", ""]));
-    assert_eq!(run::<u64>(&mut stage.redis, &["EXISTS", &set]).await, 0, "what is not written is in no set");
+    assert_eq!(
+        run::<u64>(&mut stage.redis, &["EXISTS", &set]).await,
+        0,
+        "what is not written is in no set"
+    );
     let effects = [tagged("6", 3, "6"), effect(2, tag.clone(), Action::InvalidateTag)];
     assert_eq!(stage.values(&effects).await, some(&["6", ""]));
 }
@@ -146,11 +217,20 @@ async fn a_write_that_redis_refuses_may_be_done_once_its_set_is_mended() {
     let set = format!("cache_tag:{tag}");
     run::<()>(&mut stage.redis, &["SET", &set, "no set"]).await;
     let key = stage.key.clone();
-    let tagged = |digits, event, value| at(("post", digits), (event, 1), effect(0, &key, write(value, HOUR, &[&tag])));
+    let tagged = |digits, event, value| {
+        at(("post", digits), (event, 1), effect(0, &key, write(value, HOUR, &[&tag])))
+    };
     assert_eq!(stage.values(&[stage.write("4", 1, "4")]).await, some(&["4"]));
     let refused = apply(&stage.cache, &[tagged("5", 2, "5")]).await.unsettled;
-    assert!(matches!(refused[0].1, EffectOutcome::Dead { reason: Reason::RedisRefused, .. }), "{refused:?}");
-    assert_eq!(stage.values(&[stage.write("4", 3, "4")]).await, some(&[""]), "older than what was refused");
+    assert!(
+        matches!(refused[0].1, EffectOutcome::Dead { reason: Reason::RedisRefused, .. }),
+        "{refused:?}"
+    );
+    assert_eq!(
+        stage.values(&[stage.write("4", 3, "4")]).await,
+        some(&[""]),
+        "older than what was refused"
+    );
     run::<()>(&mut stage.redis, &["DEL", &set]).await;
     assert_eq!(stage.values(&[tagged("5", 2, "5")]).await, some(&["5"]));
 }
@@ -158,7 +238,8 @@ async fn a_write_that_redis_refuses_may_be_done_once_its_set_is_mended() {
 #[tokio::test]
 async fn a_value_that_is_over_raises_the_fence_and_deletes() {
     let mut stage = Stage::new("k").await;
-    let over = at(("post", "5"), (2, 1), effect(0, stage.key.clone(), write("over", Expiry::At(1), &[])));
+    let over =
+        at(("post", "5"), (2, 1), effect(0, stage.key.clone(), write("over", Expiry::At(1), &[])));
     let effects = [stage.write("4", 1, "4"), over, stage.write("4", 1, "4")];
     assert_eq!(stage.values(&effects).await, some(&["4", "", ""]));
 }
@@ -167,7 +248,10 @@ async fn a_value_that_is_over_raises_the_fence_and_deletes() {
 async fn a_fence_is_kept_for_its_time_and_only_where_there_is_a_version() {
     let mut stage = Stage::new("k").await;
     let fence = format!("unstale:fence/{{{}}}:post", stage.key);
-    let unversioned = [effect(0, stage.key.clone(), write("u", HOUR, &[])), effect(0, stage.key.clone(), Action::Delete)];
+    let unversioned = [
+        effect(0, stage.key.clone(), write("u", HOUR, &[])),
+        effect(0, stage.key.clone(), Action::Delete),
+    ];
     stage.values(&unversioned).await;
     assert_eq!(run::<u64>(&mut stage.redis, &["EXISTS", &fence]).await, 0);
     for effect in [stage.write("5", 1, "5"), stage.delete("6", 2), stage.write("6", 3, "6")] {
@@ -181,24 +265,32 @@ async fn a_fence_is_kept_for_its_time_and_only_where_there_is_a_version() {
     assert_eq!(stage.values(&[stage.write("1", 4, "1")]).await, some(&["1"]));
     run::<()>(&mut stage.redis, &["DEL", &fence]).await;
     run::<()>(&mut stage.redis, &["SADD", &fence, "x"]).await;
-    assert_eq!(stage.values(&[stage.delete("1", 4), stage.write("2", 5, "2")]).await, some(&["", "2"]));
+    assert_eq!(
+        stage.values(&[stage.delete("1", 4), stage.write("2", 5, "2")]).await,
+        some(&["", "2"])
+    );
 }
 
 #[tokio::test]
 async fn many_deletions_raise_their_fences_before_their_keys_go() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
     let key = |n: usize| names.of(&format!("k{n}"));
     let writes = |digits, event| -> Vec<Effect> {
-        (0..450).map(|n| at(("post", digits), (event, 1), effect(0, key(n), write("v", HOUR, &[])))).collect()
+        (0..450)
+            .map(|n| at(("post", digits), (event, 1), effect(0, key(n), write("v", HOUR, &[]))))
+            .collect()
     };
-    let deletions: Vec<Effect> = (0..450).map(|n| at(("post", "8"), (2, 1), effect(1, key(n), Action::Delete))).collect();
+    let deletions: Vec<Effect> =
+        (0..450).map(|n| at(("post", "8"), (2, 1), effect(1, key(n), Action::Delete))).collect();
     apply(&cache, &writes("7", 1)).await;
     let applied = apply(&cache, &deletions).await;
     assert_eq!((applied.unsettled, applied.hits[0].yes), (vec![], 450));
     apply(&cache, &writes("7", 3)).await;
     let mut exist = redis::cmd("EXISTS");
-    let left: u64 = exist.arg((0..450).map(key).collect::<Vec<_>>()).query_async(&mut redis).await.unwrap();
+    let left: u64 =
+        exist.arg((0..450).map(key).collect::<Vec<_>>()).query_async(&mut redis).await.unwrap();
     assert_eq!(left, 0);
     tokio::time::timeout(Duration::from_secs(20), apply(&cache, &writes("9", 4))).await.unwrap();
     assert_eq!(run::<String>(&mut redis, &["GET", &key(449)]).await, "v");

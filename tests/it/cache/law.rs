@@ -1,4 +1,5 @@
-//! A batch leaves Redis as its effects would one by one: the same effects applied together and singly, on two databases.
+//! A batch leaves Redis as its effects would one by one: the same effects applied together and
+//! singly, on two databases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -62,21 +63,35 @@ pub(crate) fn any_effect(keys: &[&'static str]) -> impl Strategy<Value = Effect>
             effect(4, key, write(text, expiry, &tags))
         }),
     ];
-    (effects, prop::option::weighted(0.6, version)).prop_map(|(effect, version)| match (version, &effect.action) {
-        (Some((family, digits, event, place)), Action::Delete | Action::Write(_) | Action::Warm(_)) => {
-            at((family, digits), (event, place), effect)
+    (effects, prop::option::weighted(0.6, version)).prop_map(|(effect, version)| {
+        match (version, &effect.action) {
+            (
+                Some((family, digits, event, place)),
+                Action::Delete | Action::Write(_) | Action::Warm(_),
+            ) => at((family, digits), (event, place), effect),
+            _ => effect,
         }
-        _ => effect,
     })
 }
 
-/// Effects as events have them: one place of an event has one effect for a key, however often the event comes.
-pub(crate) fn any_effects(keys: &[&'static str], count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Effect>> + use<> {
+/// Effects as events have them: one place of an event has one effect for a key, however often the
+/// event comes.
+pub(crate) fn any_effects(
+    keys: &[&'static str],
+    count: std::ops::Range<usize>,
+) -> impl Strategy<Value = Vec<Effect>> + use<> {
     prop::collection::vec(any_effect(keys), count).prop_map(|effects| {
         let mut kept: Vec<Effect> = Vec::new();
         for effect in effects {
-            let place = |effect: &Effect| effect.version.as_ref().map(|version| (version.family.clone(), version.event, version.place));
-            let is_of_one_place = |one: &&Effect| place(one).is_some() && place(one) == place(&effect) && one.target == effect.target;
+            let place = |effect: &Effect| {
+                effect
+                    .version
+                    .as_ref()
+                    .map(|version| (version.family.clone(), version.event, version.place))
+            };
+            let is_of_one_place = |one: &&Effect| {
+                place(one).is_some() && place(one) == place(&effect) && one.target == effect.target
+            };
             if kept.iter().find(is_of_one_place).is_none_or(|one| *one == effect) {
                 kept.push(effect);
             }
@@ -88,7 +103,14 @@ pub(crate) fn any_effects(keys: &[&'static str], count: std::ops::Range<usize>) 
 fn any_warm() -> impl Strategy<Value = Action> {
     let stale = prop::sample::select(vec![Stale::Drop, Stale::Serve]);
     (stale, prop::sample::select(vec![Only::Always, Only::Present])).prop_map(|(stale, only)| {
-        Action::Warm(Box::new(Warm { loader: LoaderId(0), url: String::new(), expiry: Expiry::Never, tags: vec![], stale, only }))
+        Action::Warm(Box::new(Warm {
+            loader: LoaderId(0),
+            url: String::new(),
+            expiry: Expiry::Never,
+            tags: vec![],
+            stale,
+            only,
+        }))
     })
 }
 
@@ -102,40 +124,63 @@ fn loads(applied: &Applied, effects: &[Effect]) -> impl Iterator<Item = String> 
 fn a_batch_leaves_redis_as_its_effects_would_one_by_one() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = runtime.block_on(Redis::start());
-    let (together, singly) = runtime.block_on(async { (cache(&server.db_url(1), "q").await, cache(&server.db_url(2), "q").await) });
-    let before = prop::collection::vec((prop::sample::select(vec!["a", "{b}", "c}d"]), prop::bool::ANY, prop::option::of(0..2usize)), 0..6);
-    let mut runner =
-        proptest::test_runner::TestRunner::new(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() });
+    let (together, singly) = runtime.block_on(async {
+        (cache(&server.db_url(1), "q").await, cache(&server.db_url(2), "q").await)
+    });
+    let before = prop::collection::vec(
+        (
+            prop::sample::select(vec!["a", "{b}", "c}d"]),
+            prop::bool::ANY,
+            prop::option::of(0..2usize),
+        ),
+        0..6,
+    );
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 400,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
     runner
-        .run(&(before, any_effects(&["a", "{b}", "c}d", "cache_tag:T"], 0..14)), |(before, effects)| {
-            let (expected, found) = runtime.block_on(async {
-                let mut dumps = Vec::new();
-                for db in [1, 2] {
-                    let client = redis::Client::open(server.db_url(db)).unwrap();
-                    let mut redis = support::redis::connect(&client).await.unwrap();
-                    run::<()>(&mut redis, &["FLUSHDB"]).await;
-                    for (key, number, tag) in &before {
-                        run::<()>(&mut redis, &["SET", key, if *number { "3" } else { "old" }, "PX", "5000000"]).await;
-                        if let Some(tag) = tag {
-                            run::<()>(&mut redis, &["SADD", ["cache_tag:T", "cache_tag:U"][*tag], key]).await;
+        .run(
+            &(before, any_effects(&["a", "{b}", "c}d", "cache_tag:T"], 0..14)),
+            |(before, effects)| {
+                let (expected, found) = runtime.block_on(async {
+                    let mut dumps = Vec::new();
+                    for db in [1, 2] {
+                        let client = redis::Client::open(server.db_url(db)).unwrap();
+                        let mut redis = support::redis::connect(&client).await.unwrap();
+                        run::<()>(&mut redis, &["FLUSHDB"]).await;
+                        for (key, number, tag) in &before {
+                            run::<()>(
+                                &mut redis,
+                                &["SET", key, if *number { "3" } else { "old" }, "PX", "5000000"],
+                            )
+                            .await;
+                            if let Some(tag) = tag {
+                                run::<()>(
+                                    &mut redis,
+                                    &["SADD", ["cache_tag:T", "cache_tag:U"][*tag], key],
+                                )
+                                .await;
+                            }
                         }
-                    }
-                    let mut to_load = BTreeSet::new();
-                    if db == 1 {
-                        to_load.extend(loads(&apply(&together, &effects).await, &effects));
-                    } else {
-                        for effect in &effects {
-                            let effect = std::slice::from_ref(effect);
-                            to_load.extend(loads(&apply(&singly, effect).await, effect));
+                        let mut to_load = BTreeSet::new();
+                        if db == 1 {
+                            to_load.extend(loads(&apply(&together, &effects).await, &effects));
+                        } else {
+                            for effect in &effects {
+                                let effect = std::slice::from_ref(effect);
+                                to_load.extend(loads(&apply(&singly, effect).await, effect));
+                            }
                         }
+                        dumps.push((dump(&mut redis).await, to_load));
                     }
-                    dumps.push((dump(&mut redis).await, to_load));
-                }
-                let found = dumps.remove(0);
-                (dumps.remove(0), found)
-            });
-            prop_assert_eq!(found, expected);
-            Ok(())
-        })
+                    let found = dumps.remove(0);
+                    (dumps.remove(0), found)
+                });
+                prop_assert_eq!(found, expected);
+                Ok(())
+            },
+        )
         .unwrap();
 }

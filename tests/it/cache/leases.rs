@@ -13,21 +13,30 @@ const LEASE: Duration = Duration::from_secs(30);
 
 async fn grant(cache: &Cache, key: &str) -> (String, u64) {
     let token = new_token();
-    let Grant::Granted { since } = cache.grant_lease(key, &token, LEASE).await.unwrap() else { panic!("{key} is held") };
+    let Grant::Granted { since } = cache.grant_lease(key, &token, LEASE).await.unwrap() else {
+        panic!("{key} is held")
+    };
     (token, since)
 }
 
 #[tokio::test]
 async fn one_holder_fills_and_the_next_may_load_then() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
     let (key, tag) = (names.of("k"), names.of("t"));
     let (token, since) = grant(&cache, &key).await;
     assert_eq!(cache.grant_lease(&key, "another", LEASE).await.unwrap(), Grant::Held);
     assert_eq!(cache.fill(&key, "another", since, b"x", HOUR, &[]).await.unwrap(), Fill::Refused);
-    assert_eq!(cache.fill(&key, &token, since, b"\xff\0", HOUR, std::slice::from_ref(&tag)).await.unwrap(), Fill::Filled);
+    assert_eq!(
+        cache.fill(&key, &token, since, b"\xff\0", HOUR, std::slice::from_ref(&tag)).await.unwrap(),
+        Fill::Filled
+    );
     assert_eq!(run::<Vec<u8>>(&mut redis, &["GET", &key]).await, b"\xff\0");
-    assert_eq!(run::<Vec<String>>(&mut redis, &["SMEMBERS", &format!("cache_tag:{tag}")]).await, [key.as_str()]);
+    assert_eq!(
+        run::<Vec<String>>(&mut redis, &["SMEMBERS", &format!("cache_tag:{tag}")]).await,
+        [key.as_str()]
+    );
     let (token, _) = grant(&cache, &key).await;
     cache.release_lease(&key, "another").await.unwrap();
     assert_eq!(cache.grant_lease(&key, "another", LEASE).await.unwrap(), Grant::Held);
@@ -35,33 +44,45 @@ async fn one_holder_fills_and_the_next_may_load_then() {
     grant(&cache, &key).await;
 }
 
-/// Its holder is gone, and Redis' clock went back by two hours: its time to live has grown by as much.
+/// Its holder is gone, and Redis' clock went back by two hours: its time to live has grown by as
+/// much.
 #[tokio::test]
 async fn a_clock_that_was_set_back_locks_no_key_for_hours() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
     let read = READER_SCRIPTS.iter().find(|(name, _)| *name == "read").unwrap().1;
     for by_reader in [false, true] {
         let key = names.of(if by_reader { "read" } else { "granted" });
         let lease = format!("unstale:lease/{{{key}}}");
         run::<()>(&mut redis, &["SET", &lease, "gone", "PX", "7200000"]).await;
         if by_reader {
-            let held = run::<Vec<String>>(&mut redis, &["EVAL", read, "2", &key, &lease, "another", "30000", "0"]).await;
+            let held = run::<Vec<String>>(
+                &mut redis,
+                &["EVAL", read, "2", &key, &lease, "another", "30000", "0"],
+            )
+            .await;
             assert_eq!(held, ["held"]);
         } else {
             assert_eq!(cache.grant_lease(&key, "another", LEASE).await.unwrap(), Grant::Held);
         }
         let left = run::<i64>(&mut redis, &["PTTL", &lease]).await;
         assert!((1..=30_000).contains(&left), "{left} ms");
-        assert_eq!(run::<String>(&mut redis, &["GET", &lease]).await, "gone", "until then it is its holder's");
+        assert_eq!(
+            run::<String>(&mut redis, &["GET", &lease]).await,
+            "gone",
+            "until then it is its holder's"
+        );
     }
 }
 
-/// A reader that fills in the steps of a cluster has joined the set, and its value is still to come.
+/// A reader that fills in the steps of a cluster has joined the set, and its value is still to
+/// come.
 #[tokio::test]
 async fn upkeep_leaves_a_member_whose_lease_stands() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
     let set = format!("cache_tag:{}", names.of("t"));
     for name in ["k", "{k}", "x:{u:{42}:p}", "a}b"] {
         let (key, gone) = (names.of(name), names.of("gone"));
@@ -77,7 +98,8 @@ async fn upkeep_leaves_a_member_whose_lease_stands() {
 #[tokio::test]
 async fn whatever_invalidates_the_key_voids_its_lease() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
     let tag = names.of("t");
     // Every form of a key, so that the names of its lease in Rust and in Lua are the same.
     for name in ["k", "{k}", "x:{u:{42}:p}", "a}b", "{a", "{}{x}", "{}"] {
@@ -92,14 +114,19 @@ async fn whatever_invalidates_the_key_voids_its_lease() {
         ] {
             let (token, since) = grant(&cache, &key).await;
             let target = if action == Action::InvalidateTag {
-                // A member that the fill itself does not know to be one: only the member's own lease can tell.
+                // A member that the fill itself does not know to be one: only the member's own
+                // lease can tell.
                 run::<()>(&mut redis, &["SADD", &format!("cache_tag:{tag}"), &key]).await;
                 &tag
             } else {
                 &key
             };
             apply(&cache, &[effect(0, target, action.clone())]).await;
-            assert_eq!(cache.fill(&key, &token, since, b"stale", HOUR, &[]).await.unwrap(), Fill::Refused, "{key} {action:?}");
+            assert_eq!(
+                cache.fill(&key, &token, since, b"stale", HOUR, &[]).await.unwrap(),
+                Fill::Refused,
+                "{key} {action:?}"
+            );
         }
     }
 }
@@ -107,7 +134,8 @@ async fn whatever_invalidates_the_key_voids_its_lease() {
 #[tokio::test]
 async fn a_drain_voids_the_leases_of_the_members() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
     let (tag, key) = (names.of("t"), names.of("k}1"));
     let mut add = redis::cmd("SADD");
     add.arg(format!("cache_tag:{tag}")).arg(&key);
@@ -124,14 +152,21 @@ async fn a_drain_voids_the_leases_of_the_members() {
 #[tokio::test]
 async fn a_tag_invalidated_during_the_load_refuses_a_value_that_was_not_in_it_yet() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
     let (key, tag) = (names.of("k"), names.of("t"));
     let (token, since) = grant(&cache, &key).await;
     apply(&cache, &[effect(0, &tag, Action::InvalidateTag)]).await;
-    assert_eq!(cache.fill(&key, &token, since, b"stale", HOUR, std::slice::from_ref(&tag)).await.unwrap(), Fill::Refused);
+    assert_eq!(
+        cache.fill(&key, &token, since, b"stale", HOUR, std::slice::from_ref(&tag)).await.unwrap(),
+        Fill::Refused
+    );
     assert_eq!(run::<u64>(&mut redis, &["EXISTS", &key, &format!("cache_tag:{tag}")]).await, 0);
     let (token, since) = grant(&cache, &key).await;
-    assert_eq!(cache.fill(&key, &token, since, b"fresh", HOUR, &[tag]).await.unwrap(), Fill::Filled);
+    assert_eq!(
+        cache.fill(&key, &token, since, b"fresh", HOUR, &[tag]).await.unwrap(),
+        Fill::Filled
+    );
 }
 
 #[tokio::test]
@@ -144,5 +179,8 @@ async fn a_lost_sequence_does_not_let_a_stale_value_in() {
     let (token, since) = grant(&cache, "k").await;
     run::<()>(&mut redis, &["DEL", "unstale:seq"]).await;
     cache.invalidate_tag("t").await.unwrap();
-    assert_eq!(cache.fill("k", &token, since, b"stale", HOUR, &["t".into()]).await.unwrap(), Fill::Refused);
+    assert_eq!(
+        cache.fill("k", &token, since, b"stale", HOUR, &["t".into()]).await.unwrap(),
+        Fill::Refused
+    );
 }

@@ -24,7 +24,8 @@ async fn cache(url: &str, queue: &str) -> Cache {
 async fn prune(cache: &Cache, tag: &str) -> (u64, u64) {
     let (mut cursor, mut looked, mut gone) = (0, 0, 0);
     loop {
-        let pruned = cache.prune_slice(format!("cache_tag:{tag}").as_bytes(), cursor, false).await.unwrap();
+        let pruned =
+            cache.prune_slice(format!("cache_tag:{tag}").as_bytes(), cursor, false).await.unwrap();
         (cursor, looked, gone) = (pruned.next, looked + pruned.looked, gone + pruned.gone);
         if cursor == 0 {
             return (looked, gone);
@@ -41,7 +42,8 @@ async fn members(redis: &mut MultiplexedConnection, tag: &str) -> Vec<String> {
 #[tokio::test]
 async fn a_member_whose_key_is_set_later_is_the_tags_until_a_second_look() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
     for (count, slow) in [(20, false), (900, true)] {
         for braces in [("", ""), ("{", "}")] {
             let tag = names.of(&format!("{}t{count}{}", braces.0, braces.1));
@@ -53,10 +55,17 @@ async fn a_member_whose_key_is_set_later_is_the_tags_until_a_second_look() {
             run::<()>(&mut redis, &["SET", &key(3), "late"]).await;
             run::<()>(&mut redis, &["SET", &key(count), "v"]).await;
             run::<()>(&mut redis, &["SADD", &format!("cache_tag:{tag}"), &key(count)]).await;
-            let unsettled = apply(&cache, &[effect(0, &tag, Action::InvalidateTag)]).await.unsettled;
+            let unsettled =
+                apply(&cache, &[effect(0, &tag, Action::InvalidateTag)]).await.unsettled;
             assert_eq!(unsettled, if slow { vec![(slot(0), EffectOutcome::Slow)] } else { vec![] });
             if slow {
-                assert!(cache.drain_tag(&tag, &CancellationToken::new(), |_, _| {}).await.unwrap().complete);
+                assert!(
+                    cache
+                        .drain_tag(&tag, &CancellationToken::new(), |_, _| {})
+                        .await
+                        .unwrap()
+                        .complete
+                );
             }
             assert_eq!(run::<u64>(&mut redis, &["EXISTS", &key(3), &key(count)]).await, 0, "{tag}");
             // Nothing of it comes back.
@@ -70,7 +79,8 @@ async fn a_member_whose_key_is_set_later_is_the_tags_until_a_second_look() {
 #[tokio::test]
 async fn the_second_look_puts_back_what_is_a_key_by_then() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
     for lasts in [None, Some("600000")] {
         let tag = names.of(lasts.unwrap_or("for ever"));
         let (set, key) = (format!("cache_tag:{tag}"), |name: &str| format!("{tag}:{name}"));
@@ -83,7 +93,8 @@ async fn the_second_look_puts_back_what_is_a_key_by_then() {
         assert_eq!(prune(&cache, &tag).await, (3, 3));
         assert_eq!(members(&mut redis, &tag).await, [""; 0]);
         run::<()>(&mut redis, &["SET", &key("late"), "v"]).await;
-        run::<()>(&mut redis, &["SET", &format!("unstale:lease/{{{}}}", key("loading")), "token"]).await;
+        run::<()>(&mut redis, &["SET", &format!("unstale:lease/{{{}}}", key("loading")), "token"])
+            .await;
         wait_until(SOON, "they are members again", async || {
             cache.settle_aside(set.as_bytes()).await.unwrap();
             members(&mut redis.clone(), &tag).await == [key("late"), key("loading")]
@@ -92,7 +103,14 @@ async fn the_second_look_puts_back_what_is_a_key_by_then() {
         let ttl: i64 = run(&mut redis, &["PTTL", &set]).await;
         assert!(if lasts.is_none() { ttl == -1 } else { ttl > 500_000 }, "{lasts:?}: {ttl}");
         while cache.settle_aside(set.as_bytes()).await.unwrap() {}
-        assert_eq!(run::<Vec<String>>(&mut redis, &["KEYS", &format!("unstale:*{tag}*:aside*")]).await, [""; 0]);
-        assert_eq!(run::<u64>(&mut redis, &["EXISTS", &key("late")]).await, 1, "keys are never deleted");
+        assert_eq!(
+            run::<Vec<String>>(&mut redis, &["KEYS", &format!("unstale:*{tag}*:aside*")]).await,
+            [""; 0]
+        );
+        assert_eq!(
+            run::<u64>(&mut redis, &["EXISTS", &key("late")]).await,
+            1,
+            "keys are never deleted"
+        );
     }
 }

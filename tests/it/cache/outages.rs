@@ -20,7 +20,8 @@ async fn outage(cache: &Cache) -> Outage {
 }
 
 async fn recovers(cache: &Cache) {
-    wait_until(Duration::from_secs(10), "a probe succeeds", async || cache.probe().await.is_ok()).await;
+    wait_until(Duration::from_secs(10), "a probe succeeds", async || cache.probe().await.is_ok())
+        .await;
     assert_eq!(cache.state(), State::Up);
     assert_eq!(apply(cache, &effects()).await.unsettled, []);
 }
@@ -71,7 +72,11 @@ async fn out_of_memory() {
     let server = Redis::start().await;
     let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
     run::<()>(&mut redis, &["CONFIG", "SET", "maxmemory", "1"]).await;
-    for effects in [effects().to_vec(), vec![effect(0, "t", Action::InvalidateTag)], vec![effect(0, "v", Action::BumpVersion)]] {
+    for effects in [
+        effects().to_vec(),
+        vec![effect(0, "t", Action::InvalidateTag)],
+        vec![effect(0, "v", Action::BumpVersion)],
+    ] {
         let oom = try_apply(&cache, &effects).await.unwrap_err();
         assert!(oom.cause.contains("OOM"), "{oom}");
         assert!(cache.probe().await.unwrap_err().cause.contains("OOM"));
@@ -128,16 +133,26 @@ async fn a_redis_that_is_loading() {
 async fn credentials_are_for_a_person_to_mend() {
     let server = Redis::start().await;
     run::<()>(&mut server.connection().await, &["CONFIG", "SET", "requirepass", "right"]).await;
-    for (url, code) in [(server.url(), "NOAUTH"), (format!("redis://:wrong@{}/0", server.addr()), "credentials")] {
+    for (url, code) in
+        [(server.url(), "NOAUTH"), (format!("redis://:wrong@{}/0", server.addr()), "credentials")]
+    {
         let cache = Cache::connect(&config(&url), "q").unwrap();
         let outage = cache.probe().await.unwrap_err();
         assert!(outage.needs_person && outage.cause.contains(code), "{outage}");
         assert!(!outage.cause.contains("wrong@"));
     }
-    let other = Cache::connect(&config(&format!("redis://:right@{}/99", server.addr())), "q").unwrap();
+    let other =
+        Cache::connect(&config(&format!("redis://:right@{}/99", server.addr())), "q").unwrap();
     let outage = other.probe().await.unwrap_err();
-    assert!(outage.needs_person && outage.cause.contains("refuses the database that UNSTALE_REDIS_URL names"), "{outage}");
-    recovers(&Cache::connect(&config(&format!("redis://:right@{}/0", server.addr())), "q").unwrap()).await;
+    assert!(
+        outage.needs_person
+            && outage.cause.contains("refuses the database that UNSTALE_REDIS_URL names"),
+        "{outage}"
+    );
+    recovers(
+        &Cache::connect(&config(&format!("redis://:right@{}/0", server.addr())), "q").unwrap(),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -156,7 +171,9 @@ async fn settings_that_cannot_work_are_refused_by_name() {
 async fn a_connection_closed_by_the_server_is_an_outage_once() {
     let server = Redis::start().await;
     let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
-    try_run::<()>(&mut redis, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await.unwrap();
+    try_run::<()>(&mut redis, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
+        .await
+        .unwrap();
     outage(&cache).await;
     recovers(&cache).await;
 }
@@ -169,27 +186,46 @@ async fn many_that_wait_for_redis_share_one_probe() {
     let asked = std::time::Instant::now();
     let results = futures_util::future::join_all((0..32).map(|_| cache.probe())).await;
     assert!(results.iter().all(Result::is_err));
-    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}: one after the other", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(10),
+        "{:?}: one after the other",
+        asked.elapsed()
+    );
     server.thaw();
     recovers(&cache).await;
 }
 
-/// A node of a cluster may own the probe's slot and not the key's: the probe promises what no work can keep.
+/// A node of a cluster may own the probe's slot and not the key's: the probe promises what no work
+/// can keep.
 #[tokio::test]
 async fn a_redis_that_fails_what_its_probe_promises_is_not_hammered() {
     // Without these commands it does not show that it is a node of a cluster.
-    let hidden = ["--cluster-require-full-coverage", "no", "--rename-command", "INFO", "", "--rename-command", "EXISTS", ""];
+    let hidden = [
+        "--cluster-require-full-coverage",
+        "no",
+        "--rename-command",
+        "INFO",
+        "",
+        "--rename-command",
+        "EXISTS",
+        "",
+    ];
     let server = crate::support::redis_cluster::lone_node(&hidden).await;
     let mut redis = server.connection().await;
     run::<()>(&mut redis, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
     let cache = Cache::connect(&config(&server.url()), "q").unwrap();
-    wait_until(Duration::from_secs(10), "the node takes writes", async || cache.probe().await.is_ok()).await;
+    wait_until(Duration::from_secs(10), "the node takes writes", async || {
+        cache.probe().await.is_ok()
+    })
+    .await;
     let slot: i64 = run(&mut redis, &["CLUSTER", "KEYSLOT", "k"]).await;
     run::<()>(&mut redis, &["CLUSTER", "DELSLOTS", &slot.to_string()]).await;
     let since = std::time::Instant::now();
     let mut outages = 0;
     while since.elapsed() < Duration::from_secs(3) {
-        if cache.probe().await.is_ok() && try_apply(&cache, &[effect(0, "k", Action::BumpVersion)]).await.is_err() {
+        if cache.probe().await.is_ok()
+            && try_apply(&cache, &[effect(0, "k", Action::BumpVersion)]).await.is_err()
+        {
             outages += 1;
         }
     }
@@ -209,9 +245,13 @@ async fn a_cluster_of_one_shard_is_no_single_server() {
     run::<()>(&mut redis, &["ACL", "SETUSER", "worker", "on", ">pw", "~*", "+@all", "-info"]).await;
     for url in [server.url(), format!("redis://worker:pw@{}/0", server.addr())] {
         let outage = Cache::connect(&config(&url), "q").unwrap().probe().await.unwrap_err();
-        assert!(outage.needs_person && outage.cause.contains("set UNSTALE_REDIS_MODE=cluster"), "{outage}");
+        assert!(
+            outage.needs_person && outage.cause.contains("set UNSTALE_REDIS_MODE=cluster"),
+            "{outage}"
+        );
     }
-    let stage = Stage::new(&[("rules.yaml", "events: { del: { effects: [ { delete: k } ] } }")]).await;
+    let stage =
+        Stage::new(&[("rules.yaml", "events: { del: { effects: [ { delete: k } ] } }")]).await;
     let url = server.url();
     let mut worker = stage.start_worker(&[("UNSTALE_REDIS_URL", &url)]);
     assert_eq!(worker.wait_exit(SOON).await.code(), Some(69), "{}", worker.stderr());
@@ -221,13 +261,18 @@ async fn a_cluster_of_one_shard_is_no_single_server() {
 /// Redis takes deletions while it refuses all that needs memory, and they give it memory.
 #[tokio::test]
 async fn without_memory_a_plain_deletion_takes_effect() {
-    let stage = Stage::new(&[("rules.yaml", "events: { del: { effects: [ { delete: \"{key}\" } ] } }")]).await;
+    let stage =
+        Stage::new(&[("rules.yaml", "events: { del: { effects: [ { delete: \"{key}\" } ] } }")])
+            .await;
     let mut redis = stage.connection().await;
     let worker = stage.worker(&[]).await;
     run::<()>(&mut redis, &["MSET", "a", "1", "b", "1", "c", "1"]).await;
     run::<()>(&mut redis, &["CONFIG", "SET", "maxmemory", "1"]).await;
     wait_until(SOON, "the worker knows", async || {
-        worker.get("/readyz").await.is_some_and(|(status, cause)| status == 503 && cause.contains("OOM"))
+        worker
+            .get("/readyz")
+            .await
+            .is_some_and(|(status, cause)| status == 503 && cause.contains("OOM"))
     })
     .await;
     for key in ["a", "b"] {

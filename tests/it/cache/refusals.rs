@@ -18,10 +18,24 @@ fn refused(message: &str) -> EffectOutcome {
 #[tokio::test]
 async fn a_counter_that_is_none_and_a_tag_that_is_no_set() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
-    let (hash, text, huge, tag) = (names.of("hash"), names.of("text"), names.of("huge"), names.of("tag"));
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (hash, text, huge, tag) =
+        (names.of("hash"), names.of("text"), names.of("huge"), names.of("tag"));
     run::<()>(&mut redis, &["HSET", &hash, "f", "v"]).await;
-    run::<()>(&mut redis, &["MSET", &text, "secret", &huge, "9223372036854775807", &format!("cache_tag:{tag}"), "no set"]).await;
+    run::<()>(
+        &mut redis,
+        &[
+            "MSET",
+            &text,
+            "secret",
+            &huge,
+            "9223372036854775807",
+            &format!("cache_tag:{tag}"),
+            "no set",
+        ],
+    )
+    .await;
     run::<()>(&mut redis, &["MSET", &names.of("k"), "old", &names.of("w"), "old"]).await;
     let effects = [
         effect(0, &hash, Action::BumpVersion),
@@ -44,7 +58,11 @@ async fn a_counter_that_is_none_and_a_tag_that_is_no_set() {
             (slot(4), refused("SADD, SET: WRONGTYPE")),
         ]
     );
-    assert_eq!(run::<u64>(&mut redis, &["EXISTS", &names.of("k"), &names.of("w")]).await, 0, "a value that no tag can reach is deleted");
+    assert_eq!(
+        run::<u64>(&mut redis, &["EXISTS", &names.of("k"), &names.of("w")]).await,
+        0,
+        "a value that no tag can reach is deleted"
+    );
     assert_eq!(run::<u64>(&mut redis, &["GET", &names.of("v")]).await, 2);
 }
 
@@ -52,10 +70,12 @@ async fn a_counter_that_is_none_and_a_tag_that_is_no_set() {
 async fn a_key_that_we_may_not_touch_leaves_its_neighbours_innocent() {
     let server = Redis::start().await;
     let mut redis = server.connection().await;
-    let acl = ["ACL", "SETUSER", "worker", "on", ">pw", "+@all", "~unstale:*", "~ours:*", "~cache_tag:*"];
+    let acl =
+        ["ACL", "SETUSER", "worker", "on", ">pw", "+@all", "~unstale:*", "~ours:*", "~cache_tag:*"];
     run::<()>(&mut redis, &acl).await;
     let cache = cache(&format!("redis://worker:pw@{}/0", server.addr()), "q").await;
-    run::<()>(&mut redis, &["MSET", "ours:a", "1", "ours:b", "1", "ours:w", "1", "theirs:x", "1"]).await;
+    run::<()>(&mut redis, &["MSET", "ours:a", "1", "ours:b", "1", "ours:w", "1", "theirs:x", "1"])
+        .await;
     let effects = [
         effect(0, "ours:a", Action::Delete),
         effect(0, "theirs:x", Action::Delete),
@@ -63,16 +83,30 @@ async fn a_key_that_we_may_not_touch_leaves_its_neighbours_innocent() {
         effect(0, "ours:b", Action::Delete),
         effect(1, "ours:w", write("new", HOUR, &[])),
         effect(1, "theirs:y", write("new", HOUR, &["t"])),
-        effect(1, "theirs:x", Action::Expire(Expiry::After { ttl: Duration::from_secs(1), jitter: 0.0 })),
+        effect(
+            1,
+            "theirs:x",
+            Action::Expire(Expiry::After { ttl: Duration::from_secs(1), jitter: 0.0 }),
+        ),
     ];
     let mut applied = apply(&cache, &effects).await;
     applied.unsettled.sort_by_key(|(slot, _)| *slot);
     let slots: Vec<_> = applied.unsettled.iter().map(|(slot, _)| slot.position).collect();
     assert_eq!(slots, [1, 5, 6], "{:?}", applied.unsettled);
     assert_eq!(applied.unsettled[0].1, refused("UNLINK: NOPERM"));
-    assert!(applied.unsettled.iter().all(|(_, outcome)| matches!(outcome, EffectOutcome::Dead { reason: Reason::RedisRefused, .. })));
-    assert_eq!(run::<Vec<Option<String>>>(&mut redis, &["MGET", "ours:a", "ours:b"]).await, [None, None]);
-    assert_eq!(run::<String>(&mut redis, &["GET", "ours:w"]).await, "new", "the deletion before it is not done after it");
+    assert!(applied.unsettled.iter().all(|(_, outcome)| matches!(
+        outcome,
+        EffectOutcome::Dead { reason: Reason::RedisRefused, .. }
+    )));
+    assert_eq!(
+        run::<Vec<Option<String>>>(&mut redis, &["MGET", "ours:a", "ours:b"]).await,
+        [None, None]
+    );
+    assert_eq!(
+        run::<String>(&mut redis, &["GET", "ours:w"]).await,
+        "new",
+        "the deletion before it is not done after it"
+    );
     assert_eq!(applied.hits[0].yes, 2, "{:?}", applied.hits);
 }
 
@@ -80,10 +114,30 @@ async fn a_key_that_we_may_not_touch_leaves_its_neighbours_innocent() {
 async fn a_member_that_we_may_not_touch_leaves_the_other_tags_of_its_call_innocent() {
     let server = Redis::start().await;
     let mut redis = server.connection().await;
-    run::<()>(&mut redis, &["ACL", "SETUSER", "worker", "on", ">pw", "+@all", "~unstale:*", "~ours:*", "~cache_tag:*"]).await;
+    run::<()>(
+        &mut redis,
+        &[
+            "ACL",
+            "SETUSER",
+            "worker",
+            "on",
+            ">pw",
+            "+@all",
+            "~unstale:*",
+            "~ours:*",
+            "~cache_tag:*",
+        ],
+    )
+    .await;
     let cache = cache(&format!("redis://worker:pw@{}/0", server.addr()), "q").await;
-    run::<()>(&mut redis, &["MSET", "ours:a", "1", "ours:b", "1", "theirs:x", "1", "cache_tag:no-set", "1"]).await;
-    for (tag, member) in [("cache_tag:A", "ours:a"), ("cache_tag:X", "theirs:x"), ("cache_tag:B", "ours:b")] {
+    run::<()>(
+        &mut redis,
+        &["MSET", "ours:a", "1", "ours:b", "1", "theirs:x", "1", "cache_tag:no-set", "1"],
+    )
+    .await;
+    for (tag, member) in
+        [("cache_tag:A", "ours:a"), ("cache_tag:X", "theirs:x"), ("cache_tag:B", "ours:b")]
+    {
         run::<()>(&mut redis, &["SADD", tag, member]).await;
     }
     let effects = ["A", "X", "no-set", "B"].map(|tag| effect(0, tag, Action::InvalidateTag));
@@ -91,22 +145,38 @@ async fn a_member_that_we_may_not_touch_leaves_the_other_tags_of_its_call_innoce
     applied.unsettled.sort_by_key(|(slot, _)| *slot);
     assert_eq!(
         applied.unsettled,
-        [(slot(1), refused("invalidate_tag: ERR no permission")), (slot(2), refused("invalidate_tag: WRONGTYPE"))]
+        [
+            (slot(1), refused("invalidate_tag: ERR no permission")),
+            (slot(2), refused("invalidate_tag: WRONGTYPE"))
+        ]
     );
-    assert_eq!(run::<u64>(&mut redis, &["EXISTS", "ours:a", "ours:b", "cache_tag:A", "cache_tag:B"]).await, 0);
+    assert_eq!(
+        run::<u64>(&mut redis, &["EXISTS", "ours:a", "ours:b", "cache_tag:A", "cache_tag:B"]).await,
+        0
+    );
     assert_eq!(run::<u64>(&mut redis, &["EXISTS", "theirs:x"]).await, 1);
 }
 
 #[tokio::test]
 async fn a_command_that_is_renamed_is_refused_for_good_also_within_a_script() {
-    let server = Redis::start_with(&["--rename-command", "INCR", "", "--rename-command", "INCRBY", ""]).await;
+    let server =
+        Redis::start_with(&["--rename-command", "INCR", "", "--rename-command", "INCRBY", ""])
+            .await;
     let mut redis = server.connection().await;
     let cache = cache(&server.url(), "q").await;
     run::<()>(&mut redis, &["SADD", "cache_tag:t", "k"]).await;
-    let effects = [effect(0, "t", Action::InvalidateTag), effect(0, "n", Action::BumpVersion), effect(0, "k", Action::Delete)];
+    let effects = [
+        effect(0, "t", Action::InvalidateTag),
+        effect(0, "n", Action::BumpVersion),
+        effect(0, "k", Action::Delete),
+    ];
     let mut applied = apply(&cache, &effects).await;
     applied.unsettled.sort_by_key(|(slot, _)| *slot);
-    let words = |command: &str| refused(&format!("{command}: ERR unknown command: Redis 7.0 or newer is needed, with no command renamed"));
+    let words = |command: &str| {
+        refused(&format!(
+            "{command}: ERR unknown command: Redis 7.0 or newer is needed, with no command renamed"
+        ))
+    };
     assert_eq!(applied.unsettled, [(slot(0), words("invalidate_tag")), (slot(1), words("INCRBY"))]);
 }
 
@@ -116,7 +186,11 @@ async fn without_a_right_to_our_own_keys_the_probe_says_what_to_grant() {
     let mut redis = server.connection().await;
     run::<()>(&mut redis, &["ACL", "SETUSER", "worker", "on", ">pw", "+@all", "~ours:*"]).await;
     let url = format!("redis://worker:pw@{}/0", server.addr());
-    let outage = unstale::cache::Cache::connect(&super::config(&url), "q").unwrap().probe().await.unwrap_err();
+    let outage = unstale::cache::Cache::connect(&super::config(&url), "q")
+        .unwrap()
+        .probe()
+        .await
+        .unwrap_err();
     assert!(outage.needs_person && outage.cause.contains("~unstale:*"), "{outage}");
 }
 
@@ -130,10 +204,26 @@ events:
     let stage = Stage::new(&[("rules.yaml", rules)]).await;
     let mut redis = stage.connection().await;
     let acl = documented_acl("secret", "shop:");
-    run::<()>(&mut redis, &[&["ACL", "SETUSER", "unstale"], acl.iter().map(String::as_str).collect::<Vec<_>>().as_slice()].concat()).await;
+    run::<()>(
+        &mut redis,
+        &[
+            &["ACL", "SETUSER", "unstale"],
+            acl.iter().map(String::as_str).collect::<Vec<_>>().as_slice(),
+        ]
+        .concat(),
+    )
+    .await;
     let url = format!("redis://unstale:secret@{}/0", stage.redis.addr());
     let worker = stage.worker(&[("UNSTALE_REDIS_URL", &url)]).await;
-    wait_until(SOON, "it warns", async || worker.stderr().contains("rule=rules.yaml#blog.changed/1")).await;
+    wait_until(SOON, "it warns", async || {
+        worker.stderr().contains("rule=rules.yaml#blog.changed/1")
+    })
+    .await;
     let log = worker.stderr();
-    assert!(log.contains("\"blog:1\"") && !log.contains("rules.yaml#shop.changed") && !log.contains("rules.yaml#blog.changed/0"), "{log}");
+    assert!(
+        log.contains("\"blog:1\"")
+            && !log.contains("rules.yaml#shop.changed")
+            && !log.contains("rules.yaml#blog.changed/0"),
+        "{log}"
+    );
 }

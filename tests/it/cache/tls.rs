@@ -37,13 +37,23 @@ async fn a_private_authority_and_a_clients_certificate() {
     ])
     .await;
     let text = |name| std::fs::read_to_string(file(name)).ok();
-    let connect = |tls| Cache::connect(&RedisConfig { tls, ..config(&format!("rediss://localhost:{port}/0")) }, "q").unwrap();
-    let whole = TlsConfig { ca_pem: text("ca.pem"), cert_pem: text("client.pem"), key_pem: text("client.key.pem") };
+    let connect = |tls| {
+        Cache::connect(&RedisConfig { tls, ..config(&format!("rediss://localhost:{port}/0")) }, "q")
+            .unwrap()
+    };
+    let whole = TlsConfig {
+        ca_pem: text("ca.pem"),
+        cert_pem: text("client.pem"),
+        key_pem: text("client.key.pem"),
+    };
 
     let cache = connect(whole.clone());
     cache.probe().await.unwrap();
     assert_eq!(apply(&cache, &[effect(0, "k", Action::Delete)]).await.unsettled, []);
-    for lacking in [TlsConfig { cert_pem: None, key_pem: None, ..whole.clone() }, TlsConfig { ca_pem: None, ..whole }] {
+    for lacking in [
+        TlsConfig { cert_pem: None, key_pem: None, ..whole.clone() },
+        TlsConfig { ca_pem: None, ..whole },
+    ] {
         connect(lacking).probe().await.unwrap_err();
     }
 }

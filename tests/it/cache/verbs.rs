@@ -18,7 +18,8 @@ fn hits(rule: u32, yes: u64, no: u64) -> KeyHits {
 #[tokio::test]
 async fn delete_counts_what_was_there_by_rule() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
     for key in ["a", "b", "c"] {
         run::<()>(&mut redis, &["SET", &names.of(key), "1"]).await;
     }
@@ -31,13 +32,17 @@ async fn delete_counts_what_was_there_by_rule() {
     let applied = apply(&cache, &effects).await;
     assert_eq!(applied.unsettled, []);
     assert_eq!(applied.hits, [hits(0, 1, 0), hits(1, 1, 2)]);
-    assert_eq!(run::<u64>(&mut redis, &["EXISTS", &names.of("a"), &names.of("b"), &names.of("c")]).await, 1);
+    assert_eq!(
+        run::<u64>(&mut redis, &["EXISTS", &names.of("a"), &names.of("b"), &names.of("c")]).await,
+        1
+    );
 }
 
 #[tokio::test]
 async fn bump_starts_at_two_and_adds_up() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
     let bump = effect(0, names.of("v"), Action::BumpVersion);
     assert_eq!(apply(&cache, std::slice::from_ref(&bump)).await.hits, [hits(0, 0, 1)]);
     assert_eq!(run::<u64>(&mut redis, &["GET", &names.of("v")]).await, 2);
@@ -49,8 +54,10 @@ async fn bump_starts_at_two_and_adds_up() {
 #[tokio::test]
 async fn expire_shortens_and_never_lengthens() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
-    let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let now =
+        i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
     for (before, expiry, low, high) in [
         ("-1", MINUTE, 50_000, 60_000),
         ("30000", MINUTE, 20_000, 30_000),
@@ -73,7 +80,8 @@ async fn expire_shortens_and_never_lengthens() {
 #[tokio::test]
 async fn write_sets_value_lifetime_and_tags() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
     let (key, tag) = (names.of("w"), names.of("t"));
     let set = format!("cache_tag:{tag}");
     for (expiry, tags, ttl_of_key, ttl_of_set) in [
@@ -90,17 +98,25 @@ async fn write_sets_value_lifetime_and_tags() {
         assert_eq!(run::<Vec<String>>(&mut redis, &["SMEMBERS", &set]).await, [key.as_str()]);
         for (name, expected) in [(&key, ttl_of_key), (&set, ttl_of_set)] {
             let ttl: i64 = run(&mut redis, &["PTTL", name]).await;
-            assert!(ttl == expected || (expected > 0 && (expected - 10_000..=expected).contains(&ttl)), "{expiry:?} {name}: {ttl}");
+            assert!(
+                ttl == expected || (expected > 0 && (expected - 10_000..=expected).contains(&ttl)),
+                "{expiry:?} {name}: {ttl}"
+            );
         }
     }
     apply(&cache, &[effect(0, &key, write("v", Expiry::At(1), &[]))]).await;
-    assert_eq!(run::<u64>(&mut redis, &["EXISTS", &key]).await, 0, "a value that is over leaves none");
+    assert_eq!(
+        run::<u64>(&mut redis, &["EXISTS", &key]).await,
+        0,
+        "a value that is over leaves none"
+    );
 }
 
 #[tokio::test]
 async fn invalidate_tags_deletes_members_and_set() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
     let (key, other, tag) = (names.of("k"), names.of("o"), names.of("t"));
     let set = format!("cache_tag:{tag}");
     run::<()>(&mut redis, &["MSET", &key, "1", &other, "1"]).await;
@@ -114,7 +130,8 @@ async fn invalidate_tags_deletes_members_and_set() {
 #[tokio::test]
 async fn warm_deletes_now_and_leaves_the_load_to_the_slow_lane() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
     run::<()>(&mut redis, &["SET", &names.of("k"), "old"]).await;
     let warm = Action::Warm(Box::new(Warm {
         loader: LoaderId(0),
@@ -132,9 +149,12 @@ async fn warm_deletes_now_and_leaves_the_load_to_the_slow_lane() {
 #[tokio::test]
 async fn many_keys_take_many_chunks_and_batches_take_hold_in_the_order_of_their_first_poll() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
-    let write_all: Vec<_> = (0..3_000).map(|n| effect(0, names.of(&n.to_string()), write("v", HOUR, &["t"]))).collect();
-    let delete_all: Vec<_> = (0..3_000).map(|n| effect(1, names.of(&n.to_string()), Action::Delete)).collect();
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let write_all: Vec<_> =
+        (0..3_000).map(|n| effect(0, names.of(&n.to_string()), write("v", HOUR, &["t"]))).collect();
+    let delete_all: Vec<_> =
+        (0..3_000).map(|n| effect(1, names.of(&n.to_string()), Action::Delete)).collect();
     let (written, deleted) = tokio::join!(apply(&cache, &write_all), apply(&cache, &delete_all));
     assert_eq!(written.hits, [hits(0, 0, 3_000)]);
     assert_eq!(deleted.hits, [hits(1, 3_000, 0)]);
@@ -157,7 +177,8 @@ async fn applying_may_move_between_threads() {
 #[tokio::test]
 async fn a_flush_of_the_scripts_goes_unnoticed() {
     let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) = (cache(&server.url(), &names.of("q")).await, server.connection().await);
+    let (cache, mut redis) =
+        (cache(&server.url(), &names.of("q")).await, server.connection().await);
     for round in ["1", "2"] {
         let effects = [
             effect(0, names.of("a"), write(round, HOUR, &["t"])),
@@ -165,7 +186,10 @@ async fn a_flush_of_the_scripts_goes_unnoticed() {
             effect(0, names.of("other"), Action::InvalidateTag),
         ];
         assert_eq!(apply(&cache, &effects).await.unsettled, []);
-        assert_eq!(run::<Vec<String>>(&mut redis, &["MGET", &names.of("a"), &names.of("b")]).await, [round, round]);
+        assert_eq!(
+            run::<Vec<String>>(&mut redis, &["MGET", &names.of("a"), &names.of("b")]).await,
+            [round, round]
+        );
         run::<()>(&mut redis, &["SCRIPT", "FLUSH"]).await;
     }
 }

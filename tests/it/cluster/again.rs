@@ -1,4 +1,5 @@
-//! Second passes in a cluster: the list of them, the keys, the tags' sets and their members are in slots of their own.
+//! Second passes in a cluster: the list of them, the keys, the tags' sets and their members are in
+//! slots of their own.
 
 use redis::AsyncCommands;
 use unstale::cache::{Again, Due};
@@ -49,7 +50,8 @@ async fn what_was_stored_late_goes_wherever_it_is() {
     assert_eq!(cache.pass_again("a").await.unwrap().due, []);
 }
 
-/// The pass is due while the primary of one of its keys is away: nothing is taken out before all of it is done.
+/// The pass is due while the primary of one of its keys is away: nothing is taken out before all of
+/// it is done.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pass_that_is_due_during_a_failover_is_done_after_it() {
     let cluster = RedisCluster::start_with(std::time::Duration::from_secs(3), &[]).await;
@@ -79,8 +81,13 @@ async fn a_pass_that_is_due_during_a_failover_is_done_after_it() {
     wait_until(SOON, "the replica takes writes", async || cache.probe().await.is_ok()).await;
     let mut targets = Vec::new();
     wait_until(SOON, "the pass is done", async || {
-        let due: Vec<Due> = cache.pass_again("a").await.map(|passes| passes.due).unwrap_or_default();
-        targets.extend(due.iter().filter_map(Due::target).map(|target| matches!(target, Again::Key(name) if name == key)));
+        let due: Vec<Due> =
+            cache.pass_again("a").await.map(|passes| passes.due).unwrap_or_default();
+        targets.extend(
+            due.iter()
+                .filter_map(Due::target)
+                .map(|target| matches!(target, Again::Key(name) if name == key)),
+        );
         !targets.is_empty()
     })
     .await;

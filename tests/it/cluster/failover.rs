@@ -17,7 +17,8 @@ async fn nothing_is_lost_when_a_primary_is_killed() {
         cluster.ask::<u32>(primary, &["WAIT", "1", "5000"]).await;
     }
     let urls = cluster.urls();
-    let worker = stage.worker(&[("UNSTALE_REDIS_MODE", "cluster"), ("UNSTALE_REDIS_URL", &urls)]).await;
+    let worker =
+        stage.worker(&[("UNSTALE_REDIS_MODE", "cluster"), ("UNSTALE_REDIS_URL", &urls)]).await;
     let kill = async {
         traffic.reached(&redis, 2_000).await;
         cluster.nodes[1].kill();

@@ -1,4 +1,5 @@
-//! An older write neither replaces a newer one nor revives what a newer event deleted: the fence stands in its key's slot.
+//! An older write neither replaces a newer one nor revives what a newer event deleted: the fence
+//! stands in its key's slot.
 
 use redis::AsyncCommands as _;
 use unstale::registry::{Action, Effect};
@@ -14,9 +15,15 @@ async fn what_is_older_is_refused_whatever_became_of_the_newer() {
     let tag = names.of("t");
     for key in ["k", "{k}", "x:{u:{42}:p}"].map(|key| names.of(key)) {
         let wrote = |version: u64, tags: &[&str]| {
-            at(("post", &version.to_string()), (version, 1), effect(0, &key, write(&version.to_string(), HOUR, tags)))
+            at(
+                ("post", &version.to_string()),
+                (version, 1),
+                effect(0, &key, write(&version.to_string(), HOUR, tags)),
+            )
         };
-        let deleted = |version: u64| at(("post", &version.to_string()), (version, 1), effect(0, &key, Action::Delete));
+        let deleted = |version: u64| {
+            at(("post", &version.to_string()), (version, 1), effect(0, &key, Action::Delete))
+        };
         let invalidated = effect(1, &tag, Action::InvalidateTag);
         let steps: [(Vec<Effect>, Option<&str>); 8] = [
             (vec![wrote(9, &[&tag])], Some("9")),
@@ -37,13 +44,16 @@ async fn what_is_older_is_refused_whatever_became_of_the_newer() {
     }
 }
 
-/// Whoever wrote it died before the key was in its set once more, another worker had emptied that meanwhile, and an invalidation found nothing in it.
+/// Whoever wrote it died before the key was in its set once more, another worker had emptied that
+/// meanwhile, and an invalidation found nothing in it.
 #[tokio::test]
 async fn what_stood_outside_its_tag_goes_when_its_event_comes_again() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
     let (tag, key, untagged) = (names.of("t"), names.of("k"), names.of("u"));
-    let wrote = |key: &str, tags: &[&str]| at(("post", "9"), (9, 1), effect(0, key, write("9", HOUR, tags)));
+    let wrote = |key: &str, tags: &[&str]| {
+        at(("post", "9"), (9, 1), effect(0, key, write("9", HOUR, tags)))
+    };
     let first = [wrote(&key, &[&tag]), wrote(&untagged, &[])];
     apply(&cache, &first).await;
     let _: () = redis.srem(format!("cache_tag:{tag}"), &key).await.unwrap();
@@ -51,5 +61,9 @@ async fn what_stood_outside_its_tag_goes_when_its_event_comes_again() {
     assert_eq!(get(&mut redis, &key).await.as_deref(), Some("9"), "nobody could know of it");
     apply(&cache, &first).await;
     assert_eq!(get(&mut redis, &key).await, None);
-    assert_eq!(get(&mut redis, &untagged).await.as_deref(), Some("9"), "it has no tag that could have missed it");
+    assert_eq!(
+        get(&mut redis, &untagged).await.as_deref(),
+        Some("9"),
+        "it has no tag that could have missed it"
+    );
 }

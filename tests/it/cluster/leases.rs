@@ -1,4 +1,5 @@
-//! A value loaded before an invalidation is not to be read after it, though key, tag and sequence are on three nodes.
+//! A value loaded before an invalidation is not to be read after it, though key, tag and sequence
+//! are on three nodes.
 
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ const LEASE: Duration = Duration::from_secs(30);
 
 async fn grant(cache: &Cache, key: &str) -> (String, u64) {
     let token = new_token();
-    let Grant::Granted { since } = cache.grant_lease(key, &token, LEASE).await.unwrap() else { panic!("{key} is held") };
+    let Grant::Granted { since } = cache.grant_lease(key, &token, LEASE).await.unwrap() else {
+        panic!("{key} is held")
+    };
     (token, since)
 }
 
@@ -55,14 +58,19 @@ async fn whatever_invalidates_the_key_voids_its_lease() {
         ] {
             let (token, since) = grant(&cache, &key).await;
             let target = if action == Action::InvalidateTag {
-                // A member that the fill itself does not know to be one: only the member's own lease can tell.
+                // A member that the fill itself does not know to be one: only the member's own
+                // lease can tell.
                 let _: () = redis.sadd(format!("cache_tag:{tag}"), &key).await.unwrap();
                 &tag
             } else {
                 &key
             };
             apply(&cache, &[effect(0, target, action.clone())]).await;
-            assert_eq!(cache.fill(&key, &token, since, b"stale", HOUR, &[]).await.unwrap(), Fill::Refused, "{key} {action:?}");
+            assert_eq!(
+                cache.fill(&key, &token, since, b"stale", HOUR, &[]).await.unwrap(),
+                Fill::Refused,
+                "{key} {action:?}"
+            );
         }
     }
 }
@@ -79,11 +87,20 @@ async fn a_tag_invalidated_during_the_load_refuses_a_value_that_was_not_in_it_ye
         } else {
             apply(&cache, &[effect(0, &tag, Action::InvalidateTag)]).await;
         }
-        assert_eq!(cache.fill(&key, &token, since, b"stale", HOUR, std::slice::from_ref(&tag)).await.unwrap(), Fill::Refused);
+        assert_eq!(
+            cache
+                .fill(&key, &token, since, b"stale", HOUR, std::slice::from_ref(&tag))
+                .await
+                .unwrap(),
+            Fill::Refused
+        );
         assert_eq!(get(&mut redis, &key).await, None);
     }
     let (token, since) = grant(&cache, &key).await;
-    assert_eq!(cache.fill(&key, &token, since, b"fresh", HOUR, &[tag]).await.unwrap(), Fill::Filled);
+    assert_eq!(
+        cache.fill(&key, &token, since, b"fresh", HOUR, &[tag]).await.unwrap(),
+        Fill::Filled
+    );
 }
 
 /// A failover may lose the last steps of the sequence.
@@ -97,5 +114,8 @@ async fn a_sequence_that_went_back_does_not_let_a_stale_value_in() {
     let before: u64 = redis.get("unstale:seq").await.unwrap();
     let _: () = redis.set("unstale:seq", before - 1_000_000).await.unwrap();
     cache.invalidate_tag(&tag).await.unwrap();
-    assert_eq!(cache.fill(&key, &token, since, b"stale", HOUR, &[tag]).await.unwrap(), Fill::Refused);
+    assert_eq!(
+        cache.fill(&key, &token, since, b"stale", HOUR, &[tag]).await.unwrap(),
+        Fill::Refused
+    );
 }

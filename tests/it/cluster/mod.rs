@@ -1,4 +1,5 @@
-//! Redis Cluster: keys, tags and leases in whatever slots they fall into, slots that move, primaries that die.
+//! Redis Cluster: keys, tags and leases in whatever slots they fall into, slots that move,
+//! primaries that die.
 
 mod again;
 mod failover;
@@ -24,7 +25,10 @@ use crate::support::RedisCluster;
 
 pub(crate) fn config(cluster: &RedisCluster) -> RedisConfig {
     // Two of six: the others are found.
-    let urls = cluster.nodes[1..3].iter().map(|node| SecretUrl::new(format!("redis://{}", node.addr()).parse().unwrap())).collect();
+    let urls = cluster.nodes[1..3]
+        .iter()
+        .map(|node| SecretUrl::new(format!("redis://{}", node.addr()).parse().unwrap()))
+        .collect();
     RedisConfig { urls, mode: RedisMode::Cluster, ..crate::cache::config("redis://h/") }
 }
 

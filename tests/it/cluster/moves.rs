@@ -42,10 +42,18 @@ async fn a_slot_that_is_on_its_way_is_followed() {
     assert_eq!(applied.unsettled, []);
     assert_eq!(applied.hits[0].yes, 2, "{:?}", applied.hits);
     // A script with several keys waits for the slot.
-    let invalidate = [effect(0, key("t"), Action::InvalidateTag), effect(1, key("tagged"), write("x", HOUR, &[&key("t")]))];
+    let invalidate = [
+        effect(0, key("t"), Action::InvalidateTag),
+        effect(1, key("tagged"), write("x", HOUR, &[&key("t")])),
+    ];
     let (applied, ()) = tokio::join!(apply(&cache, &invalidate), async {
         wait_until(Duration::from_secs(10), "a script is told to wait", async || {
-            let told = async |node| cluster.ask::<String>(node, &["INFO", "errorstats"]).await.contains("errorstat_TRYAGAIN");
+            let told = async |node| {
+                cluster
+                    .ask::<String>(node, &["INFO", "errorstats"])
+                    .await
+                    .contains("errorstat_TRYAGAIN")
+            };
             told(from).await || told(to).await
         })
         .await;
@@ -69,7 +77,8 @@ async fn a_slot_that_is_on_its_way_is_followed() {
     assert_eq!(cache.state(), unstale::cache::State::Up, "nothing of it was an outage");
 }
 
-/// Each of two nodes says that the other has the slot, as can be when slots move faster than nodes tell each other.
+/// Each of two nodes says that the other has the slot, as can be when slots move faster than nodes
+/// tell each other.
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_name_each_other_are_not_stormed() {
     let (names, cluster) = (Names::new(), RedisCluster::start().await);
@@ -78,7 +87,9 @@ async fn nodes_that_name_each_other_are_not_stormed() {
     let slot = cluster.slot(&key).await;
     let owner = cluster.owner(slot, 0).await;
     let (owner_id, other_id) = (cluster.id(owner).await, cluster.id((owner + 1) % 3).await);
-    let give_to = async |id: &str| cluster.ask::<()>(owner, &["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", id]).await;
+    let give_to = async |id: &str| {
+        cluster.ask::<()>(owner, &["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", id]).await
+    };
     let moved = async || {
         let mut moved = 0;
         for node in 0..3 {
@@ -92,7 +103,8 @@ async fn nodes_that_name_each_other_are_not_stormed() {
     let begun = Instant::now();
     let delete = [effect(0, key.clone(), Action::Delete)];
     let (applied, asked) = tokio::join!(apply(&cache, &delete), async {
-        wait_until(Duration::from_secs(5), "it is sent to and fro", async || moved().await >= 10).await;
+        wait_until(Duration::from_secs(5), "it is sent to and fro", async || moved().await >= 10)
+            .await;
         give_to(&owner_id).await;
         moved().await
     });
@@ -107,8 +119,15 @@ async fn scripts_that_a_node_has_forgotten_are_sent_again() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
     for round in ["1", "2"] {
-        let effects: Vec<_> =
-            (0..30).map(|n| effect(0, names.of(&n.to_string()), write(round, HOUR, &[&names.of(&format!("t{n}"))]))).collect();
+        let effects: Vec<_> = (0..30)
+            .map(|n| {
+                effect(
+                    0,
+                    names.of(&n.to_string()),
+                    write(round, HOUR, &[&names.of(&format!("t{n}"))]),
+                )
+            })
+            .collect();
         assert_eq!(apply(&cache, &effects).await.unsettled, []);
         for n in 0..30 {
             assert_eq!(get(&mut redis, &names.of(&n.to_string())).await.as_deref(), Some(round));
@@ -127,7 +146,8 @@ async fn many_slots_move_under_load_and_nothing_is_lost() {
     let redis = cluster.client().await;
     traffic.seed(&redis).await;
     let urls = cluster.urls();
-    let worker = stage.worker(&[("UNSTALE_REDIS_MODE", "cluster"), ("UNSTALE_REDIS_URL", &urls)]).await;
+    let worker =
+        stage.worker(&[("UNSTALE_REDIS_MODE", "cluster"), ("UNSTALE_REDIS_URL", &urls)]).await;
     let moving = async {
         let mover = cluster.mover().await;
         for slot in (0..16_384).step_by(64) {
@@ -139,6 +159,10 @@ async fn many_slots_move_under_load_and_nothing_is_lost() {
     };
     tokio::join!(traffic.publish(&stage), moving);
     traffic.settled(&stage, &worker, async || cluster.client().await).await;
-    assert!(!worker.stderr().contains("Redis is out"), "no slot that moves is an outage:\n{}", worker.stderr());
+    assert!(
+        !worker.stderr().contains("Redis is out"),
+        "no slot that moves is an outage:\n{}",
+        worker.stderr()
+    );
     assert_eq!(worker.terminate().await.code(), Some(0));
 }

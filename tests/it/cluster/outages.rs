@@ -22,7 +22,10 @@ async fn a_node_that_is_away_is_an_outage_and_its_replica_ends_it() {
     let outage = try_apply(&cache, &effects).await.unwrap_err();
     assert!(!outage.needs_person, "{outage}");
     assert_ne!(cache.state(), State::Up);
-    wait_until(Duration::from_secs(20), "the replica takes writes", async || cache.probe().await.is_ok()).await;
+    wait_until(Duration::from_secs(20), "the replica takes writes", async || {
+        cache.probe().await.is_ok()
+    })
+    .await;
     assert_eq!(apply(&cache, &effects).await.unsettled, []);
     cluster.nodes[1].restart().await;
     assert_eq!(apply(&cache, &effects).await.unsettled, []);
@@ -30,24 +33,35 @@ async fn a_node_that_is_away_is_an_outage_and_its_replica_ends_it() {
 
 #[tokio::test]
 async fn slots_that_nobody_serves_are_told() {
-    let server = crate::support::redis_cluster::lone_node(&["--cluster-require-full-coverage", "no"]).await;
+    let server =
+        crate::support::redis_cluster::lone_node(&["--cluster-require-full-coverage", "no"]).await;
     let mut redis = server.connection().await;
     crate::cache::run::<()>(&mut redis, &["CLUSTER", "ADDSLOTSRANGE", "0", "16000"]).await;
-    let settings = RedisConfig { urls: vec![SecretUrl::new(server.url().parse().unwrap())], ..config(support::redis_cluster().await) };
+    let settings = RedisConfig {
+        urls: vec![SecretUrl::new(server.url().parse().unwrap())],
+        ..config(support::redis_cluster().await)
+    };
     let cache = Cache::connect(&settings, "q").unwrap();
     let outage = cache.probe().await.unwrap_err();
     assert!(!outage.needs_person && outage.cause.contains("383"), "{outage}");
     crate::cache::run::<()>(&mut redis, &["CLUSTER", "ADDSLOTSRANGE", "16001", "16383"]).await;
-    wait_until(Duration::from_secs(10), "a probe succeeds", async || cache.probe().await.is_ok()).await;
-    assert_eq!(apply(&cache, &[effect(0, Names::new().of("k"), Action::Delete)]).await.unsettled, []);
+    wait_until(Duration::from_secs(10), "a probe succeeds", async || cache.probe().await.is_ok())
+        .await;
+    assert_eq!(
+        apply(&cache, &[effect(0, Names::new().of("k"), Action::Delete)]).await.unsettled,
+        []
+    );
 }
 
 #[tokio::test]
 async fn what_is_no_cluster_and_what_cannot_be_one_is_told() {
     let server = support::redis().await;
     let urls = |url: String| vec![SecretUrl::new(url.parse().unwrap())];
-    let settings =
-        |url: String| RedisConfig { urls: urls(url), mode: unstale::config::RedisMode::Cluster, ..crate::cache::config("redis://h/") };
+    let settings = |url: String| RedisConfig {
+        urls: urls(url),
+        mode: unstale::config::RedisMode::Cluster,
+        ..crate::cache::config("redis://h/")
+    };
     let outage = Cache::connect(&settings(server.url()), "q").unwrap().probe().await.unwrap_err();
     assert!(outage.needs_person && outage.cause.contains("is it a cluster"), "{outage}");
     let error = Cache::connect(&settings(server.db_url(3)), "q").unwrap_err();

@@ -1,4 +1,5 @@
-//! The documented ACL and what it needs beside it in a cluster, against all that the worker does there.
+//! The documented ACL and what it needs beside it in a cluster, against all that the worker does
+//! there.
 
 use std::time::Duration;
 
@@ -16,8 +17,12 @@ use crate::support::{RedisCluster, wait_until};
 
 /// The rules that the page adds for a cluster.
 fn added() -> Vec<String> {
-    let row = OPERATIONS.lines().find(|line| line.starts_with("| `UNSTALE_REDIS_MODE=cluster` |")).expect("the page has a row for it");
-    let rules = row.split(" | ").nth(1).expect("a second cell").split('`').nth(1).expect("the rules");
+    let row = OPERATIONS
+        .lines()
+        .find(|line| line.starts_with("| `UNSTALE_REDIS_MODE=cluster` |"))
+        .expect("the page has a row for it");
+    let rules =
+        row.split(" | ").nth(1).expect("a second cell").split('`').nth(1).expect("the rules");
     rules.replace("\\|", "|").split_whitespace().map(str::to_owned).collect()
 }
 
@@ -26,11 +31,18 @@ async fn the_documented_acl_is_enough_for_a_cluster() {
     let cluster = RedisCluster::start().await;
     let rules = [documented_acl("secret", "shop:"), added()].concat();
     for node in 0..3 {
-        let command: Vec<&str> = ["ACL", "SETUSER", "unstale"].into_iter().chain(rules.iter().map(String::as_str)).collect();
+        let command: Vec<&str> = ["ACL", "SETUSER", "unstale"]
+            .into_iter()
+            .chain(rules.iter().map(String::as_str))
+            .collect();
         cluster.ask::<()>(node, &command).await;
     }
-    let urls = vec![SecretUrl::new(format!("redis://unstale:secret@{}", cluster.nodes[0].addr()).parse().unwrap())];
-    let cache = Cache::connect(&RedisConfig { urls, ..config(&cluster) }, "q").unwrap().setting_aside_for(Duration::from_millis(200));
+    let urls = vec![SecretUrl::new(
+        format!("redis://unstale:secret@{}", cluster.nodes[0].addr()).parse().unwrap(),
+    )];
+    let cache = Cache::connect(&RedisConfig { urls, ..config(&cluster) }, "q")
+        .unwrap()
+        .setting_aside_for(Duration::from_millis(200));
     cache.probe().await.unwrap();
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::ToHeal(_)));
     assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)));
@@ -68,9 +80,19 @@ async fn the_documented_acl_is_enough_for_a_cluster() {
     assert!(cache.tag_sets(0).await.unwrap().next != 0, "the next primary");
     assert_eq!(cache.prune_slice(b"cache_tag:pruned", 0, false).await.unwrap().gone, 2);
     let _: () = redis.set("shop:back", "v").await.unwrap();
-    wait_until(Duration::from_secs(10), "they are looked at again", async || cache.settle_aside(b"cache_tag:pruned").await.unwrap()).await;
+    wait_until(Duration::from_secs(10), "they are looked at again", async || {
+        cache.settle_aside(b"cache_tag:pruned").await.unwrap()
+    })
+    .await;
     assert_eq!(redis.smembers::<_, Vec<String>>("cache_tag:pruned").await.unwrap(), ["shop:back"]);
-    let Grant::Granted { since } = cache.grant_lease("shop:page", "token", Duration::from_secs(10)).await.unwrap() else { panic!("held") };
-    assert_eq!(cache.fill("shop:page", "token", since, b"v", HOUR, &["t".into()]).await.unwrap(), Fill::Filled);
+    let Grant::Granted { since } =
+        cache.grant_lease("shop:page", "token", Duration::from_secs(10)).await.unwrap()
+    else {
+        panic!("held")
+    };
+    assert_eq!(
+        cache.fill("shop:page", "token", since, b"v", HOUR, &["t".into()]).await.unwrap(),
+        Fill::Filled
+    );
     cache.release_lease("shop:page", "token").await.unwrap();
 }

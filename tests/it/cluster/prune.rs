@@ -29,7 +29,8 @@ async fn cache(cluster: &RedisCluster, queue: &str) -> Cache {
 async fn prune(cache: &Cache, tag: &str) -> (u64, u64) {
     let (mut cursor, mut looked, mut gone) = (0, 0, 0);
     loop {
-        let pruned = cache.prune_slice(format!("cache_tag:{tag}").as_bytes(), cursor, false).await.unwrap();
+        let pruned =
+            cache.prune_slice(format!("cache_tag:{tag}").as_bytes(), cursor, false).await.unwrap();
         (cursor, looked, gone) = (pruned.next, looked + pruned.looked, gone + pruned.gone);
         if cursor == 0 {
             return (looked, gone);
@@ -40,7 +41,10 @@ async fn prune(cache: &Cache, tag: &str) -> (u64, u64) {
 async fn aside(redis: &mut ClusterConnection, tag: &str) -> usize {
     let mut all = 0;
     for place in 0..4 {
-        all += redis.scard::<_, usize>(format!("unstale:drain/{{cache_tag:{tag}}}:aside{place}")).await.unwrap();
+        all += redis
+            .scard::<_, usize>(format!("unstale:drain/{{cache_tag:{tag}}}:aside{place}"))
+            .await
+            .unwrap();
     }
     all
 }
@@ -99,7 +103,8 @@ async fn an_invalidation_reaches_what_is_set_aside() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
     for (count, slow) in [(20, false), (900, true)] {
-        let (tag, key) = (names.of(&format!("t{count}")), |n: usize| names.of(&format!("{count}:{n}")));
+        let (tag, key) =
+            (names.of(&format!("t{count}")), |n: usize| names.of(&format!("{count}:{n}")));
         let all: Vec<String> = (0..count).map(key).collect();
         let _: () = redis.sadd(format!("cache_tag:{tag}"), &all).await.unwrap();
         assert_eq!(prune(&cache, &tag).await, (count as u64, count as u64));
@@ -109,9 +114,15 @@ async fn an_invalidation_reaches_what_is_set_aside() {
         let unsettled = apply(&cache, &[effect(0, &tag, Action::InvalidateTag)]).await.unsettled;
         assert_eq!(unsettled, if slow { vec![(slot(0), EffectOutcome::Slow)] } else { vec![] });
         if slow {
-            assert!(cache.drain_tag(&tag, &CancellationToken::new(), |_, _| {}).await.unwrap().complete);
+            assert!(
+                cache.drain_tag(&tag, &CancellationToken::new(), |_, _| {}).await.unwrap().complete
+            );
         }
-        assert_eq!((get(&mut redis, &key(3)).await, get(&mut redis, &key(count)).await), (None, None), "{count}");
+        assert_eq!(
+            (get(&mut redis, &key(3)).await, get(&mut redis, &key(count)).await),
+            (None, None),
+            "{count}"
+        );
         assert_eq!(aside(&mut redis, &tag).await, 0);
         // Nothing of it comes back.
         let _: () = redis.set(key(3), "newer").await.unwrap();
@@ -135,8 +146,13 @@ async fn a_tag_with_braces_never_takes_what_is_set_aside_of_another() {
         let other = format!("{tag}:aside{place}");
         let keys: Vec<String> = (0..600).map(|n| names.of(&format!("{place}:{n}"))).collect();
         let _: () = redis.sadd(format!("cache_tag:{other}"), keys).await.unwrap();
-        assert_eq!(apply(&cache, &[effect(0, &other, Action::InvalidateTag)]).await.unsettled, [(slot(0), EffectOutcome::Slow)]);
-        assert!(cache.drain_tag(&other, &CancellationToken::new(), |_, _| {}).await.unwrap().complete);
+        assert_eq!(
+            apply(&cache, &[effect(0, &other, Action::InvalidateTag)]).await.unsettled,
+            [(slot(0), EffectOutcome::Slow)]
+        );
+        assert!(
+            cache.drain_tag(&other, &CancellationToken::new(), |_, _| {}).await.unwrap().complete
+        );
     }
     apply(&cache, &[effect(0, &tag, Action::InvalidateTag)]).await;
     cache.drain_tag(&tag, &CancellationToken::new(), |_, _| {}).await.unwrap();
@@ -152,7 +168,8 @@ async fn a_churned_tag_of_a_cluster_stays_within_1_2_times_its_live_members() {
     let rules = r#"events: { pages.imported: { effects: [ { invalidate_tags: "pages" } ] } }"#;
     let stage = Stage::new(&[("pages.yaml", rules)]).await;
     let urls = cluster.urls();
-    let worker = stage.worker(&[("UNSTALE_REDIS_MODE", "cluster"), ("UNSTALE_REDIS_URL", &urls)]).await;
+    let worker =
+        stage.worker(&[("UNSTALE_REDIS_MODE", "cluster"), ("UNSTALE_REDIS_URL", &urls)]).await;
     let redis = cluster.client().await;
     let add = async |n: u64| {
         let mut redis = redis.clone();
@@ -180,12 +197,17 @@ async fn a_churned_tag_of_a_cluster_stays_within_1_2_times_its_live_members() {
     // One sample in twenty may follow a moment in which a busy machine let nobody look.
     samples.sort_by(f64::total_cmp);
     let most = samples[samples.len() * 95 / 100];
-    assert!(samples.len() > 50 && most > 0.9 && most < 1.2, "{most} times its live members in {} samples of {added} adds", samples.len());
+    assert!(
+        samples.len() > 50 && most > 0.9 && most < 1.2,
+        "{most} times its live members in {} samples of {added} adds",
+        samples.len()
+    );
     assert!(worker.metrics().await.sum("unstale_pruned_members_total", &[]) > 1_000.0);
     // None that lives was lost, of those that have time to be asked.
     let member = async |n: u64| {
         let mut redis = redis.clone();
-        let is_member: bool = redis.sismember("cache_tag:pages", format!("page:{n}")).await.unwrap();
+        let is_member: bool =
+            redis.sismember("cache_tag:pages", format!("page:{n}")).await.unwrap();
         is_member || !redis.exists::<_, bool>(format!("page:{n}")).await.unwrap()
     };
     assert!(join_all((added - 400..added).map(member)).await.into_iter().all(|kept| kept));
@@ -203,12 +225,20 @@ async fn gc_looks_through_all_primaries() {
     }
     let gc = async |args: &'static [&'static str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_unstale"));
-        command.args(["tags", "gc"]).args(args).env_clear().env("UNSTALE_REDIS_MODE", "cluster").env("UNSTALE_REDIS_URL", cluster.urls());
+        command
+            .args(["tags", "gc"])
+            .args(args)
+            .env_clear()
+            .env("UNSTALE_REDIS_MODE", "cluster")
+            .env("UNSTALE_REDIS_URL", cluster.urls());
         command.env("UNSTALE_LOG", "warn").stdin(Stdio::null());
         let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    assert_eq!(gc(&["--dry-run"]).await, (Some(0), "would take 48 of 60 members out of 12 tags\n".to_owned()));
+    assert_eq!(
+        gc(&["--dry-run"]).await,
+        (Some(0), "would take 48 of 60 members out of 12 tags\n".to_owned())
+    );
     assert_eq!(gc(&[]).await, (Some(0), "took 48 of 60 members out of 12 tags\n".to_owned()));
     for tag in 0..12 {
         assert_eq!(members(&mut redis, &tag.to_string()).await, [format!("{tag}:0")]);

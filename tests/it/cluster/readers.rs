@@ -1,5 +1,5 @@
-//! Leasing readers beside invalidations, while slots move and primaries are replaced: what they are given is never older than the last
-//! invalidation that had taken hold when they asked.
+//! Leasing readers beside invalidations, while slots move and primaries are replaced: what they are
+//! given is never older than the last invalidation that had taken hold when they asked.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -28,7 +28,8 @@ fn tag(n: usize) -> String {
     format!("shelf:{}", n % TAGS)
 }
 
-/// What keys are loaded from: how often each has changed, and the change whose invalidation has taken hold.
+/// What keys are loaded from: how often each has changed, and the change whose invalidation has
+/// taken hold.
 #[derive(Default)]
 struct Source {
     changes: [AtomicU64; KEYS],
@@ -44,9 +45,15 @@ impl Source {
         while !self.ended.load(SeqCst) {
             let n = fastrand::usize(..KEYS);
             let whole_tag = fastrand::u8(..3) == 0;
-            let changed = (0..KEYS).filter(|&other| if whole_tag { tag(other) == tag(n) } else { other == n });
-            let changed: Vec<(usize, u64)> = changed.map(|n| (n, self.changes[n].fetch_add(1, SeqCst) + 1)).collect();
-            let invalidation = if whole_tag { effect(0, tag(n), Action::InvalidateTag) } else { effect(0, key(n), Action::Delete) };
+            let changed = (0..KEYS)
+                .filter(|&other| if whole_tag { tag(other) == tag(n) } else { other == n });
+            let changed: Vec<(usize, u64)> =
+                changed.map(|n| (n, self.changes[n].fetch_add(1, SeqCst) + 1)).collect();
+            let invalidation = if whole_tag {
+                effect(0, tag(n), Action::InvalidateTag)
+            } else {
+                effect(0, key(n), Action::Delete)
+            };
             apply(cache, &[invalidation]).await;
             changed.into_iter().for_each(|(n, change)| self.invalidated[n].store(change, SeqCst));
         }
@@ -60,7 +67,9 @@ impl Source {
     /// Whether reads from that one on have found a value, cached one, and been overtaken.
     fn saw_all_from(&self, read: usize) -> bool {
         let outcomes = self.outcomes.lock().unwrap();
-        [Outcome::Hit, Outcome::Filled, Outcome::Void].iter().all(|expected| outcomes[read..].contains(expected))
+        [Outcome::Hit, Outcome::Filled, Outcome::Void]
+            .iter()
+            .all(|expected| outcomes[read..].contains(expected))
     }
 
     async fn read(&self, reader: &Reader<redis::cluster_async::ClusterConnection>, n: usize) {
@@ -73,7 +82,10 @@ impl Source {
         let value = reader.get_or_load(&key(n), load, HOUR, [tag(n)]).await.unwrap().unwrap();
         let value: u64 = String::from_utf8(value).unwrap().parse().unwrap();
         if value < least {
-            self.stale.lock().unwrap().push(format!("{}: change {value} was read after {least} had been invalidated", key(n)));
+            self.stale.lock().unwrap().push(format!(
+                "{}: change {value} was read after {least} had been invalidated",
+                key(n)
+            ));
         }
     }
 }
@@ -102,7 +114,8 @@ async fn nothing_stale_is_read_while(cluster: &RedisCluster, trouble: impl Async
     }));
     let trouble = async {
         trouble(&source).await;
-        wait_until(SOON, "readers hit, fill, and are overtaken", async || source.saw_all_from(0)).await;
+        wait_until(SOON, "readers hit, fill, and are overtaken", async || source.saw_all_from(0))
+            .await;
         source.ended.store(true, SeqCst);
     };
     tokio::join!(source.change(&cache), reading, trouble);
@@ -118,25 +131,35 @@ events:
     effects: [ { invalidate_tags: "shelf:{shelf}" }, { delete: "page:{id}" } ]
 "#;
 
-/// The replica that takes over may lack what its primary had confirmed: leases that were void, values that were gone. Once the worker has applied
-/// all, and is ready again, nothing of that is left at the keys that its events name.
+/// The replica that takes over may lack what its primary had confirmed: leases that were void,
+/// values that were gone. Once the worker has applied all, and is ready again, nothing of that is
+/// left at the keys that its events name.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_stale_is_left_when_a_primary_is_killed() {
     let cluster = RedisCluster::start_with(Duration::from_secs(3), &[]).await;
     let stage = Stage::new(&[("pages.yaml", PAGES)]).await;
-    let mut worker = stage.worker(&[("UNSTALE_REDIS_MODE", "cluster"), ("UNSTALE_REDIS_URL", &cluster.urls())]).await;
+    let mut worker = stage
+        .worker(&[("UNSTALE_REDIS_MODE", "cluster"), ("UNSTALE_REDIS_URL", &cluster.urls())])
+        .await;
     let source = Arc::new(Source::default());
     let reader = async || {
         let source = Arc::clone(&source);
         let observe = Arc::new(move |outcome| source.outcomes.lock().unwrap().push(outcome));
-        Reader::new(cluster.client().await, Options { cluster: true, observe: Some(observe), ..Options::default() })
+        Reader::new(
+            cluster.client().await,
+            Options { cluster: true, observe: Some(observe), ..Options::default() },
+        )
     };
     let changes = async {
         while !source.ended.load(SeqCst) {
             let n = fastrand::usize(..KEYS);
             source.changes[n].fetch_add(1, SeqCst);
             let body = format!(r#"{{"id":{n},"shelf":{}}}"#, n % TAGS);
-            stage.send(&stage.exchange, "page.changed", Default::default(), body.as_bytes()).await.await.unwrap();
+            stage
+                .send(&stage.exchange, "page.changed", Default::default(), body.as_bytes())
+                .await
+                .await
+                .unwrap();
         }
     };
     let first = reader().await;
@@ -146,11 +169,13 @@ async fn nothing_stale_is_left_when_a_primary_is_killed() {
         }
     }));
     let trouble = async {
-        wait_until(SOON, "readers hit, fill, and are overtaken", async || source.saw_all_from(0)).await;
+        wait_until(SOON, "readers hit, fill, and are overtaken", async || source.saw_all_from(0))
+            .await;
         cluster.nodes[1].kill();
         wait_until(SOON, "the replica has taken its place", async || {
             let replication: String = cluster.ask(4, &["INFO", "replication"]).await;
-            replication.contains("role:master") && cluster.ask::<String>(0, &["CLUSTER", "INFO"]).await.contains("cluster_state:ok")
+            replication.contains("role:master")
+                && cluster.ask::<String>(0, &["CLUSTER", "INFO"]).await.contains("cluster_state:ok")
         })
         .await;
         // On a new connection: one that saw a primary die may never recover.
@@ -179,14 +204,20 @@ async fn nothing_stale_is_read_while_slots_move() {
     let cluster = RedisCluster::start().await;
     let moves = async |source: &Source| {
         let mover = cluster.mover().await;
-        let names = (0..KEYS).map(key).chain((0..TAGS).map(|n| format!("cache_tag:{}", tag(n)))).chain(["unstale:seq".to_owned()]);
+        let names = (0..KEYS)
+            .map(key)
+            .chain((0..TAGS).map(|n| format!("cache_tag:{}", tag(n))))
+            .chain(["unstale:seq".to_owned()]);
         for name in names {
             let slot = cluster.slot(&name).await;
             let from = cluster.owner(slot, 0).await;
             for (from, to) in [(from, (from + 1) % 3), ((from + 1) % 3, from)] {
                 mover.begin(slot, from, to).await;
                 let reads = source.reads();
-                wait_until(SOON, "both are asked for a while", async || source.reads() >= reads + READERS).await;
+                wait_until(SOON, "both are asked for a while", async || {
+                    source.reads() >= reads + READERS
+                })
+                .await;
                 mover.end(slot, from, to).await;
             }
         }
@@ -194,7 +225,8 @@ async fn nothing_stale_is_read_while_slots_move() {
     nothing_stale_is_read_while(&cluster, moves).await;
 }
 
-/// Each primary hands over to its replica, with nothing lost: what a failover loses is not the readers' to keep.
+/// Each primary hands over to its replica, with nothing lost: what a failover loses is not the
+/// readers' to keep.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_stale_is_read_while_primaries_are_replaced() {
     let cluster = RedisCluster::start().await;
@@ -213,7 +245,10 @@ async fn nothing_stale_is_read_while_primaries_are_replaced() {
                 true
             })
             .await;
-            wait_until(SOON, "readers hit, fill, and are overtaken again", async || source.saw_all_from(reads)).await;
+            wait_until(SOON, "readers hit, fill, and are overtaken again", async || {
+                source.saw_all_from(reads)
+            })
+            .await;
         }
     };
     nothing_stale_is_read_while(&cluster, replacements).await;

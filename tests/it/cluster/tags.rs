@@ -34,7 +34,14 @@ async fn a_small_tag_goes_at_once() {
     let (tag, key) = (names.of("t"), names.of("k"));
     fill_tag(&mut redis, &tag, &key, 300).await;
     let _: () = redis.sadd(format!("cache_tag:{tag}"), "gone-before").await.unwrap();
-    let applied = apply(&cache, &[effect(0, &tag, Action::InvalidateTag), effect(1, names.of("other"), Action::InvalidateTag)]).await;
+    let applied = apply(
+        &cache,
+        &[
+            effect(0, &tag, Action::InvalidateTag),
+            effect(1, names.of("other"), Action::InvalidateTag),
+        ],
+    )
+    .await;
     assert_eq!(applied.unsettled, []);
     let without_a_set = KeyHits { rule: RuleId(1), yes: 0, no: 1 };
     assert_eq!(applied.hits, [KeyHits { rule: RuleId(0), yes: 300, no: 1 }, without_a_set]);
@@ -65,11 +72,13 @@ async fn a_big_tag_is_detached_and_drained_by_whoever_comes() {
     let stop = CancellationToken::new();
     let partly = other.drain_tag(&tag, &stop, |_, _| stop.cancel()).await.unwrap();
     assert!(!partly.complete && partly.existed > 0, "{partly:?}");
-    let rest = cache(cluster, &queue).await.drain_all(&CancellationToken::new(), |_, _| {}).await.unwrap();
+    let rest =
+        cache(cluster, &queue).await.drain_all(&CancellationToken::new(), |_, _| {}).await.unwrap();
     assert!(rest.complete);
     assert_eq!(left(&mut redis, &key, 1_200).await, 0);
     assert_eq!(apply(&other, &[effect(0, &tag, Action::InvalidateTag)]).await.unsettled, []);
-    let draining: bool = redis.sismember("unstale:drains", format!("cache_tag:{tag}")).await.unwrap();
+    let draining: bool =
+        redis.sismember("unstale:drains", format!("cache_tag:{tag}")).await.unwrap();
     assert!(!draining, "the list of tags that drain");
 }
 
@@ -83,7 +92,10 @@ async fn what_was_detached_and_not_deleted_is_found_again() {
     let record = format!("unstale:drain/{{cache_tag:{tag}}}");
     let _: () = redis.rename(format!("cache_tag:{tag}"), format!("{record}:7")).await.unwrap();
     let _: () = redis.sadd(&record, 7).await.unwrap();
-    assert_eq!(apply(&cache, &[effect(0, &tag, Action::InvalidateTag)]).await.unsettled, [(slot(0), EffectOutcome::Slow)]);
+    assert_eq!(
+        apply(&cache, &[effect(0, &tag, Action::InvalidateTag)]).await.unsettled,
+        [(slot(0), EffectOutcome::Slow)]
+    );
     assert!(cache.drain_tag(&tag, &CancellationToken::new(), |_, _| {}).await.unwrap().complete);
     assert_eq!(left(&mut redis, &key, 10).await, 0);
 }
@@ -93,8 +105,12 @@ async fn within_a_batch_writes_and_invalidations_of_their_tags_keep_their_order(
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
     let (tag, key) = (names.of("t"), names.of("k"));
-    let (invalidate, before) = (effect(0, &tag, Action::InvalidateTag), effect(1, &key, write("before", HOUR, &[&tag])));
-    let (after, bump) = (effect(1, &key, write("after", HOUR, &[&tag])), effect(2, names.of("c"), Action::BumpVersion));
+    let (invalidate, before) =
+        (effect(0, &tag, Action::InvalidateTag), effect(1, &key, write("before", HOUR, &[&tag])));
+    let (after, bump) = (
+        effect(1, &key, write("after", HOUR, &[&tag])),
+        effect(2, names.of("c"), Action::BumpVersion),
+    );
 
     // The counter is a member: it starts anew.
     let _: () = redis.set(names.of("c"), "8").await.unwrap();

@@ -1,4 +1,5 @@
-//! Events at 2,000 a second, and what they must leave in Redis: nothing stale, nothing blamed on an event.
+//! Events at 2,000 a second, and what they must leave in Redis: nothing stale, nothing blamed on an
+//! event.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -57,7 +58,9 @@ impl Traffic {
         match n % 4 {
             0 | 1 => vec![(format!("user:{n}"), None), (format!("{{user:{n}}}:page"), None)],
             2 => vec![(format!("price:{n}"), Some(n.to_string()))],
-            _ => (0..Self::members(n)).map(|member| (format!("group:{n}:{member}"), None)).collect(),
+            _ => {
+                (0..Self::members(n)).map(|member| (format!("group:{n}:{member}"), None)).collect()
+            }
         }
     }
 
@@ -85,9 +88,16 @@ impl Traffic {
         let start = Instant::now();
         let mut confirms = FuturesUnordered::new();
         for n in self.0.clone() {
-            tokio::time::sleep_until(start + Duration::from_secs(1) * (n - self.0.start) / EVENTS_PER_SECOND).await;
+            tokio::time::sleep_until(
+                start + Duration::from_secs(1) * (n - self.0.start) / EVENTS_PER_SECOND,
+            )
+            .await;
             let (routing_key, body) = Self::event(n);
-            confirms.push(stage.send(&stage.exchange, routing_key, BasicProperties::default(), body.as_bytes()).await);
+            confirms.push(
+                stage
+                    .send(&stage.exchange, routing_key, BasicProperties::default(), body.as_bytes())
+                    .await,
+            );
         }
         while let Some(confirm) = confirms.next().await {
             assert!(matches!(confirm, Ok(Confirmation::Ack(None))), "the broker took an event");
@@ -96,11 +106,15 @@ impl Traffic {
 
     /// Waits until the worker has come as far as that event.
     pub(crate) async fn reached<C: ConnectionLike + Clone + Send + Sync>(&self, redis: &C, n: u32) {
-        wait_until(SETTLES, "the worker is in the middle of it", async || Self(n..n + 1).wrong(redis, false).await.is_empty()).await;
+        wait_until(SETTLES, "the worker is in the middle of it", async || {
+            Self(n..n + 1).wrong(redis, false).await.is_empty()
+        })
+        .await;
     }
 
-    /// Waits until nothing in Redis is stale and the queues are empty. Then no attempt may have been spent, and nothing dead-lettered.
-    /// Each look is on a connection of its own: one that saw a primary die may never recover.
+    /// Waits until nothing in Redis is stale and the queues are empty. Then no attempt may have
+    /// been spent, and nothing dead-lettered. Each look is on a connection of its own: one that saw
+    /// a primary die may never recover.
     pub(crate) async fn settled<C: ConnectionLike + Clone + Send + Sync>(
         &self,
         stage: &Stage,
@@ -116,17 +130,31 @@ impl Traffic {
                 break;
             }
             let some = &wrong[..wrong.len().min(5)];
-            assert!(start.elapsed() < SETTLES, "{} keys are wrong, such as {some:?}\n{}", wrong.len(), worker.stderr());
+            assert!(
+                start.elapsed() < SETTLES,
+                "{} keys are wrong, such as {some:?}\n{}",
+                wrong.len(),
+                worker.stderr()
+            );
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         stage.wait_settled(&[worker]).await;
         assert_eq!(stage.ready(".dead").await, 0, "dead letters\n{}", worker.stderr());
         let metrics = worker.metrics().await;
-        let blamed = metrics.sum("unstale_retries_total", &[]) + metrics.sum("unstale_dead_total", &[]);
-        assert!(blamed.abs() < f64::EPSILON, "{blamed} retries or dead letters:\n{}", worker.stderr());
+        let blamed =
+            metrics.sum("unstale_retries_total", &[]) + metrics.sum("unstale_dead_total", &[]);
+        assert!(
+            blamed.abs() < f64::EPSILON,
+            "{blamed} retries or dead letters:\n{}",
+            worker.stderr()
+        );
     }
 
-    async fn wrong<C: ConnectionLike + Clone + Send + Sync>(&self, redis: &C, healed: bool) -> Vec<String> {
+    async fn wrong<C: ConnectionLike + Clone + Send + Sync>(
+        &self,
+        redis: &C,
+        healed: bool,
+    ) -> Vec<String> {
         let look = async |(key, expected): (String, Option<String>)| {
             let found: redis::RedisResult<Option<String>> = redis.clone().get(&key).await;
             match found {
@@ -135,8 +163,13 @@ impl Traffic {
                 Err(error) => Err(format!("{key}: {error}")),
             }
         };
-        let looks = stream::iter(self.0.clone().flat_map(Self::keys)).map(look).buffer_unordered(AT_ONCE);
+        let looks =
+            stream::iter(self.0.clone().flat_map(Self::keys)).map(look).buffer_unordered(AT_ONCE);
         // Where Redis does not answer, one look is enough.
-        looks.try_filter_map(async |wrong| Ok(wrong)).try_collect().await.unwrap_or_else(|error: String| vec![error])
+        looks
+            .try_filter_map(async |wrong| Ok(wrong))
+            .try_collect()
+            .await
+            .unwrap_or_else(|error: String| vec![error])
     }
 }

@@ -34,14 +34,21 @@ async fn every_verb_reaches_the_node_of_its_key() {
             effect(0, key("deleted", n), Action::Delete),
             effect(1, key("counter", n), Action::BumpVersion),
             effect(1, key("counter", n), Action::BumpVersion),
-            effect(2, key("expired", n), Action::Expire(Expiry::After { ttl: Duration::from_secs(60), jitter: 0.0 })),
+            effect(
+                2,
+                key("expired", n),
+                Action::Expire(Expiry::After { ttl: Duration::from_secs(60), jitter: 0.0 }),
+            ),
             effect(3, key("written", n), write(&n.to_string(), HOUR, &[])),
         ]);
     }
     let applied = apply(&cache, &effects).await;
     assert_eq!(applied.unsettled, []);
     let keys = KEYS as u64;
-    assert_eq!(applied.hits, [hits(0, keys, 0), hits(1, 0, 2 * keys), hits(2, keys, 0), hits(3, 0, keys)]);
+    assert_eq!(
+        applied.hits,
+        [hits(0, keys, 0), hits(1, 0, 2 * keys), hits(2, keys, 0), hits(3, 0, keys)]
+    );
     for n in 0..KEYS {
         assert_eq!(get(&mut redis, &key("deleted", n)).await, None);
         assert_eq!(get(&mut redis, &key("counter", n)).await.as_deref(), Some("3"));
@@ -59,9 +66,14 @@ async fn plans_take_hold_in_the_order_of_their_first_poll() {
     let key = |n: usize| names.of(&n.to_string());
     let writes: Vec<_> = (0..KEYS).map(|n| effect(0, key(n), write("v", HOUR, &[&tag]))).collect();
     let deletions: Vec<_> = (0..KEYS / 2).map(|n| effect(1, key(n), Action::Delete)).collect();
-    let again: Vec<_> = (0..KEYS / 4).map(|n| effect(0, key(n), write("again", HOUR, &[]))).collect();
-    let (written, deleted, _) = tokio::join!(apply(&cache, &writes), apply(&cache, &deletions), apply(&cache, &again));
-    assert_eq!((written.hits, deleted.hits), (vec![hits(0, 0, KEYS as u64)], vec![hits(1, KEYS as u64 / 2, 0)]));
+    let again: Vec<_> =
+        (0..KEYS / 4).map(|n| effect(0, key(n), write("again", HOUR, &[]))).collect();
+    let (written, deleted, _) =
+        tokio::join!(apply(&cache, &writes), apply(&cache, &deletions), apply(&cache, &again));
+    assert_eq!(
+        (written.hits, deleted.hits),
+        (vec![hits(0, 0, KEYS as u64)], vec![hits(1, KEYS as u64 / 2, 0)])
+    );
     for n in 0..KEYS {
         let expected = if n < KEYS / 4 { Some("again") } else { (n >= KEYS / 2).then_some("v") };
         assert_eq!(get(&mut redis, &key(n)).await.as_deref(), expected, "{n}");
@@ -84,9 +96,20 @@ async fn what_redis_refuses_is_told_of_the_effect_that_it_was_for() {
     ];
     let mut applied = apply(&cache, &effects).await;
     applied.unsettled.sort_by_key(|(slot, _)| *slot);
-    let refused = |message: &str| EffectOutcome::Dead { reason: Reason::RedisRefused, message: message.into() };
-    let expected = ["INCRBY: ERR not an integer or out of range", "invalidate_tag: WRONGTYPE", "SADD, SET: WRONGTYPE"];
-    let expected: Vec<_> = expected.iter().enumerate().map(|(place, message)| (slot(place), refused(message))).collect();
+    let refused = |message: &str| EffectOutcome::Dead {
+        reason: Reason::RedisRefused,
+        message: message.into(),
+    };
+    let expected = [
+        "INCRBY: ERR not an integer or out of range",
+        "invalidate_tag: WRONGTYPE",
+        "SADD, SET: WRONGTYPE",
+    ];
+    let expected: Vec<_> = expected
+        .iter()
+        .enumerate()
+        .map(|(place, message)| (slot(place), refused(message)))
+        .collect();
     assert_eq!(applied.unsettled, expected);
     assert_eq!(get(&mut redis, &key).await, None, "a value that no tag can reach is deleted");
     assert_eq!(get(&mut redis, &names.of("other")).await.as_deref(), Some("new"));
@@ -116,7 +139,10 @@ async fn a_key_without_side_keys_is_deleted_and_told_unresolvable() {
     applied.unsettled.sort_by_key(|(slot, _)| *slot);
     let places: Vec<_> = applied.unsettled.iter().map(|(slot, _)| slot.position).collect();
     assert_eq!(places, [0, 1, 2, 3, 4, 5]);
-    assert!(applied.unsettled.iter().all(|(_, outcome)| matches!(outcome, EffectOutcome::Dead { reason: Reason::Unresolvable, .. })));
+    assert!(applied.unsettled.iter().all(|(_, outcome)| matches!(
+        outcome,
+        EffectOutcome::Dead { reason: Reason::Unresolvable, .. }
+    )));
     for key in keys.iter().chain([&names.of("whole")]) {
         assert_eq!(get(&mut redis, key).await, None, "{key}");
     }

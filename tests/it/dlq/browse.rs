@@ -18,9 +18,13 @@ fn config(stage: &Stage) -> Config {
     Config::from_pairs(pairs, |path| std::fs::read(path), Scope::All).unwrap().0
 }
 
-/// The bodies in the queue's order, over channels of 700 letters; every seventh is taken where `take` says so.
+/// The bodies in the queue's order, over channels of 700 letters; every seventh is taken where
+/// `take` says so.
 async fn look(config: &Config, take: bool) -> Vec<Vec<u8>> {
-    let mut letters = DeadLetters::connect(&config.amqp, &Signer::default()).await.unwrap().with_channel_max(NonZeroU16::new(700).unwrap());
+    let mut letters = DeadLetters::connect(&config.amqp, &Signer::default())
+        .await
+        .unwrap()
+        .with_channel_max(NonZeroU16::new(700).unwrap());
     let mut bodies = Vec::new();
     loop {
         let batch = letters.next_batch(64).await.unwrap();
@@ -42,8 +46,15 @@ async fn look(config: &Config, take: bool) -> Vec<Vec<u8>> {
 
 fn assert_same(found: &[Vec<u8>], expected: &[Vec<u8>], what: &str) {
     let differ = found.iter().zip(expected).position(|(found, expected)| found != expected);
-    let place = differ.map(|at| (at, String::from_utf8_lossy(&found[at]), String::from_utf8_lossy(&expected[at])));
-    assert!(place.is_none() && found.len() == expected.len(), "{what}: {} of {}, {place:?}", found.len(), expected.len());
+    let place = differ.map(|at| {
+        (at, String::from_utf8_lossy(&found[at]), String::from_utf8_lossy(&expected[at]))
+    });
+    assert!(
+        place.is_none() && found.len() == expected.len(),
+        "{what}: {} of {}, {place:?}",
+        found.len(),
+        expected.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,10 +63,16 @@ async fn order_holds_over_many_channels_and_while_letters_are_taken() {
     declare(&stage).await;
     publish_letters(&stage, 0..3000).await;
     let config = config(&stage);
-    let published: Vec<Vec<u8>> = (0..3000).map(|id| format!("{{\"id\":{id}}}").into_bytes()).collect();
+    let published: Vec<Vec<u8>> =
+        (0..3000).map(|id| format!("{{\"id\":{id}}}").into_bytes()).collect();
     assert_same(&look(&config, false).await, &published, "the first look");
     assert_same(&look(&config, true).await, &published, "the second look");
-    let kept: Vec<Vec<u8>> = published.into_iter().enumerate().filter(|(at, _)| at % 7 != 0).map(|(_, body)| body).collect();
+    let kept: Vec<Vec<u8>> = published
+        .into_iter()
+        .enumerate()
+        .filter(|(at, _)| at % 7 != 0)
+        .map(|(_, body)| body)
+        .collect();
     assert_same(&look(&config, false).await, &kept, "what was not taken is there, in its order");
     assert_eq!(stage.ready(".dead").await as usize, kept.len());
 }
@@ -74,7 +91,12 @@ async fn many_letters_are_listed_twice_alike() {
     // All have the same time: what tells them apart is the queue's order.
     let lines: Vec<&str> = first.lines().skip(6).collect();
     assert_eq!(lines.len(), count as usize);
-    assert!(lines.iter().zip(0..).all(|(line, id)| line.split_whitespace().nth(3) == Some(&format!("e{id}"))));
+    assert!(
+        lines
+            .iter()
+            .zip(0..)
+            .all(|(line, id)| line.split_whitespace().nth(3) == Some(&format!("e{id}")))
+    );
     let (_, json, _) = dlq(&stage, &["list", "--json"]).await;
     assert_eq!(json.lines().count(), count as usize);
     wait_until(SOON, "all are back", async || stage.ready(".dead").await == count).await;

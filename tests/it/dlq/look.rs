@@ -16,7 +16,8 @@ events:
     effects: [ { delete: "user:{id}" }, { write: "user:{id}:name", value: "{name}", ttl: 1h } ]
 "#;
 
-/// Two letters of a worker's, one of an event that nobody knows, one that expired before any worker saw it.
+/// Two letters of a worker's, one of an event that nobody knows, one that expired before any worker
+/// saw it.
 async fn with_letters() -> Stage {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     let worker = stage.worker(&[("UNSTALE_UNKNOWN", "dead"), ("UNSTALE_BIND", "order.*")]).await;
@@ -28,7 +29,8 @@ async fn with_letters() -> Stage {
     // The broker counts in seconds: the fourth is to be the last.
     let second = jiff::Timestamp::now().as_second();
     wait_until(SOON, "the next second", async || jiff::Timestamp::now().as_second() > second).await;
-    let properties = BasicProperties::default().with_expiration("1".into()).with_message_id("fourth".into());
+    let properties =
+        BasicProperties::default().with_expiration("1".into()).with_message_id("fourth".into());
     stage.publish_with("user.updated", properties, br#"{"id":4,"name":"Kate"}"#).await;
     wait_until(SOON, "the fourth has expired", async || stage.ready(".dead").await == 4).await;
     stage
@@ -37,7 +39,9 @@ async fn with_letters() -> Stage {
 fn ids(lines: &str) -> Vec<String> {
     let id = |line: &str| {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
-        let told = line["headers"]["unstale-event-id"].as_str().or(line["properties"]["message_id"].as_str());
+        let told = line["headers"]["unstale-event-id"]
+            .as_str()
+            .or(line["properties"]["message_id"].as_str());
         told.unwrap().to_owned()
     };
     lines.lines().map(id).collect()
@@ -48,13 +52,27 @@ async fn letters_are_listed_and_shown_and_stay() {
     let stage = with_letters().await;
     let (code, out, err) = dlq(&stage, &["list"]).await;
     assert_eq!(code, 0, "{err}");
-    assert!(err.contains("reading 4 dead letters") && err.contains("nobody else sees them"), "{err}");
+    assert!(
+        err.contains("reading 4 dead letters") && err.contains("nobody else sees them"),
+        "{err}"
+    );
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines[0], format!("4 dead letters in `{}.dead`", stage.queue));
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(words(lines[2]), ["count", "reason", "type", "first", "last"]);
-    assert_eq!(words(lines[3])[..3], ["2", "invalid_data", "user.updated"], "the largest group first");
-    assert!(lines.iter().any(|line| words(line).starts_with(&["1".into(), "expired".into(), "user.updated".into()])), "{out}");
+    assert_eq!(
+        words(lines[3])[..3],
+        ["2", "invalid_data", "user.updated"],
+        "the largest group first"
+    );
+    assert!(
+        lines.iter().any(|line| words(line).starts_with(&[
+            "1".into(),
+            "expired".into(),
+            "user.updated".into()
+        ])),
+        "{out}"
+    );
     let one_each: Vec<String> = lines[8..].iter().map(|line| words(line)[3].clone()).collect();
     assert_eq!(one_each, ["first", "second", "third", "fourth"], "{out}");
 
@@ -68,18 +86,37 @@ async fn letters_are_listed_and_shown_and_stay() {
         (&["--since", "2100-01-01T00:00:00Z"], &[]),
     ] {
         let (code, out, err) = dlq(&stage, &[&["list", "--json"], filter].concat()).await;
-        assert_eq!((code, ids(&out)), (0, found.iter().map(|id| (*id).to_owned()).collect()), "{filter:?} {err}");
+        assert_eq!(
+            (code, ids(&out)),
+            (0, found.iter().map(|id| (*id).to_owned()).collect()),
+            "{filter:?} {err}"
+        );
     }
     assert_eq!(stage.ready(".dead").await, 4);
 
     let (code, out, err) = dlq(&stage, &["show", "--id", "fourth"]).await;
     assert_eq!(code, 0, "{err}");
-    assert!(out.contains(&format!("came by        exchange {}, routing key user.updated", stage.exchange)), "{out}");
+    assert!(
+        out.contains(&format!(
+            "came by        exchange {}, routing key user.updated",
+            stage.exchange
+        )),
+        "{out}"
+    );
     assert!(out.contains(r#"    {"id":4,"name":"Kate"}"#), "{out}");
-    assert!(out.contains("delete           user:4") && out.contains(r#"= "Kate""#), "what plan says of it: {out}");
+    assert!(
+        out.contains("delete           user:4") && out.contains(r#"= "Kate""#),
+        "what plan says of it: {out}"
+    );
     let (code, out, _) = dlq(&stage, &["show", "--redact"]).await;
     assert_eq!(code, 0);
-    assert!(!out.contains("Kate") && !out.contains("\"id\":4") && out.contains("bytes: hidden") && out.contains("user:4"), "{out}");
+    assert!(
+        !out.contains("Kate")
+            && !out.contains("\"id\":4")
+            && out.contains("bytes: hidden")
+            && out.contains("user:4"),
+        "{out}"
+    );
     assert!(out.contains("dead letter: invalid_data"), "plan says it of the first: {out}");
     let (code, out, _) = dlq(&stage, &["show", "--redact", "--json"]).await;
     assert_eq!((code, out.lines().count()), (0, 4));
@@ -108,12 +145,20 @@ async fn plan_reads_what_list_prints() {
         .unwrap();
     plan.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
     let planned = String::from_utf8(plan.wait_with_output().unwrap().stdout).unwrap();
-    let planned: Vec<serde_json::Value> = planned.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let planned: Vec<serde_json::Value> =
+        planned.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let reasons: Vec<_> = planned.iter().map(|plan| plan["error"]["reason"].as_str()).collect();
     assert_eq!(reasons, [Some("invalid_data"), Some("invalid_data"), Some("unknown_event"), None]);
-    let read: Vec<_> = planned.iter().map(|plan| (plan["event"]["id"].as_str(), plan["event"]["type"].as_str())).collect();
+    let read: Vec<_> = planned
+        .iter()
+        .map(|plan| (plan["event"]["id"].as_str(), plan["event"]["type"].as_str()))
+        .collect();
     assert_eq!(read[0], (Some("first"), Some("user.updated")));
-    assert_eq!(read[3], (Some("fourth"), Some("user.updated")), "the broker's letter is read as it first arrived");
+    assert_eq!(
+        read[3],
+        (Some("fourth"), Some("user.updated")),
+        "the broker's letter is read as it first arrived"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,7 +167,10 @@ async fn a_missing_queue_is_named_and_bad_usage_is_refused() {
     for args in [&["list"][..], &["show"], &["replay"], &["drop", "--yes"]] {
         let (code, out, err) = dlq(&stage, args).await;
         assert_eq!((code, out.as_str()), (69, ""), "{args:?} {err}");
-        assert!(err.contains(&format!("queue `{}.dead`", stage.queue)) && err.contains("unstale run"), "{err}");
+        assert!(
+            err.contains(&format!("queue `{}.dead`", stage.queue)) && err.contains("unstale run"),
+            "{err}"
+        );
     }
     for args in [
         &["list", "--reason", "bored"][..],
@@ -147,5 +195,8 @@ async fn a_broker_out_of_reach_is_69() {
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(69), "{err}");
-    assert!(err.contains("RabbitMQ") && start.elapsed() < std::time::Duration::from_secs(15), "{err}");
+    assert!(
+        err.contains("RabbitMQ") && start.elapsed() < std::time::Duration::from_secs(15),
+        "{err}"
+    );
 }

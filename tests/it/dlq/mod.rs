@@ -59,9 +59,11 @@ struct Given<'g> {
 }
 
 /// A letter of a worker's, of `user.updated`.
-const GIVEN: Given<'static> = Given { id: "e", reason: "loader_refused", error: "the loader answered 404", time: LONG_AGO };
+const GIVEN: Given<'static> =
+    Given { id: "e", reason: "loader_refused", error: "the loader answered 404", time: LONG_AGO };
 
-/// Publishes letters as a worker does: `user.updated` of these ids, all dead-lettered at the same time.
+/// Publishes letters as a worker does: `user.updated` of these ids, all dead-lettered at the same
+/// time.
 async fn publish_letters(stage: &Stage, ids: std::ops::Range<u32>) {
     let ids: Vec<String> = ids.map(|id| format!("e{id}")).collect();
     publish_given(stage, &ids.iter().map(|id| Given { id, ..GIVEN }).collect::<Vec<_>>()).await;
@@ -103,5 +105,8 @@ async fn publish_given(stage: &Stage, letters: &[Given<'_>]) {
     for confirm in confirms {
         confirm.await.unwrap();
     }
-    wait_until(SOON, "the letters stand in the queue", async || stage.ready(".dead").await as usize >= before + letters.len()).await;
+    wait_until(SOON, "the letters stand in the queue", async || {
+        stage.ready(".dead").await as usize >= before + letters.len()
+    })
+    .await;
 }

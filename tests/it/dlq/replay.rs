@@ -34,8 +34,16 @@ async fn letters_are_applied_by_filter() {
     set_all(&stage, 10).await;
     let (code, out, err) = dlq(&stage, &["replay", "--dry-run", "--limit", "4"]).await;
     assert_eq!(code, 0, "{err}");
-    assert!(out.contains("4  loader_refused  user.updated") && err.contains("would replay 4 dead letters"), "{out}{err}");
-    assert_eq!((stage.ready("").await, stage.ready(".dead").await), (0, 10), "a dry run changes nothing");
+    assert!(
+        out.contains("4  loader_refused  user.updated")
+            && err.contains("would replay 4 dead letters"),
+        "{out}{err}"
+    );
+    assert_eq!(
+        (stage.ready("").await, stage.ready(".dead").await),
+        (0, 10),
+        "a dry run changes nothing"
+    );
     let worker = stage.worker(&[]).await;
     let (code, _, err) = dlq(&stage, &["replay", "--id", "e3", "--id", "e7"]).await;
     assert!(code == 0 && err.contains("replayed 2 dead letters"), "{err}");
@@ -54,7 +62,11 @@ async fn letters_are_applied_by_filter() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_history_does_not_see_a_replay_and_what_fails_again_brings_its_own_back() {
-    let stage = Stage::new(&[("user.yaml", r#"events: { user.updated: { effects: [ { delete: "user:{nothing}" } ] } }"#)]).await;
+    let stage = Stage::new(&[(
+        "user.yaml",
+        r#"events: { user.updated: { effects: [ { delete: "user:{nothing}" } ] } }"#,
+    )])
+    .await;
     let _worker = stage.worker(&[]).await;
     publish_letters(&stage, 0..1).await;
     let history = stage.ready(".history").await;
@@ -64,7 +76,10 @@ async fn the_history_does_not_see_a_replay_and_what_fails_again_brings_its_own_b
     }
     assert_eq!(stage.ready(".history").await, history);
     let (_, shown, _) = dlq(&stage, &["show"]).await;
-    assert!(shown.contains(&format!("here before    loader_refused@{LONG_AGO}, unresolvable@")), "{shown}");
+    assert!(
+        shown.contains(&format!("here before    loader_refused@{LONG_AGO}, unresolvable@")),
+        "{shown}"
+    );
     let letter = stage.dead_letters(1).await.pop().unwrap();
     assert_eq!(letter.header("unstale-first-time").as_deref(), Some(LONG_AGO));
     assert_eq!(letter.header("unstale-reason").as_deref(), Some("unresolvable"));
@@ -82,7 +97,8 @@ async fn what_the_broker_dead_lettered_is_read_as_at_first_arrival() {
     stage.publish_with("user.updated", properties, br#"{"id":1}"#).await;
     wait_until(SOON, "it has expired", async || stage.ready(".dead").await == 1).await;
     let _worker = stage.worker(&[]).await;
-    let (code, _, err) = dlq(&stage, &["replay", "--reason", "expired", "--type", "user.updated"]).await;
+    let (code, _, err) =
+        dlq(&stage, &["replay", "--reason", "expired", "--type", "user.updated"]).await;
     assert!(code == 0 && err.contains("replayed 1 dead letter "), "{err}");
     stage.wait_gone("user:1").await;
     assert_eq!(stage.ready(".dead").await, 0);
@@ -93,12 +109,16 @@ fn letters() -> u32 {
     if full_runs() { 100_000 } else { 4_000 }
 }
 
-/// Starts a replay of so many, by filter and slow enough to be ended in the middle, and waits for that.
+/// Starts a replay of so many, by filter and slow enough to be ended in the middle, and waits for
+/// that.
 async fn half_way(stage: &Stage) -> Child {
     declare(stage).await;
     publish_letters(stage, 0..letters()).await;
     set_all(stage, letters()).await;
-    let child = command(stage, &["replay", "--type", "user.*", "--rate", &format!("{}/s", letters() / 4)]).spawn().unwrap();
+    let child =
+        command(stage, &["replay", "--type", "user.*", "--rate", &format!("{}/s", letters() / 4)])
+            .spawn()
+            .unwrap();
     wait_until(SOON, "it is in the middle", async || stage.ready("").await >= letters() / 4).await;
     child
 }
@@ -137,7 +157,10 @@ async fn kill_and_replay(stage: &Stage, filter: &[&str], meant: u32) {
         assert!(child.try_wait().unwrap().is_none(), "it has ended before it could be killed");
         child.kill().unwrap();
         child.wait().unwrap();
-        wait_until(SOON, "what was not replayed is back", async || stage.ready(".dead").await + stage.ready("").await >= many()).await;
+        wait_until(SOON, "what was not replayed is back", async || {
+            stage.ready(".dead").await + stage.ready("").await >= many()
+        })
+        .await;
     }
     let (code, _, err) = dlq(stage, &args).await;
     assert_eq!(code, 0, "{err}");
@@ -165,7 +188,8 @@ async fn killed_between_letters_that_stay_it_doubles_few() {
     declare(&stage).await;
     let ids: Vec<String> = (0..many()).map(|id| format!("e{id}")).collect();
     let reason = |at: usize| if at.is_multiple_of(2) { "loader_refused" } else { "expired" };
-    let given: Vec<Given<'_>> = ids.iter().enumerate().map(|(at, id)| Given { id, reason: reason(at), ..GIVEN }).collect();
+    let given: Vec<Given<'_>> =
+        ids.iter().enumerate().map(|(at, id)| Given { id, reason: reason(at), ..GIVEN }).collect();
     publish_given(&stage, &given).await;
     kill_and_replay(&stage, &["--reason", "expired"], many() / 2).await;
 }
@@ -174,14 +198,22 @@ async fn killed_between_letters_that_stay_it_doubles_few() {
 async fn interrupted_half_way_it_loses_and_doubles_none() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     let child = half_way(&stage).await;
-    let signalled = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let signalled = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
     assert!(signalled.success());
-    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    let output =
+        tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{err}");
     assert!(err.contains("interrupted: nothing is lost"), "{err}");
     let (main, dead) = all_given_back(&stage).await;
-    assert!(dead > 0 && main + dead == letters(), "{main} replayed and {dead} left of {}", letters());
+    assert!(
+        dead > 0 && main + dead == letters(),
+        "{main} replayed and {dead} left of {}",
+        letters()
+    );
     assert!(err.contains(&format!("replayed {main} dead letters")), "{err}");
     replay_the_rest(&stage).await;
 }
@@ -196,7 +228,9 @@ async fn a_user_with_no_right_to_the_queue_of_events_replays() {
     broker.ctl(&["add_user", &user, "secret"]).await;
     let read = format!(r"^{}\.dead$", stage.queue);
     broker.ctl(&["set_permissions", &user, "^$", r"^amq\.default$", &read]).await;
-    for (args, count) in [(&["replay", "--limit", "1"][..], "1 dead letter "), (&["replay"], "2 dead letters ")] {
+    for (args, count) in
+        [(&["replay", "--limit", "1"][..], "1 dead letter "), (&["replay"], "2 dead letters ")]
+    {
         let mut command = command(&stage, args);
         command.env("UNSTALE_AMQP_URL", broker.url_as(&user, "secret", "/"));
         let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();

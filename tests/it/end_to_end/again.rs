@@ -22,12 +22,17 @@ impl Stage {
         self.connection().await.zcard(format!("unstale:again:{}", self.queue)).await.unwrap()
     }
 
-    /// Readers that had loaded before: one stores by key, one by key and tag, as the seed does. The second pass is still to come.
+    /// Readers that had loaded before: one stores by key, one by key and tag, as the seed does. The
+    /// second pass is still to come.
     async fn store_late(&self) {
         self.set("user:7", "stale").await;
         self.set("list:red", "stale").await;
         let _: () = self.connection().await.sadd("cache_tag:team:red", "list:red").await.unwrap();
-        assert_eq!(self.scheduled().await, 2, "the second pass came before the readers: this machine is too slow for the test");
+        assert_eq!(
+            self.scheduled().await,
+            2,
+            "the second pass came before the readers: this machine is too slow for the test"
+        );
     }
 }
 
@@ -64,7 +69,8 @@ async fn a_second_pass_outlives_the_worker_that_scheduled_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_pass_that_is_due_while_redis_is_away_is_done_when_it_is_back() {
     let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
-    let stage = Stage::with(&support::rabbitmq().await.url(), redis, &[("users.yaml", RULES)]).await;
+    let stage =
+        Stage::with(&support::rabbitmq().await.url(), redis, &[("users.yaml", RULES)]).await;
     let worker = stage.worker(&[]).await;
     stage.publish("user.updated", r#"{"id": 7, "team": "red"}"#).await;
     wait_until(SOON, "the first pass", async || stage.scheduled().await == 2).await;

@@ -26,15 +26,22 @@ async fn a_loader_that_is_down_is_left_alone_and_asked_again_once_it_is_well() {
         ("UNSTALE_RETRY_DELAYS", "1s,2s,4s"),
     ];
     let worker = stage.worker(&settings).await;
-    let open = async |loader: &str| worker.metrics().await.sum("unstale_loader_open", &[("loader", loader)]);
-    assert!(worker.get("/metrics").await.unwrap().1.contains(r#"unstale_loader_open{loader="sick"} 0"#));
+    let open = async |loader: &str| {
+        worker.metrics().await.sum("unstale_loader_open", &[("loader", loader)])
+    };
+    assert!(
+        worker.get("/metrics").await.unwrap().1.contains(r#"unstale_loader_open{loader="sick"} 0"#)
+    );
     sick.fail_with(503);
     for id in 0..EVENTS {
         sick.set(&id.to_string(), "value");
         stage.publish("sick.changed", &format!(r#"{{"id":{id}}}"#)).await;
     }
     wait_until(SOON, "the breaker is open", async || open("sick").await == 1.0).await;
-    wait_until(SOON, "all of them climb the ladder", async || worker.metrics().await.sum("unstale_retries_total", &[]) >= 60.0).await;
+    wait_until(SOON, "all of them climb the ladder", async || {
+        worker.metrics().await.sum("unstale_retries_total", &[]) >= 60.0
+    })
+    .await;
     let asked = sick.all_loads();
     assert!((5..12).contains(&asked), "{asked} loads for {EVENTS} events");
     assert!(worker.stderr().contains("it is not asked for a while"), "{}", worker.stderr());
@@ -47,7 +54,10 @@ async fn a_loader_that_is_down_is_left_alone_and_asked_again_once_it_is_well() {
     assert_eq!(open("well").await, 0.0);
 
     let retries = async || worker.metrics().await.sum("unstale_retries_total", &[]);
-    wait_until(2 * SOON, "each comes back more often than it has attempts", async || retries().await >= 5.0 * EVENTS as f64).await;
+    wait_until(2 * SOON, "each comes back more often than it has attempts", async || {
+        retries().await >= 5.0 * EVENTS as f64
+    })
+    .await;
     assert_eq!(stage.ready(".dead").await, 0, "a load that is refused costs no attempt");
 
     sick.fail_with(None);

@@ -22,7 +22,8 @@ struct Inner {
     longest_ms: u64,
 }
 
-/// Answers `/{id}` with the value that the id had when the request came, whatever happens until the answer.
+/// Answers `/{id}` with the value that the id had when the request came, whatever happens until the
+/// answer.
 #[derive(Clone)]
 pub(crate) struct Catalogue {
     pub(crate) url: String,
@@ -68,7 +69,11 @@ impl Catalogue {
             *so_far += 1;
             *under_way += 1;
             *most = (*most).max(*under_way);
-            (inner.values.get(&id).cloned(), inner.failing_with, fastrand::u64(0..=inner.longest_ms))
+            (
+                inner.values.get(&id).cloned(),
+                inner.failing_with,
+                fastrand::u64(0..=inner.longest_ms),
+            )
         };
         let _under_way = UnderWay(Arc::clone(&catalogue.inner), id);
         if let Some(code) = failing_with {
@@ -111,6 +116,9 @@ impl Catalogue {
     }
 
     pub(crate) async fn wait_asked(&self, id: &str, times: usize) {
-        wait_until(SOON, &format!("{id} is asked for {times} times"), async || self.loads(id) >= times).await;
+        wait_until(SOON, &format!("{id} is asked for {times} times"), async || {
+            self.loads(id) >= times
+        })
+        .await;
     }
 }

@@ -9,8 +9,14 @@ const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}
 async fn their_tags_are_short() {
     let stage = Stage::new(&[("users.yaml", RULES)]).await;
     let worker = stage.worker(&[]).await;
-    let told = support::rabbitmq().await.ctl(&["list_consumers", "queue_name", "consumer_tag"]).await;
-    let of = |queue: &str| told.lines().filter_map(|line| line.split_once('\t')).find(|(name, _)| *name == queue).map(|(_, tag)| tag.len());
+    let told =
+        support::rabbitmq().await.ctl(&["list_consumers", "queue_name", "consumer_tag"]).await;
+    let of = |queue: &str| {
+        told.lines()
+            .filter_map(|line| line.split_once('\t'))
+            .find(|(name, _)| *name == queue)
+            .map(|(_, tag)| tag.len())
+    };
     // What the broker makes up has 31 bytes; a number that rises with each window stays below this.
     for queue in [stage.queue.clone(), format!("{}.slow", stage.queue)] {
         assert!(of(&queue).is_some_and(|bytes| bytes < 10), "{queue} in\n{told}");

@@ -1,4 +1,5 @@
-//! An event of each form, published by a program that is not ours, changes exactly the keys that `unstale plan` prints for it.
+//! An event of each form, published by a program that is not ours, changes exactly the keys that
+//! `unstale plan` prints for it.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -63,7 +64,12 @@ const SAMPLES: [Sample; 9] = [
         routing_key: "user.updated",
         content_type: None,
         event_type: None,
-        headers: &[("CE-SpecVersion", "1.0"), ("Ce-Type", "user.updated"), ("ce-id", "1"), ("ce-source", "/users")],
+        headers: &[
+            ("CE-SpecVersion", "1.0"),
+            ("Ce-Type", "user.updated"),
+            ("ce-id", "1"),
+            ("ce-source", "/users"),
+        ],
         body: r#"{"id":3}"#,
     },
     Sample {
@@ -150,7 +156,11 @@ async fn each_form_changes_exactly_what_plan_prints() {
     let stage = Stage::new(&[("users.yaml", RULES)]).await;
     let _worker = stage.worker(&[]).await;
     let mut redis = stage.connection().await;
-    let all: BTreeSet<String> = SAMPLES.iter().flat_map(|sample| planned_keys(&stage, sample)).chain(["bystander".to_owned()]).collect();
+    let all: BTreeSet<String> = SAMPLES
+        .iter()
+        .flat_map(|sample| planned_keys(&stage, sample))
+        .chain(["bystander".to_owned()])
+        .collect();
     for sample in &SAMPLES {
         let planned = planned_keys(&stage, sample);
         for key in &all {
@@ -170,7 +180,8 @@ async fn each_form_changes_exactly_what_plan_prints() {
         stage.publish_with(sample.routing_key, properties, sample.body.as_bytes()).await;
         wait_until(SOON, sample.name, async || {
             let left: Vec<String> = stage.connection().await.keys("*").await.unwrap();
-            let left: BTreeSet<String> = left.into_iter().filter(|key| !key.starts_with("unstale:")).collect();
+            let left: BTreeSet<String> =
+                left.into_iter().filter(|key| !key.starts_with("unstale:")).collect();
             left == all.difference(&planned).cloned().collect()
         })
         .await;

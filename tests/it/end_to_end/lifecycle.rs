@@ -65,13 +65,21 @@ async fn waits_for_its_servers_at_start() {
     redis.refuse().await;
     let amqp_url = broker.url().replace(&broker.addr(), &amqp.addr());
     let redis_url = format!("redis://{}/0", redis.addr());
-    let mut worker = stage.start_worker(&[("UNSTALE_AMQP_URL", &amqp_url), ("UNSTALE_REDIS_URL", &redis_url)]);
-    wait_until(SOON, "it lives", async || matches!(worker.get("/livez").await, Some((200, _)))).await;
+    let mut worker =
+        stage.start_worker(&[("UNSTALE_AMQP_URL", &amqp_url), ("UNSTALE_REDIS_URL", &redis_url)]);
+    wait_until(SOON, "it lives", async || matches!(worker.get("/livez").await, Some((200, _))))
+        .await;
     assert!(matches!(worker.get("/readyz").await, Some((503, _))));
-    wait_until(SOON, "the log says what is waited for", async || worker.stderr().contains("waiting for Redis")).await;
+    wait_until(SOON, "the log says what is waited for", async || {
+        worker.stderr().contains("waiting for Redis")
+    })
+    .await;
     redis.resume().await;
     wait_until(SOON, "it waits for the broker alone", async || {
-        worker.get("/readyz").await.is_some_and(|(status, cause)| status == 503 && cause.contains("RabbitMQ"))
+        worker
+            .get("/readyz")
+            .await
+            .is_some_and(|(status, cause)| status == 503 && cause.contains("RabbitMQ"))
     })
     .await;
     amqp.resume().await;
@@ -94,7 +102,11 @@ async fn refused_credentials_at_start_end_with_69() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_registry_ends_with_64_and_says_where() {
-    let stage = Stage::new(&[("users.yaml", "events:\n  user.updated:\n    effects:\n      - delete: {id}\n")]).await;
+    let stage = Stage::new(&[(
+        "users.yaml",
+        "events:\n  user.updated:\n    effects:\n      - delete: {id}\n",
+    )])
+    .await;
     let mut worker = stage.start_worker(&[]);
     assert_eq!(worker.wait_exit(SOON).await.code(), Some(64));
     assert!(worker.stderr().contains("users.yaml:4:"), "{}", worker.stderr());
@@ -109,14 +121,21 @@ async fn an_outage_of_redis_costs_nothing() {
     stage.redis.kill();
     publish_users(&stage, 0..100).await;
     wait_until(SOON, "it says that Redis is out", async || {
-        worker.get("/readyz").await.is_some_and(|(status, cause)| status == 503 && cause.contains("Redis"))
+        worker
+            .get("/readyz")
+            .await
+            .is_some_and(|(status, cause)| status == 503 && cause.contains("Redis"))
     })
     .await;
     stage.redis.restart().await;
     wait_no_users(&stage).await;
     stage.wait_settled(&[&worker]).await;
     let metrics = worker.metrics().await;
-    assert_eq!(metrics.sum("unstale_retries_total", &[]) + metrics.sum("unstale_dead_total", &[]), 0.0, "no attempt is spent");
+    assert_eq!(
+        metrics.sum("unstale_retries_total", &[]) + metrics.sum("unstale_dead_total", &[]),
+        0.0,
+        "no attempt is spent"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,18 +197,29 @@ async fn a_changed_registry_is_taken_and_a_broken_one_is_not() {
     })
     .await;
     assert_eq!(digests().await, before);
-    let refused = async || json(&stage, &[]).await.1["redis"]["workers"][0]["refused_registry"].clone();
-    wait_until(SOON, "`unstale status` tells", async || refused().await.as_str().is_some_and(|cause| cause.contains("users.yaml"))).await;
+    let refused =
+        async || json(&stage, &[]).await.1["redis"]["workers"][0]["refused_registry"].clone();
+    wait_until(SOON, "`unstale status` tells", async || {
+        refused().await.as_str().is_some_and(|cause| cause.contains("users.yaml"))
+    })
+    .await;
     assert_eq!(json(&stage, &[]).await.0, 1, "it needs a person");
     stage.set("user:1", "old").await;
     stage.publish("user.updated", r#"{"id":1}"#).await;
     stage.wait_gone("user:1").await;
 
-    stage.write_schema("users.yaml", r#"events: { member.updated: { effects: [ { delete: "member:{id}" } ] } }"#);
+    stage.write_schema(
+        "users.yaml",
+        r#"events: { member.updated: { effects: [ { delete: "member:{id}" } ] } }"#,
+    );
     wait_until(SOON, "the changed registry is in use", async || digests().await != before).await;
-    wait_until(SOON, "`unstale status` has no more to tell", async || refused().await.is_null()).await;
+    wait_until(SOON, "`unstale status` has no more to tell", async || refused().await.is_null())
+        .await;
     stage.set("member:1", "old").await;
-    wait_until(SOON, "its routing key is bound", async || worker.stderr().contains("member.updated")).await;
+    wait_until(SOON, "its routing key is bound", async || {
+        worker.stderr().contains("member.updated")
+    })
+    .await;
     stage.publish("member.updated", r#"{"id":1}"#).await;
     stage.wait_gone("member:1").await;
 }
@@ -210,9 +240,17 @@ events: { page.changed: { effects: [ { warm: "page", from: "slow:/" } ] } }
     worker.signal("TERM");
     wait_until(SOON, "it stops consuming", async || stage.consumers(&stage.queue).await == 0).await;
     worker.signal("INT");
-    assert_eq!(worker.wait_exit(Duration::from_secs(5)).await.code(), Some(75), "{}", worker.stderr());
+    assert_eq!(
+        worker.wait_exit(Duration::from_secs(5)).await.code(),
+        Some(75),
+        "{}",
+        worker.stderr()
+    );
     let slow = format!("{}.slow", stage.queue);
-    wait_until(SOON, "what was in hand is back", async || matches!(stage.look(&slow).await, Some((1, 0)))).await;
+    wait_until(SOON, "what was in hand is back", async || {
+        matches!(stage.look(&slow).await, Some((1, 0)))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,9 +263,15 @@ events: { page.changed: { effects: [ { warm: "page", from: "slow:/" } ] } }
     let stage = Stage::new(&[("pages.yaml", rules)]).await;
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
-    let mut worker = stage.worker(&[("UNSTALE_VAR_SLOW_URL", &url), ("UNSTALE_SHUTDOWN_GRACE", "300ms")]).await;
+    let mut worker =
+        stage.worker(&[("UNSTALE_VAR_SLOW_URL", &url), ("UNSTALE_SHUTDOWN_GRACE", "300ms")]).await;
     stage.publish("page.changed", "{}").await;
     let (_loading, _) = tokio::time::timeout(SOON, silent.accept()).await.unwrap().unwrap();
     worker.signal("TERM");
-    assert_eq!(worker.wait_exit(Duration::from_secs(10)).await.code(), Some(75), "{}", worker.stderr());
+    assert_eq!(
+        worker.wait_exit(Duration::from_secs(10)).await.code(),
+        Some(75),
+        "{}",
+        worker.stderr()
+    );
 }

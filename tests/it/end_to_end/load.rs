@@ -1,4 +1,5 @@
-//! Many events, some of them broken, over two workers: nothing is lost, nothing is doubled in the dead-letter queue.
+//! Many events, some of them broken, over two workers: nothing is lost, nothing is doubled in the
+//! dead-letter queue.
 
 use std::collections::BTreeMap;
 
@@ -50,18 +51,36 @@ fn case(n: u32) -> Case {
         return broken(n);
     }
     let (routing_key, headers, body, fate) = match n % 5 {
-        0 => ("user.updated", None, format!(r#"{{"id":{n},"email":"u{n}@example.org"}}"#), Fate::Gone(format!("user:{n}"))),
-        1 => {
-            ("user.updated", None, format!(r#"{{"id":"e{n}","type":"user.updated","data":{{"id":{n}}}}}"#), Fate::Gone(format!("user:{n}")))
-        }
-        2 => ("order.paid", None, format!(r#"{{"id":{n},"customer":{n}}}"#), Fate::Gone(format!("basket:{n}"))),
+        0 => (
+            "user.updated",
+            None,
+            format!(r#"{{"id":{n},"email":"u{n}@example.org"}}"#),
+            Fate::Gone(format!("user:{n}")),
+        ),
+        1 => (
+            "user.updated",
+            None,
+            format!(r#"{{"id":"e{n}","type":"user.updated","data":{{"id":{n}}}}}"#),
+            Fate::Gone(format!("user:{n}")),
+        ),
+        2 => (
+            "order.paid",
+            None,
+            format!(r#"{{"id":{n},"customer":{n}}}"#),
+            Fate::Gone(format!("basket:{n}")),
+        ),
         3 => (
             "price.changed",
             None,
             format!(r#"{{"id":{n},"cents":{n}}}"#),
             Fate::Written(format!("price:{n}"), format!(r#"{{"cents":{n}}}"#)),
         ),
-        _ => ("user.updated", Some(("ce-type", "user.updated")), format!(r#"{{"id":{n}}}"#), Fate::Gone(format!("user:{n}"))),
+        _ => (
+            "user.updated",
+            Some(("ce-type", "user.updated")),
+            format!(r#"{{"id":{n}}}"#),
+            Fate::Gone(format!("user:{n}")),
+        ),
     };
     Case { routing_key, headers, body, fate }
 }
@@ -94,7 +113,9 @@ async fn twenty_thousand_mixed_events_over_two_workers() {
             headers.insert(name.into(), AMQPValue::LongString(value.into()));
         }
         let properties = BasicProperties::default().with_headers(headers);
-        confirms.push(stage.send(&stage.exchange, case.routing_key, properties, case.body.as_bytes()).await);
+        confirms.push(
+            stage.send(&stage.exchange, case.routing_key, properties, case.body.as_bytes()).await,
+        );
         if confirms.len() >= 500 {
             assert!(matches!(confirms.next().await, Some(Ok(lapin::Confirmation::Ack(None)))));
         }
@@ -119,10 +140,12 @@ async fn twenty_thousand_mixed_events_over_two_workers() {
         let before = found.insert(letter.body.clone(), reason);
         assert!(before.is_none(), "{} stands there twice", String::from_utf8_lossy(&letter.body));
     }
-    let found: BTreeMap<Vec<u8>, &str> = found.iter().map(|(body, reason)| (body.clone(), reason.as_str())).collect();
+    let found: BTreeMap<Vec<u8>, &str> =
+        found.iter().map(|(body, reason)| (body.clone(), reason.as_str())).collect();
     assert_eq!(found, expected);
     assert_eq!(stage.ready(".dead").await, 0, "nothing came later");
-    let shares = [&one, &two].map(async |worker| worker.metrics().await.sum("unstale_events_total", &[]));
+    let shares =
+        [&one, &two].map(async |worker| worker.metrics().await.sum("unstale_events_total", &[]));
     for share in shares {
         assert!(share.await > 0.0, "both workers took part");
     }
@@ -169,12 +192,24 @@ async fn check_cache(stage: &Stage, cases: &[Case]) {
         }
         let values: Vec<Option<String>> = pipe.query_async(&mut redis).await.unwrap();
         wrong.extend(
-            kept.iter().zip(values).filter(|((_, wanted), found)| *wanted != found.as_deref()).map(|((key, _), _)| (*key).to_owned()),
+            kept.iter()
+                .zip(values)
+                .filter(|((_, wanted), found)| *wanted != found.as_deref())
+                .map(|((key, _), _)| (*key).to_owned()),
         );
     }
-    assert!(wrong.is_empty(), "{} keys are not as told, such as {:?}", wrong.len(), &wrong[..wrong.len().min(5)]);
+    assert!(
+        wrong.is_empty(),
+        "{} keys are not as told, such as {:?}",
+        wrong.len(),
+        &wrong[..wrong.len().min(5)]
+    );
     wait_until(SOON, "no set of a tag is left", async || {
-        let tags: Vec<String> = redis::cmd("KEYS").arg("cache_tag:*").query_async(&mut stage.connection().await).await.unwrap();
+        let tags: Vec<String> = redis::cmd("KEYS")
+            .arg("cache_tag:*")
+            .query_async(&mut stage.connection().await)
+            .await
+            .unwrap();
         tags.is_empty()
     })
     .await;

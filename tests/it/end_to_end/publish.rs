@@ -39,7 +39,11 @@ async fn what_is_published_is_applied() {
 
     let lines = stage.schemas.path().join("events.jsonl");
     let whole = r#"{"routing_key":"user.updated","body":"{\"id\":3}"}"#;
-    std::fs::write(&lines, format!("{whole}\n{{\"type\":\"user.updated\",\"data\":{{\"id\":4}}}}\n")).unwrap();
+    std::fs::write(
+        &lines,
+        format!("{whole}\n{{\"type\":\"user.updated\",\"data\":{{\"id\":4}}}}\n"),
+    )
+    .unwrap();
     let published = publish(&stage, &["--file", lines.to_str().unwrap()], "");
     assert_eq!(published.status.code(), Some(0), "{}", String::from_utf8_lossy(&published.stderr));
     stage.wait_gone("user:3").await;

@@ -1,9 +1,13 @@
-//! A registry, a Redis, names of its own on a broker, and a stranger's AMQP client: no code of ours but the worker.
+//! A registry, a Redis, names of its own on a broker, and a stranger's AMQP client: no code of ours
+//! but the worker.
 
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
+    QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ExchangeKind};
 use redis::AsyncCommands;
@@ -66,13 +70,25 @@ impl Stage {
         let schemas = tempfile::tempdir().unwrap();
         let client = support::rabbitmq::connect(amqp_url).await.unwrap();
         let channel = confirming(&client).await;
-        let stage =
-            Self { redis, queue: unique("queue"), exchange: unique("events"), schemas, amqp_url: amqp_url.to_owned(), client, channel };
+        let stage = Self {
+            redis,
+            queue: unique("queue"),
+            exchange: unique("events"),
+            schemas,
+            amqp_url: amqp_url.to_owned(),
+            client,
+            channel,
+        };
         for (name, text) in files {
             stage.write_schema(name, text);
         }
         let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        let declared = stage.channel.exchange_declare(stage.exchange.as_str().into(), ExchangeKind::Topic, options, FieldTable::default());
+        let declared = stage.channel.exchange_declare(
+            stage.exchange.as_str().into(),
+            ExchangeKind::Topic,
+            options,
+            FieldTable::default(),
+        );
         declared.await.unwrap();
         stage
     }
@@ -87,7 +103,11 @@ impl Stage {
 
     /// What a command needs to reach the broker under this stage's names.
     pub(crate) fn broker_settings(&self) -> [(&str, &str); 3] {
-        [("UNSTALE_AMQP_URL", &self.amqp_url), ("UNSTALE_EXCHANGE", &self.exchange), ("UNSTALE_QUEUE", &self.queue)]
+        [
+            ("UNSTALE_AMQP_URL", &self.amqp_url),
+            ("UNSTALE_EXCHANGE", &self.exchange),
+            ("UNSTALE_QUEUE", &self.queue),
+        ]
     }
 
     /// A new connection of the stranger's, after the broker was away.
@@ -129,12 +149,17 @@ impl Stage {
         self.with_settings(settings, Worker::start)
     }
 
-    /// Starts a worker whose log nobody reads, without waiting: it stalls once it has logged some 64 KiB.
+    /// Starts a worker whose log nobody reads, without waiting: it stalls once it has logged some
+    /// 64 KiB.
     pub(crate) fn start_unread_worker(&self, settings: &[(&str, &str)]) -> Worker {
         self.with_settings(settings, Worker::start_unread)
     }
 
-    fn with_settings(&self, settings: &[(&str, &str)], start: impl FnOnce(&[(&str, &str)]) -> Worker) -> Worker {
+    fn with_settings(
+        &self,
+        settings: &[(&str, &str)],
+        start: impl FnOnce(&[(&str, &str)]) -> Worker,
+    ) -> Worker {
         let redis_url = self.redis.url();
         let schemas = self.schemas.path().to_str().unwrap();
         let mut all = vec![
@@ -151,8 +176,13 @@ impl Stage {
     /// What signs as this stage's workers do.
     pub(crate) async fn signer(&self) -> Signer {
         let mut redis = self.connection().await;
-        let _: Option<String> =
-            redis::cmd("SET").arg("unstale:secret").arg(unique("secret-of-a-test")).arg("NX").query_async(&mut redis).await.unwrap();
+        let _: Option<String> = redis::cmd("SET")
+            .arg("unstale:secret")
+            .arg(unique("secret-of-a-test"))
+            .arg("NX")
+            .query_async(&mut redis)
+            .await
+            .unwrap();
         let secret: String = redis.get("unstale:secret").await.unwrap();
         Signer::with_secret(&secret)
     }
@@ -182,9 +212,17 @@ impl Stage {
         self.publish_with(routing_key, BasicProperties::default(), body.as_bytes()).await;
     }
 
-    pub(crate) async fn publish_with(&self, routing_key: &str, properties: BasicProperties, body: &[u8]) {
+    pub(crate) async fn publish_with(
+        &self,
+        routing_key: &str,
+        properties: BasicProperties,
+        body: &[u8],
+    ) {
         let confirm = self.send(&self.exchange, routing_key, properties, body).await;
-        assert!(matches!(confirm.await.unwrap(), Confirmation::Ack(None)), "{routing_key} was not taken");
+        assert!(
+            matches!(confirm.await.unwrap(), Confirmation::Ack(None)),
+            "{routing_key} was not taken"
+        );
     }
 
     /// Publishes without waiting for the confirm.
@@ -208,26 +246,40 @@ impl Stage {
     ) -> lapin::Result<BoxFuture<'static, lapin::Result<Confirmation>>> {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let properties = properties.with_delivery_mode(2);
-        Ok(Box::pin(self.channel.basic_publish(exchange.into(), routing_key.into(), options, body, properties).await?))
+        Ok(Box::pin(
+            self.channel
+                .basic_publish(exchange.into(), routing_key.into(), options, body, properties)
+                .await?,
+        ))
     }
 
-    /// Messages ready in a queue of ours: `""`, `".slow"`, `".dead"`…; none where there is no such queue.
+    /// Messages ready in a queue of ours: `""`, `".slow"`, `".dead"`…; none where there is no such
+    /// queue.
     pub(crate) async fn ready(&self, suffix: &str) -> u32 {
-        // Channels before it may have ended with queues that are not there, and this one hear of it.
-        let channel = wait_for(SOON, "a channel opens", async || self.client.create_channel().await.ok()).await;
+        // Channels before it may have ended with queues that are not there, and this one hear of
+        // it.
+        let channel =
+            wait_for(SOON, "a channel opens", async || self.client.create_channel().await.ok())
+                .await;
         let queue = format!("{}{suffix}", self.queue);
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let Ok(declared) = channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await else { return 0 };
+        let Ok(declared) =
+            channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await
+        else {
+            return 0;
+        };
         let count = declared.message_count();
         channel.close(200, "".into()).await.unwrap();
         count
     }
 
-    /// Messages ready in that queue, and its consumers; `None` while the broker gives no answer, or has no such queue.
+    /// Messages ready in that queue, and its consumers; `None` while the broker gives no answer, or
+    /// has no such queue.
     pub(crate) async fn look(&self, queue: &str) -> Option<(u32, u32)> {
         let channel = self.client.create_channel().await.ok()?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await.ok()?;
+        let declared =
+            channel.queue_declare(queue.into(), options, FieldTable::default()).await.ok()?;
         channel.close(200, "".into()).await.ok()?;
         Some((declared.message_count(), declared.consumer_count()))
     }
@@ -243,17 +295,21 @@ impl Stage {
     pub(crate) async fn consumers(&self, queue: &str) -> u32 {
         let channel = self.client.create_channel().await.unwrap();
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap();
+        let declared =
+            channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap();
         let count = declared.consumer_count();
         channel.close(200, "".into()).await.unwrap();
         count
     }
 
-    /// Looks at what is ready in a queue, and puts it back: the highest `x-delivery-count` among it.
+    /// Looks at what is ready in a queue, and puts it back: the highest `x-delivery-count` among
+    /// it.
     pub(crate) async fn highest_delivery_count(&self, queue: &str) -> i64 {
         let channel = self.client.create_channel().await.unwrap();
         let mut highest = 0;
-        while let Some(got) = channel.basic_get(queue.into(), BasicGetOptions { no_ack: false }).await.unwrap() {
+        while let Some(got) =
+            channel.basic_get(queue.into(), BasicGetOptions { no_ack: false }).await.unwrap()
+        {
             let headers = got.delivery.properties.headers().clone().unwrap_or_default();
             if let Some(AMQPValue::LongLongInt(count)) = headers.inner().get("x-delivery-count") {
                 highest = highest.max(*count);
@@ -265,17 +321,26 @@ impl Stage {
 
     /// Waits until the dead-letter queue holds so many, and takes them out.
     pub(crate) async fn dead_letters(&self, count: u32) -> Vec<DeadLetter> {
-        wait_until(SOON, &format!("{count} dead letters"), async || self.ready(".dead").await >= count).await;
+        wait_until(SOON, &format!("{count} dead letters"), async || {
+            self.ready(".dead").await >= count
+        })
+        .await;
         let queue = format!("{}.dead", self.queue);
         let mut letters = Vec::new();
-        while let Some(got) = self.channel.basic_get(queue.as_str().into(), BasicGetOptions { no_ack: true }).await.unwrap() {
+        while let Some(got) = self
+            .channel
+            .basic_get(queue.as_str().into(), BasicGetOptions { no_ack: true })
+            .await
+            .unwrap()
+        {
             let headers = got.delivery.properties.headers().clone().unwrap_or_default();
             letters.push(DeadLetter { body: got.delivery.data, headers });
         }
         letters
     }
 
-    /// Waits until no queue of ours but the dead-letter queue holds anything, and no worker has anything in hand.
+    /// Waits until no queue of ours but the dead-letter queue holds anything, and no worker has
+    /// anything in hand.
     pub(crate) async fn wait_settled(&self, workers: &[&Worker]) {
         wait_until(SOON, "the queues are empty", async || self.is_settled(workers).await).await;
     }

@@ -44,7 +44,12 @@ events:
 
 async fn catalogue() -> String {
     let app = Router::new()
-        .route("/pages/{id}", get(|axum::extract::Path(id): axum::extract::Path<String>| async move { format!("<h1>{id}</h1>") }))
+        .route(
+            "/pages/{id}",
+            get(|axum::extract::Path(id): axum::extract::Path<String>| async move {
+                format!("<h1>{id}</h1>")
+            }),
+        )
         .route("/pages/gone", get(|| async { StatusCode::NOT_FOUND }))
         .route("/pages/refused", get(|| async { StatusCode::FORBIDDEN }))
         .route("/pages/broken", get(|| async { StatusCode::SERVICE_UNAVAILABLE }));
@@ -58,7 +63,9 @@ async fn catalogue() -> String {
 async fn each_verb_changes_what_it_says() {
     let stage = Stage::new(&[("shop.yaml", SHOP)]).await;
     let catalogue = catalogue().await;
-    let worker = stage.worker(&[("UNSTALE_VAR_CATALOGUE_URL", &catalogue), ("UNSTALE_RETRY_DELAYS", "100ms")]).await;
+    let worker = stage
+        .worker(&[("UNSTALE_VAR_CATALOGUE_URL", &catalogue), ("UNSTALE_RETRY_DELAYS", "100ms")])
+        .await;
     let mut redis = stage.connection().await;
 
     for key in ["user:1", "user:1:profile", "user:2", "a", "b", "page:7"] {
@@ -79,7 +86,10 @@ async fn each_verb_changes_what_it_says() {
 
     for version in ["2", "3"] {
         stage.publish("prices.changed", "{}").await;
-        wait_until(SOON, "the counter is bumped", async || stage.get("prices:version").await.as_deref() == Some(version)).await;
+        wait_until(SOON, "the counter is bumped", async || {
+            stage.get("prices:version").await.as_deref() == Some(version)
+        })
+        .await;
     }
 
     for id in ["1", "2"] {
@@ -94,14 +104,20 @@ async fn each_verb_changes_what_it_says() {
     assert!(ttl <= 10_000, "never lengthened: {ttl}");
 
     stage.publish("user.renamed", r#"{"id":3,"name":"Zoë"}"#).await;
-    wait_until(SOON, "the value is written", async || stage.get("user:3:name").await.as_deref() == Some(r#"{"id":3,"name":"Zoë"}"#)).await;
+    wait_until(SOON, "the value is written", async || {
+        stage.get("user:3:name").await.as_deref() == Some(r#"{"id":3,"name":"Zoë"}"#)
+    })
+    .await;
     let ttl: i64 = redis.pttl("user:3:name").await.unwrap();
     assert!((3_230_000..=3_600_000).contains(&ttl), "{ttl}");
     let tagged: bool = redis.sismember("cache_tag:users", "user:3:name").await.unwrap();
     assert!(tagged);
 
     stage.publish("page.changed", r#"{"id":7}"#).await;
-    wait_until(SOON, "the page is warmed", async || stage.get("page:7").await.as_deref() == Some("<h1>7</h1>")).await;
+    wait_until(SOON, "the page is warmed", async || {
+        stage.get("page:7").await.as_deref() == Some("<h1>7</h1>")
+    })
+    .await;
     let tagged: bool = redis.sismember("cache_tag:pages", "page:7").await.unwrap();
     assert!(tagged);
     stage.wait_settled(&[&worker]).await;
@@ -121,8 +137,15 @@ async fn all_verbs_of_one_event_take_hold() {
     let _: () = redis.set("shop:9:version", 41).await.unwrap();
 
     stage.publish("shop.closed", r#"{"id":9}"#).await;
-    wait_until(SOON, "the page is warmed", async || stage.get("shop:9:page").await.as_deref() == Some("<h1>9</h1>")).await;
-    assert!(!stage.exists("shop:9").await && !stage.exists("shelf:1").await && !stage.exists("cache_tag:shop:9").await);
+    wait_until(SOON, "the page is warmed", async || {
+        stage.get("shop:9:page").await.as_deref() == Some("<h1>9</h1>")
+    })
+    .await;
+    assert!(
+        !stage.exists("shop:9").await
+            && !stage.exists("shelf:1").await
+            && !stage.exists("cache_tag:shop:9").await
+    );
     assert_eq!(stage.get("shop:9:version").await.as_deref(), Some("42"));
     assert_eq!(stage.get("shop:9:state").await.as_deref(), Some("closed"));
     let ttl: i64 = redis.pttl("shop:9:hours").await.unwrap();
@@ -135,7 +158,12 @@ async fn all_verbs_of_one_event_take_hold() {
 async fn a_loader_that_fails_leaves_a_miss_and_a_dead_letter() {
     let stage = Stage::new(&[("shop.yaml", SHOP)]).await;
     let catalogue = catalogue().await;
-    let worker = stage.worker(&[("UNSTALE_VAR_CATALOGUE_URL", &catalogue), ("UNSTALE_RETRY_DELAYS", "50ms,100ms")]).await;
+    let worker = stage
+        .worker(&[
+            ("UNSTALE_VAR_CATALOGUE_URL", &catalogue),
+            ("UNSTALE_RETRY_DELAYS", "50ms,100ms"),
+        ])
+        .await;
     for id in ["gone", "refused", "broken"] {
         stage.set(&format!("page:{id}"), "old").await;
         stage.publish("page.changed", &format!(r#"{{"id":"{id}"}}"#)).await;
@@ -146,19 +174,37 @@ async fn a_loader_that_fails_leaves_a_miss_and_a_dead_letter() {
         .iter()
         .map(|letter| {
             let body = String::from_utf8_lossy(&letter.body).into_owned();
-            (body, letter.header("unstale-reason").unwrap(), letter.header("unstale-attempt").unwrap())
+            (
+                body,
+                letter.header("unstale-reason").unwrap(),
+                letter.header("unstale-attempt").unwrap(),
+            )
         })
         .collect();
     letters.sort();
-    let expected = [(r#"{"id":"broken"}"#, "attempts_exhausted", "3"), (r#"{"id":"refused"}"#, "loader_refused", "1")];
-    assert_eq!(letters, expected.map(|(body, reason, attempt)| (body.to_owned(), reason.to_owned(), attempt.to_owned())));
+    let expected = [
+        (r#"{"id":"broken"}"#, "attempts_exhausted", "3"),
+        (r#"{"id":"refused"}"#, "loader_refused", "1"),
+    ];
+    assert_eq!(
+        letters,
+        expected.map(|(body, reason, attempt)| (
+            body.to_owned(),
+            reason.to_owned(),
+            attempt.to_owned()
+        ))
+    );
     for id in ["gone", "refused", "broken"] {
         assert!(!stage.exists(&format!("page:{id}")).await, "a miss, not a stale page");
     }
     stage.wait_settled(&[&worker]).await;
     assert_eq!(stage.ready(".dead").await, 0);
     let metrics = worker.metrics().await;
-    assert_eq!(metrics.sum("unstale_effects_total", &[("verb", "warm")]), 1.0, "the page that is gone took hold, once");
+    assert_eq!(
+        metrics.sum("unstale_effects_total", &[("verb", "warm")]),
+        1.0,
+        "the page that is gone took hold, once"
+    );
     assert_eq!(metrics.sum("unstale_retries_total", &[]), 2.0);
     assert_eq!(metrics.sum("unstale_dead_total", &[]), 2.0);
 }
@@ -205,7 +251,10 @@ async fn a_tag_of_100_000_keys_is_drained_by_whoever_is_left() {
     }
     let victim = stage.worker(&[]).await;
     stage.publish("big.changed", "{}").await;
-    wait_until(SOON, "the drain has begun", async || stage.connection().await.dbsize_now().await < 99_000).await;
+    wait_until(SOON, "the drain has begun", async || {
+        stage.connection().await.dbsize_now().await < 99_000
+    })
+    .await;
     victim.kill();
     let _heir = stage.worker(&[]).await;
     wait_until(SOON, "every member is gone", async || {
@@ -233,12 +282,25 @@ impl DbSize for redis::aio::MultiplexedConnection {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tag_without_a_set_is_a_miss() {
-    let stage = Stage::new(&[("user.yaml", r#"events: { user.updated: { effects: [ { invalidate_tags: "{tags[]}" } ] } }"#)]).await;
+    let stage = Stage::new(&[(
+        "user.yaml",
+        r#"events: { user.updated: { effects: [ { invalidate_tags: "{tags[]}" } ] } }"#,
+    )])
+    .await;
     let mut redis = stage.connection().await;
-    let () = redis::pipe().sadd("cache_tag:a", "k1").set("k1", 1).query_async(&mut redis).await.unwrap();
+    let () =
+        redis::pipe().sadd("cache_tag:a", "k1").set("k1", 1).query_async(&mut redis).await.unwrap();
     let worker = stage.worker(&[]).await;
     stage.publish("user.updated", r#"{"tags":["a","none","nor"]}"#).await;
     stage.wait_gone("k1").await;
-    let counted = async |hit| worker.metrics().await.sum("unstale_keys_total", &[("verb", "invalidate_tags"), ("hit", hit)]);
-    wait_until(SOON, "they are counted", async || (counted("yes").await, counted("no").await) == (1.0, 2.0)).await;
+    let counted = async |hit| {
+        worker
+            .metrics()
+            .await
+            .sum("unstale_keys_total", &[("verb", "invalidate_tags"), ("hit", hit)])
+    };
+    wait_until(SOON, "they are counted", async || {
+        (counted("yes").await, counted("no").await) == (1.0, 2.0)
+    })
+    .await;
 }

@@ -1,4 +1,5 @@
-//! A load that is overtaken by an invalidation fills nothing and is made again; of one key there is one at a time.
+//! A load that is overtaken by an invalidation fills nothing and is made again; of one key there is
+//! one at a time.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -39,7 +40,11 @@ async fn an_invalidation_by_whichever_worker_voids_the_load_and_it_is_made_again
         stage.wait_gone("marker:0").await;
         catalogue.answer(1);
         catalogue.wait_asked(id, 2).await;
-        assert_eq!(stage.get(&key).await, None, "{routing_key}: what was loaded before is thrown away");
+        assert_eq!(
+            stage.get(&key).await,
+            None,
+            "{routing_key}: what was loaded before is thrown away"
+        );
         catalogue.answer(1);
         stage.wait_settled(&[&one, &two]).await;
         assert_eq!(stage.get(&key).await.as_deref(), Some("after"), "{routing_key}");
@@ -64,7 +69,11 @@ async fn a_hot_key_is_loaded_once_at_a_time_and_as_often_as_needed() {
     const EVENTS: usize = 200;
     let stage = Stage::new(&[("pages.yaml", RULES)]).await;
     let catalogue = Catalogue::gated().await;
-    let settings = [("UNSTALE_VAR_CATALOGUE_URL", catalogue.url.as_str()), ("UNSTALE_BATCH", "4"), ("UNSTALE_WARM_CONCURRENCY", "2")];
+    let settings = [
+        ("UNSTALE_VAR_CATALOGUE_URL", catalogue.url.as_str()),
+        ("UNSTALE_BATCH", "4"),
+        ("UNSTALE_WARM_CONCURRENCY", "2"),
+    ];
     let (one, two) = (stage.worker(&settings).await, stage.worker(&settings).await);
     catalogue.set("1", "0");
     stage.publish("page.changed", r#"{"id":1}"#).await;
@@ -77,10 +86,11 @@ async fn a_hot_key_is_loaded_once_at_a_time_and_as_often_as_needed() {
     for n in 1..=EVENTS {
         stage.wait_gone(&format!("marker:{n}")).await;
     }
-    // All deletions took hold while the first load was under way. The others are done with but for the one that waits behind it, and hold
-    // up nobody: another key has a turn.
+    // All deletions took hold while the first load was under way. The others are done with but for
+    // the one that waits behind it, and hold up nobody: another key has a turn.
     wait_until(SOON, "at most two of them are left", async || {
-        let in_hand = one.metrics().await.sum("unstale_in_flight", &[]) + two.metrics().await.sum("unstale_in_flight", &[]);
+        let in_hand = one.metrics().await.sum("unstale_in_flight", &[])
+            + two.metrics().await.sum("unstale_in_flight", &[]);
         in_hand <= 2.0 && stage.ready("").await + stage.ready(".slow").await == 0
     })
     .await;
@@ -91,7 +101,11 @@ async fn a_hot_key_is_loaded_once_at_a_time_and_as_often_as_needed() {
     catalogue.answer(EVENTS);
     stage.wait_settled(&[&one, &two]).await;
     assert_eq!(stage.get("page:1").await, Some(EVENTS.to_string()));
-    assert_eq!((catalogue.loads("1"), catalogue.most_at_once("1")), (2, 1), "one that was overtaken, and one for all that came since");
+    assert_eq!(
+        (catalogue.loads("1"), catalogue.most_at_once("1")),
+        (2, 1),
+        "one that was overtaken, and one for all that came since"
+    );
     assert_eq!(stage.get("page:2").await.as_deref(), Some("other"));
     assert_eq!(stage.ready(".dead").await, 0);
 }
@@ -111,11 +125,19 @@ async fn a_worker_killed_in_the_middle_of_a_load_is_followed_soon() {
     // The same load is asked for once more meanwhile: neither may count on a dead worker.
     stage.publish("page.changed", r#"{"id":1,"n":1}"#).await;
     catalogue.wait_asked("1", 2).await;
-    assert!(killed.elapsed() < Duration::from_secs(20), "far below the loader's 30 s: {:?}", killed.elapsed());
+    assert!(
+        killed.elapsed() < Duration::from_secs(20),
+        "far below the loader's 30 s: {:?}",
+        killed.elapsed()
+    );
     catalogue.answer(10);
     stage.wait_settled(&[&second]).await;
     assert_eq!(stage.get("page:1").await.as_deref(), Some("value"));
-    assert!(catalogue.loads("1") <= 3 && catalogue.most_at_once("1") <= 2, "{}", catalogue.loads("1"));
+    assert!(
+        catalogue.loads("1") <= 3 && catalogue.most_at_once("1") <= 2,
+        "{}",
+        catalogue.loads("1")
+    );
 }
 
 async fn reader(stage: &Stage) -> Cache {
@@ -136,10 +158,14 @@ async fn a_readers_load_counts_and_is_waited_for_without_a_place() {
     const LEASE: Duration = Duration::from_secs(60);
     let stage = Stage::new(&[("pages.yaml", RULES)]).await;
     let catalogue = Catalogue::gated().await;
-    let worker = stage.worker(&[("UNSTALE_VAR_CATALOGUE_URL", &catalogue.url), ("UNSTALE_WARM_CONCURRENCY", "1")]).await;
+    let worker = stage
+        .worker(&[("UNSTALE_VAR_CATALOGUE_URL", &catalogue.url), ("UNSTALE_WARM_CONCURRENCY", "1")])
+        .await;
     let reader = reader(&stage).await;
     let hour = Expiry::After { ttl: Duration::from_secs(3_600), jitter: 0.0 };
-    for (id, fills, expected, loads) in [("1", true, "by the reader", 0), ("2", false, "by the worker", 1)] {
+    for (id, fills, expected, loads) in
+        [("1", true, "by the reader", 0), ("2", false, "by the worker", 1)]
+    {
         let (key, before, behind) = (format!("page:{id}"), format!("{id}00"), format!("{id}01"));
         catalogue.set(id, "by the worker");
         catalogue.set(&before, "another");
@@ -151,7 +177,10 @@ async fn a_readers_load_counts_and_is_waited_for_without_a_place() {
         stage.publish("page.changed", &format!(r#"{{"id":{id},"n":1}}"#)).await;
         stage.wait_gone("marker:1").await;
         let token = new_token();
-        let Grant::Granted { since } = reader.grant_lease(&key, &token, LEASE).await.unwrap() else { panic!("nobody loads it yet") };
+        let Grant::Granted { since } = reader.grant_lease(&key, &token, LEASE).await.unwrap()
+        else {
+            panic!("nobody loads it yet")
+        };
         stage.publish("page.changed", &format!(r#"{{"id":{behind}}}"#)).await;
         catalogue.answer(1);
         catalogue.wait_asked(&behind, 1).await;
@@ -168,14 +197,18 @@ async fn a_readers_load_counts_and_is_waited_for_without_a_place() {
     }
 }
 
-/// Sources change, events follow, loads take their time, tags are invalidated in between: once an event's deletion took hold, nothing that was
-/// loaded before it is read any more, and in the end the cache has the last value.
+/// Sources change, events follow, loads take their time, tags are invalidated in between: once an
+/// event's deletion took hold, nothing that was loaded before it is read any more, and in the end
+/// the cache has the last value.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_loaded_before_an_invalidation_is_read_after_it() {
     const KEYS: u64 = 4;
     let stage = Stage::new(&[("pages.yaml", RULES)]).await;
     let catalogue = Catalogue::open(60).await;
-    let settings = [("UNSTALE_VAR_CATALOGUE_URL", catalogue.url.as_str()), ("UNSTALE_RETRY_DELAYS", "50ms,100ms,200ms")];
+    let settings = [
+        ("UNSTALE_VAR_CATALOGUE_URL", catalogue.url.as_str()),
+        ("UNSTALE_RETRY_DELAYS", "50ms,100ms,200ms"),
+    ];
     let (one, two) = (stage.worker(&settings).await, stage.worker(&settings).await);
     let mut holds: HashMap<u64, u64> = HashMap::new();
     for n in 1..=400_u64 {
@@ -193,30 +226,43 @@ async fn nothing_loaded_before_an_invalidation_is_read_after_it() {
         }
         for (id, n) in &holds {
             let read = stage.get(&format!("page:{id}")).await;
-            assert!(read.as_ref().is_none_or(|read| read.parse::<u64>().unwrap() >= *n), "page:{id} is {read:?}, and {n} took hold");
+            assert!(
+                read.as_ref().is_none_or(|read| read.parse::<u64>().unwrap() >= *n),
+                "page:{id} is {read:?}, and {n} took hold"
+            );
         }
     }
     stage.wait_settled(&[&one, &two]).await;
     for id in 0..KEYS {
         let id = id.to_string();
         let read = stage.get(&format!("page:{id}")).await;
-        assert!(catalogue.most_at_once(&id) <= 1, "page:{id}: {} loads at once", catalogue.most_at_once(&id));
+        assert!(
+            catalogue.most_at_once(&id) <= 1,
+            "page:{id}: {} loads at once",
+            catalogue.most_at_once(&id)
+        );
         // A tag that was invalidated last leaves a miss where the load had ended before.
         if let Some(read) = read {
-            let (code, now) =
-                crate::support::worker::http_get(catalogue.url.trim_start_matches("http://"), &format!("/{id}")).await.unwrap();
+            let (code, now) = crate::support::worker::http_get(
+                catalogue.url.trim_start_matches("http://"),
+                &format!("/{id}"),
+            )
+            .await
+            .unwrap();
             assert_eq!((code, now.trim()), (200, read.as_str()));
         }
     }
     assert_eq!(stage.ready(".dead").await, 0);
 }
 
-/// What was overtaken would be loaded again, and what stands in line would be loaded yet: both go on in the slow lane of the next worker, at no cost.
+/// What was overtaken would be loaded again, and what stands in line would be loaded yet: both go
+/// on in the slow lane of the next worker, at no cost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_for_the_load_under_way_and_begins_no_other() {
     let stage = Stage::new(&[("pages.yaml", RULES)]).await;
     let catalogue = Catalogue::gated().await;
-    let settings = [("UNSTALE_VAR_CATALOGUE_URL", catalogue.url.as_str()), ("UNSTALE_WARM_CONCURRENCY", "1")];
+    let settings =
+        [("UNSTALE_VAR_CATALOGUE_URL", catalogue.url.as_str()), ("UNSTALE_WARM_CONCURRENCY", "1")];
     let mut first = stage.worker(&settings).await;
     catalogue.set("1", "before");
     catalogue.set("2", "another");
@@ -227,7 +273,10 @@ async fn a_stop_waits_for_the_load_under_way_and_begins_no_other() {
     catalogue.set("1", "after");
     stage.publish("page.removed", r#"{"id":1}"#).await;
     stage.wait_gone("marker:0").await;
-    wait_until(SOON, "both are in the slow lane", async || first.metrics().await.sum("unstale_in_flight", &[]) >= 2.0).await;
+    wait_until(SOON, "both are in the slow lane", async || {
+        first.metrics().await.sum("unstale_in_flight", &[]) >= 2.0
+    })
+    .await;
     first.signal("TERM");
     wait_until(SOON, "it is told to", async || first.stderr().contains("SIGTERM")).await;
     catalogue.answer(1);
@@ -238,7 +287,10 @@ async fn a_stop_waits_for_the_load_under_way_and_begins_no_other() {
     assert_eq!(stage.highest_delivery_count(&format!("{}.slow", stage.queue)).await, 0);
     catalogue.answer(2);
     let second = stage.worker(&settings).await;
-    wait_until(SOON, "the pages are warm", async || stage.exists("page:1").await && stage.exists("page:2").await).await;
+    wait_until(SOON, "the pages are warm", async || {
+        stage.exists("page:1").await && stage.exists("page:2").await
+    })
+    .await;
     stage.wait_settled(&[&second]).await;
     assert_eq!(stage.get("page:1").await.as_deref(), Some("after"));
     assert_eq!((catalogue.loads("1"), catalogue.loads("2")), (2, 1));

@@ -16,7 +16,10 @@ events:
 
 async fn start(catalogue: &Catalogue) -> (Stage, Worker) {
     let stage = Stage::new(&[("rules.yaml", RULES)]).await;
-    let settings = [("UNSTALE_VAR_CATALOGUE_URL", catalogue.url.as_str()), ("UNSTALE_RETRY_DELAYS", "50ms,100ms,200ms")];
+    let settings = [
+        ("UNSTALE_VAR_CATALOGUE_URL", catalogue.url.as_str()),
+        ("UNSTALE_RETRY_DELAYS", "50ms,100ms,200ms"),
+    ];
     let worker = stage.worker(&settings).await;
     (stage, worker)
 }
@@ -30,8 +33,15 @@ async fn an_old_value_is_served_until_the_new_one_is_there() {
     stage.publish("served.changed", r#"{"id":1}"#).await;
     catalogue.wait_asked("1", 1).await;
     assert_eq!(stage.get("served:1").await.as_deref(), Some("old"));
-    let left_ms: i64 = redis::cmd("PTTL").arg("served:1").query_async(&mut stage.connection().await).await.unwrap();
-    assert!((60_000..120_000).contains(&left_ms), "whatever becomes of the worker, it is not served for ever: {left_ms} ms");
+    let left_ms: i64 = redis::cmd("PTTL")
+        .arg("served:1")
+        .query_async(&mut stage.connection().await)
+        .await
+        .unwrap();
+    assert!(
+        (60_000..120_000).contains(&left_ms),
+        "whatever becomes of the worker, it is not served for ever: {left_ms} ms"
+    );
     catalogue.answer(1);
     stage.wait_settled(&[&worker]).await;
     assert_eq!(stage.get("served:1").await.as_deref(), Some("new"));
@@ -64,8 +74,17 @@ async fn an_old_value_is_served_no_longer_once_loading_has_failed_for_good() {
         stage.wait_gone(&key).await;
         stage.wait_settled(&[&worker]).await;
         assert_eq!(stage.ready(".dead").await, dead, "{code}");
-        let reasons: Vec<_> = stage.dead_letters(dead).await.iter().map(|letter| letter.header("unstale-reason").unwrap()).collect();
-        assert!(reasons.iter().all(|reason| reason == if code == 400 { "loader_refused" } else { "attempts_exhausted" }), "{reasons:?}");
+        let reasons: Vec<_> = stage
+            .dead_letters(dead)
+            .await
+            .iter()
+            .map(|letter| letter.header("unstale-reason").unwrap())
+            .collect();
+        assert!(
+            reasons.iter().all(|reason| reason
+                == if code == 400 { "loader_refused" } else { "attempts_exhausted" }),
+            "{reasons:?}"
+        );
     }
     assert_eq!(catalogue.loads("3"), 4, "served while the ladder was climbed");
 }
@@ -74,9 +93,12 @@ async fn an_old_value_is_served_no_longer_once_loading_has_failed_for_good() {
 async fn only_what_was_cached_is_warmed() {
     let catalogue = Catalogue::open(0).await;
     let (stage, worker) = start(&catalogue).await;
-    for (event, cached, expected) in
-        [("present", true, Some("new")), ("present", false, None), ("both", true, Some("new")), ("both", false, None)]
-    {
+    for (event, cached, expected) in [
+        ("present", true, Some("new")),
+        ("present", false, None),
+        ("both", true, Some("new")),
+        ("both", false, None),
+    ] {
         let id = format!("{event}-{cached}");
         let key = format!("{event}:{id}");
         catalogue.set(&id, "new");
@@ -85,11 +107,16 @@ async fn only_what_was_cached_is_warmed() {
         }
         stage.publish(&format!("{event}.changed"), &format!(r#"{{"id":"{id}"}}"#)).await;
         wait_until(SOON, "it is as it should be", async || {
-            catalogue.loads(&id) == usize::from(cached) && stage.get(&key).await.as_deref() == expected
+            catalogue.loads(&id) == usize::from(cached)
+                && stage.get(&key).await.as_deref() == expected
         })
         .await;
         stage.wait_settled(&[&worker]).await;
-        assert_eq!((catalogue.loads(&id), stage.get(&key).await.as_deref()), (usize::from(cached), expected), "{id}");
+        assert_eq!(
+            (catalogue.loads(&id), stage.get(&key).await.as_deref()),
+            (usize::from(cached), expected),
+            "{id}"
+        );
     }
     // By the second attempt it is gone, and was cached all the same.
     catalogue.set("7", "new");
@@ -98,7 +125,10 @@ async fn only_what_was_cached_is_warmed() {
     stage.publish("present.changed", r#"{"id":7}"#).await;
     catalogue.wait_asked("7", 1).await;
     catalogue.fail_with(None);
-    wait_until(SOON, "the retry loads it", async || stage.get("present:7").await.as_deref() == Some("new")).await;
+    wait_until(SOON, "the retry loads it", async || {
+        stage.get("present:7").await.as_deref() == Some("new")
+    })
+    .await;
     stage.wait_settled(&[&worker]).await;
     assert_eq!(stage.ready(".dead").await, 0);
 }

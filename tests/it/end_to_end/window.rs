@@ -1,5 +1,5 @@
-//! How much is in hand at once: as much as the setting says, and six times as much of a backlog where nobody set it; and how much of it is
-//! acknowledged at once.
+//! How much is in hand at once: as much as the setting says, and six times as much of a backlog
+//! where nobody set it; and how much of it is acknowledged at once.
 
 use std::sync::{Arc, Mutex};
 
@@ -15,8 +15,17 @@ const BACKLOG: u32 = 40_000;
 
 /// What the broker tells of the main queue, by `what` it is asked.
 async fn told(stage: &Stage, what: [&str; 2]) -> Option<u32> {
-    let told = support::rabbitmq().await.ctl(&["-q", what[0], if what[0] == "list_queues" { "name" } else { "queue_name" }, what[1]]).await;
-    told.lines().find_map(|line| line.strip_prefix(&stage.queue)?.strip_prefix('\t')?.trim().parse().ok())
+    let told = support::rabbitmq()
+        .await
+        .ctl(&[
+            "-q",
+            what[0],
+            if what[0] == "list_queues" { "name" } else { "queue_name" },
+            what[1],
+        ])
+        .await;
+    told.lines()
+        .find_map(|line| line.strip_prefix(&stage.queue)?.strip_prefix('\t')?.trim().parse().ok())
 }
 
 async fn with_a_backlog() -> Stage {
@@ -26,14 +35,19 @@ async fn with_a_backlog() -> Stage {
     let bodies: Vec<String> = (0..BACKLOG).map(|id| format!(r#"{{"id":{id}}}"#)).collect();
     let mut confirms = FuturesUnordered::new();
     for body in &bodies {
-        confirms.push(stage.send(&stage.exchange, "user.updated", BasicProperties::default(), body.as_bytes()).await);
+        confirms.push(
+            stage
+                .send(&stage.exchange, "user.updated", BasicProperties::default(), body.as_bytes())
+                .await,
+        );
     }
     while confirms.next().await.is_some() {}
     wait_until(SOON, "the backlog waits", async || stage.ready("").await == BACKLOG).await;
     stage
 }
 
-/// A worker with these settings meets a backlog, and Redis falls silent in the midst of it: so much is then in hand.
+/// A worker with these settings meets a backlog, and Redis falls silent in the midst of it: so much
+/// is then in hand.
 async fn in_hand_of_a_backlog(settings: &[(&str, &str)], wanted: u32) {
     let stage = with_a_backlog().await;
     let proxy = Proxy::start(&stage.redis.addr()).await;
@@ -43,7 +57,10 @@ async fn in_hand_of_a_backlog(settings: &[(&str, &str)], wanted: u32) {
     let worker = stage.worker(&all).await;
     wait_until(SOON, "it is under way", async || stage.ready("").await < BACKLOG - 8_000).await;
     proxy.stall();
-    wait_until(SOON, "so much is in hand", async || told(&stage, ["list_queues", "messages_unacknowledged"]).await == Some(wanted)).await;
+    wait_until(SOON, "so much is in hand", async || {
+        told(&stage, ["list_queues", "messages_unacknowledged"]).await == Some(wanted)
+    })
+    .await;
     assert!(stage.ready("").await >= 1_000, "a backlog is left");
     proxy.resume().await;
     stage.wait_settled(&[&worker]).await;
@@ -66,28 +83,38 @@ async fn a_prefetch_that_is_set_is_kept_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_is_acknowledged_by_an_eighth_of_what_is_in_hand() {
-    /// The end of an AMQP frame's head, which says how long it is, and of `basic.ack`'s (class 60, method 80).
+    /// The end of an AMQP frame's head, which says how long it is, and of `basic.ack`'s (class 60,
+    /// method 80).
     const ACK: &[u8] = &[0, 0, 0, 13, 0, 60, 0, 80];
     let stage = with_a_backlog().await;
     let acks: Arc<Mutex<Vec<u64>>> = Arc::default();
     let seen = Arc::clone(&acks);
     let reads = Tap::new(move |_, way, bytes| {
         if way == Way::ToServer {
-            let acks = bytes.windows(ACK.len() + 8).filter_map(|window| window.strip_prefix(ACK)?.first_chunk().copied());
+            let acks = bytes
+                .windows(ACK.len() + 8)
+                .filter_map(|window| window.strip_prefix(ACK)?.first_chunk().copied());
             seen.lock().unwrap().extend(acks.map(u64::from_be_bytes));
         }
         Flow::Pass
     });
     let broker = support::rabbitmq().await;
     let proxy = Proxy::start_tapped(&broker.addr(), reads).await;
-    let worker = stage.worker(&[("UNSTALE_AMQP_URL", &broker.url().replace(&broker.addr(), &proxy.addr()))]).await;
+    let worker = stage
+        .worker(&[("UNSTALE_AMQP_URL", &broker.url().replace(&broker.addr(), &proxy.addr()))])
+        .await;
     stage.wait_settled(&[&worker]).await;
     let mut tags = acks.lock().unwrap().clone();
     tags.sort_unstable();
-    let steps: Vec<u64> = std::iter::once(0).chain(tags.iter().copied()).zip(&tags).map(|(before, tag)| tag - before).collect();
+    let steps: Vec<u64> = std::iter::once(0)
+        .chain(tags.iter().copied())
+        .zip(&tags)
+        .map(|(before, tag)| tag - before)
+        .collect();
     let most = *steps.iter().max().unwrap();
     assert!(most < 750 + 256, "a batch more at most: {steps:?}");
-    // Where the worker has nothing in hand for 2 ms they are smaller, but never as large as this with 1,000 in hand.
+    // Where the worker has nothing in hand for 2 ms they are smaller, but never as large as this
+    // with 1,000 in hand.
     let by_an_eighth: u64 = steps.iter().filter(|step| **step >= 750).sum();
     assert!(by_an_eighth >= u64::from(BACKLOG) / 3, "{steps:?}");
 }

@@ -27,7 +27,13 @@ async fn declare_main(stage: &Stage, channel: &Channel) {
     channel.queue_declare(stage.queue.as_str().into(), durable, arguments).await.unwrap();
     let (queue, exchange) = (stage.queue.as_str(), stage.exchange.as_str());
     channel
-        .queue_bind(queue.into(), exchange.into(), "user.updated".into(), QueueBindOptions::default(), FieldTable::default())
+        .queue_bind(
+            queue.into(),
+            exchange.into(),
+            "user.updated".into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
         .await
         .unwrap();
 }
@@ -58,7 +64,12 @@ async fn a_queue_that_is_purged_after_all_workers_ended_at_once_loses_nothing() 
     seeded(&stage, 0..20).await;
     publish(&stage, 0..20).await;
     wait_until(SOON, "they wait", async || stage.ready("").await == 20).await;
-    stage.new_channel().await.queue_purge(stage.queue.as_str().into(), QueuePurgeOptions::default()).await.unwrap();
+    stage
+        .new_channel()
+        .await
+        .queue_purge(stage.queue.as_str().into(), QueuePurgeOptions::default())
+        .await
+        .unwrap();
     start_and_make_up(&stage).await;
 }
 
@@ -96,7 +107,12 @@ async fn a_queue_that_is_purged_while_no_worker_runs_loses_nothing() {
     let stage = stopped().await;
     publish(&stage, 0..20).await;
     wait_until(SOON, "they wait", async || stage.ready("").await == 20).await;
-    stage.new_channel().await.queue_purge(stage.queue.as_str().into(), QueuePurgeOptions::default()).await.unwrap();
+    stage
+        .new_channel()
+        .await
+        .queue_purge(stage.queue.as_str().into(), QueuePurgeOptions::default())
+        .await
+        .unwrap();
     start_and_make_up(&stage).await;
 }
 
@@ -105,7 +121,10 @@ async fn a_queue_that_is_unbound_while_no_worker_runs_loses_nothing() {
     let stage = stopped().await;
     let (queue, exchange) = (stage.queue.as_str(), stage.exchange.as_str());
     let channel = stage.new_channel().await;
-    channel.queue_unbind(queue.into(), exchange.into(), "user.updated".into(), FieldTable::default()).await.unwrap();
+    channel
+        .queue_unbind(queue.into(), exchange.into(), "user.updated".into(), FieldTable::default())
+        .await
+        .unwrap();
     publish(&stage, 0..20).await;
     start_and_make_up(&stage).await;
 }
@@ -124,12 +143,17 @@ async fn events_that_wait_while_no_worker_runs_are_not_healed() {
     // A type that nobody knows goes on the retry schedule.
     let properties = BasicProperties::default().with_type("user.unknown".into());
     stage.publish_with("user.updated", properties, br#"{"id":1}"#).await;
-    wait_until(SOON, "it is on the retry schedule", async || stage.ready(".retry.5s").await == 1).await;
+    wait_until(SOON, "it is on the retry schedule", async || stage.ready(".retry.5s").await == 1)
+        .await;
     assert!(worker.terminate().await.success());
     seeded(&stage, 0..300).await;
     publish(&stage, 0..300).await;
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_unstale"));
-    command.args(["dlq", "replay"]).env_clear().envs(stage.broker_settings()).env("UNSTALE_REDIS_URL", stage.redis.url());
+    command
+        .args(["dlq", "replay"])
+        .env_clear()
+        .envs(stage.broker_settings())
+        .env("UNSTALE_REDIS_URL", stage.redis.url());
     let replayed = command.output().await.unwrap();
     assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
     wait_until(SOON, "the retry message is back", async || stage.ready("").await == 302).await;
@@ -137,7 +161,12 @@ async fn events_that_wait_while_no_worker_runs_are_not_healed() {
     all_applied(&stage, "what waited is applied").await;
     assert_eq!(worker.metrics().await.sum("unstale_heals_total", &[]), 0.0, "{}", worker.stderr());
     assert!(!worker.stderr().contains("while no worker ran"), "{}", worker.stderr());
-    let counted: Option<String> =
-        redis::AsyncCommands::hget(&mut stage.connection().await, format!("unstale:mark:{}", stage.queue), "census").await.unwrap();
+    let counted: Option<String> = redis::AsyncCommands::hget(
+        &mut stage.connection().await,
+        format!("unstale:mark:{}", stage.queue),
+        "census",
+    )
+    .await
+    .unwrap();
     assert_eq!(counted, None, "it holds for the first worker alone");
 }

@@ -13,19 +13,36 @@ const EVENTS: u32 = 3_000;
 /// Two seconds by contract, and as much again for a machine that runs many tests at once.
 const RESUMES: Duration = Duration::from_secs(4);
 
-/// Publishes while `trouble` comes and goes. Then work must have resumed, and everything be as if nothing had been.
-async fn through(settings: &[(&str, &str)], mut stage: Stage, trouble: impl AsyncFnOnce(&Scene<'_>)) {
+/// Publishes while `trouble` comes and goes. Then work must have resumed, and everything be as if
+/// nothing had been.
+async fn through(
+    settings: &[(&str, &str)],
+    mut stage: Stage,
+    trouble: impl AsyncFnOnce(&Scene<'_>),
+) {
     Kinds::QUICK.seed(&stage, 0..EVENTS).await;
-    let settings: Vec<(&str, &str)> =
-        SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:9")]).chain(settings.iter().copied()).collect();
+    let settings: Vec<(&str, &str)> = SETTINGS
+        .iter()
+        .copied()
+        .chain([("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:9")])
+        .chain(settings.iter().copied())
+        .collect();
     let worker = stage.worker(&settings).await;
     Kinds::QUICK.publish(&mut stage, 0..EVENTS / 3, Duration::ZERO).await;
     trouble(&Scene { stage: &stage, worker: &worker }).await;
     let answered = Instant::now();
-    wait_until(SOON, "consuming resumed", async || matches!(worker.get("/readyz").await, Some((200, _)))).await;
+    wait_until(SOON, "consuming resumed", async || {
+        matches!(worker.get("/readyz").await, Some((200, _)))
+    })
+    .await;
     Kinds::QUICK.publish(&mut stage, EVENTS - 100..EVENTS, Duration::ZERO).await;
     wait_until(SOON, "an event is applied", async || {
-        let first: Option<String> = stage.connection().await.get(format!("user:{}", EVENTS - 100)).await.unwrap_or(Some("away".into()));
+        let first: Option<String> = stage
+            .connection()
+            .await
+            .get(format!("user:{}", EVENTS - 100))
+            .await
+            .unwrap_or(Some("away".into()));
         first.is_none()
     })
     .await;
@@ -42,11 +59,15 @@ struct Scene<'s> {
 }
 
 impl Scene<'_> {
-    /// Waits until the worker knows; a few more events go in meanwhile, so that it has a reason to ask.
+    /// Waits until the worker knows; a few more events go in meanwhile, so that it has a reason to
+    /// ask.
     async fn noticed(&self) {
         self.poke().await;
         wait_until(SOON, "the worker says that Redis is out", async || {
-            self.worker.get("/readyz").await.is_some_and(|(status, cause)| status == 503 && cause.contains("Redis"))
+            self.worker
+                .get("/readyz")
+                .await
+                .is_some_and(|(status, cause)| status == 503 && cause.contains("Redis"))
         })
         .await;
     }
@@ -65,11 +86,22 @@ impl Scene<'_> {
     }
 
     async fn config(&self, name: &str, value: &str) {
-        let _: () = redis::cmd("CONFIG").arg("SET").arg(name).arg(value).query_async(&mut self.stage.connection().await).await.unwrap();
+        let _: () = redis::cmd("CONFIG")
+            .arg("SET")
+            .arg(name)
+            .arg(value)
+            .query_async(&mut self.stage.connection().await)
+            .await
+            .unwrap();
     }
 
     async fn replica_of(&self, host: &str, port: &str) {
-        let _: () = redis::cmd("REPLICAOF").arg(host).arg(port).query_async(&mut self.stage.connection().await).await.unwrap();
+        let _: () = redis::cmd("REPLICAOF")
+            .arg(host)
+            .arg(port)
+            .query_async(&mut self.stage.connection().await)
+            .await
+            .unwrap();
     }
 }
 
@@ -122,7 +154,11 @@ async fn redis_out_of_memory_and_relieved() {
 async fn scripts_flushed_again_and_again() {
     through(&[], on_shared_broker().await, async |on| {
         for _ in 0..50 {
-            let _: () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut on.stage.connection().await).await.unwrap();
+            let _: () = redis::cmd("SCRIPT")
+                .arg("FLUSH")
+                .query_async(&mut on.stage.connection().await)
+                .await
+                .unwrap();
             on.poke().await;
         }
     })
@@ -148,8 +184,11 @@ async fn the_connection_to_redis_cut_and_stalled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_that_takes_seconds_to_load_its_data() {
-    let stage =
-        stage_with(&rabbitmq().await.url(), &["--enable-debug-command", "yes", "--loading-process-events-interval-bytes", "1024"]).await;
+    let stage = stage_with(
+        &rabbitmq().await.url(),
+        &["--enable-debug-command", "yes", "--loading-process-events-interval-bytes", "1024"],
+    )
+    .await;
     through(&[], stage, async |on| {
         on.config("key-load-delay", "300").await;
         let mut redis = on.stage.connection().await;
@@ -192,15 +231,18 @@ async fn a_long_outage_gives_back_once_and_leaves_no_consumer() {
     let mut stage = on_shared_broker().await;
     let pages = super::load::Pages::serve().await;
     Kinds::MIXED.seed(&stage, 0..EVENTS).await;
-    let settings: Vec<(&str, &str)> = SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", pages.as_str())]).collect();
+    let settings: Vec<(&str, &str)> =
+        SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", pages.as_str())]).collect();
     let worker = stage.worker(&settings).await;
     Kinds::MIXED.publish(&mut stage, 0..EVENTS / 2, Duration::ZERO).await;
     stage.redis.kill();
     Kinds::MIXED.publish(&mut stage, EVENTS / 2..EVENTS, Duration::ZERO).await;
     let out = Instant::now();
     let (main, slow) = (stage.queue.clone(), format!("{}.slow", stage.queue));
-    wait_until(Duration::from_secs(75), "no consumer stands", async || stage.consumers(&main).await + stage.consumers(&slow).await == 0)
-        .await;
+    wait_until(Duration::from_secs(75), "no consumer stands", async || {
+        stage.consumers(&main).await + stage.consumers(&slow).await == 0
+    })
+    .await;
     assert!(out.elapsed() > Duration::from_secs(50), "given back after {:?}", out.elapsed());
     let given_back = worker.stderr().matches("given back to RabbitMQ").count();
     assert_eq!(given_back, 1, "{}", worker.stderr());
@@ -249,39 +291,57 @@ events: { page.changed: { effects: [ { warm: "page:{id}", from: "pages:/{id}" } 
     stage.redis.kill();
     answer.send_replace(true);
     wait_until(SOON, "the worker says that Redis is out", async || {
-        worker.get("/readyz").await.is_some_and(|(status, cause)| status == 503 && cause.contains("Redis"))
+        worker
+            .get("/readyz")
+            .await
+            .is_some_and(|(status, cause)| status == 503 && cause.contains("Redis"))
     })
     .await;
     stage.redis.restart().await;
     let answered = Instant::now();
-    wait_until(SOON, "the page is warm", async || stage.get("page:1").await.as_deref() == Some("fresh")).await;
+    wait_until(SOON, "the page is warm", async || {
+        stage.get("page:1").await.as_deref() == Some("fresh")
+    })
+    .await;
     assert!(answered.elapsed() < RESUMES, "it took {:?}", answered.elapsed());
     no_blame(&stage, &[&worker]).await;
 }
 
-/// Dead letters under way when Redis goes are confirmed and their events acknowledged meanwhile: given back, they would be made twice.
+/// Dead letters under way when Redis goes are confirmed and their events acknowledged meanwhile:
+/// given back, they would be made twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_under_way_are_settled_during_an_outage() {
     let broker = rabbitmq().await;
     let stage = stage(&broker.url()).await;
     let proxy = Proxy::start(&broker.addr()).await;
     let amqp_url = broker.url().replace(&broker.addr(), &proxy.addr());
-    let worker = stage.worker(&[("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:9"), ("UNSTALE_AMQP_URL", &amqp_url)]).await;
+    let worker = stage
+        .worker(&[("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:9"), ("UNSTALE_AMQP_URL", &amqp_url)])
+        .await;
     // The first delivery makes it ask for more than one at a time.
     stage.publish("user.updated", r#"{"id":99}"#).await;
-    wait_until(SOON, "it is settled", async || worker.metrics().await.sum("unstale_events_total", &[]) > 0.0).await;
+    wait_until(SOON, "it is settled", async || {
+        worker.metrics().await.sum("unstale_events_total", &[]) > 0.0
+    })
+    .await;
     // So that each confirm takes its time.
     proxy.delay(Duration::from_millis(400));
     for n in 0..5 {
         stage.publish("user.updated", &format!("not JSON {n}")).await;
     }
-    wait_until(SOON, "they are in hand", async || worker.metrics().await.sum("unstale_in_flight", &[]) >= 3.0).await;
+    wait_until(SOON, "they are in hand", async || {
+        worker.metrics().await.sum("unstale_in_flight", &[]) >= 3.0
+    })
+    .await;
     stage.redis.kill();
     for n in 0..5 {
         stage.publish("user.updated", &format!(r#"{{"id":{n}}}"#)).await;
     }
     wait_until(SOON, "the worker says that Redis is out", async || {
-        worker.get("/readyz").await.is_some_and(|(status, cause)| status == 503 && cause.contains("Redis"))
+        worker
+            .get("/readyz")
+            .await
+            .is_some_and(|(status, cause)| status == 503 && cause.contains("Redis"))
     })
     .await;
     wait_until(Duration::from_secs(10), "the malformed are acknowledged", async || {

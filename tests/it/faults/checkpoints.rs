@@ -15,7 +15,9 @@ const NEIGHBOURS: u32 = 30;
 /// Somebody's script deletes the checkpoint whenever that one key is deleted.
 fn deletes_checkpoint(redis: String, checkpoint: String) -> Tap {
     Tap::new(move |_, way, bytes| {
-        if way == Way::ToServer && bytes.windows(CULPRIT.len()).any(|window| window == CULPRIT.as_bytes()) {
+        if way == Way::ToServer
+            && bytes.windows(CULPRIT.len()).any(|window| window == CULPRIT.as_bytes())
+        {
             let mut connection = TcpStream::connect(&redis).unwrap();
             write!(connection, "DEL {checkpoint}\r\n").unwrap();
             let mut answer = [0; 4];
@@ -29,7 +31,11 @@ fn deletes_checkpoint(redis: String, checkpoint: String) -> Tap {
 async fn the_event_that_breaks_the_checkpoint_is_dead_lettered_and_its_neighbours_are_applied() {
     let stage = Stage::new(&[("users.yaml", USERS)]).await;
     let settings = [("UNSTALE_HISTORY", "off")];
-    assert_eq!(stage.worker(&settings).await.terminate().await.code(), Some(0), "it declared the queues");
+    assert_eq!(
+        stage.worker(&settings).await.terminate().await.code(),
+        Some(0),
+        "it declared the queues"
+    );
     let user = async |id: &str| {
         stage.set(&format!("user:{id}"), "old").await;
         stage.publish("user.updated", &format!(r#"{{"id":"{id}"}}"#)).await;
@@ -53,6 +59,10 @@ async fn the_event_that_breaks_the_checkpoint_is_dead_lettered_and_its_neighbour
         stage.wait_gone(&format!("user:{id}")).await;
     }
     stage.wait_settled(&[&worker]).await;
-    assert!(matches!(worker.get("/readyz").await, Some((200, _))), "{:?}", worker.get("/readyz").await);
+    assert!(
+        matches!(worker.get("/readyz").await, Some((200, _))),
+        "{:?}",
+        worker.get("/readyz").await
+    );
     assert_eq!(stage.ready(".dead").await, 0, "no neighbour is blamed");
 }

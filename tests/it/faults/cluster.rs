@@ -13,7 +13,11 @@ const EVENTS: u32 = 4_000;
 /// The node that leads a queue; `None` while there is none.
 async fn leader(asked: &RabbitMq, queue: &str, nodes: &[RabbitMq]) -> Option<usize> {
     let leaders = asked.ctl(&["list_queues", "name", "leader"]).await;
-    let leader = leaders.lines().find_map(|line| line.strip_prefix(queue)?.strip_prefix('\t'))?.trim().to_owned();
+    let leader = leaders
+        .lines()
+        .find_map(|line| line.strip_prefix(queue)?.strip_prefix('\t'))?
+        .trim()
+        .to_owned();
     nodes.iter().position(|node| node.name() == leader)
 }
 
@@ -21,11 +25,15 @@ async fn leader(asked: &RabbitMq, queue: &str, nodes: &[RabbitMq]) -> Option<usi
 async fn the_leader_of_a_cluster_killed_under_load() {
     let nodes = RabbitMq::start_cluster().await;
     let pages = Pages::serve().await;
-    // The application publishes through the last node; the worker prefers the first, and so the queues' leaders stand there.
+    // The application publishes through the last node; the worker prefers the first, and so the
+    // queues' leaders stand there.
     let mut stage = stage(&nodes[2].url()).await;
     let urls = nodes.each_ref().map(RabbitMq::url).join(",");
-    let settings: Vec<(&str, &str)> =
-        SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", pages.as_str()), ("UNSTALE_AMQP_URL", &urls)]).collect();
+    let settings: Vec<(&str, &str)> = SETTINGS
+        .iter()
+        .copied()
+        .chain([("UNSTALE_VAR_PAGES_URL", pages.as_str()), ("UNSTALE_AMQP_URL", &urls)])
+        .collect();
     Kinds::MIXED.seed(&stage, 0..EVENTS).await;
     let worker = stage.worker(&settings).await;
     let queue = stage.queue.clone();
@@ -37,16 +45,26 @@ async fn the_leader_of_a_cluster_killed_under_load() {
     };
     let breaking = async {
         Kinds::MIXED.reached(&redis, 500).await;
-        // Its first load fails. What a retry queue hands on while the leader dies may stay there until the node is back (RabbitMQ 3.10).
+        // Its first load fails. What a retry queue hands on while the leader dies may stay there
+        // until the node is back (RabbitMQ 3.10).
         let page = async || redis.clone().get::<_, Option<String>>("page:10").await.unwrap();
-        wait_until(SOON, "a retry queue has handed on a copy", async || page().await.as_deref() == Some("page 10")).await;
+        wait_until(SOON, "a retry queue has handed on a copy", async || {
+            page().await.as_deref() == Some("page 10")
+        })
+        .await;
         nodes[0].kill();
     };
     let (stage, ()) = tokio::join!(publishing, breaking);
-    let next = wait_for(SOON, "another node leads", async || leader(&nodes[2], &queue, &nodes).await.filter(|node| *node != 0)).await;
+    let next = wait_for(SOON, "another node leads", async || {
+        leader(&nodes[2], &queue, &nodes).await.filter(|node| *node != 0)
+    })
+    .await;
     assert!([1, 2].contains(&next));
     Kinds::MIXED.settled(&stage, &[&worker], 0..EVENTS).await;
     assert_eq!(stage.ready(".dead").await, 0);
-    wait_until(SOON, "it consumes at another node", async || matches!(worker.get("/readyz").await, Some((200, _)))).await;
+    wait_until(SOON, "it consumes at another node", async || {
+        matches!(worker.get("/readyz").await, Some((200, _)))
+    })
+    .await;
     assert_eq!(worker.terminate().await.code(), Some(0));
 }

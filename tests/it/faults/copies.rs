@@ -1,4 +1,5 @@
-//! What went on as a copy is acknowledged at once, or it would be made twice by whoever has the event next.
+//! What went on as a copy is acknowledged at once, or it would be made twice by whoever has the
+//! event next.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,20 +44,33 @@ impl Witness {
 async fn it_waits_for_no_batch_behind_it() {
     let broker = RabbitMq::start().await;
     let stage = Stage::on_broker(&broker, &[("rules.yaml", RULES)]).await;
-    let (first, second, acknowledgement) = (Witness::default(), Witness::default(), Witness::default());
-    let (sees_first, sees_second, sees_acks) = (first.clone(), second.clone(), acknowledgement.clone());
+    let (first, second, acknowledgement) =
+        (Witness::default(), Witness::default(), Witness::default());
+    let (sees_first, sees_second, sees_acks) =
+        (first.clone(), second.clone(), acknowledgement.clone());
     let redis = Tap::new(move |_, way, bytes| {
         sees_first.look(way, holds(bytes, "page:71"));
-        if way == Way::ToServer && sees_second.look(way, holds(bytes, "user:71")) { Flow::Halt } else { Flow::Pass }
+        if way == Way::ToServer && sees_second.look(way, holds(bytes, "user:71")) {
+            Flow::Halt
+        } else {
+            Flow::Pass
+        }
     });
     let amqp = Tap::new(move |_, way, bytes| {
         sees_acks.look(way, acknowledges(bytes));
         Flow::Pass
     });
-    let (amqp, redis) = (Proxy::start_tapped(&broker.addr(), amqp).await, Proxy::start_tapped(&stage.redis.addr(), redis).await);
+    let (amqp, redis) = (
+        Proxy::start_tapped(&broker.addr(), amqp).await,
+        Proxy::start_tapped(&stage.redis.addr(), redis).await,
+    );
     let amqp_url = broker.url().replace(&broker.addr(), &amqp.addr());
     let redis_url = format!("redis://{}/0", redis.addr());
-    let settings = [("UNSTALE_BATCH", "1"), ("UNSTALE_AMQP_URL", amqp_url.as_str()), ("UNSTALE_REDIS_URL", &redis_url)];
+    let settings = [
+        ("UNSTALE_BATCH", "1"),
+        ("UNSTALE_AMQP_URL", amqp_url.as_str()),
+        ("UNSTALE_REDIS_URL", &redis_url),
+    ];
     let _worker = stage.worker(&settings).await;
     // The second batch is on its way before the first has come back.
     redis.delay(Duration::from_millis(300));
@@ -65,5 +79,10 @@ async fn it_waits_for_no_batch_behind_it() {
     stage.publish("user.updated", r#"{"id":71}"#).await;
     wait_until(SOON, "the second batch is on its way", async || second.saw_it()).await;
     assert!(!acknowledgement.saw_it(), "the first has come back already");
-    wait_until(Duration::from_secs(4), "the event that went on as a copy is acknowledged", async || acknowledgement.saw_it()).await;
+    wait_until(
+        Duration::from_secs(4),
+        "the event that went on as a copy is acknowledged",
+        async || acknowledgement.saw_it(),
+    )
+    .await;
 }

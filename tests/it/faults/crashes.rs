@@ -12,7 +12,8 @@ const ROUNDS: u32 = 5;
 async fn workers_killed_under_load_lose_nothing() {
     let mut stage = stage(&rabbitmq().await.url()).await;
     let pages = Pages::serve().await;
-    let settings: Vec<(&str, &str)> = SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", pages.as_str())]).collect();
+    let settings: Vec<(&str, &str)> =
+        SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", pages.as_str())]).collect();
     Kinds::MIXED.seed(&stage, 0..EVENTS).await;
     let (mut one, mut two) = (stage.worker(&settings).await, stage.worker(&settings).await);
     let share = EVENTS / ROUNDS;

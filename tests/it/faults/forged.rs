@@ -15,7 +15,10 @@ const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}
 /// The digest that counts the effects, as anybody can read it.
 async fn digest(worker: &Worker) -> String {
     let (_, metrics) = worker.get("/metrics").await.unwrap();
-    let info = metrics.lines().find(|line| line.starts_with("unstale_registry_info")).expect("the registry has a digest");
+    let info = metrics
+        .lines()
+        .find(|line| line.starts_with("unstale_registry_info"))
+        .expect("the registry has a digest");
     info.split('"').nth(1).unwrap().to_owned()
 }
 
@@ -55,7 +58,8 @@ async fn expired(stage: &Stage, headers: FieldTable) {
     wait_until(SOON, "it has expired", async || stage.ready(".dead").await == 1).await;
 }
 
-/// Moves the dead letter to the main queue as a shovel does, or the management UI: with all its headers.
+/// Moves the dead letter to the main queue as a shovel does, or the management UI: with all its
+/// headers.
 async fn move_letter(stage: &Stage) {
     let channel = stage.new_channel().await;
     let dead = format!("{}.dead", stage.queue);
@@ -65,7 +69,16 @@ async fn move_letter(stage: &Stage) {
     .await
     .delivery;
     let queue = stage.queue.as_str().into();
-    channel.basic_publish("".into(), queue, BasicPublishOptions::default(), &letter.data, letter.properties.clone()).await.unwrap();
+    channel
+        .basic_publish(
+            "".into(),
+            queue,
+            BasicPublishOptions::default(),
+            &letter.data,
+            letter.properties.clone(),
+        )
+        .await
+        .unwrap();
     letter.ack(BasicAckOptions::default()).await.unwrap();
 }
 
@@ -104,7 +117,8 @@ async fn a_letter_that_hides_behind_a_death_of_its_own_has_all_its_effects_done(
         ("count", AMQPValue::LongLongInt(1)),
     ]);
     let mut headers = claims(&stage, &digest);
-    headers.insert("x-death".into(), AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into()));
+    headers
+        .insert("x-death".into(), AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into()));
     expired(&stage, headers).await;
     let (code, shown, err) = dlq(&stage, &["show"]).await;
     assert_eq!(code, 0, "{err}");
@@ -120,21 +134,31 @@ async fn without_the_secret_an_event_is_done_again_and_still_comes_to_its_end() 
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     let delays = [("UNSTALE_RETRY_DELAYS", "2s,2500ms"), ("UNSTALE_BIND", "nobody.knows")];
     let worker = stage.worker(&delays).await;
-    let first: String = redis::AsyncCommands::get(&mut stage.connection().await, "unstale:secret").await.unwrap();
+    let first: String =
+        redis::AsyncCommands::get(&mut stage.connection().await, "unstale:secret").await.unwrap();
     stage.publish("nobody.knows", r#"{"id":1}"#).await;
-    wait_until(SOON, "it waits for its second attempt", async || stage.ready(".retry.2s").await == 1).await;
+    wait_until(SOON, "it waits for its second attempt", async || {
+        stage.ready(".retry.2s").await == 1
+    })
+    .await;
     worker.kill();
-    let _: () = redis::AsyncCommands::del(&mut stage.connection().await, "unstale:secret").await.unwrap();
+    let _: () =
+        redis::AsyncCommands::del(&mut stage.connection().await, "unstale:secret").await.unwrap();
     let worker = stage.worker(&delays).await;
     let letter = stage.dead_letters(1).await.pop().unwrap();
     assert_eq!(letter.header("unstale-reason").as_deref(), Some("unknown_event"));
     assert_eq!(letter.header("unstale-routing-key").as_deref(), Some("nobody.knows"));
-    let second: String = redis::AsyncCommands::get(&mut stage.connection().await, "unstale:secret").await.unwrap();
+    let second: String =
+        redis::AsyncCommands::get(&mut stage.connection().await, "unstale:secret").await.unwrap();
     assert_ne!(first, second);
     // A worker that runs has Redis keep its own again.
-    let _: () = redis::AsyncCommands::del(&mut stage.connection().await, "unstale:secret").await.unwrap();
+    let _: () =
+        redis::AsyncCommands::del(&mut stage.connection().await, "unstale:secret").await.unwrap();
     wait_until(Duration::from_secs(60), "the secret is back", async || {
-        let kept: Option<String> = redis::AsyncCommands::get(&mut stage.connection().await, "unstale:secret").await.unwrap();
+        let kept: Option<String> =
+            redis::AsyncCommands::get(&mut stage.connection().await, "unstale:secret")
+                .await
+                .unwrap();
         kept.as_ref() == Some(&second)
     })
     .await;

@@ -10,7 +10,8 @@ const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}
 
 fn with_a_decimal() -> BasicProperties {
     let mut headers = FieldTable::default();
-    headers.insert("total".into(), AMQPValue::DecimalValue(DecimalValue { scale: 3, value: 12_345 }));
+    headers
+        .insert("total".into(), AMQPValue::DecimalValue(DecimalValue { scale: 3, value: 12_345 }));
     BasicProperties::default().with_headers(headers)
 }
 
@@ -22,7 +23,10 @@ async fn an_event_with_a_decimal_header_is_confirmed_only_where_it_is_applied() 
     }
     // RabbitMQ ends the connection of a publisher whose message a stream should have taken.
     let worker = stage.worker(&[]).await;
-    let confirm = match stage.try_send(&stage.exchange, "user.updated", with_a_decimal(), br#"{"id":1}"#).await {
+    let confirm = match stage
+        .try_send(&stage.exchange, "user.updated", with_a_decimal(), br#"{"id":1}"#)
+        .await
+    {
         Ok(confirm) => confirm.await,
         Err(error) => Err(error),
     };
@@ -37,13 +41,21 @@ async fn an_event_with_a_decimal_header_is_confirmed_only_where_it_is_applied() 
 
     // The way out that docs/OPERATIONS.md names.
     let history = format!("{}.history", stage.queue);
-    stage.new_channel().await.queue_delete(history.into(), lapin::options::QueueDeleteOptions::default()).await.unwrap();
+    stage
+        .new_channel()
+        .await
+        .queue_delete(history.into(), lapin::options::QueueDeleteOptions::default())
+        .await
+        .unwrap();
     let worker = stage.worker(&[("UNSTALE_HISTORY", "off")]).await;
     stage.publish_with("user.updated", with_a_decimal(), br#"{"id":3}"#).await;
     stage.wait_gone("user:3").await;
     // A republished message keeps it.
     stage.publish_with("user.updated", with_a_decimal(), b"not JSON").await;
     let letter = stage.dead_letters(1).await.pop().unwrap();
-    assert_eq!(letter.headers.inner().get("total"), with_a_decimal().headers().as_ref().unwrap().inner().get("total"));
+    assert_eq!(
+        letter.headers.inner().get("total"),
+        with_a_decimal().headers().as_ref().unwrap().inner().get("total")
+    );
     assert!(worker.terminate().await.success());
 }

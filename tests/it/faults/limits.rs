@@ -17,7 +17,11 @@ const DELIVERIES: u32 = 19;
 async fn take_in_vain(stage: &Stage) {
     let channel = stage.new_channel().await;
     wait_until(SOON, "it is there", async || {
-        channel.basic_get(stage.queue.as_str().into(), BasicGetOptions { no_ack: false }).await.unwrap().is_some()
+        channel
+            .basic_get(stage.queue.as_str().into(), BasicGetOptions { no_ack: false })
+            .await
+            .unwrap()
+            .is_some()
     })
     .await;
     channel.close(200, "".into()).await.unwrap();
@@ -35,7 +39,13 @@ async fn a_message_is_dead_lettered_unread_before_the_broker_does_it() {
     let mut headers = FieldTable::default();
     let deaths = vec![AMQPValue::LongInt(1), AMQPValue::LongInt(2), AMQPValue::FieldTable(odd)];
     headers.insert("x-death".into(), AMQPValue::FieldArray(FieldArray::from(deaths)));
-    stage.publish_with("user.updated", BasicProperties::default().with_headers(headers), br#"{"id":1}"#).await;
+    stage
+        .publish_with(
+            "user.updated",
+            BasicProperties::default().with_headers(headers),
+            br#"{"id":1}"#,
+        )
+        .await;
     for _ in 0..DELIVERIES {
         take_in_vain(&stage).await;
     }
@@ -48,6 +58,9 @@ async fn a_message_is_dead_lettered_unread_before_the_broker_does_it() {
     let error = letter.header("unstale-error").unwrap();
     assert!(error.contains("delivered 19 times"), "{error}");
     assert_eq!(stage.get("user:1").await.as_deref(), Some("old"), "nothing of it was begun");
-    assert_eq!(worker.metrics().await.sum("unstale_dead_total", &[("reason", "delivery_limit")]), 1.0);
+    assert_eq!(
+        worker.metrics().await.sum("unstale_dead_total", &[("reason", "delivery_limit")]),
+        1.0
+    );
     stage.wait_settled(&[&worker]).await;
 }

@@ -1,4 +1,5 @@
-//! A load of events of every kind, what they must come to, and a publisher that outlives its broker.
+//! A load of events of every kind, what they must come to, and a publisher that outlives its
+//! broker.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -19,7 +20,8 @@ use crate::support::{Redis, Worker, wait_until};
 /// The worker's retries, short; the loader waits no longer than a second.
 pub(super) const SETTINGS: &[(&str, &str)] = &[("UNSTALE_RETRY_DELAYS", "50ms,100ms,200ms,1s")];
 
-/// For everything to settle on a busy machine: leases of killed loads must run out first (1 s and a margin of 5 s).
+/// For everything to settle on a busy machine: leases of killed loads must run out first (1 s and a
+/// margin of 5 s).
 pub(super) const SETTLES: Duration = Duration::from_secs(60);
 
 const RULES: &str = r#"
@@ -108,7 +110,9 @@ impl Kinds {
     fn key(self, n: u32) -> (String, Option<String>) {
         match self.event(n).0 {
             "tag.changed" => (format!("big:{n}:0"), None),
-            "page.changed" => (format!("page:{}", n / self.loads), Some(format!("page {}", n / self.loads))),
+            "page.changed" => {
+                (format!("page:{}", n / self.loads), Some(format!("page {}", n / self.loads)))
+            }
             "user.updated" => (format!("user:{n}"), None),
             _ => (format!("price:{n}"), Some(n.to_string())),
         }
@@ -122,7 +126,8 @@ impl Kinds {
             for &n in chunk {
                 pipe.set(self.key(n).0, "old").ignore();
                 if self.event(n).0 == "tag.changed" {
-                    let members: Vec<String> = (0..MEMBERS).map(|member| format!("big:{n}:{member}")).collect();
+                    let members: Vec<String> =
+                        (0..MEMBERS).map(|member| format!("big:{n}:{member}")).collect();
                     for member in &members {
                         pipe.set(member, "old").ignore();
                     }
@@ -135,8 +140,15 @@ impl Kinds {
 
     /// The keys that are not as their events want them, and members of tags that are left. After a
     /// heal, a value without a version may be absent.
-    async fn wrong(self, stage: &Stage, numbers: std::ops::Range<u32>, healed: bool) -> Vec<String> {
-        let Some(mut redis) = stage.redis.try_connection().await else { return vec!["Redis is away".into()] };
+    async fn wrong(
+        self,
+        stage: &Stage,
+        numbers: std::ops::Range<u32>,
+        healed: bool,
+    ) -> Vec<String> {
+        let Some(mut redis) = stage.redis.try_connection().await else {
+            return vec!["Redis is away".into()];
+        };
         let mut wrong = Vec::new();
         let range = numbers.clone();
         let numbers: Vec<u32> = numbers.collect();
@@ -145,14 +157,28 @@ impl Kinds {
             for &n in chunk {
                 pipe.get(self.key(n).0);
             }
-            let Ok(values) = pipe.query_async::<Vec<Option<String>>>(&mut redis).await else { return vec!["Redis is away".into()] };
+            let Ok(values) = pipe.query_async::<Vec<Option<String>>>(&mut redis).await else {
+                return vec!["Redis is away".into()];
+            };
             let pairs = chunk.iter().map(|&n| self.key(n)).zip(values);
-            let is_wrong = |wanted: &Option<String>, found: &Option<String>| wanted != found && !(healed && found.is_none());
-            wrong.extend(pairs.filter(|((_, wanted), found)| is_wrong(wanted, found)).map(|((key, _), found)| format!("{key}: {found:?}")));
+            let is_wrong = |wanted: &Option<String>, found: &Option<String>| {
+                wanted != found && !(healed && found.is_none())
+            };
+            wrong.extend(
+                pairs
+                    .filter(|((_, wanted), found)| is_wrong(wanted, found))
+                    .map(|((key, _), found)| format!("{key}: {found:?}")),
+            );
         }
-        if let Ok(left) = redis::cmd("KEYS").arg("big:*").query_async::<Vec<String>>(&mut redis).await {
-            let number = |key: &str| key.split(':').nth(1).and_then(|number| number.parse::<u32>().ok());
-            wrong.extend(left.into_iter().filter(|key| number(key).is_some_and(|number| range.contains(&number))));
+        if let Ok(left) =
+            redis::cmd("KEYS").arg("big:*").query_async::<Vec<String>>(&mut redis).await
+        {
+            let number =
+                |key: &str| key.split(':').nth(1).and_then(|number| number.parse::<u32>().ok());
+            wrong.extend(
+                left.into_iter()
+                    .filter(|key| number(key).is_some_and(|number| range.contains(&number))),
+            );
         }
         wrong
     }
@@ -161,11 +187,18 @@ impl Kinds {
     pub(super) async fn reached(self, redis: &MultiplexedConnection, n: u32) {
         let (key, wanted) = self.key(n);
         let found = async || redis.clone().get::<_, Option<String>>(&key).await.unwrap();
-        wait_until(SETTLES, "the worker is in the middle of it", async || found().await == wanted).await;
+        wait_until(SETTLES, "the worker is in the middle of it", async || found().await == wanted)
+            .await;
     }
 
-    /// Waits until Redis is as all events want it, and every queue but the dead-letter queue is empty.
-    pub(super) async fn settled(self, stage: &Stage, workers: &[&Worker], numbers: std::ops::Range<u32>) {
+    /// Waits until Redis is as all events want it, and every queue but the dead-letter queue is
+    /// empty.
+    pub(super) async fn settled(
+        self,
+        stage: &Stage,
+        workers: &[&Worker],
+        numbers: std::ops::Range<u32>,
+    ) {
         let start = std::time::Instant::now();
         let healed = async || {
             let mut heals = 0.0;
@@ -182,11 +215,23 @@ impl Kinds {
             if start.elapsed() > SETTLES {
                 let logs: String = workers.iter().map(|worker| worker.stderr()).collect();
                 let mut queues = String::new();
-                for suffix in ["", ".slow", ".retry.50ms", ".retry.100ms", ".retry.200ms", ".retry.1s", ".dead"] {
+                for suffix in [
+                    "",
+                    ".slow",
+                    ".retry.50ms",
+                    ".retry.100ms",
+                    ".retry.200ms",
+                    ".retry.1s",
+                    ".dead",
+                ] {
                     let look = stage.look(&format!("{}{suffix}", stage.queue)).await;
                     queues += &format!("{suffix:?} {look:?}; ");
                 }
-                panic!("{} keys are wrong, such as {:?}; (messages, consumers): {queues}\n{logs}", last.len(), &last[..last.len().min(5)]);
+                panic!(
+                    "{} keys are wrong, such as {:?}; (messages, consumers): {queues}\n{logs}",
+                    last.len(),
+                    &last[..last.len().min(5)]
+                );
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -194,23 +239,41 @@ impl Kinds {
         let mut wrong = self.wrong(stage, numbers.clone(), healed().await).await;
         // A heal that has just begun deletes such values, and is counted at its end.
         if !wrong.is_empty() && wrong.iter().all(|key| key.ends_with(": None")) {
-            wait_until(SETTLES, &format!("{} values are there, or a heal ends", wrong.len()), async || {
-                wrong = self.wrong(stage, numbers.clone(), healed().await).await;
-                wrong.is_empty()
-            })
+            wait_until(
+                SETTLES,
+                &format!("{} values are there, or a heal ends", wrong.len()),
+                async || {
+                    wrong = self.wrong(stage, numbers.clone(), healed().await).await;
+                    wrong.is_empty()
+                },
+            )
             .await;
         }
-        assert!(wrong.is_empty(), "{} keys are wrong once all is settled, such as {:?}", wrong.len(), &wrong[..wrong.len().min(5)]);
+        assert!(
+            wrong.is_empty(),
+            "{} keys are wrong once all is settled, such as {:?}",
+            wrong.len(),
+            &wrong[..wrong.len().min(5)]
+        );
     }
 
-    /// Publishes until each is confirmed; what was under way when the broker went is published again on a new connection.
-    pub(super) async fn publish(self, stage: &mut Stage, numbers: std::ops::Range<u32>, pause: Duration) {
+    /// Publishes until each is confirmed; what was under way when the broker went is published
+    /// again on a new connection.
+    pub(super) async fn publish(
+        self,
+        stage: &mut Stage,
+        numbers: std::ops::Range<u32>,
+        pause: Duration,
+    ) {
         let mut waiting: VecDeque<u32> = numbers.collect();
         while !waiting.is_empty() {
             let chunk: Vec<u32> = (0..100).map_while(|_| waiting.pop_front()).collect();
             if !self.publish_chunk(stage, &chunk).await {
                 waiting.extend(chunk);
-                wait_until(SETTLES, "the broker takes a connection", async || stage.try_reconnect().await).await;
+                wait_until(SETTLES, "the broker takes a connection", async || {
+                    stage.try_reconnect().await
+                })
+                .await;
             }
             tokio::time::sleep(pause).await;
         }
@@ -220,7 +283,10 @@ impl Kinds {
         let mut confirms = FuturesUnordered::new();
         for &n in chunk {
             let (routing_key, body) = self.event(n);
-            match stage.try_send(&stage.exchange, routing_key, BasicProperties::default(), body.as_bytes()).await {
+            match stage
+                .try_send(&stage.exchange, routing_key, BasicProperties::default(), body.as_bytes())
+                .await
+            {
                 Ok(confirm) => confirms.push(confirm),
                 Err(_) => return false,
             }
@@ -241,7 +307,12 @@ pub(super) async fn no_blame(stage: &Stage, workers: &[&Worker]) {
     assert_eq!(stage.ready(".dead").await, 0, "dead letters");
     for worker in workers {
         let metrics = worker.metrics().await;
-        let blamed = metrics.sum("unstale_retries_total", &[]) + metrics.sum("unstale_dead_total", &[]);
-        assert!(blamed.abs() < f64::EPSILON, "{blamed} retries or dead letters:\n{}", worker.stderr());
+        let blamed =
+            metrics.sum("unstale_retries_total", &[]) + metrics.sum("unstale_dead_total", &[]);
+        assert!(
+            blamed.abs() < f64::EPSILON,
+            "{blamed} retries or dead letters:\n{}",
+            worker.stderr()
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Servers and workers that break while events are under way: nothing is lost, nothing is blamed on an event, nothing stays stuck.
+//! Servers and workers that break while events are under way: nothing is lost, nothing is blamed on
+//! an event, nothing stays stuck.
 
 mod away;
 mod brokers;

@@ -36,14 +36,25 @@ async fn slow_pages() -> (String, Arc<AtomicU32>) {
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, Router::new().route("/{id}", get(page))).await });
+    tokio::spawn(
+        async move { axum::serve(listener, Router::new().route("/{id}", get(page))).await },
+    );
     (url, begun)
 }
 
 async fn publish(stage: &Stage, routing_key: &str, ids: impl Iterator<Item = String>) {
     let mut confirms = Vec::new();
     for id in ids {
-        confirms.push(stage.send(&stage.exchange, routing_key, Default::default(), format!(r#"{{"id":"{id}"}}"#).as_bytes()).await);
+        confirms.push(
+            stage
+                .send(
+                    &stage.exchange,
+                    routing_key,
+                    Default::default(),
+                    format!(r#"{{"id":"{id}"}}"#).as_bytes(),
+                )
+                .await,
+        );
     }
     for confirm in confirms {
         assert!(matches!(confirm.await, Ok(lapin::Confirmation::Ack(None))));
@@ -59,7 +70,8 @@ async fn longest_delete(stage: &Stage, what: &str) -> Duration {
         stage.set(&key, "old").await;
         let began = Instant::now();
         stage.publish("user.updated", &format!(r#"{{"id":"{what}-{id}"}}"#)).await;
-        wait_until(Duration::from_secs(60), "it is deleted", async || !stage.exists(&key).await).await;
+        wait_until(Duration::from_secs(60), "it is deleted", async || !stage.exists(&key).await)
+            .await;
         longest = longest.max(began.elapsed());
     }
     eprintln!("{what}: the longest of thirty deletes took {:.2} s", longest.as_secs_f64());
@@ -89,19 +101,30 @@ async fn loads_that_outlive_lost_connections_do_not_hold_plain_deletes() {
         .await;
         begun.store(0, Ordering::SeqCst);
         proxy.cut().await;
-        wait_until(SOON, "it notices", async || worker.stderr().matches("no session with RabbitMQ").count() >= round).await;
+        wait_until(SOON, "it notices", async || {
+            worker.stderr().matches("no session with RabbitMQ").count() >= round
+        })
+        .await;
         worker.wait_ready().await;
     }
     let longest = longest_delete(&stage, "lost-connections").await;
     assert!(longest < Duration::from_secs(3), "{longest:?}\n{}", worker.stderr());
-    assert!(!worker.stderr().contains("handled alone"), "a lost connection is no sign of poison:\n{}", worker.stderr());
+    assert!(
+        !worker.stderr().contains("handled alone"),
+        "a lost connection is no sign of poison:\n{}",
+        worker.stderr()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn loads_that_outlive_killed_workers_do_not_hold_plain_deletes() {
     let (pages, begun) = slow_pages().await;
     let stage = Stage::new(&[("rules.yaml", RULES)]).await;
-    let settings = [("UNSTALE_VAR_PAGES_URL", pages.as_str()), ("UNSTALE_WARM_CONCURRENCY", "50"), ("UNSTALE_WARM_RATE", "off")];
+    let settings = [
+        ("UNSTALE_VAR_PAGES_URL", pages.as_str()),
+        ("UNSTALE_WARM_CONCURRENCY", "50"),
+        ("UNSTALE_WARM_RATE", "off"),
+    ];
     let mut worker = stage.worker(&settings).await;
     publish(&stage, "page.changed", (0..LOADS).map(|id| id.to_string())).await;
     for _ in 0..2 {
@@ -114,7 +137,8 @@ async fn loads_that_outlive_killed_workers_do_not_hold_plain_deletes() {
         worker = stage.worker(&settings).await;
         begun.store(0, Ordering::SeqCst);
     }
-    wait_until(SOON, "the loads are suspected", async || worker.stderr().contains("handled alone")).await;
+    wait_until(SOON, "the loads are suspected", async || worker.stderr().contains("handled alone"))
+        .await;
     let longest = longest_delete(&stage, "killed-workers").await;
     assert!(longest < Duration::from_secs(3), "{longest:?}\n{}", worker.stderr());
 }
@@ -133,19 +157,24 @@ async fn pages_slow_at_first() -> (String, Arc<AtomicU32>) {
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, Router::new().route("/{id}", get(page))).await });
+    tokio::spawn(
+        async move { axum::serve(listener, Router::new().route("/{id}", get(page))).await },
+    );
     (url, begun)
 }
 
 /// Publishes what a worker has set aside as a suspected poison message.
 async fn publish_suspected(stage: &Stage, suffix: &str, routing_key: &str, body: &str) {
     let mut headers = FieldTable::default();
-    headers.insert("unstale-exchange".into(), AMQPValue::LongString(stage.exchange.as_str().into()));
+    headers
+        .insert("unstale-exchange".into(), AMQPValue::LongString(stage.exchange.as_str().into()));
     headers.insert("unstale-routing-key".into(), AMQPValue::LongString(routing_key.into()));
     headers.insert("unstale-redelivered".into(), AMQPValue::LongLongInt(2));
     stage.signer().await.sign(&mut headers, body.as_bytes());
     let queue = format!("{}{suffix}", stage.queue);
-    let confirm = stage.send("", &queue, BasicProperties::default().with_headers(headers), body.as_bytes()).await;
+    let confirm = stage
+        .send("", &queue, BasicProperties::default().with_headers(headers), body.as_bytes())
+        .await;
     assert!(matches!(confirm.await, Ok(lapin::Confirmation::Ack(None))));
 }
 
@@ -160,7 +189,8 @@ async fn deletes_beside_a_suspected_message(load_is_suspected: bool, what: &str)
     } else {
         publish(&stage, "page.changed", (0..loads).map(|id| id.to_string())).await;
     }
-    wait_until(SOON, "all loads are under way", async || begun.load(Ordering::SeqCst) == loads).await;
+    wait_until(SOON, "all loads are under way", async || begun.load(Ordering::SeqCst) == loads)
+        .await;
     stage.set("user:suspected", "old").await;
     let began = Instant::now();
     publish_suspected(&stage, "", "user.updated", r#"{"id":"suspected"}"#).await;
@@ -168,11 +198,22 @@ async fn deletes_beside_a_suspected_message(load_is_suspected: bool, what: &str)
     assert!(longest < Duration::from_secs(3), "{longest:?}\n{}", worker.stderr());
     stage.wait_gone("user:suspected").await;
     for id in 0..loads {
-        wait_until(SOON, "the load is made again", async || stage.exists(&format!("page:{id}")).await).await;
+        wait_until(SOON, "the load is made again", async || {
+            stage.exists(&format!("page:{id}")).await
+        })
+        .await;
     }
-    assert!(began.elapsed() < Duration::from_secs(18), "the loads were not waited for: {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(18),
+        "the loads were not waited for: {:?}",
+        began.elapsed()
+    );
     stage.wait_settled(&[&worker]).await;
-    assert_eq!(worker.metrics().await.sum("unstale_retries_total", &[]), 0.0, "no attempt is spent");
+    assert_eq!(
+        worker.metrics().await.sum("unstale_retries_total", &[]),
+        0.0,
+        "no attempt is spent"
+    );
     assert_eq!(stage.ready(".dead").await, 0);
 }
 
@@ -202,14 +243,20 @@ async fn the_neighbours_of_a_poison_message_are_applied_before_it_is_begun_again
     });
     let redis = Proxy::start_tapped(&stage.redis.addr(), tripwire).await;
     let redis_url = format!("redis://{}/0", redis.addr());
-    let settings = [("UNSTALE_REDIS_URL", redis_url.as_str()), ("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:9")];
+    let settings = [
+        ("UNSTALE_REDIS_URL", redis_url.as_str()),
+        ("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:9"),
+    ];
     let start = async || -> Worker { stage.worker(&settings).await };
     let worker = start().await;
     assert_eq!(worker.terminate().await.code(), Some(0), "it declared the queues");
     for id in 0..NEIGHBOURS {
         stage.set(&format!("user:{id}"), "old").await;
     }
-    let ids = (0..10).map(|id| id.to_string()).chain(["poison".to_owned()]).chain((10..NEIGHBOURS).map(|id| id.to_string()));
+    let ids = (0..10)
+        .map(|id| id.to_string())
+        .chain(["poison".to_owned()])
+        .chain((10..NEIGHBOURS).map(|id| id.to_string()));
     publish(&stage, "user.updated", ids).await;
     let mut died = 0;
     let mut worker = stage.start_worker(&settings);

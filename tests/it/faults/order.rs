@@ -23,7 +23,11 @@ events: { price.changed: { effects: [ { write: "price:{id}", value: "{cents} {te
             let mut confirms = Vec::new();
             for n in n * 200..(n + 1) * 200 {
                 let body = format!(r#"{{"id":{},"cents":{n},"text":"{text}"}}"#, n % KEYS);
-                confirms.push(stage.send(&stage.exchange, "price.changed", Default::default(), body.as_bytes()).await);
+                confirms.push(
+                    stage
+                        .send(&stage.exchange, "price.changed", Default::default(), body.as_bytes())
+                        .await,
+                );
             }
             for confirm in confirms {
                 assert!(matches!(confirm.await, Ok(lapin::Confirmation::Ack(None))));
@@ -32,9 +36,17 @@ events: { price.changed: { effects: [ { write: "price:{id}", value: "{cents} {te
     };
     let trouble = async {
         let ready = async |status| {
-            wait_until(SOON, "it is noticed", async || matches!(worker.get("/readyz").await, Some((is, _)) if is == status)).await
+            wait_until(
+                SOON,
+                "it is noticed",
+                async || matches!(worker.get("/readyz").await, Some((is, _)) if is == status),
+            )
+            .await
         };
-        wait_until(SOON, "the worker is in the middle of it", async || stage.exists("price:1").await).await;
+        wait_until(SOON, "the worker is in the middle of it", async || {
+            stage.exists("price:1").await
+        })
+        .await;
         stage.redis.freeze();
         ready(503).await;
         stage.redis.thaw();

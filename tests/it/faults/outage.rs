@@ -33,7 +33,16 @@ impl Load {
         for chunk in numbers.chunks(self.per_second as usize / 10) {
             beat.tick().await;
             for n in chunk {
-                confirms.push(stage.send(&stage.exchange, "user.updated", Default::default(), format!(r#"{{"id":{n}}}"#).as_bytes()).await);
+                confirms.push(
+                    stage
+                        .send(
+                            &stage.exchange,
+                            "user.updated",
+                            Default::default(),
+                            format!(r#"{{"id":{n}}}"#).as_bytes(),
+                        )
+                        .await,
+                );
             }
             while confirms.len() > 2_000 {
                 assert!(matches!(confirms.next().await, Some(Ok(lapin::Confirmation::Ack(None)))));
@@ -71,13 +80,16 @@ async fn an_outage_under_a_steady_load_spends_nothing_and_is_made_up_for() {
     let keys: Vec<u32> = (0..load.events()).collect();
     let mut redis = stage.connection().await;
     for chunk in keys.chunks(5_000) {
-        let pairs: Vec<(String, &str)> = chunk.iter().map(|n| (format!("user:{n}"), "old")).collect();
+        let pairs: Vec<(String, &str)> =
+            chunk.iter().map(|n| (format!("user:{n}"), "old")).collect();
         let _: () = redis::cmd("MSET").arg(pairs).query_async(&mut redis).await.unwrap();
     }
     let deliveries = Deliveries::default();
     let proxy = Proxy::start_tapped(&broker.addr(), deliveries.tap(0)).await;
     let amqp_url = broker.url().replace(&broker.addr(), &proxy.addr());
-    let worker = stage.worker(&[("UNSTALE_AMQP_URL", &amqp_url), ("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:9")]).await;
+    let worker = stage
+        .worker(&[("UNSTALE_AMQP_URL", &amqp_url), ("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:9")])
+        .await;
 
     load.publish(&stage, 0..load.per_second * load.before).await;
     stage.redis.kill();
@@ -97,8 +109,12 @@ async fn an_outage_under_a_steady_load_spends_nothing_and_is_made_up_for() {
         load.publish(&stage, from + load.per_second * load.outage..load.events()),
     );
     let () = made_up_for;
-    wait_until(SOON, "it consumes again", async || matches!(worker.get("/readyz").await, Some((200, _)))).await;
-    wait_until(Duration::from_secs(120), "no old value is left", async || left(&stage).await < 20).await;
+    wait_until(SOON, "it consumes again", async || {
+        matches!(worker.get("/readyz").await, Some((200, _)))
+    })
+    .await;
+    wait_until(Duration::from_secs(120), "no old value is left", async || left(&stage).await < 20)
+        .await;
     let drained = redis_is_back.elapsed();
     stage.wait_settled(&[&worker]).await;
     let mut redis = stage.connection().await;

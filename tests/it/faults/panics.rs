@@ -1,5 +1,5 @@
-//! A bug that panics while an event is read. None is known, so the test brings its own: the worker runs in the test's process, and what listens
-//! to its logs panics when the event's turn comes.
+//! A bug that panics while an event is read. None is known, so the test brings its own: the worker
+//! runs in the test's process, and what listens to its logs panics when the event's turn comes.
 
 use std::fmt;
 
@@ -19,7 +19,8 @@ use crate::support::worker::Metrics as Seen;
 
 const RULES: &str = r#"events: { visit.made: { effects: [ { bump_version: "visits:{id}" } ] } }"#;
 
-/// Fewer than a session asks for at once behind its first delivery: all of them are in hand together.
+/// Fewer than a session asks for at once behind its first delivery: all of them are in hand
+/// together.
 const EVENTS: u32 = 16;
 
 /// The event that meets the bug, by its id: neither the first nor the last in hand.
@@ -46,7 +47,9 @@ impl<S: Subscriber> Layer<S> for Bug {
 
 fn config(stage: &Stage) -> Config {
     let (redis, schemas) = (stage.redis.url(), stage.schemas.path().to_str().unwrap().to_owned());
-    let pairs = [("UNSTALE_REDIS_URL", redis.as_str()), ("UNSTALE_SCHEMAS", &schemas)].into_iter().chain(stage.broker_settings());
+    let pairs = [("UNSTALE_REDIS_URL", redis.as_str()), ("UNSTALE_SCHEMAS", &schemas)]
+        .into_iter()
+        .chain(stage.broker_settings());
     let pairs = pairs.map(|(name, value)| (name.into(), value.into()));
     Config::from_pairs(pairs, |_| unreachable!(), Scope::All).unwrap().0
 }

@@ -27,8 +27,8 @@ const WORKERS: usize = 6;
 /// Enough for every worker's prefetch.
 const NEIGHBOURS: u32 = 3_000;
 
-/// Several workers, each behind proxies of its own; a worker is dead as soon as it sends to Redis what begins the poison, and Redis never sees
-/// that.
+/// Several workers, each behind proxies of its own; a worker is dead as soon as it sends to Redis
+/// what begins the poison, and Redis never sees that.
 struct Scene {
     stage: Stage,
     broker: RabbitMq,
@@ -62,7 +62,16 @@ impl Scene {
             let amqp = Proxy::start_tapped(&broker.addr(), deliveries.tap(worker)).await;
             proxies.push((amqp, Proxy::start_tapped(&stage.redis.addr(), tripwire).await));
         }
-        let mut scene = Self { stage, broker, pages: pages.to_owned(), deliveries, proxies, workers: Vec::new(), begun, halted };
+        let mut scene = Self {
+            stage,
+            broker,
+            pages: pages.to_owned(),
+            deliveries,
+            proxies,
+            workers: Vec::new(),
+            begun,
+            halted,
+        };
         for worker in 0..WORKERS {
             let mut worker = scene.start_worker(worker);
             worker.wait_ready().await;
@@ -87,7 +96,8 @@ impl Scene {
 
     /// Lets every worker come to its full prefetch.
     async fn warm_up(&self) {
-        let ids: Vec<u32> = (1_000_000..1_000_000 + 100 * u32::try_from(WORKERS).unwrap()).collect();
+        let ids: Vec<u32> =
+            (1_000_000..1_000_000 + 100 * u32::try_from(WORKERS).unwrap()).collect();
         self.publish("user.updated", ids.iter().map(u32::to_string)).await;
         self.stage.wait_settled(&self.workers.iter().collect::<Vec<_>>()).await;
     }
@@ -96,15 +106,20 @@ impl Scene {
         let mut confirms = Vec::new();
         for id in ids {
             let body = format!(r#"{{"id":"{id}"}}"#);
-            confirms.push(self.stage.send(&self.stage.exchange, routing_key, Default::default(), body.as_bytes()).await);
+            confirms.push(
+                self.stage
+                    .send(&self.stage.exchange, routing_key, Default::default(), body.as_bytes())
+                    .await,
+            );
         }
         for confirm in confirms {
             assert!(matches!(confirm.await, Ok(lapin::Confirmation::Ack(None))));
         }
     }
 
-    /// Kills whoever begins the poison, and starts it again, until the dead-letter queue has it, every neighbour is applied and nothing is left
-    /// to do. How many died. Who dies after a copy is confirmed and before its event is acknowledged leaves two of the poison.
+    /// Kills whoever begins the poison, and starts it again, until the dead-letter queue has it,
+    /// every neighbour is applied and nothing is left to do. How many died. Who dies after a copy
+    /// is confirmed and before its event is acknowledged leaves two of the poison.
     async fn until_it_is_dead(&mut self) -> u32 {
         let (mut died, began) = (0, Instant::now());
         loop {
@@ -119,7 +134,11 @@ impl Scene {
                 }
                 Err(_) if self.is_over().await => return died,
                 Err(_) => {
-                    assert!(died < 80 && began.elapsed() < 3 * SOON, "{died} workers died, and it is not over: {}", self.state().await)
+                    assert!(
+                        died < 80 && began.elapsed() < 3 * SOON,
+                        "{died} workers died, and it is not over: {}",
+                        self.state().await
+                    )
                 }
             }
         }
@@ -141,8 +160,16 @@ impl Scene {
     async fn state(&self) -> String {
         let dead = self.stage.ready(".dead").await;
         let left: Vec<_> = old_ones(&self.stage).await;
-        let seen = left.iter().take(10).map(|key| (key, self.deliveries.of(key.split_once(':').unwrap().1))).collect::<Vec<_>>();
-        format!("{dead} dead letters; the poison: {:?}; {} neighbours left: {seen:?}", self.deliveries.of(POISON), left.len())
+        let seen = left
+            .iter()
+            .take(10)
+            .map(|key| (key, self.deliveries.of(key.split_once(':').unwrap().1)))
+            .collect::<Vec<_>>();
+        format!(
+            "{dead} dead letters; the poison: {:?}; {} neighbours left: {seen:?}",
+            self.deliveries.of(POISON),
+            left.len()
+        )
     }
 }
 
@@ -150,33 +177,46 @@ fn holds(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-/// As the worst neighbour has it, over itself and its copies in both lanes, and the dead-letter queue.
+/// As the worst neighbour has it, over itself and its copies in both lanes, and the dead-letter
+/// queue.
 #[expect(clippy::print_stderr, reason = "what it came to")]
 async fn assert_no_neighbour_suffered(scene: &Scene, died: u32) {
     assert!(died >= 10, "it killed {died} workers, and did not end for that");
     let letter = scene.stage.dead_letters(1).await.pop().unwrap();
     assert!(holds(&letter.body, POISON), "an innocent is dead-lettered");
-    let worst = scene.deliveries.worst(POISON, |seen| (seen.died_with, seen.redelivered, seen.in_vain));
+    let worst =
+        scene.deliveries.worst(POISON, |seen| (seen.died_with, seen.redelivered, seen.in_vain));
     eprintln!("the worst of its neighbours: {worst:?}; {died} workers died");
     let culprit = scene.deliveries.of(POISON);
-    assert!(worst.died_with <= 3, "too many died with it in hand: {worst:?}\nthe culprit: {culprit:?}");
-    // RabbitMQ also counts and calls redelivered what was on its way to a consumer that ended or was cancelled, which nobody has seen. More would
-    // be acknowledgements that did not hold.
+    assert!(
+        worst.died_with <= 3,
+        "too many died with it in hand: {worst:?}\nthe culprit: {culprit:?}"
+    );
+    // RabbitMQ also counts and calls redelivered what was on its way to a consumer that ended or
+    // was cancelled, which nobody has seen. More would be acknowledgements that did not hold.
     let worst = scene.deliveries.worst(POISON, |seen| (seen.redelivered, seen.in_vain));
-    assert!(worst.redelivered <= 5, "the broker gave it out too often: {worst:?}\nthe culprit: {culprit:?}");
+    assert!(
+        worst.redelivered <= 5,
+        "the broker gave it out too often: {worst:?}\nthe culprit: {culprit:?}"
+    );
     let worst = scene.deliveries.worst(POISON, |seen| seen.in_vain);
-    assert!(worst.in_vain <= 6, "the broker counted it too often: {worst:?}\nthe culprit: {culprit:?}");
+    assert!(
+        worst.in_vain <= 6,
+        "the broker counted it too often: {worst:?}\nthe culprit: {culprit:?}"
+    );
 }
 
 async fn seed(scene: &Scene, kind: &str, ids: std::ops::Range<u32>) {
     let old: Vec<(String, &str)> = ids.map(|id| (format!("{kind}:{id}"), "old")).collect();
-    let _: () = redis::cmd("MSET").arg(old).query_async(&mut scene.stage.connection().await).await.unwrap();
+    let _: () =
+        redis::cmd("MSET").arg(old).query_async(&mut scene.stage.connection().await).await.unwrap();
 }
 
 /// The keys that nobody has touched.
 async fn old_ones(stage: &Stage) -> Vec<String> {
     let mut redis = stage.connection().await;
-    let keys: Vec<String> = redis::cmd("KEYS").arg("[up]*:*").query_async(&mut redis).await.unwrap();
+    let keys: Vec<String> =
+        redis::cmd("KEYS").arg("[up]*:*").query_async(&mut redis).await.unwrap();
     let values: Vec<Option<String>> = match keys.as_slice() {
         [] => Vec::new(),
         keys => redis::cmd("MGET").arg(keys).query_async(&mut redis).await.unwrap(),
@@ -194,7 +234,10 @@ async fn a_poison_message_harms_no_neighbour() {
     scene.proxies.iter().for_each(|(_, redis)| redis.delay(Duration::from_millis(100)));
     seed(&scene, "user", 0..NEIGHBOURS).await;
     let third = NEIGHBOURS / 3;
-    let ids = (0..third).map(|id| id.to_string()).chain([POISON.to_owned()]).chain((third..NEIGHBOURS).map(|id| id.to_string()));
+    let ids = (0..third)
+        .map(|id| id.to_string())
+        .chain([POISON.to_owned()])
+        .chain((third..NEIGHBOURS).map(|id| id.to_string()));
     scene.publish("user.updated", ids).await;
     let died = scene.until_it_is_dead().await;
     assert_no_neighbour_suffered(&scene, died).await;
@@ -214,7 +257,10 @@ async fn a_poison_message_in_the_slow_lane_harms_neither_lane() {
     let users = PAGES..PAGES + NEIGHBOURS;
     seed(&scene, "user", users.clone()).await;
     seed(&scene, "page", 1..PAGES).await;
-    let ids = (1..PAGES / 2).map(|id| id.to_string()).chain([POISON.to_owned()]).chain((PAGES / 2..PAGES).map(|id| id.to_string()));
+    let ids = (1..PAGES / 2)
+        .map(|id| id.to_string())
+        .chain([POISON.to_owned()])
+        .chain((PAGES / 2..PAGES).map(|id| id.to_string()));
     scene.publish("page.changed", ids).await;
     scene.publish("user.updated", users.map(|id| id.to_string())).await;
     let died = scene.until_it_is_dead().await;

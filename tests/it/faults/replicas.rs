@@ -1,4 +1,5 @@
-//! A node of a cluster that has no replica of any queue: all but the history can be worked with there.
+//! A node of a cluster that has no replica of any queue: all but the history can be worked with
+//! there.
 
 use std::process::{Command, Stdio};
 
@@ -30,14 +31,19 @@ async fn unstale(stage: &Stage, amqp_url: &str, args: &[&str]) -> (i32, String) 
 async fn a_node_without_replicas_serves_all_but_the_history() {
     let nodes = RabbitMq::start_cluster().await;
     let [with, _, without] = nodes.each_ref().map(RabbitMq::url);
-    let stage = Stage::with(&without, crate::support::Redis::start().await, &[("users.yaml", RULES)]).await;
+    let stage =
+        Stage::with(&without, crate::support::Redis::start().await, &[("users.yaml", RULES)]).await;
     let at = |url| SETTINGS.iter().copied().chain([("UNSTALE_AMQP_URL", url)]).collect::<Vec<_>>();
     // The leaders stand where a worker declares.
     assert_eq!(stage.worker(&at(&with)).await.terminate().await.code(), Some(0));
     let mut forget = String::new();
     for suffix in ["", ".slow", ".dead", ".retry.50ms", ".history"] {
         let (queue, node) = (format!("{}{suffix}", stage.queue), nodes[2].name());
-        let forgets = if suffix == ".history" { "rabbit_stream_queue:delete_replica" } else { "rabbit_quorum_queue:delete_member" };
+        let forgets = if suffix == ".history" {
+            "rabbit_stream_queue:delete_replica"
+        } else {
+            "rabbit_quorum_queue:delete_member"
+        };
         forget += &format!("ok = {forgets}(<<\"/\">>, <<\"{queue}\">>, '{node}'), ");
     }
     nodes[0].ctl(&["eval", &format!("{forget} ok.")]).await;
@@ -54,12 +60,20 @@ async fn a_node_without_replicas_serves_all_but_the_history() {
     assert!(code == 0 && said.contains("malformed"), "{code}: {said}");
     let (code, said) = unstale(&stage, &without, &["dlq", "replay", "--reason", "malformed"]).await;
     assert_eq!(code, 0, "{said}");
-    wait_until(SOON, "the letter is back in its queue", async || (stage.ready("").await, stage.ready(".dead").await) == (1, 0)).await;
+    wait_until(SOON, "the letter is back in its queue", async || {
+        (stage.ready("").await, stage.ready(".dead").await) == (1, 0)
+    })
+    .await;
 
     stage.set("user:1", "old").await;
     let replay = ["replay", "--since", "offset:0"];
     let (code, said) = unstale(&stage, &without, &replay).await;
-    assert!(code == 69 && said.contains("replica on the local node") && said.contains("UNSTALE_AMQP_URL"), "{code}: {said}");
+    assert!(
+        code == 69
+            && said.contains("replica on the local node")
+            && said.contains("UNSTALE_AMQP_URL"),
+        "{code}: {said}"
+    );
     let (code, said) = unstale(&stage, &without, &["status"]).await;
     assert!(code == 1 && said.contains("replica on the local node"), "{code}: {said}");
     // The next node of the list has one.

@@ -14,11 +14,13 @@ const EVENTS: u32 = 3_000;
 
 /// A worker whose only working thread is blocked for good: by a line of its log.
 async fn stalled(stage: &Stage, grace: &str) -> Worker {
-    let worker = stage.start_unread_worker(&[("UNSTALE_LOG", "debug"), ("UNSTALE_SHUTDOWN_GRACE", grace)]);
+    let worker =
+        stage.start_unread_worker(&[("UNSTALE_LOG", "debug"), ("UNSTALE_SHUTDOWN_GRACE", grace)]);
     wait_until(SOON, "it stalls with deliveries in flight", async || {
         let Some((_, metrics)) = worker.get("/metrics").await else { return false };
         let metrics = crate::support::worker::Metrics::parse(&metrics);
-        metrics.sum("unstale_oldest_unsettled_seconds", &[]) > 3.0 && metrics.sum("unstale_in_flight", &[]) >= 1.0
+        metrics.sum("unstale_oldest_unsettled_seconds", &[]) > 3.0
+            && metrics.sum("unstale_in_flight", &[]) >= 1.0
     })
     .await;
     worker
@@ -29,7 +31,16 @@ async fn stage() -> Stage {
     assert_eq!(stage.worker(&[]).await.terminate().await.code(), Some(0), "it declared the queues");
     let mut confirms = Vec::new();
     for id in 0..EVENTS {
-        confirms.push(stage.send(&stage.exchange, "user.updated", Default::default(), format!(r#"{{"id":{id}}}"#).as_bytes()).await);
+        confirms.push(
+            stage
+                .send(
+                    &stage.exchange,
+                    "user.updated",
+                    Default::default(),
+                    format!(r#"{{"id":{id}}}"#).as_bytes(),
+                )
+                .await,
+        );
     }
     for confirm in confirms {
         assert!(matches!(confirm.await, Ok(lapin::Confirmation::Ack(None))));
@@ -42,7 +53,10 @@ async fn a_stalled_worker_is_told_by_readyz_metrics_and_status_and_ends_after_it
     let stage = stage().await;
     let mut worker = stalled(&stage, "1s").await;
     wait_until(SOON, "/readyz names the stall", async || {
-        worker.get("/readyz").await.is_some_and(|(status, causes)| status == 503 && causes.contains("stalled: "))
+        worker
+            .get("/readyz")
+            .await
+            .is_some_and(|(status, causes)| status == 503 && causes.contains("stalled: "))
     })
     .await;
     let age = async || worker.metrics().await.sum("unstale_oldest_unsettled_seconds", &[]);
@@ -51,18 +65,27 @@ async fn a_stalled_worker_is_told_by_readyz_metrics_and_status_and_ends_after_it
     wait_until(SOON, "`unstale status` names it", async || {
         let (code, status) = json(&stage, &[]).await;
         let problems = status["problems"].as_array().unwrap();
-        code == 1 && problems.iter().any(|problem| problem["what"].as_str().is_some_and(|what| what.contains("has not reported for")))
+        code == 1
+            && problems.iter().any(|problem| {
+                problem["what"].as_str().is_some_and(|what| what.contains("has not reported for"))
+            })
     })
     .await;
     wait_until(Duration::from_secs(60), "it does so when the report is forgotten", async || {
         let (code, status) = json(&stage, &[]).await;
         let problems = status["problems"].as_array().unwrap();
-        code == 1 && problems.iter().any(|problem| problem["what"].as_str().is_some_and(|what| what.contains("no worker has reported")))
+        code == 1
+            && problems.iter().any(|problem| {
+                problem["what"].as_str().is_some_and(|what| what.contains("no worker has reported"))
+            })
     })
     .await;
     worker.signal("TERM");
     assert_eq!(worker.wait_exit(Duration::from_secs(5)).await.code(), Some(75));
-    wait_until(SOON, "what was in flight is back", async || stage.consumers(&stage.queue).await == 0).await;
+    wait_until(SOON, "what was in flight is back", async || {
+        stage.consumers(&stage.queue).await == 0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,14 +140,25 @@ events:
         unready = unready => panic!("not ready: {unready:?}"),
         () = all_gone => {}
     }
-    assert!(began.elapsed() < Duration::from_secs(15), "its neighbours waited {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(15),
+        "its neighbours waited {:?}",
+        began.elapsed()
+    );
     let letter = stage.dead_letters(1).await.pop().unwrap();
     let reason = letter.header("unstale-reason").unwrap();
-    assert!(["unresolvable", "blast_radius"].contains(&reason.as_str()), "{reason}: {:?}", letter.header("unstale-error"));
+    assert!(
+        ["unresolvable", "blast_radius"].contains(&reason.as_str()),
+        "{reason}: {:?}",
+        letter.header("unstale-error")
+    );
     // Once more, and a signal in the midst of it.
     stage.publish("s", &heavy).await;
-    wait_until(SOON, "it has it", async || worker.metrics().await.sum("unstale_in_flight", &[]) >= 1.0 || stage.ready(".dead").await == 1)
-        .await;
+    wait_until(SOON, "it has it", async || {
+        worker.metrics().await.sum("unstale_in_flight", &[]) >= 1.0
+            || stage.ready(".dead").await == 1
+    })
+    .await;
     let told = Instant::now();
     assert_eq!(worker.terminate().await.code(), Some(0));
     assert!(told.elapsed() < Duration::from_secs(15), "it took {:?} to end", told.elapsed());
@@ -144,10 +178,16 @@ async fn an_event_whose_resolution_is_suspended_beyond_its_deadline_is_applied()
     let numbers = vec!["1"; 60_000].join(",");
     for id in 0..EVENTS {
         stage.set(&format!("k:{id}:10"), "old").await;
-        stage.publish("s", &format!(r#"{{"id":{id},"xs":[{numbers},10],"padding":"{padding}"}}"#)).await;
+        stage
+            .publish("s", &format!(r#"{{"id":{id},"xs":[{numbers},10],"padding":"{padding}"}}"#))
+            .await;
     }
-    wait_until(SOON, "some are applied, and others wait", async || !stage.exists("k:1:10").await).await;
-    assert!(stage.exists(&format!("k:{}:10", EVENTS - 1)).await, "nothing is left to be suspended in");
+    wait_until(SOON, "some are applied, and others wait", async || !stage.exists("k:1:10").await)
+        .await;
+    assert!(
+        stage.exists(&format!("k:{}:10", EVENTS - 1)).await,
+        "nothing is left to be suspended in"
+    );
     worker.signal("STOP");
     tokio::time::sleep(Duration::from_secs(6)).await;
     worker.signal("CONT");

@@ -24,7 +24,16 @@ async fn sigterm_under_load_leaves_nothing_done_and_unacknowledged() {
     for _ in 0..EVENTS / 500 {
         let mut confirms = Vec::new();
         for n in 0..500 {
-            confirms.push(stage.send(&stage.exchange, "visit.made", Default::default(), format!(r#"{{"id":{n}}}"#).as_bytes()).await);
+            confirms.push(
+                stage
+                    .send(
+                        &stage.exchange,
+                        "visit.made",
+                        Default::default(),
+                        format!(r#"{{"id":{n}}}"#).as_bytes(),
+                    )
+                    .await,
+            );
         }
         for confirm in confirms {
             assert!(matches!(confirm.await, Ok(lapin::Confirmation::Ack(None))));
@@ -34,10 +43,16 @@ async fn sigterm_under_load_leaves_nothing_done_and_unacknowledged() {
     let mut before = 0;
     while visits().await < EVENTS {
         let worker = stage.worker(&settings).await;
-        wait_until(Duration::from_secs(20), "it is in the middle of it", async || visits().await >= (before + 700).min(EVENTS)).await;
+        wait_until(Duration::from_secs(20), "it is in the middle of it", async || {
+            visits().await >= (before + 700).min(EVENTS)
+        })
+        .await;
         assert_eq!(worker.terminate().await.code(), Some(0));
         before = visits().await;
-        wait_until(SOON, "counted and queued add up", async || before + stage.ready("").await == EVENTS).await;
+        wait_until(SOON, "counted and queued add up", async || {
+            before + stage.ready("").await == EVENTS
+        })
+        .await;
     }
     assert_eq!(visits().await, EVENTS);
 }
@@ -69,7 +84,9 @@ async fn acks_made_just_before_the_close_arrive() {
 
 async fn publish_many(session: &Session, exchange: &str, count: usize) {
     let mut publisher = session.publisher().await.unwrap();
-    let messages: Vec<OwnedMessage> = (0..count).map(|number| message(exchange, "k", number.to_string().as_bytes())).collect();
-    let messages: Vec<Outgoing<'_>> = messages.iter().map(|message| Outgoing::of(message).unwrap()).collect();
+    let messages: Vec<OwnedMessage> =
+        (0..count).map(|number| message(exchange, "k", number.to_string().as_bytes())).collect();
+    let messages: Vec<Outgoing<'_>> =
+        messages.iter().map(|message| Outgoing::of(message).unwrap()).collect();
     assert!(publisher.publish_all(&messages).await.iter().all(Result::is_ok));
 }

@@ -21,7 +21,8 @@ async fn seeded(users: u32) -> Stage {
     let stage = Stage::new(&[("rules.yaml", RULES)]).await;
     assert_eq!(stage.worker(&[]).await.terminate().await.code(), Some(0), "it declared the queues");
     let old: Vec<(String, &str)> = (0..users).map(|id| (format!("user:{id}"), "old")).collect();
-    let _: () = redis::cmd("MSET").arg(old).query_async(&mut stage.connection().await).await.unwrap();
+    let _: () =
+        redis::cmd("MSET").arg(old).query_async(&mut stage.connection().await).await.unwrap();
     stage
 }
 
@@ -30,7 +31,8 @@ async fn publish(stage: &Stage, ids: impl Iterator<Item = u32>, is_suspect: impl
     let mut confirms = Vec::new();
     let signer = stage.signer().await;
     for id in ids {
-        let (mut exchange, mut routing_key, mut headers) = (stage.exchange.as_str(), "user.updated", FieldTable::default());
+        let (mut exchange, mut routing_key, mut headers) =
+            (stage.exchange.as_str(), "user.updated", FieldTable::default());
         let body = format!(r#"{{"id":{id}}}"#);
         if is_suspect(id) {
             headers.insert("unstale-exchange".into(), AMQPValue::LongString(exchange.into()));
@@ -52,9 +54,15 @@ async fn take_in_vain(stage: &Stage, count: u32) {
     let channel = stage.new_channel().await;
     channel.basic_qos(u16::try_from(count).unwrap(), BasicQosOptions::default()).await.unwrap();
     let queue = stage.queue.as_str().into();
-    let consumer = channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await.unwrap();
+    let consumer = channel
+        .basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default())
+        .await
+        .unwrap();
     let taken = consumer.take(count as usize).count();
-    assert_eq!(tokio::time::timeout(SHORT_WORK, taken).await.expect("they are there"), count as usize);
+    assert_eq!(
+        tokio::time::timeout(SHORT_WORK, taken).await.expect("they are there"),
+        count as usize
+    );
     channel.close(200, "".into()).await.unwrap();
 }
 
@@ -62,7 +70,11 @@ async fn take_in_vain(stage: &Stage, count: u32) {
 #[expect(clippy::print_stderr, reason = "what it came to")]
 async fn all_begun(stage: &Stage, worker: &Worker, begun: Instant, what: &str) {
     wait_until(SHORT_WORK, what, async || {
-        let left: Vec<String> = redis::cmd("KEYS").arg("user:*").query_async(&mut stage.connection().await).await.unwrap();
+        let left: Vec<String> = redis::cmd("KEYS")
+            .arg("user:*")
+            .query_async(&mut stage.connection().await)
+            .await
+            .unwrap();
         left.is_empty()
     })
     .await;

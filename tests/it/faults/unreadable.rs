@@ -1,4 +1,5 @@
-//! A message that the AMQP library cannot parse: it takes the connection with it, and must take nothing else.
+//! A message that the AMQP library cannot parse: it takes the connection with it, and must take
+//! nothing else.
 
 use std::time::Duration;
 
@@ -16,22 +17,30 @@ async fn an_unreadable_message_ends_in_the_dead_letter_queue_and_harms_no_neighb
     let broker = rabbitmq().await;
     let mut stage = stage(&broker.url()).await;
     let pages = Pages::serve().await;
-    let settings: Vec<(&str, &str)> = SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", pages.as_str())]).collect();
+    let settings: Vec<(&str, &str)> =
+        SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", pages.as_str())]).collect();
     Kinds::MIXED.seed(&stage, 0..EVENTS).await;
     assert_eq!(stage.worker(&settings).await.terminate().await.code(), Some(0));
     Kinds::MIXED.publish(&mut stage, 0..EVENTS / 2, Duration::ZERO).await;
     publish_unreadable(&broker.addr(), &stage.exchange, "user.updated").await;
     Kinds::MIXED.publish(&mut stage, EVENTS / 2..EVENTS, Duration::ZERO).await;
     let workers = [stage.worker(&settings).await, stage.worker(&settings).await];
-    wait_until(Duration::from_secs(45), "it is dead-lettered", async || stage.ready(".dead").await > 0).await;
+    wait_until(Duration::from_secs(45), "it is dead-lettered", async || {
+        stage.ready(".dead").await > 0
+    })
+    .await;
     Kinds::MIXED.settled(&stage, &[&workers[0], &workers[1]], 0..EVENTS).await;
     assert_eq!(stage.ready(".dead").await, 1, "nothing else is:\n{}", workers[0].stderr());
     for worker in &workers {
-        wait_until(SOON, "it consumes", async || matches!(worker.get("/readyz").await, Some((200, _)))).await;
+        wait_until(SOON, "it consumes", async || {
+            matches!(worker.get("/readyz").await, Some((200, _)))
+        })
+        .await;
     }
 }
 
-/// What a prefetched load has to go through while an unreadable message ends one session after the other.
+/// What a prefetched load has to go through while an unreadable message ends one session after the
+/// other.
 #[tokio::test(flavor = "multi_thread")]
 async fn loads_in_hand_are_not_counted_out_by_an_unreadable_message() {
     let broker = rabbitmq().await;
@@ -51,11 +60,17 @@ events:
     }
     let (_loading, _) = silent.accept().await.unwrap();
     publish_unreadable(&broker.addr(), &stage.exchange, "user.updated").await;
-    wait_until(Duration::from_secs(45), "it is dead-lettered", async || stage.ready(".dead").await > 0).await;
+    wait_until(Duration::from_secs(45), "it is dead-lettered", async || {
+        stage.ready(".dead").await > 0
+    })
+    .await;
     assert_eq!(stage.ready(".dead").await, 1, "{}", worker.stderr());
     worker.kill();
     let slow = format!("{}.slow", stage.queue);
-    wait_until(Duration::from_secs(10), "the loads are back", async || stage.ready(".slow").await == 10).await;
+    wait_until(Duration::from_secs(10), "the loads are back", async || {
+        stage.ready(".slow").await == 10
+    })
+    .await;
     let count = stage.highest_delivery_count(&slow).await;
     assert!(count <= 4, "a load was delivered {count} times in vain");
 }
@@ -115,7 +130,9 @@ async fn method(stream: &mut TcpStream, channel: u16, class: u16, method: u16, a
 
 async fn frame(stream: &mut TcpStream, kind: u8, channel: u16, payload: &[u8]) {
     let length = u32::try_from(payload.len()).unwrap();
-    let bytes = [&[kind], channel.to_be_bytes().as_slice(), &length.to_be_bytes(), payload, &[0xCE]].concat();
+    let bytes =
+        [&[kind], channel.to_be_bytes().as_slice(), &length.to_be_bytes(), payload, &[0xCE]]
+            .concat();
     stream.write_all(&bytes).await.unwrap();
 }
 
@@ -123,11 +140,16 @@ async fn frame(stream: &mut TcpStream, kind: u8, channel: u16, payload: &[u8]) {
 async fn expect(stream: &mut TcpStream, class: u16, method: u16) {
     loop {
         let mut head = [0; 7];
-        tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut head)).await.expect("an answer").unwrap();
+        tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut head))
+            .await
+            .expect("an answer")
+            .unwrap();
         let length = u32::from_be_bytes([head[3], head[4], head[5], head[6]]);
         let mut payload = vec![0; length as usize + 1];
         stream.read_exact(&mut payload).await.unwrap();
-        if head[0] == 1 && payload.starts_with(&[class.to_be_bytes(), method.to_be_bytes()].concat()) {
+        if head[0] == 1
+            && payload.starts_with(&[class.to_be_bytes(), method.to_be_bytes()].concat())
+        {
             return;
         }
     }

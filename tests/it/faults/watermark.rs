@@ -31,11 +31,14 @@ async fn held_pages(released: Arc<Semaphore>) -> (String, Arc<AtomicU32>) {
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, Router::new().route("/{id}", get(page))).await });
+    tokio::spawn(
+        async move { axum::serve(listener, Router::new().route("/{id}", get(page))).await },
+    );
     (url, begun)
 }
 
-/// What is lost of Redis after this moment is applied again only if the checkpoint reaches back to it.
+/// What is lost of Redis after this moment is applied again only if the checkpoint reaches back to
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspected_message_that_waits_to_be_begun_holds_the_low_watermark_back() {
     let released = Arc::new(Semaphore::new(0));
@@ -48,13 +51,18 @@ async fn a_suspected_message_that_waits_to_be_begun_holds_the_low_watermark_back
     let an_hour_ago = Timestamp::now() - SignedDuration::from_hours(1);
     let body = br#"{"id":2}"#;
     let mut headers = FieldTable::default();
-    headers.insert("unstale-exchange".into(), AMQPValue::LongString(stage.exchange.as_str().into()));
+    headers
+        .insert("unstale-exchange".into(), AMQPValue::LongString(stage.exchange.as_str().into()));
     headers.insert("unstale-routing-key".into(), AMQPValue::LongString("page.changed".into()));
     headers.insert("unstale-redelivered".into(), AMQPValue::LongLongInt(2));
-    headers.insert("unstale-arrived-after".into(), AMQPValue::LongString(an_hour_ago.to_string().into()));
+    headers.insert(
+        "unstale-arrived-after".into(),
+        AMQPValue::LongString(an_hour_ago.to_string().into()),
+    );
     stage.signer().await.sign(&mut headers, body);
     let slow = format!("{}.slow", stage.queue);
-    let confirm = stage.send("", &slow, BasicProperties::default().with_headers(headers), body).await;
+    let confirm =
+        stage.send("", &slow, BasicProperties::default().with_headers(headers), body).await;
     assert!(matches!(confirm.await.unwrap(), Confirmation::Ack(None)));
     let low_limit = u64::try_from(an_hour_ago.as_millisecond()).unwrap();
     wait_until(SOON, "the checkpoint covers the message that waits for the load", async || {
@@ -64,6 +72,9 @@ async fn a_suspected_message_that_waits_to_be_begun_holds_the_low_watermark_back
     assert_eq!(begun.load(Ordering::SeqCst), 1, "it has not been begun");
 
     released.add_permits(Semaphore::MAX_PERMITS);
-    wait_until(SOON, "both pages are loaded", async || stage.exists("page:1").await && stage.exists("page:2").await).await;
+    wait_until(SOON, "both pages are loaded", async || {
+        stage.exists("page:1").await && stage.exists("page:2").await
+    })
+    .await;
     stage.wait_settled(&[&worker]).await;
 }

@@ -15,11 +15,13 @@ pub(super) struct Deliveries(Arc<Mutex<Wire>>);
 pub(super) struct Seen {
     /// Every delivery: when, to which worker, on which channel, and with which count.
     deliveries: Vec<(u128, usize, u16, u64)>,
-    /// Those that the broker calls redelivered: it says so of what never arrived too, since it was on its way to a consumer that ended.
+    /// Those that the broker calls redelivered: it says so of what never arrived too, since it was
+    /// on its way to a consumer that ended.
     pub(super) redelivered: u32,
     /// How many workers died that had been given it and had not acknowledged it.
     pub(super) died_with: u32,
-    /// The highest count that a delivery carried: `x-delivery-count`, and what the worker adds to it on its copies.
+    /// The highest count that a delivery carried: `x-delivery-count`, and what the worker adds to
+    /// it on its copies.
     pub(super) in_vain: u64,
 }
 
@@ -76,12 +78,16 @@ impl Deliveries {
     pub(super) fn died(&self, worker: usize) {
         let mut wire = self.0.lock().unwrap();
         let Wire { connections, events, .. } = &mut *wire;
-        let of_its = connections.iter_mut().filter(|((of, _), connection)| *of == worker && !connection.is_dead);
+        let of_its = connections
+            .iter_mut()
+            .filter(|((of, _), connection)| *of == worker && !connection.is_dead);
         // An event and its copy may both be in hand.
         let mut in_hand = BTreeSet::new();
         for (_, connection) in of_its {
             connection.is_dead = true;
-            in_hand.extend(connection.channels.drain().flat_map(|(_, channel)| channel.in_hand.into_values()));
+            in_hand.extend(
+                connection.channels.drain().flat_map(|(_, channel)| channel.in_hand.into_values()),
+            );
         }
         for id in in_hand {
             events.entry(id).or_default().died_with += 1;
@@ -102,10 +108,12 @@ impl Deliveries {
 }
 
 impl Wire {
-    /// A method (1) that delivers is followed by a content header (2) and its body (3) on the same channel.
+    /// A method (1) that delivers is followed by a content header (2) and its body (3) on the same
+    /// channel.
     fn read(&mut self, connection: (usize, u64), bytes: &[u8]) {
         let start = *self.start.get_or_insert_with(Instant::now);
-        let Connection { from_broker, channels, is_dead, .. } = self.connections.entry(connection).or_default();
+        let Connection { from_broker, channels, is_dead, .. } =
+            self.connections.entry(connection).or_default();
         if *is_dead {
             return;
         }
@@ -125,9 +133,15 @@ impl Wire {
                 3 if channel.is_history => {}
                 3 => {
                     let event: serde_json::Value = serde_json::from_slice(&payload).unwrap();
-                    let id = event["id"].as_str().map_or_else(|| event["id"].to_string(), str::to_owned);
+                    let id =
+                        event["id"].as_str().map_or_else(|| event["id"].to_string(), str::to_owned);
                     let seen = self.events.entry(id.clone()).or_default();
-                    seen.deliveries.push((start.elapsed().as_millis(), connection.0, number, channel.in_vain));
+                    seen.deliveries.push((
+                        start.elapsed().as_millis(),
+                        connection.0,
+                        number,
+                        channel.in_vain,
+                    ));
                     seen.redelivered += u32::from(channel.redelivered);
                     seen.in_vain = seen.in_vain.max(channel.in_vain);
                     channel.in_hand.insert(channel.delivery_tag, id);
@@ -138,7 +152,8 @@ impl Wire {
     }
 
     fn read_acks(&mut self, connection: (usize, u64), bytes: &[u8]) {
-        let Connection { from_worker, channels, is_dead, .. } = self.connections.entry(connection).or_default();
+        let Connection { from_worker, channels, is_dead, .. } =
+            self.connections.entry(connection).or_default();
         if *is_dead {
             return;
         }
@@ -174,14 +189,18 @@ impl Unread {
             if unread.len() < size + 8 {
                 break;
             }
-            frames.push(Frame { kind, channel, payload: unread.drain(..size + 8).skip(7).take(size).collect() });
+            frames.push(Frame {
+                kind,
+                channel,
+                payload: unread.drain(..size + 8).skip(7).take(size).collect(),
+            });
         }
         frames
     }
 }
 
-/// The delivery tag, and whether it is redelivered, of `basic.deliver` (class 60, method 60), where the consumer's tag stands before, and of
-/// `basic.get-ok` (method 71).
+/// The delivery tag, and whether it is redelivered, of `basic.deliver` (class 60, method 60), where
+/// the consumer's tag stands before, and of `basic.get-ok` (method 71).
 fn delivered(method: &[u8]) -> Option<(u64, bool)> {
     let arguments = match method.strip_prefix(&[0, 60, 0, 60]) {
         Some(arguments) => &arguments[1 + usize::from(arguments[0])..],
@@ -207,7 +226,11 @@ fn holds(bytes: &[u8], text: &str) -> bool {
 /// How often the message was delivered in vain, itself and as what it is a copy of.
 fn in_vain(content_header: &[u8]) -> u64 {
     let number = |name: &str| -> u64 {
-        let Some(at) = content_header.windows(name.len()).position(|window| window == name.as_bytes()) else { return 0 };
+        let Some(at) =
+            content_header.windows(name.len()).position(|window| window == name.as_bytes())
+        else {
+            return 0;
+        };
         let value = &content_header[at + name.len()..];
         match value[0] {
             b'l' => u64::from_be_bytes(value[1..9].try_into().unwrap()),

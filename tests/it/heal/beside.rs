@@ -25,7 +25,11 @@ async fn permit_read(user: &str, read: &str) {
 
 async fn status(stage: &Stage) -> String {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_unstale"));
-    command.arg("status").env_clear().envs(stage.broker_settings()).env("UNSTALE_REDIS_URL", stage.redis.url());
+    command
+        .arg("status")
+        .env_clear()
+        .envs(stage.broker_settings())
+        .env("UNSTALE_REDIS_URL", stage.redis.url());
     String::from_utf8(command.output().await.unwrap().stdout).unwrap()
 }
 
@@ -43,7 +47,10 @@ async fn a_history_that_cannot_be_read_does_not_stop_events() {
     stage.wait_settled(&[&worker]).await;
     permit_read(&user, NO_HISTORY).await;
     stage.redis.restore(&snapshot).await;
-    wait_until(SOON, "the heal is owed", async || worker.metrics().await.sum("unstale_heal_owed", &[]) == 1.0).await;
+    wait_until(SOON, "the heal is owed", async || {
+        worker.metrics().await.sum("unstale_heal_owed", &[]) == 1.0
+    })
+    .await;
     worker.wait_ready().await;
     assert!(readable(&stage.redis).await.is_some_and(|left| left > 0), "nothing is healed yet");
     assert_eq!(heals(&worker).await, 0.0, "and nobody says so");
@@ -51,12 +58,24 @@ async fn a_history_that_cannot_be_read_does_not_stop_events() {
     stage.publish("user.updated", r#"{"id":1}"#).await;
     stage.wait_gone("user:1").await;
     let told = status(&stage).await;
-    assert!(told.contains("is to be applied again, and has not been") && told.contains("grant `read` on the history"), "{told}");
-    assert_eq!(worker.stderr().matches("the broker cannot serve the history").count(), 1, "{}", worker.stderr());
+    assert!(
+        told.contains("is to be applied again, and has not been")
+            && told.contains("grant `read` on the history"),
+        "{told}"
+    );
+    assert_eq!(
+        worker.stderr().matches("the broker cannot serve the history").count(),
+        1,
+        "{}",
+        worker.stderr()
+    );
 
     permit_read(&user, ".*").await;
     wait_gone(&stage.redis, SOON * 2).await;
-    wait_until(SOON, "nothing is owed", async || worker.metrics().await.sum("unstale_heal_owed", &[]) == 0.0).await;
+    wait_until(SOON, "nothing is owed", async || {
+        worker.metrics().await.sum("unstale_heal_owed", &[]) == 0.0
+    })
+    .await;
     assert!(!status(&stage).await.contains("has not been"));
 }
 
@@ -71,12 +90,18 @@ async fn what_is_owed_is_paid_by_the_next_worker() {
     stage.wait_settled(&[&worker]).await;
     permit_read(&user, NO_HISTORY).await;
     stage.redis.restart().await;
-    wait_until(SOON, "the heal is owed", async || worker.metrics().await.sum("unstale_heal_owed", &[]) == 1.0).await;
+    wait_until(SOON, "the heal is owed", async || {
+        worker.metrics().await.sum("unstale_heal_owed", &[]) == 1.0
+    })
+    .await;
     worker.kill();
     seed(&stage.redis, SOME).await;
     let next = stage.worker(&[]).await;
     wait_gone(&stage.redis, SOON).await;
-    wait_until(SOON, "nothing is owed", async || next.metrics().await.sum("unstale_heal_owed", &[]) == 0.0).await;
+    wait_until(SOON, "nothing is owed", async || {
+        next.metrics().await.sum("unstale_heal_owed", &[]) == 0.0
+    })
+    .await;
     assert!(!mark_fields(&stage).await.iter().any(|(field, _)| field.starts_with("owed:")));
 }
 
@@ -88,19 +113,33 @@ async fn seed_pages(stage: &Stage) {
     seed(&stage.redis, SOME).await;
     let mut redis = stage.connection().await;
     for id in 0..SOME {
-        redis::cmd("SET").arg(format!("page:{id}")).arg("old").exec_async(&mut redis).await.unwrap();
+        redis::cmd("SET")
+            .arg(format!("page:{id}"))
+            .arg("old")
+            .exec_async(&mut redis)
+            .await
+            .unwrap();
     }
 }
 
 async fn pages(stage: &Stage) -> usize {
-    let pages: Vec<String> = redis::cmd("KEYS").arg("page:*").query_async(&mut stage.connection().await).await.unwrap();
+    let pages: Vec<String> =
+        redis::cmd("KEYS").arg("page:*").query_async(&mut stage.connection().await).await.unwrap();
     pages.len()
 }
 
 /// The digests of each heal that is done.
 async fn healed_by(stage: &Stage) -> Vec<usize> {
-    let fields = mark_fields(stage).await.into_iter().filter(|(field, _)| field.starts_with("healed:"));
-    fields.map(|(_, text)| serde_json::from_str::<serde_json::Value>(&text).unwrap()["digests"].as_array().unwrap().len()).collect()
+    let fields =
+        mark_fields(stage).await.into_iter().filter(|(field, _)| field.starts_with("healed:"));
+    fields
+        .map(|(_, text)| {
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()["digests"]
+                .as_array()
+                .unwrap()
+                .len()
+        })
+        .collect()
 }
 
 /// As if the last heal had been so long ago.
@@ -122,14 +161,21 @@ async fn age_heals(stage: &Stage, hours: u64) {
         } else {
             continue;
         };
-        redis::cmd("HSET").arg(&marks).arg(field).arg(aged).exec_async(&mut stage.connection().await).await.unwrap();
+        redis::cmd("HSET")
+            .arg(&marks)
+            .arg(field)
+            .arg(aged)
+            .exec_async(&mut stage.connection().await)
+            .await
+            .unwrap();
     }
 }
 
 /// Waits for three ticks.
 async fn wait_ticks() {
     let begun = std::time::Instant::now();
-    wait_until(SOON, "three ticks", async || begun.elapsed() > std::time::Duration::from_secs(3)).await;
+    wait_until(SOON, "three ticks", async || begun.elapsed() > std::time::Duration::from_secs(3))
+        .await;
 }
 
 /// A worker with the older rules has healed: old pages stay.
@@ -143,7 +189,8 @@ async fn healed_by_older_rules() -> (Stage, Worker) {
     wait_gone(&stage.redis, SOON).await;
     stage.wait_settled(&[&older]).await;
     stage.redis.restore(&snapshot).await;
-    wait_until(SOON, "the worker with the older rules heals", async || heals(&older).await == 1.0).await;
+    wait_until(SOON, "the worker with the older rules heals", async || heals(&older).await == 1.0)
+        .await;
     assert_eq!((readable(&stage.redis).await, pages(&stage).await), (Some(0), SOME as usize));
     (stage, older)
 }
@@ -196,7 +243,8 @@ async fn other_rules_heal_only_what_can_have_been_lost() {
     stage.wait_settled(&[&older]).await;
     let (newer, _rules) = worker_with_newer_rules(&stage).await;
     wait_until(SOON, "both rules healed", async || healed_by(&stage).await == [2]).await;
-    let pages: Vec<String> = redis::cmd("KEYS").arg("page:*").query_async(&mut stage.connection().await).await.unwrap();
+    let pages: Vec<String> =
+        redis::cmd("KEYS").arg("page:*").query_async(&mut stage.connection().await).await.unwrap();
     assert_eq!(pages, [later], "{}", newer.stderr());
 }
 
@@ -224,9 +272,15 @@ async fn what_was_owed_is_healed_by_other_rules_too() {
     stage.wait_settled(&[&older]).await;
     permit_read(&user, NO_HISTORY).await;
     stage.redis.restore(&snapshot).await;
-    wait_until(SOON, "the heal is owed", async || older.metrics().await.sum("unstale_heal_owed", &[]) == 1.0).await;
+    wait_until(SOON, "the heal is owed", async || {
+        older.metrics().await.sum("unstale_heal_owed", &[]) == 1.0
+    })
+    .await;
     permit_read(&user, ".*").await;
-    wait_until(SOON * 2, "it is paid", async || older.metrics().await.sum("unstale_heal_owed", &[]) == 0.0).await;
+    wait_until(SOON * 2, "it is paid", async || {
+        older.metrics().await.sum("unstale_heal_owed", &[]) == 0.0
+    })
+    .await;
     assert_eq!((readable(&stage.redis).await, pages(&stage).await), (Some(0), SOME as usize));
     let (newer, _rules) = worker_with_newer_rules(&stage).await;
     wait_until(SOON, "no old page can be read", async || pages(&stage).await == 0).await;

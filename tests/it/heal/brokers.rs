@@ -28,7 +28,11 @@ async fn a_worker_of_another_broker_does_not_start_beside_living_ones() {
     assert_eq!(stranger.wait_exit(SOON).await.code(), Some(64), "{}", stranger.stderr());
     assert!(stranger.stderr().contains("set another UNSTALE_QUEUE"), "{}", stranger.stderr());
     assert_eq!(field(&stage, "broker").await, Some(before));
-    assert!(consumes(&worker).await && !worker.stderr().contains("another broker"), "{}", worker.stderr());
+    assert!(
+        consumes(&worker).await && !worker.stderr().contains("another broker"),
+        "{}",
+        worker.stderr()
+    );
     assert_eq!(heals(&worker).await, 0.0);
     // A second one of the same broker does.
     stage.worker(&[]).await;
@@ -45,7 +49,11 @@ async fn marks_of_another_broker_are_taken_over_with_a_heal() {
     assert!(worker.terminate().await.success());
     let next = stage.worker(&[("UNSTALE_AMQP_URL", &other_vhost().await)]).await;
     wait_until(SOON, "it heals by its own history", async || heals(&next).await == 1.0).await;
-    assert!(next.stderr().contains("the marks in Redis are of another broker"), "{}", next.stderr());
+    assert!(
+        next.stderr().contains("the marks in Redis are of another broker"),
+        "{}",
+        next.stderr()
+    );
     let now = field(&stage, "broker").await;
     assert!(now.is_some() && now != before, "{now:?}");
 }

@@ -10,7 +10,8 @@ const SOME: u32 = 200;
 async fn lose_and_heal(stage: &Stage, hours_ahead: i32) {
     let folder = tempfile::tempdir().unwrap();
     let settings = clock::settings(hours_ahead, folder.path());
-    let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let settings: Vec<(&str, &str)> =
+        settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let mut worker = stage.worker(&settings).await;
     wait_marks(stage, 1).await;
     let before = heals(&worker).await;
@@ -29,7 +30,9 @@ async fn lose_and_heal(stage: &Stage, hours_ahead: i32) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_three_hours_apart_heals_all() {
     for hours_ahead in [3, -3] {
-        let stage = Stage::with(&rabbitmq().await.url(), Redis::start().await, &[("users.yaml", USERS)]).await;
+        let stage =
+            Stage::with(&rabbitmq().await.url(), Redis::start().await, &[("users.yaml", USERS)])
+                .await;
         lose_and_heal(&stage, hours_ahead).await;
     }
 }
@@ -37,7 +40,12 @@ async fn a_worker_three_hours_apart_heals_all() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_three_hours_apart_is_healed() {
     for hours_ahead in [3, -3] {
-        let stage = Stage::with(&rabbitmq().await.url(), Redis::start_at(hours_ahead, &[]).await, &[("users.yaml", USERS)]).await;
+        let stage = Stage::with(
+            &rabbitmq().await.url(),
+            Redis::start_at(hours_ahead, &[]).await,
+            &[("users.yaml", USERS)],
+        )
+        .await;
         lose_and_heal(&stage, 0).await;
     }
 }
@@ -46,7 +54,8 @@ async fn a_redis_three_hours_apart_is_healed() {
 async fn a_broker_three_hours_apart_serves_all_of_a_heal() {
     for hours_ahead in [3, -3] {
         let broker = RabbitMq::start_at(hours_ahead).await;
-        let stage = Stage::with(&broker.url(), Redis::start().await, &[("users.yaml", USERS)]).await;
+        let stage =
+            Stage::with(&broker.url(), Redis::start().await, &[("users.yaml", USERS)]).await;
         lose_and_heal(&stage, 0).await;
     }
 }
@@ -56,10 +65,13 @@ async fn a_broker_three_hours_apart_serves_all_of_a_heal() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_worker_of_another_clock_did_is_healed_by_the_next() {
     for hours_ahead in [3, -3] {
-        let stage = Stage::with(&rabbitmq().await.url(), Redis::start().await, &[("users.yaml", USERS)]).await;
+        let stage =
+            Stage::with(&rabbitmq().await.url(), Redis::start().await, &[("users.yaml", USERS)])
+                .await;
         let folder = tempfile::tempdir().unwrap();
         let settings = clock::settings(hours_ahead, folder.path());
-        let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let settings: Vec<(&str, &str)> =
+            settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let dead = stage.worker(&settings).await;
         wait_marks(&stage, 1).await;
         seed(&stage.redis, SOME).await;

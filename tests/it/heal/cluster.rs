@@ -35,7 +35,8 @@ async fn worker(stage: &Stage, cluster: &RedisCluster) -> Worker {
 /// An old value for each user, on the replicas as well.
 async fn seed(cluster: &RedisCluster) {
     let client = cluster.client().await;
-    let set = async |id: u32| client.clone().set::<_, _, ()>(format!("user:{id}"), "old").await.unwrap();
+    let set =
+        async |id: u32| client.clone().set::<_, _, ()>(format!("user:{id}"), "old").await.unwrap();
     for ids in (0..SOME).collect::<Vec<_>>().chunks(200) {
         futures_util::future::join_all(ids.iter().map(|&id| set(id))).await;
     }
@@ -46,7 +47,10 @@ async fn seed(cluster: &RedisCluster) {
 
 /// How many users a node holds; nothing while it is away.
 async fn held(cluster: &RedisCluster, node: usize) -> usize {
-    let Ok(mut connection) = cluster.nodes[node].client().get_multiplexed_async_connection().await else { return 0 };
+    let Ok(mut connection) = cluster.nodes[node].client().get_multiplexed_async_connection().await
+    else {
+        return 0;
+    };
     connection.keys::<_, Vec<String>>("user:*").await.map_or(0, |keys| keys.len())
 }
 
@@ -61,14 +65,21 @@ async fn wait_gone(cluster: &RedisCluster, nodes: [usize; 3], within: Duration) 
     .await;
 }
 
-/// From now on a primary's replica gets nothing of it, and those who are connected notice nothing. Nobody else can connect: here is one who is.
+/// From now on a primary's replica gets nothing of it, and those who are connected notice nothing.
+/// Nobody else can connect: here is one who is.
 async fn cut_off_replica(cluster: &RedisCluster, primary: usize) -> MultiplexedConnection {
     let mut connection = cluster.connection(primary).await;
-    for command in [&["CONFIG", "SET", "requirepass", "nobody-knows"][..], &["CLIENT", "KILL", "TYPE", "replica"][..]] {
+    for command in [
+        &["CONFIG", "SET", "requirepass", "nobody-knows"][..],
+        &["CLIENT", "KILL", "TYPE", "replica"][..],
+    ] {
         redis::cmd(command[0]).arg(&command[1..]).exec_async(&mut connection).await.unwrap();
     }
     wait_until(SOON, "the replica is cut off", async || {
-        cluster.ask::<String>(primary + 3, &["INFO", "replication"]).await.contains("master_link_status:down")
+        cluster
+            .ask::<String>(primary + 3, &["INFO", "replication"])
+            .await
+            .contains("master_link_status:down")
     })
     .await;
     connection
@@ -80,7 +91,10 @@ async fn wait_primary(cluster: &RedisCluster, node: usize) {
         let others = [0, 1, 2].into_iter().filter(|other| other + 3 != node).chain([node]);
         let agree = async |by: usize| cluster.owner(SLOT_OF_EACH[node - 3], by).await == node;
         replication.contains("role:master")
-            && futures_util::future::join_all(others.map(agree)).await.into_iter().all(|agrees| agrees)
+            && futures_util::future::join_all(others.map(agree))
+                .await
+                .into_iter()
+                .all(|agrees| agrees)
             && cluster.ask::<String>(node, &["CLUSTER", "INFO"]).await.contains("cluster_state:ok")
     })
     .await;
@@ -98,7 +112,11 @@ async fn last_heal(cluster: &RedisCluster, stage: &Stage) -> Option<HealRecord> 
 async fn assert_healed_once(cluster: &RedisCluster, stage: &Stage, worker: &mut Worker) {
     worker.wait_ready().await;
     assert_eq!(heals(worker).await, 1.0, "{}", worker.stderr());
-    assert!(worker.stderr().contains("Redis lost writes that it had confirmed"), "{}", worker.stderr());
+    assert!(
+        worker.stderr().contains("Redis lost writes that it had confirmed"),
+        "{}",
+        worker.stderr()
+    );
     let heal = last_heal(cluster, stage).await.expect("it is told");
     assert_eq!((heal.count, heal.complete), (1, true));
 }
@@ -135,7 +153,8 @@ async fn a_replica_that_was_cut_off_and_took_over_is_healed() {
     assert_goes_on(&cluster, &stage, &worker, [0, 4, 2]).await;
 }
 
-/// No connection breaks and no command fails: the old primary becomes a replica of the new one, and sends us on.
+/// No connection breaks and no command fails: the old primary becomes a replica of the new one, and
+/// sends us on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_takeover_that_breaks_no_connection_is_noticed_all_the_same() {
     let cluster = RedisCluster::start().await;
@@ -170,12 +189,19 @@ async fn one_primary_that_comes_back_from_an_old_snapshot_is_healed() {
     wait_gone(&cluster, [0, 1, 2], WITHIN).await;
     one.wait_ready().await;
     other.wait_ready().await;
-    assert_eq!(heals(&one).await + heals(&other).await, 1.0, "one heals for both:\n{}\n----\n{}", one.stderr(), other.stderr());
+    assert_eq!(
+        heals(&one).await + heals(&other).await,
+        1.0,
+        "one heals for both:\n{}\n----\n{}",
+        one.stderr(),
+        other.stderr()
+    );
     assert_eq!(last_heal(&cluster, &stage).await.map(|heal| heal.count), Some(1));
     assert_goes_on(&cluster, &stage, &one, [0, 1, 2]).await;
 }
 
-/// Killed with -9 after it began and before it has read the history: what it leaves in the marks of each primary says that a heal is wanted.
+/// Killed with -9 after it began and before it has read the history: what it leaves in the marks of
+/// each primary says that a heal is wanted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_in_the_heal_of_a_cluster_is_followed_by_another() {
     let cluster = RedisCluster::start().await;
@@ -195,7 +221,9 @@ async fn a_worker_killed_in_the_heal_of_a_cluster_is_followed_by_another() {
     cluster.nodes[0].restore(&snapshot).await;
     wait_until(SOON, "it heals", async || {
         for primary in 0..3 {
-            let Some(mut redis) = cluster.nodes[primary].try_connection().await else { return false };
+            let Some(mut redis) = cluster.nodes[primary].try_connection().await else {
+                return false;
+            };
             for marks in redis.keys::<_, Vec<String>>("unstale:mark:*").await.unwrap_or_default() {
                 if redis.hexists::<_, _, bool>(marks, "lock").await.unwrap_or(false) {
                     return true;
@@ -245,7 +273,12 @@ async fn what_loses_nothing_heals_nothing() {
     assert_eq!(heals(&worker).await, 0.0, "{}", worker.stderr());
     assert!(!worker.stderr().contains("lost writes"), "{}", worker.stderr());
     let next = self::worker(&stage, &cluster).await;
-    assert_eq!(heals(&next).await, 0.0, "another worker finds the marks where they are now: {}", next.stderr());
+    assert_eq!(
+        heals(&next).await,
+        0.0,
+        "another worker finds the marks where they are now: {}",
+        next.stderr()
+    );
 }
 
 /// A promotion in agreement loses nothing, and looks like one that did: a worker that is gone may
@@ -264,11 +297,15 @@ async fn each_promotion_is_healed() {
     wait_until(SOON, "it heals", async || heals(&worker).await >= 1.0).await;
     worker.wait_ready().await;
     assert!(!worker.stderr().contains("Redis lost writes"), "{}", worker.stderr());
-    assert_eq!(last_heal(&cluster, &stage).await.map(|heal| (heal.count, heal.complete)), Some((1, true)));
+    assert_eq!(
+        last_heal(&cluster, &stage).await.map(|heal| (heal.count, heal.complete)),
+        Some((1, true))
+    );
     assert_goes_on(&cluster, &stage, &worker, [0, 4, 2]).await;
 }
 
-/// A primary without marks cannot be watched: whatever becomes of its connection afterwards means a heal.
+/// A primary without marks cannot be watched: whatever becomes of its connection afterwards means a
+/// heal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_all_marks_have_left_is_healed_after_the_next_outage() {
     let cluster = RedisCluster::start().await;
@@ -302,7 +339,8 @@ async fn entered(cluster: &RedisCluster) -> Cache {
     cache
 }
 
-/// With no tick between: the batch after the loss finds it out, and the one before it is enough to tell.
+/// With no tick between: the batch after the loss finds it out, and the one before it is enough to
+/// tell.
 #[tokio::test]
 async fn one_lost_batch_of_one_primary_is_noticed_by_the_next() {
     let cluster = RedisCluster::start().await;
@@ -316,12 +354,14 @@ async fn one_lost_batch_of_one_primary_is_noticed_by_the_next() {
         }
         unreachable!("every primary has keys")
     };
-    let (lost, next, elsewhere) = (of_primary(1, 0).await, of_primary(1, 1_000).await, of_primary(0, 0).await);
+    let (lost, next, elsewhere) =
+        (of_primary(1, 0).await, of_primary(1, 1_000).await, of_primary(0, 0).await);
     let old_primary = cut_off_replica(&cluster, 1).await;
     try_apply(&cache, &lost).await.unwrap();
     cluster.ask::<()>(4, &["CLUSTER", "FAILOVER", "TAKEOVER"]).await;
     wait_until(SOON, "the old primary knows", async || {
-        let nodes: String = redis::cmd("CLUSTER").arg("NODES").query_async(&mut old_primary.clone()).await.unwrap();
+        let nodes: String =
+            redis::cmd("CLUSTER").arg("NODES").query_async(&mut old_primary.clone()).await.unwrap();
         nodes.contains("myself,slave")
     })
     .await;
@@ -357,9 +397,21 @@ async fn a_heal_of_a_cluster_is_one_workers_turn_and_serves_all() {
     assert!(!one.finish_heal(None, &[], 300).await.unwrap());
 
     assert!(matches!(one.enter(300).await.unwrap(), Entered::ToHeal(_)));
-    assert!(matches!(one.take_heal().await.unwrap(), Turn::Ours(_)), "its own locks do not keep it waiting");
-    try_apply(&one, &[effect(0, "a", Action::Delete), effect(0, "b", Action::Delete)]).await.unwrap();
-    let record = HealRecord { began_ms: 0, ended_ms: 0, from_ms: 1, count: 1, complete: true, ..HealRecord::default() };
+    assert!(
+        matches!(one.take_heal().await.unwrap(), Turn::Ours(_)),
+        "its own locks do not keep it waiting"
+    );
+    try_apply(&one, &[effect(0, "a", Action::Delete), effect(0, "b", Action::Delete)])
+        .await
+        .unwrap();
+    let record = HealRecord {
+        began_ms: 0,
+        ended_ms: 0,
+        from_ms: 1,
+        count: 1,
+        complete: true,
+        ..HealRecord::default()
+    };
     assert!(one.finish_heal(Some(&record), &[], 300).await.unwrap());
     wait_until(SOON, "the cluster answers", async || other.probe().await.is_ok()).await;
     assert_eq!(other.take_heal().await.unwrap(), Turn::Done);
@@ -369,5 +421,7 @@ async fn a_heal_of_a_cluster_is_one_workers_turn_and_serves_all() {
     one.hold_mark("replay", 7).await.unwrap();
     assert_eq!(one.read_marks().await.unwrap().lowest_ms(), Some(7));
     one.release_mark("replay").await.unwrap();
-    assert!(matches!(one.tick(300).await.unwrap(), Tick::Good(marks) if marks.lowest_ms() == Some(300)));
+    assert!(
+        matches!(one.tick(300).await.unwrap(), Tick::Good(marks) if marks.lowest_ms() == Some(300))
+    );
 }

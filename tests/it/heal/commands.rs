@@ -14,8 +14,15 @@ async fn replays_hold_a_mark_while_they_run() {
     stage.wait_settled(&[&worker]).await;
     let run = |args: &'static [&'static str]| {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_unstale"));
-        command.args(args).env_clear().envs(stage.broker_settings()).env("UNSTALE_REDIS_URL", stage.redis.url());
-        command.env("UNSTALE_SCHEMAS", stage.schemas.path()).env("UNSTALE_LOG", "error").kill_on_drop(true);
+        command
+            .args(args)
+            .env_clear()
+            .envs(stage.broker_settings())
+            .env("UNSTALE_REDIS_URL", stage.redis.url());
+        command
+            .env("UNSTALE_SCHEMAS", stage.schemas.path())
+            .env("UNSTALE_LOG", "error")
+            .kill_on_drop(true);
         command.spawn().unwrap()
     };
     let low_of = async |kind: &str| {
@@ -25,7 +32,9 @@ async fn replays_hold_a_mark_while_they_run() {
             .find(|(field, _)| field.starts_with(kind))
             .map(|(_, mark)| mark.split(':').nth(1).unwrap().parse::<u64>().unwrap())
     };
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()
+            as u64;
 
     let mut replay = run(&["replay", "--since", "1h", "--rate", "200/s"]);
     wait_until(SOON, "the replay has a mark", async || low_of("replay:").await.is_some()).await;
@@ -35,7 +44,8 @@ async fn replays_hold_a_mark_while_they_run() {
     assert!(low_of("replay:").await.is_some(), "killed, its mark stays for an hour");
     // One that ends takes its mark back; what it could not apply it tells.
     assert_eq!(run(&["replay", "--since", "1h"]).wait().await.unwrap().code(), Some(1));
-    let left = mark_fields(&stage).await.iter().filter(|(field, _)| field.starts_with("replay:")).count();
+    let left =
+        mark_fields(&stage).await.iter().filter(|(field, _)| field.starts_with("replay:")).count();
     assert_eq!(left, 1, "that of the one that was killed");
 
     // Its letters are applied by the workers, some time after.

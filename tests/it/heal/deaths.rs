@@ -35,15 +35,22 @@ async fn die(stage: &Stage) -> (u64, u64) {
                 Flow::Halt
             }
             (None, Way::ToServer) => {
-                *noted = in_work(bytes).filter(|(first, behind)| (*first..*behind).contains(&AT)).map(|range| (connection, range));
+                *noted = in_work(bytes)
+                    .filter(|(first, behind)| (*first..*behind).contains(&AT))
+                    .map(|range| (connection, range));
                 Flow::Pass
             }
             _ => Flow::Pass,
         }
     });
     let proxy = Proxy::start_tapped(&stage.redis.addr(), tap).await;
-    let worker = stage.start_worker(&[("UNSTALE_REDIS_URL", &format!("redis://{}/0", proxy.addr())), ("UNSTALE_HEAL_WINDOW", "1h")]);
-    tokio::time::timeout(SOON, held.notified()).await.unwrap_or_else(|_| panic!("it never got there:\n{}", worker.stderr()));
+    let worker = stage.start_worker(&[
+        ("UNSTALE_REDIS_URL", &format!("redis://{}/0", proxy.addr())),
+        ("UNSTALE_HEAL_WINDOW", "1h"),
+    ]);
+    tokio::time::timeout(SOON, held.notified())
+        .await
+        .unwrap_or_else(|_| panic!("it never got there:\n{}", worker.stderr()));
     worker.kill();
     noted.lock().unwrap().map(|(_, range)| range).unwrap()
 }
@@ -56,7 +63,12 @@ async fn an_event_at_which_three_heals_died_is_passed_over() {
     stage.wait_settled(&[&first]).await;
     first.kill();
     // Without checkpoints, the next worker heals.
-    let _: () = redis::AsyncCommands::del(&mut stage.connection().await, format!("unstale:mark:{}", stage.queue)).await.unwrap();
+    let _: () = redis::AsyncCommands::del(
+        &mut stage.connection().await,
+        format!("unstale:mark:{}", stage.queue),
+    )
+    .await
+    .unwrap();
     seed(&stage.redis, SOME).await;
 
     let died = [die(&stage).await, die(&stage).await, die(&stage).await];
@@ -68,6 +80,7 @@ async fn an_event_at_which_three_heals_died_is_passed_over() {
     assert!(stage.exists(&format!("user:{AT}")).await);
     assert!(last.stderr().contains("an event of the history is passed over"), "{}", last.stderr());
     let marks = format!("unstale:mark:{}", stage.queue);
-    let heal: String = redis::AsyncCommands::hget(&mut stage.connection().await, marks, "heal").await.unwrap();
+    let heal: String =
+        redis::AsyncCommands::hget(&mut stage.connection().await, marks, "heal").await.unwrap();
     assert!(heal.ends_with(":0"), "the heal does not count as whole: {heal}");
 }

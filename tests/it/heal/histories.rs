@@ -1,4 +1,5 @@
-//! A history that was deleted, and declared anew, holds nothing from before: a heal from there says so.
+//! A history that was deleted, and declared anew, holds nothing from before: a heal from there says
+//! so.
 
 use std::time::Duration;
 
@@ -16,19 +17,32 @@ const MENDED: Duration = Duration::from_secs(60);
 /// Deletes the history under a worker that declares it anew.
 async fn delete_history(stage: &Stage, worker: &Worker) {
     let history = format!("{}.history", stage.queue);
-    stage.new_channel().await.queue_delete(history.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
-    wait_until(MENDED, "the history is declared again", async || worker.stderr().contains("objects in RabbitMQ were missing")).await;
+    stage
+        .new_channel()
+        .await
+        .queue_delete(history.as_str().into(), QueueDeleteOptions::default())
+        .await
+        .unwrap();
+    wait_until(MENDED, "the history is declared again", async || {
+        worker.stderr().contains("objects in RabbitMQ were missing")
+    })
+    .await;
 }
 
 /// Whether the last heal calls itself complete.
 async fn is_complete(stage: &Stage) -> bool {
-    let (_, heal) = mark_fields(stage).await.into_iter().find(|(field, _)| field == "heal").unwrap();
+    let (_, heal) =
+        mark_fields(stage).await.into_iter().find(|(field, _)| field == "heal").unwrap();
     heal.ends_with(":1")
 }
 
 async fn status(stage: &Stage) -> String {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_unstale"));
-    command.arg("status").env_clear().envs(stage.broker_settings()).env("UNSTALE_REDIS_URL", stage.redis.url());
+    command
+        .arg("status")
+        .env_clear()
+        .envs(stage.broker_settings())
+        .env("UNSTALE_REDIS_URL", stage.redis.url());
     String::from_utf8(command.output().await.unwrap().stdout).unwrap()
 }
 
@@ -51,9 +65,17 @@ async fn a_heal_from_before_the_history(later: u32) {
     stage.wait_settled(&[&worker]).await;
     stage.redis.restore(&snapshot).await;
     wait_until(SOON, "it has healed", async || heals(&worker).await == 1.0).await;
-    assert_eq!(readable(&stage.redis).await, Some(SOME as usize), "nothing holds their events any more");
+    assert_eq!(
+        readable(&stage.redis).await,
+        Some(SOME as usize),
+        "nothing holds their events any more"
+    );
     assert!(!is_complete(&stage).await, "{}", worker.stderr());
-    assert!(worker.stderr().contains("the history does not hold all that was to be applied again"), "{}", worker.stderr());
+    assert!(
+        worker.stderr().contains("the history does not hold all that was to be applied again"),
+        "{}",
+        worker.stderr()
+    );
     let shown = status(&stage).await;
     assert!(shown.contains("flush"), "{shown}");
 }
@@ -77,17 +99,23 @@ async fn the_next_worker_knows_that_the_history_was_declared_anew() {
     publish(&stage, 3).await;
     stage.wait_settled(&[&worker]).await;
     delete_history(&stage, &worker).await;
-    wait_until(SOON, "Redis holds it", async || mark_fields(&stage).await.iter().any(|(field, _)| field == "history_born")).await;
+    wait_until(SOON, "Redis holds it", async || {
+        mark_fields(&stage).await.iter().any(|(field, _)| field == "history_born")
+    })
+    .await;
     publish(&stage, 3).await;
     stage.wait_settled(&[&worker]).await;
     worker.kill();
     // It covered an event of an hour ago.
-    let (field, mark) = mark_fields(&stage).await.into_iter().find(|(field, _)| field.len() == 32).unwrap();
+    let (field, mark) =
+        mark_fields(&stage).await.into_iter().find(|(field, _)| field.len() == 32).unwrap();
     let parts: Vec<&str> = mark.split(':').collect();
     let an_hour_ago = parts[2].parse::<u64>().unwrap() - 3_600_000;
     let marks = format!("unstale:mark:{}", stage.queue);
     let covers = format!("{}:{an_hour_ago}:{}", parts[0], parts[2]);
-    let _: () = redis::AsyncCommands::hset(&mut stage.connection().await, marks, field, covers).await.unwrap();
+    let _: () = redis::AsyncCommands::hset(&mut stage.connection().await, marks, field, covers)
+        .await
+        .unwrap();
     let snapshot = stage.redis.snapshot().await;
     stage.redis.restore(&snapshot).await;
     let next = stage.worker(&[]).await;

@@ -1,5 +1,5 @@
-//! A restart and a promotion show by the server's identity, whatever the checkpoints say: a worker that
-//! is gone may have seen more than those that are left.
+//! A restart and a promotion show by the server's identity, whatever the checkpoints say: a worker
+//! that is gone may have seen more than those that are left.
 
 use std::time::Duration;
 
@@ -23,7 +23,9 @@ async fn a_loss_that_only_a_dead_worker_could_show_is_healed() {
     drop(dead);
     server.restore(&snapshot).await;
     probe(&survivor).await;
-    let Entered::ToHeal(marks) = survivor.enter(1).await.unwrap() else { panic!("its own mark is as it left it, and says nothing") };
+    let Entered::ToHeal(marks) = survivor.enter(1).await.unwrap() else {
+        panic!("its own mark is as it left it, and says nothing")
+    };
     assert_eq!(marks.doubt(), Doubt::Replaced);
 }
 
@@ -35,26 +37,49 @@ async fn a_worker_without_memory_trusts_a_server_that_served_all_the_time() {
     let marks: Vec<(String, String)> = redis.hgetall(MARKS).await.unwrap();
     let (field, mark) = marks.into_iter().find(|(field, _)| field.len() == 32).unwrap();
     let parts: Vec<u64> = mark.split(':').map(|part| part.parse().unwrap()).collect();
-    let _: () = redis.hset(MARKS, &field, format!("{}:{}:{}", parts[0], parts[1], parts[2] - 600_000)).await.unwrap();
-    assert!(matches!(cache(&server).await.enter(1).await.unwrap(), Entered::Good(_)), "nobody ran for ten minutes");
+    let _: () = redis
+        .hset(MARKS, &field, format!("{}:{}:{}", parts[0], parts[1], parts[2] - 600_000))
+        .await
+        .unwrap();
+    assert!(
+        matches!(cache(&server).await.enter(1).await.unwrap(), Entered::Good(_)),
+        "nobody ran for ten minutes"
+    );
 
     // The first replica changes the replication id, and loses nothing.
     let id = async |server: &Redis| {
-        let info: String = redis::cmd("INFO").arg("replication").query_async(&mut server.connection().await).await.unwrap();
+        let info: String = redis::cmd("INFO")
+            .arg("replication")
+            .query_async(&mut server.connection().await)
+            .await
+            .unwrap();
         info.lines().find_map(|line| line.strip_prefix("master_replid:")).unwrap().to_owned()
     };
     let (before, replica) = (id(&server).await, Redis::start().await);
     let replica_of = async |host: &str, port: &str| {
-        redis::cmd("REPLICAOF").arg(host).arg(port).exec_async(&mut replica.connection().await).await.unwrap();
+        redis::cmd("REPLICAOF")
+            .arg(host)
+            .arg(port)
+            .exec_async(&mut replica.connection().await)
+            .await
+            .unwrap();
     };
     replica_of("127.0.0.1", &server.port().to_string()).await;
-    wait_until(SOON, "the replica follows", async || id(&server).await != before && id(&replica).await == id(&server).await).await;
+    wait_until(SOON, "the replica follows", async || {
+        id(&server).await != before && id(&replica).await == id(&server).await
+    })
+    .await;
     assert!(matches!(cache(&server).await.enter(1).await.unwrap(), Entered::Good(_)));
 
     // Promoted, it is another server, whatever it holds.
-    wait_until(SOON, "the replica has the marks", async || replica.connection().await.exists(MARKS).await.unwrap()).await;
+    wait_until(SOON, "the replica has the marks", async || {
+        replica.connection().await.exists(MARKS).await.unwrap()
+    })
+    .await;
     replica_of("NO", "ONE").await;
-    let Entered::ToHeal(marks) = cache(&replica).await.enter(1).await.unwrap() else { panic!("it was promoted") };
+    let Entered::ToHeal(marks) = cache(&replica).await.enter(1).await.unwrap() else {
+        panic!("it was promoted")
+    };
     assert_eq!(marks.doubt(), Doubt::Replaced);
 }
 
@@ -73,12 +98,20 @@ async fn a_server_that_was_demoted_and_promoted_again_is_healed() {
     let _: () = other.connection().await.hset_multiple(MARKS, &marks).await.unwrap();
     replica_of("127.0.0.1", &other.port().to_string()).exec_async(&mut connection).await.unwrap();
     wait_until(SOON, "it follows the other", async || {
-        let info: String = redis::cmd("INFO").arg("replication").query_async(&mut connection.clone()).await.unwrap();
+        let info: String = redis::cmd("INFO")
+            .arg("replication")
+            .query_async(&mut connection.clone())
+            .await
+            .unwrap();
         info.contains("master_link_status:up")
     })
     .await;
     replica_of("NO", "ONE").exec_async(&mut connection).await.unwrap();
-    assert_eq!(cache.tick(1).await.unwrap(), Tick::Replaced, "its mark is as it must be, and came from the other");
+    assert_eq!(
+        cache.tick(1).await.unwrap(),
+        Tick::Replaced,
+        "its mark is as it must be, and came from the other"
+    );
 }
 
 #[tokio::test]
@@ -87,15 +120,23 @@ async fn without_the_right_to_info_marks_are_trusted_for_10_s() {
     drop(worker(&server).await);
     let mut redis = server.connection().await;
     redis::cmd("ACL").arg(&["SETUSER", "default", "-info"]).exec_async(&mut redis).await.unwrap();
-    assert!(matches!(cache(&server).await.enter(1).await.unwrap(), Entered::Good(_)), "a moment old");
+    assert!(
+        matches!(cache(&server).await.enter(1).await.unwrap(), Entered::Good(_)),
+        "a moment old"
+    );
     let marks: Vec<(String, String)> = redis.hgetall(MARKS).await.unwrap();
     for (field, mark) in marks.into_iter().filter(|(field, _)| field.len() == 32) {
         let parts: Vec<u64> = mark.split(':').map(|part| part.parse().unwrap()).collect();
-        let _: () = redis.hset(MARKS, field, format!("{}:{}:{}", parts[0], parts[1], parts[2] - 11_000)).await.unwrap();
+        let _: () = redis
+            .hset(MARKS, field, format!("{}:{}:{}", parts[0], parts[1], parts[2] - 11_000))
+            .await
+            .unwrap();
     }
     // A command's mark is no worker's.
     cache(&server).await.hold_mark("replay", 7).await.unwrap();
-    let Entered::ToHeal(marks) = cache(&server).await.enter(1).await.unwrap() else { panic!("they are older than 10 s") };
+    let Entered::ToHeal(marks) = cache(&server).await.enter(1).await.unwrap() else {
+        panic!("they are older than 10 s")
+    };
     assert_eq!((marks.lowest_ms(), marks.doubt()), (Some(1), Doubt::Unknown));
 }
 
@@ -107,14 +148,20 @@ async fn a_heal_moves_counters_past_all_that_was_given_out() {
     let cache = worker(&server).await;
     bump(&cache, "version").await;
     let mut redis = server.connection().await;
-    assert_eq!(redis.get::<_, u64>("version").await.unwrap(), 2, "the first number of a counter is 2");
+    assert_eq!(
+        redis.get::<_, u64>("version").await.unwrap(),
+        2,
+        "the first number of a counter is 2"
+    );
     let snapshot = server.snapshot().await;
     bump(&cache, "version").await;
     server.restore(&snapshot).await;
     probe(&cache).await;
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::ToHeal(_)));
     cache.take_heal().await.unwrap();
-    let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let now_ms =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()
+            as u64;
     bump(&cache, "version").await;
     let mut redis = server.connection().await;
     let healed = redis.get::<_, u64>("version").await.unwrap();
@@ -181,7 +228,12 @@ async fn a_stop_of_all_workers_heals_nothing() {
     stage.wait_settled(&[&one, &other]).await;
     assert!(one.terminate().await.success());
     assert!(other.terminate().await.success());
-    let left: Vec<String> = mark_fields(&stage).await.into_iter().map(|(field, _)| field).filter(|field| field.len() == 32).collect();
+    let left: Vec<String> = mark_fields(&stage)
+        .await
+        .into_iter()
+        .map(|(field, _)| field)
+        .filter(|field| field.len() == 32)
+        .collect();
     assert_eq!(left, Vec::<String>::new(), "no worker left a mark");
     let next = stage.worker(&[]).await;
     assert_eq!(heals(&next).await, 0.0, "{}", next.stderr());
@@ -197,7 +249,10 @@ async fn the_mark_of_a_killed_worker_goes_to_a_living_one() {
     doomed.kill();
     let covering = async || {
         let fields = mark_fields(&stage).await;
-        fields.iter().filter(|(field, mark)| field.len() == 32 && !mark.contains(":9007199254740991:")).count()
+        fields
+            .iter()
+            .filter(|(field, mark)| field.len() == 32 && !mark.contains(":9007199254740991:"))
+            .count()
     };
     wait_until(SOON, "one mark alone covers anything", async || covering().await == 1).await;
     assert_eq!(heals(&living).await, 0.0, "{}", living.stderr());

@@ -23,19 +23,35 @@ async fn a_heal_over_many_large_bodies_fits_into_256_mib() {
     for id in [0, count / 2, count - 1] {
         stage.set(&format!("user:{id}"), "old").await;
     }
-    let _: () = redis::AsyncCommands::del(&mut stage.connection().await, format!("unstale:mark:{}", stage.queue)).await.unwrap();
+    let _: () = redis::AsyncCommands::del(
+        &mut stage.connection().await,
+        format!("unstale:mark:{}", stage.queue),
+    )
+    .await
+    .unwrap();
     let begun = Instant::now();
     let worker = stage.start_worker(&[("UNSTALE_HEAL_WINDOW", "1h")]);
     let pid = worker.pid().to_string();
-    let limited = std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--data={MEMORY}")]).status().unwrap();
+    let limited = std::process::Command::new("prlimit")
+        .args(["--pid", &pid, &format!("--data={MEMORY}")])
+        .status()
+        .unwrap();
     assert!(limited.success());
-    let usage = || Usage::of(worker.pid()).filter(|usage| usage.peak_bytes > 0).unwrap_or_else(|| panic!("it died: {}", worker.stderr()));
+    let usage = || {
+        Usage::of(worker.pid())
+            .filter(|usage| usage.peak_bytes > 0)
+            .unwrap_or_else(|| panic!("it died: {}", worker.stderr()))
+    };
     wait_until(SOON + Duration::from_millis(250) * count, "the heal is done", async || {
         usage();
         matches!(worker.get("/readyz").await, Some((200, _)))
     })
     .await;
-    eprintln!("a heal over {count} bodies of 1 MiB: {:.1} s, {:?}", begun.elapsed().as_secs_f64(), usage());
+    eprintln!(
+        "a heal over {count} bodies of 1 MiB: {:.1} s, {:?}",
+        begun.elapsed().as_secs_f64(),
+        usage()
+    );
     assert_eq!(heals(&worker).await, 1.0, "{}", worker.stderr());
     for id in [0, count / 2, count - 1] {
         assert!(!stage.exists(&format!("user:{id}")).await, "{id}: {}", worker.stderr());

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use redis::AsyncCommands;
-use unstale::cache::{Cache, Died, Doubt, Entered, HealFrom, HealProgress, HealRecord, LowWatermark, OwedHeal, Tick, Turn};
+use unstale::cache::{
+    Cache, Died, Doubt, Entered, HealFrom, HealProgress, HealRecord, LowWatermark, OwedHeal, Tick,
+    Turn,
+};
 use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
 use unstale::plan::{Batch, Slot};
 use unstale::registry::{Action, Effect, RuleId};
@@ -26,7 +29,8 @@ pub(super) async fn cache(server: &Redis) -> Cache {
 }
 
 pub(super) async fn probe(cache: &Cache) {
-    wait_until(Duration::from_secs(20), "Redis answers", async || cache.probe().await.is_ok()).await;
+    wait_until(Duration::from_secs(20), "Redis answers", async || cache.probe().await.is_ok())
+        .await;
 }
 
 /// A worker that has begun where another has just been.
@@ -75,7 +79,9 @@ async fn nothing_lost_is_no_loss_whatever_became_of_the_last_batch() {
     delete(&cache, "b").await.unwrap_err();
     server.restart().await;
     probe(&cache).await;
-    let Entered::ToHeal(marks) = cache.enter(1).await.unwrap() else { panic!("each restart is answered by a heal") };
+    let Entered::ToHeal(marks) = cache.enter(1).await.unwrap() else {
+        panic!("each restart is answered by a heal")
+    };
     assert_eq!(marks.doubt(), Doubt::Replaced, "nobody says that anything was lost");
     assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)));
     assert!(cache.finish_heal(None, &[], 1).await.unwrap());
@@ -94,7 +100,8 @@ async fn nothing_lost_is_no_loss_whatever_became_of_the_last_batch() {
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::Good(_)));
 }
 
-/// What is sent after Redis went back, and before anybody noticed, finds it out and does not hide it.
+/// What is sent after Redis went back, and before anybody noticed, finds it out and does not hide
+/// it.
 #[tokio::test]
 async fn batches_after_a_loss_do_not_cover_it() {
     let server = Redis::start().await;
@@ -111,7 +118,10 @@ async fn batches_after_a_loss_do_not_cover_it() {
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::ToHeal(_)));
     // Its tick would have found it too; and now everybody else's does.
     let other = self::cache(&server).await;
-    assert!(matches!(other.enter(1).await.unwrap(), Entered::ToHeal(_)), "wanted by anybody is wanted by all");
+    assert!(
+        matches!(other.enter(1).await.unwrap(), Entered::ToHeal(_)),
+        "wanted by anybody is wanted by all"
+    );
 }
 
 #[tokio::test]
@@ -133,7 +143,14 @@ async fn a_heal_is_one_workers_turn_and_serves_all() {
     assert_eq!(other.take_heal().await.unwrap(), Turn::Anothers);
     delete(&one, "a").await.unwrap();
     one.renew_heal().await.unwrap();
-    let record = HealRecord { began_ms: marks.now_ms, ended_ms: 0, from_ms: 1, count: 1, complete: true, ..HealRecord::default() };
+    let record = HealRecord {
+        began_ms: marks.now_ms,
+        ended_ms: 0,
+        from_ms: 1,
+        count: 1,
+        complete: true,
+        ..HealRecord::default()
+    };
     assert!(one.finish_heal(Some(&record), &[], 100).await.unwrap());
     assert_eq!(other.take_heal().await.unwrap(), Turn::Done);
     for cache in [&other, &idle] {
@@ -162,7 +179,10 @@ async fn a_loss_in_the_midst_of_a_heal_begins_it_anew() {
     probe(&cache).await;
     assert!(!cache.finish_heal(None, &[], 1).await.unwrap());
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::ToHeal(_)));
-    assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)), "its own lock does not keep it waiting");
+    assert!(
+        matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)),
+        "its own lock does not keep it waiting"
+    );
     assert!(cache.finish_heal(None, &[], 1).await.unwrap());
 }
 
@@ -171,7 +191,9 @@ async fn marks_of_the_dead_go_after_an_hour() {
     let server = Redis::start().await;
     let cache = worker(&server).await;
     let mut redis = server.connection().await;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()
+            as u64;
     for (field, age_ms) in [("dead", 3_700_000), ("dlq:dead", 3_700_000), ("dying", 3_500_000)] {
         let _: () = redis.hset(MARKS, field, format!("7:5:{}", now - age_ms)).await.unwrap();
     }
@@ -188,7 +210,11 @@ async fn take_over(cache: &Cache) -> HealProgress {
     let mut taken = None;
     wait_until(Duration::from_secs(6), "the turn comes", async || {
         if let Turn::Ours(marks) = cache.take_heal().await.unwrap() {
-            taken = Some(marks.take_over_progress(cache, HealFrom { offset: Some(5), time: None }, "rules"));
+            taken = Some(marks.take_over_progress(
+                cache,
+                HealFrom { offset: Some(5), time: None },
+                "rules",
+            ));
         }
         taken.is_some()
     })
@@ -208,7 +234,8 @@ async fn a_heal_goes_on_where_the_one_before_it_died() {
     let begun = take_over(&one).await;
     assert_eq!((begun.from.offset, begun.applied_to, &begun.died), (Some(5), None, &None));
     let mut progress = begun;
-    (progress.applied_to, progress.in_work, progress.passed_over) = (Some(20), Some((20, 30)), vec![7]);
+    (progress.applied_to, progress.in_work, progress.passed_over) =
+        (Some(20), Some((20, 30)), vec![7]);
     one.note_heal_progress(&progress).await.unwrap();
     let died = Some(Died { first: 20, end: 30, workers: vec![one.id().to_owned()] });
     drop(one);
@@ -248,7 +275,8 @@ async fn a_worker_that_stops_in_the_midst_of_a_heal_has_not_died() {
     one.yield_heal_of(one.id()).await.unwrap();
     probe(&other).await;
     let Turn::Ours(marks) = other.take_heal().await.unwrap() else { panic!("it gave the turn up") };
-    let mut found = marks.take_over_progress(&other, HealFrom { offset: Some(5), time: None }, "rules");
+    let mut found =
+        marks.take_over_progress(&other, HealFrom { offset: Some(5), time: None }, "rules");
     assert_eq!((found.applied_to, &found.died), (Some(20), &None));
     found.in_work = Some((20, 21));
     other.note_heal_progress(&found).await.unwrap();
@@ -291,7 +319,10 @@ async fn a_worker_that_was_taken_for_dead_goes_on() {
     let mut redis = server.connection().await;
     let mark: String = redis.hget(MARKS, silent.id()).await.unwrap();
     let parts: Vec<u64> = mark.split(':').map(|part| part.parse().unwrap()).collect();
-    let _: () = redis.hset(MARKS, silent.id(), format!("{}:{}:{}", parts[0], parts[1], parts[2] - 11_000)).await.unwrap();
+    let _: () = redis
+        .hset(MARKS, silent.id(), format!("{}:{}:{}", parts[0], parts[1], parts[2] - 11_000))
+        .await
+        .unwrap();
     let Tick::Good(marks) = other.tick(200).await.unwrap() else { panic!("nothing is lost") };
     assert_eq!(marks.gone(other.id()), [silent.id()]);
     other.take_over(&[silent.id().to_owned()]).await.unwrap();
@@ -315,5 +346,7 @@ async fn a_second_debt_of_a_worker_does_not_replace_the_first() {
     assert_eq!(all.from, from(5));
     let fields: Vec<String> = server.connection().await.hkeys(MARKS).await.unwrap();
     assert_eq!(fields.iter().filter(|field| field.starts_with("owed:")).count(), 2, "{fields:?}");
-    assert!(cache.read_marks().await.unwrap().gone("").iter().all(|field| !field.starts_with("owed:")));
+    assert!(
+        cache.read_marks().await.unwrap().gone("").iter().all(|field| !field.starts_with("owed:"))
+    );
 }

@@ -1,4 +1,5 @@
-//! Redis comes back without writes that it had confirmed: they are made again before anybody is ready.
+//! Redis comes back without writes that it had confirmed: they are made again before anybody is
+//! ready.
 
 mod beside;
 mod brokers;
@@ -47,7 +48,16 @@ async fn seed(redis: &Redis, count: u32) {
 async fn publish(stage: &Stage, count: u32) {
     let mut confirms = Vec::new();
     for id in 0..count {
-        confirms.push(stage.send(&stage.exchange, "user.updated", Default::default(), format!(r#"{{"id":{id}}}"#).as_bytes()).await);
+        confirms.push(
+            stage
+                .send(
+                    &stage.exchange,
+                    "user.updated",
+                    Default::default(),
+                    format!(r#"{{"id":{id}}}"#).as_bytes(),
+                )
+                .await,
+        );
         if confirms.len() == 500 {
             for confirm in confirms.drain(..) {
                 confirm.await.unwrap();
@@ -86,7 +96,10 @@ async fn mark_fields(stage: &Stage) -> Vec<(String, String)> {
     stage
         .connection()
         .await
-        .hgetall::<_, std::collections::BTreeMap<String, String>>(format!("unstale:mark:{}", stage.queue))
+        .hgetall::<_, std::collections::BTreeMap<String, String>>(format!(
+            "unstale:mark:{}",
+            stage.queue
+        ))
         .await
         .unwrap()
         .into_iter()
@@ -96,13 +109,20 @@ async fn mark_fields(stage: &Stage) -> Vec<(String, String)> {
 /// The lowest of the workers' marks.
 pub(crate) async fn low_ms(stage: &Stage) -> Option<u64> {
     let marks = mark_fields(stage).await;
-    marks.iter().filter(|(field, _)| field.len() == 32).filter_map(|(_, mark)| mark.split(':').nth(1)?.parse().ok()).min()
+    marks
+        .iter()
+        .filter(|(field, _)| field.len() == 32)
+        .filter_map(|(_, mark)| mark.split(':').nth(1)?.parse().ok())
+        .min()
 }
 
 /// Waits until the marks say that the queue was empty a moment ago.
 async fn wait_quiet(stage: &Stage) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-    wait_until(SOON, "the queue was seen empty", async || low_ms(stage).await.is_some_and(|low| low > now)).await;
+    wait_until(SOON, "the queue was seen empty", async || {
+        low_ms(stage).await.is_some_and(|low| low > now)
+    })
+    .await;
 }
 
 /// Waits until so many workers have a mark.

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use redis::AsyncCommands;
 
-use super::{USERS, WITHIN, heals, low_ms, mark_fields, on, publish, readable, seed, stage, wait_gone, wait_marks, wait_quiet};
+use super::{
+    USERS, WITHIN, heals, low_ms, mark_fields, on, publish, readable, seed, stage, wait_gone,
+    wait_marks, wait_quiet,
+};
 use crate::end_to_end::stage::{SOON, Stage};
 use crate::support::{Proxy, Redis, wait_until};
 
@@ -27,10 +30,15 @@ async fn ten_thousand_deletes_that_a_snapshot_does_not_have_are_made_again() {
     wait_gone(&stage.redis, WITHIN).await;
     worker.wait_ready().await;
     assert_eq!(heals(&worker).await, 1.0, "{}", worker.stderr());
-    assert!(worker.stderr().contains("Redis lost writes that it had confirmed"), "{}", worker.stderr());
+    assert!(
+        worker.stderr().contains("Redis lost writes that it had confirmed"),
+        "{}",
+        worker.stderr()
+    );
     // Leases that were granted before the loss remember a sequence that this one has passed.
     let sequence: u64 = stage.connection().await.get("unstale:seq").await.unwrap();
-    let an_hour_ago = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap() - Duration::from_secs(3_600);
+    let an_hour_ago = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap()
+        - Duration::from_secs(3_600);
     assert!(u128::from(sequence) > an_hour_ago.as_micros(), "{sequence}");
     // It goes on as before.
     stage.set("user:1", "new").await;
@@ -39,21 +47,32 @@ async fn ten_thousand_deletes_that_a_snapshot_does_not_have_are_made_again() {
     assert_eq!(heals(&worker).await, 1.0);
 }
 
-/// Nobody's command fails: the snapshot is loaded under the worker's feet, within a tick, and it has nothing to do.
+/// Nobody's command fails: the snapshot is loaded under the worker's feet, within a tick, and it
+/// has nothing to do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_replica_that_was_cut_off_is_healed() {
     let primary = Redis::start().await;
     let replica = Redis::start().await;
     // So that the replica can be cut off, and the worker be led to it.
-    let (wire, address) = (Proxy::start(&primary.addr()).await, Proxy::start(&primary.addr()).await);
+    let (wire, address) =
+        (Proxy::start(&primary.addr()).await, Proxy::start(&primary.addr()).await);
     let replica_of = async |host: &str, port: &str| {
-        redis::cmd("REPLICAOF").arg(host).arg(port).exec_async(&mut replica.connection().await).await.unwrap();
+        redis::cmd("REPLICAOF")
+            .arg(host)
+            .arg(port)
+            .exec_async(&mut replica.connection().await)
+            .await
+            .unwrap();
     };
     replica_of("127.0.0.1", &wire.port().to_string()).await;
     let stage = on(primary).await;
-    let mut worker = stage.worker(&[("UNSTALE_REDIS_URL", &format!("redis://{}/0", address.addr()))]).await;
+    let mut worker =
+        stage.worker(&[("UNSTALE_REDIS_URL", &format!("redis://{}/0", address.addr()))]).await;
     seed(&stage.redis, MANY).await;
-    wait_until(SOON, "the replica has them", async || readable(&replica).await == Some(MANY as usize)).await;
+    wait_until(SOON, "the replica has them", async || {
+        readable(&replica).await == Some(MANY as usize)
+    })
+    .await;
     wire.down().await;
     publish(&stage, MANY).await;
     wait_gone(&stage.redis, SOON).await;
@@ -67,7 +86,8 @@ async fn a_promoted_replica_that_was_cut_off_is_healed() {
     assert_eq!(heals(&worker).await, 1.0, "{}", worker.stderr());
 }
 
-/// The marks say how far back the queue reached when the snapshot was taken: what arrived an hour before it and was applied after it is lost with it.
+/// The marks say how far back the queue reached when the snapshot was taken: what arrived an hour
+/// before it and was applied after it is lost with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_that_was_an_hour_old_is_made_again() {
     const FEWER: u32 = 3_000;
@@ -76,20 +96,31 @@ async fn a_backlog_that_was_an_hour_old_is_made_again() {
     wait_marks(&stage, 1).await;
     first.kill();
     // An hour passes in which the queue fills: for the marks, which tell when it was last empty.
-    let (field, mark) = mark_fields(&stage).await.into_iter().find(|(field, _)| field.len() == 32).unwrap();
+    let (field, mark) =
+        mark_fields(&stage).await.into_iter().find(|(field, _)| field.len() == 32).unwrap();
     let parts: Vec<&str> = mark.split(':').collect();
-    let an_hour_ago = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64 - 3_600_000;
+    let an_hour_ago =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()
+            as u64
+            - 3_600_000;
     let _: () = stage
         .connection()
         .await
-        .hset(format!("unstale:mark:{}", stage.queue), field, format!("{}:{an_hour_ago}:{}", parts[0], parts[2]))
+        .hset(
+            format!("unstale:mark:{}", stage.queue),
+            field,
+            format!("{}:{an_hour_ago}:{}", parts[0], parts[2]),
+        )
         .await
         .unwrap();
     seed(&stage.redis, FEWER).await;
     publish(&stage, FEWER).await;
     // One that works it off slowly.
     let mut worker = stage.worker(&[("UNSTALE_PREFETCH", "1"), ("UNSTALE_BATCH", "1")]).await;
-    wait_until(SOON, "it has begun", async || readable(&stage.redis).await.is_some_and(|left| left < FEWER as usize)).await;
+    wait_until(SOON, "it has begun", async || {
+        readable(&stage.redis).await.is_some_and(|left| left < FEWER as usize)
+    })
+    .await;
     let snapshot = stage.redis.snapshot().await;
     assert!(readable(&stage.redis).await.is_some_and(|left| left > 0), "it has not ended");
     wait_gone(&stage.redis, SOON).await;
@@ -98,9 +129,14 @@ async fn a_backlog_that_was_an_hour_old_is_made_again() {
     stage.redis.restore(&snapshot).await;
     wait_gone(&stage.redis, WITHIN).await;
     worker.wait_ready().await;
-    let (_, heal) = mark_fields(&stage).await.into_iter().find(|(field, _)| field == "heal").unwrap();
+    let (_, heal) =
+        mark_fields(&stage).await.into_iter().find(|(field, _)| field == "heal").unwrap();
     let parts: Vec<u64> = heal.split(':').map(|part| part.parse().unwrap()).collect();
-    assert_eq!((parts[2], parts[3], parts[4]), (an_hour_ago - 60_000, 1, 1), "from before the backlog, once, whole: {heal}");
+    assert_eq!(
+        (parts[2], parts[3], parts[4]),
+        (an_hour_ago - 60_000, 1, 1),
+        "from before the backlog, once, whole: {heal}"
+    );
     assert_eq!(heals(&worker).await, 1.0, "{}", worker.stderr());
 }
 
@@ -115,18 +151,33 @@ events: { page.changed: { effects: [ { warm: "page:{id}", from: "pages:/{id}" } 
     let stage = Stage::new(&[("users.yaml", USERS), ("pages.yaml", rules)]).await;
     // Nothing listens there.
     let worker = stage
-        .worker(&[("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:1"), ("UNSTALE_RETRY_DELAYS", "3s,7d"), ("UNSTALE_FENCE_TTL", "30d")])
+        .worker(&[
+            ("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:1"),
+            ("UNSTALE_RETRY_DELAYS", "3s,7d"),
+            ("UNSTALE_FENCE_TTL", "30d"),
+        ])
         .await;
     wait_quiet(&stage).await;
-    let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let before =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()
+            as u64;
     stage.publish("page.changed", r#"{"id":1}"#).await;
-    wait_until(SOON, "it climbs the ladder", async || worker.metrics().await.sum("unstale_retries_total", &[]) >= 1.0).await;
+    wait_until(SOON, "it climbs the ladder", async || {
+        worker.metrics().await.sum("unstale_retries_total", &[]) >= 1.0
+    })
+    .await;
     let began = Instant::now();
     // Looks go on, and see the queue empty: the mark stays behind all the same.
     while began.elapsed() < Duration::from_secs(4) {
-        assert!(low_ms(&stage).await.is_some_and(|low| low <= before + 1_000), "the mark must not pass what is on the ladder");
+        assert!(
+            low_ms(&stage).await.is_some_and(|low| low <= before + 1_000),
+            "the mark must not pass what is on the ladder"
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     // The copy says when its event came, so that whoever has it next knows.
-    assert!(worker.metrics().await.sum("unstale_retries_total", &[]) >= 2.0, "it has come again, and gone again");
+    assert!(
+        worker.metrics().await.sum("unstale_retries_total", &[]) >= 2.0,
+        "it has come again, and gone again"
+    );
 }

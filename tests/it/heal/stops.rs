@@ -54,7 +54,11 @@ async fn reach_of_a_heal(stage: &Stage, what: &str, workers: &[&Worker]) -> Dura
         let each = async || {
             let waited = begun.elapsed();
             if waited.as_secs().is_multiple_of(10) {
-                eprintln!("{what}: {} s later, the low watermark is {:.1} s back", waited.as_secs(), covered(stage).await.as_secs_f64());
+                eprintln!(
+                    "{what}: {} s later, the low watermark is {:.1} s back",
+                    waited.as_secs(),
+                    covered(stage).await.as_secs_f64()
+                );
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             waited > FORGOTTEN_AFTER
@@ -67,15 +71,26 @@ async fn reach_of_a_heal(stage: &Stage, what: &str, workers: &[&Worker]) -> Dura
     let mut from = None;
     wait_until(SOON, "one heals", async || {
         let logs = workers.iter().map(|worker| worker.stderr());
-        from = logs.filter_map(|log| log.lines().find(|line| line.contains("Redis was restarted")).map(str::to_owned)).next();
+        from = logs
+            .filter_map(|log| {
+                log.lines().find(|line| line.contains("Redis was restarted")).map(str::to_owned)
+            })
+            .next();
         from.is_some()
     })
     .await;
     let line = from.unwrap();
-    let time = line.split([' ', '"', '=']).find_map(|word| word.parse::<jiff::Timestamp>().ok().filter(|_| !line.starts_with(word)));
+    let time = line
+        .split([' ', '"', '='])
+        .find_map(|word| word.parse::<jiff::Timestamp>().ok().filter(|_| !line.starts_with(word)));
     let time = time.unwrap_or_else(|| panic!("it begins at no time: {line}"));
-    let back = restarted.saturating_sub(Duration::from_millis(u64::try_from(time.as_millisecond()).unwrap()) + MARGIN);
-    eprintln!("{what}: a heal begins {:.1} s (and the margin of 60 s) before the restart of Redis", back.as_secs_f64());
+    let back = restarted.saturating_sub(
+        Duration::from_millis(u64::try_from(time.as_millisecond()).unwrap()) + MARGIN,
+    );
+    eprintln!(
+        "{what}: a heal begins {:.1} s (and the margin of 60 s) before the restart of Redis",
+        back.as_secs_f64()
+    );
     back
 }
 
@@ -87,7 +102,13 @@ async fn age_marks(stage: &Stage, by: Duration) {
         if let [number, low, at] = parts[..] {
             let aged = format!("{number}:{}:{}", low.saturating_sub(by), at.saturating_sub(by));
             let marks = format!("unstale:mark:{}", stage.queue);
-            redis::cmd("HSET").arg(marks).arg(field).arg(aged).exec_async(&mut stage.connection().await).await.unwrap();
+            redis::cmd("HSET")
+                .arg(marks)
+                .arg(field)
+                .arg(aged)
+                .exec_async(&mut stage.connection().await)
+                .await
+                .unwrap();
         }
     }
 }
@@ -105,7 +126,10 @@ async fn an_hour_without_workers_heals_nothing() {
     let next = stage.worker(&[]).await;
     stage.wait_settled(&[&next]).await;
     assert_no_heal(&[&next]).await;
-    assert!(covered(&stage).await > Duration::from_secs(3_500), "what came in that hour may be lost with Redis");
+    assert!(
+        covered(&stage).await > Duration::from_secs(3_500),
+        "what came in that hour may be lost with Redis"
+    );
     if full_runs() {
         let back = reach_of_a_heal(&stage, "an hour without workers", &[&next]).await;
         assert!(back < Duration::from_secs(60), "{back:?}");
@@ -149,17 +173,24 @@ async fn fewer_workers_heal_nothing() {
 async fn a_killed_worker_heals_nothing_and_is_covered_by_the_others() {
     let stage = safe_stage().await;
     let proxy = Proxy::start(&stage.redis.addr()).await;
-    let doomed = stage.worker(&[("UNSTALE_REDIS_URL", &format!("redis://{}/0", proxy.addr()))]).await;
+    let doomed =
+        stage.worker(&[("UNSTALE_REDIS_URL", &format!("redis://{}/0", proxy.addr()))]).await;
     let living = stage.worker(&[]).await;
     wait_marks(&stage, 2).await;
     proxy.stall();
     publish(&stage, SOME).await;
-    wait_until(SOON, "some are in flight", async || doomed.metrics().await.sum("unstale_in_flight", &[]) > 0.0).await;
+    wait_until(SOON, "some are in flight", async || {
+        doomed.metrics().await.sum("unstale_in_flight", &[]) > 0.0
+    })
+    .await;
     doomed.kill();
     stage.wait_settled(&[&living]).await;
     let covering = async || {
         let fields = mark_fields(&stage).await;
-        fields.iter().filter(|(field, mark)| field.len() == 32 && !mark.contains(":9007199254740991:")).count()
+        fields
+            .iter()
+            .filter(|(field, mark)| field.len() == 32 && !mark.contains(":9007199254740991:"))
+            .count()
     };
     wait_until(SOON, "one mark alone covers anything", async || covering().await == 1).await;
     assert_no_heal(&[&living]).await;
@@ -174,7 +205,8 @@ async fn a_worker_stopped_in_a_heal_gives_its_turn_up() {
     let broker = rabbitmq().await;
     let proxy = Proxy::start(&broker.addr()).await;
     let amqp_url = broker.url().replace(&broker.addr(), &proxy.addr());
-    let stopped = stage.worker(&[("UNSTALE_AMQP_URL", &amqp_url), ("UNSTALE_SHUTDOWN_GRACE", "1s")]).await;
+    let stopped =
+        stage.worker(&[("UNSTALE_AMQP_URL", &amqp_url), ("UNSTALE_SHUTDOWN_GRACE", "1s")]).await;
     wait_marks(&stage, 1).await;
     publish(&stage, SOME).await;
     stage.wait_settled(&[&stopped]).await;

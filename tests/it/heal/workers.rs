@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use redis::AsyncCommands;
 
-use super::{WITHIN, heals, mark_fields, on, publish, seed, stage, wait_gone, wait_healed, wait_marks};
+use super::{
+    WITHIN, heals, mark_fields, on, publish, seed, stage, wait_gone, wait_healed, wait_marks,
+};
 use crate::end_to_end::stage::SOON;
 use crate::support::{Flow, Proxy, Redis, Tap, Way, rabbitmq, wait_until};
 
@@ -24,7 +26,13 @@ async fn of_two_workers_one_heals_for_both() {
     wait_gone(&stage.redis, SOON).await;
     stage.wait_settled(&[&one, &other]).await;
     // Both have moved their marks on since the snapshot.
-    let marks = async || mark_fields(&stage).await.into_iter().filter(|(field, _)| field.len() == 32).collect::<Vec<_>>();
+    let marks = async || {
+        mark_fields(&stage)
+            .await
+            .into_iter()
+            .filter(|(field, _)| field.len() == 32)
+            .collect::<Vec<_>>()
+    };
     let before = marks().await;
     wait_until(SOON, "both marks have moved", async || {
         let now = marks().await;
@@ -34,11 +42,20 @@ async fn of_two_workers_one_heals_for_both() {
     stage.redis.restore(&snapshot).await;
     wait_gone(&stage.redis, WITHIN).await;
     wait_healed(&mut [&mut one, &mut other]).await;
-    assert_eq!(heals(&one).await + heals(&other).await, 1.0, "{}\n----\n{}", one.stderr(), other.stderr());
-    assert!(!mark_fields(&stage).await.iter().any(|(field, _)| field == "wanted" || field == "lock"));
+    assert_eq!(
+        heals(&one).await + heals(&other).await,
+        1.0,
+        "{}\n----\n{}",
+        one.stderr(),
+        other.stderr()
+    );
+    assert!(
+        !mark_fields(&stage).await.iter().any(|(field, _)| field == "wanted" || field == "lock")
+    );
 }
 
-/// What it leaves behind says that a heal is wanted: the next one does it, without a memory of its own.
+/// What it leaves behind says that a heal is wanted: the next one does it, without a memory of its
+/// own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_in_the_heal_is_followed_by_the_next() {
     let stage = stage().await;
@@ -56,7 +73,10 @@ async fn a_worker_killed_in_the_heal_is_followed_by_the_next() {
     stage.redis.restore(&snapshot).await;
     wait_until(SOON, "it heals", async || {
         let Some(mut redis) = stage.redis.try_connection().await else { return false };
-        redis.hexists::<_, _, bool>(format!("unstale:mark:{}", stage.queue), "lock").await.unwrap_or(false)
+        redis
+            .hexists::<_, _, bool>(format!("unstale:mark:{}", stage.queue), "lock")
+            .await
+            .unwrap_or(false)
     })
     .await;
     doomed.kill();
@@ -100,7 +120,10 @@ async fn without_a_history_the_loss_is_told() {
     publish(&stage, 10).await;
     stage.wait_settled(&[&worker]).await;
     stage.redis.restore(&snapshot).await;
-    wait_until(SOON, "it says so", async || worker.stderr().contains("there is no history to heal Redis from")).await;
+    wait_until(SOON, "it says so", async || {
+        worker.stderr().contains("there is no history to heal Redis from")
+    })
+    .await;
     worker.wait_ready().await;
     assert_eq!(heals(&worker).await, 0.0);
 }
@@ -125,20 +148,28 @@ async fn nobody_is_ready_before_the_marks_were_read() {
     let halted = Arc::new(Mutex::new(None::<BTreeSet<u64>>));
     let halts = Arc::clone(&halted);
     let tap = Tap::new(move |connection, way, bytes| match &mut *halts.lock().unwrap() {
-        Some(halted) if way == Way::ToServer && bytes.windows(13).any(|window| window == b"unstale:mark:") => {
+        Some(halted)
+            if way == Way::ToServer
+                && bytes.windows(13).any(|window| window == b"unstale:mark:") =>
+        {
             halted.insert(connection);
             Flow::Halt
         }
         _ => Flow::Pass,
     });
     let proxy = Proxy::start_tapped(&stage.redis.addr(), tap).await;
-    let worker = stage.worker(&[("UNSTALE_REDIS_URL", &format!("redis://{}/0", proxy.addr()))]).await;
+    let worker =
+        stage.worker(&[("UNSTALE_REDIS_URL", &format!("redis://{}/0", proxy.addr()))]).await;
     *halted.lock().unwrap() = Some(BTreeSet::new());
     let is_ready = async || matches!(worker.get("/readyz").await, Some((200, _)));
     wait_until(SOON, "its mark cannot be moved on", async || !is_ready().await).await;
     // The probe of each further connection succeeded, or there would be nothing to halt.
     wait_until(Duration::from_secs(40), "it has tried again twice", async || {
-        assert!(!is_ready().await, "nobody knows whether Redis holds what it confirmed:\n{}", worker.stderr());
+        assert!(
+            !is_ready().await,
+            "nobody knows whether Redis holds what it confirmed:\n{}",
+            worker.stderr()
+        );
         halted.lock().unwrap().as_ref().is_some_and(|halted| halted.len() >= 3)
     })
     .await;

@@ -1,4 +1,5 @@
-//! Who acts: writers at the source, readers that take leases or take no part, second passes and upkeep with the production code, and the clock.
+//! Who acts: writers at the source, readers that take leases or take no part, second passes and
+//! upkeep with the production code, and the clock.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -54,7 +55,8 @@ impl Hands<'_> {
     }
 }
 
-/// What one process knows of Redis, and the next one does not. (One that went on would also wait longer before each probe, for a real second soon.)
+/// What one process knows of Redis, and the next one does not. (One that went on would also wait
+/// longer before each probe, for a real second soon.)
 pub(super) struct Process {
     config: RedisConfig,
     cache: RefCell<Rc<Cache>>,
@@ -68,7 +70,8 @@ impl Process {
     }
 }
 
-/// A while in which the shortest lives end and second passes are due, or one in which leases end too.
+/// A while in which the shortest lives end and second passes are due, or one in which leases end
+/// too.
 pub(super) async fn clock(world: &World, turns: Turns, mut random: fastrand::Rng) {
     for _ in 0..random.usize(1..=2) {
         turns.rest(&mut random).await;
@@ -150,7 +153,8 @@ pub(super) async fn reader(world: &World, turns: Turns, how: Reading) {
     // Only the value tells.
     let tags = |value: &Vec<u8>| {
         let text = String::from_utf8_lossy(value);
-        let numbers = text.rsplit(':').next().unwrap().split(',').filter_map(|tag| tag.parse::<usize>().ok());
+        let numbers =
+            text.rsplit(':').next().unwrap().split(',').filter_map(|tag| tag.parse::<usize>().ok());
         numbers.map(|tag| TAGS[tag].to_owned()).collect::<Vec<_>>()
     };
     let life = how.life.time().unwrap_or(forever);
@@ -174,7 +178,12 @@ pub(super) async fn stranger(world: &World, turns: Turns, key: usize, mut random
 }
 
 /// Does the second passes that are due, as any worker does, whoever dies over it.
-pub(super) async fn second_passes(world: &World, hands: Hands<'_>, turns: Turns, dies_after: Option<u32>) {
+pub(super) async fn second_passes(
+    world: &World,
+    hands: Hands<'_>,
+    turns: Turns,
+    dies_after: Option<u32>,
+) {
     turns.next().await;
     world.advance_to_second_passes().await;
     hands.tap.seat(Some(turns.clone()));
@@ -184,7 +193,12 @@ pub(super) async fn second_passes(world: &World, hands: Hands<'_>, turns: Turns,
     if let Some(start) = hands.tap.began().filter(|_| !hands.tap.is_dead()) {
         let passes = passes.unwrap();
         assert_eq!((&passes.failed[..], passes.lost), (&[][..], 0));
-        let events: Vec<usize> = passes.due.iter().filter_map(unstale::cache::Due::target).map(|due| world.made(again(due))).collect();
+        let events: Vec<usize> = passes
+            .due
+            .iter()
+            .filter_map(unstale::cache::Due::target)
+            .map(|due| world.made(again(due)))
+            .collect();
         world.ended(&world.begin(events, start), turns.now());
     }
     hands.begin_anew().await;
@@ -192,7 +206,9 @@ pub(super) async fn second_passes(world: &World, hands: Hands<'_>, turns: Turns,
 }
 
 pub(super) fn again(due: Again<'_>) -> Change {
-    let place = |names: &[&str], name: &str| names.iter().position(|other| *other == name).expect("a name of ours");
+    let place = |names: &[&str], name: &str| {
+        names.iter().position(|other| *other == name).expect("a name of ours")
+    };
     match due {
         Again::Key(key) => Change::Delete { key: place(&KEYS, key), order: None },
         Again::Tag(tag) => Change::InvalidateTag(place(&TAGS, tag)),
@@ -200,7 +216,12 @@ pub(super) fn again(due: Again<'_>) -> Change {
 }
 
 /// Looks after the tags' sets, and goes on with drains that somebody left.
-pub(super) async fn upkeep(world: &World, hands: Hands<'_>, turns: Turns, mut random: fastrand::Rng) {
+pub(super) async fn upkeep(
+    world: &World,
+    hands: Hands<'_>,
+    turns: Turns,
+    mut random: fastrand::Rng,
+) {
     for _ in 0..random.usize(1..=4) {
         turns.rest(&mut random).await;
         hands.tap.seat(Some(turns.clone()));
@@ -209,7 +230,10 @@ pub(super) async fn upkeep(world: &World, hands: Hands<'_>, turns: Turns, mut ra
         match random.u8(..6) {
             0 => {
                 let drained = cache.drain_all(&CancellationToken::new(), |_, _| {}).await;
-                assert!(drained.is_ok_and(|drained| drained.complete && drained.lost == 0) || hands.tap.is_dead());
+                assert!(
+                    drained.is_ok_and(|drained| drained.complete && drained.lost == 0)
+                        || hands.tap.is_dead()
+                );
             }
             1 | 2 => {
                 world.advance(ASIDE_FILLED_FOR * 2).await;
@@ -219,7 +243,8 @@ pub(super) async fn upkeep(world: &World, hands: Hands<'_>, turns: Turns, mut ra
                 }
             }
             _ => {
-                let pruned = cache.prune_slice(set(random.usize(..TAGS.len())).as_bytes(), 0, false).await;
+                let pruned =
+                    cache.prune_slice(set(random.usize(..TAGS.len())).as_bytes(), 0, false).await;
                 assert!(pruned.is_ok() || hands.tap.is_dead(), "{pruned:?}");
             }
         }

@@ -62,14 +62,18 @@ pub(super) enum Change {
 impl Change {
     pub(super) fn key(&self) -> Option<usize> {
         match self {
-            Self::Write { key, .. } | Self::Delete { key, .. } | Self::Warm { key, .. } => Some(*key),
+            Self::Write { key, .. } | Self::Delete { key, .. } | Self::Warm { key, .. } => {
+                Some(*key)
+            }
             Self::InvalidateTag(_) => None,
         }
     }
 
     fn order(&self) -> Option<Order> {
         match self {
-            Self::Write { order, .. } | Self::Delete { order, .. } | Self::Warm { order, .. } => *order,
+            Self::Write { order, .. } | Self::Delete { order, .. } | Self::Warm { order, .. } => {
+                *order
+            }
             Self::InvalidateTag(_) => None,
         }
     }
@@ -108,7 +112,8 @@ impl Event {
     pub(super) fn is_newer_than(&self, other: &Self) -> bool {
         let (Some((key, own)), Some((of, its))) = (self.row(), other.row()) else { return false };
         let is_later = self.id == other.id && self.place > other.place;
-        (key, own.family) == (of, its.family) && (own.version > its.version || (own.version == its.version && is_later))
+        (key, own.family) == (of, its.family)
+            && (own.version > its.version || (own.version == its.version && is_later))
     }
 
     /// Whether it leaves nothing of what another wrote to the key of both.
@@ -122,9 +127,11 @@ impl Event {
     pub(super) fn as_effect(&self, place: usize) -> Effect {
         let names = |tags: &[usize]| tags.iter().map(|&tag| TAGS[tag].to_owned()).collect();
         let action = match &self.change {
-            Change::Write { tags, life, .. } => {
-                Action::Write(Box::new(Write { value: written(place, tags), expiry: life.expiry(), tags: names(tags) }))
-            }
+            Change::Write { tags, life, .. } => Action::Write(Box::new(Write {
+                value: written(place, tags),
+                expiry: life.expiry(),
+                tags: names(tags),
+            })),
             Change::Delete { .. } => Action::Delete,
             Change::Warm { tags, stale, only, .. } => {
                 let expiry = Life::Hour.expiry();
@@ -137,17 +144,23 @@ impl Event {
                     only: *only,
                 }))
             }
-            Change::InvalidateTag(tag) => return self.asking_again(effect(0, TAGS[*tag], Action::InvalidateTag)),
+            Change::InvalidateTag(tag) => {
+                return self.asking_again(effect(0, TAGS[*tag], Action::InvalidateTag));
+            }
         };
-        let plain = self.asking_again(effect(0, KEYS[self.change.key().expect("not of a tag")], action));
+        let plain =
+            self.asking_again(effect(0, KEYS[self.change.key().expect("not of a tag")], action));
         match self.change.order() {
-            Some(Order { family, version }) => at((FAMILIES[family], &version.to_string()), (self.id, self.place), plain),
+            Some(Order { family, version }) => {
+                at((FAMILIES[family], &version.to_string()), (self.id, self.place), plain)
+            }
             None => plain,
         }
     }
 
     fn asking_again(&self, effect: Effect) -> Effect {
-        let has_again = self.again && matches!(effect.action, Action::Delete | Action::InvalidateTag);
+        let has_again =
+            self.again && matches!(effect.action, Action::Delete | Action::InvalidateTag);
         Effect { again: has_again.then_some(AGAIN), ..effect }
     }
 }

@@ -5,8 +5,10 @@ use super::event::{Change, Event};
 pub(super) const STALE_LOAD: &str = "a value loaded before an invalidation is read after it";
 pub(super) const STALE_STORE: &str = "a value stored before a deletion is read after it";
 pub(super) const LOST_PASS: &str = "a value is read whose second deletion never came";
-pub(super) const OLDER_WRITE: &str = "an older write stands where a newer event of its entity took hold";
-pub(super) const SKIPPED: &str = "an invalidation was skipped: what stood before it is read after it";
+pub(super) const OLDER_WRITE: &str =
+    "an older write stands where a newer event of its entity took hold";
+pub(super) const SKIPPED: &str =
+    "an invalidation was skipped: what stood before it is read after it";
 
 /// One application of an effect.
 #[derive(Debug)]
@@ -46,9 +48,20 @@ impl Judge {
     }
 
     /// The places of the applications that begin.
-    pub(super) fn begin(&mut self, events: impl IntoIterator<Item = usize>, now: u64, takes_hold: bool) -> Vec<usize> {
+    pub(super) fn begin(
+        &mut self,
+        events: impl IntoIterator<Item = usize>,
+        now: u64,
+        takes_hold: bool,
+    ) -> Vec<usize> {
         let first = self.applied.len();
-        self.applied.extend(events.into_iter().map(|event| Application { event, start: now, end: None, left: None, takes_hold }));
+        self.applied.extend(events.into_iter().map(|event| Application {
+            event,
+            start: now,
+            end: None,
+            left: None,
+            takes_hold,
+        }));
         (first..self.applied.len()).collect()
     }
 
@@ -77,30 +90,43 @@ impl Judge {
         self.is_over = true;
     }
 
-    /// Applications of a write that may have set its value since Redis began. One that has taken hold is the last: come again, it does nothing,
-    /// unless it has no version.
+    /// Applications of a write that may have set its value since Redis began. One that has taken
+    /// hold is the last: come again, it does nothing, unless it has no version.
     fn settings(&self, of: usize) -> impl Iterator<Item = &Application> {
         let mut has_held = false;
-        self.applied[self.era..].iter().filter(move |application| application.event == of).take_while(move |application| {
-            let is_before = !has_held;
-            has_held |= self.events[of].row().is_some() && application.end.is_some() && application.takes_hold;
-            is_before
-        })
+        self.applied[self.era..]
+            .iter()
+            .filter(move |application| application.event == of)
+            .take_while(move |application| {
+                let is_before = !has_held;
+                has_held |= self.events[of].row().is_some()
+                    && application.end.is_some()
+                    && application.takes_hold;
+                is_before
+            })
     }
 
     fn held(&self) -> impl Iterator<Item = Held<'_>> {
-        self.applied.iter().enumerate().filter(|(_, application)| application.takes_hold).filter_map(|(at, application)| {
-            let (end, event) = (application.end?, &self.events[application.event]);
-            if event.change.serves() && !self.is_over {
-                // The old value may be read until another's load, which does for this one too, has ended.
-                return None;
-            }
-            if !matches!(event.change, Change::Write { .. }) || event.row().is_none() {
-                return Some(Held { start: application.start, end, event });
-            }
-            let start = self.applied[..=at].iter().find(|earlier| earlier.event == application.event)?.start;
-            Some(Held { start, end, event })
-        })
+        self.applied
+            .iter()
+            .enumerate()
+            .filter(|(_, application)| application.takes_hold)
+            .filter_map(|(at, application)| {
+                let (end, event) = (application.end?, &self.events[application.event]);
+                if event.change.serves() && !self.is_over {
+                    // The old value may be read until another's load, which does for this one too,
+                    // has ended.
+                    return None;
+                }
+                if !matches!(event.change, Change::Write { .. }) || event.row().is_none() {
+                    return Some(Held { start: application.start, end, event });
+                }
+                let start = self.applied[..=at]
+                    .iter()
+                    .find(|earlier| earlier.event == application.event)?
+                    .start;
+                Some(Held { start, end, event })
+            })
     }
 
     fn invalidates(&self, event: &Event, key: usize, tags: &[usize]) -> bool {
@@ -108,13 +134,18 @@ impl Judge {
             Change::Delete { key: of, .. } | Change::Warm { key: of, .. } => of == key,
             Change::InvalidateTag(tag) => tags.contains(&tag),
             // Of writes only the newest must take hold, and only if no other event has its version.
-            Change::Write { key: of, .. } => of == key && !self.applied.iter().any(|applied| self.events[applied.event].outdoes(event)),
+            Change::Write { key: of, .. } => {
+                of == key
+                    && !self.applied.iter().any(|applied| self.events[applied.event].outdoes(event))
+            }
         }
     }
 
     /// A value that was loaded before an invalidation of its key or of one of its tags.
     pub(super) fn stale_load(&self, key: usize, at: u64, tags: &[usize]) -> Option<&'static str> {
-        self.held().any(|held| at < held.start && self.invalidates(held.event, key, tags)).then_some(STALE_LOAD)
+        self.held()
+            .any(|held| at < held.start && self.invalidates(held.event, key, tags))
+            .then_some(STALE_LOAD)
     }
 
     /// A value that a stranger stored before a deletion of its key, a second pass perhaps.
@@ -124,38 +155,61 @@ impl Judge {
         }
         let of_key = |held: &Held<'_>| matches!(held.event.change, Change::Delete { key: of, .. } if of == key);
         let is_second = |held: &Held<'_>| of_key(held) && held.event.id == 0;
-        let owed = self.held().filter(|held| of_key(held) && held.event.again).map(|held| held.start).max();
-        let is_owed = owed.is_some_and(|since| !self.held().any(|held| is_second(&held) && held.start >= since));
+        let owed = self
+            .held()
+            .filter(|held| of_key(held) && held.event.again)
+            .map(|held| held.start)
+            .max();
+        let is_owed = owed
+            .is_some_and(|since| !self.held().any(|held| is_second(&held) && held.start >= since));
         (self.is_over && is_owed).then_some(LOST_PASS)
     }
 
-    /// Whether a warm that is newer than another write may have come between what it serves, a value of the write at that place, and the other: that
-    /// one was then too old to do anything, and the value is there until the warm's load has ended. Deletions always delete.
+    /// Whether a warm that is newer than another write may have come between what it serves, a
+    /// value of the write at that place, and the other: that one was then too old to do anything,
+    /// and the value is there until the warm's load has ended. Deletions always delete.
     fn is_served(&self, value_of: usize, other: &Held<'_>) -> bool {
         let applied = &self.applied[self.era..];
         let serves = |warm: &Application| {
             let event = &self.events[warm.event];
             event.change.serves() && event.is_newer_than(other.event) && warm.start <= other.end
         };
-        let was_fenced = |by: usize, start: u64| applied.iter().any(|warm| warm.event == by && warm.left.is_some_and(|left| left < start));
-        let stood = |warm: &Application| self.settings(value_of).any(|setting| !was_fenced(warm.event, setting.start));
+        let was_fenced = |by: usize, start: u64| {
+            applied
+                .iter()
+                .any(|warm| warm.event == by && warm.left.is_some_and(|left| left < start))
+        };
+        let stood = |warm: &Application| {
+            self.settings(value_of).any(|setting| !was_fenced(warm.event, setting.start))
+        };
         let is_write = matches!(other.event.change, Change::Write { .. });
         !self.is_over && is_write && applied.iter().any(|warm| serves(warm) && stood(warm))
     }
 
-    pub(super) fn wrong_write(&self, key: usize, at: usize, tags: &[usize]) -> Option<&'static str> {
+    pub(super) fn wrong_write(
+        &self,
+        key: usize,
+        at: usize,
+        tags: &[usize],
+    ) -> Option<&'static str> {
         let own = &self.events[at];
         if self.held().any(|held| held.event.outdoes(own) && !self.is_served(at, &held)) {
             return Some(OLDER_WRITE);
         }
-        // It was there before, and nobody wrote it since. Who died over it may have left it outside its tags' sets: until its event comes again.
+        // It was there before, and nobody wrote it since. Who died over it may have left it outside
+        // its tags' sets: until its event comes again.
         let is_found = |by: &Held<'_>| {
-            let is_by_tag = self.sets_are_elsewhere && matches!(by.event.change, Change::InvalidateTag(_));
+            let is_by_tag =
+                self.sets_are_elsewhere && matches!(by.event.change, Change::InvalidateTag(_));
             !is_by_tag || self.settings(at).last().is_none_or(|setting| setting.takes_hold)
         };
-        let was_there_before =
-            |held: &Held<'_>| is_found(held) && self.settings(at).all(|setting| setting.end.is_some_and(|end| end < held.start));
-        self.held().any(|held| self.invalidates(held.event, key, tags) && was_there_before(&held)).then_some(SKIPPED)
+        let was_there_before = |held: &Held<'_>| {
+            is_found(held)
+                && self.settings(at).all(|setting| setting.end.is_some_and(|end| end < held.start))
+        };
+        self.held()
+            .any(|held| self.invalidates(held.event, key, tags) && was_there_before(&held))
+            .then_some(SKIPPED)
     }
 }
 
@@ -178,14 +232,19 @@ mod tests {
         Change::Warm { key: 0, order: order(version), tags: Vec::new(), stale, only: Only::Always }
     }
 
-    /// What is said of the first write's value when the others were applied in turn, two steps each; warms that serve still load.
+    /// What is said of the first write's value when the others were applied in turn, two steps
+    /// each; warms that serve still load.
     fn judged(others: Vec<Change>) -> (Judge, Option<&'static str>) {
         let mut judge = Judge::default();
         for (id, change) in (1..).zip([write(4)].into_iter().chain(others)) {
             let (at, now, serves) = (judge.events.len(), 2 * id, change.serves());
             judge.events.push(Event { id, place: 1, change, again: false, is_made: false });
             let applications = judge.begin([at], now, true);
-            if serves { judge.left(applications[0], now + 1) } else { judge.ended(&applications, now + 1) }
+            if serves {
+                judge.left(applications[0], now + 1)
+            } else {
+                judge.ended(&applications, now + 1)
+            }
         }
         let said = judge.wrong_write(0, 0, &[]);
         (judge, said)
@@ -202,19 +261,39 @@ mod tests {
             assert_eq!(judge.wrong_write(0, 0, &[]), Some(OLDER_WRITE));
         }
         let deletion = Change::Delete { key: 0, order: order(5) };
-        for removed in [vec![serve(), write(6)], vec![serve(), write(7)], vec![serve(), deletion], vec![serve(), warm(5, Stale::Drop)]] {
+        for removed in [
+            vec![serve(), write(6)],
+            vec![serve(), write(7)],
+            vec![serve(), deletion],
+            vec![serve(), warm(5, Stale::Drop)],
+        ] {
             assert_eq!(judged(removed).1, Some(OLDER_WRITE));
         }
-        assert_eq!(judged(vec![write(5), serve()]).1, Some(OLDER_WRITE), "the other was there before the warm");
-        assert_eq!(judged(vec![warm(5, Stale::Drop), write(5)]).1, Some(OLDER_WRITE), "nothing is served");
+        assert_eq!(
+            judged(vec![write(5), serve()]).1,
+            Some(OLDER_WRITE),
+            "the other was there before the warm"
+        );
+        assert_eq!(
+            judged(vec![warm(5, Stale::Drop), write(5)]).1,
+            Some(OLDER_WRITE),
+            "nothing is served"
+        );
     }
 
     #[test]
     fn what_is_set_behind_a_warm_that_is_newer_was_not_there_to_be_served() {
-        let mut judge = Judge { events: judged(vec![warm(6, Stale::Serve), write(5)]).0.events, ..Judge::default() };
+        let mut judge = Judge {
+            events: judged(vec![warm(6, Stale::Serve), write(5)]).0.events,
+            ..Judge::default()
+        };
         for (step, event) in (1..).zip([1, 2, 0]) {
             let applications = judge.begin([event], 2 * step, true);
-            if event == 1 { judge.left(applications[0], 3) } else { judge.ended(&applications, 2 * step + 1) }
+            if event == 1 {
+                judge.left(applications[0], 3)
+            } else {
+                judge.ended(&applications, 2 * step + 1)
+            }
         }
         assert_eq!(judge.wrong_write(0, 0, &[]), Some(OLDER_WRITE));
     }
@@ -223,9 +302,12 @@ mod tests {
     fn in_a_cluster_whoever_died_over_a_write_may_have_left_it_outside_its_tag() {
         let row = Change::Write { key: 0, order: order(4), tags: vec![0], life: Life::Hour };
         let events = [row, Change::InvalidateTag(0)].into_iter().zip(1..);
-        let events: Vec<Event> = events.map(|(change, id)| Event { id, place: 1, change, again: false, is_made: false }).collect();
+        let events: Vec<Event> = events
+            .map(|(change, id)| Event { id, place: 1, change, again: false, is_made: false })
+            .collect();
         for sets_are_elsewhere in [false, true] {
-            let mut judge = Judge { events: events.clone(), sets_are_elsewhere, ..Judge::default() };
+            let mut judge =
+                Judge { events: events.clone(), sets_are_elsewhere, ..Judge::default() };
             let mut now = 0;
             let mut said = Vec::new();
             for (event, dies) in [(0, true), (1, false), (0, false), (1, false)] {

@@ -1,11 +1,14 @@
-//! What must hold under any interleaving, tried on many: readers, writers, workers, redeliveries, retries of parts, warms, drains, replays and second
-//! passes as actors that a seed lets take their steps, one round trip each, against a real Redis and a real Redis Cluster. They are the production
-//! code, its pipelines passed on command by command. The same driver over the seed's own snippets, and over plausible protocols that lose, must find
-//! them out.
+//! What must hold under any interleaving, tried on many: readers, writers, workers, redeliveries,
+//! retries of parts, warms, drains, replays and second passes as actors that a seed lets take their
+//! steps, one round trip each, against a real Redis and a real Redis Cluster. They are the
+//! production code, its pipelines passed on command by command. The same driver over the seed's own
+//! snippets, and over plausible protocols that lose, must find them out.
 //!
-//! - A value loaded before an invalidation of its key, or of any of its tags, is never read after that invalidation took hold.
+//! - A value loaded before an invalidation of its key, or of any of its tags, is never read after
+//!   that invalidation took hold.
 //! - An older write never stands where a newer event of its entity took hold.
-//! - No invalidation is skipped for being old; not even a value that a stranger stored outlives one that began after it, a second pass for instance.
+//! - No invalidation is skipped for being old; not even a value that a stranger stored outlives one
+//!   that began after it, a second pass for instance.
 #![allow(clippy::print_stdout, reason = "`make model` shows what it found")]
 
 mod actors;
@@ -78,8 +81,13 @@ impl Bench {
         let mode = if ports.len() > 1 { RedisMode::Cluster } else { RedisMode::Single };
         for _ in 0..3 {
             let tap = Tap::start(&ports).await;
-            let urls = tap.ports.iter().map(|port| SecretUrl::new(format!("redis://127.0.0.1:{port}").parse().unwrap())).collect();
-            let config = RedisConfig { urls, mode: mode.clone(), ..crate::cache::config("redis://h/") };
+            let urls = tap
+                .ports
+                .iter()
+                .map(|port| SecretUrl::new(format!("redis://127.0.0.1:{port}").parse().unwrap()))
+                .collect();
+            let config =
+                RedisConfig { urls, mode: mode.clone(), ..crate::cache::config("redis://h/") };
             bench.processes.push(Process::start(config).await);
             bench.taps.push(tap);
         }
@@ -91,7 +99,13 @@ impl Bench {
         let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
         let mut connections = Vec::new();
         for server in self.primaries() {
-            connections.push(server.client().get_multiplexed_async_connection_with_config(&patient).await.unwrap());
+            connections.push(
+                server
+                    .client()
+                    .get_multiplexed_async_connection_with_config(&patient)
+                    .await
+                    .unwrap(),
+            );
         }
         connections
     }
@@ -101,7 +115,13 @@ impl Bench {
     }
 
     /// Runs an interleaving: how many steps it took.
-    async fn run(&self, world: &World, scripts: &Scripts, cast: Cast, random: &mut fastrand::Rng) -> u64 {
+    async fn run(
+        &self,
+        world: &World,
+        scripts: &Scripts,
+        cast: Cast,
+        random: &mut fastrand::Rng,
+    ) -> u64 {
         self.taps.iter().for_each(|tap| tap.shuffle(fork(random)));
         let mut actors = self.writers(world, cast, 2, random);
         actors.extend(self.workers(world, cast, 2, random));
@@ -115,19 +135,29 @@ impl Bench {
             Extra::None | Extra::LaterReplay(_) => {}
             Extra::SecondPasses => {
                 let (key, its) = (random.usize(..KEYS.len()), fork(random));
-                actors.push(Box::new(move |turns| Box::pin(actors::stranger(world, turns, key, its))));
+                actors.push(Box::new(move |turns| {
+                    Box::pin(actors::stranger(world, turns, key, its))
+                }));
                 let dies = random.bool() || cast.wrong.is_some();
                 let dies_after = dies.then(|| random.u32(..6));
                 actors.push(match cast.wrong {
-                    Some(Wrong::PopsFirst) => Box::new(move |turns| Box::pin(wrong::second_passes(world, hands, turns, dies))),
-                    _ => Box::new(move |turns| Box::pin(actors::second_passes(world, hands, turns, dies_after))),
+                    Some(Wrong::PopsFirst) => Box::new(move |turns| {
+                        Box::pin(wrong::second_passes(world, hands, turns, dies))
+                    }),
+                    _ => Box::new(move |turns| {
+                        Box::pin(actors::second_passes(world, hands, turns, dies_after))
+                    }),
                 });
             }
             Extra::Upkeep => {
                 let random = fork(random);
                 actors.push(match cast.wrong {
-                    Some(Wrong::Upkeep(wrong)) => Box::new(move |turns| Box::pin(wrong::upkeep(world, turns, random, wrong))),
-                    _ => Box::new(move |turns| Box::pin(actors::upkeep(world, hands, turns, random))),
+                    Some(Wrong::Upkeep(wrong)) => {
+                        Box::new(move |turns| Box::pin(wrong::upkeep(world, turns, random, wrong)))
+                    }
+                    _ => {
+                        Box::new(move |turns| Box::pin(actors::upkeep(world, hands, turns, random)))
+                    }
                 });
             }
             Extra::Replay => actors.push(self.replay(world, cast, Past::Kept, random)),
@@ -150,14 +180,21 @@ impl Bench {
             steps = interleave(actors, steps, cast.is_shown, &mut choose).await;
         }
         if cast.extra == Extra::SecondPasses {
-            let last: Actor<'_> = Box::new(|turns| Box::pin(actors::second_passes(world, hands, turns, None)));
+            let last: Actor<'_> =
+                Box::new(|turns| Box::pin(actors::second_passes(world, hands, turns, None)));
             steps = interleave(vec![last], steps, cast.is_shown, choose).await;
         }
         world.check_at_last().await;
         steps
     }
 
-    fn writers<'w>(&self, world: &'w World, cast: Cast, count: usize, random: &mut fastrand::Rng) -> Vec<Actor<'w>> {
+    fn writers<'w>(
+        &self,
+        world: &'w World,
+        cast: Cast,
+        count: usize,
+        random: &mut fastrand::Rng,
+    ) -> Vec<Actor<'w>> {
         world.writers_begin(count);
         let writer = |_| -> Actor<'w> {
             let random = fork(random);
@@ -166,12 +203,22 @@ impl Bench {
         (0..count).map(writer).collect()
     }
 
-    fn workers<'w>(&'w self, world: &'w World, cast: Cast, count: usize, random: &mut fastrand::Rng) -> Vec<Actor<'w>> {
+    fn workers<'w>(
+        &'w self,
+        world: &'w World,
+        cast: Cast,
+        count: usize,
+        random: &mut fastrand::Rng,
+    ) -> Vec<Actor<'w>> {
         let worker = |place| -> Actor<'w> {
             let (random, hands) = (fork(random), self.hands(place));
             match cast.wrong.and_then(Wrong::worker) {
-                None => Box::new(move |turns| Box::pin(worker::worker(world, hands, turns, random, cast.is_mortal))),
-                Some(wrong) => Box::new(move |turns| Box::pin(wrong::worker(world, hands, turns, random, wrong))),
+                None => Box::new(move |turns| {
+                    Box::pin(worker::worker(world, hands, turns, random, cast.is_mortal))
+                }),
+                Some(wrong) => Box::new(move |turns| {
+                    Box::pin(wrong::worker(world, hands, turns, random, wrong))
+                }),
             }
         };
         (1..=count).map(worker).collect()
@@ -194,42 +241,72 @@ impl Bench {
             let how = Reading { key, life, in_steps, early, fails, dies_after };
             match cast.wrong.and_then(Wrong::reader) {
                 None => Box::new(move |turns| Box::pin(actors::reader(world, turns, how))),
-                Some(wrong) => Box::new(move |turns| Box::pin(wrong::reader(world, scripts, turns, key, life, wrong))),
+                Some(wrong) => Box::new(move |turns| {
+                    Box::pin(wrong::reader(world, scripts, turns, key, life, wrong))
+                }),
             }
         };
         (0..count).map(reader).collect()
     }
 
-    fn replay<'w>(&'w self, world: &'w World, cast: Cast, past: Past, random: &mut fastrand::Rng) -> Actor<'w> {
-        let (random, hands, wrong) = (fork(random), self.hands(0), cast.wrong.and_then(Wrong::replay));
+    fn replay<'w>(
+        &'w self,
+        world: &'w World,
+        cast: Cast,
+        past: Past,
+        random: &mut fastrand::Rng,
+    ) -> Actor<'w> {
+        let (random, hands, wrong) =
+            (fork(random), self.hands(0), cast.wrong.and_then(Wrong::replay));
         Box::new(move |turns| Box::pin(Replay { world, hands, turns, random, past, wrong }.run()))
     }
 
-    /// Up to so many interleavings of a seed, until one finds a violation: how many were run, how many steps they took, and what was found. With
-    /// `MODEL_ONLY`, that one alone, whose steps are printed.
+    /// Up to so many interleavings of a seed, until one finds a violation: how many were run, how
+    /// many steps they took, and what was found. With `MODEL_ONLY`, that one alone, whose steps are
+    /// printed.
     async fn search(&self, wrong: Option<Wrong>, seed: u64, most: u64) -> Found {
-        let Some(only) = number_in("MODEL_ONLY") else { return self.play(wrong, seed, 0..most, false).await };
+        let Some(only) = number_in("MODEL_ONLY") else {
+            return self.play(wrong, seed, 0..most, false).await;
+        };
         for _teaches_the_servers_their_scripts in 0..2 {
             self.play(wrong, seed, only..only + 1, false).await;
         }
         self.play(wrong, seed, only..only + 1, true).await
     }
 
-    async fn play(&self, wrong: Option<Wrong>, seed: u64, interleavings: Range<u64>, is_shown: bool) -> Found {
+    async fn play(
+        &self,
+        wrong: Option<Wrong>,
+        seed: u64,
+        interleavings: Range<u64>,
+        is_shown: bool,
+    ) -> Found {
         let connections = self.connections().await;
         let mut found = Found::default();
-        let scripts = Scripts::load(&World::new(connections.clone(), Leaning::Rows, false, &mut fastrand::Rng::with_seed(0))).await;
+        let scripts = Scripts::load(&World::new(
+            connections.clone(),
+            Leaning::Rows,
+            false,
+            &mut fastrand::Rng::with_seed(0),
+        ))
+        .await;
         for n in interleavings {
             let mut random = fastrand::Rng::with_seed(seed << 32 | n);
             let cast = Cast { is_shown, ..Cast::new(wrong, &mut random) };
-            let world = World::new(connections.clone(), cast.leaning, cast.extra == Extra::SecondPasses, &mut random);
+            let world = World::new(
+                connections.clone(),
+                cast.leaning,
+                cast.extra == Extra::SecondPasses,
+                &mut random,
+            );
             world.ask_all(&redis::cmd("FLUSHDB")).await;
             if random.u8(..32) == 0 {
                 fill_tags(&world).await;
             }
             found.steps += self.run(&world, &scripts, cast, &mut random).await;
             found.interleavings += 1;
-            let counts = |violation: &&str| wrong.is_none_or(|wrong| wrong.is_found_out_by(violation));
+            let counts =
+                |violation: &&str| wrong.is_none_or(|wrong| wrong.is_found_out_by(violation));
             for violation in world.violations().into_iter().filter(counts) {
                 *found.violations.entry(violation).or_default() += 1;
                 found.first.get_or_insert_with(|| (n, format!("{world:?}")));
@@ -246,23 +323,39 @@ impl Bench {
         let (mut all, mut steps) = (0, 0);
         for seed in seeds() {
             let found = self.search(None, seed, asked_for().unwrap_or(interleavings) / SEEDS).await;
-            assert_eq!(found.violations, BTreeMap::new(), "seed {seed}, interleaving {:?}", found.first);
+            assert_eq!(
+                found.violations,
+                BTreeMap::new(),
+                "seed {seed}, interleaving {:?}",
+                found.first
+            );
             all += found.interleavings;
             steps += found.steps;
-            println!("seed {seed}: {} interleavings, {} steps, no violation", found.interleavings, found.steps);
+            println!(
+                "seed {seed}: {} interleavings, {} steps, no violation",
+                found.interleavings, found.steps
+            );
         }
         println!("{all} interleavings, {steps} steps");
     }
 
-    /// Finds every protocol that loses out, with a seed that does soon, or with all where many interleavings were asked for.
+    /// Finds every protocol that loses out, with a seed that does soon, or with all where many
+    /// interleavings were asked for.
     async fn finds_all_out(&self) {
         let place = usize::from(self.primaries().len() > 1);
         for (wrong, soonest) in Wrong::ALL.into_iter().filter(|(wrong, _)| is_asked_for(wrong)) {
             let seeds = if asked_for().is_some() { seeds() } else { vec![soonest[place]] };
             for seed in seeds {
                 let found = self.search(Some(wrong), seed, 20_000).await;
-                assert!(found.first.is_some(), "{wrong:?} lost nothing in {} interleavings of seed {seed}", found.interleavings);
-                println!("{wrong:?}, seed {seed}: interleaving {}: {:?}", found.interleavings, found.violations);
+                assert!(
+                    found.first.is_some(),
+                    "{wrong:?} lost nothing in {} interleavings of seed {seed}",
+                    found.interleavings
+                );
+                println!(
+                    "{wrong:?}, seed {seed}: interleaving {}: {:?}",
+                    found.interleavings, found.violations
+                );
             }
         }
     }
@@ -305,17 +398,22 @@ impl Cast {
         let (is_mortal, has_clock) = (random.u8(..3) == 0, random.u8(..3) == 0);
         let leaning = if random.u8(..3) == 0 { Leaning::Tags } else { Leaning::Rows };
         let is_slow = has_clock && random.bool();
-        let Some(known) = wrong else { return Self { wrong, has_clock, is_slow, is_mortal, leaning, extra, is_shown: false } };
+        let Some(known) = wrong else {
+            return Self { wrong, has_clock, is_slow, is_mortal, leaning, extra, is_shown: false };
+        };
         let extra = match known {
             Wrong::Upkeep(_) => Extra::Upkeep,
             Wrong::PopsFirst => Extra::SecondPasses,
             Wrong::Replay(WrongReplay::AppliesUnversioned) => Extra::Replay,
             Wrong::Replay(WrongReplay::AppliesOld) => Extra::LaterReplay(false),
-            Wrong::Replay(WrongReplay::GivesNoWay | WrongReplay::CutsAsIfWhole) => Extra::LaterReplay(true),
+            Wrong::Replay(WrongReplay::GivesNoWay | WrongReplay::CutsAsIfWhole) => {
+                Extra::LaterReplay(true)
+            }
             Wrong::Seed | Wrong::Reader(_) | Wrong::Worker(_) => Extra::None,
         };
         let leaning = if known.is_of_tags() { Leaning::Tags } else { Leaning::Rows };
-        let (has_clock, is_slow) = (known.needs_clock(), known.needs_clock() && known.reader().is_some());
+        let (has_clock, is_slow) =
+            (known.needs_clock(), known.needs_clock() && known.reader().is_some());
         Self { wrong, has_clock, is_slow, is_mortal: false, leaning, extra, is_shown: false }
     }
 }
@@ -348,19 +446,24 @@ fn asked_for() -> Option<u64> {
 }
 
 fn number_in(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
+    std::env::var(variable)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
 }
 
 /// Those in `MODEL_SEEDS`, or all.
 fn seeds() -> Vec<u64> {
     let Ok(text) = std::env::var("MODEL_SEEDS") else { return (0..SEEDS).collect() };
-    text.split(',').map(|seed| seed.trim().parse().expect("MODEL_SEEDS are numbers with commas between")).collect()
+    text.split(',')
+        .map(|seed| seed.trim().parse().expect("MODEL_SEEDS are numbers with commas between"))
+        .collect()
 }
 
 /// Those in `MODEL_CONTROLS`, parts of their names, or all.
 fn is_asked_for(wrong: &Wrong) -> bool {
     let name = format!("{wrong:?}");
-    std::env::var("MODEL_CONTROLS").map_or(true, |parts| parts.split(',').any(|part| name.contains(part)))
+    std::env::var("MODEL_CONTROLS")
+        .map_or(true, |parts| parts.split(',').any(|part| name.contains(part)))
 }
 
 fn play(game: impl Future<Output = ()>) {

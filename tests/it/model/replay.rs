@@ -1,4 +1,5 @@
-//! A replay beside all others: the production fold of what was published, applied as `unstale replay` applies it.
+//! A replay beside all others: the production fold of what was published, applied as `unstale
+//! replay` applies it.
 
 use std::collections::BTreeSet;
 
@@ -42,7 +43,8 @@ pub(super) struct Replay<'r> {
 }
 
 impl Replay<'_> {
-    /// Replays any part of what was published so far, of any types, with writes that may have lost their fences or not. Now and then it dies.
+    /// Replays any part of what was published so far, of any types, with writes that may have lost
+    /// their fences or not. Now and then it dies.
     pub(super) async fn run(mut self) {
         self.play().await;
         self.hands.begin_anew().await;
@@ -50,19 +52,24 @@ impl Replay<'_> {
 
     async fn play(&mut self) {
         self.turns.next().await;
-        let history: Vec<(usize, Event)> = self.world.history().into_iter().map(|at| (at, self.world.event(at))).collect();
+        let history: Vec<(usize, Event)> =
+            self.world.history().into_iter().map(|at| (at, self.world.event(at))).collect();
         let messages = history.last().map_or(0, |(_, event)| event.id);
         let random = &mut self.random;
         let (since, until) = (random.u64(..=messages), random.u64(..=messages + 1));
-        let (types, any) = (random.u8(..) | random.u8(..), random.u64(..=messages) * u64::from(random.bool()));
+        let (types, any) =
+            (random.u8(..) | random.u8(..), random.u64(..=messages) * u64::from(random.bool()));
         let (since, fenced_from) = match self.past {
             Past::Kept => (since, any),
             Past::Unfenced { .. } if self.wrong == Some(WrongReplay::AppliesOld) => (since, 0),
             Past::Unfenced { before } => (since, before.max(any)),
             Past::Lost => (0, any),
         };
-        let is_chosen = |event: &Event, of: &Event| (since..until).contains(&event.id) && types & (1 << kind(of)) > 0;
-        let dies_after = (self.wrong.is_none() && self.random.u8(..4) == 0).then(|| self.random.u32(..8));
+        let is_chosen = |event: &Event, of: &Event| {
+            (since..until).contains(&event.id) && types & (1 << kind(of)) > 0
+        };
+        let dies_after =
+            (self.wrong.is_none() && self.random.u8(..4) == 0).then(|| self.random.u32(..8));
         self.hands.tap.dies_after(dies_after);
         let mut fold = Fold::new(self.hands.cache().tag_prefix());
         let (mut chosen, mut passed) = (Vec::new(), Vec::new());
@@ -70,7 +77,10 @@ impl Replay<'_> {
         for (at, event) in history.iter().filter(|(_, event)| event.id >= since) {
             let effect = event.as_effect(*at);
             // A message is of its first effect's type.
-            let (_, first) = history.iter().find(|(_, first)| first.id == event.id).expect("itself, if no other");
+            let (_, first) = history
+                .iter()
+                .find(|(_, first)| first.id == event.id)
+                .expect("itself, if no other");
             if is_chosen(event, first) {
                 fold.choose(event.id, effect, event.id >= fenced_from);
                 chosen.push((*at, event.clone()));
@@ -81,7 +91,11 @@ impl Replay<'_> {
             // No more is kept: what stands is applied, and the reading goes on.
             if self.random.u8(..16) == 0 {
                 let whole = self.wrong == Some(WrongReplay::CutsAsIfWhole);
-                let span = Span { chosen: std::mem::take(&mut chosen), passed: std::mem::take(&mut passed), folded: fold.take(whole) };
+                let span = Span {
+                    chosen: std::mem::take(&mut chosen),
+                    passed: std::mem::take(&mut passed),
+                    folded: fold.take(whole),
+                };
                 if !self.apply(span).await {
                     return;
                 }
@@ -97,18 +111,24 @@ impl Replay<'_> {
     async fn apply(&mut self, span: Span) -> bool {
         let (world, turns) = (self.world, self.turns.clone());
         let keys = span.chosen.iter().filter(|(_, event)| event.row().is_some()).map(|(at, _)| *at);
-        let stands: BTreeSet<usize> = span.folded.iter().filter_map(|folded| written(&folded.effect, &span.chosen)).collect();
+        let stands: BTreeSet<usize> =
+            span.folded.iter().filter_map(|folded| written(&folded.effect, &span.chosen)).collect();
         let known = world.begin_folded(keys.filter(|at| !stands.contains(at)), turns.now());
         let effects = span.folded.into_iter().map(|folded| folded.effect);
         let mut effects: Vec<Effect> = match self.wrong {
-            Some(WrongReplay::AppliesUnversioned) => effects.map(|effect| unversioned(&effect, &span.chosen).unwrap_or(effect)).collect(),
+            Some(WrongReplay::AppliesUnversioned) => {
+                effects.map(|effect| unversioned(&effect, &span.chosen).unwrap_or(effect)).collect()
+            }
             _ => effects.collect(),
         };
         while !effects.is_empty() {
             let rest = effects.split_off(effects.len().min(self.random.usize(1..=3)));
             // As fast as it may go (`--rate`).
             turns.rest(&mut self.random).await;
-            let meant: Vec<usize> = effects.iter().flat_map(|effect| meaning(world, effect, &span.chosen, &span.passed)).collect();
+            let meant: Vec<usize> = effects
+                .iter()
+                .flat_map(|effect| meaning(world, effect, &span.chosen, &span.passed))
+                .collect();
             let applications = world.begin(meant, turns.now());
             self.hands.tap.seat(Some(turns.clone()));
             let lives = self.send(&effects).await;
@@ -156,7 +176,9 @@ fn kind(event: &Event) -> u8 {
 
 /// The write that an effect is.
 fn written(effect: &Effect, chosen: &[(usize, Event)]) -> Option<usize> {
-    matches!(effect.action, Action::Write(_)).then(|| original(effect.version.as_deref()?, chosen)).flatten()
+    matches!(effect.action, Action::Write(_))
+        .then(|| original(effect.version.as_deref()?, chosen))
+        .flatten()
 }
 
 /// The write without a version that became this deletion.
@@ -164,23 +186,38 @@ fn unversioned(deletion: &Effect, chosen: &[(usize, Event)]) -> Option<Effect> {
     let of_key = |event: &Event| event.change.key().is_some_and(|key| KEYS[key] == deletion.target);
     let (at, last) = chosen.iter().rfind(|(_, event)| of_key(event))?;
     let is_write = matches!(last.change, Change::Write { .. }) && last.row().is_none();
-    (is_write && deletion.action == Action::Delete && deletion.version.is_none()).then(|| last.as_effect(*at))
+    (is_write && deletion.action == Action::Delete && deletion.version.is_none())
+        .then(|| last.as_effect(*at))
 }
 
 fn original(version: &Version, chosen: &[(usize, Event)]) -> Option<usize> {
-    chosen.iter().find(|(_, event)| event.id == version.event && event.place == version.place).map(|(at, _)| *at)
+    chosen
+        .iter()
+        .find(|(_, event)| event.id == version.event && event.place == version.place)
+        .map(|(at, _)| *at)
 }
 
 /// What takes hold with an effect.
-fn meaning(world: &World, effect: &Effect, chosen: &[(usize, Event)], passed: &[(usize, Event)]) -> Vec<usize> {
-    let place = |names: &[&str]| names.iter().position(|name| *name == effect.target).expect("a name of ours");
+fn meaning(
+    world: &World,
+    effect: &Effect,
+    chosen: &[(usize, Event)],
+    passed: &[(usize, Event)],
+) -> Vec<usize> {
+    let place = |names: &[&str]| {
+        names.iter().position(|name| *name == effect.target).expect("a name of ours")
+    };
     match (&effect.action, effect.version.as_deref()) {
         (Action::Write(_), _) => written(effect, chosen).into_iter().collect(),
         (Action::Delete, Some(version)) => {
-            let of = original(version, chosen).or_else(|| original(version, passed)).expect("of an event that it has read");
+            let of = original(version, chosen)
+                .or_else(|| original(version, passed))
+                .expect("of an event that it has read");
             vec![world.replayed(of)]
         }
-        (Action::Delete, None) => vec![world.made(Change::Delete { key: place(&KEYS), order: None })],
+        (Action::Delete, None) => {
+            vec![world.made(Change::Delete { key: place(&KEYS), order: None })]
+        }
         (Action::InvalidateTag, _) => {
             let tag = Change::InvalidateTag(place(&TAGS));
             chosen.iter().filter(|(_, event)| event.change == tag).map(|(at, _)| *at).collect()

@@ -15,8 +15,14 @@ type Asked = (Cmd, oneshot::Sender<RedisResult<Value>>);
 pub(super) struct Seat(mpsc::UnboundedSender<Asked>);
 
 impl Seat {
-    /// Does the work over such a connection, which breaks after so many commands: whoever died says no more to Redis.
-    pub(super) async fn with<T>(world: &World, turns: &Turns, breaks_after: Option<u32>, work: impl AsyncFnOnce(Self) -> T) -> T {
+    /// Does the work over such a connection, which breaks after so many commands: whoever died says
+    /// no more to Redis.
+    pub(super) async fn with<T>(
+        world: &World,
+        turns: &Turns,
+        breaks_after: Option<u32>,
+        work: impl AsyncFnOnce(Self) -> T,
+    ) -> T {
         let (asks, mut asked) = mpsc::unbounded_channel::<Asked>();
         let serve = async {
             for passed in 0.. {
@@ -48,7 +54,12 @@ impl ConnectionLike for Seat {
         Box::pin(async move { answered.await.unwrap_or_else(|_| Err(broken())) })
     }
 
-    fn req_packed_commands<'a>(&'a mut self, _: &'a Pipeline, _: usize, _: usize) -> RedisFuture<'a, Vec<Value>> {
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        _: &'a Pipeline,
+        _: usize,
+        _: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
         unreachable!("a reader sends one command at a time")
     }
 

@@ -1,6 +1,8 @@
-//! Stands between a `Cache` and Redis, and passes its commands on one at a time, each in a turn of its own: so that others' steps come between the
-//! commands of one pipeline, as they may between those of any client. Before a cluster, each of its nodes has a port here: what goes to several
-//! nodes at once passes in an order that a seed decides. Who is to die over its work gets nothing through from some command on.
+//! Stands between a `Cache` and Redis, and passes its commands on one at a time, each in a turn of
+//! its own: so that others' steps come between the commands of one pipeline, as they may between
+//! those of any client. Before a cluster, each of its nodes has a port here: what goes to several
+//! nodes at once passes in an order that a seed decides. Who is to die over its work gets nothing
+//! through from some command on.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -16,7 +18,8 @@ use super::turns::Turns;
 /// Whose turns its commands take; none while nobody plays.
 type Seat = Rc<RefCell<Option<Turns>>>;
 
-/// Everything that is ready to run has run, and what it sent has arrived, some times over: what a client sends to several nodes it has sent by then.
+/// Everything that is ready to run has run, and what it sent has arrived, some times over: what a
+/// client sends to several nodes it has sent by then.
 const SETTLED: usize = 4;
 
 pub(super) struct Tap {
@@ -43,7 +46,8 @@ impl Tap {
         for _ in servers {
             listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
         }
-        let ports: Vec<u16> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        let ports: Vec<u16> =
+            listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
         let tap = Self {
             ports,
             seat: Seat::default(),
@@ -79,7 +83,8 @@ impl Tap {
         self.began.get()
     }
 
-    /// From here on so many commands pass: then it is dead, and Redis hears nothing more of it. `None`: it lives.
+    /// From here on so many commands pass: then it is dead, and Redis hears nothing more of it.
+    /// `None`: it lives.
     pub(super) fn dies_after(&self, commands: Option<u32>) {
         self.life.set(commands.map_or(Life::Endless, Life::Commands));
     }
@@ -122,7 +127,12 @@ struct Passing {
     began: Rc<Cell<Option<u64>>>,
 }
 
-async fn accept(place: usize, listener: TcpListener, server: u16, arrivals: mpsc::UnboundedSender<Arrival>) {
+async fn accept(
+    place: usize,
+    listener: TcpListener,
+    server: u16,
+    arrivals: mpsc::UnboundedSender<Arrival>,
+) {
     for number in 0.. {
         let (client, _) = listener.accept().await.unwrap();
         let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
@@ -170,16 +180,26 @@ impl Passing {
     fn take(&mut self, arrival: Arrival) {
         match arrival {
             Arrival::Connected { name, client, server } => {
-                self.lines.insert(name, Line { client, server, answered: Vec::new(), waiting: VecDeque::new() });
+                self.lines.insert(
+                    name,
+                    Line { client, server, answered: Vec::new(), waiting: VecDeque::new() },
+                );
             }
-            Arrival::Asked { name, command } => self.lines.get_mut(&name).unwrap().waiting.push_back(command),
+            Arrival::Asked { name, command } => {
+                self.lines.get_mut(&name).unwrap().waiting.push_back(command)
+            }
             Arrival::Gone { name } => drop(self.lines.remove(&name)),
         }
     }
 
     /// Passes a command on, and its answer back; false where none waits.
     async fn pass_one(&mut self) -> bool {
-        let waiting: Vec<Name> = self.lines.iter().filter(|(_, line)| !line.waiting.is_empty()).map(|(name, _)| *name).collect();
+        let waiting: Vec<Name> = self
+            .lines
+            .iter()
+            .filter(|(_, line)| !line.waiting.is_empty())
+            .map(|(name, _)| *name)
+            .collect();
         let name = match &waiting[..] {
             [] => return false,
             [only] => *only,
@@ -239,7 +259,10 @@ async fn frame(from: &mut (impl AsyncReadExt + Unpin), buffer: &mut Vec<u8>) -> 
 /// A command or an answer for people: without the lengths of what it holds.
 pub(super) fn shown(frame: &[u8]) -> String {
     let text = String::from_utf8_lossy(frame);
-    text.split("\r\n").filter(|line| !line.starts_with(['*', '$']) || *line == "$-1").collect::<Vec<_>>().join(" ")
+    text.split("\r\n")
+        .filter(|line| !line.starts_with(['*', '$']) || *line == "$-1")
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Where the first frame of RESP2 ends, if it is whole.
@@ -260,8 +283,23 @@ fn end_of_frame(bytes: &[u8]) -> Option<usize> {
 
 #[test]
 fn frames_end_where_they_end() {
-    for whole in ["+OK\r\n", ":12\r\n", "$2\r\nab\r\n", "$-1\r\n", "*0\r\n", "*2\r\n$1\r\na\r\n*1\r\n:1\r\n", "*-1\r\n"] {
-        assert_eq!(end_of_frame(format!("{whole}+more\r\n").as_bytes()), Some(whole.len()), "{whole}");
-        assert!((0..whole.len()).all(|part| end_of_frame(&whole.as_bytes()[..part]).is_none()), "{whole}");
+    for whole in [
+        "+OK\r\n",
+        ":12\r\n",
+        "$2\r\nab\r\n",
+        "$-1\r\n",
+        "*0\r\n",
+        "*2\r\n$1\r\na\r\n*1\r\n:1\r\n",
+        "*-1\r\n",
+    ] {
+        assert_eq!(
+            end_of_frame(format!("{whole}+more\r\n").as_bytes()),
+            Some(whole.len()),
+            "{whole}"
+        );
+        assert!(
+            (0..whole.len()).all(|part| end_of_frame(&whole.as_bytes()[..part]).is_none()),
+            "{whole}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Whose turn it is: actors run one at a time, each from one round trip to its next, in an order that a seed decides.
+//! Whose turn it is: actors run one at a time, each from one round trip to its next, in an order
+//! that a seed decides.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -58,9 +59,14 @@ impl Turns {
 /// An actor, to be run with its place.
 pub(super) type Actor<'a> = Box<dyn FnOnce(Turns) -> Pin<Box<dyn Future<Output = ()> + 'a>> + 'a>;
 
-/// Runs all actors to their ends, after so many steps of others. `choose` picks one of so many that wait. How many steps that makes. `is_shown`:
-/// what they do is printed.
-pub(super) async fn interleave(actors: Vec<Actor<'_>>, after: u64, is_shown: bool, mut choose: impl FnMut(usize) -> usize) -> u64 {
+/// Runs all actors to their ends, after so many steps of others. `choose` picks one of so many that
+/// wait. How many steps that makes. `is_shown`: what they do is printed.
+pub(super) async fn interleave(
+    actors: Vec<Actor<'_>>,
+    after: u64,
+    is_shown: bool,
+    mut choose: impl FnMut(usize) -> usize,
+) -> u64 {
     let (notices, mut noticed) = mpsc::unbounded_channel();
     let steps = Rc::new(Cell::new(after));
     let mut running = actors.len();

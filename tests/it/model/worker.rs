@@ -1,4 +1,5 @@
-//! Workers: their two lanes, with the production code of both. Some die over their work, and others go on with it.
+//! Workers: their two lanes, with the production code of both. Some die over their work, and others
+//! go on with it.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -16,8 +17,15 @@ use super::event::{Change, Event, loaded};
 use super::turns::Turns;
 use super::world::{ATTEMPTS, Delivery, KEYS, Task, Work, World};
 
-/// Takes events in batches, and what they left for the slow lane, some of it again. A mortal one dies now and then, and another is started.
-pub(super) async fn worker(world: &World, hands: Hands<'_>, turns: Turns, mut random: fastrand::Rng, is_mortal: bool) {
+/// Takes events in batches, and what they left for the slow lane, some of it again. A mortal one
+/// dies now and then, and another is started.
+pub(super) async fn worker(
+    world: &World,
+    hands: Hands<'_>,
+    turns: Turns,
+    mut random: fastrand::Rng,
+    is_mortal: bool,
+) {
     loop {
         turns.next().await;
         let Some(work) = world.take(&mut random) else { return };
@@ -42,12 +50,23 @@ pub(super) async fn worker(world: &World, hands: Hands<'_>, turns: Turns, mut ra
     }
 }
 
-/// One plan, one pipeline; what it does not finish is left to the slow lane. Whether who did it lives.
-pub(super) async fn main_lane(world: &World, hands: Hands<'_>, turns: &Turns, deliveries: &[Delivery]) -> bool {
-    let places: Vec<(usize, &Delivery)> = deliveries.iter().flat_map(|one| one.effects.iter().map(move |&effect| (effect, one))).collect();
+/// One plan, one pipeline; what it does not finish is left to the slow lane. Whether who did it
+/// lives.
+pub(super) async fn main_lane(
+    world: &World,
+    hands: Hands<'_>,
+    turns: &Turns,
+    deliveries: &[Delivery],
+) -> bool {
+    let places: Vec<(usize, &Delivery)> = deliveries
+        .iter()
+        .flat_map(|one| one.effects.iter().map(move |&effect| (effect, one)))
+        .collect();
     let applications = world.begin(places.iter().map(|(at, _)| *at), turns.now());
-    let effects: Vec<Effect> = places.iter().map(|(at, _)| world.event(*at).as_effect(*at)).collect();
-    turns.show(|| format!("takes events {:?}", places.iter().map(|(at, _)| at).collect::<Vec<_>>()));
+    let effects: Vec<Effect> =
+        places.iter().map(|(at, _)| world.event(*at).as_effect(*at)).collect();
+    turns
+        .show(|| format!("takes events {:?}", places.iter().map(|(at, _)| at).collect::<Vec<_>>()));
     let cache = hands.cache();
     let mut batch = Batch::new(cache.tag_prefix(), effects.len());
     for ((slot, effect), (_, delivery)) in (0_u32..).zip(&effects).zip(&places) {
@@ -64,10 +83,15 @@ pub(super) async fn main_lane(world: &World, hands: Hands<'_>, turns: &Turns, de
         let (effect, delivery) = places[slot.event as usize];
         let application = applications[slot.event as usize];
         // A value that is not served is gone already.
-        let is_done = matches!(&effects[slot.event as usize].action, Action::Warm(_)) && !world.event(effect).change.serves();
+        let is_done = matches!(&effects[slot.event as usize].action, Action::Warm(_))
+            && !world.event(effect).change.serves();
         done.retain(|&other| is_done || other != application);
         world.left(application, turns.now());
-        world.is_slow(Task { effect, applications: if is_done { Vec::new() } else { vec![application] }, attempt: delivery.attempt });
+        world.is_slow(Task {
+            effect,
+            applications: if is_done { Vec::new() } else { vec![application] },
+            attempt: delivery.attempt,
+        });
     }
     world.ended(&done, turns.now());
     true
@@ -94,12 +118,20 @@ pub(super) async fn drain(hands: Hands<'_>, tag: &str) -> bool {
     lives
 }
 
-pub(super) async fn slow_lane(world: &World, hands: Hands<'_>, turns: &Turns, task: Task, random: &mut fastrand::Rng) {
+pub(super) async fn slow_lane(
+    world: &World,
+    hands: Hands<'_>,
+    turns: &Turns,
+    task: Task,
+    random: &mut fastrand::Rng,
+) {
     let event = world.event(task.effect);
     let effect = event.as_effect(task.effect);
     let is_done = match &effect.action {
         Action::InvalidateTag => drain(hands, &effect.target).await.then_some(true),
-        Action::Warm(warm) => load(world, hands, turns, (&event, &effect, warm), task.attempt, random).await,
+        Action::Warm(warm) => {
+            load(world, hands, turns, (&event, &effect, warm), task.attempt, random).await
+        }
         other => panic!("{other:?}"),
     };
     turns.show(|| format!("slow lane, event {}: done? {is_done:?}", task.effect));
@@ -113,7 +145,8 @@ pub(super) async fn slow_lane(world: &World, hands: Hands<'_>, turns: &Turns, ta
     }
 }
 
-/// Whether a load is done with, for good or ill, or must be tried again; `None` where who made it died, or was told to stop.
+/// Whether a load is done with, for good or ill, or must be tried again; `None` where who made it
+/// died, or was told to stop.
 async fn load(
     world: &World,
     hands: Hands<'_>,
@@ -123,7 +156,12 @@ async fn load(
     random: &mut fastrand::Rng,
 ) -> Option<bool> {
     let Change::Warm { key, tags, .. } = &event.change else { panic!("{event:?}") };
-    let source = Rows { turns, tags, random: RefCell::new(fastrand::Rng::with_seed(random.u64(..))), stop: CancellationToken::new() };
+    let source = Rows {
+        turns,
+        tags,
+        random: RefCell::new(fastrand::Rng::with_seed(random.u64(..))),
+        stop: CancellationToken::new(),
+    };
     if random.u8(..16) == 0 {
         source.stop.cancel();
     }
@@ -131,10 +169,17 @@ async fn load(
     let asker = Asker { event: &id, name: &name, before: None };
     // Whoever waits does it by turns, and nothing ends by itself.
     let forever = Duration::from_secs(86_400);
-    let pace = Pace { claim_ttl: LEASE, renewed_after: forever, held_interval: Duration::ZERO, longest_wait: forever };
+    let pace = Pace {
+        claim_ttl: LEASE,
+        renewed_after: forever,
+        held_interval: Duration::ZERO,
+        longest_wait: forever,
+    };
     assert!(pace.claim_ttl < LONGEST_LEASE);
     let cache = hands.cache();
-    let outcome = Filling::new(&cache, (&effect.target, warm), &source, asker, pace, &source.stop).fill(|_| attempt < ATTEMPTS).await;
+    let outcome = Filling::new(&cache, (&effect.target, warm), &source, asker, pace, &source.stop)
+        .fill(|_| attempt < ATTEMPTS)
+        .await;
     if hands.tap.is_dead() {
         for _ in 0..random.usize(..4) {
             turns.next().await;

@@ -1,4 +1,5 @@
-//! What happens outside the cache: rows, the events of their changes, and what of them is still to be done.
+//! What happens outside the cache: rows, the events of their changes, and what of them is still to
+//! be done.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,12 +11,13 @@ use unstale::registry::{Only, Stale};
 use super::event::{AGAIN, Change, Event, FIRST_VERSIONS, Life, Order, read};
 use super::judge::Judge;
 
-/// In a cluster of three: each key, each tag and the sequence have a node beside which something else is on another.
+/// In a cluster of three: each key, each tag and the sequence have a node beside which something
+/// else is on another.
 pub(super) const KEYS: [&str; 2] = ["k0", "k1"];
 pub(super) const TAGS: [&str; 2] = ["t0", "t1"];
 
-/// Time goes by: what lives no longer than that ends, what is due in that time is due, and of a tag's four sets of what is set aside others are old
-/// enough to be looked at.
+/// Time goes by: what lives no longer than that ends, what is due in that time is due, and of a
+/// tag's four sets of what is set aside others are old enough to be looked at.
 const ADVANCE: &str = "
 local by = tonumber(ARGV[1])
 local fillings = math.floor(by / tonumber(ARGV[2])) % 4
@@ -113,10 +115,22 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(servers: Vec<MultiplexedConnection>, leaning: Leaning, has_second_passes: bool, random: &mut fastrand::Rng) -> Self {
+    pub(super) fn new(
+        servers: Vec<MultiplexedConnection>,
+        leaning: Leaning,
+        has_second_passes: bool,
+        random: &mut fastrand::Rng,
+    ) -> Self {
         let tags = std::array::from_fn(|_| leaning.some_tags(random));
         let judge = Judge::new(servers.len() > 1);
-        let inner = Inner { judge, leaning, has_second_passes, tags, versions: FIRST_VERSIONS.map(|first| [first; 2]), ..Inner::default() };
+        let inner = Inner {
+            judge,
+            leaning,
+            has_second_passes,
+            tags,
+            versions: FIRST_VERSIONS.map(|first| [first; 2]),
+            ..Inner::default()
+        };
         Self { inner: RefCell::new(inner), servers }
     }
 
@@ -180,7 +194,8 @@ impl World {
         inner.versions.iter_mut().flatten().for_each(|version| *version += 1);
     }
 
-    /// Changes a row or two, or what a tag stands for, and publishes the event: now and then behind the next one.
+    /// Changes a row or two, or what a tag stands for, and publishes the event: now and then behind
+    /// the next one.
     pub(super) fn commit(&self, random: &mut fastrand::Rng) {
         let mut inner = self.inner.borrow_mut();
         let family = match random.u8(..8) {
@@ -257,8 +272,13 @@ impl World {
         self.inner.borrow_mut().judge.begin(events, now, true)
     }
 
-    /// A replay begins to apply what folded into something else: that it takes hold cannot be told, but other things must not be expected either.
-    pub(super) fn begin_folded(&self, events: impl IntoIterator<Item = usize>, now: u64) -> Vec<usize> {
+    /// A replay begins to apply what folded into something else: that it takes hold cannot be told,
+    /// but other things must not be expected either.
+    pub(super) fn begin_folded(
+        &self,
+        events: impl IntoIterator<Item = usize>,
+        now: u64,
+    ) -> Vec<usize> {
         self.inner.borrow_mut().judge.begin(events, now, false)
     }
 
@@ -266,7 +286,11 @@ impl World {
     pub(super) fn replayed(&self, of: usize) -> usize {
         let original = self.event(of);
         let (key, order) = original.row().expect("a key's");
-        self.add(Event { change: Change::Delete { key, order: Some(order) }, is_made: true, ..original })
+        self.add(Event {
+            change: Change::Delete { key, order: Some(order) },
+            is_made: true,
+            ..original
+        })
     }
 
     /// A second pass, or a deletion that says nothing of versions.
@@ -389,7 +413,12 @@ impl Delivery {
 }
 
 impl Inner {
-    fn change(&mut self, family: Option<usize>, changed: &mut Option<usize>, random: &mut fastrand::Rng) -> Change {
+    fn change(
+        &mut self,
+        family: Option<usize>,
+        changed: &mut Option<usize>,
+        random: &mut fastrand::Rng,
+    ) -> Change {
         if random.u8(..4) < if self.leaning == Leaning::Tags { 3 } else { 1 } {
             return Change::InvalidateTag(random.usize(..TAGS.len()));
         }
@@ -422,7 +451,12 @@ impl Inner {
         for (place, (change, again)) in (1..).zip(changes) {
             self.judge.events.push(Event { id, place, change, again, is_made: false });
         }
-        self.queue.push(Delivery { effects: (first..self.judge.events.len()).collect(), is_copy: false, attempt: 1, times: 0 });
+        self.queue.push(Delivery {
+            effects: (first..self.judge.events.len()).collect(),
+            is_copy: false,
+            attempt: 1,
+            times: 0,
+        });
     }
 }
 
@@ -440,7 +474,9 @@ fn slot(key: &[u8]) -> u16 {
         (!tag.is_empty() && open + 1 + tag.len() < key.len()).then_some(tag)
     });
     let crc = tag.unwrap_or(key).iter().fold(0_u16, |crc, &byte| {
-        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 })
+        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
+            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+        })
     });
     crc % 16_384
 }

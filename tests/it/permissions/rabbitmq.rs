@@ -1,11 +1,13 @@
-//! The documented permissions, for each `UNSTALE_DECLARE`: the real worker does all it does with them, beside a Redis user with the
-//! documented ACL.
+//! The documented permissions, for each `UNSTALE_DECLARE`: the real worker does all it does with
+//! them, beside a Redis user with the documented ACL.
 
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions,
+};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
 use redis::AsyncCommands;
@@ -106,7 +108,15 @@ impl Case {
     async fn declare_exchange(&self) {
         let channel = self.broker.connection().await.create_channel().await.unwrap();
         let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        channel.exchange_declare(self.exchange.as_str().into(), ExchangeKind::Topic, options, FieldTable::default()).await.unwrap();
+        channel
+            .exchange_declare(
+                self.exchange.as_str().into(),
+                ExchangeKind::Topic,
+                options,
+                FieldTable::default(),
+            )
+            .await
+            .unwrap();
     }
 
     /// A worker that may do anything declares everything, and ends.
@@ -127,7 +137,8 @@ impl Case {
     /// Its channel.
     async fn publisher(&self) -> Channel {
         let url = self.publisher_url().await;
-        let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
+        let connection =
+            lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         channel
@@ -135,8 +146,13 @@ impl Case {
 
     async fn publish(&self, channel: &Channel, routing_key: &str, body: &str) {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let sent =
-            channel.basic_publish(self.exchange.as_str().into(), routing_key.into(), options, body.as_bytes(), BasicProperties::default());
+        let sent = channel.basic_publish(
+            self.exchange.as_str().into(),
+            routing_key.into(),
+            options,
+            body.as_bytes(),
+            BasicProperties::default(),
+        );
         let confirm = sent.await.unwrap().await.unwrap();
         assert!(matches!(confirm, Confirmation::Ack(None)), "{routing_key}: {confirm:?}");
     }
@@ -145,7 +161,9 @@ impl Case {
     async fn publish_by_command(&self, event_type: &str) {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_unstale"));
         command.args(["publish", event_type, "{}"]).env_clear();
-        command.env("UNSTALE_AMQP_URL", self.publisher_url().await).env("UNSTALE_EXCHANGE", &self.exchange);
+        command
+            .env("UNSTALE_AMQP_URL", self.publisher_url().await)
+            .env("UNSTALE_EXCHANGE", &self.exchange);
         let output = command.output().await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
@@ -154,7 +172,11 @@ impl Case {
         let channel = self.broker.connection().await.create_channel().await.unwrap();
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let queue = format!("{}{suffix}", self.queue);
-        channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap().message_count()
+        channel
+            .queue_declare(queue.into(), options, FieldTable::default())
+            .await
+            .unwrap()
+            .message_count()
     }
 
     /// Every verb, both lanes, the ladder, the dead-letter queue.
@@ -163,7 +185,8 @@ impl Case {
         let members: Vec<String> = (0..600).map(|n| format!("shop:member:{n}")).collect();
         let _: () = redis.sadd("cache_tag:big", &members).await.unwrap();
         let _: () = redis.sadd("cache_tag:small", "shop:listed").await.unwrap();
-        for key in ["shop:deleted", "shop:listed", "shop:member:599", "shop:expiring", "shop:page"] {
+        for key in ["shop:deleted", "shop:listed", "shop:member:599", "shop:expiring", "shop:page"]
+        {
             let _: () = redis.set(key, "old").await.unwrap();
         }
         let publisher = self.publisher().await;
@@ -172,14 +195,18 @@ impl Case {
         self.publish(&publisher, "loader.broken", "{}").await;
         self.publish(&publisher, "foreign.key", "{}").await;
 
-        for key in ["shop:deleted", "shop:listed", "shop:member:599", "cache_tag:small", "cache_tag:big"] {
+        for key in
+            ["shop:deleted", "shop:listed", "shop:member:599", "cache_tag:small", "cache_tag:big"]
+        {
             wait_until(SOON, &format!("{key} is gone"), async || {
                 let exists: bool = self.redis.connection().await.exists(key).await.unwrap();
                 !exists
             })
             .await;
         }
-        for (key, value) in [("shop:version", "2"), ("shop:written", r#"{"n":1}"#), ("shop:page", "fresh")] {
+        for (key, value) in
+            [("shop:version", "2"), ("shop:written", r#"{"n":1}"#), ("shop:page", "fresh")]
+        {
             wait_until(SOON, &format!("{key} is {value}"), async || {
                 let found: Option<String> = self.redis.connection().await.get(key).await.unwrap();
                 found.as_deref() == Some(value)
@@ -192,7 +219,9 @@ impl Case {
         // Counted once it is confirmed: a moment after it can be seen.
         for reason in ["malformed", "attempts_exhausted", "redis_refused"] {
             wait_until(SOON, &format!("a dead letter is counted as {reason}"), async || {
-                (worker.metrics().await.sum("unstale_dead_total", &[("reason", reason)]) - 1.0).abs() < 0.1
+                (worker.metrics().await.sum("unstale_dead_total", &[("reason", reason)]) - 1.0)
+                    .abs()
+                    < 0.1
             })
             .await;
         }
@@ -204,7 +233,9 @@ impl Case {
         command.args(args).env_clear().stdin(std::process::Stdio::null());
         command.env("UNSTALE_AMQP_URL", self.broker.url_as(user, "secret", "/"));
         command.env("UNSTALE_REDIS_URL", format!("redis://unstale:secret@{}/0", self.redis.addr()));
-        command.env("UNSTALE_SCHEMAS", self.schemas.path()).env("UNSTALE_VAR_CATALOGUE", &self.catalogue);
+        command
+            .env("UNSTALE_SCHEMAS", self.schemas.path())
+            .env("UNSTALE_VAR_CATALOGUE", &self.catalogue);
         command.env("UNSTALE_EXCHANGE", &self.exchange).env("UNSTALE_QUEUE", &self.queue);
         command.env("UNSTALE_RETRY_DELAYS", "100ms,200ms").env("UNSTALE_LOG", "error");
         let output = command.output().await.unwrap();
@@ -220,7 +251,10 @@ impl Case {
         let told = worker.stderr();
         assert_eq!(status.code(), Some(69), "with {permissions:?}:\n{told}");
         let named = self.named(named);
-        assert!(told.contains("ACCESS_REFUSED") && told.contains(&named), "with {permissions:?} {named} is not named:\n{told}");
+        assert!(
+            told.contains("ACCESS_REFUSED") && told.contains(&named),
+            "with {permissions:?} {named} is not named:\n{told}"
+        );
         assert!(told.contains(ADVICE), "{told}");
     }
 }
@@ -267,7 +301,11 @@ async fn with_all_the_worker_declares_everything_and_does_everything() {
     case.do_everything(&worker).await;
 
     // A changed registry is bound by the running worker.
-    std::fs::write(case.schemas.path().join("new.yaml"), "events: { brand.new: { effects: [ { delete: 'shop:new' } ] } }").unwrap();
+    std::fs::write(
+        case.schemas.path().join("new.yaml"),
+        "events: { brand.new: { effects: [ { delete: 'shop:new' } ] } }",
+    )
+    .unwrap();
     let _: () = case.redis.connection().await.set("shop:new", "old").await.unwrap();
     wait_until(SOON, "the new key is bound", async || worker.stderr().contains("brand.new")).await;
     case.publish_by_command("brand.new").await;
@@ -292,7 +330,8 @@ async fn with_queues_the_exchange_is_somebody_elses() {
 
     case.declare_exchange().await;
     let without_ladder = configure.replace(r"(\..*)?", r"(\.(slow|dead|history))?");
-    case.assert_refused("queues", [&without_ladder, write, read], "queue 'unstale.retry.100ms'").await;
+    case.assert_refused("queues", [&without_ladder, write, read], "queue 'unstale.retry.100ms'")
+        .await;
     case.permit(&case.user, permissions).await;
     let mut worker = case.start("queues");
     worker.wait_ready().await;
@@ -309,13 +348,24 @@ async fn with_none_the_worker_only_consumes_and_copies() {
     case.permit(&case.user, permissions).await;
     let mut worker = case.start("none");
     assert_eq!(worker.wait_exit(SOON).await.code(), Some(69));
-    for missing in ["exchange `events`", "queue `unstale`", "queue `unstale.retry.200ms`", "queue `unstale.history`"] {
-        assert!(worker.stderr().contains(&case.named(missing)), "{missing} is not named:\n{}", worker.stderr());
+    for missing in [
+        "exchange `events`",
+        "queue `unstale`",
+        "queue `unstale.retry.200ms`",
+        "queue `unstale.history`",
+    ] {
+        assert!(
+            worker.stderr().contains(&case.named(missing)),
+            "{missing} is not named:\n{}",
+            worker.stderr()
+        );
     }
 
     case.declare_everything().await;
     // Nothing is declared: what is used later is asked for at the start.
-    let all_but = |queue: &str| read.replace(r"(\..*)?", &r"(\.(slow|dead|history|retry\..*))?".replace(queue, "~"));
+    let all_but = |queue: &str| {
+        read.replace(r"(\..*)?", &r"(\.(slow|dead|history|retry\..*))?".replace(queue, "~"))
+    };
     for (less, named) in [
         ([configure, write, &all_but("slow")], "queue 'unstale.slow'"),
         ([configure, write, "^events$"], "queue 'unstale'"),
@@ -325,7 +375,8 @@ async fn with_none_the_worker_only_consumes_and_copies() {
     }
 
     // Redis holds no mark: it may have gone back.
-    let _: () = case.redis.connection().await.del(format!("unstale:mark:{}", case.queue)).await.unwrap();
+    let _: () =
+        case.redis.connection().await.del(format!("unstale:mark:{}", case.queue)).await.unwrap();
     case.permit(&case.user, [configure, write, &all_but("history")]).await;
     let mut worker = case.start("none");
     // The heal is owed; invalidation goes on without it.
@@ -361,7 +412,12 @@ async fn the_smallest_set_is_enough_and_a_warning_names_what_cannot_be_looked_at
     for unseen in ["exchange `events`", "queue `unstale.dead`", "queue `unstale.retry.100ms`"] {
         let warning = format!("{} cannot be looked at", case.named(unseen));
         let warned = worker.stderr().contains(&warning);
-        assert_eq!(warned, servers().a_look_needs_a_permission(), "{warning}:\n{}", worker.stderr());
+        assert_eq!(
+            warned,
+            servers().a_look_needs_a_permission(),
+            "{warning}:\n{}",
+            worker.stderr()
+        );
     }
     assert!(worker.terminate().await.success());
 }
@@ -369,13 +425,22 @@ async fn the_smallest_set_is_enough_and_a_warning_names_what_cannot_be_looked_at
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_user_with_less_is_refused_at_start() {
     let case = Case::new().await;
-    for (less, told) in [("~unstale:*", "the ACL of our user needs ~unstale:*"), (">secret", "refuses the credentials")] {
-        let rules: Vec<String> = documented_acl("secret", "shop:").into_iter().filter(|rule| rule != less).collect();
+    for (less, told) in [
+        ("~unstale:*", "the ACL of our user needs ~unstale:*"),
+        (">secret", "refuses the credentials"),
+    ] {
+        let rules: Vec<String> =
+            documented_acl("secret", "shop:").into_iter().filter(|rule| rule != less).collect();
         let mut command = redis::cmd("ACL");
         command.arg("SETUSER").arg("unstale").arg("reset").arg(rules);
         command.exec_async(&mut case.redis.connection().await).await.unwrap();
         let mut worker = case.start_at(&case.broker.url(), "all");
-        assert_eq!(worker.wait_exit(SOON).await.code(), Some(69), "without {less}:\n{}", worker.stderr());
+        assert_eq!(
+            worker.wait_exit(SOON).await.code(),
+            Some(69),
+            "without {less}:\n{}",
+            worker.stderr()
+        );
         assert!(worker.stderr().contains(told), "without {less}:\n{}", worker.stderr());
     }
 }
@@ -393,9 +458,15 @@ async fn a_copy_that_may_not_be_published_is_told_and_its_event_kept() {
     case.permit(&case.user, [configure, "^$", read]).await;
     let publisher = case.publisher().await;
     case.publish(&publisher, "all.verbs", "not JSON").await;
-    wait_until(SOON, "the refusal is told", async || worker.stderr().contains("access to exchange 'amq.default'")).await;
+    wait_until(SOON, "the refusal is told", async || {
+        worker.stderr().contains("access to exchange 'amq.default'")
+    })
+    .await;
     worker.kill();
-    wait_until(SOON, "the event is back", async || case.depth("").await + case.depth(".dead").await == 1).await;
+    wait_until(SOON, "the event is back", async || {
+        case.depth("").await + case.depth(".dead").await == 1
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -425,14 +496,23 @@ async fn a_person_with_dlq_and_status_may_look_replay_and_drop() {
     case.permit(&operator, permissions).await;
     let mut worker = case.start_at(&case.broker.url(), "all");
     worker.wait_ready().await;
-    wait_until(SOON, "nothing needs a person", async || case.run(&operator, &["status"]).await.0 == 0).await;
+    wait_until(SOON, "nothing needs a person", async || {
+        case.run(&operator, &["status"]).await.0 == 0
+    })
+    .await;
 
     // An empty queue shows what may not be read, too.
     case.permit(&operator, [configure, write, &read.replace("dead|", "")]).await;
-    for args in [&["dlq", "list"][..], &["dlq", "show"], &["dlq", "replay"], &["dlq", "drop", "--yes"]] {
+    for args in
+        [&["dlq", "list"][..], &["dlq", "show"], &["dlq", "replay"], &["dlq", "drop", "--yes"]]
+    {
         let (code, out, err) = case.run(&operator, args).await;
         assert_eq!((code, out.as_str()), (69, ""), "{args:?}: {err}");
-        assert!(err.contains(&case.named("queue `unstale.dead`: ACCESS_REFUSED")) && err.contains(ADVICE), "{args:?}: {err}");
+        assert!(
+            err.contains(&case.named("queue `unstale.dead`: ACCESS_REFUSED"))
+                && err.contains(ADVICE),
+            "{args:?}: {err}"
+        );
     }
     case.permit(&operator, permissions).await;
     let (code, out, err) = case.run(&operator, &["dlq", "list"]).await;
@@ -459,12 +539,18 @@ async fn a_person_with_dlq_and_status_may_look_replay_and_drop() {
     wait_until(SOON, "they are dead letters again", async || case.depth(".dead").await == 2).await;
     let (code, _, err) = case.run(&operator, &["dlq", "drop", "--yes"]).await;
     assert_eq!(code, 0, "{err}");
-    wait_until(SOON, "nothing needs a person", async || case.run(&operator, &["status"]).await.0 == 0).await;
+    wait_until(SOON, "nothing needs a person", async || {
+        case.run(&operator, &["status"]).await.0 == 0
+    })
+    .await;
 
     // What `status` may not see, it names.
     case.permit(&operator, [configure, write, &read.replace("|history", "")]).await;
     let (code, out, _) = case.run(&operator, &["status"]).await;
-    assert!(code == 1 && out.contains("the history cannot be looked at") && out.contains(ADVICE), "{out}");
+    assert!(
+        code == 1 && out.contains("the history cannot be looked at") && out.contains(ADVICE),
+        "{out}"
+    );
     case.permit(&operator, [configure, "^$", read]).await;
     let (code, out, _) = case.run(&operator, &["status"]).await;
     let unseen = case.named("`unstale.slow` cannot be looked at");
@@ -487,7 +573,10 @@ async fn a_person_with_replay_needs_the_history_alone() {
     let [configure, write, read] = documented_permissions("# a person with `unstale replay`");
     case.permit(&replayer, [configure, write, "^$"]).await;
     let (code, _, err) = case.run(&replayer, &["replay", "--since", "1h"]).await;
-    assert!(code == 69 && err.contains(&case.named("unstale.history")) && err.contains(ADVICE), "{code}: {err}");
+    assert!(
+        code == 69 && err.contains(&case.named("unstale.history")) && err.contains(ADVICE),
+        "{code}: {err}"
+    );
     let _: () = case.redis.connection().await.set("shop:deleted", "old").await.unwrap();
     case.permit(&replayer, [configure, write, read]).await;
     let (code, out, err) = case.run(&replayer, &["replay", "--since", "1h"]).await;
@@ -501,7 +590,9 @@ async fn a_user_without_any_permission_is_sent_to_the_page() {
     let case = Case::new().await;
     let nobody = unique("nobody");
     case.broker.ctl(&["add_user", &nobody, "secret"]).await;
-    for args in [&["dlq", "list"][..], &["replay", "--since", "1h"], &["publish", "all.verbs", "{}"]] {
+    for args in
+        [&["dlq", "list"][..], &["replay", "--since", "1h"], &["publish", "all.verbs", "{}"]]
+    {
         let (code, _, err) = case.run(&nobody, args).await;
         assert!(code == 69 && err.contains(ADVICE), "{args:?}: {code}: {err}");
     }

@@ -1,10 +1,13 @@
-//! The documented ACL, against every command that the cache sends, and every one that its scripts call.
+//! The documented ACL, against every command that the cache sends, and every one that its scripts
+//! call.
 
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use tokio_util::sync::CancellationToken;
-use unstale::cache::{Cache, CommandError, Fill, Grant, LoadToken, Outage, Report, Turn, new_token};
+use unstale::cache::{
+    Cache, CommandError, Fill, Grant, LoadToken, Outage, Report, Turn, new_token,
+};
 use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
 use unstale::plan::{Batch, EffectOutcome, Slot};
 use unstale::registry::{Action, Effect, Expiry, RuleId, Version, Write};
@@ -37,7 +40,11 @@ async fn grant(admin: &mut MultiplexedConnection, rules: &[String]) {
 }
 
 fn write(expiry: Expiry, tags: &[&str]) -> Action {
-    Action::Write(Box::new(Write { value: "v".into(), expiry, tags: tags.iter().map(|&tag| tag.into()).collect() }))
+    Action::Write(Box::new(Write {
+        value: "v".into(),
+        expiry,
+        tags: tags.iter().map(|&tag| tag.into()).collect(),
+    }))
 }
 
 /// What a registry makes use of, beside deleting, expiring and writing.
@@ -51,7 +58,11 @@ struct Uses {
 const ALL: Uses = Uses { bump: true, tags: true, warm: true };
 
 /// Does everything there is to do with Redis, and gives what was refused.
-async fn everything(cache: &Cache, admin: &mut MultiplexedConnection, uses: Uses) -> Result<Vec<String>, Outage> {
+async fn everything(
+    cache: &Cache,
+    admin: &mut MultiplexedConnection,
+    uses: Uses,
+) -> Result<Vec<String>, Outage> {
     cache.probe().await?;
     let mut refused = Vec::new();
     note(&mut refused, cache.report("worker", Some(&Report::default())).await)?;
@@ -87,9 +98,18 @@ async fn everything(cache: &Cache, admin: &mut MultiplexedConnection, uses: Uses
     let version = |place| Version { family: "f".into(), digits: "1".into(), event: 1, place };
     let ordered = |place, target: &str, action| {
         let has_version = matches!(action, Action::Delete | Action::Write(_));
-        Effect { rule: RuleId(0), target: target.into(), action, version: has_version.then(|| Box::new(version(place))), again: None }
+        Effect {
+            rule: RuleId(0),
+            target: target.into(),
+            action,
+            version: has_version.then(|| Box::new(version(place))),
+            again: None,
+        }
     };
-    let effects: Vec<Effect> = (1_u32..).zip(used).map(|(place, (target, action))| ordered(place, target, action)).collect();
+    let effects: Vec<Effect> = (1_u32..)
+        .zip(used)
+        .map(|(place, (target, action))| ordered(place, target, action))
+        .collect();
     let mut batch = Batch::new(cache.tag_prefix(), effects.len());
     for (position, effect) in (0_u32..).zip(&effects) {
         batch.push(Slot { event: 0, position }, effect);
@@ -97,9 +117,9 @@ async fn everything(cache: &Cache, admin: &mut MultiplexedConnection, uses: Uses
     for (_, outcome) in cache.apply(&batch.finish()).await?.unsettled {
         match outcome {
             EffectOutcome::Slow => {}
-            EffectOutcome::Dead { message, .. } | EffectOutcome::Retry { message, .. } | EffectOutcome::NotTried { message, .. } => {
-                refused.push(message)
-            }
+            EffectOutcome::Dead { message, .. }
+            | EffectOutcome::Retry { message, .. }
+            | EffectOutcome::NotTried { message, .. } => refused.push(message),
         }
     }
     if uses.tags {
@@ -117,15 +137,21 @@ async fn everything(cache: &Cache, admin: &mut MultiplexedConnection, uses: Uses
     let lease = Duration::from_secs(10);
     let load = LoadToken::new(1, 1, "worker");
     note(&mut refused, cache.claim_load("shop:page", &load, lease, true).await)?;
-    note(&mut refused, cache.claim_load("shop:page", &LoadToken::new(1, 2, "worker"), lease, true).await)?;
+    note(
+        &mut refused,
+        cache.claim_load("shop:page", &LoadToken::new(1, 2, "worker"), lease, true).await,
+    )?;
     note(&mut refused, cache.lease_is_held("shop:page").await)?;
     note(&mut refused, cache.has_value("shop:page").await)?;
     note(&mut refused, cache.keep_load("shop:page", &load, lease).await)?;
     note(&mut refused, cache.end_load("shop:page", &load, Some(Duration::from_secs(5))).await)?;
     let token = new_token();
-    if let Some(Grant::Granted { since }) = note(&mut refused, cache.grant_lease("shop:page", &token, lease).await)? {
+    if let Some(Grant::Granted { since }) =
+        note(&mut refused, cache.grant_lease("shop:page", &token, lease).await)?
+    {
         let tags = if uses.tags { vec!["t".to_owned()] } else { vec![] };
-        let filled = note(&mut refused, cache.fill("shop:page", &token, since, b"v", HOUR, &tags).await)?;
+        let filled =
+            note(&mut refused, cache.fill("shop:page", &token, since, b"v", HOUR, &tags).await)?;
         assert!(filled.is_none_or(|filled| filled == Fill::Filled));
         let _ = note(&mut refused, cache.grant_lease("shop:other", &token, lease).await)?;
         note(&mut refused, cache.release_lease("shop:other", &token).await)?;
@@ -154,7 +180,10 @@ async fn marks(cache: &Cache, refused: &mut Vec<String>) -> Result<(), Outage> {
     cache.probe().await
 }
 
-fn note<T>(refused: &mut Vec<String>, result: Result<T, CommandError>) -> Result<Option<T>, Outage> {
+fn note<T>(
+    refused: &mut Vec<String>,
+    result: Result<T, CommandError>,
+) -> Result<Option<T>, Outage> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(CommandError::Outage(outage)) => Err(outage),
@@ -173,7 +202,8 @@ async fn the_documented_acl_is_enough_and_nothing_in_it_is_too_much() {
     grant(&mut admin, &rules).await;
     assert_eq!(everything(&connect(&server), &mut admin, ALL).await, Ok(vec![]));
     // Since 7.2 it would also hold a refused `CLIENT SETINFO`.
-    let noted: Vec<redis::Value> = redis::cmd("ACL").arg("LOG").query_async(&mut admin).await.unwrap();
+    let noted: Vec<redis::Value> =
+        redis::cmd("ACL").arg("LOG").query_async(&mut admin).await.unwrap();
     assert!(noted.is_empty(), "the ACL log: {noted:?}");
 
     // INFO only tells the version: without it nothing is refused, and nothing is checked.
@@ -184,12 +214,21 @@ async fn the_documented_acl_is_enough_and_nothing_in_it_is_too_much() {
         match everything(&connect(&server), &mut admin, ALL).await {
             Ok(refused) => {
                 assert!(!refused.is_empty(), "{rule} is not needed");
-                let told = refused.iter().any(|message| message.contains("NOPERM") || message.contains("no permission"));
+                let told = refused
+                    .iter()
+                    .any(|message| message.contains("NOPERM") || message.contains("no permission"));
                 assert!(told, "without {rule} the messages are {refused:?}");
             }
             Err(outage) => {
-                assert!(["~unstale:*", "+set"].contains(&rule.as_str()), "without {rule}: {outage}");
-                assert!(outage.needs_person && outage.cause.contains("the ACL of our user needs ~unstale:*"), "without {rule}: {outage}");
+                assert!(
+                    ["~unstale:*", "+set"].contains(&rule.as_str()),
+                    "without {rule}: {outage}"
+                );
+                assert!(
+                    outage.needs_person
+                        && outage.cause.contains("the ACL of our user needs ~unstale:*"),
+                    "without {rule}: {outage}"
+                );
             }
         }
     }
@@ -197,22 +236,36 @@ async fn the_documented_acl_is_enough_and_nothing_in_it_is_too_much() {
 
 /// The rules that the page takes away in the row that begins so, as they stand in the ACL.
 fn taken_away(row: &str) -> Vec<String> {
-    let row = OPERATIONS.lines().find(|line| line.starts_with(row)).unwrap_or_else(|| panic!("no row begins with `{row}`"));
+    let row = OPERATIONS
+        .lines()
+        .find(|line| line.starts_with(row))
+        .unwrap_or_else(|| panic!("no row begins with `{row}`"));
     let cell = row.split(" | ").nth(1).expect("a second cell");
     let rules = cell.split('`').skip(1).step_by(2).flat_map(str::split_whitespace);
-    rules.map(|rule| rule.strip_prefix('-').map_or_else(|| rule.to_owned(), |command| format!("+{command}"))).collect()
+    rules
+        .map(|rule| {
+            rule.strip_prefix('-').map_or_else(|| rule.to_owned(), |command| format!("+{command}"))
+        })
+        .collect()
 }
 
 #[tokio::test]
 async fn what_the_page_leaves_out_for_smaller_registries_is_not_needed_there() {
     let server = Redis::start().await;
     let mut admin = server.connection().await;
-    for (row, uses) in [("| no rule has `bump_version` |", Uses { bump: false, ..ALL }), ("| no tag anywhere", Uses { tags: false, ..ALL })]
-    {
+    for (row, uses) in [
+        ("| no rule has `bump_version` |", Uses { bump: false, ..ALL }),
+        ("| no tag anywhere", Uses { tags: false, ..ALL }),
+    ] {
         let taken = taken_away(row);
         let documented = documented_acl("secret", "shop:");
-        let rules: Vec<String> = documented.iter().filter(|rule| !taken.contains(rule)).cloned().collect();
-        assert_eq!(rules.len() + taken.len(), documented.len(), "{row} takes away what is not there: {taken:?}");
+        let rules: Vec<String> =
+            documented.iter().filter(|rule| !taken.contains(rule)).cloned().collect();
+        assert_eq!(
+            rules.len() + taken.len(),
+            documented.len(),
+            "{row} takes away what is not there: {taken:?}"
+        );
         grant(&mut admin, &rules).await;
         assert_eq!(everything(&connect(&server), &mut admin, uses).await, Ok(vec![]), "{row}");
     }
@@ -223,18 +276,37 @@ async fn what_the_page_adds_for_second_passes_is_enough_and_nothing_in_it_is_too
     let server = Redis::start().await;
     let mut admin = server.connection().await;
     let added = taken_away("| some rule has `again` |");
-    let documented: Vec<String> = documented_acl("secret", "shop:").into_iter().filter(|rule| !added.contains(rule)).collect();
+    let documented: Vec<String> = documented_acl("secret", "shop:")
+        .into_iter()
+        .filter(|rule| !added.contains(rule))
+        .collect();
     for left_out in std::iter::once(None).chain(added.iter().map(Some)) {
-        let rules: Vec<String> = documented.iter().chain(added.iter().filter(|rule| Some(*rule) != left_out)).cloned().collect();
+        let rules: Vec<String> = documented
+            .iter()
+            .chain(added.iter().filter(|rule| Some(*rule) != left_out))
+            .cloned()
+            .collect();
         grant(&mut admin, &rules).await;
         let cache = connect(&server);
         cache.probe().await.unwrap();
         let again = Some(Duration::from_millis(1));
-        let effect = Effect { rule: RuleId(0), target: "shop:a".into(), action: Action::Delete, version: None, again };
+        let effect = Effect {
+            rule: RuleId(0),
+            target: "shop:a".into(),
+            action: Action::Delete,
+            version: None,
+            again,
+        };
         let mut batch = Batch::new(cache.tag_prefix(), 1);
         batch.push(Slot { event: 0, position: 0 }, &effect);
-        let mut refused: Vec<_> =
-            cache.apply(&batch.finish()).await.unwrap().unsettled.into_iter().map(|(_, outcome)| format!("{outcome:?}")).collect();
+        let mut refused: Vec<_> = cache
+            .apply(&batch.finish())
+            .await
+            .unwrap()
+            .unsettled
+            .into_iter()
+            .map(|(_, outcome)| format!("{outcome:?}"))
+            .collect();
         if refused.is_empty() {
             let mut passes = Vec::new();
             while let Some(due) = note(&mut refused, cache.due_again("token").await).unwrap() {

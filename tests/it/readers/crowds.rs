@@ -17,7 +17,11 @@ async fn two_hundred_readers_of_one_invalidated_key_cost_one_load() {
     stage.publish("product.changed", r#"{"id":7}"#).await;
     stage.wait_gone("product:7").await;
     let source = Source::default();
-    let values = join_all((0..200).map(|_| reader.get_or_load("product:7", || source.load("new"), HOUR, ["products"]))).await;
+    let values = join_all(
+        (0..200)
+            .map(|_| reader.get_or_load("product:7", || source.load("new"), HOUR, ["products"])),
+    )
+    .await;
     assert!(values.iter().all(|value| value.as_ref().unwrap().as_deref() == Some(b"new")));
     assert_eq!(source.loads(), 1);
 }
@@ -27,10 +31,13 @@ async fn a_thousand_keys_of_an_invalidated_tag_cost_a_thousand_loads_at_most() {
     let stage = Stage::new(&[("products.yaml", RULES)]).await;
     let worker = stage.worker(&[("UNSTALE_VAR_CATALOGUE_URL", "http://127.0.0.1:1")]).await;
     let reader = reader(&stage, Options::default()).await;
-    let (source, keys) = (Source::default(), (0..1_000).map(|n| format!("product:{n}")).collect::<Vec<_>>());
+    let (source, keys) =
+        (Source::default(), (0..1_000).map(|n| format!("product:{n}")).collect::<Vec<_>>());
     let read_all = async |value: &str| {
         // Four readers of each key.
-        let reads = (0..4).flat_map(|_| &keys).map(|key| reader.get_or_load(key, || source.load(value), HOUR, ["products"]));
+        let reads = (0..4)
+            .flat_map(|_| &keys)
+            .map(|key| reader.get_or_load(key, || source.load(value), HOUR, ["products"]));
         join_all(reads).await.into_iter().map(|read| read.unwrap().unwrap()).collect::<Vec<_>>()
     };
     read_all("old").await;
@@ -53,10 +60,14 @@ async fn two_hundred_readers_wait_for_the_warm_that_loads_their_key() {
     stage.set("product:7", "old").await;
     stage.publish("product.ranked", r#"{"id":7}"#).await;
     catalogue.wait_asked("7", 1).await;
-    let reads = join_all((0..200).map(|_| reader.get_or_load("product:7", || source.load("theirs"), HOUR, ["products"])));
+    let reads =
+        join_all((0..200).map(|_| {
+            reader.get_or_load("product:7", || source.load("theirs"), HOUR, ["products"])
+        }));
     let before = calls(&stage, "evalsha").await;
     let answer = async {
-        wait_until(SOON, "all have asked", async || calls(&stage, "evalsha").await >= before + 200).await;
+        wait_until(SOON, "all have asked", async || calls(&stage, "evalsha").await >= before + 200)
+            .await;
         catalogue.answer(1);
     };
     let (values, ()) = tokio::join!(reads, answer);
@@ -69,8 +80,11 @@ async fn two_hundred_readers_wait_for_the_warm_that_loads_their_key() {
 async fn a_warm_waits_for_the_one_of_two_hundred_readers_that_loads_its_key() {
     let stage = Stage::new(&[("products.yaml", RULES)]).await;
     let catalogue = Catalogue::gated().await;
-    let worker = stage.worker(&[("UNSTALE_VAR_CATALOGUE_URL", &catalogue.url), ("UNSTALE_WARM_CONCURRENCY", "1")]).await;
-    let (reader, source, held) = (reader(&stage, Options::default()).await, Source::default(), Held::default());
+    let worker = stage
+        .worker(&[("UNSTALE_VAR_CATALOGUE_URL", &catalogue.url), ("UNSTALE_WARM_CONCURRENCY", "1")])
+        .await;
+    let (reader, source, held) =
+        (reader(&stage, Options::default()).await, Source::default(), Held::default());
     // There is no place for another load.
     catalogue.set("1", "other");
     stage.publish("product.ranked", r#"{"id":1}"#).await;
@@ -87,13 +101,18 @@ async fn a_warm_waits_for_the_one_of_two_hundred_readers_that_loads_its_key() {
         source.load("counted").await?;
         held.load("new").await
     };
-    let reads = join_all((0..200).map(|_| reader.get_or_load("product:7", load, HOUR, ["products"])));
+    let reads =
+        join_all((0..200).map(|_| reader.get_or_load("product:7", load, HOUR, ["products"])));
     let others = async {
         tokio::time::timeout(SOON, held.begun.notified()).await.expect("a reader loads");
         catalogue.answer(1);
-        wait_until(SOON, "there is a place again", async || stage.get("product:1").await.is_some()).await;
+        wait_until(SOON, "there is a place again", async || stage.get("product:1").await.is_some())
+            .await;
         let before = calls(&stage, "exists").await;
-        wait_until(SOON, "the warm waits for the reader's lease", async || calls(&stage, "exists").await > before + 3).await;
+        wait_until(SOON, "the warm waits for the reader's lease", async || {
+            calls(&stage, "exists").await > before + 3
+        })
+        .await;
         held.end.notify_one();
     };
     let (values, ()) = tokio::join!(reads, others);
@@ -105,7 +124,11 @@ async fn a_warm_waits_for_the_one_of_two_hundred_readers_that_loads_its_key() {
 
 /// How often Redis was sent a command.
 async fn calls(stage: &Stage, command: &str) -> u64 {
-    let stats: String = crate::cache::run(&mut stage.connection().await, &["INFO", "commandstats"]).await;
+    let stats: String =
+        crate::cache::run(&mut stage.connection().await, &["INFO", "commandstats"]).await;
     let sign = format!("cmdstat_{command}:calls=");
-    stats.lines().find_map(|line| line.strip_prefix(&sign)?.split(',').next()?.parse().ok()).unwrap_or(0)
+    stats
+        .lines()
+        .find_map(|line| line.strip_prefix(&sign)?.split(',').next()?.parse().ok())
+        .unwrap_or(0)
 }

@@ -16,7 +16,10 @@ const LEASE: &str = "unstale:lease/{k}";
 
 async fn gone(server: &Redis, key: &str) {
     let mut redis = server.connection().await;
-    wait_until(SOON, &format!("{key} is gone"), async || !redis.exists::<_, bool>(key).await.unwrap()).await;
+    wait_until(SOON, &format!("{key} is gone"), async || {
+        !redis.exists::<_, bool>(key).await.unwrap()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -24,7 +27,10 @@ async fn a_loader_that_fails_or_finds_nothing_gives_the_lease_back() {
     let server = Redis::start().await;
     let outcomes = Outcomes::default();
     let reader = Reader::new(server.connection().await, outcomes.options());
-    assert_eq!(reader.get_or_load("k", async || Err::<Option<Vec<u8>>, _>("no database"), HOUR, ()).await, Err("no database"));
+    assert_eq!(
+        reader.get_or_load("k", async || Err::<Option<Vec<u8>>, _>("no database"), HOUR, ()).await,
+        Err("no database")
+    );
     assert!(!server.connection().await.exists::<_, bool>(LEASE).await.unwrap());
     assert_eq!(reader.get_or_load("k", async || Ok::<_, ()>(None), HOUR, ()).await, Ok(None));
     assert!(!server.connection().await.exists::<_, bool>(LEASE).await.unwrap());
@@ -44,8 +50,16 @@ async fn a_read_that_is_cancelled_or_panics_gives_the_lease_back() {
     assert!(server.connection().await.exists::<_, bool>(LEASE).await.unwrap());
     read.abort();
     gone(&server, LEASE).await;
-    let read =
-        tokio::spawn(async move { reader.get_or_load("k", async || -> Result<_, ()> { panic!("a bug of the loader's") }, HOUR, ()).await });
+    let read = tokio::spawn(async move {
+        reader
+            .get_or_load(
+                "k",
+                async || -> Result<_, ()> { panic!("a bug of the loader's") },
+                HOUR,
+                (),
+            )
+            .await
+    });
     assert!(read.await.unwrap_err().is_panic());
     gone(&server, LEASE).await;
 }
@@ -70,7 +84,8 @@ async fn a_holder_that_was_killed_blocks_the_others_no_longer_than_its_lease() {
         std::mem::forget(killed);
     }
     let (source, start) = (Source::default(), Instant::now());
-    let values = join_all((0..50).map(|_| reader.get_or_load("k", || source.load("v"), HOUR, ()))).await;
+    let values =
+        join_all((0..50).map(|_| reader.get_or_load("k", || source.load("v"), HOUR, ()))).await;
     assert!(values.iter().all(|value| value.as_ref().unwrap().as_deref() == Some(b"v")));
     assert_eq!(source.loads(), 1, "one takes over, the others wait for it");
     assert!(start.elapsed() < lease + SOON);
@@ -81,10 +96,14 @@ async fn a_lease_that_outlasts_a_clock_set_back_is_cut() {
     let server = Redis::start().await;
     let outcomes = Outcomes::default();
     let lease = Duration::from_millis(200);
-    let reader = Reader::new(server.connection().await, Options { lease, wait: SOON, ..outcomes.options() });
+    let reader =
+        Reader::new(server.connection().await, Options { lease, wait: SOON, ..outcomes.options() });
     let mut redis = server.connection().await;
     let _: () = redis.set_ex(LEASE, "another's", 7200).await.unwrap();
-    assert_eq!(reader.get_or_load("k", async || Ok::<_, ()>(Some(b"v".to_vec())), HOUR, ()).await, Ok(Some(b"v".to_vec())));
+    assert_eq!(
+        reader.get_or_load("k", async || Ok::<_, ()>(Some(b"v".to_vec())), HOUR, ()).await,
+        Ok(Some(b"v".to_vec()))
+    );
     assert_eq!(outcomes.take(), [Outcome::Filled]);
     let left_ms: i64 = redis.pttl("k").await.unwrap();
     assert!(left_ms > 0, "the value is cached");
@@ -95,12 +114,21 @@ async fn a_wait_is_no_shorter_than_the_lease_and_an_empty_key_is_not_cached() {
     let server = Redis::start().await;
     let outcomes = Outcomes::default();
     let lease = Duration::from_millis(300);
-    let reader = Reader::new(server.connection().await, Options { lease, wait: Duration::ZERO, ..outcomes.options() });
+    let reader = Reader::new(
+        server.connection().await,
+        Options { lease, wait: Duration::ZERO, ..outcomes.options() },
+    );
     let mut redis = server.connection().await;
     let _: () = redis.pset_ex(LEASE, "another's", 100).await.unwrap();
-    assert_eq!(reader.get_or_load("k", async || Ok::<_, ()>(Some(b"v".to_vec())), HOUR, ()).await, Ok(Some(b"v".to_vec())));
+    assert_eq!(
+        reader.get_or_load("k", async || Ok::<_, ()>(Some(b"v".to_vec())), HOUR, ()).await,
+        Ok(Some(b"v".to_vec()))
+    );
     assert_eq!(outcomes.take(), [Outcome::Filled], "it waited for the other's lease");
-    assert_eq!(reader.get_or_load("", async || Ok::<_, ()>(Some(b"v".to_vec())), HOUR, ()).await, Ok(Some(b"v".to_vec())));
+    assert_eq!(
+        reader.get_or_load("", async || Ok::<_, ()>(Some(b"v".to_vec())), HOUR, ()).await,
+        Ok(Some(b"v".to_vec()))
+    );
     assert_eq!(outcomes.take(), [Outcome::Away]);
     assert!(!redis.exists::<_, bool>("").await.unwrap());
 }
@@ -110,11 +138,15 @@ async fn who_waits_too_long_loads_and_caches_nothing() {
     let server = Redis::start().await;
     let outcomes = Outcomes::default();
     let wait = Duration::from_millis(100);
-    let reader = Reader::new(server.connection().await, Options { lease: wait, wait, ..outcomes.options() });
+    let reader =
+        Reader::new(server.connection().await, Options { lease: wait, wait, ..outcomes.options() });
     let mut redis = server.connection().await;
     let _: () = redis.set_ex(LEASE, "another's", 60).await.unwrap();
     let start = Instant::now();
-    assert_eq!(reader.get_or_load("k", async || Ok::<_, ()>(Some(b"v".to_vec())), HOUR, ()).await, Ok(Some(b"v".to_vec())));
+    assert_eq!(
+        reader.get_or_load("k", async || Ok::<_, ()>(Some(b"v".to_vec())), HOUR, ()).await,
+        Ok(Some(b"v".to_vec()))
+    );
     assert!(start.elapsed() >= wait);
     assert_eq!(outcomes.take(), [Outcome::Crowded]);
     assert!(!redis.exists::<_, bool>("k").await.unwrap());
@@ -127,7 +159,9 @@ async fn without_redis_values_are_loaded_and_not_cached() {
     let outcomes = Outcomes::default();
     let options = Options { timeout: Duration::from_millis(200), ..outcomes.options() };
     let reader = Reader::new(server.connection().await, options);
-    let read = async || reader.get_or_load("k", async || Ok::<_, ()>(Some(b"v".to_vec())), HOUR, ["t"]).await;
+    let read = async || {
+        reader.get_or_load("k", async || Ok::<_, ()>(Some(b"v".to_vec())), HOUR, ["t"]).await
+    };
     // Silent, then refusing, then gone.
     server.freeze();
     assert_eq!(read().await, Ok(Some(b"v".to_vec())));

@@ -1,4 +1,5 @@
-//! `unstale::reader` together with the real worker: what a reader loads is cached, unless an event overtakes the load.
+//! `unstale::reader` together with the real worker: what a reader loads is cached, unless an event
+//! overtakes the load.
 
 mod acl;
 mod cluster;
@@ -62,7 +63,10 @@ struct Outcomes(Arc<std::sync::Mutex<Vec<Outcome>>>);
 impl Outcomes {
     fn options(&self) -> Options {
         let outcomes = self.clone();
-        Options { observe: Some(Arc::new(move |outcome| outcomes.0.lock().unwrap().push(outcome))), ..Options::default() }
+        Options {
+            observe: Some(Arc::new(move |outcome| outcomes.0.lock().unwrap().push(outcome))),
+            ..Options::default()
+        }
     }
 
     fn take(&self) -> Vec<Outcome> {

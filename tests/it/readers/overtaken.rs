@@ -1,4 +1,5 @@
-//! A value that was loaded before an invalidation is not to be read after it, however the event reaches the key.
+//! A value that was loaded before an invalidation is not to be read after it, however the event
+//! reaches the key.
 
 use std::time::Duration;
 
@@ -41,11 +42,19 @@ async fn whatever_event_reaches_the_key_during_the_load_voids_it() {
                         let load = || held.load("old");
                         match known {
                             true => reader.get_or_load("product:7", load, HOUR, ["products"]).await,
-                            false => reader.get_or_load("product:7", load, HOUR, |_: &Vec<u8>| vec!["products".to_owned()]).await,
+                            false => {
+                                reader
+                                    .get_or_load("product:7", load, HOUR, |_: &Vec<u8>| {
+                                        vec!["products".to_owned()]
+                                    })
+                                    .await
+                            }
                         }
                     }
                 });
-                tokio::time::timeout(SOON, held.begun.notified()).await.expect("the load has begun");
+                tokio::time::timeout(SOON, held.begun.notified())
+                    .await
+                    .expect("the load has begun");
                 stage.publish(event, body).await;
                 stage.wait_gone("marker").await;
                 stage.wait_settled(&[&worker]).await;
@@ -69,7 +78,10 @@ async fn a_tag_invalidated_before_the_load_began_refuses_nothing() {
     stage.set("marker", "there").await;
     stage.publish("products.imported", "{}").await;
     stage.wait_gone("marker").await;
-    reader.get_or_load("product:7", async || Ok::<_, ()>(Some(b"new".to_vec())), HOUR, ["products"]).await.unwrap();
+    reader
+        .get_or_load("product:7", async || Ok::<_, ()>(Some(b"new".to_vec())), HOUR, ["products"])
+        .await
+        .unwrap();
     assert_eq!(outcomes.take(), [Outcome::Filled]);
 }
 
@@ -96,7 +108,11 @@ async fn a_warm_and_a_reader_load_a_key_one_after_the_other() {
     tokio::time::timeout(SOON, asked.begun.notified()).await.expect("the warm loads");
     let read = tokio::spawn({
         let reader = reader.clone();
-        async move { reader.get_or_load("product:7", async || Err("nobody asks the reader's source"), HOUR, ()).await }
+        async move {
+            reader
+                .get_or_load("product:7", async || Err("nobody asks the reader's source"), HOUR, ())
+                .await
+        }
     });
     tokio::time::sleep(Duration::from_millis(50)).await;
     asked.end.notify_one();
@@ -113,7 +129,10 @@ async fn a_warm_and_a_reader_load_a_key_one_after_the_other() {
     tokio::time::timeout(SOON, held.begun.notified()).await.expect("the reader loads");
     stage.publish("product.ranked", r#"{"id":7}"#).await;
     asked.end.notify_one();
-    wait_until(SOON, "the warm has filled", async || stage.get("product:7").await.as_deref() == Some("warmed")).await;
+    wait_until(SOON, "the warm has filled", async || {
+        stage.get("product:7").await.as_deref() == Some("warmed")
+    })
+    .await;
     held.end.notify_one();
     read.await.unwrap().unwrap();
     assert_eq!(outcomes.take(), [Outcome::Void]);

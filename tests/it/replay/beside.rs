@@ -35,7 +35,9 @@ async fn beside_live_workers_nothing_becomes_staler() {
     let replay_often = async {
         let mut replayed = 0;
         for _ in 0..6 {
-            replayed += replay(&stage, &["--since", "1h", "--json"]).await.clean().json()["events"].as_u64().unwrap();
+            replayed += replay(&stage, &["--since", "1h", "--json"]).await.clean().json()["events"]
+                .as_u64()
+                .unwrap();
         }
         replayed
     };
@@ -53,7 +55,11 @@ async fn beside_live_workers_nothing_becomes_staler() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_span_that_the_retention_has_cut_is_told_of() {
-    let stage = Stage::new(&[("user.yaml", r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#)]).await;
+    let stage = Stage::new(&[(
+        "user.yaml",
+        r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#,
+    )])
+    .await;
     let channel = stage.new_channel().await;
     let queue = format!("{}.history", stage.queue);
     let mut arguments = FieldTable::default();
@@ -63,16 +69,27 @@ async fn a_span_that_the_retention_has_cut_is_told_of() {
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     channel.queue_declare(queue.as_str().into(), durable, arguments).await.unwrap();
     let (exchange, all) = (stage.exchange.as_str(), QueueBindOptions::default());
-    channel.queue_bind(queue.as_str().into(), exchange.into(), "#".into(), all, FieldTable::default()).await.unwrap();
+    channel
+        .queue_bind(queue.as_str().into(), exchange.into(), "#".into(), all, FieldTable::default())
+        .await
+        .unwrap();
     publish_users(&stage, 0..3_000).await;
     // Segments go when one is full: how many of the first are left is the broker's business.
     publish_users(&stage, 3_000..3_100).await;
     let cut = replay(&stage, &["--since", "offset:0", "--json"]).await.clean();
     let json = cut.json();
-    let (events, first, end) = (json["events"].as_u64().unwrap(), json["begins_late_at"].as_u64().unwrap(), json["end"].as_u64().unwrap());
+    let (events, first, end) = (
+        json["events"].as_u64().unwrap(),
+        json["begins_late_at"].as_u64().unwrap(),
+        json["end"].as_u64().unwrap(),
+    );
     // At the beginning of each segment the stream takes an offset for itself.
     assert!(first > 1_000 && (1..=end - first).contains(&events) && end >= 3_100, "{json}");
-    assert!(cut.err.contains(&format!("warning: the history begins at offset:{first}")), "{}", cut.err);
+    assert!(
+        cut.err.contains(&format!("warning: the history begins at offset:{first}")),
+        "{}",
+        cut.err
+    );
     let by_time = replay(&stage, &["--since", "1h"]).await.clean();
     assert!(by_time.err.contains("which came after --since"), "{}", by_time.err);
     let whole = replay(&stage, &["--since", &format!("offset:{first}")]).await.clean();
@@ -81,7 +98,11 @@ async fn a_span_that_the_retention_has_cut_is_told_of() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_bodies_are_read_in_smaller_windows() {
-    let stage = Stage::new(&[("user.yaml", r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#)]).await;
+    let stage = Stage::new(&[(
+        "user.yaml",
+        r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#,
+    )])
+    .await;
     declare(&stage).await;
     let padding = "x".repeat(200_000);
     for id in 0..100 {
@@ -89,18 +110,33 @@ async fn large_bodies_are_read_in_smaller_windows() {
     }
     wait_recorded(&stage, 100).await;
     let json = replay(&stage, &["--since", "1h", "--json"]).await.clean().json();
-    assert_eq!((&json["events"], &json["sent"], &json["missing"]), (&100.into(), &100.into(), &0.into()), "{json}");
+    assert_eq!(
+        (&json["events"], &json["sent"], &json["missing"]),
+        (&100.into(), &100.into(), &0.into()),
+        "{json}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_is_no_stream_is_refused_and_left_alone() {
-    let stage = Stage::new(&[("user.yaml", r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#)]).await;
+    let stage = Stage::new(&[(
+        "user.yaml",
+        r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#,
+    )])
+    .await;
     let channel = stage.new_channel().await;
     let queue = format!("{}.history", stage.queue);
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     channel.queue_declare(queue.as_str().into(), durable, FieldTable::default()).await.unwrap();
     stage.send("", &queue, lapin::BasicProperties::default(), b"{}").await.await.unwrap();
     let refused = replay(&stage, &["--since", "1h"]).await;
-    assert!(refused.code == 69 && refused.err.contains("a queue of another type has that name"), "{}", refused.err);
-    crate::support::wait_until(crate::end_to_end::stage::SOON, "its message is back", async || stage.ready(".history").await == 1).await;
+    assert!(
+        refused.code == 69 && refused.err.contains("a queue of another type has that name"),
+        "{}",
+        refused.err
+    );
+    crate::support::wait_until(crate::end_to_end::stage::SOON, "its message is back", async || {
+        stage.ready(".history").await == 1
+    })
+    .await;
 }

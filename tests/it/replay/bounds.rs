@@ -16,12 +16,22 @@ const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}
 
 /// Publishes large bodies to the history alone, so many at once that they come together in chunks,
 /// and waits until the last one can be read.
-pub(crate) async fn record_large(stage: &Stage, ids: Range<u32>, body_bytes: usize, at_once: usize) {
+pub(crate) async fn record_large(
+    stage: &Stage,
+    ids: Range<u32>,
+    body_bytes: usize,
+    at_once: usize,
+) {
     declare(stage).await;
     // The main queue would only take room.
     let channel = stage.new_channel().await;
     channel
-        .queue_unbind(stage.queue.as_str().into(), stage.exchange.as_str().into(), "user.updated".into(), FieldTable::default())
+        .queue_unbind(
+            stage.queue.as_str().into(),
+            stage.exchange.as_str().into(),
+            "user.updated".into(),
+            FieldTable::default(),
+        )
         .await
         .unwrap();
     let padding = "x".repeat(body_bytes - 64);
@@ -29,7 +39,11 @@ pub(crate) async fn record_large(stage: &Stage, ids: Range<u32>, body_bytes: usi
     let mut confirms = Vec::new();
     for id in ids {
         let body = format!(r#"{{"id":{id},"text":"{padding}"}}"#);
-        confirms.push(stage.send(&stage.exchange, "user.updated", BasicProperties::default(), body.as_bytes()).await);
+        confirms.push(
+            stage
+                .send(&stage.exchange, "user.updated", BasicProperties::default(), body.as_bytes())
+                .await,
+        );
         if confirms.len() == at_once {
             for confirm in confirms.drain(..) {
                 confirm.await.unwrap();
@@ -50,16 +64,29 @@ async fn wait_readable(stage: &Stage, id: u32) {
     let mut arguments = FieldTable::default();
     arguments.insert("x-stream-offset".into(), AMQPValue::LongString("last".into()));
     let queue = format!("{}.history", stage.queue);
-    let mut consumer = channel.basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), arguments).await.unwrap();
+    let mut consumer = channel
+        .basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), arguments)
+        .await
+        .unwrap();
     let begins = format!(r#"{{"id":{id},"#);
-    while !tokio::time::timeout(SOON, consumer.next()).await.expect("it comes").unwrap().unwrap().data.starts_with(begins.as_bytes()) {}
+    while !tokio::time::timeout(SOON, consumer.next())
+        .await
+        .expect("it comes")
+        .unwrap()
+        .unwrap()
+        .data
+        .starts_with(begins.as_bytes())
+    {}
     channel.close(200, "".into()).await.unwrap();
 }
 
 /// The same command, with that much memory for data.
 fn limited(command: &Command, mib: u32) -> Command {
     let mut limited = Command::new("sh");
-    limited.args(["-c", &format!("ulimit -d {}; exec \"$0\" \"$@\"", mib * 1024)]).arg(command.get_program()).args(command.get_args());
+    limited
+        .args(["-c", &format!("ulimit -d {}; exec \"$0\" \"$@\"", mib * 1024)])
+        .arg(command.get_program())
+        .args(command.get_args());
     limited.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     limited.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     limited
@@ -71,7 +98,8 @@ async fn many_large_bodies_are_replayed_in_little_memory() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     record_large(&stage, 0..count, 1 << 20, 100).await;
     stage.set("user:7", "old").await;
-    let json = run(limited(&command(&stage, &["--since", "1h", "--json"]), 200)).await.clean().json();
+    let json =
+        run(limited(&command(&stage, &["--since", "1h", "--json"]), 200)).await.clean().json();
     assert_eq!((&json["events"], &json["missing"]), (&count.into(), &0.into()), "{json}");
     assert!(!stage.exists("user:7").await);
 }
@@ -88,16 +116,26 @@ events: { user.updated: { version: "{rev}", effects: [ { write: "note:{id}", val
     declare(&stage).await;
     let channel = stage.new_channel().await;
     channel
-        .queue_unbind(stage.queue.as_str().into(), stage.exchange.as_str().into(), "user.updated".into(), FieldTable::default())
+        .queue_unbind(
+            stage.queue.as_str().into(),
+            stage.exchange.as_str().into(),
+            "user.updated".into(),
+            FieldTable::default(),
+        )
         .await
         .unwrap();
     let text = "x".repeat(900_000);
     for id in 0..COUNT {
         let body = format!(r#"{{"id":{id},"rev":1,"text":"{text}"}}"#);
-        stage.send(&stage.exchange, "user.updated", BasicProperties::default(), body.as_bytes()).await.await.unwrap();
+        stage
+            .send(&stage.exchange, "user.updated", BasicProperties::default(), body.as_bytes())
+            .await
+            .await
+            .unwrap();
     }
     wait_recorded(&stage, COUNT.into()).await;
-    let json = run(limited(&command(&stage, &["--since", "1h", "--json"]), 300)).await.clean().json();
+    let json =
+        run(limited(&command(&stage, &["--since", "1h", "--json"]), 300)).await.clean().json();
     assert_eq!((&json["events"], &json["sent"]), (&COUNT.into(), &COUNT.into()), "{json}");
 }
 
@@ -128,13 +166,21 @@ async fn what_the_broker_cannot_read_is_left_out_and_said() {
             // A stream shows messages a moment after their confirm.
             if json["events"] == 2 {
                 assert_eq!(replayed.code, 1, "something was left out: {}", replayed.err);
-                assert!(replayed.err.contains("RabbitMQ cannot read offset:1 to offset:2"), "{}", replayed.err);
+                assert!(
+                    replayed.err.contains("RabbitMQ cannot read offset:1 to offset:2"),
+                    "{}",
+                    replayed.err
+                );
                 return json;
             }
         }
     });
     let json = json.await.expect("it gets behind them");
-    assert_eq!((&json["missing"], &json["unreadable"]), (&2.into(), &serde_json::json!([[1, 2 + 1]])), "{json}");
+    assert_eq!(
+        (&json["missing"], &json["unreadable"]),
+        (&2.into(), &serde_json::json!([[1, 2 + 1]])),
+        "{json}"
+    );
     assert!(!stage.exists("user:1").await && !stage.exists("user:2").await);
 }
 
@@ -154,5 +200,10 @@ events:
     let replayed = run(command(&stage, &["--since", "1h"])).await;
     assert_eq!(replayed.code, 1, "{}", replayed.err);
     assert!(replayed.err.contains("not replayed: 1"), "{}", replayed.err);
-    assert!(!replayed.err.contains('\u{1b}') && !replayed.err.lines().any(|line| line.starts_with("ERROR")), "{:?}", replayed.err);
+    assert!(
+        !replayed.err.contains('\u{1b}')
+            && !replayed.err.lines().any(|line| line.starts_with("ERROR")),
+        "{:?}",
+        replayed.err
+    );
 }

@@ -44,7 +44,8 @@ async fn a_type_is_chosen_and_gives_way_to_what_came_later() {
     for key in ["user:1", "user:2"] {
         stage.set(key, "old").await;
     }
-    let json = replay(&stage, &["--since", "1h", "--type", "user.*", "--json"]).await.clean().json();
+    let json =
+        replay(&stage, &["--since", "1h", "--type", "user.*", "--json"]).await.clean().json();
     assert_eq!(
         (&json["events"], &json["effects"], &json["sent"], &json["gave_way"]),
         (&4.into(), &4.into(), &2.into(), &2.into()),
@@ -76,23 +77,33 @@ async fn what_lies_behind_the_span_is_known() {
     wait_recorded(&stage, 4).await;
     flush(&stage).await;
     replay(&stage, &["--since", "offset:0", "--until", "offset:3"]).await.clean();
-    assert!(!stage.exists("name:1").await, "an older name is not written where a newer one is known");
+    assert!(
+        !stage.exists("name:1").await,
+        "an older name is not written where a newer one is known"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_see_what_was_before() {
     let stage = Stage::new(&[("rules.yaml", RULES)]).await;
     declare(&stage).await;
-    let moved = r#"{"type":"product.updated","data":{"category":"toys"},"previous":{"category":"games"}}"#;
+    let moved =
+        r#"{"type":"product.updated","data":{"category":"toys"},"previous":{"category":"games"}}"#;
     stage.publish("product.updated", moved).await;
     wait_recorded(&stage, 1).await;
     let mut redis = stage.connection().await;
     for (tag, key) in [("toys", "a"), ("games", "b"), ("books", "c")] {
         stage.set(key, "old").await;
-        let _: () = redis::AsyncCommands::sadd(&mut redis, format!("cache_tag:category:{tag}"), key).await.unwrap();
+        let _: () =
+            redis::AsyncCommands::sadd(&mut redis, format!("cache_tag:category:{tag}"), key)
+                .await
+                .unwrap();
     }
     replay(&stage, &["--since", "1h"]).await.clean();
-    assert_eq!((stage.exists("a").await, stage.exists("b").await, stage.exists("c").await), (false, false, true));
+    assert_eq!(
+        (stage.exists("a").await, stage.exists("b").await, stage.exists("c").await),
+        (false, false, true)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,8 +136,16 @@ async fn what_cannot_be_applied_is_counted_and_the_rest_applied() {
         "rules.yaml",
         r#"events: { order.paid: { retired: true }, order.refunded: { effects: [ { delete: "order:{id}" } ] } }"#,
     );
-    let json = replay(&stage, &["--since", "1h", "--type", "order.*", "--json"]).await.clean().json();
-    assert_eq!((&json["events"], &json["retired"], &json["sent"]), (&3.into(), &1.into(), &2.into()), "{json}");
+    let json =
+        replay(&stage, &["--since", "1h", "--type", "order.*", "--json"]).await.clean().json();
+    assert_eq!(
+        (&json["events"], &json["retired"], &json["sent"]),
+        (&3.into(), &1.into(), &2.into()),
+        "{json}"
+    );
     let unknown = replay(&stage, &["--since", "offset:5", "--json"]).await;
-    assert_eq!((unknown.code, &unknown.json()["problems"][0]["reason"]), (1, &"unknown_event".into()));
+    assert_eq!(
+        (unknown.code, &unknown.json()["problems"][0]["reason"]),
+        (1, &"unknown_event".into())
+    );
 }

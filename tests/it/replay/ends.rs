@@ -30,7 +30,8 @@ async fn set_users(stage: &Stage) {
     let _: () = redis::AsyncCommands::mset(&mut stage.connection().await, &pairs).await.unwrap();
 }
 
-/// Starts one that is slow enough to be ended in the middle, and waits for that. At 200/s a busy machine has 20 s to be in time.
+/// Starts one that is slow enough to be ended in the middle, and waits for that. At 200/s a busy
+/// machine has 20 s to be in time.
 async fn half_way(stage: &Stage, rate: &str) -> Child {
     let child = command(stage, &["--since", "1h", "--rate", rate]).spawn().unwrap();
     wait_until(SOON, "it is in the middle", async || users(stage).await < USERS as usize).await;
@@ -38,23 +39,40 @@ async fn half_way(stage: &Stage, rate: &str) -> Child {
 }
 
 async fn ended(child: Child) -> Replayed {
-    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    let output =
+        tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    Replayed { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+    Replayed {
+        code: output.status.code().unwrap_or(-1),
+        out: text(output.stdout),
+        err: text(output.stderr),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn interrupted_it_says_how_to_go_on() {
     let stage = recorded().await;
     let child = half_way(&stage, "200/s").await;
-    assert!(std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
     let interrupted = ended(child).await;
     assert_eq!(interrupted.code, 1, "{}", interrupted.err);
     let left = users(&stage).await;
     assert!(left > 0, "it was interrupted too late to show anything");
-    let (_, rest) = interrupted.err.split_once("interrupted: nothing is lost; go on with: unstale replay ").expect(&interrupted.err);
+    let (_, rest) = interrupted
+        .err
+        .split_once("interrupted: nothing is lost; go on with: unstale replay ")
+        .expect(&interrupted.err);
     let args: Vec<&str> = rest.split_whitespace().collect();
-    assert!(args[1].starts_with("offset:") && args[1] != "offset:0" && args[2..] == ["--rate", "200/s"], "{args:?}");
+    assert!(
+        args[1].starts_with("offset:") && args[1] != "offset:0" && args[2..] == ["--rate", "200/s"],
+        "{args:?}"
+    );
     let again = replay(&stage, &[&args[..2], &["--json"]].concat()).await.clean().json();
     assert_eq!(users(&stage).await, 0, "the rest is done: {again}");
     assert!(again["events"].as_u64().unwrap() < u64::from(USERS), "{again}");
@@ -80,7 +98,10 @@ async fn redis_away_in_the_middle_is_waited_for() {
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
     stage.redis.kill();
     let waits = tokio::task::spawn_blocking(move || said.any(|line| line.contains("waiting: ")));
-    assert!(tokio::time::timeout(SOON, waits).await.expect("it says something").unwrap(), "it says that it waits");
+    assert!(
+        tokio::time::timeout(SOON, waits).await.expect("it says something").unwrap(),
+        "it says that it waits"
+    );
     stage.redis.restart().await;
     ended(child).await.clean();
     assert_eq!(users(&stage).await, 0, "nothing is lost");
@@ -116,5 +137,9 @@ async fn rabbitmq_away_in_the_middle_is_waited_for() {
     let done = replaying.await.unwrap().clean();
     assert!(done.err.contains("waiting: RabbitMQ cannot be reached"), "{}", done.err);
     let json = done.json();
-    assert_eq!((&json["events"], &json["sent"], &json["missing"]), (&MANY.into(), &(MANY + 1).into(), &0.into()), "{json}");
+    assert_eq!(
+        (&json["events"], &json["sent"], &json["missing"]),
+        (&MANY.into(), &(MANY + 1).into(), &0.into()),
+        "{json}"
+    );
 }

@@ -41,7 +41,11 @@ pub(crate) fn config(stage: &Stage) -> Config {
 
 fn config_at(stage: &Stage, amqp_url: &str) -> Config {
     let (redis, schemas) = (stage.redis.url(), stage.schemas.path().to_str().unwrap().to_owned());
-    let own = [("UNSTALE_REDIS_URL", redis.as_str()), ("UNSTALE_SCHEMAS", &schemas), ("UNSTALE_AMQP_URL", amqp_url)];
+    let own = [
+        ("UNSTALE_REDIS_URL", redis.as_str()),
+        ("UNSTALE_SCHEMAS", &schemas),
+        ("UNSTALE_AMQP_URL", amqp_url),
+    ];
     let pairs = own.into_iter().chain(stage.broker_settings().into_iter().skip(1));
     let pairs = pairs.map(|(name, value)| (name.into(), value.into()));
     Config::from_pairs(pairs, |_| unreachable!(), Scope::All).unwrap().0
@@ -70,17 +74,28 @@ async fn with_little_room_it_applies_before_it_reads_on() {
     let pairs: Vec<(String, &str)> = (0..3_000).map(|id| (format!("user:{id}"), "old")).collect();
     let _: () = redis::AsyncCommands::mset(&mut stage.connection().await, &pairs).await.unwrap();
     let config = config(&stage);
-    let registry = Arc::new(Registry::load(&LoadOptions::for_run(&config.registry)).unwrap().registry);
+    let registry =
+        Arc::new(Registry::load(&LoadOptions::for_run(&config.registry)).unwrap().registry);
     let cache = Cache::connect(&config.redis, &config.amqp.queue).unwrap();
     cache.probe().await.unwrap();
     let mut history = History::connect(&config.amqp).await.unwrap();
     let limits = FoldLimits { targets: 1_000, bytes: 1 << 20 };
     let stop = CancellationToken::new();
-    let report = replay(limits).run(&mut history, &registry, Some(&cache), &mut StopsAfter(2, &stop), &stop).await.unwrap();
+    let report = replay(limits)
+        .run(&mut history, &registry, Some(&cache), &mut StopsAfter(2, &stop), &stop)
+        .await
+        .unwrap();
     let rest = report.rest.unwrap();
-    assert!((1_000..6_000).contains(&rest.since), "what was applied before it read on is not left: {rest:?}");
-    let goes_on = Replay { span: Span { since: Place::Offset(rest.since), until: None }, ..replay(limits) };
-    let report = goes_on.run(&mut history, &registry, Some(&cache), &mut (), &CancellationToken::new()).await.unwrap();
+    assert!(
+        (1_000..6_000).contains(&rest.since),
+        "what was applied before it read on is not left: {rest:?}"
+    );
+    let goes_on =
+        Replay { span: Span { since: Place::Offset(rest.since), until: None }, ..replay(limits) };
+    let report = goes_on
+        .run(&mut history, &registry, Some(&cache), &mut (), &CancellationToken::new())
+        .await
+        .unwrap();
     assert!(report.is_whole() && report.sent() >= 3_000, "{report:?}");
     assert_eq!(users(&stage).await, 0);
     history.close().await;
@@ -135,14 +150,20 @@ async fn with_patience_a_broker_that_gives_nothing_is_waited_for_so_long_and_no_
     publish_users(&stage, 0..10).await;
     wait_recorded(&stage, 10).await;
     let proxy = Proxy::start(&rabbitmq().await.addr()).await;
-    let config = config_at(&stage, &stage.broker_settings()[0].1.replace(&rabbitmq().await.addr(), &proxy.addr()));
-    let registry = Arc::new(Registry::load(&LoadOptions::for_run(&config.registry)).unwrap().registry);
+    let config = config_at(
+        &stage,
+        &stage.broker_settings()[0].1.replace(&rabbitmq().await.addr(), &proxy.addr()),
+    );
+    let registry =
+        Arc::new(Registry::load(&LoadOptions::for_run(&config.registry)).unwrap().registry);
     let mut history = History::connect(&config.amqp).await.unwrap();
     let patience = Duration::from_millis(500);
     let replay = Replay { patience: Some(patience), ..replay(FoldLimits::default()) };
-    let (begun, stop, mut away) = (std::time::Instant::now(), CancellationToken::new(), TakesAway(proxy));
+    let (begun, stop, mut away) =
+        (std::time::Instant::now(), CancellationToken::new(), TakesAway(proxy));
     let run = replay.run(&mut history, &registry, None, &mut away, &stop);
-    let report = tokio::time::timeout(Duration::from_secs(30), run).await.expect("it ends").unwrap();
+    let report =
+        tokio::time::timeout(Duration::from_secs(30), run).await.expect("it ends").unwrap();
     assert!(begun.elapsed() >= patience);
     assert_eq!(report.rest.map(|rest| rest.since), Some(0), "nothing was applied");
 }
@@ -150,10 +171,19 @@ async fn with_patience_a_broker_that_gives_nothing_is_waited_for_so_long_and_no_
 /// What the next one takes over, as heals keep it in Redis.
 fn taken_over(before: &TakenOver, last: &Step) -> TakenOver {
     let range = last.in_work.clone();
-    let within = before.died.as_ref().filter(|died| died.range.start <= range.start && range.end <= died.range.end);
+    let within = before
+        .died
+        .as_ref()
+        .filter(|died| died.range.start <= range.start && range.end <= died.range.end);
     let deaths = within.map_or(0, |died| died.deaths) + 1;
     let (passed_over, undone) = (last.passed_over.clone(), last.undone.clone());
-    TakenOver { applied_to: Some(last.applied_to), end: Some(last.end), died: Some(Died { range, deaths }), passed_over, undone }
+    TakenOver {
+        applied_to: Some(last.applied_to),
+        end: Some(last.end),
+        died: Some(Died { range, deaths }),
+        passed_over,
+        undone,
+    }
 }
 
 /// What stops the work at one event stops it three times, and neighbours wait no longer.
@@ -165,13 +195,26 @@ async fn what_is_read_again_is_not_left_out() {
     publish_users(&stage, 0..10).await;
     wait_recorded(&stage, 10).await;
     let config = config(&stage);
-    let registry = Arc::new(Registry::load(&LoadOptions::for_run(&config.registry)).unwrap().registry);
-    let taken_over = TakenOver { applied_to: Some(5), end: Some(10), undone: vec![2, 7], ..TakenOver::default() };
+    let registry =
+        Arc::new(Registry::load(&LoadOptions::for_run(&config.registry)).unwrap().registry);
+    let taken_over = TakenOver {
+        applied_to: Some(5),
+        end: Some(10),
+        undone: vec![2, 7],
+        ..TakenOver::default()
+    };
     let goes_on = Replay { taken_over, ..replay(FoldLimits::default()) };
     let mut history = History::connect(&config.amqp).await.unwrap();
     let mut notes = DiesAt { at: u64::MAX, notes: Vec::new() };
-    let report = goes_on.run(&mut history, &registry, None, &mut notes, &CancellationToken::new()).await.unwrap();
-    assert_eq!((report.rest.as_ref(), report.from, report.left_out()), (None, 5, vec![2]), "{report:?}");
+    let report = goes_on
+        .run(&mut history, &registry, None, &mut notes, &CancellationToken::new())
+        .await
+        .unwrap();
+    assert_eq!(
+        (report.rest.as_ref(), report.from, report.left_out()),
+        (None, 5, vec![2]),
+        "{report:?}"
+    );
     assert!(notes.notes.iter().all(|step| step.undone == [2]), "{:?}", notes.notes);
 }
 
@@ -186,7 +229,8 @@ async fn an_event_at_which_three_died_is_passed_over() {
     let pairs: Vec<(String, &str)> = (0..USERS).map(|id| (format!("user:{id}"), "old")).collect();
     let _: () = redis::AsyncCommands::mset(&mut stage.connection().await, &pairs).await.unwrap();
     let config = config(&stage);
-    let registry = Arc::new(Registry::load(&LoadOptions::for_run(&config.registry)).unwrap().registry);
+    let registry =
+        Arc::new(Registry::load(&LoadOptions::for_run(&config.registry)).unwrap().registry);
     let cache = Cache::connect(&config.redis, &config.amqp.queue).unwrap();
     cache.probe().await.unwrap();
     let mut before = TakenOver::default();
@@ -194,7 +238,10 @@ async fn an_event_at_which_three_died_is_passed_over() {
         let mut history = History::connect(&config.amqp).await.unwrap();
         let mut dies = DiesAt { at: AT, notes: Vec::new() };
         let replay = Replay { taken_over: before.clone(), ..replay(FoldLimits::default()) };
-        let report = replay.run(&mut history, &registry, Some(&cache), &mut dies, &CancellationToken::new()).await.unwrap();
+        let report = replay
+            .run(&mut history, &registry, Some(&cache), &mut dies, &CancellationToken::new())
+            .await
+            .unwrap();
         assert_eq!(report.rest.unwrap().cause, "dead");
         before = taken_over(&before, dies.notes.last().unwrap());
         let died = before.died.clone().unwrap();
@@ -207,8 +254,15 @@ async fn an_event_at_which_three_died_is_passed_over() {
     let mut history = History::connect(&config.amqp).await.unwrap();
     let mut dies = DiesAt { at: AT, notes: Vec::new() };
     let passes_over = Replay { taken_over: before.clone(), ..replay(FoldLimits::default()) };
-    let report = passes_over.run(&mut history, &registry, Some(&cache), &mut dies, &CancellationToken::new()).await.unwrap();
-    assert_eq!((report.rest.as_ref(), &report.passed_over[..], report.from), (None, &[AT][..], AT), "{report:?}");
+    let report = passes_over
+        .run(&mut history, &registry, Some(&cache), &mut dies, &CancellationToken::new())
+        .await
+        .unwrap();
+    assert_eq!(
+        (report.rest.as_ref(), &report.passed_over[..], report.from),
+        (None, &[AT][..], AT),
+        "{report:?}"
+    );
     assert!(!report.is_complete());
     assert_eq!(users(&stage).await, 1, "all but that one");
     assert!(stage.exists(&format!("user:{AT}")).await);
@@ -216,6 +270,9 @@ async fn an_event_at_which_three_died_is_passed_over() {
     // A stream that ends before is another one: nothing of it is known to kill.
     let of_another_stream = TakenOver { end: Some(u64::from(USERS) + 1), ..before };
     let tries_all = Replay { taken_over: of_another_stream, ..replay(FoldLimits::default()) };
-    let report = tries_all.run(&mut history, &registry, Some(&cache), &mut (), &CancellationToken::new()).await.unwrap();
+    let report = tries_all
+        .run(&mut history, &registry, Some(&cache), &mut (), &CancellationToken::new())
+        .await
+        .unwrap();
     assert_eq!((report.from, report.is_whole(), users(&stage).await), (0, true, 0), "{report:?}");
 }

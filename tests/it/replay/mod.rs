@@ -51,7 +51,8 @@ struct Replayed {
 
 impl Replayed {
     fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}\n{}", self.out, self.err))
+        serde_json::from_str(&self.out)
+            .unwrap_or_else(|error| panic!("{error}: {}\n{}", self.out, self.err))
     }
 
     #[track_caller]
@@ -69,7 +70,11 @@ async fn replay(stage: &Stage, args: &[&str]) -> Replayed {
 async fn run(mut command: Command) -> Replayed {
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    Replayed { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    Replayed {
+        code: output.status.code().unwrap(),
+        out: text(output.stdout),
+        err: text(output.stderr),
+    }
 }
 
 /// Lets a worker declare the queues and the history, and ends it.
@@ -77,17 +82,24 @@ async fn declare(stage: &Stage) {
     assert!(stage.worker(&[]).await.terminate().await.success());
 }
 
-/// Waits until the history holds so many messages: a stream shows them a moment after their confirm.
+/// Waits until the history holds so many messages: a stream shows them a moment after their
+/// confirm.
 async fn wait_recorded(stage: &Stage, messages: u64) {
     let channel = stage.new_channel().await;
     channel.basic_qos(1_000, BasicQosOptions::default()).await.unwrap();
     let mut arguments = FieldTable::default();
     arguments.insert("x-stream-offset".into(), AMQPValue::LongString("first".into()));
     let queue = format!("{}.history", stage.queue);
-    let mut consumer = channel.basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), arguments).await.unwrap();
+    let mut consumer = channel
+        .basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), arguments)
+        .await
+        .unwrap();
     for _ in 0..messages {
         let next = tokio::time::timeout(SOON, consumer.next()).await;
-        let delivery = next.unwrap_or_else(|_| panic!("the history has fewer than {messages} messages")).unwrap().unwrap();
+        let delivery = next
+            .unwrap_or_else(|_| panic!("the history has fewer than {messages} messages"))
+            .unwrap()
+            .unwrap();
         channel.basic_ack(delivery.delivery_tag, BasicAckOptions::default()).await.unwrap();
     }
     channel.close(200, "".into()).await.unwrap();
@@ -101,7 +113,11 @@ async fn publish_users(stage: &Stage, ids: std::ops::Range<u32>) {
     let mut confirms = Vec::new();
     for id in ids {
         let body = format!("{{\"id\":{id}}}");
-        confirms.push(stage.send(&stage.exchange, "user.updated", BasicProperties::default(), body.as_bytes()).await);
+        confirms.push(
+            stage
+                .send(&stage.exchange, "user.updated", BasicProperties::default(), body.as_bytes())
+                .await,
+        );
         if confirms.len() == 500 {
             for confirm in confirms.drain(..) {
                 confirm.await.unwrap();

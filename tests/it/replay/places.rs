@@ -10,7 +10,11 @@ async fn an_empty_history_and_places_beyond_it_deliver_nothing() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     let missing = replay(&stage, &["--since", "1h"]).await;
     assert_eq!(missing.code, 69, "{}", missing.err);
-    assert!(missing.err.contains("no queue") && missing.err.contains("UNSTALE_HISTORY=off"), "{}", missing.err);
+    assert!(
+        missing.err.contains("no queue") && missing.err.contains("UNSTALE_HISTORY=off"),
+        "{}",
+        missing.err
+    );
     declare(&stage).await;
     let empty = replay(&stage, &["--since", "1h", "--json"]).await.clean().json();
     assert_eq!((&empty["events"], &empty["end"]), (&0.into(), &0.into()), "{empty}");
@@ -20,7 +24,12 @@ async fn an_empty_history_and_places_beyond_it_deliver_nothing() {
         let json = replay(&stage, &["--since", since, "--json"]).await.clean().json();
         assert_eq!((&json["events"], &json["end"]), (&0.into(), &1.into()), "{since}: {json}");
         let told = replay(&stage, &["--since", since]).await.clean().err;
-        assert!(told.contains("warning: nothing of the history lies in that span: it ends with offset:0\n"), "{told}");
+        assert!(
+            told.contains(
+                "warning: nothing of the history lies in that span: it ends with offset:0\n"
+            ),
+            "{told}"
+        );
     }
     let reversed = replay(&stage, &["--since", "1h", "--until", "2h"]).await;
     assert_eq!(reversed.code, 64, "{}", reversed.err);
@@ -48,7 +57,8 @@ async fn times_are_good_to_a_second_and_a_chunk_and_offsets_exact() {
         (vec!["--since", "offset:1", "--until", "offset:3"], 2),
         (vec!["--since", "offset:0", "--until", "2999-01-01T00:00:00Z"], 4),
     ] {
-        let json = replay(&stage, &[&args[..], &["--json", "--dry-run"]].concat()).await.clean().json();
+        let json =
+            replay(&stage, &[&args[..], &["--json", "--dry-run"]].concat()).await.clean().json();
         assert_eq!(json["events"], events, "{args:?}: {json}");
     }
 }

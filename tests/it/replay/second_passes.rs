@@ -1,4 +1,5 @@
-//! Second passes in a replay: one follows where the replay comes sooner than the readers whom it is for.
+//! Second passes in a replay: one follows where the replay comes sooner than the readers whom it is
+//! for.
 
 use std::time::Duration;
 
@@ -30,9 +31,11 @@ async fn a_second_pass_follows_unless_its_time_has_come_already() {
     replay(&stage, &["--since", "1h", "--dry-run"]).await.clean();
     assert!(!stage.exists(&scheduled).await, "a dry run schedules nothing");
     replay(&stage, &["--since", "1h"]).await.clean();
-    let mut targets: Vec<String> = crate::cache::run(&mut redis, &["ZRANGE", &scheduled, "0", "-1"]).await;
+    let mut targets: Vec<String> =
+        crate::cache::run(&mut redis, &["ZRANGE", &scheduled, "0", "-1"]).await;
     targets.sort();
-    // When the pages' turn came a reader of 1 ms had stored what it had loaded before the event: the replay's own pass was the second.
+    // When the pages' turn came a reader of 1 ms had stored what it had loaded before the event:
+    // the replay's own pass was the second.
     assert_eq!(targets, ["kuser:7", "kuser:8", "tteam:red"]);
     let now: Vec<u64> = crate::cache::run(&mut redis, &["TIME"]).await;
     let due: u64 = crate::cache::run(&mut redis, &["ZSCORE", &scheduled, "kuser:7"]).await;
@@ -48,10 +51,17 @@ async fn a_worker_does_the_second_passes_of_a_replay() {
     wait_recorded(&stage, 1).await;
     stage.wait_settled(&[&worker]).await;
     // As if nothing of it had ever reached Redis.
-    crate::cache::run::<()>(&mut stage.connection().await, &["DEL", &format!("unstale:again:{}", stage.queue)]).await;
+    crate::cache::run::<()>(
+        &mut stage.connection().await,
+        &["DEL", &format!("unstale:again:{}", stage.queue)],
+    )
+    .await;
     run(super::command(&stage, &["--since", "1h"])).await.clean();
     stage.set("user:7", "stale").await;
-    assert!(stage.exists(&format!("unstale:again:{}", stage.queue)).await, "this machine is too slow for the test");
+    assert!(
+        stage.exists(&format!("unstale:again:{}", stage.queue)).await,
+        "this machine is too slow for the test"
+    );
     tokio::time::timeout(Duration::from_secs(60), stage.wait_gone("user:7")).await.unwrap();
     assert!(worker.terminate().await.success());
 }

@@ -88,7 +88,9 @@ async fn record_in_a_large_chunk(stage: &Stage) -> u64 {
 /// Has the broker do something with the process of the history's stream, `Pid`.
 async fn eval(stage: &Stage, expressions: &str) {
     let queue = format!("rabbit_misc:r(<<\"/\">>, queue, <<\"{}.history\">>)", stage.queue);
-    let find = format!("{{ok, Q}} = rabbit_amqqueue:lookup({queue}), #{{leader_pid := Pid}} = amqqueue:get_type_state(Q)");
+    let find = format!(
+        "{{ok, Q}} = rabbit_amqqueue:lookup({queue}), #{{leader_pid := Pid}} = amqqueue:get_type_state(Q)"
+    );
     rabbitmq().await.ctl(&["eval", &format!("{find}, {expressions}, ok.")]).await;
 }
 
@@ -99,7 +101,8 @@ async fn write_unreadable(stage: &Stage) {
 /// Has the stream's process busy for 1.5 s whenever it has sent something, such as the answer to a
 /// consumer that attaches, for half a minute. Channels answer at once meanwhile.
 async fn slow_down(stage: &Stage) {
-    wait_until(SOON, "the broker counts its messages", async || stage.ready(".history").await > 0).await;
+    wait_until(SOON, "the broker counts its messages", async || stage.ready(".history").await > 0)
+        .await;
     let slow = "Forget = fun Forget() -> receive _ -> Forget() after 0 -> ok end end, \
                 Rest = fun() -> erlang:suspend_process(Pid), timer:sleep(1500), Forget(), erlang:resume_process(Pid), \
                                 receive _ -> ok after 100 -> ok end end, \

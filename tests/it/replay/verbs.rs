@@ -46,12 +46,21 @@ async fn every_verb_takes_hold_folded() {
     let _: () = redis.sadd("cache_tag:team:red", "member").await.unwrap();
 
     let dry = replay(&stage, &["--since", "1h", "--dry-run"]).await.clean();
-    assert!(dry.err.contains("would replay 53 events: 153 effects folded into 14"), "{}{}", dry.out, dry.err);
+    assert!(
+        dry.err.contains("would replay 53 events: 153 effects folded into 14"),
+        "{}{}",
+        dry.out,
+        dry.err
+    );
     assert!(dry.out.contains("user.updated/0") && dry.out.contains("5 delete"), "{}", dry.out);
     assert_eq!(stage.get("user:0").await.as_deref(), Some("old"), "a dry run changes nothing");
 
     let json = replay(&stage, &["--since", "1h", "--json"]).await.clean().json();
-    assert_eq!((&json["events"], &json["effects"], &json["sent"]), (&53.into(), &153.into(), &14.into()), "{json}");
+    assert_eq!(
+        (&json["events"], &json["effects"], &json["sent"]),
+        (&53.into(), &153.into(), &14.into()),
+        "{json}"
+    );
     for key in ["user:0", "user:4", "note:1", "page:1", "member"] {
         assert!(!stage.exists(key).await, "{key}");
     }

@@ -14,9 +14,18 @@ const SOON: Duration = Duration::from_secs(20);
 fn watched(urls: &str, master: &str) -> RedisConfig {
     let rest = urls.strip_prefix("redis://").unwrap();
     let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let (user, hosts) = hosts.rsplit_once('@').map_or((String::new(), hosts), |(user, hosts)| (format!("{user}@"), hosts));
-    let urls = hosts.split(',').map(|host| SecretUrl::new(format!("redis://{user}{host}/{path}").parse().unwrap())).collect();
-    RedisConfig { urls, mode: RedisMode::Sentinel { master: master.into() }, ..config("redis://h/") }
+    let (user, hosts) = hosts
+        .rsplit_once('@')
+        .map_or((String::new(), hosts), |(user, hosts)| (format!("{user}@"), hosts));
+    let urls = hosts
+        .split(',')
+        .map(|host| SecretUrl::new(format!("redis://{user}{host}/{path}").parse().unwrap()))
+        .collect();
+    RedisConfig {
+        urls,
+        mode: RedisMode::Sentinel { master: master.into() },
+        ..config("redis://h/")
+    }
 }
 
 async fn stands(cache: &Cache) {
@@ -34,7 +43,8 @@ async fn a_replaced_primary_is_left_though_nobody_asks_anything_of_it() {
     // Frozen, it answers nobody; thawed, it believes for a while that it is the primary still.
     watch.servers[0].freeze();
     wait_until(SOON, "the replica is the primary", async || watch.is_primary(1).await).await;
-    wait_until(SOON, "the cache has left the old primary", async || cache.state() != State::Up).await;
+    wait_until(SOON, "the cache has left the old primary", async || cache.state() != State::Up)
+        .await;
     watch.servers[0].thaw();
     stands(&cache).await;
     apply(&cache, &[effect(0, "k", write("2", HOUR, &["t"]))]).await;
@@ -48,20 +58,27 @@ async fn a_replaced_primary_is_left_though_nobody_asks_anything_of_it() {
         stands(&cache).await;
         let effects = [effect(0, "k", Action::Delete), effect(0, "moved", write("3", HOUR, &[]))];
         crate::cache::try_apply(&cache, &effects).await.is_ok()
-            && run::<Option<String>>(&mut watch.servers[0].connection().await, &["GET", "moved"]).await.is_some()
+            && run::<Option<String>>(&mut watch.servers[0].connection().await, &["GET", "moved"])
+                .await
+                .is_some()
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_sentinels_do_not_know_or_refuse_is_told() {
-    let nobody = Cache::connect(&watched(&format!("redis://127.0.0.1:{},127.0.0.1:{}", port::free(), port::free()), "main"), "q").unwrap();
+    let nobody = Cache::connect(
+        &watched(&format!("redis://127.0.0.1:{},127.0.0.1:{}", port::free(), port::free()), "main"),
+        "q",
+    )
+    .unwrap();
     let away = nobody.probe().await.unwrap_err();
     assert!(!away.needs_person && away.cause.contains("no sentinel"), "{away}");
 
     // Any Redis answers SENTINEL with an error.
     let server = Redis::start().await;
-    let refused = Cache::connect(&watched(&server.url(), "main"), "q").unwrap().probe().await.unwrap_err();
+    let refused =
+        Cache::connect(&watched(&server.url(), "main"), "q").unwrap().probe().await.unwrap_err();
     assert!(refused.needs_person && refused.cause.contains("sentinel"), "{refused}");
 }
 
@@ -70,7 +87,9 @@ async fn passwords_are_the_servers_and_the_sentinels_that_ask_for_one() {
     let secured = ["--requirepass", "secret", "--masterauth", "secret"];
     let lines = format!("sentinel auth-pass {} secret\nrequirepass secret", sentinels::NAME);
     let watch = Sentinels::start_secured(&secured, &lines, "secret").await;
-    let with = |password: &str| watch.urls().replace("redis://", &format!("redis://:{password}@")).replace("/0", "/3");
+    let with = |password: &str| {
+        watch.urls().replace("redis://", &format!("redis://:{password}@")).replace("/0", "/3")
+    };
     let cache = Cache::connect(&watched(&with("secret"), sentinels::NAME), "q").unwrap();
     stands(&cache).await;
     apply(&cache, &[effect(0, "k", write("1", HOUR, &[]))]).await;
@@ -78,8 +97,16 @@ async fn passwords_are_the_servers_and_the_sentinels_that_ask_for_one() {
     let mut database = support::redis::connect(&redis::Client::open(url).unwrap()).await.unwrap();
     assert_eq!(run::<String>(&mut database, &["GET", "k"]).await, "1", "the database of the URL");
 
-    let refused = Cache::connect(&watched(&with("wrong"), sentinels::NAME), "q").unwrap().probe().await.unwrap_err();
+    let refused = Cache::connect(&watched(&with("wrong"), sentinels::NAME), "q")
+        .unwrap()
+        .probe()
+        .await
+        .unwrap_err();
     assert!(refused.needs_person && !refused.cause.contains("wrong"), "{refused}");
-    let unknown = Cache::connect(&watched(&with("secret"), "other"), "q").unwrap().probe().await.unwrap_err();
-    assert!(unknown.needs_person && unknown.cause.contains("UNSTALE_REDIS_SENTINEL_MASTER"), "{unknown}");
+    let unknown =
+        Cache::connect(&watched(&with("secret"), "other"), "q").unwrap().probe().await.unwrap_err();
+    assert!(
+        unknown.needs_person && unknown.cause.contains("UNSTALE_REDIS_SENTINEL_MASTER"),
+        "{unknown}"
+    );
 }

@@ -14,7 +14,11 @@ async fn nothing_is_lost_when_the_primary_is_killed() {
     let _: u32 = redis::cmd("WAIT").arg(1).arg(5_000).query_async(&mut primary).await.unwrap();
 
     let urls = watch.urls();
-    let settings = [("UNSTALE_REDIS_MODE", "sentinel"), ("UNSTALE_REDIS_URL", &urls), ("UNSTALE_REDIS_SENTINEL_MASTER", sentinels::NAME)];
+    let settings = [
+        ("UNSTALE_REDIS_MODE", "sentinel"),
+        ("UNSTALE_REDIS_URL", &urls),
+        ("UNSTALE_REDIS_SENTINEL_MASTER", sentinels::NAME),
+    ];
     let worker = stage.worker(&settings).await;
     let kill = async {
         traffic.reached(&primary, 2_000).await;

@@ -1,4 +1,5 @@
-//! The application: a source of truth, a cache filled from it, an event for each change; and the checker, which knows all three.
+//! The application: a source of truth, a cache filled from it, an event for each change; and the
+//! checker, which knows all three.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -21,7 +22,8 @@ use super::{NAIVE, OURS};
 use crate::end_to_end::stage::Stage;
 use crate::support;
 
-/// Each event also deletes a key of its own, `pending:{n}`: what is left of these was never applied.
+/// Each event also deletes a key of its own, `pending:{n}`: what is left of these was never
+/// applied.
 pub(super) const RULES: &str = r#"
 defaults: { ttl: 7d }
 loaders: { pages: { url: "{vars.PAGES_URL}", timeout: 1s } }
@@ -85,7 +87,8 @@ impl Event {
 
 /// The keys that hold a thing's revision.
 fn keys(thing: Thing, id: u32) -> Vec<String> {
-    let members = |kind: &str, count: u32| (0..count).map(|member| format!("{kind}:{id}:{member}")).collect();
+    let members =
+        |kind: &str, count: u32| (0..count).map(|member| format!("{kind}:{id}:{member}")).collect();
     match thing {
         Thing::Item => vec![format!("item:{id}")],
         Thing::Group => members("group", GROUP),
@@ -133,7 +136,13 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} lost, {} stale, {} dead letters", self.pending.len(), self.stale.len(), self.dead)?;
+        write!(
+            f,
+            "{} lost, {} stale, {} dead letters",
+            self.pending.len(),
+            self.stale.len(),
+            self.dead
+        )?;
         let few = |all: &[String]| all.iter().take(2).cloned().collect::<Vec<_>>().join(", ");
         if !self.stale.is_empty() {
             write!(f, " (such as {})", few(&self.stale))?;
@@ -168,7 +177,8 @@ impl Application {
         (application, loader)
     }
 
-    /// Fills the cache, changes the source, publishes, and goes on once all is confirmed: through every fault.
+    /// Fills the cache, changes the source, publishes, and goes on once all is confirmed: through
+    /// every fault.
     pub(super) async fn publish(&mut self, events: u32, schedule: &Schedule, progress: &Progress) {
         for from in (0..events).step_by(CHUNK as usize) {
             let to = events.min(from + CHUNK);
@@ -180,7 +190,8 @@ impl Application {
             for event in &mut chunk {
                 event.rev = self.truth.of(event.thing, event.id).fetch_add(1, Ordering::SeqCst) + 1;
             }
-            // Bounded: a client that has missed the broker's death would wait for ever for its confirms.
+            // Bounded: a client that has missed the broker's death would wait for ever for its
+            // confirms.
             while !matches!(timeout(SENT_WITHIN, self.send(&chunk)).await, Ok(Ok(()))) {
                 self.channel = None;
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -216,7 +227,8 @@ impl Application {
                     Thing::Counter => continue,
                     Thing::Item | Thing::Price | Thing::Page => None,
                 };
-                let (keys, revision) = (keys(event.thing, event.id), self.truth.revision(event.thing, event.id));
+                let (keys, revision) =
+                    (keys(event.thing, event.id), self.truth.revision(event.thing, event.id));
                 for key in &keys {
                     pipe.set(key, revision).ignore();
                 }
@@ -229,7 +241,10 @@ impl Application {
         Ok(())
     }
 
-    async fn send(&mut self, chunk: &[Event]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    async fn send(
+        &mut self,
+        chunk: &[Event],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         if self.channel.is_none() {
             let connection = support::rabbitmq::connect(&self.amqp_url).await?;
             let channel = connection.create_channel().await?;
@@ -242,8 +257,11 @@ impl Application {
         for event in chunk {
             let body = serde_json::to_vec(event)?;
             let properties = BasicProperties::default().with_delivery_mode(2);
-            let (exchange, routing_key) = (self.exchange.as_str().into(), event.routing_key().into());
-            confirms.push(channel.basic_publish(exchange, routing_key, options, &body, properties).await?);
+            let (exchange, routing_key) =
+                (self.exchange.as_str().into(), event.routing_key().into());
+            confirms.push(
+                channel.basic_publish(exchange, routing_key, options, &body, properties).await?,
+            );
         }
         for confirm in confirms {
             match confirm.await? {
@@ -260,7 +278,11 @@ impl Application {
         let channel = connection.create_channel().await.unwrap();
         let queue = format!("{}.dead", stage.queue);
         let mut numbers = HashSet::new();
-        while let Some(got) = channel.basic_get(queue.as_str().into(), BasicGetOptions { no_ack: false }).await.unwrap() {
+        while let Some(got) = channel
+            .basic_get(queue.as_str().into(), BasicGetOptions { no_ack: false })
+            .await
+            .unwrap()
+        {
             numbers.insert(Event::read(&got.delivery.data).n);
         }
         numbers
@@ -271,22 +293,40 @@ impl Application {
         let client = redis::Client::open(stage.redis.db_url(db)).unwrap();
         let mut redis = support::redis::connect(&client).await.unwrap();
         let mut verdict = Verdict { dead: dead.len(), ..Verdict::default() };
-        let pending: Vec<String> = redis::cmd("KEYS").arg("pending:*").query_async(&mut redis).await.unwrap();
+        let pending: Vec<String> =
+            redis::cmd("KEYS").arg("pending:*").query_async(&mut redis).await.unwrap();
         let numbers = pending.iter().map(|key| key["pending:".len()..].parse::<u32>().unwrap());
         verdict.pending = numbers.filter(|n| !dead.contains(n)).collect();
-        let truth: Vec<((u8, u32), u64)> =
-            self.truth.0.lock().unwrap().iter().map(|(thing, revision)| (*thing, revision.load(Ordering::SeqCst))).collect();
+        let truth: Vec<((u8, u32), u64)> = self
+            .truth
+            .0
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(thing, revision)| (*thing, revision.load(Ordering::SeqCst)))
+            .collect();
         for ((kind, id), revision) in truth {
-            let thing = [Thing::Item, Thing::Group, Thing::Crowd, Thing::Counter, Thing::Price, Thing::Page][usize::from(kind)];
+            let thing = [
+                Thing::Item,
+                Thing::Group,
+                Thing::Crowd,
+                Thing::Counter,
+                Thing::Price,
+                Thing::Page,
+            ][usize::from(kind)];
             let keys = keys(thing, id);
-            let values: Vec<Option<u64>> = redis::cmd("MGET").arg(&keys).query_async(&mut redis).await.unwrap();
+            let values: Vec<Option<u64>> =
+                redis::cmd("MGET").arg(&keys).query_async(&mut redis).await.unwrap();
             for (key, value) in keys.into_iter().zip(values) {
                 let right = match thing {
                     // At least once: 1 before the first.
                     Thing::Counter => value.is_some_and(|value| value > revision),
-                    // Written by the events themselves, in whatever order: the highest version stays.
+                    // Written by the events themselves, in whatever order: the highest version
+                    // stays.
                     Thing::Price => value == Some(revision),
-                    Thing::Item | Thing::Group | Thing::Crowd | Thing::Page => value.is_none_or(|value| value == revision),
+                    Thing::Item | Thing::Group | Thing::Crowd | Thing::Page => {
+                        value.is_none_or(|value| value == revision)
+                    }
                 };
                 if !right {
                     verdict.stale.push(format!("{key} holds {value:?} of {revision}"));
@@ -297,7 +337,8 @@ impl Application {
     }
 }
 
-/// The loader: pages as the source has them. One load in twenty fails, and comes again by the ladder.
+/// The loader: pages as the source has them. One load in twenty fails, and comes again by the
+/// ladder.
 async fn serve_pages(truth: Arc<Truth>) -> String {
     async fn page(State(truth): State<Arc<Truth>>, Path(id): Path<u32>) -> (StatusCode, String) {
         let loaded = truth.revision(Thing::Page, id);

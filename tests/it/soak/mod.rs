@@ -1,5 +1,6 @@
-//! The soak: events published while a seeded schedule kills workers, restarts both servers and breaks connections; at the end a checker
-//! compares Redis with what the events said. A naive worker goes through the same, and must fail: else the checker shows nothing.
+//! The soak: events published while a seeded schedule kills workers, restarts both servers and
+//! breaks connections; at the end a checker compares Redis with what the events said. A naive
+//! worker goes through the same, and must fail: else the checker shows nothing.
 
 mod application;
 mod naive;
@@ -17,16 +18,21 @@ use application::{Application, RULES, Verdict};
 use naive::Naive;
 use schedule::Schedule;
 
-/// The databases of the one Redis: each event is applied by ours to the first, and by the naive worker to the second.
+/// The databases of the one Redis: each event is applied by ours to the first, and by the naive
+/// worker to the second.
 const OURS: u8 = 0;
 const NAIVE: u8 = 1;
 
 const WORKERS: usize = 2;
 
-/// By default few events and seeds; `make soak` runs all of it. `UNSTALE_SOAK_SEEDS` (`3,7`) and `UNSTALE_SOAK_EVENTS` say otherwise.
+/// By default few events and seeds; `make soak` runs all of it. `UNSTALE_SOAK_SEEDS` (`3,7`) and
+/// `UNSTALE_SOAK_EVENTS` say otherwise.
 fn seeds() -> Vec<u64> {
     match std::env::var("UNSTALE_SOAK_SEEDS") {
-        Ok(seeds) => seeds.split(',').map(|seed| seed.trim().parse().expect("UNSTALE_SOAK_SEEDS: numbers, between commas")).collect(),
+        Ok(seeds) => seeds
+            .split(',')
+            .map(|seed| seed.trim().parse().expect("UNSTALE_SOAK_SEEDS: numbers, between commas"))
+            .collect(),
         Err(_) if full_runs() => (1..=10).collect(),
         Err(_) => vec![1],
     }
@@ -44,7 +50,10 @@ async fn a_seeded_storm_loses_nothing_and_costs_a_naive_worker_some() {
         let storm = storm(seed, events, faults).await;
         eprintln!("seed {seed}: {events} events, {storm}; {:.0} s", start.elapsed().as_secs_f64());
         assert!(storm.ours.is_clean(), "seed {seed}: {}\n{}", storm.ours, storm.logs);
-        assert!(storm.naive.lost() > 0, "seed {seed}: the naive worker lost nothing, so that the checker shows nothing");
+        assert!(
+            storm.naive.lost() > 0,
+            "seed {seed}: the naive worker lost nothing, so that the checker shows nothing"
+        );
     }
 }
 
@@ -119,10 +128,16 @@ async fn storm(seed: u64, events: u32, faults: usize) -> Storm {
     let progress = schedule::Progress::new();
     let within = Duration::from_secs(300) + Duration::from_millis(u64::from(events) * 10);
     let all = async {
-        tokio::join!(application.publish(events, &schedule, &progress), schedule.run(&scene, &mut workers, &mut control, &progress))
+        tokio::join!(
+            application.publish(events, &schedule, &progress),
+            schedule.run(&scene, &mut workers, &mut control, &progress)
+        )
     };
     let came_to_its_end = timeout(within, all).await.is_ok();
-    assert!(came_to_its_end, "after {within:?} the storm stands still: {progress:?} of {schedule:?}");
+    assert!(
+        came_to_its_end,
+        "after {within:?} the storm stands still: {progress:?} of {schedule:?}"
+    );
 
     wait_until(SOON, "RabbitMQ answers", async || scene.stage.try_reconnect().await).await;
     control_settled(&scene, &mut control).await;
@@ -139,7 +154,11 @@ async fn storm(seed: u64, events: u32, faults: usize) -> Storm {
     let naive = application.check(&scene.stage, NAIVE, &Default::default()).await;
     let logs = workers.iter().map(Worker::stderr).collect();
     for worker in workers {
-        assert_eq!(worker.terminate().await.code(), Some(0), "after all of it a worker stops cleanly");
+        assert_eq!(
+            worker.terminate().await.code(),
+            Some(0),
+            "after all of it a worker stops cleanly"
+        );
     }
     Storm { schedule, ours, naive, logs }
 }
@@ -150,7 +169,8 @@ const LOOK: Duration = Duration::from_secs(20);
 /// A naive worker that got no further for so long hangs.
 const HANGS: Duration = Duration::from_secs(10);
 
-/// What seems lost is looked at again for so long: it may have been delivered, and its worker not have come to it.
+/// What seems lost is looked at again for so long: it may have been delivered, and its worker not
+/// have come to it.
 const ON_ITS_WAY: Duration = Duration::from_secs(15);
 
 /// Waits until no queue but the dead-letter queue holds anything, and nobody has anything in hand.
@@ -158,7 +178,9 @@ async fn settled(scene: &mut Scene, workers: &[Worker], events: u32) {
     let start = Instant::now();
     let deadline = Duration::from_secs(90) + Duration::from_millis(u64::from(events) * 4);
     loop {
-        let unsettled = timeout(LOOK, unsettled(scene, workers)).await.unwrap_or_else(|_| Some("no look was possible".to_owned()));
+        let unsettled = timeout(LOOK, unsettled(scene, workers))
+            .await
+            .unwrap_or_else(|_| Some("no look was possible".to_owned()));
         let Some(unsettled) = unsettled else { return };
         if start.elapsed() > deadline {
             let logs: String = workers.iter().map(Worker::stderr).collect();
@@ -182,7 +204,9 @@ async fn unsettled(scene: &Scene, workers: &[Worker]) -> Option<String> {
         }
     }
     for worker in workers {
-        let Some((200, metrics)) = worker.get("/metrics").await else { return Some("a worker does not answer".into()) };
+        let Some((200, metrics)) = worker.get("/metrics").await else {
+            return Some("a worker does not answer".into());
+        };
         let in_hand = Metrics::parse(&metrics).sum("unstale_in_flight", &[]);
         if in_hand > 0.0 {
             return Some(format!("a worker has {in_hand} in hand"));
@@ -191,8 +215,8 @@ async fn unsettled(scene: &Scene, workers: &[Worker]) -> Option<String> {
     None
 }
 
-/// Waits until the control has nothing left to do. Some of it may hang, as naive workers do: those are started again, as whoever runs them
-/// would do it, and what they had in hand is lost.
+/// Waits until the control has nothing left to do. Some of it may hang, as naive workers do: those
+/// are started again, as whoever runs them would do it, and what they had in hand is lost.
 async fn control_settled(scene: &Scene, control: &mut [Naive]) {
     let queue = naive_queue(&scene.stage);
     let (mut last, mut since) = (None, Instant::now());
@@ -200,7 +224,10 @@ async fn control_settled(scene: &Scene, control: &mut [Naive]) {
         let look = timeout(LOOK, scene.stage.look(&queue)).await.ok().flatten();
         let now = (look, control.iter().map(Naive::taken).sum::<u64>());
         let gets_on = last != Some(now);
-        if !gets_on && matches!(look, Some((0, consumers)) if consumers > 0) && control.iter().all(Naive::is_idle) {
+        if !gets_on
+            && matches!(look, Some((0, consumers)) if consumers > 0)
+            && control.iter().all(Naive::is_idle)
+        {
             return;
         }
         if gets_on {

@@ -1,12 +1,15 @@
-//! The control: a worker as one writes it in an afternoon. It acknowledges, then does what the event asks for, one event at a time; an error
-//! of Redis is logged, as it were, and the next event taken.
+//! The control: a worker as one writes it in an afternoon. It acknowledges, then does what the
+//! event asks for, one event at a time; an error of Redis is logged, as it were, and the next event
+//! taken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
@@ -55,7 +58,10 @@ pub(super) async fn declare(stage: &Stage, queue: &str) {
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     channel.queue_declare(queue.into(), options, arguments).await.unwrap();
     let (exchange, options) = (stage.exchange.as_str().into(), QueueBindOptions::default());
-    channel.queue_bind(queue.into(), exchange, "#".into(), options, FieldTable::default()).await.unwrap();
+    channel
+        .queue_bind(queue.into(), exchange, "#".into(), options, FieldTable::default())
+        .await
+        .unwrap();
 }
 
 async fn run(amqp_url: String, redis_url: String, queue: String, did: Arc<Did>) {
@@ -67,12 +73,24 @@ async fn run(amqp_url: String, redis_url: String, queue: String, did: Arc<Did>) 
     }
 }
 
-async fn serve(amqp_url: &str, redis_url: &str, queue: &str, did: &Did) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn serve(
+    amqp_url: &str,
+    redis_url: &str,
+    queue: &str,
+    did: &Did,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let url = format!("{amqp_url}?heartbeat=5");
     let connection = support::rabbitmq::connect(&url).await?;
     let channel = connection.create_channel().await?;
     channel.basic_qos(100, BasicQosOptions { global: false }).await?;
-    let mut consumer = channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
+    let mut consumer = channel
+        .basic_consume(
+            queue.into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
+        .await?;
     let client = redis::Client::open(redis_url)?;
     let mut redis = None;
     while let Some(delivery) = consumer.next().await {
@@ -112,7 +130,10 @@ async fn apply(redis: &mut MultiplexedConnection, event: Event) -> redis::RedisR
 }
 
 /// The members of a tag, and its set.
-async fn members(redis: &mut MultiplexedConnection, set: String) -> redis::RedisResult<Vec<String>> {
+async fn members(
+    redis: &mut MultiplexedConnection,
+    set: String,
+) -> redis::RedisResult<Vec<String>> {
     let mut keys: Vec<String> = redis.smembers(&set).await?;
     keys.push(set);
     Ok(keys)

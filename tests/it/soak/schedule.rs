@@ -66,14 +66,18 @@ impl Progress {
 }
 
 impl Schedule {
-    /// `count` faults spread over `events`: every kind at least once in ten, kills of workers and of Redis more often, restarts of RabbitMQ,
-    /// which take seconds, less.
+    /// `count` faults spread over `events`: every kind at least once in ten, kills of workers and
+    /// of Redis more often, restarts of RabbitMQ, which take seconds, less.
     pub(super) fn of(seed: u64, events: u32, count: usize) -> Self {
         let mut rng = Rng::with_seed(seed);
         let mut faults = Vec::with_capacity(count);
         while faults.len() < count {
             // The longer stalls are beyond what the worker takes for silence.
-            let stall = Duration::from_millis(if count > 20 { rng.u64(100..8_000) } else { rng.u64(100..1_500) });
+            let stall = Duration::from_millis(if count > 20 {
+                rng.u64(100..8_000)
+            } else {
+                rng.u64(100..1_500)
+            });
             let mut ten = [
                 Fault::WorkerKilled(rng.usize(..WORKERS)),
                 Fault::WorkerKilled(rng.usize(..WORKERS)),
@@ -91,7 +95,9 @@ impl Schedule {
         }
         faults.truncate(count);
         let gap = events / u32::try_from(count + 1).expect("a count of faults");
-        let due = |at: usize, rng: &mut Rng| gap * u32::try_from(at).expect("a count of faults") + rng.u32(gap / 2..gap);
+        let due = |at: usize, rng: &mut Rng| {
+            gap * u32::try_from(at).expect("a count of faults") + rng.u32(gap / 2..gap)
+        };
         Self(faults.into_iter().enumerate().map(|(at, fault)| (due(at, &mut rng), fault)).collect())
     }
 
@@ -102,7 +108,13 @@ impl Schedule {
     }
 
     /// Lets every fault come and go.
-    pub(super) async fn run(&self, scene: &Scene, workers: &mut [Worker], control: &mut [Naive], progress: &Progress) {
+    pub(super) async fn run(
+        &self,
+        scene: &Scene,
+        workers: &mut [Worker],
+        control: &mut [Naive],
+        progress: &Progress,
+    ) {
         let mut published = progress.published.subscribe();
         for (due, fault) in &self.0 {
             let _ = published.wait_for(|published| published >= due).await;
@@ -118,7 +130,8 @@ impl fmt::Display for Schedule {
         for (_, fault) in &self.0 {
             *counts.entry(fault.name()).or_default() += 1;
         }
-        let counts: Vec<String> = counts.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
+        let counts: Vec<String> =
+            counts.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
         f.write_str(&counts.join(", "))
     }
 }

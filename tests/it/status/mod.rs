@@ -30,7 +30,9 @@ async fn status(stage: &Stage, args: &[&str], settings: &[(&str, &str)]) -> Outp
 pub(crate) async fn json(stage: &Stage, settings: &[(&str, &str)]) -> (i32, Value) {
     let output = status(stage, &["--json"], settings).await;
     let text = String::from_utf8_lossy(&output.stdout);
-    let value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr)));
+    let value = serde_json::from_str(&text).unwrap_or_else(|error| {
+        panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr))
+    });
     (output.status.code().unwrap(), value)
 }
 
@@ -44,13 +46,20 @@ fn queue<'v>(status: &'v Value, name: &str) -> Option<&'v Value> {
 }
 
 fn told<'v>(status: &'v Value, kind: &str) -> Vec<&'v str> {
-    status[kind].as_array().unwrap().iter().map(|finding| finding["what"].as_str().unwrap()).collect()
+    status[kind]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| finding["what"].as_str().unwrap())
+        .collect()
 }
 
 /// Waits until so many workers have reported.
 async fn wait_reported(stage: &Stage, workers: usize) {
-    wait_until(SOON, "the workers report", async || json(stage, &[]).await.1["redis"]["workers"].as_array().unwrap().len() == workers)
-        .await;
+    wait_until(SOON, "the workers report", async || {
+        json(stage, &[]).await.1["redis"]["workers"].as_array().unwrap().len() == workers
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,12 +74,20 @@ async fn a_system_that_works_needs_nobody() {
     assert_eq!((code, &status["ok"]), (0, &true.into()), "{status:#}");
     assert_eq!(queue(&status, &stage.queue).unwrap()["consumers"], 1);
     assert_eq!(queue(&status, &format!("{}.retry.10m", stage.queue)).unwrap()["exists"], true);
-    assert_eq!((&status["redis"]["role"], &status["redis"]["workers"][0]["not_ready"]), (&"master".into(), &Value::Array(vec![])));
+    assert_eq!(
+        (&status["redis"]["role"], &status["redis"]["workers"][0]["not_ready"]),
+        (&"master".into(), &Value::Array(vec![]))
+    );
     let (software, (major, minor, patch)) = (servers().redis_software, servers().redis);
     assert_eq!(status["redis"]["software"], software);
     assert_eq!(status["redis"]["version"], format!("{major}.{minor}.{patch}"));
     let (code, shown) = text(&stage).await;
-    assert!(code == 0 && shown.starts_with("nothing needs a person\n") && shown.contains(&format!(":{}", worker.pid())), "{shown}");
+    assert!(
+        code == 0
+            && shown.starts_with("nothing needs a person\n")
+            && shown.contains(&format!(":{}", worker.pid())),
+        "{shown}"
+    );
     assert!(worker.terminate().await.success());
     let (_, status) = json(&stage, &[]).await;
     assert_eq!(status["redis"]["workers"], Value::Array(vec![]), "it said goodbye");
@@ -89,8 +106,15 @@ async fn dead_letters_and_missing_workers_come_first() {
     let (code, shown) = text(&stage).await;
     assert_eq!(code, 1, "{shown}");
     assert!(shown.starts_with("3 things need a person:\n"), "{shown}");
-    assert!(shown.contains(&format!("nobody consumes `{}`: 1 event waiting", stage.queue)), "{shown}");
-    assert!(shown.contains(&format!("2 dead letters in `{}.dead`, the oldest", stage.queue)) && shown.contains("malformed"), "{shown}");
+    assert!(
+        shown.contains(&format!("nobody consumes `{}`: 1 event waiting", stage.queue)),
+        "{shown}"
+    );
+    assert!(
+        shown.contains(&format!("2 dead letters in `{}.dead`, the oldest", stage.queue))
+            && shown.contains("malformed"),
+        "{shown}"
+    );
     assert_eq!(stage.ready(".dead").await, 2, "looked at, not taken");
 }
 
@@ -98,20 +122,32 @@ async fn dead_letters_and_missing_workers_come_first() {
 async fn servers_that_are_away_are_told_within_ten_seconds() {
     let stage = Stage::new(&[("users.yaml", USERS)]).await;
     let began = Instant::now();
-    let (code, away) =
-        json(&stage, &[("UNSTALE_AMQP_URL", "amqp://me:hunter2@127.0.0.1:1"), ("UNSTALE_REDIS_URL", "redis://127.0.0.1:1")]).await;
+    let (code, away) = json(
+        &stage,
+        &[
+            ("UNSTALE_AMQP_URL", "amqp://me:hunter2@127.0.0.1:1"),
+            ("UNSTALE_REDIS_URL", "redis://127.0.0.1:1"),
+        ],
+    )
+    .await;
     assert_eq!((code, told(&away, "problems").len()), (1, 2), "{away:#}");
-    assert!(!away.to_string().contains("hunter2") && away["rabbitmq"]["error"].is_string(), "{away:#}");
+    assert!(
+        !away.to_string().contains("hunter2") && away["rabbitmq"]["error"].is_string(),
+        "{away:#}"
+    );
     assert!(began.elapsed() < ANSWERS_WITHIN);
 
     // They take connections and say nothing.
     let broker = crate::support::rabbitmq().await;
-    let (amqp, redis) = (Proxy::start(&broker.addr()).await, Proxy::start(&stage.redis.addr()).await);
+    let (amqp, redis) =
+        (Proxy::start(&broker.addr()).await, Proxy::start(&stage.redis.addr()).await);
     amqp.stall();
     redis.stall();
-    let urls = (broker.url().replace(&broker.addr(), &amqp.addr()), format!("redis://{}/0", redis.addr()));
+    let urls =
+        (broker.url().replace(&broker.addr(), &amqp.addr()), format!("redis://{}/0", redis.addr()));
     let began = Instant::now();
-    let (code, silent) = json(&stage, &[("UNSTALE_AMQP_URL", &urls.0), ("UNSTALE_REDIS_URL", &urls.1)]).await;
+    let (code, silent) =
+        json(&stage, &[("UNSTALE_AMQP_URL", &urls.0), ("UNSTALE_REDIS_URL", &urls.1)]).await;
     assert_eq!((code, told(&silent, "problems").len()), (1, 2), "{silent:#}");
     assert!(began.elapsed() < ANSWERS_WITHIN, "{:?}", began.elapsed());
 
@@ -124,7 +160,12 @@ async fn servers_that_are_away_are_told_within_ten_seconds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_is_told() {
     let stage = Stage::new(&[("users.yaml", USERS)]).await;
-    let _: () = redis::cmd("REPLICAOF").arg("127.0.0.1").arg("1").query_async(&mut stage.connection().await).await.unwrap();
+    let _: () = redis::cmd("REPLICAOF")
+        .arg("127.0.0.1")
+        .arg("1")
+        .query_async(&mut stage.connection().await)
+        .await
+        .unwrap();
     let (code, status) = json(&stage, &[]).await;
     assert_eq!(code, 1);
     assert!(told(&status, "problems")[0].contains("replica"), "{status:#}");
@@ -141,9 +182,14 @@ async fn rungs_of_a_ladder_that_is_no_more_are_remembered() {
     let left = format!("{}.retry.7s", stage.queue);
     let here = [("UNSTALE_RETRY_DELAYS", "1s,9s")];
     let (code, status) = json(&stage, &here).await;
-    assert_eq!((code, &queue(&status, &left).unwrap()["kind"]), (0, &"left_rung".into()), "{status:#}");
+    assert_eq!(
+        (code, &queue(&status, &left).unwrap()["kind"]),
+        (0, &"left_rung".into()),
+        "{status:#}"
+    );
     assert!(old.terminate().await.success());
-    // The other one reports every five seconds; by now it has seen the old one's ladder, or never will.
+    // The other one reports every five seconds; by now it has seen the old one's ladder, or never
+    // will.
     wait_until(SOON, "only the new one reports, and it remembers", async || {
         let (_, status) = json(&stage, &here).await;
         status["redis"]["workers"].as_array().unwrap().len() == 1 && queue(&status, &left).is_some()
@@ -162,12 +208,19 @@ async fn different_registries_are_told_and_alarm_nobody() {
     wait_reported(&stage, 2).await;
     let (code, status) = json(&stage, &[]).await;
     assert_eq!(code, 0, "{status:#}");
-    assert!(told(&status, "notes")[0].starts_with("workers run different registries: "), "{status:#}");
+    assert!(
+        told(&status, "notes")[0].starts_with("workers run different registries: "),
+        "{status:#}"
+    );
 }
 
 /// What workers say of themselves in Redis.
 async fn reports(stage: &Stage) -> Vec<String> {
-    redis::cmd("HVALS").arg(format!("unstale:workers:{}", stage.queue)).query_async(&mut stage.connection().await).await.unwrap()
+    redis::cmd("HVALS")
+        .arg(format!("unstale:workers:{}", stage.queue))
+        .query_async(&mut stage.connection().await)
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,9 +232,15 @@ async fn a_rule_file_that_does_not_load_shows_at_once() {
         stage.write_schema("users.yaml", "events: { user.updated: { efects: [] } }");
         wait_until(SOON, "it is refused", async || worker.stderr().contains("does not load")).await;
         let at_once = Duration::from_secs(2);
-        wait_until(at_once, "that is reported", async || reports(&stage).await.iter().any(|report| report.contains("efects"))).await;
+        wait_until(at_once, "that is reported", async || {
+            reports(&stage).await.iter().any(|report| report.contains("efects"))
+        })
+        .await;
         stage.write_schema("users.yaml", USERS);
-        wait_until(SOON, "it is taken again", async || reports(&stage).await.iter().all(|report| !report.contains("efects"))).await;
+        wait_until(SOON, "it is taken again", async || {
+            reports(&stage).await.iter().all(|report| !report.contains("efects"))
+        })
+        .await;
     }
 }
 
@@ -196,7 +255,10 @@ events: {{ page.changed: {{ effects: [ {{ warm: \"page\", from: \"silent:/\", tt
     let stage = Stage::new(&[("pages.yaml", &rules)]).await;
     let mut worker = stage.worker(&[("UNSTALE_SHUTDOWN_GRACE", "1s")]).await;
     stage.publish("page.changed", "{}").await;
-    wait_until(SOON, "it loads", async || worker.metrics().await.sum("unstale_in_flight", &[]) > 0.0).await;
+    wait_until(SOON, "it loads", async || {
+        worker.metrics().await.sum("unstale_in_flight", &[]) > 0.0
+    })
+    .await;
     wait_reported(&stage, 1).await;
     worker.signal("TERM");
     assert_eq!(worker.wait_exit(SOON).await.code(), Some(75), "{}", worker.stderr());

@@ -1,6 +1,8 @@
-//! A worker in a small box, with everything against it at once: 256 MiB of memory, half a CPU, 1,024 descriptors.
+//! A worker in a small box, with everything against it at once: 256 MiB of memory, half a CPU,
+//! 1,024 descriptors.
 //!
-//! `make test` runs each at a small size, `make survive` at the full one, against an optimized build.
+//! `make test` runs each at a small size, `make survive` at the full one, against an optimized
+//! build.
 
 #![expect(clippy::print_stderr, reason = "figures for who reads the output")]
 
@@ -46,7 +48,10 @@ struct Boxed {
 
 impl Boxed {
     fn start(stage: &Stage) -> Self {
-        let worker = stage.start_worker(&[("UNSTALE_RETRY_DELAYS", "50ms,100ms,200ms,1s"), ("UNSTALE_MAX_BODY_BYTES", "2MiB")]);
+        let worker = stage.start_worker(&[
+            ("UNSTALE_RETRY_DELAYS", "50ms,100ms,200ms,1s"),
+            ("UNSTALE_MAX_BODY_BYTES", "2MiB"),
+        ]);
         Self { _limits: SmallBox::USUAL.hold(worker.pid()), worker }
     }
 
@@ -92,9 +97,15 @@ async fn stale(stage: &Stage, family: &str) -> Option<usize> {
     Some(keys.len())
 }
 
-/// Publishes the event of each number, with so many bytes around it, and waits for all confirms. A queue that comes back with its broker may have
-/// taken a message and never confirm it: as any publisher does, this one publishes again what is not confirmed in time.
-async fn publish(stage: &Stage, routing_key: impl Fn(usize) -> String, numbers: std::ops::Range<usize>, bytes: usize) {
+/// Publishes the event of each number, with so many bytes around it, and waits for all confirms. A
+/// queue that comes back with its broker may have taken a message and never confirm it: as any
+/// publisher does, this one publishes again what is not confirmed in time.
+async fn publish(
+    stage: &Stage,
+    routing_key: impl Fn(usize) -> String,
+    numbers: std::ops::Range<usize>,
+    bytes: usize,
+) {
     let padding = "x".repeat(bytes);
     for first in numbers.clone().step_by(UNDER_WAY) {
         let chunk = first..numbers.end.min(first + UNDER_WAY);
@@ -102,12 +113,24 @@ async fn publish(stage: &Stage, routing_key: impl Fn(usize) -> String, numbers: 
             let mut confirms = Vec::new();
             for n in chunk.clone() {
                 let body = format!(r#"{{"id":{n},"padding":"{padding}"}}"#);
-                confirms.push(stage.send(&stage.exchange, &routing_key(n), BasicProperties::default(), body.as_bytes()).await);
+                confirms.push(
+                    stage
+                        .send(
+                            &stage.exchange,
+                            &routing_key(n),
+                            BasicProperties::default(),
+                            body.as_bytes(),
+                        )
+                        .await,
+                );
             }
             for confirm in confirms {
                 assert!(matches!(confirm.await.unwrap(), Confirmation::Ack(None)));
             }
         };
-        wait_until(PUBLISHED, "events are confirmed", async || tokio::time::timeout(CONFIRMED, confirmed()).await.is_ok()).await;
+        wait_until(PUBLISHED, "events are confirmed", async || {
+            tokio::time::timeout(CONFIRMED, confirmed()).await.is_ok()
+        })
+        .await;
     }
 }

@@ -24,7 +24,8 @@ async fn a_worker_killed_again_and_again_loses_nothing_in_a_small_box() {
             let numbers = published..published + LARGE_EVERY;
             store(&stage, "body", numbers.clone()).await;
             publish(&stage, |_| "body.changed".to_owned(), published..numbers.end - 1, 100).await;
-            publish(&stage, |_| "body.changed".to_owned(), numbers.end - 1..numbers.end, 1 << 20).await;
+            publish(&stage, |_| "body.changed".to_owned(), numbers.end - 1..numbers.end, 1 << 20)
+                .await;
             published = numbers.end;
             boxed.usage();
         }

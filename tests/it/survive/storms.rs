@@ -78,10 +78,19 @@ async fn a_heal_over_expensive_events_ends_in_a_small_box() {
     store(&stage, "body", 0..rounds).await;
     let snapshot = stage.redis.snapshot().await;
     let numbers = |count: usize| (0..count).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
-    let texts = |count: usize, bytes: usize| (0..count).map(|n| format!("\"{n:0>bytes$}\"")).collect::<Vec<_>>().join(",");
-    let deep = format!(r#"{{"root":{}{{"type":"z"}}{}}}"#, r#"{"type":"a","children":["#.repeat(9), "]}".repeat(9));
+    let texts = |count: usize, bytes: usize| {
+        (0..count).map(|n| format!("\"{n:0>bytes$}\"")).collect::<Vec<_>>().join(",")
+    };
+    let deep = format!(
+        r#"{{"root":{}{{"type":"z"}}{}}}"#,
+        r#"{"type":"a","children":["#.repeat(9),
+        "]}".repeat(9)
+    );
     let attacks = [
-        ("tenant.fanned", format!(r#"{{"tenant":"{}","ids":[{}]}}"#, "x".repeat(60_000), numbers(9_900))),
+        (
+            "tenant.fanned",
+            format!(r#"{{"tenant":"{}","ids":[{}]}}"#, "x".repeat(60_000), numbers(9_900)),
+        ),
         ("tenant.nested", deep),
         ("tenant.joined", format!(r#"{{"a":[{0}],"b":[{0}]}}"#, texts(990, 500))),
         ("tenant.matched", format!(r#"{{"a":[{}]}}"#, texts(4_000, 5))),

@@ -1,4 +1,5 @@
-//! Connections to the HTTP port that never say what they want, and types that nobody has seen before.
+//! Connections to the HTTP port that never say what they want, and types that nobody has seen
+//! before.
 
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use tokio::net::TcpStream;
 use super::{Boxed, READY, publish, stage, stale, store};
 use crate::support::{RabbitMq, full_runs, wait_until};
 
-/// Connections that stand half open, again and again: as many as an attacker needs to take every descriptor.
+/// Connections that stand half open, again and again: as many as an attacker needs to take every
+/// descriptor.
 const HALF_OPEN: usize = 1_000;
 
 /// Connections that are opened anew every 200 ms, for those that the worker has closed.
@@ -31,8 +33,14 @@ async fn half_open_connections_and_new_types_hold_up_nothing_in_a_small_box() {
         loop {
             // What the worker has closed is opened again.
             crowd.retain(|stream| stream.try_read(&mut [0; 64]).is_err());
-            for _ in crowd.len()..HALF_OPEN.min(crowd.len() + if is_full { REOPENED } else { HALF_OPEN }) {
-                let Ok(Ok(mut stream)) = tokio::time::timeout(Duration::from_secs(1), TcpStream::connect(http)).await else { break };
+            for _ in
+                crowd.len()..HALF_OPEN.min(crowd.len() + if is_full { REOPENED } else { HALF_OPEN })
+            {
+                let Ok(Ok(mut stream)) =
+                    tokio::time::timeout(Duration::from_secs(1), TcpStream::connect(http)).await
+                else {
+                    break;
+                };
                 let _ = stream.write_all(b"GET /livez HTTP/1.1\r\nHost: worker\r\nX-Slow: ").await;
                 crowd.push(stream);
             }
@@ -54,8 +62,14 @@ async fn half_open_connections_and_new_types_hold_up_nothing_in_a_small_box() {
     stage.reconnect().await;
     store(&stage, "body", 0..50).await;
     publish(&stage, |_| "body.changed".to_owned(), 0..50, 10).await;
-    wait_until(READY * 2, "events are applied after both servers came back", async || stale(&stage, "body").await == Some(0)).await;
-    wait_until(READY, "a probe is answered among them", async || matches!(boxed.worker.get("/livez").await, Some((200, _)))).await;
+    wait_until(READY * 2, "events are applied after both servers came back", async || {
+        stale(&stage, "body").await == Some(0)
+    })
+    .await;
+    wait_until(READY, "a probe is answered among them", async || {
+        matches!(boxed.worker.get("/livez").await, Some((200, _)))
+    })
+    .await;
     crowd.abort();
     let _ = crowd.await;
     boxed.ready_within(READY).await;

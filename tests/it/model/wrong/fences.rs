@@ -34,7 +34,8 @@ if is_higher and (ARGV[2] ~= '' or ARGV[3] == 'deletions raise') then
   redis.call('SET', KEYS[2], ARGV[1])
 end";
 
-/// Exact, and right where ARGV[3] is empty. ARGV: version, value, what is wrong, how long it is kept (ms), entity, event, place.
+/// Exact, and right where ARGV[3] is empty. ARGV: version, value, what is wrong, how long it is
+/// kept (ms), entity, event, place.
 const MARKS: &str = "
 local version, value, wrong, kept, entity, event, place = unpack(ARGV)
 local fence = redis.call('GET', KEYS[2])
@@ -63,9 +64,17 @@ elseif standing == 'newer' then
 end";
 
 /// A write, or without a value a deletion, of the effect at that place.
-pub(super) async fn fenced(world: &World, turns: &Turns, at: usize, event: &Event, is_write: bool, wrong: WrongWorker) {
+pub(super) async fn fenced(
+    world: &World,
+    turns: &Turns,
+    at: usize,
+    event: &Event,
+    is_write: bool,
+    wrong: WrongWorker,
+) {
     let (key, Order { family, version }) = event.row().expect("of a key, with a version");
-    let (value, version) = (if is_write { written(at, &[]) } else { String::new() }, version.to_string());
+    let (value, version) =
+        (if is_write { written(at, &[]) } else { String::new() }, version.to_string());
     if wrong != WrongWorker::WritesLeaveLeases || !is_write {
         step(world, turns, &["UNLINK", &lease(key)]).await;
     }
@@ -77,16 +86,33 @@ pub(super) async fn fenced(world: &World, turns: &Turns, at: usize, event: &Even
         WrongWorker::WritesAloneRaise => (TEXTS, "they do not"),
         WrongWorker::EntitiesCompared => (MARKS, "compared"),
         WrongWorker::SameEventAgain => (MARKS, "again"),
-        WrongWorker::FenceFirst => return looking_first(world, turns, key, &fence, (&version, &value)).await,
+        WrongWorker::FenceFirst => {
+            return looking_first(world, turns, key, &fence, (&version, &value)).await;
+        }
         _ => (MARKS, ""),
     };
     let kept = if wrong == WrongWorker::ShortFences { "20000" } else { "86400000" };
-    let (family, event, place) = (family.to_string(), event.id.to_string(), event.place.to_string());
-    step(world, turns, &["EVAL", script, "2", KEYS[key], &fence, &version, &value, how, kept, &family, &event, &place]).await;
+    let (family, event, place) =
+        (family.to_string(), event.id.to_string(), event.place.to_string());
+    step(
+        world,
+        turns,
+        &[
+            "EVAL", script, "2", KEYS[key], &fence, &version, &value, how, kept, &family, &event,
+            &place,
+        ],
+    )
+    .await;
 }
 
 /// In steps; where versions are equal, it deletes.
-async fn looking_first(world: &World, turns: &Turns, key: usize, fence: &str, (version, value): (&str, &str)) {
+async fn looking_first(
+    world: &World,
+    turns: &Turns,
+    key: usize,
+    fence: &str,
+    (version, value): (&str, &str),
+) {
     let known = match step(world, turns, &["GET", fence]).await {
         Value::BulkString(known) => String::from_utf8(known).unwrap().parse().unwrap(),
         _ => 0_u64,

@@ -1,4 +1,5 @@
-//! Who gets it wrong: the seed's own snippets, and plausible protocols that lose. The same driver must find each of them out.
+//! Who gets it wrong: the seed's own snippets, and plausible protocols that lose. The same driver
+//! must find each of them out.
 
 mod fences;
 mod readers;
@@ -44,7 +45,8 @@ pub(super) enum WrongWorker {
     KeyBeforeLease,
     /// A `write` leaves the lease of who loads.
     WritesLeaveLeases,
-    /// What a `warm` loaded is stored where its event's version is still the fence's, whatever became of the lease.
+    /// What a `warm` loaded is stored where its event's version is still the fence's, whatever
+    /// became of the lease.
     WarmsUnderFences,
     /// The members of a tag go, and their leases stay.
     MembersWithoutLeases,
@@ -115,7 +117,8 @@ pub(super) enum Wrong {
 }
 
 impl Wrong {
-    /// Each loses something that nothing else of it does. With the seeds that find it out soonest, on one Redis and on a cluster: for `make test`.
+    /// Each loses something that nothing else of it does. With the seeds that find it out soonest,
+    /// on one Redis and on a cluster: for `make test`.
     pub(super) const ALL: [(Self, [u64; 2]); 34] = [
         (Self::Seed, [0, 4]),
         (Self::Reader(WrongReader::LeaseAlone), [4, 4]),
@@ -177,8 +180,12 @@ impl Wrong {
     pub(super) fn needs_clock(self) -> bool {
         use WrongReader::{FirstMembersLife, LastMembersLife, LifeForAll, LifeForSome};
         match self {
-            Self::Reader(wrong) => [FirstMembersLife, LastMembersLife, LifeForAll, LifeForSome].contains(&wrong),
-            Self::Worker(wrong) => [WrongWorker::ShortGenerations, WrongWorker::ShortFences].contains(&wrong),
+            Self::Reader(wrong) => {
+                [FirstMembersLife, LastMembersLife, LifeForAll, LifeForSome].contains(&wrong)
+            }
+            Self::Worker(wrong) => {
+                [WrongWorker::ShortGenerations, WrongWorker::ShortFences].contains(&wrong)
+            }
             Self::Upkeep(_) => true,
             _ => false,
         }
@@ -186,12 +193,21 @@ impl Wrong {
 
     /// It shows in what becomes of tags.
     pub(super) fn is_of_tags(self) -> bool {
-        use WrongWorker::{KeepsNoRecord, MembersThenSet, MembersWithoutLeases, OneNameForAll, PopsMembers, ShortGenerations};
+        use WrongWorker::{
+            KeepsNoRecord, MembersThenSet, MembersWithoutLeases, OneNameForAll, PopsMembers,
+            ShortGenerations,
+        };
         match self {
             Self::Reader(_) | Self::Upkeep(_) => true,
-            Self::Worker(wrong) => {
-                [KeepsNoRecord, MembersThenSet, MembersWithoutLeases, OneNameForAll, PopsMembers, ShortGenerations].contains(&wrong)
-            }
+            Self::Worker(wrong) => [
+                KeepsNoRecord,
+                MembersThenSet,
+                MembersWithoutLeases,
+                OneNameForAll,
+                PopsMembers,
+                ShortGenerations,
+            ]
+            .contains(&wrong),
             _ => false,
         }
     }
@@ -199,16 +215,17 @@ impl Wrong {
     /// What it is to be found out by.
     pub(super) fn is_found_out_by(self, violation: &str) -> bool {
         use WrongWorker::{
-            EntitiesCompared, KeepsNoRecord, KeyBeforeLease, MembersThenSet, MembersWithoutLeases, OneNameForAll, PopsMembers,
-            ShortGenerations, SkipsOld, WarmsUnderFences, WritesLeaveLeases,
+            EntitiesCompared, KeepsNoRecord, KeyBeforeLease, MembersThenSet, MembersWithoutLeases,
+            OneNameForAll, PopsMembers, ShortGenerations, SkipsOld, WarmsUnderFences,
+            WritesLeaveLeases,
         };
         let expected = match self {
             Self::Upkeep(_) => return [STALE_LOAD, SKIPPED].contains(&violation),
             Self::Worker(EntitiesCompared) => return [STALE_LOAD, SKIPPED].contains(&violation),
             Self::Seed | Self::Reader(_) => STALE_LOAD,
             Self::Worker(
-                KeyBeforeLease | WritesLeaveLeases | WarmsUnderFences | MembersWithoutLeases | MembersThenSet | PopsMembers | KeepsNoRecord
-                | OneNameForAll | ShortGenerations,
+                KeyBeforeLease | WritesLeaveLeases | WarmsUnderFences | MembersWithoutLeases
+                | MembersThenSet | PopsMembers | KeepsNoRecord | OneNameForAll | ShortGenerations,
             ) => STALE_LOAD,
             Self::Worker(SkipsOld) | Self::Replay(WrongReplay::AppliesUnversioned) => SKIPPED,
             Self::Worker(_) | Self::Replay(_) => OLDER_WRITE,

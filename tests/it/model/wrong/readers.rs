@@ -9,7 +9,13 @@ use super::super::world::{KEYS, World};
 use super::{WrongReader, number, step};
 
 /// The lease of a key and what the sequence had come to, where the reader is to load.
-async fn take_lease(world: &World, scripts: &Scripts, turns: &Turns, key: usize, token: &str) -> Option<u64> {
+async fn take_lease(
+    world: &World,
+    scripts: &Scripts,
+    turns: &Turns,
+    key: usize,
+    token: &str,
+) -> Option<u64> {
     turns.next().await;
     let mut keys = vec![KEYS[key].to_owned(), lease(key)];
     if !world.is_cluster() {
@@ -17,7 +23,9 @@ async fn take_lease(world: &World, scripts: &Scripts, turns: &Turns, key: usize,
     }
     let mut command = scripts.call("read", &keys);
     command.arg(token).arg(LEASE.as_millis().to_string()).arg(0);
-    let Value::Array(answer) = world.ask(&command).await else { panic!("no answer of the protocol") };
+    let Value::Array(answer) = world.ask(&command).await else {
+        panic!("no answer of the protocol")
+    };
     match &answer[..] {
         [Value::BulkString(kind), ..] if kind == b"lease" && world.is_cluster() => {
             let sequence = step(world, turns, &["GET", "unstale:seq"]).await;
@@ -28,7 +36,14 @@ async fn take_lease(world: &World, scripts: &Scripts, turns: &Turns, key: usize,
     }
 }
 
-pub(in super::super) async fn reader(world: &World, scripts: &Scripts, turns: Turns, key: usize, life: Life, wrong: WrongReader) {
+pub(in super::super) async fn reader(
+    world: &World,
+    scripts: &Scripts,
+    turns: Turns,
+    key: usize,
+    life: Life,
+    wrong: WrongReader,
+) {
     if wrong == WrongReader::Seed {
         seed(world, &turns, key).await;
     } else {
@@ -63,7 +78,14 @@ async fn seed(world: &World, turns: &Turns, key: usize) {
 }
 
 /// The key joins its tags' sets; false where the fill is refused.
-async fn joined(world: &World, turns: &Turns, key: usize, (since, tags): (u64, &[usize]), life: Life, wrong: WrongReader) -> bool {
+async fn joined(
+    world: &World,
+    turns: &Turns,
+    key: usize,
+    (since, tags): (u64, &[usize]),
+    life: Life,
+    wrong: WrongReader,
+) -> bool {
     for &tag in tags {
         let is_invalidated = async || {
             let last = step(world, turns, &["GET", &generation(tag)]).await;
@@ -79,9 +101,12 @@ async fn joined(world: &World, turns: &Turns, key: usize, (since, tags): (u64, &
             WrongReader::LifeForSome => FOR_SOME,
             _ => RIGHT,
         };
-        let millis = life.time().map_or(String::new(), |time| (time + LEASE).as_millis().to_string());
+        let millis =
+            life.time().map_or(String::new(), |time| (time + LEASE).as_millis().to_string());
         step(world, turns, &["EVAL", rule, "1", &set(tag), KEYS[key], &millis]).await;
-        if ![WrongReader::GenerationFirst, WrongReader::LeaseAlone].contains(&wrong) && is_invalidated().await {
+        if ![WrongReader::GenerationFirst, WrongReader::LeaseAlone].contains(&wrong)
+            && is_invalidated().await
+        {
             return false;
         }
     }

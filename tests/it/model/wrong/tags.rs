@@ -8,7 +8,13 @@ use super::super::world::{KEYS, TAGS, World};
 use super::workers::Done;
 use super::{WrongUpkeep, WrongWorker, command, number, step};
 
-pub(super) async fn invalidate(world: &World, turns: &Turns, tag: usize, random: &mut fastrand::Rng, wrong: WrongWorker) -> Done {
+pub(super) async fn invalidate(
+    world: &World,
+    turns: &Turns,
+    tag: usize,
+    random: &mut fastrand::Rng,
+    wrong: WrongWorker,
+) -> Done {
     let set = set(tag);
     if wrong == WrongWorker::Seed {
         let members = members(&step(world, turns, &["SMEMBERS", &set]).await);
@@ -37,7 +43,8 @@ pub(super) async fn invalidate(world: &World, turns: &Turns, tag: usize, random:
         return Done::Died;
     }
     if wrong != WrongWorker::MembersWithoutLeases {
-        let leases = members.iter().map(|member| format!("unstale:lease/{{{member}}}")).collect::<Vec<_>>();
+        let leases =
+            members.iter().map(|member| format!("unstale:lease/{{{member}}}")).collect::<Vec<_>>();
         delete(world, turns, "UNLINK", &leases).await;
     }
     delete(world, turns, "UNLINK", &members).await;
@@ -47,20 +54,30 @@ pub(super) async fn invalidate(world: &World, turns: &Turns, tag: usize, random:
 }
 
 fn members(answer: &Value) -> Vec<String> {
-    redis::from_redis_value::<Vec<String>>(answer.clone()).unwrap().into_iter().filter(|member| KEYS.contains(&member.as_str())).collect()
+    redis::from_redis_value::<Vec<String>>(answer.clone())
+        .unwrap()
+        .into_iter()
+        .filter(|member| KEYS.contains(&member.as_str()))
+        .collect()
 }
 
 /// All at once, where one server has them all.
 async fn delete(world: &World, turns: &Turns, verb: &str, keys: &[String]) {
     let at_once = if world.is_cluster() { 1 } else { keys.len().max(1) };
     for keys in keys.chunks(at_once) {
-        let words: Vec<&str> = std::iter::once(verb).chain(keys.iter().map(String::as_str)).collect();
+        let words: Vec<&str> =
+            std::iter::once(verb).chain(keys.iter().map(String::as_str)).collect();
         step(world, turns, &words).await;
     }
 }
 
 /// Members whose keys are gone leave their sets.
-pub(in super::super) async fn upkeep(world: &World, turns: Turns, mut random: fastrand::Rng, wrong: WrongUpkeep) {
+pub(in super::super) async fn upkeep(
+    world: &World,
+    turns: Turns,
+    mut random: fastrand::Rng,
+    wrong: WrongUpkeep,
+) {
     for _ in 0..4 * TAGS.len() {
         turns.rest(&mut random).await;
         let set = set(random.usize(..TAGS.len()));
@@ -69,7 +86,9 @@ pub(in super::super) async fn upkeep(world: &World, turns: Turns, mut random: fa
                 continue;
             }
             step(world, &turns, &["SREM", &set, &member]).await;
-            if wrong == WrongUpkeep::PutsBack && number(&step(world, &turns, &["EXISTS", &member]).await) > 0 {
+            if wrong == WrongUpkeep::PutsBack
+                && number(&step(world, &turns, &["EXISTS", &member]).await) > 0
+            {
                 step(world, &turns, &["SADD", &set, &member]).await;
             }
         }

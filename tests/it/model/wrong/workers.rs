@@ -22,13 +22,22 @@ pub(super) enum Done {
     Died,
 }
 
-pub(in super::super) async fn worker(world: &World, hands: Hands<'_>, turns: Turns, mut random: fastrand::Rng, wrong: WrongWorker) {
+pub(in super::super) async fn worker(
+    world: &World,
+    hands: Hands<'_>,
+    turns: Turns,
+    mut random: fastrand::Rng,
+    wrong: WrongWorker,
+) {
     loop {
         turns.next().await;
         match world.take(&mut random) {
             None => return,
             Some(Work::Nothing) => {}
-            Some(Work::Slow(task)) if wrong == WrongWorker::WarmsUnderFences && world.event(task.effect).change.key().is_some() => {
+            Some(Work::Slow(task))
+                if wrong == WrongWorker::WarmsUnderFences
+                    && world.event(task.effect).change.key().is_some() =>
+            {
                 warm_under_fence(world, &turns, &task).await;
                 world.ended(&task.applications, turns.now());
                 world.check().await;
@@ -44,7 +53,9 @@ pub(in super::super) async fn worker(world: &World, hands: Hands<'_>, turns: Tur
                     let mut lives = true;
                     for &at in &delivery.effects {
                         let applications = world.begin([at], turns.now());
-                        match apply_wrongly(world, &turns, at, &world.event(at), &mut random, wrong).await {
+                        match apply_wrongly(world, &turns, at, &world.event(at), &mut random, wrong)
+                            .await
+                        {
                             Done::Wrongly => world.ended(&applications, turns.now()),
                             Done::Died => {
                                 world.died(&applications, turns.now());
@@ -73,15 +84,26 @@ pub(in super::super) async fn worker(world: &World, hands: Hands<'_>, turns: Tur
 }
 
 async fn shorten(world: &World, turns: &Turns, at: usize, wrong: WrongWorker) {
-    if let (WrongWorker::ShortGenerations, Change::InvalidateTag(tag)) = (wrong, world.event(at).change) {
+    if let (WrongWorker::ShortGenerations, Change::InvalidateTag(tag)) =
+        (wrong, world.event(at).change)
+    {
         step(world, turns, &["PEXPIRE", &generation(tag), "20000"]).await;
     }
 }
 
-async fn apply_wrongly(world: &World, turns: &Turns, at: usize, event: &Event, random: &mut fastrand::Rng, wrong: WrongWorker) -> Done {
+async fn apply_wrongly(
+    world: &World,
+    turns: &Turns,
+    at: usize,
+    event: &Event,
+    random: &mut fastrand::Rng,
+    wrong: WrongWorker,
+) -> Done {
     use WrongWorker::{
-        EntitiesCompared, EntitiesReplaced, FenceFirst, FirstOfEqual, KeepsNoRecord, KeyBeforeLease, MembersThenSet, MembersWithoutLeases,
-        NoFences, Numbers, OneNameForAll, PopsMembers, SameEventAgain, Seed, ShortFences, SkipsOld, WritesAloneRaise, WritesLeaveLeases,
+        EntitiesCompared, EntitiesReplaced, FenceFirst, FirstOfEqual, KeepsNoRecord,
+        KeyBeforeLease, MembersThenSet, MembersWithoutLeases, NoFences, Numbers, OneNameForAll,
+        PopsMembers, SameEventAgain, Seed, ShortFences, SkipsOld, WritesAloneRaise,
+        WritesLeaveLeases,
     };
     match (wrong, &event.change) {
         (Seed, Change::Delete { key, .. } | Change::Warm { key, .. }) => {
@@ -93,7 +115,11 @@ async fn apply_wrongly(world: &World, turns: &Turns, at: usize, event: &Event, r
                 step(world, turns, &["SADD", &set(tag), KEYS[*key]]).await;
             }
         }
-        (Seed | MembersWithoutLeases | MembersThenSet | PopsMembers | KeepsNoRecord | OneNameForAll, Change::InvalidateTag(tag)) => {
+        (
+            Seed | MembersWithoutLeases | MembersThenSet | PopsMembers | KeepsNoRecord
+            | OneNameForAll,
+            Change::InvalidateTag(tag),
+        ) => {
             return tags::invalidate(world, turns, *tag, random, wrong).await;
         }
         (KeyBeforeLease, Change::Delete { key, .. }) => {
@@ -101,8 +127,8 @@ async fn apply_wrongly(world: &World, turns: &Turns, at: usize, event: &Event, r
             step(world, turns, &["UNLINK", &lease(*key)]).await;
         }
         (
-            Numbers | FirstOfEqual | SameEventAgain | WritesAloneRaise | FenceFirst | EntitiesCompared | EntitiesReplaced | ShortFences
-            | WritesLeaveLeases,
+            Numbers | FirstOfEqual | SameEventAgain | WritesAloneRaise | FenceFirst
+            | EntitiesCompared | EntitiesReplaced | ShortFences | WritesLeaveLeases,
             Change::Write { .. } | Change::Delete { .. } | Change::Warm { .. },
         ) if event.row().is_some() => {
             let is_write = matches!(event.change, Change::Write { .. });
@@ -110,8 +136,11 @@ async fn apply_wrongly(world: &World, turns: &Turns, at: usize, event: &Event, r
         }
         (SkipsOld, Change::Delete { key, order: Some(Order { family: 0, version }) }) => {
             let fence = format!("unstale:fence/{{{}}}:row", KEYS[*key]);
-            let Value::BulkString(fence) = step(world, turns, &["GET", &fence]).await else { return Done::NotYet };
-            let highest: u64 = String::from_utf8_lossy(&fence).split(':').next().unwrap().parse().unwrap();
+            let Value::BulkString(fence) = step(world, turns, &["GET", &fence]).await else {
+                return Done::NotYet;
+            };
+            let highest: u64 =
+                String::from_utf8_lossy(&fence).split(':').next().unwrap().parse().unwrap();
             if *version >= highest {
                 return Done::NotYet;
             }
@@ -134,18 +163,27 @@ end";
 
 async fn warm_under_fence(world: &World, turns: &Turns, task: &Task) {
     let event = world.event(task.effect);
-    let Change::Warm { key, order: Some(Order { family: 0, version }), tags, .. } = &event.change else { return };
+    let Change::Warm { key, order: Some(Order { family: 0, version }), tags, .. } = &event.change
+    else {
+        return;
+    };
     turns.next().await;
     let value = loaded(turns.now(), tags);
     for &tag in tags {
         step(world, turns, &["SADD", &set(tag), KEYS[*key]]).await;
     }
     let fence = format!("unstale:fence/{{{}}}:row", KEYS[*key]);
-    step(world, turns, &["EVAL", STORE, "2", KEYS[*key], &fence, &version.to_string(), &value]).await;
+    step(world, turns, &["EVAL", STORE, "2", KEYS[*key], &fence, &version.to_string(), &value])
+        .await;
 }
 
 /// Takes second passes off their list, and does them if it lives.
-pub(in super::super) async fn second_passes(world: &World, hands: Hands<'_>, turns: Turns, dies: bool) {
+pub(in super::super) async fn second_passes(
+    world: &World,
+    hands: Hands<'_>,
+    turns: Turns,
+    dies: bool,
+) {
     turns.next().await;
     world.advance_to_second_passes().await;
     hands.tap.seat(Some(turns.clone()));
@@ -155,16 +193,24 @@ pub(in super::super) async fn second_passes(world: &World, hands: Hands<'_>, tur
         hands.cache().done_again(&due).await.unwrap();
     }
     if !dies {
-        let changes: Vec<Change> = due.iter().filter_map(unstale::cache::Due::target).map(again).collect();
-        let effects: Vec<Effect> =
-            changes.iter().filter_map(|change| change.key()).map(|key| effect(0, KEYS[key], Action::Delete)).collect();
+        let changes: Vec<Change> =
+            due.iter().filter_map(unstale::cache::Due::target).map(again).collect();
+        let effects: Vec<Effect> = changes
+            .iter()
+            .filter_map(|change| change.key())
+            .map(|key| effect(0, KEYS[key], Action::Delete))
+            .collect();
         let cache = hands.cache();
         let mut batch = Batch::new(cache.tag_prefix(), effects.len());
         for (event, effect) in (0..).zip(&effects) {
             batch.push(Slot { event, position: 0 }, effect);
         }
         apply(hands, &batch.finish()).await;
-        let made: Vec<usize> = changes.into_iter().filter(|change| change.key().is_some()).map(|change| world.made(change)).collect();
+        let made: Vec<usize> = changes
+            .into_iter()
+            .filter(|change| change.key().is_some())
+            .map(|change| world.made(change))
+            .collect();
         world.ended(&world.begin(made, start), turns.now());
     }
     hands.tap.seat(None);
