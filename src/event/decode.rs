@@ -94,31 +94,35 @@ fn read<'a>(
     {
         return Ok(read(message, text.as_bytes(), type_from, texts - 1)?.into_owned());
     }
-    let body = if bytes.is_empty() {
+    let whole = if bytes.is_empty() {
         Object::empty()
     } else {
         Object::parse(bytes, "the body")
             .map_err(|problem| body::unreadable(message, bytes, problem))?
     };
-    let body = match connect_payload(&body) {
-        None => body,
+    let wrapped;
+    let body = match connect_payload(&whole) {
+        None => &whole,
         Some(payload) => match (Object::of(payload), payload.as_str()) {
-            (Some(payload), _) => payload,
+            (Some(payload), _) => {
+                wrapped = payload;
+                &wrapped
+            }
             (None, Some(text)) if texts > 0 && is_object_text(&text) => {
                 return Ok(read(message, text.as_bytes(), type_from, texts - 1)?.into_owned());
             }
-            _ => body,
+            _ => &whole,
         },
     };
     if arrival.placed_type.is_none() {
-        arrival.placed_type = type_from.in_body(&body);
+        arrival.placed_type = type_from.in_body(body);
     }
     let rows = Rows {
         arrival: &arrival,
         binary,
         is_structured: media_type == MediaType::Structured,
         header_type,
-        body: &body,
+        body,
     };
     if let Some(form) = arrival.form
         && let Some(decoded) = rows.read(Some(form))?

@@ -102,9 +102,13 @@ impl Request {
         let provenance = Provenance::of(&message);
         let (is_copy, attempts_before) =
             (provenance.is_some(), provenance.as_ref().map_or(0, |provenance| provenance.attempt));
-        let is_known = |event_type: &str| live.registry.knows_bodiless(event_type);
-        let event = match decode(&message, reading).map(|decoded| decoded.if_known(is_known)) {
+        let decoded = decode(&message, reading);
+        // An event is large: it is read where it is.
+        let event = match &decoded {
             Ok(Decoded::Event(event)) => event,
+            Ok(Decoded::Bodiless(event)) if live.registry.knows_bodiless(&event.event_type) => {
+                event
+            }
             Ok(Decoded::Tombstone | Decoded::Bodiless(_)) => {
                 return Self {
                     verdict: Some(Settlement::clean(EventOutcome::Tombstone)),
@@ -121,13 +125,13 @@ impl Request {
                 return Self { verdict, attempts_before, ..Self::default() };
             }
         };
-        let resolution = live.registry.resolve_within(&event, budget);
+        let resolution = live.registry.resolve_within(event, budget);
         let only = provenance
             .and_then(|provenance| heeded(provenance, live.registry.digest(), &resolution));
         if !budget.is_spent() {
             debug!(id = %event.id, event_type = %event.event_type, effects = resolution.effects.len(), "resolved");
         }
-        let happened_at = happened_at(&event);
+        let happened_at = happened_at(event);
         let identity = (lane == LaneName::Slow).then(|| {
             let traceparent = event.traceparent.as_deref().map(str::to_owned);
             Box::new(Identity { event_id: event.id.to_string(), traceparent })
