@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::failure::{BrokerError, TopologyProblem};
 use super::link::{EndSignal, Link};
 use super::names::Names;
+use super::reply_text;
 use super::topology::{self, Declared, Depth, Ensured};
 use crate::config::{AmqpConfig, HistoryConfig};
 
@@ -80,7 +81,7 @@ impl HistoryObject {
         });
         ensured.map_err(|error| match error {
             BrokerError::Topology(problems)
-                if problems.iter().all(|problem| problem.what.contains("no queue")) =>
+                if problems.iter().all(|problem| reply_text::is_missing_queue(&problem.what)) =>
             {
                 HistoryFault::Missing(problems)
             }

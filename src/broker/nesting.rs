@@ -99,11 +99,6 @@ impl<S> Levelled<S> {
         self.greeting.clone()
     }
 
-    /// The stream within.
-    pub(super) fn get_ref(&self) -> &S {
-        &self.stream
-    }
-
     /// The stream within. Nothing may have been read yet.
     pub(super) fn into_inner(self) -> S {
         self.stream

@@ -10,7 +10,8 @@ use tracing::{error, info, warn};
 
 use super::owed::now_ms;
 use super::{Shared, birth, brokers};
-use crate::broker::{Backoff, BrokerError, Inspector, QueueState};
+use crate::backoff::Backoff;
+use crate::broker::{BrokerError, Inspector, QueueState, RECONNECT_PAUSES};
 use crate::cache::{
     CommandError, Doubt, Entered, HealDetails, HealFrom, HealRecord, Marks, Outage, Owed, OwedHeal,
     Turn,
@@ -105,7 +106,7 @@ impl<'s> Healer<'s> {
 
     async fn enter(&self) -> Result<(), Unhealed> {
         let Shared { cache, low, metrics, config, .. } = self.shared;
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(RECONNECT_PAUSES);
         let mut unreadable_since: Option<Instant> = None;
         loop {
             self.survive().await?;

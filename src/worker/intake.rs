@@ -126,8 +126,9 @@ impl Request {
             }
         };
         let resolution = live.registry.resolve_within(event, budget);
-        let only = provenance
-            .and_then(|provenance| heeded(provenance, live.registry.digest(), &resolution));
+        let only = provenance.and_then(|provenance| {
+            provenance.effects_by(live.registry.digest(), resolution.effects.len())
+        });
         if !budget.is_spent() {
             debug!(id = %event.id, event_type = %event.event_type, effects = resolution.effects.len(), "resolved");
         }
@@ -151,16 +152,6 @@ impl Request {
     pub(super) fn asks_for(&self, position: u32) -> bool {
         self.only.as_ref().is_none_or(|only| only.binary_search(&position).is_ok())
     }
-}
-
-/// The positions a copy names, where they mean today what they meant when it was made.
-fn heeded(provenance: Provenance<'_>, digest: &str, resolution: &Resolution) -> Option<Vec<u32>> {
-    let mut positions = provenance.effects.filter(|_| provenance.registry == Some(digest))?;
-    let all_exist =
-        positions.iter().all(|position| (*position as usize) < resolution.effects.len());
-    positions.sort_unstable();
-    positions.dedup();
-    all_exist.then_some(positions)
 }
 
 fn happened_at(event: &Event<'_>) -> Option<Timestamp> {

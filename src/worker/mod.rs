@@ -139,7 +139,7 @@ pub enum StartError {
     #[error(transparent)]
     Cache(#[from] CacheError),
     /// Redis refuses us until a person changes something.
-    #[error("{0}")]
+    #[error(transparent)]
     Redis(Outage),
     /// Workers of another broker share the marks in Redis.
     #[error("{0}")]

@@ -13,8 +13,9 @@ use super::suspects::{self, Suspects, Until, WoundDown};
 use super::window::Window;
 use super::yielding::Yielding;
 use super::{LaneEnd, Shared, census, copies, healing, main_lane, mend, slow_lane};
+use crate::backoff::Backoff;
 use crate::broker::{
-    Backoff, BrokerError, DeletionSeen, Lane, LaneName, Looker, Session, SessionEnded,
+    BrokerError, DeletionSeen, Lane, LaneName, Looker, RECONNECT_PAUSES, Session, SessionEnded,
     SessionWatch, Start, Waiting,
 };
 use crate::cache::CommandError;
@@ -91,7 +92,7 @@ impl<'s> Supervisor<'s> {
     }
 
     async fn sessions(&mut self, stop: &CancellationToken) -> Result<(), BrokerError> {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(RECONNECT_PAUSES);
         while !stop.is_cancelled() {
             let Some(opened) = stop.run_until_cancelled(self.open()).await else { break };
             self.saw_deletion |= self.deletion_seen.take();
