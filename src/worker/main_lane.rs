@@ -1,9 +1,11 @@
-//! The main lane: batches that form by themselves, applied in one round trip each, acknowledged
-//! whole and in order.
+//! The main lane. Batches form by themselves, are applied in one round trip each, and are
+//! acknowledged whole and in order.
 //!
-//! - `arrivals.rs`: deliveries are read, or put back.
-//! - `settled.rs`: settled deliveries are acknowledged.
-//! - `outage.rs`: batches are held while Redis is away.
+//! - `arrivals.rs`: reads deliveries, or puts them back.
+//! - `settled.rs`: acknowledges settled deliveries.
+//! - `outage.rs`: holds batches while Redis is away.
+//!
+//! Loads and drains of big tags are in `slow_lane.rs`.
 
 mod arrivals;
 mod outage;
@@ -31,28 +33,28 @@ use settled::Settled;
 
 pub(super) use outage::handle;
 
-/// Batches that may be on their way to Redis at once: enough to fill a slow link; the prefetch
-/// bounds them anyway.
+/// Maximum number of batches on their way to Redis at once. They fill a slow link, and the prefetch
+/// bounds them too.
 const MAX_APPLYING: usize = 16;
 
-/// With a batch on its way nothing more is taken for so long: by then a Redis that is near has
-/// answered, and a larger batch costs it fewer commands, and us fewer wakings. A slow link is
-/// filled with several batches.
+/// Minimum time between sending a batch and taking more deliveries. A nearby Redis answers sooner,
+/// and a larger batch then saves commands and wakeups. On a slow link several batches are on their
+/// way.
 const SLOW_LINK: Duration = Duration::from_micros(500);
 
-/// So many make a batch on a slow link, while others are on their way.
+/// Number of events that make a batch on a slow link, while other batches are on their way.
 const GATHERED: usize = 50;
 
-/// Of what may be in hand, settled deliveries make up so small a part when they are acknowledged
-/// while more arrive: to a quorum queue an acknowledgement is an entry in its log, and what it may
-/// then give out it reads at once.
+/// Divisor of the prefetch: while deliveries keep arriving, settled ones are acknowledged once they
+/// reach this part. Each acknowledgement is an entry in the quorum queue's log, so fewer, larger
+/// ones are cheaper.
 const ACKNOWLEDGED_PART: u16 = 8;
 
-/// Between two signs of life, after which the deliveries that wait in the connection's buffer are
-/// counted too.
+/// Time between two reports that the loop runs. Each also counts the deliveries that wait in the
+/// connection's buffer.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// Consumes until told to stop, until the session ends, or until Redis was away too long.
+/// Consumes until a stop is requested, the session ends, or Redis was away too long.
 pub(super) async fn run(
     shared: &Shared,
     lane: &mut Lane,
@@ -66,17 +68,19 @@ pub(super) async fn run(
     let mut applying = InOrder::new();
     let mut settling = InOrder::new();
     let mut settled = Settled::default();
-    // Read and not sent, since what came before is not done; sent before anything else.
+    // Batches that are read and not sent, since an earlier batch is not done. They are sent before
+    // any other.
     let mut waiting: VecDeque<Batch> = VecDeque::new();
-    // A delivery that is read on a thread apart. Nothing is taken meanwhile: order is kept.
+    // A delivery that is read on another thread. Nothing is taken meanwhile, so that the order is
+    // kept.
     let mut reading = InOrder::new();
     let mut arrivals = Arrivals::new(lane);
-    // The batch under way is one that must be alone.
+    // True while a batch is applied that must be applied alone.
     let mut alone = false;
     let mut asked = yielding.asked();
     let mut sent_at = Instant::now();
     let (mut stopping, mut yields) = (false, false);
-    // Since when nothing could be applied.
+    // When batches began to fail in a row.
     let mut held_since: Option<tokio::time::Instant> = None;
     let mut beats = tokio::time::interval(BEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -134,8 +138,8 @@ pub(super) async fn run(
                         settled.acknowledge(arrivals.lane)?;
                         shared.gate.close(&outage);
                         batch.not_applied(&outage);
-                        // What was sent behind the failed batch is applied again behind it: order
-                        // is kept.
+                        // The batches that were sent behind the failed batch are applied again
+                        // behind it, which keeps the order.
                         let mut held = VecDeque::from([batch]);
                         while !applying.is_empty() {
                             let (mut behind, _): (Batch, Result<Unsettled, Outage>) = applying.next().await;
@@ -143,7 +147,8 @@ pub(super) async fn run(
                             held.push_back(behind);
                         }
                         held.append(&mut waiting);
-                        // What is read apart goes before all that would be taken.
+                        // A delivery that is read on another thread precedes all that would be
+                        // taken.
                         let takes = outage.out_of_memory && !stopping && reading.is_empty();
                         let since = *held_since.get_or_insert_with(tokio::time::Instant::now);
                         let held_back = HeldBack { outage: &outage, since, batches: &mut held, takes };
@@ -188,13 +193,13 @@ pub(super) async fn run(
     }
 }
 
-/// What to consume with: while the main lane yields, so little that few neighbours suffer if a
-/// message in the slow lane ends the worker.
+/// Returns the prefetch to consume with. While the main lane yields, it is small. Few other
+/// messages then suffer if a slow-lane message ends the worker.
 fn prefetch(window: &Window, yields: bool) -> u16 {
     if yields { window.prefetch().min(FEW) } else { window.prefetch() }
 }
 
-/// A batch, and whether copies were made of it.
+/// A batch, and true if messages were republished for it.
 type SettledBatch = (Batch, bool);
 
 async fn apply(shared: &Shared, mut batch: Batch) -> (Batch, Result<Unsettled, Outage>) {

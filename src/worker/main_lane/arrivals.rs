@@ -1,4 +1,5 @@
-//! Deliveries that arrive in the main lane: read as far as a batch may take them, or put back.
+//! Reads deliveries that arrive in the main lane, as far as a batch may take them, or puts them
+//! back.
 
 use crate::broker::{Delivery, Lane, LaneName, SessionEnded};
 use crate::worker::Shared;
@@ -6,19 +7,19 @@ use crate::worker::resolver::{FirstLook, Heavy};
 use crate::worker::suspects::Suspects;
 use crate::worker::unread::Unread;
 
-/// The lane, and the cover of what it has not given out.
+/// The lane, and the cover of the deliveries that it has not handed out.
 pub(super) struct Arrivals<'l> {
     pub(super) lane: &'l mut Lane,
     unread: Unread,
 }
 
 impl<'l> Arrivals<'l> {
-    /// Returns those of a lane.
+    /// Returns the arrivals of a lane.
     pub(super) fn new(lane: &'l mut Lane) -> Self {
         Self { lane, unread: Unread::default() }
     }
 
-    /// Shows that the loop runs, and counts and covers what waits in the connection's buffer.
+    /// Reports that the loop runs. Counts and covers the deliveries in the connection's buffer.
     pub(super) fn beat(&mut self, shared: &Shared) -> Result<(), SessionEnded> {
         shared.readiness.beat();
         self.lane.take_in()?;
@@ -27,22 +28,22 @@ impl<'l> Arrivals<'l> {
         Ok(())
     }
 
-    /// Counts what is in flight, and returns it.
+    /// Counts the deliveries in flight and returns their number.
     pub(super) fn count(&self, shared: &Shared) -> usize {
         let in_flight = self.lane.in_flight();
         shared.in_flight.set(LaneName::Main, in_flight);
         in_flight
     }
 
-    /// Ends the cover of what waited unread, once all of it is given out.
+    /// Ends the cover of unread deliveries once all of them are handed out.
     pub(super) fn uncover(&mut self) {
         if !self.unread.is_empty() && !self.lane.has_left_over() {
             self.unread.are_none();
         }
     }
 
-    /// Reads what arrived, as much as a batch may take in the loop, and puts the rest back. `None`
-    /// where all of it are suspected poison messages.
+    /// Reads arrived deliveries, as many as a batch may take in the loop, and puts the rest back.
+    /// Returns `None` if all of them are suspected poison messages.
     pub(super) fn read(
         &mut self,
         shared: &Shared,
@@ -60,15 +61,15 @@ impl<'l> Arrivals<'l> {
         Some(read)
     }
 
-    /// Puts a delivery back that is not to be read now. The lane gives it out again before all
+    /// Puts back a delivery that is not to be read now. The lane hands it out again before all
     /// others.
     pub(super) fn put_back(&mut self, shared: &Shared, heavy: Heavy) {
-        // First, so that it is covered all the time.
+        // Covers it first, so that it is covered all the time.
         self.unread.put_back(&shared.low, heavy.deliveries());
         self.lane.put_back(heavy.into_deliveries());
     }
 
-    /// Waits for the next deliveries where more may be taken, else for the end of the session.
+    /// Waits for the next deliveries if more may be taken, otherwise for the end of the session.
     pub(super) async fn next_or_end(
         &mut self,
         takes: bool,
@@ -81,7 +82,7 @@ impl<'l> Arrivals<'l> {
         }
     }
 
-    /// Tells the low watermark where nothing that was delivered is left unread.
+    /// Notifies the low watermark if no delivery is left unread.
     pub(super) fn note_if_all_read(&mut self, shared: &Shared) -> Result<(), SessionEnded> {
         if self.lane.all_read()? {
             shared.low.all_read();

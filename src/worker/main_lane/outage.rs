@@ -1,5 +1,5 @@
-//! Deliveries in flight while Redis is away. Where Redis lacks memory alone, it takes deletions: those
-//! of held batches take effect, and those of what arrives meanwhile.
+//! Holds the deliveries in flight while Redis is away. A Redis that only lacks memory still accepts
+//! deletions. Then the deletions of held batches and of new arrivals take effect at once.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -19,7 +19,7 @@ use crate::worker::suspects::Suspects;
 use crate::worker::taken::Taken;
 use crate::worker::{Shared, copies};
 
-/// Maximum time that republished messages have to be confirmed before all else is requeued.
+/// Maximum time republished messages have to be confirmed before everything else is requeued.
 const SETTLE_BEFORE_REQUEUE: Duration = Duration::from_secs(5);
 
 /// Batches that wait for the end of an outage.
@@ -28,13 +28,13 @@ pub(super) struct HeldBack<'h> {
     /// When the first of them failed.
     pub(super) since: tokio::time::Instant,
     pub(super) batches: &'h mut VecDeque<Batch>,
-    /// Whether more is taken meanwhile, for its deletions.
+    /// True if more deliveries are taken meanwhile, for their deletions.
     pub(super) takes: bool,
 }
 
-/// Waits for Redis while batches that were applied before the outage are settled. Returns false
-/// where the held batches are to be requeued. By then all that could be settled is settled, or its
-/// republished messages would be made twice.
+/// Waits for Redis, and meanwhile settles batches that were applied before the outage. Returns
+/// false if the held batches are to be requeued. By then every batch that can be settled is
+/// settled, otherwise its messages would be republished twice.
 pub(super) async fn hold<F>(
     shared: &Shared,
     arrivals: &mut Arrivals<'_>,
@@ -70,8 +70,8 @@ where
                             takes = batch.delete_now(shared).await;
                             batches.push_back(batch);
                         }
-                        // It may need room that only the held batches give back. What came behind
-                        // it waits too.
+                        // It may need room that only the held batches can free. Deliveries behind
+                        // it wait too.
                         Some(FirstLook::Heavy(heavy)) => {
                             takes = false;
                             arrivals.put_back(shared, heavy);
@@ -82,7 +82,7 @@ where
         }
     };
     if !opened {
-        // An alarm of the broker may make this take for ever.
+        // An alarm of the broker may block this for ever.
         let settle_all = async {
             while !settling.is_empty() {
                 settled.note(arrivals.lane, &settling.next().await?, suspects, 0)?;
@@ -94,12 +94,12 @@ where
     Ok(opened)
 }
 
-/// Deletes the keys that held batches delete. Returns whether Redis took all deletions.
+/// Deletes the keys that held batches delete. Returns true if Redis accepted all deletions.
 async fn delete_now(shared: &Shared, batches: &mut VecDeque<Batch>) -> bool {
-    // A batch may warm what a later one deletes early.
+    // A batch may warm a key that a later batch deletes early.
     batches.iter_mut().for_each(Batch::note_tried);
     for batch in batches {
-        // Each try at a silent server takes seconds.
+        // Each attempt at a silent server takes seconds.
         if !batch.delete_now(shared).await {
             return false;
         }
@@ -107,7 +107,7 @@ async fn delete_now(shared: &Shared, batches: &mut VecDeque<Batch>) -> bool {
     true
 }
 
-/// Settles one delivery by itself. `None` where it is to be requeued, since Redis is away.
+/// Settles one delivery by itself. Returns `None` if it is to be requeued, since Redis is away.
 pub(in crate::worker) async fn handle(
     shared: &Shared,
     publisher: &copies::Publisher,

@@ -1,4 +1,4 @@
-//! Deliveries that are settled and wait for their acknowledgement: several are acknowledged at once.
+//! Collects settled deliveries and acknowledges several of them at once.
 
 use std::time::{Duration, Instant};
 
@@ -6,19 +6,18 @@ use super::SettledBatch;
 use crate::broker::{Lane, SessionEnded, Tag};
 use crate::worker::suspects::Suspects;
 
-/// Of a backlog more is to come: with nothing in hand otherwise, what is settled waits so long for
-/// it.
+/// Maximum time settled deliveries wait for more during a backlog, with nothing else in flight.
 const MORE_COMES: Duration = Duration::from_millis(2);
 
-/// Nor does it wait longer for what is in hand beside it: Redis may be silent, and the broker take
-/// no copies.
+/// Maximum time settled deliveries wait for their acknowledgement while others are in flight. Redis
+/// may not answer, and the broker may accept no republished messages.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(100);
 
-/// What is settled and not acknowledged yet: all up to a tag.
+/// The settled deliveries that are not acknowledged, as the tag up to which all are settled.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
     through: Option<Tag>,
-    /// When the first of it was.
+    /// When the first of them was settled.
     since: Option<Instant>,
     deliveries: usize,
 }
@@ -28,7 +27,8 @@ impl Settled {
         self.through.is_some()
     }
 
-    /// One more batch, and all before it are; acknowledges them once there are that many.
+    /// Adds one batch; all batches before it are settled. Acknowledges them once they reach
+    /// `at_once` deliveries.
     pub(super) fn note(
         &mut self,
         lane: &Lane,
@@ -37,7 +37,7 @@ impl Settled {
         at_once: u16,
     ) -> Result<(), SessionEnded> {
         if suspects.any() {
-            // Those stand among what is settled, and are not.
+            // Suspected poison messages have tags between the settled ones, and are not settled.
             self.acknowledge(lane)?;
             return batch.deliveries().iter().try_for_each(|delivery| lane.ack_one(delivery.tag()));
         }
@@ -51,7 +51,7 @@ impl Settled {
         }
     }
 
-    /// Waits until it is to be acknowledged, few as it may be.
+    /// Waits until the settled deliveries must be acknowledged, even if they are few.
     pub(super) fn due(
         &self,
         nothing_in_hand: bool,
