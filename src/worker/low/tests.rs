@@ -6,19 +6,19 @@ fn event() -> [Delivery; 1] {
     [Delivery::of("events", "user.updated", b"{}")]
 }
 
-/// A look that saw the slow queue empty, and perhaps the main one.
+/// Returns a look that saw the slow queue empty, and possibly the main queue.
 fn look(began_ms: u64, main_empty: bool) -> Look {
     let began = UNIX_EPOCH + Duration::from_millis(began_ms);
     Look { began, main_empty, slow_empty: true, retries_empty_since: None }
 }
 
-/// The queue was seen empty at that time, and everything is read.
+/// Sees the queue empty at that time, with everything read.
 fn quiet(low: &Low, began_ms: u64) {
     low.looked(look(began_ms, true));
     low.change(|state| state.all_read(Instant::now() + LATER));
 }
 
-/// So long from now, after a look that saw both queues empty.
+/// Sees both queues empty, `delay` from now.
 fn seen_empty_in(low: &Low, delay: Duration) {
     let second = low.second(delay);
     low.change(|state| state.looked(look(0, true), second, Instant::now() + delay));
@@ -75,7 +75,7 @@ fn copies_keep_it_back_until_they_are_due_and_gone() {
     assert_eq!(bound_in(&low, Duration::from_secs(603) + OVERLAP), 900);
 }
 
-/// A deploy, or a dead worker: what those that are gone left waits nowhere.
+/// A deploy, or a dead worker: no message of the stopped workers waits anywhere.
 #[test]
 fn empty_retry_queues_let_go_of_copies_before_they_are_due() {
     let low = Low::new();
@@ -133,7 +133,7 @@ fn a_new_worker_answers_for_those_that_are_gone() {
     );
 }
 
-/// The history's end was there so long ago.
+/// Samples the history's end, as of that long ago.
 fn sampled_before(low: &Low, ago: Duration, offset: u64) {
     low.change(|state| state.sampled(Instant::now().checked_sub(ago).unwrap(), offset));
 }
@@ -182,7 +182,7 @@ fn after_a_heal_only_what_is_in_hand_lies_before_it() {
     taken.settled();
 }
 
-/// Neither the event that waits in its queue, nor the republished one, is applied by that heal.
+/// The heal applies neither the event in its queue nor the republished one.
 #[test]
 fn what_a_heal_left_out_keeps_it_back() {
     let low = Low::new();
