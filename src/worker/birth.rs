@@ -1,5 +1,6 @@
-//! When the history was declared anew: a heal from an earlier time is not complete, since the
-//! stream holds nothing of it. Each worker remembers it, and has Redis hold it for the others.
+//! Remembers when the history was declared anew. A heal from an earlier time is incomplete, since
+//! the stream holds nothing of that time. Each worker remembers it, and saves it in Redis for the
+//! others.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -11,23 +12,23 @@ use crate::broker::{BrokerError, History};
 use crate::cache::{CommandError, HealFrom, Marks};
 use crate::ops::heal::{Healed, NotHealed, window};
 
-/// When the history was declared, as far as this worker knows.
+/// The time of the history's declaration, as far as this worker knows.
 #[derive(Debug, Default)]
 pub(super) struct Birth {
-    /// Milliseconds since the Unix epoch. 0: nobody has seen it missing.
+    /// Milliseconds since the Unix epoch. 0: no worker has seen the history missing.
     born_ms: AtomicU64,
-    /// The last look found no history.
+    /// True if the last look found no history.
     is_missing: AtomicBool,
 }
 
 impl Birth {
-    /// The history was declared anew just now.
+    /// Notes that the history was declared anew just now.
     pub(super) fn is_now(&self) {
         self.learn(now_ms());
     }
 
-    /// Takes in whether the history was missing just now. A history that exists later, whoever
-    /// declared it, holds nothing from before.
+    /// Notes whether the history was missing just now. A history that exists later holds nothing
+    /// from before.
     pub(super) fn looked(&self, is_missing: bool) {
         if self.is_missing.swap(is_missing, Ordering::Relaxed) || is_missing {
             self.is_now();
@@ -44,7 +45,8 @@ impl Birth {
     }
 }
 
-/// Takes in what the marks say, and has Redis hold what they do not: also where it went back.
+/// Reads the time from the checkpoints, and saves it if they have an earlier one, also after Redis
+/// went back.
 pub(super) async fn note(shared: &Shared, marks: &Marks) -> Result<(), CommandError> {
     let held = marks.history_born_ms();
     shared.birth.learn(held);
@@ -52,11 +54,12 @@ pub(super) async fn note(shared: &Shared, marks: &Marks) -> Result<(), CommandEr
     if held < born_ms { shared.cache.note_history_birth(born_ms).await } else { Ok(()) }
 }
 
-/// Returns what a heal came to, which is not complete where the history was declared anew since.
-/// `known`: an offset that the history had before the heal began.
+/// Returns the result of a heal. It is incomplete if the history was declared anew since. `known`:
+/// an offset that the history had before the heal began.
 ///
 /// # Errors
-/// [`NotHealed`]: the nodes that were read lag behind another one, so the heal is to go on.
+/// Returns [`NotHealed`] if the nodes that were read lag behind another node. The heal must then go
+/// on.
 pub(super) async fn judge(
     shared: &Shared,
     marks: &Marks,
@@ -80,7 +83,7 @@ pub(super) async fn judge(
     Ok(if is_cut { healed.cut() } else { healed })
 }
 
-/// Returns the offset behind the history, by the node that is furthest.
+/// Returns the offset behind the history, from the node that is furthest.
 async fn end_of_all(shared: &Shared) -> Result<u64, BrokerError> {
     let mut history = History::connect(&shared.config.amqp).await?;
     let survey = history.survey(&[]).await;

@@ -1,12 +1,14 @@
-//! Whether events were lost while no worker ran: somebody deleted the main queue and declared it
-//! anew, unbound or purged it. The last worker that ends counts what queues and history hold, and
-//! the first one that starts compares (see `broker/census.rs`).
+//! Detects events that were lost while no worker ran: the main queue was deleted and declared anew,
+//! unbound or purged. The last worker that ends counts the messages in the queues and the history.
+//! The first worker that starts compares (see `broker/census.rs`).
 //!
-//! Workers that were killed leave no count. They leave their low watermarks: every event behind the
-//! lowest may be unapplied, so all of them must wait in the main queue. Under load it lags a minute
-//! behind, and then fewer wait, as if some were lost. The heal that follows reads that minute and
-//! what came since. A worker that is started within 10 s of the kill compares nothing: it takes the
-//! killed ones for living, and workers that crash again and again must not heal each time.
+//! Killed workers leave no count, but they leave their low watermarks. Every event behind the
+//! lowest may be unapplied, so all of them must wait in the main queue. Under load the watermark
+//! lags a minute behind. Then fewer events wait, as if some were lost, and the heal that follows
+//! reads from that minute on.
+//!
+//! A worker that starts within 10 s of the kill compares nothing, since it takes the killed workers
+//! for live ones. So workers that crash again and again do not heal each time.
 
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use super::{Shared, mend};
 use crate::broker::{BrokerError, Census, Count};
 use crate::cache::{CommandError, LastCount, LowWatermark, Marks};
 
-/// Maximum time of a count at the end.
+/// Maximum time of the count at the end.
 const LAST_COUNT: Duration = Duration::from_secs(3);
 
 /// Maximum time of the comparison at the start. Events wait for it.
@@ -26,8 +28,8 @@ fn is_on(shared: &Shared) -> bool {
     shared.config.heals() && shared.config.amqp.history.is_some()
 }
 
-/// Counts for the next worker, if this one is the last. To be called once nothing is consumed any
-/// more, and before the marks are left.
+/// Counts for the next worker, if this one is the last. Callers must have stopped consuming, and
+/// must not have left the checkpoints yet.
 pub(super) async fn leave(shared: &Shared) {
     if !is_on(shared) || !shared.gate.is_open() {
         return;
@@ -58,8 +60,8 @@ async fn count(shared: &Shared) -> Result<(), String> {
     Ok(())
 }
 
-/// Finds out whether events were lost since the last worker ended, and owes a heal then. To be
-/// called before anything is consumed.
+/// Detects events that were lost since the last worker ended, and then owes a heal. Callers must
+/// not have begun to consume.
 pub(super) async fn compare(shared: &Shared) -> Result<(), CommandError> {
     if !is_on(shared) {
         return Ok(());
@@ -89,7 +91,7 @@ pub(super) async fn compare(shared: &Shared) -> Result<(), CommandError> {
             Some("whether events were lost while no worker ran is not known")
         }
     };
-    // Another worker that compared may consume by now: then fewer messages are in the queues.
+    // Another worker that compared may already consume. Then fewer messages are in the queues.
     if shared.cache.read_marks().await?.last_count() != Some(before) {
         return Ok(());
     }
@@ -99,10 +101,10 @@ pub(super) async fn compare(shared: &Shared) -> Result<(), CommandError> {
     shared.cache.forget_count().await
 }
 
-/// Finds out whether events were lost since all workers were killed, and owes a heal then.
+/// Detects events that were lost since all workers were killed, and then owes a heal.
 async fn compare_with_checkpoints(shared: &Shared) {
-    // Without one, nobody ran before, another worker lives, or a heal has just applied all of the
-    // history.
+    // Without one, no worker ran before, another worker lives, or a heal has just applied all of
+    // the history.
     let Some(LowWatermark { offset: Some(from), .. }) = shared.low.inherited() else { return };
     // Nothing can make up for it, and the log names the fault already.
     if shared.history_fault.load().is_some() {
@@ -141,7 +143,7 @@ async fn missing_since(
     Ok(missing)
 }
 
-/// Connects to count what waits on the retry schedules of all workers, also of those that are gone.
+/// Connects to count messages on the retry schedules of all workers, also of stopped ones.
 async fn connect(shared: &Shared, marks: &Marks) -> Result<Census, BrokerError> {
     let amqp = &shared.config.amqp;
     Census::connect(amqp, &marks.steps_but(&amqp.retry_delays)).await

@@ -1,5 +1,6 @@
-//! This worker's checkpoint in Redis, from when it may consume until it ends: once a second it moves
-//! on, shows whether Redis lost writes, and covers what workers that are gone left unapplied.
+//! Keeps this worker's checkpoint in Redis, from before it consumes until it ends. Once a second
+//! the checkpoint moves on, shows whether Redis lost writes, and covers events that stopped workers
+//! left unapplied.
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
@@ -11,16 +12,16 @@ use super::healing::outage;
 use super::{Shared, birth, brokers};
 use crate::cache::{CommandError, Outage, Tick};
 
-/// Between two moves of our mark.
+/// Time between two moves of the checkpoint.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Time after which a worker notes again which retry steps it uses.
 const STEPS_NOTED_EVERY: Duration = Duration::from_secs(60);
 
-/// For the last word to the marks.
+/// Maximum time for the last write to the checkpoints.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Moves the checkpoint on while Redis can be worked with; never returns.
+/// Moves the checkpoint on while Redis can be used; never returns.
 pub(super) async fn tick(shared: &Shared) -> Infallible {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -51,13 +52,14 @@ pub(super) async fn tick(shared: &Shared) -> Infallible {
             Err(error) => outage(error),
         };
         covered.clear();
-        // The lanes notice by it.
+        // By this the lanes notice the outage.
         shared.cache.give_up(&found);
         shared.gate.close(&found);
     }
 }
 
-/// `covered`: what workers that are gone covered, and what our own mark covers as of this tick.
+/// Moves the checkpoint on once. `covered` lists stopped workers whose events this worker's
+/// checkpoint covers as of this tick.
 async fn tick_once(shared: &Shared, covered: &mut Vec<String>) -> Result<Tick, CommandError> {
     let Shared { cache, low, owed, .. } = shared;
     let tick = cache.tick(low.now()).await?;
@@ -85,8 +87,8 @@ async fn tick_once(shared: &Shared, covered: &mut Vec<String>) -> Result<Tick, C
     Ok(tick)
 }
 
-/// Gives up the turn to heal, if this worker has it: the next worker need not wait, and counts no
-/// death.
+/// Gives up the turn to heal, if this worker has it. The next worker then need not wait, and counts
+/// no death.
 pub(super) async fn give_turn_up(shared: &Shared) {
     let given_up = async {
         if shared.cache.heals() {
@@ -97,10 +99,10 @@ pub(super) async fn give_turn_up(shared: &Shared) {
     let _ = tokio::time::timeout(LEAVE_TIMEOUT, given_up).await;
 }
 
-/// Takes our mark out, once all is settled or given back.
+/// Removes this worker's checkpoint, once everything is settled or requeued.
 pub(super) async fn leave(shared: &Shared) {
     give_turn_up(shared).await;
     let left = shared.cache.leave(shared.low.now(), shared.low.is_all_settled());
-    // Without it another worker takes over after 10 s.
+    // Otherwise another worker takes over after 10 s.
     let _ = tokio::time::timeout(LEAVE_TIMEOUT, left).await;
 }
