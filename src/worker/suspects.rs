@@ -127,10 +127,10 @@ pub(super) struct WoundDown<'l> {
 /// The tokens that end the handling.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Until<'u> {
-    /// From then on no other delivery and no other load begins. It is cancelled with `stop`, and
-    /// also when the main lane finds a suspected poison message.
+    /// Cancelled when no other delivery and no other load may begin: with `stop`, or when the main
+    /// lane finds a suspected poison message.
     pub(super) no_more: &'u CancellationToken,
-    /// The worker stops.
+    /// Cancelled when the worker must stop.
     pub(super) stop: &'u CancellationToken,
 }
 

@@ -27,8 +27,8 @@ const RETURN: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(6
 /// scan.
 const MAX_RETURNS: usize = 4_000;
 
-/// Minimum and maximum time between two scans. In between, the pause is this multiple of the last
-/// scan's duration.
+/// Minimum and maximum time between two scans. In between, the pause is `SCAN_PAUSE_IN_SCANS` times
+/// the last scan's duration.
 const SCAN_PAUSE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 const SCAN_PAUSE_IN_SCANS: u32 = 10;
 
