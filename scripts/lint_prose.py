@@ -150,7 +150,8 @@ def bare(text: str) -> str:
 def sentences(text: str) -> Iterator[tuple[int, str]]:
     """Yields each sentence of a bare text, with its offset."""
     begin = 0
-    ends = rf"[.!?][{NOTHING}\"')\]”]*\s+(?=[{NOTHING}\"'(\[“]*[A-Z0-9{CODE}])"
+    # The program's name keeps its small letter at the beginning of a sentence.
+    ends = rf"[.!?][{NOTHING}\"')\]”]*\s+(?=[{NOTHING}\"'(\[“]*(?:[A-Z0-9{CODE}]|unstale\b))"
     for end in re.finditer(ends, text):
         if text[: end.start() + 1].lower().endswith(ABBREVIATIONS):
             continue
