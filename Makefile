@@ -18,6 +18,10 @@ help: ## List the targets
 	awk -F ':.*## ' -v bold="$$bold" -v plain="$$plain" \
 		'/^[a-z-]+:.*## / { printf "  %smake %-16s%s %s\n", bold, $$1, plain, $$2 }' $(MAKEFILE_LIST)
 
+.PHONY: build
+build: ## Build the worker and the tour, as `make demo` and `make run` do
+	$(BUILD)
+
 .PHONY: demo
 demo: ## Install what is missing, start private servers and a worker, and play the tour of the patterns
 	scripts/with-servers.sh --prepare
