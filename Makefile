@@ -88,10 +88,20 @@ bench: install-servers ## Measure the worker beside its peers: BENCH="a f" and R
 	cargo bench --locked --bench compare -- $(BENCH) --rounds $(ROUNDS) --out $(OUT)
 
 .PHONY: lint
-lint: ## Formatting, clippy and the documentation, warnings being errors
+lint: lint-prose ## Formatting, clippy, doc comments and prose, warnings being errors
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+.PHONY: lint-prose
+lint-prose: ## The prose of pages and doc comments by docs/STYLE.md, and spelling (installs typos)
+	python3 scripts/test_lint_prose.py
+	scripts/lint_prose.py
+	scripts/typos.sh
+
+.PHONY: docs
+docs: ## Build the site of the documentation into target/docs-site (installs mdBook)
+	scripts/docs.sh
 
 .PHONY: deny
 deny: ## Licences, sources and bans of the dependencies, by deny.toml; advisories where their database can be reached (installs cargo-deny)
