@@ -14,4 +14,5 @@ if [[ $("$mdbook" --version 2>/dev/null) != "mdbook v$version" ]]; then
 fi
 
 "$mdbook" build
+scripts/check_site.py
 echo "Built target/docs-site/index.html"

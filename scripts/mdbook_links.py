@@ -27,8 +27,13 @@ def rewritten(content: str, page: str, repository: str | None) -> str:
         if path == "README.md":
             below = posixpath.relpath("docs", posixpath.dirname(page) or ".")
             return f"{bang}[{text}]({below}/index.md{anchor})"
+        if path == "docs/SUMMARY.md":
+            # A site has it beside each page.
+            return text
         if path.startswith("docs/"):
-            relative = posixpath.relpath(path, "docs" if page == "README.md" else posixpath.dirname(page))
+            # mdBook makes `index.html` of a README.
+            path = re.sub(r"(^|/)README\.md$", r"\1index.md", path)
+            relative = posixpath.relpath(path, posixpath.dirname(page) or "docs")
             return f"{bang}[{text}]({relative}{anchor})"
         if repository:
             return f"{bang}[{text}]({repository.rstrip('/')}/blob/HEAD/{path}{anchor})"
