@@ -361,6 +361,26 @@ fn pages_that_the_sources_name_exist() {
     assert!(named > 10, "only {named} mentions were found");
 }
 
+/// Paths are those of the repository, or of `src`: `worker/batch.rs`.
+#[test]
+fn source_files_that_the_pages_name_exist() {
+    let mut named = 0;
+    for (name, text) in pages() {
+        let text = without_code(&text);
+        for path in text.split('`').skip(1).step_by(2) {
+            let is_path = path.chars().all(|c| c.is_ascii_alphanumeric() || "/_.-".contains(c));
+            let is_source = path.ends_with(".rs") || path.ends_with(".lua");
+            if is_path && is_source && path.contains('/') {
+                let exists =
+                    ["", "src"].iter().any(|folder| root().join(folder).join(path).exists());
+                assert!(exists, "{name}: `{path}` is no file");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 30, "only {named} files were found");
+}
+
 #[test]
 fn every_page_is_in_the_table_of_contents() {
     let listed = links(&page("docs/SUMMARY.md"));
