@@ -30,7 +30,7 @@ UNCLEAN = ROOT / "scripts/lint_prose_unclean.txt"
 CHECKED = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs", "clients", "examples", "src"]
 # `make bench` writes this page.
 GENERATED = ["docs/bench/results.md"]
-SKIPPED_FOLDERS = {"target", "node_modules", "build", ".venv", "tests"}
+SKIPPED_FOLDERS = {"target", "node_modules", "build", ".venv"}
 
 MOST_WORDS = 25
 MOST_COLUMNS = 100
