@@ -250,7 +250,8 @@ impl DeadLetters {
             })??;
             reading.held += 1;
             self.left -= 1;
-            let delivery = self.origins.establish(Delivery::new(epoch, delivery));
+            let mut delivery = Delivery::new(epoch, delivery);
+            self.origins.establish(&mut delivery);
             self.most_looks = self.most_looks.max(delivery.delivery_count());
             batch.push(death::read(delivery, &self.names));
         }

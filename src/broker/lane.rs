@@ -280,7 +280,9 @@ impl Lane {
 
     fn read(&mut self, delivery: lapin::message::Delivery) -> Delivery {
         self.newest = delivery.delivery_tag;
-        self.origins.establish(Delivery::new(self.acker.epoch, delivery))
+        let mut delivery = Delivery::new(self.acker.epoch, delivery);
+        self.origins.establish(&mut delivery);
+        delivery
     }
 
     fn arrived(

@@ -34,13 +34,12 @@ impl Origins {
         &self.signer
     }
 
-    /// Returns the delivery with its origin. What came through another exchange is a publisher's,
-    /// and costs nothing here.
-    pub(super) fn establish(&self, mut delivery: Delivery) -> Delivery {
+    /// Sets the origin of a delivery. A message from another exchange is a publisher's, and costs
+    /// nothing here.
+    pub(super) fn establish(&self, delivery: &mut Delivery) {
         if delivery.exchange().is_empty() {
-            self.establish_republished(&mut delivery);
+            self.establish_republished(delivery);
         }
-        delivery
     }
 
     fn establish_republished(&self, delivery: &mut Delivery) {
@@ -125,12 +124,10 @@ mod tests {
         let deaths = AMQPValue::FieldArray(vec![death("shop", "events", "user.updated")].into());
         let origins = Origins::new(&Signer::default(), &Names::new("shop", &[]));
         let came = |exchange: &str, headers: &[(&str, AMQPValue)]| {
-            origins.establish(delivery(
-                exchange,
-                "shop",
-                BasicProperties::default().with_headers(table(headers)),
-                b"{}",
-            ))
+            let properties = BasicProperties::default().with_headers(table(headers));
+            let mut came = delivery(exchange, "shop", properties, b"{}");
+            origins.establish(&mut came);
+            came
         };
         assert!(came("events", &[]).is_first_hand());
         assert!(!came("", &[(X_DEATH, deaths)]).is_first_hand());
@@ -142,13 +139,9 @@ mod tests {
         headers: &[(&str, AMQPValue)],
         signer: &Signer,
     ) -> (Origin, String, String) {
-        let came = delivery(
-            exchange,
-            "shop",
-            BasicProperties::default().with_headers(table(headers)),
-            b"{}",
-        );
-        let found = Origins::new(signer, &Names::new("shop", &[])).establish(came);
+        let properties = BasicProperties::default().with_headers(table(headers));
+        let mut found = delivery(exchange, "shop", properties, b"{}");
+        Origins::new(signer, &Names::new("shop", &[])).establish(&mut found);
         (found.origin(), found.exchange().to_owned(), found.routing_key().to_owned())
     }
 

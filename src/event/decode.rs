@@ -34,6 +34,25 @@ impl Default for Reading {
 /// CloudEvents in the body, Debezium, the header `unstale-event-type`, an envelope, a bare
 /// payload). A copy of ours is read as it was at first arrival.
 ///
+/// ```
+/// use unstale::event::{Decoded, Form, Message, Reading, decode};
+///
+/// let message = Message {
+///     exchange: "events",
+///     routing_key: "user.updated",
+///     body: br#"{"id":"e-1","type":"user.updated","data":{"id":42}}"#,
+///     ..Message::default()
+/// };
+/// let Decoded::Event(event) = decode(&message, Reading::default())? else { panic!("an event") };
+/// assert_eq!(event.event_type, "user.updated");
+/// assert_eq!(event.form, Form::Envelope);
+/// assert_eq!(event.data().text(), r#"{"id":42}"#);
+///
+/// let broken = Message { body: b"{", ..message.clone() };
+/// assert!(decode(&broken, Reading::default()).is_err());
+/// # Ok::<(), unstale::event::Malformed>(())
+/// ```
+///
 /// # Errors
 /// [`Malformed`] when it is no event and never will be; the text names fields and limits, never
 /// values.
@@ -94,31 +113,35 @@ fn read<'a>(
     {
         return Ok(read(message, text.as_bytes(), type_from, texts - 1)?.into_owned());
     }
-    let body = if bytes.is_empty() {
+    let whole = if bytes.is_empty() {
         Object::empty()
     } else {
         Object::parse(bytes, "the body")
             .map_err(|problem| body::unreadable(message, bytes, problem))?
     };
-    let body = match connect_payload(&body) {
-        None => body,
+    let wrapped;
+    let body = match connect_payload(&whole) {
+        None => &whole,
         Some(payload) => match (Object::of(payload), payload.as_str()) {
-            (Some(payload), _) => payload,
+            (Some(payload), _) => {
+                wrapped = payload;
+                &wrapped
+            }
             (None, Some(text)) if texts > 0 && is_object_text(&text) => {
                 return Ok(read(message, text.as_bytes(), type_from, texts - 1)?.into_owned());
             }
-            _ => body,
+            _ => &whole,
         },
     };
     if arrival.placed_type.is_none() {
-        arrival.placed_type = type_from.in_body(&body);
+        arrival.placed_type = type_from.in_body(body);
     }
     let rows = Rows {
         arrival: &arrival,
         binary,
         is_structured: media_type == MediaType::Structured,
         header_type,
-        body: &body,
+        body,
     };
     if let Some(form) = arrival.form
         && let Some(decoded) = rows.read(Some(form))?
