@@ -131,7 +131,7 @@ pub(crate) fn summary(paint: &Paint, steps: &[Step], took: &[Duration], failed: 
     );
     println!("  echo '{{\"type\":\"user.updated\",\"data\":{{\"id\":42}}}}' | {worker} plan");
     println!(
-        "  docs/SCHEMAS.md               each pattern in depth, and what your application must do for it"
+        "  docs/patterns/README.md       each pattern in depth, and what your application must do for it"
     );
 }
 

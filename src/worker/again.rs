@@ -39,7 +39,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
                     if refused.as_ref() != Some(&cause)
                         && shared.live.load().registry.has_second_passes()
                     {
-                        warn!(%cause, "second passes (`again`) are not done by this worker; docs/OPERATIONS.md has the ACL for them");
+                        warn!(%cause, "second passes (`again`) are not done by this worker; docs/reference/redis-permissions.md has the ACL for them");
                     }
                     refused = Some(cause);
                     REFUSED_PAUSE

@@ -1,15 +1,16 @@
-//! The least privileges that docs/OPERATIONS.md names are enough for all the worker does, and one
+//! The least privileges that the pages name are enough for all the worker does, and one
 //! less is not.
 
 mod rabbitmq;
 mod redis_acl;
 
-pub(crate) const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
+const RABBITMQ: &str = include_str!("../../docs/reference/rabbitmq-permissions.md");
+pub(crate) const REDIS: &str = include_str!("../../docs/reference/redis-permissions.md");
 
 /// The permissions (configure, write, read) on the line below `comment`, as a shell would give them
 /// to `rabbitmqctl`.
 fn documented_permissions(comment: &str) -> [&'static str; 3] {
-    let mut lines = OPERATIONS.lines().skip_while(|line| !line.starts_with(comment)).skip(1);
+    let mut lines = RABBITMQ.lines().skip_while(|line| !line.starts_with(comment)).skip(1);
     let command = lines.next().unwrap_or_else(|| panic!("no line follows `{comment}`"));
     assert!(command.starts_with("rabbitmqctl set_permissions "), "{command}");
     let quoted: Vec<&str> = command.split('\'').skip(1).step_by(2).collect();
@@ -21,7 +22,7 @@ fn documented_permissions(comment: &str) -> [&'static str; 3] {
 /// The rules of the documented `ACL SETUSER`, for a user of that name and password, whose keys
 /// begin with `keys` where the page has `shop:`.
 pub(crate) fn documented_acl(password: &str, keys: &str) -> Vec<String> {
-    let line = OPERATIONS
+    let line = REDIS
         .lines()
         .find_map(|line| line.strip_prefix("ACL SETUSER unstale "))
         .expect("the page names the ACL");

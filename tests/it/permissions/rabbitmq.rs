@@ -260,7 +260,7 @@ impl Case {
 }
 
 /// Every refusal of a permission names where they are listed.
-const ADVICE: &str = r#""Permissions in RabbitMQ" in docs/OPERATIONS.md"#;
+const ADVICE: &str = "docs/reference/rabbitmq-permissions.md";
 
 async fn catalogue() -> String {
     let app = Router::new()

@@ -12,7 +12,7 @@ use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
 use unstale::plan::{Batch, EffectOutcome, Slot};
 use unstale::registry::{Action, Effect, Expiry, RuleId, Version, Write};
 
-use super::{OPERATIONS, documented_acl};
+use super::{REDIS, documented_acl};
 use crate::support::Redis;
 
 const HOUR: Expiry = Expiry::After { ttl: Duration::from_secs(3_600), jitter: 0.0 };
@@ -236,7 +236,7 @@ async fn the_documented_acl_is_enough_and_nothing_in_it_is_too_much() {
 
 /// The rules that the page takes away in the row that begins so, as they stand in the ACL.
 fn taken_away(row: &str) -> Vec<String> {
-    let row = OPERATIONS
+    let row = REDIS
         .lines()
         .find(|line| line.starts_with(row))
         .unwrap_or_else(|| panic!("no row begins with `{row}`"));
