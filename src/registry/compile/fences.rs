@@ -1,20 +1,20 @@
-//! Which keys need a version's order: those that a versioned rule may write.
+//! Finds the keys that need the version of their event: those that a versioned rule may write.
 
 use std::collections::BTreeMap;
 
 use super::super::key_shape::KeyShape;
-use super::super::model::{Entry, Family, Pattern, Rule, RuleBody, VersionRule};
+use super::super::model::{EventDefinition, Family, Pattern, Rule, RuleBody, VersionRule};
 
 use super::super::template::unbound_array;
 
-/// What one versioned rule writes, and whose version orders it.
+/// The keys that one versioned rule writes, and the entity whose version orders them.
 struct Written {
     keys: Vec<KeyShape>,
-    /// `None`: whatever the event's type is.
+    /// `None` if the entity depends on the event's type.
     families: Option<KeyShape>,
 }
 
-/// What versioned rules write, by family where that is one text: most are.
+/// Keys that versioned rules write, by entity. Most entities are one literal text.
 #[derive(Default)]
 struct Index {
     of_literal: BTreeMap<String, Vec<Written>>,
@@ -29,7 +29,7 @@ impl Index {
         }
     }
 
-    /// Returns what may be of a family, and perhaps more.
+    /// Returns the rules whose entity may be the given one. May return others too.
     fn find<'i>(
         &'i self,
         families: &Option<KeyShape>,
@@ -43,19 +43,19 @@ impl Index {
     }
 }
 
-/// Tells each `delete` and `warm` which keys of its own some versioned rule of the same family may
-/// write.
-pub(super) fn find(entries: &mut [Entry]) {
+/// Gives each `delete` and `warm` the shapes of its keys that a versioned rule of the same entity
+/// may write.
+pub(super) fn find(definitions: &mut [EventDefinition]) {
     let mut written = Index::default();
-    entries
+    definitions
         .iter()
-        .filter(|entry| !entry.retired)
+        .filter(|definition| !definition.retired)
         .flat_map(written_by)
         .for_each(|rule| written.insert(rule));
-    for entry in entries.iter_mut() {
-        let Some(version) = &entry.version else { continue };
-        let families = families(version, &entry.name);
-        for rule in &mut entry.rules {
+    for definition in definitions.iter_mut() {
+        let Some(version) = &definition.version else { continue };
+        let families = families(version, &definition.name);
+        for rule in &mut definition.rules {
             if !matches!(rule.body, RuleBody::Delete | RuleBody::Warm { .. })
                 || !has_one_version(rule, version)
             {
@@ -75,11 +75,11 @@ pub(super) fn find(entries: &mut [Entry]) {
     }
 }
 
-fn written_by(entry: &Entry) -> impl Iterator<Item = Written> + '_ {
-    entry.rules.iter().filter_map(|rule| {
+fn written_by(definition: &EventDefinition) -> impl Iterator<Item = Written> + '_ {
+    definition.rules.iter().filter_map(|rule| {
         let RuleBody::Write { version, .. } = &rule.body else { return None };
-        let version = version.as_ref().or(entry.version.as_ref())?;
-        Some(Written { keys: keys(rule).collect(), families: families(version, &entry.name) })
+        let version = version.as_ref().or(definition.version.as_ref())?;
+        Some(Written { keys: keys(rule).collect(), families: families(version, &definition.name) })
     })
 }
 
@@ -87,12 +87,12 @@ fn keys(rule: &Rule) -> impl Iterator<Item = KeyShape> + '_ {
     rule.targets.iter().map(|target| KeyShape::of_key(&rule.key_prefix, target))
 }
 
-/// The families that a version may belong to.
-fn families(version: &VersionRule, entry: &str) -> Option<KeyShape> {
+/// Returns the entities that a version may belong to.
+fn families(version: &VersionRule, definition: &str) -> Option<KeyShape> {
     match &version.family {
         Family::Entity(entity) => Some(KeyShape::of_key("", entity)),
-        Family::EventType if Pattern::is_pattern(entry) => None,
-        Family::EventType => Some(KeyShape::of_literal(family_of(entry))),
+        Family::EventType if Pattern::is_pattern(definition) => None,
+        Family::EventType => Some(KeyShape::of_literal(family_of(definition))),
     }
 }
 
@@ -100,12 +100,13 @@ fn may_be_one(first: &Option<KeyShape>, second: &Option<KeyShape>) -> bool {
     first.as_ref().zip(second.as_ref()).is_none_or(|(first, second)| first.meets(second))
 }
 
-/// The family of an event whose rules name none: its type without the last word.
+/// Returns the entity of an event whose rules name none: its type without the last word.
 pub(in super::super) fn family_of(event_type: &str) -> &str {
     event_type.rsplit_once('.').map_or(event_type, |(family, _)| family)
 }
 
-/// A version of an array's elements belongs to a key only where the key names the same array.
+/// Returns whether each key has one version: an array's version belongs to keys that name the same
+/// array.
 fn has_one_version(rule: &Rule, version: &VersionRule) -> bool {
     let entity = match &version.family {
         Family::Entity(entity) => Some(entity),
@@ -154,7 +155,7 @@ mod tests {
         registry.resolve(&event)
     }
 
-    /// `delete eu:post:7 @12 of post/1`, the place last.
+    /// Formats effects as `delete eu:post:7 @12 of post/1`, with the place last.
     fn lines(resolution: &Resolution) -> Vec<String> {
         let line = |effect: &crate::registry::Effect| {
             let order = effect.version.as_ref().map(|version| {
@@ -203,7 +204,7 @@ events:
 "#;
 
     #[test]
-    fn deletions_of_what_some_rule_writes_have_their_events_version() {
+    fn deletions_of_keys_that_rules_write_carry_the_version_of_their_event() {
         let registry = registry(POSTS);
         for (event_type, data, expected) in [
             (
@@ -257,7 +258,7 @@ events:
     }
 
     #[test]
-    fn a_deletion_takes_hold_whatever_its_version_and_says_that_it_had_none() {
+    fn a_deletion_without_a_version_takes_effect_and_reports_the_missing_version() {
         let resolution = resolve(&registry(POSTS), "post.deleted", "e", r#"{"id": 7, "key": "k"}"#);
         assert_eq!(lines(&resolution).len(), 7);
         assert!(resolution.effects.iter().all(|effect| effect.version.is_none()));
@@ -269,7 +270,7 @@ events:
     }
 
     #[test]
-    fn an_event_is_known_by_id_and_source() {
+    fn an_events_hash_depends_on_its_id() {
         let registry = registry(POSTS);
         let hash = |id: &str| {
             let resolution = resolve(&registry, "post.updated", id, r#"{"id": 7, "rev": 12}"#);
