@@ -35,7 +35,7 @@ impl Fault {
 
     /// Returns the failure of a value that JSON lacks.
     pub(super) fn no_json(what: &str) -> Self {
-        Self::new(format!("the value is {what}, which JSON cannot hold"))
+        Self::new(format!("JSON cannot hold the value: {what}"))
     }
 
     /// Returns the failure of an operator or function that is not defined for these types.

@@ -413,7 +413,11 @@ mod tests {
     use crate::registry::Verb;
 
     fn rules() -> Vec<RuleName> {
-        vec![RuleName { name: "user.yaml#user.updated/0".to_owned(), verb: Verb::Delete, entry: 0 }]
+        vec![RuleName {
+            name: "user.yaml#user.updated/0".to_owned(),
+            verb: Verb::Delete,
+            definition: 0,
+        }]
     }
 
     #[test]

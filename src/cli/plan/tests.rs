@@ -13,7 +13,7 @@ fn rules() -> Vec<RuleName> {
         .map(|(at, verb)| RuleName {
             name: format!("shop.yaml#product.updated/{at}"),
             verb,
-            entry: 0,
+            definition: 0,
         })
         .collect()
 }

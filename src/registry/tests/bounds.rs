@@ -125,9 +125,9 @@ fn no_rule_reaches_reserved_keys_or_sets_of_tags() {
         (lines(&resolution), resolution.failure.map(|failure| (failure.reason, failure.message)))
     };
     for (target, says) in [
-        ("{a}", "kept for the keys of unstale itself"),
-        ("{c}{d}", "kept for the keys of unstale itself"),
-        ("{e}:fence/{{x}}", "kept for the keys of unstale itself"),
+        ("{a}", "reserved for unstale"),
+        ("{c}{d}", "reserved for unstale"),
+        ("{e}:fence/{{x}}", "reserved for unstale"),
         ("{b}", "invalidate_tags"),
     ] {
         let (lines, failure) = unprefixed(target, || RuleBody::Delete, "cache_tag:");
@@ -226,8 +226,8 @@ fn literals_of_an_expression_are_checked_at_load() {
     for (text, says) in [
         ("data.x.matches('[')", "not a regular expression"),
         ("matches(data.x, '(?=a)')", "not a regular expression"),
-        ("date(event.time, '%Y', 'Europe/Atlantis')", "no IANA time zone"),
-        ("date(event.time, '%!', 'UTC')", "no format of strftime"),
+        ("date(event.time, '%Y', 'Europe/Atlantis')", "is not a time zone"),
+        ("date(event.time, '%!', 'UTC')", "is not a format of strftime"),
         ("data.x = 1", "not an expression"),
         (format!("data{} == 1", "[0]".repeat(1_300)).as_str(), "nested deeper"),
         (format!("data{} == 1", ".a".repeat(2_000)).as_str(), "nested deeper"),
@@ -249,7 +249,7 @@ fn literals_of_an_expression_are_checked_at_load() {
         ("data.x === 1", "=="),
         ("data.x == 1 and data.y", "&&"),
         ("not data.x", "!"),
-        ("{plan} == 'pro'", "without braces"),
+        ("{plan} == 'pro'", "has no braces"),
     ] {
         let problem = Expression::compile(text, &names).expect_err(text);
         assert!(problem.help.as_deref().unwrap().contains(help), "{text}: {problem:?}");
