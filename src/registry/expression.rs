@@ -216,7 +216,7 @@ fn functions_help(name: &str) -> String {
         );
     }
     format!(
-        "ours are {}; CEL's are {}, and {} on a value",
+        "functions are {}, {}; methods on a value are {}",
         functions::NAMES.join(", "),
         FUNCTIONS.join(", "),
         METHODS.join(", ")
