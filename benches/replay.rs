@@ -4,6 +4,8 @@
 //! `cargo bench --bench replay` (`-- 1000000 3` for that many events, over 20,000 entities, and
 //! rounds). Ratios of one run count; machines are noisy. It fails beyond the limits below.
 
+#![allow(clippy::disallowed_methods, reason = "a program apart")]
+
 #[path = "../tests/support/mod.rs"]
 mod support;
 

@@ -6,7 +6,12 @@
 //! anything was not as told. It reads `UNSTALE_AMQP_URL`, `UNSTALE_REDIS_URL` and
 //! `UNSTALE_VAR_CATALOGUE_URL`, where it serves what the worker loads. `tour catalogue` serves that
 //! alone, for `make run`.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to a person")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a program that talks to a person, and reads what `make demo` sets"
+)]
 
 mod cache;
 mod catalogue;

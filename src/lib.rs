@@ -2,6 +2,7 @@
 //!
 //! Keeps Redis honest: events from RabbitMQ, resolved into the cache keys and tags they make stale.
 
+pub mod backoff;
 pub mod broker;
 pub mod cache;
 pub mod cli;

@@ -55,6 +55,19 @@ pub enum Origin {
     Worker,
 }
 
+impl Origin {
+    /// Returns whether a worker or `dlq replay` made the message, so that every header of ours in
+    /// it is believed.
+    pub fn is_republished(self) -> bool {
+        self == Self::Worker
+    }
+
+    /// Returns whether headers of ours say how the event in the message is read.
+    pub fn says_how_to_read(self) -> bool {
+        self != Self::Publisher
+    }
+}
+
 /// The AMQP 0-9-1 basic properties that say something about the event.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Properties<'a> {

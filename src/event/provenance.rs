@@ -1,14 +1,14 @@
 //! Where a copy of ours comes from: what its headers say of the first arrival and of the work so
 //! far.
 
-use super::{Form, HeaderValue, Message, Origin, header};
+use super::{Form, HeaderValue, Message, header};
 
 /// What a republished message says of itself.
 ///
 /// A publisher's headers reach the default exchange too: the broker dead-letters through it, and so
-/// do a shovel and the management UI. Therefore a signature decides ([`Origin`]). Without one, the
-/// headers that say how the event is read are used, since a message of an older worker has no
-/// signature either; everything else reads as nothing, and all effects are done.
+/// do a shovel and the management UI. Therefore a signature decides ([`Origin`](super::Origin)).
+/// Without one, the headers that say how the event is read are used, since a message of an older
+/// worker has no signature either. Everything else reads as nothing, and all effects are done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provenance<'a> {
     /// The exchange of the first arrival; empty for the default exchange.
@@ -48,7 +48,7 @@ impl<'a> Provenance<'a> {
     pub fn of(message: &'a Message<'a>) -> Option<Self> {
         let routing_key = routing_key(message)?;
         let headers = &message.headers;
-        let is_signed = message.origin == Origin::Worker;
+        let is_signed = message.origin.is_republished();
         let signed = |name| headers.text(name).filter(|_| is_signed);
         Some(Self {
             exchange: headers.text(header::EXCHANGE).unwrap_or_default(),
@@ -72,16 +72,18 @@ impl<'a> Provenance<'a> {
         })
     }
 
-    /// The positions still to do under that registry: `None` means all of them, as it does when
-    /// another registry counted.
-    pub fn effects_by(&self, registry_digest: &str) -> Option<&[u32]> {
-        self.effects.as_deref().filter(|_| self.registry == Some(registry_digest))
+    /// Returns the positions still to do by the rules of that digest, which yield so many effects.
+    /// `None` means all of them: positions count only for the rules that counted them, and only
+    /// where all of them exist.
+    pub fn effects_by(self, registry_digest: &str, effects: usize) -> Option<Vec<u32>> {
+        let positions = self.effects.filter(|_| self.registry == Some(registry_digest))?;
+        positions.iter().all(|position| (*position as usize) < effects).then_some(positions)
     }
 }
 
 /// The routing key of the first arrival, where the message is a copy of ours.
 pub(super) fn routing_key<'a>(message: &'a Message<'a>) -> Option<&'a str> {
-    if message.origin == Origin::Publisher || !message.exchange.is_empty() {
+    if !message.origin.says_how_to_read() || !message.exchange.is_empty() {
         return None;
     }
     message.headers.text(header::ROUTING_KEY)
@@ -109,7 +111,7 @@ fn positions(list: &str) -> Option<Vec<u32>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Headers;
+    use super::super::{Headers, Origin};
     use super::*;
 
     fn message<'a>(exchange: &'a str, headers: &[(&'a str, HeaderValue<'a>)]) -> Message<'a> {
@@ -143,9 +145,14 @@ mod tests {
         assert_eq!(provenance.attempt, 3);
         assert_eq!(provenance.form, Some(Form::Envelope));
         assert_eq!(provenance.reason, Some("redis_refused"));
-        assert_eq!(provenance.effects_by("abc"), Some(&[1, 4][..]));
+        assert_eq!(provenance.clone().effects_by("abc", 5), Some(vec![1, 4]));
         assert_eq!(
-            provenance.effects_by("def"),
+            provenance.clone().effects_by("abc", 4),
+            None,
+            "a position beyond the effects: all are done"
+        );
+        assert_eq!(
+            provenance.effects_by("def", 5),
             None,
             "another registry counts otherwise: all are done"
         );

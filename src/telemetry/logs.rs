@@ -16,7 +16,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::config::LogFormat;
 use crate::printable::{Printable, printable_json};
@@ -33,11 +33,22 @@ const INDISCREET: [&str; 2] = ["lapin", "amq_protocol"];
 /// The field of a panic that may be of several lines.
 const BACKTRACE: &str = "backtrace";
 
+/// Why logging does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LogsError {
+    /// The directives cannot be read.
+    #[error(transparent)]
+    Directives(#[from] ParseError),
+    /// Logging has been started before.
+    #[error(transparent)]
+    Started(#[from] TryInitError),
+}
+
 /// Starts logging, and logs panics from then on.
 ///
 /// # Errors
 /// Where the directives cannot be read, or logging has been started before.
-pub fn init(directives: &str, format: LogFormat) -> anyhow::Result<()> {
+pub fn init(directives: &str, format: LogFormat) -> Result<(), LogsError> {
     tracing_subscriber::registry()
         .with(layer(filter(directives)?, format, std::io::stderr))
         .try_init()?;

@@ -20,8 +20,8 @@ pub(super) struct Request {
     pub(super) resolution: Resolution,
     /// The positions that this delivery is to do, in order; `None` is all.
     pub(super) only: Option<Vec<u32>>,
-    /// It is a copy of ours: some of the event took hold before.
-    pub(super) is_copy: bool,
+    /// The event may have been tried before: a key that it deletes may be gone for that reason.
+    pub(super) was_tried: bool,
     /// How often the event was tried before.
     pub(super) attempts_before: u32,
     /// When it happened, where the event says so.
@@ -100,8 +100,8 @@ impl Request {
     ) -> Self {
         let message = delivery.message();
         let provenance = Provenance::of(&message);
-        let (is_copy, attempts_before) =
-            (provenance.is_some(), provenance.as_ref().map_or(0, |provenance| provenance.attempt));
+        let was_tried = provenance.is_some() || delivery.redelivered();
+        let attempts_before = provenance.as_ref().map_or(0, |provenance| provenance.attempt);
         let decoded = decode(&message, reading);
         // An event is large: it is read where it is.
         let event = match &decoded {
@@ -126,8 +126,9 @@ impl Request {
             }
         };
         let resolution = live.registry.resolve_within(event, budget);
-        let only = provenance
-            .and_then(|provenance| heeded(provenance, live.registry.digest(), &resolution));
+        let only = provenance.and_then(|provenance| {
+            provenance.effects_by(live.registry.digest(), resolution.effects.len())
+        });
         if !budget.is_spent() {
             debug!(id = %event.id, event_type = %event.event_type, effects = resolution.effects.len(), "resolved");
         }
@@ -139,7 +140,7 @@ impl Request {
         Self {
             resolution,
             only,
-            is_copy,
+            was_tried,
             attempts_before,
             happened_at,
             identity,
@@ -151,16 +152,6 @@ impl Request {
     pub(super) fn asks_for(&self, position: u32) -> bool {
         self.only.as_ref().is_none_or(|only| only.binary_search(&position).is_ok())
     }
-}
-
-/// The positions a copy names, where they mean today what they meant when it was made.
-fn heeded(provenance: Provenance<'_>, digest: &str, resolution: &Resolution) -> Option<Vec<u32>> {
-    let mut positions = provenance.effects.filter(|_| provenance.registry == Some(digest))?;
-    let all_exist =
-        positions.iter().all(|position| (*position as usize) < resolution.effects.len());
-    positions.sort_unstable();
-    positions.dedup();
-    all_exist.then_some(positions)
 }
 
 fn happened_at(event: &Event<'_>) -> Option<Timestamp> {

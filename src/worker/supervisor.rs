@@ -13,8 +13,9 @@ use super::suspects::{self, Suspects, Until, WoundDown};
 use super::window::Window;
 use super::yielding::Yielding;
 use super::{LaneEnd, Shared, census, copies, healing, main_lane, mend, slow_lane};
+use crate::backoff::Backoff;
 use crate::broker::{
-    Backoff, BrokerError, DeletionSeen, Lane, LaneName, Looker, Session, SessionEnded,
+    BrokerError, DeletionSeen, Lane, LaneName, Looker, RECONNECT_PAUSES, Session, SessionEnded,
     SessionWatch, Start, Waiting,
 };
 use crate::cache::CommandError;
@@ -91,7 +92,7 @@ impl<'s> Supervisor<'s> {
     }
 
     async fn sessions(&mut self, stop: &CancellationToken) -> Result<(), BrokerError> {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(RECONNECT_PAUSES);
         while !stop.is_cancelled() {
             let Some(opened) = stop.run_until_cancelled(self.open()).await else { break };
             self.saw_deletion |= self.deletion_seen.take();
@@ -462,9 +463,9 @@ async fn look(shared: &Shared, mut looker: Looker<'_>) -> Infallible {
         if let Some(Waiting { main, slow, retries }) =
             looker.waiting(shared.low.waits_for_retries()).await
         {
-            // What another ladder has put off waits in queues that nobody looks at.
+            // Nobody looks at the queues of other retry steps.
             let are_all_empty =
-                retries == Some(0) && !shared.knows_other_ladders.load(Ordering::Relaxed);
+                retries == Some(0) && !shared.knows_other_steps.load(Ordering::Relaxed);
             retries_empty_since = are_all_empty.then(|| retries_empty_since.unwrap_or(began_at));
             let believed = retries_empty_since.filter(|since| since.elapsed() >= BELIEVED_EMPTY);
             shared.low.looked(Look {

@@ -7,6 +7,13 @@ use super::super::model::{EventDefinition, Family, Pattern, Rule, RuleBody, Vers
 
 use super::super::template::unbound_array;
 
+/// Maximum number of shapes that a rule compares with a key of an event. A rule with more of them
+/// fences all of its keys.
+const MAX_SHAPES_PER_RULE: usize = 64;
+
+/// Maximum number of steps for comparing the shapes of a registry, which take about 50 ms.
+const MAX_COMPARISON_STEPS: u64 = 10_000_000;
+
 /// The keys that one versioned rule writes, and the entity whose version orders them.
 struct Written {
     keys: Vec<KeyShape>,
@@ -45,6 +52,9 @@ impl Index {
 
 /// Gives each `delete` and `warm` the shapes of its keys that a versioned rule of the same entity
 /// may write.
+///
+/// If that takes too many steps or shapes, all keys of the rule are fenced. An unnecessary fence
+/// costs a key in Redis, and a missing one leaves a stale value.
 pub(super) fn find(definitions: &mut [EventDefinition]) {
     let mut written = Index::default();
     definitions
@@ -52,6 +62,7 @@ pub(super) fn find(definitions: &mut [EventDefinition]) {
         .filter(|definition| !definition.retired)
         .flat_map(written_by)
         .for_each(|rule| written.insert(rule));
+    let mut steps = MAX_COMPARISON_STEPS;
     for definition in definitions.iter_mut() {
         let Some(version) = &definition.version else { continue };
         let families = families(version, &definition.name);
@@ -61,18 +72,41 @@ pub(super) fn find(definitions: &mut [EventDefinition]) {
             {
                 continue;
             }
-            let own: Vec<KeyShape> = keys(rule).collect();
-            let of_family = written
-                .find(&families)
-                .filter(|written| may_be_one(&written.families, &families))
-                .flat_map(|written| &written.keys);
-            for shape in of_family {
-                if !rule.written.contains(shape) && own.iter().any(|own| own.meets(shape)) {
-                    rule.written.push(shape.clone());
+            let found = written_keys(rule, &written, &families, &mut steps);
+            rule.written = found.unwrap_or_else(|| vec![KeyShape::any()]);
+        }
+    }
+}
+
+/// Returns the shapes that versioned rules of an entity write and that a key of the rule may have.
+/// Returns `None` if there are too many steps or shapes.
+fn written_keys(
+    rule: &Rule,
+    written: &Index,
+    families: &Option<KeyShape>,
+    steps: &mut u64,
+) -> Option<Vec<KeyShape>> {
+    let own: Vec<KeyShape> = keys(rule).collect();
+    let mut found: Vec<KeyShape> = Vec::new();
+    for written in written.find(families) {
+        if !may_be_one(&written.families, families, steps)? {
+            continue;
+        }
+        for shape in &written.keys {
+            for own in &own {
+                if own.meets(shape, steps)? {
+                    if !found.contains(shape) {
+                        found.push(shape.clone());
+                    }
+                    break;
                 }
+            }
+            if found.len() > MAX_SHAPES_PER_RULE {
+                return None;
             }
         }
     }
+    Some(found)
 }
 
 fn written_by(definition: &EventDefinition) -> impl Iterator<Item = Written> + '_ {
@@ -96,8 +130,15 @@ fn families(version: &VersionRule, definition: &str) -> Option<KeyShape> {
     }
 }
 
-fn may_be_one(first: &Option<KeyShape>, second: &Option<KeyShape>) -> bool {
-    first.as_ref().zip(second.as_ref()).is_none_or(|(first, second)| first.meets(second))
+fn may_be_one(
+    first: &Option<KeyShape>,
+    second: &Option<KeyShape>,
+    steps: &mut u64,
+) -> Option<bool> {
+    match (first, second) {
+        (Some(first), Some(second)) => first.meets(second, steps),
+        _ => Some(true),
+    }
 }
 
 /// Returns the entity of an event whose rules name none: its type without the last word.
@@ -284,5 +325,22 @@ events:
         };
         assert_eq!(hash("e"), hash("e"));
         assert_ne!(hash("e"), hash("f"));
+    }
+
+    #[test]
+    fn a_delete_whose_keys_many_rules_may_write_is_always_fenced() {
+        let fenced = |writes: usize| {
+            let writes: String = (0..writes)
+                .map(|at| format!("      - {{ write: 'w{at}:{{id}}', value: {{}} }}\n"))
+                .collect();
+            let text = format!(
+                "defaults: {{ ttl: 1h }}\nevents:\n  a.set:\n    version: '{{rev}}'\n    effects:\n{writes}  \
+                 a.gone: {{ version: '{{rev}}', effects: [{{ delete: '{{id}}:{{kind}}' }}] }}\n"
+            );
+            let data = r#"{"rev":1,"id":"q","kind":"z"}"#;
+            resolve(&registry(&text), "a.gone", "1", data).effects[0].version.is_some()
+        };
+        assert!(!fenced(super::MAX_SHAPES_PER_RULE), "no rule writes `q:z`");
+        assert!(fenced(super::MAX_SHAPES_PER_RULE + 1));
     }
 }
