@@ -108,7 +108,7 @@ pub fn settle(
     match resolution.matched {
         Matched::Retired(_) => return Settlement::clean(EventOutcome::Retired),
         Matched::Unknown => return settle_unknown(policy, attempts_before),
-        Matched::Entry(_) => {}
+        Matched::Definition(_) => {}
     }
     let failure = if only.is_some() { None } else { resolution.failure.as_ref() };
     if failure.is_none() && unsettled.is_empty() {
@@ -300,7 +300,7 @@ mod tests {
             })
             .collect();
         let failure = failure.map(|(reason, at)| Failure { reason, message: "rule".into(), at });
-        Resolution { matched: Matched::Entry(0), effects, failure, violations: 0 }
+        Resolution { matched: Matched::Definition(0), effects, failure, violations: 0 }
     }
 
     fn retry() -> EffectOutcome {

@@ -390,7 +390,7 @@ impl RegistryMetrics {
 
     fn entry(&self, matched: Matched) -> &EntryMetrics {
         match matched {
-            Matched::Entry(entry) | Matched::Retired(entry) => {
+            Matched::Definition(entry) | Matched::Retired(entry) => {
                 self.entries.get(entry as usize).unwrap_or(&self.unknown)
             }
             Matched::Unknown => &self.unknown,
@@ -413,14 +413,18 @@ mod tests {
     use crate::registry::Verb;
 
     fn rules() -> Vec<RuleName> {
-        vec![RuleName { name: "user.yaml#user.updated/0".to_owned(), verb: Verb::Delete, entry: 0 }]
+        vec![RuleName {
+            name: "user.yaml#user.updated/0".to_owned(),
+            verb: Verb::Delete,
+            definition: 0,
+        }]
     }
 
     #[test]
     fn every_name_of_the_contract_is_exposed_as_written() {
         let metrics = Metrics::new();
         let handles = metrics.for_registry("abc", &rules(), ["user.updated"]);
-        handles.event(Matched::Entry(0), EventOutcome::Applied);
+        handles.event(Matched::Definition(0), EventOutcome::Applied);
         handles.event(Matched::Unknown, EventOutcome::Dead);
         handles.event(Matched::Retired(0), EventOutcome::Retired);
         handles.effects(RuleId(0), 3);
@@ -471,9 +475,9 @@ mod tests {
         let metrics = Metrics::new();
         metrics
             .for_registry("old", &rules(), ["user.updated"])
-            .event(Matched::Entry(0), EventOutcome::Applied);
+            .event(Matched::Definition(0), EventOutcome::Applied);
         let handles = metrics.for_registry("new", &rules(), ["order.*", "user.updated"]);
-        handles.event(Matched::Entry(1), EventOutcome::Applied);
+        handles.event(Matched::Definition(1), EventOutcome::Applied);
         let text = metrics.openmetrics();
         assert!(
             text.contains(r#"unstale_events_total{type="user.updated",outcome="applied"} 2"#),

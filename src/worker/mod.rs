@@ -304,7 +304,7 @@ async fn after_stop(stop: &CancellationToken, grace: Duration) {
 impl Live {
     /// Brings a registry into use.
     fn new(registry: Registry, loaders: Loaders, metrics: &Metrics) -> Self {
-        let entries = registry.entries().iter().map(|entry| entry.name.as_str());
+        let entries = registry.definitions().iter().map(|entry| entry.name.as_str());
         metrics.set_loaders(loaders.standings());
         Self {
             metrics: metrics.for_registry(registry.digest(), registry.rules(), entries),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use serde_json::Value;
 use unstale::config::Vars;
-use unstale::registry::{LoadOptions, Loaded, MissingVars, Problems, Registry};
+use unstale::registry::{Diagnostics, LoadOptions, LoadedRegistry, MissingVars, Registry};
 
 use super::corpus;
 use super::cost::{Clock, Cost, LOAD_CPU, measure};
@@ -101,7 +101,7 @@ impl fmt::Display for Tally {
 
 /// Loads a rule file as a worker does. Returns the rules, or what is wrong with them, and the CPU
 /// that it took.
-pub(crate) fn load(clock: &Clock, file: &Value) -> (Result<Loaded, Problems>, Duration) {
+pub(crate) fn load(clock: &Clock, file: &Value) -> (Result<LoadedRegistry, Diagnostics>, Duration) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(folder.path().join("rules.json"), file.to_string()).expect("the folder is ours");
     let before = clock.now();

@@ -228,7 +228,7 @@ fn the_metrics_table_names_every_metric() {
     let metrics = Metrics::new();
     // What has labels shows once they have values, as in a worker that runs.
     let rule =
-        RuleName { name: "user.yaml#user.updated/0".to_owned(), verb: Verb::Delete, entry: 0 };
+        RuleName { name: "user.yaml#user.updated/0".to_owned(), verb: Verb::Delete, definition: 0 };
     metrics.for_registry("digest", &[rule], ["user.updated"]);
     metrics.set_paused("redis", false);
     metrics.set_loader_open("catalogue", false);

@@ -75,7 +75,7 @@ impl<'r> Intake<'r> {
                     "no entry of the registry knows this event's type".into()
                 });
             }
-            Matched::Unknown | Matched::Entry(_) => {}
+            Matched::Unknown | Matched::Definition(_) => {}
         }
         if let Some(Failure { reason, message, .. }) = failure {
             report.problem(reason, 1, offset, || message);
