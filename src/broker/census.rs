@@ -1,9 +1,9 @@
-//! How many messages the queues hold, beside where the history ends.
+//! Count of the messages in all queues, beside the end of the history.
 //!
-//! Main queue and history are bound to the same routing keys: each event adds one message to
-//! either. So while nobody consumes, the difference of the two stays as it is, unless events go to
-//! the history alone or messages vanish. Retry messages and letters that are replayed only move
-//! from one queue to another.
+//! The main queue and the history are bound to the same routing keys, so each event adds one
+//! message to both. While no worker consumes, their difference stays the same, unless events go to
+//! the history alone or messages vanish. Retry messages and replayed dead letters only move from
+//! one queue to another.
 
 use std::time::Duration;
 
@@ -15,12 +15,14 @@ use super::inspect::{Inspector, QueueState};
 use super::names::Names;
 use crate::config::AmqpConfig;
 
-/// How often, and how far apart, both are looked at. What comes between two looks blurs each of
-/// them, and what is on its way from one queue to another is in neither.
+/// Number of looks, and the time between two of them.
+///
+/// Events that arrive between two looks blur both. A message that moves from one queue to another
+/// at that time is in neither.
 const LOOKS_MAX: u32 = 3;
 const INTERVAL: Duration = Duration::from_millis(150);
 
-/// The queues and the history, on connections of their own.
+/// Queues and history, on connections of their own.
 #[derive(Debug)]
 pub struct Census {
     inspector: Inspector,
@@ -29,12 +31,12 @@ pub struct Census {
     other_retries: Vec<String>,
 }
 
-/// What was counted.
+/// Result of a count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count {
-    /// Offsets of the history less messages in queues.
+    /// Offsets of the history minus messages in queues.
     pub surplus: i64,
-    /// The offset behind the history.
+    /// Offset after the newest one of the history.
     pub end: u64,
 }
 
@@ -55,11 +57,12 @@ impl Census {
         })
     }
 
-    /// Counts what there is, to be compared with a later count. Nobody may consume any more. The
-    /// surplus is too great by as many events as came during the count.
+    /// Counts all messages, for comparison with a later count. No worker may consume any more.
+    ///
+    /// The surplus is too high by the number of events that arrived during the count.
     ///
     /// # Errors
-    /// [`BrokerError`]: also where a queue or the history is missing.
+    /// [`BrokerError`]: also if a queue or the history is missing.
     pub async fn count(&mut self) -> Result<Count, BrokerError> {
         let mut before = None;
         let mut counted: Option<Count> = None;
@@ -71,9 +74,9 @@ impl Census {
                 Some(counted.map_or(count, |least| {
                     if count.surplus < least.surplus { count } else { least }
                 }));
-            // To find a stream empty takes long, and nothing comes to it.
+            // Finding a stream empty takes long, and no event arrives in it.
             if end == 0 || before == Some(end) {
-                // Deliveries of a connection that has just been closed may be on their way back.
+                // Deliveries of a connection that was just closed may still be on their way back.
                 sleep(INTERVAL).await;
                 if self.held().await? == held {
                     break;
@@ -84,8 +87,10 @@ impl Census {
         counted.ok_or_else(|| BrokerError::Unreachable("nothing was counted".into()))
     }
 
-    /// Returns how many events are missing from the queues since that count: 0 where all are there,
-    /// and 1 at least where the history is another one. Nobody may have consumed since.
+    /// Returns the number of events missing from the queues since that count.
+    ///
+    /// The result is 0 if all are there. It is at least 1 if the history was declared again. No
+    /// worker may have consumed since.
     ///
     /// # Errors
     /// As for [`count`](Self::count).
@@ -104,11 +109,13 @@ impl Census {
         Ok(missing)
     }
 
-    /// Returns how many events are missing from the main queue where every event from that offset
-    /// on may be unapplied: 0 where the main queue holds as many, and 1 at least where the history
-    /// is another one. Nobody may consume.
+    /// Returns the number of events missing from the main queue, if every event from that offset on
+    /// may be unapplied.
     ///
-    /// Messages that somebody published to the queue itself hide as many missing events.
+    /// The result is 0 if the main queue holds as many. It is at least 1 if the history was
+    /// declared again. No worker may consume.
+    ///
+    /// Messages published to the queue itself hide as many missing events.
     ///
     /// # Errors
     /// As for [`count`](Self::count).
@@ -148,8 +155,10 @@ impl Census {
         }
     }
 
-    /// Counts the messages of all queues. They are asked in the order in which messages go on: what
-    /// moves meanwhile is rather counted twice than not at all.
+    /// Counts the messages of all queues.
+    ///
+    /// The order of the queues is the order in which messages move on. So a moving message is
+    /// counted twice rather than not at all.
     async fn held(&self) -> Result<u64, BrokerError> {
         let names = self.inspector.names();
         let retries = names.retry.iter().map(|(_, name)| name);
@@ -172,14 +181,14 @@ fn surplus(end: u64, held: u64) -> i64 {
 
 fn missing_at(before: Count, end: u64, held: u64) -> u64 {
     let missing = u64::try_from(surplus(end, held).saturating_sub(before.surplus)).unwrap_or(0);
-    // A history that ends earlier was declared anew: it says nothing of what came before.
+    // A history that ends earlier was declared again, and shows nothing of earlier events.
     missing.max(u64::from(end < before.end))
 }
 
 fn missing_behind(offset: u64, end: u64, ready: u32) -> u64 {
     match end.checked_sub(offset) {
         Some(unapplied) => unapplied.saturating_sub(ready.into()),
-        // A history that ends earlier was declared anew.
+        // A history that ends earlier was declared again.
         None => 1,
     }
 }
@@ -204,7 +213,7 @@ mod tests {
 
     #[test]
     fn events_are_missing_where_the_history_grew_by_more_than_the_queues() {
-        // 3 messages were left: dead letters, say.
+        // 3 messages were left, for example dead letters.
         let before = Count { surplus: surplus(100, 3), end: 100 };
         for (end, held, missing, what) in [
             (100, 3, 0, "nothing happened"),

@@ -1,21 +1,23 @@
-//! How every consumer of ours begins.
+//! Start of every consumer.
 
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 
-/// Begins to consume, as the channel's consumer of that number; a prefetch counts for consumers
+/// Begins to consume, as the channel's consumer of that number. A prefetch counts for consumers
 /// that begin after it.
 ///
-/// The number makes the consumer's tag, behind a letter: to a quorum queue a `basic.get` is a
-/// consumer too, with the delivery's number for a tag (`quorum_ctag` in RabbitMQ's
-/// rabbit_quorum_queue.erl). The broker sends the tag along with every message, and writes to its
-/// socket whenever 1,414 bytes have come together (`FLUSH_THRESHOLD` in its rabbit_writer.erl). The
-/// tags that it makes up by itself have 31 bytes: they cost 4 % of a drain of small events (8
-/// rounds in turn, 161,500 and 168,700 events/s, with tags of one byte).
+/// The number makes the consumer's tag, behind a letter. To a quorum queue a `basic.get` is a
+/// consumer too, and its tag is the delivery's number (`quorum_ctag` in RabbitMQ's
+/// rabbit_quorum_queue.erl).
+///
+/// The tag is short because the broker sends it with every message. The broker writes to its socket
+/// whenever 1,414 bytes have gathered (`FLUSH_THRESHOLD` in its rabbit_writer.erl). The tags that
+/// the broker makes up have 31 bytes. They cost 4 % of a drain of small events: 161,500 events/s,
+/// and 168,700 with tags of one byte (8 rounds in turn).
 ///
 /// # Errors
-/// What the broker says, or that the channel is over.
+/// The broker's refusal, or the end of the channel.
 pub(super) async fn consume(
     channel: &Channel,
     number: u32,

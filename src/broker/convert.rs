@@ -1,4 +1,4 @@
-//! lapin's deliveries, properties and tables ⇄ our own words.
+//! Conversion between lapin's deliveries, properties and tables and our own types.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,20 +14,20 @@ use crate::event::{
     HeaderValue, Headers, Json, Message, Origin, OwnedMessage, OwnedValue, Properties, header,
 };
 
-/// How often a delivery of a quorum queue failed; absent the first time.
+/// Header with the number of failed deliveries from a quorum queue; absent the first time.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
-/// How often a message was delivered before, failed or not: RabbitMQ 4.3 and later.
+/// Header with the number of earlier deliveries, failed or not: RabbitMQ 4.3 and later.
 const ACQUIRED_COUNT: &str = "x-acquired-count";
 
-/// One message, as it came from a queue.
+/// One message, as a queue delivered it.
 #[derive(Clone)]
 pub struct Delivery {
     tag: Tag,
     exchange: ShortString,
     routing_key: ShortString,
     redelivered: bool,
-    /// Deliveries that are no sign of poison: see [`Delivery::forgive`].
+    /// Earlier deliveries that are no sign of poison: see [`Delivery::forgive`].
     forgiven: u64,
     properties: BasicProperties,
     body: Vec<u8>,
@@ -50,34 +50,33 @@ impl Delivery {
         }
     }
 
-    /// One that never was on a broker.
+    /// Returns a delivery that never was on a broker.
     #[cfg(test)]
     pub(crate) fn of(exchange: &str, routing_key: &str, body: &[u8]) -> Self {
         tests::delivery(exchange, routing_key, BasicProperties::default(), body)
     }
 
-    /// What to acknowledge it by.
+    /// Returns the tag to acknowledge it with.
     pub fn tag(&self) -> Tag {
         self.tag
     }
 
-    /// The exchange it came through last; empty for the default exchange.
+    /// Returns the exchange it came through last; empty for the default exchange.
     pub fn exchange(&self) -> &str {
         self.exchange.as_str()
     }
 
-    /// The routing key it came with last.
+    /// Returns the routing key it came with last.
     pub fn routing_key(&self) -> &str {
         self.routing_key.as_str()
     }
 
-    /// Whether it was delivered before, to whomever.
+    /// Returns whether it was delivered before, to any consumer.
     pub fn redelivered(&self) -> bool {
         self.redelivered
     }
 
-    /// Returns how often its delivery failed before, as the broker counts: what the delivery limit
-    /// counts.
+    /// Returns the number of earlier failed deliveries, as the delivery limit counts them.
     ///
     /// A publisher can set the same headers. The broker overwrites `x-delivery-count` on every
     /// redelivery up to version 4.2. Since 4.3 it overwrites `x-acquired-count`, which is never the
@@ -92,14 +91,14 @@ impl Delivery {
         count(ACQUIRED_COUNT).map_or(failed, |acquired| failed.min(acquired))
     }
 
-    /// Returns how often it was delivered before without an acknowledgement, less what is forgiven;
-    /// `None` the first time.
+    /// Returns how often it was redelivered without an acknowledgement, less the forgiven
+    /// deliveries; `None` the first time.
     pub fn in_vain(&self) -> Option<u64> {
         self.redelivery_count().map(|count| count.saturating_sub(self.forgiven))
     }
 
-    /// Returns how often it was redelivered, by the broker's count and by what a republished
-    /// message says; `None` the first time.
+    /// Returns the redelivery count, which includes the count of a republished message; `None` the
+    /// first time.
     pub fn redelivery_count(&self) -> Option<u64> {
         let before = self
             .header(header::REDELIVERED)
@@ -109,13 +108,14 @@ impl Delivery {
         (self.redelivered || before > 0).then(|| self.delivery_count().saturating_add(before))
     }
 
-    /// Leaves that many deliveries out of [`in_vain`](Self::in_vain): the process that had them is
-    /// alive, so they ended no worker.
+    /// Excludes that many deliveries from [`in_vain`](Self::in_vain).
+    ///
+    /// The process that received them is alive, so they ended no worker.
     pub fn forgive(&mut self, deliveries: u64) {
         self.forgiven = deliveries;
     }
 
-    /// Returns a number that tells this message from others, whichever delivery of it this is.
+    /// Returns a number that identifies this message across its deliveries.
     pub fn fingerprint(&self, hasher: &impl BuildHasher) -> u64 {
         let properties = &self.properties;
         let id = properties.message_id().as_ref().map(ShortString::as_str);
@@ -128,12 +128,12 @@ impl Delivery {
         ))
     }
 
-    /// The body, byte for byte.
+    /// Returns the body, byte for byte.
     pub fn body(&self) -> &[u8] {
         &self.body
     }
 
-    /// The message as the event's decoder reads it; the body is not copied.
+    /// Returns the message as the event decoder reads it, without copying the body.
     pub fn message(&self) -> Message<'_> {
         let headers = self.properties.headers().as_ref().map_or_else(Vec::new, |table| {
             table
@@ -158,7 +158,7 @@ impl Delivery {
         }
     }
 
-    /// Returns where it comes from, as far as that is certain.
+    /// Returns the origin, as far as it is certain.
     pub(super) fn origin(&self) -> Origin {
         self.origin
     }
@@ -167,14 +167,17 @@ impl Delivery {
         self.origin = origin;
     }
 
-    /// Whether a publisher's message came straight from the exchange that it was published to: it
-    /// is no older than the queue's backlog.
+    /// Returns whether a publisher's message came straight from its own exchange.
+    ///
+    /// Such a message is no older than the queue's backlog.
     pub fn is_first_hand(&self) -> bool {
         self.origin == Origin::Publisher && !self.was_moved && !self.exchange.as_str().is_empty()
     }
 
-    /// Tells where it first came from, where the broker has moved it since. A name beyond AMQP's
-    /// 255 bytes cannot have come over the wire.
+    /// Sets the exchange and routing key of the first arrival, after the broker has moved the
+    /// message.
+    ///
+    /// A name beyond AMQP's 255 bytes cannot have come over the wire.
     pub(super) fn arrived_by(&mut self, exchange: &str, routing_key: &str) {
         self.was_moved = true;
         if let (Some(exchange), Some(routing_key)) = (short(exchange), short(routing_key)) {
@@ -182,7 +185,7 @@ impl Delivery {
         }
     }
 
-    /// The same, as it comes after a failed delivery.
+    /// Returns the same delivery, as it comes after a failed delivery.
     #[cfg(test)]
     pub(crate) fn redelivered_once(self) -> Self {
         Self { redelivered: true, ..self }
@@ -201,7 +204,7 @@ fn text(property: Option<&ShortString>) -> Option<&str> {
     property.map(ShortString::as_str)
 }
 
-/// Neither headers nor body: payload values never reach a log.
+/// Shows neither headers nor body, so that payload values never reach a log.
 impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Delivery")
@@ -211,7 +214,7 @@ impl fmt::Debug for Delivery {
     }
 }
 
-/// The value as far as an event is made of it.
+/// Converts the value, as far as events use it.
 fn header_value(value: &AMQPValue) -> HeaderValue<'_> {
     let bytes = match value {
         AMQPValue::LongString(text) => text.as_bytes(),
@@ -240,7 +243,9 @@ fn integer(value: &AMQPValue) -> Option<i128> {
     })
 }
 
-/// A short string, or `None` beyond the 255 bytes that AMQP allows: lapin would send it broken.
+/// Returns a short string; `None` beyond the 255 bytes that AMQP allows.
+///
+/// lapin would send a longer one broken.
 pub(super) fn short(text: &str) -> Option<ShortString> {
     ShortString::try_new(text).ok()
 }
@@ -249,8 +254,10 @@ pub(super) fn long(text: impl Into<Vec<u8>>) -> AMQPValue {
     AMQPValue::LongString(text.into().into())
 }
 
-/// The properties with other headers and without those that a copy must not have: `BasicProperties`
-/// has no way to clear one.
+/// Returns the properties for a republished message: other headers, and without properties that
+/// would harm it.
+///
+/// `BasicProperties` has no way to clear a property.
 pub(super) fn for_copy(from: &BasicProperties, headers: FieldTable) -> BasicProperties {
     let mut to = BasicProperties::default().with_headers(headers).with_delivery_mode(2);
     macro_rules! keep {
@@ -262,7 +269,7 @@ pub(super) fn for_copy(from: &BasicProperties, headers: FieldTable) -> BasicProp
     to
 }
 
-/// The properties to publish a message with.
+/// Returns the properties to publish a message with.
 pub(super) fn properties_of(message: &OwnedMessage) -> Result<BasicProperties, PublishError> {
     let checked = |what: &str, text: &str| {
         short(text).ok_or_else(|| {
@@ -355,7 +362,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A delivery as lapin would hand it over.
+    /// Returns a delivery as lapin would hand it over.
     pub(in super::super) fn delivery(
         exchange: &str,
         routing_key: &str,
@@ -490,7 +497,7 @@ pub(super) mod tests {
             (0, None),
             "what was never delivered cannot have failed"
         );
-        // RabbitMQ 4.3 after a requeue that counts no failure: it sets the acquired count alone.
+        // RabbitMQ 4.3 after a requeue that counts no failure: it sets only the acquired count.
         let requeued = counted(
             true,
             &[

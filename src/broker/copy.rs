@@ -1,9 +1,12 @@
-//! Copies: what we publish in place of a delivery, to try it later, elsewhere, or never again.
+//! Republished messages: retry messages, slow-lane messages and dead letters.
 //!
-//! A copy is the delivery, byte for byte, but for what would make the broker lose it, double it or
-//! refuse it: a kept `x-death` makes dead-letter cycles vanish, an `expiration` expires it, a
-//! foreign `user_id` closes the channel (406), `CC` routes it elsewhere too, and headers larger
-//! than a frame close the connection (501).
+//! A republished message is the delivery byte for byte, without the parts that would make the
+//! broker lose, double or refuse it:
+//! - A kept `x-death` makes dead-letter cycles vanish.
+//! - An `expiration` expires the message.
+//! - A foreign `user_id` closes the channel (406).
+//! - `CC` routes the message to further queues.
+//! - Headers larger than a frame close the connection (501).
 
 use std::collections::BTreeMap;
 
@@ -18,26 +21,28 @@ use crate::event::{Form, header};
 use crate::printable::printable;
 use crate::reason::Reason;
 
-/// The longest `unstale-error`.
+/// Maximum size of `unstale-error`, in bytes.
 const ERROR_MAX_BYTES: usize = 1024;
 
-/// What the broker may add to a copy's headers on its way (`x-death` with its queue and routing
-/// key, `x-first-death-*`, `x-delivery-count`) without making it too large to be delivered.
+/// Bytes that the broker may add to the headers without making the message too large to deliver.
+///
+/// It adds `x-death` with its queue and routing key, `x-first-death-*` and `x-delivery-count`.
 const BROKER_RESERVE_BYTES: usize = 4096;
 
-/// A name or id beyond this gives way before the publisher's headers do.
+/// Maximum size of a name or id. Longer ones are dropped before the publisher's headers are.
 const NAME_MAX_BYTES: usize = 512;
 
-/// What the broker itself put on the message, and `CC`, by which it would route the copy elsewhere
-/// too.
+/// Headers that the broker itself set, and `CC` and `BCC`, which would route the message to further
+/// queues.
 const DROPPED: [&str; 6] =
     ["x-death", "x-delivery-count", "x-acquired-count", "x-stream-offset", "CC", "BCC"];
 
-/// As above: `-queue`, `-reason` and `-exchange` each.
+/// Prefixes of further such headers, each with `-queue`, `-reason` and `-exchange`.
 const DROPPED_PREFIXES: [&str; 2] = ["x-first-death-", "x-last-death-"];
 
-/// Where the first copy kept what it had to clear, and a replayed one its history; later copies
-/// keep that.
+/// Headers that every later republished message keeps.
+///
+/// The first one stores here what it had to clear. A replayed one stores its history.
 const KEPT: [&str; 5] = [
     header::EXPIRATION,
     header::USER_ID,
@@ -46,42 +51,47 @@ const KEPT: [&str; 5] = [
     header::EARLIER_REASONS,
 ];
 
-/// What the headers of a copy say. What is `None` is not written, but for the event's type, id and
-/// form, which are then those of the earlier copy. The exchange, the routing key and the time of
-/// the first arrival are taken from the delivery, or from the earlier copy that it is.
+/// Contents of our headers on a republished message.
+///
+/// A field that is `None` is not written. The event's type, id and form are exceptions: they are
+/// then taken from the earlier republished message. The exchange, the routing key and the time of
+/// the first arrival come from the delivery, or from the earlier republished message that it is.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CopyHeaders<'a> {
-    /// Attempts made so far: 1 on the first retry copy.
+    /// Attempts made so far: 1 on the first retry message.
     pub attempt: u32,
-    /// Why it stands in the dead-letter queue, or waits.
+    /// Reason why it is in the dead-letter queue, or waits.
     pub reason: Option<Reason>,
     /// The reason in words: paths and rules, never payload values. Cut after 1 KiB.
     pub error: Option<&'a str>,
     /// The event's type.
     pub event_type: Option<&'a str>,
-    /// The event's id, where it has none of its own.
+    /// The event's id, if the message has none of its own.
     pub event_id: Option<&'a str>,
-    /// How the event was read.
+    /// Form in which the event was read.
     pub form: Option<Form>,
-    /// Positions of the effects still to do, where not all.
+    /// Positions of the effects still to do, if some are done.
     pub effects: Option<&'a [u32]>,
-    /// The reasons of earlier dead letters, on a replayed one; `None` keeps those of the earlier
-    /// copy.
+    /// Reasons of earlier dead letters, on a replayed one; `None` keeps those of the earlier
+    /// message.
     pub earlier_reasons: Option<&'a str>,
-    /// How often it was delivered in vain by then, where it was.
+    /// Redelivery count by then, if it was redelivered.
     pub redelivered: Option<u64>,
     /// The registry's digest.
     pub registry: &'a str,
-    /// A time before which the event did not arrive, RFC 3339, unless an earlier copy has it.
+    /// Time (RFC 3339) before which the event did not arrive, unless an earlier republished message
+    /// has it.
     pub arrived_after: Option<&'a str>,
-    /// An offset of the history before which it does not hold the event, where that is known.
+    /// Offset of the history before which it does not hold the event, if that is known.
     pub arrived_offset: Option<u64>,
-    /// Now: RFC 3339.
+    /// Current time, RFC 3339.
     pub time: &'a str,
 }
 
-/// A copy of `delivery` for `queue`, with headers that fit a frame of `frame_max_bytes`
-/// ([`Publisher::frame_max_bytes`]); the body is not copied. The signer signs our headers.
+/// Republishes `delivery` to `queue`, with headers that fit a frame of `frame_max_bytes`
+/// ([`Publisher::frame_max_bytes`]).
+///
+/// The body is not copied. The signer signs our headers.
 ///
 /// [`Publisher::frame_max_bytes`]: super::Publisher::frame_max_bytes
 pub fn copy_to<'a>(
@@ -108,7 +118,8 @@ fn properties(
     let frame = frame_max_bytes as usize;
     let limit = frame.saturating_sub(BROKER_RESERVE_BYTES).max(frame / 2);
     let publishers = publishers_headers(delivery);
-    // The first that fits. Ours give way first, and come back where the publisher's are gone.
+    // The first attempt that fits is used. Our headers are shortened first, and are whole again
+    // once the publisher's are dropped.
     let attempts = [
         (Ours::Whole, true),
         (Ours::WithoutError, true),
@@ -137,11 +148,12 @@ fn properties(
 enum Ours {
     Whole,
     WithoutError,
-    /// Nor long names and ids, nor a long list of effects: without it all are done.
+    /// Without long names and ids, and without a long list of effects: a missing list means all
+    /// effects.
     Short,
 }
 
-/// The table without what the broker put there and without what only looks like ours.
+/// Returns the headers without those set by the broker and those that only look like ours.
 fn publishers_headers(delivery: &Delivery) -> BTreeMap<ShortString, AMQPValue> {
     let is_copy = delivery.origin().is_republished();
     let table = delivery.properties().headers().as_ref().map(FieldTable::inner);
@@ -173,7 +185,7 @@ fn write_ours(
 ) {
     let fits = |text: &&str| ours != Ours::Short || text.len() <= NAME_MAX_BYTES;
     let signed = |name: &str| text(delivery, name).filter(|_| delivery.origin().is_republished());
-    // A signature must not vouch for more of an unsigned message than how its event is read.
+    // From an unsigned message, a signature may cover only how its event is read.
     let earlier =
         |name: &str| text(delivery, name).filter(|_| delivery.origin().says_how_to_read());
     let mut write = |name: &str, value: Option<&str>| {
@@ -248,7 +260,7 @@ fn write_ours(
     );
 }
 
-/// The text up to [`ERROR_MAX_BYTES`], ending on a whole character.
+/// Returns the text up to [`ERROR_MAX_BYTES`], ending on a whole character.
 fn cut_error(error: &str) -> &str {
     let end = (0..=error.len().min(ERROR_MAX_BYTES)).rev().find(|&at| error.is_char_boundary(at));
     &error[..end.unwrap_or(0)]

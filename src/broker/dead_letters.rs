@@ -1,10 +1,16 @@
-//! The dead-letter queue, looked through: every letter is delivered, few or none are acknowledged,
-//! the others go back in their order.
+//! Reading of the dead-letter queue.
 //!
-//! What the obvious way loses: a prefetch of 0 delivers 2,000 letters, a prefetch has 16 bits, a
-//! nack of many scrambles them. So: channels of 50,000, one filled after the other; at the end all
-//! consumers are cancelled first, then the channels are closed in order of their opening, each once
-//! the letters of the one before it are back.
+//! The reader takes delivery of every dead letter, acknowledges few or none, and requeues the
+//! others in their order.
+//!
+//! The obvious ways lose the order or the letters:
+//! - A prefetch of 0 delivers 2,000 letters.
+//! - A prefetch has 16 bits.
+//! - A nack of many letters scrambles them.
+//!
+//! So the reader fills channels of 50,000 letters, one after the other. At the end it cancels all
+//! consumers first. Then it closes the channels in the order of their opening, each once the
+//! letters of the previous one are back.
 
 mod death;
 
@@ -31,39 +37,44 @@ use super::permitted::refused_read;
 use super::signature::Signer;
 use crate::config::AmqpConfig;
 
-/// Letters held by one channel: the prefetch has 16 bits.
+/// Maximum number of letters held by one channel: the prefetch has 16 bits.
 const CHANNEL_MAX: u16 = 50_000;
 
-/// Nothing came for so long: are there any left? Somebody else may have taken them. A busy broker
-/// takes seconds to send the first of 50,000, and meanwhile none of them counts as ready.
+/// Time without a delivery after which the reader checks if any letters are left.
+///
+/// Another program may have taken them. A busy broker takes seconds to send the first of 50,000,
+/// and none of them counts as ready until then.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// As [`QUIET`], for a retry queue: what is counted there may have gone on.
+/// Same as [`QUIET`], for a retry queue, whose messages may have moved on.
 const RETRY_QUIET: Duration = Duration::from_secs(1);
 
-/// How long a queue may go without getting more of a closed channel's letters back, and how often
-/// it is asked.
+/// Maximum time without progress until a closed channel's letters are back, and the time between
+/// two checks.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(10);
 const RETURN_INTERVAL: Duration = Duration::from_millis(5);
 
-/// A letter, read as it was at first arrival where the broker put it there itself.
+/// Dead letter; if the broker dead-lettered it, as it was at first arrival.
 #[derive(Debug)]
 pub struct DeadLetter {
-    /// The message; a publisher's has the exchange and the routing key that it first came with.
+    /// Message; a publisher's has the exchange and the routing key of its first arrival.
     pub delivery: Delivery,
-    /// What the broker says of it, where it was the broker that dead-lettered it.
+    /// The broker's entry, if the broker dead-lettered it.
     pub death: Option<Death>,
 }
 
-/// A look through the dead-letter queue. While it lasts nobody else sees what it has read; dropped,
-/// all of it goes back.
+/// Reader of the dead-letter queue.
+///
+/// Until it ends, no other program sees the letters that it has read. Dropping it requeues all of
+/// them.
 #[derive(Debug)]
 pub struct DeadLetters {
-    /// Before the channels: dropped, the socket is shut first, and nothing is said about them.
+    /// First field: a drop then shuts the socket before the channels, and nothing is sent about
+    /// them.
     link: Link,
     ended: watch::Receiver<Option<SessionEnded>>,
     names: Names,
-    /// The queue that is looked through.
+    /// Queue that is read.
     queue: String,
     quiet: Duration,
     origins: Origins,
@@ -74,19 +85,20 @@ pub struct DeadLetters {
     channel_max: u16,
 }
 
-/// A channel and what it holds.
+/// Channel and the letters that it holds.
 #[derive(Debug)]
 struct Reading {
     channel: Channel,
     consumer: Consumer,
     prefetch: usize,
-    /// Given out and not acknowledged.
+    /// Letters given out and not acknowledged.
     held: usize,
 }
 
 impl DeadLetters {
-    /// Connects, and counts what stands in the dead-letter queue: what comes later is not looked
-    /// at. Declares nothing. The signer tells which letters a worker has written.
+    /// Connects, and counts the letters in the dead-letter queue. Later letters are not read.
+    ///
+    /// Declares nothing. The signer decides which letters a worker has written.
     ///
     /// # Errors
     /// [`BrokerError`]: also when there is no such queue.
@@ -97,8 +109,10 @@ impl DeadLetters {
             .map_err(|refusal| explained(&dead, refusal))
     }
 
-    /// As [`connect`](Self::connect), to a retry queue: what goes on to its next attempt meanwhile
-    /// is passed over. `None` where there is no such queue.
+    /// Connects as [`connect`](Self::connect) does, to a retry queue; `None` if there is no such
+    /// queue.
+    ///
+    /// The reader skips messages that move on to their next attempt meanwhile.
     ///
     /// # Errors
     /// [`BrokerError`].
@@ -128,7 +142,7 @@ impl DeadLetters {
             Ok(total) => total,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        // RabbitMQ before 4.2.6 counts the messages of a queue for users who may not read it.
+        // Before 4.2.6, RabbitMQ counts a queue's messages even for users who may not read it.
         if let Some(problem) = refused_read(&link, queue).await? {
             return Err(BrokerError::Topology(vec![problem]));
         }
@@ -148,44 +162,48 @@ impl DeadLetters {
         }))
     }
 
-    /// With fewer letters to a channel than the protocol allows: more channels for the same queue.
+    /// Limits the letters per channel below the protocol's maximum, so that one queue needs more
+    /// channels.
     #[must_use]
     pub fn with_channel_max(mut self, letters: std::num::NonZeroU16) -> Self {
         self.channel_max = letters.get().min(CHANNEL_MAX);
         self
     }
 
-    /// How many letters there were at first.
+    /// Returns the number of letters at the start.
     pub fn total(&self) -> u32 {
         self.total
     }
 
-    /// Returns what signs copies of these letters.
+    /// Returns the signer for messages republished from these letters.
     pub fn signer(&self) -> &Signer {
         self.origins.signer()
     }
 
-    /// Returns how often the letter that was looked at most had been looked at before: each look
-    /// counts as a failed delivery.
+    /// Returns the highest number of earlier looks at one letter.
+    ///
+    /// Each look counts as a failed delivery.
     pub fn most_looks(&self) -> u64 {
         self.most_looks
     }
 
-    /// Returns the name of the queue that is looked through.
+    /// Returns the name of the queue that is read.
     pub fn queue(&self) -> &str {
         &self.queue
     }
 
-    /// The names of the queues.
+    /// Returns the names of the queues.
     pub fn names(&self) -> &Names {
         &self.names
     }
 
-    /// Looks whether the queue of events is there to replay to. RabbitMQ 4.2.6 and later need a
-    /// permission for such a look; without it, publishing shows it.
+    /// Checks that the main queue exists, as the target of a replay.
+    ///
+    /// RabbitMQ 4.2.6 and later require a permission for this check. Without the permission,
+    /// publishing shows the problem.
     ///
     /// # Errors
-    /// [`BrokerError`]: when it is not there.
+    /// [`BrokerError`]: when the queue does not exist.
     pub async fn find_main(&self) -> Result<(), BrokerError> {
         match count_or_refusal(&self.link, &self.names.main).await? {
             Err(Refusal::Forbidden(_)) => Ok(()),
@@ -194,27 +212,28 @@ impl DeadLetters {
         }
     }
 
-    /// Returns how many messages wait for workers: in the queue of events and in that of the slow
-    /// lane.
+    /// Returns the number of messages that wait for workers, in the main and in the slow queue.
     ///
     /// # Errors
-    /// [`BrokerError`]: also when they may not be looked at.
+    /// [`BrokerError`]: also when the user may not look at them.
     pub async fn waiting_for_workers(&self) -> Result<u32, BrokerError> {
         Ok(count(&self.link, &self.names.main)
             .await?
             .saturating_add(count(&self.link, &self.names.slow).await?))
     }
 
-    /// The next letters in the queue's order, `max` at most; none at the end. Letters that
-    /// [`take`](Self::take) has not taken by the next call are held until [`close`](Self::close).
+    /// Returns the next letters in the queue's order, `max` at most; none at the end.
+    ///
+    /// Letters not taken with [`take`](Self::take) before the next call are held until
+    /// [`close`](Self::close).
     ///
     /// # Errors
     /// When the connection is over.
     pub async fn next_batch(&mut self, max: usize) -> Result<Vec<DeadLetter>, SessionEnded> {
         let mut batch = Vec::new();
         while batch.len() < max && self.left > 0 {
-            // A channel is full only once everything of it that was to be taken is: so no later
-            // letter ever comes to an earlier channel.
+            // A channel counts as full only once all of its letters that the caller wants were
+            // taken. So no later letter ever comes to an earlier channel.
             if self.readings.last().is_none_or(|reading| reading.held >= reading.prefetch) {
                 if !batch.is_empty() {
                     break;
@@ -269,7 +288,8 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Takes letters out of the queue for good; waits until the broker has read that.
+    /// Removes letters from the queue for good, and waits until the broker has read the
+    /// acknowledgements.
     ///
     /// # Errors
     /// When the connection is over: then some of them may come back.
@@ -279,7 +299,7 @@ impl DeadLetters {
                 tags.iter().filter(|tag| tag.epoch == epoch).map(|tag| tag.number).collect();
             let taken = numbers.len();
             if taken == reading.held {
-                // One for all.
+                // One acknowledgement covers all.
                 numbers = numbers.into_iter().max().into_iter().collect();
             }
             let multiple = taken == reading.held;
@@ -288,8 +308,8 @@ impl DeadLetters {
                 .map(|number| reading.channel.basic_ack(number, BasicAckOptions { multiple }));
             answered(try_join_all(acks)).await?;
             if taken > 0 {
-                // Its answer comes behind the acknowledgements. Without it, those of several
-                // batches are on their way when the program is killed.
+                // The answer comes after the acknowledgements. Without it, those of several batches
+                // are still on their way if the program is killed.
                 let prefetch = u16::try_from(reading.prefetch).unwrap_or(u16::MAX);
                 answered(reading.channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
             }
@@ -298,22 +318,23 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Gives back what was not taken, in its order, and waits until it is back.
+    /// Requeues the letters that were not taken, in their order, and waits until they are back.
     ///
     /// # Errors
-    /// When the connection is over before that: then everything goes back as well, in whatever
-    /// order the broker likes.
+    /// When the connection is over earlier. The letters go back anyway, in an order that the broker
+    /// chooses.
     pub async fn close(mut self) -> Result<(), SessionEnded> {
         self.give_back().await?;
         self.link.close().await;
         Ok(())
     }
 
-    /// Gives back what was not taken, as [`close`](Self::close) does, and begins the look anew.
-    /// Tags of before are not valid any more.
+    /// Requeues the letters that were not taken, as [`close`](Self::close) does, and starts again.
+    ///
+    /// Earlier tags are no longer valid.
     ///
     /// # Errors
-    /// As of [`close`](Self::close).
+    /// As for [`close`](Self::close).
     pub async fn rewind(&mut self) -> Result<(), SessionEnded> {
         self.give_back().await?;
         self.total = ready(&self.link, &self.queue).await?;
@@ -328,8 +349,7 @@ impl DeadLetters {
                 reading.channel.basic_cancel(reading.consumer.tag(), BasicCancelOptions::default()),
             )
             .await?;
-            // lapin ends the stream when the broker has confirmed, behind everything that came
-            // before.
+            // lapin ends the stream when the broker has confirmed, after all earlier deliveries.
             while let Some(unread) = reading.consumer.next().await {
                 unread?;
                 reading.held += 1;
@@ -338,12 +358,12 @@ impl DeadLetters {
         let mut back = ready(&self.link, &self.queue).await?;
         let mut patient = true;
         for reading in &readings {
-            // Thousands of letters go back: that takes its time.
+            // Thousands of letters go back, which takes time.
             let closed = reading.channel.close(200, "bye".into());
             timeout(ANSWER_TIMEOUT, closed)
                 .await
                 .map_err(|_| SessionEnded::new("no answer to the closing of a channel"))??;
-            // The broker answers before the queue has heard of it, and the queue hears of two
+            // The broker answers before the queue knows of the close, and the queue learns of two
             // channels in any order.
             back = back.saturating_add(u32::try_from(reading.held).unwrap_or(u32::MAX));
             patient = patient && self.has_back(back).await?;
@@ -351,8 +371,10 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Waits until so many are ready, for as long as they become more. Says whether they are:
-    /// somebody else may have taken some.
+    /// Waits until that many letters are ready, as long as their number grows. Returns whether they
+    /// are.
+    ///
+    /// Another program may have taken some.
     async fn has_back(&self, letters: u32) -> Result<bool, SessionEnded> {
         let (mut seen, mut since) = (0, Instant::now());
         loop {
@@ -374,7 +396,7 @@ async fn ready(link: &Link, queue: &str) -> Result<u32, SessionEnded> {
     count(link, queue).await.map_err(|error| SessionEnded::new(error.to_string()))
 }
 
-/// How many messages a queue holds; refused by name where there is none.
+/// Returns the number of messages in a queue; a missing queue is a named refusal.
 async fn count(link: &Link, queue: &str) -> Result<u32, BrokerError> {
     count_or_refusal(link, queue).await?.map_err(|refusal| explained(queue, refusal))
 }

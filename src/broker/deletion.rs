@@ -1,5 +1,6 @@
-//! Evidence that an object was deleted, and had to be declared anew: events may be in the history
-//! alone since.
+//! Evidence that an object was deleted and declared again.
+//!
+//! Events may be in the history alone since the deletion.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,25 +9,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::queue_specs::Kind;
 use super::topology::Depth;
 
-/// Evidence that outlives the attempt that found it: a session that cannot begin after all, or a
-/// look that is broken off.
+/// Evidence that outlives its attempt, such as a session that fails to begin or an interrupted
+/// check.
 #[derive(Debug, Clone, Default)]
 pub struct DeletionSeen(Arc<Evidence>);
 
 #[derive(Debug, Default)]
 struct Evidence {
     is_noted: AtomicBool,
-    /// Objects that are missing, and that somebody else is to declare.
+    /// Missing objects that this worker does not declare.
     missing: Mutex<BTreeSet<String>>,
 }
 
 impl DeletionSeen {
-    /// Returns whether there is any, and keeps it.
+    /// Returns whether there is evidence, and keeps it.
     pub fn is_noted(&self) -> bool {
         self.0.is_noted.load(Ordering::SeqCst)
     }
 
-    /// Returns whether there is any, and forgets it: a heal is owed now.
+    /// Returns whether there is evidence, and clears it: a heal is owed now.
     #[must_use]
     pub fn take(&self) -> bool {
         self.0.is_noted.swap(false, Ordering::SeqCst)
@@ -36,8 +37,9 @@ impl DeletionSeen {
         self.0.is_noted.store(true, Ordering::SeqCst);
     }
 
-    /// Takes note of whether an object that only others declare exists while the session lasts.
-    /// That it is missing is evidence once, until it exists again.
+    /// Notes whether an object that this worker does not declare exists during the session.
+    ///
+    /// Its absence is evidence once, until it exists again.
     pub(super) fn looked_at(&self, kind: Kind, object: &str, exists: bool) {
         if !owes_heal(kind, Depth::Existence) {
             return;
@@ -51,18 +53,21 @@ impl DeletionSeen {
     }
 }
 
-/// A declaration of what was missing. Dropped, it notes the evidence: also where no answer came,
-/// since the broker may have declared the object all the same.
+/// Declaration of a missing object.
+///
+/// Dropping it notes the evidence, even if no answer came, because the broker may have declared the
+/// object.
 #[derive(Debug)]
 pub(super) struct Declaring<'d>(Option<&'d DeletionSeen>);
 
 impl<'d> Declaring<'d> {
-    /// Returns one of an object of that kind. `seen` is `None` where nothing existed before.
+    /// Returns the declaration of an object of that kind. `seen` is `None` if no object existed
+    /// before.
     pub(super) fn new(seen: Option<&'d DeletionSeen>, kind: Kind, depth: Depth) -> Self {
         Self(seen.filter(|_| owes_heal(kind, depth)))
     }
 
-    /// Notes nothing: the broker refused to declare it.
+    /// Notes nothing, because the broker refused to declare it.
     pub(super) fn refused(mut self) {
         self.0 = None;
     }
@@ -76,8 +81,10 @@ impl Drop for Declaring<'_> {
     }
 }
 
-/// A retry queue that is new at the start belongs to a changed schedule; one that vanishes later
-/// took its messages along.
+/// Returns whether a declaration owes a heal.
+///
+/// A new retry queue at the start belongs to a changed schedule. A retry queue that vanishes later
+/// takes its messages along.
 pub(super) fn owes_heal(kind: Kind, depth: Depth) -> bool {
     match kind {
         Kind::Exchange | Kind::Main | Kind::Slow => true,

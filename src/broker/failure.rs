@@ -1,4 +1,4 @@
-//! What can go wrong with the broker, sorted by what its user can do about it.
+//! Failures of the broker, sorted by what an operator can do.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,17 +9,17 @@ use lapin::{Error, ErrorKind};
 use super::reply_text;
 use crate::tls;
 
-/// What to do about a missing permission.
+/// Advice for a missing permission.
 pub(super) const GRANT: &str =
     "grant the permission: docs/reference/rabbitmq-permissions.md lists them for each user";
 
-/// Why there is no session.
+/// Reason why a session cannot begin.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BrokerError {
-    /// Trying again may help.
+    /// A retry may help.
     #[error("RabbitMQ cannot be reached: {0}")]
     Unreachable(String),
-    /// Trying again will not help: credentials, virtual host, permissions.
+    /// A retry will not help: credentials, virtual host, permissions.
     #[error(
         "RabbitMQ refused us: {0}; check the user, the password and the virtual host in UNSTALE_AMQP_URL, and \
              that the user has permissions there: docs/reference/rabbitmq-permissions.md"
@@ -28,31 +28,31 @@ pub enum BrokerError {
     /// A setting cannot be used.
     #[error("{0}")]
     Settings(String),
-    /// Objects are missing or not as we need them; all of them are told.
+    /// Objects are missing or differ; the error lists all of them.
     #[error("{}", list(.0))]
     Topology(Vec<TopologyProblem>),
-    /// The broker answers, and cannot serve the history.
+    /// The broker answers, but cannot serve the history.
     #[error("stream `{queue}`: {words}; {}", .problem.advice())]
     History {
-        /// What is wrong with it.
+        /// Kind of the problem.
         problem: HistoryProblem,
         /// The stream's name.
         queue: String,
-        /// The broker's words where it has any.
+        /// The broker's words, if it has any.
         words: String,
     },
 }
 
-/// Why the history cannot be read.
+/// Reason why the history cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HistoryProblem {
-    /// There is none.
+    /// The history does not exist.
     Missing,
     /// The user may not read it.
     Forbidden,
     /// A queue of another type has its name.
     NotAStream,
-    /// It is there, and the broker fails over it.
+    /// The history exists, and the broker fails when it reads it.
     Broken,
 }
 
@@ -75,7 +75,7 @@ impl HistoryProblem {
 }
 
 impl BrokerError {
-    /// Whether trying again without a change by a person is in vain.
+    /// Returns whether a retry cannot help until an operator changes something.
     pub fn is_final(&self) -> bool {
         !matches!(
             self,
@@ -84,15 +84,15 @@ impl BrokerError {
     }
 }
 
-/// What is wrong with one object of the contract, and what to do about it.
+/// Problem with one object of the contract, and the advice for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{object}: {what}; {advice}")]
 pub struct TopologyProblem {
-    /// Such as ``queue `unstale.dead` ``.
+    /// Object, such as ``queue `unstale.dead` ``.
     pub object: String,
-    /// The broker's words where it has any.
+    /// The broker's words, if it has any.
     pub what: String,
-    /// What a person can do.
+    /// Advice for the operator.
     pub advice: String,
 }
 
@@ -100,8 +100,9 @@ fn list(problems: &[TopologyProblem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// A session is over and is to be dropped whole; what it delivered and we did not acknowledge comes
-/// back.
+/// End of a session, which is then dropped.
+///
+/// The broker redelivers all that was not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionEnded {
     cause: Arc<str>,
@@ -111,7 +112,7 @@ pub struct SessionEnded {
 }
 
 impl SessionEnded {
-    /// Ended for that cause.
+    /// Returns the end of a session for that cause.
     pub fn new(cause: impl Into<Arc<str>>) -> Self {
         Self {
             cause: cause.into(),
@@ -121,30 +122,34 @@ impl SessionEnded {
         }
     }
 
-    /// Returns the end of a session whose connection is gone, for whatever cause.
+    /// Returns the end of a session whose connection is lost, for any cause.
     pub fn lost_connection(cause: impl Into<Arc<str>>) -> Self {
         Self { is_lost_connection: true, ..Self::new(cause) }
     }
 
-    /// Whether the network or the broker ended the connection: no sign that a message did.
+    /// Returns whether the network or the broker ended the connection.
+    ///
+    /// Then a message is not the cause.
     pub fn is_lost_connection(&self) -> bool {
         self.is_lost_connection
     }
 
-    /// Ended since a queue was deleted, or may have been.
+    /// Returns the end of a session whose queue was deleted, or may have been.
     pub(super) fn by_deletion(cause: impl Into<Arc<str>>) -> Self {
         Self { queue_gone: true, ..Self::new(cause) }
     }
 
-    /// A queue was deleted, or may have been: whoever declares it anew, events may have gone to the
-    /// history alone meanwhile.
+    /// Returns whether a queue was deleted, or may have been.
+    ///
+    /// Events may have gone to the history alone until the queue is declared again.
     pub fn queue_may_be_gone(&self) -> bool {
         self.queue_gone
     }
 
-    /// A message came that `lapin` cannot parse (a short string that is no UTF-8), and took the
-    /// connection with it. It will come again: with a prefetch of 1 it harms no neighbour until the
-    /// broker's delivery limit takes it out.
+    /// Returns whether a message that `lapin` cannot parse ended the connection.
+    ///
+    /// Such a message has a short string that is not UTF-8. The broker delivers it again until its
+    /// delivery limit is reached. With a prefetch of 1, no other message is redelivered with it.
     pub fn by_unreadable_message(&self) -> bool {
         self.unreadable
     }
@@ -168,7 +173,7 @@ impl From<Error> for SessionEnded {
     }
 }
 
-/// Whether the error says that the connection is gone, and nothing of what was sent on it.
+/// Returns whether the error shows a lost connection, and nothing about what was sent on it.
 fn is_lost_connection(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::IOError(_)
@@ -190,10 +195,10 @@ impl From<SessionEnded> for BrokerError {
     }
 }
 
-/// Why a message is not known to stand in a queue.
+/// Reason why a message is not known to be in a queue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// No queue took it: nothing is bound there.
+    /// No queue took it, because none is bound there.
     #[error("no queue took the message: {0}")]
     Returned(String),
     /// The broker could not store it, or a queue is full.
@@ -207,15 +212,15 @@ pub enum PublishError {
     /// The message cannot be sent as it is.
     #[error("{0}")]
     Unsendable(String),
-    /// The broker takes nothing at the moment (memory or disk alarm).
+    /// The broker blocks publishing at the moment (memory or disk alarm).
     #[error("RabbitMQ takes no messages at the moment: a memory or disk alarm")]
     Blocked,
-    /// The connection is gone, or gave no confirm in time: the message may have arrived or not.
+    /// The connection is lost, or gave no confirm in time. The message may or may not have arrived.
     #[error(transparent)]
     Ended(#[from] SessionEnded),
 }
 
-/// The broker's words, and what to do where a permission is missing.
+/// Returns the broker's words, with advice if a permission is missing.
 fn with_advice(words: &str) -> String {
     if reply_text::is_access_refused(words) {
         format!("{words}; {GRANT}")
@@ -224,18 +229,18 @@ fn with_advice(words: &str) -> String {
     }
 }
 
-/// What an operation on an object came to, when it failed.
+/// Outcome of a failed operation on an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// There is no such object.
+    /// The object does not exist.
     Missing(String),
-    /// It stands with other arguments, or somebody holds it for himself.
+    /// The object has other arguments, or is exclusive to another connection.
     Differs(String),
-    /// We may not.
+    /// The user lacks a permission.
     Forbidden(String),
-    /// The broker does not know how.
+    /// The broker does not support it.
     Unsupported(String),
-    /// Anything else: the connection, a timeout, a cluster in trouble.
+    /// Any other failure: the connection, a timeout, a cluster in trouble.
     Passing(String),
 }
 
@@ -261,7 +266,7 @@ impl From<&Error> for Refusal {
     }
 }
 
-/// Sorts what a try to connect came to.
+/// Classifies a failed attempt to connect.
 pub(super) fn connect_error(error: &Error) -> BrokerError {
     let text = words(error);
     if let Some(explained) = tls::AMQP.explain(&text) {
@@ -270,7 +275,7 @@ pub(super) fn connect_error(error: &Error) -> BrokerError {
     match error.kind() {
         ErrorKind::ProtocolError(protocol) => match protocol.kind() {
             AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => BrokerError::Refused(text),
-            // Also used when a limit of connections is reached, which passes.
+            // RabbitMQ also uses this code for the limit of connections, which is temporary.
             AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) if !reply_text::is_limit(&text) => {
                 BrokerError::Refused(text)
             }
@@ -286,7 +291,7 @@ pub(super) fn connect_error(error: &Error) -> BrokerError {
     }
 }
 
-/// The broker's own words where it has any, else lapin's.
+/// Returns the broker's own words if it has any, else lapin's.
 pub(super) fn words(error: &Error) -> String {
     match error.kind() {
         ErrorKind::ProtocolError(protocol) => protocol.get_message().to_string(),

@@ -1,19 +1,20 @@
-//! The name of a broker's cluster, from the first frame that the broker sends. lapin does not pass
-//! it on.
+//! Name of the broker's cluster, read from the first frame that the broker sends.
+//!
+//! lapin does not pass the name on.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// Maximum bytes in which the name is looked for.
+/// Maximum bytes in which the name is searched.
 const BYTES_MAX: usize = 16 << 10;
 
-/// Bytes of a frame beside its payload: type, channel, size; and the end mark.
+/// Bytes of a frame beside its payload and its end mark: type, channel and size.
 const FRAME_HEAD: usize = 7;
 
-/// The entry of the server's properties, a table: the name with its length, and the type of a long
-/// text.
+/// Start of the entry in the table of server properties: the name with its length, and the type of
+/// a long text.
 const CLUSTER_NAME: &[u8] = b"\x0ccluster_nameS";
 
-/// The first frame of a connection, as it arrives.
+/// First frame of a connection, as it arrives.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Greeting(Arc<Inner>);
 
@@ -45,7 +46,7 @@ impl Greeting {
         }
     }
 
-    /// Returns the name of the cluster; `None` where the broker does not tell.
+    /// Returns the name of the cluster; `None` if the broker does not send it.
     pub(super) fn cluster(&self) -> Option<&str> {
         self.0.cluster.get()?.as_deref()
     }

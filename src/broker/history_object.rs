@@ -1,5 +1,6 @@
-//! The history as an object of the broker, on a connection of its own: a stream that the broker has
-//! broken ends the connection on which it is declared or bound, and must not end the session.
+//! The history as an object of the broker, on a connection of its own.
+//!
+//! Declaring or binding a broken stream ends the connection. That must not end the session.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +15,7 @@ use super::reply_text;
 use super::topology::{self, Declared, Depth, Ensured};
 use crate::config::{AmqpConfig, HistoryConfig};
 
-/// Time for all that the broker is asked about the history at once: a session does not wait longer
-/// for it.
+/// Maximum time for all questions about the history together: a session does not wait longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Declares and binds the history.
@@ -27,25 +27,25 @@ pub(super) struct HistoryObject {
     link: Mutex<Option<Link>>,
 }
 
-/// Why the history cannot be used.
+/// Reason why the history cannot be used.
 #[derive(Debug)]
 pub(super) enum HistoryFault {
-    /// The settings or the permissions do not fit: the first session ever, which declares the main
-    /// queue, refuses to begin.
+    /// The settings or the permissions do not fit. The first session ever, which declares the main
+    /// queue, then refuses to begin.
     Settings(Vec<TopologyProblem>),
-    /// It is missing and not ours to declare.
+    /// The history is missing, and this worker does not declare it.
     Missing(Vec<TopologyProblem>),
-    /// The broker cannot serve it, in its words.
+    /// The broker cannot serve it; these are its words.
     Broken(String),
 }
 
 impl HistoryFault {
-    /// Returns whether there is no history.
+    /// Returns whether the history is missing.
     pub(super) fn is_missing(&self) -> bool {
         matches!(self, Self::Missing(_))
     }
 
-    /// Returns what there is to tell a person.
+    /// Returns the description for the operator.
     pub(super) fn words(&self) -> String {
         match self {
             Self::Settings(problems) | Self::Missing(problems) => {
@@ -90,7 +90,8 @@ impl HistoryObject {
         })
     }
 
-    /// Whether there is no such stream. A broker that does not tell is not taken to have none.
+    /// Returns whether the stream is missing. If the broker does not answer, the stream counts as
+    /// present.
     pub(super) async fn is_missing(&self) -> bool {
         let looked = timeout(ANSWER_TIMEOUT, async {
             let mut kept = self.link.lock().await;
@@ -113,7 +114,7 @@ impl HistoryObject {
             depth,
         )
         .await;
-        // After a refusal nobody knows what the connection is worth.
+        // After a refusal the state of the connection is unknown.
         if ensured.is_ok() {
             *kept = Some(link);
         }
@@ -137,7 +138,7 @@ impl HistoryObject {
     }
 }
 
-/// The objects that were declared, in words.
+/// Returns the names of the declared objects.
 pub(super) fn in_words(declared: &[Declared]) -> impl Iterator<Item = String> {
     declared.iter().map(|declared| declared.object.clone())
 }

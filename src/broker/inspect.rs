@@ -1,4 +1,6 @@
-//! How the queues stand, asked without changing anything: AMQP alone, no management plugin.
+//! State of the queues, read without any change: AMQP alone, no management plugin.
+//!
+//! This module has a connection of its own; `look` uses that of a session.
 
 use std::sync::Arc;
 
@@ -15,19 +17,19 @@ use super::link::{ANSWER_TIMEOUT, EndSignal, Link, answered};
 use super::names::Names;
 use crate::config::AmqpConfig;
 
-/// How a queue stands.
+/// State of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QueueState {
-    /// It is there.
+    /// The queue exists.
     Stands {
-        /// Messages that wait; those in a consumer's hand are not among them.
+        /// Messages that wait; those in flight are not included.
         ready: u32,
-        /// How many consume it.
+        /// Number of consumers.
         consumers: u32,
     },
-    /// There is none of that name.
+    /// No queue has that name.
     Missing,
-    /// The broker does not tell: its words.
+    /// The broker does not report the state; these are its words.
     Unknown(String),
 }
 
@@ -40,10 +42,10 @@ pub struct Inspector {
 }
 
 impl Inspector {
-    /// Connects to whichever node answers first: one that is silent must not hide the others.
+    /// Connects to the node that answers first, so that a silent node does not hide the others.
     ///
     /// # Errors
-    /// [`BrokerError`], what each node came to.
+    /// [`BrokerError`]: one failure of a node, final ones first.
     pub async fn connect(config: &AmqpConfig) -> Result<Self, BrokerError> {
         let mut dialled: FuturesUnordered<_> = config
             .urls
@@ -66,7 +68,7 @@ impl Inspector {
                 Err(failure) => failures.push(failure),
             }
         }
-        // A refusal says more than a node that is away.
+        // A refusal explains more than a node that is away.
         let worst = failures.iter().position(BrokerError::is_final).unwrap_or(0);
         Err(if failures.is_empty() {
             BrokerError::Unreachable("no node is named".into())
@@ -75,22 +77,23 @@ impl Inspector {
         })
     }
 
-    /// The broker, by its cluster's name and the virtual host; `None` where it does not tell.
+    /// Returns the broker's cluster name and virtual host; `None` if the broker does not send the
+    /// name.
     pub fn broker(&self) -> Option<String> {
         self.link.broker()
     }
 
-    /// The names of the queues.
+    /// Returns the names of the queues.
     pub fn names(&self) -> &Names {
         &self.names
     }
 
-    /// The URL of the node that answered, without its password.
+    /// Returns the URL of the node that answered, without its password.
     pub fn node(&self) -> &str {
         &self.node
     }
 
-    /// How a queue stands.
+    /// Returns the state of a queue.
     ///
     /// # Errors
     /// When the connection is over.
@@ -115,7 +118,7 @@ impl Inspector {
             }
             Err(error) => match Refusal::from(&error) {
                 Refusal::Missing(_) => Ok(QueueState::Missing),
-                // Also a queue whose node is down: the connection stands.
+                // This includes a queue whose node is down, while the connection is open.
                 Refusal::Forbidden(words)
                 | Refusal::Differs(words)
                 | Refusal::Unsupported(words)
@@ -132,7 +135,7 @@ impl Inspector {
         }
     }
 
-    /// Says goodbye.
+    /// Closes the connection cleanly.
     pub async fn close(self) {
         self.link.close().await;
     }

@@ -1,4 +1,4 @@
-//! A consumer and what it delivered: batches in, acknowledgements out.
+//! Lane: one consumer on one channel, with batches in and acknowledgements out.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,30 +17,31 @@ use super::link::{EndSignal, STATE_INTERVAL, answered};
 use super::origin::Origins;
 use super::recent_acks::RecentAcks;
 
-/// Numbers the lanes of this process: a tag means something on its own channel only.
+/// Number of the next lane in this process. A tag is valid on its own channel only.
 static EPOCH: AtomicU64 = AtomicU64::new(0);
 
-/// Bodies of one batch: what is larger waits for the next, so that the prefetch is adapted before
-/// much more has arrived.
+/// Maximum size of the bodies in one batch.
+///
+/// Larger deliveries wait for the next batch, so that the prefetch adapts before much more arrives.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
-/// Which queue.
+/// Queue of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LaneName {
-    /// Where events arrive.
+    /// Queue that events arrive in.
     Main,
-    /// What one round trip cannot finish.
+    /// Queue of events that one round trip cannot finish.
     Slow,
 }
 
-/// Names a delivery of one lane; those of a lane come in rising order.
+/// Identifies a delivery of one lane. The tags of a lane rise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tag {
     pub(super) epoch: u64,
     pub(super) number: u64,
 }
 
-/// One channel with at most one consumer: `ack multiple` reaches across all consumers of a channel.
+/// One channel with at most one consumer, because `ack multiple` covers all consumers of a channel.
 #[derive(Debug)]
 pub struct Lane {
     queue: ShortString,
@@ -48,12 +49,12 @@ pub struct Lane {
     origins: Origins,
     consumer: Option<Consumer>,
     consumers_begun: u32,
-    /// When the queue was last asked for a consumer, or for one message.
+    /// Time of the last request to the queue, for a consumer or for one message.
     asked_at: Option<Instant>,
-    /// Has arrived and was not given out yet.
+    /// Deliveries that have arrived and were not given out yet.
     left_over: VecDeque<Delivery>,
     left_over_bytes: usize,
-    /// The number of the newest delivery that has arrived: a channel counts them from 1.
+    /// Number of the newest delivery that has arrived. A channel counts deliveries from 1.
     newest: u64,
     ended: watch::Receiver<Option<SessionEnded>>,
 }
@@ -82,16 +83,17 @@ impl Lane {
         }
     }
 
-    /// Starts to consume with this prefetch; a consumer that stands is cancelled first, since a
-    /// prefetch counts for new consumers only. What was delivered before stays valid, and what had
-    /// arrived is given out first. A prefetch of 0 would be no limit and counts as 1.
+    /// Starts to consume with this prefetch, and cancels the current consumer first.
+    ///
+    /// A prefetch counts for new consumers only. Earlier deliveries stay valid, and those that had
+    /// arrived are given out first. A prefetch of 0 means no limit to AMQP, so it counts as 1.
     ///
     /// # Errors
     /// When the session is over.
     pub async fn consume(&mut self, prefetch: u16) -> Result<(), SessionEnded> {
         let began = Instant::now();
         self.cancel().await?;
-        // A number of its own: what an earlier one was given may not be acknowledged yet.
+        // A number of its own: deliveries to an earlier consumer may not be acknowledged yet.
         self.consumers_begun += 1;
         let begun = consume(
             &self.acker.channel,
@@ -105,8 +107,10 @@ impl Lane {
         Ok(())
     }
 
-    /// Stops consuming. What had arrived by then is still given out by
-    /// [`next_batch`](Self::next_batch), or given back by [`nack_all`](Self::nack_all).
+    /// Stops consuming.
+    ///
+    /// [`next_batch`](Self::next_batch) still gives out the deliveries that had arrived, or
+    /// [`nack_all`](Self::nack_all) requeues them.
     ///
     /// # Errors
     /// When the session is over.
@@ -115,7 +119,7 @@ impl Lane {
         let cancelled =
             self.acker.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
         answered(cancelled).await.map_err(|ended| self.acker.signal.end(ended))?;
-        // lapin ends the stream when the broker has confirmed, behind everything that came before.
+        // lapin ends the stream when the broker has confirmed, after all earlier deliveries.
         while let Some(arrived) = consumer.next().await {
             let delivery = arrived.map_err(|error| self.acker.signal.end(error))?;
             let delivery = self.read(delivery);
@@ -124,14 +128,16 @@ impl Lane {
         Ok(())
     }
 
-    /// Returns how many deliveries have arrived on this lane and are not acknowledged.
+    /// Returns the number of deliveries that have arrived on this lane and are not acknowledged.
     pub fn in_flight(&self) -> usize {
         usize::try_from(self.newest.saturating_sub(self.acker.acknowledged.load(Ordering::Relaxed)))
             .unwrap_or(usize::MAX)
     }
 
-    /// Takes in what has arrived, without waiting, so that [`in_flight`](Self::in_flight) counts
-    /// it. [`next_batch`](Self::next_batch) gives it out.
+    /// Takes in arrived deliveries without waiting, so that [`in_flight`](Self::in_flight) counts
+    /// them.
+    ///
+    /// [`next_batch`](Self::next_batch) gives them out.
     ///
     /// # Errors
     /// When the session is over.
@@ -145,8 +151,8 @@ impl Lane {
         Ok(())
     }
 
-    /// Takes deliveries back that were given out last, in order: they are given out again before
-    /// all others.
+    /// Takes back the deliveries that were given out last, in order. They are given out again
+    /// before all others.
     pub fn put_back(&mut self, deliveries: Vec<Delivery>) {
         for delivery in deliveries.into_iter().rev() {
             self.left_over_bytes += delivery.body().len();
@@ -154,7 +160,7 @@ impl Lane {
         }
     }
 
-    /// Returns what has arrived and was not given out, as far as it was taken in.
+    /// Returns the deliveries that were taken in and not given out.
     pub fn not_given_out(&self) -> impl Iterator<Item = &Delivery> {
         self.left_over.iter()
     }
@@ -170,13 +176,13 @@ impl Lane {
         Some(delivery)
     }
 
-    /// Whether something had arrived when the consumer was cancelled that
-    /// [`next_batch`](Self::next_batch) has not given out.
+    /// Returns whether deliveries were taken in that [`next_batch`](Self::next_batch) has not given
+    /// out.
     pub fn has_left_over(&self) -> bool {
         !self.left_over.is_empty()
     }
 
-    /// Whether nothing that has arrived is left to be given out.
+    /// Returns whether every delivery that has arrived was given out.
     ///
     /// # Errors
     /// When the session is over.
@@ -191,19 +197,23 @@ impl Lane {
         Ok(self.left_over.is_empty())
     }
 
-    /// Waits for a delivery, and gives it with what else has arrived, `max` at most and no more
-    /// than 4 MiB of bodies and one; never waits for more. Without a consumer it waits for the end
-    /// of the session. Nothing is lost when the future is dropped.
+    /// Waits for a delivery, and returns it with the others that have arrived.
+    ///
+    /// A batch has at most `max` deliveries. It ends with the delivery that reaches 4 MiB of
+    /// bodies. This waits for the first delivery only. Without a consumer it waits for the end of
+    /// the session. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// When the session is over, for whatever reason: also when the broker cancels the consumer
-    /// because the queue is gone.
+    /// When the session is over, for any reason. One reason: the broker cancels the consumer
+    /// because the queue was deleted.
     pub async fn next_batch(&mut self, max: usize) -> Result<Vec<Delivery>, SessionEnded> {
         self.next_batch_of(|_| true, max).await
     }
 
-    /// As [`next_batch`](Self::next_batch), but waits until as many have arrived as are `enough`,
-    /// or `max`, or 4 MiB of bodies. Whether they are is asked when one more arrives.
+    /// Waits for a batch as [`next_batch`](Self::next_batch) does, until it is large enough.
+    ///
+    /// A batch is large enough if `enough` returns true, or if it has `max` deliveries or 4 MiB of
+    /// bodies. The lane calls `enough` at each arrival.
     ///
     /// # Errors
     /// As for [`next_batch`](Self::next_batch).
@@ -213,7 +223,7 @@ impl Lane {
         max: usize,
     ) -> Result<Vec<Delivery>, SessionEnded> {
         let max = max.max(1);
-        // Nothing more comes to what was left over by a consumer that is cancelled.
+        // A cancelled consumer delivers nothing more to the rest that it left.
         let is_enough = |count| count > 0 && (count >= max || enough(count));
         while !is_enough(self.left_over.len())
             && self.left_over_bytes < BATCH_BYTES
@@ -221,7 +231,7 @@ impl Lane {
         {
             let Some(consumer) = &mut self.consumer else { return Err(self.end().await) };
             let next = tokio::select! {
-                // Once the session is over what was delivered can no longer be acknowledged.
+                // Once the session is over, earlier deliveries can no longer be acknowledged.
                 biased;
                 ended = self.ended.wait_for(Option::is_some) => return Err(cause(ended.ok().as_deref())),
                 arrived = consumer.next() => arrived,
@@ -243,7 +253,7 @@ impl Lane {
                     match self.arrived(next) {
                         Ok(delivery) => delivery,
                         Err(ended) => {
-                            // They had arrived, and nobody has seen them.
+                            // These deliveries had arrived, and the caller has not seen them.
                             self.put_back(batch);
                             return Err(ended);
                         }
@@ -256,16 +266,21 @@ impl Lane {
         Ok(batch)
     }
 
-    /// By now the queue has put down all that came before it was asked the last time: it put down
-    /// that question itself, and what the channel kept back until then went out with its answer.
+    /// Notes that the queue answered a request made at `asked`.
+    ///
+    /// By now the queue has stored every acknowledgement made before the previous request. It
+    /// stored that request itself, and its answer flushed what the channel had kept back until
+    /// then.
     fn answered_since(&mut self, asked: Instant) {
         if let Some(last) = self.asked_at.replace(asked) {
             self.acker.recent.took_hold(last);
         }
     }
 
-    /// Takes the next one from the queue without a consumer: whoever dies of it leaves none behind,
-    /// to which a busy broker would give the next one in vain. `None` when the queue has none.
+    /// Takes the next message from the queue without a consumer; `None` if the queue is empty.
+    ///
+    /// A worker that dies of the message leaves no consumer behind. A busy broker would deliver the
+    /// next message to such a consumer, and count it as redelivered.
     ///
     /// # Errors
     /// When the session is over.
@@ -302,16 +317,17 @@ impl Lane {
         }
     }
 
-    /// Waits for the end of the session, for who waits for something else too: it may show on this
-    /// channel alone, where else nobody looks. What arrives meanwhile is kept for
-    /// [`next_batch`](Self::next_batch).
+    /// Waits for the end of the session, for callers that wait for something else too.
+    ///
+    /// The end may show on this channel alone, which nothing else watches. Deliveries that arrive
+    /// meanwhile are kept for [`next_batch`](Self::next_batch).
     pub async fn end(&mut self) -> SessionEnded {
         loop {
             let next = tokio::select! {
                 biased;
                 ended = self.ended.wait_for(Option::is_some) => return cause(ended.ok().as_deref()),
                 next = next_of(&mut self.consumer) => next,
-                // Without a consumer nothing else tells.
+                // Without a consumer nothing else shows the end.
                 () = tokio::time::sleep(STATE_INTERVAL) => {
                     if self.acker.channel.status().connected() {
                         continue;
@@ -326,12 +342,13 @@ impl Lane {
         }
     }
 
-    /// Acknowledges this delivery and every earlier one of the lane. A tag of an earlier session is
-    /// dropped: its delivery comes back anyway.
+    /// Acknowledges this delivery and every earlier one of the lane.
+    ///
+    /// A tag of an earlier session is ignored, because the broker redelivers its message anyway.
     ///
     /// # Errors
-    /// When the session is over. What the broker says later ends the session, which is seen
-    /// wherever it is waited on.
+    /// When the session is over. A later refusal by the broker ends the session, and every waiting
+    /// call sees it.
     pub fn ack_through(&self, tag: Tag) -> Result<(), SessionEnded> {
         self.acker.ack(tag, true)
     }
@@ -344,16 +361,17 @@ impl Lane {
         self.acker.ack(tag, false)
     }
 
-    /// Waits until the acknowledgements made before hold even if this process dies; a second at
+    /// Waits until earlier acknowledgements take effect even if this process dies; a second at
     /// most.
     pub async fn acks_take_hold(&self) {
         tokio::time::sleep(self.acker.recent.take_hold_in()).await;
         self.acker.recent.took_hold(Instant::now());
     }
 
-    /// Gives everything unacknowledged back to the queue, in one go and after
-    /// [`cancel`](Self::cancel), or it would come straight back. Up to RabbitMQ 4.2 this counts
-    /// towards the delivery limit.
+    /// Requeues everything unacknowledged at once, after [`cancel`](Self::cancel), or it would come
+    /// back at once.
+    ///
+    /// Up to RabbitMQ 4.2 this counts towards the delivery limit.
     ///
     /// # Errors
     /// When the session is over.
@@ -368,7 +386,7 @@ impl Lane {
     }
 }
 
-/// Waits for ever where there is no consumer.
+/// Waits for the next delivery, or for ever if there is no consumer.
 async fn next_of(
     consumer: &mut Option<Consumer>,
 ) -> Option<lapin::Result<lapin::message::Delivery>> {
@@ -382,15 +400,17 @@ fn cause(ended: Option<&Option<SessionEnded>>) -> SessionEnded {
     ended.cloned().flatten().unwrap_or_else(|| SessionEnded::new("dropped by us"))
 }
 
-/// Acknowledges deliveries of one lane. Frames are queued and written by the connection's own
-/// thread, many a write; nobody waits for that.
+/// Acknowledges deliveries of one lane.
+///
+/// lapin queues the frames, and the connection's own thread writes many at a time. No caller waits
+/// for that.
 #[derive(Debug)]
 struct Acker {
     channel: Channel,
     epoch: u64,
     signal: EndSignal,
     recent: RecentAcks,
-    /// How many deliveries are acknowledged.
+    /// Number of deliveries that are acknowledged.
     acknowledged: AtomicU64,
 }
 
@@ -401,12 +421,12 @@ impl Acker {
         }
         self.recent.note();
         if multiple {
-            // Single acknowledgements come before, never beyond it.
+            // Single acknowledgements come earlier and never go beyond this number.
             self.acknowledged.store(tag.number, Ordering::Relaxed);
         } else {
             self.acknowledged.fetch_add(1, Ordering::Relaxed);
         }
-        // The first poll queues the frame; the rest would be waiting until it is written.
+        // The first poll queues the frame. Further polls would wait until it is written.
         match self.channel.basic_ack(tag.number, BasicAckOptions { multiple }).now_or_never() {
             Some(Err(error)) => Err(self.signal.end(error)),
             Some(Ok(())) | None => self.signal.cause().map_or(Ok(()), Err),

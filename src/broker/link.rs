@@ -1,5 +1,4 @@
-//! One connection to the broker: dialled with timeouts, watched, and cut off for certain when
-//! dropped.
+//! One connection to the broker: connected with timeouts, watched, and always cut when dropped.
 
 use std::io;
 use std::net::{Shutdown, TcpStream as StdTcpStream};
@@ -27,41 +26,49 @@ use super::throttle::{Allowance, ThrottledTokio};
 use crate::backoff::Doubling;
 use crate::config::{AmqpConfig, SecretUrl, TlsConfig};
 
-/// Between two tries to connect.
+/// Pauses between two attempts to connect.
 pub const RECONNECT_PAUSES: Doubling =
     Doubling { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 
-/// For each node: name resolution, TCP, TLS and the AMQP handshake together. lapin itself has no
-/// such limit.
+/// Maximum time to connect to one node: name resolution, TCP, TLS and the AMQP handshake together.
+///
+/// lapin itself has no such limit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// For one exchange of a request and its answer. Declaring a quorum queue takes seconds on a busy
-/// cluster.
+/// Maximum time for one request and its answer.
+///
+/// Declaring a quorum queue takes seconds on a busy cluster.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// For the closing handshake, before the socket is shut anyway.
+/// Maximum time for the closing handshake, before the socket is shut anyway.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// lapin gives a peer up after twice this: a half-open socket is noticed within 20 s. RabbitMQ
-/// advises against less than 5 s.
+/// Heartbeat interval. lapin drops a silent peer after twice this time, so it notices a half-open
+/// socket within 20 s.
+///
+/// RabbitMQ advises against less than 5 s.
 const HEARTBEAT_S: u16 = 10;
 
-/// RabbitMQ's own default. lapin sets 64 times this aside for each connection; where it learns the
-/// size from the broker only, it also fills all of that with zeros, 8 MiB that are resident from
-/// then on.
+/// Maximum size of a frame: RabbitMQ's default.
+///
+/// lapin reserves 64 times this size for each connection. If it learns the size from the broker
+/// only, it also fills that memory with zeros: 8 MiB stay resident.
 const FRAME_MAX_BYTES: u32 = 131_072;
 
-/// How often a connection's state is looked at, beside listening to its events: not every way to
-/// end emits one.
+/// Time between two checks of a connection's state, beside its events.
+///
+/// Some ways to end emit no event.
 pub(super) const STATE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Polls the sockets of all connections. Not the caller's runtime: whoever drops lapin's last
-/// handle is blocked until lapin's own thread has ended, and that may wait for the socket.
+/// Runtime that polls the sockets of all connections.
+///
+/// It is not the caller's runtime, because dropping lapin's last handle blocks until lapin's own
+/// thread has ended. That thread may wait for the socket.
 static RUNTIME: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
     Builder::new_multi_thread().worker_threads(1).thread_name("amqp").enable_all().build()
 });
 
-/// Where a session's end is announced: the first cause stays.
+/// Announcement of a session's end. The first cause stays.
 #[derive(Debug, Clone)]
 pub(super) struct EndSignal(Arc<watch::Sender<Option<SessionEnded>>>);
 
@@ -70,13 +77,13 @@ impl EndSignal {
         Self(Arc::new(watch::Sender::new(None)))
     }
 
-    /// Announces the end, and gives the cause that holds: the first.
+    /// Announces the end, and returns the first cause.
     pub(super) fn end(&self, ended: impl Into<SessionEnded>) -> SessionEnded {
         let ended = ended.into();
         let mut first = ended.clone();
         self.0.send_if_modified(|cause| match cause {
             Some(earlier) => {
-                // A connection's parsing error reaches its channels as a mere closing.
+                // A connection's parsing error reaches its channels as a plain close.
                 if ended.by_unreadable_message() && !earlier.by_unreadable_message() {
                     *earlier = ended;
                 }
@@ -100,7 +107,7 @@ impl EndSignal {
     }
 }
 
-/// A connection, its socket, and the task that watches it.
+/// Connection, its socket, and the task that watches it.
 #[derive(Debug)]
 pub(super) struct Link {
     connection: Connection,
@@ -122,7 +129,8 @@ impl Link {
         Self::connect_throttled(config, role, signal, blocked, None).await
     }
 
-    /// As [`connect`](Self::connect), reading no further ahead than the allowance lets it.
+    /// Connects as [`connect`](Self::connect) does, and reads ahead no further than the allowance
+    /// permits.
     pub(super) async fn connect_throttled(
         config: &AmqpConfig,
         role: &str,
@@ -170,18 +178,19 @@ impl Link {
         }
     }
 
-    /// The broker, by its cluster's name and the virtual host; `None` where it does not tell.
+    /// Returns the broker's cluster name and virtual host; `None` if the broker does not send the
+    /// name.
     pub(super) fn broker(&self) -> Option<String> {
         let cluster = self.greeting.get()?.cluster()?;
         Some(format!("{cluster} {}", self.vhost))
     }
 
-    /// A new channel.
+    /// Opens a new channel.
     pub(super) async fn channel(&self) -> Result<Channel, SessionEnded> {
         answered(self.connection.create_channel()).await
     }
 
-    /// The largest frame that either side may send, in bytes.
+    /// Returns the largest frame that either side may send, in bytes.
     pub(super) fn frame_max_bytes(&self) -> u32 {
         self.connection.configuration().frame_max()
     }
@@ -190,16 +199,17 @@ impl Link {
         self.connection.status().connected()
     }
 
-    /// Says goodbye, within [`CLOSE_TIMEOUT`]: what was written before is received before.
+    /// Shuts down cleanly within [`CLOSE_TIMEOUT`]. The broker receives all that was written
+    /// before.
     pub(super) async fn close(self) {
         self.signal.end(SessionEnded::new("closed by us"));
-        // A refusal to close is no news: the socket is shut next.
+        // A failed close changes nothing: the socket is shut next.
         let _ = timeout(CLOSE_TIMEOUT, self.connection.close(200, "bye".into())).await;
     }
 }
 
-/// lapin's own way to drop a connection waits for the peer, and, while the broker blocks us, for
-/// ever, with a thread and 8 MiB of buffers.
+/// Cuts the socket. lapin's own drop waits for the peer. While the broker blocks publishing, lapin
+/// waits for ever, with a thread and 8 MiB of buffers.
 impl Drop for Link {
     fn drop(&mut self) {
         self.signal.end(SessionEnded::new("dropped by us"));
@@ -209,12 +219,12 @@ impl Drop for Link {
 
 fn hang_up(socket: &OnceLock<StdTcpStream>) {
     if let Some(socket) = socket.get() {
-        // Already closed is as good.
+        // An error means that the socket is closed already.
         let _ = socket.shutdown(Shutdown::Both);
     }
 }
 
-/// Awaits an answer of the broker, for [`ANSWER_TIMEOUT`].
+/// Awaits an answer of the broker, for [`ANSWER_TIMEOUT`] at most.
 pub(super) async fn answered<T>(
     asked: impl Future<Output = lapin::Result<T>>,
 ) -> Result<T, SessionEnded> {
@@ -227,7 +237,7 @@ pub(super) async fn answered<T>(
     }
 }
 
-/// A connection that was made.
+/// Connection that was just made.
 struct Dialled {
     connection: Connection,
     socket: Arc<OnceLock<StdTcpStream>>,
@@ -264,8 +274,8 @@ async fn dial(
         .with_connection_name(name.into())
         .with_client_property("product".into(), "unstale".into())
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-    // The closure runs on lapin's own thread, which would wait for as long as the kernel does:
-    // hence its own limit.
+    // The closure runs on lapin's own thread and would wait as long as the kernel does. So it has a
+    // limit of its own.
     let connecting = Connection::connector(
         uri,
         runtime,
@@ -319,10 +329,12 @@ async fn dial(
     }
 }
 
-/// lapin's reading of the URL, with what it gets wrong: an IPv6 address becomes `localhost`, and
-/// `amqp://host/` would be the virtual host of the empty name, which nobody means.
+/// Reads the URL as lapin does, and corrects two errors of lapin.
+///
+/// lapin turns an IPv6 address into `localhost`, and reads `amqp://host/` as the virtual host with
+/// an empty name.
 fn amqp_uri(url: &SecretUrl) -> Result<AMQPUri, BrokerError> {
-    // The reason may hold the URL with its password.
+    // The parse error may contain the URL with its password.
     let mut uri: AMQPUri = url
         .expose()
         .as_str()
@@ -339,7 +351,8 @@ fn amqp_uri(url: &SecretUrl) -> Result<AMQPUri, BrokerError> {
     Ok(uri)
 }
 
-/// Trusts `UNSTALE_AMQP_TLS_CA` alone where it is set, else the system's roots.
+/// Returns a connector that trusts `UNSTALE_AMQP_TLS_CA` alone if it is set, else the system's
+/// roots.
 fn tls_connector(tls: &TlsConfig) -> Result<RustlsConnector, BrokerError> {
     let unusable = |what: &str, why: &dyn std::fmt::Display| {
         BrokerError::Settings(format!("UNSTALE_AMQP_TLS_{what} cannot be used: {why}"))
@@ -399,7 +412,7 @@ async fn watch_events(
                     blocked.send_replace(false);
                     continue;
                 }
-                // A channel's end is its owner's business.
+                // The owner of a channel handles the channel's end.
                 Some(Event::Error(error)) if error.is_amqp_soft_error() => continue,
                 Some(Event::Error(error)) => SessionEnded::from(error),
                 Some(_) => continue,

@@ -1,4 +1,4 @@
-//! How much waits in queues and who consumes, asked on a session's own connection.
+//! Queue depths and consumers, read on a session's own connection.
 
 use lapin::Channel;
 use lapin::options::QueueDeclareOptions;
@@ -9,7 +9,7 @@ use super::convert::short;
 use super::link::{ANSWER_TIMEOUT, Link};
 use super::names::Names;
 
-/// What a look at a queue shows.
+/// Depth and consumers of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueLook {
     /// Messages that wait. Those in flight do not wait.
@@ -19,8 +19,10 @@ pub struct QueueLook {
 }
 
 impl QueueLook {
-    /// Returns whether the queue is known to be empty. RabbitMQ also reports no message and no
-    /// consumer for a queue whose leader does not answer within 250 ms.
+    /// Returns whether the queue is known to be empty.
+    ///
+    /// RabbitMQ also reports no message and no consumer for a queue whose leader does not answer
+    /// within 250 ms.
     pub fn is_empty(self) -> bool {
         self.ready == 0 && self.consumers > 0
     }
@@ -33,21 +35,23 @@ pub struct Looker<'l> {
     lanes: [&'l str; 2],
     retries: Vec<&'l str>,
     channel: Option<Channel>,
-    /// A channel of its own: a refusal ends it.
+    /// Channel of its own, because a refusal ends it.
     retry_channel: Option<Channel>,
-    /// True once the broker has not told of a retry queue: it may be missing, or refused.
+    /// True once the broker has not reported a retry queue: it may be missing, or refused.
     is_retry_unknown: bool,
 }
 
-/// Messages that wait in queues; what is in a consumer's hand does not wait.
+/// Messages that wait in queues; those in flight are not included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Waiting {
     /// In the main queue.
     pub main: QueueLook,
     /// In the slow queue.
     pub slow: QueueLook,
-    /// In all retry queues; `None` where that was not asked, or the broker does not tell. It was
-    /// looked at before the others: what goes on from there meanwhile is seen in them.
+    /// In all retry queues; `None` if that was not asked, or the broker does not report it.
+    ///
+    /// The retry queues come first, so messages that move on meanwhile are counted in the other
+    /// queues.
     pub retries: Option<u32>,
 }
 
@@ -63,9 +67,10 @@ impl<'l> Looker<'l> {
         }
     }
 
-    /// Looks at the main and the slow queue, and at the retry queues if asked to. `None` where the
-    /// broker does not tell of the main or the slow queue: what ends a session is noticed
-    /// elsewhere.
+    /// Looks at the main and the slow queue, and at the retry queues if asked to.
+    ///
+    /// Returns `None` if the broker does not report the main or the slow queue. Other code notices
+    /// the end of a session.
     pub async fn waiting(&mut self, with_retries: bool) -> Option<Waiting> {
         let mut retries = None;
         if with_retries && !self.is_retry_unknown {
@@ -81,7 +86,7 @@ impl<'l> Looker<'l> {
     }
 }
 
-/// Looks at each. The channel is kept for the next look, unless it ended.
+/// Looks at each queue. The channel is kept for the next call, unless it ended.
 async fn look(link: &Link, kept: &mut Option<Channel>, queues: &[&str]) -> Option<Vec<QueueLook>> {
     let channel = match kept.take().filter(|channel| channel.status().connected()) {
         Some(channel) => channel,

@@ -1,8 +1,19 @@
-//! The only user of `lapin`: session, topology, consume, publish, settle.
+//! The only user of `lapin`: sessions, topology, consuming, publishing and acknowledging.
 //!
-//! A [`Session`] is two connections and the objects of the contract, found or declared. It is never
-//! repaired: whatever goes wrong ends it ([`SessionEnded`]), its owner drops it whole and opens
-//! another after a [back-off](crate::backoff), whose pauses are [`RECONNECT_PAUSES`].
+//! A [`Session`] holds two connections and finds or declares the objects of the contract. A session
+//! is never repaired: any fault ends it ([`SessionEnded`]). Its owner drops it and opens another
+//! after a [back-off](crate::backoff) with [`RECONNECT_PAUSES`].
+//!
+//! In reading order:
+//! - Connection: `session`, `link`, `greeting`, `nesting`, `short_text`, `throttle`, `failure`,
+//!   `reply_text`.
+//! - Objects: `names`, `queue_specs`, `topology`, `deletion`, `history_object`, `permitted`.
+//! - Consuming: `consume`, `lane`, `prefetch`, `recent_acks`, `convert`, `origin`, `signature`,
+//!   `owned`.
+//! - Publishing: `publisher`, `copy`, `wire`.
+//! - Reading beside the lanes: `dead_letters`, `history`, `inspect`, `look`, `census`.
+//!
+//! Deliberately absent: rule files, the decision which queue a message goes to, and Redis.
 
 mod census;
 mod consume;

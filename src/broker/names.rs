@@ -1,26 +1,26 @@
-//! The names of our queues: `UNSTALE_QUEUE` and what comes after it.
+//! Names of the queues: `UNSTALE_QUEUE` and its suffixes.
 
 use std::time::Duration;
 
 use crate::quantity::format_duration;
 
-/// The queues of one `UNSTALE_QUEUE`.
+/// Queues of one `UNSTALE_QUEUE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
-    /// Where events arrive.
+    /// Queue that events arrive in.
     pub main: String,
-    /// What one round trip cannot finish.
+    /// Queue of the slow lane: events that one round trip cannot finish.
     pub slow: String,
-    /// The rungs of the retry ladder, in order: how long a message waits there, and the queue.
+    /// Retry schedule in order: the delay of each retry step and its queue.
     pub retry: Vec<(Duration, String)>,
     /// The dead-letter queue.
     pub dead: String,
-    /// The stream that keeps every event.
+    /// Stream that keeps every event.
     pub history: String,
 }
 
 impl Names {
-    /// The names below `queue`, with a rung for each delay.
+    /// Returns the names below `queue`, with a retry step for each delay.
     pub fn new(queue: &str, retry_delays: &[Duration]) -> Self {
         Self {
             main: queue.to_owned(),
@@ -34,7 +34,7 @@ impl Names {
         }
     }
 
-    /// The rung for an attempt, counted from 1; `None` above the last.
+    /// Returns the retry queue for an attempt, counted from 1; `None` beyond the last retry step.
     pub fn rung(&self, attempt: u32) -> Option<&str> {
         let at = usize::try_from(attempt.checked_sub(1)?).ok()?;
         self.retry.get(at).map(|(_, name)| name.as_str())

@@ -1,11 +1,11 @@
-//! What a publisher may send and lapin cannot read is changed in place, before lapin reads it.
+//! Repair of incoming bytes that lapin cannot read, in place and before lapin reads them.
 //!
-//! The bytes that arrive are looked through first, above TLS:
+//! This module scans the arriving bytes, above TLS:
 //! - lapin's parser calls itself for each table within a table. A publisher's header of some
-//!   kilobytes can hold thousands of levels: they would overflow the stack and end the process. A
+//!   kilobytes can hold thousands of levels, which would overflow the stack and end the process. A
 //!   table or array beyond [`LEVELS_MAX`] becomes a byte array, which has the same layout.
-//! - lapin's parser ends the session over a short text that is not UTF-8. RabbitMQ does not look at
-//!   them. Such a text becomes UTF-8 of the same length ([`super::short_text`]).
+//! - lapin's parser ends the session over a short text that is not UTF-8. RabbitMQ does not check
+//!   short texts. Such a text becomes UTF-8 of the same length ([`super::short_text`]).
 //!
 //! The layout is that of AMQP 0-9-1, sections 4.2.3 (frames), 4.2.5.5 (tables) and 4.2.6
 //! (properties), with RabbitMQ's own types of values.
@@ -22,7 +22,7 @@ use super::short_text::Mending;
 /// Maximum nesting of tables and arrays in headers.
 pub(super) const LEVELS_MAX: usize = 64;
 
-/// The types of frames with a method, and with a message's properties.
+/// Types of the frames with a method and with a message's properties.
 const METHOD: u8 = 1;
 const CONTENT_HEADER: u8 = 2;
 
@@ -35,18 +35,18 @@ const FRAME_HEAD_BYTES: u32 = 7;
 /// Bytes before the properties: class, weight, size of the body. The flags follow.
 const CONTENT_HEAD_BYTES: u32 = 12;
 
-/// A part of a method, or a property.
+/// Part of a method, or a property.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
-    /// That many bytes.
+    /// Field of that many bytes.
     Fixed(u8),
-    /// A short text.
+    /// Short text.
     Text,
     /// Headers.
     Headers,
 }
 
-/// The properties of a message, from the highest bit of the flags on.
+/// Properties of a message, from the highest bit of the flags on.
 const PROPERTIES: [Field; 14] = [
     Field::Text,     // content type
     Field::Text,     // content encoding
@@ -64,7 +64,7 @@ const PROPERTIES: [Field; 14] = [
     Field::Text,     // cluster id
 ];
 
-/// Returns the fields of a method, up to the last text that others than us may write.
+/// Returns the fields of a method, up to the last text that other programs may write.
 fn fields_of(method: u32) -> &'static [Field] {
     const DELIVERED: [Field; 4] = [Field::Text, Field::Fixed(9), Field::Text, Field::Text];
     const RETURNED: [Field; 4] = [Field::Fixed(2), Field::Text, Field::Text, Field::Text];
@@ -81,7 +81,7 @@ fn fields_of(method: u32) -> &'static [Field] {
     }
 }
 
-/// A stream whose frames are nested no deeper than lapin can read.
+/// Stream whose frames are nested no deeper than lapin can read.
 #[derive(Debug)]
 pub(super) struct Levelled<S> {
     stream: S,
@@ -94,12 +94,12 @@ impl<S> Levelled<S> {
         Self { stream, frames: Frames::default(), greeting: Greeting::default() }
     }
 
-    /// The first frame, as it arrives.
+    /// Returns the first frame, as it arrives.
     pub(super) fn greeting(&self) -> Greeting {
         self.greeting.clone()
     }
 
-    /// The stream within. Nothing may have been read yet.
+    /// Returns the inner stream. It must not have been read yet.
     pub(super) fn into_inner(self) -> S {
         self.stream
     }
@@ -165,37 +165,37 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Levelled<S> {
     }
 }
 
-/// What the next bytes are.
+/// Kind of the next bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
-    /// The head of a frame.
+    /// Head of a frame.
     FrameHead,
-    /// What comes before a content header's flags.
+    /// Bytes before a content header's flags.
     ContentHead,
     Flags,
-    /// What names a method.
+    /// Class and number of a method.
     MethodHead,
-    /// The length of a short text that is a field.
+    /// Length of a short text that is a field.
     ShortTextLength,
     ShortText,
-    /// A field that is no text.
+    /// Field that is not a text.
     Fixed,
-    /// The length of the headers, or of a table or array within.
+    /// Length of the headers, or of a table or array within.
     Length,
-    /// The length of a member's name.
+    /// Length of a member's name.
     NameLength,
     Name,
-    /// The type of a value.
+    /// Type of a value.
     Type,
-    /// The length of a long text or a byte array.
+    /// Length of a long text or a byte array.
     TextLength,
-    /// A value without values within.
+    /// Value without values within.
     Value,
-    /// What is left of a frame, its end mark included.
+    /// Rest of a frame, including its end mark.
     Rest,
 }
 
-/// A table or an array that has begun.
+/// Table or array that has begun.
 #[derive(Debug, Clone, Copy, Default)]
 struct Level {
     /// Its end, from the beginning of the payload.
@@ -203,19 +203,19 @@ struct Level {
     is_table: bool,
 }
 
-/// How far the frames of a connection are looked through.
+/// Progress of the scan through the frames of a connection.
 #[derive(Debug)]
 struct Frames {
     part: Part,
     /// Bytes of the part that are still to come.
     left: u64,
-    /// The bytes of the part so far, as a number in network order: its last eight.
+    /// Last eight bytes of the part so far, as a number in network order.
     number: u64,
-    /// Bytes of the payload, and how many of them were looked through.
+    /// Bytes of the payload, and how many of them were scanned.
     size: u64,
     at: u64,
-    /// The fields that are still to come of a method or of the properties, and of these, which
-    /// ones there are.
+    /// Remaining fields of a method or of the properties, and the flags that show which of them are
+    /// present.
     fields: &'static [Field],
     flags: u16,
     mending: Mending,
@@ -243,8 +243,7 @@ impl Default for Frames {
 }
 
 impl Frames {
-    /// Looks through the next bytes of the connection, flattens what is nested too deep, and mends
-    /// short texts.
+    /// Scans the next bytes of the connection, flattens too deep nesting, and repairs short texts.
     fn level(&mut self, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
             let taken = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
@@ -281,7 +280,7 @@ impl Frames {
         )
     }
 
-    /// All bytes of the part came; `last` is its last one.
+    /// Ends a part, all bytes of which have arrived; `last` is its last one.
     fn end_part(&mut self, last: Option<&mut u8>) {
         let number = std::mem::take(&mut self.number);
         match self.part {
@@ -295,7 +294,7 @@ impl Frames {
             }
             Part::ContentHead => self.begin(Part::Flags, 2),
             Part::Flags => {
-                // A further word of flags is none to lapin either.
+                // lapin does not support a further word of flags either.
                 (self.fields, self.flags) = (&PROPERTIES, number as u16);
                 self.field();
             }
@@ -309,7 +308,7 @@ impl Frames {
                 let end = self.at + number;
                 let most =
                     self.depth.checked_sub(1).map_or(self.size, |within| self.levels[within].end);
-                // lapin does not read on either where a table ends behind what it is in.
+                // lapin does not read on either if a table ends beyond the value that contains it.
                 if end > most {
                     return self.rest();
                 }
@@ -337,7 +336,7 @@ impl Frames {
                     self.next_is_table = nested == b'F';
                     self.begin(Part::Length, 4);
                 }
-                // lapin does not know it either.
+                // lapin does not know this type either.
                 _ => self.rest(),
             },
             Part::TextLength => self.begin(Part::Value, number),
@@ -350,7 +349,7 @@ impl Frames {
         }
     }
 
-    /// Begins a part, if the frame is that long.
+    /// Begins a part, if the frame is long enough.
     fn begin(&mut self, part: Part, bytes: u64) {
         if self.at.saturating_add(bytes) > self.size {
             return self.rest();
@@ -358,7 +357,7 @@ impl Frames {
         (self.part, self.left) = (part, bytes);
     }
 
-    /// Goes on with the next field that there is.
+    /// Continues with the next field that is present.
     fn field(&mut self) {
         while let Some((field, later)) = self.fields.split_first() {
             self.fields = later;
@@ -379,7 +378,7 @@ impl Frames {
         self.rest();
     }
 
-    /// Goes on with the next member or element, behind the levels that end here.
+    /// Continues with the next member or element, after the levels that end here.
     fn element(&mut self) {
         while let Some(within) = self.depth.checked_sub(1) {
             let Level { end, is_table } = self.levels[within];
@@ -391,7 +390,7 @@ impl Frames {
         self.field();
     }
 
-    /// Passes over what is left of the frame.
+    /// Skips the rest of the frame.
     fn rest(&mut self) {
         self.part = Part::Rest;
         self.left = self.size.saturating_sub(self.at) + 1;
@@ -404,7 +403,7 @@ mod tests {
 
     use super::*;
 
-    /// A frame with that payload.
+    /// Returns a frame with that payload.
     fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![kind, 0, 1];
         frame.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
@@ -413,7 +412,7 @@ mod tests {
         frame
     }
 
-    /// A content header with a content type and these headers.
+    /// Returns a content header with a content type and these headers.
     fn content_header(headers: &[u8]) -> Vec<u8> {
         let mut payload = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
         payload.extend((1u16 << 15 | 1 << 13 | 1 << 12).to_be_bytes());
@@ -438,7 +437,7 @@ mod tests {
         [&[1, b'h'][..], value].concat()
     }
 
-    /// How deep the values of a table or array are nested, as lapin would read them.
+    /// Returns how deep the values of a table or array are nested, as lapin would read them.
     fn depth(mut bytes: &[u8], is_table: bool) -> usize {
         let mut deepest = 0;
         while !bytes.is_empty() {
@@ -471,7 +470,7 @@ mod tests {
         &content_header[from..content_header.len() - 2]
     }
 
-    /// Looks through the bytes in pieces of that size.
+    /// Scans the bytes in pieces of that size.
     fn levelled(bytes: &[u8], piece: usize) -> Vec<u8> {
         let mut frames = Frames::default();
         let mut bytes = bytes.to_vec();
@@ -544,7 +543,7 @@ mod tests {
         assert_eq!(depth(headers_of(&found), true), LEVELS_MAX - 1);
     }
 
-    /// A short text.
+    /// Returns a short text.
     fn short(text: &[u8]) -> Vec<u8> {
         [&[u8::try_from(text.len()).unwrap()][..], text].concat()
     }

@@ -1,5 +1,5 @@
-//! Where a message of the default exchange comes from: a worker, or a publisher by way of the
-//! broker.
+//! Origin of messages from the default exchange: a worker, or a publisher whose message the broker
+//! moved.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use super::names::Names;
 use super::signature::Signer;
 use crate::event::{Origin, header};
 
-/// What the broker says of a message that it dead-lettered, newest first.
+/// Header with the broker's records of a dead-lettered message, newest first.
 const X_DEATH: &str = "x-death";
 
-/// Finds out where deliveries come from.
+/// Finds the origin of deliveries.
 #[derive(Debug, Clone)]
 pub(super) struct Origins {
     signer: Signer,
@@ -34,8 +34,9 @@ impl Origins {
         &self.signer
     }
 
-    /// Sets the origin of a delivery. A message from another exchange is a publisher's, and costs
-    /// nothing here.
+    /// Sets the origin of a delivery.
+    ///
+    /// A message from another exchange is a publisher's, and needs no check here.
     pub(super) fn establish(&self, delivery: &mut Delivery) {
         if delivery.exchange().is_empty() {
             self.establish_republished(delivery);
@@ -47,15 +48,17 @@ impl Origins {
         if self.signer.has_signed(headers, delivery.body()) {
             delivery.set_origin(Origin::Worker);
         } else if let Some((exchange, routing_key)) = self.first_arrival(headers) {
-            // The broker's word counts more than headers that anybody may have written.
+            // The broker's record counts more than headers that any publisher may have written.
             delivery.arrived_by(&exchange, &routing_key);
         } else if is_text(headers, header::ROUTING_KEY) {
             delivery.set_origin(Origin::Unsigned);
         }
     }
 
-    /// Returns the exchange and the routing key with which a publisher's message reached a queue of
-    /// ours, where the broker has dead-lettered it from there.
+    /// Returns the exchange and the routing key of a publisher's message at its arrival in our
+    /// queue.
+    ///
+    /// They are known if the broker has dead-lettered the message from there.
     fn first_arrival(&self, headers: &FieldTable) -> Option<(String, String)> {
         deaths(headers).find_map(|death| {
             let queue = text_of(death, "queue")?;
@@ -67,7 +70,7 @@ impl Origins {
     }
 }
 
-/// The entries of `x-death`, newest first.
+/// Returns the entries of `x-death`, newest first.
 pub(super) fn deaths(headers: &FieldTable) -> impl Iterator<Item = &FieldTable> {
     let deaths = match headers.inner().get(X_DEATH) {
         Some(AMQPValue::FieldArray(deaths)) => deaths.as_slice(),

@@ -1,4 +1,5 @@
-//! A delivery as a whole message in our own words: what `dlq --json` prints and `plan` reads.
+//! Copy of a delivery as a whole message in our own types, which `dlq --json` prints and `plan`
+//! reads.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -9,8 +10,10 @@ use crate::event::json::write_string;
 use crate::event::{OwnedMessage, OwnedProperties, OwnedValue};
 
 impl Delivery {
-    /// The message, free of the broker: exchange and routing key as they are told here, headers and
-    /// properties whole, the body copied.
+    /// Returns the message, independent of the broker.
+    ///
+    /// The exchange and the routing key are those of this delivery. Headers and properties are
+    /// complete, and the body is copied.
     pub fn to_owned_message(&self) -> OwnedMessage {
         let from = self.properties();
         let text =
@@ -76,7 +79,8 @@ fn owned(value: &AMQPValue) -> OwnedValue {
     }
 }
 
-/// Inside arrays and tables: as JSON, with the words of the line format for what JSON has none for.
+/// Writes a value inside arrays and tables as JSON. Types that JSON lacks use the words of the line
+/// format.
 fn write_json(value: &AMQPValue, out: &mut String) {
     match value {
         AMQPValue::FieldArray(values) => {

@@ -1,7 +1,7 @@
-//! Whether the user may do what a worker does later: asked before anything is consumed or healed.
+//! Permission check for all that a worker does later, before it consumes or heals anything.
 //!
-//! `UNSTALE_DECLARE=none` declares nothing, so nothing else would refuse a user before the first
-//! retry message, with its event in flight.
+//! `UNSTALE_DECLARE=none` declares nothing. Without this check, a missing permission would show
+//! only at the first retry message, with its event in flight.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,15 +19,16 @@ use super::link::{EndSignal, Link};
 use super::names::Names;
 use crate::config::AmqpConfig;
 
-/// Maximum time for one answer. A broker that says nothing, as in a memory alarm, has refused
-/// nothing: the worker goes on.
+/// Maximum time for one answer.
+///
+/// A broker that does not answer, as in a memory alarm, has refused nothing, so the worker goes on.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Finds out whether the user may publish to our queues and consume the main and the slow queue.
-/// Publishes and consumes nothing.
+/// Checks that the user may publish to our queues and consume the main and the slow queue.
 ///
-/// It uses a connection of its own: in an alarm RabbitMQ reads nothing more from a connection that
-/// has published, and the session's must open their channels then.
+/// The check publishes and consumes nothing. It uses a connection of its own, because in an alarm
+/// RabbitMQ reads nothing more from a connection that has published. The session must still open
+/// its channels then.
 ///
 /// # Errors
 /// [`BrokerError::Topology`] with what is refused; [`BrokerError::Unreachable`].
@@ -38,7 +39,7 @@ pub(super) async fn check(config: &AmqpConfig, names: &Names) -> Result<(), Brok
     for queue in [&names.main, &names.slow] {
         problems.extend(refused_read(&link, queue).await?);
     }
-    // Last, since nothing may follow it in an alarm.
+    // Last: in an alarm, RabbitMQ reads nothing that follows a publish.
     if let Some(words) = refused_publish(&link, names).await? {
         problems.push(problem("the default exchange".to_owned(), words));
     }
@@ -49,8 +50,9 @@ fn problem(object: String, what: String) -> TopologyProblem {
     TopologyProblem { object, what, advice: GRANT.to_owned() }
 }
 
-/// Publishes a message that no queue can take: the broker checks the permission before it looks for
-/// a queue.
+/// Publishes a message that no queue can take.
+///
+/// The broker checks the permission before it looks for a queue.
 async fn refused_publish(link: &Link, names: &Names) -> Result<Option<String>, BrokerError> {
     let Some(nowhere) = short(&format!("{}.~nowhere", names.main)) else { return Ok(None) };
     let channel = link.channel().await?;
@@ -66,8 +68,10 @@ async fn refused_publish(link: &Link, names: &Names) -> Result<Option<String>, B
     Ok(timeout(PATIENCE, published).await.ok().and_then(forbidden))
 }
 
-/// Returns the problem where the user may not consume a queue. Nothing is consumed: it asks for a
-/// consumer that the broker must refuse, and the broker checks the permission before the arguments.
+/// Returns the problem if the user may not consume a queue.
+///
+/// This consumes nothing: it asks for a consumer that the broker must refuse. The broker checks the
+/// permission before the arguments.
 pub(super) async fn refused_read(
     link: &Link,
     name: &str,
@@ -83,7 +87,9 @@ pub(super) async fn refused_read(
         .map(|words| problem(format!("queue `{name}`"), words)))
 }
 
-/// Any other refusal says nothing of permissions.
+/// Returns the broker's words if it refused for a missing permission.
+///
+/// Any other refusal does not concern permissions.
 fn forbidden(answer: lapin::Result<()>) -> Option<String> {
     match answer.as_ref().map_err(Refusal::from) {
         Err(Refusal::Forbidden(words)) => Some(words),

@@ -1,19 +1,18 @@
-//! How many deliveries may be under way at once: a count, bounded by the memory that their bodies
-//! take.
+//! Prefetch: a number of deliveries in flight, limited by the memory of their bodies.
 
-/// The bodies of one prefetch window may take this much on average.
+/// Maximum average size of the bodies in one prefetch window.
 const WINDOW_BYTES: f64 = 16.0 * 1024.0 * 1024.0;
 
-/// A window that shrinks or grows aims at this, so that it does not do so again at once.
+/// Target size when a window shrinks or grows, so that it does not change again at once.
 const AIM_BYTES: f64 = WINDOW_BYTES / 2.0;
 
-/// So many windows that wait are a backlog: enough to be worth consuming anew for.
+/// Waiting windows that count as a backlog: enough to justify a new consumer.
 const BACKLOG_WINDOWS: u32 = 8;
 
-/// The weight of one more body in the mean: about the last 200 count.
+/// Weight of one more body in the mean: about the last 200 count.
 const WEIGHT: f64 = 1.0 / 200.0;
 
-/// Follows the mean size of bodies and says when to consume anew with another prefetch.
+/// Follows the mean size of bodies, and decides when to consume again with another prefetch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prefetch {
     full: u16,
@@ -25,8 +24,9 @@ pub struct Prefetch {
 }
 
 impl Prefetch {
-    /// Starts at `full`, beyond which it does not go by itself. A prefetch of 0 would be no limit
-    /// at all and counts as 1.
+    /// Starts at `full`, which is also the limit without a backlog.
+    ///
+    /// A prefetch of 0 means no limit to AMQP, so it counts as 1.
     pub fn new(full: u16) -> Self {
         let full = full.max(1);
         Self {
@@ -39,18 +39,20 @@ impl Prefetch {
         }
     }
 
-    /// Begins with that many, until the size of bodies is known.
+    /// Starts with this prefetch until the size of bodies is known.
     pub fn starting_at(self, first: u16) -> Self {
         Self { current: first.clamp(1, self.full), ..self }
     }
 
-    /// Goes as far as this while a backlog waits: how much is under way is then what bounds the
-    /// rate, since each message comes from the broker and its acknowledgement goes back.
+    /// Raises the limit while a backlog waits.
+    ///
+    /// The number of deliveries in flight then limits the rate, because each message and its
+    /// acknowledgement travel over the network.
     pub fn rising_to(self, backlog_full: u16) -> Self {
         Self { backlog_full: backlog_full.max(self.full), ..self }
     }
 
-    /// So many messages wait in the queue.
+    /// Notes the number of messages that wait in the queue.
     pub fn note_waiting(&mut self, waiting: u32) {
         let full = u32::from(self.full);
         self.has_backlog = if self.has_backlog {
@@ -60,22 +62,22 @@ impl Prefetch {
         };
     }
 
-    /// Whether a backlog waits: from eight windows on, until less than one does.
+    /// Returns whether a backlog waits: it begins at eight windows and ends below one.
     pub fn has_backlog(&self) -> bool {
         self.has_backlog
     }
 
-    /// What it never goes beyond, as things are.
+    /// Returns the current limit.
     fn bound(&self) -> u16 {
         if self.has_backlog { self.backlog_full } else { self.full }
     }
 
-    /// What to consume with.
+    /// Returns the prefetch to consume with.
     pub fn current(&self) -> u16 {
         self.current
     }
 
-    /// One more body came.
+    /// Notes the size of one more body.
     pub fn observe(&mut self, body_bytes: usize) {
         #[expect(clippy::cast_precision_loss, reason = "a mean")]
         let bytes = body_bytes as f64;
@@ -85,8 +87,7 @@ impl Prefetch {
         self.mean_body_bytes += (bytes - self.mean_body_bytes) * weight;
     }
 
-    /// The prefetch to consume anew with, where the current one no longer fits; it is then taken as
-    /// the current one.
+    /// Returns another prefetch if the current one no longer fits, and makes it the current one.
     pub fn adapt(&mut self) -> Option<u16> {
         let window = self.mean_body_bytes * f64::from(self.current);
         let grown = self.mean_body_bytes * f64::from(self.current) * 4.0;

@@ -1,4 +1,4 @@
-//! Publishing that is known to have arrived: mandatory, confirmed one by one, and not returned.
+//! Publishing with proof of arrival: mandatory, confirmed one by one, and not returned.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -18,13 +18,13 @@ use super::wire::content_header_bytes;
 use crate::config::AmqpConfig;
 use crate::event::OwnedMessage;
 
-/// Messages without their confirm at a time: lapin looks through all of them at every confirm.
+/// Maximum number of unconfirmed messages. lapin searches all of them at every confirm.
 const MAX_IN_FLIGHT: usize = 500;
 
-/// Bytes of bodies without their confirm at a time: lapin queues a copy of each.
+/// Maximum size of the bodies of unconfirmed messages. lapin queues a copy of each.
 const MAX_IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
 
-/// A message to publish.
+/// Message to publish.
 pub struct Outgoing<'a> {
     exchange: &'a str,
     routing_key: &'a str,
@@ -32,7 +32,7 @@ pub struct Outgoing<'a> {
     body: &'a [u8],
 }
 
-/// Neither headers nor body: payload values never reach a log.
+/// Shows neither headers nor body, so that payload values never reach a log.
 impl fmt::Debug for Outgoing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (exchange, routing_key) = (self.exchange, self.routing_key);
@@ -53,10 +53,11 @@ impl<'a> Outgoing<'a> {
         Self { exchange, routing_key, properties, body }
     }
 
-    /// A message as any application would publish it; persistent unless it says otherwise.
+    /// Returns a message as any application would publish it; persistent unless it sets another
+    /// mode.
     ///
     /// # Errors
-    /// [`PublishError::Unsendable`] when a property or a header's name is beyond AMQP's 255 bytes.
+    /// [`PublishError::Unsendable`] when a property or a header's name exceeds AMQP's 255 bytes.
     pub fn of(message: &'a OwnedMessage) -> Result<Self, PublishError> {
         let properties = properties_of(message)?;
         Ok(Self {
@@ -67,17 +68,17 @@ impl<'a> Outgoing<'a> {
         })
     }
 
-    /// Where it goes.
+    /// Returns the exchange.
     pub fn exchange(&self) -> &str {
         self.exchange
     }
 
-    /// Where it goes from there: the queue, where the exchange is the default one.
+    /// Returns the routing key: with the default exchange, the queue.
     pub fn routing_key(&self) -> &str {
         self.routing_key
     }
 
-    /// The body.
+    /// Returns the body.
     pub fn body(&self) -> &[u8] {
         self.body
     }
@@ -88,15 +89,16 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-/// One channel in confirm mode, with one owner: what two tasks publish on one channel gets its
-/// confirms mixed up in lapin.
+/// One channel in confirm mode, with one owner.
+///
+/// lapin mixes up the confirms of two tasks that publish on one channel.
 #[derive(Debug)]
 pub struct Publisher {
     channel: Channel,
     frame_max_bytes: u32,
     blocked: watch::Receiver<bool>,
     signal: EndSignal,
-    /// A publisher outside a session has its connection to itself, and may open a channel anew.
+    /// Connection of a publisher outside a session, which may open another channel on it.
     own: Option<Arc<Link>>,
     link: Weak<Link>,
 }
@@ -118,7 +120,7 @@ impl Publisher {
         })
     }
 
-    /// A publisher with a connection of its own, outside any session: declares nothing.
+    /// Connects a publisher of its own, outside any session. Declares nothing.
     ///
     /// # Errors
     /// [`BrokerError`], as for a session.
@@ -131,19 +133,19 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// The largest frame, which the headers of one message have to fit.
+    /// Returns the largest frame, which the headers of one message must fit.
     pub fn frame_max_bytes(&self) -> u32 {
         self.frame_max_bytes
     }
 
-    /// Whether the broker takes nothing at the moment.
+    /// Returns whether the broker blocks publishing at the moment.
     pub fn is_blocked(&self) -> bool {
         *self.blocked.borrow()
     }
 
-    /// Waits until the broker takes messages, or is gone.
+    /// Waits until the broker accepts messages, or the connection is gone.
     pub async fn unblocked(&self) {
-        // An error means that the connection is gone: publishing will say so.
+        // An error means that the connection is gone. The next publish reports it.
         let _ = self.blocked.clone().wait_for(|blocked| !blocked).await;
     }
 
@@ -156,16 +158,16 @@ impl Publisher {
         self.publish_all(&[message]).await.pop().unwrap_or(Ok(()))
     }
 
-    /// Publishes messages, and waits until each is confirmed or has failed; the results are in the
+    /// Publishes messages, and waits until each is confirmed or has failed. The results are in the
     /// same order.
     ///
-    /// Within a session an alarm of the broker's is waited out, however long: a new session would
-    /// meet it too, and each costs the deliveries in hand one of those that the delivery limit
-    /// allows.
+    /// Within a session, this waits for the end of a broker alarm, however long. A new session
+    /// would meet the alarm too. Each new session also redelivers the deliveries in flight, which
+    /// uses up their delivery limit.
     ///
-    /// After [`PublishError::Ended`] a message may have arrived or not, and the session is over. To
-    /// be awaited to its end: dropped half-way, it leaves messages whose fate nobody knows, and the
-    /// publisher is not to be used again.
+    /// After [`PublishError::Ended`], a message may or may not have arrived, and the session is
+    /// over. Await this future to its end. If it is dropped earlier, the fate of its messages is
+    /// unknown, and the publisher must not be used again.
     pub async fn publish_all(
         &mut self,
         messages: &[Outgoing<'_>],
@@ -229,10 +231,11 @@ impl Publisher {
             .collect()
     }
 
-    /// The next confirm, within [`ANSWER_TIMEOUT`]. An alarm of the broker stops that clock: the
-    /// broker tells a connection that it is blocked only once it publishes, keeps what was sent,
-    /// and confirms it when the alarm is over. To give up instead would count a redelivery against
-    /// everything in hand, over and over.
+    /// Returns the next confirm, within [`ANSWER_TIMEOUT`].
+    ///
+    /// An alarm of the broker stops that clock. The broker announces the alarm only once a
+    /// connection publishes. It keeps what was sent, and confirms it after the alarm. Ending the
+    /// session instead would count a redelivery for everything in flight, again and again.
     async fn next_confirm<C: Stream + Unpin>(
         &self,
         in_flight: &mut C,
@@ -243,18 +246,20 @@ impl Publisher {
             tokio::select! {
                 biased;
                 confirm = in_flight.next() => return Ok(confirm),
-                // Its clock starts anew.
+                // The timeout starts again.
                 Ok(()) = blocked.changed() => {}
-                // Outside a session somebody waits for an answer.
+                // Outside a session a person waits for an answer.
                 () = sleep(ANSWER_TIMEOUT), if !is_blocked || self.own.is_some() => return Err(Silent),
                 else => return Err(Silent),
             }
         }
     }
 
-    /// Goes on with another channel. One that was opened while a quorum queue had no leader may be
-    /// told for ever that the queue cannot store anything, though it has a leader again: seen with
-    /// RabbitMQ 3.10 in a cluster that lost a node. To be called with nothing under way.
+    /// Replaces the channel. Call this only with no message in flight.
+    ///
+    /// A channel opened while a quorum queue had no leader may report for ever that the queue
+    /// cannot store anything. RabbitMQ 3.10 does so in a cluster that lost a node, even after the
+    /// queue has a leader again.
     ///
     /// # Errors
     /// When the session is over.
@@ -265,12 +270,12 @@ impl Publisher {
         };
         let old =
             std::mem::replace(&mut self.channel, renewed.map_err(|ended| self.signal.end(ended))?);
-        // A refusal to close is no news.
+        // A failed close changes nothing.
         let _ = answered(old.close(200, "bye".into())).await;
         Ok(())
     }
 
-    /// Closes a connection of its own properly.
+    /// Closes a connection of its own cleanly.
     pub async fn close(self) {
         if let Some(link) = self.own.and_then(Arc::into_inner) {
             link.close().await;
@@ -311,7 +316,7 @@ impl Publisher {
 
     fn failed(&self, error: &lapin::Error) -> PublishError {
         match Refusal::from(error) {
-            // Outside a session a refused message ends its channel alone.
+            // Outside a session a refused message ends its channel only.
             Refusal::Missing(words) | Refusal::Differs(words) | Refusal::Forbidden(words)
                 if self.own.is_some() =>
             {
@@ -326,7 +331,7 @@ impl Publisher {
     }
 }
 
-/// No confirm came.
+/// No confirm came in time.
 struct Silent;
 
 async fn confirming(link: &Link) -> Result<Channel, SessionEnded> {
@@ -352,11 +357,14 @@ async fn publish_one(
     (at, confirmation)
 }
 
-/// Finds which messages were returned. lapin hands a returned message to whichever confirm comes
-/// next, so the confirm that carried it says nothing; but each return comes before its own confirm,
-/// so that once all of a call's confirms are in, all of its returns are, and no other's. Messages
-/// alike in every byte stand for each other. Where none is alike (a NaN in a header), all of that
-/// destination count as returned.
+/// Finds the messages that were returned.
+///
+/// lapin attaches a returned message to the next confirm, so the carrying confirm identifies
+/// nothing. But each return comes before its own confirm. Once all confirms of a call are in, all
+/// of its returns are in, and no others.
+///
+/// Messages with the same bytes are interchangeable. If no message matches (a NaN in a header), all
+/// messages for that destination count as returned.
 fn attribute(
     returned: &[BasicReturnMessage],
     messages: &[Outgoing<'_>],

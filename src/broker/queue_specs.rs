@@ -1,4 +1,4 @@
-//! The queues of the contract, and the arguments they are declared with.
+//! Queues of the contract, and the arguments that they are declared with.
 
 use std::time::Duration;
 
@@ -12,15 +12,17 @@ use crate::config::HistoryConfig;
 /// 4.0.
 pub(super) const DELIVERY_LIMIT: u32 = 20;
 
-/// Deliveries without an acknowledgement after which a worker dead-letters a message itself: before
-/// the broker does. Up to RabbitMQ 3.13 a header of the publisher can break the broker's
-/// dead-lettering.
+/// Deliveries without an acknowledgement after which a worker dead-letters a message itself.
+///
+/// The worker does this before the broker does. Up to RabbitMQ 3.13 a header of the publisher can
+/// break the broker's dead-lettering.
 pub const DELIVERIES_AT_MOST: u64 = DELIVERY_LIMIT as u64 - 1;
 
-/// Looking at a dead letter counts as a delivery: in effect without limit.
+/// Delivery limit of the dead-letter queue, in effect without limit: reading a dead letter counts
+/// as a delivery.
 const DEAD_DELIVERY_LIMIT: i64 = 1_000_000_000;
 
-/// Which of the contract's objects.
+/// Kind of an object of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Exchange,
@@ -31,7 +33,7 @@ pub(super) enum Kind {
     History,
 }
 
-/// A queue of the contract, and the arguments it is declared with.
+/// Queue of the contract, and the arguments that it is declared with.
 #[derive(Debug, Clone)]
 pub(super) struct QueueSpec {
     pub(super) kind: Kind,
@@ -48,8 +50,9 @@ impl QueueSpec {
         Self { kind, name: name.to_owned(), arguments: table }
     }
 
-    /// Takes over what the broker has for an argument that may differ, where its words say that it
-    /// does. Each is asked for once: taken over, it no longer differs.
+    /// Adopts the broker's value of an argument that may differ, if `words` reports a difference.
+    ///
+    /// An adopted argument no longer differs, so each is adopted once.
     pub(super) fn adopt(&mut self, words: &str) -> bool {
         let may_differ: &[&str] = match self.kind {
             Kind::History => &["x-max-age", "x-max-length-bytes"],
@@ -61,12 +64,12 @@ impl QueueSpec {
     }
 }
 
-/// The queues but for the history.
+/// Returns the queues except the history.
 pub(super) fn queue_specs(names: &Names) -> Vec<QueueSpec> {
     let quorum = ("x-queue-type", long("quorum"));
     let reject_publish = ("x-overflow", long("reject-publish"));
-    // At least once needs all of these together: with another overflow the broker falls back to at
-    // most once.
+    // At-least-once needs all of these together: with another overflow the broker falls back to
+    // at-most-once.
     let dead_lettering_to = |queue: &str| {
         vec![
             quorum.clone(),
@@ -99,7 +102,7 @@ pub(super) fn queue_specs(names: &Names) -> Vec<QueueSpec> {
     specs
 }
 
-/// The stream that keeps every event.
+/// Returns the stream that keeps every event.
 pub(super) fn history_spec(names: &Names, history: HistoryConfig) -> QueueSpec {
     let bytes = AMQPValue::LongLongInt(i64::try_from(history.max_bytes).unwrap_or(i64::MAX));
     let arguments = vec![
@@ -110,8 +113,10 @@ pub(super) fn history_spec(names: &Names, history: HistoryConfig) -> QueueSpec {
     QueueSpec::new(Kind::History, &names.history, arguments)
 }
 
-/// Always in seconds: to the broker `7D` and `604800s` are two different arguments, and whoever
-/// else declares the stream must agree with us.
+/// Returns the age, always in seconds.
+///
+/// To the broker `7D` and `604800s` are two different arguments, and all programs that declare the
+/// stream must agree.
 fn stream_age(age: Duration) -> String {
     format!("{}s", age.as_secs().max(1))
 }
@@ -125,7 +130,7 @@ fn adopt(may_differ: &[&str], words: &str, arguments: &mut FieldTable) -> bool {
     };
     let mut table = arguments.inner().clone();
     let before = table.remove(*argument);
-    // Written as `'1m'`, as `the value '1m' of type 'longstr'`, or `none`.
+    // Formats: `'1m'`, `the value '1m' of type 'longstr'`, or `none`.
     if let Some(value) = current.split('\'').nth(1) {
         let value = match *argument {
             "x-max-length-bytes" => value.parse().ok().map(AMQPValue::LongLongInt),

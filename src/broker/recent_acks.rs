@@ -1,24 +1,26 @@
-//! How long a goodbye must wait for the acknowledgements before it.
+//! Time that a clean shutdown must wait for earlier acknowledgements.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A RabbitMQ channel passes so many acknowledgements on to a quorum queue
-/// (`quorum_commands_soft_limit`, 32) and keeps the rest until the queue has written those to disk.
-/// Closed before, it forgets what it keeps, and all of that is delivered again. AMQP gives no sign
-/// by which to wait.
+/// Acknowledgements that a RabbitMQ channel passes on to a quorum queue at once
+/// (`quorum_commands_soft_limit`, 32).
+///
+/// The channel keeps the rest until the queue has written those to disk. A channel that is closed
+/// earlier forgets what it keeps, and the broker redelivers all of that. AMQP gives no signal to
+/// wait for.
 const PASSED_ON: usize = 32;
 
-/// Ample for one write to disk; what was kept then goes out in one command.
+/// Maximum time for one write to disk. The channel then passes on what it kept, in one command.
 const ONE_WRITE: Duration = Duration::from_secs(1);
 
-/// When the last acknowledgements on a channel were made.
+/// Times of the latest acknowledgements on a channel.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RecentAcks(Arc<Mutex<VecDeque<Instant>>>);
 
 impl RecentAcks {
-    /// One more, now.
+    /// Notes one more acknowledgement, made now.
     pub(super) fn note(&self) {
         let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if made.len() == PASSED_ON {
@@ -27,12 +29,13 @@ impl RecentAcks {
         made.push_back(Instant::now());
     }
 
-    /// Those made before then were passed on.
+    /// Notes that the channel has passed on the acknowledgements made before that time.
     pub(super) fn took_hold(&self, before: Instant) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|made| *made >= before);
     }
 
-    /// How long until the broker has passed all of them on: no time unless there were many of late.
+    /// Returns the time until the broker has passed all of them on: zero unless many were made
+    /// recently.
     pub(super) fn take_hold_in(&self) -> Duration {
         let made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match (made.front(), made.back()) {

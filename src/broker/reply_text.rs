@@ -1,9 +1,8 @@
-//! The only place where RabbitMQ's texts decide anything.
+//! The only place that decides by RabbitMQ's reply texts.
 //!
-//! AMQP 0-9-1 has some twenty reply codes, and RabbitMQ uses one code for several refusals. Where
-//! the code decides, [`failure`](super::failure) matches it. Where the broker gives nothing else
-//! than its text, or where only the text is left of an error, a function here reads it. The texts
-//! are those of RabbitMQ 3.12 to 4.3, which the tests start.
+//! AMQP 0-9-1 has some twenty reply codes, and RabbitMQ uses one code for several refusals. If the
+//! code decides, [`failure`](super::failure) matches it. If only the text is left of an error, a
+//! function here reads it. The texts are those of RabbitMQ 3.12 to 4.3, which the tests start.
 
 /// Returns whether the broker refused for a missing permission.
 pub fn is_access_refused(text: &str) -> bool {
@@ -20,8 +19,9 @@ pub fn is_missing_exchange(text: &str) -> bool {
     text.contains("no exchange")
 }
 
-/// Returns whether a refusal that is "not found" says that the object does not exist. A queue whose
-/// node is down is "not found" too.
+/// Returns whether a "not found" refusal means that the object does not exist.
+///
+/// A queue whose node is down is "not found" too.
 pub(super) fn is_missing(text: &str) -> bool {
     is_missing_queue(text) || is_missing_exchange(text)
 }
@@ -46,13 +46,14 @@ pub(super) fn is_not_a_stream(text: &str) -> bool {
     text.contains("x-stream-offset")
 }
 
-/// Returns whether an object exists with other arguments, which the text then names. Other
-/// preconditions fail where the broker cannot make such an object at all.
+/// Returns whether an object exists with other arguments, which the text then names.
+///
+/// Other preconditions fail if the broker cannot make such an object at all.
 pub(super) fn has_other_arguments(text: &str) -> bool {
     text.contains("inequivalent")
 }
 
-/// Returns whether a limit of connections or channels is reached, which passes.
+/// Returns whether the limit of connections or channels is reached, which is temporary.
 pub(super) fn is_limit(text: &str) -> bool {
     text.contains("limit")
 }

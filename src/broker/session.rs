@@ -1,4 +1,4 @@
-//! Two connections and what stands on them, from the first handshake to whatever ends them.
+//! Session: two connections and the objects on them, from the first handshake to the end.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,11 +23,12 @@ use super::signature::Signer;
 use super::topology::{self, Declared, Depth, Ensured};
 use crate::config::AmqpConfig;
 
-/// One connection consumes and acknowledges, the other publishes: a broker that blocks publishers
-/// must not freeze acknowledgements.
+/// Two connections: one consumes and acknowledges, the other publishes.
 ///
-/// Dropped, both are cut at once, and its lanes and publishers are over; [`close`](Session::close)
-/// says goodbye first.
+/// A broker that blocks publishers must not freeze acknowledgements.
+///
+/// Dropping a session closes both connections at once and invalidates its lanes and publishers.
+/// [`close`](Session::close) shuts down cleanly.
 #[derive(Debug)]
 pub struct Session {
     config: AmqpConfig,
@@ -42,62 +43,67 @@ pub struct Session {
     history: Option<HistoryObject>,
     found: Found,
     seen: DeletionSeen,
-    /// The lanes' channels. lapin closes a channel with its last handle, and the broker forgets
-    /// what it had not passed on yet.
+    /// Channels of the lanes. lapin closes a channel with its last handle. The broker then forgets
+    /// the acknowledgements that it had not passed on yet.
     kept_open: Mutex<Vec<(Channel, RecentAcks)>>,
 }
 
-/// Whether a session may refuse to begin for the sake of the history.
+/// Start of a session: decides whether a fault of the history is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// The worker's first session. It checks the permissions, and a history that does not fit the
+    /// First session of the worker. It checks the permissions, and a history that does not fit the
     /// settings is an error.
     First,
-    /// A later one, which begins whatever became of the history: a worker that ran must go on.
+    /// Later session. It begins whatever the state of the history, because a running worker must go
+    /// on.
     Again,
 }
 
-/// What a session found when it began.
+/// Findings of a session at its start.
 #[derive(Debug, Default)]
 struct Found {
     declared: Vec<Declared>,
     history_was_missing: bool,
-    /// There is still none.
+    /// The history is still missing.
     history_is_missing: bool,
     history_fault: Option<String>,
 }
 
-/// What [`Session::mend`] found and did.
+/// Findings and actions of [`Session::mend`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mended {
     /// Objects that were missing and are declared again, such as ``queue `unstale.dead` ``.
     pub declared: Vec<String>,
-    /// The history is among them.
+    /// The session declared the history.
     pub has_declared_history: bool,
-    /// What is missing or not as it must be, and could not be mended.
+    /// Objects that are missing or differ, and that the session could not fix.
     pub problems: Vec<String>,
-    /// There is no history, and somebody else is to declare it.
+    /// The history is missing, and this worker does not declare it.
     pub history_is_missing: bool,
-    /// Why the history cannot be used.
+    /// Reason why the history cannot be used.
     pub history_fault: Option<String>,
 }
 
-/// What [`Session::bind`] did.
+/// Outcome of [`Session::bind`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rebound {
-    /// Newly bound.
+    /// Routing keys that are newly bound.
     pub added: Vec<String>,
-    /// Bound earlier in this session, no longer asked for, and left bound: another worker may still
-    /// need them, and what nobody knows goes the way of `UNSTALE_UNKNOWN`.
+    /// Routing keys bound earlier in this session that are no longer needed.
+    ///
+    /// They stay bound because another worker may still need them. `UNSTALE_UNKNOWN` decides about
+    /// events that no rule file knows.
     pub left_bound: Vec<String>,
 }
 
 impl Session {
-    /// Connects, finds or declares the topology, and binds the queues of events to `routing_keys`
-    /// and to those of `UNSTALE_BIND`. What the signer has signed is believed.
+    /// Connects, finds or declares the topology, and binds the queues of events.
+    ///
+    /// The bindings are `routing_keys` and those of `UNSTALE_BIND`. The session trusts what the
+    /// signer has signed.
     ///
     /// # Errors
-    /// [`BrokerError`]: [`is_final`](BrokerError::is_final) says whether to try again.
+    /// [`BrokerError`]: [`is_final`](BrokerError::is_final) reports whether a retry can help.
     pub async fn open(
         config: &AmqpConfig,
         routing_keys: &[String],
@@ -107,9 +113,11 @@ impl Session {
         Self::open_noting(config, routing_keys, signer, start, &DeletionSeen::default()).await
     }
 
-    /// As [`open`](Self::open); notes in `seen` what had to be declared although it existed before:
-    /// events may be in the history alone since. It is noted whatever becomes of the opening, and
-    /// later by [`mend`](Self::mend).
+    /// Opens a session as [`open`](Self::open) does, and notes in `seen` every deleted object that
+    /// it declared again.
+    ///
+    /// Events may be in the history alone since the deletion. The note remains even if the opening
+    /// fails; [`mend`](Self::mend) adds to it later.
     ///
     /// # Errors
     /// As for [`open`](Self::open).
@@ -129,8 +137,8 @@ impl Session {
         let bound: BTreeSet<String> = routing_keys.iter().chain(&config.bind).cloned().collect();
         let keys: Vec<String> = bound.iter().cloned().collect();
         let history = HistoryObject::new(config, &names);
-        // First: a queue that another worker declares at this moment must not look like one that
-        // was deleted.
+        // First: a queue that another worker declares at this moment must not look like a deleted
+        // one.
         let history_was_missing = match &history {
             Some(history) => history.is_missing().await,
             None => true,
@@ -173,46 +181,51 @@ impl Session {
         })
     }
 
-    /// The broker, by its cluster's name and the virtual host; `None` where it does not tell.
+    /// Returns the broker's cluster name and virtual host; `None` if the broker does not send the
+    /// name.
     pub fn broker(&self) -> Option<String> {
         self.consume.broker()
     }
 
-    /// The names of the queues.
+    /// Returns the names of the queues.
     pub fn names(&self) -> &Names {
         &self.names
     }
 
-    /// What a person should know, and nothing stops for: the history's retention differs.
+    /// Returns warnings that stop nothing, such as a history whose retention differs.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Whether there was neither a main queue nor a history: no event can have arrived before.
+    /// Returns whether both the main queue and the history were missing: no event can have arrived
+    /// before.
     pub fn is_first_ever(&self) -> bool {
         self.main_was_missing() && self.found.history_was_missing
     }
 
-    /// Whether the main queue had to be declared. Where the history existed, events may have gone
-    /// to that alone.
+    /// Returns whether the session had to declare the main queue.
+    ///
+    /// If the history existed, events may have gone to the history alone.
     pub fn main_was_missing(&self) -> bool {
         self.found.declared.iter().any(|declared| declared.kind == Kind::Main)
     }
 
-    /// The objects that had to be declared, such as ``queue `unstale` ``.
+    /// Returns the objects that the session had to declare, such as ``queue `unstale` ``.
     pub fn declared(&self) -> Vec<String> {
         in_words(&self.found.declared).collect()
     }
 
-    /// Whether what had to be declared makes a heal due: it existed before, and events may be in
-    /// the history alone.
+    /// Returns whether the declared objects make a heal due.
+    ///
+    /// They existed before, so events may be in the history alone.
     pub fn owes_heal(&self) -> bool {
         !self.found.history_was_missing
             && self.found.declared.iter().any(|declared| owes_heal(declared.kind, Depth::Arguments))
     }
 
-    /// Whether the history had to be declared, although the main queue existed: what it held before
-    /// is gone.
+    /// Returns whether the session had to declare the history although the main queue existed.
+    ///
+    /// The earlier contents of the history are lost.
     pub fn has_declared_history_anew(&self) -> bool {
         self.history.is_some()
             && self.found.history_was_missing
@@ -220,33 +233,34 @@ impl Session {
             && !self.main_was_missing()
     }
 
-    /// Returns whether there was no history when the session had begun, and somebody else is to
-    /// declare it.
+    /// Returns whether the history was missing at the start, and this worker does not declare it.
     pub fn history_is_missing(&self) -> bool {
         self.found.history_is_missing
     }
 
-    /// What was noted while it was opened, or by [`mend`](Self::mend), and not taken since.
+    /// Returns the evidence of deletions, noted at the opening or by [`mend`](Self::mend), and not
+    /// taken since.
     pub fn deletion_seen(&self) -> &DeletionSeen {
         &self.seen
     }
 
-    /// Why the history could not be used when the session began.
+    /// Returns why the history could not be used when the session began.
     pub fn history_fault(&self) -> Option<&str> {
         self.found.history_fault.as_deref()
     }
 
-    /// How many bindings it asks for, for each queue.
+    /// Returns the number of bindings that it requests for each queue.
     pub fn bindings(&self) -> usize {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Looks whether every object is still there, declares what is missing, and binds the queues
-    /// again: what somebody has unbound cannot be seen. Where events may have gone to the history
-    /// alone, [`deletion_seen`](Self::deletion_seen) says so, even after an error.
+    /// Checks every object, declares the missing ones, and binds the queues again.
+    ///
+    /// The session cannot see a removed binding, so it always binds again. If events may have gone
+    /// to the history alone, [`deletion_seen`](Self::deletion_seen) shows it, even after an error.
     ///
     /// # Errors
-    /// [`BrokerError::Unreachable`]: what ends a session is reported elsewhere too.
+    /// [`BrokerError::Unreachable`]. The watch reports the end of a session too.
     pub async fn mend(&self) -> Result<Mended, BrokerError> {
         let keys: Vec<String> =
             self.bound.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
@@ -282,7 +296,7 @@ impl Session {
         Ok(mended)
     }
 
-    /// Binds what a changed registry asks for beside what is bound. Nothing is unbound.
+    /// Binds the additional routing keys of a changed registry. Removes no binding.
     ///
     /// # Errors
     /// [`BrokerError`], as for [`open`](Self::open).
@@ -305,7 +319,7 @@ impl Session {
         Ok(Rebound { added, left_bound })
     }
 
-    /// A lane, without a consumer yet.
+    /// Returns a lane, without a consumer yet.
     ///
     /// # Errors
     /// When the session is over.
@@ -325,7 +339,7 @@ impl Session {
         Ok(Lane::new(channel, queue, self.signal.clone(), recent, self.origins.clone()))
     }
 
-    /// A publisher, with a channel to itself.
+    /// Returns a publisher with a channel of its own.
     ///
     /// # Errors
     /// When the session is over.
@@ -335,17 +349,18 @@ impl Session {
             .map_err(|ended| self.signal.end(ended))
     }
 
-    /// Looks at the lanes' queues, beside all else that goes on.
+    /// Returns a reader of the lanes' queue depths, which works beside everything else.
     pub fn looker(&self) -> Looker<'_> {
         Looker::new(&self.consume, &self.names)
     }
 
-    /// Whether and when it is over, and whether the broker takes messages; outlives the session.
+    /// Returns a watch on the end of the session and on blocked publishing. The watch outlives the
+    /// session.
     pub fn watch(&self) -> SessionWatch {
         SessionWatch { ended: self.signal.subscribe(), blocked: self.blocked.clone() }
     }
 
-    /// Says goodbye, so that the acknowledgements made before still take hold; takes 5 s at most.
+    /// Shuts down cleanly, so that earlier acknowledgements take effect. Takes 5 s at most.
     pub async fn close(self) {
         let Self { consume, publish, history, signal, kept_open, .. } = self;
         let kept_open = kept_open.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -363,7 +378,7 @@ impl Session {
     }
 }
 
-/// What keeps a session from beginning, with all that is wrong at once.
+/// Returns all problems that keep a session from beginning, at once.
 fn all_problems(
     ensured: Result<Ensured, BrokerError>,
     history: &Result<Ensured, HistoryFault>,
@@ -374,13 +389,13 @@ fn all_problems(
             Err(BrokerError::Topology(mut problems)),
             Err(HistoryFault::Settings(more) | HistoryFault::Missing(more)),
         ) => {
-            // What is missing cannot be bound, and would be reported twice.
+            // A missing queue cannot be bound. Reporting both would repeat the problem.
             problems
                 .extend(more.iter().filter(|problem| problem.object.starts_with("queue")).cloned());
             Err(BrokerError::Topology(problems))
         }
-        // Where the main queue existed, events may be waiting: no fault of the history keeps them
-        // from being applied.
+        // If the main queue existed, events may be waiting. A fault of the history must not delay
+        // them.
         (Ok(ensured), Err(HistoryFault::Settings(problems)))
             if start == Start::First
                 && ensured.declared.iter().any(|declared| declared.kind == Kind::Main) =>
@@ -391,7 +406,7 @@ fn all_problems(
     }
 }
 
-/// Follows a session from elsewhere.
+/// Watch on a session, for other tasks.
 #[derive(Debug, Clone)]
 pub struct SessionWatch {
     ended: watch::Receiver<Option<SessionEnded>>,
@@ -399,25 +414,27 @@ pub struct SessionWatch {
 }
 
 impl SessionWatch {
-    /// Waits for the end of the session, and gives its cause.
+    /// Waits for the end of the session, and returns its cause.
     pub async fn ended(&mut self) -> SessionEnded {
         let cause = self.ended.wait_for(Option::is_some).await.ok().and_then(|cause| cause.clone());
         cause.unwrap_or_else(|| SessionEnded::new("dropped by us"))
     }
 
-    /// What ended the session first, if anything has.
+    /// Returns the first cause of the end, if the session is over.
     pub fn cause(&self) -> Option<SessionEnded> {
         self.ended.borrow().clone()
     }
 
-    /// Whether the broker takes no messages at the moment (a memory or disk alarm): it says so only
-    /// to a connection that has published.
+    /// Returns whether the broker blocks publishing at the moment (a memory or disk alarm).
+    ///
+    /// The broker announces this only to a connection that has published.
     pub fn is_blocked(&self) -> bool {
         *self.blocked.borrow()
     }
 
-    /// Waits until the broker begins or ceases to take messages; true where it takes none. For ever
-    /// once the session is over.
+    /// Waits until the broker blocks or unblocks publishing; returns true if it blocks.
+    ///
+    /// Waits for ever once the session is over.
     pub async fn blocked_changed(&mut self) -> bool {
         if self.blocked.changed().await.is_err() {
             std::future::pending::<()>().await;

@@ -1,22 +1,21 @@
-//! Short texts of AMQP that are not UTF-8 → UTF-8 of the same length.
+//! Repair of AMQP short texts that are not UTF-8, without a change of length.
 //!
-//! A publisher may write any bytes into a message's id, type or routing key, or into the name of a
-//! header. The text comes in pieces as the socket has them, and what has been passed on cannot be
-//! changed any more. So each byte is decided on by those before it: the outcome does not depend on
-//! where a piece ends.
+//! A publisher may write any bytes into a message id, type, routing key or header name. The text
+//! comes in pieces from the socket, and a piece that was passed on cannot change any more. So each
+//! byte depends on earlier bytes only: the outcome does not depend on where a piece ends.
 
 use std::ops::RangeInclusive;
 
-/// How far a text has been read.
+/// Progress of the reading of one text.
 #[derive(Debug, Clone)]
 pub(super) struct Mending {
-    /// Bytes that the character which has begun still needs.
+    /// Bytes that the current character still needs.
     needs: u8,
-    /// What the next of them may be.
+    /// Valid values of its next byte.
     may_be: RangeInclusive<u8>,
 }
 
-/// What the second byte of most characters may be, and each byte after it.
+/// Valid values of the second byte of most characters, and of each byte after it.
 const CONTINUATION: RangeInclusive<u8> = 0x80..=0xbf;
 
 impl Default for Mending {
@@ -26,7 +25,7 @@ impl Default for Mending {
 }
 
 impl Mending {
-    /// Makes UTF-8 of the next piece of a text, of which `left` more bytes are to come. UTF-8 stays
+    /// Makes the next piece of a text valid UTF-8; `left` more bytes follow it. Valid UTF-8 stays
     /// as it is.
     #[inline]
     pub(super) fn mend(&mut self, piece: &mut [u8], left: u64) {

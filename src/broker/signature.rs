@@ -1,4 +1,4 @@
-//! The signature of republished messages: who wrote the headers of ours.
+//! Signature of republished messages, which proves that a worker wrote our headers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use subtle::ConstantTimeEq as _;
 
 use crate::event::header;
 
-/// Secrets that are remembered: messages signed with an earlier one still come back.
+/// Number of remembered secrets: messages signed with an earlier one still arrive.
 const KEPT_SECRETS: usize = 4;
 
 /// Signs the headers of republished messages, and checks the signatures. Clones share their
 /// secrets.
 ///
-/// A publisher may send headers with our names, and they come back on every message that the broker
-/// dead-letters or somebody moves. So a worker signs all `unstale-*` headers together with the
-/// body, by a secret that the workers of one Redis share
-/// ([`Cache::signing_secret`](crate::cache::Cache::signing_secret)). Without a secret it signs
-/// nothing and believes nothing.
+/// A publisher may send headers with our names. They stay on every message that the broker
+/// dead-letters or an operator moves. So a worker signs all `unstale-*` headers together with the
+/// body. The workers of one Redis share the secret
+/// ([`Cache::signing_secret`](crate::cache::Cache::signing_secret)). Without a secret the signer
+/// signs nothing and trusts nothing.
 #[derive(Clone, Default)]
 pub struct Signer(Arc<ArcSwap<Vec<Secret>>>);
 
@@ -31,7 +31,7 @@ struct Secret {
     key: Key,
 }
 
-/// Never the secrets.
+/// Never shows the secrets.
 impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Signer").field("secrets", &self.0.load().len()).finish()
@@ -46,8 +46,7 @@ impl Signer {
         signer
     }
 
-    /// Signs with that secret from now on. What was signed with one of the last few is still
-    /// believed.
+    /// Signs with that secret from now on. Signatures by the last few secrets stay valid.
     pub fn learn(&self, secret: &str) {
         if self.secret().as_deref() == Some(secret) {
             return;
@@ -65,7 +64,7 @@ impl Signer {
         });
     }
 
-    /// Returns the secret that it signs with, where it has one.
+    /// Returns the current secret, if there is one.
     pub fn secret(&self) -> Option<String> {
         self.0.load().first().map(|secret| secret.text.to_string())
     }
@@ -78,7 +77,7 @@ impl Signer {
         headers.insert(header::SIGNATURE.into(), AMQPValue::LongString(signature.into()));
     }
 
-    /// Returns whether a worker wrote the headers of ours, for this body.
+    /// Returns whether a worker wrote our headers, for this body.
     pub(super) fn has_signed(&self, headers: &FieldTable, body: &[u8]) -> bool {
         let Some(AMQPValue::LongString(claimed)) = headers.inner().get(header::SIGNATURE) else {
             return false;
@@ -100,7 +99,8 @@ impl Secret {
     }
 }
 
-/// Every header of ours in the order of their names, each part with its length, then the body.
+/// Returns the code over our headers in the order of their names, each part with its length, then
+/// the body.
 fn mac(key: &Key, headers: &FieldTable, body: &[u8]) -> [u8; 32] {
     let mut context = Context::with_key(key);
     for (name, value) in headers.inner() {
@@ -126,8 +126,9 @@ fn add_bytes(context: &mut Context, bytes: &[u8]) {
     context.update(bytes);
 }
 
-/// By meaning, not by type: a broker or a shovel may hand an integer or a text on as another of its
-/// types.
+/// Adds a value by meaning, not by type.
+///
+/// A broker or a shovel may pass an integer or a text on as another type.
 fn add_value(context: &mut Context, value: &AMQPValue) {
     let mut integer = |number: i64| {
         context.update(b"i");
@@ -167,7 +168,7 @@ fn add_value(context: &mut Context, value: &AMQPValue) {
                 add_value(context, value);
             });
         }
-        // None of ours: the publisher's `CC` alone can hold them.
+        // None of our headers: only the publisher's `CC` can hold these types.
         AMQPValue::Float(_)
         | AMQPValue::Double(_)
         | AMQPValue::DecimalValue(_)

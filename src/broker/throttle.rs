@@ -1,8 +1,8 @@
-//! A limit on how far a connection may read ahead of its reader, in bytes.
+//! Limit on the bytes that a connection may read ahead of its reader.
 //!
-//! lapin reads whatever the socket holds and keeps it until somebody takes it. A stream's
-//! deliveries have no other bound: RabbitMQ up to 3.12 sends a chunk whole, whatever the prefetch
-//! is. So the socket itself stops being read: TCP holds the broker back.
+//! lapin reads whatever the socket holds and keeps it until a reader takes it. Nothing else limits
+//! a stream's deliveries: up to 3.12, RabbitMQ sends a whole chunk, whatever the prefetch is. So
+//! this module stops reading the socket, and TCP holds the broker back.
 
 use std::future::Future;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -25,7 +25,7 @@ use rustls_connector::AsyncTlsStream;
 
 use super::nesting::Levelled;
 
-/// How much a connection may still read. The reader grants more as it takes what came.
+/// Bytes that a connection may still read. The reader grants more as it takes data.
 #[derive(Debug)]
 pub(super) struct Allowance {
     window_bytes: u64,
@@ -35,7 +35,7 @@ pub(super) struct Allowance {
 }
 
 impl Allowance {
-    /// Lets that many bytes be read ahead.
+    /// Permits that many bytes to be read ahead.
     pub(super) fn new(window_bytes: u64) -> Self {
         Self {
             window_bytes,
@@ -51,7 +51,7 @@ impl Allowance {
         self.stopped.wake();
     }
 
-    /// Grants a whole window: the reader has taken all that came.
+    /// Grants a whole window: the reader has taken everything that arrived.
     pub(super) fn took_all(&self) {
         let limit = self.read_bytes.load(Ordering::Acquire).saturating_add(self.window_bytes);
         self.limit_bytes.fetch_max(limit, Ordering::AcqRel);
@@ -70,7 +70,7 @@ impl Allowance {
         if self.left() == 0 {
             self.stopped.register(cx.waker());
         }
-        // Looked at again: it may have been granted before the waker was there.
+        // Second check: the grant may have come before the waker was registered.
         match self.left() {
             0 => Poll::Pending,
             left => Poll::Ready(left),
@@ -84,7 +84,7 @@ impl Allowance {
     }
 }
 
-/// A socket that reads no further than its allowance, where it has one.
+/// Socket that reads no further than its allowance, if it has one.
 #[derive(Debug)]
 pub(super) struct Throttled<S> {
     socket: S,
@@ -92,7 +92,7 @@ pub(super) struct Throttled<S> {
 }
 
 impl<S> Throttled<S> {
-    /// The socket within.
+    /// Returns the inner socket.
     pub(super) fn socket(&self) -> &S {
         &self.socket
     }
@@ -162,10 +162,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Throttled<S> {
     }
 }
 
-/// A stream without TLS, or one with it.
+/// Stream with or without TLS.
 type MaybeTls<S> = Either<S, AsyncTlsStream<S>>;
 
-/// Tokio as lapin knows it, with throttled sockets whose frames are levelled.
+/// Tokio runtime for lapin, with throttled sockets whose frames have limited nesting.
 #[derive(Debug, Clone)]
 pub(super) struct ThrottledTokio {
     tokio: Tokio,
@@ -173,7 +173,7 @@ pub(super) struct ThrottledTokio {
 }
 
 impl ThrottledTokio {
-    /// On the runtime that is current.
+    /// Returns a runtime on the current Tokio runtime.
     pub(super) fn current(allowance: Option<Arc<Allowance>>) -> Runtime<Self> {
         Runtime::new(Self { tokio: Tokio::current(), allowance })
     }
@@ -240,7 +240,7 @@ mod tests {
 
     use super::*;
 
-    /// A socket that always has more.
+    /// Socket that always has more data.
     struct Endless;
 
     impl AsyncRead for Endless {
@@ -253,7 +253,7 @@ mod tests {
         }
     }
 
-    /// Reads until the allowance ends; returns how much it read.
+    /// Reads until the allowance ends; returns the number of bytes read.
     async fn read_on(socket: &mut Throttled<Endless>, vectored: bool) -> usize {
         let mut buffer = [0; 64];
         let mut read = 0;

@@ -1,5 +1,6 @@
-//! The objects of the contract: found, declared, bound, or named as missing. Never deleted, never
-//! changed.
+//! Objects of the contract: found, declared and bound, or reported as missing.
+//!
+//! This module never deletes or changes an object.
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -15,16 +16,16 @@ use super::queue_specs::{Kind, QueueSpec, history_spec, queue_specs};
 use super::reply_text;
 use crate::config::{AmqpConfig, DeclarePolicy, HistoryConfig};
 
-/// What became of the objects.
+/// Outcome for all objects.
 #[derive(Debug, Default)]
 pub(super) struct Ensured {
-    /// What a person should know, and nothing stops for.
+    /// Warnings that stop nothing.
     pub(super) warnings: Vec<String>,
-    /// What was missing and is declared now.
+    /// Objects that were missing and are declared now.
     pub(super) declared: Vec<Declared>,
 }
 
-/// An object that was missing.
+/// Object that was missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Declared {
     pub(super) kind: Kind,
@@ -32,23 +33,23 @@ pub(super) struct Declared {
     pub(super) object: String,
 }
 
-/// Whether what exists is compared with what would be declared.
+/// Depth of the check of existing objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Depth {
-    /// At the start of a session.
+    /// Compares the arguments too, at the start of a session.
     Arguments,
-    /// While it lasts: a queue's arguments cannot change.
+    /// Checks existence only, later: a queue's arguments cannot change.
     Existence,
 }
 
-/// Finds or declares the exchange and every queue but for the history, and binds the main queue to
+/// Finds or declares the exchange and every queue except the history, and binds the main queue to
 /// `routing_keys`.
 ///
-/// Notes in `seen`, whatever the outcome, what had to be declared although it existed before.
-/// `None`: nothing did.
+/// Notes in `seen`, whatever the outcome, each deleted object that it declared again. `None` means
+/// that no object existed before.
 ///
 /// # Errors
-/// [`BrokerError::Topology`] with all that is wrong; [`BrokerError::Unreachable`].
+/// [`BrokerError::Topology`] with all problems; [`BrokerError::Unreachable`].
 pub(super) async fn ensure(
     link: &Link,
     config: &AmqpConfig,
@@ -62,15 +63,16 @@ pub(super) async fn ensure(
     for spec in queue_specs(names) {
         broker.queue(spec).await?;
     }
-    // What is missing cannot be bound, and would be reported twice.
+    // A missing queue cannot be bound. Reporting both would repeat the problem.
     if broker.problems.is_empty() {
         broker.bind(&names.main, &config.exchange, routing_keys).await?;
     }
     broker.ensured()
 }
 
-/// Finds or declares the history, and binds it to `routing_keys`. A history that the broker has
-/// broken may end the connection.
+/// Finds or declares the history, and binds it to `routing_keys`.
+///
+/// A history that is broken at the broker may end the connection.
 ///
 /// # Errors
 /// As for [`ensure`].
@@ -89,7 +91,7 @@ pub(super) async fn ensure_history(
     broker.ensured()
 }
 
-/// Whether there is no queue of that name.
+/// Returns whether no queue has that name.
 ///
 /// # Errors
 /// [`BrokerError::Unreachable`]
@@ -121,8 +123,9 @@ pub(super) async fn bind(
     broker.ensured().map(drop)
 }
 
-/// Asks the broker about one object after another. A refusal closes the channel it is given on:
-/// then the next question gets a new one.
+/// Asks the broker about one object after another.
+///
+/// A refusal closes its channel. The next question then opens a new one.
 struct Objects<'a> {
     link: &'a Link,
     policy: DeclarePolicy,
@@ -185,8 +188,7 @@ impl<'l> Objects<'l> {
                 declared
             }
             (Ok(()), DeclarePolicy::All) if self.depth == Depth::Arguments => {
-                // Any type of exchange is used as it is: only what its type makes of our routing
-                // keys is of interest.
+                // Any type of exchange is accepted. Only its effect on our routing keys matters.
                 if let Err(Refusal::Differs(words)) =
                     self.ask(async |channel| declare(channel, false).await).await?
                 {
@@ -240,7 +242,7 @@ impl<'l> Objects<'l> {
                 QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
             channel.queue_declare(name.clone(), options, arguments).await.map(drop)
         };
-        // A declaration does not tell whether the queue existed before.
+        // A declaration does not show if the queue existed before.
         let found =
             self.ask(async |channel| declare(channel, true, FieldTable::default()).await).await?;
         let is_missing = matches!(found, Err(Refusal::Missing(_)));
@@ -255,8 +257,8 @@ impl<'l> Objects<'l> {
                     .ask(async |channel| declare(channel, false, spec.arguments.clone()).await)
                     .await?
                 {
-                    // The broker names the first difference only: behind it there may be a worse
-                    // one, such as another type of queue.
+                    // The broker names only the first difference. A worse one may follow, such as
+                    // another type of queue.
                     Err(Refusal::Differs(words)) if spec.adopt(&words) => adopted.push(words),
                     outcome => break outcome,
                 }
@@ -300,8 +302,10 @@ impl<'l> Objects<'l> {
         }
     }
 
-    /// RabbitMQ asks for a permission on what is only looked at since 4.2.6: what is used needs
-    /// others, and is refused then.
+    /// Warns that an object cannot be checked.
+    ///
+    /// Since 4.2.6 RabbitMQ requires a permission for a passive declaration. Using the object needs
+    /// other permissions, and is refused at that time if they are missing.
     fn unseen(&mut self, object: &str, words: &str) -> Result<(), BrokerError> {
         if self.depth == Depth::Arguments {
             self.ensured
@@ -311,8 +315,10 @@ impl<'l> Objects<'l> {
         Ok(())
     }
 
-    /// Where this worker declares nothing, somebody else may do so between two looks. A missing
-    /// object is all that shows then.
+    /// Notes whether the object exists.
+    ///
+    /// If this worker declares nothing, another program may declare the object between two checks.
+    /// Then a missing object is the only evidence.
     fn note_existence(&self, kind: Kind, object: &str, outcome: &Result<(), Refusal>) {
         let exists = match outcome {
             Ok(()) => true,
@@ -359,15 +365,16 @@ impl<'l> Objects<'l> {
                 })
                 .await?;
             if let Err(refusal) = bound {
-                // The next would be refused for the same reason.
+                // The next binding would be refused for the same reason.
                 return self.refused(object, refusal, "UNSTALE_QUEUE");
             }
         }
         Ok(())
     }
 
-    /// Asks on a channel that stands. What only trying again can mend comes as
-    /// [`BrokerError::Unreachable`].
+    /// Asks on an open channel.
+    ///
+    /// Failures that only a retry can solve become [`BrokerError::Unreachable`].
     async fn ask<T>(
         &mut self,
         question: impl AsyncFnOnce(Channel) -> lapin::Result<T>,
@@ -431,7 +438,9 @@ impl<'l> Objects<'l> {
         Ok(())
     }
 
-    /// An unsupported queue type may close the whole connection: nothing more can be asked.
+    /// Reports that the broker has no streams.
+    ///
+    /// An unsupported queue type may close the whole connection, so nothing more can be asked.
     fn no_streams(&mut self, object: String, words: String) -> Result<(), BrokerError> {
         self.problem(
             object,

@@ -1,15 +1,19 @@
-//! How many bytes lapin's values take on the wire (AMQP 0-9-1, section 4.2, with RabbitMQ's field
-//! types).
+//! Size of lapin's values on the wire, in bytes.
+//!
+//! Source: AMQP 0-9-1, section 4.2, with RabbitMQ's field types.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+/// Fixed bytes of a content header frame.
+///
 /// Frame type, channel, payload size and end octet (7 + 1), class, weight and body size (2 + 2 +
 /// 8), property flags (2).
 const CONTENT_HEADER_OVERHEAD: usize = 8 + 12 + 2;
 
-/// The size of the content header frame, which cannot be split: beyond the connection's `frame_max`
-/// RabbitMQ closes the connection (501).
+/// Returns the size of the content header frame, which cannot be split.
+///
+/// RabbitMQ closes a connection (501) that sends more than its `frame_max`.
 pub(super) fn content_header_bytes(properties: &BasicProperties) -> usize {
     let texts = [
         properties.content_type(),

@@ -16,7 +16,7 @@ fn headers<'a>() -> CopyHeaders<'a> {
     }
 }
 
-/// As a worker's own, without its signature.
+/// Returns a worker's own message, without its signature.
 fn republished(properties: BasicProperties) -> Delivery {
     let mut delivery = delivery("", "q", properties, b"{}");
     delivery.set_origin(Origin::Worker);
@@ -129,7 +129,7 @@ fn a_copy_of_a_copy_keeps_the_first_arrival_and_says_the_rest_anew() {
         ..headers()
     };
     let made = properties(&first, &told, FRAME_MAX, &Signer::default());
-    // As the retry queue gives it back.
+    // The retry queue returns the message with this header.
     let mut death = made.headers().clone().unwrap();
     death.insert("x-death".into(), AMQPValue::FieldArray(FieldArray::default()));
     let second = republished(made.with_headers(death));

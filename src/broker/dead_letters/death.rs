@@ -1,4 +1,4 @@
-//! What the broker says of a message that it dead-lettered itself: the header `x-death`.
+//! The broker's own record of a dead-lettered message: the header `x-death`.
 
 use lapin::types::{AMQPValue, FieldTable};
 
@@ -7,12 +7,12 @@ use crate::broker::convert::Delivery;
 use crate::broker::names::Names;
 use crate::broker::origin::{deaths, text_of};
 
-/// Why and when the broker dead-lettered a message.
+/// Reason and time of the broker's dead-lettering.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Death {
-    /// `delivery_limit`, `expired`, or another of the broker's words.
+    /// Reason: `delivery_limit`, `expired`, or another of the broker's words.
     pub reason: String,
-    /// When, in seconds since the Unix epoch.
+    /// Time, in seconds since the Unix epoch.
     pub time_s: Option<u64>,
 }
 
@@ -34,7 +34,7 @@ fn newest<'a>(headers: &'a FieldTable, names: &Names) -> Option<&'a FieldTable> 
     deaths(headers).find(|death| text_of(death, "queue").is_some_and(|queue| is_ours(queue, names)))
 }
 
-/// Retry queues of an earlier schedule are ours too.
+/// Returns whether the queue is ours, which includes retry queues of an earlier schedule.
 fn is_ours(queue: &str, names: &Names) -> bool {
     let rung = queue.strip_prefix(&names.main).and_then(|rest| rest.strip_prefix(".retry."));
     queue == names.main || queue == names.slow || rung.is_some()

@@ -1,5 +1,4 @@
-//! Consumers of the history, each on a channel of its own, and what the broker says where there is
-//! none.
+//! Consumers of the history, each on a channel of its own, and the broker's refusals of them.
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::options::QueueDeclareOptions;
@@ -13,20 +12,21 @@ use super::super::failure::{BrokerError, HistoryProblem, Refusal};
 use super::super::link::{ANSWER_TIMEOUT, Link, answered};
 use super::super::reply_text;
 
-/// The consumer's argument that says where to attach, and the header of each delivery that holds
+/// Consumer argument that sets where to attach. Each delivery has a header of the same name with
 /// its offset.
 pub(super) const STREAM_OFFSET: &str = "x-stream-offset";
 
-/// A consumer, with its channel.
+/// Consumer and its channel.
 #[derive(Debug)]
 pub(super) struct Reading {
     pub(super) channel: Channel,
     pub(super) consumer: Consumer,
 }
 
-/// Begins to consume, on a channel of its own: where another consumer of the stream is on the same
-/// channel, RabbitMQ may send the new one's messages before it says that there is such a consumer
-/// (3.10), and nobody gets them.
+/// Begins to consume, on a channel of its own.
+///
+/// With another consumer of the stream on the same channel, RabbitMQ 3.10 may send messages before
+/// it announces the new consumer. Those messages are lost.
 pub(super) async fn attach(
     link: &Link,
     queue: &str,
@@ -46,7 +46,7 @@ pub(super) async fn attach(
     Ok(Reading { channel, consumer })
 }
 
-/// The offset of the next delivery, where one has arrived.
+/// Returns the offset of the next delivery, if one has arrived.
 pub(super) fn given(consumer: &mut Consumer, queue: &str) -> Result<Option<u64>, BrokerError> {
     match consumer.next().now_or_never() {
         None => Ok(None),
@@ -64,8 +64,9 @@ pub(super) fn given(consumer: &mut Consumer, queue: &str) -> Result<Option<u64>,
     }
 }
 
-/// Refuses a node without a replica of the stream: it cannot be read there. Whatever else is wrong,
-/// the reader finds out.
+/// Refuses a node without a replica of the stream, which cannot be read there.
+///
+/// The reader finds all other problems.
 pub(super) async fn has_replica(link: &Link, queue: &str) -> Result<(), BrokerError> {
     let Some(name) = short(queue) else { return Ok(()) };
     let channel = link.channel().await?;
@@ -73,7 +74,7 @@ pub(super) async fn has_replica(link: &Link, queue: &str) -> Result<(), BrokerEr
     arguments.insert(STREAM_OFFSET.into(), long("next"));
     let started = timeout(ANSWER_TIMEOUT, consume(&channel, 1, name, 1, arguments)).await;
     match started.map_err(|_| no_answer())? {
-        // A refusal to close is no news.
+        // A failed close changes nothing.
         Ok(_) => drop(answered(channel.close(200, "bye".into())).await),
         Err(error) => match Refusal::from(&error) {
             Refusal::Differs(words) if reply_text::has_no_replica(&words) => {
@@ -87,8 +88,9 @@ pub(super) async fn has_replica(link: &Link, queue: &str) -> Result<(), BrokerEr
     Ok(())
 }
 
-/// Returns whether the broker counts messages in the stream. It counts them some seconds late.
-/// False where the user may not look.
+/// Returns whether the broker counts messages in the stream; false if the user may not look.
+///
+/// The broker counts them some seconds late.
 pub(super) async fn counts_any(link: &Link, queue: &str) -> Result<bool, BrokerError> {
     let Some(name) = short(queue) else { return Ok(false) };
     let channel = link.channel().await?;
@@ -98,7 +100,7 @@ pub(super) async fn counts_any(link: &Link, queue: &str) -> Result<bool, BrokerE
         timeout(ANSWER_TIMEOUT, channel.queue_declare(name, options, FieldTable::default())).await;
     match asked.map_err(|_| no_answer())? {
         Ok(declared) => {
-            // A refusal to close is no news.
+            // A failed close changes nothing.
             drop(answered(channel.close(200, "bye".into())).await);
             Ok(declared.message_count() > 0)
         }
@@ -122,7 +124,7 @@ pub(super) fn refused(queue: &str, error: &lapin::Error) -> BrokerError {
         Refusal::Passing(words) if reply_text::is_unserved(&words) => {
             problem(HistoryProblem::Broken, words)
         }
-        // On a cluster: the node has no replica, or not yet. Another node of the list may have one.
+        // In a cluster: the node has no replica, or not yet. Another node of the list may have one.
         Refusal::Differs(words) | Refusal::Unsupported(words) | Refusal::Passing(words) => {
             BrokerError::Unreachable(words)
         }

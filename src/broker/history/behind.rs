@@ -1,9 +1,9 @@
-//! Messages that the broker itself cannot read: it ends the connection (`INTERNAL_ERROR`) wherever
-//! they are to be sent.
+//! Messages that the broker itself cannot read.
 //!
-//! Such a message is no AMQP 1.0, as RabbitMQ keeps everything in a stream: a client of the stream
-//! protocol has written it. RabbitMQ 3.10 fails over a whole chunk of messages, later versions over
-//! the one message.
+//! The broker ends the connection (`INTERNAL_ERROR`) when it should send such a message. RabbitMQ
+//! keeps every message of a stream as AMQP 1.0. These are not, because a client of the stream
+//! protocol has written them. RabbitMQ 3.10 fails over a whole chunk of messages, later versions
+//! over the one message.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ const FAILURES_MAX: u32 = 3;
 /// Maximum time after the end of a connection until its cause is known.
 const CAUSE_WITHIN: Duration = Duration::from_millis(200);
 
-/// How often the broker has failed at one offset.
+/// Number of the broker's failures at one offset.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
     at: u64,
@@ -29,8 +29,7 @@ pub(super) struct Failures {
 }
 
 impl Failures {
-    /// Notes an end of the connection, if the cause says that the broker failed. Returns whether it
-    /// does.
+    /// Notes the end of a connection if the broker failed. Returns whether it did.
     pub(super) fn note(&mut self, at: u64, cause: &str) -> bool {
         let failed = is_internal_error(cause);
         if failed {
@@ -49,7 +48,7 @@ impl Failures {
     }
 }
 
-/// The outcome of attaching at a place.
+/// Outcome of attaching at a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Attached {
     /// A message came.
@@ -61,7 +60,7 @@ pub(super) enum Attached {
 }
 
 impl History {
-    /// Why the connection ended, for which `error` may be but a consequence.
+    /// Returns why the connection ended; `error` may be only a consequence.
     pub(super) async fn cause_of(&mut self, error: &BrokerError) -> String {
         let Some(connected) = &mut self.connected else { return error.to_string() };
         match timeout(CAUSE_WITHIN, connected.ended.wait_for(Option::is_some)).await {
@@ -102,8 +101,9 @@ impl History {
         Ok(())
     }
 
-    /// Attaches at one place, on a connection of its own. Where another is known at which a message
-    /// can be read, a slow broker is waited for.
+    /// Attaches at one place, on a connection of its own.
+    ///
+    /// If `readable` names a place with a readable message, this waits for a slow broker.
     pub(super) async fn try_at(
         &mut self,
         place: AMQPValue,

@@ -1,9 +1,12 @@
-//! The history: the stream of every event, read from any place to where it ended when it was
-//! surveyed.
+//! The history: the stream of every event, read from any place to its end at the last survey.
 //!
-//! [`survey`] finds places in it, at one node or, by [`nodes`], at all of them; [`attach`] begins
-//! consumers; [`behind`] gets past what the broker cannot read. Memory is bounded here: a
-//! connection reads ahead by some bytes at most, however much the broker sends.
+//! In reading order: [`survey`] finds places in it at one node, and [`nodes`] at all of them.
+//! [`attach`] begins consumers, and [`behind`] skips what the broker cannot read.
+//!
+//! This module limits memory: a connection reads only a few bytes ahead, however much the broker
+//! sends.
+//!
+//! Deliberately absent: declaring and binding the stream, which is in `history_object`.
 
 mod attach;
 mod behind;
@@ -31,57 +34,59 @@ use attach::{STREAM_OFFSET, has_replica, offset};
 use behind::Failures;
 pub use survey::{Found, Place, Survey};
 
-/// Deliveries under way at once, as far as their bodies allow: a stream over AMQP is read at full
-/// speed with some thousands.
+/// Maximum number of deliveries in flight, as far as their bodies permit.
+///
+/// AMQP reads a stream at full speed with some thousands.
 const PREFETCH: u16 = 10_000;
 
-/// Deliveries under way at once before the size of bodies is known.
+/// Maximum number of deliveries in flight before the size of bodies is known.
 const FIRST_PREFETCH: u16 = 16;
 
-/// About the messages of a large chunk.
+/// Approximate number of messages in a large chunk.
 const CHUNK: u32 = 5_000;
 
-/// Bytes that a connection reads ahead.
+/// Maximum bytes that a connection reads ahead.
 const AHEAD_BYTES: u64 = 16 << 20;
 
-/// Bytes that a connection reads ahead where reading may kill: what has been read is then what is
-/// noted.
+/// Maximum bytes that a connection reads ahead if reading may kill the worker.
+///
+/// The offset on record is then close to what was read.
 const CAUTIOUS_AHEAD_BYTES: u64 = 64 << 10;
 
-/// Time between two grants of more bytes while a message is waited for.
+/// Time between two grants of more bytes while the reader waits for a message.
 const GRANT_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Most bytes of bodies in one batch, beside the last one.
+/// Maximum size of the bodies in one batch, beside the last one.
 const BATCH_BYTES: usize = 8 << 20;
 
-/// The history, on a connection of its own, which is made when it is needed. Declares nothing and
-/// changes nothing.
+/// The history, on a connection of its own that is made when needed. Declares and changes nothing.
 #[derive(Debug)]
 pub struct History {
     config: AmqpConfig,
     queue: String,
     connected: Option<Connected>,
-    /// The offset to be read next.
+    /// Next offset to read.
     next: u64,
-    /// The offset behind the newest one, as the last survey found it.
+    /// Offset after the newest one, according to the last survey.
     end: u64,
     prefetch: Prefetch,
     /// True while the caller wants one message at a time.
     is_cautious: bool,
-    /// Messages that are still to be read one at a time, since the broker failed.
+    /// Messages still to read one at a time, because the broker failed.
     cautious_for: u32,
     failures: Failures,
     unreadable: Vec<Range<u64>>,
-    /// The node to read at, as a place in the settings: that of the last survey.
+    /// Node to read at, as an index into the settings: that of the last survey.
     node: usize,
     /// Nodes that did not answer a survey.
     silent: Vec<usize>,
 }
 
-/// A connection, with its consumer if it has one.
+/// Connection, with its consumer if it has one.
 #[derive(Debug)]
 struct Connected {
-    /// Before the channels: dropped, the socket is shut first, and nothing is said about them.
+    /// First field: a drop then shuts the socket before the channels, and nothing is sent about
+    /// them.
     link: Link,
     ended: watch::Receiver<Option<SessionEnded>>,
     allowance: Arc<Allowance>,
@@ -92,7 +97,7 @@ impl History {
     /// Connects.
     ///
     /// # Errors
-    /// [`BrokerError`]; [`survey`](Self::survey) finds out that there is no history.
+    /// [`BrokerError`]; [`survey`](Self::survey) reports a missing history.
     pub async fn connect(config: &AmqpConfig) -> Result<Self, BrokerError> {
         let queue = Names::new(&config.queue, &config.retry_delays).history;
         let mut history = Self {
@@ -113,7 +118,7 @@ impl History {
         Ok(history)
     }
 
-    /// Connects anew; reading goes on behind what was given out.
+    /// Connects again; reading continues after the last message given out.
     ///
     /// # Errors
     /// [`BrokerError`], as for [`connect`](Self::connect).
@@ -123,8 +128,8 @@ impl History {
         Ok(())
     }
 
-    /// To the node of the last survey, or else to the first that answers and lets the stream be
-    /// read.
+    /// Connects to the node of the last survey, or else to the first that answers and has a
+    /// readable stream.
     async fn link(&self) -> Result<Connected, BrokerError> {
         let mut failures = Vec::new();
         let others = (0..self.config.urls.len()).filter(|node| *node != self.node);
@@ -137,7 +142,7 @@ impl History {
         Err(worst(failures))
     }
 
-    /// To one node, if it lets the stream be read.
+    /// Connects to one node, if the stream is readable there.
     async fn link_to(&self, node: usize) -> Result<Connected, BrokerError> {
         let Some(url) = self.config.urls.get(node) else {
             return Err(BrokerError::Unreachable("no node is named".into()));
@@ -153,12 +158,12 @@ impl History {
         Ok(Connected { link, ended: signal.subscribe(), allowance, reading: None })
     }
 
-    /// The stream's name.
+    /// Returns the stream's name.
     pub fn queue(&self) -> &str {
         &self.queue
     }
 
-    /// Reads on from that offset, or from the oldest one that is newer.
+    /// Continues to read at that offset, or at the oldest newer one.
     pub fn read_from(&mut self, offset: u64) {
         self.next = offset;
         if let Some(connected) = &mut self.connected
@@ -168,8 +173,9 @@ impl History {
         }
     }
 
-    /// Reads one message at a time from now on, or as many as there are: for where the reading
-    /// itself may kill.
+    /// Reads one message at a time from now on if `is_cautious`, else as many as there are.
+    ///
+    /// The caller is cautious if reading itself may kill the worker.
     pub fn be_cautious(&mut self, is_cautious: bool) {
         let before = self.reads_one();
         self.is_cautious = is_cautious;
@@ -182,21 +188,24 @@ impl History {
         self.is_cautious || self.cautious_for > 0
     }
 
-    /// Stops reading for now. Deliveries under way are dropped, and come again: a broker that
-    /// cannot send for some seconds gives a connection up.
+    /// Stops reading for now.
+    ///
+    /// Deliveries in flight are dropped and come again. Otherwise the broker would close a
+    /// connection to which it cannot send for some seconds.
     pub fn pause(&mut self) {
         self.connected = None;
     }
 
-    /// Returns the offsets that the broker could not read since this was asked last, and that are
-    /// left out.
+    /// Returns the skipped offsets that the broker could not read, since the last call.
     pub fn take_unreadable(&mut self) -> Vec<Range<u64>> {
         std::mem::take(&mut self.unreadable)
     }
 
-    /// Waits for a message, and returns it with what else has arrived, `max` at most, each with its
-    /// offset, in order. At the end of the stream it waits for more. Returns nothing where it got
-    /// past messages that the broker cannot read. Cancel-safe.
+    /// Waits for a message, and returns it with the others that have arrived, `max` at most, each
+    /// with its offset, in order.
+    ///
+    /// At the end of the stream it waits for more. It returns nothing after it skipped messages
+    /// that the broker cannot read. Cancel-safe.
     ///
     /// # Errors
     /// [`BrokerError`]: the connection is over, or the stream is gone.
@@ -216,7 +225,7 @@ impl History {
             Ok(_) => {}
             Err(error) => {
                 let cause = self.cause_of(error).await;
-                // Messages before the one that the broker cannot read may yet come, one at a time.
+                // Messages before the unreadable one may still come, one at a time.
                 if self.failures.note(self.next, &cause) {
                     self.cautious_for = CHUNK;
                 }
@@ -231,8 +240,8 @@ impl History {
         if let Some(prefetch) = self.prefetch.adapt()
             && let Some(connected) = &mut self.connected
         {
-            // A prefetch counts for new consumers only. What is under way of large bodies goes with
-            // the connection.
+            // A prefetch counts for new consumers only. Large bodies in flight are dropped with the
+            // connection.
             connected.reading = None;
             if prefetch < before {
                 self.connected = None;
@@ -256,7 +265,7 @@ impl History {
         };
         let mut arrived = reading.consumer.next().now_or_never();
         while arrived.is_none() {
-            // A body may be larger than what may be read ahead.
+            // A body may be larger than the permitted bytes.
             connected.allowance.took_all();
             tokio::select! {
                 biased;
@@ -266,7 +275,7 @@ impl History {
             }
         }
         let mut batch: Vec<(u64, Delivery)> = Vec::with_capacity(max.clamp(1, 1_000));
-        // What an error leaves behind here comes again: only what is given out counts as read.
+        // Messages that an error drops here come again: only those given out count as read.
         let (mut newest, mut behind, mut bytes) = (0, self.next, 0);
         while let Some(next) = arrived {
             let delivery = next
@@ -288,7 +297,7 @@ impl History {
                 None
             };
         }
-        // To a stream an acknowledgement is but the room for as many more. The first poll queues
+        // To a stream, an acknowledgement only makes room for as many more. The first poll queues
         // the frame.
         if let Some(Err(error)) =
             reading.channel.basic_ack(newest, BasicAckOptions { multiple: true }).now_or_never()
@@ -307,7 +316,7 @@ impl History {
     }
 }
 
-/// Returns the failure that says most: a refusal says more than a node that is away.
+/// Returns the most informative failure: a refusal explains more than a node that is away.
 fn worst(mut failures: Vec<BrokerError>) -> BrokerError {
     let worst = failures.iter().position(BrokerError::is_final).unwrap_or(0);
     if failures.is_empty() {

@@ -1,5 +1,6 @@
-//! The history as all nodes of a cluster have it. A replica that lags behind ends too early, and
-//! its end must not be taken for the history's.
+//! The history as all nodes of a cluster have it.
+//!
+//! A replica that lags behind ends too early. Its end must not count as the end of the history.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,13 +13,13 @@ use super::super::failure::BrokerError;
 use super::survey::{self, Place, Survey};
 use super::{History, worst};
 
-/// Maximum time that other nodes have once one has answered.
+/// Maximum time for other nodes to answer after the first one.
 const OTHERS_WITHIN: Duration = Duration::from_secs(2);
 
 impl History {
-    /// Surveys all nodes that are named, each on a connection of its own, and returns what the one
-    /// says that is furthest. `None` where one node is named, or the survey needs more connections
-    /// than one.
+    /// Surveys all named nodes, each on a connection of its own, and returns the furthest result.
+    ///
+    /// Returns `None` if one node is named, or the survey needs several connections.
     ///
     /// # Errors
     /// [`BrokerError`]: no node answers.
@@ -30,7 +31,7 @@ impl History {
         if nodes < 2 {
             return Ok(None);
         }
-        // A node that did not answer once costs its time no more.
+        // A node that did not answer once is not asked again.
         let asked: Vec<usize> = (0..nodes).filter(|node| !self.silent.contains(node)).collect();
         let mut missing: BTreeSet<usize> = asked.iter().copied().collect();
         let (mut surveys, mut failures) = (Vec::new(), Vec::new());
@@ -61,9 +62,9 @@ impl History {
         }
         drop(surveying);
         let Some((node, survey)) = furthest(surveys) else {
-            // The next one asks all again.
+            // The next survey asks all nodes again.
             self.silent.clear();
-            // One at a time, what the broker cannot read is got past.
+            // The survey of one node at a time can skip what the broker cannot read.
             return if failures.iter().any(BrokerError::is_final) {
                 Err(worst(failures))
             } else {
@@ -76,8 +77,8 @@ impl History {
     }
 }
 
-/// Returns the survey whose end is the greatest, and the first of several. Offsets are the same at
-/// all nodes.
+/// Returns the survey with the greatest end, and the first of several. Offsets are the same at all
+/// nodes.
 fn furthest(surveys: impl IntoIterator<Item = (usize, Survey)>) -> Option<(usize, Survey)> {
     surveys.into_iter().reduce(|best, next| {
         let is_further = next.1.end > best.1.end || (next.1.end == best.1.end && next.0 < best.0);

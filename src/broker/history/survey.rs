@@ -1,8 +1,8 @@
-//! Finds out how far the history reaches, and where places are in it.
+//! Survey of the history: its first offset, its end, and the offsets of places in it.
 //!
-//! A stream over AMQP 0-9-1 says neither how much it holds, nor where it ends, nor when a message
-//! came. So consumers are attached, and the first offset that each gets tells; the end, a consumer
-//! of the last chunk, which the broker sends whole.
+//! A stream over AMQP 0-9-1 reports neither its size, nor its end, nor the time of a message. So
+//! the survey attaches consumers, and the first offset of each one is the answer. The end comes
+//! from a consumer of the last chunk, which the broker sends whole.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -23,16 +23,15 @@ use super::attach::{self, Reading, given};
 use super::behind::{Attached, long_long};
 use super::{Connected, History};
 
-/// A chunk has at most so many messages (osiris keeps their number in 16 bits), and the last one is
-/// to come whole.
+/// Maximum number of messages in a chunk (osiris keeps their number in 16 bits). The last chunk
+/// must come whole.
 const CHUNK_MAX: u16 = u16::MAX;
 
-/// How often, and how far apart, the broker is asked whether it has sent anything, before there is
-/// nothing.
+/// Number of questions to the broker, and the time between them, before nothing counts as sent.
 const QUIET_ROUNDS: u32 = 3;
 const QUIET_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The same where nothing is known to be there: a heal must not take a slow broker for an empty
+/// Same, for a place where no message is known. A heal must not take a slow broker for an empty
 /// history.
 const EMPTY_ROUNDS: u32 = 10;
 const EMPTY_INTERVAL: Duration = Duration::from_millis(50);
@@ -40,40 +39,41 @@ const EMPTY_INTERVAL: Duration = Duration::from_millis(50);
 /// Maximum time for the last chunk to come.
 const LAST_WITHIN: Duration = Duration::from_secs(2);
 
-/// Time between two looks at what has come.
+/// Time between two checks for arrived messages.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(5);
 
-/// A place in the history.
+/// Place in the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// The message of that offset.
+    /// Message at that offset.
     Offset(u64),
-    /// The first message of the first chunk that the broker wrote then or later, to the second.
+    /// First message of the first chunk written at that time or later, to the second.
     Time(Timestamp),
 }
 
-/// What the history holds.
+/// Contents of the history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
-    /// The oldest offset there is.
+    /// Oldest existing offset.
     pub first: u64,
-    /// Behind the newest offset there is: equal to `first` where there is none.
+    /// Offset after the newest one; equal to `first` if there is none.
     pub end: u64,
-    /// The places asked for, in order.
+    /// Requested places, in order.
     pub places: Vec<Found>,
 }
 
-/// Where a place is, between the first offset and the end.
+/// Offset of a place, between the first offset and the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
-    /// It is there or later.
+    /// The place is at this offset or later.
     pub earliest: u64,
-    /// It is there or earlier: another offset only where the broker cannot read what is there.
+    /// The place is at this offset or earlier. It differs from `earliest` only if the broker cannot
+    /// read what is there.
     pub latest: u64,
 }
 
 impl Found {
-    /// Exactly there.
+    /// Returns exactly that offset.
     pub const fn at(offset: u64) -> Self {
         Self { earliest: offset, latest: offset }
     }
@@ -84,23 +84,24 @@ impl Survey {
         Self { first: 0, end: 0, places: vec![Found::at(0); places.len()] }
     }
 
-    /// Whether it holds nothing.
+    /// Returns whether the history is empty.
     pub fn is_empty(&self) -> bool {
         self.first == self.end
     }
 }
 
-/// A consumer that is to find something out.
+/// Consumer that is attached only to learn an offset.
 pub(super) struct Probe {
     reading: Reading,
-    /// The first offset that it got, and the newest.
+    /// First offset that it got, and the newest.
     pub(super) first: Option<u64>,
     newest: Option<u64>,
 }
 
 impl History {
-    /// Finds out what the stream holds, and where the places are in it: those before its beginning
-    /// at `first`, those behind its end at `end`.
+    /// Finds what the stream holds, and the offsets of the places.
+    ///
+    /// Places before its beginning are at `first`, those after its end at `end`.
     ///
     /// # Errors
     /// [`BrokerError`]: also when there is no such stream.
@@ -123,15 +124,17 @@ impl History {
             }
             surveyed => surveyed,
         };
-        // What is under way of the probes' chunks goes with the connection.
+        // Dropping the connection also drops the probes' chunks in flight.
         self.connected = None;
         let survey = surveyed?;
         self.end = survey.end;
         Ok(survey)
     }
 
-    /// Returns an offset close before the end: that of the last chunk's first message. `None` where
-    /// nothing comes in time, such as from an empty stream. The connection is kept.
+    /// Returns an offset shortly before the end: the first message of the last chunk. The
+    /// connection is kept.
+    ///
+    /// Returns `None` if nothing comes in time, such as from an empty stream.
     ///
     /// # Errors
     /// [`BrokerError`]: also when there is no such stream.
@@ -147,13 +150,15 @@ impl History {
             sleep(QUIET_INTERVAL).await;
             round(connected, &self.queue, &mut probes).await?;
         }
-        // The rest of the chunk is thrown away as it comes.
+        // The rest of the chunk is dropped as it arrives.
         round(connected, &self.queue, &mut probes).await?;
         Ok(probes[0].first)
     }
 
-    /// As [`survey`](Self::survey) where the broker cannot read some of the stream, and ends the
-    /// connection over it: each place on a connection of its own.
+    /// Surveys as [`survey`](Self::survey) does, each place on a connection of its own.
+    ///
+    /// This is for a stream that the broker cannot read in part, and for which it ends the
+    /// connection.
     async fn survey_apart(&mut self, places: &[Place]) -> Result<Survey, BrokerError> {
         let mut readable = None;
         let first = match self.try_at(long("first"), None).await? {
@@ -168,7 +173,7 @@ impl History {
             }
             Attached::Unreadable => 0,
         };
-        // The first offset at which there is nothing.
+        // First offset without a message.
         let (mut held, mut end, mut step) = (first, None, 1_u64);
         while end.is_none_or(|end| end - held > 1) {
             let at = end.map_or(held.saturating_add(step), |end| held + (end - held) / 2);
@@ -201,7 +206,7 @@ impl History {
     }
 }
 
-/// All places at once.
+/// Surveys all places at once.
 pub(super) async fn survey(
     connected: &Connected,
     queue: &str,
@@ -220,8 +225,8 @@ pub(super) async fn survey(
         &mut probes,
     )
     .await?;
-    // Once it is over, the stream knows all of them: what it sends them goes before what it sends
-    // to those that come later.
+    // After this round the stream knows all these consumers. It sends their messages before those
+    // of later consumers.
     round(connected, queue, &mut probes).await?;
     let before = probes.len();
     attach_all(connected, queue, vec![(CHUNK_MAX, long("last"))], &mut probes).await?;
@@ -234,14 +239,14 @@ pub(super) async fn survey(
             return Err(held_back());
         }
     }
-    // The broker answers behind all that it has sent: a chunk is sent in one go, so two rounds
-    // after its first message all of it is here.
+    // The broker answers after all that it has sent. It sends a chunk in one go. So two rounds
+    // after the first message, the whole chunk is here.
     round(connected, queue, &mut probes).await?;
     round(connected, queue, &mut probes).await?;
     let end = probes[before].newest.map_or(0, |newest| newest + 1);
     let deadline = Instant::now() + ANSWER_TIMEOUT;
     let mut quiet_rounds = 0;
-    // A time behind the last chunk gets nothing.
+    // A time after the last chunk gets nothing.
     while probes[0].first.is_none()
         || (quiet_rounds < QUIET_ROUNDS
             && probes[1..before].iter().any(|probe| probe.first.is_none()))
@@ -272,7 +277,7 @@ fn held_back() -> BrokerError {
     BrokerError::Unreachable("the history holds messages, and the broker sends none".into())
 }
 
-/// Waits until the last of the probes has got something, and returns whether it has.
+/// Waits until the last probe has received a message, and returns whether it has.
 pub(super) async fn comes(
     connected: &Connected,
     queue: &str,
@@ -285,20 +290,22 @@ pub(super) async fn comes(
         if probes[before - 1].first.is_some() {
             return Ok(true);
         }
-        // A broker that answers slowly may be slow to send as well.
+        // A broker that answers slowly may also send slowly.
         sleep(EMPTY_INTERVAL.max(5 * asked.elapsed())).await;
     }
-    // Channels answer while the stream's own process is busy, which has yet to say that there is
-    // something. Some versions (3.10) ask it for each consumer that attaches: it answers behind
-    // that.
+    // Channels answer even while the stream's own process is busy and has sent nothing yet. Some
+    // versions (3.10) ask that process for each consumer that attaches, and it answers after its
+    // messages.
     attach_all(connected, queue, vec![(1, long("next"))], probes).await?;
     round(connected, queue, probes).await?;
     probes.truncate(before);
     Ok(probes[before - 1].first.is_some())
 }
 
-/// As [`comes`], sure of nothing: a consumer attaches at `readable`, where something is, and gets
-/// that later than what the last probe gets.
+/// Waits as [`comes`] does, at a place where no message is certain.
+///
+/// Another consumer attaches at `readable`, where a message exists. Its message comes later than
+/// that of the last probe.
 pub(super) async fn comes_before(
     connected: &Connected,
     queue: &str,
@@ -321,8 +328,9 @@ pub(super) async fn comes_before(
     Ok(probes[at].first.is_some())
 }
 
-/// Attaches a consumer at each place, in order, behind the probes that are there. What comes is
-/// taken meanwhile: the connection reads no further than that.
+/// Attaches a consumer at each place, in order, after the existing probes.
+///
+/// It takes arriving messages meanwhile, because the connection reads no further than that.
 pub(super) async fn attach_all(
     connected: &Connected,
     queue: &str,
@@ -349,8 +357,8 @@ pub(super) async fn attach_all(
     Ok(())
 }
 
-/// Asks something on each channel and waits for the answers, which come behind what was sent there
-/// before.
+/// Sends a request on each channel and waits for the answers. They come after all that was sent
+/// there before.
 async fn round(
     connected: &Connected,
     queue: &str,
@@ -373,7 +381,7 @@ async fn round(
     }
 }
 
-/// Takes what has come.
+/// Takes the arrived messages.
 fn sweep<'p>(
     connected: &Connected,
     queue: &str,
@@ -389,7 +397,7 @@ fn sweep<'p>(
     Ok(())
 }
 
-/// Whole seconds, as AMQP counts them: an integer would be taken for an offset.
+/// Returns whole seconds, as AMQP counts them. The broker would take an integer for an offset.
 fn at_time(time: Timestamp) -> AMQPValue {
     AMQPValue::Timestamp(u64::try_from(time.as_second()).unwrap_or(0))
 }
