@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Called by with-servers.sh: starts a worker on schemas/, plays the tour against it and stops it. Fails where any step was not as told.
+# Called by with-servers.sh: starts a worker on schemas/, plays the tour against it and stops it. Fails if the result of a step is not as expected.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/ports.sh

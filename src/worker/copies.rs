@@ -14,7 +14,7 @@ use crate::broker::{
 };
 use crate::cache::LowWatermark;
 use crate::event::{Decoded, Event, Message, Provenance, Reading, decode};
-use crate::plan::{CopyOrder, Destination};
+use crate::plan::{Destination, RepublishOrder};
 use crate::telemetry::Republished;
 
 /// Before what the broker could not store is tried again.
@@ -34,7 +34,7 @@ pub(super) struct Order<'d> {
     pub(super) is_unread: bool,
     /// No event definition has its type.
     pub(super) is_unknown: bool,
-    pub(super) order: CopyOrder,
+    pub(super) order: RepublishOrder,
 }
 
 /// One lane's publisher: batches take their turns on it.
@@ -199,7 +199,7 @@ impl Named {
         }
     }
 
-    fn republished<'n>(&'n self, order: &'n CopyOrder) -> Republished<'n> {
+    fn republished<'n>(&'n self, order: &'n RepublishOrder) -> Republished<'n> {
         Republished {
             event_type: &self.event_type,
             id: self.id.as_deref(),
@@ -301,7 +301,7 @@ fn text(arrived_after_ms: u64) -> Option<String> {
 }
 
 fn headers<'a>(
-    order: &'a CopyOrder,
+    order: &'a RepublishOrder,
     event: Option<&'a Event<'_>>,
     registry: &'a str,
     arrived_after: Option<&'a str>,

@@ -126,8 +126,9 @@ impl Request {
             }
         };
         let resolution = live.registry.resolve_within(event, budget);
-        let only = provenance
-            .and_then(|provenance| heeded(provenance, live.registry.digest(), &resolution));
+        let only = provenance.and_then(|provenance| {
+            listed_positions(&provenance, live.registry.digest(), &resolution)
+        });
         if !budget.is_spent() {
             debug!(id = %event.id, event_type = %event.event_type, effects = resolution.effects.len(), "resolved");
         }
@@ -153,14 +154,17 @@ impl Request {
     }
 }
 
-/// The positions a copy names, where they mean today what they meant when it was made.
-fn heeded(provenance: Provenance<'_>, digest: &str, resolution: &Resolution) -> Option<Vec<u32>> {
-    let mut positions = provenance.effects.filter(|_| provenance.registry == Some(digest))?;
+/// Returns the positions that a republished message lists, if they refer to this registry and all of
+/// them exist.
+fn listed_positions(
+    provenance: &Provenance<'_>,
+    digest: &str,
+    resolution: &Resolution,
+) -> Option<Vec<u32>> {
+    let positions = provenance.effects_by(digest)?;
     let all_exist =
         positions.iter().all(|position| (*position as usize) < resolution.effects.len());
-    positions.sort_unstable();
-    positions.dedup();
-    all_exist.then_some(positions)
+    all_exist.then(|| positions.to_vec())
 }
 
 fn happened_at(event: &Event<'_>) -> Option<Timestamp> {
@@ -175,7 +179,8 @@ mod tests {
     #[test]
     fn a_panic_dead_letters_its_own_event_alone() {
         let request = Request::or_dead_letter(|| panic!("a bug"));
-        let Some(Settlement { copies, outcome: EventOutcome::Dead }) = request.verdict else {
+        let Some(Settlement { republish: copies, outcome: EventOutcome::Dead }) = request.verdict
+        else {
             panic!("{:?}", request.verdict)
         };
         assert_eq!(copies.len(), 1);

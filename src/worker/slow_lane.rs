@@ -14,7 +14,7 @@ use super::taken::Taken;
 use super::{LaneEnd, Shared, copies};
 use crate::broker::{Lane, LaneName, SessionEnded, Tag};
 use crate::cache::Outage;
-use crate::plan::{self, EffectOutcome, Slot};
+use crate::plan::{self, EffectOutcome, EffectRef};
 use crate::registry::{Action, Effect};
 
 /// Consumes, after a while, until told to stop, until the session ends, or until Redis was away too
@@ -163,11 +163,11 @@ async fn finish(
         // Nobody sends these here; a hand-made copy that does is done.
         Action::Delete | Action::BumpVersion | Action::Expire(_) | Action::Write(_) => {
             let mut plan = plan::Batch::new(shared.cache.tag_prefix(), 1);
-            plan.push_again(Slot { event: 0, position }, effect);
+            plan.push_retried(EffectRef { event: 0, position }, effect);
             shared.cache.apply(&plan.finish()).await?.unsettled.pop().map(|(_, outcome)| outcome)
         }
     };
-    Ok(outcome.map(|outcome| (position, batch.named(Slot { event: 0, position }, outcome))))
+    Ok(outcome.map(|outcome| (position, batch.named(EffectRef { event: 0, position }, outcome))))
 }
 
 /// Deletes the members of a big tag, slice by slice: what this event's invalidation detached, and
