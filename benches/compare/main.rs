@@ -1,8 +1,8 @@
-//! What the worker costs beside the two servers that it connects, and beside its peers: `make
-//! bench`, read with docs/bench/README.md.
+//! Measures the cost of the worker beside its two servers and beside its peers. `make bench` runs
+//! it, and docs/bench/README.md explains the results.
 //!
-//! `cargo bench --bench compare -- a f --rounds 3 --out FOLDER`: these workloads, so many rounds,
-//! the report into that folder.
+//! `cargo bench --bench compare -- a f --rounds 3 --out FOLDER` runs these workloads for this many
+//! rounds, and writes the report into that folder.
 
 #![allow(clippy::disallowed_methods, reason = "a program apart, which reads what its stage sets")]
 
@@ -45,11 +45,7 @@ async fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-#[expect(
-    clippy::print_stderr,
-    clippy::print_stdout,
-    reason = "progress, for whoever waits, and the report"
-)]
+#[expect(clippy::print_stderr, clippy::print_stdout, reason = "progress and the report")]
 async fn measure(Arguments { workloads, rounds, out }: &Arguments) -> ExitCode {
     let load_average_before =
         std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned();
@@ -68,7 +64,7 @@ async fn measure(Arguments { workloads, rounds, out }: &Arguments) -> ExitCode {
     for &workload in workloads {
         eprintln!("workload {workload}");
         stage.flush().await;
-        // What the others measured is worth keeping.
+        // A failed workload must not lose the results of the others.
         if AssertUnwindSafe(workloads::run(workload, &stage, *rounds, &mut results))
             .catch_unwind()
             .await
@@ -100,7 +96,7 @@ async fn measure(Arguments { workloads, rounds, out }: &Arguments) -> ExitCode {
     ExitCode::FAILURE
 }
 
-#[expect(clippy::print_stderr, reason = "what went wrong")]
+#[expect(clippy::print_stderr, reason = "the error")]
 fn refuse(problem: &str) -> ExitCode {
     eprintln!("{problem}");
     ExitCode::from(64)

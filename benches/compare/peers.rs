@@ -1,4 +1,4 @@
-//! The peers' programs, and their libraries from npm and PyPI in a folder of their own.
+//! The peers' programs, with their npm and PyPI libraries in a folder of their own.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ pub(crate) fn node() -> Command {
     command
 }
 
-/// One of the Python programs.
+/// Returns the command of one Python program.
 pub(crate) fn python(program: &str) -> Command {
     let mut command = Command::new(installed().join("python/bin/python"));
     command.arg(Path::new(PROGRAMS).join("python").join(program));
@@ -24,7 +24,7 @@ fn installed() -> PathBuf {
     PathBuf::from(INSTALLED)
 }
 
-/// Installs what is not there yet, as the lock files have it.
+/// Installs missing libraries in the versions of the lock files.
 pub(crate) fn install() {
     let status = Command::new(Path::new(PROGRAMS).join("install.sh"))
         .arg(INSTALLED)
@@ -33,7 +33,7 @@ pub(crate) fn install() {
     assert!(status.success(), "benches/peers/install.sh: {status}");
 }
 
-/// The versions of what runs the peers.
+/// Returns the versions of the programs that run the peers.
 pub(crate) fn versions() -> String {
     let version = |mut command: Command| {
         let output =

@@ -60,7 +60,7 @@ use crate::broker::{BrokerError, LaneName, Signer};
 use crate::cache::{Cache, CacheError, CommandError, Marks, Outage};
 use crate::config::Config;
 use crate::http::Readiness;
-use crate::plan::{Ladder, SettlePolicy};
+use crate::plan::{RetrySchedule, SettlePolicy};
 use crate::registry::Registry;
 use crate::telemetry::{EventLog, Metrics, RegistryMetrics};
 use crate::warm::{LoaderProblems, Loaders};
@@ -188,7 +188,7 @@ pub async fn run(
     let loaders = Loaders::new(&config.warm, registry.loaders())?;
     let shared = Arc::new(Shared {
         policy: SettlePolicy {
-            ladder: Ladder(config.amqp.retry_delays.clone()),
+            retry_schedule: RetrySchedule(config.amqp.retry_delays.clone()),
             unknown: config.unknown,
         },
         cache: Cache::connect(&config.redis, &config.amqp.queue)?

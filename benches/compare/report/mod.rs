@@ -1,5 +1,5 @@
-//! What people and programs get to see: a table on the terminal, `results.json`, `results.md`,
-//! `events.svg` and `figures.svg`.
+//! The report: a table on the terminal, `results.json`, `results.md`, `events.svg` and
+//! `figures.svg`.
 
 mod markdown;
 mod plot;
@@ -11,14 +11,14 @@ use serde::Serialize;
 use crate::figures::{self, Figure};
 use crate::results::Results;
 
-/// Where and with what it was measured.
+/// The machine and the versions of the measurement.
 #[derive(Debug, Serialize)]
 pub(crate) struct Conditions {
     pub(crate) machine: String,
     pub(crate) servers: String,
     pub(crate) peers: String,
     pub(crate) rounds: usize,
-    /// RFC 3339.
+    /// In RFC 3339.
     pub(crate) time: String,
     pub(crate) load_average_before: String,
 }
@@ -33,7 +33,7 @@ struct Report<'a> {
 /// Writes the files, and returns the table.
 ///
 /// # Errors
-/// When a file cannot be written.
+/// A file cannot be written.
 pub(crate) fn write(
     out: &Path,
     conditions: &Conditions,

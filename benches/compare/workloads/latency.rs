@@ -1,5 +1,5 @@
-//! (f) From publishing an event to its key's end, at light load and at half of what the bare loop
-//! keeps up with.
+//! (f) The time from publishing an event to the deletion of its key, at light load and at half of
+//! the bare loop's maximum.
 
 use std::time::{Duration, Instant};
 
@@ -16,17 +16,17 @@ use crate::results::{Results, percentile};
 use crate::stage::Stage;
 use crate::support::wait_until;
 
-/// Events whose keys are watched, and between two of them.
+/// Number of events whose keys are watched, and the time between two of them.
 const WATCHED: u64 = 1_500;
 const PAUSE: Duration = Duration::from_millis(4);
 
-/// The load beside them is published in bursts.
+/// Interval of the bursts in which the load beside them is published.
 const BURST: Duration = Duration::from_millis(2);
 
-/// How long a rate must be kept up with, to find out which can be.
+/// Time for which a rate must be sustained to count as possible.
 const TRIAL: Duration = Duration::from_secs(4);
 
-/// Ids of events whose keys nobody cached, beyond those that are watched.
+/// First id of events without a cached key. It is above those that are watched.
 const UNWATCHED: u64 = 1_000_000_000;
 
 pub(crate) const LOADS: [(&str, &str, &str); 2] = [
@@ -58,8 +58,8 @@ async fn measure(
 ) -> Vec<f64> {
     stage.begin_new_log().await;
     let running = contender.start(target, 0);
-    // Before there are keys: a worker that finds Redis emptied since the last one first applies the
-    // history again.
+    // The keys must not exist before the worker is ready. A worker that finds Redis emptied since
+    // its last run first applies the history again.
     ready(stage, target, &running).await;
     let mut tracker = Tracker::start(stage).await;
     let keys: Vec<String> = (0..WATCHED).map(|id| format!("user:{id}")).collect();
@@ -93,8 +93,8 @@ async fn measure(
     latencies
 }
 
-/// Waits until the contender consumes: an event of its own is gone from the queue, and a moment has
-/// passed.
+/// Waits until the contender consumes: an event of this function has left the queue, and a moment
+/// has passed.
 async fn ready(stage: &Stage, target: &Target, running: &Running) {
     if let Running::Worker(_) = running {
         wait_until(Duration::from_secs(30), "the worker is ready", async || {
@@ -102,7 +102,7 @@ async fn ready(stage: &Stage, target: &Target, running: &Running) {
         })
         .await;
     }
-    // A session of the worker's begins with one delivery at a time.
+    // A session of the worker begins with one delivery at a time.
     let channel = stage.channel().await;
     for id in 0..64 {
         stage
@@ -116,8 +116,8 @@ async fn ready(stage: &Stage, target: &Target, running: &Running) {
     .await;
 }
 
-/// Publishes so many events a second, evenly, for so long; how many were published. The more it
-/// falls behind, the larger its bursts.
+/// Publishes this many events a second, evenly, for this duration. Returns their number. A delay
+/// makes the next burst larger.
 async fn load(stage: &Stage, target: &Target, per_s: f64, duration: Duration) -> u64 {
     if per_s <= 0.0 {
         tokio::time::sleep(duration).await;
@@ -150,8 +150,8 @@ async fn load(stage: &Stage, target: &Target, per_s: f64, duration: Duration) ->
     sent
 }
 
-/// Events a second that one publisher gets through while the bare loop takes and deletes them: all
-/// three share the machine.
+/// Returns the rate that one publisher reaches while the bare loop receives and deletes. All three
+/// share the machine.
 async fn ceiling(stage: &Stage, target: &Target) -> f64 {
     let running = Contender::Sketch.start(target, 0);
     ready(stage, target, &running).await;

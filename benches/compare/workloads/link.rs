@@ -1,5 +1,7 @@
-//! (i) One millisecond, each way, between the contender and both servers. What may be in hand
-//! bounds the rate: the worker's events go to Redis and back in that time too.
+//! (i) A delay of one millisecond in each direction between the contender and both servers.
+//!
+//! The number of events in flight limits the rate, since the round trip to Redis takes that time
+//! too.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! (h) One, two and four workers on one queue; beside them bare loops, which show what it costs to
-//! be four.
+//! (h) One, two and four workers on one queue. Bare loops beside them show the cost of four
+//! processes.
 
 use super::{ONE_DELETE, drain};
 use crate::contender::{Contender, Running};
