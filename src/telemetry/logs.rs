@@ -37,7 +37,7 @@ const BACKTRACE: &str = "backtrace";
 
 /// Why logging does not start.
 #[derive(Debug, thiserror::Error)]
-pub enum LogsError {
+pub(crate) enum LogsError {
     /// The directives cannot be read.
     #[error(transparent)]
     Directives(#[from] ParseError),
