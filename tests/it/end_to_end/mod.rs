@@ -1,4 +1,5 @@
-//! From a stranger's publish to a fresh cache: the real worker, a real broker, a real Redis.
+//! End to end, from a publisher's message to a fresh cache: the real worker, a real broker, a real
+//! Redis.
 
 mod again;
 mod breaker;
