@@ -256,8 +256,9 @@ impl Stage {
         ))
     }
 
-    /// Returns the messages ready in a queue of ours: `""`, `".slow"`, `".dead"`…; 0 if there is no
-    /// such queue.
+    /// Returns the messages ready in a queue of ours: `""`, `".slow"`, `".dead"`…
+    ///
+    /// Returns 0 if there is no such queue.
     pub(crate) async fn ready(&self, suffix: &str) -> u32 {
         // Earlier channels may have ended with missing queues, and this one may learn of it.
         let channel =

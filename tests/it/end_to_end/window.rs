@@ -1,5 +1,6 @@
-//! Prefetch in use: the setting, or six times the default with a backlog; and the size of
-//! acknowledgements.
+//! Prefetch in use, and the size of acknowledgements.
+//!
+//! The prefetch is the setting, or six times the default while a backlog waits.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,5 +1,6 @@
-//! Servers and workers that break while events are under way: nothing is lost, nothing is blamed on
-//! an event, nothing stays stuck.
+//! Servers and workers that fail while events are in flight.
+//!
+//! Nothing is lost, no event uses up an attempt, and nothing stays stuck.
 
 mod away;
 mod brokers;
