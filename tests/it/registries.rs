@@ -1,4 +1,5 @@
-//! Six registries as real teams would write them, each with events and what they must resolve to.
+//! Six registries as real teams would write them, each with events and the effects that they must
+//! resolve to.
 
 use std::path::{Path, PathBuf};
 
@@ -11,9 +12,9 @@ use unstale::registry::{LoadOptions, Loaded, Matched, MissingVars, Registry};
 struct Case {
     name: String,
     line: serde_json::Value,
-    /// `verb target`, in order.
+    /// Effects as `verb target`, in order.
     effects: Vec<String>,
-    /// The reason of the dead letter the event would become.
+    /// Reason of the dead letter that the event would become.
     error: Option<String>,
 }
 
