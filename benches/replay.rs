@@ -1,8 +1,11 @@
-//! How fast a day's history is replayed: `unstale replay`, its start and its effects in Redis
-//! included, beside a bare lapin loop that reads the same stream and does nothing, in turn.
+//! Speed of a replay of a day's history: `unstale replay`, including its start and its effects in
+//! Redis.
 //!
-//! `cargo bench --bench replay` (`-- 1000000 3` for that many events, over 20,000 entities, and
-//! rounds). Ratios of one run count; machines are noisy. It fails beyond the limits below.
+//! A bare lapin loop, which reads the same stream and does nothing else, runs in turn with it.
+//!
+//! `cargo bench --bench replay` takes `-- 1000000 3` for that many events, over 20,000 entities,
+//! and that many rounds. Only ratios of one run count, because machines are noisy. The benchmark
+//! fails beyond the limits below.
 
 #![allow(clippy::disallowed_methods, reason = "a program apart")]
 
@@ -33,11 +36,12 @@ events:
 
 const ENTITIES: u32 = 20_000;
 
-/// The bare loop's best: smaller windows are slower, larger ones no faster.
+/// Best prefetch of the bare loop: smaller windows are slower, larger ones no faster.
 const PREFETCH: u16 = 10_000;
 const ACKNOWLEDGED_TOGETHER: u32 = 1_000;
 
-/// What the history may cost beside bare reading, and what part of the effects Redis may be sent.
+/// Maximum time relative to bare reading, and maximum part of the effects that may be sent to
+/// Redis.
 const MOST_TIME: f64 = 1.5;
 const MOST_EFFECTS: f64 = 0.05;
 
@@ -82,7 +86,7 @@ async fn main() {
     }
     let (bare, ours) = (median(bare), median(ours));
     report("median", events, bare, ours, share);
-    // Of fewer events fewer fold into one.
+    // With fewer events, fewer fold into one.
     let folds = events >= 50 * ENTITIES;
     assert!(
         ours <= bare * MOST_TIME && (!folds || share <= MOST_EFFECTS),
@@ -108,7 +112,7 @@ fn median(mut times: Vec<f64>) -> f64 {
 }
 
 fn body(number: u32) -> String {
-    // No two neighbours are of one entity.
+    // No two consecutive events are of one entity.
     let id = number.wrapping_mul(7_919) % ENTITIES;
     let plan = ["free", "team", "enterprise"][id as usize % 3];
     format!(
@@ -142,7 +146,7 @@ async fn publish(channel: &Channel, exchange: &str, events: u32) {
     while confirms.next().await.is_some() {}
 }
 
-/// In seconds.
+/// Reads all events, and returns the time in seconds.
 async fn read_bare(broker: &RabbitMq, queue: &str, events: u32) -> f64 {
     let connection = broker.connection().await;
     let channel = connection.create_channel().await.unwrap();
@@ -151,7 +155,7 @@ async fn read_bare(broker: &RabbitMq, queue: &str, events: u32) -> f64 {
     arguments.insert("x-stream-offset".into(), AMQPValue::LongString("first".into()));
     let start = Instant::now();
     let stream = format!("{queue}.history");
-    // The tag is as short as that of `unstale replay`: it comes along with every message.
+    // The tag is as short as that of `unstale replay`, because it comes with every message.
     let mut consumer = channel
         .basic_consume(
             stream.as_str().into(),
@@ -177,7 +181,7 @@ async fn read_bare(broker: &RabbitMq, queue: &str, events: u32) -> f64 {
     took_s
 }
 
-/// In seconds, and what part of the effects went to Redis.
+/// Runs the replay. Returns the time in seconds, and the part of the effects that went to Redis.
 fn replay(settings: &[(&str, &str)], events: u32) -> (f64, f64) {
     let start = Instant::now();
     let output = Command::new(env!("CARGO_BIN_EXE_unstale"))

@@ -1,4 +1,4 @@
-//! What to measure: `a f --rounds 5 --out docs/bench`.
+//! Command line of the benchmark: `a f --rounds 5 --out docs/bench`.
 
 use std::path::PathBuf;
 
@@ -6,14 +6,14 @@ pub(crate) struct Arguments {
     /// Letters of workloads, in order.
     pub(crate) workloads: Vec<char>,
     pub(crate) rounds: usize,
-    /// Where the report goes.
+    /// Folder of the report.
     pub(crate) out: PathBuf,
 }
 
 pub(crate) const ALL: std::ops::RangeInclusive<char> = 'a'..='j';
 
 impl Arguments {
-    /// From the command line; what cargo adds is passed over.
+    /// Reads the command line, and ignores the arguments that cargo adds.
     pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut parsed =
             Self { workloads: Vec::new(), rounds: 5, out: PathBuf::from("target/bench") };

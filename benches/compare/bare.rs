@@ -1,5 +1,7 @@
-//! Loops that do next to nothing, each in a process of its own so that its CPU time can be told:
-//! this program, with one argument.
+//! Bare loops that do next to nothing.
+//!
+//! Each runs in a process of its own, so that its CPU time can be measured. The process is this
+//! program, with one argument.
 
 use std::time::Instant;
 
@@ -41,7 +43,7 @@ async fn consume() -> (Connection, Channel, Consumer) {
     (connection, channel, consumer)
 }
 
-/// Takes so many events, acknowledges 250 at a time, and prints seconds and CPU microseconds.
+/// Takes that many events, acknowledges 250 at a time, and prints seconds and CPU microseconds.
 pub(crate) async fn drain() {
     let events: u64 = setting("EVENTS").parse().expect("EVENTS is a number");
     let (connection, channel, mut consumer) = consume().await;
@@ -70,7 +72,8 @@ pub(crate) async fn drain() {
     let _ = connection.close(200, "".into()).await;
 }
 
-/// Takes what has arrived, deletes its keys with one UNLINK, acknowledges it, until it is killed.
+/// Takes the arrived events, deletes their keys with one UNLINK and acknowledges them, until it is
+/// killed.
 pub(crate) async fn unlink() {
     let (_connection, channel, mut consumer) = consume().await;
     let client = redis::Client::open(setting("REDIS_URL")).expect("a URL");

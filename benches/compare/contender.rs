@@ -1,4 +1,4 @@
-//! Who drains a queue: the worker, its peers, and bare loops to compare them with.
+//! Contenders that drain a queue: the worker, its peers, and bare loops for comparison.
 
 use std::io::{BufRead, BufReader};
 use std::process::{ChildStdout, Command, Stdio};
@@ -11,7 +11,7 @@ use crate::process;
 use crate::support::guard::Guarded;
 use crate::support::{Worker, wait_until};
 
-/// Where a contender finds its work.
+/// Addresses and names of a contender's work.
 pub(crate) struct Target {
     amqp_url: String,
     redis_url: String,
@@ -21,7 +21,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// `more` are settings of the worker's that are not as by default.
+    /// Returns a target; `more` are settings of the worker that differ from the defaults.
     pub(crate) fn new(
         amqp_url: String,
         redis_url: String,
@@ -32,7 +32,7 @@ impl Target {
         Self { amqp_url, redis_url, queue, schemas, more }
     }
 
-    /// By way of other addresses: those of proxies.
+    /// Returns the target at other addresses, such as those of proxies.
     pub(crate) fn by_way_of(mut self, amqp_url: String, redis_url: String) -> Self {
         (self.amqp_url, self.redis_url) = (amqp_url, redis_url);
         self
@@ -42,12 +42,12 @@ impl Target {
         &self.queue
     }
 
-    /// The exchange that the queue is bound to.
+    /// Returns the exchange that the queue is bound to.
     pub(crate) fn exchange(&self) -> &str {
         &self.queue
     }
 
-    /// The worker's environment: everything else is as it is by default.
+    /// Returns the worker's environment. All other settings have their defaults.
     pub(crate) fn settings(&self) -> Vec<(&str, &str)> {
         let schemas = self.schemas.path().to_str().expect("a temporary folder's name is text");
         let own = [
@@ -65,12 +65,12 @@ impl Target {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contender {
-    /// lapin, prefetch 1,000, acknowledges 250 at a time, and does nothing else.
+    /// lapin with prefetch 1,000. It acknowledges 250 at a time, and does nothing else.
     Bare,
-    /// The same, consuming as the worker does while a backlog waits: a prefetch of 6,000, and a
+    /// The same, but it consumes as the worker does during a backlog: a prefetch of 6,000, and a
     /// short tag.
     BareWide,
-    /// The first, with one variadic UNLINK and one acknowledgement for what has arrived.
+    /// The first, with one variadic UNLINK and one acknowledgement for the arrived events.
     Sketch,
     /// `unstale run`
     Unstale,
@@ -95,7 +95,8 @@ impl Contender {
         }
     }
 
-    /// Starts it; it consumes as soon as it can. The bare drain ends by itself after `events`.
+    /// Starts the contender, which consumes as soon as it can. The bare drain ends by itself after
+    /// `events`.
     pub(crate) fn start(self, target: &Target, events: u64) -> Running {
         if self == Self::Unstale {
             return Running::Worker(Worker::start(&target.settings()));
@@ -109,7 +110,7 @@ impl Contender {
                 } else {
                     crate::bare::DRAIN
                 });
-                // An empty tag has the broker make one up.
+                // With an empty tag the broker makes one up.
                 let (prefetch, tag) =
                     if self == Self::BareWide { ("6000", "1") } else { ("1000", "") };
                 command.env("PREFETCH", prefetch).env("TAG", tag);
@@ -132,7 +133,7 @@ impl Contender {
     }
 }
 
-/// A contender at work. Dropped, it is killed.
+/// Running contender. Dropping it kills it.
 pub(crate) enum Running {
     Worker(Worker),
     Process(Guarded, Option<ChildStdout>),
@@ -146,17 +147,17 @@ impl Running {
         }
     }
 
-    /// The CPU time that it has used so far.
+    /// Returns the CPU time that it has used so far.
     pub(crate) fn cpu(&self) -> Duration {
         process::cpu(self.pid())
     }
 
-    /// The most memory that it ever had, in MiB.
+    /// Returns the most memory that it ever had, in MiB.
     pub(crate) fn peak_resident_mib(&self) -> f64 {
         process::peak_resident_mib(self.pid())
     }
 
-    /// Whether the worker says that it is ready; whatever else it is says so never.
+    /// Returns whether the worker reports that it is ready; false for all other contenders.
     pub(crate) async fn is_ready(&self) -> bool {
         match self {
             Self::Worker(worker) => matches!(worker.get("/readyz").await, Some((200, _))),
@@ -164,7 +165,7 @@ impl Running {
         }
     }
 
-    /// The worker's own count of events of a type and what became of them.
+    /// Returns the worker's own count of events of a type with that outcome.
     pub(crate) async fn counted(&self, event_type: &str, outcome: &str) -> u64 {
         let Self::Worker(worker) = self else { return 0 };
         if worker.get("/livez").await.is_none() {
@@ -179,7 +180,7 @@ impl Running {
         counted
     }
 
-    /// The line that the bare drain prints at its end.
+    /// Returns the line that the bare drain prints at its end.
     pub(crate) async fn last_line(&mut self) -> String {
         let Self::Process(_, stdout) = self else { return String::new() };
         let stdout = stdout.take().expect("read once");

@@ -1,13 +1,13 @@
-//! The events that workloads publish.
+//! Events that workloads publish.
 
-/// What most workloads publish: an envelope with a small payload.
+/// Returns the event of most workloads: an envelope with a small payload.
 pub(crate) fn user_updated(id: u64) -> String {
     format!(
         r#"{{"id":"e-{id}","type":"user.updated","data":{{"id":{id},"email":"user{id}@example.org","plan":"team"}}}}"#
     )
 }
 
-/// The same with a revision that grows, and the team that the user belongs to.
+/// Returns the same with a growing revision and the user's team.
 pub(crate) fn user_revised(id: u64, teams: u64) -> String {
     let (team, rev) = (id % teams, id + 1);
     format!(
@@ -15,7 +15,7 @@ pub(crate) fn user_revised(id: u64, teams: u64) -> String {
     )
 }
 
-/// An event of another type with nothing but an id.
+/// Returns an event of another type with only an id.
 pub(crate) fn plain(event_type: &str, id: u64) -> String {
     format!(r#"{{"id":"e-{event_type}-{id}","type":"{event_type}","data":{{"id":{id}}}}}"#)
 }

@@ -1,4 +1,4 @@
-//! What the worker promises beside its peers, and whether this run saw it.
+//! Figures: what the worker promises in comparison with its peers, and the result of this run.
 
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ const CPU: &str = "µs of CPU an event";
 const MEMORY: &str = "MiB resident at most";
 const LOADS: &str = "loads/s";
 
-/// A promise, and what was seen of it.
+/// Promise and its measured value.
 #[derive(Debug, Serialize)]
 pub(crate) struct Figure {
     pub(crate) workload: char,
@@ -51,7 +51,7 @@ impl Figure {
     }
 }
 
-/// Those of the workloads that were run.
+/// Returns the figures of the workloads that were run.
 #[rustfmt::skip]
 pub(crate) fn figures(results: &Results) -> Vec<Figure> {
     use Bound::{AtLeast, AtMost, None};

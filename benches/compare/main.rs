@@ -1,8 +1,9 @@
-//! What the worker costs beside the two servers that it connects, and beside its peers: `make
-//! bench`, read with docs/bench/README.md.
+//! Cost of the worker in comparison with its two servers and with its peers: `make bench`.
 //!
-//! `cargo bench --bench compare -- a f --rounds 3 --out FOLDER`: these workloads, so many rounds,
-//! the report into that folder.
+//! docs/bench/README.md explains the results.
+//!
+//! `cargo bench --bench compare -- a f --rounds 3 --out FOLDER` runs these workloads for that many
+//! rounds, and writes the report to that folder.
 
 #![allow(clippy::disallowed_methods, reason = "a program apart, which reads what its stage sets")]
 
@@ -68,7 +69,7 @@ async fn measure(Arguments { workloads, rounds, out }: &Arguments) -> ExitCode {
     for &workload in workloads {
         eprintln!("workload {workload}");
         stage.flush().await;
-        // What the others measured is worth keeping.
+        // The results of the other workloads are worth keeping.
         if AssertUnwindSafe(workloads::run(workload, &stage, *rounds, &mut results))
             .catch_unwind()
             .await

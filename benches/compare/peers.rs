@@ -1,4 +1,4 @@
-//! The peers' programs, and their libraries from npm and PyPI in a folder of their own.
+//! Programs of the peers, and their libraries from npm and PyPI in a folder of their own.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,14 +6,14 @@ use std::process::Command;
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers");
 const INSTALLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/.local/bench");
 
-/// amqplib and ioredis.
+/// Returns the program with amqplib and ioredis.
 pub(crate) fn node() -> Command {
     let mut command = Command::new("node");
     command.arg(installed().join("node/worker.js"));
     command
 }
 
-/// One of the Python programs.
+/// Returns one of the Python programs.
 pub(crate) fn python(program: &str) -> Command {
     let mut command = Command::new(installed().join("python/bin/python"));
     command.arg(Path::new(PROGRAMS).join("python").join(program));
@@ -24,7 +24,7 @@ fn installed() -> PathBuf {
     PathBuf::from(INSTALLED)
 }
 
-/// Installs what is not there yet, as the lock files have it.
+/// Installs the missing libraries, as the lock files pin them.
 pub(crate) fn install() {
     let status = Command::new(Path::new(PROGRAMS).join("install.sh"))
         .arg(INSTALLED)
@@ -33,7 +33,7 @@ pub(crate) fn install() {
     assert!(status.success(), "benches/peers/install.sh: {status}");
 }
 
-/// The versions of what runs the peers.
+/// Returns the versions of the peers' runtimes and libraries.
 pub(crate) fn versions() -> String {
     let version = |mut command: Command| {
         let output =

@@ -1,17 +1,19 @@
-//! What Linux tells of a process.
+//! Figures of a process, as Linux reports them.
 
 use std::time::Duration;
 
-/// Linux counts in these, whatever the kernel's own tick is (`USER_HZ`).
+/// Unit of Linux' CPU times, whatever the kernel's own tick is (`USER_HZ`).
 const TICKS_PER_S: f64 = 100.0;
 
-/// The CPU time that a process and its threads, ended ones included, have used so far. Zero once it
-/// is gone.
+/// Returns the CPU time that a process and its threads, including ended ones, have used so far.
+///
+/// Returns zero once the process is gone.
 pub(crate) fn cpu(pid: u32) -> Duration {
     stat(&pid.to_string()).map_or(Duration::ZERO, |stat| stat.cpu)
 }
 
-/// The same of all the processes of a group: a server may be a script that has started others.
+/// Returns the same for all processes of a group, because a server may be a script that has started
+/// others.
 pub(crate) fn cpu_of_group(group: u32) -> Duration {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     processes
@@ -21,7 +23,7 @@ pub(crate) fn cpu_of_group(group: u32) -> Duration {
         .sum()
 }
 
-/// The time that cores of this machine have had nothing to do so far, all of them together.
+/// Returns the time that all cores of this machine together have been idle so far.
 pub(crate) fn idle() -> Duration {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     // `idle` and `iowait` are the fourth and fifth of the line of all cores (proc(5)).
@@ -36,8 +38,8 @@ struct Stat {
 
 fn stat(process: &str) -> Option<Stat> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name in parentheses may hold spaces; `pgrp`, `utime` and `stime` are the 3rd, 12th and
-    // 13th fields behind it (proc(5)).
+    // The name in parentheses may hold spaces. `pgrp`, `utime` and `stime` are the 3rd, 12th and
+    // 13th fields after it (proc(5)).
     let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let group = fields.clone().nth(2)?.parse().ok()?;
     Some(Stat { group, cpu: ticks(fields.skip(11).take(2)) })
@@ -48,7 +50,7 @@ fn ticks<'f>(fields: impl Iterator<Item = &'f str>) -> Duration {
     Duration::from_secs_f64(ticks / TICKS_PER_S)
 }
 
-/// The most memory that was ever resident, in MiB.
+/// Returns the most memory that was ever resident, in MiB.
 pub(crate) fn peak_resident_mib(pid: u32) -> f64 {
     status_kib(pid, "VmHWM:") / 1024.0
 }
@@ -61,7 +63,7 @@ fn status_kib(pid: u32, field: &str) -> f64 {
     value.unwrap_or_default()
 }
 
-/// The machine in a line: processor, cores, memory, kernel.
+/// Returns the machine in a line: processor, cores, memory, kernel.
 pub(crate) fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");

@@ -1,5 +1,6 @@
-//! What a worker sends to Redis, kept, and sent again by somebody who does nothing else: what Redis
-//! alone takes for it.
+//! Recording of a worker's commands to Redis.
+//!
+//! A client that does nothing else sends them again, which shows the time that Redis alone takes.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,14 +14,14 @@ use crate::process;
 use crate::stage::Stage;
 use crate::support::{Flow, Proxy, Tap, Way};
 
-/// The last command of a replay, and how its answer ends.
+/// Last command of a replay, and the end of its answer.
 const LAST: &[u8] = b"*2\r\n$4\r\nECHO\r\n$17\r\nthis-was-the-last\r\n";
 const LAST_ANSWER: &[u8] = b"this-was-the-last\r\n";
 
-/// Stands between a worker and Redis.
+/// Recorder between a worker and Redis.
 pub(crate) struct Recorder {
     proxy: Proxy,
-    /// By the number of the connection.
+    /// Bytes by the number of the connection.
     sent: Arc<Mutex<BTreeMap<u64, Vec<u8>>>>,
 }
 
@@ -42,19 +43,20 @@ impl Recorder {
         Self { proxy: Proxy::start_tapped(&stage.redis.addr(), tap).await, sent }
     }
 
-    /// The target by way of it.
+    /// Returns the target at the recorder's address.
     pub(crate) fn target(&self, stage: &Stage, target: Target) -> Target {
         target.by_way_of(stage.broker.url(), format!("redis://{}/0", self.proxy.addr()))
     }
 
-    /// What was sent on the connection that most was sent on: the one that batches take.
+    /// Returns the bytes of the busiest connection, which is the one for batches.
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         let sent = std::mem::take(&mut *self.sent.lock().unwrap_or_else(PoisonError::into_inner));
         sent.into_values().max_by_key(Vec::len).unwrap_or_default()
     }
 }
 
-/// Sends it as fast as Redis takes it. How long that took, and the CPU time that Redis used.
+/// Sends the bytes as fast as Redis accepts them. Returns the time, and the CPU time that Redis
+/// used.
 pub(crate) async fn replay(stage: &Stage, sent: Vec<u8>) -> (Duration, Duration) {
     let redis_cpu = || stage.redis.pid().map_or(Duration::ZERO, process::cpu_of_group);
     let connection =

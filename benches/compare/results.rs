@@ -1,8 +1,8 @@
-//! What was measured, round by round.
+//! Results, round by round.
 
 use serde::Serialize;
 
-/// One measure of one contender in one workload, a value a round.
+/// One measure of one contender in one workload, with a value for each round.
 #[derive(Debug, Serialize)]
 pub(crate) struct Series {
     pub(crate) workload: char,
@@ -40,19 +40,21 @@ impl Results {
         self.of(workload, who, measure).map(Series::median)
     }
 
-    /// The median of the rounds' ratios: both of a round were measured one after the other, so what
-    /// disturbs the machine for long cancels out.
+    /// Returns the median of the rounds' ratios.
+    ///
+    /// Both values of a round were measured one after the other, so a long disturbance of the
+    /// machine cancels out.
     pub(crate) fn ratio(&self, workload: char, measure: &str, who: &str, to: &str) -> Option<f64> {
         self.across((workload, who, measure), (workload, to, measure))
     }
 
-    /// The same for two series of any kind.
+    /// Returns the same for two series of any kind.
     pub(crate) fn across(&self, of: (char, &str, &str), to: (char, &str, &str)) -> Option<f64> {
         let (of, to) = (self.of(of.0, of.1, of.2)?, self.of(to.0, to.1, to.2)?);
         Some(median(of.rounds.iter().zip(&to.rounds).map(|(of, to)| of / to).collect()))
     }
 
-    /// The median of the rounds' differences.
+    /// Returns the median of the rounds' differences.
     pub(crate) fn beyond(&self, workload: char, measure: &str, who: &str, to: &str) -> Option<f64> {
         let (of, to) = (self.of(workload, who, measure)?, self.of(workload, to, measure)?);
         Some(median(of.rounds.iter().zip(&to.rounds).map(|(of, to)| of - to).collect()))
@@ -77,7 +79,7 @@ impl Series {
     }
 }
 
-/// Of an even number the mean of the middle two.
+/// Returns the median; for an even number, the mean of the middle two.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {
@@ -87,7 +89,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// The value that so many hundredths of the values do not pass.
+/// Returns the value that this percentage of the values does not exceed.
 pub(crate) fn percentile(values: &mut [f64], hundredths: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     #[expect(
@@ -100,7 +102,7 @@ pub(crate) fn percentile(values: &mut [f64], hundredths: f64) -> f64 {
     values.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
-/// As many digits as say something.
+/// Returns the value with its significant digits.
 pub(crate) fn rounded(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => {

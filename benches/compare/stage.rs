@@ -1,4 +1,4 @@
-//! Both servers, and what is done to them before, between and after measurements.
+//! Stage: both servers, and the steps before, between and after measurements.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::support::{RabbitMq, Redis, Worker, unique, wait_until};
 /// Messages handed to the connection at once.
 const AT_ONCE: u64 = 500;
 
-/// Keys that one command seeds.
+/// Keys that one command stores.
 const KEYS_AT_ONCE: usize = 1_000;
 
 /// Both servers of one run of the benchmark.
@@ -28,7 +28,7 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) async fn start() -> Self {
         let broker = RabbitMq::start().await;
-        // Seeding a million keys takes longer than redis-rs waits by itself.
+        // Storing a million keys takes longer than redis-rs waits by default.
         let redis = Redis::start().await;
         let config =
             redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(60)));
@@ -45,13 +45,13 @@ impl Stage {
         self.connection.create_channel().await.expect("the broker gives a channel")
     }
 
-    /// A registry in a folder of its own and a queue of a new name, declared by the worker as it
-    /// always does.
+    /// Returns a target with a registry of its own and a new queue, which the worker declares as
+    /// usual.
     pub(crate) async fn target(&self, what: &str, rules: &str) -> Target {
         self.target_with(what, rules, Vec::new()).await
     }
 
-    /// The same with settings of the worker's that are not as by default.
+    /// Returns the same with settings of the worker that differ from the defaults.
     pub(crate) async fn target_with(
         &self,
         what: &str,
@@ -81,7 +81,7 @@ impl Stage {
             .expect("the broker takes it");
     }
 
-    /// Puts events straight into a target's queue and waits until all of them stand there.
+    /// Puts events straight into a target's queue, and waits until all of them are there.
     pub(crate) async fn fill(&self, target: &Target, events: u64, body: impl Fn(u64) -> String) {
         self.begin_new_log().await;
         let channel = self.channel().await;
@@ -111,19 +111,20 @@ impl Stage {
         })
         .await;
         let _ = channel.close(200, "".into()).await;
-        // What the queue still writes to disk belongs to the publisher.
+        // The publisher pays for what the queue still writes to disk.
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 
-    /// Has the log of quorum queues begin a new file. By itself it does so after 512 MiB, in every
-    /// fourth fill or so, and some drains were slower by a third, whoever drained; none is since
-    /// each fill begins with a new file. That such a drain reads from disk is likely and was not
-    /// looked at.
+    /// Makes the log of quorum queues begin a new file.
+    ///
+    /// By itself the log does so after 512 MiB, in about every fourth fill. Some drains were then
+    /// slower by a third, for every contender. None is slower since each fill begins with a new
+    /// file. Such a drain probably reads from disk, which was not checked.
     pub(crate) async fn begin_new_log(&self) {
         self.broker.ctl(&["eval", "ra_log_wal:force_roll_over(ra_log_wal)."]).await;
     }
 
-    /// Messages that wait in a target's queue for a consumer.
+    /// Returns the messages that wait in a target's queue.
     pub(crate) async fn ready(&self, target: &Target) -> u64 {
         self.ready_in(target.queue()).await
     }
@@ -140,11 +141,10 @@ impl Stage {
         ready
     }
 
-    /// What a contender left in the queue, and every key.
+    /// Removes what a contender left in the queue, and every key.
     pub(crate) async fn clear(&self, target: &Target) {
         let channel = self.channel().await;
-        // What was given back when the contender ended may take a moment to stand in the queue
-        // again.
+        // Messages requeued at the contender's end may take a moment to be in the queue again.
         wait_until(Duration::from_secs(60), "the queue is empty", async || {
             let _ = channel.queue_purge(target.queue().into(), QueuePurgeOptions::default()).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -159,7 +159,7 @@ impl Stage {
         self.query::<()>(redis::cmd("FLUSHALL").arg("SYNC")).await;
     }
 
-    /// Gives keys a value.
+    /// Stores a value for each key.
     pub(crate) async fn seed(&self, keys: impl Iterator<Item = String>) {
         let keys: Vec<String> = keys.collect();
         for keys in keys.chunks(KEYS_AT_ONCE) {
@@ -171,17 +171,17 @@ impl Stage {
         }
     }
 
-    /// Gives keys a value and makes them the members of a tag.
+    /// Stores a value for each key, and makes the keys the members of a tag.
     pub(crate) async fn seed_tag(&self, tag: &str, members: impl Iterator<Item = String>) {
         let members: Vec<String> = members.collect();
-        // Keys first: a worker that runs takes members whose keys are not there out of their sets.
+        // Keys first: a running worker removes members without keys from their sets.
         self.seed(members.iter().cloned()).await;
         for members in members.chunks(KEYS_AT_ONCE) {
             self.query::<()>(redis::cmd("SADD").arg(format!("cache_tag:{tag}")).arg(members)).await;
         }
     }
 
-    /// Makes each key, with a value, the one member of its tag.
+    /// Stores a value for each key, and makes each key the one member of its tag.
     pub(crate) async fn seed_small_tags(&self, tags: impl Iterator<Item = (String, String)>) {
         let tags: Vec<(String, String)> = tags.collect();
         self.seed(tags.iter().map(|(_, member)| member.clone())).await;
@@ -194,13 +194,16 @@ impl Stage {
         }
     }
 
-    /// Keys in Redis.
+    /// Returns the number of keys in Redis.
     pub(crate) async fn keys(&self) -> u64 {
         self.query(&redis::cmd("DBSIZE")).await
     }
 
-    /// Commands that Redis has done since it started: all, and without those that the seals behind
-    /// batches call from their script (`HGET`, `HSET`, which nobody here sends by itself).
+    /// Returns the number of commands that Redis has done since it started: all, and those without
+    /// the checkpoints' commands.
+    ///
+    /// The checkpoint writes behind batches call `HGET` and `HSET` from their script. Nothing else
+    /// here sends these.
     pub(crate) async fn commands(&self) -> (u64, u64) {
         let info: String = self.query(redis::cmd("INFO").arg("commandstats")).await;
         let calls = |line: &str| {
@@ -218,7 +221,7 @@ impl Stage {
         command.query_async(&mut self.cache.clone()).await.expect("Redis answers")
     }
 
-    /// The versions of both servers.
+    /// Returns the versions of both servers.
     pub(crate) async fn versions(&self) -> String {
         let info: String = self.query(redis::cmd("INFO").arg("server")).await;
         let redis = info

@@ -1,8 +1,8 @@
-//! What one event costs between its bytes and Redis' commands, and after Redis' answer: the pure
+//! Cost of one event between its bytes and Redis' commands, and after Redis' answer: the pure
 //! middle, without sockets.
 //!
-//! `cargo bench --bench pipeline`: a batch of 256 single-delete events, step by step, with the
-//! allocations of each. What they may be at most is in `tests/allocations.rs`.
+//! `cargo bench --bench pipeline` measures a batch of 256 single-delete events, step by step, with
+//! the allocations of each. `tests/allocations.rs` holds their limits.
 
 mod steps;
 

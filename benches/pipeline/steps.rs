@@ -1,4 +1,4 @@
-//! The pure middle, step by step, on one batch of the events that most benchmarks publish.
+//! Steps of the pure middle, on one batch of the events that most benchmarks publish.
 
 use unstale::config::{UnknownPolicy, Vars};
 use unstale::event::{Decoded, Event, Message, Reading, decode};
@@ -8,7 +8,7 @@ use unstale::registry::{LoadOptions, MissingVars, Registry, Resolution};
 pub(crate) const ONE_DELETE: &str =
     r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
-/// The same with a JSON Schema before it.
+/// The same rules with a JSON Schema before them.
 pub(crate) const WITH_SCHEMA: &str = r#"
 events:
   user.updated:
@@ -22,7 +22,7 @@ events:
     effects: [ { delete: "user:{id}" } ]
 "#;
 
-/// `UNSTALE_BATCH` is as many by default.
+/// Number of events in a batch: the default of `UNSTALE_BATCH`.
 pub(crate) const EVENTS: u32 = 256;
 
 pub(crate) fn bodies() -> Vec<String> {

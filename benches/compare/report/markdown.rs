@@ -1,4 +1,4 @@
-//! Tables that read well on a terminal and in a browser.
+//! Tables that are readable on a terminal and in a browser.
 
 use std::fmt::Write as _;
 

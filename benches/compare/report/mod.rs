@@ -1,5 +1,4 @@
-//! What people and programs get to see: a table on the terminal, `results.json`, `results.md`,
-//! `events.svg` and `figures.svg`.
+//! Report: a table on the terminal, `results.json`, `results.md`, `events.svg` and `figures.svg`.
 
 mod markdown;
 mod plot;
@@ -11,7 +10,7 @@ use serde::Serialize;
 use crate::figures::{self, Figure};
 use crate::results::Results;
 
-/// Where and with what it was measured.
+/// Machine and versions of the measurement.
 #[derive(Debug, Serialize)]
 pub(crate) struct Conditions {
     pub(crate) machine: String,

@@ -1,5 +1,5 @@
-//! Two pictures: events a second in every workload that has them, and how far each figure is from
-//! what is wanted.
+//! Two pictures: events per second in every workload that has them, and each figure relative to its
+//! target.
 
 use std::fmt::Write as _;
 
@@ -8,16 +8,17 @@ use crate::results::{Results, rounded};
 
 const WIDTH: f64 = 960.0;
 const ROW: f64 = 22.0;
-/// Where bars begin: names stand before it.
+/// Start of the bars, after the names.
 const LEFT: f64 = 380.0;
-/// Where the longest bar ends: its value stands behind it.
+/// End of the longest bar, before its value.
 const RIGHT: f64 = 840.0;
 
 const GOOD: &str = "#2a7f62";
 const BAD: &str = "#c0392b";
 const PLAIN: &str = "#8a94a0";
 
-/// A bar a contender, a group a workload, with a line from the least to the most of the rounds.
+/// Draws a bar for each contender, grouped by workload, with a line from the minimum to the maximum
+/// of the rounds.
 pub(super) fn events(results: &Results) -> String {
     let series: Vec<_> =
         results.series.iter().filter(|series| series.measure == "events/s").collect();
@@ -44,10 +45,11 @@ pub(super) fn events(results: &Results) -> String {
     plot.finish()
 }
 
-/// A bar a figure: what was seen as a part of what is wanted, which is the upright line.
+/// Draws a bar for each figure: the measured value relative to its target, which is the upright
+/// line.
 pub(super) fn figures(figures: &[Figure]) -> String {
     let mut plot = Plot::new("What was seen, against what is wanted (the line); green holds");
-    // A bar three times as long as wanted says enough.
+    // A bar is at most three times as long as its target.
     let x = |part: f64| LEFT + (RIGHT - LEFT) * part.clamp(0.0, 3.0) / 3.0;
     for figure in figures {
         let (Some(seen), Bound::AtLeast(bound) | Bound::AtMost(bound)) =
@@ -73,7 +75,7 @@ struct Plot {
     y: f64,
 }
 
-/// Writing to a String does not fail.
+/// Drawing functions. Writing to a String does not fail.
 impl Plot {
     fn new(title: &str) -> Self {
         let mut plot = Self { body: String::new(), y: 24.0 };

@@ -1,4 +1,4 @@
-//! A full queue is drained, and somebody looks at the clock.
+//! Drain of a full queue, with its time.
 
 use std::time::{Duration, Instant};
 
@@ -8,32 +8,34 @@ use crate::process;
 use crate::results::Results;
 use crate::stage::Stage;
 
-/// A drain that takes longer is judged by what it did until then.
+/// Maximum time of a drain. A longer one is judged by its progress until then.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Between two looks at the number of keys in Redis, once the end is near: a look costs some 200 µs
-/// (a trace of the scheduler), and the bare drain is not looked at.
+/// Time between two looks at the number of keys in Redis, near the end.
+///
+/// A look costs some 200 µs (a trace of the scheduler), and the bare drain has none.
 const LOOK_AT_KEYS: Duration = Duration::from_millis(3);
 
-/// Before that.
+/// Time between two such looks earlier.
 const LOOK_AT_KEYS_FROM_AFAR: Duration = Duration::from_millis(100);
 
-/// Between two looks at the worker's own count: it costs the worker some 100 µs.
+/// Time between two looks at the worker's own count: each costs the worker some 100 µs.
 const LOOK_AT_COUNT: Duration = Duration::from_millis(20);
 
-/// Beside the keys of events stand those of the workers: marks, reports, the key by which they find
-/// out whether Redis takes writes. Not more.
+/// Maximum number of the workers' own keys beside those of events.
+///
+/// These are checkpoints, reports, and the key that shows whether Redis accepts writes.
 const WORKERS_OWN_KEYS: u64 = 16;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Drained {
     pub(crate) events_per_s: f64,
-    /// Of the contender's processes.
+    /// CPU time of the contender's processes.
     pub(crate) cpu_us_per_event: f64,
     machine: Machine,
 }
 
-/// Where the rest of the machine's time went, for each event.
+/// Use of the machine's remaining time, for each event.
 #[derive(Debug, Clone, Copy)]
 struct Machine {
     rabbitmq_us: f64,
@@ -56,7 +58,7 @@ impl Drained {
     }
 }
 
-/// What the servers have used so far, and nobody.
+/// CPU time of the servers so far, and idle time.
 #[derive(Clone, Copy)]
 struct Clocks {
     rabbitmq: Duration,
@@ -85,7 +87,7 @@ impl Clocks {
     }
 }
 
-/// How far a drain has come.
+/// Progress of a drain.
 #[derive(Clone, Copy)]
 struct Mark {
     at: Instant,
@@ -96,7 +98,7 @@ struct Mark {
 
 impl Mark {
     fn of(stage: &Stage, running: &[Running], done: u64) -> Self {
-        // The time first: what is read of all processes takes a millisecond.
+        // The time first: reading the figures of all processes takes a millisecond.
         Self {
             at: Instant::now(),
             done,
@@ -116,8 +118,10 @@ impl Mark {
     }
 }
 
-/// A bare loop takes `events`, which wait already; it tells the time itself, from the first
-/// delivery to the last acknowledgement. What the servers use counts from its start.
+/// Measures a bare loop that takes `events`, which wait already.
+///
+/// The loop itself measures the time, from the first delivery to the last acknowledgement. The
+/// servers' use counts from its start.
 pub(crate) async fn bare(
     stage: &Stage,
     contender: Contender,
@@ -142,8 +146,9 @@ pub(crate) async fn bare(
     }
 }
 
-/// Each of `events` deletes a key of its own, and Redis holds those keys alone: from the first key
-/// that is gone to the last.
+/// Measures from the first missing key to the last.
+///
+/// Each of `events` deletes a key of its own, and Redis holds only those keys.
 pub(crate) async fn by_keys(stage: &Stage, running: &[Running], events: u64) -> Drained {
     let done = async || events.saturating_sub(stage.keys().await);
     let begun = first(async || done().await > 0, &done).await;
@@ -156,14 +161,14 @@ pub(crate) async fn by_keys(stage: &Stage, running: &[Running], events: u64) -> 
     from.to(Mark::of(stage, running, now))
 }
 
-/// Half of the time that the rest will take, at the rate so far.
+/// Returns half of the time that the rest will take, at the rate so far.
 fn until_next_look(so_far: Duration, done: u64, left: u64) -> Duration {
     #[expect(clippy::cast_precision_loss, reason = "counts of events")]
     let rest = so_far.mul_f64(left as f64 / done.max(1) as f64);
     (rest / 2).clamp(LOOK_AT_KEYS, LOOK_AT_KEYS_FROM_AFAR)
 }
 
-/// By the worker's own count of events of a type whose effects took hold.
+/// Measures by the worker's own count of events of a type whose effects took effect.
 pub(crate) async fn by_count(
     stage: &Stage,
     running: &Running,
@@ -195,7 +200,7 @@ async fn first(begun: impl AsyncFn() -> bool, done: &impl AsyncFn() -> u64) -> u
     done().await
 }
 
-/// Fills the queue with events that delete one key each, gives the keys a value, and drains it.
+/// Fills the queue with events that delete one key each, stores the keys, and drains the queue.
 pub(crate) async fn one_delete(
     stage: &Stage,
     contender: Contender,

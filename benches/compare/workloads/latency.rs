@@ -1,5 +1,6 @@
-//! (f) From publishing an event to its key's end, at light load and at half of what the bare loop
-//! keeps up with.
+//! (f) Latency from publishing an event to the deletion of its key.
+//!
+//! It is measured at light load and at half of the rate that the bare loop sustains.
 
 use std::time::{Duration, Instant};
 
@@ -16,17 +17,17 @@ use crate::results::{Results, percentile};
 use crate::stage::Stage;
 use crate::support::wait_until;
 
-/// Events whose keys are watched, and between two of them.
+/// Number of events whose keys are watched, and the time between two of them.
 const WATCHED: u64 = 1_500;
 const PAUSE: Duration = Duration::from_millis(4);
 
-/// The load beside them is published in bursts.
+/// Time between two bursts of the load beside them.
 const BURST: Duration = Duration::from_millis(2);
 
-/// How long a rate must be kept up with, to find out which can be.
+/// Time that a rate must be sustained, to find the highest one.
 const TRIAL: Duration = Duration::from_secs(4);
 
-/// Ids of events whose keys nobody cached, beyond those that are watched.
+/// First id of events whose keys are not cached, beyond those that are watched.
 const UNWATCHED: u64 = 1_000_000_000;
 
 pub(crate) const LOADS: [(&str, &str, &str); 2] = [
@@ -58,8 +59,7 @@ async fn measure(
 ) -> Vec<f64> {
     stage.begin_new_log().await;
     let running = contender.start(target, 0);
-    // Before there are keys: a worker that finds Redis emptied since the last one first applies the
-    // history again.
+    // Before there are keys: a worker that finds an emptied Redis first applies the history again.
     ready(stage, target, &running).await;
     let mut tracker = Tracker::start(stage).await;
     let keys: Vec<String> = (0..WATCHED).map(|id| format!("user:{id}")).collect();
@@ -93,8 +93,7 @@ async fn measure(
     latencies
 }
 
-/// Waits until the contender consumes: an event of its own is gone from the queue, and a moment has
-/// passed.
+/// Waits until the contender consumes: it has taken an event of its own, and a moment has passed.
 async fn ready(stage: &Stage, target: &Target, running: &Running) {
     if let Running::Worker(_) = running {
         wait_until(Duration::from_secs(30), "the worker is ready", async || {
@@ -102,7 +101,7 @@ async fn ready(stage: &Stage, target: &Target, running: &Running) {
         })
         .await;
     }
-    // A session of the worker's begins with one delivery at a time.
+    // A session of the worker begins with one delivery at a time.
     let channel = stage.channel().await;
     for id in 0..64 {
         stage
@@ -116,8 +115,9 @@ async fn ready(stage: &Stage, target: &Target, running: &Running) {
     .await;
 }
 
-/// Publishes so many events a second, evenly, for so long; how many were published. The more it
-/// falls behind, the larger its bursts.
+/// Publishes that many events per second, evenly; returns how many it published.
+///
+/// The more it falls behind, the larger its bursts.
 async fn load(stage: &Stage, target: &Target, per_s: f64, duration: Duration) -> u64 {
     if per_s <= 0.0 {
         tokio::time::sleep(duration).await;
@@ -150,8 +150,9 @@ async fn load(stage: &Stage, target: &Target, per_s: f64, duration: Duration) ->
     sent
 }
 
-/// Events a second that one publisher gets through while the bare loop takes and deletes them: all
-/// three share the machine.
+/// Returns the events per second of one publisher while the bare loop takes and deletes them.
+///
+/// Publisher, loop and servers share the machine.
 async fn ceiling(stage: &Stage, target: &Target) -> f64 {
     let running = Contender::Sketch.start(target, 0);
     ready(stage, target, &running).await;

@@ -1,5 +1,7 @@
-//! (i) One millisecond, each way, between the contender and both servers. What may be in hand
-//! bounds the rate: the worker's events go to Redis and back in that time too.
+//! (i) A delay of one millisecond, each way, between the contender and both servers.
+//!
+//! The deliveries in flight limit the rate. The worker's events also go to Redis and back in that
+//! time.
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
-//! (g) The worker's memory does not depend on what waits for it: a backlog of 1,000,000 events, and
-//! 1,000 tags of 1,000 keys each.
+//! (g) The worker's memory does not depend on the size of its work.
+//!
+//! The work is a backlog of 1,000,000 events, and 1,000 tags of 1,000 keys each.
 
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ pub(super) async fn run(stage: &Stage, results: &mut Results) {
     }
     stage.fill(&target, TAGS, |id| events::plain("team.updated", id)).await;
     let worker = Contender::Unstale.start(&target, TAGS);
-    // What is left are side keys: a generation a tag, and what the worker keeps for itself.
+    // The rest are side keys: a generation for each tag, and the worker's own keys.
     let most_left = 2 * TAGS;
     wait_until(Duration::from_secs(300), "every member is gone", async || {
         stage.keys().await < most_left

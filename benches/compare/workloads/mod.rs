@@ -1,4 +1,4 @@
-//! The workloads, one file a kind; what they are for is in docs/bench/README.md.
+//! Workloads, one file for each kind. docs/bench/README.md explains their purpose.
 
 mod drain;
 mod hot_set;
@@ -17,11 +17,11 @@ pub(crate) mod write_through;
 use crate::results::Results;
 use crate::stage::Stage;
 
-/// Of one event one key is deleted: what most workloads are about.
+/// Rules of most workloads: one event deletes one key.
 pub(crate) const ONE_DELETE: &str =
     r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
-/// The worker with the prefetch of its peers, which does not rise while a backlog waits.
+/// Name of the worker with the prefetch of its peers, which does not rise during a backlog.
 pub(crate) const NARROW_UNSTALE: &str = "unstale run, UNSTALE_PREFETCH=1000";
 
 fn narrow() -> Vec<(&'static str, String)> {

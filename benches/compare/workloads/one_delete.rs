@@ -6,8 +6,8 @@ use crate::peers;
 use crate::results::Results;
 use crate::stage::Stage;
 
-/// Each contender and its backlog: one that the fast need seconds for, and the slow no more than
-/// some.
+/// Contenders and their backlogs. The fast ones need seconds for theirs, and the slow ones no more
+/// than some.
 const CONTENDERS: [(Contender, u64); 7] = [
     (Contender::Bare, 300_000),
     (Contender::BareWide, 300_000),

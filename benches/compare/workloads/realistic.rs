@@ -1,5 +1,6 @@
-//! (b) What a schema of some months looks like: a JSON Schema, a condition, one fenced key, two
-//! plain keys, two small tags.
+//! (b) A rule file as it is after some months.
+//!
+//! It has a JSON Schema, a condition, one fenced key, two plain keys and two small tags.
 
 use super::drain::{self, Drained};
 use crate::contender::{Contender, Target};
@@ -8,13 +9,13 @@ use crate::recording::{self, Recorder};
 use crate::results::Results;
 use crate::stage::Stage;
 
-/// Whoever sends Redis what the worker sent, and does nothing else.
+/// Name of the client that sends Redis the worker's commands, and does nothing else.
 pub(crate) const REDIS_ALONE: &str = "Redis alone, sent the same again";
 
 const EVENTS: u64 = 100_000;
 const TEAMS: u64 = 1_000;
 
-/// `user:{id}:summary` is fenced: another entry writes it.
+/// Rules. `user:{id}:summary` is fenced because another event definition writes it.
 const RULES: &str = r#"
 defaults: { ttl: 1h }
 events:
@@ -81,7 +82,7 @@ async fn drained(stage: &Stage, target: &Target) -> Drained {
     drained
 }
 
-/// What the worker sends to Redis for those events.
+/// Records the worker's commands to Redis for those events.
 async fn record(stage: &Stage) -> Vec<u8> {
     let recorder = Recorder::start(stage).await;
     let target = recorder.target(stage, stage.target("realistic-recorded", RULES).await);
@@ -89,7 +90,7 @@ async fn record(stage: &Stage) -> Vec<u8> {
     recorder.into_bytes()
 }
 
-/// Every key that an event deletes is there, every tag has members.
+/// Stores every key that an event deletes, and members for every tag.
 async fn seed(stage: &Stage) {
     for key in ["", ":summary", ":page"] {
         stage.seed((0..EVENTS).map(|id| format!("user:{id}{key}"))).await;

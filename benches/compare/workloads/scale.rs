@@ -1,5 +1,4 @@
-//! (h) One, two and four workers on one queue; beside them bare loops, which show what it costs to
-//! be four.
+//! (h) One, two and four workers on one queue, beside bare loops that show the cost of being four.
 
 use super::{ONE_DELETE, drain};
 use crate::contender::{Contender, Running};

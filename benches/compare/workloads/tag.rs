@@ -1,5 +1,6 @@
-//! (e) A tag of 1,000,000 keys is invalidated while another client asks Redis for a key every
-//! millisecond and single-key events flow.
+//! (e) Invalidation of a tag of 1,000,000 keys.
+//!
+//! Meanwhile another client asks Redis for a key every millisecond, and single-key events flow.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ events:
   team.updated: { effects: [ { invalidate_tags: "team:{id}" } ] }
 "#;
 
-/// The quiet run lasts as long as the drain should.
+/// Time of the quiet run, as long as the drain should take.
 const QUIET: Duration = Duration::from_secs(5);
 
 const PROBE_EVERY: Duration = Duration::from_millis(1);
@@ -38,8 +39,8 @@ pub(crate) const EVENT_P99: &str = "ms, single-key events' p99";
 pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
     let target = stage.target("tag", RULES).await;
     for _ in 0..rounds {
-        // Before there are keys: a worker that finds Redis emptied since the last one first applies
-        // the history again.
+        // Before there are keys: a worker that finds an emptied Redis first applies the history
+        // again.
         let worker = Contender::Unstale.start(&target, 0);
         wait_until(Duration::from_secs(30), "the worker is ready", async || {
             worker.is_ready().await
@@ -60,7 +61,7 @@ pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
             stage
                 .publish(&channel, &target, "team.updated", &events::plain("team.updated", 1))
                 .await;
-            // The members are gone before the last of the single keys are.
+            // The members are deleted before the last of the single keys are.
             wait_until(Duration::from_secs(120), "the tag is drained", async || {
                 stage.keys().await <= 2 * WATCHED
             })
@@ -96,7 +97,7 @@ impl Observed {
     }
 }
 
-/// Probes Redis and publishes single-key events until something has ended.
+/// Probes Redis and publishes single-key events until the future `until` is ready.
 async fn observe(
     stage: &Stage,
     target: &Target,

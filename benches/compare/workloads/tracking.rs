@@ -1,4 +1,4 @@
-//! When a key is gone, as Redis itself tells it: client-side caching's invalidation messages.
+//! Times of deleted keys, from Redis itself: the invalidation messages of client-side caching.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::stage::Stage;
 
-/// A connection that is told once of each key that it has read, when that is changed.
+/// Connection that gets one message for each key that it has read, when that key changes.
 pub(super) struct Tracker {
     connection: MultiplexedConnection,
     pushes: UnboundedReceiver<PushInfo>,
@@ -40,7 +40,7 @@ impl Tracker {
         Self { connection, pushes }
     }
 
-    /// Reads keys, so that their end will be told.
+    /// Reads keys, so that Redis reports their deletion.
     pub(super) async fn watch(&mut self, keys: &[String]) {
         for keys in keys.chunks(1_000) {
             let values: Vec<Option<String>> = redis::cmd("MGET")
@@ -52,8 +52,9 @@ impl Tracker {
         }
     }
 
-    /// The latencies in milliseconds of keys by when their events were published; waits until all
-    /// are gone, `patience` at most for each.
+    /// Returns the latencies of keys in milliseconds, by the publishing time of their events.
+    ///
+    /// It waits until all are deleted, `patience` at most for each.
     pub(super) async fn latencies(
         &mut self,
         mut published: UnboundedReceiver<(String, Instant)>,

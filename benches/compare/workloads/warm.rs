@@ -13,7 +13,7 @@ use crate::support::wait_until;
 const WARMS: u64 = 20_000;
 const SINGLE_KEYS: u64 = 200_000;
 
-/// What `UNSTALE_WARM_CONCURRENCY` is by default.
+/// Default of `UNSTALE_WARM_CONCURRENCY`.
 const CONCURRENCY: usize = 16;
 
 const RULES: &str = r#"
@@ -62,14 +62,14 @@ pub(super) async fn run(stage: &Stage, results: &mut Results) {
     stage.clear(&target).await;
 }
 
-/// Single-key events in the main queue, their keys in Redis.
+/// Puts single-key events into the main queue, and their keys into Redis.
 async fn backlog(stage: &Stage, target: &Target) {
     stage.fill(target, SINGLE_KEYS, events::user_updated).await;
     stage.seed((0..SINGLE_KEYS).map(|id| format!("user:{id}"))).await;
 }
 
-/// Has a worker move the warms to where they wait for their loads, so that they do not stand
-/// between the single-key events.
+/// Lets a worker move the warms to the slow lane, so that they are not between the single-key
+/// events.
 async fn to_the_slow_lane(stage: &Stage, target: &Target) {
     stage.fill(target, WARMS, |id| events::plain("page.updated", id)).await;
     let worker = Contender::Unstale.start(target, 0);

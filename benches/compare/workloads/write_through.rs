@@ -1,5 +1,5 @@
-//! (c) Write-through: the event's own data becomes the value; plain, and beside it with a version
-//! and tags.
+//! (c) Write-through: the event's own data becomes the value, plain, and also with a version and
+//! tags.
 
 use super::drain;
 use crate::contender::Contender;
@@ -30,7 +30,7 @@ events:
         tags: ["users:{plan}", "team:{team}"]
 "#;
 
-/// Beside the worker's name, where it writes with a version and tags.
+/// Name of the worker that writes with a version and tags.
 pub(crate) const WITH_VERSION_AND_TAGS: &str = "unstale run, versioned and tagged";
 
 pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
