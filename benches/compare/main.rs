@@ -1,9 +1,15 @@
 //! Cost of the worker in comparison with its two servers and with its peers: `make bench`.
 //!
-//! docs/bench/README.md explains the results.
+//! docs/bench/README.md explains the results. `cargo bench --bench compare -- a f --rounds 3 --out
+//! FOLDER` runs these workloads for that many rounds, and writes the report to that folder.
 //!
-//! `cargo bench --bench compare -- a f --rounds 3 --out FOLDER` runs these workloads for that many
-//! rounds, and writes the report to that folder.
+//! In reading order:
+//! - Input: `arguments`, `events`, `workloads`.
+//! - Servers and contenders: `stage`, `contender`, `bare`, `peers`.
+//! - Measurement: `process`, `recording`, `results`, `figures`.
+//! - Output: `report`.
+//!
+//! Deliberately absent: the cost of single steps without sockets, which is in the bench `pipeline`.
 
 #![allow(clippy::disallowed_methods, reason = "a program apart, which reads what its stage sets")]
 

@@ -1,4 +1,9 @@
 //! The module `broker` against a real RabbitMQ.
+//!
+//! In reading order: `topology` for objects, `failures` for lanes and their end, `copies` for
+//! republished messages.
+//!
+//! Deliberately absent: Redis and the worker's lanes.
 
 mod copies;
 mod failures;

@@ -1,4 +1,6 @@
 //! Report: a table on the terminal, `results.json`, `results.md`, `events.svg` and `figures.svg`.
+//!
+//! In reading order: `markdown` writes the tables, and `plot` draws the pictures.
 
 mod markdown;
 mod plot;

@@ -1,4 +1,12 @@
 //! Redis comes back without confirmed writes: they are made again before any worker is ready.
+//!
+//! In reading order:
+//! - Detection: `marks`, `identity`.
+//! - Losses: `restores`, `cluster`, `clocks`, `large`.
+//! - Workers: `workers`, `stops`, `deaths`, `beside`, `brokers`, `commands`.
+//! - The history itself: `histories`.
+//!
+//! Deliberately absent: outages without a loss, which are in `faults`.
 
 mod beside;
 mod brokers;

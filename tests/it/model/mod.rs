@@ -11,6 +11,14 @@
 //! - An older write never remains after a newer event of its entity took effect.
 //! - No invalidation is skipped for being old. Even a value that a stranger stored does not outlive
 //!   one that began after it, such as a second delete.
+//!
+//! In reading order:
+//! - The world and its rules: `event`, `world`, `judge`.
+//! - Order of the steps: `turns`, `tap`, `seat`.
+//! - Actors: `actors`, `worker`, `replay`.
+//! - Wrong protocols: `wrong`.
+//!
+//! Deliberately absent: RabbitMQ, whose queues `world` models.
 #![allow(clippy::print_stdout, reason = "`make model` shows what it found")]
 
 mod actors;

@@ -3,6 +3,11 @@
 //!
 //! At the end a checker compares Redis with the events. A naive worker goes through the same faults
 //! and must fail. Otherwise the checker proves nothing.
+//!
+//! In reading order: `application` publishes and checks, `schedule` decides the faults, `naive` is
+//! the control.
+//!
+//! Deliberately absent: losses of Redis' data, which are in `heal`.
 
 mod application;
 mod naive;

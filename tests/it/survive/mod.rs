@@ -1,8 +1,13 @@
 //! A worker in a small box, with every trouble at once: 256 MiB of memory, half a CPU, 1,024
 //! descriptors.
 //!
+//! In reading order: `storms` for large and expensive events, `restarts` for kills, `strangers` for
+//! foreign connections.
+//!
 //! `make test` runs each test at a small size. `make survive` runs it at the full size, against an
 //! optimized build.
+//!
+//! Deliberately absent: attacks that a single event makes, which are in `attacks`.
 
 #![expect(clippy::print_stderr, reason = "figures for who reads the output")]
 

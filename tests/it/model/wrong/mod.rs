@@ -2,6 +2,9 @@
 //! writes.
 //!
 //! The same driver must find the fault of each of them.
+//!
+//! In reading order: `readers`, `workers`, `fences`, `tags`. Faults of the replay are in the
+//! model's own `replay`.
 
 mod fences;
 mod readers;
