@@ -24,6 +24,10 @@ help: ## List the targets
 
 ##@ Try it
 
+.PHONY: build
+build: ## Build the worker and the tour, as `make demo` and `make run` do
+	$(BUILD_DEMO)
+
 .PHONY: demo
 demo: ## Install what is missing, start private servers and a worker, and play the tour of the patterns
 	scripts/with-servers.sh --prepare
@@ -97,10 +101,20 @@ bench: install-servers ## Measure the worker beside its peers: BENCH="a f" and R
 ##@ Check
 
 .PHONY: lint
-lint: ## Check formatting, clippy and rustdoc; a warning is an error
+lint: lint-prose ## Check formatting, clippy, rustdoc and prose; a warning is an error
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+
+.PHONY: lint-prose
+lint-prose: ## The prose of pages and doc comments by docs/STYLE.md, and spelling (installs typos)
+	python3 scripts/test_lint_prose.py
+	scripts/lint_prose.py
+	scripts/typos.sh
+
+.PHONY: docs
+docs: ## Build the site of the documentation into target/docs-site (installs mdBook)
+	scripts/docs.sh
 
 .PHONY: deny
 deny: ## Check licences, sources, bans and duplicates of the dependencies by deny.toml; advisories where their database is reachable (installs cargo-deny)

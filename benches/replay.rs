@@ -1,11 +1,10 @@
-//! Speed of a replay of a day's history: `unstale replay`, including its start and its effects in
-//! Redis.
+//! Measures the replay of a day's history with `unstale replay`, its start and its effects in Redis
+//! included.
 //!
-//! A bare lapin loop, which reads the same stream and does nothing else, runs in turn with it.
+//! A bare lapin loop that reads the same stream takes turns with it.
 //!
-//! `cargo bench --bench replay` takes `-- 1000000 3` for that many events, over 20,000 entities,
-//! and that many rounds. Only ratios of one run count, because machines are noisy. The benchmark
-//! fails beyond the limits below.
+//! `cargo bench --bench replay` (`-- 1000000 3` for that many events, over 20,000 entities, and
+//! rounds). Only ratios of one run count, since machines differ. It fails above the limits below.
 
 #![allow(clippy::disallowed_methods, reason = "a program apart")]
 
@@ -36,12 +35,11 @@ events:
 
 const ENTITIES: u32 = 20_000;
 
-/// Best prefetch of the bare loop: smaller windows are slower, larger ones no faster.
+/// Best value for the bare loop: smaller windows are slower, larger ones no faster.
 const PREFETCH: u16 = 10_000;
 const ACKNOWLEDGED_TOGETHER: u32 = 1_000;
 
-/// Maximum time relative to bare reading, and maximum part of the effects that may be sent to
-/// Redis.
+/// Maximum time relative to bare reading, and maximum part of the effects that Redis receives.
 const MOST_TIME: f64 = 1.5;
 const MOST_EFFECTS: f64 = 0.05;
 
@@ -65,7 +63,7 @@ async fn main() {
     Worker::start_ready(&settings).await.terminate().await;
     let connection = broker.connection().await;
     let channel = connection.create_channel().await.unwrap();
-    // A day's events were applied long ago: only the history still has them.
+    // A day's events were applied long ago, so only the history contains them.
     channel
         .queue_unbind(
             queue.as_str().into(),
@@ -112,7 +110,7 @@ fn median(mut times: Vec<f64>) -> f64 {
 }
 
 fn body(number: u32) -> String {
-    // No two consecutive events are of one entity.
+    // No two adjacent events belong to one entity.
     let id = number.wrapping_mul(7_919) % ENTITIES;
     let plan = ["free", "team", "enterprise"][id as usize % 3];
     format!(
@@ -146,7 +144,7 @@ async fn publish(channel: &Channel, exchange: &str, events: u32) {
     while confirms.next().await.is_some() {}
 }
 
-/// Reads all events, and returns the time in seconds.
+/// Returns the time in seconds.
 async fn read_bare(broker: &RabbitMq, queue: &str, events: u32) -> f64 {
     let connection = broker.connection().await;
     let channel = connection.create_channel().await.unwrap();
@@ -155,7 +153,7 @@ async fn read_bare(broker: &RabbitMq, queue: &str, events: u32) -> f64 {
     arguments.insert("x-stream-offset".into(), AMQPValue::LongString("first".into()));
     let start = Instant::now();
     let stream = format!("{queue}.history");
-    // The tag is as short as that of `unstale replay`, because it comes with every message.
+    // The tag is as short as that of `unstale replay`, since every delivery repeats it.
     let mut consumer = channel
         .basic_consume(
             stream.as_str().into(),
@@ -181,7 +179,7 @@ async fn read_bare(broker: &RabbitMq, queue: &str, events: u32) -> f64 {
     took_s
 }
 
-/// Runs the replay. Returns the time in seconds, and the part of the effects that went to Redis.
+/// Returns the time in seconds, and the part of the effects that went to Redis.
 fn replay(settings: &[(&str, &str)], events: u32) -> (f64, f64) {
     let start = Instant::now();
     let output = Command::new(env!("CARGO_BIN_EXE_unstale"))

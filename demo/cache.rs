@@ -1,4 +1,4 @@
-//! The cache as an application sees it.
+//! The cache, as an application sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use redis::aio::MultiplexedConnection;
 
 use crate::steps::{Seed, Step};
 
-/// unstale's own bookkeeping, which is no part of the cache.
+/// Prefix of unstale's own keys, which are not part of the cache.
 const BOOKKEEPING: &str = "unstale:";
 
-/// What stands at one key.
+/// The state of one key.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum State {
     Absent,
@@ -40,7 +40,7 @@ impl Cache {
         Ok(Self { connection })
     }
 
-    /// Puts the keys of a step as an application would have left them.
+    /// Sets the keys of a step as an application would have left them.
     pub(crate) async fn seed(&mut self, step: &Step) -> anyhow::Result<()> {
         let mut pipe = redis::pipe();
         for row in &step.rows {
@@ -57,7 +57,7 @@ impl Cache {
             .context("Redis does not take the sample keys")
     }
 
-    /// Takes the keys of a step away, so that the next begins with its own alone.
+    /// Deletes the keys of a step, so that the next step begins with its own keys only.
     pub(crate) async fn clear(&mut self, step: &Step) -> anyhow::Result<()> {
         let keys: Vec<&str> = step.rows.iter().map(|row| row.key).collect();
         Ok(redis::cmd("DEL").arg(keys).query_async(&mut self.connection).await?)
@@ -79,7 +79,7 @@ impl Cache {
     }
 
     async fn state(&mut self, key: &str) -> anyhow::Result<State> {
-        // In one transaction: a key must not go between the questions.
+        // One transaction, so that no key expires between the queries.
         let (kind, pttl): (String, i64) = redis::pipe()
             .atomic()
             .cmd("TYPE")

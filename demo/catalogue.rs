@@ -1,4 +1,4 @@
-//! The shop's catalogue service: what a `warm` loads from.
+//! The shop's catalogue service, from which `warm` rules load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A request's head is a few hundred bytes.
+/// Maximum size of a request's head. Usual ones have a few hundred bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 pub(crate) struct Catalogue {
@@ -33,7 +33,7 @@ impl Catalogue {
         Ok(Self { loads })
     }
 
-    /// How many pages it has served.
+    /// Returns the number of pages served.
     pub(crate) fn loads(&self) -> usize {
         self.loads.load(Ordering::Relaxed)
     }

@@ -1,5 +1,5 @@
-//! A publisher as it should be: mandatory, so that an event without a queue comes back, and with a
-//! confirm.
+//! A correct publisher: messages are mandatory, so that an event without a queue is returned, and
+//! confirmed.
 
 use anyhow::{Context as _, bail};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
@@ -9,7 +9,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProper
 use crate::steps::{Form, Step};
 
 const EXCHANGE: &str = "events";
-/// AMQP's `delivery_mode` for messages that outlive the broker.
+/// AMQP's `delivery_mode` for messages that survive a restart of the broker.
 const PERSISTENT: u8 = 2;
 
 pub(crate) struct Publisher {
@@ -67,7 +67,7 @@ impl Publisher {
     }
 
     pub(crate) async fn close(self) {
-        // The tour is over either way.
+        // The tour is over with or without an error here.
         let _ = self.connection.close(200, "the tour is over".into()).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The steps of the tour: what the cache holds, what happens, and what must follow.
+//! The steps of the tour: the cache before, the event, and the expected cache after it.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -7,12 +7,12 @@ use std::time::Duration;
 use crate::cache::{Snapshot, State};
 use crate::table::lifetime;
 
-/// What the catalogue service answers for the product's page.
+/// The catalogue service's answer for the product's page.
 pub(crate) const PRODUCT_PAGE: &str = r#"{"id":7,"title":"Kite, red"}"#;
-/// What the catalogue service answers for the ranking.
+/// The catalogue service's answer for the ranking.
 pub(crate) const RANKING: &str = r#"["Kite","Yo-yo","Top"]"#;
 
-/// A TTL may have run on this long between the effect and our look at it.
+/// Maximum time between an effect and the check of its TTL.
 const RAN_ON_SECONDS: u64 = 25;
 
 pub(crate) struct Step {
@@ -22,11 +22,11 @@ pub(crate) struct Step {
     pub(crate) event_type: &'static str,
     pub(crate) body: &'static str,
     pub(crate) rows: Vec<Row>,
-    /// Whether the worker must ask the catalogue.
+    /// The worker must ask the catalogue.
     pub(crate) loads: bool,
 }
 
-/// How the publisher puts the event: unstale reads them all.
+/// The form in which the publisher writes the event. unstale reads all forms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     Bare,
@@ -34,7 +34,7 @@ pub(crate) enum Form {
     CloudEvent,
 }
 
-/// One key: what it is, was and must be.
+/// One key: its meaning, its state before, and its expected state.
 pub(crate) struct Row {
     pub(crate) key: &'static str,
     pub(crate) seed: Seed,
@@ -53,7 +53,7 @@ pub(crate) enum Seed {
 
 enum Want {
     Gone,
-    /// Nobody touched it.
+    /// Unchanged.
     Kept,
     /// The same value, with a TTL shortened into this range of seconds.
     Shortened(RangeInclusive<u64>),
@@ -75,7 +75,7 @@ impl Form {
 }
 
 impl Step {
-    /// What is not as told; empty where all is.
+    /// Returns the differences from the expected state. Empty if there are none.
     pub(crate) fn problems(&self, before: &Snapshot, after: &Snapshot) -> Vec<String> {
         let watched = self
             .rows
@@ -98,7 +98,7 @@ impl Step {
 }
 
 impl Row {
-    /// Why `is` is not what must have become of `was`.
+    /// Returns why `is` does not follow from `was`, if so.
     pub(crate) fn problem(&self, was: &State, is: &State) -> Option<String> {
         let key = self.key;
         let right = match (&self.want, was, is) {
@@ -168,7 +168,7 @@ fn ran_on(had: Option<Duration>, has: Option<Duration>) -> bool {
     }
 }
 
-/// The default jitter takes up to a tenth off a TTL.
+/// Returns the range of a TTL: the default jitter shortens it by up to a tenth.
 fn spread(seconds: u64) -> RangeInclusive<u64> {
     seconds - seconds / 10..=seconds
 }
@@ -182,7 +182,7 @@ pub(crate) fn all() -> Vec<Step> {
     vec![
         Step {
             pattern: "TTL: stale soon, not at once",
-            story: "A price changed. Offers need not be recomputed now, only within half a minute; what expires sooner anyway is left alone.",
+            story: "A price changed. Offers need not be recomputed now, only within half a minute. A key that expires sooner keeps its TTL.",
             form: Form::Bare,
             event_type: "price.changed",
             body: r#"{"product_id":7}"#,
@@ -198,8 +198,8 @@ pub(crate) fn all() -> Vec<Step> {
             loads: false,
         },
         Step {
-            pattern: "Event-based: the event names what changed",
-            story: "A customer changed their e-mail address. What was cached under the old one must go as well, and nobody else's.",
+            pattern: "Event-based: the event names the changed values",
+            story: "A customer changed their e-mail address. The key under the old address must go as well, and no other customer's.",
             form: Form::Envelope,
             event_type: "user.updated",
             body: r#"{"type":"user.updated","data":{"id":42,"email":"ada@new.example"},"previous":{"email":"ada@old.example"}}"#,
@@ -213,7 +213,7 @@ pub(crate) fn all() -> Vec<Step> {
         },
         Step {
             pattern: "Tag-based: everything cached of a kind",
-            story: "A category was renamed. Whoever cached something of it had put the key into the tag's set; nobody needs to know which.",
+            story: "A category was renamed. Each cached value of it had its key put into the tag's set, so the event need not name the keys.",
             form: Form::CloudEvent,
             event_type: "category.updated",
             body: r#"{"slug":"books"}"#,
@@ -277,13 +277,13 @@ pub(crate) fn all() -> Vec<Step> {
         },
         Step {
             pattern: "All of them in one event",
-            story: "A product was renamed and moved from games to toys, and its price in euro changed: schemas/product.yaml says what follows.",
+            story: "A product was renamed and moved from games to toys, and its price in euro changed: schemas/product.yaml has the rules for it.",
             form: Form::Envelope,
             event_type: "product.updated",
             body: r#"{"type":"product.updated","data":{"id":7,"category":"toys","name":"Kite, red","rev":12,"prices":[{"list":"EUR","changed":true},{"list":"USD","changed":false}]},"previous":{"category":"games"}}"#,
             rows: vec![
                 row("shop:product:7", Cached("Kite", 3600), Want::Gone),
-                // The rule computes its name: sha1("/p/7").
+                // The rule computes the key's name: sha1("/p/7").
                 row(
                     "shop:html:9cf2113ee63319a5a60a094f3b4f8190ca6b2576",
                     Cached("<h1>Kite</h1>", 3600),

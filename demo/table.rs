@@ -1,4 +1,4 @@
-//! What the person at the terminal sees.
+//! The output on the terminal.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::steps::Step;
 const KEY_WIDTH: usize = 30;
 const CELL_WIDTH: usize = 40;
 
-/// Colour, where someone looks and has not said no (<https://no-color.org>).
+/// Colour, on a terminal and unless `NO_COLOR` is set (<https://no-color.org>).
 pub(crate) struct Paint {
     on: bool,
 }
@@ -92,9 +92,9 @@ pub(crate) fn show(paint: &Paint, step: &Step, before: &Snapshot, after: &Snapsh
             (_, _, true) => paint.with("33", &is),
             _ => paint.changed(&is),
         };
-        let mark = if *right { paint.good("✓") } else { paint.bad("✗") };
+        let sign = if *right { paint.good("✓") } else { paint.bad("✗") };
         println!(
-            "  {bar} {} {bar} {} {bar} {is} {bar} {mark} {bar}",
+            "  {bar} {} {bar} {} {bar} {is} {bar} {sign} {bar}",
             pad(key, keys),
             pad(was, befores)
         );
@@ -107,7 +107,7 @@ pub(crate) fn summary(paint: &Paint, steps: &[Step], took: &[Duration], failed: 
         println!(
             "{}",
             paint.bad(&format!(
-                "{} of {} steps were not as told: {}.",
+                "{} of {} steps were not as expected: {}.",
                 failed.len(),
                 steps.len(),
                 failed.join("; ")
@@ -118,7 +118,7 @@ pub(crate) fn summary(paint: &Paint, steps: &[Step], took: &[Duration], failed: 
     let slowest = took.iter().max().copied().unwrap_or_default();
     println!(
         "{}",
-        paint.good(&format!("All {} steps as told; the slowest took {slowest:.1?} from confirmed event to fresh cache.", steps.len()))
+        paint.good(&format!("All {} steps as expected; the slowest took {slowest:.1?} from confirmed event to fresh cache.", steps.len()))
     );
     println!();
     println!("What to try next:");
@@ -131,7 +131,7 @@ pub(crate) fn summary(paint: &Paint, steps: &[Step], took: &[Duration], failed: 
     );
     println!("  echo '{{\"type\":\"user.updated\",\"data\":{{\"id\":42}}}}' | {worker} plan");
     println!(
-        "  docs/SCHEMAS.md               each pattern in depth, and what your application must do for it"
+        "  docs/patterns/README.md       each pattern in depth, and what your application must do for it"
     );
 }
 
@@ -165,7 +165,8 @@ fn cell(state: &State) -> String {
     }
 }
 
-/// In whole seconds, rounded up as Redis' `TTL` nearly does: `1h`, `59m 58s`, `27s`.
+/// Formats a lifetime in whole seconds, rounded up almost as Redis' `TTL` does: `1h`, `59m 58s`,
+/// `27s`.
 pub(crate) fn lifetime(ttl: Duration) -> String {
     let seconds = ttl.as_millis().div_ceil(1000);
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);

@@ -1,11 +1,12 @@
-//! A tour of the patterns, for `make demo`: a stranger's client that knows unstale only by its
-//! contract.
+//! A tour of the patterns, for `make demo`. It is a separate client that knows only unstale's
+//! public contract.
 //!
-//! For each pattern it fills the cache as an application would, publishes one event over plain
-//! AMQP, waits for what must follow, shows the keys before and after, and ends with 1 where
-//! anything was not as told. It reads `UNSTALE_AMQP_URL`, `UNSTALE_REDIS_URL` and
-//! `UNSTALE_VAR_CATALOGUE_URL`, where it serves what the worker loads. `tour catalogue` serves that
-//! alone, for `make run`.
+//! For each pattern it fills the cache as an application would, and publishes one event over plain
+//! AMQP. Then it waits for the expected effects, and shows the keys before and after. It ends with
+//! 1 if a result is not as expected.
+//!
+//! It reads `UNSTALE_AMQP_URL`, `UNSTALE_REDIS_URL` and `UNSTALE_VAR_CATALOGUE_URL`, the address at
+//! which it serves the worker's loads. `tour catalogue` serves them without a tour, for `make run`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -29,7 +30,7 @@ use publisher::Publisher;
 use steps::Step;
 use table::Paint;
 
-/// How long an effect may take; it takes milliseconds unless something is wrong.
+/// Maximum time of an effect. Usually it takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -54,14 +55,14 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Serves what the worker loads, without a tour, until the standard input ends.
+/// Serves the worker's loads, without a tour, until the end of the standard input.
 async fn serve_catalogue() -> anyhow::Result<()> {
     let _catalogue = catalogue::Catalogue::serve(&setting("UNSTALE_VAR_CATALOGUE_URL")?).await?;
     tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await?;
     Ok(())
 }
 
-/// Returns how many steps were not as told.
+/// Returns the number of steps whose result was not as expected.
 async fn tour() -> anyhow::Result<usize> {
     let paint = Paint::for_stdout();
     let redis_url = setting("UNSTALE_REDIS_URL")?;
@@ -86,7 +87,7 @@ async fn tour() -> anyhow::Result<usize> {
         cache.clear(step).await?;
         match problems.is_empty() {
             true => println!(
-                "  {} as told, {elapsed:.1?} after the broker confirmed the event\n",
+                "  {} as expected, {elapsed:.1?} after the broker confirmed the event\n",
                 paint.good("✓")
             ),
             false => {

@@ -106,7 +106,7 @@ test_all() {
     worker cluster UNSTALE_QUEUE=clustered UNSTALE_EXCHANGE=clustered UNSTALE_REDIS_MODE=cluster UNSTALE_REDIS_URL="redis://$READERS_TEST_CLUSTER"
     # As the user whose rights the page names, which the tests' keys and the clients' own commands are added to.
     local rules
-    rules=$(sed -n 's/^ACL SETUSER reader //p' docs/READERS.md)
+    rules=$(sed -n 's/^ACL SETUSER reader //p' docs/reference/reader-scripts.md)
     # shellcheck disable=SC2086 # the words of one command
     redis ACL SETUSER reader ${rules/>PASSWORD/>secret} '~product:*' +ping +info +client >/dev/null
     local address=${UNSTALE_REDIS_URL#redis://}

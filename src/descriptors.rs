@@ -1,4 +1,4 @@
-//! File descriptors: a limit that is too low cuts the worker off from its servers.
+//! The limit of file descriptors. Below a minimum, a worker could not connect to its servers.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -12,7 +12,7 @@ const FOR_SERVERS_AND_FILES: u64 = 256;
     "the process may open {limit} files and needs up to {needed}: connections to the servers may fail; raise the limit (ulimit -n, \
      LimitNOFILE= of systemd, --ulimit nofile= of Docker)"
 )]
-pub struct TooFew {
+pub(crate) struct TooFew {
     limit: u64,
     needed: u64,
 }
@@ -21,7 +21,7 @@ pub struct TooFew {
 ///
 /// # Errors
 /// [`TooFew`] if the limit stays too low.
-pub fn ensure_for(connections: usize) -> Result<(), TooFew> {
+pub(crate) fn ensure_for(connections: usize) -> Result<(), TooFew> {
     let needed =
         FOR_SERVERS_AND_FILES.saturating_add(u64::try_from(connections).unwrap_or(u64::MAX));
     let limits = getrlimit(Resource::Nofile);

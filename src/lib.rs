@@ -1,23 +1,45 @@
-//! # unstale
+//! Workers that invalidate Redis keys and tags when RabbitMQ delivers domain events.
 //!
-//! Keeps Redis honest: events from RabbitMQ, resolved into the cache keys and tags they make stale.
+//! # Map
+//!
+//! A delivery passes these modules, in this order:
+//!
+//! - [`broker`]: connections, queues, deliveries and republished messages on RabbitMQ.
+//! - [`worker`]: lanes, batches and acknowledgements. Start here: [`worker::run`].
+//! - [`event`]: bytes → event, for every form in which publishers write one.
+//! - [`registry`]: rule files → compiled rules; event → effects.
+//! - [`plan`]: effects → the fewest operations for Redis; outcomes → settlement.
+//! - [`cache`]: operations on one Redis server, on a cluster, or behind Sentinel.
+//! - `warm`: loaders, which supply the values for `warm` rules.
+//!
+//! Around them:
+//!
+//! - [`cli`]: the commands. `ops`: what the commands do on the servers.
+//! - [`reader`]: read-through for Rust applications that read the cache.
+//! - [`config`]: settings. [`telemetry`]: logs and metrics. `http`: the endpoints for both.
+//! - [`reason`], [`quantity`], `printable`, `tls`, `descriptors`: small parts without dependencies.
+//!
+//! `event`, `registry` and `plan` use no socket, no clock and no runtime.
+//!
+//! The library exists for the program `unstale` and for its tests. Only [`reader`] is meant for
+//! other programs.
 
 pub mod backoff;
 pub mod broker;
 pub mod cache;
 pub mod cli;
 pub mod config;
-pub mod descriptors;
+pub(crate) mod descriptors;
 pub mod event;
 pub mod http;
 pub mod ops;
 pub mod plan;
-pub mod printable;
+pub(crate) mod printable;
 pub mod quantity;
 pub mod reader;
 pub mod reason;
 pub mod registry;
 pub mod telemetry;
-pub mod tls;
+pub(crate) mod tls;
 pub mod warm;
 pub mod worker;

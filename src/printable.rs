@@ -1,4 +1,4 @@
-//! Text that others chose, on its way to a log, a header or a terminal.
+//! Escapes foreign text for logs, headers and terminals.
 //!
 //! A payload, a rule file or a server's answer may hold line breaks, escape sequences of terminals
 //! and marks that reorder text. They could forge a log line or hide what is shown. So they are
@@ -9,18 +9,18 @@ use std::fmt;
 
 /// Returns the text with every control character and every mark that breaks or reorders lines
 /// escaped, such as `\n` and `\u{1b}`.
-pub fn printable(text: &str) -> Cow<'_, str> {
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, |c, out| out.extend(c.escape_default()))
 }
 
-/// As [`printable`], but keeps line feeds: for messages of several lines.
-pub fn printable_lines(text: &str) -> Cow<'_, str> {
+/// Escapes like [`printable`], but keeps line feeds, for messages of several lines.
+pub(crate) fn printable_lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c, out| if c == '\n' { out.push(c) } else { out.extend(c.escape_default()) })
 }
 
 /// Returns JSON text with the same characters escaped as JSON does it. Outside of its strings JSON
 /// has none of them but white space.
-pub fn printable_json(text: &str) -> Cow<'_, str> {
+pub(crate) fn printable_json(text: &str) -> Cow<'_, str> {
     escaped(text, |c, out| {
         match c {
             '\n' | '\t' => out.push(c),
@@ -50,9 +50,9 @@ fn is_active(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Escapes what is written through it as [`printable`] does.
+/// A writer that escapes text like [`printable`].
 #[derive(Debug)]
-pub struct Printable<W>(pub W);
+pub(crate) struct Printable<W>(pub W);
 
 impl<W: fmt::Write> fmt::Write for Printable<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {

@@ -1,16 +1,16 @@
-//! Durations, sizes and rates as people write them in settings and schema files.
+//! Durations, sizes and rates, as people write them in settings and rule files.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Why a quantity could not be read. Says what was expected, never what was given: the text may be
-/// a secret in the wrong place.
+/// Error in a quantity. It names the expected form and never the given text, which may be a secret
+/// in the wrong place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
-    /// Not a whole number with one of the units of a duration.
+    /// Not a whole number with a unit of duration.
     #[error("not a duration: a whole number and one of ms, s, m, h, d, such as 500ms, 30s or 7d")]
     Duration,
-    /// Not a whole number with one of the units of a size.
+    /// Not a whole number with a unit of size.
     #[error("not a size: a whole number and one of B, KiB, MiB, GiB, such as 1MiB")]
     Size,
     /// Not a whole number per second, minute or hour.
@@ -18,58 +18,58 @@ pub enum QuantityError {
     Rate,
 }
 
-/// The units of a duration, longest first, in milliseconds.
+/// Units of duration in milliseconds, longest first.
 const DURATION_UNITS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// The units of a size, largest first, in bytes.
+/// Units of size in bytes, largest first.
 const SIZE_UNITS: [(&str, u64); 4] =
     [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
-/// Reads `500ms`, `30s`, `15m`, `1h` or `7d`.
+/// Parses `500ms`, `30s`, `15m`, `1h` or `7d`.
 ///
 /// # Errors
-/// [`QuantityError::Duration`] for anything else, a fraction and an overflow included.
+/// [`QuantityError::Duration`] for any other text, such as a fraction or an overflow.
 pub fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
     parse(text, &DURATION_UNITS).map(Duration::from_millis).ok_or(QuantityError::Duration)
 }
 
-/// Writes a duration in its largest exact unit: sixty seconds are `1m`. Below a millisecond nothing
-/// is kept.
+/// Formats a duration in its largest exact unit: sixty seconds are `1m`. Fractions of a millisecond
+/// are dropped.
 pub fn format_duration(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let (unit, size) = largest_exact(millis, &DURATION_UNITS).unwrap_or(("s", 1_000));
     format!("{}{unit}", millis / size)
 }
 
-/// Reads `512B`, `64KiB`, `1MiB` or `10GiB` as bytes.
+/// Parses `512B`, `64KiB`, `1MiB` or `10GiB` as bytes.
 ///
 /// # Errors
-/// [`QuantityError::Size`] for anything else.
+/// [`QuantityError::Size`] for any other text.
 pub fn parse_size_bytes(text: &str) -> Result<u64, QuantityError> {
     parse(text, &SIZE_UNITS).ok_or(QuantityError::Size)
 }
 
-/// Writes a number of bytes in its largest exact unit.
+/// Formats a number of bytes in its largest exact unit.
 pub fn format_size_bytes(bytes: u64) -> String {
     let (unit, size) = largest_exact(bytes, &SIZE_UNITS).unwrap_or(("B", 1));
     format!("{}{unit}", bytes / size)
 }
 
-/// So many per so long.
+/// A maximum number of actions in a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// How many.
+    /// Number of actions.
     pub count: u32,
-    /// In how long.
+    /// Length of the period.
     pub per: Duration,
 }
 
 impl Rate {
-    /// Reads `50/s`, `600/m` or `1000/h`.
+    /// Parses `50/s`, `600/m` or `1000/h`.
     ///
     /// # Errors
-    /// [`QuantityError::Rate`] for anything else, zero included.
+    /// [`QuantityError::Rate`] for any other text, zero included.
     pub fn parse(text: &str) -> Result<Self, QuantityError> {
         let (count, unit) = text.split_once('/').ok_or(QuantityError::Rate)?;
         let count = digits(count)
@@ -85,7 +85,7 @@ impl Rate {
         Ok(Self { count, per })
     }
 
-    /// The time between two of them when evenly spread.
+    /// Returns the time between two actions that are evenly spread.
     pub fn interval(self) -> Duration {
         self.per / self.count
     }
@@ -179,7 +179,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(millis in 0u64..u64::MAX / 2, bytes: u64) {
+        fn formatted_quantities_parse_back(millis in 0u64..u64::MAX / 2, bytes: u64) {
             let duration = Duration::from_millis(millis);
             prop_assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
             prop_assert_eq!(parse_size_bytes(&format_size_bytes(bytes)), Ok(bytes));

@@ -1,37 +1,37 @@
-//! Why an event, or a part of it, stands in the dead-letter queue.
+//! Reasons for which an event, or a part of it, becomes a dead letter.
 
 use std::fmt;
 
-/// The reason of a dead letter; its text is the header `unstale-reason` and the label of
+/// Reason of a dead letter. Its name is the header `unstale-reason` and the label of
 /// `unstale_dead_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
-    /// The message is no event: not JSON, not an object, too large, too deep.
+    /// The message is not an event: not JSON, not an object, too large, or too deep.
     Malformed,
-    /// The payload does not satisfy the entry's `data` schema.
+    /// The payload violates the `data` schema of the event definition.
     InvalidData,
     /// A template, an expression or a version had no usable value.
     Unresolvable,
-    /// No entry of the registry knows the event, after the whole ladder.
+    /// No event definition matches the event, after all retry steps.
     UnknownEvent,
-    /// Every rung of the retry ladder was climbed.
+    /// The event failed in every retry step.
     AttemptsExhausted,
-    /// The loader's answer will not change by asking again.
+    /// The loader's answer will not change in another attempt.
     LoaderRefused,
-    /// More targets than the limit.
+    /// The event has more targets than the limit.
     BlastRadius,
-    /// Redis refuses this one command for good.
+    /// Redis refuses this command permanently.
     RedisRefused,
-    /// The broker's: the message outlived its time in a queue of ours.
+    /// Set by the broker: the message expired in one of our queues.
     Expired,
-    /// The broker's: redelivered too often.
+    /// Set by the broker: the message was redelivered too often.
     DeliveryLimit,
     /// Decoding or resolving the event panicked.
     Panicked,
 }
 
 impl Reason {
-    /// Every reason, in the order of the documentation.
+    /// All reasons, in the order of the documentation.
     pub const ALL: [Self; 11] = [
         Self::Malformed,
         Self::InvalidData,
@@ -46,7 +46,7 @@ impl Reason {
         Self::Panicked,
     ];
 
-    /// The name in headers, labels and `expect_error`.
+    /// Returns the name in headers, labels and `expect_error`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -63,7 +63,7 @@ impl Reason {
         }
     }
 
-    /// The reason of that name.
+    /// Returns the reason of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
@@ -75,8 +75,8 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Returns the rule that an error of an event names first: `user.yaml#user.updated/0`, or the event
-/// definition where it is about all of it.
+/// Returns the rule at the beginning of an event's error, such as `user.yaml#user.updated/0`. For
+/// an error of the whole event it is the event definition.
 pub fn rule_of(error: &str) -> Option<&str> {
     let (rule, _) = error.split_once(": ")?;
     let (file, _) = rule.split_once('#')?;
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rule_is_what_an_error_begins_with() {
+    fn an_error_begins_with_its_rule() {
         for (error, rule) in [
             ("user.yaml#user.updated/0: no value", Some("user.yaml#user.updated/0")),
             (

@@ -2,7 +2,7 @@
 
 /// The settings of one server, for advice.
 #[derive(Debug, Clone, Copy)]
-pub struct TlsSettings {
+pub(crate) struct TlsSettings {
     /// Such as `UNSTALE_AMQP_TLS_CA`.
     pub ca: &'static str,
     /// Such as `UNSTALE_AMQP_TLS_CERT`.
@@ -16,7 +16,7 @@ pub struct TlsSettings {
 }
 
 /// The settings of RabbitMQ's connections.
-pub const AMQP: TlsSettings = TlsSettings {
+pub(crate) const AMQP: TlsSettings = TlsSettings {
     ca: "UNSTALE_AMQP_TLS_CA",
     certificate: "UNSTALE_AMQP_TLS_CERT",
     url: "UNSTALE_AMQP_URL",
@@ -25,7 +25,7 @@ pub const AMQP: TlsSettings = TlsSettings {
 };
 
 /// The settings of Redis' connections.
-pub const REDIS: TlsSettings = TlsSettings {
+pub(crate) const REDIS: TlsSettings = TlsSettings {
     ca: "UNSTALE_REDIS_TLS_CA",
     certificate: "UNSTALE_REDIS_TLS_CERT",
     url: "UNSTALE_REDIS_URL",
@@ -36,7 +36,7 @@ pub const REDIS: TlsSettings = TlsSettings {
 impl TlsSettings {
     /// Explains an error of `rustls`, given as text: the libraries in between keep nothing else of
     /// it. `None` where it is another error.
-    pub fn explain(&self, error: &str) -> Option<String> {
+    pub(crate) fn explain(&self, error: &str) -> Option<String> {
         let Self { ca, certificate, url, encrypted, plain } = self;
         let has = |sign: &str| error.contains(sign);
         // An authority of the same name and another key gives a bad signature.

@@ -1,5 +1,4 @@
-//! What an event costs the allocator between its bytes and Redis' commands: a limit, since every
-//! allocation more is one for each event.
+//! Limits of the allocations for one event, between its bytes and Redis' commands.
 
 #[path = "../benches/pipeline/steps.rs"]
 mod steps;
@@ -7,13 +6,13 @@ mod steps;
 use steps::{EVENTS, ONE_DELETE, WITH_SCHEMA, coalesced, decoded, settled};
 use unstale::registry::Resolution;
 
-/// The text of the key, and the list that it stands in; and a batch has a handful for itself.
+/// The text of the key, and the list of effects. A batch has a few of its own.
 const MOST_AN_EVENT: f64 = 2.1;
 
-/// A payload is checked in place, but for what a format has to take apart.
+/// A payload is checked in place, except for parts that a format must split.
 const MOST_FOR_A_SCHEMA: f64 = 1.0;
 
-/// From bytes to what is to be settled, of a batch.
+/// Returns the allocations for one event of a batch, from its bytes to its settlement.
 fn allocations_an_event(rules: &str) -> f64 {
     let registry = steps::registry(rules);
     let policy = steps::policy();
@@ -25,7 +24,7 @@ fn allocations_an_event(rules: &str) -> f64 {
         assert_eq!(coalesced(&resolutions).deletions().len(), messages.len());
         assert_eq!(settled(&policy, &resolutions).len(), messages.len());
     };
-    // What is made once and kept belongs to no batch.
+    // The first run also makes what is kept, which belongs to no batch.
     pipeline();
     let counted = allocation_counter::measure(pipeline).count_total;
     #[expect(clippy::cast_precision_loss, reason = "a mean")]
@@ -34,7 +33,7 @@ fn allocations_an_event(rules: &str) -> f64 {
 }
 
 #[test]
-fn an_event_that_deletes_one_key_allocates_little() {
+fn an_event_that_deletes_one_key_stays_within_its_allocations() {
     let an_event = allocations_an_event(ONE_DELETE);
     assert!(an_event <= MOST_AN_EVENT, "{an_event} allocations an event");
     let with_schema = allocations_an_event(WITH_SCHEMA);

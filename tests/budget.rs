@@ -1,4 +1,4 @@
-//! What an event can cost that was made to cost much: bounded work, bounded memory, and an answer
+//! The cost of events that are made to be expensive: bounded work, bounded memory, and an error
 //! that names the rule.
 
 use std::fmt::Write as _;
@@ -11,10 +11,10 @@ use unstale::event::Event;
 use unstale::reason::Reason;
 use unstale::registry::{Budget, LoadOptions, MissingVars, Registry, Resolution};
 
-/// Most memory for one event at a time, beside the event itself.
+/// Maximum memory for one event at a time, in addition to the event itself.
 const MAX_PEAK_BYTES: u64 = 48 * 1024 * 1024;
 
-/// Longest an event may take in an unoptimized build on a busy machine.
+/// Maximum time of an event in an unoptimized build on a busy machine.
 const MAX_TIME: Duration = Duration::from_secs(40);
 
 fn registry(rules: &str) -> Registry {
@@ -31,10 +31,10 @@ fn registry(rules: &str) -> Registry {
     Registry::load(&options).unwrap_or_else(|problems| panic!("{problems}")).registry
 }
 
-/// Resolves a payload with one rule, within the limits of memory and time, and shows what it took.
+/// Resolves a payload with one rule, within the limits of memory and time, and prints the cost.
 #[expect(clippy::print_stdout, reason = "the figures, for a run with --nocapture")]
-fn resolve(name: &str, entry: &str, data: &str, previous: Option<&str>) -> Resolution {
-    let registry = registry(&format!("defaults: {{ ttl: 1h }}\nevents:\n  a.b:\n{entry}"));
+fn resolve(name: &str, definition: &str, data: &str, previous: Option<&str>) -> Resolution {
+    let registry = registry(&format!("defaults: {{ ttl: 1h }}\nevents:\n  a.b:\n{definition}"));
     let event = Event {
         id: "1".into(),
         event_type: "a.b".into(),
@@ -63,9 +63,9 @@ fn resolve(name: &str, entry: &str, data: &str, previous: Option<&str>) -> Resol
     resolution
 }
 
-/// An event over its budget has no effect, and says why.
-fn is_refused(name: &str, entry: &str, data: &Value, reason: Reason) {
-    let resolution = resolve(name, entry, &data.to_string(), None);
+/// Checks that an event over its budget has no effect, and has an error.
+fn is_refused(name: &str, definition: &str, data: &Value, reason: Reason) {
+    let resolution = resolve(name, definition, &data.to_string(), None);
     let failure = resolution.failure.unwrap_or_else(|| panic!("{name}: applied"));
     assert_eq!(
         (failure.reason, resolution.effects.len()),
@@ -76,9 +76,9 @@ fn is_refused(name: &str, entry: &str, data: &Value, reason: Reason) {
     assert!(failure.message.starts_with("a.yaml#a.b"), "{name}: {}", failure.message);
 }
 
-/// An event that people publish is resolved whole.
-fn is_applied(name: &str, entry: &str, data: &Value, effects: usize) {
-    let resolution = resolve(name, entry, &data.to_string(), None);
+/// Checks that a usual event is resolved completely.
+fn is_applied(name: &str, definition: &str, data: &Value, effects: usize) {
+    let resolution = resolve(name, definition, &data.to_string(), None);
     assert_eq!((resolution.effects.len(), resolution.failure), (effects, None), "{name}");
 }
 
@@ -99,7 +99,7 @@ fn lets(expression: &str) -> String {
 }
 
 #[test]
-fn long_fields_times_lists_are_too_many_bytes() {
+fn long_fields_in_long_lists_exceed_the_byte_budget() {
     let fan = "    effects: [{ delete: 't:{tenant}:p:{ids[]}' }]\n";
     for (tenant, ids) in [(900_000, 9_000), (60_000, 9_900), (100_000, 9_000)] {
         let data = json!({"tenant": "x".repeat(tenant), "ids": (0..ids).collect::<Vec<_>>()});
@@ -120,7 +120,7 @@ fn long_fields_times_lists_are_too_many_bytes() {
 }
 
 #[test]
-fn patterns_are_compiled_once_and_charged_by_the_text() {
+fn patterns_are_compiled_once_and_charged_by_text_length() {
     let rule = whens(r"data.a.filter(x, x.matches('^[\\w.-]{1,64}$')).size() > 0");
     is_applied("pattern, short texts", &rule, &json!({"a": texts(200_000, 2)}), 1);
     is_applied("pattern, long texts", &rule, &json!({"a": texts(1_000, 1_000)}), 0);
@@ -131,14 +131,14 @@ fn patterns_are_compiled_once_and_charged_by_the_text() {
 }
 
 #[test]
-fn literals_of_bytes_are_charged_for() {
+fn byte_literals_are_charged_to_the_budget() {
     let rule = whens(&format!("size(data.a.map(x, b\"{}\")) > 0", "x".repeat(3_900)));
     is_refused("literal of bytes", &rule, &json!({"a": vec![1; 300_000]}), Reason::BlastRadius);
     is_applied("type", &whens("data.a.all(x, type(x) == int)"), &json!({"a": vec![1; 5_000]}), 1);
 }
 
 #[test]
-fn patterns_are_charged_by_their_size() {
+fn patterns_are_charged_by_pattern_size() {
     let bits: String = (0_u32..20_000)
         .map(|n| if n.wrapping_mul(2_654_435_761) & 0x8000 == 0 { '0' } else { '1' })
         .collect();
@@ -155,7 +155,7 @@ fn patterns_are_charged_by_their_size() {
 }
 
 #[test]
-fn loops_within_loops_end() {
+fn nested_loops_end_at_the_budget() {
     let long =
         json!({"a": texts(990, 500), "b": texts(990, 500), "xs": (0..3_900).collect::<Vec<_>>()});
     is_refused("x + y", &lets("data.a.map(x, data.b.map(y, x + y))"), &long, Reason::BlastRadius);
@@ -243,7 +243,7 @@ fn long_lists_are_filtered_and_mapped_in_linear_time() {
 }
 
 #[test]
-fn the_smallest_elements_of_a_full_body_fit() {
+fn a_full_body_of_smallest_elements_fits_the_budget() {
     for (name, element) in [
         ("ones", "1"),
         ("empty objects", "{}"),
@@ -288,7 +288,7 @@ fn the_smallest_elements_of_a_full_body_fit() {
 }
 
 #[test]
-fn deep_and_wide_values_end() {
+fn deep_and_wide_values_end_at_the_budget() {
     let mut deep = "1".to_owned();
     for at in 0..45 {
         deep = format!(r#"{{"k{at}":[{deep}],"p{at}":"{}"}}"#, "x".repeat(10_000));

@@ -1,4 +1,4 @@
-//! Command line of the benchmark: `a f --rounds 5 --out docs/bench`.
+//! Command line arguments: `a f --rounds 5 --out docs/bench`.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ pub(crate) struct Arguments {
 pub(crate) const ALL: std::ops::RangeInclusive<char> = 'a'..='j';
 
 impl Arguments {
-    /// Reads the command line, and ignores the arguments that cargo adds.
+    /// Parses the command line. Arguments that cargo adds are ignored.
     pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut parsed =
             Self { workloads: Vec::new(), rounds: 5, out: PathBuf::from("target/bench") };

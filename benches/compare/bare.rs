@@ -1,7 +1,5 @@
-//! Bare loops that do next to nothing.
-//!
-//! Each runs in a process of its own, so that its CPU time can be measured. The process is this
-//! program, with one argument.
+//! Loops that do almost nothing. Each is a process of its own, so that its CPU time can be
+//! measured. It is this program with one argument.
 
 use std::time::Instant;
 
@@ -43,25 +41,25 @@ async fn consume() -> (Connection, Channel, Consumer) {
     (connection, channel, consumer)
 }
 
-/// Takes that many events, acknowledges 250 at a time, and prints seconds and CPU microseconds.
+/// Receives this many events, acknowledges 250 at a time, and prints seconds and CPU microseconds.
 pub(crate) async fn drain() {
     let events: u64 = setting("EVENTS").parse().expect("EVENTS is a number");
     let (connection, channel, mut consumer) = consume().await;
     let (mut seen, mut started) = (0, None);
     while seen < events {
         let delivery =
-            consumer.next().await.expect("the consumer stands").expect("the channel stands");
+            consumer.next().await.expect("the consumer is open").expect("the channel is open");
         started.get_or_insert_with(|| (Instant::now(), process::cpu(std::process::id())));
         seen += 1;
         if seen % ACKNOWLEDGED_AT_ONCE == 0 || seen == events {
             channel
                 .basic_ack(delivery.delivery_tag, BasicAckOptions { multiple: true })
                 .await
-                .expect("the channel stands");
+                .expect("the channel is open");
         }
     }
     let (start, cpu) = started.expect("there were events");
-    #[expect(clippy::print_stdout, reason = "what the parent reads")]
+    #[expect(clippy::print_stdout, reason = "the parent reads it")]
     {
         println!(
             "{} {}",
@@ -72,21 +70,21 @@ pub(crate) async fn drain() {
     let _ = connection.close(200, "".into()).await;
 }
 
-/// Takes the arrived events, deletes their keys with one UNLINK and acknowledges them, until it is
-/// killed.
+/// Receives what has arrived, deletes its keys with one UNLINK, and acknowledges it. Repeats until
+/// it is killed.
 pub(crate) async fn unlink() {
     let (_connection, channel, mut consumer) = consume().await;
     let client = redis::Client::open(setting("REDIS_URL")).expect("a URL");
     let mut cache = client.get_multiplexed_async_connection().await.expect("Redis is there");
     loop {
         let mut last =
-            consumer.next().await.expect("the consumer stands").expect("the channel stands");
+            consumer.next().await.expect("the consumer is open").expect("the channel is open");
         let mut command = redis::cmd("UNLINK");
         let mut count = 1;
         command.arg(key_of(&last.data));
         while count < BATCH {
             let Some(Some(next)) = consumer.next().now_or_never() else { break };
-            last = next.expect("the channel stands");
+            last = next.expect("the channel is open");
             command.arg(key_of(&last.data));
             count += 1;
         }
@@ -94,7 +92,7 @@ pub(crate) async fn unlink() {
         channel
             .basic_ack(last.delivery_tag, BasicAckOptions { multiple: true })
             .await
-            .expect("the channel stands");
+            .expect("the channel is open");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Contenders that drain a queue: the worker, its peers, and bare loops for comparison.
+//! Programs that drain a queue: the worker, its peers, and bare loops for comparison.
 
 use std::io::{BufRead, BufReader};
 use std::process::{ChildStdout, Command, Stdio};
@@ -11,7 +11,7 @@ use crate::process;
 use crate::support::guard::Guarded;
 use crate::support::{Worker, wait_until};
 
-/// Addresses and names of a contender's work.
+/// The place where a contender finds its work.
 pub(crate) struct Target {
     amqp_url: String,
     redis_url: String,
@@ -21,7 +21,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Returns a target; `more` are settings of the worker that differ from the defaults.
+    /// `more` are settings of the worker that differ from the defaults.
     pub(crate) fn new(
         amqp_url: String,
         redis_url: String,
@@ -32,7 +32,7 @@ impl Target {
         Self { amqp_url, redis_url, queue, schemas, more }
     }
 
-    /// Returns the target at other addresses, such as those of proxies.
+    /// Returns the target with other addresses: those of proxies.
     pub(crate) fn by_way_of(mut self, amqp_url: String, redis_url: String) -> Self {
         (self.amqp_url, self.redis_url) = (amqp_url, redis_url);
         self
@@ -42,7 +42,7 @@ impl Target {
         &self.queue
     }
 
-    /// Returns the exchange that the queue is bound to.
+    /// Returns the exchange to which the queue is bound.
     pub(crate) fn exchange(&self) -> &str {
         &self.queue
     }
@@ -65,12 +65,11 @@ impl Target {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contender {
-    /// lapin with prefetch 1,000. It acknowledges 250 at a time, and does nothing else.
+    /// lapin with prefetch 1,000, which acknowledges 250 at a time and does nothing else.
     Bare,
-    /// The same, but it consumes as the worker does during a backlog: a prefetch of 6,000, and a
-    /// short tag.
+    /// The same with the prefetch of a worker with a backlog: 6,000, and a short consumer tag.
     BareWide,
-    /// The first, with one variadic UNLINK and one acknowledgement for the arrived events.
+    /// Like the first, with one variadic UNLINK and one acknowledgement for all that has arrived.
     Sketch,
     /// `unstale run`
     Unstale,
@@ -95,8 +94,7 @@ impl Contender {
         }
     }
 
-    /// Starts the contender, which consumes as soon as it can. The bare drain ends by itself after
-    /// `events`.
+    /// Starts the contender, which consumes as soon as it can. The bare drain ends after `events`.
     pub(crate) fn start(self, target: &Target, events: u64) -> Running {
         if self == Self::Unstale {
             return Running::Worker(Worker::start(&target.settings()));
@@ -110,7 +108,7 @@ impl Contender {
                 } else {
                     crate::bare::DRAIN
                 });
-                // With an empty tag the broker makes one up.
+                // With an empty tag, the broker generates one.
                 let (prefetch, tag) =
                     if self == Self::BareWide { ("6000", "1") } else { ("1000", "") };
                 command.env("PREFETCH", prefetch).env("TAG", tag);
@@ -133,7 +131,7 @@ impl Contender {
     }
 }
 
-/// Running contender. Dropping it kills it.
+/// A running contender. Dropping it kills the processes.
 pub(crate) enum Running {
     Worker(Worker),
     Process(Guarded, Option<ChildStdout>),
@@ -147,17 +145,17 @@ impl Running {
         }
     }
 
-    /// Returns the CPU time that it has used so far.
+    /// Returns the CPU time used so far.
     pub(crate) fn cpu(&self) -> Duration {
         process::cpu(self.pid())
     }
 
-    /// Returns the most memory that it ever had, in MiB.
+    /// Returns the maximum of its resident memory so far, in MiB.
     pub(crate) fn peak_resident_mib(&self) -> f64 {
         process::peak_resident_mib(self.pid())
     }
 
-    /// Returns whether the worker reports that it is ready; false for all other contenders.
+    /// Returns whether the worker reports that it is ready. `false` for other contenders.
     pub(crate) async fn is_ready(&self) -> bool {
         match self {
             Self::Worker(worker) => matches!(worker.get("/readyz").await, Some((200, _))),
@@ -165,7 +163,7 @@ impl Running {
         }
     }
 
-    /// Returns the worker's own count of events of a type with that outcome.
+    /// Returns the worker's own count of events of a type with an outcome.
     pub(crate) async fn counted(&self, event_type: &str, outcome: &str) -> u64 {
         let Self::Worker(worker) = self else { return 0 };
         if worker.get("/livez").await.is_none() {
@@ -189,7 +187,7 @@ impl Running {
         tokio::task::spawn_blocking(read).await.expect("no panic")
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Asks it to end, and waits for its end.
     pub(crate) async fn stop(self) {
         match self {
             Self::Worker(worker) => drop(worker.terminate().await),

@@ -7,7 +7,7 @@ pub(crate) fn user_updated(id: u64) -> String {
     )
 }
 
-/// Returns the same with a growing revision and the user's team.
+/// Returns the same event with a growing revision, and with the user's team.
 pub(crate) fn user_revised(id: u64, teams: u64) -> String {
     let (team, rev) = (id % teams, id + 1);
     format!(
@@ -15,7 +15,7 @@ pub(crate) fn user_revised(id: u64, teams: u64) -> String {
     )
 }
 
-/// Returns an event of another type with only an id.
+/// Returns an event of another type that has an id only.
 pub(crate) fn plain(event_type: &str, id: u64) -> String {
     format!(r#"{{"id":"e-{event_type}-{id}","type":"{event_type}","data":{{"id":{id}}}}}"#)
 }

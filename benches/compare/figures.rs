@@ -1,4 +1,4 @@
-//! Figures: what the worker promises in comparison with its peers, and the result of this run.
+//! Limits for figures beside the peers, and whether this run met them.
 
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ const CPU: &str = "µs of CPU an event";
 const MEMORY: &str = "MiB resident at most";
 const LOADS: &str = "loads/s";
 
-/// Promise and its measured value.
+/// A limit, and the measured figure.
 #[derive(Debug, Serialize)]
 pub(crate) struct Figure {
     pub(crate) workload: char,

@@ -1,7 +1,8 @@
-//! Cost of the worker in comparison with its two servers and with its peers: `make bench`.
+//! Measures the cost of the worker beside its two servers and beside its peers.
 //!
-//! docs/bench/README.md explains the results. `cargo bench --bench compare -- a f --rounds 3 --out
-//! FOLDER` runs these workloads for that many rounds, and writes the report to that folder.
+//! `make bench` runs it, and docs/bench/README.md explains the results. `cargo bench --bench
+//! compare -- a f --rounds 3 --out FOLDER` runs these workloads for this many rounds, and writes
+//! the report into that folder.
 //!
 //! In reading order:
 //! - Input: `arguments`, `events`, `workloads`.
@@ -52,11 +53,7 @@ async fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-#[expect(
-    clippy::print_stderr,
-    clippy::print_stdout,
-    reason = "progress, for whoever waits, and the report"
-)]
+#[expect(clippy::print_stderr, clippy::print_stdout, reason = "progress and the report")]
 async fn measure(Arguments { workloads, rounds, out }: &Arguments) -> ExitCode {
     let load_average_before =
         std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned();
@@ -75,7 +72,7 @@ async fn measure(Arguments { workloads, rounds, out }: &Arguments) -> ExitCode {
     for &workload in workloads {
         eprintln!("workload {workload}");
         stage.flush().await;
-        // The results of the other workloads are worth keeping.
+        // A failed workload must not lose the results of the others.
         if AssertUnwindSafe(workloads::run(workload, &stage, *rounds, &mut results))
             .catch_unwind()
             .await
@@ -107,7 +104,7 @@ async fn measure(Arguments { workloads, rounds, out }: &Arguments) -> ExitCode {
     ExitCode::FAILURE
 }
 
-#[expect(clippy::print_stderr, reason = "what went wrong")]
+#[expect(clippy::print_stderr, reason = "the error")]
 fn refuse(problem: &str) -> ExitCode {
     eprintln!("{problem}");
     ExitCode::from(64)

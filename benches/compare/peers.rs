@@ -1,4 +1,4 @@
-//! Programs of the peers, and their libraries from npm and PyPI in a folder of their own.
+//! The peers' programs, with their npm and PyPI libraries in a folder of their own.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,14 +6,14 @@ use std::process::Command;
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers");
 const INSTALLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/.local/bench");
 
-/// Returns the program with amqplib and ioredis.
+/// amqplib and ioredis.
 pub(crate) fn node() -> Command {
     let mut command = Command::new("node");
     command.arg(installed().join("node/worker.js"));
     command
 }
 
-/// Returns one of the Python programs.
+/// Returns the command of one Python program.
 pub(crate) fn python(program: &str) -> Command {
     let mut command = Command::new(installed().join("python/bin/python"));
     command.arg(Path::new(PROGRAMS).join("python").join(program));
@@ -24,7 +24,7 @@ fn installed() -> PathBuf {
     PathBuf::from(INSTALLED)
 }
 
-/// Installs the missing libraries, as the lock files pin them.
+/// Installs missing libraries in the versions of the lock files.
 pub(crate) fn install() {
     let status = Command::new(Path::new(PROGRAMS).join("install.sh"))
         .arg(INSTALLED)
@@ -33,7 +33,7 @@ pub(crate) fn install() {
     assert!(status.success(), "benches/peers/install.sh: {status}");
 }
 
-/// Returns the versions of the peers' runtimes and libraries.
+/// Returns the versions of the programs that run the peers.
 pub(crate) fn versions() -> String {
     let version = |mut command: Command| {
         let output =

@@ -1,19 +1,17 @@
-//! Figures of a process, as Linux reports them.
+//! Measurements of a process, from Linux.
 
 use std::time::Duration;
 
-/// Unit of Linux' CPU times, whatever the kernel's own tick is (`USER_HZ`).
+/// Unit of Linux' counts, independent of the kernel's own tick (`USER_HZ`).
 const TICKS_PER_S: f64 = 100.0;
 
-/// Returns the CPU time that a process and its threads, including ended ones, have used so far.
-///
-/// Returns zero once the process is gone.
+/// Returns the CPU time of a process and its threads so far, ended ones included. Zero after its
+/// end.
 pub(crate) fn cpu(pid: u32) -> Duration {
     stat(&pid.to_string()).map_or(Duration::ZERO, |stat| stat.cpu)
 }
 
-/// Returns the same for all processes of a group, because a server may be a script that has started
-/// others.
+/// Returns the same for all processes of a group. A server may be a script that has started others.
 pub(crate) fn cpu_of_group(group: u32) -> Duration {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     processes
@@ -23,10 +21,10 @@ pub(crate) fn cpu_of_group(group: u32) -> Duration {
         .sum()
 }
 
-/// Returns the time that all cores of this machine together have been idle so far.
+/// Returns the idle time of all cores so far, added up.
 pub(crate) fn idle() -> Duration {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    // `idle` and `iowait` are the fourth and fifth of the line of all cores (proc(5)).
+    // `idle` and `iowait` are the fourth and fifth field in the line of all cores (proc(5)).
     let all = stat.lines().next().unwrap_or_default().split_ascii_whitespace();
     ticks(all.skip(4).take(2))
 }
@@ -38,8 +36,8 @@ struct Stat {
 
 fn stat(process: &str) -> Option<Stat> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name in parentheses may hold spaces. `pgrp`, `utime` and `stime` are the 3rd, 12th and
-    // 13th fields after it (proc(5)).
+    // The name in parentheses may contain spaces. `pgrp`, `utime` and `stime` are the 3rd, 12th and
+    // 13th fields behind it (proc(5)).
     let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let group = fields.clone().nth(2)?.parse().ok()?;
     Some(Stat { group, cpu: ticks(fields.skip(11).take(2)) })
@@ -50,7 +48,7 @@ fn ticks<'f>(fields: impl Iterator<Item = &'f str>) -> Duration {
     Duration::from_secs_f64(ticks / TICKS_PER_S)
 }
 
-/// Returns the most memory that was ever resident, in MiB.
+/// Returns the maximum of its resident memory, in MiB.
 pub(crate) fn peak_resident_mib(pid: u32) -> f64 {
     status_kib(pid, "VmHWM:") / 1024.0
 }
@@ -63,7 +61,7 @@ fn status_kib(pid: u32, field: &str) -> f64 {
     value.unwrap_or_default()
 }
 
-/// Returns the machine in a line: processor, cores, memory, kernel.
+/// Describes the machine in a line: processor, cores, memory, kernel.
 pub(crate) fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");

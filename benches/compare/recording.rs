@@ -1,6 +1,5 @@
-//! Recording of a worker's commands to Redis.
-//!
-//! A client that does nothing else sends them again, which shows the time that Redis alone takes.
+//! Records the commands that a worker sends to Redis, and sends them again without a worker. So the
+//! time of Redis alone can be measured.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,14 +13,14 @@ use crate::process;
 use crate::stage::Stage;
 use crate::support::{Flow, Proxy, Tap, Way};
 
-/// Last command of a replay, and the end of its answer.
+/// The last command of a recording, and the end of its answer.
 const LAST: &[u8] = b"*2\r\n$4\r\nECHO\r\n$17\r\nthis-was-the-last\r\n";
 const LAST_ANSWER: &[u8] = b"this-was-the-last\r\n";
 
-/// Recorder between a worker and Redis.
+/// A proxy between a worker and Redis that records commands.
 pub(crate) struct Recorder {
     proxy: Proxy,
-    /// Bytes by the number of the connection.
+    /// By the number of the connection.
     sent: Arc<Mutex<BTreeMap<u64, Vec<u8>>>>,
 }
 
@@ -43,20 +42,20 @@ impl Recorder {
         Self { proxy: Proxy::start_tapped(&stage.redis.addr(), tap).await, sent }
     }
 
-    /// Returns the target at the recorder's address.
+    /// Returns the target with the proxy's address.
     pub(crate) fn target(&self, stage: &Stage, target: Target) -> Target {
         target.by_way_of(stage.broker.url(), format!("redis://{}/0", self.proxy.addr()))
     }
 
-    /// Returns the bytes of the busiest connection, which is the one for batches.
+    /// Returns the bytes of the connection with the most traffic, which is the one of batches.
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         let sent = std::mem::take(&mut *self.sent.lock().unwrap_or_else(PoisonError::into_inner));
         sent.into_values().max_by_key(Vec::len).unwrap_or_default()
     }
 }
 
-/// Sends the bytes as fast as Redis accepts them. Returns the time, and the CPU time that Redis
-/// used.
+/// Sends a recording as fast as Redis accepts it. Returns the time it took, and the CPU time of
+/// Redis.
 pub(crate) async fn replay(stage: &Stage, sent: Vec<u8>) -> (Duration, Duration) {
     let redis_cpu = || stage.redis.pid().map_or(Duration::ZERO, process::cpu_of_group);
     let connection =

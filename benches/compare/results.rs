@@ -1,4 +1,4 @@
-//! Results, round by round.
+//! Measured values, round by round.
 
 use serde::Serialize;
 
@@ -17,8 +17,8 @@ pub(crate) struct Results {
 }
 
 impl Results {
-    /// Adds the value of one more round, and shows it.
-    #[expect(clippy::print_stderr, reason = "progress, for whoever waits")]
+    /// Adds and prints the value of one more round.
+    #[expect(clippy::print_stderr, reason = "progress")]
     pub(crate) fn note(&mut self, workload: char, who: &str, measure: &'static str, value: f64) {
         eprintln!("  ({workload}) {who}: {} {measure}", rounded(value));
         match self.series.iter_mut().find(|series| series.is(workload, who, measure)) {
@@ -40,15 +40,13 @@ impl Results {
         self.of(workload, who, measure).map(Series::median)
     }
 
-    /// Returns the median of the rounds' ratios.
-    ///
-    /// Both values of a round were measured one after the other, so a long disturbance of the
-    /// machine cancels out.
+    /// Returns the median of the rounds' ratios. Both values of a round were measured one after the
+    /// other, so a long disturbance cancels out.
     pub(crate) fn ratio(&self, workload: char, measure: &str, who: &str, to: &str) -> Option<f64> {
         self.across((workload, who, measure), (workload, to, measure))
     }
 
-    /// Returns the same for two series of any kind.
+    /// Returns the same for any two series.
     pub(crate) fn across(&self, of: (char, &str, &str), to: (char, &str, &str)) -> Option<f64> {
         let (of, to) = (self.of(of.0, of.1, of.2)?, self.of(to.0, to.1, to.2)?);
         Some(median(of.rounds.iter().zip(&to.rounds).map(|(of, to)| of / to).collect()))
@@ -79,7 +77,7 @@ impl Series {
     }
 }
 
-/// Returns the median; for an even number, the mean of the middle two.
+/// Returns the median. For an even number of values it is the mean of the middle two.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {
@@ -89,7 +87,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// Returns the value that this percentage of the values does not exceed.
+/// Returns the value below which this many hundredths of the values are.
 pub(crate) fn percentile(values: &mut [f64], hundredths: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     #[expect(
@@ -102,7 +100,7 @@ pub(crate) fn percentile(values: &mut [f64], hundredths: f64) -> f64 {
     values.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
-/// Returns the value with its significant digits.
+/// Returns a number with its significant digits.
 pub(crate) fn rounded(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => {

@@ -1,4 +1,4 @@
-//! Stage: both servers, and the steps before, between and after measurements.
+//! Both servers, and their preparation before, between and after measurements.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use redis::aio::MultiplexedConnection;
 use crate::contender::Target;
 use crate::support::{RabbitMq, Redis, Worker, unique, wait_until};
 
-/// Messages handed to the connection at once.
+/// Number of messages that are given to the connection at once.
 const AT_ONCE: u64 = 500;
 
-/// Keys that one command stores.
+/// Number of keys that one command sets.
 const KEYS_AT_ONCE: usize = 1_000;
 
 /// Both servers of one run of the benchmark.
@@ -28,7 +28,7 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) async fn start() -> Self {
         let broker = RabbitMq::start().await;
-        // Storing a million keys takes longer than redis-rs waits by default.
+        // Setting a million keys takes longer than the default timeout of redis-rs.
         let redis = Redis::start().await;
         let config =
             redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(60)));
@@ -45,13 +45,13 @@ impl Stage {
         self.connection.create_channel().await.expect("the broker gives a channel")
     }
 
-    /// Returns a target with a registry of its own and a new queue, which the worker declares as
-    /// usual.
+    /// Creates a registry in a folder of its own and a queue of a new name. The worker declares the
+    /// queue as usual.
     pub(crate) async fn target(&self, what: &str, rules: &str) -> Target {
         self.target_with(what, rules, Vec::new()).await
     }
 
-    /// Returns the same with settings of the worker that differ from the defaults.
+    /// Does the same with settings of the worker that differ from the defaults.
     pub(crate) async fn target_with(
         &self,
         what: &str,
@@ -81,7 +81,7 @@ impl Stage {
             .expect("the broker takes it");
     }
 
-    /// Puts events straight into a target's queue, and waits until all of them are there.
+    /// Publishes events directly to a target's queue, and waits until all of them are there.
     pub(crate) async fn fill(&self, target: &Target, events: u64, body: impl Fn(u64) -> String) {
         self.begin_new_log().await;
         let channel = self.channel().await;
@@ -106,25 +106,25 @@ impl Stage {
                 .for_each(|sent| drop(sent.expect("the broker takes it")));
             next = end;
         }
-        wait_until(Duration::from_secs(180), "the backlog stands", async || {
+        wait_until(Duration::from_secs(180), "the backlog is complete", async || {
             self.ready(target).await >= before + events
         })
         .await;
         let _ = channel.close(200, "".into()).await;
-        // The publisher pays for what the queue still writes to disk.
+        // Writes to the queue's disk that still go on belong to the publisher.
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 
     /// Makes the log of quorum queues begin a new file.
     ///
-    /// By itself the log does so after 512 MiB, in about every fourth fill. Some drains were then
-    /// slower by a third, for every contender. None is slower since each fill begins with a new
-    /// file. Such a drain probably reads from disk, which was not checked.
+    /// By default this happens every 512 MiB, in about every fourth fill. Some drains were then
+    /// slower by a third, with any contender. Since each fill begins a new file, none is. A likely
+    /// cause is that such a drain reads from disk, which was not examined.
     pub(crate) async fn begin_new_log(&self) {
         self.broker.ctl(&["eval", "ra_log_wal:force_roll_over(ra_log_wal)."]).await;
     }
 
-    /// Returns the messages that wait in a target's queue.
+    /// Returns the number of messages in a target's queue that wait for a consumer.
     pub(crate) async fn ready(&self, target: &Target) -> u64 {
         self.ready_in(target.queue()).await
     }
@@ -141,10 +141,10 @@ impl Stage {
         ready
     }
 
-    /// Removes what a contender left in the queue, and every key.
+    /// Removes all messages that a contender left in the queue, and every key.
     pub(crate) async fn clear(&self, target: &Target) {
         let channel = self.channel().await;
-        // Messages requeued at the contender's end may take a moment to be in the queue again.
+        // Requeued messages of an ended contender may take a moment to reach the queue.
         wait_until(Duration::from_secs(60), "the queue is empty", async || {
             let _ = channel.queue_purge(target.queue().into(), QueuePurgeOptions::default()).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -159,7 +159,7 @@ impl Stage {
         self.query::<()>(redis::cmd("FLUSHALL").arg("SYNC")).await;
     }
 
-    /// Stores a value for each key.
+    /// Sets keys to a value.
     pub(crate) async fn seed(&self, keys: impl Iterator<Item = String>) {
         let keys: Vec<String> = keys.collect();
         for keys in keys.chunks(KEYS_AT_ONCE) {
@@ -171,17 +171,17 @@ impl Stage {
         }
     }
 
-    /// Stores a value for each key, and makes the keys the members of a tag.
+    /// Sets keys to a value and makes them members of a tag.
     pub(crate) async fn seed_tag(&self, tag: &str, members: impl Iterator<Item = String>) {
         let members: Vec<String> = members.collect();
-        // Keys first: a running worker removes members without keys from their sets.
+        // Keys first, since a running worker removes members without keys from their sets.
         self.seed(members.iter().cloned()).await;
         for members in members.chunks(KEYS_AT_ONCE) {
             self.query::<()>(redis::cmd("SADD").arg(format!("cache_tag:{tag}")).arg(members)).await;
         }
     }
 
-    /// Stores a value for each key, and makes each key the one member of its tag.
+    /// Makes each key, with a value, the only member of its tag.
     pub(crate) async fn seed_small_tags(&self, tags: impl Iterator<Item = (String, String)>) {
         let tags: Vec<(String, String)> = tags.collect();
         self.seed(tags.iter().map(|(_, member)| member.clone())).await;
@@ -199,11 +199,10 @@ impl Stage {
         self.query(&redis::cmd("DBSIZE")).await
     }
 
-    /// Returns the number of commands that Redis has done since it started: all, and those without
-    /// the checkpoints' commands.
+    /// Returns the number of commands that Redis has processed since its start.
     ///
-    /// The checkpoint writes behind batches call `HGET` and `HSET` from their script. Nothing else
-    /// here sends these.
+    /// The second number excludes `HGET` and `HSET`. Only the script of checkpoint writes calls
+    /// them, after each batch.
     pub(crate) async fn commands(&self) -> (u64, u64) {
         let info: String = self.query(redis::cmd("INFO").arg("commandstats")).await;
         let calls = |line: &str| {

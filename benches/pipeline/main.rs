@@ -1,8 +1,8 @@
-//! Cost of one event between its bytes and Redis' commands, and after Redis' answer: the pure
-//! middle, without sockets.
+//! Measures the cost of one event between its bytes and Redis' commands, and after Redis' answer.
+//! There are no sockets.
 //!
-//! `cargo bench --bench pipeline` measures a batch of 256 single-delete events, step by step, with
-//! the allocations of each. `tests/allocations.rs` holds their limits.
+//! `cargo bench --bench pipeline` runs a batch of 256 single-delete events step by step, with the
+//! allocations of each. Their limits are in `tests/allocations.rs`.
 
 mod steps;
 

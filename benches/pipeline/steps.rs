@@ -1,14 +1,14 @@
-//! Steps of the pure middle, on one batch of the events that most benchmarks publish.
+//! The steps from bytes to a settlement, on one batch of the events that most benchmarks publish.
 
 use unstale::config::{UnknownPolicy, Vars};
 use unstale::event::{Decoded, Event, Message, Reading, decode};
-use unstale::plan::{Batch, Ladder, Plan, SettlePolicy, Settlement, Slot, settle};
+use unstale::plan::{Batch, EffectRef, Plan, RetrySchedule, SettlePolicy, Settlement, settle};
 use unstale::registry::{LoadOptions, MissingVars, Registry, Resolution};
 
 pub(crate) const ONE_DELETE: &str =
     r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
-/// The same rules with a JSON Schema before them.
+/// The same rules with a JSON Schema.
 pub(crate) const WITH_SCHEMA: &str = r#"
 events:
   user.updated:
@@ -22,7 +22,7 @@ events:
     effects: [ { delete: "user:{id}" } ]
 "#;
 
-/// Number of events in a batch: the default of `UNSTALE_BATCH`.
+/// The default of `UNSTALE_BATCH`.
 pub(crate) const EVENTS: u32 = 256;
 
 pub(crate) fn bodies() -> Vec<String> {
@@ -65,14 +65,14 @@ pub(crate) fn coalesced(resolutions: &[Resolution]) -> Plan<'_> {
     let mut batch = Batch::new("cache_tag:", resolutions.len());
     for (event, resolution) in (0..).zip(resolutions) {
         for (position, effect) in (0..).zip(&resolution.effects) {
-            batch.push(Slot { event, position }, effect);
+            batch.push(EffectRef { event, position }, effect);
         }
     }
     batch.finish()
 }
 
 pub(crate) fn policy() -> SettlePolicy {
-    SettlePolicy { ladder: Ladder(Vec::new()), unknown: UnknownPolicy::Dead }
+    SettlePolicy { retry_schedule: RetrySchedule(Vec::new()), unknown: UnknownPolicy::Dead }
 }
 
 pub(crate) fn settled(policy: &SettlePolicy, resolutions: &[Resolution]) -> Vec<Settlement> {

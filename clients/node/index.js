@@ -1,5 +1,5 @@
 // Reads through a Redis cache that unstale invalidates: one reader loads, and what an event overtakes is not cached.
-// The protocol is docs/READERS.md of unstale.
+// The protocol is docs/reference/reader-scripts.md of unstale.
 import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 

@@ -10,7 +10,8 @@ use super::reply_text;
 use crate::tls;
 
 /// Advice for a missing permission.
-pub(super) const GRANT: &str = "grant the permission: \"Permissions in RabbitMQ\" in docs/OPERATIONS.md lists them for each user";
+pub(super) const GRANT: &str =
+    "grant the permission: docs/reference/rabbitmq-permissions.md lists them for each user";
 
 /// Reason why a session cannot begin.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -21,7 +22,7 @@ pub enum BrokerError {
     /// A retry will not help: credentials, virtual host, permissions.
     #[error(
         "RabbitMQ refused us: {0}; check the user, the password and the virtual host in UNSTALE_AMQP_URL, and \
-             that the user has permissions there: \"Permissions in RabbitMQ\" in docs/OPERATIONS.md"
+             that the user has permissions there: docs/reference/rabbitmq-permissions.md"
     )]
     Refused(String),
     /// A setting cannot be used.

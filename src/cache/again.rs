@@ -12,7 +12,7 @@ use super::failure::CommandError;
 use super::script::{DONE_AGAIN, DUE_AGAIN, SCHEDULE_AGAIN, Sent};
 use super::side_keys::{Kind, side_key};
 use super::{Cache, lifetime};
-use crate::plan::{Batch, EffectOutcome, Slot};
+use crate::plan::{Batch, EffectOutcome, EffectRef};
 use crate::registry::{Action, Effect, RuleId};
 
 /// Targets scheduled, and done, by one call.
@@ -94,7 +94,7 @@ impl Cache {
             passes.due.iter().filter_map(Due::target).map(second_pass).collect();
         let mut batch = Batch::new(&self.tag_prefix, effects.len());
         for (position, effect) in (0_u32..).zip(&effects) {
-            batch.push(Slot { event: 0, position }, effect);
+            batch.push(EffectRef { event: 0, position }, effect);
         }
         let mut later = Vec::new();
         for (slot, outcome) in self.apply(&batch.finish()).await?.unsettled {

@@ -7,14 +7,14 @@ use redis::Value;
 use super::commands::{Asked, Commands};
 use super::failure::{self, CommandError, Outage};
 use super::tags::{self, Invalidations};
-use crate::plan::{Command, EffectOutcome, Load, OperationId, Plan, Slot};
+use crate::plan::{Command, EffectOutcome, EffectRef, Load, OperationId, Plan};
 use crate::registry::RuleId;
 
 /// What became of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Applied {
     /// The effects that are not simply done, in no particular order.
-    pub unsettled: Vec<(Slot, EffectOutcome)>,
+    pub unsettled: Vec<(EffectRef, EffectOutcome)>,
     /// For `unstale_keys_total`, one entry a rule.
     pub hits: Vec<KeyHits>,
 }
@@ -127,7 +127,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
         let ids = match asked {
             Asked::Leases { first, end } => &commands.voids[first..end],
             Asked::Agains { first, end } => {
-                for &(id, _) in &self.plan.agains()[first..end] {
+                for &(id, _) in &self.plan.second_deletes()[first..end] {
                     self.fail(id, failure::classify("again", error))?;
                 }
                 return Ok(());
@@ -232,10 +232,10 @@ impl<'p, 'e> Outcome<'p, 'e> {
     pub(super) fn finish(self) -> Applied {
         let mut unsettled = Vec::new();
         for (&id, outcome) in &self.failed {
-            unsettled.extend(self.plan.slots(id).map(|slot| (slot, outcome.clone())));
+            unsettled.extend(self.plan.effects(id).map(|slot| (slot, outcome.clone())));
         }
         for &id in self.slow.iter().filter(|id| !self.failed.contains_key(id)) {
-            unsettled.extend(self.plan.slots(id).map(|slot| (slot, EffectOutcome::Slow)));
+            unsettled.extend(self.plan.effects(id).map(|slot| (slot, EffectOutcome::Slow)));
         }
         // Of several loads of one key the last does: its value is no older than what the others
         // would have filled.
@@ -244,10 +244,10 @@ impl<'p, 'e> Outcome<'p, 'e> {
             !self.failed.contains_key(&load.after)
                 && (!load.only_if_existed || self.existed.contains(&load.after))
         };
-        let loads = self.plan.warms().iter().rev().filter(is_due);
+        let loads = self.plan.loads().iter().rev().filter(is_due);
         let last_loads =
             loads.filter(|load| loading.insert(self.plan.operation(load.after).target));
-        unsettled.extend(last_loads.map(|load| (load.slot, EffectOutcome::Slow)));
+        unsettled.extend(last_loads.map(|load| (load.effect_ref, EffectOutcome::Slow)));
         let hits =
             self.hits.into_iter().map(|(rule, (yes, no))| KeyHits { rule, yes, no }).collect();
         Applied { unsettled, hits }

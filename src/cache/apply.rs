@@ -124,7 +124,8 @@ impl Cache {
             let (mut pipeline, mut sent) =
                 (Pipeline::with_capacity(ids.len() * 2), Sent::default());
             for &(id, _) in ids {
-                let Operation { target, command, mark, .. } = *outcome.plan.operation(id);
+                let Operation { target, command, fence_version: mark, .. } =
+                    *outcome.plan.operation(id);
                 let lease = side_key(Kind::Lease, target.as_bytes());
                 let unlink_lease = unlink([lease.as_slice()].into_iter(), 1);
                 let deletes = command == Command::Delete

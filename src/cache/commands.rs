@@ -11,7 +11,7 @@ use super::marks::Seal;
 use super::script::{BUMP_PAST, Sent, WRITE_TAGGED};
 use super::side_keys::{Kind, write_side_key};
 use super::tags::{MEMBERS_AT_ONCE, MEMBERS_PER_CALL, TAGS_PER_CALL};
-use crate::plan::{Command, Mark, Operation, OperationId, Plan};
+use crate::plan::{Command, FenceVersion, Operation, OperationId, Plan};
 use crate::registry::Write;
 
 /// Keys in one UNLINK: beyond some hundreds, longer commands gain nothing and block for longer.
@@ -99,7 +99,7 @@ impl Cache {
     /// Schedules the second passes that the plan asks for.
     pub(super) fn schedule_agains(&self, commands: &mut Commands, plan: &Plan<'_>) {
         for (first, agains) in
-            (0..).step_by(TARGETS_PER_CALL).zip(plan.agains().chunks(TARGETS_PER_CALL))
+            (0..).step_by(TARGETS_PER_CALL).zip(plan.second_deletes().chunks(TARGETS_PER_CALL))
         {
             let targets = agains.iter().map(|&(id, after)| {
                 let Operation { target, command, .. } = plan.operation(id);
@@ -120,7 +120,7 @@ impl Cache {
     /// Deletes the keys of some operations: of all with a fence, or of none.
     pub(super) fn deletion(&self, plan: &Plan<'_>, ids: &[OperationId], sent: &mut Sent) -> Cmd {
         let marked = |&id: &OperationId| {
-            plan.operation(id).mark.map(|mark| (plan.operation(id).target, mark))
+            plan.operation(id).fence_version.map(|mark| (plan.operation(id).target, mark))
         };
         match ids.iter().map(marked).collect::<Option<Vec<_>>>() {
             Some(fenced) => fence::delete(&fenced, self.fence_ttl_ms, sent),
@@ -136,7 +136,7 @@ impl Cache {
         asked: Asked,
         key: &str,
         write: &Write,
-        (mark, sets): (&Mark<'_>, &[String]),
+        (mark, sets): (&FenceVersion<'_>, &[String]),
         now_ms: i64,
     ) {
         let mut command = fence::begin_write(key, mark, sets, &mut commands.sent);
@@ -189,7 +189,7 @@ impl Cache {
         id: OperationId,
         now_ms: i64,
     ) {
-        let Operation { target, command, mark, .. } = *plan.operation(id);
+        let Operation { target, command, fence_version: mark, .. } = *plan.operation(id);
         let asked = Asked::Operation(id);
         match command {
             Command::Delete => {

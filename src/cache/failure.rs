@@ -63,7 +63,7 @@ impl Outage {
     /// Without them nobody would notice that Redis went back.
     pub fn no_marks(cause: &str) -> Self {
         Self::for_person(format!(
-            "Redis does not let us keep our marks ({cause}): the ACL of our user needs ~unstale:* and the commands in docs/OPERATIONS.md"
+            "Redis does not let us keep our marks ({cause}): the ACL of our user needs ~unstale:* and the commands in docs/reference/redis-permissions.md"
         ))
     }
 

@@ -5,13 +5,13 @@ use redis::Cmd;
 
 use super::script::{DELETE_FENCED, RAISE_FENCE, Sent, WRITE_FENCED};
 use super::side_keys::fence;
-use crate::plan::Mark;
+use crate::plan::FenceVersion;
 
 /// Keys in one call: some hundred microseconds of Redis' time.
 pub(super) const KEYS_PER_CALL: usize = 200;
 
 /// Deletes keys, and raises their fences.
-pub(super) fn delete(deletions: &[(&str, Mark<'_>)], ttl_ms: i64, sent: &mut Sent) -> Cmd {
+pub(super) fn delete(deletions: &[(&str, FenceVersion<'_>)], ttl_ms: i64, sent: &mut Sent) -> Cmd {
     let mut keys: Vec<Vec<u8>> = deletions.iter().map(|(key, _)| key.as_bytes().to_vec()).collect();
     keys.extend(deletions.iter().map(|(key, mark)| fence(key.as_bytes(), &mark.version.family)));
     let mut command = DELETE_FENCED.call(sent, keys.iter().map(Vec::as_slice));
@@ -23,7 +23,7 @@ pub(super) fn delete(deletions: &[(&str, Mark<'_>)], ttl_ms: i64, sent: &mut Sen
 }
 
 /// Raises the fence of a key that keeps its value for now.
-pub(super) fn raise(key: &str, mark: &Mark<'_>, ttl_ms: i64, sent: &mut Sent) -> Cmd {
+pub(super) fn raise(key: &str, mark: &FenceVersion<'_>, ttl_ms: i64, sent: &mut Sent) -> Cmd {
     let mut command = RAISE_FENCE
         .call(sent, [fence(key.as_bytes(), &mark.version.family).as_slice()].into_iter());
     command.arg(ttl_ms).arg(text(mark));
@@ -32,7 +32,12 @@ pub(super) fn raise(key: &str, mark: &Mark<'_>, ttl_ms: i64, sent: &mut Sent) ->
 
 /// Sets a key and adds it to its tags' sets where the fence lets it. The value and its lifetime are
 /// for the caller to add, then [`end`].
-pub(super) fn begin_write(key: &str, mark: &Mark<'_>, sets: &[String], sent: &mut Sent) -> Cmd {
+pub(super) fn begin_write(
+    key: &str,
+    mark: &FenceVersion<'_>,
+    sets: &[String],
+    sent: &mut Sent,
+) -> Cmd {
     let fence = fence(key.as_bytes(), &mark.version.family);
     let keys: Vec<&[u8]> =
         [key.as_bytes(), &fence].into_iter().chain(sets.iter().map(String::as_bytes)).collect();
@@ -41,12 +46,17 @@ pub(super) fn begin_write(key: &str, mark: &Mark<'_>, sets: &[String], sent: &mu
 
 /// What the arguments of a fenced write end with. Where its tags' sets are in other slots, a write
 /// that comes again deletes: nobody knows whether it was in them all the while.
-pub(super) fn end(command: &mut Cmd, mark: &Mark<'_>, ttl_ms: i64, sets_are_elsewhere: bool) {
+pub(super) fn end(
+    command: &mut Cmd,
+    mark: &FenceVersion<'_>,
+    ttl_ms: i64,
+    sets_are_elsewhere: bool,
+) {
     command.arg(text(mark)).arg(ttl_ms).arg(u8::from(sets_are_elsewhere));
 }
 
 /// As `fence.lua` reads it.
-fn text(Mark { version, tied }: &Mark<'_>) -> String {
+fn text(FenceVersion { version, tied }: &FenceVersion<'_>) -> String {
     if *tied {
         format!("{}::", version.digits)
     } else {

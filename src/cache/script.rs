@@ -169,7 +169,7 @@ scripts! {
     SETTLE_ASIDE = 41: "side_key.lua", "settle_aside.lua";
 }
 
-/// The scripts of the readers' protocol, whole, by their published names: docs/READERS.md prints
+/// The scripts of the readers' protocol, whole, by their published names: docs/reference/reader-scripts.md prints
 /// them, and every client sends them.
 pub const READER_SCRIPTS: [(&str, &str); 4] =
     [("read", READ), ("join", JOIN), ("fill", FILL_SOURCE), ("release", RELEASE_SOURCE)];

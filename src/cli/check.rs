@@ -11,7 +11,8 @@ use super::{CommandError, Exit, configure};
 use crate::config::{RegistryConfig, Scope};
 use crate::printable::{printable_json, printable_lines};
 use crate::registry::{
-    LoadOptions, Loaded, MissingVars, Problem, Registry, Severity, file_schema, run_examples,
+    Diagnostic, LoadOptions, LoadedRegistry, MissingVars, Registry, Severity, file_schema,
+    run_examples,
 };
 
 /// Check schema files and run their examples; needs no server
@@ -76,7 +77,7 @@ struct Counts {
 
 struct Findings {
     counts: Option<Counts>,
-    problems: Vec<Problem>,
+    problems: Vec<Diagnostic>,
 }
 
 impl Findings {
@@ -131,8 +132,8 @@ impl Findings {
 }
 
 impl Counts {
-    fn of(loaded: &Loaded) -> Self {
-        let entries = &loaded.registry.entries;
+    fn of(loaded: &LoadedRegistry) -> Self {
+        let entries = &loaded.registry.definitions;
         Self {
             files: entries.iter().map(|entry| &entry.file).collect::<BTreeSet<_>>().len(),
             events: entries.len(),
@@ -142,18 +143,16 @@ impl Counts {
     }
 }
 
-fn problem(problem: &Problem) -> serde_json::Value {
+fn problem(problem: &Diagnostic) -> serde_json::Value {
     let place = |number: u32| (number > 0).then_some(number);
     json!({
         "file": problem.file,
         "line": place(problem.line),
         "column": place(problem.column),
-        "severity": match problem.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        },
+        "code": problem.code.as_str(),
+        "severity": problem.severity.to_string(),
         "message": problem.message,
-        "hint": problem.hint,
+        "hint": problem.help,
     })
 }
 

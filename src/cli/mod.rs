@@ -65,7 +65,7 @@ Settings come from the environment alone; these are the ones to begin with:
   UNSTALE_HTTP_ADDR    127.0.0.1:9477; /livez, /readyz, /metrics; or off
 
 A value may stand in a file: UNSTALE_AMQP_URL_FILE=/run/secrets/amqp.
-docs/OPERATIONS.md has all settings.
+docs/reference/settings.md has all settings.
 
 Exit codes:
 

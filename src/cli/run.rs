@@ -13,7 +13,7 @@ use super::{CommandError, Exit, configure};
 use crate::config::{Config, Scope};
 use crate::descriptors;
 use crate::http::{self, Readiness};
-use crate::registry::{LoadOptions, Problems, Registry, STACK_BYTES, run_examples};
+use crate::registry::{Diagnostics, LoadOptions, Registry, STACK_BYTES, run_examples};
 use crate::telemetry::Metrics;
 use crate::worker::{self, Ended, Signals, StartError};
 
@@ -78,12 +78,12 @@ fn load(config: &Config) -> Result<Registry, CommandError> {
     }
     let failing = run_examples(&loaded);
     if !failing.is_empty() {
-        return Err(CommandError::usage(Problems(failing)));
+        return Err(CommandError::usage(Diagnostics(failing)));
     }
     let registry = loaded.registry;
     info!(
         digest = registry.digest(),
-        entries = registry.entries().len(),
+        entries = registry.definitions().len(),
         rules = registry.rules().len(),
         "registry loaded"
     );

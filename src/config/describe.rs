@@ -1,4 +1,4 @@
-//! The effective settings, for one line at start.
+//! The effective settings, as one line for the log at start.
 
 use std::fmt;
 
@@ -8,8 +8,8 @@ use super::{
 };
 use crate::quantity::{format_duration, format_size_bytes};
 
-/// Every setting as `name=value`, secrets masked. Names are those of the variables, in lower case
-/// and without their prefix.
+/// Every setting as `name=value`, with secrets masked. Names are those of the variables, in lower
+/// case and without prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description(pub Vec<(&'static str, String)>);
 
@@ -30,7 +30,7 @@ impl fmt::Display for Description {
 }
 
 impl Config {
-    /// The effective settings, secrets masked.
+    /// Returns the effective settings, with secrets masked.
     pub fn describe(&self) -> Description {
         let off = || "off".to_owned();
         let amqp = &self.amqp;

@@ -1,5 +1,7 @@
-//! One pass over the environment: what is ours, as text. Values that stand in files are read,
-//! `UNSTALE_VAR_*` taken out, the rest warned of.
+//! Reads our variables from the environment as text.
+//!
+//! Values in files are read, `UNSTALE_VAR_*` are collected separately, and unknown names cause a
+//! warning. `parse` checks the values.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -10,7 +12,7 @@ use super::problem::{ConfigProblem, Warning};
 use super::settings::{self, FILE_SUFFIX, PREFIX, RawSettings, VAR_PREFIX};
 use super::{Scope, Vars};
 
-/// What the environment holds of ours.
+/// Our variables in the environment.
 pub(super) struct Environment {
     pub(super) settings: RawSettings,
     pub(super) vars: Vars,
@@ -18,7 +20,7 @@ pub(super) struct Environment {
     pub(super) warnings: Vec<Warning>,
 }
 
-/// A value as it was given: itself, the path of a file that holds it, or, by mistake, both.
+/// A value as given: itself, the path of a file that contains it, or, by mistake, both.
 #[derive(Default)]
 struct Given {
     value: Option<OsString>,
@@ -63,8 +65,8 @@ impl Environment {
                 (Err(problem), _) => problems.push(problem),
             }
         }
-        // Every field is optional text and every name known, so envy has nothing to refuse; its
-        // message would hold values.
+        // Every field is optional text and every name is known, so envy has nothing to refuse. Its
+        // message would contain values.
         let settings = envy::prefixed(PREFIX).from_iter(texts).unwrap_or_else(|_| {
             problems.push(ConfigProblem {
                 setting: format!("{PREFIX}*"),
@@ -76,7 +78,7 @@ impl Environment {
     }
 }
 
-/// Which of ours a variable is, and in which form.
+/// One of our variables, and the form of its value.
 enum Form<'a> {
     Value(&'a str),
     File(&'a str),
@@ -113,7 +115,7 @@ fn resolve(
             .into_string()
             .map_err(|_| problem(name.to_owned(), "not UTF-8: set it as UTF-8 text")),
         (None, Some(path)) if path.is_empty() => {
-            Err(problem(file_name(), "empty: expected the path of a file that holds the value"))
+            Err(problem(file_name(), "empty: expected the path of a file that contains the value"))
         }
         (None, Some(path)) => {
             let bytes = read_file(Path::new(&path)).map_err(|error| {
@@ -138,7 +140,7 @@ fn resolve(
     }
 }
 
-/// The kind of the error alone: a message may quote the path, and the path may be a secret in the
+/// Returns the kind of the error only. A message may quote the path, which may be a secret in the
 /// wrong variable.
 fn reason(error: &io::Error) -> String {
     match error.kind() {
@@ -148,29 +150,32 @@ fn reason(error: &io::Error) -> String {
 }
 
 fn unknown(name: &OsStr) -> Warning {
-    // Escaped: a name may hold anything but `=`.
+    // Escaped, since a name may contain anything except `=`.
     let shown = name.to_string_lossy().escape_debug().to_string();
     let message = if is_service_link(&shown) {
-        "ignored: looks like what Docker or Kubernetes sets for a service of that name, no setting of ours".to_owned()
+        "ignored: not a setting; Docker or Kubernetes probably set it for a service of that name"
+            .to_owned()
     } else {
         match settings::nearest(&shown) {
             Some(nearest) if shown.ends_with(FILE_SUFFIX) => {
-                format!("ignored: no such setting; did you mean {nearest}{FILE_SUFFIX}?")
+                format!("ignored: unknown setting; did you mean {nearest}{FILE_SUFFIX}?")
             }
-            Some(nearest) => format!("ignored: no such setting; did you mean {nearest}?"),
+            Some(nearest) => format!("ignored: unknown setting; did you mean {nearest}?"),
             None if shown.starts_with(VAR_PREFIX) => {
                 format!("ignored: a name is missing after {VAR_PREFIX}")
             }
-            None => "ignored: no such setting".to_owned(),
+            None => "ignored: unknown setting".to_owned(),
         }
     };
     Warning { setting: shown, message }
 }
 
-/// `<SERVICE>_SERVICE_HOST`, `<SERVICE>_SERVICE_PORT…`, `<SERVICE>_PORT` and
-/// `<SERVICE>_PORT_<n>_TCP…`, where the service is named `unstale` or `unstale-…` (Kubernetes
-/// documentation, "Accessing the Service", environment variables; the same as Docker's legacy
-/// links).
+/// Returns whether the orchestrator set the variable for a service with the name `unstale` or
+/// `unstale-…`.
+///
+/// The names are `<SERVICE>_SERVICE_HOST`, `<SERVICE>_SERVICE_PORT…`, `<SERVICE>_PORT` and
+/// `<SERVICE>_PORT_<n>_TCP…`. They are in the Kubernetes documentation ("Accessing the Service",
+/// environment variables). Docker's legacy links have the same names.
 fn is_service_link(name: &str) -> bool {
     let (_, after_port) = name.rsplit_once("_PORT").unwrap_or(("", "_"));
     let numbered = name.split_once("_PORT_").is_some_and(|(_, rest)| {

@@ -1,4 +1,14 @@
-//! Environment → checked [`Config`]; the only reader of the environment.
+//! Reads the environment into a checked [`Config`]. No other module reads the environment.
+//!
+//! - `settings`: the table of all settings with their defaults.
+//! - `environment`: our variables as text, with values from files.
+//! - `parse`: text → checked settings, and checks across settings.
+//! - `values`, `nodes`, `secret_url`, `certificates`: text → checked value, one kind each.
+//! - `problem`: all errors of one run, and warnings.
+//! - `describe`: the effective settings as one line.
+//!
+//! There is no configuration file. Errors name settings and never quote values, since a value may
+//! be a secret in the wrong variable.
 
 mod certificates;
 mod describe;
@@ -10,6 +20,7 @@ mod secret_url;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -30,16 +41,16 @@ pub use settings::{SETTINGS, Setting};
 use crate::event::Reading;
 use crate::quantity::Rate;
 
-/// The largest file that a `_FILE` variable may name, in bytes: what is larger is no setting.
+/// Maximum size of a file that a `_FILE` variable names, in bytes. A larger file is not a setting.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Which settings are read: what a command does not need cannot fail it.
+/// The settings to read. A setting that a command does not need cannot fail it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// All.
+    /// All settings.
     All,
-    /// What resolving events takes: the registry, its limits, and the logs. The others have their
-    /// defaults.
+    /// The settings for resolving events: the registry, its limits, and the logs. The others have
+    /// their defaults.
     Offline,
 }
 
@@ -60,7 +71,7 @@ impl Scope {
     }
 }
 
-/// Every setting, checked.
+/// All settings, checked.
 ///
 /// ```
 /// use unstale::config::{Config, Scope};
@@ -84,18 +95,18 @@ impl Scope {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The broker's side.
+    /// Settings for RabbitMQ.
     pub amqp: AmqpConfig,
-    /// The cache's side.
+    /// Settings for Redis.
     pub redis: RedisConfig,
-    /// Where the registry is and what it reads.
+    /// Place of the registry, and the values it reads.
     pub registry: RegistryConfig,
-    /// Limits over all loaders.
+    /// Limits for all loaders together.
     pub warm: WarmConfig,
-    /// `UNSTALE_BATCH`: how many events are applied together at most; by default no more than the
-    /// prefetch.
+    /// `UNSTALE_BATCH`: maximum number of events that are applied together. By default it is at
+    /// most the prefetch.
     pub batch: usize,
-    /// `UNSTALE_UNKNOWN`: what becomes of an event that no entry knows.
+    /// `UNSTALE_UNKNOWN`: treatment of an event that no event definition matches.
     pub unknown: UnknownPolicy,
     /// `UNSTALE_MAX_BODY_BYTES` and `UNSTALE_TYPE_FROM`
     pub reading: Reading,
@@ -105,23 +116,24 @@ pub struct Config {
     pub log: String,
     /// `UNSTALE_LOG_FORMAT`
     pub log_format: LogFormat,
-    /// `UNSTALE_SHUTDOWN_GRACE`: how long what is in hand may take to settle.
+    /// `UNSTALE_SHUTDOWN_GRACE`: maximum time for deliveries in flight to settle at shutdown.
     pub shutdown_grace: Duration,
     /// `UNSTALE_HEAL_WINDOW`; `None` is `off`.
     pub heal_window: Option<Duration>,
-    /// `UNSTALE_REDIS_EVICTION` is `refuse`: a Redis that may evict keys is refused.
+    /// `UNSTALE_REDIS_EVICTION` is `refuse`: the worker does not start with a Redis that may evict
+    /// keys.
     pub refuses_eviction: bool,
     /// `UNSTALE_TAG_MAINTENANCE`
     pub tag_maintenance: TagMaintenance,
 }
 
 impl Config {
-    /// Whether anybody looks whether Redis went back, and heals it.
+    /// Returns whether workers check that Redis lost no writes, and heal it.
     pub fn heals(&self) -> bool {
         self.heal_window.is_some()
     }
 
-    /// Returns whether members whose keys are gone are taken out of the sets of tags.
+    /// Returns whether dead members are removed from tag sets.
     pub fn maintains_tags(&self) -> bool {
         match self.tag_maintenance {
             TagMaintenance::Auto => {
@@ -132,18 +144,18 @@ impl Config {
         }
     }
 
-    /// Reads the environment of this process, and the files it names.
+    /// Reads the environment of this process, and the files that it names.
     ///
     /// # Errors
-    /// [`ConfigProblems`]: every setting that cannot be used.
+    /// [`ConfigProblems`] with every setting that cannot be used.
     pub fn from_env(scope: Scope) -> Result<(Self, Vec<Warning>), ConfigProblems> {
         Self::from_pairs(std::env::vars_os(), read_file, scope)
     }
 
-    /// Reads variables from wherever they come, and files however they are read.
+    /// Reads the given variables, with the given function for files.
     ///
     /// # Errors
-    /// [`ConfigProblems`]: every setting that cannot be used.
+    /// [`ConfigProblems`] with every setting that cannot be used.
     pub fn from_pairs(
         pairs: impl IntoIterator<Item = (OsString, OsString)>,
         read_file: impl Fn(&Path) -> io::Result<Vec<u8>>,
@@ -162,7 +174,7 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The broker's side.
+/// Settings for RabbitMQ.
 #[derive(Debug, Clone)]
 pub struct AmqpConfig {
     /// `UNSTALE_AMQP_URL`: the nodes of one cluster, tried in turn.
@@ -171,32 +183,33 @@ pub struct AmqpConfig {
     pub tls: TlsConfig,
     /// `UNSTALE_EXCHANGE`
     pub exchange: String,
-    /// `UNSTALE_QUEUE`: names every queue of ours.
+    /// `UNSTALE_QUEUE`: the prefix of all our queue names.
     pub queue: String,
-    /// `UNSTALE_BIND`: routing keys to bind beside the registry's.
+    /// `UNSTALE_BIND`: routing keys to bind in addition to those of the registry.
     pub bind: Vec<String>,
     /// `UNSTALE_DECLARE`
     pub declare: DeclarePolicy,
     /// `UNSTALE_PREFETCH`
     pub prefetch: u16,
-    /// The same while a backlog waits: six times as many, unless `UNSTALE_PREFETCH` is set.
+    /// The prefetch while the queue has a backlog: six times `UNSTALE_PREFETCH`, or equal to it if
+    /// it is set.
     pub backlog_prefetch: u16,
-    /// `UNSTALE_RETRY_DELAYS`: the rungs of the ladder, in order.
+    /// `UNSTALE_RETRY_DELAYS`: the retry steps, in order.
     pub retry_delays: Vec<Duration>,
     /// `UNSTALE_HISTORY`, `_MAX_AGE`, `_MAX_BYTES`; `None` is `off`.
     pub history: Option<HistoryConfig>,
 }
 
-/// How much of the past the history keeps.
+/// Retention of the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HistoryConfig {
-    /// Older segments go.
+    /// Older segments are removed.
     pub max_age: Duration,
-    /// Beyond it the oldest segments go.
+    /// Above this size the oldest segments are removed. In bytes.
     pub max_bytes: u64,
 }
 
-/// What may be created on the broker.
+/// Objects that the worker may create on the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeclarePolicy {
     /// The exchange, the queues and their bindings.
@@ -208,37 +221,38 @@ pub enum DeclarePolicy {
     None,
 }
 
-/// What becomes of an event that no entry of the registry knows.
+/// Treatment of an event that no event definition matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UnknownPolicy {
-    /// The ladder, then the dead-letter queue: an older worker may meet a newer event.
+    /// The retry schedule, then the dead-letter queue. During an upgrade, an older worker may
+    /// receive a newer event.
     #[default]
     Retry,
     /// The dead-letter queue at once.
     Dead,
-    /// Acknowledged and counted.
+    /// The event is acknowledged and counted.
     Drop,
 }
 
-/// The cache's side.
+/// Settings for Redis.
 #[derive(Debug, Clone)]
 pub struct RedisConfig {
-    /// `UNSTALE_REDIS_URL`: one server, or the known nodes of a cluster, or the sentinels.
+    /// `UNSTALE_REDIS_URL`: one server, the known nodes of a cluster, or the sentinels.
     pub urls: Vec<SecretUrl>,
     /// `UNSTALE_REDIS_MODE`
     pub mode: RedisMode,
     /// `UNSTALE_REDIS_TLS_*`
     pub tls: TlsConfig,
-    /// `UNSTALE_TAG_PREFIX`: before the name of a tag's set.
+    /// `UNSTALE_TAG_PREFIX`: the prefix of tag set names.
     pub tag_prefix: String,
     /// `UNSTALE_FENCE_TTL`
     pub fence_ttl: Duration,
 }
 
-/// Whether members whose keys are gone are taken out of the sets of tags.
+/// Policy for the removal of dead members from tag sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TagMaintenance {
-    /// With the default tag prefix. Sets under another prefix may belong to a library or an
+    /// Only with the default tag prefix. Sets under another prefix may belong to a library or an
     /// application, and their members need not be keys.
     #[default]
     Auto,
@@ -248,7 +262,7 @@ pub enum TagMaintenance {
     Off,
 }
 
-/// How many Redis servers there are and who says which of them is the primary.
+/// Kind of Redis deployment, and the source of the primary's address.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum RedisMode {
     /// One server, or one address in front of it.
@@ -263,14 +277,14 @@ pub enum RedisMode {
     },
 }
 
-/// PEM texts: from the variable itself, or from the file its `_FILE` form names.
+/// PEM texts, from the variable itself or from the file that its `_FILE` form names.
 #[derive(Clone, Default)]
 pub struct TlsConfig {
     /// Certificates to trust instead of the system's.
     pub ca_pem: Option<String>,
-    /// Our certificate.
+    /// The client certificate.
     pub cert_pem: Option<String>,
-    /// Its key.
+    /// Its private key.
     pub key_pem: Option<String>,
 }
 
@@ -284,34 +298,33 @@ impl fmt::Debug for TlsConfig {
     }
 }
 
-/// Where the registry is and what it reads.
+/// Place of the registry, and the values it reads.
 #[derive(Debug, Clone)]
 pub struct RegistryConfig {
     /// `UNSTALE_SCHEMAS`
     pub schemas: PathBuf,
-    /// `UNSTALE_KEY_PREFIX`: before every key, ahead of a file's own.
+    /// `UNSTALE_KEY_PREFIX`: the prefix of every key, before a file's own.
     pub key_prefix: String,
-    /// `UNSTALE_VAR_<NAME>` by `NAME`: what `{vars.NAME}` reads.
+    /// `UNSTALE_VAR_<NAME>` by `NAME`, the values of `{vars.NAME}`.
     pub vars: Vars,
-    /// `UNSTALE_TAG_PREFIX`: no rule may reach a key that begins with it.
+    /// `UNSTALE_TAG_PREFIX`: no rule may change a key that begins with it.
     pub tag_prefix: String,
     /// `UNSTALE_MAX_KEYS_PER_EVENT`
     pub max_keys_per_event: usize,
 }
 
-/// What `{vars.NAME}` reads. May hold secrets: `Debug` shows names alone.
+/// The values of `{vars.NAME}`. They may be secrets, so `Debug` shows names only.
 #[derive(Clone, Default)]
 pub struct Vars(pub BTreeMap<String, String>);
 
 impl Vars {
-    /// Values shorter than this are masked nowhere: they are no secrets, and parts of too many
-    /// words.
+    /// Minimum length of a masked value in bytes. Shorter values are no secrets, and occur in too
+    /// many words.
     const MIN_MASKED_BYTES: usize = 4;
 
-    /// Returns the text with the name of each variable, as `{vars.NAME}`, in the place of its
-    /// value.
+    /// Replaces each variable's value in a text by `{vars.NAME}`.
     pub fn mask(&self, text: &str) -> String {
-        // The longest first: one value may hold another.
+        // The longest first, since one value may contain another.
         let mut by_length: Vec<_> =
             self.0.iter().map(|(name, value)| (name, value.trim_end_matches('/'))).collect();
         by_length.retain(|(_, value)| value.len() >= Self::MIN_MASKED_BYTES);
@@ -328,25 +341,26 @@ impl fmt::Debug for Vars {
     }
 }
 
-/// Limits over all loaders.
+/// Limits for all loaders together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WarmConfig {
-    /// `UNSTALE_WARM_CONCURRENCY`: loads at once.
+    /// `UNSTALE_WARM_CONCURRENCY`: maximum number of loads at once.
     pub concurrency: usize,
-    /// `UNSTALE_WARM_TIMEOUT`: of one load, where the loader has none of its own.
+    /// `UNSTALE_WARM_TIMEOUT`: maximum time of one load, unless the loader has its own.
     pub timeout: Duration,
     /// `UNSTALE_WARM_RATE`; `None` is `off`.
     pub rate: Option<Rate>,
-    /// `UNSTALE_WARM_MAX_BYTES`: of one answer, where the loader has none of its own.
+    /// `UNSTALE_WARM_MAX_BYTES`: maximum size of one answer in bytes, unless the loader has its
+    /// own.
     pub max_bytes: usize,
 }
 
-/// How logs are written.
+/// Format of the logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// For people.
+    /// One line of text for each record, for people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object for each record.
     Json,
 }

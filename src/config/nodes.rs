@@ -1,4 +1,4 @@
-//! Addresses of servers: one URL, several between commas, or one URL with several hosts.
+//! Server addresses: one URL, several URLs with commas between them, or one URL with several hosts.
 
 use percent_encoding::percent_decode_str;
 use url::Url;
@@ -10,18 +10,18 @@ const AMQP_EXPECTED: &str =
 const REDIS_EXPECTED: &str =
     "redis://user:password@host:6379/0 (or rediss://), nodes between commas";
 
-/// The nodes of `UNSTALE_AMQP_URL` (RabbitMQ's "AMQP 0-9-1 URI specification").
+/// Parses the nodes of `UNSTALE_AMQP_URL` (RabbitMQ's "AMQP 0-9-1 URI specification").
 pub(super) fn amqp(text: &str) -> Result<Vec<SecretUrl>, String> {
     let urls = nodes(text, &["amqp", "amqps"])
         .map_err(|problem| format!("{problem}: expected {AMQP_EXPECTED}"))?;
     for url in &urls {
         match url.path() {
-            // No path is the default virtual host; a bare slash would be the one with an empty
+            // No path means the default virtual host. A single slash would mean one with an empty
             // name.
             "" | "//" => {}
             "/" => return Err("the virtual host after the last / is empty: write /%2f for the default one, or its name".to_owned()),
             path if path[1..].contains('/') => {
-                return Err("the virtual host holds a /: write it as %2f, such as amqp://host/%2fname".to_owned());
+                return Err("the virtual host contains a /: write it as %2f, such as amqp://host/%2fname".to_owned());
             }
             path if percent_decode_str(path).decode_utf8().is_err() => return Err("the virtual host is not UTF-8".to_owned()),
             _ => {}
@@ -30,14 +30,14 @@ pub(super) fn amqp(text: &str) -> Result<Vec<SecretUrl>, String> {
     Ok(urls.into_iter().map(SecretUrl::new).collect())
 }
 
-/// The servers of `UNSTALE_REDIS_URL`.
+/// Parses the servers of `UNSTALE_REDIS_URL`.
 pub(super) fn redis(text: &str) -> Result<Vec<SecretUrl>, String> {
     let urls = nodes(text, &["redis", "rediss"])
         .map_err(|problem| format!("{problem}: expected {REDIS_EXPECTED}"))?;
     for url in &urls {
         let database = url.path().trim_start_matches('/');
         if !database.is_empty() && database.parse::<u32>().is_err() {
-            return Err("the database after the last / is no number: expected one, such as redis://host:6379/0".to_owned());
+            return Err("the database after the last / is not a number: write its number, such as redis://host:6379/0".to_owned());
         }
     }
     Ok(urls.into_iter().map(SecretUrl::new).collect())
@@ -46,7 +46,7 @@ pub(super) fn redis(text: &str) -> Result<Vec<SecretUrl>, String> {
 fn nodes(text: &str, schemes: &[&str]) -> Result<Vec<Url>, &'static str> {
     let mut urls: Vec<Url> = Vec::new();
     if text.contains('#') {
-        return Err("a # ends a URL: write one in a password as %23");
+        return Err("contains a #, which ends a URL; in a password, write it as %23");
     }
     for part in split_at_schemes(text, schemes) {
         for node in expand_hosts(part.trim()).ok_or("not a URL")? {
@@ -65,19 +65,21 @@ fn nodes(text: &str, schemes: &[&str]) -> Result<Vec<Url>, &'static str> {
 
 fn check(url: &Url, schemes: &[&str]) -> Result<(), &'static str> {
     if !schemes.contains(&url.scheme()) {
-        return Err("the scheme before :// is not one of ours");
+        return Err("the scheme before :// is not supported");
     }
     if url.host_str().is_none_or(str::is_empty) {
         return Err("the host is missing");
     }
     let decodes = |text: &str| percent_decode_str(text).decode_utf8().is_ok();
     if !decodes(url.username()) || !url.password().is_none_or(decodes) {
-        return Err("user or password is not UTF-8 once its %-escapes are read: write a % as %25");
+        return Err(
+            "user or password is not UTF-8 after its %-escapes are decoded; write a % as %25",
+        );
     }
     Ok(())
 }
 
-/// Splits at each comma that a URL follows: a password may hold commas of its own.
+/// Splits at each comma before a URL. A password may contain commas of its own.
 fn split_at_schemes<'t>(text: &'t str, schemes: &[&str]) -> Vec<&'t str> {
     let begins_url = |rest: &str| {
         schemes.iter().any(|scheme| {
@@ -96,7 +98,7 @@ fn split_at_schemes<'t>(text: &'t str, schemes: &[&str]) -> Vec<&'t str> {
     parts
 }
 
-/// `amqp://user:password@a,b:5673/vhost` as one URL per host.
+/// Expands `amqp://user:password@a,b:5673/vhost` into one URL for each host.
 fn expand_hosts(text: &str) -> Option<Vec<String>> {
     let (scheme, rest) = text.split_once("://")?;
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_are_urls_or_hosts_between_commas() {
+    fn urls_and_hosts_between_commas_are_nodes() {
         for (text, urls) in [
             ("amqp://h", vec!["amqp://h"]),
             (
@@ -141,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_told() {
+    fn an_invalid_address_is_an_error_that_says_why() {
         for (text, part) in [
             ("", "not a URL"),
             ("localhost:5672", "not a URL"),
@@ -149,7 +151,7 @@ mod tests {
             ("redis://h", "scheme"),
             ("amqp://", "host is missing"),
             ("amqp://a,,b", "host is missing"),
-            ("amqp://u:p#w@h/", "write one in a password as %23"),
+            ("amqp://u:p#w@h/", "in a password, write it as %23"),
             ("amqp://u:%ff@h", "%25"),
             ("amqp://h:99999", "not a URL"),
             ("amqp://h/", "/%2f"),
@@ -160,7 +162,7 @@ mod tests {
             assert!(message.contains(part), "{text}: {message}");
         }
         for (text, part) in [
-            ("redis://h/x", "no number"),
+            ("redis://h/x", "not a number"),
             ("unix:///tmp/redis.sock", "scheme"),
             ("amqp://h", "scheme"),
         ] {

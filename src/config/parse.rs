@@ -1,36 +1,28 @@
-//! Text → checked values: every field is read and every problem noted, whatever else is wrong.
+//! Checks the text of each setting, and combinations of settings.
+//!
+//! Every setting is read even if others are invalid, so that one run reports all problems.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::environment::Environment;
 use super::problem::{ConfigProblem, ConfigProblems, Warning};
 use super::settings::{RawSettings, Setting, setting};
+use super::values::{
+    Expected, MAX_SHORT_STRING_BYTES, duration_above_zero, log_directives, name, not_empty,
+    not_ours, one_of, or_off, path, pem, quantity, queue, retry_delays, routing_keys,
+    size_above_zero, size_in_memory, socket_addr, whole, whole_seconds,
+};
 use super::{
     AmqpConfig, Config, DeclarePolicy, HistoryConfig, LogFormat, RedisConfig, RedisMode,
     RegistryConfig, SecretUrl, TagMaintenance, TlsConfig, UnknownPolicy, WarmConfig, certificates,
     nodes,
 };
 use crate::event::{Reading, TypeFrom};
-use crate::quantity::{Rate, format_duration, parse_duration, parse_size_bytes};
+use crate::quantity::{Rate, format_duration};
 
-/// How long deliveries are held while Redis is away: part of how old an event may be when it is
-/// applied.
+/// Maximum time that deliveries are held while Redis is away. It counts towards the age of an event
+/// when it is applied.
 const OUTAGE_HOLD: Duration = Duration::from_secs(60);
-
-/// AMQP 0-9-1, section 4.2.5.3: a short string's length is one byte.
-const MAX_SHORT_STRING_BYTES: usize = 255;
-
-/// The longest a queue of ours may add to the queue's name: `.retry.` and a delay of 13 characters,
-/// `.history` being shorter.
-const MAX_QUEUE_SUFFIX_BYTES: usize = 20;
-
-/// RabbitMQ takes a message TTL of at most 2^32 - 1 ms (`rabbit_misc:check_expiry`).
-const MAX_MESSAGE_TTL: Duration = Duration::from_millis(u32::MAX as u64);
-
-/// What was expected; the setting's name is put before it.
-type Expected = String;
 
 impl Environment {
     pub(super) fn check(self) -> Result<(Config, Vec<Warning>), ConfigProblems> {
@@ -116,9 +108,11 @@ impl Environment {
     }
 }
 
-/// Of a backlog so many times as much is in hand: a window of 1,000 goes to the broker and back in
-/// 7 ms at full speed, and bounds the rate more than the worker does. Six times as many drain a
-/// fifth faster (docs/bench), in no more memory than three times as many; eight hardly any faster.
+/// Prefetch multiplier while the queue has a backlog.
+///
+/// At full speed, 1,000 deliveries make the round trip to the broker in 7 ms, and this limits the
+/// rate more than the worker does. A factor of six drains a backlog a fifth faster (docs/bench), in
+/// no more memory than three. Eight is hardly faster.
 const BACKLOG_PREFETCH: u16 = 6;
 
 fn amqp(checker: &mut Checker, raw: &RawSettings) -> AmqpConfig {
@@ -166,7 +160,7 @@ fn amqp(checker: &mut Checker, raw: &RawSettings) -> AmqpConfig {
             )
         }),
         prefetch,
-        // Whoever names a number means it.
+        // An explicit prefetch applies to a backlog too.
         backlog_prefetch: if raw.prefetch.is_some() {
             prefetch
         } else {
@@ -205,7 +199,7 @@ fn redis_mode(checker: &mut Checker, raw: &RawSettings, urls: &[SecretUrl]) -> R
         raw.redis_sentinel_master.as_deref(),
         |text| name(text, usize::MAX),
     );
-    // The name is filled in below.
+    // The name is set below.
     let sentinel = RedisMode::Sentinel { master: String::new() };
     let mode = checker.read(setting::redis_mode, raw.redis_mode.as_deref(), |text| {
         one_of(
@@ -225,7 +219,7 @@ fn redis_mode(checker: &mut Checker, raw: &RawSettings, urls: &[SecretUrl]) -> R
             (RedisMode::Sentinel { .. }, None) => {
                 checker.problem(
                     setting::redis_sentinel_master,
-                    "missing: UNSTALE_REDIS_MODE=sentinel needs the name of the primary, as the sentinels call it",
+                    "missing: UNSTALE_REDIS_MODE=sentinel needs the name that the sentinels use for the primary",
                 );
             }
             (RedisMode::Single | RedisMode::Cluster, Some(_)) => {
@@ -273,7 +267,7 @@ fn tls(checker: &mut Checker, ca: Given<'_>, cert: Given<'_>, key: Given<'_>) ->
         && !certificates::belong_together(cert_pem, key_pem)
     {
         let message = format!(
-            "not the key of the certificate in {}: give the key that the certificate was made for",
+            "not the private key of the certificate in {}: set the key that belongs to that certificate",
             cert.0.name
         );
         checker.problem(key.0, &message);
@@ -298,8 +292,8 @@ fn cross_check(checker: &mut Checker, config: &Config) {
         checker.problem(setting::batch, "above UNSTALE_PREFETCH, so that no batch could ever be full: lower it, or raise UNSTALE_PREFETCH");
     }
     if !checker.has_problem(setting::fence_ttl) && !checker.has_problem(setting::retry_delays) {
-        let ladder: Duration = config.amqp.retry_delays.iter().sum();
-        let least = ladder * 2 + OUTAGE_HOLD;
+        let all_delays: Duration = config.amqp.retry_delays.iter().sum();
+        let least = all_delays * 2 + OUTAGE_HOLD;
         if config.redis.fence_ttl < least {
             let message = format!(
                 "too short to outlive a retried event: expected at least {}, twice the sum of UNSTALE_RETRY_DELAYS and {} more; raise it, or shorten the delays",
@@ -311,15 +305,15 @@ fn cross_check(checker: &mut Checker, config: &Config) {
     }
 }
 
-/// Notes problems and goes on.
+/// Collects problems and continues.
 struct Checker {
     problems: Vec<ConfigProblem>,
     warnings: Vec<Warning>,
 }
 
 impl Checker {
-    /// The setting's value, or its default's: the latter also where there is a problem, so that all
-    /// else can be checked.
+    /// Returns the setting's value, or its default. An invalid value also gives the default, so
+    /// that the other checks can go on.
     fn read<T>(
         &mut self,
         setting: Setting,
@@ -333,11 +327,11 @@ impl Checker {
             }
         }
         let default = setting.default.unwrap_or_default();
-        // Defaults are ours, and a test reads every one of them.
+        // Defaults are constants, and a test reads each of them.
         parse(default).expect("the default is valid")
     }
 
-    /// The setting's value, where it is set and valid.
+    /// Returns the setting's value if it is set and valid.
     fn optional<T>(
         &mut self,
         setting: Setting,
@@ -374,194 +368,4 @@ impl Checker {
             self.warnings.push(Warning { setting: url.name.to_owned(), message });
         }
     }
-}
-
-fn one_of<T: Clone>(text: &str, choices: &[(&str, T)]) -> Result<T, Expected> {
-    if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
-        return Ok(value.clone());
-    }
-    let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-    match names.split_last() {
-        Some((last, rest)) => Err(format!("expected {} or {last}", rest.join(", "))),
-        None => Err("has no value to take".to_owned()),
-    }
-}
-
-fn or_off<T>(
-    text: &str,
-    parse: impl Fn(&str) -> Result<T, Expected>,
-) -> Result<Option<T>, Expected> {
-    if text == "off" {
-        return Ok(None);
-    }
-    parse(text).map(Some).map_err(|expected| format!("{expected}, or off"))
-}
-
-fn whole<T: TryFrom<u64>>(text: &str, least: u64, most: u64, example: &str) -> Result<T, Expected> {
-    // `parse` would take a leading plus.
-    let number = if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        text.parse::<u64>().ok()
-    } else {
-        None
-    };
-    number
-        .filter(|number| (least..=most).contains(number))
-        .and_then(|number| T::try_from(number).ok())
-        .ok_or_else(|| format!("expected a whole number from {least} to {most}, such as {example}"))
-}
-
-fn quantity<T>(read: Result<T, crate::quantity::QuantityError>) -> Result<T, Expected> {
-    read.map_err(|error| error.to_string())
-}
-
-fn duration_above_zero(text: &str) -> Result<Duration, Expected> {
-    quantity(parse_duration(text)).and_then(|duration| {
-        if duration.is_zero() {
-            Err("expected a duration above 0".to_owned())
-        } else {
-            Ok(duration)
-        }
-    })
-}
-
-/// A stream's `x-max-age` knows no smaller unit.
-fn whole_seconds(text: &str) -> Result<Duration, Expected> {
-    let duration = duration_above_zero(text)?;
-    if duration.subsec_nanos() == 0 {
-        Ok(duration)
-    } else {
-        Err("expected whole seconds, such as 90s or 7d".to_owned())
-    }
-}
-
-fn size_above_zero(text: &str) -> Result<u64, Expected> {
-    quantity(parse_size_bytes(text)).and_then(|bytes| {
-        if bytes == 0 { Err("expected a size above 0".to_owned()) } else { Ok(bytes) }
-    })
-}
-
-fn size_in_memory(text: &str) -> Result<usize, Expected> {
-    usize::try_from(size_above_zero(text)?)
-        .map_err(|_| "expected a size that fits into memory".to_owned())
-}
-
-fn retry_delays(text: &str) -> Result<Vec<Duration>, Expected> {
-    let delays =
-        text.split(',').map(|delay| parse_duration(delay.trim())).collect::<Result<Vec<_>, _>>();
-    let delays = delays
-        .map_err(|_| "expected durations between commas, such as 1s,10s,1m,10m".to_owned())?;
-    // Each delay names a queue, in its canonical form: equal ones would be one queue.
-    if delays.windows(2).any(|pair| pair[0] >= pair[1]) {
-        return Err("expected each delay to be longer than the one before, such as 1s,10s,1m,10m (60s and 1m are the same)".to_owned());
-    }
-    match (delays.first(), delays.last()) {
-        (Some(first), Some(last)) if !first.is_zero() && *last <= MAX_MESSAGE_TTL => Ok(delays),
-        _ => Err("expected delays above 0 and of at most 49d, which is as long as RabbitMQ waits"
-            .to_owned()),
-    }
-}
-
-fn printable(text: &str) -> Result<String, Expected> {
-    if text.chars().any(char::is_control) {
-        Err("expected text without control characters".to_owned())
-    } else {
-        Ok(text.to_owned())
-    }
-}
-
-/// Refuses a prefix that names the keys of unstale itself.
-fn not_ours(prefix: String) -> Result<String, Expected> {
-    if prefix.starts_with("unstale:") {
-        return Err("expected a prefix that does not begin with unstale:, which is kept for the keys of unstale itself".to_owned());
-    }
-    Ok(prefix)
-}
-
-/// Takes what a key of Redis may begin with: control characters too, as some libraries write them.
-fn not_empty(text: &str) -> Result<String, Expected> {
-    if text.is_empty() {
-        Err("empty: give it a value, or unset it".to_owned())
-    } else {
-        Ok(text.to_owned())
-    }
-}
-
-fn name(text: &str, most_bytes: usize) -> Result<String, Expected> {
-    not_empty(text)?;
-    if text.len() > most_bytes {
-        return Err(format!("expected at most {most_bytes} bytes"));
-    }
-    printable(text)
-}
-
-fn queue(text: &str) -> Result<String, Expected> {
-    if text.starts_with("amq.") {
-        return Err(
-            "expected a name that does not begin with amq., which RabbitMQ keeps for itself"
-                .to_owned(),
-        );
-    }
-    name(text, MAX_SHORT_STRING_BYTES - MAX_QUEUE_SUFFIX_BYTES)
-}
-
-fn routing_keys(text: &str) -> Result<Vec<String>, Expected> {
-    if text.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut keys = Vec::new();
-    for key in text.split(',').map(str::trim) {
-        let key = name(key, MAX_SHORT_STRING_BYTES).map_err(|_| {
-            "expected routing keys of 1 to 255 bytes between commas, such as user.*,order.#"
-                .to_owned()
-        })?;
-        if !keys.contains(&key) {
-            keys.push(key);
-        }
-    }
-    Ok(keys)
-}
-
-fn path(text: &str) -> Result<PathBuf, Expected> {
-    if text.is_empty() || text.contains('\0') {
-        Err("expected the path of a directory, such as schemas".to_owned())
-    } else {
-        Ok(text.into())
-    }
-}
-
-fn socket_addr(text: &str) -> Result<SocketAddr, Expected> {
-    text.parse().map_err(|_| {
-        "expected an IP address and a port, such as 127.0.0.1:9477, 0.0.0.0:9477 or [::1]:9477"
-            .to_owned()
-    })
-}
-
-fn log_directives(text: &str) -> Result<String, Expected> {
-    const EXPECTED: &str = "expected a level (off, error, warn, info, debug), or levels by target between commas, such as info,unstale::broker=debug";
-    // EnvFilter takes any bare word for a target and would then silence everything else: `verbose`,
-    // `warning`.
-    let bare_words_are_levels = text.split(',').map(str::trim).all(|directive| {
-        directive.contains(['=', '['])
-            || directive.parse::<tracing::level_filters::LevelFilter>().is_ok()
-    });
-    if text.is_empty()
-        || !bare_words_are_levels
-        || tracing_subscriber::EnvFilter::builder().parse(text).is_err()
-    {
-        return Err(EXPECTED.to_owned());
-    }
-    Ok(text.to_owned())
-}
-
-fn pem(
-    text: &str,
-    label: &str,
-    check: impl Fn(&str) -> Result<(), &'static str>,
-) -> Result<String, Expected> {
-    if text.contains("-----BEGIN ") && text.contains(label) {
-        return check(text).map(|()| text.to_owned()).map_err(str::to_owned);
-    }
-    Err(format!(
-        "expected PEM text, with a line -----BEGIN …{label}; for the path of a file, use the form of the name that ends in _FILE"
-    ))
 }

@@ -1,14 +1,15 @@
-//! What is wrong with the environment, and what is merely odd. Names and expectations alone: a
-//! value may be a secret in the wrong place.
+//! Errors and warnings about the environment.
+//!
+//! They contain names and expectations only, since a value may be a secret in the wrong variable.
 
 use std::fmt;
 
 /// One setting that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigProblem {
-    /// The variable, as it is to be set.
+    /// The variable's name.
     pub setting: String,
-    /// What is wrong, what is expected, and what to do.
+    /// The problem, the expected value, and the fix.
     pub message: String,
 }
 
@@ -18,12 +19,12 @@ impl fmt::Display for ConfigProblem {
     }
 }
 
-/// Every setting that cannot be used: never empty.
+/// All settings that cannot be used. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigProblems {
     /// Settings that cannot be used.
     pub problems: Vec<ConfigProblem>,
-    /// Variables that change nothing: one may be meant for what is missing.
+    /// Variables without effect. One of them may be a misspelt name of a missing setting.
     pub ignored: Vec<Warning>,
 }
 
@@ -40,12 +41,12 @@ impl fmt::Display for ConfigProblems {
     }
 }
 
-/// A variable that changes nothing, and surely was meant to.
+/// A variable without effect that was probably meant to have one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
     /// The variable.
     pub setting: String,
-    /// Why it changes nothing, and what to do.
+    /// The reason, and the fix.
     pub message: String,
 }
 

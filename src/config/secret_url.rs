@@ -1,18 +1,18 @@
-//! URLs that may hold secrets.
+//! URLs that may contain secrets.
 
 use std::fmt;
 
-/// A URL that may hold a password, or a secret in its query: shown without them.
+/// A URL that may contain a password, or a secret in its query. `Debug` and `Display` hide both.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(url::Url);
 
 impl SecretUrl {
-    /// Holds a URL.
+    /// Wraps a URL.
     pub fn new(url: url::Url) -> Self {
         Self(url)
     }
 
-    /// The URL with its secrets: for connecting, never for showing.
+    /// Returns the URL with its secrets, for connecting. It must not be shown.
     pub fn expose(&self) -> &url::Url {
         &self.0
     }
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neither_password_nor_query_is_shown() {
+    fn a_url_is_shown_without_password_and_query() {
         for (url, shown) in [
             (
                 "amqps://me:secret@host:5671/v?heartbeat=5&password=secret",

@@ -1,42 +1,42 @@
-//! Every setting's name and default, once.
+//! The table of all settings: names and defaults.
 
 use serde::Deserialize;
 use strsim::osa_distance;
 
-/// Before the name of every variable of ours.
+/// Prefix of all our variables.
 pub(super) const PREFIX: &str = "UNSTALE_";
 
-/// Before the name of what `{vars.NAME}` reads.
+/// Prefix of the variables that are values of `{vars.NAME}`.
 pub(super) const VAR_PREFIX: &str = "UNSTALE_VAR_";
 
-/// After the name of a setting whose value stands in a file.
+/// Suffix of a setting's name for a variable that names a file with the value.
 pub(super) const FILE_SUFFIX: &str = "_FILE";
 
-/// One variable of ours.
+/// One setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
-    /// Its name.
+    /// Name of its variable.
     pub name: &'static str,
-    /// The text it has when nobody sets it; `None` where there is nothing to have.
+    /// Text of the default. `None` if there is none.
     pub default: Option<&'static str>,
 }
 
-/// Declares the settings: `field NAME = default`. The field is the name without its prefix in lower
-/// case, as `envy` makes it.
+/// Declares the settings: `field NAME = default`. The field must be the name in lower case without
+/// its prefix, since `envy` matches them so.
 macro_rules! settings {
     ($($field:ident $name:literal = $default:expr;)*) => {
-        /// The settings as text, as far as they are set.
+        /// The settings as text. `None` where the environment has no value.
         #[derive(Default, Deserialize)]
         pub(super) struct RawSettings {
             $(pub(super) $field: Option<String>,)*
         }
 
-        #[allow(non_upper_case_globals, reason = "named like the fields of RawSettings, which each stands for")]
+        #[allow(non_upper_case_globals, reason = "named like the fields of RawSettings")]
         pub(super) mod setting {
             $(pub(in crate::config) const $field: super::Setting = super::Setting { name: $name, default: $default };)*
         }
 
-        /// Every setting, in the order of the documentation.
+        /// All settings, in the order of the documentation.
         pub const SETTINGS: &[Setting] = &[$(setting::$field,)*];
 
         #[cfg(test)]
@@ -86,20 +86,20 @@ settings! {
     shutdown_grace "UNSTALE_SHUTDOWN_GRACE" = Some("25s");
 }
 
-/// The setting of exactly that name.
+/// Returns the setting of exactly that name.
 pub(super) fn find(name: &str) -> Option<Setting> {
     SETTINGS.iter().copied().find(|setting| setting.name == name)
 }
 
-/// The setting whose name is nearest, where it is near enough to have been meant.
+/// Returns the setting with the most similar name, if it is similar enough for a misspelling.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let bare = name.strip_suffix(FILE_SUFFIX).unwrap_or(name);
-    // The prefix is certain; a third of the rest may be wrong.
+    // The prefix is correct in any case. A third of the rest may differ.
     let limit = bare.len().saturating_sub(PREFIX.len()).div_ceil(3);
     let upper = bare.to_ascii_uppercase();
     let (distance, setting) =
         SETTINGS.iter().map(|setting| (osa_distance(&upper, setting.name), setting.name)).min()?;
-    // Half a name is one that is cut off.
+    // The first half of a name counts too: it is an incomplete name.
     let begins = SETTINGS
         .iter()
         .map(|setting| setting.name)
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_what_envy_makes_of_the_fields() {
+    fn setting_names_match_the_fields_that_envy_reads() {
         for (field, setting) in FIELDS {
             assert_eq!(setting.name, format!("{PREFIX}{}", field.to_uppercase()));
             assert!(
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_name_is_found_where_there_is_one() {
+    fn a_misspelt_setting_name_has_a_suggestion() {
         for (given, nearest_name) in [
             ("UNSTALE_PREFECTH", Some("UNSTALE_PREFETCH")),
             ("UNSTALE_REDIS_URI", Some("UNSTALE_REDIS_URL")),

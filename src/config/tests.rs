@@ -26,7 +26,7 @@ fn problems(pairs: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn an_empty_environment_gives_every_default() {
+fn an_empty_environment_gives_all_defaults() {
     let (config, warnings) = load(&[("PATH", "/bin")], &[]).unwrap();
     assert_eq!(warnings, []);
     let ms = Duration::from_millis;
@@ -54,7 +54,7 @@ fn an_empty_environment_gives_every_default() {
     assert_eq!(
         (set.prefetch, set.backlog_prefetch),
         (1_000, 1_000),
-        "whoever names a number means it"
+        "an explicit prefetch applies to a backlog too"
     );
     assert_eq!(
         load(&[("UNSTALE_PREFETCH", "20")], &[]).unwrap().0.batch,
@@ -81,7 +81,7 @@ fn an_empty_environment_gives_every_default() {
 }
 
 #[test]
-fn tags_under_a_prefix_of_others_are_maintained_only_where_that_is_set() {
+fn tags_under_a_foreign_prefix_are_maintained_only_if_set() {
     for (prefix, maintenance, expected) in [
         ("cache_tag:", "auto", true),
         ("cache_tag:", "off", false),
@@ -96,15 +96,15 @@ fn tags_under_a_prefix_of_others_are_maintained_only_where_that_is_set() {
     assert!(config(&[]).maintains_tags());
 }
 
-/// Self-signed, with its key, and another key: made for these tests alone.
+/// A self-signed certificate with its key, and another key. They are used in these tests only.
 const CERT: &str = include_str!("tests/certificate.pem");
 const KEY: &str = include_str!("tests/key.pem");
 const OTHER_KEY: &str = include_str!("tests/other-key.pem");
 
-/// Each setting, a value that it takes (with what it needs beside it), how the line at start shows
-/// it, and values that it does not take.
+/// Each row has a setting, a valid value with the settings it needs, its text in the line at start,
+/// and invalid values.
 #[test]
-fn every_setting_takes_what_it_should_and_refuses_the_rest() {
+fn every_setting_accepts_valid_values_and_refuses_others() {
     type Row = (
         &'static str,
         &'static str,
@@ -218,7 +218,7 @@ fn every_setting_takes_what_it_should_and_refuses_the_rest() {
         ("WARM_TIMEOUT", "250ms", &[], ("warm_timeout", "250ms"), &["", "0s", "5"]),
         ("WARM_RATE", "off", &[], ("warm_rate", "off"), &["", "200", "0/s"]),
         ("WARM_MAX_BYTES", "1MiB", &[], ("warm_max_bytes", "1MiB"), &["", "0B"]),
-        // Twice 11 min 11 s, and a minute.
+        // The minimum is twice 11 min 11 s, and a minute.
         ("FENCE_TTL", "1402s", &[], ("fence_ttl", "1402s"), &["", "1401s", "1d1h"]),
         ("HEAL_WINDOW", "off", &[], ("heal_window", "off"), &["", "0s", "no"]),
         (
@@ -248,7 +248,7 @@ fn every_setting_takes_what_it_should_and_refuses_the_rest() {
         assert!(description.0.contains(&(shown.0, shown.1.to_owned())), "{name}: {description}");
         for bad in *bad {
             let found = problems(&[(&name, bad)]);
-            // A certificate without its key is told of the key.
+            // The error for a certificate without its key names the key's setting.
             assert!(
                 found.iter().any(|problem| problem.starts_with(&name)
                     || problem.contains(&format!("{name} needs"))
@@ -261,7 +261,7 @@ fn every_setting_takes_what_it_should_and_refuses_the_rest() {
 }
 
 #[test]
-fn every_problem_is_told_at_once_and_no_value() {
+fn all_setting_errors_are_reported_at_once_without_values() {
     let pairs = [
         ("UNSTALE_AMQP_URL", "amqp://user:hunter2#@host"),
         ("UNSTALE_PREFETCH", "hunter2"),
@@ -282,7 +282,7 @@ fn every_problem_is_told_at_once_and_no_value() {
 }
 
 #[test]
-fn a_setting_may_stand_in_a_file() {
+fn a_setting_may_come_from_a_file() {
     let pairs = [
         ("UNSTALE_AMQP_URL_FILE", "/run/secrets/amqp"),
         ("UNSTALE_VAR_TOKEN_FILE", "/run/secrets/token"),
@@ -306,7 +306,7 @@ fn a_setting_may_stand_in_a_file() {
 }
 
 #[test]
-fn values_of_variables_are_masked_the_longest_first() {
+fn variable_values_are_masked_longest_first() {
     let vars =
         [("URL", "https://h/"), ("KEY", "s3cret"), ("KEY_AND_MORE", "s3cret-more"), ("ONE", "1")];
     let vars = Vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
@@ -315,7 +315,7 @@ fn values_of_variables_are_masked_the_longest_first() {
 }
 
 #[test]
-fn both_forms_at_once_are_an_error_for_settings_and_for_vars() {
+fn a_setting_or_var_with_value_and_file_is_an_error() {
     let found = load(
         &[
             ("UNSTALE_QUEUE", "a"),
@@ -331,7 +331,7 @@ fn both_forms_at_once_are_an_error_for_settings_and_for_vars() {
 }
 
 #[test]
-fn what_is_no_setting_of_ours_is_warned_of() {
+fn an_unknown_setting_is_a_warning() {
     let pairs = [
         ("UNSTALE_PREFECTH", "10"),
         ("UNSTALE_AMQP_URI_FILE", "/f"),
@@ -348,7 +348,7 @@ fn what_is_no_setting_of_ours_is_warned_of() {
 }
 
 #[test]
-fn tls_settings_without_tls_are_warned_of() {
+fn tls_settings_without_a_tls_url_are_a_warning() {
     let (_, warnings) = load(&[("UNSTALE_AMQP_TLS_CA", CERT)], &[]).unwrap();
     assert!(
         warnings[0].to_string().starts_with("UNSTALE_AMQP_URL: does not begin with amqps://"),
@@ -357,7 +357,7 @@ fn tls_settings_without_tls_are_warned_of() {
 }
 
 #[test]
-fn certificates_and_keys_that_cannot_be_used_are_refused_at_start_without_their_text() {
+fn unusable_certificates_and_keys_are_refused_without_showing_them() {
     let broken =
         |label: &str| format!("-----BEGIN {label}-----\nc2VjcmV0\n-----END {label}-----\n");
     let not_base64 =
@@ -378,26 +378,35 @@ fn certificates_and_keys_that_cannot_be_used_are_refused_at_start_without_their_
         assert_eq!(found(&chain, &chain, KEY), "", "usable");
         for (ca, cert, key, named) in [
             (CERT, CERT, OTHER_KEY, "TLS_KEY: not the key of the certificate in"),
-            (&broken("CERTIFICATE"), CERT, KEY, "TLS_CA: holds no certificate"),
-            (CERT, &broken("CERTIFICATE"), KEY, "TLS_CERT: holds no certificate"),
-            (CERT, &not_base64, KEY, "TLS_CERT: holds no certificate"),
-            (CERT, CERT, &broken("PRIVATE KEY"), "TLS_KEY: holds no private key"),
-            (CERT, CERT, &broken("ENCRYPTED PRIVATE KEY"), "TLS_KEY: holds no private key"),
+            (&broken("CERTIFICATE"), CERT, KEY, "TLS_CA: contains no readable certificate"),
+            (CERT, &broken("CERTIFICATE"), KEY, "TLS_CERT: contains no readable certificate"),
+            (CERT, &not_base64, KEY, "TLS_CERT: contains no readable certificate"),
+            (CERT, CERT, &broken("PRIVATE KEY"), "TLS_KEY: contains no readable private key"),
+            (
+                CERT,
+                CERT,
+                &broken("ENCRYPTED PRIVATE KEY"),
+                "TLS_KEY: contains no readable private key",
+            ),
             (KEY, CERT, KEY, "TLS_CA: expected PEM text"),
         ] {
-            let told = found(ca, cert, key);
+            let problems_shown = found(ca, cert, key);
             assert!(
-                told.starts_with(&format!("1 setting cannot be used:\n  UNSTALE_{server}_{named}")),
-                "{told}"
+                problems_shown
+                    .starts_with(&format!("1 setting cannot be used:\n  UNSTALE_{server}_{named}")),
+                "{problems_shown}"
             );
-            assert!(!told.contains("c2VjcmV0") && !told.contains("secret"), "{told}");
+            assert!(
+                !problems_shown.contains("c2VjcmV0") && !problems_shown.contains("secret"),
+                "{problems_shown}"
+            );
         }
     }
 }
 
 #[cfg(unix)]
 #[test]
-fn what_is_not_utf_8_is_named() {
+fn a_variable_that_is_not_utf_8_is_named() {
     use std::os::unix::ffi::OsStringExt as _;
     let bytes = OsString::from_vec(vec![b'h', 0xff]);
     let pairs = ["UNSTALE_QUEUE", "UNSTALE_VAR_X", "UNSTALE_ODD", "ELSE"]
@@ -411,20 +420,20 @@ fn what_is_not_utf_8_is_named() {
 }
 
 #[test]
-fn a_misspelt_setting_is_told_with_what_is_missing() {
+fn a_misspelt_setting_is_reported_with_the_missing_one() {
     let found = load(&[("UNSTALE_REDIS_UR", "redis://h/"), ("UNSTALE_PREFETCH", "x")], &[])
         .unwrap_err()
         .to_string();
     assert!(
         found.ends_with(
-            "\n  UNSTALE_REDIS_UR: ignored: no such setting; did you mean UNSTALE_REDIS_URL?"
+            "\n  UNSTALE_REDIS_UR: ignored: unknown setting; did you mean UNSTALE_REDIS_URL?"
         ),
         "{found}"
     );
 }
 
 #[test]
-fn an_offline_command_is_not_failed_by_what_it_does_not_read() {
+fn an_offline_command_ignores_errors_in_settings_it_does_not_read() {
     let pairs = [
         ("UNSTALE_AMQP_URL_FILE", "/missing"),
         ("UNSTALE_PREFETCH", "x"),
@@ -438,11 +447,11 @@ fn an_offline_command_is_not_failed_by_what_it_does_not_read() {
 
 proptest! {
     #[test]
-    fn no_environment_panics_and_no_value_is_shown(
+    fn no_environment_panics_or_shows_a_value(
         values in prop::collection::vec((0..SETTINGS.len(), any::<bool>(), ".{0,30}"), 0..12),
         secret in "[a-z0-9]{24}",
     ) {
-        // The secret stands in every value: where one is refused, its text must not be told.
+        // Every value contains the secret. No error may show it.
         let pairs: Vec<_> = values
             .iter()
             .map(|(at, file, text)| {

@@ -9,21 +9,21 @@ use std::borrow::Cow;
 
 use super::Malformed;
 
-/// What RabbitMQ sets as the property `type`: no event type.
-pub(super) const MARK: &str = "amqp-1.0";
+/// The property `type` that RabbitMQ sets for such a body. It is not an event type.
+pub(super) const PROPERTY_TYPE: &str = "amqp-1.0";
 
-/// Codes of the descriptors of sections (AMQP 1.0, section 3.2).
+/// Section descriptor codes (AMQP 1.0, section 3.2).
 const DATA: u64 = 0x75;
 const SEQUENCE: u64 = 0x76;
 const VALUE: u64 = 0x77;
-/// Header, annotations, properties, application properties; the footer is 0x78.
+/// Sections beside the payload: header, annotations, properties, application properties and, with
+/// code 0x78, the footer.
 const BESIDE: [u64; 6] = [0x70, 0x71, 0x72, 0x73, 0x74, 0x78];
 
-/// Returns what the sections of a body hold: bytes or text. `None` if the body is no AMQP 1.0
-/// encoding.
+/// Returns the bytes or the text in the sections of a body. `None` if the body is not AMQP 1.0.
 ///
 /// # Errors
-/// The sections hold something else, or are cut off.
+/// The sections contain something else, or are cut off.
 pub(super) fn payload(body: &[u8]) -> Option<Result<Cow<'_, [u8]>, Malformed>> {
     (body.first() == Some(&0)).then(|| read(body))
 }
@@ -62,15 +62,15 @@ fn not_read(section: &str, kind: &str) -> Malformed {
     ))
 }
 
-/// What a section holds, as far as an event is made of it.
+/// A section's value, as far as an event needs it.
 enum Value<'a> {
     Bytes(&'a [u8]),
     Null,
     Other(&'static str),
 }
 
-/// Splits the descriptor of a section off: a zero byte, then a number, as RabbitMQ and all clients
-/// write it.
+/// Splits off the descriptor of a section: a zero byte, then a number. RabbitMQ and all clients
+/// write this form.
 fn descriptor(bytes: &[u8]) -> Option<(u64, &[u8])> {
     match bytes {
         [0x00, 0x53, code, rest @ ..] => Some((u64::from(*code), rest)),
@@ -82,7 +82,7 @@ fn descriptor(bytes: &[u8]) -> Option<(u64, &[u8])> {
     }
 }
 
-/// Splits a value off. Its constructor says how long it is (part 1, section 1.2).
+/// Splits off a value. Its constructor byte defines its length (part 1, section 1.2).
 fn value(bytes: &[u8]) -> Option<(Value<'_>, &[u8])> {
     let (&constructor, rest) = bytes.split_first()?;
     let length = match constructor >> 4 {
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn other_sections_are_named() {
+    fn unsupported_amqp_1_0_sections_are_named() {
         for (body, part) in [
             (&b"\x00\x53\x77\xc1\x01\x00"[..], "amqp-value section with a map"),
             (b"\x00\x53\x77\x45", "amqp-value section with a list"),
@@ -167,9 +167,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_body_panics(body in prop::collection::vec(any::<u8>(), 0..40), has_mark: bool) {
-            let marked = [&b"\x00\x53\x77"[..], &body].concat();
-            let _ = payload(if has_mark { &marked } else { &body });
+        fn no_amqp_1_0_body_panics(body in prop::collection::vec(any::<u8>(), 0..40), has_section: bool) {
+            let with_section = [&b"\x00\x53\x77"[..], &body].concat();
+            let _ = payload(if has_section { &with_section } else { &body });
         }
     }
 }

@@ -1,18 +1,18 @@
-//! A message's body → its bytes as JSON, and what to do about a body that is none.
+//! Reads the JSON bytes from a message's body, and explains bodies that are not JSON.
 //!
-//! Sections of AMQP 1.0 are taken off. Compressed bodies, character sets other than UTF-8, and
-//! binary formats are not read: the error names them.
+//! AMQP 1.0 sections are removed. Compressed bodies, character sets other than UTF-8, and binary
+//! formats are not read: the error names them.
 
 use std::borrow::Cow;
 
 use super::{Malformed, Message, amqp10};
 
-/// Returns the bytes that a publisher meant.
+/// Returns the body as the publisher wrote it.
 ///
 /// # Errors
-/// Sections of AMQP 1.0 that hold neither bytes nor text.
+/// AMQP 1.0 sections that contain neither bytes nor text.
 pub(super) fn of<'a>(message: &'a Message<'a>) -> Result<Cow<'a, [u8]>, Malformed> {
-    if message.properties.event_type == Some(amqp10::MARK)
+    if message.properties.event_type == Some(amqp10::PROPERTY_TYPE)
         && let Some(payload) = amqp10::payload(message.body)
     {
         return payload;
@@ -20,7 +20,7 @@ pub(super) fn of<'a>(message: &'a Message<'a>) -> Result<Cow<'a, [u8]>, Malforme
     Ok(Cow::Borrowed(message.body))
 }
 
-/// Formats that the first bytes or the properties of a message tell, and the words for them.
+/// Formats recognised by the first bytes of a body, with the text for the error.
 const MAGIC: [(&[u8], &str); 9] = [
     (b"\x1f\x8b", "compressed with gzip: publish it uncompressed"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd: publish it uncompressed"),
@@ -44,7 +44,7 @@ const ENCODINGS: [(&str, &str); 8] = [
     ("base64", "encoded (content encoding base64): publish the JSON itself"),
 ];
 
-/// Parts of a content type's subtype.
+/// Formats recognised by a part of the content type's subtype, with the text for the error.
 const CONTENT_TYPES: [(&str, &str); 11] = [
     ("protobuf", "Protocol Buffers (by its content type): publish JSON"),
     ("avro", "Avro (by its content type): publish JSON"),
@@ -59,11 +59,11 @@ const CONTENT_TYPES: [(&str, &str); 11] = [
     ("xml", "XML (by its content type): publish JSON"),
 ];
 
-/// Character sets that UTF-8 contains, as content types and encodings write them.
+/// Names of UTF-8 and its subsets, as content types and encodings write them.
 const UTF_8: [&str; 4] = ["utf-8", "utf8", "us-ascii", "ascii"];
 
-/// Returns the problem of a body that is no JSON in UTF-8. It names the format instead, where the
-/// message tells it.
+/// Returns the error for a body that is not JSON in UTF-8. It names the format if the message shows
+/// which one it is, and is `problem` otherwise.
 pub(super) fn unreadable(message: &Message<'_>, body: &[u8], problem: Malformed) -> Malformed {
     match format_of(message, body) {
         Some(words) => super::malformed(format!("the body is {words}")),
@@ -96,7 +96,7 @@ fn format_of(message: &Message<'_>, body: &[u8]) -> Option<&'static str> {
         })
 }
 
-/// The parameter `charset` of a content type.
+/// Returns the parameter `charset` of a content type.
 fn charset(parameters: &str) -> Option<&str> {
     parameters.split(';').find_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_format_that_is_not_read_is_named() {
+    fn an_unsupported_body_format_is_named() {
         for (content_type, content_encoding, body, part) in [
             (None, Some("gzip"), &b"\x1f\x8b"[..], "content encoding gzip"),
             (None, Some(" GZip"), b"x", "content encoding gzip"),

@@ -1,38 +1,41 @@
-//! Change events of Debezium: bare, under `payload` (`schemas.enable`), or inside a CloudEvent.
+//! Debezium change events: bare, under `payload` (`schemas.enable`), or inside a CloudEvent.
+//!
+//! The event type is the topic name of the connector followed by a word for the operation. Columns
+//! whose values Debezium did not know are removed from the rows.
 
 use std::borrow::Cow;
 
-use super::cloudevents::Attributes;
-use super::decode::{Arrival, Draft};
+use super::attributes::Attributes;
+use super::draft::{Arrival, Draft};
 use super::json::{Json, JsonKind, write_string};
 use super::object::{Object, is_object_text};
 use super::{Attribute, Decoded, Form, Malformed, malformed, time};
 
-/// Debezium's `unavailable.value.placeholder`, by default: what stands for a large column that an
-/// update did not touch (its guises: `UnchangedToastedPlaceholder` of the Postgres connector).
+/// Default of Debezium's `unavailable.value.placeholder`. It replaces a large column that an update
+/// did not change. Its other forms below follow `UnchangedToastedPlaceholder` of the Postgres
+/// connector.
 const UNAVAILABLE: &str = "__debezium_unavailable_value";
 
-/// The placeholder in a column of bytes, by `binary.handling.mode`.
+/// The placeholder in a column of bytes. The form depends on `binary.handling.mode`.
 const UNAVAILABLE_BASE64: &str = "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==";
 const UNAVAILABLE_HEX: &str = "5f5f646562657a69756d5f756e617661696c61626c655f76616c7565";
 
-/// The placeholder as a value of its own, or as the only element of an array.
+/// Forms of the placeholder as a single value, or as the only element of an array.
 const UNAVAILABLE_TEXTS: [&str; 3] = [UNAVAILABLE, UNAVAILABLE_BASE64, UNAVAILABLE_HEX];
 
 /// The placeholder in an array of integers: its bytes, as Debezium's JSON converter writes them.
 const UNAVAILABLE_BYTES: &str = "95,95,100,101,98,101,122,105,117,109,95,117,110,97,118,97,105,108,97,98,108,101,95,118,97,108,117,101";
 
-/// The placeholder in an array of UUIDs: the name-based UUID of it.
+/// The placeholder in an array of UUIDs: its name-based UUID.
 const UNAVAILABLE_UUID: &str = "b68a35a7-17ad-35b3-af2a-ae46edb4545a";
 
-/// Whether it is what a deletion's tombstone becomes: nothing, or `null.value` of Debezium Server's
-/// RabbitMQ sink, by default `default`.
+/// Returns whether a body is a tombstone, which follows a deletion. It is empty, or has the value
+/// of `null.value` of Debezium Server's RabbitMQ sink, by default `default`.
 pub(super) fn is_tombstone(body: &[u8]) -> bool {
     body.is_empty() || body == b"default"
 }
 
-/// What Debezium puts before the members of `source` where they are extension attributes of a
-/// CloudEvent.
+/// Prefix that Debezium's CloudEvents put before the members of `source` in extension attributes.
 const EXTENSION_PREFIX: &str = "iodebezium";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,14 +45,14 @@ enum Operation {
     Deleted,
     Read,
     Truncated,
-    /// `pg_logical_emit_message`: no row.
+    /// `pg_logical_emit_message`, which concerns no row.
     Message,
 }
 
 impl Operation {
     fn from_code(code: &str) -> Option<Self> {
         Some(match code {
-            // Cassandra's insertions are `c` or `i`.
+            // Cassandra writes insertions as `c` or `i`.
             "c" | "i" => Self::Created,
             "u" => Self::Updated,
             "d" => Self::Deleted,
@@ -72,9 +75,9 @@ impl Operation {
     }
 }
 
-/// What a CloudEvent around a change says of it.
+/// Attributes of the CloudEvent that contains a change.
 #[derive(Debug, Default)]
-pub(super) struct Around<'a> {
+pub(super) struct CloudEventContext<'a> {
     pub(super) id: Option<Cow<'a, str>>,
     pub(super) time: Option<Cow<'a, str>>,
     pub(super) traceparent: Option<Cow<'a, str>>,
@@ -89,13 +92,13 @@ pub(super) struct Change<'m, 'a> {
     source: Source<'m, 'a>,
 }
 
-/// Where a change says where it comes from.
+/// The place that describes where a change comes from.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one at a time, on the stack")]
 enum Source<'m, 'a> {
     Object(Object<'a>),
-    /// Debezium's CloudEvents have the members of `source` as extensions, `iodebezium` before them
-    /// and their `_` taken out.
+    /// Extension attributes of Debezium's CloudEvents. They are the members of `source`, with the
+    /// prefix `iodebezium` and without `_`.
     Attributes(Attributes<'m, 'a>),
 }
 
@@ -122,22 +125,21 @@ impl<'a> Source<'_, 'a> {
         text.filter(|text| !text.is_empty())
     }
 
-    /// Returns the first of these members that the source has: the names that the connectors have
-    /// for one thing.
+    /// Returns the first of these members that exists. Connectors use different names for one
+    /// thing.
     fn any(&self, names: &[&str]) -> Option<Cow<'a, str>> {
         names.iter().find_map(|name| self.text(name))
     }
 
-    /// Returns the type that the change has as an event, and the source's name.
+    /// Returns the event type of the change, and the source's name.
     ///
-    /// The type begins like the topic that the connector names: without a schema or database if the
-    /// connector has none, and with both in SQL Server, where one connector reads several
-    /// databases.
+    /// The type begins like the connector's topic name. The schema or the database is left out if
+    /// the connector has none. SQL Server has both, since one connector reads several databases.
     fn event_type(&self, operation: Operation) -> Result<(String, Cow<'a, str>), Malformed> {
         let missing = |names: &str| {
             malformed(format!("the Debezium change event has no {names}, which names the event"))
         };
-        // Cassandra's has a cluster, and no name.
+        // Cassandra has a cluster instead of a name.
         let name = self.any(&["name", "cluster"]).ok_or_else(|| missing("`source.name`"))?;
         let table = self.any(&["table", "collection"]).ok_or_else(|| missing("`source.table`"))?;
         let mut event_type = name.clone().into_owned();
@@ -158,7 +160,7 @@ impl<'a> Source<'_, 'a> {
         Ok((event_type, name))
     }
 
-    /// Returns the members of the source, for rules to read.
+    /// Returns the members of the source as attributes that rules can read.
     fn members(&self) -> Vec<Attribute<'a>> {
         match self {
             Self::Object(object) => {
@@ -177,8 +179,8 @@ impl<'a> Source<'_, 'a> {
         }
     }
 
-    /// What orders the source's changes: in Postgres the LSN, in MySQL and MariaDB the place in the
-    /// binary log.
+    /// Returns a number that orders the source's changes. In Postgres it is the LSN, in MySQL and
+    /// MariaDB the position in the binary log.
     fn position(&self) -> Option<u64> {
         if let Some(lsn) = self.text("lsn") {
             return lsn.parse().ok();
@@ -192,7 +194,7 @@ impl<'a> Source<'_, 'a> {
 }
 
 impl<'m, 'a> Change<'m, 'a> {
-    /// The change that a body is, bare or under `payload`.
+    /// Reads a change from a body, bare or under `payload`.
     pub(super) fn in_body(body: &Object<'a>) -> Option<Self> {
         Self::bare(body).or_else(|| Self::bare(&Object::of(body.get("payload")?)?))
     }
@@ -200,8 +202,8 @@ impl<'m, 'a> Change<'m, 'a> {
     fn bare(object: &Object<'a>) -> Option<Self> {
         let operation = operation_of(object)?;
         let source = Source::Object(Object::of(object.get("source")?)?);
-        // A logical message says nothing: an application's own body with such members must not end
-        // like one.
+        // A logical message needs a connector or a name. Otherwise an application's own body with
+        // such members would be dropped as a tombstone.
         if operation == Operation::Message
             && source.text("connector").is_none()
             && source.text("name").is_none()
@@ -211,8 +213,10 @@ impl<'m, 'a> Change<'m, 'a> {
         Some(Self { operation, before: object.get("before"), after: object.get("after"), source })
     }
 
-    /// The change that a CloudEvent's data is: with its `op`, or, as Debezium's own converter has
-    /// it, with `op` and `source` among the attributes and the row's states alone in the data.
+    /// Reads a change from a CloudEvent's data.
+    ///
+    /// The data has `op` itself, or only the row's states. In the second form, written by
+    /// Debezium's own converter, `op` and `source` are among the attributes.
     pub(super) fn in_cloud_event(
         event_type: &str,
         attributes: Attributes<'m, 'a>,
@@ -243,7 +247,7 @@ impl<'m, 'a> Change<'m, 'a> {
     pub(super) fn decode(
         self,
         arrival: &Arrival<'a>,
-        around: Around<'a>,
+        context: CloudEventContext<'a>,
     ) -> Result<Decoded<'a>, Malformed> {
         let Self { operation, before, after, source } = self;
         if operation == Operation::Message {
@@ -252,7 +256,7 @@ impl<'m, 'a> Change<'m, 'a> {
         let (event_type, name) = source.event_type(operation)?;
         let before = before.map(|before| row(before, "before")).transpose()?;
         let data = match operation {
-            // Cassandra gives the deleted row as `after`.
+            // Cassandra puts the deleted row into `after`.
             Operation::Deleted if before.is_some() => before.clone(),
             Operation::Truncated => None,
             _ => after.map(|after| row(after, "after")).transpose()?,
@@ -260,15 +264,15 @@ impl<'m, 'a> Change<'m, 'a> {
         let mut draft =
             Draft::new(Form::Debezium, Cow::Owned(event_type), data.unwrap_or(Cow::Borrowed("{}")));
         draft.previous_text = before.filter(|_| operation != Operation::Truncated);
-        draft.id = around.id;
+        draft.id = context.id;
         // Connectors that do not know the time write 0.
         let changed_ms =
             source.text("ts_ms").and_then(|ms| ms.parse().ok()).filter(|ms: &i64| *ms > 0);
-        draft.time = changed_ms.and_then(time::from_unix_ms).map(Cow::Owned).or(around.time);
+        draft.time = changed_ms.and_then(time::from_unix_ms).map(Cow::Owned).or(context.time);
         draft.position = source.position();
         draft.attributes = source.members();
         draft.source = Some(name);
-        draft.traceparent = around.traceparent;
+        draft.traceparent = context.traceparent;
         draft.finish(arrival)
     }
 }
@@ -277,7 +281,7 @@ fn operation_of(object: &Object<'_>) -> Option<Operation> {
     Operation::from_code(&object.get("op")?.as_str()?)
 }
 
-/// A row's state without the columns that Debezium could not know.
+/// Returns a row without the columns whose values Debezium did not know.
 fn row<'a>(row: Json<'a>, name: &str) -> Result<Cow<'a, str>, Malformed> {
     let Some(object) = Object::of(row) else {
         // MongoDB's documents are JSON text.
@@ -329,7 +333,7 @@ fn is_unavailable(value: Json<'_>) -> bool {
             value.text().trim_matches(['[', ']']) == UNAVAILABLE_BYTES
                 || matches!(value.elements().as_slice(), [only] if is(*only, &UNAVAILABLE_TEXTS) || is(*only, &[UNAVAILABLE_UUID]))
         }
-        // An hstore column as a map: the placeholder by its own name.
+        // An hstore column as a map: name and value are both the placeholder.
         JsonKind::Object => {
             matches!(value.members().as_slice(), [(name, named)] if name == UNAVAILABLE && is(*named, &[UNAVAILABLE]))
         }
@@ -337,7 +341,8 @@ fn is_unavailable(value: Json<'_>) -> bool {
     }
 }
 
-/// An hstore column as JSON text: the placeholder by its own name.
+/// Returns whether a text is an hstore column as JSON text whose name and value are both the
+/// placeholder.
 fn is_pair(text: &str) -> bool {
     let Some(inner) = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) else {
         return false;
@@ -357,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guises_of_the_placeholder_are_its_own() {
+    fn forms_of_the_debezium_placeholder_are_computed_correctly() {
         assert_eq!(
             base64::engine::general_purpose::STANDARD.encode(UNAVAILABLE),
             UNAVAILABLE_BASE64
@@ -373,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn unavailable_columns_are_left_out() {
+    fn unavailable_debezium_columns_are_removed() {
         for unavailable in [
             format!("\"{UNAVAILABLE}\""),
             format!("\"{UNAVAILABLE_BASE64}\""),
@@ -394,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_speaks_of_it_is_kept() {
+    fn text_that_mentions_the_debezium_placeholder_is_kept() {
         for text in [
             format!("{{\"x\":\"about {UNAVAILABLE}\"}}"),
             format!("{{\"x\":[\"{UNAVAILABLE}\",\"y\"]}}"),
@@ -407,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn positions_order_a_source() {
+    fn debezium_positions_order_the_events_of_a_source() {
         let position =
             |text: &str| Source::Object(Object::of(Json::parse(text).unwrap()).unwrap()).position();
         assert_eq!(position(r#"{"lsn":29274832}"#), Some(29_274_832));

@@ -1,26 +1,25 @@
-//! Which form a message has, and what every form has in common.
+//! Decides which form a message has, and reads it in that form.
+//!
+//! [`Rows::read`] is the table of forms, in order of precedence. Each form has a module of its own,
+//! which fills a [`Draft`](super::draft::Draft).
 
 use std::borrow::Cow;
 
-use super::cloudevents::{self, Attributes, MediaType};
+use super::attributes::Attributes;
+use super::cloudevents::{self, MediaType};
+use super::draft::Arrival;
 use super::json::Json;
 use super::object::{Object, is_object_text};
-use super::place::name_in;
 use super::{
-    Attribute, Decoded, Event, EventId, Form, HeaderValue, Malformed, Message, TypeFrom, amqp10,
-    body, debezium, envelope, header, malformed, provenance,
+    Decoded, Form, HeaderValue, Malformed, Message, TypeFrom, body, debezium, envelope, malformed,
 };
 
-/// The most bytes of a type: those of a routing key (a short string of AMQP 0-9-1, section
-/// 4.2.5.3). Each pattern of the registry is compared with all of it.
-const LONGEST_TYPE: usize = 255;
-
-/// What the settings decide about reading a message.
+/// Settings for reading a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
     /// `UNSTALE_MAX_BODY_BYTES`: a larger body is malformed.
     pub max_body_bytes: usize,
-    /// `UNSTALE_TYPE_FROM`
+    /// `UNSTALE_TYPE_FROM`.
     pub type_from: TypeFrom,
 }
 
@@ -30,9 +29,10 @@ impl Default for Reading {
     }
 }
 
-/// Reads a message as an event: the first form that fits decides (CloudEvents in headers,
-/// CloudEvents in the body, Debezium, the header `unstale-event-type`, an envelope, a bare
-/// payload). A copy of ours is read as it was at first arrival.
+/// Reads a message as an event, in the first form that fits.
+///
+/// The order is that of [`Form::ALL`]. A republished message is read in the form of its first
+/// arrival.
 ///
 /// ```
 /// use unstale::event::{Decoded, Form, Message, Reading, decode};
@@ -54,8 +54,8 @@ impl Default for Reading {
 /// ```
 ///
 /// # Errors
-/// [`Malformed`] when it is no event and never will be; the text names fields and limits, never
-/// values.
+/// [`Malformed`] if the message is not an event and no later attempt can change that. The text
+/// names fields and limits, never values.
 pub fn decode<'a>(message: &'a Message<'a>, reading: Reading) -> Result<Decoded<'a>, Malformed> {
     let Reading { max_body_bytes, type_from } = reading;
     let body_bytes = message.body.len();
@@ -70,8 +70,8 @@ pub fn decode<'a>(message: &'a Message<'a>, reading: Reading) -> Result<Decoded<
     }
 }
 
-/// How many times JSON may be inside JSON text: in the payload of Kafka Connect's wrapper, and in a
-/// text that is the payload.
+/// Maximum number of times that JSON text may contain JSON text: once in Kafka Connect's wrapper,
+/// and once in a text that is the payload.
 const TEXTS_IN_TEXT: u8 = 2;
 
 fn read<'a>(
@@ -87,10 +87,10 @@ fn read<'a>(
         )));
     }
     let mut arrival = Arrival::of(message, type_from);
-    // The headers of a copy may have been dropped.
-    let is_binary_copy = arrival.form == Some(Form::Binary) && arrival.event_type.is_some();
+    // A republished message may have lost the publisher's headers.
+    let is_republished_binary = arrival.form == Some(Form::Binary) && arrival.event_type.is_some();
     let binary = Attributes::in_headers(&message.headers)
-        .or_else(|| is_binary_copy.then_some(Attributes::Headers(&message.headers)));
+        .or_else(|| is_republished_binary.then_some(Attributes::Headers(&message.headers)));
     if binary.is_none() && media_type == MediaType::OtherFormat {
         return Err(Malformed(Cow::Borrowed(
             "the content type is a CloudEvents format other than JSON: publish application/cloudevents+json",
@@ -151,7 +151,7 @@ fn read<'a>(
     rows.read(None)?.ok_or(Malformed(Cow::Borrowed("no form of event fits the message")))
 }
 
-/// Returns the JSON of an object that a body holds as a JSON text.
+/// Returns the JSON object that a body contains as JSON text.
 fn json_text(bytes: &[u8]) -> Option<String> {
     let bytes = bytes.trim_ascii();
     if bytes.first() != Some(&b'"') {
@@ -171,84 +171,7 @@ fn connect_payload<'a>(body: &Object<'a>) -> Option<Json<'a>> {
     schema.get("type")?.as_str().map(|_| payload)
 }
 
-/// The message as it was at first arrival.
-#[derive(Debug)]
-pub(super) struct Arrival<'a> {
-    pub(super) message: &'a Message<'a>,
-    type_from: TypeFrom,
-    /// The type at the place that the setting names.
-    placed_type: Option<Cow<'a, str>>,
-    pub(super) exchange: &'a str,
-    pub(super) routing_key: &'a str,
-    /// A copy's: how it was read then.
-    form: Option<Form>,
-    /// A copy's: what it was read as then.
-    event_type: Option<&'a str>,
-    /// A copy's: the id that was made for it then.
-    event_id: Option<&'a str>,
-    /// Whether a header `unstale-event-type` is the publisher's. On a copy that was read it is
-    /// ours; one that was malformed has no form and keeps the publisher's.
-    has_publisher_type: bool,
-}
-
-impl<'a> Arrival<'a> {
-    fn of(message: &'a Message<'a>, type_from: TypeFrom) -> Self {
-        let Some(routing_key) = provenance::routing_key(message) else {
-            return Self {
-                message,
-                type_from,
-                placed_type: type_from.in_headers(&message.headers),
-                exchange: message.exchange,
-                routing_key: message.routing_key,
-                form: None,
-                event_type: None,
-                event_id: None,
-                has_publisher_type: true,
-            };
-        };
-        let headers = &message.headers;
-        let form = headers.get(header::FORM);
-        Self {
-            message,
-            type_from,
-            placed_type: type_from.in_headers(headers),
-            exchange: headers.text(header::EXCHANGE).unwrap_or_default(),
-            routing_key,
-            form: headers.text(header::FORM).and_then(Form::from_name),
-            event_type: headers
-                .text(header::EVENT_TYPE)
-                .filter(|event_type| !event_type.is_empty()),
-            event_id: headers.text(header::EVENT_ID).filter(|id| !id.is_empty()),
-            has_publisher_type: form.is_none(),
-        }
-    }
-
-    /// Returns the name in the AMQP property `type`, where it is the publisher's.
-    pub(super) fn property_type(&self) -> Option<&'a str> {
-        let property =
-            self.message.properties.event_type.filter(|event_type| *event_type != amqp10::MARK);
-        property.map(name_in).filter(|name| !name.is_empty())
-    }
-
-    fn header_type(&self) -> Option<&'a HeaderValue<'a>> {
-        if !self.has_publisher_type && self.form != Some(Form::Header) {
-            return None;
-        }
-        self.message.headers.get(header::EVENT_TYPE)
-    }
-
-    /// The `traceparent` that instrumented publishers set beside the body.
-    fn traceparent(&self) -> Option<Cow<'a, str>> {
-        self.message.headers.text("traceparent").map(Cow::Borrowed)
-    }
-
-    /// What a copy was read as, for a form whose own type was lost on the way.
-    pub(super) fn type_on_copy(&self) -> Option<Cow<'a, str>> {
-        self.event_type.map(Cow::Borrowed)
-    }
-}
-
-/// The table of forms, for one message.
+/// The table of forms for one message.
 struct Rows<'m, 'a> {
     arrival: &'m Arrival<'a>,
     binary: Option<Attributes<'m, 'a>>,
@@ -258,12 +181,12 @@ struct Rows<'m, 'a> {
 }
 
 impl<'a> Rows<'_, 'a> {
-    /// The first form that fits, of all or of one; `None` when that one does not fit.
+    /// Reads the first form that fits, or `only` that form. `None` if that one does not fit.
     fn read(&self, only: Option<Form>) -> Result<Option<Decoded<'a>>, Malformed> {
         let Self { arrival, body, .. } = *self;
-        let may_be = |form| only.is_none_or(|only| only == form);
+        let is_allowed = |form| only.is_none_or(|only| only == form);
         if let Some(attributes) = self.binary
-            && (may_be(Form::Binary) || may_be(Form::Debezium))
+            && (is_allowed(Form::Binary) || is_allowed(Form::Debezium))
         {
             let decoded = cloudevents::binary(arrival, attributes, body, only)?;
             if decoded.is_some() {
@@ -271,139 +194,29 @@ impl<'a> Rows<'_, 'a> {
             }
         }
         let is_structured = self.is_structured || body.get("specversion").is_some();
-        if is_structured && (may_be(Form::Structured) || may_be(Form::Debezium)) {
+        if is_structured && (is_allowed(Form::Structured) || is_allowed(Form::Debezium)) {
             let decoded = cloudevents::structured(arrival, body, only)?;
             if decoded.is_some() {
                 return Ok(decoded);
             }
         }
-        if may_be(Form::Debezium)
+        if is_allowed(Form::Debezium)
             && let Some(change) = debezium::Change::in_body(body)
         {
-            return change.decode(arrival, debezium::Around::default()).map(Some);
+            return change.decode(arrival, debezium::CloudEventContext::default()).map(Some);
         }
-        if may_be(Form::Header)
+        if is_allowed(Form::Header)
             && let Some(header_type) = self.header_type
         {
             return envelope::header(arrival, header_type, body).map(Some);
         }
-        if may_be(Form::Envelope) {
+        if is_allowed(Form::Envelope) {
             for envelope in [envelope::envelope, envelope::masstransit, envelope::nest] {
                 if let Some(decoded) = envelope(arrival, body)? {
                     return Ok(Some(decoded));
                 }
             }
         }
-        if may_be(Form::Bare) { envelope::bare(arrival, body).map(Some) } else { Ok(None) }
+        if is_allowed(Form::Bare) { envelope::bare(arrival, body).map(Some) } else { Ok(None) }
     }
-}
-
-/// An event but for what every form has in common.
-#[derive(Debug)]
-pub(super) struct Draft<'a> {
-    pub(super) form: Form,
-    pub(super) event_type: Cow<'a, str>,
-    pub(super) data_text: Cow<'a, str>,
-    pub(super) previous_text: Option<Cow<'a, str>>,
-    pub(super) id: Option<Cow<'a, str>>,
-    pub(super) time: Option<Cow<'a, str>>,
-    pub(super) source: Option<Cow<'a, str>>,
-    pub(super) subject: Option<Cow<'a, str>>,
-    pub(super) position: Option<u64>,
-    pub(super) traceparent: Option<Cow<'a, str>>,
-    pub(super) attributes: Vec<Attribute<'a>>,
-}
-
-impl<'a> Draft<'a> {
-    pub(super) const fn new(form: Form, event_type: Cow<'a, str>, data_text: Cow<'a, str>) -> Self {
-        Self {
-            form,
-            event_type,
-            data_text,
-            previous_text: None,
-            id: None,
-            time: None,
-            source: None,
-            subject: None,
-            position: None,
-            traceparent: None,
-            attributes: Vec::new(),
-        }
-    }
-
-    pub(super) fn finish(self, arrival: &Arrival<'a>) -> Result<Decoded<'a>, Malformed> {
-        let event_type = match arrival.type_from {
-            TypeFrom::Any => self.event_type,
-            TypeFrom::RoutingKey => Cow::Borrowed(arrival.routing_key),
-            TypeFrom::Header(_) | TypeFrom::Body(_) => match &arrival.placed_type {
-                Some(placed_type) => placed_type.clone(),
-                // The headers of a copy may have been dropped.
-                None => arrival.type_on_copy().unwrap_or(self.event_type),
-            },
-        };
-        if event_type.is_empty() {
-            return Err(Malformed(Cow::Borrowed(match arrival.type_from {
-                TypeFrom::Any | TypeFrom::Header(_) | TypeFrom::Body(_) => {
-                    "the event has no type: publish with the type as routing key, or as AMQP property `type`, or with `type` and `data` in \
-                     the body, or name its place in UNSTALE_TYPE_FROM"
-                }
-                TypeFrom::RoutingKey => {
-                    "the event has no type: UNSTALE_TYPE_FROM=routing_key takes it from the routing key alone, which is empty: publish with \
-                     the type as routing key"
-                }
-            })));
-        }
-        if event_type.len() > LONGEST_TYPE {
-            return Err(Malformed(Cow::Owned(format!(
-                "the type has {} bytes, more than the {LONGEST_TYPE} of a routing key: publish it with a shorter one",
-                event_type.len()
-            ))));
-        }
-        if event_type.starts_with("unstale.") {
-            return Err(Malformed(Cow::Borrowed(
-                "types under `unstale.` are reserved: name the event otherwise",
-            )));
-        }
-        let id = self
-            .id
-            .filter(|id| !id.is_empty())
-            .or(arrival.event_id.map(Cow::Borrowed))
-            .map_or_else(|| EventId::of(arrival.message, arrival.routing_key), EventId::from);
-        Ok(Decoded::Event(Event {
-            id,
-            event_type,
-            data_text: self.data_text,
-            previous_text: self.previous_text,
-            time: self.time,
-            source: self.source,
-            subject: self.subject,
-            position: self.position,
-            traceparent: self
-                .traceparent
-                .filter(is_traceparent)
-                .or_else(|| arrival.traceparent().filter(is_traceparent)),
-            form: self.form,
-            exchange: Cow::Borrowed(arrival.exchange),
-            routing_key: Cow::Borrowed(arrival.routing_key),
-            attributes: self.attributes,
-        }))
-    }
-}
-
-/// Whether loaders may be sent it: W3C Trace Context, section 3.2,
-/// `version-trace_id-parent_id-flags` in lower-case hex, and what later versions add after another
-/// dash.
-#[expect(clippy::ptr_arg, reason = "a predicate for Option<Cow<str>>")]
-fn is_traceparent(text: &Cow<'_, str>) -> bool {
-    let bytes = text.as_bytes();
-    let Some((known, later)) = bytes.split_at_checked(55) else { return false };
-    let shaped = known.iter().zip(b"00-00000000000000000000000000000000-0000000000000000-00").all(
-        |(byte, shape)| match shape {
-            b'-' => *byte == b'-',
-            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
-        },
-    );
-    shaped
-        && (later.is_empty()
-            || (later[0] == b'-' && later.len() <= 200 && later.iter().all(u8::is_ascii_graphic)))
 }

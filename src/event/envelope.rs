@@ -1,17 +1,18 @@
-//! Events in plain JSON: the type in a header of ours, in the body, or wherever a bare payload has
-//! it. Envelopes of frameworks too.
+//! Events in plain JSON: with a header for the type, in an envelope, or as a bare payload.
+//!
+//! Envelopes of MassTransit and NestJS are read too.
 
 use std::borrow::Cow;
 
-use super::cloudevents::utc;
-use super::decode::{Arrival, Draft};
+use super::draft::{Arrival, Draft};
 use super::json::{Json, JsonKind};
 use super::object::{Object, is_object_text};
 use super::place::{self, URN};
-use super::{Decoded, Form, HeaderValue, Malformed, time};
+use super::time::{self, to_utc};
+use super::{Decoded, Form, HeaderValue, Malformed};
 
-/// The type stands in the header `unstale-event-type`, the body is the data; id and time are the
-/// message's, as for a bare payload.
+/// Decodes a message whose type is in the header `unstale-event-type` and whose body is the data.
+/// Id and time are those of the message, as for a bare payload.
 pub(super) fn header<'a>(
     arrival: &Arrival<'a>,
     event_type: &'a HeaderValue<'a>,
@@ -21,14 +22,14 @@ pub(super) fn header<'a>(
         HeaderValue::Text(text) if !text.is_empty() => Cow::Borrowed(text.as_ref()),
         _ => {
             return Err(Malformed(Cow::Borrowed(
-                "the header `unstale-event-type` is not text or empty: name what happened there",
+                "the header `unstale-event-type` is empty or not text: set it to the event type, such as user.updated",
             )));
         }
     };
     payload(Form::Header, arrival, event_type, body)
 }
 
-/// The type and the data stand in the body; `None` when they do not.
+/// Decodes an envelope, with the type and the data in the body. `None` if one of them is absent.
 pub(super) fn envelope<'a>(
     arrival: &Arrival<'a>,
     body: &Object<'a>,
@@ -41,21 +42,21 @@ pub(super) fn envelope<'a>(
     };
     if event_type.is_empty() {
         return Err(Malformed(Cow::Borrowed(
-            "the body's `type` is empty: name what happened there",
+            "the body's `type` is empty: set it to the event type, such as user.updated",
         )));
     }
     let mut draft = Draft::new(Form::Envelope, event_type, data);
     draft.previous_text = body.object("previous")?.map(|previous| Cow::Borrowed(previous.text()));
     draft.id = body.scalar("id");
-    draft.time = body.scalar("time").and_then(utc);
+    draft.time = body.scalar("time").and_then(to_utc);
     draft.source = body.scalar("source");
     draft.subject = body.scalar("subject");
     draft.traceparent = body.scalar("traceparent");
     draft.finish(arrival).map(Some)
 }
 
-/// The envelope of MassTransit: the type is the name in the first URN of `messageType`, and the
-/// whole body is the data.
+/// Decodes the envelope of MassTransit. The type is the name in the first URN of `messageType`, and
+/// the whole body is the data.
 pub(super) fn masstransit<'a>(
     arrival: &Arrival<'a>,
     body: &Object<'a>,
@@ -70,15 +71,15 @@ pub(super) fn masstransit<'a>(
     let Some(urn) = first.filter(|urn| urn.starts_with(URN)) else { return Ok(None) };
     let mut draft = Draft::new(Form::Envelope, place::type_name(urn), Cow::Borrowed(body.text()));
     draft.id = body.scalar("messageId");
-    draft.time = body.scalar("sentTime").and_then(utc);
+    draft.time = body.scalar("sentTime").and_then(to_utc);
     draft.source = body.scalar("sourceAddress");
     draft.finish(arrival).map(Some)
 }
 
-/// The envelope of NestJS: `pattern` is the type, `data` the data.
+/// Decodes the envelope of NestJS: `pattern` is the type, `data` the data.
 ///
-/// NestJS publishes to a queue, or with the pattern as the routing key. Elsewhere such members are
-/// an application's own.
+/// NestJS publishes to a queue, or with the pattern as the routing key. Under any other routing
+/// key, an application may use these names for members of its own.
 pub(super) fn nest<'a>(
     arrival: &Arrival<'a>,
     body: &Object<'a>,
@@ -116,7 +117,7 @@ fn object_text(json: Json<'_>) -> Option<Cow<'_, str>> {
     }
 }
 
-/// The body is the data and nothing else.
+/// Decodes a bare payload: the body is the data and nothing else.
 pub(super) fn bare<'a>(arrival: &Arrival<'a>, body: &Object<'a>) -> Result<Decoded<'a>, Malformed> {
     let event_type = arrival.property_type().unwrap_or(arrival.routing_key);
     payload(Form::Bare, arrival, Cow::Borrowed(event_type), body)

@@ -1,59 +1,62 @@
-//! The names of the headers that are ours. All but [`EVENT_TYPE`] are believed on republished
-//! messages alone: see [`Provenance`](super::Provenance).
+//! Names of the headers that unstale sets.
+//!
+//! All except [`EVENT_TYPE`] count on republished messages only: see
+//! [`Provenance`](super::Provenance).
 
-/// How many attempts have been made: 1 on the first retry copy.
+/// Number of attempts made so far: 1 on the first retry message.
 pub const ATTEMPT: &str = "unstale-attempt";
-/// Why the copy stands where it stands: a [`Reason`](crate::reason::Reason)'s name.
+/// Name of the [`Reason`](crate::reason::Reason) for the retry, the slow lane or the dead letter.
 pub const REASON: &str = "unstale-reason";
-/// The reason in words: paths and rules, never payload values; at most 1 KiB.
+/// The reason in words: paths and rules, never payload values. At most 1 KiB.
 pub const ERROR: &str = "unstale-error";
-/// The event's type. Set by a publisher it says what the body is the data of.
+/// The event's type. A publisher may set it too: the body is then the data of such an event.
 pub const EVENT_TYPE: &str = "unstale-event-type";
 /// The exchange of the first arrival.
 pub const EXCHANGE: &str = "unstale-exchange";
-/// The routing key of the first arrival: its presence is what makes a message from the default
-/// exchange a copy.
+/// The routing key of the first arrival. Its presence marks a message from the default exchange as
+/// republished.
 pub const ROUTING_KEY: &str = "unstale-routing-key";
-/// When the event was first handled: RFC 3339.
+/// Time when the event was first handled, in RFC 3339.
 pub const FIRST_TIME: &str = "unstale-first-time";
-/// A time before which the event did not arrive: RFC 3339. From there on the history holds it.
+/// A time before the event's arrival, in RFC 3339. The history contains the event from there on.
 pub const ARRIVED_AFTER: &str = "unstale-arrived-after";
-/// An offset of the history before which it does not hold the event. No clock can spoil it.
+/// A stream offset before the event's place in the history. It does not depend on any clock.
 pub const ARRIVED_OFFSET: &str = "unstale-arrived-offset";
-/// When this copy was made: RFC 3339.
+/// Time when the message was republished, in RFC 3339.
 pub const TIME: &str = "unstale-time";
-/// What is still to do, where not all: positions in the `effects` of `plan --json`, separated by
-/// commas.
+/// Effects that are still to do, unless it is all of them. A list of positions in the `effects` of
+/// `plan --json`, separated by commas.
 pub const EFFECTS: &str = "unstale-effects";
-/// The digest of the registry that [`EFFECTS`] counts by.
+/// Digest of the registry to which the positions in [`EFFECTS`] refer.
 pub const REGISTRY: &str = "unstale-registry";
-/// The id that was made for an event without one of its own.
+/// The id that a worker made for an event without an id.
 pub const EVENT_ID: &str = "unstale-event-id";
-/// How the event was read: a [`Form`](super::Form)'s name.
+/// Name of the [`Form`](super::Form) in which the event was read.
 pub const FORM: &str = "unstale-form";
-/// The `expiration` that the copy had to clear.
+/// The publisher's `expiration`, which a republished message cannot keep.
 pub const EXPIRATION: &str = "unstale-expiration";
-/// The `user_id` that the copy had to clear.
+/// The publisher's `user_id`, which a republished message cannot keep.
 pub const USER_ID: &str = "unstale-user-id";
-/// The `CC` that the copy had to drop.
+/// The publisher's `CC`, which a republished message cannot keep.
 pub const CC: &str = "unstale-cc";
-/// `true` where the publisher's headers did not fit a frame beside ours.
+/// `true` if the publisher's headers and ours did not fit into one frame.
 pub const HEADERS_DROPPED: &str = "unstale-headers-dropped";
-/// The reasons for which it stood in the dead-letter queue before it was replayed, oldest first:
+/// Reasons for which the message was a dead letter before it was replayed, oldest first. A list of
 /// `reason@time`, separated by commas.
 pub const EARLIER_REASONS: &str = "unstale-earlier-reasons";
 
-/// How often it had been delivered in vain when it was set aside: added to what the broker counts
-/// from then on.
+/// Redelivery count when a worker moved the message to the slow lane. It is added to the broker's
+/// later count.
 pub const REDELIVERED: &str = "unstale-redelivered";
 
-/// Shows that a worker wrote the headers of ours, for this body: HMAC-SHA256, in base64.
+/// HMAC-SHA256 over our headers and this body, in base64. It proves that a worker wrote the
+/// headers.
 pub const SIGNATURE: &str = "unstale-signature";
 
-/// What every name of ours starts with.
+/// Prefix of all these names.
 pub const PREFIX: &str = "unstale-";
 
-/// Every name.
+/// All these names.
 pub const ALL: [&str; 21] = [
     ATTEMPT,
     REASON,

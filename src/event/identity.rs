@@ -1,4 +1,4 @@
-//! The id of an event: the publisher's, or one that is made when somebody asks for it.
+//! Event ids: the publisher's, or a hash of the message that is computed on first use.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,8 +9,10 @@ use sha2::{Digest, Sha256};
 
 use super::Message;
 
-/// An event's id, as text. One that the publisher did not give is a hash of the whole message, and
-/// few events need theirs: it is made when it is first read.
+/// An event's id, as text.
+///
+/// Without an id of the publisher's it is a hash of the whole message. Few events need it, so it is
+/// computed when it is first read.
 #[derive(Clone)]
 pub struct EventId<'a>(Source<'a>);
 
@@ -21,12 +23,12 @@ enum Source<'a> {
 }
 
 impl<'a> EventId<'a> {
-    /// For a message without one. `routing_key` is that of the first arrival.
+    /// Returns the id for a message without one. `routing_key` is that of the first arrival.
     pub(super) fn of(message: &'a Message<'a>, routing_key: &'a str) -> Self {
         Self(Source::Made { message, routing_key, id: OnceLock::new() })
     }
 
-    /// The text, free of the message.
+    /// Returns the text without a borrow of the message.
     pub fn into_owned(self) -> String {
         match self.0 {
             Source::Given(id) => id.into_owned(),
@@ -100,9 +102,11 @@ impl fmt::Display for EventId<'_> {
     }
 }
 
-/// SHA-256, in lower-case hex, over routing key, `type`, `content_type`, `timestamp` (decimal
-/// digits) and body: each preceded by its length in bytes as a big-endian 64-bit integer, so that
-/// no two lists of fields run together. An absent property has length 0.
+/// Returns a SHA-256 hash, in lower-case hex, over routing key, `type`, `content_type`, `timestamp`
+/// (decimal digits) and body.
+///
+/// Each field is preceded by its length in bytes as a big-endian 64-bit integer. So no two lists of
+/// fields give the same input. An absent property has length 0.
 fn event_id(message: &Message<'_>, routing_key: &str) -> String {
     let timestamp_s =
         message.properties.timestamp_s.map(|seconds| seconds.to_string()).unwrap_or_default();
@@ -133,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definition_holds() {
+    fn event_ids_match_their_definition() {
         let message = Message { body: b"{}", ..Message::default() };
         // printf '\0\0\0\0\0\0\0\1k' and three empty fields, then '\0\0\0\0\0\0\0\2{}', through
         // sha256sum.
@@ -154,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_the_publishers_or_made_once() {
+    fn an_event_id_is_the_publishers_or_computed_once() {
         let message = Message { body: b"{}", ..Message::default() };
         let made = EventId::of(&message, "k");
         assert_eq!(made, event_id(&message, "k").as_str());
@@ -164,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_moves_between_fields_changes_the_id() {
+    fn moving_bytes_between_fields_changes_the_event_id() {
         let id = |routing_key, body| event_id(&Message { body, ..Message::default() }, routing_key);
         assert_ne!(id("ab", b"c"), id("a", b"bc"));
         assert_eq!(id("ab", b"c"), id("ab", b"c"));

@@ -1,9 +1,11 @@
-//! A message as one line of JSON: what `plan` and `publish --file` read and `dlq --json` prints.
+//! A message as one line of JSON: the input of `plan` and `publish --file`, and the output of `dlq
+//! --json`.
 //!
-//! `{"exchange": …, "routing_key": …, "headers": {…}, "properties": {…}, "body": …}`; `body_base64`
-//! instead of `body` where the bytes are no UTF-8. What JSON has no word for stands in a header as
-//! an object of one member: `{"$timestamp": seconds}`, `{"$base64": …}` (bytes that are no UTF-8),
-//! `{"$double": "NaN"}` (also `inf`, `-inf`). A member `dead_letter` is passed over.
+//! `{"exchange": …, "routing_key": …, "headers": {…}, "properties": {…}, "body": …}`
+//!
+//! A body that is not UTF-8 is in `body_base64` instead. Header values without a JSON equivalent
+//! are objects of one member: `{"$timestamp": seconds}`, `{"$base64": …}` for bytes that are not
+//! UTF-8, `{"$double": "NaN"}` (also `inf`, `-inf`). A member `dead_letter` is ignored.
 
 use std::borrow::Cow;
 
@@ -13,10 +15,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use super::json::{Json, JsonKind, write_string};
 use super::{HeaderValue, Headers, Message, Origin, Properties};
 
-/// One whole message, free of where it came from.
+/// One complete message that borrows nothing.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct OwnedMessage {
-    /// The exchange; empty for the default exchange, and where the line names none.
+    /// The exchange. Empty for the default exchange, and if the line names none.
     pub exchange: String,
     /// The routing key.
     pub routing_key: String,
@@ -28,7 +30,7 @@ pub struct OwnedMessage {
     pub body: Vec<u8>,
 }
 
-/// A header's value, whole.
+/// A header's value, complete.
 #[derive(Debug, Clone, PartialEq)]
 pub enum OwnedValue {
     /// Valid UTF-8.
@@ -43,13 +45,13 @@ pub enum OwnedValue {
     Timestamp(u64),
     /// Void.
     Null,
-    /// Bytes that are no UTF-8.
+    /// Bytes that are not UTF-8.
     Bytes(Vec<u8>),
     /// An array or a table, as the text of a JSON array or object.
     Json(String),
 }
 
-/// The AMQP 0-9-1 basic properties but for the header table (section 1.8.3 of the specification).
+/// The AMQP 0-9-1 basic properties except the header table (section 1.8.3 of the specification).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OwnedProperties {
     /// `content_type`
@@ -80,39 +82,39 @@ pub struct OwnedProperties {
     pub cluster_id: Option<String>,
 }
 
-/// What is wrong with a line that is meant as a whole message. Names fields, never values.
+/// Error in a line that has the members of a complete message. It names fields, never values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
-    /// A field holds another kind of value than it must.
+    /// A field has a value of the wrong kind.
     #[error("`{field}` is not {expected}")]
     Field {
-        /// Where, such as `properties.priority`.
+        /// Path of the field, such as `properties.priority`.
         field: String,
-        /// What belongs there.
+        /// The kind of value that the field takes.
         expected: &'static str,
     },
-    /// A property that AMQP 0-9-1 does not have.
-    #[error(
-        "`properties.{0}` is no AMQP 0-9-1 property: publisher-defined names belong in `headers`"
-    )]
+    /// A property that AMQP 0-9-1 does not define.
+    #[error("`properties.{0}` is not an AMQP 0-9-1 property: put names of your own into `headers`")]
     UnknownProperty(String),
-    /// A member that no message has.
+    /// A member that a message does not have.
     #[error(
-        "`{0}` is no part of a message: a line with `body` has `exchange`, `routing_key`, `headers` and `properties` beside it, no more"
+        "`{0}` is not part of a message: beside `body`, a line has only `exchange`, `routing_key`, `headers` and `properties`"
     )]
     UnknownMember(String),
-    /// Both bodies.
+    /// A line with both bodies.
     #[error("`body` and `body_base64` exclude each other")]
     TwoBodies,
 }
 
 impl OwnedMessage {
-    /// Reads a line. One with `body` or `body_base64` and otherwise only `exchange`, `routing_key`,
-    /// `headers`, `properties` is a whole message; any other, JSON or not, is a body with an empty
-    /// routing key.
+    /// Reads a line as a complete message or as a body.
+    ///
+    /// A line is a complete message if it has `body` or `body_base64`, and beside it only
+    /// `exchange`, `routing_key`, `headers` and `properties`. Any other line, JSON or not, is a
+    /// body with an empty routing key.
     ///
     /// # Errors
-    /// [`LineError`] where a whole message has a field that does not read.
+    /// [`LineError`] if a complete message has an invalid field.
     pub fn from_line(line: &str) -> Result<Self, LineError> {
         let line = line.trim();
         let bare = || Self { body: line.as_bytes().to_vec(), ..Self::default() };
@@ -130,7 +132,7 @@ impl OwnedMessage {
                 "routing_key" => &mut routing_key,
                 "headers" => &mut headers,
                 "properties" => &mut properties,
-                // What `dlq list --json` adds for other readers.
+                // `dlq list --json` adds this member for other programs.
                 "dead_letter" => continue,
                 _ => {
                     unknown.get_or_insert_with(|| name.into_owned());
@@ -141,8 +143,8 @@ impl OwnedMessage {
         let is_of_events =
             |name: &str| matches!(name, "type" | "specversion" | "op" | "data" | "payload");
         if let Some(unknown) = unknown {
-            // With a body and a routing key it was meant as a whole message; a payload of its own
-            // may have members of these names too.
+            // With a body and a routing key, the line is meant as a complete message. A payload may
+            // have members of these names too.
             let is_meant = (body.is_some() || body_base64.is_some())
                 && routing_key.is_some()
                 && !is_of_events(&unknown);
@@ -177,7 +179,7 @@ impl OwnedMessage {
         Ok(message)
     }
 
-    /// Writes the line, without a line feed. Empty and absent fields are left out, all but
+    /// Writes the line, without a line feed. Empty and absent fields are left out, except
     /// `routing_key` and the body.
     pub fn to_line(&self) -> String {
         let mut out = String::with_capacity(self.body.len() + 256);
@@ -219,7 +221,7 @@ impl OwnedMessage {
         out
     }
 
-    /// The message as the decoder takes it.
+    /// Returns the message in the decoder's type.
     pub fn message(&self) -> Message<'_> {
         let properties = &self.properties;
         Message {
@@ -239,14 +241,15 @@ impl OwnedMessage {
                     .collect(),
             ),
             body: &self.body,
-            // A line has lost what a signature could be checked by: enough to read the event.
+            // The line lacks the bytes that a signature covers. Unsigned headers suffice for
+            // reading the event.
             origin: if self.exchange.is_empty() { Origin::Unsigned } else { Origin::Publisher },
         }
     }
 }
 
 impl OwnedValue {
-    /// The value as the decoder takes it.
+    /// Returns the value in the decoder's type.
     pub fn borrowed(&self) -> HeaderValue<'_> {
         match self {
             Self::Text(text) => HeaderValue::Text(Cow::Borrowed(text)),
@@ -282,7 +285,7 @@ impl OwnedValue {
         })
     }
 
-    /// The value that an object of one member stands for.
+    /// Returns the header value that an object of one member represents.
     fn tagged(object: Json<'_>) -> Option<Self> {
         let members = object.members();
         let [(tag, value)] = members.as_slice() else { return None };
@@ -303,7 +306,7 @@ impl OwnedValue {
         match self {
             Self::Text(text) => write_string(text, out),
             Self::Integer(integer) => out.push_str(&integer.to_string()),
-            // `{:?}` keeps the point or the exponent that tells a double from an integer.
+            // `{:?}` keeps the point or the exponent that distinguishes a double from an integer.
             Self::Double(double) if double.is_finite() => out.push_str(&format!("{double:?}")),
             Self::Double(double) => out.push_str(&format!("{{\"$double\":\"{double}\"}}")),
             Self::Bool(bool) => out.push_str(if *bool { "true" } else { "false" }),
@@ -312,7 +315,7 @@ impl OwnedValue {
             Self::Bytes(bytes) => {
                 out.push_str(&format!("{{\"$base64\":\"{}\"}}", BASE64.encode(bytes)))
             }
-            // The line must stay one line.
+            // The compact form has no line feed, so the output stays one line.
             Self::Json(text) => match Json::parse(text) {
                 Ok(json) => json.write_compact(out),
                 Err(_) => write_string(text, out),
@@ -323,7 +326,7 @@ impl OwnedValue {
 
 impl OwnedProperties {
     fn set(&mut self, name: &str, value: Json<'_>) -> Result<(), LineError> {
-        let slot = match name {
+        let property = match name {
             "content_type" => &mut self.content_type,
             "content_encoding" => &mut self.content_encoding,
             "correlation_id" => &mut self.correlation_id,
@@ -347,7 +350,7 @@ impl OwnedProperties {
             }
             _ => return Err(LineError::UnknownProperty(name.to_owned())),
         };
-        *slot =
+        *property =
             if value.is_null() { None } else { Some(text(value, &format!("properties.{name}"))?) };
         Ok(())
     }
@@ -395,7 +398,7 @@ impl OwnedProperties {
     }
 }
 
-/// The members of a table, in order.
+/// Returns the members of a table, in order.
 fn table<'a>(value: Option<Json<'a>>, name: &str) -> Result<Vec<(String, Json<'a>)>, LineError> {
     let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(Vec::new()) };
     if value.kind() != JsonKind::Object {
@@ -429,7 +432,7 @@ fn field(name: &str, expected: &'static str) -> LineError {
 }
 
 fn header_field(header: &str) -> LineError {
-    field(&format!("headers.{header}"), "a number that 64 bits hold")
+    field(&format!("headers.{header}"), "a number that fits into 64 bits")
 }
 
 #[cfg(test)]

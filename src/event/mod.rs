@@ -1,11 +1,26 @@
-//! Bytes → [`Event`]: what a message means, whoever published it. Knows no socket, clock or
-//! runtime.
+//! Reads messages as events: bytes → [`Event`].
+//!
+//! A message has one of several forms. [`decode`] chooses the form and reads it. Files in reading
+//! order:
+//!
+//! - `decode`: the table of forms.
+//! - `draft`: the fields that all forms have in common.
+//! - `cloudevents` (with `attributes`), `debezium`, `envelope`: one file for each family of forms.
+//! - `provenance`, `header`: the headers of a republished message, and their names.
+//! - `body`, `amqp10`: the bytes of a body.
+//! - `object`, `json`: the JSON of a body.
+//! - `place`, `identity`, `time`: where the type is, the event's id, and times as text.
+//! - `line`: a message as a line of JSON.
+//!
+//! There is no socket, no clock and no runtime here. Validation against a schema is in `registry`.
 
 mod amqp10;
+mod attributes;
 mod body;
 mod cloudevents;
 mod debezium;
 mod decode;
+mod draft;
 mod envelope;
 pub mod header;
 mod identity;
@@ -25,33 +40,33 @@ pub use line::{LineError, OwnedMessage, OwnedProperties, OwnedValue};
 pub use place::TypeFrom;
 pub use provenance::Provenance;
 
-/// One message as it came from a broker, in no AMQP library's types.
+/// One message from a broker, independent of any AMQP library.
 #[derive(Debug, Clone, Default)]
 pub struct Message<'a> {
-    /// The exchange it was published to; empty for the default exchange.
+    /// The exchange of the publication; empty for the default exchange.
     pub exchange: &'a str,
-    /// The routing key it was published with.
+    /// The routing key of the publication.
     pub routing_key: &'a str,
-    /// The AMQP properties that say something about the event.
+    /// The AMQP properties that describe the event.
     pub properties: Properties<'a>,
     /// The header table, in the broker's order.
     pub headers: Headers<'a>,
     /// The body, byte for byte.
     pub body: &'a [u8],
-    /// Where it comes from: which of the headers that are ours are believed.
+    /// The origin of the message, which decides which of our headers count.
     pub origin: Origin,
 }
 
-/// Where a message comes from, as far as that is certain.
+/// The origin of a message, as far as it is certain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Origin {
-    /// A publisher. Only the header `unstale-event-type` of ours has a meaning.
+    /// A publisher. The only header of ours that counts is `unstale-event-type`.
     #[default]
     Publisher,
-    /// The default exchange, without a valid signature. Headers of ours say how the event is read,
-    /// and nothing else: neither what was done before nor how often.
+    /// The default exchange, without a valid signature. Our headers define how the event is read.
+    /// They do not define which effects or attempts were made before.
     Unsigned,
-    /// A worker or `dlq replay`, which signed it. Every header of ours is believed.
+    /// A worker or `dlq replay`, with a valid signature. All our headers count.
     Worker,
 }
 
@@ -68,7 +83,7 @@ impl Origin {
     }
 }
 
-/// The AMQP 0-9-1 basic properties that say something about the event.
+/// The AMQP 0-9-1 basic properties that describe the event.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Properties<'a> {
     /// `content-type`
@@ -88,12 +103,12 @@ pub struct Properties<'a> {
 pub struct Headers<'a>(pub Vec<(Cow<'a, str>, HeaderValue<'a>)>);
 
 impl Headers<'_> {
-    /// The header of exactly that name.
+    /// Returns the header of exactly that name.
     pub fn get(&self, name: &str) -> Option<&HeaderValue<'_>> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
-    /// The header of exactly that name, where it is text.
+    /// Returns the header of exactly that name if it is text.
     pub fn text(&self, name: &str) -> Option<&str> {
         match self.get(name) {
             Some(HeaderValue::Text(text)) => Some(text),
@@ -102,7 +117,7 @@ impl Headers<'_> {
     }
 }
 
-/// A header's value, as far as an event is made of it.
+/// A header's value, as far as an event needs it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HeaderValue<'a> {
     /// Valid UTF-8.
@@ -115,33 +130,34 @@ pub enum HeaderValue<'a> {
     Bool(bool),
     /// In seconds since the Unix epoch.
     Timestamp(u64),
-    /// Void, an array, a table, a decimal, or bytes that are no UTF-8: nothing an attribute can be.
+    /// Void, an array, a table, a decimal, or bytes that are not UTF-8. An attribute cannot have
+    /// such a value.
     Opaque,
 }
 
-/// How the event was read: it is read the same way when a copy of ours brings it back.
+/// The form of an event. A republished message is read in the same form again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Form {
-    /// CloudEvents, attributes in headers.
+    /// A CloudEvent with its attributes in headers.
     Binary,
-    /// CloudEvents, attributes beside the data.
+    /// A CloudEvent with its attributes beside the data.
     Structured,
-    /// A change event of Debezium's.
+    /// A change event of Debezium.
     Debezium,
-    /// The type in the header `unstale-event-type`, the body is the data.
+    /// The type is in the header `unstale-event-type`, and the body is the data.
     Header,
-    /// `type` and `data` in the body, or what frameworks call them.
+    /// The body has `type` and `data`, or the names that frameworks use for them.
     Envelope,
     /// The body is the data.
     Bare,
 }
 
 impl Form {
-    /// Every form, in order of precedence.
+    /// All forms, in order of precedence.
     pub const ALL: [Self; 6] =
         [Self::Binary, Self::Structured, Self::Debezium, Self::Header, Self::Envelope, Self::Bare];
 
-    /// The name in the header `unstale-form`.
+    /// Returns the name in the header `unstale-form`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Binary => "binary",
@@ -153,45 +169,45 @@ impl Form {
         }
     }
 
-    /// The form of that name.
+    /// Returns the form of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|form| form.as_str() == name)
     }
 }
 
-/// What happened in an application, as far as a cache cares.
+/// One event of an application.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event<'a> {
-    /// Names the event and breaks ties of equal versions; never used to drop one.
+    /// Identifies the event, and decides between equal versions. It is never used to drop an event.
     pub id: EventId<'a>,
-    /// What happened, such as `user.updated`: what entries of the registry match.
+    /// The event's type, such as `user.updated`. Patterns of event definitions match it.
     pub event_type: Cow<'a, str>,
-    /// The payload: the text of a JSON object, checked. See [`Event::data`].
+    /// The payload: the checked text of a JSON object. See [`Event::data`].
     pub data_text: Cow<'a, str>,
-    /// The state before, checked like `data_text`, where the publisher gave it.
+    /// The state before the event, checked like `data_text`, if the publisher sent it.
     pub previous_text: Option<Cow<'a, str>>,
-    /// When it happened: RFC 3339, UTC.
+    /// Time of the event in RFC 3339, UTC.
     pub time: Option<Cow<'a, str>>,
-    /// Who said so.
+    /// The system that the event comes from.
     pub source: Option<Cow<'a, str>>,
-    /// What it is about.
+    /// The entity that the event concerns.
     pub subject: Option<Cow<'a, str>>,
-    /// An integer that orders the source's events (Debezium alone).
+    /// An integer that orders the source's events. Only Debezium sets it.
     pub position: Option<u64>,
     /// W3C trace context, passed on to loaders.
     pub traceparent: Option<Cow<'a, str>>,
-    /// How it was read.
+    /// The form in which the event was read.
     pub form: Form,
-    /// The exchange that it was published to; empty for the default exchange.
+    /// The exchange of the publication; empty for the default exchange.
     pub exchange: Cow<'a, str>,
-    /// The routing key that it was published with.
+    /// The routing key of the publication.
     pub routing_key: Cow<'a, str>,
-    /// What else the publisher says of it: extension attributes of a CloudEvent, members of
-    /// Debezium's `source`. Each name once.
+    /// Further attributes: extension attributes of a CloudEvent, or members of Debezium's `source`.
+    /// Each name occurs once.
     pub attributes: Vec<Attribute<'a>>,
 }
 
-/// An event of no type, with an empty payload.
+/// Returns an event without a type, with an empty payload.
 impl Default for Event<'_> {
     fn default() -> Self {
         Self {
@@ -216,27 +232,27 @@ impl Default for Event<'_> {
 pub type Attribute<'a> = (Cow<'a, str>, Cow<'a, str>);
 
 impl Event<'_> {
-    /// The payload; always an object.
+    /// Returns the payload, which is always an object.
     pub fn data(&self) -> Json<'_> {
         Json::trusted(&self.data_text)
     }
 
-    /// Returns what the publisher says of the event under that name.
+    /// Returns the attribute of that name.
     pub fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
     }
 
-    /// Returns how many bytes the payload and the state before have.
+    /// Returns the size of the payload and the state before, in bytes.
     pub fn bytes(&self) -> usize {
         self.data_text.len() + self.previous_text.as_deref().map_or(0, str::len)
     }
 
-    /// The state before, where the publisher gave it.
+    /// Returns the state before, if the publisher sent it.
     pub fn previous(&self) -> Option<Json<'_>> {
         self.previous_text.as_deref().map(Json::trusted)
     }
 
-    /// The same event, free of the message it was read from.
+    /// Returns the same event without a borrow of the message.
     pub fn into_owned(self) -> Event<'static> {
         let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
         Event {
@@ -261,7 +277,7 @@ impl Event<'_> {
     }
 }
 
-/// What a message turned out to be.
+/// The result of decoding a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decoded<'a> {
     /// An event.
@@ -269,13 +285,13 @@ pub enum Decoded<'a> {
     /// A message without a body. It is an event if rules know its type ([`Decoded::if_known`]), and
     /// a tombstone of Debezium otherwise.
     Bodiless(Event<'a>),
-    /// Nothing to do, on purpose: acknowledged and counted.
+    /// A tombstone. There is nothing to do: it is acknowledged and counted.
     Tombstone,
 }
 
 impl Decoded<'_> {
-    /// Decides about a message without a body: an event, or a tombstone if `is_known` denies its
-    /// type.
+    /// Turns a message without a body into an event if `is_known` accepts its type, and into a
+    /// tombstone otherwise.
     #[must_use]
     pub fn if_known(self, is_known: impl FnOnce(&str) -> bool) -> Self {
         match self {
@@ -285,7 +301,7 @@ impl Decoded<'_> {
         }
     }
 
-    /// The same, free of the message it was read from.
+    /// Returns the same result without a borrow of the message.
     pub fn into_owned(self) -> Decoded<'static> {
         match self {
             Self::Event(event) => Decoded::Event(event.into_owned()),
@@ -295,8 +311,8 @@ impl Decoded<'_> {
     }
 }
 
-/// Why a message is no event: the dead letter's `malformed`. Its text names fields and limits,
-/// never values.
+/// Reason why a message is not an event, for the dead letter `malformed`. The text names fields and
+/// limits, never values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(pub Cow<'static, str>);

@@ -1,4 +1,4 @@
-//! A body's outermost level, taken apart once.
+//! The outermost level of a body, parsed once.
 
 use std::borrow::Cow;
 
@@ -12,21 +12,21 @@ pub(super) struct Object<'a> {
     members: MemberList<'a>,
 }
 
-/// Some writers put it before their UTF-8; RFC 8259, section 8.1, lets readers ignore it.
+/// Some writers put it before UTF-8 text. RFC 8259, section 8.1, lets readers ignore it.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 impl<'a> Object<'a> {
-    /// `{}`
+    /// Returns `{}`.
     pub(super) const fn empty() -> Self {
         Self { json: Json::EMPTY_OBJECT, members: MemberList::new_const() }
     }
 
-    /// Reads the bytes of a body.
-    pub(super) fn parse(body: &'a [u8], what: &str) -> Result<Self, Malformed> {
+    /// Parses the bytes of a body.
+    pub(super) fn parse(body: &'a [u8], subject: &str) -> Result<Self, Malformed> {
         let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
         let text = std::str::from_utf8(body).map_err(|error| {
             malformed(format!(
-                "{what} is not UTF-8 from byte {} on: publish one JSON object in UTF-8",
+                "{subject} is not UTF-8 from byte {} on: publish one JSON object in UTF-8",
                 error.valid_up_to()
             ))
         })?;
@@ -36,44 +36,44 @@ impl<'a> Object<'a> {
             } else {
                 "publish one JSON object a message"
             };
-            malformed(format!("{what} is {error}: {most}"))
+            malformed(format!("{subject} is {error}: {most}"))
         })?;
         if json.kind() != JsonKind::Object {
             return Err(malformed(format!(
-                "{what} is {}: publish one JSON object a message",
+                "{subject} is {}: publish one JSON object a message",
                 json.kind()
             )));
         }
         Ok(Self { json, members })
     }
 
-    /// Takes a value apart, where it is an object.
+    /// Returns the members of a value if it is an object.
     pub(super) fn of(json: Json<'a>) -> Option<Self> {
         (json.kind() == JsonKind::Object).then(|| Self { json, members: json.members() })
     }
 
-    /// The same for a shorter time.
+    /// Returns the same object with a shorter lifetime.
     pub(super) fn reborrowed(&self) -> Object<'_> {
         let members = self.members.iter().map(|(name, value)| (Cow::Borrowed(&**name), *value));
         Object { json: self.json, members: members.collect() }
     }
 
-    /// The text of the whole object.
+    /// Returns the text of the whole object.
     pub(super) fn text(&self) -> &'a str {
         self.json.text()
     }
 
-    /// The members in order, duplicate names and nulls included.
+    /// Returns the members in order, with duplicate names and nulls.
     pub(super) fn members(&self) -> &[(Cow<'a, str>, Json<'a>)] {
         &self.members
     }
 
-    /// Whether there is a member of that name, null included.
+    /// Returns whether a member of that name exists, null included.
     pub(super) fn contains(&self, name: &str) -> bool {
         self.members.iter().any(|(key, _)| key == name)
     }
 
-    /// The member of that name, of several the last; null is as good as absent.
+    /// Returns the member of that name. Among several the last counts, and null counts as absent.
     pub(super) fn get(&self, name: &str) -> Option<Json<'a>> {
         self.members
             .iter()
@@ -83,15 +83,15 @@ impl<'a> Object<'a> {
             .filter(|value| !value.is_null())
     }
 
-    /// The member as text: a string, or a number or boolean as it is written.
+    /// Returns the member as text: a string, or a number or boolean in its published text.
     pub(super) fn scalar(&self, name: &str) -> Option<Cow<'a, str>> {
         self.get(name)?.scalar()
     }
 
-    /// The member where it is an object; `None` where it is absent or null.
+    /// Returns the member if it is an object; `None` if it is absent or null.
     ///
     /// # Errors
-    /// When it is anything else.
+    /// The member is of any other kind.
     pub(super) fn object(&self, name: &str) -> Result<Option<Json<'a>>, Malformed> {
         match self.get(name) {
             Some(value) if value.kind() != JsonKind::Object => Err(malformed(format!(
@@ -103,7 +103,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Whether a text can only be the JSON of an object.
+/// Returns whether a text can only be the JSON of an object.
 pub(super) fn is_object_text(text: &str) -> bool {
     text.trim_start().starts_with('{')
 }
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_object_says_what_it_is() {
+    fn a_body_that_is_not_an_object_is_named_by_its_kind() {
         for (body, message) in [
             (&b"[1]"[..], "the body is an array: publish one JSON object a message"),
             (b"\"x\"", "the body is a string: publish one JSON object a message"),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_found() {
+    fn object_members_are_found_and_null_counts_as_absent() {
         let object =
             Object::parse(b"\xEF\xBB\xBF {\"a\":1,\"a\":true,\"n\":null,\"o\":{}}\n", "the body")
                 .unwrap();

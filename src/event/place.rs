@@ -1,4 +1,4 @@
-//! Where a setting says that an event's type is: in a header or in a member of the body.
+//! The setting `UNSTALE_TYPE_FROM`: the header or the member of the body that has the event's type.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,30 +7,29 @@ use super::json::{Json, JsonKind};
 use super::object::Object;
 use super::{HeaderValue, Headers};
 
-/// What the types of MassTransit begin with.
+/// Prefix of MassTransit's types.
 pub(super) const URN: &str = "urn:message:";
 
-/// Where an event's type is taken from.
+/// Place of an event's type.
 ///
-/// Names are kept for the life of the process: settings are read once.
+/// Names live as long as the process, since settings are read once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TypeFrom {
-    /// From wherever the message's form has it: a header, the body, a property, else the routing
-    /// key.
+    /// The place that the message's form defines: a header, the body or a property, else the
+    /// routing key.
     #[default]
     Any,
-    /// From the routing key alone, whatever else the message names: the broker's topic permissions
-    /// then hold for types.
+    /// The routing key alone. The broker's topic permissions then apply to event types.
     RoutingKey,
-    /// From the header of that name. A message without it is read as with `Any`.
+    /// The header of that name. A message without it is read as with `Any`.
     Header(&'static str),
-    /// From the member of the body at that path, names between dots. A message without it is read
+    /// The member of the body at that path, with dots between names. A message without it is read
     /// as with `Any`.
     Body(&'static str),
 }
 
 impl TypeFrom {
-    /// Reads the setting's value.
+    /// Parses the setting's value.
     pub fn parse(text: &str) -> Option<Self> {
         match text.split_once(':') {
             None if text == "any" => Some(Self::Any),
@@ -45,7 +44,7 @@ impl TypeFrom {
         }
     }
 
-    /// Returns the type in the header that is meant.
+    /// Returns the type in the header that the setting names.
     pub(super) fn in_headers<'a>(self, headers: &'a Headers<'a>) -> Option<Cow<'a, str>> {
         let Self::Header(name) = self else { return None };
         match headers.get(name)? {
@@ -56,7 +55,7 @@ impl TypeFrom {
         }
     }
 
-    /// Returns the type in the member of the body that is meant.
+    /// Returns the type in the member of the body that the setting names.
     pub(super) fn in_body<'a>(self, body: &Object<'a>) -> Option<Cow<'a, str>> {
         let Self::Body(path) = self else { return None };
         let mut names = path.split('.');
@@ -87,8 +86,8 @@ fn kept(name: &str) -> &'static str {
 
 /// Returns the name in a type as frameworks write it.
 ///
-/// `urn:message:Acme.Contracts:ProductUpdated` becomes `ProductUpdated`. An assembly's name and
-/// further types, behind a comma or a semicolon, are left out.
+/// `urn:message:Acme.Contracts:ProductUpdated` becomes `ProductUpdated`. Assembly names and further
+/// types, which follow a comma or a semicolon, are left out.
 pub(super) fn type_name(text: Cow<'_, str>) -> Cow<'_, str> {
     match text {
         Cow::Borrowed(text) => Cow::Borrowed(name_in(text)),
@@ -99,7 +98,7 @@ pub(super) fn type_name(text: Cow<'_, str>) -> Cow<'_, str> {
     }
 }
 
-/// Does what [`type_name`] does with a borrowed text.
+/// Works like [`type_name`] on a borrowed text.
 pub(super) fn name_in(text: &str) -> &str {
     let Some(urn) = text.strip_prefix(URN) else {
         return text.split([',', ';']).next().unwrap_or_default().trim();
@@ -113,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_read_and_shown_alike() {
+    fn type_from_settings_parse_and_print_alike() {
         for text in [
             "any",
             "routing_key",
@@ -140,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn frameworks_names_are_shortened() {
+    fn type_names_of_frameworks_are_shortened() {
         for (text, name) in [
             ("urn:message:Acme.Contracts:ProductUpdated", "ProductUpdated"),
             ("urn:message:ProductUpdated", "ProductUpdated"),
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_of_the_body_names_the_type() {
+    fn a_body_member_can_name_the_event_type() {
         let body = Object::parse(
             br#"{"a":{"b":"x.y","n":1},"list":["urn:message:N:T","other"],"e":"","none":[]}"#,
             "it",

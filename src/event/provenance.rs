@@ -1,50 +1,51 @@
-//! Where a copy of ours comes from: what its headers say of the first arrival and of the work so
-//! far.
+//! The headers of a republished message: its first arrival, and the work done so far.
 
 use super::{Form, HeaderValue, Message, header};
 
-/// What a republished message says of itself.
+/// The content of a republished message's headers.
 ///
-/// A publisher's headers reach the default exchange too: the broker dead-letters through it, and so
-/// do a shovel and the management UI. Therefore a signature decides ([`Origin`](super::Origin)).
-/// Without one, the headers that say how the event is read are used, since a message of an older
-/// worker has no signature either. Everything else reads as nothing, and all effects are done.
+/// A publisher's headers can reach the default exchange too: through the broker's dead-lettering, a
+/// shovel or the management UI. Therefore the signature decides which headers count
+/// ([`Origin`](super::Origin)).
+///
+/// Without a signature, only the headers that define how the event is read count, since messages of
+/// an older worker are unsigned. The others count as absent, so all effects are done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provenance<'a> {
     /// The exchange of the first arrival; empty for the default exchange.
     pub exchange: &'a str,
     /// The routing key of the first arrival.
     pub routing_key: &'a str,
-    /// Attempts made so far; 0 where the header is missing or no count.
+    /// Number of attempts made so far. 0 if the header is absent or not a count.
     pub attempt: u32,
-    /// When the event was first handled: RFC 3339.
+    /// Time when the event was first handled, in RFC 3339.
     pub first_time: Option<&'a str>,
-    /// A time before which it did not arrive: RFC 3339.
+    /// A time before the event's arrival, in RFC 3339.
     pub arrived_after: Option<&'a str>,
-    /// An offset of the history before which it does not hold the event.
+    /// A stream offset before the event's place in the history.
     pub arrived_offset: Option<u64>,
-    /// When this copy was made: RFC 3339.
+    /// Time when the message was republished, in RFC 3339.
     pub time: Option<&'a str>,
-    /// Positions of the effects still to do, in ascending order; `None` for all, and for a list
-    /// that does not read. See [`Provenance::effects_by`].
+    /// Positions of the effects that are still to do, in ascending order. `None` for all of them,
+    /// and for an invalid list. See [`Provenance::effects_by`].
     pub effects: Option<Vec<u32>>,
-    /// The digest of the registry that `effects` counts by.
+    /// Digest of the registry to which `effects` refers.
     pub registry: Option<&'a str>,
-    /// The event's type, as it was read.
+    /// The event's type at first arrival.
     pub event_type: Option<&'a str>,
-    /// The id made for an event without one of its own.
+    /// The id that a worker made for an event without an id.
     pub event_id: Option<&'a str>,
-    /// How the event was read.
+    /// The form in which the event was read.
     pub form: Option<Form>,
-    /// Why the copy stands where it stands: a [`Reason`](crate::reason::Reason)'s name, or one of
-    /// another version.
+    /// Name of the [`Reason`](crate::reason::Reason) for which it was republished. Another version
+    /// may have written an unknown name.
     pub reason: Option<&'a str>,
     /// The reason in words.
     pub error: Option<&'a str>,
 }
 
 impl<'a> Provenance<'a> {
-    /// What the message says of itself, where it is a copy of ours.
+    /// Reads the headers of a republished message. `None` for any other message.
     pub fn of(message: &'a Message<'a>) -> Option<Self> {
         let routing_key = routing_key(message)?;
         let headers = &message.headers;
@@ -81,7 +82,7 @@ impl<'a> Provenance<'a> {
     }
 }
 
-/// The routing key of the first arrival, where the message is a copy of ours.
+/// Returns the routing key of the first arrival if the message is a republished one.
 pub(super) fn routing_key<'a>(message: &'a Message<'a>) -> Option<&'a str> {
     if !message.origin.says_how_to_read() || !message.exchange.is_empty() {
         return None;
@@ -97,8 +98,8 @@ fn count(value: &HeaderValue<'_>) -> Option<u32> {
     }
 }
 
-/// An empty list would be a copy with nothing to do, which nobody makes: it is read as one that
-/// does not read.
+/// Reads a list of positions. An empty list counts as invalid, since no worker republishes a
+/// message without an effect.
 fn positions(list: &str) -> Option<Vec<u32>> {
     let mut positions = list
         .split(',')
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_tells_where_it_comes_from() {
+    fn headers_of_a_republished_message_describe_its_first_arrival() {
         let message = message(
             "",
             &[
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_signature_the_event_is_found_and_all_of_it_is_done() {
+    fn without_a_signature_all_effects_of_a_republished_message_are_done() {
         let text = |text: &'static str| HeaderValue::Text(text.into());
         let headers = [
             (header::EXCHANGE, text("events")),
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_default_exchange_is_believed() {
+    fn only_messages_of_the_default_exchange_count_as_republished() {
         let headers = [(header::ROUTING_KEY, HeaderValue::Text("user.updated".into()))];
         assert!(Provenance::of(&message("events", &headers)).is_none());
         assert!(Provenance::of(&message("", &[])).is_none());
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_read_means_the_most_work() {
+    fn invalid_provenance_headers_mean_all_effects_and_no_attempt() {
         for list in ["", ",", "1,", "-1", "1;2", "x", "99999999999"] {
             assert_eq!(positions(list), None, "{list:?}");
         }

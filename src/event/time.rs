@@ -1,14 +1,14 @@
-//! Times as RFC 3339 text in UTC, whatever they came as.
+//! Times as RFC 3339 text in UTC.
 
 use std::borrow::Cow;
 
 use jiff::Timestamp;
 
-/// 9999-12-31T23:59:59Z, the last second that RFC 3339 can write.
+/// 9999-12-31T23:59:59Z, the last second that RFC 3339 can express.
 const LAST_SECOND: i64 = 253_402_300_799;
 
-/// The same moment in UTC; borrowed where it stands in the form that we write. `None` for what is
-/// no RFC 3339 time.
+/// Returns the same moment in UTC, borrowed if it is already in our form. `None` if the text is not
+/// an RFC 3339 time.
 pub(super) fn from_text(text: &str) -> Option<Cow<'_, str>> {
     let offset = offset_of(text)?;
     let timestamp: Timestamp = text.parse().ok()?;
@@ -18,17 +18,26 @@ pub(super) fn from_text(text: &str) -> Option<Cow<'_, str>> {
     written(timestamp).map(Cow::Owned)
 }
 
+/// Returns a time in UTC. An unreadable time counts as absent, since the event is still valid
+/// without it.
+pub(super) fn to_utc(text: Cow<'_, str>) -> Option<Cow<'_, str>> {
+    match text {
+        Cow::Borrowed(text) => from_text(text),
+        Cow::Owned(text) => from_text(&text).map(|time| Cow::Owned(time.into_owned())),
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Offset {
     Utc,
     Other,
 }
 
-/// Returns the offset of a text with the shape of an RFC 3339 time (section 5.6), which is narrower
-/// than what the parser reads.
+/// Returns the offset of a text in the shape of an RFC 3339 time (section 5.6). The time parser
+/// alone accepts more.
 ///
-/// `YYYY-MM-DD`, then `T`, `t` or a space, `HH:MM:SS`, a fraction, and `Z`, `z` or `+HH:MM` of less
-/// than a day.
+/// The shape is `YYYY-MM-DD`, then `T`, `t` or a space, `HH:MM:SS`, a fraction, and `Z`, `z` or
+/// `+HH:MM` of less than a day.
 fn offset_of(text: &str) -> Option<Offset> {
     let (date_and_time, rest) = text.as_bytes().split_at_checked(19)?;
     let is_shaped =
@@ -61,8 +70,10 @@ fn offset_of(text: &str) -> Option<Offset> {
     }
 }
 
-/// AMQP 0-9-1 counts seconds (section 4.2.5.4); some publishers give milliseconds, which as seconds
-/// lie beyond the year 9999 and are read as meant.
+/// Returns the time for seconds since the Unix epoch, the unit of AMQP 0-9-1 (section 4.2.5.4).
+///
+/// Some publishers send milliseconds. As seconds these are beyond the year 9999, so they are read
+/// as milliseconds.
 pub(super) fn from_unix_s(seconds: u64) -> Option<String> {
     let seconds = i64::try_from(seconds).ok()?;
     if seconds > LAST_SECOND {
@@ -71,8 +82,8 @@ pub(super) fn from_unix_s(seconds: u64) -> Option<String> {
     written(Timestamp::from_second(seconds).ok()?)
 }
 
-/// Milliseconds since the Unix epoch; microseconds, which as milliseconds lie beyond the year 9999,
-/// are read as meant.
+/// Returns the time for milliseconds since the Unix epoch. Microseconds, which as milliseconds are
+/// beyond the year 9999, are read as microseconds.
 pub(super) fn from_unix_ms(milliseconds: i64) -> Option<String> {
     if milliseconds > LAST_SECOND * 1000 + 999 {
         return written(Timestamp::from_microsecond(milliseconds).ok()?);
@@ -82,11 +93,12 @@ pub(super) fn from_unix_ms(milliseconds: i64) -> Option<String> {
 
 fn written(timestamp: Timestamp) -> Option<String> {
     let text = timestamp.to_string();
-    // A sign stands before years that RFC 3339 does not have.
+    // jiff writes a sign before years that RFC 3339 does not have.
     text.starts_with(|first: char| first.is_ascii_digit()).then_some(text)
 }
 
-/// Whether a time in UTC is written as we write it: with `T` and `Z`, and no leap second.
+/// Returns whether a time in UTC is in the form that we write: with `T` and `Z`, and without a leap
+/// second.
 fn is_canonical(text: &str) -> bool {
     let bytes = text.as_bytes();
     bytes.last() == Some(&b'Z') && bytes.get(10) == Some(&b'T') && bytes.get(17..19) != Some(b"60")
@@ -98,7 +110,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn text_becomes_utc() {
+    fn time_text_becomes_utc() {
         for (text, utc) in [
             ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z"),
             ("2026-01-02T03:04:05.120Z", "2026-01-02T03:04:05.120Z"),
@@ -113,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_moment_is_none() {
+    fn text_without_a_moment_is_not_a_time() {
         for text in [
             "",
             "yesterday",
@@ -128,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_shape_of_rfc_3339_is_a_time() {
+    fn only_text_in_the_shape_of_rfc_3339_is_a_time() {
         for text in [
             "2018-04-05T18:31:00+05",
             "2018-04-05T18:31:00+0500",
@@ -156,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_become_utc() {
+    fn unix_times_become_utc() {
         assert_eq!(from_unix_s(0).as_deref(), Some("1970-01-01T00:00:00Z"));
         assert_eq!(from_unix_s(1_767_323_045).as_deref(), Some("2026-01-02T03:04:05Z"));
         assert_eq!(
@@ -175,7 +187,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_canonical(seconds in 0..LAST_SECOND, nanoseconds in 0..1_000_000_000_i32) {
+        fn written_times_are_canonical(seconds in 0..LAST_SECOND, nanoseconds in 0..1_000_000_000_i32) {
             let text = written(Timestamp::new(seconds, nanoseconds).unwrap()).unwrap();
             prop_assert!(offset_of(&text) == Some(Offset::Utc) && is_canonical(&text));
             prop_assert_eq!(from_text(&text), Some(Cow::Borrowed(text.as_str())));

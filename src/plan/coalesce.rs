@@ -1,29 +1,36 @@
-//! Effects of many events → the fewest operations that leave Redis as the effects would, one by
-//! one, in order of arrival.
+//! Coalesces the effects of many events into one plan.
 //!
-//! Why each shortcut is exact (keys of a tag that still drains aside, which may turn into misses):
-//! - A deletion commutes with everything but operations on the same key: it removes no key from a
-//!   tag's set and reads none. So the deletions of keys that nothing must precede go first,
-//!   together.
-//! - What a later deletion or write of a key makes unseen is dropped: deletions, expiries, counters
-//!   and writes without tags. A write with tags also fills the tags' sets, which a deletion leaves
-//!   alone: it stays, and the deletion stays behind it; a later write replaces it only where that
-//!   fills the same sets for at least as long.
-//! - Of two invalidations of a tag the second finds an empty set, unless a write with that tag lies
-//!   between.
+//! The plan has the fewest operations that leave Redis as the effects would, applied one by one in
+//! order of arrival. The exception is a key of a tag that is still draining, which may become a
+//! miss.
+//!
+//! Each shortcut is exact, for these reasons:
+//!
+//! - A deletion commutes with every operation on another key: it neither reads a tag's set nor
+//!   removes a key from one. So deletions go first, together, unless something must precede them.
+//! - A later deletion or write of the same key hides deletions, expiries, counters and writes
+//!   without tags. They are dropped.
+//! - A write with tags also fills the tags' sets, which a deletion leaves alone. It stays, and the
+//!   deletion stays behind it. A later write replaces it only if that fills the same sets for at
+//!   least as long.
+//! - The second of two invalidations of a tag finds an empty set, unless a write with that tag is
+//!   between them.
 //! - Two bumps of a counter add up, unless an invalidation between them may have deleted it.
-//! - Of two expiries the sooner one counts; an invalidation between them deletes the key in both
+//! - The sooner of two expiries counts. An invalidation between them deletes the key in both
 //!   orders.
-//! - What is warmed only if it was cached must learn that at its own turn: its deletion keeps its
-//!   place. What is served while it loads is no deletion: it keeps its place too, behind everything
-//!   on its key.
-//! - A key that may itself be a tag's set shares none of this: it keeps its place, and nothing
-//!   moves across it.
-//! - Whether a versioned write sets its key, only Redis can tell: it makes unseen nothing but older
-//!   writes of its entity, which set the key only where it would. One that is older than what
-//!   stands before it in the batch does nothing, and gives way. Raising a fence is a join
-//!   ([`Mark`]): what is dropped leaves its version to the deletion that made it unseen.
+//! - A `warm` of a cached key alone must see at its own turn whether the key exists. Its deletion
+//!   keeps its place.
+//! - A value that is served during its load is not deleted. Its operation keeps its place behind
+//!   all others on its key.
+//! - A key that may be a tag's set uses no shortcut. It keeps its place, and nothing moves across
+//!   it.
+//! - Only Redis knows whether a versioned write sets its key. So it hides only older writes of its
+//!   entity, which set the key only if it does too. A write that is older than an operation before
+//!   it in the batch does nothing, and is dropped.
+//! - Raising a fence is a join ([`FenceVersion`]). A dropped operation leaves its version to the
+//!   deletion that hides it.
 
+mod compare;
 #[cfg(test)]
 mod tests;
 
@@ -31,39 +38,42 @@ use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt};
 
-use super::mark::{Mark, Standing};
+use self::compare::{hides, is_one_family, joined, sooner};
+use super::fence_version::{FenceVersion, VersionOrder};
 use super::operation::{Command, Load, Operation, OperationId, Place, Plan, Share};
-use super::outcome::Slot;
+use super::outcome::EffectRef;
 use crate::registry::{Action, Effect, Expiry, Only, RuleId, Stale, Warm, Write};
 
-/// Effects on their way to a [`Plan`].
+/// Collects effects for a [`Plan`].
 #[derive(Debug)]
 pub struct Batch<'e> {
     tag_prefix: &'e str,
     operations: Vec<Operation<'e>>,
     shares: Vec<Share>,
     keys: HashMap<&'e str, KeyState>,
-    /// The invalidation of each tag that a further one would find its set empty after.
+    /// The invalidation of each tag after which another one would find an empty set.
     tags: HashMap<&'e str, OperationId>,
     last_invalidation: Option<OperationId>,
     absorbed: Vec<RuleId>,
-    warms: Vec<Load>,
-    agains: Vec<(OperationId, Duration)>,
+    loads: Vec<Load>,
+    second_deletes: Vec<(OperationId, Duration)>,
     hoisting: bool,
 }
 
-/// What is still to be done on a key.
+/// The operations on a key that are still in the plan.
 #[derive(Debug, Clone, Copy, Default)]
 struct KeyState {
-    /// Its deletion before all that is in order.
+    /// Its deletion before the operations in order.
     front: Option<OperationId>,
-    /// The newest operation in order; older ones by [`Operation::previous`].
+    /// Its newest operation in order. [`Operation::previous`] leads to the older ones.
     newest: Option<OperationId>,
 }
 
 impl<'e> Batch<'e> {
-    /// An empty batch. Keys that begin with `tag_prefix` (`UNSTALE_TAG_PREFIX`) may be sets of tags
-    /// and are left in their place.
+    /// Returns an empty batch.
+    ///
+    /// A key that begins with `tag_prefix` (`UNSTALE_TAG_PREFIX`) may be a tag's set and keeps its
+    /// place.
     pub fn new(tag_prefix: &'e str, effects: usize) -> Self {
         Self {
             tag_prefix,
@@ -73,45 +83,45 @@ impl<'e> Batch<'e> {
             tags: HashMap::new(),
             last_invalidation: None,
             absorbed: Vec::new(),
-            warms: Vec::new(),
-            agains: Vec::new(),
+            loads: Vec::new(),
+            second_deletes: Vec::new(),
             hoisting: true,
         }
     }
 
     /// Adds the next effect, in order of arrival.
-    pub fn push(&mut self, slot: Slot, effect: &'e Effect) {
-        self.add_effect(slot, effect, false);
+    pub fn push(&mut self, effect_ref: EffectRef, effect: &'e Effect) {
+        self.add_effect(effect_ref, effect, false);
     }
 
-    /// Adds an effect that was tried before: what was to be warmed only if it was cached was cached
-    /// then.
-    pub fn push_again(&mut self, slot: Slot, effect: &'e Effect) {
-        self.add_effect(slot, effect, true);
+    /// Adds an effect that was tried before. If it warms cached keys only, the key counts as
+    /// cached, since it was at the first attempt.
+    pub fn push_retried(&mut self, effect_ref: EffectRef, effect: &'e Effect) {
+        self.add_effect(effect_ref, effect, true);
     }
 
-    fn add_effect(&mut self, slot: Slot, effect: &'e Effect, again: bool) {
+    fn add_effect(&mut self, effect_ref: EffectRef, effect: &'e Effect, again: bool) {
         let share = id(self.shares.len());
-        self.shares.push(Share { slot, next: None });
-        let mark = effect.version.as_deref().map(Mark::of);
-        let arrival = Arrival { target: &effect.target, rule: effect.rule, mark, share };
+        self.shares.push(Share { effect_ref, next: None });
+        let fence_version = effect.version.as_deref().map(FenceVersion::of);
+        let arrival = Arrival { target: &effect.target, rule: effect.rule, fence_version, share };
         let deletion = match &effect.action {
             Action::InvalidateTag => self.invalidate(arrival),
             action if effect.target.starts_with(self.tag_prefix) => {
-                self.keep_in_place(arrival, action, slot, again)
+                self.keep_in_place(arrival, action, effect_ref, again)
             }
             Action::Delete => self.delete(arrival),
-            Action::Warm(warm) => return self.warm(arrival, warm, slot, again),
+            Action::Warm(warm) => return self.warm(arrival, warm, effect_ref, again),
             Action::BumpVersion => return self.bump(arrival),
             Action::Expire(expiry) => return self.expire(arrival, *expiry),
             Action::Write(write) => return self.write(arrival, write),
         };
         if let Some(after) = effect.again {
-            self.agains.push((deletion, after));
+            self.second_deletes.push((deletion, after));
         }
     }
 
-    /// The operations in the order in which Redis is to do them.
+    /// Returns the operations in the order for Redis.
     pub fn finish(self) -> Plan<'e> {
         let place =
             |place| move |(_, operation): &(usize, &Operation<'_>)| operation.place == place;
@@ -125,7 +135,7 @@ impl<'e> Batch<'e> {
         let mut front: Vec<_> = ids(Place::Front).collect();
         front.sort_by_key(|operation| {
             let operation = &self.operations[operation.index()];
-            (operation.rule, operation.mark.is_some())
+            (operation.rule, operation.fence_version.is_some())
         });
         let in_order = ids(Place::InOrder).collect();
         Plan {
@@ -134,12 +144,12 @@ impl<'e> Batch<'e> {
             front,
             in_order,
             absorbed: self.absorbed,
-            warms: self.warms,
-            agains: self.agains,
+            loads: self.loads,
+            second_deletes: self.second_deletes,
         }
     }
 
-    fn warm(&mut self, arrival: Arrival<'e>, warm: &Warm, slot: Slot, again: bool) {
+    fn warm(&mut self, arrival: Arrival<'e>, warm: &Warm, effect_ref: EffectRef, again: bool) {
         let only_if_existed = warm.only == Only::Present && !again;
         let newest = self.keys.get(arrival.target).and_then(|state| state.newest.or(state.front));
         let newest_is =
@@ -147,7 +157,8 @@ impl<'e> Batch<'e> {
         let after = match warm.stale {
             Stale::Drop if only_if_existed => {
                 if newest_is(Command::Delete).is_some() {
-                    // Nothing is there to be warmed; who deleted it warms it, perhaps.
+                    // The key does not exist, so there is nothing to warm. The effect that deleted
+                    // it may warm it.
                     self.delete(arrival);
                     return;
                 }
@@ -158,12 +169,16 @@ impl<'e> Batch<'e> {
                 let unmoved =
                     |&newest: &OperationId| self.last_invalidation.is_none_or(|last| last < newest);
                 let same = newest_is(Command::Serve).filter(unmoved);
-                match same
-                    .filter(|&same| is_one_family(self.operations[same.index()].mark, arrival.mark))
-                {
+                match same.filter(|&same| {
+                    is_one_family(
+                        self.operations[same.index()].fence_version,
+                        arrival.fence_version,
+                    )
+                }) {
                     Some(same) => {
                         let operation = &mut self.operations[same.index()];
-                        operation.mark = joined(operation.mark, arrival.mark);
+                        operation.fence_version =
+                            joined(operation.fence_version, arrival.fence_version);
                         self.absorb(same, arrival);
                         same
                     }
@@ -172,21 +187,22 @@ impl<'e> Batch<'e> {
             }
         };
         self.operations[after.index()].asks |= only_if_existed;
-        self.warms.push(Load { slot, after, only_if_existed });
+        self.loads.push(Load { effect_ref, after, only_if_existed });
     }
 
     fn delete(&mut self, mut arrival: Arrival<'e>) -> OperationId {
         let mut state = self.keys.get(arrival.target).copied().unwrap_or_default();
-        let unseen_from = self.shares_of_unseen(&mut state, &mut arrival.mark);
+        let unseen_from = self.shares_of_unseen(&mut state, &mut arrival.fence_version);
         let existing = state.newest.or(state.front);
         let is_same = |existing: &Operation<'e>| {
-            existing.command == Command::Delete && is_one_family(existing.mark, arrival.mark)
+            existing.command == Command::Delete
+                && is_one_family(existing.fence_version, arrival.fence_version)
         };
         let deletion = if let Some(existing) =
             existing.filter(|&existing| is_same(&self.operations[existing.index()]))
         {
             let operation = &mut self.operations[existing.index()];
-            operation.mark = joined(operation.mark, arrival.mark);
+            operation.fence_version = joined(operation.fence_version, arrival.fence_version);
             self.absorb(existing, arrival);
             existing
         } else {
@@ -208,12 +224,12 @@ impl<'e> Batch<'e> {
         deletion
     }
 
-    /// Drops the newest operations on a key as far as a deletion makes them unseen and can raise
-    /// the fence for them, and returns the list of their shares.
+    /// Drops the newest operations that a deletion hides, as long as it can raise their fences too.
+    /// Returns the list of their shares.
     fn shares_of_unseen(
         &mut self,
         state: &mut KeyState,
-        mark: &mut Option<Mark<'e>>,
+        fence_version: &mut Option<FenceVersion<'e>>,
     ) -> Option<(u32, u32)> {
         let mut unseen = None;
         while let Some(newest) = state.newest {
@@ -221,8 +237,8 @@ impl<'e> Batch<'e> {
             match operation.command {
                 Command::Delete | Command::Serve => break,
                 Command::Write(write) if !write.tags.is_empty() => break,
-                _ if !is_one_family(operation.mark, *mark) => break,
-                _ => *mark = joined(operation.mark, *mark),
+                _ if !is_one_family(operation.fence_version, *fence_version) => break,
+                _ => *fence_version = joined(operation.fence_version, *fence_version),
             }
             state.newest = operation.previous;
             unseen = Some(self.drop_operation(newest, unseen));
@@ -232,25 +248,29 @@ impl<'e> Batch<'e> {
 
     fn write(&mut self, arrival: Arrival<'e>, write: &'e Write) {
         let mut state = self.keys.get(arrival.target).copied().unwrap_or_default();
-        if let Some(newer) = arrival.mark.and_then(|mark| self.newer_than(mark, state)) {
+        if let Some(newer) =
+            arrival.fence_version.and_then(|fence_version| self.newer_than(fence_version, state))
+        {
             return self.absorb(newer, arrival);
         }
         let mut unseen = None;
         let mut newer: Option<OperationId> = None;
         let mut current = state.newest;
-        // What stays between may be done, or not, for the version of what came before it; and the
-        // arrival for that of what stays.
+        // An operation that stays may take effect or not, depending on the version of the one
+        // before it. The same applies between the arriving write and an operation that stays.
         let mut version_between = false;
         while let Some(operation) = current {
-            let Operation { command, previous, mark, asks, .. } =
+            let Operation { command, previous, fence_version, asks, .. } =
                 self.operations[operation.index()];
             if asks {
                 break;
             }
             let dropped = match command {
-                Command::Write(_) if mark.is_some() && version_between => false,
-                Command::Write(earlier) => gives_way((earlier, mark), (write, arrival.mark)),
-                Command::Bump(_) | Command::Expire(_) => arrival.mark.is_none(),
+                Command::Write(_) if fence_version.is_some() && version_between => false,
+                Command::Write(earlier) => {
+                    hides((earlier, fence_version), (write, arrival.fence_version))
+                }
+                Command::Bump(_) | Command::Expire(_) => arrival.fence_version.is_none(),
                 Command::Delete | Command::Serve | Command::InvalidateTag => false,
             };
             if dropped {
@@ -261,7 +281,7 @@ impl<'e> Batch<'e> {
                 unseen = Some(self.drop_operation(operation, unseen));
             } else {
                 newer = Some(operation);
-                version_between |= mark.is_some();
+                version_between |= fence_version.is_some();
             }
             current = previous;
         }
@@ -276,21 +296,26 @@ impl<'e> Batch<'e> {
         }
     }
 
-    /// The operation on a key that leaves nothing to do for a write of that version: what stands
-    /// before raised the fence beyond it.
-    fn newer_than(&self, mark: Mark<'e>, state: KeyState) -> Option<OperationId> {
+    /// Returns the operation after which a write of that version does nothing, since an earlier
+    /// operation raised the fence above it.
+    fn newer_than(&self, fence_version: FenceVersion<'e>, state: KeyState) -> Option<OperationId> {
         let mut newest = true;
         let mut current = state.newest.or(state.front);
         while let Some(id) = current {
             let operation = &self.operations[id.index()];
-            if let Some(before) = operation.mark.filter(|before| before.is_of_family(&mark)) {
-                let is_lower = (before.version.digits.len(), &before.version.digits)
-                    > (mark.version.digits.len(), &mark.version.digits);
-                // The same event once more does nothing, or deletes where another event had the
-                // same version. That deletion is seen if the key was set since, or if the operation
+            if let Some(before) =
+                operation.fence_version.filter(|before| before.is_of_family(&fence_version))
+            {
+                let is_higher = (before.version.digits.len(), &before.version.digits)
+                    > (fence_version.version.digits.len(), &fence_version.version.digits);
+                // The same event once more does nothing, or deletes the key if another event had
+                // the same version.
+                // That deletion has a visible effect if the key was set since, or if the operation
                 // before it left the value alone.
                 let decides_the_value = newest && operation.command != Command::Serve;
-                if is_lower || (decides_the_value && mark.against(&before) == Standing::Old) {
+                if is_higher
+                    || (decides_the_value && fence_version.against(&before) == VersionOrder::Old)
+                {
                     return Some(id);
                 }
             }
@@ -342,12 +367,13 @@ impl<'e> Batch<'e> {
         operation
     }
 
-    /// A key that may be a tag's set: what it holds decides what an invalidation deletes.
+    /// Adds an operation on a key that may be a tag's set. Its content decides which keys an
+    /// invalidation deletes.
     fn keep_in_place(
         &mut self,
         arrival: Arrival<'e>,
         action: &'e Action,
-        slot: Slot,
+        effect_ref: EffectRef,
         again: bool,
     ) -> OperationId {
         let command = match action {
@@ -360,8 +386,8 @@ impl<'e> Batch<'e> {
         };
         let operation = self.add(arrival, command, Place::InOrder, None);
         if let Action::Warm(warm) = action {
-            self.warms.push(Load {
-                slot,
+            self.loads.push(Load {
+                effect_ref,
                 after: operation,
                 only_if_existed: warm.only == Only::Present && !again,
             });
@@ -380,12 +406,12 @@ impl<'e> Batch<'e> {
         previous: Option<OperationId>,
     ) -> OperationId {
         let operation = OperationId(id(self.operations.len()));
-        let Arrival { target, rule, mark, share } = arrival;
+        let Arrival { target, rule, fence_version, share } = arrival;
         self.operations.push(Operation {
             target,
             rule,
             command,
-            mark,
+            fence_version,
             place,
             asks: false,
             previous,
@@ -415,7 +441,7 @@ impl<'e> Batch<'e> {
         operation.last_share = last;
     }
 
-    /// Puts the shares of an operation that need not be done before those of `unseen`.
+    /// Drops an operation, and puts its shares before those of `unseen`.
     fn drop_operation(&mut self, operation: OperationId, unseen: Option<(u32, u32)>) -> (u32, u32) {
         let operation = &mut self.operations[operation.index()];
         operation.place = Place::Dropped;
@@ -431,71 +457,17 @@ impl<'e> Batch<'e> {
     }
 }
 
-/// An effect that has just arrived, its share already in the list.
+/// An effect that has just arrived. Its share is already in the list.
 #[derive(Debug, Clone, Copy)]
 struct Arrival<'e> {
     target: &'e str,
     rule: RuleId,
-    mark: Option<Mark<'e>>,
+    fence_version: Option<FenceVersion<'e>>,
     share: u32,
 }
 
-/// Whether the later write of a key leaves nothing to be seen of the earlier one: it is done
-/// wherever that one is, and fills the same sets. They are filled in order, up to the first that is
-/// refused: those of the earlier one must come first.
-fn gives_way(
-    (earlier, before): (&Write, Option<Mark<'_>>),
-    (later, mark): (&Write, Option<Mark<'_>>),
-) -> bool {
-    let is_done = match (before, mark) {
-        (None, None) => true,
-        (Some(before), Some(mark)) => {
-            mark.is_of_family(&before) && mark.against(&before) == Standing::Newer
-        }
-        _ => false,
-    };
-    is_done
-        && (earlier.tags.is_empty()
-            || (outlasts(later.expiry, earlier.expiry) && later.tags.starts_with(&earlier.tags)))
-}
-
-/// Whether one operation can raise the fence for both.
-fn is_one_family(first: Option<Mark<'_>>, second: Option<Mark<'_>>) -> bool {
-    first.zip(second).is_none_or(|(first, second)| first.is_of_family(&second))
-}
-
-fn joined<'e>(first: Option<Mark<'e>>, second: Option<Mark<'e>>) -> Option<Mark<'e>> {
-    match (first, second) {
-        (Some(first), Some(second)) => Some(first.join(second)),
-        (first, second) => first.or(second),
-    }
-}
-
-/// Whether a tag's set is kept at least as long for the first as for the second.
-fn outlasts(first: Expiry, second: Expiry) -> bool {
-    match (first, second) {
-        (Expiry::Never, _) => true,
-        (Expiry::After { ttl, .. }, Expiry::After { ttl: other, .. }) => ttl >= other,
-        (Expiry::At(at), Expiry::At(other)) => at >= other,
-        _ => false,
-    }
-}
-
-/// The one expiry that does what both do, if one can.
-fn sooner(first: Expiry, second: Expiry) -> Option<Expiry> {
-    match (first, second) {
-        (Expiry::At(at), Expiry::At(other)) => Some(Expiry::At(at.min(other))),
-        (Expiry::After { ttl, jitter }, Expiry::After { ttl: other, jitter: spread })
-            if jitter == spread =>
-        {
-            Some(Expiry::After { ttl: ttl.min(other), jitter })
-        }
-        _ => None,
-    }
-}
-
-/// A place in a list that is never as long as `u32::MAX`: effects are limited by event and events
-/// by batch.
+/// Converts an index. Lists are shorter than `u32::MAX`, since effects are limited per event and
+/// events per batch.
 fn id(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }

@@ -1,27 +1,29 @@
-//! Effects of a span of the past → the few that still matter, one for each key or tag.
+//! Folds the effects of a span of the history into the few that still matter, one for each key or
+//! tag.
 //!
-//! A [`Batch`](super::Batch) leaves Redis as its effects would. A span that is over must do less:
-//! it must never make anything staler than it is today, and it may cost misses. So, of all that was
-//! done to one key:
-//! - The last deletion or write stands for what came before it. Where it is not to be done itself
-//!   (its event is known, but not chosen), nothing is: what came before gives way to it.
-//! - A write stands only where a fence can tell whether it is still the newest: it has a version,
-//!   and is younger than fences are. Else the key is deleted. Of two writes of one entity the
-//!   higher version stands; where they are equal, nobody knows which is newer: the key is deleted.
-//!   The versions of events that are not chosen count in that: Redis may have lost their fences.
-//! - A write becomes a deletion where a later event, chosen or not, invalidated one of its tags or
+//! A [`Batch`](super::Batch) leaves Redis as its effects would. A replay of the past must do less:
+//! it must not make anything staler than it is today, and it may cost misses. So for each key:
+//!
+//! - The last deletion or write supersedes everything before it. If its event is not among those to
+//!   apply, nothing is done to the key.
+//! - A write remains a write only if a fence can decide whether it is still the newest. It needs a
+//!   version, and must be younger than the lifetime of fences. Otherwise the key is deleted.
+//! - Among two writes of one entity the higher version remains. If the versions are equal, nothing
+//!   shows which is newer, and the key is deleted. Versions of events that are not applied count
+//!   too, since Redis may have lost their fences.
+//! - A write becomes a deletion if a later event, applied or not, invalidated one of its tags or
 //!   shortened the key's life.
-//! - Whatever stands raises the fences that all of it would have raised.
-//! - A counter is bumped once, however often it was: what counts is that it becomes a number that
-//!   it has not had.
-//! - The longest second pass (`again`) that any of its deletions asked for is asked for.
-//! - A key that may itself be a tag's set is not touched alone: its tag is invalidated, or its
-//!   members could no longer be found.
+//! - The result raises all fences that the folded effects would have raised.
+//! - A counter is bumped once. It only has to become a number that it did not have before.
+//! - The longest second delete (`again`) of its deletions is kept.
+//! - A key that may be a tag's set is not changed alone. Its tag is invalidated, since its members
+//!   could not be found otherwise.
 //!
-//! What stands depends on what came later, and on the versions that came before: so a span may be
-//! cut at any place, and what is behind the cut be folded anew. Versions from before the cut are in
-//! the fences that were raised; where some were but known, no write stands behind it.
+//! The result depends on later effects and on earlier versions. So a span may be cut at any place,
+//! and the part behind the cut is folded separately. Earlier versions are recorded in fences. If
+//! some were only read and never raised a fence, later writes become deletions.
 
+mod pending;
 #[cfg(test)]
 mod tests;
 
@@ -29,15 +31,18 @@ use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt};
 
-use super::mark::{self, Mark};
+use self::pending::{
+    Pending, PendingAction, Sooner, TARGET_BYTES, raise, sooner, weight, write_weight,
+};
+use super::fence_version::VersionOrder;
 use crate::registry::{Action, Effect, Expiry, RuleId, Version, Write};
 
-/// How much is kept at once.
+/// Limits of what a fold keeps in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FoldLimits {
-    /// Keys and tags.
+    /// Number of keys and tags.
     pub targets: usize,
-    /// What they take with their names and values, in bytes.
+    /// Size of their names and values, in bytes.
     pub bytes: usize,
 }
 
@@ -47,7 +52,7 @@ impl Default for FoldLimits {
     }
 }
 
-/// What a span of the history still means; its events are to come in order.
+/// A span of the history, reduced to the effects that still matter. Events must be added in order.
 ///
 /// ```
 /// use unstale::plan::Fold;
@@ -72,100 +77,69 @@ impl Default for FoldLimits {
 #[derive(Debug)]
 pub struct Fold {
     tag_prefix: String,
-    keys: HashMap<String, Standing>,
+    keys: HashMap<String, Pending>,
     tags: HashMap<String, Invalidations>,
-    gave_way: u64,
+    superseded: u64,
     bytes: usize,
-    /// There were versions that neither are known any more nor raised a fence.
+    /// A version was dropped that had not raised a fence.
     forgot: bool,
 }
 
-/// Of one tag.
+/// The invalidations of one tag.
 #[derive(Debug)]
 struct Invalidations {
-    /// The newest one, chosen or not.
+    /// Offset of the newest one, applied or not.
     newest: u64,
-    /// The newest one that is chosen.
+    /// Offset and rule of the newest one that is applied.
     chosen: Option<(u64, RuleId)>,
     again: Option<Duration>,
 }
 
-/// What is to be done to a key.
-#[derive(Debug)]
-struct Standing {
-    /// Where in the history it stands: what is done to other keys is done before or after it.
-    at: u64,
-    /// The oldest offset that it follows from.
-    since: u64,
-    rule: RuleId,
-    what: What,
-    /// The highest version of each entity; two of one entity where two events had it.
-    versions: Vec<Version>,
-    /// After how long it is to be deleted a second time.
-    again: Option<Duration>,
-}
-
-#[derive(Debug)]
-enum What {
-    /// Its versions are those of events that are not chosen.
-    Nothing,
-    Delete,
-    Bump,
-    Expire(Expiry),
-    Write {
-        write: Box<Write>,
-        version: Box<Version>,
-        /// The key was deleted before, by whatever it was: should the write turn out not to be the
-        /// newest, that must have been done.
-        deleted: Option<RuleId>,
-    },
-}
-
-/// One effect that stands for all that the span did to its target.
+/// One effect that replaces all effects of the span on its target.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Folded {
-    /// The history from here on is all that it follows from.
+    /// The oldest offset from which the effect follows.
     pub since: u64,
-    /// What to do.
+    /// The effect.
     pub effect: Effect,
 }
 
 impl Fold {
-    /// Of nothing yet. Keys that begin with `tag_prefix` (`UNSTALE_TAG_PREFIX`) may be sets of
-    /// tags.
+    /// Returns an empty fold. A key that begins with `tag_prefix` (`UNSTALE_TAG_PREFIX`) may be a
+    /// tag's set.
     pub fn new(tag_prefix: &str) -> Self {
         Self {
             tag_prefix: tag_prefix.to_owned(),
             keys: HashMap::new(),
             tags: HashMap::new(),
-            gave_way: 0,
+            superseded: 0,
             bytes: 0,
             forgot: false,
         }
     }
 
-    /// Keys and tags that something is known of.
+    /// Returns the number of keys and tags.
     pub fn len(&self) -> usize {
         self.keys.len() + self.tags.len()
     }
 
-    /// Whether nothing is known.
+    /// Returns whether the fold is empty.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.tags.is_empty()
     }
 
-    /// Whether no more should be kept.
+    /// Returns whether the fold has reached its limits.
     pub fn is_full(&self, limits: FoldLimits) -> bool {
         self.len() >= limits.targets || self.bytes >= limits.bytes
     }
 
-    /// Effects that gave way to events that are not chosen.
-    pub fn gave_way(&self) -> u64 {
-        self.gave_way
+    /// Returns the number of effects that were superseded by events that are not applied.
+    pub fn superseded(&self) -> u64 {
+        self.superseded
     }
 
-    /// Adds the next effect of a chosen event, which stands at that offset. `fenced`: the event is
-    /// younger than fences are.
+    /// Adds the next effect of an event to apply, at that offset of the history. `fenced` means
+    /// that the event is younger than the lifetime of fences.
     pub fn choose(&mut self, at: u64, effect: Effect, fenced: bool) {
         let Effect { rule, target, action, version, again } = effect;
         if let Some(tag) = self.tag_of(&target, &action) {
@@ -174,21 +148,23 @@ impl Fold {
         }
         match (action, version) {
             (Action::InvalidateTag, _) => self.invalidate(at, Some((rule, again)), &target),
-            (Action::BumpVersion, _) => self.stand(at, rule, target, What::Bump, None, None),
+            (Action::BumpVersion, _) => {
+                self.replace(at, rule, target, PendingAction::Bump, None, None)
+            }
             (Action::Expire(expiry), _) => self.expire(at, rule, target, expiry),
             (Action::Write(write), Some(version)) if fenced && !self.forgot => {
                 self.write(at, rule, target, write, version)
             }
             (Action::Delete | Action::Warm(_) | Action::Write(_), version) => {
-                self.stand(at, rule, target, What::Delete, version, again)
+                self.replace(at, rule, target, PendingAction::Delete, version, again)
             }
         }
     }
 
-    /// Adds the next effect of an event that is not chosen: it is not done, but what came before
-    /// gives way to it, and so does what comes later and is older.
-    pub fn pass_over(&mut self, at: u64, effect: &Effect) {
-        self.give_way(at, effect);
+    /// Adds the next effect of an event that is not applied. It supersedes what came before it, and
+    /// later effects with a lower version.
+    pub fn skip(&mut self, at: u64, effect: &Effect) {
+        self.supersede(at, effect);
         let Some(version) = effect
             .version
             .as_deref()
@@ -197,20 +173,20 @@ impl Fold {
             return;
         };
         match self.keys.get_mut(&effect.target) {
-            Some(standing) => drop(raise(&mut standing.versions, version)),
+            Some(pending) => drop(raise(&mut pending.versions, version)),
             None => self.insert(
                 at,
                 effect.rule,
                 effect.target.clone(),
-                What::Nothing,
+                PendingAction::Nothing,
                 Some(Box::new(version.clone())),
                 None,
             ),
         }
     }
 
-    /// As [`pass_over`](Self::pass_over), for an event behind all that may be chosen.
-    pub fn give_way(&mut self, at: u64, effect: &Effect) {
+    /// Works like [`skip`](Self::skip) for an event behind all that may be applied.
+    pub fn supersede(&mut self, at: u64, effect: &Effect) {
         if let Action::InvalidateTag = effect.action {
             return self.invalidate(at, None, &effect.target);
         }
@@ -218,36 +194,37 @@ impl Fold {
             let tag = tag.to_owned();
             return self.invalidate(at, None, &tag);
         }
-        let Some(standing) = self.keys.get_mut(&effect.target) else { return };
+        let Some(pending) = self.keys.get_mut(&effect.target) else { return };
         if let Action::Expire(_) = effect.action {
-            // As much of it as is left of the shorter life is a miss.
-            if let What::Write { write, .. } = &standing.what {
+            // The rest of the shorter life becomes a miss.
+            if let PendingAction::Write { write, .. } = &pending.action {
                 self.bytes -= write_weight(write);
-                standing.what = What::Delete;
-                self.gave_way += 1;
+                pending.action = PendingAction::Delete;
+                self.superseded += 1;
             }
             return;
         }
-        if matches!(standing.what, What::Nothing) {
+        if matches!(pending.action, PendingAction::Nothing) {
             return;
         }
-        self.gave_way += 1;
-        self.bytes -= weight(&effect.target, &standing.what);
-        if standing.versions.is_empty() {
+        self.superseded += 1;
+        self.bytes -= weight(&effect.target, &pending.action);
+        if pending.versions.is_empty() {
             self.keys.remove(&effect.target);
             return;
         }
-        (standing.what, standing.again) = (What::Nothing, None);
-        self.bytes += weight(&effect.target, &standing.what);
+        (pending.action, pending.again) = (PendingAction::Nothing, None);
+        self.bytes += weight(&effect.target, &pending.action);
     }
 
-    /// What stands, in the history's order, and is kept no longer. `whole`: nothing that is known
-    /// of the history is still to come; else a write may yet turn out not to be the last word, and
-    /// its key is deleted.
+    /// Returns the remaining effects in the history's order and empties the fold.
+    ///
+    /// `whole` means that no later part of the history is known. Otherwise a later event may
+    /// supersede a write, so its key is deleted instead.
     pub fn take(&mut self, whole: bool) -> Vec<Folded> {
         let mut all: Vec<(u64, Folded)> = Vec::with_capacity(self.len());
         let tags = std::mem::take(&mut self.tags);
-        // Not even for a moment is a value there that was invalidated since.
+        // A value that was invalidated since must not exist, even for a moment.
         let is_last_word = |write: &Write, at: u64| {
             whole
                 && !write
@@ -255,7 +232,7 @@ impl Fold {
                     .iter()
                     .any(|tag| tags.get(tag).is_some_and(|invalidations| invalidations.newest > at))
         };
-        for (target, Standing { at, since, rule, what, mut versions, mut again }) in
+        for (target, Pending { at, since, rule, action, mut versions, mut again }) in
             self.keys.drain()
         {
             let mut push = |rule, action, version: Option<Box<Version>>| {
@@ -271,26 +248,29 @@ impl Fold {
             // These raise no fences.
             self.forgot |= !whole
                 && !versions.is_empty()
-                && matches!(what, What::Nothing | What::Bump | What::Expire(_));
-            match what {
-                What::Nothing => {}
-                What::Bump => push(rule, Action::BumpVersion, None),
-                What::Expire(expiry) => push(rule, Action::Expire(expiry), None),
-                What::Write { write, version, deleted } if is_last_word(&write, at) => {
+                && matches!(
+                    action,
+                    PendingAction::Nothing | PendingAction::Bump | PendingAction::Expire(_)
+                );
+            match action {
+                PendingAction::Nothing => {}
+                PendingAction::Bump => push(rule, Action::BumpVersion, None),
+                PendingAction::Expire(expiry) => push(rule, Action::Expire(expiry), None),
+                PendingAction::Write { write, version, deleted } if is_last_word(&write, at) => {
                     versions.retain(|other| *other != *version);
                     if deleted.is_some() && versions.is_empty() {
                         push(deleted.unwrap_or(rule), Action::Delete, None);
                     }
-                    // Another entity's write or deletion of the same key.
+                    // Versions of another entity that wrote or deleted the same key.
                     versions.into_iter().for_each(|other| {
                         push(deleted.unwrap_or(rule), Action::Delete, Some(Box::new(other)))
                     });
                     push(rule, Action::Write(write), Some(version));
                 }
-                What::Delete | What::Write { .. } if versions.is_empty() => {
+                PendingAction::Delete | PendingAction::Write { .. } if versions.is_empty() => {
                     push(rule, Action::Delete, None)
                 }
-                What::Delete | What::Write { .. } => {
+                PendingAction::Delete | PendingAction::Write { .. } => {
                     versions
                         .into_iter()
                         .for_each(|version| push(rule, Action::Delete, Some(Box::new(version))));
@@ -309,8 +289,8 @@ impl Fold {
             all.push((at, Folded { since: at, effect }));
         }
         self.bytes = 0;
-        // Stable: a key's deletion stays before its write. Of one event, keys go before tags, in
-        // the same order each time.
+        // The sort is stable, so a key's deletion stays before its write. Within one event, keys go
+        // before tags, in the same order each time.
         let is_tag = |folded: &Folded| folded.effect.action == Action::InvalidateTag;
         all.sort_by(|(at, one), (other_at, other)| {
             let in_event = || {
@@ -323,7 +303,7 @@ impl Fold {
         all.into_iter().map(|(_, folded)| folded).collect()
     }
 
-    /// The tag whose set the key may be. A counter is no set.
+    /// Returns the tag whose set the key may be. A counter is not a set.
     fn tag_of<'k>(&self, key: &'k str, action: &Action) -> Option<&'k str> {
         match action {
             Action::InvalidateTag | Action::BumpVersion => None,
@@ -332,7 +312,8 @@ impl Fold {
         }
     }
 
-    /// `chosen`: the rule of a chosen event, and the second pass that it asks for.
+    /// Adds an invalidation. `chosen` is the rule of an event to apply, with the delay of its
+    /// second delete.
     fn invalidate(&mut self, at: u64, chosen: Option<(RuleId, Option<Duration>)>, tag: &str) {
         let (chosen, again) =
             (chosen.map(|(rule, _)| (at, rule)), chosen.and_then(|(_, again)| again));
@@ -349,49 +330,51 @@ impl Fold {
         }
     }
 
-    /// What makes all that came before unseen.
-    fn stand(
+    /// Adds an effect that supersedes all effects before it on its key.
+    fn replace(
         &mut self,
         at: u64,
         rule: RuleId,
         key: String,
-        what: What,
+        action: PendingAction,
         version: Option<Box<Version>>,
         again: Option<Duration>,
     ) {
-        let Some(standing) = self.keys.get_mut(&key) else {
-            return self.insert(at, rule, key, what, version, again);
+        let Some(pending) = self.keys.get_mut(&key) else {
+            return self.insert(at, rule, key, action, version, again);
         };
-        standing.again = standing.again.max(again);
-        self.bytes = self.bytes + weight(&key, &what) - weight(&key, &standing.what);
+        pending.again = pending.again.max(again);
+        self.bytes = self.bytes + weight(&key, &action) - weight(&key, &pending.action);
         if let Some(version) = version {
-            raise(&mut standing.versions, &version);
+            raise(&mut pending.versions, &version);
         }
-        (standing.at, standing.since, standing.rule, standing.what) = (at, at, rule, what);
+        (pending.at, pending.since, pending.rule, pending.action) = (at, at, rule, action);
     }
 
     fn expire(&mut self, at: u64, rule: RuleId, key: String, expiry: Expiry) {
-        let Some(standing) = self.keys.get_mut(&key) else {
-            return self.insert(at, rule, key, What::Expire(expiry), None, None);
+        let Some(pending) = self.keys.get_mut(&key) else {
+            return self.insert(at, rule, key, PendingAction::Expire(expiry), None, None);
         };
-        match &mut standing.what {
-            What::Nothing => (standing.what, standing.since) = (What::Expire(expiry), at),
-            // Stronger than any shortening; and a counter that is to be bumped will live on.
-            What::Delete | What::Bump => return,
-            What::Expire(earlier) => match sooner(*earlier, expiry) {
+        match &mut pending.action {
+            PendingAction::Nothing => {
+                (pending.action, pending.since) = (PendingAction::Expire(expiry), at)
+            }
+            // A deletion is stronger than a shorter life, and a counter to bump stays alive.
+            PendingAction::Delete | PendingAction::Bump => return,
+            PendingAction::Expire(earlier) => match sooner(*earlier, expiry) {
                 Some(Sooner::Earlier) => return,
                 Some(Sooner::Later) => {
                     *earlier = expiry;
-                    standing.since = at;
+                    pending.since = at;
                 }
-                None => standing.what = What::Delete,
+                None => pending.action = PendingAction::Delete,
             },
-            What::Write { write, .. } => {
+            PendingAction::Write { write, .. } => {
                 self.bytes -= write_weight(write);
-                standing.what = What::Delete;
+                pending.action = PendingAction::Delete;
             }
         }
-        (standing.at, standing.rule) = (at, rule);
+        (pending.at, pending.rule) = (at, rule);
     }
 
     fn write(
@@ -402,30 +385,33 @@ impl Fold {
         write: Box<Write>,
         version: Box<Version>,
     ) {
-        let Some(standing) = self.keys.get_mut(&key) else {
-            let what = What::Write { write, version: version.clone(), deleted: None };
-            return self.insert(at, rule, key, what, Some(version), None);
+        let Some(pending) = self.keys.get_mut(&key) else {
+            let action = PendingAction::Write { write, version: version.clone(), deleted: None };
+            return self.insert(at, rule, key, action, Some(version), None);
         };
-        match raise(&mut standing.versions, &version) {
-            Some(mark::Standing::Old) => {
-                self.gave_way += u64::from(matches!(standing.what, What::Nothing));
+        match raise(&mut pending.versions, &version) {
+            Some(VersionOrder::Old) => {
+                self.superseded += u64::from(matches!(pending.action, PendingAction::Nothing));
                 return;
             }
-            Some(mark::Standing::Tied) => {
-                return self.stand(at, rule, key, What::Delete, None, None);
+            Some(VersionOrder::Tied) => {
+                return self.replace(at, rule, key, PendingAction::Delete, None, None);
             }
-            // Of another entity, or the first one: the later stands.
-            Some(mark::Standing::Newer) | None => {}
+            // The first version, or one of another entity: the later effect supersedes the earlier
+            // one.
+            Some(VersionOrder::Newer) | None => {}
         }
-        let (since, deleted) = match standing.what {
-            What::Nothing | What::Write { deleted: None, .. } | What::Bump => (at, None),
-            What::Write { deleted, .. } => (standing.since, deleted),
-            // A shorter life, too, would be lost with a write that is not the newest.
-            What::Delete | What::Expire(_) => (standing.since, Some(standing.rule)),
+        let (since, deleted) = match pending.action {
+            PendingAction::Nothing
+            | PendingAction::Write { deleted: None, .. }
+            | PendingAction::Bump => (at, None),
+            PendingAction::Write { deleted, .. } => (pending.since, deleted),
+            // A shorter life would be lost too, together with a write that is not the newest.
+            PendingAction::Delete | PendingAction::Expire(_) => (pending.since, Some(pending.rule)),
         };
-        let what = What::Write { write, version, deleted };
-        self.bytes = self.bytes + weight(&key, &what) - weight(&key, &standing.what);
-        (standing.at, standing.since, standing.rule, standing.what) = (at, since, rule, what);
+        let action = PendingAction::Write { write, version, deleted };
+        self.bytes = self.bytes + weight(&key, &action) - weight(&key, &pending.action);
+        (pending.at, pending.since, pending.rule, pending.action) = (at, since, rule, action);
     }
 
     fn insert(
@@ -433,62 +419,12 @@ impl Fold {
         at: u64,
         rule: RuleId,
         key: String,
-        what: What,
+        action: PendingAction,
         version: Option<Box<Version>>,
         again: Option<Duration>,
     ) {
-        self.bytes += weight(&key, &what);
+        self.bytes += weight(&key, &action);
         let versions = version.into_iter().map(|version| *version).collect();
-        self.keys.insert(key, Standing { at, since: at, rule, what, versions, again });
+        self.keys.insert(key, Pending { at, since: at, rule, action, versions, again });
     }
-}
-
-/// Adds a version to the highest of each entity: how it stands to that of its own, where there is
-/// one.
-fn raise(versions: &mut Vec<Version>, version: &Version) -> Option<mark::Standing> {
-    let mark = Mark::of(version);
-    let is_of_family = |other: &Version| Mark::of(other).is_of_family(&mark);
-    let highest =
-        versions.iter().filter(|other| is_of_family(other)).map(Mark::of).reduce(Mark::join);
-    let standing = highest.map(|highest| mark.against(&highest));
-    match standing {
-        Some(mark::Standing::Old) => {}
-        // Two are enough to tell that nobody knows which is newer.
-        Some(mark::Standing::Tied) if highest.is_some_and(|highest| highest.tied) => {}
-        Some(mark::Standing::Tied) | None => versions.push(version.clone()),
-        Some(mark::Standing::Newer) => {
-            versions.retain(|other| !is_of_family(other));
-            versions.push(version.clone());
-        }
-    }
-    standing
-}
-
-enum Sooner {
-    Earlier,
-    Later,
-}
-
-/// Which of two expiries is never later than the other; none where only Redis' clock could tell.
-fn sooner(earlier: Expiry, later: Expiry) -> Option<Sooner> {
-    let earlier_is_sooner = match (earlier, later) {
-        (Expiry::At(earlier), Expiry::At(later)) => earlier < later,
-        (Expiry::After { ttl: earlier, .. }, Expiry::After { ttl: later, .. }) => earlier < later,
-        _ => return None,
-    };
-    Some(if earlier_is_sooner { Sooner::Earlier } else { Sooner::Later })
-}
-
-/// What a target takes beside its name and its value: a place in a table, a version.
-const TARGET_BYTES: usize = 200;
-
-/// In bytes.
-fn weight(key: &str, what: &What) -> usize {
-    TARGET_BYTES
-        + key.len()
-        + if let What::Write { write, .. } = what { write_weight(write) } else { 0 }
-}
-
-fn write_weight(write: &Write) -> usize {
-    write.value.len() + write.tags.iter().map(String::len).sum::<usize>()
 }

@@ -1,13 +1,13 @@
-//! What Redis is to do for a batch of effects: operations, in order, and whose outcome each
+//! The plan for a batch of effects: operations in order, each with the effects whose outcome it
 //! decides.
 
 use std::time::Duration;
 
-use super::mark::Mark;
-use super::outcome::Slot;
+use super::fence_version::FenceVersion;
+use super::outcome::EffectRef;
 use crate::registry::{Expiry, RuleId, Write};
 
-/// An operation of one plan.
+/// Identifies an operation within one plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OperationId(pub(super) u32);
 
@@ -17,60 +17,61 @@ impl OperationId {
     }
 }
 
-/// What Redis is to do with a target.
+/// A command for Redis.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Command<'e> {
-    /// Delete the key.
+    /// Deletes the key.
     Delete,
-    /// Delete the tag's members and its set.
+    /// Deletes the tag's members and its set.
     InvalidateTag,
-    /// Add so much to the counter; an absent one starts from 1.
+    /// Adds this amount to the counter. An absent one starts from 1.
     Bump(u32),
-    /// Shorten the key's time to live.
+    /// Shortens the key's time to live.
     Expire(Expiry),
-    /// Let the key be read for no longer than its load may take, retries included.
+    /// Limits the key's life to the longest duration of its load, retries included.
     Serve,
-    /// Set the key.
+    /// Sets the key.
     Write(&'e Write),
 }
 
-/// One command on one target, standing for the effects whose outcome it decides.
+/// One command on one target, for all effects whose outcome it decides.
 #[derive(Debug, Clone, Copy)]
 pub struct Operation<'e> {
     /// The whole key, or the tag's name without its prefix.
     pub target: &'e str,
-    /// The rule of the effect that it came from first.
+    /// The rule of the first effect.
     pub rule: RuleId,
-    /// What to do.
+    /// The command.
     pub command: Command<'e>,
-    /// Of a write: what decides whether it is done. Of a write or deletion: what the key's fence is
-    /// raised to.
-    pub mark: Option<Mark<'e>>,
+    /// For a write or a deletion, the version to which the key's fence is raised. A write takes
+    /// effect only if this version is newer than the fence.
+    pub fence_version: Option<FenceVersion<'e>>,
     pub(super) place: Place,
-    /// A load depends on whether the key exists when the operation's turn comes: what stands before
-    /// it must not be dropped.
+    /// A load depends on whether the key exists before this operation. So the operations before it
+    /// must not be dropped.
     pub(super) asks: bool,
-    /// The newest operation before this one that is still to be done on the same key.
+    /// The newest earlier operation on the same key that is still in the plan.
     pub(super) previous: Option<OperationId>,
     pub(super) first_share: u32,
     pub(super) last_share: u32,
 }
 
-/// Where an operation is done.
+/// Place of an operation in the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// Before all that is in order.
+    /// Before all operations in order.
     Front,
-    /// Where it arrived.
+    /// In order of arrival.
     InOrder,
-    /// Nowhere: a later operation has made it unseen.
+    /// Not in the plan, since a later operation hides it.
     Dropped,
 }
 
-/// An effect whose outcome is an operation's. A list, so that joining two of them costs nothing.
+/// An effect whose outcome an operation decides. Shares are linked lists, so that joining two of
+/// them is free.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Share {
-    pub(super) slot: Slot,
+    pub(super) effect_ref: EffectRef,
     pub(super) next: Option<u32>,
 }
 
@@ -78,14 +79,14 @@ pub(super) struct Share {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
     /// The effect.
-    pub slot: Slot,
-    /// The operation that takes hold on its key first.
+    pub effect_ref: EffectRef,
+    /// The operation on the key that must take effect first.
     pub after: OperationId,
-    /// It is made only if the key existed when that took hold.
+    /// The load is made only if the key existed when that operation took effect.
     pub only_if_existed: bool,
 }
 
-/// What Redis is to do, in order.
+/// Operations for Redis, in order.
 #[derive(Debug)]
 pub struct Plan<'e> {
     pub(super) operations: Vec<Operation<'e>>,
@@ -93,22 +94,22 @@ pub struct Plan<'e> {
     pub(super) front: Vec<OperationId>,
     pub(super) in_order: Vec<OperationId>,
     pub(super) absorbed: Vec<RuleId>,
-    pub(super) warms: Vec<Load>,
-    pub(super) agains: Vec<(OperationId, Duration)>,
+    pub(super) loads: Vec<Load>,
+    pub(super) second_deletes: Vec<(OperationId, Duration)>,
 }
 
 impl<'e> Plan<'e> {
-    /// An operation of this plan.
+    /// Returns an operation of this plan.
     pub fn operation(&self, operation: OperationId) -> &Operation<'e> {
         &self.operations[operation.index()]
     }
 
-    /// The deletions to be done before all else, a slice for each rule, those that raise a fence
-    /// apart (`true`).
+    /// Returns the deletions that go first, in one slice for each rule. Deletions that raise a
+    /// fence are separate (`true`).
     pub fn deletions_by_rule(&self) -> impl Iterator<Item = (RuleId, bool, &[OperationId])> {
         let kind = |operation: &OperationId| {
             let operation = &self.operations[operation.index()];
-            (operation.rule, operation.mark.is_some())
+            (operation.rule, operation.fence_version.is_some())
         };
         self.front.chunk_by(move |a, b| kind(a) == kind(b)).map(move |chunk| {
             let (rule, is_fenced) = kind(&chunk[0]);
@@ -116,41 +117,41 @@ impl<'e> Plan<'e> {
         })
     }
 
-    /// The deletions to be done before all else.
+    /// Returns the deletions that go first.
     pub fn deletions(&self) -> &[OperationId] {
         &self.front
     }
 
-    /// The operations to be done after those, in this order.
+    /// Returns the operations after the deletions, in order.
     pub fn in_order(&self) -> &[OperationId] {
         &self.in_order
     }
 
-    /// The effects whose outcome the operation decides.
-    pub fn slots(&self, operation: OperationId) -> impl Iterator<Item = Slot> {
+    /// Returns the effects whose outcome the operation decides.
+    pub fn effects(&self, operation: OperationId) -> impl Iterator<Item = EffectRef> {
         let share = |index: u32| self.shares[index as usize];
         std::iter::successors(Some(share(self.operation(operation).first_share)), move |current| {
             current.next.map(share)
         })
-        .map(|share| share.slot)
+        .map(|share| share.effect_ref)
     }
 
-    /// The rules of effects that need no command of their own, one entry an effect.
+    /// Returns the rules of effects that need no command of their own, one for each effect.
     pub fn absorbed(&self) -> &[RuleId] {
         &self.absorbed
     }
 
-    /// The loads still to be made, in order.
-    pub fn warms(&self) -> &[Load] {
-        &self.warms
+    /// Returns the loads that are still to be made, in order.
+    pub fn loads(&self) -> &[Load] {
+        &self.loads
     }
 
-    /// The deletions and invalidations that are to be done once more, each so long after.
-    pub fn agains(&self) -> &[(OperationId, Duration)] {
-        &self.agains
+    /// Returns the deletions and invalidations to repeat, each with its delay.
+    pub fn second_deletes(&self) -> &[(OperationId, Duration)] {
+        &self.second_deletes
     }
 
-    /// Whether a later operation surely gives the key of this deletion a value.
+    /// Returns whether a later operation certainly gives the key of this deletion a value.
     pub fn is_followed_by_value(&self, deletion: OperationId) -> bool {
         let target = self.operation(deletion).target;
         let later = |other: &&OperationId| {
@@ -158,12 +159,12 @@ impl<'e> Plan<'e> {
         };
         self.in_order.iter().filter(later).map(|&other| self.operation(other)).any(|other| {
             other.target == target
-                && other.mark.is_none()
+                && other.fence_version.is_none()
                 && matches!(other.command, Command::Write(_) | Command::Bump(_))
         })
     }
 
-    /// Nothing to do.
+    /// Returns whether the plan is empty.
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
     }

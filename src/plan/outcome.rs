@@ -1,67 +1,67 @@
-//! What became of an effect, of an event, of a message.
+//! Outcomes of effects and of events.
 
 use std::time::Duration;
 
 use crate::reason::Reason;
 
-/// Which effect of which event of a batch.
+/// Identifies an effect within a batch of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Slot {
-    /// The event's place in the batch.
+pub struct EffectRef {
+    /// The event's index in the batch.
     pub event: u32,
-    /// The effect's place in the event's resolution.
+    /// The effect's index in the event's resolution.
     pub position: u32,
 }
 
-/// What became of an effect that is not simply done.
+/// Outcome of an effect that is not applied yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EffectOutcome {
-    /// One round trip cannot finish it: the slow lane goes on.
+    /// One round trip cannot finish it. It continues in the slow lane.
     Slow,
-    /// It may succeed later.
+    /// A later attempt may succeed.
     Retry {
         /// Rules and codes, never payload values.
         message: String,
-        /// Not before then, where the other side said so.
+        /// Minimum delay, if the other side named one.
         after: Option<Duration>,
     },
-    /// Nothing was tried, since the other side is known to be in trouble: that costs no attempt.
+    /// Nothing was tried, since the other side is known to fail. It does not count as an attempt.
     NotTried {
         /// Rules and codes, never payload values.
         message: String,
-        /// Not before then.
+        /// Minimum delay.
         after: Duration,
     },
-    /// It never will.
+    /// No later attempt can succeed.
     Dead {
-        /// What the dead letter says.
+        /// The reason of the dead letter.
         reason: Reason,
         /// Rules and codes, never payload values.
         message: String,
     },
 }
 
-/// What became of an event: the label `outcome` of `unstale_events_total`.
+/// Outcome of an event: the label `outcome` of `unstale_events_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EventOutcome {
-    /// All of it took hold.
+    /// All effects are applied.
     Applied,
-    /// Some of it goes on in the slow lane, the rest took hold.
+    /// Some effects continue in the slow lane. The others are applied.
     Slow,
-    /// Some of it is tried again later, the rest took hold or goes on.
+    /// Some effects are retried later. The others are applied or continue in the slow lane.
     Retried,
-    /// Some of it stands in the dead-letter queue, whatever became of the rest.
+    /// Some effects are in the dead-letter queue, regardless of the others.
     Dead,
-    /// Its entry is retired.
+    /// Its event definition is retired.
     Retired,
-    /// No entry knows it, and `UNSTALE_UNKNOWN` is `drop`.
+    /// No event definition matches it, and `UNSTALE_UNKNOWN` is `drop`.
     Dropped,
-    /// A message that means nothing, on purpose.
+    /// A tombstone, which has no effect.
     Tombstone,
 }
 
 impl EventOutcome {
-    /// Every outcome.
+    /// All outcomes.
     pub const ALL: [Self; 7] = [
         Self::Applied,
         Self::Slow,
@@ -72,7 +72,7 @@ impl EventOutcome {
         Self::Tombstone,
     ];
 
-    /// The name in metrics.
+    /// Returns the name in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Applied => "applied",

@@ -1,5 +1,5 @@
 //! The reader's side of the cache: [`Reader::get_or_load`] for applications in Rust.
-//! docs/READERS.md is the protocol.
+//! docs/reference/reader-scripts.md is the protocol.
 //!
 //! ```no_run
 //! use std::time::Duration;

@@ -1,7 +1,7 @@
-//! What one event may cost: units of work, and bytes that are built for it.
+//! The budget of one event: units of work, and bytes that are built for it.
 //!
-//! Everything that reads, compares, copies or builds something of the event's size pays here before
-//! it does so.
+//! Code that reads, compares, copies or builds something in proportion to the event charges the
+//! budget first.
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,24 +11,23 @@ use std::time::Instant;
 
 use crate::reason::Reason;
 
-/// Most units of work for one event. A unit takes some ten nanoseconds.
+/// Maximum units of work for one event. A unit takes about ten nanoseconds.
 pub const WORK_PER_EVENT: u64 = 10_000_000;
 
-/// Most bytes that may be built for one event: keys, tags, values, URLs, and what expressions build
-/// on the way.
+/// Maximum bytes that are built for one event: keys, tags, values, URLs and results of expressions.
 pub const BYTES_PER_EVENT: u64 = 16 * 1024 * 1024;
 
-/// The clock and the stop flag are read once per this many units of work.
-const WORK_BETWEEN_LOOKS: u64 = 8192;
+/// Units of work between two looks at the clock and the stop flag.
+const WORK_BETWEEN_CHECKS: u64 = 8192;
 
-/// The account of one event.
+/// Budget of one event.
 ///
-/// Once it is spent it stays spent: every further charge of one or more fails.
+/// A spent budget stays spent: every further charge of one or more fails.
 #[derive(Debug)]
 pub struct Budget {
-    /// Work that may be done before the next look at the clock and the flag.
-    work_until_look: Cell<u64>,
-    /// Work that is left beyond that.
+    /// Work that may be done before the next look at the clock and the stop flag.
+    work_until_check: Cell<u64>,
+    /// Work that is left after that.
     work_left: Cell<u64>,
     bytes_left: Cell<u64>,
     work_limit: u64,
@@ -38,7 +37,7 @@ pub struct Budget {
     spent: Cell<Option<Spent>>,
 }
 
-/// What ran out. It is an error: the caller gives up at once.
+/// Part of a budget that ran out. The caller stops at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spent {
     /// The units of work.
@@ -67,8 +66,7 @@ impl Budget {
         Self::with_limits(WORK_PER_EVENT, BYTES_PER_EVENT)
     }
 
-    /// Returns the full budget of an event of that many bytes: a large body, where one is allowed,
-    /// costs more to read.
+    /// Returns the full budget of an event with that many bytes. A larger body costs more to read.
     pub const fn for_bytes(bytes: usize) -> Self {
         let bytes = bytes as u64;
         Self::with_limits(
@@ -80,7 +78,7 @@ impl Budget {
     /// Returns a budget of that much work and that many bytes.
     pub const fn with_limits(work: u64, bytes: u64) -> Self {
         Self {
-            work_until_look: Cell::new(0),
+            work_until_check: Cell::new(0),
             work_left: Cell::new(work),
             bytes_left: Cell::new(bytes),
             work_limit: work,
@@ -91,14 +89,14 @@ impl Budget {
         }
     }
 
-    /// Ends the budget at that moment, whatever is left of it.
+    /// Sets a deadline, at which the budget ends.
     #[must_use]
     pub fn until(mut self, deadline: Instant) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// Ends the budget soon after the flag is set, whatever is left of it.
+    /// Sets a stop flag. The budget ends soon after the flag is set.
     #[must_use]
     pub fn stopped_by(mut self, stop: Arc<AtomicBool>) -> Self {
         self.stop = Some(stop);
@@ -111,12 +109,12 @@ impl Budget {
     /// The budget is spent.
     #[inline]
     pub fn work(&self, units: u64) -> Result<(), Spent> {
-        match self.work_until_look.get().checked_sub(units) {
+        match self.work_until_check.get().checked_sub(units) {
             Some(left) => {
-                self.work_until_look.set(left);
+                self.work_until_check.set(left);
                 Ok(())
             }
-            None => self.look(units),
+            None => self.check(units),
         }
     }
 
@@ -135,58 +133,57 @@ impl Budget {
         }
     }
 
-    /// Whether anything ran out.
+    /// Returns whether any part of the budget ran out.
     pub const fn is_spent(&self) -> bool {
         self.spent.get().is_some()
     }
 
-    /// What ran out first, if anything.
+    /// Returns the part of the budget that ran out first.
     pub const fn spent(&self) -> Option<Spent> {
         self.spent.get()
     }
 
-    /// Units of work done so far; all of them, once the budget is spent.
+    /// Returns the units of work done so far: all of them, once the budget is spent.
     pub const fn spent_work(&self) -> u64 {
-        self.work_limit - self.work_left.get() - self.work_until_look.get()
+        self.work_limit - self.work_left.get() - self.work_until_check.get()
     }
 
-    /// Bytes built so far; all of them, once the budget is spent.
+    /// Returns the bytes built so far: all of them, once the budget is spent.
     pub const fn spent_bytes(&self) -> u64 {
         self.bytes_limit - self.bytes_left.get()
     }
 
-    /// The units of work that it began with.
+    /// Returns the units of work that the budget began with.
     pub const fn work_limit(&self) -> u64 {
         self.work_limit
     }
 
-    /// The bytes that it began with.
+    /// Returns the bytes that the budget began with.
     pub const fn bytes_limit(&self) -> u64 {
         self.bytes_limit
     }
 
-    /// Returns the reason and the message of an event that spent it, at that place in the registry:
-    /// a rule, or the schema of the payload.
+    /// Returns the reason and the message for an event that spent the budget.
+    ///
+    /// `place` names a rule, or the event definition whose schema was too costly.
     pub(super) fn complaint(&self, place: &str, is_schema: bool) -> (Reason, String) {
         let simpler = if is_schema {
-            "give long texts a `maxLength`, and let a `const` or a `type` tell the branches of `anyOf` and `oneOf` apart"
+            "give long texts a `maxLength`, and distinguish branches by a `const` or a `type`"
         } else {
-            "let the rule have no loop within a loop"
+            "avoid a loop within a loop"
         };
         let (reason, what, remedy) = match self.spent.get() {
             Some(Spent::Bytes) => (
                 Reason::BlastRadius,
                 format!(
-                    "keys, tags, values and results of expressions take more than {} bytes, the budget of one event",
+                    "keys, tags, values and results take more than {} bytes, the budget of one event",
                     self.bytes_limit
                 ),
-                "let the rule name fewer keys or shorter fields",
+                "name fewer keys or shorter fields",
             ),
-            Some(Spent::Time) => (
-                Reason::Unresolvable,
-                "the event takes longer to resolve than one may".to_owned(),
-                simpler,
-            ),
+            Some(Spent::Time) => {
+                (Reason::Unresolvable, "the event takes too long to resolve".to_owned(), simpler)
+            }
             Some(Spent::Work) | None => (
                 Reason::Unresolvable,
                 format!(
@@ -201,7 +198,7 @@ impl Budget {
 
     /// Looks at the clock and the flag, then charges.
     #[cold]
-    fn look(&self, units: u64) -> Result<(), Spent> {
+    fn check(&self, units: u64) -> Result<(), Spent> {
         if let Some(spent) = self.spent.get() {
             return Err(spent);
         }
@@ -209,17 +206,17 @@ impl Budget {
         if is_stopped || self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(self.spend(Spent::Time));
         }
-        let total = self.work_left.get() + self.work_until_look.get();
+        let total = self.work_left.get() + self.work_until_check.get();
         let Some(left) = total.checked_sub(units) else { return Err(self.spend(Spent::Work)) };
-        let until_look = left.min(WORK_BETWEEN_LOOKS);
-        self.work_until_look.set(until_look);
+        let until_look = left.min(WORK_BETWEEN_CHECKS);
+        self.work_until_check.set(until_look);
         self.work_left.set(left - until_look);
         Ok(())
     }
 
     #[cold]
     fn spend(&self, spent: Spent) -> Spent {
-        self.work_until_look.set(0);
+        self.work_until_check.set(0);
         self.work_left.set(0);
         self.bytes_left.set(0);
         let first = self.spent.get().unwrap_or(spent);
@@ -236,7 +233,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{Budget, Spent, WORK_BETWEEN_LOOKS};
+    use super::{Budget, Spent, WORK_BETWEEN_CHECKS};
 
     #[test]
     fn a_spent_budget_stays_spent() {
@@ -249,19 +246,19 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_and_a_flag_end_it_within_one_look() {
+    fn a_deadline_and_a_stop_flag_end_a_budget_within_one_check() {
         let budget = Budget::for_event().until(Instant::now());
         assert_eq!(budget.work(1), Err(Spent::Time));
         let stop = Arc::new(AtomicBool::new(false));
         let budget = Budget::for_event().stopped_by(Arc::clone(&stop));
         assert_eq!(budget.work(1), Ok(()));
         stop.store(true, Ordering::Relaxed);
-        assert_eq!((0..=WORK_BETWEEN_LOOKS).find_map(|_| budget.work(1).err()), Some(Spent::Time));
+        assert_eq!((0..=WORK_BETWEEN_CHECKS).find_map(|_| budget.work(1).err()), Some(Spent::Time));
     }
 
     proptest! {
         #[test]
-        fn charges_add_up_to_the_limit_and_no_further(charges in prop::collection::vec(1..20_000_u64, 0..40), limit in 0..200_000_u64) {
+        fn budget_charges_add_up_to_the_limit_exactly(charges in prop::collection::vec(1..20_000_u64, 0..40), limit in 0..200_000_u64) {
             let budget = Budget::with_limits(limit, 0);
             let mut sum = 0;
             for charge in charges {

@@ -1,4 +1,8 @@
-//! Documents → [`Registry`].
+//! Compiles the documents of all files into a [`Registry`].
+//!
+//! `effect` compiles one element of `effects`, `texts` its templates and expressions, and `loader`
+//! the loaders. `fences` finds the keys that need the version of their event. Files are read in
+//! [`document`](super::document).
 
 mod effect;
 mod fences;
@@ -8,22 +12,22 @@ mod texts;
 use std::collections::{BTreeSet, HashSet};
 
 use super::data_schema::{self, FileRoot};
-use super::diagnostic::{Problem, Report, Severity};
-use super::document::{Document, EntryDocument, Text};
+use super::diagnostic::{Diagnostic, Report, Severity};
+use super::document::{Document, EventDocument, Text};
 use super::effect::RuleId;
 use super::example::{self, Example};
 use super::expression::TextPatterns;
 use super::lint::{self, Reads};
-use super::load::LoadOptions;
-use super::model::{Entry, Pattern, Registry, RuleName, Validate};
-use super::tree::{Aliases, Node};
+use super::model::{EventDefinition, Pattern, Registry, RuleName, Validate};
+use super::options::LoadOptions;
+use super::tree::{Allowance, Node};
 use loader::Loaders;
-use texts::Compiler;
+use texts::TextCompiler;
 
 pub(super) use fences::family_of;
 pub(super) use texts::Context;
 
-/// One file, read.
+/// A file that was read, with its problems so far.
 #[derive(Debug)]
 pub(super) struct File<'s> {
     pub(super) report: Report<'s>,
@@ -31,18 +35,18 @@ pub(super) struct File<'s> {
     pub(super) document: Document,
 }
 
-/// A registry as far as it could be compiled: not to be used where a problem is an error.
+/// A registry as far as it could be compiled. It is not used if a problem is an error.
 pub(super) struct Compiled {
     pub(super) registry: Registry,
     pub(super) examples: Vec<Example>,
-    /// In the order of files and lines.
-    pub(super) problems: Vec<Problem>,
+    /// Problems in the order of files and lines.
+    pub(super) problems: Vec<Diagnostic>,
 }
 
-/// Compiles files that stand in byte order of their paths.
+/// Compiles files, which are in byte order of their paths.
 pub(super) fn compile(
     files: Vec<File<'_>>,
-    copies: &mut Aliases,
+    allowance: &mut Allowance,
     options: &LoadOptions,
     digest: String,
 ) -> Compiled {
@@ -57,16 +61,16 @@ pub(super) fn compile(
     for (at, (document, _)) in documents.iter().enumerate() {
         for (name, loader) in &document.loaders {
             let mut compiler =
-                Compiler { options, report: &mut reports[at], patterns: &mut patterns };
+                TextCompiler { options, report: &mut reports[at], patterns: &mut patterns };
             loaders.declare(at, name, loader, &mut compiler);
         }
     }
 
-    let mut sorted: Vec<(usize, &Text, &EntryDocument)> = documents
+    let mut sorted: Vec<(usize, &Text, &EventDocument)> = documents
         .iter()
         .enumerate()
         .flat_map(|(at, (document, _))| {
-            document.events.iter().map(move |(name, entry)| (at, name, entry))
+            document.events.iter().map(move |(name, definition)| (at, name, definition))
         })
         .collect();
     sorted.sort_by_key(|(file, name, _)| {
@@ -74,13 +78,13 @@ pub(super) fn compile(
     });
     let retired: HashSet<String> = sorted
         .iter()
-        .filter(|(_, name, entry)| entry.retired && !Pattern::is_pattern(&name.text))
+        .filter(|(_, name, definition)| definition.retired && !Pattern::is_pattern(&name.text))
         .map(|(_, name, _)| name.text.clone())
         .collect();
 
     let mut registry = Registry {
         digest,
-        entries: Vec::new(),
+        definitions: Vec::new(),
         by_name: foldhash::HashMap::default(),
         patterns: Vec::new(),
         rules: Vec::new(),
@@ -92,14 +96,14 @@ pub(super) fn compile(
     };
     let roots: Vec<Option<FileRoot<'_>>> =
         documents.iter().map(|(_, root)| root.as_ref().map(FileRoot::new)).collect();
-    let mut schemas = data_schema::Compiler::new(copies);
+    let mut schemas = data_schema::SchemaCompiler::new(allowance);
     let mut routing_keys = BTreeSet::new();
     let mut examples = Vec::new();
     for (file, name, document) in sorted {
         let defaults = &documents[file].0.defaults;
-        let place = u32::try_from(registry.entries.len()).unwrap_or(u32::MAX);
+        let place = u32::try_from(registry.definitions.len()).unwrap_or(u32::MAX);
         let mut compiler =
-            Compiler { options, report: &mut reports[file], patterns: &mut patterns };
+            TextCompiler { options, report: &mut reports[file], patterns: &mut patterns };
         let problems = compiler.report.problems.len();
         let schema = match (&document.data, &roots[file]) {
             (Some(node), Some(root)) => schemas.compile(node, root, compiler.report),
@@ -118,9 +122,14 @@ pub(super) fn compile(
                 .map_or(Validate::default(), |validate| validate.value),
             reads: &reads,
         };
-        let entry =
-            compile_entry(&context, document, &mut loaders, &mut registry.rules, &mut compiler);
-        // What does not compile reads nothing.
+        let definition = compile_definition(
+            &context,
+            document,
+            &mut loaders,
+            &mut registry.rules,
+            &mut compiler,
+        );
+        // A definition that does not compile has no complete list of the fields that it reads.
         if !compiler.report.problems[problems..]
             .iter()
             .any(|problem| problem.severity == Severity::Error)
@@ -147,33 +156,35 @@ pub(super) fn compile(
         } else {
             registry.by_name.entry(name.text.clone()).or_default().push(place);
         }
-        registry.entries.push(Entry { schema: schema.map(|(schema, _)| schema), ..entry });
+        registry
+            .definitions
+            .push(EventDefinition { schema: schema.map(|(schema, _)| schema), ..definition });
     }
-    fences::find(&mut registry.entries);
+    fences::find(&mut registry.definitions);
     registry.loaders = loaders.finish();
     registry.routing_keys = routing_keys.into_iter().collect();
     let problems = reports.into_iter().flat_map(|report| in_order(report.problems)).collect();
     Compiled { registry, examples, problems }
 }
 
-fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
+fn in_order(mut problems: Vec<Diagnostic>) -> Vec<Diagnostic> {
     problems.sort_by(|a, b| (a.line, a.column, &a.message).cmp(&(b.line, b.column, &b.message)));
     problems.dedup();
     problems
 }
 
-fn compile_entry(
+fn compile_definition(
     context: &Context<'_>,
-    document: &EntryDocument,
+    document: &EventDocument,
     loaders: &mut Loaders,
     rules: &mut Vec<RuleName>,
-    compiler: &mut Compiler<'_, '_, '_>,
-) -> Entry {
+    compiler: &mut TextCompiler<'_, '_, '_>,
+) -> EventDefinition {
     let file = compiler.report.source.path.clone();
     let mut names = Vec::new();
     let mut lets = Vec::new();
     for (name, text) in &document.lets {
-        // One that does not compile is known all the same: what names it is not wrong.
+        // A `let` that does not compile is still a known name, so that its users are not reported.
         if let Some(expression) = compiler.expression(text, context, &names, false) {
             lets.push((name.text.clone(), expression));
         }
@@ -189,7 +200,7 @@ fn compile_entry(
         rules.push(RuleName {
             name: format!("{file}#{}/{place}", context.name.text),
             verb: effect.verb,
-            entry: context.place,
+            definition: context.place,
         });
         compiled.extend(effect::compile(
             id,
@@ -201,7 +212,7 @@ fn compile_entry(
             compiler,
         ));
     }
-    Entry {
+    EventDefinition {
         name: context.name.text.clone(),
         file,
         retired: document.retired,

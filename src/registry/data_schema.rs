@@ -1,11 +1,12 @@
-//! An event definition's `data`: JSON Schema 2020-12, compiled, and what it says of a payload.
+//! JSON Schema 2020-12 of a payload (`data`): compiling and validating.
 //!
-//! Files: `walk` knows where a schema holds other schemas, `references` resolves `$ref` within a
-//! file, `bounds` refuses schemas that apply too many others to one value, `keywords` warns of
-//! misspelt ones, `format` knows two formats that the library is built without, `pattern` matches
-//! regular expressions within the event's budget, `number` compares numbers by all their digits,
-//! `violation` finds the place that fails. Errors below `anyOf` and `oneOf` are never built: their
-//! number may grow exponentially with the payload.
+//! Files: `references` resolves `$ref` within a file. `keywords` warns of misspelt keywords.
+//! `bounds` refuses schemas that apply too many others to one value. `pattern`, `number` and
+//! `format` replace keywords and formats of the library. `violation` finds the place that fails,
+//! and `walk` finds the schemas within a schema.
+//!
+//! Errors below `anyOf` and `oneOf` are never built: their number may grow exponentially with the
+//! payload.
 
 mod bounds;
 mod format;
@@ -24,9 +25,10 @@ use jsonschema::{Draft, PatternCache, PatternOptions, Validator};
 use serde_json::Value;
 
 use super::budget::Budget;
+use super::code::Code;
 use super::diagnostic::{Report, Severity};
 use super::payload_json::{Costs, Meter, NAME_BACKTRACK_LIMIT, PayloadJson, PayloadNode};
-use super::tree::{Aliases, Node};
+use super::tree::{Allowance, Node};
 use crate::event::Json;
 use pattern::Patterns;
 
@@ -37,26 +39,26 @@ pub(super) use references::decoded;
 pub struct DataSchema {
     validator: Validator<PayloadJson>,
     costs: Costs,
-    /// Names of members that the schema speaks of. Messages show no others: a payload's own may be
-    /// personal.
+    /// Names of members that the schema mentions. Messages show no others, which may be personal
+    /// data.
     names: HashSet<Box<str>>,
-    /// Names the keywords at which the search for a violation ends.
+    /// The keywords at which the search for a violation ends, as text.
     branching: String,
-    /// Pointers into the file, by the number in the name of their copy in the schema's `$defs`.
+    /// JSON pointers of schemas copied from the file, by the number in their name in `$defs`.
     borrowed: Vec<String>,
 }
 
-/// What a schema says of a payload.
+/// Result of a validation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Valid,
     Invalid,
-    /// The event's budget does not suffice to tell.
+    /// The event's budget ran out before the result was known.
     Spent,
 }
 
 impl DataSchema {
-    /// Returns whether a payload satisfies the schema. `members` are those of the payload.
+    /// Validates a payload. `members` are those of the payload.
     pub(super) fn verdict<'a>(
         &self,
         data: Json<'a>,
@@ -75,7 +77,7 @@ impl DataSchema {
     }
 }
 
-/// One file, as far as `$ref` reaches into it.
+/// One file, as the target of `$ref`.
 pub(super) struct FileRoot<'n> {
     node: &'n Node,
     json: OnceCell<Value>,
@@ -92,23 +94,23 @@ impl<'n> FileRoot<'n> {
 }
 
 /// Compiles the schemas of a registry.
-pub(super) struct Compiler<'a> {
-    /// What copies by `$ref` may still add.
-    copies: &'a mut Aliases,
+pub(super) struct SchemaCompiler<'a> {
+    /// Limit of what schemas copied by `$ref` may add.
+    copies: &'a mut Allowance,
     cache: PatternCache,
     patterns: Patterns,
 }
 
-/// Most complaints about one schema.
-const MAX_COMPLAINTS: usize = 20;
+/// Maximum number of problems that are reported for one schema.
+const MAX_SCHEMA_PROBLEMS: usize = 20;
 
-impl<'a> Compiler<'a> {
-    pub(super) fn new(copies: &'a mut Aliases) -> Self {
+impl<'a> SchemaCompiler<'a> {
+    pub(super) fn new(copies: &'a mut Allowance) -> Self {
         let cache = PatternCache::new();
         Self { copies, patterns: Patterns::new(cache.clone()), cache }
     }
 
-    /// Compiles a schema; returns it, and its text with every reference inside it.
+    /// Compiles a schema. Returns it, and its JSON with every referenced schema inside.
     pub(super) fn compile(
         &mut self,
         node: &Node,
@@ -119,18 +121,19 @@ impl<'a> Compiler<'a> {
         let mut json = node.to_json();
         references::check(node, &json, file, report);
         for error in
-            jsonschema::draft202012::meta::validator().iter_errors(&json).take(MAX_COMPLAINTS)
+            jsonschema::draft202012::meta::validator().iter_errors(&json).take(MAX_SCHEMA_PROBLEMS)
         {
             let place = node.nearest_to(error.instance_path().as_str()).at;
             if error.instance_path().as_str().ends_with("/type") {
-                let hint = "types are null, boolean, object, array, number, integer and string, or a list of them";
-                report.error_with_hint(
+                let help = "use null, boolean, object, array, number, integer or string, or a list of them";
+                report.error_with_help(
+                    Code::SchemaInvalid,
                     place,
-                    format!("not a JSON Schema: {} is no type", error.instance()),
-                    hint,
+                    format!("not a JSON Schema: {} is not a type", error.instance()),
+                    help,
                 );
             } else {
-                report.error(place, format!("not a JSON Schema: {error}"));
+                report.error(Code::SchemaInvalid, place, format!("not a JSON Schema: {error}"));
             }
         }
         keywords::check(node, &mut self.patterns, report);
@@ -140,18 +143,24 @@ impl<'a> Compiler<'a> {
             return None;
         }
         let Some(borrowed) = references::take_in(&mut json, file, self.copies) else {
-            let hint = "let fewer events refer to it, or keep it smaller: each of them has a copy of its own";
-            report.error_with_hint(
+            let help =
+                "refer to it from fewer events, or make it smaller: each reference adds a copy";
+            report.error_with_help(
+                Code::RegistryTooLarge,
                 node.at,
                 "the schemas that `$ref` copies from their files are too large together",
-                hint,
+                help,
             );
             return None;
         };
         match self.build(&json, borrowed) {
             Ok(schema) => Some((schema, json)),
             Err(Refused { pointer, message }) => {
-                report.error(node.nearest_to(&pointer).at, format!("not a JSON Schema: {message}"));
+                report.error(
+                    Code::SchemaInvalid,
+                    node.nearest_to(&pointer).at,
+                    format!("not a JSON Schema: {message}"),
+                );
                 None
             }
         }
@@ -194,7 +203,7 @@ impl<'a> Compiler<'a> {
                     .max_by_key(|path| path.len())
                     .unwrap_or("");
                 let message = error.to_string();
-                // What follows speaks of the library's settings.
+                // The rest of the message is about the library's settings.
                 let message = message.split(". Adjust configuration").next().unwrap_or_default();
                 Err(Refused { pointer: number::as_written(pointer), message: message.to_owned() })
             }
@@ -202,7 +211,7 @@ impl<'a> Compiler<'a> {
     }
 }
 
-/// A schema that cannot be compiled, and why.
+/// Error of a schema that cannot be compiled.
 struct Refused {
     pointer: String,
     message: String,
@@ -211,8 +220,8 @@ struct Refused {
 #[cfg(test)]
 impl DataSchema {
     pub(super) fn of_json(json: &Value) -> Self {
-        let mut copies = Aliases::default();
-        Compiler::new(&mut copies)
+        let mut copies = Allowance::default();
+        SchemaCompiler::new(&mut copies)
             .build(json, Vec::new())
             .map_err(|refused| refused.message)
             .unwrap()

@@ -1,17 +1,15 @@
-//! JSON numbers by their exact value, read from their text: nothing is rounded, whatever their
-//! size.
+//! JSON numbers of any size by their exact value, read from their text without rounding.
 
 use std::cmp::Ordering;
 use std::hash::Hasher;
 
-/// A number: its digits, without zeros at either end, and where its point is.
+/// A number: its digits without zeros at either end, and the position of its point.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Decimal<'t> {
     is_negative: bool,
-    /// The digits, in two parts: the text may have a point between them.
+    /// The digits in two parts, because the text may have a point between them.
     digits: [&'t [u8]; 2],
-    /// The power of ten that the digits are multiplied by, read as `0.digits`. Beyond 64 bits the
-    /// largest or the smallest one.
+    /// Power of ten by which `0.digits` is multiplied. Saturates at the limits of 64 bits.
     magnitude: i64,
 }
 
@@ -56,18 +54,18 @@ impl<'t> Decimal<'t> {
         self.digit_count() == 0
     }
 
-    /// Whether it has no fraction: `1.0` and `1e2` have none.
+    /// Returns whether the number has no fraction. `1.0` and `1e2` have none.
     pub(super) fn is_integer(&self) -> bool {
         self.digit_count() <= self.magnitude || self.is_zero()
     }
 
-    /// Whether it is a whole number of times the divisor.
+    /// Returns whether the number is a multiple of the divisor.
     pub(super) fn is_multiple_of(&self, divisor: Divisor) -> bool {
         if self.is_zero() {
             return true;
         }
         let by = u128::from(divisor.coefficient);
-        // Without the zeros at its end it is no multiple of ten.
+        // Without the zeros at its end, the number is not a multiple of ten.
         let Ok(zeros) = u64::try_from(
             self.magnitude.saturating_sub(self.digit_count()).saturating_sub(divisor.exponent),
         ) else {
@@ -77,7 +75,7 @@ impl<'t> Decimal<'t> {
         (rest * power_of_ten(zeros, by)).is_multiple_of(by)
     }
 
-    /// Adds the value to a hash: equal numbers have one hash.
+    /// Adds the value to a hash. Equal numbers have equal hashes.
     pub(super) fn hash_into(&self, hasher: &mut impl Hasher) {
         hasher.write_u8(u8::from(self.is_negative));
         hasher.write_i64(self.magnitude);
@@ -118,7 +116,7 @@ impl PartialEq for Decimal<'_> {
 
 impl Eq for Decimal<'_> {}
 
-/// What other numbers may be multiples of: a coefficient times a power of ten.
+/// A divisor: a coefficient times a power of ten.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Divisor {
     coefficient: u64,
@@ -126,8 +124,7 @@ pub(super) struct Divisor {
 }
 
 impl Divisor {
-    /// Returns the divisor; `None` where the number is not above zero, or has more digits than 64
-    /// bits hold.
+    /// Returns the divisor, or `None` if the number is not above zero or exceeds 64 bits of digits.
     pub(super) fn of(number: Decimal<'_>) -> Option<Self> {
         let mut coefficient = 0_u64;
         for digit in number.digits() {
@@ -161,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_compared_without_rounding() {
+    fn decimals_are_compared_without_rounding() {
         let ascending = [
             "-1e400",
             "-9007199254740993",
@@ -210,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_and_multiples_are_told_by_all_their_digits() {
+    fn decimals_detect_integers_and_multiples_by_all_their_digits() {
         for (text, expected) in [
             ("0.0", true),
             ("1e400", true),
@@ -248,7 +245,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn integers_are_ordered_and_divided_as_integers_are(a in any::<i64>(), b in any::<i64>(), by in 1_u64.., zeros in 0_usize..20) {
+        fn decimals_order_and_divide_integers_as_machine_integers(a in any::<i64>(), b in any::<i64>(), by in 1_u64.., zeros in 0_usize..20) {
             let (text, other) = (format!("{a}.{}", "0".repeat(zeros + 1)), b.to_string());
             prop_assert_eq!(Decimal::of(&text).cmp(&Decimal::of(&other)), a.cmp(&b));
             let multiple = (i128::from(a) * i128::from(by)).to_string();
@@ -258,7 +255,7 @@ mod tests {
         }
 
         #[test]
-        fn zeros_and_exponents_change_no_value(digits in "[1-9][0-9]{0,30}", fraction in "[0-9]{0,10}", power in 0_usize..10) {
+        fn zeros_and_exponents_do_not_change_the_value_of_a_decimal(digits in "[1-9][0-9]{0,30}", fraction in "[0-9]{0,10}", power in 0_usize..10) {
             let plain = format!("{digits}{}.{fraction}0", "0".repeat(power));
             let scaled = format!("{digits}{}{fraction}e-{}", "0".repeat(power), fraction.len());
             prop_assert_eq!(Decimal::of(&plain), Decimal::of(&scaled));

@@ -1,108 +1,135 @@
-//! Problems of schema files: what is wrong, where, and what to do about it.
+//! Diagnostics of rule files: the problem, its place, its code, and a way to fix it.
 
 use std::fmt;
 
 use strsim::osa_distance;
 
+use super::code::Code;
 pub(crate) use super::source::{Pos, SourceFile};
 use crate::printable::printable;
 
-/// Most errors, and most warnings, that are reported for one file: more of them help nobody, and
-/// take memory.
+/// Maximum number of errors, and of warnings, that are reported for one file.
 const MAX_PROBLEMS_PER_FILE: usize = 1_000;
 
-/// Most characters of one message: it may quote the file.
+/// Maximum length of one message, in characters. A message may quote the file.
 const MAX_MESSAGE_CHARS: usize = 1_000;
 
-/// Whether a registry loads in spite of a problem.
+/// Effect of a problem on loading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// It does not.
+    /// The registry does not load.
     Error,
-    /// It does, and is surely not what was meant.
+    /// The registry loads, and is probably not what was meant.
     Warning,
 }
 
-/// One thing that is wrong with a registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The file, or the directory where the problem is of no one file.
-    pub file: String,
-    /// 1-based; 0 where the problem has no place in a text.
-    pub line: u32,
-    /// 1-based, in characters; 0 where the problem has no place in a text.
-    pub column: u32,
-    /// What is wrong.
-    pub message: String,
-    /// What to do about it.
-    pub hint: Option<String>,
-    /// Whether the registry loads in spite of it.
-    pub severity: Severity,
-    /// The line that it is in, where that may be shown; of a long line the part around the place.
-    pub source_line: Option<String>,
-    /// Characters of the line that are left out before `source_line`.
-    pub(crate) skipped_chars: u32,
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        })
+    }
 }
 
-impl Problem {
-    /// A problem of a whole file or directory.
-    pub(crate) fn of_path(path: impl Into<String>, message: impl Into<String>, hint: &str) -> Self {
+/// One problem of a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// The file, or the directory if the problem is not in one file.
+    pub file: String,
+    /// Line from 1, or 0 if the problem has no place in a text.
+    pub line: u32,
+    /// Column from 1, in characters, or 0 if the problem has no place in a text.
+    pub column: u32,
+    /// Kind of the problem.
+    pub code: Code,
+    /// Text of the problem.
+    pub message: String,
+    /// Way to fix it.
+    pub help: Option<String>,
+    /// Effect on loading.
+    pub severity: Severity,
+    /// The source line, if it may be shown. A long line is cut around the place.
+    pub source_line: Option<String>,
+    /// Number of characters that are left out before `source_line`.
+    pub(crate) skipped_chars: u32,
+    /// Name of the variable that has no value, if that is the problem.
+    pub(crate) missing_var: Option<String>,
+}
+
+impl Diagnostic {
+    /// Returns an error of a whole file or directory.
+    pub(crate) fn of_path(
+        code: Code,
+        path: impl Into<String>,
+        message: impl Into<String>,
+        help: &str,
+    ) -> Self {
         Self {
             file: path.into(),
             line: 0,
             column: 0,
+            code,
             message: message.into(),
-            hint: Some(hint.to_owned()).filter(|hint| !hint.is_empty()),
+            help: Some(help.to_owned()).filter(|help| !help.is_empty()),
             severity: Severity::Error,
             source_line: None,
             skipped_chars: 0,
+            missing_var: None,
         }
     }
 
-    /// A problem at a place.
-    pub(crate) fn at(source: &SourceFile, at: Pos, message: impl Into<String>) -> Self {
+    /// Returns an error at a place.
+    pub(crate) fn at(code: Code, source: &SourceFile, at: Pos, message: impl Into<String>) -> Self {
         let (source_line, skipped_chars) = excerpt(source, at).unzip();
         Self {
             file: source.shown_path.clone(),
             line: at.line,
             column: at.column,
+            code,
             message: shortened(message.into()),
-            hint: None,
+            help: None,
             severity: Severity::Error,
             source_line,
             skipped_chars: skipped_chars.unwrap_or_default(),
+            missing_var: None,
         }
     }
 
-    /// Adds what to do about it.
-    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(shortened(hint.into()));
+    /// Adds a way to fix the problem.
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(shortened(help.into()));
         self
     }
 
-    /// Makes it one that does not keep the registry from loading.
+    /// Names the variable that has no value.
+    pub(crate) fn of_missing_var(mut self, name: &str) -> Self {
+        self.missing_var = Some(name.to_owned());
+        self
+    }
+
+    /// Turns the error into a warning.
     pub(crate) fn warning(mut self) -> Self {
         self.severity = Severity::Warning;
         self
     }
 
-    /// Returns the variable (`vars`) that has no value, where that is the problem.
+    /// Returns the variable (`vars`) that has no value, if that is the problem.
     pub(crate) fn missing_var(&self) -> Option<&str> {
-        self.message.strip_prefix("`vars.")?.strip_suffix("` has no value")
+        self.missing_var.as_deref()
     }
 
-    /// Takes the line off: it may hold a secret.
+    /// Removes the source line, because it may hold a secret.
     pub(crate) fn without_line(mut self) -> Self {
         self.source_line = None;
         self
     }
 }
 
-/// The longest line that is shown whole; of longer ones the part around the place.
+/// Maximum length of a line that is shown whole, in characters.
 const SHOWN_LINE_CHARS: usize = 160;
 
-/// Returns the line of that place, or the part of it around the place, and how many characters are
-/// left out before it.
+/// Returns the line, or the part of it around the place, and how many characters precede that part.
 fn excerpt(source: &SourceFile, at: Pos) -> Option<(String, u32)> {
     let line = source.line(at.line)?;
     let is_long = line.len() > 4 * SHOWN_LINE_CHARS || line.chars().count() > SHOWN_LINE_CHARS;
@@ -119,8 +146,10 @@ fn excerpt(source: &SourceFile, at: Pos) -> Option<(String, u32)> {
     Some((shown, skipped))
 }
 
-/// Escapes control characters: a message may quote names of a file, and nothing in a file may write
-/// to a terminal or forge a line of a log.
+/// Cuts a message to its maximum length, and escapes control characters.
+///
+/// A message may quote names from a file. Nothing in a file may control a terminal or forge a log
+/// line.
 fn shortened(message: String) -> String {
     let is_plain = |c: char| !c.is_control() || c == '\n';
     if message.len() <= MAX_MESSAGE_CHARS && message.chars().all(is_plain) {
@@ -137,32 +166,31 @@ fn shortened(message: String) -> String {
     short
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A name may hold a line feed.
         f.write_str(&printable(&self.file))?;
         if self.line > 0 {
             write!(f, ":{}:{}", self.line, self.column)?;
         }
-        let warning = if self.severity == Severity::Warning { "warning: " } else { "" };
-        write!(f, ": {warning}{}", self.message)?;
+        write!(f, ": {}[{}]: {}", self.severity, self.code, self.message)?;
         if let Some(line) = &self.source_line {
             write!(f, "\n{:>5} | {}", self.line, line.trim_end())?;
             let caret = self.column.saturating_sub(self.skipped_chars).max(1);
             write!(f, "\n      | {:>width$}", "^", width = usize::try_from(caret).unwrap_or(1))?;
         }
-        if let Some(hint) = &self.hint {
-            write!(f, "\n      = {hint}")?;
+        if let Some(help) = &self.help {
+            write!(f, "\n      help: {help}")?;
         }
         Ok(())
     }
 }
 
-/// Everything that keeps a registry from loading, or nothing but warnings.
+/// All problems of a registry that does not load, or warnings only.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
+pub struct Diagnostics(pub Vec<Diagnostic>);
 
-impl fmt::Display for Problems {
+impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, problem) in self.0.iter().enumerate() {
             if at > 0 {
@@ -174,13 +202,13 @@ impl fmt::Display for Problems {
     }
 }
 
-impl std::error::Error for Problems {}
+impl std::error::Error for Diagnostics {}
 
 /// Collects the problems of one file.
 #[derive(Debug)]
 pub(crate) struct Report<'s> {
     pub(crate) source: &'s SourceFile,
-    pub(crate) problems: Vec<Problem>,
+    pub(crate) problems: Vec<Diagnostic>,
     errors: usize,
     warnings: usize,
 }
@@ -190,25 +218,32 @@ impl<'s> Report<'s> {
         Self { source, problems: Vec::new(), errors: 0, warnings: 0 }
     }
 
-    pub(crate) fn error(&mut self, at: Pos, message: impl Into<String>) {
-        self.push(Problem::at(self.source, at, message));
+    pub(crate) fn error(&mut self, code: Code, at: Pos, message: impl Into<String>) {
+        self.push(Diagnostic::at(code, self.source, at, message));
     }
 
-    pub(crate) fn error_with_hint(
+    pub(crate) fn error_with_help(
         &mut self,
+        code: Code,
         at: Pos,
         message: impl Into<String>,
-        hint: impl Into<String>,
+        help: impl Into<String>,
     ) {
-        self.push(Problem::at(self.source, at, message).hint(hint));
+        self.push(Diagnostic::at(code, self.source, at, message).help(help));
     }
 
-    pub(crate) fn warn(&mut self, at: Pos, message: impl Into<String>, hint: impl Into<String>) {
-        self.push(Problem::at(self.source, at, message).hint(hint).warning());
+    pub(crate) fn warn(
+        &mut self,
+        code: Code,
+        at: Pos,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.push(Diagnostic::at(code, self.source, at, message).help(help).warning());
     }
 
-    /// Adds a problem, unless the file has very many of its severity already.
-    pub(crate) fn push(&mut self, problem: Problem) {
+    /// Adds a problem, unless the file has reached the maximum for its severity.
+    pub(crate) fn push(&mut self, problem: Diagnostic) {
         let count = match problem.severity {
             Severity::Error => &mut self.errors,
             Severity::Warning => &mut self.warnings,
@@ -219,17 +254,17 @@ impl<'s> Report<'s> {
         }
     }
 
-    /// Whether there are so many errors that more are not reported.
+    /// Returns whether the maximum number of errors is reached.
     pub(crate) fn is_full(&self) -> bool {
         self.errors >= MAX_PROBLEMS_PER_FILE
     }
 }
 
-/// The longest name that is compared with those known: the comparison costs the product of both
-/// lengths.
+/// Maximum length of a name that is compared with known names, in bytes. The comparison takes time
+/// in proportion to the product of both lengths.
 const MAX_COMPARED_BYTES: usize = 128;
 
-/// The known name that a person most likely meant.
+/// Returns the known name that the user most likely meant.
 pub(crate) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     if name.len() > MAX_COMPARED_BYTES {
         return None;
@@ -243,7 +278,7 @@ pub(crate) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) 
         .map(|(_, candidate)| candidate)
 }
 
-/// Whether one name is the other with one slip of the fingers.
+/// Returns whether two names differ by at most one edit.
 pub(crate) fn is_slip(name: &str, known: &str) -> bool {
     name.len() <= MAX_COMPARED_BYTES && osa_distance(&name.to_lowercase(), known) <= 1
 }
@@ -257,38 +292,41 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_shows_its_line_and_a_caret() {
+    fn a_diagnostic_shows_code_line_and_caret() {
         let source = source("events:\n\té: x\n");
         let problem =
-            Problem::at(&source, Pos { line: 2, column: 3 }, "no such key").hint("write `e`");
+            Diagnostic::at(Code::UnknownKey, &source, Pos { line: 2, column: 3 }, "no such key")
+                .help("write `e`");
         assert_eq!(
             problem.to_string(),
-            "schemas/user.yaml:2:3: no such key\n    2 |  é: x\n      |   ^\n      = write `e`"
+            "schemas/user.yaml:2:3: error[rule.unknown-key]: no such key\n    2 |  é: x\n      |   ^\n      help: write `e`"
         );
         assert!(
             problem
                 .warning()
                 .to_string()
-                .starts_with("schemas/user.yaml:2:3: warning: no such key\n")
+                .starts_with("schemas/user.yaml:2:3: warning[rule.unknown-key]: no such key\n")
         );
     }
 
     #[test]
-    fn a_long_line_is_cut_around_the_place() {
+    fn a_long_source_line_is_cut_around_the_place() {
         let source = source(&format!("{}x{}", "a".repeat(5_000), "b".repeat(5_000)));
-        let shown = Problem::at(&source, Pos { line: 1, column: 5_001 }, "m").to_string();
+        let shown = Diagnostic::at(Code::UnknownKey, &source, Pos { line: 1, column: 5_001 }, "m")
+            .to_string();
         let lines: Vec<&str> = shown.lines().collect();
         assert!(lines[1].len() < 200);
         assert_eq!(lines[1].find('x'), lines[2].find('^'));
     }
 
     #[test]
-    fn a_problem_without_a_place_names_its_file() {
-        assert_eq!(Problem::of_path("schemas", "is empty", "").to_string(), "schemas: is empty");
+    fn a_diagnostic_without_a_place_names_its_file() {
+        let problem = Diagnostic::of_path(Code::RegistryEmpty, "schemas", "is empty", "");
+        assert_eq!(problem.to_string(), "schemas: error[registry.empty]: is empty");
     }
 
     #[test]
-    fn the_nearest_name_is_found() {
+    fn the_nearest_known_name_is_found() {
         let known = ["effects", "examples", "each", "when"];
         for (name, expected) in [
             ("efects", Some("effects")),

@@ -1,10 +1,10 @@
-//! Whether the payload and the state before differ: what `changed(…)` asks.
+//! Compares the payload with the state before, for `changed(…)`.
 
 use foldhash::HashMap;
 
 use super::budget::{Budget, Spent};
 use super::number::integer_digits;
-use super::path::Step;
+use super::path::PathStep;
 use crate::event::Json;
 use crate::event::json::JsonKind;
 
@@ -12,7 +12,7 @@ use crate::event::json::JsonKind;
 pub(super) fn differs(
     now: Json<'_>,
     before: Json<'_>,
-    steps: &[Step],
+    steps: &[PathStep],
     budget: &Budget,
 ) -> Result<bool, Spent> {
     let (mut at_now, mut at_before) = (Vec::new(), Vec::new());
@@ -32,7 +32,7 @@ pub(super) fn differs(
 /// Adds every value at a path, in order.
 fn collect<'e>(
     json: Option<Json<'e>>,
-    steps: &[Step],
+    steps: &[PathStep],
     found: &mut Vec<Option<Json<'e>>>,
     budget: &Budget,
 ) -> Result<(), Spent> {
@@ -44,17 +44,19 @@ fn collect<'e>(
     };
     budget.work(4 + json.text().len() as u64 / 4)?;
     match step {
-        Step::Member(name) => collect(json.get(name), rest, found, budget),
-        Step::Index(at) => collect(json.elements().get(*at).copied(), rest, found, budget),
-        Step::Each if json.kind() == JsonKind::Array => json
+        PathStep::Member(name) => collect(json.get(name), rest, found, budget),
+        PathStep::Index(at) => collect(json.elements().get(*at).copied(), rest, found, budget),
+        PathStep::Each if json.kind() == JsonKind::Array => json
             .elements()
             .into_iter()
             .try_for_each(|element| collect(Some(element), rest, found, budget)),
-        Step::Each => collect(None, &steps[..1], found, budget),
+        PathStep::Each => collect(None, &steps[..1], found, budget),
     }
 }
 
-/// Absent and null are the same; objects have no order; `7` and `7.0` are the same number.
+/// Returns whether two values are the same.
+///
+/// Absent and null are the same. Objects have no order. `7` and `7.0` are the same number.
 fn same(a: Option<Json<'_>>, b: Option<Json<'_>>, budget: &Budget) -> Result<bool, Spent> {
     let (a, b) = match (a.filter(|json| !json.is_null()), b.filter(|json| !json.is_null())) {
         (None, None) => return Ok(true),
@@ -99,7 +101,7 @@ fn same_values(a: Json<'_>, b: Json<'_>, budget: &Budget) -> Result<bool, Spent>
         JsonKind::Object => {
             let (a, b) = (a.members(), b.members());
             budget.work(8 * (a.len() + b.len()) as u64)?;
-            // Of one name the last counts.
+            // The last member of a name counts.
             let of_b: HashMap<&str, Json<'_>> =
                 b.iter().map(|(name, value)| (&**name, *value)).collect();
             let of_a: HashMap<&str, Json<'_>> =

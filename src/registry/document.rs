@@ -1,5 +1,7 @@
-//! What a schema file says, before it is compiled: every option typed and in its place. The JSON
-//! Schema of the files is made from these types.
+//! Content of a rule file before it is compiled: every option with its type and its place.
+//!
+//! The JSON Schema of rule files is made from these types, so their comments are shown in editors.
+//! `read` reads a file, `effect` one element of `effects`, and `fields` single values.
 
 mod effect;
 mod fields;
@@ -20,7 +22,7 @@ use crate::reason::Reason;
 
 pub(crate) use read::read;
 
-/// The format that this build reads.
+/// Format of rule files that this build reads.
 pub(crate) const FORMAT: u32 = 1;
 
 /// A value and its place.
@@ -35,19 +37,19 @@ pub(crate) struct At<T> {
 pub(crate) struct Text {
     pub(crate) at: Pos,
     pub(crate) text: String,
-    /// Where its first character stands, if it stands in the file character for character.
+    /// Place of the first character, if the text is in the file character for character.
     pub(crate) verbatim_from: Option<Pos>,
 }
 
 impl Text {
-    /// Where the character at that byte of the text stands.
+    /// Returns the place of the character at that byte of the text.
     pub(crate) fn place_of(&self, byte: usize) -> Pos {
         let Some(from) = self.verbatim_from else { return self.at };
         let before = self.text.get(..byte).unwrap_or(&self.text).chars().count();
         Pos { line: from.line, column: from.column + u32::try_from(before).unwrap_or(0) }
     }
 
-    /// The part of it from that byte on.
+    /// Returns the part of the text from that byte on.
     pub(crate) fn tail(&self, byte: usize) -> Self {
         let verbatim_from = self.verbatim_from.map(|_| self.place_of(byte));
         Self {
@@ -60,97 +62,98 @@ impl Text {
 
 /// Rules that say which cache keys and tags each event makes stale.
 #[derive(Debug, Default, JsonSchema)]
-#[schemars(rename = "SchemaFile", deny_unknown_fields, extend("patternProperties" = {"^x-": true}))]
+#[schemars(rename = "RuleFile", deny_unknown_fields, extend("patternProperties" = {"^x-": true}))]
 pub(crate) struct Document {
-    /// Where the JSON Schema of this file stands, for editors.
+    /// URL or path of the JSON Schema of this file, for editors.
     #[schemars(rename = "$schema", with = "Option<String>")]
     pub(crate) _schema: (),
     /// The format of this file.
     #[schemars(rename = "format", with = "Option<FormatNumber>")]
     pub(crate) _format: (),
-    /// What holds for every rule of this file that does not say otherwise.
+    /// Defaults for every rule of this file.
     pub(crate) defaults: Option<Defaults>,
-    /// Where `warm` loads values from, by name.
+    /// Sources from which `warm` loads values, by name.
     #[schemars(with = "Option<BTreeMap<String, LoaderDocument>>")]
     pub(crate) loaders: Vec<(Text, LoaderDocument)>,
-    /// What happens on each event, by event type or topic pattern.
-    #[schemars(with = "Option<BTreeMap<String, EntryDocument>>")]
-    pub(crate) events: Vec<(Text, EntryDocument)>,
+    /// Rules for each event, by event type or topic pattern.
+    #[schemars(with = "Option<BTreeMap<String, EventDocument>>")]
+    pub(crate) events: Vec<(Text, EventDocument)>,
 }
 
-/// What holds for every rule of this file that does not say otherwise.
+/// Defaults for every rule of this file.
 #[derive(Debug, Default, JsonSchema)]
 #[schemars(deny_unknown_fields, extend("patternProperties" = {"^x-": true}))]
 pub(crate) struct Defaults {
-    /// Put before every key of the file; `prefix: ""` on an effect takes it off.
+    /// Prefix of every key of the file. `prefix: ""` on an effect removes it.
     pub(crate) key_prefix: Option<Text>,
-    /// How long written and warmed values live; `none` persists.
+    /// Time to live of written and warmed values. `none` persists.
     pub(crate) ttl: Option<At<Ttl>>,
-    /// Every ttl is spread over [(1 - jitter) * ttl, ttl]. Default: 0.1.
+    /// Every ttl is drawn from [(1 - jitter) * ttl, ttl]. Default: 0.1.
     pub(crate) jitter: Option<At<Jitter>>,
 }
 
-/// Where `warm` loads values from.
+/// A source from which `warm` loads values.
 #[derive(Debug, Default, JsonSchema)]
 #[schemars(rename = "Loader", deny_unknown_fields, extend("patternProperties" = {"^x-": true}, "required" = ["url"]))]
 pub(crate) struct LoaderDocument {
-    /// Stands before the path in a rule's `from`; `{vars.NAME}` reads `UNSTALE_VAR_NAME`.
+    /// Base URL before the path in a rule's `from`. `{vars.NAME}` reads `UNSTALE_VAR_NAME`.
     pub(crate) url: Option<Text>,
-    /// Sent with every request; `{vars.NAME}` reads `UNSTALE_VAR_NAME`.
+    /// Headers of every request. `{vars.NAME}` reads `UNSTALE_VAR_NAME`.
     #[schemars(with = "Option<BTreeMap<String, Text>>")]
     pub(crate) headers: Vec<(Text, Text)>,
-    /// How long one load may take, instead of `UNSTALE_WARM_TIMEOUT`.
+    /// Timeout of one load, instead of `UNSTALE_WARM_TIMEOUT`.
     #[schemars(with = "Option<DurationText>")]
     pub(crate) timeout: Option<Duration>,
-    /// How many loads at once, within `UNSTALE_WARM_CONCURRENCY`.
+    /// Maximum number of concurrent loads, within `UNSTALE_WARM_CONCURRENCY`.
     #[schemars(with = "Option<Positive>")]
     pub(crate) concurrency: Option<usize>,
-    /// How many loads a second, minute or hour, within `UNSTALE_WARM_RATE`.
+    /// Maximum rate of loads per second, minute or hour, within `UNSTALE_WARM_RATE`.
     #[schemars(with = "Option<RateText>")]
     pub(crate) rate: Option<Rate>,
-    /// The largest answer, instead of `UNSTALE_WARM_MAX_BYTES`.
+    /// Maximum size of a response, instead of `UNSTALE_WARM_MAX_BYTES`.
     #[schemars(with = "Option<SizeText>")]
     pub(crate) max_bytes: Option<usize>,
 }
 
-/// What happens on one event, or on every event that a topic pattern matches.
+/// Rules for one event, or for every event that a topic pattern matches.
 #[derive(Debug, Default, JsonSchema)]
-#[schemars(rename = "Entry", deny_unknown_fields, extend("patternProperties" = {"^x-": true}))]
-pub(crate) struct EntryDocument {
-    /// What the event means.
+#[schemars(rename = "EventDefinition", deny_unknown_fields, extend("patternProperties" = {"^x-": true}))]
+pub(crate) struct EventDocument {
+    /// Description of the event.
     #[schemars(rename = "description", with = "Option<String>")]
     pub(crate) _description: (),
-    /// The routing keys to bind. Default: the event's own name.
+    /// Routing keys to bind. Default: the event's own name.
     #[schemars(with = "Option<OneOrMany>")]
     pub(crate) bind: Option<Vec<Text>>,
     /// JSON Schema 2020-12 of the payload. Default: any object.
     #[schemars(with = "Option<JsonSchemaObject>")]
     pub(crate) data: Option<Node>,
-    /// What a violation of `data` means: `enforce` dead-letters the event, `warn` counts it and
-    /// goes on.
+    /// Handling of a payload that violates `data`. `enforce` dead-letters the event; `warn` counts
+    /// it and continues.
     #[schemars(with = "Option<ValidateName>")]
     pub(crate) validate: Option<At<Validate>>,
     /// Orders the writes of one entity: an integer from 0 to 2^63-1, or an RFC 3339 time.
     pub(crate) version: Option<VersionDocument>,
-    /// Named CEL expressions, computed once and on demand: `{let.name}` in templates, `lets.name`
-    /// in expressions.
+    /// Named CEL expressions, computed once and on demand. Templates read `{let.name}`, expressions
+    /// `lets.name`.
     #[schemars(rename = "let", with = "Option<BTreeMap<String, Text>>")]
     pub(crate) lets: Vec<(Text, Text)>,
-    /// What to do, in this order.
+    /// Effects of the event, in this order.
     #[schemars(with = "Option<Vec<EffectDocument>>")]
     pub(crate) effects: Vec<EffectDocument>,
     /// Tests of these rules, run by `unstale check`.
     #[schemars(with = "Option<Vec<ExampleDocument>>")]
     pub(crate) examples: Vec<ExampleDocument>,
-    /// The most keys and tags that one event may reach by this entry.
+    /// Maximum number of keys and tags that one event may reach through this definition.
     #[schemars(with = "Option<Positive>")]
     pub(crate) max_keys: Option<usize>,
-    /// The event is no more: unbound; what still arrives is acknowledged and counted.
+    /// The event no longer exists. Its queue binding is removed; events that still arrive are
+    /// acknowledged and counted.
     #[schemars(with = "Option<bool>")]
     pub(crate) retired: bool,
 }
 
-/// One verb, what it acts on, and its options.
+/// One verb, its keys or tags, and its options.
 #[derive(Debug, JsonSchema)]
 #[schemars(rename = "Effect", deny_unknown_fields, extend("patternProperties" = {"^x-": true}, "oneOf" = [
     {"required": ["delete"]}, {"required": ["invalidate_tags"]}, {"required": ["bump_version"]},
@@ -161,7 +164,7 @@ pub(crate) struct EffectDocument {
     pub(crate) at: Pos,
     #[schemars(skip)]
     pub(crate) verb: Verb,
-    /// The templates of keys or tags.
+    /// Templates of keys or tags.
     #[schemars(skip)]
     pub(crate) targets: Vec<Text>,
     /// Removes the keys.
@@ -170,116 +173,113 @@ pub(crate) struct EffectDocument {
     /// Removes every key of the tags, and the tags.
     #[schemars(rename = "invalidate_tags", with = "Option<Targets>")]
     pub(crate) _invalidate_tags: (),
-    /// Adds one to counters that readers build their keys from.
+    /// Adds one to counters from which readers build their keys.
     #[schemars(rename = "bump_version", with = "Option<Targets>")]
     pub(crate) _bump_version: (),
-    /// Shortens the keys' time to live to `ttl`, or to the time `at`; never lengthens it.
+    /// Shortens the time to live of the keys to `ttl`, or to the time `at`. Never lengthens it.
     #[schemars(rename = "expire", with = "Option<Targets>")]
     pub(crate) _expire: (),
     /// Sets the keys to `value`.
     #[schemars(rename = "write", with = "Option<Targets>")]
     pub(crate) _write: (),
-    /// Removes the keys, then fills them with what `from` answers.
+    /// Removes the keys, then fills them with the response of `from`.
     #[schemars(rename = "warm", with = "Option<Targets>")]
     pub(crate) _warm: (),
-    /// A CEL expression that yields a list: the rule is done once per element, as `item`.
+    /// CEL expression that yields a list. The rule runs once per element, which is `item`.
     pub(crate) each: Option<Text>,
-    /// A CEL condition. Where it fails, the safe side holds: invalidations take place, writes and
-    /// warms delete their key.
+    /// CEL condition. If it fails, invalidations take place, and writes and warms delete their key.
     pub(crate) when: Option<Text>,
-    /// Stands before the rule's keys instead of the file's `key_prefix`.
+    /// Prefix of the rule's keys, instead of the file's `key_prefix`.
     pub(crate) prefix: Option<Text>,
-    /// How long the value lives, or, for `expire`, may still live; `none` persists.
+    /// Time to live of the value, or for `expire` its maximum from now on. `none` persists.
     pub(crate) ttl: Option<At<Ttl>>,
-    /// The ttl is spread over [(1 - jitter) * ttl, ttl]. Default: 0.1.
+    /// The ttl is drawn from [(1 - jitter) * ttl, ttl]. Default: 0.1.
     pub(crate) jitter: Option<At<Jitter>>,
-    /// The moment at which the value expires: RFC 3339, or Unix seconds.
+    /// Time at which the value expires: RFC 3339, or Unix seconds.
     #[schemars(rename = "at")]
     pub(crate) expires_at: Option<Text>,
-    /// The tags that the key is added to.
+    /// Tags to which the key is added.
     #[schemars(with = "Option<OneOrMany>")]
     pub(crate) tags: Vec<Text>,
-    /// What `write` sets the key to: any JSON with templates in it; `"{data}"` is the whole
-    /// payload.
+    /// Value that `write` stores: any JSON with templates. `"{data}"` is the whole payload.
     #[schemars(with = "Option<serde_json::Value>")]
     pub(crate) value: Option<Node>,
-    /// `json` (compact, the default) or `raw` (a string, as is).
+    /// `json` (compact, the default) or `raw` (a string as it is).
     #[schemars(with = "Option<EncodingName>")]
     pub(crate) encoding: Option<At<Encoding>>,
-    /// Orders the writes of one entity, instead of the entry's `version`.
+    /// Orders the writes of one entity, instead of the event's `version`.
     pub(crate) version: Option<VersionDocument>,
-    /// Where `warm` loads from: `loader:/path`, or an absolute URL.
+    /// Source from which `warm` loads: `loader:/path`, or an absolute URL.
     pub(crate) from: Option<Text>,
-    /// Keep the old value readable while `warm` loads, or not.
+    /// Old value while `warm` loads: `drop` (the default) or `serve`.
     #[schemars(with = "Option<StaleName>")]
     pub(crate) stale: Option<At<Stale>>,
-    /// Warm just what was cached, or always.
+    /// Keys that `warm` loads: `always` (the default), or `present` for those that were cached.
     #[schemars(with = "Option<OnlyName>")]
     pub(crate) only: Option<At<Only>>,
-    /// A second pass after so long, for readers that take no part; at most `1h`.
+    /// Delay of a second delete, for readers without leases. Maximum: `1h`.
     #[schemars(with = "Option<DurationText>")]
     pub(crate) again: Option<Duration>,
 }
 
-/// What orders the writes of one entity.
+/// Order of the writes of one entity.
 #[derive(Debug)]
 pub(crate) struct VersionDocument {
-    /// The version itself.
+    /// The version.
     pub(crate) of: Text,
-    /// The entity that it orders.
+    /// The entity whose writes it orders.
     pub(crate) entity: Option<Text>,
 }
 
-/// A test of an entry's rules.
+/// A test of the event's rules.
 #[derive(Debug, JsonSchema)]
 #[schemars(rename = "Example", deny_unknown_fields, extend("patternProperties" = {"^x-": true}))]
 pub(crate) struct ExampleDocument {
     #[schemars(skip)]
     pub(crate) at: Pos,
-    /// What the example shows.
+    /// Description of the example.
     #[schemars(rename = "description", with = "Option<String>")]
     pub(crate) _description: (),
-    /// The event's type, where the entry's name is a pattern.
+    /// The event's type. Required if the definition's name is a pattern.
     #[schemars(rename = "type")]
     pub(crate) event_type: Option<Text>,
     /// The payload. Default: `{}`.
     #[schemars(with = "Option<JsonObject>")]
     pub(crate) data: Option<Node>,
-    /// The state before.
+    /// The previous state.
     #[schemars(with = "Option<JsonObject>")]
     pub(crate) previous: Option<Node>,
-    /// What is known of the event beside its payload.
+    /// Properties of the event beside its payload.
     #[schemars(with = "Option<ExampleEvent>")]
     pub(crate) event: ExampleEvent,
-    /// `verb target` for every key and tag, in any order; absent: it must merely resolve.
+    /// `verb target` for every key and tag, in any order. Without it, the event must only resolve.
     #[schemars(with = "Option<Vec<Text>>")]
     pub(crate) expect: Option<At<Vec<Text>>>,
-    /// The reason for which the event must be dead-lettered.
+    /// Reason with which the event must be dead-lettered.
     #[schemars(with = "Option<ReasonName>")]
     pub(crate) expect_error: Option<At<Reason>>,
 }
 
-/// What is known of an example's event beside its payload.
+/// Properties of an example's event beside its payload.
 #[derive(Debug, Default, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub(crate) struct ExampleEvent {
     /// The event's id.
     pub(crate) id: Option<Text>,
-    /// When it happened: RFC 3339.
+    /// Time of the event: RFC 3339.
     pub(crate) time: Option<Text>,
-    /// Who said so.
+    /// Source of the event.
     pub(crate) source: Option<Text>,
-    /// What it is about.
+    /// Subject of the event.
     pub(crate) subject: Option<Text>,
-    /// An integer that orders the source's events.
+    /// Integer that orders the events of the source.
     #[schemars(with = "Option<u64>")]
     pub(crate) position: Option<u64>,
-    /// The exchange that it was published to.
+    /// Exchange to which the event was published.
     pub(crate) exchange: Option<Text>,
-    /// The routing key that it was published with. Default: empty.
+    /// Routing key with which the event was published. Default: empty.
     pub(crate) routing_key: Option<Text>,
-    /// What else the publisher says of it: extension attributes of a CloudEvent, members of
-    /// Debezium's `source`.
+    /// Other properties: extension attributes of a CloudEvent, or members of Debezium's `source`.
     #[schemars(with = "Option<BTreeMap<String, Text>>")]
     pub(crate) attributes: Vec<(Text, Text)>,
 }
@@ -287,17 +287,17 @@ pub(crate) struct ExampleEvent {
 /// A time to live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ttl {
-    /// So long.
+    /// Lives that long.
     For(Duration),
     /// `none`
     Never,
 }
 
-/// The part of a ttl that chance may take off, from 0 to 1.
+/// Part of a ttl that may be subtracted at random, from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Jitter(pub(crate) f64);
 
-/// Where a type is in JSON Schema what it is in the file, and no more.
+/// Implements `JsonSchema` for types whose schema is written out here.
 macro_rules! schema_of {
     ($($type:ident: $schema:tt,)*) => {
         $(impl JsonSchema for $type {
@@ -358,7 +358,7 @@ schema_of! {
         {"type": ["string", "number"]},
         {
             "type": "object",
-            "properties": {"of": {"type": "string", "description": "The version itself."}, "entity": {"type": "string", "description": "The entity that the version orders. Default: the event type without its last word."}},
+            "properties": {"of": {"type": "string", "description": "The version."}, "entity": {"type": "string", "description": "The entity whose writes the version orders. Default: the event type without its last word."}},
             "required": ["of"],
             "additionalProperties": false,
             "patternProperties": {"^x-": true}
@@ -395,14 +395,14 @@ impl<T: JsonSchema> JsonSchema for At<T> {
     }
 }
 
-/// Every kind of mapping, and the keys that are read of it.
+/// Returns the kinds of mappings, each with the keys that are read from it.
 #[cfg(test)]
 pub(crate) fn known_keys() -> Vec<(&'static str, Vec<&'static str>)> {
     vec![
-        ("SchemaFile", read::DOCUMENT_KEYS.to_vec()),
+        ("RuleFile", read::DOCUMENT_KEYS.to_vec()),
         ("Defaults", read::DEFAULTS_KEYS.to_vec()),
         ("Loader", read::LOADER_KEYS.to_vec()),
-        ("Entry", read::ENTRY_KEYS.to_vec()),
+        ("EventDefinition", read::EVENT_KEYS.to_vec()),
         ("Effect", effect::known_keys().collect()),
         ("Example", read::EXAMPLE_KEYS.to_vec()),
         ("ExampleEvent", read::EXAMPLE_EVENT_KEYS.to_vec()),

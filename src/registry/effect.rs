@@ -1,24 +1,24 @@
-//! What an event does to the cache: the language between the registry and everything behind it.
+//! Effects of an event on the cache: the types that the registry hands to everything behind it.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::reason::Reason;
 
-/// One of the six verbs.
+/// One of the six verbs of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Verb {
-    /// UNLINK the key.
+    /// Deletes the key with UNLINK.
     Delete,
-    /// Delete every key of the tag, and the tag's set.
+    /// Deletes every key of the tag, and the tag's set.
     InvalidateTags,
-    /// Add one to a counter that readers build keys from.
+    /// Adds one to a counter from which readers build keys.
     BumpVersion,
-    /// Shorten the key's time to live.
+    /// Shortens the key's time to live.
     Expire,
-    /// Set the key to a value made from the event.
+    /// Sets the key to a value made from the event.
     Write,
-    /// Delete the key and fill it from a loader.
+    /// Deletes the key and fills it from a loader.
     Warm,
 }
 
@@ -33,7 +33,7 @@ impl Verb {
         Self::Warm,
     ];
 
-    /// The name in schema files, `plan` and metrics.
+    /// Returns the name in rule files, `plan` and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Delete => "delete",
@@ -52,33 +52,36 @@ impl fmt::Display for Verb {
     }
 }
 
-/// A rule of one registry: its place in `Registry::rules`.
+/// Identifier of a rule: its index in `Registry::rules`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RuleId(pub u32);
 
-/// A loader of one registry: its place in `Registry::loaders`.
+/// Identifier of a loader: its index in `Registry::loaders`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LoaderId(pub u32);
 
-/// One verb on one key or tag. An event's effects are numbered from 0 in the order in which `plan
-/// --json` lists them.
+/// One verb on one key or tag.
+///
+/// The effects of an event are numbered from 0, in the order in which `plan --json` lists them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Effect {
-    /// The rule it came from.
+    /// The rule that produced the effect.
     pub rule: RuleId,
-    /// The whole key, prefixes included; for `invalidate_tags` the tag's name without
+    /// The key with its prefixes. For `invalidate_tags`, the tag's name without
     /// `UNSTALE_TAG_PREFIX`.
     pub target: String,
-    /// What to do with it.
+    /// Action on the target.
     pub action: Action,
-    /// Its place among the writes and deletions of its entity: of a versioned `write`, and of a
-    /// `delete` or `warm` whose key some versioned rule may write.
+    /// Order among the writes and deletions of the entity.
+    ///
+    /// Set for a versioned `write`, and for a `delete` or `warm` whose key a versioned rule may
+    /// write.
     pub version: Option<Box<Version>>,
-    /// Of a `delete` or `invalidate_tags`: once more after so long, for readers that take no part.
+    /// Delay of the second delete of a `delete` or `invalidate_tags`, for readers without leases.
     pub again: Option<Duration>,
 }
 
-/// What to do with a target.
+/// Action on a target.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     /// See [`Verb::Delete`].
@@ -96,7 +99,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// The verb it belongs to.
+    /// Returns the verb of the action.
     pub const fn verb(&self) -> Verb {
         match self {
             Self::Delete => Verb::Delete,
@@ -109,117 +112,118 @@ impl Action {
     }
 }
 
-/// How long a value may live.
+/// Time to live of a value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Expiry {
-    /// Drawn anew from `[(1 - jitter) * ttl, ttl]` whenever it is applied.
+    /// A random time from `[(1 - jitter) * ttl, ttl]`, drawn whenever the effect is applied.
     After {
-        /// The longest.
+        /// Maximum time to live.
         ttl: Duration,
-        /// 0 to 1.
+        /// Part of the ttl that may be subtracted, from 0 to 1.
         jitter: f64,
     },
-    /// At that moment exactly: milliseconds since the Unix epoch, the past included.
+    /// A fixed time in milliseconds since the Unix epoch. It may be in the past.
     At(i64),
     /// `ttl: none`.
     Never,
 }
 
-/// What orders the writes of one entity.
+/// Order of the writes of one entity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
-    /// The entity that the version orders: those of other families are not compared.
+    /// The entity. Versions of different entities are not compared.
     pub family: String,
-    /// Decimal digits without leading zeros; RFC 3339 times are nanoseconds since the Unix epoch.
+    /// Decimal digits without leading zeros. An RFC 3339 time becomes nanoseconds since the Unix
+    /// epoch.
     pub digits: String,
-    /// A hash of the event's id and source: of equal versions, those of one event are one event
-    /// come again.
+    /// Hash of the event's id and source. Effects with equal versions and hashes come from one
+    /// event, delivered twice.
     pub event: u64,
-    /// The place among the event's effects, from 1: effects of one event take hold in the order
+    /// Position among the event's effects, from 1. Effects of one event take effect in the order
     /// written.
     pub place: u32,
 }
 
-/// A `write`'s value and what goes with it.
+/// Value of a `write`, with its options.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Write {
-    /// What the key is set to, byte for byte.
+    /// Value of the key, byte for byte.
     pub value: String,
-    /// For how long.
+    /// Time to live of the value.
     pub expiry: Expiry,
-    /// The tags the key is added to, without `UNSTALE_TAG_PREFIX`.
+    /// Tags to which the key is added, without `UNSTALE_TAG_PREFIX`.
     pub tags: Vec<String>,
 }
 
-/// Where a `warm` loads from, and what goes with it.
+/// Source of a `warm`, with its options.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Warm {
-    /// The loader that limits it.
+    /// The loader whose limits apply.
     pub loader: LoaderId,
-    /// The whole URL, placeholders percent-encoded.
+    /// The URL, with percent-encoded placeholders.
     pub url: String,
-    /// For how long the value may live.
+    /// Time to live of the value.
     pub expiry: Expiry,
-    /// The tags the key is added to, without `UNSTALE_TAG_PREFIX`.
+    /// Tags to which the key is added, without `UNSTALE_TAG_PREFIX`.
     pub tags: Vec<String>,
-    /// What readers get meanwhile.
+    /// Reply to readers during the load.
     pub stale: Stale,
-    /// Which keys are loaded.
+    /// Keys that are loaded.
     pub only: Only,
 }
 
-/// What readers of a key get while it is loaded.
+/// Reply to readers of a key during a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Stale {
     /// A miss: the key is deleted first.
     #[default]
     Drop,
-    /// The old value, until the new one is there or loading has failed for good.
+    /// The old value, until the new one is stored or the load has finally failed.
     Serve,
 }
 
-/// Which keys are loaded.
+/// Keys that are loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Only {
-    /// All.
+    /// All keys.
     #[default]
     Always,
-    /// Those that had a value.
+    /// Keys that had a value.
     Present,
 }
 
-/// Why an event, or a part of it, would be dead-lettered, found without asking a server.
+/// Reason for which an event, or a part of it, is dead-lettered. Found without a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// The reason of the first failing effect.
     pub reason: Reason,
-    /// Paths and rules, never payload values.
+    /// Names of paths and rules, never values of the payload.
     pub message: String,
-    /// How many effects of the resolution stand before the first failing one.
+    /// Number of effects that precede the first failing one.
     pub at: u32,
 }
 
-/// What an event does, as today's registry has it.
+/// Effects of an event, according to one registry.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Resolution {
-    /// Who knows the event.
+    /// The definition that matched.
     pub matched: Matched,
-    /// What to apply, in order; what failed is not among them.
+    /// Effects to apply, in order. Those that failed are not included.
     pub effects: Vec<Effect>,
-    /// What cannot be applied, if anything.
+    /// Failure of the effects that cannot be applied.
     pub failure: Option<Failure>,
-    /// How many entries with `validate: warn` the payload violates.
+    /// Number of definitions with `validate: warn` whose schema the payload violates.
     pub violations: u32,
 }
 
-/// Who knows an event. The entry's place in `Registry::entries` gives metrics their `type`.
+/// Match of an event's type. The index in `Registry::definitions` gives metrics their `type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Matched {
-    /// At least one entry; the first of them, exact names before patterns.
-    Entry(u32),
-    /// An entry that says the event is retired.
+    /// The first matching definition. Exact names precede patterns.
+    Definition(u32),
+    /// A definition that retires the event.
     Retired(u32),
-    /// None.
+    /// No definition.
     #[default]
     Unknown,
 }

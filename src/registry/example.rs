@@ -1,33 +1,33 @@
-//! The examples of schema files: tests of their entry's rules.
+//! Examples in rule files: tests of the rules of their event definition.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::budget::{Budget, WORK_PER_EVENT};
+use super::code::Code;
 use super::compile::Context;
-use super::diagnostic::{Problem, Report};
+use super::diagnostic::{Diagnostic, Report};
 use super::document::{ExampleDocument, Text};
 use super::effect::{Effect, Verb};
-use super::load::Loaded;
-use super::model::Pattern;
+use super::model::{Pattern, Registry};
 use super::tree::Node;
 use crate::event::{Event, Json};
 use crate::reason::Reason;
 
-/// One example, ready to run.
+/// A compiled example.
 #[derive(Debug, Clone)]
 pub struct Example {
-    /// The entry that it tests: its place in `Registry::entries`.
-    pub entry: u32,
-    /// What happens in it.
+    /// Index in `Registry::definitions` of the definition that it tests.
+    pub definition: u32,
+    /// The event of the example.
     pub event: Event<'static>,
-    /// `verb target` for every key and tag, without `UNSTALE_KEY_PREFIX`; `None`: it must merely
-    /// resolve.
+    /// Expected `verb target` for every key and tag, without `UNSTALE_KEY_PREFIX`. With `None` the
+    /// event must only resolve.
     pub expect: Option<Vec<String>>,
-    /// The reason for which the event must be dead-lettered.
+    /// Reason with which the event must be dead-lettered.
     pub expect_error: Option<Reason>,
-    /// Where it stands.
-    place: Problem,
+    /// Place of the example in its file.
+    place: Diagnostic,
 }
 
 pub(super) fn compile(
@@ -40,7 +40,8 @@ pub(super) fn compile(
         document.event.time.as_ref().and_then(|time| match time.text.parse::<jiff::Timestamp>() {
             Ok(read) => Some(Cow::Owned(read.to_string())),
             Err(_) => {
-                report.error_with_hint(
+                report.error_with_help(
+                    Code::ExampleInvalid,
                     time.at,
                     "`time` must be RFC 3339",
                     "such as 2026-01-31T09:30:00Z",
@@ -56,13 +57,13 @@ pub(super) fn compile(
         if let (Some(text), Some(node)) = (text, node)
             && let Err(error) = Json::parse(text)
         {
-            report.error(node.at, format!("this is no payload: {error}"));
+            report.error(Code::ExampleInvalid, node.at, format!("this is not a payload: {error}"));
             return None;
         }
     }
     let text = |text: &Option<Text>| text.as_ref().map(|text| Cow::Owned(text.text.clone()));
     Some(Example {
-        entry: context.place,
+        definition: context.place,
         event: Event {
             id: text(&document.event.id).unwrap_or(Cow::Borrowed("example")).into(),
             event_type: Cow::Owned(event_type),
@@ -87,52 +88,63 @@ pub(super) fn compile(
             .as_ref()
             .map(|expect| expect.value.iter().map(|line| line.text.trim().to_owned()).collect()),
         expect_error: document.expect_error.as_ref().map(|reason| reason.value),
-        place: Problem::at(report.source, document.at, ""),
+        place: Diagnostic::at(Code::ExampleFailed, report.source, document.at, ""),
     })
 }
 
-/// The event's type: what the example says, else the entry's name, a pattern being taken as it
-/// stands.
-fn event_type(entry: &Text, document: &ExampleDocument, report: &mut Report<'_>) -> Option<String> {
+/// Returns the event's type: that of the example, else the definition's name, even if that is a
+/// pattern.
+fn event_type(
+    definition: &Text,
+    document: &ExampleDocument,
+    report: &mut Report<'_>,
+) -> Option<String> {
     match &document.event_type {
-        None => Some(entry.text.clone()),
-        Some(given) if Pattern::parse(&entry.text).matches(&given.text) => Some(given.text.clone()),
+        None => Some(definition.text.clone()),
+        Some(given) if Pattern::parse(&definition.text).matches(&given.text) => {
+            Some(given.text.clone())
+        }
         Some(given) => {
-            report.error(given.at, format!("`{}` does not match `{}`", given.text, entry.text));
+            report.error(
+                Code::ExampleInvalid,
+                given.at,
+                format!("`{}` does not match `{}`", given.text, definition.text),
+            );
             None
         }
     }
 }
 
-/// The node as compact JSON, the text of numbers as written.
+/// Returns the node as compact JSON, with numbers as written.
 fn json_text(node: &Node) -> String {
     let mut out = String::new();
     node.write_json(&mut out);
     out
 }
 
-/// What the examples of a registry may cost together: workers run them at each start and reload. It
-/// is ten times what one event may cost.
-const WORK_OF_ALL: u64 = 10 * WORK_PER_EVENT;
+/// Maximum work of all examples of a registry: ten times that of one event. Workers run them at
+/// each start and reload.
+pub(super) const WORK_OF_ALL_EXAMPLES: u64 = 10 * WORK_PER_EVENT;
 
-/// Runs the examples and returns those that fail, up to the one with which they cost too much
-/// together.
-pub fn run_examples(loaded: &Loaded) -> Vec<Problem> {
-    run_within(loaded, WORK_OF_ALL)
-}
-
-pub(super) fn run_within(loaded: &Loaded, work: u64) -> Vec<Problem> {
+/// Runs examples, and returns those that fail or exceed the work of all.
+pub(super) fn run_within(
+    registry: &Registry,
+    examples: &[Example],
+    key_prefix: &str,
+    work: u64,
+) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
     let mut work_left = work;
-    for example in &loaded.examples {
+    for example in examples {
         let budget = Budget::for_bytes(example.event.bytes());
-        problems.extend(run(loaded, example, &budget));
+        problems.extend(run(registry, example, key_prefix, &budget));
         let Some(left) = work_left.checked_sub(budget.spent_work()) else {
-            let message = format!(
-                "up to here the examples need more than {work} units of work, which all of them may: let this and earlier ones have \
-                 smaller payloads"
-            );
-            problems.push(Problem { message, ..example.place.clone() });
+            problems.push(Diagnostic {
+                code: Code::ExampleCost,
+                message: format!("the examples up to here need more than {work} units of work"),
+                help: Some("use smaller payloads in this example and earlier ones".to_owned()),
+                ..example.place.clone()
+            });
             break;
         };
         work_left = left;
@@ -140,32 +152,37 @@ pub(super) fn run_within(loaded: &Loaded, work: u64) -> Vec<Problem> {
     problems
 }
 
-fn run(loaded: &Loaded, example: &Example, budget: &Budget) -> Option<Problem> {
-    let resolution = loaded.registry.resolve_entry(example.entry, &example.event, budget);
+fn run(
+    registry: &Registry,
+    example: &Example,
+    key_prefix: &str,
+    budget: &Budget,
+) -> Option<Diagnostic> {
+    let resolution = registry.resolve_definition(example.definition, &example.event, budget);
     let failure = resolution.failure.as_ref();
     let message = match (failure, example.expect_error) {
         (Some(failure), Some(expected)) if failure.reason == expected => None,
         (None, None) => None,
         (Some(failure), None) => {
-            Some(format!("this example fails: {}: {}", failure.reason, failure.message))
+            Some(format!("the event fails with {}: {}", failure.reason, failure.message))
         }
         (Some(failure), Some(expected)) => Some(format!(
-            "this example should fail with {expected}, and fails with {}: {}",
+            "the event fails with {} instead of {expected}: {}",
             failure.reason, failure.message
         )),
         (None, Some(expected)) => {
-            Some(format!("this example should fail with {expected}, and resolves"))
+            Some(format!("the event resolves instead of failing with {expected}"))
         }
     };
     let message = message.or_else(|| {
         let actual: Vec<String> =
-            resolution.effects.iter().map(|effect| line(effect, &loaded.key_prefix)).collect();
+            resolution.effects.iter().map(|effect| line(effect, key_prefix)).collect();
         differences(example.expect.as_deref()?, actual)
     })?;
-    Some(Problem { message, ..example.place.clone() })
+    Some(Diagnostic { message, ..example.place.clone() })
 }
 
-/// `verb target`, as `expect` has it.
+/// Formats an effect as `verb target`, as in `expect`.
 fn line(effect: &Effect, key_prefix: &str) -> String {
     let verb = effect.action.verb();
     let target = match verb {
@@ -194,14 +211,10 @@ fn differences(expected: &[String], actual: Vec<String>) -> Option<String> {
     };
     match (missing.is_empty(), unexpected.is_empty()) {
         (true, true) => None,
-        (false, true) => Some(format!("this example misses {}", quoted(&missing))),
-        (true, false) => {
-            Some(format!("this example has, beyond `expect`, {}", quoted(&unexpected)))
+        (false, true) => Some(format!("missing: {}", quoted(&missing))),
+        (true, false) => Some(format!("not expected: {}", quoted(&unexpected))),
+        (false, false) => {
+            Some(format!("missing: {}; not expected: {}", quoted(&missing), quoted(&unexpected)))
         }
-        (false, false) => Some(format!(
-            "this example misses {}, and has instead {}",
-            quoted(&missing),
-            quoted(&unexpected)
-        )),
     }
 }

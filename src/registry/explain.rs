@@ -1,35 +1,35 @@
-//! Why rules had no or other effects: what `plan` shows beside a resolution.
+//! Explanations for `plan`: why a rule had no effect, or another one than its verb.
 
 use super::effect::{Resolution, RuleId};
 use super::model::Rule;
 use crate::printable::printable;
 
-/// Most notes of one event.
+/// Maximum number of notes for one event.
 const MAX_NOTES: usize = 10_000;
 
-/// What an event does, and why it does not do the rest: what `plan` shows.
+/// Effects of an event, with notes on the rules that had none.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Explanation {
-    /// What would be applied.
+    /// Effects that would be applied.
     pub resolution: Resolution,
-    /// Why rules had no or other effects, in order.
+    /// Notes in the order of the rules.
     pub notes: Vec<Note>,
 }
 
-/// Why a rule had no effect, or another one than its verb says.
+/// Explanation of one rule that had no effect, or another one than its verb.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     /// The rule.
     pub rule: RuleId,
-    /// How many effects of the resolution stand before it (before a limit took them away).
+    /// Number of effects that precede the note, before a limit removed effects.
     pub at: u32,
-    /// The element of `each`, from 0.
+    /// Index of the element of `each`.
     pub item: Option<usize>,
-    /// Paths and rules, never payload values.
+    /// Names of paths and rules, never values of the payload.
     pub message: String,
 }
 
-/// Who is told why. The worker's does nothing, and costs nothing.
+/// Receiver of notes. The worker's implementation does nothing and costs nothing.
 pub(super) trait Observer {
     fn note(
         &mut self,
@@ -40,9 +40,9 @@ pub(super) trait Observer {
     );
 }
 
-pub(super) struct Nobody;
+pub(super) struct NoObserver;
 
-impl Observer for Nobody {
+impl Observer for NoObserver {
     fn note(&mut self, _: &Rule, _: usize, _: Option<usize>, _: impl FnOnce() -> String) {}
 }
 

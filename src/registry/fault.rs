@@ -1,18 +1,19 @@
-//! Why something could not be computed.
+//! Failures of expressions and paths.
 
 use cel::{ExecutionError, Value};
 
 use super::budget::Spent;
 
-/// Why something could not be computed: paths and rules, never values.
+/// Failure of an expression or a path. Its message names paths and rules, never values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fault {
     pub(super) message: String,
-    /// A missing field, a null or an index out of range: a `when` says nothing of it.
+    /// A field is missing, a value is null, or an index is out of range. For `when`, that is no
+    /// answer rather than a failure.
     pub(super) is_absence: bool,
 }
 
-/// The caller looks at the budget itself. The message is for what is not a rule.
+/// Callers check the budget themselves and replace this message.
 impl From<Spent> for Fault {
     fn from(spent: Spent) -> Self {
         Self::new(spent.to_string())
@@ -32,12 +33,12 @@ impl Fault {
         Self::new("the expression has no answer for values of these types")
     }
 
-    /// A value that JSON has nothing for.
+    /// Returns the failure of a value that JSON lacks.
     pub(super) fn no_json(what: &str) -> Self {
-        Self::new(format!("the value is {what}: JSON has none"))
+        Self::new(format!("JSON cannot hold the value: {what}"))
     }
 
-    /// An operator or function that is not defined for these types.
+    /// Returns the failure of an operator or function that is not defined for these types.
     pub(super) fn no_overload(function: &str, types: &[&str]) -> Self {
         if types.contains(&"null_type") {
             return Self::absence(format!("`{function}` has no answer for null"));
@@ -45,7 +46,7 @@ impl Fault {
         Self::new(format!("`{function}` has no answer for ({})", types.join(", ")))
     }
 
-    /// An error of CEL's without the values in it.
+    /// Converts an error of CEL, without the values in it.
     pub(super) fn of_cel(error: &ExecutionError) -> Self {
         let is_null = |value: &Value| matches!(value, Value::Null);
         match error {
@@ -78,7 +79,7 @@ impl Fault {
             ExecutionError::UnexpectedType { got, .. } if got == "null_type" || got == "Null" => {
                 Self::absence("a value is null")
             }
-            // Our own functions' messages hold no values; CEL's do.
+            // Messages of our own functions hold no values. Those of CEL do.
             ExecutionError::FunctionError { function, message } if function == "date" => {
                 Self::new(format!("`date`: {message}"))
             }

@@ -1,5 +1,7 @@
-//! The functions that expressions have beside CEL's own: `lower upper trim md5 sha1 sha256
-//! urlencode date`. `changed` and `json` are read when an expression is compiled.
+//! Functions that expressions have beside CEL's own: `lower upper trim md5 sha1 sha256 urlencode
+//! date`.
+//!
+//! `changed` and `json` are handled when an expression is compiled.
 
 use cel::common::types::{
     CelDouble, CelInt, CelString, CelTimestamp, CelUInt, DOUBLE_TYPE, INT_TYPE, STRING_TYPE,
@@ -11,21 +13,22 @@ use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
-/// Their names.
+/// Names of the functions.
 pub(super) const NAMES: [&str; 10] =
     ["changed", "date", "json", "lower", "md5", "sha1", "sha256", "trim", "upper", "urlencode"];
 
-/// Everything but the unreserved characters of RFC 3986, section 2.3.
+/// Every character except the unreserved ones of RFC 3986, section 2.3.
 pub(super) const ENCODED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The longest format of `date`: a directive may become 255 characters.
+/// Maximum length of a format of `date`, in bytes. One directive may become 255 characters.
 const MAX_FORMAT_BYTES: usize = 1024;
 
 type Answer<'b, 'v> = Result<CowVal<'b, 'v>, ExecutionError>;
 type Call = for<'b, 'v> fn(Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v>;
 
-/// Declares them. (`changed` is no function when an expression runs: its answer is a variable.)
+/// Declares the functions in CEL's environment. (`changed` is not among them: it is a node of its
+/// own.)
 pub(super) fn declare(env: &mut Env) {
     let of_text: [(&str, Call); 7] = [
         ("lower", |args| of_text(&args, str::to_lowercase)),
@@ -66,13 +69,13 @@ fn of_text<'b, 'v>(args: &[CowVal<'b, 'v>], f: impl Fn(&str) -> String) -> Answe
     Ok(CowVal::owned(CelString::from(f(text))))
 }
 
-/// Whether strftime knows the format.
+/// Returns whether a text is a format of strftime.
 pub(super) fn is_date_format(format: &str) -> bool {
     jiff::fmt::strtime::format(format, &Timestamp::UNIX_EPOCH.to_zoned(jiff::tz::TimeZone::UTC))
         .is_ok()
 }
 
-/// Whether IANA's data base, as this machine has it, knows the zone.
+/// Returns whether this machine's IANA database has the time zone.
 pub(super) fn is_zone(zone: &str) -> bool {
     jiff::tz::TimeZone::get(zone).is_ok()
 }
@@ -83,8 +86,10 @@ fn text_of<'a>(args: &'a [CowVal<'_, '_>], at: usize) -> Result<&'a str, Executi
     text.ok_or_else(|| ExecutionError::function_error("", "not a string"))
 }
 
-/// `date(time, format, zone)`: RFC 3339 text, a timestamp or Unix seconds; a strftime format; an
-/// IANA zone.
+/// Computes `date(time, format, zone)`.
+///
+/// The time is RFC 3339 text, a timestamp or Unix seconds. The format is one of strftime, the zone
+/// one of IANA.
 fn date<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
     let wrong = |what: &str| ExecutionError::function_error("date", what);
     let time = timestamp_of(&args).ok_or_else(|| {
@@ -95,9 +100,9 @@ fn date<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
         return Err(wrong("the format has more than 1024 bytes"));
     }
     let zone = jiff::tz::TimeZone::get(text_of(&args, 2)?)
-        .map_err(|_| wrong("the zone is none of IANA's"))?;
+        .map_err(|_| wrong("the zone is not in the IANA database"))?;
     let text = jiff::fmt::strtime::format(format, &time.to_zoned(zone))
-        .map_err(|_| wrong("the format is none of strftime's"))?;
+        .map_err(|_| wrong("the format is not one of strftime"))?;
     Ok(CowVal::owned(CelString::from(text)))
 }
 

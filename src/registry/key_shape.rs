@@ -1,10 +1,12 @@
-//! Which texts a template can become, as far as can be told without an event: so that only keys
-//! that need a version's order pay for it.
+//! Shapes of keys: the texts that a template may produce, as far as they are known without an
+//! event.
+//!
+//! Shapes show which keys need the version of their event, so that other keys do not pay for it.
 
 use super::template::{Piece, Template};
 
-/// The texts that a template may produce: its literal parts, and between them any text that is not
-/// empty. Never too few.
+/// Texts that a template may produce: its literal parts, with any non-empty text between them. May
+/// include texts that never occur.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyShape {
     parts: Vec<Part>,
@@ -13,12 +15,12 @@ pub struct KeyShape {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Literal(String),
-    /// What a placeholder becomes: at least one byte. Neighbours are one.
+    /// A placeholder's value: at least one byte. Adjacent placeholders are one part.
     Any,
 }
 
 impl KeyShape {
-    /// The keys of a template behind a prefix.
+    /// Returns the shape of a template's keys with a prefix.
     pub(super) fn of_key(prefix: &str, template: &Template) -> Self {
         let mut shape = Self { parts: Vec::with_capacity(template.pieces.len() + 1) };
         shape.push_literal(prefix);
@@ -36,14 +38,14 @@ impl KeyShape {
         Self { parts: vec![Part::Any] }
     }
 
-    /// One text.
+    /// Returns the shape of one text.
     pub(super) fn of_literal(text: &str) -> Self {
         let mut shape = Self { parts: Vec::with_capacity(1) };
         shape.push_literal(text);
         shape
     }
 
-    /// Returns the text, where it is the only one.
+    /// Returns the text if the shape has exactly one.
     pub(super) fn as_literal(&self) -> Option<&str> {
         match self.parts.as_slice() {
             [] => Some(""),
@@ -66,9 +68,9 @@ impl KeyShape {
         }
     }
 
-    /// Whether the text is one of these.
+    /// Returns whether the text has this shape.
     pub(super) fn includes(&self, text: &str) -> bool {
-        // The earliest place for each literal leaves the most to those after it; the last one must
+        // The earliest match of each literal leaves the most text to the others. The last one must
         // end the text.
         let mut rest = text.as_bytes();
         let mut open = false;
@@ -96,12 +98,12 @@ impl KeyShape {
         open || rest.is_empty()
     }
 
-    /// Returns whether some text has both shapes. `None`: more than `steps` are needed to tell. The
-    /// steps taken are subtracted.
+    /// Returns whether some text has both shapes, or `None` if `steps` do not suffice to find out.
+    /// Subtracts the steps taken.
     pub(super) fn meets(&self, other: &Self, steps: &mut u64) -> Option<bool> {
         let taken = 1 + self.parts.len().min(other.parts.len()) as u64;
         *steps = steps.checked_sub(taken)?;
-        if self.begins_otherwise(other) || self.ends_otherwise(other) {
+        if self.has_other_start(other) || self.has_other_end(other) {
             return Some(false);
         }
         let places = (self.symbol_count() + 1).saturating_mul(other.symbol_count() + 1);
@@ -109,7 +111,7 @@ impl KeyShape {
         Some(self.meets_by_symbol(other))
     }
 
-    fn begins_otherwise(&self, other: &Self) -> bool {
+    fn has_other_start(&self, other: &Self) -> bool {
         match (self.parts.first(), other.parts.first()) {
             (Some(Part::Literal(ours)), Some(Part::Literal(theirs))) => {
                 ours.bytes().zip(theirs.bytes()).any(|(a, b)| a != b)
@@ -118,7 +120,7 @@ impl KeyShape {
         }
     }
 
-    fn ends_otherwise(&self, other: &Self) -> bool {
+    fn has_other_end(&self, other: &Self) -> bool {
         match (self.parts.last(), other.parts.last()) {
             (Some(Part::Literal(ours)), Some(Part::Literal(theirs))) => {
                 ours.bytes().rev().zip(theirs.bytes().rev()).any(|(a, b)| a != b)
@@ -129,7 +131,7 @@ impl KeyShape {
 
     fn meets_by_symbol(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.symbols(), other.symbols());
-        // Places in both that one and the same beginning of a text leads to.
+        // Positions in both shapes that one text can reach.
         let mut seen = vec![false; (ours.len() + 1) * (theirs.len() + 1)];
         let mut open = vec![(0, 0)];
         while let Some((i, j)) = open.pop() {
@@ -182,13 +184,13 @@ impl KeyShape {
     }
 }
 
-/// What a shape is made of, byte by byte.
+/// Symbol of a shape, for one or more bytes.
 #[derive(Clone, Copy)]
 enum Symbol {
     Byte(u8),
     /// Any byte.
     One,
-    /// Any number of any bytes, none included.
+    /// Any number of bytes, or none.
     More,
 }
 
@@ -200,10 +202,10 @@ mod tests {
 
     use super::*;
     use crate::config::Vars;
-    use crate::registry::Names;
+    use crate::registry::KnownNames;
 
     fn shape(text: &str) -> KeyShape {
-        let names = Names { lets: &[], in_each: false, vars: &Vars(BTreeMap::new()) };
+        let names = KnownNames { lets: &[], in_each: false, vars: &Vars(BTreeMap::new()) };
         KeyShape::of_key("p:", &Template::parse(text, &names).unwrap())
     }
 
@@ -212,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_are_compared_within_a_number_of_steps() {
+    fn key_shapes_are_compared_within_a_limit_of_steps() {
         let (a, b) = (shape("{k}aaaa"), shape("{k}aaaa"));
         let mut steps = 50;
         assert_eq!(a.meets(&b, &mut steps), None);
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn templates_meet_where_one_key_can_come_of_both() {
+    fn key_shapes_meet_if_one_key_has_both() {
         for (a, b, expected) in [
             ("user:{id}", "user:{id}", true),
             ("user:{id}", "user:{name}", true),
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_one_of_a_shape_or_not() {
+    fn a_key_shape_includes_exactly_its_keys() {
         for (text, key, expected) in [
             ("user:{id}", "p:user:7", true),
             ("user:{id}", "p:user:", false),
@@ -281,7 +283,7 @@ mod tests {
         )
     }
 
-    /// Every text of `a` and `b` up to that length.
+    /// Returns every text of `a` and `b` up to that length.
     fn texts(longest: usize) -> Vec<String> {
         let mut all = vec![String::new()];
         let mut last = all.clone();
@@ -296,9 +298,9 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
         /// Two shapes of at most 8 bytes and 4 gaps each have a common text of at most 16 bytes, if
-        /// any; mostly a much shorter one.
+        /// any. It is mostly much shorter.
         #[test]
-        fn meeting_is_having_a_key_in_common(a in any_shape(), b in any_shape()) {
+        fn key_shapes_that_do_not_meet_have_no_common_key(a in any_shape(), b in any_shape()) {
             let common = texts(10).into_iter().any(|text| a.includes(&text) && b.includes(&text));
             if common {
                 prop_assert!(meet(&a, &b));
@@ -309,7 +311,7 @@ mod tests {
         }
 
         #[test]
-        fn what_fills_a_shape_is_included(shape in any_shape(), fill in "[ab]{1,3}") {
+        fn a_filled_key_shape_is_included(shape in any_shape(), fill in "[ab]{1,3}") {
             let text: String = shape.parts.iter().map(|part| match part {
                 Part::Literal(text) => text.as_str(),
                 Part::Any => fill.as_str(),

@@ -1,7 +1,7 @@
-//! What is legal in a registry and surely wrong.
+//! Warnings: parts of a registry that are legal and probably wrong.
 //!
-//! This file checks one text or effect at a time, [`definition`] all that one event definition
-//! says.
+//! This file checks one text or effect at a time. [`definition`] checks an event definition as a
+//! whole.
 
 mod definition;
 
@@ -9,31 +9,32 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use super::code::Code;
 use super::data_schema::decoded;
 use super::diagnostic::Report;
 use super::document::{EffectDocument, Text};
 use super::effect::Verb;
 use super::model::{Family, Pattern, VersionRule};
-use super::path::{Path, Root, Step};
+use super::path::{Path, PathRoot, PathStep};
 use super::reserved::OWN_PREFIX;
 use super::template::Template;
 
 pub(super) use definition::{Reads, check_definition};
 
-/// What a text becomes a part of.
+/// Use of a text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// A key: what is in it chooses whose value is touched.
+    /// A key, whose parts choose the value that is changed.
     Key,
-    /// Another name: a tag, an entity.
+    /// Another name: a tag or an entity.
     Name,
-    /// A value, a URL, a version.
+    /// A value, a URL or a version.
     Other,
-    /// An expression: an absent field is provided for.
+    /// An expression, which may handle an absent field.
     Expression,
 }
 
-/// Paths into a payload that its schema knows nothing of, does not promise, or leaves free.
+/// Warns of paths that the schema does not declare, does not require, or does not restrict.
 pub(super) fn check_paths<'p>(
     text: &Text,
     paths: impl Iterator<Item = &'p Path>,
@@ -42,37 +43,44 @@ pub(super) fn check_paths<'p>(
     report: &mut Report<'_>,
 ) {
     let Some(schema) = schema else { return };
-    for path in paths.filter(|path| path.root() == Root::Data && !path.is_optional()) {
+    for path in paths.filter(|path| path.root() == PathRoot::Data && !path.is_optional()) {
         let in_braces = text.text.find(&format!("{{{}", path.text())).map(|brace| brace + 1);
         let at = text.place_of(in_braces.or_else(|| text.text.find(path.text())).unwrap_or(0));
         match look_up(schema, path.steps()) {
             Finding::Undeclared => report.warn(
+                Code::FieldUndeclared,
                 at,
                 format!("`data` does not declare `{}`", path.text()),
                 match role {
                     Role::Expression => "declare it under `properties`, or correct its name",
                     Role::Key | Role::Name | Role::Other => {
-                        "declare it under `properties`, correct its name, or write {name?} where it may be absent"
+                        "declare it under `properties`, correct its name, \
+                         or write {name?} if it may be absent"
                     }
                 },
             ),
             Finding::NotRequired if role != Role::Expression => report.warn(
+                Code::FieldOptional,
                 at,
-                format!("`data` does not require `{}`: without it the effect is unresolvable", path.text()),
-                "name it under `required`, or write {name?} where it may be absent",
+                format!(
+                    "`data` does not require `{}`: without it the effect is unresolvable",
+                    path.text()
+                ),
+                "name it under `required`, or write {name?} if it may be absent",
             ),
             Finding::FreeText if role == Role::Key => report.warn(
+                Code::KeyFreeText,
                 at,
-                format!("`{}` is any text, and stands in a key", path.text()),
-                "give it a `pattern`, a `format` or an `enum`: a publisher's text should not reach another's key",
+                format!("`{}` may be any text, and is part of a key", path.text()),
+                "give it a `pattern`, a `format` or an `enum`, so that it reaches no other keys",
             ),
             Finding::NotRequired | Finding::FreeText | Finding::Fine => {}
         }
     }
 }
 
-/// Placeholders as other languages write them: `{{id}}` is the literal text `{id}` here, and
-/// `${id}` keeps its `$`.
+/// Warns of placeholders of other languages. Here `{{id}}` is the literal text `{id}`, and `${id}`
+/// keeps its `$`.
 pub(super) fn check_foreign(
     text: &Text,
     has_placeholder: bool,
@@ -80,11 +88,12 @@ pub(super) fn check_foreign(
     report: &mut Report<'_>,
 ) {
     if let Some(at) = text.text.find("${") {
-        let hint = "a placeholder is {id}, without `$`";
+        let help = "a placeholder is {id}, without `$`";
         report.warn(
+            Code::ForeignSyntax,
             text.place_of(at),
-            "`$` before a placeholder is a part of the text: user:${id} becomes user:$42",
-            hint,
+            "`$` before a placeholder is part of the text: user:${id} becomes user:$42",
+            help,
         );
     }
     let Some((before, rest)) = text.text.split_once("{{") else { return };
@@ -100,15 +109,18 @@ pub(super) fn check_foreign(
     };
     if is_name && !after.starts_with('}') && (!has_placeholder || is_field()) {
         report.warn(
+            Code::ForeignSyntax,
             text.place_of(before.len()),
             format!("`{{{{{inner}}}}}` is the literal text {{{inner}}}, the same for every event"),
-            format!("a placeholder has single braces, {{{name}}}; one within literal braces is {{{{{{{name}}}}}}}"),
+            format!(
+                "a placeholder has single braces, {{{name}}}; \
+                 one within literal braces is {{{{{{{name}}}}}}}"
+            ),
         );
     }
 }
 
-/// Keys that belong to unstale itself or may be sets of tags, and keys that a publisher may choose
-/// whole.
+/// Reports keys that are reserved, may be sets of tags, or may be chosen entirely by the publisher.
 pub(super) fn check_reserved(
     effect: &EffectDocument,
     targets: &[Template],
@@ -123,31 +135,39 @@ pub(super) fn check_reserved(
     for (text, target) in effect.targets.iter().zip(targets) {
         let begins = [prefix, target.first_literal()].concat();
         if begins.starts_with(OWN_PREFIX) {
-            report.error_with_hint(
+            report.error_with_help(
+                Code::KeyOwn,
                 text.at,
-                format!("this key begins with `{OWN_PREFIX}`, which is kept for the keys of unstale itself"),
-                "no rule may reach those: name a key of your own",
+                format!("this key begins with `{OWN_PREFIX}`, which is reserved for unstale"),
+                "choose another name for the key",
             );
         } else if !tag_prefix.is_empty() && begins.starts_with(tag_prefix) {
             report.warn(
+                Code::KeyOfTag,
                 text.at,
-                format!("this key begins with `{tag_prefix}` (UNSTALE_TAG_PREFIX): it may be the set of a tag, and is unresolvable"),
-                "to delete what a tag names, use `invalidate_tags`",
+                format!(
+                    "this key begins with `{tag_prefix}` (UNSTALE_TAG_PREFIX), \
+                     so it may be the set of a tag, and is unresolvable"
+                ),
+                "use `invalidate_tags` to delete the keys of a tag",
             );
         } else if let (true, Some(path)) = (begins.is_empty(), target.paths().next())
-            && (schema.is_none() || path.root() == Root::Event)
-            && path.root() != Root::Let
+            && (schema.is_none() || path.root() == PathRoot::Event)
+            && path.root() != PathRoot::Let
         {
-            report.warn(
+            report.warn(Code::KeyFreeText,
                 text.at,
-                format!("the key begins with `{}`, which may be any text: the publisher chooses which keys the rule reaches", path.text()),
-                "put a literal before it, such as product:{id}; or bound the field in `data` with a `pattern` or an `enum`",
+                format!(
+                    "the key begins with `{}`, which may be any text: the publisher chooses the keys",
+                    path.text()
+                ),
+                "put a literal before it, such as product:{id}, or limit the field in `data`",
             );
         }
     }
 }
 
-/// Names that no reader finds, and placeholders whose values run into each other.
+/// Warns of names that no reader uses, and of placeholders that nothing separates.
 pub(super) fn check_name(
     text: &Text,
     template: &Template,
@@ -156,17 +176,19 @@ pub(super) fn check_name(
 ) {
     if let Some(byte) = text.text.find('*') {
         report.warn(
+            Code::KeyWildcard,
             text.place_of(byte),
-            "`*` is a part of this name: no rule reaches names by a pattern",
+            "`*` is part of this name: names are not patterns",
             "name each key, or put the keys under a tag",
         );
     }
-    for (first, second) in template.neighbours() {
+    for (first, second) in template.adjacent_placeholders() {
         if !first.is_raw() && !is_bounded(first, schema) {
             report.warn(
+                Code::KeyAmbiguous,
                 text.place_of(text.text.find(first.text()).unwrap_or(0)),
                 format!(
-                    "nothing is between `{}` and `{}`: 1 and 23 give the name that 12 and 3 give",
+                    "nothing separates `{}` and `{}`: 1 and 23 give the same name as 12 and 3",
                     first.text(),
                     second.text()
                 ),
@@ -180,13 +202,13 @@ pub(super) fn check_name(
     }
 }
 
-/// Formats whose texts have a form that no delimiter breaks.
+/// Formats whose texts contain no delimiter.
 const NARROW_FORMATS: [&str; 8] =
     ["uuid", "date", "time", "date-time", "duration", "ipv4", "ipv6", "hostname"];
 
-/// Whether the rules say which texts a field may hold.
+/// Returns whether the schema restricts the texts of a field.
 pub(super) fn is_bounded(path: &Path, schema: Option<&Value>) -> bool {
-    let Some(schema) = schema.filter(|_| path.root() == Root::Data) else { return false };
+    let Some(schema) = schema.filter(|_| path.root() == PathRoot::Data) else { return false };
     let Ok((known, _)) = schemas_at(schema, path.steps()) else { return false };
     known.iter().any(|schema| {
         let format = schema["format"].as_str();
@@ -202,10 +224,10 @@ enum Finding {
     FreeText,
 }
 
-/// How far references and `allOf` are followed.
+/// Maximum number of references and `allOf` that are followed.
 const MAX_FOLLOWED: usize = 32;
 
-fn look_up(root: &Value, steps: &[Step]) -> Finding {
+fn look_up(root: &Value, steps: &[PathStep]) -> Finding {
     let (known, is_required) = match schemas_at(root, steps) {
         Ok(found) => found,
         Err(finding) => return finding,
@@ -223,14 +245,14 @@ fn look_up(root: &Value, steps: &[Step]) -> Finding {
     if is_text && !is_bounded { Finding::FreeText } else { Finding::Fine }
 }
 
-/// Returns the schemas of what a path leads to, and whether it is always there.
-fn schemas_at<'v>(root: &'v Value, steps: &[Step]) -> Result<(Vec<&'v Value>, bool), Finding> {
+/// Returns the schemas of a path's value, and whether the value is always present.
+fn schemas_at<'v>(root: &'v Value, steps: &[PathStep]) -> Result<(Vec<&'v Value>, bool), Finding> {
     let mut schemas = vec![root];
     let mut is_required = true;
     for step in steps {
         let Some(known) = all_of(root, &schemas) else { return Err(Finding::Fine) };
         let next: Vec<&Value> = match step {
-            Step::Member(name) => {
+            PathStep::Member(name) => {
                 is_required &= known.iter().any(|schema| {
                     schema["required"]
                         .as_array()
@@ -238,7 +260,7 @@ fn schemas_at<'v>(root: &'v Value, steps: &[Step]) -> Result<(Vec<&'v Value>, bo
                 });
                 known.iter().filter_map(|schema| schema.get("properties")?.get(&**name)).collect()
             }
-            Step::Index(_) | Step::Each => {
+            PathStep::Index(_) | PathStep::Each => {
                 let items: Vec<&Value> =
                     known.iter().filter_map(|schema| schema.get("items")).collect();
                 if items.is_empty() {
@@ -254,13 +276,13 @@ fn schemas_at<'v>(root: &'v Value, steps: &[Step]) -> Result<(Vec<&'v Value>, bo
     }
     match all_of(root, &schemas) {
         Some(known) => Ok((known, is_required)),
-        // Where the field may be absent that is found first.
+        // An optional field is reported first.
         None if is_required => Err(Finding::Fine),
         None => Err(Finding::NotRequired),
     }
 }
 
-/// The schemas and all that they refer to; `None` where what holds depends on the value.
+/// Returns the schemas and all that they refer to, or `None` if the schemas depend on the value.
 fn all_of<'v>(root: &'v Value, schemas: &[&'v Value]) -> Option<Vec<&'v Value>> {
     let mut known = schemas.to_vec();
     let mut at = 0;
@@ -283,8 +305,9 @@ fn all_of<'v>(root: &'v Value, schemas: &[&'v Value]) -> Option<Vec<&'v Value>> 
     Some(known)
 }
 
-/// A write that an older event may undo, or whose version orders what the key does not name.
-/// `version`: `Some(None)` where it does not compile.
+/// Warns of a write that an older event may overwrite, or whose key does not name its entity.
+///
+/// `version` is `Some(None)` if it does not compile.
 pub(super) fn check_version(
     effect: &EffectDocument,
     version: Option<Option<&VersionRule>>,
@@ -296,9 +319,10 @@ pub(super) fn check_version(
     }
     let Some(version) = version else {
         return report.warn(
+            Code::WriteUnversioned,
             effect.at,
-            "this `write` has no `version`: of two events that arrive out of order, the older may win",
-            "give the event a `version`, such as \"{rev}\" or \"{updated_at}\"; or `delete` the key instead",
+            "this `write` has no `version`: an older event that arrives later overwrites it",
+            "add a `version`, such as \"{rev}\" or \"{updated_at}\", or `delete` the key instead",
         );
     };
     let entity = version.and_then(|version| match &version.family {
@@ -307,51 +331,58 @@ pub(super) fn check_version(
     });
     match entity {
         Some(entity) if entity.has_placeholder() => {
-            let names_it = |target: &Template| target.paths().any(|path| entity.paths().any(|of_entity| path.reads_as(of_entity)));
+            let names_it = |target: &Template| {
+                target.paths().any(|path| entity.paths().any(|of_entity| path.reads_as(of_entity)))
+            };
             if !targets.iter().all(names_it) {
                 report.warn(
+                    Code::WriteEntity,
                     effect.at,
-                    "this versioned `write` has a key with no placeholder of its entity: entities overwrite each other in any order",
-                    "versions order the writes of one entity: put its id into the key, or `delete` the key instead",
+                    "this versioned `write` has a key without its entity: \
+                     entities overwrite each other",
+                    "put the entity's id into the key, or `delete` the key instead",
                 );
             }
         }
         None if !targets.iter().all(Template::has_placeholder) => report.warn(
+            Code::WriteEntity,
             effect.at,
             "this versioned `write` has the same key for every entity",
-            "versions order the writes of one entity: put its id into the key; if there is but one, say so: version: {of: \"{rev}\", entity: site}",
+            "put the entity's id into the key; for a single one: {of: \"{rev}\", entity: site}",
         ),
         _ => {}
     }
 }
 
-/// An entry whose event another file has retired.
+/// Warns of a definition whose event another file retires.
 pub(super) fn warn_of_retired(name: &Text, report: &mut Report<'_>) {
     report.warn(
+        Code::EventRetired,
         name.at,
-        format!("`{}` is retired in another file: nothing here is ever done", name.text),
+        format!("`{}` is retired in another file: its rules here never run", name.text),
         "remove one of the two",
     );
 }
 
-/// A routing key that binds an event which another entry calls retired.
+/// Warns of a routing key that binds an event which another definition retires.
 pub(super) fn check_bind(
     text: &Text,
-    entry: &str,
+    definition: &str,
     retired: &HashSet<String>,
     report: &mut Report<'_>,
 ) {
     let bound = if Pattern::is_pattern(&text.text) {
         let pattern = Pattern::parse(&text.text);
-        retired.iter().filter(|name| *name != entry && pattern.matches(name)).min()
+        retired.iter().filter(|name| *name != definition && pattern.matches(name)).min()
     } else {
-        retired.get(&text.text).filter(|name| *name != entry)
+        retired.get(&text.text).filter(|name| *name != definition)
     };
     if let Some(name) = bound {
         report.warn(
+            Code::EventRetired,
             text.at,
             format!("this binds `{name}`, which is retired"),
-            "a narrower pattern spares the workers messages that nobody needs",
+            "use a narrower pattern, so that workers do not receive its messages",
         );
     }
 }

@@ -1,126 +1,34 @@
-//! A directory of schema files → [`Loaded`]: whole, or every reason why not.
+//! Loads a directory of rule files into a [`LoadedRegistry`], or returns every reason why it
+//! cannot.
+//!
+//! `files` lists and reads the files. Compiling is the task of [`compile`](super::compile).
 
 mod files;
 
-use std::path::PathBuf;
-
 use sha2::{Digest, Sha256};
 
+use super::code::Code;
 use super::compile::{self, File};
-use super::diagnostic::{Problem, Problems, Report, Severity, SourceFile, nearest};
+use super::diagnostic::{Diagnostic, Diagnostics, Report, Severity, SourceFile};
 use super::document::{self, Document};
-use super::example::Example;
-use super::model::{Entry, Loader, Registry, RuleName};
-use super::tree::{self, Aliases};
-use crate::config::{RegistryConfig, Vars};
+use super::loaded::LoadedRegistry;
+use super::model::Registry;
+use super::options::LoadOptions;
+use super::tree::{self, Allowance};
+use crate::config::Vars;
 use files::ReadFile;
 
 pub use files::FileList;
 
-/// What to load, and what stands around it.
-#[derive(Debug, Clone)]
-pub struct LoadOptions {
-    /// The directory, read recursively.
-    pub schemas: PathBuf,
-    /// `UNSTALE_KEY_PREFIX`
-    pub key_prefix: String,
-    /// `UNSTALE_TAG_PREFIX`
-    pub tag_prefix: String,
-    /// What `{vars.NAME}` reads.
-    pub vars: Vars,
-    /// `UNSTALE_MAX_KEYS_PER_EVENT`
-    pub max_keys_per_event: usize,
-    /// What a variable without a value means.
-    pub missing_vars: MissingVars,
-}
-
-impl LoadOptions {
-    /// What the worker loads: a variable without a value is refused.
-    pub fn for_run(config: &RegistryConfig) -> Self {
-        Self {
-            schemas: config.schemas.clone(),
-            key_prefix: config.key_prefix.clone(),
-            tag_prefix: config.tag_prefix.clone(),
-            vars: config.vars.clone(),
-            max_keys_per_event: config.max_keys_per_event,
-            missing_vars: MissingVars::Refuse,
-        }
-    }
-}
-
-/// What a variable without a value means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MissingVars {
-    /// The registry does not load (`run`).
-    Refuse,
-    /// A warning; the placeholder is left as written (`check`, `plan`).
-    Warn,
-}
-
-/// A registry, and what came with it.
-#[derive(Debug)]
-pub struct Loaded {
-    /// Ready to resolve events.
-    pub registry: Registry,
-    /// What is legal and surely wrong.
-    pub warnings: Vec<Problem>,
-    /// For [`run_examples`](super::run_examples).
-    pub examples: Vec<Example>,
-    /// `UNSTALE_KEY_PREFIX`, which stands before every key and which examples leave out.
-    pub(super) key_prefix: String,
-}
-
 impl Registry {
-    /// See [`Registry::digest`](field@Registry::digest).
-    pub fn digest(&self) -> &str {
-        &self.digest
-    }
-
-    /// What to bind, without duplicates, in byte order.
-    pub fn routing_keys(&self) -> &[String] {
-        &self.routing_keys
-    }
-
-    /// The name of each rule, by [`RuleId`](super::RuleId).
-    pub fn rules(&self) -> &[RuleName] {
-        &self.rules
-    }
-
-    /// In the order in which effects add up.
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
-    }
-
-    /// Returns the event definition's type that a person most likely meant by an unknown one.
-    pub fn nearest_type(&self, event_type: &str) -> Option<String> {
-        let types = self
-            .entries
-            .iter()
-            .map(|entry| entry.name.as_str())
-            .filter(|name| !name.contains(['*', '#']));
-        nearest(event_type, types).map(str::to_owned)
-    }
-
-    /// Whether some rule asks for a second pass.
-    pub fn has_second_passes(&self) -> bool {
-        self.entries
-            .iter()
-            .any(|entry| !entry.retired && entry.rules.iter().any(|rule| rule.again.is_some()))
-    }
-
-    /// By [`LoaderId`](super::LoaderId).
-    pub fn loaders(&self) -> &[Loader] {
-        &self.loaders
-    }
-
-    /// Reads and compiles every `*.yaml`, `*.yml` and `*.json` file below the directory. Names that
-    /// begin with a dot are skipped: Kubernetes keeps a mounted ConfigMap in `..data`, and links to
-    /// it from beside.
+    /// Reads and compiles every `*.yaml`, `*.yml` and `*.json` file below the directory.
+    ///
+    /// Names that begin with a dot are skipped. Kubernetes keeps a mounted ConfigMap in `..data`,
+    /// and links to its files.
     ///
     /// # Errors
-    /// Every problem of every file at once, warnings included; of syntax errors the first of each
-    /// file.
-    pub fn load(options: &LoadOptions) -> Result<Loaded, Problems> {
+    /// Every problem of every file, with warnings. For syntax errors, the first of each file.
+    pub fn load(options: &LoadOptions) -> Result<LoadedRegistry, Diagnostics> {
         let (files, digest) = read_all(options)?;
         let mut problems = Vec::new();
         let mut sources = Vec::with_capacity(files.len());
@@ -134,26 +42,27 @@ impl Registry {
     }
 }
 
-/// Returns the digest that the registry in this directory would have, without compiling it.
+/// Returns the digest of the registry in this directory, without compiling it.
 ///
 /// # Errors
-/// What cannot be read.
-pub fn digest_of(options: &LoadOptions) -> Result<String, Problems> {
+/// Files that cannot be read.
+pub fn digest_of(options: &LoadOptions) -> Result<String, Diagnostics> {
     read_all(options).map(|(_, digest)| digest)
 }
 
-/// Lists the registry's files without reading them: the list of an unchanged registry is equal to
-/// the one before.
+/// Lists the registry's files without reading them. The list of an unchanged registry equals the
+/// previous one.
 ///
 /// # Errors
-/// What cannot be listed, and links that lead out of the directory.
-pub fn list_files(options: &LoadOptions) -> Result<FileList, Problems> {
+/// Files that cannot be listed, and links that lead out of the directory.
+pub fn list_files(options: &LoadOptions) -> Result<FileList, Diagnostics> {
     files::list(&options.schemas)
 }
 
-/// Two bytes over the variables' names and values, which decide along with the files what an event
-/// does. No more of them: the digest is shown, and a variable may be a secret that somebody could
-/// then guess at.
+/// Returns two bytes that depend on the names and values of the variables, which affect the effects
+/// of an event.
+///
+/// More bytes would allow guesses at a secret value, because the digest is shown.
 fn checksum(vars: &Vars) -> [u8; 2] {
     let mut all = Sha256::new();
     for part in vars.0.iter().flat_map(|(name, value)| [name, value]) {
@@ -164,18 +73,18 @@ fn checksum(vars: &Vars) -> [u8; 2] {
     [all[0], all[1]]
 }
 
-/// How often the files are listed anew because a listed one was gone: a swap of a ConfigMap is over
-/// by then.
+/// Maximum number of listings if a listed file no longer exists. By then, the swap of a ConfigMap
+/// is complete.
 const MAX_LISTINGS: usize = 3;
 
-/// Reads the files of a directory, in byte order of their paths, and makes the digest over them.
-fn read_all(options: &LoadOptions) -> Result<(Vec<ReadFile>, String), Problems> {
+/// Reads the files of a directory in byte order of their paths, and computes the digest.
+fn read_all(options: &LoadOptions) -> Result<(Vec<ReadFile>, String), Diagnostics> {
     let mut listings = 1;
     let files = loop {
         match files::read(files::list(&options.schemas)?) {
             Ok(files) => break files,
             Err(error) if error.is_gone && listings < MAX_LISTINGS => listings += 1,
-            Err(error) => return Err(Problems(error.problems)),
+            Err(error) => return Err(Diagnostics(error.problems)),
         }
     };
     let mut digest = Sha256::new();
@@ -190,21 +99,21 @@ fn read_all(options: &LoadOptions) -> Result<(Vec<ReadFile>, String), Problems> 
     Ok((files, digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
 }
 
-/// Compiles files that stand in byte order of their paths.
+/// Compiles files, which are in byte order of their paths.
 pub(super) fn compile_sources(
     sources: &[SourceFile],
     options: &LoadOptions,
     digest: String,
-    mut problems: Vec<Problem>,
-) -> Result<Loaded, Problems> {
-    let mut aliases = Aliases::default();
-    let files = sources.iter().map(|source| read(source, &mut aliases)).collect();
-    let compiled = compile::compile(files, &mut aliases, options, digest);
+    mut problems: Vec<Diagnostic>,
+) -> Result<LoadedRegistry, Diagnostics> {
+    let mut allowance = Allowance::default();
+    let files = sources.iter().map(|source| read(source, &mut allowance)).collect();
+    let compiled = compile::compile(files, &mut allowance, options, digest);
     problems.extend(compiled.problems);
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
-        return Err(Problems(problems));
+        return Err(Diagnostics(problems));
     }
-    Ok(Loaded {
+    Ok(LoadedRegistry {
         registry: compiled.registry,
         warnings: problems,
         examples: compiled.examples,
@@ -212,15 +121,15 @@ pub(super) fn compile_sources(
     })
 }
 
-fn read<'s>(source: &'s SourceFile, aliases: &mut Aliases) -> File<'s> {
+fn read<'s>(source: &'s SourceFile, allowance: &mut Allowance) -> File<'s> {
     let mut report = Report::new(source);
-    let root = tree::parse(&mut report, aliases);
+    let root = tree::parse(&mut report, allowance);
     let document =
         root.as_ref().map_or_else(Document::default, |root| document::read(root, &mut report));
     File { report, root, document }
 }
 
-fn not_utf8(shown_path: &str, error: &std::string::FromUtf8Error) -> Problem {
+fn not_utf8(shown_path: &str, error: &std::string::FromUtf8Error) -> Diagnostic {
     let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
     let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
     let column =
@@ -228,7 +137,12 @@ fn not_utf8(shown_path: &str, error: &std::string::FromUtf8Error) -> Problem {
             .chars()
             .count()
             + 1;
-    let mut problem = Problem::of_path(shown_path, "the file is not UTF-8", "save it as UTF-8");
+    let mut problem = Diagnostic::of_path(
+        Code::FileEncoding,
+        shown_path,
+        "the file is not UTF-8",
+        "save it as UTF-8",
+    );
     problem.line = u32::try_from(line).unwrap_or(u32::MAX);
     problem.column = u32::try_from(column).unwrap_or(u32::MAX);
     problem

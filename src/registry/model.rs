@@ -1,4 +1,4 @@
-//! The compiled registry: what the files say, ready to resolve events with.
+//! The compiled registry: rules that are ready to resolve events.
 
 use std::time::Duration;
 
@@ -45,21 +45,22 @@ use crate::quantity::Rate;
 /// ```
 #[derive(Debug)]
 pub struct Registry {
-    /// SHA-256 in hex over every file's path and bytes, this build's version and the variables: two
-    /// workers with the same digest decide alike.
+    /// SHA-256 in hex over the files, this build's version and the variables.
+    ///
+    /// Two workers with the same digest resolve every event alike.
     pub digest: String,
-    /// Exact names first, then patterns, each in byte order of name and file: the order in which
-    /// effects add up.
-    pub entries: Vec<Entry>,
-    /// The entries of an exact name, in order.
+    /// Definitions in the order in which their effects are added together: exact names, then
+    /// patterns, each in byte order of name and file.
+    pub definitions: Vec<EventDefinition>,
+    /// Indices of definitions with an exact name, in order.
     pub by_name: foldhash::HashMap<String, Vec<u32>>,
-    /// The entries of patterns, in order.
+    /// Indices of definitions with a pattern, in order.
     pub patterns: Vec<(Pattern, u32)>,
-    /// The name of each rule, by [`RuleId`].
+    /// Names of rules, by [`RuleId`].
     pub rules: Vec<RuleName>,
-    /// By [`LoaderId`].
+    /// Loaders, by [`LoaderId`].
     pub loaders: Vec<Loader>,
-    /// What to bind, without duplicates, in byte order; retired entries bind nothing.
+    /// Routing keys to bind, without duplicates, in byte order. Retired definitions bind nothing.
     pub routing_keys: Vec<String>,
     /// Routing keys that are bound for events of other types: the tables of Debezium.
     pub tables: Vec<Pattern>,
@@ -69,72 +70,74 @@ pub struct Registry {
     pub tag_prefix: String,
 }
 
-/// What one file says of one event or pattern.
+/// Rules of one file for one event type or topic pattern.
 #[derive(Debug)]
-pub struct Entry {
+pub struct EventDefinition {
     /// The event type or the topic pattern, as written.
     pub name: String,
     /// The file's path below the registry's directory, with `/`.
     pub file: String,
-    /// Nothing is done any more.
+    /// The event is retired: nothing is done for it.
     pub retired: bool,
     /// JSON Schema of the payload.
     pub schema: Option<DataSchema>,
-    /// What a violation of it means.
+    /// Effect of a payload that violates the schema.
     pub validate: Validate,
-    /// Orders the writes of one entity.
+    /// Order of the writes of one entity.
     pub version: Option<VersionRule>,
     /// Named expressions, in the order written.
     pub lets: Vec<(String, Expression)>,
-    /// In the order written.
+    /// Rules in the order written.
     pub rules: Vec<Rule>,
-    /// This entry's own limit of targets an event.
+    /// Maximum number of targets of an event through this definition.
     pub max_keys: Option<usize>,
 }
 
-/// What a violation of an entry's `data` schema means.
+/// Effect of a payload that violates `data`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Validate {
-    /// None of the entry's effects is applied; the event is dead-lettered.
+    /// No effect of the definition is applied, and the event is dead-lettered.
     #[default]
     Enforce,
-    /// Counted and logged.
+    /// The event is counted, logged and applied.
     Warn,
 }
 
-/// A topic pattern: words between dots, `*` for one word, `#` for any number (AMQP 0-9-1, section
-/// 3.1.3.3).
+/// A topic pattern: words between dots. `*` matches one word, `#` any number of words (AMQP 0-9-1,
+/// section 3.1.3.3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     /// The words, in order.
     pub words: Vec<String>,
 }
 
-/// One element of an entry's `effects`.
+/// One element of an event definition's `effects`.
 #[derive(Debug)]
 pub struct Rule {
-    /// Its place in [`Registry::rules`].
+    /// Index in [`Registry::rules`].
     pub id: RuleId,
-    /// Once per element, as `item`.
+    /// List over whose elements the rule runs, each as `item`.
     pub each: Option<Expression>,
-    /// Asked per element.
+    /// Condition, evaluated for each element.
     pub when: Option<Expression>,
-    /// Before every key of the rule: `UNSTALE_KEY_PREFIX`, then the file's `key_prefix` unless the
-    /// rule takes it off. Not before tags' names.
+    /// Prefix of every key of the rule: `UNSTALE_KEY_PREFIX`, then the prefix of the rule or of its
+    /// file. Tags have none.
     pub key_prefix: String,
-    /// The keys or tags.
+    /// Templates of keys or tags.
     pub targets: Vec<Template>,
-    /// What to do with them.
+    /// The verb and its options.
     pub body: RuleBody,
-    /// Of a `delete` or `warm` in an entry with a `version`: what versioned rules write that these
-    /// keys may be. Such a key's deletion has the version of its event, so that an older `write`
-    /// does not revive what it deleted.
+    /// Shapes of this rule's keys that a versioned rule may write, for a `delete` or `warm` with a
+    /// `version`.
+    ///
+    /// The deletion of such a key carries the version of its event, so that an older `write` does
+    /// not restore the key.
     pub written: Vec<KeyShape>,
-    /// Of a `delete` or `invalidate_tags`: a second pass after so long.
+    /// Delay of the second delete of a `delete` or `invalidate_tags`.
     pub again: Option<Duration>,
 }
 
-/// A rule's verb and what goes with it.
+/// Verb of a rule, with its options.
 #[derive(Debug)]
 pub enum RuleBody {
     /// See [`Verb::Delete`].
@@ -147,36 +150,36 @@ pub enum RuleBody {
     Expire(ExpiryRule),
     /// See [`Verb::Write`].
     Write {
-        /// What the key is set to.
+        /// Value of the key.
         value: ValueTemplate,
-        /// How the value becomes bytes.
+        /// Conversion of the value to bytes.
         encoding: Encoding,
-        /// For how long.
+        /// Time to live.
         expiry: ExpiryRule,
-        /// The tags the key is added to.
+        /// Tags to which the key is added.
         tags: Vec<Template>,
-        /// The rule's own version, else the entry's.
+        /// The rule's own version, else that of the definition.
         version: Option<VersionRule>,
     },
     /// See [`Verb::Warm`].
     Warm {
-        /// Who limits the load.
+        /// The loader whose limits apply.
         loader: LoaderId,
-        /// Where from.
+        /// Path and query of the URL.
         url: UrlTemplate,
-        /// For how long.
+        /// Time to live.
         expiry: ExpiryRule,
-        /// The tags the key is added to.
+        /// Tags to which the key is added.
         tags: Vec<Template>,
-        /// What readers get meanwhile.
+        /// Reply to readers during the load.
         stale: Stale,
-        /// Which keys are loaded.
+        /// Keys that are loaded.
         only: Only,
     },
 }
 
 impl RuleBody {
-    /// The verb it belongs to.
+    /// Returns the verb of the body.
     pub const fn verb(&self) -> Verb {
         match self {
             Self::Delete => Verb::Delete,
@@ -189,24 +192,24 @@ impl RuleBody {
     }
 }
 
-/// How a `write`'s value becomes bytes.
+/// Conversion of a `write`'s value to bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Encoding {
-    /// Compact JSON in UTF-8, key order and number text as published.
+    /// Compact JSON in UTF-8. Keys keep their order, numbers their text.
     #[default]
     Json,
-    /// A string, as is: the value is one [`ValueTemplate::Text`].
+    /// A string as it is. The value is a [`ValueTemplate::Text`].
     Raw,
 }
 
-/// How long a value may live, before the event is known.
+/// Time to live of a value, before the event is known.
 #[derive(Debug)]
 pub enum ExpiryRule {
-    /// `ttl`, spread by `jitter` (0 to 1).
+    /// `ttl`, reduced at random by up to `jitter`.
     After {
-        /// The longest.
+        /// Maximum time to live.
         ttl: Duration,
-        /// The part of it that chance may take off.
+        /// Part of the ttl that may be subtracted, from 0 to 1.
         jitter: f64,
     },
     /// `at`: RFC 3339 text, or an integer of Unix seconds.
@@ -215,55 +218,55 @@ pub enum ExpiryRule {
     Never,
 }
 
-/// Orders the writes of one entity.
+/// Order of the writes of one entity.
 #[derive(Debug)]
 pub struct VersionRule {
-    /// An integer 0..2^63-1 or RFC 3339.
+    /// The version: an integer from 0 to 2^63-1, or an RFC 3339 time.
     pub of: Template,
-    /// The entity that the version orders.
+    /// The entity.
     pub family: Family,
 }
 
-/// The entity that a version orders.
+/// The entity whose writes a version orders.
 #[derive(Debug)]
 pub enum Family {
     /// The event's type without its last word.
     EventType,
-    /// Named by the rule.
+    /// An entity that the rule names.
     Entity(Template),
 }
 
-/// Which rule of which file: what `plan`, metrics and dead letters name.
+/// Name of a rule, as in `plan`, metrics and dead letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleName {
-    /// `<file>#<entry>/<place in effects, from 0>`, such as `user.yaml#user.updated/0`.
+    /// `<file>#<event>/<index in effects>`, such as `user.yaml#user.updated/0`.
     pub name: String,
-    /// Its verb.
+    /// Verb of the rule.
     pub verb: Verb,
-    /// The entry's place in [`Registry::entries`].
-    pub entry: u32,
+    /// Index of the definition in [`Registry::definitions`].
+    pub definition: u32,
 }
 
-/// Where values are loaded from. Its URL and headers have their `{vars.…}` filled in.
+/// A source of values. The URL and headers have their `{vars.…}` filled in.
 #[derive(Debug)]
 pub struct Loader {
-    /// As in the file.
+    /// Name in the file, or the origin of an absolute URL.
     pub name: String,
-    /// Before the rule's path; for an absolute URL in `from`, scheme and host of that.
+    /// Base URL before the rule's path.
     pub url: String,
-    /// Sent with every request. May hold secrets.
+    /// Headers of every request. May hold secrets.
     pub headers: LoaderHeaders,
-    /// Instead of `UNSTALE_WARM_TIMEOUT`.
+    /// Timeout, instead of `UNSTALE_WARM_TIMEOUT`.
     pub timeout: Option<Duration>,
-    /// Within `UNSTALE_WARM_CONCURRENCY`.
+    /// Maximum number of concurrent loads, within `UNSTALE_WARM_CONCURRENCY`.
     pub concurrency: Option<usize>,
-    /// Within `UNSTALE_WARM_RATE`.
+    /// Maximum rate, within `UNSTALE_WARM_RATE`.
     pub rate: Option<Rate>,
-    /// Instead of `UNSTALE_WARM_MAX_BYTES`.
+    /// Maximum size of a response in bytes, instead of `UNSTALE_WARM_MAX_BYTES`.
     pub max_bytes: Option<usize>,
 }
 
-/// Names and values of headers: `Debug` shows names alone.
+/// Names and values of headers. `Debug` shows names only.
 #[derive(Clone, Default)]
 pub struct LoaderHeaders(pub Vec<(String, String)>);
 

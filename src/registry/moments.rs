@@ -1,4 +1,4 @@
-//! What orders effects and ends values: versions and times, read from an event.
+//! Computes versions and expiry times from an event.
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -10,7 +10,7 @@ use super::model::{ExpiryRule, Family, VersionRule};
 use super::render::Miss;
 use super::scope::{Binding, Scope};
 
-/// Returns how long a value may live.
+/// Returns the time to live of a value.
 pub(super) fn expiry_of(
     rule: &ExpiryRule,
     scope: &Scope<'_, '_>,
@@ -24,8 +24,8 @@ pub(super) fn expiry_of(
             template.render(scope, bindings, &mut text)?;
             let seconds = || {
                 let seconds = text.parse::<i64>().ok().filter(|_| !text.starts_with('+'))?;
-                // As seconds, milliseconds lie beyond the year 9999: they are read as meant, like
-                // the property `timestamp`.
+                // Milliseconds, read as seconds, are beyond the year 9999. They are read as
+                // milliseconds instead.
                 Timestamp::from_second(seconds)
                     .or_else(|_| Timestamp::from_millisecond(seconds))
                     .ok()
@@ -42,14 +42,14 @@ pub(super) fn expiry_of(
     }
 }
 
-/// The most bytes of an entity's name as it is published. It becomes part of the name of a key that
-/// Redis keeps for `UNSTALE_FENCE_TTL`: a longer one is hashed.
-const LONGEST_FAMILY: usize = 255;
+/// Maximum length of an entity's name, in bytes. A longer name is hashed, because it becomes part
+/// of a Redis key that is kept for `UNSTALE_FENCE_TTL`.
+const MAX_FAMILY_BYTES: usize = 255;
 
-/// A version that a `write` needs cannot be told.
+/// Error: a `write` needs a version that cannot be computed.
 pub(super) struct Unordered;
 
-/// Returns the place of a target's effect among those of its entity.
+/// Returns the position of an effect among those of its entity.
 pub(super) fn version_of(
     rule: &VersionRule,
     place: u32,
@@ -72,7 +72,7 @@ pub(super) fn version_of(
         Family::Entity(template) => {
             let mut family = String::new();
             template.render(scope, bindings, &mut family)?;
-            if family.len() > LONGEST_FAMILY { hex(&Sha256::digest(&family)) } else { family }
+            if family.len() > MAX_FAMILY_BYTES { hex(&Sha256::digest(&family)) } else { family }
         }
     };
     Ok(Version { family, digits, event: scope.event.hash(), place })

@@ -1,9 +1,9 @@
-//! Numbers of any size as plain digits.
+//! Formats JSON numbers as plain digits.
 
-/// The most digits that are written out.
+/// Maximum number of digits that are written out.
 const MAX_DIGITS: usize = 400;
 
-/// The digits of a JSON number whose value is an integer: `7.0` is `7`, `1e3` is `1000`.
+/// Returns the digits of a JSON number with an integer value: `7.0` is `7`, `1e3` is `1000`.
 pub(super) fn integer_digits(text: &str) -> Option<std::borrow::Cow<'_, str>> {
     let unsigned = text.strip_prefix('-').unwrap_or(text);
     if unsigned.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -38,7 +38,7 @@ mod tests {
     use super::integer_digits;
 
     #[test]
-    fn integers_are_written_in_plain_exact_digits() {
+    fn integers_are_formatted_in_plain_exact_digits() {
         for (text, digits) in [
             ("7", "7"),
             ("-7", "-7"),

@@ -1,4 +1,4 @@
-//! Topic patterns: `order.*`, `#.deleted`.
+//! Topic patterns such as `order.*` and `#.deleted`.
 
 use super::model::Pattern;
 
@@ -8,21 +8,23 @@ impl Pattern {
         Self { words: text.split('.').map(str::to_owned).collect() }
     }
 
-    /// Whether a name is a pattern: a word of it is `*` or `#`.
+    /// Returns whether a name is a pattern: one of its words is `*` or `#`.
     pub fn is_pattern(name: &str) -> bool {
         name.split('.').any(|word| matches!(word, "*" | "#"))
     }
 
-    /// Whether an event type matches.
+    /// Returns whether an event type matches.
     pub fn matches(&self, event_type: &str) -> bool {
         matches(&self.words, event_type)
     }
 }
 
-/// A `#` takes as few words as it can, and one more whenever what follows does not fit: only the
-/// last one met needs to, so the time taken is bounded by the product of both lengths.
+/// Matches words. A `#` takes as few words as possible, and one more whenever the rest does not
+/// match.
+///
+/// Only the last `#` needs to take more, so the time is bounded by the product of both lengths.
 fn matches(words: &[String], event_type: &str) -> bool {
-    // What is left of the type; `None` after its last word.
+    // The rest of the type, or `None` after its last word.
     let mut text = Some(event_type);
     let mut at = 0;
     let mut last_hash: Option<(usize, Option<&str>)> = None;
@@ -74,7 +76,7 @@ mod tests {
         }
     }
 
-    /// The definition: `#` stands for any number of words, `*` for one.
+    /// The definition of matching: `#` takes any number of words, `*` one.
     fn by_definition(words: &[&str], text: &[&str]) -> bool {
         match (words, text) {
             ([], text) => text.is_empty(),
@@ -90,14 +92,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn matches_are_those_of_the_definition(words in prop::collection::vec("[ab*#]?", 1..7), text in prop::collection::vec("[ab]?", 1..9)) {
+        fn topic_patterns_match_by_the_definition_of_amqp(words in prop::collection::vec("[ab*#]?", 1..7), text in prop::collection::vec("[ab]?", 1..9)) {
             let (words, text): (Vec<&str>, Vec<&str>) = (words.iter().map(String::as_str).collect(), text.iter().map(String::as_str).collect());
             prop_assert_eq!(Pattern::parse(&words.join(".")).matches(&text.join(".")), by_definition(&words, &text));
         }
     }
 
     #[test]
-    fn a_long_type_takes_no_long_time() {
+    fn a_long_event_type_is_matched_quickly() {
         let event_type = "a.".repeat(20_000);
         assert!(!Pattern::parse("#.a.#.a.#.a.#.a.#.b").matches(&event_type));
     }

@@ -1,8 +1,8 @@
-//! A payload as the JSON Schema library reads it: in place, without a tree of its own, and within
-//! the event's budget. Of members of one name the last counts, as everywhere.
+//! A payload in the form that the JSON Schema library reads: in place, without a tree, and within
+//! the event's budget.
 //!
-//! Files: `meter` charges the budget for each access and ends a validation that is beyond it,
-//! `compare` is equality and `uniqueItems`.
+//! The last member of a name counts, as everywhere. `meter` charges the budget for each access, and
+//! ends a validation that exceeds it. `compare` implements equality and `uniqueItems`.
 
 mod compare;
 mod meter;
@@ -20,13 +20,15 @@ use super::decimal::Decimal;
 use crate::event::Json;
 use crate::event::json::{JsonKind, MemberList};
 
-pub(super) use meter::{BACKTRACKING, Costs, Meter, NAME_BACKTRACK_LIMIT, backtracking_units};
+pub(super) use meter::{
+    Costs, Meter, NAME_BACKTRACK_LIMIT, WORK_PER_BACKTRACKING_MATCH, backtracking_units,
+};
 
-/// Names the representation; see [`jsonschema::json`].
+/// Marker type of the representation; see [`jsonschema::json`].
 #[derive(Debug)]
 pub(super) struct PayloadJson;
 
-/// A value of a payload, and the meter that its accesses run.
+/// A value of a payload, with the meter that its accesses charge.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PayloadNode<'a> {
     value: PayloadValue<'a>,
@@ -35,11 +37,11 @@ pub(super) struct PayloadNode<'a> {
 
 #[derive(Debug, Clone, Copy)]
 enum PayloadValue<'a> {
-    /// An object whose members are known already, one of each name.
+    /// An object whose members are already known, one of each name.
     Known(Json<'a>, &'a [(Cow<'a, str>, Json<'a>)]),
     /// Any other value.
     Value(Json<'a>),
-    /// A member's name, which `propertyNames` takes for a value.
+    /// A member's name, which `propertyNames` validates as a value.
     Name(&'a str),
 }
 
@@ -71,12 +73,12 @@ impl<'a> PayloadNode<'a> {
         }
     }
 
-    /// Returns the same value without a meter: what is read of it is paid already.
+    /// Returns the same value without a meter, for accesses that are paid already.
     pub(super) fn unmetered(self) -> Self {
         Self { meter: None, ..self }
     }
 
-    /// Returns the bytes of a text as it was published; `None` for anything else.
+    /// Returns the length of a text as published, in bytes, or `None` for other values.
     pub(super) fn text_bytes(self) -> Option<u64> {
         match self.value {
             PayloadValue::Name(name) => Some(name.len() as u64),
@@ -86,17 +88,17 @@ impl<'a> PayloadNode<'a> {
         }
     }
 
-    /// Returns the text of a number; `None` for anything else.
+    /// Returns the text of a number, or `None` for other values.
     pub(super) fn number_text(self) -> Option<&'a str> {
         self.json().and_then(Json::as_number)
     }
 
-    /// Charges for work that a keyword of ours does.
+    /// Charges for the work of one of our own keywords.
     pub(super) fn charge_keyword(self, units: u64) {
         self.charge(units);
     }
 
-    /// Ends the validation: a match with a pattern takes too long.
+    /// Ends the validation, because matching a pattern takes too long.
     pub(super) fn give_up(self) {
         self.charge(u64::MAX);
     }
@@ -226,8 +228,7 @@ impl<'a> Node<'a, PayloadJson> for PayloadNode<'a> {
         }
     }
 
-    /// Returns null: the library asks for a tree of values for its errors alone, and values are not
-    /// shown.
+    /// Returns null. The library asks for a tree only for its errors, which show no values here.
     fn to_value(&self) -> Cow<'a, Value> {
         if let Some(meter) = self.meter {
             meter.fails_at(self.json());
@@ -237,7 +238,7 @@ impl<'a> Node<'a, PayloadJson> for PayloadNode<'a> {
 
     fn identity(&self) -> Option<NodeIdentity> {
         self.charge(1);
-        // Each value begins at a byte of its own, and a name at one where no value does.
+        // Each value begins at a byte of its own. A name begins at a byte where no value does.
         Some(match self.value {
             PayloadValue::Known(json, _) | PayloadValue::Value(json) => {
                 NodeIdentity::new(json.text().as_ptr().addr())
@@ -256,9 +257,9 @@ pub(super) struct Members<'a> {
 
 #[derive(Debug, Clone)]
 enum List<'a> {
-    /// Taken apart by others.
+    /// Members that the caller has parsed.
     Known(&'a [(Cow<'a, str>, Json<'a>)]),
-    /// Taken apart here.
+    /// Members that are parsed here.
     Own(Rc<MemberList<'a>>),
 }
 
@@ -270,7 +271,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// Charges for the look at one member's name, and for the patterns that it is matched with.
+    /// Charges for a member's name, and for the patterns that it is matched with.
     fn charge_name(&self, name: &str) {
         if let Some(meter) = self.meter {
             meter.charge(meter.costs.of_name(name));
@@ -313,7 +314,7 @@ impl<'a> Object<'a, PayloadJson> for Members<'a> {
     }
 }
 
-/// One member after the other.
+/// Iterator over members.
 #[derive(Debug)]
 pub(super) struct MembersIter<'a> {
     members: Members<'a>,
@@ -334,7 +335,7 @@ impl<'a> Iterator for MembersIter<'a> {
     }
 }
 
-/// An array's elements, and those that are left of them.
+/// Elements of an array, and the position of the iterator.
 #[derive(Debug, Clone)]
 pub(super) struct Elements<'a> {
     all: Rc<[Json<'a>]>,
@@ -376,7 +377,7 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// A number's text. Beyond a double's range it counts as the largest of its sign, as in
+/// Text of a number. A number beyond a double's range counts as the largest double, as in
 /// [`Json::to_value`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PayloadNumber<'a>(&'a str);
@@ -412,7 +413,7 @@ impl JsonNumber for PayloadNumber<'_> {
     }
 }
 
-/// Up to so many members are compared each with each.
+/// Maximum number of members that are compared pairwise.
 const FEW: usize = 16;
 
 fn has_one_of_each(members: &[(Cow<'_, str>, Json<'_>)]) -> bool {
@@ -438,179 +439,4 @@ pub(super) fn last_of_each(mut members: MemberList<'_>) -> MemberList<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fmt::Write as _;
-
-    use jsonschema::{Draft, ValidationOptions};
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::super::budget::Budget;
-    use super::*;
-
-    /// Where a payload is wrong, and by which keyword: read in place, and from a tree of values.
-    fn judged(schema: &Value, text: &str) -> [Vec<String>; 2] {
-        let payload = Json::parse(text).unwrap();
-        let members = payload.members();
-        let budget = Budget::for_event();
-        let meter = Meter::new(&budget, Costs::default());
-        let node = PayloadNode::of(payload, &members, &meter);
-        let in_place = jsonschema::options_for::<PayloadJson>()
-            .with_draft(Draft::Draft202012)
-            .should_validate_formats(true);
-        let in_place = in_place.build(schema).unwrap();
-        let tree: ValidationOptions<'_> =
-            jsonschema::options().with_draft(Draft::Draft202012).should_validate_formats(true);
-        let (tree, value) = (tree.build(schema).unwrap(), payload.to_value());
-        let told = |error: jsonschema::ValidationError<'_>| {
-            format!("{} {}", error.instance_path(), error.schema_path())
-        };
-        let all = [
-            in_place.iter_errors(node).map(told).collect::<Vec<_>>(),
-            tree.iter_errors(&value).map(told).collect(),
-        ];
-        assert_eq!(
-            [in_place.is_valid(node), tree.is_valid(&value)],
-            [all[0].is_empty(), all[1].is_empty()],
-            "{schema} {text}"
-        );
-        all
-    }
-
-    #[test]
-    fn keywords_mean_what_they_mean_for_a_tree() {
-        let is_valid = |schema: Value, text: &str| {
-            let [in_place, tree] = judged(&schema, text);
-            assert_eq!(in_place, tree, "{schema} {text}");
-            in_place.is_empty()
-        };
-        for (schema, text, expected) in [
-            (json!({"type": "integer"}), "1.0", true),
-            (json!({"type": "integer"}), "123456789012345678901234567890", true),
-            (json!({"type": "integer"}), "1e400", true),
-            (json!({"type": "integer"}), "1.5", false),
-            (json!({"maximum": 9_007_199_254_740_992_u64}), "9007199254740993", false),
-            (json!({"exclusiveMinimum": 0}), "-0", false),
-            (json!({"multipleOf": 0.1}), "0.3", true),
-            (json!({"const": 1}), "1.0", true),
-            (json!({"enum": ["a", null, true, {"a": [1]}]}), r#"{"a":[1.0]}"#, true),
-            (json!({"enum": ["a"]}), r#""\u0061""#, true),
-            (json!({"maxLength": 1}), r#""\ud83d\ude00""#, true),
-            (json!({"uniqueItems": true}), r#"[1,{"a":1},{"a":1.0}]"#, false),
-            (
-                json!({"uniqueItems": true}),
-                r#"[9007199254740993,9007199254740992,9007199254740994]"#,
-                true,
-            ),
-            (json!({"uniqueItems": true}), r#"[[0],[-0.0]]"#, false),
-            (json!({"uniqueItems": true}), r#"[{"a":1,"b":2},{"b":2,"a":0,"a":1}]"#, false),
-            (json!({"const": {"a": [1], "b": null}}), r#"{"b":1,"b":null,"a":[1.0]}"#, true),
-            (json!({"const": {"a": [1], "b": null}}), r#"{"a":[1],"b":null,"c":1}"#, false),
-            (json!({"properties": {"a": {"type": "string"}}}), r#"{"a":1,"a":"x"}"#, true),
-            (
-                json!({"properties": {"n": {"properties": {"a": {"type": "string"}}}}}),
-                r#"{"n":{"a":"x","a":1}}"#,
-                false,
-            ),
-            (json!({"maxProperties": 1}), r#"{"a":1,"a":2}"#, true),
-            (json!({"propertyNames": {"pattern": "^a"}}), r#"{"a":1,"b":2}"#, false),
-            (json!({"propertyNames": {"$ref": "#"}, "allOf": [{"$ref": "#"}]}), r#"{"a":1}"#, true),
-            (
-                json!({"additionalProperties": false, "patternProperties": {"^a": {}}}),
-                r#"{"ab":1,"\u0061c":2}"#,
-                true,
-            ),
-            (
-                json!({"unevaluatedProperties": false, "allOf": [{"properties": {"a": {}}}]}),
-                r#"{"a":1,"b":2}"#,
-                false,
-            ),
-            (json!({"contains": {"const": 2}, "maxContains": 1}), "[1,2,2]", false),
-            (
-                json!({"$ref": "#/$defs/n", "$defs": {"n": {"properties": {"n": {"$ref": "#/$defs/n"}}, "type": "object"}}}),
-                r#"{"n":{"n":1}}"#,
-                false,
-            ),
-        ] {
-            assert_eq!(is_valid(schema.clone(), text), expected, "{schema} {text}");
-        }
-    }
-
-    fn any_text() -> impl Strategy<Value = String> {
-        let scalar = prop_oneof![
-            Just("null".to_owned()),
-            any::<bool>().prop_map(|value| value.to_string()),
-            (-3_i32..300).prop_map(|number| number.to_string()),
-            prop::sample::select(vec![
-                "-0",
-                "1.0",
-                "2.5e1",
-                "1E2",
-                "18446744073709551616",
-                "-1e999"
-            ])
-            .prop_map(str::to_owned),
-            prop::sample::select(vec![
-                r#""a""#,
-                r#""""#,
-                r#""a@b.example""#,
-                r#""\u0061\n""#,
-                r#""é🦀""#
-            ])
-            .prop_map(str::to_owned),
-        ];
-        scalar.prop_recursive(3, 24, 5, |inner| {
-            let member = (prop::sample::select(vec!["a", "b", r"\u0061", "é"]), inner.clone());
-            prop_oneof![
-                prop::collection::vec(inner, 0..5)
-                    .prop_map(|elements| format!("[{}]", elements.join(","))),
-                prop::collection::vec(member, 0..20).prop_map(|members| {
-                    let mut text = String::from("{");
-                    for (at, (name, value)) in members.iter().enumerate() {
-                        let _ =
-                            write!(text, "{}\"{name}\" : {value}", if at > 0 { " , " } else { "" });
-                    }
-                    text + "}"
-                }),
-            ]
-        })
-    }
-
-    fn any_schema() -> impl Strategy<Value = Value> {
-        let leaf = prop::sample::select(vec![
-            json!({}),
-            json!(false),
-            json!({"type": "string", "minLength": 1}),
-            json!({"type": ["integer", "null"]}),
-            json!({"minimum": 0, "maximum": 25}),
-            json!({"format": "email"}),
-            json!({"enum": ["a", 1, null, [], {}]}),
-            json!({"pattern": "^a"}),
-            json!({"multipleOf": 5}),
-        ]);
-        leaf.prop_recursive(3, 12, 3, |inner| {
-            prop_oneof![
-                (inner.clone(), inner.clone()).prop_map(|(a, b)| json!({"properties": {"a": a, "é": b}, "required": ["a"]})),
-                inner.clone().prop_map(|of| json!({"additionalProperties": of, "minProperties": 1, "maxProperties": 2})),
-                inner.clone().prop_map(|of| json!({"patternProperties": {"^[ab]": of}, "propertyNames": {"maxLength": 1}})),
-                inner.clone().prop_map(|of| json!({"items": of, "uniqueItems": true})),
-                inner.clone().prop_map(|of| json!({"prefixItems": [of], "minItems": 1})),
-                inner.clone().prop_map(|of| json!({"contains": of})),
-                (inner.clone(), inner.clone()).prop_map(|(a, b)| json!({"anyOf": [a, b]})),
-                (inner.clone(), inner.clone()).prop_map(|(a, b)| json!({"oneOf": [a, b], "unevaluatedProperties": false})),
-                (inner.clone(), inner).prop_map(|(a, b)| json!({"if": a, "then": b, "else": {"not": {"type": "object"}}})),
-            ]
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn in_place_is_as_in_a_tree(schema in any_schema(), text in any_text()) {
-            let [mut in_place, mut tree] = judged(&schema, &text);
-            // A tree has its members in another order.
-            in_place.sort();
-            tree.sort();
-            prop_assert_eq!(in_place, tree);
-        }
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! Where the parts of a JSON text are: each array and each long object is taken apart once.
+//! Positions of the parts of a JSON text. Each array and each long object is parsed once.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,19 +10,19 @@ use super::budget::{Budget, Spent};
 use crate::event::Json;
 use crate::event::json::JsonKind;
 
-/// Objects with a longer text get an index of their members. A shorter one is read again each time.
+/// Minimum length of an object with an index of its members, in bytes. A shorter object is parsed
+/// each time.
 const INDEXED_FROM_BYTES: usize = 256;
 
-/// The start and the end of a part, in bytes from the start of the whole.
+/// Start and end of a part, in bytes from the start of the whole.
 type Place = (u32, u32);
 
-/// No event chooses an address: the hash needs no secret, and an empty map costs nothing.
+/// Map by address. An event cannot choose addresses, so the hash needs no secret.
 type ByAddress<T> = std::collections::HashMap<usize, T, FixedState>;
 
-/// The parts of arrays and objects, by the address of their text.
+/// Positions of the parts of arrays and objects, by the address of their text.
 ///
-/// An address stays the same as long as the text lives, so a value of this type must not outlive
-/// the texts.
+/// An address is valid as long as the text, so this value must not outlive the texts.
 #[derive(Default)]
 pub(super) struct Places {
     arrays: RefCell<ByAddress<Rc<[Place]>>>,
@@ -30,7 +30,7 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Returns the elements of an array; none for any other value.
+    /// Returns the elements of an array, or none for other values.
     pub(super) fn elements<'j>(
         &self,
         of: Json<'j>,
@@ -53,7 +53,7 @@ impl Places {
         Ok(Elements { of, places })
     }
 
-    /// Returns the member of that name; of several the last.
+    /// Returns the last member of that name.
     pub(super) fn member<'j>(
         &self,
         of: Json<'j>,
@@ -96,12 +96,12 @@ pub(super) struct Elements<'j> {
 }
 
 impl<'j> Elements<'j> {
-    /// Returns how many there are.
+    /// Returns the number of elements.
     pub(super) fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// Returns the element at that place, from 0.
+    /// Returns the element at that index.
     pub(super) fn get(&self, at: usize) -> Option<Json<'j>> {
         self.places.get(at).map(|&place| part_of(self.of, place))
     }

@@ -1,23 +1,22 @@
-//! What matching a byte of text with a regular expression costs, told from the pattern.
+//! Estimates the cost of matching a byte of text, from the text of a regular expression.
 
 use regex_automata::dfa::{StartKind, dense};
 use regex_automata::nfa::thompson;
 
-/// The size of a pattern that is not understood.
+/// Assumed size of a pattern that this file cannot parse.
 const SIZE_UNKNOWN: u64 = 10_000;
 
-/// Units of work for a byte of text, in sixteenths, where every byte is one step from one state to
-/// another.
+/// Units of work for a byte of text, in sixteenths, if every byte takes one step between two
+/// states.
 const SIXTEENTHS_OF_ONE_STEP: u64 = 4;
 
-/// Most bytes of an automaton that counts as small: all of it fits into the cache that a match
-/// fills as it goes.
+/// Maximum size of a small automaton, in bytes. It fits into the cache that a match fills.
 const MAX_SMALL_BYTES: usize = 64 * 1024;
 
 /// Returns the units of work for a byte of text, in sixteenths.
 ///
-/// A byte takes one step where the automaton of the pattern is small, as those of e-mail addresses,
-/// URLs and UUIDs are. Otherwise it may visit every state of the pattern.
+/// A byte takes one step if the pattern's automaton is small, as for e-mail addresses, URLs and
+/// UUIDs. Otherwise it may visit every state of the pattern.
 pub(super) fn sixteenths_per_byte(pattern: &str) -> u64 {
     if has_small_automaton(pattern) {
         return SIXTEENTHS_OF_ONE_STEP;
@@ -27,7 +26,7 @@ pub(super) fn sixteenths_per_byte(pattern: &str) -> u64 {
 }
 
 fn has_small_automaton(pattern: &str) -> bool {
-    // More states than that never fit, and building them takes time.
+    // More states never fit, and building them takes time.
     if size(pattern) > 2_000 {
         return false;
     }
@@ -40,8 +39,8 @@ fn has_small_automaton(pattern: &str) -> bool {
     dense::Builder::new().configure(automaton).thompson(states).build(pattern).is_ok()
 }
 
-/// Returns the pattern with JavaScript's meaning of `\d` and `\w`, which JSON Schema has: ASCII
-/// alone.
+/// Returns the pattern with the ASCII meaning of `\d` and `\w` that JavaScript and JSON Schema
+/// have.
 pub(super) fn with_ascii_classes(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len());
     let mut chars = pattern.chars();
@@ -64,15 +63,14 @@ pub(super) fn with_ascii_classes(pattern: &str) -> String {
     out
 }
 
-/// Whether a pattern is one class, repeated, from the text's beginning to its end: no more than one
-/// state is live then.
+/// Returns whether a pattern is one repeated class from start to end, with at most one live state.
 fn is_counted_class(pattern: &str) -> bool {
     let Some(body) = pattern.strip_prefix('^').and_then(|rest| rest.strip_suffix('$')) else {
         return false;
     };
     let after = match body.as_bytes() {
         [b'[', rest @ ..] => {
-            // The first bracket that no escape precedes ends the class.
+            // The first bracket without an escape ends the class.
             let mut escaped = false;
             let end = rest.iter().position(|byte| {
                 let ends = *byte == b']' && !escaped;
@@ -94,12 +92,13 @@ fn is_counted_class(pattern: &str) -> bool {
     }
 }
 
-/// Returns about how many states a pattern has: its characters and classes, counted repetitions
-/// written out. A pattern whose parentheses do not match was not understood: it counts as a very
-/// large one.
+/// Returns the approximate number of states: characters and classes, with counted repetitions
+/// written out.
+///
+/// A pattern with unbalanced parentheses cannot be parsed here, and counts as a very large one.
 fn size(pattern: &str) -> u64 {
     let mut groups = vec![0_u64];
-    // The size of what the next repetition would repeat.
+    // Size of the part that a following repetition repeats.
     let mut last = 0_u64;
     let mut rest = pattern.chars().peekable();
     let add = |groups: &mut Vec<u64>, size: u64| {
@@ -143,7 +142,7 @@ fn size(pattern: &str) -> u64 {
                     .filter_map(|count| count.trim().parse::<u64>().ok())
                     .max()
                     .unwrap_or(1);
-                // It was added once.
+                // The part was added once already.
                 add(&mut groups, last.saturating_mul(count.saturating_sub(1)));
                 last = last.saturating_mul(count.max(1));
                 continue;
@@ -161,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counted_repetitions_are_written_out() {
+    fn counted_repetitions_multiply_the_size_of_a_pattern() {
         for (pattern, expected) in [
             ("", 1),
             ("^abc$", 3),
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_costs_one_step_where_the_automaton_is_small() {
+    fn a_byte_costs_one_step_if_the_automaton_is_small() {
         for pattern in [
             r"^[^@\s]+@[^@\s]+\.[a-z]{2,}$",
             r"^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\.[a-zA-Z]{2,}$",
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn one_repeated_class_is_told_from_other_patterns() {
+    fn a_single_repeated_class_is_recognized() {
         for (pattern, expected) in [
             ("^[a-z0-9_-]{1,64}$", true),
             ("^.{0,1000}$", true),

@@ -1,4 +1,5 @@
-//! Templates filled in: text, JSON, URLs, and one text for each element of the arrays they name.
+//! Fills templates: as text, as JSON and as URLs, once for each element of the arrays that they
+//! name.
 
 use percent_encoding::utf8_percent_encode;
 
@@ -6,7 +7,7 @@ use super::budget::Spent;
 use super::fault::Fault;
 use super::functions::ENCODED;
 use super::number::integer_digits;
-use super::path::{Path, Step};
+use super::path::{Path, PathStep};
 use super::scope::{Binding, Found, Scope};
 use super::template::{Piece, Template};
 use super::url_template::{UrlTemplate, has_dot_segment};
@@ -14,12 +15,12 @@ use super::value_template::ValueTemplate;
 use crate::event::Json;
 use crate::event::json::{JsonKind, MAX_DEPTH, write_string};
 
-/// Why a template gave nothing.
+/// Reason why a template has no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Miss {
-    /// `{path?}`, and nothing is there: on purpose.
+    /// `{path?}` without a value: the result is dropped on purpose.
     Dropped,
-    /// A value is missing or cannot be used: paths, never values.
+    /// A value is missing or unusable. Names paths, never values.
     Unresolvable(String),
 }
 
@@ -29,10 +30,10 @@ impl From<Fault> for Miss {
     }
 }
 
-/// Who is told of each combination of elements, and of each array that is not there.
+/// Function that receives each combination of elements, and each array that does not exist.
 type Expanded<'f, 't> = dyn FnMut(Result<&[Binding<'t>], Miss>) -> Result<(), Stop> + 'f;
 
-/// Why an expansion ended early.
+/// Reason why an expansion ended early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
     /// More targets than the limit.
@@ -47,7 +48,7 @@ impl From<Spent> for Stop {
     }
 }
 
-/// The caller looks at the budget itself.
+/// Callers check the budget themselves.
 impl From<Spent> for Miss {
     fn from(spent: Spent) -> Self {
         Self::Unresolvable(spent.to_string())
@@ -55,10 +56,10 @@ impl From<Spent> for Miss {
 }
 
 /// Units of work for one combination of elements.
-const FILLING: u64 = 8;
+const WORK_PER_COMBINATION: u64 = 8;
 
 impl Template {
-    /// Appends the text. What was appended before a miss is left there.
+    /// Appends the text. A miss leaves the text before it in `out`.
     pub(super) fn render(
         &self,
         scope: &Scope<'_, '_>,
@@ -86,7 +87,7 @@ impl Template {
                     match interpolate(path, self.end_of(at), scope, bindings, out, push) {
                         Ok(()) => {}
                         Err(Miss::Dropped) => return Err(Miss::Dropped),
-                        // A later `{path?}` may still drop the whole.
+                        // A later `{path?}` may still drop the result.
                         Err(unresolvable) => miss = miss.or(Some(unresolvable)),
                     }
                 }
@@ -95,8 +96,10 @@ impl Template {
         miss.map_or(Ok(()), Err)
     }
 
-    /// Calls `each` for every combination of elements of the arrays that the template names and
-    /// `bindings` does not yet bind, and for every array that is not there.
+    /// Calls `each` for every combination of elements of the arrays that `bindings` does not bind
+    /// yet.
+    ///
+    /// Also calls it for every array that does not exist.
     pub(super) fn expand<'t>(
         &'t self,
         scope: &Scope<'_, '_>,
@@ -105,7 +108,7 @@ impl Template {
     ) -> Result<(), Stop> {
         let next = self.paths().find_map(|path| {
             let end = (1..=path.steps().len()).find(|&end| {
-                path.steps()[end - 1] == Step::Each
+                path.steps()[end - 1] == PathStep::Each
                     && !bindings.iter().any(|bound| {
                         bound.start == path.start && *bound.steps == path.steps()[..end]
                     })
@@ -130,7 +133,7 @@ impl Template {
             }
             Ok(Some(length)) => {
                 for at in 0..length {
-                    scope.event.budget.work(FILLING)?;
+                    scope.event.budget.work(WORK_PER_COMBINATION)?;
                     bindings.push(Binding { start: path.start, steps, at });
                     let done = self.expand(scope, bindings, each);
                     bindings.pop();
@@ -164,7 +167,7 @@ fn interpolate(
     };
     let push_value = |text: &str, push_text: &mut dyn FnMut(&str) -> Result<(), Miss>| match end {
         Some(end) if holds_end(text, end) => Err(Miss::Unresolvable(format!(
-            "`{path}` holds `{end}`, which follows it: the name could be another one's. Bound it in `data`, or write {{{path}|raw}}"
+            "`{path}` holds `{end}`, which follows it, so the name is ambiguous: limit it in `data`, or write {{{path}|raw}}"
         ))),
         _ => push_text(text),
     };
@@ -180,7 +183,7 @@ fn interpolate(
                     Some(text) => push_value(&text, &mut push_text),
                     None => push_text(
                         &integer_digits(json.text())
-                            .ok_or_else(|| unusable("is a number that is no integer"))?,
+                            .ok_or_else(|| unusable("is a number but not an integer"))?,
                     ),
                 }
             }
@@ -193,8 +196,8 @@ fn interpolate(
     }
 }
 
-/// Whether the first place of a delimiter in a value with the delimiter behind it is before the
-/// value's end.
+/// Returns whether the delimiter, searched in the value and the delimiter behind it, begins before
+/// the value's end.
 fn holds_end(value: &str, delimiter: &str) -> bool {
     let (value, delimiter) = (value.as_bytes(), delimiter.as_bytes());
     let begins_before = |length: usize| {
@@ -204,7 +207,7 @@ fn holds_end(value: &str, delimiter: &str) -> bool {
 }
 
 impl UrlTemplate {
-    /// The whole URL, behind a loader's base.
+    /// Returns the URL: the loader's base, then path and query.
     pub(super) fn render(
         &self,
         base: &str,
@@ -219,8 +222,8 @@ impl UrlTemplate {
         self.template.render_with(scope, bindings, &mut url, |text, out| {
             out.extend(utf8_percent_encode(text, ENCODED))
         })?;
-        // A byte becomes three; one is charged for already. Dots are looked for in the text decoded
-        // four times.
+        // A byte becomes three, one of which is charged already. Dots are searched in the text
+        // decoded four times.
         budget.bytes(2 * usize::try_from(budget.spent_bytes() - before).unwrap_or(usize::MAX))?;
         budget.work(url.len() as u64 * 4)?;
         if has_dot_segment(&url[base_ends..]) {
@@ -274,7 +277,7 @@ impl ValueTemplate {
         Ok(())
     }
 
-    /// Appends the value as is: a string.
+    /// Appends the value, a string, as it is.
     pub(super) fn render_raw(
         &self,
         scope: &Scope<'_, '_>,
@@ -322,7 +325,7 @@ fn render_text(
     let Some(path) = template.single_path() else {
         let mut text = String::new();
         template.render(scope, bindings, &mut text)?;
-        // No control character is in it: a byte becomes two at most.
+        // Without control characters, a byte becomes at most two.
         scope.event.budget.bytes(2 * text.len())?;
         write_string(&text, out);
         return Ok(());
@@ -351,7 +354,8 @@ fn render_text(
     Ok(())
 }
 
-/// Returns how many levels a value has, at most: each is read once more than the one above it.
+/// Returns the maximum number of levels of a value. Each level is read once more than the one above
+/// it.
 fn depth_of(json: Json<'_>) -> u64 {
     let (mut depth, mut deepest) = (0_i64, 0_i64);
     for byte in json.text().bytes() {

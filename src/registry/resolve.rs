@@ -1,95 +1,101 @@
-//! One event → what it does to the cache.
+//! Resolves one event to its effects on the cache.
+//!
+//! This file finds the definitions of an event and applies their limits. `target` applies one rule.
+
+mod target;
 
 use super::budget::Budget;
 use super::data_schema::Verdict;
-use super::effect::{Action, Effect, Failure, Matched, Resolution, RuleId, Version, Warm, Write};
-use super::explain::{Explanation, Nobody, Observer};
-use super::model::{Encoding, Entry, Registry, Rule, RuleBody, Validate};
-use super::moments::{Unordered, expiry_of, version_of};
+use super::effect::{Effect, Failure, Matched, Resolution, RuleId};
+use super::explain::{Explanation, NoObserver, Observer};
+use super::model::{EventDefinition, Registry, Validate};
 use super::places::Places;
-use super::render::{Miss, Stop};
-use super::reserved::{Refused, check_name};
-use super::scope::{Binding, EventScope, Lets, Scope};
-use super::template::Template;
+use super::render::Stop;
+use super::scope::{EventScope, Lets, Scope};
 use crate::event::{Event, Json};
 use crate::printable::printable;
 use crate::reason::Reason;
 
-/// Units of work for a target, beside what its template reads.
-const TARGET: u64 = 16;
-
 impl Registry {
-    /// Returns what the event does, within the full budget of an event of that size.
+    /// Returns the effects of the event, within the full budget of an event of that size.
     pub fn resolve(&self, event: &Event<'_>) -> Resolution {
         self.resolve_within(event, &Budget::for_bytes(event.bytes()))
     }
 
-    /// Returns what the event does, as far as the budget allows.
+    /// Returns the effects of the event, as far as the budget allows.
     ///
-    /// When the budget runs out the resolution has no effects, and a failure that names the rule
-    /// and what ran out. The caller may ask [`Budget::is_spent`], discard it, and try again with
-    /// more.
+    /// If the budget runs out, the resolution has no effects, and a failure that names the rule and
+    /// the resource. The caller may check [`Budget::is_spent`] and retry with more.
     pub fn resolve_within(&self, event: &Event<'_>, budget: &Budget) -> Resolution {
-        self.run(event, budget, &mut Nobody)
+        self.run(event, budget, &mut NoObserver)
     }
 
-    /// Whether a message of that type and without a body is an event: rules know the type, and it
-    /// is no table that Debezium publishes tombstones for.
+    /// Returns whether a message of that type without a body is an event.
+    ///
+    /// It is one if rules know the type, unless Debezium publishes tombstones for it as a table.
     pub fn knows_bodiless(&self, event_type: &str) -> bool {
         let is_known = self.by_name.contains_key(event_type)
             || self.patterns.iter().any(|(pattern, _)| pattern.matches(event_type));
         is_known && !self.tables.iter().any(|table| table.matches(event_type))
     }
 
-    /// What the event does, and why not more.
+    /// Returns the effects of the event, with notes on rules that had none.
     pub fn explain(&self, event: &Event<'_>) -> Explanation {
         let mut notes = Vec::new();
         let resolution = self.run(event, &Budget::for_bytes(event.bytes()), &mut notes);
         Explanation { resolution, notes }
     }
 
-    /// What one entry makes of the event within a budget, whatever the event's type: what an
-    /// example of that entry expects.
-    pub fn resolve_entry(&self, entry: u32, event: &Event<'_>, budget: &Budget) -> Resolution {
-        let Some(found) = self.entries.get(entry as usize) else { return Resolution::default() };
+    /// Returns the effects of the event through one definition, whatever the event's type. Examples
+    /// use it.
+    pub fn resolve_definition(
+        &self,
+        definition: u32,
+        event: &Event<'_>,
+        budget: &Budget,
+    ) -> Resolution {
+        let Some(found) = self.definitions.get(definition as usize) else {
+            return Resolution::default();
+        };
         if found.retired {
-            return Resolution { matched: Matched::Retired(entry), ..Resolution::default() };
+            return Resolution { matched: Matched::Retired(definition), ..Resolution::default() };
         }
         let scope = EventScope::new(event, budget);
-        let mut nobody = Nobody;
-        let mut run = Run::new(self, &scope, &mut nobody);
+        let mut observer = NoObserver;
+        let mut run = Run::new(self, &scope, &mut observer);
         run.entry(found);
-        run.finish(Matched::Entry(entry))
+        run.finish(Matched::Definition(definition))
     }
 
     fn run<O: Observer>(&self, event: &Event<'_>, budget: &Budget, observer: &mut O) -> Resolution {
         let exact = self.by_name.get(&*event.event_type).map_or(&[][..], Vec::as_slice);
-        let is_retired =
-            |entry: u32| self.entries.get(entry as usize).is_some_and(|entry| entry.retired);
-        if let Some(&retired) = exact.iter().find(|&&entry| is_retired(entry)) {
+        let is_retired = |definition: u32| {
+            self.definitions.get(definition as usize).is_some_and(|definition| definition.retired)
+        };
+        if let Some(&retired) = exact.iter().find(|&&definition| is_retired(definition)) {
             return Resolution { matched: Matched::Retired(retired), ..Resolution::default() };
         }
         let patterns = self
             .patterns
             .iter()
             .filter(|(pattern, _)| pattern.matches(&event.event_type))
-            .map(|(_, entry)| *entry);
+            .map(|(_, definition)| *definition);
         let scope = EventScope::new(event, budget);
         let mut run = Run::new(self, &scope, observer);
         let mut matched = Matched::Unknown;
         for index in exact.iter().copied().chain(patterns) {
-            let Some(entry) = self.entries.get(index as usize) else { continue };
-            if entry.retired {
+            let Some(definition) = self.definitions.get(index as usize) else { continue };
+            if definition.retired {
                 if matched == Matched::Unknown {
                     matched = Matched::Retired(index);
                 }
                 continue;
             }
-            if !matches!(matched, Matched::Entry(_)) {
-                matched = Matched::Entry(index);
+            if !matches!(matched, Matched::Definition(_)) {
+                matched = Matched::Definition(index);
             }
             if !run.is_over {
-                run.entry(entry);
+                run.entry(definition);
             }
         }
         run.finish(matched)
@@ -107,13 +113,13 @@ struct Run<'r, 'e, O> {
     effects: Vec<Effect>,
     failure: Option<Failure>,
     violations: u32,
-    /// Tags that the effects add their keys to: they count as targets.
+    /// Number of tags to which the effects add their keys. They count as targets.
     tags: usize,
-    /// Most targets: of the event, or of the entry.
+    /// Maximum number of targets, of the event or of the definition.
     limit: usize,
-    /// The rule that is resolved.
+    /// The rule that is being resolved.
     rule: Option<RuleId>,
-    /// The event is over one of its limits: nothing more is resolved.
+    /// The event exceeds a limit, and no further rule is resolved.
     is_over: bool,
 }
 
@@ -152,18 +158,18 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
         }
     }
 
-    fn entry(&mut self, entry: &'r Entry) {
+    fn entry(&mut self, definition: &'r EventDefinition) {
         self.rule = None;
-        let violation = self.violation(entry);
+        let violation = self.violation(definition);
         if self.is_spent() {
-            return self.spent(entry);
+            return self.spent(definition);
         }
         if let Some(message) = violation {
-            match entry.validate {
+            match definition.validate {
                 Validate::Warn => self.violations += 1,
                 Validate::Enforce => {
                     return self.fail(Reason::InvalidData, || {
-                        format!("{}#{}: {message}", entry.file, entry.name)
+                        format!("{}#{}: {message}", definition.file, definition.name)
                     });
                 }
             }
@@ -171,32 +177,36 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
         let (before, tags_before) = (self.effects.len(), self.tags);
         let failed_before = self.failure.is_some();
         let event_limit = self.registry.max_keys_per_event;
-        let entry_limit =
-            entry.max_keys.map_or(usize::MAX, |most| (before + tags_before).saturating_add(most));
-        self.limit = event_limit.min(entry_limit);
-        let lets = Lets::new(&entry.lets);
-        let stop = match self.rules(entry, &lets) {
+        let definition_limit = definition
+            .max_keys
+            .map_or(usize::MAX, |most| (before + tags_before).saturating_add(most));
+        self.limit = event_limit.min(definition_limit);
+        let lets = Lets::new(&definition.lets);
+        let stop = match self.rules(definition, &lets) {
             Ok(()) if !self.is_spent() => return,
             Ok(()) => Stop::Spent,
             Err(stop) => stop,
         };
         if stop == Stop::Spent {
-            return self.spent(entry);
+            return self.spent(definition);
         }
         if !failed_before {
             self.failure = None;
         }
-        if entry_limit <= event_limit {
+        if definition_limit <= event_limit {
             self.effects.truncate(before);
             self.tags = tags_before;
-            let most = entry.max_keys.unwrap_or_default();
+            let most = definition.max_keys.unwrap_or_default();
             self.fail(Reason::BlastRadius, || {
-                format!("{}#{}: more than max_keys {most} targets", entry.file, entry.name)
+                format!(
+                    "{}#{}: more than max_keys {most} targets",
+                    definition.file, definition.name
+                )
             });
         } else {
             let message = format!(
                 "{}#{}: more than UNSTALE_MAX_KEYS_PER_EVENT {event_limit} targets",
-                entry.file, entry.name
+                definition.file, definition.name
             );
             self.give_up(Reason::BlastRadius, message);
         }
@@ -206,43 +216,43 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
         self.event.budget.is_spent()
     }
 
-    /// Takes every effect back: of such an event nothing is applied.
+    /// Removes every effect: an event beyond a limit has none.
     fn give_up(&mut self, reason: Reason, message: String) {
         self.effects.clear();
         self.failure = Some(Failure { reason, message: printable(&message).into_owned(), at: 0 });
         self.is_over = true;
     }
 
-    /// Says which rule spent the event's budget.
-    fn spent(&mut self, entry: &Entry) {
+    /// Records which rule spent the event's budget.
+    fn spent(&mut self, definition: &EventDefinition) {
         let rule = self.rule.and_then(|rule| self.registry.rules.get(rule.0 as usize));
         let place = rule.map_or_else(
-            || format!("{}#{}: `data`", entry.file, entry.name),
+            || format!("{}#{}: `data`", definition.file, definition.name),
             |rule| rule.name.clone(),
         );
         let (reason, message) = self.event.budget.complaint(&place, rule.is_none());
         self.give_up(reason, message);
     }
 
-    /// Returns what the payload violates, if it does. With `validate: warn` it is not named.
-    fn violation(&self, entry: &Entry) -> Option<String> {
-        let schema = entry.schema.as_ref()?;
+    /// Returns the violation of the payload, if any. With `validate: warn` the text is empty.
+    fn violation(&self, definition: &EventDefinition) -> Option<String> {
+        let schema = definition.schema.as_ref()?;
         let (data, members) = self.event.payload();
         match schema.verdict(data, members, self.event.budget) {
-            // The caller asks the budget whether it is spent.
+            // The caller checks the budget.
             Verdict::Valid | Verdict::Spent => None,
-            Verdict::Invalid if entry.validate == Validate::Warn => Some(String::new()),
+            Verdict::Invalid if definition.validate == Validate::Warn => Some(String::new()),
             Verdict::Invalid => Some(schema.violation(data, members)),
         }
     }
 
-    fn rules(&mut self, entry: &'r Entry, lets: &Lets<'_>) -> Result<(), Stop> {
-        for rule in &entry.rules {
+    fn rules(&mut self, definition: &'r EventDefinition, lets: &Lets<'_>) -> Result<(), Stop> {
+        for rule in &definition.rules {
             self.rule = Some(rule.id);
             let places = Places::default();
             let scope = Scope { event: self.event, lets, item: None, places: &places };
             let Some(each) = &rule.each else {
-                self.rule(entry, rule, &scope, None)?;
+                self.rule(definition, rule, &scope, None)?;
                 continue;
             };
             let items = scope.json(each);
@@ -258,7 +268,7 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
             };
             let items = Json::trusted(&items);
             if items.kind() != crate::event::json::JsonKind::Array {
-                self.unresolvable(rule, None, || "`each` is no list".to_owned());
+                self.unresolvable(rule, None, || "`each` is not a list".to_owned());
                 continue;
             }
             let places = Places::default();
@@ -266,324 +276,9 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
             for (at, item) in scope.elements(items)?.iter().enumerate() {
                 self.event.budget.work(4)?;
                 let scope = Scope { item: Some(item), ..scope };
-                self.rule(entry, rule, &scope, Some(at))?;
+                self.rule(definition, rule, &scope, Some(at))?;
             }
         }
         Ok(())
-    }
-
-    fn unresolvable(&mut self, rule: &Rule, item: Option<usize>, message: impl Fn() -> String) {
-        self.observer.note(rule, self.effects.len(), item, &message);
-        let names = &self.registry.rules;
-        self.fail(Reason::Unresolvable, || match names.get(rule.id.0 as usize) {
-            Some(name) => format!("{}: {}", name.name, message()),
-            None => message(),
-        });
-    }
-
-    fn rule(
-        &mut self,
-        entry: &'r Entry,
-        rule: &'r Rule,
-        scope: &Scope<'_, '_>,
-        item: Option<usize>,
-    ) -> Result<(), Stop> {
-        let mut in_doubt = false;
-        if let Some(when) = &rule.when {
-            let answer = scope.condition(when);
-            if self.is_spent() {
-                return Err(Stop::Spent);
-            }
-            match answer {
-                Ok(true) => {}
-                Ok(false) => {
-                    self.observer.note(rule, self.effects.len(), item, || {
-                        format!("`when` said no: {}", when.text())
-                    });
-                    return Ok(());
-                }
-                Err(fault) => {
-                    in_doubt = true;
-                    if fault.is_absence {
-                        let message = || {
-                            format!(
-                                "`when` had no answer ({}), so the safe side holds: {}",
-                                fault.message,
-                                when.text()
-                            )
-                        };
-                        self.observer.note(rule, self.effects.len(), item, message);
-                    } else {
-                        self.unresolvable(rule, item, || {
-                            format!("`when` failed: {}", fault.message)
-                        });
-                    }
-                }
-            }
-        }
-        let prefix =
-            if matches!(rule.body, RuleBody::InvalidateTags) { "" } else { &rule.key_prefix };
-        for target in &rule.targets {
-            if !target.paths().any(super::path::Path::fans_out) {
-                self.target(entry, rule, scope, item, target, &[], prefix, in_doubt)?;
-                continue;
-            }
-            target.expand(scope, &mut Vec::new(), &mut |expanded| match expanded {
-                Ok(bindings) => {
-                    self.target(entry, rule, scope, item, target, bindings, prefix, in_doubt)
-                }
-                Err(_) if self.is_spent() => Err(Stop::Spent),
-                Err(miss) => {
-                    self.missed(rule, item, "target", miss);
-                    Ok(())
-                }
-            })?;
-        }
-        Ok(())
-    }
-
-    fn missed(&mut self, rule: &Rule, item: Option<usize>, what: &str, miss: Miss) {
-        match miss {
-            Miss::Dropped => self.observer.note(rule, self.effects.len(), item, || {
-                format!("{what}: an optional value is absent, so it is dropped")
-            }),
-            Miss::Unresolvable(message) => {
-                self.unresolvable(rule, item, || format!("{what}: {message}"))
-            }
-        }
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what stays the same within a rule, and one target"
-    )]
-    fn target(
-        &mut self,
-        entry: &Entry,
-        rule: &Rule,
-        scope: &Scope<'_, '_>,
-        item: Option<usize>,
-        template: &Template,
-        bindings: &[Binding<'_>],
-        prefix: &str,
-        in_doubt: bool,
-    ) -> Result<(), Stop> {
-        self.event.budget.work(TARGET)?;
-        let mut target = String::with_capacity(prefix.len() + 40);
-        target.push_str(prefix);
-        let rendered = template.render(scope, bindings, &mut target);
-        if self.is_spent() {
-            return Err(Stop::Spent);
-        }
-        if let Err(miss) = rendered {
-            self.missed(rule, item, "target", miss);
-            return Ok(());
-        }
-        self.event.budget.bytes(prefix.len())?;
-        let is_tag = matches!(rule.body, RuleBody::InvalidateTags);
-        if let Err(refused) = check_name(&target, is_tag, &self.registry.tag_prefix) {
-            self.refused(rule, item, "target", refused);
-            return Ok(());
-        }
-        let (version, in_doubt) = match self.version(entry, rule, scope, item, bindings, &target) {
-            Ok(version) => (version, in_doubt),
-            Err(Unordered) => (None, true),
-        };
-        let action = self.action(rule, scope, item, bindings, in_doubt)?;
-        if self.is_spent() {
-            return Err(Stop::Spent);
-        }
-        let Some(action) = action else { return Ok(()) };
-        self.effects.push(Effect {
-            rule: rule.id,
-            target,
-            action,
-            version: version.map(Box::new),
-            again: rule.again,
-        });
-        if self.effects.len() + self.tags > self.limit { Err(Stop::TooMany) } else { Ok(()) }
-    }
-
-    fn refused(&mut self, rule: &Rule, item: Option<usize>, part: &str, refused: Refused) {
-        let message = || format!("{part}: {}", refused.what);
-        self.observer.note(rule, self.effects.len(), item, message);
-        let names = &self.registry.rules;
-        self.fail(refused.reason, || match names.get(rule.id.0 as usize) {
-            Some(name) => format!("{}: {}", name.name, message()),
-            None => message(),
-        });
-    }
-
-    /// The place of a target's effect among those of its entity, where it has one.
-    ///
-    /// # Errors
-    /// It cannot be told: what is in doubt is deleted.
-    fn version(
-        &mut self,
-        entry: &Entry,
-        rule: &Rule,
-        scope: &Scope<'_, '_>,
-        item: Option<usize>,
-        bindings: &[Binding<'_>],
-        target: &str,
-    ) -> Result<Option<Version>, Unordered> {
-        let of = match &rule.body {
-            RuleBody::Write { version, .. } => version.as_ref().or(entry.version.as_ref()),
-            _ if self.is_written(rule, target) => entry.version.as_ref(),
-            _ => None,
-        };
-        let Some(of) = of else { return Ok(None) };
-        // A time is read, a family is written.
-        let _ = self.event.budget.work(32);
-        let is_write = matches!(rule.body, RuleBody::Write { .. });
-        let message = match version_of(of, position(self.effects.len() + 1), scope, bindings) {
-            Ok(version) => return Ok(Some(version)),
-            // A deletion needs no order to take hold, and `{rev?}` says that there may be none.
-            Err(Miss::Dropped) if !is_write => return Ok(None),
-            Err(Miss::Dropped) => "an optional value is absent".to_owned(),
-            Err(Miss::Unresolvable(message)) => message,
-        };
-        self.unresolvable(rule, item, || format!("version: {message}"));
-        if !is_write {
-            return Ok(None);
-        }
-        self.observer.note(rule, self.effects.len(), item, || "write becomes delete".to_owned());
-        Err(Unordered)
-    }
-
-    /// Whether a versioned rule writes that key.
-    fn is_written(&self, rule: &Rule, target: &str) -> bool {
-        // Where the budget is spent the effect is not used.
-        let can_ask = rule.written.is_empty()
-            || self.event.budget.work((rule.written.len() * (4 + target.len() / 4)) as u64).is_ok();
-        can_ask && rule.written.iter().any(|shape| shape.includes(target))
-    }
-
-    /// What is done with a target; `None` drops it.
-    fn action(
-        &mut self,
-        rule: &Rule,
-        scope: &Scope<'_, '_>,
-        item: Option<usize>,
-        bindings: &[Binding<'_>],
-        in_doubt: bool,
-    ) -> Result<Option<Action>, Stop> {
-        let (what, filled) = match &rule.body {
-            RuleBody::Delete => return Ok(Some(Action::Delete)),
-            RuleBody::InvalidateTags => return Ok(Some(Action::InvalidateTag)),
-            RuleBody::BumpVersion => return Ok(Some(Action::BumpVersion)),
-            RuleBody::Expire(expiry) => {
-                let miss = match expiry_of(expiry, scope, bindings) {
-                    Ok(expiry) => return Ok(Some(Action::Expire(expiry))),
-                    Err(miss) => miss,
-                };
-                let is_dropped = matches!(miss, Miss::Dropped);
-                self.missed(rule, item, "at", miss);
-                if is_dropped {
-                    return Ok(None);
-                }
-                self.observer
-                    .note(rule, self.effects.len(), item, || "expire becomes delete".to_owned());
-                return Ok(Some(Action::Delete));
-            }
-            RuleBody::Write { .. } | RuleBody::Warm { .. } if in_doubt => {
-                return Ok(Some(Action::Delete));
-            }
-            RuleBody::Write { value, encoding, expiry, tags, version: _ } => {
-                let mut write = || {
-                    let mut text = String::new();
-                    match encoding {
-                        Encoding::Json => value.render_json(scope, bindings, &mut text),
-                        Encoding::Raw => value.render_raw(scope, bindings, &mut text),
-                    }
-                    .map_err(|miss| ("value", miss.into()))?;
-                    Ok(Action::Write(Box::new(Write {
-                        value: text,
-                        expiry: expiry_of(expiry, scope, bindings)
-                            .map_err(|miss| ("at", miss.into()))?,
-                        tags: self.tags_of(tags, scope, bindings).map_err(|miss| ("tags", miss))?,
-                    })))
-                };
-                ("write", write())
-            }
-            RuleBody::Warm { loader, url, expiry, tags, stale, only } => {
-                let mut warm = || {
-                    let base = self
-                        .registry
-                        .loaders
-                        .get(loader.0 as usize)
-                        .map_or("", |loader| &loader.url);
-                    Ok(Action::Warm(Box::new(Warm {
-                        loader: *loader,
-                        url: url
-                            .render(base, scope, bindings)
-                            .map_err(|miss| ("from", miss.into()))?,
-                        expiry: expiry_of(expiry, scope, bindings)
-                            .map_err(|miss| ("at", miss.into()))?,
-                        tags: self.tags_of(tags, scope, bindings).map_err(|miss| ("tags", miss))?,
-                        stale: *stale,
-                        only: *only,
-                    })))
-                };
-                ("warm", warm())
-            }
-        };
-        let (part, unfilled) = match filled {
-            Ok(action) => return Ok(Some(action)),
-            Err(unfilled) => unfilled,
-        };
-        match unfilled {
-            Unfilled::Stopped(stop) => return Err(stop),
-            Unfilled::Missed(miss) => self.missed(rule, item, part, miss),
-            Unfilled::Refused(refused) => self.refused(rule, item, part, refused),
-        }
-        self.observer.note(rule, self.effects.len(), item, || format!("{what} becomes delete"));
-        Ok(Some(Action::Delete))
-    }
-
-    /// The tags of one key. Each counts as a target.
-    fn tags_of(
-        &mut self,
-        tags: &[Template],
-        scope: &Scope<'_, '_>,
-        bindings: &[Binding<'_>],
-    ) -> Result<Vec<String>, Unfilled> {
-        let mut names = Vec::with_capacity(tags.len());
-        let left = self.limit.saturating_sub(self.effects.len() + self.tags);
-        for template in tags {
-            let mut unfilled = None;
-            let expanded = template.expand(scope, &mut bindings.to_vec(), &mut |expanded| {
-                self.event.budget.work(TARGET)?;
-                let mut name = String::new();
-                match expanded.and_then(|bindings| template.render(scope, bindings, &mut name)) {
-                    Ok(()) => match check_name(&name, true, &self.registry.tag_prefix) {
-                        Ok(()) => names.push(name),
-                        Err(refused) => unfilled = Some(Unfilled::Refused(refused)),
-                    },
-                    Err(Miss::Dropped) => {}
-                    Err(unresolvable) => unfilled = Some(unresolvable.into()),
-                }
-                if names.len() > left { Err(Stop::TooMany) } else { Ok(()) }
-            });
-            expanded.map_err(Unfilled::Stopped)?;
-            if let Some(unfilled) = unfilled {
-                return Err(unfilled);
-            }
-        }
-        self.tags += names.len();
-        Ok(names)
-    }
-}
-
-/// Why a part of an effect has no value.
-enum Unfilled {
-    Missed(Miss),
-    Refused(Refused),
-    Stopped(Stop),
-}
-
-impl From<Miss> for Unfilled {
-    fn from(miss: Miss) -> Self {
-        Self::Missed(miss)
     }
 }

@@ -1,16 +1,20 @@
-//! Keys such as the rules name, for asking Redis beforehand whether it would let us touch them.
+//! Sample keys of the rules, for checking Redis permissions at the start.
 
 use super::effect::{RuleId, Verb};
 use super::model::Registry;
 use super::template::{Piece, Template};
 
 impl Registry {
-    /// Returns keys such as the rules name, each with its rule: placeholders are filled with `1`. A
-    /// target that begins with a placeholder is left out where nothing stands before it. For a tag
-    /// it is the key of its set.
+    /// Returns sample keys, each with its rule.
+    ///
+    /// Placeholders are replaced by `1`. A tag gives the key of its set. Targets without any text
+    /// before their first placeholder are left out.
     pub fn sample_keys(&self) -> Vec<(RuleId, String)> {
-        let rules =
-            self.entries.iter().filter(|entry| !entry.retired).flat_map(|entry| &entry.rules);
+        let rules = self
+            .definitions
+            .iter()
+            .filter(|definition| !definition.retired)
+            .flat_map(|definition| &definition.rules);
         rules
             .flat_map(|rule| {
                 let prefix = if rule.body.verb() == Verb::InvalidateTags {

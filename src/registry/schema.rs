@@ -1,12 +1,13 @@
-//! JSON Schema of the schema files themselves, for editors.
+//! JSON Schema of rule files, for editors.
 
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
 use super::document::Document;
 
-/// JSON Schema 2020-12 of a schema file, made from the types that files are read into; kept at
-/// `docs/registry.schema.json`.
+/// Returns the JSON Schema 2020-12 of a rule file, made from the types that files are read into.
+///
+/// It is kept at `docs/registry.schema.json`.
 pub fn file_schema() -> Value {
     let mut schema = SchemaSettings::draft2020_12()
         .into_generator()
@@ -19,8 +20,8 @@ pub fn file_schema() -> Value {
     schema
 }
 
-/// An option without a value is an error in the files, where the generator takes `null` for an
-/// absent one.
+/// Removes `null` from the types of options. The generator allows it for absent options, but rule
+/// files do not.
 fn forbid_null(schema: &mut Value) {
     match schema {
         Value::Array(items) => items.iter_mut().for_each(forbid_null),

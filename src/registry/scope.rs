@@ -1,4 +1,4 @@
-//! What the paths and expressions of an entry read while one event is resolved.
+//! Values that paths and expressions read while one event is resolved.
 
 use std::borrow::Cow;
 use std::cell::{OnceCell, RefCell};
@@ -11,12 +11,12 @@ use super::budget::{Budget, Spent};
 use super::differs::differs;
 use super::expression::{Expression, Value};
 use super::fault::Fault;
-use super::path::{EventField, Path, Start, Step};
+use super::path::{EventField, Path, PathStep, Start};
 use super::places::{Elements, Places};
 use crate::event::json::{JsonKind, MemberList};
 use crate::event::{Event, Json};
 
-/// What a path found.
+/// Value that a path leads to.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Found<'s> {
     Json(Json<'s>),
@@ -25,7 +25,7 @@ pub(super) enum Found<'s> {
 }
 
 impl<'s> Found<'s> {
-    /// Returns what an expression computes with.
+    /// Returns the value for an expression.
     pub(super) fn value(self, budget: &Budget) -> Result<Value<'s>, Spent> {
         match self {
             Self::Json(json) => Value::of(json, budget),
@@ -37,19 +37,19 @@ impl<'s> Found<'s> {
     }
 }
 
-/// With more members than this the payload gets an index of their names.
+/// Maximum number of members of a payload without an index of their names.
 const MAX_LISTED_MEMBERS: usize = 32;
 
-/// One event: each level of its payload is taken apart at most once.
+/// One event. Each level of its payload is parsed at most once.
 pub(super) struct EventScope<'e> {
     pub(super) event: &'e Event<'e>,
     pub(super) budget: &'e Budget,
     pub(super) data: Json<'e>,
     previous: Option<Json<'e>>,
     members: OnceCell<MemberList<'e>>,
-    /// Where the parts of the payload and of the state before are.
+    /// Positions of the parts of the payload and of the previous state.
     places: Places,
-    /// The answers of `changed(…)`, by the path's address: `each` asks again for every element.
+    /// Results of `changed(…)` by the path's address, because `each` asks again for every element.
     changed: RefCell<HashMap<usize, bool, FixedState>>,
     hash: OnceCell<u64>,
 }
@@ -69,12 +69,12 @@ impl<'e> EventScope<'e> {
         }
     }
 
-    /// Tells this event from others of the same version, on every worker and after every redelivery
-    /// alike.
+    /// Returns a hash that distinguishes events of the same version. Every worker computes the same
+    /// one, also after a redelivery.
     pub(super) fn hash(&self) -> u64 {
         *self.hash.get_or_init(|| {
             let mut hasher = Sha256::new();
-            // An id is its source's own.
+            // An id is unique within its source.
             for part in [&*self.event.id, self.event.source.as_deref().unwrap_or_default()] {
                 hasher.update((part.len() as u64).to_be_bytes());
                 hasher.update(part);
@@ -83,17 +83,17 @@ impl<'e> EventScope<'e> {
         })
     }
 
-    /// The state before, where the publisher gave one.
+    /// Returns the previous state, if the publisher gave one.
     pub(super) fn previous(&self) -> Option<Json<'e>> {
         self.previous
     }
 
-    /// Returns the payload, and its members where it has some.
+    /// Returns the payload and its members.
     pub(super) fn payload(&self) -> (Json<'e>, &[(Cow<'e, str>, Json<'e>)]) {
         (self.data, self.members.get_or_init(|| self.data.members()))
     }
 
-    /// Whether a value is a part of the event's own texts, which live as long as this scope.
+    /// Returns whether a value is part of the event's own texts, which live as long as this scope.
     fn owns(&self, json: Json<'_>) -> bool {
         let address = json.text().as_ptr();
         let holds = |whole: Json<'_>| whole.text().as_bytes().as_ptr_range().contains(&address);
@@ -113,8 +113,8 @@ impl<'e> EventScope<'e> {
         from..from + part.text().len()
     }
 
-    /// Whether the payload and the state before differ at a path; always where there is no state
-    /// before.
+    /// Returns whether the payload and the previous state differ at a path. Without a previous
+    /// state they do.
     pub(super) fn changed(&self, path: &Path) -> Result<bool, Spent> {
         let Some(previous) = self.previous else { return Ok(true) };
         let address = std::ptr::from_ref(path) as usize;
@@ -131,7 +131,7 @@ fn last_of<'j>(members: &[(Cow<'_, str>, Json<'j>)], name: &str) -> Option<Json<
     members.iter().rev().find(|(known, _)| known == name).map(|(_, value)| *value)
 }
 
-/// The values of an entry's `let`s, each computed when it is first asked for.
+/// Values of the definition's `let`s. Each is computed when it is first read.
 pub(super) struct Lets<'s> {
     expressions: &'s [(String, Expression)],
     values: Box<[OnceCell<Result<String, Fault>>]>,
@@ -150,10 +150,10 @@ impl<'s> Lets<'s> {
         let (Some((name, expression)), Some(value)) =
             (self.expressions.get(at), self.values.get(at))
         else {
-            return Err(Fault::new("a `let` that the entry does not have"));
+            return Err(Fault::new("a `let` that the definition does not have"));
         };
         let compute = || {
-            // A `let` reads earlier ones alone; so there is no circle.
+            // A `let` reads earlier ones only, so that there are no cycles.
             if expression.lets().iter().any(|&earlier| earlier >= at) {
                 return Err(Fault::new(format!(
                     "`let.{name}` reads one that does not stand before it"
@@ -168,29 +168,29 @@ impl<'s> Lets<'s> {
     }
 }
 
-/// What a rule reads, for one element of its `each`.
+/// Values that a rule reads, for one element of its `each`.
 #[derive(Clone, Copy)]
 pub(super) struct Scope<'s, 'e> {
     pub(super) event: &'s EventScope<'e>,
     pub(super) lets: &'s Lets<'s>,
     pub(super) item: Option<Json<'s>>,
-    /// Where the parts of `let`s and items are: for one rule, while those texts live.
+    /// Positions of the parts of `let`s and items, for one rule.
     pub(super) places: &'s Places,
 }
 
-/// Where in an array a `[]` stands while a template is expanded.
+/// Index of the element that a `[]` selects while a template is expanded.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Binding<'t> {
     pub(super) start: Start,
-    pub(super) steps: &'t [Step],
+    pub(super) steps: &'t [PathStep],
     pub(super) at: usize,
 }
 
 impl<'s, 'e: 's> Scope<'s, 'e> {
-    /// What a path leads to; `None` where nothing is.
+    /// Returns the value that a path leads to, or `None` if there is none.
     ///
     /// # Errors
-    /// A `let` that failed; a `[]` that the target does not have.
+    /// A `let` failed, or a `[]` is not part of the target.
     pub(super) fn read(
         &self,
         path: &Path,
@@ -199,11 +199,11 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
         self.read_steps(path, path.steps(), bindings)
     }
 
-    /// What the first steps of a path lead to.
+    /// Returns the value that the first steps of a path lead to.
     pub(super) fn read_steps(
         &self,
         path: &Path,
-        steps: &[Step],
+        steps: &[PathStep],
         bindings: &[Binding<'_>],
     ) -> Result<Option<Found<'s>>, Fault> {
         let mut json = match path.start {
@@ -214,7 +214,7 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
                 return Ok(if steps.is_empty() { self.event_field(field) } else { None });
             }
             Start::Attribute => {
-                let [Step::Member(name)] = steps else { return Ok(None) };
+                let [PathStep::Member(name)] = steps else { return Ok(None) };
                 return Ok(self.attribute(name)?.map(Found::Text));
             }
             Start::Let(at) => self.lets.value(at, self.event)?,
@@ -233,11 +233,11 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
         Ok(Some(Found::Json(json)))
     }
 
-    /// How many elements an array has; `None` where there is no array.
+    /// Returns the number of elements of an array, or `None` if there is no array.
     pub(super) fn length(
         &self,
         path: &Path,
-        steps: &[Step],
+        steps: &[PathStep],
         bindings: &[Binding<'_>],
     ) -> Result<Option<usize>, Fault> {
         match self.read_steps(path, steps, bindings)? {
@@ -251,7 +251,7 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
     fn read_event(
         &self,
         path: &Path,
-        steps: &[Step],
+        steps: &[PathStep],
         bindings: &[Binding<'_>],
     ) -> Result<Option<Json<'s>>, Fault> {
         let Some(mut json) = self.event.root(path.start) else { return Ok(None) };
@@ -267,19 +267,19 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
     fn step<'j>(
         &self,
         json: Json<'j>,
-        step: &Step,
+        step: &PathStep,
         path: &Path,
-        steps: &[Step],
+        steps: &[PathStep],
         bindings: &[Binding<'_>],
     ) -> Result<Option<Json<'j>>, Fault> {
         Ok(match step {
-            Step::Member(name) => self.member(json, name)?,
-            Step::Index(index) => self.elements(json)?.get(*index),
-            Step::Each => self.elements(json)?.get(place(path, steps, bindings)?),
+            PathStep::Member(name) => self.member(json, name)?,
+            PathStep::Index(index) => self.elements(json)?.get(*index),
+            PathStep::Each => self.elements(json)?.get(place(path, steps, bindings)?),
         })
     }
 
-    /// The member of an object; of several of that name the last.
+    /// Returns the last member of that name.
     pub(super) fn member<'j>(&self, of: Json<'j>, name: &str) -> Result<Option<Json<'j>>, Spent> {
         if of.text().as_ptr() == self.event.data.text().as_ptr() {
             let members = self.event.members.get_or_init(|| self.event.data.members());
@@ -291,7 +291,7 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
         self.places(of).member(of, name, self.event.budget)
     }
 
-    /// The elements of an array.
+    /// Returns the elements of an array.
     pub(super) fn elements<'j>(&self, of: Json<'j>) -> Result<Elements<'j>, Spent> {
         self.places(of).elements(of, self.event.budget)
     }
@@ -321,13 +321,13 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
         Ok(event.attribute(name))
     }
 
-    /// The answer of a `when`.
+    /// Evaluates a `when`.
     pub(super) fn condition(&self, expression: &Expression) -> Result<bool, Fault> {
         if expression.is_json_text {
             let text = self.json(expression)?;
             return Json::trusted(&text)
                 .as_bool()
-                .ok_or_else(|| Fault::new("the answer is neither true nor false"));
+                .ok_or_else(|| Fault::new("the result is neither true nor false"));
         }
         if let Some(path) = &expression.whole {
             return match self.read(path, &[])? {
@@ -339,12 +339,12 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
         }
         match expression.evaluate(self)? {
             Value::Bool(answer) => Ok(answer),
-            Value::Null | Value::AbsentPrevious => Err(Fault::absence("the answer is null")),
-            _ => Err(Fault::new("the answer is neither true nor false")),
+            Value::Null | Value::AbsentPrevious => Err(Fault::absence("the result is null")),
+            _ => Err(Fault::new("the result is neither true nor false")),
         }
     }
 
-    /// The value of a `let` or an `each`, as JSON.
+    /// Evaluates a `let` or an `each`, as JSON.
     pub(super) fn json(&self, expression: &Expression) -> Result<String, Fault> {
         if let Some(path) = &expression.whole {
             return match self.read(path, &[])? {
@@ -382,8 +382,8 @@ impl Scope<'_, '_> {
     }
 }
 
-/// The element that a `[]` stands for.
-fn place(path: &Path, steps: &[Step], bindings: &[Binding<'_>]) -> Result<usize, Fault> {
+/// Returns the index of the element that a `[]` selects.
+fn place(path: &Path, steps: &[PathStep], bindings: &[Binding<'_>]) -> Result<usize, Fault> {
     let bound = bindings.iter().find(|bound| bound.start == path.start && bound.steps == steps);
     bound
         .map(|bound| bound.at)

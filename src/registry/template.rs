@@ -1,12 +1,15 @@
-//! Templates: `user:{id}` → text.
+//! Templates such as `user:{id}`: parsed when the registry loads, filled for each event by
+//! `render`.
 
-use super::path::{Cursor, Names, Path, Root, Step, TextProblem};
+use super::code::Code;
+use super::path::{Cursor, KnownNames, Path, PathRoot, PathStep, TextProblem};
 
 /// A compiled template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     pub(super) pieces: Box<[Piece]>,
-    /// By piece: the text that no value of it may hold. Empty for a template that names nothing.
+    /// For each piece, the text that its value must not hold. Empty for a template that is not a
+    /// name.
     ends: Box<[Option<Box<str>>]>,
     unset: Box<[Box<str>]>,
     vars: Box<[Box<str>]>,
@@ -20,12 +23,14 @@ pub(super) enum Piece {
 }
 
 impl Template {
-    /// Compiles a text. `{vars.X}` is filled in from `names`; one without a value stays as written
-    /// and is named by [`Template::unset_vars`].
+    /// Compiles a text.
+    ///
+    /// `{vars.X}` is replaced by its value from `names`. A variable without a value stays as
+    /// written, and is listed by [`Template::unset_vars`].
     ///
     /// # Errors
-    /// What is wrong with the text, and where.
-    pub fn parse(text: &str, names: &Names<'_>) -> Result<Self, TextProblem> {
+    /// The first problem of the text, with its place.
+    pub fn parse(text: &str, names: &KnownNames<'_>) -> Result<Self, TextProblem> {
         let mut cursor = Cursor { text, at: 0 };
         let mut pieces = Vec::new();
         let mut literal = String::new();
@@ -36,25 +41,27 @@ impl Template {
             } else if cursor.eat("}}") {
                 literal.push('}');
             } else if cursor.rest().starts_with('}') {
-                return Err(TextProblem::new(cursor.at, "this `}` closes nothing")
-                    .hint("a literal brace is }}"));
+                return Err(TextProblem::new(Code::TemplateSyntax, cursor.at, "unmatched `}`")
+                    .help("a literal brace is }}"));
             } else if cursor.eat("{") {
                 let from = cursor.at - 1;
                 let path = cursor.placeholder(names)?;
-                if path.root() == Root::Vars
+                if path.root() == PathRoot::Vars
                     && !(path.is_optional() && var_value(&path, names).is_none())
                 {
                     let name = path.name().unwrap_or_default();
                     if !path.steps().is_empty() {
                         return Err(TextProblem::new(
+                            Code::VarInvalid,
                             from,
-                            format!("`vars.{name}` is text: nothing follows its name"),
+                            format!("`vars.{name}` is text, and has no fields"),
                         ));
                     }
                     vars.push(name.into());
                     match var_value(&path, names) {
                         Some(value) if value.is_empty() || value.contains(char::is_control) => {
                             return Err(TextProblem::new(
+                                Code::VarInvalid,
                                 from,
                                 format!("UNSTALE_VAR_{name} is empty or holds a control character"),
                             ));
@@ -88,7 +95,7 @@ impl Template {
         })
     }
 
-    /// The paths it reads, in order; filled-in variables are not among them.
+    /// Returns the paths that it reads, in order, without variables.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.pieces.iter().filter_map(|piece| match piece {
             Piece::Path(path) => Some(path),
@@ -96,22 +103,22 @@ impl Template {
         })
     }
 
-    /// The variables it names, those without a value included.
+    /// Returns the variables that it names, with or without a value.
     pub fn vars(&self) -> impl Iterator<Item = &str> {
         self.vars.iter().map(|name| &**name)
     }
 
-    /// The variables that have no value: `run` refuses to start, `check` and `plan` warn.
+    /// Returns the variables that have no value. `run` refuses to start, `check` and `plan` warn.
     pub fn unset_vars(&self) -> impl Iterator<Item = &str> {
         self.unset.iter().map(|name| &**name)
     }
 
-    /// Whether anything is read from the event.
+    /// Returns whether it reads a value of the event.
     pub fn has_placeholder(&self) -> bool {
         self.paths().next().is_some()
     }
 
-    /// The text where nothing is read from the event, variables filled in.
+    /// Returns the text if nothing is read from the event. Variables are filled in.
     pub fn as_literal(&self) -> Option<&str> {
         match &*self.pieces {
             [] => Some(""),
@@ -120,9 +127,10 @@ impl Template {
         }
     }
 
-    /// Makes it one that names something: different values give different names. So the text behind
-    /// a placeholder may not be in its value, unless no placeholder follows, or the value is
-    /// trusted.
+    /// Makes the template a name, for which different values must give different texts.
+    ///
+    /// A value must not hold the text that follows its placeholder. Exceptions are the last
+    /// placeholder and trusted values.
     pub(super) fn end_at_delimiters(&mut self, is_trusted: impl Fn(&Path) -> bool) {
         let last = self
             .pieces
@@ -142,20 +150,20 @@ impl Template {
         self.ends = ends.collect();
     }
 
-    /// Returns the text that no value of that piece may hold.
+    /// Returns the text that the value of that piece must not hold.
     pub(super) fn end_of(&self, piece: usize) -> Option<&str> {
         self.ends.get(piece)?.as_deref()
     }
 
-    /// Returns each two placeholders with nothing between them.
-    pub(super) fn neighbours(&self) -> impl Iterator<Item = (&Path, &Path)> {
+    /// Returns each pair of placeholders with nothing between them.
+    pub(super) fn adjacent_placeholders(&self) -> impl Iterator<Item = (&Path, &Path)> {
         self.pieces.windows(2).filter_map(|pair| match pair {
             [Piece::Path(first), Piece::Path(second)] => Some((first, second)),
             _ => None,
         })
     }
 
-    /// The text before the first placeholder.
+    /// Returns the text before the first placeholder.
     pub(super) fn first_literal(&self) -> &str {
         match self.pieces.first() {
             Some(Piece::Literal(text)) => text,
@@ -163,7 +171,7 @@ impl Template {
         }
     }
 
-    /// The path, where the template is one placeholder and nothing else.
+    /// Returns the path if the template is one placeholder and nothing else.
     pub(super) fn single_path(&self) -> Option<&Path> {
         match &*self.pieces {
             [Piece::Path(path)] => Some(path),
@@ -172,8 +180,10 @@ impl Template {
     }
 }
 
-/// The first path with a `[]` that some target does not have: a value, URL, time or version of one
-/// key cannot stand for many elements. (Tags can: each element gives one.)
+/// Returns the first path with a `[]` that some target lacks.
+///
+/// A value, URL, time or version of one key must be one value. A tag may have many: one for each
+/// element.
 pub fn unbound_array<'p>(
     targets: &[Template],
     mut used: impl Iterator<Item = &'p Path>,
@@ -185,11 +195,11 @@ pub fn unbound_array<'p>(
     };
     used.find(|path| {
         let mut arrays =
-            (1..=path.steps().len()).filter(|&end| path.steps()[end - 1] == Step::Each);
+            (1..=path.steps().len()).filter(|&end| path.steps()[end - 1] == PathStep::Each);
         arrays.any(|end| !targets.iter().all(|target| is_in(target, path, end)))
     })
 }
 
-fn var_value<'n>(path: &Path, names: &Names<'n>) -> Option<&'n str> {
+fn var_value<'n>(path: &Path, names: &KnownNames<'n>) -> Option<&'n str> {
     names.vars.0.get(path.name()?).map(String::as_str)
 }

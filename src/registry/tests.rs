@@ -1,4 +1,4 @@
-//! Whole entries, built by hand, against events.
+//! Definitions that are built by hand, applied to events.
 
 mod bounds;
 mod meaning;
@@ -41,7 +41,7 @@ impl Builder {
     fn new() -> Self {
         let registry = Registry {
             digest: String::new(),
-            entries: Vec::new(),
+            definitions: Vec::new(),
             by_name: foldhash::HashMap::default(),
             patterns: Vec::new(),
             rules: Vec::new(),
@@ -66,18 +66,18 @@ impl Builder {
         }
     }
 
-    fn names(&self, in_each: bool) -> Names<'_> {
-        Names { lets: &self.lets, in_each, vars: &self.vars }
+    fn names(&self, in_each: bool) -> KnownNames<'_> {
+        KnownNames { lets: &self.lets, in_each, vars: &self.vars }
     }
 
     fn entry(mut self, name: &str) -> Self {
-        let at = u32::try_from(self.registry.entries.len()).unwrap();
+        let at = u32::try_from(self.registry.definitions.len()).unwrap();
         if Pattern::is_pattern(name) {
             self.registry.patterns.push((Pattern::parse(name), at));
         } else {
             self.registry.by_name.entry(name.to_owned()).or_default().push(at);
         }
-        self.registry.entries.push(Entry {
+        self.registry.definitions.push(EventDefinition {
             name: name.to_owned(),
             file: "t.yaml".to_owned(),
             retired: false,
@@ -92,15 +92,15 @@ impl Builder {
         self
     }
 
-    fn last(mut self, change: impl FnOnce(&mut Entry)) -> Self {
-        change(self.registry.entries.last_mut().unwrap());
+    fn last(mut self, change: impl FnOnce(&mut EventDefinition)) -> Self {
+        change(self.registry.definitions.last_mut().unwrap());
         self
     }
 
     fn let_(mut self, name: &str, text: &str) -> Self {
         let expression = Expression::compile(text, &self.names(false)).unwrap();
         self.lets.push(name.to_owned());
-        self.last(|entry| entry.lets.push((name.to_owned(), expression)))
+        self.last(|definition| definition.lets.push((name.to_owned(), expression)))
     }
 
     fn rule(
@@ -108,7 +108,7 @@ impl Builder {
         targets: &[&str],
         each: Option<&str>,
         when: Option<&str>,
-        body: impl FnOnce(&Names<'_>) -> RuleBody,
+        body: impl FnOnce(&KnownNames<'_>) -> RuleBody,
     ) -> Self {
         let names = self.names(each.is_some());
         let body = body(&names);
@@ -123,12 +123,12 @@ impl Builder {
             written: Vec::new(),
             again: None,
         };
-        let entry = self.registry.entries.last_mut().unwrap();
-        let name = format!("{}#{}/{}", entry.file, entry.name, entry.rules.len());
+        let definition = self.registry.definitions.last_mut().unwrap();
+        let name = format!("{}#{}/{}", definition.file, definition.name, definition.rules.len());
         let verb = rule.body.verb();
-        entry.rules.push(rule);
-        let entry = u32::try_from(self.registry.entries.len() - 1).unwrap();
-        self.registry.rules.push(RuleName { name, verb, entry });
+        definition.rules.push(rule);
+        let definition = u32::try_from(self.registry.definitions.len() - 1).unwrap();
+        self.registry.rules.push(RuleName { name, verb, definition });
         self
     }
 
@@ -148,7 +148,7 @@ impl Builder {
 fn write_body(
     value: &serde_json::Value,
     tags: &[&str],
-    names: &Names<'_>,
+    names: &KnownNames<'_>,
     encoding: Encoding,
 ) -> RuleBody {
     RuleBody::Write {
@@ -160,7 +160,7 @@ fn write_body(
     }
 }
 
-fn value_template(value: &serde_json::Value, names: &Names<'_>) -> ValueTemplate {
+fn value_template(value: &serde_json::Value, names: &KnownNames<'_>) -> ValueTemplate {
     match value {
         serde_json::Value::Null => ValueTemplate::Null,
         serde_json::Value::Bool(bool) => ValueTemplate::Bool(*bool),
@@ -180,7 +180,7 @@ fn value_template(value: &serde_json::Value, names: &Names<'_>) -> ValueTemplate
     }
 }
 
-/// `delete p:user:7`, in order.
+/// Formats the effects as `delete p:user:7`, in order.
 fn lines(resolution: &Resolution) -> Vec<String> {
     resolution
         .effects
@@ -197,7 +197,7 @@ fn targets(template: &str, data: &str) -> (Vec<String>, Option<Reason>) {
 }
 
 #[test]
-fn templates_are_filled_in() {
+fn templates_are_filled_with_values_of_the_event() {
     let data = r#"{"id":42,"f":7.0,"e":1e3,"b":true,"s":"x y","n":null,"o":{"a b":{"c":["p",{"q":"r"}]}},"xs":[{"k":"a"},{"k":"b"}],
         "ys":[1,2],"nested":[{"in":[{"v":1},{"v":2}]},{"in":[]},{"in":[{"v":3}]}],"none":[],"some":[{"k":"a"},{"k":null},{}],"event":"ev","big":123456789012345678901234567890}"#;
     for (template, keys) in [
@@ -233,7 +233,7 @@ fn templates_are_filled_in() {
 }
 
 #[test]
-fn what_cannot_be_a_key_is_unresolvable() {
+fn values_that_cannot_be_part_of_a_key_are_unresolvable() {
     let data = r#"{"empty":"","ctl":"a\nb","del":"\u007f","frac":1.5,"o":{},"a":[1],"n":null,"huge":1e999,"s":"x"}"#;
     for template in [
         "{empty}",
@@ -255,7 +255,7 @@ fn what_cannot_be_a_key_is_unresolvable() {
 }
 
 #[test]
-fn one_unresolvable_effect_does_not_stop_its_neighbours() {
+fn an_unresolvable_effect_does_not_stop_other_effects() {
     let builder = Builder::new()
         .entry("user.updated")
         .delete("a:{id}")
@@ -273,7 +273,7 @@ fn one_unresolvable_effect_does_not_stop_its_neighbours() {
 }
 
 #[test]
-fn exact_names_come_before_patterns_and_retired_wins() {
+fn exact_names_precede_patterns_and_retired_definitions_win() {
     let builder = Builder::new()
         .entry("user.updated")
         .delete("a")
@@ -283,12 +283,12 @@ fn exact_names_come_before_patterns_and_retired_wins() {
         .delete("c");
     let resolution = builder.resolve("{}");
     assert_eq!(lines(&resolution), ["delete p:a", "delete p:b", "delete p:c"]);
-    assert_eq!(resolution.matched, Matched::Entry(0));
-    assert_eq!(builder.registry.resolve(&event("x", "{}", None)).matched, Matched::Entry(2));
+    assert_eq!(resolution.matched, Matched::Definition(0));
+    assert_eq!(builder.registry.resolve(&event("x", "{}", None)).matched, Matched::Definition(2));
 
     let retired = Builder::new()
         .entry("user.updated")
-        .last(|entry| entry.retired = true)
+        .last(|definition| definition.retired = true)
         .entry("user.*")
         .delete("b");
     assert_eq!(retired.resolve("{}").matched, Matched::Retired(0));
@@ -297,7 +297,7 @@ fn exact_names_come_before_patterns_and_retired_wins() {
 }
 
 #[test]
-fn a_schema_that_fails_applies_nothing_of_its_entry() {
+fn a_definition_whose_schema_fails_has_no_effects() {
     let schema = || {
         let schema = json!({"type": "object", "required": ["id"], "properties": {"id": {"type": "integer"}}});
         Some(DataSchema::of_json(&schema))
@@ -305,7 +305,7 @@ fn a_schema_that_fails_applies_nothing_of_its_entry() {
     let builder = Builder::new()
         .entry("user.updated")
         .delete("a")
-        .last(|entry| entry.schema = schema())
+        .last(|definition| definition.schema = schema())
         .entry("user.*")
         .delete("b");
     let resolution = builder.resolve(r#"{"id":"secret"}"#);
@@ -318,16 +318,16 @@ fn a_schema_that_fails_applies_nothing_of_its_entry() {
     );
     assert!(builder.resolve(r#"{"id":1}"#).failure.is_none());
 
-    let builder = builder.last(|entry| {
-        entry.schema = schema();
-        entry.validate = Validate::Warn;
+    let builder = builder.last(|definition| {
+        definition.schema = schema();
+        definition.validate = Validate::Warn;
     });
     let resolution = builder.resolve("{}");
     assert_eq!((resolution.violations, lines(&resolution)), (1, vec!["delete p:b".to_owned()]));
 }
 
 #[test]
-fn when_takes_the_safe_side() {
+fn a_condition_without_an_answer_takes_the_safe_side() {
     for (when, previous, holds, dead) in [
         ("data.a == 1", None, true, false),
         ("data.a == 2", None, false, false),
@@ -389,7 +389,7 @@ fn when_takes_the_safe_side() {
 }
 
 #[test]
-fn functions_answer() {
+fn functions_of_expressions_return_their_documented_results() {
     for (expression, answer) in [
         ("lower('ÀB')", "àb"),
         ("upper('ab')", "AB"),
@@ -426,7 +426,7 @@ fn functions_answer() {
 }
 
 #[test]
-fn lets_are_for_the_effects_that_use_them() {
+fn a_failing_let_affects_only_the_effects_that_read_it() {
     let builder = Builder::new()
         .entry("user.updated")
         .let_("bad", "data.gone + 1")
@@ -443,8 +443,8 @@ fn lets_are_for_the_effects_that_use_them() {
 }
 
 #[test]
-fn numbers_keep_their_digits_through_expressions_or_fail() {
-    let delete = |_: &Names<'_>| RuleBody::Delete;
+fn numbers_in_expressions_keep_their_digits_or_fail() {
+    let delete = |_: &KnownNames<'_>| RuleBody::Delete;
     let data = r#"{"ids":[123456789012345678901234567890,18446744073709551615,7.0]}"#;
     let plain = Builder::new()
         .entry("user.updated")
@@ -465,8 +465,8 @@ fn numbers_keep_their_digits_through_expressions_or_fail() {
 }
 
 #[test]
-fn an_expression_names_what_it_reads() {
-    let names = Names { lets: &[], in_each: true, vars: &Vars::default() };
+fn an_expression_lists_the_paths_that_it_reads() {
+    let names = KnownNames { lets: &[], in_each: true, vars: &Vars::default() };
     let expression = Expression::compile(
         "data.a.b[0] == item.c && has(previous.d) && changed('e') && data.xs.all(x, x.y > 0)",
         &names,
@@ -485,8 +485,8 @@ fn an_expression_names_what_it_reads() {
 }
 
 #[test]
-fn each_stands_for_every_element() {
-    let body = |_: &Names<'_>| RuleBody::Delete;
+fn each_runs_a_rule_for_every_element() {
+    let body = |_: &KnownNames<'_>| RuleBody::Delete;
     let builder = Builder::new().entry("user.updated");
     let builder = builder.rule(
         &["price:{item.list}:{id}", "x:{item.n}"],
@@ -519,7 +519,7 @@ fn written(value: &serde_json::Value, data: &str) -> Option<String> {
 }
 
 #[test]
-fn values_keep_types_and_text() {
+fn values_of_writes_keep_types_and_number_texts() {
     let data = r#"{ "z" : 1.50, "a": {"y": 1e3, "x": [true, null]}, "n": null, "s": "q\"\n" }"#;
     for (value, text) in [
         (json!("{data}"), Some(r#"{"z":1.50,"a":{"y":1e3,"x":[true,null]},"n":null,"s":"q\"\n"}"#)),
@@ -544,8 +544,8 @@ fn values_keep_types_and_text() {
 }
 
 #[test]
-fn one_key_has_one_value() {
-    let names = Names { lets: &[], in_each: false, vars: &Vars::default() };
+fn one_key_never_gets_two_values() {
+    let names = KnownNames { lets: &[], in_each: false, vars: &Vars::default() };
     let template = |text: &str| Template::parse(text, &names).unwrap();
     let unbound = |target: &str, used: &str| {
         unbound_array(&[template(target)], template(used).paths()).map(ToString::to_string)
@@ -557,7 +557,7 @@ fn one_key_has_one_value() {
 }
 
 #[test]
-fn a_write_in_doubt_deletes_its_key() {
+fn a_write_in_doubt_becomes_a_delete() {
     let resolution =
         Builder::new().entry("user.updated").write("k", &json!({"a": "{gone}"}), &[]).resolve("{}");
     assert_eq!(lines(&resolution), ["delete p:k"]);
@@ -587,11 +587,13 @@ fn a_write_in_doubt_deletes_its_key() {
 }
 
 #[test]
-fn versions_order_entities() {
+fn versions_are_read_with_their_entities() {
     let build = |of: &str| {
         let builder = Builder::new().entry("user.updated").write("k", &json!({}), &[]);
         let of = Template::parse(of, &builder.names(false)).unwrap();
-        builder.last(|entry| entry.version = Some(VersionRule { of, family: Family::EventType }))
+        builder.last(|definition| {
+            definition.version = Some(VersionRule { of, family: Family::EventType })
+        })
     };
     for (data, digits) in [
         (r#"{"rev":12}"#, Some("12")),
@@ -623,7 +625,7 @@ fn versions_order_entities() {
 }
 
 #[test]
-fn a_warm_never_leaves_its_loader() {
+fn the_url_of_a_warm_stays_within_its_loader() {
     let build = |url: &str| {
         Builder::new().entry("user.updated").rule(&["k"], None, None, |names| RuleBody::Warm {
             loader: LoaderId(0),
@@ -647,7 +649,7 @@ fn a_warm_never_leaves_its_loader() {
     }
     assert_eq!(url("/p?q={id}", r#"{"id":".."}"#).unwrap(), "http://shop/api/p?q=..");
     assert_eq!(url("/p.{id}", r#"{"id":"."}"#).unwrap(), "http://shop/api/p..");
-    let names = Names { lets: &[], in_each: false, vars: &Vars::default() };
+    let names = KnownNames { lets: &[], in_each: false, vars: &Vars::default() };
     for text in [
         "p",
         "//../x",
@@ -665,7 +667,7 @@ fn a_warm_never_leaves_its_loader() {
 }
 
 #[test]
-fn limits_hold() {
+fn limits_of_keys_per_event_are_enforced() {
     let keys = |count: usize| {
         serde_json::to_string(&json!({"xs": (0..count).collect::<Vec<_>>()})).unwrap()
     };
@@ -689,7 +691,7 @@ fn limits_hold() {
         .delete("a")
         .entry("user.*")
         .delete("{xs[]}")
-        .last(|entry| entry.max_keys = Some(3))
+        .last(|definition| definition.max_keys = Some(3))
         .entry("#")
         .delete("z");
     assert_eq!(builder.resolve(&keys(3)).effects.len(), 5);
@@ -708,7 +710,7 @@ fn limits_hold() {
 }
 
 #[test]
-fn an_explanation_says_why_not() {
+fn an_explanation_names_the_reason_of_each_skipped_rule() {
     let builder = Builder::new()
         .entry("user.updated")
         .rule(&["a"], None, Some("data.id == 2"), |_| RuleBody::Delete)
@@ -721,9 +723,12 @@ fn an_explanation_says_why_not() {
     assert_eq!(
         messages,
         [
-            (0, "`when` said no: data.id == 2"),
-            (1, "target: an optional value is absent, so it is dropped"),
-            (2, "`when` had no answer (a field is absent), so the safe side holds: data.gone == 2"),
+            (0, "condition is false: data.id == 2"),
+            (1, "target is dropped: an optional value is absent"),
+            (
+                2,
+                "condition has no answer (a field is absent), so the rule takes the safe side: data.gone == 2"
+            ),
         ]
     );
 }

@@ -1,13 +1,15 @@
-//! YAML text → a tree in which every node knows its place. JSON is read the same way: it is YAML
-//! 1.2 but for two details.
+//! Reads YAML text into a tree whose nodes know their place. JSON is read as YAML 1.2, apart from
+//! two details.
 //!
-//! Anchors are resolved, within a budget; merge keys, tags and duplicate keys are problems.
-
+//! Anchors are resolved within an allowance. Merge keys, tags and duplicate keys are errors.
 //!
-//! Files: [`build`] makes the tree from the parser's events, `number` and `trap` know plain scalars
-//! and YAML's pitfalls.
+//! Files: `build` makes the tree from the parser's events, within the limits of `allowance`.
+//! `number` reads plain scalars, `trap` explains YAML's pitfalls, `json_text` handles JSON's two
+//! details.
 
+mod allowance;
 mod build;
+mod json_text;
 mod number;
 mod trap;
 
@@ -18,7 +20,8 @@ use super::diagnostic::Pos;
 use crate::event::json::write_string;
 use number::json_number;
 
-pub(crate) use build::{Aliases, parse};
+pub(crate) use allowance::Allowance;
+pub(crate) use build::parse;
 
 /// A value and its place.
 #[derive(Debug, Clone)]
@@ -27,7 +30,7 @@ pub(crate) struct Node {
     pub(crate) content: Content,
 }
 
-/// Shared: an alias costs no copy of what it stands for.
+/// Content of a node. It is shared, so that an alias costs no copy.
 #[derive(Debug, Clone)]
 pub(crate) enum Content {
     Scalar(Arc<Scalar>),
@@ -46,14 +49,13 @@ pub(crate) struct Member {
 #[derive(Debug, Clone)]
 pub(crate) struct Scalar {
     pub(crate) kind: ScalarKind,
-    /// As written, unescaped and folded.
+    /// The text without quotes, escapes and folding.
     pub(crate) text: String,
-    /// Where the text's first character stands, if the text stands in the file character for
-    /// character.
+    /// Place of the text's first character, if the text is in the file character for character.
     pub(crate) verbatim_from: Option<Pos>,
 }
 
-/// What a scalar is by the core schema (YAML 1.2.2, section 10.3.2).
+/// Type of a scalar in the core schema (YAML 1.2.2, section 10.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ScalarKind {
     Null,
@@ -63,7 +65,7 @@ pub(crate) enum ScalarKind {
 }
 
 impl Node {
-    /// What a person calls it.
+    /// Returns the name of the type for messages.
     pub(crate) fn describe(&self) -> &'static str {
         match &self.content {
             Content::Array(_) => "a list",
@@ -88,7 +90,7 @@ impl Node {
         self.as_scalar().is_some_and(|scalar| scalar.kind == ScalarKind::Null)
     }
 
-    /// The node at a JSON pointer, or the deepest on the way there.
+    /// Returns the node at a JSON pointer, or the deepest node on the way to it.
     pub(crate) fn nearest_to(&self, pointer: &str) -> &Self {
         let mut node = self;
         for token in pointer.split('/').skip(1) {
@@ -106,7 +108,7 @@ impl Node {
         node
     }
 
-    /// The node as JSON. Numbers that JSON does not have (`.inf`) become null: [`parse`] has
+    /// Returns the node as JSON. Numbers that JSON lacks (`.inf`) become null; [`parse`] has
     /// reported them.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         match &self.content {
@@ -118,7 +120,7 @@ impl Node {
         }
     }
 
-    /// Appends the node as compact JSON, the text of numbers as written.
+    /// Appends the node as compact JSON, with numbers as written.
     pub(crate) fn write_json(&self, out: &mut String) {
         match &self.content {
             Content::Scalar(scalar) => match scalar.number_text() {
@@ -152,7 +154,7 @@ impl Node {
 }
 
 impl Scalar {
-    /// The number's text as JSON writes it.
+    /// Returns the number's text in JSON's form.
     pub(crate) fn number_text(&self) -> Option<Cow<'_, str>> {
         (self.kind == ScalarKind::Number).then(|| json_number(&self.text)).flatten()
     }

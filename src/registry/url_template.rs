@@ -1,47 +1,50 @@
 //! The part of a loader's URL that an event fills in: path and query, never the host.
 
-use super::path::{Names, Path, TextProblem};
+use super::code::Code;
+use super::path::{KnownNames, Path, TextProblem};
 use super::template::{Piece, Template};
 
-/// A compiled path and query, to stand after a loader's base URL.
+/// A compiled path and query, which follow a loader's base URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UrlTemplate {
     pub(super) template: Template,
 }
 
 impl UrlTemplate {
-    /// Compiles what stands after the loader's name or the absolute URL's host: `/path?query`.
+    /// Compiles the text after the loader's name or the host: `/path?query`.
     ///
     /// # Errors
-    /// What is wrong with the text, and where: beside a template's problems a text that does not
-    /// begin with `/`, a character that no URL has, a fragment, and a `.` or `..` segment.
-    pub fn parse(text: &str, names: &Names<'_>) -> Result<Self, TextProblem> {
+    /// A problem of the template, a missing `/`, a character that URLs do not allow, a fragment, or
+    /// a segment `.` or `..`.
+    pub fn parse(text: &str, names: &KnownNames<'_>) -> Result<Self, TextProblem> {
         if !text.starts_with('/') {
-            return Err(TextProblem::new(0, "the path must begin with `/`")
-                .hint("such as catalogue:/products/{id}"));
+            return Err(TextProblem::new(Code::UrlSyntax, 0, "the path must begin with `/`")
+                .help("such as catalogue:/products/{id}"));
         }
         let template = Template::parse(text, names)?;
         for piece in &template.pieces {
             let Piece::Literal(literal) = piece else { continue };
             if let Some(c) = literal.chars().find(|&c| !is_url_char(c)) {
-                let hint = "percent-encode it; placeholders are encoded for you";
+                let help = "percent-encode it; placeholders are encoded automatically";
                 return Err(TextProblem::new(
+                    Code::UrlSyntax,
                     text.find(c).unwrap_or(0),
-                    format!("`{}` cannot stand in a path or query", c.escape_debug()),
+                    format!("`{}` is not allowed in a path or query", c.escape_debug()),
                 )
-                .hint(hint));
+                .help(help));
             }
             if !percent_signs_are_escapes(literal) {
                 return Err(TextProblem::new(
+                    Code::UrlSyntax,
                     text.find('%').unwrap_or(0),
                     "`%` must begin an escape of two hex digits",
                 )
-                .hint("a literal % is %25"));
+                .help("a literal % is %25"));
             }
         }
-        // A segment made of literals alone is known now; one with a placeholder is looked at when
-        // its value is.
-        let with_stand_ins: String = template
+        // Segments without placeholders are checked here. Those with placeholders are checked when
+        // they have values.
+        let with_substitutes: String = template
             .pieces
             .iter()
             .map(|piece| match piece {
@@ -49,36 +52,40 @@ impl UrlTemplate {
                 Piece::Path(_) => "x",
             })
             .collect();
-        if has_dot_segment(&with_stand_ins) {
-            return Err(TextProblem::new(0, "`.` and `..` are no segments of a path here")
-                .hint("write the path that is meant"));
+        if has_dot_segment(&with_substitutes) {
+            return Err(TextProblem::new(
+                Code::UrlSyntax,
+                0,
+                "a path cannot have the segments `.` and `..`",
+            )
+            .help("write the path without them"));
         }
         Ok(Self { template })
     }
 
-    /// The paths it reads, in order.
+    /// Returns the paths that it reads, in order.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.template.paths()
     }
 
-    /// The variables it names.
+    /// Returns the variables that it names.
     pub fn vars(&self) -> impl Iterator<Item = &str> {
         self.template.vars()
     }
 
-    /// The variables that have no value.
+    /// Returns the variables that have no value.
     pub fn unset_vars(&self) -> impl Iterator<Item = &str> {
         self.template.unset_vars()
     }
 
-    /// Whether anything is read from the event.
+    /// Returns whether it reads a value of the event.
     pub fn has_placeholder(&self) -> bool {
         self.template.has_placeholder()
     }
 }
 
-/// Whether a character may stand in a path or a query as it is: RFC 3986, appendix A, and `%` of an
-/// escape.
+/// Returns whether a path or query may hold the character as it is (RFC 3986, appendix A), or `%`
+/// of an escape.
 fn is_url_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-._~:/?@!$&'()*+,;=%[]".contains(c)
 }
@@ -90,9 +97,10 @@ fn percent_signs_are_escapes(text: &str) -> bool {
     })
 }
 
-/// Whether a server might read a segment of the path as `.` or `..`: encoded up to three times
-/// over, behind an encoded slash or backslash, or with the parameters that some servers cut off
-/// after `;`.
+/// Returns whether a server might read a segment of the path as `.` or `..`.
+///
+/// Detects up to three levels of encoding, encoded slashes and backslashes, and parameters after
+/// `;`, which some servers remove.
 pub(super) fn has_dot_segment(path_and_query: &str) -> bool {
     let path = path_and_query.split('?').next().unwrap_or_default();
     if !path.contains(['.', '%']) {

@@ -6,13 +6,13 @@ use super::template::Template;
 /// A compiled value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ValueTemplate {
-    /// Members in the order written. A member whose template is dropped (`{x?}`) is left out.
+    /// Members in the order written, without those whose template is dropped (`{x?}`).
     Object(Vec<(String, ValueTemplate)>),
-    /// Elements in order; one whose template is dropped is left out.
+    /// Elements in order, without those whose template is dropped.
     Array(Vec<ValueTemplate>),
-    /// A single placeholder keeps its JSON type; anything else is a string.
+    /// A single placeholder keeps its JSON type. Any other template is a string.
     Text(Template),
-    /// The text of a number, valid JSON.
+    /// The text of a valid JSON number.
     Number(String),
     /// `true` or `false`
     Bool(bool),
@@ -21,14 +21,14 @@ pub enum ValueTemplate {
 }
 
 impl ValueTemplate {
-    /// Every template in it, in order.
+    /// Returns every template in the value, in order.
     pub fn templates(&self) -> Vec<&Template> {
         let mut found = Vec::new();
         self.collect(&mut found);
         found
     }
 
-    /// The paths it reads, in order.
+    /// Returns the paths that it reads, in order.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.templates().into_iter().flat_map(Template::paths)
     }

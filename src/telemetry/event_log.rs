@@ -1,8 +1,7 @@
-//! What the log says of events: dead letters, unknown events, events on the retry schedule, and at
-//! `debug` each effect.
+//! Logs events that could not be applied at once, and at `debug` each effect.
 //!
-//! Such a line costs nothing while nothing is wrong: only events that are republished come here,
-//! and effects only at `debug`.
+//! The events are dead letters, unknown events and retries. An event that is applied at once costs
+//! nothing here, unless the level is `debug`.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -16,20 +15,19 @@ use crate::quantity::format_duration;
 use crate::reason::{Reason, rule_of};
 use crate::registry::{Action, Effect};
 
-/// Time between two looks for counts that are due.
+/// Time between two checks for counts that are due.
 const LOOKS: Duration = Duration::from_secs(1);
 
-/// Digits of a digest that are logged.
+/// Length of a digest in the log, in characters.
 const DIGEST_CHARS: usize = 12;
 
-/// Logs what becomes of events that cannot be applied at once: the first of a kind, then a count a
-/// minute.
+/// Logs events that cannot be applied at once: the first of a kind, then one count a minute.
 #[derive(Debug, Default)]
 pub struct EventLog {
     lines: Mutex<Repeats<Line>>,
 }
 
-/// What lines of one kind have in common.
+/// The kind of a line. Lines of one kind are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Line {
     Dead { reason: Reason, rule: Option<String> },
@@ -40,13 +38,13 @@ enum Line {
 /// An event that is republished.
 #[derive(Debug, Clone, Copy)]
 pub struct Republished<'e> {
-    /// Its type; of what is no event, the routing key.
+    /// Its type. For a message that is not an event, the routing key.
     pub event_type: &'e str,
-    /// Its id, where it has one.
+    /// Its id, if it has one.
     pub id: Option<&'e str>,
-    /// What went wrong.
+    /// The error.
     pub error: Option<&'e str>,
-    /// Attempts made so far.
+    /// Number of attempts made so far.
     pub attempt: u32,
 }
 
@@ -55,7 +53,7 @@ impl Republished<'_> {
         self.error.and_then(rule_of)
     }
 
-    /// What went wrong, without the rule's name.
+    /// Returns the error without the rule's name.
     fn cause(&self) -> &str {
         let error = self.error.unwrap_or_default();
         self.rule().map_or(error, |rule| error[rule.len()..].trim_start_matches(": "))
@@ -63,7 +61,7 @@ impl Republished<'_> {
 }
 
 impl EventLog {
-    /// Logs that an event is a dead letter now.
+    /// Logs that an event has become a dead letter.
     pub fn dead(&self, reason: Reason, event: Republished<'_>) {
         let rule = event.rule();
         if self.is_first(Line::Dead { reason, rule: rule.map(str::to_owned) }) {
@@ -79,33 +77,33 @@ impl EventLog {
         }
     }
 
-    /// Logs that no event definition has the event's type. `nearest` gives the type that was meant,
-    /// if it is like a known one.
+    /// Logs that no event definition matches the event's type. `nearest` returns a known type that
+    /// is similar.
     pub fn unknown(&self, event: Republished<'_>, nearest: impl FnOnce() -> Option<String>) {
         if self.is_first(Line::Unknown { event_type: event.event_type.to_owned() }) {
             warn!(
                 event_type = event.event_type,
                 id = event.id,
                 did_you_mean = nearest(),
-                "unknown event: no event definition has its type"
+                "unknown event"
             );
         }
     }
 
-    /// Logs that an event waits on the retry schedule.
+    /// Logs that an event waits for its next attempt.
     pub fn waits(&self, event: Republished<'_>, delay: Duration) {
         let (rule, cause) = (event.rule(), event.cause());
-        // Where the rule is known, its errors may differ for each event.
+        // If the rule is known, its errors may differ for each event.
         let error = if rule.is_some() { String::new() } else { cause.to_owned() };
         if self.is_first(Line::Waits { rule: rule.map(str::to_owned), error }) {
             warn!(
                 rule, event_type = event.event_type, id = event.id, cause, attempt = event.attempt, retry_in = %format_duration(delay),
-                "event failed, and waits on the retry schedule"
+                "retry scheduled"
             );
         }
     }
 
-    /// Logs counts that are due, again and again; never returns.
+    /// Logs counts when they are due. Never returns.
     pub async fn keep(&self) -> Infallible {
         loop {
             tokio::time::sleep(LOOKS).await;
@@ -114,7 +112,7 @@ impl EventLog {
         }
     }
 
-    /// Logs the counts that are left.
+    /// Logs the remaining counts.
     pub fn finish(&self) {
         let rest = self.lines().rest();
         log_counts(rest);
@@ -139,29 +137,24 @@ fn log_counts(due: Due<Line>) {
                     rule,
                     more,
                     look = look.to_string(),
-                    "more dead letters within a minute"
+                    "more dead letters"
                 );
             }
             Line::Unknown { event_type } => {
-                warn!(event_type, more, "more unknown events within a minute")
+                warn!(event_type, more, "more unknown events")
             }
             Line::Waits { rule, error } => {
                 let cause = (!error.is_empty()).then_some(error);
-                warn!(
-                    rule,
-                    cause,
-                    more,
-                    "more events failed within a minute, and wait on the retry schedule"
-                );
+                warn!(rule, cause, more, "more retries");
             }
         }
     }
     if due.others > 0 {
-        warn!(more = due.others, "more events of further kinds failed within a minute");
+        warn!(more = due.others, "more failed events");
     }
 }
 
-/// The command that shows a dead letter, or those like it.
+/// The command that shows a dead letter, or similar ones.
 struct Look<'l> {
     reason: Reason,
     rule: Option<&'l str>,
@@ -171,7 +164,7 @@ struct Look<'l> {
 impl fmt::Display for Look<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(id) = self.id {
-            // What begins with a hyphen would read as an option.
+            // A value that begins with a hyphen would be read as an option.
             let separator = if id.starts_with('-') { '=' } else { ' ' };
             return write!(f, "unstale dlq show --id{separator}{}", Quoted(id));
         }
@@ -183,7 +176,7 @@ impl fmt::Display for Look<'_> {
     }
 }
 
-/// A word for a shell.
+/// A word, quoted for a shell if necessary.
 struct Quoted<'t>(&'t str);
 
 impl fmt::Display for Quoted<'_> {
@@ -199,21 +192,20 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// Logs effects that took effect, each on a line, where the log is at `debug`.
+/// Logs each applied effect on a line, if the level is `debug`.
 #[derive(Debug)]
 pub struct EffectLog<'d> {
     digest: &'d str,
 }
 
 impl<'d> EffectLog<'d> {
-    /// Returns the log of effects by the rules of that digest; `None` where such lines are not
-    /// logged.
+    /// Returns the log for effects of that registry. `None` if the level is not `debug`.
     pub fn get(digest: &'d str) -> Option<Self> {
         enabled!(Level::DEBUG)
             .then(|| Self { digest: digest.get(..DIGEST_CHARS).unwrap_or(digest) })
     }
 
-    /// Logs one.
+    /// Logs one applied effect.
     pub fn took_effect(&self, effect: &Effect, rule: &str, event_id: Option<&str>) {
         let target = Some(effect.target.as_str());
         let is_tag = matches!(effect.action, Action::InvalidateTag);
@@ -235,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_that_shows_a_letter_can_be_pasted_into_a_shell() {
+    fn the_logged_dlq_command_can_be_pasted_into_a_shell() {
         let look = |rule, id| Look { reason: Reason::InvalidData, rule, id }.to_string();
         assert_eq!(look(None, Some("e-1")), "unstale dlq show --id e-1");
         assert_eq!(look(None, Some("it's $(x)")), r"unstale dlq show --id 'it'\''s $(x)'");
@@ -248,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cause_has_no_rule() {
+    fn the_logged_cause_does_not_repeat_the_rule() {
         let event = |error| Republished { event_type: "a", id: None, error, attempt: 1 };
         assert_eq!(event(Some("a.yaml#a/0: no value")).cause(), "no value");
         assert_eq!(event(Some("not JSON: x")).cause(), "not JSON: x");

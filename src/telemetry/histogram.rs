@@ -1,4 +1,4 @@
-//! A histogram without locks: `prometheus-client`'s own takes a mutex for every value.
+//! A histogram without locks. The one of `prometheus-client` takes a mutex for every value.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,35 +10,35 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 
 /// Counts values by size. Clones share their counts.
 #[derive(Debug, Clone)]
-pub struct Histogram(Arc<Inner>);
+pub(crate) struct Histogram(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// In millionths, ascending.
+    /// Upper bounds in millionths, ascending.
     bounds: Vec<u64>,
-    /// One more than bounds: the last is of what is beyond them.
+    /// One count for each bound, and a last one for larger values.
     counts: Vec<AtomicU64>,
     /// In millionths.
     sum: AtomicU64,
 }
 
-/// Values are kept in millionths: microseconds, where they are seconds.
+/// Values are stored in millionths. For seconds these are microseconds.
 const SCALE: u64 = 1_000_000;
 
 impl Histogram {
-    /// Buckets up to and including each bound, given in millionths, ascending.
-    pub fn with_bounds_micros(bounds: Vec<u64>) -> Self {
+    /// Creates a histogram with these upper bounds, inclusive, in millionths and ascending.
+    pub(crate) fn with_bounds_micros(bounds: Vec<u64>) -> Self {
         let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
         Self(Arc::new(Inner { bounds, counts, sum: AtomicU64::new(0) }))
     }
 
     /// Counts a time.
-    pub fn observe_duration(&self, duration: Duration) {
+    pub(crate) fn observe_duration(&self, duration: Duration) {
         self.observe_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
     }
 
     /// Counts a whole number.
-    pub fn observe_count(&self, count: usize) {
+    pub(crate) fn observe_count(&self, count: usize) {
         self.observe_micros((count as u64).saturating_mul(SCALE));
     }
 

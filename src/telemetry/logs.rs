@@ -1,7 +1,8 @@
-//! Logs to stderr: one line at start, one per state change, none per event above debug.
+//! Logs to stderr: one line at start and one for each change of state. Above `debug` there is no
+//! line for an event that is applied.
 //!
-//! Text from payloads, rule files and servers is escaped here: a record is one line, and no
-//! terminal acts on it.
+//! Text from payloads, rule files and servers is escaped here. A record is one line, and no
+//! terminal interprets it.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal as _};
@@ -21,16 +22,17 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use crate::config::LogFormat;
 use crate::printable::{Printable, printable_json};
 
-/// Crates that say at `info` and below what interests their authors: capped at `warn` unless asked
-/// for by name.
+/// Crates whose lines at `info` and below concern only their authors. They are limited to `warn`
+/// unless a directive names them.
 const NOISY: [&str; 7] = ["redis", "hyper", "hyper_util", "h2", "reqwest", "rustls", "mio"];
 
-/// Crates that log whole messages, bodies and headers included (lapin each one that is returned, at
-/// `warn`, and each frame at `trace`), and as errors what is none (an object that we ask for and is
-/// not there). No setting lets them speak: what matters of it is told by us.
+/// Crates that are silenced at every level, since they log whole messages with bodies and headers.
+///
+/// lapin logs each returned message at `warn` and each frame at `trace`. It also logs a check for
+/// an absent object as an error. unstale logs the relevant events itself.
 const INDISCREET: [&str; 2] = ["lapin", "amq_protocol"];
 
-/// The field of a panic that may be of several lines.
+/// The field of a panic that may have several lines.
 const BACKTRACE: &str = "backtrace";
 
 /// Why logging does not start.
@@ -44,11 +46,11 @@ pub enum LogsError {
     Started(#[from] TryInitError),
 }
 
-/// Starts logging, and logs panics from then on.
+/// Starts logging, for panics too.
 ///
 /// # Errors
-/// Where the directives cannot be read, or logging has been started before.
-pub fn init(directives: &str, format: LogFormat) -> Result<(), LogsError> {
+/// The directives are invalid, or logging was started before.
+pub(crate) fn init(directives: &str, format: LogFormat) -> Result<(), LogsError> {
     tracing_subscriber::registry()
         .with(layer(filter(directives)?, format, std::io::stderr))
         .try_init()?;
@@ -86,7 +88,7 @@ where
     }
 }
 
-/// Writes a field as `name=value`, and the message as itself.
+/// Writes a field as `name=value`, and the message without a name.
 fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     let name = field.name();
     match name {
@@ -95,7 +97,7 @@ fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -
         name if writer.has_ansi_escapes() => write!(writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m")?,
         name => write!(writer, "{name}=")?,
     }
-    // A backtrace holds names of functions and files alone, a line each.
+    // A backtrace has only names of functions and files, one on each line.
     if name == BACKTRACE {
         write!(writer, "{value:?}")
     } else {
@@ -103,7 +105,7 @@ fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -
     }
 }
 
-/// Writes JSON with what a terminal would act on escaped; `serde_json` escapes less.
+/// Writes JSON without characters that a terminal interprets. `serde_json` escapes fewer.
 struct PrintableJson<M>(M);
 
 impl<'w, M: MakeWriter<'w>> MakeWriter<'w> for PrintableJson<M> {
@@ -115,7 +117,7 @@ impl<'w, M: MakeWriter<'w>> MakeWriter<'w> for PrintableJson<M> {
 }
 
 impl<W: io::Write> io::Write for PrintableJson<W> {
-    /// The formatter writes a whole record at a time.
+    /// Writes a record. The formatter passes each one whole.
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
         match std::str::from_utf8(record) {
             Ok(text) => self.0.write_all(printable_json(text).as_bytes())?,
@@ -129,13 +131,13 @@ impl<W: io::Write> io::Write for PrintableJson<W> {
     }
 }
 
-/// Passes over what [`INDISCREET`] crates say.
+/// Returns a filter that drops all lines of [`INDISCREET`] crates.
 fn discreet() -> FilterFn<fn(&Metadata<'_>) -> bool> {
     filter_fn(|metadata| !INDISCREET.iter().any(|name| metadata.target().starts_with(name)))
 }
 
-/// The directives as asked for, behind the caps: the last of two for one target counts, and the
-/// longer target before the shorter.
+/// Returns the given directives, after the limits for noisy crates. Among two for one target the
+/// last one counts, and a longer target comes before a shorter one.
 fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     let overall = directives
         .split(',')
@@ -149,8 +151,8 @@ fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     EnvFilter::builder().parse(format!("{caps}{directives}"))
 }
 
-/// Where it panicked; what it said only where that is fixed text, since a formatted message may
-/// quote a payload.
+/// Logs the place of a panic. The message is logged only if it is a constant, since a formatted
+/// message may quote a payload.
 fn log_panic(info: &PanicHookInfo<'_>) {
     let message = info
         .payload()
@@ -181,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_library_says_of_a_message_is_written_at_no_setting() {
+    fn library_lines_about_messages_are_never_logged() {
         for directives in [
             "trace",
             "error,lapin=trace,amq_protocol=trace",
@@ -210,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn no_value_breaks_a_line_or_moves_a_terminal() {
+    fn no_logged_value_breaks_a_line_or_controls_a_terminal() {
         const HOSTILE: &str =
             "a\n2026-01-01T00:00:00Z ERROR forged\r\x1b[2J\u{9b}2J\u{7f}\u{2028}\u{202e}b";
         #[derive(Debug, thiserror::Error)]
@@ -247,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn libraries_are_quiet_unless_asked_for() {
+    fn libraries_log_warnings_only_unless_a_directive_names_them() {
         for (directives, expected) in [
             ("info", "redis=warn"),
             ("debug,redis=debug", "redis=debug"),

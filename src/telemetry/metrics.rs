@@ -1,7 +1,7 @@
-//! Every metric: its name, once, and the handles that count without looking anything up.
+//! All metrics: each name once, and handles that count without a look-up.
 //!
-//! Labels come from the registry, never from an event's values: their number is bounded by the
-//! rules that people wrote.
+//! Label values come from the registry, never from an event's values. Their number is bounded by
+//! the rules.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,12 +15,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::histogram::Histogram;
+use super::registry_metrics::{DefinitionMetrics, RegistryMetrics, RuleMetrics};
 use crate::plan::EventOutcome;
 use crate::reason::Reason;
-use crate::registry::{Matched, RuleId, RuleName};
+use crate::registry::RuleName;
 
-/// The label `type` of events that no entry knows.
-pub const UNKNOWN_TYPE: &str = "unknown";
+/// The label `type` of events that no event definition matches.
+const UNKNOWN_TYPE: &str = "unknown";
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
@@ -37,7 +38,7 @@ struct Inner {
     violations: Family<Labels<1>, Counter>,
     event_to_applied: Histogram,
     oldest_unsettled_seconds: Gauge<f64, AtomicU64>,
-    /// Milliseconds since the Unix epoch; 0 for none.
+    /// Arrival of the oldest delivery in flight, in milliseconds since the Unix epoch. 0 for none.
     oldest_unsettled_ms: AtomicU64,
     paused: Family<Labels<1>, Gauge>,
     loader_open: Family<Labels<1>, Gauge>,
@@ -46,7 +47,7 @@ struct Inner {
     batch_events: Histogram,
     in_flight: Gauge,
     registry_info: Family<Labels<1>, Gauge>,
-    /// The digest that `registry_info` shows.
+    /// The digest in `registry_info`.
     digest: Mutex<Option<String>>,
     reload_failures: Counter,
     heals: Counter,
@@ -61,7 +62,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All of them, at nothing.
+    /// Returns all metrics at zero.
     pub fn new() -> Self {
         let dead_family = Family::<Labels<1>, Counter>::default();
         let mut inner = Inner {
@@ -95,17 +96,17 @@ impl Metrics {
             heal_owed: Gauge::default(),
             pruned: Counter::default(),
         };
-        // `_total` is added to the names of counters.
+        // The library appends `_total` to the names of counters.
         let names = &mut inner.exposed;
         names.register(
             "unstale_events",
-            "Events handled, by matched entry and what became of them",
+            "Events handled, by event definition and outcome",
             inner.events.clone(),
         );
-        names.register("unstale_effects", "Effects that took hold", inner.effects.clone());
+        names.register("unstale_effects", "Effects applied", inner.effects.clone());
         names.register(
             "unstale_keys",
-            "Keys that effects were about, and whether they existed",
+            "Keys of applied effects, by whether they existed",
             inner.keys.clone(),
         );
         names.register(
@@ -115,12 +116,12 @@ impl Metrics {
         );
         names.register(
             "unstale_event_to_applied_seconds",
-            "From the event's time to its effects",
+            "Time from an event until its effects are applied",
             inner.event_to_applied.clone(),
         );
         names.register(
             "unstale_oldest_unsettled_seconds",
-            "Age of the oldest delivery in hand",
+            "Age of the oldest delivery in flight",
             inner.oldest_unsettled_seconds.clone(),
         );
         names.register(
@@ -130,11 +131,11 @@ impl Metrics {
         );
         names.register(
             "unstale_loader_open",
-            "1 while a loader is not asked since its last loads failed",
+            "1 while a loader is suspended because its last loads failed",
             inner.loader_open.clone(),
         );
-        names.register("unstale_retries", "Copies sent to the retry ladder", inner.retries.clone());
-        names.register("unstale_dead", "Copies sent to the dead-letter queue", dead_family);
+        names.register("unstale_retries", "Retry messages published", inner.retries.clone());
+        names.register("unstale_dead", "Dead letters published", dead_family);
         names.register(
             "unstale_batch_events",
             "Events applied together",
@@ -142,44 +143,44 @@ impl Metrics {
         );
         names.register(
             "unstale_in_flight",
-            "Deliveries not yet acknowledged",
+            "Deliveries in flight: not yet acknowledged",
             inner.in_flight.clone(),
         );
         names.register(
             "unstale_registry_info",
-            "The registry in force",
+            "Digest of the loaded registry",
             inner.registry_info.clone(),
         );
         names.register(
             "unstale_registry_reload_failures",
-            "Changes of the registry that did not load",
+            "Changes of the registry that could not be loaded",
             inner.reload_failures.clone(),
         );
         names.register(
             "unstale_heal_owed",
-            "Whether a heal is owed: the history could not be read yet (1)",
+            "1 while a heal is due and the history could not be read yet",
             inner.heal_owed.clone(),
         );
         names.register(
             "unstale_heals",
-            "Times the history was re-applied because Redis had lost writes",
+            "Heals: the history was applied again because Redis had lost writes",
             inner.heals.clone(),
         );
         names.register(
             "unstale_pruned_members",
-            "Members of tags taken out because their keys were gone",
+            "Members removed from tag sets because their keys no longer exist",
             inner.pruned.clone(),
         );
         Self(Arc::new(inner))
     }
 
-    /// The handles of one registry: rules by [`RuleId`], entries' names by their place in the
-    /// registry. Counts of names that stay go on.
+    /// Returns the handles of one registry: rules by [`RuleId`](crate::registry::RuleId), event definitions by their index.
+    /// Counts whose labels remain go on.
     pub fn for_registry<'n>(
         &self,
         digest: &str,
         rules: &[RuleName],
-        entries: impl IntoIterator<Item = &'n str>,
+        definitions: impl IntoIterator<Item = &'n str>,
     ) -> RegistryMetrics {
         let inner = &self.0;
         let mut shown = inner.digest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,20 +191,20 @@ impl Metrics {
             inner.registry_info.get_or_create(&[("digest", digest.to_owned())]).set(1);
         }
         RegistryMetrics {
-            entries: entries.into_iter().map(|name| self.entry(name)).collect(),
-            unknown: self.entry(UNKNOWN_TYPE),
+            definitions: definitions.into_iter().map(|name| self.definition(name)).collect(),
+            unknown: self.definition(UNKNOWN_TYPE),
             rules: rules.iter().map(|rule| self.rule(rule)).collect(),
         }
     }
 
-    fn entry(&self, name: &str) -> EntryMetrics {
+    fn definition(&self, name: &str) -> DefinitionMetrics {
         let outcomes = EventOutcome::ALL.map(|outcome| {
             self.0.events.get_or_create_owned(&[
                 ("type", name.to_owned()),
                 ("outcome", outcome.as_str().to_owned()),
             ])
         });
-        EntryMetrics {
+        DefinitionMetrics {
             outcomes,
             violations: self.0.violations.get_or_create_owned(&[("type", name.to_owned())]),
         }
@@ -223,12 +224,13 @@ impl Metrics {
         }
     }
 
-    /// From the event's time until its effects took hold.
+    /// Counts the time between an event and the moment when its effects took effect.
     pub fn event_to_applied(&self, duration: Duration) {
         self.0.event_to_applied.observe_duration(duration);
     }
 
-    /// When the oldest delivery in hand arrived; its age is taken when the metrics are read.
+    /// Sets the arrival of the oldest delivery in flight. Its age is computed when the metrics are
+    /// read.
     pub fn set_oldest_unsettled(&self, arrived: Option<SystemTime>) {
         let millis = arrived
             .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
@@ -238,12 +240,13 @@ impl Metrics {
             .store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Whether consuming pauses for that cause.
+    /// Sets whether consuming pauses for that cause.
     pub fn set_paused(&self, cause: &'static str, paused: bool) {
         self.0.paused.get_or_create(&[("cause", cause.to_owned())]).set(i64::from(paused));
     }
 
-    /// The loaders there are, and whether each is not asked for now; others are forgotten.
+    /// Sets the loaders, and whether each is suspended after failed loads. Other loaders are
+    /// removed.
     pub fn set_loaders<'n>(&self, standings: impl IntoIterator<Item = (&'n str, bool)>) {
         self.0.loader_open.clear();
         for (loader, open) in standings {
@@ -251,54 +254,54 @@ impl Metrics {
         }
     }
 
-    /// Whether a loader is not asked for now.
+    /// Sets whether a loader is suspended after failed loads.
     pub fn set_loader_open(&self, loader: &str, open: bool) {
         self.0.loader_open.get_or_create(&[("loader", loader.to_owned())]).set(i64::from(open));
     }
 
-    /// A copy went to the retry ladder.
+    /// Counts a retry message.
     pub fn retried(&self) {
         self.0.retries.inc();
     }
 
-    /// A copy went to the dead-letter queue.
+    /// Counts a dead letter.
     pub fn dead(&self, reason: Reason) {
         if let Some(counter) = self.0.dead.get(&reason) {
             counter.inc();
         }
     }
 
-    /// So many events were applied together.
+    /// Counts a batch by its number of events.
     pub fn batch(&self, events: usize) {
         self.0.batch_events.observe_count(events);
     }
 
-    /// So many deliveries are not yet acknowledged.
+    /// Sets the number of deliveries in flight.
     pub fn set_in_flight(&self, deliveries: usize) {
         self.0.in_flight.set(i64::try_from(deliveries).unwrap_or(i64::MAX));
     }
 
-    /// A change of the registry did not load.
+    /// Counts a change of the registry that could not be loaded.
     pub fn reload_failed(&self) {
         self.0.reload_failures.inc();
     }
 
-    /// Sets whether a heal is owed.
+    /// Sets whether a heal is due that could not be done yet.
     pub fn set_heal_owed(&self, owed: bool) {
         self.0.heal_owed.set(i64::from(owed));
     }
 
-    /// The history was re-applied because Redis had lost writes.
+    /// Counts a heal: Redis had lost writes, and the history was applied again.
     pub fn healed(&self) {
         self.0.heals.inc();
     }
 
-    /// So many members were taken out of tags' sets, their keys being gone.
+    /// Counts members that were removed from tag sets because their keys no longer exist.
     pub fn pruned(&self, members: u64) {
         self.0.pruned.inc_by(members);
     }
 
-    /// All of them as OpenMetrics 1.0 text.
+    /// Returns all metrics as OpenMetrics 1.0 text.
     pub fn openmetrics(&self) -> String {
         let since = match self.0.oldest_unsettled_ms.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
@@ -308,13 +311,13 @@ impl Metrics {
         };
         self.0.oldest_unsettled_seconds.set(since.as_secs_f64());
         let mut out = String::new();
-        // Writing to a String does not fail; if encoding did, what is there already is valid.
+        // Writing to a String cannot fail. If encoding failed, the text so far would be valid.
         let _ = text::encode(&mut out, &self.0.exposed);
         out
     }
 
-    /// All of them in Prometheus' text format 0.0.4, in which a counter's name holds its `_total`
-    /// in the comments too.
+    /// Returns all metrics in Prometheus' text format 0.0.4. There, comments too have a counter's
+    /// name with `_total`.
     pub fn prometheus_text(&self) -> String {
         let openmetrics = self.openmetrics();
         let mut out = String::with_capacity(openmetrics.len() + 256);
@@ -340,65 +343,8 @@ impl Metrics {
     }
 }
 
-/// The handles of one registry: what is counted per event, without a look-up.
-#[derive(Debug)]
-pub struct RegistryMetrics {
-    entries: Vec<EntryMetrics>,
-    unknown: EntryMetrics,
-    rules: Vec<RuleMetrics>,
-}
-
-#[derive(Debug)]
-struct EntryMetrics {
-    /// In the order of [`EventOutcome::ALL`], which is that of the variants.
-    outcomes: [Counter; EventOutcome::ALL.len()],
-    violations: Counter,
-}
-
-#[derive(Debug)]
-struct RuleMetrics {
-    effects: Counter,
-    hits: Counter,
-    misses: Counter,
-}
-
-impl RegistryMetrics {
-    /// An event was handled.
-    pub fn event(&self, matched: Matched, outcome: EventOutcome) {
-        self.entry(matched).outcomes[outcome as usize].inc();
-    }
-
-    /// A payload violates the schema of so many entries with `validate: warn`.
-    pub fn violations(&self, matched: Matched, entries: u32) {
-        self.entry(matched).violations.inc_by(u64::from(entries));
-    }
-
-    /// So many effects of the rule took hold.
-    pub fn effects(&self, rule: RuleId, count: u64) {
-        if let Some(rule) = self.rules.get(rule.0 as usize) {
-            rule.effects.inc_by(count);
-        }
-    }
-
-    /// So many keys of the rule existed, and so many did not.
-    pub fn keys(&self, rule: RuleId, hits: u64, misses: u64) {
-        if let Some(rule) = self.rules.get(rule.0 as usize) {
-            rule.hits.inc_by(hits);
-            rule.misses.inc_by(misses);
-        }
-    }
-
-    fn entry(&self, matched: Matched) -> &EntryMetrics {
-        match matched {
-            Matched::Entry(entry) | Matched::Retired(entry) => {
-                self.entries.get(entry as usize).unwrap_or(&self.unknown)
-            }
-            Matched::Unknown => &self.unknown,
-        }
-    }
-}
-
-/// From 1 ms, where one round trip is, to 10 min, where the ladder's last rung is; in microseconds.
+/// Returns bounds in microseconds: from 1 ms, about one round trip, to 10 min, the default's
+/// longest retry step.
 fn seconds_bounds() -> Vec<u64> {
     const MILLIS: [u64; 18] = [
         1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000,
@@ -410,17 +356,21 @@ fn seconds_bounds() -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::Verb;
+    use crate::registry::{Matched, RuleId, Verb};
 
     fn rules() -> Vec<RuleName> {
-        vec![RuleName { name: "user.yaml#user.updated/0".to_owned(), verb: Verb::Delete, entry: 0 }]
+        vec![RuleName {
+            name: "user.yaml#user.updated/0".to_owned(),
+            verb: Verb::Delete,
+            definition: 0,
+        }]
     }
 
     #[test]
-    fn every_name_of_the_contract_is_exposed_as_written() {
+    fn every_documented_metric_is_exposed() {
         let metrics = Metrics::new();
         let handles = metrics.for_registry("abc", &rules(), ["user.updated"]);
-        handles.event(Matched::Entry(0), EventOutcome::Applied);
+        handles.event(Matched::Definition(0), EventOutcome::Applied);
         handles.event(Matched::Unknown, EventOutcome::Dead);
         handles.event(Matched::Retired(0), EventOutcome::Retired);
         handles.effects(RuleId(0), 3);
@@ -467,13 +417,13 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_keeps_counts_and_names_the_new_digest_alone() {
+    fn a_reload_keeps_counts_and_exposes_only_the_new_digest() {
         let metrics = Metrics::new();
         metrics
             .for_registry("old", &rules(), ["user.updated"])
-            .event(Matched::Entry(0), EventOutcome::Applied);
+            .event(Matched::Definition(0), EventOutcome::Applied);
         let handles = metrics.for_registry("new", &rules(), ["order.*", "user.updated"]);
-        handles.event(Matched::Entry(1), EventOutcome::Applied);
+        handles.event(Matched::Definition(1), EventOutcome::Applied);
         let text = metrics.openmetrics();
         assert!(
             text.contains(r#"unstale_events_total{type="user.updated",outcome="applied"} 2"#),
@@ -483,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_unsettled_ages_by_itself() {
+    fn the_age_of_the_oldest_delivery_in_flight_grows() {
         let metrics = Metrics::new();
         metrics.set_oldest_unsettled(Some(SystemTime::now() - Duration::from_secs(90)));
         let text = metrics.openmetrics();

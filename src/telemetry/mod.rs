@@ -1,12 +1,22 @@
-//! Logs, and the name of every metric, once.
+//! Logs and metrics.
+//!
+//! - `logs`: the format of the log, and escaping.
+//! - `event_log`: lines about events, on top of `repeats`, which counts repeated lines.
+//! - `slow`: a line for work that takes long.
+//! - `metrics`: all metrics, with `registry_metrics` for those of one registry and a `histogram` of
+//!   our own.
+//!
+//! Endpoints that serve metrics are in `http`.
 
-pub mod event_log;
-pub mod histogram;
-pub mod logs;
-pub mod metrics;
-pub mod repeats;
+mod event_log;
+mod histogram;
+pub(crate) mod logs;
+mod metrics;
+mod registry_metrics;
+mod repeats;
 mod slow;
 
 pub use event_log::{EffectLog, EventLog, Republished};
-pub use metrics::{Metrics, RegistryMetrics};
+pub use metrics::Metrics;
+pub use registry_metrics::RegistryMetrics;
 pub use slow::mentioned_if_slow;

@@ -1,20 +1,22 @@
-//! Lines that would repeat for each event: the first of a kind at once, then a count a minute.
+//! Limits lines that would repeat for each event: the first of a kind is logged at once, then a
+//! count each minute.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// How long repetitions are counted before they are logged together.
-pub const PERIOD: Duration = Duration::from_secs(60);
+/// Period for which repetitions are counted before they are logged together.
+pub(crate) const PERIOD: Duration = Duration::from_secs(60);
 
-/// Kinds that are told apart at most: events choose some of their names.
+/// Maximum number of kinds that are counted separately. Events choose some of their names, so there
+/// could be many.
 const KINDS_MAX: usize = 1_000;
 
-/// What was logged of each kind within its period.
+/// Lines of each kind within its period.
 #[derive(Debug)]
-pub struct Repeats<K> {
+pub(crate) struct Repeats<K> {
     kinds: HashMap<K, Repeated>,
-    /// Those of kinds that found no room.
+    /// Number of lines whose kind found no room.
     others: u64,
 }
 
@@ -26,10 +28,10 @@ struct Repeated {
 
 /// Repetitions that were not logged.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Due<K> {
+pub(crate) struct Due<K> {
     /// By kind.
     pub kinds: Vec<(K, u64)>,
-    /// Of kinds that could not be told apart.
+    /// Repetitions whose kind was not counted separately.
     pub others: u64,
 }
 
@@ -40,9 +42,9 @@ impl<K> Default for Repeats<K> {
 }
 
 impl<K: Hash + Eq + Clone> Repeats<K> {
-    /// Returns whether this one is to be logged now, as the first of its kind. Otherwise it is
+    /// Returns whether to log this line now, as the first of its kind. Otherwise the line is
     /// counted.
-    pub fn is_first(&mut self, kind: K, now: Instant) -> bool {
+    pub(crate) fn is_first(&mut self, kind: K, now: Instant) -> bool {
         if let Some(repeated) = self.kinds.get_mut(&kind) {
             repeated.more += 1;
             return false;
@@ -55,14 +57,14 @@ impl<K: Hash + Eq + Clone> Repeats<K> {
         true
     }
 
-    /// Returns what was repeated in periods that are over, and begins the next ones. A kind that
-    /// was not repeated is forgotten.
-    pub fn due(&mut self, now: Instant) -> Due<K> {
+    /// Returns the repetitions of periods that are over, and begins the next periods. A kind
+    /// without repetitions is forgotten.
+    pub(crate) fn due(&mut self, now: Instant) -> Due<K> {
         self.take(|since| now.duration_since(since) >= PERIOD)
     }
 
-    /// Returns what was repeated so far.
-    pub fn rest(&mut self) -> Due<K> {
+    /// Returns the repetitions so far.
+    pub(crate) fn rest(&mut self) -> Due<K> {
         self.take(|_| true)
     }
 
@@ -97,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_is_logged_at_once_and_the_others_are_counted_by_the_minute() {
+    fn the_first_line_is_logged_and_repetitions_are_counted_by_the_minute() {
         let began = Instant::now();
         let at = |seconds| began + Duration::from_secs(seconds);
         let mut repeats = Repeats::default();
@@ -119,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_program_loses_no_count() {
+    fn counts_of_repeated_lines_survive_until_shutdown() {
         let mut repeats = Repeats::default();
         let now = Instant::now();
         let _ = (repeats.is_first("a", now), repeats.is_first("a", now));
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_that_events_choose_are_bounded() {
+    fn kinds_of_repeated_lines_are_bounded() {
         let mut repeats = Repeats::default();
         let now = Instant::now();
         let logged = (0..KINDS_MAX + 500).filter(|kind| repeats.is_first(*kind, now)).count();

@@ -29,7 +29,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             shared.gate.open().await;
             let pause = match pass(&shared, &token).await {
                 Ok(true) => Duration::ZERO,
-                Ok(false) if shared.live.load().registry.has_second_passes() => INTERVAL,
+                Ok(false) if shared.live.load().registry.has_second_deletes() => INTERVAL,
                 Ok(false) => IDLE_INTERVAL,
                 Err(CommandError::Outage(outage)) => {
                     shared.gate.close(&outage);
@@ -37,9 +37,9 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
                 }
                 Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
                     if refused.as_ref() != Some(&cause)
-                        && shared.live.load().registry.has_second_passes()
+                        && shared.live.load().registry.has_second_deletes()
                     {
-                        warn!(%cause, "second passes (`again`) are not done by this worker; docs/OPERATIONS.md has the ACL for them");
+                        warn!(%cause, "second passes (`again`) are not done by this worker; docs/reference/redis-permissions.md has the ACL for them");
                     }
                     refused = Some(cause);
                     REFUSED_PAUSE

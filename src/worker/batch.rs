@@ -15,7 +15,7 @@ use super::taken::Taken;
 use super::{Live, Shared};
 use crate::broker::{Delivery, SessionEnded, Tag};
 use crate::cache::Outage;
-use crate::plan::{self, EffectOutcome, EventOutcome, Settlement, Slot, settle};
+use crate::plan::{self, EffectOutcome, EffectRef, EventOutcome, Settlement, settle};
 use crate::reason::Reason;
 use crate::registry::Matched;
 use crate::telemetry::EffectLog;
@@ -169,11 +169,11 @@ impl Batch {
         let first = u32::try_from(events.start).unwrap_or(u32::MAX);
         for (event, request) in (first..).zip(&self.requests[events]) {
             for (position, effect) in (0_u32..).zip(&request.resolution.effects) {
-                let slot = Slot { event, position };
+                let slot = EffectRef { event, position };
                 match (request.asks_for(position), self.was_tried || request.was_tried) {
                     (false, _) => {}
                     (true, false) => batch.push(slot, effect),
-                    (true, true) => batch.push_again(slot, effect),
+                    (true, true) => batch.push_retried(slot, effect),
                 }
             }
         }
@@ -181,7 +181,7 @@ impl Batch {
     }
 
     /// Returns the outcome, with the name of the effect's rule in its message.
-    pub(super) fn named(&self, slot: Slot, mut outcome: EffectOutcome) -> EffectOutcome {
+    pub(super) fn named(&self, slot: EffectRef, mut outcome: EffectOutcome) -> EffectOutcome {
         if let EffectOutcome::Retry { message, .. }
         | EffectOutcome::NotTried { message, .. }
         | EffectOutcome::Dead { message, .. } = &mut outcome
@@ -208,7 +208,7 @@ impl Batch {
             (0_u32..).zip(self.requests.iter().zip(self.deliveries()))
         {
             let rest = rest(unsettled, event);
-            let Settlement { copies, outcome } = match &request.verdict {
+            let Settlement { republish: copies, outcome } = match &request.verdict {
                 Some(verdict) => verdict.clone(),
                 None => settle(
                     &shared.policy,

@@ -15,7 +15,7 @@ use crate::broker::{
 };
 use crate::cache::LowWatermark;
 use crate::event::{Decoded, Event, Message, Provenance, Reading, decode};
-use crate::plan::{CopyOrder, Destination};
+use crate::plan::{Destination, RepublishOrder};
 use crate::telemetry::Republished;
 
 /// Time before messages that the broker could not store are published again.
@@ -35,7 +35,7 @@ pub(super) struct Order<'d> {
     pub(super) is_unread: bool,
     /// True if no event definition has its type.
     pub(super) is_unknown: bool,
-    pub(super) order: CopyOrder,
+    pub(super) order: RepublishOrder,
 }
 
 /// One lane's publisher. Batches take turns on it.
@@ -202,7 +202,7 @@ impl Named {
         }
     }
 
-    fn republished<'n>(&'n self, order: &'n CopyOrder) -> Republished<'n> {
+    fn republished<'n>(&'n self, order: &'n RepublishOrder) -> Republished<'n> {
         Republished {
             event_type: &self.event_type,
             id: self.id.as_deref(),
@@ -304,7 +304,7 @@ fn text(arrived_after_ms: u64) -> Option<String> {
 }
 
 fn headers<'a>(
-    order: &'a CopyOrder,
+    order: &'a RepublishOrder,
     event: Option<&'a Event<'_>>,
     registry: &'a str,
     arrived_after: Option<&'a str>,

@@ -67,7 +67,7 @@ pub(super) async fn warm(
     let asker =
         filling::Asker { event: event_id, name: &asker.name, before: asker.before.as_deref() };
     let attempts_made = batch.requests[0].attempts_before + 1;
-    let is_tried_again = |after| shared.policy.ladder.rung(attempts_made, after).is_some();
+    let is_tried_again = |after| shared.policy.retry_schedule.step(attempts_made, after).is_some();
     let filling =
         Filling::new(&shared.cache, (key, warm), &source, asker, Pace::default(), until.no_more);
     tokio::select! {

@@ -167,7 +167,8 @@ mod tests {
     #[test]
     fn a_panic_dead_letters_its_own_event_alone() {
         let request = Request::or_dead_letter(|| panic!("a bug"));
-        let Some(Settlement { copies, outcome: EventOutcome::Dead }) = request.verdict else {
+        let Some(Settlement { republish: copies, outcome: EventOutcome::Dead }) = request.verdict
+        else {
             panic!("{:?}", request.verdict)
         };
         assert_eq!(copies.len(), 1);

@@ -60,7 +60,7 @@ use crate::broker::{BrokerError, LaneName, Signer};
 use crate::cache::{Cache, CacheError, CommandError, Marks, Outage};
 use crate::config::Config;
 use crate::http::Readiness;
-use crate::plan::{Ladder, SettlePolicy};
+use crate::plan::{RetrySchedule, SettlePolicy};
 use crate::registry::Registry;
 use crate::telemetry::{EventLog, Metrics, RegistryMetrics};
 use crate::warm::{LoaderProblems, Loaders};
@@ -188,7 +188,7 @@ pub async fn run(
     let loaders = Loaders::new(&config.warm, registry.loaders())?;
     let shared = Arc::new(Shared {
         policy: SettlePolicy {
-            ladder: Ladder(config.amqp.retry_delays.clone()),
+            retry_schedule: RetrySchedule(config.amqp.retry_delays.clone()),
             unknown: config.unknown,
         },
         cache: Cache::connect(&config.redis, &config.amqp.queue)?
@@ -304,7 +304,7 @@ async fn after_stop(stop: &CancellationToken, grace: Duration) {
 impl Live {
     /// Brings a registry into use.
     fn new(registry: Registry, loaders: Loaders, metrics: &Metrics) -> Self {
-        let entries = registry.entries().iter().map(|entry| entry.name.as_str());
+        let entries = registry.definitions().iter().map(|entry| entry.name.as_str());
         metrics.set_loaders(loaders.standings());
         Self {
             metrics: metrics.for_registry(registry.digest(), registry.rules(), entries),

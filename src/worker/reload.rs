@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{Live, Shared};
-use crate::registry::{self, LoadOptions, Loaded, Problems, Registry, run_examples};
+use crate::registry::{self, Diagnostics, LoadOptions, LoadedRegistry, Registry, run_examples};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -25,7 +25,7 @@ const LOOKS_PER_READ: u64 = 60;
 
 /// The result of one look at the files. Problems are a state too: they are reported once, and end
 /// when the files are right again.
-type Look = Result<registry::FileList, Problems>;
+type Look = Result<registry::FileList, Diagnostics>;
 
 /// Watches the rule files until `stop`.
 pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
@@ -86,13 +86,13 @@ pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 /// Loads a registry whose examples all pass. The next start would refuse any other.
-fn load(options: &LoadOptions) -> Result<Loaded, Problems> {
+fn load(options: &LoadOptions) -> Result<LoadedRegistry, Diagnostics> {
     let loaded = Registry::load(options)?;
     let failing = run_examples(&loaded);
-    if failing.is_empty() { Ok(loaded) } else { Err(Problems(failing)) }
+    if failing.is_empty() { Ok(loaded) } else { Err(Diagnostics(failing)) }
 }
 
-fn take(shared: &Shared, loaded: Loaded) {
+fn take(shared: &Shared, loaded: LoadedRegistry) {
     let loaders = match shared.live.load().loaders.reload(loaded.registry.loaders()) {
         Ok(loaders) => loaders,
         Err(problems) => {

@@ -16,7 +16,7 @@ use super::taken::Taken;
 use super::{LaneEnd, Shared, copies};
 use crate::broker::{Lane, LaneName, SessionEnded, Tag};
 use crate::cache::Outage;
-use crate::plan::{self, EffectOutcome, Slot};
+use crate::plan::{self, EffectOutcome, EffectRef};
 use crate::registry::{Action, Effect};
 
 /// Waits for `after`, then consumes until a stop is requested, the session ends, or Redis was away
@@ -166,11 +166,11 @@ async fn finish(
         // No worker sends these to the slow lane. A message made by hand may ask for them.
         Action::Delete | Action::BumpVersion | Action::Expire(_) | Action::Write(_) => {
             let mut plan = plan::Batch::new(shared.cache.tag_prefix(), 1);
-            plan.push_again(Slot { event: 0, position }, effect);
+            plan.push_retried(EffectRef { event: 0, position }, effect);
             shared.cache.apply(&plan.finish()).await?.unsettled.pop().map(|(_, outcome)| outcome)
         }
     };
-    Ok(outcome.map(|outcome| (position, batch.named(Slot { event: 0, position }, outcome))))
+    Ok(outcome.map(|outcome| (position, batch.named(EffectRef { event: 0, position }, outcome))))
 }
 
 /// Deletes the members of a big tag, slice by slice: those that this event's invalidation detached,

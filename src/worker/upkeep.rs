@@ -56,7 +56,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
                     if refused.as_ref() != Some(&cause) {
                         info!(
                             %cause,
-                            "tags are not looked after: members whose keys are gone stay in their sets; docs/OPERATIONS.md has the ACL for it"
+                            "tags are not looked after: members whose keys are gone stay in their sets; docs/reference/redis-permissions.md has the ACL for it"
                         );
                     }
                     refused = Some(cause);

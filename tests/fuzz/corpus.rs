@@ -1,4 +1,4 @@
-//! Rules and events that cost too much once, replayed by every `cargo test`.
+//! Rules and events that cost too much once. Every `cargo test` replays them.
 
 use std::path::{Path, PathBuf};
 
@@ -8,8 +8,8 @@ use super::cost::{Clock, LOAD_CPU, measure};
 use super::payload::Genome;
 use super::round::load;
 
-/// Writes a case into `target/fuzz/`; one that is worth keeping goes to `tests/fuzz/corpus/`, with
-/// a word on what it was. Without genes it is about loading the rules.
+/// Writes a case into `target/fuzz/`. A case worth keeping goes to `tests/fuzz/corpus/`, with a
+/// comment. Without genes, the case concerns loading the rules.
 pub(crate) fn save(seed: u64, rules: &Value, genome: Option<&Genome>) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../fuzz");
     let path = folder.join(format!("{seed}.json"));
@@ -19,7 +19,7 @@ pub(crate) fn save(seed: u64, rules: &Value, genome: Option<&Genome>) -> PathBuf
     path
 }
 
-/// Does so with a body that no genes make.
+/// Writes a case whose body does not come from genes.
 pub(crate) fn save_body(seed: u64, rules: &Value, body: &Value) -> PathBuf {
     let path = save(seed, rules, None);
     let case = json!({ "found": format!("variant {seed}"), "rules": rules, "body": body });
@@ -44,7 +44,7 @@ pub(crate) fn replay() {
             (Value::Null, genes) => Genome(serde_json::from_value(genes.clone()).unwrap()).body(),
             (body, _) => body.to_string().into_bytes(),
         };
-        // Rules that do not load any more cannot cost anything.
+        // Rules that no longer load have no cost.
         let Ok(loaded) = loaded else { continue };
         if let Err(problem) = measure(&clock, &loaded.registry, &body) {
             panic!("{}: {problem}", path.display());

@@ -1,5 +1,6 @@
-//! What one event costs between its bytes and the plan for Redis, and what loading its rules costs:
-//! CPU of this thread, and the peak of what it allocated.
+//! Measures one event between its bytes and the plan for Redis, and the loading of its rules.
+//!
+//! The measures are CPU time of this thread, and peak of its allocations.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -7,19 +8,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use unstale::event::{Decoded, Message, Reading, decode};
-use unstale::plan::{Batch, Slot};
+use unstale::plan::{Batch, EffectRef};
 use unstale::registry::{Action, Budget, Registry, Resolution};
 
-/// The most CPU for one event. A build without optimization is some twenty times as slow as the one
-/// that users run.
+/// Maximum CPU time for one event. A build without optimization is about twenty times slower than a
+/// release.
 pub(crate) const CPU: Duration =
     if cfg!(debug_assertions) { Duration::from_secs(20) } else { Duration::from_secs(1) };
 
-/// The most CPU for loading one rule file.
+/// Maximum CPU time for loading one rule file.
 pub(crate) const LOAD_CPU: Duration =
     if cfg!(debug_assertions) { Duration::from_secs(20) } else { Duration::from_secs(1) };
 
-/// The most memory for one event, its body left out.
+/// Maximum memory for one event, without its body.
 pub(crate) const MEMORY_BYTES: u64 = 64 << 20;
 
 /// The CPU clock of the thread that opened it.
@@ -30,13 +31,12 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// Opens the kernel's account of this thread; where there is none, the clock on the wall stands
-    /// in.
+    /// Opens the CPU clock of this thread. The fallback is the wall clock.
     pub(crate) fn of_this_thread() -> Self {
         Self { account: File::open("/proc/thread-self/schedstat").ok(), opened: Instant::now() }
     }
 
-    /// Returns the CPU that the thread has taken; any thread may ask.
+    /// Returns the CPU time of the thread. Any thread may call it.
     pub(crate) fn now(&self) -> Duration {
         self.nanos().map_or_else(|| self.opened.elapsed(), Duration::from_nanos)
     }
@@ -48,7 +48,7 @@ impl Clock {
     }
 }
 
-/// What an event cost.
+/// The cost of an event.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Cost {
     pub(crate) cpu: Duration,
@@ -60,8 +60,8 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
-    /// What a search climbs: it must not depend on the machine, or a seed would not play the same
-    /// round again.
+    /// The rank that a search maximizes. It must not depend on the machine, since a seed must
+    /// repeat the same round.
     #[expect(clippy::cast_precision_loss, reason = "a rank")]
     pub(crate) fn height(&self) -> f64 {
         (self.work as f64 / 16e6)
@@ -73,7 +73,7 @@ impl Cost {
 /// Resolves an event and plans it, as a worker does.
 ///
 /// # Errors
-/// In words, why the event was not within its bounds.
+/// A text that says which limit the event exceeded.
 pub(crate) fn measure(clock: &Clock, registry: &Registry, body: &[u8]) -> Result<Cost, String> {
     let message = Message { exchange: "events", routing_key: "e.a", body, ..Message::default() };
     let mut cost = Cost::default();
@@ -88,7 +88,7 @@ pub(crate) fn measure(clock: &Clock, registry: &Registry, body: &[u8]) -> Result
             let resolution = registry.resolve_within(&event, &budget);
             let mut batch = Batch::new("cache_tag:", 1);
             for (position, effect) in (0..).zip(&resolution.effects) {
-                batch.push(Slot { event: 0, position }, effect);
+                batch.push(EffectRef { event: 0, position }, effect);
             }
             drop(batch.finish());
             (cost.work, cost.charged_bytes, cost.is_spent) =
@@ -107,7 +107,7 @@ pub(crate) fn measure(clock: &Clock, registry: &Registry, body: &[u8]) -> Result
     Ok(cost)
 }
 
-/// Whether a resolution is one that may be applied.
+/// Checks that a resolution may be applied.
 fn judge(resolution: &Resolution, is_spent: bool) -> Result<(), String> {
     if is_spent && (resolution.failure.is_none() || !resolution.effects.is_empty()) {
         return Err(format!(
@@ -116,7 +116,7 @@ fn judge(resolution: &Resolution, is_spent: bool) -> Result<(), String> {
             resolution.failure
         ));
     }
-    // A tag's name is no key: its set has a prefix.
+    // A tag's name is not a key: its set has a prefix.
     let mut keys =
         resolution.effects.iter().filter(|effect| effect.action != Action::InvalidateTag);
     if let Some(effect) = keys.find(|effect| {

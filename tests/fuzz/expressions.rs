@@ -1,21 +1,23 @@
-//! Expressions that copy, compare and build: what the grammar allows, with a bias to what grows.
+//! Generates expressions that copy, compare and build. They cover the grammar, with a bias to
+//! constructs that grow.
 
 use fastrand::Rng;
 
-/// What an expression may refer to, beside the payload.
+/// Names that an expression may use, in addition to the payload.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scope {
-    /// Earlier `let`s, named `l0`, `l1` and so on: all of them lists.
+    /// Number of earlier `let`s. They are named `l0`, `l1` and so on, and all are lists.
     pub(crate) lets: usize,
-    /// Whether `item` is there.
+    /// `item` exists.
     pub(crate) item: bool,
 }
 
-/// Writes expressions. Depth bounds their length: a rule file takes at most 4096 bytes of each.
+/// Writes expressions. The depth limits their length, since a rule file accepts at most 4096 bytes
+/// for each.
 pub(crate) struct Writer<'r> {
     pub(crate) rng: &'r mut Rng,
     pub(crate) scope: Scope,
-    /// Variables of the comprehensions around: `v0`, `v1` and so on.
+    /// Number of variables of enclosing comprehensions: `v0`, `v1` and so on.
     variables: usize,
 }
 

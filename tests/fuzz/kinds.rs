@@ -1,5 +1,5 @@
-//! Variants of what once cost too much: each kind is a rule and a payload whose sizes and forms
-//! chance decides.
+//! Variants of cases that once cost too much. Each kind is a rule and a payload with random sizes
+//! and forms.
 
 use fastrand::Rng;
 use serde_json::{Value, json};
@@ -27,10 +27,10 @@ const KINDS: [(&str, Make); 11] = [
     ("values of lets", lets),
 ];
 
-/// Tries that many variants of each kind.
+/// Tries this many variants of each kind.
 ///
 /// # Errors
-/// In words, what was wrong, and where it was saved.
+/// A text with the problem and the place of the saved case.
 pub(crate) fn play(seed: u64, variants: u64) -> Result<(), String> {
     let clock = Clock::of_this_thread();
     for (name, make) in KINDS {
@@ -65,7 +65,7 @@ fn schema(of_v: Value) -> Value {
     json!({ "events": { "e.a": { "data": { "properties": { "v": of_v } }, "effects": [{ "delete": "k" }] } } })
 }
 
-/// Up to that many, mostly few.
+/// Returns a number up to `most`, usually small.
 fn count(rng: &mut Rng, most: usize) -> usize {
     rng.usize(1..=most).min(rng.usize(1..=most))
 }
@@ -269,6 +269,6 @@ fn lets(rng: &mut Rng) -> Variant {
         ],
     );
     let reads = vec!["{let.b[]}"; rng.usize(1..6)].join(":");
-    let entry = json!({ "let": { "a": first, "b": one_of(rng, &["lets.a + lets.a", "lets.a.map(x, [x, lets.a])", "lets.a"]) }, "effects": [{ "delete": format!("k:{reads}") }] });
-    (json!({ "events": { "e.a": entry } }), json!({ "xs": integers(rng, 60_000) }))
+    let definition = json!({ "let": { "a": first, "b": one_of(rng, &["lets.a + lets.a", "lets.a.map(x, [x, lets.a])", "lets.a"]) }, "effects": [{ "delete": format!("k:{reads}") }] });
+    (json!({ "events": { "e.a": definition } }), json!({ "xs": integers(rng, 60_000) }))
 }

@@ -1,19 +1,22 @@
 //! Searches for events that cost more than their budget: generated rules, generated payloads,
 //! measured CPU and memory.
 //!
-//! Read [`round`] first: one set of rules, and many events. [`rules`] and [`expressions`] and
-//! [`schemas`] generate what a tenant writes, [`payload`] what a publisher sends, [`cost`]
-//! measures, [`corpus`] keeps what was found once, and [`kinds`] varies it.
+//! Read [`round`] first: one set of rules, and many events.
+//!
+//! - [`rules`], [`expressions`] and [`schemas`] generate what a tenant writes.
+//! - [`payload`] generates what a publisher sends.
+//! - [`cost`] measures, and [`watch`] ends a search that hangs.
+//! - [`corpus`] keeps earlier findings, and [`kinds`] varies them.
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `FUZZ_SECONDS` | how long to search; 5 by default |
-//! | `FUZZ_EVENTS` | how many events to try, instead of a time |
+//! | `FUZZ_SECONDS` | duration of the search; 5 by default |
+//! | `FUZZ_EVENTS` | number of events to try, instead of a duration |
 //! | `FUZZ_SEED` | the first seed; alone it plays that one round |
-//! | `FUZZ_VARIANTS` | how many variants of each kind of cost to try; 3 by default, 1,000 in `make fuzz` |
-//! | `FUZZ_THREADS` | how many threads; one for each core by default |
+//! | `FUZZ_VARIANTS` | variants of each kind to try; 3 by default, 1,000 in `make fuzz` |
+//! | `FUZZ_THREADS` | number of threads; one for each core by default |
 //!
-//! A failure prints its seed, and leaves a file for the corpus below `target/fuzz/`.
+//! A failure prints its seed, and leaves a file for the corpus in `target/fuzz/`.
 
 #![expect(clippy::print_stderr, reason = "figures for who reads the output")]
 #![expect(clippy::disallowed_methods, reason = "it reads its settings and watches from a thread")]
@@ -41,7 +44,7 @@ fn setting(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no whole number")))
 }
 
-/// When to stop.
+/// End of the search.
 enum Until {
     Time(Instant),
     Events(u64),
@@ -117,6 +120,6 @@ fn variants_of_each_kind_of_cost_stay_within_the_budget() {
 }
 
 #[test]
-fn what_was_found_once_stays_within_the_budget() {
+fn the_corpus_of_earlier_findings_stays_within_the_budget() {
     corpus::replay();
 }

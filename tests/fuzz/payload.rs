@@ -1,21 +1,21 @@
-//! Payloads from genes: a few small numbers decide the form of a large document, so that a search
-//! can turn them one by one.
+//! Generates payloads from genes: a few small numbers define a large document. A search varies them
+//! one by one.
 
 use std::fmt::Write as _;
 
 use fastrand::Rng;
 
-/// Stands in texts of every payload, and must stand in no message.
+/// A text in every payload that must not be in any message.
 pub(crate) const SECRET: &str = "s3cr3t";
 
-/// How many genes there are.
+/// Number of genes.
 const GENES: usize = 20;
 
 /// The form of one payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Genome(pub(crate) [u8; GENES]);
 
-/// Where each gene is.
+/// Index of each gene.
 #[repr(usize)]
 #[derive(Clone, Copy)]
 enum Gene {
@@ -62,10 +62,10 @@ const SIZES: [Gene; 11] = [
 ];
 
 impl Genome {
-    /// Mostly small ones: large documents cost their own making.
+    /// Returns random genes, mostly small ones, since large documents are expensive to build.
     pub(crate) fn random(rng: &mut Rng) -> Self {
         let mut genes = [0; GENES].map(|_: u8| rng.u8(..));
-        // About a hundred elements at most; one document in thirty-two may have any size.
+        // About a hundred elements at most. One document in thirty-two may have any size.
         let most = if rng.u8(..32) == 0 { u8::MAX } else { 84 };
         for size in SIZES {
             genes[size as usize] = rng.u8(..=most).min(rng.u8(..=most));
@@ -73,7 +73,7 @@ impl Genome {
         Self(genes)
     }
 
-    /// One that differs in a gene or two.
+    /// Returns genes that differ in one or two.
     pub(crate) fn mutated(&self, rng: &mut Rng) -> Self {
         let mut genes = self.0;
         for _ in 0..rng.usize(1..=2) {
@@ -91,7 +91,7 @@ impl Genome {
         usize::from(self.0[gene as usize])
     }
 
-    /// From 0 to about a million, most of the scale being small.
+    /// Returns a size from 0 to about a million. Most of the scale is small.
     fn size(&self, gene: Gene) -> usize {
         #[expect(
             clippy::cast_possible_truncation,
@@ -103,7 +103,7 @@ impl Genome {
         size
     }
 
-    /// The body of a message whose routing key is `e.a`, at most about a mebibyte.
+    /// Returns the body of a message with the routing key `e.a`, at most about a mebibyte.
     pub(crate) fn body(&self) -> Vec<u8> {
         let mut data = String::with_capacity(4096);
         self.write_object(&mut data, false);

@@ -1,4 +1,4 @@
-//! One round: one rule file, random events, then events that climb towards the costliest of them.
+//! One round: one rule file, random events, then variations of the most expensive one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use serde_json::Value;
 use unstale::config::Vars;
-use unstale::registry::{LoadOptions, Loaded, MissingVars, Problems, Registry};
+use unstale::registry::{Diagnostics, LoadOptions, LoadedRegistry, MissingVars, Registry};
 
 use super::corpus;
 use super::cost::{Clock, Cost, LOAD_CPU, measure};
@@ -15,19 +15,19 @@ use super::payload::Genome;
 use super::rules;
 use super::watch::{Step, Watch};
 
-/// Events of a round whose rules load.
+/// Number of events in a round whose rules load.
 const EVENTS_PER_ROUND: u64 = 1_000;
 
-/// How many of them climb, until one has spent its budget.
+/// Number of variations among them, until one has spent its budget.
 const CLIMBS: u64 = 12;
 
-/// Rule files that are tried until one loads.
+/// Number of rule files to try until one loads.
 const TRIES: u64 = 50;
 
-/// Events that spent their budget, after which a round has shown what it can.
+/// Number of events over budget after which a round ends, since more of them add nothing.
 const ENOUGH_SPENT: u64 = 20;
 
-/// What rounds were about.
+/// Totals of all rounds.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) rounds: u64,
@@ -99,9 +99,8 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Loads a rule file as a worker does. Returns the rules, or what is wrong with them, and the CPU
-/// that it took.
-pub(crate) fn load(clock: &Clock, file: &Value) -> (Result<Loaded, Problems>, Duration) {
+/// Loads a rule file as a worker does. Returns the rules or their problems, and the CPU time.
+pub(crate) fn load(clock: &Clock, file: &Value) -> (Result<LoadedRegistry, Diagnostics>, Duration) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(folder.path().join("rules.json"), file.to_string()).expect("the folder is ours");
     let before = clock.now();
@@ -116,10 +115,10 @@ pub(crate) fn load(clock: &Clock, file: &Value) -> (Result<Loaded, Problems>, Du
     (loaded, clock.now().saturating_sub(before))
 }
 
-/// Plays the round of a seed, or the beginning of it where the time ends first.
+/// Plays the round of a seed, or the beginning of it if the time is over.
 ///
 /// # Errors
-/// In words, what was wrong, and where it was saved.
+/// A text with the problem and the place of the saved case.
 pub(crate) fn play(
     seed: u64,
     clock: &Clock,

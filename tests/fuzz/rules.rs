@@ -1,5 +1,5 @@
-//! Rule files: event definitions that all match one event, with `let`s, effects of every verb,
-//! versions and schemas.
+//! Generates rule files: event definitions that all match one event, with `let`s, effects of every
+//! verb, versions and schemas.
 
 use fastrand::Rng;
 use serde_json::{Map, Value, json};
@@ -32,11 +32,11 @@ const PLACES: [&str; 22] = [
     "{data}",
 ];
 
-/// A rule file of one to three event definitions.
+/// Returns a rule file of one to three event definitions.
 pub(crate) fn file(rng: &mut Rng) -> Value {
     let mut events = Map::new();
     for name in ["e.a", "e.*", "#", "e.b.c.updated"].into_iter().take(rng.usize(1..=4)) {
-        events.insert(name.to_owned(), entry(rng));
+        events.insert(name.to_owned(), definition(rng));
     }
     json!({
         "defaults": { "ttl": "1h", "key_prefix": (["", "", "shop:", "unst"][rng.usize(..4)]) },
@@ -45,12 +45,12 @@ pub(crate) fn file(rng: &mut Rng) -> Value {
     })
 }
 
-fn entry(rng: &mut Rng) -> Value {
-    let mut entry = Map::new();
+fn definition(rng: &mut Rng) -> Value {
+    let mut definition = Map::new();
     if rng.u8(..3) == 0 {
-        entry.insert("data".to_owned(), schemas::object(rng));
+        definition.insert("data".to_owned(), schemas::object(rng));
         if rng.bool() {
-            entry.insert("validate".to_owned(), json!("warn"));
+            definition.insert("validate".to_owned(), json!("warn"));
         }
     }
     let lets = rng.usize(..4);
@@ -62,7 +62,7 @@ fn entry(rng: &mut Rng) -> Value {
                 json!(bounded(Writer::new(rng, Scope { lets: n, item: false }).list(depth))),
             )
         });
-        entry.insert("let".to_owned(), Value::Object(written.collect()));
+        definition.insert("let".to_owned(), Value::Object(written.collect()));
     }
     if rng.u8(..4) == 0 {
         let version = if rng.bool() {
@@ -70,11 +70,11 @@ fn entry(rng: &mut Rng) -> Value {
         } else {
             json!({ "of": "{id}", "entity": template(rng, lets, false) })
         };
-        entry.insert("version".to_owned(), version);
+        definition.insert("version".to_owned(), version);
     }
     let effects: Vec<Value> = (0..rng.usize(1..=4)).map(|_| effect(rng, lets)).collect();
-    entry.insert("effects".to_owned(), json!(effects));
-    Value::Object(entry)
+    definition.insert("effects".to_owned(), json!(effects));
+    Value::Object(definition)
 }
 
 fn effect(rng: &mut Rng, lets: usize) -> Value {
@@ -156,7 +156,7 @@ fn template(rng: &mut Rng, lets: usize, is_each: bool) -> String {
     text
 }
 
-/// A rule file takes at most 4096 bytes of an expression.
+/// Limits an expression to the 4096 bytes that a rule file accepts.
 fn bounded(expression: String) -> String {
     if expression.len() <= 4096 { expression } else { "data.xs".to_owned() }
 }

@@ -1,4 +1,4 @@
-//! JSON Schemas that look at one place again and again.
+//! Generates JSON Schemas that check one place again and again.
 
 use fastrand::Rng;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ const PATTERNS: [&str; 8] = [
     "b{1,200}c",
 ];
 
-/// A schema of an object, with three definitions that refer to each other.
+/// Returns a schema of an object, with three definitions that refer to each other.
 pub(crate) fn object(rng: &mut Rng) -> Value {
     let definitions: serde_json::Map<String, Value> =
         (0..3).map(|n| (format!("n{n}"), node(rng, 3))).collect();
@@ -80,7 +80,7 @@ fn node(rng: &mut Rng, depth: usize) -> Value {
     }
 }
 
-/// One branch of the trees that are written everywhere: told apart by a constant, and recursive.
+/// Returns one branch of a common kind of tree: recursive, and distinguished by a constant.
 fn branch(rng: &mut Rng, depth: usize) -> Value {
     if rng.bool() {
         return node(rng, depth);

@@ -1,5 +1,5 @@
-//! Ends the search loudly where loading rules or resolving an event does not come to its end:
-//! without it nobody would know the seed.
+//! Ends the search with a message if loading rules or resolving an event does not end. Otherwise
+//! nothing would show the seed.
 
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, Weak};
@@ -11,11 +11,11 @@ use super::corpus;
 use super::cost::{CPU, Clock, LOAD_CPU};
 use super::payload::Genome;
 
-/// How many times its limit of CPU a step may take before the search ends. A step that ends by
-/// itself has a better message.
+/// Time limit of a step, as a multiple of its CPU limit. A step that ends by itself has a better
+/// message.
 const PATIENCE: u32 = 3;
 
-/// What a thread does at present.
+/// The present step of a thread.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     /// Loads the rule file.
@@ -24,7 +24,7 @@ pub(crate) enum Step {
     Event { seed: u64, number: u64, file: Arc<Value>, genome: Genome },
 }
 
-/// The present step of a thread, and the CPU that the thread had taken when the step began.
+/// The present step of a thread, and the thread's CPU time when the step began.
 pub(crate) struct Watch(Arc<Watched>);
 
 struct Watched {
@@ -33,7 +33,7 @@ struct Watched {
 }
 
 impl Watch {
-    /// Starts a thread that watches over this one, which the clock measures.
+    /// Starts a thread that watches this one, whose CPU time the clock measures.
     pub(crate) fn start(clock: Arc<Clock>) -> Self {
         let watch = Self(Arc::new(Watched { clock, present: Mutex::default() }));
         let watched = Arc::downgrade(&watch.0);
@@ -52,7 +52,7 @@ fn look(watched: &Weak<Watched>) {
         if let Some((step, began)) = present {
             let taken = watched.clock.now().saturating_sub(began);
             if taken > PATIENCE * step.limit() {
-                // A test's `eprintln!` is captured, and lost when the process ends.
+                // The test harness captures `eprintln!`, and loses it when the process ends.
                 let _ = writeln!(
                     std::io::stderr(),
                     "{step} has taken {taken:.0?} of CPU, and is not done"
@@ -75,7 +75,7 @@ impl Step {
 }
 
 impl std::fmt::Display for Step {
-    /// Names the step, and saves what it takes to repeat it.
+    /// Names the step, and saves the case for repetition.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Load { seed, attempt, file } => {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use unstale::cache::{Applied, Cache};
 use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
-use unstale::plan::{Batch, Slot};
+use unstale::plan::{Batch, EffectRef};
 use unstale::registry::{Action, Effect, Expiry, RuleId, Version, Write};
 
 pub(crate) const HOUR: Expiry = Expiry::After { ttl: Duration::from_secs(3_600), jitter: 0.0 };
@@ -74,8 +74,8 @@ pub(crate) fn at(
     Effect { version: Some(Box::new(version)), ..effect }
 }
 
-pub(crate) fn slot(position: usize) -> Slot {
-    Slot { event: 0, position: u32::try_from(position).unwrap() }
+pub(crate) fn slot(position: usize) -> EffectRef {
+    EffectRef { event: 0, position: u32::try_from(position).unwrap() }
 }
 
 /// Applies effects together: each one's slot is its place.

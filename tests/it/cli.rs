@@ -88,7 +88,7 @@ fn input_that_tests_nothing_is_refused_and_names_the_way_out() {
         plan("{\n  \"type\": \"user.updated\",\n  \"data\": {\n    \"id\": 7\n  }\n}\n");
     assert!(code == 1 && out.contains("`jq -c .` writes it so"), "{out}");
     let (code, out, _) = plan(r#"{"routing_key":"user.updated","body":"{}","redelivered":true}"#);
-    assert!(code == 1 && out.contains("`redelivered` is no part of a message"), "{out}");
+    assert!(code == 1 && out.contains("`redelivered` is not part of a message"), "{out}");
     let settings =
         [("UNSTALE_SCHEMAS", dir.path().to_str().unwrap()), ("UNSTALE_MAX_BODY_BYTES", "1KiB")];
     let (code, _, err) = unstale(&["plan"], &settings, &"x".repeat(2 << 20));

@@ -1,8 +1,8 @@
 //! The documentation says what the program does: its rule files load, its examples hold, its tables
-//! name every setting and metric.
+//! name every setting and metric, and its links lead somewhere.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use unstale::config::{SETTINGS, Vars};
@@ -12,13 +12,48 @@ use unstale::telemetry::Metrics;
 
 use crate::support::servers;
 
-const SCHEMAS: &str = include_str!("../../docs/SCHEMAS.md");
-const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
-const READERS: &str = include_str!("../../docs/READERS.md");
-const FAULTS: &str = include_str!("../../docs/FAULTS.md");
-const CONSISTENCY: &str = include_str!("../../docs/CONSISTENCY.md");
-const SERVICES: &str = include_str!("../../docs/SERVICES.md");
-const README: &str = include_str!("../../README.md");
+/// The most words that a page may have.
+const MOST_WORDS: usize = 2_500;
+
+/// `make bench` writes this page.
+const GENERATED: &str = "docs/bench/results.md";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Returns the text of a page, such as `docs/reference/settings.md`.
+pub(crate) fn page(name: &str) -> String {
+    std::fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Returns every page below `docs`, and the README, by name.
+fn pages() -> BTreeMap<String, String> {
+    let mut found = files_in("docs", "md");
+    found.push("README.md".into());
+    found.into_iter().map(|name| (name.clone(), page(&name))).collect()
+}
+
+/// Returns the names of the files below a folder that end so, such as `docs/why.md`. Packages and
+/// builds of the clients are left out.
+fn files_in(folder: &str, extension: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::from(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(root().join(&folder)).unwrap() {
+            let entry = entry.unwrap();
+            let path = folder.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                let is_ours = !path.ends_with("node_modules") && !path.ends_with("build");
+                folders.extend(is_ours.then_some(path));
+            } else if path.extension().is_some_and(|found| found == extension) {
+                found.push(path.to_str().unwrap().to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
 
 /// A fenced block of a page.
 pub(crate) struct Block<'p> {
@@ -72,18 +107,14 @@ fn check(page: &str, line: usize, name: &str, text: &str) {
 #[test]
 fn every_rule_file_shown_loads_without_a_warning_and_its_examples_hold() {
     let mut files = 0;
-    for (page, text) in [("docs/SCHEMAS.md", SCHEMAS), ("README.md", README)] {
+    for (page, text) in pages() {
         for Block { line, text, .. } in
-            blocks(text).into_iter().filter(|block| block.language == "yaml")
+            blocks(&text).into_iter().filter(|block| block.language == "yaml")
         {
-            let Some(name) = file_name(&text) else {
-                assert_ne!(
-                    page, "docs/SCHEMAS.md",
-                    "{page}:{line}: every block there is a whole file: begin it with `# schemas/<name>`"
-                );
-                continue;
-            };
-            check(page, line, name, &text);
+            let name = file_name(&text).unwrap_or_else(|| {
+                panic!("{page}:{line}: a `yaml` block is a whole rule file: begin it with `# schemas/<name>`")
+            });
+            check(&page, line, name, &text);
             files += 1;
         }
     }
@@ -103,38 +134,43 @@ pub(crate) fn commands(session: &str) -> Vec<(&str, String)> {
     commands
 }
 
+/// Returns whether each command of a session needs no server.
+fn is_offline(session: &str) -> bool {
+    let offline = ["unstale check", "unstale plan", "unstale run"];
+    commands(session).iter().all(|(command, _)| offline.iter().any(|run| command.contains(run)))
+}
+
 #[test]
 fn commands_print_what_the_page_shows() {
     let programs = Path::new(env!("CARGO_BIN_EXE_unstale")).parent().unwrap().display();
-    let folder = tempfile::tempdir().unwrap();
-    let schemas = folder.path().join("schemas");
     let mut ran = 0;
-    for Block { line, language, text } in blocks(SCHEMAS) {
-        if let Some(name) = file_name(&text).filter(|_| language == "yaml") {
-            // A session is about the file shown before it.
-            let _ = std::fs::remove_dir_all(&schemas);
-            std::fs::create_dir(&schemas).unwrap();
-            std::fs::write(schemas.join(name), text).unwrap();
-        } else if language == "console" {
-            for (command, printed) in commands(&text) {
-                let mut shell = Command::new("sh");
-                shell
-                    .args(["-c", &format!("exec 2>&1; {command}")])
-                    .current_dir(folder.path())
-                    .env_clear();
-                let output =
-                    shell.env("PATH", format!("{programs}:/usr/bin:/bin")).output().unwrap();
-                let actual = String::from_utf8_lossy(&output.stdout);
-                assert_eq!(
-                    actual.trim_end(),
-                    printed.trim_end(),
-                    "docs/SCHEMAS.md:{line}: {command}"
-                );
-                ran += 1;
+    for (page, text) in pages() {
+        let folder = tempfile::tempdir().unwrap();
+        for Block { line, language, text } in blocks(&text) {
+            if let Some(name) = file_name(&text).filter(|_| language == "yaml") {
+                // A session is about the file shown before it. The tutorial has its own folder.
+                for schemas in ["schemas", "first"].map(|name| folder.path().join(name)) {
+                    let _ = std::fs::remove_dir_all(&schemas);
+                    std::fs::create_dir(&schemas).unwrap();
+                    std::fs::write(schemas.join(name), &text).unwrap();
+                }
+            } else if language == "console" && text.starts_with("$ ") && is_offline(&text) {
+                for (command, printed) in commands(&text) {
+                    let mut shell = Command::new("sh");
+                    shell
+                        .args(["-c", &format!("exec 2>&1; {command}")])
+                        .current_dir(folder.path())
+                        .env_clear();
+                    let output =
+                        shell.env("PATH", format!("{programs}:/usr/bin:/bin")).output().unwrap();
+                    let actual = String::from_utf8_lossy(&output.stdout);
+                    assert_eq!(actual.trim_end(), printed.trim_end(), "{page}:{line}: {command}");
+                    ran += 1;
+                }
             }
         }
     }
-    assert!(ran > 0, "no session was found");
+    assert!(ran >= 9, "only {ran} commands were found");
 }
 
 /// The words in backquotes in the first cells of the first table below a heading.
@@ -169,14 +205,14 @@ fn assert_same<'a>(
 
 #[test]
 fn the_settings_table_names_every_setting_and_its_default() {
+    let text = page("docs/reference/settings.md");
     assert_same(
-        "docs/OPERATIONS.md, settings",
-        first_cells(OPERATIONS, "Settings"),
+        "docs/reference/settings.md",
+        first_cells(&text, "All settings"),
         SETTINGS.iter().map(|setting| setting.name),
     );
     for setting in SETTINGS {
-        let row =
-            OPERATIONS.lines().find(|line| line.starts_with(&format!("| `{}` |", setting.name)));
+        let row = text.lines().find(|line| line.starts_with(&format!("| `{}` |", setting.name)));
         let row = row.unwrap_or_else(|| panic!("{} has no row of its own", setting.name));
         let default = row.split(" | ").nth(1).unwrap_or_default().trim();
         let expected = match setting.default {
@@ -192,7 +228,7 @@ fn the_metrics_table_names_every_metric() {
     let metrics = Metrics::new();
     // What has labels shows once they have values, as in a worker that runs.
     let rule =
-        RuleName { name: "user.yaml#user.updated/0".to_owned(), verb: Verb::Delete, entry: 0 };
+        RuleName { name: "user.yaml#user.updated/0".to_owned(), verb: Verb::Delete, definition: 0 };
     metrics.for_registry("digest", &[rule], ["user.updated"]);
     metrics.set_paused("redis", false);
     metrics.set_loader_open("catalogue", false);
@@ -202,42 +238,165 @@ fn the_metrics_table_names_every_metric() {
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         .collect();
     assert!(known.len() > 10, "{exposed}");
-    assert_same("docs/OPERATIONS.md, metrics", first_cells(OPERATIONS, "Metrics"), known);
+    let text = page("docs/reference/metrics.md");
+    assert_same("docs/reference/metrics.md", first_cells(&text, "All metrics"), known);
 }
 
 #[test]
 fn the_table_of_dead_letters_names_every_reason() {
+    let text = page("docs/how-to/dead-letters.md");
     assert_same(
-        "docs/OPERATIONS.md, dead letters",
-        first_cells(OPERATIONS, "Dead letters"),
+        "docs/how-to/dead-letters.md",
+        first_cells(&text, "Reasons"),
         Reason::ALL.map(Reason::as_str),
     );
 }
 
+/// Returns a page without its code: neither links nor headings are in there.
+fn without_code(page: &str) -> String {
+    let mut text = String::new();
+    let mut in_block = false;
+    for line in page.lines() {
+        if line.trim_start().starts_with("```") {
+            in_block = !in_block;
+        } else if !in_block {
+            text.extend([line, "\n"]);
+        }
+    }
+    text
+}
+
+/// Returns the targets of a page's links.
+fn links(page: &str) -> Vec<String> {
+    let text = without_code(page);
+    // A code span may look like a link, and the text of a link may have code spans.
+    let parts: Vec<&str> = text.split('`').collect();
+    let outside: String = parts.iter().step_by(2).copied().collect();
+    let targets = outside.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.map(str::to_owned).collect()
+}
+
+/// Returns the anchors that GitHub and mdBook make of a page's headings.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let text = without_code(page);
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|heading| {
+            let anchor = slug(heading);
+            let count = seen.entry(anchor.clone()).or_default();
+            *count += 1;
+            if *count == 1 { anchor } else { format!("{anchor}-{}", *count - 1) }
+        })
+        .collect()
+}
+
+/// Panics where a link or a mention of a page leads nowhere.
+fn assert_leads_somewhere(from: &str, folder: &Path, target: &str) {
+    let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+    let path = if file.is_empty() { root().join(from) } else { root().join(folder).join(file) };
+    assert!(path.exists(), "{from}: `{target}` leads nowhere");
+    if !anchor.is_empty() && path.extension().is_some_and(|extension| extension == "md") {
+        let linked = std::fs::read_to_string(&path).unwrap();
+        assert!(anchors(&linked).contains(anchor), "{from}: `{target}` names no heading");
+    }
+}
+
 #[test]
 fn links_between_the_pages_lead_somewhere() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for (page, folder, text) in [
-        ("docs/SCHEMAS.md", "docs", SCHEMAS),
-        ("docs/OPERATIONS.md", "docs", OPERATIONS),
-        ("docs/READERS.md", "docs", READERS),
-        ("docs/SERVICES.md", "docs", SERVICES),
-        ("README.md", "", README),
-    ] {
-        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-        for target in targets.filter(|target| !target.contains("://")) {
-            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
-            let path = if file.is_empty() { root.join(page) } else { root.join(folder).join(file) };
-            assert!(path.exists(), "{page}: `{target}` leads nowhere");
-            if !anchor.is_empty() {
-                let linked = std::fs::read_to_string(&path).unwrap();
-                let found = linked
-                    .lines()
-                    .filter(|line| line.starts_with('#'))
-                    .any(|heading| slug(heading) == anchor);
-                assert!(found, "{page}: `{target}` names no heading");
+    let mut pages = pages();
+    for name in ["CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"] {
+        if root().join(name).exists() {
+            pages.insert(name.into(), page(name));
+        }
+    }
+    for folder in ["clients", "examples"] {
+        pages.extend(files_in(folder, "md").into_iter().map(|name| (name.clone(), page(&name))));
+    }
+    let mut checked = 0;
+    for (name, text) in &pages {
+        let folder = Path::new(name).parent().unwrap();
+        for target in links(text).iter().filter(|target| !target.contains("://")) {
+            assert_leads_somewhere(name, folder, target);
+            checked += 1;
+        }
+    }
+    assert!(checked > 200, "only {checked} links were found");
+}
+
+/// The program's hints name pages, and so do scripts and comments.
+#[test]
+fn pages_that_the_sources_name_exist() {
+    let mut named = 0;
+    let folders = ["src", "tests", "benches", "demo", "clients", "examples", "schemas", "scripts"];
+    let sources = folders.iter().flat_map(|folder| {
+        ["rs", "sh", "py", "js", "ts", "lua", "yaml", "conf", "snap", "toml"]
+            .into_iter()
+            .flat_map(|extension| files_in(folder, extension))
+    });
+    let others = ["Makefile", "docker-compose.yml", "Dockerfile", "Cargo.toml"];
+    for name in sources.chain(others.map(str::to_owned)) {
+        // Its pages are made up.
+        if name == "scripts/test_lint_prose.py" {
+            continue;
+        }
+        let text =
+            String::from_utf8_lossy(&std::fs::read(root().join(&name)).unwrap()).into_owned();
+        for (at, _) in text.match_indices("docs/") {
+            let is_path = |c: char| c.is_ascii_alphanumeric() || "/_.-#".contains(c);
+            let rest = &text[at..];
+            let mention = &rest[..rest.find(|c| !is_path(c)).unwrap_or(rest.len())];
+            let mention = mention.trim_end_matches('.');
+            let file = mention.split('#').next().unwrap();
+            if file.ends_with(".md") {
+                assert_leads_somewhere(&name, Path::new(""), mention);
+                named += 1;
             }
         }
+    }
+    assert!(named > 10, "only {named} mentions were found");
+}
+
+/// Paths are those of the repository, or of `src`: `worker/batch.rs`.
+#[test]
+fn source_files_that_the_pages_name_exist() {
+    let mut named = 0;
+    for (name, text) in pages() {
+        let text = without_code(&text);
+        for path in text.split('`').skip(1).step_by(2) {
+            let is_path = path.chars().all(|c| c.is_ascii_alphanumeric() || "/_.-".contains(c));
+            let is_source = path.ends_with(".rs") || path.ends_with(".lua");
+            if is_path && is_source && path.contains('/') {
+                let exists =
+                    ["", "src"].iter().any(|folder| root().join(folder).join(path).exists());
+                assert!(exists, "{name}: `{path}` is no file");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 30, "only {named} files were found");
+}
+
+#[test]
+fn every_page_is_in_the_table_of_contents() {
+    let listed = links(&page("docs/SUMMARY.md"));
+    let pages = files_in("docs", "md");
+    let pages = pages.iter().filter_map(|name| name.strip_prefix("docs/"));
+    assert_same(
+        "docs/SUMMARY.md",
+        listed.iter().map(String::as_str),
+        pages.filter(|name| *name != "SUMMARY.md"),
+    );
+}
+
+#[test]
+fn no_page_is_too_long() {
+    for (name, text) in pages() {
+        let words = text.split_whitespace().count();
+        assert!(
+            words <= MOST_WORDS || name == GENERATED,
+            "{name} has {words} words, at most {MOST_WORDS}: split it"
+        );
     }
 }
 
@@ -260,10 +419,11 @@ fn the_servers_of_the_matrix_are_those_that_the_page_names() {
             .zip(&cells)
             .all(|(cell, begin)| cell.trim().starts_with(begin.as_str()))
     };
-    let (_, rows) = SERVICES.split_once("## Tested servers").unwrap();
+    let text = page("docs/reference/servers.md");
+    let (_, rows) = text.split_once("## Tested servers").unwrap();
     assert!(
         rows.lines().any(|row| is_this_run(&row)),
-        "docs/SERVICES.md has no row of {servers:?}"
+        "docs/reference/servers.md has no row of {servers:?}"
     );
 }
 
@@ -337,19 +497,22 @@ fn tests_of_rows(page: &str) -> BTreeSet<&str> {
 #[test]
 fn what_holds_names_a_test_that_tries_it() {
     let (integration, _) = all_tests();
-    let (_, holds) = CONSISTENCY.split_once("## What holds").unwrap();
-    let (holds, _) = holds.split_once("## What does not").unwrap();
+    let text = page("docs/consistency.md");
+    let (_, holds) = text.split_once("\n## What holds\n").unwrap();
+    let (holds, _) = holds.split_once("\n## ").unwrap();
     let listed = tests_of_rows(holds);
     let rows = holds.lines().filter(|line| line.starts_with("| **")).count();
-    assert_eq!(listed.len(), rows, "a row of docs/CONSISTENCY.md names no test, or another's");
+    assert!(rows > 5, "only {rows} rows were found: has the page's form changed?");
+    assert_eq!(listed.len(), rows, "a row of docs/consistency.md names no test, or another's");
     let missing: Vec<&&str> = listed.iter().filter(|test| !integration.contains(**test)).collect();
-    assert!(missing.is_empty(), "docs/CONSISTENCY.md names tests that are not there: {missing:?}");
+    assert!(missing.is_empty(), "docs/consistency.md names tests that are not there: {missing:?}");
 }
 
 #[test]
 fn every_fault_has_its_test_and_every_fault_test_its_row() {
     let (integration, units) = all_tests();
-    let listed = tests_of_rows(FAULTS);
+    let pages: String = files_in("docs/faults", "md").iter().map(|name| page(name)).collect();
+    let listed = tests_of_rows(&pages);
     assert!(
         listed.len() > 40,
         "only {} rows were found: has the page's form changed?",
@@ -359,12 +522,12 @@ fn every_fault_has_its_test_and_every_fault_test_its_row() {
         .iter()
         .filter(|test| !integration.contains(**test) && !units.contains(**test))
         .collect();
-    assert!(missing.is_empty(), "docs/FAULTS.md lists tests that are not there: {missing:?}");
+    assert!(missing.is_empty(), "docs/faults lists tests that are not there: {missing:?}");
     let is_fault = |test: &&String| test.starts_with("faults::") || test.starts_with("soak::");
     let unlisted: Vec<&String> = integration
         .iter()
         .filter(is_fault)
         .filter(|test| !listed.contains(test.as_str()))
         .collect();
-    assert!(unlisted.is_empty(), "docs/FAULTS.md lacks a row for {unlisted:?}");
+    assert!(unlisted.is_empty(), "docs/faults lacks a row for {unlisted:?}");
 }

@@ -1,5 +1,5 @@
-//! Events as frameworks and connectors publish them, through `unstale plan`: which rules they meet,
-//! and what rules can read of them.
+//! Events as frameworks and connectors publish them, through `unstale plan`: which event
+//! definitions match, and what rules can read.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -53,7 +53,7 @@ fn sql_server(database: &str) -> Value {
 }
 
 #[test]
-fn databases_of_one_sql_server_are_told_apart() {
+fn events_of_two_sql_server_databases_have_different_types() {
     let by_type =
         r#"events: { "server1.shopA.dbo.customers.*": { effects: [ { delete: "A:{id}" } ] } }"#;
     let planned =
@@ -76,7 +76,7 @@ events:
 }
 
 #[test]
-fn rules_read_attributes_of_a_cloud_event() {
+fn rules_read_cloudevents_attributes() {
     let rules = r#"
 events:
   com.dapr.event.sent:
@@ -113,7 +113,7 @@ events:
 }
 
 #[test]
-fn a_slip_in_a_name_of_the_event_is_an_error() {
+fn a_misspelt_event_field_in_a_rule_is_an_error() {
     for (text, meant) in [
         ("{event.tpye}", "type"),
         ("{event.Time}", "time"),
@@ -129,17 +129,18 @@ fn a_slip_in_a_name_of_the_event_is_an_error() {
             .env_clear()
             .output()
             .unwrap();
-        let told = String::from_utf8_lossy(&output.stderr).into_owned()
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned()
             + &String::from_utf8_lossy(&output.stdout);
         assert!(
-            output.status.code() == Some(64) && told.contains(&format!("did you mean `{meant}`")),
-            "{told}"
+            output.status.code() == Some(64)
+                && printed.contains(&format!("did you mean `{meant}`")),
+            "{printed}"
         );
     }
 }
 
 #[test]
-fn an_empty_body_is_an_event_unless_its_type_is_a_table() {
+fn an_empty_body_is_an_event_unless_its_type_is_a_debezium_table() {
     let rules = r#"
 events:
   home.changed: { effects: [ { delete: home } ] }
@@ -166,7 +167,7 @@ events:
 }
 
 #[test]
-fn a_type_in_a_header_or_in_the_body_is_found_by_a_setting() {
+fn type_from_finds_the_event_type_in_a_header_or_the_body() {
     let rules = r#"events: { Acme.ProductUpdated: { effects: [ { delete: "product:{id}" } ] } }"#;
     let in_header = json!({ "exchange": "e", "routing_key": "", "headers": { "rbs2-msg-type": "Acme.ProductUpdated, Acme" }, "body": "{\"id\":7}" });
     let in_body = json!({ "exchange": "e", "routing_key": "", "body": "{\"id\":7,\"meta\":{\"name\":\"Acme.ProductUpdated\"}}" });
@@ -179,7 +180,7 @@ fn a_type_in_a_header_or_in_the_body_is_found_by_a_setting() {
 }
 
 #[test]
-fn json_in_a_text_of_the_payload_is_read_by_a_function() {
+fn a_rule_function_reads_json_in_a_text_of_the_payload() {
     let rules = r#"
 events:
   outbox.order.created:
@@ -216,7 +217,7 @@ events:
 }
 
 #[test]
-fn a_version_with_an_epoch_outlives_a_failover_of_mysql() {
+fn a_version_with_an_epoch_survives_a_mysql_failover() {
     let rules = r#"
 events:
   "shop.inventory.products.*":

@@ -1,6 +1,7 @@
-//! Samples of what other tools really publish, and what they must be read as:
-//! `tests/events/<form>/<name>.json` holds the message, in the form that `unstale plan` reads, and
-//! `<name>.expect.json` the event.
+//! Samples of messages that other tools publish, with the events that they must become.
+//!
+//! `tests/events/<form>/<name>.json` is the message, in the form that `unstale plan` reads.
+//! `<name>.expect.json` is the event.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,7 @@ fn shown(decoded: &Result<Decoded<'_>, Malformed>) -> Value {
 }
 
 #[test]
-fn every_sample_is_read_as_it_should_be() {
+fn every_sample_message_decodes_to_the_expected_event() {
     let samples = samples();
     assert!(samples.len() > 50, "the samples are missing");
     let mut wrong = String::new();
@@ -74,21 +75,21 @@ fn every_sample_is_read_as_it_should_be() {
 }
 
 #[test]
-fn a_copy_of_every_sample_is_the_same_event() {
+fn every_sample_republished_is_the_same_event() {
     for path in samples() {
         let message = OwnedMessage::from_line(&fs::read_to_string(&path).unwrap()).unwrap();
         let message = message.message();
         if let Ok(Decoded::Event(event)) = decode(&message, Reading::default()) {
-            let copy = copy_of(&message, &event);
+            let republished = republish(&message, &event);
             assert_eq!(
-                decode(&copy, Reading::default()),
+                decode(&republished, Reading::default()),
                 Ok(Decoded::Event(event.clone())),
                 "{}",
                 path.display()
             );
-            let copy_of_copy = copy_of(&copy, &event);
+            let republished_twice = republish(&republished, &event);
             assert_eq!(
-                decode(&copy_of_copy, Reading::default()),
+                decode(&republished_twice, Reading::default()),
                 Ok(Decoded::Event(event)),
                 "{}",
                 path.display()
@@ -98,7 +99,7 @@ fn a_copy_of_every_sample_is_the_same_event() {
 }
 
 #[test]
-fn with_types_from_routing_keys_no_message_names_its_own_type() {
+fn with_types_from_routing_keys_no_message_sets_its_own_type() {
     let reading = Reading { type_from: TypeFrom::RoutingKey, ..Reading::default() };
     let mut events = 0;
     for path in samples() {
@@ -113,20 +114,20 @@ fn with_types_from_routing_keys_no_message_names_its_own_type() {
             match decode(&message, reading) {
                 Ok(Decoded::Event(event)) => {
                     assert_eq!(event.event_type, "user.updated", "{}", path.display());
-                    let copy = copy_of(&message, &event);
+                    let republished = republish(&message, &event);
                     assert_eq!(
-                        decode(&copy, reading),
+                        decode(&republished, reading),
                         Ok(Decoded::Event(event.clone())),
                         "{}",
                         path.display()
                     );
-                    // A worker without the setting made this copy: the routing key of the first
-                    // arrival still decides.
+                    // A worker without the setting republished this message. The routing key of the
+                    // first arrival still decides.
                     let Ok(Decoded::Event(lax)) = decode(&message, Reading::default()) else {
                         panic!("{}", path.display())
                     };
                     assert_eq!(
-                        decode(&copy_of(&message, &lax), reading),
+                        decode(&republish(&message, &lax), reading),
                         Ok(Decoded::Event(event)),
                         "{}",
                         path.display()
@@ -144,8 +145,8 @@ fn with_types_from_routing_keys_no_message_names_its_own_type() {
     assert!(events > 20, "{events}");
 }
 
-/// The message as a retry brings it back.
-fn copy_of<'a>(message: &Message<'a>, event: &Event<'_>) -> Message<'a> {
+/// Returns the message as a retry brings it back.
+fn republish<'a>(message: &Message<'a>, event: &Event<'_>) -> Message<'a> {
     let provenance = Provenance::of(message);
     let exchange = provenance.as_ref().map_or(message.exchange, |first| first.exchange).to_owned();
     let routing_key =
@@ -172,7 +173,7 @@ fn copy_of<'a>(message: &Message<'a>, event: &Event<'_>) -> Message<'a> {
 }
 
 #[test]
-fn the_usual_event_borrows_everything() {
+fn a_usual_event_borrows_all_fields_from_its_message() {
     use std::borrow::Cow::Borrowed;
     let body =
         br#"{"id":"e-1","type":"user.updated","time":"2026-03-01T10:15:30Z","data":{"id":42}}"#;
@@ -189,7 +190,7 @@ fn the_usual_event_borrows_everything() {
 }
 
 #[test]
-fn a_body_beyond_the_limit_is_malformed() {
+fn a_body_above_the_size_limit_is_malformed() {
     let message = Message {
         exchange: "events",
         routing_key: "user.updated",
@@ -206,7 +207,7 @@ fn a_body_beyond_the_limit_is_malformed() {
     );
 }
 
-/// Decodes a message that the sample of that name holds, with a setting for the place of the type.
+/// Decodes the sample of that name, with a setting for the place of the type.
 fn sample<R>(name: &str, type_from: &str, read: impl FnOnce(Event<'_>) -> R) -> R {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/events")
@@ -221,7 +222,7 @@ fn sample<R>(name: &str, type_from: &str, read: impl FnOnce(Event<'_>) -> R) -> 
 }
 
 #[test]
-fn attributes_of_an_event_are_kept() {
+fn extension_attributes_of_an_event_are_kept() {
     for (name, attribute, value) in [
         ("structured/dapr", "topic", Some("products")),
         ("structured/dapr", "pubsubname", Some("rabbitmq-pubsub")),
@@ -246,7 +247,7 @@ fn attributes_of_an_event_are_kept() {
 }
 
 #[test]
-fn a_setting_names_the_place_of_the_type() {
+fn type_from_sets_the_place_of_the_event_type() {
     for (name, setting, event_type) in [
         ("binary/mqtt_without_a_prefix", "header:tenant", "acme"),
         ("binary/mqtt_without_a_prefix", "header:missing", "com.example.user.updated"),
@@ -272,17 +273,17 @@ fn a_setting_names_the_place_of_the_type() {
     let reading = Reading { type_from: TypeFrom::Header("rbs2-msg-type"), ..Reading::default() };
     let Ok(Decoded::Event(event)) = decode(&message, reading) else { panic!("no event") };
     assert_eq!(event.event_type, "Acme.ProductUpdated");
-    let copy = copy_of(&message, &event);
-    assert_eq!(decode(&copy, reading), Ok(Decoded::Event(event.clone())));
-    // The broker's limit of a frame may have taken the publisher's headers.
-    let mut without = copy.clone();
+    let republished = republish(&message, &event);
+    assert_eq!(decode(&republished, reading), Ok(Decoded::Event(event.clone())));
+    // The publisher's headers may have been dropped, since they did not fit into a frame.
+    let mut without = republished.clone();
     without.headers.0.retain(|(name, _)| name.starts_with(header::PREFIX));
     let Ok(Decoded::Event(again)) = decode(&without, reading) else { panic!("no event") };
     assert_eq!(again.event_type, "Acme.ProductUpdated");
 }
 
 #[test]
-fn an_empty_body_is_an_event_where_its_type_is_known() {
+fn an_empty_body_is_an_event_if_rules_know_its_type() {
     let message = |body, properties| Message {
         exchange: "events",
         routing_key: "home.changed",
@@ -291,8 +292,8 @@ fn an_empty_body_is_an_event_where_its_type_is_known() {
         ..Message::default()
     };
     for body in [&b""[..], b"default", b"\x00\x53\x77\x40"] {
-        let mark = (body.len() == 4).then_some("amqp-1.0");
-        let message = message(body, Properties { event_type: mark, ..Properties::default() });
+        let event_type = (body.len() == 4).then_some("amqp-1.0");
+        let message = message(body, Properties { event_type, ..Properties::default() });
         let decoded = decode(&message, Reading::default()).unwrap();
         let Decoded::Event(event) =
             decoded.clone().if_known(|event_type| event_type == "home.changed")
@@ -301,8 +302,8 @@ fn an_empty_body_is_an_event_where_its_type_is_known() {
         };
         assert_eq!((&*event.event_type, &*event.data_text), ("home.changed", "{}"));
         assert_eq!(decoded.if_known(|_| false), Decoded::Tombstone);
-        let copy = copy_of(&message, &event);
-        assert_eq!(decode(&copy, Reading::default()), Ok(Decoded::Bodiless(event)));
+        let republished = republish(&message, &event);
+        assert_eq!(decode(&republished, Reading::default()), Ok(Decoded::Bodiless(event)));
     }
     let typed = Properties { event_type: Some("home.changed"), ..Properties::default() };
     assert!(
@@ -314,7 +315,7 @@ fn an_empty_body_is_an_event_where_its_type_is_known() {
 }
 
 #[test]
-fn an_id_is_made_of_the_first_arrival() {
+fn an_event_id_is_computed_from_the_first_arrival() {
     let id = |exchange: &'static str, routing_key: &'static str, body: &'static [u8]| {
         let message = Message { exchange, routing_key, body, ..Message::default() };
         match decode(&message, Reading::default()) {
@@ -328,7 +329,7 @@ fn an_id_is_made_of_the_first_arrival() {
     assert_eq!(id("events", "a", b"{}").len(), 64);
 }
 
-/// Words that the decoder knows, so that chance finds its branches.
+/// Names that the decoder knows, so that random tests reach its branches.
 fn any_name() -> impl Strategy<Value = String> {
     const KNOWN: &[&str] = &[
         "ce-type",
@@ -449,7 +450,7 @@ const CONTENT_TYPES: &[&str] =
 
 proptest! {
     #[test]
-    fn no_message_panics_and_every_copy_is_the_same_event(
+    fn no_message_panics_and_every_republished_one_is_the_same_event(
         (exchange, origin) in prop::sample::select(vec![
             ("events", Origin::Publisher),
             ("", Origin::Publisher),
@@ -486,8 +487,8 @@ proptest! {
             prop_assert!(event.previous().is_none_or(|previous| previous.kind() == JsonKind::Object));
             prop_assert!(event.time.as_ref().is_none_or(|time| time.ends_with('Z')));
             prop_assert_eq!(event.clone().into_owned(), event.clone());
-            let copy = copy_of(&message, &event);
-            prop_assert_eq!(decode(&copy, Reading::default()), Ok(Decoded::Event(event)));
+            let republished = republish(&message, &event);
+            prop_assert_eq!(decode(&republished, Reading::default()), Ok(Decoded::Event(event)));
         }
     }
 }

@@ -1,15 +1,16 @@
-//! Least privileges: those in docs/OPERATIONS.md suffice for everything the worker does, and one
-//! less does not.
+//! Least privileges: those in `docs/reference` suffice for everything the worker does, and one less
+//! does not.
 
 mod rabbitmq;
 mod redis_acl;
 
-pub(crate) const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
+const RABBITMQ: &str = include_str!("../../docs/reference/rabbitmq-permissions.md");
+pub(crate) const REDIS: &str = include_str!("../../docs/reference/redis-permissions.md");
 
 /// Returns the permissions (configure, write, read) on the line below `comment`, as a shell would
 /// give them to `rabbitmqctl`.
 fn documented_permissions(comment: &str) -> [&'static str; 3] {
-    let mut lines = OPERATIONS.lines().skip_while(|line| !line.starts_with(comment)).skip(1);
+    let mut lines = RABBITMQ.lines().skip_while(|line| !line.starts_with(comment)).skip(1);
     let command = lines.next().unwrap_or_else(|| panic!("no line follows `{comment}`"));
     assert!(command.starts_with("rabbitmqctl set_permissions "), "{command}");
     let quoted: Vec<&str> = command.split('\'').skip(1).step_by(2).collect();
@@ -22,7 +23,7 @@ fn documented_permissions(comment: &str) -> [&'static str; 3] {
 ///
 /// Its keys begin with `keys` instead of the documented `shop:`.
 pub(crate) fn documented_acl(password: &str, keys: &str) -> Vec<String> {
-    let line = OPERATIONS
+    let line = REDIS
         .lines()
         .find_map(|line| line.strip_prefix("ACL SETUSER unstale "))
         .expect("the page names the ACL");

@@ -1,20 +1,19 @@
-//! Six registries as real teams would write them, each with events and the effects that they must
-//! resolve to.
+//! Six realistic registries, each with events and their expected effects.
 
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use unstale::config::Vars;
 use unstale::event::{Decoded, OwnedMessage, Reading, decode};
-use unstale::registry::{LoadOptions, Loaded, Matched, MissingVars, Registry};
+use unstale::registry::{LoadOptions, LoadedRegistry, Matched, MissingVars, Registry};
 
 #[derive(Deserialize)]
 struct Case {
     name: String,
     line: serde_json::Value,
-    /// Effects as `verb target`, in order.
+    /// Expected `verb target`, in order.
     effects: Vec<String>,
-    /// Reason of the dead letter that the event would become.
+    /// Expected reason of the dead letter.
     error: Option<String>,
 }
 
@@ -22,7 +21,7 @@ fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/registries").join(name)
 }
 
-fn load(name: &str) -> Loaded {
+fn load(name: &str) -> LoadedRegistry {
     let vars = ["ORIGIN_URL", "CALENDAR_URL"]
         .map(|name| (name.to_owned(), "http://127.0.0.1:1".to_owned()));
     let options = LoadOptions {
@@ -36,7 +35,7 @@ fn load(name: &str) -> Loaded {
     Registry::load(&options).unwrap_or_else(|problems| panic!("{name} does not load:\n{problems}"))
 }
 
-fn resolves_as_told(registry_name: &str) {
+fn assert_resolves_as_expected(registry_name: &str) {
     let loaded = load(registry_name);
     let cases = std::fs::read_to_string(folder(registry_name).join("cases.json")).unwrap();
     let cases: Vec<Case> = serde_json::from_str(&cases).unwrap();
@@ -60,7 +59,7 @@ fn resolves_as_told(registry_name: &str) {
         let error = match (&resolution.failure, resolution.matched) {
             (Some(failure), _) => Some(failure.reason.as_str()),
             (None, Matched::Unknown) => Some("unknown_event"),
-            (None, Matched::Entry(_) | Matched::Retired(_)) => None,
+            (None, Matched::Definition(_) | Matched::Retired(_)) => None,
         };
         assert_eq!(
             error,
@@ -73,31 +72,31 @@ fn resolves_as_told(registry_name: &str) {
 }
 
 #[test]
-fn a_catalogue_with_debezium() {
-    resolves_as_told("catalogue");
+fn a_catalogue_with_debezium_resolves_as_expected() {
+    assert_resolves_as_expected("catalogue");
 }
 
 #[test]
-fn a_multi_tenant_application() {
-    resolves_as_told("saas");
+fn a_multi_tenant_application_resolves_as_expected() {
+    assert_resolves_as_expected("saas");
 }
 
 #[test]
-fn a_news_site() {
-    resolves_as_told("news");
+fn a_news_site_resolves_as_expected() {
+    assert_resolves_as_expected("news");
 }
 
 #[test]
-fn a_social_feed() {
-    resolves_as_told("social");
+fn a_social_feed_resolves_as_expected() {
+    assert_resolves_as_expected("social");
 }
 
 #[test]
-fn feature_flags() {
-    resolves_as_told("flags");
+fn feature_flags_resolve_as_expected() {
+    assert_resolves_as_expected("flags");
 }
 
 #[test]
-fn a_booking_site() {
-    resolves_as_told("booking");
+fn a_booking_site_resolves_as_expected() {
+    assert_resolves_as_expected("booking");
 }

@@ -1,5 +1,4 @@
-//! The registry's files: what is wrong with each broken one, and what is surely wrong with some
-//! that load.
+//! Rule files: the problems of broken ones, the warnings of legal ones, and their resolution.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +9,8 @@ use serde_json::Value;
 use unstale::config::Vars;
 use unstale::event::{Decoded, Message, Reading, decode};
 use unstale::registry::{
-    LoadOptions, Loaded, MissingVars, Problem, Problems, Registry, file_schema, run_examples,
+    Code, Diagnostic, Diagnostics, LoadOptions, LoadedRegistry, MissingVars, Registry, file_schema,
+    run_examples,
 };
 
 fn options(schemas: &Path) -> LoadOptions {
@@ -24,11 +24,11 @@ fn options(schemas: &Path) -> LoadOptions {
     }
 }
 
-/// Loads one file on its own; its problems name it by its name alone.
-fn load_alone(file: &Path) -> Result<Loaded, Problems> {
+/// Loads one file alone. Its diagnostics show its name without a directory.
+fn load_alone(file: &Path) -> Result<LoadedRegistry, Diagnostics> {
     let directory = tempfile::tempdir().unwrap();
     fs::copy(file, directory.path().join(file.file_name().unwrap())).unwrap();
-    let named = |problem: &mut Problem| {
+    let named = |problem: &mut Diagnostic| {
         problem.file = Path::new(&problem.file).file_name().unwrap().to_str().unwrap().to_owned();
     };
     match Registry::load(&options(directory.path())) {
@@ -36,9 +36,9 @@ fn load_alone(file: &Path) -> Result<Loaded, Problems> {
             loaded.warnings.iter_mut().for_each(named);
             Ok(loaded)
         }
-        Err(Problems(mut problems)) => {
+        Err(Diagnostics(mut problems)) => {
             problems.iter_mut().for_each(named);
-            Err(Problems(problems))
+            Err(Diagnostics(problems))
         }
     }
 }
@@ -57,7 +57,7 @@ fn files(folder: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Compares with the snapshot that stands beside the file.
+/// Compares a text with the snapshot beside the file.
 fn assert_beside(folder: &str, file: &Path, text: &str) {
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path(Path::new("../registry").join(folder));
@@ -67,7 +67,7 @@ fn assert_beside(folder: &str, file: &Path, text: &str) {
 }
 
 #[test]
-fn every_problem_of_a_broken_file_is_told_at_once() {
+fn every_problem_of_a_broken_file_is_reported_at_once() {
     for file in files("broken") {
         let problems = load_alone(&file).expect_err(&file.display().to_string());
         let text = problems.to_string();
@@ -79,22 +79,69 @@ fn every_problem_of_a_broken_file_is_told_at_once() {
 }
 
 #[test]
-fn what_is_legal_and_surely_wrong_is_warned_of() {
+fn legal_but_probably_wrong_rules_get_warnings() {
     for file in files("warned") {
         let loaded = load_alone(&file).unwrap_or_else(|problems| panic!("{problems}"));
-        assert_beside("warned", &file, &Problems(loaded.warnings).to_string());
+        assert_beside("warned", &file, &Diagnostics(loaded.warnings).to_string());
     }
 }
 
+/// Holds `docs/reference/diagnostics.md` to the codes and their meanings.
 #[test]
-fn problems_of_several_files_come_together() {
+fn the_reference_page_lists_every_diagnostic_code() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/diagnostics.md");
+    let page = fs::read_to_string(page).unwrap();
+    let mut listed: Vec<(&str, &str)> = page
+        .lines()
+        .filter_map(|line| {
+            let [code, _severity, meaning] = line
+                .strip_prefix("| `")?
+                .strip_suffix(" |")?
+                .split(" | ")
+                .collect::<Vec<_>>()
+                .try_into()
+                .ok()?;
+            Some((code.trim_end_matches('`'), meaning))
+        })
+        .collect();
+    listed.sort_unstable();
+    let mut expected: Vec<(&str, &str)> =
+        Code::ALL.iter().map(|code| (code.as_str(), code.meaning())).collect();
+    expected.sort_unstable();
+    assert_eq!(listed, expected);
+}
+
+/// Holds the severities of `docs/reference/diagnostics.md` to those of the broken files.
+#[test]
+fn diagnostics_of_broken_files_have_the_severity_of_the_reference_page() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/diagnostics.md");
+    let page = fs::read_to_string(page).unwrap();
+    let mut checked = 0;
+    for file in files("broken").into_iter().chain(files("warned")) {
+        let problems = match load_alone(&file) {
+            Ok(loaded) => loaded.warnings,
+            Err(Diagnostics(problems)) => problems,
+        };
+        for problem in problems {
+            let row =
+                page.lines().find(|line| line.starts_with(&format!("| `{}` |", problem.code)));
+            let row = row.unwrap_or_else(|| panic!("{} is not listed", problem.code));
+            assert!(row.contains(&problem.severity.to_string()), "{row}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 100, "{checked}");
+}
+
+#[test]
+fn problems_of_several_files_are_reported_together() {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("team")).unwrap();
     fs::write(directory.path().join("b.yaml"), "events: [").unwrap();
     fs::write(directory.path().join("team/a.yml"), "event: {}").unwrap();
     fs::write(directory.path().join("c.json"), [b'{', 0xff]).unwrap();
     fs::write(directory.path().join("notes.txt"), "events: [").unwrap();
-    let Problems(problems) = Registry::load(&options(directory.path())).unwrap_err();
+    let Diagnostics(problems) = Registry::load(&options(directory.path())).unwrap_err();
     let mut files: Vec<&str> =
         problems.iter().map(|problem| problem.file.rsplit('/').next().unwrap()).collect();
     files.sort_unstable();
@@ -102,7 +149,7 @@ fn problems_of_several_files_come_together() {
 }
 
 #[test]
-fn a_directory_without_schema_files_says_what_to_do() {
+fn a_directory_without_rule_files_is_an_error_with_help() {
     let directory = tempfile::tempdir().unwrap();
     let empty = Registry::load(&options(directory.path())).unwrap_err().to_string();
     assert!(empty.contains("is empty") && empty.contains("UNSTALE_SCHEMAS"), "{empty}");
@@ -141,7 +188,7 @@ fn a_config_map_is_read_once() {
 
 #[cfg(unix)]
 #[test]
-fn links_that_lead_back_up_are_no_endless_walk() {
+fn symbolic_links_to_parents_do_not_loop() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("a.yaml"), "events: { a: { effects: [{ delete: a }] } }")
         .unwrap();
@@ -152,7 +199,7 @@ fn links_that_lead_back_up_are_no_endless_walk() {
 }
 
 #[test]
-fn the_digest_is_that_of_names_and_bytes() {
+fn the_registry_digest_depends_on_names_and_bytes() {
     let digest_of = |files: &[(&str, &str)]| {
         let directory = tempfile::tempdir().unwrap();
         for (name, text) in files {
@@ -170,7 +217,7 @@ fn the_digest_is_that_of_names_and_bytes() {
 }
 
 #[test]
-fn the_schema_of_schema_files_is_current() {
+fn the_json_schema_of_rule_files_is_current() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/registry.schema.json");
     let current = format!("{:#}\n", file_schema());
     let kept = fs::read_to_string(&path).unwrap_or_default();
@@ -189,7 +236,7 @@ fn is_valid(yaml_or_json: &Value) -> Vec<String> {
 }
 
 #[test]
-fn the_schema_of_schema_files_accepts_what_loads_and_refuses_what_does_not() {
+fn the_json_schema_accepts_what_loads_and_refuses_what_does_not() {
     let directory = tempfile::tempdir().unwrap();
     let loads = |file: &Value| {
         fs::write(directory.path().join("a.json"), file.to_string()).unwrap();
@@ -227,7 +274,7 @@ fn the_schema_of_schema_files_accepts_what_loads_and_refuses_what_does_not() {
 }
 
 #[test]
-fn examples_are_run_against_their_own_entry() {
+fn examples_run_against_their_own_event_definition() {
     let directory = tempfile::tempdir().unwrap();
     let file = include_str!("../registry/examples.yaml");
     fs::write(directory.path().join("examples.yaml"), file).unwrap();
@@ -246,10 +293,10 @@ fn examples_are_run_against_their_own_entry() {
     let expected = [
         (
             "# misses",
-            "this example misses `delete shop:user:8`, and has instead `delete shop:user:7`, `invalidate_tags users`",
+            "missing: `delete shop:user:8`; not expected: `delete shop:user:7`, `invalidate_tags users`",
         ),
-        ("# unmet", "this example should fail with unresolvable, and resolves"),
-        ("# fails", "this example fails: unresolvable: "),
+        ("# unmet", "the event resolves instead of failing with unresolvable"),
+        ("# fails", "the event fails with unresolvable: "),
     ];
     assert_eq!(told.len(), expected.len(), "{told:#?}");
     for (told, (mark, message)) in told.iter().zip(expected) {
@@ -258,7 +305,7 @@ fn examples_are_run_against_their_own_entry() {
 }
 
 #[test]
-fn the_format_s_own_sample_loads_and_its_examples_hold() {
+fn the_sample_of_the_format_loads_and_its_examples_pass() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("shop.yaml"), include_str!("../registry/shop.yaml")).unwrap();
     let vars = [("CATALOGUE_URL", "https://catalogue.example.com"), ("CATALOGUE_TOKEN", "t0ken")];
@@ -271,52 +318,51 @@ fn the_format_s_own_sample_loads_and_its_examples_hold() {
     .unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(loaded.examples.len(), 3);
     let failing = run_examples(&loaded);
-    assert!(failing.is_empty(), "{}", Problems(failing));
+    assert!(failing.is_empty(), "{}", Diagnostics(failing));
     assert_eq!(loaded.registry.routing_keys(), ["order.*", "product.updated"]);
     assert_eq!(loaded.registry.loaders().len(), 1);
     assert!(!format!("{:?}", loaded.registry).contains("t0ken"), "a header's value is shown");
 }
 
-/// What strangers of ten trades wrote, each file with its examples.
+/// Registries of ten trades, each file with its examples.
 #[test]
-fn registries_of_ten_trades_load_and_their_examples_hold() {
+fn registries_of_ten_trades_load_and_their_examples_pass() {
     let files = files("trades");
     assert_eq!(files.len(), 10);
     for file in files {
         let loaded = load_alone(&file).unwrap_or_else(|problems| panic!("{problems}"));
         assert!(!loaded.examples.is_empty(), "{}", file.display());
         let failing = run_examples(&loaded);
-        assert!(failing.is_empty(), "{}", Problems(failing));
+        assert!(failing.is_empty(), "{}", Diagnostics(failing));
     }
 }
 
 #[test]
-fn the_registries_that_we_ship_load_without_a_warning_and_their_examples_hold() {
+fn shipped_registries_load_without_warnings_and_their_examples_pass() {
     let vars = [("CATALOGUE_URL", "https://catalogue.example.com"), ("CATALOGUE_TOKEN", "t0ken")];
     let vars = Vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
     for folder in ["schemas", "examples/registry"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
         let loaded = Registry::load(&LoadOptions { vars: vars.clone(), ..options(&folder) })
             .unwrap_or_else(|problems| panic!("{problems}"));
-        assert!(loaded.warnings.is_empty(), "{}", Problems(loaded.warnings));
+        assert!(loaded.warnings.is_empty(), "{}", Diagnostics(loaded.warnings));
         let failing = run_examples(&loaded);
-        assert!(failing.is_empty(), "{}", Problems(failing));
+        assert!(failing.is_empty(), "{}", Diagnostics(failing));
     }
 }
 
 proptest! {
-    /// From bytes to effects, with a registry that uses everything: nothing panics, and both ways
-    /// of asking agree.
+    /// A registry that uses every feature: no message panics, and `explain` agrees with `resolve`.
     #[test]
-    fn no_message_panics_on_its_way_to_effects(
+    fn no_message_panics_while_it_is_resolved(
         trade in 0..10_usize,
         data in hostile_json(),
         previous in hostile_json(),
         cut in prop::option::of(0..200_usize),
     ) {
-        static LOADED: LazyLock<Vec<Loaded>> = LazyLock::new(|| files("trades").iter().map(|file| load_alone(file).unwrap()).collect());
+        static LOADED: LazyLock<Vec<LoadedRegistry>> = LazyLock::new(|| files("trades").iter().map(|file| load_alone(file).unwrap()).collect());
         let registry = &LOADED[trade].registry;
-        for entry in registry.entries() {
+        for entry in registry.definitions() {
             let event_type = entry.name.replace('*', "x").replace('#', "x.y");
             let body = serde_json::json!({"type": event_type, "data": data, "previous": previous}).to_string();
             let body = &body.as_bytes()[..cut.unwrap_or(usize::MAX).min(body.len())];
@@ -332,7 +378,7 @@ proptest! {
     }
 }
 
-/// Objects whose members have the names that the trades' rules read, and whatever values.
+/// Generates objects whose members have names that the rules of the trades read, with any values.
 fn hostile_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

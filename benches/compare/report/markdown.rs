@@ -1,4 +1,4 @@
-//! Tables that are readable on a terminal and in a browser.
+//! Tables in Markdown that are readable on a terminal too.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ pub(super) fn report(conditions: &Conditions, results: &Results, figures: &[Figu
     let mut out = String::from("# Results of `make bench`\n\n");
     let Conditions { machine, servers, peers, rounds, time, load_average_before } = conditions;
     let peers = if peers.is_empty() { String::new() } else { format!("; {peers}") };
-    // Writing to a String does not fail.
+    // Writing to a String cannot fail.
     let _ = writeln!(
         out,
         "{time}, on {machine}; {servers}{peers}; {rounds} rounds; load average before: {load_average_before}.\n"

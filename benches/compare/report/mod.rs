@@ -1,6 +1,5 @@
-//! Report: a table on the terminal, `results.json`, `results.md`, `events.svg` and `figures.svg`.
-//!
-//! In reading order: `markdown` writes the tables, and `plot` draws the pictures.
+//! The report: a table on the terminal, `results.json`, `results.md`, `events.svg` and
+//! `figures.svg`.
 
 mod markdown;
 mod plot;
@@ -12,14 +11,14 @@ use serde::Serialize;
 use crate::figures::{self, Figure};
 use crate::results::Results;
 
-/// Machine and versions of the measurement.
+/// The machine and the versions of the measurement.
 #[derive(Debug, Serialize)]
 pub(crate) struct Conditions {
     pub(crate) machine: String,
     pub(crate) servers: String,
     pub(crate) peers: String,
     pub(crate) rounds: usize,
-    /// RFC 3339.
+    /// In RFC 3339.
     pub(crate) time: String,
     pub(crate) load_average_before: String,
 }
@@ -34,7 +33,7 @@ struct Report<'a> {
 /// Writes the files, and returns the table.
 ///
 /// # Errors
-/// When a file cannot be written.
+/// A file cannot be written.
 pub(crate) fn write(
     out: &Path,
     conditions: &Conditions,

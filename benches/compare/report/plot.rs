@@ -1,5 +1,5 @@
-//! Two pictures: events per second in every workload that has them, and each figure relative to its
-//! target.
+//! Two pictures: the events per second of each workload, and the distance of each figure from its
+//! limit.
 
 use std::fmt::Write as _;
 
@@ -8,17 +8,17 @@ use crate::results::{Results, rounded};
 
 const WIDTH: f64 = 960.0;
 const ROW: f64 = 22.0;
-/// Start of the bars, after the names.
+/// Left end of the bars. Names are before it.
 const LEFT: f64 = 380.0;
-/// End of the longest bar, before its value.
+/// Right end of the longest bar. Its value is behind it.
 const RIGHT: f64 = 840.0;
 
 const GOOD: &str = "#2a7f62";
 const BAD: &str = "#c0392b";
 const PLAIN: &str = "#8a94a0";
 
-/// Draws a bar for each contender, grouped by workload, with a line from the minimum to the maximum
-/// of the rounds.
+/// Draws a bar for each contender, grouped by workload. A line shows the minimum and maximum of the
+/// rounds.
 pub(super) fn events(results: &Results) -> String {
     let series: Vec<_> =
         results.series.iter().filter(|series| series.measure == "events/s").collect();
@@ -45,11 +45,11 @@ pub(super) fn events(results: &Results) -> String {
     plot.finish()
 }
 
-/// Draws a bar for each figure: the measured value relative to its target, which is the upright
+/// Draws a bar for each figure: the measured value as a part of the limit, which is the vertical
 /// line.
 pub(super) fn figures(figures: &[Figure]) -> String {
-    let mut plot = Plot::new("What was seen, against what is wanted (the line); green holds");
-    // A bar is at most three times as long as its target.
+    let mut plot = Plot::new("Measured values against their limits (the line); green is within");
+    // Longer bars than three times the limit add nothing.
     let x = |part: f64| LEFT + (RIGHT - LEFT) * part.clamp(0.0, 3.0) / 3.0;
     for figure in figures {
         let (Some(seen), Bound::AtLeast(bound) | Bound::AtMost(bound)) =
@@ -75,7 +75,7 @@ struct Plot {
     y: f64,
 }
 
-/// Drawing functions. Writing to a String does not fail.
+/// Writing to a String cannot fail.
 impl Plot {
     fn new(title: &str) -> Self {
         let mut plot = Self { body: String::new(), y: 24.0 };

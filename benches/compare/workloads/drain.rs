@@ -1,4 +1,4 @@
-//! Drain of a full queue, with its time.
+//! Measures the drain of a full queue.
 
 use std::time::{Duration, Instant};
 
@@ -11,20 +11,18 @@ use crate::stage::Stage;
 /// Maximum time of a drain. A longer one is judged by its progress until then.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Time between two looks at the number of keys in Redis, near the end.
-///
-/// A look costs some 200 µs (a trace of the scheduler), and the bare drain has none.
+/// Time between two looks at the number of keys in Redis, near the end. A look costs about 200 µs
+/// (a trace of the scheduler), and the bare drain has none.
 const LOOK_AT_KEYS: Duration = Duration::from_millis(3);
 
-/// Time between two such looks earlier.
+/// The same before that.
 const LOOK_AT_KEYS_FROM_AFAR: Duration = Duration::from_millis(100);
 
-/// Time between two looks at the worker's own count: each costs the worker some 100 µs.
+/// Time between two looks at the worker's own count, each of which costs the worker about 100 µs.
 const LOOK_AT_COUNT: Duration = Duration::from_millis(20);
 
-/// Maximum number of the workers' own keys beside those of events.
-///
-/// These are checkpoints, reports, and the key that shows whether Redis accepts writes.
+/// Maximum number of keys that belong to workers: checkpoints, reports, and the key that probes for
+/// writes.
 const WORKERS_OWN_KEYS: u64 = 16;
 
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +33,7 @@ pub(crate) struct Drained {
     machine: Machine,
 }
 
-/// Use of the machine's remaining time, for each event.
+/// Where the rest of the machine's time went, for each event.
 #[derive(Debug, Clone, Copy)]
 struct Machine {
     rabbitmq_us: f64,
@@ -58,7 +56,7 @@ impl Drained {
     }
 }
 
-/// CPU time of the servers so far, and idle time.
+/// CPU time of the servers and idle time so far.
 #[derive(Clone, Copy)]
 struct Clocks {
     rabbitmq: Duration,
@@ -89,16 +87,16 @@ impl Clocks {
 
 /// Progress of a drain.
 #[derive(Clone, Copy)]
-struct Mark {
+struct Progress {
     at: Instant,
     done: u64,
     cpu: Duration,
     clocks: Clocks,
 }
 
-impl Mark {
+impl Progress {
     fn of(stage: &Stage, running: &[Running], done: u64) -> Self {
-        // The time first: reading the figures of all processes takes a millisecond.
+        // The time comes first, since reading the counts of all processes takes a millisecond.
         Self {
             at: Instant::now(),
             done,
@@ -118,10 +116,10 @@ impl Mark {
     }
 }
 
-/// Measures a bare loop that takes `events`, which wait already.
+/// Measures a bare loop over `events` that are already waiting.
 ///
-/// The loop itself measures the time, from the first delivery to the last acknowledgement. The
-/// servers' use counts from its start.
+/// The loop measures the time itself, from the first delivery to the last acknowledgement. The CPU
+/// time of the servers counts from its start.
 pub(crate) async fn bare(
     stage: &Stage,
     contender: Contender,
@@ -135,7 +133,7 @@ pub(crate) async fn bare(
     running.stop().await;
     let mut numbers = line.split(' ').filter_map(|number| number.parse::<f64>().ok());
     let (Some(seconds), Some(cpu_us)) = (numbers.next(), numbers.next()) else {
-        panic!("the bare drain said `{line}`")
+        panic!("the bare drain printed `{line}`")
     };
     #[expect(clippy::cast_precision_loss, reason = "a count of events")]
     let events = events as f64;
@@ -146,29 +144,28 @@ pub(crate) async fn bare(
     }
 }
 
-/// Measures from the first missing key to the last.
-///
-/// Each of `events` deletes a key of its own, and Redis holds only those keys.
+/// Measures a drain in which each event deletes one key and Redis has no other keys. The time is
+/// from the first deleted key to the last.
 pub(crate) async fn by_keys(stage: &Stage, running: &[Running], events: u64) -> Drained {
     let done = async || events.saturating_sub(stage.keys().await);
     let begun = first(async || done().await > 0, &done).await;
-    let from = Mark::of(stage, running, begun);
+    let from = Progress::of(stage, running, begun);
     let mut now = begun;
     while now + WORKERS_OWN_KEYS < events && from.at.elapsed() < LONGEST {
         tokio::time::sleep(until_next_look(from.at.elapsed(), now - begun, events - now)).await;
         now = done().await;
     }
-    from.to(Mark::of(stage, running, now))
+    from.to(Progress::of(stage, running, now))
 }
 
-/// Returns half of the time that the rest will take, at the rate so far.
+/// Returns half of the remaining time, at the rate so far.
 fn until_next_look(so_far: Duration, done: u64, left: u64) -> Duration {
     #[expect(clippy::cast_precision_loss, reason = "counts of events")]
     let rest = so_far.mul_f64(left as f64 / done.max(1) as f64);
     (rest / 2).clamp(LOOK_AT_KEYS, LOOK_AT_KEYS_FROM_AFAR)
 }
 
-/// Measures by the worker's own count of events of a type whose effects took effect.
+/// Measures a drain by the worker's own count of applied events of a type.
 pub(crate) async fn by_count(
     stage: &Stage,
     running: &Running,
@@ -178,17 +175,17 @@ pub(crate) async fn by_count(
     let done = async || running.counted(event_type, "applied").await;
     let running_alone = std::slice::from_ref(running);
     let begun = first(async || done().await > 0, &done).await;
-    let from = Mark::of(stage, running_alone, begun);
+    let from = Progress::of(stage, running_alone, begun);
     let mut now = begun;
     while now < events {
         assert!(
             from.at.elapsed() < Duration::from_secs(120),
-            "the drain stands still at {now} of {events}"
+            "the drain makes no progress at {now} of {events}"
         );
         tokio::time::sleep(LOOK_AT_COUNT).await;
         now = done().await;
     }
-    from.to(Mark::of(stage, running_alone, now))
+    from.to(Progress::of(stage, running_alone, now))
 }
 
 async fn first(begun: impl AsyncFn() -> bool, done: &impl AsyncFn() -> u64) -> u64 {
@@ -200,7 +197,7 @@ async fn first(begun: impl AsyncFn() -> bool, done: &impl AsyncFn() -> u64) -> u
     done().await
 }
 
-/// Fills the queue with events that delete one key each, stores the keys, and drains the queue.
+/// Fills the queue with events that delete one key each, sets the keys, and drains it.
 pub(crate) async fn one_delete(
     stage: &Stage,
     contender: Contender,

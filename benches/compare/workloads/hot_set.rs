@@ -1,4 +1,4 @@
-//! (d) 100,000 events about 100 keys: the number of commands to Redis.
+//! (d) 100,000 events about 100 keys: measures how few commands Redis receives.
 
 use super::{ONE_DELETE, drain};
 use crate::contender::Contender;
@@ -18,7 +18,8 @@ pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
         let worker = Contender::Unstale.start(&target, EVENTS);
         let drained = drain::by_count(stage, &worker, "user.updated", EVENTS).await;
         let after = stage.commands().await;
-        // The worker's other commands count too, such as its probes. Our own question does not.
+        // Other commands of the worker count too, such as its probes. The benchmark's own query
+        // does not.
         #[expect(clippy::cast_precision_loss, reason = "counts")]
         let each =
             |before: u64, after: u64| (after - before).saturating_sub(1) as f64 / EVENTS as f64;

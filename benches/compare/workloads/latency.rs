@@ -1,6 +1,5 @@
-//! (f) Latency from publishing an event to the deletion of its key.
-//!
-//! It is measured at light load and at half of the rate that the bare loop sustains.
+//! (f) The time from publishing an event to the deletion of its key, at light load and at half of
+//! the bare loop's maximum.
 
 use std::time::{Duration, Instant};
 
@@ -21,13 +20,13 @@ use crate::support::wait_until;
 const WATCHED: u64 = 1_500;
 const PAUSE: Duration = Duration::from_millis(4);
 
-/// Time between two bursts of the load beside them.
+/// Interval of the bursts in which the load beside them is published.
 const BURST: Duration = Duration::from_millis(2);
 
-/// Time that a rate must be sustained, to find the highest one.
+/// Time for which a rate must be sustained to count as possible.
 const TRIAL: Duration = Duration::from_secs(4);
 
-/// First id of events whose keys are not cached, beyond those that are watched.
+/// First id of events without a cached key. It is above those that are watched.
 const UNWATCHED: u64 = 1_000_000_000;
 
 pub(crate) const LOADS: [(&str, &str, &str); 2] = [
@@ -59,7 +58,8 @@ async fn measure(
 ) -> Vec<f64> {
     stage.begin_new_log().await;
     let running = contender.start(target, 0);
-    // Before there are keys: a worker that finds an emptied Redis first applies the history again.
+    // The keys must not exist before the worker is ready. A worker that finds Redis emptied since
+    // its last run first applies the history again.
     ready(stage, target, &running).await;
     let mut tracker = Tracker::start(stage).await;
     let keys: Vec<String> = (0..WATCHED).map(|id| format!("user:{id}")).collect();
@@ -93,7 +93,8 @@ async fn measure(
     latencies
 }
 
-/// Waits until the contender consumes: it has taken an event of its own, and a moment has passed.
+/// Waits until the contender consumes: an event of this function has left the queue, and a moment
+/// has passed.
 async fn ready(stage: &Stage, target: &Target, running: &Running) {
     if let Running::Worker(_) = running {
         wait_until(Duration::from_secs(30), "the worker is ready", async || {
@@ -115,9 +116,8 @@ async fn ready(stage: &Stage, target: &Target, running: &Running) {
     .await;
 }
 
-/// Publishes that many events per second, evenly; returns how many it published.
-///
-/// The more it falls behind, the larger its bursts.
+/// Publishes this many events a second, evenly, for this duration. Returns their number. A delay
+/// makes the next burst larger.
 async fn load(stage: &Stage, target: &Target, per_s: f64, duration: Duration) -> u64 {
     if per_s <= 0.0 {
         tokio::time::sleep(duration).await;
@@ -150,9 +150,8 @@ async fn load(stage: &Stage, target: &Target, per_s: f64, duration: Duration) ->
     sent
 }
 
-/// Returns the events per second of one publisher while the bare loop takes and deletes them.
-///
-/// Publisher, loop and servers share the machine.
+/// Returns the rate that one publisher reaches while the bare loop receives and deletes. All three
+/// share the machine.
 async fn ceiling(stage: &Stage, target: &Target) -> f64 {
     let running = Contender::Sketch.start(target, 0);
     ready(stage, target, &running).await;

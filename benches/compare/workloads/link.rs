@@ -1,7 +1,7 @@
-//! (i) A delay of one millisecond, each way, between the contender and both servers.
+//! (i) A delay of one millisecond in each direction between the contender and both servers.
 //!
-//! The deliveries in flight limit the rate. The worker's events also go to Redis and back in that
-//! time.
+//! The number of events in flight limits the rate, since the round trip to Redis takes that time
+//! too.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Loader with a delay for each page, and the number of pages per second that it can give.
+//! A loader with a fixed delay for each page, and its maximum rate.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 const TAKES: Duration = Duration::from_millis(20);
 
-/// Time of the measurement of its limit.
+/// Time for which its maximum rate is measured.
 const TRIAL: Duration = Duration::from_secs(3);
 
 pub(super) struct Loader {
@@ -40,13 +40,13 @@ impl Loader {
         format!("http://{}", self.addr)
     }
 
-    /// Returns the number of pages that it has given so far.
+    /// Returns the number of pages it has served.
     pub(super) fn loads(&self) -> u64 {
         self.loads.load(Ordering::Relaxed)
     }
 
-    /// Returns the pages per second that this many clients get, each asking for the next as soon as
-    /// it has one.
+    /// Returns the pages per second for this many clients, each of which asks for the next page
+    /// after the last.
     pub(super) async fn limit(&self, clients: usize) -> f64 {
         let (before, start) = (self.loads(), Instant::now());
         join_all((0..clients).map(|_| self.ask_again_and_again(start))).await;

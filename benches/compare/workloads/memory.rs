@@ -1,6 +1,5 @@
-//! (g) The worker's memory does not depend on the size of its work.
-//!
-//! The work is a backlog of 1,000,000 events, and 1,000 tags of 1,000 keys each.
+//! (g) The worker's memory does not depend on the amount of waiting work: a backlog of 1,000,000
+//! events, and 1,000 tags of 1,000 keys each.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Workloads, one file for each kind. docs/bench/README.md explains their purpose.
+//! The workloads, one file for each kind. docs/bench/README.md explains their purpose.
 //!
 //! In reading order:
 //! - Shared parts: `drain`, `loader`, `tracking`.
@@ -26,7 +26,7 @@ use crate::stage::Stage;
 pub(crate) const ONE_DELETE: &str =
     r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
-/// Name of the worker with the prefetch of its peers, which does not rise during a backlog.
+/// The worker with the prefetch of its peers, which does not grow with a backlog.
 pub(crate) const NARROW_UNSTALE: &str = "unstale run, UNSTALE_PREFETCH=1000";
 
 fn narrow() -> Vec<(&'static str, String)> {

@@ -1,4 +1,4 @@
-//! (a) One event deletes one key: the worker beside the ceiling and beside its peers.
+//! (a) One event deletes one key: the worker beside the bare loop and its peers.
 
 use super::{NARROW_UNSTALE, ONE_DELETE, drain, narrow};
 use crate::contender::Contender;
@@ -6,8 +6,7 @@ use crate::peers;
 use crate::results::Results;
 use crate::stage::Stage;
 
-/// Contenders and their backlogs. The fast ones need seconds for theirs, and the slow ones no more
-/// than some.
+/// Each contender with its backlog, which takes fast ones seconds and slow ones not much longer.
 const CONTENDERS: [(Contender, u64); 7] = [
     (Contender::Bare, 300_000),
     (Contender::BareWide, 300_000),

@@ -1,6 +1,5 @@
-//! (b) A rule file as it is after some months.
-//!
-//! It has a JSON Schema, a condition, one fenced key, two plain keys and two small tags.
+//! (b) Rules as they look after some months: a JSON Schema, a condition, one fenced key, two plain
+//! keys, two small tags.
 
 use super::drain::{self, Drained};
 use crate::contender::{Contender, Target};
@@ -9,13 +8,13 @@ use crate::recording::{self, Recorder};
 use crate::results::Results;
 use crate::stage::Stage;
 
-/// Name of the client that sends Redis the worker's commands, and does nothing else.
+/// Name of the client that sends Redis the worker's commands again and does nothing else.
 pub(crate) const REDIS_ALONE: &str = "Redis alone, sent the same again";
 
 const EVENTS: u64 = 100_000;
 const TEAMS: u64 = 1_000;
 
-/// Rules. `user:{id}:summary` is fenced because another event definition writes it.
+/// `user:{id}:summary` is fenced, since another event definition writes it.
 const RULES: &str = r#"
 defaults: { ttl: 1h }
 events:
@@ -82,7 +81,7 @@ async fn drained(stage: &Stage, target: &Target) -> Drained {
     drained
 }
 
-/// Records the worker's commands to Redis for those events.
+/// Records the commands that the worker sends to Redis for those events.
 async fn record(stage: &Stage) -> Vec<u8> {
     let recorder = Recorder::start(stage).await;
     let target = recorder.target(stage, stage.target("realistic-recorded", RULES).await);
@@ -90,7 +89,7 @@ async fn record(stage: &Stage) -> Vec<u8> {
     recorder.into_bytes()
 }
 
-/// Stores every key that an event deletes, and members for every tag.
+/// Sets every key that an event deletes, and gives every tag members.
 async fn seed(stage: &Stage) {
     for key in ["", ":summary", ":page"] {
         stage.seed((0..EVENTS).map(|id| format!("user:{id}{key}"))).await;

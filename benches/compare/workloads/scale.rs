@@ -1,4 +1,5 @@
-//! (h) One, two and four workers on one queue, beside bare loops that show the cost of being four.
+//! (h) One, two and four workers on one queue. Bare loops beside them show the cost of four
+//! processes.
 
 use super::{ONE_DELETE, drain};
 use crate::contender::{Contender, Running};

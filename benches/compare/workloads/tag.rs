@@ -1,6 +1,5 @@
-//! (e) Invalidation of a tag of 1,000,000 keys.
-//!
-//! Meanwhile another client asks Redis for a key every millisecond, and single-key events flow.
+//! (e) Invalidates a tag of 1,000,000 keys. Meanwhile another client asks Redis for a key every
+//! millisecond, and single-key events flow.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +22,7 @@ events:
   team.updated: { effects: [ { invalidate_tags: "team:{id}" } ] }
 "#;
 
-/// Time of the quiet run, as long as the drain should take.
+/// Duration of the quiet run, about that of the drain.
 const QUIET: Duration = Duration::from_secs(5);
 
 const PROBE_EVERY: Duration = Duration::from_millis(1);
@@ -39,8 +38,8 @@ pub(crate) const EVENT_P99: &str = "ms, single-key events' p99";
 pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
     let target = stage.target("tag", RULES).await;
     for _ in 0..rounds {
-        // Before there are keys: a worker that finds an emptied Redis first applies the history
-        // again.
+        // The keys must not exist before the worker is ready. A worker that finds Redis emptied
+        // since its last run first applies the history again.
         let worker = Contender::Unstale.start(&target, 0);
         wait_until(Duration::from_secs(30), "the worker is ready", async || {
             worker.is_ready().await
@@ -61,7 +60,7 @@ pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {
             stage
                 .publish(&channel, &target, "team.updated", &events::plain("team.updated", 1))
                 .await;
-            // The members are deleted before the last of the single keys are.
+            // The members are deleted before the last of the single keys.
             wait_until(Duration::from_secs(120), "the tag is drained", async || {
                 stage.keys().await <= 2 * WATCHED
             })
@@ -97,7 +96,7 @@ impl Observed {
     }
 }
 
-/// Probes Redis and publishes single-key events until the future `until` is ready.
+/// Probes Redis and publishes single-key events until something has ended.
 async fn observe(
     stage: &Stage,
     target: &Target,

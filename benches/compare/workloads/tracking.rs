@@ -1,4 +1,5 @@
-//! Times of deleted keys, from Redis itself: the invalidation messages of client-side caching.
+//! The time at which a key is deleted, from the invalidation messages of Redis' client-side
+//! caching.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::stage::Stage;
 
-/// Connection that gets one message for each key that it has read, when that key changes.
+/// A connection that receives one message for each key it has read, when the key changes.
 pub(super) struct Tracker {
     connection: MultiplexedConnection,
     pushes: UnboundedReceiver<PushInfo>,
@@ -40,7 +41,7 @@ impl Tracker {
         Self { connection, pushes }
     }
 
-    /// Reads keys, so that Redis reports their deletion.
+    /// Reads keys, so that a message announces their deletion.
     pub(super) async fn watch(&mut self, keys: &[String]) {
         for keys in keys.chunks(1_000) {
             let values: Vec<Option<String>> = redis::cmd("MGET")
@@ -48,13 +49,12 @@ impl Tracker {
                 .query_async(&mut self.connection)
                 .await
                 .expect("Redis answers");
-            assert!(values.iter().all(Option::is_some), "what is watched is there");
+            assert!(values.iter().all(Option::is_some), "every watched key exists");
         }
     }
 
-    /// Returns the latencies of keys in milliseconds, by the publishing time of their events.
-    ///
-    /// It waits until all are deleted, `patience` at most for each.
+    /// Returns the latencies of keys in milliseconds, by the time when their events were published.
+    /// Waits until all are deleted, at most `patience` for each.
     pub(super) async fn latencies(
         &mut self,
         mut published: UnboundedReceiver<(String, Instant)>,
@@ -73,7 +73,7 @@ impl Tracker {
                 },
                 push = tokio::time::timeout(patience, self.pushes.recv()) => {
                     let now = Instant::now();
-                    let push = push.expect("events are applied in time").expect("the connection stands");
+                    let push = push.expect("events are applied in time").expect("the connection is open");
                     for key in keys_of(&push) {
                         match sent.remove(&key) {
                             Some(at) => latencies.push(millis(at, now)),

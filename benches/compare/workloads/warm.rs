@@ -1,4 +1,4 @@
-//! (j) 20,000 warms against a loader that takes 20 ms for each, and single-key events beside them.
+//! (j) 20,000 warms with a loader that takes 20 ms for each, and single-key events beside them.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::support::wait_until;
 const WARMS: u64 = 20_000;
 const SINGLE_KEYS: u64 = 200_000;
 
-/// Default of `UNSTALE_WARM_CONCURRENCY`.
+/// The default of `UNSTALE_WARM_CONCURRENCY`.
 const CONCURRENCY: usize = 16;
 
 const RULES: &str = r#"
@@ -62,13 +62,13 @@ pub(super) async fn run(stage: &Stage, results: &mut Results) {
     stage.clear(&target).await;
 }
 
-/// Puts single-key events into the main queue, and their keys into Redis.
+/// Fills the main queue with single-key events, and sets their keys.
 async fn backlog(stage: &Stage, target: &Target) {
     stage.fill(target, SINGLE_KEYS, events::user_updated).await;
     stage.seed((0..SINGLE_KEYS).map(|id| format!("user:{id}"))).await;
 }
 
-/// Lets a worker move the warms to the slow lane, so that they are not between the single-key
+/// Makes a worker move the warms to the slow lane, so that they are not between the single-key
 /// events.
 async fn to_the_slow_lane(stage: &Stage, target: &Target) {
     stage.fill(target, WARMS, |id| events::plain("page.updated", id)).await;

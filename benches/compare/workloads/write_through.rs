@@ -1,5 +1,6 @@
-//! (c) Write-through: the event's own data becomes the value, plain, and also with a version and
-//! tags.
+//! (c) Write-through: the event's own data becomes the value.
+//!
+//! One run writes without a version and tags, another one with both.
 
 use super::drain;
 use crate::contender::Contender;
@@ -30,7 +31,7 @@ events:
         tags: ["users:{plan}", "team:{team}"]
 "#;
 
-/// Name of the worker that writes with a version and tags.
+/// Suffix of the worker's name in the run with a version and tags.
 pub(crate) const WITH_VERSION_AND_TAGS: &str = "unstale run, versioned and tagged";
 
 pub(super) async fn run(stage: &Stage, rounds: usize, results: &mut Results) {

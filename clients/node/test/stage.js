@@ -22,7 +22,7 @@ export const closeAll = () => open.splice(0).forEach((client) => client.disconne
 export const admin = () => opened(new Redis(process.env.UNSTALE_REDIS_URL));
 export const cluster = () => opened(new Cluster(NODES));
 
-/** A reader as the user whose rights docs/READERS.md names, with what it was told of its reads. */
+/** A reader as the user whose rights docs/reference/reader-scripts.md names, with what it was told of its reads. */
 export function reader(options = {}, client = opened(new Redis(READER_URL))) {
   const told = [];
   const reader = new Reader(client, { observe: (outcome) => told.push(outcome), ...options });

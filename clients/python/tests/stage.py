@@ -19,7 +19,7 @@ from unstale_reader import AsyncReader, Reader
 
 REDIS_URL = os.environ["UNSTALE_REDIS_URL"]
 READER_URL = os.environ["READERS_TEST_URL"]
-"""Redis as the user whose rights docs/READERS.md names."""
+"""Redis as the user whose rights docs/reference/reader-scripts.md names."""
 CLUSTER = [tuple(node.split(":")) for node in os.environ["READERS_TEST_CLUSTER"].split(",")]
 HOUR = 3600
 SOON = 30

@@ -237,7 +237,7 @@ impl Cache {
             }
         }
         for &id in plan.in_order() {
-            let Operation { target, command, mark, .. } = *plan.operation(id);
+            let Operation { target, command, fence_version: mark, .. } = *plan.operation(id);
             let unseen = invalidated.get(target.as_bytes()).is_some_and(|&by| by > id);
             match command {
                 Command::InvalidateTag => {}

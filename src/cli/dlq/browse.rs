@@ -114,7 +114,7 @@ pub(super) async fn close<T>(
         writeln!(
             io::stderr(),
             "warning: dead letters of `{queue}` have been looked at {looks} times; a policy with a `delivery-limit` that matches this queue \
-             removes them after some looks more: see the shield policy in docs/OPERATIONS.md"
+             removes them after some looks more: see docs/reference/rabbitmq.md#policies"
         )?;
     }
     let outcome = outcome?;

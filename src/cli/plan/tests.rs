@@ -13,7 +13,7 @@ fn rules() -> Vec<RuleName> {
         .map(|(at, verb)| RuleName {
             name: format!("shop.yaml#product.updated/{at}"),
             verb,
-            entry: 0,
+            definition: 0,
         })
         .collect()
 }
@@ -32,7 +32,7 @@ fn resolve(event: &Event<'_>) -> Resolution {
     let hour = Expiry::After { ttl: Duration::from_secs(3_600), jitter: 0.1 };
     match event.event_type.as_ref() {
         "product.updated" => Resolution {
-            matched: Matched::Entry(0),
+            matched: Matched::Definition(0),
             effects: vec![
                 effect(0, "shop:product:7", Action::Delete),
                 ordered(
@@ -69,7 +69,7 @@ fn resolve(event: &Event<'_>) -> Resolution {
             ..Resolution::default()
         },
         "product.broken" => Resolution {
-            matched: Matched::Entry(0),
+            matched: Matched::Definition(0),
             effects: vec![effect(0, "shop:product:7", Action::Delete)],
             failure: Some(Failure {
                 reason: Reason::Unresolvable,
@@ -79,7 +79,7 @@ fn resolve(event: &Event<'_>) -> Resolution {
             ..Resolution::default()
         },
         "product.imported" => Resolution { matched: Matched::Retired(1), ..Resolution::default() },
-        "product.seen" => Resolution { matched: Matched::Entry(2), ..Resolution::default() },
+        "product.seen" => Resolution { matched: Matched::Definition(2), ..Resolution::default() },
         _ => Resolution::default(),
     }
 }

@@ -58,7 +58,7 @@ fn why_nothing(plan: &Plan<'_>) -> &'static str {
         (None, _) => "",
         (Some(_), Matched::Retired(_)) => ": the event is retired",
         (Some(_), Matched::Unknown) => ": no entry knows the event, and UNSTALE_UNKNOWN=drop",
-        (Some(_), Matched::Entry(_)) => ": no rule applies",
+        (Some(_), Matched::Definition(_)) => ": no rule applies",
     }
 }
 

@@ -1,15 +1,17 @@
-//! A value written without white space and needless escapes, in one pass.
+//! Writes a value without white space and needless escapes, in one pass.
 
 use std::hash::BuildHasher as _;
 
 use super::write_string;
 
-/// Appends a JSON text as [`super::Json::write_compact`] does. Returns `false` where an object may
-/// have two members of one name: then what it appended is of no use.
+/// Appends a JSON text like [`super::Json::write_compact`].
+///
+/// Returns `false` if an object may have duplicate names. The appended text is then not usable.
 pub(super) fn write(text: &str, out: &mut String) -> bool {
     let hasher = foldhash::fast::FixedState::default();
-    // The objects around: where the hashes of their names begin. An array is `None`.
-    let mut around: Vec<Option<usize>> = Vec::new();
+    // One element for each open bracket: where the hashes of an object's names begin, or `None` for
+    // an array.
+    let mut open_brackets: Vec<Option<usize>> = Vec::new();
     let mut names: Vec<u64> = Vec::new();
     let (mut at, mut is_name) = (0, false);
     let bytes = text.as_bytes();
@@ -32,16 +34,16 @@ pub(super) fn write(text: &str, out: &mut String) -> bool {
                 continue;
             }
             b'{' => {
-                around.push(Some(names.len()));
+                open_brackets.push(Some(names.len()));
                 is_name = true;
                 out.push('{');
             }
             b'[' => {
-                around.push(None);
+                open_brackets.push(None);
                 out.push('[');
             }
             b'}' | b']' => {
-                if let Some(Some(from)) = around.pop() {
+                if let Some(Some(from)) = open_brackets.pop() {
                     let own = &mut names[from..];
                     own.sort_unstable();
                     if own.windows(2).any(|pair| pair[0] == pair[1]) {
@@ -53,7 +55,7 @@ pub(super) fn write(text: &str, out: &mut String) -> bool {
                 out.push(char::from(byte));
             }
             b',' => {
-                is_name = matches!(around.last(), Some(Some(_)));
+                is_name = matches!(open_brackets.last(), Some(Some(_)));
                 out.push(',');
             }
             b':' => out.push(':'),

@@ -1,13 +1,13 @@
-//! One pass over a JSON text: whether it is valid, and where the parts of its outermost level are.
+//! Checks a JSON text and splits its outermost level, in one pass.
 //!
-//! It takes only what [`Json`] may hold. What it does not take is left to `serde_json`, which also
-//! says what is wrong with it.
+//! It accepts only a text that [`Json`] may hold. The caller gives any other text to `serde_json`,
+//! which also explains errors.
 
 use std::borrow::Cow;
 
 use super::{Json, MAX_DEPTH, MemberList};
 
-/// The value in a text and its members, where it is an object that [`Json`] may hold.
+/// Returns the value and its members if the text is an object that [`Json`] may hold.
 pub(super) fn object(text: &str) -> Option<(Json<'_>, MemberList<'_>)> {
     let mut scanner = Scanner::of(text);
     let mut members = MemberList::new();
@@ -22,7 +22,7 @@ pub(super) fn object(text: &str) -> Option<(Json<'_>, MemberList<'_>)> {
     Some((value, members))
 }
 
-/// The elements of the array in a text.
+/// Returns the elements if the text is an array.
 pub(super) fn array(text: &str) -> Option<Vec<Json<'_>>> {
     let mut scanner = Scanner::of(text);
     let mut elements = Vec::new();
@@ -32,7 +32,7 @@ pub(super) fn array(text: &str) -> Option<Vec<Json<'_>>> {
     Some(elements)
 }
 
-/// The value in a text, of any kind.
+/// Returns the value in a text, of any kind.
 pub(super) fn value(text: &str) -> Option<Json<'_>> {
     let mut scanner = Scanner::of(text);
     scanner.space();
@@ -48,7 +48,7 @@ struct Scanner<'a> {
     at: usize,
 }
 
-/// Each step is `None` where the text is not as it must be.
+/// Each step returns `None` if the text does not match.
 impl<'a> Scanner<'a> {
     const fn of(text: &'a str) -> Self {
         Self { text, at: 0 }
@@ -73,7 +73,7 @@ impl<'a> Scanner<'a> {
         (self.at == self.text.len()).then_some(())
     }
 
-    /// A value inside `depth` others.
+    /// Reads a value inside `depth` others.
     fn value(&mut self, depth: usize) -> Option<()> {
         match self.peek()? {
             b'"' => {
@@ -170,7 +170,7 @@ impl<'a> Scanner<'a> {
         Some(())
     }
 
-    /// One or more.
+    /// Reads one or more digits.
     fn digits(&mut self) -> Option<()> {
         let from = self.at;
         while let Some(b'0'..=b'9') = self.peek() {
@@ -179,7 +179,7 @@ impl<'a> Scanner<'a> {
         (self.at > from).then_some(())
     }
 
-    /// The rest of a string and its closing quote; whether anything in it is escaped.
+    /// Reads the rest of a string with its closing quote. Returns whether it contains an escape.
     fn string(&mut self) -> Option<bool> {
         let mut is_escaped = false;
         loop {
@@ -199,8 +199,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Goes on, eight bytes at a time, to the next that is no plain character of a string, or near
-    /// the end.
+    /// Advances eight bytes at a time, to the next character that is not plain or to the last bytes
+    /// of the text.
     fn plain(&mut self) {
         const ONES: u64 = u64::MAX / 255;
         let zeros = |bytes: u64| bytes.wrapping_sub(ONES) & !bytes;
@@ -209,7 +209,8 @@ impl<'a> Scanner<'a> {
             let quotes = zeros(eight ^ (ONES * u64::from(b'"')));
             let backslashes = zeros(eight ^ (ONES * u64::from(b'\\')));
             let controls = eight.wrapping_sub(ONES * 0x20) & !eight;
-            // The lowest bit that is set is exact: what is borrowed goes to higher bytes.
+            // Borrows of the subtraction spread to higher bytes only, so the lowest set bit is
+            // exact.
             let special = (quotes | backslashes | controls) & (ONES * 0x80);
             if special != 0 {
                 self.at += special.trailing_zeros() as usize / 8;
@@ -252,10 +253,11 @@ impl<'a> Scanner<'a> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{MAX_DEPTH, read_members, read_value};
+    use super::super::MAX_DEPTH;
+    use super::super::slow::{read_members, read_value};
     use super::*;
 
-    /// Texts that are JSON, or nearly.
+    /// Returns texts that are JSON, or almost.
     fn texts() -> impl Strategy<Value = String> {
         let leaf = prop_oneof![
             Just("null".to_owned()),
@@ -277,7 +279,7 @@ mod tests {
                 }),
             ]
         });
-        // One byte more, less or other: most texts are then no JSON, and some are other JSON.
+        // Adds, removes or changes one byte. Most texts are then not JSON, and some are other JSON.
         let edit = prop_oneof![
             Just(None),
             (any::<prop::sample::Index>(), "[\\x00-~]?", any::<bool>()).prop_map(Some)
@@ -297,7 +299,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
         #[test]
-        fn takes_what_serde_json_takes_and_reads_the_same(text in texts()) {
+        fn the_fast_json_scan_agrees_with_serde_json(text in texts()) {
             prop_assert_eq!(value(&text), read_value(&text).ok());
             let by_serde = read_members(&text).ok().filter(|(json, _)| json.text().starts_with('{'));
             prop_assert_eq!(object(&text), by_serde);
@@ -305,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_counts_as_it_does_for_json() {
+    fn the_fast_json_scan_counts_depth_like_json() {
         for depth in [MAX_DEPTH, MAX_DEPTH + 1] {
             let arrays = "[".repeat(depth) + &"]".repeat(depth);
             let objects = "{\"a\":".repeat(depth) + "1" + &"}".repeat(depth);
@@ -319,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_end_wherever_their_quote_stands() {
+    fn the_fast_json_scan_finds_closing_quotes_at_any_offset() {
         for length in 0..40 {
             for last in ["", "\\\"", "\\\\", "\\u0041"] {
                 let text = format!("\"{}{last}\"", "x".repeat(length));

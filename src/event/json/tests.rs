@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 
 #[test]
-fn a_level_is_read_with_its_order_and_number_text() {
+fn json_members_keep_order_and_number_text() {
     let json = Json::parse(r#" { "b" : 1.50, "a\u00e9": [1e3, "x\"y"], "b": null } "#).unwrap();
     let members = json.members();
     assert_eq!(members[0].0, "b");
@@ -14,7 +14,7 @@ fn a_level_is_read_with_its_order_and_number_text() {
 }
 
 #[test]
-fn compact_text_keeps_order_and_numbers() {
+fn compact_json_keeps_order_and_number_text() {
     let json =
         Json::parse("{ \"z\": 1.50, \"a\": { \"k\\u00e9\\u0001\\n\": [ 1 , 2e1 ] }, \"z\": 7.0 }")
             .unwrap();
@@ -24,7 +24,7 @@ fn compact_text_keeps_order_and_numbers() {
 }
 
 #[test]
-fn depth_is_bounded() {
+fn json_depth_is_bounded() {
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     assert!(Json::parse(&nested(MAX_DEPTH)).is_ok());
     assert_eq!(Json::parse(&nested(MAX_DEPTH + 1)), Err(JsonError::TooDeep));
@@ -36,7 +36,7 @@ fn depth_is_bounded() {
 }
 
 #[test]
-fn what_is_not_json_says_where() {
+fn a_json_error_has_its_position() {
     assert_eq!(Json::parse("{\"a\":\n tru}"), Err(JsonError::Syntax { line: 2, column: 5 }));
     for text in ["{}{}", "01", "\"\\x\"", "'a'", "{id:1}", "nulx"] {
         assert!(matches!(Json::parse(text), Err(JsonError::Syntax { .. })), "{text:?}");
@@ -53,7 +53,7 @@ fn what_is_not_json_says_where() {
 }
 
 #[test]
-fn half_a_surrogate_pair_is_no_text() {
+fn half_a_surrogate_pair_is_a_json_error() {
     for text in [r#""\ud800""#, r#"{"a":["\uDC00"]}"#, r#"{"\ud83d":1}"#] {
         assert_eq!(Json::parse(text), Err(JsonError::LoneSurrogate), "{text}");
     }
@@ -63,7 +63,7 @@ fn half_a_surrogate_pair_is_no_text() {
 }
 
 #[test]
-fn many_members_stay_linear() {
+fn an_object_with_many_members_is_written_in_linear_time() {
     let text =
         format!("{{{}}}", (0..100_000).map(|n| format!("\"{n}\":0")).collect::<Vec<_>>().join(","));
     let mut out = String::new();
@@ -72,7 +72,7 @@ fn many_members_stay_linear() {
 }
 
 #[test]
-fn a_number_beyond_a_double_is_clamped_as_a_value_and_kept_as_text() {
+fn a_number_beyond_a_double_is_clamped_as_value_and_kept_as_text() {
     let json = Json::parse(r#"{"n":[1e999,-1e999,1e-999],"s":"x"}"#).unwrap();
     assert_eq!(json.to_value(), serde_json::json!({"n": [f64::MAX, f64::MIN, 0.0], "s": "x"}));
     assert_eq!(json.get("n").unwrap().elements()[0].as_number(), Some("1e999"));
@@ -96,7 +96,7 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
 
 proptest! {
     #[test]
-    fn agrees_with_serde_json(value in any_json(), pretty: bool) {
+    fn json_agrees_with_serde_json(value in any_json(), pretty: bool) {
         let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
         let json = Json::parse(&text).unwrap();
         prop_assert_eq!(Json::parse_members(&text), Ok((json, json.members())));
@@ -107,7 +107,7 @@ proptest! {
     }
 
     #[test]
-    fn one_pass_writes_what_a_level_at_a_time_does(text in r#"[{}\[\]:, "ab1\\nu0]{0,40}|(\{("(a|b|\\u0061|\\n)" ?: ?(1|"x\\/y"|\[1, \{"a":2\}\]),?){0,4}\})"#) {
+    fn compact_json_in_one_pass_equals_compact_json_by_level(text in r#"[{}\[\]:, "ab1\\nu0]{0,40}|(\{("(a|b|\\u0061|\\n)" ?: ?(1|"x\\/y"|\[1, \{"a":2\}\]),?){0,4}\})"#) {
         let text = text.replace(",}", "}");
         if let Ok(json) = Json::parse(&text) {
             let (mut once, mut levels) = (String::from("x"), String::from("x"));
@@ -124,7 +124,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_panics(text: String) {
+    fn no_json_text_panics(text: String) {
         prop_assert_eq!(Json::parse_members(&text), Json::parse(&text).map(|json| (json, json.members())));
         if let Ok(json) = Json::parse(&text) {
             json.members();

@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 
 #[test]
-fn a_whole_message_is_told_from_a_body() {
+fn a_line_is_recognised_as_a_message_or_a_body() {
     let whole =
         OwnedMessage::from_line(r#"{"routing_key":"user.updated","body":{"id": 1},"properties":{"type":"t","timestamp":5}}"#).unwrap();
     assert_eq!(
@@ -42,7 +42,7 @@ fn a_whole_message_is_told_from_a_body() {
 }
 
 #[test]
-fn header_values_keep_their_types() {
+fn header_values_in_a_line_keep_their_types() {
     let line = r#"{"headers":{"t":"x","i":-1,"d":1.0,"b":true,"n":null,"a":[1, {"k":2}],"at":{"$timestamp":7},"r":{"$base64":"/w=="},"m":{"k":[1.50]}},"body":""}"#;
     let read = OwnedMessage::from_line(line).unwrap();
     let values: Vec<_> = read.headers.iter().map(|(_, value)| value.clone()).collect();
@@ -69,7 +69,7 @@ fn header_values_keep_their_types() {
 }
 
 #[test]
-fn what_does_not_read_is_named() {
+fn an_invalid_field_of_a_line_is_named() {
     for (line, message) in [
         (r#"{"body":1}"#, "`body` is not text, an object or an array"),
         (r#"{"body":"","body_base64":""}"#, "`body` and `body_base64` exclude each other"),
@@ -77,12 +77,12 @@ fn what_does_not_read_is_named() {
         (r#"{"body":"","routing_key":1}"#, "`routing_key` is not text"),
         (
             r#"{"body":"{}","routing_key":"a","redelivered":true}"#,
-            "`redelivered` is no part of a message: a line with `body` has `exchange`, `routing_key`, `headers` and `properties` beside it, no more",
+            "`redelivered` is not part of a message: beside `body`, a line has only `exchange`, `routing_key`, `headers` and `properties`",
         ),
         (r#"{"body":"","headers":[]}"#, "`headers` is not an object"),
         (
             r#"{"body":"","headers":{"x":99999999999999999999}}"#,
-            "`headers.x` is not a number that 64 bits hold",
+            "`headers.x` is not a number that fits into 64 bits",
         ),
         (
             r#"{"body":"","properties":{"priority":256}}"#,
@@ -91,7 +91,7 @@ fn what_does_not_read_is_named() {
         (r#"{"body":"","properties":{"message_id":7}}"#, "`properties.message_id` is not text"),
         (
             r#"{"body":"","properties":{"Type":"x"}}"#,
-            "`properties.Type` is no AMQP 0-9-1 property: publisher-defined names belong in `headers`",
+            "`properties.Type` is not an AMQP 0-9-1 property: put names of your own into `headers`",
         ),
     ] {
         assert_eq!(OwnedMessage::from_line(line).unwrap_err().to_string(), message);
@@ -112,7 +112,7 @@ fn any_value() -> impl Strategy<Value = OwnedValue> {
             .prop_map(|list| OwnedValue::Json(serde_json::to_string(&list).unwrap())),
         prop::collection::btree_map(any::<String>(), any::<String>(), 2..4)
             .prop_map(|table| OwnedValue::Json(serde_json::Value::from_iter(table).to_string()))
-            // Escapes that JSON allows and does not need are not kept.
+            // The output drops escapes that JSON allows and does not need.
             .prop_filter(
                 "compact",
                 |value| matches!(value, OwnedValue::Json(text) if !text.contains('\\'))
@@ -139,7 +139,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn a_line_is_read_as_it_was_written(
+    fn a_written_line_reads_back_as_the_same_message(
         exchange: String,
         routing_key: String,
         headers in prop::collection::btree_map(any::<String>(), any_value(), 0..5),

@@ -11,7 +11,7 @@ use super::resolver::weight;
 use super::run::INTERRUPTED;
 use crate::cache::{Cache, CommandError, Outage};
 use crate::ops::Pace;
-use crate::plan::{Batch, EffectOutcome, Folded, Slot};
+use crate::plan::{Batch, EffectOutcome, EffectRef, Folded};
 use crate::reason::Reason;
 use crate::registry::{Action, Effect, Registry};
 
@@ -113,7 +113,7 @@ impl<O: Observer> Applier<'_, O> {
         let mut left: Vec<&Effect> = slice.iter().collect();
         for attempt in 1..=ATTEMPTS {
             let mut again = Vec::new();
-            for (Slot { event, .. }, outcome) in self.round_trip(cache, &left).await? {
+            for (EffectRef { event, .. }, outcome) in self.round_trip(cache, &left).await? {
                 let effect = left[event as usize];
                 let outcome = if outcome == EffectOutcome::Slow {
                     self.drain(cache, effect).await?
@@ -155,10 +155,10 @@ impl<O: Observer> Applier<'_, O> {
         &mut self,
         cache: &Cache,
         effects: &[&Effect],
-    ) -> Result<Vec<(Slot, EffectOutcome)>, Stopped> {
+    ) -> Result<Vec<(EffectRef, EffectOutcome)>, Stopped> {
         let mut batch = Batch::new(cache.tag_prefix(), effects.len());
         for (event, effect) in (0..).zip(effects) {
-            batch.push(Slot { event, position: 0 }, effect);
+            batch.push(EffectRef { event, position: 0 }, effect);
         }
         let plan = batch.finish();
         loop {

@@ -43,9 +43,9 @@ impl<'r> Intake<'r> {
             Message::Event { resolution, .. } => {
                 for effect in &resolution.effects {
                     if in_span {
-                        self.fold.pass_over(offset, effect)
+                        self.fold.skip(offset, effect)
                     } else {
-                        self.fold.give_way(offset, effect)
+                        self.fold.supersede(offset, effect)
                     }
                 }
             }
@@ -72,10 +72,10 @@ impl<'r> Intake<'r> {
             Matched::Retired(_) => report.retired += 1,
             Matched::Unknown if self.replay.unknown != UnknownPolicy::Drop => {
                 report.problem(Reason::UnknownEvent, 1, offset, || {
-                    "no entry of the registry knows this event's type".into()
+                    "no event definition matches this event's type".into()
                 });
             }
-            Matched::Unknown | Matched::Entry(_) => {}
+            Matched::Unknown | Matched::Definition(_) => {}
         }
         if let Some(Failure { reason, message, .. }) = failure {
             report.problem(reason, 1, offset, || message);

@@ -131,7 +131,7 @@ impl Replay {
         {
             run.report.rest = Some(Rest { since: run.applied_to, cause });
         }
-        run.report.gave_way = run.intake.fold.gave_way();
+        run.report.gave_way = run.intake.fold.superseded();
         run.history.pause();
         Ok(run.report)
     }

@@ -54,8 +54,7 @@ const BROKEN_HISTORY: &str = "workers go on without it, and try again by themsel
      (`rabbitmqctl delete_queue`, or the management UI), and workers declare it anew; or set UNSTALE_HISTORY=off";
 
 /// What to do about a missing permission in RabbitMQ.
-const GRANT: &str = "grant this user the permissions of a person with `unstale dlq` and `unstale status`: \"Permissions in RabbitMQ\" in \
-     docs/OPERATIONS.md";
+const GRANT: &str = "grant this user the permissions of a person with `unstale dlq` and `unstale status`: docs/reference/rabbitmq-permissions.md";
 
 /// Judges how things stand.
 pub fn judge(status: &Status) -> Findings {

@@ -6,13 +6,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::registry::{LoaderId, Version, Warm};
 
-/// Milliseconds: every operation of the model happens at once.
+/// In milliseconds. Every operation of the model happens at this time.
 const NOW: i64 = 1_000_000;
 
-/// What is served while it loads may be read for so long.
+/// Time for which a value may be read while its load is under way.
 const SERVED_MS: i64 = 900_000;
 
-/// What Redis holds, as far as effects can tell.
+/// The content of Redis, as far as effects depend on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Model {
     values: BTreeMap<String, Value>,
@@ -21,7 +21,7 @@ struct Model {
     fences: BTreeMap<(String, String), Fence>,
 }
 
-/// The highest version; which event's, and how far that event came, unless two events had it.
+/// The highest version, its event, and that event's place, unless two events had the version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Fence {
     number: u64,
@@ -41,12 +41,12 @@ struct Set {
 }
 
 impl Model {
-    /// Raises the fence, and says whether the mark was newer than it; `None`: of another event of
-    /// the same version.
-    fn raise(&mut self, target: &str, mark: &Mark<'_>) -> Option<bool> {
-        let Version { family, digits, event, place } = mark.version;
+    /// Raises the fence. Returns whether the version was newer, and `None` for the same version of
+    /// another event.
+    fn raise(&mut self, target: &str, version: &FenceVersion<'_>) -> Option<bool> {
+        let Version { family, digits, event, place } = version.version;
         let number: u64 = digits.parse().expect("small");
-        let by = (!mark.tied).then_some((*event, *place));
+        let by = (!version.tied).then_some((*event, *place));
         let at = (target.to_owned(), family.clone());
         let before = self.fences.get(&at).cloned();
         let (standing, by) = match before {
@@ -63,9 +63,9 @@ impl Model {
         standing
     }
 
-    fn apply(&mut self, target: &str, command: Command<'_>, mark: Option<&Mark<'_>>) {
-        if let Some(mark) = mark {
-            match (self.raise(target, mark), command) {
+    fn apply(&mut self, target: &str, command: Command<'_>, version: Option<&FenceVersion<'_>>) {
+        if let Some(version) = version {
+            match (self.raise(target, version), command) {
                 (Some(false), Command::Write(_)) => return,
                 (None, Command::Write(_)) => {
                     self.values.remove(target);
@@ -142,7 +142,7 @@ fn moment(expiry: Expiry) -> Option<i64> {
     }
 }
 
-/// The keys to be loaded in the end.
+/// Applies the effects one by one. Returns the keys to load in the end.
 fn one_by_one(model: &mut Model, effects: &[Effect]) -> BTreeSet<String> {
     let mut loads = BTreeSet::new();
     for effect in effects {
@@ -159,7 +159,11 @@ fn one_by_one(model: &mut Model, effects: &[Effect]) -> BTreeSet<String> {
             Action::Expire(expiry) => Command::Expire(*expiry),
             Action::Write(write) => Command::Write(write),
         };
-        model.apply(&effect.target, command, effect.version.as_deref().map(Mark::of).as_ref());
+        model.apply(
+            &effect.target,
+            command,
+            effect.version.as_deref().map(FenceVersion::of).as_ref(),
+        );
     }
     loads
 }
@@ -167,23 +171,23 @@ fn one_by_one(model: &mut Model, effects: &[Effect]) -> BTreeSet<String> {
 fn plan(effects: &[Effect]) -> Plan<'_> {
     let mut batch = Batch::new("tag:", effects.len());
     for (event, effect) in effects.iter().enumerate() {
-        batch.push(Slot { event: id(event), position: 0 }, effect);
+        batch.push(EffectRef { event: id(event), position: 0 }, effect);
     }
     batch.finish()
 }
 
-/// The keys to be loaded in the end.
+/// Applies a plan. Returns the keys to load in the end.
 fn run(model: &mut Model, plan: &Plan<'_>) -> BTreeSet<String> {
     let mut existed = BTreeSet::new();
     for &operation in plan.deletions().iter().chain(plan.in_order()) {
-        let Operation { target, command, mark, .. } = *plan.operation(operation);
+        let Operation { target, command, fence_version, .. } = *plan.operation(operation);
         if model.values.contains_key(target) {
             existed.insert(operation);
         }
-        model.apply(target, command, mark.as_ref());
+        model.apply(target, command, fence_version.as_ref());
     }
     let due =
-        plan.warms().iter().filter(|load| !load.only_if_existed || existed.contains(&load.after));
+        plan.loads().iter().filter(|load| !load.only_if_existed || existed.contains(&load.after));
     due.map(|load| plan.operation(load.after).target.to_owned()).collect()
 }
 
@@ -227,11 +231,10 @@ fn shape(effects: &[Effect]) -> Vec<String> {
     let plan = plan(effects);
     let show = |&operation: &OperationId| {
         let Operation { target, command, .. } = plan.operation(operation);
-        let slots: Vec<_> = plan.slots(operation).map(|slot| slot.event).collect();
-        let version = plan
-            .operation(operation)
-            .mark
-            .map(|mark| format!("@{}{}", mark.version.digits, if mark.tied { "tied" } else { "" }));
+        let effects: Vec<_> = plan.effects(operation).map(|effect_ref| effect_ref.event).collect();
+        let version = plan.operation(operation).fence_version.map(|version| {
+            format!("@{}{}", version.version.digits, if version.tied { "tied" } else { "" })
+        });
         let verb = match command {
             Command::Delete => "delete".to_owned(),
             Command::InvalidateTag => "invalidate".to_owned(),
@@ -240,13 +243,13 @@ fn shape(effects: &[Effect]) -> Vec<String> {
             Command::Serve => "serve".to_owned(),
             Command::Write(write) => format!("write {}", write.value),
         };
-        format!("{verb}{} {target} {slots:?}", version.unwrap_or_default())
+        format!("{verb}{} {target} {effects:?}", version.unwrap_or_default())
     };
     plan.deletions().iter().chain(plan.in_order()).map(show).collect()
 }
 
 #[test]
-fn what_coalesces_and_what_does_not() {
+fn effects_coalesce_only_if_the_result_is_the_same() {
     use Action::{BumpVersion as Bump, Delete, InvalidateTag as Invalidate};
     let w = |value: &str, tags: &[&str]| write(value, after(60), tags);
     for (why, effects, expected) in [
@@ -336,7 +339,7 @@ fn what_coalesces_and_what_does_not() {
 }
 
 #[test]
-fn what_coalesces_by_version() {
+fn versioned_effects_coalesce_only_if_the_result_is_the_same() {
     let (d, w) =
         (|| effect("a", Action::Delete), |value: &str| effect("a", write(value, after(60), &[])));
     let tagged = |value: &str| effect("a", write(value, after(60), &["T"]));
@@ -378,7 +381,7 @@ fn what_coalesces_by_version() {
             vec!["delete@9tied a [0, 1]"],
         ),
         (
-            "what is deleted leaves its version",
+            "a deleted key leaves its version",
             vec![at("9", 1, w("9")), d(), at("8", 2, w("8"))],
             vec!["delete@9 a [1, 0, 2]"],
         ),
@@ -413,17 +416,17 @@ fn what_coalesces_by_version() {
             vec!["write 9@9 a [1, 0]"],
         ),
         (
-            "a tie does not stand for what came before its twin",
+            "a tie does not replace effects before its twin",
             vec![at("8", 1, tagged("8")), at("10", 2, w("x")), at("10", 1, tagged("y"))],
             vec!["write 8@8 a [0]", "write x@10 a [1]", "write y@10 a [2]"],
         ),
         (
-            "what is served while it loads leaves the value, which a tie deletes",
+            "serving during a load leaves the value, which a tie deletes",
             vec![at("10", 2, w("x")), at("10", 1, served()), at("10", 1, w("y"))],
             vec!["write x@10 a [0]", "serve@10 a [1]", "write y@10 a [2]"],
         ),
         (
-            "what a tie is told by stays before it",
+            "the operation that shows a tie stays before it",
             vec![at("8", 1, w("x")), at("8", 2, tagged("y")), at("9", 1, w("9"))],
             vec!["write x@8 a [0]", "write y@8 a [1]", "write 9@9 a [2]"],
         ),
@@ -443,13 +446,13 @@ fn what_coalesces_by_version() {
 }
 
 #[test]
-fn a_warm_deletes_now_and_loads_later() {
+fn a_warm_effect_deletes_now_and_loads_later() {
     let effects = [effect("a", Action::Delete), effect("a", warm(Stale::Drop, Only::Always))];
     let plan = plan(&effects);
     assert_eq!(
-        plan.warms(),
+        plan.loads(),
         [Load {
-            slot: Slot { event: 1, position: 0 },
+            effect_ref: EffectRef { event: 1, position: 0 },
             after: plan.deletions()[0],
             only_if_existed: false
         }]
@@ -457,13 +460,13 @@ fn a_warm_deletes_now_and_loads_later() {
 }
 
 #[test]
-fn warms_that_ask_or_serve_keep_their_place() {
+fn warms_of_present_or_served_keys_keep_their_place() {
     let present = || effect("a", warm(Stale::Drop, Only::Present));
     let served = || effect("a", warm(Stale::Serve, Only::Always));
     let delete = || effect("a", Action::Delete);
     let invalidate = || effect("T", Action::InvalidateTag);
     let conditional = |effects: &[Effect]| {
-        plan(effects).warms().iter().map(|load| load.only_if_existed).collect::<Vec<_>>()
+        plan(effects).loads().iter().map(|load| load.only_if_existed).collect::<Vec<_>>()
     };
     for (why, effects, expected, conditions) in [
         (
@@ -473,7 +476,7 @@ fn warms_that_ask_or_serve_keep_their_place() {
             vec![true],
         ),
         (
-            "what is deleted is not there",
+            "a deleted key does not exist",
             vec![delete(), present()],
             vec!["delete a [0, 1]"],
             vec![],
@@ -503,15 +506,15 @@ fn warms_that_ask_or_serve_keep_their_place() {
     }
     let effects = [present()];
     let mut batch = Batch::new("tag:", 1);
-    batch.push_again(Slot { event: 0, position: 0 }, &effects[0]);
+    batch.push_retried(EffectRef { event: 0, position: 0 }, &effects[0]);
     assert!(
-        !batch.finish().warms()[0].only_if_existed,
+        !batch.finish().loads()[0].only_if_existed,
         "it was there when the event was tried first"
     );
 }
 
 #[test]
-fn a_second_pass_belongs_to_what_stands_for_its_effect() {
+fn a_second_delete_repeats_the_operation_that_replaced_its_effect() {
     let again =
         |seconds, effect: Effect| Effect { again: Some(Duration::from_secs(seconds)), ..effect };
     let effects = [
@@ -522,16 +525,16 @@ fn a_second_pass_belongs_to_what_stands_for_its_effect() {
         effect("b", Action::Delete),
     ];
     let plan = plan(&effects);
-    let agains: Vec<_> = plan
-        .agains()
+    let second_deletes: Vec<_> = plan
+        .second_deletes()
         .iter()
         .map(|&(id, after)| (plan.operation(id).target, after.as_secs()))
         .collect();
-    assert_eq!(agains, [("a", 1), ("a", 2), ("T", 3)]);
+    assert_eq!(second_deletes, [("a", 1), ("a", 2), ("T", 3)]);
 }
 
 #[test]
-fn deletions_are_grouped_by_rule() {
+fn deletions_of_a_plan_are_grouped_by_rule() {
     let rules = [1, 0, 1, 0, 1];
     let effects: Vec<_> = rules
         .iter()
@@ -618,7 +621,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 8192, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_batch_leaves_redis_as_its_effects_would_one_by_one(before in any_model(), effects in prop::collection::vec(any_effect(), 0..14)) {
+    fn a_plan_leaves_redis_as_its_effects_would_one_by_one(before in any_model(), effects in prop::collection::vec(any_effect(), 0..14)) {
         let (mut expected, mut found) = (before.clone(), before);
         let expected_loads = one_by_one(&mut expected, &effects);
         let plan = plan(&effects);
@@ -626,10 +629,10 @@ proptest! {
         prop_assert_eq!(found, expected);
         prop_assert_eq!(loads, expected_loads);
 
-        let mut slots: Vec<_> =
-            plan.deletions().iter().chain(plan.in_order()).flat_map(|&operation| plan.slots(operation)).map(|slot| slot.event).collect();
-        slots.sort_unstable();
-        prop_assert_eq!(slots, (0..id(effects.len())).collect::<Vec<_>>());
+        let mut decided: Vec<_> =
+            plan.deletions().iter().chain(plan.in_order()).flat_map(|&operation| plan.effects(operation)).map(|effect_ref| effect_ref.event).collect();
+        decided.sort_unstable();
+        prop_assert_eq!(decided, (0..id(effects.len())).collect::<Vec<_>>());
         let operations = plan.deletions().len() + plan.in_order().len();
         prop_assert_eq!(operations + plan.absorbed().len(), effects.len());
     }

@@ -17,7 +17,8 @@ fn effect(target: &str, action: Action, version: Option<Version>) -> Effect {
     }
 }
 
-/// The entity's, of the event that its letter names; of one event, in the order written.
+/// Returns a version of an entity. A letter names its event, and `place` counts the effects of that
+/// event.
 fn version(family: &str, number: u64, event: char, place: u32) -> Option<Version> {
     Some(Version { family: family.into(), digits: number.to_string(), event: event.into(), place })
 }
@@ -31,21 +32,21 @@ fn after(seconds: u64) -> Action {
     Action::Expire(Expiry::After { ttl: Duration::from_secs(seconds), jitter: 0.0 })
 }
 
-/// Is not chosen.
+/// The event is not applied.
 const OTHERS: bool = false;
 const OURS: bool = true;
 
 type Step<'s> = (bool, &'s str, Action, Option<Version>);
 
-/// What stands, in order: `verb target`, its version, a value or a time to live where there is one,
-/// and since when.
+/// Returns the remaining effects in order: `verb target`, the version, a value or a time to live if
+/// there is one, and the oldest offset.
 fn folded(steps: &[Step<'_>]) -> Vec<String> {
     let mut fold = Fold::new("tag:");
     for (at, (chosen, target, action, version)) in (0..).zip(steps) {
         let effect = effect(target, action.clone(), version.clone());
-        if *chosen { fold.choose(at, effect, true) } else { fold.pass_over(at, &effect) }
+        if *chosen { fold.choose(at, effect, true) } else { fold.skip(at, &effect) }
     }
-    let what = |Folded { since, effect: Effect { target, action, version, .. } }: Folded| {
+    let shown = |Folded { since, effect: Effect { target, action, version, .. } }: Folded| {
         let version = version
             .map(|version| format!(" {}{}", version.family, version.digits))
             .unwrap_or_default();
@@ -57,11 +58,11 @@ fn folded(steps: &[Step<'_>]) -> Vec<String> {
         };
         format!("{verb} {target}{version}{rest} @{since}")
     };
-    fold.take(true).into_iter().map(what).collect()
+    fold.take(true).into_iter().map(shown).collect()
 }
 
 #[test]
-fn the_longest_second_pass_is_asked_for() {
+fn a_fold_keeps_the_longest_second_delete() {
     let mut fold = Fold::new("tag:");
     let again = |effect, millis| Effect { again: Some(Duration::from_millis(millis)), ..effect };
     for (at, (target, millis)) in
@@ -75,9 +76,10 @@ fn the_longest_second_pass_is_asked_for() {
         fold.choose(at, again(effect(target, Action::InvalidateTag, None), millis), true);
     }
     fold.choose(6, effect("b", write("v", &[]), version("f", 2, 'y', 1)), true);
-    // What was not chosen counts for nothing, and makes what came before it give way.
-    fold.pass_over(7, &again(effect("c", Action::Delete, None), 900));
-    fold.pass_over(8, &again(effect("a", Action::InvalidateTag, None), 900));
+    // An event that is not applied supersedes what came before it, and its second delete does not
+    // count.
+    fold.skip(7, &again(effect("c", Action::Delete, None), 900));
+    fold.skip(8, &again(effect("a", Action::InvalidateTag, None), 900));
     // A counter is not set back.
     fold.choose(9, effect("n", Action::BumpVersion, None), true);
     let asked: BTreeSet<_> = (fold.take(true).into_iter())
@@ -99,7 +101,7 @@ fn the_longest_second_pass_is_asked_for() {
 }
 
 #[test]
-fn what_stands_for_what() {
+fn a_fold_keeps_one_effect_for_each_target() {
     use Action::{BumpVersion as Bump, Delete, InvalidateTag as Invalidate};
     for (why, steps, expected) in [
         (
@@ -169,7 +171,7 @@ fn what_stands_for_what() {
 }
 
 #[test]
-fn which_write_stands() {
+fn a_fold_keeps_the_write_with_the_highest_version() {
     use Action::{Delete, InvalidateTag as Invalidate};
     let w = |value| write(value, &[]);
     let v = |number, event| version("f", number, event, 1);
@@ -244,7 +246,7 @@ fn which_write_stands() {
             vec!["delete a f9 @0"],
         ),
         (
-            "whoever shortened it",
+            "with any event that shortened it",
             vec![(OURS, "a", w("1"), v(9, 'a')), (OTHERS, "a", after(5), None)],
             vec!["delete a f9 @0"],
         ),
@@ -258,7 +260,7 @@ fn which_write_stands() {
             vec!["delete a f1 @0", "write b f2 = 2 @1", "invalidate_tags T @2"],
         ),
         (
-            "whoever did that",
+            "with any event that did so",
             vec![
                 (OURS, "a", write("1", &["T"]), v(1, 'a')),
                 (OTHERS, "T", Invalidate, None),
@@ -277,7 +279,7 @@ fn which_write_stands() {
 }
 
 #[test]
-fn an_old_write_and_one_that_may_not_be_the_last_word_are_deletions() {
+fn a_write_that_may_be_superseded_folds_to_a_deletion() {
     let mut fold = Fold::new("tag:");
     let deletion = effect("a", Action::Delete, version("f", 1, 'a', 1));
     fold.choose(0, effect("a", write("1", &[]), version("f", 1, 'a', 1)), false);
@@ -287,7 +289,7 @@ fn an_old_write_and_one_that_may_not_be_the_last_word_are_deletions() {
 }
 
 #[test]
-fn what_is_kept_is_bounded() {
+fn a_fold_has_bounded_memory() {
     let limits = FoldLimits { targets: 3, bytes: 100 + 2 * TARGET_BYTES };
     let mut fold = Fold::new("tag:");
     let targets = FoldLimits { targets: 3, bytes: usize::MAX };
@@ -305,21 +307,21 @@ fn what_is_kept_is_bounded() {
     assert!(!fold.is_full(limits), "the first one's value is kept no longer");
     fold.choose(2, written("b", 1), true);
     assert!(fold.is_full(limits));
-    fold.pass_over(3, &effect("b", Action::Delete, None));
+    fold.skip(3, &effect("b", Action::Delete, None));
     fold.choose(4, effect("a", Action::Delete, None), true);
     assert_eq!(fold.bytes, 2 + 2 * TARGET_BYTES, "the names, and b's version");
 }
 
 #[test]
-fn a_write_gives_way_to_a_newer_version_of_what_is_not_chosen() {
+fn a_newer_version_that_is_not_applied_supersedes_a_write() {
     let passed = || (OTHERS, "k", Action::Delete, version("f", 5, 'a', 1));
-    for (write_of, stands) in [
+    for (write_of, expected) in [
         (version("f", 4, 'b', 1), vec![]),
         (version("f", 5, 'b', 1), vec!["delete k f5 @1", "delete k f5 @1"]),
         (version("f", 6, 'b', 1), vec!["write k f6 = v @1"]),
         (version("g", 1, 'b', 1), vec!["delete k f5 @1", "write k g1 = v @1"]),
     ] {
-        assert_eq!(folded(&[passed(), (OURS, "k", write("v", &[]), write_of)]), stands);
+        assert_eq!(folded(&[passed(), (OURS, "k", write("v", &[]), write_of)]), expected);
     }
     assert_eq!(folded(&[passed(), (OURS, "k", after(5), None)]), ["expire k 5 @1"]);
     assert_eq!(
@@ -327,7 +329,7 @@ fn a_write_gives_way_to_a_newer_version_of_what_is_not_chosen() {
         <[&str; 0]>::default()
     );
 
-    // Behind a cut nobody knows it any more, but by the fences that a deletion raised.
+    // After a cut, only the fences that a deletion raised record the versions.
     for (chosen, is_fenced) in [
         (None, false),
         (Some(after(5)), false),
@@ -335,7 +337,7 @@ fn a_write_gives_way_to_a_newer_version_of_what_is_not_chosen() {
         (Some(Action::Delete), true),
     ] {
         let mut fold = Fold::new("tag:");
-        fold.pass_over(0, &effect("k", Action::Delete, version("f", 5, 'a', 1)));
+        fold.skip(0, &effect("k", Action::Delete, version("f", 5, 'a', 1)));
         if let Some(action) = chosen {
             fold.choose(1, effect("k", action, None), true);
         }
@@ -345,8 +347,10 @@ fn a_write_gives_way_to_a_newer_version_of_what_is_not_chosen() {
     }
 }
 
-/// Redis, and what is true of what it holds: a value is as of the event that it was written or
-/// loaded after, and made of what its tags stand for.
+/// A model of Redis and of the facts that its values depend on.
+///
+/// Each value is as of the event after which it was written or loaded, and is derived from the
+/// state of its tags.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct World {
     values: BTreeMap<String, Value>,
@@ -384,7 +388,7 @@ impl World {
         }
     }
 
-    /// A reader found nothing and loads.
+    /// A reader finds nothing and loads the value.
     fn fill(&mut self, key: &str, tag: Option<&str>, as_of: u64) {
         if !self.values.contains_key(key) {
             self.put(key, Value { as_of, tags: tag.into_iter().map(String::from).collect() });
@@ -399,7 +403,7 @@ impl World {
     }
 }
 
-/// An event of the history, with a reader's load after it.
+/// An event of the history, followed by a reader's load.
 #[derive(Debug, Clone)]
 struct Happened {
     chosen: bool,
@@ -407,7 +411,7 @@ struct Happened {
     fill: Option<(&'static str, Option<&'static str>)>,
 }
 
-/// A version is the place of its event, which [`live`] fills in.
+/// The version is the index of the event, which [`live`] fills in.
 fn any_step() -> impl Strategy<Value = Happened> {
     let plain = prop::sample::select(vec!["a", "b"]);
     let written = prop::sample::select(vec!["w", "x"]);
@@ -429,8 +433,8 @@ fn any_step() -> impl Strategy<Value = Happened> {
         .prop_map(|(chosen, effects, fill)| Happened { chosen, effects, fill })
 }
 
-/// What was done to a history: the worlds after each event, and the newest event that made a key,
-/// or the values of a tag, stale.
+/// A history with its facts: the worlds after each event, and the newest event that made a key or
+/// the values of a tag stale.
 struct Past {
     steps: Vec<Happened>,
     worlds: Vec<World>,
@@ -464,8 +468,8 @@ fn live(steps: Vec<Happened>) -> Past {
 }
 
 impl Past {
-    /// Folds what is chosen of the span, and what is known behind it. `flush_at`: there it was too
-    /// much to keep.
+    /// Folds the events to apply of the span, and the events known behind it. At `flush_at` the
+    /// fold is full.
     fn fold(&self, span: std::ops::Range<u64>, all: bool, flush_at: u64) -> Vec<Vec<Folded>> {
         let mut fold = Fold::new("tag:");
         let mut parts = Vec::new();
@@ -477,7 +481,7 @@ impl Past {
                 if span.contains(&at) && (all || step.chosen) {
                     fold.choose(at, effect.clone(), true);
                 } else {
-                    fold.pass_over(at, effect);
+                    fold.skip(at, effect);
                 }
             }
             if at == flush_at {
@@ -488,15 +492,15 @@ impl Past {
         parts
     }
 
-    /// Within one event a value may stand before what invalidates it: as of that event counts as
-    /// fresh.
+    /// Returns whether a value is fresh. Within one event it may come before the effect that
+    /// invalidates it, so "as of that event" counts as fresh.
     fn is_fresh(&self, key: &str, value: &Value) -> bool {
         let since = |stale: Option<&u64>| stale.is_none_or(|&stale| value.as_of >= stale);
         since(self.keys.get(key)) && value.tags.iter().all(|tag| since(self.tags.get(tag)))
     }
 
-    /// Whether every value is as fresh as can be, or no older than the one before, and found by its
-    /// tags if it is that one.
+    /// Checks that every value is fresh, or no older than the one before. In the second case its
+    /// tags must still find it.
     fn check(&self, before: &World, now: &World) -> Result<(), TestCaseError> {
         for (key, value) in &now.values {
             let earlier = before.values.get(key);
@@ -533,8 +537,8 @@ impl Past {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
 
-    /// Whatever Redis has lost, whatever is replayed, wherever it is interrupted and taken up
-    /// again.
+    /// The property holds with any loss in Redis, any selection for the replay, and any
+    /// interruption and resumption.
     #[test]
     fn a_replay_never_makes_anything_staler(
         steps in prop::collection::vec(any_step(), 1..14),
@@ -554,7 +558,8 @@ proptest! {
         for part in past.fold(span.0..span.1, all, flush_at) {
             for (done, folded) in part.iter().enumerate() {
                 if done == cut && !resumed {
-                    // Interrupted before this one: taken up from where what is left follows from.
+                    // Interrupted before this effect, and resumed at the offset from which the rest
+                    // follows.
                     resumed = true;
                     let since = part[done..].iter().map(|folded| folded.since).min().unwrap_or(span.0);
                     for folded in past.fold(since..span.1, all, 0).concat() {

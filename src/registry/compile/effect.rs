@@ -1,7 +1,8 @@
-//! One element of `effects` → its [`Rule`].
+//! Compiles one element of `effects` into a [`Rule`].
 
 use std::time::Duration;
 
+use super::super::code::Code;
 use super::super::diagnostic::Pos;
 use super::super::document::{EffectDocument, Ttl};
 use super::super::effect::{Only, RuleId, Stale, Verb};
@@ -11,9 +12,9 @@ use super::super::path::Path;
 use super::super::template::{Template, unbound_array};
 use super::super::value_template::ValueTemplate;
 use super::loader::Loaders;
-use super::texts::{Compiler, Context};
+use super::texts::{Context, TextCompiler};
 
-/// Where neither the rule nor its file says otherwise.
+/// Jitter of a ttl if neither the rule nor its file sets one.
 const DEFAULT_JITTER: f64 = 0.1;
 
 pub(super) fn compile(
@@ -21,9 +22,9 @@ pub(super) fn compile(
     document: &EffectDocument,
     context: &Context<'_>,
     lets: &[String],
-    entry_version: Option<&VersionRule>,
+    definition_version: Option<&VersionRule>,
     loaders: &mut Loaders,
-    compiler: &mut Compiler<'_, '_, '_>,
+    compiler: &mut TextCompiler<'_, '_, '_>,
 ) -> Option<Rule> {
     let in_each = document.each.is_some();
     let each = document.each.as_ref().map(|text| compiler.expression(text, context, lets, false));
@@ -57,7 +58,7 @@ pub(super) fn compile(
         document.version.as_ref().map(|version| compiler.version(version, context, lets, in_each));
     let versions = match &version {
         Some(own) => Some(own.as_ref()),
-        None => entry_version.map(Some),
+        None => definition_version.map(Some),
     };
     lint::check_version(
         document,
@@ -79,15 +80,16 @@ pub(super) fn compile(
             if let (Some(node), Some(value), Encoding::Raw) = (node, &value, encoding)
                 && !matches!(value, ValueTemplate::Text(_))
             {
-                compiler.report.error_with_hint(
+                compiler.report.error_with_help(
+                    Code::InvalidValue,
                     node.at,
-                    "`encoding: raw` writes text, and this `value` is none",
-                    "quote it, or remove `encoding`",
+                    "`encoding: raw` needs a `value` that is text",
+                    "quote the value, or remove `encoding`",
                 );
             }
             let version = match version {
                 Some(own) => Some(own?),
-                None => entry_version.map(copy),
+                None => definition_version.map(copy),
             };
             RuleBody::Write { value: value?, encoding, expiry: expiry?, tags: tags?, version }
         }
@@ -118,19 +120,20 @@ pub(super) fn compile(
     })
 }
 
-/// What belongs to one key must have one value for it.
+/// Reports values, URLs, times and versions that read many elements for one key.
 fn check_arrays(
     body: &RuleBody,
     targets: &[Template],
     document: &EffectDocument,
-    compiler: &mut Compiler<'_, '_, '_>,
+    compiler: &mut TextCompiler<'_, '_, '_>,
 ) {
     let mut check = |at: Pos, path: Option<&Path>| {
         if let Some(path) = path {
-            compiler.report.error_with_hint(
+            compiler.report.error_with_help(
+                Code::ManyValues,
                 at,
-                format!("`{path}` has many values here, and a key takes one"),
-                "let the key name the same array, such as product:{items[].id}; or use `each`",
+                format!("`{path}` has many values here, and each key takes one"),
+                "name the same array in the key, such as product:{items[].id}, or use `each`",
             );
         }
     };
@@ -167,7 +170,7 @@ fn check_arrays(
     }
 }
 
-/// `None` where it stands and does not compile.
+/// Turns an optional text that does not compile into `None`.
 fn transposed<T>(compiled: Option<Option<T>>) -> Option<Option<T>> {
     match compiled {
         Some(Some(expression)) => Some(Some(expression)),
@@ -179,7 +182,7 @@ fn transposed<T>(compiled: Option<Option<T>>) -> Option<Option<T>> {
 fn key_prefix(
     document: &EffectDocument,
     context: &Context<'_>,
-    compiler: &mut Compiler<'_, '_, '_>,
+    compiler: &mut TextCompiler<'_, '_, '_>,
 ) -> Option<String> {
     if document.verb == Verb::InvalidateTags {
         return Some(String::new());
@@ -197,7 +200,7 @@ fn expiry(
     context: &Context<'_>,
     lets: &[String],
     in_each: bool,
-    compiler: &mut Compiler<'_, '_, '_>,
+    compiler: &mut TextCompiler<'_, '_, '_>,
 ) -> Option<ExpiryRule> {
     if !matches!(document.verb, Verb::Expire | Verb::Write | Verb::Warm) {
         return Some(ExpiryRule::Never);
@@ -217,10 +220,11 @@ fn expiry(
         Some(Ttl::For(ttl)) => Some(after(ttl, jitter)),
         Some(Ttl::Never) if is_expire => {
             let at = document.ttl.as_ref().map_or(document.at, |ttl| ttl.at);
-            compiler.report.error_with_hint(
+            compiler.report.error_with_help(
+                Code::InvalidValue,
                 at,
-                "`expire` never lengthens a time to live: `none` would do nothing",
-                "remove the effect",
+                "`expire` cannot use `ttl: none`: it only shortens a time to live",
+                "set a `ttl`, or remove the effect",
             );
             None
         }
@@ -228,7 +232,12 @@ fn expiry(
         None if is_expire => None,
         None => {
             let message = format!("`{}` needs a `ttl`, here or in `defaults`", document.verb);
-            compiler.report.error_with_hint(document.at, message, "`ttl: none` persists");
+            compiler.report.error_with_help(
+                Code::MissingKey,
+                document.at,
+                message,
+                "`ttl: none` keeps the value for ever",
+            );
             None
         }
     }

@@ -1,27 +1,27 @@
-//! Which keys need a version's order: those that a versioned rule may write.
+//! Finds the keys that need the version of their event: those that a versioned rule may write.
 
 use std::collections::BTreeMap;
 
 use super::super::key_shape::KeyShape;
-use super::super::model::{Entry, Family, Pattern, Rule, RuleBody, VersionRule};
+use super::super::model::{EventDefinition, Family, Pattern, Rule, RuleBody, VersionRule};
 
 use super::super::template::unbound_array;
 
-/// Shapes that one rule compares with its keys, for each event. Above it, all of the rule's keys
-/// are fenced.
-const SHAPES_MAX: usize = 64;
+/// Maximum number of shapes that a rule compares with a key of an event. A rule with more of them
+/// fences all of its keys.
+const MAX_SHAPES_PER_RULE: usize = 64;
 
-/// Steps that comparing the shapes of a registry may take: some 50 ms.
-const STEPS_MAX: u64 = 10_000_000;
+/// Maximum number of steps for comparing the shapes of a registry, which take about 50 ms.
+const MAX_COMPARISON_STEPS: u64 = 10_000_000;
 
-/// What one versioned rule writes, and whose version orders it.
+/// The keys that one versioned rule writes, and the entity whose version orders them.
 struct Written {
     keys: Vec<KeyShape>,
-    /// `None`: whatever the event's type is.
+    /// `None` if the entity depends on the event's type.
     families: Option<KeyShape>,
 }
 
-/// What versioned rules write, by family where that is one text: most are.
+/// Keys that versioned rules write, by entity. Most entities are one literal text.
 #[derive(Default)]
 struct Index {
     of_literal: BTreeMap<String, Vec<Written>>,
@@ -36,7 +36,7 @@ impl Index {
         }
     }
 
-    /// Returns what may be of a family, and perhaps more.
+    /// Returns the rules whose entity may be the given one. May return others too.
     fn find<'i>(
         &'i self,
         families: &Option<KeyShape>,
@@ -50,21 +50,23 @@ impl Index {
     }
 }
 
-/// Sets for each `delete` and `warm` which of its keys a versioned rule of the same family may
-/// write. Where that takes too long to find, or too many shapes, it is all of them: a fence too
-/// many costs a key in Redis, and a fence too few leaves a stale value.
-pub(super) fn find(entries: &mut [Entry]) {
+/// Gives each `delete` and `warm` the shapes of its keys that a versioned rule of the same entity
+/// may write.
+///
+/// If that takes too many steps or shapes, all keys of the rule are fenced. An unnecessary fence
+/// costs a key in Redis, and a missing one leaves a stale value.
+pub(super) fn find(definitions: &mut [EventDefinition]) {
     let mut written = Index::default();
-    entries
+    definitions
         .iter()
-        .filter(|entry| !entry.retired)
+        .filter(|definition| !definition.retired)
         .flat_map(written_by)
         .for_each(|rule| written.insert(rule));
-    let mut steps = STEPS_MAX;
-    for entry in entries.iter_mut() {
-        let Some(version) = &entry.version else { continue };
-        let families = families(version, &entry.name);
-        for rule in &mut entry.rules {
+    let mut steps = MAX_COMPARISON_STEPS;
+    for definition in definitions.iter_mut() {
+        let Some(version) = &definition.version else { continue };
+        let families = families(version, &definition.name);
+        for rule in &mut definition.rules {
             if !matches!(rule.body, RuleBody::Delete | RuleBody::Warm { .. })
                 || !has_one_version(rule, version)
             {
@@ -76,8 +78,8 @@ pub(super) fn find(entries: &mut [Entry]) {
     }
 }
 
-/// Returns what versioned rules of a family write that may be a key of the rule's. `None`: it is
-/// too much.
+/// Returns the shapes that versioned rules of an entity write and that a key of the rule may have.
+/// Returns `None` if there are too many steps or shapes.
 fn written_keys(
     rule: &Rule,
     written: &Index,
@@ -99,7 +101,7 @@ fn written_keys(
                     break;
                 }
             }
-            if found.len() > SHAPES_MAX {
+            if found.len() > MAX_SHAPES_PER_RULE {
                 return None;
             }
         }
@@ -107,11 +109,11 @@ fn written_keys(
     Some(found)
 }
 
-fn written_by(entry: &Entry) -> impl Iterator<Item = Written> + '_ {
-    entry.rules.iter().filter_map(|rule| {
+fn written_by(definition: &EventDefinition) -> impl Iterator<Item = Written> + '_ {
+    definition.rules.iter().filter_map(|rule| {
         let RuleBody::Write { version, .. } = &rule.body else { return None };
-        let version = version.as_ref().or(entry.version.as_ref())?;
-        Some(Written { keys: keys(rule).collect(), families: families(version, &entry.name) })
+        let version = version.as_ref().or(definition.version.as_ref())?;
+        Some(Written { keys: keys(rule).collect(), families: families(version, &definition.name) })
     })
 }
 
@@ -119,12 +121,12 @@ fn keys(rule: &Rule) -> impl Iterator<Item = KeyShape> + '_ {
     rule.targets.iter().map(|target| KeyShape::of_key(&rule.key_prefix, target))
 }
 
-/// The families that a version may belong to.
-fn families(version: &VersionRule, entry: &str) -> Option<KeyShape> {
+/// Returns the entities that a version may belong to.
+fn families(version: &VersionRule, definition: &str) -> Option<KeyShape> {
     match &version.family {
         Family::Entity(entity) => Some(KeyShape::of_key("", entity)),
-        Family::EventType if Pattern::is_pattern(entry) => None,
-        Family::EventType => Some(KeyShape::of_literal(family_of(entry))),
+        Family::EventType if Pattern::is_pattern(definition) => None,
+        Family::EventType => Some(KeyShape::of_literal(family_of(definition))),
     }
 }
 
@@ -139,12 +141,13 @@ fn may_be_one(
     }
 }
 
-/// The family of an event whose rules name none: its type without the last word.
+/// Returns the entity of an event whose rules name none: its type without the last word.
 pub(in super::super) fn family_of(event_type: &str) -> &str {
     event_type.rsplit_once('.').map_or(event_type, |(family, _)| family)
 }
 
-/// A version of an array's elements belongs to a key only where the key names the same array.
+/// Returns whether each key has one version: an array's version belongs to keys that name the same
+/// array.
 fn has_one_version(rule: &Rule, version: &VersionRule) -> bool {
     let entity = match &version.family {
         Family::Entity(entity) => Some(entity),
@@ -193,7 +196,7 @@ mod tests {
         registry.resolve(&event)
     }
 
-    /// `delete eu:post:7 @12 of post/1`, the place last.
+    /// Formats effects as `delete eu:post:7 @12 of post/1`, with the place last.
     fn lines(resolution: &Resolution) -> Vec<String> {
         let line = |effect: &crate::registry::Effect| {
             let order = effect.version.as_ref().map(|version| {
@@ -242,7 +245,7 @@ events:
 "#;
 
     #[test]
-    fn deletions_of_what_some_rule_writes_have_their_events_version() {
+    fn deletions_of_keys_that_rules_write_carry_the_version_of_their_event() {
         let registry = registry(POSTS);
         for (event_type, data, expected) in [
             (
@@ -296,7 +299,7 @@ events:
     }
 
     #[test]
-    fn a_deletion_takes_hold_whatever_its_version_and_says_that_it_had_none() {
+    fn a_deletion_without_a_version_takes_effect_and_reports_the_missing_version() {
         let resolution = resolve(&registry(POSTS), "post.deleted", "e", r#"{"id": 7, "key": "k"}"#);
         assert_eq!(lines(&resolution).len(), 7);
         assert!(resolution.effects.iter().all(|effect| effect.version.is_none()));
@@ -308,7 +311,7 @@ events:
     }
 
     #[test]
-    fn an_event_is_known_by_id_and_source() {
+    fn an_events_hash_depends_on_its_id() {
         let registry = registry(POSTS);
         let hash = |id: &str| {
             let resolution = resolve(&registry, "post.updated", id, r#"{"id": 7, "rev": 12}"#);
@@ -325,7 +328,7 @@ events:
     }
 
     #[test]
-    fn a_delete_that_many_rules_may_write_is_fenced_whatever_its_key() {
+    fn a_delete_whose_keys_many_rules_may_write_is_always_fenced() {
         let fenced = |writes: usize| {
             let writes: String = (0..writes)
                 .map(|at| format!("      - {{ write: 'w{at}:{{id}}', value: {{}} }}\n"))
@@ -337,7 +340,7 @@ events:
             let data = r#"{"rev":1,"id":"q","kind":"z"}"#;
             resolve(&registry(&text), "a.gone", "1", data).effects[0].version.is_some()
         };
-        assert!(!fenced(super::SHAPES_MAX), "no rule writes `q:z`");
-        assert!(fenced(super::SHAPES_MAX + 1));
+        assert!(!fenced(super::MAX_SHAPES_PER_RULE), "no rule writes `q:z`");
+        assert!(fenced(super::MAX_SHAPES_PER_RULE + 1));
     }
 }

@@ -1,23 +1,23 @@
-//! Loaders, and what a rule's `from` makes of them.
+//! Compiles loaders, and resolves a rule's `from` to one of them.
 
 use std::collections::HashMap;
 
-use super::super::diagnostic::{Problem, nearest};
+use super::super::code::Code;
+use super::super::diagnostic::{Diagnostic, nearest};
 use super::super::document::{LoaderDocument, Text};
 use super::super::effect::LoaderId;
 use super::super::model::{Loader, LoaderHeaders};
-use super::texts::{Compiler, Context};
+use super::texts::{Context, TextCompiler};
 
-/// Every loader of a registry: those of the files, and one for each host that an absolute URL
-/// names.
+/// All loaders of a registry: those of the files, and one for each host of an absolute URL.
 #[derive(Default)]
 pub(super) struct Loaders {
     loaders: Vec<Loader>,
-    /// By file and name.
+    /// Loaders by file and name.
     declared: HashMap<(usize, String), LoaderId>,
-    /// Those of all files, by name.
+    /// Loaders of all files, by name.
     named: HashMap<String, Vec<LoaderId>>,
-    /// By scheme and host.
+    /// Loaders of absolute URLs, by scheme and host.
     implicit: HashMap<String, LoaderId>,
 }
 
@@ -27,7 +27,7 @@ impl Loaders {
         file: usize,
         name: &Text,
         document: &LoaderDocument,
-        compiler: &mut Compiler<'_, '_, '_>,
+        compiler: &mut TextCompiler<'_, '_, '_>,
     ) {
         let problems = compiler.report.problems.len();
         let url = document.url.as_ref().and_then(|url| base_url(url, compiler));
@@ -36,24 +36,28 @@ impl Loaders {
         for (header, value) in &document.headers {
             let problems = compiler.report.problems.len();
             if !is_header_name(&header.text) {
-                compiler
-                    .report
-                    .error(header.at, format!("`{}` is no name of a header", header.text));
+                compiler.report.error(
+                    Code::LoaderHeader,
+                    header.at,
+                    format!("`{}` is not a header name", header.text),
+                );
             } else if ["host", "content-length", "transfer-encoding", "connection"]
                 .contains(&header.text.to_ascii_lowercase().as_str())
             {
-                compiler.report.error_with_hint(
+                compiler.report.error_with_help(
+                    Code::LoaderHeader,
                     header.at,
-                    format!("`{}` is set for each request", header.text),
+                    format!("the header `{}` is set for each request", header.text),
                     "remove it",
                 );
             }
             if let Some(filled) = compiler.literal(value, "a loader", true) {
                 if filled.bytes().any(|b| !(0x20..0x7f).contains(&b)) {
                     compiler.report.error(
+                        Code::LoaderHeader,
                         value.at,
                         format!(
-                            "the value of `{}` holds a character that no header has",
+                            "the value of `{}` holds a character that headers do not allow",
                             header.text
                         ),
                     );
@@ -75,12 +79,12 @@ impl Loaders {
         self.named.entry(name.text.clone()).or_default().push(id);
     }
 
-    /// A rule's `from`: its loader, and the path and query as a text of its own.
+    /// Resolves a rule's `from` to its loader, and to the path and query as a text of its own.
     pub(super) fn resolve(
         &mut self,
         from: &Text,
         context: &Context<'_>,
-        compiler: &mut Compiler<'_, '_, '_>,
+        compiler: &mut TextCompiler<'_, '_, '_>,
     ) -> Option<(LoaderId, Text)> {
         let text = &from.text;
         if let Some(host_at) = host_begins(text) {
@@ -91,8 +95,8 @@ impl Loaders {
                 Some(id) => *id,
                 None => {
                     let id = self.push(Loader {
-                        // As written: the value of a variable may be a secret, and the name is
-                        // logged.
+                        // As written: names are logged, and the value of a variable may be a
+                        // secret.
                         name: origin.text,
                         url: url.clone(),
                         headers: LoaderHeaders::default(),
@@ -112,11 +116,15 @@ impl Loaders {
             };
             return Some((id, path));
         }
-        let hint =
-            "a `from` is `loader:/path`, or an absolute URL; an event never chooses the host";
+        let help = "write `loader:/path` or an absolute URL; the event cannot choose the host";
         let Some((name, _)) = text.split_once(':').filter(|(name, _)| !name.contains(['/', '{']))
         else {
-            compiler.report.error_with_hint(from.at, "this `from` names no loader", hint);
+            compiler.report.error_with_help(
+                Code::LoaderUnknown,
+                from.at,
+                "this `from` names no loader",
+                help,
+            );
             return None;
         };
         let id = self.find(name, context.file);
@@ -124,24 +132,24 @@ impl Loaders {
             Ok(id) => Some((id, from.tail(name.len() + 1))),
             Err(message) => {
                 let known = self.declared.keys().map(|(_, name)| name.as_str());
-                let hint = nearest(name, known)
-                    .map_or_else(|| hint.to_owned(), |name| format!("did you mean `{name}`?"));
-                compiler.report.error_with_hint(from.at, message, hint);
+                let help = nearest(name, known)
+                    .map_or_else(|| help.to_owned(), |name| format!("did you mean `{name}`?"));
+                compiler.report.error_with_help(Code::LoaderUnknown, from.at, message, help);
                 None
             }
         }
     }
 
-    /// The file's own loader of that name, else the only one of the others.
+    /// Returns the file's own loader of that name, else the only one of the other files.
     fn find(&self, name: &str, file: usize) -> Result<LoaderId, String> {
         if let Some(id) = self.declared.get(&(file, name.to_owned())) {
             return Ok(*id);
         }
         match self.named.get(name).map(Vec::as_slice).unwrap_or_default() {
             [id] => Ok(*id),
-            [_, _, ..] => {
-                Err(format!("several other files have a loader `{name}`: declare it in this one"))
-            }
+            [_, _, ..] => Err(format!(
+                "several other files declare a loader `{name}`: declare it in this one"
+            )),
             [] => Err(format!("no loader is named `{name}`")),
         }
     }
@@ -156,8 +164,7 @@ impl Loaders {
     }
 }
 
-/// Where the host begins in a text that is an absolute URL, or begins with a variable that holds
-/// one.
+/// Returns where the host begins in an absolute URL. The URL may begin with a variable.
 fn host_begins(text: &str) -> Option<usize> {
     let is_scheme = |scheme: &str| {
         scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || scheme.starts_with("{vars.")
@@ -168,27 +175,27 @@ fn host_begins(text: &str) -> Option<usize> {
     }
 }
 
-/// A scheme and host with perhaps a path, variables filled in, without a slash at its end.
-fn base_url(text: &Text, compiler: &mut Compiler<'_, '_, '_>) -> Option<String> {
+/// Returns scheme, host and path with variables filled in, without a slash at the end.
+fn base_url(text: &Text, compiler: &mut TextCompiler<'_, '_, '_>) -> Option<String> {
     let problems = compiler.report.problems.len();
     let filled = compiler.literal(text, "the host", false)?;
     if compiler.report.problems.len() > problems {
-        // A variable without a value, as written: nothing to check.
+        // A variable without a value stays as written: there is no URL to check.
         return Some(filled.trim_end_matches('/').to_owned());
     }
     let problem = match url::Url::parse(&filled) {
         Err(error) => Some(format!("not an absolute URL: {error}")),
         Ok(url) if !matches!(url.scheme(), "http" | "https") => {
-            Some("a loader's URL begins with http:// or https://".to_owned())
+            Some("a loader's URL must begin with http:// or https://".to_owned())
         }
         Ok(url) if url.query().is_some() || url.fragment().is_some() => {
-            Some("a loader's URL has no query and no fragment".to_owned())
+            Some("a loader's URL cannot have a query or a fragment".to_owned())
         }
         Ok(_) => None,
     };
     if let Some(message) = problem {
-        let problem = Problem::at(compiler.report.source, text.at, message)
-            .hint("such as https://api.example.com")
+        let problem = Diagnostic::at(Code::LoaderUrl, compiler.report.source, text.at, message)
+            .help("such as https://api.example.com")
             .without_line();
         compiler.report.push(problem);
         return None;
@@ -196,7 +203,7 @@ fn base_url(text: &Text, compiler: &mut Compiler<'_, '_, '_>) -> Option<String> 
     Some(filled.trim_end_matches('/').to_owned())
 }
 
-/// A token (RFC 9110, section 5.6.2).
+/// Returns whether a text is a token (RFC 9110, section 5.6.2).
 fn is_header_name(name: &str) -> bool {
     !name.is_empty()
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))

@@ -1,47 +1,49 @@
-//! Texts of a file → templates and expressions, their problems in their place.
+//! Compiles the texts of a file into templates and expressions, and reports problems at their
+//! place.
 
 use serde_json::Value;
 
-use super::super::diagnostic::{Problem, Report};
+use super::super::code::Code;
+use super::super::diagnostic::{Diagnostic, Report};
 use super::super::document::{Defaults, Text, VersionDocument};
 use super::super::expression::{Expression, TextPatterns};
 use super::super::lint::{self, Reads, Role};
-use super::super::load::{LoadOptions, MissingVars};
 use super::super::model::{Family, Validate, VersionRule};
-use super::super::path::{Names, TextProblem};
+use super::super::options::{LoadOptions, MissingVars};
+use super::super::path::{KnownNames, TextProblem};
 use super::super::template::Template;
 use super::super::tree::{Content, Node, ScalarKind};
 use super::super::url_template::UrlTemplate;
 use super::super::value_template::ValueTemplate;
 
-/// The entry that a text belongs to.
+/// The event definition that a text belongs to.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Context<'d> {
-    /// Its name.
+    /// Name of the definition.
     pub(in super::super) name: &'d Text,
-    /// Its file's place among the files.
+    /// Index of its file.
     pub(in super::super) file: usize,
-    /// Its place among the registry's entries.
+    /// Index of the definition in the registry.
     pub(in super::super) place: u32,
-    /// What its file says of all its rules.
+    /// Defaults of the file.
     pub(in super::super) defaults: Option<&'d Defaults>,
-    /// JSON Schema of its payload.
+    /// JSON Schema of the payload.
     pub(in super::super) schema: Option<&'d Value>,
-    /// What a violation of that means.
+    /// Effect of a payload that violates the schema.
     pub(in super::super) validate: Validate,
-    /// What its texts read.
+    /// Fields that the definition's texts read.
     pub(in super::super) reads: &'d Reads,
 }
 
 /// Compiles the texts of one file.
-pub(in super::super) struct Compiler<'c, 'r, 's> {
+pub(in super::super) struct TextCompiler<'c, 'r, 's> {
     pub(in super::super) options: &'c LoadOptions,
     pub(in super::super) report: &'r mut Report<'s>,
     pub(in super::super) patterns: &'r mut TextPatterns,
 }
 
-impl Compiler<'_, '_, '_> {
-    /// A template of an entry.
+impl TextCompiler<'_, '_, '_> {
+    /// Compiles a template.
     pub(super) fn template(
         &mut self,
         text: &Text,
@@ -51,7 +53,7 @@ impl Compiler<'_, '_, '_> {
         role: Role,
     ) -> Option<Template> {
         let compiled =
-            Template::parse(&text.text, &Names { lets, in_each, vars: &self.options.vars });
+            Template::parse(&text.text, &KnownNames { lets, in_each, vars: &self.options.vars });
         let mut template = self.checked(text, compiled)?;
         self.vars(text, template.vars().map(str::to_owned).collect());
         context.reads.note(template.paths());
@@ -59,7 +61,7 @@ impl Compiler<'_, '_, '_> {
             context.reads.note_key(template.paths());
         }
         if matches!(role, Role::Key | Role::Name) {
-            // With `validate: warn` the payload may be another one.
+            // With `validate: warn` a payload may violate the schema.
             let enforced = context.schema.filter(|_| context.validate == Validate::Enforce);
             template.end_at_delimiters(|path| lint::is_bounded(path, enforced));
             lint::check_name(text, &template, enforced, self.report);
@@ -69,7 +71,7 @@ impl Compiler<'_, '_, '_> {
         Some(template)
     }
 
-    /// An expression of an entry.
+    /// Compiles an expression.
     pub(super) fn expression(
         &mut self,
         text: &Text,
@@ -79,7 +81,7 @@ impl Compiler<'_, '_, '_> {
     ) -> Option<Expression> {
         let compiled = Expression::compile_sharing(
             &text.text,
-            &Names { lets, in_each, vars: &self.options.vars },
+            &KnownNames { lets, in_each, vars: &self.options.vars },
             self.patterns,
         );
         let expression = self.checked(text, compiled)?;
@@ -95,7 +97,7 @@ impl Compiler<'_, '_, '_> {
         Some(expression)
     }
 
-    /// The path and query of a rule's URL.
+    /// Compiles the path and query of a rule's URL.
     pub(super) fn url(
         &mut self,
         text: &Text,
@@ -104,7 +106,7 @@ impl Compiler<'_, '_, '_> {
         in_each: bool,
     ) -> Option<UrlTemplate> {
         let compiled =
-            UrlTemplate::parse(&text.text, &Names { lets, in_each, vars: &self.options.vars });
+            UrlTemplate::parse(&text.text, &KnownNames { lets, in_each, vars: &self.options.vars });
         let url = self.checked(text, compiled)?;
         self.vars(text, url.vars().map(str::to_owned).collect());
         context.reads.note(url.paths());
@@ -112,20 +114,22 @@ impl Compiler<'_, '_, '_> {
         Some(url)
     }
 
-    /// A text that reads variables alone. `None` also where one of them has no value.
+    /// Compiles a text that may read variables only. Returns `None` if one of them has no value.
     pub(super) fn literal(&mut self, text: &Text, what: &str, is_secret: bool) -> Option<String> {
         let problems = self.report.problems.len();
         let compiled = Template::parse(
             &text.text,
-            &Names { lets: &[], in_each: false, vars: &self.options.vars },
+            &KnownNames { lets: &[], in_each: false, vars: &self.options.vars },
         );
         let template = self.checked(text, compiled);
         let literal = template.and_then(|template| {
             self.vars(text, template.vars().map(str::to_owned).collect());
             if let Some(path) = template.paths().next() {
-                let message =
-                    format!("`{path}` cannot stand here: {what} does not depend on the event");
-                self.report.error_with_hint(
+                let message = format!(
+                    "`{path}` is a value of the event, and {what} is the same for all events"
+                );
+                self.report.error_with_help(
+                    Code::TemplateEvent,
                     text.at,
                     message,
                     "{vars.NAME} reads UNSTALE_VAR_NAME; a literal brace is {{",
@@ -139,14 +143,14 @@ impl Compiler<'_, '_, '_> {
         literal
     }
 
-    /// Takes the lines off the problems from that one on.
+    /// Removes the source lines of the problems from that index on, because they may show a secret.
     pub(super) fn hide_lines(&mut self, from: usize) {
         for problem in &mut self.report.problems[from..] {
             problem.source_line = None;
         }
     }
 
-    /// A version of writes.
+    /// Compiles the version of a `write`.
     pub(super) fn version(
         &mut self,
         version: &VersionDocument,
@@ -164,7 +168,7 @@ impl Compiler<'_, '_, '_> {
         Some(VersionRule { of: of?, family })
     }
 
-    /// A value with templates in it.
+    /// Compiles a value with templates in it.
     pub(super) fn value(
         &mut self,
         node: &Node,
@@ -194,6 +198,7 @@ impl Compiler<'_, '_, '_> {
                     if number != scalar.text {
                         let message = format!("`{}` is the number {number} in YAML", scalar.text);
                         self.report.warn(
+                            Code::YamlNumber,
                             node.at,
                             message,
                             "quote it to make it text, or write the number that is meant",
@@ -222,9 +227,13 @@ impl Compiler<'_, '_, '_> {
     fn checked<T>(&mut self, text: &Text, compiled: Result<T, TextProblem>) -> Option<T> {
         compiled
             .map_err(|problem| {
-                let mut located =
-                    Problem::at(self.report.source, text.place_of(problem.at), problem.message);
-                located.hint = problem.hint;
+                let mut located = Diagnostic::at(
+                    problem.code,
+                    self.report.source,
+                    text.place_of(problem.at),
+                    problem.message,
+                );
+                located.help = problem.help;
                 self.report.push(located);
             })
             .ok()
@@ -234,14 +243,16 @@ impl Compiler<'_, '_, '_> {
         for name in names {
             if !self.options.vars.0.contains_key(&name) {
                 let at = text.place_of(text.text.find(&format!("vars.{name}")).unwrap_or(0));
-                let mut problem = Problem::at(
+                let mut problem = Diagnostic::at(
+                    Code::VarMissing,
                     self.report.source,
                     at,
                     format!("`vars.{name}` has no value"),
                 )
-                .hint(format!(
+                .help(format!(
                     "set UNSTALE_VAR_{name}, or UNSTALE_VAR_{name}_FILE to the file that holds it"
                 ));
+                problem = problem.of_missing_var(&name);
                 if self.options.missing_vars == MissingVars::Warn {
                     problem = problem.warning();
                 }

@@ -1,5 +1,5 @@
-//! How many schemas apply to one and the same value: what the library does for them is not all an
-//! access that could be charged.
+//! Counts the schemas that apply to one value. The library's work for them is not always an access
+//! to the payload, so the budget cannot bound it.
 
 use std::collections::HashMap;
 
@@ -8,16 +8,16 @@ use serde_json::{Map, Value};
 use super::references::decoded;
 use super::walk;
 
-/// The longest chain of schemas that apply to one value, each by the one before.
+/// Maximum number of nested schemas that apply to one value.
 const MAX_CHAIN: usize = 128;
 
-/// Most schemas that apply to one value.
+/// Maximum number of schemas that apply to one value.
 const MAX_SCHEMAS_PER_VALUE: u64 = 10_000;
 
-/// Returns the most schemas that apply to one value.
+/// Returns the largest number of schemas that apply to one value.
 ///
 /// # Errors
-/// There are too many of them.
+/// Too many schemas apply to one value.
 pub(super) fn schemas_per_value(root: &Value) -> Result<u64, String> {
     let mut anchors: HashMap<&str, Vec<&Map<String, Value>>> = HashMap::new();
     let mut schemas = Vec::new();
@@ -38,7 +38,7 @@ pub(super) fn schemas_per_value(root: &Value) -> Result<u64, String> {
 struct Counter<'v> {
     root: &'v Value,
     anchors: HashMap<&'v str, Vec<&'v Map<String, Value>>>,
-    /// By address; `None` while it is counted.
+    /// Counts by address of the schema. `None` while a schema is being counted.
     known: HashMap<usize, Option<Count>>,
 }
 
@@ -53,14 +53,12 @@ impl<'v> Counter<'v> {
         let address = std::ptr::from_ref(schema).addr();
         match self.known.get(&address) {
             Some(Some(count)) => return Ok(*count),
-            // A cycle: the library ends it at the same value.
+            // The library ends a cycle at the same value.
             Some(None) => return Ok(Count { schemas: 0, chain: 0 }),
             None => {}
         }
         if above > MAX_CHAIN {
-            return Err(format!(
-                "more than {MAX_CHAIN} schemas apply to one value, each by the one before"
-            ));
+            return Err(format!("more than {MAX_CHAIN} nested schemas apply to one value"));
         }
         self.known.insert(address, None);
         let mut count = Count { schemas: 1, chain: 1 };
@@ -70,9 +68,7 @@ impl<'v> Counter<'v> {
             count.chain = count.chain.max(inner.chain + 1);
         }
         if count.chain > MAX_CHAIN {
-            return Err(format!(
-                "more than {MAX_CHAIN} schemas apply to one value, each by the one before"
-            ));
+            return Err(format!("more than {MAX_CHAIN} nested schemas apply to one value"));
         }
         if count.schemas > MAX_SCHEMAS_PER_VALUE {
             return Err(format!(

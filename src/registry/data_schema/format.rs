@@ -1,14 +1,14 @@
-//! Formats of international names, which the library knows only with tables of its own.
+//! Formats `idn-hostname` and `idn-email`, which the library supports only with large tables.
 
 use url::Host;
 
-/// The longest name of a host: 253 characters of ASCII, which are shorter in other scripts.
+/// Maximum length of a host name: 253 ASCII characters, which are fewer in other scripts.
 const MAX_HOST_CHARS: usize = 253;
 
-/// The longest part of an address before the `@`, in bytes (RFC 5321, section 4.5.3.1.1).
+/// Maximum length of the part before the `@`, in bytes (RFC 5321, section 4.5.3.1.1).
 const MAX_LOCAL_BYTES: usize = 64;
 
-/// Whether a text is the name of a host, in any script (RFC 5890).
+/// Returns whether a text is a host name in any script (RFC 5890).
 pub(super) fn is_idn_hostname(text: &str) -> bool {
     let is_short = text.len() <= 4 * MAX_HOST_CHARS && text.chars().count() <= MAX_HOST_CHARS;
     let has_no_port = !text.contains([':', '%', '[', '/', '@', '?', '#']) && !text.ends_with('.');
@@ -24,7 +24,7 @@ pub(super) fn is_idn_hostname(text: &str) -> bool {
         && matches!(Host::parse(text), Ok(Host::Domain(ascii)) if ascii.len() <= MAX_HOST_CHARS)
 }
 
-/// Whether a text is an e-mail address, in any script (RFC 6531).
+/// Returns whether a text is an e-mail address in any script (RFC 6531).
 pub(super) fn is_idn_email(text: &str) -> bool {
     let Some((local, host)) = text.rsplit_once('@') else { return false };
     let is_atom = |atom: &str| {
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn international_names_are_told_from_other_texts() {
+    fn international_host_names_and_email_addresses_are_recognized() {
         for (text, expected) in [
             ("example.com", true),
             ("localhost", true),

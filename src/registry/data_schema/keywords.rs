@@ -1,13 +1,14 @@
-//! What is legal in a schema and surely not meant: misspelt keywords, which JSON Schema ignores,
-//! and patterns that may take long.
+//! Reports parts of a schema that are legal and probably wrong: misspelt keywords, rounded numbers
+//! and slow patterns.
 
+use super::super::code::Code;
 use super::super::decimal::Decimal;
 use super::super::diagnostic::{Pos, Report, nearest};
 use super::super::tree::{Content, Member, Node, ScalarKind};
 use super::pattern::Patterns;
 use super::walk::{Holds, holds};
 
-/// The keywords of a schema object that are misspelt most, and those that are near them.
+/// Keywords that are often misspelt, and those that resemble them.
 const KEYWORDS: [&str; 48] = [
     "type",
     "properties",
@@ -59,12 +60,11 @@ const KEYWORDS: [&str; 48] = [
     "contentSchema",
 ];
 
-/// Keywords whose numbers are compared with those of payloads.
+/// Keywords whose numbers are compared with numbers of payloads.
 const NUMERIC: [&str; 7] =
     ["const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
 
-/// Reports numbers with more digits than are kept: integers beyond 64 bits, and fractions, have the
-/// digits of a double.
+/// Reports numbers that lose digits: a fraction, or an integer beyond 64 bits, becomes a double.
 fn check_numbers(node: &Node, report: &mut Report<'_>) {
     match &node.content {
         Content::Array(items) => items.iter().for_each(|item| check_numbers(item, report)),
@@ -77,17 +77,22 @@ fn check_numbers(node: &Node, report: &mut Report<'_>) {
             match kept {
                 Some(kept) if Decimal::of(&kept) == Decimal::of(&written) => {}
                 Some(kept) => report.warn(
+                    Code::SchemaNumber,
                     node.at,
-                    format!("this number has more digits than a schema keeps: {kept} is what payloads are compared with"),
+                    format!("this number has too many digits: payloads are compared with {kept}"),
                     "write a number with at most 17 digits, or an integer of at most 64 bits",
                 ),
-                None => report.error(node.at, "this number is beyond what a schema holds: at most some 1.8e308"),
+                None => report.error(
+                    Code::SchemaNumber,
+                    node.at,
+                    "this number is too large: a schema holds numbers up to 1.8e308",
+                ),
             }
         }
     }
 }
 
-/// Reports patterns that do not compile, where no other problem is reported at the same place.
+/// Reports patterns that do not compile, unless another problem is reported at the same place.
 fn check_patterns(member: &Member, patterns: &mut Patterns, report: &mut Report<'_>) {
     let mut check = |pattern: &str, at: Pos, report: &mut Report<'_>| {
         let is_known = report
@@ -97,11 +102,12 @@ fn check_patterns(member: &Member, patterns: &mut Patterns, report: &mut Report<
             .take(32)
             .any(|problem| (problem.line, problem.column) == (at.line, at.column));
         if patterns.is_broken(pattern) && !is_known {
-            let hint = "JavaScript's regular expressions, without `\\k<name>`, `[^]` and `\\Z`; repetitions of at most some thousand states";
-            report.error_with_hint(
+            let help = "write it as in JavaScript, without `\\k<name>`, `[^]`, `\\Z` and large repetitions";
+            report.error_with_help(
+                Code::SchemaInvalid,
                 at,
-                "not a JSON Schema: this is no regular expression, or becomes too large",
-                hint,
+                "not a JSON Schema: the pattern is not a regular expression, or is too large",
+                help,
             );
         }
     };
@@ -116,7 +122,7 @@ fn check_patterns(member: &Member, patterns: &mut Patterns, report: &mut Report<
     }
 }
 
-/// Warns of the keywords of a schema and of those within it.
+/// Warns of the keywords of a schema and of the schemas within it.
 pub(super) fn check(node: &Node, patterns: &mut Patterns, report: &mut Report<'_>) {
     let Content::Object(members) = &node.content else { return };
     for member in members.iter() {
@@ -127,8 +133,9 @@ pub(super) fn check(node: &Node, patterns: &mut Patterns, report: &mut Report<'_
             && let Some(meant) = nearest(key, KEYWORDS).filter(|_| key.len() > 2)
         {
             report.warn(
+                Code::SchemaKeyword,
                 member.key_at,
-                format!("JSON Schema knows no `{key}`, and ignores it"),
+                format!("JSON Schema has no keyword `{key}`, and ignores it"),
                 format!("did you mean `{meant}`?"),
             );
         }
@@ -142,10 +149,10 @@ pub(super) fn check(node: &Node, patterns: &mut Patterns, report: &mut Report<'_
             && !members.iter().any(|member| member.key == "maxLength")
             && patterns.backtracks(&pattern.text)
         {
-            report.warn(
+            report.warn(Code::SchemaPattern,
                 member.value.at,
-                "this `pattern` has look-around or a back-reference: the cost of a match grows with the square of the text's length",
-                "give the text a `maxLength`, or write the pattern without them: a match that is too long dead-letters the event",
+                "this `pattern` has look-around or a back-reference: long texts are slow to match",
+                "add a `maxLength`, or remove them: a match that takes too long dead-letters the event",
             );
         }
         let is_applied = is_known || key == "$defs";

@@ -1,5 +1,6 @@
-//! Keywords that compare numbers: `const`, `enum`, the bounds and `multipleOf`. The library
-//! compares doubles; keywords of ours compare every digit.
+//! Keywords that compare numbers: `const`, `enum`, the bounds and `multipleOf`.
+//!
+//! The library compares doubles. The keywords of this file compare every digit.
 
 use std::cmp::Ordering;
 
@@ -11,21 +12,20 @@ use super::super::decimal::{Decimal, Divisor};
 use super::super::payload_json::{PayloadJson, PayloadNode};
 use super::walk;
 
-/// What the name of a keyword of ours begins with. The rest of the name is the keyword whose place
-/// it takes.
+/// Prefix of our own keywords. The rest of the name is the keyword that it replaces.
 pub(super) const OWN_PREFIX: &str = "unstale-";
 
 const NAMES: [&str; 7] =
     ["const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"];
 
-/// Puts a keyword of ours in the place of each that compares numbers.
+/// Replaces each keyword that compares numbers by our own.
 pub(super) fn replace(schema: &mut Value) {
     walk::each_mut(schema, &mut |schema| {
         for name in NAMES {
             if schema.get(name).is_some_and(has_number)
                 && let Some(value) = schema.remove(name)
             {
-                // As text: nothing may look for schemas in it.
+                // The value is stored as text, so that nothing looks for schemas in it.
                 schema.insert(format!("{OWN_PREFIX}{name}"), value.to_string().into());
             }
         }
@@ -41,7 +41,7 @@ fn has_number(value: &Value) -> bool {
     }
 }
 
-/// Makes the keywords known to the library.
+/// Registers our keywords with the library.
 pub(super) fn register<'i, R>(
     options: ValidationOptions<'i, R, PayloadJson>,
 ) -> ValidationOptions<'i, R, PayloadJson> {
@@ -55,11 +55,11 @@ pub(super) fn register<'i, R>(
     })
 }
 
-/// What a value must satisfy.
+/// Condition on a value.
 enum NumberRule {
-    /// To equal one of these.
+    /// The value equals one of these.
     OneOf(Vec<Value>),
-    /// To compare in one of these ways with the limit.
+    /// The comparison with the limit has one of these results.
     Bound {
         limit: Box<str>,
         accepts: [Ordering; 2],
@@ -117,7 +117,7 @@ impl<'i> Keyword<'i, PayloadJson> for NumberRule {
     }
 }
 
-/// Returns a place in a schema with the keywords that it was written with.
+/// Returns a place in a schema with the keywords as the user wrote them.
 pub(super) fn as_written(schema_path: &str) -> String {
     match schema_path.rsplit_once('/') {
         Some((before, last)) => {

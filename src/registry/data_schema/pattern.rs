@@ -1,9 +1,8 @@
-//! `pattern` and `patternProperties`: what a match costs, and matches that the library would not
-//! bound.
+//! Bounds the cost of `pattern` and `patternProperties`.
 //!
 //! A pattern without look-around and back-references takes time in proportion to the text, and to
-//! its own size where it becomes a large automaton. Any other backtracks: it is matched by a
-//! keyword of ours, which charges for the square of the text's length and bounds the backtracking.
+//! its own size if its automaton is large. Any other pattern backtracks. Our own keyword matches
+//! it, charges for the square of the text's length, and limits the backtracking.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,37 +14,37 @@ use jsonschema::{
 use serde_json::{Value, json};
 
 use super::super::payload_json::{
-    BACKTRACKING, Costs, PayloadJson, PayloadNode, backtracking_units,
+    Costs, PayloadJson, PayloadNode, WORK_PER_BACKTRACKING_MATCH, backtracking_units,
 };
 use super::super::regex_size::{sixteenths_per_byte, with_ascii_classes};
 use super::walk;
 
-/// The keyword that takes the place of `pattern` where a match must be charged for.
+/// Keyword that replaces `pattern` if each match must be charged.
 pub(super) const KEYWORD: &str = "unstale-pattern";
 
-/// The highest cost of a byte, in sixteenths of a unit, that is charged with every text of the
-/// schema; such a pattern is left to the library.
+/// Maximum cost of a byte, in sixteenths of a unit, for a pattern that the library matches. This
+/// cost is charged for every text of the schema.
 const MAX_LIGHT_SIXTEENTHS: u64 = 16;
 
-/// The first limit of a compiled pattern that is tried.
+/// First size limit that is tried for a compiled pattern, in bytes.
 const MIN_COMPILED_BYTES: usize = 16 * 1024;
 
-/// The last limit that is tried; the library has a lower one.
+/// Last size limit that is tried, in bytes. The library's own limit is lower.
 const MAX_COMPILED_BYTES: usize = 16 * 1024 * 1024;
 
-/// Most bytes that the compiled patterns of a registry take together.
+/// Maximum size of all compiled patterns of a registry, in bytes.
 const MAX_BYTES_TOGETHER: usize = 64 * 1024 * 1024;
 
-/// How often a match may backtrack at first, and at most.
+/// First and last limit of backtracking for one match.
 const BACKTRACK_LIMITS: [usize; 2] = [500, 20_000];
 
-/// The patterns of a registry, each compiled once.
+/// The patterns of a registry. Each is compiled once.
 pub(super) struct Patterns {
     cache: PatternCache,
     known: HashMap<String, Kind>,
-    /// What those take together, about.
+    /// Approximate size of the compiled patterns, in bytes.
     bytes: usize,
-    /// Those that are matched by [`KEYWORD`].
+    /// Patterns that [`KEYWORD`] matches.
     costly: Arc<Mutex<HashMap<String, Arc<Costly>>>>,
 }
 
@@ -55,7 +54,7 @@ enum Kind {
         sixteenths_per_byte: u64,
     },
     Backtracks,
-    /// It is no pattern.
+    /// The text is not a pattern.
     Broken,
 }
 
@@ -64,12 +63,12 @@ impl Patterns {
         Self { cache, known: HashMap::new(), bytes: 0, costly: Arc::default() }
     }
 
-    /// Whether it is no pattern at all, or becomes too large.
+    /// Returns whether the text is not a pattern, or is too large.
     pub(super) fn is_broken(&mut self, pattern: &str) -> bool {
         self.kind(pattern) == Kind::Broken
     }
 
-    /// Whether a match of the pattern backtracks.
+    /// Returns whether a match of the pattern backtracks.
     pub(super) fn backtracks(&mut self, pattern: &str) -> bool {
         self.kind(pattern) == Kind::Backtracks
     }
@@ -79,7 +78,7 @@ impl Patterns {
             return *kind;
         }
         let kind = if self.bytes > MAX_BYTES_TOGETHER {
-            // The schema is refused.
+            // The schema is refused anyway.
             Kind::Linear { sixteenths_per_byte: 16 }
         } else if self.compiles(|limit| PatternOptions::regex().size_limit(limit), pattern) {
             Kind::Linear { sixteenths_per_byte: sixteenths_per_byte(&with_ascii_classes(pattern)) }
@@ -92,8 +91,8 @@ impl Patterns {
         kind
     }
 
-    /// Whether the engine compiles a pattern. Adds about the bytes that it takes: the first power
-    /// of two that was enough.
+    /// Returns whether the engine compiles a pattern. Adds its approximate size: the first power of
+    /// two that was enough.
     fn compiles<E>(&mut self, engine: impl Fn(usize) -> PatternOptions<E>, pattern: &str) -> bool {
         let mut limit = MIN_COMPILED_BYTES;
         while limit <= MAX_COMPILED_BYTES {
@@ -106,10 +105,11 @@ impl Patterns {
         false
     }
 
-    /// Says that the patterns of the registry are too large together, if they are.
+    /// Returns an error text if the patterns of the registry are too large together.
     pub(super) fn complaint(&self) -> Option<&'static str> {
-        (self.bytes > MAX_BYTES_TOGETHER)
-            .then_some("with this one the patterns of the registry take more than 64 MiB: write fewer, or smaller counts")
+        (self.bytes > MAX_BYTES_TOGETHER).then_some(
+            "the patterns of the registry take more than 64 MiB: use fewer, or smaller repetitions",
+        )
     }
 
     fn validator<E>(
@@ -123,8 +123,8 @@ impl Patterns {
         options.with_pattern_options(engine).build(&json!({ "pattern": pattern })).ok()
     }
 
-    /// Puts [`KEYWORD`] in the place of each `pattern` that the library would match at any cost.
-    /// Returns what the schema's parts cost.
+    /// Replaces each `pattern` whose matches must be charged by [`KEYWORD`]. Returns the costs of
+    /// the schema's parts.
     pub(super) fn replace_costly(&mut self, schema: &mut Value, schemas_per_value: u64) -> Costs {
         let mut costs = Costs { child: 1 + schemas_per_value / 32, ..Costs::default() };
         walk::each_mut(schema, &mut |schema| {
@@ -165,8 +165,7 @@ impl Patterns {
         costs
     }
 
-    /// Whether the pattern can be matched by [`KEYWORD`]; if not, the library says what is wrong
-    /// with it.
+    /// Returns whether [`KEYWORD`] can match the pattern. If not, the library reports the problem.
     fn compile_costly(&self, pattern: &str, kind: Kind) -> bool {
         let mut known = self.costly.lock().unwrap_or_else(PoisonError::into_inner);
         if known.contains_key(pattern) {
@@ -182,7 +181,7 @@ impl Patterns {
                 });
                 first.zip(last).map(|(first, last)| Costly::Backtracks { first, last })
             }
-            // The library says what is wrong with it.
+            // The library reports the problem.
             Kind::Broken => None,
         };
         let Some(costly) = costly else { return false };
@@ -190,7 +189,7 @@ impl Patterns {
         true
     }
 
-    /// Makes [`KEYWORD`] known to the library.
+    /// Registers [`KEYWORD`] with the library.
     pub(super) fn register<'i, R>(
         &self,
         options: ValidationOptions<'i, R, PayloadJson>,
@@ -207,7 +206,7 @@ impl Patterns {
     }
 }
 
-/// A pattern whose matches are charged for.
+/// A pattern whose matches are charged.
 #[derive(Debug)]
 enum Costly {
     Linear { sixteenths_per_byte: u64, validator: Validator<PayloadJson> },
@@ -215,7 +214,7 @@ enum Costly {
 }
 
 impl Costly {
-    /// Whether the text matches. Ends the validation where that takes too long to tell.
+    /// Returns whether the text matches. Ends the validation if that takes too long to find out.
     fn matches(&self, node: PayloadNode<'_>, bytes: u64) -> bool {
         match self {
             Self::Linear { sixteenths_per_byte, validator } => {
@@ -227,7 +226,9 @@ impl Costly {
                 let [first_limit, last_limit] = BACKTRACK_LIMITS.map(|limit| limit as u64);
                 finished(first, node)
                     .or_else(|| {
-                        node.charge_keyword(BACKTRACKING * (last_limit / first_limit));
+                        node.charge_keyword(
+                            WORK_PER_BACKTRACKING_MATCH * (last_limit / first_limit),
+                        );
                         finished(last, node)
                     })
                     .unwrap_or_else(|| {
@@ -239,8 +240,7 @@ impl Costly {
     }
 }
 
-/// Returns whether the text matches; `None` where that takes more backtracking than the validator
-/// allows.
+/// Returns whether the text matches, or `None` if the validator's limit of backtracking is reached.
 fn finished(validator: &Validator<PayloadJson>, node: PayloadNode<'_>) -> Option<bool> {
     match validator.validate(node.unmetered()) {
         Ok(()) => Some(true),
@@ -253,7 +253,8 @@ fn finished(validator: &Validator<PayloadJson>, node: PayloadNode<'_>) -> Option
 
 struct CostlyPattern {
     pattern: Arc<Costly>,
-    /// The `maxLength` beside it: a longer text violates that, and is not matched.
+    /// Value of the `maxLength` beside the pattern. A longer text violates that keyword, and is not
+    /// matched.
     max_chars: Option<u64>,
 }
 
@@ -280,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn look_around_and_back_references_backtrack() {
+    fn patterns_with_look_around_or_back_references_backtrack() {
         let mut patterns = Patterns::new(PatternCache::new());
         for (pattern, expected) in [
             ("(?<!a)b+c", true),

@@ -1,16 +1,17 @@
-//! `$ref`: within the schema, or from the root of its file.
+//! Resolves `$ref` within the schema, or from the root of its file.
 
 use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 use url::Url;
 
+use super::super::code::Code;
 use super::super::diagnostic::Report;
-use super::super::tree::{Aliases, Content, Node, ScalarKind};
+use super::super::tree::{Allowance, Content, Node, ScalarKind};
 use super::FileRoot;
 use super::walk::{self, Holds, holds};
 
-/// Reports references that leave the file, or point at nothing; and schemas of another draft.
+/// Reports references to other files, references to nothing, and schemas of another draft.
 pub(super) fn check(node: &Node, own: &Value, file: &FileRoot<'_>, report: &mut Report<'_>) {
     let ids = Ids::of(own);
     check_schema(
@@ -38,20 +39,29 @@ fn check_schema(node: &Node, exists: &impl Fn(&str) -> bool, ids: &Ids, report: 
         match (member.key.as_str(), text) {
             ("$ref" | "$dynamicRef", Some(target)) => match target.strip_prefix('#') {
                 None if ids.include(target) => {}
-                None => report.error_with_hint(
+                None => report.error_with_help(
+                    Code::SchemaReference,
                     member.value.at,
-                    format!("`{target}` leaves this file"),
-                    "a `$ref` stays within the file: \"#/$defs/name\" of this schema, or \"#/x-name\" of the file",
+                    format!("`{target}` is outside this file"),
+                    "refer to \"#/$defs/name\" of this schema, or to \"#/x-name\" of this file",
                 ),
                 Some(pointer) if pointer.starts_with('/') && !exists(&decoded(pointer)) => {
-                    report.error(member.value.at, format!("`{target}` points at nothing, in this schema and in this file"));
+                    report.error(
+                        Code::SchemaReference,
+                        member.value.at,
+                        format!("`{target}` is neither in this schema nor in this file"),
+                    );
                 }
                 Some(_) => {}
             },
-            ("$schema", Some(draft)) if draft.trim_end_matches('#') != "https://json-schema.org/draft/2020-12/schema" => {
-                report.error_with_hint(
+            ("$schema", Some(draft))
+                if draft.trim_end_matches('#')
+                    != "https://json-schema.org/draft/2020-12/schema" =>
+            {
+                report.error_with_help(
+                    Code::SchemaDraft,
                     member.value.at,
-                    "`data` is JSON Schema 2020-12",
+                    "`data` must be JSON Schema 2020-12",
                     "remove `$schema`, and check the schema against that draft",
                 );
             }
@@ -66,7 +76,7 @@ fn check_schema(node: &Node, exists: &impl Fn(&str) -> bool, ids: &Ids, report: 
     }
 }
 
-/// The schemas of a bundle: those that have an `$id`.
+/// Schemas of a bundle: those with an `$id`.
 struct Ids {
     base: Option<Url>,
     ids: HashSet<String>,
@@ -98,12 +108,14 @@ impl Ids {
     }
 }
 
-/// Points references from the root of the file at copies within the schema, and returns what they
-/// pointed at, in the order of the copies. `None` where the copies take more than is left.
+/// Copies schemas from the file into `$defs`, and points references at the copies.
+///
+/// Returns the JSON pointers of the copied schemas, in order. Returns `None` if the copies exceed
+/// what the allowance has left.
 pub(super) fn take_in(
     schema: &mut Value,
     file: &FileRoot<'_>,
-    copies: &mut Aliases,
+    copies: &mut Allowance,
 ) -> Option<Vec<String>> {
     let mut outside = HashSet::new();
     walk::each(schema, &mut |object| {
@@ -178,7 +190,7 @@ fn name(place: usize) -> String {
     format!("{NAME_PREFIX}{place}")
 }
 
-/// Returns a place in a schema as a person would find it: in a copy, the place in the file.
+/// Returns a place in a schema as the user wrote it: for a copied schema, the place in the file.
 pub(super) fn as_written(schema_path: &str, borrowed: &[String]) -> String {
     let copy = || {
         let (place, rest) =
@@ -188,7 +200,7 @@ pub(super) fn as_written(schema_path: &str, borrowed: &[String]) -> String {
     copy().unwrap_or_else(|| schema_path.to_owned())
 }
 
-/// Returns how many values a value holds, itself included, and the bytes of their texts.
+/// Returns the number of values within a value, itself included, and the bytes of their texts.
 fn size(value: &Value) -> (usize, usize) {
     let add = |(values, bytes): (usize, usize), (more, more_bytes): (usize, usize)| {
         (values + more, bytes + more_bytes)
@@ -203,7 +215,7 @@ fn size(value: &Value) -> (usize, usize) {
     }
 }
 
-/// A JSON pointer in a URI fragment is percent-encoded (RFC 6901, section 6).
+/// Decodes a JSON pointer in a URI fragment, which is percent-encoded (RFC 6901, section 6).
 pub(in super::super) fn decoded(fragment: &str) -> String {
     percent_encoding::percent_decode_str(fragment).decode_utf8_lossy().into_owned()
 }

@@ -1,4 +1,4 @@
-//! Verdicts, their messages, and what they cost.
+//! Verdicts of schemas on payloads, their messages, and their costs.
 
 use std::fmt::Write as _;
 
@@ -20,7 +20,7 @@ fn message(schema: &Value, text: &str) -> String {
 }
 
 #[test]
-fn a_violation_names_place_and_keyword_and_nothing_of_the_payload() {
+fn a_violation_names_place_and_keyword_but_no_payload_value() {
     let tree = json!({"oneOf": [{"type": "integer"}, {"type": "array", "items": {"$ref": "#/$defs/tree"}}]});
     for (schema, text, expected) in [
         (json!({"required": ["id"]}), "{}", "the payload violates `/required`: id is missing"),
@@ -90,7 +90,7 @@ fn a_violation_names_place_and_keyword_and_nothing_of_the_payload() {
     }
 }
 
-/// CPU time of this thread.
+/// Returns the CPU time of this thread, in nanoseconds.
 fn cpu_ns() -> u64 {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     stat.split(' ').next().unwrap().parse().unwrap()
@@ -118,7 +118,7 @@ fn object(members: usize, name: impl Fn(usize) -> String) -> String {
 
 const MIB: usize = 1 << 20;
 
-/// Schemas and payloads of at most 1 MiB that cost much. Under `v`: the payload is an object.
+/// Returns costly schemas with payloads of at most 1 MiB, whose value is under `v`.
 fn attacks() -> Vec<(&'static str, Value, String)> {
     let of_v = |schema: Value| json!({"properties": {"v": schema}});
     let node = |kind: &str| json!({"type": "object", "required": ["type"], "properties": {"type": {"const": kind}, "children": {"items": {"$ref": "#/$defs/node"}}}});
@@ -226,14 +226,15 @@ fn attacks() -> Vec<(&'static str, Value, String)> {
     attacks
 }
 
-/// Much for one event; the build of the tests takes ten times as long as a release.
+/// Maximum CPU time of one validation. A test build takes about ten times as long as a release
+/// build.
 const MAX_CPU_NS: u64 = 5_000_000_000;
 
 const MAX_PEAK_BYTES: u64 = 64 * 1024 * 1024;
 
 #[test]
 #[expect(clippy::print_stderr, reason = "a table for people")]
-fn no_schema_and_payload_cost_more_than_an_event_may() {
+fn no_validation_costs_more_than_the_budget_of_an_event() {
     let mut table = String::new();
     for (name, schema, text) in attacks() {
         let schema = DataSchema::of_json(&schema);
@@ -263,7 +264,7 @@ fn no_schema_and_payload_cost_more_than_an_event_may() {
 }
 
 #[test]
-fn the_search_for_a_violation_costs_little_where_branches_multiply() {
+fn the_search_for_a_violation_is_cheap_when_branches_multiply() {
     let (_, schema, text) =
         attacks().into_iter().find(|(name, _, _)| *name == "oneOf, few levels").unwrap();
     let schema = DataSchema::of_json(&schema);
@@ -276,7 +277,7 @@ fn the_search_for_a_violation_costs_little_where_branches_multiply() {
 }
 
 #[test]
-fn schemas_that_multiply_are_refused() {
+fn schemas_that_multiply_by_references_are_refused() {
     let chain = |length: usize, next: &dyn Fn(Value) -> Value| {
         let mut definitions = json!({});
         for level in 0..length {
@@ -288,8 +289,8 @@ fn schemas_that_multiply_are_refused() {
     };
     for (schema, says) in [
         (chain(30, &|next| json!({"allOf": [next, next]})), "`allOf`, `anyOf` and `$ref` multiply"),
-        (chain(200, &|next| next), "each by the one before"),
-        (chain(5_000, &|next| json!({"not": next})), "each by the one before"),
+        (chain(200, &|next| next), "nested schemas"),
+        (chain(5_000, &|next| json!({"not": next})), "nested schemas"),
     ] {
         assert!(bounds::schemas_per_value(&schema).unwrap_err().contains(says));
     }
@@ -298,7 +299,7 @@ fn schemas_that_multiply_are_refused() {
 }
 
 #[test]
-fn numbers_are_compared_by_all_their_digits() {
+fn schema_keywords_compare_numbers_by_all_their_digits() {
     for (schema, valid, invalid) in [
         (
             json!({"const": 9_007_199_254_740_993_u64}),
@@ -363,7 +364,7 @@ fn numbers_are_compared_by_all_their_digits() {
 }
 
 #[test]
-fn patterns_of_addresses_fit_a_megabyte_of_them() {
+fn a_megabyte_of_addresses_fits_the_budget_of_an_event() {
     let mail = r"^[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*$";
     let url = r"^(https?|ftp)://[\w.-]+(:\d{1,5})?(/[\w./?%&=~#-]*)?$";
     let uuid = "^[0-9a-f]{8}-[0-9a-f]{4}-[1-5][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$";
@@ -387,7 +388,7 @@ fn patterns_of_addresses_fit_a_megabyte_of_them() {
 }
 
 #[test]
-fn nesting_ends_before_the_stack_does() {
+fn deep_validations_end_before_the_stack_overflows() {
     let (_, schema, text) =
         attacks().into_iter().find(|(name, _, _)| *name == "a chain at each level").unwrap();
     let schema = DataSchema::of_json(&schema);
@@ -398,7 +399,7 @@ fn nesting_ends_before_the_stack_does() {
 }
 
 #[test]
-fn a_match_that_is_not_finished_spends_the_budget() {
+fn an_unfinished_pattern_match_spends_the_budget() {
     let schema =
         DataSchema::of_json(&json!({"properties": {"v": {"pattern": "^((?=a)a|(?=a)a)*c$"}}}));
     for (length, expected) in [(5, Verdict::Invalid), (60, Verdict::Spent)] {
@@ -414,7 +415,7 @@ fn a_match_that_is_not_finished_spends_the_budget() {
 }
 
 #[test]
-fn a_text_beyond_its_max_length_is_not_matched() {
+fn a_text_beyond_max_length_is_not_matched_with_its_pattern() {
     let schema = DataSchema::of_json(
         &json!({"properties": {"v": {"pattern": "(?<!a)b+c", "maxLength": 100}}}),
     );
@@ -499,7 +500,7 @@ fn any_schema() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn verdicts_are_those_of_the_library_and_each_violation_has_a_message(schema in any_schema(), within in any_schema(), text in any_payload()) {
+    fn verdicts_equal_those_of_the_library_and_each_violation_has_a_message(schema in any_schema(), within in any_schema(), text in any_payload()) {
         let mut schema = json!({"allOf": [schema]});
         schema["$defs"] = json!({"d": within});
         let plain = jsonschema::options().with_draft(Draft::Draft202012).should_validate_formats(true).build(&schema).unwrap();

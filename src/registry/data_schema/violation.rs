@@ -1,4 +1,5 @@
-//! The place of a payload that violates its schema, named without a value of the payload.
+//! Finds the place of a payload that violates its schema, and names it without a value of the
+//! payload.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -14,18 +15,19 @@ use crate::event::Json;
 use crate::event::json::JsonKind;
 use crate::printable::printable;
 
-/// Units of work for the search; beyond it a message names no place.
+/// Units of work for the search. Beyond it, the message names no place.
 const SEARCH_WORK: u64 = 1_000_000;
 
-/// Most bytes of the payload that are gone through to name a place, level by level.
+/// Maximum bytes of the payload that are scanned to name a place, summed over its levels.
 const MAX_SCANNED_BYTES: u64 = 8 * 1024 * 1024;
 
-/// Most bytes of a place, and of a keyword's.
+/// Maximum length of a place, and of a keyword's path, in bytes.
 const MAX_PATH_BYTES: usize = 512;
 
 impl DataSchema {
-    /// Says where a payload that is invalid violates the schema, and by which keyword. The search
-    /// has a budget of its own, a small one.
+    /// Returns a message with the place and the keyword that an invalid payload violates.
+    ///
+    /// The search has a small budget of its own.
     pub(in super::super) fn violation<'a>(
         &self,
         data: Json<'a>,
@@ -35,8 +37,8 @@ impl DataSchema {
         let meter = Meter::of_search(&budget, self.costs);
         let generic = || "the payload violates its schema".to_owned();
         if self.costs.backtracking_names > 0 {
-            // Where a match is not finished the library looks up the value in a tree, and there is
-            // none.
+            // For an unfinished match, the library looks up the value in a tree that does not exist
+            // here.
             return generic();
         }
         let found = meter.search(|| {
@@ -70,8 +72,8 @@ impl DataSchema {
         }
     }
 
-    /// Returns the JSON pointer of the value that begins at that byte. Names that the schema does
-    /// not know are `*`.
+    /// Returns the JSON pointer of the value that begins at that address. Names that the schema
+    /// does not mention are `*`.
     fn place(&self, data: Json<'_>, address: usize) -> Option<String> {
         let mut path = String::new();
         let mut json = data;
@@ -111,14 +113,15 @@ impl DataSchema {
     }
 }
 
-/// Returns a text of a schema as a message may show it: short, and without control characters.
+/// Returns a text of a schema in the form that messages show: short, and without control
+/// characters.
 fn shown(text: &str) -> String {
     let end = text.char_indices().map(|(byte, _)| byte).find(|byte| *byte > MAX_PATH_BYTES);
     end.map_or_else(|| printable(text).into_owned(), |end| format!("{}…", printable(&text[..end])))
 }
 
-/// Names the keywords of a schema whose errors are made of those of other values: the search ends
-/// at them.
+/// Returns the keywords of a schema at which the search ends, because their errors consist of other
+/// errors.
 pub(super) fn branching(schema: &Value) -> String {
     let mut found = Vec::new();
     walk::each(schema, &mut |schema| {
@@ -133,7 +136,7 @@ pub(super) fn branching(schema: &Value) -> String {
     names.join(" or ")
 }
 
-/// Returns the names of members that a schema speaks of.
+/// Returns the names of members that a schema mentions.
 pub(super) fn names(schema: &Value) -> HashSet<Box<str>> {
     let mut names = HashSet::new();
     walk::each(schema, &mut |schema| {

@@ -1,14 +1,14 @@
-//! Where a schema holds other schemas (JSON Schema 2020-12, core, section 10).
+//! Finds the schemas within a schema (JSON Schema 2020-12, core, section 10).
 
 use serde_json::{Map, Value};
 
-/// What the value of a keyword is.
+/// Kind of value that a keyword has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holds {
-    /// Data of the user's: a `$ref` in it is no reference.
+    /// Data of the user. A `$ref` in it is not a reference.
     Data,
-    /// A schema, or a list of schemas. So is what an unknown keyword holds: a `$ref` may point into
-    /// it.
+    /// A schema, or a list of schemas. Unknown keywords count too, because a `$ref` may point into
+    /// them.
     Schemas,
     /// Schemas by name.
     NamedSchemas,
@@ -26,7 +26,7 @@ pub(super) fn holds(keyword: &str) -> Holds {
     }
 }
 
-/// Whether the schemas of a keyword apply to the value itself, and not to a part of it.
+/// Returns whether the schemas of a keyword apply to the value itself, rather than to a part of it.
 pub(super) fn is_in_place(keyword: &str) -> bool {
     matches!(
         keyword,

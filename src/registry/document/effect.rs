@@ -1,15 +1,16 @@
-//! One element of `effects`.
+//! Reads one element of `effects`.
 
 use std::time::Duration;
 
+use super::super::code::Code;
 use super::super::diagnostic::{Pos, Report, nearest};
 use super::super::effect::{Only, Stale, Verb};
 use super::super::model::Encoding;
 use super::super::tree::{Content, Member, Node};
-use super::fields::{Fields, duration, jitter, mapping, text, texts, ttl_or_stand_in, word};
+use super::fields::{Fields, duration, jitter, mapping, text, texts, ttl_or_substitute, word};
 use super::{EffectDocument, FORMAT, Text, VersionDocument};
 
-/// Every option beside the verb, and the verbs that know it.
+/// Options beside the verb, each with the verbs that take it.
 pub(super) const OPTIONS: [(&str, &[Verb]); 14] = [
     ("each", &Verb::ALL),
     ("when", &Verb::ALL),
@@ -48,7 +49,7 @@ pub(super) fn read_effect(node: &Node, report: &mut Report<'_>) -> Option<Effect
         each: fields.text("each", report),
         when: fields.text("when", report),
         prefix: fields.text("prefix", report),
-        ttl: fields.node("ttl").map(|node| ttl_or_stand_in(node, report)),
+        ttl: fields.node("ttl").map(|node| ttl_or_substitute(node, report)),
         jitter: fields.node("jitter").and_then(|node| jitter(node, report)),
         expires_at: fields.text("at", report),
         tags: fields.node("tags").map(|node| texts(node, "`tags`", report)).unwrap_or_default(),
@@ -75,39 +76,37 @@ fn read_verb(at: Pos, members: &[Member], report: &mut Report<'_>) -> Option<(Ve
         Some((Verb::ALL.into_iter().find(|verb| verb.as_str() == member.key)?, member))
     });
     let Some((verb, member)) = verbs.next() else {
-        let is_misspelt =
-            members.iter().any(|member| nearest(&member.key, known_keys()).is_some_and(is_verb));
-        if !is_misspelt {
-            let meant = members.iter().find_map(|member| meant_verb(&member.key));
-            let hint = match meant {
-                Some(verb) => format!(
-                    "did you mean `{verb}`? The verbs are {}",
-                    Verb::ALL.map(Verb::as_str).join(", ")
-                ),
-                None => format!("one of {}", Verb::ALL.map(Verb::as_str).join(", ")),
-            };
-            report.error_with_hint(at, "this effect has no verb", hint);
+        // An unknown key that resembles a verb is reported by `check_key`, once.
+        if !members.iter().any(|member| likely_verb(&member.key).is_some()) {
+            report.error_with_help(
+                Code::NoVerb,
+                at,
+                "this effect has no verb",
+                format!("add one of {}", Verb::ALL.map(Verb::as_str).join(", ")),
+            );
         }
         return None;
     };
     for (_, second) in verbs {
-        report.error_with_hint(
+        report.error_with_help(
+            Code::SecondVerb,
             second.key_at,
-            format!("`{}` is this effect's second verb, beside `{verb}`", second.key),
-            "one effect has one verb: begin a new element of the list",
+            format!("`{}` is a second verb beside `{verb}`", second.key),
+            "begin a new element of the list: each effect has one verb",
         );
     }
     let problems = report.problems.len();
     let targets = texts(&member.value, &format!("`{verb}`"), report);
     if targets.is_empty() && report.problems.len() == problems {
-        report.error_with_hint(
+        report.error_with_help(
+            Code::NoTarget,
             member.value.at,
-            format!("`{verb}` has nothing to act on"),
-            "write a template, or a list of them",
+            format!("`{verb}` has no target"),
+            "write a template, or a list of templates",
         );
     }
     for target in targets.iter().filter(|target| target.text.is_empty()) {
-        report.error(target.at, format!("`{verb}` of an empty text"));
+        report.error(Code::NoTarget, target.at, format!("`{verb}` has an empty target"));
     }
     Some((verb, targets))
 }
@@ -116,8 +115,19 @@ pub(super) fn known_keys() -> impl Iterator<Item = &'static str> {
     OPTIONS.iter().map(|(name, _)| *name).chain(Verb::ALL.iter().map(|verb| verb.as_str()))
 }
 
-/// What other caches call it.
-fn meant_verb(key: &str) -> Option<Verb> {
+/// Returns the verb that an unknown key probably means, by its spelling or by its meaning.
+fn likely_verb(key: &str) -> Option<Verb> {
+    if OPTIONS.iter().any(|(name, _)| *name == key) {
+        return None;
+    }
+    verb_of_other_caches(key).or_else(|| {
+        let name = nearest(key, known_keys())?;
+        Verb::ALL.into_iter().find(|verb| verb.as_str() == name)
+    })
+}
+
+/// Returns the verb for a word that other caches use for it.
+fn verb_of_other_caches(key: &str) -> Option<Verb> {
     Some(match key.to_ascii_lowercase().as_str() {
         "del" | "unlink" | "remove" | "evict" | "invalidate" | "purge" | "forget" | "key"
         | "keys" => Verb::Delete,
@@ -140,14 +150,20 @@ fn check_key(member: &Member, verb: Option<Verb>, report: &mut Report<'_>) {
         return;
     }
     let Some((_, verbs)) = OPTIONS.iter().find(|(name, _)| *name == key) else {
-        let hint = match nearest(key, known_keys()) {
-            Some(name) => format!("did you mean `{name}`?"),
-            None => "keys that begin with x- are yours".to_owned(),
+        let meant = likely_verb(key).filter(|_| verb.is_none());
+        let help = match (meant, nearest(key, known_keys())) {
+            (Some(meant), _) => format!(
+                "did you mean `{meant}`? The verbs are {}",
+                Verb::ALL.map(Verb::as_str).join(", ")
+            ),
+            (None, Some(name)) => format!("did you mean `{name}`?"),
+            (None, None) => "keys that begin with x- are ignored".to_owned(),
         };
-        report.error_with_hint(
+        report.error_with_help(
+            Code::UnknownKey,
             member.key_at,
             format!("an effect has no key `{key}` in format {FORMAT}"),
-            hint,
+            help,
         );
         return;
     };
@@ -155,10 +171,11 @@ fn check_key(member: &Member, verb: Option<Verb>, report: &mut Report<'_>) {
         && !verbs.contains(&verb)
     {
         let names: Vec<&str> = verbs.iter().map(|verb| verb.as_str()).collect();
-        report.error_with_hint(
+        report.error_with_help(
+            Code::MisplacedKey,
             member.key_at,
-            format!("`{key}` means nothing beside `{verb}`"),
-            format!("it belongs to {}", names.join(", ")),
+            format!("`{key}` has no meaning beside `{verb}`"),
+            format!("use it with {}", names.join(", ")),
         );
     }
 }
@@ -170,59 +187,68 @@ fn check_together(
     report: &mut Report<'_>,
 ) {
     if let (Some(_), Some(at)) = (&effect.ttl, fields.member("at")) {
-        report.error_with_hint(at.key_at, "`at` and `ttl` exclude each other", "keep one of them");
+        report.error_with_help(
+            Code::MisplacedKey,
+            at.key_at,
+            "`at` and `ttl` cannot be used together",
+            "keep one of them",
+        );
     }
     if let (Some(_), Some(jitter)) = (fields.member("at"), fields.member("jitter")) {
-        report.error_with_hint(
+        report.error_with_help(
+            Code::MisplacedKey,
             jitter.key_at,
-            "`jitter` means nothing beside `at`",
-            "`at` is exact",
+            "`jitter` has no meaning beside `at`",
+            "remove `jitter`: the time of `at` is exact",
         );
     }
     match verb {
         Verb::Expire if fields.member("ttl").is_none() && fields.member("at").is_none() => {
-            report.error_with_hint(
+            report.error_with_help(
+                Code::MissingKey,
                 effect.at,
                 "`expire` needs its own `ttl` or `at`",
-                "the file's default ttl is for values that are stored",
+                "add one: the `ttl` of `defaults` is for stored values only",
             );
         }
         Verb::Write if fields.member("value").is_none() => {
-            report.error_with_hint(
+            report.error_with_help(
+                Code::MissingKey,
                 effect.at,
                 "`write` needs a `value`",
-                "`value: \"{data}\"` is the whole payload",
+                "add `value: \"{data}\"` to store the whole payload",
             );
         }
         Verb::Warm if fields.member("from").is_none() => {
-            report.error_with_hint(
+            report.error_with_help(
+                Code::MissingKey,
                 effect.at,
                 "`warm` needs a `from`",
-                "`from: loader:/path`, or an absolute URL",
+                "add `from: loader:/path`, or an absolute URL",
             );
         }
         _ => {}
     }
 }
 
-/// The longest wait for a second pass: what was loaded before the first is stored by then, or
-/// never.
-const LONGEST_AGAIN: Duration = Duration::from_secs(3_600);
+/// Maximum delay of a second delete. A value loaded before the first delete is stored by then.
+const MAX_SECOND_DELETE_DELAY: Duration = Duration::from_secs(3_600);
 
 fn read_again(node: &Node, report: &mut Report<'_>) -> Option<Duration> {
     let again = duration(node, "`again`", report)?;
-    if again > LONGEST_AGAIN {
-        report.error_with_hint(
+    if again > MAX_SECOND_DELETE_DELAY {
+        report.error_with_help(
+            Code::InvalidValue,
             node.at,
             "`again` is longer than 1h",
-            "a little longer than your readers take to load and store: 500ms, 5s",
+            "use the time in which readers load and store a value, such as 500ms or 5s",
         );
         return None;
     }
     Some(again)
 }
 
-/// `version: "{rev}"`, or `version: {of: "{rev}", entity: "post:{id}"}`.
+/// Reads `version: "{rev}"`, or `version: {of: "{rev}", entity: "post:{id}"}`.
 pub(super) fn read_version(node: &Node, report: &mut Report<'_>) -> Option<VersionDocument> {
     let is_long_form = mapping_has(node, "of") || mapping_has(node, "entity");
     if !is_long_form {
@@ -231,10 +257,11 @@ pub(super) fn read_version(node: &Node, report: &mut Report<'_>) -> Option<Versi
     let fields = Fields::open(node, "`version`", &["of", "entity"], report)?;
     let of: Option<Text> = fields.text("of", report);
     if fields.member("of").is_none() {
-        report.error_with_hint(
+        report.error_with_help(
+            Code::MissingKey,
             node.at,
             "`version` needs `of`",
-            "version: {of: \"{rev}\", entity: \"post:{id}\"}",
+            "such as version: {of: \"{rev}\", entity: \"post:{id}\"}",
         );
     }
     Some(VersionDocument { of: of?, entity: fields.text("entity", report) })

@@ -1,55 +1,60 @@
-//! Reading typed values out of a located tree; what cannot be read is reported and left out.
+//! Reads typed values from the tree of a file. A value that cannot be read is reported and left
+//! out.
 
 use std::time::Duration;
 
+use super::super::code::Code;
 use super::super::diagnostic::{Report, nearest};
 use super::super::tree::{Content, Member, Node, ScalarKind};
 use super::{At, FORMAT, Jitter, Text, Ttl};
 use crate::quantity::{Rate, parse_duration, parse_size_bytes};
 
-/// The members of a mapping whose keys are known beforehand.
+/// Members of a mapping whose keys are known.
 pub(super) struct Fields<'n> {
     members: &'n [Member],
 }
 
 impl<'n> Fields<'n> {
-    /// Opens a mapping and reports its unknown keys. Keys that begin with `x-` belong to the file's
-    /// author.
+    /// Opens a mapping and reports its unknown keys. Keys that begin with `x-` are ignored.
     pub(super) fn open(
         node: &'n Node,
         what: &str,
         known: &[&str],
         report: &mut Report<'_>,
     ) -> Option<Self> {
-        let hint = match what {
-            "a schema file" => "such as events: { user.updated: { effects: [ … ] } }",
-            "an event" => "its rules stand under `effects:`; one that does nothing is {}",
+        let help = match what {
+            "a rule file" => "such as events: { user.updated: { effects: [ … ] } }",
+            "an event" => "write its rules under `effects:`; an event without rules is {}",
             _ => "",
         };
-        let members = mapping(node, what, hint, report)?;
+        let members = mapping(node, what, help, report)?;
         for member in members {
             if known.contains(&member.key.as_str()) || member.key.starts_with("x-") {
                 continue;
             }
-            let hint = match nearest(&member.key, known.iter().copied()) {
+            let help = match nearest(&member.key, known.iter().copied()) {
                 Some(name) => format!("did you mean `{name}`?"),
-                None if what == "a schema file" && member.key.contains('.') => {
-                    "events stand under `events:`, indented".to_owned()
+                None if what == "a rule file" && member.key.contains('.') => {
+                    "put events under `events:`, indented".to_owned()
                 }
                 None => {
-                    format!("known here: {}; keys that begin with x- are yours", known.join(", "))
+                    format!(
+                        "known keys are {}; keys that begin with x- are ignored",
+                        known.join(", ")
+                    )
                 }
             };
-            report.error_with_hint(
+            report.error_with_help(
+                Code::UnknownKey,
                 member.key_at,
                 format!("{what} has no key `{}` in format {FORMAT}", member.key),
-                hint,
+                help,
             );
         }
         Some(Self { members })
     }
 
-    /// The members of a mapping whose keys are checked elsewhere.
+    /// Opens a mapping whose keys are checked elsewhere.
     pub(super) fn known(members: &'n [Member]) -> Self {
         Self { members }
     }
@@ -67,11 +72,11 @@ impl<'n> Fields<'n> {
     }
 }
 
-/// The members of a mapping.
+/// Returns the members of a mapping.
 pub(super) fn mapping<'n>(
     node: &'n Node,
     what: &str,
-    hint: &str,
+    help: &str,
     report: &mut Report<'_>,
 ) -> Option<&'n [Member]> {
     match &node.content {
@@ -79,29 +84,34 @@ pub(super) fn mapping<'n>(
         Content::Array(_) | Content::Scalar(_) => {
             let message =
                 format!("{what} must be a mapping of keys to values; this is {}", node.describe());
-            if hint.is_empty() {
-                report.error(node.at, message);
+            if help.is_empty() {
+                report.error(Code::WrongType, node.at, message);
             } else {
-                report.error_with_hint(node.at, message, hint);
+                report.error_with_help(Code::WrongType, node.at, message, help);
             }
             None
         }
     }
 }
 
-/// The elements of a list.
+/// Returns the elements of a list.
 pub(super) fn list<'n>(node: &'n Node, what: &str, report: &mut Report<'_>) -> Option<&'n [Node]> {
     match &node.content {
         Content::Array(items) => Some(items),
         Content::Object(_) | Content::Scalar(_) => {
             let message = format!("{what} must be a list; this is {}", node.describe());
-            report.error_with_hint(node.at, message, "begin each of its elements with `- `");
+            report.error_with_help(
+                Code::WrongType,
+                node.at,
+                message,
+                "begin each of its elements with `- `",
+            );
             None
         }
     }
 }
 
-/// A text, or a plain number or boolean taken as written.
+/// Reads a text. A plain number or boolean counts as the text that was written.
 pub(super) fn text(node: &Node, what: &str, report: &mut Report<'_>) -> Option<Text> {
     match &node.content {
         Content::Scalar(scalar) if scalar.kind != ScalarKind::Null => Some(Text {
@@ -110,10 +120,11 @@ pub(super) fn text(node: &Node, what: &str, report: &mut Report<'_>) -> Option<T
             verbatim_from: scalar.verbatim_from,
         }),
         Content::Scalar(_) => {
-            report.error_with_hint(
+            report.error_with_help(
+                Code::WrongType,
                 node.at,
                 format!("{what} is empty"),
-                "write its text; an empty text is \"\"",
+                "write a text; the empty one is \"\"",
             );
             None
         }
@@ -121,7 +132,8 @@ pub(super) fn text(node: &Node, what: &str, report: &mut Report<'_>) -> Option<T
             let message = format!("{what} must be text; this is {}", node.describe());
             match unquoted_placeholder(node) {
                 Some(written) => {
-                    report.error_with_hint(
+                    report.error_with_help(
+                        Code::WrongType,
                         node.at,
                         message,
                         format!(
@@ -129,14 +141,14 @@ pub(super) fn text(node: &Node, what: &str, report: &mut Report<'_>) -> Option<T
                         ),
                     );
                 }
-                None => report.error(node.at, message),
+                None => report.error(Code::WrongType, node.at, message),
             }
             None
         }
     }
 }
 
-/// `{x}` as it was written, where it became a mapping without values.
+/// Returns the placeholder that an unquoted `{x}` was meant to be.
 fn unquoted_placeholder(node: &Node) -> Option<String> {
     let Content::Object(members) = &node.content else { return None };
     let [member] = members.as_slice() else { return None };
@@ -147,7 +159,7 @@ fn unquoted_placeholder(node: &Node) -> Option<String> {
     valueless.then(|| format!("{{{}}}", member.key))
 }
 
-/// One text or a list of texts.
+/// Reads one text or a list of texts.
 pub(super) fn texts(node: &Node, what: &str, report: &mut Report<'_>) -> Vec<Text> {
     match &node.content {
         Content::Array(items) => items
@@ -158,7 +170,7 @@ pub(super) fn texts(node: &Node, what: &str, report: &mut Report<'_>) -> Vec<Tex
     }
 }
 
-/// A mapping of names to texts, in the order written.
+/// Reads a mapping of names to texts, in the order written.
 pub(super) fn named_texts(node: &Node, what: &str, report: &mut Report<'_>) -> Vec<(Text, Text)> {
     let Some(members) = mapping(node, what, "", report) else { return Vec::new() };
     members
@@ -169,19 +181,20 @@ pub(super) fn named_texts(node: &Node, what: &str, report: &mut Report<'_>) -> V
         .collect()
 }
 
-/// A member's key as a text.
+/// Returns a member's key as a text.
 pub(super) fn name(member: &Member) -> Text {
     Text { at: member.key_at, text: member.key.clone(), verbatim_from: None }
 }
 
-/// `true` or `false`.
+/// Reads `true` or `false`.
 pub(super) fn boolean(node: &Node, what: &str, report: &mut Report<'_>) -> Option<bool> {
     let read = node
         .as_scalar()
         .filter(|scalar| scalar.kind == ScalarKind::Bool)
         .map(|scalar| scalar.text.eq_ignore_ascii_case("true"));
     if read.is_none() {
-        report.error_with_hint(
+        report.error_with_help(
+            Code::WrongType,
             node.at,
             format!("{what} must be true or false"),
             "in YAML 1.2, yes, no, on and off are texts",
@@ -190,7 +203,7 @@ pub(super) fn boolean(node: &Node, what: &str, report: &mut Report<'_>) -> Optio
     read
 }
 
-/// A whole number of at least `least`.
+/// Reads a whole number of at least `least`.
 pub(super) fn integer(node: &Node, what: &str, least: u64, report: &mut Report<'_>) -> Option<u64> {
     let read = node
         .as_scalar()
@@ -198,17 +211,21 @@ pub(super) fn integer(node: &Node, what: &str, least: u64, report: &mut Report<'
         .and_then(|text| text.parse().ok())
         .filter(|&n: &u64| n >= least);
     if read.is_none() {
-        report.error(node.at, format!("{what} must be a whole number of at least {least}"));
+        report.error(
+            Code::InvalidValue,
+            node.at,
+            format!("{what} must be a whole number of at least {least}"),
+        );
     }
     read
 }
 
-/// A count of at least one.
+/// Reads a count of at least one.
 pub(super) fn count(node: &Node, what: &str, report: &mut Report<'_>) -> Option<usize> {
     integer(node, what, 1, report).and_then(|n| usize::try_from(n).ok())
 }
 
-/// A number from 0 to 1.
+/// Reads a number from 0 to 1.
 pub(super) fn jitter(node: &Node, report: &mut Report<'_>) -> Option<At<Jitter>> {
     let read =
         node.as_scalar().and_then(|scalar| scalar.number_text()).and_then(|text| text.parse().ok());
@@ -217,7 +234,8 @@ pub(super) fn jitter(node: &Node, report: &mut Report<'_>) -> Option<At<Jitter>>
             Some(At { at: node.at, value: Jitter(jitter) })
         }
         _ => {
-            report.error_with_hint(
+            report.error_with_help(
+                Code::InvalidValue,
                 node.at,
                 "`jitter` must be a number from 0 to 1",
                 "0.1 spreads a ttl of 1h over 54m to 1h",
@@ -227,23 +245,23 @@ pub(super) fn jitter(node: &Node, report: &mut Report<'_>) -> Option<At<Jitter>>
     }
 }
 
-/// A duration above zero.
+/// Reads a duration above zero.
 pub(super) fn duration(node: &Node, what: &str, report: &mut Report<'_>) -> Option<Duration> {
     let text = text(node, what, report)?;
     match parse_duration(&text.text) {
         Ok(duration) if !duration.is_zero() => Some(duration),
         Ok(_) => {
-            report.error(node.at, format!("{what} must be longer than nothing"));
+            report.error(Code::InvalidValue, node.at, format!("{what} must be longer than 0"));
             None
         }
         Err(error) => {
-            report.error(node.at, format!("{what} is {error}"));
+            report.error(Code::InvalidValue, node.at, format!("{what} is {error}"));
             None
         }
     }
 }
 
-/// A duration above zero, or `none`.
+/// Reads a duration above zero, or `none`.
 pub(super) fn ttl(node: &Node, report: &mut Report<'_>) -> Option<At<Ttl>> {
     let value = match node.as_scalar() {
         Some(scalar) if scalar.text == "none" => Ttl::Never,
@@ -252,36 +270,37 @@ pub(super) fn ttl(node: &Node, report: &mut Report<'_>) -> Option<At<Ttl>> {
     Some(At { at: node.at, value })
 }
 
-/// The same; where it cannot be read any value, so that nothing else misses one.
-pub(super) fn ttl_or_stand_in(node: &Node, report: &mut Report<'_>) -> At<Ttl> {
+/// Reads a time to live. Returns a substitute if it cannot be read, so that it does not count as
+/// missing.
+pub(super) fn ttl_or_substitute(node: &Node, report: &mut Report<'_>) -> At<Ttl> {
     ttl(node, report).unwrap_or(At { at: node.at, value: Ttl::For(Duration::from_secs(1)) })
 }
 
-/// A rate above zero.
+/// Reads a rate above zero.
 pub(super) fn rate(node: &Node, report: &mut Report<'_>) -> Option<Rate> {
     let text = text(node, "`rate`", report)?;
     Rate::parse(&text.text)
-        .map_err(|error| report.error(node.at, format!("`rate` is {error}")))
+        .map_err(|error| report.error(Code::InvalidValue, node.at, format!("`rate` is {error}")))
         .ok()
 }
 
-/// A size above zero, in bytes.
+/// Reads a size above zero, in bytes.
 pub(super) fn size_bytes(node: &Node, what: &str, report: &mut Report<'_>) -> Option<usize> {
     let text = text(node, what, report)?;
     match parse_size_bytes(&text.text) {
         Ok(bytes) if bytes > 0 => usize::try_from(bytes).ok(),
         Ok(_) => {
-            report.error(node.at, format!("{what} must be above zero"));
+            report.error(Code::InvalidValue, node.at, format!("{what} must be above zero"));
             None
         }
         Err(error) => {
-            report.error(node.at, format!("{what} is {error}"));
+            report.error(Code::InvalidValue, node.at, format!("{what} is {error}"));
             None
         }
     }
 }
 
-/// One of a few words.
+/// Reads one of a few words.
 pub(super) fn word<T: Copy>(
     node: &Node,
     what: &str,
@@ -295,9 +314,16 @@ pub(super) fn word<T: Copy>(
         .map(|(_, value)| At { at: node.at, value: *value });
     if found.is_none() {
         let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
-        let hint = nearest(&text.text, names.iter().copied())
-            .map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
-        report.error(node.at, format!("{what} must be one of {}{hint}", names.join(", ")));
+        let message = format!("{what} must be one of {}", names.join(", "));
+        match nearest(&text.text, names.iter().copied()) {
+            Some(name) => report.error_with_help(
+                Code::InvalidValue,
+                node.at,
+                message,
+                format!("did you mean `{name}`?"),
+            ),
+            None => report.error(Code::InvalidValue, node.at, message),
+        }
     }
     found
 }

@@ -1,27 +1,28 @@
-//! The tree of a file → its [`Document`]: every problem of form at once.
+//! Reads the tree of a file into a [`Document`], and reports every problem of its form.
 
+use super::super::code::Code;
 use super::super::diagnostic::{Pos, Report};
 use super::super::model::Validate;
 use super::super::tree::{Content, Node};
 use super::effect::{read_effect, read_version};
 use super::fields::{
     Fields, boolean, count, duration, integer, jitter, list, mapping, name, named_texts, rate,
-    size_bytes, text, texts, ttl_or_stand_in, word,
+    size_bytes, text, texts, ttl_or_substitute, word,
 };
 use super::{
-    At, Defaults, Document, EntryDocument, ExampleDocument, ExampleEvent, FORMAT, LoaderDocument,
+    At, Defaults, Document, EventDocument, ExampleDocument, ExampleEvent, FORMAT, LoaderDocument,
     Text,
 };
 use crate::reason::Reason;
 
-/// The longest routing key (AMQP 0-9-1: a short string).
+/// Maximum length of a routing key, in bytes (a short string of AMQP 0-9-1).
 const MAX_ROUTING_KEY_BYTES: usize = 255;
 
 pub(super) const DOCUMENT_KEYS: [&str; 5] = ["$schema", "format", "defaults", "loaders", "events"];
 pub(super) const DEFAULTS_KEYS: [&str; 3] = ["key_prefix", "ttl", "jitter"];
 pub(super) const LOADER_KEYS: [&str; 6] =
     ["url", "headers", "timeout", "concurrency", "rate", "max_bytes"];
-pub(super) const ENTRY_KEYS: [&str; 10] = [
+pub(super) const EVENT_KEYS: [&str; 10] = [
     "description",
     "bind",
     "data",
@@ -43,7 +44,7 @@ pub(crate) fn read(root: &Node, report: &mut Report<'_>) -> Document {
     if !is_known_format(root, report) {
         return Document::default();
     }
-    let Some(fields) = Fields::open(root, "a schema file", &DOCUMENT_KEYS, report) else {
+    let Some(fields) = Fields::open(root, "a rule file", &DOCUMENT_KEYS, report) else {
         return Document::default();
     };
     fields.text("$schema", report);
@@ -55,7 +56,8 @@ pub(crate) fn read(root: &Node, report: &mut Report<'_>) -> Document {
     }
 }
 
-/// Another format's keys would all seem wrong: its number is the one thing to say.
+/// Returns whether this build reads the file's format. In another format every key would be
+/// reported, so only the format is.
 fn is_known_format(root: &Node, report: &mut Report<'_>) -> bool {
     let Content::Object(members) = &root.content else { return true };
     let Some(format) = members.iter().find(|member| member.key == "format") else { return true };
@@ -67,15 +69,22 @@ fn is_known_format(root: &Node, report: &mut Report<'_>) -> bool {
     match number {
         Some(FORMAT) => true,
         Some(number) => {
-            let message =
-                format!("this file is of format {number}, and this build reads format {FORMAT}");
-            report.error_with_hint(format.value.at, message, "use a build that knows it");
+            let message = format!(
+                "this file has format {number}, and this version of unstale reads {FORMAT}"
+            );
+            report.error_with_help(
+                Code::FileFormat,
+                format.value.at,
+                message,
+                "use a version of unstale that reads it",
+            );
             false
         }
         None => {
             report.error(
+                Code::FileFormat,
                 format.value.at,
-                format!("`format` must be a number; this build reads format {FORMAT}"),
+                format!("`format` must be a number; this version of unstale reads {FORMAT}"),
             );
             true
         }
@@ -86,7 +95,7 @@ fn read_defaults(node: &Node, report: &mut Report<'_>) -> Option<Defaults> {
     let fields = Fields::open(node, "`defaults`", &DEFAULTS_KEYS, report)?;
     Some(Defaults {
         key_prefix: fields.text("key_prefix", report),
-        ttl: fields.node("ttl").map(|node| ttl_or_stand_in(node, report)),
+        ttl: fields.node("ttl").map(|node| ttl_or_substitute(node, report)),
         jitter: fields.node("jitter").and_then(|node| jitter(node, report)),
     })
 }
@@ -100,13 +109,13 @@ fn read_loaders(node: &Node, report: &mut Report<'_>) -> Vec<(Text, LoaderDocume
             || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
         {
             report.error(
+                Code::InvalidName,
                 member.key_at,
-                format!(
-                    "a loader cannot be named `{key}`: its name is of letters, digits, `_` and `-`"
-                ),
+                format!("a loader cannot be named `{key}`: use letters, digits, `_` and `-`"),
             );
         } else if key == "http" || key == "https" {
             report.error(
+                Code::InvalidName,
                 member.key_at,
                 format!("a loader cannot be named `{key}`: `from: {key}:/…` would look like a URL"),
             );
@@ -115,13 +124,14 @@ fn read_loaders(node: &Node, report: &mut Report<'_>) -> Vec<(Text, LoaderDocume
             continue;
         };
         if fields.member("url").is_none() {
-            report.error_with_hint(
+            report.error_with_help(
+                Code::MissingKey,
                 member.key_at,
                 format!("the loader `{key}` needs a `url`"),
                 "such as https://api.example.com",
             );
         }
-        // A broken loader is kept: rules that name it are right to.
+        // A broken loader is kept, so that rules with its name are not reported.
         loaders.push((
             name(member),
             LoaderDocument {
@@ -146,7 +156,7 @@ fn read_loaders(node: &Node, report: &mut Report<'_>) -> Vec<(Text, LoaderDocume
     loaders
 }
 
-fn read_events(node: &Node, report: &mut Report<'_>) -> Vec<(Text, EntryDocument)> {
+fn read_events(node: &Node, report: &mut Report<'_>) -> Vec<(Text, EventDocument)> {
     let Some(members) =
         mapping(node, "`events`", "such as user.updated: { effects: [ … ] }", report)
     else {
@@ -156,71 +166,81 @@ fn read_events(node: &Node, report: &mut Report<'_>) -> Vec<(Text, EntryDocument
     for member in members {
         check_routing_key(&member.key, member.key_at, "an event", report);
         if member.key.starts_with("unstale.") {
-            report.error_with_hint(
+            report.error_with_help(
+                Code::InvalidName,
                 member.key_at,
-                "types under `unstale.` are refused as malformed",
-                "name the event otherwise",
+                "event types that begin with `unstale.` are refused",
+                "give the event another name",
             );
         }
-        if let Some(entry) = read_entry(&member.value, report) {
-            check_retired(member.key_at, &member.value, &entry, report);
-            events.push((name(member), entry));
+        if let Some(definition) = read_definition(&member.value, report) {
+            check_retired(member.key_at, &member.value, &definition, report);
+            events.push((name(member), definition));
         }
     }
     events
 }
 
-/// A topic pattern's `*` and `#` stand for whole words (AMQP 0-9-1, section 3.1.3.3).
+/// Reports names that are not event types, routing keys or topic patterns (AMQP 0-9-1, section
+/// 3.1.3.3).
 fn check_routing_key(key: &str, at: Pos, what: &str, report: &mut Report<'_>) {
     if key.is_empty() || key.len() > MAX_ROUTING_KEY_BYTES {
-        report.error(at, format!("{what}'s name must have 1 to {MAX_ROUTING_KEY_BYTES} bytes"));
+        report.error(
+            Code::InvalidName,
+            at,
+            format!("{what}'s name must have 1 to {MAX_ROUTING_KEY_BYTES} bytes"),
+        );
     }
     if key.contains(char::is_whitespace) {
-        report.error_with_hint(
+        report.error_with_help(
+            Code::InvalidName,
             at,
-            format!("{what}'s name holds white space"),
+            format!("{what}'s name contains white space"),
             "a type is words between dots, such as user.updated",
         );
     } else if key.split('.').any(str::is_empty) && !key.is_empty() {
-        report.error_with_hint(
+        report.error_with_help(
+            Code::InvalidName,
             at,
             format!("{what}'s name has an empty word"),
-            "words are divided by single dots, such as user.updated",
+            "separate words by single dots, such as user.updated",
         );
     }
     if let Some(word) = key.split('.').find(|word| word.len() > 1 && word.contains(['*', '#'])) {
-        report.error_with_hint(
+        report.error_with_help(
+            Code::InvalidName,
             at,
-            format!("`{word}` is no word of a topic pattern"),
-            "`*` stands for one whole word between dots, `#` for any number of them",
+            format!("`{word}` is not a word of a topic pattern"),
+            "`*` matches one whole word between dots, `#` any number of words",
         );
     }
 }
 
-fn check_retired(at: Pos, node: &Node, entry: &EntryDocument, report: &mut Report<'_>) {
-    if !entry.retired {
+fn check_retired(at: Pos, node: &Node, definition: &EventDocument, report: &mut Report<'_>) {
+    if !definition.retired {
         return;
     }
     let Content::Object(members) = &node.content else { return };
     for key in ["effects", "examples", "bind"] {
         if let Some(member) = members.iter().find(|member| member.key == key) {
-            report.error_with_hint(
+            report.error_with_help(
+                Code::RetiredKey,
                 member.key_at,
-                format!("a retired event has no `{key}`"),
+                format!("a retired event cannot have `{key}`"),
                 format!("remove it, or `retired` at line {}", at.line),
             );
         }
     }
 }
 
-fn read_entry(node: &Node, report: &mut Report<'_>) -> Option<EntryDocument> {
-    let fields = Fields::open(node, "an event", &ENTRY_KEYS, report)?;
+fn read_definition(node: &Node, report: &mut Report<'_>) -> Option<EventDocument> {
+    let fields = Fields::open(node, "an event", &EVENT_KEYS, report)?;
     fields.text("description", report);
     let bind = fields.node("bind").map(|node| texts(node, "`bind`", report));
     for key in bind.iter().flatten() {
         check_routing_key(&key.text, key.at, "a routing key", report);
     }
-    Some(EntryDocument {
+    Some(EventDocument {
         _description: (),
         bind,
         data: fields.node("data").cloned(),
@@ -254,7 +274,7 @@ fn read_list<T>(
     else {
         return Vec::new();
     };
-    // A broken effect keeps no place: nothing is compiled from a file with an error.
+    // A broken effect has no index: nothing is compiled from a file with an error.
     items.iter().filter_map(|item| read(item, report)).collect()
 }
 
@@ -267,11 +287,9 @@ fn read_lets(node: &Node, report: &mut Report<'_>) -> Vec<(Text, Text)> {
         };
         if !is_word(&name.text) {
             report.error(
+                Code::InvalidName,
                 name.at,
-                format!(
-                    "a `let` cannot be named `{}`: its name is of letters, digits and `_`",
-                    name.text
-                ),
+                format!("a `let` cannot be named `{}`: use letters, digits and `_`", name.text),
             );
         }
     }

@@ -1,7 +1,7 @@
-//! Computes an expression for one event, and charges the event's budget for all of it.
+//! Computes an expression for one event, within the event's budget.
 //!
-//! Fields, loops, lists, comparisons and the common operators are computed here, over the text of
-//! the event. Everything else is CEL's own.
+//! Fields, loops, lists, comparisons and common operators are computed here, over the text of the
+//! event. CEL's own interpreter computes everything else.
 
 use std::cmp::Ordering;
 use std::rc::Rc;
@@ -15,14 +15,14 @@ use crate::registry::fault::Fault;
 use crate::registry::places::Elements;
 use crate::registry::scope::Scope;
 
-/// Units of work for a call of CEL's own functions.
-pub(super) const CALL: u64 = 64;
+/// Units of work for a call of CEL's own interpreter.
+pub(super) const WORK_PER_CALL: u64 = 64;
 
-/// Bytes of one element of a list.
-pub(super) const ELEMENT: usize = size_of::<Value<'_>>();
+/// Size of one element of a list, in bytes.
+pub(super) const ELEMENT_BYTES: usize = size_of::<Value<'_>>();
 
-/// Up to so many members an object needs no index of their names.
-const FEW: usize = 8;
+/// Maximum number of members of an object without an index of their names.
+pub(super) const FEW: usize = 8;
 
 pub(super) type Answer<'v> = Result<Value<'v>, Fault>;
 
@@ -30,13 +30,13 @@ pub(super) type Answer<'v> = Result<Value<'v>, Fault>;
 pub(super) struct Evaluator<'v, 's, 'e> {
     pub(super) scope: &'v Scope<'s, 'e>,
     pub(super) budget: &'v Budget,
-    /// The values of the loops' variables, the outermost first.
+    /// Values of the loops' variables, from the outermost loop on.
     pub(super) variables: Vec<Value<'v>>,
 }
 
-/// Why something is no condition.
+/// Reason why a value is not a condition.
 enum NotBool {
-    /// It has a value, of that type.
+    /// The value has this type.
     Type(String),
     Fault(Fault),
 }
@@ -106,7 +106,7 @@ impl<'v> Evaluator<'v, '_, '_> {
                 Ok(Value::Bool(self.equal(&a, &b)? != *is_negated))
             }
             Node::List(elements) => {
-                self.budget.bytes(48 + elements.len() * ELEMENT)?;
+                self.budget.bytes(48 + elements.len() * ELEMENT_BYTES)?;
                 let elements: Result<Vec<_>, _> =
                     elements.iter().map(|element| self.node(element)).collect();
                 Ok(Value::List(Rc::new(elements?)))
@@ -143,8 +143,8 @@ impl<'v> Evaluator<'v, '_, '_> {
         }
     }
 
-    /// Computes `&&`, or `||` with `decides` true: one side that decides is enough, whatever is
-    /// wrong with the other.
+    /// Computes `&&`, or `||` if `decides` is true. One deciding side is enough, even if the other
+    /// fails.
     fn connect(&mut self, sides: &'v [Node; 2], decides: bool) -> Answer<'v> {
         let left = self.boolean(&sides[0]);
         if matches!(left, Ok(bool) if bool == decides) {
@@ -203,7 +203,7 @@ impl<'v> Evaluator<'v, '_, '_> {
     }
 
     fn map(&mut self, entries: &'v [(Node, Node)]) -> Answer<'v> {
-        self.budget.bytes(48 + 2 * ELEMENT * entries.len())?;
+        self.budget.bytes(48 + 2 * ELEMENT_BYTES * entries.len())?;
         let mut map: Vec<(Value<'v>, Value<'v>)> = Vec::with_capacity(entries.len());
         for (key, value) in entries {
             let key = self.node(key)?;
@@ -219,7 +219,7 @@ impl<'v> Evaluator<'v, '_, '_> {
         Ok(Value::Map(Rc::new(map)))
     }
 
-    /// Returns the place of a key. With `exactly`, an `int` is no `uint`.
+    /// Returns the index of a key. With `exactly`, an `int` does not equal a `uint`.
     pub(super) fn position(
         &self,
         map: &[(Value<'v>, Value<'v>)],
@@ -281,7 +281,7 @@ impl<'v> Evaluator<'v, '_, '_> {
                         continue;
                     }
                     // A list that grows has room for twice its elements.
-                    self.budget.bytes(2 * ELEMENT)?;
+                    self.budget.bytes(2 * ELEMENT_BYTES)?;
                     list.push(self.node(to)?);
                 }
             }
@@ -297,7 +297,7 @@ impl<'v> Evaluator<'v, '_, '_> {
         })
     }
 
-    /// Returns what a loop goes over: elements, or a map's keys.
+    /// Returns what a loop iterates over: elements, or a map's keys.
     pub(super) fn items(&self, of: &Value<'v>) -> Result<Option<Items<'v>>, Fault> {
         Ok(Some(match of {
             Value::List(list) => Items::List(list.clone()),
@@ -307,24 +307,24 @@ impl<'v> Evaluator<'v, '_, '_> {
             Value::Json(json) => {
                 let names: Vec<_> =
                     self.members(*json)?.into_iter().map(|(name, _)| name).collect();
-                self.budget.bytes(names.len() * ELEMENT)?;
+                self.budget.bytes(names.len() * ELEMENT_BYTES)?;
                 Items::List(Rc::new(names))
             }
             Value::Map(entries) => {
-                self.budget.bytes(entries.len() * ELEMENT)?;
+                self.budget.bytes(entries.len() * ELEMENT_BYTES)?;
                 Items::List(Rc::new(entries.iter().map(|(key, _)| key.clone()).collect()))
             }
             _ => return Ok(None),
         }))
     }
 
-    /// Returns an object's members, of one name the last, in the order of their names' last places.
+    /// Returns an object's members. The last of several members with one name counts, at its place.
     pub(super) fn members(&self, of: Json<'v>) -> Result<Vec<(Value<'v>, Json<'v>)>, Fault> {
         self.budget.work(8 + of.text().len() as u64 / 2)?;
         let all = of.members();
         if all.len() > FEW {
             self.budget.work(4 * all.len() as u64)?;
-            self.budget.bytes(all.len() * (ELEMENT + size_of::<Json<'_>>()))?;
+            self.budget.bytes(all.len() * (ELEMENT_BYTES + size_of::<Json<'_>>()))?;
         }
         let mut last = foldhash::HashMap::<&str, usize>::default();
         if all.len() > FEW {
@@ -347,93 +347,9 @@ impl<'v> Evaluator<'v, '_, '_> {
             .map(|((of, json), _)| (name(of), json))
             .collect())
     }
-
-    pub(super) fn equal(&self, a: &Value<'v>, b: &Value<'v>) -> Result<bool, Fault> {
-        self.budget.work(1)?;
-        Ok(match (a, b) {
-            (Value::Bool(a), Value::Bool(b)) => a == b,
-            (Value::Other(a), Value::Other(b)) => {
-                self.budget.work(CALL)?;
-                a.equals(b.as_ref())
-            }
-            _ if a.is_null() => b.is_null(),
-            (Value::Json(a), Value::Json(b))
-                if a.text().len() == b.text().len() && self.is_same_text(*a, *b)? =>
-            {
-                true
-            }
-            _ if a.is_list() && b.is_list() => self.equal_lists(a, b)?,
-            _ if a.is_map() && b.is_map() => self.equal_maps(a, b)?,
-            _ => match (a.as_text(), b.as_text()) {
-                (Some(a), Some(b)) => {
-                    self.budget.work(a.len().min(b.len()) as u64 / 64)?;
-                    a == b
-                }
-                (None, None) => a.compare_numbers(b) == Some(Ordering::Equal),
-                _ => false,
-            },
-        })
-    }
-
-    fn is_same_text(&self, a: Json<'_>, b: Json<'_>) -> Result<bool, Fault> {
-        self.budget.work(a.text().len() as u64 / 64)?;
-        Ok(a.text() == b.text())
-    }
-
-    fn equal_lists(&self, a: &Value<'v>, b: &Value<'v>) -> Result<bool, Fault> {
-        let (Some(a), Some(b)) = (self.items(a)?, self.items(b)?) else { return Ok(false) };
-        if a.len() != b.len() {
-            return Ok(false);
-        }
-        for at in 0..a.len() {
-            self.budget.work(1)?;
-            let (Some(a), Some(b)) = (a.get(at, self.budget)?, b.get(at, self.budget)?) else {
-                return Ok(false);
-            };
-            if !self.equal(&a, &b)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn equal_maps(&self, a: &Value<'v>, b: &Value<'v>) -> Result<bool, Fault> {
-        let (a, b) = (self.entries(a)?, self.entries(b)?);
-        if a.len() != b.len() {
-            return Ok(false);
-        }
-        let mut by_name = foldhash::HashMap::<&str, &Value<'v>>::default();
-        if b.len() > FEW {
-            by_name.extend(b.iter().filter_map(|(key, value)| Some((key.as_text()?, value))));
-        }
-        for (key, value) in &a {
-            let other = match key.as_text() {
-                Some(name) if b.len() > FEW => by_name.get(name).copied(),
-                _ => self.position(&b, key, false)?.map(|at| &b[at].1),
-            };
-            if !other.map_or(Ok(false), |other| self.equal(value, other))? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn entries(&self, of: &Value<'v>) -> Result<Vec<(Value<'v>, Value<'v>)>, Fault> {
-        match of {
-            Value::Json(json) => {
-                let members = self.members(*json)?;
-                members.into_iter().map(|(name, json)| Ok((name, self.json(json)?))).collect()
-            }
-            Value::Map(entries) => {
-                self.budget.work(8 * entries.len() as u64)?;
-                Ok(entries.to_vec())
-            }
-            _ => Ok(Vec::new()),
-        }
-    }
 }
 
-/// What a loop goes over.
+/// Values that a loop iterates over.
 pub(super) enum Items<'v> {
     Json(Elements<'v>),
     List(Rc<Vec<Value<'v>>>),
@@ -458,7 +374,7 @@ impl<'v> Items<'v> {
     }
 }
 
-/// Whether a map written in an expression may have it as a key.
+/// Returns whether the value may be a key of a map in an expression.
 pub(super) fn is_key(value: &Value<'_>) -> bool {
     matches!(value, Value::Bool(_) | Value::Int(_) | Value::UInt(_)) || value.as_text().is_some()
 }

@@ -1,4 +1,4 @@
-//! A compiled expression: CEL's syntax tree without what its macros leave behind.
+//! Nodes of a compiled expression: CEL's syntax tree with its macros as loops.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::value::Value;
 use crate::registry::budget::{Budget, Spent};
 use crate::registry::path::{EventField, Path};
 
-/// What a copy of one of CEL's own values takes beside its text, in bytes.
+/// Size of a copied value of CEL, beside its text, in bytes.
 const OTHER_BYTES: usize = 64;
 
 /// A node of a compiled expression.
@@ -24,17 +24,17 @@ pub(super) enum Node {
     Item,
     Event(EventField),
     HasEvent(EventField),
-    /// An attribute of the event, or whether it has one of that name.
+    /// An attribute of the event, or a test for it.
     Attribute {
         name: Box<str>,
         is_test: bool,
     },
-    /// The place among the entry's `let`s.
+    /// Index of the definition's `let`.
     Let(usize),
     /// A variable (`vars`) that has no value.
     Unset,
     Changed(Path),
-    /// A loop's variable: the place among those of the loops around.
+    /// Variable of a loop: its index among the enclosing loops.
     Variable(usize),
     /// `of.field`, or `has(of.field)`.
     Select {
@@ -60,7 +60,7 @@ pub(super) enum Node {
     },
 }
 
-/// A value that is written in the expression.
+/// A literal of the expression.
 #[derive(Debug)]
 pub(super) enum Literal {
     Null,
@@ -85,15 +85,15 @@ pub(super) enum LoopKind {
     All(Node),
     Exists(Node),
     ExistsOne(Node),
-    /// `map`, and `filter`, which maps each element to itself.
+    /// `map`, or `filter`, which maps each element to itself.
     Map {
         filter: Option<Node>,
         to: Node,
     },
 }
 
-/// An operator or function that is computed here where its operands are of the usual types. For all
-/// others CEL's own is called.
+/// An operator or function that is computed here for operands of common types. CEL computes all
+/// others.
 #[derive(Debug)]
 pub(super) enum Operation {
     Add,
@@ -114,13 +114,13 @@ pub(super) enum Operation {
     Matches(Arc<TextPattern>),
     /// `dyn(x)`: the value itself.
     Same,
-    /// Always CEL's own, and what reading one byte costs in units of work.
+    /// A function that CEL computes, with its units of work for one byte.
     Cel {
         work_per_byte: u64,
     },
 }
 
-/// A call for CEL's own interpreter: its operands are the variables `@0`, `@1`, ...
+/// A call for CEL's interpreter. Its operands are the variables `@0`, `@1`, ...
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) template: IdedExpr,
@@ -128,11 +128,11 @@ pub(super) struct Call {
     pub(super) is_member: bool,
 }
 
-/// The names of a call's operands. No function that expressions may call has more.
+/// Names of a call's operands. No function takes more.
 pub(super) const OPERANDS: [&str; 4] = ["@0", "@1", "@2", "@3"];
 
 impl Call {
-    /// Returns the call of a function or operator with that many operands, the target included.
+    /// Returns the call of a function or operator. `operands` includes the target.
     pub(super) fn of(function: &str, has_target: bool, operands: usize) -> Self {
         let mut args = OPERANDS
             .iter()
@@ -164,7 +164,7 @@ impl Literal {
         }
     }
 
-    /// Returns the value. A copy of what is not shared is charged for.
+    /// Returns the value. Charges for a copy of a value that is not shared.
     pub(super) fn value(&self, budget: &Budget) -> Result<Value<'_>, Spent> {
         Ok(match self {
             Self::Null => Value::Null,

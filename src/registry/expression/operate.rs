@@ -1,5 +1,4 @@
-//! Operators and functions: the usual ones over values of the usual types, and CEL's own for
-//! everything else.
+//! Operators and functions over values of common types, with CEL's interpreter for all others.
 
 use std::cmp::Ordering;
 use std::rc::Rc;
@@ -8,14 +7,14 @@ use cel::{Context, Value as CelValue};
 use memchr::memmem;
 
 use super::ENV;
-use super::evaluate::{Answer, CALL, ELEMENT, Evaluator, is_key};
+use super::evaluate::{Answer, ELEMENT_BYTES, Evaluator, WORK_PER_CALL, is_key};
 use super::node::{Call, OPERANDS, Operation};
 use super::value::Value;
 use crate::event::json::JsonKind;
 use crate::registry::fault::Fault;
 
 impl<'v> Evaluator<'v, '_, '_> {
-    /// Computes an operation whose operands are of the usual types.
+    /// Computes an operation if its operands have common types.
     pub(super) fn operate(
         &self,
         operation: &Operation,
@@ -97,7 +96,7 @@ impl<'v> Evaluator<'v, '_, '_> {
         let mut list = Vec::new();
         for items in [a, b] {
             self.budget.work(items.len() as u64)?;
-            self.budget.bytes(items.len() * ELEMENT)?;
+            self.budget.bytes(items.len() * ELEMENT_BYTES)?;
             list.reserve(items.len());
             for at in 0..items.len() {
                 list.extend(items.get(at, self.budget)?);
@@ -178,10 +177,10 @@ impl<'v> Evaluator<'v, '_, '_> {
         Ok(Some(Value::Int(i64::try_from(size).unwrap_or(i64::MAX))))
     }
 
-    /// Asks CEL's own interpreter.
+    /// Calls CEL's interpreter.
     pub(super) fn call(&self, call: &Call, operands: &[Value<'v>]) -> Answer<'v> {
         let bytes = operands.iter().map(Value::length).sum::<usize>();
-        self.budget.work(CALL + bytes as u64 / 4)?;
+        self.budget.work(WORK_PER_CALL + bytes as u64 / 4)?;
         self.budget.bytes(32)?;
         let mut context = Context::with_env(ENV.clone());
         for (name, value) in OPERANDS.iter().zip(operands) {
@@ -198,13 +197,12 @@ impl<'v> Evaluator<'v, '_, '_> {
     }
 }
 
-/// Whether a map may be asked for it: a double is the integer that it equals.
+/// Returns whether a map may be asked for the value. A double counts as the integer that it equals.
 fn is_map_key(value: &Value<'_>) -> bool {
     is_key(value) || matches!(value, Value::Double(_))
 }
 
-/// Returns the place that an index means: `Some(None)` where no list has it, `None` where it is no
-/// index.
+/// Returns the position of an index: `None` if it is not an index, `Some(None)` if no list has it.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,

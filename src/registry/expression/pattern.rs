@@ -1,4 +1,4 @@
-//! The patterns of `matches`: compiled when the registry loads.
+//! Regular expressions of `matches`, compiled when the registry loads.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,39 +7,39 @@ use regex::{Regex, RegexBuilder};
 
 use crate::registry::regex_size::sixteenths_per_byte;
 
-/// Most bytes that a compiled pattern takes.
+/// Maximum size of a compiled pattern, in bytes.
 const MAX_COMPILED_BYTES: usize = 4 * 1024 * 1024;
 
-/// The first limit that is tried.
+/// First size limit that is tried, in bytes.
 const MIN_COMPILED_BYTES: usize = 16 * 1024;
 
-/// Most bytes that the compiled patterns of a registry take together.
+/// Maximum size of all compiled patterns of a registry, in bytes.
 const MAX_BYTES_TOGETHER: usize = 64 * 1024 * 1024;
 
-/// A pattern, and what a match costs.
+/// A compiled pattern, with the cost of a match.
 #[derive(Debug)]
 pub(super) struct TextPattern {
     regex: Regex,
     sixteenths_per_byte: u64,
 }
 
-/// The patterns of a registry, each compiled once.
+/// The patterns of a registry. Each is compiled once.
 #[derive(Debug, Default)]
 pub(in crate::registry) struct TextPatterns {
     known: HashMap<String, Arc<TextPattern>>,
     bytes: usize,
 }
 
-/// Why a pattern is refused.
+/// Reason for which a pattern is refused.
 pub(super) enum PatternRefused {
-    /// What is wrong with it, in one line.
+    /// Its error, in one line.
     Wrong(String),
     /// The patterns of the registry are too large together.
     TooMany,
 }
 
 impl TextPatterns {
-    /// Compiles a pattern, or returns the equal one that is known.
+    /// Compiles a pattern, or returns an equal one that is compiled already.
     pub(super) fn compile(&mut self, pattern: &str) -> Result<Arc<TextPattern>, PatternRefused> {
         if let Some(known) = self.known.get(pattern) {
             return Ok(Arc::clone(known));
@@ -48,7 +48,7 @@ impl TextPatterns {
             return Err(PatternRefused::TooMany);
         }
         let (compiled, bytes) = TextPattern::compile(pattern);
-        // Refused patterns count too: each attempt takes time in proportion.
+        // Refused patterns count too, because each attempt takes time in proportion to its size.
         self.bytes += bytes;
         let compiled = compiled.map_err(PatternRefused::Wrong)?;
         if self.bytes > MAX_BYTES_TOGETHER {
@@ -61,8 +61,8 @@ impl TextPatterns {
 }
 
 impl TextPattern {
-    /// Compiles a pattern. Returns it with about the bytes that it takes: the first power of two
-    /// that was enough, or the limit where none was.
+    /// Compiles a pattern. Also returns its approximate size in bytes: the first power of two that
+    /// was enough, or the limit if none was.
     fn compile(pattern: &str) -> (Result<Self, String>, usize) {
         let mut bytes = MIN_COMPILED_BYTES;
         let compiled = loop {
@@ -73,9 +73,9 @@ impl TextPattern {
                 }
                 Err(regex::Error::CompiledTooBig(_)) if bytes < MAX_COMPILED_BYTES => bytes *= 2,
                 Err(regex::Error::CompiledTooBig(_)) => {
-                    break Err("it becomes too large: fewer or smaller repetitions, or (?-u) for \
-                               ASCII alone"
-                        .to_owned());
+                    let why = "it is too large: use fewer or smaller repetitions, \
+                               or (?-u) for ASCII only";
+                    break Err(why.to_owned());
                 }
                 Err(other) => {
                     let text = other.to_string();
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_that_are_refused_count_towards_the_common_size() {
+    fn refused_patterns_count_towards_the_total_size() {
         let mut patterns = TextPatterns::default();
         let outcomes: Vec<bool> = (0..40)
             .map(|at| patterns.compile(&["^\\p{L}{1,200}", &at.to_string(), "$"].concat()))

@@ -1,13 +1,14 @@
-//! What is wrong with a text that is no expression.
+//! Words CEL's syntax errors for users, without the terms of its parser.
 
+use super::super::code::Code;
 use crate::registry::path::TextProblem;
 
-const TOO_EARLY: &str = "it ends too early";
+const TOO_EARLY: &str = "the text ends too early";
 
-/// Says what the parser found, without the parser's own words. `rest` is the text from there on.
+/// Describes an error of the parser. `rest` is the text from the error on.
 fn in_words(message: &str, rest: &str) -> String {
     let message = message.lines().next().unwrap_or_default().trim_start_matches("Syntax error: ");
-    // What else might be there is a list of every token that CEL has.
+    // The expected tokens are a list of all tokens of CEL.
     let found = message.split(" expecting ").next().unwrap_or_default();
     let is_at_end =
         rest.trim().is_empty() || found.contains("<EOF>") || message.starts_with("Incomplete ");
@@ -38,13 +39,13 @@ fn in_words(message: &str, rest: &str) -> String {
     } else {
         &rest[..rest.chars().next().map_or(0, char::len_utf8)]
     };
-    format!("`{}` cannot be here", shown.escape_debug())
+    format!("unexpected `{}`", shown.escape_debug())
 }
 
-/// Returns the first error of CEL's parser, in its place, and what was probably meant.
+/// Returns the first syntax error with its place and a likely fix.
 pub(super) fn syntax_problem(text: &str, errors: &cel::ParseErrors) -> TextProblem {
     let Some(first) = errors.errors.first() else {
-        return TextProblem::new(0, "not an expression");
+        return TextProblem::new(Code::ExpressionSyntax, 0, "not an expression");
     };
     let line_from = match usize::try_from(first.pos.0).unwrap_or(0) {
         0 | 1 => 0,
@@ -55,7 +56,8 @@ pub(super) fn syntax_problem(text: &str, errors: &cel::ParseErrors) -> TextProbl
         text[line_from..].char_indices().nth(column).map_or(text.len(), |(at, _)| line_from + at);
     let words = in_words(&first.msg, &text[at..]);
     let at = if words == TOO_EARLY { text.len() } else { at };
-    let problem = TextProblem::new(at, format!("not an expression: {words}"));
+    let problem =
+        TextProblem::new(Code::ExpressionSyntax, at, format!("not an expression: {words}"));
     let has_word = |word: &str| {
         text.split(|c: char| !(c == '_' || c.is_ascii_alphanumeric())).any(|known| known == word)
     };
@@ -66,14 +68,14 @@ pub(super) fn syntax_problem(text: &str, errors: &cel::ParseErrors) -> TextProbl
             .any(|at| bytes[at] == b'=' && !beside(at + 1) && !(at > 0 && beside(at - 1)))
     };
     if text.trim_start().starts_with('{') || text.contains("{{") {
-        problem.hint("an expression is no template: a field is data.name, without braces")
+        problem.help("an expression has no braces: a field is data.name")
     } else if text.contains("===") || text.contains("!==") || is_lone_equals() {
-        problem.hint("CEL compares with == and !=")
+        problem.help("CEL compares with == and !=")
     } else if ["and", "or", "not"].into_iter().any(has_word) {
-        problem.hint("CEL's words for and, or and not are &&, || and !")
+        problem.help("CEL writes and, or and not as &&, || and !")
     } else if text.contains("let.") {
-        problem.hint("`let` is a reserved word of CEL: in expressions that root is `lets`")
+        problem.help("write `lets`: in CEL, `let` is a reserved word")
     } else {
-        problem.hint("CEL, such as data.status == \"sold\"; a field named like a word of CEL is data[\"in\"]")
+        problem.help("write CEL, such as data.status == \"sold\"; a field with a reserved name is data[\"in\"]")
     }
 }

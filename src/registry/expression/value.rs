@@ -1,4 +1,4 @@
-//! The values that an expression computes with.
+//! Values with which an expression computes.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -16,11 +16,11 @@ use crate::event::json::{JsonKind, write_string};
 use crate::registry::budget::{Budget, Spent};
 use crate::registry::fault::Fault;
 
-/// A value. A copy of it is cheap: what is long is shared.
+/// A value. Cloning is cheap, because long values are shared.
 #[derive(Clone)]
 pub(in crate::registry) enum Value<'v> {
     Null,
-    /// `previous` where the publisher gave none: it equals null and has no fields.
+    /// `previous` if the publisher gave none. It equals null and has no fields.
     AbsentPrevious,
     Bool(bool),
     Int(i64),
@@ -31,15 +31,17 @@ pub(in crate::registry) enum Value<'v> {
     /// An array or an object of the event, of a `let` or of an item.
     Json(Json<'v>),
     List(Rc<Vec<Value<'v>>>),
-    /// A map written in the expression: keys are bool, int, uint or text; each stands once.
+    /// A map written in the expression. Its keys are bool, int, uint or text, and each occurs once.
     Map(Rc<Vec<(Value<'v>, Value<'v>)>>),
-    /// A value that only CEL's own functions look into: bytes, a timestamp, a duration, a type.
+    /// A value that only CEL's functions read: bytes, a timestamp, a duration or a type.
     Other(Rc<dyn Val>),
 }
 
 impl<'v> Value<'v> {
-    /// Reads a JSON value: an integer written as digits is an `int`, one too large for that a
-    /// `uint`, any other number a `double`.
+    /// Reads a JSON value.
+    ///
+    /// An integer is an `int`, or a `uint` if it is too large for that. Any other number is a
+    /// `double`.
     pub(in crate::registry) fn of(json: Json<'v>, budget: &Budget) -> Result<Self, Spent> {
         Ok(match json.kind() {
             JsonKind::Null => Self::Null,
@@ -73,7 +75,7 @@ impl<'v> Value<'v> {
     /// Returns the value as JSON.
     ///
     /// # Errors
-    /// A value of a type that JSON has nothing for; the budget is spent.
+    /// The value has a type that JSON lacks, or the budget is spent.
     pub(in crate::registry) fn to_json(&self, budget: &Budget) -> Result<String, Fault> {
         let mut out = String::new();
         self.write_json(budget, &mut out)?;
@@ -88,14 +90,13 @@ impl<'v> Value<'v> {
             Self::Bool(bool) => out.push_str(if *bool { "true" } else { "false" }),
             Self::Int(int) => push(int, budget, out)?,
             Self::UInt(uint) => push(uint, budget, out)?,
-            // Beyond 2^53 a double no longer says which integer was meant: it would make the wrong
-            // key.
+            // Beyond 2^53 a double does not identify an integer, and would make a wrong key.
             Self::Double(double) if double.abs() >= 9_007_199_254_740_992.0 => {
-                return Err(Fault::no_json("a double beyond 2^53, no exact number"));
+                return Err(Fault::no_json("a double beyond 2^53, which is not exact"));
             }
             Self::Double(double) => {
                 let number = serde_json::Number::from_f64(*double)
-                    .ok_or_else(|| Fault::no_json("a double that is no number"))?;
+                    .ok_or_else(|| Fault::no_json("a double that is not a number"))?;
                 push(&number, budget, out)?;
             }
             Self::Borrowed(text) => push_text(text, budget, out)?,
@@ -122,7 +123,7 @@ impl<'v> Value<'v> {
         Ok(())
     }
 
-    /// Reads a value that a function of CEL has made. Those make no lists and no maps.
+    /// Reads a value that a function of CEL returned. These are never lists or maps.
     pub(super) fn of_cel(value: &dyn Val) -> Option<Self> {
         Some(if let Some(text) = value.downcast_ref::<CelString>() {
             Self::Text(text.inner().into())
@@ -145,8 +146,8 @@ impl<'v> Value<'v> {
         })
     }
 
-    /// Returns the value for a function of CEL. In the place of a list or a map it gets an empty
-    /// one: it asks for the type alone.
+    /// Returns the value for a function of CEL. Lists and maps become empty ones, because only
+    /// their type matters.
     pub(super) fn to_cel(&self) -> Box<dyn Val + '_> {
         match self {
             Self::Null | Self::AbsentPrevious => Box::new(CelNull),
@@ -167,7 +168,7 @@ impl<'v> Value<'v> {
         }
     }
 
-    /// Returns the name of the type, as CEL has it.
+    /// Returns CEL's name of the type.
     pub(super) fn type_name(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::Null | Self::AbsentPrevious => "null_type",
@@ -211,7 +212,7 @@ impl<'v> Value<'v> {
         }
     }
 
-    /// Returns how many bytes a function of CEL reads of it.
+    /// Returns the number of bytes that a function of CEL reads.
     pub(super) fn length(&self) -> usize {
         match self {
             Self::Borrowed(text) => text.len(),
@@ -223,7 +224,8 @@ impl<'v> Value<'v> {
         }
     }
 
-    /// Compares two numbers as CEL does; `None` where one is no number, or none is the larger.
+    /// Compares two numbers as CEL does. Returns `None` for NaN and for values that are not
+    /// numbers.
     pub(super) fn compare_numbers(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
             (Self::Int(a), Self::Int(b)) => Some(a.cmp(b)),
@@ -258,11 +260,11 @@ fn write_map(
     let mut members = Vec::with_capacity(entries.len());
     for (key, value) in entries {
         members.push((
-            key.as_text().ok_or_else(|| Fault::no_json("a map with keys that are no strings"))?,
+            key.as_text().ok_or_else(|| Fault::no_json("a map with keys that are not strings"))?,
             value,
         ));
     }
-    // CEL's maps have no order of their own.
+    // CEL's maps have no order.
     members.sort_unstable_by_key(|(name, _)| *name);
     out.push('{');
     for (at, (name, value)) in members.into_iter().enumerate() {
@@ -293,7 +295,7 @@ fn push_text(text: &str, budget: &Budget, out: &mut String) -> Result<(), Spent>
     Ok(())
 }
 
-/// Copies one of CEL's values that borrow nothing.
+/// Copies a value of CEL that borrows nothing.
 fn owned(value: &dyn Val) -> Option<Rc<dyn Val>> {
     if let Some(bytes) = value.downcast_ref::<CelBytes>() {
         return Some(Rc::new(CelBytes::from(bytes.inner().to_vec())));

@@ -1,51 +1,53 @@
-//! What an event definition says as a whole: effects that undo or repeat each other, fields that
-//! nothing reads, names that anybody may choose.
+//! Warnings about an event definition as a whole: effects that undo or repeat each other, and
+//! fields that no rule reads.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
+use super::super::code::Code;
 use super::super::diagnostic::Report;
-use super::super::document::{EffectDocument, EntryDocument, Text, Ttl};
+use super::super::document::{EffectDocument, EventDocument, Text, Ttl};
 use super::super::effect::Verb;
-use super::super::path::{Path, Root, Step};
+use super::super::path::{Path, PathRoot, PathStep};
 
-/// Which fields of the payload the texts of a definition read.
+/// Fields of the payload that the definition's texts read.
 #[derive(Debug, Default)]
 pub(in super::super) struct Reads {
     fields: RefCell<HashSet<Box<str>>>,
-    /// The whole payload is read.
+    /// Some text reads the whole payload.
     is_whole: Cell<bool>,
-    /// The first field that a key names.
+    /// First field that a key reads.
     key: RefCell<Option<Box<str>>>,
 }
 
 impl Reads {
     pub(in super::super) fn note<'p>(&self, paths: impl Iterator<Item = &'p Path>) {
-        for path in paths.filter(|path| matches!(path.root(), Root::Data | Root::Previous)) {
+        for path in paths.filter(|path| matches!(path.root(), PathRoot::Data | PathRoot::Previous))
+        {
             match path.steps().first() {
-                Some(Step::Member(name)) => drop(self.fields.borrow_mut().insert(name.clone())),
+                Some(PathStep::Member(name)) => drop(self.fields.borrow_mut().insert(name.clone())),
                 _ => self.is_whole.set(true),
             }
         }
     }
 
-    /// Notes the fields that the keys of an effect name.
+    /// Records the fields that the keys of an effect read.
     pub(in super::super) fn note_key<'p>(&self, mut paths: impl Iterator<Item = &'p Path>) {
         let mut key = self.key.borrow_mut();
         if key.is_none() {
             *key = paths
-                .find(|path| path.root() == Root::Data && !path.is_raw())
+                .find(|path| path.root() == PathRoot::Data && !path.is_raw())
                 .map(|path| path.text().into());
         }
     }
 }
 
-/// Warns of what one definition says.
+/// Warns of problems of one definition.
 pub(in super::super) fn check_definition(
     name: &Text,
-    definition: &EntryDocument,
+    definition: &EventDocument,
     schema: Option<&Value>,
     reads: &Reads,
     report: &mut Report<'_>,
@@ -63,9 +65,9 @@ pub(in super::super) fn check_definition(
     }
 }
 
-/// Values that a later effect of the same event takes away again.
+/// Warns of values that a later effect of the same event removes.
 fn check_order(effects: &[EffectDocument], report: &mut Report<'_>) {
-    // The first effect that stores each tag, and each key.
+    // The first effect that stores each tag and each key.
     let mut stored: HashMap<&str, &EffectDocument> = HashMap::new();
     let mut written: HashMap<&str, &EffectDocument> = HashMap::new();
     for effect in effects {
@@ -80,9 +82,10 @@ fn check_order(effects: &[EffectDocument], report: &mut Report<'_>) {
             };
             if let Some(earlier) = earlier {
                 report.warn(
+                    Code::EffectUndone,
                     target.at,
                     format!(
-                        "this takes away what the `{}` at line {} has just stored",
+                        "this removes what the `{}` at line {} stored",
                         earlier.verb, earlier.at.line
                     ),
                     format!(
@@ -102,7 +105,7 @@ fn check_order(effects: &[EffectDocument], report: &mut Report<'_>) {
     }
 }
 
-/// Whether two effects apply to the same events and elements, and name keys alike.
+/// Returns whether two effects apply to the same events and elements, with the same key prefix.
 fn is_alike(first: &EffectDocument, second: &EffectDocument) -> bool {
     let text = |text: &Option<Text>| text.as_ref().map(|text| text.text.clone());
     let of =
@@ -110,7 +113,7 @@ fn is_alike(first: &EffectDocument, second: &EffectDocument) -> bool {
     of(first) == of(second)
 }
 
-/// One target twice.
+/// Warns of effects with the same verb and target.
 fn check_repetition(effects: &[EffectDocument], report: &mut Report<'_>) {
     let mut known: HashMap<(Verb, &str), Vec<&EffectDocument>> = HashMap::new();
     for effect in effects {
@@ -118,9 +121,10 @@ fn check_repetition(effects: &[EffectDocument], report: &mut Report<'_>) {
             let earlier = known.entry((effect.verb, &target.text)).or_default();
             if let Some(earlier) = earlier.iter().find(|earlier| is_alike(earlier, effect)) {
                 report.warn(
+                    Code::EffectRepeated,
                     target.at,
                     format!(
-                        "`{}` has this target at line {} already",
+                        "`{}` already has this target at line {}",
                         effect.verb, earlier.at.line
                     ),
                     if effect.verb == Verb::BumpVersion {
@@ -135,20 +139,21 @@ fn check_repetition(effects: &[EffectDocument], report: &mut Report<'_>) {
     }
 }
 
-/// Values that never expire.
+/// Warns of values that never expire.
 fn check_lifetimes(effects: &[EffectDocument], report: &mut Report<'_>) {
     for effect in effects.iter().filter(|effect| effect.verb != Verb::Expire) {
         if let Some(ttl) = effect.ttl.as_ref().filter(|ttl| ttl.value == Ttl::Never) {
             report.warn(
+                Code::TtlNever,
                 ttl.at,
-                "this value never expires: what no event takes away stays for ever",
-                "give it a long `ttl`, such as 30d, which bounds what a lost event leaves behind",
+                "this value never expires: it stays until an event removes it",
+                "set a long `ttl`, such as 30d, which limits the harm of a lost event",
             );
         }
     }
 }
 
-/// A tag that every event of every team invalidates.
+/// Warns of a tag that every event invalidates.
 fn check_every_event(name: &Text, effects: &[EffectDocument], report: &mut Report<'_>) {
     if name.text.split('.').all(|word| word == "#")
         && let Some(effect) = effects
@@ -156,21 +161,22 @@ fn check_every_event(name: &Text, effects: &[EffectDocument], report: &mut Repor
             .find(|effect| effect.verb == Verb::InvalidateTags && effect.when.is_none())
     {
         report.warn(
+            Code::EventEvery,
             effect.at,
             format!("`{}` matches every event, so each of them invalidates these tags", name.text),
-            "name the events that change what the tags hold, such as \"product.*\"",
+            "name the events that change the keys of the tags, such as \"product.*\"",
         );
     }
 }
 
-/// Fields that the schema declares and no text reads.
+/// Warns of fields that the schema declares and no text reads.
 fn check_unread(
     schema: &Value,
     data: &super::super::tree::Node,
     reads: &Reads,
     report: &mut Report<'_>,
 ) {
-    // Where no other fields may be there, each must be declared.
+    // A closed schema must declare every field that may be present.
     let is_closed = ["additionalProperties", "unevaluatedProperties"]
         .iter()
         .any(|keyword| schema[*keyword] == false);
@@ -190,23 +196,29 @@ fn check_unread(
     let names =
         names.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() };
     report.warn(
+        Code::FieldUnread,
         data.nearest_to(&format!(
             "/properties/{}",
             unread[0].replace('~', "~0").replace('/', "~1")
         ))
         .at,
         format!("`data` declares {names}, and no rule reads it"),
-        "use it in a rule, or remove it: an event without it is as good",
+        "use it in a rule, or remove it from `data`",
     );
 }
 
-/// Keys that a publisher chooses, in a definition that describes no payload.
+/// Warns of keys that read a field which no schema describes.
 fn check_undescribed(name: &Text, reads: &Reads, report: &mut Report<'_>) {
     if let Some(path) = &*reads.key.borrow() {
         report.warn(
+            Code::DataMissing,
             name.at,
-            format!("`{}` has no `data`, so `{path}` may be any text, and is in a key", name.text),
-            "describe the field under `data`, with a `type`, and a `pattern`, a `format` or an `enum` where it is a string",
+            format!(
+                "`{}` has no `data`, so `{path}` may be any text, and is part of a key",
+                name.text
+            ),
+            "describe it in `data` with a `type`; \
+             a string also needs a `pattern`, `format` or `enum`",
         );
     }
 }

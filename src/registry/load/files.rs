@@ -1,8 +1,7 @@
-//! The registry's files: which there are, and their bytes, within bounds.
+//! Lists and reads the registry's files, within limits.
 //!
-//! Symbolic links are followed only to what lies beneath the registry's own directory, as those of
-//! a mounted ConfigMap do. A link that leads elsewhere could show any file of the machine in a
-//! diagnostic.
+//! Symbolic links are followed only to files below the registry's own directory, such as those of a
+//! mounted ConfigMap. A link to another place could show any file of the machine in a diagnostic.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ffi::OsString;
@@ -11,44 +10,44 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use super::super::diagnostic::{Problem, Problems};
+use super::super::code::Code;
+use super::super::diagnostic::{Diagnostic, Diagnostics};
 
-/// Most rule files of a registry.
+/// Maximum number of rule files of a registry.
 const MAX_FILES: usize = 10_000;
 
-/// Most bytes of one rule file.
+/// Maximum size of one rule file, in bytes.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Most bytes of all rule files.
+/// Maximum size of all rule files, in bytes.
 const MAX_REGISTRY_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Most names that the directories may hold, rule files or not: the worker looks at them every
-/// second.
+/// Maximum number of names in the directories. The worker lists them every second.
 const MAX_NAMES: usize = 100_000;
 
-/// The deepest nesting of directories.
+/// Maximum nesting of directories.
 const MAX_DIRECTORY_DEPTH: usize = 16;
 
-/// The rule files of a directory, as far as can be told without reading them. Equal as long as
-/// nothing changed.
+/// List of the rule files of a directory, without their content. Equal lists mean that nothing
+/// changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileList {
-    /// In byte order of their paths.
+    /// Files in byte order of their paths.
     files: Vec<RuleFile>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct RuleFile {
-    /// Below the registry's directory, with `/`.
+    /// Path below the registry's directory, with `/`.
     path: String,
-    /// As a person would open it.
+    /// Path that a user would open.
     shown_path: String,
-    /// Without links.
+    /// Path without links.
     real_path: PathBuf,
     version: FileVersion,
 }
 
-/// Changes whenever a file's content does.
+/// Properties that change whenever a file's content does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileVersion {
     device: u64,
@@ -70,11 +69,11 @@ impl FileVersion {
     }
 }
 
-/// A file that was read.
+/// A file, read.
 pub(super) struct ReadFile {
-    /// Below the registry's directory, with `/`.
+    /// Path below the registry's directory, with `/`.
     pub(super) path: String,
-    /// As a person would open it.
+    /// Path that a user would open.
     pub(super) shown_path: String,
     pub(super) bytes: Vec<u8>,
 }
@@ -82,17 +81,18 @@ pub(super) struct ReadFile {
 /// Lists the rule files below a directory.
 ///
 /// # Errors
-/// Everything that cannot be listed, and every link that leads out of the directory.
-pub(super) fn list(schemas: &Path) -> Result<FileList, Problems> {
+/// Files that cannot be listed, and links that lead out of the directory.
+pub(super) fn list(schemas: &Path) -> Result<FileList, Diagnostics> {
     let root = match std::fs::canonicalize(schemas) {
         Ok(root) => root,
         Err(error) => {
-            let hint = "UNSTALE_SCHEMAS names the directory of schema files";
+            let help = "set UNSTALE_SCHEMAS to the directory of the rule files";
             let message = format!("the registry cannot be read: {}", reason(&error));
-            return Err(Problems(vec![Problem::of_path(
+            return Err(Diagnostics(vec![Diagnostic::of_path(
+                Code::FileUnreadable,
                 schemas.display().to_string(),
                 message,
-                hint,
+                help,
             )]));
         }
     };
@@ -108,25 +108,35 @@ pub(super) fn list(schemas: &Path) -> Result<FileList, Problems> {
     let top =
         Directory { shown: schemas.to_owned(), real: root.clone(), below: String::new(), depth: 0 };
     let mut walked = walk.directory(&top);
-    // Each directory is visited once, by its own name if it has one: so the files' paths depend on
-    // no order.
+    // Each directory is visited once, by its own name if it has one. Paths of files therefore
+    // depend on no order.
     while let (Ok(()), Some(directory)) = (&walked, walk.linked.pop_front()) {
         walked = walk.directory(&directory);
     }
     if let Err(TooMuch(message)) = walked {
-        let hint = "remove what is no rule file, or split the registry";
-        walk.problems.push(Problem::of_path(schemas.display().to_string(), message, hint));
+        let help = "remove other files, or split the registry";
+        walk.problems.push(Diagnostic::of_path(
+            Code::RegistryTooLarge,
+            schemas.display().to_string(),
+            message,
+            help,
+        ));
     }
     if walk.files.is_empty() && walk.problems.is_empty() {
-        let hint =
+        let help =
             "put *.yaml, *.yml or *.json files there, or name another directory in UNSTALE_SCHEMAS";
-        let message = "the registry is empty: no schema file stands in this directory";
-        walk.problems.push(Problem::of_path(schemas.display().to_string(), message, hint));
+        let message = "the registry is empty: this directory holds no rule file";
+        walk.problems.push(Diagnostic::of_path(
+            Code::RegistryEmpty,
+            schemas.display().to_string(),
+            message,
+            help,
+        ));
     }
     if walk.problems.is_empty() {
         Ok(FileList { files: walk.files.into_values().collect() })
     } else {
-        Err(Problems(walk.problems))
+        Err(Diagnostics(walk.problems))
     }
 }
 
@@ -145,7 +155,8 @@ pub(super) fn read(list: FileList) -> Result<Vec<ReadFile>, ReadError> {
             }
             Err(error) => {
                 is_gone |= error.kind() == io::ErrorKind::NotFound;
-                problems.push(Problem::of_path(
+                problems.push(Diagnostic::of_path(
+                    Code::FileUnreadable,
                     file.shown_path,
                     format!("the file cannot be read: {}", reason(&error)),
                     "",
@@ -156,17 +167,17 @@ pub(super) fn read(list: FileList) -> Result<Vec<ReadFile>, ReadError> {
     if problems.is_empty() { Ok(files) } else { Err(ReadError { problems, is_gone }) }
 }
 
-/// Why files could not be read.
+/// Error of reading files.
 pub(super) struct ReadError {
-    pub(super) problems: Vec<Problem>,
-    /// A listed file is gone: the files are being replaced just now.
+    pub(super) problems: Vec<Diagnostic>,
+    /// A listed file no longer exists, because the files are being replaced.
     pub(super) is_gone: bool,
 }
 
 fn read_bytes(file: &RuleFile) -> io::Result<Vec<u8>> {
     let mut bytes =
         Vec::with_capacity(usize::try_from(file.version.size_bytes).unwrap_or_default());
-    // It may have grown since it was listed.
+    // The file may have grown since it was listed.
     File::open(&file.real_path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(io::Error::other(format!(
@@ -180,7 +191,7 @@ fn read_bytes(file: &RuleFile) -> io::Result<Vec<u8>> {
 struct Directory {
     shown: PathBuf,
     real: PathBuf,
-    /// Its path below the registry's directory, with `/`.
+    /// Path below the registry's directory, with `/`.
     below: String,
     depth: usize,
 }
@@ -189,15 +200,15 @@ struct Walk<'r> {
     root: &'r Path,
     /// Devices and inodes of directories.
     visited: HashSet<(u64, u64)>,
-    /// Directories that links lead to.
+    /// Targets of links to directories.
     linked: VecDeque<Directory>,
     files: BTreeMap<String, RuleFile>,
     names_left: usize,
     bytes_left: u64,
-    problems: Vec<Problem>,
+    problems: Vec<Diagnostic>,
 }
 
-/// The registry is beyond a limit: nothing more is looked at.
+/// A limit is exceeded, and the walk ends.
 struct TooMuch(String);
 
 impl Walk<'_> {
@@ -212,7 +223,12 @@ impl Walk<'_> {
         for name in names {
             let shown = directory.shown.join(&name);
             let Some(name) = name.to_str() else {
-                self.problem(&shown, "the name is not UTF-8", "rename the file");
+                self.problem(
+                    Code::FileEncoding,
+                    &shown,
+                    "the name is not UTF-8",
+                    "rename the file",
+                );
                 continue;
             };
             if name.starts_with('.') {
@@ -233,6 +249,7 @@ impl Walk<'_> {
                 Ok(metadata) if metadata.is_dir() => {
                     if directory.depth == MAX_DIRECTORY_DEPTH {
                         self.problem(
+                            Code::FileTooLarge,
                             &shown,
                             format!("directories are nested deeper than {MAX_DIRECTORY_DEPTH}"),
                             "",
@@ -247,16 +264,19 @@ impl Walk<'_> {
                     }
                 }
                 Ok(metadata) if is_rule_file => self.file(below, shown, real, &metadata)?,
-                Err(error) if is_rule_file => {
-                    self.problem(&shown, format!("the file cannot be read: {}", reason(&error)), "")
-                }
+                Err(error) if is_rule_file => self.problem(
+                    Code::FileUnreadable,
+                    &shown,
+                    format!("the file cannot be read: {}", reason(&error)),
+                    "",
+                ),
                 Ok(_) | Err(_) => {}
             }
         }
         Ok(())
     }
 
-    /// Returns the names in a directory in byte order; none where it was visited before.
+    /// Returns the names in a directory in byte order, or none if it was visited before.
     fn names(&mut self, directory: &Directory) -> io::Result<Result<Vec<OsString>, TooMuch>> {
         let metadata = std::fs::metadata(&directory.real)?;
         if !self.visited.insert((metadata.dev(), metadata.ino())) {
@@ -291,6 +311,7 @@ impl Walk<'_> {
             Err(error) => {
                 if is_rule_file {
                     self.problem(
+                        Code::FileUnreadable,
                         &shown,
                         format!("the symbolic link cannot be followed: {}", reason(&error)),
                         "",
@@ -303,15 +324,21 @@ impl Walk<'_> {
             return Ok(());
         }
         if !self.is_inside(&target) {
-            let hint = format!(
-                "links may lead to what lies in {}, and not to its hidden files: copy the files there",
+            let help = format!(
+                "link only to files inside {} that are not hidden, or copy the file there",
                 self.root.display()
             );
-            self.problem(&shown, "this symbolic link leads out of the registry", &hint);
+            self.problem(
+                Code::FileLink,
+                &shown,
+                "this symbolic link leads out of the registry",
+                &help,
+            );
         } else if !metadata.is_dir() {
             self.file(below, shown, target, &metadata)?;
         } else if depth == MAX_DIRECTORY_DEPTH {
             self.problem(
+                Code::FileTooLarge,
                 &shown,
                 format!("directories are nested deeper than {MAX_DIRECTORY_DEPTH}"),
                 "",
@@ -322,13 +349,12 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Whether a path lies in the registry, and not in a hidden place such as `.git`. Kubernetes
-    /// keeps a ConfigMap's files in `..2026_01_31`.
+    /// Returns whether a path is in the registry, and not in a hidden place such as `.git`.
+    /// Kubernetes keeps a ConfigMap's files in `..2026_01_31`.
     fn is_inside(&self, target: &Path) -> bool {
         let is_shown = |name: &str| !name.starts_with('.') || name.starts_with("..");
-        target
-            .strip_prefix(self.root)
-            .is_ok_and(|below| below.components().all(|part| matches!(part, Component::Normal(name) if name.to_str().is_none_or(is_shown))))
+        let is_followed = |part: Component<'_>| matches!(part, Component::Normal(name) if name.to_str().is_none_or(is_shown));
+        target.strip_prefix(self.root).is_ok_and(|below| below.components().all(is_followed))
     }
 
     fn file(
@@ -339,12 +365,17 @@ impl Walk<'_> {
         metadata: &Metadata,
     ) -> Result<(), TooMuch> {
         if !metadata.is_file() {
-            self.problem(&shown, "this is no regular file", "");
+            self.problem(Code::FileUnreadable, &shown, "this is not a regular file", "");
             return Ok(());
         }
         if metadata.len() > MAX_FILE_BYTES {
             let message = format!("the file has more than {} MiB", MAX_FILE_BYTES / 1024 / 1024);
-            self.problem(&shown, message, "split it: events of several files add up");
+            self.problem(
+                Code::FileTooLarge,
+                &shown,
+                message,
+                "split it: the events of all files are added together",
+            );
             return Ok(());
         }
         if self.files.len() == MAX_FILES {
@@ -367,26 +398,27 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn problem(&mut self, shown: &Path, message: impl Into<String>, hint: &str) {
-        self.problems.push(Problem::of_path(shown.display().to_string(), message, hint));
+    fn problem(&mut self, code: Code, shown: &Path, message: impl Into<String>, help: &str) {
+        self.problems.push(Diagnostic::of_path(code, shown.display().to_string(), message, help));
     }
 }
 
-fn unlisted(directory: &Path, error: &io::Error) -> Problem {
+fn unlisted(directory: &Path, error: &io::Error) -> Diagnostic {
     let is_file = error.kind() == io::ErrorKind::NotADirectory;
-    let hint = if is_file {
-        "give the directory that it is in: a registry is all the schema files of a directory"
+    let help = if is_file {
+        "give the directory that it is in: a registry is a directory of rule files"
     } else {
         ""
     };
-    Problem::of_path(
+    Diagnostic::of_path(
+        Code::FileUnreadable,
         directory.display().to_string(),
         format!("the directory cannot be read: {}", reason(error)),
-        hint,
+        help,
     )
 }
 
-/// Returns what an error of the file system means, without its number.
+/// Returns the meaning of a file system error, without its number.
 fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "it does not exist".to_owned(),
@@ -397,103 +429,4 @@ fn reason(error: &io::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::fs::symlink;
-
-    use super::*;
-
-    fn paths(root: &Path) -> Result<Vec<String>, String> {
-        list(root)
-            .map(|list| list.files.into_iter().map(|file| file.path).collect())
-            .map_err(|problems| problems.to_string())
-    }
-
-    #[test]
-    fn a_mounted_config_map_is_read_before_and_after_its_swap() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        for (version, text) in [("..2026_01", "old"), ("..2026_02", "new")] {
-            fs::create_dir(root.join(version)).unwrap();
-            fs::write(root.join(version).join("a.yaml"), text).unwrap();
-        }
-        symlink("..2026_01", root.join("..data")).unwrap();
-        symlink("..data/a.yaml", root.join("a.yaml")).unwrap();
-        let look =
-            || (list(root).unwrap(), read(list(root).unwrap()).ok().unwrap().remove(0).bytes);
-        let (old_list, old) = look();
-        symlink("..2026_02", root.join("..data_tmp")).unwrap();
-        fs::rename(root.join("..data_tmp"), root.join("..data")).unwrap();
-        let (new_list, new) = look();
-        assert_eq!((old, new), (b"old".to_vec(), b"new".to_vec()));
-        assert_ne!(old_list, new_list);
-    }
-
-    #[test]
-    fn links_that_lead_out_are_refused_by_name() {
-        let outside = tempfile::tempdir().unwrap();
-        fs::write(outside.path().join("secret"), "amqp://user:S3cret@rabbit").unwrap();
-        fs::create_dir(outside.path().join("more")).unwrap();
-        for (target, name) in [
-            (outside.path().join("secret"), "b.yaml"),
-            (outside.path().join("more"), "more"),
-            (PathBuf::from("/dev/zero"), "zero.yaml"),
-            (PathBuf::from(".git/config"), "config.yaml"),
-        ] {
-            let root = tempfile::tempdir().unwrap();
-            fs::create_dir(root.path().join(".git")).unwrap();
-            fs::write(root.path().join(".git/config"), "token: S3cret").unwrap();
-            fs::write(root.path().join("a.yaml"), "events: {}").unwrap();
-            symlink(target, root.path().join(name)).unwrap();
-            let problem = paths(root.path()).unwrap_err();
-            assert!(
-                problem.contains(name) && problem.contains("leads out of the registry"),
-                "{problem}"
-            );
-            assert!(!problem.contains("S3cret"), "{problem}");
-        }
-    }
-
-    #[test]
-    fn links_back_up_and_beside_are_followed_once() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        fs::create_dir(root.join("common")).unwrap();
-        fs::write(root.join("common/a.yaml"), "events: {}").unwrap();
-        for name in ["again", "and-again", "common/up", "before"] {
-            symlink(root, root.join(name)).unwrap();
-        }
-        symlink("common", root.join("also")).unwrap();
-        symlink("nowhere", root.join("broken")).unwrap();
-        symlink("common/a.yaml", root.join("b.yaml")).unwrap();
-        assert_eq!(paths(root).unwrap(), ["b.yaml", "common/a.yaml"]);
-        symlink("nowhere", root.join("broken.yaml")).unwrap();
-        assert!(paths(root).unwrap_err().contains("cannot be followed"));
-    }
-
-    #[test]
-    fn large_files_are_refused_unread() {
-        let root = tempfile::tempdir().unwrap();
-        File::create(root.path().join("a.yaml")).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
-        assert!(paths(root.path()).unwrap_err().contains("more than 16 MiB"));
-        for file in 0..=MAX_REGISTRY_BYTES / MAX_FILE_BYTES {
-            File::create(root.path().join(format!("{file}.yaml")))
-                .unwrap()
-                .set_len(MAX_FILE_BYTES)
-                .unwrap();
-        }
-        fs::remove_file(root.path().join("a.yaml")).unwrap();
-        assert!(paths(root.path()).unwrap_err().contains("more than 64 MiB"));
-    }
-
-    #[test]
-    fn a_change_of_content_changes_the_list() {
-        let root = tempfile::tempdir().unwrap();
-        let file = root.path().join("a.yaml");
-        fs::write(&file, "events: {}").unwrap();
-        let first = list(root.path()).unwrap();
-        assert_eq!(list(root.path()).unwrap(), first);
-        fs::write(&file, "events: {} #").unwrap();
-        assert_ne!(list(root.path()).unwrap(), first);
-    }
-}
+mod tests;

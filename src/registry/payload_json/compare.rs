@@ -1,5 +1,5 @@
-//! Equality of JSON values, and `uniqueItems`, without trees: numbers are compared by value,
-//! members in any order.
+//! Equality of JSON values and `uniqueItems`, without trees. Numbers are compared by value, members
+//! in any order.
 
 use std::hash::{BuildHasher as _, Hasher as _};
 
@@ -11,10 +11,10 @@ use super::last_of_each;
 use crate::event::Json;
 use crate::event::json::{JsonKind, MemberList};
 
-/// Charges units of work before the work is done.
+/// Function that charges units of work before the work is done.
 type Charge<'c> = &'c dyn Fn(u64);
 
-/// Whether a value of a payload equals a value of a schema.
+/// Returns whether a value of a payload equals a value of a schema.
 pub(super) fn equals_value(json: Json<'_>, expected: &Value, charge: Charge<'_>) -> bool {
     charge(1);
     match expected {
@@ -52,7 +52,7 @@ pub(super) fn equals_value(json: Json<'_>, expected: &Value, charge: Charge<'_>)
     }
 }
 
-/// Whether the text of a number means a number of a schema.
+/// Returns whether the text of a number equals a number of a schema.
 fn is_number(text: &str, expected: &Number) -> bool {
     match (text.parse::<i64>(), expected.as_i64()) {
         (Ok(number), Some(expected)) => number == expected,
@@ -60,7 +60,7 @@ fn is_number(text: &str, expected: &Number) -> bool {
     }
 }
 
-/// Whether no two elements are equal.
+/// Returns whether no two elements are equal.
 pub(super) fn is_unique(elements: &[Json<'_>], charge: Charge<'_>) -> bool {
     if elements.len() < 2 {
         return true;
@@ -84,7 +84,7 @@ pub(super) fn is_unique(elements: &[Json<'_>], charge: Charge<'_>) -> bool {
     true
 }
 
-/// Hashes equal values alike.
+/// Returns a hash of the value. Equal values have equal hashes.
 fn hash(json: Json<'_>, random: &RandomState, charge: Charge<'_>) -> u64 {
     charge(1 + json.text().len() as u64 / 4);
     let mut hasher = random.build_hasher();
@@ -142,7 +142,7 @@ fn is_same(first: Json<'_>, second: Json<'_>, charge: Charge<'_>) -> bool {
 }
 
 fn same_text(json: Json<'_>, expected: &str, charge: Charge<'_>) -> bool {
-    // An escape takes more bytes than its character, and at most six for one.
+    // An escape takes more bytes than its character, at most six for one.
     let bytes = json.text().len().saturating_sub(2);
     if json.kind() != JsonKind::String
         || bytes < expected.len()

@@ -1,5 +1,7 @@
-//! What a validation costs. The JSON Schema library cannot be stopped from outside: every access to
-//! the payload charges the event's budget, and unwinds out of the library when the budget is spent.
+//! Bounds the cost of a validation.
+//!
+//! The JSON Schema library cannot be stopped from outside. Every access to the payload charges the
+//! event's budget, and unwinds out of the library if the budget is spent.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -7,26 +9,27 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use super::super::budget::Budget;
 use crate::event::Json;
 
-/// Most bytes of the stack that a validation takes. A thread of the worker has 2 MiB.
+/// Maximum stack size of a validation, in bytes. A thread of the worker has 2 MiB.
 const MAX_STACK_BYTES: usize = 1024 * 1024;
 
-/// What parts of a payload cost, by the schema that reads them.
+/// Costs of accesses to a payload, which depend on the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) struct Costs {
-    /// For a member or an element: the more schemas apply to one value, the more.
+    /// Units for a member or an element. They grow with the number of schemas that apply to one
+    /// value.
     pub(in super::super) child: u64,
-    /// For a byte of text, in sixteenths: regular expressions read each byte many times.
+    /// Sixteenths of a unit for a byte of text, which regular expressions read many times.
     pub(in super::super) sixteenths_per_byte: u64,
-    /// For a byte of a member's name, in sixteenths: the patterns of `patternProperties`.
+    /// Sixteenths of a unit for a byte of a member's name, which `patternProperties` matches.
     pub(in super::super) sixteenths_per_name_byte: u64,
-    /// Patterns of `patternProperties` that backtrack.
+    /// Number of patterns in `patternProperties` that backtrack.
     pub(in super::super) backtracking_names: u64,
 }
 
 /// Units of work for a match that backtracks, beside those for the text's length.
-pub(in super::super) const BACKTRACKING: u64 = 1_000;
+pub(in super::super) const WORK_PER_BACKTRACKING_MATCH: u64 = 1_000;
 
-/// How often a match of a member's name may backtrack.
+/// Maximum number of backtracks in a match of a member's name.
 pub(in super::super) const NAME_BACKTRACK_LIMIT: usize = 500;
 
 impl Default for Costs {
@@ -52,31 +55,31 @@ impl Costs {
     }
 }
 
-/// Returns the units of work for a match that backtracks over that many bytes: each place of the
-/// text may read all that follows it.
+/// Returns the units of work for a match that backtracks over that many bytes. Each position may
+/// read the rest of the text.
 pub(in super::super) const fn backtracking_units(bytes: u64) -> u64 {
-    BACKTRACKING.saturating_add(bytes.saturating_mul(bytes) / 16)
+    WORK_PER_BACKTRACKING_MATCH.saturating_add(bytes.saturating_mul(bytes) / 16)
 }
 
-/// The account of one validation.
+/// Meter of one validation.
 #[derive(Debug)]
 pub(in super::super) struct Meter<'a> {
     budget: &'a Budget,
     pub(super) costs: Costs,
-    /// Where the stack was when the validation began.
+    /// Address of the stack when the validation began.
     stack_start: usize,
-    /// Whether the place that fails is looked for: the validation ends as soon as it is known.
+    /// True in a search for the failing value, which ends as soon as the value is known.
     is_search: bool,
-    /// The first byte of the value that fails.
+    /// Address of the failing value's first byte.
     failing: Cell<Option<usize>>,
 }
 
-/// The validation was ended.
+/// The validation was ended early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) struct Stopped;
 
 impl<'a> Meter<'a> {
-    /// Returns the account of a validation that begins here.
+    /// Returns the meter of a validation that begins here.
     pub(in super::super) fn new(budget: &'a Budget, costs: Costs) -> Self {
         Self {
             budget,
@@ -87,8 +90,8 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// Returns the account of a search for the value that fails. The budget is the search's own: it
-    /// is spent when the value is found.
+    /// Returns the meter of a search for the failing value. Finding the value spends the budget,
+    /// which belongs to the search.
     pub(in super::super) fn of_search(budget: &'a Budget, costs: Costs) -> Self {
         Self { is_search: true, ..Self::new(budget, costs) }
     }
@@ -103,13 +106,13 @@ impl<'a> Meter<'a> {
         })
     }
 
-    /// Runs a search to its end. `None` where it was ended before: the value that fails is known
-    /// then, or the budget is spent.
+    /// Runs a search. Returns `None` if it ended early: the failing value is known, or the budget
+    /// is spent.
     pub(in super::super) fn search<T>(&self, search: impl FnOnce() -> T) -> Option<T> {
         catch_unwind(AssertUnwindSafe(search)).ok()
     }
 
-    /// Returns the first byte of the value that fails, where one was found.
+    /// Returns the address of the failing value's first byte, if one was found.
     pub(in super::super) fn failing(&self) -> Option<usize> {
         self.failing.get()
     }
@@ -122,7 +125,7 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// Ends a validation that is nested too deep: payloads have 100 levels, and a schema may apply
+    /// Ends a validation whose stack is too deep. Payloads have 100 levels, and a schema may apply
     /// many others to each.
     #[inline]
     pub(super) fn check_stack(&self) {
@@ -131,9 +134,10 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// Notes the value that an error is made for. The library makes one only for a value that
-    /// fails. What it reads after that is for the error of another value: those of the branches of
-    /// `anyOf` and `oneOf` may grow in number with every level. So the next access ends the search.
+    /// Records the value for which an error is made, and ends the search at the next access.
+    ///
+    /// The library makes errors for failing values only. Later accesses serve errors of other
+    /// values: those of the branches of `anyOf` and `oneOf` may multiply with every level.
     pub(super) fn fails_at(&self, json: Option<Json<'_>>) {
         if let (true, Some(json)) = (self.is_search, json) {
             self.failing.set(Some(json.text().as_ptr().addr()));
@@ -142,7 +146,7 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// Unwinds without a message, as no panic does.
+/// Unwinds without the message of a panic.
 #[cold]
 fn stop() -> ! {
     resume_unwind(Box::new(Stopped))

@@ -1,4 +1,4 @@
-//! What a publisher could make large: it ends, and says so.
+//! Input that a publisher could make large: resolving ends, and reports the limit.
 
 use super::*;
 
@@ -13,14 +13,14 @@ fn strings(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|at| format!("{prefix}{at}")).collect()
 }
 
-/// Resolves with a hundredth of the budget that an event has.
+/// Resolves with a hundredth of an event's budget.
 fn resolve_within(builder: &Builder, data: &str) -> Resolution {
     let budget = Budget::with_limits(160_000, 160_000);
     builder.registry.resolve_within(&event("user.updated", data, None), &budget)
 }
 
 #[test]
-fn an_event_over_its_budget_has_no_effect_and_names_the_rule() {
+fn an_event_beyond_its_budget_has_no_effects_and_names_the_rule() {
     let data = json!({"a": strings("a", 300), "b": strings("b", 300), "big": "x".repeat(20_000), "t": "y".repeat(100)}).to_string();
     for (each, when, reason) in [
         (None, "data.a.all(x, data.b.all(y, x != y))", Reason::Unresolvable),
@@ -52,7 +52,7 @@ fn an_event_over_its_budget_has_no_effect_and_names_the_rule() {
 }
 
 #[test]
-fn what_is_over_its_budget_takes_earlier_effects_and_failures_with_it() {
+fn a_spent_budget_removes_earlier_effects_and_failures() {
     let builder = Builder::new()
         .entry("user.updated")
         .delete("first")
@@ -69,7 +69,7 @@ fn what_is_over_its_budget_takes_earlier_effects_and_failures_with_it() {
 }
 
 #[test]
-fn a_deadline_ends_an_event() {
+fn a_deadline_ends_resolving() {
     let budget = Budget::for_event().until(std::time::Instant::now());
     let builder = Builder::new().entry("user.updated").delete("k");
     let resolution = builder.registry.resolve_within(&event("user.updated", "{}", None), &budget);
@@ -95,7 +95,7 @@ fn tags_of_writes_count_as_targets() {
 }
 
 #[test]
-fn long_names_are_refused_and_their_neighbours_are_not() {
+fn long_names_are_refused_and_other_names_are_not() {
     let data = json!({"xs": ["a", "b".repeat(8_192), "c"]}).to_string();
     let builder =
         Builder::new().entry("user.updated").delete("{xs[]}").write("k", &json!(1), &["{xs[]}x"]);
@@ -111,13 +111,13 @@ fn long_names_are_refused_and_their_neighbours_are_not() {
 }
 
 #[test]
-fn no_rule_reaches_our_own_keys_or_the_sets_of_tags() {
+fn no_rule_reaches_reserved_keys_or_sets_of_tags() {
     let unprefixed = |target: &str, body: fn() -> RuleBody, tag_prefix: &str| {
         let mut builder = Builder::new()
             .entry("user.updated")
             .rule(&[target], None, None, |_| body())
-            .last(|entry| {
-                entry.rules.last_mut().unwrap().key_prefix = String::new();
+            .last(|definition| {
+                definition.rules.last_mut().unwrap().key_prefix = String::new();
             });
         builder.registry.tag_prefix = tag_prefix.to_owned();
         let data = r#"{"a":"unstale:mark:unstale","b":"cache_tag:x","c":"unst","d":"ale:seq","e":"unstale"}"#;
@@ -125,9 +125,9 @@ fn no_rule_reaches_our_own_keys_or_the_sets_of_tags() {
         (lines(&resolution), resolution.failure.map(|failure| (failure.reason, failure.message)))
     };
     for (target, says) in [
-        ("{a}", "kept for the keys of unstale itself"),
-        ("{c}{d}", "kept for the keys of unstale itself"),
-        ("{e}:fence/{{x}}", "kept for the keys of unstale itself"),
+        ("{a}", "reserved for unstale"),
+        ("{c}{d}", "reserved for unstale"),
+        ("{e}:fence/{{x}}", "reserved for unstale"),
         ("{b}", "invalidate_tags"),
     ] {
         let (lines, failure) = unprefixed(target, || RuleBody::Delete, "cache_tag:");
@@ -145,14 +145,14 @@ fn no_rule_reaches_our_own_keys_or_the_sets_of_tags() {
 }
 
 #[test]
-fn no_message_holds_a_control_character() {
+fn no_failure_message_holds_a_control_character() {
     let builder = Builder::new().entry("user.updated").delete("{o[\"a\nb\u{1b}\"]}");
     let message = builder.resolve("{}").failure.unwrap().message;
     assert!(!message.contains(char::is_control) && message.contains("\\n"), "{message}");
 }
 
 #[test]
-fn what_people_write_is_not_too_much() {
+fn realistic_rules_stay_within_the_budget() {
     let data = json!({
         "many": (0..2000).collect::<Vec<_>>(),
         "a": strings("t", 80),
@@ -178,7 +178,7 @@ fn what_people_write_is_not_too_much() {
 }
 
 #[test]
-fn arrays_that_multiply_to_nothing_are_counted() {
+fn arrays_that_multiply_are_charged_even_without_targets() {
     let empties: Vec<_> = (0..200).map(|_| json!({"zs": []})).collect();
     let absent: Vec<_> = (0..200).map(|_| json!({})).collect();
     for ys in [empties, absent] {
@@ -195,7 +195,7 @@ fn arrays_that_multiply_to_nothing_are_counted() {
 }
 
 #[test]
-fn changed_is_answered_for_each_path() {
+fn changed_has_one_result_per_path() {
     let builder = Builder::new().entry("user.updated").rule(
         &["{item}"],
         Some("data.xs"),
@@ -211,7 +211,7 @@ fn changed_is_answered_for_each_path() {
 }
 
 #[test]
-fn the_first_failing_effect_stands_where_it_would_be() {
+fn a_failure_records_the_index_of_the_failing_effect() {
     let data = r#"{"a":[{"id":1},{"id":2,"b":[{"c":"x"}]}]}"#;
     let resolution =
         Builder::new().entry("user.updated").delete("{a[].id}:{a[].b[].c}").resolve(data);
@@ -220,14 +220,14 @@ fn the_first_failing_effect_stands_where_it_would_be() {
 }
 
 #[test]
-fn what_is_written_in_an_expression_is_tried_when_it_loads() {
+fn literals_of_an_expression_are_checked_at_load() {
     let vars = Vars::default();
-    let names = Names { lets: &[], in_each: false, vars: &vars };
+    let names = KnownNames { lets: &[], in_each: false, vars: &vars };
     for (text, says) in [
         ("data.x.matches('[')", "not a regular expression"),
         ("matches(data.x, '(?=a)')", "not a regular expression"),
-        ("date(event.time, '%Y', 'Europe/Atlantis')", "no IANA time zone"),
-        ("date(event.time, '%!', 'UTC')", "no format of strftime"),
+        ("date(event.time, '%Y', 'Europe/Atlantis')", "is not a time zone"),
+        ("date(event.time, '%!', 'UTC')", "is not a format of strftime"),
         ("data.x = 1", "not an expression"),
         (format!("data{} == 1", "[0]".repeat(1_300)).as_str(), "nested deeper"),
         (format!("data{} == 1", ".a".repeat(2_000)).as_str(), "nested deeper"),
@@ -235,7 +235,7 @@ fn what_is_written_in_an_expression_is_tried_when_it_loads() {
         (format!("lets{}", ".a".repeat(2_000)).as_str(), "nested deeper"),
     ] {
         let problem = Expression::compile(text, &names).expect_err(text);
-        assert!(problem.message.contains(says) && problem.hint.is_some(), "{text}: {problem:?}");
+        assert!(problem.message.contains(says) && problem.help.is_some(), "{text}: {problem:?}");
     }
     for text in [
         "data.x.matches('^a+$')",
@@ -244,21 +244,21 @@ fn what_is_written_in_an_expression_is_tried_when_it_loads() {
     ] {
         Expression::compile(text, &names).expect(text);
     }
-    for (text, hint) in [
+    for (text, help) in [
         ("data.x = 1", "=="),
         ("data.x === 1", "=="),
         ("data.x == 1 and data.y", "&&"),
         ("not data.x", "!"),
-        ("{plan} == 'pro'", "without braces"),
+        ("{plan} == 'pro'", "has no braces"),
     ] {
         let problem = Expression::compile(text, &names).expect_err(text);
-        assert!(problem.hint.as_deref().unwrap().contains(hint), "{text}: {problem:?}");
+        assert!(problem.help.as_deref().unwrap().contains(help), "{text}: {problem:?}");
         assert!(!problem.message.contains("expecting {"), "{problem:?}");
     }
 }
 
 #[test]
-fn a_moment_in_milliseconds_is_read_and_an_unreadable_one_deletes() {
+fn an_expiry_in_milliseconds_is_read_and_an_unreadable_one_deletes() {
     let at = |data: &str| {
         let builder = Builder::new().entry("user.updated");
         let builder = builder.rule(&["k"], None, None, |names| {

@@ -1,4 +1,4 @@
-//! What the `cel` crate itself answers: what our own evaluation is compared with.
+//! Results of the `cel` crate, with which our own evaluation is compared.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use super::super::fault::Fault;
 use crate::event::Json;
 use crate::event::json::{JsonKind, write_string};
 
-/// Returns the JSON of an expression's value. With `eager` an object of the event may equal a map
+/// Returns the JSON of an expression's value. With `eager`, an object of the event may equal a map
 /// of the expression.
 pub(super) fn answer(text: &str, data: &str, previous: &str, eager: bool) -> Result<String, Fault> {
     let (ast, _) = ENV.parser().parse_with_source_info(text).map_err(|_| Fault::new("syntax"))?;
@@ -39,8 +39,8 @@ pub(super) fn answer(text: &str, data: &str, previous: &str, eager: bool) -> Res
     Ok(json)
 }
 
-/// A JSON text as a CEL value. With `eager` objects become CEL's own maps: only those equal a map
-/// written in an expression.
+/// Converts JSON to a CEL value. With `eager`, objects become CEL's own maps, which can equal a map
+/// of the expression.
 pub(super) fn cel_value(json: Json<'_>, eager: bool) -> Box<dyn Val> {
     if eager {
         return eager_value(json);
@@ -86,8 +86,8 @@ fn eager_value(json: Json<'_>) -> Box<dyn Val> {
     }
 }
 
-/// An integer written as digits is an `int`, a `uint` only where it is too large for one, any other
-/// number a `double`.
+/// Converts a scalar: an integer to `int`, to `uint` if it is too large for that, any other number
+/// to `double`.
 fn scalar(json: Json<'_>) -> Box<dyn Val> {
     match json.kind() {
         JsonKind::Bool => Box::new(CelBool::from(json.as_bool().unwrap_or_default())),
@@ -113,7 +113,7 @@ fn scalar(json: Json<'_>) -> Box<dyn Val> {
 /// Appends a CEL value as JSON.
 ///
 /// # Errors
-/// The CEL type that JSON has nothing for.
+/// The CEL type that JSON lacks.
 pub(super) fn write_json(value: &dyn Val, out: &mut String) -> Result<(), String> {
     if let Some(object) = value.downcast_ref::<CelObject>() {
         out.push_str(object.0.json().text());
@@ -124,12 +124,12 @@ pub(super) fn write_json(value: &dyn Val, out: &mut String) -> Result<(), String
     } else if let Some(uint) = value.downcast_ref::<CelUInt>() {
         out.push_str(&uint.inner().to_string());
     } else if let Some(double) = value.downcast_ref::<CelDouble>() {
-        // Beyond 2^53 a double no longer says which integer was meant: it would make the wrong key.
+        // Beyond 2^53 a double does not identify an integer, and would make a wrong key.
         if double.inner().abs() >= 9_007_199_254_740_992.0 {
-            return Err("a double beyond 2^53, no exact number".to_owned());
+            return Err("a double beyond 2^53, which is not exact".to_owned());
         }
         let number =
-            serde_json::Number::from_f64(*double.inner()).ok_or("a double that is no number")?;
+            serde_json::Number::from_f64(*double.inner()).ok_or("a double that is not a number")?;
         out.push_str(&number.to_string());
     } else if let Some(bool) = value.downcast_ref::<CelBool>() {
         out.push_str(if *bool.inner() { "true" } else { "false" });
@@ -153,13 +153,13 @@ pub(super) fn write_json(value: &dyn Val, out: &mut String) -> Result<(), String
 }
 
 fn write_map(map: &CelMap<'_>, out: &mut String) -> Result<(), String> {
-    let mut entries: Vec<_> = map.inner().iter().collect();
-    // CEL's maps have no order of their own.
-    entries.sort_by_key(|(key, _)| *key);
+    let mut definitions: Vec<_> = map.inner().iter().collect();
+    // CEL's maps have no order.
+    definitions.sort_by_key(|(key, _)| *key);
     out.push('{');
-    for (at, (key, value)) in entries.into_iter().enumerate() {
+    for (at, (key, value)) in definitions.into_iter().enumerate() {
         let CelMapKey::String(name) = key else {
-            return Err("a map with keys that are no strings".to_owned());
+            return Err("a map with keys that are not strings".to_owned());
         };
         if at > 0 {
             out.push(',');
@@ -172,7 +172,7 @@ fn write_map(map: &CelMap<'_>, out: &mut String) -> Result<(), String> {
     Ok(())
 }
 
-/// A JSON object: a `map` to CEL.
+/// A JSON object, which is a `map` to CEL.
 #[derive(Clone)]
 pub(super) struct CelObject(Arc<Object>);
 
@@ -188,7 +188,7 @@ impl Object {
         Json::trusted(&self.document[self.from..self.to])
     }
 
-    /// The members in order; of one name the last.
+    /// Returns the members in order. The last member of a name counts.
     fn members(&self) -> &[(CelString<'static>, Box<dyn Val>)] {
         self.members.get_or_init(|| {
             let all = self.json().members();
@@ -214,7 +214,7 @@ impl Object {
     }
 }
 
-/// Shown without its values.
+/// Shows no values.
 impl fmt::Debug for CelObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("map")

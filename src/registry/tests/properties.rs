@@ -1,4 +1,4 @@
-//! What holds for every event.
+//! Properties that hold for every event.
 
 use proptest::prelude::*;
 
@@ -22,8 +22,8 @@ fn any_json(depth: u32) -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
-/// Text that a library reads as something: times, durations, zones, formats, numbers, at their ends
-/// and beyond.
+/// Texts that libraries parse: times, durations, zones, formats and numbers, at and beyond their
+/// limits.
 const TEXTS: [&str; 24] = [
     "",
     "\u{0}ä💥",
@@ -82,7 +82,7 @@ pub(super) fn hostile_json() -> impl Strategy<Value = String> {
     })
 }
 
-/// Expressions that compile, of every operator and function that there is.
+/// Generates expressions that compile, with every operator and function.
 pub(super) fn expression() -> impl Strategy<Value = String> {
     let values = [
         "data.a",
@@ -159,9 +159,9 @@ pub(super) fn expression() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_expression_panics(when in expression(), x in expression(), data in prop::collection::vec((hostile_json(), hostile_json()), 4)) {
-        let names = Names { lets: &[], in_each: false, vars: &Vars::default() };
-        // A format or a zone that is written in it may be none.
+    fn no_generated_expression_panics(when in expression(), x in expression(), data in prop::collection::vec((hostile_json(), hostile_json()), 4)) {
+        let names = KnownNames { lets: &[], in_each: false, vars: &Vars::default() };
+        // A literal format or time zone may be invalid.
         prop_assume!([&when, &x].into_iter().all(|text| Expression::compile(text, &names).is_ok()));
         let builder = Builder::new().entry("user.updated").let_("x", &x).rule(&["k:{let.x}"], None, Some(&when), |_| RuleBody::Delete);
         for (a, b) in data {
@@ -172,7 +172,7 @@ proptest! {
     }
 
     #[test]
-    fn no_event_panics(data in prop::collection::btree_map("[a-d]", any_json(3), 0..4), previous in any_json(2)) {
+    fn no_generated_event_panics(data in prop::collection::btree_map("[a-d]", any_json(3), 0..4), previous in any_json(2)) {
         let builder = Builder::new().entry("user.updated").let_("x", "data.a + 1").let_("y", "data.b");
         let builder = builder.delete("{a}:{b[].c}:{c[0].d?}:{let.x}").delete("{let.y.a}:{let.y[].b}");
         let builder = builder.rule(&["{item}", "{item.a?}"], Some("data.c.map(x, x)"), Some("item.a > 1 || changed('b')"), |_| RuleBody::Delete);
@@ -200,7 +200,7 @@ proptest! {
     }
 
     #[test]
-    fn different_arrays_multiply_and_one_goes_in_step(xs in prop::collection::vec(0..50_u32, 0..6), ys in prop::collection::vec(0..50_u32, 0..6)) {
+    fn different_arrays_multiply_and_one_array_advances_together(xs in prop::collection::vec(0..50_u32, 0..6), ys in prop::collection::vec(0..50_u32, 0..6)) {
         let data = json!({"xs": xs, "ys": ys}).to_string();
         let (keys, _) = targets("{xs[]}:{ys[]}:{xs[]}", &data);
         let expected: Vec<_> = xs.iter().flat_map(|x| ys.iter().map(move |y| format!("{x}:{y}:{x}"))).collect();
@@ -209,7 +209,7 @@ proptest! {
 
     #[test]
     fn no_text_panics_the_compilers(text in ".{0,24}|[{}a-c.\\[\\]\"?0-9]{0,16}|[a-c.()+&|!=<>\" ]{0,16}") {
-        let names = Names { lets: &[], in_each: true, vars: &Vars::default() };
+        let names = KnownNames { lets: &[], in_each: true, vars: &Vars::default() };
         let _ = Template::parse(&text, &names);
         let _ = UrlTemplate::parse(&text, &names);
         if let Err(problem) = Expression::compile(&text, &names) {

@@ -1,11 +1,11 @@
-//! What is wrong with a text of a schema file, and where.
+//! Problems of texts of a rule file, with their places.
 
 use super::*;
 
 #[test]
-fn what_is_wrong_with_a_text_is_told_with_its_place() {
+fn text_problems_have_a_message_and_a_place() {
     let (vars, lets) = (Vars::default(), ["page".to_owned()]);
-    let names = Names { lets: &lets, in_each: false, vars: &vars };
+    let names = KnownNames { lets: &lets, in_each: false, vars: &vars };
     for (text, at) in [
         ("a}b", 1),
         ("a{", 2),
@@ -54,6 +54,6 @@ fn what_is_wrong_with_a_text_is_told_with_its_place() {
         assert!(Expression::compile(text, &names).is_err(), "{text}");
     }
     assert!(
-        Expression::compile("let.page == 1", &names).unwrap_err().hint.unwrap().contains("lets")
+        Expression::compile("let.page == 1", &names).unwrap_err().help.unwrap().contains("lets")
     );
 }

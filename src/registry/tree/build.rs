@@ -1,37 +1,46 @@
-//! The parser's events → the tree: anchors are resolved within an allowance, tags, merge keys and
-//! duplicate keys are problems.
+//! Builds the tree from the parser's events.
+//!
+//! Anchors are resolved within the allowance. Tags, merge keys and duplicate keys are reported.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Tag};
 
-use super::super::diagnostic::{Pos, Report, SourceFile};
+use super::super::code::Code;
+use super::super::diagnostic::{Pos, Report};
+use super::allowance::{Allowance, MAX_ALIASED_BYTES, MAX_ALIASED_NODES, MAX_VALUES, Weight};
+use super::json_text::{as_yaml, json_error};
 use super::number::{core_kind, json_number};
 use super::trap::syntax_hint;
 use super::{Content, Member, Node, Scalar, ScalarKind};
 
-/// The deepest nesting that is read.
+/// Maximum nesting of values.
 pub(super) const MAX_DEPTH: usize = 100;
 
-/// Reads a file as one document. `None` where there is nothing to go on with; the report says why.
-pub(crate) fn parse(report: &mut Report<'_>, aliases: &mut Aliases) -> Option<Node> {
+/// Reads a file as one document. Returns `None` if nothing can be read; the report has the reason.
+pub(crate) fn parse(report: &mut Report<'_>, allowance: &mut Allowance) -> Option<Node> {
     let source = report.source;
     let text = as_yaml(&source.path, source.text.strip_prefix('\u{feff}').unwrap_or(&source.text));
     if let Some(byte) = text.find('\0') {
         let at = place_of_byte(&text, byte);
-        report.error_with_hint(at, "the file holds a NUL character", "save it as plain UTF-8 text");
+        report.error_with_help(
+            Code::FileEncoding,
+            at,
+            "the file holds a NUL character",
+            "save it as plain UTF-8 text",
+        );
         return None;
     }
-    // The parser keeps all of a line in brackets before it gives the first value of it.
-    if text.bytes().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() > aliases.values_left
+    // The parser reads a whole flow collection before it returns its first value.
+    if text.bytes().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count()
+        > allowance.values_left
     {
         too_many_values(report, Pos::START);
         return None;
     }
     let mut builder =
-        Builder { report, aliases, stack: Vec::new(), anchors: HashMap::new(), root: None };
+        Builder { report, allowance, stack: Vec::new(), anchors: HashMap::new(), root: None };
     for event in Parser::new_from_str(&text) {
         let (event, span) = match event {
             Ok(read) => read,
@@ -47,51 +56,14 @@ pub(crate) fn parse(report: &mut Report<'_>, aliases: &mut Aliases) -> Option<No
     }
     let root = builder.root;
     if root.is_none() {
-        report.error_with_hint(Pos::START, "the file is empty", "give it `events`, or remove it");
+        report.error_with_help(
+            Code::FileEmpty,
+            Pos::START,
+            "the file is empty",
+            "add `events`, or remove the file",
+        );
     }
     root
-}
-
-/// JSON's two details that YAML lacks: tabs between values, and characters written as surrogate
-/// pairs.
-fn as_yaml<'t>(path: &str, text: &'t str) -> Cow<'t, str> {
-    if !path.ends_with(".json") {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len());
-    let mut in_string = false;
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        let mut width = c.len_utf8();
-        match c {
-            '"' => in_string = !in_string,
-            '\t' if !in_string => {
-                out.push(' ');
-                rest = &rest[width..];
-                continue;
-            }
-            '\\' if in_string => {
-                if let Some(pair) = surrogate_pair(rest) {
-                    out.push(pair);
-                    rest = &rest[12..];
-                    continue;
-                }
-                width += rest[width..].chars().next().map_or(0, char::len_utf8);
-            }
-            _ => {}
-        }
-        out.push_str(&rest[..width]);
-        rest = &rest[width..];
-    }
-    Cow::Owned(out)
-}
-
-/// The character of `\ud83d\ude00` at the start of a text.
-fn surrogate_pair(text: &str) -> Option<char> {
-    let unit = |text: &str| u16::from_str_radix(text.strip_prefix("\\u")?.get(..4)?, 16).ok();
-    let units = [unit(text)?, unit(text.get(6..)?)?];
-    let mut decoded = char::decode_utf16(units);
-    decoded.next()?.ok().filter(|_| decoded.next().is_none())
 }
 
 fn pos(marker: &Marker) -> Pos {
@@ -103,7 +75,7 @@ fn pos(marker: &Marker) -> Pos {
 
 struct Builder<'r, 's> {
     report: &'r mut Report<'s>,
-    aliases: &'r mut Aliases,
+    allowance: &'r mut Allowance,
     stack: Vec<Frame>,
     anchors: HashMap<usize, (Node, Weight)>,
     root: Option<Node>,
@@ -112,7 +84,7 @@ struct Builder<'r, 's> {
 struct Frame {
     at: Pos,
     anchor: usize,
-    /// Its own and its children's, so far.
+    /// Size of the frame and its children so far.
     weight: Weight,
     kind: FrameKind,
 }
@@ -125,12 +97,12 @@ enum FrameKind {
 #[derive(Default)]
 struct Mapping {
     members: Vec<Member>,
-    /// The names of a mapping with many members.
+    /// Names of the members, if there are many.
     names: HashSet<String>,
     key: Option<Key>,
 }
 
-/// Up to so many members are compared each with each.
+/// Maximum number of members that are compared pairwise.
 const FEW_MEMBERS: usize = 16;
 
 impl Mapping {
@@ -151,91 +123,28 @@ impl Mapping {
     }
 }
 
-/// What a node takes, written out.
-#[derive(Debug, Clone, Copy, Default)]
-struct Weight {
-    nodes: usize,
-    bytes: usize,
-    depth: usize,
-}
-
-impl Weight {
-    const EMPTY_COLLECTION: Self = Self { nodes: 1, bytes: 0, depth: 1 };
-
-    const fn of_scalar(text: &str) -> Self {
-        Self { nodes: 1, bytes: text.len(), depth: 0 }
-    }
-
-    fn add_child(&mut self, child: Self) {
-        self.nodes = self.nodes.saturating_add(child.nodes);
-        self.bytes = self.bytes.saturating_add(child.bytes);
-        self.depth = self.depth.max(child.depth + 1);
-    }
-}
-
-/// Most values that aliases may add to a registry: ten nested anchors could otherwise ask for
-/// billions.
-const MAX_ALIASED_NODES: usize = 1_000_000;
-
-/// Most values that the files of a registry write out, keys included: each takes some hundred bytes
-/// once it is read.
-const MAX_VALUES: usize = 300_000;
-
-/// Most bytes of text that aliases may add to a registry.
-const MAX_ALIASED_BYTES: usize = 64 * 1024 * 1024;
-
-/// What the files of a registry may still add to it: the values that they write out, and those that
-/// aliases and a `$ref` from the root of a file add. What those refer to is compiled once more at
-/// each of them.
-#[derive(Debug)]
-pub(crate) struct Aliases {
-    nodes_left: usize,
-    bytes_left: usize,
-    /// Values that files may still write out.
-    values_left: usize,
-}
-
-impl Default for Aliases {
-    fn default() -> Self {
-        Self {
-            nodes_left: MAX_ALIASED_NODES,
-            bytes_left: MAX_ALIASED_BYTES,
-            values_left: MAX_VALUES,
-        }
-    }
-}
-
-impl Aliases {
-    /// Takes off what a copy adds; `false` where too little is left.
-    pub(crate) fn spend_copy(&mut self, nodes: usize, bytes: usize) -> bool {
-        let left = self.nodes_left.checked_sub(nodes).zip(self.bytes_left.checked_sub(bytes));
-        if let Some((nodes, bytes)) = left {
-            (self.nodes_left, self.bytes_left) = (nodes, bytes);
-        }
-        left.is_some()
-    }
-}
-
-/// A key that waits for its value.
+/// A key whose value follows.
 struct Key {
     at: Pos,
-    /// `None`: already reported, the value is dropped.
+    /// `None` if the key was reported; its value is dropped.
     text: Option<String>,
 }
 
 impl Builder<'_, '_> {
     fn event(&mut self, event: Event<'_>, at: Pos) -> Option<()> {
         if matches!(event, Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..)) {
-            self.aliases.values_left = self.aliases.values_left.checked_sub(1).or_else(|| {
-                too_many_values(self.report, at);
-                None
-            })?;
+            self.allowance.values_left =
+                self.allowance.values_left.checked_sub(1).or_else(|| {
+                    too_many_values(self.report, at);
+                    None
+                })?;
         }
         match event {
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
             Event::DocumentStart(_) => {
                 if self.root.is_some() {
-                    self.report.error_with_hint(
+                    self.report.error_with_help(
+                        Code::YamlDocuments,
                         at,
                         "a second document begins here",
                         "one file holds one document: remove the `---`",
@@ -245,19 +154,24 @@ impl Builder<'_, '_> {
             }
             Event::Alias(anchor) => {
                 let Some((node, weight)) = self.anchors.get(&anchor) else {
-                    self.report.error_with_hint(
+                    self.report.error_with_help(
+                        Code::YamlAlias,
                         at,
-                        "this alias stands inside its own anchor",
+                        "this alias is inside its own anchor",
                         "a value cannot hold itself",
                     );
                     return None;
                 };
                 let (node, weight) = (node.clone(), *weight);
-                if !self.aliases.spend_copy(weight.nodes, weight.bytes) {
+                if !self.allowance.spend_copy(weight.nodes, weight.bytes) {
                     let mib = MAX_ALIASED_BYTES / 1024 / 1024;
-                    self.report.error_with_hint(
+                    self.report.error_with_help(
+                        Code::RegistryTooLarge,
                         at,
-                        format!("aliases add more than {MAX_ALIASED_NODES} values or {mib} MiB of text to this registry"),
+                        format!(
+                            "aliases add more than {MAX_ALIASED_NODES} values \
+                             or {mib} MiB of text to this registry"
+                        ),
                         "write the values out, or split the registry",
                     );
                     return None;
@@ -270,7 +184,7 @@ impl Builder<'_, '_> {
             Event::Scalar(text, style, anchor, tag) => {
                 let mut scalar = self.scalar(text.into_owned(), style, at);
                 if let Some(tag) = tag {
-                    // Taken for the text that was meant: it is told once.
+                    // The value counts as text, so that nothing else about it is reported.
                     let written = self.tag(&tag, at);
                     scalar = Scalar {
                         kind: ScalarKind::Text,
@@ -324,7 +238,7 @@ impl Builder<'_, '_> {
     }
 
     fn too_deep(&mut self, at: Pos) -> Option<()> {
-        self.report.error(at, format!("nested deeper than {MAX_DEPTH} levels"));
+        self.report.error(Code::YamlDepth, at, format!("nested deeper than {MAX_DEPTH} levels"));
         None
     }
 
@@ -357,16 +271,17 @@ impl Builder<'_, '_> {
         let kind = if style == ScalarStyle::Plain { core_kind(&text) } else { ScalarKind::Text };
         let quoted = matches!(style, ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted);
         let inner = Pos { line: at.line, column: at.column + u32::from(quoted) };
-        let stands_there =
+        let is_verbatim =
             self.report.source.rest_of_line(inner).is_some_and(|rest| rest.starts_with(&text));
         if kind == ScalarKind::Number && json_number(&text).is_none() {
-            self.report.error_with_hint(
+            self.report.error_with_help(
+                Code::YamlNumber,
                 at,
                 format!("`{text}` is a number that JSON does not have"),
                 "quote it to make it text",
             );
         }
-        Scalar { kind, verbatim_from: stands_there.then_some(inner), text }
+        Scalar { kind, verbatim_from: is_verbatim.then_some(inner), text }
     }
 
     /// Reports a tag and returns it as written.
@@ -381,20 +296,21 @@ impl Builder<'_, '_> {
             .next()
             .unwrap_or("")
             .to_owned();
-        let hint = if tag.handle == "!" {
+        let help = if tag.handle == "!" {
             format!("`!` begins a tag in YAML: quote the whole text, \"{written}…\"")
         } else {
             "remove the tag; quote a value to make it text".to_owned()
         };
-        self.report.error_with_hint(
+        self.report.error_with_help(
+            Code::YamlTag,
             at,
             format!("`{written}` is a YAML tag, and tags are not supported"),
-            hint,
+            help,
         );
         written
     }
 
-    /// The parser gives the place of the value behind the tag.
+    /// Returns the place of a tag. The parser gives that of the value behind it.
     fn place_of_tag(&self, at: Pos) -> Pos {
         let Some((line, byte)) = self.report.source.line_and_byte(at) else { return at };
         if line[byte..].starts_with('!') {
@@ -409,7 +325,7 @@ impl Builder<'_, '_> {
 
     fn syntax_error(&mut self, error: &ScanError) {
         if let Some((at, message)) = json_error(self.report.source) {
-            return self.report.error(at, message);
+            return self.report.error(Code::JsonSyntax, at, message);
         }
         let mut at = pos(error.marker());
         let last_line = u32::try_from(self.report.source.line_count()).unwrap_or(u32::MAX).max(1);
@@ -423,44 +339,29 @@ impl Builder<'_, '_> {
                     + 1,
             };
         }
-        let (at, hint) = syntax_hint(self.report, at);
+        let (at, help) = syntax_hint(self.report, at);
         let message = format!("not YAML: {}", error.info());
-        match hint {
-            Some(hint) => self.report.error_with_hint(at, message, hint),
-            None => self.report.error(at, message),
+        match help {
+            Some(help) => self.report.error_with_help(Code::YamlSyntax, at, message, help),
+            None => self.report.error(Code::YamlSyntax, at, message),
         }
     }
 }
 
-/// What is wrong with a JSON file, in JSON's terms and at JSON's place; `None` where it is none, or
-/// good JSON.
-fn json_error(source: &SourceFile) -> Option<(Pos, String)> {
-    let error = source
-        .path
-        .ends_with(".json")
-        .then(|| serde_json::from_str::<serde::de::IgnoredAny>(&source.text).err())??;
-    let place = |number: usize| u32::try_from(number).unwrap_or(u32::MAX).max(1);
-    let text = error.to_string();
-    let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
-    Some((
-        Pos { line: place(error.line()), column: place(error.column()) },
-        format!("not JSON: {what}"),
-    ))
-}
-
 fn too_many_values(report: &mut Report<'_>, at: Pos) {
-    let message =
-        format!("the files of this registry hold more than {MAX_VALUES} values, keys included");
-    report.error_with_hint(
+    let message = format!("the files of this registry hold more than {MAX_VALUES} values and keys");
+    report.error_with_help(
+        Code::RegistryTooLarge,
         at,
         message,
-        "split the registry: a queue and a group of workers for each part",
+        "split the registry, with a queue and workers for each part",
     );
 }
 
 fn read_key(node: &Node, mapping: &Mapping, report: &mut Report<'_>) -> Key {
     let Some(scalar) = node.as_scalar() else {
-        report.error_with_hint(
+        report.error_with_help(
+            Code::YamlKey,
             node.at,
             format!("a key cannot be {}", node.describe()),
             "a text that begins with `{` or `[` must be quoted in YAML",
@@ -469,7 +370,8 @@ fn read_key(node: &Node, mapping: &Mapping, report: &mut Report<'_>) -> Key {
     };
     let text = &scalar.text;
     if text == "<<" && scalar.kind == ScalarKind::Text && scalar.verbatim_from == Some(node.at) {
-        report.error_with_hint(
+        report.error_with_help(
+            Code::YamlMerge,
             node.at,
             "`<<` (merge) is not supported",
             "write the keys out, or give an anchor to a whole value",
@@ -477,13 +379,14 @@ fn read_key(node: &Node, mapping: &Mapping, report: &mut Report<'_>) -> Key {
         return Key { at: node.at, text: None };
     }
     if text.is_empty() && scalar.kind == ScalarKind::Null {
-        report.error(node.at, "a key is missing before `:`");
+        report.error(Code::YamlKey, node.at, "a key is missing before `:`");
         return Key { at: node.at, text: None };
     }
     if let Some(first) = mapping.find(text) {
-        report.error_with_hint(
+        report.error_with_help(
+            Code::YamlDuplicate,
             node.at,
-            format!("`{text}` stands here a second time"),
+            format!("duplicate key `{text}`"),
             format!("the first is at line {}: keep one of them", first.key_at.line),
         );
         return Key { at: node.at, text: None };

@@ -1,10 +1,10 @@
-//! Plain scalars: what they are, and numbers as JSON writes them.
+//! Plain scalars: their types, and numbers in JSON's form.
 
 use std::borrow::Cow;
 
 use super::ScalarKind;
 
-/// The core schema's tag resolution of a plain scalar (YAML 1.2.2, section 10.3.2).
+/// Returns the type of a plain scalar in the core schema (YAML 1.2.2, section 10.3.2).
 pub(super) fn core_kind(text: &str) -> ScalarKind {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => ScalarKind::Null,
@@ -46,8 +46,9 @@ fn is_core_number(text: &str) -> bool {
     }
 }
 
-/// A number of the core schema as JSON writes it; `None` for infinities, what is no number, and
-/// what 128 bits do not hold in octal or hex.
+/// Returns a number of the core schema in JSON's form.
+///
+/// Returns `None` for infinities, for other texts, and for octal or hex numbers beyond 128 bits.
 pub(super) fn json_number(text: &str) -> Option<Cow<'_, str>> {
     if let Some(octal) = text.strip_prefix("0o") {
         return u128::from_str_radix(octal, 8).ok().map(|n| Cow::Owned(n.to_string()));

@@ -9,12 +9,12 @@ use super::*;
 fn read(path: &str, text: &str) -> (Option<Node>, Vec<String>) {
     let source = SourceFile::new(path, path, text);
     let mut report = Report::new(&source);
-    let node = parse(&mut report, &mut Aliases::default());
+    let node = parse(&mut report, &mut Allowance::default());
     let problems = report
         .problems
         .iter()
         .map(|p| {
-            format!("{}:{}: {} ({})", p.line, p.column, p.message, p.hint.as_deref().unwrap_or(""))
+            format!("{}:{}: {} ({})", p.line, p.column, p.message, p.help.as_deref().unwrap_or(""))
         })
         .collect();
     (node, problems)
@@ -33,7 +33,7 @@ fn only_problem(text: &str) -> String {
 }
 
 #[test]
-fn scalars_are_those_of_the_core_schema() {
+fn scalars_have_the_types_of_the_yaml_core_schema() {
     for (text, expected) in [
         ("", json!(null)),
         ("~", json!(null)),
@@ -73,7 +73,7 @@ fn scalars_are_those_of_the_core_schema() {
 }
 
 #[test]
-fn numbers_keep_their_text() {
+fn yaml_numbers_keep_their_text() {
     let node = well("a.yaml", "[1.50, 1e3, 12345678901234567890123, +07.50, -.5]");
     let mut out = String::new();
     node.write_json(&mut out);
@@ -81,7 +81,7 @@ fn numbers_keep_their_text() {
 }
 
 #[test]
-fn every_node_knows_its_place() {
+fn every_yaml_node_knows_its_place() {
     let node = well("a.yaml", "# é\na:\n  - {b: \"x\\ty\", 'c d': user}\n  - ü: plain text\n");
     let Content::Object(members) = &node.content else { panic!("{node:?}") };
     let Content::Array(items) = &members[0].value.content else { panic!("{node:?}") };
@@ -110,7 +110,7 @@ fn every_node_knows_its_place() {
 }
 
 #[test]
-fn yaml_s_own_traps_are_explained() {
+fn yaml_pitfalls_are_explained() {
     for (text, place, says) in [
         ("a: *x\n", "1:4:", "`*` begins an alias"),
         ("a: 1\n*.deleted: {}\n", "2:1:", "`*` begins an alias"),
@@ -132,7 +132,7 @@ fn yaml_s_own_traps_are_explained() {
         ("a: &x [*x]\n", "1:8:", "inside its own anchor"),
         ("a: &x {b: 1}\nc:\n  <<: *x\n", "3:3:", "merge"),
         ("a: 1\nb: 1\na: 2\n", "3:1:", "the first is at line 1"),
-        ("{\"a\": 1, \"a\": 2}\n", "1:10:", "second time"),
+        ("{\"a\": 1, \"a\": 2}\n", "1:10:", "duplicate key"),
         ("? [a]\n: b\n", "1:3:", "a key cannot be a list"),
         (": b\n", "1:1:", "a key is missing"),
     ] {
@@ -142,7 +142,7 @@ fn yaml_s_own_traps_are_explained() {
 }
 
 #[test]
-fn anchors_are_resolved_and_bombs_refused() {
+fn anchors_are_resolved_and_alias_bombs_are_refused() {
     assert_eq!(
         well("a.yaml", "a: &x [1, {b: c}]\nd: *x\n*x : 1\n".split("*x :").next().unwrap())
             .to_json(),
@@ -160,7 +160,7 @@ fn anchors_are_resolved_and_bombs_refused() {
 }
 
 #[test]
-fn depth_is_bounded() {
+fn nesting_depth_of_a_file_is_bounded() {
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     assert!(read("a.yaml", &nested(MAX_DEPTH)).1.is_empty());
     assert!(only_problem(&nested(MAX_DEPTH + 1)).contains("deeper"));
@@ -172,7 +172,7 @@ fn depth_is_bounded() {
 }
 
 #[test]
-fn json_is_read_with_its_tabs_and_escapes() {
+fn json_files_are_read_with_tabs_and_surrogate_pairs() {
     let text = "{\n\t\"a\": \"x\\ty\\/\\u00e9\\ud83d\\ude00\\n\\\"\",\n\t\"b\":\t[1,2.50,true,null],\n\t\"c\":{\"d\":{}}\n}";
     assert_eq!(
         well("a.json", text).to_json(),
@@ -202,7 +202,7 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
 
 proptest! {
     #[test]
-    fn agrees_with_serde_json(value in any_json(), pretty: bool) {
+    fn json_files_are_read_as_serde_json_reads_them(value in any_json(), pretty: bool) {
         let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
         let (node, problems) = read("a.json", &text);
         prop_assert!(problems.is_empty(), "{text}: {problems:?}");
@@ -210,7 +210,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_panics(text: String, yaml in "([a-c]: |- |\\[|\\]|\\{|\\}|\\*|&a |!|\"|'|\n|  |\t|#|,|x|1|<<|---\n){0,24}") {
+    fn no_text_panics_the_yaml_reader(text: String, yaml in "([a-c]: |- |\\[|\\]|\\{|\\}|\\*|&a |!|\"|'|\n|  |\t|#|,|x|1|<<|---\n){0,24}") {
         for text in [&text, &yaml] {
             read("a.yaml", text);
             read("a.json", text);

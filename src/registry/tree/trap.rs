@@ -1,15 +1,15 @@
-//! YAML's own traps, explained.
+//! Explains pitfalls of YAML.
 
 use super::super::diagnostic::{Pos, Report};
 
-/// YAML's own traps, told from the line that the parser stumbled over.
+/// Returns the likely cause of a syntax error, and its place, from the line of the error.
 pub(super) fn syntax_hint(report: &Report<'_>, at: Pos) -> (Pos, Option<String>) {
     let line = report.source.line(at.line).unwrap_or("");
     let indent = line.len() - line.trim_start().len();
     if line[..indent].contains('\t') {
         return (at, Some("YAML indents with spaces, not with tabs".to_owned()));
     }
-    // The value, or the key, that begins with a character that means something to YAML.
+    // A character that begins a value or key and has a meaning in YAML.
     let bytes = line.as_bytes();
     let mut quote = None;
     for (i, c) in line.char_indices() {

@@ -12,12 +12,12 @@ use unstale::registry::Action;
 
 use super::config;
 use crate::cache::{HOUR, apply, effect, slot, write};
-use crate::permissions::{OPERATIONS, documented_acl};
+use crate::permissions::{REDIS, documented_acl};
 use crate::support::{RedisCluster, wait_until};
 
 /// The rules that the page adds for a cluster.
 fn added() -> Vec<String> {
-    let row = OPERATIONS
+    let row = REDIS
         .lines()
         .find(|line| line.starts_with("| `UNSTALE_REDIS_MODE=cluster` |"))
         .expect("the page has a row for it");

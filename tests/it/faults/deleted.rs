@@ -76,7 +76,7 @@ async fn a_queue_deleted_under_a_running_worker_loses_nothing() {
     assert!(worker.stderr().contains("declared again"), "{}", worker.stderr());
 }
 
-/// The procedure of OPERATIONS to change a queue's arguments.
+/// The procedure of docs/how-to/outages.md to change a queue's arguments.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_deleted_between_stop_and_start_loses_nothing() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;

@@ -39,7 +39,7 @@ async fn an_event_with_a_decimal_header_is_confirmed_only_where_it_is_applied() 
     stage.wait_gone("user:2").await;
     assert!(worker.terminate().await.success());
 
-    // The solution that docs/OPERATIONS.md names.
+    // The solution that docs/reference/rabbitmq.md names.
     let history = format!("{}.history", stage.queue);
     stage
         .new_channel()

@@ -8,7 +8,7 @@ use unstale::cache::{
     Turn,
 };
 use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
-use unstale::plan::{Batch, Slot};
+use unstale::plan::{Batch, EffectRef};
 use unstale::registry::{Action, Effect, RuleId};
 
 use crate::support::{Redis, wait_until};
@@ -54,7 +54,7 @@ pub(super) async fn bump(cache: &Cache, key: &str) {
 async fn apply(cache: &Cache, key: &str, action: Action) -> Result<(), String> {
     let effect = Effect { rule: RuleId(0), target: key.into(), action, version: None, again: None };
     let mut batch = Batch::new("cache_tag:", 1);
-    batch.push(Slot { event: 0, position: 0 }, &effect);
+    batch.push(EffectRef { event: 0, position: 0 }, &effect);
     cache.apply(&batch.finish()).await.map(drop).map_err(|outage| outage.cause)
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use unstale::plan::{Batch, Fold, Folded, Slot};
+use unstale::plan::{Batch, EffectRef, Fold, Folded};
 use unstale::registry::{Action, Effect, Version};
 
 use super::actors::Hands;
@@ -86,7 +86,7 @@ impl Replay<'_> {
                 fold.choose(event.id, effect, event.id >= fenced_from);
                 chosen.push((*at, event.clone()));
             } else if self.wrong != Some(WrongReplay::GivesNoWay) {
-                fold.pass_over(event.id, &effect);
+                fold.skip(event.id, &effect);
                 passed.push((*at, event.clone()));
             }
             // The memory is full: the remaining effects are applied, and the reading continues.
@@ -152,7 +152,7 @@ impl Replay<'_> {
         let cache = self.hands.cache();
         let mut batch = Batch::new(cache.tag_prefix(), effects.len());
         for (event, effect) in (0..).zip(effects) {
-            batch.push(Slot { event, position: 0 }, effect);
+            batch.push(EffectRef { event, position: 0 }, effect);
         }
         let Some(left) = apply_plan(self.hands, &batch.finish()).await else { return false };
         for slot in left {

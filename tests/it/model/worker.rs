@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::Value;
 use tokio_util::sync::CancellationToken;
 use unstale::cache::LONGEST_LEASE;
-use unstale::plan::{Batch, EffectOutcome, Plan, Slot};
+use unstale::plan::{Batch, EffectOutcome, EffectRef, Plan};
 use unstale::registry::{Action, Effect, Warm};
 use unstale::warm::{LoadError, Loaded};
 use unstale::worker::filling::{Asker, Filling, Pace, Source};
@@ -72,8 +72,8 @@ pub(super) async fn main_lane(
     let cache = hands.cache();
     let mut batch = Batch::new(cache.tag_prefix(), effects.len());
     for ((slot, effect), (_, delivery)) in (0_u32..).zip(&effects).zip(&places) {
-        let slot = Slot { event: slot, position: 0 };
-        if delivery.is_copy { batch.push_again(slot, effect) } else { batch.push(slot, effect) }
+        let slot = EffectRef { event: slot, position: 0 };
+        if delivery.is_copy { batch.push_retried(slot, effect) } else { batch.push(slot, effect) }
     }
     let unsettled = apply(hands, &batch.finish()).await;
     let Some(unsettled) = unsettled else {
@@ -100,7 +100,7 @@ pub(super) async fn main_lane(
 }
 
 /// Applies a plan. Returns the effects it did not finish; `None` if the worker died.
-pub(super) async fn apply(hands: Hands<'_>, plan: &Plan<'_>) -> Option<Vec<Slot>> {
+pub(super) async fn apply(hands: Hands<'_>, plan: &Plan<'_>) -> Option<Vec<EffectRef>> {
     let applied = hands.cache().apply(plan).await;
     if hands.tap.is_dead() {
         return None;

@@ -261,8 +261,8 @@ impl Case {
     }
 }
 
-/// Advice in every refusal of a permission: the section that lists the permissions.
-const ADVICE: &str = r#""Permissions in RabbitMQ" in docs/OPERATIONS.md"#;
+/// Advice in every refusal of a permission: the page that lists the permissions.
+const ADVICE: &str = "docs/reference/rabbitmq-permissions.md";
 
 async fn catalogue() -> String {
     let app = Router::new()

@@ -9,10 +9,10 @@ use unstale::cache::{
     Cache, CommandError, Fill, Grant, LoadToken, Outage, Report, Turn, new_token,
 };
 use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
-use unstale::plan::{Batch, EffectOutcome, Slot};
+use unstale::plan::{Batch, EffectOutcome, EffectRef};
 use unstale::registry::{Action, Effect, Expiry, RuleId, Version, Write};
 
-use super::{OPERATIONS, documented_acl};
+use super::{REDIS, documented_acl};
 use crate::support::Redis;
 
 const HOUR: Expiry = Expiry::After { ttl: Duration::from_secs(3_600), jitter: 0.0 };
@@ -112,7 +112,7 @@ async fn everything(
         .collect();
     let mut batch = Batch::new(cache.tag_prefix(), effects.len());
     for (position, effect) in (0_u32..).zip(&effects) {
-        batch.push(Slot { event: 0, position }, effect);
+        batch.push(EffectRef { event: 0, position }, effect);
     }
     for (_, outcome) in cache.apply(&batch.finish()).await?.unsettled {
         match outcome {
@@ -236,7 +236,7 @@ async fn the_documented_acl_is_enough_and_nothing_in_it_is_too_much() {
 
 /// Returns the rules that the page removes in the row that begins so, as they are in the ACL.
 fn taken_away(row: &str) -> Vec<String> {
-    let row = OPERATIONS
+    let row = REDIS
         .lines()
         .find(|line| line.starts_with(row))
         .unwrap_or_else(|| panic!("no row begins with `{row}`"));
@@ -298,7 +298,7 @@ async fn what_the_page_adds_for_second_passes_is_enough_and_nothing_in_it_is_too
             again,
         };
         let mut batch = Batch::new(cache.tag_prefix(), 1);
-        batch.push(Slot { event: 0, position: 0 }, &effect);
+        batch.push(EffectRef { event: 0, position: 0 }, &effect);
         let mut refused: Vec<_> = cache
             .apply(&batch.finish())
             .await

@@ -9,7 +9,7 @@ use super::{HOUR, Outcomes};
 use crate::support::{self, Redis};
 
 fn documented() -> Vec<String> {
-    let page = include_str!("../../../docs/READERS.md");
+    let page = include_str!("../../../docs/reference/reader-scripts.md");
     let line = page
         .lines()
         .find_map(|line| line.strip_prefix("ACL SETUSER reader "))

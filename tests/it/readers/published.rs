@@ -9,7 +9,7 @@ use unstale::cache::READER_SCRIPTS;
 use crate::docs::{blocks, commands};
 use crate::support::Redis;
 
-const PAGE: &str = "docs/READERS.md";
+const PAGE: &str = "docs/reference/reader-scripts.md";
 const FOLDERS: [&str; 3] =
     ["clients/lua", "clients/python/src/unstale_reader/lua", "clients/node/lua"];
 

@@ -3,7 +3,7 @@
     cache = Reader(redis.Redis(), key_prefix="shop:")
     page = cache.get_or_load("page:7", lambda: render(7), ttl=3600, tags=["pages"])
 
-The protocol is docs/READERS.md of unstale.
+The protocol is docs/reference/reader-scripts.md of unstale.
 """
 
 from ._aio import AsyncReader

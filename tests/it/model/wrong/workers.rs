@@ -1,7 +1,7 @@
 //! Workers that apply some effects in a wrong way, and all others in the right way.
 
 use redis::Value;
-use unstale::plan::{Batch, Slot};
+use unstale::plan::{Batch, EffectRef};
 use unstale::registry::{Action, Effect};
 
 use super::super::actors::{Hands, again, generation, lease, set};
@@ -203,7 +203,7 @@ pub(in super::super) async fn second_passes(
         let cache = hands.cache();
         let mut batch = Batch::new(cache.tag_prefix(), effects.len());
         for (event, effect) in (0..).zip(&effects) {
-            batch.push(Slot { event, position: 0 }, effect);
+            batch.push(EffectRef { event, position: 0 }, effect);
         }
         apply(hands, &batch.finish()).await;
         let made: Vec<usize> = changes

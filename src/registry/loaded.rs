@@ -1,0 +1,73 @@
+//! A loaded registry, with accessors that the worker uses.
+
+use super::diagnostic::{Diagnostic, nearest};
+use super::example::{self, Example, WORK_OF_ALL_EXAMPLES};
+use super::model::{EventDefinition, Loader, Registry, RuleName};
+
+/// A registry, with its warnings and examples.
+#[derive(Debug)]
+pub struct LoadedRegistry {
+    /// The registry.
+    pub registry: Registry,
+    /// Parts that are legal and probably wrong.
+    pub warnings: Vec<Diagnostic>,
+    /// Examples for [`run_examples`](super::run_examples).
+    pub examples: Vec<Example>,
+    /// `UNSTALE_KEY_PREFIX`, which precedes every key and which examples omit.
+    pub(super) key_prefix: String,
+}
+
+impl Registry {
+    /// Returns the digest; see [`Registry::digest`](field@Registry::digest).
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Returns the routing keys to bind, without duplicates, in byte order.
+    pub fn routing_keys(&self) -> &[String] {
+        &self.routing_keys
+    }
+
+    /// Returns the name of each rule, by [`RuleId`](super::RuleId).
+    pub fn rules(&self) -> &[RuleName] {
+        &self.rules
+    }
+
+    /// Returns the event definitions, in the order in which their effects are added together.
+    pub fn definitions(&self) -> &[EventDefinition] {
+        &self.definitions
+    }
+
+    /// Returns the event type that the user most likely meant by an unknown one.
+    pub fn nearest_type(&self, event_type: &str) -> Option<String> {
+        let types = self
+            .definitions
+            .iter()
+            .map(|definition| definition.name.as_str())
+            .filter(|name| !name.contains(['*', '#']));
+        nearest(event_type, types).map(str::to_owned)
+    }
+
+    /// Returns whether some rule asks for a second delete (`again`).
+    pub fn has_second_deletes(&self) -> bool {
+        self.definitions.iter().any(|definition| {
+            !definition.retired && definition.rules.iter().any(|rule| rule.again.is_some())
+        })
+    }
+
+    /// Returns the loaders, by [`LoaderId`](super::LoaderId).
+    pub fn loaders(&self) -> &[Loader] {
+        &self.loaders
+    }
+}
+
+/// Runs the examples of a registry and returns those that fail.
+///
+/// Stops at the example with which the work of all examples exceeds its limit.
+pub fn run_examples(loaded: &LoadedRegistry) -> Vec<Diagnostic> {
+    run_within(loaded, WORK_OF_ALL_EXAMPLES)
+}
+
+pub(super) fn run_within(loaded: &LoadedRegistry, work: u64) -> Vec<Diagnostic> {
+    example::run_within(&loaded.registry, &loaded.examples, &loaded.key_prefix, work)
+}
