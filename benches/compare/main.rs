@@ -1,8 +1,16 @@
-//! Measures the cost of the worker beside its two servers and beside its peers. `make bench` runs
-//! it, and docs/bench/README.md explains the results.
+//! Measures the cost of the worker beside its two servers and beside its peers.
 //!
-//! `cargo bench --bench compare -- a f --rounds 3 --out FOLDER` runs these workloads for this many
-//! rounds, and writes the report into that folder.
+//! `make bench` runs it, and docs/bench/README.md explains the results. `cargo bench --bench
+//! compare -- a f --rounds 3 --out FOLDER` runs these workloads for this many rounds, and writes
+//! the report into that folder.
+//!
+//! In reading order:
+//! - Input: `arguments`, `events`, `workloads`.
+//! - Servers and contenders: `stage`, `contender`, `bare`, `peers`.
+//! - Measurement: `process`, `recording`, `results`, `figures`.
+//! - Output: `report`.
+//!
+//! Deliberately absent: the cost of single steps without sockets, which is in the bench `pipeline`.
 
 #![allow(clippy::disallowed_methods, reason = "a program apart, which reads what its stage sets")]
 

@@ -1,4 +1,9 @@
-//! The broker's side against a real RabbitMQ.
+//! The module `broker` against a real RabbitMQ.
+//!
+//! In reading order: `topology` for objects, `failures` for lanes and their end, `copies` for
+//! republished messages.
+//!
+//! Deliberately absent: Redis and the worker's lanes.
 
 mod copies;
 mod failures;
@@ -17,7 +22,7 @@ use crate::support::{RabbitMq, unique, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// As a worker's, on names of its own.
+/// Returns a worker's configuration, with names of its own.
 pub(crate) fn config(url: &str) -> AmqpConfig {
     AmqpConfig {
         urls: vec![SecretUrl::new(url.parse().unwrap())],
@@ -41,7 +46,7 @@ pub(crate) async fn open(config: &AmqpConfig) -> Session {
     Session::open(config, &keys(&["#"]), &Signer::default(), Start::First).await.unwrap()
 }
 
-/// A plain channel, as another program has it.
+/// Opens a plain channel, as another program has it.
 pub(crate) async fn other(rabbitmq: &RabbitMq) -> Channel {
     rabbitmq.connection().await.create_channel().await.unwrap()
 }
@@ -55,7 +60,7 @@ pub(crate) async fn depth(channel: &Channel, queue: &str) -> u32 {
         .message_count()
 }
 
-/// Takes a message off a queue.
+/// Takes a message from a queue.
 async fn take(channel: &Channel, queue: &str) -> lapin::message::Delivery {
     let got = wait_for(SOON, "a message in the queue", async || {
         channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap()

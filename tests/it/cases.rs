@@ -1,16 +1,15 @@
-//! Inputs that went wrong once, each a file of `tests/cases/`: what `plan` and `check` make of
-//! them.
+//! Regression cases: inputs in `tests/cases/`, and the expected results of `plan` and `check`.
 //!
 //! | member | meaning |
 //! |---|---|
-//! | `about` | what must hold |
+//! | `about` | property that must hold |
 //! | `kind` | `plan` or `check` |
 //! | `rules` | the only rule file; or `definitions` or `values`, how many of them it has |
-//! | `lines` | what `plan` reads; or `integers`, `text` or `texts`, the one long member of an event |
-//! | `expect.exit` | the exit status |
-//! | `expect.present`, `expect.absent` | a text that the output holds, or does not |
-//! | `expect.reasons`, `expect.targets` | by line: the reason of the dead letter, and the targets |
-//! | `expect.cpu_s` | the most CPU, in seconds, for a build without optimization |
+//! | `lines` | input of `plan`; or `integers`, `text` or `texts`, the one long member of an event |
+//! | `expect.exit` | exit status |
+//! | `expect.present`, `expect.absent` | text that the output holds, or does not |
+//! | `expect.reasons`, `expect.targets` | by line: reason of the dead letter, and targets |
+//! | `expect.cpu_s` | maximum CPU time in seconds, for a build without optimization |
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +17,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-/// The most CPU where a case says nothing, in seconds.
+/// Maximum CPU time in seconds, if a case sets none.
 const CPU_S: u64 = 60;
 
 fn count(of: &Value) -> usize {
@@ -69,7 +68,8 @@ fn run(case: &Value) -> Output {
     std::fs::write(folder.path().join("rules.yaml"), rules(case)).unwrap();
     let cpu_s = case["expect"]["cpu_s"].as_u64().unwrap_or(CPU_S);
     let command = if case["kind"] == "check" { "check" } else { "plan --json" };
-    // The kernel ends what takes more: no clock on the wall of a busy machine does.
+    // The kernel ends a process that exceeds it. A wall clock would not be reliable on a busy
+    // machine.
     let mut child = Command::new("sh")
         .args([
             "-c",
@@ -85,7 +85,7 @@ fn run(case: &Value) -> Output {
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = lines(case).join("\n");
-    // `check` reads nothing.
+    // `check` reads no input.
     let writer = std::thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap();

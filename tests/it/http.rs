@@ -1,4 +1,4 @@
-//! Health and metrics, asked over a bare socket.
+//! Health and metrics, requested over a bare socket.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -108,12 +108,12 @@ async fn a_taken_address_names_its_setting() {
     assert!(message.starts_with("UNSTALE_HTTP_ADDR: cannot listen on 127.0.0.1:"), "{message}");
 }
 
-/// Connections that send half a request and then nothing.
+/// Opens connections that send half a request and then nothing.
 async fn half_open(addr: SocketAddr, count: usize) -> Vec<TcpStream> {
     let mut open = Vec::with_capacity(count);
     for _ in 0..count {
         let mut stream = TcpStream::connect(addr).await.unwrap();
-        // It may have had to make room already.
+        // The worker may have had to make room already.
         let _ = stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n").await;
         open.push(stream);
     }
@@ -140,7 +140,7 @@ async fn a_request_that_does_not_arrive_is_given_up() {
     half.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n").await.unwrap();
     for stream in [&mut silent, &mut half] {
         let mut answer = String::new();
-        // Closed, with 408 or without a word.
+        // The worker closed it, with 408 or without an answer.
         let read =
             tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut answer)).await;
         read.expect("the server closes the connection").unwrap();
@@ -159,8 +159,8 @@ fn descriptors(worker: &Worker) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", worker.pid())).unwrap().count()
 }
 
-/// As a flood from another pod: connections that say half a request, connections that never read
-/// their answer, and few descriptors.
+/// As a flood from another pod: half requests, connections that never read their answer, and few
+/// descriptors.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_reconnects_to_both_servers_while_a_thousand_half_open_connections_are_held() {
     const SCHEMA: &str = "events: { user.updated: { effects: [ { delete: \"user:{id}\" } ] } }";
@@ -173,7 +173,7 @@ async fn a_worker_reconnects_to_both_servers_while_a_thousand_half_open_connecti
     let worker =
         stage.worker(&[("UNSTALE_AMQP_URL", &amqp_url), ("UNSTALE_REDIS_URL", &redis_url)]).await;
     let before = descriptors(&worker);
-    // Enough for 64 connections and the worker's own, and for no thousand.
+    // Enough for 64 connections and the worker's own, but not for a thousand.
     let limit = Command::new("prlimit")
         .args(["--pid", &worker.pid().to_string(), "--nofile=200:200"])
         .status()

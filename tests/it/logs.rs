@@ -1,5 +1,4 @@
-//! What the log says of events and of servers: enough to know what happened, and no line for each
-//! event.
+//! Log lines about events and servers: enough to know what happened, and no line for each event.
 
 use std::time::{Duration, Instant};
 
@@ -169,8 +168,8 @@ async fn each_effect_is_a_line_at_debug_and_none_at_info() {
     }
 }
 
-/// Starts a worker on a Redis that another one has used, at an address where there is no RabbitMQ,
-/// and waits for what it says first.
+/// Starts a worker on a used Redis, at an address without RabbitMQ, and waits for its first log
+/// line.
 async fn says_at_once(stage: &Stage, amqp_url: &str, cause: &str) {
     let redis = stage.redis.url();
     let settings = [
@@ -186,7 +185,7 @@ async fn says_at_once(stage: &Stage, amqp_url: &str, cause: &str) {
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}: {}", began.elapsed(), worker.stderr());
     let log = worker.stderr();
     assert!(lines(&log, "waiting for RabbitMQ")[0].contains(cause), "{log}");
-    // It goes on trying, and does not go on saying so.
+    // It continues to try, and does not repeat the log line.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let log = worker.stderr();
     let (_, log) = log.split_once("registry loaded").unwrap();
@@ -199,7 +198,7 @@ async fn says_at_once(stage: &Stage, amqp_url: &str, cause: &str) {
 async fn a_worker_says_within_a_second_that_it_waits_for_rabbitmq() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     assert!(stage.worker(&[]).await.terminate().await.success());
-    // Nothing listens on port 1 of a machine that runs tests.
+    // No server listens on port 1 of a machine that runs tests.
     says_at_once(&stage, "amqp://guest:guest@127.0.0.1:1/%2f", "refused").await;
     let broker = crate::support::rabbitmq().await;
     let silent = Proxy::start(&broker.addr()).await;

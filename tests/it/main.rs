@@ -1,5 +1,6 @@
-//! Integration tests against real servers that the tests start themselves: one binary, so that they
-//! share them.
+//! Integration tests against real servers that the tests start themselves.
+//!
+//! They are one binary, so that they share the servers.
 
 #![allow(clippy::disallowed_methods, reason = "tests block, wait and read what `make` sets")]
 

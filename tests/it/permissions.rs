@@ -1,5 +1,5 @@
-//! The least privileges that the pages name are enough for all the worker does, and one
-//! less is not.
+//! Least privileges: those in `docs/reference` suffice for everything the worker does, and one less
+//! does not.
 
 mod rabbitmq;
 mod redis_acl;
@@ -7,8 +7,8 @@ mod redis_acl;
 const RABBITMQ: &str = include_str!("../../docs/reference/rabbitmq-permissions.md");
 pub(crate) const REDIS: &str = include_str!("../../docs/reference/redis-permissions.md");
 
-/// The permissions (configure, write, read) on the line below `comment`, as a shell would give them
-/// to `rabbitmqctl`.
+/// Returns the permissions (configure, write, read) on the line below `comment`, as a shell would
+/// give them to `rabbitmqctl`.
 fn documented_permissions(comment: &str) -> [&'static str; 3] {
     let mut lines = RABBITMQ.lines().skip_while(|line| !line.starts_with(comment)).skip(1);
     let command = lines.next().unwrap_or_else(|| panic!("no line follows `{comment}`"));
@@ -19,8 +19,9 @@ fn documented_permissions(comment: &str) -> [&'static str; 3] {
         .unwrap_or_else(|quoted| panic!("three quoted expressions are expected: {quoted:?}"))
 }
 
-/// The rules of the documented `ACL SETUSER`, for a user of that name and password, whose keys
-/// begin with `keys` where the page has `shop:`.
+/// Returns the rules of the documented `ACL SETUSER` for a user with that password.
+///
+/// Its keys begin with `keys` instead of the documented `shop:`.
 pub(crate) fn documented_acl(password: &str, keys: &str) -> Vec<String> {
     let line = REDIS
         .lines()
@@ -53,7 +54,7 @@ fn the_demonstration_has_the_documented_permissions() {
         );
     }
     let rules = documented_acl("unstale-demo", "shop:").join(" ");
-    // What `again` needs comes after it.
+    // The rules that `again` needs come after it.
     assert!(
         USERS.contains(&format!("user unstale {rules}")),
         "demo/redis/users.acl has not: {rules}"

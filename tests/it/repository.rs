@@ -1,5 +1,5 @@
-//! What the repository says of itself: the checks that run before a change, and the Rust that it
-//! needs.
+//! Statements of the repository about itself: the checks before a change, and the Rust version that
+//! it needs.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! The test support keeps its own promises.
+//! Tests of the test support itself.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::support::{self, Proxy, RabbitMq, Redis, unique, wait_until};
 const SOON: Duration = Duration::from_secs(10);
 
 fn alive(pid: u32) -> bool {
-    // A zombie is dead: `kill -0` would call it alive until its parent waits for it.
+    // A zombie is dead. `kill -0` would report it as alive until its parent waits for it.
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
@@ -83,7 +83,7 @@ async fn a_restarted_broker_keeps_confirmed_messages() {
     }
     node.restart().await;
     let connection = node.connection().await;
-    // The queue's leader is elected a moment after the listener opens; a get before that closes its
+    // The queue's leader is elected a moment after the listener opens. A get before that closes its
     // channel.
     wait_until(Duration::from_secs(30), "the message is there after the restart", async || {
         let channel = connection.create_channel().await.unwrap();

@@ -1,5 +1,5 @@
-//! Upkeep of tags: `unstale tags gc`, what the worker does of it by itself, and what it says of a
-//! Redis that evicts.
+//! Tag maintenance: `unstale tags gc`, the worker's own part, and the warning about a Redis that
+//! evicts.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::support::{Redis, wait_until};
 
 const RULES: &str = r#"events: { pages.imported: { effects: [ { invalidate_tags: "pages" } ] } }"#;
 
-/// Keys that exist and keys that do not, all members of a tag.
+/// Fills a tag with keys that exist and keys that do not.
 async fn fill(redis: &mut MultiplexedConnection, tag: &str, live: usize, gone: usize) {
     let mut pipeline = redis::pipe();
     for n in 0..live {
@@ -111,7 +111,7 @@ async fn gc_keeps_its_rate_and_says_what_is_in_the_way() {
     let server = Redis::start().await;
     fill(&mut server.connection().await, "t", 500, 1_500).await;
     let start = Instant::now();
-    // 2,000 members and one step of the scan at least; the last step is not waited for.
+    // At least 2,000 members and one step of the scan. The test does not wait for the last step.
     assert_eq!(gc(&server, &["--rate", "2000/s"]).await.0, 0);
     assert!(start.elapsed() > Duration::from_millis(900), "{:?}", start.elapsed());
     server.kill();
@@ -147,14 +147,14 @@ async fn a_churned_tag_stays_within_1_2_times_its_live_members() {
         }
         pipeline.exec_async(&mut redis).await.unwrap();
         added += ADDS_PER_TICK;
-        // Three lifetimes in, it has found out how often to look.
+        // After three lifetimes, the worker has found how often to check.
         if start.elapsed() > Duration::from_millis(3 * LIFETIME_MS) {
             let (members, live): (f64, f64) =
                 count.key("cache_tag:pages").invoke_async(&mut redis).await.unwrap();
             samples.push(members / live);
         }
     }
-    // One sample in twenty may follow a moment in which a busy machine let nobody look.
+    // One sample in twenty may follow a moment in which a busy machine allowed no check.
     samples.sort_by(f64::total_cmp);
     let most = samples[samples.len() * 95 / 100];
     assert!(
@@ -192,7 +192,7 @@ async fn a_drain_that_nobody_goes_on_with_is_finished_by_whoever_starts() {
     let stage = Stage::new(&[("pages.yaml", RULES)]).await;
     let mut redis = stage.connection().await;
     fill(&mut redis, "pages", 2_000, 0).await;
-    // What a worker leaves whose event was dropped by hand in the middle of it.
+    // State left by a worker whose event was deleted by hand in the middle of it.
     for command in [
         ["RENAME", "cache_tag:pages", "unstale:drain/{cache_tag:pages}:7"],
         ["SADD", "unstale:drain/{cache_tag:pages}", "7"],
@@ -219,7 +219,7 @@ async fn a_redis_that_may_evict_what_is_needed_is_warned_of() {
         (&["--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru"], true),
         (&["--maxmemory", "100mb", "--maxmemory-policy", "noeviction"], false),
         (&["--maxmemory-policy", "allkeys-lru"], false),
-        // Where INFO tells nothing, CONFIG does.
+        // If INFO reports nothing, CONFIG does.
         (
             &[
                 "--maxmemory",
@@ -242,7 +242,7 @@ async fn a_redis_that_may_evict_what_is_needed_is_warned_of() {
         let mut redis = stage.connection().await;
         fill(&mut redis, "t", 1, 1).await;
         let worker = stage.worker(&[]).await;
-        // The look at the policy comes before the first prune.
+        // The check of the policy comes before the first removal of members.
         wait_until(SOON, "the tag is pruned", async || {
             ask::<u64>(&mut stage.connection().await, &["SCARD", "cache_tag:t"]).await == 1
         })
@@ -267,7 +267,7 @@ async fn a_redis_that_does_not_tell_its_policy_is_worked_with() {
     .await;
 }
 
-/// Sets under a prefix that is not unstale's own may hold anything.
+/// Sets under a foreign prefix may hold anything.
 #[tokio::test(flavor = "multi_thread")]
 async fn maintenance_leaves_the_sets_under_another_prefix_as_they_are() {
     let stage = Stage::new(&[("pages.yaml", RULES)]).await;
@@ -278,8 +278,7 @@ async fn maintenance_leaves_the_sets_under_another_prefix_as_they_are() {
     let worker = stage.worker(&[("UNSTALE_TAG_PREFIX", "tagged:")]).await;
     wait_until(SOON, "it says so", async || worker.stderr().contains("tag maintenance is off"))
         .await;
-    // By the time in which another worker has looked through its tags twice, this one would have
-    // too.
+    // In the time that another worker takes to check its tags twice, this one would have too.
     for tag in ["t", "u"] {
         fill(&mut redis, tag, 1, 1).await;
         let _other = stage.worker(&[]).await;

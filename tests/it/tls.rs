@@ -1,4 +1,4 @@
-//! Certificates that cannot be used, and one that logs in: real servers that speak TLS.
+//! Certificates that cannot be used, and one that logs in: real servers that use TLS.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -8,7 +8,8 @@ use crate::support::{RabbitMq, Redis, Worker, port, wait_until};
 
 const SOON: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// An authority in `dir` (`ca.pem`, `ca.key`), and what it signed (`server.pem`, `server.key`).
+/// Creates an authority in `dir` (`ca.pem`, `ca.key`), and a certificate that it signed
+/// (`server.pem`, `server.key`).
 fn certificates(dir: &Path, authority: &str) {
     let openssl = |args: &[&str]| {
         let Output { status, stderr, .. } =
@@ -138,7 +139,7 @@ fn a_key_that_does_not_fit_its_certificate_ends_the_start_with_64() {
     }
 }
 
-/// Copies of the fixtures, where a server of another root sees them.
+/// Copies the fixtures to a folder that a server with another root can read.
 fn fixtures() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in ["ca.pem", "server.pem", "server.key.pem", "client.pem", "client.key.pem"] {

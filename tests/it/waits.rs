@@ -1,11 +1,11 @@
-//! Commands that wait for a server: they say so, and end at once when they are asked to.
+//! Commands that wait for a server: they report it, and end at once when asked to.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A server that accepts connections and never answers.
+/// Server that accepts connections and never answers.
 struct Silent {
     listener: TcpListener,
 }

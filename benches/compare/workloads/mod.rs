@@ -1,4 +1,9 @@
 //! The workloads, one file for each kind. docs/bench/README.md explains their purpose.
+//!
+//! In reading order:
+//! - Shared parts: `drain`, `loader`, `tracking`.
+//! - (a) to (e): `one_delete`, `realistic`, `write_through`, `hot_set`, `tag`.
+//! - (f) to (j): `latency`, `memory`, `scale`, `link`, `warm`.
 
 mod drain;
 mod hot_set;

@@ -6,13 +6,13 @@ use lapin::BasicProperties;
 
 use super::{Victim, list};
 
-/// An event definition, and one event that makes the most of it.
+/// Event definition, and one event that makes the most of it.
 struct Attack {
     name: &'static str,
-    /// What stands below the event's type.
+    /// Text below the event's type.
     definition: &'static str,
     body: String,
-    /// Whether it must be refused. The others may be done, if that costs little.
+    /// True if the event must be refused. The others may be applied if that costs little.
     refused: bool,
 }
 
@@ -39,7 +39,7 @@ fn texts(count: usize, bytes: usize) -> String {
     })
 }
 
-/// A few bytes of an event become many of Redis.
+/// Returns attacks in which a few bytes of an event become many bytes in Redis.
 fn targets() -> Vec<Attack> {
     let tenant = |bytes, count| format!(r#"{{"tenant":"{}","ids":{}}}"#, text(bytes), ids(count));
     vec![
@@ -146,7 +146,7 @@ fn targets() -> Vec<Attack> {
     ]
 }
 
-/// Documents that a schema has to look at again and again.
+/// Returns attacks with documents that a schema must check again and again.
 fn schemas() -> Vec<Attack> {
     let leaf = |value: &str, depth: usize| {
         let mut document = value.to_owned();
@@ -232,7 +232,7 @@ fn schemas() -> Vec<Attack> {
     ]
 }
 
-/// Expressions that copy, compare and build.
+/// Returns attacks with expressions that copy, compare and build.
 fn expressions() -> Vec<Attack> {
     let pattern = r#"{ let: { xs: 'data.a.filter(x, x.matches("^[\\w.-]{1,64}$"))' }, effects: [ { delete: "k:{let.xs[]}" } ] }"#;
     let pair = |a: String, b: String| format!(r#"{{"a":{a},"b":{b},"id":1}}"#);
@@ -431,8 +431,8 @@ async fn what_an_expression_copies_and_compares_costs_little() {
     attack(expressions()).await;
 }
 
-/// Where large bodies are allowed, the budget grows with the body as `plan` shows it: two copies of
-/// a large page are written, not refused.
+/// With large bodies allowed, the budget grows with the body as `plan` shows it. Two copies of a
+/// large page are written, not refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_body_has_the_larger_budget_of_its_size() {
     let rules = r#"

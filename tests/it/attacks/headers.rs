@@ -1,4 +1,4 @@
-//! A publisher's messages that the broker itself dead-letters, with headers that look like ours.
+//! Publishers' messages that the broker itself dead-letters, with headers that look like ours.
 
 use std::process::{Command, Stdio};
 
@@ -18,7 +18,7 @@ fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
 
-/// What a broker would write of a message that expired in a queue.
+/// Returns the entry that a broker writes for a message that expired in a queue.
 fn death(queue: &str, exchange: &str, routing_key: &str) -> AMQPValue {
     let mut keys = FieldArray::default();
     keys.push(text(routing_key));
@@ -37,8 +37,8 @@ fn death(queue: &str, exchange: &str, routing_key: &str) -> AMQPValue {
     AMQPValue::FieldArray(deaths)
 }
 
-/// Each expires in the main queue while no worker is there. Replayed, each has all effects of one
-/// event.
+/// Each message expires in the main queue while no worker runs. After a replay, each has all
+/// effects of one event.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_publisher_forges_is_not_believed_of_an_expired_message() {
     let stage = Stage::new(&[("rules.yaml", RULES)]).await;
@@ -115,7 +115,7 @@ async fn what_a_publisher_forges_is_not_believed_of_an_expired_message() {
     let count = u32::try_from(forged.len()).unwrap();
     wait_until(super::PATIENCE, "all have expired", async || stage.ready(".dead").await == count)
         .await;
-    // The start of a worker might heal, which would hide what a replay leaves out.
+    // A worker might heal at its start, which would hide what a replay leaves out.
     let worker = stage.worker(&[("UNSTALE_HEAL_WINDOW", "off")]).await;
     let mut command = Command::new(env!("CARGO_BIN_EXE_unstale"));
     command
@@ -130,8 +130,8 @@ async fn what_a_publisher_forges_is_not_believed_of_an_expired_message() {
         .await;
     let mut left = Vec::new();
     for (id, headers) in forged.iter().enumerate() {
-        // RabbitMQ before 4 keeps the routing key of a forged `x-death`, and no other: a publisher
-        // may turn its own event into another.
+        // RabbitMQ before 4 keeps the routing key of a forged `x-death`, and no other. So a
+        // publisher may turn its own event into another.
         if !stage.exists(&format!("other:{id}")).await {
             assert!(
                 headers.iter().any(|(name, _)| *name == "x-death"),

@@ -1,11 +1,14 @@
-//! Attacks by a publisher, a tenant and an application: the real worker, a real broker, a real
-//! Redis, and no code of ours in between.
+//! Attacks by a publisher, a tenant and an application, on the real worker, a real broker and a
+//! real Redis.
 //!
-//! [`events`] costs CPU and memory by rules, [`shapes`] by the form of a message, [`registries`] by
-//! rule files. [`own_keys`] reaches for unstale's own keys, [`headers`] for its own headers.
+//! In reading order: [`events`] costs CPU and memory by rules, [`shapes`] by the form of a message,
+//! [`registries`] by rule files. [`own_keys`] targets unstale's own keys, [`headers`] its own
+//! headers.
 //!
-//! Each attack is a row. It must cost less than [`CPU`] and [`MEMORY_BYTES`], end as a dead letter
-//! that names the rule or be applied, and leave the events behind it alone.
+//! Each attack is a row. It must cost less than [`CPU`] and [`MEMORY_BYTES`]. It must be applied,
+//! or become a dead letter that names the rule, and must not affect later events.
+//!
+//! Deliberately absent: code of ours between the attacker and the worker.
 
 mod events;
 mod headers;
@@ -22,15 +25,16 @@ use crate::end_to_end::stage::{DeadLetter, Stage};
 use crate::support::limits::{Usage, forget_peak};
 use crate::support::{Worker, wait_until};
 
-/// CPU that one event may cost a worker. A build without optimization is about ten times as slow as
-/// the one that users run.
+/// Maximum CPU time that one event may cost a worker.
+///
+/// A build without optimization is about ten times as slow as the one that users run.
 const CPU: Duration =
     if cfg!(debug_assertions) { Duration::from_secs(8) } else { Duration::from_secs(1) };
 
-/// Memory that one event may cost a worker beyond what it held before.
+/// Maximum memory that one event may cost a worker beyond what it held before.
 const MEMORY_BYTES: u64 = 64 << 20;
 
-/// The longest wait for anything here: an attack that is not bounded ends its test by it.
+/// Maximum time for any wait here: an unlimited attack ends its test this way.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const INNOCENT: (&str, &str) = (
@@ -38,15 +42,15 @@ const INNOCENT: (&str, &str) = (
     r#"events: { innocent.changed: { effects: [ { delete: "innocent:{id}" } ] } }"#,
 );
 
-/// A worker under attack.
+/// Worker under attack.
 struct Victim {
     stage: Stage,
     worker: Worker,
-    /// Lines of the log before the first attack: what the rules were warned of.
+    /// Log lines before the first attack: warnings about the rules.
     lines_before: usize,
 }
 
-/// What one attack cost.
+/// Cost of one attack.
 #[derive(Debug)]
 struct Cost {
     cpu: Duration,
@@ -65,8 +69,8 @@ impl Victim {
         victim
     }
 
-    /// Publishes an event, and an innocent one behind it. Returns what both cost together, once
-    /// nothing is in flight.
+    /// Publishes an event and a harmless one after it. Returns their cost together, once nothing is
+    /// in flight.
     async fn suffers(
         &self,
         name: &str,
@@ -81,8 +85,8 @@ impl Victim {
         });
         self.stage.publish_with(routing_key, properties, body).await;
         self.passes_innocent(name).await;
-        // Twice: between two looks a message may go from a queue that was not looked at yet to one
-        // that was.
+        // Twice: between two looks a message may move from a queue not looked at yet to one already
+        // looked at.
         let settled = async || {
             self.stage.is_settled(&[&self.worker]).await
                 && self.stage.is_settled(&[&self.worker]).await
@@ -96,7 +100,7 @@ impl Victim {
         }
     }
 
-    /// An event that has nothing to do with the attack is applied.
+    /// Checks that an event unrelated to the attack is applied.
     async fn passes_innocent(&self, name: &str) {
         let id = fastrand::u64(..);
         let key = format!("innocent:{id}");
@@ -108,8 +112,9 @@ impl Victim {
         .await;
     }
 
-    /// The dead letters so far, taken out of their queue. Each has a reason and a message without
-    /// payload text.
+    /// Takes the dead letters so far out of their queue.
+    ///
+    /// Each must have a reason, and a message without payload text.
     async fn dead_letters(&self) -> Vec<DeadLetter> {
         let count = self.stage.ready(".dead").await;
         if count == 0 {
@@ -130,7 +135,8 @@ impl Victim {
         letters
     }
 
-    /// At the end: the worker is ready, never healed, and no publisher's text broke its log.
+    /// Checks at the end that the worker is ready, never healed, and has no publisher's text that
+    /// breaks its log.
     async fn survived(&self) {
         let (status, body) = self.worker.get("/readyz").await.expect("the worker answers");
         assert_eq!(status, 200, "{body}");
@@ -149,7 +155,7 @@ impl Victim {
 }
 
 impl Cost {
-    /// Whether it is within the bounds, and in words what it was.
+    /// Returns an error with the cost if it exceeds the limits.
     fn verdict(&self, name: &str) -> Result<(), String> {
         let bounded = self.cpu < CPU && self.bytes < MEMORY_BYTES;
         let text = format!("{name}: {:?} of CPU, {} MiB", self.cpu, self.bytes >> 20);
@@ -157,13 +163,13 @@ impl Cost {
     }
 }
 
-/// Characters that end a line, move a cursor or hide text.
+/// Returns whether the character ends a line, moves a cursor or hides text.
 fn is_forged(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A JSON array of what `element` yields.
+/// Returns a JSON array of the results of `element`.
 fn list(count: usize, element: impl Fn(usize) -> String) -> String {
     let elements: Vec<String> = (0..count).map(element).collect();
     format!("[{}]", elements.join(","))

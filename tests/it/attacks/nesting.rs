@@ -1,5 +1,6 @@
-//! What no library would publish, from a client that speaks AMQP by hand: headers nested as deep as
-//! a frame allows, and short texts that are not UTF-8.
+//! Messages that no library would publish, from a client that writes AMQP by hand.
+//!
+//! Their headers are nested as deep as a frame permits, or their short texts are not UTF-8.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -7,10 +8,10 @@ use tokio::net::TcpStream;
 use super::Victim;
 use crate::support::rabbitmq;
 
-/// The largest frame that both sides allow.
+/// Largest frame that both sides allow.
 const FRAME_BYTES: usize = 131_072;
 
-/// A publisher's connection with one channel.
+/// Publisher's connection with one channel.
 struct Raw(TcpStream);
 
 impl Raw {
@@ -39,7 +40,7 @@ impl Raw {
         self.publish_with(exchange, routing_key, &properties, body).await;
     }
 
-    /// `properties`: the flags, and what they announce.
+    /// Publishes a message; `properties` holds the flags and the properties that they announce.
     async fn publish_with(
         &mut self,
         exchange: &str,
@@ -57,7 +58,7 @@ impl Raw {
         let content = [&[0, 60, 0, 0][..], &size, properties].concat();
         self.frame(2, 1, &content).await;
         self.frame(3, 1, body).await;
-        // Closing the channel is answered behind all that came before.
+        // The broker answers the close of a channel after all earlier frames.
         self.method(1, [20, 40], &[0, 200, 0, 0, 0, 0, 0]).await;
         let answer = self.answer().await;
         assert_eq!(&answer[..4], [0, 20, 0, 41], "the broker takes the message");
@@ -75,7 +76,7 @@ impl Raw {
             .unwrap();
     }
 
-    /// The payload of the broker's next frame.
+    /// Returns the payload of the broker's next frame.
     async fn answer(&mut self) -> Vec<u8> {
         let mut head = [0; 7];
         self.0.read_exact(&mut head).await.expect("the broker answers");
@@ -94,7 +95,7 @@ fn long(bytes: &[u8]) -> Vec<u8> {
     [&u32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat()
 }
 
-/// A member `x` with that many levels of arrays or tables, as many as fit.
+/// Returns a member `x` with that many levels of arrays or tables, as far as they fit.
 fn nested(kind: u8, levels: usize) -> Vec<u8> {
     let name: &[u8] = if kind == b'F' { b"\x01k" } else { b"" };
     // The innermost value is a boolean.
@@ -132,7 +133,7 @@ async fn headers_nested_as_deep_as_a_frame_allows_end_no_worker() {
     ] {
         let name = format!("{levels} levels of {}", kind as char);
         victim.stage.set("nested:7", "old").await;
-        // An event that is applied, and one whose dead letter has the same headers.
+        // One event is applied, and one becomes a dead letter with the same headers.
         for (routing_key, body) in
             [("nested.changed", &b"{\"id\":7}"[..]), ("innocent.changed", b"not JSON")]
         {
@@ -148,7 +149,7 @@ async fn headers_nested_as_deep_as_a_frame_allows_end_no_worker() {
     victim.survived().await;
 }
 
-/// Messages whose short texts are no UTF-8, by what is wrong with them.
+/// Returns messages whose short texts are not UTF-8, with the name of the fault.
 fn texts_that_are_not_utf_8() -> Vec<(&'static str, &'static [u8], Vec<u8>)> {
     const BAD: &[u8] = b"\xff\xc3";
     let property = |bit: u32| [&(1_u16 << bit).to_be_bytes()[..], &short(BAD)].concat();
@@ -181,7 +182,7 @@ async fn short_texts_that_are_not_utf_8_end_no_session() {
     let address = rabbitmq().await.addr();
     for (what, routing_key, properties) in texts_that_are_not_utf_8() {
         victim.stage.set("bytes:7", "old").await;
-        // An event that is applied, and one whose dead letter has the same texts.
+        // One event is applied, and one becomes a dead letter with the same texts.
         for body in [&b"{\"id\":7}"[..], b"not JSON"] {
             Raw::connect(&address)
                 .await
@@ -195,7 +196,7 @@ async fn short_texts_that_are_not_utf_8_end_no_session() {
     victim.survived().await;
 }
 
-/// Reads the dead letters and the history.
+/// Checks that the commands that read the dead letters and the history end.
 async fn commands_end(victim: &Victim) {
     for command in [
         &["dlq", "list", "--json"][..],

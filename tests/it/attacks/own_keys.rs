@@ -1,4 +1,4 @@
-//! Events, tags and rules that reach for unstale's own keys.
+//! Events, tags and rules that target unstale's own keys.
 
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ events:
   tag.invalidated: { effects: [ { invalidate_tags: "{tags[]}" } ] }
 "#;
 
-/// Every verb, with every kind of own key: each is refused, the key stays as it was, and nothing is
-/// healed.
+/// Tries every verb with every kind of own key. Each is refused, the key stays unchanged, and
+/// nothing is healed.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_verb_reaches_an_own_key() {
     let victim = Victim::new(&[("rules.yaml", RULES)], &[]).await;
@@ -77,7 +77,7 @@ async fn no_verb_reaches_an_own_key() {
     victim.suffers("a key in two halves", "cache.joined", BasicProperties::default(), joined).await;
     assert_eq!(victim.dead_letters().await.len(), 1);
     assert!(victim.stage.exists("unstale:untouched").await);
-    // What only looks like one is an ordinary key.
+    // A key that only looks like an own key is an ordinary key.
     for key in [
         "UNSTALE:untouched",
         "unstale\u{200b}:untouched",
@@ -93,7 +93,7 @@ async fn no_verb_reaches_an_own_key() {
     victim.survived().await;
 }
 
-/// The name of a tag's set as a key would orphan the set's members.
+/// If a rule could write to a tag's set as a key, the set's members would be orphaned.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tags_set_is_no_key() {
     let victim = Victim::new(&[("rules.yaml", RULES)], &[]).await;
@@ -111,8 +111,8 @@ async fn a_tags_set_is_no_key() {
     victim.survived().await;
 }
 
-/// An application may put any name into a tag's set. Own keys leave the set and stay; their
-/// neighbours are deleted.
+/// An application may put any name into a tag's set. Own keys leave the set and stay; the other
+/// members are deleted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_of_a_tag_is_never_an_own_key() {
     let victim = Victim::new(&[("rules.yaml", RULES)], &[]).await;
@@ -199,7 +199,7 @@ async fn a_sequence_that_somebody_else_wrote_is_begun_anew() {
     }
     assert_eq!(victim.dead_letters().await.len(), 0);
     victim.survived().await;
-    // The heal goes on from the sequence too.
+    // The heal continues from the sequence too.
     let _: () = redis.set("unstale:seq", "abc").await.unwrap();
     let _: () = redis.del(format!("unstale:mark:{}", victim.stage.queue)).await.unwrap();
     let stopped = std::mem::replace(&mut victim.worker, victim.stage.worker(&[]).await);

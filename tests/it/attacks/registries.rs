@@ -1,5 +1,5 @@
-//! Rule files that somebody with access to their repository prepared: links, devices, and texts
-//! that grow when they are read.
+//! Rule files prepared by an attacker with access to their repository: links, devices, and texts
+//! that grow when read.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::symlink;
@@ -12,20 +12,20 @@ use tempfile::TempDir;
 use crate::end_to_end::stage::Stage;
 use crate::support::{wait_until, worker::Worker};
 
-/// Memory and CPU that `unstale check` may take for any directory, as `prlimit` takes them.
+/// Memory and CPU limits of `unstale check` for any directory, as `prlimit` takes them.
 const LIMITS: [&str; 2] = ["--data=268435456", "--cpu=60"];
 
-/// Stands in files outside the registry.
+/// Content of files outside the registry.
 const SECRET: &str = "amqp://worker:S3cretPw@rabbit:5672/%2f";
 
-/// Runs `unstale check` on a directory, within the limits. Returns what it printed.
+/// Runs `unstale check` on a directory, within the limits. Returns its output.
 fn check(name: &str, schemas: &Path) -> String {
     let mut command = Command::new("prlimit");
     command.args(LIMITS).arg(env!("CARGO_BIN_EXE_unstale")).arg("check");
     let output =
         command.env_clear().env("UNSTALE_SCHEMAS", schemas).stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    // A signal has no code, and neither an abort for want of memory.
+    // A signal has no exit code. An abort for lack of memory has none either.
     assert!(
         matches!(output.status.code(), Some(0 | 1 | 64)),
         "{name}: {}: {}",
@@ -36,7 +36,7 @@ fn check(name: &str, schemas: &Path) -> String {
     text
 }
 
-/// A registry of one good file, beside a folder that is none of its business.
+/// Creates a registry of one good file, beside a folder outside the registry.
 fn registry() -> (TempDir, std::path::PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let schemas = folder.path().join("schemas");
@@ -78,7 +78,7 @@ fn links_lead_nowhere_outside_the_registry() {
             );
         }
     }
-    // A link to a link, and one through a folder.
+    // A link to a link, and a link through a folder.
     let (folder, schemas) = registry();
     symlink("../outside", folder.path().join("schemas/deep")).unwrap();
     symlink("deep/secret.yaml", schemas.join("b.yaml")).unwrap();
@@ -123,7 +123,7 @@ fn a_mounted_config_map_loads() {
     assert!(text.contains("2 files"), "{text}");
 }
 
-/// A worker that runs looks at its registry each second, and logs what is wrong with it.
+/// A running worker checks its registry each second, and logs the problems.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_prints_nothing_from_outside_the_registry() {
     let stage = Stage::new(&[(

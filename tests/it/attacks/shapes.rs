@@ -1,4 +1,4 @@
-//! Messages of every form that a decoder may stumble over: bodies, headers, properties and types.
+//! Messages of every form that may confuse a decoder: bodies, headers, properties and types.
 
 use std::collections::BTreeMap;
 
@@ -181,7 +181,7 @@ async fn headers_and_properties_of_any_form_cost_little() {
     victim.survived().await;
 }
 
-/// Types are a publisher's choice: 10,000 of them may not fill the worker's memory or its metrics.
+/// The publisher chooses types: 10,000 of them must not fill the worker's memory or its metrics.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_types_cost_little() {
     let victim = Victim::new(&[("rules.yaml", RULES)], &[]).await;

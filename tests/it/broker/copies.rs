@@ -1,4 +1,4 @@
-//! Copies: none is lost, doubled or refused.
+//! Republished messages: none is lost, doubled or refused.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, DecimalValue, FieldTable};
@@ -32,7 +32,7 @@ fn text(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.into())
 }
 
-/// Publishes to the exchange as another program, and settles what arrives by a copy to `queue`.
+/// Publishes to the exchange as another program, and republishes the arriving messages to `queue`.
 async fn through(
     session: &Session,
     config: &AmqpConfig,
@@ -104,7 +104,7 @@ async fn what_would_make_a_copy_vanish_is_taken_off() {
         .await;
 }
 
-/// With a kept `x-death` the broker takes the second round for a cycle, and drops the message.
+/// With a kept `x-death`, the broker takes the second round for a cycle and drops the message.
 #[tokio::test]
 async fn a_message_climbs_the_same_rung_again_and_again() {
     let rabbitmq = rabbitmq().await;
@@ -158,7 +158,7 @@ async fn headers_as_large_as_a_frame_allows_do_not_end_the_session() {
         table.insert("big".into(), AMQPValue::LongString(vec![b'x'; filler].into()));
         through(&session, &config, with_headers(table), b"{}", session.names().rung(1).unwrap())
             .await;
-        // Back from the rung, with what the broker adds.
+        // Back from the retry queue, with the broker's additions.
         let back = take(&channel, &config.queue).await;
         let table = back.properties.headers().as_ref().unwrap();
         assert_eq!(

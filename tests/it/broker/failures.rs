@@ -40,7 +40,7 @@ async fn batches_come_in_order_and_one_ack_settles_each() {
         }
         lane.ack_through(batch.last().unwrap().tag()).unwrap();
     }
-    // Ready and unacknowledged alike.
+    // Neither ready nor unacknowledged messages.
     wait_until(SOON, "nothing is left", async || {
         let queues = rabbitmq.ctl(&["list_queues", "name", "messages"]).await;
         queues.lines().any(|line| line.split_whitespace().eq([config.queue.as_str(), "0"]))
@@ -62,7 +62,7 @@ async fn a_batch_of_large_bodies_ends_early() {
     lane.consume(100).await.unwrap();
     let channel = other(rabbitmq).await;
     wait_until(SOON, "all are delivered", async || depth(&channel, &config.queue).await == 0).await;
-    // What was sent before the broker's answer has arrived with it.
+    // All that was sent before the broker's answer has arrived with it.
     lane.cancel().await.unwrap();
     for expected in [4, 4, 2] {
         let batch = tokio::time::timeout(SOON, lane.next_batch(256)).await.unwrap().unwrap();
@@ -108,7 +108,7 @@ async fn a_cancelled_lane_gives_out_what_had_arrived_or_gives_it_back() {
     );
 }
 
-/// What was delivered before the end of a session is known to the end: it ended no worker.
+/// A delivery before the end of a session keeps its count: it ended no worker.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_the_end_of_the_session_interrupts_is_kept() {
     let rabbitmq = rabbitmq().await;
@@ -120,7 +120,7 @@ async fn a_batch_that_the_end_of_the_session_interrupts_is_kept() {
     lane.consume(100).await.unwrap();
     let channel = other(rabbitmq).await;
     wait_until(SOON, "all are delivered", async || depth(&channel, &config.queue).await == 0).await;
-    // What was sent before the broker's answer has arrived with it.
+    // All that was sent before the broker's answer has arrived with it.
     lane.consume(100).await.unwrap();
     assert!(!lane.all_read().unwrap(), "they have arrived");
     let mut given_out = lane.next_batch(4).await.unwrap().len();
@@ -129,7 +129,7 @@ async fn a_batch_that_the_end_of_the_session_interrupts_is_kept() {
         depth(&channel, &config.queue).await == 0
     })
     .await;
-    // Its answer comes behind the deliveries.
+    // The answer comes after the deliveries.
     session.lane(LaneName::Slow).await.unwrap().cancel().await.unwrap();
     proxy.cut().await;
     tokio::time::timeout(SOON, session.watch().ended()).await.expect("it notices");
@@ -184,7 +184,7 @@ async fn single_acks_leave_the_others() {
     assert_eq!(back.body(), second.body());
     assert!(back.redelivered());
     assert_eq!(back.delivery_count(), 1);
-    // A tag of the session before means nothing here.
+    // A tag of the previous session has no meaning here.
     lane.ack_through(third.tag()).unwrap();
     lane.ack_through(back.tag()).unwrap();
     again.close().await;
@@ -223,7 +223,7 @@ async fn a_cut_connection_ends_the_session_everywhere() {
     let lost = publisher.publish(&message("", &config.queue, b"{}")).await.unwrap_err();
     assert!(matches!(lost, PublishError::Ended(_)), "{lost:?}");
     drop(session);
-    // And anew.
+    // Once more, on another session.
     publish(&open(&config).await, &config, "k", b"{}").await;
 }
 
@@ -310,7 +310,7 @@ async fn a_server_that_never_answers_is_given_up() {
     .unwrap()
     .unwrap_err();
     assert!(matches!(error, BrokerError::Unreachable(_)), "{error:?}");
-    // Were the socket still open, the handshake would now go through.
+    // If the socket were still open, the handshake would now succeed.
     proxy.resume().await;
     wait_until(SOON, "the connection is closed", async || proxy.connections() == 0).await;
 }
@@ -337,8 +337,8 @@ async fn a_blocked_publisher_says_so_and_acks_go_on() {
     lane.ack_one(first.tag()).unwrap();
     let second = next(&mut lane).await;
     lane.ack_one(second.tag()).unwrap();
-    // Somebody waits for a command's answer, so that it gives up; a session does not, however long
-    // the alarm lasts.
+    // A command has a person who waits, so it gives up. A session does not, however long the alarm
+    // lasts.
     let mut outside = Publisher::connect(&config).await.unwrap();
     let dead = format!("{}.dead", config.queue);
     let given_up =

@@ -1,4 +1,4 @@
-//! What is found, declared, bound, or named as missing.
+//! Objects that are found, declared, bound, or reported as missing.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ async fn everything_is_declared_bound_and_found_again() {
     .unwrap();
     assert!(read.iter().all(Result::is_ok));
 
-    // A second worker finds them as they are, whatever it may declare.
+    // A second worker finds the objects as they are, whatever it may declare.
     for policy in [DeclarePolicy::All, DeclarePolicy::Queues, DeclarePolicy::None] {
         config.declare = policy;
         let second = Session::open(&config, &keys(&["user.*"]), &Signer::default(), Start::First)
@@ -199,7 +199,7 @@ async fn another_retention_of_the_history_is_a_warning() {
         assert!(warning.contains(".history") && warning.contains("inequivalent arg"), "{warning}");
         session.close().await;
     }
-    // A history that is no stream is no matter of retention.
+    // A history that is not a stream is not a matter of retention.
     let mut classic = super::config(&rabbitmq.url());
     classic.history = config.history;
     declare_queue(&other(rabbitmq).await, &format!("{}.history", classic.queue), table(&[])).await;
@@ -308,7 +308,7 @@ async fn what_was_deleted_is_declared_and_told() {
     let third = open(&config).await;
     assert!(!third.owes_heal() && third.declared().is_empty());
 
-    // Whoever may not declare says what is missing.
+    // A worker that may not declare reports what is missing.
     config.declare = DeclarePolicy::None;
     let fourth = open(&config).await;
     delete(&names.retry[0].1).await;

@@ -1,4 +1,4 @@
-//! Second passes, with a worker: for readers that store late what they loaded before.
+//! Second deletes by a worker, for readers that store late what they loaded earlier.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ impl Stage {
         self.connection().await.zcard(format!("unstale:again:{}", self.queue)).await.unwrap()
     }
 
-    /// Readers that had loaded before: one stores by key, one by key and tag, as the seed does. The
-    /// second pass is still to come.
+    /// Stores as readers that loaded earlier: one by key, one by key and tag. The second delete is
+    /// still to come.
     async fn store_late(&self) {
         self.set("user:7", "stale").await;
         self.set("list:red", "stale").await;
@@ -77,7 +77,7 @@ async fn a_second_pass_that_is_due_while_redis_is_away_is_done_when_it_is_back()
     stage.wait_settled(&[&worker]).await;
     stage.store_late().await;
     stage.redis.kill();
-    // It is the time itself that is waited for.
+    // The test waits for the time itself.
     tokio::time::sleep(Duration::from_millis(5_500)).await;
     stage.redis.restart().await;
     stage.wait_gone("user:7").await;

@@ -1,4 +1,4 @@
-//! A loader that is down is left alone, and holds up nothing else.
+//! A failing loader: it is not called for a while, and delays nothing else.
 
 use super::catalogue::Catalogue;
 use super::stage::{SOON, Stage};

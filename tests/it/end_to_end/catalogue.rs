@@ -1,4 +1,4 @@
-//! A loader's server: what it holds, what it was asked, how much at once.
+//! Server for a loader: its values, the requests it got, and how many at once.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -16,14 +16,14 @@ use crate::support::wait_until;
 #[derive(Default)]
 struct Inner {
     values: HashMap<String, String>,
-    /// Loads by id: so far, under way, most at once.
+    /// Loads by id: total, running, and most at once.
     loads: HashMap<String, [usize; 3]>,
     failing_with: Option<u16>,
     longest_ms: u64,
 }
 
-/// Answers `/{id}` with the value that the id had when the request came, whatever happens until the
-/// answer.
+/// Server that answers `/{id}` with the value at the time of the request, whatever happens until
+/// the answer.
 #[derive(Clone)]
 pub(crate) struct Catalogue {
     pub(crate) url: String,
@@ -31,7 +31,7 @@ pub(crate) struct Catalogue {
     gate: Arc<Semaphore>,
 }
 
-/// A load that ends, however it ends.
+/// Running load, which ends when this is dropped.
 struct UnderWay(Arc<Mutex<Inner>>, String);
 
 impl Drop for UnderWay {
@@ -41,12 +41,12 @@ impl Drop for UnderWay {
 }
 
 impl Catalogue {
-    /// Each request waits until [`answer`](Self::answer) lets it through.
+    /// Starts a server whose requests wait until [`answer`](Self::answer) lets them through.
     pub(crate) async fn gated() -> Self {
         Self::start(Semaphore::new(0)).await
     }
 
-    /// Answers by itself, after up to so long.
+    /// Starts a server that answers each request by itself, after a random time up to that limit.
     pub(crate) async fn open(longest_ms: u64) -> Self {
         let catalogue = Self::start(Semaphore::new(Semaphore::MAX_PERMITS)).await;
         catalogue.inner.lock().unwrap().longest_ms = longest_ms;
@@ -92,12 +92,12 @@ impl Catalogue {
         self.inner.lock().unwrap().values.remove(id);
     }
 
-    /// Whether each request is answered with this status at once.
+    /// Sets the status with which each request is answered at once, or unsets it.
     pub(crate) fn fail_with(&self, code: impl Into<Option<u16>>) {
         self.inner.lock().unwrap().failing_with = code.into();
     }
 
-    /// Lets so many requests through, those that are still to come among them.
+    /// Lets that many requests through, including later ones.
     pub(crate) fn answer(&self, requests: usize) {
         self.gate.add_permits(requests);
     }
@@ -110,7 +110,7 @@ impl Catalogue {
         self.inner.lock().unwrap().loads.values().map(|[so_far, ..]| so_far).sum()
     }
 
-    /// The most loads of one id at once.
+    /// Returns the maximum number of concurrent loads of one id.
     pub(crate) fn most_at_once(&self, id: &str) -> usize {
         self.inner.lock().unwrap().loads.get(id).map_or(0, |[_, _, most]| *most)
     }

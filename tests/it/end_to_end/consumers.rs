@@ -1,4 +1,4 @@
-//! What RabbitMQ is told of the worker's consumers, and sends along with every message.
+//! Consumer tags of the worker, which RabbitMQ sends with every message.
 
 use super::stage::Stage;
 use crate::support;
@@ -17,7 +17,8 @@ async fn their_tags_are_short() {
             .find(|(name, _)| *name == queue)
             .map(|(_, tag)| tag.len())
     };
-    // What the broker makes up has 31 bytes; a number that rises with each window stays below this.
+    // A tag made up by the broker has 31 bytes. A number that rises with each window stays below
+    // this limit.
     for queue in [stage.queue.clone(), format!("{}.slow", stage.queue)] {
         assert!(of(&queue).is_some_and(|bytes| bytes < 10), "{queue} in\n{told}");
     }

@@ -1,5 +1,5 @@
-//! An event of each form, published by a program that is not ours, changes exactly the keys that
-//! `unstale plan` prints for it.
+//! One event of each form, published by another program, changes exactly the keys that `unstale
+//! plan` prints.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -122,7 +122,7 @@ const SAMPLES: [Sample; 9] = [
     },
 ];
 
-/// What `unstale plan --json` says: the keys.
+/// Returns the keys that `unstale plan --json` prints.
 fn planned_keys(stage: &Stage, sample: &Sample) -> BTreeSet<String> {
     let line = serde_json::json!({
         "exchange": stage.exchange,

@@ -1,4 +1,4 @@
-//! Starts, stops, reloads, and servers that come and go.
+//! Starts, stops and reloads of workers, and servers that come and go.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ async fn sigterm_settles_and_ends_with_0() {
     seed_users(&stage, 0..200).await;
     publish_users(&stage, 0..200).await;
     assert_eq!(worker.terminate().await.code(), Some(0));
-    // What it had not taken is taken by the next one; nothing is half done.
+    // The next worker takes what this one had not taken. Nothing is half done.
     let _next = stage.worker(&[]).await;
     wait_no_users(&stage).await;
     assert_eq!(stage.ready(".dead").await, 0);

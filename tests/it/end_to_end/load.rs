@@ -1,5 +1,4 @@
-//! Many events, some of them broken, over two workers: nothing is lost, nothing is doubled in the
-//! dead-letter queue.
+//! Many events, some of them broken, over two workers: none is lost, and no dead letter is doubled.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +11,7 @@ use crate::support::wait_until;
 
 const EVENTS: u32 = 20_000;
 
-/// One in so many is broken.
+/// One event in this many is broken.
 const BROKEN: u32 = 50;
 
 const RULES: &str = r#"
@@ -32,7 +31,7 @@ events:
     effects: [ { bump_version: "{counter}" } ]
 "#;
 
-/// A message, what a good one does to Redis, or what a broken one is dead-lettered as.
+/// Message, and its effect on Redis or the reason of its dead letter.
 struct Case {
     routing_key: &'static str,
     headers: Option<(&'static str, &'static str)>,

@@ -1,4 +1,11 @@
-//! From a stranger's publish to a fresh cache: the real worker, a real broker, a real Redis.
+//! End to end, from a publisher's message to a fresh cache: the real worker, a real broker, a real
+//! Redis.
+//!
+//! In reading order: `stage` sets up a test, and `catalogue` serves loaders. `forms`, `verbs` and
+//! `publish` test single events. `warm`, `warm_options`, `breaker` and `again` test loads and
+//! second deletes. `lifecycle`, `load`, `window` and `consumers` test the worker as a whole.
+//!
+//! Deliberately absent: servers that fail, which are in `faults`.
 
 mod again;
 mod breaker;

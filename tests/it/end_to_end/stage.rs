@@ -1,5 +1,7 @@
-//! A registry, a Redis, names of its own on a broker, and a stranger's AMQP client: no code of ours
-//! but the worker.
+//! Stage of a test: a registry, a Redis, names of its own on a broker, and another program's AMQP
+//! client.
+//!
+//! Deliberately absent: code of ours, except the worker.
 
 use std::time::Duration;
 
@@ -17,7 +19,7 @@ use unstale::broker::Signer;
 
 use crate::support::{self, RabbitMq, Redis, Worker, unique, wait_for, wait_until};
 
-/// Long enough for anything on a busy machine.
+/// Maximum time for anything on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 pub(crate) struct Stage {
@@ -30,7 +32,7 @@ pub(crate) struct Stage {
     channel: Channel,
 }
 
-/// What stands in a dead-letter queue.
+/// Message in a dead-letter queue.
 pub(crate) struct DeadLetter {
     pub(crate) body: Vec<u8>,
     pub(crate) headers: FieldTable,
@@ -50,13 +52,13 @@ impl DeadLetter {
 }
 
 impl Stage {
-    /// On the shared broker.
+    /// Sets up a stage on the shared broker.
     pub(crate) async fn new(files: &[(&str, &str)]) -> Self {
         let broker = support::rabbitmq().await;
         Self::on(&broker.url(), files).await
     }
 
-    /// On a broker of the test's own.
+    /// Sets up a stage on a broker of the test's own.
     pub(crate) async fn on_broker(broker: &RabbitMq, files: &[(&str, &str)]) -> Self {
         Self::on(&broker.url(), files).await
     }
@@ -65,7 +67,7 @@ impl Stage {
         Self::with(amqp_url, Redis::start().await, files).await
     }
 
-    /// With a Redis of the test's own making, such as one whose data survives a kill.
+    /// Sets up a stage with a Redis of the test's own, such as one whose data survives a kill.
     pub(crate) async fn with(amqp_url: &str, redis: Redis, files: &[(&str, &str)]) -> Self {
         let schemas = tempfile::tempdir().unwrap();
         let client = support::rabbitmq::connect(amqp_url).await.unwrap();
@@ -101,7 +103,7 @@ impl Stage {
         std::fs::write(self.schemas.path().join(name), text).unwrap();
     }
 
-    /// What a command needs to reach the broker under this stage's names.
+    /// Returns the settings with which a command reaches the broker under this stage's names.
     pub(crate) fn broker_settings(&self) -> [(&str, &str); 3] {
         [
             ("UNSTALE_AMQP_URL", &self.amqp_url),
@@ -110,13 +112,13 @@ impl Stage {
         ]
     }
 
-    /// A new connection of the stranger's, after the broker was away.
+    /// Opens a new connection of the other program, after the broker was away.
     pub(crate) async fn reconnect(&mut self) {
         self.client = support::rabbitmq::connect(&self.amqp_url).await.unwrap();
         self.channel = confirming(&self.client).await;
     }
 
-    /// As [`reconnect`](Self::reconnect), where the broker may still be away.
+    /// Reconnects as [`reconnect`](Self::reconnect) does, while the broker may still be away.
     pub(crate) async fn try_reconnect(&mut self) -> bool {
         let Ok(client) = support::rabbitmq::connect(&self.amqp_url).await else { return false };
         let Ok(channel) = client.create_channel().await else { return false };
@@ -127,12 +129,13 @@ impl Stage {
         true
     }
 
-    /// As [`new_channel`](Self::new_channel), where an earlier channel may just have ended.
+    /// Opens a channel as [`new_channel`](Self::new_channel) does, while an earlier channel may
+    /// just have ended.
     pub(crate) async fn try_channel(&self) -> Option<Channel> {
         self.client.create_channel().await.ok()
     }
 
-    /// A channel of the stranger's.
+    /// Opens a channel of the other program.
     pub(crate) async fn new_channel(&self) -> Channel {
         self.client.create_channel().await.unwrap()
     }
@@ -149,8 +152,8 @@ impl Stage {
         self.with_settings(settings, Worker::start)
     }
 
-    /// Starts a worker whose log nobody reads, without waiting: it stalls once it has logged some
-    /// 64 KiB.
+    /// Starts a worker without waiting, and does not read its log. The worker stalls once it has
+    /// logged some 64 KiB.
     pub(crate) fn start_unread_worker(&self, settings: &[(&str, &str)]) -> Worker {
         self.with_settings(settings, Worker::start_unread)
     }
@@ -173,7 +176,7 @@ impl Stage {
         start(&all)
     }
 
-    /// What signs as this stage's workers do.
+    /// Returns a signer with the secret of this stage's workers.
     pub(crate) async fn signer(&self) -> Signer {
         let mut redis = self.connection().await;
         let _: Option<String> = redis::cmd("SET")
@@ -207,7 +210,7 @@ impl Stage {
         wait_until(SOON, &format!("{key} is gone"), async || !self.exists(key).await).await;
     }
 
-    /// Publishes and waits for the confirm; panics when no queue took it.
+    /// Publishes and waits for the confirm; panics if no queue took the message.
     pub(crate) async fn publish(&self, routing_key: &str, body: &str) {
         self.publish_with(routing_key, BasicProperties::default(), body.as_bytes()).await;
     }
@@ -236,7 +239,7 @@ impl Stage {
         self.try_send(exchange, routing_key, properties, body).await.unwrap()
     }
 
-    /// As [`send`](Self::send), where the broker may be away.
+    /// Publishes as [`send`](Self::send) does, while the broker may be away.
     pub(crate) async fn try_send(
         &self,
         exchange: &str,
@@ -253,11 +256,11 @@ impl Stage {
         ))
     }
 
-    /// Messages ready in a queue of ours: `""`, `".slow"`, `".dead"`…; none where there is no such
-    /// queue.
+    /// Returns the messages ready in a queue of ours: `""`, `".slow"`, `".dead"`…
+    ///
+    /// Returns 0 if there is no such queue.
     pub(crate) async fn ready(&self, suffix: &str) -> u32 {
-        // Channels before it may have ended with queues that are not there, and this one hear of
-        // it.
+        // Earlier channels may have ended with missing queues, and this one may learn of it.
         let channel =
             wait_for(SOON, "a channel opens", async || self.client.create_channel().await.ok())
                 .await;
@@ -273,8 +276,9 @@ impl Stage {
         count
     }
 
-    /// Messages ready in that queue, and its consumers; `None` while the broker gives no answer, or
-    /// has no such queue.
+    /// Returns the messages ready in that queue, and its consumers.
+    ///
+    /// Returns `None` while the broker gives no answer, or has no such queue.
     pub(crate) async fn look(&self, queue: &str) -> Option<(u32, u32)> {
         let channel = self.client.create_channel().await.ok()?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -284,14 +288,14 @@ impl Stage {
         Some((declared.message_count(), declared.consumer_count()))
     }
 
-    /// Whether there is such a queue.
+    /// Returns whether the queue exists.
     pub(crate) async fn exists_queue(&self, queue: &str) -> bool {
         let channel = self.client.create_channel().await.unwrap();
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         channel.queue_declare(queue.into(), options, FieldTable::default()).await.is_ok()
     }
 
-    /// How many consumers a queue has.
+    /// Returns the number of a queue's consumers.
     pub(crate) async fn consumers(&self, queue: &str) -> u32 {
         let channel = self.client.create_channel().await.unwrap();
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -302,8 +306,8 @@ impl Stage {
         count
     }
 
-    /// Looks at what is ready in a queue, and puts it back: the highest `x-delivery-count` among
-    /// it.
+    /// Returns the highest `x-delivery-count` among the ready messages of a queue, and requeues
+    /// them.
     pub(crate) async fn highest_delivery_count(&self, queue: &str) -> i64 {
         let channel = self.client.create_channel().await.unwrap();
         let mut highest = 0;
@@ -319,7 +323,7 @@ impl Stage {
         highest
     }
 
-    /// Waits until the dead-letter queue holds so many, and takes them out.
+    /// Waits until the dead-letter queue holds that many messages, and takes them.
     pub(crate) async fn dead_letters(&self, count: u32) -> Vec<DeadLetter> {
         wait_until(SOON, &format!("{count} dead letters"), async || {
             self.ready(".dead").await >= count
@@ -339,13 +343,14 @@ impl Stage {
         letters
     }
 
-    /// Waits until no queue of ours but the dead-letter queue holds anything, and no worker has
-    /// anything in hand.
+    /// Waits until every queue except the dead-letter queue is empty and no worker has anything in
+    /// flight.
     pub(crate) async fn wait_settled(&self, workers: &[&Worker]) {
         wait_until(SOON, "the queues are empty", async || self.is_settled(workers).await).await;
     }
 
-    /// Whether no queue but the dead letters' has anything ready, and no worker anything in hand.
+    /// Returns whether every queue except the dead-letter queue is empty and no worker has anything
+    /// in flight.
     pub(crate) async fn is_settled(&self, workers: &[&Worker]) -> bool {
         for suffix in ["", ".slow", ".retry.50ms", ".retry.100ms", ".retry.200ms", ".retry.1s"] {
             if self.ready(suffix).await > 0 {

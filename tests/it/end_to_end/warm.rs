@@ -1,5 +1,5 @@
-//! A load that is overtaken by an invalidation fills nothing and is made again; of one key there is
-//! one at a time.
+//! Loads that an invalidation overtakes: they fill nothing and run again. One key has one load at a
+//! time.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -50,7 +50,7 @@ async fn an_invalidation_by_whichever_worker_voids_the_load_and_it_is_made_again
         assert_eq!(stage.get(&key).await.as_deref(), Some("after"), "{routing_key}");
         assert_eq!((catalogue.loads(id), catalogue.most_at_once(id)), (2, 1));
     }
-    // What is gone meanwhile stays gone.
+    // A key that is deleted meanwhile stays deleted.
     catalogue.set("3", "before");
     stage.publish("page.changed", r#"{"id":3}"#).await;
     catalogue.wait_asked("3", 1).await;
@@ -86,8 +86,8 @@ async fn a_hot_key_is_loaded_once_at_a_time_and_as_often_as_needed() {
     for n in 1..=EVENTS {
         stage.wait_gone(&format!("marker:{n}")).await;
     }
-    // All deletions took hold while the first load was under way. The others are done with but for
-    // the one that waits behind it, and hold up nobody: another key has a turn.
+    // All deletions took effect during the first load. All others are done except the one that
+    // waits for it. They delay nothing: another key has a turn.
     wait_until(SOON, "at most two of them are left", async || {
         let in_hand = one.metrics().await.sum("unstale_in_flight", &[])
             + two.metrics().await.sum("unstale_in_flight", &[]);
@@ -122,7 +122,7 @@ async fn a_worker_killed_in_the_middle_of_a_load_is_followed_soon() {
     let second = stage.worker(&settings).await;
     let killed = std::time::Instant::now();
     first.kill();
-    // The same load is asked for once more meanwhile: neither may count on a dead worker.
+    // The same load is requested once more meanwhile. Neither may depend on a dead worker.
     stage.publish("page.changed", r#"{"id":1,"n":1}"#).await;
     catalogue.wait_asked("1", 2).await;
     assert!(
@@ -172,7 +172,7 @@ async fn a_readers_load_counts_and_is_waited_for_without_a_place() {
         catalogue.set(&behind, "another");
         stage.publish("page.changed", &format!(r#"{{"id":{before}}}"#)).await;
         catalogue.wait_asked(&before, 1).await;
-        // It has the only place. The one meant here is deleted, and stands in line.
+        // The load has the only place. The tested one is deleted, and waits in line.
         stage.set("marker:1", "there").await;
         stage.publish("page.changed", &format!(r#"{{"id":{id},"n":1}}"#)).await;
         stage.wait_gone("marker:1").await;
@@ -197,9 +197,9 @@ async fn a_readers_load_counts_and_is_waited_for_without_a_place() {
     }
 }
 
-/// Sources change, events follow, loads take their time, tags are invalidated in between: once an
-/// event's deletion took hold, nothing that was loaded before it is read any more, and in the end
-/// the cache has the last value.
+/// Sources change, events follow, loads take time, and tags are invalidated in between. Once an
+/// event's deletion took effect, no value loaded earlier is read any more. In the end the cache has
+/// the last value.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_loaded_before_an_invalidation_is_read_after_it() {
     const KEYS: u64 = 4;
@@ -241,7 +241,7 @@ async fn nothing_loaded_before_an_invalidation_is_read_after_it() {
             "page:{id}: {} loads at once",
             catalogue.most_at_once(&id)
         );
-        // A tag that was invalidated last leaves a miss where the load had ended before.
+        // A tag that was invalidated last leaves a miss, if the load had ended before.
         if let Some(read) = read {
             let (code, now) = crate::support::worker::http_get(
                 catalogue.url.trim_start_matches("http://"),
@@ -255,8 +255,8 @@ async fn nothing_loaded_before_an_invalidation_is_read_after_it() {
     assert_eq!(stage.ready(".dead").await, 0);
 }
 
-/// What was overtaken would be loaded again, and what stands in line would be loaded yet: both go
-/// on in the slow lane of the next worker, at no cost.
+/// An overtaken load would run again, and a waiting load would run later. Both continue in the slow
+/// lane of the next worker, at no cost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_for_the_load_under_way_and_begins_no_other() {
     let stage = Stage::new(&[("pages.yaml", RULES)]).await;

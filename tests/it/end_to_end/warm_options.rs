@@ -1,4 +1,4 @@
-//! `stale` and `only` of a `warm`.
+//! The options `stale` and `only` of a `warm`.
 
 use super::catalogue::Catalogue;
 use super::stage::{SOON, Stage};
@@ -46,7 +46,7 @@ async fn an_old_value_is_served_until_the_new_one_is_there() {
     stage.wait_settled(&[&worker]).await;
     assert_eq!(stage.get("served:1").await.as_deref(), Some("new"));
 
-    // A deletion is a deletion; what was being loaded is thrown away.
+    // A deletion deletes. A running load is dropped.
     catalogue.set("2", "before");
     stage.set("served:2", "old").await;
     stage.publish("served.changed", r#"{"id":2}"#).await;
@@ -118,7 +118,7 @@ async fn only_what_was_cached_is_warmed() {
             "{id}"
         );
     }
-    // By the second attempt it is gone, and was cached all the same.
+    // By the second attempt the key is gone, but it was cached before.
     catalogue.set("7", "new");
     catalogue.fail_with(503);
     stage.set("present:7", "old").await;

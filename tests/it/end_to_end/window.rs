@@ -1,5 +1,6 @@
-//! How much is in hand at once: as much as the setting says, and six times as much of a backlog
-//! where nobody set it; and how much of it is acknowledged at once.
+//! Prefetch in use, and the size of acknowledgements.
+//!
+//! The prefetch is the setting, or six times the default while a backlog waits.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +14,7 @@ const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}
 
 const BACKLOG: u32 = 40_000;
 
-/// What the broker tells of the main queue, by `what` it is asked.
+/// Returns the broker's figure for the main queue that `what` names.
 async fn told(stage: &Stage, what: [&str; 2]) -> Option<u32> {
     let told = support::rabbitmq()
         .await
@@ -30,7 +31,7 @@ async fn told(stage: &Stage, what: [&str; 2]) -> Option<u32> {
 
 async fn with_a_backlog() -> Stage {
     let stage = Stage::new(&[("users.yaml", RULES)]).await;
-    // For its queues.
+    // Declares the queues.
     stage.worker(&[]).await.terminate().await;
     let bodies: Vec<String> = (0..BACKLOG).map(|id| format!(r#"{{"id":{id}}}"#)).collect();
     let mut confirms = FuturesUnordered::new();
@@ -46,8 +47,8 @@ async fn with_a_backlog() -> Stage {
     stage
 }
 
-/// A worker with these settings meets a backlog, and Redis falls silent in the midst of it: so much
-/// is then in hand.
+/// Returns the deliveries in flight when a worker meets a backlog and Redis stops answering
+/// meanwhile.
 async fn in_hand_of_a_backlog(settings: &[(&str, &str)], wanted: u32) {
     let stage = with_a_backlog().await;
     let proxy = Proxy::start(&stage.redis.addr()).await;
@@ -83,8 +84,7 @@ async fn a_prefetch_that_is_set_is_kept_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_is_acknowledged_by_an_eighth_of_what_is_in_hand() {
-    /// The end of an AMQP frame's head, which says how long it is, and of `basic.ack`'s (class 60,
-    /// method 80).
+    /// End of an AMQP frame's head, with the length, and head of `basic.ack` (class 60, method 80).
     const ACK: &[u8] = &[0, 0, 0, 13, 0, 60, 0, 80];
     let stage = with_a_backlog().await;
     let acks: Arc<Mutex<Vec<u64>>> = Arc::default();
@@ -113,8 +113,8 @@ async fn a_backlog_is_acknowledged_by_an_eighth_of_what_is_in_hand() {
         .collect();
     let most = *steps.iter().max().unwrap();
     assert!(most < 750 + 256, "a batch more at most: {steps:?}");
-    // Where the worker has nothing in hand for 2 ms they are smaller, but never as large as this
-    // with 1,000 in hand.
+    // If the worker has nothing in flight for 2 ms, they are smaller. They are never this large
+    // with 1,000 in flight.
     let by_an_eighth: u64 = steps.iter().filter(|step| **step >= 750).sum();
     assert!(by_an_eighth >= u64::from(BACKLOG) / 3, "{steps:?}");
 }

@@ -1,5 +1,5 @@
-//! Events that went to the history alone while no worker ran: somebody deleted the main queue and
-//! declared it anew, unbound it or purged it.
+//! Events that went to the history alone while no worker ran, because the main queue was replaced,
+//! unbound or purged.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ async fn declare_main(stage: &Stage, channel: &Channel) {
         .unwrap();
 }
 
-/// A stage whose worker has applied something, and was stopped in order. Users 0 to 19 are stale
+/// Returns a stage whose worker applied something and stopped cleanly. Users 0 to 19 become stale
 /// once their events are published.
 async fn stopped() -> Stage {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
@@ -53,7 +53,8 @@ async fn stopped() -> Stage {
     stage
 }
 
-/// Workers that end together: one of them leaves the count, and nobody else's mark hides it.
+/// Workers that end together: one of them leaves the count, and no other worker's checkpoint hides
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_is_purged_after_all_workers_ended_at_once_loses_nothing() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
@@ -76,7 +77,7 @@ async fn a_queue_that_is_purged_after_all_workers_ended_at_once_loses_nothing() 
     start_and_make_up(&stage).await;
 }
 
-/// Starts a worker that makes up for what is in the history alone.
+/// Starts a worker that applies the events that are in the history alone.
 async fn start_and_make_up(stage: &Stage) {
     let worker = stage.worker(&[]).await;
     all_applied(stage, "what is in the history alone is applied").await;
@@ -93,7 +94,7 @@ async fn a_queue_that_somebody_else_declares_anew_while_no_worker_runs_loses_not
     start_and_make_up(&stage).await;
 }
 
-/// Nobody may declare anything but the person who deleted it.
+/// Only the operator who deleted the objects may declare any.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_is_declared_anew_for_workers_that_declare_nothing_loses_nothing() {
     let stage = stopped().await;
@@ -132,8 +133,8 @@ async fn a_queue_that_is_unbound_while_no_worker_runs_loses_nothing() {
     start_and_make_up(&stage).await;
 }
 
-/// The schedule changes while an event waits for a step that no worker uses any more. It comes back
-/// all the same, and the marks hold how long it may wait.
+/// The schedule changes while an event waits for a step that no worker uses any more. The event
+/// comes back, and the checkpoints record how long it may wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_on_a_retry_schedule_that_is_gone_comes_back() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
@@ -164,11 +165,11 @@ async fn an_event_on_a_retry_schedule_that_is_gone_comes_back() {
     assert!(!worker.stderr().contains("while no worker ran"), "{}", worker.stderr());
 }
 
-/// Workers count as dead that have been silent for 10 s.
+/// Maximum time until silent workers count as dead; they do after 10 s.
 const NOBODY_LIVES: Duration = Duration::from_secs(20);
 
-/// A stage whose workers were killed at once, so that none left a count. Users 0 to 19 are stale
-/// once their events are published.
+/// Returns a stage whose workers were killed at once, so that none left a count. Users 0 to 19
+/// become stale once their events are published.
 async fn killed() -> Stage {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     let workers = [stage.worker(&[]).await, stage.worker(&[]).await];
@@ -207,8 +208,8 @@ async fn a_queue_that_is_purged_after_all_workers_were_killed_loses_nothing() {
     start_and_make_up(&stage).await;
 }
 
-/// Events wait in the main queue, one on the retry schedule, and one letter is replayed: nothing is
-/// missing, and nothing is healed.
+/// Events wait in the main queue, one on the retry schedule, and one dead letter is replayed.
+/// Nothing is missing, and nothing is healed.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_wait_while_no_worker_runs_are_not_healed() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
@@ -218,7 +219,7 @@ async fn events_that_wait_while_no_worker_runs_are_not_healed() {
     publish(&stage, 0..3).await;
     wait_until(SOON, "a dead letter", async || stage.ready(".dead").await == 1).await;
     stage.wait_settled(&[&worker]).await;
-    // A type that nobody knows goes on the retry schedule.
+    // An event of an unknown type goes on the retry schedule.
     let properties = BasicProperties::default().with_type("user.unknown".into());
     stage.publish_with("user.updated", properties, br#"{"id":1}"#).await;
     wait_until(SOON, "it is on the retry schedule", async || stage.ready(".retry.5s").await == 1)

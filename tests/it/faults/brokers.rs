@@ -1,4 +1,4 @@
-//! RabbitMQ in every kind of trouble, under load.
+//! Every kind of RabbitMQ trouble, under load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,15 +93,17 @@ async fn a_connection_frozen_in_the_middle_of_a_frame() {
         matches!(worker.get("/readyz").await, Some((503, _)))
     })
     .await;
-    // The old connections are given up; new ones get through.
+    // The old connections are dropped; new ones get through.
     proxy.resume().await;
     Kinds::QUICK.settled(&stage, &[&worker], 0..EVENTS).await;
     no_blame(&stage, &[&worker]).await;
 }
 
-/// The broker's acknowledgement timeout, 30 minutes by default, ends a channel in whose hand
-/// something stays: here in an outage of Redis, and within a second, since RabbitMQ 3.10 does not
-/// look after a channel that has gone to sleep.
+/// The broker's acknowledgement timeout, 30 minutes by default, ends a channel with a delivery that
+/// stays in flight.
+///
+/// Here an outage of Redis causes it within a second. A longer timeout would not work: RabbitMQ
+/// 3.10 does not check a channel that has gone to sleep.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_closed_by_the_broker_during_an_outage_of_redis() {
     let broker = RabbitMq::start_with(&[], "consumer_timeout = 700").await;
@@ -144,15 +146,15 @@ async fn a_channel_closed_by_the_broker_during_an_outage_of_redis() {
     );
 }
 
-/// Whether the worker is not ready, for all of these.
+/// Returns whether the worker reports that it is not ready for all of these causes.
 async fn said(worker: &Worker, causes: &[&str]) -> bool {
     worker.get("/readyz").await.is_some_and(|(status, says)| {
         status == 503 && causes.iter().all(|cause| says.contains(cause))
     })
 }
 
-/// A queue that is deleted with deliveries in hand, and again while nobody consumes, and the broker
-/// killed: what comes meanwhile finds its queue.
+/// A queue is deleted with deliveries in flight, and again while no worker consumes, and the broker
+/// is killed. Events that arrive meanwhile find their queue.
 #[tokio::test(flavor = "multi_thread")]
 async fn queues_and_the_broker_lost_during_an_outage_of_redis() {
     let broker = RabbitMq::start().await;
@@ -180,7 +182,7 @@ async fn queues_and_the_broker_lost_during_an_outage_of_redis() {
         })
         .await;
     }
-    // What the queue held is gone by the deleter's will; what comes after is not.
+    // The deletion removes the contents of the queue on purpose. Later events must not be lost.
     Kinds::QUICK.publish(&mut stage, 0..EVENTS / 2, Duration::ZERO).await;
     broker.flush_declarations().await;
     broker.kill();
@@ -200,16 +202,16 @@ async fn queues_and_the_broker_lost_during_an_outage_of_redis() {
     no_blame(&stage, &[&worker]).await;
 }
 
-/// The connection stands and is alive; only the confirms of copies are missing.
+/// The connection is open and alive. Only the confirms of republished messages are missing.
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_that_are_never_confirmed_are_made_again() {
-    /// `basic.ack`, by class and method.
+    /// Class and method of `basic.ack`.
     const CONFIRM: [u8; 4] = [0, 60, 0, 80];
     let broker = rabbitmq().await;
     let stage = stage(&broker.url()).await;
     let silent = Arc::new(AtomicBool::new(true));
     let confirms = Arc::clone(&silent);
-    // To the client RabbitMQ says `basic.ack` on the publishing connection alone.
+    // RabbitMQ sends `basic.ack` to a client on the publishing connection alone.
     let tap = Tap::new(move |_, way, bytes| {
         let is_confirm = way == Way::ToClient && bytes.windows(4).any(|window| window == CONFIRM);
         if is_confirm && confirms.load(Ordering::Relaxed) { Flow::Swallow } else { Flow::Pass }
@@ -229,8 +231,8 @@ async fn copies_that_are_never_confirmed_are_made_again() {
     stage.publish("user.updated", r#"{"id":1}"#).await;
     stage.wait_gone("user:1").await;
     stage.wait_settled(&[&worker]).await;
-    // Once by the copy whose confirm was lost, once by the one that was made again: nobody can know
-    // better.
+    // One dead letter is the one whose confirm was lost, one was published again. No program can
+    // avoid that.
     assert_eq!(stage.dead_letters(2).await.len(), 2);
 }
 
@@ -246,7 +248,7 @@ async fn queues_deleted_under_load_are_declared_again() {
         let channel = stage.new_channel().await;
         let queue = format!("{}{suffix}", stage.queue);
         channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
-        // What a deleted queue held is gone by the deleter's will; what comes after is not.
+        // The deletion removes the contents of a queue on purpose. Later events must not be lost.
         let from = u32::try_from(round).unwrap() * 1_000;
         let came_back =
             async || worker.get("/readyz").await.is_some_and(|(status, _)| status == 200);
@@ -262,8 +264,8 @@ async fn queues_deleted_under_load_are_declared_again() {
     assert_eq!(stage.ready(".dead").await, 0);
 }
 
-/// The broker tells a connection that it is blocked only once that publishes. Longer than any
-/// answer is waited for.
+/// The broker announces the block to a connection only once that publishes. The alarm lasts longer
+/// than the timeout for any answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_memory_alarm_while_copies_must_be_published() {
     let broker = RabbitMq::start().await;
@@ -272,7 +274,7 @@ async fn a_memory_alarm_while_copies_must_be_published() {
     let settings: Vec<(&str, &str)> =
         SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", pages.as_str())]).collect();
     Kinds::MIXED.seed(&stage, 0..EVENTS).await;
-    // So that the queues are there, and full.
+    // So that the queues exist and are full.
     assert_eq!(stage.worker(&settings).await.terminate().await.code(), Some(0));
     Kinds::MIXED.publish(&mut stage, 0..EVENTS, Duration::ZERO).await;
     broker.ctl(&["set_vm_memory_high_watermark", "0.000001"]).await;
@@ -281,9 +283,9 @@ async fn a_memory_alarm_while_copies_must_be_published() {
         worker.stderr().contains("takes no messages")
     })
     .await;
-    // What came before the first event that needs a copy is done and acknowledged.
+    // Everything before the first event that needs to be republished is done and acknowledged.
     stage.wait_gone("user:2").await;
-    // Nothing happens, for longer than any answer is waited for.
+    // Nothing happens, for longer than the timeout for any answer.
     tokio::time::sleep(Duration::from_secs(35)).await;
     let sessions = worker.stderr().matches("consuming queue").count();
     assert_eq!(sessions, 1, "{}", worker.stderr());

@@ -1,4 +1,4 @@
-//! Redis in every kind of trouble, under load.
+//! Every kind of Redis trouble, under load.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use crate::support::{Proxy, Redis, Worker, rabbitmq, wait_until};
 
 const EVENTS: u32 = 3_000;
 
-/// Two seconds by contract, and as much again for a machine that runs many tests at once.
+/// Maximum time until work resumes: two seconds by contract, and as much again for a busy machine.
 const RESUMES: Duration = Duration::from_secs(4);
 
-/// Publishes while `trouble` comes and goes. Then work must have resumed, and everything be as if
-/// nothing had been.
+/// Publishes while `trouble` comes and goes. Then work must have resumed, and the result must be
+/// the same as without the trouble.
 async fn through(
     settings: &[(&str, &str)],
     mut stage: Stage,
@@ -52,15 +52,15 @@ async fn through(
     no_blame(&stage, &[&worker]).await;
 }
 
-/// What a trouble may touch.
+/// Objects that a trouble may touch.
 struct Scene<'s> {
     stage: &'s Stage,
     worker: &'s Worker,
 }
 
 impl Scene<'_> {
-    /// Waits until the worker knows; a few more events go in meanwhile, so that it has a reason to
-    /// ask.
+    /// Waits until the worker notices. A few more events arrive meanwhile, so that it has a reason
+    /// to ask.
     async fn noticed(&self) {
         self.poke().await;
         wait_until(SOON, "the worker says that Redis is out", async || {
@@ -132,7 +132,7 @@ async fn redis_frozen_and_thawed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_made_a_replica_and_a_primary_again() {
     through(&[], on_shared_broker().await, async |on| {
-        // Of nobody: its data stay.
+        // A replica of no server: its data stay.
         on.replica_of("127.0.0.1", "1").await;
         on.noticed().await;
         on.replica_of("NO", "ONE").await;
@@ -217,7 +217,7 @@ async fn connections_to_redis_closed_at_random() {
     through(&[("UNSTALE_REDIS_URL", &url)], stage, async |on| {
         for _ in 0..30 {
             on.poke().await;
-            // No condition to wait for: any moment is as good.
+            // There is no condition to wait for: any moment serves.
             tokio::time::sleep(Duration::from_millis(fastrand::u64(0..150))).await;
             proxy.cut().await;
         }
@@ -225,7 +225,7 @@ async fn connections_to_redis_closed_at_random() {
     .await;
 }
 
-/// Longer than the worker holds what it has in hand.
+/// The outage is longer than the worker holds its deliveries in flight.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_outage_gives_back_once_and_leaves_no_consumer() {
     let mut stage = on_shared_broker().await;
@@ -246,7 +246,7 @@ async fn a_long_outage_gives_back_once_and_leaves_no_consumer() {
     assert!(out.elapsed() > Duration::from_secs(50), "given back after {:?}", out.elapsed());
     let given_back = worker.stderr().matches("given back to RabbitMQ").count();
     assert_eq!(given_back, 1, "{}", worker.stderr());
-    // Probes go on; nobody consumes while they fail.
+    // Probes continue. No worker consumes while they fail.
     let listener = tokio::net::TcpListener::bind(stage.redis.addr()).await.unwrap();
     for _ in 0..3 {
         tokio::time::timeout(SOON, listener.accept()).await.expect("the worker probes").unwrap();
@@ -259,7 +259,7 @@ async fn a_long_outage_gives_back_once_and_leaves_no_consumer() {
     assert_eq!(stage.ready(".dead").await, 0);
 }
 
-/// The lease of the load that the outage interrupted is our own: nobody waits for it to run out.
+/// The interrupted load's lease is our own, so no reader waits for its expiry.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_load_interrupted_by_an_outage_is_done_again_at_once() {
     let rules = r#"
@@ -307,8 +307,8 @@ events: { page.changed: { effects: [ { warm: "page:{id}", from: "pages:/{id}" } 
     no_blame(&stage, &[&worker]).await;
 }
 
-/// Dead letters under way when Redis goes are confirmed and their events acknowledged meanwhile:
-/// given back, they would be made twice.
+/// Dead letters in flight when Redis goes away are confirmed, and their events acknowledged
+/// meanwhile. If they were requeued, they would be published twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_under_way_are_settled_during_an_outage() {
     let broker = rabbitmq().await;
@@ -318,13 +318,13 @@ async fn copies_under_way_are_settled_during_an_outage() {
     let worker = stage
         .worker(&[("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:9"), ("UNSTALE_AMQP_URL", &amqp_url)])
         .await;
-    // The first delivery makes it ask for more than one at a time.
+    // The first delivery makes the worker ask for more than one at a time.
     stage.publish("user.updated", r#"{"id":99}"#).await;
     wait_until(SOON, "it is settled", async || {
         worker.metrics().await.sum("unstale_events_total", &[]) > 0.0
     })
     .await;
-    // So that each confirm takes its time.
+    // So that each confirm takes time.
     proxy.delay(Duration::from_millis(400));
     for n in 0..5 {
         stage.publish("user.updated", &format!("not JSON {n}")).await;

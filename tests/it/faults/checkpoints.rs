@@ -1,4 +1,4 @@
-//! A batch that changes the checkpoint behind it: it is not applied for ever.
+//! A batch that changes the checkpoint behind it is not applied for ever.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ const CULPRIT: &str = "user:culprit";
 
 const NEIGHBOURS: u32 = 30;
 
-/// Somebody's script deletes the checkpoint whenever that one key is deleted.
+/// Deletes the checkpoint whenever that one key is deleted, as a foreign script may.
 fn deletes_checkpoint(redis: String, checkpoint: String) -> Tap {
     Tap::new(move |_, way, bytes| {
         if way == Way::ToServer

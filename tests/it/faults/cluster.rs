@@ -1,4 +1,4 @@
-//! A cluster of three nodes that loses the one that matters.
+//! A RabbitMQ cluster of three nodes that loses the most important one.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::{RabbitMq, wait_for, wait_until};
 
 const EVENTS: u32 = 4_000;
 
-/// The node that leads a queue; `None` while there is none.
+/// Returns the node that leads a queue; `None` while there is none.
 async fn leader(asked: &RabbitMq, queue: &str, nodes: &[RabbitMq]) -> Option<usize> {
     let leaders = asked.ctl(&["list_queues", "name", "leader"]).await;
     let leader = leaders
@@ -25,8 +25,8 @@ async fn leader(asked: &RabbitMq, queue: &str, nodes: &[RabbitMq]) -> Option<usi
 async fn the_leader_of_a_cluster_killed_under_load() {
     let nodes = RabbitMq::start_cluster().await;
     let pages = Pages::serve().await;
-    // The application publishes through the last node; the worker prefers the first, and so the
-    // queues' leaders stand there.
+    // The application publishes through the last node. The worker prefers the first, so the queues'
+    // leaders are there.
     let mut stage = stage(&nodes[2].url()).await;
     let urls = nodes.each_ref().map(RabbitMq::url).join(",");
     let settings: Vec<(&str, &str)> = SETTINGS
@@ -45,8 +45,8 @@ async fn the_leader_of_a_cluster_killed_under_load() {
     };
     let breaking = async {
         Kinds::MIXED.reached(&redis, 500).await;
-        // Its first load fails. What a retry queue hands on while the leader dies may stay there
-        // until the node is back (RabbitMQ 3.10).
+        // Its first load fails. A message that leaves a retry queue while the leader dies may stay
+        // there until the node is back (RabbitMQ 3.10).
         let page = async || redis.clone().get::<_, Option<String>>("page:10").await.unwrap();
         wait_until(SOON, "a retry queue has handed on a copy", async || {
             page().await.as_deref() == Some("page 10")

@@ -1,5 +1,4 @@
-//! What went on as a copy is acknowledged at once, or it would be made twice by whoever has the
-//! event next.
+//! A republished event is acknowledged at once. Otherwise another worker would publish it again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +15,7 @@ events:
   page.changed: { effects: [ { warm: "page:{id}", from: "pages:/{id}" } ] }
 "#;
 
-/// A method frame, whatever its channel: class 60, method 80.
+/// Returns whether the bytes hold this method frame, on any channel: class 60, method 80.
 fn acknowledges(bytes: &[u8]) -> bool {
     bytes.windows(11).any(|frame| frame[0] == 1 && frame[3..] == [0, 0, 0, 13, 0, 60, 0, 80])
 }
@@ -25,7 +24,7 @@ fn holds(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-/// Somebody who sees something go to a server.
+/// Observer of the traffic to one server.
 #[derive(Debug, Clone, Default)]
 struct Witness(Arc<AtomicBool>);
 

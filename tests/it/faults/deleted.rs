@@ -1,5 +1,4 @@
-//! Objects of the broker that somebody deletes: declared again, and nothing confirmed is lost with
-//! them.
+//! Deleted objects of the broker: they are declared again, and nothing confirmed is lost with them.
 
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use crate::support::{RabbitMq, Worker, servers, wait_until};
 pub(super) const RULES: &str =
     r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
-/// A worker looks at the objects every 10 to 20 s.
+/// Maximum time until a worker has fixed the objects; it checks them every 10 to 20 s.
 const MENDED: Duration = Duration::from_secs(60);
 
 pub(super) async fn seeded(stage: &Stage, users: std::ops::Range<u32>) {
@@ -22,7 +21,7 @@ pub(super) async fn seeded(stage: &Stage, users: std::ops::Range<u32>) {
         redis::cmd("MSET").arg(old).query_async(&mut stage.connection().await).await.unwrap();
 }
 
-/// Publishes `mandatory`: each is confirmed, and none is returned.
+/// Publishes with `mandatory`: each message is confirmed, and none is returned.
 pub(super) async fn publish(stage: &Stage, ids: std::ops::Range<u32>) {
     let mut confirms = Vec::new();
     for id in ids {
@@ -77,7 +76,7 @@ async fn a_queue_deleted_under_a_running_worker_loses_nothing() {
     assert!(worker.stderr().contains("declared again"), "{}", worker.stderr());
 }
 
-/// The procedure of docs/how-to/outages.md for a queue whose arguments are to change.
+/// The procedure of docs/how-to/outages.md to change a queue's arguments.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_deleted_between_stop_and_start_loses_nothing() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
@@ -105,7 +104,7 @@ async fn an_exchange_and_bindings_that_are_removed_come_back_by_themselves() {
         .unwrap();
     let applied = async |id: u32| {
         wait_until(MENDED, "an event reaches the worker again", async || {
-            // Unroutable events, and a missing exchange, are the publisher's to notice.
+            // The publisher must notice unroutable events and a missing exchange.
             let Some(channel) = stage.try_channel().await else { return false };
             let body = format!(r#"{{"id":{id}}}"#);
             let _ = channel
@@ -152,8 +151,8 @@ async fn a_history_that_is_deleted_is_declared_again_and_stops_nothing() {
     assert!(ready(&worker).await, "{}", worker.stderr());
 }
 
-/// Somebody declared another queue under the history's name. A worker that is started then applies
-/// what waits, and says what is wrong.
+/// Another queue has the history's name. A worker that starts then applies the waiting events, and
+/// reports the problem.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_of_another_type_stops_no_worker_that_starts() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
@@ -175,7 +174,7 @@ async fn a_history_of_another_type_stops_no_worker_that_starts() {
     assert!(ready(&worker).await, "{}", worker.stderr());
 }
 
-/// RabbitMQ, killed before it has written down a stream that is new, may be left with one that it
+/// If RabbitMQ is killed before it has written a new stream to disk, it may keep a stream that it
 /// cannot serve.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_that_the_broker_has_broken_stops_nothing() {
@@ -188,7 +187,7 @@ async fn a_history_that_the_broker_has_broken_stops_nothing() {
     stage.reconnect().await;
     wait_until(MENDED, "it is ready again", async || ready(&worker).await).await;
     if servers().a_broken_stream_ends_publishers() {
-        // Nobody can publish until somebody does what `status` says.
+        // Publishing fails until the operator follows the advice of `status`.
         let (_, status) = crate::status::json(&stage, &[]).await;
         let problems = status["problems"].to_string();
         assert!(problems.contains("the broker does not serve the history"), "{status:#}");
@@ -202,13 +201,13 @@ async fn a_history_that_the_broker_has_broken_stops_nothing() {
     }
     publish(&stage, 0..1).await;
     stage.wait_gone("user:0").await;
-    // One that starts now as well.
+    // A worker that starts now does so as well.
     assert!(worker.terminate().await.success());
     let mut worker = stage.start_worker(&[]);
     worker.wait_ready().await;
 }
 
-/// A worker that declares nothing waits for the one that does.
+/// A worker that declares nothing waits for one that does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_others_delete_and_declare_again_loses_nothing() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
@@ -244,7 +243,7 @@ async fn a_queue_that_others_delete_and_declare_again_loses_nothing() {
     wait_until(SOON, "it is ready", async || ready(&worker).await).await;
 }
 
-/// A retry queue has no consumer that would notice its end, and takes its messages along.
+/// A retry queue has no consumer that would notice its deletion, and its messages are lost with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_queue_that_others_delete_loses_nothing() {
     let rules = r#"

@@ -1,4 +1,4 @@
-//! Headers with our names that a publisher has sent: no way back to a worker makes them believed.
+//! Headers with our names from a publisher: no way back to a worker makes it trust them.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::{Worker, wait_for, wait_until};
 
 const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" }, { delete: "page:{id}" } ] } }"#;
 
-/// The digest that counts the effects, as anybody can read it.
+/// Returns the digest that counts the effects, which any client can read.
 async fn digest(worker: &Worker) -> String {
     let (_, metrics) = worker.get("/metrics").await.unwrap();
     let info = metrics
@@ -34,7 +34,7 @@ fn table(entries: &[(&str, AMQPValue)]) -> FieldTable {
     table
 }
 
-/// All that would have half of the event skipped, and the rest dead-lettered.
+/// Returns headers that would skip half of the event and dead-letter the rest.
 fn claims(stage: &Stage, digest: &str) -> FieldTable {
     table(&[
         ("unstale-exchange", text(&stage.exchange)),
@@ -48,7 +48,7 @@ fn claims(stage: &Stage, digest: &str) -> FieldTable {
     ])
 }
 
-/// Has the broker dead-letter an event with these headers, while no worker runs.
+/// Makes the broker dead-letter an event with these headers, while no worker runs.
 async fn expired(stage: &Stage, headers: FieldTable) {
     for key in ["user:1", "page:1"] {
         stage.set(key, "old").await;
@@ -58,8 +58,8 @@ async fn expired(stage: &Stage, headers: FieldTable) {
     wait_until(SOON, "it has expired", async || stage.ready(".dead").await == 1).await;
 }
 
-/// Moves the dead letter to the main queue as a shovel does, or the management UI: with all its
-/// headers.
+/// Moves the dead letter to the main queue with all its headers, as a shovel or the management UI
+/// does.
 async fn move_letter(stage: &Stage) {
     let channel = stage.new_channel().await;
     let dead = format!("{}.dead", stage.queue);
@@ -108,7 +108,7 @@ async fn a_letter_that_hides_behind_a_death_of_its_own_has_all_its_effects_done(
     let worker = stage.worker(&[]).await;
     let digest = digest(&worker).await;
     assert!(worker.terminate().await.success());
-    // RabbitMQ before 4.0 takes this entry for its own, and counts it up.
+    // RabbitMQ before 4.0 takes this entry for its own, and increments it.
     let death = table(&[
         ("queue", text(&stage.queue)),
         ("reason", text("expired")),
@@ -151,7 +151,7 @@ async fn without_the_secret_an_event_is_done_again_and_still_comes_to_its_end() 
     let second: String =
         redis::AsyncCommands::get(&mut stage.connection().await, "unstale:secret").await.unwrap();
     assert_ne!(first, second);
-    // A worker that runs has Redis keep its own again.
+    // A running worker writes its own secret to Redis again.
     let _: () =
         redis::AsyncCommands::del(&mut stage.connection().await, "unstale:secret").await.unwrap();
     wait_until(Duration::from_secs(60), "the secret is back", async || {

@@ -1,4 +1,4 @@
-//! Headers that RabbitMQ takes and cannot write into a stream.
+//! Headers that RabbitMQ accepts and cannot write into a stream.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, DecimalValue, FieldTable};
@@ -21,7 +21,7 @@ async fn an_event_with_a_decimal_header_is_confirmed_only_where_it_is_applied() 
     for key in ["user:1", "user:2", "user:3"] {
         stage.set(key, "old").await;
     }
-    // RabbitMQ ends the connection of a publisher whose message a stream should have taken.
+    // RabbitMQ ends the connection of a publisher whose message a stream should have stored.
     let worker = stage.worker(&[]).await;
     let confirm = match stage
         .try_send(&stage.exchange, "user.updated", with_a_decimal(), br#"{"id":1}"#)
@@ -39,7 +39,7 @@ async fn an_event_with_a_decimal_header_is_confirmed_only_where_it_is_applied() 
     stage.wait_gone("user:2").await;
     assert!(worker.terminate().await.success());
 
-    // The way out that docs/reference/rabbitmq.md names.
+    // The solution that docs/reference/rabbitmq.md names.
     let history = format!("{}.history", stage.queue);
     stage
         .new_channel()

@@ -1,5 +1,4 @@
-//! What was delivered as often as it may be is dead-lettered by the worker, before the broker does
-//! so.
+//! A worker dead-letters a message at its delivery limit, before the broker does.
 
 use lapin::BasicProperties;
 use lapin::options::BasicGetOptions;
@@ -10,10 +9,10 @@ use crate::support::wait_until;
 
 const USERS: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
-/// Deliveries after which a worker gives a message up: one less than `x-delivery-limit`.
+/// Deliveries after which a worker dead-letters a message: one less than `x-delivery-limit`.
 const DELIVERIES: u32 = 19;
 
-/// Takes one message, and goes without an acknowledgement.
+/// Takes one message, and disconnects without an acknowledgement.
 async fn take_in_vain(stage: &Stage) {
     let channel = stage.new_channel().await;
     wait_until(SOON, "it is there", async || {
@@ -27,7 +26,8 @@ async fn take_in_vain(stage: &Stage) {
     channel.close(200, "".into()).await.unwrap();
 }
 
-/// With a header by which a publisher breaks the dead-lettering of RabbitMQ up to 3.13.
+/// The message has a header with which a publisher breaks the dead-lettering of RabbitMQ up to
+/// 3.13.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_is_dead_lettered_unread_before_the_broker_does_it() {
     let stage = Stage::new(&[("users.yaml", USERS)]).await;

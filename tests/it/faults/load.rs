@@ -1,5 +1,4 @@
-//! A load of events of every kind, what they must come to, and a publisher that outlives its
-//! broker.
+//! Load of events of every kind, their expected result, and a publisher that outlives its broker.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -17,11 +16,12 @@ use redis::aio::MultiplexedConnection;
 use crate::end_to_end::stage::Stage;
 use crate::support::{Redis, Worker, wait_until};
 
-/// The worker's retries, short; the loader waits no longer than a second.
+/// Settings of the worker: short retries, and a loader timeout of one second.
 pub(super) const SETTINGS: &[(&str, &str)] = &[("UNSTALE_RETRY_DELAYS", "50ms,100ms,200ms,1s")];
 
-/// For everything to settle on a busy machine: leases of killed loads must run out first (1 s and a
-/// margin of 5 s).
+/// Maximum time for everything to settle on a busy machine.
+///
+/// Leases of killed loads must expire first (1 s and a margin of 5 s).
 pub(super) const SETTLES: Duration = Duration::from_secs(60);
 
 const RULES: &str = r#"
@@ -41,19 +41,19 @@ events:
 /// Members of each big tag: more than one round trip deletes.
 const MEMBERS: u32 = 600;
 
-/// A stage whose Redis keeps its data through a kill.
+/// Returns a stage whose Redis keeps its data through a kill.
 pub(super) async fn stage(amqp_url: &str) -> Stage {
     stage_with(amqp_url, &[]).await
 }
 
-/// As [`stage`], with more arguments for its Redis.
+/// Returns a stage as [`stage`] does, with more arguments for its Redis.
 pub(super) async fn stage_with(amqp_url: &str, args: &[&str]) -> Stage {
     let args = [&["--appendonly", "yes", "--appendfsync", "always"], args].concat();
     let redis = Redis::start_with(&args).await;
     Stage::with(amqp_url, redis, &[("rules.yaml", RULES)]).await
 }
 
-/// Loaders' server: each tenth page fails the first time.
+/// Server for loaders: each tenth page fails the first time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pages(Arc<Mutex<BTreeMap<u32, u32>>>);
 
@@ -84,9 +84,9 @@ impl Pages {
 /// Events by number: mostly deletions and writes, with loads, retries and drains among them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Kinds {
-    /// One in so many is a load.
+    /// One event in this many is a load.
     pub(super) loads: u32,
-    /// One in so many drains a tag.
+    /// One event in this many drains a tag.
     pub(super) drains: u32,
 }
 
@@ -138,8 +138,9 @@ impl Kinds {
         }
     }
 
-    /// The keys that are not as their events want them, and members of tags that are left. After a
-    /// heal, a value without a version may be absent.
+    /// Returns the keys that differ from the events, and remaining members of tags.
+    ///
+    /// After a heal, a value without a version may be absent.
     async fn wrong(
         self,
         stage: &Stage,
@@ -191,8 +192,7 @@ impl Kinds {
             .await;
     }
 
-    /// Waits until Redis is as all events want it, and every queue but the dead-letter queue is
-    /// empty.
+    /// Waits until Redis matches all events, and every queue except the dead-letter queue is empty.
     pub(super) async fn settled(
         self,
         stage: &Stage,
@@ -257,8 +257,8 @@ impl Kinds {
         );
     }
 
-    /// Publishes until each is confirmed; what was under way when the broker went is published
-    /// again on a new connection.
+    /// Publishes until each event is confirmed. Events in flight when the broker goes away are
+    /// published again on a new connection.
     pub(super) async fn publish(
         self,
         stage: &mut Stage,
@@ -294,7 +294,7 @@ impl Kinds {
         while let Some(confirm) = confirms.next().await {
             match confirm {
                 Ok(Confirmation::Ack(None)) => {}
-                // No queue is bound for the moment, or the broker is gone.
+                // No queue is bound at the moment, or the broker is away.
                 _ => return false,
             }
         }
@@ -302,7 +302,7 @@ impl Kinds {
     }
 }
 
-/// No attempt was spent, and nothing was dead-lettered.
+/// Checks that no attempt was used and nothing was dead-lettered.
 pub(super) async fn no_blame(stage: &Stage, workers: &[&Worker]) {
     assert_eq!(stage.ready(".dead").await, 0, "dead letters");
     for worker in workers {

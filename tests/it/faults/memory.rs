@@ -1,4 +1,4 @@
-//! A Redis that refuses all that needs memory, and takes deletions.
+//! A full Redis: it refuses commands that need memory, and accepts deletions.
 
 use crate::end_to_end::catalogue::Catalogue;
 use crate::end_to_end::stage::{SOON, Stage};
@@ -33,7 +33,7 @@ async fn limit_memory(stage: &Stage, bytes: u32) {
         .unwrap();
 }
 
-/// Takes the memory, and waits until the worker knows.
+/// Takes the memory, and waits until the worker notices.
 async fn out_of_memory(stage: &Stage, worker: &Worker) {
     limit_memory(stage, 1).await;
     wait_until(SOON, "the worker knows", async || {
@@ -53,7 +53,7 @@ async fn write_state(stage: &Stage, n: u32) {
     stage.publish("state.changed", &format!(r#"{{"id":1,"n":{n}}}"#)).await;
 }
 
-/// Publishes an event that the lane's loop does not resolve, beyond 256 KiB.
+/// Publishes an event beyond 256 KiB, which the lane's loop does not resolve itself.
 async fn publish_heavy(stage: &Stage, routing_key: &str, fields: &str) {
     let padding = "x".repeat(300_000);
     stage.publish(routing_key, &format!(r#"{{{fields},"padding":"{padding}"}}"#)).await;
@@ -64,7 +64,8 @@ async fn wait_warm(stage: &Stage, key: &str) {
         .await;
 }
 
-/// The worker deletes the key before it applies the event, and the event warms what was present.
+/// The worker deletes the key before it applies the event, and the event warms keys that were
+/// present.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_memory_a_key_that_was_deleted_early_is_warmed_all_the_same() {
     let (stage, catalogue, worker) = start().await;
@@ -79,7 +80,7 @@ async fn without_memory_a_key_that_was_deleted_early_is_warmed_all_the_same() {
     wait_warm(&stage, "page:1").await;
     stage.wait_settled(&[&worker]).await;
 
-    // The same where the worker requeues the event meanwhile, and another worker applies it.
+    // The same, but the worker requeues the event meanwhile, and another worker applies it.
     out_of_memory(&stage, &worker).await;
     stage.publish("page.changed", r#"{"id":2}"#).await;
     stage.wait_gone("page:2").await;
@@ -92,8 +93,8 @@ async fn without_memory_a_key_that_was_deleted_early_is_warmed_all_the_same() {
     assert_eq!(stage.ready(".dead").await, 0, "{}", worker.stderr());
 }
 
-/// A heavy event needs memory that only the held batches give back: it waits behind them, and what
-/// comes behind it waits too.
+/// A heavy event needs memory that only the held batches free. It waits for them, and later events
+/// wait too.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_memory_a_heavy_event_and_its_neighbours_keep_their_order() {
     let (stage, catalogue, worker) = start().await;
@@ -121,7 +122,7 @@ async fn without_memory_a_heavy_event_and_its_neighbours_keep_their_order() {
     stage.wait_settled(&[&worker]).await;
     assert_eq!(stage.get("state:1").await.as_deref(), Some("3"));
 
-    // The same, and the worker stops meanwhile: nothing is lost, and nothing is done twice.
+    // The same, but the worker stops meanwhile. Nothing is lost, and nothing is done twice.
     for key in ["user:3", "list:10"] {
         stage.set(key, "old").await;
     }

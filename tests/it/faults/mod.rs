@@ -1,5 +1,16 @@
-//! Servers and workers that break while events are under way: nothing is lost, nothing is blamed on
-//! an event, nothing stays stuck.
+//! Servers and workers that fail while events are in flight.
+//!
+//! Nothing is lost, no event uses up an attempt, and nothing stays stuck.
+//!
+//! In reading order:
+//! - Tools: `load` publishes and checks events, `wire` reads the deliveries.
+//! - Servers: `brokers`, `caches`, `cluster`, `replicas`, `outage`, `memory`, `order`.
+//! - Objects of the broker: `deleted`, `away`.
+//! - Workers: `crashes`, `stops`, `stalls`, `panics`, `checkpoints`, `watermark`.
+//! - Messages: `poison`, `suspects`, `neighbours`, `limits`, `unreadable`, `headers`, `forged`,
+//!   `copies`.
+//!
+//! Deliberately absent: loss of confirmed writes by Redis, which is in `heal`.
 
 mod away;
 mod brokers;

@@ -1,4 +1,4 @@
-//! What others wait while a message may be poison, or only looks like it.
+//! Delay of other messages while a message may be poison, or only looks like it.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,7 +25,7 @@ events:
 
 const LOADS: u32 = 100;
 
-/// A loader that takes 3 s, and how many loads it was asked for.
+/// Starts a loader that takes 3 s, and returns the number of loads it was asked for.
 async fn slow_pages() -> (String, Arc<AtomicU32>) {
     let begun = Arc::<AtomicU32>::default();
     let counter = Arc::clone(&begun);
@@ -61,7 +61,7 @@ async fn publish(stage: &Stage, routing_key: &str, ids: impl Iterator<Item = Str
     }
 }
 
-/// How long plain deletes take, the longest of thirty, one after another.
+/// Returns the longest time of thirty plain deletes, one after another.
 #[expect(clippy::print_stderr, reason = "what it came to")]
 async fn longest_delete(stage: &Stage, what: &str) -> Duration {
     let mut longest = Duration::ZERO;
@@ -143,8 +143,8 @@ async fn loads_that_outlive_killed_workers_do_not_hold_plain_deletes() {
     assert!(longest < Duration::from_secs(3), "{longest:?}\n{}", worker.stderr());
 }
 
-/// A load that takes 20 s the first time that a page is asked for, and none later. How many were
-/// begun.
+/// Starts a loader that takes 20 s for the first load of a page, and no time later. Returns the
+/// number of loads that began.
 async fn pages_slow_at_first() -> (String, Arc<AtomicU32>) {
     let begun = Arc::<AtomicU32>::default();
     let (counter, known) = (Arc::clone(&begun), Arc::<Mutex<HashSet<String>>>::default());
@@ -163,7 +163,7 @@ async fn pages_slow_at_first() -> (String, Arc<AtomicU32>) {
     (url, begun)
 }
 
-/// Publishes what a worker has set aside as a suspected poison message.
+/// Publishes a message that a worker has set aside as a suspected poison message.
 async fn publish_suspected(stage: &Stage, suffix: &str, routing_key: &str, body: &str) {
     let mut headers = FieldTable::default();
     headers
@@ -178,7 +178,7 @@ async fn publish_suspected(stage: &Stage, suffix: &str, routing_key: &str, body:
     assert!(matches!(confirm.await, Ok(lapin::Confirmation::Ack(None))));
 }
 
-/// Loads are under way, one of them begun alone, when the main lane meets a suspected message.
+/// Loads run, one of them begun alone, when the main lane gets a suspected message.
 async fn deletes_beside_a_suspected_message(load_is_suspected: bool, what: &str) {
     let (pages, begun) = pages_slow_at_first().await;
     let stage = Stage::new(&[("rules.yaml", RULES)]).await;
@@ -227,8 +227,8 @@ async fn a_suspected_message_does_not_hold_plain_deletes_until_a_suspected_load_
     deletes_beside_a_suspected_message(true, "beside-a-suspected-load").await;
 }
 
-/// One worker, killed whenever it begins the poison: its neighbours do not wait until that is
-/// dead-lettered.
+/// One worker is killed whenever it begins the poison message. Other messages do not wait until
+/// that is dead-lettered.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_neighbours_of_a_poison_message_are_applied_before_it_is_begun_again() {
     const NEIGHBOURS: u32 = 60;
@@ -273,7 +273,7 @@ async fn the_neighbours_of_a_poison_message_are_applied_before_it_is_begun_again
                 worker.kill();
                 died += 1;
                 assert!(died <= 5, "{died} workers died, and neighbours are not applied");
-                // It may have tried again before it was killed: that is no second death.
+                // It may have tried again before it was killed, which is not a second death.
                 while begun.try_recv().is_ok() {}
                 worker = stage.start_worker(&settings);
             }

@@ -1,4 +1,4 @@
-//! Writes without a version end with the last that was published, whatever Redis went through.
+//! Writes without a version end with the last published one, whatever Redis went through.
 
 use redis::AsyncCommands;
 

@@ -1,4 +1,4 @@
-//! A long outage of Redis under a steady load, and what it costs.
+//! A long outage of Redis under a steady load, and its cost.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use super::wire::Deliveries;
 use crate::end_to_end::stage::{SOON, Stage};
 use crate::support::{Proxy, full_runs, rabbitmq, wait_until};
 
-/// What the worker's memory has to stay within, whatever waits in the queue.
+/// Maximum memory of the worker, however many events wait in the queue.
 const MEMORY_KIB: u64 = 64 * 1024;
 
-/// Steady, whatever the worker does.
+/// Steady load, independent of the worker.
 struct Load {
     per_second: u32,
     before: u32,
@@ -25,7 +25,8 @@ impl Load {
         self.per_second * (self.before + self.outage + self.after)
     }
 
-    /// In tenths of a second; waits for no confirm, but counts them all at the end.
+    /// Publishes events by tenths of a second. It waits for no confirm, but counts all of them at
+    /// the end.
     async fn publish(&self, stage: &Stage, numbers: std::ops::Range<u32>) {
         let mut beat = tokio::time::interval(Duration::from_millis(100));
         let mut confirms = FuturesUnordered::new();
@@ -59,7 +60,7 @@ async fn left(stage: &Stage) -> u64 {
     redis::cmd("DBSIZE").query_async(&mut redis).await.unwrap_or(u64::MAX)
 }
 
-/// The most memory that a process ever had.
+/// Returns the most memory that a process ever had.
 fn peak_memory_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

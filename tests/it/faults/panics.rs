@@ -1,5 +1,7 @@
-//! A bug that panics while an event is read. None is known, so the test brings its own: the worker
-//! runs in the test's process, and what listens to its logs panics when the event's turn comes.
+//! A bug that panics while an event is read.
+//!
+//! No such bug is known, so the test brings its own. The worker runs in the test's process, and a
+//! log subscriber panics at the chosen event.
 
 use std::fmt;
 
@@ -19,14 +21,14 @@ use crate::support::worker::Metrics as Seen;
 
 const RULES: &str = r#"events: { visit.made: { effects: [ { bump_version: "visits:{id}" } ] } }"#;
 
-/// Fewer than a session asks for at once behind its first delivery: all of them are in hand
+/// Number of events: fewer than a session requests after its first delivery, so all are in flight
 /// together.
 const EVENTS: u32 = 16;
 
-/// The event that meets the bug, by its id: neither the first nor the last in hand.
+/// Id of the event that triggers the bug: neither the first nor the last in flight.
 const CULPRIT: &str = "culprit";
 
-/// Panics where the worker says that it resolved the culprit.
+/// Subscriber that panics when the worker logs that it resolved the event.
 struct Bug;
 
 struct Names<'s>(&'s str, bool);
@@ -54,7 +56,7 @@ fn config(stage: &Stage) -> Config {
     Config::from_pairs(pairs, |_| unreachable!(), Scope::All).unwrap().0
 }
 
-/// On one thread, as the worker runs: what listens is this thread's own.
+/// Runs on one thread, as the worker does, because the subscriber belongs to this thread.
 #[tokio::test]
 async fn a_panic_dead_letters_its_own_event_alone() {
     let stage = Stage::new(&[("visits.yaml", RULES)]).await;
@@ -74,7 +76,7 @@ async fn a_panic_dead_letters_its_own_event_alone() {
     let settled = || Seen::parse(&metrics.prometheus_text()).sum("unstale_events_total", &[]);
     let watching = async {
         wait_until(SOON, "all are settled", async || settled() >= f64::from(EVENTS)).await;
-        // It lives on.
+        // The worker continues.
         bump(EVENTS).await;
         wait_until(SOON, "so is one more", async || settled() > f64::from(EVENTS)).await;
         signals.stop.cancel();
@@ -90,7 +92,7 @@ async fn a_panic_dead_letters_its_own_event_alone() {
     assert_eq!(stage.ready("").await + stage.ready(".slow").await, 0);
     let mut redis = stage.connection().await;
     for id in (0..=EVENTS).filter(|id| *id != EVENTS / 2) {
-        // Absent counts as 1: each was done, and once.
+        // An absent key counts as 1: each event was applied, and once.
         let version: Option<u32> = redis.get(format!("visits:{id}")).await.unwrap();
         assert_eq!(version, Some(2), "visits:{id}");
     }

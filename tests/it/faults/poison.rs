@@ -1,4 +1,4 @@
-//! A message that ends every worker that begins it.
+//! A poison message, which ends every worker that begins it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,16 +19,18 @@ events:
   page.changed: { effects: [ { warm: "page:{id}", from: "pages:/{id}" } ] }
 "#;
 
-/// What its effect has in common with no other's.
+/// Name that occurs in its effect and in no other.
 const POISON: &str = "the-poison";
 
 const WORKERS: usize = 6;
 
-/// Enough for every worker's prefetch.
+/// Number of other messages: enough for every worker's prefetch.
 const NEIGHBOURS: u32 = 3_000;
 
-/// Several workers, each behind proxies of its own; a worker is dead as soon as it sends to Redis
-/// what begins the poison, and Redis never sees that.
+/// Several workers, each behind proxies of its own.
+///
+/// A worker is dead as soon as it sends Redis a command of the poison message. Redis never receives
+/// that command.
 struct Scene {
     stage: Stage,
     broker: RabbitMq,
@@ -37,7 +39,7 @@ struct Scene {
     proxies: Vec<(Proxy, Proxy)>,
     workers: Vec<Worker>,
     begun: mpsc::UnboundedReceiver<usize>,
-    /// Which of them have begun it and are not dead yet.
+    /// Workers that have begun it and are not dead yet.
     halted: Arc<[AtomicBool; WORKERS]>,
 }
 
@@ -53,7 +55,7 @@ impl Scene {
             let (tell, halted) = (tell.clone(), Arc::clone(&halted));
             let tripwire = Tap::new(move |_, way, bytes| {
                 let poisoned = way == Way::ToServer && begins_it(bytes);
-                // It may try again before it is killed: that is no second death.
+                // It may try again before it is killed, which is not a second death.
                 if poisoned && !halted[worker].swap(true, Ordering::SeqCst) {
                     tell.send(worker).unwrap();
                 }
@@ -94,7 +96,7 @@ impl Scene {
         self.stage.start_worker(&settings)
     }
 
-    /// Lets every worker come to its full prefetch.
+    /// Lets every worker reach its full prefetch.
     async fn warm_up(&self) {
         let ids: Vec<u32> =
             (1_000_000..1_000_000 + 100 * u32::try_from(WORKERS).unwrap()).collect();
@@ -117,9 +119,12 @@ impl Scene {
         }
     }
 
-    /// Kills whoever begins the poison, and starts it again, until the dead-letter queue has it,
-    /// every neighbour is applied and nothing is left to do. How many died. Who dies after a copy
-    /// is confirmed and before its event is acknowledged leaves two of the poison.
+    /// Kills each worker that begins the poison message, and starts it again. Returns the number of
+    /// deaths.
+    ///
+    /// It ends when the message is in the dead-letter queue, every other message is applied and
+    /// nothing is left. A worker that dies between the confirm of the dead letter and the
+    /// acknowledgement leaves two dead letters.
     async fn until_it_is_dead(&mut self) -> u32 {
         let (mut died, began) = (0, Instant::now());
         loop {
@@ -156,7 +161,7 @@ impl Scene {
         self.stage.is_settled(&self.workers.iter().collect::<Vec<_>>()).await
     }
 
-    /// For who reads of a failure.
+    /// Returns the state, to explain a failure.
     async fn state(&self) -> String {
         let dead = self.stage.ready(".dead").await;
         let left: Vec<_> = old_ones(&self.stage).await;
@@ -177,8 +182,8 @@ fn holds(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-/// As the worst neighbour has it, over itself and its copies in both lanes, and the dead-letter
-/// queue.
+/// Checks the other message with the worst figures, over its deliveries in both lanes and the
+/// dead-letter queue.
 #[expect(clippy::print_stderr, reason = "what it came to")]
 async fn assert_no_neighbour_suffered(scene: &Scene, died: u32) {
     assert!(died >= 10, "it killed {died} workers, and did not end for that");
@@ -192,8 +197,8 @@ async fn assert_no_neighbour_suffered(scene: &Scene, died: u32) {
         worst.died_with <= 3,
         "too many died with it in hand: {worst:?}\nthe culprit: {culprit:?}"
     );
-    // RabbitMQ also counts and calls redelivered what was on its way to a consumer that ended or
-    // was cancelled, which nobody has seen. More would be acknowledgements that did not hold.
+    // RabbitMQ also counts as redelivered what was on its way to a consumer that ended, and that no
+    // worker received. More redeliveries would mean lost acknowledgements.
     let worst = scene.deliveries.worst(POISON, |seen| (seen.redelivered, seen.in_vain));
     assert!(
         worst.redelivered <= 5,
@@ -212,7 +217,7 @@ async fn seed(scene: &Scene, kind: &str, ids: std::ops::Range<u32>) {
         redis::cmd("MSET").arg(old).query_async(&mut scene.stage.connection().await).await.unwrap();
 }
 
-/// The keys that nobody has touched.
+/// Returns the keys that no event has changed.
 async fn old_ones(stage: &Stage) -> Vec<String> {
     let mut redis = stage.connection().await;
     let keys: Vec<String> =
@@ -225,12 +230,12 @@ async fn old_ones(stage: &Stage) -> Vec<String> {
     old.map(|(key, _)| key).collect()
 }
 
-/// Around it in the queue while six workers are in full swing.
+/// Other messages surround it in the queue while six workers run at full speed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poison_message_harms_no_neighbour() {
     let mut scene = Scene::start("http://127.0.0.1:9", |bytes| holds(bytes, POISON)).await;
     scene.warm_up().await;
-    // Slow answers of Redis: what is prefetched is still in hand when a worker dies.
+    // Redis answers slowly, so that prefetched messages are still in flight when a worker dies.
     scene.proxies.iter().for_each(|(_, redis)| redis.delay(Duration::from_millis(100)));
     seed(&scene, "user", 0..NEIGHBOURS).await;
     let third = NEIGHBOURS / 3;
@@ -243,17 +248,17 @@ async fn a_poison_message_harms_no_neighbour() {
     assert_no_neighbour_suffered(&scene, died).await;
 }
 
-/// Its load ends the worker: neighbours are in both lanes.
+/// Its load ends the worker, with other messages in both lanes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poison_message_in_the_slow_lane_harms_neither_lane() {
     const PAGES: u32 = 300;
-    // Who says that he loads it is in the slow lane: the main lane has deleted the key.
+    // Key of the load's claim, which only the slow lane takes: the main lane has deleted the key.
     const LOAD: &str = "unstale:load/{page:the-poison}";
     let pages = Pages::serve().await;
     let mut scene = Scene::start(&pages, |bytes| holds(bytes, LOAD)).await;
     scene.warm_up().await;
     scene.proxies.iter().for_each(|(_, redis)| redis.delay(Duration::from_millis(50)));
-    // No number twice: the wire knows events by them.
+    // No number occurs twice, because the wire identifies events by them.
     let users = PAGES..PAGES + NEIGHBOURS;
     seed(&scene, "user", users.clone()).await;
     seed(&scene, "page", 1..PAGES).await;

@@ -1,4 +1,4 @@
-//! A node of a cluster that has no replica of any queue: all but the history can be worked with
+//! A node of a RabbitMQ cluster without a replica of any queue: everything but the history works
 //! there.
 
 use std::process::{Command, Stdio};
@@ -9,7 +9,7 @@ use crate::support::{RabbitMq, wait_until};
 
 const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
-/// Runs one of our commands: its exit code, and what it said.
+/// Runs one of our commands; returns its exit code and its output.
 async fn unstale(stage: &Stage, amqp_url: &str, args: &[&str]) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_unstale"));
     command
@@ -34,7 +34,7 @@ async fn a_node_without_replicas_serves_all_but_the_history() {
     let stage =
         Stage::with(&without, crate::support::Redis::start().await, &[("users.yaml", RULES)]).await;
     let at = |url| SETTINGS.iter().copied().chain([("UNSTALE_AMQP_URL", url)]).collect::<Vec<_>>();
-    // The leaders stand where a worker declares.
+    // The leaders are on the node where a worker declares the queues.
     assert_eq!(stage.worker(&at(&with)).await.terminate().await.code(), Some(0));
     let mut forget = String::new();
     for suffix in ["", ".slow", ".dead", ".retry.50ms", ".history"] {

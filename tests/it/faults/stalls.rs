@@ -1,5 +1,4 @@
-//! A worker that is held up: whoever asks is told, its neighbours go on, and it ends when it is
-//! told to.
+//! A stalled worker: it reports the stall, other events continue, and it stops when asked to.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +8,10 @@ use crate::support::{Worker, wait_until};
 
 const USERS: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
-/// Each event is a line of the log at `debug`, so these fill a pipe that nobody reads.
+/// Number of events, each one log line at `debug`, so that they fill a pipe that no program reads.
 const EVENTS: u32 = 3_000;
 
-/// A worker whose only working thread is blocked for good: by a line of its log.
+/// Starts a worker whose only working thread is blocked for good by a line of its log.
 async fn stalled(stage: &Stage, grace: &str) -> Worker {
     let worker =
         stage.start_unread_worker(&[("UNSTALE_LOG", "debug"), ("UNSTALE_SHUTDOWN_GRACE", grace)]);
@@ -97,7 +96,7 @@ async fn a_second_signal_ends_a_stalled_worker_at_once() {
     assert_eq!(worker.wait_exit(Duration::from_secs(5)).await.code(), Some(75));
 }
 
-/// An event that takes far more work than its budget, or whose work nobody counts: its neighbours
+/// An event that needs far more work than its budget, or whose work is not counted. Other events
 /// wait for its deadline at most.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heavy_event_does_not_hold_its_neighbours_nor_the_end() {
@@ -152,7 +151,7 @@ events:
         "{reason}: {:?}",
         letter.header("unstale-error")
     );
-    // Once more, and a signal in the midst of it.
+    // Once more, with a signal in the middle of it.
     stage.publish("s", &heavy).await;
     wait_until(SOON, "it has it", async || {
         worker.metrics().await.sum("unstale_in_flight", &[]) >= 1.0
@@ -165,15 +164,15 @@ events:
     assert_eq!((stage.ready("").await, stage.ready(".dead").await), (0, 1));
 }
 
-/// The whole process is suspended for longer than an event may take, as a machine without CPU time
-/// or a paused virtual machine has it. The event is none the worse for it.
+/// The whole process is suspended for longer than an event may take. This happens on a machine
+/// without CPU time, or in a paused virtual machine. The event is applied as usual.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_whose_resolution_is_suspended_beyond_its_deadline_is_applied() {
     const EVENTS: u32 = 12;
     let rules = r#"events: { s: { effects: [ { each: "data.xs.filter(p, p > 9)", delete: "k:{id}:{item}" } ] } }"#;
     let stage = Stage::new(&[("rules.yaml", rules)]).await;
     let worker = stage.worker(&[]).await;
-    // Beyond 256 KiB, an event is resolved on a thread apart.
+    // Beyond 256 KiB, an event is resolved on a separate thread.
     let padding = "x".repeat(300_000);
     let numbers = vec!["1"; 60_000].join(",");
     for id in 0..EVENTS {

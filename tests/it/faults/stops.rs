@@ -1,4 +1,4 @@
-//! A graceful stop under load: what was done is acknowledged.
+//! A graceful stop under load: every applied event is acknowledged.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::support::{rabbitmq, wait_until};
 
 const EVENTS: u32 = 4_000;
 
-/// Whatever was counted was acknowledged: the counter and the queue add up.
+/// Every counted event was acknowledged: the counter and the queue add up.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_under_load_leaves_nothing_done_and_unacknowledged() {
     let rules = r#"events: { visit.made: { effects: [ { bump_version: "visits" } ] } }"#;
     let stage = Stage::new(&[("visits.yaml", rules)]).await;
     stage.set("visits", "0").await;
-    // Small batches: many acknowledgements.
+    // Small batches cause many acknowledgements.
     let settings = [("UNSTALE_BATCH", "1")];
     assert_eq!(stage.worker(&settings).await.terminate().await.code(), Some(0));
     for _ in 0..EVENTS / 500 {
@@ -76,7 +76,7 @@ async fn acks_made_just_before_the_close_arrive() {
         drop(lane);
         session.close().await;
         let channel = other(rabbitmq).await;
-        // What was not acknowledged comes back when the broker has seen the channel end.
+        // The unacknowledged messages come back when the broker has seen the channel end.
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(depth(&channel, &config.queue).await, 0);
     }

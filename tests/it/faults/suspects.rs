@@ -1,4 +1,4 @@
-//! Many messages that came in vain before, none of which is to blame.
+//! Many redelivered messages, none of which is poison.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}
 
 const SUSPECTS: u32 = 1_000;
 
-/// Seconds on two idle cores; a crowded machine has more.
+/// Maximum time for short work: seconds on two idle cores, more on a busy machine.
 const SHORT_WORK: Duration = Duration::from_secs(120);
 
 async fn seeded(users: u32) -> Stage {
@@ -26,7 +26,8 @@ async fn seeded(users: u32) -> Stage {
     stage
 }
 
-/// Publishes `user.updated`, those that are to be suspects as what a worker has set aside.
+/// Publishes `user.updated`; those chosen by `is_suspect` look like messages that a worker has set
+/// aside.
 async fn publish(stage: &Stage, ids: impl Iterator<Item = u32>, is_suspect: impl Fn(u32) -> bool) {
     let mut confirms = Vec::new();
     let signer = stage.signer().await;
@@ -49,7 +50,7 @@ async fn publish(stage: &Stage, ids: impl Iterator<Item = u32>, is_suspect: impl
     }
 }
 
-/// Somebody takes so many in hand, and goes.
+/// Takes that many messages as another consumer, and disconnects without an acknowledgement.
 async fn take_in_vain(stage: &Stage, count: u32) {
     let channel = stage.new_channel().await;
     channel.basic_qos(u16::try_from(count).unwrap(), BasicQosOptions::default()).await.unwrap();
@@ -66,7 +67,8 @@ async fn take_in_vain(stage: &Stage, count: u32) {
     channel.close(200, "".into()).await.unwrap();
 }
 
-/// Waits until all are applied, and each suspect was begun alone. How long that took.
+/// Waits until all are applied, and each suspected message was begun alone. Returns the time that
+/// it took.
 #[expect(clippy::print_stderr, reason = "what it came to")]
 async fn all_begun(stage: &Stage, worker: &Worker, begun: Instant, what: &str) {
     wait_until(SHORT_WORK, what, async || {
@@ -98,7 +100,7 @@ async fn a_thousand_innocent_suspects_are_made_short_work_of() {
     all_begun(&stage, &worker, begun, "a thousand suspects, then as many others").await;
 }
 
-/// Met in full swing, many come together with others, and most are set aside.
+/// The worker gets many of them together with others at full speed, and most are set aside.
 #[tokio::test(flavor = "multi_thread")]
 async fn suspects_among_others_are_made_short_work_of() {
     let stage = seeded(10 * SUSPECTS).await;

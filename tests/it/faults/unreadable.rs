@@ -1,5 +1,5 @@
-//! A message that the AMQP library cannot parse: it takes the connection with it, and must take
-//! nothing else.
+//! A message that the AMQP library cannot parse: it ends the connection, and must not affect other
+//! messages.
 
 use std::time::Duration;
 
@@ -39,8 +39,7 @@ async fn an_unreadable_message_ends_in_the_dead_letter_queue_and_harms_no_neighb
     }
 }
 
-/// What a prefetched load has to go through while an unreadable message ends one session after the
-/// other.
+/// A prefetched load is redelivered while an unreadable message ends one session after the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn loads_in_hand_are_not_counted_out_by_an_unreadable_message() {
     let broker = rabbitmq().await;
@@ -75,7 +74,8 @@ events:
     assert!(count <= 4, "a load was delivered {count} times in vain");
 }
 
-/// Publishes a message whose `message_id` is no UTF-8, byte by byte: no library lets one do it.
+/// Publishes a message whose `message_id` is not UTF-8, byte by byte, because no library permits
+/// it.
 async fn publish_unreadable(addr: &str, exchange: &str, routing_key: &str) {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.write_all(b"AMQP\x00\x00\x09\x01").await.unwrap();
@@ -104,7 +104,7 @@ async fn publish_unreadable(addr: &str, exchange: &str, routing_key: &str) {
     let body = b"{\"id\":0}";
     let mut header = vec![0, 60, 0, 0];
     header.extend(u64::try_from(body.len()).unwrap().to_be_bytes());
-    // delivery_mode and message_id.
+    // Flags of delivery_mode and message_id.
     header.extend([0x10, 0x80, 2]);
     short(&mut header, b"no\xff\xfeUTF-8");
     frame(&mut stream, 2, 1, &header).await;
@@ -136,7 +136,7 @@ async fn frame(stream: &mut TcpStream, kind: u8, channel: u16, payload: &[u8]) {
     stream.write_all(&bytes).await.unwrap();
 }
 
-/// Reads frames up to the method that is awaited.
+/// Reads frames up to the expected method.
 async fn expect(stream: &mut TcpStream, class: u16, method: u16) {
     loop {
         let mut head = [0; 7];

@@ -1,4 +1,4 @@
-//! The low watermark in Redis, while a worker holds an event for long.
+//! The low watermark in Redis, while a worker holds an event for a long time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,7 +20,8 @@ loaders: { pages: { url: "{vars.PAGES_URL}", timeout: 60s } }
 events: { page.changed: { effects: [ { warm: "page:{id}", from: "pages:/{id}" } ] } }
 "#;
 
-/// A loader that answers once `released` has permits, and how many loads it was asked for.
+/// Starts a loader that answers once `released` has permits, and returns the number of loads it was
+/// asked for.
 async fn held_pages(released: Arc<Semaphore>) -> (String, Arc<AtomicU32>) {
     let begun = Arc::<AtomicU32>::default();
     let counter = Arc::clone(&begun);
@@ -37,8 +38,8 @@ async fn held_pages(released: Arc<Semaphore>) -> (String, Arc<AtomicU32>) {
     (url, begun)
 }
 
-/// What is lost of Redis after this moment is applied again only if the checkpoint reaches back to
-/// it.
+/// Writes that Redis loses after this moment are applied again only if the checkpoint reaches back
+/// to them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspected_message_that_waits_to_be_begun_holds_the_low_watermark_back() {
     let released = Arc::new(Semaphore::new(0));

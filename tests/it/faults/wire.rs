@@ -1,4 +1,4 @@
-//! What RabbitMQ delivers, as the wire says it.
+//! RabbitMQ's deliveries, as read on the wire.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -6,28 +6,30 @@ use std::time::Instant;
 
 use crate::support::{Flow, Tap, Way};
 
-/// How often each event was delivered again, as the wire says it.
+/// Redeliveries of each event, as read on the wire.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Deliveries(Arc<Mutex<Wire>>);
 
-/// Of an event, itself and all that were published in its place.
+/// Deliveries of one event, including those of its republished messages.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
-    /// Every delivery: when, to which worker, on which channel, and with which count.
+    /// Every delivery: time, worker, channel and count.
     deliveries: Vec<(u128, usize, u16, u64)>,
-    /// Those that the broker calls redelivered: it says so of what never arrived too, since it was
-    /// on its way to a consumer that ended.
+    /// Deliveries that the broker marks as redelivered.
+    ///
+    /// It also marks those that never arrived, because they were on their way to a consumer that
+    /// ended.
     pub(super) redelivered: u32,
-    /// How many workers died that had been given it and had not acknowledged it.
+    /// Workers that died with an unacknowledged delivery of it.
     pub(super) died_with: u32,
-    /// The highest count that a delivery carried: `x-delivery-count`, and what the worker adds to
-    /// it on its copies.
+    /// Highest count of a delivery: `x-delivery-count`, plus the count that the worker adds to
+    /// republished messages.
     pub(super) in_vain: u64,
 }
 
 #[derive(Debug, Default)]
 struct Wire {
-    /// By worker and number.
+    /// Connections by worker and number.
     connections: HashMap<(usize, u64), Connection>,
     events: BTreeMap<String, Seen>,
     start: Option<Instant>,
@@ -41,11 +43,11 @@ struct Connection {
     channels: HashMap<u16, Channel>,
 }
 
-/// Bytes of one way that are no whole frame yet.
+/// Bytes of one direction that are not a whole frame yet.
 #[derive(Debug, Default)]
 struct Unread(Vec<u8>);
 
-/// What the last method and content header said, and the events that are not acknowledged.
+/// Contents of the last method and content header, and the unacknowledged events.
 #[derive(Debug, Default)]
 struct Channel {
     delivery_tag: u64,
@@ -74,14 +76,14 @@ impl Deliveries {
         })
     }
 
-    /// That worker is dead: what its connections still say, nobody has heard.
+    /// Notes that the worker is dead: later frames of its connections have no receiver.
     pub(super) fn died(&self, worker: usize) {
         let mut wire = self.0.lock().unwrap();
         let Wire { connections, events, .. } = &mut *wire;
         let of_its = connections
             .iter_mut()
             .filter(|((of, _), connection)| *of == worker && !connection.is_dead);
-        // An event and its copy may both be in hand.
+        // An event and its republished message may both be in flight.
         let mut in_hand = BTreeSet::new();
         for (_, connection) in of_its {
             connection.is_dead = true;
@@ -94,22 +96,22 @@ impl Deliveries {
         }
     }
 
-    /// The one with the highest such figure, of all events but that one.
+    /// Returns the event with the highest such figure, among all events except that one.
     pub(super) fn worst<O: Ord>(&self, but: &str, figure: impl Fn(&Seen) -> O) -> Seen {
         let wire = self.0.lock().unwrap();
         let innocent = wire.events.iter().filter(|(id, _)| *id != but).map(|(_, seen)| seen);
         innocent.max_by_key(|seen| figure(seen)).unwrap().clone()
     }
 
-    /// What became of that one.
+    /// Returns the deliveries of that event.
     pub(super) fn of(&self, id: &str) -> Seen {
         self.0.lock().unwrap().events.get(id).cloned().unwrap_or_default()
     }
 }
 
 impl Wire {
-    /// A method (1) that delivers is followed by a content header (2) and its body (3) on the same
-    /// channel.
+    /// Reads frames: a method (1) that delivers is followed by a content header (2) and its body
+    /// (3) on the same channel.
     fn read(&mut self, connection: (usize, u64), bytes: &[u8]) {
         let start = *self.start.get_or_insert_with(Instant::now);
         let Connection { from_broker, channels, is_dead, .. } =
@@ -129,7 +131,7 @@ impl Wire {
                     channel.in_vain = in_vain(&payload);
                     channel.is_history = holds(&payload, "x-stream-offset");
                 }
-                // What a heal reads is nobody's to acknowledge.
+                // No worker acknowledges what a heal reads.
                 3 if channel.is_history => {}
                 3 => {
                     let event: serde_json::Value = serde_json::from_slice(&payload).unwrap();
@@ -173,9 +175,9 @@ impl Wire {
 }
 
 impl Unread {
-    /// Takes the frames that are whole: type, channel, size, payload, end.
+    /// Takes the whole frames: type, channel, size, payload, end.
     fn frames(&mut self, bytes: &[u8]) -> Vec<Frame> {
-        /// What a client begins with, which is no frame.
+        /// Header that a client sends first, which is not a frame.
         const PROTOCOL_HEADER: &[u8] = b"AMQP\0\0\x09\x01";
         let Self(unread) = self;
         unread.extend_from_slice(bytes);
@@ -199,8 +201,10 @@ impl Unread {
     }
 }
 
-/// The delivery tag, and whether it is redelivered, of `basic.deliver` (class 60, method 60), where
-/// the consumer's tag stands before, and of `basic.get-ok` (method 71).
+/// Returns the delivery tag and whether it is redelivered, of `basic.deliver` or `basic.get-ok`.
+///
+/// `basic.deliver` is class 60, method 60, and has the consumer's tag before them. `basic.get-ok`
+/// is method 71.
 fn delivered(method: &[u8]) -> Option<(u64, bool)> {
     let arguments = match method.strip_prefix(&[0, 60, 0, 60]) {
         Some(arguments) => &arguments[1 + usize::from(arguments[0])..],
@@ -209,7 +213,8 @@ fn delivered(method: &[u8]) -> Option<(u64, bool)> {
     Some(tag_and_bit(arguments))
 }
 
-/// The delivery tag, and whether all before it are meant too, of `basic.ack` (class 60, method 80).
+/// Returns the delivery tag of `basic.ack` (class 60, method 80), and whether it covers all earlier
+/// ones.
 fn acknowledged(method: &[u8]) -> Option<(u64, bool)> {
     Some(tag_and_bit(method.strip_prefix(&[0, 60, 0, 80])?))
 }
@@ -223,7 +228,7 @@ fn holds(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-/// How often the message was delivered in vain, itself and as what it is a copy of.
+/// Returns how often the message was redelivered, including as its earlier republished message.
 fn in_vain(content_header: &[u8]) -> u64 {
     let number = |name: &str| -> u64 {
         let Some(at) =

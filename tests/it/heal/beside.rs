@@ -1,4 +1,4 @@
-//! Heals beside live workers: what is owed, and what other rules left out.
+//! Heals beside live workers: owed heals, and effects that other rules left out.
 
 use super::{USERS, heals, mark_fields, on, publish, readable, seed, stage, wait_gone, wait_marks};
 use crate::end_to_end::stage::{SOON, Stage};
@@ -8,10 +8,10 @@ const SOME: u32 = 200;
 
 const ALL: [&str; 3] = [".*", ".*", ".*"];
 
-/// All but the history.
+/// Pattern of everything except the history.
 const NO_HISTORY: &str = r"^(?!.*\.history$).*$";
 
-/// A worker as a user of its own, and the user's name.
+/// Starts a worker as a user of its own, and returns it with the user's name.
 async fn worker_as_user(stage: &Stage) -> (Worker, String) {
     let broker = rabbitmq().await;
     let user = unique("healer");
@@ -33,8 +33,8 @@ async fn status(stage: &Stage) -> String {
     String::from_utf8(command.output().await.unwrap().stdout).unwrap()
 }
 
-/// The broker lets nobody read the history: events go on all the same, and the heal is done once it
-/// can be.
+/// The broker refuses to read the history. Events continue all the same, and the heal happens once
+/// reading is permitted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_that_cannot_be_read_does_not_stop_events() {
     let stage = stage().await;
@@ -79,7 +79,7 @@ async fn a_history_that_cannot_be_read_does_not_stop_events() {
     assert!(!status(&stage).await.contains("has not been"));
 }
 
-/// It outlives the worker that knew of it.
+/// The owed heal outlives the worker that knew of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_owed_is_paid_by_the_next_worker() {
     let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
@@ -108,7 +108,7 @@ async fn what_is_owed_is_paid_by_the_next_worker() {
 /// Rules that delete a page too.
 const NEWER: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" }, { delete: "page:{id}" } ] } }"#;
 
-/// Old users and old pages.
+/// Stores old users and old pages.
 async fn seed_pages(stage: &Stage) {
     seed(&stage.redis, SOME).await;
     let mut redis = stage.connection().await;
@@ -128,7 +128,7 @@ async fn pages(stage: &Stage) -> usize {
     pages.len()
 }
 
-/// The digests of each heal that is done.
+/// Returns the digests of each completed heal.
 async fn healed_by(stage: &Stage) -> Vec<usize> {
     let fields =
         mark_fields(stage).await.into_iter().filter(|(field, _)| field.starts_with("healed:"));
@@ -142,7 +142,7 @@ async fn healed_by(stage: &Stage) -> Vec<usize> {
         .collect()
 }
 
-/// As if the last heal had been so long ago.
+/// Makes the last heal look that old.
 async fn age_heals(stage: &Stage, hours: u64) {
     let by = hours * 3_600_000;
     let marks = format!("unstale:mark:{}", stage.queue);
@@ -178,7 +178,7 @@ async fn wait_ticks() {
         .await;
 }
 
-/// A worker with the older rules has healed: old pages stay.
+/// Returns a stage where a worker with the older rules has healed: old pages stay.
 async fn healed_by_older_rules() -> (Stage, Worker) {
     let stage = stage().await;
     let older = stage.worker(&[]).await;
@@ -201,8 +201,8 @@ async fn worker_with_newer_rules(stage: &Stage) -> (Worker, tempfile::TempDir) {
     (stage.worker(&[("UNSTALE_SCHEMAS", newer.path().to_str().unwrap())]).await, newer)
 }
 
-/// During a rollout of rules, the worker with the older ones heals: what only the newer ones say is
-/// healed all the same, once.
+/// During a rollout of rules, the worker with the older ones heals. The effects of the newer rules
+/// are healed all the same, once.
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_with_other_rules_heal_again_by_their_own() {
     let (stage, older) = healed_by_older_rules().await;
@@ -211,13 +211,13 @@ async fn workers_with_other_rules_heal_again_by_their_own() {
     wait_until(SOON, "both rules healed", async || healed_by(&stage).await == [2]).await;
     let before = (heals(&older).await, heals(&with_newer).await);
     assert_eq!(before, (1.0, 1.0), "{}\n----\n{}", older.stderr(), with_newer.stderr());
-    // Neither heals for the other again.
+    // Neither heals again for the other.
     wait_ticks().await;
     assert_eq!((heals(&older).await, heals(&with_newer).await), before);
     assert!(USERS.contains("user:{id}"));
 }
 
-/// It is not forgotten for a day, and a reload counts as a start does.
+/// The heal is remembered for a day, and a reload counts as a start does.
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_that_are_loaded_hours_after_a_heal_heal_again() {
     let (stage, older) = healed_by_older_rules().await;
@@ -230,7 +230,7 @@ async fn rules_that_are_loaded_hours_after_a_heal_heal_again() {
     assert_eq!(heals(&older).await, 2.0, "{}", older.stderr());
 }
 
-/// What came after the heal was not lost: a deploy of other rules does not invalidate it again.
+/// Events after the heal were not lost, so a deploy of other rules does not invalidate them again.
 #[tokio::test(flavor = "multi_thread")]
 async fn other_rules_heal_only_what_can_have_been_lost() {
     let (stage, older) = healed_by_older_rules().await;
@@ -248,7 +248,7 @@ async fn other_rules_heal_only_what_can_have_been_lost() {
     assert_eq!(pages, [later], "{}", newer.stderr());
 }
 
-/// A deploy of other rules heals nothing where nothing was lost for a day.
+/// A deploy of other rules heals nothing if nothing was lost for a day.
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_that_are_loaded_a_day_after_a_heal_heal_nothing() {
     let (stage, older) = healed_by_older_rules().await;
@@ -259,7 +259,7 @@ async fn rules_that_are_loaded_a_day_after_a_heal_heal_nothing() {
     assert_eq!(pages(&stage).await, SOME as usize);
 }
 
-/// The heal was owed, and paid by a worker with the older rules.
+/// The heal was owed, and a worker with the older rules has done it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_owed_is_healed_by_other_rules_too() {
     let stage = stage().await;

@@ -1,11 +1,12 @@
-//! Workers of two brokers that share a Redis and the name of their queue: they would heal for each
-//! other, by the wrong history.
+//! Workers of two brokers that share a Redis and a queue name.
+//!
+//! Each would heal for the other, from the wrong history.
 
 use super::{USERS, heals, mark_fields, publish, stage, wait_marks};
 use crate::end_to_end::stage::{SOON, Stage};
 use crate::support::{RabbitMq, Worker, rabbitmq, unique, wait_until};
 
-/// The URL of a virtual host of its own, on the shared broker.
+/// Returns the URL of a virtual host of its own, on the shared broker.
 async fn other_vhost() -> String {
     rabbitmq().await.add_vhost(&unique("elsewhere")).await
 }
@@ -34,7 +35,7 @@ async fn a_worker_of_another_broker_does_not_start_beside_living_ones() {
         worker.stderr()
     );
     assert_eq!(heals(&worker).await, 0.0);
-    // A second one of the same broker does.
+    // A second worker of the same broker does.
     stage.worker(&[]).await;
 }
 

@@ -1,4 +1,4 @@
-//! Clocks three hours apart: what a heal reads must not depend on whose clock is right.
+//! Clocks three hours apart: the range of a heal must not depend on which clock is right.
 
 use super::{USERS, heals, publish, readable, seed, wait_gone, wait_marks};
 use crate::end_to_end::stage::{SOON, Stage};
@@ -6,7 +6,7 @@ use crate::support::{RabbitMq, Redis, clock, rabbitmq};
 
 const SOME: u32 = 200;
 
-/// Redis goes back before the deletes, and the worker makes them again.
+/// Restores a Redis from before the deletes, and the worker makes them again.
 async fn lose_and_heal(stage: &Stage, hours_ahead: i32) {
     let folder = tempfile::tempdir().unwrap();
     let settings = clock::settings(hours_ahead, folder.path());
@@ -60,7 +60,7 @@ async fn a_broker_three_hours_apart_serves_all_of_a_heal() {
     }
 }
 
-/// Its low watermark has a time that no other clock can judge; the offset beside it is the stream's
+/// Its low watermark has a time that no other clock can judge. The offset beside it is the stream's
 /// own.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_worker_of_another_clock_did_is_healed_by_the_next() {

@@ -1,4 +1,4 @@
-//! The primaries of a cluster go back one by one: each has marks of its own.
+//! Primaries of a cluster that go back one by one: each has checkpoints of its own.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,10 @@ use crate::support::{Proxy, RedisCluster, Worker, rabbitmq, wait_until};
 
 const SOME: u32 = 3_000;
 
-/// A slot of each primary's.
+/// One slot of each primary.
 const SLOT_OF_EACH: [u16; 3] = [0, 8_000, 16_000];
 
-/// Where the marks lie.
+/// Returns the slots of the checkpoints.
 fn mark_slots() -> impl Iterator<Item = u16> {
     (0..128).map(|mark| mark * 128 + 97)
 }
@@ -32,7 +32,7 @@ async fn worker(stage: &Stage, cluster: &RedisCluster) -> Worker {
     stage.worker(&[("UNSTALE_REDIS_MODE", "cluster"), ("UNSTALE_REDIS_URL", &urls)]).await
 }
 
-/// An old value for each user, on the replicas as well.
+/// Stores an old value for each user, on the replicas as well.
 async fn seed(cluster: &RedisCluster) {
     let client = cluster.client().await;
     let set =
@@ -45,7 +45,7 @@ async fn seed(cluster: &RedisCluster) {
     }
 }
 
-/// How many users a node holds; nothing while it is away.
+/// Returns the number of users that a node holds; 0 while it is away.
 async fn held(cluster: &RedisCluster, node: usize) -> usize {
     let Ok(mut connection) = cluster.nodes[node].client().get_multiplexed_async_connection().await
     else {
@@ -65,8 +65,9 @@ async fn wait_gone(cluster: &RedisCluster, nodes: [usize; 3], within: Duration) 
     .await;
 }
 
-/// From now on a primary's replica gets nothing of it, and those who are connected notice nothing.
-/// Nobody else can connect: here is one who is.
+/// Cuts a replica off from its primary without a sign for connected clients.
+///
+/// No other client can connect, so this returns a connection that is open.
 async fn cut_off_replica(cluster: &RedisCluster, primary: usize) -> MultiplexedConnection {
     let mut connection = cluster.connection(primary).await;
     for command in [
@@ -100,7 +101,7 @@ async fn wait_primary(cluster: &RedisCluster, node: usize) {
     .await;
 }
 
-/// What `unstale status` shows.
+/// Returns the last heal that `unstale status` shows.
 async fn last_heal(cluster: &RedisCluster, stage: &Stage) -> Option<HealRecord> {
     let cache = Cache::connect(&config(cluster), &stage.queue).unwrap();
     cache.probe().await.unwrap();
@@ -121,7 +122,7 @@ async fn assert_healed_once(cluster: &RedisCluster, stage: &Stage, worker: &mut 
     assert_eq!((heal.count, heal.complete), (1, true));
 }
 
-/// It goes on as before, wherever a key is.
+/// Checks that the worker continues as before, on every node.
 async fn assert_goes_on(cluster: &RedisCluster, stage: &Stage, worker: &Worker, nodes: [usize; 3]) {
     let before = heals(worker).await;
     let mut redis = cluster.client().await;
@@ -153,8 +154,8 @@ async fn a_replica_that_was_cut_off_and_took_over_is_healed() {
     assert_goes_on(&cluster, &stage, &worker, [0, 4, 2]).await;
 }
 
-/// No connection breaks and no command fails: the old primary becomes a replica of the new one, and
-/// sends us on.
+/// No connection breaks and no command fails. The old primary becomes a replica of the new one, and
+/// redirects clients.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_takeover_that_breaks_no_connection_is_noticed_all_the_same() {
     let cluster = RedisCluster::start().await;
@@ -200,8 +201,8 @@ async fn one_primary_that_comes_back_from_an_old_snapshot_is_healed() {
     assert_goes_on(&cluster, &stage, &one, [0, 1, 2]).await;
 }
 
-/// Killed with -9 after it began and before it has read the history: what it leaves in the marks of
-/// each primary says that a heal is wanted.
+/// The worker is killed with -9 after the heal began and before it has read the history. The
+/// checkpoints on each primary then show that a heal is needed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_in_the_heal_of_a_cluster_is_followed_by_another() {
     let cluster = RedisCluster::start().await;
@@ -216,7 +217,7 @@ async fn a_worker_killed_in_the_heal_of_a_cluster_is_followed_by_another() {
     publish(&stage, SOME).await;
     wait_gone(&cluster, [0, 1, 2], SOON).await;
     stage.wait_settled(&[&doomed]).await;
-    // It will not get beyond the beginning.
+    // The heal will not get beyond its beginning.
     proxy.stall();
     cluster.nodes[0].restore(&snapshot).await;
     wait_until(SOON, "it heals", async || {
@@ -236,7 +237,7 @@ async fn a_worker_killed_in_the_heal_of_a_cluster_is_followed_by_another() {
     assert!(held(&cluster, 0).await > 0, "old values are back");
     doomed.kill();
     let mut next = stage.start_worker(&settings);
-    // The lock of the dead has to run out first.
+    // The lock of the dead worker must expire first.
     wait_gone(&cluster, [0, 1, 2], SOON).await;
     next.wait_ready().await;
     assert_eq!(heals(&next).await, 1.0, "{}", next.stderr());
@@ -251,7 +252,7 @@ async fn what_loses_nothing_heals_nothing() {
     let mut worker = worker(&stage, &cluster).await;
     assert_eq!(heals(&worker).await, 0.0, "a fresh system: {}", worker.stderr());
     seed(&cluster).await;
-    // While events are applied, slots move with the marks in them.
+    // While events are applied, slots move together with their checkpoints.
     let moving = async {
         let mover = cluster.mover().await;
         for slot in mark_slots().step_by(3) {
@@ -267,7 +268,7 @@ async fn what_loses_nothing_heals_nothing() {
     worker.wait_ready().await;
     assert_eq!(heals(&worker).await, 0.0, "{}", worker.stderr());
     assert_goes_on(&cluster, &stage, &worker, [0, 1, 2]).await;
-    // It has looked at every mark since.
+    // The worker has checked every checkpoint since.
     let ticked = Instant::now();
     wait_until(SOON, "two ticks", async || ticked.elapsed() > Duration::from_secs(2)).await;
     assert_eq!(heals(&worker).await, 0.0, "{}", worker.stderr());
@@ -281,8 +282,8 @@ async fn what_loses_nothing_heals_nothing() {
     );
 }
 
-/// A promotion in agreement loses nothing, and looks like one that did: a worker that is gone may
-/// have had the batch that is missing.
+/// An orderly promotion loses nothing, but looks like one that did. A worker that is gone may have
+/// had the missing batch.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_promotion_is_healed() {
     let cluster = RedisCluster::start().await;
@@ -304,7 +305,7 @@ async fn each_promotion_is_healed() {
     assert_goes_on(&cluster, &stage, &worker, [0, 4, 2]).await;
 }
 
-/// A primary without marks cannot be watched: whatever becomes of its connection afterwards means a
+/// A primary without checkpoints cannot be watched, so any later change of its connection means a
 /// heal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_all_marks_have_left_is_healed_after_the_next_outage() {
@@ -329,7 +330,7 @@ async fn a_primary_that_all_marks_have_left_is_healed_after_the_next_outage() {
     assert_goes_on(&cluster, &stage, &worker, [0, 1, 2]).await;
 }
 
-/// A worker that has begun.
+/// Returns a worker that has begun.
 async fn entered(cluster: &RedisCluster) -> Cache {
     let cache = cache(cluster, "q").await;
     if !matches!(cache.enter(1).await.unwrap(), Entered::Good(_)) {
@@ -339,8 +340,8 @@ async fn entered(cluster: &RedisCluster) -> Cache {
     cache
 }
 
-/// With no tick between: the batch after the loss finds it out, and the one before it is enough to
-/// tell.
+/// With no tick between: the batch after the loss finds it, and the one before it is enough
+/// evidence.
 #[tokio::test]
 async fn one_lost_batch_of_one_primary_is_noticed_by_the_next() {
     let cluster = RedisCluster::start().await;
@@ -387,7 +388,7 @@ async fn a_heal_of_a_cluster_is_one_workers_turn_and_serves_all() {
     let Turn::Ours(marks) = one.take_heal().await.unwrap() else { panic!("nobody else heals") };
     assert_eq!(marks.lowest_ms(), Some(1), "as it was in the snapshot");
     assert_eq!(other.take_heal().await.unwrap(), Turn::Anothers);
-    // What a primary loses in the midst of it is noticed as well, whichever it is.
+    // A loss on any primary during the heal is noticed as well.
     let during = cluster.nodes[0].snapshot().await;
     one.renew_heal().await.unwrap();
     cluster.nodes[0].restore(&during).await;

@@ -1,4 +1,4 @@
-//! What people apply again has a mark of its own.
+//! Commands that apply events again have a checkpoint of their own.
 
 use super::{mark_fields, publish, stage};
 use crate::end_to_end::stage::SOON;
@@ -42,13 +42,13 @@ async fn replays_hold_a_mark_while_they_run() {
     assert!(low.abs_diff(now - 3_600_000) < 60_000, "from where it begins: {low}");
     replay.kill().await.unwrap();
     assert!(low_of("replay:").await.is_some(), "killed, its mark stays for an hour");
-    // One that ends takes its mark back; what it could not apply it tells.
+    // A command that ends removes its checkpoint, and reports what it could not apply.
     assert_eq!(run(&["replay", "--since", "1h"]).wait().await.unwrap().code(), Some(1));
     let left =
         mark_fields(&stage).await.iter().filter(|(field, _)| field.starts_with("replay:")).count();
     assert_eq!(left, 1, "that of the one that was killed");
 
-    // Its letters are applied by the workers, some time after.
+    // The workers apply its dead letters some time later.
     let mut replay = run(&["dlq", "replay"]);
     assert!(replay.wait().await.unwrap().success());
     assert!(low_of("dlq:").await.is_some());

@@ -1,4 +1,4 @@
-//! Events at which heals die.
+//! Events that kill the worker during a heal.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use crate::support::{Flow, Proxy, Tap, Way};
 
 const SOME: u32 = 400;
 
-/// The offset, and the user: one publisher, one queue.
+/// Offset of the event and number of its user: there is one publisher and one queue.
 const AT: u64 = 123;
 
 /// Returns the range that a heal notes as in work, if the bytes hold such a note.
@@ -21,15 +21,15 @@ fn in_work(bytes: &[u8]) -> Option<(u64, u64)> {
     Some((first.parse().ok()?, behind.parse().ok()?))
 }
 
-/// Starts a worker that gets no further than to the event, and kills it there. Returns what it had
-/// in work.
+/// Starts a worker that gets no further than the event, and kills it there. Returns the range it
+/// had in work.
 async fn die(stage: &Stage) -> (u64, u64) {
     let (held, noted) = (Arc::new(Notify::new()), Arc::new(Mutex::new(None)));
     let (holds, notes) = (Arc::clone(&held), Arc::clone(&noted));
     let tap = Tap::new(move |connection, way, bytes| {
         let mut noted = notes.lock().unwrap();
         match (*noted, way) {
-            // Redis has the note; the worker never hears so.
+            // Redis has the note; the worker never learns that.
             (Some((held, _)), Way::ToClient) if held == connection => {
                 holds.notify_one();
                 Flow::Halt

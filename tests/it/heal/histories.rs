@@ -1,5 +1,5 @@
-//! A history that was deleted, and declared anew, holds nothing from before: a heal from there says
-//! so.
+//! A history that was deleted and declared again holds nothing from before. A heal from there
+//! reports that.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::support::{Worker, wait_until};
 
 const SOME: u32 = 20;
 
-/// A worker looks at the objects every 10 to 20 s.
+/// Maximum time until a worker has fixed the objects; it checks them every 10 to 20 s.
 const MENDED: Duration = Duration::from_secs(60);
 
-/// Deletes the history under a worker that declares it anew.
+/// Deletes the history under a worker that declares it again.
 async fn delete_history(stage: &Stage, worker: &Worker) {
     let history = format!("{}.history", stage.queue);
     stage
@@ -30,7 +30,7 @@ async fn delete_history(stage: &Stage, worker: &Worker) {
     .await;
 }
 
-/// Deletes the history under a worker that declares nothing, and has an operator declare it anew.
+/// Deletes the history under a worker that declares nothing; an operator declares it again.
 async fn replace_history(stage: &Stage, worker: &Worker) {
     let history = format!("{}.history", stage.queue);
     let channel = stage.new_channel().await;
@@ -59,7 +59,7 @@ async fn replace_history(stage: &Stage, worker: &Worker) {
     .await;
 }
 
-/// Whether the last heal calls itself complete.
+/// Returns whether the last heal is reported as complete.
 async fn is_complete(stage: &Stage) -> bool {
     let (_, heal) =
         mark_fields(stage).await.into_iter().find(|(field, _)| field == "heal").unwrap();
@@ -76,7 +76,8 @@ async fn status(stage: &Stage) -> String {
     String::from_utf8(command.output().await.unwrap().stdout).unwrap()
 }
 
-/// Redis goes back to before the history was declared anew, and before `later` events came to it.
+/// Restores a Redis from before the history was declared again, and before `later` events arrived
+/// in it.
 async fn a_heal_from_before_the_history(later: u32, declared_by_worker: bool) {
     let stage = stage().await;
     let mut worker = stage.worker(&[]).await;
@@ -133,7 +134,7 @@ async fn a_heal_over_a_history_that_an_operator_declared_anew_is_not_complete() 
     a_heal_from_before_the_history(50, false).await;
 }
 
-/// The worker that declared it is gone.
+/// The worker that declared the history is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_worker_knows_that_the_history_was_declared_anew() {
     let stage = stage().await;
@@ -149,7 +150,7 @@ async fn the_next_worker_knows_that_the_history_was_declared_anew() {
     publish(&stage, 3).await;
     stage.wait_settled(&[&worker]).await;
     worker.kill();
-    // It covered an event of an hour ago.
+    // The checkpoint covered an event of an hour ago.
     let (field, mark) =
         mark_fields(&stage).await.into_iter().find(|(field, _)| field.len() == 32).unwrap();
     let parts: Vec<&str> = mark.split(':').collect();

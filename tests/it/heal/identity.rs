@@ -1,5 +1,6 @@
-//! A restart and a promotion show by the server's identity, whatever the checkpoints say: a worker
-//! that is gone may have seen more than those that are left.
+//! The server's identity shows a restart or a promotion, whatever the checkpoints show.
+//!
+//! A worker that is gone may have seen more than the remaining ones.
 
 use std::time::Duration;
 
@@ -71,7 +72,7 @@ async fn a_worker_without_memory_trusts_a_server_that_served_all_the_time() {
     .await;
     assert!(matches!(cache(&server).await.enter(1).await.unwrap(), Entered::Good(_)));
 
-    // Promoted, it is another server, whatever it holds.
+    // After a promotion it is another server, whatever it holds.
     wait_until(SOON, "the replica has the marks", async || {
         replica.connection().await.exists(MARKS).await.unwrap()
     })
@@ -83,7 +84,7 @@ async fn a_worker_without_memory_trusts_a_server_that_served_all_the_time() {
     assert_eq!(marks.doubt(), Doubt::Replaced);
 }
 
-/// No connection breaks: the tick finds it out.
+/// No connection breaks: the tick finds it.
 #[tokio::test]
 async fn a_server_that_was_demoted_and_promoted_again_is_healed() {
     let (server, other) = (Redis::start().await, Redis::start().await);
@@ -132,7 +133,7 @@ async fn without_the_right_to_info_marks_are_trusted_for_10_s() {
             .await
             .unwrap();
     }
-    // A command's mark is no worker's.
+    // A command's checkpoint does not count as a worker's.
     cache(&server).await.hold_mark("replay", 7).await.unwrap();
     let Entered::ToHeal(marks) = cache(&server).await.enter(1).await.unwrap() else {
         panic!("they are older than 10 s")
@@ -140,7 +141,7 @@ async fn without_the_right_to_info_marks_are_trusted_for_10_s() {
     assert_eq!((marks.lowest_ms(), marks.doubt()), (Some(1), Doubt::Unknown));
 }
 
-/// A counter that went back has given out higher numbers: the heal goes past them, and an ordinary
+/// A counter that went back has issued higher numbers. The heal goes beyond them, and an ordinary
 /// bump does not jump.
 #[tokio::test]
 async fn a_heal_moves_counters_past_all_that_was_given_out() {
@@ -171,8 +172,8 @@ async fn a_heal_moves_counters_past_all_that_was_given_out() {
     assert_eq!(redis.get::<_, u64>("version").await.unwrap(), healed + 1);
 }
 
-/// The first to come after a restart, within 10 s: the marks of the dead are fresh, and older than
-/// what was lost.
+/// The first worker arrives within 10 s of a restart. The checkpoints of the dead ones are recent,
+/// and older than the lost writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_starts_after_a_restart_heals_at_once() {
     let stage = stage().await;
@@ -190,8 +191,8 @@ async fn a_worker_that_starts_after_a_restart_heals_at_once() {
     assert_eq!(heals(&next).await, 1.0, "{}", next.stderr());
 }
 
-/// The survivor cannot reach the broker, and is silent while the other's batch is applied and lost:
-/// its own mark is as it left it.
+/// The survivor cannot reach the broker, and is silent while the other's batch is applied and lost.
+/// Its own checkpoint is unchanged.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_survivor_heals_what_only_a_dead_worker_had_applied() {
     let stage = stage().await;
@@ -218,7 +219,7 @@ async fn a_survivor_heals_what_only_a_dead_worker_had_applied() {
     assert!(!survivor.stderr().contains("Redis lost writes"), "{}", survivor.stderr());
 }
 
-/// Stopped in good order, however long nobody runs: there is nothing to heal, and nothing to say.
+/// After a clean stop there is nothing to heal and nothing to report, however long no worker runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_of_all_workers_heals_nothing() {
     let stage = stage().await;
@@ -240,7 +241,7 @@ async fn a_stop_of_all_workers_heals_nothing() {
     assert!(!next.stderr().contains("applying the history again"), "{}", next.stderr());
 }
 
-/// A living worker takes over what a dead one covered, once it covers that itself.
+/// A live worker takes over the range of a dead one, once it covers that itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_mark_of_a_killed_worker_goes_to_a_living_one() {
     let stage = stage().await;

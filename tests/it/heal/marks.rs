@@ -1,4 +1,4 @@
-//! The marks themselves, on a real Redis: what is noticed, by whom, and that nothing hides it.
+//! The checkpoints themselves, on a real Redis: losses that workers notice, and that nothing hides.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub(super) async fn probe(cache: &Cache) {
         .await;
 }
 
-/// A worker that has begun where another has just been.
+/// Returns a worker that has begun after another one has just been there.
 pub(super) async fn worker(server: &Redis) -> Cache {
     let cache = cache(server).await;
     if !matches!(cache.enter(1).await.unwrap(), Entered::Good(_)) {
@@ -58,7 +58,7 @@ async fn apply(cache: &Cache, key: &str, action: Action) -> Result<(), String> {
     cache.apply(&batch.finish()).await.map(drop).map_err(|outage| outage.cause)
 }
 
-/// Between two ticks, and with no tick after it: what was confirmed is lost all the same.
+/// Between two ticks, and with no tick after it: a confirmed write is lost all the same.
 #[tokio::test]
 async fn one_lost_batch_is_noticed() {
     let server = Redis::start().await;
@@ -85,7 +85,7 @@ async fn nothing_lost_is_no_loss_whatever_became_of_the_last_batch() {
     assert_eq!(marks.doubt(), Doubt::Replaced, "nobody says that anything was lost");
     assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)));
     assert!(cache.finish_heal(None, &[], 1).await.unwrap());
-    // Its answer is lost, and it was done.
+    // The answer is lost, although the command took effect.
     server.freeze();
     let (thawed, answer) = tokio::join!(
         async {
@@ -100,8 +100,8 @@ async fn nothing_lost_is_no_loss_whatever_became_of_the_last_batch() {
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::Good(_)));
 }
 
-/// What is sent after Redis went back, and before anybody noticed, finds it out and does not hide
-/// it.
+/// A command sent after Redis went back, and before any worker noticed, finds the loss and does not
+/// hide it.
 #[tokio::test]
 async fn batches_after_a_loss_do_not_cover_it() {
     let server = Redis::start().await;
@@ -109,14 +109,14 @@ async fn batches_after_a_loss_do_not_cover_it() {
     let mut redis = server.connection().await;
     let old: String = redis.hget(MARKS, cache.id()).await.unwrap();
     delete(&cache, "a").await.unwrap();
-    // As if a snapshot had been loaded behind a proxy: the connection stands.
+    // As if a snapshot had been loaded behind a proxy: the connection stays open.
     let _: () = redis.hset(MARKS, cache.id(), &old).await.unwrap();
     let told = delete(&cache, "b").await.unwrap_err();
     assert!(told.contains("lost writes"), "{told}");
     assert_eq!(redis.hget::<_, _, String>(MARKS, cache.id()).await.unwrap(), old);
     probe(&cache).await;
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::ToHeal(_)));
-    // Its tick would have found it too; and now everybody else's does.
+    // Its tick would have found the loss too. Now every other worker's tick does.
     let other = self::cache(&server).await;
     assert!(
         matches!(other.enter(1).await.unwrap(), Entered::ToHeal(_)),
@@ -136,7 +136,7 @@ async fn a_heal_is_one_workers_turn_and_serves_all() {
         probe(cache).await;
     }
     let Entered::ToHeal(_) = one.enter(100).await.unwrap() else { panic!("it lost a tick") };
-    // It has lost nothing, but waits like all.
+    // It has lost nothing, but waits like all others.
     assert!(matches!(idle.enter(1).await.unwrap(), Entered::ToHeal(_)));
     let Turn::Ours(marks) = one.take_heal().await.unwrap() else { panic!("nobody else heals") };
     assert_eq!(marks.lowest_ms(), Some(1), "as it was in the snapshot");
@@ -160,7 +160,7 @@ async fn a_heal_is_one_workers_turn_and_serves_all() {
     assert!(matches!(one.tick(100).await.unwrap(), Tick::Good(_)));
 }
 
-/// The lock comes back with the snapshot; what was healed after it does not.
+/// The lock comes back with the snapshot. The writes healed after it do not.
 #[tokio::test]
 async fn a_loss_in_the_midst_of_a_heal_begins_it_anew() {
     let server = Redis::start().await;
@@ -204,7 +204,7 @@ async fn marks_of_the_dead_go_after_an_hour() {
     assert_eq!(cache.read_marks().await.unwrap().lowest_ms(), Some(5));
 }
 
-/// The last heal's lock runs out within 3 s of its death.
+/// The last heal's lock expires within 3 s of its worker's death.
 async fn take_over(cache: &Cache) -> HealProgress {
     probe(cache).await;
     let mut taken = None;
@@ -248,8 +248,8 @@ async fn a_heal_goes_on_where_the_one_before_it_died() {
     let mut progress = found;
     progress.in_work = Some((40, 50));
     other.note_heal_progress(&progress).await.unwrap();
-    // Another server may have lost what was applied: its successor begins anew, and still knows
-    // what heals died in.
+    // Another server may have lost applied writes. Its successor starts again, and still knows the
+    // events at which heals died.
     let during = server.snapshot().await;
     server.restore(&during).await;
     let again = take_over(&stranger).await;
@@ -259,7 +259,7 @@ async fn a_heal_goes_on_where_the_one_before_it_died() {
     assert_eq!(stranger.read_marks().await.unwrap().progress(), None);
 }
 
-/// It stops in order, or another takes its lock while it is cut off from Redis.
+/// The worker stops cleanly, or another takes its lock while it is cut off from Redis.
 #[tokio::test]
 async fn a_worker_that_stops_in_the_midst_of_a_heal_has_not_died() {
     let server = Redis::start().await;
@@ -280,7 +280,8 @@ async fn a_worker_that_stops_in_the_midst_of_a_heal_has_not_died() {
     assert_eq!((found.applied_to, &found.died), (Some(20), &None));
     found.in_work = Some((20, 21));
     other.note_heal_progress(&found).await.unwrap();
-    // The other one loses its lock, and says that it lives only once it was counted as dead.
+    // The other worker loses its lock, and reports that it is alive only after it was counted as
+    // dead.
     let third = take_over(&one).await;
     assert_eq!(third.died.as_ref().map(Died::deaths), Some(1));
     one.note_heal_progress(&third).await.unwrap();
@@ -302,16 +303,17 @@ async fn a_worker_that_ends_leaves_what_it_let_go_of_to_the_others() {
     assert_eq!(marks.lowest_of(|field| gone.iter().any(|gone| gone == field)), Some(low));
     other.take_over(&gone).await.unwrap();
     assert_eq!(other.read_marks().await.unwrap().lowest(), Some(200.into()));
-    // With all settled, and another to cover the queue, nothing is left at all.
+    // With everything settled, and another worker to cover the queue, nothing is left at all.
     let third = worker(&server).await;
     third.leave(50, true).await.unwrap();
     assert_eq!(other.read_marks().await.unwrap().lowest(), Some(200.into()));
-    // The last one leaves its low watermark in any case.
+    // The last worker leaves its low watermark in any case.
     other.leave(300, true).await.unwrap();
     assert_eq!(cache(&server).await.read_marks().await.unwrap().lowest_ms(), Some(300));
 }
 
-/// A worker that was silent for long, and not dead, finds its number, and covers again what it has.
+/// A worker that was silent for long, and not dead, finds its number and covers its deliveries
+/// again.
 #[tokio::test]
 async fn a_worker_that_was_taken_for_dead_goes_on() {
     let server = Redis::start().await;
@@ -332,7 +334,8 @@ async fn a_worker_that_was_taken_for_dead_goes_on() {
     assert_eq!(other.read_marks().await.unwrap().lowest_ms(), Some(150));
 }
 
-/// Two debts of one worker are two, and the earlier place counts; one that is owed twice is one.
+/// Two debts of one worker count as two, and the earlier place counts. A debt that is owed twice is
+/// one.
 #[tokio::test]
 async fn a_second_debt_of_a_worker_does_not_replace_the_first() {
     let server = Redis::start().await;

@@ -1,5 +1,12 @@
-//! Redis comes back without writes that it had confirmed: they are made again before anybody is
-//! ready.
+//! Redis comes back without confirmed writes: they are made again before any worker is ready.
+//!
+//! In reading order:
+//! - Detection: `marks`, `identity`.
+//! - Losses: `restores`, `cluster`, `clocks`, `large`.
+//! - Workers: `workers`, `stops`, `deaths`, `beside`, `brokers`, `commands`.
+//! - The history itself: `histories`.
+//!
+//! Deliberately absent: outages without a loss, which are in `faults`.
 
 mod beside;
 mod brokers;
@@ -24,7 +31,7 @@ use crate::support::{Redis, Worker, rabbitmq, wait_until};
 
 const USERS: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
-/// By contract: from the return of Redis on.
+/// Maximum time by contract, from the return of Redis on.
 const WITHIN: Duration = Duration::from_secs(10);
 
 async fn stage() -> Stage {
@@ -44,7 +51,7 @@ async fn seed(redis: &Redis, count: u32) {
     pipeline.exec_async(&mut connection).await.unwrap();
 }
 
-/// Publishes an event for each, and waits for the confirms.
+/// Publishes an event for each user, and waits for the confirms.
 async fn publish(stage: &Stage, count: u32) {
     let mut confirms = Vec::new();
     for id in 0..count {
@@ -69,7 +76,7 @@ async fn publish(stage: &Stage, count: u32) {
     }
 }
 
-/// How many users can be read; `None` while Redis is away.
+/// Returns the number of readable users; `None` while Redis is away.
 async fn readable(redis: &Redis) -> Option<usize> {
     let mut connection = redis.try_connection().await?;
     let keys: Vec<String> = connection.keys("user:*").await.ok()?;
@@ -84,14 +91,14 @@ async fn heals(worker: &Worker) -> f64 {
     worker.metrics().await.sum("unstale_heals_total", &[])
 }
 
-/// Waits until each is ready, having seen that something was wrong.
+/// Waits until each worker is ready, after it has noticed a problem.
 async fn wait_healed(workers: &mut [&mut Worker]) {
     for worker in workers {
         worker.wait_ready().await;
     }
 }
 
-/// A field of the marks.
+/// Returns the fields of the checkpoints.
 async fn mark_fields(stage: &Stage) -> Vec<(String, String)> {
     stage
         .connection()
@@ -106,7 +113,7 @@ async fn mark_fields(stage: &Stage) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The lowest of the workers' marks.
+/// Returns the lowest of the workers' low watermarks.
 pub(crate) async fn low_ms(stage: &Stage) -> Option<u64> {
     let marks = mark_fields(stage).await;
     marks
@@ -116,7 +123,7 @@ pub(crate) async fn low_ms(stage: &Stage) -> Option<u64> {
         .min()
 }
 
-/// Waits until the marks say that the queue was empty a moment ago.
+/// Waits until the checkpoints show that the queue was empty a moment ago.
 async fn wait_quiet(stage: &Stage) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     wait_until(SOON, "the queue was seen empty", async || {
@@ -125,7 +132,7 @@ async fn wait_quiet(stage: &Stage) {
     .await;
 }
 
-/// Waits until so many workers have a mark.
+/// Waits until that many workers have a checkpoint.
 async fn wait_marks(stage: &Stage, workers: usize) {
     wait_until(SOON, "the workers have marks", async || {
         mark_fields(stage).await.iter().filter(|(field, _)| field.len() == 32).count() >= workers

@@ -35,25 +35,25 @@ async fn ten_thousand_deletes_that_a_snapshot_does_not_have_are_made_again() {
         "{}",
         worker.stderr()
     );
-    // Leases that were granted before the loss remember a sequence that this one has passed.
+    // Leases from before the loss remember a sequence number that this Redis has passed.
     let sequence: u64 = stage.connection().await.get("unstale:seq").await.unwrap();
     let an_hour_ago = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap()
         - Duration::from_secs(3_600);
     assert!(u128::from(sequence) > an_hour_ago.as_micros(), "{sequence}");
-    // It goes on as before.
+    // It continues as before.
     stage.set("user:1", "new").await;
     stage.publish("user.updated", r#"{"id":1}"#).await;
     stage.wait_gone("user:1").await;
     assert_eq!(heals(&worker).await, 1.0);
 }
 
-/// Nobody's command fails: the snapshot is loaded under the worker's feet, within a tick, and it
-/// has nothing to do.
+/// No client's command fails. The snapshot is loaded beneath the worker within a tick, and the
+/// worker is idle.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_replica_that_was_cut_off_is_healed() {
     let primary = Redis::start().await;
     let replica = Redis::start().await;
-    // So that the replica can be cut off, and the worker be led to it.
+    // So that the replica can be cut off, and the worker be redirected to it.
     let (wire, address) =
         (Proxy::start(&primary.addr()).await, Proxy::start(&primary.addr()).await);
     let replica_of = async |host: &str, port: &str| {
@@ -86,8 +86,8 @@ async fn a_promoted_replica_that_was_cut_off_is_healed() {
     assert_eq!(heals(&worker).await, 1.0, "{}", worker.stderr());
 }
 
-/// The marks say how far back the queue reached when the snapshot was taken: what arrived an hour
-/// before it and was applied after it is lost with it.
+/// The checkpoints record the oldest event in the queue at the snapshot. An event that arrived an
+/// hour earlier and was applied later is lost with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_that_was_an_hour_old_is_made_again() {
     const FEWER: u32 = 3_000;
@@ -95,7 +95,8 @@ async fn a_backlog_that_was_an_hour_old_is_made_again() {
     let first = stage.worker(&[]).await;
     wait_marks(&stage, 1).await;
     first.kill();
-    // An hour passes in which the queue fills: for the marks, which tell when it was last empty.
+    // An hour passes in which the queue fills, according to the checkpoints, which record when it
+    // was last empty.
     let (field, mark) =
         mark_fields(&stage).await.into_iter().find(|(field, _)| field.len() == 32).unwrap();
     let parts: Vec<&str> = mark.split(':').collect();
@@ -115,7 +116,7 @@ async fn a_backlog_that_was_an_hour_old_is_made_again() {
         .unwrap();
     seed(&stage.redis, FEWER).await;
     publish(&stage, FEWER).await;
-    // One that works it off slowly.
+    // A worker that drains the queue slowly.
     let mut worker = stage.worker(&[("UNSTALE_PREFETCH", "1"), ("UNSTALE_BATCH", "1")]).await;
     wait_until(SOON, "it has begun", async || {
         readable(&stage.redis).await.is_some_and(|left| left < FEWER as usize)
@@ -140,7 +141,7 @@ async fn a_backlog_that_was_an_hour_old_is_made_again() {
     assert_eq!(heals(&worker).await, 1.0, "{}", worker.stderr());
 }
 
-/// With copies on the ladder when the snapshot is taken: what they do after it is lost as well.
+/// Retry messages wait when the snapshot is taken. Their later effects are lost as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_on_the_retry_ladder_is_covered() {
     let rules = r#"
@@ -149,7 +150,7 @@ loaders: { pages: { url: "{vars.PAGES_URL}" } }
 events: { page.changed: { effects: [ { warm: "page:{id}", from: "pages:/{id}" } ] } }
 "#;
     let stage = Stage::new(&[("users.yaml", USERS), ("pages.yaml", rules)]).await;
-    // Nothing listens there.
+    // No server listens there.
     let worker = stage
         .worker(&[
             ("UNSTALE_VAR_PAGES_URL", "http://127.0.0.1:1"),
@@ -167,7 +168,7 @@ events: { page.changed: { effects: [ { warm: "page:{id}", from: "pages:/{id}" } 
     })
     .await;
     let began = Instant::now();
-    // Looks go on, and see the queue empty: the mark stays behind all the same.
+    // Checks continue and find the queue empty. The low watermark still does not move on.
     while began.elapsed() < Duration::from_secs(4) {
         assert!(
             low_ms(&stage).await.is_some_and(|low| low <= before + 1_000),
@@ -175,7 +176,7 @@ events: { page.changed: { effects: [ { warm: "page:{id}", from: "pages:/{id}" } 
         );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    // The copy says when its event came, so that whoever has it next knows.
+    // The retry message records when its event arrived, for the worker that gets it next.
     assert!(
         worker.metrics().await.sum("unstale_retries_total", &[]) >= 2.0,
         "it has come again, and gone again"

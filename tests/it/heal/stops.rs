@@ -1,5 +1,6 @@
-//! Stops, deploys, fewer workers and dead workers: none of them is a loss of Redis, and after each
-//! a heal begins a short while back.
+//! Stops, deploys, fewer workers and dead workers.
+//!
+//! None of them is a loss of Redis, and after each a heal begins a short time back.
 
 #![expect(clippy::print_stderr, reason = "figures for who reads the output")]
 
@@ -11,14 +12,14 @@ use crate::support::{Proxy, Redis, Worker, full_runs, rabbitmq, wait_until};
 
 const SOME: u32 = 200;
 
-/// The margin for clocks of every heal that begins at a time.
+/// Margin for clocks, in every heal that begins at a time.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// Time after which nothing of a worker that is gone may be under way any more. The full runs wait
-/// for it.
+/// Time after which no message of a worker that is gone may be in flight any more. The full runs
+/// wait for it.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(180);
 
-/// On a Redis that loses nothing.
+/// Returns a stage on a Redis that loses nothing.
 async fn safe_stage() -> Stage {
     on(Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await).await
 }
@@ -27,7 +28,7 @@ fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
 }
 
-/// No worker has healed, or says that one is needed.
+/// Checks that no worker has healed, or reports that a heal is needed.
 async fn assert_no_heal(workers: &[&Worker]) {
     for worker in workers {
         assert_eq!(heals(worker).await, 0.0, "{}", worker.stderr());
@@ -35,7 +36,7 @@ async fn assert_no_heal(workers: &[&Worker]) {
     }
 }
 
-/// The earliest time that a mark covers, before now.
+/// Returns the age of the earliest time that a checkpoint covers.
 async fn covered(stage: &Stage) -> Duration {
     let now_ms = u64::try_from(since_epoch().as_millis()).unwrap();
     let lows = mark_fields(stage).await.into_iter().filter_map(|(field, mark)| {
@@ -46,8 +47,8 @@ async fn covered(stage: &Stage) -> Duration {
     Duration::from_millis(now_ms.saturating_sub(lows.min().unwrap_or(now_ms)))
 }
 
-/// Restarts Redis, which is always answered by a heal. Returns how far before the restart it began,
-/// without the margin.
+/// Restarts Redis, which always causes a heal. Returns how far before the restart it began, without
+/// the margin.
 async fn reach_of_a_heal(stage: &Stage, what: &str, workers: &[&Worker]) -> Duration {
     if full_runs() {
         let begun = std::time::Instant::now();
@@ -94,7 +95,7 @@ async fn reach_of_a_heal(stage: &Stage, what: &str, workers: &[&Worker]) -> Dura
     back
 }
 
-/// Marks as if nobody had run for so long.
+/// Ages the checkpoints, as if no worker had run for that long.
 pub(crate) async fn age_marks(stage: &Stage, by: Duration) {
     let by = u64::try_from(by.as_millis()).unwrap();
     for (field, mark) in mark_fields(stage).await {
@@ -168,7 +169,8 @@ async fn fewer_workers_heal_nothing() {
     assert!(back < Duration::from_secs(60), "{back:?}");
 }
 
-/// It dies with deliveries in flight. They are another worker's, and so is what it covered.
+/// The worker dies with deliveries in flight. Another worker gets them, and also covers their
+/// range.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_heals_nothing_and_is_covered_by_the_others() {
     let stage = safe_stage().await;
@@ -198,7 +200,8 @@ async fn a_killed_worker_heals_nothing_and_is_covered_by_the_others() {
     assert!(back < Duration::from_secs(60), "{back:?}");
 }
 
-/// It gets SIGTERM in the midst of a heal: it gives its turn up, and has not died of the heal.
+/// The worker gets SIGTERM in the middle of a heal. It ends its turn, and does not count as dead by
+/// the heal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_stopped_in_a_heal_gives_its_turn_up() {
     let stage = safe_stage().await;
@@ -211,7 +214,7 @@ async fn a_worker_stopped_in_a_heal_gives_its_turn_up() {
     publish(&stage, SOME).await;
     stage.wait_settled(&[&stopped]).await;
     let id = mark_fields(&stage).await.into_iter().find(|(field, _)| field.len() == 32).unwrap().0;
-    // It gets no further than to the beginning.
+    // It gets no further than the beginning.
     proxy.stall();
     stage.redis.kill();
     stage.redis.restart().await;

@@ -1,4 +1,4 @@
-//! Several workers, workers that die, workers that have nothing to heal.
+//! Several workers, workers that die, and workers that have nothing to heal.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -25,7 +25,7 @@ async fn of_two_workers_one_heals_for_both() {
     publish(&stage, SOME).await;
     wait_gone(&stage.redis, SOON).await;
     stage.wait_settled(&[&one, &other]).await;
-    // Both have moved their marks on since the snapshot.
+    // Both have moved their checkpoints on since the snapshot.
     let marks = async || {
         mark_fields(&stage)
             .await
@@ -54,8 +54,8 @@ async fn of_two_workers_one_heals_for_both() {
     );
 }
 
-/// What it leaves behind says that a heal is wanted: the next one does it, without a memory of its
-/// own.
+/// The checkpoints that it leaves show that a heal is needed. The next worker does it, without a
+/// memory of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_in_the_heal_is_followed_by_the_next() {
     let stage = stage().await;
@@ -81,14 +81,14 @@ async fn a_worker_killed_in_the_heal_is_followed_by_the_next() {
     .await;
     doomed.kill();
     let mut next = stage.start_worker(&[]);
-    // The lock of the dead has to run out first.
+    // The lock of the dead worker must expire first.
     wait_gone(&stage.redis, WITHIN).await;
     next.wait_ready().await;
     assert_eq!(heals(&next).await, 1.0, "{}", next.stderr());
 }
 
-/// Whether a restart lost anything, those that are left cannot always tell: each is answered by a
-/// heal of the recent past. Restarts of workers are not.
+/// The remaining workers cannot always know if a restart of Redis lost anything. So each one causes
+/// a heal of the recent past. Restarts of workers do not.
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_of_redis_are_healed_and_those_of_workers_are_not() {
     let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
@@ -141,7 +141,7 @@ async fn turned_off_it_leaves_no_mark_and_heals_nothing() {
     assert_eq!(heals(&worker).await, 0.0);
 }
 
-/// Redis answers, and whether it holds all that it confirmed cannot be found out.
+/// Redis answers, but the worker cannot find out if it holds all that it confirmed.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_ready_before_the_marks_were_read() {
     let stage = stage().await;
@@ -163,7 +163,7 @@ async fn nobody_is_ready_before_the_marks_were_read() {
     *halted.lock().unwrap() = Some(BTreeSet::new());
     let is_ready = async || matches!(worker.get("/readyz").await, Some((200, _)));
     wait_until(SOON, "its mark cannot be moved on", async || !is_ready().await).await;
-    // The probe of each further connection succeeded, or there would be nothing to halt.
+    // The probe of each further connection succeeded. Otherwise there would be nothing to stop.
     wait_until(Duration::from_secs(40), "it has tried again twice", async || {
         assert!(
             !is_ready().await,

@@ -1,5 +1,7 @@
-//! Who acts: writers at the source, readers that take leases or take no part, second passes and
-//! upkeep with the production code, and the clock.
+//! Actors: writers, readers, strangers, second deletes, tag maintenance and the clock.
+//!
+//! Writers change the source. Readers take leases, and strangers do not. Second deletes and tag
+//! maintenance run production code.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -31,7 +33,7 @@ pub(super) async fn writer(world: &World, turns: Turns, mut random: fastrand::Rn
 
 pub(super) const LEASE: Duration = Duration::from_secs(60);
 
-/// Who does its work with production code: the code, and what its commands pass through.
+/// Production code for an actor, and the tap that its commands pass through.
 #[derive(Clone, Copy)]
 pub(super) struct Hands<'h> {
     pub(super) process: &'h Process,
@@ -43,7 +45,7 @@ impl Hands<'_> {
         Rc::clone(&self.process.cache.borrow())
     }
 
-    /// The next one is started where it died. Nobody's turns are taken for that.
+    /// Starts the next process if this one died. This takes no turn.
     pub(super) async fn begin_anew(&self) {
         let was_dead = self.tap.is_dead();
         self.tap.dies_after(None);
@@ -55,8 +57,9 @@ impl Hands<'_> {
     }
 }
 
-/// What one process knows of Redis, and the next one does not. (One that went on would also wait
-/// longer before each probe, for a real second soon.)
+/// Knowledge of one process about Redis, which the next process does not have.
+///
+/// A process that continued would also wait longer before each probe, soon for a real second.
 pub(super) struct Process {
     config: RedisConfig,
     cache: RefCell<Rc<Cache>>,
@@ -70,8 +73,8 @@ impl Process {
     }
 }
 
-/// A while in which the shortest lives end and second passes are due, or one in which leases end
-/// too.
+/// Advances the clock. Values and second deletes are due after the short time, and leases also end
+/// after the long one.
 pub(super) async fn clock(world: &World, turns: Turns, mut random: fastrand::Rng) {
     for _ in 0..random.usize(1..=2) {
         turns.rest(&mut random).await;
@@ -79,7 +82,7 @@ pub(super) async fn clock(world: &World, turns: Turns, mut random: fastrand::Rng
     }
 }
 
-/// The readers' scripts, by their names in Redis' cache.
+/// Scripts of the readers, by their names in Redis' cache.
 #[derive(Debug)]
 pub(super) struct Scripts {
     shas: Vec<(&'static str, String)>,
@@ -117,27 +120,27 @@ pub(super) fn generation(tag: usize) -> String {
     format!("unstale:gen/{{{}}}", set(tag))
 }
 
-/// How the reader reads; of one key.
+/// Mode of the reader, for one key.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading {
     pub(super) key: usize,
     pub(super) life: Life,
-    /// In the steps of a cluster, which are right on a single server too.
+    /// Reads in the steps of a cluster, which are right on a single server too.
     pub(super) in_steps: bool,
     /// Loads before the value's end, whenever that is.
     pub(super) early: bool,
     pub(super) fails: bool,
-    /// So many commands, and it is dead.
+    /// Number of commands after which the reader is dead.
     pub(super) dies_after: Option<u32>,
 }
 
-/// The shipped reader.
+/// Runs the shipped reader.
 pub(super) async fn reader(world: &World, turns: Turns, how: Reading) {
     let forever = Duration::from_secs(86_400);
     let options = Options {
         cluster: how.in_steps,
         lease: LEASE,
-        // Nobody waits by the clock: where another loads, it loads for itself.
+        // No reader waits by the clock: while another loads, it loads for itself.
         wait: Duration::ZERO,
         stale: if how.early { forever } else { Duration::ZERO },
         jitter: 0.0,
@@ -150,7 +153,7 @@ pub(super) async fn reader(world: &World, turns: Turns, how: Reading) {
         let value = loaded(turns.now(), &tags).into_bytes();
         if how.fails { Err("the source is away") } else { Ok(Some(value)) }
     };
-    // Only the value tells.
+    // Only the value determines the tags.
     let tags = |value: &Vec<u8>| {
         let text = String::from_utf8_lossy(value);
         let numbers =
@@ -165,7 +168,7 @@ pub(super) async fn reader(world: &World, turns: Turns, how: Reading) {
     world.check().await;
 }
 
-/// A reader that takes no part: `GET`, load, `SETEX`.
+/// Runs a reader without leases: `GET`, load, `SETEX`.
 pub(super) async fn stranger(world: &World, turns: Turns, key: usize, mut random: fastrand::Rng) {
     turns.rest(&mut random).await;
     if world.ask(redis::cmd("GET").arg(KEYS[key])).await != Value::Nil {
@@ -177,7 +180,7 @@ pub(super) async fn stranger(world: &World, turns: Turns, key: usize, mut random
     world.check().await;
 }
 
-/// Does the second passes that are due, as any worker does, whoever dies over it.
+/// Performs the second deletes that are due, as any worker does, even if it dies in the middle.
 pub(super) async fn second_passes(
     world: &World,
     hands: Hands<'_>,
@@ -189,7 +192,7 @@ pub(super) async fn second_passes(
     hands.tap.seat(Some(turns.clone()));
     hands.tap.dies_after(dies_after);
     let passes = hands.cache().pass_again("second passes").await;
-    // When it asked what is due, which may be long after it was let.
+    // Time at which it asked for the due ones, which may be long after it was permitted to.
     if let Some(start) = hands.tap.began().filter(|_| !hands.tap.is_dead()) {
         let passes = passes.unwrap();
         assert_eq!((&passes.failed[..], passes.lost), (&[][..], 0));
@@ -215,7 +218,7 @@ pub(super) fn again(due: Again<'_>) -> Change {
     }
 }
 
-/// Looks after the tags' sets, and goes on with drains that somebody left.
+/// Maintains the tags' sets, and continues drains that were left.
 pub(super) async fn upkeep(
     world: &World,
     hands: Hands<'_>,

@@ -1,4 +1,4 @@
-//! What events say, and what values tell of where they come from.
+//! Contents of events, and the origin that values carry.
 
 use std::time::Duration;
 
@@ -7,16 +7,17 @@ use unstale::registry::{Action, Effect, Expiry, LoaderId, Only, Stale, Warm, Wri
 use super::world::{KEYS, TAGS};
 use crate::cache::{at, effect};
 
-/// Entities that write the same keys: each has versions of its own.
+/// Entities that write the same keys. Each has versions of its own.
 const FAMILIES: [&str; 2] = ["row", "part"];
 
-/// Where versions begin: a double cannot tell those above apart. The second family's are far lower.
+/// First versions. A double cannot distinguish those above the first number. The second family's
+/// are far lower.
 pub(super) const FIRST_VERSIONS: [u64; 2] = [9_007_199_254_740_992, 1];
 
-/// After how long a second pass is due.
+/// Time after which a second delete is due.
 pub(super) const AGAIN: Duration = Duration::from_secs(30);
 
-/// For how long a value lives.
+/// Lifetime of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Life {
     /// Shorter than any lease.
@@ -30,7 +31,7 @@ impl Life {
         [Self::Moment, Self::Hour, Self::Forever][random.usize(..3)]
     }
 
-    /// `None`: for ever.
+    /// Returns the lifetime; `None` means for ever.
     pub(super) fn time(self) -> Option<Duration> {
         match self {
             Self::Moment => Some(Duration::from_secs(30)),
@@ -44,7 +45,7 @@ impl Life {
     }
 }
 
-/// The version of one entity.
+/// Version of one entity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Order {
     pub(super) family: usize,
@@ -78,7 +79,7 @@ impl Change {
         }
     }
 
-    /// A warm that leaves the old value while it loads.
+    /// Returns whether this is a warm that leaves the old value while it loads.
     pub(super) fn serves(&self) -> bool {
         matches!(self, Self::Warm { stale: Stale::Serve, .. })
     }
@@ -88,27 +89,27 @@ impl Change {
 #[derive(Debug, Clone)]
 pub(super) struct Event {
     pub(super) id: u64,
-    /// Which effect of the event it is, from 1.
+    /// Position of the effect in its event, from 1.
     pub(super) place: u32,
     pub(super) change: Change,
-    /// It asks for a second pass.
+    /// The effect asks for a second delete.
     pub(super) again: bool,
-    /// No event's: what a replay made of one, or a second pass.
+    /// No event has this effect: a replay made it, or it is a second delete.
     pub(super) is_made: bool,
 }
 
 impl Event {
-    /// A second pass, or a deletion that says nothing of versions.
+    /// Returns a second delete, or a deletion without a version.
     pub(super) fn made(change: Change) -> Self {
         Self { id: 0, place: 0, change, again: false, is_made: true }
     }
 
-    /// The key and its version.
+    /// Returns the key and its version.
     pub(super) fn row(&self) -> Option<(usize, Order)> {
         Some((self.change.key()?, self.change.order()?))
     }
 
-    /// Whether it is the newer one of the events of one entity.
+    /// Returns whether it is the newer of two events of one entity.
     pub(super) fn is_newer_than(&self, other: &Self) -> bool {
         let (Some((key, own)), Some((of, its))) = (self.row(), other.row()) else { return false };
         let is_later = self.id == other.id && self.place > other.place;
@@ -116,14 +117,14 @@ impl Event {
             && (own.version > its.version || (own.version == its.version && is_later))
     }
 
-    /// Whether it leaves nothing of what another wrote to the key of both.
+    /// Returns whether it leaves nothing of what another wrote to the key of both.
     pub(super) fn outdoes(&self, write: &Self) -> bool {
         let is_tied = self.row().is_some() && self.row() == write.row();
         let is_another = self.id != write.id || (self.is_made && self.place == write.place);
         self.is_newer_than(write) || (is_tied && is_another)
     }
 
-    /// As the registry would give it, for the event at that place of all.
+    /// Returns the effect as the registry would, for the event at that place of all.
     pub(super) fn as_effect(&self, place: usize) -> Effect {
         let names = |tags: &[usize]| tags.iter().map(|&tag| TAGS[tag].to_owned()).collect();
         let action = match &self.change {
@@ -165,17 +166,17 @@ impl Event {
     }
 }
 
-/// What a write stores: it tells which effect's it is, and its tags.
+/// Returns the value that a write stores. It shows its effect and its tags.
 pub(super) fn written(event: usize, tags: &[usize]) -> String {
     format!("w:{event}:{}", text(tags))
 }
 
-/// What a reader or a warm stores: it tells when it was loaded, and its tags.
+/// Returns the value that a reader or a warm stores. It shows its load time and its tags.
 pub(super) fn loaded(at: u64, tags: &[usize]) -> String {
     format!("r:{at}:{}", text(tags))
 }
 
-/// What a reader that takes no part stores: it tells when it was stored.
+/// Returns the value that a stranger stores. It shows its store time.
 pub(super) fn stored(at: u64) -> String {
     format!("s:{at}:")
 }
@@ -184,7 +185,7 @@ fn text(tags: &[usize]) -> String {
     tags.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// Whose value it is, the number that it tells, and its tags.
+/// Returns the origin of a value, its number, and its tags.
 pub(super) fn read(value: &str) -> (&str, u64, Vec<usize>) {
     let mut parts = value.split(':');
     let (kind, number) = (parts.next().unwrap(), parts.next().unwrap().parse().unwrap());

@@ -1,4 +1,4 @@
-//! What was applied when, and what must therefore not be read.
+//! Judge: it knows which effects were applied when, and which values must therefore not be read.
 
 use super::event::{Change, Event};
 
@@ -16,16 +16,16 @@ struct Application {
     event: usize,
     start: u64,
     end: Option<u64>,
-    /// All that it does in one round trip was done by then, and the rest is left to the slow lane.
+    /// Time by which its one round trip was done. The slow lane does the rest.
     left: Option<u64>,
-    /// Else something else may have been done in its place, or nothing.
+    /// If false, another effect or none may have been applied in its place.
     takes_hold: bool,
 }
 
-/// One that took hold, somewhen from there on.
+/// Application that took effect, at some time from `start` on.
 struct Held<'j> {
     start: u64,
-    /// And surely by then.
+    /// Time by which it certainly took effect.
     end: u64,
     event: &'j Event,
 }
@@ -34,11 +34,12 @@ struct Held<'j> {
 pub(super) struct Judge {
     pub(super) events: Vec<Event>,
     applied: Vec<Application>,
-    /// What was applied before is in Redis no more.
+    /// First application after the last loss: Redis no longer holds earlier ones.
     era: usize,
-    /// Nothing is under way, and nothing is still to come.
+    /// Nothing is in flight, and nothing is still to come.
     is_over: bool,
-    /// In a cluster a write sets its value between the two times that its key joins its tags' sets.
+    /// In a cluster, a write sets its value between the two times that its key joins its tags'
+    /// sets.
     sets_are_elsewhere: bool,
 }
 
@@ -47,7 +48,7 @@ impl Judge {
         Self { sets_are_elsewhere, ..Self::default() }
     }
 
-    /// The places of the applications that begin.
+    /// Begins applications, and returns their places.
     pub(super) fn begin(
         &mut self,
         events: impl IntoIterator<Item = usize>,
@@ -65,23 +66,23 @@ impl Judge {
         (first..self.applied.len()).collect()
     }
 
-    /// The slow lane goes on with it.
+    /// Notes that the slow lane continues the application.
     pub(super) fn left(&mut self, application: usize, now: u64) {
         self.applied[application].left = Some(now);
     }
 
-    /// They took hold.
+    /// Notes that the applications took effect.
     pub(super) fn ended(&mut self, applications: &[usize], now: u64) {
         applications.iter().for_each(|&at| self.applied[at].end = Some(now));
     }
 
-    /// Who applied them died over it: whatever of them was done was done by now.
+    /// Notes that their worker died. Any part that was done was done by now.
     pub(super) fn died(&mut self, applications: &[usize], now: u64) {
         applications.iter().for_each(|&at| self.applied[at].takes_hold = false);
         self.ended(applications, now);
     }
 
-    /// Redis lost all that it had.
+    /// Notes that Redis lost everything.
     pub(super) fn lost(&mut self) {
         self.era = self.applied.len();
     }
@@ -90,8 +91,9 @@ impl Judge {
         self.is_over = true;
     }
 
-    /// Applications of a write that may have set its value since Redis began. One that has taken
-    /// hold is the last: come again, it does nothing, unless it has no version.
+    /// Returns the applications of a write that may have set its value since Redis began.
+    ///
+    /// One that has taken effect is the last. A repetition does nothing, unless it has no version.
     fn settings(&self, of: usize) -> impl Iterator<Item = &Application> {
         let mut has_held = false;
         self.applied[self.era..]
@@ -114,8 +116,8 @@ impl Judge {
             .filter_map(|(at, application)| {
                 let (end, event) = (application.end?, &self.events[application.event]);
                 if event.change.serves() && !self.is_over {
-                    // The old value may be read until another's load, which does for this one too,
-                    // has ended.
+                    // The old value may be read until another load has ended, which serves this one
+                    // too.
                     return None;
                 }
                 if !matches!(event.change, Change::Write { .. }) || event.row().is_none() {
@@ -133,7 +135,8 @@ impl Judge {
         match event.change {
             Change::Delete { key: of, .. } | Change::Warm { key: of, .. } => of == key,
             Change::InvalidateTag(tag) => tags.contains(&tag),
-            // Of writes only the newest must take hold, and only if no other event has its version.
+            // Among writes only the newest must take effect, and only if no other event has its
+            // version.
             Change::Write { key: of, .. } => {
                 of == key
                     && !self.applied.iter().any(|applied| self.events[applied.event].outdoes(event))
@@ -141,14 +144,16 @@ impl Judge {
         }
     }
 
-    /// A value that was loaded before an invalidation of its key or of one of its tags.
+    /// Returns whether the value was loaded before an invalidation of its key or of one of its
+    /// tags.
     pub(super) fn stale_load(&self, key: usize, at: u64, tags: &[usize]) -> Option<&'static str> {
         self.held()
             .any(|held| at < held.start && self.invalidates(held.event, key, tags))
             .then_some(STALE_LOAD)
     }
 
-    /// A value that a stranger stored before a deletion of its key, a second pass perhaps.
+    /// Returns the violation if a stranger stored the value before a deletion of its key, such as a
+    /// second delete.
     pub(super) fn kept_store(&self, key: usize, at: u64) -> Option<&'static str> {
         if self.held().any(|held| at < held.start && self.invalidates(held.event, key, &[])) {
             return Some(STALE_STORE);
@@ -165,9 +170,11 @@ impl Judge {
         (self.is_over && is_owed).then_some(LOST_PASS)
     }
 
-    /// Whether a warm that is newer than another write may have come between what it serves, a
-    /// value of the write at that place, and the other: that one was then too old to do anything,
-    /// and the value is there until the warm's load has ended. Deletions always delete.
+    /// Returns whether a warm may have come between the write of the value and `other`, and serves
+    /// the value.
+    ///
+    /// A newer warm makes the other write too old to do anything. The value then stays until the
+    /// warm's load has ended. Deletions always delete.
     fn is_served(&self, value_of: usize, other: &Held<'_>) -> bool {
         let applied = &self.applied[self.era..];
         let serves = |warm: &Application| {
@@ -196,8 +203,8 @@ impl Judge {
         if self.held().any(|held| held.event.outdoes(own) && !self.is_served(at, &held)) {
             return Some(OLDER_WRITE);
         }
-        // It was there before, and nobody wrote it since. Who died over it may have left it outside
-        // its tags' sets: until its event comes again.
+        // The value was there before, and no write has set it since. A worker that died may have
+        // left it outside its tags' sets, until its event is applied again.
         let is_found = |by: &Held<'_>| {
             let is_by_tag =
                 self.sets_are_elsewhere && matches!(by.event.change, Change::InvalidateTag(_));
@@ -232,8 +239,8 @@ mod tests {
         Change::Warm { key: 0, order: order(version), tags: Vec::new(), stale, only: Only::Always }
     }
 
-    /// What is said of the first write's value when the others were applied in turn, two steps
-    /// each; warms that serve still load.
+    /// Returns the verdict on the first write's value if the others are applied in turn, two steps
+    /// each. Warms that serve still load.
     fn judged(others: Vec<Change>) -> (Judge, Option<&'static str>) {
         let mut judge = Judge::default();
         for (id, change) in (1..).zip([write(4)].into_iter().chain(others)) {

@@ -1,14 +1,24 @@
-//! What must hold under any interleaving, tried on many: readers, writers, workers, redeliveries,
-//! retries of parts, warms, drains, replays and second passes as actors that a seed lets take their
-//! steps, one round trip each, against a real Redis and a real Redis Cluster. They are the
-//! production code, its pipelines passed on command by command. The same driver over the seed's own
-//! snippets, and over plausible protocols that lose, must find them out.
+//! Model test: properties that must hold under any interleaving, checked on many interleavings.
+//!
+//! The actors are readers, writers, workers, redeliveries, partial retries, warms, drains, replays
+//! and second deletes. A seed decides the order of their steps, one round trip each, against a real
+//! Redis and a real Redis Cluster. They are the production code, with its pipelines passed on
+//! command by command. The same driver must also find the faults of wrong protocols that lose
+//! writes.
 //!
 //! - A value loaded before an invalidation of its key, or of any of its tags, is never read after
-//!   that invalidation took hold.
-//! - An older write never stands where a newer event of its entity took hold.
-//! - No invalidation is skipped for being old; not even a value that a stranger stored outlives one
-//!   that began after it, a second pass for instance.
+//!   that invalidation took effect.
+//! - An older write never remains after a newer event of its entity took effect.
+//! - No invalidation is skipped for being old. Even a value that a stranger stored does not outlive
+//!   one that began after it, such as a second delete.
+//!
+//! In reading order:
+//! - The world and its rules: `event`, `world`, `judge`.
+//! - Order of the steps: `turns`, `tap`, `seat`.
+//! - Actors: `actors`, `worker`, `replay`.
+//! - Wrong protocols: `wrong`.
+//!
+//! Deliberately absent: RabbitMQ, whose queues `world` models.
 #![allow(clippy::print_stdout, reason = "`make model` shows what it found")]
 
 mod actors;
@@ -38,17 +48,17 @@ use self::world::{KEYS, Leaning, TAGS, World};
 use self::wrong::{Wrong, WrongReplay};
 use crate::support::{Redis, RedisCluster};
 
-/// Of `make model`.
+/// Seeds of `make model`.
 const SEEDS: u64 = 10;
 
-/// What is played on.
+/// Servers of an interleaving.
 #[derive(Debug)]
 enum Server {
     Single(Redis),
     Cluster(RedisCluster),
 }
 
-/// Servers and what stands before them, for as many interleavings as one likes.
+/// Servers and the taps before them, for any number of interleavings.
 struct Bench {
     server: Server,
     taps: Vec<Tap>,
@@ -62,12 +72,12 @@ impl Bench {
 
     async fn cluster() -> Self {
         let cluster = RedisCluster::start().await;
-        // Nobody fails over here, and replicas take their share of the machine.
+        // No failover happens here, and replicas take their share of the machine.
         cluster.nodes[3..].iter().for_each(Redis::kill);
         Self::over(Server::Cluster(cluster)).await
     }
 
-    /// The servers that take writes.
+    /// Returns the servers that accept writes.
     fn primaries(&self) -> &[Redis] {
         match &self.server {
             Server::Single(redis) => std::slice::from_ref(redis),
@@ -95,7 +105,7 @@ impl Bench {
     }
 
     async fn connections(&self) -> Vec<MultiplexedConnection> {
-        // A busy machine may stall for longer than the client's own patience.
+        // A busy machine may stall for longer than the client's own timeout.
         let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
         let mut connections = Vec::new();
         for server in self.primaries() {
@@ -114,7 +124,7 @@ impl Bench {
         Hands { process: &self.processes[place], tap: &self.taps[place] }
     }
 
-    /// Runs an interleaving: how many steps it took.
+    /// Runs an interleaving; returns its number of steps.
     async fn run(
         &self,
         world: &World,
@@ -261,9 +271,10 @@ impl Bench {
         Box::new(move |turns| Box::pin(Replay { world, hands, turns, random, past, wrong }.run()))
     }
 
-    /// Up to so many interleavings of a seed, until one finds a violation: how many were run, how
-    /// many steps they took, and what was found. With `MODEL_ONLY`, that one alone, whose steps are
-    /// printed.
+    /// Runs up to `most` interleavings of a seed, until one finds a violation.
+    ///
+    /// Returns the number of interleavings, their steps, and the violations. With `MODEL_ONLY` it
+    /// runs that one alone and prints its steps.
     async fn search(&self, wrong: Option<Wrong>, seed: u64, most: u64) -> Found {
         let Some(only) = number_in("MODEL_ONLY") else {
             return self.play(wrong, seed, 0..most, false).await;
@@ -318,7 +329,7 @@ impl Bench {
         found
     }
 
-    /// Searches so many interleavings, or as many as were asked for, and finds nothing.
+    /// Searches that many interleavings, or as many as were asked for, and finds nothing.
     async fn finds_nothing(&self, interleavings: u64) {
         let (mut all, mut steps) = (0, 0);
         for seed in seeds() {
@@ -339,8 +350,9 @@ impl Bench {
         println!("{all} interleavings, {steps} steps");
     }
 
-    /// Finds every protocol that loses out, with a seed that does soon, or with all where many
-    /// interleavings were asked for.
+    /// Finds the fault of every wrong protocol.
+    ///
+    /// It uses a seed that finds it soon, or all seeds if many interleavings were asked for.
     async fn finds_all_out(&self) {
         let place = usize::from(self.primaries().len() > 1);
         for (wrong, soonest) in Wrong::ALL.into_iter().filter(|(wrong, _)| is_asked_for(wrong)) {
@@ -361,17 +373,17 @@ impl Bench {
     }
 }
 
-/// Who plays beside writers, workers and readers.
+/// Actors beside writers, workers and readers.
 #[derive(Debug, Clone, Copy)]
 struct Cast {
     wrong: Option<Wrong>,
     has_clock: bool,
-    /// Writers take their time.
+    /// Writers pause.
     is_slow: bool,
     is_mortal: bool,
     leaning: Leaning,
     extra: Extra,
-    /// Their steps are printed.
+    /// The steps are printed.
     is_shown: bool,
 }
 
@@ -381,7 +393,7 @@ enum Extra {
     SecondPasses,
     Upkeep,
     Replay,
-    /// When all is done, and Redis has lost everything, or no more than its fences.
+    /// Replay after everything is done. Redis has lost everything, or only its fences.
     LaterReplay(bool),
 }
 
@@ -422,7 +434,7 @@ fn fork(random: &mut fastrand::Rng) -> fastrand::Rng {
     fastrand::Rng::with_seed(random.u64(..))
 }
 
-/// Tags too big to go at once: their invalidation is a drain.
+/// Fills tags that are too big to delete at once: their invalidation is a drain.
 async fn fill_tags(world: &World) {
     for tag in 0..TAGS.len() {
         let mut add = redis::cmd("SADD");
@@ -436,11 +448,11 @@ struct Found {
     interleavings: u64,
     steps: u64,
     violations: BTreeMap<&'static str, u64>,
-    /// The interleaving that showed the first, and the world as it was then.
+    /// Interleaving that showed the first violation, and the world at that time.
     first: Option<(u64, String)>,
 }
 
-/// How many interleavings in all `make model` asks for.
+/// Returns the total number of interleavings that `make model` asks for.
 fn asked_for() -> Option<u64> {
     number_in("MODEL_INTERLEAVINGS")
 }
@@ -451,7 +463,7 @@ fn number_in(variable: &str) -> Option<u64> {
         .map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
 }
 
-/// Those in `MODEL_SEEDS`, or all.
+/// Returns the seeds in `MODEL_SEEDS`, or all.
 fn seeds() -> Vec<u64> {
     let Ok(text) = std::env::var("MODEL_SEEDS") else { return (0..SEEDS).collect() };
     text.split(',')
@@ -459,7 +471,7 @@ fn seeds() -> Vec<u64> {
         .collect()
 }
 
-/// Those in `MODEL_CONTROLS`, parts of their names, or all.
+/// Returns whether `MODEL_CONTROLS` names it by a part of its name, or is unset.
 fn is_asked_for(wrong: &Wrong) -> bool {
     let name = format!("{wrong:?}");
     std::env::var("MODEL_CONTROLS")
@@ -496,7 +508,7 @@ fn a_seed_gives_the_same_interleaving_again() {
     play(async {
         for bench in [Bench::single().await, Bench::cluster().await] {
             let run = async || bench.search(None, 77, 30).await;
-            // The first teaches the servers their scripts.
+            // The first run loads the scripts into the servers.
             let [_, once, again] = [run().await, run().await, run().await];
             assert_eq!(once, again);
         }

@@ -1,4 +1,4 @@
-//! A replay beside all others: the production fold of what was published, applied as `unstale
+//! Replay beside all others: the production fold of the published events, applied as `unstale
 //! replay` applies it.
 
 use std::collections::BTreeSet;
@@ -13,26 +13,26 @@ use super::worker::{apply as apply_plan, drain};
 use super::world::{KEYS, TAGS, World};
 use super::wrong::WrongReplay;
 
-/// What became of Redis since the history was written.
+/// State of Redis since the history was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Past {
-    /// It has all that it was told.
+    /// Redis has everything that was written to it.
     Kept,
-    /// The fences of events before that one have ended.
+    /// The fences of events before that one have expired.
     Unfenced { before: u64 },
-    /// It has nothing. All of the history is looked at.
+    /// Redis has nothing. The replay reads the whole history.
     Lost,
 }
 
-/// What a span of the history came to.
+/// Result of a span of the history.
 struct Span {
     chosen: Vec<(usize, Event)>,
-    /// Known, and not chosen.
+    /// Events that are known and not chosen.
     passed: Vec<(usize, Event)>,
     folded: Vec<Folded>,
 }
 
-/// A run of `unstale replay`.
+/// Run of `unstale replay`.
 pub(super) struct Replay<'r> {
     pub(super) world: &'r World,
     pub(super) hands: Hands<'r>,
@@ -43,8 +43,9 @@ pub(super) struct Replay<'r> {
 }
 
 impl Replay<'_> {
-    /// Replays any part of what was published so far, of any types, with writes that may have lost
-    /// their fences or not. Now and then it dies.
+    /// Replays any part of the published events, of any types. Sometimes it dies.
+    ///
+    /// Writes may have lost their fences or not.
     pub(super) async fn run(mut self) {
         self.play().await;
         self.hands.begin_anew().await;
@@ -73,10 +74,10 @@ impl Replay<'_> {
         self.hands.tap.dies_after(dies_after);
         let mut fold = Fold::new(self.hands.cache().tag_prefix());
         let (mut chosen, mut passed) = (Vec::new(), Vec::new());
-        // What comes before the span is not read, or fences would not matter.
+        // Events before the span are not read. Otherwise fences would not matter.
         for (at, event) in history.iter().filter(|(_, event)| event.id >= since) {
             let effect = event.as_effect(*at);
-            // A message is of its first effect's type.
+            // The type of a message is that of its first effect.
             let (_, first) = history
                 .iter()
                 .find(|(_, first)| first.id == event.id)
@@ -88,7 +89,7 @@ impl Replay<'_> {
                 fold.skip(event.id, &effect);
                 passed.push((*at, event.clone()));
             }
-            // No more is kept: what stands is applied, and the reading goes on.
+            // The memory is full: the remaining effects are applied, and the reading continues.
             if self.random.u8(..16) == 0 {
                 let whole = self.wrong == Some(WrongReplay::CutsAsIfWhole);
                 let span = Span {
@@ -107,7 +108,7 @@ impl Replay<'_> {
         self.apply(Span { chosen, passed, folded: fold.take(true) }).await;
     }
 
-    /// Whether it lives.
+    /// Applies a span, and returns whether the replay is alive.
     async fn apply(&mut self, span: Span) -> bool {
         let (world, turns) = (self.world, self.turns.clone());
         let keys = span.chosen.iter().filter(|(_, event)| event.row().is_some()).map(|(at, _)| *at);
@@ -123,7 +124,7 @@ impl Replay<'_> {
         };
         while !effects.is_empty() {
             let rest = effects.split_off(effects.len().min(self.random.usize(1..=3)));
-            // As fast as it may go (`--rate`).
+            // As fast as `--rate` permits.
             turns.rest(&mut self.random).await;
             let meant: Vec<usize> = effects
                 .iter()
@@ -146,7 +147,7 @@ impl Replay<'_> {
         true
     }
 
-    /// Applies some effects and ends their drains. Whether it lives.
+    /// Applies some effects and ends their drains. Returns whether the replay is alive.
     async fn send(&self, effects: &[Effect]) -> bool {
         let cache = self.hands.cache();
         let mut batch = Batch::new(cache.tag_prefix(), effects.len());
@@ -174,14 +175,14 @@ fn kind(event: &Event) -> u8 {
     }
 }
 
-/// The write that an effect is.
+/// Returns the write that an effect is.
 fn written(effect: &Effect, chosen: &[(usize, Event)]) -> Option<usize> {
     matches!(effect.action, Action::Write(_))
         .then(|| original(effect.version.as_deref()?, chosen))
         .flatten()
 }
 
-/// The write without a version that became this deletion.
+/// Returns the write without a version that became this deletion.
 fn unversioned(deletion: &Effect, chosen: &[(usize, Event)]) -> Option<Effect> {
     let of_key = |event: &Event| event.change.key().is_some_and(|key| KEYS[key] == deletion.target);
     let (at, last) = chosen.iter().rfind(|(_, event)| of_key(event))?;
@@ -197,7 +198,7 @@ fn original(version: &Version, chosen: &[(usize, Event)]) -> Option<usize> {
         .map(|(at, _)| *at)
 }
 
-/// What takes hold with an effect.
+/// Returns the events that take effect with an effect.
 fn meaning(
     world: &World,
     effect: &Effect,

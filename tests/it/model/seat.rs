@@ -1,4 +1,4 @@
-//! A connection for the production reader, each of whose commands is a turn of its actor.
+//! Connection for the production reader, each of whose commands is a turn of its actor.
 
 use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
@@ -10,13 +10,14 @@ use super::world::World;
 
 type Asked = (Cmd, oneshot::Sender<RedisResult<Value>>);
 
-/// To a server, or to a cluster that is found by itself.
+/// Connection to a server, or to a cluster.
 #[derive(Clone)]
 pub(super) struct Seat(mpsc::UnboundedSender<Asked>);
 
 impl Seat {
-    /// Does the work over such a connection, which breaks after so many commands: whoever died says
-    /// no more to Redis.
+    /// Does the work over such a connection, which breaks after that many commands.
+    ///
+    /// A dead reader sends nothing more to Redis.
     pub(super) async fn with<T>(
         world: &World,
         turns: &Turns,
@@ -49,7 +50,7 @@ impl Seat {
 impl ConnectionLike for Seat {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         let (answer, answered) = oneshot::channel();
-        // What a reader leaves to a task of its own may come when its turns are over.
+        // A task that a reader leaves behind may send this after its turns are over.
         let _nobody_serves = self.0.send((command.clone(), answer));
         Box::pin(async move { answered.await.unwrap_or_else(|_| Err(broken())) })
     }

@@ -1,8 +1,9 @@
-//! Stands between a `Cache` and Redis, and passes its commands on one at a time, each in a turn of
-//! its own: so that others' steps come between the commands of one pipeline, as they may between
-//! those of any client. Before a cluster, each of its nodes has a port here: what goes to several
-//! nodes at once passes in an order that a seed decides. Who is to die over its work gets nothing
-//! through from some command on.
+//! Tap between a `Cache` and Redis that passes commands on one at a time, each in a turn of its
+//! own.
+//!
+//! So steps of other actors come between the commands of one pipeline, as with any client. In a
+//! cluster, each node has a port here. Commands to several nodes at once pass in an order that a
+//! seed decides. An actor that is to die gets nothing through after some command.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -15,15 +16,15 @@ use tokio::sync::mpsc;
 
 use super::turns::Turns;
 
-/// Whose turns its commands take; none while nobody plays.
+/// Turns that the commands take; none while no actor uses the tap.
 type Seat = Rc<RefCell<Option<Turns>>>;
 
-/// Everything that is ready to run has run, and what it sent has arrived, some times over: what a
-/// client sends to several nodes it has sent by then.
+/// Rounds after which all ready tasks have run and all sent commands have arrived. A client has
+/// then sent its commands to all nodes.
 const SETTLED: usize = 4;
 
 pub(super) struct Tap {
-    /// One for each server.
+    /// One port for each server.
     pub(super) ports: Vec<u16>,
     seat: Seat,
     random: Rc<RefCell<fastrand::Rng>>,
@@ -31,7 +32,7 @@ pub(super) struct Tap {
     began: Rc<Cell<Option<u64>>>,
 }
 
-/// How many commands still pass.
+/// Number of commands that still pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Life {
     Endless,
@@ -40,7 +41,7 @@ enum Life {
 }
 
 impl Tap {
-    /// Before servers at those ports. Runs on the `LocalSet` at hand, for as long as that does.
+    /// Starts before the servers at those ports. Runs on the current `LocalSet` until that ends.
     pub(super) async fn start(servers: &[u16]) -> Self {
         let mut listeners = Vec::new();
         for _ in servers {
@@ -72,35 +73,35 @@ impl Tap {
         tap
     }
 
-    /// From here on its commands take these turns.
+    /// Sets the turns that commands take from now on.
     pub(super) fn seat(&self, turns: Option<Turns>) {
         *self.seat.borrow_mut() = turns;
         self.began.set(None);
     }
 
-    /// When the first command passed since somebody has its turns.
+    /// Returns the time of the first command since the turns were set.
     pub(super) fn began(&self) -> Option<u64> {
         self.began.get()
     }
 
-    /// From here on so many commands pass: then it is dead, and Redis hears nothing more of it.
-    /// `None`: it lives.
+    /// Sets the number of commands that still pass. After them the client is dead, and Redis
+    /// receives nothing more from it. `None` means that it lives.
     pub(super) fn dies_after(&self, commands: Option<u32>) {
         self.life.set(commands.map_or(Life::Endless, Life::Commands));
     }
 
-    /// Whether a command was held back for that.
+    /// Returns whether a command was held back for that reason.
     pub(super) fn is_dead(&self) -> bool {
         self.life.get() == Life::Over
     }
 
-    /// What decides between its nodes.
+    /// Sets the random generator that decides between its nodes.
     pub(super) fn shuffle(&self, random: fastrand::Rng) {
         *self.random.borrow_mut() = random;
     }
 }
 
-/// A connection: its server's place, and which of those there it is.
+/// Name of a connection: its server's place, and its number there.
 type Name = (usize, u64);
 
 enum Arrival {
@@ -116,10 +117,10 @@ struct Line {
     waiting: VecDeque<Vec<u8>>,
 }
 
-/// All the connections of one client.
+/// All connections of one client.
 struct Passing {
     lines: BTreeMap<Name, Line>,
-    /// The servers' ports, and ours.
+    /// Ports of the servers, and our ports.
     ports: BTreeMap<u16, u16>,
     seat: Seat,
     random: Rc<RefCell<fastrand::Rng>>,
@@ -192,7 +193,7 @@ impl Passing {
         }
     }
 
-    /// Passes a command on, and its answer back; false where none waits.
+    /// Passes a command on, and its answer back; returns false if no command waits.
     async fn pass_one(&mut self) -> bool {
         let waiting: Vec<Name> = self
             .lines
@@ -234,7 +235,7 @@ impl Passing {
     }
 }
 
-/// The answer to `CLUSTER SLOTS` with other ports: no slot is called as they are.
+/// Returns the answer to `CLUSTER SLOTS` with other ports. No slot has a number that equals a port.
 fn announcing(answer: &[u8], ports: &BTreeMap<u16, u16>) -> Vec<u8> {
     let mut lines = String::from_utf8(answer.to_vec()).unwrap();
     for (server, ours) in ports {
@@ -243,7 +244,7 @@ fn announcing(answer: &[u8], ports: &BTreeMap<u16, u16>) -> Vec<u8> {
     lines.into_bytes()
 }
 
-/// The next whole command or answer; `None` where the other side has gone.
+/// Returns the next whole command or answer; `None` if the other side has closed.
 async fn frame(from: &mut (impl AsyncReadExt + Unpin), buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
     loop {
         if let Some(end) = end_of_frame(buffer) {
@@ -256,7 +257,7 @@ async fn frame(from: &mut (impl AsyncReadExt + Unpin), buffer: &mut Vec<u8>) -> 
     }
 }
 
-/// A command or an answer for people: without the lengths of what it holds.
+/// Returns a command or an answer in readable form, without the lengths of its parts.
 pub(super) fn shown(frame: &[u8]) -> String {
     let text = String::from_utf8_lossy(frame);
     text.split("\r\n")
@@ -265,7 +266,7 @@ pub(super) fn shown(frame: &[u8]) -> String {
         .join(" ")
 }
 
-/// Where the first frame of RESP2 ends, if it is whole.
+/// Returns the end of the first RESP2 frame, if it is whole.
 fn end_of_frame(bytes: &[u8]) -> Option<usize> {
     let line = bytes.windows(2).position(|pair| pair == b"\r\n")?;
     let number = || std::str::from_utf8(&bytes[1..line]).unwrap().parse::<i64>().unwrap();

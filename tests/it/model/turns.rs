@@ -1,5 +1,5 @@
-//! Whose turn it is: actors run one at a time, each from one round trip to its next, in an order
-//! that a seed decides.
+//! Turns: actors run one at a time, each from one round trip to its next, in an order that a seed
+//! decides.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -13,7 +13,7 @@ enum Notice {
     Ended,
 }
 
-/// One actor's place at the table.
+/// Place of one actor.
 #[derive(Clone)]
 pub(super) struct Turns {
     actor: usize,
@@ -23,7 +23,7 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// Waits until it is this actor's turn. What comes before the next call is one step.
+    /// Waits for this actor's turn. Everything before the next call is one step.
     pub(super) async fn next(&self) {
         let (go, gone) = oneshot::channel();
         self.notices.send(Notice::Waits { actor: self.actor, go }).expect("the scheduler lives");
@@ -31,36 +31,39 @@ impl Turns {
         self.steps.set(self.steps.get() + 1);
     }
 
-    /// Waits for some of them: who has little to do would do it at the beginning.
+    /// Waits for some turns. Otherwise an actor with little work would always work at the
+    /// beginning.
     pub(super) async fn rest(&self, random: &mut fastrand::Rng) {
         for _ in 0..=random.u8(..16) {
             self.next().await;
         }
     }
 
-    /// A token that no other actor has, nor this one before.
+    /// Returns a token that no actor has had before.
     pub(super) fn token(&self) -> String {
         format!("{}-{}", self.actor, self.now())
     }
 
-    /// What this actor does now, for who looks on.
+    /// Shows what this actor does now, if steps are printed.
     pub(super) fn show(&self, what: impl FnOnce() -> String) {
         if self.is_shown {
             println!("{:5} {:2} {}", self.now(), self.actor, what());
         }
     }
 
-    /// How many steps were taken by all.
+    /// Returns the number of steps of all actors.
     pub(super) fn now(&self) -> u64 {
         self.steps.get()
     }
 }
 
-/// An actor, to be run with its place.
+/// Actor, which runs with its place.
 pub(super) type Actor<'a> = Box<dyn FnOnce(Turns) -> Pin<Box<dyn Future<Output = ()> + 'a>> + 'a>;
 
-/// Runs all actors to their ends, after so many steps of others. `choose` picks one of so many that
-/// wait. How many steps that makes. `is_shown`: what they do is printed.
+/// Runs all actors to their ends, each after a number of steps of others. Returns the number of
+/// steps.
+///
+/// `choose` picks one of the waiting actors. With `is_shown`, their steps are printed.
 pub(super) async fn interleave(
     actors: Vec<Actor<'_>>,
     after: u64,
@@ -81,7 +84,7 @@ pub(super) async fn interleave(
     let schedule = async {
         let mut waiting: Vec<(usize, oneshot::Sender<()>)> = Vec::new();
         loop {
-            // Everybody waits or has ended before the next is chosen: nothing but the seed decides.
+            // All actors wait or have ended before the next is chosen, so only the seed decides.
             while running > 0 {
                 match noticed.recv().await.expect("a sender is kept") {
                     Notice::Waits { actor, go } => waiting.push((actor, go)),

@@ -1,5 +1,6 @@
-//! Workers: their two lanes, with the production code of both. Some die over their work, and others
-//! go on with it.
+//! Workers: their two lanes, with the production code of both.
+//!
+//! Some die during their work, and others continue it.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -17,8 +18,9 @@ use super::event::{Change, Event, loaded};
 use super::turns::Turns;
 use super::world::{ATTEMPTS, Delivery, KEYS, Task, Work, World};
 
-/// Takes events in batches, and what they left for the slow lane, some of it again. A mortal one
-/// dies now and then, and another is started.
+/// Takes events in batches, and their rest for the slow lane; some are redelivered.
+///
+/// A mortal worker dies sometimes, and another is started.
 pub(super) async fn worker(
     world: &World,
     hands: Hands<'_>,
@@ -50,8 +52,8 @@ pub(super) async fn worker(
     }
 }
 
-/// One plan, one pipeline; what it does not finish is left to the slow lane. Whether who did it
-/// lives.
+/// Applies one plan in one pipeline, and leaves the rest to the slow lane. Returns whether the
+/// worker is alive.
 pub(super) async fn main_lane(
     world: &World,
     hands: Hands<'_>,
@@ -82,7 +84,7 @@ pub(super) async fn main_lane(
     for slot in &unsettled {
         let (effect, delivery) = places[slot.event as usize];
         let application = applications[slot.event as usize];
-        // A value that is not served is gone already.
+        // A value that is not served is deleted already.
         let is_done = matches!(&effects[slot.event as usize].action, Action::Warm(_))
             && !world.event(effect).change.serves();
         done.retain(|&other| is_done || other != application);
@@ -97,7 +99,7 @@ pub(super) async fn main_lane(
     true
 }
 
-/// Applies a plan: what it does not finish; `None` where who did it died.
+/// Applies a plan. Returns the effects it did not finish; `None` if the worker died.
 pub(super) async fn apply(hands: Hands<'_>, plan: &Plan<'_>) -> Option<Vec<EffectRef>> {
     let applied = hands.cache().apply(plan).await;
     if hands.tap.is_dead() {
@@ -110,7 +112,7 @@ pub(super) async fn apply(hands: Hands<'_>, plan: &Plan<'_>) -> Option<Vec<Effec
     Some(slow.collect())
 }
 
-/// Deletes what is left of a tag. Whether who did it lives.
+/// Deletes the rest of a tag. Returns whether the worker is alive.
 pub(super) async fn drain(hands: Hands<'_>, tag: &str) -> bool {
     let drained = hands.cache().drain_tag(tag, &CancellationToken::new(), |_, _| {}).await;
     let lives = !hands.tap.is_dead();
@@ -145,8 +147,9 @@ pub(super) async fn slow_lane(
     }
 }
 
-/// Whether a load is done with, for good or ill, or must be tried again; `None` where who made it
-/// died, or was told to stop.
+/// Returns whether a load is finished, successfully or not, or must be tried again.
+///
+/// Returns `None` if the worker died or was stopped.
 async fn load(
     world: &World,
     hands: Hands<'_>,
@@ -167,7 +170,7 @@ async fn load(
     }
     let (id, name) = (event.id.to_string(), turns.token());
     let asker = Asker { event: &id, name: &name, before: None };
-    // Whoever waits does it by turns, and nothing ends by itself.
+    // Actors wait by turns, and nothing ends by itself.
     let forever = Duration::from_secs(86_400);
     let pace = Pace {
         claim_ttl: LEASE,
@@ -194,7 +197,7 @@ async fn load(
     }
 }
 
-/// The claims and the lease of who died end: nobody renews them.
+/// Ends the claims and the lease of a dead worker, which are not renewed.
 async fn forget(world: &World, turns: &Turns, key: usize, name: &str) {
     for kind in ["load", "next", "lease"] {
         turns.next().await;
@@ -209,12 +212,12 @@ async fn forget(world: &World, turns: &Turns, key: usize, name: &str) {
     }
 }
 
-/// Where warms load from.
+/// Source of the loads of warms.
 struct Rows<'r> {
     turns: &'r Turns,
     tags: &'r [usize],
     random: RefCell<fastrand::Rng>,
-    /// Who loads is told to stop.
+    /// Stops the loading worker.
     stop: CancellationToken,
 }
 

@@ -1,5 +1,4 @@
-//! What happens outside the cache: rows, the events of their changes, and what of them is still to
-//! be done.
+//! World outside the cache: rows, the events of their changes, and the work that remains.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -11,13 +10,15 @@ use unstale::registry::{Only, Stale};
 use super::event::{AGAIN, Change, Event, FIRST_VERSIONS, Life, Order, read};
 use super::judge::Judge;
 
-/// In a cluster of three: each key, each tag and the sequence have a node beside which something
-/// else is on another.
+/// Keys. In a cluster of three, each key, each tag and the sequence share a node with only some of
+/// the others.
 pub(super) const KEYS: [&str; 2] = ["k0", "k1"];
 pub(super) const TAGS: [&str; 2] = ["t0", "t1"];
 
-/// Time goes by: what lives no longer than that ends, what is due in that time is due, and of a
-/// tag's four sets of what is set aside others are old enough to be looked at.
+/// Advances the time.
+///
+/// Values with a shorter life end, and second deletes become due. The four sets of a tag's
+/// quarantined members rotate, so that others are old enough to be checked.
 const ADVANCE: &str = "
 local by = tonumber(ARGV[1])
 local fillings = math.floor(by / tonumber(ARGV[2])) % 4
@@ -44,32 +45,32 @@ for _, moves in ipairs(asides) do
   redis.call('RENAME', moves[1], moves[2])
 end";
 
-/// For how long one of them is filled.
+/// Time during which one of these sets is filled.
 pub(super) const ASIDE_FILLED_FOR: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// Attempts at a load.
 pub(super) const ATTEMPTS: u32 = 2;
 
-/// A message in the main queue: the effects that are to be applied.
+/// Message in the main queue: the effects to apply.
 #[derive(Debug, Clone)]
 pub(super) struct Delivery {
     pub(super) effects: Vec<usize>,
-    /// It was tried before, and these are left.
+    /// It was tried before, and these effects are left.
     pub(super) is_copy: bool,
     pub(super) attempt: u32,
     times: u32,
 }
 
-/// A message in the slow queue: an effect that one round trip could not finish.
+/// Message in the slow queue: an effect that one round trip could not finish.
 #[derive(Debug, Clone)]
 pub(super) struct Task {
     pub(super) effect: usize,
-    /// What ends with it.
+    /// Applications that end with it.
     pub(super) applications: Vec<usize>,
     pub(super) attempt: u32,
 }
 
-/// What a worker does next.
+/// Next work of a worker.
 #[derive(Debug)]
 pub(super) enum Work {
     Batch(Vec<Delivery>),
@@ -77,7 +78,7 @@ pub(super) enum Work {
     Nothing,
 }
 
-/// What events are about.
+/// Subject of the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Leaning {
     #[default]
@@ -88,13 +89,13 @@ pub(super) enum Leaning {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Of each family, of each key's row.
+    /// Versions of each family, for each key's row.
     versions: [[u64; 2]; 2],
     tags: [Vec<usize>; 2],
     judge: Judge,
-    /// So many events are published.
+    /// Number of published events.
     published: u64,
-    /// Committed, and to be published behind the next.
+    /// Event that is committed, and is published after the next.
     held_back: Option<Vec<(Change, bool)>>,
     leaning: Leaning,
     has_second_passes: bool,
@@ -102,7 +103,7 @@ struct Inner {
     slow: Vec<Task>,
     writers: usize,
     violations: BTreeSet<&'static str>,
-    /// The same for people.
+    /// The violations in readable form.
     seen: Vec<String>,
 }
 
@@ -138,7 +139,7 @@ impl World {
         self.servers.len() > 1
     }
 
-    /// One command by itself.
+    /// Sends one command by itself.
     pub(super) async fn ask(&self, command: &Cmd) -> Value {
         self.try_ask(command).await.unwrap()
     }
@@ -147,7 +148,7 @@ impl World {
         command.query_async(&mut self.servers[self.place(command)].clone()).await
     }
 
-    /// One command, on every server.
+    /// Sends one command to every server.
     pub(super) async fn ask_all(&self, command: &Cmd) -> Value {
         let mut last = Value::Nil;
         for server in &self.servers {
@@ -156,7 +157,7 @@ impl World {
         last
     }
 
-    /// The server of a command's first key.
+    /// Returns the server of a command's first key.
     fn place(&self, command: &Cmd) -> usize {
         if !self.is_cluster() {
             return 0;
@@ -169,7 +170,7 @@ impl World {
         usize::from(slot(key)) * self.servers.len() / 16_384
     }
 
-    /// Time goes by.
+    /// Advances the time.
     pub(super) async fn advance(&self, by: std::time::Duration) {
         let mut command = redis::cmd("EVAL");
         let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap();
@@ -177,25 +178,25 @@ impl World {
         self.ask_all(&command).await;
     }
 
-    /// As much of it as second passes wait for.
+    /// Advances the time by as much as second deletes wait for.
     pub(super) async fn advance_to_second_passes(&self) {
         self.advance(AGAIN + std::time::Duration::from_secs(1)).await;
     }
 
-    /// A row as it is now: its tags.
+    /// Loads a row in its current state: its tags.
     pub(super) fn load(&self, key: usize) -> Vec<usize> {
         self.inner.borrow().tags[key].clone()
     }
 
-    /// So many writers will commit, newer versions than those before.
+    /// Notes that this many writers will commit newer versions than before.
     pub(super) fn writers_begin(&self, count: usize) {
         let mut inner = self.inner.borrow_mut();
         inner.writers += count;
         inner.versions.iter_mut().flatten().for_each(|version| *version += 1);
     }
 
-    /// Changes a row or two, or what a tag stands for, and publishes the event: now and then behind
-    /// the next one.
+    /// Changes a row or two, or the meaning of a tag, and publishes the event, sometimes after the
+    /// next one.
     pub(super) fn commit(&self, random: &mut fastrand::Rng) {
         let mut inner = self.inner.borrow_mut();
         let family = match random.u8(..8) {
@@ -226,7 +227,7 @@ impl World {
         }
     }
 
-    /// Some messages that wait, in any order; `None` where none will ever come.
+    /// Returns some waiting messages, in any order; `None` if none will ever come.
     pub(super) fn take(&self, random: &mut fastrand::Rng) -> Option<Work> {
         let mut inner = self.inner.borrow_mut();
         if !inner.slow.is_empty() && (inner.queue.is_empty() || random.bool()) {
@@ -241,7 +242,7 @@ impl World {
         for _ in 0..count {
             let at = random.usize(..inner.queue.len());
             let mut delivery = inner.queue.swap_remove(at);
-            // One of its effects fails: a copy with that one alone will come later.
+            // One of its effects fails: a retry message with that one alone will come later.
             if delivery.effects.len() > 1 && random.u8(..4) == 0 {
                 let left = delivery.effects.swap_remove(random.usize(..delivery.effects.len()));
                 inner.queue.push(Delivery::copy(left, delivery.attempt));
@@ -255,25 +256,26 @@ impl World {
         self.inner.borrow().judge.events[at].clone()
     }
 
-    /// All that was published so far, in order.
+    /// Returns all published events so far, in order.
     pub(super) fn history(&self) -> Vec<usize> {
         let inner = self.inner.borrow();
         let events = &inner.judge.events;
         (0..events.len()).filter(|&at| !events[at].is_made).collect()
     }
 
-    /// How many events were published so far.
+    /// Returns the number of published events so far.
     pub(super) fn published(&self) -> u64 {
         self.inner.borrow().published
     }
 
-    /// Somebody begins to apply these. The places of the applications.
+    /// Notes that an actor begins to apply these. Returns the places of the applications.
     pub(super) fn begin(&self, events: impl IntoIterator<Item = usize>, now: u64) -> Vec<usize> {
         self.inner.borrow_mut().judge.begin(events, now, true)
     }
 
-    /// A replay begins to apply what folded into something else: that it takes hold cannot be told,
-    /// but other things must not be expected either.
+    /// Notes that a replay begins to apply effects that were folded into others.
+    ///
+    /// These may take effect or not, so neither can be expected.
     pub(super) fn begin_folded(
         &self,
         events: impl IntoIterator<Item = usize>,
@@ -282,7 +284,8 @@ impl World {
         self.inner.borrow_mut().judge.begin(events, now, false)
     }
 
-    /// A deletion that is in no event: what a replay made of the effect at that place.
+    /// Returns a deletion that is in no event: the one that a replay made of the effect at that
+    /// place.
     pub(super) fn replayed(&self, of: usize) -> usize {
         let original = self.event(of);
         let (key, order) = original.row().expect("a key's");
@@ -293,7 +296,7 @@ impl World {
         })
     }
 
-    /// A second pass, or a deletion that says nothing of versions.
+    /// Returns a second delete, or a deletion without a version.
     pub(super) fn made(&self, change: Change) -> usize {
         self.add(Event::made(change))
     }
@@ -304,39 +307,39 @@ impl World {
         inner.judge.events.len() - 1
     }
 
-    /// What of it one round trip does is done.
+    /// Notes that the part of one round trip is done.
     pub(super) fn left(&self, application: usize, now: u64) {
         self.inner.borrow_mut().judge.left(application, now);
     }
 
-    /// They took hold.
+    /// Notes that the applications took effect.
     pub(super) fn ended(&self, applications: &[usize], now: u64) {
         self.inner.borrow_mut().judge.ended(applications, now);
     }
 
-    /// Who applied them died over it.
+    /// Notes that their worker died.
     pub(super) fn died(&self, applications: &[usize], now: u64) {
         self.inner.borrow_mut().judge.died(applications, now);
     }
 
-    /// What one round trip did not finish.
+    /// Queues the rest that one round trip did not finish.
     pub(super) fn is_slow(&self, task: Task) {
         self.inner.borrow_mut().slow.push(task);
     }
 
-    /// Done, or given up: its acknowledgement may be lost.
+    /// Notes a task that is done or abandoned. Its acknowledgement may be lost.
     pub(super) fn settled(&self, task: Task, random: &mut fastrand::Rng) {
         if random.u8(..8) == 0 {
             self.is_slow(Task { applications: Vec::new(), ..task });
         }
     }
 
-    /// A load failed, and is tried again.
+    /// Notes that a load failed, and queues it again.
     pub(super) fn retry(&self, task: &Task) {
         self.inner.borrow_mut().queue.push(Delivery::copy(task.effect, task.attempt + 1));
     }
 
-    /// Some come again: an acknowledgement was lost, or somebody replays dead letters.
+    /// Redelivers some: an acknowledgement was lost, or an operator replays dead letters.
     pub(super) fn redeliver(&self, deliveries: Vec<Delivery>, random: &mut fastrand::Rng) {
         for mut delivery in deliveries {
             delivery.times += 1;
@@ -346,31 +349,31 @@ impl World {
         }
     }
 
-    /// All come again: who had them died.
+    /// Redelivers all, because their worker died.
     pub(super) fn give_back(&self, deliveries: Vec<Delivery>) {
         self.inner.borrow_mut().queue.extend(deliveries);
     }
 
-    /// The fences of all that was applied so far end.
+    /// Expires the fences of all events applied so far.
     pub(super) async fn end_fences(&self) {
         let mut command = redis::cmd("EVAL");
         command.arg("for _, key in ipairs(redis.call('KEYS', 'unstale:fence*')) do redis.call('UNLINK', key) end").arg(0);
         self.ask_all(&command).await;
     }
 
-    /// Redis lost all that it had.
+    /// Empties Redis.
     pub(super) async fn lose_all(&self) {
         self.ask_all(&redis::cmd("FLUSHDB")).await;
         self.inner.borrow_mut().judge.lost();
     }
 
-    /// Nothing is under way, and nothing is still to come: reads every key once more.
+    /// Reads every key once more, when nothing is in flight and nothing is still to come.
     pub(super) async fn check_at_last(&self) {
         self.inner.borrow_mut().judge.is_over();
         self.check().await;
     }
 
-    /// Reads every key, and notes what must not be read.
+    /// Reads every key, and notes values that must not be read.
     pub(super) async fn check(&self) {
         let mut values: Vec<Option<String>> = Vec::new();
         for key in KEYS {
@@ -395,14 +398,14 @@ impl World {
         }
     }
 
-    /// What was read and must not have been.
+    /// Returns the values that were read and must not have been.
     pub(super) fn violations(&self) -> BTreeSet<&'static str> {
         self.inner.borrow().violations.clone()
     }
 }
 
 impl Delivery {
-    /// One of its effects.
+    /// Returns the delivery with one of its effects.
     pub(super) fn only(&self, effect: usize) -> Self {
         Self { effects: vec![effect], ..self.clone() }
     }
@@ -426,7 +429,7 @@ impl Inner {
         let is_first = changed.replace(key) != Some(key);
         let order = family.map(|family| {
             let version = &mut self.versions[family][key];
-            // Now and then two events have one version; the effects of one event always have.
+            // Sometimes two events have one version. The effects of one event always do.
             *version += u64::from(is_first && random.u8(..8) > 0);
             Order { family, version: *version }
         });
@@ -467,7 +470,7 @@ impl Leaning {
     }
 }
 
-/// A key's slot, as Redis Cluster counts.
+/// Returns a key's slot, as Redis Cluster computes it.
 fn slot(key: &[u8]) -> u16 {
     let tag = key.iter().position(|&byte| byte == b'{').and_then(|open| {
         let tag = key[open + 1..].split(|&byte| byte == b'}').next()?;

@@ -1,5 +1,6 @@
-//! The documented permissions, for each `UNSTALE_DECLARE`: the real worker does all it does with
-//! them, beside a Redis user with the documented ACL.
+//! Documented RabbitMQ permissions, for each `UNSTALE_DECLARE`.
+//!
+//! The real worker does everything with them, and with a Redis user that has the documented ACL.
 
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ events:
     effects: [ { delete: "key", prefix: "other:" } ]
 "#;
 
-/// The names and users of one test on the shared broker, and a Redis of its own.
+/// Names and users of one test on the shared broker, and a Redis of its own.
 struct Case {
     broker: &'static RabbitMq,
     redis: Redis,
@@ -72,12 +73,12 @@ impl Case {
         case
     }
 
-    /// Nothing of these names exists: what a test declared before does not count.
+    /// Takes names that no object has, so that earlier declarations do not count.
     fn take_new_names(&mut self) {
         (self.exchange, self.queue) = (unique("events"), unique("queue"));
     }
 
-    /// A documented expression with this case's names for the default ones.
+    /// Returns a documented expression with this case's names instead of the default ones.
     fn named(&self, expression: &str) -> String {
         expression.replace("unstale", &self.queue).replace("events", &self.exchange)
     }
@@ -87,7 +88,7 @@ impl Case {
         self.broker.ctl(&["set_permissions", user, &configure, &write, &read]).await;
     }
 
-    /// As the case's own user, with nothing but what it was permitted.
+    /// Starts a worker as the case's own user, which has only the permitted rights.
     fn start(&self, declare: &str) -> Worker {
         self.start_at(&self.broker.url_as(&self.user, "secret", "/"), declare)
     }
@@ -119,14 +120,14 @@ impl Case {
             .unwrap();
     }
 
-    /// A worker that may do anything declares everything, and ends.
+    /// Runs a worker with all permissions until it has declared everything.
     async fn declare_everything(&self) {
         let mut worker = self.start_at(&self.broker.url(), "all");
         worker.wait_ready().await;
         assert!(worker.terminate().await.success());
     }
 
-    /// The URL of a publisher with the documented permissions.
+    /// Returns the URL of a publisher with the documented permissions.
     async fn publisher_url(&self) -> String {
         let user = unique("publisher");
         self.broker.ctl(&["add_user", &user, "secret"]).await;
@@ -134,7 +135,7 @@ impl Case {
         self.broker.url_as(&user, "secret", "/")
     }
 
-    /// Its channel.
+    /// Opens a channel of the publisher.
     async fn publisher(&self) -> Channel {
         let url = self.publisher_url().await;
         let connection =
@@ -157,7 +158,7 @@ impl Case {
         assert!(matches!(confirm, Confirmation::Ack(None)), "{routing_key}: {confirm:?}");
     }
 
-    /// `unstale publish`, with a publisher's permissions.
+    /// Runs `unstale publish` with a publisher's permissions.
     async fn publish_by_command(&self, event_type: &str) {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_unstale"));
         command.args(["publish", event_type, "{}"]).env_clear();
@@ -179,7 +180,7 @@ impl Case {
             .message_count()
     }
 
-    /// Every verb, both lanes, the ladder, the dead-letter queue.
+    /// Uses every verb, both lanes, the retry schedule and the dead-letter queue.
     async fn do_everything(&self, worker: &Worker) {
         let mut redis = self.redis.connection().await;
         let members: Vec<String> = (0..600).map(|n| format!("shop:member:{n}")).collect();
@@ -216,7 +217,7 @@ impl Case {
         let ttl: i64 = redis.ttl("shop:expiring").await.unwrap();
         assert!((1..=30).contains(&ttl), "{ttl}");
         wait_until(SOON, "three dead letters", async || self.depth(".dead").await == 3).await;
-        // Counted once it is confirmed: a moment after it can be seen.
+        // A dead letter is counted once it is confirmed, a moment after it is visible.
         for reason in ["malformed", "attempts_exhausted", "redis_refused"] {
             wait_until(SOON, &format!("a dead letter is counted as {reason}"), async || {
                 (worker.metrics().await.sum("unstale_dead_total", &[("reason", reason)]) - 1.0)
@@ -227,7 +228,8 @@ impl Case {
         }
     }
 
-    /// Runs another command of the program to its end, as that user: code, stdout, stderr.
+    /// Runs another command of the program to its end, as that user. Returns code, stdout and
+    /// stderr.
     async fn run(&self, user: &str, args: &[&str]) -> (i32, String, String) {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_unstale"));
         command.args(args).env_clear().stdin(std::process::Stdio::null());
@@ -243,7 +245,7 @@ impl Case {
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     }
 
-    /// The worker ends with 69 and names what it may not.
+    /// Checks that the worker ends with 69 and names the missing permission.
     async fn assert_refused(&self, declare: &str, permissions: [&str; 3], named: &str) {
         self.permit(&self.user, permissions).await;
         let mut worker = self.start(declare);
@@ -259,7 +261,7 @@ impl Case {
     }
 }
 
-/// Every refusal of a permission names where they are listed.
+/// Advice in every refusal of a permission: the page that lists the permissions.
 const ADVICE: &str = "docs/reference/rabbitmq-permissions.md";
 
 async fn catalogue() -> String {
@@ -300,7 +302,7 @@ async fn with_all_the_worker_declares_everything_and_does_everything() {
     worker.wait_ready().await;
     case.do_everything(&worker).await;
 
-    // A changed registry is bound by the running worker.
+    // The running worker binds the keys of a changed registry.
     std::fs::write(
         case.schemas.path().join("new.yaml"),
         "events: { brand.new: { effects: [ { delete: 'shop:new' } ] } }",
@@ -362,7 +364,7 @@ async fn with_none_the_worker_only_consumes_and_copies() {
     }
 
     case.declare_everything().await;
-    // Nothing is declared: what is used later is asked for at the start.
+    // Nothing is declared, so the worker checks at the start what it uses later.
     let all_but = |queue: &str| {
         read.replace(r"(\..*)?", &r"(\.(slow|dead|history|retry\..*))?".replace(queue, "~"))
     };
@@ -374,12 +376,12 @@ async fn with_none_the_worker_only_consumes_and_copies() {
         case.assert_refused("none", less, named).await;
     }
 
-    // Redis holds no mark: it may have gone back.
+    // Redis holds no checkpoint, so it may have gone back.
     let _: () =
         case.redis.connection().await.del(format!("unstale:mark:{}", case.queue)).await.unwrap();
     case.permit(&case.user, [configure, write, &all_but("history")]).await;
     let mut worker = case.start("none");
-    // The heal is owed; invalidation goes on without it.
+    // The heal is owed, and invalidation continues without it.
     worker.wait_ready().await;
     assert!(worker.stderr().contains(&case.named("unstale.history")), "{}", worker.stderr());
     assert!(worker.terminate().await.success());
@@ -454,7 +456,7 @@ async fn a_copy_that_may_not_be_published_is_told_and_its_event_kept() {
     case.permit(&case.user, permissions).await;
     let mut worker = case.start("none");
     worker.wait_ready().await;
-    // What was permitted at the start is taken away later.
+    // A permission that existed at the start is removed later.
     case.permit(&case.user, [configure, "^$", read]).await;
     let publisher = case.publisher().await;
     case.publish(&publisher, "all.verbs", "not JSON").await;
@@ -501,7 +503,7 @@ async fn a_person_with_dlq_and_status_may_look_replay_and_drop() {
     })
     .await;
 
-    // An empty queue shows what may not be read, too.
+    // A missing read permission shows on an empty queue, too.
     case.permit(&operator, [configure, write, &read.replace("dead|", "")]).await;
     for args in
         [&["dlq", "list"][..], &["dlq", "show"], &["dlq", "replay"], &["dlq", "drop", "--yes"]]
@@ -544,7 +546,7 @@ async fn a_person_with_dlq_and_status_may_look_replay_and_drop() {
     })
     .await;
 
-    // What `status` may not see, it names.
+    // `status` names what it may not see.
     case.permit(&operator, [configure, write, &read.replace("|history", "")]).await;
     let (code, out, _) = case.run(&operator, &["status"]).await;
     assert!(

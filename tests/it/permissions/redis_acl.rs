@@ -1,4 +1,4 @@
-//! The documented ACL, against every command that the cache sends, and every one that its scripts
+//! Documented Redis ACL, against every command that the cache sends and every one that its scripts
 //! call.
 
 use std::time::Duration;
@@ -47,7 +47,7 @@ fn write(expiry: Expiry, tags: &[&str]) -> Action {
     }))
 }
 
-/// What a registry makes use of, beside deleting, expiring and writing.
+/// Features that a registry uses, beside deletes, expiries and writes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Uses {
     bump: bool,
@@ -57,7 +57,7 @@ struct Uses {
 
 const ALL: Uses = Uses { bump: true, tags: true, warm: true };
 
-/// Does everything there is to do with Redis, and gives what was refused.
+/// Does everything that unstale does with Redis, and returns what was refused.
 async fn everything(
     cache: &Cache,
     admin: &mut MultiplexedConnection,
@@ -159,13 +159,13 @@ async fn everything(
     Ok(refused)
 }
 
-/// A worker's first start, a heal that has nothing to do, and a command's mark.
+/// Runs a worker's first start, a heal with nothing to do, and a command's checkpoint.
 async fn marks(cache: &Cache, refused: &mut Vec<String>) -> Result<(), Outage> {
     note(refused, cache.enter(1).await)?;
     if let Some(Turn::Ours(_)) = note(refused, cache.take_heal().await)? {
         match cache.renew_heal().await {
             Ok(()) => {}
-            // What is refused here keeps a worker from working.
+            // A refusal here keeps a worker from working.
             Err(outage) if outage.needs_person => refused.push(outage.cause),
             Err(outage) => return Err(outage),
         }
@@ -201,12 +201,12 @@ async fn the_documented_acl_is_enough_and_nothing_in_it_is_too_much() {
     let rules = documented_acl("secret", "shop:");
     grant(&mut admin, &rules).await;
     assert_eq!(everything(&connect(&server), &mut admin, ALL).await, Ok(vec![]));
-    // Since 7.2 it would also hold a refused `CLIENT SETINFO`.
+    // Since 7.2 the list would also hold a refused `CLIENT SETINFO`.
     let noted: Vec<redis::Value> =
         redis::cmd("ACL").arg("LOG").query_async(&mut admin).await.unwrap();
     assert!(noted.is_empty(), "the ACL log: {noted:?}");
 
-    // INFO only tells the version: without it nothing is refused, and nothing is checked.
+    // INFO only reports the version: without it nothing is refused, and nothing is checked.
     let least = rules.iter().filter(|rule| rule.starts_with(['+', '~']) && *rule != "+info");
     for rule in least {
         let others: Vec<String> = rules.iter().filter(|other| *other != rule).cloned().collect();
@@ -234,7 +234,7 @@ async fn the_documented_acl_is_enough_and_nothing_in_it_is_too_much() {
     }
 }
 
-/// The rules that the page takes away in the row that begins so, as they stand in the ACL.
+/// Returns the rules that the page removes in the row that begins so, as they are in the ACL.
 fn taken_away(row: &str) -> Vec<String> {
     let row = REDIS
         .lines()

@@ -1,5 +1,7 @@
-//! The application: a source of truth, a cache filled from it, an event for each change; and the
-//! checker, which knows all three.
+//! Application of the soak test, and the checker.
+//!
+//! The application has a source of truth, a cache filled from it, and an event for each change. The
+//! checker knows all three.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -22,8 +24,10 @@ use super::{NAIVE, OURS};
 use crate::end_to_end::stage::Stage;
 use crate::support;
 
-/// Each event also deletes a key of its own, `pending:{n}`: what is left of these was never
-/// applied.
+/// Rules of the test.
+///
+/// Each event also deletes a key of its own, `pending:{n}`. A remaining one shows an event that was
+/// never applied.
 pub(super) const RULES: &str = r#"
 defaults: { ttl: 7d }
 loaders: { pages: { url: "{vars.PAGES_URL}", timeout: 1s } }
@@ -36,18 +40,18 @@ events:
   page.changed: { effects: [ { warm: "page:{id}", from: "pages:/{id}" }, { delete: "pending:{n}" } ] }
 "#;
 
-/// Things of each kind.
+/// Number of things of each kind.
 const THINGS: u32 = 400;
 
-/// Members of a group, and of a crowd: more than one round trip deletes.
+/// Members of a group, and of a crowd. One round trip cannot delete a crowd.
 const GROUP: u32 = 5;
 const CROWD: u32 = 600;
 
-/// Events published at a time; confirmed within this time, or published again.
+/// Events published at a time, and the time after which unconfirmed ones are published again.
 const CHUNK: u32 = 100;
 const SENT_WITHIN: Duration = Duration::from_secs(30);
 
-/// What an event may be about.
+/// Subject of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Thing {
@@ -59,7 +63,7 @@ pub(super) enum Thing {
     Page,
 }
 
-/// One event; `n` numbers them.
+/// Event with its number `n`.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Event {
     pub(super) n: u32,
@@ -85,7 +89,7 @@ impl Event {
     }
 }
 
-/// The keys that hold a thing's revision.
+/// Returns the keys that hold a thing's revision.
 fn keys(thing: Thing, id: u32) -> Vec<String> {
     let members =
         |kind: &str, count: u32| (0..count).map(|member| format!("{kind}:{id}:{member}")).collect();
@@ -99,7 +103,7 @@ fn keys(thing: Thing, id: u32) -> Vec<String> {
     }
 }
 
-/// The revision of each thing: what a cache may hold of it, and nothing older.
+/// Revision of each thing. A cache may hold this one, and nothing older.
 #[derive(Debug, Default)]
 struct Truth(Mutex<BTreeMap<(u8, u32), Arc<AtomicU64>>>);
 
@@ -113,13 +117,13 @@ impl Truth {
     }
 }
 
-/// What the checker found.
+/// Findings of the checker.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
     /// Events that are neither applied nor dead-lettered.
     pending: Vec<u32>,
     dead: usize,
-    /// Keys that hold what an event made stale.
+    /// Keys with a value that an event made stale.
     stale: Vec<String>,
 }
 
@@ -128,7 +132,8 @@ impl Verdict {
         self.pending.len()
     }
 
-    /// Nothing is lost, stale or, since no event gave a reason, dead-lettered.
+    /// Returns whether nothing is lost, stale or dead-lettered; no event gives a reason for a dead
+    /// letter.
     pub(super) fn is_clean(&self) -> bool {
         self.pending.is_empty() && self.stale.is_empty() && self.dead == 0
     }
@@ -161,7 +166,7 @@ pub(super) struct Application {
 }
 
 impl Application {
-    /// Not yet publishing; and the URL of its loader.
+    /// Returns an application that does not publish yet, and the URL of its loader.
     pub(super) async fn start(stage: &Stage, seed: u64) -> (Self, String) {
         let truth = Arc::new(Truth::default());
         let loader = serve_pages(Arc::clone(&truth)).await;
@@ -177,8 +182,8 @@ impl Application {
         (application, loader)
     }
 
-    /// Fills the cache, changes the source, publishes, and goes on once all is confirmed: through
-    /// every fault.
+    /// Fills the cache, changes the source and publishes, through every fault. Continues once
+    /// everything is confirmed.
     pub(super) async fn publish(&mut self, events: u32, schedule: &Schedule, progress: &Progress) {
         for from in (0..events).step_by(CHUNK as usize) {
             let to = events.min(from + CHUNK);
@@ -190,8 +195,8 @@ impl Application {
             for event in &mut chunk {
                 event.rev = self.truth.of(event.thing, event.id).fetch_add(1, Ordering::SeqCst) + 1;
             }
-            // Bounded: a client that has missed the broker's death would wait for ever for its
-            // confirms.
+            // With a limit: a client that missed the broker's death would wait for its confirms for
+            // ever.
             while !matches!(timeout(SENT_WITHIN, self.send(&chunk)).await, Ok(Ok(()))) {
                 self.channel = None;
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -212,11 +217,11 @@ impl Application {
         Event { n, thing, id, rev: 0 }
     }
 
-    /// What a cache holds before the change: the present revision.
+    /// Stores the state of the cache before the change: the present revision.
     async fn fill(&self, chunk: &[Event]) -> redis::RedisResult<()> {
         for client in &self.redis {
             let mut redis = support::redis::connect(client).await?;
-            // As one transaction: nobody sees a tag's set without the values of its members.
+            // In one transaction: no reader sees a tag's set without the values of its members.
             let mut pipe = redis::pipe();
             pipe.atomic();
             for event in chunk {
@@ -272,7 +277,7 @@ impl Application {
         Ok(())
     }
 
-    /// The numbers of the events that are dead-lettered.
+    /// Returns the numbers of the dead-lettered events.
     pub(super) async fn dead_letters(&self, stage: &Stage) -> HashSet<u32> {
         let connection = support::rabbitmq::connect(&self.amqp_url).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
@@ -288,7 +293,7 @@ impl Application {
         numbers
     }
 
-    /// Compares a database with what the events said.
+    /// Compares a database with the events.
     pub(super) async fn check(&self, stage: &Stage, db: u8, dead: &HashSet<u32>) -> Verdict {
         let client = redis::Client::open(stage.redis.db_url(db)).unwrap();
         let mut redis = support::redis::connect(&client).await.unwrap();
@@ -321,8 +326,7 @@ impl Application {
                 let right = match thing {
                     // At least once: 1 before the first.
                     Thing::Counter => value.is_some_and(|value| value > revision),
-                    // Written by the events themselves, in whatever order: the highest version
-                    // stays.
+                    // The events themselves write it, in any order: the highest version stays.
                     Thing::Price => value == Some(revision),
                     Thing::Item | Thing::Group | Thing::Crowd | Thing::Page => {
                         value.is_none_or(|value| value == revision)
@@ -337,8 +341,8 @@ impl Application {
     }
 }
 
-/// The loader: pages as the source has them. One load in twenty fails, and comes again by the
-/// ladder.
+/// Serves pages as the source has them. One load in twenty fails, and comes again through the retry
+/// schedule.
 async fn serve_pages(truth: Arc<Truth>) -> String {
     async fn page(State(truth): State<Arc<Truth>>, Path(id): Path<u32>) -> (StatusCode, String) {
         let loaded = truth.revision(Thing::Page, id);

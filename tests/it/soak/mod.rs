@@ -1,6 +1,13 @@
-//! The soak: events published while a seeded schedule kills workers, restarts both servers and
-//! breaks connections; at the end a checker compares Redis with what the events said. A naive
-//! worker goes through the same, and must fail: else the checker shows nothing.
+//! Soak test: events are published while a seeded schedule kills workers, restarts both servers and
+//! breaks connections.
+//!
+//! At the end a checker compares Redis with the events. A naive worker goes through the same faults
+//! and must fail. Otherwise the checker proves nothing.
+//!
+//! In reading order: `application` publishes and checks, `schedule` decides the faults, `naive` is
+//! the control.
+//!
+//! Deliberately absent: losses of Redis' data, which are in `heal`.
 
 mod application;
 mod naive;
@@ -18,15 +25,16 @@ use application::{Application, RULES, Verdict};
 use naive::Naive;
 use schedule::Schedule;
 
-/// The databases of the one Redis: each event is applied by ours to the first, and by the naive
-/// worker to the second.
+/// Databases of the one Redis. Our worker applies each event to the first, and the naive worker to
+/// the second.
 const OURS: u8 = 0;
 const NAIVE: u8 = 1;
 
 const WORKERS: usize = 2;
 
-/// By default few events and seeds; `make soak` runs all of it. `UNSTALE_SOAK_SEEDS` (`3,7`) and
-/// `UNSTALE_SOAK_EVENTS` say otherwise.
+/// Returns the seeds. By default they and their events are few; `make soak` runs all.
+///
+/// `UNSTALE_SOAK_SEEDS` (`3,7`) and `UNSTALE_SOAK_EVENTS` set others.
 fn seeds() -> Vec<u64> {
     match std::env::var("UNSTALE_SOAK_SEEDS") {
         Ok(seeds) => seeds
@@ -57,7 +65,7 @@ async fn a_seeded_storm_loses_nothing_and_costs_a_naive_worker_some() {
     }
 }
 
-/// What a storm came to.
+/// Result of a storm.
 struct Storm {
     schedule: Schedule,
     ours: Verdict,
@@ -71,7 +79,7 @@ impl std::fmt::Display for Storm {
     }
 }
 
-/// Both servers behind proxies, as everybody but the application sees them.
+/// Both servers behind proxies, as all except the application use them.
 struct Scene {
     stage: Stage,
     broker: RabbitMq,
@@ -163,17 +171,18 @@ async fn storm(seed: u64, events: u32, faults: usize) -> Storm {
     Storm { schedule, ours, naive, logs }
 }
 
-/// One look at everything, on a connection that may have seen its broker die.
+/// Maximum time for one look at everything, on a connection that may have lost its broker.
 const LOOK: Duration = Duration::from_secs(20);
 
-/// A naive worker that got no further for so long hangs.
+/// Time without progress after which a naive worker counts as hung.
 const HANGS: Duration = Duration::from_secs(10);
 
-/// What seems lost is looked at again for so long: it may have been delivered, and its worker not
-/// have come to it.
+/// Maximum time to check again for a value that seems lost. A worker may have its event and not
+/// have applied it yet.
 const ON_ITS_WAY: Duration = Duration::from_secs(15);
 
-/// Waits until no queue but the dead-letter queue holds anything, and nobody has anything in hand.
+/// Waits until every queue except the dead-letter queue is empty and no worker has anything in
+/// flight.
 async fn settled(scene: &mut Scene, workers: &[Worker], events: u32) {
     let start = Instant::now();
     let deadline = Duration::from_secs(90) + Duration::from_millis(u64::from(events) * 4);
@@ -193,11 +202,11 @@ async fn settled(scene: &mut Scene, workers: &[Worker], events: u32) {
     }
 }
 
-/// What is not settled yet, in words.
+/// Returns a description of what is not settled yet.
 async fn unsettled(scene: &Scene, workers: &[Worker]) -> Option<String> {
     let stage = &scene.stage;
     for suffix in ["", ".slow", ".retry.50ms", ".retry.100ms", ".retry.200ms", ".retry.1s"] {
-        // Lanes pause: a consumer may be missing.
+        // Lanes pause, so a consumer may be missing.
         let look = stage.look(&format!("{}{suffix}", stage.queue)).await;
         if !matches!(look, Some((0, _))) {
             return Some(format!("the queue {suffix:?}, with (messages, consumers) {look:?}"));
@@ -215,8 +224,10 @@ async fn unsettled(scene: &Scene, workers: &[Worker]) -> Option<String> {
     None
 }
 
-/// Waits until the control has nothing left to do. Some of it may hang, as naive workers do: those
-/// are started again, as whoever runs them would do it, and what they had in hand is lost.
+/// Waits until the control workers have nothing left to do.
+///
+/// Some may hang, as naive workers do. Those are started again, as their operator would do, and
+/// lose their events in flight.
 async fn control_settled(scene: &Scene, control: &mut [Naive]) {
     let queue = naive_queue(&scene.stage);
     let (mut last, mut since) = (None, Instant::now());

@@ -1,6 +1,7 @@
-//! The control: a worker as one writes it in an afternoon. It acknowledges, then does what the
-//! event asks for, one event at a time; an error of Redis is logged, as it were, and the next event
-//! taken.
+//! Control: a worker as a developer writes it in an afternoon.
+//!
+//! It acknowledges an event, then applies it, one event at a time. After an error of Redis it takes
+//! the next event.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +20,7 @@ use super::application::{Event, Thing};
 use crate::end_to_end::stage::Stage;
 use crate::support;
 
-/// Dropped, it is killed: between any two steps.
+/// Naive worker. Dropping it kills it between any two steps.
 #[derive(Debug)]
 pub(super) struct Naive {
     did: Arc<Did>,
@@ -37,20 +38,20 @@ impl Naive {
         !self.did.busy.load(Ordering::Relaxed)
     }
 
-    /// How many it has taken.
+    /// Returns the number of events that it has taken.
     pub(super) fn taken(&self) -> u64 {
         self.did.taken.load(Ordering::Relaxed)
     }
 }
 
-/// What is seen of it from outside.
+/// Progress that is visible from outside.
 #[derive(Debug, Default)]
 struct Did {
     busy: AtomicBool,
     taken: AtomicU64,
 }
 
-/// The control's queue: durable and replicated as ours, bound to every event.
+/// Declares the control's queue: durable and replicated as ours, and bound to every event.
 pub(super) async fn declare(stage: &Stage, queue: &str) {
     let channel = stage.new_channel().await;
     let mut arguments = FieldTable::default();
@@ -66,7 +67,7 @@ pub(super) async fn declare(stage: &Stage, queue: &str) {
 
 async fn run(amqp_url: String, redis_url: String, queue: String, did: Arc<Did>) {
     loop {
-        // Its author thought of that much: it connects again.
+        // Even a naive worker connects again.
         let _ended = serve(&amqp_url, &redis_url, &queue, &did).await;
         did.busy.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -120,7 +121,7 @@ async fn apply(redis: &mut MultiplexedConnection, event: Event) -> redis::RedisR
         Thing::Item => pipe.del(format!("item:{id}")),
         Thing::Group => pipe.del(members(redis, format!("cache_tag:group:{id}")).await?),
         Thing::Crowd => pipe.del(members(redis, format!("cache_tag:crowd:{id}")).await?),
-        // Readers take absent as 1.
+        // Readers treat an absent value as 1.
         Thing::Counter => pipe.set_nx(format!("counter:{id}"), 1).incr(format!("counter:{id}"), 1),
         Thing::Price => pipe.set(format!("price:{id}"), event.rev),
         Thing::Page => pipe.del(format!("page:{id}")),
@@ -129,7 +130,7 @@ async fn apply(redis: &mut MultiplexedConnection, event: Event) -> redis::RedisR
     pipe.query_async(redis).await
 }
 
-/// The members of a tag, and its set.
+/// Returns the members of a tag, and its set.
 async fn members(
     redis: &mut MultiplexedConnection,
     set: String,

@@ -1,4 +1,4 @@
-//! Which fault comes when, by seed.
+//! Schedule of the faults, by seed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,18 +11,18 @@ use super::naive::Naive;
 use super::{Scene, WORKERS};
 use crate::support::Worker;
 
-/// One thing that goes wrong.
+/// One fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
-    /// `kill -9` of one worker and of one of the control's, both started again at once.
+    /// `kill -9` of one worker and of one control worker; both start again at once.
     WorkerKilled(usize),
-    /// `kill -9`, and started again on its data.
+    /// `kill -9`, and a restart with its data.
     BrokerRestarted,
-    /// `kill -9`, and started again on its data.
+    /// `kill -9`, and a restart with its data.
     RedisRestarted,
-    /// Every connection to RabbitMQ closed.
+    /// Every connection to RabbitMQ is closed.
     BrokerCut,
-    /// Every connection to Redis closed.
+    /// Every connection to Redis is closed.
     RedisCut,
     /// Nothing passes between RabbitMQ and the workers.
     BrokerStalled(Duration),
@@ -44,11 +44,11 @@ impl Fault {
     }
 }
 
-/// Faults, in order, each due once so many events are published.
+/// Faults, in order, each due once a number of events is published.
 #[derive(Debug)]
 pub(super) struct Schedule(Vec<(u32, Fault)>);
 
-/// How far the publisher and the faults have come: neither runs ahead of the other.
+/// Progress of the publisher and the faults: neither runs ahead of the other.
 #[derive(Debug)]
 pub(super) struct Progress {
     published: watch::Sender<u32>,
@@ -66,13 +66,15 @@ impl Progress {
 }
 
 impl Schedule {
-    /// `count` faults spread over `events`: every kind at least once in ten, kills of workers and
-    /// of Redis more often, restarts of RabbitMQ, which take seconds, less.
+    /// Returns `count` faults spread over `events`.
+    ///
+    /// Every kind occurs at least once in ten. Kills of workers and of Redis are more frequent.
+    /// Restarts of RabbitMQ, which take seconds, are less frequent.
     pub(super) fn of(seed: u64, events: u32, count: usize) -> Self {
         let mut rng = Rng::with_seed(seed);
         let mut faults = Vec::with_capacity(count);
         while faults.len() < count {
-            // The longer stalls are beyond what the worker takes for silence.
+            // The longer stalls exceed the time after which the worker reports silence.
             let stall = Duration::from_millis(if count > 20 {
                 rng.u64(100..8_000)
             } else {
@@ -101,13 +103,13 @@ impl Schedule {
         Self(faults.into_iter().enumerate().map(|(at, fault)| (due(at, &mut rng), fault)).collect())
     }
 
-    /// Waits until it may be published up to that event: one fault may be under way.
+    /// Waits until that event may be published: one fault may be active.
     pub(super) async fn admits(&self, event: u32, progress: &Progress) {
         let due = self.0.iter().take_while(|(due, _)| *due < event).count();
         let _ = progress.faults.subscribe().wait_for(|done| done + 1 >= due).await;
     }
 
-    /// Lets every fault come and go.
+    /// Runs every fault.
     pub(super) async fn run(
         &self,
         scene: &Scene,
@@ -140,7 +142,7 @@ impl Fault {
     async fn come_and_go(self, scene: &Scene, workers: &mut [Worker], control: &mut [Naive]) {
         match self {
             Self::WorkerKilled(at) => {
-                // Dropped, the old ones are killed.
+                // Dropping the old workers kills them.
                 workers[at] = scene.worker();
                 control[at] = scene.naive();
             }

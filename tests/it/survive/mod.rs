@@ -1,8 +1,13 @@
-//! A worker in a small box, with everything against it at once: 256 MiB of memory, half a CPU,
-//! 1,024 descriptors.
+//! A worker in a small box, with every trouble at once: 256 MiB of memory, half a CPU, 1,024
+//! descriptors.
 //!
-//! `make test` runs each at a small size, `make survive` at the full one, against an optimized
-//! build.
+//! In reading order: `storms` for large and expensive events, `restarts` for kills, `strangers` for
+//! foreign connections.
+//!
+//! `make test` runs each test at a small size. `make survive` runs it at the full size, against an
+//! optimized build.
+//!
+//! Deliberately absent: attacks that a single event makes, which are in `attacks`.
 
 #![expect(clippy::print_stderr, reason = "figures for who reads the output")]
 
@@ -27,21 +32,22 @@ events:
   "kind.#": { effects: [ { delete: "kind:{id}" } ] }
 "#;
 
-/// The longest until a worker in the box is ready, with nothing to heal.
+/// Maximum time until a worker in the box is ready, with nothing to heal.
 const READY: Duration = Duration::from_secs(30);
 
-/// Events whose confirms are waited for together: what the test itself may hold.
+/// Events whose confirms are awaited together, which limits the memory of the test itself.
 const UNDER_WAY: usize = 16;
 
-/// A publisher waits so long for confirms before it publishes again.
+/// Maximum time a publisher waits for confirms before it publishes again.
 const CONFIRMED: Duration = Duration::from_secs(15);
 
-/// The longest until events are confirmed, by a broker that has just come back too.
+/// Maximum time until events are confirmed, even by a broker that has just come back.
 const PUBLISHED: Duration = Duration::from_secs(120);
 
-/// A worker in its box. Dropped, it is killed.
+/// Worker in its box. Dropping it kills the worker.
 struct Boxed {
-    /// Before the worker: it must not be continued after its end.
+    /// First field: the limits must be dropped before the worker, which must not be continued after
+    /// its end.
     _limits: Guarded,
     worker: Worker,
 }
@@ -61,7 +67,7 @@ impl Boxed {
             .unwrap_or_else(|| panic!("the worker died: {}", self.worker.stderr()))
     }
 
-    /// Waits until it is ready, without a death in between.
+    /// Waits until the worker is ready, without a death in between.
     async fn ready_within(&self, deadline: Duration) {
         let ready = async || {
             self.usage();
@@ -75,7 +81,7 @@ async fn stage(broker: &RabbitMq) -> Stage {
     Stage::with(&broker.url(), Redis::start().await, &[("rules.yaml", RULES)]).await
 }
 
-/// The small size, or the full one of `make survive`.
+/// Returns the small size, or the full one for `make survive`.
 fn sized(small: usize, full: usize) -> usize {
     if full_runs() { full } else { small }
 }
@@ -90,16 +96,17 @@ async fn store(stage: &Stage, family: &str, numbers: std::ops::Range<usize>) {
     pipeline.exec_async(&mut redis).await.unwrap();
 }
 
-/// The stale values that are left; `None` while Redis is away.
+/// Returns the number of remaining stale values; `None` while Redis is away.
 async fn stale(stage: &Stage, family: &str) -> Option<usize> {
     let mut redis = stage.redis.try_connection().await?;
     let keys: Vec<String> = redis.keys(format!("{family}:*")).await.ok()?;
     Some(keys.len())
 }
 
-/// Publishes the event of each number, with so many bytes around it, and waits for all confirms. A
-/// queue that comes back with its broker may have taken a message and never confirm it: as any
-/// publisher does, this one publishes again what is not confirmed in time.
+/// Publishes the event of each number, with that many bytes around it, and waits for all confirms.
+///
+/// A queue that comes back with its broker may have taken a message and never confirm it. So this
+/// publisher, like any other, publishes unconfirmed messages again.
 async fn publish(
     stage: &Stage,
     routing_key: impl Fn(usize) -> String,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Boxed, READY, publish, sized, stage, stale, store};
 use crate::support::{RabbitMq, wait_until};
 
-/// One event in so many has a body of a mebibyte.
+/// One event in this many has a body of a mebibyte.
 const LARGE_EVERY: usize = 20;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Large bodies, a heal over them, and events in the history that cost all that an event may.
+//! Large bodies, a heal over them, and events in the history that cost the permitted maximum.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::{RabbitMq, wait_until};
 
 const MEBIBYTE: usize = 1 << 20;
 
-/// How long a body of a mebibyte may take through the box.
+/// Maximum time for a body of a mebibyte to pass through the box.
 const EACH: Duration = Duration::from_millis(250);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,7 +36,7 @@ async fn a_storm_of_large_bodies_and_the_heal_over_it_fit_into_a_small_box() {
     eprintln!("{count} bodies of 1 MiB: {:?}", boxed.usage());
     assert_eq!(stage.ready(".dead").await, 0);
 
-    // And by one that starts with it.
+    // The same, by a worker that starts with it.
     stage.redis.restore(&snapshot).await;
     drop(boxed);
     let boxed = Boxed::start(&stage);
@@ -48,7 +48,7 @@ async fn a_storm_of_large_bodies_and_the_heal_over_it_fit_into_a_small_box() {
     wait_until(within, "the heal of a start has applied the storm again", flows).await;
 }
 
-/// Rules of a tenant, each with an event that costs as much as an event may.
+/// Rules of a tenant, each with an event that costs the permitted maximum.
 const EXPENSIVE: &str = r##"
 events:
   tenant.fanned: { effects: [ { delete: "t:{tenant}:p:{ids[]}" } ] }
@@ -66,7 +66,7 @@ events:
   tenant.matched: { let: { l: 'data.a.filter(x, x.matches("^[\\w.-]{1,64}$"))' }, effects: [ { delete: "k", when: "size(lets.l) > 0" } ] }
 "##;
 
-/// What kills or stalls a worker must not do so in a heal either.
+/// Events that kill or stall a worker must not do so in a heal either.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heal_over_expensive_events_ends_in_a_small_box() {
     let rounds = sized(3, 40);

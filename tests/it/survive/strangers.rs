@@ -1,5 +1,4 @@
-//! Connections to the HTTP port that never say what they want, and types that nobody has seen
-//! before.
+//! Connections to the HTTP port that never send a whole request, and event types that are all new.
 
 use std::time::Duration;
 
@@ -9,16 +8,16 @@ use tokio::net::TcpStream;
 use super::{Boxed, READY, publish, stage, stale, store};
 use crate::support::{RabbitMq, full_runs, wait_until};
 
-/// Connections that stand half open, again and again: as many as an attacker needs to take every
-/// descriptor.
+/// Half-open connections, again and again: as many as an attacker needs to take every descriptor.
 const HALF_OPEN: usize = 1_000;
 
-/// Connections that are opened anew every 200 ms, for those that the worker has closed.
+/// Connections opened again every 200 ms, for those that the worker has closed.
 const REOPENED: usize = 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn half_open_connections_and_new_types_hold_up_nothing_in_a_small_box() {
-    // Minutes on two cores: `make survive` runs it. `http::` holds the connections in `make test`.
+    // This takes minutes on two cores, so only `make survive` runs it. `http::` holds the
+    // connections in `make test`.
     if !full_runs() {
         return;
     }
@@ -31,7 +30,7 @@ async fn half_open_connections_and_new_types_hold_up_nothing_in_a_small_box() {
     let crowd = tokio::spawn(async move {
         let (mut crowd, mut is_full): (Vec<TcpStream>, _) = (Vec::new(), false);
         loop {
-            // What the worker has closed is opened again.
+            // Connections that the worker has closed are opened again.
             crowd.retain(|stream| stream.try_read(&mut [0; 64]).is_err());
             for _ in
                 crowd.len()..HALF_OPEN.min(crowd.len() + if is_full { REOPENED } else { HALF_OPEN })
@@ -55,7 +54,7 @@ async fn half_open_connections_and_new_types_hold_up_nothing_in_a_small_box() {
         stale(&stage, "kind").await == Some(0)
     })
     .await;
-    // Both servers go and come back: the worker must have descriptors left for them.
+    // Both servers go away and come back. The worker must have descriptors left for them.
     stage.redis.restart().await;
     broker.restart().await;
     let mut stage = stage;

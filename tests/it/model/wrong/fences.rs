@@ -1,4 +1,4 @@
-//! Fences that do not hold.
+//! Fences that lose writes.
 
 use redis::Value;
 
@@ -8,7 +8,7 @@ use super::super::turns::Turns;
 use super::super::world::{KEYS, World};
 use super::{WrongWorker, step};
 
-/// The fence is a number of Lua.
+/// Fence as a number of Lua.
 const NUMBERS: &str = "
 local fence = tonumber(redis.call('GET', KEYS[2]) or '-1')
 if ARGV[2] == '' then
@@ -21,7 +21,7 @@ if tonumber(ARGV[1]) > fence then
   end
 end";
 
-/// Exact, and what is not higher does nothing.
+/// Exact fence. A version that is not higher does nothing.
 const TEXTS: &str = "
 local fence = redis.call('GET', KEYS[2]) or ''
 local is_higher = #ARGV[1] > #fence or (#ARGV[1] == #fence and ARGV[1] > fence)
@@ -34,8 +34,9 @@ if is_higher and (ARGV[2] ~= '' or ARGV[3] == 'deletions raise') then
   redis.call('SET', KEYS[2], ARGV[1])
 end";
 
-/// Exact, and right where ARGV[3] is empty. ARGV: version, value, what is wrong, how long it is
-/// kept (ms), entity, event, place.
+/// Exact fence, and right if ARGV[3] is empty.
+///
+/// ARGV: version, value, fault, lifetime (ms), entity, event, place.
 const MARKS: &str = "
 local version, value, wrong, kept, entity, event, place = unpack(ARGV)
 local fence = redis.call('GET', KEYS[2])
@@ -63,7 +64,7 @@ elseif standing == 'newer' then
   redis.call('SET', KEYS[1], value)
 end";
 
-/// A write, or without a value a deletion, of the effect at that place.
+/// Applies a write, or without a value a deletion, of the effect at that place.
 pub(super) async fn fenced(
     world: &World,
     turns: &Turns,
@@ -105,7 +106,7 @@ pub(super) async fn fenced(
     .await;
 }
 
-/// In steps; where versions are equal, it deletes.
+/// Applies it in steps; with equal versions, it deletes.
 async fn looking_first(
     world: &World,
     turns: &Turns,

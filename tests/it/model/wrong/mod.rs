@@ -1,5 +1,10 @@
-//! Who gets it wrong: the seed's own snippets, and plausible protocols that lose. The same driver
-//! must find each of them out.
+//! Wrong protocols: the snippets that this project started from, and plausible protocols that lose
+//! writes.
+//!
+//! The same driver must find the fault of each of them.
+//!
+//! In reading order: `readers`, `workers`, `fences`, `tags`. Faults of the replay are in the
+//! model's own `replay`.
 
 mod fences;
 mod readers;
@@ -15,96 +20,97 @@ use super::judge::{LOST_PASS, OLDER_WRITE, SKIPPED, STALE_LOAD};
 use super::turns::Turns;
 use super::world::World;
 
-/// How a reader fills.
+/// Wrong way of a reader to fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WrongReader {
     /// `GET`, load, `SETEX`, `SADD`, `EXPIRE`.
     Seed,
-    /// A lease, and no look at the tags' generations.
+    /// Takes a lease, and does not check the tags' generations.
     LeaseAlone,
-    /// A look at the generations before the key is in the sets.
+    /// Checks the generations before the key is in the sets.
     GenerationFirst,
-    /// A look at the lease, and then the value.
+    /// Checks the lease, and then sets the value.
     LeaseFirst,
-    /// All is right but the sets' time to live, which is the last member's,
+    /// Sets the time to live of the sets to that of the last member. The rest is right.
     LastMembersLife,
-    /// or the first member's,
+    /// Sets the time to live of the sets to that of the first member.
     FirstMembersLife,
-    /// or given to a set that is to stay,
+    /// Gives a time to live to a set that must stay.
     LifeForAll,
-    /// or left to a set that one member is to stay in.
+    /// Leaves a time to live on a set in which one member must stay.
     LifeForSome,
 }
 
-/// How a worker applies.
+/// Wrong way of a worker to apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WrongWorker {
-    /// `DEL`; `SMEMBERS`, `DEL`, `DEL`; `SETEX`.
+    /// Deletes with `DEL`, a tag with `SMEMBERS`, `DEL`, `DEL`, and writes with `SETEX`.
     Seed,
-    /// The key goes before its lease.
+    /// Deletes the key before its lease.
     KeyBeforeLease,
-    /// A `write` leaves the lease of who loads.
+    /// A `write` leaves the lease of a running load.
     WritesLeaveLeases,
-    /// What a `warm` loaded is stored where its event's version is still the fence's, whatever
-    /// became of the lease.
+    /// Stores a loaded value if its event's version is still that of the fence, without a check of
+    /// the lease.
     WarmsUnderFences,
-    /// The members of a tag go, and their leases stay.
+    /// Deletes the members of a tag, and leaves their leases.
     MembersWithoutLeases,
-    /// The members of a tag are read, and go; then its set goes, with whatever was added meanwhile.
+    /// Reads the members of a tag, deletes them, and then deletes the set with all that was added
+    /// meanwhile.
     MembersThenSet,
-    /// The members of a tag are taken out of its set before they go.
+    /// Removes the members of a tag from its set before it deletes them.
     PopsMembers,
-    /// A tag's set is detached, and nobody but who did it knows of that.
+    /// Detaches a tag's set, without a record that other workers can find.
     KeepsNoRecord,
-    /// A tag's set is detached under a name that an earlier one may still have.
+    /// Detaches a tag's set under a name that an earlier one may still have.
     OneNameForAll,
-    /// A tag's generation ends before a lease does.
+    /// Ends a tag's generation before a lease ends.
     ShortGenerations,
-    /// Fences whose versions are numbers of Lua.
+    /// Compares the versions of fences as numbers of Lua.
     Numbers,
-    /// Of two events of one version the first stands.
+    /// Keeps the first of two events of one version.
     FirstOfEqual,
-    /// What an event wrote it writes again, whatever came since.
+    /// Writes an event's value again, whatever came since.
     SameEventAgain,
-    /// Fences that only writes raise.
+    /// Raises fences by writes only.
     WritesAloneRaise,
-    /// A look at the fence, and then the value.
+    /// Checks the fence, and then sets the value.
     FenceFirst,
-    /// One fence for two entities, which are compared,
+    /// Uses one fence for two entities, and compares them.
     EntitiesCompared,
-    /// or replace each other.
+    /// Uses one fence for two entities, and each replaces the other.
     EntitiesReplaced,
-    /// Fences that end before the last retry.
+    /// Expires fences before the last retry.
     ShortFences,
-    /// An old deletion is thought to be done.
+    /// Skips an old deletion as if it were done.
     SkipsOld,
-    /// No fences at all.
+    /// Uses no fences.
     NoFences,
 }
 
-/// How members are pruned whose keys are gone.
+/// Wrong way to remove members whose keys are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WrongUpkeep {
-    /// A look at the key; then it leaves the set.
+    /// Checks the key, and then removes it from the set.
     AsksFirst,
-    /// The same, and put back where the key has come meanwhile.
+    /// Does the same, and puts the member back if the key has come meanwhile.
     PutsBack,
 }
 
-/// How the history is replayed.
+/// Wrong way to replay the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WrongReplay {
-    /// Writes without a version are written.
+    /// Applies writes without a version.
     AppliesUnversioned,
-    /// Writes are written whose fences have ended.
+    /// Applies writes whose fences have expired.
     AppliesOld,
-    /// What is not chosen is not known.
+    /// Ignores events that are not chosen.
     GivesNoWay,
-    /// What stands before the end of the history is taken for the last word.
+    /// Treats the last event before a cut as the last of the history.
     CutsAsIfWhole,
 }
 
-/// What of the protocol is not as it should be.
+/// Fault of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wrong {
     Seed,
@@ -112,13 +118,14 @@ pub(super) enum Wrong {
     Worker(WrongWorker),
     Upkeep(WrongUpkeep),
     Replay(WrongReplay),
-    /// Second passes are taken off their list before they are done.
+    /// Removes second deletes from their list before they are done.
     PopsFirst,
 }
 
 impl Wrong {
-    /// Each loses something that nothing else of it does. With the seeds that find it out soonest,
-    /// on one Redis and on a cluster: for `make test`.
+    /// All faults. Each loses a write that no other part of it loses.
+    ///
+    /// Each has the seeds that find it soonest, on one Redis and on a cluster, for `make test`.
     pub(super) const ALL: [(Self, [u64; 2]); 34] = [
         (Self::Seed, [0, 4]),
         (Self::Reader(WrongReader::LeaseAlone), [4, 4]),
@@ -176,7 +183,7 @@ impl Wrong {
         if let Self::Replay(wrong) = self { Some(wrong) } else { None }
     }
 
-    /// It shows only where time goes by.
+    /// Returns whether the fault shows only if time passes.
     pub(super) fn needs_clock(self) -> bool {
         use WrongReader::{FirstMembersLife, LastMembersLife, LifeForAll, LifeForSome};
         match self {
@@ -191,7 +198,7 @@ impl Wrong {
         }
     }
 
-    /// It shows in what becomes of tags.
+    /// Returns whether the fault shows in tags.
     pub(super) fn is_of_tags(self) -> bool {
         use WrongWorker::{
             KeepsNoRecord, MembersThenSet, MembersWithoutLeases, OneNameForAll, PopsMembers,
@@ -212,7 +219,7 @@ impl Wrong {
         }
     }
 
-    /// What it is to be found out by.
+    /// Returns whether the violation reveals the fault.
     pub(super) fn is_found_out_by(self, violation: &str) -> bool {
         use WrongWorker::{
             EntitiesCompared, KeepsNoRecord, KeyBeforeLease, MembersThenSet, MembersWithoutLeases,
@@ -241,7 +248,7 @@ fn command(words: &[&str]) -> Cmd {
     command
 }
 
-/// One step, one command.
+/// Sends one command as one step.
 async fn step(world: &World, turns: &Turns, words: &[&str]) -> Value {
     turns.next().await;
     world.ask(&command(words)).await

@@ -1,4 +1,4 @@
-//! Readers that fill as they must not.
+//! Readers that fill in a wrong way.
 
 use redis::Value;
 
@@ -8,7 +8,7 @@ use super::super::turns::Turns;
 use super::super::world::{KEYS, World};
 use super::{WrongReader, number, step};
 
-/// The lease of a key and what the sequence had come to, where the reader is to load.
+/// Takes the lease of a key and the current sequence number, if the reader is to load.
 async fn take_lease(
     world: &World,
     scripts: &Scripts,
@@ -77,7 +77,7 @@ async fn seed(world: &World, turns: &Turns, key: usize) {
     }
 }
 
-/// The key joins its tags' sets; false where the fill is refused.
+/// Adds the key to its tags' sets; returns false if the fill is refused.
 async fn joined(
     world: &World,
     turns: &Turns,
@@ -113,7 +113,7 @@ async fn joined(
     true
 }
 
-/// The key joins the set, whose time to live is, where the key has one, ARGV[2].
+/// Adds the key to the set, whose time to live is ARGV[2] if the key has one.
 const RIGHT: &str = "
 local before = redis.call('PTTL', KEYS[1])
 redis.call('SADD', KEYS[1], ARGV[1])

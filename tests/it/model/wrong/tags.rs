@@ -1,4 +1,4 @@
-//! Tags that are invalidated, and looked after, as they must not be.
+//! Tags that are invalidated and maintained in a wrong way.
 
 use redis::Value;
 
@@ -61,7 +61,7 @@ fn members(answer: &Value) -> Vec<String> {
         .collect()
 }
 
-/// All at once, where one server has them all.
+/// Deletes all at once, if one server has them all.
 async fn delete(world: &World, turns: &Turns, verb: &str, keys: &[String]) {
     let at_once = if world.is_cluster() { 1 } else { keys.len().max(1) };
     for keys in keys.chunks(at_once) {
@@ -71,7 +71,7 @@ async fn delete(world: &World, turns: &Turns, verb: &str, keys: &[String]) {
     }
 }
 
-/// Members whose keys are gone leave their sets.
+/// Removes members whose keys are gone from their sets.
 pub(in super::super) async fn upkeep(
     world: &World,
     turns: Turns,

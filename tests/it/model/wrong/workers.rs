@@ -1,4 +1,4 @@
-//! Workers that apply some effects as they must not, and all others as they must.
+//! Workers that apply some effects in a wrong way, and all others in the right way.
 
 use redis::Value;
 use unstale::plan::{Batch, EffectRef};
@@ -12,13 +12,13 @@ use super::super::world::{KEYS, Task, Work, World};
 use super::{WrongWorker, fences, step, tags};
 use crate::cache::effect;
 
-/// What became of an effect.
+/// Outcome of an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Done {
     Wrongly,
-    /// It is one of those that it gets right, and still to be done.
+    /// The effect is one that the worker gets right, and is still to be done.
     NotYet,
-    /// Who did it died in the middle.
+    /// The worker died in the middle.
     Died,
 }
 
@@ -154,7 +154,7 @@ async fn apply_wrongly(
     Done::Wrongly
 }
 
-/// A value is stored under its event's version.
+/// Stores a value under its event's version.
 const STORE: &str = "
 local fence = redis.call('GET', KEYS[2])
 if fence and string.match(fence, '^%d+') == ARGV[1] then
@@ -177,7 +177,7 @@ async fn warm_under_fence(world: &World, turns: &Turns, task: &Task) {
         .await;
 }
 
-/// Takes second passes off their list, and does them if it lives.
+/// Removes second deletes from their list, and performs them if the worker is alive.
 pub(in super::super) async fn second_passes(
     world: &World,
     hands: Hands<'_>,
