@@ -5,9 +5,9 @@ use super::filling::{self, Filling, Pace, Source};
 use super::suspects::Until;
 use super::{Live, Shared};
 use crate::cache::{Outage, new_token};
+use crate::loader::{Admitted, LoadContext, LoadError, LoadOutcome};
 use crate::plan::EffectOutcome;
 use crate::registry::Warm;
-use crate::warm::{Admitted, LoadContext, LoadError, Loaded};
 
 /// What the loads of one delivery are known by: others each time that an outage of Redis interrupts
 /// it.
@@ -92,7 +92,7 @@ impl<'o> Source for Origin<'o> {
         admitted
     }
 
-    async fn load(&self, turn: Admitted<'o>) -> Result<Loaded, LoadError> {
+    async fn load(&self, turn: Admitted<'o>) -> Result<LoadOutcome, LoadError> {
         let loaded = turn.load(&self.context).await;
         self.tell_of_loader();
         loaded
@@ -101,7 +101,7 @@ impl<'o> Source for Origin<'o> {
 
 impl Origin<'_> {
     fn tell_of_loader(&self) {
-        if let Some((name, open)) = self.live.loaders.standing(self.warm.loader) {
+        if let Some((name, open)) = self.live.loaders.breaker_state(self.warm.loader) {
             self.shared.metrics.set_loader_open(name, open);
         }
     }

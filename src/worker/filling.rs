@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, Claim, CommandError, Fill, Grant, LONGEST_LEASE, LoadToken, Outage};
+use crate::loader::{LoadError, LoadOutcome};
 use crate::plan::EffectOutcome;
 use crate::quantity::format_duration;
 use crate::reason::Reason;
 use crate::registry::{Stale, Warm};
-use crate::warm::{LoadError, Loaded};
 
 /// Loads in a row that may be overtaken by invalidations, before the retry ladder gives the key
 /// some rest.
@@ -31,7 +31,7 @@ pub trait Source {
     fn admit(&self) -> impl Future<Output = Result<Self::Turn, LoadError>>;
 
     /// Loads.
-    fn load(&self, turn: Self::Turn) -> impl Future<Output = Result<Loaded, LoadError>>;
+    fn load(&self, turn: Self::Turn) -> impl Future<Output = Result<LoadOutcome, LoadError>>;
 }
 
 /// How long is held and waited.
@@ -279,7 +279,7 @@ impl<'f, S: Source> Filling<'f, S> {
             };
             cache.keep_load(self.key, &self.token, claim_ttl).await?;
             match self.keeping(self.load(turn)).await? {
-                Ok(Loaded::Value(value)) => {
+                Ok(LoadOutcome::Value(value)) => {
                     match cache
                         .fill(
                             self.key,
@@ -300,9 +300,9 @@ impl<'f, S: Source> Filling<'f, S> {
                     return Err(error.into());
                 }
                 // Said of what was there before an invalidation, it says nothing of now.
-                Ok(Loaded::Absent) | Err(LoadError::Refused { .. })
+                Ok(LoadOutcome::Absent) | Err(LoadError::Refused { .. })
                     if !cache.release_lease(self.key, self.token.as_str()).await? => {}
-                Ok(Loaded::Absent) => return Ok(Ended::Empty),
+                Ok(LoadOutcome::Absent) => return Ok(Ended::Empty),
                 Err(error @ LoadError::Refused { .. }) => return Err(error.into()),
             }
             overtaken += 1;
@@ -328,7 +328,7 @@ impl<'f, S: Source> Filling<'f, S> {
         Ok(was_held && self.warm.stale == Stale::Drop && cache.has_value(self.key).await?)
     }
 
-    async fn load(&self, turn: S::Turn) -> Result<Loaded, LoadError> {
+    async fn load(&self, turn: S::Turn) -> Result<LoadOutcome, LoadError> {
         // Tags remember their invalidations for some time longer, and not for ever.
         tokio::time::timeout(LONGEST_LEASE, self.source.load(turn)).await.unwrap_or_else(|_| {
             let message = format!("the load took more than {}", format_duration(LONGEST_LEASE));

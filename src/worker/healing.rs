@@ -18,7 +18,7 @@ use crate::cache::{
     Tick, Turn,
 };
 use crate::http::Readiness;
-use crate::ops::heal::{Guard, Healed, NotHealed, heal, window};
+use crate::ops::heal::{HealGuard, Healed, NotHealed, heal, window};
 
 /// Between two moves of our mark.
 const TICK: Duration = Duration::from_secs(1);
@@ -252,7 +252,7 @@ impl<'s> Healer<'s> {
         }
         let began = (Instant::now(), SystemTime::now());
         self.heals.store(true, Ordering::Relaxed);
-        let mut guard = Guard::begin(config, cache, progress);
+        let mut guard = HealGuard::begin(config, cache, progress);
         guard.confirm_deaths().await?;
         // How many heals died, and in what, must outlive this one.
         guard.note(guard.found()).await?;
