@@ -1,4 +1,7 @@
-//! Health and metrics over HTTP: `/livez`, `/readyz`, `/metrics`.
+//! Health and metrics over HTTP: `/livez`, `/readyz` and `/metrics`.
+//!
+//! This file has the readiness state and the routes. `connections` bounds the number and lifetime
+//! of connections. There is no authentication and no TLS.
 
 mod connections;
 
@@ -21,25 +24,27 @@ pub use self::connections::MAX_CONNECTIONS;
 use crate::printable::printable_lines;
 use crate::telemetry::Metrics;
 
-/// A loop without a sign of life for longer is stalled. It gives one each second.
+/// Maximum time between two heartbeats of the delivery loop before it counts as stalled. It sends
+/// one every second.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
-/// Why something is not as it must be: shown to whoever asks, so no secrets.
+/// The reason why a condition does not hold. It is shown to any client, so it must hold no secrets.
 pub type Cause = Cow<'static, str>;
 
-/// Whether this worker does its work. Clones share it; whoever knows a part of the answer sets it.
+/// The readiness of this worker. Clones share one state, and each part of the worker sets its own
+/// condition.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     conditions: watch::Sender<Conditions>,
     beats: Arc<Beats>,
 }
 
-/// The last sign of life of the loop that takes deliveries.
+/// The last heartbeat of the loop that takes deliveries.
 #[derive(Debug)]
 struct Beats {
     since: Instant,
-    /// Milliseconds after `since`, and 1; 0 while no loop runs.
-    last: AtomicU64,
+    /// Milliseconds between `since` and the last heartbeat, plus 1; 0 while no loop runs.
+    last_ms: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -58,85 +63,85 @@ impl Default for Readiness {
             healed: Err("not known yet whether Redis lost writes".into()),
             objects: Ok(()),
         };
-        let beats = Beats { since: Instant::now(), last: AtomicU64::new(0) };
+        let beats = Beats { since: Instant::now(), last_ms: AtomicU64::new(0) };
         Self { conditions: watch::Sender::new(conditions), beats: Arc::new(beats) }
     }
 }
 
 impl Readiness {
-    /// Not ready: nothing is known yet.
+    /// Creates a state that is not ready, because nothing is known yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether deliveries are consumed.
+    /// Sets whether deliveries are consumed.
     pub fn set_consuming(&self, state: Result<(), Cause>) {
         self.conditions.send_if_modified(|conditions| set(&mut conditions.consuming, state));
     }
 
-    /// Whether Redis answers.
+    /// Sets whether Redis answers.
     pub fn set_redis(&self, state: Result<(), Cause>) {
         self.conditions.send_if_modified(|conditions| set(&mut conditions.redis, state));
     }
 
-    /// Whether Redis holds every write it confirmed.
+    /// Sets whether Redis holds every write that it confirmed.
     pub fn set_healed(&self, state: Result<(), Cause>) {
         self.conditions.send_if_modified(|conditions| set(&mut conditions.healed, state));
     }
 
-    /// Whether the exchange and the queues are there.
+    /// Sets whether the exchange and the queues exist.
     pub fn set_objects(&self, state: Result<(), Cause>) {
         self.conditions.send_if_modified(|conditions| set(&mut conditions.objects, state));
     }
 
-    /// Why this worker is not ready; empty where it is.
+    /// Returns why this worker is not ready; empty if it is ready.
     pub fn causes(&self) -> Vec<String> {
         let mut causes = self.conditions.borrow().causes();
         if let Some(silence) = self.beats.silence().filter(|silence| *silence > STALLED_AFTER) {
             causes.push(format!(
-                "stalled: the loop that takes deliveries has not run for {} s; if that does not end, restart the worker",
+                "stalled: the delivery loop has not run for {} s; restart the worker if this persists",
                 silence.as_secs()
             ));
         }
         causes
     }
 
-    /// Says that the loop that takes deliveries runs.
+    /// Records a heartbeat of the loop that takes deliveries.
     pub fn beat(&self) {
-        self.beats.last.store(self.beats.now() + 1, Ordering::Relaxed);
+        self.beats.last_ms.store(self.beats.now_ms() + 1, Ordering::Relaxed);
     }
 
-    /// Says that no such loop is to run.
+    /// Records that the loop has ended, so that no heartbeat is expected.
     pub fn beats_no_more(&self) {
-        self.beats.last.store(0, Ordering::Relaxed);
+        self.beats.last_ms.store(0, Ordering::Relaxed);
     }
 
-    /// Tells whenever anything of it changes.
+    /// Returns a function that waits for the next change of any condition.
     pub fn changes(&self) -> impl AsyncFnMut() + use<> {
         let mut changes = self.conditions.subscribe();
         async move || {
-            // It fails only where the sender is gone, and whoever has `self` has one.
+            // It fails only without a sender, and `self` holds one.
             let _ = changes.changed().await;
         }
     }
 
     /// Waits until this worker is ready.
     pub async fn ready(&self) {
-        // It fails only where the sender is gone, and `self` is one.
+        // It fails only without a sender, and `self` holds one.
         let _ =
             self.conditions.subscribe().wait_for(|conditions| conditions.causes().is_empty()).await;
     }
 }
 
 impl Beats {
-    fn now(&self) -> u64 {
+    fn now_ms(&self) -> u64 {
         u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
     }
 
-    /// How long ago the last sign of life was; `None` while no loop runs.
+    /// Returns the time since the last heartbeat; `None` while no loop runs.
     fn silence(&self) -> Option<Duration> {
-        let last = self.last.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(Duration::from_millis(self.now().saturating_sub(last)))
+        let last_ms = self.last_ms.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_millis(self.now_ms().saturating_sub(last_ms)))
     }
 }
 
@@ -160,7 +165,7 @@ fn set(current: &mut Result<(), Cause>, new: Result<(), Cause>) -> bool {
     changed
 }
 
-/// The address of `UNSTALE_HTTP_ADDR` cannot be listened on.
+/// The worker cannot listen on the address in `UNSTALE_HTTP_ADDR`.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "UNSTALE_HTTP_ADDR: cannot listen on {addr} ({source}): choose another address or port, or off"
@@ -170,15 +175,15 @@ pub struct BindError {
     source: std::io::Error,
 }
 
-/// Listens, so that a worker that cannot says so before it works.
+/// Starts to listen. The worker calls it before it consumes, so a wrong address ends it at once.
 ///
 /// # Errors
-/// [`BindError`] where the address is taken or not ours.
+/// [`BindError`] if the address is in use or is not one of this machine.
 pub async fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(addr).await.map_err(|source| BindError { addr, source })
 }
 
-/// Serves until `shutdown`, and then for at most a second.
+/// Serves until `shutdown`, then finishes open connections within a second.
 pub async fn serve(
     listener: TcpListener,
     readiness: Readiness,

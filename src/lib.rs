@@ -10,7 +10,7 @@
 //! - [`registry`]: rule files → compiled rules; event → effects.
 //! - [`plan`]: effects → the fewest operations for Redis; outcomes → settlement.
 //! - [`cache`]: operations on one Redis server, on a cluster, or behind Sentinel.
-//! - `warm`: loaders, which supply the values for `warm` rules.
+//! - [`loader`]: supplies the values for `warm` rules.
 //!
 //! Around them:
 //!
@@ -32,6 +32,7 @@ pub mod config;
 pub(crate) mod descriptors;
 pub mod event;
 pub mod http;
+pub mod loader;
 pub mod ops;
 pub mod plan;
 pub(crate) mod printable;
@@ -41,5 +42,4 @@ pub mod reason;
 pub mod registry;
 pub mod telemetry;
 pub(crate) mod tls;
-pub mod warm;
 pub mod worker;

@@ -1,4 +1,4 @@
-//! `unstale check [DIR]`
+//! The command `unstale check [DIR]`.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{CommandError, Exit, configure};
+use super::{CliError, Exit, configure};
 use crate::config::{RegistryConfig, Scope};
 use crate::printable::{printable_json, printable_lines};
 use crate::registry::{
@@ -15,19 +15,19 @@ use crate::registry::{
     run_examples,
 };
 
-/// Check schema files and run their examples; needs no server
+/// Check rule files and run their examples, without any server
 ///
-/// Every problem is told at once, as `file:line:column: message`, with what to do about it. Exits
-/// with 64 where there is a problem or an example fails; warnings alone are 0.
+/// Prints every problem in one run, with its file, line and column, and how to fix it. Exits with
+/// 64 if there is an error or an example fails, and with 0 if there are only warnings.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct CheckArgs {
-    /// The directory; without it, UNSTALE_SCHEMAS
+    /// Directory of the rule files [default: UNSTALE_SCHEMAS]
     dir: Option<PathBuf>,
-    /// Print the JSON Schema of schema files, which lets editors complete and check them
+    /// Print the JSON Schema of rule files, with which editors complete and check them
     #[arg(long, conflicts_with_all = ["dir", "json"])]
     print_schema: bool,
-    /// Print the findings as one JSON object
+    /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -39,7 +39,7 @@ Examples:
   unstale check ./schemas && git push
   unstale check --print-schema > registry.schema.json";
 
-pub(super) fn run(args: &CheckArgs) -> Result<Exit, CommandError> {
+pub(super) fn run(args: &CheckArgs) -> Result<Exit, CliError> {
     if args.print_schema {
         writeln!(io::stdout(), "{:#}", file_schema())?;
         return Ok(Exit::Clean);
@@ -61,12 +61,13 @@ pub(super) fn run(args: &CheckArgs) -> Result<Exit, CommandError> {
     Ok(if findings.is_ok() { Exit::Clean } else { Exit::Usage })
 }
 
-/// What `plan` and `check` load: a variable without a value is only warned of.
+/// Returns the options with which offline commands load the registry. A variable without a value is
+/// only a warning.
 pub(super) fn offline(config: &RegistryConfig) -> LoadOptions {
     LoadOptions { missing_vars: MissingVars::Warn, ..LoadOptions::for_run(config) }
 }
 
-/// What a registry holds; nothing of it where it did not load.
+/// Numbers of a registry's parts.
 #[derive(Default)]
 struct Counts {
     files: usize,
@@ -75,7 +76,9 @@ struct Counts {
     examples: usize,
 }
 
+/// The result of a check.
 struct Findings {
+    /// `None` if the registry did not load.
     counts: Option<Counts>,
     problems: Vec<Diagnostic>,
 }

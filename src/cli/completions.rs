@@ -1,23 +1,28 @@
-//! `unstale completions SHELL`
+//! The command `unstale completions SHELL`.
 
 use std::io::{self, Write as _};
 
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
-use super::{Cli, CommandError, Exit};
+use super::{Cli, CliError, Exit};
 
-/// Print completions for a shell
-///
-/// For bash: `unstale completions bash > /etc/bash_completion.d/unstale`
+/// Print shell completions
 #[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
 pub struct CompletionsArgs {
-    /// The shell to complete in
+    /// The shell to print completions for
     shell: Shell,
 }
 
-pub(super) fn run(args: &CompletionsArgs) -> Result<Exit, CommandError> {
-    // `generate` panics where its writer fails, as a closed pipe does.
+const EXAMPLES: &str = "\
+Examples:
+
+  unstale completions bash > /etc/bash_completion.d/unstale
+  unstale completions fish > ~/.config/fish/completions/unstale.fish";
+
+pub(super) fn run(args: &CompletionsArgs) -> Result<Exit, CliError> {
+    // `generate` panics if its writer fails, as a closed pipe does.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "unstale", &mut script);
     io::stdout().write_all(&script)?;

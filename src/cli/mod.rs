@@ -1,4 +1,16 @@
-//! The command line: one file per command.
+//! The command line.
+//!
+//! This file parses the arguments and runs one command. Each command has its own file or folder:
+//! - `run`: the worker.
+//! - `check`, `plan`: rule files and events, without any server.
+//! - `publish`, `dlq`, `replay`, `tags`, `status`: one-shot commands on running servers.
+//! - `completions`: shell completions.
+//!
+//! Shared by commands: `exit` (exit codes and errors), `reach` (waits for a server), `signal`
+//! (Ctrl-C), `paint` (colours).
+//!
+//! Absent on purpose: the work of the commands, which is in `ops`, `registry` and `worker`.
+//! Settings come from the environment, see `config`.
 
 mod check;
 mod completions;
@@ -19,26 +31,26 @@ use std::io::{self, Write as _};
 
 use clap::{Parser, Subcommand};
 
-pub use exit::{CommandError, Exit};
+pub use exit::{CliError, Exit};
 
 use crate::config::{Config, Scope};
 use crate::printable::printable_lines;
 use crate::telemetry::logs;
 
-/// Keeps Redis honest: turns domain events from RabbitMQ into cache invalidations.
+/// Keeps a Redis cache up to date with the domain events of your applications
 ///
-/// Applications publish events such as `user.updated` to the exchange `events`; schema files say
-/// which cache keys and tags each event makes stale; `unstale run` deletes, rewrites or warms them
-/// in Redis, at least once.
+/// Applications publish events, such as `user.updated`, to a RabbitMQ exchange. Rule files name the
+/// cache keys and tags that each event makes stale. The worker, `unstale run`, deletes, rewrites or
+/// warms them in Redis, at least once.
 #[derive(Debug, Parser)]
 #[command(name = "unstale", version, max_term_width = 100, disable_help_subcommand = true, after_long_help = SETTINGS_HELP)]
 pub struct Cli {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// A command and its arguments.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     #[command(alias = "start")]
@@ -54,34 +66,34 @@ pub enum Command {
 }
 
 const SETTINGS_HELP: &str = "\
-Settings come from the environment alone; these are the ones to begin with:
+Settings are environment variables. The most common ones, with their defaults:
 
   UNSTALE_AMQP_URL     amqp://guest:guest@127.0.0.1:5672/%2f
   UNSTALE_REDIS_URL    redis://127.0.0.1:6379/0
-  UNSTALE_SCHEMAS      schemas, the directory of the schema files
-  UNSTALE_QUEUE        unstale; workers with the same name share the work
-  UNSTALE_KEY_PREFIX   empty; stands before every key
-  UNSTALE_LOG          info; also off, error, warn, debug, or by target
-  UNSTALE_HTTP_ADDR    127.0.0.1:9477; /livez, /readyz, /metrics; or off
+  UNSTALE_SCHEMAS      schemas; the directory of the rule files
+  UNSTALE_QUEUE        unstale; workers with the same queue share the work
+  UNSTALE_KEY_PREFIX   empty; a prefix of every cache key
+  UNSTALE_LOG          info; or off, error, warn, debug, or a level for each target
+  UNSTALE_HTTP_ADDR    127.0.0.1:9477; serves /livez, /readyz and /metrics; or off
 
-A value may stand in a file: UNSTALE_AMQP_URL_FILE=/run/secrets/amqp.
-docs/reference/settings.md has all settings.
+With the suffix _FILE, a value is read from a file: UNSTALE_AMQP_URL_FILE=/run/secrets/amqp.
+All settings: docs/reference/settings.md.
 
 Exit codes:
 
-  0   done
-  1   the answer is no
-  64  bad usage, settings or schema files
-  69  a server refused us, or is out of reach
-  70  a bug
-  75  stopped before all was settled";
+  0   success
+  1   the command ran, and its result is negative or incomplete
+  64  wrong usage, settings or rule files
+  69  a server refused the command, or could not be reached
+  70  a bug in unstale
+  75  stopped before everything was settled";
 
 /// Runs the command that the arguments name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
-            // Where nobody reads the help, there is nobody to tell.
+            // A closed output cannot be reported anywhere.
             let _ = error.print();
             return if error.use_stderr() { Exit::Usage } else { Exit::Clean };
         }
@@ -99,16 +111,17 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
     };
     ended.unwrap_or_else(|error| {
         if !error.message.is_empty() {
-            let _ = writeln!(io::stderr(), "unstale: {}", printable_lines(&error.message));
+            let _ = writeln!(io::stderr(), "{}", printable_lines(&error.to_string()));
         }
         error.exit
     })
 }
 
-/// The settings a command reads, and logs as they say. Odd variables are told of on stderr.
-fn configure(scope: Scope) -> Result<Config, CommandError> {
-    let (config, warnings) = Config::from_env(scope).map_err(CommandError::usage)?;
-    logs::init(&config.log, config.log_format).map_err(CommandError::internal)?;
+/// Reads the settings of a command, and starts logging as they say. Suspicious variables are logged
+/// as warnings.
+fn configure(scope: Scope) -> Result<Config, CliError> {
+    let (config, warnings) = Config::from_env(scope).map_err(CliError::usage)?;
+    logs::init(&config.log, config.log_format).map_err(CliError::internal)?;
     for warning in warnings {
         tracing::warn!(setting = warning.setting, "{}", warning.message);
     }
@@ -122,12 +135,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn clap_accepts_the_definition_of_the_command_line() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn help_is_worth_reading() {
+    fn the_help_of_every_command() {
         let mut root = Cli::command();
         root.build();
         let mut all = root.render_long_help().to_string();

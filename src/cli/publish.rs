@@ -1,4 +1,4 @@
-//! `unstale publish TYPE [DATA]`
+//! The command `unstale publish TYPE [DATA]`.
 
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::reach::reach;
 use super::signal::stop_on_signal;
-use super::{CommandError, Exit, configure};
+use super::{CliError, Exit, configure};
 use crate::broker::{Outgoing, PublishError, Publisher, reply_text};
 use crate::config::{AmqpConfig, Scope};
 use crate::event::json::{JsonKind, write_string};
@@ -17,45 +17,46 @@ use crate::event::line::{OwnedMessage, OwnedProperties};
 use crate::event::{Decoded, Json, Reading, decode};
 use crate::printable::printable_json;
 
-/// Events published before progress is shown again.
+/// Number of events that are published at once, before progress is shown again.
 const CHUNK: usize = 500;
 
-/// Publish an event, and wait until the broker has it
+/// Publish an event, and wait for the broker's confirmation
 ///
-/// DATA is a JSON object, read from stdin where it is left out. With --file, many at once, in the
-/// form that `unstale plan` reads: whole messages go where they say, any other line goes by its
-/// `type`. Exits with 1 where no queue is bound for an event.
+/// DATA is a JSON object. If it is missing, it is read from stdin. With --file, every line of a
+/// file is published, in the form that `unstale plan` reads. A line that is a whole message goes to
+/// its own exchange and routing key. Any other line is an event, and its `type` is the routing key.
+/// Exits with 1 if no queue is bound for an event.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct PublishArgs {
-    /// The event's type, and the routing key
+    /// Type of the event, which is also the routing key
     #[arg(required_unless_present = "file", conflicts_with = "file", value_name = "TYPE")]
     event_type: Option<String>,
-    /// The payload, a JSON object; `-` or nothing for stdin
+    /// Payload of the event, a JSON object [default: read from stdin, as for `-`]
     #[arg(conflicts_with = "file")]
     data: Option<String>,
     /// Publish every line of a file; `-` for stdin
     #[arg(long, value_name = "EVENTS.JSONL", conflicts_with_all = ["id", "source", "subject", "time", "previous"])]
     file: Option<PathBuf>,
-    /// Names the event
+    /// Id of the event
     #[arg(long)]
     id: Option<String>,
-    /// Who says so
+    /// System that publishes the event
     #[arg(long)]
     source: Option<String>,
-    /// What the event is about
+    /// Entity that the event is about
     #[arg(long)]
     subject: Option<String>,
-    /// When it happened, RFC 3339
+    /// Time of the event, in RFC 3339
     #[arg(long)]
     time: Option<String>,
-    /// The state before, a JSON object
+    /// Payload before the event, a JSON object
     #[arg(long, value_name = "DATA")]
     previous: Option<String>,
     /// Print what would be published, in the form that `unstale plan` reads, and publish nothing
     #[arg(long)]
     dry_run: bool,
-    /// One JSON object: {"published": …, "of": …, "unroutable": […]}
+    /// Print the result as one JSON object with the members `published`, `of` and `unroutable`
     #[arg(long, conflicts_with = "dry_run")]
     json: bool,
 }
@@ -64,10 +65,11 @@ const EXAMPLES: &str = "\
 Examples:
 
   unstale publish user.updated '{\"id\":42}'
+  unstale publish user.updated '{\"id\":42,\"name\":\"Ann\"}' --previous '{\"id\":42,\"name\":\"Anna\"}'
   jq -c .user dump.json | unstale publish user.updated
   unstale publish --file events.jsonl";
 
-pub(super) fn run(args: &PublishArgs) -> Result<Exit, CommandError> {
+pub(super) fn run(args: &PublishArgs) -> Result<Exit, CliError> {
     let config = configure(Scope::All)?;
     let messages = match &args.file {
         Some(path) => {
@@ -87,19 +89,19 @@ pub(super) fn run(args: &PublishArgs) -> Result<Exit, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(CommandError::internal)?;
+        .map_err(CliError::internal)?;
     let ended = runtime.block_on(publish(&config.amqp, &messages, args.json));
-    // Nothing is waited for that still looks a name up.
+    // A name lookup that is still running must not delay the exit.
     runtime.shutdown_background();
     ended
 }
 
-/// Publishes all of them; the answer is no where one could not be routed.
+/// Publishes all messages. Returns [`Exit::No`] if one could not be routed.
 async fn publish(
     config: &AmqpConfig,
     messages: &[OwnedMessage],
     json: bool,
-) -> Result<Exit, CommandError> {
+) -> Result<Exit, CliError> {
     let stop = stop_on_signal()?;
     let mut publisher = reach(async || Publisher::connect(config).await).await?;
     let progress = if messages.len() > CHUNK {
@@ -115,14 +117,18 @@ async fn publish(
             .iter()
             .map(Outgoing::of)
             .collect::<Result<Vec<_>, _>>()
-            .map_err(CommandError::usage)?;
+            .map_err(CliError::usage)?;
         let results = tokio::select! {
             biased;
             results = publisher.publish_all(&outgoing) => results,
             () = stop.cancelled() => {
                 progress.finish_and_clear();
-                let message = format!("interrupted: {published} of {} events were confirmed, and up to {} more may be", messages.len(), chunk.len());
-                return Err(CommandError { exit: Exit::Unfinished, message });
+                let message = format!(
+                    "interrupted: the broker confirmed {published} of {} events, and may have up to {} more",
+                    messages.len(),
+                    chunk.len()
+                );
+                return Err(CliError::new(Exit::Unfinished, message));
             }
         };
         for (message, result) in chunk.iter().zip(results) {
@@ -132,7 +138,7 @@ async fn publish(
                     let (key, exchange) = (&message.routing_key, &message.exchange);
                     writeln!(
                         io::stderr(),
-                        "unstale: no queue is bound to exchange {exchange:?} for routing key {key:?}"
+                        "warning: no queue is bound to exchange {exchange:?} for routing key {key:?}"
                     )?;
                     unroutable.push(message);
                 }
@@ -160,28 +166,25 @@ async fn publish(
         if messages.len() == 1 { "" } else { "s" }
     )?;
     match failed {
-        Some(error @ PublishError::Unsendable(_)) => Err(CommandError::usage(error)),
+        Some(error @ PublishError::Unsendable(_)) => Err(CliError::usage(error)),
         Some(PublishError::Refused(words)) if reply_text::is_missing_exchange(&words) => {
-            let advice =
-                "start a worker once, which declares it, or name another in UNSTALE_EXCHANGE";
-            Err(CommandError::unavailable(format_args!(
-                "RabbitMQ refused the message: {words}; {advice}"
-            )))
+            Err(CliError::unavailable(format_args!("RabbitMQ refused the message: {words}"))
+                .help("start a worker, which declares the exchange, or set UNSTALE_EXCHANGE"))
         }
-        Some(error) => Err(CommandError::unavailable(error)),
+        Some(error) => Err(CliError::unavailable(error)),
         None if !unroutable.is_empty() => Ok(Exit::No),
         None => Ok(Exit::Clean),
     }
 }
 
-fn read(name: &str, path: &PathBuf) -> Result<String, CommandError> {
+fn read(name: &str, path: &PathBuf) -> Result<String, CliError> {
     let read =
         if name == "-" { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(path) };
-    read.map_err(|error| CommandError::usage(format_args!("{}: {error}", path.display())))
+    read.map_err(|error| CliError::usage(format_args!("{}: {error}", path.display())))
 }
 
-/// The envelope of one event, on its way to the exchange.
-fn from_args(args: &PublishArgs, exchange: &str) -> Result<OwnedMessage, CommandError> {
+/// Returns the message of one event: an envelope with the values of the arguments.
+fn from_args(args: &PublishArgs, exchange: &str) -> Result<OwnedMessage, CliError> {
     let event_type = args.event_type.as_deref().unwrap_or_default();
     let data = match args.data.as_deref() {
         Some(data) if data != "-" => data.to_owned(),
@@ -195,7 +198,7 @@ fn from_args(args: &PublishArgs, exchange: &str) -> Result<OwnedMessage, Command
             let mut data = String::new();
             io::stdin()
                 .read_to_string(&mut data)
-                .map_err(|error| CommandError::usage(format_args!("stdin: {error}")))?;
+                .map_err(|error| CliError::usage(format_args!("stdin: {error}")))?;
             data
         }
     };
@@ -235,43 +238,42 @@ fn from_args(args: &PublishArgs, exchange: &str) -> Result<OwnedMessage, Command
         body: body.into_bytes(),
         ..OwnedMessage::default()
     };
-    // What no worker would take as it is meant is better refused here: a type that is ours, a time
-    // that is none.
+    // Workers would reject or misread a reserved type or a malformed time, so these are refused
+    // here.
     match decode(&message.message(), Reading { max_body_bytes: usize::MAX, ..Reading::default() }) {
-        Err(problem) => return Err(CommandError::usage(problem)),
+        Err(problem) => return Err(CliError::usage(problem)),
         Ok(Decoded::Event(event)) if args.time.is_some() && event.time.is_none() => {
-            return Err(CommandError::usage(
-                "--time: expected RFC 3339, such as 2026-01-31T12:00:00Z",
-            ));
+            return Err(CliError::usage("--time: expected RFC 3339, such as 2026-01-31T12:00:00Z"));
         }
         Ok(_) => {}
     }
     Ok(message)
 }
 
-fn object<'t>(what: &str, text: &'t str) -> Result<&'t str, CommandError> {
+fn object<'t>(what: &str, text: &'t str) -> Result<&'t str, CliError> {
     let json = Json::parse(text).map_err(|error| {
-        CommandError::usage(format_args!("{what}: {error}: expected a JSON object"))
+        CliError::usage(format_args!("{what}: {error}: expected a JSON object"))
     })?;
     match json.kind() {
         JsonKind::Object => Ok(json.text()),
-        other => Err(CommandError::usage(format_args!(
+        other => Err(CliError::usage(format_args!(
             "{what}: {other}: expected a JSON object, such as '{{\"id\":42}}'"
         ))),
     }
 }
 
-fn check_routing_key(key: &str) -> Result<(), CommandError> {
+fn check_routing_key(key: &str) -> Result<(), CliError> {
     if key.is_empty() || key.len() > 255 {
-        return Err(CommandError::usage(
-            "TYPE: expected 1 to 255 bytes, which is what a routing key may have",
+        return Err(CliError::usage(
+            "TYPE: expected 1 to 255 bytes, because it is the routing key",
         ));
     }
     Ok(())
 }
 
-/// Whole messages go where they say; of others the `type` in the body says where.
-fn from_lines(text: &str, exchange: &str) -> Result<Vec<OwnedMessage>, CommandError> {
+/// Reads one message for each line. A whole message has its own exchange and routing key; the
+/// `type` in the body of any other line is its routing key.
+fn from_lines(text: &str, exchange: &str) -> Result<Vec<OwnedMessage>, CliError> {
     let mut messages = Vec::new();
     let mut problems = Vec::new();
     for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -282,15 +284,15 @@ fn from_lines(text: &str, exchange: &str) -> Result<Vec<OwnedMessage>, CommandEr
     }
     if !problems.is_empty() {
         let is_spread = text.lines().count() > 1 && Json::parse(text).is_ok();
-        let hint = if is_spread {
-            "\nthe text is one JSON value over several lines; write one event a line: jq -c . FILE"
+        let error = CliError::usage(problems.join("\n"));
+        return Err(if is_spread {
+            error.help("write each event on one line, as `jq -c . FILE` does: the input is one JSON value over several lines")
         } else {
-            ""
-        };
-        return Err(CommandError::usage(problems.join("\n") + hint));
+            error
+        });
     }
     if messages.is_empty() {
-        return Err(CommandError::usage("there is no event: the input is empty"));
+        return Err(CliError::usage("there is no event: the input is empty"));
     }
     Ok(messages)
 }
@@ -307,19 +309,19 @@ fn from_line(line: &str, exchange: &str) -> Result<OwnedMessage, String> {
             .and_then(|name| name.as_str().map(std::borrow::Cow::into_owned));
         message.routing_key = event_type
             .filter(|name| (1..=255).contains(&name.len()))
-            .ok_or_else(|| nowhere_to(&message.body))?;
+            .ok_or_else(|| no_routing_key(&message.body))?;
         message.properties.content_type.get_or_insert_with(|| "application/json".to_owned());
     }
     Ok(message)
 }
 
-/// Why nobody knows where a body goes.
-fn nowhere_to(body: &[u8]) -> &'static str {
+/// Returns why a body has no routing key.
+fn no_routing_key(body: &[u8]) -> &'static str {
     let is_json = std::str::from_utf8(body).is_ok_and(|body| Json::parse(body).is_ok());
     if is_json {
-        "no routing key: give it one, or a `type` in the body"
+        "no routing key: add a `routing_key` to the message, or a `type` to its body"
     } else {
-        "not JSON, so no `type` says where it goes: write an event, or a message with its `routing_key` and its `body`"
+        "not JSON: expected an event with a `type`, or a message with a `routing_key` and a `body`"
     }
 }
 
@@ -338,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_published_as_an_envelope() {
+    fn publish_makes_an_envelope_of_its_arguments() {
         let args = args(&[
             "user.updated",
             r#" {"id": 1.50} "#,
@@ -363,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_payload_is_refused() {
+    fn publish_refuses_data_that_is_not_a_json_object() {
         for (data, part) in [
             ("", "empty, not JSON"),
             (" \n", "empty, not JSON"),
@@ -390,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_go_where_they_say_and_every_bad_one_is_told() {
+    fn lines_are_routed_by_themselves_and_every_bad_one_is_reported() {
         let good = "{\"type\":\"a.b\",\"data\":{}}\n\n{\"routing_key\":\"k\",\"exchange\":\"other\",\"body\":\"{}\"}\n";
         let messages = from_lines(good, "events").unwrap();
         let places: Vec<_> = messages

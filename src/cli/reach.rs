@@ -1,4 +1,5 @@
-//! How long a one-shot command waits for a server, what it says meanwhile, and what ends the wait.
+//! Waits of one-shot commands for a server: how long they take, what is printed meanwhile, and what
+//! ends them.
 
 use std::cell::RefCell;
 use std::io::{self, Write as _};
@@ -7,7 +8,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{CommandError, Exit};
+use super::CliError;
 use crate::broker::BrokerError;
 use crate::cache::Cache;
 use crate::printable::printable;
@@ -15,16 +16,19 @@ use crate::printable::printable;
 /// Maximum time that a command waits for a server that does not answer.
 const REACH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time between two attempts to reach it.
+/// Time between two attempts to reach a server.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// Time after which a command says what it waits for.
+/// Time after which a command prints what it waits for.
 const NOTICE_AFTER: Duration = Duration::from_secs(1);
 
-/// Tries until the broker answers, for [`REACH_TIMEOUT`].
+/// Tries to connect to the broker, for [`REACH_TIMEOUT`] at most.
+///
+/// # Errors
+/// [`Exit::Usage`] for settings that cannot work, else [`Exit::Unavailable`] with the last cause.
 pub(super) async fn reach<T>(
     connect: impl AsyncFn() -> Result<T, BrokerError>,
-) -> Result<T, CommandError> {
+) -> Result<T, CliError> {
     let deadline = Instant::now() + REACH_TIMEOUT;
     let wait = Wait::new("RabbitMQ");
     let reached = async {
@@ -32,45 +36,48 @@ pub(super) async fn reach<T>(
             match timeout_at(deadline, connect()).await {
                 Ok(Ok(connected)) => return Ok(connected),
                 Ok(Err(error @ BrokerError::Settings(_))) => {
-                    return Err(CommandError::usage(error));
+                    return Err(CliError::usage(error));
                 }
-                Ok(Err(error)) if error.is_final() => return Err(CommandError::unavailable(error)),
+                Ok(Err(error)) if error.is_final() => return Err(CliError::unavailable(error)),
                 Ok(Err(error)) => wait.failed(error.to_string()),
-                Err(_) => return Err(CommandError::unavailable(wait.cause())),
+                Err(_) => return Err(CliError::unavailable(wait.cause())),
             }
             if timeout_at(deadline, sleep(RETRY_AFTER)).await.is_err() {
-                return Err(CommandError::unavailable(wait.cause()));
+                return Err(CliError::unavailable(wait.cause()));
             }
         }
     };
     wait.watch(reached).await?
 }
 
-/// Waits until Redis can be worked with, for [`REACH_TIMEOUT`].
-pub(super) async fn reach_redis(cache: &Cache) -> Result<(), CommandError> {
+/// Waits until Redis takes reads and writes, for [`REACH_TIMEOUT`] at most.
+///
+/// # Errors
+/// [`Exit::Unavailable`] with the last cause.
+pub(super) async fn reach_redis(cache: &Cache) -> Result<(), CliError> {
     let deadline = Instant::now() + REACH_TIMEOUT;
     let wait = Wait::new("Redis");
     let reached = async {
         loop {
-            // It paces itself.
+            // `probe` waits between two attempts by itself.
             match timeout_at(deadline, cache.probe()).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(outage)) if outage.needs_person => {
-                    return Err(CommandError::unavailable(outage));
+                    return Err(CliError::unavailable(outage));
                 }
                 Ok(Err(outage)) => wait.failed(outage.cause),
-                Err(_) => return Err(CommandError::unavailable(wait.cause())),
+                Err(_) => return Err(CliError::unavailable(wait.cause())),
             }
         }
     };
     wait.watch(reached).await?
 }
 
-/// Waits for what a server answers once, however long that takes.
+/// Waits for the answer of a server, without a limit of time.
 pub(super) async fn answer_of<T>(
     server: &'static str,
     asked: impl Future<Output = T>,
-) -> Result<T, CommandError> {
+) -> Result<T, CliError> {
     Wait::new(server).watch(asked).await
 }
 
@@ -85,7 +92,7 @@ impl Wait {
         Self { server, last_cause: RefCell::new(None) }
     }
 
-    /// Notes why the last attempt failed.
+    /// Records why the last attempt failed.
     fn failed(&self, cause: String) {
         *self.last_cause.borrow_mut() = Some(cause);
     }
@@ -93,14 +100,15 @@ impl Wait {
     fn cause(&self) -> String {
         let known = self.last_cause.borrow().clone();
         known.unwrap_or_else(|| {
-            format!("{} gave no answer within {} s", self.server, REACH_TIMEOUT.as_secs())
+            format!("{} did not answer within {} s", self.server, REACH_TIMEOUT.as_secs())
         })
     }
 
-    /// Waits, says after [`NOTICE_AFTER`] what for, and ends at once on SIGINT or SIGTERM.
-    async fn watch<T>(&self, work: impl Future<Output = T>) -> Result<T, CommandError> {
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::internal)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::internal)?;
+    /// Waits for the work. Prints what it waits for after [`NOTICE_AFTER`], and ends at once on
+    /// SIGINT or SIGTERM.
+    async fn watch<T>(&self, work: impl Future<Output = T>) -> Result<T, CliError> {
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::internal)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(CliError::internal)?;
         let notice = async {
             sleep(NOTICE_AFTER).await;
             let cause = self
@@ -108,9 +116,8 @@ impl Wait {
                 .borrow()
                 .as_deref()
                 .map_or_else(|| "no answer yet".to_owned(), |cause| printable(cause).into_owned());
-            // Nobody may read it.
-            let _ =
-                writeln!(io::stderr(), "waiting for {} (Ctrl-C ends this): {cause}", self.server);
+            // A closed stderr must not end the wait.
+            let _ = writeln!(io::stderr(), "waiting for {} (Ctrl-C to stop): {cause}", self.server);
             std::future::pending().await
         };
         tokio::select! {
@@ -122,6 +129,6 @@ impl Wait {
     }
 }
 
-fn interrupted() -> CommandError {
-    CommandError { exit: Exit::No, message: "interrupted: nothing was begun".to_owned() }
+fn interrupted() -> CliError {
+    CliError::stopped("interrupted before anything was done")
 }

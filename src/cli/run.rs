@@ -1,4 +1,5 @@
-//! `unstale run`
+//! The command `unstale run`: the process around the worker, with its threads, its HTTP server and
+//! its signals.
 
 use std::sync::mpsc;
 use std::thread;
@@ -9,7 +10,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
-use super::{CommandError, Exit, configure};
+use super::{CliError, Exit, configure};
 use crate::config::{Config, Scope};
 use crate::descriptors;
 use crate::http::{self, Readiness};
@@ -17,20 +18,20 @@ use crate::registry::{Diagnostics, LoadOptions, Registry, STACK_BYTES, run_examp
 use crate::telemetry::Metrics;
 use crate::worker::{self, Ended, Signals, StartError};
 
-/// How long the lanes may take to end by themselves, once they should have ended, before the
-/// process ends without them.
+/// Maximum time that the lanes may take to end after their deadline. The process then ends without
+/// them.
 const OVERDUE_AFTER: Duration = Duration::from_millis(500);
 
-/// How long a line of the log may take before the process ends without it: nobody may be reading
-/// it.
+/// Maximum time to write the last log line before the process ends without it, as when the log is
+/// not read.
 const LOGGED_WITHIN: Duration = Duration::from_millis(200);
 
-/// Run the worker: events in, cache right
+/// Run the worker, which applies events to the cache
 ///
-/// Consumes events until SIGTERM or SIGINT, applies their effects to Redis, and acknowledges them
-/// once they hold. It waits for servers that are not there yet, picks up changed schema files by
-/// itself, and on a signal settles what it has in hand within UNSTALE_SHUTDOWN_GRACE. Workers with
-/// the same UNSTALE_QUEUE share the work: start more of them to go faster.
+/// The worker consumes events until SIGTERM or SIGINT. It applies their effects to Redis, and then
+/// acknowledges them. It waits for servers that are not up yet, and reloads changed rule files. On
+/// a signal it settles the events in flight within UNSTALE_SHUTDOWN_GRACE. Workers with the same
+/// UNSTALE_QUEUE share the work, so start more of them to go faster.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct RunArgs {}
@@ -39,46 +40,46 @@ const EXAMPLES: &str = "\
 Examples:
 
   UNSTALE_SCHEMAS=./schemas unstale run
+  UNSTALE_LOG=debug UNSTALE_HTTP_ADDR=off unstale run
   curl -s http://127.0.0.1:9477/readyz";
 
-pub(super) fn run(_args: &RunArgs) -> Result<Exit, CommandError> {
+pub(super) fn run(_args: &RunArgs) -> Result<Exit, CliError> {
     let config = configure(Scope::All)?;
     info!(version = env!("CARGO_PKG_VERSION"), settings = %config.describe(), "starting");
     if let Err(too_few) = descriptors::ensure_for(http::MAX_CONNECTIONS + config.warm.concurrency) {
         warn!("{too_few}");
     }
     let registry = load(&config)?;
-    // One thread for the lanes and Redis, so that a batch changes threads nowhere but where lapin's
-    // own hands it over; and one for those who ask how the worker is, whatever the first is busy
-    // with.
+    // The lanes and Redis share one thread, so that a batch never changes threads after lapin has
+    // handed it over. HTTP has another one, so that it answers while the first is busy.
     let runtime = Builder::new_current_thread()
         .thread_stack_size(STACK_BYTES)
         .enable_all()
         .build()
-        .map_err(CommandError::internal)?;
+        .map_err(CliError::internal)?;
     let beside = Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
-        .map_err(CommandError::internal)?;
+        .map_err(CliError::internal)?;
     let ended = runtime.block_on(serve(config, registry, beside.handle()));
-    // A load that does not end must not hold up the end.
+    // A load that does not end must not delay the exit.
     runtime.shutdown_background();
     beside.shutdown_background();
     ended
 }
 
-/// The registry, with examples that hold: rules that fail their own tests are not run.
-fn load(config: &Config) -> Result<Registry, CommandError> {
+/// Loads the registry and runs its examples. Rules that fail their own examples are not run.
+fn load(config: &Config) -> Result<Registry, CliError> {
     let loaded =
-        Registry::load(&LoadOptions::for_run(&config.registry)).map_err(CommandError::usage)?;
+        Registry::load(&LoadOptions::for_run(&config.registry)).map_err(CliError::rule_files)?;
     for warning in &loaded.warnings {
-        // A record is one line.
+        // A log record is one line.
         warning.to_string().lines().for_each(|line| warn!("{line}"));
     }
     let failing = run_examples(&loaded);
     if !failing.is_empty() {
-        return Err(CommandError::usage(Diagnostics(failing)));
+        return Err(CliError::rule_files(Diagnostics(failing)));
     }
     let registry = loaded.registry;
     info!(
@@ -90,7 +91,7 @@ fn load(config: &Config) -> Result<Registry, CommandError> {
     Ok(registry)
 }
 
-async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Exit, CommandError> {
+async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Exit, CliError> {
     let (metrics, readiness, signals) = (Metrics::new(), Readiness::new(), Signals::default());
     listen_for_signals(&signals, config.shutdown_grace)?;
     let served = match config.http_addr {
@@ -98,8 +99,8 @@ async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Ex
             let listener = beside
                 .spawn(http::bind(addr))
                 .await
-                .map_err(CommandError::internal)?
-                .map_err(CommandError::usage)?;
+                .map_err(CliError::internal)?
+                .map_err(CliError::usage)?;
             Some(beside.spawn(http::serve(
                 listener,
                 readiness.clone(),
@@ -112,7 +113,7 @@ async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Ex
     let ended = worker::run(config, registry, metrics, readiness, signals.clone()).await;
     signals.cut.cancel();
     if let Some(served) = served {
-        // A panic there has been logged.
+        // The panic hook has logged a panic of the task.
         let _ = served.await;
     }
     match ended {
@@ -120,25 +121,24 @@ async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Ex
         Ok(Ended::Cut) => Ok(Exit::Unfinished),
         Ok(Ended::Stuck) => Ok(Exit::Internal),
         Err(error @ (StartError::Broker(_) | StartError::Redis(_))) => {
-            Err(CommandError::unavailable(error))
+            Err(CliError::unavailable(error))
         }
         Err(
             error @ (StartError::Cache(_) | StartError::Loaders(_) | StartError::SharedMarks(_)),
-        ) => Err(CommandError::usage(error)),
+        ) => Err(CliError::usage(error)),
     }
 }
 
-/// Answers signals on a thread of their own: the first SIGTERM or SIGINT asks to stop, the second
-/// ends at once.
+/// Handles signals on a thread of their own. The first SIGTERM or SIGINT requests a shutdown, the
+/// second one an immediate exit.
 ///
-/// That thread waits for nothing that another thread does. So the process ends in time even where
-/// the lanes' thread is busy, or blocked by a log that nobody reads.
-fn listen_for_signals(signals: &Signals, grace: Duration) -> Result<(), CommandError> {
-    let runtime =
-        Builder::new_current_thread().enable_all().build().map_err(CommandError::internal)?;
+/// The thread does not wait for any other. So the process ends in time even if the lanes' thread is
+/// busy, or blocked by a log that is not read.
+fn listen_for_signals(signals: &Signals, grace: Duration) -> Result<(), CliError> {
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(CliError::internal)?;
     let mut both = {
         let _within = runtime.enter();
-        let on = |kind| signal(kind).map_err(CommandError::internal);
+        let on = |kind| signal(kind).map_err(CliError::internal);
         (on(SignalKind::terminate())?, on(SignalKind::interrupt())?)
     };
     let signals = signals.clone();
@@ -146,23 +146,23 @@ fn listen_for_signals(signals: &Signals, grace: Duration) -> Result<(), CommandE
         runtime.block_on(async move {
             let name = next(&mut both).await;
             signals.stop.cancel();
-            log(move || info!(signal = name, "told to end"));
+            log(move || info!(signal = name, "shutdown requested"));
             tokio::select! {
                 name = next(&mut both) => {
                     signals.cut.cancel();
-                    log(move || info!(signal = name, "told to end at once"));
+                    log(move || info!(signal = name, "immediate shutdown requested"));
                     tokio::time::sleep(OVERDUE_AFTER).await;
                 }
                 () = tokio::time::sleep(grace.saturating_add(OVERDUE_AFTER)) => {}
             }
             let logged =
-                log(|| error!("the process ends without its lanes, which do not answer: what is in flight comes again from the broker"));
+                log(|| error!("shutdown deadline passed: the lanes do not respond, and the broker redelivers the events in flight"));
             let _ = logged.recv_timeout(LOGGED_WITHIN);
             #[expect(clippy::disallowed_methods, reason = "the lanes do not answer")]
             std::process::exit(Exit::Unfinished as i32);
         });
     };
-    thread::Builder::new().name("signals".into()).spawn(listens).map_err(CommandError::internal)?;
+    thread::Builder::new().name("signals".into()).spawn(listens).map_err(CliError::internal)?;
     Ok(())
 }
 
@@ -173,8 +173,8 @@ async fn next((terminate, interrupt): &mut (Signal, Signal)) -> &'static str {
     }
 }
 
-/// Logs on a thread apart, which waits for whoever reads the log. Returns what is closed once the
-/// line is written.
+/// Logs on a separate thread, so that a log that is not read blocks nothing else. The returned
+/// channel is closed once the line is written.
 fn log(line: impl FnOnce() + Send + 'static) -> mpsc::Receiver<()> {
     let (written, is_written) = mpsc::channel();
     thread::spawn(move || {

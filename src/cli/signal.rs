@@ -1,14 +1,15 @@
-//! What Ctrl-C does to a one-shot command.
+//! Signals to commands that end by themselves.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{CommandError, Exit};
+use super::{CliError, Exit};
 
-/// Cancelled by the first SIGINT or SIGTERM; the second ends the program at once.
-pub(super) fn stop_on_signal() -> Result<CancellationToken, CommandError> {
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::internal)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::internal)?;
+/// Returns a token that the first SIGINT or SIGTERM cancels. The second signal ends the program at
+/// once.
+pub(super) fn stop_on_signal() -> Result<CancellationToken, CliError> {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::internal)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(CliError::internal)?;
     let stop = CancellationToken::new();
     let token = stop.clone();
     tokio::spawn(async move {

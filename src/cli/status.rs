@@ -1,4 +1,4 @@
-//! `unstale status`
+//! The command `unstale status`: prints what `ops::status` finds.
 
 use std::io::{self, BufWriter, Write};
 
@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::paint::Paint;
-use super::{CommandError, Exit, configure};
+use super::{CliError, Exit, configure};
 use crate::config::Scope;
 use crate::ops::status::{
     Findings, HistoryFacts, QueueFacts, QueueKind, SILENT_S, Status, WorkerFacts, gather, judge,
@@ -14,15 +14,15 @@ use crate::ops::status::{
 };
 use crate::printable::{printable_json, printable_lines};
 
-/// Show how everything stands: queues, dead letters, the history, Redis, workers
+/// Show the state of the queues, dead letters, history, Redis and workers
 ///
-/// What needs a person comes first, with what to do about it; exits with 1 where there is such a
-/// thing, a server that is away included. Asks RabbitMQ by AMQP alone, and Redis for what the
-/// workers said of themselves in the last 30 seconds. It answers within 10 seconds.
+/// Prints problems first, each with what to do about it, and exits with 1 if there is a problem. It
+/// asks RabbitMQ over AMQP, and Redis for the reports of the workers in the last 30 seconds. It
+/// answers within 10 seconds, even if a server is away.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct StatusArgs {
-    /// Print one JSON object
+    /// Print one JSON object, in which every problem and note has a stable `code`
     #[arg(long)]
     json: bool,
 }
@@ -31,19 +31,20 @@ const EXAMPLES: &str = "\
 Examples:
 
   unstale status
-  unstale status --json | jq -r '.problems[].what'
+  unstale status --json | jq -r '.problems[].code'
+  unstale status --json | jq -e 'any(.problems[]; .code == \"queue.unconsumed\")'
   watch -n 5 unstale status";
 
-pub(super) fn run(args: &StatusArgs) -> Result<Exit, CommandError> {
+pub(super) fn run(args: &StatusArgs) -> Result<Exit, CliError> {
     let config = configure(Scope::All)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(CommandError::internal)?;
+        .map_err(CliError::internal)?;
     let gathered = runtime.block_on(gather(&config));
     runtime.shutdown_background();
-    let status = gathered.map_err(CommandError::usage)?;
+    let status = gathered.map_err(CliError::usage)?;
     let findings = judge(&status);
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
@@ -61,8 +62,8 @@ pub(super) fn run(args: &StatusArgs) -> Result<Exit, CommandError> {
 }
 
 fn object(status: &Status, findings: &Findings) -> serde_json::Value {
-    let side = |told: Result<serde_json::Value, &String>| {
-        told.unwrap_or_else(|cause| json!({ "error": cause }))
+    let side = |facts: Result<serde_json::Value, &String>| {
+        facts.unwrap_or_else(|cause| json!({ "error": cause }))
     };
     json!({
         "ok": findings.problems.is_empty(),
@@ -74,18 +75,27 @@ fn object(status: &Status, findings: &Findings) -> serde_json::Value {
     })
 }
 
+/// First line of the text where there is no problem.
+const HEALTHY: &str = "healthy";
+
 fn write_text(status: &Status, findings: &Findings, out: &mut impl Write) -> io::Result<()> {
     match findings.problems.len() {
-        0 => writeln!(out, "nothing needs a person")?,
-        1 => writeln!(out, "1 thing needs a person:")?,
-        count => writeln!(out, "{count} things need a person:")?,
+        0 => writeln!(out, "{HEALTHY}")?,
+        1 => writeln!(out, "1 problem:")?,
+        count => writeln!(out, "{count} problems:")?,
     }
     for (mark, list) in [("!", &findings.problems), ("-", &findings.notes)] {
         if !list.is_empty() {
             writeln!(out)?;
         }
         for finding in list {
-            writeln!(out, "  {mark} {}\n      {}", finding.what, finding.advice)?;
+            writeln!(
+                out,
+                "  {mark} {} [{}]\n      help: {}",
+                finding.what,
+                finding.code.as_text(),
+                finding.advice
+            )?;
         }
     }
     if let Ok(broker) = &status.rabbitmq {
@@ -107,7 +117,7 @@ fn write_text(status: &Status, findings: &Findings, out: &mut impl Write) -> io:
             redis.replicas.map_or_else(String::new, |count| format!(", replicas: {count}"));
         writeln!(out, "\nRedis  {}  {version}, {role}{replicas}", redis.address)?;
         if redis.workers.is_empty() {
-            writeln!(out, "\nno worker has reported within 30 s")?;
+            writeln!(out, "\nno worker has reported in the last 30 s")?;
         } else {
             write_workers(status, out)?;
         }
@@ -115,10 +125,10 @@ fn write_text(status: &Status, findings: &Findings, out: &mut impl Write) -> io:
     Ok(())
 }
 
-/// Paints whole lines, by what they begin with.
+/// Paints whole lines, by their beginning.
 fn painted(text: &str, paint: Paint) -> String {
     let line = |(at, line): (usize, &str)| match line {
-        "nothing needs a person" => paint.good(line),
+        HEALTHY => paint.good(line),
         _ if at == 0 || line.starts_with("  ! ") => paint.bad(line),
         _ if line.starts_with("  - ") => paint.notable(line),
         _ if line.starts_with("  queue ") || line.starts_with("  worker ") => paint.faint(line),
@@ -148,7 +158,7 @@ fn write_workers(status: &Status, out: &mut impl Write) -> io::Result<()> {
         [
             worker.name.clone(),
             short_digest(&worker.digest).to_owned(),
-            worker.in_hand.to_string(),
+            worker.in_flight.to_string(),
             worker.oldest_unsettled_s.map_or_else(|| "-".to_owned(), span),
             format!("{} ago", span(worker.reported_s_ago)),
             state(worker).to_owned(),
@@ -176,10 +186,10 @@ fn history(facts: &HistoryFacts, status: &Status) -> String {
         HistoryFacts::Missing => "missing".to_owned(),
         HistoryFacts::Unknown(_) => "unknown".to_owned(),
         HistoryFacts::Empty => "empty".to_owned(),
-        HistoryFacts::Stands { first, last, since } => {
+        HistoryFacts::Exists { first, last, since } => {
             let reaches = since.map_or_else(String::new, |since| {
                 format!(
-                    ", reaching back {} or more",
+                    ", reaching back at least {}",
                     span(status.time.duration_since(since).as_secs_f64())
                 )
             });
@@ -188,10 +198,10 @@ fn history(facts: &HistoryFacts, status: &Status) -> String {
     }
 }
 
-/// Columns as wide as what stands in them; numbers to the right.
+/// Writes a table whose columns are as wide as their widest cell.
 fn table<const N: usize>(
     head: [&str; N],
-    to_the_right: [bool; N],
+    right_aligned: [bool; N],
     rows: Vec<[String; N]>,
     out: &mut impl Write,
 ) -> io::Result<()> {
@@ -203,7 +213,7 @@ fn table<const N: usize>(
     }
     for row in std::iter::once(&head.map(str::to_owned)).chain(&rows) {
         let mut line = String::new();
-        for ((cell, width), right) in row.iter().zip(widths).zip(to_the_right) {
+        for ((cell, width), right) in row.iter().zip(widths).zip(right_aligned) {
             line += &if right { format!("  {cell:>width$}") } else { format!("  {cell:<width$}") };
         }
         writeln!(out, "{}", line.trim_end())?;
@@ -214,7 +224,7 @@ fn table<const N: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::status::tests::{dark, troubled, well};
+    use crate::ops::status::tests::{healthy, troubled, unreachable};
 
     fn text(status: &Status) -> String {
         let mut out = Vec::new();
@@ -223,22 +233,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_comes_first() {
+    fn status_as_text_has_problems_first() {
         insta::assert_snapshot!(format!(
             "{}\n----\n{}\n----\n{}",
-            text(&well()),
+            text(&healthy()),
             text(&troubled()),
-            text(&dark())
+            text(&unreachable())
         ));
     }
 
     #[test]
-    fn programs_read_the_same() {
+    fn status_as_json_has_a_code_for_each_finding() {
         let status = troubled();
         insta::assert_snapshot!(format!(
             "{:#}\n{:#}",
             object(&status, &judge(&status)),
-            object(&dark(), &judge(&dark()))
+            object(&unreachable(), &judge(&unreachable()))
         ));
     }
 }

@@ -24,10 +24,28 @@ pub(super) fn check_certificate(pem: &str) -> Result<(), &'static str> {
     chain.first().map_or(Err(UNREADABLE_CERTIFICATE), |own| {
         match ParsedCertificate::try_from(own) {
             Ok(_) => Ok(()),
+            Err(_) if is_version_1(own) => Err(VERSION_1_CERTIFICATE),
             Err(_) => Err(UNREADABLE_CERTIFICATE),
         }
     })
 }
+
+/// Returns whether a certificate has version 1. Versions 2 and 3 have a version field, `[0]`, in
+/// front of the serial number (RFC 5280, section 4.1).
+fn is_version_1(der: &[u8]) -> bool {
+    let signed_part = content_of_sequence(der).and_then(content_of_sequence);
+    signed_part.is_some_and(|fields| fields.first() == Some(&DER_INTEGER))
+}
+
+/// Returns what follows the header of a DER sequence.
+fn content_of_sequence(der: &[u8]) -> Option<&[u8]> {
+    let [tag, length, rest @ ..] = der else { return None };
+    let length_bytes = if *length < 0x80 { 0 } else { usize::from(length & 0x7f) };
+    (*tag == DER_SEQUENCE).then(|| rest.get(length_bytes..)).flatten()
+}
+
+const DER_INTEGER: u8 = 0x02;
+const DER_SEQUENCE: u8 = 0x30;
 
 /// Checks a private key.
 pub(super) fn check_key(pem: &str) -> Result<(), &'static str> {
@@ -49,6 +67,8 @@ pub(super) fn belong_together(certificate_pem: &str, key_pem: &str) -> bool {
 
 const UNREADABLE_CERTIFICATE: &str =
     "contains no readable certificate: expected PEM text of X.509 certificates";
+const VERSION_1_CERTIFICATE: &str = "holds an X.509 certificate of version 1, and TLS needs version 3: sign it again with an \
+     extension, such as `openssl x509 -req -extfile FILE` where FILE holds `basicConstraints=CA:FALSE`";
 const UNREADABLE_KEY: &str = "contains no readable private key: expected PEM text of one unencrypted key (RSA, ECDSA with P-256 or P-384, Ed25519)";
 
 fn read_certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, &'static str> {
@@ -56,4 +76,29 @@ fn read_certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, &'static
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| UNREADABLE_CERTIFICATE)?;
     if read.is_empty() { Err(UNREADABLE_CERTIFICATE) } else { Ok(read) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Self-signed certificate of version 1: `openssl x509 -req` without `-extfile`.
+    const VERSION_1: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBHTCBxQIULnax1/MM3+Cv5g3owJ8D9zHg00QwCgYIKoZIzj0EAwIwETEPMA0G
+A1UEAwwGY2xpZW50MCAXDTI2MTEzMDEyMjgxMloYDzIxMjYxMTA2MTIyODEyWjAR
+MQ8wDQYDVQQDDAZjbGllbnQwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAATr8JIx
+pd3JYGkhcQ6YiN7LqkJNYKbcaUssUpKfQQVJ7e6gUCe5BOQNFIPkAJPErmZJybkU
+xTxRI5655y22f6oTMAoGCCqGSM49BAMCA0cAMEQCIFnDHjPbANFQHb+w+HrmEbSu
+3vJkLHST58RYtC86GMIeAiBtaNtXNqRqYBtTgT7S1jAeEooY39Fkk6wWQEsvt4VW
+rA==
+-----END CERTIFICATE-----";
+
+    #[test]
+    fn a_certificate_of_version_1_is_named_as_such() {
+        let why = check_certificate(VERSION_1).unwrap_err();
+        assert!(why.contains("version 1") && why.contains("-extfile"), "{why}");
+        let chain = VERSION_1.replace("CERTIFICATE", "PUBLIC KEY");
+        assert_eq!(check_certificate(&chain).unwrap_err(), UNREADABLE_CERTIFICATE);
+    }
 }

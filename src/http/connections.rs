@@ -1,8 +1,8 @@
-//! Connections of the HTTP server: how many are open, and for how long.
+//! Connections of the HTTP server: their number and their lifetime are bounded.
 //!
-//! Anyone who reaches the port can open connections and say nothing. Such a client must take
-//! neither the file descriptors that the worker needs for its servers nor the place of a health
-//! check. So the number of connections is bounded, and the oldest one makes room for a new one.
+//! Any client that reaches the port can open connections and send nothing. Such a client must not
+//! use up the file descriptors that the worker needs for its servers, or block a health check. So
+//! the number of connections is bounded, and a new connection closes the oldest one.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,22 +20,22 @@ use tokio_util::sync::CancellationToken;
 /// Maximum number of open connections.
 pub const MAX_CONNECTIONS: usize = 64;
 
-/// Minimum time that each connection has before it may have to make room for a new one.
+/// Minimum time before a connection may be closed for a new one.
 const MIN_LIFETIME: Duration = Duration::from_millis(20);
 
 /// Maximum time for the head of a request to arrive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Maximum time of a connection, from its acceptance to the last byte of the response.
+/// Maximum lifetime of a connection, from its acceptance to the last byte of the response.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Maximum size of a request's head.
 const MAX_HEAD_BYTES: usize = 16 * 1_024;
 
-/// Maximum time that open connections have once the server is asked to stop.
+/// Maximum time that open connections may take to finish once the server stops.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
-/// Serves one request for each connection until `shutdown`, and then finishes what is open within
+/// Serves one request for each connection until `shutdown`, then finishes open connections within
 /// [`STOP_GRACE`].
 pub(super) async fn serve(mut listener: TcpListener, routes: Router, shutdown: &CancellationToken) {
     let mut server = http1::Builder::new();
@@ -45,7 +45,7 @@ pub(super) async fn serve(mut listener: TcpListener, routes: Router, shutdown: &
         .max_buf_size(MAX_HEAD_BYTES)
         .keep_alive(false);
     let mut open = Connections::default();
-    // `Listener` waits for a moment where the process has no descriptor left.
+    // `Listener` waits and tries again if the process has no descriptor left.
     while let Some((socket, _)) =
         shutdown.run_until_cancelled(Listener::accept(&mut listener)).await
     {
@@ -56,7 +56,7 @@ pub(super) async fn serve(mut listener: TcpListener, routes: Router, shutdown: &
     open.finish_within(STOP_GRACE).await;
 }
 
-/// The open connections, the oldest first. Those that are left are closed on drop.
+/// The open connections, the oldest first. Dropping it closes them.
 #[derive(Debug, Default)]
 struct Connections {
     tasks: JoinSet<()>,
@@ -96,7 +96,7 @@ impl Connections {
         let connection =
             server.serve_connection(TokioIo::new(socket), TowerToHyperService::new(routes));
         let task = self.tasks.spawn(async {
-            // A client that is too slow, breaks off or speaks no HTTP concerns nobody else.
+            // A client that is slow, disconnects or does not speak HTTP affects no other.
             let _ = timeout(CONNECTION_TIMEOUT, connection).await;
         });
         self.by_age.push_back(Connection { accepted_at: Instant::now(), task });

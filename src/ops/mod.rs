@@ -1,11 +1,20 @@
-//! What people do to a running system: look, replay, repair.
+//! Operations on a running system, without their command-line output.
+//!
+//! - `status`: the state of the system, and what is wrong with it.
+//! - `dead_letters`: reading, selecting, grouping and replaying dead letters.
+//! - `replay`: applying the history again.
+//! - `heal`: a replay after Redis lost writes, which workers start.
+//! - `checkpoint`: covers old events that a command applies again.
+//! - `pace`: a maximum rate.
+//!
+//! Absent on purpose: the arguments and the output of commands, which are in `cli`.
 
+mod checkpoint;
 pub mod dead_letters;
 pub mod heal;
-mod mark;
 mod pace;
 pub mod replay;
 pub mod status;
 
-pub use mark::Mark;
+pub use checkpoint::CommandCheckpoint;
 pub use pace::Pace;

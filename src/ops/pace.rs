@@ -1,13 +1,13 @@
-//! No more than so many per second.
+//! A maximum rate, spread evenly.
 
 use std::time::{Duration, Instant};
 
 use crate::quantity::Rate;
 
-/// How much of a second one step may be.
+/// Maximum time that one step may be worth at the rate.
 const STEP: Duration = Duration::from_millis(100);
 
-/// Evenly spread steps.
+/// A maximum rate, as steps that are evenly spread in time.
 #[derive(Debug)]
 pub struct Pace {
     rate: Option<Rate>,
@@ -15,27 +15,28 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// At that rate; without one, as fast as it goes.
+    /// Creates a pace of that rate. Without a rate, nothing ever waits.
     pub fn new(rate: Option<Rate>) -> Self {
         Self { rate, due: None }
     }
 
-    /// How many may go at once, `max` at most: a tenth of a second's worth, and one at least.
+    /// Returns how many items may go in one step. It is a tenth of the rate per second, but at
+    /// least one and at most `max`.
     pub fn step(&self, max: usize) -> usize {
         let Some(rate) = self.rate else { return max };
         let worth = STEP.as_nanos() / rate.interval().as_nanos().max(1);
         usize::try_from(worth).unwrap_or(max).clamp(1, max)
     }
 
-    /// When the next step may go; `None` is at once.
+    /// Returns the time at which the next step may go. `None` means at once.
     pub fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// So many went.
+    /// Records that `count` items went.
     pub fn went(&mut self, count: usize, now: Instant) {
         if let Some(rate) = self.rate {
-            // Time that went by unused is not made up for.
+            // Unused time allows no burst later.
             let from = self.due.map_or(now, |due| due.max(now));
             self.due = Some(from + rate.interval() * u32::try_from(count).unwrap_or(u32::MAX));
         }
@@ -51,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_spread_evenly() {
+    fn a_pace_spreads_its_steps_evenly_and_allows_no_burst() {
         let mut pace = pace("50/s");
         assert_eq!((pace.step(256), pace.step(3), pace.due()), (5, 3, None));
         let start = Instant::now();
@@ -65,14 +66,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_rate_nothing_waits() {
+    fn a_pace_without_a_rate_never_waits() {
         let mut pace = Pace::new(None);
         pace.went(1_000_000, Instant::now());
         assert_eq!((pace.due(), pace.step(256)), (None, 256));
     }
 
     #[test]
-    fn the_slowest_rate_still_goes_one_at_a_time() {
+    fn the_slowest_pace_allows_one_item_in_a_step() {
         assert_eq!(pace("1/h").step(256), 1);
     }
 }

@@ -7,9 +7,9 @@ use super::filling::{self, Filling, Pace, Source};
 use super::suspects::Until;
 use super::{Live, Shared};
 use crate::cache::{Outage, new_token};
+use crate::loader::{Admitted, LoadContext, LoadError, LoadOutcome};
 use crate::plan::EffectOutcome;
 use crate::registry::Warm;
-use crate::warm::{Admitted, LoadContext, LoadError, Loaded};
 
 /// The names of the loads of one delivery. They change each time an outage of Redis interrupts the
 /// delivery.
@@ -94,7 +94,7 @@ impl<'o> Source for Origin<'o> {
         admitted
     }
 
-    async fn load(&self, turn: Admitted<'o>) -> Result<Loaded, LoadError> {
+    async fn load(&self, turn: Admitted<'o>) -> Result<LoadOutcome, LoadError> {
         let loaded = turn.load(&self.context).await;
         self.tell_of_loader();
         loaded
@@ -103,7 +103,7 @@ impl<'o> Source for Origin<'o> {
 
 impl Origin<'_> {
     fn tell_of_loader(&self) {
-        if let Some((name, open)) = self.live.loaders.standing(self.warm.loader) {
+        if let Some((name, open)) = self.live.loaders.breaker_state(self.warm.loader) {
             self.shared.metrics.set_loader_open(name, open);
         }
     }

@@ -13,11 +13,11 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, Claim, CommandError, Fill, Grant, LONGEST_LEASE, LoadToken, Outage};
+use crate::loader::{LoadError, LoadOutcome};
 use crate::plan::EffectOutcome;
 use crate::quantity::format_duration;
 use crate::reason::Reason;
 use crate::registry::{Stale, Warm};
-use crate::warm::{LoadError, Loaded};
 
 /// Maximum number of loads in a row that invalidations may overtake. Then the retry schedule delays
 /// the next load of the key.
@@ -32,7 +32,7 @@ pub trait Source {
     fn admit(&self) -> impl Future<Output = Result<Self::Turn, LoadError>>;
 
     /// Loads the value.
-    fn load(&self, turn: Self::Turn) -> impl Future<Output = Result<Loaded, LoadError>>;
+    fn load(&self, turn: Self::Turn) -> impl Future<Output = Result<LoadOutcome, LoadError>>;
 }
 
 /// The durations of claims, leases and waits.
@@ -281,7 +281,7 @@ impl<'f, S: Source> Filling<'f, S> {
             };
             cache.keep_load(self.key, &self.token, claim_ttl).await?;
             match self.keeping(self.load(turn)).await? {
-                Ok(Loaded::Value(value)) => {
+                Ok(LoadOutcome::Value(value)) => {
                     match cache
                         .fill(
                             self.key,
@@ -302,9 +302,9 @@ impl<'f, S: Source> Filling<'f, S> {
                     return Err(error.into());
                 }
                 // The answer is about the time before an invalidation, and does not apply now.
-                Ok(Loaded::Absent) | Err(LoadError::Refused { .. })
+                Ok(LoadOutcome::Absent) | Err(LoadError::Refused { .. })
                     if !cache.release_lease(self.key, self.token.as_str()).await? => {}
-                Ok(Loaded::Absent) => return Ok(Ended::Empty),
+                Ok(LoadOutcome::Absent) => return Ok(Ended::Empty),
                 Err(error @ LoadError::Refused { .. }) => return Err(error.into()),
             }
             overtaken += 1;
@@ -331,8 +331,8 @@ impl<'f, S: Source> Filling<'f, S> {
         Ok(was_held && self.warm.stale == Stale::Drop && cache.has_value(self.key).await?)
     }
 
-    async fn load(&self, turn: S::Turn) -> Result<Loaded, LoadError> {
-        // Tags remember their invalidations somewhat longer than that, and not for ever.
+    async fn load(&self, turn: S::Turn) -> Result<LoadOutcome, LoadError> {
+        // Tags remember their invalidations for some time longer, and not for ever.
         tokio::time::timeout(LONGEST_LEASE, self.source.load(turn)).await.unwrap_or_else(|_| {
             let message = format!("the load took more than {}", format_duration(LONGEST_LEASE));
             Err(LoadError::Retry { after: None, message })

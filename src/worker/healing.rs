@@ -18,7 +18,7 @@ use crate::cache::{
     Turn,
 };
 use crate::http::Readiness;
-use crate::ops::heal::{Guard, Healed, NotHealed, heal, window};
+use crate::ops::heal::{HealGuard, Healed, NotHealed, heal, window};
 
 /// Time between two looks at the heal of another worker.
 const WAIT: Duration = Duration::from_millis(200);
@@ -248,7 +248,7 @@ impl<'s> Healer<'s> {
         }
         let began = (Instant::now(), SystemTime::now());
         self.heals.store(true, Ordering::Relaxed);
-        let mut guard = Guard::begin(config, cache, progress);
+        let mut guard = HealGuard::begin(config, cache, progress);
         guard.confirm_deaths().await?;
         // The number of heals that died, and their events, must outlive this heal.
         guard.note(guard.found()).await?;

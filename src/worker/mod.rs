@@ -60,10 +60,10 @@ use crate::broker::{BrokerError, LaneName, Signer};
 use crate::cache::{Cache, CacheError, CommandError, Marks, Outage};
 use crate::config::Config;
 use crate::http::Readiness;
+use crate::loader::{LoaderProblems, Loaders};
 use crate::plan::{RetrySchedule, SettlePolicy};
 use crate::registry::Registry;
 use crate::telemetry::{EventLog, Metrics, RegistryMetrics};
-use crate::warm::{LoaderProblems, Loaders};
 
 use birth::Birth;
 use brokers::Brokers;
@@ -305,7 +305,7 @@ impl Live {
     /// Brings a registry into use.
     fn new(registry: Registry, loaders: Loaders, metrics: &Metrics) -> Self {
         let entries = registry.definitions().iter().map(|entry| entry.name.as_str());
-        metrics.set_loaders(loaders.standings());
+        metrics.set_loaders(loaders.breaker_states());
         Self {
             metrics: metrics.for_registry(registry.digest(), registry.rules(), entries),
             loaders,

@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 use super::healing::{LEFT_OUT, outage};
 use super::{Live, Shared, birth};
 use crate::cache::{self, Cache, Change, HealDetails, HealFrom, Marks, Outage, OwedHeal, Turn};
-use crate::ops::heal::{Guard, Healed, NotHealed, heal};
+use crate::ops::heal::{HealGuard, Healed, NotHealed, heal};
 
 /// Time between two attempts at a heal.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -291,7 +291,7 @@ async fn perform(
     };
     let progress = marks.take_over_progress(cache, work.from, &format!("{name} {digest}"));
     let (from, began) = (progress.from, Instant::now());
-    let mut guard = Guard::begin(config, cache, progress);
+    let mut guard = HealGuard::begin(config, cache, progress);
     guard.confirm_deaths().await.map_err(|outage| outage.cause)?;
     guard.note(guard.found()).await.map_err(|outage| outage.cause)?;
     info!(%from, "{why}: applying the history again beside the events that come");

@@ -1,4 +1,4 @@
-//! The program itself: what it prints, and how it exits.
+//! The program: its output and its exit codes.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -36,7 +36,7 @@ fn unstale(args: &[&str], settings: &[(&str, &str)], stdin: &str) -> (i32, Strin
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A program that ends without reading closes its end.
+    // A program that ends without reading its input closes the pipe.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
     let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
     (status.code().unwrap(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
@@ -47,14 +47,14 @@ fn schemas(dir: &Path) -> [(&'static str, &str); 2] {
 }
 
 #[test]
-fn check_counts_what_is_good() {
+fn check_counts_files_events_effects_and_examples() {
     let dir = registry(SCHEMA);
     let (code, out, err) = unstale(&["check", dir.path().to_str().unwrap()], &[], "");
     assert_eq!((code, out.as_str()), (0, "1 file, 1 event, 2 effects, 1 example: ok\n"), "{err}");
 }
 
 #[test]
-fn check_tells_every_problem_and_exits_with_64() {
+fn check_reports_every_problem_and_exits_with_64() {
     let dir = registry(&SCHEMA.replace("delete user:7", "delete user:8"));
     std::fs::write(dir.path().join("b.yaml"), "events: { a.b: { effects: [ { remove: x } ] } }")
         .unwrap();
@@ -76,17 +76,17 @@ fn check_tells_every_problem_and_exits_with_64() {
 }
 
 #[test]
-fn input_that_tests_nothing_is_refused_and_names_the_way_out() {
+fn plan_refuses_empty_or_misshapen_input_and_says_what_to_do() {
     let dir = registry(SCHEMA);
     let plan = |input: &str| unstale(&["plan"], &schemas(dir.path()), input);
     for input in ["", "\n \n"] {
         let (code, out, err) = plan(input);
         assert_eq!((code, out.as_str()), (64, ""), "{err}");
-        assert!(err.contains("holds no event"), "{err}");
+        assert!(err.contains("error: there is no event"), "{err}");
     }
     let (code, out, _) =
         plan("{\n  \"type\": \"user.updated\",\n  \"data\": {\n    \"id\": 7\n  }\n}\n");
-    assert!(code == 1 && out.contains("`jq -c .` writes it so"), "{out}");
+    assert!(code == 1 && out.contains("on one line, as `jq -c .` does"), "{out}");
     let (code, out, _) = plan(r#"{"routing_key":"user.updated","body":"{}","redelivered":true}"#);
     assert!(code == 1 && out.contains("`redelivered` is not part of a message"), "{out}");
     let settings =
@@ -96,7 +96,7 @@ fn input_that_tests_nothing_is_refused_and_names_the_way_out() {
 }
 
 #[test]
-fn names_that_nothing_matches_are_refused() {
+fn names_and_patterns_that_match_no_event_are_refused() {
     let dir = registry(SCHEMA);
     for pattern in ["a..b", "a b", "user."] {
         let (code, _, err) =
@@ -119,7 +119,7 @@ fn names_that_nothing_matches_are_refused() {
 }
 
 #[test]
-fn the_schema_of_schema_files_is_json() {
+fn check_prints_the_json_schema_of_rule_files() {
     let (code, out, _) = unstale(&["check", "--print-schema"], &[], "");
     assert_eq!(code, 0);
     assert!(
@@ -129,7 +129,7 @@ fn the_schema_of_schema_files_is_json() {
 }
 
 #[test]
-fn plan_shows_targets_with_the_prefix_and_says_no_for_a_dead_letter() {
+fn plan_shows_keys_with_the_prefix_and_exits_with_1_for_a_dead_letter() {
     let dir = registry(SCHEMA);
     let good =
         r#"{"type":"user.updated","id":"e","data":{"id":42,"name":"a"},"previous":{"name":"a"}}"#;
@@ -157,7 +157,7 @@ fn plan_shows_targets_with_the_prefix_and_says_no_for_a_dead_letter() {
     );
 }
 
-/// What a terminal would act on.
+/// Returns the first character that a terminal would act on.
 fn active(text: &str) -> Option<char> {
     text.chars().find(|c| {
         *c != '\n'
@@ -167,7 +167,7 @@ fn active(text: &str) -> Option<char> {
 }
 
 #[test]
-fn no_text_of_an_event_or_a_rule_file_reaches_a_terminal_raw() {
+fn text_of_events_and_rule_files_is_escaped_in_every_output() {
     const HOSTILE: &str = "\\u001b[2J\\u009b2J\\r\\n\\u007f\\u2028\\u202e";
     const RULES: &str = "events:
   \"hostile.\\e[2J\\u202e\":
@@ -201,7 +201,7 @@ fn no_text_of_an_event_or_a_rule_file_reaches_a_terminal_raw() {
 }
 
 #[test]
-fn a_url_of_a_loader_is_shown_without_the_values_of_variables() {
+fn plan_shows_the_url_of_a_loader_without_the_values_of_variables() {
     let rules = "loaders: { catalogue: { url: \"{vars.URL}\" } }
 events:
   product.updated:
@@ -224,7 +224,7 @@ events:
 }
 
 #[test]
-fn plan_takes_types_as_the_worker_does() {
+fn plan_takes_the_type_of_an_event_as_the_worker_does() {
     let dir = registry(SCHEMA);
     let [schemas, prefix] = schemas(dir.path());
     let line = r#"{"routing_key":"user.seen","headers":{"unstale-event-type":"user.updated"},"body":{"id":7}}"#;
@@ -236,7 +236,7 @@ fn plan_takes_types_as_the_worker_does() {
 }
 
 #[test]
-fn a_reader_that_leaves_is_no_error() {
+fn a_closed_stdout_is_not_an_error() {
     let dir = registry(SCHEMA);
     let events = "{\"type\":\"user.updated\",\"data\":{\"id\":1}}\n".repeat(20_000);
     let file = dir.path().join("events.jsonl");
@@ -258,7 +258,7 @@ fn a_reader_that_leaves_is_no_error() {
 }
 
 #[test]
-fn bad_usage_and_bad_settings_are_64() {
+fn wrong_usage_and_wrong_settings_exit_with_64() {
     for args in [&[][..], &["walk"], &["plan", "--yaml"], &["publish"], &["plan", "/no/such/file"]]
     {
         let dir = registry(SCHEMA);
@@ -273,7 +273,7 @@ fn bad_usage_and_bad_settings_are_64() {
     );
     assert_eq!(code, 64);
     assert!(
-        err.contains("2 settings cannot be used")
+        err.starts_with("error: 2 settings cannot be used")
             && err.contains("UNSTALE_PREFETCH")
             && !err.contains("hunter2"),
         "{err}"
@@ -281,7 +281,7 @@ fn bad_usage_and_bad_settings_are_64() {
 }
 
 #[test]
-fn help_version_and_completions_are_0() {
+fn help_version_and_completions_exit_with_0() {
     for args in [
         &["--help"][..],
         &["-h"],
@@ -300,7 +300,7 @@ fn help_version_and_completions_are_0() {
 }
 
 #[test]
-fn a_dry_run_prints_what_plan_reads() {
+fn plan_reads_the_output_of_publish_with_dry_run() {
     let dir = registry(SCHEMA);
     let (code, line, err) =
         unstale(&["publish", "user.updated", "--dry-run", "--id", "e1"], &[], "{\"id\":7}");
@@ -313,14 +313,14 @@ fn a_dry_run_prints_what_plan_reads() {
 }
 
 #[test]
-fn a_broker_out_of_reach_is_69() {
+fn publish_exits_with_69_if_the_broker_is_out_of_reach() {
     // Nothing listens on port 1 of a machine that runs tests.
     let (code, _, err) =
         unstale(&["publish", "a.b", "{}"], &[("UNSTALE_AMQP_URL", "amqp://127.0.0.1:1")], "");
     assert!(code == 69 && err.contains("RabbitMQ"), "{code}: {err}");
 }
 
-/// Runs `unstale status` on a terminal, where neither server is.
+/// Runs `unstale status` on a terminal, without any server.
 fn status_on_a_terminal(settings: &[(&str, &str)]) -> String {
     let output = Command::new("script")
         .args([
@@ -342,17 +342,17 @@ fn status_on_a_terminal(settings: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn a_terminal_has_colours_unless_no_color_is_set() {
+fn status_has_colours_on_a_terminal_unless_no_color_is_set() {
     let painted = status_on_a_terminal(&[]);
     assert!(
-        painted.contains("\u{1b}[1;31m2 things need a person:\u{1b}[0m")
+        painted.contains("\u{1b}[1;31m2 problems:\u{1b}[0m")
             && painted.contains("\u{1b}[1;31m  ! Redis"),
         "{painted}"
     );
     for settings in [[("NO_COLOR", "1")], [("TERM", "dumb")]] {
         let plain = status_on_a_terminal(&settings);
         assert!(
-            plain.contains("2 things need a person:") && !plain.contains('\u{1b}'),
+            plain.contains("2 problems:") && !plain.contains('\u{1b}'),
             "{settings:?}: {plain}"
         );
     }

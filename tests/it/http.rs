@@ -1,4 +1,4 @@
-//! Health and metrics, requested over a bare socket.
+//! Health and metrics over HTTP, requested over a bare socket.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -47,7 +47,7 @@ async fn get(addr: SocketAddr, path: &str, headers: &str) -> String {
 }
 
 #[tokio::test]
-async fn readiness_names_each_cause_until_there_is_none() {
+async fn readyz_names_each_cause_until_the_worker_is_ready() {
     let server = start().await;
     assert!(
         get(server.addr, "/livez", "").await.starts_with("HTTP/1.1 200"),
@@ -74,7 +74,7 @@ async fn readiness_names_each_cause_until_there_is_none() {
 }
 
 #[tokio::test]
-async fn metrics_are_served_in_the_format_asked_for() {
+async fn metrics_are_served_in_the_requested_format() {
     let server = start().await;
     server.metrics.retried();
     let plain = get(server.addr, "/metrics", "").await;
@@ -91,7 +91,7 @@ async fn metrics_are_served_in_the_format_asked_for() {
 }
 
 #[tokio::test]
-async fn a_client_that_never_finishes_does_not_hold_up_the_end() {
+async fn a_client_that_never_finishes_does_not_delay_the_end_of_the_http_server() {
     let server = start().await;
     let mut unfinished = TcpStream::connect(server.addr).await.unwrap();
     unfinished.write_all(b"GET /livez HTTP/1.1\r\n").await.unwrap();
@@ -102,7 +102,7 @@ async fn a_client_that_never_finishes_does_not_hold_up_the_end() {
 }
 
 #[tokio::test]
-async fn a_taken_address_names_its_setting() {
+async fn an_http_address_in_use_is_an_error_that_names_its_setting() {
     let server = start().await;
     let message = http::bind(server.addr).await.unwrap_err().to_string();
     assert!(message.starts_with("UNSTALE_HTTP_ADDR: cannot listen on 127.0.0.1:"), "{message}");
@@ -121,7 +121,7 @@ async fn half_open(addr: SocketAddr, count: usize) -> Vec<TcpStream> {
 }
 
 #[tokio::test]
-async fn half_open_connections_keep_nobody_from_an_answer() {
+async fn half_open_http_connections_do_not_block_other_clients() {
     let server = start().await;
     let held = half_open(server.addr, 1_000).await;
     for _ in 0..20 {
@@ -133,7 +133,7 @@ async fn half_open_connections_keep_nobody_from_an_answer() {
 }
 
 #[tokio::test]
-async fn a_request_that_does_not_arrive_is_given_up() {
+async fn an_http_connection_without_a_whole_request_is_closed() {
     let server = start().await;
     let mut silent = TcpStream::connect(server.addr).await.unwrap();
     let mut half = TcpStream::connect(server.addr).await.unwrap();
@@ -149,7 +149,7 @@ async fn a_request_that_does_not_arrive_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_large_is_refused() {
+async fn an_http_request_with_a_large_head_is_refused() {
     let server = start().await;
     let answer = get(server.addr, "/livez", &format!("x: {}\r\n", "y".repeat(100_000))).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
@@ -159,8 +159,8 @@ fn descriptors(worker: &Worker) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", worker.pid())).unwrap().count()
 }
 
-/// As a flood from another pod: half requests, connections that never read their answer, and few
-/// descriptors.
+/// The flood is one of connections that send half a request, and of connections that never read
+/// their answer. The process has few descriptors.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_reconnects_to_both_servers_while_a_thousand_half_open_connections_are_held() {
     const SCHEMA: &str = "events: { user.updated: { effects: [ { delete: \"user:{id}\" } ] } }";
@@ -203,7 +203,7 @@ async fn a_worker_reconnects_to_both_servers_while_a_thousand_half_open_connecti
 }
 
 #[tokio::test]
-async fn too_few_descriptors_are_warned_of() {
+async fn a_worker_warns_of_too_few_file_descriptors() {
     let mut worker = Command::new("prlimit")
         .args(["--nofile=100:100", env!("CARGO_BIN_EXE_unstale"), "run"])
         .env_clear()

@@ -1,29 +1,32 @@
-//! Looking through the queue from beginning to end, with everything going back that is not taken.
+//! Reads a queue of dead letters from beginning to end. Every letter that is not taken is requeued.
 
 use std::io::{self, Write as _};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
+use super::super::CliError;
 use super::super::reach::{answer_of, reach};
-use super::super::{CommandError, Exit};
 use crate::broker::{DeadLetter, DeadLetters, Signer};
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::ops::dead_letters::{Filter, Letter};
 
-/// Letters read before progress is shown again, and before a signal is heeded.
+/// Number of letters that are read before progress is shown and a signal is noticed.
 const BATCH: usize = 500;
 
-/// A dead letter that was looked at so often is near the lowest limit that a policy is likely to
-/// set.
+/// Number of reads of one letter from which on the command warns. The lowest delivery limit that a
+/// policy is likely to set is 20.
 const MANY_LOOKS: u64 = 15;
 
-/// Returns what tells the headers of workers from those of publishers: the workers' secret in
-/// Redis. Without it every letter reads as unsigned, and replayed all of its effects are done.
-pub(super) async fn signer(config: &Config) -> Result<Signer, CommandError> {
+/// Returns the signer that tells headers of workers from headers of publishers, with the workers'
+/// secret in Redis.
+///
+/// Without the secret, every letter reads as unsigned: its attempts count as 0, and a replay does
+/// all of its effects.
+pub(super) async fn signer(config: &Config) -> Result<Signer, CliError> {
     let signer = Signer::default();
-    let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(CommandError::usage)?;
+    let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(CliError::usage)?;
     let asked = async {
         match cache.probe().await {
             Ok(()) => cache.signing_secret(None).await.map_err(|error| error.to_string()),
@@ -35,59 +38,60 @@ pub(super) async fn signer(config: &Config) -> Result<Signer, CommandError> {
         Ok(secret) => signer.learn(&secret),
         Err(cause) => writeln!(
             io::stderr(),
-            "warning: {cause}: which headers a worker wrote cannot be checked; what was done for a dead letter before counts as not done"
+            "warning: {cause}: cannot check which headers a worker wrote, so attempts and applied effects of dead letters are unknown"
         )?,
     }
     Ok(signer)
 }
 
-/// Connects, and says on stderr what it means for others.
-pub(super) async fn connect(config: &Config, signer: &Signer) -> Result<DeadLetters, CommandError> {
+/// Connects to the dead-letter queue, and prints that other clients do not see its letters
+/// meanwhile.
+pub(super) async fn connect(config: &Config, signer: &Signer) -> Result<DeadLetters, CliError> {
     let letters = reach(async || DeadLetters::connect(&config.amqp, signer).await).await?;
     if letters.total() > 0 {
         let (total, queue) =
             (super::text::letters(letters.total() as usize), &letters.names().dead);
         writeln!(
             io::stderr(),
-            "reading {total} of `{queue}`: nobody else sees them until this ends"
+            "reading {total} of `{queue}`; other clients do not see them until this command ends"
         )?;
     }
     Ok(letters)
 }
 
-/// Connects to a retry queue. `None` where there is no such queue.
+/// Connects to a retry queue. Returns `None` if the queue does not exist.
 pub(super) async fn connect_to_retry(
     queue: &str,
     config: &Config,
-) -> Result<Option<DeadLetters>, CommandError> {
-    let letters = reach(async || {
-        DeadLetters::connect_to_retry(queue, &config.amqp, &Signer::default()).await
-    })
-    .await?;
+    signer: &Signer,
+) -> Result<Option<DeadLetters>, CliError> {
+    let letters =
+        reach(async || DeadLetters::connect_to_retry(queue, &config.amqp, signer).await).await?;
     if let Some(letters) = letters.as_ref().filter(|letters| letters.total() > 0) {
         writeln!(
             io::stderr(),
-            "reading {} events of `{queue}`: they do not go on until this ends",
+            "reading {} events of `{queue}`; they are not retried until this command ends",
             letters.total()
         )?;
     }
     Ok(letters)
 }
 
-/// Reads every letter, and shows those that are meant to `visit`. Nothing is taken.
+/// Reads every letter, and passes those that match the filter to `visit`. No letter is taken.
 pub(super) async fn browse(
     letters: &mut DeadLetters,
     config: &Config,
     filter: &Filter,
     stop: &CancellationToken,
-    mut visit: impl FnMut(&DeadLetter, Letter) -> Result<(), CommandError>,
-) -> Result<(), CommandError> {
+    mut visit: impl FnMut(&DeadLetter, Letter) -> Result<(), CliError>,
+) -> Result<(), CliError> {
     let progress = progress(letters.total(), "read");
+    let is_retry_queue = letters.queue() != letters.names().dead;
     loop {
         let batch = tokio::select! {
             biased;
-            () = stop.cancelled() => return Err(interrupted("nothing was changed")),
-            batch = letters.next_batch(BATCH) => batch.map_err(CommandError::unavailable)?,
+            () = stop.cancelled() => return Err(CliError::stopped("interrupted before anything was changed")),
+            batch = letters.next_batch(BATCH) => batch.map_err(CliError::unavailable)?,
         };
         if batch.is_empty() {
             progress.finish_and_clear();
@@ -95,6 +99,7 @@ pub(super) async fn browse(
         }
         for dead in &batch {
             let letter = Letter::read(dead, config.reading);
+            let letter = if is_retry_queue { letter.waiting() } else { letter };
             if filter.matches(&letter) {
                 visit(dead, letter)?;
             }
@@ -103,30 +108,27 @@ pub(super) async fn browse(
     }
 }
 
-/// Gives back what was not taken, whatever came of the command; its own failure is the one to tell.
+/// Requeues the letters that were not taken, whether or not the command succeeded. Returns the
+/// command's own error first.
 pub(super) async fn close<T>(
     letters: DeadLetters,
-    outcome: Result<T, CommandError>,
-) -> Result<T, CommandError> {
+    outcome: Result<T, CliError>,
+) -> Result<T, CliError> {
     let (looks, queue) = (letters.most_looks(), letters.queue().to_owned());
     let closed = letters.close().await;
     if looks >= MANY_LOOKS {
         writeln!(
             io::stderr(),
-            "warning: dead letters of `{queue}` have been looked at {looks} times; a policy with a `delivery-limit` that matches this queue \
-             removes them after some looks more: see docs/reference/rabbitmq.md#policies"
+            "warning: dead letters of `{queue}` have been read {looks} times, and a policy with a `delivery-limit` for this queue removes \
+             them after some more reads\nhelp: set the shield policy, see docs/reference/rabbitmq.md#policies"
         )?;
     }
     let outcome = outcome?;
-    closed.map_err(CommandError::unavailable)?;
+    closed.map_err(CliError::unavailable)?;
     Ok(outcome)
 }
 
-pub(super) fn interrupted(what: &str) -> CommandError {
-    CommandError { exit: Exit::No, message: format!("interrupted: {what}") }
-}
-
-/// Shown on a terminal only.
+/// Makes a progress bar, which is shown on a terminal only.
 pub(super) fn progress(total: u32, verb: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(&format!(
         "{verb} {{pos}} of {{len}} {{wide_bar}} {{per_sec}}, {{eta}} left"

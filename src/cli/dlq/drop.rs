@@ -1,4 +1,4 @@
-//! `unstale dlq drop`
+//! The command `unstale dlq drop`.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -8,21 +8,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::paint::Paint;
 use super::super::signal::stop_on_signal;
-use super::super::{CommandError, Exit};
-use super::browse::{browse, close, connect, interrupted, progress};
+use super::super::{CliError, Exit};
+use super::browse::{browse, close, connect, progress};
 use super::select::{Grouping, Selection};
 use super::text;
 use crate::broker::{DeadLetters, Signer, Tag};
 use crate::config::Config;
 use crate::ops::dead_letters::{Filter, GroupBy, groups, keep_oldest};
 
-/// Letters dropped before progress is shown again, and before a signal is heeded.
+/// Number of letters that are dropped before progress is shown and a signal is noticed.
 const BATCH: usize = 1000;
 
 /// Drop dead letters for good
 ///
-/// Says which, and asks; where nobody can be asked, it needs --yes. Exactly the letters that were
-/// counted are dropped, none that came since.
+/// Prints which letters match, and asks before it drops them. Without a terminal it needs --yes. It
+/// drops exactly the letters that it counted, and none that arrived later. A letter without a time
+/// never matches --since or --until.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct DropArgs {
@@ -30,13 +31,13 @@ pub(super) struct DropArgs {
     selection: Selection,
     #[command(flatten)]
     grouping: Grouping,
-    /// Do not ask
+    /// Drop without asking
     #[arg(long)]
     yes: bool,
-    /// Say what would be dropped, and change nothing
+    /// Print what would be dropped, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print one JSON object: how many were dropped of which groups
+    /// Print the number of dropped letters and their groups as one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -48,39 +49,41 @@ Examples:
   unstale dlq drop --id 42
   unstale dlq drop --type 'test.#' --yes";
 
-pub(super) async fn drop(args: &DropArgs, config: &Config) -> Result<Exit, CommandError> {
+pub(super) async fn drop(args: &DropArgs, config: &Config) -> Result<Exit, CliError> {
     if !args.yes && !args.dry_run && !io::stdin().is_terminal() {
-        return Err(CommandError::usage(
-            "there is no terminal to ask on: add --yes to drop, or --dry-run to see what would be dropped",
-        ));
+        return Err(CliError::usage(
+            "cannot ask for confirmation, because stdin is not a terminal",
+        )
+        .help("add --yes to drop, or --dry-run to see what would be dropped"));
     }
     let stop = stop_on_signal()?;
+    // Selection and groups do not depend on a signature, so this does not need Redis.
     let mut letters = connect(config, &Signer::default()).await?;
-    let outcome = drop_meant(args, config, &mut letters, &stop).await;
+    let outcome = drop_selected(args, config, &mut letters, &stop).await;
     close(letters, outcome).await
 }
 
-async fn drop_meant(
+async fn drop_selected(
     args: &DropArgs,
     config: &Config,
     letters: &mut DeadLetters,
     stop: &CancellationToken,
-) -> Result<Exit, CommandError> {
-    let mut meant = Vec::new();
+) -> Result<Exit, CliError> {
+    let mut selected = Vec::new();
     browse(
         letters,
         config,
         &Filter { timeless: false, ..args.selection.filter() },
         stop,
         |_, letter| {
-            meant.push(letter);
+            selected.push(letter);
             Ok(())
         },
     )
     .await?;
-    keep_oldest(&mut meant, args.selection.limit());
+    keep_oldest(&mut selected, args.selection.limit());
     let queue = letters.names().dead.clone();
-    let groups = groups(&meant, &args.grouping.by(&GroupBy::DEFAULT));
+    let groups = groups(&selected, &args.grouping.by(&GroupBy::DEFAULT));
     if !args.json {
         text::write_groups(&groups, Paint::of_stdout(), &mut io::stdout().lock())?;
     }
@@ -91,13 +94,13 @@ async fn drop_meant(
         }
         Ok(())
     };
-    let all = text::letters(meant.len());
+    let all = text::letters(selected.len());
     if args.dry_run {
-        report("would_drop", meant.len())?;
+        report("would_drop", selected.len())?;
         writeln!(io::stderr(), "would drop {all} of `{queue}`")?;
         return Ok(Exit::Clean);
     }
-    if !meant.is_empty()
+    if !selected.is_empty()
         && !args.yes
         && !asked(&format!("drop {all} of `{queue}` for good?"), stop).await?
     {
@@ -105,16 +108,15 @@ async fn drop_meant(
         writeln!(io::stderr(), "dropped nothing")?;
         return Ok(Exit::No);
     }
-    let tags: Vec<Tag> = meant.iter().map(|letter| letter.tag).collect();
+    let tags: Vec<Tag> = selected.iter().map(|letter| letter.tag).collect();
     let mut dropped = 0;
     let progress = progress(u32::try_from(tags.len()).unwrap_or(u32::MAX), "dropped");
     for some in tags.chunks(BATCH) {
         if stop.is_cancelled() {
-            return Err(interrupted(&format!("dropped {dropped} of {all}")));
+            return Err(CliError::stopped(format_args!("interrupted: dropped {dropped} of {all}")));
         }
-        letters.take(some).await.map_err(|ended| CommandError {
-            exit: Exit::No,
-            message: format!("dropped {dropped} of {all}: {ended}"),
+        letters.take(some).await.map_err(|ended| {
+            CliError::stopped(format_args!("dropped {dropped} of {all}: {ended}"))
         })?;
         dropped += some.len();
         progress.inc(some.len() as u64);
@@ -125,19 +127,19 @@ async fn drop_meant(
     Ok(Exit::Clean)
 }
 
-/// Asks on the terminal. Anything but a yes is a no.
-async fn asked(question: &str, stop: &CancellationToken) -> Result<bool, CommandError> {
+/// Asks on the terminal. Any answer but `y` or `yes` is a no.
+async fn asked(question: &str, stop: &CancellationToken) -> Result<bool, CliError> {
     write!(io::stderr(), "{question} [y/N] ")?;
     io::stderr().flush()?;
-    // The connection must be kept alive while a person thinks.
+    // The connection must be kept alive while the question waits.
     let answer = tokio::task::spawn_blocking(|| {
         let mut answer = String::new();
         io::stdin().read_line(&mut answer).map(|_| answer)
     });
     tokio::select! {
-        () = stop.cancelled() => Err(interrupted("dropped nothing")),
+        () = stop.cancelled() => Err(CliError::stopped("interrupted: dropped nothing")),
         answer = answer => {
-            let answer = answer.map_err(CommandError::internal)?.map_err(CommandError::internal)?;
+            let answer = answer.map_err(CliError::internal)?.map_err(CliError::internal)?;
             Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
         }
     }

@@ -1,4 +1,4 @@
-//! `unstale dlq list`
+//! The command `unstale dlq list`.
 
 use std::io::{self, BufWriter, Write};
 
@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::paint::Paint;
 use super::super::signal::stop_on_signal;
-use super::super::{CommandError, Exit};
-use super::browse::{browse, close, connect, connect_to_retry};
+use super::super::{CliError, Exit};
+use super::browse::{browse, close, connect, connect_to_retry, signer};
 use super::select::{Grouping, Selection};
 use super::text;
 use crate::broker::{DeadLetter, DeadLetters, Names, Signer};
@@ -17,24 +17,28 @@ use crate::ops::dead_letters::{Filter, GroupBy, Letter, Spool, groups, keep_olde
 use crate::printable::printable_json;
 use crate::quantity::format_duration;
 
-/// List dead letters: counted by reason and type, then one line each
+/// List dead letters: their counts by reason and type, then one line for each
 ///
-/// Nothing is taken out. The oldest come first. Filters that are given more than once mean any of
-/// what they say; different ones must all hold.
+/// No letter is taken out of the queue. The oldest letters come first. A repeated filter matches
+/// any of its values. Different filters are combined with AND.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
+#[command(mut_arg("group_by", |arg| arg.help(GROUP_BY_HELP)))]
 pub(super) struct ListArgs {
     #[command(flatten)]
     selection: Selection,
     #[command(flatten)]
     grouping: Grouping,
-    /// List what waits on the retry schedule instead: none of it is a dead letter yet
+    /// List the events that wait for a retry instead of the dead letters
     #[arg(long)]
     waiting: bool,
-    /// Print one JSON object for each, bodies included, in the form that `unstale plan` reads
+    /// Print one JSON object for each letter, with its body, in the form that `unstale plan` reads
     #[arg(long)]
     json: bool,
 }
+
+const GROUP_BY_HELP: &str = "\
+Columns by which letters are counted, separated by commas [default: reason,type; with --waiting: error,type]";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,63 +49,66 @@ Examples:
   unstale dlq list --waiting
   unstale dlq list --json | unstale plan";
 
-pub(super) async fn list(args: &ListArgs, config: &Config) -> Result<Exit, CommandError> {
+pub(super) async fn list(args: &ListArgs, config: &Config) -> Result<Exit, CliError> {
     let stop = stop_on_signal()?;
+    // Tables show nothing that depends on a signature, so they do not need Redis.
+    let signer = if args.json { signer(config).await? } else { Signer::default() };
     if args.waiting {
-        return list_waiting(args, config, &stop).await;
+        return list_waiting(args, config, &signer, &stop).await;
     }
-    let mut letters = connect(config, &Signer::default()).await?;
+    let mut letters = connect(config, &signer).await?;
     let (total, queue) = (letters.total() as usize, letters.queue().to_owned());
     let filter = args.selection.filter();
     if args.json {
-        let mut spool = Spool::new().map_err(CommandError::usage)?;
+        let mut spool = Spool::new().map_err(CliError::usage)?;
         let outcome = spool_lines(&mut letters, config, &filter, &stop, &mut spool).await;
         close(letters, outcome).await?;
         spool.write_to(args.selection.limit(), &mut BufWriter::new(io::stdout().lock()))?;
         return Ok(Exit::Clean);
     }
-    let mut meant = Vec::new();
-    let outcome = keep(&mut letters, config, &filter, &stop, &mut meant).await;
+    let mut selected = Vec::new();
+    let outcome = keep(&mut letters, config, &filter, &stop, &mut selected).await;
     close(letters, outcome).await?;
     let mut out = BufWriter::new(io::stdout().lock());
     if filter.is_all() {
-        writeln!(out, "{} in `{queue}`", text::letters(meant.len()))?;
+        writeln!(out, "{} in `{queue}`", text::letters(selected.len()))?;
     } else {
-        writeln!(out, "{} of {} in `{queue}`", meant.len(), text::letters(total))?;
+        writeln!(out, "{} of {} in `{queue}`", selected.len(), text::letters(total))?;
     }
     let by = args.grouping.by(&GroupBy::DEFAULT);
-    write_meant(args, meant, &by, &mut out)
+    write_selected(args, selected, &by, &mut out)
 }
 
-/// Lists what waits on the retry schedule, all steps together.
+/// Lists the events that wait on the retry schedule, of all its steps together.
 async fn list_waiting(
     args: &ListArgs,
     config: &Config,
+    signer: &Signer,
     stop: &CancellationToken,
-) -> Result<Exit, CommandError> {
+) -> Result<Exit, CliError> {
     let filter = args.selection.filter();
-    let mut spool = Spool::new().map_err(CommandError::usage)?;
-    let mut meant = Vec::new();
+    let mut spool = Spool::new().map_err(CliError::usage)?;
+    let mut selected = Vec::new();
     let mut steps = Vec::new();
     for (delay, queue) in Names::new(&config.amqp.queue, &config.amqp.retry_delays).retry {
-        let Some(mut letters) = connect_to_retry(&queue, config).await? else { continue };
-        let before = meant.len();
+        let Some(mut letters) = connect_to_retry(&queue, config, signer).await? else { continue };
+        let before = selected.len();
         let outcome = match args.json {
             true => spool_lines(&mut letters, config, &filter, stop, &mut spool).await,
-            false => keep(&mut letters, config, &filter, stop, &mut meant).await,
+            false => keep(&mut letters, config, &filter, stop, &mut selected).await,
         };
         close(letters, outcome).await?;
-        steps.push(format!("{}: {}", format_duration(delay), meant.len() - before));
+        steps.push(format!("{}: {}", format_duration(delay), selected.len() - before));
     }
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
         spool.write_to(args.selection.limit(), &mut out)?;
         return Ok(Exit::Clean);
     }
-    let events = if meant.len() == 1 { "event waits" } else { "events wait" };
-    writeln!(out, "{} {events} on the retry schedule ({})", meant.len(), steps.join(", "))?;
+    let events = if selected.len() == 1 { "event waits" } else { "events wait" };
+    writeln!(out, "{} {events} on the retry schedule ({})", selected.len(), steps.join(", "))?;
     let by = args.grouping.by(&[GroupBy::Error, GroupBy::Type]);
-    write_meant(args, meant, &by, &mut out)
+    write_selected(args, selected, &by, &mut out)
 }
 
 async fn spool_lines(
@@ -110,7 +117,7 @@ async fn spool_lines(
     filter: &Filter,
     stop: &CancellationToken,
     spool: &mut Spool,
-) -> Result<(), CommandError> {
+) -> Result<(), CliError> {
     let visit = |dead: &DeadLetter, letter: Letter| {
         let line = with_letter(&letter, &dead.delivery.to_owned_message().to_line());
         Ok(spool.push(letter.time, &(printable_json(&line).into_owned() + "\n"))?)
@@ -123,39 +130,39 @@ async fn keep(
     config: &Config,
     filter: &Filter,
     stop: &CancellationToken,
-    meant: &mut Vec<Letter>,
-) -> Result<(), CommandError> {
+    selected: &mut Vec<Letter>,
+) -> Result<(), CliError> {
     let visit = |_: &DeadLetter, letter| {
-        meant.push(letter);
+        selected.push(letter);
         Ok(())
     };
     browse(letters, config, filter, stop, visit).await
 }
 
-fn write_meant(
+fn write_selected(
     args: &ListArgs,
-    mut meant: Vec<Letter>,
+    mut selected: Vec<Letter>,
     by: &[GroupBy],
     out: &mut impl Write,
-) -> Result<Exit, CommandError> {
-    if !meant.is_empty() {
+) -> Result<Exit, CliError> {
+    if !selected.is_empty() {
         let paint = Paint::of_stdout();
         writeln!(out)?;
-        text::write_groups(&groups(&meant, by), paint, out)?;
+        text::write_groups(&groups(&selected, by), paint, out)?;
         writeln!(out)?;
-        let all = meant.len();
-        keep_oldest(&mut meant, args.selection.limit());
-        text::write_lines(&meant, paint, out)?;
-        if meant.len() < all {
-            writeln!(out, "  and {} more", all - meant.len())?;
+        let all = selected.len();
+        keep_oldest(&mut selected, args.selection.limit());
+        text::write_lines(&selected, paint, out)?;
+        if selected.len() < all {
+            writeln!(out, "  and {} more", all - selected.len())?;
         }
     }
     out.flush()?;
     Ok(Exit::Clean)
 }
 
-/// Puts what the letter says of itself before a message's members: what the broker dead-lettered
-/// has no headers that would say it.
+/// Puts the facts about the letter in front of a message's members. A message that the broker
+/// dead-lettered has no headers with them.
 fn with_letter(letter: &Letter, line: &str) -> String {
     format!("{{\"dead_letter\":{},{}", letter.to_json(), line.strip_prefix('{').unwrap_or(line))
 }

@@ -1,4 +1,7 @@
-//! `unstale dlq list|show|replay|drop`
+//! The commands `unstale dlq list`, `show`, `replay` and `drop`, one file each.
+//!
+//! Shared by them: `select` (filters), `browse` (reading the queue), `text` (tables), `canary` (a
+//! replay in parts). The work on letters is in `ops::dead_letters`.
 
 mod browse;
 mod canary;
@@ -13,14 +16,14 @@ use std::future::Future;
 
 use clap::{Args, Subcommand};
 
-use super::{CommandError, Exit, configure};
+use super::{CliError, Exit, configure};
 use crate::config::Scope;
 
-/// Look at dead letters, replay them, or drop them
+/// List, show, replay or drop dead letters
 ///
-/// What could not be applied stands in the queue `unstale.dead` with its reason. While one of these
-/// commands runs, nobody else sees the letters that it has read; they go back when it ends, however
-/// it ends.
+/// A dead letter is an event that could not be applied. It is in the queue `unstale.dead`, with its
+/// reason. While one of these commands runs, other clients do not see the letters that it has read.
+/// When the command ends for any reason, the letters are requeued.
 #[derive(Debug, Args)]
 #[command(disable_help_subcommand = true)]
 pub struct DlqArgs {
@@ -32,11 +35,11 @@ pub struct DlqArgs {
 enum DlqCommand {
     List(list::ListArgs),
     Show(show::ShowArgs),
-    Replay(replay::ReplayArgs),
+    Replay(replay::ReplayLettersArgs),
     Drop(drop::DropArgs),
 }
 
-pub(super) fn run(args: &DlqArgs) -> Result<Exit, CommandError> {
+pub(super) fn run(args: &DlqArgs) -> Result<Exit, CliError> {
     let config = configure(Scope::All)?;
     match &args.command {
         DlqCommand::List(args) => block_on(list::list(args, &config)),
@@ -46,15 +49,13 @@ pub(super) fn run(args: &DlqArgs) -> Result<Exit, CommandError> {
     }
 }
 
-fn block_on(
-    command: impl Future<Output = Result<Exit, CommandError>>,
-) -> Result<Exit, CommandError> {
-    // The connection must live on while one thread reads letters, or waits for a person.
+fn block_on(command: impl Future<Output = Result<Exit, CliError>>) -> Result<Exit, CliError> {
+    // The connection must be kept alive while one thread reads letters, or waits for an answer.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(CommandError::internal)?;
+        .map_err(CliError::internal)?;
     let ended = runtime.block_on(command);
     runtime.shutdown_background();
     ended

@@ -1,4 +1,4 @@
-//! `unstale dlq replay`
+//! The command `unstale dlq replay`.
 
 use std::io::{self, Write as _};
 use std::time::Instant;
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::paint::Paint;
 use super::super::reach::{answer_of, reach};
 use super::super::signal::stop_on_signal;
-use super::super::{CommandError, Exit};
+use super::super::{CliError, Exit};
 use super::browse::{browse, close, connect, progress, signer};
 use super::canary::Canary;
 use super::select::{Grouping, Selection};
@@ -23,37 +23,38 @@ use crate::config::Config;
 use crate::ops::dead_letters::{
     Candidates, Chosen, Filter, GroupBy, Letter, groups, keep_oldest, replay_batch,
 };
-use crate::ops::{Mark, Pace};
+use crate::ops::{CommandCheckpoint, Pace};
 use crate::quantity::Rate;
 
-/// Letters in flight: what may be applied twice where the program is killed.
+/// Number of letters in flight. These may be applied twice if the program is killed.
 const IN_FLIGHT: usize = 250;
 
-/// Put dead letters back to where workers take events from
+/// Send dead letters back to the queue of events
 ///
-/// Each letter is published to the queue of events, and only to that; once it is confirmed there,
-/// it is taken out of the dead-letter queue. Attempts start at 0. Interrupted, it loses nothing:
-/// run it again. Killed, it leaves at most the letters then in flight in both queues, and these are
-/// applied twice. What fails again comes back with its history. Exits with 1 where letters were
-/// left behind.
+/// Each letter is published to the queue of events alone. Once the broker has confirmed it, it is
+/// taken out of the dead-letter queue. Its attempts start at 0 again. An event that fails again
+/// becomes a dead letter that lists its earlier reasons.
+///
+/// If the command is interrupted, nothing is lost: run it again. If it is killed, up to 250 letters
+/// may be in both queues, and are applied twice. Exits with 1 if letters were left behind.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
-pub(super) struct ReplayArgs {
+pub(super) struct ReplayLettersArgs {
     #[command(flatten)]
     selection: Selection,
     #[command(flatten)]
     grouping: Grouping,
-    /// No more than so many: 50/s, 600/m
+    /// Maximum rate, such as 50/s or 600/m
     #[arg(long, value_parser = |text: &str| Rate::parse(text))]
     rate: Option<Rate>,
-    /// Stop once so many have become dead letters again: 10 go first, then ten times as many each
-    /// time that too few did
+    /// Stop once N letters have become dead letters again. Replays 10 letters first, then ten times
+    /// as many in each further part
     #[arg(long, value_name = "N", value_parser = super::select::count)]
     stop_after_failures: Option<u32>,
-    /// Say what would be replayed, and change nothing
+    /// Print what would be replayed, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print one JSON object: how many were replayed, and why it ended before the last
+    /// Print the number of replayed letters, and why the command ended early, as one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -66,11 +67,9 @@ Examples:
   unstale dlq replay --rule user.yaml#user.updated/0 --stop-after-failures 5
   unstale dlq replay --since 2h --limit 10";
 
-const RUN_AGAIN: &str = "nothing is lost; run it again for the rest";
+const RUN_AGAIN: &str = "nothing is lost; run the command again for the rest";
 
-const INTERRUPTED: &str = "interrupted: nothing is lost; run it again for the rest";
-
-pub(super) async fn replay(args: &ReplayArgs, config: &Config) -> Result<Exit, CommandError> {
+pub(super) async fn replay(args: &ReplayLettersArgs, config: &Config) -> Result<Exit, CliError> {
     let stop = stop_on_signal()?;
     let mut letters = connect(config, &signer(config).await?).await?;
     reach(async || letters.find_main().await).await?;
@@ -78,8 +77,8 @@ pub(super) async fn replay(args: &ReplayArgs, config: &Config) -> Result<Exit, C
         return dry_run(args, config, letters, &stop).await;
     }
     let publisher = reach(async || Publisher::connect(&config.amqp).await).await?;
-    let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(CommandError::usage)?;
-    let mark = if config.heals() { marking(&cache).await? } else { None };
+    let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(CliError::usage)?;
+    let checkpoint = if config.heals() { checkpoint(&cache).await? } else { None };
     let progress = progress(letters.total(), "looked at");
     let queue = letters.names().main.clone();
     let mut replay = Replay {
@@ -87,7 +86,7 @@ pub(super) async fn replay(args: &ReplayArgs, config: &Config) -> Result<Exit, C
         filter: args.selection.filter(),
         letters: &mut letters,
         publisher,
-        mark,
+        checkpoint,
         pace: Pace::new(args.rate),
         stop: &stop,
         progress,
@@ -112,15 +111,18 @@ pub(super) async fn replay(args: &ReplayArgs, config: &Config) -> Result<Exit, C
     closed.map(|()| Exit::Clean)
 }
 
-/// Should Redis go back after workers have applied the letters, it is healed from when their events
-/// arrived. The mark stays for an hour: nobody knows when they are applied.
-async fn marking(cache: &Cache) -> Result<Option<Mark<'_>>, CommandError> {
+/// Returns a checkpoint for the letters, so that a heal reaches back to the arrival of their events
+/// if Redis loses writes.
+///
+/// The checkpoint stays for an hour after the command, because it is not known when workers apply
+/// the letters. Returns `None`, with a warning, if Redis is away.
+async fn checkpoint(cache: &Cache) -> Result<Option<CommandCheckpoint<'_>>, CliError> {
     match answer_of("Redis", cache.probe()).await? {
-        Ok(()) => Ok(Some(Mark::new(cache, "dlq"))),
+        Ok(()) => Ok(Some(CommandCheckpoint::new(cache, "dlq"))),
         Err(outage) => {
             writeln!(
                 io::stderr(),
-                "{outage}: replaying all the same; should Redis lose writes, what these letters do is not made again"
+                "warning: {outage}: replaying without a checkpoint, so a heal may not repeat the effects of these letters"
             )?;
             Ok(None)
         }
@@ -128,63 +130,64 @@ async fn marking(cache: &Cache) -> Result<Option<Mark<'_>>, CommandError> {
 }
 
 async fn dry_run(
-    args: &ReplayArgs,
+    args: &ReplayLettersArgs,
     config: &Config,
     mut letters: DeadLetters,
     stop: &CancellationToken,
-) -> Result<Exit, CommandError> {
-    let (mut meant, filter) = (Vec::new(), args.selection.filter());
+) -> Result<Exit, CliError> {
+    let (mut selected, filter) = (Vec::new(), args.selection.filter());
     let outcome = browse(&mut letters, config, &filter, stop, |_, letter| {
-        meant.push(letter);
+        selected.push(letter);
         Ok(())
     });
     let outcome = outcome.await;
     let queue = letters.names().main.clone();
     close(letters, outcome).await?;
-    keep_oldest(&mut meant, args.selection.limit());
-    let groups = groups(&meant, &args.grouping.by(&GroupBy::DEFAULT));
+    keep_oldest(&mut selected, args.selection.limit());
+    let groups = groups(&selected, &args.grouping.by(&GroupBy::DEFAULT));
     if args.json {
         let groups: Vec<_> = groups.iter().map(|group| group.to_json()).collect();
         writeln!(
             io::stdout(),
             "{}",
-            json!({ "queue": queue, "would_replay": meant.len(), "groups": groups })
+            json!({ "queue": queue, "would_replay": selected.len(), "groups": groups })
         )?;
     } else {
         text::write_groups(&groups, Paint::of_stdout(), &mut io::stdout().lock())?;
     }
-    writeln!(io::stderr(), "would replay {} to `{queue}`", text::letters(meant.len()))?;
+    writeln!(io::stderr(), "would replay {} to `{queue}`", text::letters(selected.len()))?;
     Ok(Exit::Clean)
 }
 
-/// A replay under way.
+/// A replay that runs.
 struct Replay<'r> {
     config: &'r Config,
     filter: Filter,
     letters: &'r mut DeadLetters,
     publisher: Publisher,
-    mark: Option<Mark<'r>>,
+    checkpoint: Option<CommandCheckpoint<'r>>,
     pace: Pace,
     stop: &'r CancellationToken,
     progress: ProgressBar,
     done: usize,
-    /// Letters that RabbitMQ did not take, and stay where they are.
+    /// Number of letters that RabbitMQ did not accept, and that stay in the dead-letter queue.
     left: usize,
     first_problem: Option<PublishError>,
 }
 
-fn partial(message: impl Into<String>) -> CommandError {
-    CommandError { exit: Exit::No, message: message.into() }
+fn run_again(why: impl std::fmt::Display) -> CliError {
+    CliError::stopped(why).help(RUN_AGAIN)
 }
 
-fn run_again(why: impl std::fmt::Display) -> CommandError {
-    partial(format!("{why}: {RUN_AGAIN}"))
+fn interrupted() -> CliError {
+    run_again("interrupted")
 }
 
 impl Replay<'_> {
-    /// Replays what is meant. An error says why letters are left.
-    async fn all(&mut self, args: &ReplayArgs) -> Result<(), CommandError> {
-        // Which are the oldest, and which came back, is known after a look at all of them.
+    /// Replays the selected letters. An error says why letters are left.
+    async fn all(&mut self, args: &ReplayLettersArgs) -> Result<(), CliError> {
+        // The oldest letters, and those that failed again, are known only after a look at all of
+        // them.
         let mut chosen = match args.selection.is_limited() || args.stop_after_failures.is_some() {
             true => Some(self.choose(args.selection.limit()).await?),
             false => None,
@@ -202,40 +205,44 @@ impl Replay<'_> {
         }
     }
 
-    /// Looks at all, chooses the oldest, and gives all back.
-    async fn choose(&mut self, limit: usize) -> Result<Chosen, CommandError> {
+    /// Reads all letters, chooses the oldest, and requeues all of them.
+    async fn choose(&mut self, limit: usize) -> Result<Chosen, CliError> {
         let mut candidates = Candidates::default();
         browse(self.letters, self.config, &self.filter, self.stop, |dead, letter| {
             candidates.add(dead, &letter);
             Ok(())
         })
         .await
-        .map_err(|error| {
-            partial(if self.stop.is_cancelled() { INTERRUPTED.to_owned() } else { error.message })
-        })?;
+        .map_err(|error| self.look_failed(error))?;
         self.letters.rewind().await.map_err(run_again)?;
         Ok(candidates.choose(limit))
     }
 
-    /// Replays few, and more each time that not too many of them have failed again.
+    /// Returns the error of a look at all letters, which leaves the rest of the replay undone.
+    fn look_failed(&self, error: CliError) -> CliError {
+        if self.stop.is_cancelled() { interrupted() } else { CliError::stopped(error.message) }
+    }
+
+    /// Replays a few letters, and then larger parts while few enough of them have failed again.
     async fn by_canaries(
         &mut self,
         most_failures: u32,
         chosen: &mut Chosen,
-    ) -> Result<(), CommandError> {
+    ) -> Result<(), CliError> {
         let mut canary = Canary::new();
         while !chosen.is_done() {
             let before = self.done + self.left;
             self.pass(canary.next_size(), Some(chosen), Some(&mut canary)).await?;
             if self.done + self.left == before {
-                // The rest is gone: another command took it.
+                // Another command has taken the rest.
                 break;
             }
             self.stop
-                .run_until_cancelled(canary.settled(self.letters))
+                .run_until_cancelled(canary.wait_settled(self.letters))
                 .await
-                .unwrap_or_else(|| Err(partial(INTERRUPTED)))?;
-            // Only now: a look counts at its beginning what is there.
+                .unwrap_or_else(|| Err(interrupted()))?;
+            // A look covers the letters that are in the queue when it begins, so it begins only
+            // now.
             self.letters.rewind().await.map_err(run_again)?;
             let mut failures = 0;
             let all = Filter::default();
@@ -244,17 +251,11 @@ impl Replay<'_> {
                 Ok(())
             })
             .await
-            .map_err(|error| {
-                partial(if self.stop.is_cancelled() {
-                    INTERRUPTED.to_owned()
-                } else {
-                    error.message
-                })
-            })?;
+            .map_err(|error| self.look_failed(error))?;
             self.letters.rewind().await.map_err(run_again)?;
             if failures >= most_failures {
-                return Err(partial(format!(
-                    "stopped: {failures} of {} became dead letters again; the rest is as it was",
+                return Err(CliError::stopped(format_args!(
+                    "stopped: {failures} of {} became dead letters again; the rest is unchanged",
                     text::letters(self.done)
                 )));
             }
@@ -262,41 +263,41 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Replays in the queue's order, a batch at a time, `most` letters at most: those chosen, where
-    /// there is a choice, else those that the filter means.
+    /// Replays at most `most` letters in the queue's order, a batch at a time. If there is a
+    /// choice, these are the chosen letters, else those that match the filter.
     async fn pass(
         &mut self,
         most: usize,
         mut chosen: Option<&mut Chosen>,
         mut canary: Option<&mut Canary>,
-    ) -> Result<(), CommandError> {
+    ) -> Result<(), CliError> {
         let end = (self.done + self.left).saturating_add(most);
         while self.done + self.left < end && chosen.as_ref().is_none_or(|chosen| !chosen.is_done())
         {
             let read = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Err(partial(INTERRUPTED)),
+                () = self.stop.cancelled() => return Err(interrupted()),
                 read = self.letters.next_batch(IN_FLIGHT.min(end - self.done - self.left)) => read.map_err(run_again)?,
             };
             if read.is_empty() {
                 break;
             }
             let looked_at = read.len() as u64;
-            let mut meant: Vec<(DeadLetter, Letter)> = Vec::with_capacity(read.len());
+            let mut selected: Vec<(DeadLetter, Letter)> = Vec::with_capacity(read.len());
             for dead in read {
                 let letter = Letter::read(&dead, self.config.reading);
-                let is_meant = match &mut chosen {
+                let is_selected = match &mut chosen {
                     Some(chosen) => chosen.take(&dead, &letter),
                     None => self.filter.matches(&letter),
                 };
-                if is_meant {
+                if is_selected {
                     if let Some(canary) = &mut canary {
-                        canary.goes(&letter);
+                        canary.add(&letter);
                     }
-                    meant.push((dead, letter));
+                    selected.push((dead, letter));
                 }
             }
-            for step in meant.chunks(self.pace.step(IN_FLIGHT)) {
+            for step in selected.chunks(self.pace.step(IN_FLIGHT)) {
                 self.step(step).await?;
             }
             self.progress.inc(looked_at);
@@ -304,11 +305,12 @@ impl Replay<'_> {
         Ok(())
     }
 
-    async fn step(&mut self, step: &[(DeadLetter, Letter)]) -> Result<(), CommandError> {
-        wait(&self.pace, &self.publisher, self.stop).await.map_err(|()| partial(INTERRUPTED))?;
-        if let Some(mark) = &mut self.mark {
-            let earliest = step.iter().map(|(_, letter)| letter.low()).reduce(LowWatermark::lower);
-            mark.hold(earliest.unwrap_or_default()).await.map_err(run_again)?;
+    async fn step(&mut self, step: &[(DeadLetter, Letter)]) -> Result<(), CliError> {
+        wait(&self.pace, &self.publisher, self.stop).await.map_err(|()| interrupted())?;
+        if let Some(checkpoint) = &mut self.checkpoint {
+            let earliest =
+                step.iter().map(|(_, letter)| letter.low_watermark()).reduce(LowWatermark::lower);
+            checkpoint.hold(earliest.unwrap_or_default()).await.map_err(run_again)?;
         }
         let now = Timestamp::now().to_string();
         let replayed =
@@ -317,7 +319,7 @@ impl Replay<'_> {
         self.done += replayed.done;
         self.left += replayed.left;
         match replayed.problem {
-            // Nothing of what follows would fare better.
+            // Every further letter would fail in the same way.
             Some(
                 problem @ (PublishError::Ended(_)
                 | PublishError::Returned(_)
@@ -334,17 +336,17 @@ impl Replay<'_> {
     }
 }
 
-/// Until the rate allows the next step, and the broker takes messages.
+/// Waits until the rate allows the next step, and the broker accepts messages.
 async fn wait(pace: &Pace, publisher: &Publisher, stop: &CancellationToken) -> Result<(), ()> {
     let ready = async {
         if let Some(due) = pace.due() {
             tokio::time::sleep_until(due.into()).await;
         }
         if publisher.is_blocked() {
-            // Nobody waits for ever without knowing why.
+            // Without this line the command would wait silently.
             let _ = writeln!(
                 io::stderr(),
-                "RabbitMQ takes no messages (a memory or disk alarm): waiting"
+                "waiting for RabbitMQ: it has blocked publishing (memory or disk alarm)"
             );
             publisher.unblocked().await;
         }

@@ -1,4 +1,5 @@
-//! Which letters a command is about.
+//! The filters by which `unstale dlq` commands select letters, and the columns by which they count
+//! them.
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
@@ -8,40 +9,40 @@ use crate::ops::dead_letters::{Filter, GroupBy, since};
 use crate::reason::Reason;
 use crate::registry::Pattern;
 
-/// Which letters; all where nothing is said.
+/// The filters of a command. Without any, all letters match.
 #[derive(Debug, Args)]
 pub(super) struct Selection {
-    /// Only letters of this reason; may be given more than once
+    /// Only letters of this reason; repeatable
     #[arg(long, value_name = "REASON", value_parser = PossibleValuesParser::new(Reason::ALL.map(Reason::as_str)))]
     reason: Vec<String>,
-    /// Only events of this type, or of types that match this topic pattern, such as 'user.*'
+    /// Only events whose type matches this topic pattern, such as user.updated or 'user.*';
+    /// repeatable
     #[arg(long = "type", value_name = "PATTERN")]
     types: Vec<String>,
-    /// Only letters that failed by this rule, such as 'user.yaml#user.updated/0', or by one of this
-    /// event definition or file
+    /// Only letters that failed in this rule, such as 'user.yaml#user.updated/0', or in any rule of
+    /// this event definition or file; repeatable
     #[arg(long)]
     rule: Vec<String>,
-    /// Only letters whose error has this text, whatever its case; may be given more than once
+    /// Only letters whose error contains this text, in upper or lower case; repeatable
     #[arg(long, value_name = "TEXT")]
     error: Vec<String>,
-    /// Only letters dead-lettered since then: a duration, such as 2h, or an RFC 3339 time
-    #[arg(long, value_name = "WHEN", value_parser = moment)]
+    /// Only letters dead-lettered at or after this time: a duration ago, such as 2h, or RFC 3339
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<Timestamp>,
-    /// Only letters dead-lettered before then: a duration, such as 2h, or an RFC 3339 time
-    #[arg(long, value_name = "WHEN", value_parser = moment)]
+    /// Only letters dead-lettered before this time: a duration ago, such as 2h, or RFC 3339
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<Timestamp>,
-    /// Only the event of this id, or of one that begins so where it ends in '…'; may be given more
-    /// than once
+    /// Only events with this id, or with this beginning if it ends in '…'; repeatable
     #[arg(long)]
     id: Vec<String>,
-    /// Only so many, the oldest first
+    /// Only the N oldest letters
     #[arg(long, value_name = "N", value_parser = count)]
     limit: Option<u32>,
 }
 
 impl Selection {
-    /// Returns the filter. A letter without a time satisfies `--since` and `--until`, but for
-    /// `drop`: in doubt nothing is thrown away.
+    /// Returns the filter. A letter without a time matches `--since` and `--until`. `drop` changes
+    /// that, because in doubt it must not drop a letter.
     pub(super) fn filter(&self) -> Filter {
         Filter {
             timeless: true,
@@ -55,7 +56,7 @@ impl Selection {
         }
     }
 
-    /// Returns whether a limit is given.
+    /// Returns true if there is a limit.
     pub(super) fn is_limited(&self) -> bool {
         self.limit.is_some()
     }
@@ -65,20 +66,20 @@ impl Selection {
     }
 }
 
-/// What letters are counted by.
+/// The columns by which letters are counted.
 #[derive(Debug, Args)]
 pub(super) struct Grouping {
-    /// Count letters by these, between commas; reason,type where nothing is said
-    #[arg(long, value_name = "WHAT", value_delimiter = ',',
+    /// Columns by which letters are counted, separated by commas [default: reason,type]
+    #[arg(long, value_name = "COLUMN", value_delimiter = ',',
           value_parser = PossibleValuesParser::new(GroupBy::ALL.map(GroupBy::as_str)))]
     group_by: Vec<String>,
 }
 
 impl Grouping {
-    /// Returns what was asked for, or that.
-    pub(super) fn by(&self, otherwise: &[GroupBy]) -> Vec<GroupBy> {
+    /// Returns the columns that were given, or the defaults.
+    pub(super) fn by(&self, defaults: &[GroupBy]) -> Vec<GroupBy> {
         if self.group_by.is_empty() {
-            return otherwise.to_vec();
+            return defaults.to_vec();
         }
         self.group_by.iter().filter_map(|name| GroupBy::from_name(name)).collect()
     }

@@ -1,4 +1,4 @@
-//! `unstale dlq show`
+//! The command `unstale dlq show`.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use clap::Args;
 use super::super::check::offline;
 use super::super::plan::{Planner, shown};
 use super::super::signal::stop_on_signal;
-use super::super::{CommandError, Exit};
+use super::super::{CliError, Exit};
 use super::browse::{browse, close, connect, signer};
 use super::select::Selection;
 use crate::config::Config;
@@ -20,20 +20,21 @@ use crate::ops::dead_letters::{Letter, Spool};
 use crate::printable::{printable_json, printable_lines};
 use crate::registry::{Explanation, Registry};
 
-/// Show dead letters whole: headers, body, and what the rules of today would do
+/// Show dead letters with their headers, body, and the effects under the current rule files
 ///
-/// Nothing is taken out. The oldest come first. Exits with 1 where there is none.
+/// No letter is taken out of the queue. The oldest letters come first. Exits with 1 if no letter
+/// matches.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct ShowArgs {
     #[command(flatten)]
     selection: Selection,
-    /// Hide bodies, payloads and the values to write; keys, tags and the publisher's headers are
-    /// shown
+    /// Hide bodies, payloads and the values to write, but not keys, tags and the publisher's
+    /// headers
     #[arg(long)]
     redact: bool,
-    /// Print one JSON object for each: `dead_letter`, why it is one; `message`, in the form that
-    /// `unstale plan` reads; `plan`, what that prints
+    /// Print one JSON object for each letter, with the members `dead_letter`, `message` (as
+    /// `unstale plan` reads it) and `plan` (as `unstale plan` prints it)
     #[arg(long)]
     json: bool,
 }
@@ -45,8 +46,8 @@ Examples:
   unstale dlq show --reason unresolvable --limit 1
   unstale dlq show --type 'user.*' --redact";
 
-pub(super) fn run(args: &ShowArgs, config: &Config) -> Result<Exit, CommandError> {
-    let loaded = Registry::load(&offline(&config.registry)).map_err(CommandError::usage)?;
+pub(super) fn run(args: &ShowArgs, config: &Config) -> Result<Exit, CliError> {
+    let loaded = Registry::load(&offline(&config.registry)).map_err(CliError::rule_files)?;
     for warning in &loaded.warnings {
         writeln!(io::stderr(), "{}", printable_lines(&warning.to_string()))?;
     }
@@ -69,10 +70,10 @@ async fn show<E: Fn(&Event<'_>) -> Explanation>(
     config: &Config,
     planner: &Planner<'_, E>,
     digest: &str,
-) -> Result<Exit, CommandError> {
+) -> Result<Exit, CliError> {
     let stop = stop_on_signal()?;
     let mut letters = connect(config, &signer(config).await?).await?;
-    let mut spool = Spool::new().map_err(CommandError::usage)?;
+    let mut spool = Spool::new().map_err(CliError::usage)?;
     let filter = args.selection.filter();
     let outcome = browse(&mut letters, config, &filter, &stop, |dead, letter| {
         let message = dead.delivery.to_owned_message();
@@ -86,20 +87,21 @@ async fn show<E: Fn(&Event<'_>) -> Explanation>(
     let outcome = outcome.await;
     close(letters, outcome).await?;
     if spool.is_empty() {
-        writeln!(io::stderr(), "no such dead letter")?;
+        writeln!(io::stderr(), "no dead letter matches")?;
         return Ok(Exit::No);
     }
     spool.write_to(args.selection.limit(), &mut BufWriter::new(io::stdout().lock()))?;
     Ok(Exit::Clean)
 }
 
-/// What `plan` says of it. A letter may be here because it makes the rules panic.
+/// Returns the plan of a letter. `None` if the letter makes the rules panic, which may be why it is
+/// a dead letter.
 fn plan<E: Fn(&Event<'_>) -> Explanation>(
     planner: &Planner<'_, E>,
     message: &OwnedMessage,
 ) -> Option<String> {
     catch_unwind(AssertUnwindSafe(|| {
-        planner.message(&message.message(), "by the rules of today").0
+        planner.message(&message.message(), "under the current rule files").0
     }))
     .ok()
 }
@@ -153,21 +155,21 @@ fn as_text<E: Fn(&Event<'_>) -> Explanation>(
     } else {
         format!("exchange {}", letter.exchange)
     };
-    field("came by", &format!("{exchange}, routing key {}", letter.routing_key));
+    field("published to", &format!("{exchange}, routing key {}", letter.routing_key));
     if letter.unsigned {
-        field("unsigned", "no worker signed these headers: replayed, all effects are done");
+        field("unsigned", "no worker signed these headers: a replay does all effects");
     }
     if !letter.earlier.is_empty() {
-        field("here before", &letter.earlier.join(", "));
+        field("dead before", &letter.earlier.join(", "));
     }
     if let Some((positions, counted_by)) = &letter.effects {
         let list = positions.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-        let heeded = if counted_by == digest {
+        let ignored = if counted_by == digest {
             ""
         } else {
-            " (by other rules than those of today: all will be done)"
+            " (under other rule files: a replay does all effects)"
         };
-        field("still to do", &format!("effects {list}{heeded}"));
+        field("still to do", &format!("effects {list}{ignored}"));
     }
     for (name, value) in properties(message) {
         field(name, &value);
@@ -182,7 +184,7 @@ fn as_text<E: Fn(&Event<'_>) -> Explanation>(
     body(args, message, &mut out);
     match plan(planner, message) {
         Some(plan) => plan.trim_end().lines().for_each(|line| out.extend(["  ", line, "\n"])),
-        None => out.push_str("  reading it panics: this is a bug, please report it\n"),
+        None => out.push_str("  reading this letter panics: this is a bug, please report it\n"),
     }
     out.push('\n');
     out
@@ -212,17 +214,17 @@ fn header_text(value: &OwnedValue) -> String {
         OwnedValue::Bool(value) => value.to_string(),
         OwnedValue::Timestamp(seconds) => seconds.to_string(),
         OwnedValue::Null => "null".to_owned(),
-        OwnedValue::Bytes(bytes) => format!("{} bytes that are no text", bytes.len()),
+        OwnedValue::Bytes(bytes) => format!("{} bytes that are not text", bytes.len()),
     }
 }
 
-/// The body, where a terminal may have it.
+/// Adds the body, if it is text and not hidden.
 fn body(args: &ShowArgs, message: &OwnedMessage, out: &mut String) {
     let bytes = message.body.len();
     match std::str::from_utf8(&message.body) {
         _ if args.redact => out.push_str(&format!("  body, {bytes} bytes: hidden\n")),
         Err(_) => {
-            out.push_str(&format!("  body, {bytes} bytes that are no text; --json has them\n"))
+            out.push_str(&format!("  body, {bytes} bytes that are not text; --json prints them\n"))
         }
         Ok(text) => {
             out.push_str(&format!("  body, {bytes} bytes:\n"));

@@ -1,4 +1,4 @@
-//! Letters for people.
+//! Tables of letters and of groups of letters.
 
 use std::io::{self, Write};
 
@@ -8,16 +8,16 @@ use super::super::paint::Paint;
 use super::super::plan::shown;
 use crate::ops::dead_letters::{Group, Letter};
 
-/// The widest a column is made by what stands in it.
+/// Maximum width of a column.
 const MAX_COLUMN_CHARS: usize = 40;
 
-/// The longest id that is printed whole: that of a UUID.
+/// Maximum length of an id that is printed whole, which is the length of a UUID.
 const ID_MAX_CHARS: usize = 36;
 
-/// How much is printed of a longer one.
+/// Length to which a longer id is cut.
 const SHORT_ID_CHARS: usize = 16;
 
-/// `1 dead letter`, `7 dead letters`
+/// Returns a count with its noun, such as `1 dead letter` or `7 dead letters`.
 pub(super) fn letters(count: usize) -> String {
     format!("{count} dead letter{}", if count == 1 { "" } else { "s" })
 }
@@ -59,7 +59,7 @@ fn optional(text: Option<&str>) -> String {
     text.map_or_else(|| "-".to_owned(), shown)
 }
 
-/// Cuts an id that is longer than that of a UUID: a hash has 64 digits. `--id` takes what is left.
+/// Cuts an id that is longer than a UUID, such as a hash of 64 digits. `--id` takes the cut id.
 fn short(id: &str) -> String {
     if id.chars().count() <= ID_MAX_CHARS {
         id.to_owned()
@@ -68,7 +68,7 @@ fn short(id: &str) -> String {
     }
 }
 
-/// To the second.
+/// Returns a time without fractions of a second.
 fn second(time: Option<Timestamp>) -> String {
     time.map_or_else(|| "-".to_owned(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }

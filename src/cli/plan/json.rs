@@ -1,4 +1,4 @@
-//! One object a line, for programs: `{"event": …, "effects": […], "error": …}`.
+//! Plans for programs: one JSON object on each line, `{"event": …, "effects": […], "error": …}`.
 
 use std::fmt::Write as _;
 

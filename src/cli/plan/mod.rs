@@ -1,4 +1,6 @@
-//! `unstale plan [FILE…]`
+//! The command `unstale plan [FILE…]`: what events would do to the cache.
+//!
+//! This file reads events and resolves them. `text` prints a plan for people, `json` for programs.
 
 mod json;
 mod text;
@@ -14,7 +16,7 @@ use clap::Args;
 pub(super) use text::shown;
 
 use super::check::offline;
-use super::{CommandError, Exit, configure};
+use super::{CliError, Exit, configure};
 use crate::config::{Scope, UnknownPolicy, Vars};
 use crate::event::line::OwnedMessage;
 use crate::event::{Decoded, Event, Message, Reading, decode};
@@ -24,15 +26,15 @@ use crate::registry::{
     Action, Effect, Explanation, Failure, Matched, Note, Registry, Resolution, RuleName,
 };
 
-/// Show what events would do to the cache; needs no server
+/// Show what events would do to the cache, without any server
 ///
-/// Reads events, one JSON object a line. A line with `body` (or `body_base64`) and otherwise only
-/// `exchange`, `routing_key`, `headers` and `properties` is a whole message; any other line is the
-/// body of one. Exits with 1 where an event would end in the dead-letter queue.
+/// Reads one JSON object from each line. A line is a whole message if it has a `body` or
+/// `body_base64`, and otherwise only `exchange`, `routing_key`, `headers` and `properties`. Any
+/// other line is the body of a message. Exits with 1 if an event would become a dead letter.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct PlanArgs {
-    /// Files of events, `-` for stdin
+    /// Files with events; `-` is stdin
     #[arg(default_value = "-")]
     files: Vec<PathBuf>,
     /// Print one JSON object for each event
@@ -44,45 +46,46 @@ const EXAMPLES: &str = "\
 Examples:
 
   echo '{\"type\":\"user.updated\",\"data\":{\"id\":42}}' | unstale plan
+  unstale dlq list --json | unstale plan
   unstale plan --json events.jsonl | jq -r '.effects[].target'";
 
-/// Most bytes of a line beside the body of its message.
+/// Maximum size of a line, less the body of its message.
 const MAX_BESIDE_BODY_BYTES: usize = 1024 * 1024;
 
-/// What stands for a value that is not shown.
+/// Text in place of a hidden value.
 const HIDDEN: &str = "(hidden)";
 
-/// What one line turned out to be, and what it would do.
+/// The meaning of one line, and its effects.
 struct Plan<'e> {
-    /// Absent where the line is no event.
+    /// `None` if the line is not an event.
     event: Option<&'e Event<'e>>,
     matched: Matched,
     effects: Vec<Effect>,
     error: Option<(Reason, String)>,
-    /// Why rules had no or other effects.
+    /// Reasons why rules had no effect, or another one.
     notes: Vec<Note>,
 }
 
-/// What resolves events: the registry, without the files it was loaded from.
+/// Resolves events and renders their plans.
 pub(super) struct Planner<'r, E> {
     pub(super) rules: &'r [RuleName],
     pub(super) explain: E,
-    /// Whether a message of that type and without a body is an event.
+    /// Returns true if a message of that type and without a body is an event.
     pub(super) is_known: &'r dyn Fn(&str) -> bool,
     pub(super) unknown: UnknownPolicy,
     pub(super) reading: Reading,
-    /// Their values may be secrets: URLs of loaders are shown without them.
+    /// Variables whose values may be secrets. URLs of loaders are shown without the values.
     pub(super) vars: &'r Vars,
     pub(super) json: bool,
-    /// Without the payload and the values to write.
+    /// Hides the payload and the values to write.
     pub(super) redact: bool,
-    /// Variables without a value that some effect names.
+    /// Names of variables without a value that effects use.
     pub(super) unset: RefCell<BTreeSet<String>>,
 }
 
 impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
-    /// Plans every line of the files. Says whether every event would be applied whole.
-    fn files(&self, files: &[PathBuf], out: &mut impl Write) -> Result<bool, CommandError> {
+    /// Plans every line of the files. Returns true if every event would be applied whole.
+    fn files(&self, files: &[PathBuf], out: &mut impl Write) -> Result<bool, CliError> {
         let mut all_good = true;
         let mut events = 0;
         for path in files {
@@ -90,48 +93,48 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
                 if io::stdin().is_terminal() {
                     writeln!(
                         io::stderr(),
-                        "reading events from the terminal, one JSON object a line; Ctrl-D ends"
+                        "reading events from the terminal, one JSON object on each line; Ctrl-D to end"
                     )?;
                 }
                 self.lines(io::stdin().lock(), "stdin", out)?
             } else {
                 let shown = path.display().to_string();
                 let file = File::open(path)
-                    .map_err(|error| CommandError::usage(format_args!("{shown}: {error}")))?;
+                    .map_err(|error| CliError::usage(format_args!("{shown}: {error}")))?;
                 self.lines(BufReader::new(file), &shown, out)?
             };
             all_good &= good;
             events += count;
         }
         if events == 0 {
-            return Err(CommandError::usage("the input holds no event: nothing was planned"));
+            return Err(CliError::usage("there is no event: the input is empty"));
         }
         Ok(all_good)
     }
 
-    /// Plans every line. Says whether every event would be applied whole, and how many lines there
-    /// were.
+    /// Plans every line. Returns true if every event would be applied whole, and the number of
+    /// lines.
     fn lines(
         &self,
         mut input: impl BufRead,
         source: &str,
         out: &mut impl Write,
-    ) -> Result<(bool, u64), CommandError> {
+    ) -> Result<(bool, u64), CliError> {
         let mut all_good = true;
         let mut count = 0;
         let mut line = Vec::new();
-        // A whole message is longer than its body: base64, escapes, headers.
+        // A whole message is longer than its body, because of base64, escapes and headers.
         let limit =
             self.reading.max_body_bytes.saturating_mul(6).saturating_add(MAX_BESIDE_BODY_BYTES);
         for number in 1_u64.. {
             line.clear();
             let read = input.by_ref().take(limit as u64).read_until(b'\n', &mut line);
-            if read.map_err(|error| CommandError::usage(format_args!("{source}: {error}")))? == 0 {
+            if read.map_err(|error| CliError::usage(format_args!("{source}: {error}")))? == 0 {
                 break;
             }
             if line.len() >= limit {
-                return Err(CommandError::usage(format_args!(
-                    "{source}:{number}: the line has {limit} bytes or more: no message is that long"
+                return Err(CliError::usage(format_args!(
+                    "{source}:{number}: the line has {limit} bytes or more, and no message is that long"
                 )));
             }
             if line.trim_ascii().is_empty() {
@@ -139,19 +142,19 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
             }
             count += 1;
             all_good &= self.line(&line, &format!("{source}:{number}"), out)?;
-            // A reader that follows along sees each event at once.
+            // A program that reads the output sees each event at once.
             out.flush()?;
         }
         Ok((all_good, count))
     }
 
-    fn line(&self, line: &[u8], place: &str, out: &mut impl Write) -> Result<bool, CommandError> {
+    fn line(&self, line: &[u8], place: &str, out: &mut impl Write) -> Result<bool, CliError> {
         let read = std::str::from_utf8(line)
             .map_err(|_| "the line is not UTF-8".to_owned())
             .and_then(|line| OwnedMessage::from_line(line).map_err(|error| error.to_string()));
         let (text, good) = match read {
             Ok(owned) if is_part_of_a_document(&owned) => {
-                let message = "the line is a part of a JSON document, and an event is one line: `jq -c .` writes it so".to_owned();
+                let message = "the line is a part of a JSON document: write each event on one line, as `jq -c .` does".to_owned();
                 self.render(&malformed(message), place)
             }
             Ok(owned) => self.message(&owned.message(), place),
@@ -161,7 +164,7 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
         Ok(good)
     }
 
-    /// The plan of one message as text, and whether it would be applied whole.
+    /// Returns the plan of one message as text, and true if it would be applied whole.
     pub(super) fn message(&self, message: &Message<'_>, place: &str) -> (String, bool) {
         match decode(message, self.reading).map(|decoded| decoded.if_known(self.is_known)) {
             Ok(Decoded::Event(event)) => {
@@ -202,7 +205,7 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
             Some(Failure { reason, message, .. }) => Some((reason, message)),
             None if matched == Matched::Unknown && self.unknown != UnknownPolicy::Drop => Some((
                 Reason::UnknownEvent,
-                "no entry of the registry has this name or a pattern that matches it".to_owned(),
+                "no event definition has this name or a pattern that matches it".to_owned(),
             )),
             None => None,
         };
@@ -219,12 +222,12 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
     }
 }
 
-/// The variables that a text still names: one without a value is left as written.
+/// Returns the variables that a text still contains. Only variables without a value are left in it.
 fn unset_vars(text: &str) -> impl Iterator<Item = &str> {
     text.split("{vars.").skip(1).filter_map(|rest| rest.split_once('}').map(|(name, _)| name))
 }
 
-/// Whether a line is one of many that make a document together, as a program prints it for people.
+/// Returns true if a line is a part of a JSON document with line breaks.
 fn is_part_of_a_document(message: &OwnedMessage) -> bool {
     let text = message.body.trim_ascii();
     matches!(text, b"{" | b"[" | b"}" | b"]" | b"}," | b"],")
@@ -247,10 +250,10 @@ fn redact(effect: &mut Effect) {
     }
 }
 
-pub(super) fn run(args: &PlanArgs) -> Result<Exit, CommandError> {
+pub(super) fn run(args: &PlanArgs) -> Result<Exit, CliError> {
     let config = configure(Scope::Offline)?;
-    let loaded = Registry::load(&offline(&config.registry)).map_err(CommandError::usage)?;
-    // A loader's variable matters to the events that use the loader.
+    let loaded = Registry::load(&offline(&config.registry)).map_err(CliError::rule_files)?;
+    // A missing variable is reported only if an event uses it.
     let (of_vars, others): (Vec<_>, Vec<_>) =
         loaded.warnings.iter().partition(|warning| warning.missing_var().is_some());
     for warning in others {

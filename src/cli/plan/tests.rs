@@ -18,7 +18,7 @@ fn rules() -> Vec<RuleName> {
         .collect()
 }
 
-/// Stands for a registry: what is printed is the subject here.
+/// Resolves events in place of a registry, because these tests are about the output.
 fn resolve(event: &Event<'_>) -> Resolution {
     let effect = |rule, target: &str, action| Effect {
         rule: RuleId(rule),
@@ -86,8 +86,12 @@ fn resolve(event: &Event<'_>) -> Resolution {
 
 fn explain(event: &Event<'_>) -> Explanation {
     let seen = event.event_type == "product.seen";
-    let note =
-        Note { rule: RuleId(0), at: 0, item: Some(1), message: "`when` is false".to_owned() };
+    let note = Note {
+        rule: RuleId(0),
+        at: 0,
+        item: Some(1),
+        message: "`when` is false: data.id > 7".to_owned(),
+    };
     Explanation { resolution: resolve(event), notes: if seen { vec![note] } else { vec![] } }
 }
 
@@ -120,14 +124,14 @@ fn planned(json: bool, unknown: UnknownPolicy, events: &str) -> (String, bool) {
 }
 
 #[test]
-fn the_plan_for_people() {
+fn the_plan_as_text() {
     let (text, all_good) = planned(false, UnknownPolicy::Retry, EVENTS);
     assert!(!all_good && !text.contains('\u{1b}'));
     insta::assert_snapshot!(text);
 }
 
 #[test]
-fn the_plan_for_programs() {
+fn the_plan_as_json() {
     let (text, all_good) = planned(true, UnknownPolicy::Retry, EVENTS);
     assert!(!all_good);
     for line in text.lines() {
@@ -137,7 +141,7 @@ fn the_plan_for_programs() {
 }
 
 #[test]
-fn an_unknown_event_is_no_dead_letter_where_it_is_dropped() {
+fn an_unknown_event_is_not_a_dead_letter_if_unstale_unknown_is_drop() {
     let event = r#"{"type":"product.other","data":{}}"#;
     assert!(!planned(true, UnknownPolicy::Dead, event).1);
     assert!(planned(true, UnknownPolicy::Drop, event).1);

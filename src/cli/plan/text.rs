@@ -1,4 +1,4 @@
-//! A block for each event, for people.
+//! Plans for people: a block of lines for each event.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use crate::printable::printable;
 use crate::quantity::format_duration;
 use crate::registry::{Action, Effect, Expiry, Matched, Only, RuleName, Stale};
 
-/// The widest a target makes its column.
+/// Maximum width of the column of targets.
 const MAX_TARGET_CHARS: usize = 48;
 
 pub(super) fn block(plan: &Plan<'_>, rules: &[RuleName], place: &str) -> String {
@@ -18,7 +18,7 @@ pub(super) fn block(plan: &Plan<'_>, rules: &[RuleName], place: &str) -> String 
             format_args!("{}  ({place}, id {})", shown(&event.event_type), shown(&event.id)),
         ),
         None if plan.error.is_none() => line(&mut out, format_args!("tombstone  ({place})")),
-        None => line(&mut out, format_args!("no event  ({place})")),
+        None => line(&mut out, format_args!("not an event  ({place})")),
     }
     let width = plan
         .effects
@@ -38,14 +38,14 @@ pub(super) fn block(plan: &Plan<'_>, rules: &[RuleName], place: &str) -> String 
     for note in &plan.notes {
         let rule = rules.get(note.rule.0 as usize).map_or("", |rule| rule.name.as_str());
         let item = note.item.map(|item| format!(", element {item}")).unwrap_or_default();
-        line(&mut out, format_args!("  not so: {}{item}: {}", shown(rule), shown(&note.message)));
+        line(&mut out, format_args!("  skipped: {}{item}: {}", shown(rule), shown(&note.message)));
     }
     match &plan.error {
         Some((reason, message)) => {
             line(&mut out, format_args!("  dead letter: {reason}: {}", shown(message)))
         }
         None if plan.effects.is_empty() => {
-            line(&mut out, format_args!("  nothing to do{}", why_nothing(plan)))
+            line(&mut out, format_args!("  nothing to do{}", why_no_effects(plan)))
         }
         None => {}
     }
@@ -53,11 +53,13 @@ pub(super) fn block(plan: &Plan<'_>, rules: &[RuleName], place: &str) -> String 
     out
 }
 
-fn why_nothing(plan: &Plan<'_>) -> &'static str {
+fn why_no_effects(plan: &Plan<'_>) -> &'static str {
     match (plan.event, plan.matched) {
         (None, _) => "",
         (Some(_), Matched::Retired(_)) => ": the event is retired",
-        (Some(_), Matched::Unknown) => ": no entry knows the event, and UNSTALE_UNKNOWN=drop",
+        (Some(_), Matched::Unknown) => {
+            ": no event definition matches the event, and UNSTALE_UNKNOWN=drop"
+        }
         (Some(_), Matched::Definition(_)) => ": no rule applies",
     }
 }
@@ -74,9 +76,8 @@ fn details(effect: &Effect) -> Vec<String> {
         Action::Warm(warm) => {
             let mut details = vec![format!("from {}", shown(&warm.url)), expiry(warm.expiry)];
             details.extend(tags(&warm.tags));
-            details.extend(
-                (warm.only == Only::Present).then(|| "only where it was cached".to_owned()),
-            );
+            details
+                .extend((warm.only == Only::Present).then(|| "only if it was cached".to_owned()));
             details.extend(
                 (warm.stale == Stale::Serve)
                     .then(|| "the old value is served meanwhile".to_owned()),
@@ -101,7 +102,7 @@ fn expiry(expiry: Expiry) -> String {
         }
         Expiry::After { ttl, .. } => format!("for at most {}", format_duration(ttl)),
         Expiry::At(millis) => format!("until {}", moment(millis)),
-        Expiry::Never => "without end".to_owned(),
+        Expiry::Never => "without expiry".to_owned(),
     }
 }
 
@@ -109,13 +110,13 @@ fn tags(tags: &[String]) -> Option<String> {
     (!tags.is_empty()).then(|| format!("tagged {}", shown(&tags.join(", "))))
 }
 
-/// A moment as RFC 3339 in UTC; beyond what has a date, the milliseconds.
+/// Returns a moment as RFC 3339 in UTC, or as milliseconds if it has no date.
 pub(super) fn moment(millis: i64) -> String {
     jiff::Timestamp::from_millisecond(millis)
         .map_or_else(|_| millis.to_string(), |moment| moment.to_string())
 }
 
-/// Text of an event or a rule file on a terminal.
+/// Returns text of an event or a rule file, safe to print on a terminal.
 pub(in crate::cli) fn shown(text: &str) -> String {
     printable(text).into_owned()
 }

@@ -1,4 +1,4 @@
-//! `unstale replay`
+//! The command `unstale replay`. `text` has its output; the work is in `ops::replay`.
 
 mod text;
 
@@ -12,49 +12,52 @@ use jiff::Timestamp;
 
 use super::reach::{reach, reach_redis};
 use super::signal::stop_on_signal;
-use super::{CommandError, Exit, configure};
+use super::{CliError, Exit, configure};
 use crate::broker::{History, Place};
 use crate::cache::{Cache, LowWatermark};
 use crate::config::{Config, Scope};
-use crate::ops::Mark;
+use crate::ops::CommandCheckpoint;
 use crate::ops::dead_letters::since;
-use crate::ops::replay::{Observer, Replay, Report, Span, TakenOver};
+use crate::ops::replay::{Observer, Replay, ReplayReport, Span, TakenOver};
 use crate::plan::FoldLimits;
 use crate::printable::{printable, printable_json, printable_lines};
 use crate::quantity::Rate;
 use crate::registry::{LoadOptions, Pattern, Registry};
 
-/// Apply the history again, or a part of it
+/// Apply the history of events again, or a part of it
 ///
-/// Reads the stream `unstale.history` from a moment on, resolves its events with today's schema
-/// files, folds what they do to each key and tag into one effect, and applies that straight to
-/// Redis. At any time, twice, and beside running workers it never makes anything staler; it costs
-/// misses. Values are written only where a version orders them and only while that can be told;
-/// else their keys are deleted, and loads are left to readers. Later events that are not chosen are
-/// not applied, but what is applied gives way to them. Interrupted, it says how to go on. Exits
-/// with 1 where something could not be applied.
+/// Reads the stream `unstale.history` from a given time or offset, and resolves its events with the
+/// current rule files. Folds the effects on each key and tag into one, and applies it to Redis.
+///
+/// A replay never makes the cache more stale. It is safe at any time, more than once, and while
+/// workers run, but it costs cache misses. A value is written only if a version orders it and the
+/// fence of the key still exists. Otherwise the key is deleted, and readers load it. Events
+/// excluded by the filters are not applied, but they still supersede older events on the same key.
+///
+/// If the command is interrupted, it prints how to continue. Exits with 1 if something could not be
+/// applied.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct ReplayArgs {
-    /// From then on: a duration, such as 2h, an RFC 3339 time, or an offset of the stream, such as
-    /// offset:1200
-    #[arg(long, value_name = "WHEN", value_parser = place)]
+    /// Start of the replay: a duration ago, such as 2h, an RFC 3339 time, or an offset of the
+    /// stream, such as offset:1200
+    #[arg(long, value_name = "PLACE", value_parser = place)]
     since: Place,
-    /// Only what came before then: as for --since; an offset is that of the first event left out
-    #[arg(long, value_name = "WHEN", value_parser = place)]
+    /// End of the replay, in the forms of --since; the event at this time or offset is excluded
+    #[arg(long, value_name = "PLACE", value_parser = place)]
     until: Option<Place>,
-    /// Only events of this type, or of types that match this topic pattern, such as 'user.*'; may
-    /// be given more than once
+    /// Only events whose type matches this topic pattern, such as user.updated or 'user.*';
+    /// repeatable
     #[arg(long = "type", value_name = "PATTERN")]
     types: Vec<String>,
-    /// No more than so many effects sent to Redis, to spare what readers load misses from: 500/s,
-    /// 600/m
+    /// Maximum rate of effects sent to Redis, such as 500/s or 600/m, which limits the misses that
+    /// readers cause
     #[arg(long, value_parser = |text: &str| Rate::parse(text))]
     rate: Option<Rate>,
-    /// Say what would be done, and change nothing
+    /// Print what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print the outcome as one JSON object
+    /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -79,23 +82,23 @@ fn place(text: &str) -> Result<Place, String> {
     }
 }
 
-pub(super) fn run(args: &ReplayArgs) -> Result<Exit, CommandError> {
+pub(super) fn run(args: &ReplayArgs) -> Result<Exit, CliError> {
     let config = configure(Scope::All)?;
     let span = Span { since: args.since, until: args.until };
     if span.is_reversed() {
-        return Err(CommandError::usage("--until comes before --since: nothing lies between them"));
+        return Err(CliError::usage("--until is before --since, so the span is empty"));
     }
     let loaded =
-        Registry::load(&LoadOptions::for_run(&config.registry)).map_err(CommandError::usage)?;
+        Registry::load(&LoadOptions::for_run(&config.registry)).map_err(CliError::rule_files)?;
     for warning in &loaded.warnings {
         writeln!(io::stderr(), "{}", printable_lines(&warning.to_string()))?;
     }
-    // lapin and redis-rs have tasks of their own beside what reads and folds.
+    // lapin and redis-rs run tasks of their own beside the one that reads and folds.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(CommandError::internal)?;
+        .map_err(CliError::internal)?;
     let ended = runtime.block_on(replay(args, &config, &Arc::new(loaded.registry), span));
     runtime.shutdown_background();
     ended
@@ -106,13 +109,12 @@ async fn replay(
     config: &Config,
     registry: &Arc<Registry>,
     span: Span,
-) -> Result<Exit, CommandError> {
+) -> Result<Exit, CliError> {
     if let Some(pattern) = args.types.iter().find(|pattern| {
         pattern.split('.').any(|word| word.is_empty() || word.contains(char::is_whitespace))
     }) {
-        return Err(CommandError::usage(format_args!(
-            "--type {pattern:?} matches no event: a pattern is words between single dots, such as 'user.*'"
-        )));
+        return Err(CliError::usage(format_args!("--type {pattern:?} matches no event"))
+            .help("a pattern is words between single dots, such as 'user.*'"));
     }
     let stop = stop_on_signal()?;
     let replay = Replay {
@@ -132,22 +134,24 @@ async fn replay(
     let cache = if args.dry_run {
         None
     } else {
-        Some(Cache::connect(&config.redis, &config.amqp.queue).map_err(CommandError::usage)?)
+        Some(Cache::connect(&config.redis, &config.amqp.queue).map_err(CliError::usage)?)
     };
     if let Some(cache) = &cache {
         reach_redis(cache).await?;
     }
     let mut history = reach(async || History::connect(&config.amqp).await).await?;
     let mut progress = Progress::new();
-    // Should Redis go back meanwhile, it is healed from where this begins.
-    let mut mark =
-        cache.as_ref().filter(|_| config.heals()).map(|cache| Mark::new(cache, "replay"));
-    if let Some(mark) = &mut mark {
-        mark.hold(earliest(span.since)).await.map_err(CommandError::unavailable)?;
+    // If Redis loses writes meanwhile, a heal begins no later than this replay does.
+    let mut checkpoint = cache
+        .as_ref()
+        .filter(|_| config.heals())
+        .map(|cache| CommandCheckpoint::new(cache, "replay"));
+    if let Some(checkpoint) = &mut checkpoint {
+        checkpoint.hold(earliest(span.since)).await.map_err(CliError::unavailable)?;
     }
     let kept = async {
-        match &mark {
-            Some(mark) => mark.keep().await,
+        match &checkpoint {
+            Some(checkpoint) => checkpoint.keep().await,
             None => std::future::pending().await,
         }
     };
@@ -156,13 +160,13 @@ async fn replay(
         never = kept => match never {},
     };
     progress.bar.finish_and_clear();
-    if let Some(mark) = mark {
-        // Not taken back, it goes by itself in an hour.
-        let _ = mark.release().await;
+    if let Some(checkpoint) = checkpoint {
+        // A checkpoint that is not released expires in an hour.
+        let _ = checkpoint.release().await;
     }
-    let report = report.map_err(CommandError::unavailable)?;
+    let report = report.map_err(CliError::unavailable)?;
     history.close().await;
-    tell(args, registry, &report)
+    print_report(args, registry, &report)
 }
 
 /// Returns a lower bound of the span.
@@ -173,8 +177,12 @@ fn earliest(since: Place) -> LowWatermark {
     }
 }
 
-/// What to say at the end, and the exit code.
-fn tell(args: &ReplayArgs, registry: &Registry, report: &Report) -> Result<Exit, CommandError> {
+/// Prints the report, and returns the exit code.
+fn print_report(
+    args: &ReplayArgs,
+    registry: &Registry,
+    report: &ReplayReport,
+) -> Result<Exit, CliError> {
     let mut stderr = io::stderr();
     if args.json {
         writeln!(
@@ -194,15 +202,14 @@ fn tell(args: &ReplayArgs, registry: &Registry, report: &Report) -> Result<Exit,
     writeln!(stderr, "{}", text::summary(report, args.dry_run))?;
     if let Some(rest) = &report.rest {
         let command = text::resume(args, report, rest);
-        return Err(CommandError {
-            exit: Exit::No,
-            message: format!("{}: nothing is lost; go on with: {command}", rest.cause),
-        });
+        return Err(CliError::stopped(&rest.cause)
+            .help(format_args!("nothing is lost; continue with: {command}")));
     }
     Ok(if report.is_whole() { Exit::Clean } else { Exit::No })
 }
 
-/// Shown on a terminal only; what is waited for is told everywhere.
+/// Progress of a replay. The bar is shown on a terminal only, and waits for servers are always
+/// printed.
 struct Progress {
     bar: ProgressBar,
     is_applying: bool,
@@ -212,7 +219,7 @@ struct Progress {
 impl Progress {
     fn new() -> Self {
         let bar = ProgressBar::new(0).with_style(style("read"));
-        // Often nothing comes for a while: the time that passes is shown all the same.
+        // Messages may be long in coming. The steady tick shows that time passes.
         if io::stderr().is_terminal() {
             bar.enable_steady_tick(Duration::from_millis(500));
         }

@@ -1,4 +1,4 @@
-//! What a replay came to, for people and for programs.
+//! The report of a replay, as text and as JSON.
 
 use std::io::{self, Write};
 
@@ -6,20 +6,20 @@ use serde_json::{Value, json};
 
 use super::ReplayArgs;
 use crate::broker::Place;
-use crate::ops::replay::{Report, Rest};
+use crate::ops::replay::{ReplayReport, Rest};
 use crate::printable::printable;
 use crate::registry::{Registry, RuleId, RuleName, Verb};
 
-/// One rule's part in it.
+/// The effects of one rule.
 struct Row<'r> {
     rule: &'r RuleName,
     effects: u64,
-    /// What they folded into, by the verb that it came to.
+    /// Numbers of the effects into which they were folded, by verb.
     sent: Vec<(Verb, u64)>,
 }
 
-/// The rules that had a part in it, by verb.
-fn rows<'r>(registry: &'r Registry, report: &Report) -> Vec<Row<'r>> {
+/// Returns the rules that had effects, in the order of their verbs.
+fn rows<'r>(registry: &'r Registry, report: &ReplayReport) -> Vec<Row<'r>> {
     let mut rows: Vec<Row<'_>> = (0..)
         .zip(registry.rules().iter().zip(&report.effects))
         .filter(|(_, (_, effects))| **effects > 0)
@@ -36,7 +36,7 @@ fn rows<'r>(registry: &'r Registry, report: &Report) -> Vec<Row<'r>> {
 
 pub(super) fn write_rules(
     registry: &Registry,
-    report: &Report,
+    report: &ReplayReport,
     out: &mut impl Write,
 ) -> io::Result<()> {
     let rows = rows(registry, report);
@@ -50,7 +50,7 @@ pub(super) fn write_rules(
         let sent: Vec<String> =
             sent.iter().map(|(verb, count)| format!("{count} {verb}")).collect();
         let sent = if sent.is_empty() {
-            "nothing: later events stand for it".to_owned()
+            "nothing: later events supersede them".to_owned()
         } else {
             sent.join(", ")
         };
@@ -64,17 +64,17 @@ pub(super) fn write_rules(
     Ok(())
 }
 
-/// `1 event`, `7 events`
+/// Returns a count with its noun, such as `1 event` or `7 events`.
 fn count(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-pub(super) fn summary(report: &Report, dry_run: bool) -> String {
+pub(super) fn summary(report: &ReplayReport, dry_run: bool) -> String {
     let verb = if dry_run { "would replay" } else { "replayed" };
     let (events, effects) = (count(report.events, "event"), count(report.effects(), "effect"));
     let mut line = format!("{verb} {events}: {effects} folded into {}", report.sent());
     if report.gave_way > 0 {
-        line += &format!(", {} gave way to events that are not applied", report.gave_way);
+        line += &format!(", {} superseded by events that are not applied", report.gave_way);
     }
     if report.retired > 0 {
         line += &format!(", {} retired", count(report.retired, "event"));
@@ -82,46 +82,46 @@ pub(super) fn summary(report: &Report, dry_run: bool) -> String {
     line
 }
 
-/// What a person should know of the span.
-pub(super) fn warnings(since: Place, report: &Report) -> Vec<String> {
+/// Returns warnings about parts of the span that could not be read.
+pub(super) fn warnings(since: Place, report: &ReplayReport) -> Vec<String> {
     let mut warnings = Vec::new();
     match (report.cut, since) {
         (Some(first), Place::Offset(_)) => {
-            warnings.push(format!("warning: the history begins at offset:{first}; what came before is gone and was not replayed"));
+            warnings.push(format!("warning: the history begins at offset:{first}; older events are gone and were not replayed"));
         }
         (Some(first), Place::Time(_)) => warnings.push(format!(
-            "warning: the history begins at offset:{first}, which came after --since: what came between is gone (UNSTALE_HISTORY_MAX_AGE, \
-             _MAX_BYTES) and was not replayed"
+            "warning: the history begins at offset:{first}, which is later than --since; older events are gone \
+             (UNSTALE_HISTORY_MAX_AGE, UNSTALE_HISTORY_MAX_BYTES) and were not replayed"
         )),
         (None, _) => {}
     }
     if report.from >= report.to {
         let held = if report.end == 0 {
-            "it holds nothing".to_owned()
+            "the history is empty".to_owned()
         } else {
-            format!("it ends with offset:{}", report.end - 1)
+            format!("the history ends with offset:{}", report.end - 1)
         };
-        warnings.push(format!("warning: nothing of the history lies in that span: {held}"));
+        warnings.push(format!("warning: no event is in that span: {held}"));
     }
     let unreadable: u64 = report.unreadable.iter().map(|(from, behind)| behind - from).sum();
     if report.missing > unreadable {
         warnings.push(format!(
-            "warning: {} were gone before they could be read",
+            "warning: {} expired from the history before they could be read",
             count(report.missing - unreadable, "message")
         ));
     }
     for (from, behind) in &report.unreadable {
         warnings.push(format!(
-            "warning: RabbitMQ cannot read offset:{from} to offset:{}, which were left out: something other than an exchange has written to \
-             the history",
+            "warning: RabbitMQ cannot read offset:{from} to offset:{}, and these were skipped: a client other than the exchange has \
+             written to the history",
             behind - 1
         ));
     }
     warnings
 }
 
-/// What could not be applied, a line a reason.
-pub(super) fn problems(report: &Report) -> impl Iterator<Item = String> {
+/// Returns one line for each reason for which events could not be applied.
+pub(super) fn problems(report: &ReplayReport) -> impl Iterator<Item = String> {
     report.problems.iter().map(|(reason, problem)| {
         format!(
             "not replayed: {} {reason}; the first at offset:{}: {}",
@@ -130,8 +130,8 @@ pub(super) fn problems(report: &Report) -> impl Iterator<Item = String> {
     })
 }
 
-/// The command that does what is left.
-pub(super) fn resume(args: &ReplayArgs, report: &Report, rest: &Rest) -> String {
+/// Returns the command that continues the replay.
+pub(super) fn resume(args: &ReplayArgs, report: &ReplayReport, rest: &Rest) -> String {
     let mut command = format!("unstale replay --since offset:{}", rest.since);
     if args.until.is_some() {
         command += &format!(" --until offset:{}", report.to);
@@ -150,7 +150,7 @@ pub(super) fn resume(args: &ReplayArgs, report: &Report, rest: &Rest) -> String 
     command
 }
 
-pub(super) fn json(registry: &Registry, report: &Report, dry_run: bool) -> Value {
+pub(super) fn json(registry: &Registry, report: &ReplayReport, dry_run: bool) -> Value {
     let rules: Vec<Value> = rows(registry, report)
         .into_iter()
         .map(|Row { rule, effects, sent }| {

@@ -1,4 +1,4 @@
-//! `unstale tags gc`
+//! The command `unstale tags gc`: one run of tag maintenance over all of Redis.
 
 use std::collections::HashSet;
 use std::io::{self, Write as _};
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::plan::shown;
 use super::super::reach::reach_redis;
 use super::super::signal::stop_on_signal;
-use super::super::{CommandError, Exit};
+use super::super::{CliError, Exit};
 use crate::cache::{self, Asides, Cache, PRUNE_STEP};
 use crate::config::Config;
 use crate::event::json::write_string;
@@ -19,28 +19,29 @@ use crate::ops::Pace;
 use crate::printable::printable_json;
 use crate::quantity::Rate;
 
-/// How long a command waits for a Redis that went away while it runs.
+/// Maximum time that the command waits for Redis if it goes away during the run.
 const OUTAGE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Take members out of tags whose keys are gone
+/// Remove members of tags whose keys no longer exist
 ///
-/// Keys expire by themselves, and stay in the sets of their tags. Workers take them out in the
-/// background; this does it at once, and says how many there were. All keys of Redis are looked
-/// through for sets under UNSTALE_TAG_PREFIX, some hundred at a time: others wait a fraction of a
-/// millisecond. Keys are never deleted. What is taken out is looked at again half a minute later,
-/// and comes back if it is a key by then: in a Redis Cluster by this command, which waits for it;
-/// on a single server by a worker or the next run. Interrupted, it loses nothing: run it again.
-/// Prints a line for each tag that had such members.
+/// A key that expires stays in the sets of its tags. Workers remove such members in the background.
+/// This command removes them at once, and prints a line for each tag that had any.
+///
+/// It scans all keys of Redis for sets under UNSTALE_TAG_PREFIX, some hundred at a time, so other
+/// clients wait for less than a millisecond. It deletes no keys. A removed member is checked again
+/// after half a minute, and put back if its key exists by then. In a Redis Cluster this command
+/// waits for that check. On a single server a worker or the next run does it. If the command is
+/// interrupted, run it again.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct GcArgs {
-    /// Look at no more keys and members than so many: 50000/s
+    /// Maximum rate at which keys and members are examined, such as 50000/s
     #[arg(long, value_parser = |text: &str| Rate::parse(text))]
     rate: Option<Rate>,
-    /// Say what would be taken out, and change nothing
+    /// Print what would be removed, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// One JSON object a line: {"tag": …, "members": …, "gone": …}
+    /// Print one JSON object for each tag, with the members `tag`, `members` and `gone`
     #[arg(long)]
     json: bool,
 }
@@ -52,22 +53,22 @@ Examples:
   unstale tags gc --rate 20000/s
   unstale tags gc --json | jq -s 'sort_by(-.gone) | .[:10]'";
 
-/// What was done so far.
+/// Numbers of what was examined and removed so far.
 #[derive(Debug, Default)]
 struct Total {
     tags: u64,
     members: u64,
     gone: u64,
-    /// Sets that Redis would not let us look through.
+    /// Sets that Redis refused to show.
     refused: u64,
 }
 
-pub(super) async fn gc(args: &GcArgs, config: &Config) -> Result<Exit, CommandError> {
+pub(super) async fn gc(args: &GcArgs, config: &Config) -> Result<Exit, CliError> {
     if !args.dry_run && !config.maintains_tags() {
-        return Err(CommandError::usage(TURNED_OFF));
+        return Err(CliError::usage(TURNED_OFF).help(TURNED_OFF_HELP));
     }
     let stop = stop_on_signal()?;
-    let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(CommandError::usage)?;
+    let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(CliError::usage)?;
     reach_redis(&cache).await?;
     let progress = progress();
     let mut total = Total::default();
@@ -83,15 +84,15 @@ pub(super) async fn gc(args: &GcArgs, config: &Config) -> Result<Exit, CommandEr
     let outcome = gc.run(&mut total).await;
     progress.finish_and_clear();
     let Total { tags, members, gone, refused } = total;
-    let (would, of) =
-        (if args.dry_run { "would take" } else { "took" }, if tags == 1 { "tag" } else { "tags" });
-    writeln!(io::stderr(), "{would} {gone} of {members} members out of {tags} {of}")?;
+    let (would, of) = (
+        if args.dry_run { "would remove" } else { "removed" },
+        if tags == 1 { "tag" } else { "tags" },
+    );
+    writeln!(io::stderr(), "{would} {gone} of {members} members from {tags} {of}")?;
     outcome?;
     if refused > 0 {
-        let message = format!(
-            "{refused} sets were left: Redis refuses them (no set any more, or the ACL of our user)"
-        );
-        return Err(CommandError { exit: Exit::No, message });
+        return Err(CliError::stopped(format_args!("Redis refused access to {refused} sets"))
+            .help("check the ACL of the user; a key that is no longer a set is refused too"));
     }
     Ok(Exit::Clean)
 }
@@ -99,8 +100,8 @@ pub(super) async fn gc(args: &GcArgs, config: &Config) -> Result<Exit, CommandEr
 struct Gc<'a> {
     args: &'a GcArgs,
     cache: &'a Cache,
-    /// In a cluster: what waits for its second look. On a single server a list in Redis has it, for
-    /// any worker and the next run.
+    /// In a cluster, the removed members that wait for their second check. On a single server they
+    /// are in a list in Redis, for any worker and the next run.
     asides: Option<Asides>,
     pace: Pace,
     stop: &'a CancellationToken,
@@ -108,7 +109,7 @@ struct Gc<'a> {
 }
 
 impl Gc<'_> {
-    async fn run(mut self, total: &mut Total) -> Result<(), CommandError> {
+    async fn run(mut self, total: &mut Total) -> Result<(), CliError> {
         if !self.args.dry_run {
             self.settle_left().await?;
         }
@@ -118,10 +119,10 @@ impl Gc<'_> {
             let found = self
                 .ask(async |cache| cache.tag_sets(cursor).await)
                 .await?
-                .map_err(CommandError::unavailable)?;
+                .map_err(CliError::unavailable)?;
             self.pace.went(PRUNE_STEP, Instant::now());
             for set in found.sets {
-                // A scan may give one twice.
+                // A scan may return a key twice.
                 if seen.insert(set.clone()) {
                     self.prune(&set, total).await?;
                 }
@@ -134,9 +135,9 @@ impl Gc<'_> {
         }
     }
 
-    /// Looks for the second time at what workers or earlier runs have set aside.
-    async fn settle_left(&mut self) -> Result<(), CommandError> {
-        // What Redis refuses here it refuses below, where it is counted.
+    /// Checks the members that workers or earlier runs removed and have not checked again.
+    async fn settle_left(&mut self) -> Result<(), CliError> {
+        // A set that Redis refuses here is refused and counted below as well.
         for set in self.ask(async |cache| cache.left_aside().await).await?.unwrap_or_default() {
             while self.ask(async |cache| cache.settle_aside(&set).await).await?.unwrap_or(false) {
                 self.pace.went(PRUNE_STEP, Instant::now());
@@ -145,8 +146,8 @@ impl Gc<'_> {
         Ok(())
     }
 
-    /// Looks for the second time at what is due.
-    async fn settle_due(&mut self) -> Result<(), CommandError> {
+    /// Checks again the removed members that are due.
+    async fn settle_due(&mut self) -> Result<(), CliError> {
         while let Some(set) = self.asides.as_ref().and_then(|asides| asides.due(Instant::now())) {
             let more = self.ask(async |cache| cache.settle_aside(&set).await).await?;
             self.pace.went(PRUNE_STEP, Instant::now());
@@ -161,14 +162,14 @@ impl Gc<'_> {
         Ok(())
     }
 
-    /// Waits until all has been looked at for the second time.
-    async fn settle_all(&mut self) -> Result<(), CommandError> {
+    /// Waits until every removed member has been checked again.
+    async fn settle_all(&mut self) -> Result<(), CliError> {
         while let Some(due) = self.asides.as_ref().and_then(Asides::next_due) {
-            self.progress.set_message("waiting for a second look at what seems to be gone");
+            self.progress.set_message("waiting to check removed members again");
             self.progress.tick();
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Err(CommandError { exit: Exit::No, message: INTERRUPTED.to_owned() }),
+                () = self.stop.cancelled() => return Err(interrupted()),
                 () = tokio::time::sleep_until(due.into()) => {}
             }
             self.settle_due().await?;
@@ -176,7 +177,7 @@ impl Gc<'_> {
         Ok(())
     }
 
-    async fn prune(&mut self, set: &[u8], total: &mut Total) -> Result<(), CommandError> {
+    async fn prune(&mut self, set: &[u8], total: &mut Total) -> Result<(), CliError> {
         let (mut cursor, mut members, mut gone) = (0, 0, 0);
         loop {
             let dry_run = self.args.dry_run;
@@ -230,12 +231,12 @@ impl Gc<'_> {
         }
     }
 
-    /// Asks Redis at the rate that was set, and again while it is away for a moment. What Redis
-    /// refuses is the inner error.
+    /// Sends a request to Redis at the rate that is set, and repeats it during a short outage. The
+    /// inner error is a refusal by Redis.
     async fn ask<T>(
         &self,
         question: impl AsyncFn(&Cache) -> Result<T, cache::CommandError>,
-    ) -> Result<Result<T, String>, CommandError> {
+    ) -> Result<Result<T, String>, CliError> {
         let mut down_since: Option<Instant> = None;
         loop {
             let due = self.pace.due();
@@ -247,7 +248,7 @@ impl Gc<'_> {
             };
             let answer = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Err(CommandError { exit: Exit::No, message: INTERRUPTED.to_owned() }),
+                () = self.stop.cancelled() => return Err(interrupted()),
                 answer = answer => answer,
             };
             match answer {
@@ -258,11 +259,10 @@ impl Gc<'_> {
                 Err(cache::CommandError::Outage(outage)) => {
                     let since = *down_since.get_or_insert_with(Instant::now);
                     if outage.needs_person || since.elapsed() > OUTAGE_PATIENCE {
-                        return Err(CommandError::unavailable(format_args!(
-                            "{outage}: nothing is lost; run it again"
-                        )));
+                        return Err(CliError::unavailable(outage).help(RUN_AGAIN));
                     }
-                    // It paces itself; whether it helped the next question tells.
+                    // `probe` waits between two attempts by itself. The next request shows whether
+                    // Redis is back.
                     let _ = self.cache.probe().await;
                 }
             }
@@ -271,13 +271,20 @@ impl Gc<'_> {
 }
 
 const TURNED_OFF: &str = "\
-tag maintenance is off: it takes out of each set under UNSTALE_TAG_PREFIX every member that is no key, so a set that holds \
-anything else would be emptied. Where every set under that prefix holds whole keys, set UNSTALE_TAG_MAINTENANCE=on; `unstale \
-tags gc --dry-run` shows what it would take out";
+tag maintenance is off: it removes from each set under UNSTALE_TAG_PREFIX every member that is not a key, and would empty a \
+set that holds anything else";
 
-const INTERRUPTED: &str = "interrupted: nothing is lost; run it again for the rest";
+const TURNED_OFF_HELP: &str = "\
+set UNSTALE_TAG_MAINTENANCE=on if every set under that prefix holds whole keys; `unstale tags gc --dry-run` shows what it \
+would remove";
 
-/// Shown on a terminal only.
+const RUN_AGAIN: &str = "nothing is lost; run the command again for the rest";
+
+fn interrupted() -> CliError {
+    CliError::stopped("interrupted").help(RUN_AGAIN)
+}
+
+/// Makes a progress bar, which is shown on a terminal only.
 fn progress() -> ProgressBar {
     let bar = ProgressBar::new_spinner();
     match ProgressStyle::with_template("{spinner} {msg} {elapsed}") {

@@ -1,13 +1,13 @@
-//! `unstale tags gc`
+//! The command `unstale tags`, which has the one subcommand `gc`.
 
 mod gc;
 
 use clap::{Args, Subcommand};
 
-use super::{CommandError, Exit, configure};
+use super::{CliError, Exit, configure};
 use crate::config::Scope;
 
-/// Look after the sets of tags
+/// Maintain the sets that hold the keys of each tag
 #[derive(Debug, Args)]
 #[command(disable_help_subcommand = true)]
 pub struct TagsArgs {
@@ -20,16 +20,16 @@ enum TagsCommand {
     Gc(gc::GcArgs),
 }
 
-pub(super) fn run(args: &TagsArgs) -> Result<Exit, CommandError> {
+pub(super) fn run(args: &TagsArgs) -> Result<Exit, CliError> {
     let config = configure(Scope::All)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(CommandError::internal)?;
+        .map_err(CliError::internal)?;
     let ended = match &args.command {
         TagsCommand::Gc(args) => runtime.block_on(gc::gc(args, &config)),
     };
-    // Nothing is waited for that still looks a name up.
+    // A name lookup that is still running must not delay the exit.
     runtime.shutdown_background();
     ended
 }

@@ -1,4 +1,4 @@
-//! Which letters a limit leaves: the oldest, wherever they are in the queue.
+//! The choice of the oldest letters, wherever they are in the queue.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -8,23 +8,25 @@ use jiff::Timestamp;
 use super::Letter;
 use crate::broker::DeadLetter;
 
-/// Keeps the oldest letters, `limit` at most, in order of time. Those of the same time stay in the
-/// queue's order; those without a time come first.
+/// Keeps the oldest letters, at most `limit`, in order of time. Letters of the same time stay in
+/// the queue's order, and letters without a time come first.
 pub fn keep_oldest(letters: &mut Vec<Letter>, limit: usize) {
     letters.sort_by_key(|letter| letter.time);
     letters.truncate(limit);
 }
 
-/// Letters of a first look, from which the oldest are chosen for a second one. It keeps no bodies.
+/// The letters of a first look over the queue, from which the oldest are chosen for a later look.
+/// It keeps no bodies.
 #[derive(Debug, Default)]
 pub struct Candidates {
     seen: Vec<(Option<Timestamp>, u64)>,
     hasher: RandomState,
 }
 
-/// The letters that were chosen and have not been met again.
+/// The chosen letters that the later look has not taken yet.
 #[derive(Debug)]
 pub struct Chosen {
+    /// Number of letters of each identity.
     left: HashMap<u64, usize>,
     hasher: RandomState,
 }
@@ -35,7 +37,7 @@ impl Candidates {
         self.seen.push((letter.time, identity(&self.hasher, dead, letter)));
     }
 
-    /// Chooses as [`keep_oldest`] does.
+    /// Chooses letters in the way of [`keep_oldest`].
     pub fn choose(mut self, limit: usize) -> Chosen {
         self.seen.sort_by_key(|(time, _)| *time);
         let mut left = HashMap::new();
@@ -47,7 +49,7 @@ impl Candidates {
 }
 
 impl Chosen {
-    /// Returns whether the letter is one of them, and takes it out.
+    /// Returns true if the letter is a chosen one, and removes it from the choice.
     pub fn take(&mut self, dead: &DeadLetter, letter: &Letter) -> bool {
         let identity = identity(&self.hasher, dead, letter);
         let Some(count) = self.left.get_mut(&identity) else { return false };
@@ -58,13 +60,13 @@ impl Chosen {
         true
     }
 
-    /// Returns whether all were met.
+    /// Returns true if every chosen letter was taken.
     pub fn is_done(&self) -> bool {
         self.left.is_empty()
     }
 }
 
-/// The same in both looks. Letters that have it in common stand for each other.
+/// Returns a hash that is the same in both looks. Letters with the same hash are interchangeable.
 fn identity(hasher: &RandomState, dead: &DeadLetter, letter: &Letter) -> u64 {
     hasher.hash_one((
         dead.delivery.fingerprint(hasher),
@@ -81,7 +83,7 @@ mod tests {
     use crate::broker::Delivery;
 
     #[test]
-    fn the_oldest_are_chosen_as_often_as_they_were_seen() {
+    fn the_oldest_letters_are_chosen_as_often_as_they_were_seen() {
         let given =
             [("c", Some(3)), ("a", Some(1)), ("none", None), ("b", Some(2)), ("a", Some(1))];
         let letters: Vec<(DeadLetter, Letter)> = given

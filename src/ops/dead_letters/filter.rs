@@ -1,4 +1,4 @@
-//! Which letters are meant.
+//! The filter by which a command selects letters.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -6,32 +6,33 @@ use super::Letter;
 use crate::quantity::parse_duration;
 use crate::registry::Pattern;
 
-/// Which letters are meant: those that satisfy every part; of a part with alternatives, one.
+/// A filter of letters. A letter matches if it satisfies every part. A part with several values is
+/// satisfied by any of them.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// One of these reasons; any where there is none.
+    /// Reasons of letters; empty for any.
     pub reasons: Vec<String>,
-    /// The type matches one of these; any where there is none.
+    /// Patterns of the event's type; empty for any.
     pub types: Vec<Pattern>,
-    /// It failed by one of these rules, or by a rule of one of these event definitions or files;
-    /// any where there is none.
+    /// Rules in which the event failed, or event definitions or files with that rule; empty for
+    /// any.
     pub rules: Vec<String>,
-    /// Its error has one of these texts, whatever their case; any where there is none.
+    /// Texts that the error contains, in upper or lower case; empty for any.
     pub errors: Vec<String>,
-    /// Dead-lettered then or later.
+    /// Earliest time of dead-lettering.
     pub since: Option<Timestamp>,
-    /// Dead-lettered before then.
+    /// Time of dead-lettering before which a letter matches.
     pub until: Option<Timestamp>,
-    /// Whether a letter without a time satisfies `since` and `until`. RabbitMQ 3.10 lets a
-    /// publisher's header hide the time.
+    /// True if a letter without a time satisfies `since` and `until`. In RabbitMQ 3.10 a
+    /// publisher's header can hide the time.
     pub timeless: bool,
-    /// The event's id is one of these, or begins as one that ends in `…`, as lists print long ids;
-    /// any where there is none.
+    /// Ids of the event; empty for any. One that ends in `…`, as lists print long ids, matches
+    /// every id with that beginning.
     pub ids: Vec<String>,
 }
 
 impl Filter {
-    /// Whether the letter is meant.
+    /// Returns true if the letter matches.
     pub fn matches(&self, letter: &Letter) -> bool {
         (self.reasons.is_empty() || self.reasons.contains(&letter.reason))
             && (self.types.is_empty()
@@ -56,7 +57,7 @@ impl Filter {
                     .is_some_and(|id| self.ids.iter().any(|named| is_named(id, named))))
     }
 
-    /// Whether every letter is meant.
+    /// Returns true if every letter matches.
     pub fn is_all(&self) -> bool {
         let Self { reasons, types, rules, errors, since, until, timeless: _, ids } = self;
         let any_text = [reasons, rules, errors, ids].into_iter().any(|texts| !texts.is_empty());
@@ -64,8 +65,7 @@ impl Filter {
     }
 }
 
-/// Whether the rule is the one that is named, or one of an event definition or of a file of that
-/// name.
+/// Returns true if the name is that of the rule, or of its event definition, file or folder.
 fn is_of(rule: &str, named: &str) -> bool {
     rule.strip_prefix(named).is_some_and(|rest| rest.is_empty() || rest.starts_with(['#', '/']))
 }
@@ -79,10 +79,10 @@ fn is_named(id: &str, named: &str) -> bool {
         || named.strip_suffix('…').is_some_and(|start| !start.is_empty() && id.starts_with(start))
 }
 
-/// A moment: an RFC 3339 time, or a duration before `now`.
+/// Parses a moment: an RFC 3339 time, or a duration before `now`.
 ///
 /// # Errors
-/// What was expected.
+/// A text that says what was expected.
 pub fn since(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(ago) = parse_duration(text) {
         let ago = SignedDuration::try_from(ago).map_err(|_| "too long ago".to_owned())?;
@@ -100,11 +100,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_part_must_hold() {
+    fn a_letter_matches_if_it_satisfies_every_part_of_the_filter() {
         let letter = letter("expired", "user.updated", Some("2026-01-02T03:04:05Z"));
         let at = |text: &str| Some(text.parse().unwrap());
         let types = |text: &str| vec![Pattern::parse(text)];
-        for (filter, meant) in [
+        for (filter, selected) in [
             (Filter::default(), true),
             (
                 Filter { reasons: vec!["malformed".into(), "expired".into()], ..Filter::default() },
@@ -126,12 +126,12 @@ mod tests {
                 false,
             ),
         ] {
-            assert_eq!(filter.matches(&letter), meant, "{filter:?}");
+            assert_eq!(filter.matches(&letter), selected, "{filter:?}");
         }
     }
 
     #[test]
-    fn rules_and_errors_are_found_in_what_went_wrong() {
+    fn filters_find_rules_and_texts_in_the_error_of_a_letter() {
         let error = "team/user.yaml#user.updated/12: no value for `{name}`";
         let letter = Letter {
             error: Some(error.to_owned()),
@@ -139,7 +139,7 @@ mod tests {
         };
         let rules = |rule: &str| Filter { rules: vec![rule.to_owned()], ..Filter::default() };
         let errors = |text: &str| Filter { errors: vec![text.to_owned()], ..Filter::default() };
-        for (filter, meant) in [
+        for (filter, selected) in [
             (rules("team/user.yaml#user.updated/12"), true),
             (rules("team/user.yaml#user.updated/1"), false),
             (rules("team/user.yaml#user.updated"), true),
@@ -151,7 +151,7 @@ mod tests {
             (errors("NO Value"), true),
             (errors("no values"), false),
         ] {
-            assert_eq!(filter.matches(&letter), meant, "{filter:?}");
+            assert_eq!(filter.matches(&letter), selected, "{filter:?}");
             assert!(!filter.is_all());
         }
         assert!(!rules("team").matches(&Letter { error: None, ..letter.clone() }));
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_time_or_id_is_not_meant_by_one() {
+    fn a_letter_without_a_time_or_an_id_does_not_match_one() {
         let mut letter = letter("expired", "a", None);
         letter.id = None;
         let since = Filter { since: Some(Timestamp::UNIX_EPOCH), ..Filter::default() };

@@ -1,4 +1,4 @@
-//! Letters counted by what they have in common.
+//! Groups of letters that have something in common, with their counts.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use serde_json::json;
 
 use super::Letter;
 
-/// What letters of one group have in common.
+/// A property by which letters are grouped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GroupBy {
-    /// Why they are dead letters.
+    /// The reason why it is a dead letter.
     Reason,
     /// The event's type.
     Type,
@@ -21,13 +21,13 @@ pub enum GroupBy {
 }
 
 impl GroupBy {
-    /// All of them.
+    /// All properties.
     pub const ALL: [Self; 4] = [Self::Reason, Self::Type, Self::Rule, Self::Error];
 
-    /// What letters are grouped by where nothing else is asked for.
+    /// The properties by which dead letters are grouped by default.
     pub const DEFAULT: [Self; 2] = [Self::Reason, Self::Type];
 
-    /// The name in tables and in JSON.
+    /// Returns the name in tables and in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Reason => "reason",
@@ -37,7 +37,7 @@ impl GroupBy {
         }
     }
 
-    /// Returns the one of that name.
+    /// Returns the property of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|by| by.as_str() == name)
     }
@@ -55,21 +55,21 @@ impl GroupBy {
     }
 }
 
-/// Letters that have something in common.
+/// A group of letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// What they have in common, in the order asked for; `None` where they lack it.
+    /// The common properties and their values, in the given order. `None` if the letters lack it.
     pub common: Vec<(GroupBy, Option<String>)>,
-    /// How many.
+    /// Number of letters.
     pub count: usize,
-    /// When the first of them was dead-lettered.
+    /// Time at which the first of them was dead-lettered.
     pub first: Option<Timestamp>,
-    /// When the last of them was.
+    /// Time at which the last of them was dead-lettered.
     pub last: Option<Timestamp>,
 }
 
 impl Group {
-    /// Returns the group for programs.
+    /// Returns the group as JSON.
     pub fn to_json(&self) -> serde_json::Value {
         let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
         let mut object =
@@ -81,7 +81,7 @@ impl Group {
     }
 }
 
-/// Groups letters: the largest group first.
+/// Groups letters by these properties, the largest group first.
 pub fn groups<'l>(letters: impl IntoIterator<Item = &'l Letter>, by: &[GroupBy]) -> Vec<Group> {
     let mut by_common: BTreeMap<Vec<Option<&str>>, Group> = BTreeMap::new();
     for letter in letters {
@@ -126,7 +126,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_largest_group_comes_first_with_its_span() {
+    fn the_largest_group_of_letters_comes_first_with_its_times() {
         let letters = [
             letter("expired", "a", Some("2026-01-02T00:00:00Z")),
             letter("malformed", "b", Some("2026-01-04T00:00:00.5Z")),
@@ -146,7 +146,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn letters_group_by_rule_and_by_error_without_the_rule() {
+    fn letters_are_grouped_by_rule_and_by_error_without_the_rule() {
         let failed = |error: Option<&str>| Letter {
             error: error.map(str::to_owned),
             ..letter("unresolvable", "a", None)
@@ -169,15 +169,15 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn history_grows_and_is_bounded() {
+    fn the_earlier_reasons_of_a_letter_are_bounded() {
         let mut letter = letter("expired", "a", Some("2026-01-02T00:00:00Z"));
-        assert_eq!(letter.history(), "expired@2026-01-02T00:00:00Z");
+        assert_eq!(letter.reasons(), "expired@2026-01-02T00:00:00Z");
         letter.earlier = (0..30).map(|at| format!("r{at}")).collect();
-        let history = letter.history();
-        assert_eq!(history.split(',').count(), 10);
+        let reasons = letter.reasons();
+        assert_eq!(reasons.split(',').count(), 10);
         assert!(
-            history.starts_with("r21,") && history.ends_with(",expired@2026-01-02T00:00:00Z"),
-            "{history}"
+            reasons.starts_with("r21,") && reasons.ends_with(",expired@2026-01-02T00:00:00Z"),
+            "{reasons}"
         );
     }
 }

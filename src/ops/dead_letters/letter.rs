@@ -1,4 +1,4 @@
-//! What one dead letter says of itself, without its body.
+//! The facts about one dead letter, without its body.
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -8,101 +8,107 @@ use crate::cache::LowWatermark;
 use crate::event::{Decoded, Origin, Provenance, Reading, decode, header};
 use crate::reason::rule_of;
 
-/// How many earlier reasons a letter carries along: the newest.
+/// Maximum number of reasons that a replayed letter carries along, the newest ones.
 const EARLIER_MAX: usize = 10;
 
-/// What stands for a reason where nobody gave one: a message that neither we nor the broker put
-/// there.
+/// Reason of a message that neither a worker nor the broker dead-lettered.
 const NO_REASON: &str = "unknown";
+
+/// Reason of an event that waits for a retry, and is not a dead letter yet.
+const WAITING: &str = "waiting";
 
 /// A dead letter without its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
-    /// What to take it by.
+    /// Delivery tag by which the letter is taken.
     pub tag: Tag,
-    /// Why: a [`Reason`](crate::reason::Reason)'s name, or another word of the broker's.
+    /// Name of a [`Reason`](crate::reason::Reason), or another reason of the broker.
     pub reason: String,
-    /// The reason in words.
+    /// The error of the worker.
     pub error: Option<String>,
-    /// The event's type; of what is no event, the routing key.
+    /// The event's type, or the routing key of a message that is not an event.
     pub event_type: String,
-    /// The event's id, where it is one.
+    /// The event's id, if the message is an event.
     pub id: Option<String>,
-    /// When it was dead-lettered.
+    /// Time at which it was dead-lettered.
     pub time: Option<Timestamp>,
-    /// When the event was first handled: RFC 3339.
+    /// Time at which the event was first handled, in RFC 3339.
     pub first_time: Option<String>,
-    /// A time before which the event did not arrive: RFC 3339.
+    /// A time before which the event did not arrive, in RFC 3339.
     pub arrived_after: Option<String>,
-    /// An offset of the history before which it does not hold the event, where that is known.
+    /// An offset of the history before which the event is not recorded, if known.
     pub arrived_offset: Option<u64>,
-    /// Attempts made before it was dead-lettered.
+    /// Number of attempts before it was dead-lettered.
     pub attempts: u32,
-    /// The exchange it first came through; empty for the default exchange.
+    /// Exchange to which the event was published; empty for the default exchange.
     pub exchange: String,
-    /// The routing key it first came with.
+    /// Routing key with which the event was published.
     pub routing_key: String,
-    /// Positions of the effects still to do, where not all, and the registry that counts so.
+    /// Positions of the effects still to do, and the digest of the registry that they refer to.
+    /// `None` if all are still to do.
     pub effects: Option<(Vec<u32>, String)>,
-    /// The registry's digest.
+    /// Digest of the worker's registry.
     pub registry: Option<String>,
-    /// Whether it claims to be republished, and no worker signed it: what was done before is not
-    /// known.
+    /// True if it has the headers of a republished message without a worker's signature. Its
+    /// applied effects are then unknown.
     pub unsigned: bool,
-    /// Why it was here before: `reason@time`, oldest first.
+    /// Reasons for which it was a dead letter before, as `reason@time`, the oldest first.
     pub earlier: Vec<String>,
-    /// The size of the body.
+    /// Size of the body.
     pub body_bytes: usize,
 }
 
 impl Letter {
-    /// Reads a letter. What no worker has read (the broker dead-lettered it) is decoded for its
-    /// type and id.
+    /// Reads a letter. A message that the broker dead-lettered has no headers of a worker, so it is
+    /// decoded for its type and id.
     pub fn read(dead: &DeadLetter, reading: Reading) -> Self {
         let delivery = &dead.delivery;
         let message = delivery.message();
         let provenance = Provenance::of(&message);
-        let copy = provenance.as_ref();
+        let headers = provenance.as_ref();
         let text = |value: Option<&str>| value.map(str::to_owned);
-        let told_type = copy.and_then(|copy| copy.event_type).filter(|name| !name.is_empty());
-        let told_id = copy.and_then(|copy| copy.event_id);
-        let decoded = match (told_type, told_id) {
+        let header_type =
+            headers.and_then(|headers| headers.event_type).filter(|name| !name.is_empty());
+        let header_id = headers.and_then(|headers| headers.event_id);
+        let decoded = match (header_type, header_id) {
             (Some(event_type), Some(id)) => Some((event_type.to_owned(), id.to_owned())),
             _ => event_of(dead, reading),
         };
         let (event_type, id) = decoded.unzip();
-        let routing_key = copy.map_or(delivery.routing_key(), |copy| copy.routing_key).to_owned();
-        let told_reason = copy.and_then(|copy| copy.reason);
+        let routing_key =
+            headers.map_or(delivery.routing_key(), |headers| headers.routing_key).to_owned();
+        let header_reason = headers.and_then(|headers| headers.reason);
         let reason = dead
             .death
             .as_ref()
             .map(|death| death.reason.as_str())
-            .or(told_reason)
+            .or(header_reason)
             .unwrap_or(NO_REASON);
         let death_time = dead
             .death
             .as_ref()
             .and_then(|death| Timestamp::from_second(i64::try_from(death.time_s?).ok()?).ok());
-        let told_time = copy.and_then(|copy| copy.time?.parse().ok());
-        let signed = copy.filter(|_| message.origin.is_republished());
+        let header_time = headers.and_then(|headers| headers.time?.parse().ok());
+        let signed = headers.filter(|_| message.origin.is_republished());
         let earlier =
             signed.and_then(|_| message.headers.text(header::EARLIER_REASONS)).unwrap_or_default();
         Self {
             tag: delivery.tag(),
             reason: reason.to_owned(),
-            error: text(copy.and_then(|copy| copy.error)),
-            event_type: event_type.or(text(told_type)).unwrap_or_else(|| routing_key.clone()),
-            id: id.or(text(told_id)).or(text(message.properties.message_id)),
-            // The broker's is the later one where there are both: a copy that was redelivered too
-            // often.
-            time: death_time.or(told_time),
-            first_time: text(copy.and_then(|copy| copy.first_time)),
-            arrived_after: text(copy.and_then(|copy| copy.arrived_after)),
-            arrived_offset: copy.and_then(|copy| copy.arrived_offset),
-            attempts: copy.map_or(0, |copy| copy.attempt),
-            exchange: copy.map_or(delivery.exchange(), |copy| copy.exchange).to_owned(),
-            effects: copy.and_then(|copy| Some((copy.effects.clone()?, copy.registry?.to_owned()))),
-            registry: text(copy.and_then(|copy| copy.registry)),
+            error: text(headers.and_then(|headers| headers.error)),
+            event_type: event_type.or(text(header_type)).unwrap_or_else(|| routing_key.clone()),
+            id: id.or(text(header_id)).or(text(message.properties.message_id)),
+            // A republished message that was redelivered too often has both, and the broker's time
+            // is the later one.
+            time: death_time.or(header_time),
+            first_time: text(headers.and_then(|headers| headers.first_time)),
+            arrived_after: text(headers.and_then(|headers| headers.arrived_after)),
+            arrived_offset: headers.and_then(|headers| headers.arrived_offset),
+            attempts: headers.map_or(0, |headers| headers.attempt),
+            exchange: headers.map_or(delivery.exchange(), |headers| headers.exchange).to_owned(),
+            effects: headers
+                .and_then(|headers| Some((headers.effects.clone()?, headers.registry?.to_owned()))),
+            registry: text(headers.and_then(|headers| headers.registry)),
             unsigned: message.origin == Origin::Unsigned,
             earlier: earlier.split(',').filter(|one| !one.is_empty()).map(str::to_owned).collect(),
             routing_key,
@@ -110,8 +116,15 @@ impl Letter {
         }
     }
 
-    /// The history that a replayed copy carries along: this reason after the earlier ones.
-    pub fn history(&self) -> String {
+    /// Returns the facts about an event in a retry queue, which waits and is not a dead letter.
+    #[must_use]
+    pub fn waiting(self) -> Self {
+        Self { reason: WAITING.to_owned(), ..self }
+    }
+
+    /// Returns the reasons that a replayed letter carries along: the earlier ones, and then its
+    /// own.
+    pub fn reasons(&self) -> String {
         let mut all = self.earlier.clone();
         all.push(match self.time {
             Some(time) => format!("{}@{time}", self.reason),
@@ -122,22 +135,22 @@ impl Letter {
     }
 
     /// Returns a lower bound of the event's arrival.
-    pub fn low(&self) -> LowWatermark {
-        let told = self
+    pub fn low_watermark(&self) -> LowWatermark {
+        let time = self
             .arrived_after
             .as_deref()
             .or(self.first_time.as_deref())
             .and_then(|time| time.parse::<Timestamp>().ok());
-        let time_ms = told.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or(0);
+        let time_ms = time.and_then(|time| u64::try_from(time.as_millisecond()).ok()).unwrap_or(0);
         LowWatermark { time_ms, offset: self.arrived_offset }
     }
 
-    /// Returns the rule that it failed by, where its error names one.
+    /// Returns the rule in which the event failed, if the error names one.
     pub fn rule(&self) -> Option<&str> {
         self.error.as_deref().and_then(rule_of)
     }
 
-    /// Returns what it says of itself, for programs.
+    /// Returns the facts as JSON.
     pub fn to_json(&self) -> serde_json::Value {
         json!({
             "reason": self.reason,
@@ -150,13 +163,14 @@ impl Letter {
         })
     }
 
-    /// When it was dead-lettered, as text.
+    /// Returns the time at which it was dead-lettered, as text.
     pub fn time_text(&self) -> String {
         self.time.map_or_else(|| "-".to_owned(), |time| time.to_string())
     }
 }
 
-/// Type and id of the event. A letter may be here because reading it panics: then it has neither.
+/// Returns type and id of the event. Returns `None` if decoding it panics, which may be why it is a
+/// dead letter.
 fn event_of(dead: &DeadLetter, reading: Reading) -> Option<(String, String)> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         match decode(&dead.delivery.message(), reading) {

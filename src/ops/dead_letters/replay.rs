@@ -1,26 +1,30 @@
-//! Letters → copies in the queue of events; only then are they taken.
+//! Replays letters: each is published to the queue of events, and only then taken out of the
+//! dead-letter queue.
 
 use super::Letter;
 use crate::broker::{
     CopyHeaders, DeadLetter, DeadLetters, PublishError, Publisher, SessionEnded, copy_to,
 };
 
-/// What became of a batch.
+/// The outcome of a batch.
 #[derive(Debug, Default)]
 pub struct Replayed {
-    /// Confirmed in the queue, and taken.
+    /// Number of letters that were confirmed in the queue of events, and taken.
     pub done: usize,
-    /// Left where they were.
+    /// Number of letters that stay in the dead-letter queue.
     pub left: usize,
-    /// Why the first of those was left.
+    /// Error of the first letter that stays.
     pub problem: Option<PublishError>,
 }
 
-/// Publishes a copy of each letter to the queue of events, waits until each is confirmed and not
-/// returned, and only then takes those letters out of the dead-letter queue. `now` is RFC 3339.
+/// Republishes each letter to the queue of events, and takes a letter once its message is confirmed
+/// and not returned.
+///
+/// `now` is the time in RFC 3339.
 ///
 /// # Errors
-/// When the connection that reads is over: what was published meanwhile may stand in both queues.
+/// [`SessionEnded`] if the connection that reads has ended. Letters of this batch may then be in
+/// both queues.
 pub async fn replay_batch(
     letters: &mut DeadLetters,
     publisher: &mut Publisher,
@@ -28,15 +32,15 @@ pub async fn replay_batch(
     now: &str,
 ) -> Result<Replayed, SessionEnded> {
     let queue = letters.names().main.clone();
-    let histories: Vec<String> = batch.iter().map(|(_, letter)| letter.history()).collect();
-    let copies: Vec<_> = batch
+    let reasons: Vec<String> = batch.iter().map(|(_, letter)| letter.reasons()).collect();
+    let republished: Vec<_> = batch
         .iter()
-        .zip(&histories)
-        .map(|((dead, letter), history)| {
+        .zip(&reasons)
+        .map(|((dead, letter), reasons)| {
             let headers = CopyHeaders {
                 attempt: 0,
                 effects: letter.effects.as_ref().map(|(positions, _)| positions.as_slice()),
-                earlier_reasons: Some(history),
+                earlier_reasons: Some(reasons),
                 registry: letter.registry.as_deref().unwrap_or_default(),
                 time: now,
                 ..CopyHeaders::default()
@@ -46,7 +50,7 @@ pub async fn replay_batch(
         .collect();
     let mut replayed = Replayed::default();
     let mut taken = Vec::with_capacity(batch.len());
-    for ((_, letter), result) in batch.iter().zip(publisher.publish_all(&copies).await) {
+    for ((_, letter), result) in batch.iter().zip(publisher.publish_all(&republished).await) {
         match result {
             Ok(()) => taken.push(letter.tag),
             Err(problem) => {

@@ -1,5 +1,5 @@
-//! Texts that are to be written in order of time, kept on disk meanwhile: the bodies of 100,000
-//! letters have no place in memory.
+//! Texts on disk, to be written in order of time. The bodies of 100,000 letters do not fit in
+//! memory.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -8,8 +8,8 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-/// A file without a name, in the system's folder for temporary files, which nobody else can open;
-/// and what stands where.
+/// A temporary file without a name, which no other process can open, and the places of the texts in
+/// it.
 #[derive(Debug)]
 pub struct Spool {
     file: BufWriter<File>,
@@ -25,17 +25,17 @@ struct Kept {
 }
 
 impl Spool {
-    /// An empty one.
+    /// Creates an empty spool in the system's folder for temporary files.
     ///
     /// # Errors
-    /// When no file can be made there.
+    /// The file cannot be created.
     pub fn new() -> io::Result<Self> {
         let folder = std::env::temp_dir();
         Self::new_in(&folder).map_err(|error| {
             io::Error::new(
                 error.kind(),
                 format!(
-                    "no temporary file can be made in {}: {error}; TMPDIR names another folder",
+                    "cannot create a temporary file in {}: {error}; set TMPDIR to another folder",
                     folder.display()
                 ),
             )
@@ -51,10 +51,10 @@ impl Spool {
         Ok(Self { file: BufWriter::new(file), texts: Vec::new(), end: 0 })
     }
 
-    /// Keeps a text.
+    /// Adds a text.
     ///
     /// # Errors
-    /// When the disk is full.
+    /// The text cannot be written, as when the disk is full.
     pub fn push(&mut self, time: Option<Timestamp>, text: &str) -> io::Result<()> {
         self.file.write_all(text.as_bytes())?;
         self.texts.push(Kept { time, offset: self.end, len: text.len() });
@@ -62,28 +62,28 @@ impl Spool {
         Ok(())
     }
 
-    /// How many it keeps.
+    /// Returns the number of texts.
     pub fn len(&self) -> usize {
         self.texts.len()
     }
 
-    /// Whether it keeps none.
+    /// Returns true if there is no text.
     pub fn is_empty(&self) -> bool {
         self.texts.is_empty()
     }
 
-    /// Writes the oldest texts, `limit` at most, in order of time; those of the same time in the
-    /// order they came, those without one first.
+    /// Writes the oldest texts, at most `limit`, in order of time. Texts of the same time stay in
+    /// the order in which they were added, and texts without a time come first.
     ///
     /// # Errors
-    /// When reading or writing fails.
+    /// Reading or writing fails.
     pub fn write_to(mut self, limit: usize, out: &mut impl Write) -> io::Result<()> {
         self.texts.sort_by_key(|kept| kept.time);
         let mut file =
             BufReader::new(self.file.into_inner().map_err(io::IntoInnerError::into_error)?);
         let mut at = u64::MAX;
         for kept in self.texts.iter().take(limit) {
-            // Mostly they came in order already: then the buffer goes on.
+            // Texts are mostly in order already, and a seek would drop the buffer.
             if at != kept.offset {
                 file.seek(SeekFrom::Start(kept.offset))?;
             }
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_come_out_by_time() {
+    fn a_spool_writes_its_texts_in_order_of_time() {
         assert!(Spool::new_in(Path::new("/no such folder")).is_err());
         let mut spool = Spool::new().unwrap();
         let at = |second| Some(Timestamp::from_second(second).unwrap());

@@ -1,5 +1,5 @@
-//! The turn to heal: its lock is kept on a thread of its own, so that no work of the heal can cost
-//! it.
+//! The lock of a heal. A thread of its own renews it, so that no work of the heal can delay a
+//! renewal.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,19 +12,19 @@ use crate::cache::{Cache, CommandError, HealProgress, Outage, State};
 use crate::config::Config;
 use crate::ops::replay::DEATHS_MAX;
 
-/// Time between two renewals: several fit into the lock's own time.
-const RENEW: Duration = Duration::from_millis(700);
+/// Time between two renewals. The lock's expiry is several times longer.
+const RENEW_INTERVAL: Duration = Duration::from_millis(700);
 
-/// Maximum time without a note of progress before the lock is left to another worker: this process
+/// Maximum time without progress before the lock is left to another worker, because this process
 /// hangs.
 const SILENCE_MAX: Duration = Duration::from_secs(300);
 
-/// Maximum time until a worker that lost its turn has noted that it lives.
-const NOTED_WITHIN: Duration = Duration::from_secs(2);
+/// Maximum time in which a worker that lost the lock records that it is alive.
+const SURVIVOR_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Keeps the lock until it is dropped, and notes the progress of the heal.
+/// Holds the lock until it is dropped, and records the progress of the heal.
 #[derive(Debug)]
-pub struct Guard<'c> {
+pub struct HealGuard<'c> {
     cache: &'c Cache,
     found: HealProgress,
     lost: watch::Receiver<Option<Outage>>,
@@ -32,7 +32,7 @@ pub struct Guard<'c> {
     _keeper: DropGuard,
 }
 
-/// When the heal last showed a sign of life.
+/// The time at which the heal last made progress.
 #[derive(Debug)]
 struct Alive {
     since: Instant,
@@ -54,11 +54,11 @@ impl Alive {
     }
 }
 
-impl<'c> Guard<'c> {
-    /// Begins to keep the lock, which `cache` has taken. `found` is what heals before this one have
-    /// noted.
+impl<'c> HealGuard<'c> {
+    /// Begins to renew the lock, which `cache` has taken. `found` is the recorded progress of
+    /// earlier heals.
     pub fn begin(config: &Config, cache: &'c Cache, found: HealProgress) -> Self {
-        let (tell, lost) = watch::channel(None);
+        let (report_lost, lost) = watch::channel(None);
         let stop = CancellationToken::new();
         let alive = Arc::new(Alive { since: Instant::now(), at_ms: AtomicU64::new(0) });
         let (token, shows) = (stop.clone(), Arc::clone(&alive));
@@ -73,28 +73,28 @@ impl<'c> Guard<'c> {
             let Ok(keeper) = keeper else { return };
             let kept = runtime.block_on(token.run_until_cancelled(keep(&keeper, &worker, &shows)));
             if let Some(outage) = kept {
-                tell.send_replace(Some(outage));
+                report_lost.send_replace(Some(outage));
             }
         });
         if let Err(error) = spawned {
-            tracing::warn!(%error, "no thread to keep the heal's lock: the heal keeps it between batches alone");
+            tracing::warn!(%error, "heal lock thread could not start: the lock is renewed between batches only");
         }
         Self { cache, found, lost, alive, _keeper: stop.drop_guard() }
     }
 
-    /// Returns what heals before this one have noted: where to begin, and what they died of.
+    /// Returns the recorded progress of earlier heals: where to begin, and where they died.
     pub fn found(&self) -> &HealProgress {
         &self.found
     }
 
-    /// Makes certain that heals died before an event is passed over: a worker that but lost its
-    /// turn says so.
+    /// Checks that earlier heals really died, before an event is skipped because of them. A worker
+    /// that only lost the lock records that it is alive.
     ///
     /// # Errors
     /// An outage.
     pub async fn confirm_deaths(&mut self) -> Result<(), Outage> {
         if self.found.is_to_pass_over(DEATHS_MAX) {
-            tokio::time::sleep(NOTED_WITHIN).await;
+            tokio::time::sleep(SURVIVOR_TIMEOUT).await;
             let confirmed = self.cache.without_survivors(self.found.clone()).await;
             self.found = confirmed.map_err(|error| match error {
                 CommandError::Outage(outage) => outage,
@@ -104,34 +104,35 @@ impl<'c> Guard<'c> {
         Ok(())
     }
 
-    /// Notes how far the heal is. Cheap: one round trip.
+    /// Records the progress of the heal, in one round trip.
     ///
     /// # Errors
-    /// An outage: also where the turn to heal is not ours any more.
+    /// An outage, also if another worker has taken the lock.
     pub async fn note(&self, progress: &HealProgress) -> Result<(), Outage> {
         self.alive();
         self.cache.note_heal_progress(progress).await
     }
 
-    /// Shows that the heal goes on where there is nothing to note, such as a broker that is waited
-    /// for.
+    /// Shows that the heal is alive although there is no progress to record, such as while it waits
+    /// for the broker.
     pub fn alive(&self) {
         self.alive.note();
     }
 
-    /// Waits until the turn to heal is lost.
+    /// Waits until the lock is lost.
     pub async fn lost(&self) -> Outage {
         let mut lost = self.lost.clone();
         let outage = lost.wait_for(Option::is_some).await.ok().and_then(|outage| outage.clone());
         match outage {
             Some(outage) => outage,
-            // The thread has ended without a word: the seals behind each batch still tell.
+            // The thread ended without an outage. The checkpoint write after each batch still
+            // detects a lost lock.
             None => std::future::pending().await,
         }
     }
 }
 
-/// Renews the lock until it is another's.
+/// Renews the lock until it is lost.
 async fn keep(cache: &Cache, worker: &str, alive: &Alive) -> Outage {
     let mut missed: Option<Outage> = None;
     loop {
@@ -145,15 +146,16 @@ async fn keep(cache: &Cache, worker: &str, alive: &Alive) -> Outage {
         if is_up {
             match cache.keep_heal_of(worker).await {
                 Ok(()) => missed = None,
-                // Said twice: it is not the end of a connection.
+                // The same error twice is not the end of a connection.
                 Err(outage) if missed.as_ref() == Some(&outage) && cache.state() == State::Up => {
-                    // A death is another thing. It is noted again where this fails.
+                    // This worker lives, so this is not a death. If this write fails, it is
+                    // repeated later.
                     let _noted = cache.yield_heal_of(worker).await;
                     return outage;
                 }
                 Err(outage) => missed = Some(outage),
             }
         }
-        tokio::time::sleep(RENEW).await;
+        tokio::time::sleep(RENEW_INTERVAL).await;
     }
 }

@@ -1,4 +1,9 @@
-//! The history, applied again from before Redis lost writes.
+//! A heal: the history is applied again from a place before Redis lost writes.
+//!
+//! This file runs the heal as a replay and records its progress. `guard` holds the lock, so that
+//! one worker heals at a time.
+//!
+//! Absent on purpose: the decision that a heal is due, which is in `worker` and `cache`.
 
 mod guard;
 
@@ -16,44 +21,43 @@ use crate::ops::replay::{Beginning, Died, Observer, Replay, Span, Step, TakenOve
 use crate::plan::FoldLimits;
 use crate::registry::Registry;
 
-pub use guard::Guard;
+pub use guard::HealGuard;
 
-/// Time after which what was read is applied: a heal that takes over begins behind it.
+/// Maximum time before events that were read are applied. A heal that takes over begins after them.
 const APPLY_EVERY: Duration = Duration::from_secs(4);
 
-/// Time without progress after which the broker is given up: the heal's caller finds out
-/// whether all of the broker is away, or the history alone.
+/// Maximum time without progress before the heal ends. Its caller finds out whether the whole
+/// broker is away, or only the history.
 const PATIENCE: Duration = Duration::from_secs(25);
 
-/// How far back a heal reaches where no setting says so.
+/// Default time back to which a heal reaches if no checkpoint is left.
 const WINDOW: SignedDuration = SignedDuration::from_hours(1);
 
-/// What a heal came to.
+/// The outcome of a heal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Healed {
     /// The history was applied.
     Applied {
-        /// Events of the span.
+        /// Number of events of the span.
         events: u64,
-        /// What they folded into.
+        /// Number of effects into which they were folded.
         effects: u64,
-        /// The offset from which on it was applied, by this heal or by those that it took over.
+        /// First applied offset, by this heal or by those that it took over.
         begin: u64,
-        /// All that was asked for was read and applied: the history reached back so far,
-        /// and nothing was passed over.
+        /// True if the history reached back far enough, and no event was skipped.
         complete: bool,
-        /// The offset behind the history, as it was when the heal began: all before it is applied.
+        /// The offset behind the history when the heal began. All events before it are applied.
         end: u64,
-        /// Offsets that were passed over, since heals died there, or what is there could not be
-        /// resolved or applied in time.
+        /// Offsets of skipped events, at which heals died, or which could not be resolved or
+        /// applied in time.
         passed_over: Vec<u64>,
     },
-    /// There is none, or not yet.
+    /// There is no history, or not yet.
     NoHistory,
 }
 
 impl Healed {
-    /// Returns the same as a heal that did not do all that was asked for.
+    /// Returns the outcome as that of an incomplete heal.
     #[must_use]
     pub fn cut(mut self) -> Self {
         if let Self::Applied { complete, .. } = &mut self {
@@ -63,15 +67,15 @@ impl Healed {
     }
 }
 
-/// Why it did not come to its end.
+/// The reason why a heal did not finish.
 #[derive(Debug)]
 pub enum NotHealed {
-    /// Redis cannot be worked with, or went back once more.
+    /// Redis is unavailable, or lost writes again.
     Redis(Outage),
-    /// The broker cannot be worked with.
+    /// The broker is unavailable.
     Broker(BrokerError),
-    /// The broker answers, and cannot serve the history: it is broken, or our user may not read it.
-    /// Waiting may not end it.
+    /// The broker answers, and does not serve the history, because it is broken or the user may not
+    /// read it. This may be permanent.
     History(String),
 }
 
@@ -90,18 +94,20 @@ impl From<BrokerError> for NotHealed {
     }
 }
 
-/// Applies the history again, from that place, or from where the heal before this one got to. It
-/// ends before that offset, or where the history ends now. Our turn to heal must have come
-/// ([`Cache::take_heal`]); `guard` keeps it.
+/// Applies the history again.
+///
+/// `span` is the place to begin at, and the offset to end before, which is the end of the history
+/// if it is `None`. A heal that takes over begins where the one before it stopped. The caller has
+/// taken the lock with [`Cache::take_heal`], and `guard` keeps it.
 ///
 /// # Errors
-/// [`NotHealed`]: all is to be done again.
+/// [`NotHealed`]. The heal must then be repeated.
 pub async fn heal(
     config: &Config,
     registry: &Arc<Registry>,
     cache: &Cache,
     span: (HealFrom, Option<u64>),
-    guard: &Guard<'_>,
+    guard: &HealGuard<'_>,
 ) -> Result<Healed, NotHealed> {
     if config.amqp.history.is_none() {
         return Ok(Healed::NoHistory);
@@ -111,7 +117,7 @@ pub async fn heal(
         outage = guard.lost() => return Err(outage.into()),
     };
     match healed {
-        // Where no worker has declared one yet, there is nothing to heal from.
+        // No worker has declared a history yet, so there is nothing to heal from.
         Err(NotHealed::Broker(BrokerError::History {
             problem: HistoryProblem::Missing, ..
         })) => Ok(Healed::NoHistory),
@@ -120,7 +126,7 @@ pub async fn heal(
     }
 }
 
-/// Returns how far back a heal reaches that knows no place.
+/// Returns the time back to which a heal reaches if no checkpoint is left.
 pub fn window(config: &Config) -> SignedDuration {
     config.heal_window.and_then(|window| SignedDuration::try_from(window).ok()).unwrap_or(WINDOW)
 }
@@ -130,7 +136,7 @@ async fn apply(
     registry: &Arc<Registry>,
     cache: &Cache,
     (from, end_offset): (HealFrom, Option<u64>),
-    guard: &Guard<'_>,
+    guard: &HealGuard<'_>,
 ) -> Result<Healed, NotHealed> {
     let mut history = History::connect(&config.amqp).await.map_err(NotHealed::Broker)?;
     let begins = beginning(&mut history, from.offset, from.time, window(config))
@@ -151,7 +157,8 @@ async fn apply(
     }
     let replay = Replay {
         span: Span { since: Place::Offset(offset), until: end_offset.map(Place::Offset) },
-        // Other workers went by other rules behind it: nothing there tells what is out of date.
+        // Behind the end other workers applied other rules, so events there do not show which
+        // effects are outdated.
         gives_way: end_offset.is_none(),
         types: Vec::new(),
         rate: None,
@@ -180,7 +187,7 @@ async fn apply(
     for (reason, problem) in &report.problems {
         warn!(
             reason = reason.as_str(), count = problem.count, first_offset = problem.offset, first = %problem.message,
-            "the heal could not apply everything"
+            "heal could not apply some events"
         );
     }
     drain(cache, &stop).await?;
@@ -194,7 +201,7 @@ async fn apply(
     })
 }
 
-/// Ends drains: one whose end was lost has its record back.
+/// Finishes all drains. A drain whose end Redis lost is recorded as unfinished again.
 async fn drain(cache: &Cache, stop: &CancellationToken) -> Result<(), Outage> {
     let drained = cache.drain_all(stop, |_, _| {}).await;
     drained.map(drop).map_err(|error| match error {
@@ -203,7 +210,7 @@ async fn drain(cache: &Cache, stop: &CancellationToken) -> Result<(), Outage> {
     })
 }
 
-/// Returns what heals before this one have noted.
+/// Returns the recorded progress of earlier heals in the form of a replay.
 fn taken_over(found: &HealProgress) -> TakenOver {
     TakenOver {
         applied_to: found.applied_to,
@@ -217,11 +224,12 @@ fn taken_over(found: &HealProgress) -> TakenOver {
     }
 }
 
-/// Notes the progress, and stops when Redis is away: nobody knows what the lock is worth then.
+/// Records the progress of the heal, and stops it when Redis is away, because the lock may be lost
+/// then.
 struct Watch<'h> {
     cache: &'h Cache,
     stop: &'h CancellationToken,
-    guard: &'h Guard<'h>,
+    guard: &'h HealGuard<'h>,
     outage: Option<Outage>,
 }
 
@@ -229,7 +237,7 @@ impl Observer for Watch<'_> {
     async fn note(&mut self, step: Step) -> Result<(), String> {
         let mut progress = self.guard.found().clone();
         if progress.end.is_some_and(|end| end > step.end) {
-            // The stream is another one.
+            // The stream was deleted and declared again.
             progress.forget_troubles();
         }
         progress.first = Some(progress.first.unwrap_or(step.first).min(step.first));

@@ -1,4 +1,4 @@
-//! What stands goes to Redis, in order, a slice at a time; an outage is waited for.
+//! Applies folded effects to Redis, in order and in slices. It waits for the end of an outage.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Observer;
-use super::report::{Report, Rest};
-use super::resolver::weight;
+use super::report::{ReplayReport, Rest};
+use super::resolver::weight_bytes;
 use super::run::INTERRUPTED;
 use crate::cache::{Cache, CommandError, Outage};
 use crate::ops::Pace;
@@ -15,58 +15,67 @@ use crate::plan::{Batch, EffectOutcome, EffectRef, Folded};
 use crate::reason::Reason;
 use crate::registry::{Action, Effect, Registry};
 
-/// Effects in one round trip, and what they take in bytes, beside the last one.
+/// Maximum number of effects in one round trip.
 const SLICE: usize = 1_000;
+
+/// Size of the effects in one round trip after which no more are added.
 const SLICE_BYTES: usize = 4 << 20;
 
-/// How often an effect is tried that Redis does not do for a reason that may pass, and how far
-/// apart.
+/// Maximum number of attempts for an effect that Redis refuses for a reason that may pass.
 const ATTEMPTS: u32 = 4;
+
+/// Time between two attempts.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// Applies what stands, or counts it where there is no cache.
+/// Applies effects, or only counts them if there is no cache.
 pub(super) struct Applier<'a, O> {
     pub(super) registry: &'a Registry,
     pub(super) cache: Option<&'a Cache>,
     pub(super) observer: &'a mut O,
     pub(super) stop: &'a CancellationToken,
     pub(super) pace: Pace,
-    /// From then on writes may have lost their fences: they are deletions.
+    /// Time from which on fences may have expired, so that writes become deletions.
     pub(super) fenced_until: Instant,
-    /// All that is replayed was published before.
+    /// Time at which the replay began. All replayed events were published before it.
     pub(super) begun: Instant,
 }
 
-/// Told to stop.
+/// The replay was asked to stop.
 struct Stopped;
 
-/// What is left of the time until a second pass. Whoever it is for had loaded before the event was
-/// published, and so before the replay began: a pass so long after that is the second one, and none
-/// must follow.
-fn second_pass(again: Duration, past: Duration) -> Option<Duration> {
+/// Returns the time left until the second delete, or `None` if its time has passed.
+///
+/// A second delete is for readers that loaded before the event was published, and so before the
+/// replay began. If the whole delay has passed since then, the first delete serves as the second.
+fn until_second_delete(again: Duration, past: Duration) -> Option<Duration> {
     again.checked_sub(past).filter(|left| !left.is_zero())
 }
 
-/// How many of the effects go into one round trip, one at least.
+/// Returns how many of the effects go into one round trip, at least one.
 fn slice_len(effects: &[Effect]) -> usize {
     let mut bytes = 0;
     let fit = effects.iter().take_while(|effect| {
         let fits = bytes < SLICE_BYTES;
-        bytes += weight(effect);
+        bytes += weight_bytes(effect);
         fits
     });
     fit.count().max(1)
 }
 
 impl<O: Observer> Applier<'_, O> {
-    /// Applies all. What is left, if we are told to stop: what stands for the history from an
-    /// offset on.
-    pub(super) async fn apply(&mut self, folded: Vec<Folded>, report: &mut Report) -> Option<Rest> {
+    /// Applies all effects. If the replay is asked to stop, it returns the offset of the history
+    /// from which on effects are missing.
+    pub(super) async fn apply(
+        &mut self,
+        folded: Vec<Folded>,
+        report: &mut ReplayReport,
+    ) -> Option<Rest> {
         let Some(cache) = self.cache else {
             folded.iter().for_each(|folded| report.sends(&folded.effect));
             return None;
         };
-        // What is left at each place follows from the history from here on.
+        // Effects are ordered by place, not by offset. The lowest offset of all later effects is
+        // the place to continue from.
         let mut since: Vec<u64> = folded.iter().map(|folded| folded.since).collect();
         for at in (1..since.len()).rev() {
             since[at - 1] = since[at - 1].min(since[at]);
@@ -80,7 +89,7 @@ impl<O: Observer> Applier<'_, O> {
             let slice = &mut effects[done..end];
             let past = self.begun.elapsed();
             for effect in slice.iter_mut() {
-                effect.again = effect.again.and_then(|again| second_pass(again, past));
+                effect.again = effect.again.and_then(|again| until_second_delete(again, past));
             }
             if Instant::now() >= self.fenced_until {
                 slice
@@ -105,7 +114,7 @@ impl<O: Observer> Applier<'_, O> {
         cache: &Cache,
         slice: &[Effect],
         offset: u64,
-        report: &mut Report,
+        report: &mut ReplayReport,
     ) -> Result<(), Stopped> {
         if let Some(due) = self.pace.due() {
             self.stop.run_until_cancelled(sleep_until(due.into())).await.ok_or(Stopped)?;
@@ -132,7 +141,7 @@ impl<O: Observer> Applier<'_, O> {
                         report.is_undone(offset);
                         self.refused(effect, Reason::AttemptsExhausted, &message, offset, report);
                     }
-                    // A slow effect was drained: that it is slow again cannot be.
+                    // A slow effect was drained, so it is not slow again.
                     Some(
                         EffectOutcome::Retry { .. }
                         | EffectOutcome::NotTried { .. }
@@ -150,7 +159,7 @@ impl<O: Observer> Applier<'_, O> {
         Ok(())
     }
 
-    /// The effects that are not simply done.
+    /// Sends effects in one round trip, and returns those that are not simply done.
     async fn round_trip(
         &mut self,
         cache: &Cache,
@@ -170,8 +179,7 @@ impl<O: Observer> Applier<'_, O> {
         }
     }
 
-    /// Deletes the members of a big tag: all that was detached, so that no worker is needed for the
-    /// rest.
+    /// Deletes all members of a big tag that was detached, so that no worker has to drain the rest.
     async fn drain(
         &mut self,
         cache: &Cache,
@@ -193,7 +201,7 @@ impl<O: Observer> Applier<'_, O> {
 
     async fn wait_for(&mut self, cache: &Cache, outage: &Outage) -> Result<(), Stopped> {
         self.observer.waiting(&outage.cause);
-        // It paces itself.
+        // `probe` waits between two attempts by itself.
         let answers = async { while cache.probe().await.is_err() {} };
         self.stop.run_until_cancelled(answers).await.ok_or(Stopped)
     }
@@ -204,7 +212,7 @@ impl<O: Observer> Applier<'_, O> {
         reason: Reason,
         message: &str,
         offset: u64,
-        report: &mut Report,
+        report: &mut ReplayReport,
     ) {
         let rule =
             self.registry.rules().get(effect.rule.0 as usize).map_or("", |rule| rule.name.as_str());

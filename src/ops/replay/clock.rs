@@ -1,8 +1,9 @@
-//! Times by our clock → places in the history, whose chunks have times by the broker's clock.
+//! Turns times by this machine's clock into places in the history, whose chunks have times by the
+//! broker's clock.
 //!
-//! Over AMQP nobody tells the broker's clock. But attaching at a time finds out whether the newest
-//! chunk is younger: so the newest chunk's time is found between two times of a grid, and an age
-//! counts from there back. The broker's clock is that late at least.
+//! AMQP does not show the broker's clock. Attaching to the stream at a time shows whether the
+//! newest chunk is younger than that time. So the newest chunk's time is found between two times of
+//! a grid, and ages count back from it. The broker's clock is at least that late.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -28,17 +29,20 @@ const GRID_S: [i64; 16] = [
     -8 * 86_400,
 ];
 
-/// How closely the newest chunk's time is looked for, in seconds: the most that is read needlessly.
-const CLOSE_S: i64 = 300;
+/// Accuracy in seconds with which the newest chunk's time is found. It is also the maximum of
+/// history that is read needlessly.
+const ACCURACY_S: i64 = 300;
 
-/// Looks between two times of the grid, and how often.
+/// Number of parts into which the range between two times is divided for the next look.
 const PARTS: i64 = 8;
+
+/// Maximum number of looks.
 const LOOKS_MAX: u32 = 4;
 
-/// Where a heal begins.
+/// The place at which a heal begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Beginning {
-    /// The offset.
+    /// Offset of the first event.
     pub offset: u64,
     /// True if the history reaches back as far as was asked for.
     pub is_whole: bool,
@@ -46,21 +50,23 @@ pub struct Beginning {
     pub is_empty: bool,
 }
 
-/// When the newest chunk was written, in seconds since the Unix epoch.
+/// The time at which the newest chunk was written.
 enum Newest {
-    /// Then or a little later.
+    /// At this time or a little later, in seconds since the Unix epoch.
     At(i64),
-    /// Earlier than all of the grid.
+    /// Earlier than every time of the grid.
     Earlier,
-    /// There is none.
+    /// There is no chunk.
     Never,
 }
 
-/// Finds the place that is early enough for both: an offset, and a time by a clock that may differ
-/// from the broker's. Without either, `window` before the newest chunk.
+/// Finds a place in the history that is early enough for an offset and for a time.
+///
+/// The time is by a clock that may differ from the broker's. If neither is given, the place is
+/// `window` before the newest chunk.
 ///
 /// # Errors
-/// [`BrokerError`]: also when there is no history.
+/// [`BrokerError`], also if there is no history.
 pub async fn beginning(
     history: &mut History,
     offset: Option<u64>,
@@ -71,7 +77,7 @@ pub async fn beginning(
     let age = match (offset, time) {
         (Some(_), None) => None,
         (None, None) => Some(window),
-        // A time of another clock: nobody knows how old it is.
+        // A time in the future is from another clock, so its age is unknown.
         (_, Some(time)) if time > now => Some(window),
         (_, Some(time)) => Some(now.duration_since(time)),
     };
@@ -92,7 +98,7 @@ pub async fn beginning(
         Newest::At(second) => {
             places.push(place(second.saturating_sub(age.as_secs()).saturating_sub(1)))
         }
-        // All there is.
+        // The age is unknown, so the whole history is applied.
         Newest::Earlier => places.push(Place::Offset(0)),
         Newest::Never => {
             return Ok(Beginning {
@@ -113,8 +119,8 @@ pub async fn beginning(
     })
 }
 
-/// An empty stream holds all that was asked for only where nothing had come before: its end was
-/// known to be 0, or nothing was known.
+/// Returns true if an empty stream is whole. That is so only if its end was known to be 0, or if
+/// nothing was known.
 fn is_whole_if_empty(offset: Option<u64>, time: Option<Timestamp>) -> bool {
     match offset {
         Some(offset) => offset == 0,
@@ -122,8 +128,8 @@ fn is_whole_if_empty(offset: Option<u64>, time: Option<Timestamp>) -> bool {
     }
 }
 
-/// An offset that is behind the end belongs to a stream that was deleted since: all of the new one
-/// is behind it.
+/// Returns the beginning for an offset. An offset behind the end belongs to a stream that was
+/// deleted since, so all of the new stream is applied.
 fn at_offset(survey: &Survey, offset: Option<u64>) -> Beginning {
     let (offset, is_whole) = match offset {
         Some(offset) if offset <= survey.end => (offset.max(survey.first), offset >= survey.first),
@@ -133,8 +139,8 @@ fn at_offset(survey: &Survey, offset: Option<u64>) -> Beginning {
     Beginning { offset, is_whole, is_empty: survey.is_empty() }
 }
 
-/// A time that the newest chunk is at least as young as, in seconds since the Unix epoch, within
-/// [`CLOSE_S`] of it. `None` where it is older than all of the grid, or there is none.
+/// Finds the time of the newest chunk, with an accuracy of [`ACCURACY_S`]. The chunk is at least as
+/// young as the returned time.
 async fn newest_chunk(history: &mut History, now_s: i64) -> Result<Newest, BrokerError> {
     let mut grid: Vec<i64> = GRID_S.iter().map(|from_now| now_s + from_now).collect();
     let mut found: Option<(i64, i64)> = None;
@@ -148,7 +154,8 @@ async fn newest_chunk(history: &mut History, now_s: i64) -> Result<Newest, Broke
         if survey.is_empty() {
             return Ok(Newest::Never);
         }
-        // The latest time that has something; what the broker cannot read is there as well.
+        // The latest time with a message behind it. Messages that the broker cannot read count as
+        // well.
         let reached = survey.places.iter().position(|place| place.earliest < survey.end);
         let between = match (reached, found) {
             (Some(0), None) => return Ok(Newest::At(grid[0])),
@@ -159,7 +166,7 @@ async fn newest_chunk(history: &mut History, now_s: i64) -> Result<Newest, Broke
         };
         found = Some(between);
         let (earlier, later) = between;
-        if later - earlier <= CLOSE_S {
+        if later - earlier <= ACCURACY_S {
             break;
         }
         grid = (1..PARTS).rev().map(|part| earlier + (later - earlier) * part / PARTS).collect();
@@ -172,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_offset_behind_the_end_means_all_of_a_new_stream() {
+    fn an_offset_behind_the_end_of_the_history_means_all_of_a_new_stream() {
         let survey = Survey { first: 10, end: 20, places: Vec::new() };
         for (offset, found, is_whole) in [
             (Some(5), 10, false),
@@ -190,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_stream_is_whole_only_where_nothing_had_come() {
+    fn an_empty_history_is_whole_only_if_no_event_had_arrived() {
         let then = Some(Timestamp::UNIX_EPOCH);
         for (offset, time, is_whole) in [
             (None, None, true),
@@ -204,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_grid_goes_back_in_time() {
+    fn the_grid_of_times_goes_back_in_time() {
         assert!(GRID_S.is_sorted_by(|later, earlier| later > earlier));
     }
 }

@@ -1,20 +1,20 @@
-//! Resolved messages of the history → what they still mean.
+//! Folds resolved messages of the history into the effects that they still have.
 
 use std::ops::Range;
 
-use super::resolver::Message;
-use super::{Replay, Report};
+use super::resolver::ResolvedMessage;
+use super::{Replay, ReplayReport};
 use crate::config::UnknownPolicy;
 use crate::plan::Fold;
 use crate::reason::Reason;
 use crate::registry::{Failure, Matched, Resolution};
 
-/// What is known of the history so far.
+/// Collects the messages of the history that were read so far.
 pub(super) struct Intake<'r> {
     replay: &'r Replay,
-    /// The offsets of the events to be applied.
+    /// The offsets of the events to apply.
     span: Range<u64>,
-    /// Events from here on have fences that are certainly still there.
+    /// Offset from which on the fences of events certainly still exist.
     fenced_from: u64,
     pub(super) fold: Fold,
 }
@@ -24,23 +24,31 @@ impl<'r> Intake<'r> {
         Self { replay, span, fenced_from, fold: Fold::new(&replay.tag_prefix) }
     }
 
-    /// Returns whether messages from that offset on change nothing: nothing could give way.
+    /// Returns true if messages from that offset on cannot change the result, because they
+    /// supersede nothing.
     pub(super) fn is_done_at(&self, offset: u64) -> bool {
         offset >= self.span.end && (self.fold.is_empty() || !self.replay.gives_way)
     }
 
-    /// Takes in the next message of the history.
-    pub(super) fn take(&mut self, offset: u64, message: Message, report: &mut Report) {
+    /// Adds the next message of the history.
+    pub(super) fn take(
+        &mut self,
+        offset: u64,
+        message: ResolvedMessage,
+        report: &mut ReplayReport,
+    ) {
         let in_span = self.span.contains(&offset);
         match message {
-            Message::Event { resolution, is_of_type, is_out_of_time } if in_span && is_of_type => {
+            ResolvedMessage::Event { resolution, is_of_type, is_out_of_time }
+                if in_span && is_of_type =>
+            {
                 if is_out_of_time {
                     report.is_undone(offset);
                 }
                 self.choose(offset, resolution, report);
             }
-            Message::Event { .. } if !in_span && !self.replay.gives_way => {}
-            Message::Event { resolution, .. } => {
+            ResolvedMessage::Event { .. } if !in_span && !self.replay.gives_way => {}
+            ResolvedMessage::Event { resolution, .. } => {
                 for effect in &resolution.effects {
                     if in_span {
                         self.fold.skip(offset, effect)
@@ -49,23 +57,25 @@ impl<'r> Intake<'r> {
                     }
                 }
             }
-            // One that might be of another type is not asked for.
-            Message::Tombstone | Message::Unreadable(..) | Message::Hangs(_)
+            // A message whose type is unknown is ignored if only some types are selected.
+            ResolvedMessage::Tombstone
+            | ResolvedMessage::Unreadable(..)
+            | ResolvedMessage::Hangs(_)
                 if !in_span || !self.replay.types.is_empty() => {}
-            Message::Tombstone => report.events += 1,
-            Message::Hangs(message) => {
+            ResolvedMessage::Tombstone => report.events += 1,
+            ResolvedMessage::Hangs(message) => {
                 report.events += 1;
                 report.is_undone(offset);
                 report.problem(Reason::Unresolvable, 1, offset, || message);
             }
-            Message::Unreadable(reason, message) => {
+            ResolvedMessage::Unreadable(reason, message) => {
                 report.events += 1;
                 report.problem(reason, 1, offset, || message);
             }
         }
     }
 
-    fn choose(&mut self, offset: u64, resolution: Resolution, report: &mut Report) {
+    fn choose(&mut self, offset: u64, resolution: Resolution, report: &mut ReplayReport) {
         report.events += 1;
         let Resolution { matched, effects, failure, .. } = resolution;
         match matched {
@@ -111,22 +121,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_resolved_in_time_leaves_a_replay_incomplete_and_what_never_can_be_does_not() {
+    fn a_replay_is_incomplete_after_a_timeout_but_not_after_a_permanent_failure() {
         let replay = replay();
         let event = |is_out_of_time| {
             let failure =
                 Some(Failure { reason: Reason::Unresolvable, message: "why".into(), at: 0 });
             let resolution =
                 Resolution { matched: Matched::Unknown, failure, ..Resolution::default() };
-            Message::Event { resolution, is_of_type: true, is_out_of_time }
+            ResolvedMessage::Event { resolution, is_of_type: true, is_out_of_time }
         };
         for (message, undone) in [
             (event(true), &[7][..]),
-            (Message::Hangs("hangs".into()), &[7]),
+            (ResolvedMessage::Hangs("hangs".into()), &[7]),
             (event(false), &[]),
-            (Message::Unreadable(Reason::Malformed, "no JSON".into()), &[]),
+            (ResolvedMessage::Unreadable(Reason::Malformed, "no JSON".into()), &[]),
         ] {
-            let mut report = Report::new(0, 0, 10, 10);
+            let mut report = ReplayReport::new(0, 0, 10, 10);
             Intake::new(&replay, 0..10, 0).take(7, message, &mut report);
             assert_eq!(
                 (report.events, &report.undone[..], report.is_complete()),

@@ -1,12 +1,22 @@
-//! The history, applied again: at any time, over any span, twice, beside live workers. It never
-//! makes anything staler; it may cost misses.
+//! A replay: the history is applied again. It never makes the cache more stale, at any time, over
+//! any span, and beside live workers, but it may cost cache misses.
 //!
-//! The stream is read once, from the span's beginning to where it ended at the start: what is
-//! behind the span, or of other types, is not applied, but what is applied gives way to it (see
-//! [`Fold`](crate::plan::Fold)). Then what stands goes straight to Redis.
+//! The stream is read once, from the span's beginning to the end that it had at the start. Events
+//! behind the span or of other types are not applied, but they supersede older effects (see
+//! [`Fold`](crate::plan::Fold)). The remaining effects go straight to Redis.
 //!
-//! `run` reads and applies; `resolver` and `intake` are between. `progress` and `clock`
-//! serve heals alone.
+//! Files, in reading order:
+//! - `span`: the part of the history to apply.
+//! - `run`: reads the history in batches and applies it, with reconnects.
+//! - `resolver`: resolves messages on a thread of its own.
+//! - `intake`: folds resolved messages into effects.
+//! - `apply`: sends effects to Redis.
+//! - `report`: the outcome.
+//! - `progress`: what an interrupted replay leaves to the next one. For heals only.
+//! - `clock`: turns times into places of the history. For heals only.
+//!
+//! Absent on purpose: loads and republished messages. A `warm` effect becomes a delete, and a
+//! failed event is reported.
 
 mod apply;
 mod clock;
@@ -23,7 +33,7 @@ use jiff::{SignedDuration, Timestamp};
 
 pub use clock::{Beginning, beginning};
 pub use progress::{DEATHS_MAX, Died, Step, TakenOver};
-pub use report::{Problem, Report, Rest};
+pub use report::{ReplayProblem, ReplayReport, Rest};
 pub use span::Span;
 
 use crate::broker::Place;
@@ -33,69 +43,70 @@ use crate::plan::FoldLimits;
 use crate::quantity::Rate;
 use crate::registry::Pattern;
 
-/// A write is one only while its fence is certainly still there: this much before fences run out,
-/// it is a deletion.
+/// Time before the expiry of fences from which on a write becomes a deletion. A write is safe only
+/// while its fence certainly exists.
 const FENCE_MARGIN: Duration = Duration::from_secs(3_600);
 
-/// The broker's clock may be this much ahead of ours before no age is believed.
+/// Maximum time by which the broker's clock may be ahead. Beyond it, the age of events counts as
+/// unknown.
 const CLOCKS_APART_MAX: SignedDuration = SignedDuration::from_mins(10);
 
-/// What is to be replayed, and how.
+/// The description of a replay.
 #[derive(Debug, Clone)]
 pub struct Replay {
-    /// From where to where.
+    /// The part of the history to apply.
     pub span: Span,
-    /// What is applied gives way to events behind the span. Where it does not, none of these are
-    /// read, and a write is a deletion.
+    /// True if events behind the span supersede older effects. If false, these events are not read,
+    /// and a write becomes a deletion.
     pub gives_way: bool,
-    /// Only events of a type that matches one of these; all where there is none.
+    /// Patterns of event types to apply; empty for all.
     pub types: Vec<Pattern>,
-    /// Effects sent to Redis at most.
+    /// Maximum rate of effects sent to Redis.
     pub rate: Option<Rate>,
-    /// `UNSTALE_TAG_PREFIX`
+    /// The setting `UNSTALE_TAG_PREFIX`.
     pub tag_prefix: String,
-    /// `UNSTALE_MAX_BODY_BYTES` and `UNSTALE_TYPE_FROM`
+    /// The settings `UNSTALE_MAX_BODY_BYTES` and `UNSTALE_TYPE_FROM`.
     pub reading: Reading,
-    /// `UNSTALE_UNKNOWN`: with `drop`, unknown events are no problem.
+    /// The setting `UNSTALE_UNKNOWN`. With `drop`, unknown events are not a problem.
     pub unknown: UnknownPolicy,
-    /// `UNSTALE_FENCE_TTL`
+    /// The setting `UNSTALE_FENCE_TTL`.
     pub fence_ttl: Duration,
-    /// How much is kept before it is applied.
+    /// Limits of the effects that are kept before they are applied.
     pub limits: FoldLimits,
-    /// For how long it is kept before it is applied.
+    /// Maximum time for which effects are kept before they are applied.
     pub apply_every: Option<Duration>,
-    /// For how long a broker that gives no message is waited for; for ever where there is none.
+    /// Maximum time without a message from the broker. `None` to wait without a limit.
     pub patience: Option<Duration>,
-    /// State taken over from replays before it.
+    /// State of earlier replays that did not finish.
     pub taken_over: TakenOver,
 }
 
-/// Who is told how far it is.
+/// Follows the progress of a replay.
 pub trait Observer: Send {
-    /// Notes how far it is, before more is done. An error ends the replay.
+    /// Records the progress before more work is done. An error ends the replay.
     fn note(&mut self, _step: Step) -> impl Future<Output = Result<(), String>> + Send {
         std::future::ready(Ok(()))
     }
 
-    /// So many messages of so many are read.
+    /// Reports that `done` of `of` messages are read.
     fn read(&mut self, _done: u64, _of: u64) {}
-    /// So many effects of so many are applied.
+    /// Reports that `done` of `of` effects are applied.
     fn applied(&mut self, _done: u64, _of: u64) {}
-    /// A server is away: it is waited for.
+    /// Reports that the replay waits for a server.
     fn waiting(&mut self, _cause: &str) {}
 }
 
-/// Nobody.
+/// Ignores the progress.
 impl Observer for () {}
 
 impl Replay {
-    /// Where the events begin whose fences are certainly still there, by our clock; and a place
-    /// that is behind the end unless the broker's clock is ahead of ours.
+    /// Returns two places by this machine's clock. From the first on, fences of events certainly
+    /// still exist. The second is behind the end, unless the broker's clock is far ahead.
     fn fences(&self) -> (Place, Place) {
         let young = SignedDuration::try_from(self.fence_ttl.saturating_sub(FENCE_MARGIN))
             .unwrap_or(SignedDuration::ZERO);
-        // None is that young where the margin is all there is: a time in the future is behind the
-        // end.
+        // If the margin uses up the whole lifetime of fences, no event is young enough. A time in
+        // the future is behind the end.
         let now = Timestamp::now();
         let since = if young.is_zero() {
             now.checked_add(SignedDuration::from_hours(24))

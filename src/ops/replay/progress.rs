@@ -1,68 +1,70 @@
-//! The progress of a replay, for the next one, and the offsets at which replays before it died.
+//! The progress of a replay, for one that takes over, and the offsets at which earlier replays
+//! died.
 
 use std::ops::Range;
 
-/// Deaths at one offset after which it is passed over.
+/// Number of deaths at one offset after which it is skipped.
 pub const DEATHS_MAX: u32 = 3;
 
-/// Messages that are gone through one at a time behind a death. A wider range is gone through in as
-/// many steps.
+/// Maximum number of steps in which a range with a death is applied. In a range of at most so many
+/// messages, each is a step.
 const STEPS: u64 = 1_000;
 
-/// How far a replay is.
+/// The progress of a replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// The first offset of the span.
     pub first: u64,
     /// The offset behind the history, as it was at the start.
     pub end: u64,
-    /// The offset behind all that is applied.
+    /// The offset before which all events are applied.
     pub applied_to: u64,
     /// Offsets that are read, resolved or applied next.
     pub in_work: Range<u64>,
-    /// Offsets that were passed over.
+    /// Offsets that were skipped.
     pub passed_over: Vec<u64>,
     /// Offsets before `applied_to` of events that could not be resolved, or applied, in time.
     pub undone: Vec<u64>,
 }
 
-/// State that a replay takes over from others that did not come to their end.
+/// State that a replay takes over from earlier ones that did not finish.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TakenOver {
-    /// The offset behind all that they applied.
+    /// The offset before which they applied all events.
     pub applied_to: Option<u64>,
-    /// The offset behind the history, as it was then: a stream that ends before it is another one.
+    /// The offset behind the history at that time. A stream that ends before it is another one.
     pub end: Option<u64>,
-    /// The offsets in whose work they died.
+    /// The range of offsets in which they died.
     pub died: Option<Died>,
-    /// Offsets that they passed over.
+    /// Offsets that they skipped.
     pub passed_over: Vec<u64>,
     /// Offsets before `applied_to` that they could not resolve, or apply, in time.
     pub undone: Vec<u64>,
 }
 
-/// A range of offsets in whose work replays died.
+/// A range of offsets in which replays died.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Died {
     /// The offsets.
     pub range: Range<u64>,
-    /// How many died there, or in a wider range around it.
+    /// Number of replays that died there, or in a wider range around it.
     pub deaths: u32,
 }
 
 /// The next step at an offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// As many messages as there are, about up to `to`, and none from `barrier` on.
+    /// Reads all available messages, about up to `to`, and none from `barrier` on.
     Normally { to: u64, barrier: u64 },
-    /// The messages up to that offset, applied before anything else is read.
+    /// Reads the messages up to that offset, and applies them before others are read.
     Carefully { to: u64 },
-    /// The message is passed over.
+    /// Skips the message.
     PassOver,
 }
 
 impl TakenOver {
-    /// Returns what comes next at that offset, where at most so many messages are read at once.
+    /// Returns the next step at that offset. `batch` is the maximum number of messages read at
+    /// once.
     pub(super) fn next(&self, offset: u64, batch: u64) -> Next {
         if self.passed_over.contains(&offset) {
             return Next::PassOver;
@@ -87,7 +89,7 @@ impl TakenOver {
         Next::Carefully { to: (offset + step).min(range.end).min(barrier) }
     }
 
-    /// Returns whether the next try at that offset is the last, before it is passed over.
+    /// Returns true if the next try at that offset is the last before it is skipped.
     pub(super) fn is_last_try(&self, offset: u64) -> bool {
         self.died
             .as_ref()
@@ -104,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_before_a_death_is_done_first_and_then_one_at_a_time() {
+    fn messages_before_a_death_are_applied_first_and_the_rest_one_at_a_time() {
         let taken = died(100..200, 1);
         assert_eq!(taken.next(0, 50), Next::Normally { to: 50, barrier: 100 });
         assert_eq!(taken.next(80, 50), Next::Normally { to: 100, barrier: 100 });
@@ -115,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_passed_over_once_is_passed_over_again() {
+    fn an_offset_that_was_skipped_once_is_skipped_again() {
         let taken = TakenOver { passed_over: vec![7, 150], ..died(100..200, 1) };
         assert_eq!(taken.next(0, 50), Next::Normally { to: 7, barrier: 7 });
         assert_eq!(taken.next(7, 50), Next::PassOver);
@@ -126,18 +128,18 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_range_is_narrowed_step_by_step() {
+    fn a_wide_range_with_a_death_is_narrowed_in_steps() {
         assert_eq!(died(0..1_000_000, 1).next(0, 1_000), Next::Carefully { to: 1_000 });
         assert_eq!(died(0..3_000, 1).next(2_999, 1_000), Next::Carefully { to: 3_000 });
         assert_eq!(
             died(0..3_000, 9).next(0, 1_000),
             Next::Carefully { to: 3 },
-            "nothing is passed over but one message"
+            "only a single message is skipped"
         );
     }
 
     #[test]
-    fn one_message_is_passed_over_at_the_third_death() {
+    fn a_message_is_skipped_after_the_third_death() {
         assert_eq!(died(5..6, 2).next(5, 9), Next::Carefully { to: 6 });
         assert!(
             died(5..6, 2).is_last_try(5)

@@ -1,99 +1,99 @@
-//! What a replay came to.
+//! The report of a replay.
 
 use std::collections::BTreeMap;
 
 use crate::reason::Reason;
 use crate::registry::{Effect, RuleId, Verb};
 
-/// Maximum number of offsets that are named.
+/// Maximum number of undone offsets that a report lists.
 const UNDONE_MAX: usize = 1_000;
 
-/// What a replay did, or would do.
+/// The outcome of a replay, or of a dry run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Report {
+pub struct ReplayReport {
     /// The first offset of the span.
     pub from: u64,
     /// The offset behind the span.
     pub to: u64,
     /// The offset behind the history, as it was at the start.
     pub end: u64,
-    /// The history begins at this offset only: what the span asked for before it is gone.
+    /// The first offset of the history, if the span begins before it and older events are gone.
     pub cut: Option<u64>,
-    /// Messages that were gone before they could be read: the history's retention moved on
-    /// meanwhile.
+    /// Number of messages that retention removed before they could be read.
     pub missing: u64,
-    /// Offsets that were passed over, since replays died there.
+    /// Offsets that were skipped, because replays died there.
     pub passed_over: Vec<u64>,
-    /// Offsets of events that could not be resolved, or applied, in time: another try may do it.
-    /// The first 1,000 of them.
+    /// The first 1,000 offsets of events that could not be resolved or applied in time. Another try
+    /// may apply them.
     pub undone: Vec<u64>,
-    /// Offsets that the broker could not read: from, and the one behind. They are among `missing`.
+    /// Ranges of offsets that the broker could not read: the first, and the one behind the last.
+    /// `missing` counts them too.
     pub unreadable: Vec<(u64, u64)>,
-    /// Events of the span, of the types asked for.
+    /// Number of events of the span and of the selected types.
     pub events: u64,
-    /// Of these, events whose entry is retired.
+    /// Number of these events whose event definition is retired.
     pub retired: u64,
-    /// Effects that gave way to later events, or to newer versions, that are not applied.
+    /// Number of effects superseded by later events, or by newer versions, that are not applied.
     pub gave_way: u64,
-    /// The effects that the events had one by one, by [`RuleId`].
+    /// Number of the effects of single events, by [`RuleId`].
     pub effects: Vec<u64>,
-    /// What they folded into, which went to Redis unless it is a dry run: by rule, and by the verb
-    /// that it came to.
+    /// Number of the effects into which these were folded, by rule and by the resulting verb. They
+    /// went to Redis, unless it was a dry run.
     pub sent: BTreeMap<(RuleId, Verb), u64>,
-    /// What could not be applied.
-    pub problems: BTreeMap<Reason, Problem>,
-    /// Where it ended, if not at the end.
+    /// Events and effects that could not be applied.
+    pub problems: BTreeMap<Reason, ReplayProblem>,
+    /// The part that is left to do, if the replay did not finish.
     pub rest: Option<Rest>,
 }
 
-/// What could not be applied, for one reason.
+/// Events or effects that could not be applied for one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// Events, or effects where Redis refused them.
+pub struct ReplayProblem {
+    /// Number of events, or of effects that Redis refused.
     pub count: u64,
-    /// The first one's offset.
+    /// Offset of the first one.
     pub offset: u64,
-    /// What was said of the first one: paths and rules, never payload values, and no control
+    /// Error of the first one. It has paths and rules, but no payload values and no control
     /// characters.
     pub message: String,
 }
 
-/// What is left to do.
+/// The part of a replay that is left to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rest {
-    /// A replay from this offset does it.
+    /// Offset from which on a new replay does the rest.
     pub since: u64,
-    /// Why it is left.
+    /// Reason why the replay did not finish.
     pub cause: String,
 }
 
-impl Report {
+impl ReplayReport {
     pub(super) fn new(rules: usize, from: u64, to: u64, end: u64) -> Self {
         Self { from, to, end, effects: vec![0; rules], ..Self::default() }
     }
 
-    /// The effects that the events had one by one.
+    /// Returns the number of the effects of single events.
     pub fn effects(&self) -> u64 {
         self.effects.iter().sum()
     }
 
-    /// The effects that they folded into.
+    /// Returns the number of the folded effects.
     pub fn sent(&self) -> u64 {
         self.sent.values().sum()
     }
 
-    /// Whether all of it is done.
+    /// Returns true if every event of the span was applied.
     pub fn is_whole(&self) -> bool {
         self.rest.is_none() && self.problems.is_empty() && self.is_complete()
     }
 
-    /// Returns whether all of the span was read and tried that the history still has. An event that
-    /// can never be applied was tried.
+    /// Returns true if all events of the span that the history still holds were read and tried. An
+    /// event that can never be applied counts as tried.
     pub fn is_complete(&self) -> bool {
         self.passed_over.is_empty() && self.undone.is_empty() && self.unreadable.is_empty()
     }
 
-    /// Returns the offsets of events that were passed over or are undone, in order.
+    /// Returns the offsets of events that were skipped or are undone, in order.
     pub fn left_out(&self) -> Vec<u64> {
         let mut offsets = [&self.passed_over[..], &self.undone[..]].concat();
         offsets.sort_unstable();
@@ -111,14 +111,14 @@ impl Report {
         *self.sent.entry((effect.rule, effect.action.verb())).or_default() += 1;
     }
 
-    /// Notes an event that could not be resolved, or applied, in time.
+    /// Records an event that could not be resolved or applied in time.
     pub(super) fn is_undone(&mut self, offset: u64) {
         if self.undone.len() < UNDONE_MAX && !self.undone.contains(&offset) {
             self.undone.push(offset);
         }
     }
 
-    /// Notes offsets that the broker could not read.
+    /// Records offsets that the broker could not read.
     pub(super) fn cannot_read(&mut self, offsets: std::ops::Range<u64>) {
         self.missing += offsets.end - offsets.start;
         self.unreadable.push((offsets.start, offsets.end));
@@ -131,7 +131,7 @@ impl Report {
         offset: u64,
         message: impl FnOnce() -> String,
     ) {
-        let problem = self.problems.entry(reason).or_insert_with(|| Problem {
+        let problem = self.problems.entry(reason).or_insert_with(|| ReplayProblem {
             count: 0,
             offset,
             message: printable(&message()),
@@ -140,8 +140,8 @@ impl Report {
     }
 }
 
-/// With control characters escaped: names in payloads must not reach a log or a terminal as they
-/// are.
+/// Returns the text with control characters escaped, because names from payloads must not reach a
+/// log or a terminal unescaped.
 fn printable(text: &str) -> String {
     if !text.contains(is_unprintable) {
         return text.to_owned();
@@ -153,7 +153,7 @@ fn printable(text: &str) -> String {
         .collect()
 }
 
-/// Controls, and what turns the direction of text.
+/// Returns true for control characters, and for those that change the direction of text.
 fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -164,8 +164,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_do_not_reach_a_terminal() {
-        let mut report = Report::new(0, 0, 1, 1);
+    fn a_replay_report_escapes_control_characters() {
+        let mut report = ReplayReport::new(0, 0, 1, 1);
         report.problem(Reason::Malformed, 1, 0, || "a\n\u{1b}[31mb \u{202e}ä".into());
         assert_eq!(report.problems[&Reason::Malformed].message, "a\\u{a}\\u{1b}[31mb \\u{202e}ä");
     }

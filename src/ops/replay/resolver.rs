@@ -1,5 +1,5 @@
-//! Messages of the history → what they do, on a thread of their own: whatever an event costs,
-//! nothing else waits for it.
+//! Resolves messages of the history on a thread of its own, so that nothing else waits for an
+//! expensive event.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,55 +17,57 @@ use crate::event::{Decoded, Reading, decode};
 use crate::reason::Reason;
 use crate::registry::{Action, Budget, Effect, Pattern, Registry, Resolution, STACK_BYTES, Spent};
 
-/// Maximum time for one event, which its budget looks at.
+/// Maximum time for one event, which its budget enforces.
 pub(super) const EVENT_TIME: Duration = Duration::from_secs(5);
 
-/// Tries of one event whose time was up: a busy machine may be what took it.
+/// Maximum number of tries of an event that ran out of time, which may be due to a busy machine.
 const TRIES: u32 = 2;
 
-/// Number of looks that find a thread at the same event, after which it is left to itself. Looks
-/// are counted, since a clock goes on while the process is suspended.
+/// Number of looks that find the thread at the same event, after which the thread is abandoned.
+/// Looks are counted, because a clock also runs while the process is suspended.
 const HANGS_AFTER_LOOKS: u32 = 30;
 
-/// Threads that may be left to themselves.
+/// Maximum number of abandoned threads.
 const HANGING_MAX: usize = 8;
 
-/// Time between two looks at whether the thread gets on.
+/// Time between two looks at the progress of the thread.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A slice of a batch ends after this time, or when its effects take so many bytes.
+/// Time after which a slice of a batch ends.
 const SLICE_TIME: Duration = Duration::from_millis(100);
+
+/// Size of the effects after which a slice of a batch ends.
 const SLICE_BYTES: usize = 8 << 20;
 
 /// Messages with their offsets.
 pub(super) type Messages = Arc<Vec<(u64, Delivery)>>;
 
-/// A message that was resolved.
+/// A resolved message.
 #[derive(Debug)]
-pub(super) enum Message {
+pub(super) enum ResolvedMessage {
     /// An event.
     Event {
         /// Its effects.
         resolution: Resolution,
-        /// True if it is of a type that is asked for.
+        /// True if it is of a selected type.
         is_of_type: bool,
-        /// True if its time was up before all effects were known.
+        /// True if it ran out of time before all effects were known.
         is_out_of_time: bool,
     },
     /// A deletion marker.
     Tombstone,
-    /// Nobody knows what it does.
+    /// A message that is not an event, or made the resolution panic.
     Unreadable(Reason, String),
-    /// It was not resolved in time, and does not end.
+    /// An event whose resolution does not end.
     Hangs(String),
 }
 
-/// Why there are no messages.
+/// The reason why messages were not resolved.
 #[derive(Debug)]
 pub(super) enum Unresolved {
-    /// It was asked to stop.
+    /// The replay was asked to stop.
     Stopped,
-    /// Too many events hang.
+    /// The resolution of too many events does not end.
     Hangs,
 }
 
@@ -74,11 +76,11 @@ pub(super) enum Unresolved {
 pub(super) struct Resolver {
     rules: Arc<Rules>,
     jobs: Option<mpsc::Sender<Job>>,
-    /// Offsets of events that hang.
+    /// Offsets of events whose resolution does not end.
     hanging: HashSet<u64>,
 }
 
-/// Everything that resolution needs.
+/// The inputs of a resolution.
 #[derive(Debug)]
 pub(super) struct Rules {
     pub(super) registry: Arc<Registry>,
@@ -95,7 +97,7 @@ struct Job {
     /// The message that is being resolved.
     at: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
-    answer: oneshot::Sender<Vec<Message>>,
+    answer: oneshot::Sender<Vec<ResolvedMessage>>,
 }
 
 impl Resolver {
@@ -103,46 +105,47 @@ impl Resolver {
         Self { rules: Arc::new(rules), jobs: None, hanging: HashSet::new() }
     }
 
-    /// Resolves the first messages of that part of the batch, one at least.
+    /// Resolves the first messages of a part of the batch, at least one.
     pub(super) async fn resolve(
         &mut self,
         batch: &Messages,
         part: Range<usize>,
         stop: &CancellationToken,
-    ) -> Result<Vec<Message>, Unresolved> {
+    ) -> Result<Vec<ResolvedMessage>, Unresolved> {
         let Range { start, mut end } = part;
         loop {
             if batch.get(start).is_some_and(|(offset, _)| self.hanging.contains(offset)) {
                 let longest_s = (LOOK_INTERVAL * HANGS_AFTER_LOOKS).as_secs();
                 let message = format!(
-                    "resolving the event took longer than {longest_s} s: please report it, with the event's shape"
+                    "resolving the event took longer than {longest_s} s: please report this bug with the event's shape"
                 );
-                return Ok(vec![Message::Hangs(message)]);
+                return Ok(vec![ResolvedMessage::Hangs(message)]);
             }
             match self.ask(batch, start..end, stop).await? {
                 Ok(messages) => return Ok(messages),
                 Err(hangs_at) => {
                     if let Some((offset, delivery)) = batch.get(hangs_at) {
-                        tracing::error!(offset, routing_key = ?delivery.routing_key(), "an event of the history hangs: it is left out");
+                        tracing::error!(offset, routing_key = ?delivery.routing_key(), "event skipped: its resolution does not end");
                         self.hanging.insert(*offset);
                     }
                     if self.hanging.len() > HANGING_MAX {
                         return Err(Unresolved::Hangs);
                     }
-                    // What came before it is resolved once more.
+                    // The messages before it are resolved again.
                     end = hangs_at.max(start + 1);
                 }
             }
         }
     }
 
-    /// The messages, or which of them hangs.
+    /// Has the thread resolve a range, and returns the messages, or the index of the one that
+    /// hangs.
     async fn ask(
         &mut self,
         batch: &Messages,
         range: Range<usize>,
         stop: &CancellationToken,
-    ) -> Result<Result<Vec<Message>, usize>, Unresolved> {
+    ) -> Result<Result<Vec<ResolvedMessage>, usize>, Unresolved> {
         let (answer, mut answered) = oneshot::channel();
         let (at, flag) =
             (Arc::new(AtomicUsize::new(range.start)), Arc::new(AtomicBool::new(false)));
@@ -164,7 +167,7 @@ impl Resolver {
                 }
                 messages = &mut answered => match messages {
                     Ok(messages) => return Ok(Ok(messages)),
-                    // The thread is gone: not even the panic could be caught.
+                    // The thread is gone, because a panic could not be caught.
                     Err(_) => {
                         self.jobs = None;
                         return Ok(Err(at.load(Ordering::Relaxed)));
@@ -184,8 +187,8 @@ impl Resolver {
         }
     }
 
-    /// To the thread, or to another one where it has been left to itself. It ends when nobody asks
-    /// it any more.
+    /// Sends a job to the thread, or to a new one if the last was abandoned. A thread ends when its
+    /// channel is closed.
     fn send(&mut self, job: Job) {
         let job = match &self.jobs {
             Some(jobs) => match jobs.send(job) {
@@ -215,21 +218,21 @@ impl Resolver {
 }
 
 impl Rules {
-    fn resolve(&self, job: &Job) -> Vec<Message> {
+    fn resolve(&self, job: &Job) -> Vec<ResolvedMessage> {
         let begun = Instant::now();
         let mut messages = Vec::with_capacity(job.range.len());
         let mut bytes = 0;
         for (at, (_, delivery)) in job.range.clone().zip(&job.batch[job.range.clone()]) {
             job.at.store(at, Ordering::Relaxed);
-            // Nothing is shared with what may panic: the message alone is lost.
+            // A panic loses this message only, because the closure shares no mutable state.
             let message = catch_unwind(AssertUnwindSafe(|| self.read(&delivery.message(), &job.stop))).unwrap_or_else(|_| {
-                Message::Unreadable(
+                ResolvedMessage::Unreadable(
                     Reason::Panicked,
-                    "decoding or resolving the event panicked: please report it, with the event's shape".into(),
+                    "decoding or resolving the event panicked: please report this bug with the event's shape".into(),
                 )
             });
-            bytes += if let Message::Event { resolution, .. } = &message {
-                resolution.effects.iter().map(weight).sum()
+            bytes += if let ResolvedMessage::Event { resolution, .. } = &message {
+                resolution.effects.iter().map(weight_bytes).sum()
             } else {
                 0
             };
@@ -241,7 +244,7 @@ impl Rules {
         messages
     }
 
-    fn read(&self, message: &crate::event::Message<'_>, stop: &Arc<AtomicBool>) -> Message {
+    fn read(&self, message: &crate::event::Message<'_>, stop: &Arc<AtomicBool>) -> ResolvedMessage {
         let is_known = |event_type: &str| self.registry.knows_bodiless(event_type);
         match decode(message, self.reading).map(|decoded| decoded.if_known(is_known)) {
             Ok(Decoded::Event(event)) => {
@@ -256,18 +259,18 @@ impl Rules {
                     let is_out_of_time = budget.spent() == Some(Spent::Time);
                     tries += 1;
                     if !is_out_of_time || tries == TRIES || stop.load(Ordering::Relaxed) {
-                        return Message::Event { resolution, is_of_type, is_out_of_time };
+                        return ResolvedMessage::Event { resolution, is_of_type, is_out_of_time };
                     }
                 }
             }
-            Ok(Decoded::Tombstone | Decoded::Bodiless(_)) => Message::Tombstone,
-            Err(malformed) => Message::Unreadable(Reason::Malformed, malformed.to_string()),
+            Ok(Decoded::Tombstone | Decoded::Bodiless(_)) => ResolvedMessage::Tombstone,
+            Err(malformed) => ResolvedMessage::Unreadable(Reason::Malformed, malformed.to_string()),
         }
     }
 }
 
-/// In bytes.
-pub(super) fn weight(effect: &Effect) -> usize {
+/// Returns the size of an effect in memory, in bytes.
+pub(super) fn weight_bytes(effect: &Effect) -> usize {
     let written = match &effect.action {
         Action::Write(write) => {
             write.value.len() + write.tags.iter().map(String::len).sum::<usize>()
@@ -309,7 +312,7 @@ mod tests {
             ..event::Message::default()
         };
         match rules.read(&message, &Arc::default()) {
-            Message::Event { resolution, is_out_of_time, .. } => {
+            ResolvedMessage::Event { resolution, is_out_of_time, .. } => {
                 assert_eq!(resolution.effects.len(), usize::from(!is_out_of_time));
                 Some(is_out_of_time)
             }
@@ -318,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_whose_time_is_up_is_another_thing_than_one_that_cannot_be_resolved() {
+    fn an_event_that_ran_out_of_time_is_marked_as_such() {
         assert_eq!(is_out_of_time(EVENT_TIME), Some(false));
         assert_eq!(is_out_of_time(Duration::ZERO), Some(true));
     }

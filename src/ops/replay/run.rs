@@ -1,4 +1,4 @@
-//! Reads the history, batch by batch, and applies what it means.
+//! Runs a replay: reads the history batch by batch, and applies its effects.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::apply::Applier;
 use super::intake::Intake;
 use super::progress::{Next, Step, TakenOver};
-use super::report::{Report, Rest};
+use super::report::{ReplayReport, Rest};
 use super::resolver::{EVENT_TIME, Messages, Resolver, Rules, Unresolved};
 use super::{FENCE_MARGIN, Observer, Replay};
 use crate::backoff::Backoff;
@@ -17,22 +17,23 @@ use crate::cache::Cache;
 use crate::ops::Pace;
 use crate::registry::Registry;
 
-/// Messages read at once.
+/// Maximum number of messages read at once.
 const BATCH: u16 = 1_000;
 
-/// Time without a read after which the connection is given up: the broker would do so.
+/// Time without a read after which the connection is closed. Otherwise the broker would close it.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
 
-/// Targets whose applying takes a while.
-const MANY: usize = 1_000;
+/// Number of targets above which applying takes long enough to close the connection first.
+const MANY_TARGETS: usize = 1_000;
 
-/// The cause of a rest.
+/// Cause of a replay that was asked to stop.
 pub(super) const INTERRUPTED: &str = "interrupted";
 
-/// Why a part of the work was not done.
+/// The reason why a part of the work was not done.
 type Cause = String;
 
-/// Returns those of the undone offsets that no later replay reads again: it begins at `applied_to`.
+/// Returns the undone offsets that a later replay does not read again, because it begins at
+/// `applied_to`.
 fn not_tried_again(undone: &[u64], applied_to: u64) -> Vec<u64> {
     undone.iter().copied().filter(|offset| *offset < applied_to).collect()
 }
@@ -44,27 +45,27 @@ struct Run<'a, O> {
     resolver: Resolver,
     intake: Intake<'a>,
     applier: Applier<'a, O>,
-    report: Report,
+    report: ReplayReport,
     taken_over: TakenOver,
-    /// The offset to be read next.
+    /// The offset to read next.
     next: u64,
-    /// The offset behind what is to be read.
+    /// The offset to end before.
     end: u64,
-    /// The offset behind all that is applied.
+    /// The offset before which all events are applied.
     applied_to: u64,
     applied_at: Instant,
     from: u64,
-    /// The broker has failed since then, without progress in between.
+    /// Time since which the broker has failed without progress in between.
     fails_since: Option<Instant>,
 }
 
 impl Replay {
-    /// Replays; without a cache it only finds out what would be done. Waits for servers that go
-    /// away meanwhile, until told to stop.
+    /// Runs the replay. Without a cache it is a dry run. It waits for servers that go away
+    /// meanwhile, until `stop` is cancelled.
     ///
     /// # Errors
-    /// [`BrokerError`] before anything is done: there is no such stream, or it cannot be read. What
-    /// ends it later is in [`Report::rest`].
+    /// [`BrokerError`] before any work is done, if the stream does not exist or cannot be read. A
+    /// later error is in [`ReplayReport::rest`].
     pub async fn run(
         &self,
         history: &mut History,
@@ -72,7 +73,7 @@ impl Replay {
         cache: Option<&Cache>,
         observer: &mut impl Observer,
         stop: &CancellationToken,
-    ) -> Result<Report, BrokerError> {
+    ) -> Result<ReplayReport, BrokerError> {
         let begun = tokio::time::Instant::now();
         let fenced_until = begun + FENCE_MARGIN / 2;
         let (young, ahead) = self.fences();
@@ -80,7 +81,7 @@ impl Replay {
         let [first, to, young, ahead] = survey.places[..] else {
             return Err(BrokerError::Unreachable("an incomplete survey".into()));
         };
-        // What was noted of a stream that was deleted since says nothing of this one.
+        // State from a stream that was deleted since does not apply to this one.
         let is_another = self.taken_over.end.is_some_and(|end| end > survey.end);
         let taken_over = if is_another { TakenOver::default() } else { self.taken_over.clone() };
         let begins = first.earliest;
@@ -89,9 +90,9 @@ impl Replay {
             .filter(|applied_to| (begins..=survey.end).contains(applied_to))
             .unwrap_or(begins);
         let to = to.latest.max(from);
-        // Where the broker's clock is ahead of ours, nobody knows how old an event is.
+        // If the broker's clock is far ahead, the age of events is unknown.
         let fenced_from = if ahead.earliest < survey.end { survey.end } else { young.latest };
-        let mut report = Report::new(registry.rules().len(), from, to, survey.end);
+        let mut report = ReplayReport::new(registry.rules().len(), from, to, survey.end);
         report.cut = self.span.is_cut(begins, survey.first);
         report.passed_over.clone_from(&taken_over.passed_over);
         report.undone = not_tried_again(&taken_over.undone, from);
@@ -118,7 +119,7 @@ impl Replay {
             report,
             taken_over,
             next: from,
-            // What is behind the span can only be given way to.
+            // Events behind the span can only supersede effects of the span.
             end: if from < to { survey.end } else { from },
             applied_to: from,
             applied_at: Instant::now(),
@@ -146,7 +147,7 @@ impl<O: Observer> Run<'_, O> {
                     self.pass_over();
                 }
                 Next::Carefully { to } => {
-                    // What came before must not die with it.
+                    // The messages before it must not be lost if this one kills the process.
                     self.apply(false).await?;
                     self.history.be_cautious(to - self.next == 1);
                     self.step(to, to).await?;
@@ -170,7 +171,7 @@ impl<O: Observer> Run<'_, O> {
         self.apply(true).await
     }
 
-    /// Reads and resolves what has come, about up to `to`, and nothing from `barrier` on.
+    /// Reads and resolves the available messages, about up to `to`, and none from `barrier` on.
     async fn step(&mut self, to: u64, barrier: u64) -> Result<(), Cause> {
         let before = self.next;
         self.note_range(self.next, to.max(self.next + 1)).await?;
@@ -204,8 +205,8 @@ impl<O: Observer> Run<'_, O> {
     fn look_for_gaps(&mut self, batch: &[(u64, Delivery)]) {
         let mut next = self.next;
         for &(offset, _) in batch {
-            // One offset is the stream's own at the beginning of each segment; retention takes
-            // whole segments.
+            // A gap of one offset is the stream's own record at the beginning of a segment.
+            // Retention removes whole segments.
             let gap = offset.min(self.end).saturating_sub(next);
             self.report.missing += if gap > 1 { gap } else { 0 };
             next = offset + 1;
@@ -214,19 +215,19 @@ impl<O: Observer> Run<'_, O> {
 
     async fn resolve(&mut self, batch: &Messages, read: usize) -> Result<(), Cause> {
         let (begun, mut at) = (Instant::now(), 0);
-        // What came after the survey is left to the workers.
+        // Events that arrived after the survey are left to the workers.
         let within = batch[..read].partition_point(|(offset, _)| *offset < self.end);
         if let [(offset, delivery)] = &batch[..within]
             && self.taken_over.is_last_try(*offset)
         {
-            tracing::warn!(offset, routing_key = ?delivery.routing_key(), "heals died at this event of the history: it is tried a last time");
+            tracing::warn!(offset, routing_key = ?delivery.routing_key(), "event of the history tried a last time: heals died at it");
         }
         while at < within {
             let messages = match self.resolver.resolve(batch, at..within, self.applier.stop).await {
                 Ok(messages) => messages,
                 Err(Unresolved::Stopped) => return Err(INTERRUPTED.to_owned()),
                 Err(Unresolved::Hangs) => {
-                    return Err("too many events hang while they are resolved".to_owned());
+                    return Err("the resolution of too many events does not end".to_owned());
                 }
             };
             if begun.elapsed() >= STALLED_AFTER {
@@ -246,7 +247,7 @@ impl<O: Observer> Run<'_, O> {
     fn pass_over(&mut self) {
         tracing::error!(
             offset = self.next,
-            "an event of the history is passed over, since heals died at it three times: when it can be resolved again, run \
+            "event of the history skipped: heals died at it three times. Once its rules are fixed, run \
              `unstale replay --since offset:{} --until offset:{}`",
             self.next,
             self.next + 1,
@@ -259,13 +260,14 @@ impl<O: Observer> Run<'_, O> {
         self.history.read_from(self.next);
     }
 
-    /// Applies what is known so far. `whole`: nothing is still to come.
+    /// Applies the effects of the messages read so far. `whole` is true if no message is left to
+    /// read.
     async fn apply(&mut self, whole: bool) -> Result<(), Cause> {
         if !self.intake.fold.is_empty() {
             self.note_range(self.applied_to, self.next.max(self.applied_to + 1)).await?;
-            // A broker that cannot send for some seconds gives the connection up.
+            // The broker closes a connection to which it cannot send for some seconds.
             let begun = Instant::now();
-            if whole || self.replay.rate.is_some() || self.intake.fold.len() > MANY {
+            if whole || self.replay.rate.is_some() || self.intake.fold.len() > MANY_TARGETS {
                 self.history.pause();
             }
             self.report.rest = self
@@ -296,12 +298,14 @@ impl<O: Observer> Run<'_, O> {
         stop.run_until_cancelled(self.applier.observer.note(step)).await.ok_or(INTERRUPTED)?
     }
 
-    /// Until the broker is there again; an error says why it will not be, that it was waited for
-    /// long enough, or that we are to stop.
+    /// Waits until the broker is back.
+    ///
+    /// # Errors
+    /// The error is permanent, the maximum time has passed, or the replay was asked to stop.
     async fn reconnect(&mut self, mut error: BrokerError) -> Result<(), Cause> {
         let mut backoff = Backoff::new(RECONNECT_PAUSES);
         let stop = self.applier.stop;
-        // A connection that can be made again is no progress: the next read may fail as well.
+        // A new connection is not progress, because the next read may fail as well.
         let fails_since = *self.fails_since.get_or_insert_with(Instant::now);
         loop {
             let left =
@@ -317,11 +321,11 @@ impl<O: Observer> Run<'_, O> {
             let again = tokio::time::timeout(left.unwrap_or(Duration::MAX), again);
             let answer = stop.run_until_cancelled(again).await.ok_or(INTERRUPTED)?;
             match answer.ok() {
-                // Its patience is over.
+                // The maximum time has passed, which the next round finds.
                 None => {}
                 Some(Ok(survey)) => {
-                    // Deleted and declared anew, or cut short by a node that went: the rest will
-                    // not come.
+                    // The stream was declared again, or lost its end with a node. The rest will not
+                    // arrive.
                     if survey.end < self.end {
                         let end = survey.end.max(self.next);
                         self.report.missing += self.end - end;

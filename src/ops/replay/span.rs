@@ -1,4 +1,4 @@
-//! From where to where.
+//! The span of a replay: its beginning and its end.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -7,19 +7,20 @@ use crate::broker::Place;
 /// A part of the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    /// Its beginning. A time is good to a second and one chunk of the stream: a little more may be
-    /// part of it.
+    /// The beginning. A time is accurate to a second and one chunk of the stream, so a little more
+    /// may be included.
     pub since: Place,
-    /// What it ends before; where the history ends now, where there is none. A time as for `since`.
+    /// The place before which it ends, with the accuracy of `since`. `None` for the current end of
+    /// the history.
     pub until: Option<Place>,
 }
 
-/// A chunk is stamped when it is written, after its messages came; and times are sent to the broker
-/// in whole seconds.
+/// Time by which a span is extended. A chunk has the time of its writing, which is after its
+/// messages arrived, and the broker takes times in whole seconds.
 const SLACK: SignedDuration = SignedDuration::from_secs(1);
 
 impl Span {
-    /// The place to read from.
+    /// Returns the place to read from.
     pub(super) fn first(&self) -> Place {
         match self.since {
             Place::Time(time) => Place::Time(time.checked_sub(SLACK).unwrap_or(Timestamp::MIN)),
@@ -27,7 +28,7 @@ impl Span {
         }
     }
 
-    /// The place behind the last event to be applied.
+    /// Returns the place behind the last event to apply.
     pub(super) fn end(&self) -> Place {
         match self.until {
             Some(Place::Time(time)) => {
@@ -38,8 +39,8 @@ impl Span {
         }
     }
 
-    /// The oldest offset there is, where the span may have begun before it: older segments are
-    /// gone.
+    /// Returns the first offset of the history if the span may begin before it. Older segments are
+    /// gone then.
     pub(super) fn is_cut(&self, from: u64, first: u64) -> Option<u64> {
         let cut = match self.since {
             Place::Offset(offset) => offset < first,
@@ -48,7 +49,8 @@ impl Span {
         cut.then_some(first)
     }
 
-    /// Whether it ends before it begins, as far as that can be told without looking.
+    /// Returns true if it ends before it begins, as far as this is known without reading the
+    /// history.
     pub fn is_reversed(&self) -> bool {
         match (self.since, self.until) {
             (Place::Time(since), Some(Place::Time(until))) => until < since,

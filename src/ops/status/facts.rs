@@ -1,199 +1,203 @@
-//! What was found out, in the words of `--json`.
+//! The facts of a status. Their names in JSON are those of `unstale status --json`, which is a
+//! public contract.
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-/// Everything that was found out.
+/// All facts of a status.
 #[derive(Debug, Clone)]
 pub struct Status {
-    /// When, by this machine's clock.
+    /// Time of the status, by this machine's clock.
     pub time: Timestamp,
-    /// RabbitMQ's side, or why there is none.
+    /// Facts from RabbitMQ, or why there are none.
     pub rabbitmq: Result<BrokerFacts, String>,
-    /// Redis' side, or why there is none.
+    /// Facts from Redis, or why there are none.
     pub redis: Result<RedisFacts, String>,
 }
 
-/// RabbitMQ's side.
+/// Facts from RabbitMQ.
 #[derive(Debug, Clone, Serialize)]
 pub struct BrokerFacts {
     /// The node that answered.
     pub node: String,
-    /// The queues, in the order of an event's way.
+    /// The queues, in the order in which an event passes through them.
     pub queues: Vec<QueueFacts>,
-    /// The oldest letter at the head of the dead-letter queue, where there is one that can be
-    /// looked at.
+    /// The oldest letter near the head of the dead-letter queue, if one can be read.
     pub oldest_dead_letter: Option<OldestLetter>,
-    /// The stream of all events.
+    /// The history, which is a stream of all events.
     pub history: HistoryFacts,
 }
 
 /// One queue.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub struct QueueFacts {
-    /// Its name.
+    /// Name of the queue.
     pub name: String,
-    /// What it is for.
+    /// Purpose of the queue.
     pub kind: QueueKind,
-    /// Whether there is one.
+    /// False if there is no such queue.
     pub exists: bool,
-    /// Messages that wait.
+    /// Number of messages that wait in it.
     pub ready: u32,
-    /// How many consume it.
+    /// Number of consumers.
     pub consumers: u32,
-    /// Why the broker does not tell, in its words.
+    /// The broker's error, if it refuses to show the queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown: Option<String>,
 }
 
-/// What a queue is for.
+/// The purpose of a queue.
 #[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum QueueKind {
-    /// Where events arrive.
+    /// The queue in which events arrive.
     Main,
-    /// Loads and long drains.
+    /// The queue of the slow lane, for loads and long drains.
     Slow,
-    /// A rung of the ladder that is set here.
-    Rung,
-    /// A rung of another ladder, which a worker has or remembers.
-    LeftRung,
-    /// Dead letters.
+    /// A retry step of the retry schedule in the settings.
+    #[serde(rename = "rung")]
+    RetryStep,
+    /// A retry step of another schedule, which a worker has or remembers.
+    #[serde(rename = "left_rung")]
+    OtherRetryStep,
+    /// The dead-letter queue.
     Dead,
 }
 
 /// A dead letter.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub struct OldestLetter {
-    /// Why it is there.
+    /// Reason why it is a dead letter.
     pub reason: String,
-    /// The event's type.
+    /// Type of the event.
     #[serde(rename = "type")]
     pub event_type: String,
-    /// Since when.
+    /// Time at which it was dead-lettered.
     #[serde(serialize_with = "as_text")]
     pub time: Option<Timestamp>,
 }
 
-/// The stream of all events.
+/// The state of the history.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum HistoryFacts {
-    /// `UNSTALE_HISTORY=off`
+    /// The history is off, by `UNSTALE_HISTORY=off`.
     Off,
-    /// It is to be there, and is not.
+    /// The history is on, and its stream does not exist.
     Missing,
-    /// Nobody can tell: why.
+    /// The state is unknown, for this reason.
     Unknown(String),
-    /// It is there, and holds nothing.
+    /// The history exists, and holds no event.
     Empty,
-    /// It is there.
-    Stands {
+    /// The history exists, and holds events.
+    #[serde(rename = "stands")]
+    Exists {
         /// The oldest offset.
         first: u64,
         /// The newest offset.
         last: u64,
-        /// It reaches back at least so far.
+        /// A time to which the history reaches back at least.
         #[serde(serialize_with = "as_text")]
         since: Option<Timestamp>,
     },
 }
 
-/// Redis' side.
+/// Facts from Redis.
 #[derive(Debug, Clone, Serialize)]
 pub struct RedisFacts {
-    /// Its address, without a password.
+    /// Address of the server, without a password.
     pub address: String,
-    /// `Redis`, or what speaks its protocol, such as `Valkey`.
+    /// Name of the server software, such as `Redis` or `Valkey`.
     pub software: &'static str,
-    /// The version of that, such as `7.0.15`.
+    /// Version of the server software, such as `7.0.15`.
     pub version: Option<String>,
-    /// `master` or `slave`
+    /// Role of the server, `master` or `slave`.
     pub role: Option<String>,
-    /// How many replicas follow it.
+    /// Number of replicas.
     pub replicas: Option<u32>,
-    /// Whether the history is being applied again, since Redis lost writes, or may have.
+    /// True while a heal runs, because Redis lost writes or may have.
     pub healing: bool,
-    /// How far that is.
+    /// Progress of that heal.
     pub heal_progress: Option<ProgressFacts>,
-    /// A heal that could not be done when it was due.
+    /// A heal that is due, and could not be done.
     pub owed_heal: Option<OwedFacts>,
-    /// The last time that it was.
+    /// The last heal.
     pub last_heal: Option<HealFacts>,
-    /// The workers of this `UNSTALE_QUEUE` that have reported within 30 s.
+    /// The workers of this `UNSTALE_QUEUE` that have reported in the last 30 s.
     pub workers: Vec<WorkerFacts>,
 }
 
-/// A time that the history was applied again.
+/// A heal that is over.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub struct HealFacts {
-    /// When it was done, by Redis' clock.
+    /// Time at which it ended, by Redis' clock.
     #[serde(serialize_with = "as_text")]
     pub time: Option<Timestamp>,
-    /// From when on.
+    /// Time from which on it applied the history.
     #[serde(serialize_with = "as_text")]
     pub from: Option<Timestamp>,
-    /// How many there have been.
+    /// Number of heals so far, this one included.
     pub count: u64,
-    /// All of it was read and applied.
+    /// True if it read and applied all of the history that was asked for.
     pub complete: bool,
-    /// The digests of the registries by whose rules all heals of the last day were done.
+    /// Digests of the registries whose rules the heals of the last day applied.
     pub digests: Vec<String>,
-    /// Offsets that were passed over, since heals died there, or what is there could not be
-    /// resolved in time.
+    /// Offsets of skipped events, at which heals died, or which could not be resolved in time.
     pub passed_over: Vec<u64>,
 }
 
-/// How far a heal is.
+/// The progress of a heal.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub struct ProgressFacts {
-    /// Messages that are applied.
+    /// Number of messages that are applied.
     pub done: u64,
-    /// Messages that are to be.
+    /// Number of messages in all.
     pub of: u64,
-    /// How many heals died in the range that is gone through one by one.
+    /// Number of heals that died in the range of messages that is now applied one by one.
     pub deaths: u32,
 }
 
-/// A heal that is owed.
+/// A heal that is due.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub struct OwedFacts {
-    /// Since when.
+    /// Time since which it is due.
     #[serde(serialize_with = "as_text")]
     pub since: Option<Timestamp>,
-    /// From where on the history is to be applied again.
+    /// Place from which on the history is to be applied again.
     pub from: String,
-    /// Why it could not be.
+    /// Reason why it could not be done.
     pub cause: String,
 }
 
-/// What a worker said of itself.
+/// The report of a worker.
 #[derive(Debug, Clone, Serialize, PartialEq)]
 pub struct WorkerFacts {
-    /// `host:pid`
+    /// Name of the worker, `host:pid`.
     pub name: String,
-    /// Of the program.
+    /// Version of its program.
     pub version: String,
-    /// The digest of its registry.
+    /// Digest of its registry.
     pub digest: String,
-    /// Why it did not take the registry's files as they are now; null where it did.
+    /// Reason why it did not load the current rule files; null if it did.
     pub refused_registry: Option<String>,
-    /// The rungs of its ladder.
-    pub ladder: Vec<String>,
-    /// How long ago it said this, in seconds.
+    /// The steps of its retry schedule.
+    #[serde(rename = "ladder")]
+    pub retry_steps: Vec<String>,
+    /// Age of the report in seconds.
     pub reported_s_ago: f64,
-    /// Deliveries in flight.
-    pub in_hand: usize,
-    /// The age of the oldest that is not settled, in seconds.
+    /// Number of deliveries in flight.
+    #[serde(rename = "in_hand")]
+    pub in_flight: usize,
+    /// Age of the oldest delivery in flight, in seconds.
     pub oldest_unsettled_s: Option<f64>,
-    /// Why it is not ready; empty where it is.
+    /// Reasons why it is not ready; empty if it is.
     pub not_ready: Vec<String>,
-    /// Why it does without the history.
+    /// Reason why it runs without the history.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history_fault: Option<String>,
 }
 
-/// RFC 3339, or null.
+/// Serializes a time as RFC 3339, or as null.
 fn as_text<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
     time.map(|time| time.to_string()).serialize(serializer)
 }

@@ -1,4 +1,4 @@
-//! Asks both servers, at once and within bounds.
+//! Asks both servers for the facts of a status, at the same time and within bounds.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
@@ -17,35 +17,39 @@ use crate::config::Config;
 use crate::ops::dead_letters::Letter;
 use crate::quantity::format_duration;
 
-/// For all there is to ask: `status` answers within 10 s, whatever is away.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// Maximum time for all questions. `status` answers within 10 s, even if a server is away.
+const TIMEOUT: Duration = Duration::from_secs(8);
 
-/// For the history, which takes some seconds where it is empty.
-const HISTORY_PATIENCE: Duration = Duration::from_secs(4);
+/// Maximum time for the history. An empty history takes some seconds.
+const HISTORY_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How many times back are tried, each so much nearer than the one before.
+/// Number of times at which the start of the history is looked for.
 const HISTORY_STEPS: i32 = 24;
+
+/// Ratio of the age of each of these times to the age of the one before.
 const HISTORY_RATIO: f64 = 0.7;
 
-/// For the dead letters at the queue's head: another command may hold them.
-const LETTER_PATIENCE: Duration = Duration::from_secs(2);
+/// Maximum time for the dead letters at the head of the queue. Another command may hold them.
+const LETTER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Dead letters that are looked at for the oldest, at least.
+/// Minimum number of dead letters that are read to find the oldest.
 const LETTERS: NonZeroU16 = NonZeroU16::new(100).unwrap();
 
-/// And at once beyond those, while they are letters that were given back before.
+/// Number of dead letters that are read at once beyond those, while the letters were requeued
+/// before.
 const MORE_LETTERS: NonZeroU16 = NonZeroU16::new(5_000).unwrap();
 
-/// Dead letters that are looked at for the oldest, at most.
+/// Maximum number of dead letters that are read to find the oldest.
 const LETTERS_MAX: usize = 50_000;
 
-/// Finds out how everything stands. What cannot be asked is told in place of the answer.
+/// Gathers the facts of a status. If a server cannot be asked, its error takes the place of its
+/// facts.
 ///
 /// # Errors
-/// Settings that no connection can be made with.
+/// Settings that cannot make a connection.
 pub async fn gather(config: &Config) -> Result<Status, CacheError> {
     let cache = Cache::connect(&config.redis, &config.amqp.queue)?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let redis = async {
         timeout_at(deadline, ask_redis(config, &cache))
             .await
@@ -60,7 +64,7 @@ pub async fn gather(config: &Config) -> Result<Status, CacheError> {
     let (redis, inspector) = tokio::join!(redis, broker);
     let rabbitmq = match inspector {
         Ok(inspector) => {
-            // Which rungs to look for is known from the workers.
+            // The reports of workers name the retry steps to look for.
             let reports = redis.as_ref().map(|(_, reports)| reports.as_slice()).unwrap_or_default();
             let asked = timeout_at(deadline, ask_broker(config, &inspector, reports)).await;
             let asked = asked.map_or_else(
@@ -76,7 +80,7 @@ pub async fn gather(config: &Config) -> Result<Status, CacheError> {
 }
 
 fn silent(server: &str) -> String {
-    format!("{server} gave no answer within {} s", PATIENCE.as_secs())
+    format!("{server} did not answer within {} s", TIMEOUT.as_secs())
 }
 
 async fn ask_redis(config: &Config, cache: &Cache) -> Result<(RedisFacts, Vec<Reported>), String> {
@@ -133,8 +137,8 @@ fn worker(reported: &Reported) -> WorkerFacts {
         version,
         digest,
         refused_registry,
-        ladder,
-        in_hand,
+        ladder: retry_steps,
+        in_hand: in_flight,
         oldest_unsettled_ms,
         not_ready,
         history_fault,
@@ -149,9 +153,9 @@ fn worker(reported: &Reported) -> WorkerFacts {
         version,
         digest,
         refused_registry,
-        ladder,
+        retry_steps,
         reported_s_ago,
-        in_hand,
+        in_flight,
         oldest_unsettled_s,
         not_ready,
         history_fault,
@@ -166,18 +170,18 @@ async fn ask_broker(
     let names = inspector.names();
     let mut asked =
         vec![(QueueKind::Main, names.main.clone()), (QueueKind::Slow, names.slow.clone())];
-    asked.extend(names.retry.iter().map(|(_, name)| (QueueKind::Rung, name.clone())));
+    asked.extend(names.retry.iter().map(|(_, name)| (QueueKind::RetryStep, name.clone())));
     asked.extend(
-        left_rungs(config, reports)
+        other_retry_steps(config, reports)
             .into_iter()
-            .map(|rung| (QueueKind::LeftRung, format!("{}.retry.{rung}", names.main))),
+            .map(|step| (QueueKind::OtherRetryStep, format!("{}.retry.{step}", names.main))),
     );
     asked.push((QueueKind::Dead, names.dead.clone()));
     let mut queues = Vec::with_capacity(asked.len());
     for (kind, name) in asked {
         let state = inspector.queue(&name).await?;
-        // One that its owner has deleted is forgotten.
-        if kind != QueueKind::LeftRung || state != QueueState::Missing {
+        // The queue of another schedule that was deleted is not worth a mention.
+        if kind != QueueKind::OtherRetryStep || state != QueueState::Missing {
             queues.push(queue(name, kind, state));
         }
     }
@@ -194,8 +198,8 @@ async fn ask_broker(
     Ok(BrokerFacts { node: inspector.node().to_owned(), queues, oldest_dead_letter, history })
 }
 
-/// What the history holds. A stream does not tell how old its messages are: places are looked for,
-/// from the farthest that it may reach back to.
+/// Returns the state of the history. A stream does not show the age of its messages, so this looks
+/// for places at several times, beginning with the longest retention.
 async fn history(config: &Config) -> HistoryFacts {
     let farthest = config.amqp.history.map_or(Duration::ZERO, |history| history.max_age);
     let now = Timestamp::now();
@@ -214,17 +218,17 @@ async fn history(config: &Config) -> HistoryFacts {
         let _ = timeout(Duration::from_secs(1), history.close()).await;
         survey
     };
-    match timeout(HISTORY_PATIENCE, surveyed).await {
+    match timeout(HISTORY_TIMEOUT, surveyed).await {
         Err(_) => {
-            HistoryFacts::Unknown(format!("no answer within {} s", HISTORY_PATIENCE.as_secs()))
+            HistoryFacts::Unknown(format!("no answer within {} s", HISTORY_TIMEOUT.as_secs()))
         }
         Ok(Err(error)) => HistoryFacts::Unknown(error.to_string()),
         Ok(Ok(survey)) if survey.is_empty() => HistoryFacts::Empty,
         Ok(Ok(survey)) => {
-            // Where it attaches behind the first message there was something older.
+            // If a time attaches behind the first message, an older message exists.
             let reached =
                 times.iter().zip(&survey.places).find(|(_, place)| place.earliest > survey.first);
-            HistoryFacts::Stands {
+            HistoryFacts::Exists {
                 first: survey.first,
                 last: survey.end - 1,
                 since: reached.map(|(time, _)| *time),
@@ -233,14 +237,14 @@ async fn history(config: &Config) -> HistoryFacts {
     }
 }
 
-/// Rungs that workers have, or remember of others, and that the settings here do not name.
-fn left_rungs(config: &Config, reports: &[Reported]) -> BTreeSet<String> {
+/// Returns the retry steps that workers have or remember, and that the settings here do not name.
+fn other_retry_steps(config: &Config, reports: &[Reported]) -> BTreeSet<String> {
     let known: BTreeSet<String> =
         config.amqp.retry_delays.iter().map(|delay| format_duration(*delay)).collect();
-    let told = reports
+    let reported = reports
         .iter()
         .flat_map(|reported| reported.report.ladder.iter().chain(&reported.report.other_rungs));
-    told.filter(|rung| !known.contains(*rung)).cloned().collect()
+    reported.filter(|step| !known.contains(*step)).cloned().collect()
 }
 
 fn queue(name: String, kind: QueueKind, state: QueueState) -> QueueFacts {
@@ -252,13 +256,13 @@ fn queue(name: String, kind: QueueKind, state: QueueState) -> QueueFacts {
     }
 }
 
-/// The oldest letter of those at the head of the queue. `None` where none can be looked at: their
-/// number is known anyway.
+/// Returns the oldest of the letters at the head of the queue. `None` if they cannot be read, which
+/// does not matter much, because their number is known.
 ///
-/// The queue gives out what was given back before what never was given out. So a look that ends
-/// before the last of the former would move them behind the others.
+/// The queue delivers requeued letters before those that were never delivered. A look that ends
+/// before the last requeued letter would move the ones it read behind the others.
 async fn oldest_dead_letter(config: &Config) -> Option<OldestLetter> {
-    let deadline = Instant::now() + LETTER_PATIENCE;
+    let deadline = Instant::now() + LETTER_TIMEOUT;
     let mut letters = timeout_at(deadline, DeadLetters::connect(&config.amqp, &Signer::default()))
         .await
         .ok()?
@@ -270,15 +274,15 @@ async fn oldest_dead_letter(config: &Config) -> Option<OldestLetter> {
         timeout_at(deadline, letters.next_batch(usize::from(LETTERS.get()))).await
     {
         looked_at += batch.len();
-        let was_given_back = batch.last().is_some_and(|dead| dead.delivery.redelivered());
+        let was_requeued = batch.last().is_some_and(|dead| dead.delivery.redelivered());
         for letter in batch.iter().map(|dead| Letter::read(dead, config.reading)) {
-            // Of the same time, the first in the queue.
+            // Among letters of the same time, the first in the queue counts as the oldest.
             if oldest.as_ref().is_none_or(|oldest| letter.time < oldest.time) {
                 oldest = Some(letter);
             }
         }
         if looked_at >= usize::from(LETTERS.get()) {
-            if !was_given_back || looked_at >= LETTERS_MAX {
+            if !was_requeued || looked_at >= LETTERS_MAX {
                 break;
             }
             letters = letters.with_channel_max(MORE_LETTERS);
@@ -287,8 +291,8 @@ async fn oldest_dead_letter(config: &Config) -> Option<OldestLetter> {
             break;
         }
     }
-    // Not waited for, they go back all the same.
-    let _ = timeout(LETTER_PATIENCE, letters.close()).await;
+    // If this times out, the broker requeues the letters when the connection ends.
+    let _ = timeout(LETTER_TIMEOUT, letters.close()).await;
     oldest.map(|letter| OldestLetter {
         reason: letter.reason,
         event_type: letter.event_type,

@@ -1,4 +1,4 @@
-//! How things may stand, and what is made of it.
+//! States of a system, and their findings.
 
 use super::*;
 use crate::cache::Report;
@@ -9,9 +9,9 @@ pub(crate) fn worker(name: &str) -> WorkerFacts {
         version: "0.1.0".to_owned(),
         digest: "aaaaaaaaaaaaaaaaaaaa".to_owned(),
         refused_registry: None,
-        ladder: vec!["1s".to_owned()],
+        retry_steps: vec!["1s".to_owned()],
         reported_s_ago: 2.0,
-        in_hand: 0,
+        in_flight: 0,
         oldest_unsettled_s: None,
         not_ready: vec![],
         history_fault: None,
@@ -22,8 +22,8 @@ pub(crate) fn queue(name: &str, kind: QueueKind, ready: u32, consumers: u32) -> 
     QueueFacts { name: name.to_owned(), kind, exists: true, ready, consumers, unknown: None }
 }
 
-/// All is well.
-pub(crate) fn well() -> Status {
+/// Returns a status without any finding.
+pub(crate) fn healthy() -> Status {
     Status {
         time: "2026-11-25T03:00:00Z".parse().unwrap(),
         rabbitmq: Ok(BrokerFacts {
@@ -31,11 +31,11 @@ pub(crate) fn well() -> Status {
             queues: vec![
                 queue("unstale", QueueKind::Main, 12, 2),
                 queue("unstale.slow", QueueKind::Slow, 0, 2),
-                queue("unstale.retry.1s", QueueKind::Rung, 0, 0),
+                queue("unstale.retry.1s", QueueKind::RetryStep, 0, 0),
                 queue("unstale.dead", QueueKind::Dead, 0, 0),
             ],
             oldest_dead_letter: None,
-            history: HistoryFacts::Stands {
+            history: HistoryFacts::Exists {
                 first: 0,
                 last: 99_999,
                 since: Some("2026-11-24T21:00:00Z".parse().unwrap()),
@@ -64,13 +64,13 @@ fn redis(status: &mut Status) -> &mut RedisFacts {
     status.redis.as_mut().unwrap()
 }
 
-/// Nearly everything is wrong.
+/// Returns a status with nearly every problem.
 pub(crate) fn troubled() -> Status {
-    let mut status = well();
+    let mut status = healthy();
     let facts = broker(&mut status);
     facts.queues[0].consumers = 0;
-    facts.queues.insert(3, queue("unstale.retry.5s", QueueKind::LeftRung, 1, 0));
-    facts.queues.insert(4, queue("unstale.retry.7s", QueueKind::LeftRung, 0, 0));
+    facts.queues.insert(3, queue("unstale.retry.5s", QueueKind::OtherRetryStep, 1, 0));
+    facts.queues.insert(4, queue("unstale.retry.7s", QueueKind::OtherRetryStep, 0, 0));
     facts.queues[5].ready = 3;
     facts.oldest_dead_letter = Some(OldestLetter {
         reason: "loader_refused".to_owned(),
@@ -89,16 +89,16 @@ pub(crate) fn troubled() -> Status {
     redis(&mut status).last_heal = Some(heal);
     let workers = &mut redis(&mut status).workers;
     workers[0].oldest_unsettled_s = Some(260.0);
-    workers[0].in_hand = 17;
+    workers[0].in_flight = 17;
     workers[0].refused_registry = Some("schemas/user.yaml:3:7: unknown key `efects`".to_owned());
     workers[1].digest = "bbbbbbbbbbbbbbbbbbbb".to_owned();
     workers[1].not_ready = vec!["consuming: no session with RabbitMQ".to_owned()];
     status
 }
 
-/// Neither server answers.
-pub(crate) fn dark() -> Status {
-    let mut status = well();
+/// Returns a status of two servers that do not answer.
+pub(crate) fn unreachable() -> Status {
+    let mut status = healthy();
     status.rabbitmq = Err("RabbitMQ cannot be reached: amqp://guest:***@127.0.0.1:5672/%2f: Connection refused (os error 111)".to_owned());
     status.redis = Err("Redis cannot be reached: connection refused".to_owned());
     status
@@ -109,50 +109,46 @@ fn problems(status: &Status) -> Vec<String> {
 }
 
 #[test]
-fn what_is_well_needs_nobody() {
-    assert_eq!(judge(&well()), Findings::default());
+fn a_healthy_status_has_no_findings() {
+    assert_eq!(judge(&healthy()), Findings::default());
 }
 
 #[test]
-fn a_worker_that_says_why_it_pauses_stands_for_the_missing_consumer() {
-    let mut status = well();
+fn a_missing_consumer_is_a_note_if_a_worker_says_why_it_pauses() {
+    let mut status = healthy();
     broker(&mut status).queues[0].consumers = 0;
-    assert_eq!(problems(&status), ["nobody consumes `unstale`: 12 events waiting"]);
+    assert_eq!(problems(&status), ["no worker consumes `unstale`, 12 events waiting"]);
     redis(&mut status).workers[0].not_ready = vec!["redis: loading".to_owned()];
     assert_eq!(problems(&status), ["worker a:1 is not ready: redis: loading"]);
 }
 
 #[test]
-fn a_worker_that_does_not_report_needs_a_person() {
-    let mut status = well();
+fn a_worker_that_does_not_report_is_a_problem() {
+    let mut status = healthy();
     redis(&mut status).workers[1].reported_s_ago = 17.0;
     assert_eq!(problems(&status), ["worker b:2 has not reported for 17s"]);
     redis(&mut status).workers.clear();
     assert_eq!(
         problems(&status),
-        ["`unstale` has 2 consumers, and no worker has reported within 30 s"]
+        ["`unstale` has 2 consumers, and no worker has reported in the last 30 s"]
     );
     redis(&mut status).healing = true;
-    assert_eq!(
-        problems(&status),
-        Vec::<String>::new(),
-        "workers do not report while the history is applied again"
-    );
+    assert_eq!(problems(&status), Vec::<String>::new(), "workers do not report during a heal");
 }
 
 #[test]
-fn queues_that_are_not_there_are_told_once() {
-    let mut status = well();
+fn missing_queues_are_one_problem() {
+    let mut status = healthy();
     broker(&mut status).queues[1].exists = false;
-    assert_eq!(problems(&status), ["missing: unstale.slow"]);
+    assert_eq!(problems(&status), ["queues do not exist: unstale.slow"]);
     broker(&mut status).queues.iter_mut().for_each(|queue| queue.exists = false);
     broker(&mut status).history = HistoryFacts::Missing;
-    assert_eq!(problems(&status), ["there is no queue `unstale` nor any beside it"]);
+    assert_eq!(problems(&status), ["the queue `unstale` and its companions do not exist"]);
 }
 
 #[test]
-fn a_heal_is_told_for_a_day_and_needs_a_person_where_it_was_not_whole() {
-    let mut status = well();
+fn a_heal_is_shown_for_a_day_and_is_a_problem_if_it_was_incomplete() {
+    let mut status = healthy();
     let mut heal = HealFacts {
         time: Some("2026-11-25T02:58:00Z".parse().unwrap()),
         from: None,
@@ -162,27 +158,27 @@ fn a_heal_is_told_for_a_day_and_needs_a_person_where_it_was_not_whole() {
         passed_over: vec![],
     };
     redis(&mut status).last_heal = Some(heal.clone());
-    let told = |status: &Status| (judge(status).problems.len(), judge(status).notes.len());
-    assert_eq!(told(&status), (0, 1));
+    let counts = |status: &Status| (judge(status).problems.len(), judge(status).notes.len());
+    assert_eq!(counts(&status), (0, 1));
     heal.complete = false;
     redis(&mut status).last_heal = Some(heal.clone());
-    assert_eq!(told(&status), (1, 0));
+    assert_eq!(counts(&status), (1, 0));
     heal.time = Some("2026-11-23T02:58:00Z".parse().unwrap());
     redis(&mut status).last_heal = Some(heal);
     redis(&mut status).healing = true;
-    assert_eq!(told(&status), (0, 1));
+    assert_eq!(counts(&status), (0, 1));
 }
 
 #[test]
-fn a_heal_that_is_owed_or_left_something_out_says_what_to_do() {
-    let mut status = well();
+fn a_heal_that_is_due_or_skipped_events_is_a_problem() {
+    let mut status = healthy();
     redis(&mut status).owed_heal =
         Some(OwedFacts { since: None, from: "offset 7".into(), cause: "ACCESS_REFUSED".into() });
     assert_eq!(
         problems(&status),
-        ["the history from offset 7 on is to be applied again, and has not been: ACCESS_REFUSED"]
+        ["a heal from offset 7 of the history has been due, and could not be done: ACCESS_REFUSED"]
     );
-    let mut status = well();
+    let mut status = healthy();
     let time = Some("2026-11-25T02:58:00Z".parse().unwrap());
     let digests = vec![redis(&mut status).workers[0].digest.clone()];
     let heal =
@@ -191,7 +187,7 @@ fn a_heal_that_is_owed_or_left_something_out_says_what_to_do() {
     assert_eq!(problems(&status).len(), 1);
     assert!(
         problems(&status)[0].ends_with(
-            "left out the events at these offsets of the history, since heals died there or could not resolve them in time: 5, 9"
+            "skipped events of the history, because heals died at them or could not resolve them in time: offsets 5, 9"
         )
     );
     redis(&mut status).workers[0].digest = "newer".into();
@@ -207,19 +203,13 @@ fn a_heal_that_is_owed_or_left_something_out_says_what_to_do() {
     let notes: Vec<String> = judge(&status).notes.into_iter().map(|note| note.what).collect();
     assert!(
         notes.iter().any(|note| note
-            .ends_with("is being applied again (3 of 10 messages, 1 heal died on the way)")),
+            .ends_with("lost writes or may have (3 of 10 messages, 1 heal died on the way)")),
         "{notes:?}"
     );
 }
 
 #[test]
-fn spans_are_told_in_two_units() {
-    let spans = [0.2, 59.0, 60.0, 61.0, 3_600.0, 3_725.0, 90_000.0];
-    assert_eq!(spans.map(judge::seconds), ["0s", "59s", "1m", "1m 1s", "1h", "1h 2m", "1d 1h"]);
-}
-
-#[test]
-fn reports_of_other_versions_are_read_as_far_as_they_go() {
+fn a_report_of_another_version_is_read_as_far_as_it_is_known() {
     let report: Report = serde_json::from_str(r#"{"pid":7,"news":true}"#).unwrap();
     assert_eq!(report, Report { pid: 7, ..Report::default() });
 }

@@ -1,4 +1,4 @@
-//! Looking keeps the queue as it was: nothing lost, nothing moved.
+//! Reading the dead-letter queue loses no letter, and keeps their order.
 
 use std::ffi::OsString;
 use std::num::NonZeroU16;
@@ -18,8 +18,8 @@ fn config(stage: &Stage) -> Config {
     Config::from_pairs(pairs, |path| std::fs::read(path), Scope::All).unwrap().0
 }
 
-/// The bodies in the queue's order, over channels of 700 letters; every seventh is taken where
-/// `take` says so.
+/// Returns the bodies in the queue's order, read over channels of 700 letters. If `take` is true,
+/// every seventh letter is taken.
 async fn look(config: &Config, take: bool) -> Vec<Vec<u8>> {
     let mut letters = DeadLetters::connect(&config.amqp, &Signer::default())
         .await
@@ -58,7 +58,7 @@ fn assert_same(found: &[Vec<u8>], expected: &[Vec<u8>], what: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn order_holds_over_many_channels_and_while_letters_are_taken() {
+async fn letters_keep_their_order_over_many_channels_and_while_some_are_taken() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;
     publish_letters(&stage, 0..3000).await;
@@ -78,7 +78,7 @@ async fn order_holds_over_many_channels_and_while_letters_are_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_letters_are_listed_twice_alike() {
+async fn dlq_list_prints_many_letters_twice_in_the_same_order() {
     let count = if full_runs() { 100_000 } else { 20_000 };
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;

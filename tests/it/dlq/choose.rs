@@ -1,4 +1,4 @@
-//! Which letters a command is about: the same in all of them, and whatever was looked at before.
+//! The selection of letters, which is the same in every command, and after any number of reads.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use crate::support::wait_until;
 
 const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
-/// The ids that `dlq list` shows, in its order.
+/// Returns the ids that `dlq list` prints, in its order.
 async fn listed(stage: &Stage, args: &[&str]) -> Vec<String> {
     let (code, out, err) = dlq(stage, &[&["list", "--json"], args].concat()).await;
     assert_eq!(code, 0, "{err}");
@@ -22,7 +22,7 @@ async fn listed(stage: &Stage, args: &[&str]) -> Vec<String> {
     out.lines().map(id).collect()
 }
 
-/// Four letters, the oldest of them neither the first nor the last of the queue.
+/// Returns a stage with four letters. The oldest is neither the first nor the last of the queue.
 async fn four_letters() -> Stage {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;
@@ -38,7 +38,7 @@ async fn four_letters() -> Stage {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_names_the_oldest_letter_however_often_it_looks() {
+async fn status_shows_the_oldest_dead_letter_each_time() {
     let stage = four_letters().await;
     assert_eq!(listed(&stage, &[]).await, ["e1", "e2", "e3", "e4"]);
     for _ in 0..4 {
@@ -55,7 +55,7 @@ async fn status_names_the_oldest_letter_however_often_it_looks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_means_the_same_letters_in_every_command() {
+async fn a_limit_selects_the_oldest_letters_in_every_dlq_command() {
     let stage = four_letters().await;
     let _ = listed(&stage, &[]).await;
     let _ = status::json(&stage, &[]).await;
@@ -75,7 +75,7 @@ async fn a_limit_means_the_same_letters_in_every_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_broker_dead_lettered_has_reason_type_and_time_in_every_output() {
+async fn an_event_that_the_broker_dead_lettered_has_reason_type_and_time_in_every_output() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;
     let began = jiff::Timestamp::now().as_second();
@@ -113,7 +113,7 @@ async fn what_the_broker_dead_lettered_has_reason_type_and_time_in_every_output(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_are_chosen_and_counted_by_rule_error_and_time() {
+async fn dlq_list_selects_and_counts_letters_by_rule_error_and_time() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;
     let failed = |id, error, time| Given { id, error, time, ..GIVEN };
@@ -157,7 +157,7 @@ async fn letters_are_chosen_and_counted_by_rule_error_and_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_id_is_cut_for_people_and_found_by_what_is_left() {
+async fn dlq_list_cuts_a_long_id_which_the_filter_accepts() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;
     let id = "0123456789abcdef".repeat(4);
@@ -178,7 +178,7 @@ async fn a_long_id_is_cut_for_people_and_found_by_what_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn programs_read_what_replay_and_drop_did() {
+async fn dlq_replay_and_dlq_drop_print_their_result_as_json() {
     let stage = four_letters().await;
     let run = async |args: &[&str]| -> Value {
         let (code, out, err) = dlq(&stage, args).await;
@@ -210,7 +210,7 @@ async fn programs_read_what_replay_and_drop_did() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_stops_once_too_many_events_fail_again() {
+async fn dlq_replay_stops_after_too_many_failures() {
     let stage = Stage::new(&[(
         "user.yaml",
         r#"events: { user.updated: { effects: [ { delete: "user:{nothing}" } ] } }"#,
@@ -231,7 +231,7 @@ async fn a_replay_stops_once_too_many_events_fail_again() {
     let (_, out, _) = dlq(&stage, &["list"]).await;
     assert!(out.contains("30  loader_refused") && out.contains("10  unresolvable"), "{out}");
 
-    // The rest goes where few fail, and what came back does not go again.
+    // With better rules few letters fail. Letters that came back are not replayed twice.
     stage.write_schema("user.yaml", RULES);
     wait_until(SOON, "the worker has the better rules", async || {
         worker.stderr().contains("registry reloaded")
@@ -243,7 +243,7 @@ async fn a_replay_stops_once_too_many_events_fail_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_on_the_retry_schedule_can_be_looked_at() {
+async fn dlq_list_shows_events_that_wait_for_a_retry() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     let _worker = stage.worker(&[("UNSTALE_BIND", "#"), ("UNSTALE_RETRY_DELAYS", "1m")]).await;
     for (routing_key, id) in [("user.moved", 1), ("user.moved", 2), ("user.left", 3)] {
@@ -261,6 +261,7 @@ async fn what_waits_on_the_retry_schedule_can_be_looked_at() {
     assert!(words[4][0] == "1" && words[4].contains(&"user.left"), "{out}");
     let (_, out, _) = dlq(&stage, &["list", "--waiting", "--json", "--type", "user.left"]).await;
     let line: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(line["dead_letter"]["reason"], "waiting", "{line}");
     assert!(
         line["dead_letter"]["type"] == "user.left"
             && line["dead_letter"]["error"].as_str().unwrap().contains("knows"),

@@ -1,4 +1,4 @@
-//! `dlq drop`: only what is meant, and only when it is meant.
+//! `unstale dlq drop`: it drops only letters that match, and only if that is confirmed.
 
 use super::{declare, dlq, publish_letters};
 use crate::end_to_end::stage::Stage;
@@ -6,7 +6,7 @@ use crate::end_to_end::stage::Stage;
 const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_is_meant_is_dropped() {
+async fn dlq_drop_drops_only_the_letters_that_match() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;
     publish_letters(&stage, 0..20).await;

@@ -1,4 +1,4 @@
-//! `dlq list` and `dlq show`: everything is seen, nothing is lost.
+//! `unstale dlq list` and `unstale dlq show`: they show every letter, and take none.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -16,8 +16,8 @@ events:
     effects: [ { delete: "user:{id}" }, { write: "user:{id}:name", value: "{name}", ttl: 1h } ]
 "#;
 
-/// Two letters of a worker's, one of an event that nobody knows, one that expired before any worker
-/// saw it.
+/// Returns a stage with four letters: two of a worker, one of an unknown event, and one that
+/// expired before any worker read it.
 async fn with_letters() -> Stage {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     let worker = stage.worker(&[("UNSTALE_UNKNOWN", "dead"), ("UNSTALE_BIND", "order.*")]).await;
@@ -26,7 +26,7 @@ async fn with_letters() -> Stage {
     stage.publish("order.paid", r#"{"type":"order.paid","id":"third","data":{"id":3}}"#).await;
     wait_until(SOON, "three dead letters", async || stage.ready(".dead").await == 3).await;
     assert!(worker.terminate().await.success());
-    // The broker counts in seconds: the fourth is to be the last.
+    // The broker's times are whole seconds. The fourth letter must be the last.
     let second = jiff::Timestamp::now().as_second();
     wait_until(SOON, "the next second", async || jiff::Timestamp::now().as_second() > second).await;
     let properties =
@@ -48,12 +48,12 @@ fn ids(lines: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_are_listed_and_shown_and_stay() {
+async fn dlq_list_and_dlq_show_select_letters_and_take_none() {
     let stage = with_letters().await;
     let (code, out, err) = dlq(&stage, &["list"]).await;
     assert_eq!(code, 0, "{err}");
     assert!(
-        err.contains("reading 4 dead letters") && err.contains("nobody else sees them"),
+        err.contains("reading 4 dead letters") && err.contains("other clients do not see them"),
         "{err}"
     );
     let lines: Vec<&str> = out.lines().collect();
@@ -98,7 +98,7 @@ async fn letters_are_listed_and_shown_and_stay() {
     assert_eq!(code, 0, "{err}");
     assert!(
         out.contains(&format!(
-            "came by        exchange {}, routing key user.updated",
+            "published to   exchange {}, routing key user.updated",
             stage.exchange
         )),
         "{out}"
@@ -125,12 +125,29 @@ async fn letters_are_listed_and_shown_and_stay() {
     assert_eq!(fourth["plan"]["effects"][0]["target"], "user:4", "{fourth}");
     let (code, out, err) = dlq(&stage, &["show", "--id", "nobody"]).await;
     assert_eq!((code, out.as_str()), (1, ""));
-    assert!(err.contains("no such dead letter"), "{err}");
+    assert!(err.contains("no dead letter matches"), "{err}");
     assert_eq!(stage.ready(".dead").await, 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn plan_reads_what_list_prints() {
+async fn dlq_list_and_dlq_show_print_the_same_of_a_letter() {
+    let stage = with_letters().await;
+    let letters = async |command: &str| -> Vec<serde_json::Value> {
+        let (code, out, err) = dlq(&stage, &[command, "--json"]).await;
+        assert_eq!(code, 0, "{err}");
+        let letter = |line: &str| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["dead_letter"].clone()
+        };
+        out.lines().map(letter).collect()
+    };
+    let listed = letters("list").await;
+    let attempts: Vec<_> = listed.iter().map(|letter| letter["attempts"].as_u64()).collect();
+    assert_eq!(attempts, [Some(1), Some(1), Some(1), Some(0)], "{listed:?}");
+    assert_eq!(listed, letters("show").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plan_reads_the_output_of_dlq_list() {
     let stage = with_letters().await;
     let (code, lines, _) = dlq(&stage, &["list", "--json"]).await;
     assert_eq!(code, 0);
@@ -162,7 +179,7 @@ async fn plan_reads_what_list_prints() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_queue_is_named_and_bad_usage_is_refused() {
+async fn dlq_names_a_missing_queue_and_refuses_wrong_usage() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     for args in [&["list"][..], &["show"], &["replay"], &["drop", "--yes"]] {
         let (code, out, err) = dlq(&stage, args).await;
@@ -186,7 +203,7 @@ async fn a_missing_queue_is_named_and_bad_usage_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_out_of_reach_is_69() {
+async fn dlq_exits_with_69_if_the_broker_is_out_of_reach() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     // Nothing listens on port 1 of a machine that runs tests.
     let mut command = super::command(&stage, &["list"]);

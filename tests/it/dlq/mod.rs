@@ -1,4 +1,4 @@
-//! `unstale dlq`: the program that people run, on a real broker.
+//! `unstale dlq`: the program, on a real broker.
 
 mod browse;
 mod choose;
@@ -17,7 +17,7 @@ use crate::support::wait_until;
 /// A time that sorts before any real one.
 const LONG_AGO: &str = "2020-01-02T03:04:05.5Z";
 
-/// `unstale dlq …` in the stage's settings, not started.
+/// Returns the command `unstale dlq …` with the stage's settings, not started.
 fn command(stage: &Stage, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_unstale"));
     command
@@ -36,7 +36,7 @@ fn command(stage: &Stage, args: &[&str]) -> Command {
     command
 }
 
-/// Runs it to its end: code, stdout, stderr.
+/// Runs the command to its end, and returns its exit code, stdout and stderr.
 pub(crate) async fn dlq(stage: &Stage, args: &[&str]) -> (i32, String, String) {
     let mut command = command(stage, args);
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
@@ -49,7 +49,7 @@ async fn declare(stage: &Stage) {
     assert!(stage.worker(&[]).await.terminate().await.success());
 }
 
-/// What tells one published letter from others.
+/// The properties in which published letters differ.
 #[derive(Clone, Copy)]
 struct Given<'g> {
     id: &'g str,
@@ -58,18 +58,18 @@ struct Given<'g> {
     time: &'g str,
 }
 
-/// A letter of a worker's, of `user.updated`.
+/// A letter of a worker with an event `user.updated`.
 const GIVEN: Given<'static> =
     Given { id: "e", reason: "loader_refused", error: "the loader answered 404", time: LONG_AGO };
 
-/// Publishes letters as a worker does: `user.updated` of these ids, all dead-lettered at the same
-/// time.
+/// Publishes letters as a worker does: `user.updated` events with these ids, all dead-lettered at
+/// the same time.
 async fn publish_letters(stage: &Stage, ids: std::ops::Range<u32>) {
     let ids: Vec<String> = ids.map(|id| format!("e{id}")).collect();
     publish_given(stage, &ids.iter().map(|id| Given { id, ..GIVEN }).collect::<Vec<_>>()).await;
 }
 
-/// Publishes letters as a worker does. The body has the number in the event's id.
+/// Publishes letters as a worker does. The body holds the number in the event's id.
 async fn publish_given(stage: &Stage, letters: &[Given<'_>]) {
     let queue = format!("{}.dead", stage.queue);
     let before = stage.ready(".dead").await as usize;

@@ -1,4 +1,4 @@
-//! `dlq replay`: applied, whatever happens on the way.
+//! `unstale dlq replay`: every letter is applied, even if the command is interrupted or killed.
 
 use std::process::Child;
 use std::time::Duration;
@@ -27,7 +27,7 @@ async fn users(stage: &Stage) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_are_applied_by_filter() {
+async fn dlq_replay_applies_the_letters_that_match_its_filters() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;
     publish_letters(&stage, 0..10).await;
@@ -61,7 +61,7 @@ async fn letters_are_applied_by_filter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_history_does_not_see_a_replay_and_what_fails_again_brings_its_own_back() {
+async fn a_replayed_letter_that_fails_again_keeps_its_earlier_reasons() {
     let stage = Stage::new(&[(
         "user.yaml",
         r#"events: { user.updated: { effects: [ { delete: "user:{nothing}" } ] } }"#,
@@ -77,7 +77,7 @@ async fn the_history_does_not_see_a_replay_and_what_fails_again_brings_its_own_b
     assert_eq!(stage.ready(".history").await, history);
     let (_, shown, _) = dlq(&stage, &["show"]).await;
     assert!(
-        shown.contains(&format!("here before    loader_refused@{LONG_AGO}, unresolvable@")),
+        shown.contains(&format!("dead before    loader_refused@{LONG_AGO}, unresolvable@")),
         "{shown}"
     );
     let letter = stage.dead_letters(1).await.pop().unwrap();
@@ -89,7 +89,7 @@ async fn the_history_does_not_see_a_replay_and_what_fails_again_brings_its_own_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_broker_dead_lettered_is_read_as_at_first_arrival() {
+async fn dlq_replay_applies_an_event_that_the_broker_dead_lettered() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;
     stage.set("user:1", "old").await;
@@ -104,13 +104,13 @@ async fn what_the_broker_dead_lettered_is_read_as_at_first_arrival() {
     assert_eq!(stage.ready(".dead").await, 0);
 }
 
-/// How many are being replayed when it ends in the middle.
+/// Returns the number of letters of a replay that ends in the middle.
 fn letters() -> u32 {
     if full_runs() { 100_000 } else { 4_000 }
 }
 
-/// Starts a replay of so many, by filter and slow enough to be ended in the middle, and waits for
-/// that.
+/// Starts a replay by filter that is slow enough to be ended in the middle, and waits until it is
+/// there.
 async fn half_way(stage: &Stage) -> Child {
     declare(stage).await;
     publish_letters(stage, 0..letters()).await;
@@ -141,13 +141,13 @@ async fn replay_the_rest(stage: &Stage) {
     assert_eq!(stage.ready(".dead").await, 0);
 }
 
-/// How many letters there are where a replay is killed as it goes at its full speed.
+/// Returns the number of letters of a replay that is killed at full speed.
 fn many() -> u32 {
     if full_runs() { 100_000 } else { 20_000 }
 }
 
-/// Kills several replays, each in the middle. Then replays the rest of what the filter means, of
-/// which there were `meant`, and checks how many went twice.
+/// Kills several replays, each in the middle. Then replays the rest of the `meant` letters that
+/// match the filter, and checks how many went twice.
 async fn kill_and_replay(stage: &Stage, filter: &[&str], meant: u32) {
     let args = [&["replay"], filter].concat();
     for _ in 0..KILLS {
@@ -195,7 +195,7 @@ async fn killed_between_letters_that_stay_it_doubles_few() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn interrupted_half_way_it_loses_and_doubles_none() {
+async fn dlq_replay_interrupted_half_way_loses_and_doubles_none() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     let child = half_way(&stage).await;
     let signalled = std::process::Command::new("kill")
@@ -207,7 +207,7 @@ async fn interrupted_half_way_it_loses_and_doubles_none() {
         tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{err}");
-    assert!(err.contains("interrupted: nothing is lost"), "{err}");
+    assert!(err.contains("error: interrupted\nhelp: nothing is lost"), "{err}");
     let (main, dead) = all_given_back(&stage).await;
     assert!(
         dead > 0 && main + dead == letters(),
@@ -220,7 +220,7 @@ async fn interrupted_half_way_it_loses_and_doubles_none() {
 
 /// RabbitMQ 4.2.6 and later refuse such a user even a look at the queue.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_with_no_right_to_the_queue_of_events_replays() {
+async fn dlq_replay_needs_no_permission_on_the_queue_of_events() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;
     publish_letters(&stage, 0..3).await;
@@ -241,7 +241,7 @@ async fn a_user_with_no_right_to_the_queue_of_events_replays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rate_is_kept() {
+async fn dlq_replay_keeps_to_its_rate() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;
     publish_letters(&stage, 0..60).await;

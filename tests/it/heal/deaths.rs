@@ -78,7 +78,7 @@ async fn an_event_at_which_three_heals_died_is_passed_over() {
     last.wait_ready().await;
     assert_eq!(readable(&stage.redis).await, Some(1), "all but that one: {}", last.stderr());
     assert!(stage.exists(&format!("user:{AT}")).await);
-    assert!(last.stderr().contains("an event of the history is passed over"), "{}", last.stderr());
+    assert!(last.stderr().contains("event of the history skipped"), "{}", last.stderr());
     let marks = format!("unstale:mark:{}", stage.queue);
     let heal: String =
         redis::AsyncCommands::hget(&mut stage.connection().await, marks, "heal").await.unwrap();

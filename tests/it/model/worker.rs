@@ -8,9 +8,9 @@ use std::time::Duration;
 use redis::Value;
 use tokio_util::sync::CancellationToken;
 use unstale::cache::LONGEST_LEASE;
+use unstale::loader::{LoadError, LoadOutcome};
 use unstale::plan::{Batch, EffectOutcome, EffectRef, Plan};
 use unstale::registry::{Action, Effect, Warm};
-use unstale::warm::{LoadError, Loaded};
 use unstale::worker::filling::{Asker, Filling, Pace, Source};
 
 use super::actors::{Hands, LEASE};
@@ -228,17 +228,17 @@ impl Source for Rows<'_> {
         Ok(())
     }
 
-    async fn load(&self, (): ()) -> Result<Loaded, LoadError> {
+    async fn load(&self, (): ()) -> Result<LoadOutcome, LoadError> {
         self.turns.next().await;
         if self.random.borrow_mut().u8(..8) == 0 {
             self.stop.cancel();
         }
         let message = "the source is away".to_owned();
         match self.random.borrow_mut().u8(..8) {
-            0 => Ok(Loaded::Absent),
+            0 => Ok(LoadOutcome::Absent),
             1 => Err(LoadError::Refused { message }),
             2 => Err(LoadError::Retry { after: None, message }),
-            _ => Ok(Loaded::Value(loaded(self.turns.now(), self.tags).into_bytes())),
+            _ => Ok(LoadOutcome::Value(loaded(self.turns.now(), self.tags).into_bytes())),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Beside live workers, and over a history that is not whole.
+//! `unstale replay`: beside live workers, and over a history that is not whole.
 
 use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -54,7 +54,7 @@ async fn beside_live_workers_nothing_becomes_staler() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_span_that_the_retention_has_cut_is_told_of() {
+async fn replay_warns_of_a_span_that_retention_has_cut() {
     let stage = Stage::new(&[(
         "user.yaml",
         r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#,
@@ -91,13 +91,13 @@ async fn a_span_that_the_retention_has_cut_is_told_of() {
         cut.err
     );
     let by_time = replay(&stage, &["--since", "1h"]).await.clean();
-    assert!(by_time.err.contains("which came after --since"), "{}", by_time.err);
+    assert!(by_time.err.contains("which is later than --since"), "{}", by_time.err);
     let whole = replay(&stage, &["--since", &format!("offset:{first}")]).await.clean();
     assert!(!whole.err.contains("warning: the history"), "{}", whole.err);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_bodies_are_read_in_smaller_windows() {
+async fn replay_reads_large_bodies_in_smaller_windows() {
     let stage = Stage::new(&[(
         "user.yaml",
         r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#,
@@ -118,7 +118,7 @@ async fn large_bodies_are_read_in_smaller_windows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_is_no_stream_is_refused_and_left_alone() {
+async fn replay_refuses_a_history_that_is_not_a_stream() {
     let stage = Stage::new(&[(
         "user.yaml",
         r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#,

@@ -1,4 +1,4 @@
-//! A bounded amount of memory, whatever is in the history.
+//! `unstale replay`: bounded memory and safe output for any contents of the history.
 
 use std::ops::Range;
 use std::process::{Command, Stdio};
@@ -14,8 +14,8 @@ use crate::support::full_runs;
 
 const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
-/// Publishes large bodies to the history alone, so many at once that they come together in chunks,
-/// and waits until the last one can be read.
+/// Publishes large bodies to the history alone, and waits until the last one can be read. It sends
+/// many at once, so that they share chunks.
 pub(crate) async fn record_large(
     stage: &Stage,
     ids: Range<u32>,
@@ -186,7 +186,7 @@ async fn what_the_broker_cannot_read_is_left_out_and_said() {
 
 /// Names of a payload's members come into messages.
 #[tokio::test(flavor = "multi_thread")]
-async fn names_in_payloads_reach_no_terminal_as_they_are() {
+async fn replay_escapes_names_of_payloads_in_its_output() {
     const STRICT: &str = r#"
 events:
   user.updated:

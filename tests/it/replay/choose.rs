@@ -1,4 +1,4 @@
-//! What is chosen, and what gives way to what is not.
+//! `unstale replay`: which events are selected, and which effects are superseded by others.
 
 use super::{declare, flush, replay, wait_recorded};
 use crate::end_to_end::stage::Stage;
@@ -32,7 +32,7 @@ events:
 "##;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_type_is_chosen_and_gives_way_to_what_came_later() {
+async fn replay_of_one_type_is_superseded_by_later_events_of_others() {
     let stage = Stage::new(&[("rules.yaml", RULES)]).await;
     declare(&stage).await;
     stage.publish("user.updated", r#"{"id":1}"#).await;
@@ -60,7 +60,7 @@ async fn a_type_is_chosen_and_gives_way_to_what_came_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_lies_behind_the_span_is_known() {
+async fn replay_of_a_span_is_superseded_by_events_behind_it() {
     let stage = Stage::new(&[("rules.yaml", RULES)]).await;
     declare(&stage).await;
     stage.publish("user.renamed", r#"{"id":1,"rev":1,"name":"Ann"}"#).await;
@@ -84,7 +84,7 @@ async fn what_lies_behind_the_span_is_known() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rules_see_what_was_before() {
+async fn replayed_rules_see_the_previous_state_of_an_event() {
     let stage = Stage::new(&[("rules.yaml", RULES)]).await;
     declare(&stage).await;
     let moved =
@@ -107,7 +107,7 @@ async fn rules_see_what_was_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_applied_is_counted_and_the_rest_applied() {
+async fn replay_counts_events_that_cannot_be_applied_and_applies_the_rest() {
     let stage = Stage::new(&[("rules.yaml", RULES)]).await;
     declare(&stage).await;
     stage.publish("order.paid", r#"{"no":"id"}"#).await;

@@ -1,4 +1,5 @@
-//! However it ends: the printed command does the rest, and so does the same one.
+//! `unstale replay`: after any end, the printed command does the rest, and so does the same
+//! command.
 
 use std::io::{BufRead, BufReader};
 use std::process::Child;
@@ -30,8 +31,8 @@ async fn set_users(stage: &Stage) {
     let _: () = redis::AsyncCommands::mset(&mut stage.connection().await, &pairs).await.unwrap();
 }
 
-/// Starts one that is slow enough to be ended in the middle, and waits for that. At 200/s a busy
-/// machine has 20 s to be in time.
+/// Starts a replay that is slow enough to be ended in the middle, and waits until it is there. At
+/// 200/s a busy machine has 20 s to be in time.
 async fn half_way(stage: &Stage, rate: &str) -> Child {
     let child = command(stage, &["--since", "1h", "--rate", rate]).spawn().unwrap();
     wait_until(SOON, "it is in the middle", async || users(stage).await < USERS as usize).await;
@@ -66,7 +67,7 @@ async fn interrupted_it_says_how_to_go_on() {
     assert!(left > 0, "it was interrupted too late to show anything");
     let (_, rest) = interrupted
         .err
-        .split_once("interrupted: nothing is lost; go on with: unstale replay ")
+        .split_once("error: interrupted\nhelp: nothing is lost; continue with: unstale replay ")
         .expect(&interrupted.err);
     let args: Vec<&str> = rest.split_whitespace().collect();
     assert!(

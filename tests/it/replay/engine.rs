@@ -1,4 +1,4 @@
-//! The engine itself, as healing calls it: with little room, and told to stop.
+//! The engine of replays, as heals call it: with small limits, and asked to stop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +51,7 @@ fn config_at(stage: &Stage, amqp_url: &str) -> Config {
     Config::from_pairs(pairs, |_| unreachable!(), Scope::All).unwrap().0
 }
 
-/// Tells to stop once so many effects are applied.
+/// Stops the replay after a number of applied effects.
 struct StopsAfter<'s>(u64, &'s CancellationToken);
 
 impl Observer for StopsAfter<'_> {
@@ -64,7 +64,7 @@ impl Observer for StopsAfter<'_> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_little_room_it_applies_before_it_reads_on() {
+async fn a_replay_with_small_limits_applies_before_it_reads_on() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;
     for _ in 0..2 {
@@ -101,11 +101,11 @@ async fn with_little_room_it_applies_before_it_reads_on() {
     history.close().await;
 }
 
-/// RabbitMQ may send what a consumer asks for before it says that there is such a consumer, where
-/// another stands on the same channel: the client then knows nobody to give it to, and the place
-/// would count as one behind the end.
+/// RabbitMQ may send a message before it confirms the consumer, if the channel has another
+/// consumer. The client then has no consumer to pass the message to, and the place would count as
+/// one behind the end.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_place_in_time_is_found_however_many_are_looked_for() {
+async fn every_one_of_many_places_in_time_is_found() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;
     publish_users(&stage, 0..1).await;
@@ -117,8 +117,7 @@ async fn a_place_in_time_is_found_however_many_are_looked_for() {
     assert_eq!(survey, Survey { first: 0, end: 1, places: vec![Found::at(0); 200] });
 }
 
-/// Dies where a range of offsets that holds `at` is in work, as a process does: nothing is said,
-/// nothing is put away.
+/// Dies like a process, without any cleanup, when the range of offsets in work contains `at`.
 struct DiesAt {
     at: u64,
     notes: Vec<Step>,
@@ -132,7 +131,7 @@ impl Observer for DiesAt {
     }
 }
 
-/// Takes the broker away before anything is read.
+/// Disconnects the broker before anything is read.
 struct TakesAway(Proxy);
 
 impl Observer for TakesAway {
@@ -144,7 +143,7 @@ impl Observer for TakesAway {
 
 /// A heal must end: its caller finds out what is away.
 #[tokio::test(flavor = "multi_thread")]
-async fn with_patience_a_broker_that_gives_nothing_is_waited_for_so_long_and_no_longer() {
+async fn a_replay_with_a_time_limit_stops_waiting_for_a_silent_broker() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;
     publish_users(&stage, 0..10).await;
@@ -168,7 +167,7 @@ async fn with_patience_a_broker_that_gives_nothing_is_waited_for_so_long_and_no_
     assert_eq!(report.rest.map(|rest| rest.since), Some(0), "nothing was applied");
 }
 
-/// What the next one takes over, as heals keep it in Redis.
+/// Returns the state that the next replay takes over, as heals keep it in Redis.
 fn taken_over(before: &TakenOver, last: &Step) -> TakenOver {
     let range = last.in_work.clone();
     let within = before
@@ -186,10 +185,10 @@ fn taken_over(before: &TakenOver, last: &Step) -> TakenOver {
     }
 }
 
-/// What stops the work at one event stops it three times, and neighbours wait no longer.
-/// What a replay could not resolve, and did not get past either, the next one tries again.
+/// An event that a replay could not resolve, and that it did not get past, is tried again by the
+/// next replay.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_read_again_is_not_left_out() {
+async fn an_undone_event_that_the_next_replay_reads_again_is_not_skipped() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;
     publish_users(&stage, 0..10).await;

@@ -1,4 +1,4 @@
-//! Writes: only where a fence can tell.
+//! `unstale replay`: a value is written only if a fence orders it.
 
 use redis::AsyncCommands as _;
 
@@ -21,7 +21,7 @@ events:
 "##;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_write_is_written_again_and_a_newer_one_is_left_alone() {
+async fn replay_writes_a_lost_value_again_and_keeps_a_newer_one() {
     let stage = Stage::new(&[("notes.yaml", RULES)]).await;
     let worker = stage.worker(&[]).await;
     stage.publish("note.updated", r#"{"id":1,"rev":1,"text":"first"}"#).await;
@@ -50,7 +50,7 @@ async fn a_lost_write_is_written_again_and_a_newer_one_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_older_than_fences_is_a_deletion() {
+async fn replay_deletes_instead_of_writing_if_the_fence_may_have_expired() {
     let stage = Stage::new(&[("notes.yaml", RULES)]).await;
     declare(&stage).await;
     stage.publish("note.updated", r#"{"id":1,"rev":1,"text":"first"}"#).await;

@@ -1,4 +1,4 @@
-//! `unstale replay`: the program that people run, on a real broker and a real Redis.
+//! `unstale replay`: the program, on a real broker and a real Redis.
 
 mod beside;
 pub(crate) mod bounds;
@@ -23,7 +23,7 @@ use serde_json::Value;
 
 use crate::end_to_end::stage::{SOON, Stage};
 
-/// `unstale replay …` in the stage's settings, not started.
+/// Returns the command `unstale replay …` with the stage's settings, not started.
 fn command(stage: &Stage, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_unstale"));
     command
@@ -42,7 +42,7 @@ fn command(stage: &Stage, args: &[&str]) -> Command {
     command
 }
 
-/// How a replay ended.
+/// The result of a replay.
 struct Replayed {
     code: i32,
     out: String,
@@ -62,7 +62,7 @@ impl Replayed {
     }
 }
 
-/// Runs it to its end.
+/// Runs a replay to its end.
 async fn replay(stage: &Stage, args: &[&str]) -> Replayed {
     run(command(stage, args)).await
 }
@@ -82,8 +82,7 @@ async fn declare(stage: &Stage) {
     assert!(stage.worker(&[]).await.terminate().await.success());
 }
 
-/// Waits until the history holds so many messages: a stream shows them a moment after their
-/// confirm.
+/// Waits until the history shows a number of messages, which is a moment after their confirms.
 async fn wait_recorded(stage: &Stage, messages: u64) {
     let channel = stage.new_channel().await;
     channel.basic_qos(1_000, BasicQosOptions::default()).await.unwrap();
@@ -105,7 +104,8 @@ async fn wait_recorded(stage: &Stage, messages: u64) {
     channel.close(200, "".into()).await.unwrap();
 }
 
-/// A second and a bit: places in time are good to a second and one chunk.
+/// Waits a little more than a second, because places in time are accurate to a second and one
+/// chunk.
 const APART: Duration = Duration::from_millis(2_500);
 
 /// Publishes `user.updated` of these ids.
@@ -129,13 +129,13 @@ async fn publish_users(stage: &Stage, ids: std::ops::Range<u32>) {
     }
 }
 
-/// How many users are cached.
+/// Returns the number of cached users.
 async fn users(stage: &Stage) -> usize {
     let keys: Vec<String> = stage.connection().await.keys("user:*").await.unwrap();
     keys.len()
 }
 
-/// Redis forgets everything.
+/// Removes everything from Redis.
 async fn flush(stage: &Stage) {
     let _: () = redis::cmd("FLUSHALL").query_async(&mut stage.connection().await).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! From where to where.
+//! `unstale replay`: the span of a replay.
 
 use super::{APART, declare, replay, wait_recorded};
 use crate::end_to_end::stage::Stage;
@@ -6,7 +6,7 @@ use crate::end_to_end::stage::Stage;
 const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_history_and_places_beyond_it_deliver_nothing() {
+async fn replay_of_an_empty_history_or_of_places_beyond_it_applies_nothing() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     let missing = replay(&stage, &["--since", "1h"]).await;
     assert_eq!(missing.code, 69, "{}", missing.err);
@@ -25,9 +25,7 @@ async fn an_empty_history_and_places_beyond_it_deliver_nothing() {
         assert_eq!((&json["events"], &json["end"]), (&0.into(), &1.into()), "{since}: {json}");
         let told = replay(&stage, &["--since", since]).await.clean().err;
         assert!(
-            told.contains(
-                "warning: nothing of the history lies in that span: it ends with offset:0\n"
-            ),
+            told.contains("warning: no event is in that span: the history ends with offset:0\n"),
             "{told}"
         );
     }
@@ -36,7 +34,7 @@ async fn an_empty_history_and_places_beyond_it_deliver_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn times_are_good_to_a_second_and_a_chunk_and_offsets_exact() {
+async fn replay_takes_offsets_exactly_and_times_to_a_second_and_a_chunk() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     declare(&stage).await;
     let mut moments = Vec::new();

@@ -1,5 +1,5 @@
-//! Second passes in a replay: one follows where the replay comes sooner than the readers whom it is
-//! for.
+//! `unstale replay`: second deletes, which follow only if their delay has not passed since the
+//! event.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ events:
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_pass_follows_unless_its_time_has_come_already() {
+async fn replay_schedules_a_second_delete_unless_its_delay_has_passed() {
     let stage = Stage::new(&[("users.yaml", RULES)]).await;
     declare(&stage).await;
     for id in [7, 8, 7] {
@@ -42,9 +42,9 @@ async fn a_second_pass_follows_unless_its_time_has_come_already() {
     assert!(due <= (now[0] + 600) * 1_000 + 999, "counted from when the replay began: {due}");
 }
 
-/// A reader that takes no part stores after the replay what it had loaded before the event.
+/// A reader without leases stores after the replay a value that it loaded before the event.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_does_the_second_passes_of_a_replay() {
+async fn a_worker_does_the_second_deletes_of_a_replay() {
     let stage = Stage::new(&[("users.yaml", &RULES.replace("10m", "8s"))]).await;
     let worker = stage.worker(&[]).await;
     stage.publish("user.updated", r#"{"id": 7, "team": "red"}"#).await;

@@ -1,4 +1,4 @@
-//! The history's end: found as it is, however large its last chunk is, and however slow the broker.
+//! The end of the history is found with any size of its last chunk, and with a slow broker.
 
 use unstale::broker::{BrokerError, History};
 
@@ -98,8 +98,8 @@ async fn write_unreadable(stage: &Stage) {
     eval(stage, r#"osiris:write(Pid, undefined, 1, <<"no AMQP 1.0">>)"#).await;
 }
 
-/// Has the stream's process busy for 1.5 s whenever it has sent something, such as the answer to a
-/// consumer that attaches, for half a minute. Channels answer at once meanwhile.
+/// Makes the stream's process busy for 1.5 s after each message that it sends, for half a minute.
+/// An answer to a consumer that attaches counts as well. Channels answer at once meanwhile.
 async fn slow_down(stage: &Stage) {
     wait_until(SOON, "the broker counts its messages", async || stage.ready(".history").await > 0)
         .await;

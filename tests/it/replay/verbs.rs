@@ -1,4 +1,4 @@
-//! What a replay does to keys, tags, counters and values.
+//! `unstale replay`: the folded effects of each verb.
 
 use redis::AsyncCommands as _;
 
@@ -28,7 +28,7 @@ events:
 "##;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_verb_takes_hold_folded() {
+async fn replay_folds_and_applies_every_verb() {
     let stage = Stage::new(&[("rules.yaml", RULES)]).await;
     declare(&stage).await;
     for id in 0..50 {

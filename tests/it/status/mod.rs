@@ -1,4 +1,4 @@
-//! `unstale status`: the program that people run, on real servers.
+//! `unstale status`: the program, on real servers.
 
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::support::{Proxy, servers, wait_until};
 
 const USERS: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
-/// By contract, and some seconds for a machine that runs many tests at once.
+/// The 10 s of the contract, and some more for a machine that runs many tests at once.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(13);
 
 async fn status(stage: &Stage, args: &[&str], settings: &[(&str, &str)]) -> Output {
@@ -45,7 +45,7 @@ fn queue<'v>(status: &'v Value, name: &str) -> Option<&'v Value> {
     status["rabbitmq"]["queues"].as_array()?.iter().find(|queue| queue["name"] == name)
 }
 
-fn told<'v>(status: &'v Value, kind: &str) -> Vec<&'v str> {
+fn texts<'v>(status: &'v Value, kind: &str) -> Vec<&'v str> {
     status[kind]
         .as_array()
         .unwrap()
@@ -63,11 +63,11 @@ async fn wait_reported(stage: &Stage, workers: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_system_that_works_needs_nobody() {
+async fn status_is_healthy_if_the_system_works() {
     let stage = Stage::new(&[("users.yaml", USERS)]).await;
     let (code, before) = json(&stage, &[]).await;
-    assert_eq!((code, told(&before, "problems").len()), (1, 1), "{before:#}");
-    assert!(told(&before, "problems")[0].contains("there is no queue"), "{before:#}");
+    assert_eq!((code, texts(&before, "problems").len()), (1, 1), "{before:#}");
+    assert_eq!(before["problems"][0]["code"], "queue.none", "{before:#}");
     let worker = stage.worker(&[]).await;
     wait_reported(&stage, 1).await;
     let (code, status) = json(&stage, &[]).await;
@@ -84,17 +84,17 @@ async fn a_system_that_works_needs_nobody() {
     let (code, shown) = text(&stage).await;
     assert!(
         code == 0
-            && shown.starts_with("nothing needs a person\n")
+            && shown.starts_with("healthy\n")
             && shown.contains(&format!(":{}", worker.pid())),
         "{shown}"
     );
     assert!(worker.terminate().await.success());
     let (_, status) = json(&stage, &[]).await;
-    assert_eq!(status["redis"]["workers"], Value::Array(vec![]), "it said goodbye");
+    assert_eq!(status["redis"]["workers"], Value::Array(vec![]), "it removed its report");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_and_missing_workers_come_first() {
+async fn status_shows_dead_letters_and_missing_workers_first() {
     let stage = Stage::new(&[("users.yaml", USERS)]).await;
     let worker = stage.worker(&[]).await;
     for body in ["no JSON", "neither"] {
@@ -105,9 +105,12 @@ async fn dead_letters_and_missing_workers_come_first() {
     stage.publish("user.updated", r#"{"id":1}"#).await;
     let (code, shown) = text(&stage).await;
     assert_eq!(code, 1, "{shown}");
-    assert!(shown.starts_with("3 things need a person:\n"), "{shown}");
+    assert!(shown.starts_with("3 problems:\n"), "{shown}");
     assert!(
-        shown.contains(&format!("nobody consumes `{}`: 1 event waiting", stage.queue)),
+        shown.contains(&format!(
+            "no worker consumes `{}`, 1 event waiting [queue.unconsumed]",
+            stage.queue
+        )),
         "{shown}"
     );
     assert!(
@@ -119,7 +122,7 @@ async fn dead_letters_and_missing_workers_come_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_that_are_away_are_told_within_ten_seconds() {
+async fn status_reports_servers_that_are_away_within_ten_seconds() {
     let stage = Stage::new(&[("users.yaml", USERS)]).await;
     let began = Instant::now();
     let (code, away) = json(
@@ -130,14 +133,14 @@ async fn servers_that_are_away_are_told_within_ten_seconds() {
         ],
     )
     .await;
-    assert_eq!((code, told(&away, "problems").len()), (1, 2), "{away:#}");
+    assert_eq!((code, texts(&away, "problems").len()), (1, 2), "{away:#}");
     assert!(
         !away.to_string().contains("hunter2") && away["rabbitmq"]["error"].is_string(),
         "{away:#}"
     );
     assert!(began.elapsed() < ANSWERS_WITHIN);
 
-    // They take connections and say nothing.
+    // These servers accept connections and send nothing.
     let broker = crate::support::rabbitmq().await;
     let (amqp, redis) =
         (Proxy::start(&broker.addr()).await, Proxy::start(&stage.redis.addr()).await);
@@ -148,7 +151,7 @@ async fn servers_that_are_away_are_told_within_ten_seconds() {
     let began = Instant::now();
     let (code, silent) =
         json(&stage, &[("UNSTALE_AMQP_URL", &urls.0), ("UNSTALE_REDIS_URL", &urls.1)]).await;
-    assert_eq!((code, told(&silent, "problems").len()), (1, 2), "{silent:#}");
+    assert_eq!((code, texts(&silent, "problems").len()), (1, 2), "{silent:#}");
     assert!(began.elapsed() < ANSWERS_WITHIN, "{:?}", began.elapsed());
 
     // A silent node does not hide the one that answers.
@@ -158,7 +161,7 @@ async fn servers_that_are_away_are_told_within_ten_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_is_told() {
+async fn status_reports_a_replica_of_redis() {
     let stage = Stage::new(&[("users.yaml", USERS)]).await;
     let _: () = redis::cmd("REPLICAOF")
         .arg("127.0.0.1")
@@ -168,15 +171,16 @@ async fn a_replica_is_told() {
         .unwrap();
     let (code, status) = json(&stage, &[]).await;
     assert_eq!(code, 1);
-    assert!(told(&status, "problems")[0].contains("replica"), "{status:#}");
+    assert_eq!(status["problems"][0]["code"], "redis.unavailable", "{status:#}");
+    assert!(texts(&status, "problems")[0].contains("replica"), "{status:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rungs_of_a_ladder_that_is_no_more_are_remembered() {
+async fn status_shows_retry_queues_of_an_older_schedule() {
     let stage = Stage::new(&[("users.yaml", USERS)]).await;
     let old = stage.worker(&[("UNSTALE_RETRY_DELAYS", "1s,7s")]).await;
     wait_reported(&stage, 1).await;
-    // An event that only the ladder's last rung keeps, when its worker is gone.
+    // The older schedule has a step that the newer one does not have.
     let new = stage.worker(&[("UNSTALE_RETRY_DELAYS", "1s,9s")]).await;
     wait_reported(&stage, 2).await;
     let left = format!("{}.retry.7s", stage.queue);
@@ -188,8 +192,8 @@ async fn rungs_of_a_ladder_that_is_no_more_are_remembered() {
         "{status:#}"
     );
     assert!(old.terminate().await.success());
-    // The other one reports every five seconds; by now it has seen the old one's ladder, or never
-    // will.
+    // The new worker reports every five seconds. It has seen the schedule of the old one by now, or
+    // never will.
     wait_until(SOON, "only the new one reports, and it remembers", async || {
         let (_, status) = json(&stage, &here).await;
         status["redis"]["workers"].as_array().unwrap().len() == 1 && queue(&status, &left).is_some()
@@ -199,7 +203,7 @@ async fn rungs_of_a_ladder_that_is_no_more_are_remembered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn different_registries_are_told_and_alarm_nobody() {
+async fn different_rule_files_of_workers_are_a_note_and_not_a_problem() {
     let stage = Stage::new(&[("users.yaml", USERS)]).await;
     let _one = stage.worker(&[]).await;
     let others = tempfile::tempdir().unwrap();
@@ -209,12 +213,13 @@ async fn different_registries_are_told_and_alarm_nobody() {
     let (code, status) = json(&stage, &[]).await;
     assert_eq!(code, 0, "{status:#}");
     assert!(
-        told(&status, "notes")[0].starts_with("workers run different registries: "),
+        texts(&status, "notes")[0].starts_with("workers use different rule files: "),
         "{status:#}"
     );
+    assert_eq!(status["notes"][0]["code"], "worker.different-rules");
 }
 
-/// What workers say of themselves in Redis.
+/// Returns the reports of workers in Redis.
 async fn reports(stage: &Stage) -> Vec<String> {
     redis::cmd("HVALS")
         .arg(format!("unstale:workers:{}", stage.queue))
@@ -224,7 +229,7 @@ async fn reports(stage: &Stage) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rule_file_that_does_not_load_shows_at_once() {
+async fn a_worker_reports_a_rule_file_that_does_not_load_at_once() {
     let stage = Stage::new(&[("users.yaml", USERS)]).await;
     let worker = stage.worker(&[]).await;
     wait_reported(&stage, 1).await;
@@ -245,7 +250,7 @@ async fn a_rule_file_that_does_not_load_shows_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_ends_takes_its_report_along_however_it_ends() {
+async fn a_worker_that_is_cut_off_at_shutdown_removes_its_report() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let rules = format!(
         "loaders: {{ silent: {{ url: \"http://{}\", timeout: 30s }} }}
@@ -266,7 +271,7 @@ events: {{ page.changed: {{ effects: [ {{ warm: \"page\", from: \"silent:/\", tt
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_worker_is_shown_with_the_time_since_it_was_seen() {
+async fn status_shows_a_killed_worker_as_silent() {
     let stage = Stage::new(&[("users.yaml", USERS)]).await;
     let worker = stage.worker(&[]).await;
     wait_reported(&stage, 1).await;

@@ -1,4 +1,5 @@
-//! Loaders against real HTTP servers: each class of answer, the limits, and what a request carries.
+//! Loaders against real HTTP servers: each class of answer, the limits, and the contents of a
+//! request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,9 +15,9 @@ use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use unstale::config::WarmConfig;
+use unstale::loader::{LoadContext, LoadError, LoadOutcome, LoaderProblem, Loaders};
 use unstale::quantity::Rate;
 use unstale::registry::{Expiry, Loader, LoaderHeaders, LoaderId, Only, Stale, Warm};
-use unstale::warm::{LoadContext, LoadError, Loaded, LoaderProblem, Loaders};
 
 const CONFIG: WarmConfig =
     WarmConfig { concurrency: 16, timeout: Duration::from_secs(5), rate: None, max_bytes: 1 << 20 };
@@ -81,20 +82,20 @@ async fn load_from(
     address: SocketAddr,
     config: WarmConfig,
     path: &str,
-) -> Result<Loaded, LoadError> {
+) -> Result<LoadOutcome, LoadError> {
     let base = format!("http://{address}");
     let loaders = Loaders::new(&config, &[loader("catalogue", &base)]).unwrap();
     loaders.load(&warm(0, format!("{base}{path}")), &CONTEXT).await
 }
 
-fn retry(result: Result<Loaded, LoadError>) -> (Option<Duration>, String) {
+fn retry(result: Result<LoadOutcome, LoadError>) -> (Option<Duration>, String) {
     match result {
         Err(LoadError::Retry { after, message }) => (after, message),
         other => panic!("not to be retried: {other:?}"),
     }
 }
 
-fn refused(result: Result<Loaded, LoadError>) -> String {
+fn refused(result: Result<LoadOutcome, LoadError>) -> String {
     match result {
         Err(LoadError::Refused { message }) => message,
         other => panic!("not refused: {other:?}"),
@@ -108,15 +109,15 @@ async fn answer(Path(code): Path<u16>) -> impl IntoResponse {
 }
 
 #[tokio::test]
-async fn each_status_has_its_meaning() {
+async fn each_http_status_gives_a_value_absence_a_retry_or_a_refusal() {
     let server = serve(Router::new().route("/status/{code}", get(answer))).await;
     let load =
         async |code: u16| load_from(server, CONFIG, &format!("/status/{code}?secret=1")).await;
     for code in [200, 201, 203, 299] {
-        assert_eq!(load(code).await, Ok(Loaded::Value(b"a value".to_vec())), "{code}");
+        assert_eq!(load(code).await, Ok(LoadOutcome::Value(b"a value".to_vec())), "{code}");
     }
     for code in [204, 404, 410] {
-        assert_eq!(load(code).await, Ok(Loaded::Absent), "{code}");
+        assert_eq!(load(code).await, Ok(LoadOutcome::Absent), "{code}");
     }
     for code in [408, 429, 500, 502, 503, 504, 599] {
         let (after, message) = retry(load(code).await);
@@ -133,19 +134,19 @@ async fn each_status_has_its_meaning() {
 }
 
 #[tokio::test]
-async fn bodies_arrive_byte_for_byte_and_empty_ones_are_absent() {
+async fn loaded_bodies_arrive_byte_for_byte_and_empty_ones_are_absent() {
     let bytes: Vec<u8> = (0..=255u8).cycle().take(700_000).collect();
     let body = bytes.clone();
     let app = Router::new()
         .route("/bytes", get(move || async move { body }))
         .route("/empty", get(|| async { "" }));
     let server = serve(app).await;
-    assert_eq!(load_from(server, CONFIG, "/bytes").await, Ok(Loaded::Value(bytes)));
-    assert_eq!(load_from(server, CONFIG, "/empty").await, Ok(Loaded::Absent));
+    assert_eq!(load_from(server, CONFIG, "/bytes").await, Ok(LoadOutcome::Value(bytes)));
+    assert_eq!(load_from(server, CONFIG, "/empty").await, Ok(LoadOutcome::Absent));
 }
 
 #[tokio::test]
-async fn a_coded_body_and_a_part_are_refused() {
+async fn an_encoded_body_and_a_partial_body_are_refused() {
     for head in [
         "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\nbody",
         "HTTP/1.1 200 OK\r\nContent-Encoding: identity, br\r\ncontent-length: 4\r\n\r\nbody",
@@ -163,11 +164,11 @@ async fn a_coded_body_and_a_part_are_refused() {
     }
     let plain = "HTTP/1.1 200 OK\r\ncontent-encoding: Identity\r\ncontent-type: text/html; charset=latin-1\r\ncontent-length: 4\r\n\r\nbody";
     let server = drip(Box::leak(Box::new([plain])), Duration::ZERO, false).await;
-    assert_eq!(load_from(server, CONFIG, "/").await, Ok(Loaded::Value(b"body".to_vec())));
+    assert_eq!(load_from(server, CONFIG, "/").await, Ok(LoadOutcome::Value(b"body".to_vec())));
 }
 
 #[tokio::test]
-async fn one_resource_that_always_fails_does_not_close_its_loader() {
+async fn one_resource_that_always_fails_does_not_open_the_loaders_breaker() {
     let app = Router::new().route(
         "/{id}",
         get(|Path(id): Path<u32>| async move {
@@ -182,22 +183,22 @@ async fn one_resource_that_always_fails_does_not_close_its_loader() {
     }
     assert_eq!(
         loaders.load(&warm(0, format!("{base}/1")), &CONTEXT).await,
-        Ok(Loaded::Value(b"a value".to_vec()))
+        Ok(LoadOutcome::Value(b"a value".to_vec()))
     );
 }
 
 #[tokio::test]
-async fn bodies_beyond_the_limit_are_refused() {
+async fn loaded_bodies_beyond_max_bytes_are_refused() {
     let server = serve(
         Router::new().route("/{length}", get(|Path(n): Path<usize>| async move { vec![b'x'; n] })),
     )
     .await;
     let config = WarmConfig { max_bytes: 1024, ..CONFIG };
-    assert_eq!(load_from(server, config, "/1024").await, Ok(Loaded::Value(vec![b'x'; 1024])));
+    assert_eq!(load_from(server, config, "/1024").await, Ok(LoadOutcome::Value(vec![b'x'; 1024])));
     let message = refused(load_from(server, config, "/1025").await);
     assert!(message.contains("more than 1KiB"), "{message}");
 
-    // Without a length, and without an end: only the limit stops it.
+    // A body without a length and without an end: only the limit stops it.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endless = listener.local_addr().unwrap();
     let sent = Arc::new(AtomicUsize::new(0));
@@ -224,7 +225,7 @@ async fn bodies_beyond_the_limit_are_refused() {
 }
 
 #[tokio::test]
-async fn the_timeout_covers_the_whole_answer() {
+async fn the_timeout_of_a_load_covers_the_whole_answer() {
     const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n";
     let config = WarmConfig { timeout: Duration::from_millis(200), ..CONFIG };
     let silent = drip(&[], Duration::ZERO, true).await;
@@ -240,7 +241,7 @@ async fn the_timeout_covers_the_whole_answer() {
         let (after, message) = retry(load_from(server, config, "/").await);
         assert_eq!(
             (after, message.as_str()),
-            (None, "loader `catalogue` gave no whole answer within 200ms")
+            (None, "loader `catalogue` did not finish its answer within 200ms")
         );
         assert!(begun.elapsed() < Duration::from_secs(2));
     }
@@ -254,14 +255,17 @@ async fn the_timeout_covers_the_whole_answer() {
 }
 
 #[tokio::test]
-async fn broken_answers_and_refused_connections_are_retried() {
+async fn incomplete_answers_and_refused_connections_are_retried() {
     let short =
         drip(&["HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"], Duration::ZERO, false).await;
     let nothing = drip(&[], Duration::ZERO, false).await;
     let nonsense = drip(&["this is not HTTP\r\n\r\n"], Duration::ZERO, false).await;
     for server in [short, nothing, nonsense] {
         let (_, message) = retry(load_from(server, CONFIG, "/?secret=1").await);
-        assert_eq!(message, "loader `catalogue` broke off its answer");
+        assert_eq!(
+            message,
+            "loader `catalogue` closed the connection before the end of its answer"
+        );
     }
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let (_, message) = retry(load_from(closed, CONFIG, "/?secret=1").await);
@@ -272,7 +276,7 @@ async fn broken_answers_and_refused_connections_are_retried() {
 }
 
 #[tokio::test]
-async fn a_url_outside_its_loader_is_never_asked() {
+async fn a_url_outside_its_loader_is_never_requested() {
     let hits = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&hits);
     let app = Router::new()
@@ -294,7 +298,7 @@ async fn a_url_outside_its_loader_is_never_asked() {
 }
 
 #[tokio::test]
-async fn requests_carry_the_event_the_trace_and_the_loaders_headers() {
+async fn requests_carry_the_event_id_the_trace_and_the_loaders_headers() {
     let app = Router::new().fallback(get(|headers: HeaderMap| async move {
         let mut lines: Vec<String> = headers
             .iter()
@@ -318,7 +322,7 @@ async fn requests_carry_the_event_the_trace_and_the_loaders_headers() {
         .load(&warm(id, format!("{base}/p")), &context)
         .await
     {
-        Ok(Loaded::Value(body)) => String::from_utf8(body).unwrap(),
+        Ok(LoadOutcome::Value(body)) => String::from_utf8(body).unwrap(),
         other => panic!("{other:?}"),
     };
 
@@ -343,7 +347,7 @@ async fn requests_carry_the_event_the_trace_and_the_loaders_headers() {
     );
 }
 
-/// What a server saw of its callers.
+/// Numbers of requests that a server saw: at the moment, at most, and in all.
 #[derive(Default)]
 struct Seen {
     now: AtomicUsize,
@@ -361,7 +365,7 @@ async fn take_a_while(State(seen): State<Arc<Seen>>) -> &'static str {
 }
 
 #[tokio::test]
-async fn servers_never_see_more_at_once_than_the_limits() {
+async fn servers_never_see_more_requests_at_once_than_the_limits() {
     let (one, other) = (Arc::new(Seen::default()), Arc::new(Seen::default()));
     let start = async |seen: &Arc<Seen>| {
         let app = Router::new().fallback(get(take_a_while)).with_state(Arc::clone(seen));
@@ -371,7 +375,7 @@ async fn servers_never_see_more_at_once_than_the_limits() {
     let config = WarmConfig { concurrency: 4, ..CONFIG };
     let limited = Loader { concurrency: Some(2), ..loader("limited", &bases[0]) };
     let loaders = Loaders::new(&config, &[limited, loader("free", &bases[1])]).unwrap();
-    // A reload in the middle: the old loads and the new ones share the limits.
+    // Loads of the reloaded registry share the limits with those of the old one.
     let same = Loader { concurrency: Some(2), ..loader("limited", &bases[0]) };
     let reloaded = loaders.reload(&[same, loader("free", &bases[1])]).unwrap();
     let loads = (0..60).map(|n: usize| {
@@ -387,7 +391,7 @@ async fn servers_never_see_more_at_once_than_the_limits() {
 }
 
 #[tokio::test]
-async fn loads_start_at_the_rate() {
+async fn loads_start_no_faster_than_the_rate() {
     let server = serve(Router::new().fallback(get(|| async { "x" }))).await;
     let base = format!("http://{server}");
     let rate = Rate::parse("100/s").ok();
@@ -413,7 +417,7 @@ async fn loads_start_at_the_rate() {
 }
 
 #[tokio::test]
-async fn a_load_given_up_frees_its_place() {
+async fn an_aborted_load_frees_its_place() {
     let silent = drip(&[], Duration::ZERO, true).await;
     let base = format!("http://{silent}");
     let loaders =
@@ -433,7 +437,7 @@ async fn a_load_given_up_frees_its_place() {
 }
 
 #[tokio::test]
-async fn every_unusable_loader_is_named_at_once() {
+async fn every_unusable_loader_is_reported_at_once() {
     let headers = LoaderHeaders(vec![("X-Key".into(), "a\nb".into())]);
     let loaders = [
         loader("one", "not a url"),

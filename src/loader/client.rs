@@ -1,4 +1,4 @@
-//! One loader as an HTTP client sees it: its address, its headers, and the request made of them.
+//! One loader as an HTTP client: its address, its headers, and the requests to it.
 
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use url::Url;
 use super::answer;
 use super::breaker::{Breaker, Health};
 use super::limits::LoaderLimits;
-use super::{LoadContext, LoadError, Loaded, LoaderProblem};
+use super::{LoadContext, LoadError, LoadOutcome, LoaderProblem};
 use crate::config::WarmConfig;
 use crate::quantity::format_duration;
 use crate::registry::Loader;
 
 const USER_AGENT: &str = concat!("unstale/", env!("CARGO_PKG_VERSION"));
 
-/// The longest `unstale-event-id` sent: servers commonly refuse more than 8 KiB of headers in all,
-/// and an id is the publisher's choice.
+/// Maximum size of the `unstale-event-id` header. Servers commonly refuse more than 8 KiB of
+/// headers in all, and the publisher chooses the id.
 const MAX_EVENT_ID_BYTES: usize = 1024;
 
-/// One loader of the registry.
+/// A loader of the registry, ready for requests.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) name: String,
@@ -36,8 +36,8 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// `old` are the endpoints of the registry before: limits that stayed the same carry over, and
-    /// what is known of an address.
+    /// Prepares a loader. It takes over unchanged limits, and the circuit breaker of an unchanged
+    /// address, from `old`, the endpoints of the previous registry.
     pub(super) fn new(
         config: &WarmConfig,
         loader: &Loader,
@@ -52,8 +52,8 @@ impl Endpoint {
             problems.push(LoaderProblem::Url { loader: name.clone() });
         }
         let mut headers = HeaderMap::with_capacity(loader.headers.0.len() + 3);
-        // Any coding is welcome to a server that is told of none (RFC 9110, section 12.5.3), and
-        // the body is cached as it comes.
+        // The body is cached as it arrives. Without this header a server may choose any encoding
+        // (RFC 9110, section 12.5.3).
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         for (header, value) in &loader.headers.0 {
             match (HeaderName::try_from(header), HeaderValue::try_from(value)) {
@@ -91,7 +91,7 @@ impl Endpoint {
         })
     }
 
-    pub(super) fn standing(&self) -> (&str, bool) {
+    pub(super) fn breaker_state(&self) -> (&str, bool) {
         (&self.name, self.breaker.is_open())
     }
 
@@ -99,28 +99,28 @@ impl Endpoint {
         self.base.scheme() == "https"
     }
 
-    /// Reads a URL and makes sure that it stays with this loader, whose headers may be secrets: the
-    /// registry builds such URLs alone, this is the second lock on the same door.
+    /// Parses a URL, and refuses one outside this loader's origin and path, because the loader's
+    /// headers may be secrets. The registry builds no such URL; this is a second check.
     pub(super) fn check(&self, url: &str) -> Result<Url, LoadError> {
         let refused =
             |what: &str| LoadError::Refused { message: format!("loader `{}`: {what}", self.name) };
-        let url = Url::parse(url).map_err(|_| refused("the URL made for this event is none"))?;
+        let url = Url::parse(url).map_err(|_| refused("the URL for this event is not a URL"))?;
         let beneath = url.path().strip_prefix(self.base.path().trim_end_matches('/'));
         if url.origin() != self.base.origin()
             || !beneath.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         {
-            return Err(refused("the URL made for this event leaves the loader's host or path"));
+            return Err(refused("the URL for this event is outside the loader's host or path"));
         }
         Ok(url)
     }
 
-    /// Loads, and says what that shows of the loader's health.
+    /// Loads a resource, and returns what the outcome shows about the loader's health.
     pub(super) async fn get(
         &self,
         client: &Client,
         url: Url,
         context: &LoadContext<'_>,
-    ) -> (Result<Loaded, LoadError>, Health) {
+    ) -> (Result<LoadOutcome, LoadError>, Health) {
         let resource = foldhash::fast::FixedState::default().hash_one((url.path(), url.query()));
         let mut headers = self.headers.clone();
         if let Some(id) = event_id(context.event_id) {
@@ -136,8 +136,8 @@ impl Endpoint {
                     return health(Err(answer::unanswered(&self.name, &error)), Health::Bad);
                 }
             };
-            // An event chooses the resource, and some resource always fails. Asking for less of
-            // everything (429) concerns the loader.
+            // The event chooses the resource, and some resource may always fail. A client error
+            // such as 429 concerns the loader as a whole.
             let if_failed = if answer.status().is_client_error() {
                 Health::Bad
             } else {
@@ -147,7 +147,7 @@ impl Endpoint {
         };
         tokio::time::timeout(self.timeout, load).await.unwrap_or_else(|_| {
             let message = format!(
-                "loader `{}` gave no whole answer within {}",
+                "loader `{}` did not finish its answer within {}",
                 self.name,
                 format_duration(self.timeout)
             );
@@ -156,20 +156,20 @@ impl Endpoint {
     }
 }
 
-/// A load that is worth another try has failed; any other was answered.
+/// Returns the outcome with its health: `if_failed` if another try may help, else good.
 fn health(
-    loaded: Result<Loaded, LoadError>,
+    loaded: Result<LoadOutcome, LoadError>,
     if_failed: Health,
-) -> (Result<Loaded, LoadError>, Health) {
+) -> (Result<LoadOutcome, LoadError>, Health) {
     let health =
         if matches!(loaded, Err(LoadError::Retry { .. })) { if_failed } else { Health::Good };
     (loaded, health)
 }
 
-/// The client of all loaders. Without `tls` it trusts no certificate, so that `http` works on a
-/// system that has none.
+/// Makes the HTTP client of all loaders. Without `tls` it loads no root certificates, so that
+/// `http` works on a system without any.
 pub(super) fn client(config: &WarmConfig, tls: bool) -> Result<Client, LoaderProblem> {
-    // Fails where another part of the process was first, which is as good.
+    // It fails if another part of the process has installed the same provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = Client::builder()
         .user_agent(USER_AGENT)
@@ -181,8 +181,8 @@ pub(super) fn client(config: &WarmConfig, tls: bool) -> Result<Client, LoaderPro
     builder.build().map_err(|error| LoaderProblem::Client { cause: answer::innermost(&error) })
 }
 
-/// The id as a header may carry it: control and non-ASCII characters percent-encoded, at most
-/// [`MAX_EVENT_ID_BYTES`] of that.
+/// Returns the id as a header's value: control and non-ASCII characters are percent-encoded, and
+/// the result is cut to [`MAX_EVENT_ID_BYTES`].
 fn event_id(id: &str) -> Option<HeaderValue> {
     let mut text = utf8_percent_encode(id, CONTROLS).to_string();
     if text.len() > MAX_EVENT_ID_BYTES {
@@ -194,9 +194,10 @@ fn event_id(id: &str) -> Option<HeaderValue> {
     HeaderValue::try_from(text).ok()
 }
 
-/// A `traceparent` that has the form of one: lower-case hex and dashes, 55 characters in version
-/// 00, more in later ones (W3C Trace Context, section 3.2). Anything else comes from the publisher
-/// and is not passed on.
+/// Returns the `traceparent` as a header's value if it is well-formed.
+///
+/// That is lower-case hex and dashes, at least 55 characters (W3C Trace Context, section 3.2). The
+/// publisher wrote it, so any other text is not passed on.
 fn traceparent(text: &str) -> Option<HeaderValue> {
     let formed = (55..=256).contains(&text.len())
         && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'));
@@ -228,7 +229,7 @@ mod tests {
         WarmConfig { concurrency: 1, timeout: Duration::from_secs(1), rate: None, max_bytes: 1 };
 
     #[test]
-    fn a_url_stays_with_its_loader() {
+    fn a_url_outside_its_loader_is_refused() {
         let endpoint =
             Endpoint::new(&CONFIG, &loader("http://shop.test:8080/api/", &[]), &[]).unwrap();
         for url in [
@@ -253,20 +254,25 @@ mod tests {
     }
 
     #[test]
-    fn unusable_loaders_are_told_without_their_secrets() {
+    fn problems_of_loaders_hold_no_secrets() {
         let problems = Endpoint::new(
             &CONFIG,
             &loader("{vars.URL}", &[("X-Token", "sec\nret"), ("a b", "c")]),
             &[],
         )
         .unwrap_err();
-        let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        assert_eq!(told.len(), 3, "{told:?}");
+        let messages: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(messages.len(), 3, "{messages:?}");
         assert!(
-            told[0].contains("url") && told[1].contains("X-Token") && told[2].contains("a b"),
-            "{told:?}"
+            messages[0].contains("url")
+                && messages[1].contains("X-Token")
+                && messages[2].contains("a b"),
+            "{messages:?}"
         );
-        assert!(!told.concat().contains("ret") && !told.concat().contains("vars"), "{told:?}");
+        assert!(
+            !messages.concat().contains("ret") && !messages.concat().contains("vars"),
+            "{messages:?}"
+        );
         for url in ["ftp://shop.test/", "shop.test/p", "http:", ""] {
             assert_eq!(
                 Endpoint::new(&CONFIG, &loader(url, &[]), &[]).unwrap_err(),
@@ -276,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_output_holds_no_header_value() {
+    fn debug_output_of_a_loader_holds_no_header_value() {
         let endpoint = Endpoint::new(
             &CONFIG,
             &loader("http://shop.test", &[("Authorization", "Bearer secret")]),
@@ -287,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_encoded_and_cut_before_an_escape_that_does_not_fit() {
+    fn event_ids_are_encoded_and_never_cut_within_an_escape() {
         assert_eq!(event_id("8c1f-2").unwrap(), "8c1f-2");
         assert_eq!(event_id("a\r\nb é").unwrap(), "a%0D%0Ab %C3%A9");
         assert_eq!(event_id(&"x".repeat(5000)).unwrap().len(), MAX_EVENT_ID_BYTES);
@@ -296,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_looks_like_a_traceparent_is_sent() {
+    fn only_a_well_formed_traceparent_is_sent() {
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         assert_eq!(traceparent(good).unwrap(), good);
         for bad in ["", "00-x", &good.to_uppercase(), &format!("{good}\r\nx: y"), &"0".repeat(300)]
@@ -307,7 +313,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_id_fits_a_header(id in "\\PC*|[\\x00-\\x7f]{0,2000}") {
+        fn every_event_id_fits_a_header(id in "\\PC*|[\\x00-\\x7f]{0,2000}") {
             let value = event_id(&id).unwrap();
             prop_assert!(value.len() <= MAX_EVENT_ID_BYTES && value.to_str().is_ok());
         }

@@ -1,5 +1,5 @@
-//! How many loads run at once and how many start per second: over all loaders, and for each loader
-//! within that.
+//! Limits on loads: how many run at once, and how many start per second. They exist over all
+//! loaders, and for each loader within them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,28 +9,28 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::quantity::Rate;
 
-/// How far a pace may fall behind and still catch up: the timer's resolution of 1 ms and a late
-/// wake-up, no more. Over any time `t` at most `(t + CATCH_UP) / interval + 1` loads start.
+/// Maximum delay for which later starts make up, for the timer's resolution of 1 ms and late
+/// wake-ups. Over any time `t` at most `(t + CATCH_UP) / interval + 1` loads start.
 const CATCH_UP: Duration = Duration::from_millis(10);
 
-/// A number of loads at once, and a pace at which they start.
+/// A limit on the number of loads at once, and on the rate at which they start.
 #[derive(Debug)]
 pub(super) struct Limit {
-    /// `None`: any number.
+    /// `None` for any number.
     slots: Option<Arc<Semaphore>>,
-    /// Held by whoever starts next: the waiters behind it are served in order.
-    pace: Mutex<Pace>,
+    /// Locked by the load that starts next. The others wait for it in order.
+    starts: Mutex<Starts>,
 }
 
-/// Loads evenly spaced in time.
+/// Starts that are evenly spaced in time.
 #[derive(Debug)]
-struct Pace {
-    /// Zero: at any pace.
+struct Starts {
+    /// Zero for any rate.
     interval: Duration,
     next: Instant,
 }
 
-impl Pace {
+impl Starts {
     fn started(&mut self) {
         let now = Instant::now();
         self.next = self.next.max(now.checked_sub(CATCH_UP).unwrap_or(now)) + self.interval;
@@ -43,7 +43,7 @@ impl Limit {
             .map(|permits| Arc::new(Semaphore::new(permits.clamp(1, Semaphore::MAX_PERMITS))));
         Self {
             slots,
-            pace: Mutex::new(Pace {
+            starts: Mutex::new(Starts {
                 interval: rate.map_or(Duration::ZERO, Rate::interval),
                 next: Instant::now(),
             }),
@@ -52,7 +52,7 @@ impl Limit {
 
     async fn slot(&self) -> Option<OwnedSemaphorePermit> {
         match &self.slots {
-            // The semaphore is never closed, so no permit means no limit.
+            // The semaphore is never closed, so this always gives a permit.
             Some(slots) => Arc::clone(slots).acquire_owned().await.ok(),
             None => None,
         }
@@ -72,29 +72,31 @@ impl LoaderLimits {
         Self { concurrency, rate, own: Limit::new(concurrency, rate) }
     }
 
-    /// Whether these are the limits that a registry asks for.
+    /// Returns true if these are the limits that a registry sets.
     pub(super) fn are(&self, concurrency: Option<usize>, rate: Option<Rate>) -> bool {
         self.concurrency == concurrency && self.rate == rate
     }
 
     /// Waits for a place within the loader's own limits, then for one within those over `all`
-    /// loaders: a loader at its own limit holds nothing that another could use. Of each loader one
-    /// load at a time stands in the common line, so that loaders take turns in it. Nothing is spent
+    /// loaders.
+    ///
+    /// A loader at its own limit holds no place that another loader could use. Only one load of
+    /// each loader waits for the common limits at a time, so loaders take turns. Nothing is used up
     /// before the last wait has ended, so the future may be dropped at any point.
     pub(super) async fn admit(&self, all: &Limit) -> Permit {
         let own_slot = self.own.slot().await;
-        let mut own_pace = self.own.pace.lock().await;
-        sleep_until(own_pace.next).await;
+        let mut own_starts = self.own.starts.lock().await;
+        sleep_until(own_starts.next).await;
         let common_slot = all.slot().await;
-        let mut common_pace = all.pace.lock().await;
-        sleep_until(common_pace.next).await;
-        own_pace.started();
-        common_pace.started();
+        let mut common_starts = all.starts.lock().await;
+        sleep_until(common_starts.next).await;
+        own_starts.started();
+        common_starts.started();
         Permit { _own: own_slot, _common: common_slot }
     }
 }
 
-/// A load's place within the limits, given back when dropped.
+/// A load's place within the limits, which is free again when this is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     _own: Option<OwnedSemaphorePermit>,
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_at_once_than_either_limit_allows() {
+    async fn no_more_loads_run_at_once_than_either_limit_allows() {
         for (own, common) in
             [(Some(2), None), (None, Some(2)), (Some(2), Some(9)), (Some(9), Some(2))]
         {
@@ -143,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_loader_with_a_long_line_holds_up_no_other() {
+    async fn a_loader_with_many_waiting_loads_does_not_delay_another() {
         let all = Limit::new(Some(1), None);
         let (busy, quiet) = (LoaderLimits::new(None, None), LoaderLimits::new(None, None));
         let running = busy.admit(&all).await;
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn starts_are_spread_evenly() {
+    async fn loads_start_evenly_spaced_and_in_order() {
         for (own, common) in
             [(rate("100/s"), None), (None, rate("100/s")), (rate("100/s"), rate("1000/s"))]
         {
@@ -180,7 +182,7 @@ mod tests {
             assert!(starts[20] >= Duration::from_millis(190), "{starts:?}");
             for (index, start) in starts.iter().enumerate() {
                 let before = starts.iter().filter(|other| **other <= *start).count();
-                assert_eq!(before, index + 1, "first come, first served: {starts:?}");
+                assert_eq!(before, index + 1, "out of order: {starts:?}");
                 assert!(
                     *start + CATCH_UP >= Duration::from_millis(10) * u32::try_from(index).unwrap(),
                     "{starts:?}"
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn idle_time_saves_up_no_burst() {
+    async fn idle_time_allows_no_burst_of_loads_later() {
         let (loader, all) = (LoaderLimits::new(None, rate("100/s")), unlimited());
         loader.admit(&all).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -202,11 +204,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn giving_up_spends_nothing() {
+    async fn a_load_that_stops_waiting_uses_nothing_up() {
         let (loader, all) =
             (LoaderLimits::new(Some(2), rate("1/m")), Limit::new(Some(2), rate("1/m")));
         loader.admit(&all).await;
-        let second = async || (loader.own.pace.lock().await.next, all.pace.lock().await.next);
+        let second = async || (loader.own.starts.lock().await.next, all.starts.lock().await.next);
         let due = second().await;
         for _ in 0..4 {
             assert!(timeout(Duration::from_millis(5), loader.admit(&all)).await.is_err());

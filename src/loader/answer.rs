@@ -1,4 +1,4 @@
-//! What an answer, or the lack of one, means.
+//! The meaning of a loader's answer, and of a request without an answer.
 
 use std::error::Error;
 use std::time::SystemTime;
@@ -7,10 +7,10 @@ use reqwest::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderMap};
 use reqwest::{Response, StatusCode};
 
 use super::retry_after::retry_after;
-use super::{LoadError, Loaded};
+use super::{LoadError, LoadOutcome};
 use crate::quantity::format_size_bytes;
 
-/// What a status alone decides.
+/// The meaning of an HTTP status.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning {
     Body,
@@ -22,8 +22,8 @@ enum Meaning {
 fn meaning(status: StatusCode) -> Meaning {
     match status.as_u16() {
         204 | 404 | 410 => Meaning::Absent,
-        // No whole value: work not done yet, a part, a report on several resources, a difference.
-        // A status that nobody knows counts as 200 (RFC 9110, section 15).
+        // The body is not the whole value: accepted work, a part, a report on several resources, a
+        // difference. An unknown 2xx status counts as 200 (RFC 9110, section 15).
         202 | 206 | 207 | 208 | 226 => Meaning::Refused,
         200..=299 => Meaning::Body,
         408 | 429 | 500..=599 => Meaning::Retry,
@@ -31,17 +31,17 @@ fn meaning(status: StatusCode) -> Meaning {
     }
 }
 
-/// Reads an answer of at most `max_bytes`; of a longer one, and of a refusal, no more is read than
-/// has come already.
+/// Reads an answer of at most `max_bytes`. The body of a longer answer, or of a refusal, is not
+/// read to its end.
 pub(super) async fn read(
     loader: &str,
     mut answer: Response,
     max_bytes: usize,
-) -> Result<Loaded, LoadError> {
+) -> Result<LoadOutcome, LoadError> {
     let status = answer.status();
     let code = status.as_u16();
     match meaning(status) {
-        Meaning::Absent => return Ok(Loaded::Absent),
+        Meaning::Absent => return Ok(LoadOutcome::Absent),
         Meaning::Retry => {
             let after = retry_after(answer.headers(), SystemTime::now());
             return Err(LoadError::Retry {
@@ -51,12 +51,12 @@ pub(super) async fn read(
         }
         Meaning::Refused => {
             let hint = match code {
-                300..=399 => ": redirects are not followed; let the schema name the final URL",
+                300..=399 => ": redirects are not followed; name the final URL in the rule file",
                 401 | 403 => ": check the loader's headers",
                 206 => {
-                    ": a part is not stored as the whole; let the service ignore `Range`, or the cache before it answer in full"
+                    ": a part is not stored as the whole; make the service ignore `Range`, or the cache in front of it answer in full"
                 }
-                200..=299 => ": a value comes with 200",
+                200..=299 => ": a value needs status 200",
                 _ => "",
             };
             return Err(LoadError::Refused {
@@ -65,7 +65,7 @@ pub(super) async fn read(
         }
         Meaning::Body => {}
     }
-    if let Some(what) = incomplete(answer.headers()) {
+    if let Some(what) = encoded_or_partial(answer.headers()) {
         return Err(LoadError::Refused {
             message: format!("loader `{loader}` answered {code} with {what}"),
         });
@@ -75,7 +75,7 @@ pub(super) async fn read(
         let limit = format_size_bytes(u64::try_from(max_bytes).unwrap_or(u64::MAX));
         LoadError::Refused {
             message: format!(
-                "loader `{loader}` answered {code} with more than {limit}; raise its max_bytes if that is right"
+                "loader `{loader}` answered {code} with more than {limit}; raise its `max_bytes` if values are that large"
             ),
         }
     };
@@ -84,17 +84,17 @@ pub(super) async fn read(
         return Err(too_long());
     }
     let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(|_| broken_off(loader))? {
+    while let Some(chunk) = answer.chunk().await.map_err(|_| incomplete_answer(loader))? {
         if chunk.len() > max_bytes - body.len() {
             return Err(too_long());
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(if body.is_empty() { Loaded::Absent } else { Loaded::Value(body) })
+    Ok(if body.is_empty() { LoadOutcome::Absent } else { LoadOutcome::Value(body) })
 }
 
-/// Returns why the body is not the value itself, byte for byte and whole.
-fn incomplete(headers: &HeaderMap) -> Option<&'static str> {
+/// Returns why the body is not the whole value as it is, judged by its headers.
+fn encoded_or_partial(headers: &HeaderMap) -> Option<&'static str> {
     let is_identity = |coding: &[u8]| {
         coding.trim_ascii().is_empty() || coding.trim_ascii().eq_ignore_ascii_case(b"identity")
     };
@@ -104,7 +104,7 @@ fn incomplete(headers: &HeaderMap) -> Option<&'static str> {
         .any(|value| !value.as_bytes().split(|&b| b == b',').all(is_identity))
     {
         return Some(
-            "a `Content-Encoding`, though identity was asked for: let the service honour `Accept-Encoding: identity`",
+            "a `Content-Encoding`, though the request asked for identity: make the service honour `Accept-Encoding: identity`",
         );
     }
     headers
@@ -112,29 +112,32 @@ fn incomplete(headers: &HeaderMap) -> Option<&'static str> {
         .then_some("a `Content-Range`: a part is not stored as the whole")
 }
 
-fn broken_off(loader: &str) -> LoadError {
-    LoadError::Retry { after: None, message: format!("loader `{loader}` broke off its answer") }
+fn incomplete_answer(loader: &str) -> LoadError {
+    LoadError::Retry {
+        after: None,
+        message: format!("loader `{loader}` closed the connection before the end of its answer"),
+    }
 }
 
-/// What a request that brought no answer means.
+/// Returns the meaning of a request without an answer.
 pub(super) fn unanswered(loader: &str, error: &reqwest::Error) -> LoadError {
     if error.is_builder() {
         return LoadError::Refused {
-            message: format!("loader `{loader}`: no request can be made of the URL for this event"),
+            message: format!("loader `{loader}`: the URL for this event cannot be requested"),
         };
     }
     if error.is_connect() {
-        // Causes below the request are those of DNS, TCP and TLS: they may name the host, which the
-        // schema chose, and nothing else.
+        // The innermost cause is one of DNS, TCP or TLS. It may name the host, which the rule file
+        // chose, and nothing else.
         return LoadError::Retry {
             after: None,
             message: format!("loader `{loader}`: no connection: {}", innermost(error)),
         };
     }
-    broken_off(loader)
+    incomplete_answer(loader)
 }
 
-/// The cause beneath all others. `reqwest` puts the URL in its own error, not in those beneath.
+/// Returns the innermost cause. `reqwest` puts the URL in its own error, not in the causes below.
 pub(super) fn innermost(error: &reqwest::Error) -> String {
     let mut cause = error.source();
     while let Some(deeper) = cause.and_then(Error::source) {
@@ -150,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_coded_body_or_a_part_is_no_value() {
+    fn an_encoded_or_partial_body_is_not_a_value() {
         let table: [(&[(HeaderName, &'static str)], bool); 9] = [
             (&[], true),
             (&[(CONTENT_ENCODING, "identity")], true),
@@ -167,7 +170,7 @@ mod tests {
             for (name, value) in given {
                 headers.append(name.clone(), HeaderValue::from_static(value));
             }
-            assert_eq!(incomplete(&headers).is_none(), whole, "{given:?}");
+            assert_eq!(encoded_or_partial(&headers).is_none(), whole, "{given:?}");
         }
     }
 

@@ -1,9 +1,8 @@
-//! A circuit breaker for one loader: while most of its loads fail, it is not asked. What would have
-//! been asked is tried again later, and the places and the time that hopeless loads would take go
-//! to other loaders.
+//! The circuit breaker of one loader. While most of its loads fail, no request is sent to it.
 //!
-//! Events choose what is loaded. A resource that always fails counts once, so that events for one
-//! broken resource do not close the loader to all others.
+//! The loads are retried later, and their places and time go to other loaders. Events choose the
+//! resources that are loaded. A resource that always fails counts once, so events for one broken
+//! resource do not open the breaker for all others.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -13,72 +12,72 @@ use tokio::time::Instant;
 
 use crate::backoff::Doubling;
 
-/// The last loads that decide.
+/// Number of latest outcomes that decide whether the breaker opens.
 const WINDOW: usize = 20;
 
-/// So many of them must have failed, and at least half: fewer may be chance.
+/// Minimum number of failures among them, and at least half must be failures. Fewer may be chance.
 const FAILURES: usize = 5;
 
-/// How long it stays open. Each trial that fails too doubles it.
+/// Time that the breaker stays open. It doubles whenever the trial load fails too.
 const OPEN_FOR: Doubling =
     Doubling { first: Duration::from_secs(5), longest: Duration::from_secs(60) };
 
-/// How a load went, as far as the loader's health goes.
+/// The outcome of a load, as far as it shows the loader's health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Health {
-    /// It answered.
+    /// The loader answered.
     Good,
-    /// It gave no answer: no connection, or none in time. Or it asked for fewer loads.
+    /// The loader did not answer in time, refused the connection, or asked for fewer loads.
     Bad,
-    /// It failed to answer for one resource.
+    /// The loader failed for one resource.
     Failing {
-        /// A hash of its path and query.
+        /// Hash of the resource's path and query.
         resource: u64,
     },
 }
 
-/// Who may load.
+/// The answer of the breaker to a load that wants to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pass {
-    /// Everybody.
+    /// Every load may start.
     Closed {
-        /// Loads that began before the breaker last changed say nothing of now.
+        /// Epoch of the breaker. Outcomes of loads from an earlier epoch are ignored.
         epoch: u64,
     },
-    /// The asker alone: its load decides.
+    /// This load alone may start, and its outcome decides.
     Trial {
-        /// As above.
+        /// Epoch of the breaker.
         epoch: u64,
     },
-    /// Nobody.
+    /// No load may start.
     Open {
-        /// For so long still; a trial under way has no end that is known.
+        /// Time until a trial may start; zero while a trial is under way, whose end is not known.
         left: Duration,
     },
 }
 
-/// What a load's end changed.
+/// A change of the breaker's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// From now on the loader is not asked, for so long.
+pub(super) enum Transition {
+    /// The breaker opened.
     Opened {
-        /// How long.
-        for_so_long: Duration,
-        /// Nothing was let through between this and the last time.
-        again: bool,
+        /// Time that it stays open.
+        open_time: Duration,
+        /// True if it was open before, and the trial load failed.
+        is_repeated: bool,
     },
-    /// It is asked again.
+    /// The breaker closed.
     Closed,
 }
 
-/// The state of one loader.
+/// The circuit breaker of one loader.
 #[derive(Debug, Default)]
 pub(super) struct Breaker(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     epoch: u64,
-    /// The last outcomes, the newest last; each failing resource at most once.
+    /// The latest outcomes, the newest last. Each failing resource is in it at most once.
     outcomes: VecDeque<Health>,
     open: Option<Open>,
 }
@@ -86,13 +85,13 @@ struct State {
 #[derive(Debug, Clone, Copy)]
 struct Open {
     until: Instant,
-    for_so_long: Duration,
+    open_time: Duration,
     trial_under_way: bool,
 }
 
 impl Breaker {
-    /// Whether a load may begin. A [`Pass::Trial`] must come to an end, by [`ended`](Self::ended)
-    /// or [`given_up`](Self::given_up).
+    /// Returns whether a load may start. The caller must end a [`Pass::Trial`] by
+    /// [`ended`](Self::ended) or [`given_up`](Self::given_up).
     pub(super) fn pass(&self, now: Instant) -> Pass {
         let mut state = self.state();
         let epoch = state.epoch;
@@ -104,7 +103,8 @@ impl Breaker {
         Pass::Trial { epoch }
     }
 
-    /// How long nobody may load, if so: for those who would only stand in line.
+    /// Returns the time until a trial may start, if the breaker is open. Loads ask before they wait
+    /// for a place.
     pub(super) fn open_for(&self, now: Instant) -> Option<Duration> {
         let state = self.state();
         let open = state.open.as_ref()?;
@@ -112,21 +112,21 @@ impl Breaker {
             .then(|| open.until.saturating_duration_since(now))
     }
 
-    /// Whether the loader's health is in doubt: nobody may load, or one to find out.
+    /// Returns true if the breaker is open, also while a trial load runs.
     pub(super) fn is_open(&self) -> bool {
         self.state().open.is_some()
     }
 
-    /// A load that had this pass went so.
-    pub(super) fn ended(&self, pass: Pass, health: Health, now: Instant) -> Option<Turn> {
+    /// Records the outcome of a load that had this pass.
+    pub(super) fn ended(&self, pass: Pass, health: Health, now: Instant) -> Option<Transition> {
         let mut state = self.state();
         match pass {
             Pass::Trial { epoch } if epoch == state.epoch => {
-                let before = state.open.map_or(OPEN_FOR.first, |open| open.for_so_long);
+                let before = state.open.map_or(OPEN_FOR.first, |open| open.open_time);
                 let is_news = state.note(health);
                 Some(match health {
                     Health::Good => state.close(),
-                    // A resource that failed before says nothing new of the others.
+                    // A resource that failed before says nothing new about the others.
                     Health::Failing { .. } if !is_news => state.trip(before, true, now),
                     Health::Bad | Health::Failing { .. } => {
                         state.trip(OPEN_FOR.after(before), true, now)
@@ -144,7 +144,7 @@ impl Breaker {
         }
     }
 
-    /// A load that had this pass was broken off, and says nothing.
+    /// Ends a load that had this pass and was aborted, so that it has no outcome.
     pub(super) fn given_up(&self, pass: Pass) {
         let mut state = self.state();
         if let Pass::Trial { epoch } = pass
@@ -161,8 +161,8 @@ impl Breaker {
 }
 
 impl State {
-    /// Keeps the outcome among the last ones. False where the same resource is among them as
-    /// failing: it stays at its place.
+    /// Adds an outcome to the latest ones. Returns false if the same resource is among them as
+    /// failing; it then keeps its place.
     fn note(&mut self, health: Health) -> bool {
         if matches!(health, Health::Failing { .. }) && self.outcomes.contains(&health) {
             return false;
@@ -174,15 +174,15 @@ impl State {
         true
     }
 
-    fn trip(&mut self, for_so_long: Duration, again: bool, now: Instant) -> Turn {
+    fn trip(&mut self, open_time: Duration, is_repeated: bool, now: Instant) -> Transition {
         self.epoch += 1;
-        self.open = Some(Open { until: now + for_so_long, for_so_long, trial_under_way: false });
-        Turn::Opened { for_so_long, again }
+        self.open = Some(Open { until: now + open_time, open_time, trial_under_way: false });
+        Transition::Opened { open_time, is_repeated }
     }
 
-    fn close(&mut self) -> Turn {
+    fn close(&mut self) -> Transition {
         *self = Self { epoch: self.epoch + 1, ..Self::default() };
-        Turn::Closed
+        Transition::Closed
     }
 }
 
@@ -190,7 +190,7 @@ impl State {
 mod tests {
     use super::*;
 
-    fn load(breaker: &Breaker, health: Health, now: Instant) -> Option<Turn> {
+    fn load(breaker: &Breaker, health: Health, now: Instant) -> Option<Transition> {
         let pass = breaker.pass(now);
         assert!(!matches!(pass, Pass::Open { .. }), "{breaker:?}");
         breaker.ended(pass, health, now)
@@ -203,13 +203,13 @@ mod tests {
         }
         assert_eq!(
             load(&breaker, Health::Bad, now),
-            Some(Turn::Opened { for_so_long: OPEN_FOR.first, again: false })
+            Some(Transition::Opened { open_time: OPEN_FOR.first, is_repeated: false })
         );
         breaker
     }
 
     #[test]
-    fn opens_after_failures_that_are_no_chance_lets_one_try_and_closes() {
+    fn the_breaker_opens_after_five_failures_lets_one_load_try_and_closes() {
         let now = Instant::now();
         let breaker = tripped(now);
         assert_eq!(breaker.pass(now), Pass::Open { left: OPEN_FOR.first });
@@ -218,13 +218,13 @@ mod tests {
         assert_eq!(breaker.open_for(later), None);
         let trial = breaker.pass(later);
         assert!(matches!(trial, Pass::Trial { .. }));
-        assert!(matches!(breaker.pass(later), Pass::Open { .. }), "one at a time");
-        assert_eq!(breaker.ended(trial, Health::Good, later), Some(Turn::Closed));
-        assert_eq!(load(&breaker, Health::Bad, later), None, "what was before is forgotten");
+        assert!(matches!(breaker.pass(later), Pass::Open { .. }), "one trial at a time");
+        assert_eq!(breaker.ended(trial, Health::Good, later), Some(Transition::Closed));
+        assert_eq!(load(&breaker, Health::Bad, later), None, "earlier outcomes are forgotten");
     }
 
     #[test]
-    fn a_trial_that_fails_opens_it_for_longer_and_one_that_is_given_up_does_not() {
+    fn a_failed_trial_opens_the_breaker_for_longer_and_an_aborted_one_does_not() {
         let mut now = Instant::now();
         let breaker = tripped(now);
         for doublings in 1..6 {
@@ -233,13 +233,13 @@ mod tests {
             let expected = (OPEN_FOR.first * 2_u32.pow(doublings)).min(OPEN_FOR.longest);
             assert_eq!(
                 load(&breaker, Health::Bad, now),
-                Some(Turn::Opened { for_so_long: expected, again: true })
+                Some(Transition::Opened { open_time: expected, is_repeated: true })
             );
         }
     }
 
     #[test]
-    fn a_loader_that_mostly_answers_is_asked() {
+    fn the_breaker_of_a_loader_that_mostly_answers_stays_closed() {
         let now = Instant::now();
         let breaker = Breaker::default();
         for round in 0..100 {
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_that_always_fails_does_not_close_the_loader_to_others() {
+    fn a_resource_that_always_fails_does_not_open_the_breaker_for_others() {
         let now = Instant::now();
         let breaker = Breaker::default();
         for _ in 0..100 {
@@ -261,18 +261,18 @@ mod tests {
         for resource in 1..4 {
             assert_eq!(load(&breaker, Health::Failing { resource }, now), None);
         }
-        let opened = Some(Turn::Opened { for_so_long: OPEN_FOR.first, again: false });
+        let opened = Some(Transition::Opened { open_time: OPEN_FOR.first, is_repeated: false });
         assert_eq!(
             load(&breaker, Health::Failing { resource: 4 }, now),
             opened,
             "five resources fail, and none is answered"
         );
         let later = now + OPEN_FOR.longest;
-        let again = |for_so_long| Some(Turn::Opened { for_so_long, again: true });
+        let again = |open_time| Some(Transition::Opened { open_time, is_repeated: true });
         assert_eq!(
             load(&breaker, Health::Failing { resource: 7 }, later),
             again(OPEN_FOR.first),
-            "no longer for one that is known to fail"
+            "no longer than before for a resource that is known to fail"
         );
         let later = later + OPEN_FOR.longest;
         assert_eq!(
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn loads_that_began_before_it_changed_say_nothing_of_now() {
+    fn outcomes_of_loads_that_began_before_the_breaker_changed_are_ignored() {
         let now = Instant::now();
         let breaker = Breaker::default();
         let old = breaker.pass(now);
@@ -294,7 +294,7 @@ mod tests {
         let later = now + OPEN_FOR.first;
         let trial = breaker.pass(later);
         assert_eq!(breaker.ended(old, Health::Bad, later), None);
-        assert_eq!(breaker.ended(trial, Health::Good, later), Some(Turn::Closed));
+        assert_eq!(breaker.ended(trial, Health::Good, later), Some(Transition::Closed));
         assert_eq!(breaker.ended(trial, Health::Bad, later), None);
     }
 }

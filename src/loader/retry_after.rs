@@ -4,12 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
-/// The longest `Retry-After` that is believed: a longer one is most likely a mistake, and no event
-/// should wait for days on it.
+/// Maximum `Retry-After` that is respected. A longer one is most likely a mistake, and no event
+/// should wait for days because of it.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long the server asks to be left alone. `now` is our clock; the answer's own `Date` goes
-/// before it, since both times are then the server's.
+/// Returns the time for which the server asks to be left alone. A date counts from the answer's own
+/// `Date` if it has one, because both are then by the server's clock. Otherwise it counts from
+/// `now`.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
@@ -40,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_and_dates_are_read() {
+    fn retry_after_is_read_as_seconds_or_as_a_date() {
         let seconds = |n| Some(Duration::from_secs(n));
         for (value, expected) in [
             ("0", seconds(0)),
@@ -63,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_counts_from_the_servers_own_clock() {
+    fn a_retry_after_date_counts_from_the_servers_own_clock() {
         assert_eq!(
             read("Sun, 06 Nov 1994 08:49:37 GMT", Some("Sun, 06 Nov 1994 08:49:30 GMT")),
             Some(Duration::from_secs(7))
@@ -76,7 +77,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_panics(value in "[ -~]{0,40}") {
+        fn no_retry_after_panics_or_exceeds_the_maximum(value in "[ -~]{0,40}") {
             prop_assert!(read(&value, None).is_none_or(|after| after <= MAX_RETRY_AFTER));
         }
     }
