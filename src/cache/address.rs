@@ -1,4 +1,4 @@
-//! Where a server is, as sentinels and nodes of a cluster announce it.
+//! The address of a server, as sentinels and nodes of a cluster announce it.
 
 use std::fmt::{self, Display};
 
@@ -24,7 +24,7 @@ impl Display for Address {
 }
 
 impl Address {
-    /// Where a URL leads.
+    /// Returns the address in a URL.
     pub(super) fn of(url: &Url) -> Self {
         let host = url
             .host_str()
@@ -35,8 +35,8 @@ impl Address {
         Self { host, port: url.port().unwrap_or(6379) }
     }
 
-    /// With the host of another where this one has none: a node that does not know its own
-    /// announces none.
+    /// Takes the host of another address if this one has none. A node that does not know its own
+    /// host announces none.
     pub(super) fn or_host_of(self, other: &Self) -> Self {
         if self.host.is_empty() || self.host == "?" {
             Self { host: other.host.clone(), ..self }
@@ -45,7 +45,7 @@ impl Address {
         }
     }
 
-    /// Another server's URL, with this one's address.
+    /// Returns another server's URL with this address.
     pub(super) fn in_url(&self, url: &Url) -> Result<Url, Outage> {
         let mut url = url.clone();
         let host =

@@ -1,6 +1,8 @@
-//! Second passes (`again: 500ms`): what was deleted is deleted once more a while later, for readers
-//! that take no part and stored what they had loaded before. Scheduled in Redis with the first pass
-//! and taken out only after the second, so that any worker does them, whoever died.
+//! Second deletes (`again: 500ms`): a key or tag is deleted once more a while later. Readers
+//! without leases may have stored old values in the meantime.
+//!
+//! A second delete is scheduled in Redis together with the first one and removed only after it is
+//! done. So any worker can do it, even if the first one died.
 
 use std::time::Duration;
 
@@ -15,16 +17,17 @@ use super::{Cache, lifetime};
 use crate::plan::{Batch, EffectOutcome, Slot};
 use crate::registry::{Action, Effect, RuleId};
 
-/// Targets scheduled, and done, by one call.
+/// Maximum number of targets that one call schedules or finishes.
 pub(super) const TARGETS_PER_CALL: usize = 200;
 
-/// Who does second passes goes on with them; another one follows so long after its last look.
+/// Time after which another worker may continue with second deletes, counted from the last look of
+/// the current one.
 const LOCK_TTL: Duration = Duration::from_secs(2);
 
-/// A second pass that Redis does not do for a reason that may pass is due again so long after.
+/// Time after which a second delete is due again if Redis did not do it for a reason that may pass.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
-/// What a second pass is for.
+/// Target of a second delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Again<'t> {
     /// The whole key.
@@ -33,7 +36,7 @@ pub enum Again<'t> {
     Tag(&'t str),
 }
 
-/// A second pass whose time has come.
+/// A second delete that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
     /// `k` or `t`, then the target.
@@ -42,7 +45,7 @@ pub struct Due {
 }
 
 impl Due {
-    /// What is to be deleted; `None` where another version of this program wrote what this one
+    /// Returns the target, or `None` if another version of unstale wrote it in a form that this one
     /// cannot read.
     pub fn target(&self) -> Option<Again<'_>> {
         match self.member.split_at_checked(1)? {
@@ -53,18 +56,18 @@ impl Due {
     }
 }
 
-/// What a round of second passes came to.
+/// Result of a round of second deletes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SecondPasses {
-    /// What was due.
+    /// All that were due.
     pub due: Vec<Due>,
-    /// Why some of it was not done: rules and codes, never keys.
+    /// Reasons why some were not done: rules and codes, never keys.
     pub failed: Vec<String>,
     /// As [`Drained::lost`](super::Drained::lost).
     pub lost: u64,
 }
 
-/// Schedules second passes, each so long from now.
+/// Returns a call that schedules second deletes, each with its delay.
 pub(super) fn schedule<'t>(
     set: &str,
     targets: impl Iterator<Item = (Again<'t>, Duration)>,
@@ -82,11 +85,11 @@ pub(super) fn schedule<'t>(
 }
 
 impl Cache {
-    /// Does the second passes of this queue that are due, as many as one call of Redis tells; none
-    /// while another worker is at it.
+    /// Does the second deletes of this queue that are due, as many as one call of Redis returns.
+    /// Does nothing while another worker does them.
     ///
     /// # Errors
-    /// An outage, or Redis refuses to tell: what was due stays so.
+    /// An outage, or Redis refuses. All of them stay due.
     pub async fn pass_again(&self, token: &str) -> Result<SecondPasses, CommandError> {
         let due = self.due_again(token).await?;
         let mut passes = SecondPasses { due, ..SecondPasses::default() };
@@ -113,7 +116,7 @@ impl Cache {
                 outcome => outcome,
             };
             match outcome {
-                // The first pass met the same, and its event says so.
+                // The first delete failed in the same way, and its event was reported.
                 EffectOutcome::Dead { message, .. } => passes.failed.push(message),
                 EffectOutcome::Retry { message, .. } | EffectOutcome::NotTried { message, .. } => {
                     later.push(target(effect));
@@ -132,8 +135,9 @@ impl Cache {
         Ok(passes)
     }
 
-    /// The second passes of this queue that are due, as many as one call does; none while another
-    /// worker is at it. They stay scheduled until [`done_again`](Self::done_again).
+    /// Returns the second deletes of this queue that are due, as many as one call does. Returns
+    /// none while another worker does them. They stay scheduled until
+    /// [`finish_second_deletes`](Self::finish_second_deletes).
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -154,10 +158,10 @@ impl Cache {
         due.collect::<Option<_>>().ok_or_else(unexpected)
     }
 
-    /// Takes out second passes that are done; one that was scheduled anew meanwhile stays.
+    /// Removes second deletes that are done. One that was scheduled anew in the meantime stays.
     ///
     /// # Errors
-    /// An outage, or Redis refuses: they are done once more.
+    /// An outage, or Redis refuses. They will be done once more.
     pub async fn done_again(&self, done: &[Due]) -> Result<(), CommandError> {
         let mut command =
             DONE_AGAIN.call(&mut Sent::default(), [self.again.as_bytes()].into_iter());
@@ -173,7 +177,7 @@ fn second_pass(target: Again<'_>) -> Effect {
         Again::Key(key) => (key, Action::Delete),
         Again::Tag(tag) => (tag, Action::InvalidateTag),
     };
-    // Of no rule: nothing is counted.
+    // The rule does not matter: no hits are counted.
     Effect { rule: RuleId(0), target: target.to_owned(), action, version: None, again: None }
 }
 

@@ -1,4 +1,4 @@
-//! What Redis' answers to a plan's commands add up to.
+//! Adds up Redis' answers to a plan's commands.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -10,36 +10,36 @@ use super::tags::{self, Invalidations};
 use crate::plan::{Command, EffectOutcome, Load, OperationId, Plan, Slot};
 use crate::registry::RuleId;
 
-/// What became of a plan.
+/// Result of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Applied {
-    /// The effects that are not simply done, in no particular order.
+    /// Effects that need more work, in no particular order.
     pub unsettled: Vec<(Slot, EffectOutcome)>,
-    /// For `unstale_keys_total`, one entry a rule.
+    /// Numbers for `unstale_keys_total`, one element for each rule.
     pub hits: Vec<KeyHits>,
 }
 
-/// Whether a rule's keys were there.
+/// How many of a rule's keys existed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyHits {
-    /// Whose keys.
+    /// Rule of the keys.
     pub rule: RuleId,
     /// Keys that existed (`expire`: and lived longer).
     pub yes: u64,
-    /// Keys that did not, or that another effect of the batch dealt with; tags without a set.
+    /// Keys that did not exist, or that another effect of the batch handled; tags without a set.
     pub no: u64,
 }
 
-/// What the answers to a plan's commands add up to.
+/// Result of a plan while answers arrive.
 pub(super) struct Outcome<'p, 'e> {
     pub(super) plan: &'p Plan<'e>,
     failed: HashMap<OperationId, EffectOutcome>,
-    /// Keys to be asked for one by one, and whether their hits are not counted yet.
+    /// Keys to delete one by one, and whether their hits are still uncounted.
     pub(super) again: HashMap<OperationId, bool>,
-    /// Tags to be invalidated behind the plan's pipelines.
+    /// Tags to invalidate after the plan's pipelines.
     pub(super) tags_again: Vec<OperationId>,
     slow: Vec<OperationId>,
-    /// Operations whose key was there, as far as a load asks for that.
+    /// Operations whose key existed, if a load depends on it.
     existed: HashSet<OperationId>,
     hits: BTreeMap<RuleId, (u64, u64)>,
 }
@@ -88,7 +88,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
                     self.hit(id, existed, (end - first) as u64);
                 }
             }
-            // EXISTS says 1; SET NX says nothing where the key exists.
+            // EXISTS answers 1; SET NX answers nil if the key exists.
             Asked::Existence(id) => {
                 self.hit(id, one.max(u64::from(*answer == Value::Nil)), 1);
                 if one == 1 && self.plan.operation(id).command == Command::Serve {
@@ -110,7 +110,8 @@ impl<'p, 'e> Outcome<'p, 'e> {
                     }
                 }
                 Command::Expire(_) => self.hit(id, one, 1),
-                // A script says it itself; of what SET does, existence was asked for before.
+                // A script answers with the existence; before a SET, the existence was asked for
+                // separately.
                 Command::Write(_) if matches!(answer, Value::Int(_)) => self.hit(id, one, 1),
                 Command::Write(_) | Command::Bump(_) | Command::Serve | Command::InvalidateTag => {}
             },
@@ -142,7 +143,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
                 }
                 return Ok(());
             }
-            // Read by whoever made it.
+            // The caller that made the write reads its answer.
             Asked::Seal(_) => return Ok(()),
             Asked::Existence(id)
             | Asked::Operation(id)
@@ -151,8 +152,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
             | Asked::Detachment(id) => {
                 let command = self.plan.operation(id).command;
                 let error = failure::classify(command_name(command), error);
-                // Not to be told whether a key exists costs a metric alone; a counter needs its
-                // SET.
+                // An unknown existence costs only a metric; a counter needs its SET.
                 let metric_only =
                     matches!((asked, command), (Asked::Existence(_), Command::Write(_)));
                 return if metric_only && !matches!(error, CommandError::Outage(_)) {
@@ -175,7 +175,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
         Ok(())
     }
 
-    /// Of a call of tags; all are of one rule.
+    /// Notes the answer to a call of tags, which are all of one rule.
     pub(super) fn invalidated(
         &mut self,
         ids: &[OperationId],
@@ -209,7 +209,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
         Ok(())
     }
 
-    /// What became of an operation, whatever else is done for it.
+    /// Sets the outcome of an operation, whatever else is done for it.
     pub(super) fn end(&mut self, id: OperationId, outcome: EffectOutcome) {
         self.failed.insert(id, outcome);
     }
@@ -218,7 +218,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
         self.failed.contains_key(&id)
     }
 
-    /// The slow lane has the rest of it.
+    /// Leaves the rest of an operation to the slow lane.
     pub(super) fn go_on(&mut self, id: OperationId) {
         self.slow.push(id);
     }
@@ -237,8 +237,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
         for &id in self.slow.iter().filter(|id| !self.failed.contains_key(id)) {
             unsettled.extend(self.plan.slots(id).map(|slot| (slot, EffectOutcome::Slow)));
         }
-        // Of several loads of one key the last does: its value is no older than what the others
-        // would have filled.
+        // If a key has several loads, only the last runs: its value is no older than the others'.
         let mut loading = HashSet::new();
         let is_due = |load: &&Load| {
             !self.failed.contains_key(&load.after)
@@ -254,7 +253,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
     }
 }
 
-/// What a message about an operation calls it.
+/// Returns the name of an operation in messages.
 fn command_name(command: Command<'_>) -> &'static str {
     match command {
         Command::Delete => "UNLINK",

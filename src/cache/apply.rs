@@ -1,4 +1,4 @@
-//! A plan in one round trip.
+//! Applies a plan in one round trip.
 
 use std::collections::VecDeque;
 
@@ -16,13 +16,13 @@ use super::{Cache, Redis};
 use crate::plan::{Command, Operation, OperationId, Plan};
 
 impl Cache {
-    /// Applies a plan. Everything is on its way to Redis when the future was polled once, so plans
-    /// whose futures are polled in order take hold in order, however many are under way.
+    /// Applies a plan. The first poll sends everything. Plans whose futures are polled in order
+    /// take effect in order, however many are in flight.
     ///
     /// # Errors
-    /// An [`Outage`]: some of the plan may have taken hold, and all of it is to be applied again
-    /// once a [`probe`](Self::probe) succeeds. Plans polled after it are to be applied again behind
-    /// it, even those that succeeded.
+    /// An [`Outage`]: part of the plan may have taken effect. Apply all of it again once a
+    /// [`probe`](Self::probe) succeeds. Then repeat the plans polled after it, even those that
+    /// succeeded.
     pub async fn apply(&self, plan: &Plan<'_>) -> Result<Applied, Outage> {
         if plan.is_empty() {
             return Ok(Applied::default());
@@ -62,9 +62,11 @@ impl Cache {
         Ok(outcome.finish())
     }
 
-    /// Invalidates the tags that a call did not begin, or that were in a call that Redis refused
-    /// for the sake of some of them. Each call waits for the answer to the one before. What was
-    /// written behind them with such a tag may go too.
+    /// Invalidates tags that a call did not begin, or whose call Redis refused because of some of
+    /// them.
+    ///
+    /// Each call waits for the answer to the previous one. A value written with such a tag in the
+    /// meantime may be deleted as well.
     async fn invalidate_in_turn(
         &self,
         link: &Link,
@@ -109,9 +111,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Redis refused a command of many keys for the sake of some of them: each is asked for by
-    /// itself. A deletion that a value followed is left out: that value has replaced what was to be
-    /// deleted.
+    /// Deletes keys one by one after Redis refused a command because of some of them. A deletion
+    /// that a value followed is left out: the value has replaced it.
     async fn delete_one_by_one(
         &self,
         link: &Link,
@@ -129,7 +130,7 @@ impl Cache {
                 let unlink_lease = unlink([lease.as_slice()].into_iter(), 1);
                 let deletes = command == Command::Delete
                     && (mark.is_some() || !outcome.plan.is_followed_by_value(id));
-                // The lease once more where there is no key to delete: every id has two answers.
+                // Every id has two answers: without a key to delete, the lease is deleted twice.
                 let second = if deletes {
                     self.deletion(outcome.plan, &[id], &mut sent)
                 } else {
@@ -155,7 +156,7 @@ impl Cache {
     }
 }
 
-/// Sends chunks so that they follow each other without gaps, and awaits all their answers.
+/// Sends chunks without gaps between them, and awaits all their answers.
 async fn send_all(link: &Link, live: &Socket, chunks: &[Pipeline]) -> Result<Vec<Value>, Outage> {
     if let [only] = chunks {
         return link.send(live, only).await;

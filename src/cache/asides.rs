@@ -1,18 +1,20 @@
-//! When what maintenance has set aside of a tag's set is looked at for the second time.
+//! Schedule of the second look at members that tag maintenance has set aside.
 //!
-//! A member whose key and lease are gone is not taken out at once: its key may be about to be set.
-//! It is set aside and is still the tag's: an invalidation deletes its key with the others. After
-//! two fillings and more ([`FILLED_FOR`]) it is looked at again. Those whose keys or leases exist
-//! by then come back into the tag's set, the others are gone for good.
+//! A member whose key and lease are gone is not dropped at once, since its key may be about to be
+//! set. It is set aside and still belongs to the tag: an invalidation deletes its key with the
+//! others.
+//!
+//! The second look comes after more than two filling times ([`FILLED_FOR`]). A member whose key or
+//! lease exists by then returns to the tag's set. The others are dropped.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// How long each of a tag's four sets of what is set aside is filled, and then left alone: much
-/// longer than a plan takes from joining a set to setting its keys.
+/// Time for which each of a tag's four sets is filled before it rests. It is much longer than a
+/// plan takes from joining a set to setting its keys.
 pub(super) const FILLED_FOR: Duration = Duration::from_secs(15);
 
-/// Tags of which something is set aside.
+/// Tags with members set aside, and when their second looks are due.
 #[derive(Debug)]
 pub struct Asides {
     filled_for: Duration,
@@ -30,36 +32,36 @@ impl Asides {
         Self { filled_for, sets: HashMap::new() }
     }
 
-    /// Something of a tag's set was set aside.
+    /// Notes that members of a tag's set were set aside.
     pub fn note(&mut self, set: &[u8], now: Instant) {
         let due = now + self.settles_after();
         self.sets.entry(set.to_owned()).or_insert(Aside { last: now, due }).last = now;
     }
 
-    /// A set that is due to be settled.
+    /// Returns a set whose second look is due.
     pub fn due(&self, now: Instant) -> Option<Vec<u8>> {
         self.sets.iter().find(|(_, aside)| aside.due <= now).map(|(set, _)| set.clone())
     }
 
-    /// When the next one is due, if one is.
+    /// Returns when the next second look is due, if there is one.
     pub fn next_due(&self) -> Option<Instant> {
         self.sets.values().map(|aside| aside.due).min()
     }
 
-    /// Nothing that is due is left of it.
+    /// Notes that no member of the set is due any more.
     pub fn settled(&mut self, set: &[u8], now: Instant) {
         let after = self.settles_after();
         if let Some(aside) = self.sets.get_mut(set) {
             if aside.last + after <= aside.due {
                 self.sets.remove(set);
             } else {
-                // Each of the four is due for as long as two are filled.
+                // Each of the four sets stays due while two others are filled.
                 aside.due = (now + self.filled_for).min(aside.last + after).max(now);
             }
         }
     }
 
-    /// It cannot be settled.
+    /// Forgets a set that cannot be looked at.
     pub fn forget(&mut self, set: &[u8]) {
         self.sets.remove(set);
     }
@@ -91,7 +93,7 @@ mod tests {
         assert_eq!(asides.next_due(), None);
     }
 
-    /// Each of the four sets is due from two fillings after its own to the end of the fourth.
+    /// Each of the four sets is due from two filling times after its own to the end of the fourth.
     #[test]
     fn whenever_something_was_set_aside_a_look_comes_in_time() {
         let start = Instant::now();

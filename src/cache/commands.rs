@@ -1,5 +1,7 @@
-//! A plan in Redis' commands: leases of all keys first, then a variadic UNLINK a rule, or a script
-//! that also raises their fences, then the rest in order.
+//! Translates a plan into Redis' commands.
+//!
+//! Leases of all keys come first. Each rule's deletions follow, in a variadic UNLINK or a script
+//! that also raises fences. The rest comes in order.
 
 use redis::{Cmd, Pipeline};
 
@@ -14,46 +16,47 @@ use super::tags::{MEMBERS_AT_ONCE, MEMBERS_PER_CALL, TAGS_PER_CALL};
 use crate::plan::{Command, Mark, Operation, OperationId, Plan};
 use crate::registry::Write;
 
-/// Keys in one UNLINK: beyond some hundreds, longer commands gain nothing and block for longer.
+/// Maximum number of keys in one UNLINK. Beyond some hundreds, longer commands gain nothing and
+/// block for longer.
 const KEYS_PER_COMMAND: usize = 500;
 
-/// What is written in one go. All chunks of a plan are under way at once; smaller ones keep replies
-/// and buffers within bounds.
+/// Maximum size of a pipeline. All chunks of a plan are in flight at once; smaller ones bound
+/// replies and buffers.
 pub(super) const CHUNK_COMMANDS: usize = 512;
 pub(super) const CHUNK_BYTES: usize = 256 * 1_024;
 
-/// What an answer is about.
+/// Subject of an answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Asked {
-    /// The leases of these keys, as places in [`Commands::voids`].
+    /// Leases of these keys, as places in [`Commands::voids`].
     Leases { first: usize, end: usize },
-    /// The second passes of these operations, as places in [`Plan::agains`].
+    /// Second deletes of these operations, as places in [`Plan::agains`].
     Agains { first: usize, end: usize },
-    /// The deletions of these keys, as places in [`Plan::deletions`].
+    /// Deletions of these keys, as places in [`Plan::deletions`].
     Deletions { first: usize, end: usize },
-    /// The invalidations of these tags, as places in [`Commands::tags`].
+    /// Invalidations of these tags, as places in [`Commands::tags`].
     Tags { first: usize, end: usize },
-    /// Whether the key of an operation exists; its `SET … NX` tells the same.
+    /// Existence of an operation's key; `SET … NX` answers it as well.
     Existence(OperationId),
     /// An operation.
     Operation(OperationId),
-    /// Part of an operation, which only fails or does not.
+    /// Part of an operation whose answer matters only if it is an error.
     Quiet(OperationId),
-    /// The key of a member of the tag that an operation invalidates.
+    /// Key of a member of the tag that an operation invalidates.
     Member(OperationId),
-    /// What was detached of that tag.
+    /// Members detached from that tag.
     Detachment(OperationId),
-    /// Whether all of it stands in the Redis that we know.
+    /// Checkpoint write behind the plan.
     Seal(Seal),
 }
 
-/// A plan in Redis' commands.
+/// A plan as Redis' commands.
 pub(super) struct Commands {
     pub(super) chunks: Vec<Pipeline>,
     pub(super) asked: Vec<Asked>,
-    /// The operations whose keys' leases are void.
+    /// Operations that void the leases of their keys.
     pub(super) voids: Vec<OperationId>,
-    /// The operations that invalidate tags.
+    /// Operations that invalidate tags.
     pub(super) tags: Vec<OperationId>,
     chunk_bytes: usize,
     pub(super) sent: Sent,
@@ -79,7 +82,7 @@ impl Cache {
         let in_a_row = || plan.in_order().chunk_by(|one, next| is_tag(one) && is_tag(next));
         let fills_tags = |id: &OperationId| matches!(plan.operation(*id).command, Command::Write(write) if !write.tags.is_empty());
         let members = if plan.in_order().iter().any(fills_tags) {
-            // An invalidation that follows the plan would take what the plan has written.
+            // A later call of the invalidation would also delete what the plan has written.
             MEMBERS_PER_CALL
         } else {
             let of_tags = in_a_row().filter(|ids| ids.first().is_some_and(is_tag));
@@ -96,7 +99,7 @@ impl Cache {
         commands
     }
 
-    /// Schedules the second passes that the plan asks for.
+    /// Schedules the second deletes that the plan asks for.
     pub(super) fn schedule_agains(&self, commands: &mut Commands, plan: &Plan<'_>) {
         for (first, agains) in
             (0..).step_by(TARGETS_PER_CALL).zip(plan.agains().chunks(TARGETS_PER_CALL))
@@ -117,7 +120,7 @@ impl Cache {
         }
     }
 
-    /// Deletes the keys of some operations: of all with a fence, or of none.
+    /// Deletes the keys of operations that all have a fence, or none.
     pub(super) fn deletion(&self, plan: &Plan<'_>, ids: &[OperationId], sent: &mut Sent) -> Cmd {
         let marked = |&id: &OperationId| {
             plan.operation(id).mark.map(|mark| (plan.operation(id).target, mark))
@@ -128,8 +131,8 @@ impl Cache {
         }
     }
 
-    /// Writes a value where its fence lets it, and adds its key to those sets: of all its tags, or
-    /// of none where they are in other slots.
+    /// Writes a value if its fence permits, and adds its key to `sets`. These are the sets of all
+    /// its tags, or none if they are in other slots.
     pub(super) fn write_fenced(
         &self,
         commands: &mut Commands,
@@ -157,8 +160,8 @@ impl Cache {
         commands.push(asked, command);
     }
 
-    /// Invalidations of tags that follow each other, whose order is the same to all: a call has
-    /// those of one rule, whose hits are counted together, and deletes so many members at most.
+    /// Invalidates consecutive tags, whose order does not matter. One call has tags of one rule,
+    /// since their hits are counted together. It deletes at most `members` members.
     fn invalidations(
         &self,
         commands: &mut Commands,
@@ -181,7 +184,7 @@ impl Cache {
         }
     }
 
-    /// An operation in its place.
+    /// Adds an operation in its place.
     pub(super) fn operation(
         &self,
         commands: &mut Commands,
@@ -200,7 +203,7 @@ impl Cache {
             Command::Bump(by) => {
                 commands
                     .push(Asked::Existence(id), arguments(redis::cmd("SET"), &[target, "1", "NX"]));
-                // A Redis that lost writes has given out higher numbers than the one that it holds.
+                // A Redis that lost writes has issued higher numbers than the one it holds.
                 let mut command = if self.heals_beside || self.chain.heals() {
                     BUMP_PAST.call(&mut commands.sent, [target.as_bytes()].into_iter())
                 } else {
@@ -251,7 +254,7 @@ impl Cache {
         }
         let Some(Lifetime { unit, millis, set_millis }) = Lifetime::draw(write.expiry, now_ms)
         else {
-            // A value that is over already: nothing to be read, and nothing left of the one before.
+            // The value has expired already: neither it nor the one before may be readable.
             return commands.push(Asked::Operation(id), unlink([key.as_bytes()].into_iter(), 1));
         };
         let sets: Vec<String> = write.tags.iter().map(|tag| self.tag_set(tag)).collect();
@@ -262,7 +265,7 @@ impl Cache {
         commands.push(Asked::Operation(id), command);
     }
 
-    /// Writes a value that no fence guards, whatever its tags.
+    /// Writes a value without a fence, whatever its tags.
     pub(super) fn set(
         &self,
         commands: &mut Commands,
@@ -300,7 +303,7 @@ impl Commands {
         commands
     }
 
-    /// None yet, and for nodes that know the scripts or ask for them.
+    /// Returns an empty list for nodes that know the scripts or answer NOSCRIPT.
     pub(super) fn in_cluster() -> Self {
         Self::none(Sent::all())
     }
@@ -316,15 +319,15 @@ impl Commands {
         }
     }
 
-    /// The operations that void the leases of their keys.
+    /// Returns the operations that void the leases of their keys.
     pub(super) fn voided(plan: &Plan<'_>) -> Vec<OperationId> {
         let mut voids = Vec::with_capacity(plan.deletions().len() + plan.in_order().len());
         voids.extend_from_slice(plan.deletions());
         voids.extend(plan.in_order().iter().filter(|&&id| match plan.operation(id).command {
-            // A load that began before an expiry would undo it: its value would live for as long as
-            // any.
+            // A load that began before an expiry would undo it: the loaded value would live its
+            // full time.
             Command::Delete | Command::Write(_) | Command::Expire(_) | Command::Serve => true,
-            // An invalidation finds the leases of its members itself; nobody loads counters.
+            // An invalidation finds the leases of its members itself, and nothing loads counters.
             Command::InvalidateTag | Command::Bump(_) => false,
         }));
         voids
@@ -351,9 +354,9 @@ impl Commands {
     }
 }
 
-/// UNLINK without keys, with room for so many.
+/// Returns an UNLINK without keys, with room for `count`.
 fn empty_unlink(count: usize) -> Cmd {
-    /// Enough for most keys with their prefixes: a longer one makes the buffer grow.
+    /// Enough for most keys with their prefixes; a longer one makes the buffer grow.
     const BYTES_PER_KEY: usize = 40;
     let mut command = Cmd::with_capacity(count + 1, 6 + count * BYTES_PER_KEY);
     command.arg("UNLINK");

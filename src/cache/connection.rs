@@ -1,4 +1,5 @@
-//! The connection to the one Redis server that takes writes.
+//! The connection to the one Redis server that takes writes. Its address is a setting, or comes
+//! from sentinels.
 
 use std::sync::Arc;
 
@@ -13,23 +14,22 @@ use crate::config::{RedisConfig, RedisMode};
 /// Settings that no connection can be made with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CacheError {
-    /// Not one usable URL. Says what is wrong, never the URL: it may hold a password.
+    /// The URLs are not usable. The text never quotes a URL, which may hold a password.
     #[error("UNSTALE_REDIS_URL: {0}")]
     Url(String),
-    /// The PEM texts cannot be used.
+    /// The PEM texts are not usable.
     #[error("UNSTALE_REDIS_TLS_{{CA,CERT,KEY}}: {0}")]
     Tls(String),
 }
 
-/// The connection to the server that takes writes: the one that is named, or the one that the
-/// sentinels name.
+/// The connection to the server that takes writes.
 #[derive(Debug)]
 pub(super) enum Link {
     Named(Standing<Server>),
     Watched(Standing<Primary>),
 }
 
-/// Where the connection goes, as it is set.
+/// Server with a fixed address.
 #[derive(Debug)]
 pub(super) struct Server {
     client: redis::Client,
@@ -64,7 +64,7 @@ impl Link {
         }
     }
 
-    /// See [`Standing::give_up`].
+    /// See [`SharedConnection::give_up`].
     pub(super) fn give_up(&self, live: &Socket, outage: &Outage) {
         match self {
             Self::Named(standing) => standing.give_up(live, outage),
@@ -72,8 +72,8 @@ impl Link {
         }
     }
 
-    /// Sends commands in one go and awaits their answers, errors of single commands among them.
-    /// Polled once, they are on their way.
+    /// Sends commands in one pipeline and awaits their answers, which include errors of single
+    /// commands. The first poll sends them.
     pub(super) async fn send(
         &self,
         live: &Socket,
@@ -86,7 +86,7 @@ impl Link {
         result
     }
 
-    /// One command by itself.
+    /// Runs one command by itself.
     pub(super) async fn call(&self, name: &str, command: Cmd) -> Result<Value, CommandError> {
         let live = self.live()?;
         let mut pipeline = Pipeline::with_capacity(1);
@@ -98,7 +98,7 @@ impl Link {
         answer
     }
 
-    /// Another connection, to a server that need not take writes.
+    /// Opens another connection, to a server that need not take writes.
     pub(super) async fn connect_apart(&self) -> Result<Arc<Socket>, Outage> {
         match self {
             Self::Named(standing) => standing.connect().connect().await,
@@ -106,7 +106,7 @@ impl Link {
         }
     }
 
-    /// See [`Standing::probe`].
+    /// See [`SharedConnection::probe`].
     pub(super) async fn probe(&self) -> Result<(), Outage> {
         match self {
             Self::Named(standing) => standing.probe().await,

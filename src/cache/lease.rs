@@ -1,5 +1,5 @@
-//! Leases: the right to fill a key with a value that takes time to load. Whatever invalidates the
-//! key or one of its tags meanwhile voids it.
+//! Leases: the right to fill a key with a value that takes time to load. Any invalidation of the
+//! key or one of its tags during that time voids the lease.
 
 use std::time::Duration;
 
@@ -12,33 +12,35 @@ use super::side_keys::{Kind, SEQUENCE, side_key};
 use super::{Cache, Redis, integers};
 use crate::registry::Expiry;
 
-/// A longer lease is cut to this: tags remember their invalidations for a multiple of it.
+/// Maximum duration of a lease; a longer one is cut to this. Tags remember their invalidations for
+/// a multiple of it.
 pub const LONGEST_LEASE: Duration = Duration::from_secs(360);
 
-/// Who may load.
+/// Answer to a request for a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grant {
-    /// The asker. `since` is handed back with the value.
+    /// The caller has the lease. It returns `since` with the value.
     Granted {
-        /// What the sequence of invalidations had come to.
+        /// Number of the sequence of invalidations at the grant.
         since: u64,
     },
-    /// Somebody else is at it.
+    /// Another holder has the lease.
     Held,
 }
 
-/// What became of a loaded value.
+/// Result of storing a loaded value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fill {
-    /// It is in the cache.
+    /// The value is stored.
     Filled,
-    /// It is not: the key or one of its tags was invalidated since the grant, or the lease ran out.
+    /// The value is not stored: the key or one of its tags was invalidated since the grant, or the
+    /// lease ran out.
     Refused,
-    /// It is not, and need not be: its time was over before it was loaded.
+    /// The value is not stored, and need not be: it expired before it was loaded.
     Over,
 }
 
-/// A token that no other holder of a lease has.
+/// Returns a token that no other holder of a lease has.
 pub fn new_token() -> String {
     format!("{:032x}", fastrand::u128(..))
 }
@@ -71,8 +73,7 @@ impl Cache {
         }
     }
 
-    /// Puts a loaded value into the cache, its key into the sets of `tags`, and gives the lease
-    /// back.
+    /// Stores a loaded value, adds its key to the sets of `tags`, and releases the lease.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -109,8 +110,8 @@ impl Cache {
         }
     }
 
-    /// Gives a lease back unused, so that the next may load at once. Only its holder's token does;
-    /// whether it still was the holder's.
+    /// Releases an unused lease, so that the next reader may load at once. Returns whether `token`
+    /// still held it.
     ///
     /// # Errors
     /// An outage, or Redis refuses.

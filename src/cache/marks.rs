@@ -1,17 +1,32 @@
-//! Marks, by which workers notice that Redis went back: a restore from an old snapshot, or the
-//! promotion of a replica that missed writes.
+//! Checkpoints, by which workers notice that Redis lost writes: by a restore from an old snapshot,
+//! or the promotion of a replica that missed writes.
 //!
-//! Snapshots and replication keep a prefix of the writes. Each worker has a field in a hash whose
-//! number it moves on, from the very number that it knows, behind each batch and each second. What
-//! Redis lost of a batch that it had confirmed, it lost of that field too; and a script that finds
-//! another number than it must writes nothing, so that the evidence stays. Beside the number stands
-//! how far back lies what the worker has not applied yet (see `worker/low.rs`): it came back with
-//! the rest, and tells from where the history is to be applied again.
+//! Snapshots and replication keep a prefix of the writes. Each worker has a field in a hash with a
+//! number. It advances the number from its last known value, behind each batch and once a second.
+//! If Redis lost part of a confirmed batch, it also lost a later value of that field. A script that
+//! finds another number writes nothing, so that the evidence stays.
 //!
-//! The primaries of a cluster go back one by one. There, 128 hashes lie evenly over the slots,
-//! wherever these are served: each second moves on all of them, and behind a batch stands, on each
-//! primary that did something of it, one that lies there (`cluster/seal.rs`). All else is as with
-//! one hash.
+//! Beside the number is the worker's low watermark (see `worker/low_watermark.rs`). It came back
+//! with the rest, and shows from where the history is to be applied again.
+//!
+//! The primaries of a cluster lose writes independently. There, 128 hashes are spread evenly over
+//! the slots, whichever nodes serve them. Each second advances all of them. Behind a batch, one is
+//! advanced on each primary that ran part of it (`cluster/checkpoint_writes.rs`). Everything else
+//! is as with one hash.
+//!
+//! The files, in reading order:
+//!
+//! - `own`: the numbers that this process has sent, and those that Redis confirmed
+//! - `calls`: entering, advancing and leaving checkpoints
+//! - `place`: low watermarks, and where a heal begins
+//! - `heal`: the turn to heal, and its end
+//! - `progress`: how far a heal has come, and which events killed workers
+//! - `record`: the record of the last heal
+//! - `rules`: the registries by whose rules a heal was done
+//! - `owed`: heals that could not be done in time
+//! - `brokers`, `census`: whose history the checkpoints refer to, and counts of the broker
+//!
+//! Reading and replaying the history is not done here: see [`ops::heal`](crate::ops::heal).
 
 mod brokers;
 mod calls;
@@ -44,12 +59,11 @@ use super::slot::{self, SLOTS};
 use super::workers::{text_of, text_pairs};
 use progress::{AFTER_LOSS, BESIDE, SURVIVED};
 
-/// Whoever remembers nothing takes a mark of another worker for fresh that is no older. An older
-/// one may mean that Redis went back, or that nobody ran.
+/// Maximum age of another worker's checkpoint for a worker without a memory of its own. An older
+/// one may mean that Redis lost writes, or that no worker ran.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// Time that the lock of a heal holds, unless it is renewed: a thread of its own does, and so does
-/// each batch.
+/// Duration of a heal's lock. A thread of its own renews it, and so does each batch.
 const HEAL_LOCK: Duration = Duration::from_secs(3);
 
 /// The low watermark of a field that covers nothing any more.
@@ -58,74 +72,74 @@ const NO_BOUND: u64 = 9_007_199_254_740_991;
 /// Prefix of the field of a worker that has ended.
 const STOPPED: &str = "stopped:";
 
-/// The fields of workers that are gone are kept for so long: what they had in hand may have come to
-/// nobody yet.
+/// Time for which the fields of dead workers are kept: their events in flight may not have been
+/// redelivered yet.
 const DEAD_KEPT: Duration = Duration::from_secs(3_600);
 
-/// From one slot with marks to the next: a primary that serves so many in a row has some.
+/// Distance in slots between two hashes of checkpoints. A primary with this many consecutive slots
+/// has one.
 const SLOTS_PER_MARK: u16 = 128;
 
-/// The slot of the first; no multiple of anything that slots are moved by.
+/// Slot of the first hash. It is no multiple of usual step sizes for moving slots.
 const FIRST_SLOT: u16 = 97;
 
-/// The hash tags of a cluster's marks, whose slots are these, and no worker's to choose: all must
-/// find the same.
+/// Hash tags of a cluster's checkpoints. No worker may choose them: all must find the same ones.
 static CLUSTER_TAGS: LazyLock<Vec<String>> = LazyLock::new(|| {
     slot::tags_of((0..SLOTS / SLOTS_PER_MARK).map(|mark| slot_of(usize::from(mark))))
 });
 
-/// Whether a worker may go on.
+/// Answer to a worker that enters its checkpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entered {
-    /// It may: Redis holds all that it confirmed. What all marks say, as they were before ours.
+    /// Redis has all that it confirmed. Holds all checkpoints, as they were before ours.
     Good(Marks),
-    /// Redis went back, or may have: the history is to be applied again first.
+    /// Redis lost writes, or may have. The history is to be applied again first.
     ToHeal(Marks),
 }
 
-/// What a tick found.
+/// Result of a tick.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tick {
-    /// Our mark does not stand, since the gate is closed.
+    /// This worker has no checkpoint, since its gate is closed.
     NotEntered,
-    /// Redis holds all that it confirmed. What all marks say.
+    /// Redis has all that it confirmed. Holds all checkpoints.
     Good(Marks),
-    /// It does not.
+    /// Redis lost writes.
     WentBack,
-    /// It was restarted, or a replica took its place: what it lost of other workers' writes, ours
-    /// do not show.
+    /// The server was restarted or replaced by a replica. Our checkpoints do not show which writes
+    /// of other workers it lost.
     Replaced,
-    /// Another worker found that it does not.
+    /// Another worker found that Redis lost writes.
     ToHeal,
 }
 
-/// Whose turn it is to heal.
+/// Answer to a request for the turn to heal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Turn {
-    /// Ours. What all marks say, as they came back.
+    /// This worker heals. Holds all checkpoints, as they came back.
     Ours(Marks),
-    /// Another's; it holds the lock.
+    /// Another worker has the lock.
     Anothers,
-    /// Nobody's: it is done.
+    /// No worker: the heal is done.
     Done,
 }
 
-/// Why Redis may not hold all that it confirmed.
+/// Reason to doubt that Redis has all that it confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Doubt {
-    /// No checkpoint tells.
+    /// No checkpoint shows.
     Unknown,
-    /// It was restarted, or a replica took its place.
+    /// The server was restarted or replaced by a replica.
     Replaced,
     /// A worker's checkpoint is not what that worker had written.
     Lost,
 }
 
-/// The hash of marks as it was at one moment; of a cluster, all of them.
+/// All checkpoints at one moment: one hash, or all hashes of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Marks {
-    /// Redis' clock, in milliseconds since the Unix epoch; in a cluster, that of the first hash's
-    /// primary.
+    /// Redis' clock, in milliseconds since the Unix epoch. In a cluster, the clock of the first
+    /// hash's primary.
     pub now_ms: u64,
     hashes: Vec<Hash>,
 }
@@ -133,9 +147,9 @@ pub struct Marks {
 /// One hash.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Hash {
-    /// The clock of the server that has it.
+    /// Clock of the server with the hash.
     now_ms: u64,
-    /// The identity of that server; empty where it does not tell.
+    /// Identity of that server; empty if it is not known.
     server: String,
     fields: Vec<(String, String)>,
 }
@@ -145,18 +159,17 @@ impl Marks {
         Self { now_ms, hashes: vec![Hash { now_ms, server, fields }] }
     }
 
-    /// Returns the earliest arrival of anything that had not been applied yet, as far as anybody
-    /// says.
+    /// Returns the lowest low watermark of all fields.
     pub fn lowest(&self) -> Option<LowWatermark> {
         self.lowest_of(|_| true)
     }
 
-    /// As [`lowest`](Self::lowest), by time alone.
+    /// Returns the time of [`lowest`](Self::lowest).
     pub fn lowest_ms(&self) -> Option<u64> {
         self.lowest().map(|low| low.time_ms)
     }
 
-    /// Returns the earliest of what these fields cover.
+    /// Returns the lowest low watermark of the fields that `is_meant` accepts.
     pub fn lowest_of(&self, is_meant: impl Fn(&str) -> bool) -> Option<LowWatermark> {
         let lows = self
             .hashes
@@ -165,8 +178,8 @@ impl Marks {
         lows.filter(|low| low.time_ms < NO_BOUND).reduce(LowWatermark::lower)
     }
 
-    /// Returns the fields of workers that have ended, or have been silent for so long that they
-    /// count as dead, and whose arrivals nobody else covers yet.
+    /// Returns the fields of ended or dead workers whose arrivals no other field covers yet. A
+    /// worker counts as dead after a time of silence.
     pub fn gone(&self, but: &str) -> Vec<String> {
         let mut silent: BTreeMap<&str, (bool, bool)> = BTreeMap::new();
         for hash in &self.hashes {
@@ -188,12 +201,12 @@ impl Marks {
             .collect()
     }
 
-    /// Whether a heal is wanted, or under way.
+    /// Returns whether a heal is due or in progress.
     pub fn is_wanted(&self) -> bool {
         self.values("wanted").next().is_some()
     }
 
-    /// Returns why a heal is wanted.
+    /// Returns the reason for the heal.
     pub fn doubt(&self) -> Doubt {
         let why = |why: &str| match why {
             "lost" => Some(Doubt::Lost),
@@ -204,7 +217,7 @@ impl Marks {
         self.values("why").filter_map(why).max().unwrap_or(Doubt::Unknown)
     }
 
-    /// Returns the last heal after a loss, or what may have been one.
+    /// Returns the record of the last heal, after a loss or a possible one.
     pub fn last_heal(&self) -> Option<HealRecord> {
         let details = |record: &HealRecord| {
             self.values("heal:details").find_map(|text| {
@@ -223,7 +236,7 @@ impl Marks {
         })
     }
 
-    /// Returns the identities of all servers, each once; nothing where one does not tell.
+    /// Returns the identities of all servers without repetition, or none if one is not known.
     fn servers(&self) -> Vec<String> {
         let servers: BTreeSet<&str> = self.hashes.iter().map(|hash| hash.server.as_str()).collect();
         if servers.contains("") {
@@ -233,8 +246,8 @@ impl Marks {
         }
     }
 
-    /// Returns how far the heal is, of which we take over the turn. `work` names what is done, and
-    /// by which rules: other work begins anew.
+    /// Returns the progress of the heal that we take over. `work` names the kind of work and its
+    /// rules: other work begins anew.
     pub fn take_over_progress(&self, cache: &Cache, from: HealFrom, work: &str) -> HealProgress {
         let text = self.values(cache.heal_kind().progress).next().unwrap_or_default();
         HealProgress::read(text).taken_over(cache.id(), self.servers(), from, work, |worker| {
@@ -242,13 +255,13 @@ impl Marks {
         })
     }
 
-    /// Returns whether a worker has noted that it did not die of its heal.
+    /// Returns whether a worker has noted that its heal did not kill it.
     pub(super) fn has_survived(&self, worker: &str) -> bool {
         let fields = self.hashes.iter().flat_map(|hash| &hash.fields);
         fields.into_iter().any(|(field, _)| field.strip_prefix(SURVIVED) == Some(worker))
     }
 
-    /// Returns how far the heal after a loss is, if one is under way.
+    /// Returns the progress of the current heal, if there is one.
     pub fn progress(&self) -> Option<HealProgress> {
         let texts = self.values(AFTER_LOSS.progress).chain(self.values(BESIDE.progress));
         texts.map(HealProgress::read).next()
@@ -262,7 +275,7 @@ impl Marks {
             .map(|(_, value)| value.as_str())
     }
 
-    /// What all say together; the clock is the first one's.
+    /// Joins hashes into one. The clock is that of the first.
     fn together(all: impl Iterator<Item = Self>) -> Self {
         all.reduce(|mut together, marks| {
             together.hashes.extend(marks.hashes);
@@ -272,7 +285,7 @@ impl Marks {
     }
 }
 
-/// A field that covers arrivals.
+/// A field with a low watermark.
 struct Mark<'f> {
     field: &'f str,
     low: LowWatermark,
@@ -300,13 +313,13 @@ impl Hash {
         })
     }
 
-    /// The identity of the server that wrote the marks last.
+    /// Returns the identity of the server that last wrote the checkpoints.
     fn written_on(&self) -> Option<&str> {
         self.fields.iter().find(|(field, _)| field == "server").map(|(_, server)| server.as_str())
     }
 }
 
-/// The names of the hashes of a queue's marks: one, or in a cluster several.
+/// Returns the names of the hashes of a queue's checkpoints: one, or several in a cluster.
 pub(super) fn names(queue: &str, in_cluster: bool) -> Vec<String> {
     if in_cluster {
         CLUSTER_TAGS.iter().map(|tag| super::side_keys::marks_with_tag(tag, queue)).collect()
@@ -315,13 +328,13 @@ pub(super) fn names(queue: &str, in_cluster: bool) -> Vec<String> {
     }
 }
 
-/// In a cluster: the slot of the hash at that place.
+/// Returns the slot of a cluster's hash at that place.
 pub(super) fn slot_of(mark: usize) -> u16 {
     u16::try_from(mark).unwrap_or(0) % (SLOTS / SLOTS_PER_MARK) * SLOTS_PER_MARK + FIRST_SLOT
 }
 
-/// A script's word, then what it tells: its server's clock and, where there are any, all fields and
-/// the server's identity.
+/// Reads a script's answer: a number, the server's clock, and optionally all fields and the
+/// server's identity.
 fn read_answer(answer: &Value) -> Result<(i64, Marks), CommandError> {
     let Value::Array(answer) = answer else { return Err(unexpected()) };
     let (Some(Value::Int(word)), Some(Value::Int(now_ms))) = (answer.first(), answer.get(1)) else {

@@ -1,6 +1,7 @@
-//! Tag maintenance: members whose keys expired, were evicted or were deleted by others leave the
-//! tags' sets, so that an index does not outgrow what it indexes. They are set aside first
-//! ([`asides`](super::asides)).
+//! Tag maintenance: removes members of tags' sets whose keys expired, were evicted or were deleted
+//! by others. Otherwise an index would outgrow the keys that it indexes.
+//!
+//! Such members are first set aside: see [`aside`](super::aside).
 
 use std::time::Duration;
 
@@ -13,36 +14,36 @@ use super::script::{KEEP_LOCK, PRUNE_SLICE, SETTLE_ASIDE, Sent};
 use super::side_keys::{ASIDES, aside};
 use super::{Cache, Redis, integers, lifetime, side_keys, tags};
 
-/// Keys that one step of a scan looks at, and members that one slice of a set holds: well below a
-/// millisecond of Redis' time.
+/// Keys that one step of a scan visits, and members in one slice of a set: well below a millisecond
+/// of Redis' time.
 pub const PRUNE_STEP: usize = 500;
 
-/// What of a place in a scan is the server's own cursor.
+/// Part of a scan position that is the server's own cursor.
 const CURSOR: u64 = (1 << CURSOR_BITS) - 1;
 
-/// Some of the tags' sets.
+/// A part of all tags' sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TagSets {
-    /// Where to go on; 0 where all of Redis was looked through.
+    /// Position of the next part; 0 at the end of the scan.
     pub next: u64,
-    /// Whole keys; one may come twice.
+    /// Names of the sets. A name may come twice.
     pub sets: Vec<Vec<u8>>,
 }
 
-/// What one slice of a tag's set held.
+/// Result of one slice of a tag's set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pruned {
-    /// Where to go on; 0 where all of the set was looked through.
+    /// Position of the next slice; 0 at the end of the set.
     pub next: u64,
-    /// Members looked at.
+    /// Members visited.
     pub looked: u64,
     /// Members whose keys were gone.
     pub gone: u64,
 }
 
 impl Cache {
-    /// The next of the tags' sets, whoever made them: there is no list of them, so all keys are
-    /// looked through, about [`PRUNE_STEP`] at a time.
+    /// Returns the next of the tags' sets, whichever application made them. There is no list of
+    /// them, so this scans all keys, about [`SCAN_STEP`] at a time.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -75,7 +76,7 @@ impl Cache {
         Ok(TagSets { next, sets: sets.collect() })
     }
 
-    /// Sets aside what is no key in a slice of a tag's set, or only counts it: see
+    /// Sets aside, or only counts, the dead members in a slice of a tag's set: see
     /// [`asides`](Self::asides).
     ///
     /// # Errors
@@ -101,13 +102,13 @@ impl Cache {
         Ok(Pruned { next, looked, gone })
     }
 
-    /// Returns an account of what is set aside, with nothing in it yet.
+    /// Returns an empty schedule of second looks.
     pub fn asides(&self) -> Asides {
         Asides::new(self.aside_filled_for)
     }
 
-    /// Returns the sets of tags under our prefix of which something is set aside, by any worker. A
-    /// cluster has no list of them: none.
+    /// Returns the tags' sets under our prefix with members set aside, by any worker. A cluster has
+    /// no list of them, so the result is empty.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -122,8 +123,8 @@ impl Cache {
         Ok(sets)
     }
 
-    /// Looks for the second time at some of what was set aside of a tag's set, and takes out what
-    /// is no key now either. Whether there may be more.
+    /// Takes the second look at some members that are set aside, and drops those that are still
+    /// dead. Returns whether more may be due.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -142,8 +143,8 @@ impl Cache {
         }
     }
 
-    /// Takes or keeps the lock of whoever looks after the tags: one worker at a time over all
-    /// queues. Whether it is ours.
+    /// Takes or keeps the lock for tag maintenance, which one worker holds at a time over all
+    /// queues. Returns whether it is ours.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -155,13 +156,13 @@ impl Cache {
     }
 }
 
-/// The keys of the scripts that set aside and look again.
+/// Returns the keys of the scripts for members set aside.
 fn with_asides<'k>(set: &'k [u8], asides: &'k [Vec<u8>; 4]) -> [&'k [u8]; 6] {
     let [first, second, third, fourth] = asides;
     [set, first, second, third, fourth, ASIDES]
 }
 
-/// What SCAN takes for "begins with".
+/// Returns SCAN's pattern for keys that begin with `prefix`.
 fn pattern(prefix: &str) -> String {
     let mut pattern = String::with_capacity(prefix.len() + 1);
     for c in prefix.chars() {

@@ -4,21 +4,21 @@ use std::sync::LazyLock;
 
 use redis::{Arg, Cmd};
 
-/// A script and its name in Redis' cache of scripts.
+/// A script and its SHA-1, by which Redis knows it.
 #[derive(Debug)]
 pub(super) struct Script {
     source: &'static str,
     sha1: String,
-    /// Its bit in [`Sent`].
+    /// Bit of the script in [`Sent`].
     bit: u8,
 }
 
-/// Which scripts a pipeline has sent whole so far.
+/// The scripts that a pipeline has sent in full so far.
 #[derive(Debug, Default)]
 pub(super) struct Sent(u64);
 
 impl Sent {
-    /// As if all had been sent: where the script is not known, it is sent whole then (see
+    /// Returns a set with all scripts. A server that does not know one gets it in full later (see
     /// [`whole`]).
     pub(super) fn all() -> Self {
         Self(u64::MAX)
@@ -30,9 +30,9 @@ impl Script {
         Self { source, sha1: redis::Script::new(source).get_hash().to_owned(), bit }
     }
 
-    /// A call of the script. The first of a batch sends it whole (EVAL), which also puts it into
-    /// the cache for those after it: so a `SCRIPT FLUSH`, a restart or a failover between two
-    /// batches costs nothing, and none has to run again behind its successor.
+    /// Returns a call of the script. The first call in a batch sends the source (EVAL), which also
+    /// caches it for the later ones. So a `SCRIPT FLUSH`, a restart or a failover between two
+    /// batches costs nothing, and no batch runs again after its successor.
     pub(super) fn call<'k>(
         &self,
         sent: &mut Sent,
@@ -53,7 +53,7 @@ impl Script {
     }
 }
 
-/// The call of a script by its name as one that sends it whole.
+/// Returns a call by SHA-1 as one that sends the source.
 pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
     let mut arguments = call.args_iter().map(|argument| match argument {
         Arg::Simple(bytes) => bytes,
@@ -69,8 +69,8 @@ pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
     Some(command)
 }
 
-/// The scripts that are called by their name where nobody has sent them before: in a cluster, by
-/// plans, fills and upkeep, and by those who ask marks.
+/// Scripts that are called by SHA-1 although nobody may have sent them: those of clusters and of
+/// checkpoints.
 static ALL: [&LazyLock<Script>; 28] = [
     &NUMBERS,
     &DETACH_TAG,
@@ -110,7 +110,8 @@ macro_rules! scripts {
                 LazyLock::new(|| Script::new($bit, concat!($(include_str!(concat!("lua/", $file))),+)));
         )+
 
-        /// Two with one bit in a pipeline: the second would not be sent whole, and not be known.
+        /// Checks that no two scripts share a bit: the second would not be sent in full, and be
+        /// unknown.
         const _: () = {
             let bits = [$($bit),+];
             let (mut taken, mut at) = (0_u64, 0);
@@ -169,19 +170,18 @@ scripts! {
     SETTLE_ASIDE = 41: "side_key.lua", "settle_aside.lua";
 }
 
-/// The scripts of the readers' protocol, whole, by their published names: docs/READERS.md prints
-/// them, and every client sends them.
+/// Names and sources of the scripts of the readers' protocol. Every client sends them.
 pub const READER_SCRIPTS: [(&str, &str); 4] =
     [("read", READ), ("join", JOIN), ("fill", FILL_SOURCE), ("release", RELEASE_SOURCE)];
 
 /// Finds a value, or takes the lease.
 pub(crate) const READ: &str = include_str!("lua/read.lua");
-/// Adds a key to a tag's set and looks at the tag's generation: a fill's step for a tag whose set
-/// has another slot than the key.
+/// Adds a key to a tag's set and checks the tag's generation. A fill runs it for a tag whose set is
+/// in another slot than the key.
 pub(crate) const JOIN: &str =
     concat!(include_str!("lua/tag_member.lua"), include_str!("lua/join_tag.lua"));
-/// The fill itself, with the tags whose sets are on the key's server.
+/// Fills a key and adds it to the sets of tags on the same server.
 pub(crate) const FILL_SOURCE: &str =
     concat!(include_str!("lua/tag_member.lua"), include_str!("lua/fill.lua"));
-/// Gives a lease back.
+/// Releases a lease.
 pub(crate) const RELEASE_SOURCE: &str = include_str!("lua/release_lease.lua");

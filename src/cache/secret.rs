@@ -1,5 +1,5 @@
-//! The secret by which workers sign the headers of republished messages: one for all workers of a
-//! Redis.
+//! The secret with which workers sign the headers of republished messages. All workers of a Redis
+//! share it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
@@ -10,15 +10,14 @@ use super::Cache;
 use super::failure::{CommandError, Outage};
 use super::side_keys::SECRET;
 
-/// Bytes of a new secret: as many as a signature has.
+/// Number of bytes of a new secret: as many as a signature has.
 const SECRET_BYTES: usize = 32;
 
-/// A shorter one was not made by a worker.
+/// Minimum length. No worker makes a shorter secret.
 const SHORTEST_BYTES: usize = 16;
 
 impl Cache {
-    /// Returns the secret that Redis keeps. Where it has none, it keeps `ours` from now on, or a
-    /// new one.
+    /// Returns the secret in Redis. If there is none, stores `ours`, or else a new one.
     ///
     /// # Errors
     /// An outage, or Redis refuses.

@@ -1,4 +1,4 @@
-//! Which server is the primary: what the sentinels say, and whether the server agrees.
+//! Finds the primary by sentinels: what they report, and whether the server agrees.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -15,18 +15,19 @@ use super::socket::{self, Socket};
 use super::standing::{Connect, Live};
 use crate::config::{RedisConfig, TlsConfig};
 
-/// For all sentinels together: one that is away must not keep us from what the others know.
+/// Maximum time to wait for the sentinels' answers. One that is away must not delay the answers of
+/// the others.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Between two looks at whether the primary is still the same. A primary that was replaced while it
-/// was cut off goes on taking writes, which are lost.
+/// Time between two checks that the primary is still the same. A primary that was replaced while
+/// cut off still takes writes, which are lost.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A connection to the primary that the sentinels name.
+/// Server that the sentinels name as the primary.
 #[derive(Debug)]
 pub(super) struct Primary {
     sentinels: Arc<Sentinels>,
-    /// Everything but the address.
+    /// Template of the primary's URL: everything except the address.
     url: Url,
     tls: TlsConfig,
     probe_key: String,
@@ -41,20 +42,21 @@ struct Sentinels {
 #[derive(Debug)]
 struct Sentinel {
     open: redis::Client,
-    /// For one that asks for a password.
+    /// Client for a sentinel that requires a password.
     with_credentials: redis::Client,
     standing: Mutex<Option<Socket>>,
 }
 
-/// What a sentinel says.
+/// Answer of a sentinel.
 #[derive(Debug, PartialEq, Eq)]
 struct Said {
-    /// Of two that disagree, the one that knows the later failover is right.
+    /// Number of the failover that the sentinel knows. If two sentinels disagree, the higher number
+    /// is right.
     epoch: u64,
     primary: Address,
 }
 
-/// Why a sentinel says nothing.
+/// Reason why a sentinel gave no address.
 enum Mute {
     Away,
     /// It watches no primary of that name.
@@ -89,7 +91,7 @@ impl Primary {
             .map(|url| sentinel(url.expose()))
             .collect::<Result<_, CacheError>>()?;
         let sentinels = Arc::new(Sentinels { master: master.to_owned(), all });
-        // So that what is wrong with the data nodes' part of the URL shows at once.
+        // Checks the URL's part for the data nodes now, so that its faults show at once.
         socket::client(first.expose(), &config.tls)?;
         Ok(Self { sentinels, url: first.expose().clone(), tls: config.tls.clone(), probe_key })
     }
@@ -132,7 +134,8 @@ async fn watch(sentinels: Arc<Sentinels>, address: Address, socket: Weak<Socket>
     }
 }
 
-/// A server that sentinels name may not be one yet, or no more.
+/// Checks that the server is a primary. A server that sentinels name may have another role at this
+/// moment.
 async fn is_primary(socket: &Socket) -> Result<(), Outage> {
     let mut role = Pipeline::new();
     role.cmd("ROLE");
@@ -151,7 +154,7 @@ async fn is_primary(socket: &Socket) -> Result<(), Outage> {
 }
 
 impl Sentinels {
-    /// What those that answer know, the newest of it.
+    /// Returns the newest address among the sentinels' answers.
     async fn primary(&self) -> Result<Address, Outage> {
         let ask = |sentinel| async move {
             tokio::time::timeout(ANSWER_TIMEOUT, self.ask(sentinel))
@@ -200,7 +203,7 @@ impl Sentinels {
 }
 
 impl Sentinel {
-    /// Without credentials, and where the sentinel asks for some, with those of its URL.
+    /// Connects without credentials, or with those of its URL if the sentinel asks for some.
     async fn connect(&self) -> Result<Socket, Mute> {
         let socket = Socket::connect_to_any(&self.open).await.map_err(|_| Mute::Away)?;
         let mut ping = Pipeline::new();
@@ -216,7 +219,7 @@ impl Sentinel {
     }
 }
 
-/// `SENTINEL MASTER`: names and values in turn.
+/// Reads the answer to `SENTINEL MASTER`: names and values in turn.
 fn said(answer: &Value) -> Option<Said> {
     let Value::Array(fields) = answer else { return None };
     let field = |name: &str| {

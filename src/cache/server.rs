@@ -1,24 +1,24 @@
-//! What Redis says of itself.
+//! Software, version and role of the Redis server.
 
 use super::Cache;
 use super::failure::CommandError;
 use super::workers::text_of;
 
-/// What a server says of itself.
+/// Description that a server gives of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// `Redis`, or the name of what speaks its protocol: `Valkey`, `Dragonfly`.
+    /// Name of the software: `Redis`, or `Valkey`, `Dragonfly` and others that speak its protocol.
     pub software: &'static str,
-    /// Its own version, such as `7.0.15`; `None` where our user may not ask.
+    /// Version of that software, such as `7.0.15`; `None` without the right to ask.
     pub version: Option<String>,
-    /// `master` or `slave`, as Redis calls them.
+    /// Role in Redis' words: `master` or `slave`.
     pub role: Option<String>,
-    /// How many replicas follow it.
+    /// Number of replicas that follow it.
     pub replicas: Option<u32>,
 }
 
 impl Cache {
-    /// Asks what the server is. A user without `INFO` learns nothing.
+    /// Returns the server's description. Without the right to `INFO`, all its fields are empty.
     ///
     /// # Errors
     /// An outage.
@@ -37,7 +37,7 @@ impl Cache {
     }
 }
 
-/// Software by the field of its own version. In `redis_version` each names the Redis that it is
+/// Field with the software's own version, and its name. `redis_version` is the Redis that it is
 /// compatible with.
 const SOFTWARE: [(&str, &str); 3] =
     [("valkey_version", "Valkey"), ("dragonfly_version", "Dragonfly"), ("redis_version", "Redis")];

@@ -1,5 +1,5 @@
-//! Whether Redis can be worked with: a connection at a time, shared by all; replaced whole, and
-//! only by a probe.
+//! The state of the connection to Redis. There is one connection at a time, which all callers
+//! share. Only a probe replaces it, and always as a whole.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -11,43 +11,45 @@ use arc_swap::ArcSwap;
 
 use super::failure::Outage;
 
-/// Between failing probes: from the first to the last, each jittered down to a half. Below the 2 s
-/// in which consuming must resume.
+/// First and longest pause between failing probes; each is jittered down to a half. The longest is
+/// below the 2 s within which consuming must resume.
 const PROBE_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(1_000)];
 
-/// A success that an outage follows sooner counts as a failure: a probe may promise what no other
-/// command can keep (a cluster's node that owns the probe's slot alone), and nothing else would
-/// slow down the loop.
+/// Minimum time from a successful probe to the next outage. After a shorter time, the success
+/// counts as a failure.
+///
+/// A probe may succeed while every other command fails: one node of a cluster may own the probe's
+/// slot alone. Without this limit, the loop would run unbraked.
 const STEADY: Duration = Duration::from_secs(5);
 
-/// Whether Redis can be worked with, as far as is known.
+/// State of the connection to Redis, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// The last that was heard of it was good.
+    /// The last answer was good.
     Up,
-    /// It was not, or nothing was heard yet.
+    /// The last answer was bad, or there was none yet.
     Down(Outage),
 }
 
-/// What can be connected to.
+/// A server or a cluster that can be connected to.
 pub(super) trait Connect: Debug + Send + Sync {
-    /// What stands once it is.
+    /// The connection that results.
     type Live: Live;
 
-    /// Connects to whatever has to be written to now.
+    /// Connects to the servers that take writes at this moment.
     fn connect(&self) -> impl Future<Output = Result<Arc<Self::Live>, Outage>> + Send;
 
-    /// Finds out whether writes are taken: what they need (memory, a primary, rights, replicas, a
-    /// disk) only a write can tell.
+    /// Checks by a write that Redis takes writes. Only a write shows whether memory, role, rights,
+    /// replicas and disk allow it.
     fn check(&self, live: &Self::Live) -> impl Future<Output = Result<(), Outage>> + Send;
 }
 
-/// A connection, or several that stand and fall together.
+/// A connection, or several that are given up together.
 pub(super) trait Live: Debug + Send + Sync {
-    /// From now on nothing that it answers counts.
+    /// Invalidates all answers from now on.
     fn give_up(&self, outage: &Outage);
 
-    /// Why it was given up, if it was.
+    /// Returns the reason why it was given up, if it was.
     fn given_up(&self) -> Option<&Outage>;
 }
 
@@ -56,7 +58,7 @@ pub(super) struct Standing<C: Connect> {
     connect: C,
     current: ArcSwap<Current<C::Live>>,
     pace: tokio::sync::Mutex<Pace>,
-    /// Probes that have ended.
+    /// Number of probes that have ended.
     probes: AtomicU64,
 }
 
@@ -100,8 +102,8 @@ impl<C: Connect> Standing<C> {
         }
     }
 
-    /// An outage ends the connection on which it showed, with all that is under way there: what was
-    /// asked for later must not take hold before what is asked for again.
+    /// Gives up the connection on which an outage showed, with all commands in flight there. A
+    /// later request must not take effect before the repetition of an earlier one.
     pub(super) fn give_up(&self, live: &C::Live, outage: &Outage) {
         live.give_up(outage);
         let current = self.current.load();
@@ -116,9 +118,10 @@ impl<C: Connect> Standing<C> {
         }
     }
 
-    /// Connects where there is no connection, and finds out whether Redis takes writes. Paces
-    /// itself: after a failure the next call waits. Who calls while a probe is under way shares its
-    /// result: many callers wait no longer than one.
+    /// Connects if there is no connection, and checks that Redis takes writes.
+    ///
+    /// After a failure, the next call waits first. Callers that arrive during a probe share its
+    /// result, so that many wait no longer than one.
     pub(super) async fn probe(&self) -> Result<(), Outage> {
         let seen = self.probes.load(Ordering::SeqCst);
         let mut pace = self.pace.lock().await;

@@ -1,4 +1,4 @@
-//! After the load: the value into the cache, unless its lease is void, and the lease back.
+//! After the load: stores the value unless its lease is void, and releases the lease.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use super::redis_call::{Away, FILL_SCRIPT, JOIN_SCRIPT, RELEASE_SCRIPT};
 use super::{Outcome, Reader};
 use crate::cache::new_token;
 
-/// A lease that may be ours. Dropped, it is given back as far as that can be done.
+/// A lease that may be ours. If it is dropped, a task releases it where possible.
 pub(super) struct Lease<C: ConnectionLike + Clone + Send + Sync + 'static> {
-    /// `None` once there is nothing to give back.
+    /// `None` once there is nothing to release.
     reader: Option<Reader<C>>,
     name: Vec<u8>,
     pub(super) token: String,
-    /// What the sequence of invalidations had come to when it was granted.
+    /// Number of the sequence of invalidations at the grant.
     pub(super) since: Vec<u8>,
 }
 
@@ -29,9 +29,9 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Lease<C> {
         self.reader = None;
     }
 
-    /// Gives it back, so that the next may load at once.
+    /// Releases the lease, so that the next reader may load at once.
     pub(super) async fn release(mut self) {
-        // Armed until it is done: a caller that is cancelled here still gives it back.
+        // Armed until it is done: a caller that is cancelled here still releases it.
         if let Some(reader) = self.reader.clone() {
             let _ = reader.run(&RELEASE_SCRIPT, &[&self.name], &[self.token.as_bytes()]).await;
             self.disarm();
@@ -64,7 +64,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
     ) -> Outcome {
         let outcome = self.try_fill(names, &lease, value, ttl, tags).await;
         match outcome {
-            // The script gave it back.
+            // The script released it.
             Ok(Outcome::Filled) => lease.disarm(),
             _ => lease.release().await,
         }
@@ -83,7 +83,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
             i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 2).clamp(1, i64::MAX / 2);
         let millis = drawn(longest_ms, self.options.jitter).to_string();
         let set_millis = longest_ms.to_string();
-        // The value's time begins after the set's, by what is left of the lease at most.
+        // The value's time begins after the set's, by the rest of the lease at most.
         let joined_millis = longest_ms
             .saturating_add(i64::try_from(self.options.lease.as_millis()).unwrap_or(0))
             .to_string();
@@ -102,7 +102,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
                 }
             }
         }
-        // Last: from here on every tag reaches the key, and so voids its lease.
+        // This comes last: from here on every tag reaches the key, and so voids its lease.
         let mut keys: Vec<&[u8]> = vec![&names.key, &names.lease];
         keys.extend(beside.iter().flat_map(|tag| [tag.set.as_slice(), &tag.generation]));
         let arguments: [&[u8]; 6] = [
@@ -126,7 +126,7 @@ fn said_yes(answer: &Value) -> Result<bool, Away> {
     }
 }
 
-/// Keys filled together do not all expire together.
+/// Draws a TTL, so that keys filled together do not all expire together.
 fn drawn(longest_ms: i64, jitter: f64) -> i64 {
     #[expect(
         clippy::cast_precision_loss,

@@ -1,4 +1,4 @@
-//! Before the load: the value, or the lease, or the end of one's patience.
+//! Before the load: finds the value or takes the lease, or gives up waiting.
 
 use std::time::Duration;
 
@@ -12,18 +12,17 @@ use super::redis_call::{Away, READ_SCRIPT};
 use super::{Outcome, Reader};
 use crate::cache::side_keys::SEQUENCE;
 
-/// Between two looks at another's lease: from the first to the longest, each jittered down to a
-/// half.
+/// First and longest pause between two looks at another's lease; each is jittered down to a half.
 const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(200)];
 
 pub(super) enum Found<C: ConnectionLike + Clone + Send + Sync + 'static> {
     Value(Vec<u8>, Outcome),
-    /// To load, and to fill. `old` is the value that still is good for a while.
+    /// The caller is to load and fill. `old` is a value that is still valid for a while.
     Lease {
         lease: Box<Lease<C>>,
         old: Option<Vec<u8>>,
     },
-    /// To load, and not to fill.
+    /// The caller is to load, and not to fill.
     Nothing(Outcome),
 }
 
@@ -35,8 +34,8 @@ enum Look<C: ConnectionLike + Clone + Send + Sync + 'static> {
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
     pub(super) async fn find(&self, names: &Names) -> Found<C> {
-        // The shortest way for what is there. An early load needs to know how long it lives, which
-        // the script tells.
+        // The shortest way to a cached value. An early load needs the remaining lifetime, which the
+        // script returns.
         if self.options.stale.is_zero() {
             match self.ask(redis::cmd("GET").arg(&names.key)).await {
                 Ok(Value::BulkString(value)) => return Found::Value(value, Outcome::Hit),
@@ -58,7 +57,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
                 }
                 Ok(Look::Held) => {
                     let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-                    // The last look is at the end.
+                    // The last look is at the deadline.
                     tokio::time::sleep_until((Instant::now() + jittered).min(deadline)).await;
                     pause = (pause * 2).min(longest);
                     (stale, found_as) = (Duration::ZERO, Outcome::Waited);
@@ -68,7 +67,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
     }
 
     async fn look(&self, names: &Names, stale: Duration) -> Result<Look<C>, Away> {
-        // From here on, whatever is in the way: a lease that Redis may have granted is given back.
+        // From here on, a lease that Redis may have granted is released in every case.
         let mut lease = Box::new(Lease::new(self.clone(), names.lease.clone()));
         let (lease_ms, stale_ms) =
             (self.options.lease.as_millis().max(1).to_string(), stale.as_millis().to_string());
@@ -93,7 +92,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
             Some(b"lease") => {
                 lease.since = words.next().ok_or(Away)?;
                 if self.options.cluster {
-                    // In a slot of its own: asked for after the grant and before the load.
+                    // The sequence is in a slot of its own: read it after the grant and before the
+                    // load.
                     lease.since = match self.ask(redis::cmd("GET").arg(SEQUENCE)).await? {
                         Value::BulkString(since) => since,
                         _ => b"0".to_vec(),

@@ -1,4 +1,4 @@
-//! What a read's keys are called, and which of them share a slot of a Redis Cluster.
+//! Names of a read's keys, and which of them share a slot of a Redis Cluster.
 
 use super::Options;
 use crate::cache::side_keys::{Kind, side_key};
@@ -19,8 +19,8 @@ pub(super) struct TagNames {
 }
 
 impl Names {
-    /// `None` where the lease cannot stand beside the key: a cluster's key with a `}` and no hash
-    /// tag.
+    /// Returns `None` if the lease cannot be in the key's slot: for a cluster's key with a `}` and
+    /// no hash tag.
     pub(super) fn of(options: &Options, key: &str) -> Option<Self> {
         let key = [options.key_prefix.as_bytes(), key.as_bytes()].concat();
         let lease = side_key(Kind::Lease, &key);
@@ -29,7 +29,7 @@ impl Names {
 }
 
 impl TagNames {
-    /// `None` where the generation cannot stand beside the set.
+    /// Returns `None` if the generation cannot be in the set's slot.
     pub(super) fn of(options: &Options, tag: &str) -> Option<Self> {
         let set = [options.tag_prefix.as_bytes(), tag.as_bytes()].concat();
         let generation = side_key(Kind::Generation, &set);
@@ -37,7 +37,7 @@ impl TagNames {
             .then_some(Self { set, generation })
     }
 
-    /// Whether one script may touch this tag and that key.
+    /// Returns whether one script may use this tag and that key.
     pub(super) fn is_beside(&self, options: &Options, key: &[u8]) -> bool {
         !options.cluster || hash_tag(&self.set) == hash_tag(key)
     }

@@ -1,25 +1,25 @@
-//! A plan in a cluster, where the keys of a tag are in other slots than its set. Four steps, each
-//! one round trip, the first and the last only where a tag is invalidated, the second only where
-//! tags come in at all:
+//! A plan in a cluster, where a tag's keys are in other slots than its set.
 //!
-//! 1. Each invalidation gets its number from the sequence.
+//! It takes four steps, each one round trip. The first and the last are needed only for tag
+//! invalidations, the second only with tags:
+//!
+//! 1. Each invalidation draws its number from the sequence.
 //! 2. The sets of tags change, in order: a write's key joins its sets, an invalidation detaches its
-//!    set. So a key that is invalidated is in what was detached, and no value is ever set that no
-//!    tag could invalidate.
-//! 3. Leases, deletions and the members of what was detached go; then values come, in order. What
-//!    an invalidation in the plan makes unseen is left out, and a value that comes after it comes
-//!    after its deletion.
-//! 4. The keys that got values join their sets once more: another worker may have detached those
-//!    between the second step and the third, with nothing but the old value to be deleted. What was
-//!    detached is dropped. Of a set that is too big for this, the slow lane deletes the members.
+//!    set. So the key of an invalidated value is always in the detached set. No value is set that
+//!    no tag could invalidate.
+//! 3. Leases, deletions and the members of detached sets are deleted. Then values are set, in
+//!    order. Values that a later invalidation in the plan deletes are left out. A value after an
+//!    invalidation is set after the deletion.
+//! 4. The keys of new values join their sets once more. Another worker may have detached the sets
+//!    before the third step, when the new values did not exist yet. Detached sets are dropped. The
+//!    slow lane deletes the members of a set that is too big for this.
 //!
-//! Behind the third step, and behind the fourth where there is one, stands a seal on each primary
-//! that did something.
+//! A checkpoint is written on each primary that ran commands, after the third step, and after the
+//! fourth if there is one.
 //!
-//! A plan that is cut short by an outage is applied again, whole: what it had detached by then
-//! stands in the tag's record of drains, and its invalidation finds it there. A fenced write that
-//! had set its value by then deletes it: an invalidation that came between the third step and the
-//! fourth would not have found its key.
+//! An outage repeats the whole plan. Sets that were already detached are in the tag's record of
+//! drains, where the repeated invalidation finds them. A fenced write that had set its value
+//! deletes it: an invalidation between the third and the fourth step would not have found its key.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,11 +40,11 @@ use super::tags::{Detached, SLICE};
 use crate::plan::{Command, EffectOutcome, Operation, OperationId, Plan};
 use crate::reason::Reason;
 
-/// Members of detached sets that a plan deletes itself: what is more goes to the slow lane, so that
-/// one plan does not hold up the next.
+/// Maximum number of members of detached sets that a plan deletes itself. The slow lane deletes the
+/// rest, so that one plan does not delay the next.
 const MEMBERS_PER_PLAN: usize = 10_000;
 
-/// A plan on its way.
+/// A plan that is being applied.
 struct Step<'s> {
     cluster: &'s Cluster,
     nodes: &'s Arc<Nodes>,
@@ -53,7 +53,8 @@ struct Step<'s> {
 }
 
 impl Cache {
-    /// See [`Cache::apply`]. Plans take hold one after another, in the order of their first polls.
+    /// See [`Cache::apply`]. Plans take effect one after another, in the order of their first
+    /// polls.
     pub(in crate::cache) async fn apply_in_cluster(
         &self,
         cluster: &Cluster,
@@ -79,8 +80,8 @@ impl Cache {
         self.change_sets_again(step, &detached, &tagged, outcome, &mut unsealed).await
     }
 
-    /// A key whose side keys would be in another slot is deleted and no more: who loads it, and
-    /// what is newer, could not be told.
+    /// Ends operations on keys whose side keys would be in another slot: they are only deleted.
+    /// Neither their loads nor their versions can be tracked.
     fn refuse_homeless(&self, step: &Step<'_>, outcome: &mut Outcome<'_, '_>) {
         for &id in step.plan.deletions().iter().chain(step.plan.in_order()) {
             let Operation { target, command, .. } = *step.plan.operation(id);
@@ -106,7 +107,7 @@ impl Cache {
         }
     }
 
-    /// The sets of tags, and what else may be one.
+    /// Changes the sets of tags, and all keys that may be such a set.
     async fn change_sets(
         &self,
         step: &Step<'_>,
@@ -131,7 +132,7 @@ impl Cache {
             match super::tags::first_number(&answer) {
                 Ok(first) => number = first,
                 Err(error) => {
-                    // Not one of them can be done, and all for the same reason.
+                    // None of them can be done, all for the same reason.
                     for id in invalidations.iter().copied() {
                         outcome.fail(id, error.clone())?;
                     }
@@ -201,8 +202,8 @@ impl Cache {
         Ok(detached)
     }
 
-    /// Everything else, the members of small detached sets first. The writes with tags that were
-    /// sent.
+    /// Changes everything else, the members of small detached sets first. Returns the writes with
+    /// tags that were sent.
     async fn change_keys(
         &self,
         step: &Step<'_>,
@@ -242,8 +243,8 @@ impl Cache {
             match command {
                 Command::InvalidateTag => {}
                 _ if self.is_in_place(target, command) => {}
-                // No value that its tags could not invalidate, and none that could not be kept
-                // right. What is older must not come back.
+                // A value that its tags could not invalidate is not set, nor one without side keys.
+                // The older value must not return.
                 _ if unseen || outcome.has_ended(id) => {
                     let deletion = self.deletion_of_any(&mut commands, plan, id);
                     commands.push(Asked::Quiet(id), deletion);
@@ -272,8 +273,8 @@ impl Cache {
         Ok(tagged)
     }
 
-    /// What got a value is surely in its sets. What was detached and is empty now is dropped; for
-    /// the rest the slow lane is asked.
+    /// Adds keys with new values to their sets once more. Drops detached sets that are empty by
+    /// now, and leaves the others to the slow lane.
     async fn change_sets_again(
         &self,
         step: &Step<'_>,
@@ -314,7 +315,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Deletes the key of an operation, which may be one that cannot have a fence.
+    /// Returns the deletion of an operation's key, which may be one that cannot have a fence.
     fn deletion_of_any(&self, commands: &mut Commands, plan: &Plan<'_>, id: OperationId) -> Cmd {
         let key = plan.operation(id).target.as_bytes();
         if slot::has_side_keys(key) {
@@ -324,7 +325,8 @@ impl Cache {
         }
     }
 
-    /// Whether an operation is on what may itself be the set of a tag: done while the sets change.
+    /// Returns whether an operation's key may itself be the set of a tag. Such an operation runs
+    /// while the sets change.
     fn is_in_place(&self, target: &str, command: Command<'_>) -> bool {
         let tagged = matches!(command, Command::Write(write) if !write.tags.is_empty());
         !tagged && command != Command::InvalidateTag && target.starts_with(&self.tag_prefix)

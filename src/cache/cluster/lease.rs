@@ -1,5 +1,5 @@
-//! Leases in a cluster: the sequence, the key and its tags are in slots of their own, so grant and
-//! fill take steps.
+//! Leases in a cluster. The sequence, the key and its tags are in different slots, so grant and
+//! fill take several steps.
 
 use redis::Value;
 
@@ -15,8 +15,8 @@ use super::Cluster;
 use crate::registry::Expiry;
 
 impl Cache {
-    /// The lease first: what is invalidated after it voids it, what is invalidated before the
-    /// sequence is read is known to the load.
+    /// Grants a lease, and only then reads the sequence. A later invalidation voids the lease; the
+    /// load sees the result of an earlier one.
     pub(in crate::cache) async fn grant_in_cluster(
         &self,
         key: &str,
@@ -45,7 +45,7 @@ impl Cache {
         Ok(Grant::Granted { since })
     }
 
-    /// Cuts another's lease that lasts longer than any: the server's clock was set back.
+    /// Shortens another holder's lease that exceeds the maximum: the server's clock was set back.
     async fn cut_lease(&self, key: &str, ttl_ms: i64) -> Result<(), CommandError> {
         let lease = side_key(Kind::Lease, key.as_bytes());
         let mut left = redis::cmd("PTTL");
@@ -59,9 +59,10 @@ impl Cache {
         Ok(())
     }
 
-    /// In this order: the key joins its tags' sets, and is refused where one was invalidated since
-    /// the grant; the value is set if the lease stands. An invalidation after the first finds the
-    /// key there and voids its lease.
+    /// Fills a key in this order. First the key joins its tags' sets, and is refused if one was
+    /// invalidated since the grant. Then the value is set if the lease is still valid.
+    ///
+    /// An invalidation after the first step finds the key in the set and voids its lease.
     pub(in crate::cache) async fn fill_in_cluster(
         &self,
         cluster: &Cluster,
@@ -111,7 +112,7 @@ impl Cache {
     }
 }
 
-/// A key or tag whose side keys would be in another slot.
+/// Returns the error of a key or tag whose side keys would be in another slot.
 fn homeless() -> CommandError {
     CommandError::Refused("a } in a key or tag without a {…} before it: in a Redis Cluster such a key cannot be kept right".into())
 }

@@ -1,9 +1,22 @@
 //! Redis Cluster: commands go to the node that serves their slot, and follow a slot that moves.
 //!
-//! What keeps the order: a plan is sent once the one before it is done ([`Cluster::in_turn`]).
-//! Within one, the commands of a slot are in one pipeline, in order. Where a node sends one of them
-//! elsewhere, the rest of its slot is done again behind it, one by one: what was done twice leaves
-//! the cache as what was done once. So events never meet a redirection; they wait for it.
+//! The order is kept as follows. A plan is sent once the previous one is done
+//! ([`Cluster::in_turn`]). Within a plan, the commands of a slot are in one pipeline, in order. If
+//! a node redirects one of them, the rest of its slot is repeated after it, one by one. A repeated
+//! command leaves the cache as a single one would. So events never see a redirection; they wait for
+//! it.
+//!
+//! The files, in reading order:
+//!
+//! - `topology`: finds the primaries
+//! - `nodes`: the primaries, their connections, and the owner of each slot
+//! - `apply`: a plan in four steps
+//! - `checkpoint_writes`: checkpoints behind the commands of each primary
+//! - `tags`, `lease`, `tag_maintenance`: what takes one script on a single server and several steps
+//!   here
+//!
+//! The cluster client of redis-rs is not used: it keeps no order among commands of a slot, and
+//! hides which node ran a command. Checkpoints need both.
 
 mod apply;
 mod lease;
@@ -38,34 +51,34 @@ pub(super) use nodes::Nodes;
 pub(super) use seal::Unsealed;
 use topology::Topology;
 
-/// How long one command is sent from node to node, or waits for its slot to have moved. After that
+/// Maximum time for which one command follows redirections or waits for its slot to move. After it,
 /// the cluster counts as down.
 const FOLLOW: Duration = Duration::from_secs(10);
 
-/// Before a command whose keys are on their way is sent again, or one that has been sent elsewhere
-/// before: nodes that disagree about a slot send it to and fro.
+/// Pause before a command is sent again while its keys move, or after a second redirection. Nodes
+/// that disagree about a slot redirect to and fro.
 const MOVING_PAUSE: Duration = Duration::from_millis(20);
 
-/// Slots that are followed at once.
+/// Maximum number of slots that are followed at once.
 const FOLLOWED_AT_ONCE: usize = 64;
 
-/// A cluster that all share.
+/// A cluster that all callers share.
 #[derive(Debug)]
 pub(super) struct Cluster {
     standing: Standing<Topology>,
     turn: Mutex<()>,
 }
 
-/// Where a node sends us.
+/// Where a node redirects a command to.
 #[derive(Debug, PartialEq, Eq)]
 enum Elsewhere {
-    /// The slot is another's.
+    /// Another node serves the slot.
     Moved(Address),
-    /// This once.
+    /// Another node serves this command once.
     Ask(Address),
-    /// Nowhere: some of the keys are here and some have moved on.
+    /// Nowhere: some of the keys are here and some have moved.
     Wait,
-    /// Here, but whole: the script is not known.
+    /// The same node, but with the script's source: the script is not known.
     Script,
 }
 
@@ -82,32 +95,32 @@ impl Cluster {
         self.standing.probe().await
     }
 
-    /// Other connections, to primaries that need not take writes.
+    /// Opens other connections, to primaries that need not take writes.
     pub(super) async fn connect_apart(&self) -> Result<Arc<Nodes>, Outage> {
         self.standing.connect().connect().await
     }
 
-    /// Takes for known that the cluster cannot be worked with, so that nothing more is sent before
-    /// the next probe.
+    /// Gives the connections up, so that nothing more is sent before the next probe.
     pub(super) fn give_up(&self, outage: &Outage) {
         if let Ok(nodes) = self.standing.live() {
             self.standing.give_up(&nodes, outage);
         }
     }
 
-    /// The right to send a plan, or whatever is sealed. In the order of the first polls.
+    /// Waits for the right to send a plan or other commands with checkpoints. It is granted in the
+    /// order of the first polls.
     async fn in_turn(&self) -> Result<(Arc<Nodes>, MutexGuard<'_, ()>), Outage> {
         let nodes = self.standing.live()?;
-        // Unconstrained: a task that has used up its budget must not be kept from queueing, or what
-        // comes after would go first.
+        // Unconstrained: a task without budget left must still queue, or later plans would overtake
+        // this one.
         let turn = tokio::task::unconstrained(self.turn.lock()).await;
-        // What the plan before met is this one's too: it must not take hold before that one is
-        // applied again.
+        // An outage of the previous plan is one of this plan too: it must not take effect before
+        // that one is applied again.
         nodes.given_up().map_or(Ok(()), |outage| Err(outage.clone()))?;
         Ok((nodes, turn))
     }
 
-    /// One command by itself.
+    /// Runs one command by itself.
     pub(super) async fn call(&self, name: &str, command: &Cmd) -> Result<Value, CommandError> {
         let nodes = self.standing.live()?;
         let answer = match self.follow(&nodes, slot::of_command(command), command).await {
@@ -120,16 +133,18 @@ impl Cluster {
         answer
     }
 
-    /// As [`run`](Self::run), outside any plan.
+    /// Runs commands as [`run`](Self::run) does, outside any plan.
     async fn run_standing(&self, commands: &[Cmd]) -> Result<Vec<Value>, Outage> {
         let nodes = self.standing.live()?;
         self.run(&nodes, &commands.iter().collect::<Vec<_>>(), None, &mut Unsealed::default()).await
     }
 
-    /// Sends commands, those of a slot in order, and awaits their answers, errors of single
-    /// commands among them. Any outage is one of the whole cluster. With `seals` (the turn must be
-    /// ours), all that was done is sealed, what is `unsealed` from before included; without,
-    /// servers that did something are added there.
+    /// Sends commands, those of a slot in order, and awaits their answers, which include errors of
+    /// single commands. An outage of one node is one of the whole cluster.
+    ///
+    /// With `checkpoints` the caller must have the turn. Then a checkpoint is written behind all
+    /// commands, and behind those of `unconfirmed` nodes. Without, nodes that ran a command are
+    /// added to `unconfirmed`.
     async fn run(
         &self,
         nodes: &Nodes,
@@ -185,7 +200,8 @@ impl Cluster {
         Ok(answers)
     }
 
-    /// Sends commands that were sent elsewhere there, and again what came after one in its slot.
+    /// Sends redirected commands to their new nodes, and repeats the commands after them in the
+    /// same slot.
     async fn follow_all(
         &self,
         nodes: &Nodes,
@@ -217,7 +233,7 @@ impl Cluster {
         for (place, (answer, node)) in followed.into_iter().flatten() {
             unsealed.add(&node);
             answers[place] = match (&answers[place], answer) {
-                // Done twice: what counts is what was there the first time.
+                // The command ran twice: the existence at the first time counts.
                 (Value::Int(first), Value::Int(again)) => Value::Int(again.max(*first)),
                 (_, answer) => answer,
             };
@@ -225,7 +241,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Sends a command wherever it is told to; who did it.
+    /// Sends a command, follows its redirections, and returns the answer with the node that ran it.
     async fn follow(
         &self,
         nodes: &Nodes,
@@ -275,7 +291,7 @@ impl Cluster {
         }
     }
 
-    /// The node at an address, connected to if it is new.
+    /// Returns the node at an address, and connects if it is new.
     async fn node(&self, nodes: &Nodes, address: &Address) -> Result<Arc<Node>, Outage> {
         match nodes.at(address) {
             Some(node) => Ok(node),
@@ -284,14 +300,14 @@ impl Cluster {
     }
 }
 
-/// What goes to one node in one go.
+/// Commands for one node in one pipeline.
 struct NodeBatch {
     node: Arc<Node>,
     pipeline: Pipeline,
     bytes: usize,
-    /// Of its commands.
+    /// Places of its commands in the list of all commands.
     places: Vec<usize>,
-    /// What stands behind them.
+    /// Checkpoint write behind the commands.
     seal: Option<Seal>,
 }
 
@@ -342,7 +358,7 @@ fn elsewhere(answer: &Value) -> Option<Elsewhere> {
     }
 }
 
-/// `slot host:port`
+/// Reads `slot host:port`.
 fn address(error: &ServerError) -> Option<Address> {
     let (_, endpoint) = error.details()?.split_once(' ')?;
     let (host, port) = endpoint.trim().rsplit_once(':')?;

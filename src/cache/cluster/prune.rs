@@ -1,10 +1,10 @@
-//! Upkeep of tags' sets in a cluster, where asking for a key and taking it out of a set are two
-//! steps: between them the key may be set.
+//! Tag maintenance in a cluster. Checking a key and removing it from a set are two steps here, and
+//! the key may be set between them.
 //!
-//! So the second look at what was set aside ([`asides`](super::super::asides)) is needed here even
-//! where every key joins its tag's set in one step with its value. By then a reader's fill has its
-//! lease or will be refused; a plan's write is long set, and its key joins the set once more behind
-//! it.
+//! So the second look at members set aside ([`aside`](super::super::aside)) is needed even where a
+//! key joins its tag's set in one step with its value. By the second look, a reader's fill still
+//! has its lease or will be refused. A plan's write is long done, and its key joins the set once
+//! more afterwards.
 
 use redis::{Cmd, Value};
 
@@ -20,11 +20,11 @@ use super::Cluster;
 use super::nodes::Node;
 use super::tags::slice;
 
-/// A scan's place: the primary in the upper bits, its own cursor in the lower ones.
+/// Bits of a scan position that hold the server's own cursor. The upper bits hold the primary.
 pub(in crate::cache) const CURSOR_BITS: u32 = 52;
 
 impl Cache {
-    /// See [`Cache::tag_sets`]: one primary after the other.
+    /// See [`Cache::tag_sets`]. Scans one primary after another.
     pub(in crate::cache) async fn tag_sets_in_cluster(
         &self,
         cluster: &Cluster,
@@ -64,7 +64,7 @@ impl Cache {
         Ok(node.socket.send(&pipeline).await?.pop().unwrap_or(Value::Nil))
     }
 
-    /// See [`Cache::prune_slice`]. What is gone is set aside.
+    /// See [`Cache::prune_slice`]. Dead members are set aside.
     pub(in crate::cache) async fn prune_slice_in_cluster(
         &self,
         cluster: &Cluster,
@@ -88,8 +88,7 @@ impl Cache {
         Ok(Pruned { next, looked, gone: gone.len() as u64 })
     }
 
-    /// Looks for the second time at some of what was set aside of a tag's set; whether there may be
-    /// more.
+    /// Takes the second look at some members that are set aside. Returns whether more may be due.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -117,7 +116,8 @@ impl Cache {
         Ok(true)
     }
 
-    /// Members whose keys or leases are there, or that we may not ask about; and the others.
+    /// Splits members into those to keep and those that are gone. A member stays if its key or
+    /// lease exists, or if we may not ask.
     async fn there_and_gone(
         &self,
         cluster: &Cluster,
@@ -150,7 +150,7 @@ impl Cache {
     }
 }
 
-/// One order for all looks, whatever else is met on the way.
+/// Returns a sort key that keeps the order of primaries the same in all looks.
 fn order(address: &Address) -> (String, u16) {
     (address.host.clone(), address.port)
 }

@@ -1,11 +1,12 @@
-//! Seals in a cluster: behind what each primary did of a batch stands a mark that lies there, or it
-//! is not known to last.
+//! Checkpoint writes in a cluster: behind the commands of a batch on each primary, a checkpoint of
+//! that primary is written. Without it, the commands are not known to last.
 //!
-//! Whoever seals holds the turn, so at any time one seal at most of each mark is on its way: where
-//! a slot has moved, its mark was not touched for certain, and another of the same primary's takes
-//! its place. A mark that follows its slot is compared where it is: so a primary that takes over
-//! what another had, with less than it had confirmed, is found out by the first batch that is sent
-//! on to it.
+//! The writer has the turn, so at most one write of each checkpoint is in flight. If a slot has
+//! moved, its checkpoint was certainly not touched, and another one of the same primary replaces
+//! it.
+//!
+//! A checkpoint that follows its slot is compared in its new place. So the first batch that is
+//! redirected to a primary with fewer writes than its predecessor confirmed finds that loss.
 
 use std::sync::Arc;
 
@@ -20,11 +21,11 @@ use super::super::script::{self, Sent};
 use super::nodes::{Node, Nodes};
 use super::{Cluster, Elsewhere, NodeBatch, elsewhere};
 
-/// Servers that did something that nothing stands behind yet.
+/// Nodes that ran commands with no checkpoint write behind them yet.
 #[derive(Debug, Default)]
 pub(in crate::cache) struct Unsealed {
     nodes: Vec<Arc<Node>>,
-    /// Marks whose slots are served by others, as seals were told.
+    /// Checkpoints whose slots are served by other nodes, as redirections of their writes showed.
     moved: Vec<(usize, Address)>,
 }
 
@@ -36,7 +37,7 @@ impl Unsealed {
     }
 }
 
-/// Puts a seal behind the last commands of each server, and on those that did something before.
+/// Adds a checkpoint write behind the last commands of each node, and on the nodes of `before`.
 pub(super) fn seal_batches(
     cache: &Cache,
     nodes: &Nodes,
@@ -68,7 +69,7 @@ pub(super) fn seal_batches(
     batches.retain(|batch| !batch.pipeline.is_empty());
 }
 
-/// A mark that lies on that server, as far as is known.
+/// Returns a checkpoint that is on that node, as far as is known.
 fn mark_at(cache: &Cache, nodes: &Nodes, node: &Arc<Node>, but: &[usize]) -> Option<usize> {
     nodes.read(|all, owners| {
         let is_here = |mark: usize| {
@@ -80,7 +81,7 @@ fn mark_at(cache: &Cache, nodes: &Nodes, node: &Arc<Node>, but: &[usize]) -> Opt
 }
 
 impl Cluster {
-    /// Sends commands by themselves, and seals what they did.
+    /// Runs commands outside a plan, with checkpoint writes behind them.
     pub(in crate::cache) async fn run_sealed(
         &self,
         cache: &Cache,
@@ -96,7 +97,7 @@ impl Cluster {
         .await
     }
 
-    /// Moves every mark on by a seal.
+    /// Advances every checkpoint by one write.
     pub(in crate::cache) async fn seal_all(&self, cache: &Cache) -> Result<(), Outage> {
         let (nodes, _turn) = self.in_turn().await?;
         let (seals, commands): (Vec<Seal>, Vec<Cmd>) = (0..cache.marks.len())
@@ -112,8 +113,8 @@ impl Cluster {
         sealed.inspect_err(|outage| self.standing.give_up(&nodes, outage))
     }
 
-    /// Asks marks; the commands are made once no other seal is on its way. Also who serves each of
-    /// so many hashes.
+    /// Asks checkpoints. The commands are made once no checkpoint write is in flight. Also returns
+    /// the node that serves each of `count` hashes.
     pub(in crate::cache) async fn ask_marks(
         &self,
         count: usize,
@@ -130,8 +131,8 @@ impl Cluster {
         ))
     }
 
-    /// Returns what each server that is connected to says of itself, those that serve no slot any
-    /// more among them. One that does not answer says nothing.
+    /// Returns the `INFO` of each connected node, even of those that no longer serve a slot. A node
+    /// that does not answer is left out.
     pub(in crate::cache) async fn infos(&self) -> Vec<Value> {
         let Ok(nodes) = self.standing.live() else { return Vec::new() };
         let nodes = nodes.read(|nodes, _| nodes.to_vec());
@@ -143,7 +144,7 @@ impl Cluster {
         join_all(nodes.into_iter().map(ask)).await.into_iter().flatten().collect()
     }
 
-    /// What the seal behind a server's commands came to.
+    /// Notes the answer to the checkpoint write behind a node's commands.
     pub(super) fn note_seal(
         cache: &Cache,
         unsealed: &mut Unsealed,
@@ -166,9 +167,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Seals what servers did whose seals were sent elsewhere, or that were not expected to do
-    /// anything. Where all marks of a server turn out to have left it, another may have taken its
-    /// place, with less than it did: that part of the batch is to be applied again.
+    /// Writes checkpoints for nodes whose write was redirected, or that ran commands unexpectedly.
+    ///
+    /// If all checkpoints of a node turn out to have left it, another node may have replaced it
+    /// with fewer writes. Then that part of the batch is to be applied again.
     pub(super) async fn seal_rest(
         &self,
         cache: &Cache,
@@ -207,7 +209,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Notes who serves marks now.
+    /// Notes the nodes that serve checkpoints now.
     async fn move_marks(&self, nodes: &Nodes, unsealed: &mut Unsealed) -> Result<(), Outage> {
         for (mark, to) in std::mem::take(&mut unsealed.moved) {
             nodes.move_slot(marks::slot_of(mark), &self.node(nodes, &to).await?);

@@ -1,5 +1,5 @@
-//! Finds a cluster's primaries: asks whichever node answers, believes the one that has seen the
-//! latest failover, and connects to all.
+//! Finds a cluster's primaries: asks any node that answers, trusts the one that knows the latest
+//! failover, and connects to all primaries.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,37 +21,37 @@ use super::super::standing::Connect;
 use super::nodes::{Node, Nodes};
 use crate::config::{RedisConfig, TlsConfig};
 
-/// Once one node has said what it knows, how long the others are waited for: one of them may have
-/// seen a later failover.
+/// Maximum time to wait for other nodes after the first answer. One of them may know a later
+/// failover.
 const OTHERS_WAIT: Duration = Duration::from_millis(250);
 
-/// Nodes that are remembered, beside those of `UNSTALE_REDIS_URL`.
+/// Maximum number of remembered nodes, beside those of `UNSTALE_REDIS_URL`.
 const MOST_KNOWN: usize = 64;
 
-/// No node.
+/// Marks a slot without an owner.
 const NOBODY: u16 = u16::MAX;
 
-/// How nodes are connected to.
+/// Settings and addresses for finding nodes.
 #[derive(Debug)]
 pub(in crate::cache) struct Topology {
     seeds: Vec<Address>,
-    /// Those that were announced last, replicas among them: the seeds may all be gone one day.
+    /// Nodes of the last answer, replicas included: all seeds may be gone one day.
     known: Mutex<Vec<Address>>,
-    /// Everything but the address.
+    /// Template of the nodes' URLs: everything except the address.
     url: Url,
     tls: TlsConfig,
     queue: String,
 }
 
-/// What a node says.
+/// Answer of a node.
 #[derive(Debug, Default)]
 struct View {
-    /// Of the latest failover or move that it has heard of.
+    /// Number of the latest failover or move that the node knows.
     epoch: u64,
     ranges: Vec<Range>,
 }
 
-/// Slots that follow each other, ends included, with their primary and its replicas.
+/// Consecutive slots, ends included, with their primary and its replicas.
 #[derive(Debug, PartialEq, Eq)]
 struct Range {
     first: u16,
@@ -98,7 +98,7 @@ impl Topology {
         socket::client(&url, &self.tls).map_err(|error| Outage::new(error.to_string()))
     }
 
-    /// What the node that knows most says, of those that answer in time.
+    /// Returns the answer of the node with the latest knowledge, among those that answer in time.
     async fn view(&self) -> Result<View, Outage> {
         let mut addresses = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         addresses.extend(
@@ -196,7 +196,7 @@ impl Connect for Topology {
         Ok(Arc::new(Nodes::new(try_join_all(connecting).await?, owners)))
     }
 
-    /// Every primary must take writes: events reach them all.
+    /// Checks that every primary takes writes: events reach them all.
     async fn check(&self, live: &Nodes) -> Result<(), Outage> {
         let nodes = live.read(|nodes, _| nodes.to_vec());
         let check = |node: Arc<Node>| async move {
@@ -214,7 +214,7 @@ impl Connect for Topology {
     }
 }
 
-/// `cluster_current_epoch` of `CLUSTER INFO`.
+/// Reads `cluster_current_epoch` of `CLUSTER INFO`.
 fn epoch(info: &Value) -> Option<u64> {
     let info = match info {
         Value::VerbatimString { text, .. } => text,
@@ -223,8 +223,8 @@ fn epoch(info: &Value) -> Option<u64> {
     info.lines().find_map(|line| line.strip_prefix("cluster_current_epoch:"))?.trim().parse().ok()
 }
 
-/// An entry of `CLUSTER SLOTS`: first, last, then nodes as host, port, and more. A node that does
-/// not know its own host leaves it empty.
+/// Reads an entry of `CLUSTER SLOTS`: first, last, then nodes as host, port, and more. A node that
+/// does not know its own host leaves it empty.
 fn range(entry: &Value, asked: &Address) -> Option<Range> {
     let Value::Array(parts) = entry else { return None };
     let [Value::Int(first), Value::Int(last), nodes @ ..] = parts.as_slice() else { return None };

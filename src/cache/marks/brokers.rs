@@ -1,23 +1,23 @@
-//! Whose history the marks speak of: workers of two brokers that share a Redis and the name of
-//! their queue would heal for each other, by the wrong history.
+//! The broker whose history the checkpoints refer to. Workers of two brokers may share a Redis and
+//! a queue name by mistake; they would heal for each other with the wrong history.
 
 use super::super::Cache;
 use super::super::failure::CommandError;
 use super::{FRESH, Marks, millis};
 
-/// The field of the broker that the marks are of.
+/// Field of the broker that the checkpoints refer to.
 const BROKER: &str = "broker";
 
 /// Prefix of the field of a worker's broker.
 const BROKER_OF: &str = "broker:";
 
 impl Marks {
-    /// Returns the broker of the worker that began last, if any has said so.
+    /// Returns the broker of the worker that started last, if any has stored it.
     pub fn broker(&self) -> Option<&str> {
         self.values(BROKER).next()
     }
 
-    /// Returns the workers that name another broker than that one, with what they name.
+    /// Returns the workers of other brokers than that one, each with its broker.
     pub fn of_other_brokers<'m>(&'m self, but: &str, broker: &str) -> Vec<(&'m str, &'m str)> {
         let fields = self.hashes.iter().flat_map(|hash| &hash.fields);
         let mut others: Vec<_> = fields
@@ -29,7 +29,7 @@ impl Marks {
         others
     }
 
-    /// Returns whether that worker has said within 10 s that it lives.
+    /// Returns whether that worker has advanced its checkpoint within 10 s.
     pub fn lives(&self, worker: &str) -> bool {
         self.hashes.iter().any(|hash| {
             hash.marks().any(|mark| {
@@ -38,7 +38,7 @@ impl Marks {
         })
     }
 
-    /// Returns whether all marks hold that this worker is of that broker.
+    /// Returns whether all hashes name that broker as this worker's.
     pub fn names_broker(&self, worker: &str, broker: &str) -> bool {
         let field = [BROKER_OF, worker].concat();
         self.hashes
@@ -48,7 +48,7 @@ impl Marks {
 }
 
 impl Cache {
-    /// Says of which broker this worker is.
+    /// Stores the broker of this worker.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -56,7 +56,7 @@ impl Cache {
         self.set_broker(&[BROKER_OF, self.id()].concat(), broker).await
     }
 
-    /// Says of which broker the marks are.
+    /// Stores the broker that the checkpoints refer to.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -64,7 +64,7 @@ impl Cache {
         self.set_broker(BROKER, broker).await
     }
 
-    /// Takes back what [`name_broker`](Self::name_broker) said.
+    /// Removes the field of [`name_broker`](Self::name_broker).
     ///
     /// # Errors
     /// An outage, or Redis refuses.

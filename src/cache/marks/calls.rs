@@ -1,4 +1,4 @@
-//! What workers and commands say to the marks, and learn from them.
+//! Calls with which workers and commands enter, advance, read and leave checkpoints.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::PoisonError;
@@ -19,10 +19,10 @@ use super::{
     DEAD_KEPT, Entered, FRESH, HEAL_LOCK, Hash, LowWatermark, Marks, Tick, read_answer, unexpected,
 };
 
-/// A script's word: another server than the one that answers wrote the marks last.
+/// Answer of a script if another server wrote the checkpoints last.
 const REPLACED: i64 = 3;
 
-/// Answers of the hashes to a worker that takes up its marks.
+/// Answers of the hashes to a worker that enters its checkpoints.
 struct Entering {
     answers: Vec<(i64, Marks)>,
     homes: Vec<Address>,
@@ -30,23 +30,24 @@ struct Entering {
 }
 
 impl Cache {
-    /// What this process is known by among workers and marks: other than any other process.
+    /// Returns the id of this process among workers and checkpoints, unique among processes.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Returns whether a heal after a loss is ours.
+    /// Returns whether this process has the turn to heal after a loss.
     pub fn heals(&self) -> bool {
         self.chain.heals()
     }
 
-    /// What is to stand behind commands that are sent now. It must leave before any other seal
-    /// does: nothing may be awaited before its pipeline is sent.
+    /// Makes the checkpoint write behind commands that are sent now. It must be sent before any
+    /// other one: the caller must not await anything until then.
     pub(in crate::cache) fn seal(&self, sent: &mut Sent) -> Option<(Seal, Cmd)> {
         self.seal_with(0, sent)
     }
 
-    /// As [`seal`](Self::seal), by one of several marks.
+    /// Makes a write as [`checkpoint_write`](Self::checkpoint_write) does, of one of several
+    /// checkpoints.
     pub(in crate::cache) fn seal_with(&self, mark: usize, sent: &mut Sent) -> Option<(Seal, Cmd)> {
         let Draft { seal, expected, low_ms } = self.chain.change(|state| state.draft(mark))?;
         let script = if seal.mode == Mode::Healer { &HEAL_SEAL } else { &MARK_SEAL };
@@ -59,8 +60,8 @@ impl Cache {
         Some((seal, command))
     }
 
-    /// What `begin` sends leaves in one go, with the seal that it makes, before what anybody else
-    /// sends with a seal.
+    /// Sends what `begin` makes, with its checkpoint write, in one go. No other checkpoint write is
+    /// sent in between.
     pub(in crate::cache) async fn in_order<F: Future>(
         &self,
         begin: impl FnOnce() -> F,
@@ -68,7 +69,7 @@ impl Cache {
         let (sending, begun) = {
             let _order = self.chain.order.lock().unwrap_or_else(PoisonError::into_inner);
             let mut sending = Box::pin(begin());
-            // Polled once, it is on its way. Whoever awaits it polls it again at once.
+            // The first poll sends it. The caller that awaits it polls it again at once.
             let begun = sending.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             (sending, begun)
         };
@@ -78,7 +79,8 @@ impl Cache {
         }
     }
 
-    /// One command by itself, outside any batch, whose effect is not to be lost unnoticed.
+    /// Runs one command outside any batch, with a checkpoint write behind it, so that a loss of its
+    /// effect is noticed.
     pub(in crate::cache) async fn call_sealed(
         &self,
         name: &str,
@@ -118,7 +120,7 @@ impl Cache {
         answer
     }
 
-    /// A seal behind what was sent without one.
+    /// Writes a checkpoint behind commands that were sent without one.
     pub(in crate::cache) async fn seal_alone(&self) -> Result<(), Outage> {
         match self.call_sealed("TIME", redis::cmd("TIME")).await {
             Err(CommandError::Outage(outage)) => Err(outage),
@@ -126,7 +128,8 @@ impl Cache {
         }
     }
 
-    /// What a seal's answer means for what stood before it.
+    /// Notes the answer to a checkpoint write. Fails if the commands before it are not known to
+    /// last.
     pub(in crate::cache) fn sealed(&self, seal: Seal, answer: &Value) -> Result<(), Outage> {
         match answer {
             Value::Int(1) => {
@@ -143,10 +146,10 @@ impl Cache {
         }
     }
 
-    /// Finds out whether the checkpoint is as it must be, right now.
+    /// Checks that the checkpoint is intact at this moment.
     ///
     /// # Errors
-    /// An outage; the checkpoint is broken, which is nobody's fault that is known.
+    /// An outage, or the checkpoint is broken. Then no batch is known to be the cause.
     pub async fn confirm_checkpoint(&self) -> Result<(), Outage> {
         if !self.chain.seals() {
             return Ok(());
@@ -154,9 +157,8 @@ impl Cache {
         self.seal_alone().await.map_err(|outage| outage.for_others())
     }
 
-    /// Takes up this worker's marks, or takes them up again after an outage, unless Redis went back
-    /// meanwhile, or was replaced. From then on batches are sealed. `low`: the earliest arrival of
-    /// anything that is not applied yet.
+    /// Enters this worker's checkpoints, for the first time or after an outage, unless Redis lost
+    /// writes or was replaced. Later batches write checkpoints.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -196,8 +198,8 @@ impl Cache {
         Ok(if good && doubt.is_none() { Entered::Good(marks) } else { Entered::ToHeal(marks) })
     }
 
-    /// One call for each hash. `moved`: identities of servers that wrote marks which other servers
-    /// have now, and that serve on.
+    /// Sends one call for each hash. `moved` are identities of servers that wrote checkpoints which
+    /// other servers have now, and that still serve.
     async fn ask_to_enter(
         &self,
         low: LowWatermark,
@@ -239,7 +241,7 @@ impl Cache {
         Ok(Entering { answers, homes, numbers })
     }
 
-    /// Moves this worker's marks on.
+    /// Advances this worker's checkpoints.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -295,9 +297,9 @@ impl Cache {
         Ok(Tick::Good(Marks::together(answers.into_iter().map(|(_, marks)| marks))))
     }
 
-    /// Returns the identities of the servers that wrote marks which others have now, where all of
-    /// them serve on: then slots have moved. `None` where one does not, and so was restarted, or is
-    /// followed by a replica.
+    /// Returns the identities of the servers that wrote checkpoints which others have now, if all
+    /// of them still serve: then slots have moved. `None` means that one was restarted, or replaced
+    /// by a replica.
     async fn moved_slots(&self, answers: &[(i64, Marks)]) -> Option<Vec<String>> {
         let Redis::Cluster(cluster) = &self.redis else { return None };
         let answering = answers
@@ -309,7 +311,7 @@ impl Cache {
         if moved.is_some() {
             return moved;
         }
-        // A primary that all marks have left may serve on.
+        // A primary that all checkpoints have left may still serve.
         let all: HashSet<String> = cluster
             .infos()
             .await
@@ -320,7 +322,7 @@ impl Cache {
         moved_slots(answers, &all)
     }
 
-    /// Slots have moved: their marks are at home where they are now.
+    /// Notes the servers that have checkpoints of moved slots now.
     async fn note_new_homes(&self, answers: &[(i64, Marks)]) -> Result<(), CommandError> {
         let moved = answers.iter().zip(&self.marks).filter(|((word, _), _)| *word == REPLACED);
         let commands = moved.filter_map(|((_, marks), name)| {
@@ -331,9 +333,9 @@ impl Cache {
         self.ask_all(|_| commands).await.map(drop)
     }
 
-    /// Takes this worker's field out of the marks, as the last thing that it does. `low` covers
-    /// what it has let go of; `is_all_settled`: there is nothing of that, but what waits in the
-    /// queue.
+    /// Removes this worker's field from the checkpoints, as its last action. `low` covers the
+    /// events that it let go of. `is_all_settled` means that none of them is left, except those
+    /// that wait in the queue.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -361,8 +363,8 @@ impl Cache {
         .map(drop)
     }
 
-    /// Takes over what these fields cover, of workers that are [`gone`](Marks::gone): our own must
-    /// cover it already.
+    /// Takes over what these fields of workers that are [`gone`](Checkpoints::gone) cover. Our own
+    /// field must cover it already.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -375,8 +377,8 @@ impl Cache {
         self.ask_all(|_| (0..self.marks.len()).map(take_over).collect()).await.map(drop)
     }
 
-    /// Says how far back lies what a command of a person's is applying: a Redis that goes back
-    /// meanwhile, or for an hour after, is healed from there.
+    /// Stores the low watermark of an operator's command. If Redis loses writes during the command
+    /// or within an hour after it, the heal begins there.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -394,7 +396,7 @@ impl Cache {
         self.ask_all(|_| (0..self.marks.len()).map(hold).collect()).await.map(drop)
     }
 
-    /// Takes back what [`hold_mark`](Self::hold_mark) said.
+    /// Removes the field of [`hold_checkpoint`](Self::hold_checkpoint).
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -411,7 +413,7 @@ impl Cache {
         .map(drop)
     }
 
-    /// What all marks say. Changes nothing.
+    /// Returns all checkpoints. Changes nothing.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -429,14 +431,15 @@ impl Cache {
         ))
     }
 
-    /// A script's call on one of the hashes.
+    /// Returns a script's call on one of the hashes.
     pub(super) fn mark_call(&self, script: &Script, place: usize) -> Cmd {
         let mut sent =
             if matches!(self.redis, Redis::Cluster(_)) { Sent::all() } else { Sent::default() };
         script.call(&mut sent, [self.marks[place].as_bytes()].into_iter())
     }
 
-    /// Asks marks by scripts; in a cluster also who serves each of the hashes.
+    /// Asks checkpoints by scripts. In a cluster, also returns the node that serves each of the
+    /// hashes.
     pub(super) async fn ask_marks(
         &self,
         ask: impl FnOnce(&mut State) -> Vec<Cmd>,
@@ -445,8 +448,8 @@ impl Cache {
         Ok((answers.iter().map(read_answer).collect::<Result<_, _>>()?, homes))
     }
 
-    /// As [`ask_marks`](Self::ask_marks), by any commands. The numbers in them are drawn, and they
-    /// are sent, while no other seal is on its way.
+    /// Asks checkpoints as [`ask_checkpoints`](Self::ask_checkpoints) does, by any commands. Their
+    /// numbers are drawn, and they are sent, while no checkpoint write is in flight.
     pub(super) async fn ask_all(
         &self,
         ask: impl FnOnce(&mut State) -> Vec<Cmd>,
@@ -475,8 +478,8 @@ impl Cache {
     }
 }
 
-/// Returns the identities of the servers that wrote marks which others have now, where all of them
-/// are among `serving`.
+/// Returns the identities of the servers that wrote checkpoints which others have now, if all of
+/// them are among `serving`.
 fn moved_slots(answers: &[(i64, Marks)], serving: &HashSet<String>) -> Option<Vec<String>> {
     let replaced =
         answers.iter().filter(|(word, _)| *word == REPLACED).flat_map(|(_, marks)| &marks.hashes);
@@ -487,7 +490,7 @@ fn moved_slots(answers: &[(i64, Marks)], serving: &HashSet<String>) -> Option<Ve
         .then(|| writers.into_iter().map(str::to_owned).collect())
 }
 
-/// Reads the identity of a primary, as `lua/mark.lua` does. One that was demoted keeps its
+/// Reads the identity of a primary, as `lua/checkpoint.lua` does. A demoted one keeps its
 /// replication id for a moment.
 fn identity(info: &str) -> Option<String> {
     let value =
@@ -499,7 +502,7 @@ fn identity(info: &str) -> Option<String> {
     Some(format!("{}:{}", run?, replication?))
 }
 
-/// As an argument of a script: nothing where it is not known.
+/// Returns the offset as an argument of a script: empty if it is not known.
 fn offset(low: LowWatermark) -> String {
     low.offset.map_or_else(String::new, |offset| offset.to_string())
 }

@@ -1,6 +1,8 @@
-//! What the marks hold of the broker: what queues and history held when the last worker ended, by
-//! which the first one to come finds out whether events were lost meanwhile; and when the history
-//! was declared anew.
+//! Counts of the broker: what queues and history held when the last worker ended, and when the
+//! history was declared anew.
+//!
+//! The next worker to start compares the count, and so finds out whether events were lost in
+//! between.
 
 use redis::Value;
 use serde::{Deserialize, Serialize};
@@ -10,36 +12,36 @@ use super::super::script::MARK_CENSUS;
 use super::super::{Cache, lifetime};
 use super::{FRESH, Marks};
 
-/// The field that holds it.
+/// Field of the count.
 const CENSUS: &str = "census";
 
-/// The field that holds when the history was declared anew, in milliseconds since the Unix epoch.
+/// Field of the time when the history was declared anew, in milliseconds since the Unix epoch.
 const HISTORY_BORN: &str = "history_born";
 
-/// Prefix of the field of a worker that consumes nothing any more.
+/// Prefix of the field of a worker that has stopped consuming.
 const ENDED: &str = "ended:";
 
-/// A count of the broker's.
+/// A count of the broker's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastCount {
     /// Offsets of the history less messages in queues.
     pub surplus: i64,
-    /// The offset behind the history.
+    /// Offset behind the last event of the history.
     pub end: u64,
 }
 
 impl Marks {
-    /// Returns what the last worker counted that ended, if no worker has compared it yet.
+    /// Returns the count of the last worker that ended, if no worker has compared it yet.
     pub fn last_count(&self) -> Option<LastCount> {
         self.values(CENSUS).find_map(|text| serde_json::from_str(text).ok())
     }
 
-    /// Returns when the history was declared anew; 0 where nobody says so.
+    /// Returns when the history was declared anew; 0 if that is not known.
     pub fn history_born_ms(&self) -> u64 {
         self.values(HISTORY_BORN).filter_map(|born| born.parse().ok()).max().unwrap_or(0)
     }
 
-    /// Returns whether a worker other than that one lives and consumes.
+    /// Returns whether a worker other than `but` lives and consumes.
     pub fn others_consume(&self, but: &str) -> bool {
         self.hashes.iter().any(|hash| {
             let has_ended = |worker: &str| {
@@ -55,8 +57,8 @@ impl Marks {
 }
 
 impl Cache {
-    /// Says that this worker consumes nothing any more. Of workers that end together, the last one
-    /// to say so counts.
+    /// Notes that this worker has stopped consuming. If several workers end together, the last one
+    /// counts the messages.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -69,7 +71,7 @@ impl Cache {
         .map(drop)
     }
 
-    /// Leaves a count for the next worker, unless another one lives.
+    /// Stores a count for the next worker, unless another one lives.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -89,7 +91,7 @@ impl Cache {
         }
     }
 
-    /// Has the marks hold when the history was declared anew.
+    /// Stores the time when the history was declared anew.
     ///
     /// # Errors
     /// An outage, or Redis refuses.

@@ -1,5 +1,4 @@
-//! Where this process stands among the marks: which numbers it has sent, and which it knows to be
-//! there.
+//! The checkpoints of this process: the numbers that it has sent, and those that Redis confirmed.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,62 +6,62 @@ use std::sync::{Mutex, PoisonError};
 use super::super::address::Address;
 use super::LowWatermark;
 
-/// What this process knows of its marks.
+/// Knowledge of this process about its checkpoints.
 #[derive(Debug)]
 pub(in crate::cache) struct Chain {
     state: Mutex<State>,
-    /// Held while a seal is made and sent with what it stands behind.
+    /// Lock that is held while a checkpoint write is made and sent with its batch.
     pub(super) order: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) mode: Mode,
-    /// As in the last tick, for the seals until the next.
+    /// Low watermark of the last tick, which the writes until the next one repeat.
     pub(super) low: LowWatermark,
-    /// One a hash.
+    /// One for each hash.
     pub(super) marks: Vec<Mark>,
-    /// Primaries of a cluster that did something while none of the marks lay there.
+    /// Primaries of a cluster that ran commands while they had no checkpoint.
     pub(super) uncovered: Vec<Address>,
 }
 
 /// Our field of one hash.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Mark {
-    /// The number sent last.
+    /// Number sent last.
     pub(super) sent: u64,
-    /// The number confirmed last, and the server's clock when it last said the time; nothing before
-    /// the first.
+    /// Number confirmed last, and the server's clock when it last sent its time; `None` before the
+    /// first.
     pub(super) confirmed: Option<(u64, u64)>,
-    /// The number sent last for the lock.
+    /// Number sent last for the lock.
     pub(super) lock: u64,
-    /// The server's clock when we took the lock.
+    /// Server's clock when we took the lock.
     pub(super) lock_since_ms: u64,
-    /// In a cluster: who served it at the last tick.
+    /// In a cluster: the node that served it at the last tick.
     pub(super) home: Option<Address>,
-    /// In a cluster: it alone of its server's marks stands behind the latest batch there.
+    /// In a cluster: whether it is the only checkpoint behind the latest batch on its node.
     pub(super) is_ahead: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Mode {
-    /// Commands of people have no field, and their batches no seals.
+    /// Commands of operators have no field, and their batches no checkpoint.
     #[default]
     Off,
     Worker,
     Healer,
 }
 
-/// What stands behind a batch.
+/// A checkpoint write behind a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cache) struct Seal {
     pub(super) mode: Mode,
-    /// As a place in [`State::marks`].
+    /// Place in [`OwnState::checkpoints`].
     pub(super) mark: usize,
     pub(super) number: u64,
 }
 
-/// How a seal is to be made.
+/// Content of a checkpoint write that is to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Draft {
     pub(super) seal: Seal,
@@ -80,18 +79,17 @@ impl Chain {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Returns whether a heal after a loss is ours.
+    /// Returns whether this process has the turn to heal after a loss.
     pub(in crate::cache) fn heals(&self) -> bool {
         self.change(|state| state.mode == Mode::Healer)
     }
 
-    /// Whether batches are sealed.
+    /// Returns whether batches write checkpoints.
     pub(in crate::cache) fn seals(&self) -> bool {
         self.change(|state| state.mode != Mode::Off)
     }
 
-    /// That seal was not done, for certain, and nothing was sent behind it: its number is free
-    /// again.
+    /// Frees the number of a write that certainly was not done, with nothing sent behind it.
     pub(in crate::cache) fn not_done(&self, Seal { mode, mark, .. }: Seal) {
         self.change(|state| match mode {
             Mode::Worker => state.marks[mark].sent -= 1,
@@ -100,7 +98,7 @@ impl Chain {
         });
     }
 
-    /// A server did something, and has no mark that could stand behind it.
+    /// Notes that a server ran commands and has no checkpoint that could be written behind them.
     pub(in crate::cache) fn leaves_uncovered(&self, server: &Address) {
         self.change(|state| {
             if !state.uncovered.contains(server) {
@@ -111,14 +109,14 @@ impl Chain {
 }
 
 impl Seal {
-    /// As a place among the marks.
+    /// Returns its place among the checkpoints.
     pub(in crate::cache) fn mark(self) -> usize {
         self.mark
     }
 }
 
 impl State {
-    /// The next number of a mark or its lock.
+    /// Draws the next number of a checkpoint or its lock.
     pub(super) fn draft(&mut self, mark: usize) -> Option<Draft> {
         let last = match self.mode {
             Mode::Off => return None,
@@ -134,7 +132,7 @@ impl State {
         })
     }
 
-    /// That seal is there.
+    /// Notes that a write was done.
     pub(super) fn sealed(&mut self, Seal { mode, mark, number }: Seal) {
         let mark = &mut self.marks[mark];
         if let (Some((confirmed, _)), Mode::Worker) = (&mut mark.confirmed, mode) {
@@ -143,15 +141,15 @@ impl State {
         }
     }
 
-    /// A mark moved on with the others, at that time by its server's clock.
+    /// Notes that a tick advanced a checkpoint, at that time by its server's clock.
     pub(super) fn moved_on(&mut self, mark: usize, number: u64, now_ms: u64) {
         let mark = &mut self.marks[mark];
         let number = mark.confirmed.map_or(number, |(confirmed, _)| confirmed.max(number));
         mark.confirmed = Some((number, now_ms));
     }
 
-    /// All marks moved on, and were there; the connections have stood since they did so last. So a
-    /// mark that a server has come by stands behind all that it did.
+    /// Notes that a tick advanced all checkpoints over connections that have lasted since the
+    /// previous tick. So a checkpoint that has come to a server covers all that the server did.
     pub(super) fn all_moved_on(&mut self, homes: Vec<Address>) {
         self.uncovered.retain(|server| !homes.contains(server));
         let homes = homes.into_iter().map(Some).chain(std::iter::repeat(None));
@@ -161,9 +159,11 @@ impl State {
         }
     }
 
-    /// A mark by which it cannot be told whether a server went back, though all are as they must
-    /// be; `homes` are where they are now. One that stood alone behind a batch and has left the
-    /// server: what that one lost since, the others there do not tell.
+    /// Returns a checkpoint that leaves a doubt whether a server lost writes, though all numbers
+    /// are right. `homes` are the nodes that serve them now.
+    ///
+    /// The doubt is a checkpoint that alone covered a batch and has left its server. The others
+    /// there do not show what that server lost since.
     pub(super) fn doubtful(&self, homes: &[Address]) -> Option<usize> {
         if !self.uncovered.is_empty() {
             return Some(0);
@@ -178,7 +178,7 @@ impl State {
         }
         self.marks.iter().zip(homes).position(|(mark, now)| {
             let Some(before) = mark.home.as_ref().filter(|_| mark.is_ahead) else { return false };
-            // A server that is replaced takes all its marks along.
+            // A server that is replaced takes all its checkpoints along.
             moves.get(&(before, now)).copied().unwrap_or(0) * 2
                 <= together.get(before).copied().unwrap_or(0)
         })
@@ -193,7 +193,7 @@ mod tests {
         ports.iter().map(|&port| Address { host: "h".into(), port }).collect()
     }
 
-    /// Five marks, three of them at the first server, with a batch behind the first.
+    /// Five checkpoints, three of them on the first server, with a batch behind the first.
     fn state() -> State {
         let mut state =
             State { mode: Mode::Worker, marks: vec![Mark::default(); 5], ..State::default() };

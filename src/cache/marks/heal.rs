@@ -1,4 +1,4 @@
-//! Whose turn it is to heal, and when it is done.
+//! The turn to heal after a loss, and the end of such a heal.
 
 use redis::Cmd;
 
@@ -10,7 +10,8 @@ use super::chain::{Mode, State};
 use super::{Change, HEAL_LOCK, HealDetails, HealRecord, LowWatermark, Marks, Turn};
 
 impl Cache {
-    /// Asks for the turn to heal. Once it is ours, batches are sealed on the lock, and renew it.
+    /// Asks for the turn to heal. With it, batches write checkpoints to the lock, which also renews
+    /// it.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -26,8 +27,8 @@ impl Cache {
         })
     }
 
-    /// Who has the first lock gets all. What one primary lost, all heal: their marks are wanted,
-    /// and their locks sealed, as well.
+    /// Takes the first lock, and with it all others. Whatever one primary lost, the heal covers
+    /// all: each hash is marked for healing, and each lock advanced.
     async fn take_heal_in_cluster(&self) -> Result<Turn, CommandError> {
         let (first, _) = self.ask_marks(|state| vec![self.take(state, 0, "in any case")]).await?;
         if !matches!(first.first(), Some((1, _))) {
@@ -67,11 +68,11 @@ impl Cache {
         Turn::Ours(Marks::together(answers.into_iter().map(|(_, marks)| marks)))
     }
 
-    /// Keeps the lock of the heal, and finds out whether it still is ours and Redis has not gone
-    /// back since.
+    /// Renews the lock of the heal. Checks that it still is ours and that Redis has lost no writes
+    /// since.
     ///
     /// # Errors
-    /// An outage (also when it is not ours), or Redis refuses.
+    /// An outage, or the lock is not ours, or Redis refuses.
     pub async fn renew_heal(&self) -> Result<(), Outage> {
         match &self.redis {
             Redis::Primary(_) => self.seal_alone().await,
@@ -79,9 +80,11 @@ impl Cache {
         }
     }
 
-    /// Ends the heal: this worker's mark stands again, and nobody is to heal. Without a record
-    /// there was nothing to do; when it began and ended is Redis' to say. The changes are made with
-    /// it. False where Redis went back meanwhile, or the lock was lost.
+    /// Ends the heal: stores this worker's checkpoint again and removes the request to heal.
+    /// `changes` are made in the same step.
+    ///
+    /// Without a record there was nothing to heal. Redis adds the times of begin and end to the
+    /// record. Returns false if Redis lost writes in the meantime, or the lock was lost.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -94,7 +97,8 @@ impl Cache {
         let low = low.into();
         let mut all = Vec::with_capacity(self.marks.len());
         let mut homes = Vec::new();
-        // The first last: while it is locked nobody else can find that the others want healing.
+        // The first hash comes last: while it is locked, no other worker can find that the others
+        // want healing.
         for places in [1..self.marks.len(), 0..1] {
             let mut numbers = Vec::new();
             let (answers, served) = self
@@ -146,8 +150,8 @@ impl Cache {
         Ok(true)
     }
 
-    /// Has the sequence that orders leases and invalidations of tags run ahead of all that was
-    /// given out before Redis went back.
+    /// Advances the sequence that orders leases and tag invalidations beyond every number issued
+    /// before Redis lost writes.
     ///
     /// # Errors
     /// An outage, or Redis refuses.

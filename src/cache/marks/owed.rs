@@ -1,5 +1,6 @@
-//! Heals that are owed, and heals beside live workers. They are safe at any time: replaying never
-//! makes anything staler.
+//! Heals that could not be done when they were due, and heals beside live workers.
+//!
+//! Both are safe at any time, since a replay never makes a value staler.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,19 +18,19 @@ const OWED: &str = "owed:";
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OwedHeal {
-    /// From where on.
+    /// Place in the history where it begins.
     pub from: HealFrom,
-    /// Why it is owed, and what a person can do about it.
+    /// Reason for the delay, and what an operator can do about it.
     pub cause: String,
-    /// Since when, by the worker's clock; milliseconds since the Unix epoch.
+    /// Time since when it is owed, by the worker's clock; milliseconds since the Unix epoch.
     pub since_ms: u64,
-    /// Tells the debts of one process apart.
+    /// Number that separates the owed heals of one process.
     #[serde(skip)]
     number: u64,
 }
 
 impl OwedHeal {
-    /// Returns a debt of its own: it replaces no other one in Redis.
+    /// Returns an owed heal with a number of its own, which replaces no other one in Redis.
     pub fn new(from: HealFrom, cause: impl Into<String>, since_ms: u64) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         Self { from, cause: cause.into(), since_ms, number: NUMBER.fetch_add(1, Ordering::Relaxed) }
@@ -44,14 +45,14 @@ impl OwedHeal {
 /// All heals that are owed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OwedHeals {
-    /// The fields, as they were read: a payment takes out these and no newer ones.
+    /// The fields as they were read. A payment removes these and no newer ones.
     fields: Vec<(String, String)>,
-    /// The one that covers all; `None` where none is owed.
+    /// A heal that covers all; `None` if none is owed.
     pub all: Option<OwedHeal>,
 }
 
 impl OwedHeals {
-    /// Returns the changes that take out what was owed.
+    /// Returns the changes that remove the owed heals.
     pub fn paid(&self) -> Vec<Change> {
         self.fields.iter().map(|(field, text)| Change::remove(field, text)).collect()
     }
@@ -85,8 +86,8 @@ impl Marks {
 }
 
 impl Cache {
-    /// Owes a heal. Each of a cluster's hashes says so: a primary that goes back while it is paid,
-    /// owes it again. Debts of before stay, and a debt that is owed twice is one.
+    /// Stores an owed heal in each of a cluster's hashes: a primary that loses writes during the
+    /// heal owes it again. Earlier owed heals stay. The same one stored twice is one.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -119,8 +120,8 @@ impl Cache {
         if first.0 != 1 {
             return Ok(Turn::Anothers);
         }
-        // The others' locks tell nothing: what they hold is what is needed, and the identities of
-        // their servers.
+        // The locks of the other hashes are not needed, but their fields and the identities of
+        // their servers are.
         let (others, _) = self.ask_all(|_| (1..self.marks.len()).map(take).collect()).await?;
         let others = others.iter().map(read_answer).collect::<Result<Vec<_>, _>>()?;
         Ok(Turn::Ours(Marks::together(
@@ -128,7 +129,7 @@ impl Cache {
         )))
     }
 
-    /// Ends our heal beside live workers. The changes note that it is done.
+    /// Ends our heal beside live workers, and makes the changes that note it.
     ///
     /// # Errors
     /// An outage, or Redis refuses.

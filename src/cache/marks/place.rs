@@ -5,20 +5,20 @@ use std::fmt;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// Clocks differ, and the broker stamps a chunk of the stream when it writes it.
+/// Margin for different clocks, and for the broker, which stamps a chunk of the stream when it
+/// writes it.
 const MARGIN: SignedDuration = SignedDuration::from_secs(60);
 
 /// The oldest event that may still be unapplied, as a lower bound of its arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LowWatermark {
-    /// By the worker's clock, in milliseconds since the Unix epoch; 0 where nothing is known.
+    /// Time by the worker's clock, in milliseconds since the Unix epoch; 0 if nothing is known.
     pub time_ms: u64,
-    /// Its offset in the history; `None` where it is not known.
+    /// Offset in the history; `None` if it is not known.
     pub offset: Option<u64>,
 }
 
-/// A time that bounds nothing; with an offset beside it, which does. Above it no field covers
-/// anything.
+/// Time that is no bound, for use beside an offset that is one. No field covers anything above it.
 const NO_TIME: u64 = super::NO_BOUND - 1;
 
 impl LowWatermark {
@@ -40,14 +40,14 @@ impl From<u64> for LowWatermark {
     }
 }
 
-/// Where a heal begins in the history: at the earlier of both places. Without either it begins
+/// Place where a heal begins in the history: the earlier of both fields. Without either it begins
 /// `UNSTALE_HEAL_WINDOW` before the history's newest chunk, by the broker's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HealFrom {
     /// An offset of the stream.
     pub offset: Option<u64>,
-    /// A time by a worker's clock, which the broker's clock may contradict.
+    /// A time by a worker's clock, which may differ from the broker's.
     #[serde(with = "millis", rename = "time_ms")]
     pub time: Option<Timestamp>,
 }
@@ -63,7 +63,7 @@ impl fmt::Display for HealFrom {
     }
 }
 
-/// Times as milliseconds since the Unix epoch.
+/// Serializes times as milliseconds since the Unix epoch.
 mod millis {
     use jiff::Timestamp;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -85,7 +85,7 @@ mod millis {
 }
 
 impl HealFrom {
-    /// Returns the place that a low watermark asks for, with a margin for clocks. Offsets have
+    /// Returns the place that a low watermark asks for, with a margin for clocks. Offsets include
     /// theirs already.
     pub fn low(low: LowWatermark) -> Self {
         if low.time_ms >= NO_TIME && low.offset.is_some() {
@@ -98,8 +98,8 @@ impl HealFrom {
         Self { offset: low.offset, time: Some(time.max(Timestamp::UNIX_EPOCH)) }
     }
 
-    /// Returns the place itself; where there is none, the time that lies `window` before `now`.
-    /// A heal that begins there reaches back at least as far as one without a place.
+    /// Returns the place itself, or without one the time that lies `window` before `now`. A heal
+    /// that begins there reaches back at least as far as one without a place.
     #[must_use]
     pub fn or_window(self, window: SignedDuration, now: Timestamp) -> Self {
         if self != Self::default() {
@@ -109,7 +109,7 @@ impl HealFrom {
         Self { offset: None, time: Some(time.max(Timestamp::UNIX_EPOCH)) }
     }
 
-    /// Returns the place that covers both. A heal without any place must be given one before
+    /// Returns the place that covers both. A heal without any place must get one first
     /// ([`or_window`](Self::or_window)): its window cannot be compared.
     #[must_use]
     pub fn earlier(self, other: Self) -> Self {

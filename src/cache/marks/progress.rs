@@ -1,5 +1,5 @@
-//! How far a heal is, kept in Redis beside its lock: whoever takes over goes on from there, and
-//! knows what it died of.
+//! Progress of a heal, kept in Redis beside its lock. A worker that takes over continues from
+//! there, and knows which events killed the previous one.
 
 use redis::Value;
 use serde::{Deserialize, Serialize};
@@ -9,51 +9,50 @@ use super::super::script::{HEAL_KEEP, HEAL_YIELD};
 use super::super::{Cache, lifetime};
 use super::{HEAL_LOCK, HealFrom};
 
-/// How far a heal is.
+/// Progress of a heal.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HealProgress {
-    /// Where it began, as it was asked for.
+    /// Place where the heal was asked to begin.
     pub from: HealFrom,
-    /// The first offset of its span, once it is resolved.
+    /// First offset of its span, once that is resolved.
     pub first: Option<u64>,
-    /// The offset behind all that is applied: the next heal begins here. `None` where it must
+    /// Offset behind all that is applied, where the next heal begins. `None` means that it must
     /// begin at `from`.
     pub applied_to: Option<u64>,
-    /// The offset behind the history, as it was when a heal looked last.
+    /// Offset behind the history, as of the last look.
     pub end: Option<u64>,
-    /// The range that is being resolved: its first offset, and the one behind it.
+    /// Range that is being resolved: its first offset, and the one behind it.
     pub in_work: Option<(u64, u64)>,
-    /// The range that heals by these rules died in: the engine goes through it one message at a
-    /// time.
+    /// Range in which heals by these rules died. The engine goes through it one message at a time.
     pub died: Option<Died>,
-    /// Offsets that heals by these rules passed over.
+    /// Offsets that heals by these rules skipped.
     pub passed_over: Vec<u64>,
-    /// Offsets before `applied_to` of events that could not be resolved, or applied, in time.
+    /// Offsets before `applied_to` of events that could not be resolved or applied in time.
     pub undone: Vec<u64>,
-    /// What heals of other work died of.
+    /// Ranges in which heals of other work died.
     others: Vec<Trouble>,
-    /// The worker that heals. Filled in when the progress is noted.
+    /// Worker that heals. It is filled in when the progress is stored.
     pub(super) worker: String,
-    /// The Redis servers on which all of this is true. Filled in when the heal is taken.
+    /// Redis servers for which all of this holds. It is filled in when a worker takes the heal.
     pub(super) servers: Vec<String>,
-    /// The kind of work, and the rules by which it is done.
+    /// Kind of work, and the rules by which it is done.
     pub(super) work: String,
 }
 
-/// A range of offsets in whose work heals died.
+/// A range of offsets during whose work heals died.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Died {
-    /// The first offset.
+    /// First offset.
     pub first: u64,
-    /// The offset behind the last.
+    /// Offset behind the last.
     pub end: u64,
-    /// The workers that died there, or in a wider range around it.
+    /// Workers that died there, or in a wider range around it.
     pub workers: Vec<String>,
 }
 
-/// What heals of some work died of.
+/// Ranges in which heals of some work died.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Trouble {
@@ -69,37 +68,37 @@ impl Died {
     }
 }
 
-/// Prefix of the field of a worker that did not die of its heal.
+/// Prefix of the field of a worker that its heal did not kill.
 pub(super) const SURVIVED: &str = "survived:";
 
 /// Maximum number of other works whose troubles are remembered.
 const OTHERS_MAX: usize = 4;
 
-/// The fields of a kind of heal.
+/// Fields of a kind of heal.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HealKind {
     pub(super) lock: &'static str,
     pub(super) progress: &'static str,
-    /// All of a cluster's hashes are locked: each may go back by itself.
+    /// True if all of a cluster's hashes are locked, since each may lose writes by itself.
     pub(super) locks_all: bool,
 }
 
-/// After a loss, with nothing consumed meanwhile.
+/// Heal after a loss, while no worker consumes.
 pub(super) const AFTER_LOSS: HealKind =
     HealKind { lock: "lock", progress: "progress", locks_all: true };
 
-/// Beside live workers.
+/// Heal beside live workers.
 pub(super) const BESIDE: HealKind =
     HealKind { lock: "lock:beside", progress: "progress:beside", locks_all: false };
 
 impl HealProgress {
-    /// Reads the text of a field; nothing of what another version wrote is an error.
+    /// Reads the text of a field. A text of another version reads as no progress.
     pub(super) fn read(text: &str) -> Self {
         serde_json::from_str(text).unwrap_or_default()
     }
 
-    /// Returns what the next heal by `worker`, on those servers, is to begin with. `has_survived`
-    /// tells which workers did not die, though their heals did not come to their end.
+    /// Returns the progress with which the next heal by `worker` begins on those servers.
+    /// `has_survived` returns whether a worker is alive though its heal did not end.
     pub(super) fn taken_over(
         mut self,
         worker: &str,
@@ -122,8 +121,8 @@ impl HealProgress {
         if !is_same_server && died_in.is_none() {
             self.forget_troubles();
         }
-        // What a server that was replaced since has lost of it is unknown, and so it is where no
-        // server tells its identity.
+        // It is unknown what a replaced server has lost of it. The same holds if no server shows
+        // its identity.
         let goes_on = is_same_server && self.work == work && self.from.earlier(from) == self.from;
         if !goes_on {
             (self.from, self.first, self.applied_to) = (from, None, None);
@@ -135,21 +134,21 @@ impl HealProgress {
         self
     }
 
-    /// Returns whether heals died so often at one offset that it is passed over.
+    /// Returns whether so many heals died at one offset that it is to be skipped.
     pub fn is_to_pass_over(&self, deaths_max: u32) -> bool {
         self.died
             .as_ref()
             .is_some_and(|died| died.end - died.first == 1 && died.deaths() >= deaths_max)
     }
 
-    /// Forgets what heals died of: it was in another stream, or before another loss.
+    /// Forgets the ranges in which heals died: they were in another stream, or before another loss.
     pub fn forget_troubles(&mut self) {
         self.died = None;
         self.passed_over.clear();
         self.others.clear();
     }
 
-    /// Counts nobody as dead who survived.
+    /// Removes workers that survived from all counts of deaths.
     pub(super) fn forget_survivors(&mut self, has_survived: impl Fn(&str) -> bool) {
         for died in self.others.iter_mut().map(|other| &mut other.died).chain([&mut self.died]) {
             let is_left = died.as_mut().is_some_and(|died| {
@@ -162,7 +161,7 @@ impl HealProgress {
         }
     }
 
-    /// Turns to other work: other rules may not die of the same events.
+    /// Switches to other work: other rules may not die of the same events.
     fn turn_to(&mut self, work: &str) {
         if self.work == work {
             return;
@@ -184,26 +183,26 @@ impl HealProgress {
 }
 
 impl Cache {
-    /// Notes how far our heal is, and keeps its lock.
+    /// Stores the progress of our heal, and renews its lock.
     ///
     /// # Errors
-    /// An outage: also where the turn to heal is not ours any more.
+    /// An outage, or this worker no longer has the turn to heal.
     pub async fn note_heal_progress(&self, progress: &HealProgress) -> Result<(), Outage> {
         let noted = HealProgress { worker: self.id().to_owned(), ..progress.clone() };
         let text = serde_json::to_string(&noted).unwrap_or_default();
         self.keep_heal(self.id(), &text).await
     }
 
-    /// Keeps the lock of a heal of the worker with that id, which may be another connection's.
+    /// Renews the lock of a worker's heal, which may be on another connection.
     ///
     /// # Errors
-    /// An outage: also where the turn to heal is not that worker's any more.
+    /// An outage, or that worker no longer has the turn to heal.
     pub async fn keep_heal_of(&self, worker: &str) -> Result<(), Outage> {
         self.keep_heal(worker, "").await
     }
 
-    /// Gives up the turn to heal of the worker with that id, if it has it, and notes that it did
-    /// not die: its heal was stopped, or could not go on.
+    /// Ends a worker's turn to heal, if it has it. Notes that the worker did not die: its heal was
+    /// stopped or could not continue.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -218,7 +217,7 @@ impl Cache {
         self.ask_all(|_| (0..places).map(give_up).collect()).await.map(drop)
     }
 
-    /// Returns that progress without those who turned out not to have died.
+    /// Returns the progress without the workers that turned out to be alive.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -239,8 +238,8 @@ impl Cache {
         let kind = self.heal_kind();
         let answers = self
             .ask_all(|_| {
-                // The first of a cluster's hashes has the progress; a heal beside live workers has
-                // its lock there alone.
+                // The first of a cluster's hashes has the progress. A heal beside live workers has
+                // its lock only there.
                 let places = if kind.locks_all { self.marks.len() } else { 1 };
                 (0..places)
                     .map(|place| {
@@ -277,7 +276,7 @@ mod tests {
         names.iter().map(|&name| name.to_owned()).collect()
     }
 
-    /// The progress of a heal by that worker, which had this in work.
+    /// Progress of a heal by that worker with this range in work.
     fn noted(worker: &str, in_work: (u64, u64), died: Option<Died>) -> HealProgress {
         let (worker, work) = (worker.to_owned(), "rules".to_owned());
         HealProgress {
@@ -317,7 +316,7 @@ mod tests {
             noted("a", (1, 2), None)
                 .taken_over("b", names(&["r"]), at(5), "rules", |worker| worker == "a");
         assert_eq!(survived.died, None);
-        // One that says so later counts no more.
+        // A worker that notes its survival later no longer counts.
         let before = died(1, 2, &["a", "x"]);
         let later =
             noted("y", (1, 2), before)
@@ -344,8 +343,8 @@ mod tests {
         );
         let other_rules = dead().taken_over("b", names(&["r"]), at(5), "fixed rules", NOBODY);
         assert_eq!((other_rules.died.clone(), &other_rules.passed_over[..]), (None, &[][..]));
-        // Those with the first rules have not forgotten: two that die in turn do so three times
-        // each.
+        // The deaths by the first rules are still known. Two workers that die in turn do so three
+        // times each.
         let first_again = other_rules.taken_over("c", names(&["r"]), at(5), "rules", NOBODY);
         assert_eq!(
             (first_again.died, &first_again.passed_over[..]),

@@ -7,32 +7,31 @@ use super::Change;
 /// The last heal that was done.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HealRecord {
-    /// When it began and ended, by Redis' clock; milliseconds since the Unix epoch.
+    /// When it began, by Redis' clock; milliseconds since the Unix epoch.
     pub began_ms: u64,
-    /// See above.
+    /// When it ended, in the same unit.
     pub ended_ms: u64,
-    /// From when on the history was applied again, by the worker's clock.
+    /// Time from which on the history was applied again, by the worker's clock.
     pub from_ms: u64,
-    /// How many there have been.
+    /// Number of heals so far.
     pub count: u64,
-    /// All of it was read and applied.
+    /// True if all of it was read and applied.
     pub complete: bool,
     /// Details that workers of earlier versions neither write nor read.
     pub details: HealDetails,
 }
 
-/// More of a heal's record.
+/// Further details of a heal's record.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HealDetails {
-    /// Which heal's: when that began.
+    /// When the heal of these details began.
     pub began_ms: u64,
-    /// The offset from which on the history was applied again.
+    /// Offset from which on the history was applied again.
     pub from_offset: Option<u64>,
-    /// Offsets that were passed over, since heals died there, or what is there could not be
-    /// resolved in time.
+    /// Offsets that were skipped: they killed workers, or could not be resolved in time.
     pub passed_over: Vec<u64>,
-    /// The history could not be read: it is owed, or was done later.
+    /// Set if the history could not be read: the heal is owed, or was done later.
     pub owed: Option<Owed>,
 }
 
@@ -42,7 +41,7 @@ pub struct HealDetails {
 pub enum Owed {
     /// It is still to be done.
     Due,
-    /// It was done, and all of it.
+    /// It was done in full.
     Paid,
 }
 
@@ -68,7 +67,7 @@ impl HealDetails {
         serde_json::from_str(text).ok()
     }
 
-    /// Returns the change that puts these details into the record.
+    /// Returns the change that stores these details in the record.
     pub fn note(&self) -> Change {
         Change::set("heal:details", self.text())
     }

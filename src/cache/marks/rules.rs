@@ -1,6 +1,8 @@
-//! The rules by which the history was applied again. A worker applies its own: what only the rules
-//! of other workers invalidate is not healed by it. So the marks hold, for a day, by which rules
-//! each heal was done, and a worker with other rules heals again.
+//! The rules by which the history was applied again.
+//!
+//! A worker heals by its own rules, and not what only the rules of other workers invalidate. So the
+//! checkpoints store for a day by which rules each heal was done. A worker with other rules heals
+//! again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,27 +17,27 @@ const HEALED: &str = "healed:";
 /// Time for which a worker with other rules heals again.
 const KEPT: Duration = Duration::from_secs(86_400);
 
-/// Heals by the same rules within this time share a field.
+/// Time within which heals by the same rules share a field.
 const TOGETHER: Duration = Duration::from_secs(3_600);
 
-/// Maximum number of fields: with more, the two oldest share one.
+/// Maximum number of fields. Beyond it, the two oldest share one.
 const FIELDS_MAX: usize = 16;
 
 /// A heal that is done.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Healed {
-    /// The offset of the history from which on it was applied again.
+    /// Offset of the history from which on it was applied again.
     from_offset: u64,
-    /// The offset behind all that was applied again; `None` where nobody knows it.
+    /// Offset behind all that was applied again; `None` if it is not known.
     end_offset: Option<u64>,
-    /// When that ended, by Redis' clock; milliseconds since the Unix epoch.
+    /// When the heal ended, by Redis' clock; milliseconds since the Unix epoch.
     ended_ms: u64,
-    /// The digests of the registries by whose rules it was.
+    /// Digests of the registries by whose rules it was done.
     digests: BTreeSet<String>,
 }
 
-/// A field that holds one.
+/// A field with a heal that is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry<'m> {
     field: &'m str,
@@ -44,13 +46,13 @@ struct Entry<'m> {
     healed: Healed,
 }
 
-/// A change of a field of the marks.
+/// A change of a field of the checkpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     pub(super) field: String,
-    /// The text that the field must hold; `None` where any will do.
+    /// Text that the field must hold; `None` accepts any.
     pub(super) held: Option<String>,
-    /// Its new text; `None` removes it.
+    /// New text; `None` removes the field.
     pub(super) text: Option<String>,
 }
 
@@ -63,7 +65,7 @@ impl Change {
         Self { field: field.into(), held: None, text: Some(text) }
     }
 
-    /// Adds the arguments of `change` in `lua/mark.lua`.
+    /// Adds the arguments of `change` in `lua/checkpoint.lua`.
     pub(super) fn add_to(changes: &[Self], command: &mut redis::Cmd) {
         for Self { field, held, text } in changes {
             command
@@ -74,18 +76,18 @@ impl Change {
     }
 }
 
-/// Heals that were done by other rules alone.
+/// Heals that were done only by other rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unhealed {
-    /// From where on the history is to be applied again.
+    /// Place in the history where to begin.
     pub from: HealFrom,
-    /// The offset behind all that can have been lost; `None` where nobody knows it.
+    /// Offset behind all that can have been lost; `None` if it is not known.
     pub end_offset: Option<u64>,
-    /// Changes that note it as done.
+    /// Changes that note these heals as done.
     pub changes: Vec<Change>,
 }
 
-/// Returns the greater end of two; `None` where one is not known.
+/// Returns the greater of two ends; `None` if one is not known.
 fn later_end(one: Option<u64>, other: Option<u64>) -> Option<u64> {
     one.zip(other).map(|(one, other)| one.max(other))
 }
@@ -122,8 +124,8 @@ impl Marks {
         Some(Unhealed { from, end_offset, changes: entries.into_iter().map(change).collect() })
     }
 
-    /// Returns the digests of the registries by whose rules every heal of the last day was done;
-    /// nothing where there was none.
+    /// Returns the digests of the registries by whose rules every heal of the last day was done.
+    /// Without any heal, returns none.
     pub fn healed_by(&self) -> Vec<String> {
         let entries =
             self.healed().into_iter().filter(|entry| !entry.healed.is_forgotten(self.now_ms));
@@ -133,8 +135,8 @@ impl Marks {
         by_all.map(|digests| digests.into_iter().collect()).unwrap_or_default()
     }
 
-    /// Returns the changes that note a heal of the history between those offsets, by the rules of
-    /// that digest, which ended `took` after these marks were read.
+    /// Returns the changes that note a heal of the history between those offsets by the rules of
+    /// that digest. The heal ended `took` after these checkpoints were read.
     pub fn note_heal(
         &self,
         worker: &str,
@@ -190,7 +192,8 @@ impl Marks {
         changes
     }
 
-    /// Reads the fields of heals that are done, each once though every hash of a cluster has it.
+    /// Reads the fields of heals that are done. A field that several hashes of a cluster share
+    /// counts once.
     fn healed(&self) -> Vec<Entry<'_>> {
         let mut entries: Vec<Entry<'_>> = Vec::new();
         for (field, text) in self.hashes.iter().flat_map(|hash| &hash.fields) {
@@ -280,7 +283,7 @@ mod tests {
         assert_eq!((fields.owes(3_000, "b"), fields.owes(3_000, "c")), (Some(90), Some(7)));
         fields.pay(3_000, "b");
         assert_eq!((fields.owes(3_000, "b"), fields.owes(3_000, "c")), (None, Some(7)));
-        // One that reaches further back stands for all.
+        // A heal that reaches further back replaces all others.
         fields.heal(4_000, 5, "c");
         assert_eq!(
             (fields.0.len(), fields.owes(4_000, "b"), fields.owes(4_000, "a")),
@@ -325,7 +328,7 @@ mod tests {
             fields.heal(4_000 + heal, 300 + heal, &format!("rules {heal}"));
         }
         assert_eq!(fields.owes_before(5_000, "b"), Some(400 + FIELDS_MAX as u64 - 1));
-        // Another version does not say where its heal ended.
+        // Another version stores no end of its heal.
         let text = r#"{"from_offset":7,"ended_ms":1000,"digests":["a"]}"#;
         fields.change(vec![Change::set(format!("{HEALED}1000:v"), text.to_owned())]);
         assert_eq!((fields.owes(5_000, "b"), fields.owes_before(5_000, "b")), (Some(7), None));
