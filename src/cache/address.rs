@@ -54,7 +54,7 @@ impl Address {
         if set {
             Ok(url)
         } else {
-            Err(Outage::new(format!("Redis announces an address that is none: {self}")))
+            Err(Outage::new(format!("Redis announces an invalid address: {self}")))
         }
     }
 }
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_takes_the_place_of_a_urls() {
+    fn an_address_replaces_that_of_a_url() {
         let url = Url::parse("rediss://u:p%40@sentinel:26379/3").unwrap();
         for (host, expected) in [
             ("10.0.0.1", "rediss://u:p%40@10.0.0.1:7000/3"),

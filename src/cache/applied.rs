@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use redis::Value;
 
-use super::commands::{Asked, Commands};
+use super::commands::{Commands, Subject};
 use super::failure::{self, CommandError, Outage};
 use super::tags::{self, Invalidations};
 use crate::plan::{Command, EffectOutcome, Load, OperationId, Plan, Slot};
@@ -31,7 +31,7 @@ pub struct KeyHits {
 }
 
 /// Result of a plan while answers arrive.
-pub(super) struct Outcome<'p, 'e> {
+pub(super) struct PlanOutcome<'p, 'e> {
     pub(super) plan: &'p Plan<'e>,
     failed: HashMap<OperationId, EffectOutcome>,
     /// Keys to delete one by one, and whether their hits are still uncounted.
@@ -44,7 +44,7 @@ pub(super) struct Outcome<'p, 'e> {
     hits: BTreeMap<RuleId, (u64, u64)>,
 }
 
-impl<'p, 'e> Outcome<'p, 'e> {
+impl<'p, 'e> PlanOutcome<'p, 'e> {
     pub(super) fn new(plan: &'p Plan<'e>) -> Self {
         let mut hits = BTreeMap::<RuleId, (u64, u64)>::new();
         for rule in plan.absorbed() {
@@ -63,22 +63,22 @@ impl<'p, 'e> Outcome<'p, 'e> {
 
     pub(super) fn note(
         &mut self,
-        asked: Asked,
+        subject: Subject,
         answer: &Value,
         commands: &Commands,
     ) -> Result<(), Outage> {
         if let Value::ServerError(error) = answer {
-            return self.note_error(asked, error, commands);
+            return self.note_error(subject, error, commands);
         }
         let one = u64::from(*answer == Value::Int(1));
-        match asked {
-            Asked::Leases { .. }
-            | Asked::Agains { .. }
-            | Asked::Quiet(_)
-            | Asked::Detachment(_)
-            | Asked::Seal(_) => {}
-            Asked::Member(id) => self.hit(id, one, 1),
-            Asked::Deletions { first, end } => {
+        match subject {
+            Subject::Leases { .. }
+            | Subject::SecondDeletes { .. }
+            | Subject::Quiet(_)
+            | Subject::Detachment(_)
+            | Subject::CheckpointWrite(_) => {}
+            Subject::Member(id) => self.hit(id, one, 1),
+            Subject::Deletions { first, end } => {
                 let existed = if let Value::Int(existed) = answer {
                     u64::try_from(*existed).unwrap_or(0)
                 } else {
@@ -89,20 +89,20 @@ impl<'p, 'e> Outcome<'p, 'e> {
                 }
             }
             // EXISTS answers 1; SET NX answers nil if the key exists.
-            Asked::Existence(id) => {
+            Subject::Existence(id) => {
                 self.hit(id, one.max(u64::from(*answer == Value::Nil)), 1);
                 if one == 1 && self.plan.operation(id).command == Command::Serve {
                     self.existed.insert(id);
                 }
             }
-            Asked::Tags { first, end } => {
+            Subject::Tags { first, end } => {
                 let ids = &commands.tags[first..end];
                 match Invalidations::read(answer) {
                     Ok(done) => self.invalidated(ids, done)?,
                     Err(error) => ids.iter().try_for_each(|&id| self.fail(id, error.clone()))?,
                 }
             }
-            Asked::Operation(id) => match self.plan.operation(id).command {
+            Subject::Operation(id) => match self.plan.operation(id).command {
                 Command::Delete => {
                     self.hit(id, one, 1);
                     if one == 1 {
@@ -121,20 +121,20 @@ impl<'p, 'e> Outcome<'p, 'e> {
 
     fn note_error(
         &mut self,
-        asked: Asked,
+        subject: Subject,
         error: &redis::ServerError,
         commands: &Commands,
     ) -> Result<(), Outage> {
-        let ids = match asked {
-            Asked::Leases { first, end } => &commands.voids[first..end],
-            Asked::Agains { first, end } => {
+        let ids = match subject {
+            Subject::Leases { first, end } => &commands.voids[first..end],
+            Subject::SecondDeletes { first, end } => {
                 for &(id, _) in &self.plan.agains()[first..end] {
-                    self.fail(id, failure::classify("again", error))?;
+                    self.fail(id, failure::classify("second delete", error))?;
                 }
                 return Ok(());
             }
-            Asked::Deletions { first, end } => &self.plan.deletions()[first..end],
-            Asked::Tags { first, end } => {
+            Subject::Deletions { first, end } => &self.plan.deletions()[first..end],
+            Subject::Tags { first, end } => {
                 let ids = &commands.tags[first..end];
                 match (failure::classify(tags::INVALIDATE, error), ids) {
                     (CommandError::Outage(outage), _) => return Err(outage),
@@ -144,17 +144,17 @@ impl<'p, 'e> Outcome<'p, 'e> {
                 return Ok(());
             }
             // The caller that made the write reads its answer.
-            Asked::Seal(_) => return Ok(()),
-            Asked::Existence(id)
-            | Asked::Operation(id)
-            | Asked::Quiet(id)
-            | Asked::Member(id)
-            | Asked::Detachment(id) => {
+            Subject::CheckpointWrite(_) => return Ok(()),
+            Subject::Existence(id)
+            | Subject::Operation(id)
+            | Subject::Quiet(id)
+            | Subject::Member(id)
+            | Subject::Detachment(id) => {
                 let command = self.plan.operation(id).command;
                 let error = failure::classify(command_name(command), error);
                 // An unknown existence costs only a metric; a counter needs its SET.
                 let metric_only =
-                    matches!((asked, command), (Asked::Existence(_), Command::Write(_)));
+                    matches!((subject, command), (Subject::Existence(_), Command::Write(_)));
                 return if metric_only && !matches!(error, CommandError::Outage(_)) {
                     Ok(())
                 } else {
@@ -168,7 +168,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
         if let [only] = ids {
             return self.fail(*only, failure::classify("UNLINK", error));
         }
-        let uncounted = matches!(asked, Asked::Deletions { .. });
+        let uncounted = matches!(subject, Subject::Deletions { .. });
         for &id in ids {
             *self.again.entry(id).or_default() |= uncounted;
         }

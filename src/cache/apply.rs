@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use redis::{Pipeline, Value};
 
-use super::applied::{Applied, Outcome};
-use super::commands::{Asked, CHUNK_COMMANDS, unlink};
-use super::connection::Link;
+use super::applied::{Applied, PlanOutcome};
+use super::commands::{CHUNK_COMMANDS, Subject, unlink};
+use super::connection::PrimaryConnection;
 use super::failure::{self, CommandError, Outage};
 use super::script::Sent;
 use super::side_keys::{Kind, side_key};
@@ -33,19 +33,19 @@ impl Cache {
         };
         let live = link.live()?;
         let mut commands = self.commands(plan);
-        let sealed = &mut commands;
+        let with_checkpoint = &mut commands;
         let sending = self.in_order(|| {
-            if let Some((seal, command)) = self.seal(&mut sealed.sent) {
-                sealed.push(Asked::Seal(seal), command);
+            if let Some((write, command)) = self.checkpoint_write(&mut with_checkpoint.sent) {
+                with_checkpoint.push(Subject::CheckpointWrite(write), command);
             }
-            send_all(link, &live, &sealed.chunks)
+            send_all(link, &live, &with_checkpoint.chunks)
         });
         let answers = sending.await?;
-        let mut outcome = Outcome::new(plan);
-        for (asked, answer) in commands.asked.iter().zip(answers) {
-            let noted = match asked {
-                Asked::Seal(seal) => self.sealed(*seal, &answer),
-                asked => outcome.note(*asked, &answer, &commands),
+        let mut outcome = PlanOutcome::new(plan);
+        for (subject, answer) in commands.subjects.iter().zip(answers) {
+            let noted = match subject {
+                Subject::CheckpointWrite(write) => self.note_checkpoint_write(*write, &answer),
+                subject => outcome.note(*subject, &answer, &commands),
             };
             noted.inspect_err(|outage| link.give_up(&live, outage))?;
         }
@@ -57,7 +57,7 @@ impl Cache {
             self.delete_one_by_one(link, &live, &mut outcome).await?;
         }
         if tags || keys {
-            self.seal_alone().await?;
+            self.write_checkpoint().await?;
         }
         Ok(outcome.finish())
     }
@@ -69,9 +69,9 @@ impl Cache {
     /// meantime may be deleted as well.
     async fn invalidate_in_turn(
         &self,
-        link: &Link,
+        link: &PrimaryConnection,
         live: &Socket,
-        outcome: &mut Outcome<'_, '_>,
+        outcome: &mut PlanOutcome<'_, '_>,
     ) -> Result<(), Outage> {
         let mut sent = Sent::default();
         let (mut left, mut one_by_one) =
@@ -115,9 +115,9 @@ impl Cache {
     /// that a value followed is left out: the value has replaced it.
     async fn delete_one_by_one(
         &self,
-        link: &Link,
+        link: &PrimaryConnection,
         live: &Socket,
-        outcome: &mut Outcome<'_, '_>,
+        outcome: &mut PlanOutcome<'_, '_>,
     ) -> Result<(), Outage> {
         let again: Vec<(OperationId, bool)> =
             std::mem::take(&mut outcome.again).into_iter().collect();
@@ -157,7 +157,11 @@ impl Cache {
 }
 
 /// Sends chunks without gaps between them, and awaits all their answers.
-async fn send_all(link: &Link, live: &Socket, chunks: &[Pipeline]) -> Result<Vec<Value>, Outage> {
+async fn send_all(
+    link: &PrimaryConnection,
+    live: &Socket,
+    chunks: &[Pipeline],
+) -> Result<Vec<Value>, Outage> {
     if let [only] = chunks {
         return link.send(live, only).await;
     }

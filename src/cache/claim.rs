@@ -61,7 +61,7 @@ impl Cache {
             Value::BulkString(answer) if answer == b"load" => Ok(Claim::Load),
             Value::BulkString(answer) if answer == b"covered" => Ok(Claim::Covered),
             Value::BulkString(answer) if answer == b"wait" => Ok(Claim::Wait),
-            _ => Err(CommandError::Failed("load: an answer of another shape than expected".into())),
+            _ => Err(CommandError::Failed("load: unexpected answer".into())),
         }
     }
 

@@ -6,11 +6,11 @@
 use redis::{Cmd, Pipeline};
 
 use super::Cache;
-use super::again::{self, Again, TARGETS_PER_CALL};
+use super::checkpoints::CheckpointWrite;
 use super::fence;
 use super::lifetime::{self, Lifetime, Unit};
-use super::marks::Seal;
 use super::script::{BUMP_PAST, Sent, WRITE_TAGGED};
+use super::second_deletes::{self, SecondDelete, TARGETS_PER_CALL};
 use super::side_keys::{Kind, write_side_key};
 use super::tags::{MEMBERS_AT_ONCE, MEMBERS_PER_CALL, TAGS_PER_CALL};
 use crate::plan::{Command, Mark, Operation, OperationId, Plan};
@@ -27,11 +27,11 @@ pub(super) const CHUNK_BYTES: usize = 256 * 1_024;
 
 /// Subject of an answer.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Asked {
+pub(super) enum Subject {
     /// Leases of these keys, as places in [`Commands::voids`].
     Leases { first: usize, end: usize },
     /// Second deletes of these operations, as places in [`Plan::agains`].
-    Agains { first: usize, end: usize },
+    SecondDeletes { first: usize, end: usize },
     /// Deletions of these keys, as places in [`Plan::deletions`].
     Deletions { first: usize, end: usize },
     /// Invalidations of these tags, as places in [`Commands::tags`].
@@ -47,13 +47,13 @@ pub(super) enum Asked {
     /// Members detached from that tag.
     Detachment(OperationId),
     /// Checkpoint write behind the plan.
-    Seal(Seal),
+    CheckpointWrite(CheckpointWrite),
 }
 
 /// A plan as Redis' commands.
 pub(super) struct Commands {
     pub(super) chunks: Vec<Pipeline>,
-    pub(super) asked: Vec<Asked>,
+    pub(super) subjects: Vec<Subject>,
     /// Operations that void the leases of their keys.
     pub(super) voids: Vec<OperationId>,
     /// Operations that invalidate tags.
@@ -66,7 +66,7 @@ impl Cache {
     pub(super) fn commands(&self, plan: &Plan<'_>) -> Commands {
         let now_ms = lifetime::now_ms();
         let mut commands = Commands::new(plan);
-        self.schedule_agains(&mut commands, plan);
+        self.schedule_second_deletes(&mut commands, plan);
         let mut first = 0;
         for (_, is_fenced, deletions) in plan.deletions_by_rule() {
             for ids in
@@ -74,7 +74,7 @@ impl Cache {
             {
                 let end = first + ids.len();
                 let deletion = self.deletion(plan, ids, &mut commands.sent);
-                commands.push(Asked::Deletions { first, end }, deletion);
+                commands.push(Subject::Deletions { first, end }, deletion);
                 first = end;
             }
         }
@@ -100,7 +100,7 @@ impl Cache {
     }
 
     /// Schedules the second deletes that the plan asks for.
-    pub(super) fn schedule_agains(&self, commands: &mut Commands, plan: &Plan<'_>) {
+    pub(super) fn schedule_second_deletes(&self, commands: &mut Commands, plan: &Plan<'_>) {
         for (first, agains) in
             (0..).step_by(TARGETS_PER_CALL).zip(plan.agains().chunks(TARGETS_PER_CALL))
         {
@@ -108,15 +108,16 @@ impl Cache {
                 let Operation { target, command, .. } = plan.operation(id);
                 (
                     if *command == Command::InvalidateTag {
-                        Again::Tag(target)
+                        SecondDelete::Tag(target)
                     } else {
-                        Again::Key(target)
+                        SecondDelete::Key(target)
                     },
                     after,
                 )
             });
-            let schedule = again::schedule(&self.again, targets, &mut commands.sent);
-            commands.push(Asked::Agains { first, end: first + agains.len() }, schedule);
+            let schedule =
+                second_deletes::schedule(&self.second_deletes, targets, &mut commands.sent);
+            commands.push(Subject::SecondDeletes { first, end: first + agains.len() }, schedule);
         }
     }
 
@@ -136,7 +137,7 @@ impl Cache {
     pub(super) fn write_fenced(
         &self,
         commands: &mut Commands,
-        asked: Asked,
+        subject: Subject,
         key: &str,
         write: &Write,
         (mark, sets): (&Mark<'_>, &[String]),
@@ -157,7 +158,7 @@ impl Cache {
             self.fence_ttl_ms,
             sets.is_empty() && !write.tags.is_empty(),
         );
-        commands.push(asked, command);
+        commands.push(subject, command);
     }
 
     /// Invalidates consecutive tags, whose order does not matter. One call has tags of one rule,
@@ -180,7 +181,7 @@ impl Cache {
             let command = self.invalidation(&tags, members, &mut commands.sent);
             let first = commands.tags.len();
             commands.tags.extend_from_slice(ids);
-            commands.push(Asked::Tags { first, end: commands.tags.len() }, command);
+            commands.push(Subject::Tags { first, end: commands.tags.len() }, command);
         }
     }
 
@@ -193,48 +194,50 @@ impl Cache {
         now_ms: i64,
     ) {
         let Operation { target, command, mark, .. } = *plan.operation(id);
-        let asked = Asked::Operation(id);
+        let subject = Subject::Operation(id);
         match command {
             Command::Delete => {
                 let deletion = self.deletion(plan, &[id], &mut commands.sent);
-                commands.push(asked, deletion);
+                commands.push(subject, deletion);
             }
             Command::InvalidateTag => self.invalidations(commands, plan, &[id], MEMBERS_PER_CALL),
             Command::Bump(by) => {
-                commands
-                    .push(Asked::Existence(id), arguments(redis::cmd("SET"), &[target, "1", "NX"]));
+                commands.push(
+                    Subject::Existence(id),
+                    arguments(redis::cmd("SET"), &[target, "1", "NX"]),
+                );
                 // A Redis that lost writes has issued higher numbers than the one it holds.
-                let mut command = if self.heals_beside || self.chain.heals() {
+                let mut command = if self.heals_beside || self.own_checkpoints.heals() {
                     BUMP_PAST.call(&mut commands.sent, [target.as_bytes()].into_iter())
                 } else {
                     arguments(redis::cmd("INCRBY"), &[target])
                 };
                 command.arg(by);
-                commands.push(asked, command);
+                commands.push(subject, command);
             }
             Command::Expire(expiry) => match Lifetime::draw(expiry, now_ms) {
-                None => commands.push(asked, unlink([target.as_bytes()].into_iter(), 1)),
+                None => commands.push(subject, unlink([target.as_bytes()].into_iter(), 1)),
                 Some(Lifetime { unit, millis, .. }) => {
                     let mut command = redis::cmd(unit.command());
                     command.arg(target).arg(millis).arg("LT");
-                    commands.push(asked, command);
+                    commands.push(subject, command);
                 }
             },
             Command::Serve => {
                 if let Some(mark) = mark {
                     let raise = fence::raise(target, &mark, self.fence_ttl_ms, &mut commands.sent);
-                    commands.push(Asked::Quiet(id), raise);
+                    commands.push(Subject::Quiet(id), raise);
                 }
-                commands.push(Asked::Existence(id), arguments(redis::cmd("EXISTS"), &[target]));
+                commands.push(Subject::Existence(id), arguments(redis::cmd("EXISTS"), &[target]));
                 let mut command = redis::cmd("PEXPIRE");
                 command.arg(target).arg(self.served_stale_ms).arg("LT");
-                commands.push(asked, command);
+                commands.push(subject, command);
             }
             Command::Write(write) => match mark {
                 Some(mark) => {
                     let sets: Vec<String> =
                         write.tags.iter().map(|tag| self.tag_set(tag)).collect();
-                    self.write_fenced(commands, asked, target, write, (&mark, &sets), now_ms);
+                    self.write_fenced(commands, subject, target, write, (&mark, &sets), now_ms);
                 }
                 None => self.write(commands, id, target, write, now_ms),
             },
@@ -255,14 +258,14 @@ impl Cache {
         let Some(Lifetime { unit, millis, set_millis }) = Lifetime::draw(write.expiry, now_ms)
         else {
             // The value has expired already: neither it nor the one before may be readable.
-            return commands.push(Asked::Operation(id), unlink([key.as_bytes()].into_iter(), 1));
+            return commands.push(Subject::Operation(id), unlink([key.as_bytes()].into_iter(), 1));
         };
         let sets: Vec<String> = write.tags.iter().map(|tag| self.tag_set(tag)).collect();
         let keys: Vec<&[u8]> =
             std::iter::once(key.as_bytes()).chain(sets.iter().map(String::as_bytes)).collect();
         let mut command = WRITE_TAGGED.call(&mut commands.sent, keys.into_iter());
         command.arg(&write.value).arg(unit.option()).arg(millis).arg(set_millis);
-        commands.push(Asked::Operation(id), command);
+        commands.push(Subject::Operation(id), command);
     }
 
     /// Writes a value without a fence, whatever its tags.
@@ -275,14 +278,14 @@ impl Cache {
         now_ms: i64,
     ) {
         let Some(Lifetime { unit, millis, .. }) = Lifetime::draw(write.expiry, now_ms) else {
-            return commands.push(Asked::Operation(id), unlink([key.as_bytes()].into_iter(), 1));
+            return commands.push(Subject::Operation(id), unlink([key.as_bytes()].into_iter(), 1));
         };
-        commands.push(Asked::Existence(id), arguments(redis::cmd("EXISTS"), &[key]));
+        commands.push(Subject::Existence(id), arguments(redis::cmd("EXISTS"), &[key]));
         let mut command = arguments(redis::cmd("SET"), &[key, &write.value]);
         if unit != Unit::Never {
             command.arg(unit.option()).arg(millis);
         }
-        commands.push(Asked::Operation(id), command);
+        commands.push(Subject::Operation(id), command);
     }
 }
 
@@ -298,7 +301,7 @@ impl Commands {
                 write_side_key(Kind::Lease, plan.operation(id).target.as_bytes(), &mut lease);
                 unlink.arg(&lease);
             }
-            commands.push(Asked::Leases { first, end }, unlink);
+            commands.push(Subject::Leases { first, end }, unlink);
         }
         commands
     }
@@ -311,7 +314,7 @@ impl Commands {
     fn none(sent: Sent) -> Self {
         Self {
             chunks: vec![Pipeline::new()],
-            asked: Vec::new(),
+            subjects: Vec::new(),
             voids: Vec::new(),
             tags: Vec::new(),
             chunk_bytes: 0,
@@ -333,7 +336,7 @@ impl Commands {
         voids
     }
 
-    pub(super) fn push(&mut self, asked: Asked, command: Cmd) {
+    pub(super) fn push(&mut self, subject: Subject, command: Cmd) {
         let bytes: usize = command
             .args_iter()
             .map(|argument| if let redis::Arg::Simple(bytes) = argument { bytes.len() } else { 0 })
@@ -347,7 +350,7 @@ impl Commands {
             self.chunk_bytes = 0;
         }
         self.chunk_bytes += bytes;
-        self.asked.push(asked);
+        self.subjects.push(subject);
         if let Some(chunk) = self.chunks.last_mut() {
             chunk.add_command(command);
         }

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_servers_answer_is_read() {
+    fn answers_to_info_and_config_are_read() {
         let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let info = bulk(
             "# Memory\r\nused_memory:1\r\nmaxmemory:1048576\r\nmaxmemory_human:1M\r\nmaxmemory_policy:allkeys-lru\r\n",

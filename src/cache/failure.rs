@@ -9,6 +9,17 @@ use crate::plan::EffectOutcome;
 use crate::reason::Reason;
 use crate::tls;
 
+/// Settings that no connection can be made with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CacheError {
+    /// The URLs are not usable. The text never quotes a URL, which may hold a password.
+    #[error("UNSTALE_REDIS_URL: {0}")]
+    Url(String),
+    /// The PEM texts are not usable.
+    #[error("UNSTALE_REDIS_TLS_{{CA,CERT,KEY}}: {0}")]
+    Tls(String),
+}
+
 /// Redis is not usable. No event is at fault: the whole request is repeated later.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{cause}")]
@@ -37,14 +48,14 @@ impl Outage {
     }
 
     /// Returns the outage of a Redis that lost confirmed writes.
-    pub fn went_back() -> Self {
-        Self::new("Redis has lost writes that it had confirmed: it came back from an older state")
+    pub fn lost_writes() -> Self {
+        Self::new("Redis has lost writes that it had confirmed")
     }
 
     /// Returns the outage of a batch whose checkpoint is broken: Redis lost writes, or the batch
     /// itself changed the checkpoint.
     pub(super) fn broke_checkpoint() -> Self {
-        Self { broke_checkpoint: true, ..Self::went_back() }
+        Self { broke_checkpoint: true, ..Self::lost_writes() }
     }
 
     /// Returns the outage without what concerns only the batch that met it.
@@ -56,15 +67,15 @@ impl Outage {
     /// Returns the outage of a replaced server, which may have lost other workers' writes.
     pub fn replaced() -> Self {
         Self::new(
-            "Redis was restarted, or a replica took its place: it may have lost writes that it had confirmed",
+            "Redis was restarted or replaced by a replica, and may have lost writes that it had confirmed",
         )
     }
 
     /// Returns the outage of a Redis that refuses checkpoints, without which lost writes go
     /// unnoticed.
-    pub fn no_marks(cause: &str) -> Self {
+    pub fn no_checkpoints(cause: &str) -> Self {
         Self::for_person(format!(
-            "Redis does not let us keep our marks ({cause}): the ACL of our user needs ~unstale:* and the commands in docs/OPERATIONS.md"
+            "Redis refuses our checkpoints ({cause}): the ACL of our user needs ~unstale:* and the commands in docs/reference/redis-permissions.md"
         ))
     }
 
@@ -110,15 +121,15 @@ const OUTAGES: [(&str, &str); 19] = [
     ("READONLY", "Redis is a read-only replica"),
     ("OOM", "Redis has reached maxmemory"),
     ("MISCONF", "Redis cannot save to disk and refuses writes"),
-    ("BUSY", "Redis is busy running a script"),
-    ("UNKILLABLE", "Redis is busy running a script"),
+    ("BUSY", "Redis is busy with a script"),
+    ("UNKILLABLE", "Redis is busy with a script"),
     ("MASTERDOWN", "Redis is a replica that has lost its primary"),
     ("CLUSTERDOWN", "the Redis cluster is down"),
     ("TRYAGAIN", "the Redis cluster is moving slots"),
     ("MOVED", IS_CLUSTER),
     ("ASK", IS_CLUSTER),
     ("NOREPLICAS", "Redis has too few replicas to accept writes"),
-    ("NOAUTH", "Redis asks for a password: UNSTALE_REDIS_URL"),
+    ("NOAUTH", "Redis requires a password: set it in UNSTALE_REDIS_URL"),
     ("WRONGPASS", "Redis refuses the credentials in UNSTALE_REDIS_URL"),
     ("DENIED", "Redis is in protected mode: set a password or protected-mode no"),
     ("NOSCRIPT", "Redis lost its scripts in the middle of a batch"),
@@ -262,7 +273,7 @@ pub(super) fn broken(error: &RedisError) -> Outage {
                 // The library gives this refusal no kind of its own.
                 _ if error.to_string().contains("refused to switch database") => {
                     Outage::for_person(
-                        "Redis refuses the database that UNSTALE_REDIS_URL names: is it there (`databases`), and has our user +select?",
+                        "Redis refuses the database in UNSTALE_REDIS_URL: check its number (`databases`), and grant our user +select",
                     )
                 }
                 _ => Outage::new(format!("Redis refuses the connection: {}", error.category())),
@@ -270,7 +281,7 @@ pub(super) fn broken(error: &RedisError) -> Outage {
         }
         _ if error.is_connection_dropped() => Outage::new("the connection to Redis was lost"),
         ErrorKind::Parse => Outage::new(
-            "the connection to Redis is given up: what answers there does not speak its protocol",
+            "the connection to Redis was given up: the server does not speak its protocol",
         ),
         _ => Outage::new(format!("the connection to Redis was lost: {error}")),
     }
@@ -294,28 +305,28 @@ pub(super) fn is_cluster() -> Outage {
 /// Returns the outage of a cluster's address that leads to something else.
 pub(super) fn no_cluster(cause: &str) -> Outage {
     Outage::for_person(format!(
-        "Redis does not say who serves which slot: is it a cluster, and has our user +cluster? ({cause})"
+        "Redis does not show the owners of its slots ({cause}): check that it is a cluster, and grant our user +cluster"
     ))
 }
 
 /// Returns the outage of a server that may be a replica, without the right to ask.
 pub(super) fn no_right_to_role(cause: &str) -> Outage {
     Outage::for_person(format!(
-        "Redis does not say whether it is a primary: the ACL of our user needs +role ({cause})"
+        "Redis does not show its role: the ACL of our user needs +role ({cause})"
     ))
 }
 
 /// Returns the outage of a name that no sentinel knows.
 pub(super) fn unknown_primary(name: &str) -> Outage {
     Outage::for_person(format!(
-        "the sentinels watch no primary named {name}: UNSTALE_REDIS_SENTINEL_MASTER"
+        "the sentinels watch no primary named {name}: check UNSTALE_REDIS_SENTINEL_MASTER"
     ))
 }
 
 /// Returns the outage of a sentinel that refuses to name the primary.
 pub(super) fn of_sentinel(error: &ServerError) -> Outage {
     Outage::for_person(format!(
-        "a sentinel refuses us: is it one, are the credentials in UNSTALE_REDIS_URL right, has our user +sentinel|master? ({})",
+        "a sentinel refuses us ({}): check its address and the credentials in UNSTALE_REDIS_URL, and grant our user +sentinel|master",
         error.code()
     ))
 }
@@ -325,7 +336,7 @@ pub(super) fn takes_no_writes(error: &ServerError) -> Outage {
     match classify("SET", error) {
         CommandError::Outage(outage) => outage,
         CommandError::Refused(_) if error.code() == "NOPERM" => Outage::for_person(
-            "Redis gives us no right to write our own keys: the ACL of our user needs ~unstale:* (NOPERM)",
+            "Redis refuses writes to our own keys: the ACL of our user needs ~unstale:* (NOPERM)",
         ),
         CommandError::Refused(cause) | CommandError::Failed(cause) => {
             Outage::new(format!("Redis takes no writes: {cause}"))
@@ -344,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_own_trouble_is_an_outage() {
+    fn errors_of_the_server_are_outages() {
         for (code, _) in OUTAGES {
             assert!(matches!(of(code, ""), CommandError::Outage(_)), "{code}");
         }
@@ -360,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_command_and_code_and_nothing_of_the_text() {
+    fn a_refusal_names_command_and_code_but_quotes_no_text() {
         for (code, detail, message) in [
             ("WRONGTYPE", "Operation against key secret", "SET: WRONGTYPE"),
             ("NOPERM", "No permissions to access the 'secret' key", "SET: NOPERM"),
@@ -420,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_knows_is_tried_again() {
+    fn an_unknown_error_is_retried() {
         assert_eq!(of("NEWCODE", "secret"), CommandError::Failed("SET: NEWCODE".into()));
     }
 }

@@ -6,15 +6,11 @@ use std::time::Duration;
 use redis::Value;
 
 use super::failure::CommandError;
-use super::lifetime::{self, Lifetime};
+use super::lifetime::{self, LONGEST_LEASE, Lifetime};
 use super::script::{FILL, GRANT_LEASE, RELEASE_LEASE, Sent};
 use super::side_keys::{Kind, SEQUENCE, side_key};
 use super::{Cache, Redis, integers};
 use crate::registry::Expiry;
-
-/// Maximum duration of a lease; a longer one is cut to this. Tags remember their invalidations for
-/// a multiple of it.
-pub const LONGEST_LEASE: Duration = Duration::from_secs(360);
 
 /// Answer to a request for a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +26,7 @@ pub enum Grant {
 
 /// Result of storing a loaded value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fill {
+pub enum FillOutcome {
     /// The value is stored.
     Filled,
     /// The value is not stored: the key or one of its tags was invalidated since the grant, or the
@@ -85,7 +81,7 @@ impl Cache {
         value: &[u8],
         expiry: Expiry,
         tags: &[String],
-    ) -> Result<Fill, CommandError> {
+    ) -> Result<FillOutcome, CommandError> {
         if let Redis::Cluster(cluster) = &self.redis {
             return self.fill_in_cluster(cluster, (key, token), since, value, expiry, tags).await;
         }
@@ -93,7 +89,7 @@ impl Cache {
             Lifetime::draw(expiry, lifetime::now_ms())
         else {
             self.release_lease(key, token).await?;
-            return Ok(Fill::Over);
+            return Ok(FillOutcome::Over);
         };
         let mut keys = vec![key.as_bytes().to_vec(), side_key(Kind::Lease, key.as_bytes())];
         for tag in tags {
@@ -103,9 +99,9 @@ impl Cache {
         }
         let mut command = FILL.call(&mut Sent::default(), keys.iter().map(Vec::as_slice));
         command.arg(token).arg(since).arg(value).arg(unit.option()).arg(millis).arg(set_millis);
-        match self.call_sealed("fill", command).await? {
-            Value::Int(1) => Ok(Fill::Filled),
-            Value::Int(0) => Ok(Fill::Refused),
+        match self.call_with_checkpoint("fill", command).await? {
+            Value::Int(1) => Ok(FillOutcome::Filled),
+            Value::Int(0) => Ok(FillOutcome::Refused),
             _ => Err(unexpected()),
         }
     }
@@ -124,5 +120,5 @@ impl Cache {
 }
 
 fn unexpected() -> CommandError {
-    CommandError::Failed("lease: an answer of another shape than expected".into())
+    CommandError::Failed("lease: unexpected answer".into())
 }

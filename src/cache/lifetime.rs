@@ -2,8 +2,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::lease::LONGEST_LEASE;
 use crate::registry::Expiry;
+
+/// Maximum duration of a lease; a longer one is cut to this. Tags remember their invalidations for
+/// a multiple of it.
+pub const LONGEST_LEASE: Duration = Duration::from_secs(360);
 
 /// Maximum lifetime. Redis adds the clock to it and refuses times near 2^63 ms; this is 146 million
 /// years.
@@ -101,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jitter_shortens_within_its_part_and_the_set_keeps_the_whole() {
+    fn jitter_shortens_the_key_but_not_its_set() {
         let expiry = Expiry::After { ttl: Duration::from_secs(100), jitter: 0.1 };
         let drawn: Vec<_> = (0..200).map(|_| Lifetime::draw(expiry, 0).unwrap()).collect();
         assert!(drawn.iter().all(|lifetime| (90_000..=100_000).contains(&lifetime.millis)
@@ -110,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_redis_would_refuse_is_never_drawn() {
+    fn a_lifetime_that_redis_refuses_is_never_drawn() {
         for (ttl, jitter) in
             [(Duration::ZERO, 0.0), (Duration::from_millis(1), 1.0), (Duration::MAX, 0.0)]
         {

@@ -20,60 +20,60 @@
 //! Rules and events are not known here: a [`Plan`](crate::plan::Plan) comes resolved.
 
 mod address;
-mod again;
 mod applied;
 mod apply;
-mod asides;
+mod aside;
+mod checkpoints;
 mod claim;
 mod cluster;
 mod commands;
 mod connection;
+mod connection_state;
 mod eviction;
 mod failure;
 mod fence;
 mod lease;
 mod lifetime;
-mod marks;
-mod prune;
 pub(crate) mod script;
+mod second_deletes;
 mod secret;
 mod sentinel;
 mod server;
 pub(crate) mod side_keys;
 pub(crate) mod slot;
 mod socket;
-mod standing;
+mod tag_maintenance;
 mod tags;
 mod without_memory;
 mod workers;
 
-pub use again::{Again, Due, SecondPasses};
 pub use applied::{Applied, KeyHits};
-pub use asides::Asides;
-pub use claim::{Claim, LoadToken};
-pub use connection::CacheError;
-pub use eviction::Eviction;
-pub use failure::{CommandError, Outage};
-pub use lease::{Fill, Grant, LONGEST_LEASE, new_token};
-pub use marks::{
-    Change, Died, Doubt, Entered, HealDetails, HealFrom, HealProgress, HealRecord, LastCount,
-    LowWatermark, Marks, Owed, OwedHeal, OwedHeals, Tick, Turn, Unhealed,
+pub use aside::Asides;
+pub use checkpoints::{
+    Checkpoints, DeadlyRange, Doubt, Entered, FieldChange, HealDetails, HealFrom, HealProgress,
+    HealRecord, HealTurn, LastCount, LowWatermark, Owed, OwedHeal, OwedHeals, Tick, Unhealed,
 };
-pub use prune::{PRUNE_STEP, Pruned, TagSets};
+pub use claim::{Claim, LoadToken};
+pub use connection_state::ConnectionState;
+pub use eviction::Eviction;
+pub use failure::{CacheError, CommandError, Outage};
+pub use lease::{FillOutcome, Grant, new_token};
+pub use lifetime::LONGEST_LEASE;
 pub use script::READER_SCRIPTS;
-pub use server::Server;
-pub use standing::State;
+pub use second_deletes::{DueSecondDelete, SecondDelete, SecondDeletes};
+pub use server::ServerInfo;
+pub use tag_maintenance::{SCAN_STEP, TagSets, TagSlice};
 pub use tags::{Drained, Invalidated};
-pub use workers::{REPORT_COUNTS_FOR, Report, Reported};
+pub use workers::{REPORT_COUNTS_FOR, ReportedWorker, WorkerReport};
 
 use std::time::Duration;
 
 use redis::{Cmd, Value};
 
 use crate::config::{RedisConfig, RedisMode};
+use checkpoints::OwnCheckpoints;
 use cluster::Cluster;
-use connection::Link;
-use marks::Chain;
+use connection::PrimaryConnection;
 use without_memory::Deleter;
 
 /// Client of the Redis server or cluster that holds the cache.
@@ -86,10 +86,10 @@ pub struct Cache {
     aside_filled_for: Duration,
     workers: String,
     /// Names of the hashes of checkpoints.
-    marks: Vec<String>,
+    checkpoint_hashes: Vec<String>,
     id: String,
-    chain: Chain,
-    again: String,
+    own_checkpoints: OwnCheckpoints,
+    second_deletes: String,
     heals_beside: bool,
     refuses_eviction: bool,
     deleter: tokio::sync::Mutex<Option<Deleter>>,
@@ -99,7 +99,7 @@ pub struct Cache {
 #[derive(Debug)]
 enum Redis {
     /// One server takes all writes.
-    Primary(Link),
+    Primary(PrimaryConnection),
     /// Each primary takes the writes of its slots.
     Cluster(Cluster),
 }
@@ -117,21 +117,21 @@ impl Cache {
         let redis = match config.mode {
             RedisMode::Cluster => Redis::Cluster(Cluster::new(config, queue)?),
             RedisMode::Single | RedisMode::Sentinel { .. } => {
-                Redis::Primary(Link::new(config, side_keys::probe(queue))?)
+                Redis::Primary(PrimaryConnection::new(config, side_keys::probe(queue))?)
             }
         };
-        let marks = marks::names(queue, matches!(redis, Redis::Cluster(_)));
+        let checkpoint_hashes = checkpoints::names(queue, matches!(redis, Redis::Cluster(_)));
         Ok(Self {
             redis,
             tag_prefix: config.tag_prefix.clone(),
             fence_ttl_ms: lifetime::millis(config.fence_ttl),
             served_stale_ms: lifetime::millis(SERVED_STALE),
-            aside_filled_for: asides::FILLED_FOR,
+            aside_filled_for: aside::FILLED_FOR,
             workers: side_keys::workers(queue),
             id: new_token(),
-            chain: Chain::new(marks.len()),
-            marks,
-            again: side_keys::again(queue),
+            own_checkpoints: OwnCheckpoints::new(checkpoint_hashes.len()),
+            checkpoint_hashes,
+            second_deletes: side_keys::second_deletes(queue),
             heals_beside: false,
             refuses_eviction: false,
             deleter: tokio::sync::Mutex::default(),
@@ -196,7 +196,7 @@ impl Cache {
     }
 
     /// Returns the state of the connection, without a request.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> ConnectionState {
         match &self.redis {
             Redis::Primary(link) => link.state(),
             Redis::Cluster(cluster) => cluster.state(),

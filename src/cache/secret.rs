@@ -34,7 +34,7 @@ impl Cache {
                 Ok(String::from_utf8_lossy(&kept).into_owned())
             }
             _ => Err(CommandError::Failed(
-                "unstale:secret is no secret of ours: delete it, and workers make a new one"
+                "unstale:secret does not hold a secret of unstale: delete it, and workers make a new one"
                     .to_owned(),
             )),
         }

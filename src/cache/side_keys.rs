@@ -109,7 +109,7 @@ pub(super) const DRAINING_TAGS: &[u8] = b"unstale:drains";
 pub(super) const ASIDES: &[u8] = b"unstale:asides";
 
 /// Returns the lock of the worker that maintains the tags' sets under that prefix.
-pub(super) fn upkeep(tag_prefix: &str) -> String {
+pub(super) fn tag_maintenance_lock(tag_prefix: &str) -> String {
     format!("unstale:upkeep:{tag_prefix}")
 }
 
@@ -119,17 +119,17 @@ pub(super) fn workers(queue: &str) -> String {
 }
 
 /// Returns the hash of the checkpoints of a queue's workers.
-pub(super) fn marks(queue: &str) -> String {
+pub(super) fn checkpoints(queue: &str) -> String {
     format!("unstale:mark:{queue}")
 }
 
 /// Returns one of the hashes of checkpoints in a cluster.
-pub(super) fn marks_with_tag(tag: &str, queue: &str) -> String {
+pub(super) fn checkpoints_with_tag(tag: &str, queue: &str) -> String {
     format!("unstale:mark:{{{tag}}}:{queue}")
 }
 
 /// Returns the sorted set of a queue's second deletes: targets by due time.
-pub(super) fn again(queue: &str) -> String {
+pub(super) fn second_deletes(queue: &str) -> String {
     format!("unstale:again:{queue}")
 }
 
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_sets_share_what_is_detached_and_no_other_tag_has_its_record_there() {
+    fn no_two_tags_share_a_detached_set_or_a_record() {
         let sets =
             ["a", "a:7", "{a}", "{a}:7", "{a}:aside0", "{a}:7:7", "a}", "a}:7", "{a", "d:{a}"];
         let mut names: Vec<Vec<u8>> = Vec::new();

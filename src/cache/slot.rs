@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_goes_where_its_first_key_is() {
+    fn a_command_goes_to_the_slot_of_its_first_key() {
         let mut unlink = redis::cmd("UNLINK");
         unlink.arg("foo").arg("other");
         assert_eq!(of_command(&unlink), slot(b"foo"));
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn side_keys_share_the_slot_of_their_key_or_there_are_none() {
+    fn has_side_keys_is_true_exactly_if_they_share_the_slot() {
         use super::super::side_keys::{Kind, side_key};
         for key in ["a", "{a}", "x:{u:{42}:p}", "{a", "a}b", "{}{x}", "{}a", "a}{b}"] {
             let shares = slot(&side_key(Kind::Lease, key.as_bytes())) == slot(key.as_bytes());

@@ -16,9 +16,8 @@ use redis::{
 };
 use url::Url;
 
-use super::connection::CacheError;
-use super::failure::{self, Outage};
-use super::standing::Live;
+use super::connection_state::LiveConnection;
+use super::failure::{self, CacheError, Outage};
 use crate::config::TlsConfig;
 
 /// Maximum time for connecting, with the handshake.
@@ -53,7 +52,7 @@ impl fmt::Debug for Socket {
     }
 }
 
-impl Live for Socket {
+impl LiveConnection for Socket {
     fn give_up(&self, outage: &Outage) {
         let _earlier = self.given_up.set(outage.for_others());
     }
@@ -185,9 +184,7 @@ pub(super) fn client(url: &Url, tls: &TlsConfig) -> Result<redis::Client, CacheE
     let encrypted = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
     if !encrypted {
         if tls.ca_pem.is_some() || tls.cert_pem.is_some() || tls.key_pem.is_some() {
-            return Err(CacheError::Tls(
-                "certificates are for rediss:// and UNSTALE_REDIS_URL is not".into(),
-            ));
+            return Err(CacheError::Tls("certificates need rediss:// in UNSTALE_REDIS_URL".into()));
         }
         return redis::Client::open(info).map_err(wrong);
     }
@@ -199,7 +196,11 @@ pub(super) fn client(url: &Url, tls: &TlsConfig) -> Result<redis::Client, CacheE
             client_cert: cert.clone().into(),
             client_key: key.clone().into(),
         }),
-        _ => return Err(CacheError::Tls("a client certificate and its key go together".into())),
+        _ => {
+            return Err(CacheError::Tls(
+                "a client certificate needs its key, and a key its certificate".into(),
+            ));
+        }
     };
     let certificates =
         TlsCertificates { client_tls, root_cert: tls.ca_pem.clone().map(String::into_bytes) };

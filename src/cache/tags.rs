@@ -13,7 +13,7 @@ use redis::{Cmd, Value};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::{self, CommandError};
-use super::lease::LONGEST_LEASE;
+use super::lifetime::LONGEST_LEASE;
 use super::script::{DRAIN_SLICE, INVALIDATE_TAGS, Sent};
 use super::side_keys::{ASIDES, DRAINING_TAGS, Kind, SEQUENCE, detached, side_key};
 use super::{Cache, Redis, integers, lifetime};
@@ -76,7 +76,7 @@ impl Cache {
             return self.invalidate_in_cluster(cluster, tag).await;
         }
         let value = self
-            .call_sealed(
+            .call_with_checkpoint(
                 INVALIDATE,
                 self.invalidation(&[tag], MEMBERS_PER_CALL, &mut Sent::default()),
             )
@@ -165,7 +165,7 @@ impl Cache {
                             [&detached, &record, DRAINING_TAGS].into_iter(),
                         );
                         command.arg(cursor).arg(SLICE).arg(&number).arg(set);
-                        integers(&self.call_sealed("drain", command).await?)
+                        integers(&self.call_with_checkpoint("drain", command).await?)
                             .ok_or_else(unexpected)?
                     }
                     Redis::Cluster(cluster) => {
@@ -281,12 +281,9 @@ impl Invalidations {
 /// Logs that a tag, or its set by name, had unstale's own keys. The members left the set, so each
 /// line needs another such `SADD`.
 pub(super) fn warn_of_own_members(tag: &str) {
-    tracing::warn!(
-        ?tag,
-        "a tag's set had members that begin with `unstale:`: they left the set, and their keys were not deleted"
-    );
+    tracing::warn!(?tag, "own keys removed from a tag's set");
 }
 
 pub(super) fn unexpected() -> CommandError {
-    CommandError::Failed("tags: an answer of another shape than expected".into())
+    CommandError::Failed("tags: unexpected answer".into())
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use redis::{Cmd, Pipeline, Value};
 
-use super::cluster::{Nodes, Unsealed};
+use super::cluster::{Nodes, Unconfirmed};
 use super::commands::{CHUNK_COMMANDS, unlink};
 use super::failure::{self, CommandError, Outage};
 use super::side_keys::{Kind, side_key};
@@ -72,7 +72,7 @@ impl Cache {
             let answers = match (&way, &self.redis) {
                 (Deleter::Cluster(nodes), Redis::Cluster(cluster)) => {
                     let commands: Vec<&Cmd> = commands.iter().collect();
-                    cluster.run_or_fail(nodes, &commands, None, &mut Unsealed::default()).await?
+                    cluster.run_or_fail(nodes, &commands, None, &mut Unconfirmed::default()).await?
                 }
                 (Deleter::Primary(socket), _) => {
                     let mut pipeline = Pipeline::with_capacity(commands.len());

@@ -17,7 +17,7 @@ pub const REPORT_COUNTS_FOR: Duration = Duration::from_secs(30);
 /// State of one worker. A field that an older or newer worker lacks reads as its default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Report {
+pub struct WorkerReport {
     /// Name of the machine, if it is known.
     pub host: String,
     /// Process on that machine.
@@ -29,11 +29,14 @@ pub struct Report {
     /// Reason why the worker refused the current rule files; `None` if it did not.
     pub refused_registry: Option<String>,
     /// Delays of its retry schedule, as their queues' names end: `1s`.
-    pub ladder: Vec<String>,
+    #[serde(rename = "ladder")]
+    pub retry_delays: Vec<String>,
     /// Delays of other workers' retry schedules that its own lacks.
-    pub other_rungs: Vec<String>,
+    #[serde(rename = "other_rungs")]
+    pub other_retry_delays: Vec<String>,
     /// Number of deliveries in flight.
-    pub in_hand: usize,
+    #[serde(rename = "in_hand")]
+    pub in_flight: usize,
     /// Age of the oldest of them, in milliseconds.
     pub oldest_unsettled_ms: Option<u64>,
     /// Reasons why it is not ready; empty if it is.
@@ -44,13 +47,13 @@ pub struct Report {
 
 /// A worker's report, and its age.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reported {
+pub struct ReportedWorker {
     /// Id of the worker, unique among processes.
     pub worker: String,
     /// Time since the report was made.
     pub age: Duration,
     /// The report itself.
-    pub report: Report,
+    pub report: WorkerReport,
 }
 
 impl Cache {
@@ -61,8 +64,8 @@ impl Cache {
     pub async fn report(
         &self,
         worker: &str,
-        report: Option<&Report>,
-    ) -> Result<Vec<Reported>, CommandError> {
+        report: Option<&WorkerReport>,
+    ) -> Result<Vec<ReportedWorker>, CommandError> {
         let text = report
             .map(serde_json::to_string)
             .transpose()
@@ -85,7 +88,7 @@ impl Cache {
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn reports(&self) -> Result<Vec<Reported>, CommandError> {
+    pub async fn reports(&self) -> Result<Vec<ReportedWorker>, CommandError> {
         let now_ms = self.time_ms().await?;
         let mut command = redis::cmd("HGETALL");
         command.arg(&self.workers);
@@ -111,9 +114,9 @@ impl Cache {
     }
 }
 
-fn reported(worker: &str, age_ms: u64, text: &str) -> Option<Reported> {
+fn reported(worker: &str, age_ms: u64, text: &str) -> Option<ReportedWorker> {
     let report = serde_json::from_str(text).ok()?;
-    Some(Reported { worker: worker.to_owned(), age: Duration::from_millis(age_ms), report })
+    Some(ReportedWorker { worker: worker.to_owned(), age: Duration::from_millis(age_ms), report })
 }
 
 pub(super) fn text_of(value: &Value) -> Option<String> {
@@ -139,5 +142,5 @@ pub(super) fn text_pairs(value: &Value) -> Option<Vec<(String, String)>> {
 }
 
 fn unexpected() -> CommandError {
-    CommandError::Failed("workers: an answer of another shape than expected".into())
+    CommandError::Failed("workers: unexpected answer".into())
 }

@@ -29,7 +29,7 @@ impl<'c> Mark<'c> {
     pub async fn hold(&mut self, low: LowWatermark) -> Result<(), CommandError> {
         let low = self.low.map_or(low, |held| held.lower(low));
         if self.low != Some(low) {
-            self.cache.hold_mark(self.command, low).await?;
+            self.cache.hold_checkpoint(self.command, low).await?;
             self.low = Some(low);
         }
         Ok(())
@@ -41,7 +41,7 @@ impl<'c> Mark<'c> {
             tokio::time::sleep(KEPT_EVERY).await;
             if let Some(low) = self.low {
                 // Unheard, it is said again in time.
-                let _ = self.cache.hold_mark(self.command, low).await;
+                let _ = self.cache.hold_checkpoint(self.command, low).await;
             }
         }
     }
@@ -51,6 +51,6 @@ impl<'c> Mark<'c> {
     /// # Errors
     /// An outage, or Redis refuses: it goes by itself in an hour.
     pub async fn release(self) -> Result<(), CommandError> {
-        self.cache.release_mark(self.command).await
+        self.cache.release_checkpoint(self.command).await
     }
 }

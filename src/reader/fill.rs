@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::Value;
 use redis::aio::ConnectionLike;
 
-use super::names::{Names, TagNames};
+use super::names::{ReadKeys, TagKeys};
 use super::redis_call::{Away, FILL_SCRIPT, JOIN_SCRIPT, RELEASE_SCRIPT};
 use super::{Outcome, Reader};
 use crate::cache::new_token;
@@ -56,7 +56,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Drop for Lease<C> {
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
     pub(super) async fn fill(
         &self,
-        names: &Names,
+        names: &ReadKeys,
         mut lease: Box<Lease<C>>,
         value: &[u8],
         ttl: Duration,
@@ -73,7 +73,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
 
     async fn try_fill(
         &self,
-        names: &Names,
+        names: &ReadKeys,
         lease: &Lease<C>,
         value: &[u8],
         ttl: Duration,
@@ -81,7 +81,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
     ) -> Result<Outcome, Away> {
         let longest_ms =
             i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 2).clamp(1, i64::MAX / 2);
-        let millis = drawn(longest_ms, self.options.jitter).to_string();
+        let millis = draw_ttl_ms(longest_ms, self.options.jitter).to_string();
         let set_millis = longest_ms.to_string();
         // The value's time begins after the set's, by the rest of the lease at most.
         let joined_millis = longest_ms
@@ -89,13 +89,13 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
             .to_string();
         let mut beside = Vec::new();
         for tag in tags {
-            let tag = TagNames::of(&self.options, tag).ok_or(Away)?;
+            let tag = TagKeys::of(&self.options, tag).ok_or(Away)?;
             if tag.is_beside(&self.options, &names.key) {
                 beside.push(tag);
             } else {
                 let arguments: [&[u8]; 4] =
                     [&names.key, &lease.since, b"PX", joined_millis.as_bytes()];
-                if !said_yes(
+                if !is_yes(
                     &self.run(&JOIN_SCRIPT, &[&tag.set, &tag.generation], &arguments).await?,
                 )? {
                     return Ok(Outcome::Void);
@@ -113,12 +113,12 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
             millis.as_bytes(),
             set_millis.as_bytes(),
         ];
-        let filled = said_yes(&self.run(&FILL_SCRIPT, &keys, &arguments).await?)?;
+        let filled = is_yes(&self.run(&FILL_SCRIPT, &keys, &arguments).await?)?;
         Ok(if filled { Outcome::Filled } else { Outcome::Void })
     }
 }
 
-fn said_yes(answer: &Value) -> Result<bool, Away> {
+fn is_yes(answer: &Value) -> Result<bool, Away> {
     match answer {
         Value::Int(1) => Ok(true),
         Value::Int(0) => Ok(false),
@@ -127,7 +127,7 @@ fn said_yes(answer: &Value) -> Result<bool, Away> {
 }
 
 /// Draws a TTL, so that keys filled together do not all expire together.
-fn drawn(longest_ms: i64, jitter: f64) -> i64 {
+fn draw_ttl_ms(longest_ms: i64, jitter: f64) -> i64 {
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,

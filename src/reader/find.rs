@@ -7,7 +7,7 @@ use redis::aio::ConnectionLike;
 use tokio::time::Instant;
 
 use super::fill::Lease;
-use super::names::Names;
+use super::names::ReadKeys;
 use super::redis_call::{Away, READ_SCRIPT};
 use super::{Outcome, Reader};
 use crate::cache::side_keys::SEQUENCE;
@@ -15,7 +15,7 @@ use crate::cache::side_keys::SEQUENCE;
 /// First and longest pause between two looks at another's lease; each is jittered down to a half.
 const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(200)];
 
-pub(super) enum Found<C: ConnectionLike + Clone + Send + Sync + 'static> {
+pub(super) enum Lookup<C: ConnectionLike + Clone + Send + Sync + 'static> {
     Value(Vec<u8>, Outcome),
     /// The caller is to load and fill. `old` is a value that is still valid for a while.
     Lease {
@@ -26,21 +26,21 @@ pub(super) enum Found<C: ConnectionLike + Clone + Send + Sync + 'static> {
     Nothing(Outcome),
 }
 
-enum Look<C: ConnectionLike + Clone + Send + Sync + 'static> {
+enum ReadAnswer<C: ConnectionLike + Clone + Send + Sync + 'static> {
     Value(Vec<u8>),
     Lease { lease: Box<Lease<C>>, old: Option<Vec<u8>> },
     Held,
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
-    pub(super) async fn find(&self, names: &Names) -> Found<C> {
+    pub(super) async fn find(&self, names: &ReadKeys) -> Lookup<C> {
         // The shortest way to a cached value. An early load needs the remaining lifetime, which the
         // script returns.
         if self.options.stale.is_zero() {
             match self.ask(redis::cmd("GET").arg(&names.key)).await {
-                Ok(Value::BulkString(value)) => return Found::Value(value, Outcome::Hit),
+                Ok(Value::BulkString(value)) => return Lookup::Value(value, Outcome::Hit),
                 Ok(_) => {}
-                Err(Away) => return Found::Nothing(Outcome::Away),
+                Err(Away) => return Lookup::Nothing(Outcome::Away),
             }
         }
         let deadline = Instant::now() + self.options.wait;
@@ -48,14 +48,14 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         let [mut pause, longest] = PAUSES;
         let mut found_as = Outcome::Hit;
         loop {
-            match self.look(names, stale).await {
-                Err(Away) => return Found::Nothing(Outcome::Away),
-                Ok(Look::Value(value)) => return Found::Value(value, found_as),
-                Ok(Look::Lease { lease, old }) => return Found::Lease { lease, old },
-                Ok(Look::Held) if Instant::now() >= deadline => {
-                    return Found::Nothing(Outcome::Crowded);
+            match self.try_read(names, stale).await {
+                Err(Away) => return Lookup::Nothing(Outcome::Away),
+                Ok(ReadAnswer::Value(value)) => return Lookup::Value(value, found_as),
+                Ok(ReadAnswer::Lease { lease, old }) => return Lookup::Lease { lease, old },
+                Ok(ReadAnswer::Held) if Instant::now() >= deadline => {
+                    return Lookup::Nothing(Outcome::Crowded);
                 }
-                Ok(Look::Held) => {
+                Ok(ReadAnswer::Held) => {
                     let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
                     // The last look is at the deadline.
                     tokio::time::sleep_until((Instant::now() + jittered).min(deadline)).await;
@@ -66,7 +66,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         }
     }
 
-    async fn look(&self, names: &Names, stale: Duration) -> Result<Look<C>, Away> {
+    async fn try_read(&self, names: &ReadKeys, stale: Duration) -> Result<ReadAnswer<C>, Away> {
         // From here on, a lease that Redis may have granted is released in every case.
         let mut lease = Box::new(Lease::new(self.clone(), names.lease.clone()));
         let (lease_ms, stale_ms) =
@@ -83,11 +83,11 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         match words.next().as_deref() {
             Some(b"value") => {
                 lease.disarm();
-                Ok(Look::Value(words.next().ok_or(Away)?))
+                Ok(ReadAnswer::Value(words.next().ok_or(Away)?))
             }
             Some(b"held") => {
                 lease.disarm();
-                Ok(Look::Held)
+                Ok(ReadAnswer::Held)
             }
             Some(b"lease") => {
                 lease.since = words.next().ok_or(Away)?;
@@ -99,7 +99,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
                         _ => b"0".to_vec(),
                     };
                 }
-                Ok(Look::Lease { lease, old: words.next() })
+                Ok(ReadAnswer::Lease { lease, old: words.next() })
             }
             _ => Err(Away),
         }

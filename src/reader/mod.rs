@@ -44,8 +44,8 @@ use serde::de::DeserializeOwned;
 
 use crate::cache::LONGEST_LEASE;
 use codec::{Bytes, Codec, Json};
-use find::Found;
-use names::Names;
+use find::Lookup;
+use names::ReadKeys;
 
 pub use tags::Tags;
 
@@ -196,29 +196,29 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         L: FnOnce() -> F,
         F: Future<Output = Result<Option<T>, E>>,
     {
-        let Some(names) = Names::of(&self.options, key).filter(|_| !key.is_empty()) else {
-            return self.tell(Outcome::Away, load().await);
+        let Some(names) = ReadKeys::of(&self.options, key).filter(|_| !key.is_empty()) else {
+            return self.observed(Outcome::Away, load().await);
         };
         let (lease, old) = match self.find(&names).await {
-            Found::Value(value, outcome) => match K::decode(&value) {
-                Some(value) => return self.tell(outcome, Ok(Some(value))),
-                None => return self.tell(Outcome::Unreadable, load().await),
+            Lookup::Value(value, outcome) => match K::decode(&value) {
+                Some(value) => return self.observed(outcome, Ok(Some(value))),
+                None => return self.observed(Outcome::Unreadable, load().await),
             },
-            Found::Nothing(outcome) => return self.tell(outcome, load().await),
-            Found::Lease { lease, old } => (lease, old),
+            Lookup::Nothing(outcome) => return self.observed(outcome, load().await),
+            Lookup::Lease { lease, old } => (lease, old),
         };
         // A lease that is dropped, even by a panic or a cancellation, is released.
         match load().await {
             Err(error) => {
                 lease.release().await;
                 match old.and_then(|old| K::decode(&old)) {
-                    Some(old) => self.tell(Outcome::Kept, Ok(Some(old))),
+                    Some(old) => self.observed(Outcome::Kept, Ok(Some(old))),
                     None => Err(error),
                 }
             }
             Ok(None) => {
                 lease.release().await;
-                self.tell(Outcome::Absent, Ok(None))
+                self.observed(Outcome::Absent, Ok(None))
             }
             Ok(Some(value)) => {
                 let outcome = match K::encode(&value) {
@@ -228,12 +228,12 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
                         Outcome::Unreadable
                     }
                 };
-                self.tell(outcome, Ok(Some(value)))
+                self.observed(outcome, Ok(Some(value)))
             }
         }
     }
 
-    fn tell<T, E>(&self, outcome: Outcome, result: Result<T, E>) -> Result<T, E> {
+    fn observed<T, E>(&self, outcome: Outcome, result: Result<T, E>) -> Result<T, E> {
         if result.is_ok()
             && let Some(observe) = &self.options.observe
         {

@@ -9,14 +9,14 @@ use super::Reader;
 use crate::cache::script::{FILL_SOURCE, JOIN, READ, RELEASE_SOURCE};
 
 /// A script, and its SHA-1, by which Redis knows it.
-pub(super) struct Named {
+pub(super) struct NamedScript {
     source: &'static str,
     sha1: String,
 }
 
 macro_rules! named {
     ($name:ident, $source:ident) => {
-        pub(super) static $name: LazyLock<Named> = LazyLock::new(|| Named {
+        pub(super) static $name: LazyLock<NamedScript> = LazyLock::new(|| NamedScript {
             source: $source,
             sha1: Script::new($source).get_hash().to_owned(),
         });
@@ -42,7 +42,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
     /// not know it yet.
     pub(super) async fn run(
         &self,
-        script: &Named,
+        script: &NamedScript,
         keys: &[&[u8]],
         arguments: &[&[u8]],
     ) -> Result<Value, Away> {

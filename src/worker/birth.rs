@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::Shared;
 use super::owed::now_ms;
 use crate::broker::{BrokerError, History};
-use crate::cache::{CommandError, HealFrom, Marks};
+use crate::cache::{Checkpoints, CommandError, HealFrom};
 use crate::ops::heal::{Healed, NotHealed, window};
 
 /// In milliseconds since the Unix epoch; 0 where the history has been there all the time, as far as
@@ -33,7 +33,7 @@ impl Birth {
 }
 
 /// Takes in what the marks say, and has Redis hold what they do not: also where it went back.
-pub(super) async fn note(shared: &Shared, marks: &Marks) -> Result<(), CommandError> {
+pub(super) async fn note(shared: &Shared, marks: &Checkpoints) -> Result<(), CommandError> {
     let held = marks.history_born_ms();
     shared.birth.learn(held);
     let born_ms = shared.birth.0.load(Ordering::Relaxed);
@@ -47,7 +47,7 @@ pub(super) async fn note(shared: &Shared, marks: &Marks) -> Result<(), CommandEr
 /// [`NotHealed`]: the nodes that were read lag behind another one, so the heal is to go on.
 pub(super) async fn judge(
     shared: &Shared,
-    marks: &Marks,
+    marks: &Checkpoints,
     (from, known): (HealFrom, Option<u64>),
     healed: Healed,
 ) -> Result<Healed, NotHealed> {

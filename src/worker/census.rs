@@ -41,7 +41,7 @@ pub(super) async fn leave(shared: &Shared) {
 async fn count(shared: &Shared) -> Result<(), String> {
     let words = |error: BrokerError| error.to_string();
     shared.cache.note_end().await.map_err(unsaid)?;
-    let marks = shared.cache.read_marks().await.map_err(unsaid)?;
+    let marks = shared.cache.read_checkpoints().await.map_err(unsaid)?;
     if marks.others_consume(shared.cache.id()) {
         return Ok(());
     }
@@ -58,7 +58,7 @@ pub(super) async fn compare(shared: &Shared) -> Result<(), CommandError> {
     if !is_on(shared) {
         return Ok(());
     }
-    let Some(before) = shared.cache.read_marks().await?.last_count() else { return Ok(()) };
+    let Some(before) = shared.cache.read_checkpoints().await?.last_count() else { return Ok(()) };
     let compared = tokio::time::timeout(FIRST_COUNT, missing_since(shared, before));
     let lost = match compared
         .await
@@ -80,7 +80,7 @@ pub(super) async fn compare(shared: &Shared) -> Result<(), CommandError> {
         }
     };
     // Another worker that compared may consume by now: then fewer messages are in the queues.
-    if shared.cache.read_marks().await?.last_count() != Some(before) {
+    if shared.cache.read_checkpoints().await?.last_count() != Some(before) {
         return Ok(());
     }
     if let Some(cause) = lost {

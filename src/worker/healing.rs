@@ -14,8 +14,8 @@ use super::owed::now_ms;
 use super::{Shared, birth, brokers};
 use crate::broker::{Backoff, BrokerError, Inspector, QueueState};
 use crate::cache::{
-    CommandError, Doubt, Entered, HealDetails, HealFrom, HealRecord, Marks, Outage, Owed, OwedHeal,
-    Tick, Turn,
+    Checkpoints, CommandError, Doubt, Entered, HealDetails, HealFrom, HealRecord, HealTurn, Outage,
+    Owed, OwedHeal, Tick,
 };
 use crate::http::Readiness;
 use crate::ops::heal::{Guard, Healed, NotHealed, heal, window};
@@ -73,7 +73,9 @@ impl From<CommandError> for Unhealed {
 pub(super) fn outage(error: CommandError) -> Outage {
     match error {
         CommandError::Outage(outage) => outage,
-        CommandError::Refused(cause) | CommandError::Failed(cause) => Outage::no_marks(&cause),
+        CommandError::Refused(cause) | CommandError::Failed(cause) => {
+            Outage::no_checkpoints(&cause)
+        }
     }
 }
 
@@ -125,8 +127,8 @@ impl<'s> Healer<'s> {
             }
             metrics.set_paused("healing", true);
             let marks = match cache.take_heal().await? {
-                Turn::Done => continue,
-                Turn::Anothers => {
+                HealTurn::Done => continue,
+                HealTurn::Anothers => {
                     self.readiness.set_healed(Err(
                         "Redis may have lost writes: another worker applies the history again"
                             .into(),
@@ -134,7 +136,7 @@ impl<'s> Healer<'s> {
                     tokio::time::sleep(WAIT).await;
                     continue;
                 }
-                Turn::Ours(marks) => marks,
+                HealTurn::Ours(marks) => marks,
             };
             self.readiness
                 .set_healed(Err("Redis may have lost writes: the history is applied again".into()));
@@ -195,7 +197,7 @@ impl<'s> Healer<'s> {
     }
 
     /// Events go on, and the heal is owed. False where it is to be tried again.
-    async fn owe(&self, marks: &Marks, cause: String) -> Result<bool, Unhealed> {
+    async fn owe(&self, marks: &Checkpoints, cause: String) -> Result<bool, Unhealed> {
         let Shared { cache, low, owed, config, .. } = self.shared;
         let from = from(marks).or_window(window(config), Timestamp::now());
         error!(
@@ -223,7 +225,7 @@ impl<'s> Healer<'s> {
     }
 
     /// Heals, in our turn. False where all is to be done again.
-    async fn heal(&self, marks: &Marks) -> Result<bool, NotHealed> {
+    async fn heal(&self, marks: &Checkpoints) -> Result<bool, NotHealed> {
         let Shared { cache, config, low, .. } = self.shared;
         // The log mentions a heal once both servers were met, and where there is a history.
         let inspector = Inspector::connect(&config.amqp).await?;
@@ -337,11 +339,11 @@ fn has_nothing_to_heal(doubt: Doubt, goes_on: Option<u64>) -> bool {
 }
 
 /// From where on the history is to be applied again.
-fn from(marks: &Marks) -> HealFrom {
+fn from(marks: &Checkpoints) -> HealFrom {
     marks.lowest().map_or_else(HealFrom::default, HealFrom::low)
 }
 
-fn record(marks: &Marks, from: HealFrom, complete: bool, details: HealDetails) -> HealRecord {
+fn record(marks: &Checkpoints, from: HealFrom, complete: bool, details: HealDetails) -> HealRecord {
     HealRecord {
         began_ms: marks.now_ms,
         ended_ms: marks.now_ms,
@@ -362,7 +364,7 @@ pub(super) async fn tick(shared: &Shared) -> Infallible {
         ticks.tick().await;
         let found = match tick_once(shared, &mut covered).await {
             Ok(Tick::NotEntered | Tick::Good(_)) => continue,
-            Ok(Tick::WentBack) => Outage::went_back(),
+            Ok(Tick::LostWrites) => Outage::lost_writes(),
             Ok(Tick::Replaced) => Outage::replaced(),
             Ok(Tick::ToHeal) => {
                 Outage::new("another worker found that Redis has lost writes that it had confirmed")

@@ -11,7 +11,9 @@ use tracing::{debug, error, info, warn};
 
 use super::healing::{LEFT_OUT, outage};
 use super::{Live, Shared, birth};
-use crate::cache::{self, Cache, Change, HealDetails, HealFrom, Marks, Outage, OwedHeal, Turn};
+use crate::cache::{
+    self, Cache, Checkpoints, FieldChange, HealDetails, HealFrom, HealTurn, Outage, OwedHeal,
+};
 use crate::ops::heal::{Guard, Healed, NotHealed, heal};
 
 /// Between two tries.
@@ -205,7 +207,8 @@ async fn pay(shared: &Shared) -> Result<(), String> {
         .map_err(|error| error.to_string())?
         .healing_beside();
     cache.probe().await.map_err(redis)?;
-    let Turn::Ours(marks) = cache.take_heal_beside().await.map_err(outage).map_err(redis)? else {
+    let HealTurn::Ours(marks) = cache.take_heal_beside().await.map_err(outage).map_err(redis)?
+    else {
         return Ok(());
     };
     let cache = Arc::new(cache);
@@ -240,12 +243,12 @@ struct Work {
     /// The offset behind all that is to be applied again, if it is known.
     end_offset: Option<u64>,
     /// Changes that note it as done.
-    changes: Vec<Change>,
+    changes: Vec<FieldChange>,
 }
 
 impl Work {
     /// Returns what is to be done by those rules, if anything.
-    fn of(marks: &Marks, live: &Live) -> Option<Self> {
+    fn of(marks: &Checkpoints, live: &Live) -> Option<Self> {
         let owed = marks.owed();
         if let Some(OwedHeal { from, .. }) = &owed.all {
             return Some(Self {
@@ -270,9 +273,9 @@ async fn perform(
     shared: &Shared,
     live: &Live,
     cache: &Cache,
-    marks: &Marks,
+    marks: &Checkpoints,
     work: &Work,
-) -> Result<Vec<Change>, String> {
+) -> Result<Vec<FieldChange>, String> {
     let Shared { config, metrics, .. } = shared;
     let digest = live.registry.digest();
     let (why, name) = if work.is_owed {
@@ -328,7 +331,7 @@ async fn perform(
 /// Returns the new details of the last heal's record, if that heal was put off or left something
 /// out, and one between those offsets has done it now.
 fn details(
-    marks: &Marks,
+    marks: &Checkpoints,
     (begin, end): (u64, Option<u64>),
     is_whole: bool,
     passed_over: Vec<u64>,

@@ -11,10 +11,10 @@
 //!    order. Values that a later invalidation in the plan deletes are left out. A value after an
 //!    invalidation is set after the deletion.
 //! 4. The keys of new values join their sets once more. Another worker may have detached the sets
-//!    before the third step, when the new values did not exist yet. Detached sets are dropped. The
+//!    before the third run, when the new values did not exist yet. Detached sets are dropped. The
 //!    slow lane deletes the members of a set that is too big for this.
 //!
-//! A checkpoint is written on each primary that ran commands, after the third step, and after the
+//! A checkpoint is written on each primary that ran commands, after the third run, and after the
 //! fourth if there is one.
 //!
 //! An outage repeats the whole plan. Sets that were already detached are in the tag's record of
@@ -27,15 +27,15 @@ use std::sync::Arc;
 use redis::{Cmd, Pipeline, Value};
 
 use super::super::Cache;
-use super::super::applied::{Applied, Outcome};
-use super::super::commands::{Asked, Commands, unlink};
+use super::super::applied::{Applied, PlanOutcome};
+use super::super::commands::{Commands, Subject, unlink};
 use super::super::failure::Outage;
 use super::super::lifetime;
 use super::super::side_keys::{Kind, side_key};
 use super::super::slot;
 use super::Cluster;
+use super::checkpoint_writes::Unconfirmed;
 use super::nodes::Nodes;
-use super::seal::Unsealed;
 use super::tags::{Detached, SLICE};
 use crate::plan::{Command, EffectOutcome, Operation, OperationId, Plan};
 use crate::reason::Reason;
@@ -45,7 +45,7 @@ use crate::reason::Reason;
 const MEMBERS_PER_PLAN: usize = 10_000;
 
 /// A plan that is being applied.
-struct Step<'s> {
+struct PlanRun<'s> {
     cluster: &'s Cluster,
     nodes: &'s Arc<Nodes>,
     plan: &'s Plan<'s>,
@@ -61,30 +61,30 @@ impl Cache {
         plan: &Plan<'_>,
     ) -> Result<Applied, Outage> {
         let (nodes, _turn) = cluster.in_turn().await?;
-        let step = Step { cluster, nodes: &nodes, plan, now_ms: lifetime::now_ms() };
-        let mut outcome = Outcome::new(plan);
-        let applied = self.take_steps(&step, &mut outcome).await;
-        applied.inspect_err(|outage| cluster.standing.give_up(&nodes, outage))?;
+        let run = PlanRun { cluster, nodes: &nodes, plan, now_ms: lifetime::now_ms() };
+        let mut outcome = PlanOutcome::new(plan);
+        let applied = self.run_steps(&run, &mut outcome).await;
+        applied.inspect_err(|outage| cluster.connection.give_up(&nodes, outage))?;
         Ok(outcome.finish())
     }
 
-    async fn take_steps(
+    async fn run_steps(
         &self,
-        step: &Step<'_>,
-        outcome: &mut Outcome<'_, '_>,
+        run: &PlanRun<'_>,
+        outcome: &mut PlanOutcome<'_, '_>,
     ) -> Result<(), Outage> {
-        let mut unsealed = Unsealed::default();
-        self.refuse_homeless(step, outcome);
-        let detached = self.change_sets(step, outcome, &mut unsealed).await?;
-        let tagged = self.change_keys(step, &detached, outcome, &mut unsealed).await?;
-        self.change_sets_again(step, &detached, &tagged, outcome, &mut unsealed).await
+        let mut unconfirmed = Unconfirmed::default();
+        self.refuse_homeless(run, outcome);
+        let detached = self.change_sets(run, outcome, &mut unconfirmed).await?;
+        let tagged = self.change_keys(run, &detached, outcome, &mut unconfirmed).await?;
+        self.complete_sets(run, &detached, &tagged, outcome, &mut unconfirmed).await
     }
 
     /// Ends operations on keys whose side keys would be in another slot: they are only deleted.
     /// Neither their loads nor their versions can be tracked.
-    fn refuse_homeless(&self, step: &Step<'_>, outcome: &mut Outcome<'_, '_>) {
-        for &id in step.plan.deletions().iter().chain(step.plan.in_order()) {
-            let Operation { target, command, .. } = *step.plan.operation(id);
+    fn refuse_homeless(&self, run: &PlanRun<'_>, outcome: &mut PlanOutcome<'_, '_>) {
+        for &id in run.plan.deletions().iter().chain(run.plan.in_order()) {
+            let Operation { target, command, .. } = *run.plan.operation(id);
             // A counter has no side keys.
             let homeless = match command {
                 Command::Bump(_) => false,
@@ -101,7 +101,7 @@ impl Cache {
                 }
             };
             if homeless {
-                let message = "a } in a key or tag without a {…} before it: in a Redis Cluster such a key cannot be kept right".into();
+                let message = "a } in a key or tag without a {…} before it: in a Redis Cluster, its side keys would be in another slot".into();
                 outcome.end(id, EffectOutcome::Dead { reason: Reason::Unresolvable, message });
             }
         }
@@ -110,11 +110,11 @@ impl Cache {
     /// Changes the sets of tags, and all keys that may be such a set.
     async fn change_sets(
         &self,
-        step: &Step<'_>,
-        outcome: &mut Outcome<'_, '_>,
-        unsealed: &mut Unsealed,
+        run: &PlanRun<'_>,
+        outcome: &mut PlanOutcome<'_, '_>,
+        unconfirmed: &mut Unconfirmed,
     ) -> Result<Vec<Detached>, Outage> {
-        let plan = step.plan;
+        let plan = run.plan;
         let invalidations: Vec<OperationId> = (plan.in_order().iter().copied())
             .filter(|&id| {
                 plan.operation(id).command == Command::InvalidateTag && !outcome.has_ended(id)
@@ -123,9 +123,9 @@ impl Cache {
         let mut number = 0;
         if !invalidations.is_empty() {
             let command = super::tags::numbers(invalidations.len());
-            let answer = step
+            let answer = run
                 .cluster
-                .run(step.nodes, &[&command], None, unsealed)
+                .run(run.nodes, &[&command], None, unconfirmed)
                 .await?
                 .pop()
                 .unwrap_or(Value::Nil);
@@ -146,13 +146,13 @@ impl Cache {
             let Operation { target, command, .. } = *plan.operation(id);
             match command {
                 _ if outcome.has_ended(id) && self.is_in_place(target, command) => {
-                    commands.push(Asked::Quiet(id), unlink([target.as_bytes()].into_iter(), 1));
+                    commands.push(Subject::Quiet(id), unlink([target.as_bytes()].into_iter(), 1));
                 }
                 _ if outcome.has_ended(id) => {}
                 Command::InvalidateTag => {
                     let set = self.tag_set(target);
                     commands.push(
-                        Asked::Detachment(id),
+                        Subject::Detachment(id),
                         super::tags::detach(set.as_bytes(), number, most),
                     );
                     numbers.insert(id, number);
@@ -161,28 +161,28 @@ impl Cache {
                 Command::Write(write) if !write.tags.is_empty() => {
                     for tag in &write.tags {
                         if let Some(command) =
-                            self.add_member(target, tag, write.expiry, step.now_ms)
+                            self.add_member(target, tag, write.expiry, run.now_ms)
                         {
-                            commands.push(Asked::Quiet(id), command);
+                            commands.push(Subject::Quiet(id), command);
                         }
                     }
                 }
                 _ if self.is_in_place(target, command) => {
                     commands.push(
-                        Asked::Quiet(id),
+                        Subject::Quiet(id),
                         unlink(
                             [side_key(Kind::Lease, target.as_bytes()).as_slice()].into_iter(),
                             1,
                         ),
                     );
-                    self.operation(&mut commands, plan, id, step.now_ms);
+                    self.operation(&mut commands, plan, id, run.now_ms);
                 }
                 _ => {}
             }
         }
         let mut detached = Vec::new();
-        for (asked, answer) in self.answers(step, &commands, None, unsealed).await? {
-            if let Asked::Detachment(id) = asked
+        for (subject, answer) in self.answers(run, &commands, None, unconfirmed).await? {
+            if let Subject::Detachment(id) = subject
                 && !matches!(answer, Value::ServerError(_))
             {
                 let set = self.tag_set(plan.operation(id).target).into_bytes();
@@ -196,7 +196,7 @@ impl Cache {
                     None => outcome.fail(id, super::super::tags::unexpected())?,
                 }
             } else {
-                outcome.note(asked, &answer, &commands)?;
+                outcome.note(subject, &answer, &commands)?;
             }
         }
         Ok(detached)
@@ -206,34 +206,34 @@ impl Cache {
     /// tags that were sent.
     async fn change_keys(
         &self,
-        step: &Step<'_>,
+        run: &PlanRun<'_>,
         detached: &[Detached],
-        outcome: &mut Outcome<'_, '_>,
-        unsealed: &mut Unsealed,
+        outcome: &mut PlanOutcome<'_, '_>,
+        unconfirmed: &mut Unconfirmed,
     ) -> Result<Vec<OperationId>, Outage> {
-        let plan = step.plan;
+        let plan = run.plan;
         let mut commands = Commands::in_cluster();
         let mut tagged = Vec::new();
-        self.schedule_agains(&mut commands, plan);
+        self.schedule_second_deletes(&mut commands, plan);
         commands.voids = Commands::voided(plan);
         for place in 0..commands.voids.len() {
             let lease =
                 side_key(Kind::Lease, plan.operation(commands.voids[place]).target.as_bytes());
             commands.push(
-                Asked::Leases { first: place, end: place + 1 },
+                Subject::Leases { first: place, end: place + 1 },
                 unlink([lease.as_slice()].into_iter(), 1),
             );
         }
         for (place, &id) in plan.deletions().iter().enumerate() {
             let deletion = self.deletion_of_any(&mut commands, plan, id);
-            commands.push(Asked::Deletions { first: place, end: place + 1 }, deletion);
+            commands.push(Subject::Deletions { first: place, end: place + 1 }, deletion);
         }
         let mut invalidated: HashMap<&[u8], OperationId> = HashMap::new();
         for one in detached {
             for member in &one.members {
                 let lease = side_key(Kind::Lease, member);
-                commands.push(Asked::Quiet(one.id), unlink([lease.as_slice()].into_iter(), 1));
-                commands.push(Asked::Member(one.id), unlink([member.as_slice()].into_iter(), 1));
+                commands.push(Subject::Quiet(one.id), unlink([lease.as_slice()].into_iter(), 1));
+                commands.push(Subject::Member(one.id), unlink([member.as_slice()].into_iter(), 1));
                 invalidated.insert(member, one.id);
             }
         }
@@ -247,7 +247,7 @@ impl Cache {
                 // The older value must not return.
                 _ if unseen || outcome.has_ended(id) => {
                     let deletion = self.deletion_of_any(&mut commands, plan, id);
-                    commands.push(Asked::Quiet(id), deletion);
+                    commands.push(Subject::Quiet(id), deletion);
                     outcome.hit(id, 0, 1);
                 }
                 Command::Write(write) if !write.tags.is_empty() => {
@@ -255,62 +255,62 @@ impl Cache {
                     match mark {
                         Some(mark) => self.write_fenced(
                             &mut commands,
-                            Asked::Operation(id),
+                            Subject::Operation(id),
                             target,
                             write,
                             (&mark, &[]),
-                            step.now_ms,
+                            run.now_ms,
                         ),
-                        None => self.set(&mut commands, id, target, write, step.now_ms),
+                        None => self.set(&mut commands, id, target, write, run.now_ms),
                     }
                 }
-                _ => self.operation(&mut commands, plan, id, step.now_ms),
+                _ => self.operation(&mut commands, plan, id, run.now_ms),
             }
         }
-        for (asked, answer) in self.answers(step, &commands, Some(self), unsealed).await? {
-            outcome.note(asked, &answer, &commands)?;
+        for (subject, answer) in self.answers(run, &commands, Some(self), unconfirmed).await? {
+            outcome.note(subject, &answer, &commands)?;
         }
         Ok(tagged)
     }
 
     /// Adds keys with new values to their sets once more. Drops detached sets that are empty by
     /// now, and leaves the others to the slow lane.
-    async fn change_sets_again(
+    async fn complete_sets(
         &self,
-        step: &Step<'_>,
+        run: &PlanRun<'_>,
         detached: &[Detached],
         tagged: &[OperationId],
-        outcome: &mut Outcome<'_, '_>,
-        unsealed: &mut Unsealed,
+        outcome: &mut PlanOutcome<'_, '_>,
+        unconfirmed: &mut Unconfirmed,
     ) -> Result<(), Outage> {
         let mut commands = Commands::in_cluster();
         for &id in tagged {
-            let Operation { target, command: Command::Write(write), .. } = *step.plan.operation(id)
+            let Operation { target, command: Command::Write(write), .. } = *run.plan.operation(id)
             else {
                 continue;
             };
             for command in write
                 .tags
                 .iter()
-                .filter_map(|tag| self.add_member(target, tag, write.expiry, step.now_ms))
+                .filter_map(|tag| self.add_member(target, tag, write.expiry, run.now_ms))
             {
-                commands.push(Asked::Quiet(id), command);
+                commands.push(Subject::Quiet(id), command);
             }
         }
         for one in detached {
             if one.is_drained() && !outcome.has_ended(one.id) {
                 commands.push(
-                    Asked::Quiet(one.id),
+                    Subject::Quiet(one.id),
                     super::tags::drop_detached(&one.set, one.number.to_string().as_bytes()),
                 );
             }
             if one.is_left() || one.others {
-                commands.push(Asked::Quiet(one.id), super::tags::list(&one.set));
+                commands.push(Subject::Quiet(one.id), super::tags::list(&one.set));
                 outcome.go_on(one.id);
             }
         }
-        for (asked, answer) in self.answers(step, &commands, Some(self), unsealed).await? {
-            outcome.note(asked, &answer, &commands)?;
+        for (subject, answer) in self.answers(run, &commands, Some(self), unconfirmed).await? {
+            outcome.note(subject, &answer, &commands)?;
         }
         Ok(())
     }
@@ -334,13 +334,13 @@ impl Cache {
 
     async fn answers(
         &self,
-        step: &Step<'_>,
+        run: &PlanRun<'_>,
         commands: &Commands,
-        seals: Option<&Self>,
-        unsealed: &mut Unsealed,
-    ) -> Result<Vec<(Asked, Value)>, Outage> {
+        checkpoints: Option<&Self>,
+        unconfirmed: &mut Unconfirmed,
+    ) -> Result<Vec<(Subject, Value)>, Outage> {
         let all: Vec<&Cmd> = commands.chunks.iter().flat_map(Pipeline::cmd_iter).collect();
-        let answers = step.cluster.run(step.nodes, &all, seals, unsealed).await?;
-        Ok(commands.asked.iter().copied().zip(answers).collect())
+        let answers = run.cluster.run(run.nodes, &all, checkpoints, unconfirmed).await?;
+        Ok(commands.subjects.iter().copied().zip(answers).collect())
     }
 }

@@ -5,8 +5,8 @@ use redis::Value;
 
 use super::super::Cache;
 use super::super::failure::{self, CommandError};
-use super::super::lease::{Fill, Grant, LONGEST_LEASE};
-use super::super::lifetime::{self, Lifetime};
+use super::super::lease::{FillOutcome, Grant};
+use super::super::lifetime::{self, LONGEST_LEASE, Lifetime};
 use super::super::script::{FILL, JOIN_TAG, Sent};
 use super::super::side_keys::{Kind, SEQUENCE, side_key};
 use super::super::slot;
@@ -71,7 +71,7 @@ impl Cache {
         value: &[u8],
         expiry: Expiry,
         tags: &[String],
-    ) -> Result<Fill, CommandError> {
+    ) -> Result<FillOutcome, CommandError> {
         if !slot::has_side_keys(key.as_bytes())
             || tags.iter().any(|tag| !slot::has_side_keys(self.tag_set(tag).as_bytes()))
         {
@@ -81,7 +81,7 @@ impl Cache {
             Lifetime::draw(expiry, lifetime::now_ms())
         else {
             self.release_lease(key, token).await?;
-            return Ok(Fill::Over);
+            return Ok(FillOutcome::Over);
         };
         let join = |tag: &String| {
             let set = self.tag_set(tag).into_bytes();
@@ -92,11 +92,11 @@ impl Cache {
             command.arg(key).arg(since).arg(unit.option()).arg(lifetime.joined_millis());
             command
         };
-        for answer in cluster.run_standing(&tags.iter().map(join).collect::<Vec<_>>()).await? {
+        for answer in cluster.run_alone(&tags.iter().map(join).collect::<Vec<_>>()).await? {
             if answer != Value::Int(1) {
                 self.release_lease(key, token).await?;
                 return match failure::of_answer("fill", Some(answer))? {
-                    Value::Int(0) => Ok(Fill::Refused),
+                    Value::Int(0) => Ok(FillOutcome::Refused),
                     _ => Err(unexpected()),
                 };
             }
@@ -105,8 +105,8 @@ impl Cache {
         let mut command = FILL.call(&mut Sent::all(), keys.iter().map(Vec::as_slice));
         command.arg(token).arg(since).arg(value).arg(unit.option()).arg(millis).arg(set_millis);
         match self.call("fill", command).await? {
-            Value::Int(1) => Ok(Fill::Filled),
-            Value::Int(0) => Ok(Fill::Refused),
+            Value::Int(1) => Ok(FillOutcome::Filled),
+            Value::Int(0) => Ok(FillOutcome::Refused),
             _ => Err(unexpected()),
         }
     }
@@ -114,5 +114,5 @@ impl Cache {
 
 /// Returns the error of a key or tag whose side keys would be in another slot.
 fn homeless() -> CommandError {
-    CommandError::Refused("a } in a key or tag without a {…} before it: in a Redis Cluster such a key cannot be kept right".into())
+    CommandError::Refused("a } in a key or tag without a {…} before it: in a Redis Cluster, its side keys would be in another slot".into())
 }

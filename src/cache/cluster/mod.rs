@@ -19,10 +19,10 @@
 //! hides which node ran a command. Checkpoints need both.
 
 mod apply;
+mod checkpoint_writes;
 mod lease;
 mod nodes;
-pub(super) mod prune;
-mod seal;
+mod tag_maintenance;
 mod tags;
 mod topology;
 
@@ -37,18 +37,17 @@ use tokio::time::Instant;
 
 use super::Cache;
 use super::address::Address;
+use super::checkpoints::CheckpointWrite;
 use super::commands::{CHUNK_BYTES, CHUNK_COMMANDS};
-use super::connection::CacheError;
-use super::failure::{self, CommandError, Outage};
-use super::marks::Seal;
+use super::connection_state::{Connect, ConnectionState, LiveConnection, SharedConnection};
+use super::failure::{self, CacheError, CommandError, Outage};
 use super::script;
 use super::slot;
 use super::socket::poll_once_each;
-use super::standing::{Connect, Live, Standing, State};
 use crate::config::RedisConfig;
+pub(super) use checkpoint_writes::Unconfirmed;
 use nodes::Node;
 pub(super) use nodes::Nodes;
-pub(super) use seal::Unsealed;
 use topology::Topology;
 
 /// Maximum time for which one command follows redirections or waits for its slot to move. After it,
@@ -65,13 +64,13 @@ const FOLLOWED_AT_ONCE: usize = 64;
 /// A cluster that all callers share.
 #[derive(Debug)]
 pub(super) struct Cluster {
-    standing: Standing<Topology>,
+    connection: SharedConnection<Topology>,
     turn: Mutex<()>,
 }
 
 /// Where a node redirects a command to.
 #[derive(Debug, PartialEq, Eq)]
-enum Elsewhere {
+enum Redirection {
     /// Another node serves the slot.
     Moved(Address),
     /// Another node serves this command once.
@@ -84,33 +83,36 @@ enum Elsewhere {
 
 impl Cluster {
     pub(super) fn new(config: &RedisConfig, queue: &str) -> Result<Self, CacheError> {
-        Ok(Self { standing: Standing::new(Topology::new(config, queue)?), turn: Mutex::default() })
+        Ok(Self {
+            connection: SharedConnection::new(Topology::new(config, queue)?),
+            turn: Mutex::default(),
+        })
     }
 
-    pub(super) fn state(&self) -> State {
-        self.standing.state()
+    pub(super) fn state(&self) -> ConnectionState {
+        self.connection.state()
     }
 
     pub(super) async fn probe(&self) -> Result<(), Outage> {
-        self.standing.probe().await
+        self.connection.probe().await
     }
 
     /// Opens other connections, to primaries that need not take writes.
     pub(super) async fn connect_apart(&self) -> Result<Arc<Nodes>, Outage> {
-        self.standing.connect().connect().await
+        self.connection.connect().connect().await
     }
 
     /// Gives the connections up, so that nothing more is sent before the next probe.
     pub(super) fn give_up(&self, outage: &Outage) {
-        if let Ok(nodes) = self.standing.live() {
-            self.standing.give_up(&nodes, outage);
+        if let Ok(nodes) = self.connection.live() {
+            self.connection.give_up(&nodes, outage);
         }
     }
 
     /// Waits for the right to send a plan or other commands with checkpoints. It is granted in the
     /// order of the first polls.
     async fn in_turn(&self) -> Result<(Arc<Nodes>, MutexGuard<'_, ()>), Outage> {
-        let nodes = self.standing.live()?;
+        let nodes = self.connection.live()?;
         // Unconstrained: a task without budget left must still queue, or later plans would overtake
         // this one.
         let turn = tokio::task::unconstrained(self.turn.lock()).await;
@@ -122,21 +124,22 @@ impl Cluster {
 
     /// Runs one command by itself.
     pub(super) async fn call(&self, name: &str, command: &Cmd) -> Result<Value, CommandError> {
-        let nodes = self.standing.live()?;
+        let nodes = self.connection.live()?;
         let answer = match self.follow(&nodes, slot::of_command(command), command).await {
             Ok((answer, _)) => failure::of_answer(name, Some(answer)),
             Err(outage) => Err(outage.into()),
         };
         if let Err(CommandError::Outage(outage)) = &answer {
-            self.standing.give_up(&nodes, outage);
+            self.connection.give_up(&nodes, outage);
         }
         answer
     }
 
     /// Runs commands as [`run`](Self::run) does, outside any plan.
-    async fn run_standing(&self, commands: &[Cmd]) -> Result<Vec<Value>, Outage> {
-        let nodes = self.standing.live()?;
-        self.run(&nodes, &commands.iter().collect::<Vec<_>>(), None, &mut Unsealed::default()).await
+    async fn run_alone(&self, commands: &[Cmd]) -> Result<Vec<Value>, Outage> {
+        let nodes = self.connection.live()?;
+        self.run(&nodes, &commands.iter().collect::<Vec<_>>(), None, &mut Unconfirmed::default())
+            .await
     }
 
     /// Sends commands, those of a slot in order, and awaits their answers, which include errors of
@@ -149,27 +152,27 @@ impl Cluster {
         &self,
         nodes: &Nodes,
         commands: &[&Cmd],
-        seals: Option<&Cache>,
-        unsealed: &mut Unsealed,
+        checkpoints: Option<&Cache>,
+        unconfirmed: &mut Unconfirmed,
     ) -> Result<Vec<Value>, Outage> {
-        self.run_or_fail(nodes, commands, seals, unsealed)
+        self.run_or_fail(nodes, commands, checkpoints, unconfirmed)
             .await
-            .inspect_err(|outage| self.standing.give_up(nodes, outage))
+            .inspect_err(|outage| self.connection.give_up(nodes, outage))
     }
 
     pub(super) async fn run_or_fail(
         &self,
         nodes: &Nodes,
         commands: &[&Cmd],
-        seals: Option<&Cache>,
-        unsealed: &mut Unsealed,
+        checkpoints: Option<&Cache>,
+        unconfirmed: &mut Unconfirmed,
     ) -> Result<Vec<Value>, Outage> {
         let slots: Vec<u16> = commands.iter().map(|command| slot::of_command(command)).collect();
         let mut answers = vec![Value::Nil; commands.len()];
         {
             let mut batches = by_node(nodes, commands, &slots);
-            if let Some(cache) = seals {
-                seal::seal_batches(cache, nodes, &mut batches, unsealed);
+            if let Some(cache) = checkpoints {
+                checkpoint_writes::add_to_batches(cache, nodes, &mut batches, unconfirmed);
             }
             let mut under_way: Vec<_> = batches
                 .iter()
@@ -181,21 +184,21 @@ impl Cluster {
                     Some(result) => result?,
                     None => future.await?,
                 };
-                let sealed = batch.seal.map(|seal| (seal, values.pop().unwrap_or(Value::Nil)));
+                let written = batch.write.map(|write| (write, values.pop().unwrap_or(Value::Nil)));
                 for (&place, value) in batch.places.iter().zip(values) {
-                    if elsewhere(&value).is_none() {
-                        unsealed.add(&batch.node);
+                    if redirection(&value).is_none() {
+                        unconfirmed.add(&batch.node);
                     }
                     answers[place] = value;
                 }
-                if let (Some(cache), Some((seal, answer))) = (seals, sealed) {
-                    Self::note_seal(cache, unsealed, &batch.node, seal, &answer)?;
+                if let (Some(cache), Some((write, answer))) = (checkpoints, written) {
+                    Self::note_write(cache, unconfirmed, &batch.node, write, &answer)?;
                 }
             }
         }
-        self.follow_all(nodes, commands, &slots, &mut answers, unsealed).await?;
-        if let Some(cache) = seals {
-            self.seal_rest(cache, nodes, unsealed).await?;
+        self.follow_all(nodes, commands, &slots, &mut answers, unconfirmed).await?;
+        if let Some(cache) = checkpoints {
+            self.write_rest(cache, nodes, unconfirmed).await?;
         }
         Ok(answers)
     }
@@ -208,13 +211,13 @@ impl Cluster {
         commands: &[&Cmd],
         slots: &[u16],
         answers: &mut [Value],
-        unsealed: &mut Unsealed,
+        unconfirmed: &mut Unconfirmed,
     ) -> Result<(), Outage> {
         let mut left: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
         for (place, answer) in answers.iter().enumerate() {
             if let Some(places) = left.get_mut(&slots[place]) {
                 places.push(place);
-            } else if elsewhere(answer).is_some() {
+            } else if redirection(answer).is_some() {
                 left.insert(slots[place], vec![place]);
             }
         }
@@ -231,7 +234,7 @@ impl Cluster {
         let followed: Vec<_> =
             stream::iter(left).map(follow).buffer_unordered(FOLLOWED_AT_ONCE).try_collect().await?;
         for (place, (answer, node)) in followed.into_iter().flatten() {
-            unsealed.add(&node);
+            unconfirmed.add(&node);
             answers[place] = match (&answers[place], answer) {
                 // The command ran twice: the existence at the first time counts.
                 (Value::Int(first), Value::Int(again)) => Value::Int(again.max(*first)),
@@ -262,24 +265,24 @@ impl Cluster {
             let node = node.unwrap_or_else(|| nodes.owner(slot));
             let answer = node.socket.send(&pipeline).await?.pop().unwrap_or(Value::Nil);
             let late = Instant::now() > deadline;
-            match elsewhere(&answer) {
+            match redirection(&answer) {
                 None => return Ok((answer, node)),
                 Some(_) if late => {
                     return Err(Outage::new(
-                        "the Redis cluster is moving slots and does not come to an end",
+                        "the Redis cluster has been moving slots for more than 10 s",
                     ));
                 }
-                Some(Elsewhere::Moved(to)) => {
+                Some(Redirection::Moved(to)) => {
                     if std::mem::replace(&mut moved, true) {
                         tokio::time::sleep(MOVING_PAUSE).await;
                     }
                     nodes.move_slot(slot, &self.node(nodes, &to.or_host_of(&node.address)).await?);
                 }
-                Some(Elsewhere::Ask(to)) => {
+                Some(Redirection::Ask(to)) => {
                     asking = Some(self.node(nodes, &to.or_host_of(&node.address)).await?)
                 }
-                Some(Elsewhere::Wait) => tokio::time::sleep(MOVING_PAUSE).await,
-                Some(Elsewhere::Script) => match script::whole(command) {
+                Some(Redirection::Wait) => tokio::time::sleep(MOVING_PAUSE).await,
+                Some(Redirection::Script) => match script::whole(command) {
                     Some(script) if whole.is_none() => whole = Some(script),
                     _ => {
                         return Err(Outage::new(
@@ -295,7 +298,7 @@ impl Cluster {
     async fn node(&self, nodes: &Nodes, address: &Address) -> Result<Arc<Node>, Outage> {
         match nodes.at(address) {
             Some(node) => Ok(node),
-            None => Ok(nodes.add(self.standing.connect().node(address, &[]).await?)),
+            None => Ok(nodes.add(self.connection.connect().node(address, &[]).await?)),
         }
     }
 }
@@ -308,12 +311,12 @@ struct NodeBatch {
     /// Places of its commands in the list of all commands.
     places: Vec<usize>,
     /// Checkpoint write behind the commands.
-    seal: Option<Seal>,
+    write: Option<CheckpointWrite>,
 }
 
 impl NodeBatch {
     fn empty(node: Arc<Node>) -> Self {
-        Self { node, pipeline: Pipeline::new(), bytes: 0, places: Vec::new(), seal: None }
+        Self { node, pipeline: Pipeline::new(), bytes: 0, places: Vec::new(), write: None }
     }
 }
 
@@ -347,13 +350,13 @@ fn by_node(nodes: &Nodes, commands: &[&Cmd], slots: &[u16]) -> Vec<NodeBatch> {
     })
 }
 
-fn elsewhere(answer: &Value) -> Option<Elsewhere> {
+fn redirection(answer: &Value) -> Option<Redirection> {
     let Value::ServerError(error) = answer else { return None };
     match error.code() {
-        "MOVED" => address(error).map(Elsewhere::Moved),
-        "ASK" => address(error).map(Elsewhere::Ask),
-        "TRYAGAIN" => Some(Elsewhere::Wait),
-        "NOSCRIPT" => Some(Elsewhere::Script),
+        "MOVED" => address(error).map(Redirection::Moved),
+        "ASK" => address(error).map(Redirection::Ask),
+        "TRYAGAIN" => Some(Redirection::Wait),
+        "NOSCRIPT" => Some(Redirection::Script),
         _ => None,
     }
 }
@@ -369,28 +372,28 @@ fn address(error: &ServerError) -> Option<Address> {
 mod tests {
     use super::*;
 
-    fn answered(code: &str, details: &str) -> Option<Elsewhere> {
+    fn answered(code: &str, details: &str) -> Option<Redirection> {
         let error = redis::make_extension_error(code.into(), Some(details.into()));
         let errors = error.into_server_errors().unwrap();
-        elsewhere(&Value::ServerError(errors[0].1.clone()))
+        redirection(&Value::ServerError(errors[0].1.clone()))
     }
 
     #[test]
-    fn redirections_say_where_to() {
+    fn redirections_are_read() {
         let at = |host: &str, port| Address { host: host.into(), port };
         assert_eq!(
             answered("MOVED", "3999 127.0.0.1:6381"),
-            Some(Elsewhere::Moved(at("127.0.0.1", 6_381)))
+            Some(Redirection::Moved(at("127.0.0.1", 6_381)))
         );
-        assert_eq!(answered("ASK", "3999 ::1:6381"), Some(Elsewhere::Ask(at("::1", 6_381))));
+        assert_eq!(answered("ASK", "3999 ::1:6381"), Some(Redirection::Ask(at("::1", 6_381))));
         let nameless = at("", 6_381);
-        assert_eq!(answered("MOVED", "3999 :6381"), Some(Elsewhere::Moved(nameless.clone())));
+        assert_eq!(answered("MOVED", "3999 :6381"), Some(Redirection::Moved(nameless.clone())));
         assert_eq!(nameless.or_host_of(&at("h", 1)), at("h", 6_381));
         assert_eq!(
             answered("TRYAGAIN", "Multiple keys request during rehashing of slot"),
-            Some(Elsewhere::Wait)
+            Some(Redirection::Wait)
         );
         assert_eq!(answered("WRONGTYPE", ""), None);
-        assert_eq!(elsewhere(&Value::Int(1)), None);
+        assert_eq!(redirection(&Value::Int(1)), None);
     }
 }

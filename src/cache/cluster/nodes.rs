@@ -4,10 +4,10 @@
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::super::address::Address;
+use super::super::connection_state::LiveConnection;
 use super::super::failure::Outage;
 use super::super::slot::SLOTS;
 use super::super::socket::Socket;
-use super::super::standing::Live;
 
 /// One server.
 #[derive(Debug)]
@@ -59,8 +59,10 @@ impl Nodes {
     /// already, returns that one.
     pub(super) fn add(&self, node: Node) -> Arc<Node> {
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(standing) = map.nodes.iter().find(|standing| standing.address == node.address) {
-            return Arc::clone(standing);
+        if let Some(connection) =
+            map.nodes.iter().find(|connection| connection.address == node.address)
+        {
+            return Arc::clone(connection);
         }
         if let Some(outage) = self.given_up.get() {
             node.socket.give_up(outage);
@@ -84,7 +86,7 @@ impl Nodes {
     }
 }
 
-impl Live for Nodes {
+impl LiveConnection for Nodes {
     fn give_up(&self, outage: &Outage) {
         let _earlier = self.given_up.set(outage.for_others());
         self.read(|nodes, _| nodes.iter().for_each(|node| node.socket.give_up(outage)));

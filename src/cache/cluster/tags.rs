@@ -144,7 +144,7 @@ impl Cache {
         let set = self.tag_set(tag).into_bytes();
         let number = first_number(&self.call("invalidate_tag", numbers(1)).await?)?;
         // The answer names no members, however few: one path serves all sizes.
-        let answer = self.call_sealed("invalidate_tag", detach(&set, number, 0)).await?;
+        let answer = self.call_with_checkpoint("invalidate_tag", detach(&set, number, 0)).await?;
         let Value::Array(parts) = answer else { return Err(unexpected()) };
         let [Value::Int(others), Value::Int(size), ..] = parts.as_slice() else {
             return Err(unexpected());
@@ -209,7 +209,7 @@ impl Cache {
             .flat_map(|member| [key(&side_key(Kind::Lease, member)), key(member)])
             .collect();
         let mut existed = 0;
-        for pair in cluster.run_sealed(self, &commands).await?.chunks(2) {
+        for pair in cluster.run_with_checkpoints(self, &commands).await?.chunks(2) {
             for answer in pair {
                 if let Value::ServerError(error) = answer {
                     return Err(failure::classify("UNLINK", error));

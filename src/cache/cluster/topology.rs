@@ -11,13 +11,12 @@ use redis::{Pipeline, Value};
 use url::Url;
 
 use super::super::address::Address;
-use super::super::connection::CacheError;
-use super::super::failure::{self, CommandError, Outage};
+use super::super::connection_state::Connect;
+use super::super::failure::{self, CacheError, CommandError, Outage};
 use super::super::sentinel::text;
 use super::super::side_keys;
 use super::super::slot::{self, SLOTS};
 use super::super::socket::{self, Socket};
-use super::super::standing::Connect;
 use super::nodes::{Node, Nodes};
 use crate::config::{RedisConfig, TlsConfig};
 
@@ -28,7 +27,7 @@ const OTHERS_WAIT: Duration = Duration::from_millis(250);
 /// Maximum number of remembered nodes, beside those of `UNSTALE_REDIS_URL`.
 const MOST_KNOWN: usize = 64;
 
-/// Marks a slot without an owner.
+/// Checkpoints a slot without an owner.
 const NOBODY: u16 = u16::MAX;
 
 /// Settings and addresses for finding nodes.
@@ -62,10 +61,12 @@ struct Range {
 impl Topology {
     pub(super) fn new(config: &RedisConfig, queue: &str) -> Result<Self, CacheError> {
         let Some(first) = config.urls.first().map(crate::config::SecretUrl::expose) else {
-            return Err(CacheError::Url("no node is named".into()));
+            return Err(CacheError::Url("no node is set".into()));
         };
         if !matches!(first.path().trim_start_matches('/'), "" | "0") {
-            return Err(CacheError::Url("a cluster has database 0 alone: name no other".into()));
+            return Err(CacheError::Url(
+                "a cluster has only database 0: remove the database from the URL".into(),
+            ));
         }
         socket::client(first, &config.tls)?;
         let seeds = config.urls.iter().map(|url| Address::of(url.expose())).collect();
@@ -146,11 +147,11 @@ impl Topology {
             }
         }
         let [info, slots] = answers.as_slice() else {
-            return Err(Outage::new("a node of the Redis cluster does not say what it knows"));
+            return Err(Outage::new("a node of the Redis cluster does not answer CLUSTER INFO"));
         };
         let epoch = epoch(info).unwrap_or(0);
         let Value::Array(slots) = slots else {
-            return Err(Outage::new("a node of the Redis cluster does not say who serves what"));
+            return Err(Outage::new("a node of the Redis cluster does not answer CLUSTER SLOTS"));
         };
         Ok(View { epoch, ranges: slots.iter().filter_map(|entry| range(entry, address)).collect() })
     }
@@ -186,7 +187,7 @@ impl Connect for Topology {
         let unserved = owners.iter().filter(|&&owner| owner == NOBODY).count();
         if unserved > 0 {
             return Err(Outage::new(format!(
-                "nobody serves {unserved} of the Redis cluster's {SLOTS} slots"
+                "no node serves {unserved} of the Redis cluster's {SLOTS} slots"
             )));
         }
         let connecting = primaries.iter().map(|(address, slots)| async move {
@@ -250,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_names_slots_and_addresses() {
+    fn an_entry_of_cluster_slots_is_read() {
         let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let node = |host: Value, port: i64| {
             Value::Array(vec![host, Value::Int(port), bulk("id"), Value::Array(vec![])])

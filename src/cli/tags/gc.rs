@@ -12,7 +12,7 @@ use super::super::plan::shown;
 use super::super::reach::reach_redis;
 use super::super::signal::stop_on_signal;
 use super::super::{CommandError, Exit};
-use crate::cache::{self, Asides, Cache, PRUNE_STEP};
+use crate::cache::{self, Asides, Cache, SCAN_STEP};
 use crate::config::Config;
 use crate::event::json::write_string;
 use crate::ops::Pace;
@@ -119,7 +119,7 @@ impl Gc<'_> {
                 .ask(async |cache| cache.tag_sets(cursor).await)
                 .await?
                 .map_err(CommandError::unavailable)?;
-            self.pace.went(PRUNE_STEP, Instant::now());
+            self.pace.went(SCAN_STEP, Instant::now());
             for set in found.sets {
                 // A scan may give one twice.
                 if seen.insert(set.clone()) {
@@ -137,9 +137,12 @@ impl Gc<'_> {
     /// Looks for the second time at what workers or earlier runs have set aside.
     async fn settle_left(&mut self) -> Result<(), CommandError> {
         // What Redis refuses here it refuses below, where it is counted.
-        for set in self.ask(async |cache| cache.left_aside().await).await?.unwrap_or_default() {
-            while self.ask(async |cache| cache.settle_aside(&set).await).await?.unwrap_or(false) {
-                self.pace.went(PRUNE_STEP, Instant::now());
+        for set in
+            self.ask(async |cache| cache.sets_with_members_aside().await).await?.unwrap_or_default()
+        {
+            while self.ask(async |cache| cache.take_second_look(&set).await).await?.unwrap_or(false)
+            {
+                self.pace.went(SCAN_STEP, Instant::now());
             }
         }
         Ok(())
@@ -148,8 +151,8 @@ impl Gc<'_> {
     /// Looks for the second time at what is due.
     async fn settle_due(&mut self) -> Result<(), CommandError> {
         while let Some(set) = self.asides.as_ref().and_then(|asides| asides.due(Instant::now())) {
-            let more = self.ask(async |cache| cache.settle_aside(&set).await).await?;
-            self.pace.went(PRUNE_STEP, Instant::now());
+            let more = self.ask(async |cache| cache.take_second_look(&set).await).await?;
+            self.pace.went(SCAN_STEP, Instant::now());
             if let Some(asides) = &mut self.asides {
                 match more {
                     Ok(true) => {}
@@ -181,12 +184,12 @@ impl Gc<'_> {
         loop {
             let dry_run = self.args.dry_run;
             let Ok(slice) =
-                self.ask(async |cache| cache.prune_slice(set, cursor, dry_run).await).await?
+                self.ask(async |cache| cache.maintain_slice(set, cursor, dry_run).await).await?
             else {
                 total.refused += 1;
                 return Ok(());
             };
-            self.pace.went(usize::try_from(slice.looked).unwrap_or(PRUNE_STEP), Instant::now());
+            self.pace.went(usize::try_from(slice.looked).unwrap_or(SCAN_STEP), Instant::now());
             if let Some(asides) = self.asides.as_mut().filter(|_| slice.gone > 0) {
                 asides.note(set, Instant::now());
             }

@@ -1,7 +1,7 @@
 //! How things may stand, and what is made of it.
 
 use super::*;
-use crate::cache::Report;
+use crate::cache::WorkerReport;
 
 pub(crate) fn worker(name: &str) -> WorkerFacts {
     WorkerFacts {
@@ -220,6 +220,6 @@ fn spans_are_told_in_two_units() {
 
 #[test]
 fn reports_of_other_versions_are_read_as_far_as_they_go() {
-    let report: Report = serde_json::from_str(r#"{"pid":7,"news":true}"#).unwrap();
-    assert_eq!(report, Report { pid: 7, ..Report::default() });
+    let report: WorkerReport = serde_json::from_str(r#"{"pid":7,"news":true}"#).unwrap();
+    assert_eq!(report, WorkerReport { pid: 7, ..WorkerReport::default() });
 }
