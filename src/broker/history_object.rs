@@ -39,6 +39,11 @@ pub(super) enum HistoryFault {
 }
 
 impl HistoryFault {
+    /// Returns whether there is no history.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing(_))
+    }
+
     /// Returns what there is to tell a person.
     pub(super) fn words(&self) -> String {
         match self {

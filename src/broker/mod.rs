@@ -29,6 +29,7 @@ mod publisher;
 mod queue_specs;
 mod recent_acks;
 mod session;
+mod short_text;
 mod signature;
 mod throttle;
 mod topology;

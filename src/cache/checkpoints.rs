@@ -25,6 +25,7 @@
 //! - `record`: the record of the last heal
 //! - `rules`: the registries by whose rules a heal was done
 //! - `owed`: heals that could not be done in time
+//! - `steps`: the retry steps that workers use
 //! - `brokers`, `census`: whose history the checkpoints refer to, and counts of the broker
 //!
 //! Reading and replaying the history is not done here: see [`ops::heal`](crate::ops::heal).
@@ -39,6 +40,7 @@ mod place;
 mod progress;
 mod record;
 mod rules;
+mod steps;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};

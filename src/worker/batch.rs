@@ -33,6 +33,8 @@ pub(super) struct Batch {
     _charge: Charge,
     /// How often in a row the checkpoint behind it was found broken.
     broke_checkpoint: u32,
+    /// Keys that it deletes may be gone by now, though none of it counts as applied.
+    was_tried: bool,
 }
 
 /// The effects that are not done, by event, in order of position.
@@ -46,7 +48,7 @@ impl Batch {
         live: Arc<Live>,
         charge: Charge,
     ) -> Self {
-        Self { taken, requests, live, _charge: charge, broke_checkpoint: 0 }
+        Self { taken, requests, live, _charge: charge, broke_checkpoint: 0, was_tried: false }
     }
 
     pub(super) fn deliveries(&self) -> &[Delivery] {
@@ -70,6 +72,7 @@ impl Batch {
 
     /// Notes why it was not applied.
     pub(super) fn not_applied(&mut self, outage: &Outage) {
+        self.note_tried();
         self.broke_checkpoint = if outage.broke_checkpoint { self.broke_checkpoint + 1 } else { 0 };
     }
 
@@ -114,9 +117,16 @@ impl Batch {
         self.requests[event].give_up(Reason::Unresolvable, error.to_owned());
     }
 
+    /// Takes note that its keys may be deleted, though none of it counts as applied. What it warms
+    /// where a value was present is warmed in any case then: nobody knows what was present.
+    pub(super) fn note_tried(&mut self) {
+        self.was_tried = true;
+    }
+
     /// Deletes the keys that it deletes, while Redis refuses all that needs memory. The batch is
     /// still to be applied. Returns whether Redis took the deletions.
-    pub(super) async fn delete_now(&self, shared: &Shared) -> bool {
+    pub(super) async fn delete_now(&mut self, shared: &Shared) -> bool {
+        self.note_tried();
         let deleted =
             shared.cache.delete_now(&self.collect(shared, 0..self.requests.len()).finish()).await;
         if let Err(outage) = &deleted {
@@ -156,7 +166,7 @@ impl Batch {
         for (event, request) in (first..).zip(&self.requests[events]) {
             for (position, effect) in (0_u32..).zip(&request.resolution.effects) {
                 let slot = Slot { event, position };
-                match (request.asks_for(position), request.is_copy) {
+                match (request.asks_for(position), self.was_tried || request.was_tried) {
                     (false, _) => {}
                     (true, false) => batch.push(slot, effect),
                     (true, true) => batch.push_again(slot, effect),

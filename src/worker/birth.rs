@@ -1,7 +1,7 @@
 //! When the history was declared anew: a heal from an earlier time is not complete, since the
 //! stream holds nothing of it. Each worker remembers it, and has Redis hold it for the others.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use jiff::Timestamp;
 
@@ -11,10 +11,14 @@ use crate::broker::{BrokerError, History};
 use crate::cache::{Checkpoints, CommandError, HealFrom};
 use crate::ops::heal::{Healed, NotHealed, window};
 
-/// In milliseconds since the Unix epoch; 0 where the history has been there all the time, as far as
-/// anybody knows.
+/// When the history was declared, as far as this worker knows.
 #[derive(Debug, Default)]
-pub(super) struct Birth(AtomicU64);
+pub(super) struct Birth {
+    /// Milliseconds since the Unix epoch. 0: nobody has seen it missing.
+    born_ms: AtomicU64,
+    /// The last look found no history.
+    is_missing: AtomicBool,
+}
 
 impl Birth {
     /// The history was declared anew just now.
@@ -22,12 +26,20 @@ impl Birth {
         self.learn(now_ms());
     }
 
+    /// Takes in whether the history was missing just now. A history that exists later, whoever
+    /// declared it, holds nothing from before.
+    pub(super) fn looked(&self, is_missing: bool) {
+        if self.is_missing.swap(is_missing, Ordering::Relaxed) || is_missing {
+            self.is_now();
+        }
+    }
+
     fn learn(&self, born_ms: u64) {
-        self.0.fetch_max(born_ms, Ordering::Relaxed);
+        self.born_ms.fetch_max(born_ms, Ordering::Relaxed);
     }
 
     fn is_after(&self, from: HealFrom) -> bool {
-        let born_ms = i64::try_from(self.0.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        let born_ms = i64::try_from(self.born_ms.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
         born_ms > 0 && from.time.is_some_and(|time| time.as_millisecond() < born_ms)
     }
 }
@@ -36,7 +48,7 @@ impl Birth {
 pub(super) async fn note(shared: &Shared, marks: &Checkpoints) -> Result<(), CommandError> {
     let held = marks.history_born_ms();
     shared.birth.learn(held);
-    let born_ms = shared.birth.0.load(Ordering::Relaxed);
+    let born_ms = shared.birth.born_ms.load(Ordering::Relaxed);
     if held < born_ms { shared.cache.note_history_birth(born_ms).await } else { Ok(()) }
 }
 
@@ -79,6 +91,22 @@ async fn end_of_all(shared: &Shared) -> Result<u64, BrokerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_history_that_was_missing_is_new_when_it_exists_again() {
+        let birth = Birth::default();
+        let born_ms = || birth.born_ms.load(Ordering::Relaxed);
+        birth.looked(false);
+        assert_eq!(born_ms(), 0);
+        birth.looked(true);
+        assert!(born_ms() > 0, "even if this worker does not see it come back");
+        birth.born_ms.store(1, Ordering::Relaxed);
+        birth.looked(false);
+        assert!(born_ms() > 1, "it came back since the last look");
+        birth.born_ms.store(1, Ordering::Relaxed);
+        birth.looked(false);
+        assert_eq!(born_ms(), 1);
+    }
 
     #[test]
     fn a_heal_from_before_the_history_is_not_complete() {

@@ -1,6 +1,12 @@
 //! Whether events were lost while no worker ran: somebody deleted the main queue and declared it
 //! anew, unbound or purged it. The last worker that ends counts what queues and history hold, and
 //! the first one that starts compares (see `broker/census.rs`).
+//!
+//! Workers that were killed leave no count. They leave their low watermarks: every event behind the
+//! lowest may be unapplied, so all of them must wait in the main queue. Under load it lags a minute
+//! behind, and then fewer wait, as if some were lost. The heal that follows reads that minute and
+//! what came since. A worker that is started within 10 s of the kill compares nothing: it takes the
+//! killed ones for living, and workers that crash again and again must not heal each time.
 
 use std::time::Duration;
 
@@ -8,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::{Shared, mend};
 use crate::broker::{BrokerError, Census, Count};
-use crate::cache::{CommandError, LastCount};
+use crate::cache::{Checkpoints, CommandError, LastCount, LowWatermark};
 
 /// Maximum time of a count at the end.
 const LAST_COUNT: Duration = Duration::from_secs(3);
@@ -45,7 +51,7 @@ async fn count(shared: &Shared) -> Result<(), String> {
     if marks.others_consume(shared.cache.id()) {
         return Ok(());
     }
-    let mut census = Census::connect(&shared.config.amqp).await.map_err(words)?;
+    let mut census = connect(shared, &marks).await.map_err(words)?;
     let Count { surplus, end } = census.count().await.map_err(words)?;
     shared.cache.leave_count(LastCount { surplus, end }).await.map_err(unsaid)?;
     census.close().await;
@@ -58,8 +64,12 @@ pub(super) async fn compare(shared: &Shared) -> Result<(), CommandError> {
     if !is_on(shared) {
         return Ok(());
     }
-    let Some(before) = shared.cache.read_checkpoints().await?.last_count() else { return Ok(()) };
-    let compared = tokio::time::timeout(FIRST_COUNT, missing_since(shared, before));
+    let marks = shared.cache.read_checkpoints().await?;
+    let Some(before) = marks.last_count() else {
+        compare_with_checkpoints(shared).await;
+        return Ok(());
+    };
+    let compared = tokio::time::timeout(FIRST_COUNT, missing_since(shared, &marks, before));
     let lost = match compared
         .await
         .unwrap_or_else(|_| Err(BrokerError::Unreachable("no answer in time".into())))
@@ -89,11 +99,52 @@ pub(super) async fn compare(shared: &Shared) -> Result<(), CommandError> {
     shared.cache.forget_count().await
 }
 
-async fn missing_since(shared: &Shared, before: LastCount) -> Result<u64, BrokerError> {
-    let mut census = Census::connect(&shared.config.amqp).await?;
+/// Finds out whether events were lost since all workers were killed, and owes a heal then.
+async fn compare_with_checkpoints(shared: &Shared) {
+    // Without one, nobody ran before, another worker lives, or a heal has just applied all of the
+    // history.
+    let Some(LowWatermark { offset: Some(from), .. }) = shared.low.inherited() else { return };
+    // Nothing can make up for it, and the log names the fault already.
+    if shared.history_fault.load().is_some() {
+        return;
+    }
+    match tokio::time::timeout(FIRST_COUNT, missing_from(shared, from))
+        .await
+        .unwrap_or_else(|_| Err(BrokerError::Unreachable("no answer in time".into())))
+    {
+        Ok(0) => return,
+        Ok(missing) => {
+            info!(missing, from, "fewer events wait than came since the last checkpoint")
+        }
+        Err(cause) => warn!(%cause, "the queue cannot be compared with the history"),
+    }
+    let cause =
+        "the last workers were killed: whether events were lost while no worker ran is not known";
+    mend::owe(shared, cause).await;
+}
+
+async fn missing_from(shared: &Shared, offset: u64) -> Result<u64, BrokerError> {
+    let mut census = Census::connect(&shared.config.amqp, &[]).await?;
+    let missing = census.missing_from(offset).await?;
+    census.close().await;
+    Ok(missing)
+}
+
+async fn missing_since(
+    shared: &Shared,
+    marks: &Checkpoints,
+    before: LastCount,
+) -> Result<u64, BrokerError> {
+    let mut census = connect(shared, marks).await?;
     let missing = census.missing_since(Count { surplus: before.surplus, end: before.end }).await?;
     census.close().await;
     Ok(missing)
+}
+
+/// Connects to count what waits on the retry schedules of all workers, also of those that are gone.
+async fn connect(shared: &Shared, marks: &Checkpoints) -> Result<Census, BrokerError> {
+    let amqp = &shared.config.amqp;
+    Census::connect(amqp, &marks.steps_but(&amqp.retry_delays)).await
 }
 
 fn unsaid(error: CommandError) -> String {

@@ -2,12 +2,10 @@
 //! consumed until the history was applied again from before the loss, by one worker for all. Where
 //! the broker cannot serve the history, the heal is owed (see `owed.rs`), and events go on.
 
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
-use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use super::owed::now_ms;
@@ -15,22 +13,16 @@ use super::{Shared, birth, brokers};
 use crate::broker::{Backoff, BrokerError, Inspector, QueueState};
 use crate::cache::{
     Checkpoints, CommandError, Doubt, Entered, HealDetails, HealFrom, HealRecord, HealTurn, Outage,
-    Owed, OwedHeal, Tick,
+    Owed, OwedHeal,
 };
 use crate::http::Readiness;
 use crate::ops::heal::{Guard, Healed, NotHealed, heal, window};
-
-/// Between two moves of our mark.
-const TICK: Duration = Duration::from_secs(1);
 
 /// Between two looks at the heal of another worker.
 const WAIT: Duration = Duration::from_millis(200);
 
 /// Maximum time that events wait for a history that the broker cannot serve.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(5);
-
-/// For the last word to the marks.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A heal that left something out.
 pub(super) const LEFT_OUT: &str = "the heal left out events at which heals died, or which could not be resolved or applied in time: nothing of them is applied again";
@@ -121,7 +113,8 @@ impl<'s> Healer<'s> {
             self.survive().await?;
             if let Entered::Good(marks) = cache.enter(low.now()).await? {
                 if !self.remembers.swap(true, Ordering::Relaxed) {
-                    low.inherit(marks.lowest(), self.shared.longest_wait());
+                    let is_alone = !marks.others_consume(cache.id());
+                    low.inherit(marks.lowest(), self.shared.longest_wait(&marks), is_alone);
                 }
                 return Ok(());
             }
@@ -218,7 +211,7 @@ impl<'s> Healer<'s> {
         }
         self.heals.store(false, Ordering::Relaxed);
         if !self.remembers.swap(true, Ordering::Relaxed) {
-            low.inherit(marks.lowest(), self.shared.longest_wait());
+            low.inherit(marks.lowest(), self.shared.longest_wait(marks), false);
         }
         owed.knows(said);
         Ok(true)
@@ -273,11 +266,11 @@ impl<'s> Healer<'s> {
         let record = match &healed {
             // A first start, with a queue and a history that are as new as the worker.
             Healed::Applied { events: 0, complete: true, end, .. } if doubt == Doubt::Unknown => {
-                low.begin(began.1, *end);
+                low.begin(began.1, *end, None);
                 None
             }
             Healed::Applied { events, begin, complete, end, passed_over, .. } => {
-                low.begin(began.1, *end);
+                low.begin(began.1, *end, passed_over.iter().min().copied());
                 // Other rules do nothing to no events.
                 if *events > 0 || !complete || goes_on.is_some() {
                     changes = marks.note_heal(
@@ -300,7 +293,7 @@ impl<'s> Healer<'s> {
             // Where there is no history, there was no queue either: nothing can have arrived
             // before.
             Healed::NoHistory => {
-                low.begin(began.1, 0);
+                low.begin(began.1, 0, None);
                 None
             }
         };
@@ -352,76 +345,6 @@ fn record(marks: &Checkpoints, from: HealFrom, complete: bool, details: HealDeta
         complete,
         details,
     }
-}
-
-/// Moves our mark on while Redis can be worked with; never returns.
-pub(super) async fn tick(shared: &Shared) -> Infallible {
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut covered = Vec::new();
-    loop {
-        shared.gate.open().await;
-        ticks.tick().await;
-        let found = match tick_once(shared, &mut covered).await {
-            Ok(Tick::NotEntered | Tick::Good(_)) => continue,
-            Ok(Tick::LostWrites) => Outage::lost_writes(),
-            Ok(Tick::Replaced) => Outage::replaced(),
-            Ok(Tick::ToHeal) => {
-                Outage::new("another worker found that Redis has lost writes that it had confirmed")
-            }
-            Err(error) => outage(error),
-        };
-        covered.clear();
-        // The lanes notice by it.
-        shared.cache.give_up(&found);
-        shared.gate.close(&found);
-    }
-}
-
-/// `covered`: what workers that are gone covered, and what our own mark covers as of this tick.
-async fn tick_once(shared: &Shared, covered: &mut Vec<String>) -> Result<Tick, CommandError> {
-    let Shared { cache, low, owed, .. } = shared;
-    let tick = cache.tick(low.now()).await?;
-    if let Tick::Good(marks) = &tick {
-        low.set_lowest(marks.lowest());
-        birth::note(shared, marks).await?;
-        brokers::note(shared, marks).await?;
-        if !covered.is_empty() {
-            cache.take_over(covered).await?;
-        }
-        let gone: Vec<String> =
-            marks.gone(cache.id()).into_iter().filter(|field| !covered.contains(field)).collect();
-        if let Some(bound) = marks.lowest_of(|field| gone.iter().any(|gone| gone == field)) {
-            low.take_over(bound, shared.longest_wait());
-        }
-        *covered = gone;
-        owed.saw(
-            marks.owed().all,
-            marks.unhealed_by(shared.live.load().registry.digest()).is_some(),
-        );
-        shared.metrics.set_heal_owed(owed.any());
-    }
-    Ok(tick)
-}
-
-/// Gives up the turn to heal, if this worker has it: the next worker need not wait, and counts no
-/// death.
-pub(super) async fn give_turn_up(shared: &Shared) {
-    let given_up = async {
-        if shared.cache.heals() {
-            let _ = shared.cache.yield_heal_of(shared.cache.id()).await;
-        }
-        shared.owed.stop_healing().await;
-    };
-    let _ = tokio::time::timeout(LEAVE_TIMEOUT, given_up).await;
-}
-
-/// Takes our mark out, once all is settled or given back.
-pub(super) async fn leave(shared: &Shared) {
-    give_turn_up(shared).await;
-    let left = shared.cache.leave(shared.low.now(), shared.low.is_all_settled());
-    // Without it another worker takes over after 10 s.
-    let _ = tokio::time::timeout(LEAVE_TIMEOUT, left).await;
 }
 
 #[cfg(test)]

@@ -20,8 +20,8 @@ pub(super) struct Request {
     pub(super) resolution: Resolution,
     /// The positions that this delivery is to do, in order; `None` is all.
     pub(super) only: Option<Vec<u32>>,
-    /// It is a copy of ours: some of the event took hold before.
-    pub(super) is_copy: bool,
+    /// The event may have been tried before: a key that it deletes may be gone for that reason.
+    pub(super) was_tried: bool,
     /// How often the event was tried before.
     pub(super) attempts_before: u32,
     /// When it happened, where the event says so.
@@ -100,8 +100,8 @@ impl Request {
     ) -> Self {
         let message = delivery.message();
         let provenance = Provenance::of(&message);
-        let (is_copy, attempts_before) =
-            (provenance.is_some(), provenance.as_ref().map_or(0, |provenance| provenance.attempt));
+        let was_tried = provenance.is_some() || delivery.redelivered();
+        let attempts_before = provenance.as_ref().map_or(0, |provenance| provenance.attempt);
         let decoded = decode(&message, reading);
         // An event is large: it is read where it is.
         let event = match &decoded {
@@ -139,7 +139,7 @@ impl Request {
         Self {
             resolution,
             only,
-            is_copy,
+            was_tried,
             attempts_before,
             happened_at,
             identity,

@@ -69,6 +69,8 @@ struct State {
     quieter: Option<(LowWatermark, Instant)>,
     /// The lowest of all marks, as of the last tick.
     lowest: LowWatermark,
+    /// What the workers before this one left unapplied, where no heal has applied it since.
+    inherited: Option<LowWatermark>,
     next: u64,
     in_hand: HashMap<u64, LowWatermark>,
     /// What we let go of, by the queue that it went to, and the second in which it is back from
@@ -174,7 +176,13 @@ impl Low {
     }
 
     /// What was found when this worker began: it answers for what those that are gone answered for.
-    pub(super) fn inherit(&self, lowest: Option<LowWatermark>, copies_wait: Duration) {
+    /// `is_alone`: no other worker lives.
+    pub(super) fn inherit(
+        &self,
+        lowest: Option<LowWatermark>,
+        copies_wait: Duration,
+        is_alone: bool,
+    ) {
         let Some(lowest) = lowest else { return };
         self.change(|state| {
             if state.quiet.time_ms < lowest.time_ms {
@@ -183,9 +191,15 @@ impl Low {
                     offset: lowest.offset.or(state.quiet.offset),
                 };
             }
-            state.lowest = lowest;
+            (state.lowest, state.inherited) = (lowest, is_alone.then_some(lowest));
         });
         self.take_over(lowest, copies_wait);
+    }
+
+    /// Returns the low watermark that this worker found when it began; `None` where nobody left
+    /// one, where another worker lived, or where a heal has applied all of the history since.
+    pub(super) fn inherited(&self) -> Option<LowWatermark> {
+        self.change(|state| state.inherited)
     }
 
     /// Answers for what a worker that is gone answered for: copies of its own wait for so long at
@@ -198,19 +212,26 @@ impl Low {
         });
     }
 
-    /// Nothing arrived before that time, nor before that offset, that is not applied: there was no
-    /// queue, or all of the history was applied again since. What is in hand stays where it was:
-    /// the history may get it later than its queue.
-    pub(super) fn begin(&self, at: SystemTime, offset: u64) {
+    /// Everything that arrived before that time and that offset is applied: there was no queue, or
+    /// a heal has applied the history. What is in flight stays where it was: the history may get
+    /// it later than its queue.
+    ///
+    /// `left_out` is the lowest offset that the heal did not apply. Its event may wait in any
+    /// queue, as it arrived or as a republished message: all that covers it stays.
+    pub(super) fn begin(&self, at: SystemTime, offset: u64, left_out: Option<u64>) {
         let time_ms = at
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         self.change(|state| {
+            let offset = left_out.map_or(offset, |left_out| left_out.min(offset));
             state.quiet =
                 LowWatermark { time_ms: time_ms.max(state.quiet.time_ms), offset: Some(offset) };
-            state.lowest = state.in_hand.values().copied().fold(state.quiet, LowWatermark::lower);
+            if left_out.is_none() {
+                state.let_go.clear();
+                state.inherited = None;
+            }
             state.quieter = None;
-            state.let_go.clear();
+            state.lowest = state.lowest_bound(Instant::now());
         });
     }
 

@@ -40,6 +40,7 @@ pub(super) fn began(shared: &Shared, session: &Session, is_first: bool) {
     if session.has_declared_history_anew() {
         shared.birth.is_now();
     }
+    shared.birth.looked(session.history_is_missing());
     shared.brokers.met(session.broker().as_deref());
     note_history(shared, session.history_fault().map(str::to_owned));
     shared.first_ever.send_if_modified(|known| {
@@ -84,6 +85,7 @@ fn note(shared: &Shared, readiness: &Readiness, mended: Mended, told: &mut BTree
     if mended.has_declared_history {
         shared.birth.is_now();
     }
+    shared.birth.looked(mended.history_is_missing);
     for problem in &mended.problems {
         if told.insert(problem.clone()) {
             error!(%problem, "an object in RabbitMQ is missing, or is not as it must be");

@@ -6,6 +6,7 @@ mod batch;
 mod birth;
 mod brokers;
 mod census;
+mod checkpoint;
 mod copies;
 mod fill;
 pub mod filling;
@@ -33,6 +34,7 @@ mod window;
 mod yielding;
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use std::time::Duration;
@@ -43,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::broker::{BrokerError, LaneName, Signer};
-use crate::cache::{Cache, CacheError, CommandError, Outage};
+use crate::cache::{Cache, CacheError, Checkpoints, CommandError, Outage};
 use crate::config::Config;
 use crate::http::Readiness;
 use crate::plan::{Ladder, SettlePolicy};
@@ -99,8 +101,8 @@ struct Shared {
     owed: Owed,
     /// Events that waited in the main queue when it was last looked at.
     waiting: AtomicU32,
-    /// Whether workers with other retry steps have reported: their events may wait in other queues.
-    knows_other_ladders: AtomicBool,
+    /// Whether events may wait in the queues of retry steps that this worker does not use.
+    knows_other_steps: AtomicBool,
     metrics: Metrics,
     event_log: EventLog,
     /// Told when what is reported in Redis has changed, and is not to wait.
@@ -196,7 +198,7 @@ pub async fn run(
         brokers: Brokers::default(),
         owed: Owed::default(),
         waiting: AtomicU32::new(0),
-        knows_other_ladders: AtomicBool::new(false),
+        knows_other_steps: AtomicBool::new(false),
         metrics,
         event_log: EventLog::default(),
         report_changed: Notify::new(),
@@ -213,9 +215,13 @@ pub async fn run(
     let healer = Healer::new(&shared, readiness.clone());
     let sessions = Supervisor::new(&shared, readiness);
     let ended = tokio::select! {
-        ended = serve(&shared, sessions, &signals.stop) => ended.map(|()| Ended::Clean).map_err(StartError::Broker),
+        ended = serve(
+            sessions.run(&signals.stop),
+            census::leave(&shared),
+            after_stop(&signals.stop, grace),
+        ) => ended.map_err(StartError::Broker),
         never = reporter.keep() => match never {},
-        never = healing::tick(&shared) => match never {},
+        never = checkpoint::tick(&shared) => match never {},
         never = shared.event_log.keep() => match never {},
         refused = shared.gate.keep(&shared.cache, &healer) => Err(match refused {
             Unhealed::Redis(outage) => StartError::Redis(outage),
@@ -224,29 +230,40 @@ pub async fn run(
         }),
         () = signals.cut.cancelled() => Ok(Ended::Cut),
         never = stop_when(&stuck, &signals.stop) => match never {},
-        () = after_stop(&signals.stop, grace) => {
-            warn!(grace_s = grace.as_secs(), "the grace period ran out: what is in hand comes again from the broker");
-            healing::give_turn_up(&shared).await;
-            Ok(Ended::Cut)
-        }
     };
+    if matches!(ended, Ok(Ended::Cut)) && !signals.cut.is_cancelled() {
+        warn!(
+            grace_s = grace.as_secs(),
+            "the grace period ran out: what is in hand comes again from the broker"
+        );
+        checkpoint::give_turn_up(&shared).await;
+    }
     shared.event_log.finish();
     reporter.retract().await;
     if let Ok(Ended::Clean) = ended {
-        healing::leave(&shared).await;
+        checkpoint::leave(&shared).await;
     }
     if stuck.is_cancelled() { ended.map(|_| Ended::Stuck) } else { ended }
 }
 
-/// Runs sessions until told to stop, then counts what they leave.
-async fn serve(
-    shared: &Shared,
-    sessions: Supervisor<'_>,
-    stop: &CancellationToken,
-) -> Result<(), BrokerError> {
-    sessions.run(stop).await?;
-    census::leave(shared).await;
-    Ok(())
+/// Runs the sessions to their end, then counts what they leave. What ends with the grace period
+/// (`overdue`) while sessions run is cut. Afterwards it ends the count alone, since all is settled.
+async fn serve<E>(
+    sessions: impl Future<Output = Result<(), E>>,
+    count: impl Future<Output = ()>,
+    overdue: impl Future<Output = ()>,
+) -> Result<Ended, E> {
+    let mut overdue = pin!(overdue);
+    tokio::select! {
+        biased;
+        ended = sessions => ended?,
+        () = &mut overdue => return Ok(Ended::Cut),
+    }
+    tokio::select! {
+        () = count => {}
+        () = overdue => {}
+    }
+    Ok(Ended::Clean)
 }
 
 /// How long a `warm` may take, from its event to its last attempt's end, while the lanes keep up.
@@ -300,14 +317,31 @@ impl Shared {
         Ok(())
     }
 
-    /// How long a retry copy waits at most.
-    fn longest_wait(&self) -> Duration {
-        self.config.amqp.retry_delays.iter().max().copied().unwrap_or_default()
+    /// Returns how long a retry message waits at most, also on another worker's retry schedule.
+    fn longest_wait(&self, marks: &Checkpoints) -> Duration {
+        let ours = &self.config.amqp.retry_delays;
+        ours.iter().copied().chain(marks.steps_but(ours)).max().unwrap_or_default()
     }
 
     /// Deliveries of the slow lane in hand at once: loads are bounded by their own limits, and some
     /// must be waiting for them.
     fn slow_prefetch(&self) -> u16 {
         u16::try_from(2 * self.config.warm.concurrency + 8).unwrap_or(u16::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_the_grace_period_cuts_sessions_and_no_count() {
+        let sessions = || ready(Ok::<(), ()>(()));
+        assert_eq!(serve(sessions(), ready(()), pending()).await, Ok(Ended::Clean));
+        assert_eq!(serve(sessions(), pending(), ready(())).await, Ok(Ended::Clean));
+        assert_eq!(serve(pending::<Result<(), ()>>(), pending(), ready(())).await, Ok(Ended::Cut));
+        assert_eq!(serve(ready(Err(7)), pending(), pending()).await, Err(7));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::MissedTickBehavior;
@@ -113,7 +112,6 @@ impl<'s> Reporter<'s> {
                 self.other_rungs.insert(rung.clone());
             }
         }
-        self.shared.knows_other_ladders.store(!self.other_rungs.is_empty(), Ordering::Relaxed);
     }
 }
 

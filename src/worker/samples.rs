@@ -90,7 +90,7 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_lags_is_not_another_stream() {
         let low = Low::new();
-        low.begin(SystemTime::now(), 80);
+        low.begin(SystemTime::now(), 80, None);
         let sampled = async |offset, end: Option<u64>| {
             let survey = async || Ok(end.expect("no survey"));
             low.sampled(confirmed(offset, low.newest_sample(), survey).await.unwrap())

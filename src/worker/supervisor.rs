@@ -462,9 +462,9 @@ async fn look(shared: &Shared, mut looker: Looker<'_>) -> Infallible {
         if let Some(Waiting { main, slow, retries }) =
             looker.waiting(shared.low.waits_for_retries()).await
         {
-            // What another ladder has put off waits in queues that nobody looks at.
+            // Nobody looks at the queues of other retry steps.
             let are_all_empty =
-                retries == Some(0) && !shared.knows_other_ladders.load(Ordering::Relaxed);
+                retries == Some(0) && !shared.knows_other_steps.load(Ordering::Relaxed);
             retries_empty_since = are_all_empty.then(|| retries_empty_since.unwrap_or(began_at));
             let believed = retries_empty_since.filter(|since| since.elapsed() >= BELIEVED_EMPTY);
             shared.low.looked(Look {

@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn what_waits_unread_holds_the_low_watermark_back_until_it_is_given_out() {
         let low = Low::new();
-        low.begin(UNIX_EPOCH + Duration::from_millis(900), 9);
+        low.begin(UNIX_EPOCH + Duration::from_millis(900), 9, None);
         low.set_lowest(Some(300.into()));
         let new = Delivery::of("events", "a", b"{}");
         let redelivered = Delivery::of("events", "b", b"{}").redelivered_once();

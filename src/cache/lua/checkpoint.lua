@@ -4,9 +4,10 @@
 -- count have the same form: `<command>:<id>`, `stopped:<id>` of a worker that has ended, and
 -- `survived:<id>` of one that its heal did not kill.
 -- Other fields: `broker`, and `broker:<id>` for that of a worker, `census`, `ended:<id>` of a
--- worker that has stopped consuming, `history_born`, `server` (see below), `wanted` and `why`,
--- `lock`, `progress`, `heal`, `heal:details`, `healed:<ms>:<id>` for the rules of a heal, and those
--- of heals beside live workers.
+-- worker that has stopped consuming, `history_born`, `retry_step:<delay>` for when workers last
+-- used that step, `server` (see below), `wanted` and `why`, `lock`, `progress`, `heal`,
+-- `heal:details`, `healed:<ms>:<id>` for the rules of a heal, and those of heals beside live
+-- workers.
 local NO_BOUND = '9007199254740991'
 
 local function clock()
